@@ -1,0 +1,63 @@
+//! Windows aligned to the wall clock.
+
+use crate::{clock::Now, quota::Quota};
+
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct FixedWindow {
+    /// Unix time at which the window began.
+    start: u64,
+    used: u64,
+}
+
+impl FixedWindow {
+    /// The window of `now`, with what was used in it.
+    fn at(&self, quota: &Quota, now: Now) -> Self {
+        let window = quota.window_nanos().max(1);
+        let start = now.unix_nanos() - now.unix_nanos() % window;
+        if self.start < start {
+            return Self { start, used: 0 };
+        }
+        // A thread that read the clock just before the window began comes after one that read it
+        // just after: it stays in the later window, or its quota would be granted twice.
+        if self.start == start.saturating_add(window) {
+            return *self;
+        }
+        // Ours; or the window has grown, or the wall clock was set back: what was used stays used.
+        Self { start, used: self.used }
+    }
+
+    fn until(&self, windows: u64, quota: &Quota, now: Now) -> u64 {
+        let span = windows.saturating_mul(quota.window_nanos());
+        self.start.saturating_add(span).saturating_sub(now.unix_nanos())
+    }
+
+    pub(super) fn wait(&self, quota: &Quota, now: Now, cost: u64) -> u64 {
+        let window = self.at(quota, now);
+        let short = cost.saturating_sub(quota.units().saturating_sub(window.used));
+        if short == 0 {
+            return 0;
+        }
+        if quota.units() == 0 {
+            return u64::MAX;
+        }
+        window.until(short.div_ceil(quota.units()), quota, now)
+    }
+
+    pub(super) fn take(&mut self, quota: &Quota, now: Now, cost: u64) {
+        *self = self.at(quota, now);
+        self.used = self.used.saturating_add(cost);
+    }
+
+    pub(super) fn remaining(&self, quota: &Quota, now: Now) -> u64 {
+        quota.units().saturating_sub(self.at(quota, now).used)
+    }
+
+    pub(super) fn reset(&self, quota: &Quota, now: Now) -> u64 {
+        self.at(quota, now).until(1, quota, now)
+    }
+
+    pub(super) fn forgotten_in(&self, quota: &Quota, now: Now) -> u64 {
+        let window = self.at(quota, now);
+        if window.used == 0 { 0 } else { window.until(1, quota, now) }
+    }
+}

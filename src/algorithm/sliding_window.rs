@@ -1,0 +1,122 @@
+//! A log of what was used, coarse enough to stay small and never too kind.
+//!
+//! Uses within 1/60 of the window share an entry, and the entry leaves when the window has passed
+//! over its *last* use. So no interval of the window's length ever holds more than the quota, and
+//! no unit comes back more than 1/60 of the window late. A log holds at most 62 entries.
+
+use std::collections::VecDeque;
+
+use crate::{clock::Now, quota::Quota};
+
+/// Uses within this part of the window share an entry.
+const ENTRIES_PER_WINDOW: u64 = 60;
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct SlidingWindow {
+    /// In order of time.
+    entries: VecDeque<Entry>,
+    /// When the first use of the newest entry was.
+    newest_began: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    last_use: u64,
+    units: u64,
+}
+
+impl SlidingWindow {
+    /// The entries that the window has not yet passed over.
+    fn counted(&self, quota: &Quota, now: u64) -> impl Iterator<Item = &Entry> {
+        let window = quota.window_nanos();
+        self.entries.iter().skip_while(move |entry| entry.leaves(window) <= now)
+    }
+
+    fn used(&self, quota: &Quota, now: u64) -> u64 {
+        self.counted(quota, now).fold(0, |used, entry| used.saturating_add(entry.units))
+    }
+
+    pub(super) fn wait(&self, quota: &Quota, now: Now, cost: u64) -> u64 {
+        let now = now.monotonic_nanos();
+        let (units, window) = (quota.units(), quota.window_nanos());
+        if cost == 0 {
+            return 0;
+        }
+        if units == 0 {
+            return u64::MAX;
+        }
+        // The units beyond a whole quota wait for those before them, a window for each quota.
+        let whole_windows = (cost - 1) / units;
+        let cost = cost - whole_windows * units;
+        let later = whole_windows.saturating_mul(window);
+        let mut short = self.used(quota, now).saturating_add(cost).saturating_sub(units);
+        for entry in self.counted(quota, now) {
+            if short == 0 {
+                break;
+            }
+            short = short.saturating_sub(entry.units);
+            if short == 0 {
+                return (entry.leaves(window) - now).saturating_add(later);
+            }
+        }
+        later
+    }
+
+    pub(super) fn take(&mut self, quota: &Quota, now: Now, cost: u64) {
+        if cost == 0 {
+            return;
+        }
+        let now = now.monotonic_nanos();
+        let window = quota.window_nanos();
+        while self.entries.front().is_some_and(|entry| entry.leaves(window) <= now) {
+            self.entries.pop_front();
+        }
+        if let Some(newest) = self.entries.back_mut() {
+            // A thread that read the clock earlier may come later.
+            let now = now.max(newest.last_use);
+            if now - self.newest_began < window / ENTRIES_PER_WINDOW {
+                newest.last_use = now;
+                newest.units = newest.units.saturating_add(cost);
+                return;
+            }
+        }
+        let now = self.entries.back().map_or(now, |newest| now.max(newest.last_use));
+        self.newest_began = now;
+        self.entries.push_back(Entry { last_use: now, units: cost });
+    }
+
+    pub(super) fn remaining(&self, quota: &Quota, now: Now) -> u64 {
+        quota.units().saturating_sub(self.used(quota, now.monotonic_nanos()))
+    }
+
+    pub(super) fn reset(&self, quota: &Quota, now: Now) -> u64 {
+        let now = now.monotonic_nanos();
+        // With more used than the quota (a plan was lowered), the first to leave change nothing.
+        let mut excess = self.used(quota, now).saturating_sub(quota.units());
+        for entry in self.counted(quota, now) {
+            if entry.units > excess {
+                return entry.leaves(quota.window_nanos()) - now;
+            }
+            excess -= entry.units;
+        }
+        0
+    }
+
+    pub(super) fn forgotten_in(&self, quota: &Quota, now: Now) -> u64 {
+        let newest = self.entries.back().map_or(0, |entry| entry.leaves(quota.window_nanos()));
+        newest.saturating_sub(now.monotonic_nanos())
+    }
+}
+
+#[cfg(test)]
+impl SlidingWindow {
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+}
+
+impl Entry {
+    fn leaves(&self, window: u64) -> u64 {
+        self.last_use.saturating_add(window)
+    }
+}

@@ -1,0 +1,50 @@
+use http::request::Parts;
+
+use crate::{matcher::Matcher, policy::Policy};
+
+/// The requests that share policies: auth, read, write, bulk.
+///
+/// A limiter asks its categories in the order in which they were added, and the first that matches
+/// is the request's only one.
+///
+/// ```
+/// use tower_quota::{Category, Matcher, Policy, Quota, key};
+///
+/// let bulk = Policy::sliding_window("bulk", Quota::per_minute(50)).key(key::bearer()).or_refuse();
+/// let category = Category::new("bulk")
+///     .on(Matcher::post("/v1/admin/users/search"))
+///     .on(Matcher::post("/v1/{resource}/bulk"))
+///     .policy(bulk);
+/// # let _ = category;
+/// ```
+#[derive(Debug)]
+#[must_use]
+pub struct Category {
+    pub(crate) name: String,
+    pub(crate) matchers: Vec<Matcher>,
+    pub(crate) policies: Vec<Policy>,
+}
+
+impl Category {
+    /// A category without requests or policies.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self { name: name.into(), matchers: Vec::new(), policies: Vec::new() }
+    }
+
+    /// Adds the requests that `matcher` matches.
+    pub fn on(mut self, matcher: Matcher) -> Self {
+        self.matchers.push(matcher);
+        self
+    }
+
+    /// Adds a policy that each of its requests must pass.
+    pub fn policy(mut self, policy: Policy) -> Self {
+        self.policies.push(policy);
+        self
+    }
+}
+
+/// Whether any of `matchers` matches.
+pub(crate) fn any_matches(matchers: &[Matcher], request: &Parts) -> bool {
+    matchers.iter().any(|matcher| matcher.matches(request))
+}

@@ -1,0 +1,171 @@
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http::{HeaderName, Request, Response, request::Parts};
+use pin_project_lite::pin_project;
+use tower::{Service, ServiceExt, util::Oneshot};
+
+use crate::{
+    body::ResponseBody,
+    decision::{Decision, Reason},
+    headers,
+    layer::Face,
+    limiter::DecisionFuture,
+    rejection::Rejection,
+};
+
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+pin_project! {
+    /// The response to come of a [`RateLimit`](crate::RateLimit).
+    pub struct ResponseFuture<S, B>
+    where
+        S: Service<Request<B>>,
+    {
+        #[pin]
+        state: State<S, B>,
+    }
+}
+
+pin_project! {
+    #[project = StateProjection]
+    enum State<S, B>
+    where
+        S: Service<Request<B>>,
+    {
+        Deciding { deciding: DecisionFuture, waiting: Option<Waiting<S, B>> },
+        // The verdict came late: the inner service is called when it is ready again.
+        CallingLater { #[pin] response: Oneshot<S, Request<B>>, passed: Passed },
+        Calling { #[pin] response: S::Future, passed: Passed },
+        Refused { response: Option<Response<Bytes>> },
+    }
+}
+
+/// What is needed once the verdict is there.
+struct Waiting<S, B> {
+    inner: S,
+    head: Parts,
+    body: B,
+    face: Arc<Face>,
+}
+
+/// What the response of an admitted request has to tell.
+struct Passed {
+    decision: Decision,
+    face: Arc<Face>,
+}
+
+impl<S, B> ResponseFuture<S, B>
+where
+    S: Service<Request<B>>,
+{
+    pub(crate) fn calling(response: S::Future, decision: Decision, face: Arc<Face>) -> Self {
+        Self { state: State::Calling { response, passed: Passed { decision, face } } }
+    }
+
+    pub(crate) fn refused(response: Response<Bytes>) -> Self {
+        Self { state: State::Refused { response: Some(response) } }
+    }
+
+    pub(crate) fn deciding(
+        deciding: DecisionFuture,
+        inner: S,
+        head: Parts,
+        body: B,
+        face: Arc<Face>,
+    ) -> Self {
+        let waiting = Some(Waiting { inner, head, body, face });
+        Self { state: State::Deciding { deciding, waiting } }
+    }
+}
+
+impl<S, B, R> Future for ResponseFuture<S, B>
+where
+    S: Service<Request<B>, Response = Response<R>>,
+{
+    type Output = Result<Response<ResponseBody<R>>, S::Error>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        loop {
+            let next = match this.state.as_mut().project() {
+                StateProjection::Deciding { deciding, waiting } => {
+                    let decision = ready!(Pin::new(deciding).poll(context));
+                    let Some(waiting) = waiting.take() else { return Poll::Pending };
+                    waiting.decided(decision)
+                }
+                StateProjection::CallingLater { response, passed } => {
+                    let response = ready!(response.poll(context));
+                    return Poll::Ready(response.map(|response| passed.tell(response)));
+                }
+                StateProjection::Calling { response, passed } => {
+                    let response = ready!(response.poll(context));
+                    return Poll::Ready(response.map(|response| passed.tell(response)));
+                }
+                StateProjection::Refused { response } => {
+                    let Some(response) = response.take() else { return Poll::Pending };
+                    return Poll::Ready(Ok(response.map(ResponseBody::rejection)));
+                }
+            };
+            this.state.set(next);
+        }
+    }
+}
+
+impl<S, B> Waiting<S, B>
+where
+    S: Service<Request<B>>,
+{
+    fn decided(self, decision: Decision) -> State<S, B> {
+        let Self { inner, head, body, face } = self;
+        if !decision.is_allowed() {
+            return State::Refused { response: Some(face.refuse(&head, &decision)) };
+        }
+        let request = face.admitted(head, body, &decision);
+        State::CallingLater { response: inner.oneshot(request), passed: Passed { decision, face } }
+    }
+}
+
+impl Passed {
+    fn tell<R>(&self, mut response: Response<R>) -> Response<ResponseBody<R>> {
+        headers::write(response.headers_mut(), &self.decision, &self.face.styles);
+        response.map(ResponseBody::inner)
+    }
+}
+
+impl Face {
+    /// The request as the inner service gets it.
+    pub(crate) fn admitted<B>(&self, mut head: Parts, body: B, decision: &Decision) -> Request<B> {
+        if self.expose_decision {
+            head.extensions.insert(decision.clone());
+        }
+        Request::from_parts(head, body)
+    }
+
+    /// The response to a request that does not pass.
+    pub(crate) fn refuse(&self, head: &Parts, decision: &Decision) -> Response<Bytes> {
+        let Some(rejection) = Rejection::of(decision) else { return Response::default() };
+        let request_id = head.headers.get(X_REQUEST_ID).cloned();
+        let rejection = rejection.with_request_id(request_id);
+        let mut response = (self.renderer)(&rejection);
+        if rejection.reason() != Reason::MissingKey {
+            headers::write(response.headers_mut(), decision, &self.styles);
+        }
+        response
+    }
+}
+
+impl<S, B> fmt::Debug for ResponseFuture<S, B>
+where
+    S: Service<Request<B>>,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,228 @@
+//! Whose quota a request draws on.
+//!
+//! A [`KeyExtractor`] reads a [`Key`] from a request's head. The limiter keeps only a fingerprint
+//! of it. Extractors are made by [`ClientIp`] and the functions here; tuples of them count per
+//! combination; [`from_fn`] takes a closure.
+//!
+//! ```
+//! use tower_quota::key::{self, ClientIp};
+//!
+//! let by_api_key = key::header("x-api-key");
+//! let by_key_and_ip = (key::bearer(), ClientIp::new());
+//! let by_user = key::extension("user", |user: &User| user.id.as_str().into());
+//! # struct User { id: String }
+//! # let _ = (by_api_key, by_key_and_ip, by_user);
+//! ```
+
+mod body_field;
+mod client_ip;
+mod extract;
+mod fingerprint;
+mod forwarded;
+
+use std::{borrow::Cow, fmt, net::IpAddr, sync::Arc};
+
+use http::request::Parts;
+use smallvec::SmallVec;
+
+pub use self::{
+    body_field::{BodyField, BodyFieldLayer, PeekedBody, body_field},
+    client_ip::{ClientIp, PeerAddr},
+    extract::{bearer, extension, from_fn, header, path_param, query},
+};
+pub(crate) use self::{client_ip::parse_networks, fingerprint::Fingerprinter};
+
+/// Whose quota: the bytes that tell one caller from another.
+///
+/// Made from strings, bytes, integers, addresses, and tuples of these. Its `Debug` output does not
+/// disclose it.
+///
+/// ```
+/// use tower_quota::key::Key;
+///
+/// let tenant = Key::from("tenant-7");
+/// let user_of_tenant = Key::from(("tenant-7", 42_u64));
+/// assert_eq!(format!("{tenant:?} {user_of_tenant:?}"), "Key(..) Key(..)");
+/// ```
+#[derive(Clone)]
+pub struct Key<'a>(Bytes<'a>);
+
+#[derive(Clone)]
+enum Bytes<'a> {
+    Borrowed(&'a [u8]),
+    Owned(SmallVec<[u8; 48]>),
+}
+
+impl Key<'_> {
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        match &self.0 {
+            Bytes::Borrowed(bytes) => bytes,
+            Bytes::Owned(bytes) => bytes,
+        }
+    }
+
+    /// Keys side by side, each with its length before it: ("ab", "c") is not ("a", "bc").
+    fn joined(keys: &[Key<'_>]) -> Key<'static> {
+        let mut bytes = SmallVec::new();
+        for key in keys {
+            bytes.extend_from_slice(&(key.as_bytes().len() as u64).to_le_bytes());
+            bytes.extend_from_slice(key.as_bytes());
+        }
+        Key(Bytes::Owned(bytes))
+    }
+}
+
+impl fmt::Debug for Key<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Key(..)")
+    }
+}
+
+impl<'a> From<&'a [u8]> for Key<'a> {
+    fn from(bytes: &'a [u8]) -> Self {
+        Key(Bytes::Borrowed(bytes))
+    }
+}
+
+impl<'a> From<&'a str> for Key<'a> {
+    fn from(text: &'a str) -> Self {
+        text.as_bytes().into()
+    }
+}
+
+impl<'a> From<&'a String> for Key<'a> {
+    fn from(text: &'a String) -> Self {
+        text.as_bytes().into()
+    }
+}
+
+impl From<Vec<u8>> for Key<'_> {
+    fn from(bytes: Vec<u8>) -> Self {
+        Key(Bytes::Owned(bytes.into()))
+    }
+}
+
+impl From<String> for Key<'_> {
+    fn from(text: String) -> Self {
+        text.into_bytes().into()
+    }
+}
+
+impl<'a> From<Cow<'a, str>> for Key<'a> {
+    fn from(text: Cow<'a, str>) -> Self {
+        match text {
+            Cow::Borrowed(text) => text.into(),
+            Cow::Owned(text) => text.into(),
+        }
+    }
+}
+
+macro_rules! from_integer {
+    ($($integer:ty),*) => {$(
+        impl From<$integer> for Key<'_> {
+            fn from(number: $integer) -> Self {
+                Key(Bytes::Owned(SmallVec::from_slice(&number.to_le_bytes())))
+            }
+        }
+    )*};
+}
+from_integer!(u32, u64, u128, i32, i64);
+
+impl From<IpAddr> for Key<'_> {
+    fn from(ip: IpAddr) -> Self {
+        Key(Bytes::Owned(match ip {
+            IpAddr::V4(ip) => SmallVec::from_slice(&ip.octets()),
+            IpAddr::V6(ip) => SmallVec::from_slice(&ip.octets()),
+        }))
+    }
+}
+
+/// Reads the key from a request's head.
+///
+/// [`from_fn`] makes one from a closure; implement the trait where the extractor has settings of
+/// its own.
+pub trait KeyExtractor: Send + Sync + 'static {
+    /// What kind of key this is, for messages and logs: `ip`, `x-api-key`, `user`.
+    fn kind(&self) -> Cow<'_, str>;
+
+    /// The request's key; `None` when it has none, and the policy says what happens then. An empty
+    /// key counts as none.
+    fn extract<'a>(&self, request: &'a Parts) -> Option<Key<'a>>;
+
+    /// What is wrong with the settings, and what to write instead. `build()` fails with it.
+    fn problem(&self) -> Option<String> {
+        None
+    }
+}
+
+impl<K: KeyExtractor + ?Sized> KeyExtractor for Arc<K> {
+    fn kind(&self) -> Cow<'_, str> {
+        (**self).kind()
+    }
+
+    fn extract<'a>(&self, request: &'a Parts) -> Option<Key<'a>> {
+        (**self).extract(request)
+    }
+
+    fn problem(&self) -> Option<String> {
+        (**self).problem()
+    }
+}
+
+/// A tuple of keys is a key, and a tuple of extractors counts per combination: each must be there.
+macro_rules! tuples {
+    ($($name:ident)+) => {
+        impl<'a, $($name: Into<Key<'a>>),+> From<($($name,)+)> for Key<'_> {
+            #[expect(non_snake_case)]
+            fn from(($($name,)+): ($($name,)+)) -> Self {
+                Key::joined(&[$($name.into()),+])
+            }
+        }
+
+        #[expect(non_snake_case)]
+        impl<$($name: KeyExtractor),+> KeyExtractor for ($($name,)+) {
+            fn kind(&self) -> Cow<'_, str> {
+                let ($($name,)+) = self;
+                [$($name.kind()),+].join("+").into()
+            }
+
+            fn extract<'a>(&self, request: &'a Parts) -> Option<Key<'a>> {
+                let ($($name,)+) = self;
+                $(let $name = $name.extract(request).filter(|key| !key.as_bytes().is_empty())?;)+
+                Some(Key::joined(&[$($name),+]))
+            }
+
+            fn problem(&self) -> Option<String> {
+                let ($($name,)+) = self;
+                None$(.or_else(|| $name.problem()))+
+            }
+        }
+    };
+}
+tuples!(A B);
+tuples!(A B C);
+tuples!(A B C D);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn joined_keys_do_not_run_together() {
+        assert_ne!(Key::from(("ab", "c")).as_bytes(), Key::from(("a", "bc")).as_bytes());
+        assert_ne!(Key::from(("a", "")).as_bytes(), Key::from(("", "a")).as_bytes());
+    }
+
+    #[test]
+    fn a_tuple_needs_each_of_its_keys() {
+        let both = (header("x-tenant"), header("x-user"));
+        assert_eq!(both.kind(), "x-tenant+x-user");
+        let request = |user: &str| {
+            let request = http::Request::builder().header("x-tenant", "7").header("x-user", user);
+            request.body(()).unwrap().into_parts().0
+        };
+        assert!(both.extract(&request("8")).is_some());
+        assert!(both.extract(&request("")).is_none());
+        assert!((bearer(), header("no such name\n")).problem().is_some());
+    }
+}

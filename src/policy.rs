@@ -1,0 +1,277 @@
+//! A named quota, its algorithm, its key, and what a request costs: [`Policy`].
+
+use std::{fmt, sync::Arc};
+
+use http::request::Parts;
+
+use crate::{
+    algorithm::Algorithm,
+    error::BuildError,
+    key::{Key, KeyExtractor},
+    quota::Quota,
+};
+
+type Plan = Arc<dyn Fn(&Parts) -> Option<Quota> + Send + Sync>;
+type Cost = Arc<dyn Fn(&Parts) -> u64 + Send + Sync>;
+
+/// A named quota, how it is counted, whose it is, and what a request costs.
+///
+/// A clone is the same policy: categories that each hold a clone share its counts.
+///
+/// A policy that requests are held to needs a [`key`](Self::key), and says what happens to a
+/// request without one: [`or_key`](Self::or_key), [`or_skip`](Self::or_skip) or
+/// [`or_refuse`](Self::or_refuse). Or it is [`global`](Self::global).
+///
+/// ```
+/// use tower_quota::{Policy, Quota, key::{self, ClientIp}};
+///
+/// let reads = Policy::sliding_window("read", Quota::per_minute(100))
+///     .key(key::header("x-api-key"))
+///     .or_key(ClientIp::new())
+///     .or_refuse()
+///     .plan(|request| {
+///         let plan = request.headers.get("x-plan")?;
+///         (plan == "pro").then(|| Quota::per_minute(1_000))
+///     });
+/// # let _ = reads;
+/// ```
+#[derive(Clone)]
+#[must_use]
+pub struct Policy(Arc<Settings>);
+
+#[derive(Clone)]
+struct Settings {
+    name: String,
+    algorithm: Algorithm,
+    quota: Quota,
+    keys: Vec<Arc<dyn KeyExtractor>>,
+    without_key: WithoutKey,
+    global: bool,
+    two_keys: bool,
+    plan: Option<Plan>,
+    cost: Option<Cost>,
+}
+
+/// What happens to a request that has none of a policy's keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum WithoutKey {
+    Unsaid,
+    Skip,
+    Refuse,
+}
+
+impl Policy {
+    /// A bucket that holds the quota's burst and refills evenly: smooths, and forgives a burst.
+    /// In any window, at most the burst and the units of that window pass.
+    pub fn token_bucket(name: impl Into<String>, quota: Quota) -> Self {
+        Self::new(name, Algorithm::TokenBucket, quota)
+    }
+
+    /// Windows aligned to the wall clock, in UTC: simple to explain. Around the edge of two
+    /// windows, both quotas may be used in quick succession.
+    pub fn fixed_window(name: impl Into<String>, quota: Quota) -> Self {
+        Self::new(name, Algorithm::FixedWindow, quota)
+    }
+
+    /// Never more than the quota in any interval of the window's length. A unit comes back when
+    /// the window has passed over it, at most 1/60 of the window late.
+    pub fn sliding_window(name: impl Into<String>, quota: Quota) -> Self {
+        Self::new(name, Algorithm::SlidingWindow, quota)
+    }
+
+    fn new(name: impl Into<String>, algorithm: Algorithm, quota: Quota) -> Self {
+        Self(Arc::new(Settings {
+            name: name.into(),
+            algorithm,
+            quota,
+            keys: Vec::new(),
+            without_key: WithoutKey::Unsaid,
+            global: false,
+            two_keys: false,
+            plan: None,
+            cost: None,
+        }))
+    }
+
+    fn set(mut self, change: impl FnOnce(&mut Settings)) -> Self {
+        change(Arc::make_mut(&mut self.0));
+        self
+    }
+
+    /// Counts by this key. Several keys together are a tuple.
+    pub fn key(self, key: impl KeyExtractor) -> Self {
+        self.set(|settings| {
+            settings.two_keys = !settings.keys.is_empty();
+            settings.keys.insert(0, Arc::new(key));
+        })
+    }
+
+    /// Counts requests without the key by this other one. Equal values of two kinds of key do not
+    /// share a quota.
+    pub fn or_key(self, key: impl KeyExtractor) -> Self {
+        self.set(|settings| settings.keys.push(Arc::new(key)))
+    }
+
+    /// Lets requests without the key pass uncounted.
+    pub fn or_skip(self) -> Self {
+        self.set(|settings| settings.without_key = WithoutKey::Skip)
+    }
+
+    /// Refuses requests without the key.
+    pub fn or_refuse(self) -> Self {
+        self.set(|settings| settings.without_key = WithoutKey::Refuse)
+    }
+
+    /// Counts all requests together, whoever sends them.
+    pub fn global(self) -> Self {
+        self.set(|settings| settings.global = true)
+    }
+
+    /// The request's plan: the quota that holds for it, or `None` for the policy's own. Asked for
+    /// each request, so a plan may change at any time: what was used stays used.
+    ///
+    /// A quota that cannot be (0 units, a window of 0) is logged once, and the policy's own holds.
+    pub fn plan(self, plan: impl Fn(&Parts) -> Option<Quota> + Send + Sync + 'static) -> Self {
+        self.set(|settings| settings.plan = Some(Arc::new(plan)))
+    }
+
+    /// How many units the request uses. Default: 1. A request that costs 0 passes uncounted; one
+    /// that costs more than the whole quota is refused and not told to retry.
+    pub fn cost(self, cost: impl Fn(&Parts) -> u64 + Send + Sync + 'static) -> Self {
+        self.set(|settings| settings.cost = Some(Arc::new(cost)))
+    }
+
+    /// The name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// How it is counted.
+    #[must_use]
+    pub fn algorithm(&self) -> Algorithm {
+        self.0.algorithm
+    }
+
+    /// The quota of requests without a plan.
+    #[must_use]
+    pub fn quota(&self) -> Quota {
+        self.0.quota
+    }
+
+    /// The most that a key may use at once under `quota`.
+    pub(crate) fn capacity(&self, quota: &Quota) -> u64 {
+        match self.0.algorithm {
+            Algorithm::TokenBucket => quota.capacity(),
+            Algorithm::FixedWindow | Algorithm::SlidingWindow => quota.units(),
+        }
+    }
+
+    /// The request's key, and which of the policy's kinds it is.
+    pub(crate) fn key_of<'a>(&self, request: &'a Parts) -> Option<(u8, Key<'a>)> {
+        if self.0.global {
+            return Some((0, "".into()));
+        }
+        (0_u8..).zip(&self.0.keys).find_map(|(kind, key)| {
+            key.extract(request).filter(|key| !key.as_bytes().is_empty()).map(|key| (kind, key))
+        })
+    }
+
+    /// What kind of key `key_of` found.
+    pub(crate) fn key_kind(&self, kind: u8) -> std::borrow::Cow<'_, str> {
+        self.0.keys.get(usize::from(kind)).map_or("all".into(), |key| key.kind())
+    }
+
+    /// Whether these are clones of one policy.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    pub(crate) fn skips_without_key(&self) -> bool {
+        self.0.without_key == WithoutKey::Skip
+    }
+
+    pub(crate) fn quota_of(&self, request: &Parts) -> Quota {
+        self.planned(self.0.plan.as_ref().and_then(|plan| plan(request)))
+    }
+
+    /// The quota of a plan, where there is one that can be.
+    pub(crate) fn planned(&self, plan: Option<Quota>) -> Quota {
+        let Some(quota) = plan else { return self.0.quota };
+        match quota.problem() {
+            None => quota,
+            Some(problem) => {
+                log_bad_plan(&self.0.name, &problem);
+                self.0.quota
+            }
+        }
+    }
+
+    pub(crate) fn cost_of(&self, request: &Parts) -> u64 {
+        self.0.cost.as_ref().map_or(1, |cost| cost(request))
+    }
+
+    /// Fails on settings that cannot work; `for_requests`: it must find keys by itself.
+    pub(crate) fn validate(&self, for_requests: bool) -> Result<(), BuildError> {
+        let fail =
+            |problem: &str| Err(BuildError::new(format!("policy `{}`", self.0.name), problem));
+        if let Some(problem) = self.0.quota.problem() {
+            return fail(&problem);
+        }
+        if self.0.quota.has_burst() && self.0.algorithm != Algorithm::TokenBucket {
+            return fail(
+                "only a token bucket has a burst; write `Policy::token_bucket`, or leave `burst` out",
+            );
+        }
+        if let Some(problem) = self.0.keys.iter().find_map(|key| key.problem()) {
+            return fail(&problem);
+        }
+        if self.0.two_keys {
+            return fail(
+                "it has two keys; write `.key((a, b))` to count by both together, or `.key(a).or_key(b)`",
+            );
+        }
+        if self.0.keys.len() > usize::from(u8::MAX) {
+            return fail("more than 255 kinds of key; write fewer");
+        }
+        if !for_requests {
+            return Ok(());
+        }
+        match (self.0.global, self.0.keys.is_empty(), self.0.without_key) {
+            (true, false, _) => fail("it is global and has a key; leave one out"),
+            (false, true, _) => fail(
+                "it does not say whose quota it is; add `.key(ClientIp::new())` or another key, or `.global()`",
+            ),
+            (false, false, WithoutKey::Unsaid) => fail(
+                "it does not say what happens to a request without its key; add `.or_key(…)`, `.or_skip()` or `.or_refuse()`",
+            ),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl fmt::Debug for Policy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kinds: Vec<_> = self.0.keys.iter().map(|key| key.kind()).collect();
+        f.debug_struct("Policy")
+            .field("name", &self.0.name)
+            .field("algorithm", &self.0.algorithm)
+            .field("quota", &self.0.quota)
+            .field("keys", &kinds)
+            .field("without_key", &self.0.without_key)
+            .field("global", &self.0.global)
+            .finish_non_exhaustive()
+    }
+}
+
+fn log_bad_plan(policy: &str, problem: &str) {
+    #[cfg(feature = "tracing")]
+    {
+        static ONCE: std::sync::Once = std::sync::Once::new();
+        ONCE.call_once(|| {
+            tracing::error!(policy, problem, "a plan's quota cannot be; the policy's own holds");
+        });
+    }
+    #[cfg(not(feature = "tracing"))]
+    let _ = (policy, problem);
+}

@@ -1,0 +1,161 @@
+//! How much a key may use: [`Quota`].
+
+use std::{fmt, time::Duration};
+
+/// The largest number of units a quota may hold: the largest integer that structured header
+/// fields can carry (RFC 9651, section 3.3.1).
+const MAX_UNITS: u64 = 999_999_999_999_999;
+
+/// The longest window: a hundred years.
+const MAX_WINDOW: u64 = 100 * 365 * 86_400 * NANOS_PER_SECOND;
+
+pub(crate) const NANOS_PER_SECOND: u64 = 1_000_000_000;
+
+/// Units per window, and the burst allowed at once.
+///
+/// A unit is one request, unless the policy says that a request costs more.
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_quota::Quota;
+///
+/// let reads = Quota::per_minute(1_000);
+/// let sign_ups = Quota::per_window(5, Duration::from_secs(600));
+/// let bursty = Quota::per_minute(60).burst(10);
+/// assert_eq!(bursty.capacity(), 10);
+/// assert_eq!(sign_ups.window(), Duration::from_secs(600));
+/// assert!(Quota::unlimited().is_unlimited());
+/// # let _ = reads;
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Quota {
+    units: u64,
+    window: u64,
+    burst: Option<u64>,
+}
+
+impl Quota {
+    /// `units` in each second.
+    #[must_use]
+    pub const fn per_second(units: u64) -> Self {
+        Self::per_nanos(units, NANOS_PER_SECOND)
+    }
+
+    /// `units` in each minute.
+    #[must_use]
+    pub const fn per_minute(units: u64) -> Self {
+        Self::per_nanos(units, 60 * NANOS_PER_SECOND)
+    }
+
+    /// `units` in each hour.
+    #[must_use]
+    pub const fn per_hour(units: u64) -> Self {
+        Self::per_nanos(units, 3_600 * NANOS_PER_SECOND)
+    }
+
+    /// `units` in each day of 24 hours; a fixed window begins at midnight UTC.
+    #[must_use]
+    pub const fn per_day(units: u64) -> Self {
+        Self::per_nanos(units, 86_400 * NANOS_PER_SECOND)
+    }
+
+    /// `units` in each `window`.
+    #[must_use]
+    pub const fn per_window(units: u64, window: Duration) -> Self {
+        let nanos = window.as_nanos();
+        // What does not fit 64 bits is far beyond the longest window and refused at `build()`.
+        Self::per_nanos(units, if nanos > u64::MAX as u128 { u64::MAX } else { nanos as u64 })
+    }
+
+    /// No limit: requests pass uncounted, and no header speaks of this policy.
+    #[must_use]
+    pub const fn unlimited() -> Self {
+        Self::per_nanos(u64::MAX, u64::MAX)
+    }
+
+    const fn per_nanos(units: u64, window: u64) -> Self {
+        Self { units, window, burst: None }
+    }
+
+    /// How many units a token bucket holds when full, which is what may be used at once.
+    /// Default: the units of one window. Windows have no burst.
+    #[must_use]
+    pub const fn burst(mut self, units: u64) -> Self {
+        self.burst = Some(units);
+        self
+    }
+
+    /// Units per window.
+    #[must_use]
+    pub const fn units(&self) -> u64 {
+        self.units
+    }
+
+    /// The length of the window.
+    #[must_use]
+    pub const fn window(&self) -> Duration {
+        Duration::from_nanos(self.window)
+    }
+
+    /// The most that can be used at once: the burst, or else the units of one window.
+    #[must_use]
+    pub const fn capacity(&self) -> u64 {
+        match self.burst {
+            Some(burst) => burst,
+            None => self.units,
+        }
+    }
+
+    /// Whether this is [`Quota::unlimited`].
+    #[must_use]
+    pub const fn is_unlimited(&self) -> bool {
+        self.units == u64::MAX
+    }
+
+    pub(crate) const fn window_nanos(&self) -> u64 {
+        self.window
+    }
+
+    pub(crate) const fn has_burst(&self) -> bool {
+        self.burst.is_some()
+    }
+
+    /// What is wrong with this quota, and what to write instead.
+    pub(crate) fn problem(&self) -> Option<String> {
+        if self.is_unlimited() {
+            return None;
+        }
+        if self.units == 0 {
+            return Some("a quota of 0 units refuses every request; write at least 1".into());
+        }
+        if self.window == 0 {
+            return Some("a window of 0 has no end; write its length, as in `Quota::per_window(5, Duration::from_secs(600))`".into());
+        }
+        if self.units > MAX_UNITS {
+            return Some(format!(
+                "{} units are more than a header can carry; write at most {MAX_UNITS}, or `Quota::unlimited()`",
+                self.units
+            ));
+        }
+        if self.window > MAX_WINDOW {
+            return Some("the window is longer than a hundred years; write a shorter one".into());
+        }
+        match self.burst {
+            Some(0) => Some("a burst of 0 refuses every request; write at least 1".into()),
+            Some(burst) if burst > MAX_UNITS => Some(format!(
+                "a burst of {burst} is more than a header can carry; write at most {MAX_UNITS}"
+            )),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Debug for Quota {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_unlimited() {
+            return f.write_str("unlimited");
+        }
+        write!(f, "{} per {:?}", self.units, self.window())?;
+        self.burst.map_or(Ok(()), |burst| write!(f, ", burst {burst}"))
+    }
+}

@@ -1,0 +1,229 @@
+//! The typed reason of a refusal, and its default response: [`Rejection`].
+
+use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode, header::CONTENT_TYPE};
+use serde::Serialize;
+
+use crate::{
+    decision::{Decision, Outcome, Reason},
+    headers::whole_seconds,
+    quota::Quota,
+};
+
+/// Why a request was refused, for whoever writes the response.
+///
+/// [`RateLimitLayer::on_rejection`](crate::RateLimitLayer::on_rejection) takes a closure that turns
+/// it into the house's own response; [`to_response`](Self::to_response) is the default.
+///
+/// ```
+/// use tower_quota::{Limiter, Policy, Quota, Rejection};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let limiter = Limiter::builder()
+///     .direct(Policy::sliding_window("delivery", Quota::per_hour(1)))
+///     .build()?;
+/// limiter.check("delivery", "key").await?;
+/// let refused = limiter.check("delivery", "key").await?;
+/// let rejection = Rejection::of(&refused).expect("the second is one too many");
+/// assert_eq!(rejection.to_string(), "Quota of policy `delivery` is used up (1 per 3600s). Retry after 3600 seconds.");
+/// assert_eq!(rejection.to_response().status(), 429);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Rejection {
+    reason: Reason,
+    outcome: Outcome,
+    decided_at: Duration,
+    request_id: Option<HeaderValue>,
+}
+
+impl Rejection {
+    /// Why the decision refuses; `None` when it does not. Of several policies that refuse, it is
+    /// the one with the longest wait.
+    #[must_use]
+    pub fn of(decision: &Decision) -> Option<Self> {
+        let outcome = decision.tightest()?.clone();
+        Some(Self {
+            reason: decision.reason()?,
+            outcome,
+            decided_at: decision.decided_at(),
+            request_id: None,
+        })
+    }
+
+    pub(crate) fn with_request_id(self, request_id: Option<HeaderValue>) -> Self {
+        Self { request_id, ..self }
+    }
+
+    /// Why it was refused.
+    #[must_use]
+    pub fn reason(&self) -> Reason {
+        self.reason
+    }
+
+    /// The name of the policy that refused.
+    #[must_use]
+    pub fn policy(&self) -> &str {
+        self.outcome.policy()
+    }
+
+    /// What kind of key it counts by: `ip`, `x-api-key`.
+    #[must_use]
+    pub fn key_kind(&self) -> Cow<'_, str> {
+        self.outcome.key_kind()
+    }
+
+    /// The quota that held.
+    #[must_use]
+    pub fn quota(&self) -> Quota {
+        self.outcome.quota()
+    }
+
+    /// The most that `remaining` can be.
+    #[must_use]
+    pub fn limit(&self) -> u64 {
+        self.outcome.limit()
+    }
+
+    /// The units left: more than none when the request costs more than those.
+    #[must_use]
+    pub fn remaining(&self) -> u64 {
+        self.outcome.remaining()
+    }
+
+    /// How long until `remaining` grows.
+    #[must_use]
+    pub fn reset(&self) -> Duration {
+        self.outcome.reset()
+    }
+
+    /// When `remaining` grows, since 1970 UTC.
+    #[must_use]
+    pub fn resets_at(&self) -> Duration {
+        self.decided_at.saturating_add(self.reset())
+    }
+
+    /// How long until the same request would pass; `None` when waiting does not help.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.outcome.retry_after()
+    }
+
+    /// What the header `Retry-After` says (RFC 9110, section 10.2.3): whole seconds, rounded up,
+    /// at least 1.
+    #[must_use]
+    pub fn retry_after_seconds(&self) -> Option<u64> {
+        self.retry_after().map(|wait| whole_seconds(wait).max(1))
+    }
+
+    /// When it was refused, since 1970 UTC.
+    #[must_use]
+    pub fn decided_at(&self) -> Duration {
+        self.decided_at
+    }
+
+    /// The request's `X-Request-Id`, if it had one that is text.
+    #[must_use]
+    pub fn request_id(&self) -> Option<&str> {
+        self.request_id.as_ref()?.to_str().ok()
+    }
+
+    /// 429 Too Many Requests (RFC 6585, section 4); 400 Bad Request when the key is missing.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        match self.reason {
+            Reason::QuotaExceeded | Reason::CostExceedsQuota => StatusCode::TOO_MANY_REQUESTS,
+            Reason::MissingKey => StatusCode::BAD_REQUEST,
+        }
+    }
+
+    /// The default response: JSON that tells policy, quota and when to come back.
+    #[must_use]
+    pub fn to_response(&self) -> Response<Bytes> {
+        let error = match self.reason {
+            Reason::QuotaExceeded => "rate_limit_exceeded",
+            Reason::CostExceedsQuota => "cost_exceeds_quota",
+            Reason::MissingKey => "missing_key",
+        };
+        let counted = self.reason != Reason::MissingKey;
+        let body = Body {
+            error,
+            message: self.to_string(),
+            policy: self.policy(),
+            limit: counted.then(|| self.limit()),
+            remaining: counted.then(|| self.remaining()),
+            retry_after: self.retry_after_seconds(),
+            request_id: self.request_id(),
+        };
+        json(self.status(), &body)
+    }
+}
+
+/// A response with a JSON body.
+fn json(status: StatusCode, body: &impl Serialize) -> Response<Bytes> {
+    // Strings and numbers only: this cannot fail.
+    let mut response = Response::new(serde_json::to_vec(body).unwrap_or_default().into());
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+#[derive(Serialize)]
+struct Body<'a> {
+    error: &'static str,
+    message: String,
+    policy: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limit: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    remaining: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry_after: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request_id: Option<&'a str>,
+}
+
+impl fmt::Display for Rejection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (policy, quota) = (self.policy(), self.quota());
+        match self.reason {
+            Reason::QuotaExceeded => {
+                write!(f, "Quota of policy `{policy}` is used up ({quota:?}).")?;
+                match self.retry_after_seconds() {
+                    Some(1) => f.write_str(" Retry after 1 second."),
+                    Some(seconds) => write!(f, " Retry after {seconds} seconds."),
+                    None => Ok(()),
+                }
+            }
+            Reason::CostExceedsQuota => {
+                write!(
+                    f,
+                    "The request costs more than the whole quota of policy `{policy}` ({quota:?})."
+                )
+            }
+            Reason::MissingKey => {
+                write!(
+                    f,
+                    "Policy `{policy}` counts by {}, which the request does not tell.",
+                    self.key_kind()
+                )
+            }
+        }
+    }
+}
+
+impl std::error::Error for Rejection {}
+
+#[cfg(feature = "axum")]
+impl axum::response::IntoResponse for Rejection {
+    fn into_response(self) -> axum::response::Response {
+        self.to_response().map(axum::body::Body::from)
+    }
+}
+
+/// Turns a rejection into the house's own response.
+pub(crate) type Renderer = Arc<dyn Fn(&Rejection) -> Response<Bytes> + Send + Sync>;

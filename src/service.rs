@@ -1,0 +1,69 @@
+use std::{
+    fmt,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use tower::Service;
+
+use crate::{body::ResponseBody, future::ResponseFuture, layer::Face};
+
+/// A service whose requests are held to policies; made by
+/// [`RateLimitLayer`](crate::RateLimitLayer).
+#[derive(Clone)]
+pub struct RateLimit<S> {
+    inner: S,
+    face: Arc<Face>,
+}
+
+impl<S> RateLimit<S> {
+    pub(crate) fn new(inner: S, face: Arc<Face>) -> Self {
+        Self { inner, face }
+    }
+}
+
+impl<S, B, R> Service<Request<B>> for RateLimit<S>
+where
+    S: Service<Request<B>, Response = Response<R>> + Clone,
+    R: Body<Data = Bytes>,
+{
+    type Response = Response<ResponseBody<R>>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S, B>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let (head, body) = request.into_parts();
+        let mut deciding = self.face.limiter.decide(&head);
+        let face = &self.face;
+        let at_once = Pin::new(&mut deciding).poll(&mut Context::from_waker(Waker::noop()));
+        match at_once {
+            Poll::Ready(decision) if decision.is_allowed() => {
+                let request = face.admitted(head, body, &decision);
+                // `self.inner` is the instance that was polled ready.
+                ResponseFuture::calling(self.inner.call(request), decision, Arc::clone(face))
+            }
+            Poll::Ready(decision) => ResponseFuture::refused(face.refuse(&head, &decision)),
+            Poll::Pending => {
+                // The ready instance goes: what it has reserved (a permit, say) is not to be kept
+                // while waiting. Its clones become ready when they are needed.
+                let inner = self.inner.clone();
+                self.inner = inner.clone();
+                ResponseFuture::deciding(deciding, inner, head, body, Arc::clone(face))
+            }
+        }
+    }
+}
+
+impl<S> fmt::Debug for RateLimit<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.face.fmt(f)
+    }
+}

@@ -1,0 +1,99 @@
+//! Where counts live.
+//!
+//! A [`Store`] takes all the [`Charge`]s of a request at once and makes all of them or none.
+//! [`MemoryStore`] is the default.
+
+mod memory;
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use smallvec::SmallVec;
+
+pub use self::memory::MemoryStore;
+use crate::{algorithm::Algorithm, clock::Now, quota::Quota};
+
+/// What one policy asks of a request.
+#[derive(Clone, Copy, Debug)]
+pub struct Charge {
+    /// Which policy.
+    pub policy: u128,
+    /// Whose quota of that policy: a fingerprint of the key.
+    pub key: u128,
+    /// How it is counted.
+    pub algorithm: Algorithm,
+    /// How much there is.
+    pub quota: Quota,
+    /// How many units the request uses.
+    pub cost: u64,
+}
+
+/// What became of a [`Charge`]: one snapshot of one quota, after the request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Usage {
+    /// How long until the cost fits; zero when it fits now. The request passes when it is zero
+    /// for all of its charges, and only then were they made.
+    pub wait: Duration,
+    /// The units left.
+    pub remaining: u64,
+    /// How long until `remaining` grows; zero when nothing is used.
+    pub reset: Duration,
+}
+
+/// The [`Usage`]s of a request, in the order of its charges.
+pub type Usages = SmallVec<[Usage; 4]>;
+
+/// Where counts live.
+///
+/// An implementation promises that a request is charged in full or not at all, also while other
+/// requests are charged.
+pub trait Store: Send + Sync + 'static {
+    /// Makes all of `charges` when each of them fits, or else none.
+    fn charge(&self, charges: &[Charge], now: Now) -> StoreFuture;
+}
+
+/// What a [`Store`] answers: at once, or later.
+#[must_use = "futures do nothing unless polled"]
+pub struct StoreFuture(Answer);
+
+enum Answer {
+    Ready(Usages),
+    Later(Pin<Box<dyn Future<Output = Usages> + Send>>),
+}
+
+impl StoreFuture {
+    /// An answer that is there, without an allocation.
+    pub fn ready(usages: Usages) -> Self {
+        Self(Answer::Ready(usages))
+    }
+
+    /// An answer that comes later.
+    pub fn later(usages: impl Future<Output = Usages> + Send + 'static) -> Self {
+        Self(Answer::Later(Box::pin(usages)))
+    }
+}
+
+impl Future for StoreFuture {
+    type Output = Usages;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Usages> {
+        match &mut self.0 {
+            Answer::Ready(usages) => Poll::Ready(std::mem::take(usages)),
+            Answer::Later(usages) => usages.as_mut().poll(context),
+        }
+    }
+}
+
+impl fmt::Debug for StoreFuture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.0 {
+            Answer::Ready(_) => "StoreFuture::ready(..)",
+            Answer::Later(_) => "StoreFuture::later(..)",
+        })
+    }
+}
