@@ -1,0 +1,26 @@
+//! What every example server does the same way: where it listens, and how it stops.
+
+use std::{env, error::Error, net::SocketAddr};
+
+use axum::Router;
+use tokio::{net::TcpListener, signal};
+
+/// Serves `app` on `127.0.0.1:$PORT` (default 3000; 0 lets the system choose) until Ctrl-C or
+/// SIGTERM, and finishes the requests under way.
+#[allow(dead_code, reason = "the tests call the router")]
+pub async fn serve(app: Router) -> Result<(), Box<dyn Error>> {
+    let port = env::var("PORT").unwrap_or_else(|_| "3000".to_owned());
+    let port: u16 = port.parse().map_err(|_| format!("PORT is `{port}`; write 0 to 65535"))?;
+    let listener = TcpListener::bind(("127.0.0.1", port)).await?;
+    println!("listening on http://{}", listener.local_addr()?);
+    // The limiter counts by the peer's address: this is where axum learns it.
+    let app = app.into_make_service_with_connect_info::<SocketAddr>();
+    let mut terminate = signal::unix::signal(signal::unix::SignalKind::terminate())?;
+    let stop = async move {
+        tokio::select! {
+            _ = signal::ctrl_c() => {}
+            _ = terminate.recv() => {}
+        }
+    };
+    Ok(axum::serve(listener, app).with_graceful_shutdown(stop).await?)
+}

@@ -1,0 +1,381 @@
+//! The HelloJohn API, as its rate-limit page describes it.
+//!
+//! `cargo run --release --example hellojohn`, then for example
+//! `curl -i -H 'Authorization: Bearer sk_live_free_mytenant' http://127.0.0.1:3000/v1/users`.
+
+mod common;
+
+use std::{
+    collections::{HashMap, VecDeque},
+    error::Error,
+    sync::{Arc, RwLock},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use axum::{
+    Json, Router,
+    extract::{Path, Request, State},
+    http::{HeaderMap, Method, StatusCode, header::AUTHORIZATION},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use serde_json::{Value, json};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tower_quota::{
+    BuildError, Category, Clock, Limiter, Matcher, Policy, Quota, RateLimitLayer, Rejection,
+    key::{BodyFieldLayer, ClientIp, Key, body_field, extension},
+};
+
+#[tokio::main]
+#[allow(dead_code, reason = "the tests call the router")]
+async fn main() -> Result<(), Box<dyn Error>> {
+    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
+    let contracts = Contracts::default();
+    contracts.set("example", Contract { read: 5_000, write: 2_500, auth: 100 });
+    let limiter = limiter(contracts, Clock::system())?;
+    common::serve(app(limiter)).await
+}
+
+// --- Who calls -------------------------------------------------------------------------------
+
+/// `sk_live_<plan>_<tenant>`: any key of this shape is valid.
+#[derive(Clone)]
+pub struct ApiKey {
+    token: String,
+    plan: Plan,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Plan {
+    Free,
+    Starter,
+    Pro,
+    Enterprise,
+}
+
+impl ApiKey {
+    fn parse(token: &str) -> Option<Self> {
+        let (plan, tenant) = token.strip_prefix("sk_live_")?.split_once('_')?;
+        let plan = match plan {
+            "free" => Plan::Free,
+            "starter" => Plan::Starter,
+            "pro" => Plan::Pro,
+            "enterprise" => Plan::Enterprise,
+            _ => return None,
+        };
+        (!tenant.is_empty()).then(|| Self { token: token.to_owned(), plan })
+    }
+
+    fn tenant(&self) -> &str {
+        self.token.splitn(4, '_').last().unwrap_or_default()
+    }
+
+    /// Counts are per API key and tenant.
+    fn key(&self) -> Key<'_> {
+        (&*self.token, self.tenant()).into()
+    }
+}
+
+/// Whether the request has a credential, and leaves it for those who need it.
+async fn identify(mut request: Request, next: Next) -> Response {
+    let key = bearer(request.headers()).and_then(ApiKey::parse);
+    if let Some(key) = key {
+        request.extensions_mut().insert(key);
+    }
+    next.run(request).await
+}
+
+/// Refuses what `identify` did not recognise. Inside of the limiter: guessing keys is limited too.
+async fn authorize(request: Request, next: Next) -> Response {
+    let recognised = request.extensions().get::<ApiKey>().is_some();
+    let may_be_anonymous =
+        auth_endpoint(request.uri().path()) && bearer(request.headers()).is_none();
+    if recognised || may_be_anonymous {
+        return next.run(request).await;
+    }
+    error(StatusCode::UNAUTHORIZED, "unauthorized", "Send `Authorization: Bearer sk_live_…`.")
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(AUTHORIZATION)?.to_str().ok()?;
+    Some(value.strip_prefix("Bearer ").unwrap_or(value))
+}
+
+fn auth_endpoint(path: &str) -> bool {
+    path.starts_with("/v1/auth/") || path == "/v1/mfa/verify"
+}
+
+// --- What they may ---------------------------------------------------------------------------
+
+/// A plan's numbers per minute.
+#[derive(Clone, Copy)]
+pub struct Contract {
+    pub read: u64,
+    pub write: u64,
+    pub auth: u64,
+}
+
+/// The custom numbers of enterprise tenants. A change holds from the next request on.
+#[derive(Clone, Default)]
+pub struct Contracts(Arc<RwLock<HashMap<String, Contract>>>);
+
+impl Contracts {
+    pub fn set(&self, tenant: &str, contract: Contract) {
+        self.0.write().unwrap().insert(tenant.to_owned(), contract);
+    }
+
+    fn of(&self, key: &ApiKey) -> Contract {
+        let standard = match key.plan {
+            Plan::Free => return Contract { read: 100, write: 30, auth: 5 },
+            Plan::Starter => return Contract { read: 500, write: 150, auth: 10 },
+            Plan::Pro | Plan::Enterprise => Contract { read: 1_000, write: 500, auth: 20 },
+        };
+        let contracts = self.0.read().unwrap();
+        let custom = contracts.get(key.tenant()).filter(|_| key.plan == Plan::Enterprise);
+        custom.copied().unwrap_or(standard)
+    }
+}
+
+/// The page's table, line by line.
+pub fn limiter(contracts: Contracts, clock: Clock) -> Result<Limiter, BuildError> {
+    let ten_minutes = Duration::from_secs(600);
+    let api_key = || extension("api key", ApiKey::key);
+    let policy = Policy::sliding_window;
+    let per_ip = |name, quota| policy(name, quota).key(ClientIp::new()).or_refuse();
+    let per_field = |name, field, quota| {
+        policy(name, quota).key(body_field(field)).or_key(ClientIp::new()).or_refuse()
+    };
+    let per_key =
+        |name, quota| policy(name, quota).key(api_key()).or_key(ClientIp::new()).or_refuse();
+    let per_plan = |policy: Policy, number: fn(Contract) -> u64| {
+        let contracts = contracts.clone();
+        policy.plan(move |request| {
+            let contract = contracts.of(request.extensions.get()?);
+            Some(Quota::per_minute(number(contract)))
+        })
+    };
+
+    // One budget over all auth endpoints, for each API key and the addresses it calls from.
+    let auth_budget =
+        policy("auth", Quota::per_minute(5)).key((api_key(), ClientIp::new())).or_skip();
+    let auth_budget = per_plan(auth_budget, |contract| contract.auth);
+    let auth = |path, limit: Policy| {
+        Category::new(path).on(Matcher::post(path)).policy(limit).policy(auth_budget.clone())
+    };
+    let email_test = Matcher::post("/v1/email/config/test");
+    let preview = Matcher::get("/v1/email/templates/{template}/preview");
+    let write = [Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
+
+    Limiter::builder()
+        .clock(clock)
+        .exempt(Matcher::path("/health"))
+        .exempt(Matcher::path("/.well-known/jwks.json"))
+        .exempt(Matcher::post("/v1/webhooks/callback"))
+        .category(auth("/v1/auth/sign-in", per_ip("sign-in", Quota::per_minute(10))))
+        .category(auth("/v1/auth/sign-up", per_ip("sign-up", Quota::per_minute(5))))
+        .category(auth(
+            "/v1/auth/magic-link",
+            per_ip("magic-link", Quota::per_window(5, ten_minutes)),
+        ))
+        .category(auth(
+            "/v1/auth/password/forgot",
+            per_field("password-forgot", "email", Quota::per_window(5, ten_minutes)),
+        ))
+        .category(auth(
+            "/v1/mfa/verify",
+            per_field("mfa-verify", "user_id", Quota::per_window(5, ten_minutes)),
+        ))
+        .category(auth("/v1/auth/token/refresh", per_key("token-refresh", Quota::per_minute(60))))
+        .category(
+            Category::new("webhook test")
+                .on(Matcher::post("/v1/webhooks/{webhook}/test"))
+                .policy(per_key("webhook-test", Quota::per_minute(10))),
+        )
+        .category(
+            Category::new("email test")
+                .on(email_test)
+                .policy(per_key("email-test", Quota::per_hour(5))),
+        )
+        .category(
+            Category::new("preview").on(preview).policy(per_key("preview", Quota::per_minute(30))),
+        )
+        .category(
+            Category::new("bulk")
+                .on(Matcher::post("/v1/admin/users/search"))
+                .on(Matcher::post("/v1/{resource}/bulk"))
+                .policy(per_key("bulk", Quota::per_minute(50))),
+        )
+        .category(
+            Category::new("read")
+                .on(Matcher::get("/v1/{*rest}"))
+                .policy(per_plan(per_key("read", Quota::per_minute(100)), |contract| {
+                    contract.read
+                })),
+        )
+        .category(
+            Category::new("write")
+                .on(Matcher::methods(write, "/v1/{*rest}"))
+                .policy(per_plan(per_key("write", Quota::per_minute(30)), |contract| {
+                    contract.write
+                })),
+        )
+        // No request: the delivery worker asks for it.
+        .direct(policy("delivery", Quota::per_hour(100)))
+        .build()
+}
+
+/// The page's 429.
+fn rate_limited(rejection: &Rejection) -> axum::http::Response<String> {
+    let body = match rejection.retry_after_seconds() {
+        Some(seconds) => json!({
+            "error": "rate_limit_exceeded",
+            "message": format!("Rate limit exceeded. Retry after {seconds} seconds."),
+            "retry_after": seconds,
+        }),
+        None => json!({ "error": "bad_request", "message": rejection.to_string() }),
+    };
+    let mut response = axum::http::Response::new(body.to_string());
+    *response.status_mut() = rejection.status();
+    response.headers_mut().insert("content-type", "application/json".parse().unwrap());
+    response
+}
+
+// --- What there is ---------------------------------------------------------------------------
+
+/// The API, held to `limiter`'s policies.
+pub fn app(limiter: Limiter) -> Router {
+    let deliveries = Deliveries::start(limiter.clone());
+    let ok = || async { Json(json!({ "ok": true })) };
+    let bulk = || async { Json(json!({ "results": [] })) };
+    let protected = Router::new()
+        .route("/v1/auth/sign-in", post(ok))
+        .route("/v1/auth/sign-up", post(ok))
+        .route("/v1/auth/magic-link", post(ok))
+        .route("/v1/auth/password/forgot", post(ok))
+        .route("/v1/auth/token/refresh", post(ok))
+        .route("/v1/mfa/verify", post(ok))
+        .route("/v1/users", get(users).post(create_user))
+        .route("/v1/users/{id}", get(user).patch(user).delete(delete_user))
+        .route("/v1/users/bulk", post(bulk))
+        .route("/v1/{resource}/bulk", post(bulk))
+        .route("/v1/admin/users/search", post(users))
+        .route("/v1/webhooks/{webhook}/test", post(test_webhook))
+        .route("/v1/webhooks/{webhook}/deliveries", get(webhook_deliveries))
+        .route("/v1/email/config/test", post(ok))
+        .route("/v1/email/templates/{template}/preview", get(preview))
+        .layer(middleware::from_fn(authorize))
+        .with_state(deliveries);
+    let body_fields = BodyFieldLayer::new(["email", "user_id"]).only(Matcher::from_fn(|request| {
+        auth_endpoint(request.uri.path()) && request.method == Method::POST
+    }));
+    protected
+        .route("/health", get(|| async { Json(json!({ "status": "ok" })) }))
+        .route("/.well-known/jwks.json", get(|| async { Json(json!({ "keys": [] })) }))
+        .route("/v1/webhooks/callback", post(ok))
+        .fallback(|| async { error(StatusCode::NOT_FOUND, "not_found", "There is nothing here.") })
+        .method_not_allowed_fallback(|| async {
+            error(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "Not with this method.")
+        })
+        .layer(RateLimitLayer::new(limiter).on_rejection(rate_limited))
+        .layer(body_fields)
+        .layer(middleware::from_fn(identify))
+}
+
+fn error(status: StatusCode, code: &str, message: &str) -> Response {
+    (status, Json(json!({ "error": code, "message": message }))).into_response()
+}
+
+async fn users() -> Json<Value> {
+    Json(json!({ "users": [{ "id": "usr_1", "name": "First User" }], "next": null }))
+}
+
+async fn create_user() -> (StatusCode, Json<Value>) {
+    (StatusCode::CREATED, Json(json!({ "id": "usr_2" })))
+}
+
+async fn user(Path(id): Path<String>) -> Json<Value> {
+    Json(json!({ "id": id, "name": "A User" }))
+}
+
+async fn delete_user(Path(id): Path<String>) -> Json<Value> {
+    Json(json!({ "id": id, "deleted": true }))
+}
+
+async fn preview(Path(template): Path<String>) -> Json<Value> {
+    Json(json!({ "template": template, "html": "<p>Hello</p>" }))
+}
+
+// --- Deliveries: no requests, the same limiter -----------------------------------------------
+
+/// Webhook deliveries, retried by a background worker at the pace that each API key may.
+#[derive(Clone)]
+struct Deliveries {
+    queue: mpsc::UnboundedSender<Delivery>,
+    room: Arc<Semaphore>,
+    latest: Arc<RwLock<VecDeque<Value>>>,
+}
+
+struct Delivery {
+    api_key: ApiKey,
+    webhook: String,
+    /// What bounds the number of deliveries that wait.
+    _place: OwnedSemaphorePermit,
+}
+
+impl Deliveries {
+    fn start(limiter: Limiter) -> Self {
+        let (queue, mut waiting) = mpsc::unbounded_channel();
+        let room = Arc::new(Semaphore::new(1_024));
+        let deliveries = Self { queue, room, latest: Arc::default() };
+        let worker = deliveries.clone();
+        tokio::spawn(async move {
+            while let Some(delivery) = waiting.recv().await {
+                worker.attempt(&limiter, delivery).await;
+            }
+        });
+        deliveries
+    }
+
+    async fn attempt(&self, limiter: &Limiter, delivery: Delivery) {
+        let decision = limiter.check("delivery", delivery.api_key.key()).await;
+        let decision = decision.expect("the limiter has this policy");
+        let Some(wait) = Rejection::of(&decision).and_then(|rejection| rejection.retry_after())
+        else {
+            let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+            let tenant = delivery.api_key.tenant();
+            let done = json!({ "webhook": delivery.webhook, "tenant": tenant, "delivered_at": at });
+            let mut latest = self.latest.write().unwrap();
+            latest.push_front(done);
+            return latest.truncate(1_024);
+        };
+        // Back into the queue when its turn comes, so that other keys do not wait behind it.
+        let queue = self.queue.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(wait).await;
+            queue.send(delivery)
+        });
+    }
+}
+
+async fn test_webhook(
+    State(deliveries): State<Deliveries>,
+    Path(webhook): Path<String>,
+    axum::Extension(api_key): axum::Extension<ApiKey>,
+) -> Response {
+    let Ok(place) = deliveries.room.try_acquire_owned() else {
+        return error(StatusCode::SERVICE_UNAVAILABLE, "busy", "Too many deliveries wait.");
+    };
+    let queued = deliveries.queue.send(Delivery { api_key, webhook, _place: place }).is_ok();
+    (StatusCode::ACCEPTED, Json(json!({ "queued": queued }))).into_response()
+}
+
+async fn webhook_deliveries(
+    State(deliveries): State<Deliveries>,
+    Path(webhook): Path<String>,
+    axum::Extension(api_key): axum::Extension<ApiKey>,
+) -> Json<Value> {
+    let latest = deliveries.latest.read().unwrap();
+    let own = |entry: &&Value| entry["webhook"] == webhook && entry["tenant"] == api_key.tenant();
+    Json(json!({ "deliveries": latest.iter().filter(own).collect::<Vec<_>>() }))
+}
