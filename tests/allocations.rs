@@ -1,0 +1,69 @@
+//! An admitted request with a header key, in memory, allocates nothing on its way through `call`.
+
+use std::{
+    convert::Infallible,
+    pin::pin,
+    task::{Context, Poll, Waker},
+};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Empty;
+use tower::{Layer, Service, service_fn};
+use tower_quota::{Limiter, Policy, Quota, RateLimitLayer, key::header};
+
+type Body = Empty<Bytes>;
+
+fn request() -> Request<Body> {
+    Request::get("/").header("x-api-key", "a".repeat(40)).body(Body::new()).unwrap()
+}
+
+/// The allocations of a second request of a key, from `call` to the response.
+fn allocations(layer: &RateLimitLayer) -> u64 {
+    let handler =
+        service_fn(|_: Request<Body>| async { Ok::<_, Infallible>(Response::new(Body::new())) });
+    let mut service = layer.layer(handler);
+    let mut context = Context::from_waker(Waker::noop());
+    let mut send = |request| {
+        assert!(service.poll_ready(&mut context).is_ready());
+        let mut response = pin!(service.call(request));
+        let Poll::Ready(Ok(response)) = response.as_mut().poll(&mut context) else { panic!() };
+        assert_eq!(response.status(), 200);
+        // What the caller does with the response is no part of the way.
+        std::mem::forget(response);
+    };
+    send(request());
+    let second = request();
+    allocation_counter::measure(|| send(second)).count_total
+}
+
+#[test]
+fn nothing_is_allocated_up_to_writing_the_headers() {
+    let quota = Quota::per_hour(1_000);
+    for policy in [
+        Policy::token_bucket("p", quota),
+        Policy::fixed_window("p", quota),
+        Policy::sliding_window("p", quota),
+    ] {
+        let algorithm = policy.algorithm();
+        let policy = policy.key(header("x-api-key")).or_refuse();
+        let limiter = Limiter::builder().policy(policy).build().unwrap();
+        let layer = RateLimitLayer::new(limiter);
+        assert_eq!(allocations(&layer.clone().headers([])), 0, "{algorithm:?}");
+        // With headers there is the table of the map, and the three values.
+        let with_headers = allocations(&layer);
+        assert!((1..=8).contains(&with_headers), "{algorithm:?}: {with_headers}");
+    }
+}
+
+#[test]
+fn four_policies_allocate_no_more_than_one() {
+    let quota = Quota::per_hour(1_000);
+    let mut limiter = Limiter::builder();
+    for name in ["a", "b", "c", "d"] {
+        let policy = Policy::token_bucket(name, quota).key(header("x-api-key")).or_refuse();
+        limiter = limiter.policy(policy);
+    }
+    let layer = RateLimitLayer::new(limiter.build().unwrap()).headers([]);
+    assert_eq!(allocations(&layer), 0);
+}

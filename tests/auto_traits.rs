@@ -1,0 +1,68 @@
+//! What the public types can be used for.
+
+use std::{convert::Infallible, fmt::Debug};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Empty;
+use tower::{Layer, Service, service_fn};
+use tower_quota::{
+    BuildError, Category, Check, CheckFuture, Clock, Decision, DecisionFuture, Limiter,
+    LimiterBuilder, Matcher, Outcome, Policy, Quota, RateLimitLayer, Rejection, ResponseBody,
+    UnknownPolicy,
+    key::{BodyFieldLayer, ClientIp, Key, PeekedBody},
+    store::{Charge, MemoryStore, StoreFuture, Usage},
+};
+
+fn shared<T: Send + Sync + Debug + 'static>() {}
+fn sent<T: Send + Debug + 'static>() {}
+fn error<T: std::error::Error + Send + Sync + 'static>() {}
+
+#[test]
+fn types_are_shared_between_threads_and_printed() {
+    shared::<BuildError>();
+    shared::<Category>();
+    shared::<Check<'static>>();
+    shared::<Clock>();
+    shared::<Decision>();
+    shared::<Limiter>();
+    shared::<LimiterBuilder>();
+    shared::<Matcher>();
+    shared::<Outcome>();
+    shared::<Policy>();
+    shared::<Quota>();
+    shared::<RateLimitLayer>();
+    shared::<Rejection>();
+    shared::<BodyFieldLayer>();
+    shared::<ClientIp>();
+    shared::<Key<'static>>();
+    shared::<Charge>();
+    shared::<Usage>();
+    shared::<MemoryStore>();
+    shared::<ResponseBody<Empty<Bytes>>>();
+    shared::<PeekedBody<Empty<Bytes>>>();
+    sent::<CheckFuture>();
+    sent::<DecisionFuture>();
+    sent::<StoreFuture>();
+    error::<BuildError>();
+    error::<UnknownPolicy>();
+    error::<Rejection>();
+}
+
+#[test]
+fn a_limited_service_is_cloned_and_sent() {
+    fn check<S>(service: S)
+    where
+        S: Service<Request<Empty<Bytes>>> + Clone + Send + Sync + Debug + 'static,
+        S::Future: Send + Debug,
+    {
+        drop(service.clone());
+    }
+
+    async fn handler(_: Request<Empty<Bytes>>) -> Result<Response<Empty<Bytes>>, Infallible> {
+        Ok(Response::default())
+    }
+
+    let limiter = Limiter::builder().build().unwrap();
+    check(RateLimitLayer::new(limiter).layer(service_fn(handler)));
+}
