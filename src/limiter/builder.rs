@@ -1,0 +1,140 @@
+use std::{collections::HashMap, fmt, sync::Arc};
+
+use super::{Inner, Limiter, Rule};
+use crate::{
+    category::Category,
+    clock::Clock,
+    error::BuildError,
+    key::Fingerprinter,
+    matcher::Matcher,
+    policy::Policy,
+    store::{MemoryStore, Store},
+};
+
+/// Collects what a [`Limiter`] needs.
+#[derive(Default)]
+#[must_use]
+pub struct LimiterBuilder {
+    exempt: Vec<Matcher>,
+    every_request: Vec<Policy>,
+    categories: Vec<Category>,
+    direct: Vec<Policy>,
+    store: Option<Arc<dyn Store>>,
+    clock: Clock,
+}
+
+impl LimiterBuilder {
+    /// A policy that every request must pass, beside those of its category.
+    pub fn policy(mut self, policy: Policy) -> Self {
+        self.every_request.push(policy);
+        self
+    }
+
+    /// A category of requests with policies of its own. The first that matches a request counts.
+    pub fn category(mut self, category: Category) -> Self {
+        self.categories.push(category);
+        self
+    }
+
+    /// A policy that holds for no request: it is asked through [`Limiter::check`].
+    pub fn direct(mut self, policy: Policy) -> Self {
+        self.direct.push(policy);
+        self
+    }
+
+    /// Requests that are not counted at all.
+    pub fn exempt(mut self, matcher: Matcher) -> Self {
+        self.exempt.push(matcher);
+        self
+    }
+
+    /// Where counts live. Default: [`MemoryStore::new`].
+    pub fn store(mut self, store: impl Store) -> Self {
+        self.store = Some(Arc::new(store));
+        self
+    }
+
+    /// Where the time is read. Default: [`Clock::system`].
+    pub fn clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// The limiter.
+    ///
+    /// # Errors
+    /// A setting that cannot work: the error names its policy or category and says what to write
+    /// instead.
+    pub fn build(self) -> Result<Limiter, BuildError> {
+        let fingerprints = Fingerprinter::random();
+        let mut by_name = HashMap::new();
+        let mut add = |policy: Policy, for_requests| {
+            policy.validate(for_requests)?;
+            let id = fingerprints.fingerprint(u8::MAX, &policy.name().into());
+            let rule = Rule { policy, id };
+            let known =
+                by_name.entry(rule.policy.name().to_owned()).or_insert_with(|| rule.clone());
+            if !known.policy.is(&rule.policy) {
+                let culprit = format!("policy `{}`", rule.policy.name());
+                let problem = "two policies have this name; give each its own, or clone the one";
+                return Err(BuildError::new(culprit, problem));
+            }
+            Ok(rule)
+        };
+
+        check_matchers(&self.exempt, "an exemption")?;
+        let every_request: Vec<Rule> = self
+            .every_request
+            .into_iter()
+            .map(|policy| add(policy, true))
+            .collect::<Result<_, _>>()?;
+        let mut categories = Vec::new();
+        for Category { name, matchers, policies } in self.categories {
+            check_matchers(&matchers, &format!("category `{name}`"))?;
+            if matchers.is_empty() {
+                let problem = "it holds for no request; add `.on(Matcher::…)`";
+                return Err(BuildError::new(format!("category `{name}`"), problem));
+            }
+            let mut rules: Vec<Rule> = Vec::new();
+            for policy in policies {
+                if every_request.iter().chain(&rules).any(|rule| rule.policy.is(&policy)) {
+                    let problem =
+                        format!("policy `{}` holds for it twice; leave one out", policy.name());
+                    return Err(BuildError::new(format!("category `{name}`"), problem));
+                }
+                rules.push(add(policy, true)?);
+            }
+            categories.push((matchers, rules));
+        }
+        for policy in self.direct {
+            add(policy, false)?;
+        }
+        let inner = Inner {
+            exempt: self.exempt,
+            every_request,
+            categories,
+            by_name,
+            store: self.store.unwrap_or_else(|| Arc::new(MemoryStore::new())),
+            clock: self.clock,
+            fingerprints,
+        };
+        Ok(Limiter { inner: Arc::new(inner) })
+    }
+}
+
+fn check_matchers(matchers: &[Matcher], culprit: &str) -> Result<(), BuildError> {
+    match matchers.iter().find_map(Matcher::problem) {
+        Some(problem) => Err(BuildError::new(culprit, problem)),
+        None => Ok(()),
+    }
+}
+
+impl fmt::Debug for LimiterBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LimiterBuilder")
+            .field("every_request", &self.every_request)
+            .field("categories", &self.categories)
+            .field("direct", &self.direct)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,104 @@
+use std::{
+    fmt,
+    future::{Future, IntoFuture},
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use super::{
+    Inner, Limiter,
+    future::{Asked, DecisionFuture},
+};
+use crate::{decision::Decision, key::Key, quota::Quota};
+
+/// A question to one policy; made by [`Limiter::check`] and asked by awaiting it.
+///
+/// ```
+/// use tower_quota::{Limiter, Policy, Quota};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let limiter = Limiter::builder()
+///     .direct(Policy::token_bucket("export rows", Quota::per_hour(10_000)))
+///     .build()?;
+/// let decision = limiter.check("export rows", "tenant-7").cost(2_500).await?;
+/// assert_eq!(decision.outcomes()[0].remaining(), 7_500);
+/// assert!(limiter.check("exprot rows", "tenant-7").await.is_err());
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+#[must_use = "nothing is asked unless it is awaited"]
+pub struct Check<'a> {
+    limiter: Limiter,
+    policy: &'a str,
+    key: Key<'a>,
+    cost: u64,
+    quota: Option<Quota>,
+}
+
+impl<'a> Check<'a> {
+    pub(super) fn new(limiter: Limiter, policy: &'a str, key: Key<'a>) -> Self {
+        Self { limiter, policy, key, cost: 1, quota: None }
+    }
+
+    /// How many units it uses. Default: 1.
+    pub fn cost(mut self, units: u64) -> Self {
+        self.cost = units;
+        self
+    }
+
+    /// The quota of this key's plan. Default: the policy's own.
+    pub fn quota(mut self, quota: Quota) -> Self {
+        self.quota = Some(quota);
+        self
+    }
+
+    fn ask(self) -> Result<DecisionFuture, UnknownPolicy> {
+        let Inner { by_name, fingerprints, .. } = &*self.limiter.inner;
+        let rule = by_name.get(self.policy).ok_or_else(|| UnknownPolicy(self.policy.to_owned()))?;
+        let mut asked = Asked::default();
+        let quota = rule.policy.planned(self.quota);
+        if !quota.is_unlimited() {
+            asked.charge(rule, 0, fingerprints.fingerprint(0, &self.key), quota, self.cost);
+        }
+        Ok(self.limiter.charge(asked))
+    }
+}
+
+impl<'a> IntoFuture for Check<'a> {
+    type Output = Result<Decision, UnknownPolicy>;
+    type IntoFuture = CheckFuture;
+
+    fn into_future(self) -> CheckFuture {
+        CheckFuture(self.ask())
+    }
+}
+
+/// The answer to a [`Check`] to come.
+#[derive(Debug)]
+#[must_use = "nothing is decided unless it is awaited"]
+pub struct CheckFuture(Result<DecisionFuture, UnknownPolicy>);
+
+impl Future for CheckFuture {
+    type Output = Result<Decision, UnknownPolicy>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut self.0 {
+            Ok(decision) => Pin::new(decision).poll(context).map(Ok),
+            Err(unknown) => Poll::Ready(Err(unknown.clone())),
+        }
+    }
+}
+
+/// No policy of the limiter has this name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnknownPolicy(String);
+
+impl fmt::Display for UnknownPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "no policy is named `{}`; add it to the limiter, as with `.direct(…)`", self.0)
+    }
+}
+
+impl std::error::Error for UnknownPolicy {}

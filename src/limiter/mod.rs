@@ -1,0 +1,118 @@
+//! The core without HTTP: which policies, whose quota, may it pass.
+
+mod builder;
+mod check;
+mod future;
+
+use std::{collections::HashMap, fmt, sync::Arc};
+
+use http::request::Parts;
+
+use self::future::Asked;
+pub use self::{
+    builder::LimiterBuilder,
+    check::{Check, CheckFuture, UnknownPolicy},
+    future::DecisionFuture,
+};
+use crate::{
+    category::any_matches,
+    clock::Clock,
+    key::{Fingerprinter, Key},
+    matcher::Matcher,
+    policy::Policy,
+    store::Store,
+};
+
+/// Decides about requests: finds the policies that hold for one, and whose quota each draws on,
+/// and charges all of them or none.
+///
+/// A clone shares the counts. [`RateLimitLayer`](crate::RateLimitLayer) asks it for each HTTP
+/// request; anything else asks [`check`](Self::check).
+///
+/// ```
+/// use tower_quota::{Category, Limiter, Matcher, Policy, Quota, key::{self, ClientIp}};
+///
+/// let limiter = Limiter::builder()
+///     .exempt(Matcher::get("/health"))
+///     .category(
+///         Category::new("sign-in").on(Matcher::post("/v1/auth/sign-in")).policy(
+///             Policy::sliding_window("sign-in", Quota::per_minute(10))
+///                 .key(ClientIp::new())
+///                 .or_refuse(),
+///         ),
+///     )
+///     .policy(Policy::token_bucket("each key", Quota::per_minute(600)).key(key::bearer()).or_skip())
+///     .build()?;
+/// # let _ = limiter;
+/// # Ok::<(), tower_quota::BuildError>(())
+/// ```
+#[derive(Clone)]
+pub struct Limiter {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    exempt: Vec<Matcher>,
+    every_request: Vec<Rule>,
+    categories: Vec<(Vec<Matcher>, Vec<Rule>)>,
+    by_name: HashMap<String, Rule>,
+    store: Arc<dyn Store>,
+    clock: Clock,
+    fingerprints: Fingerprinter,
+}
+
+/// A policy as the limiter holds it.
+#[derive(Clone)]
+struct Rule {
+    policy: Policy,
+    /// Keeps the counts of policies apart in the store.
+    id: u128,
+}
+
+impl Limiter {
+    /// A limiter without policies, to which they are added.
+    pub fn builder() -> LimiterBuilder {
+        LimiterBuilder::default()
+    }
+
+    /// Decides about a request, and charges it when it passes.
+    pub fn decide(&self, request: &Parts) -> DecisionFuture {
+        let inner = &*self.inner;
+        let mut asked = Asked::default();
+        if !any_matches(&inner.exempt, request) {
+            let category =
+                inner.categories.iter().find(|(matchers, _)| any_matches(matchers, request));
+            let of_category = category.map_or(&[][..], |(_, rules)| rules);
+            for rule in inner.every_request.iter().chain(of_category) {
+                asked.ask(rule, request, &inner.fingerprints);
+            }
+        }
+        self.charge(asked)
+    }
+
+    /// Asks one policy, by its name, about a key. Awaiting it charges one unit, unless told
+    /// otherwise, when that fits.
+    ///
+    /// This is for work that is no HTTP request: a background job, a message from a queue.
+    ///
+    /// # Errors
+    /// Awaiting fails with [`UnknownPolicy`] when no policy has that name.
+    pub fn check<'a>(&self, policy: &'a str, key: impl Into<Key<'a>>) -> Check<'a> {
+        Check::new(self.clone(), policy, key.into())
+    }
+
+    fn charge(&self, asked: Asked) -> DecisionFuture {
+        let now = self.inner.clock.now();
+        // A request that lacks a key is refused by that, and costs nothing anywhere.
+        let waits_for_store = !asked.charges.is_empty() && asked.missing.is_empty();
+        let usages = waits_for_store.then(|| self.inner.store.charge(&asked.charges, now));
+        DecisionFuture { asked, usages, decided_at: now.unix() }
+    }
+}
+
+impl fmt::Debug for Limiter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<_> = self.inner.by_name.keys().collect();
+        f.debug_struct("Limiter").field("policies", &names).finish_non_exhaustive()
+    }
+}
