@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use http::request::Parts;
 
 use crate::{matcher::Matcher, policy::Policy};
@@ -23,12 +25,13 @@ pub struct Category {
     pub(crate) name: String,
     pub(crate) matchers: Vec<Matcher>,
     pub(crate) policies: Vec<Policy>,
+    pub(crate) hold: Duration,
 }
 
 impl Category {
     /// A category without requests or policies.
     pub fn new(name: impl Into<String>) -> Self {
-        Self { name: name.into(), matchers: Vec::new(), policies: Vec::new() }
+        Self { name: name.into(), matchers: Vec::new(), policies: Vec::new(), hold: Duration::ZERO }
     }
 
     /// Adds the requests that `matcher` matches.
@@ -40,6 +43,13 @@ impl Category {
     /// Adds a policy that each of its requests must pass.
     pub fn policy(mut self, policy: Policy) -> Self {
         self.policies.push(policy);
+        self
+    }
+
+    /// Holds requests up to `max` for those of its policies that do not say themselves how long,
+    /// as [`Policy::hold`] does.
+    pub fn hold(mut self, max: Duration) -> Self {
+        self.hold = max;
         self
     }
 }

@@ -4,7 +4,7 @@ use std::{borrow::Cow, time::Duration};
 
 use smallvec::SmallVec;
 
-use crate::{algorithm::Algorithm, policy::Policy, quota::Quota};
+use crate::{algorithm::Algorithm, clock::Now, policy::Policy, quota::Quota, store::Charge};
 
 /// The verdict over all policies of a request, and what each of them says.
 ///
@@ -26,8 +26,9 @@ use crate::{algorithm::Algorithm, policy::Policy, quota::Quota};
 #[derive(Clone, Debug)]
 pub struct Decision {
     reason: Option<Reason>,
-    outcomes: SmallVec<[Outcome; 4]>,
-    decided_at: Duration,
+    pub(crate) outcomes: SmallVec<[Outcome; 4]>,
+    pub(crate) now: Now,
+    held: Duration,
 }
 
 /// Why a request was refused.
@@ -43,8 +44,8 @@ pub enum Reason {
 }
 
 impl Decision {
-    pub(crate) fn new(outcomes: SmallVec<[Outcome; 4]>, decided_at: Duration) -> Self {
-        let mut decision = Self { reason: None, outcomes, decided_at };
+    pub(crate) fn new(outcomes: SmallVec<[Outcome; 4]>, now: Now, held: Duration) -> Self {
+        let mut decision = Self { reason: None, outcomes, now, held };
         decision.reason = decision.refusing().and_then(|outcome| outcome.refused);
         decision
     }
@@ -68,26 +69,37 @@ impl Decision {
         &self.outcomes
     }
 
-    /// The policy that its caller will feel first: the one that refused, with the longest wait; or
+    /// The policy that its caller will feel first, of those that are no dry run: the one that refused, with the longest wait; or
     /// else the one with the least left, the longest until it resets among equals.
     #[must_use]
     pub fn tightest(&self) -> Option<&Outcome> {
         self.refusing().or_else(|| {
-            self.outcomes
-                .iter()
-                .min_by_key(|outcome| (outcome.remaining, std::cmp::Reverse(outcome.reset)))
+            let enforced = self.outcomes.iter().filter(|outcome| !outcome.is_dry_run());
+            enforced.min_by_key(|outcome| (outcome.remaining, std::cmp::Reverse(outcome.reset)))
         })
     }
 
     /// When it was decided, since 1970 UTC.
     #[must_use]
     pub fn decided_at(&self) -> Duration {
-        self.decided_at
+        self.now.unix()
+    }
+
+    /// How long the request was held before it was decided.
+    #[must_use]
+    pub fn held(&self) -> Duration {
+        self.held
+    }
+
+    /// Whether a response may change what was charged.
+    pub(crate) fn is_settled_later(&self) -> bool {
+        self.outcomes.iter().any(|outcome| outcome.policy.is_settled())
     }
 
     fn refusing(&self) -> Option<&Outcome> {
         let wait = |outcome: &&Outcome| outcome.retry_after().unwrap_or(Duration::MAX);
-        self.outcomes.iter().filter(|outcome| outcome.refused.is_some()).max_by_key(wait)
+        let refusing = |outcome: &&Outcome| outcome.refused.is_some() && !outcome.is_dry_run();
+        self.outcomes.iter().filter(refusing).max_by_key(wait)
     }
 }
 
@@ -97,6 +109,8 @@ pub struct Outcome {
     pub(crate) policy: Policy,
     pub(crate) key_kind: u8,
     pub(crate) quota: Quota,
+    /// What was asked of the store.
+    pub(crate) charge: Option<Charge>,
     pub(crate) refused: Option<Reason>,
     pub(crate) remaining: u64,
     pub(crate) reset: Duration,
@@ -145,6 +159,12 @@ impl Outcome {
     #[must_use]
     pub fn reset(&self) -> Duration {
         self.reset
+    }
+
+    /// Whether the policy is only tried out: then what it says does not count.
+    #[must_use]
+    pub fn is_dry_run(&self) -> bool {
+        self.policy.is_dry_run()
     }
 
     /// Whether this policy lets the request pass.

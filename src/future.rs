@@ -16,7 +16,7 @@ use crate::{
     decision::{Decision, Reason},
     headers,
     layer::Face,
-    limiter::DecisionFuture,
+    limiter::{DecisionFuture, Settling},
     rejection::Rejection,
 };
 
@@ -41,8 +41,10 @@ pin_project! {
     {
         Deciding { deciding: DecisionFuture, waiting: Option<Waiting<S, B>> },
         // The verdict came late: the inner service is called when it is ready again.
-        CallingLater { #[pin] response: Oneshot<S, Request<B>>, passed: Passed },
-        Calling { #[pin] response: S::Future, passed: Passed },
+        CallingLater { #[pin] response: Oneshot<S, Request<B>>, passed: Option<Passed> },
+        Calling { #[pin] response: S::Future, passed: Option<Passed> },
+        // The response is there, and what it has cost is being corrected.
+        Settling { late: Option<Box<Late<S::Response>>> },
         Refused { response: Option<Response<Bytes>> },
     }
 }
@@ -61,12 +63,20 @@ struct Passed {
     face: Arc<Face>,
 }
 
+/// A response whose cost is being corrected.
+struct Late<R> {
+    settling: Settling,
+    response: R,
+    passed: Passed,
+}
+
 impl<S, B> ResponseFuture<S, B>
 where
     S: Service<Request<B>>,
 {
     pub(crate) fn calling(response: S::Future, decision: Decision, face: Arc<Face>) -> Self {
-        Self { state: State::Calling { response, passed: Passed { decision, face } } }
+        let passed = Some(Passed { decision, face });
+        Self { state: State::Calling { response, passed } }
     }
 
     pub(crate) fn refused(response: Response<Bytes>) -> Self {
@@ -101,12 +111,27 @@ where
                     waiting.decided(decision)
                 }
                 StateProjection::CallingLater { response, passed } => {
-                    let response = ready!(response.poll(context));
-                    return Poll::Ready(response.map(|response| passed.tell(response)));
+                    let response = ready!(response.poll(context))?;
+                    let Some(passed) = passed.take() else { return Poll::Pending };
+                    match passed.answer(response) {
+                        Ok(response) => return Poll::Ready(Ok(response)),
+                        Err(late) => State::Settling { late: Some(late) },
+                    }
                 }
                 StateProjection::Calling { response, passed } => {
-                    let response = ready!(response.poll(context));
-                    return Poll::Ready(response.map(|response| passed.tell(response)));
+                    let response = ready!(response.poll(context))?;
+                    let Some(passed) = passed.take() else { return Poll::Pending };
+                    match passed.answer(response) {
+                        Ok(response) => return Poll::Ready(Ok(response)),
+                        Err(late) => State::Settling { late: Some(late) },
+                    }
+                }
+                StateProjection::Settling { late } => {
+                    if let Some(late) = late {
+                        ready!(late.settling.poll(&mut late.passed.decision, context));
+                    }
+                    let Some(late) = late.take() else { return Poll::Pending };
+                    return Poll::Ready(Ok(late.passed.tell(late.response)));
                 }
                 StateProjection::Refused { response } => {
                     let Some(response) = response.take() else { return Poll::Pending };
@@ -128,11 +153,29 @@ where
             return State::Refused { response: Some(face.refuse(&head, &decision)) };
         }
         let request = face.admitted(head, body, &decision);
-        State::CallingLater { response: inner.oneshot(request), passed: Passed { decision, face } }
+        let passed = Some(Passed { decision, face });
+        State::CallingLater { response: inner.oneshot(request), passed }
     }
 }
 
 impl Passed {
+    /// The response to send, unless its cost is to be corrected first.
+    fn answer<R>(
+        self,
+        response: Response<R>,
+    ) -> Result<Response<ResponseBody<R>>, Box<Late<Response<R>>>> {
+        if !self.decision.is_settled_later() {
+            return Ok(self.tell(response));
+        }
+        let (head, body) = response.into_parts();
+        let settling = self.face.limiter.settle(&self.decision, &head);
+        let response = Response::from_parts(head, body);
+        match settling {
+            None => Ok(self.tell(response)),
+            Some(settling) => Err(Box::new(Late { settling, response, passed: self })),
+        }
+    }
+
     fn tell<R>(&self, mut response: Response<R>) -> Response<ResponseBody<R>> {
         headers::write(response.headers_mut(), &self.decision, &self.face.styles);
         response.map(ResponseBody::inner)

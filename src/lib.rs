@@ -88,6 +88,7 @@ mod decision;
 mod error;
 mod future;
 mod headers;
+mod hold;
 pub mod key;
 mod layer;
 mod limiter;

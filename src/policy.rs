@@ -1,8 +1,8 @@
 //! A named quota, its algorithm, its key, and what a request costs: [`Policy`].
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
-use http::request::Parts;
+use http::{request::Parts, response};
 
 use crate::{
     algorithm::Algorithm,
@@ -13,6 +13,7 @@ use crate::{
 
 type Plan = Arc<dyn Fn(&Parts) -> Option<Quota> + Send + Sync>;
 type Cost = Arc<dyn Fn(&Parts) -> u64 + Send + Sync>;
+type Settle = Arc<dyn Fn(&response::Parts) -> Option<u64> + Send + Sync>;
 
 /// A named quota, how it is counted, whose it is, and what a request costs.
 ///
@@ -50,6 +51,9 @@ struct Settings {
     two_keys: bool,
     plan: Option<Plan>,
     cost: Option<Cost>,
+    settle: Option<Settle>,
+    hold: Option<Duration>,
+    dry_run: bool,
 }
 
 /// What happens to a request that has none of a policy's keys.
@@ -90,6 +94,9 @@ impl Policy {
             two_keys: false,
             plan: None,
             cost: None,
+            settle: None,
+            hold: None,
+            dry_run: false,
         }))
     }
 
@@ -141,6 +148,53 @@ impl Policy {
         self.set(|settings| settings.cost = Some(Arc::new(cost)))
     }
 
+    /// What the request has cost after all, once its response is there; `None` where it stays as
+    /// it was charged.
+    ///
+    /// So a policy counts only what failed, or only what succeeded; or the handler tells the cost
+    /// in an extension of its response. The cost is charged before the handler is called, so that
+    /// many requests at once do not pass on the same unit.
+    ///
+    /// ```
+    /// use tower_quota::{Policy, Quota, key::ClientIp};
+    ///
+    /// #[derive(Clone)]
+    /// struct Rows(u64);
+    ///
+    /// let failed_sign_ins = Policy::sliding_window("failed sign-ins", Quota::per_minute(5))
+    ///     .key(ClientIp::new())
+    ///     .or_refuse()
+    ///     .settle(|response| Some(u64::from(response.status == 401)));
+    /// let exported_rows = Policy::token_bucket("exported rows", Quota::per_hour(100_000))
+    ///     .key(ClientIp::new())
+    ///     .or_refuse()
+    ///     .settle(|response| response.extensions.get().map(|rows: &Rows| rows.0));
+    /// # let _ = (failed_sign_ins, exported_rows);
+    /// ```
+    pub fn settle(
+        self,
+        cost: impl Fn(&response::Parts) -> Option<u64> + Send + Sync + 'static,
+    ) -> Self {
+        self.set(|settings| settings.settle = Some(Arc::new(cost)))
+    }
+
+    /// Holds a request up to `max` instead of refusing it, when its units will be there by then.
+    /// Those of one key pass in the order in which they came. One that would wait longer is
+    /// refused at once; so is one that finds the line too long, see
+    /// [`LimiterBuilder::max_held`](crate::LimiterBuilder::max_held).
+    ///
+    /// A request held for several policies waits for the latest of them, and is charged once. While
+    /// held, it has charged nothing and keeps none of the inner service's permits.
+    pub fn hold(self, max: Duration) -> Self {
+        self.set(|settings| settings.hold = Some(max))
+    }
+
+    /// Counts and reports, and never refuses: to see what a policy would do. A request that others
+    /// refuse costs nothing here, and what would be refused here costs the others what it costs.
+    pub fn dry_run(self) -> Self {
+        self.set(|settings| settings.dry_run = true)
+    }
+
     /// The name.
     #[must_use]
     pub fn name(&self) -> &str {
@@ -180,6 +234,23 @@ impl Policy {
     /// What kind of key `key_of` found.
     pub(crate) fn key_kind(&self, kind: u8) -> std::borrow::Cow<'_, str> {
         self.0.keys.get(usize::from(kind)).map_or("all".into(), |key| key.kind())
+    }
+
+    /// What a response has cost, where that is settled afterwards.
+    pub(crate) fn settled_cost(&self, response: &response::Parts) -> Option<u64> {
+        self.0.settle.as_ref().and_then(|settle| settle(response))
+    }
+
+    pub(crate) fn is_settled(&self) -> bool {
+        self.0.settle.is_some()
+    }
+
+    pub(crate) fn held_up_to(&self) -> Option<Duration> {
+        self.0.hold
+    }
+
+    pub(crate) fn is_dry_run(&self) -> bool {
+        self.0.dry_run
     }
 
     /// Whether these are clones of one policy.

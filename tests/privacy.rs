@@ -6,7 +6,7 @@ use http::Request;
 use tower_quota::{
     Limiter, Matcher, Now, Policy, Quota, Rejection,
     key::{Key, header},
-    store::{Charge, MemoryStore, Store, StoreFuture},
+    store::{Charge, Correction, MemoryStore, Store, StoreFuture},
 };
 
 const SECRET: &str = "sk_live_secret";
@@ -22,6 +22,10 @@ impl Store for Spy {
     fn charge(&self, charges: &[Charge], now: Now) -> StoreFuture {
         self.told.lock().unwrap().extend_from_slice(charges);
         self.memory.charge(charges, now)
+    }
+
+    fn correct(&self, corrections: &[Correction], now: Now) -> StoreFuture {
+        self.memory.correct(corrections, now)
     }
 }
 

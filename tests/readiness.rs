@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_quota::{
     Limiter, Now, Policy, Quota, RateLimitLayer,
-    store::{Charge, MemoryStore, Store, StoreFuture},
+    store::{Charge, Correction, MemoryStore, Store, StoreFuture},
 };
 
 type Body = Full<Bytes>;
@@ -68,6 +68,10 @@ impl Store for SlowStore {
             go.notified().await;
             usages.await
         })
+    }
+
+    fn correct(&self, corrections: &[Correction], now: Now) -> StoreFuture {
+        self.memory.correct(corrections, now)
     }
 }
 

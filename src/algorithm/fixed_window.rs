@@ -48,6 +48,14 @@ impl FixedWindow {
         self.used = self.used.saturating_add(cost);
     }
 
+    pub(super) fn give_back(&mut self, quota: &Quota, now: Now, taken_at: Now, units: u64) {
+        *self = self.at(quota, now);
+        let began = taken_at.unix_nanos() - taken_at.unix_nanos() % quota.window_nanos().max(1);
+        if began >= self.start {
+            self.used = self.used.saturating_sub(units);
+        }
+    }
+
     pub(super) fn remaining(&self, quota: &Quota, now: Now) -> u64 {
         quota.units().saturating_sub(self.at(quota, now).used)
     }

@@ -69,6 +69,16 @@ impl State {
         each!(self, inner => inner.take(quota, now, cost));
     }
 
+    /// Takes back a use of `units` that was made at `taken_at`, as far as they have not come back
+    /// by themselves.
+    pub(crate) fn give_back(&mut self, quota: &Quota, now: Now, taken_at: Now, units: u64) {
+        match self {
+            Self::TokenBucket(bucket) => bucket.give_back(quota, now, units),
+            Self::FixedWindow(window) => window.give_back(quota, now, taken_at, units),
+            Self::SlidingWindow(log) => log.give_back(quota, now, taken_at, units),
+        }
+    }
+
     /// The units left.
     pub(crate) fn remaining(&self, quota: &Quota, now: Now) -> u64 {
         each!(self, inner => inner.remaining(quota, now))

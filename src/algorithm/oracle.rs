@@ -11,6 +11,8 @@ use crate::{clock::Now, quota::Quota};
 trait Oracle {
     /// Whether `cost` fits at `now`; if so it is used.
     fn admit(&mut self, now: u64, cost: u64) -> bool;
+    /// The last use was none after all.
+    fn give_back(&mut self, now: u64);
     /// The least and the most that may be left at `now`.
     fn left(&mut self, now: u64) -> (u64, u64);
 }
@@ -20,11 +22,12 @@ struct Bucket {
     quota: Quota,
     level: u128,
     at: u64,
+    last: u64,
 }
 
 impl Bucket {
     fn new(quota: Quota) -> Self {
-        Self { quota, level: u128::from(quota.capacity()) * window(quota), at: 0 }
+        Self { quota, level: u128::from(quota.capacity()) * window(quota), at: 0, last: 0 }
     }
 
     fn flow(&mut self, now: u64) {
@@ -42,8 +45,15 @@ impl Oracle for Bucket {
         let fits = cost <= self.level;
         if fits {
             self.level -= cost;
+            self.last = (cost / window(self.quota)) as u64;
         }
         fits
+    }
+
+    fn give_back(&mut self, now: u64) {
+        let full = u128::from(self.quota.capacity()) * window(self.quota);
+        self.flow(now);
+        self.level = (self.level + u128::from(self.last) * window(self.quota)).min(full);
     }
 
     fn left(&mut self, now: u64) -> (u64, u64) {
@@ -56,6 +66,7 @@ impl Oracle for Bucket {
 struct Windows {
     quota: Quota,
     used: HashMap<u64, u64>,
+    last: (u64, u64),
 }
 
 impl Oracle for Windows {
@@ -64,8 +75,14 @@ impl Oracle for Windows {
         let fits = *used + cost <= self.quota.units();
         if fits {
             *used += cost;
+            self.last = (now / self.quota.window_nanos(), cost);
         }
         fits
+    }
+
+    fn give_back(&mut self, _: u64) {
+        let (window, cost) = self.last;
+        *self.used.entry(window).or_default() -= cost;
     }
 
     fn left(&mut self, now: u64) -> (u64, u64) {
@@ -96,6 +113,10 @@ impl Oracle for Log {
         fits
     }
 
+    fn give_back(&mut self, _: u64) {
+        self.uses.pop();
+    }
+
     fn left(&mut self, now: u64) -> (u64, u64) {
         let window = self.quota.window_nanos();
         let units = self.quota.units();
@@ -115,11 +136,16 @@ fn at(nanos: u64) -> Now {
 
 /// Runs the subject beside the oracle, and asks it at each step whether what it says of the future
 /// comes true.
-fn compare(algorithm: Algorithm, quota: Quota, steps: &[(u64, u64)], oracle: &mut dyn Oracle) {
+fn compare(algorithm: Algorithm, quota: Quota, steps: &[Step], oracle: &mut dyn Oracle) {
     let mut state = State::new(algorithm);
     let mut now = 0;
-    for &(later, cost) in steps {
+    let mut last = None;
+    for &Step { later, cost, give_back } in steps {
         now += later;
+        if let Some((at_last, cost)) = last.take().filter(|_| give_back) {
+            state.give_back(&quota, at(now), at(at_last), cost);
+            oracle.give_back(now);
+        }
         let (least, most) = oracle.left(now);
         let remaining = state.remaining(&quota, at(now));
         assert!(least <= remaining && remaining <= most, "{least} <= {remaining} <= {most}");
@@ -130,6 +156,7 @@ fn compare(algorithm: Algorithm, quota: Quota, steps: &[(u64, u64)], oracle: &mu
             assert!(oracle.admit(now, cost), "over the quota at {now}");
             state.take(&quota, at(now), cost);
             assert_eq!(state.remaining(&quota, at(now)), remaining - cost);
+            last = Some((now, cost));
         }
         told_truly(&state, &quota, now, cost);
     }
@@ -181,8 +208,17 @@ fn quotas() -> impl Strategy<Value = Quota> {
         .prop_map(|(units, window)| Quota::per_window(units, Duration::from_nanos(window)))
 }
 
+#[derive(Clone, Debug)]
+struct Step {
+    /// Nanoseconds after the step before.
+    later: u64,
+    cost: u64,
+    /// Whether the use before this one is taken back first.
+    give_back: bool,
+}
+
 /// Steps near the scale of the quota: bursts, single intervals, whole windows.
-fn steps(quota: Quota) -> impl Strategy<Value = Vec<(u64, u64)>> {
+fn steps(quota: Quota) -> impl Strategy<Value = Vec<Step>> {
     let window = quota.window_nanos();
     let interval = window.div_ceil(quota.units());
     let later = prop_oneof![
@@ -195,10 +231,15 @@ fn steps(quota: Quota) -> impl Strategy<Value = Vec<(u64, u64)>> {
     ];
     let cost =
         prop_oneof![6 => Just(1u64), 3 => 0..=quota.capacity(), 1 => 0..=quota.capacity() * 2];
-    prop::collection::vec((later, cost), 1..120)
+    let step = (later, cost, prop::bool::weighted(0.2)).prop_map(|(later, cost, give_back)| Step {
+        later,
+        cost,
+        give_back,
+    });
+    prop::collection::vec(step, 1..120)
 }
 
-fn quota_and_steps() -> impl Strategy<Value = (Quota, Vec<(u64, u64)>)> {
+fn quota_and_steps() -> impl Strategy<Value = (Quota, Vec<Step>)> {
     quotas().prop_flat_map(|quota| (Just(quota), steps(quota)))
 }
 
@@ -213,7 +254,7 @@ proptest! {
 
     #[test]
     fn fixed_window((quota, steps) in quota_and_steps()) {
-        let mut oracle = Windows { quota, used: HashMap::new() };
+        let mut oracle = Windows { quota, used: HashMap::new(), last: (0, 0) };
         compare(Algorithm::FixedWindow, quota, &steps, &mut oracle);
     }
 
@@ -244,6 +285,7 @@ proptest! {
                 let _ = (state.wait(&quota, now, cost), state.remaining(&quota, now));
                 let _ = (state.reset(&quota, now), state.forgotten_in(&quota, now));
                 state.take(&quota, now, cost);
+                state.give_back(&quota, at(cost), now, cost / 2);
             }
         }
     }

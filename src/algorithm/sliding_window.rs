@@ -74,7 +74,7 @@ impl SlidingWindow {
         if let Some(newest) = self.entries.back_mut() {
             // A thread that read the clock earlier may come later.
             let now = now.max(newest.last_use);
-            if now - self.newest_began < window / ENTRIES_PER_WINDOW {
+            if now - self.newest_began <= window / ENTRIES_PER_WINDOW {
                 newest.last_use = now;
                 newest.units = newest.units.saturating_add(cost);
                 return;
@@ -83,6 +83,20 @@ impl SlidingWindow {
         let now = self.entries.back().map_or(now, |newest| now.max(newest.last_use));
         self.newest_began = now;
         self.entries.push_back(Entry { last_use: now, units: cost });
+    }
+
+    pub(super) fn give_back(&mut self, quota: &Quota, now: Now, taken_at: Now, mut units: u64) {
+        let taken_at = taken_at.monotonic_nanos();
+        if taken_at.saturating_add(quota.window_nanos()) <= now.monotonic_nanos() {
+            return;
+        }
+        let later = self.entries.partition_point(|entry| entry.last_use < taken_at);
+        // The entry of that moment; then those before it, where the moment is not known exactly.
+        for entry in self.entries.iter_mut().take(later + 1).rev() {
+            let given = entry.units.min(units);
+            entry.units -= given;
+            units -= given;
+        }
     }
 
     pub(super) fn remaining(&self, quota: &Quota, now: Now) -> u64 {
@@ -103,7 +117,8 @@ impl SlidingWindow {
     }
 
     pub(super) fn forgotten_in(&self, quota: &Quota, now: Now) -> u64 {
-        let newest = self.entries.back().map_or(0, |entry| entry.leaves(quota.window_nanos()));
+        let newest = self.entries.iter().rfind(|entry| entry.units > 0);
+        let newest = newest.map_or(0, |entry| entry.leaves(quota.window_nanos()));
         newest.saturating_sub(now.monotonic_nanos())
     }
 }

@@ -58,6 +58,11 @@ impl TokenBucket {
         self.taken = self.taken.saturating_add(cost);
     }
 
+    pub(super) fn give_back(&mut self, quota: &Quota, now: Now, units: u64) {
+        *self = self.at(quota, now.monotonic_nanos());
+        self.taken = self.taken.saturating_sub(units);
+    }
+
     pub(super) fn remaining(&self, quota: &Quota, now: Now) -> u64 {
         let now = now.monotonic_nanos();
         let bucket = self.at(quota, now);

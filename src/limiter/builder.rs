@@ -1,15 +1,19 @@
-use std::{collections::HashMap, fmt, sync::Arc};
+use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
 use super::{Inner, Limiter, Rule};
 use crate::{
     category::Category,
     clock::Clock,
     error::BuildError,
+    hold::Line,
     key::Fingerprinter,
     matcher::Matcher,
     policy::Policy,
     store::{MemoryStore, Store},
 };
+
+const DEFAULT_MAX_HELD: usize = 10_000;
+const DEFAULT_MAX_HELD_PER_KEY: usize = 100;
 
 /// Collects what a [`Limiter`] needs.
 #[derive(Default)]
@@ -21,6 +25,8 @@ pub struct LimiterBuilder {
     direct: Vec<Policy>,
     store: Option<Arc<dyn Store>>,
     clock: Clock,
+    max_held: Option<usize>,
+    max_held_per_key: Option<usize>,
 }
 
 impl LimiterBuilder {
@@ -60,6 +66,20 @@ impl LimiterBuilder {
         self
     }
 
+    /// How many requests may be held at once, over all keys; beyond, they are refused at once.
+    /// Default: 10,000.
+    pub fn max_held(mut self, requests: usize) -> Self {
+        self.max_held = Some(requests);
+        self
+    }
+
+    /// How many requests may be held at once for one key of a policy; beyond, they are refused at
+    /// once. Default: 100.
+    pub fn max_held_per_key(mut self, requests: usize) -> Self {
+        self.max_held_per_key = Some(requests);
+        self
+    }
+
     /// The limiter.
     ///
     /// # Errors
@@ -68,10 +88,11 @@ impl LimiterBuilder {
     pub fn build(self) -> Result<Limiter, BuildError> {
         let fingerprints = Fingerprinter::random();
         let mut by_name = HashMap::new();
-        let mut add = |policy: Policy, for_requests| {
+        let mut add = |policy: Policy, for_requests, hold: Duration| {
             policy.validate(for_requests)?;
             let id = fingerprints.fingerprint(u8::MAX, &policy.name().into());
-            let rule = Rule { policy, id };
+            let hold = policy.held_up_to().unwrap_or(hold);
+            let rule = Rule { policy, id, hold };
             let known =
                 by_name.entry(rule.policy.name().to_owned()).or_insert_with(|| rule.clone());
             if !known.policy.is(&rule.policy) {
@@ -86,10 +107,10 @@ impl LimiterBuilder {
         let every_request: Vec<Rule> = self
             .every_request
             .into_iter()
-            .map(|policy| add(policy, true))
+            .map(|policy| add(policy, true, Duration::ZERO))
             .collect::<Result<_, _>>()?;
         let mut categories = Vec::new();
-        for Category { name, matchers, policies } in self.categories {
+        for Category { name, matchers, policies, hold } in self.categories {
             check_matchers(&matchers, &format!("category `{name}`"))?;
             if matchers.is_empty() {
                 let problem = "it holds for no request; add `.on(Matcher::…)`";
@@ -102,12 +123,12 @@ impl LimiterBuilder {
                         format!("policy `{}` holds for it twice; leave one out", policy.name());
                     return Err(BuildError::new(format!("category `{name}`"), problem));
                 }
-                rules.push(add(policy, true)?);
+                rules.push(add(policy, true, hold)?);
             }
             categories.push((matchers, rules));
         }
         for policy in self.direct {
-            add(policy, false)?;
+            add(policy, false, Duration::ZERO)?;
         }
         let inner = Inner {
             exempt: self.exempt,
@@ -117,6 +138,10 @@ impl LimiterBuilder {
             store: self.store.unwrap_or_else(|| Arc::new(MemoryStore::new())),
             clock: self.clock,
             fingerprints,
+            line: Line::new(
+                self.max_held.unwrap_or(DEFAULT_MAX_HELD),
+                self.max_held_per_key.unwrap_or(DEFAULT_MAX_HELD_PER_KEY),
+            ),
         };
         Ok(Limiter { inner: Arc::new(inner) })
     }

@@ -5,13 +5,10 @@ use std::{
     task::{Context, Poll},
 };
 
-use super::{
-    Inner, Limiter,
-    future::{Asked, DecisionFuture},
-};
-use crate::{decision::Decision, key::Key, quota::Quota};
+use super::{Inner, Limiter, asked::Asked, future::DecisionFuture};
+use crate::{decision::Decision, key::Key, quota::Quota, store::Change};
 
-/// A question to one policy; made by [`Limiter::check`] and asked by awaiting it.
+/// A question to one policy; made by [`Limiter::check`] and its like, and asked by awaiting it.
 ///
 /// ```
 /// use tower_quota::{Limiter, Policy, Quota};
@@ -23,6 +20,8 @@ use crate::{decision::Decision, key::Key, quota::Quota};
 ///     .build()?;
 /// let decision = limiter.check("export rows", "tenant-7").cost(2_500).await?;
 /// assert_eq!(decision.outcomes()[0].remaining(), 7_500);
+/// limiter.give_back("export rows", "tenant-7").cost(500).await?;
+/// assert_eq!(limiter.peek("export rows", "tenant-7").await?.outcomes()[0].remaining(), 8_000);
 /// assert!(limiter.check("exprot rows", "tenant-7").await.is_err());
 /// # Ok(())
 /// # }
@@ -31,18 +30,28 @@ use crate::{decision::Decision, key::Key, quota::Quota};
 #[must_use = "nothing is asked unless it is awaited"]
 pub struct Check<'a> {
     limiter: Limiter,
+    action: Action,
     policy: &'a str,
     key: Key<'a>,
     cost: u64,
     quota: Option<Quota>,
 }
 
+/// What a [`Check`] does.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Action {
+    Charge,
+    Peek,
+    GiveBack,
+    Reset,
+}
+
 impl<'a> Check<'a> {
-    pub(super) fn new(limiter: Limiter, policy: &'a str, key: Key<'a>) -> Self {
-        Self { limiter, policy, key, cost: 1, quota: None }
+    pub(super) fn new(limiter: Limiter, action: Action, policy: &'a str, key: Key<'a>) -> Self {
+        Self { limiter, action, policy, key, cost: 1, quota: None }
     }
 
-    /// How many units it uses. Default: 1.
+    /// How many units it uses, or gives back. Default: 1.
     pub fn cost(mut self, units: u64) -> Self {
         self.cost = units;
         self
@@ -62,7 +71,16 @@ impl<'a> Check<'a> {
         if !quota.is_unlimited() {
             asked.charge(rule, 0, fingerprints.fingerprint(0, &self.key), quota, self.cost);
         }
-        Ok(self.limiter.charge(asked))
+        let change = match self.action {
+            Action::Charge => return Ok(DecisionFuture::new(self.limiter, asked)),
+            Action::Peek => {
+                asked.only_peek();
+                return Ok(DecisionFuture::new(self.limiter, asked));
+            }
+            Action::GiveBack => Change::GiveBack(self.cost),
+            Action::Reset => Change::Reset,
+        };
+        Ok(DecisionFuture::correcting(self.limiter, asked, change))
     }
 }
 

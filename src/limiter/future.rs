@@ -3,109 +3,154 @@ use std::{
     future::Future,
     pin::Pin,
     task::{Context, Poll, ready},
-    time::Duration,
 };
 
-use http::request::Parts;
 use smallvec::SmallVec;
+use tokio::time::{Instant, Sleep};
 
-use super::Rule;
+use super::{Limiter, asked::Asked};
 use crate::{
-    decision::{Decision, Outcome, Reason},
-    key::Fingerprinter,
-    policy::Policy,
-    quota::Quota,
-    store::{Charge, StoreFuture, Usage},
+    clock::Now,
+    decision::Decision,
+    store::{Change, Charge, Correction, StoreFuture, Usages},
 };
 
-/// What a request's policies ask of the store.
-#[derive(Default)]
-pub(super) struct Asked {
-    pub(super) charges: SmallVec<[Charge; 4]>,
-    /// The policies of `charges`, and the kinds of key found.
-    policies: SmallVec<[(Policy, u8); 4]>,
-    /// The policies that refuse because the request has no key.
-    pub(super) missing: SmallVec<[Outcome; 1]>,
-}
-
-impl Asked {
-    pub(super) fn ask(&mut self, rule: &Rule, request: &Parts, fingerprints: &Fingerprinter) {
-        let policy = &rule.policy;
-        let quota = policy.quota_of(request);
-        if quota.is_unlimited() {
-            return;
-        }
-        match policy.key_of(request) {
-            Some((kind, key)) => {
-                self.charge(
-                    rule,
-                    kind,
-                    fingerprints.fingerprint(kind, &key),
-                    quota,
-                    policy.cost_of(request),
-                );
-            }
-            None if policy.skips_without_key() => {}
-            None => self.missing.push(Outcome {
-                policy: policy.clone(),
-                key_kind: 0,
-                quota,
-                refused: Some(Reason::MissingKey),
-                remaining: 0,
-                reset: Duration::ZERO,
-                wait: Duration::ZERO,
-            }),
-        }
-    }
-
-    pub(super) fn charge(&mut self, rule: &Rule, kind: u8, key: u128, quota: Quota, cost: u64) {
-        let Rule { policy, id } = rule;
-        let algorithm = policy.algorithm();
-        self.charges.push(Charge { policy: *id, key, algorithm, quota, cost });
-        self.policies.push((policy.clone(), kind));
-    }
-}
-
-/// A [`Decision`] to come. In memory it is there at the first poll.
+/// A [`Decision`] to come.
+///
+/// In memory it is there at the first poll, unless the request is held. Dropping it while the
+/// request is held costs nothing.
 #[must_use = "nothing is decided unless it is awaited"]
 pub struct DecisionFuture {
-    pub(super) asked: Asked,
-    pub(super) usages: Option<StoreFuture>,
-    pub(super) decided_at: Duration,
+    limiter: Limiter,
+    asked: Asked,
+    arrived: Now,
+    step: Step,
+    /// Boxed: most requests are never held.
+    held: Option<Box<Held>>,
+}
+
+enum Step {
+    /// Nothing is asked of the store.
+    Uncounted,
+    Charging {
+        usages: StoreFuture,
+        now: Now,
+    },
+    Waiting,
+}
+
+/// A place in the line, given up when it is dropped.
+struct Held {
+    limiter: Limiter,
+    ticket: u64,
+    sleep: Pin<Box<Sleep>>,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.limiter.inner.line.leave(self.ticket);
+    }
+}
+
+impl DecisionFuture {
+    pub(super) fn new(limiter: Limiter, asked: Asked) -> Self {
+        let arrived = limiter.inner.clock.now();
+        let mut future = Self { limiter, asked, arrived, step: Step::Uncounted, held: None };
+        if future.asked.needs_store() {
+            future.charge(arrived);
+        }
+        future
+    }
+
+    /// Changes what was used, instead of using.
+    pub(super) fn correcting(limiter: Limiter, asked: Asked, change: Change) -> Self {
+        let now = limiter.inner.clock.now();
+        let correction = |charge: &Charge| Correction { charge: *charge, charged_at: now, change };
+        let corrections: SmallVec<[Correction; 4]> = asked.charges.iter().map(correction).collect();
+        let usages = limiter.inner.store.correct(&corrections, now);
+        let step = Step::Charging { usages, now };
+        Self { limiter, asked, arrived: now, step, held: None }
+    }
+
+    fn charge(&mut self, now: Now) {
+        let inner = &self.limiter.inner;
+        let ticket = self.held.as_ref().map(|held| held.ticket);
+        inner.line.look(&mut self.asked.charges, ticket);
+        let usages = inner.store.charge(&self.asked.charges, now);
+        self.step = Step::Charging { usages, now };
+    }
+
+    /// Takes a place in the line, or keeps it, until the wait is over. `false` where there is no
+    /// room, or where the wait is longer than a policy holds a request.
+    fn hold(&mut self, usages: &Usages, now: Now) -> bool {
+        let held_so_far = now.monotonic().saturating_sub(self.arrived.monotonic());
+        let Some(wait) = self.asked.wait_worthwhile(usages, held_so_far) else { return false };
+        let due = now.monotonic().saturating_add(wait).as_nanos() as u64;
+        let line = &self.limiter.inner.line;
+        let wake_at = Instant::now() + wait;
+        match &mut self.held {
+            Some(held) => {
+                line.set_due(held.ticket, due);
+                held.sleep.as_mut().reset(wake_at);
+            }
+            None => {
+                let Some(ticket) = line.join(&self.asked.charges, due) else { return false };
+                let sleep = Box::pin(tokio::time::sleep_until(wake_at));
+                let limiter = self.limiter.clone();
+                self.held = Some(Box::new(Held { limiter, ticket, sleep }));
+            }
+        }
+        self.step = Step::Waiting;
+        true
+    }
+
+    /// Waits for the turn, and charges when it has come.
+    fn poll_turn(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let Some(held) = &mut self.held else { return Poll::Ready(()) };
+        let line = &self.limiter.inner.line;
+        let moved_up = line.moved_up(held.ticket, context.waker());
+        let due = held.sleep.as_mut().poll(context).is_ready();
+        if !due && !moved_up {
+            return Poll::Pending;
+        }
+        let now = self.limiter.inner.clock.now();
+        // Those who came earlier and are due as well go first; the last of them wakes this one.
+        let given_up = now.monotonic() >= self.arrived.monotonic() + self.asked.longest_hold();
+        if !given_up && line.is_behind(held.ticket, now.monotonic_nanos()) {
+            return Poll::Pending;
+        }
+        self.charge(now);
+        Poll::Ready(())
+    }
 }
 
 impl Future for DecisionFuture {
     type Output = Decision;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Decision> {
-        let usages = match &mut self.usages {
-            Some(usages) => ready!(Pin::new(usages).poll(context)),
-            None => SmallVec::new(),
-        };
-        let asked = std::mem::take(&mut self.asked);
-        if self.usages.is_none() {
-            return Poll::Ready(Decision::new(
-                asked.missing.into_iter().collect(),
-                self.decided_at,
-            ));
+        let this = &mut *self;
+        loop {
+            let (usages, now) = match &mut this.step {
+                Step::Uncounted => return Poll::Ready(this.asked.uncounted(this.arrived)),
+                Step::Waiting => {
+                    ready!(this.poll_turn(context));
+                    continue;
+                }
+                Step::Charging { usages, now } => (ready!(Pin::new(usages).poll(context)), *now),
+            };
+            if !this.asked.passes(&usages) && this.hold(&usages, now) {
+                continue;
+            }
+            // Whoever is behind may go on.
+            this.held = None;
+            let held_for = now.monotonic().saturating_sub(this.arrived.monotonic());
+            return Poll::Ready(this.asked.decide(usages, now, held_for));
         }
-        let outcomes = asked.policies.into_iter().zip(asked.charges).zip(usages).map(outcome);
-        Poll::Ready(Decision::new(outcomes.collect(), self.decided_at))
     }
-}
-
-fn outcome((((policy, key_kind), charge), usage): (((Policy, u8), Charge), Usage)) -> Outcome {
-    let Usage { wait, remaining, reset } = usage;
-    let refused = match wait {
-        Duration::ZERO => None,
-        _ if charge.cost > policy.capacity(&charge.quota) => Some(Reason::CostExceedsQuota),
-        _ => Some(Reason::QuotaExceeded),
-    };
-    Outcome { policy, key_kind, quota: charge.quota, refused, remaining, reset, wait }
 }
 
 impl fmt::Debug for DecisionFuture {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("DecisionFuture").finish_non_exhaustive()
+        f.debug_struct("DecisionFuture").field("held", &self.held.is_some()).finish_non_exhaustive()
     }
 }

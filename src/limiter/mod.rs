@@ -1,14 +1,17 @@
 //! The core without HTTP: which policies, whose quota, may it pass.
 
+mod asked;
 mod builder;
 mod check;
 mod future;
+mod settle;
 
-use std::{collections::HashMap, fmt, sync::Arc};
+use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
 use http::request::Parts;
 
-use self::future::Asked;
+pub(crate) use self::settle::Settling;
+use self::{asked::Asked, check::Action};
 pub use self::{
     builder::LimiterBuilder,
     check::{Check, CheckFuture, UnknownPolicy},
@@ -17,6 +20,7 @@ pub use self::{
 use crate::{
     category::any_matches,
     clock::Clock,
+    hold::Line,
     key::{Fingerprinter, Key},
     matcher::Matcher,
     policy::Policy,
@@ -59,6 +63,7 @@ struct Inner {
     store: Arc<dyn Store>,
     clock: Clock,
     fingerprints: Fingerprinter,
+    line: Line,
 }
 
 /// A policy as the limiter holds it.
@@ -67,6 +72,8 @@ struct Rule {
     policy: Policy,
     /// Keeps the counts of policies apart in the store.
     id: u128,
+    /// How long a request may be held for it.
+    hold: Duration,
 }
 
 impl Limiter {
@@ -84,10 +91,10 @@ impl Limiter {
                 inner.categories.iter().find(|(matchers, _)| any_matches(matchers, request));
             let of_category = category.map_or(&[][..], |(_, rules)| rules);
             for rule in inner.every_request.iter().chain(of_category) {
-                asked.ask(rule, request, &inner.fingerprints);
+                asked.by_request(rule, request, &inner.fingerprints);
             }
         }
-        self.charge(asked)
+        DecisionFuture::new(self.clone(), asked)
     }
 
     /// Asks one policy, by its name, about a key. Awaiting it charges one unit, unless told
@@ -98,15 +105,31 @@ impl Limiter {
     /// # Errors
     /// Awaiting fails with [`UnknownPolicy`] when no policy has that name.
     pub fn check<'a>(&self, policy: &'a str, key: impl Into<Key<'a>>) -> Check<'a> {
-        Check::new(self.clone(), policy, key.into())
+        Check::new(self.clone(), Action::Charge, policy, key.into())
     }
 
-    fn charge(&self, asked: Asked) -> DecisionFuture {
-        let now = self.inner.clock.now();
-        // A request that lacks a key is refused by that, and costs nothing anywhere.
-        let waits_for_store = !asked.charges.is_empty() && asked.missing.is_empty();
-        let usages = waits_for_store.then(|| self.inner.store.charge(&asked.charges, now));
-        DecisionFuture { asked, usages, decided_at: now.unix() }
+    /// Asks as [`check`](Self::check) does, and charges nothing.
+    ///
+    /// # Errors
+    /// Awaiting fails with [`UnknownPolicy`] when no policy has that name.
+    pub fn peek<'a>(&self, policy: &'a str, key: impl Into<Key<'a>>) -> Check<'a> {
+        Check::new(self.clone(), Action::Peek, policy, key.into())
+    }
+
+    /// Gives a key units back that it has used: one, or the [`cost`](Check::cost).
+    ///
+    /// # Errors
+    /// Awaiting fails with [`UnknownPolicy`] when no policy has that name.
+    pub fn give_back<'a>(&self, policy: &'a str, key: impl Into<Key<'a>>) -> Check<'a> {
+        Check::new(self.clone(), Action::GiveBack, policy, key.into())
+    }
+
+    /// Gives a key its whole quota back.
+    ///
+    /// # Errors
+    /// Awaiting fails with [`UnknownPolicy`] when no policy has that name.
+    pub fn reset<'a>(&self, policy: &'a str, key: impl Into<Key<'a>>) -> Check<'a> {
+        Check::new(self.clone(), Action::Reset, policy, key.into())
     }
 }
 

@@ -31,13 +31,59 @@ pub struct Charge {
     pub quota: Quota,
     /// How many units the request uses.
     pub cost: u64,
+    /// Units that those who wait for this key will use before: it fits only if they fit as well.
+    pub ahead: u64,
+    /// What it does.
+    pub mode: Mode,
+}
+
+/// What a [`Charge`] does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// The request passes only if it fits.
+    Enforced,
+    /// It is made if it fits and the request passes, and never keeps the request from passing.
+    DryRun,
+    /// It is never made: it only asks.
+    Peek,
+}
+
+impl Charge {
+    /// Where its count is kept: no two keys, of one policy or of two, have the same.
+    #[must_use]
+    pub const fn slot(&self) -> u128 {
+        self.policy ^ self.key
+    }
+}
+
+/// A change to what a [`Charge`] has used.
+#[derive(Clone, Copy, Debug)]
+pub struct Correction {
+    /// The charge as it was made, or as it would be made for its policy and key.
+    pub charge: Charge,
+    /// When it was made.
+    pub charged_at: Now,
+    /// What changes.
+    pub change: Change,
+}
+
+/// What a [`Correction`] changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// These units were not used after all. Those that have come back by themselves stay as they
+    /// are.
+    GiveBack(u64),
+    /// These units were used as well, whether or not they fit.
+    Take(u64),
+    /// The key has its whole quota again.
+    Reset,
 }
 
 /// What became of a [`Charge`]: one snapshot of one quota, after the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Usage {
-    /// How long until the cost fits; zero when it fits now. The request passes when it is zero
-    /// for all of its charges, and only then were they made.
+    /// How long until the cost fits, after the units ahead of it; zero when it fits now. The request
+    /// passes when it is zero for all of its enforced charges, and only then were they made.
     pub wait: Duration,
     /// The units left.
     pub remaining: u64,
@@ -53,8 +99,11 @@ pub type Usages = SmallVec<[Usage; 4]>;
 /// An implementation promises that a request is charged in full or not at all, also while other
 /// requests are charged.
 pub trait Store: Send + Sync + 'static {
-    /// Makes all of `charges` when each of them fits, or else none.
+    /// Makes all of `charges` when each enforced one fits, or else none.
     fn charge(&self, charges: &[Charge], now: Now) -> StoreFuture;
+
+    /// Makes all of `corrections`, and answers with what is left after each.
+    fn correct(&self, corrections: &[Correction], now: Now) -> StoreFuture;
 }
 
 /// What a [`Store`] answers: at once, or later.

@@ -5,13 +5,12 @@ mod shard;
 use std::{
     fmt,
     sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
 };
 
 use smallvec::SmallVec;
 
 use self::shard::Shard;
-use super::{Charge, Store, StoreFuture, Usage};
+use super::{Charge, Correction, Mode, Store, StoreFuture};
 use crate::clock::Now;
 
 const DEFAULT_MAX_KEYS: usize = 1_000_000;
@@ -66,7 +65,7 @@ impl MemoryStore {
 
     fn shard_of(&self, charge: &Charge) -> usize {
         // The low bits of a fingerprint are as good as any; the number of shards is a power of two.
-        slot(charge) as usize & (self.shards.len() - 1)
+        charge.slot() as usize & (self.shards.len() - 1)
     }
 }
 
@@ -93,20 +92,26 @@ impl Store for MemoryStore {
             .zip(&homes)
             .map(|(charge, home)| shards[place(home)].wait(charge, now))
             .collect();
-        let passes = waits.iter().all(|&wait| wait == 0);
+        let fits = |(charge, wait): (&Charge, &u64)| charge.mode != Mode::Enforced || *wait == 0;
+        let passes = charges.iter().zip(&waits).all(fits);
         let usages = charges.iter().zip(&homes).zip(waits).map(|((charge, home), wait)| {
             let shard = &mut shards[place(home)];
-            if passes {
-                shard.take(charge, now);
+            if passes && wait == 0 && charge.mode != Mode::Peek {
+                shard.take(charge, charge.cost, now);
             }
-            let (remaining, reset) = shard.left(charge, now);
-            Usage {
-                wait: Duration::from_nanos(wait),
-                remaining,
-                reset: Duration::from_nanos(reset),
-            }
+            shard.usage(charge, wait, now)
         });
         StoreFuture::ready(usages.collect())
+    }
+
+    fn correct(&self, corrections: &[Correction], now: Now) -> StoreFuture {
+        let correct = |correction: &Correction| {
+            let charge = &correction.charge;
+            let mut shard = lock(&self.shards[self.shard_of(charge)]);
+            shard.correct(correction, now);
+            shard.usage(charge, 0, now)
+        };
+        StoreFuture::ready(corrections.iter().map(correct).collect())
     }
 }
 
@@ -114,11 +119,6 @@ impl fmt::Debug for MemoryStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MemoryStore").field("len", &self.len()).finish_non_exhaustive()
     }
-}
-
-/// Where the count of a charge is.
-fn slot(charge: &Charge) -> u128 {
-    charge.policy ^ charge.key
 }
 
 /// A thread that panicked under the lock left counts that are whole: each is one assignment.

@@ -1,9 +1,15 @@
-use std::hash::{BuildHasherDefault, Hasher};
+use std::{
+    hash::{BuildHasherDefault, Hasher},
+    time::Duration,
+};
 
 use indexmap::IndexMap;
 
-use super::slot;
-use crate::{algorithm::State, clock::Now, store::Charge};
+use crate::{
+    algorithm::State,
+    clock::Now,
+    store::{Change, Charge, Correction, Usage},
+};
 
 /// How many counts are looked at for each that is added: more than one, so that the expired ones
 /// go faster than new ones come.
@@ -27,6 +33,14 @@ struct Count {
     forgotten_at: u64,
 }
 
+impl Count {
+    /// Until when it is kept, after a change.
+    fn keep(&mut self, charge: &Charge, now: Now) {
+        let forgotten_in = self.state.forgotten_in(&charge.quota, now);
+        self.forgotten_at = now.monotonic_nanos().saturating_add(forgotten_in);
+    }
+}
+
 impl Shard {
     pub(super) fn new(max_keys: usize) -> Self {
         Self { counts: IndexMap::default(), cursor: 0, max_keys, shared: IndexMap::default() }
@@ -39,43 +53,60 @@ impl Shard {
     /// How long until `charge` fits. Makes room for its key if it can, so that
     /// [`take`](Self::take) finds what was looked at here.
     pub(super) fn wait(&mut self, charge: &Charge, now: Now) -> u64 {
-        if !self.counts.contains_key(&slot(charge)) && self.is_full() {
+        if !self.counts.contains_key(&charge.slot()) && self.is_full() {
             self.sweep(SWEEP_WHEN_FULL, now);
         }
-        self.look(charge, |state| state.wait(&charge.quota, now, charge.cost))
+        self.look(charge, |state| {
+            state.wait(&charge.quota, now, charge.ahead.saturating_add(charge.cost))
+        })
     }
 
-    /// The units left, and how long until there are more.
-    pub(super) fn left(&self, charge: &Charge, now: Now) -> (u64, u64) {
+    /// What is left, for a charge that fits after `wait`.
+    pub(super) fn usage(&self, charge: &Charge, wait: u64, now: Now) -> Usage {
         let quota = &charge.quota;
-        self.look(charge, |state| (state.remaining(quota, now), state.reset(quota, now)))
+        let left = |state: &State| (state.remaining(quota, now), state.reset(quota, now));
+        let (remaining, reset) = self.look(charge, left);
+        Usage { wait: Duration::from_nanos(wait), remaining, reset: Duration::from_nanos(reset) }
     }
 
-    pub(super) fn take(&mut self, charge: &Charge, now: Now) {
-        let Charge { quota, cost, algorithm, .. } = charge;
-        if *cost == 0 {
+    pub(super) fn take(&mut self, charge: &Charge, units: u64, now: Now) {
+        if units == 0 {
             return;
         }
-        let slot = slot(charge);
-        if !self.counts.contains_key(&slot) {
+        if !self.counts.contains_key(&charge.slot()) {
             if self.is_full() {
                 log_full();
-                let state =
-                    self.shared.entry(charge.policy).or_insert_with(|| State::new(*algorithm));
-                return state.take(quota, now, *cost);
+                let fresh = || State::new(charge.algorithm);
+                let shared = self.shared.entry(charge.policy).or_insert_with(fresh);
+                return shared.take(&charge.quota, now, units);
             }
             self.sweep(SWEEP_PER_KEY, now);
         }
-        let fresh = || Count { state: State::new(*algorithm), forgotten_at: 0 };
-        let count = self.counts.entry(slot).or_insert_with(fresh);
-        count.state.take(quota, now, *cost);
-        let forgotten_in = count.state.forgotten_in(quota, now);
-        count.forgotten_at = now.monotonic_nanos().saturating_add(forgotten_in);
+        let fresh = || Count { state: State::new(charge.algorithm), forgotten_at: 0 };
+        let count = self.counts.entry(charge.slot()).or_insert_with(fresh);
+        count.state.take(&charge.quota, now, units);
+        count.keep(charge, now);
+    }
+
+    pub(super) fn correct(&mut self, correction: &Correction, now: Now) {
+        let Correction { charge, charged_at, change } = correction;
+        match *change {
+            Change::Take(units) => self.take(charge, units, now),
+            Change::Reset => {
+                self.counts.swap_remove(&charge.slot());
+            }
+            Change::GiveBack(units) => {
+                if let Some(count) = self.counts.get_mut(&charge.slot()) {
+                    count.state.give_back(&charge.quota, now, *charged_at, units);
+                    count.keep(charge, now);
+                }
+            }
+        }
     }
 
     /// Reads the state that `charge` would be counted in.
     fn look<T>(&self, charge: &Charge, read: impl Fn(&State) -> T) -> T {
-        let own = self.counts.get(&slot(charge)).map(|count| &count.state);
+        let own = self.counts.get(&charge.slot()).map(|count| &count.state);
         let shared = || self.shared.get(&charge.policy).filter(|_| self.is_full());
         match own.or_else(shared) {
             Some(state) => read(state),
@@ -143,14 +174,12 @@ impl Hasher for FingerprintHasher {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
-    use crate::{algorithm::Algorithm, quota::Quota};
+    use crate::{algorithm::Algorithm, quota::Quota, store::Mode};
 
     fn charge(key: u128) -> Charge {
         let (algorithm, quota) = (Algorithm::FixedWindow, Quota::per_minute(1));
-        Charge { policy: 0, key, algorithm, quota, cost: 1 }
+        Charge { policy: 0, key, algorithm, quota, cost: 1, ahead: 0, mode: Mode::Enforced }
     }
 
     fn at(seconds: u64) -> Now {
@@ -161,7 +190,7 @@ mod tests {
     fn admit(shard: &mut Shard, key: u128, now: Now) -> bool {
         let fits = shard.wait(&charge(key), now) == 0;
         if fits {
-            shard.take(&charge(key), now);
+            shard.take(&charge(key), 1, now);
         }
         fits
     }
@@ -193,7 +222,7 @@ mod tests {
     #[test]
     fn a_request_that_costs_nothing_leaves_no_trace() {
         let mut shard = Shard::new(10);
-        shard.take(&Charge { cost: 0, ..charge(1) }, at(0));
+        shard.take(&charge(1), 0, at(0));
         assert_eq!(shard.len(), 0);
     }
 }

@@ -1,0 +1,184 @@
+//! Waiting for quota in arrival order: the [`Line`].
+//!
+//! A request that waits reserves its units by its place in the line: whoever comes later to one of
+//! its keys passes only if the units of all those ahead would fit as well. Nothing is charged until
+//! its turn comes, so there is nothing to give back when its caller leaves, and those behind move
+//! up by themselves.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    task::Waker,
+};
+
+use smallvec::SmallVec;
+
+use crate::store::{Charge, Mode};
+
+/// Those who wait, over all keys.
+#[derive(Debug)]
+pub(crate) struct Line {
+    /// Read without the lock: mostly nobody waits.
+    waiting: AtomicUsize,
+    places: Mutex<Places>,
+    max: usize,
+    max_per_key: usize,
+}
+
+#[derive(Debug, Default)]
+struct Places {
+    next_ticket: u64,
+    tickets: HashMap<u64, Ticket>,
+    /// For each key of a policy, in order of arrival.
+    keys: HashMap<u128, Key>,
+}
+
+#[derive(Debug)]
+struct Ticket {
+    keys: SmallVec<[u128; 4]>,
+    /// The monotonic time at which its units are expected to fit.
+    due: u64,
+    moved_up: bool,
+    waker: Option<Waker>,
+}
+
+#[derive(Debug, Default)]
+struct Key {
+    /// Tickets and their costs.
+    waiting: VecDeque<(u64, u64)>,
+    total_cost: u64,
+}
+
+impl Line {
+    pub(crate) fn new(max: usize, max_per_key: usize) -> Self {
+        Self { waiting: AtomicUsize::new(0), places: Mutex::default(), max, max_per_key }
+    }
+
+    /// Tells each charge what those who wait for its key will use before it: those ahead of
+    /// `ticket`, or all for one who has just arrived.
+    pub(crate) fn look(&self, charges: &mut [Charge], ticket: Option<u64>) {
+        if self.waiting.load(Relaxed) == 0 {
+            return;
+        }
+        let places = self.lock();
+        for charge in charges {
+            let key = places.keys.get(&charge.slot()).filter(|_| charge.mode != Mode::Peek);
+            charge.ahead = key.map_or(0, |key| key.ahead_of(ticket));
+        }
+    }
+
+    /// Joins the line for all keys of `charges`, due at `due`; `None` when it is too long.
+    pub(crate) fn join(&self, charges: &[Charge], due: u64) -> Option<u64> {
+        let mut places = self.lock();
+        let enforced = || charges.iter().filter(|charge| charge.mode == Mode::Enforced);
+        let long = |charge: &Charge| {
+            places.keys.get(&charge.slot()).is_some_and(|key| key.waiting.len() >= self.max_per_key)
+        };
+        if places.tickets.len() >= self.max || self.max_per_key == 0 || enforced().any(long) {
+            return None;
+        }
+        let ticket = places.next_ticket;
+        places.next_ticket += 1;
+        for charge in enforced() {
+            let key = places.keys.entry(charge.slot()).or_default();
+            key.waiting.push_back((ticket, charge.cost));
+            key.total_cost = key.total_cost.saturating_add(charge.cost);
+        }
+        let keys = enforced().map(Charge::slot).collect();
+        places.tickets.insert(ticket, Ticket { keys, due, moved_up: false, waker: None });
+        self.waiting.store(places.tickets.len(), Relaxed);
+        Some(ticket)
+    }
+
+    /// A ticket is due at another time than was expected.
+    pub(crate) fn set_due(&self, ticket: u64, due: u64) {
+        let mut places = self.lock();
+        let Some(known) = places.tickets.get_mut(&ticket) else { return };
+        let earlier = due < known.due;
+        known.due = due;
+        if earlier {
+            places.wake_those_behind(ticket);
+        }
+    }
+
+    /// Whether the ticket has moved up since this was last asked; if not, `waker` is woken when it
+    /// has.
+    pub(crate) fn moved_up(&self, ticket: u64, waker: &Waker) -> bool {
+        let mut places = self.lock();
+        let Some(known) = places.tickets.get_mut(&ticket) else { return true };
+        if !known.waker.as_ref().is_some_and(|known| known.will_wake(waker)) {
+            known.waker = Some(waker.clone());
+        }
+        std::mem::take(&mut known.moved_up)
+    }
+
+    /// Whether someone who came earlier to one of the ticket's keys is due at `now` as well.
+    pub(crate) fn is_behind(&self, ticket: u64, now: u64) -> bool {
+        let places = self.lock();
+        let Some(known) = places.tickets.get(&ticket) else { return false };
+        let ahead = known.keys.iter().filter_map(|key| places.keys.get(key)).flat_map(|key| {
+            key.waiting.iter().map(|(other, _)| *other).take_while(|other| *other < ticket)
+        });
+        let mut ahead = ahead.filter_map(|other| places.tickets.get(&other));
+        ahead.any(|other| other.due <= now)
+    }
+
+    /// Leaves the line, whether or not the turn had come.
+    pub(crate) fn leave(&self, ticket: u64) {
+        let mut places = self.lock();
+        places.wake_those_behind(ticket);
+        let Some(known) = places.tickets.remove(&ticket) else { return };
+        for key in known.keys {
+            let Some(waiting) = places.keys.get_mut(&key) else { continue };
+            waiting.remove(ticket);
+            if waiting.waiting.is_empty() {
+                places.keys.remove(&key);
+            }
+        }
+        self.waiting.store(places.tickets.len(), Relaxed);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Places> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Places {
+    /// Wakes the next one for each of the ticket's keys. Who moves up by that wakes the one behind.
+    fn wake_those_behind(&mut self, ticket: u64) {
+        let Some(known) = self.tickets.get(&ticket) else { return };
+        let behind = |key: &u128| self.keys.get(key)?.behind(ticket);
+        let behind: SmallVec<[u64; 4]> = known.keys.iter().filter_map(behind).collect();
+        for ticket in behind {
+            let Some(known) = self.tickets.get_mut(&ticket) else { continue };
+            known.moved_up = true;
+            if let Some(waker) = known.waker.take() {
+                waker.wake();
+            }
+        }
+    }
+}
+
+impl Key {
+    fn ahead_of(&self, ticket: Option<u64>) -> u64 {
+        let Some(ticket) = ticket else { return self.total_cost };
+        let ahead = self.waiting.iter().take_while(|(other, _)| *other < ticket);
+        ahead.fold(0, |sum, (_, cost)| sum.saturating_add(*cost))
+    }
+
+    fn behind(&self, ticket: u64) -> Option<u64> {
+        let next = self.waiting.partition_point(|(other, _)| *other <= ticket);
+        self.waiting.get(next).map(|(ticket, _)| *ticket)
+    }
+
+    fn remove(&mut self, ticket: u64) {
+        if let Ok(place) = self.waiting.binary_search_by_key(&ticket, |(other, _)| *other)
+            && let Some((_, cost)) = self.waiting.remove(place)
+        {
+            self.total_cost = self.total_cost.saturating_sub(cost);
+        }
+    }
+}

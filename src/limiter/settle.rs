@@ -1,0 +1,67 @@
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use http::response::Parts;
+use smallvec::SmallVec;
+
+use super::Limiter;
+use crate::{
+    clock::Now,
+    decision::{Decision, Outcome},
+    store::{Change, Correction, StoreFuture},
+};
+
+/// Corrects what a request has cost, once its response is there.
+pub(crate) struct Settling {
+    usages: StoreFuture,
+    /// Which outcomes are corrected.
+    places: SmallVec<[usize; 4]>,
+    now: Now,
+}
+
+impl Limiter {
+    /// What `response` changes about the charges of `decision`; `None` where nothing does.
+    pub(crate) fn settle(&self, decision: &Decision, response: &Parts) -> Option<Settling> {
+        let mut corrections: SmallVec<[Correction; 4]> = SmallVec::new();
+        let mut places = SmallVec::new();
+        for (place, outcome) in decision.outcomes.iter().enumerate() {
+            let Some(change) = change(outcome, response) else { continue };
+            let Some(charge) = outcome.charge else { continue };
+            corrections.push(Correction { charge, charged_at: decision.now, change });
+            places.push(place);
+        }
+        if corrections.is_empty() {
+            return None;
+        }
+        let now = self.inner.clock.now();
+        Some(Settling { usages: self.inner.store.correct(&corrections, now), places, now })
+    }
+}
+
+impl Settling {
+    /// Waits for the store, and writes what is left into `decision`.
+    pub(crate) fn poll(&mut self, decision: &mut Decision, context: &mut Context<'_>) -> Poll<()> {
+        let usages = ready!(Pin::new(&mut self.usages).poll(context));
+        // A reset counts from when it was decided, as all others of the decision do.
+        let since = self.now.monotonic().saturating_sub(decision.now.monotonic());
+        for (&place, usage) in self.places.iter().zip(usages) {
+            let Some(outcome) = decision.outcomes.get_mut(place) else { continue };
+            outcome.remaining = usage.remaining;
+            outcome.reset = usage.reset.saturating_add(since);
+        }
+        Poll::Ready(())
+    }
+}
+
+fn change(outcome: &Outcome, response: &Parts) -> Option<Change> {
+    // A dry run that did not fit was not charged.
+    let charged = outcome.charge.filter(|_| outcome.is_allowed())?.cost;
+    let cost = outcome.policy.settled_cost(response)?;
+    match cost.checked_sub(charged) {
+        Some(0) => None,
+        Some(more) => Some(Change::Take(more)),
+        None => Some(Change::GiveBack(charged - cost)),
+    }
+}
