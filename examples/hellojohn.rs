@@ -15,7 +15,7 @@ use std::{
 use axum::{
     Json, Router,
     extract::{Path, Request, State},
-    http::{HeaderMap, Method, StatusCode, header::AUTHORIZATION},
+    http::{HeaderValue, Method, StatusCode, header::AUTHORIZATION},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::{get, post},
@@ -77,11 +77,17 @@ impl ApiKey {
     }
 }
 
+/// A credential that is no API key.
+#[derive(Clone)]
+struct Guess;
+
 /// Whether the request has a credential, and leaves it for those who need it.
 async fn identify(mut request: Request, next: Next) -> Response {
-    let key = bearer(request.headers()).and_then(ApiKey::parse);
-    if let Some(key) = key {
-        request.extensions_mut().insert(key);
+    if let Some(credential) = request.headers().get(AUTHORIZATION) {
+        match bearer(credential).and_then(ApiKey::parse) {
+            Some(key) => drop(request.extensions_mut().insert(key)),
+            None => drop(request.extensions_mut().insert(Guess)),
+        }
     }
     next.run(request).await
 }
@@ -89,17 +95,16 @@ async fn identify(mut request: Request, next: Next) -> Response {
 /// Refuses what `identify` did not recognise. Inside of the limiter: guessing keys is limited too.
 async fn authorize(request: Request, next: Next) -> Response {
     let recognised = request.extensions().get::<ApiKey>().is_some();
-    let may_be_anonymous =
-        auth_endpoint(request.uri().path()) && bearer(request.headers()).is_none();
-    if recognised || may_be_anonymous {
+    let guessed = request.extensions().get::<Guess>().is_some();
+    if recognised || (auth_endpoint(request.uri().path()) && !guessed) {
         return next.run(request).await;
     }
     error(StatusCode::UNAUTHORIZED, "unauthorized", "Send `Authorization: Bearer sk_live_…`.")
 }
 
-fn bearer(headers: &HeaderMap) -> Option<&str> {
-    let value = headers.get(AUTHORIZATION)?.to_str().ok()?;
-    Some(value.strip_prefix("Bearer ").unwrap_or(value))
+fn bearer(credential: &HeaderValue) -> Option<&str> {
+    let (scheme, token) = credential.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
 fn auth_endpoint(path: &str) -> bool {
@@ -156,9 +161,13 @@ pub fn limiter(contracts: Contracts, clock: Clock) -> Result<Limiter, BuildError
         })
     };
 
-    // One budget over all auth endpoints, for each API key and the addresses it calls from.
-    let auth_budget =
-        policy("auth", Quota::per_minute(5)).key((api_key(), ClientIp::new())).or_skip();
+    // One budget over all auth endpoints, for each API key and the addresses it calls from. Who
+    // guesses keys has one too: the endpoint's own limit may count by what the body says.
+    let guess = extension("guess", |_: &Guess| "any".into());
+    let auth_budget = policy("auth", Quota::per_minute(5))
+        .key((api_key(), ClientIp::new()))
+        .or_key((guess, ClientIp::new()))
+        .or_skip();
     let auth_budget = per_plan(auth_budget, |contract| contract.auth);
     let auth = |path, limit: Policy| {
         Category::new(path).on(Matcher::post(path)).policy(limit).policy(auth_budget.clone())
