@@ -74,7 +74,7 @@ impl SlidingWindow {
         if let Some(newest) = self.entries.back_mut() {
             // A thread that read the clock earlier may come later.
             let now = now.max(newest.last_use);
-            if now - self.newest_began <= window / ENTRIES_PER_WINDOW {
+            if now - self.newest_began < (window / ENTRIES_PER_WINDOW).max(1) {
                 newest.last_use = now;
                 newest.units = newest.units.saturating_add(cost);
                 return;
