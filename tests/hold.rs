@@ -1,0 +1,290 @@
+//! Waiting for quota instead of being refused.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::Full;
+use tokio::{
+    task::{JoinHandle, yield_now},
+    time::{Instant, advance, sleep, timeout},
+};
+use tower::{Service, ServiceBuilder, ServiceExt, service_fn};
+use tower_quota::{
+    Category, Clock, Decision, Limiter, LimiterBuilder, Matcher, Policy, Quota, RateLimitLayer,
+    Reason, key::header,
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn builder() -> LimiterBuilder {
+    let midnight = std::time::UNIX_EPOCH + Duration::from_secs(86_400);
+    Limiter::builder().clock(Clock::starting_at(midnight))
+}
+
+/// One a second, none in advance.
+fn one_a_second(name: &str) -> Policy {
+    Policy::token_bucket(name, Quota::per_second(1).burst(1)).key(header("x-key")).or_refuse()
+}
+
+fn request(key: &str) -> Request<Full<Bytes>> {
+    Request::get("/").header("x-key", key).body(Full::default()).unwrap()
+}
+
+/// Asks in a task of its own, and tells the decision and when it came.
+fn ask(limiter: &Limiter, key: &str) -> JoinHandle<(Decision, Duration)> {
+    let deciding = limiter.decide(&request(key).into_parts().0);
+    let asked = Instant::now();
+    tokio::spawn(async move { (deciding.await, asked.elapsed()) })
+}
+
+/// Asks one after the other at the same moment, so that the order of arrival is known.
+async fn ask_all(
+    limiter: &Limiter,
+    key: &str,
+    requests: usize,
+) -> Vec<JoinHandle<(Decision, Duration)>> {
+    let mut asked = Vec::new();
+    for _ in 0..requests {
+        asked.push(ask(limiter, key));
+        yield_now().await;
+    }
+    asked
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_waits_for_its_units_and_one_that_would_wait_too_long_is_refused_at_once() {
+    let limiter = builder().policy(one_a_second("p").hold(2 * SECOND)).build().unwrap();
+    let mut seen = Vec::new();
+    for asked in ask_all(&limiter, "a", 5).await {
+        let (decision, took) = asked.await.unwrap();
+        assert_eq!(decision.held(), took);
+        seen.push((decision.is_allowed(), took.as_secs()));
+    }
+    assert_eq!(seen, [(true, 0), (true, 1), (true, 2), (false, 0), (false, 0)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn other_keys_do_not_wait() {
+    let limiter = builder().policy(one_a_second("p").hold(2 * SECOND)).build().unwrap();
+    let _held = ask_all(&limiter, "a", 3).await;
+    let (decision, took) = ask(&limiter, "b").await.unwrap();
+    assert_eq!((decision.is_allowed(), took), (true, Duration::ZERO));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_comes_later_does_not_overtake() {
+    let limiter = builder().policy(one_a_second("p").hold(9 * SECOND)).build().unwrap();
+    let mut held = ask_all(&limiter, "a", 3).await;
+    // A token is there in the very moment in which someone new comes.
+    advance(SECOND).await;
+    held.push(ask(&limiter, "a"));
+    let mut passed = Vec::new();
+    for asked in held {
+        passed.push(asked.await.unwrap().1.as_secs());
+    }
+    assert_eq!(passed, [0, 1, 2, 2], "the last came at 1 and passed at 3");
+}
+
+#[tokio::test(start_paused = true)]
+async fn when_one_hangs_up_those_behind_move_up_and_nothing_is_lost() {
+    let limiter = builder().policy(one_a_second("p").hold(9 * SECOND)).build().unwrap();
+    let mut asked = ask_all(&limiter, "a", 5).await;
+    advance(SECOND / 2).await;
+    asked.remove(2).abort();
+    asked.remove(1).abort();
+    let mut passed = Vec::new();
+    for asked in asked {
+        let (decision, took) = asked.await.unwrap();
+        assert!(decision.is_allowed());
+        passed.push(took.as_secs());
+    }
+    assert_eq!(passed, [0, 1, 2], "as if they had never come");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_waits_for_the_latest_of_its_policies_and_is_charged_once() {
+    let limiter = builder()
+        .policy(one_a_second("narrow").hold(9 * SECOND))
+        .policy(
+            Policy::token_bucket("slow", Quota::per_window(1, 3 * SECOND))
+                .global()
+                .hold(9 * SECOND),
+        )
+        .policy(Policy::fixed_window("wide", Quota::per_hour(100)).global())
+        .build()
+        .unwrap();
+    let mut passed = Vec::new();
+    for asked in ask_all(&limiter, "a", 3).await {
+        passed.push(asked.await.unwrap().1.as_secs());
+    }
+    assert_eq!(passed, [0, 3, 6]);
+    let wide = limiter.peek("wide", "").await.unwrap();
+    assert_eq!(wide.outcomes()[0].remaining(), 97);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_waited_for_is_reserved_in_the_other_policies() {
+    // Two share a quota of which one unit is left: the first waits for its own quota and has that
+    // unit; the second may not take it away meanwhile.
+    let shared = Policy::fixed_window("shared", Quota::per_hour(2)).global();
+    let limiter =
+        builder().policy(one_a_second("own").hold(9 * SECOND)).policy(shared).build().unwrap();
+    let held = ask_all(&limiter, "a", 2).await;
+    let (other, took) = ask(&limiter, "b").await.unwrap();
+    assert_eq!((other.reason(), took), (Some(Reason::QuotaExceeded), Duration::ZERO));
+    for asked in held {
+        assert!(asked.await.unwrap().0.is_allowed());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_another_quota_keeps_nobody_waiting() {
+    let shared = Policy::fixed_window("shared", Quota::per_hour(10)).global().hold(9 * SECOND);
+    let limiter =
+        builder().policy(one_a_second("own").hold(9 * SECOND)).policy(shared).build().unwrap();
+    let _held = ask_all(&limiter, "a", 4).await;
+    let (other, took) = ask(&limiter, "b").await.unwrap();
+    assert_eq!((other.is_allowed(), took), (true, Duration::ZERO));
+}
+
+#[tokio::test(start_paused = true)]
+async fn those_who_are_due_together_pass_in_order_of_arrival() {
+    let policy = Policy::fixed_window("p", Quota::per_second(50)).key(header("x-key")).or_refuse();
+    let limiter = builder().policy(policy.hold(SECOND)).build().unwrap();
+    ask_all(&limiter, "a", 50).await;
+    let order = Arc::new(Mutex::new(Vec::new()));
+    let mut tasks = Vec::new();
+    for place in 0..50 {
+        let deciding = limiter.decide(&request("a").into_parts().0);
+        let order = Arc::clone(&order);
+        tasks.push(tokio::spawn(async move {
+            assert!(deciding.await.is_allowed());
+            order.lock().unwrap().push(place);
+        }));
+        yield_now().await;
+    }
+    for task in tasks {
+        task.await.unwrap();
+    }
+    assert_eq!(*order.lock().unwrap(), (0..50).collect::<Vec<_>>());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_line_is_bounded_per_key_and_in_all() {
+    let limiter = builder()
+        .policy(one_a_second("p").hold(100 * SECOND))
+        .max_held_per_key(2)
+        .max_held(3)
+        .build()
+        .unwrap();
+    let refused_at_once = async |key| {
+        let asked = ask(&limiter, key);
+        let (decision, took) = timeout(SECOND / 2, asked).await.expect("at once").unwrap();
+        !decision.is_allowed() && took.is_zero()
+    };
+    let _a = ask_all(&limiter, "a", 3).await;
+    assert!(refused_at_once("a").await, "two are held for this key");
+    let b = ask_all(&limiter, "b", 2).await;
+    assert!(refused_at_once("b").await, "three are held in all");
+    b.iter().for_each(JoinHandle::abort);
+    yield_now().await;
+    let _c = ask_all(&limiter, "c", 2).await;
+    assert!(refused_at_once("c").await, "the place that came free is taken again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_category_holds_for_its_policies() {
+    let category = Category::new("all").on(Matcher::path("/")).hold(SECOND);
+    let limiter = builder()
+        .category(category.policy(one_a_second("p")).policy(one_a_second("q").hold(3 * SECOND)))
+        .build()
+        .unwrap();
+    let mut passed = Vec::new();
+    for asked in ask_all(&limiter, "a", 3).await {
+        passed.push(asked.await.unwrap().0.is_allowed());
+    }
+    assert_eq!(passed, [true, true, false], "the policy that says nothing holds for a second");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_may_wait_too() {
+    let policy = Policy::token_bucket("p", Quota::per_second(1).burst(1)).hold(5 * SECOND);
+    let limiter = builder().direct(policy).build().unwrap();
+    for seconds in 0..3 {
+        let decision = limiter.check("p", "tenant").await.unwrap();
+        assert_eq!((decision.is_allowed(), decision.held().as_secs()), (true, seconds.min(1)));
+    }
+    assert!(!limiter.peek("p", "tenant").await.unwrap().is_allowed(), "a look does not wait");
+}
+
+/// An inner service that tells when it is called, and takes its time.
+fn slow(
+    calls: Arc<Mutex<Vec<u64>>>,
+) -> impl Service<
+    Request<Full<Bytes>>,
+    Response = Response<Full<Bytes>>,
+    Error = tower::BoxError,
+    Future: Send,
+> + Clone
++ Send {
+    let start = Instant::now();
+    service_fn(move |_| {
+        calls.lock().unwrap().push(start.elapsed().as_millis() as u64);
+        async {
+            sleep(SECOND / 10).await;
+            Ok(Response::default())
+        }
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_held_none_of_the_inner_services_permits_is_kept() {
+    let limiter = builder().policy(one_a_second("p").hold(5 * SECOND)).build().unwrap();
+    let calls = Arc::default();
+    let service = ServiceBuilder::new()
+        .layer(RateLimitLayer::new(limiter))
+        .concurrency_limit(1)
+        .service(slow(Arc::clone(&calls)));
+    let mut tasks = Vec::new();
+    for key in ["a", "a", "a", "b"] {
+        tasks.push(tokio::spawn(service.clone().oneshot(request(key))));
+        yield_now().await;
+    }
+    for task in tasks {
+        assert_eq!(task.await.unwrap().unwrap().status(), StatusCode::OK);
+    }
+    // The second key runs as soon as the first request is done, not after those that are held.
+    assert_eq!(*calls.lock().unwrap(), [0, 100, 1_000, 2_000]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_timeout_outside_gives_the_place_up() {
+    let limiter = builder().policy(one_a_second("p").hold(5 * SECOND)).build().unwrap();
+    let calls = Arc::default();
+    let service = ServiceBuilder::new()
+        .timeout(SECOND * 3 / 2)
+        .layer(RateLimitLayer::new(limiter.clone()))
+        .service(slow(Arc::clone(&calls)));
+    let send = || tokio::spawn(service.clone().oneshot(request("a")));
+    let mut tasks = Vec::new();
+    for _ in 0..4 {
+        tasks.push(send());
+        yield_now().await;
+    }
+    advance(SECOND).await;
+    tasks.push(send());
+    let mut statuses = Vec::new();
+    for task in tasks {
+        statuses.push(task.await.unwrap().map(|response| response.status()).is_ok());
+    }
+    // The third and the fourth would have been called at 2 and 3: at 1.5 they were gone, and the
+    // last, which came at 1, was called at 2 in their place.
+    assert_eq!(statuses, [true, true, false, false, true]);
+    assert_eq!(*calls.lock().unwrap(), [0, 1_000, 2_000]);
+    advance(SECOND).await;
+    assert!(limiter.decide(&request("a").into_parts().0).await.is_allowed(), "nothing was lost");
+}
