@@ -145,7 +145,7 @@ impl Outcome {
     /// The most that `remaining` can be: the units of a window, or the burst of a token bucket.
     #[must_use]
     pub fn limit(&self) -> u64 {
-        self.policy.capacity(&self.quota)
+        self.algorithm().capacity(&self.quota)
     }
 
     /// The units left after this request.

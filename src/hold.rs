@@ -12,11 +12,16 @@ use std::{
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
     task::Waker,
+    time::Duration,
 };
 
 use smallvec::SmallVec;
 
-use crate::store::{Charge, Mode};
+use crate::{
+    algorithm::Algorithm,
+    clock::{Now, nanos},
+    store::{Charge, Mode},
+};
 
 /// Those who wait, over all keys.
 #[derive(Debug)]
@@ -38,11 +43,30 @@ struct Places {
 
 #[derive(Debug)]
 struct Ticket {
-    keys: SmallVec<[u128; 4]>,
+    keys: SmallVec<[Awaited; 4]>,
     /// The monotonic time at which its units are expected to fit.
     due: u64,
+    /// The monotonic time at which they fit at the latest.
+    latest: u64,
     moved_up: bool,
     waker: Option<Waker>,
+}
+
+/// A key that a ticket waits for.
+#[derive(Clone, Copy, Debug)]
+struct Awaited {
+    key: u128,
+    /// When its units fit by this key alone.
+    due: u64,
+}
+
+/// What a request asks of one key.
+pub(crate) struct Wanted<'a> {
+    pub(crate) charge: &'a Charge,
+    /// How long until it fits, if all those ahead use their units as soon as they fit.
+    pub(crate) wait: Duration,
+    /// How long it may take.
+    pub(crate) hold: Duration,
 }
 
 #[derive(Debug, Default)]
@@ -70,25 +94,43 @@ impl Line {
         }
     }
 
-    /// Joins the line for all keys of `charges`, due at `due`; `None` when it is too long.
-    pub(crate) fn join(&self, charges: &[Charge], due: u64) -> Option<u64> {
+    /// Joins the line for all that is wanted; `None` when it is too long, or when a wait might be
+    /// longer than it may.
+    pub(crate) fn join<'a>(
+        &self,
+        wanted: impl Iterator<Item = Wanted<'a>>,
+        now: Now,
+    ) -> Option<u64> {
+        let wanted = wanted.filter(|wanted| wanted.charge.mode == Mode::Enforced);
+        let now = now.monotonic_nanos();
         let mut places = self.lock();
-        let enforced = || charges.iter().filter(|charge| charge.mode == Mode::Enforced);
-        let long = |charge: &Charge| {
-            places.keys.get(&charge.slot()).is_some_and(|key| key.waiting.len() >= self.max_per_key)
-        };
-        if places.tickets.len() >= self.max || self.max_per_key == 0 || enforced().any(long) {
+        if places.tickets.len() >= self.max || self.max_per_key == 0 {
             return None;
         }
         let ticket = places.next_ticket;
-        places.next_ticket += 1;
-        for charge in enforced() {
-            let key = places.keys.entry(charge.slot()).or_default();
-            key.waiting.push_back((ticket, charge.cost));
-            key.total_cost = key.total_cost.saturating_add(charge.cost);
+        let mut joining = Ticket::new(now);
+        let mut costs: SmallVec<[u64; 4]> = SmallVec::new();
+        for Wanted { charge, wait, hold } in wanted {
+            let key = charge.slot();
+            let due = now.saturating_add(nanos(wait));
+            let latest = due.max(places.latest(charge));
+            let too_long =
+                places.keys.get(&key).is_some_and(|key| key.waiting.len() >= self.max_per_key);
+            if too_long || (due > now && latest > now.saturating_add(nanos(hold))) {
+                return None;
+            }
+            joining.due = joining.due.max(due);
+            joining.latest = joining.latest.max(latest);
+            joining.keys.push(Awaited { key, due });
+            costs.push(charge.cost);
         }
-        let keys = enforced().map(Charge::slot).collect();
-        places.tickets.insert(ticket, Ticket { keys, due, moved_up: false, waker: None });
+        for (awaited, cost) in joining.keys.iter().zip(costs) {
+            let key = places.keys.entry(awaited.key).or_default();
+            key.waiting.push_back((ticket, cost));
+            key.total_cost = key.total_cost.saturating_add(cost);
+        }
+        places.next_ticket += 1;
+        places.tickets.insert(ticket, joining);
         self.waiting.store(places.tickets.len(), Relaxed);
         Some(ticket)
     }
@@ -119,9 +161,10 @@ impl Line {
     pub(crate) fn is_behind(&self, ticket: u64, now: u64) -> bool {
         let places = self.lock();
         let Some(known) = places.tickets.get(&ticket) else { return false };
-        let ahead = known.keys.iter().filter_map(|key| places.keys.get(key)).flat_map(|key| {
-            key.waiting.iter().map(|(other, _)| *other).take_while(|other| *other < ticket)
-        });
+        let ahead =
+            known.keys.iter().filter_map(|awaited| places.keys.get(&awaited.key)).flat_map(|key| {
+                key.waiting.iter().map(|(other, _)| *other).take_while(|other| *other < ticket)
+            });
         let mut ahead = ahead.filter_map(|other| places.tickets.get(&other));
         ahead.any(|other| other.due <= now)
     }
@@ -131,7 +174,7 @@ impl Line {
         let mut places = self.lock();
         places.wake_those_behind(ticket);
         let Some(known) = places.tickets.remove(&ticket) else { return };
-        for key in known.keys {
+        for Awaited { key, .. } in known.keys {
             let Some(waiting) = places.keys.get_mut(&key) else { continue };
             waiting.remove(ticket);
             if waiting.waiting.is_empty() {
@@ -146,11 +189,41 @@ impl Line {
     }
 }
 
+impl Ticket {
+    fn new(now: u64) -> Self {
+        Self { keys: SmallVec::new(), due: now, latest: now, moved_up: false, waker: None }
+    }
+}
+
 impl Places {
+    /// When a charge fits at the latest, where that may be later than when it is due.
+    ///
+    /// It is due when all units ahead fit beside it. Where a whole quota has no room for them, it
+    /// depends on when they are used: one ahead may be kept by another of its keys, and several
+    /// units used at once leave a part of a window empty. The longest wait after the last of those
+    /// is enough.
+    fn latest(&self, charge: &Charge) -> u64 {
+        let Some(key) = self.keys.get(&charge.slot()) else { return 0 };
+        let capacity = charge.algorithm.capacity(&charge.quota);
+        if key.total_cost.saturating_add(charge.cost) <= capacity {
+            return 0;
+        }
+        let in_windows = charge.algorithm != Algorithm::TokenBucket;
+        let uneven = |cost: u64| in_windows && cost > 1;
+        let unsure = key.waiting.iter().filter_map(|(ticket, cost)| {
+            let ahead = self.tickets.get(ticket)?;
+            let here = ahead.keys.iter().find(|awaited| awaited.key == charge.slot())?;
+            let unsure = ahead.latest > here.due || uneven(*cost) || uneven(charge.cost);
+            unsure.then_some(ahead.latest)
+        });
+        let longest_wait = charge.algorithm.longest_wait(&charge.quota, charge.cost);
+        unsure.max().map_or(0, |latest| latest.saturating_add(longest_wait))
+    }
+
     /// Wakes the next one for each of the ticket's keys. Who moves up by that wakes the one behind.
     fn wake_those_behind(&mut self, ticket: u64) {
         let Some(known) = self.tickets.get(&ticket) else { return };
-        let behind = |key: &u128| self.keys.get(key)?.behind(ticket);
+        let behind = |awaited: &Awaited| self.keys.get(&awaited.key)?.behind(ticket);
         let behind: SmallVec<[u64; 4]> = known.keys.iter().filter_map(behind).collect();
         for ticket in behind {
             let Some(known) = self.tickets.get_mut(&ticket) else { continue };

@@ -213,14 +213,6 @@ impl Policy {
         self.0.quota
     }
 
-    /// The most that a key may use at once under `quota`.
-    pub(crate) fn capacity(&self, quota: &Quota) -> u64 {
-        match self.0.algorithm {
-            Algorithm::TokenBucket => quota.capacity(),
-            Algorithm::FixedWindow | Algorithm::SlidingWindow => quota.units(),
-        }
-    }
-
     /// The request's key, and which of the policy's kinds it is.
     pub(crate) fn key_of<'a>(&self, request: &'a Parts) -> Option<(u8, Key<'a>)> {
         if self.0.global {

@@ -29,6 +29,24 @@ pub enum Algorithm {
     SlidingWindow,
 }
 
+impl Algorithm {
+    /// The most that can be used at once under `quota`.
+    pub(crate) fn capacity(self, quota: &Quota) -> u64 {
+        match self {
+            Self::TokenBucket => quota.capacity(),
+            Self::FixedWindow | Self::SlidingWindow => quota.units(),
+        }
+    }
+
+    /// How long it takes at most until `cost` units are there, however much was used.
+    pub(crate) fn longest_wait(self, quota: &Quota, cost: u64) -> u64 {
+        match self {
+            Self::TokenBucket => mul_div_ceil(cost, quota.window_nanos(), quota.units()),
+            Self::FixedWindow | Self::SlidingWindow => quota.window_nanos(),
+        }
+    }
+}
+
 /// What one key has used under one policy.
 #[derive(Clone, Debug)]
 pub(crate) enum State {

@@ -81,19 +81,21 @@ impl Asked {
         usages: &Usages,
         held_so_far: Duration,
     ) -> Option<Duration> {
-        let mut longest = Duration::ZERO;
-        for (rule, charge, usage) in self.refusing(usages) {
+        let waits = self.refusing(usages).map(|(rule, charge, usage)| {
             let in_time = held_so_far.saturating_add(usage.wait) <= rule.hold;
-            if !in_time || charge.cost > rule.policy.capacity(&charge.quota) {
-                return None;
-            }
-            longest = longest.max(usage.wait);
-        }
-        Some(longest)
+            let ever = charge.cost <= charge.algorithm.capacity(&charge.quota);
+            (in_time && ever).then_some(usage.wait)
+        });
+        waits.max_by_key(|wait| wait.map_or(Duration::MAX, |wait| wait))?
+    }
+
+    /// How long each charge may wait.
+    pub(super) fn holds(&self) -> impl Iterator<Item = Duration> {
+        self.rules.iter().map(|(rule, _)| rule.hold)
     }
 
     pub(super) fn longest_hold(&self) -> Duration {
-        self.rules.iter().map(|(rule, _)| rule.hold).max().unwrap_or_default()
+        self.holds().max().unwrap_or_default()
     }
 
     fn refusing<'a>(
@@ -118,7 +120,7 @@ impl Asked {
             let Usage { wait, remaining, reset } = usage;
             let refused = match wait {
                 Duration::ZERO => None,
-                _ if charge.cost > rule.policy.capacity(&charge.quota) => {
+                _ if charge.cost > charge.algorithm.capacity(&charge.quota) => {
                     Some(Reason::CostExceedsQuota)
                 }
                 _ => Some(Reason::QuotaExceeded),

@@ -12,6 +12,7 @@ use super::{Limiter, asked::Asked};
 use crate::{
     clock::Now,
     decision::Decision,
+    hold::Wanted,
     store::{Change, Charge, Correction, StoreFuture, Usages},
 };
 
@@ -94,7 +95,10 @@ impl DecisionFuture {
                 held.sleep.as_mut().reset(wake_at);
             }
             None => {
-                let Some(ticket) = line.join(&self.asked.charges, due) else { return false };
+                let wanted = self.asked.charges.iter().zip(usages).zip(self.asked.holds());
+                let wanted =
+                    wanted.map(|((charge, usage), hold)| Wanted { charge, wait: usage.wait, hold });
+                let Some(ticket) = line.join(wanted, now) else { return false };
                 let sleep = Box::pin(tokio::time::sleep_until(wake_at));
                 let limiter = self.limiter.clone();
                 self.held = Some(Box::new(Held { limiter, ticket, sleep }));
