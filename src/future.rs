@@ -14,7 +14,6 @@ use tower::{Service, ServiceExt, util::Oneshot};
 use crate::{
     body::ResponseBody,
     decision::{Decision, Reason},
-    headers,
     layer::Face,
     limiter::DecisionFuture,
     rejection::Rejection,
@@ -134,7 +133,7 @@ where
 
 impl Passed {
     fn tell<R>(&self, mut response: Response<R>) -> Response<ResponseBody<R>> {
-        headers::write(response.headers_mut(), &self.decision, &self.face.styles);
+        self.face.headers.write(response.headers_mut(), &self.decision);
         response.map(ResponseBody::inner)
     }
 }
@@ -155,7 +154,7 @@ impl Face {
         let rejection = rejection.with_request_id(request_id);
         let mut response = (self.renderer)(&rejection);
         if rejection.reason() != Reason::MissingKey {
-            headers::write(response.headers_mut(), decision, &self.styles);
+            self.headers.write(response.headers_mut(), decision);
         }
         response
     }

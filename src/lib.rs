@@ -40,7 +40,7 @@ pub use crate::{
     error::BuildError,
     future::ResponseFuture,
     headers::HeaderStyle,
-    layer::RateLimitLayer,
+    layer::{RateLimitLayer, RateLimitLayerBuilder},
     limiter::{Check, CheckFuture, DecisionFuture, Limiter, LimiterBuilder, UnknownPolicy},
     matcher::Matcher,
     policy::Policy,

@@ -103,6 +103,12 @@ impl Limiter {
         Check { limiter: self.clone(), policy, key: key.into(), cost: 1, quota: None }
     }
 
+    /// The policies that requests are held to, some of them more than once.
+    pub(crate) fn request_policies(&self) -> impl Iterator<Item = &Policy> {
+        let of_categories = self.inner.categories.iter().flat_map(|(_, rules)| rules);
+        self.inner.every_request.iter().chain(of_categories).map(|rule| &rule.policy)
+    }
+
     fn charge(&self, asked: Asked) -> DecisionFuture {
         let now = self.inner.clock.now();
         // A request that lacks a key is refused by that, and costs nothing anywhere.

@@ -14,8 +14,8 @@ use crate::{
 
 /// Why a request was refused, for whoever writes the response.
 ///
-/// [`RateLimitLayer::on_rejection`](crate::RateLimitLayer::on_rejection) takes a closure that turns
-/// it into the house's own response; [`to_response`](Self::to_response) is the default.
+/// [`RateLimitLayerBuilder::on_rejection`](crate::RateLimitLayerBuilder::on_rejection) takes a
+/// closure that turns it into the house's own response; [`to_response`](Self::to_response) is the default.
 ///
 /// ```
 /// use tower_quota::{Limiter, Policy, Quota, Rejection};
