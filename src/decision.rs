@@ -96,6 +96,9 @@ impl Decision {
 pub struct Outcome {
     pub(crate) policy: Policy,
     pub(crate) key_kind: u8,
+    /// Of the key, as in the store; `None` where there is none: the policy is global, or the key
+    /// is missing.
+    pub(crate) fingerprint: Option<u128>,
     pub(crate) quota: Quota,
     pub(crate) refused: Option<Reason>,
     pub(crate) remaining: u64,

@@ -131,9 +131,17 @@ where
     }
 }
 
+/// Marks a refusal for the layers around.
+#[derive(Clone)]
+struct Refused;
+
 impl Passed {
     fn tell<R>(&self, mut response: Response<R>) -> Response<ResponseBody<R>> {
-        self.face.headers.write(response.headers_mut(), &self.decision);
+        // What an inner limiter says of its refusal is what the caller has to know.
+        if response.extensions().get::<Refused>().is_none() {
+            let Face { headers, limiter, .. } = &*self.face;
+            headers.write(response.headers_mut(), &self.decision, limiter);
+        }
         response.map(ResponseBody::inner)
     }
 }
@@ -154,8 +162,9 @@ impl Face {
         let rejection = rejection.with_request_id(request_id);
         let mut response = (self.renderer)(&rejection);
         if rejection.reason() != Reason::MissingKey {
-            self.headers.write(response.headers_mut(), decision);
+            self.headers.write(response.headers_mut(), decision, &self.limiter);
         }
+        response.extensions_mut().insert(Refused);
         response
     }
 }

@@ -1,7 +1,7 @@
 use std::{fmt, sync::Arc};
 
 use bytes::Bytes;
-use http::Response;
+use http::{HeaderName, Response};
 use tower::Layer;
 
 use crate::{
@@ -54,6 +54,24 @@ impl RateLimitLayer {
     pub fn builder(limiter: Limiter) -> RateLimitLayerBuilder {
         RateLimitLayerBuilder { face: Face::new(limiter) }
     }
+
+    /// The names of the headers that the layer may add to a response, for
+    /// `Access-Control-Expose-Headers`: without it, scripts on other origins cannot read them.
+    /// `tower_http::cors::CorsLayer::expose_headers` takes this list.
+    ///
+    /// ```
+    /// # let limiter = tower_quota::Limiter::builder().build()?;
+    /// let layer = tower_quota::RateLimitLayer::new(limiter);
+    /// assert_eq!(
+    ///     layer.exposed_headers(),
+    ///     ["x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset", "retry-after"],
+    /// );
+    /// # Ok::<(), tower_quota::BuildError>(())
+    /// ```
+    #[must_use]
+    pub fn exposed_headers(&self) -> Vec<HeaderName> {
+        self.face.headers.names()
+    }
 }
 
 /// Collects what a [`RateLimitLayer`] tells, and how; made by [`RateLimitLayer::builder`].
@@ -79,7 +97,8 @@ pub struct RateLimitLayerBuilder {
 
 impl RateLimitLayerBuilder {
     /// The families of quota headers; none of them for an empty list. Default:
-    /// [`HeaderStyle::x_ratelimit`]. Every response to a counted request has them.
+    /// [`HeaderStyle::x_ratelimit`]. Every response to a counted request has them, in place of what
+    /// an inner layer wrote; only when an inner layer refuses, its word stands.
     pub fn headers(mut self, styles: impl IntoIterator<Item = HeaderStyle>) -> Self {
         self.face.headers.styles = styles.into_iter().collect();
         self

@@ -39,7 +39,7 @@ pub use crate::{
     decision::{Decision, Outcome, Reason},
     error::BuildError,
     future::ResponseFuture,
-    headers::HeaderStyle,
+    headers::{HeaderStyle, ResetFormat},
     layer::{RateLimitLayer, RateLimitLayerBuilder},
     limiter::{Check, CheckFuture, DecisionFuture, Limiter, LimiterBuilder, UnknownPolicy},
     matcher::Matcher,

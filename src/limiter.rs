@@ -109,6 +109,11 @@ impl Limiter {
         self.inner.every_request.iter().chain(of_categories).map(|rule| &rule.policy)
     }
 
+    /// The fingerprint of the key that may be told to anybody; `None` where there is no key.
+    pub(crate) fn public_fingerprint(&self, outcome: &Outcome) -> Option<u64> {
+        outcome.fingerprint.map(|fingerprint| self.inner.fingerprints.public(fingerprint))
+    }
+
     fn charge(&self, asked: Asked) -> DecisionFuture {
         let now = self.inner.clock.now();
         // A request that lacks a key is refused by that, and costs nothing anywhere.
@@ -156,6 +161,7 @@ impl Asked {
             None => self.missing.push(Outcome {
                 policy: policy.clone(),
                 key_kind: 0,
+                fingerprint: None,
                 quota,
                 refused: Some(Reason::MissingKey),
                 remaining: 0,
@@ -208,7 +214,9 @@ fn outcome((((policy, key_kind), charge), usage): (((Policy, u8), Charge), Usage
         _ if charge.cost > policy.capacity(&charge.quota) => Some(Reason::CostExceedsQuota),
         _ => Some(Reason::QuotaExceeded),
     };
-    Outcome { policy, key_kind, quota: charge.quota, refused, remaining, reset, wait }
+    let fingerprint = (!policy.is_global()).then_some(charge.key);
+    let quota = charge.quota;
+    Outcome { policy, key_kind, fingerprint, quota, refused, remaining, reset, wait }
 }
 
 impl fmt::Debug for DecisionFuture {

@@ -9,7 +9,10 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, Request, Response};
 use http_body_util::Full;
 use tower::{Layer, Service, ServiceExt, service_fn};
-use tower_quota::{Category, Clock, Limiter, Matcher, Policy, Quota, RateLimitLayer, Rejection};
+use tower_quota::{
+    Category, Clock, HeaderStyle, Limiter, Matcher, Policy, Quota, RateLimitLayer, Rejection,
+    ResetFormat, key,
+};
 
 type Body = Full<Bytes>;
 
@@ -134,4 +137,198 @@ fn settings_go_through_the_builder_and_closures_need_no_types() {
         .expose_decision()
         .build();
     assert!(layer.is_ok());
+}
+
+const ALL: [HeaderStyle; 3] =
+    [HeaderStyle::x_ratelimit(), HeaderStyle::ratelimit(), HeaderStyle::draft_11()];
+
+fn layer(styles: impl IntoIterator<Item = HeaderStyle>) -> RateLimitLayer {
+    RateLimitLayer::builder(limiter()).headers(styles).build().unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn styles_stand_side_by_side_and_agree() {
+    let layer = layer(ALL);
+    tokio::time::advance(Duration::from_millis(20_500)).await;
+    let (status, headers) = headers_of(&layer, "/write").await;
+    let mut expected = vec![
+        ("ratelimit", r#""hourly";r=9;t=3580, "burst";r=1;t=40"#),
+        ("ratelimit-limit", "2"),
+        ("ratelimit-policy", r#""hourly";q=10;w=3600, "burst";q=2;w=60"#),
+        ("ratelimit-remaining", "1"),
+        ("ratelimit-reset", "40"),
+        ("x-ratelimit-limit", "2"),
+        ("x-ratelimit-remaining", "1"),
+        ("x-ratelimit-reset", "1705413660"),
+    ];
+    assert_eq!((status, lines(&headers)), (200, expected.clone()));
+
+    headers_of(&layer, "/write").await;
+    let (status, headers) = headers_of(&layer, "/write").await;
+    expected[0].1 = r#""hourly";r=8;t=3580, "burst";r=0;t=40"#;
+    expected[3].1 = "0";
+    expected[6].1 = "0";
+    expected.insert(5, ("retry-after", "40"));
+    assert_eq!((status, lines(&headers)), (429, expected));
+}
+
+#[tokio::test(start_paused = true)]
+async fn draft_07_is_one_field_of_one_policy() {
+    let (_, headers) = headers_of(&layer([HeaderStyle::draft_07()]), "/write").await;
+    assert_eq!(lines(&headers), [("ratelimit", "limit=2, remaining=1, reset=60")]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn resets_are_told_as_asked() {
+    let reset = |style: HeaderStyle, format| async move {
+        let (_, headers) = headers_of(&layer([style.reset(format)]), "/write").await;
+        lines(&headers).get(2).map(|(name, value)| format!("{name}: {value}"))
+    };
+    for (style, format, told) in [
+        (ALL[0], ResetFormat::UnixSeconds, Some("x-ratelimit-reset: 1705413660")),
+        (ALL[0], ResetFormat::Seconds, Some("x-ratelimit-reset: 60")),
+        (ALL[0], ResetFormat::Omitted, None),
+        (ALL[1], ResetFormat::UnixSeconds, Some("ratelimit-reset: 1705413660")),
+        (ALL[1], ResetFormat::Seconds, Some("ratelimit-reset: 60")),
+        (ALL[1], ResetFormat::Omitted, None),
+    ] {
+        assert_eq!(reset(style, format).await.as_deref(), told);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_style_no_headers() {
+    let layer = RateLimitLayer::builder(limiter()).headers([]).retry_after(false).build().unwrap();
+    for status in [200, 200, 429] {
+        let (told, headers) = headers_of(&layer, "/write").await;
+        assert_eq!((told, lines(&headers)), (status, vec![]));
+    }
+    assert_eq!(layer.exposed_headers(), Vec::<HeaderName>::new());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_exposed_headers_are_those_of_a_refusal() {
+    for styles in [
+        vec![ALL[0], ALL[1].reset(ResetFormat::Omitted), HeaderStyle::draft_07()],
+        vec![HeaderStyle::draft_11().partition_key(), ALL[0].reset(ResetFormat::Omitted)],
+        vec![],
+    ] {
+        let layer = layer(styles);
+        for _ in 0..2 {
+            headers_of(&layer, "/write").await;
+        }
+        let (_, headers) = headers_of(&layer, "/write").await;
+        let mut exposed: Vec<_> = layer.exposed_headers();
+        exposed.sort_by(|a, b| a.as_str().cmp(b.as_str()));
+        let told: Vec<_> = lines(&headers).into_iter().map(|(name, _)| name).collect();
+        assert_eq!(exposed, told);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn partition_keys_tell_callers_apart_and_nothing_of_them() {
+    let per_key = |name| {
+        Policy::fixed_window(name, Quota::per_hour(9)).key(key::header("x-api-key")).or_skip()
+    };
+    let limiter = Limiter::builder().clock(clock()).policy(per_key("a")).policy(per_key("b"));
+    let limiter = limiter.policy(hourly()).build().unwrap();
+    let style = HeaderStyle::draft_11().partition_key();
+    let layer = RateLimitLayer::builder(limiter).headers([style]).build().unwrap();
+    let told = |api_key: &'static str| {
+        let service = layer.layer(service_fn(handler));
+        async move {
+            let request = Request::get("/").header("x-api-key", api_key).body(()).unwrap();
+            let response = service.oneshot(request).await.unwrap();
+            let text = |name: &str| response.headers()[name].to_str().unwrap().to_owned();
+            (text("ratelimit"), text("ratelimit-policy"))
+        }
+    };
+    let (limits, policies) = told("sk_live_one").await;
+    let key = limits.split(':').nth(1).unwrap().to_owned();
+    // 8 bytes are 12 characters of base64. The global policy has no partition.
+    assert_eq!(key.len(), 12);
+    assert_eq!(
+        limits,
+        format!(r#""a";r=8;t=3600;pk=:{key}:, "b";r=8;t=3600;pk=:{key}:, "hourly";r=9;t=3600"#)
+    );
+    assert_eq!(
+        policies,
+        format!(r#""a";q=9;w=3600;pk=:{key}:, "b";q=9;w=3600;pk=:{key}:, "hourly";q=10;w=3600"#)
+    );
+    assert!(told("sk_live_one").await.0.contains(&key));
+    assert!(!told("sk_live_two").await.0.contains(&key));
+}
+
+#[tokio::test(start_paused = true)]
+async fn stacked_layers_do_not_double_and_an_inner_refusal_speaks_for_itself() {
+    let inner = Limiter::builder().clock(clock()).policy(burst()).build().unwrap();
+    let outer = Limiter::builder().clock(clock()).policy(hourly()).build().unwrap();
+    let omitted = HeaderStyle::x_ratelimit().reset(ResetFormat::Omitted);
+    let outer = RateLimitLayer::builder(outer).headers([omitted]).build().unwrap();
+    let service = outer.layer(RateLimitLayer::new(inner).layer(service_fn(handler)));
+    let mut told = Vec::new();
+    for _ in 0..3 {
+        let request = Request::get("/").body(()).unwrap();
+        let response = service.clone().oneshot(request).await.unwrap();
+        told.push((response.status().as_u16(), response.headers().clone()));
+    }
+    // The outer policy's numbers, without the inner one's reset.
+    let outer = [("x-ratelimit-limit", "10"), ("x-ratelimit-remaining", "9")];
+    assert_eq!((told[0].0, &*lines(&told[0].1)), (200, &outer[..]));
+    let inner = [
+        ("retry-after", "60"),
+        ("x-ratelimit-limit", "2"),
+        ("x-ratelimit-remaining", "0"),
+        ("x-ratelimit-reset", "1705413660"),
+    ];
+    assert_eq!((told[2].0, &*lines(&told[2].1)), (429, &inner[..]));
+}
+
+#[test]
+fn styles_that_cannot_work_are_errors() {
+    let (x, seconds) = (HeaderStyle::x_ratelimit(), ResetFormat::Seconds);
+    let (draft_07, draft_11) = (HeaderStyle::draft_07(), HeaderStyle::draft_11());
+    for (styles, message) in [
+        (
+            vec![draft_07, draft_11],
+            "header style `draft_11`: `draft_07` writes the same header otherwise; leave one out",
+        ),
+        (
+            vec![draft_11, draft_07],
+            "header style `draft_07`: `draft_11` writes the same header otherwise; leave one out",
+        ),
+        (vec![x, x.reset(seconds)], "header style `x_ratelimit`: it is given twice; write it once"),
+        (
+            vec![draft_07.reset(seconds)],
+            "header style `draft_07`: it always tells the reset in seconds; leave `.reset(…)` out",
+        ),
+        (
+            vec![x.partition_key()],
+            "header style `x_ratelimit`: only `draft_11` has a partition key; leave `.partition_key()` out",
+        ),
+    ] {
+        let error = RateLimitLayer::builder(limiter()).headers(styles).build().unwrap_err();
+        assert_eq!(error.to_string(), message);
+    }
+}
+
+#[test]
+fn names_that_draft_11_cannot_tell_are_errors() {
+    let policy = Policy::fixed_window("größe", Quota::per_hour(1)).global();
+    let limiter = Limiter::builder().policy(policy).build().unwrap();
+    assert!(RateLimitLayer::builder(limiter.clone()).build().is_ok());
+    let builder = RateLimitLayer::builder(limiter).headers([HeaderStyle::draft_11()]);
+    assert_eq!(
+        builder.build().unwrap_err().to_string(),
+        "policy `größe`: header style `draft_11` tells its name, which is not printable ASCII; rename it",
+    );
+}
+
+#[test]
+fn a_header_policy_that_nothing_tells_of_is_an_error() {
+    let builder = RateLimitLayer::builder(limiter()).headers([HeaderStyle::draft_11()]);
+    assert_eq!(
+        builder.header_policy("burst").build().unwrap_err().to_string(),
+        "header policy `burst`: no header style speaks of one policy; leave `.header_policy(…)` out",
+    );
 }
