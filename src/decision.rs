@@ -86,8 +86,8 @@ impl Decision {
     }
 
     fn refusing(&self) -> Option<&Outcome> {
-        let wait = |outcome: &&Outcome| outcome.retry_after().unwrap_or(Duration::MAX);
-        self.outcomes.iter().filter(|outcome| outcome.refused.is_some()).max_by_key(wait)
+        let refusing = self.outcomes.iter().filter(|outcome| !outcome.is_allowed());
+        refusing.max_by_key(|outcome| outcome.wait_or_never())
     }
 }
 
@@ -161,5 +161,10 @@ impl Outcome {
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         (self.refused == Some(Reason::QuotaExceeded)).then_some(self.wait)
+    }
+
+    /// Longer than any wait where waiting does not help.
+    pub(crate) fn wait_or_never(&self) -> Duration {
+        self.retry_after().unwrap_or(Duration::MAX)
     }
 }

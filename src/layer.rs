@@ -120,7 +120,8 @@ impl RateLimitLayerBuilder {
     }
 
     /// The response to a refused request. The layer adds the quota headers and `Retry-After`.
-    /// Default: [`Rejection::to_response`].
+    /// Default: [`Rejection::to_response`]. The module [`response`](crate::response) has other
+    /// formats.
     ///
     /// ```
     /// use http::Response;

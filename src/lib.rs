@@ -28,6 +28,7 @@ mod matcher;
 mod policy;
 mod quota;
 mod rejection;
+pub mod response;
 mod service;
 pub mod store;
 
