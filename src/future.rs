@@ -11,6 +11,8 @@ use http::{HeaderName, Request, Response, request::Parts};
 use pin_project_lite::pin_project;
 use tower::{Service, ServiceExt, util::Oneshot};
 
+#[cfg(feature = "grpc")]
+use crate::response::grpc;
 use crate::{
     body::ResponseBody,
     decision::{Decision, Reason},
@@ -160,12 +162,21 @@ impl Face {
         let Some(rejection) = Rejection::of(decision) else { return Response::default() };
         let request_id = head.headers.get(X_REQUEST_ID).cloned();
         let rejection = rejection.with_request_id(request_id);
-        let mut response = (self.renderer)(&rejection);
+        let mut response = self.render(head, &rejection);
         if rejection.reason() != Reason::MissingKey {
             self.headers.write(response.headers_mut(), decision, &self.limiter);
         }
         response.extensions_mut().insert(Refused);
         response
+    }
+
+    #[cfg_attr(not(feature = "grpc"), expect(unused_variables))]
+    fn render(&self, request: &Parts, rejection: &Rejection) -> Response<Bytes> {
+        #[cfg(feature = "grpc")]
+        if grpc::is_call(request) {
+            return grpc::respond(request, rejection);
+        }
+        (self.renderer)(rejection)
     }
 }
 

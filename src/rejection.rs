@@ -208,27 +208,37 @@ struct Body<'a> {
 
 impl fmt::Display for Rejection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (policy, quota) = (self.policy(), self.quota());
-        match self.reason {
-            Reason::QuotaExceeded => {
-                write!(f, "Quota of policy `{policy}` is used up ({quota:?}).")?;
-                match self.retry_after_seconds() {
-                    Some(1) => f.write_str(" Retry after 1 second."),
-                    Some(seconds) => write!(f, " Retry after {seconds} seconds."),
-                    None => Ok(()),
-                }
+        Complaint(&self.outcome).fmt(f)?;
+        match self.retry_after_seconds() {
+            Some(1) => f.write_str(" Retry after 1 second."),
+            Some(seconds) => write!(f, " Retry after {seconds} seconds."),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Why a policy refuses, in a sentence; empty where it does not.
+pub(crate) struct Complaint<'a>(pub(crate) &'a Outcome);
+
+impl fmt::Display for Complaint<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (policy, quota) = (self.0.policy(), self.0.quota());
+        match self.0.refused {
+            None => Ok(()),
+            Some(Reason::QuotaExceeded) => {
+                write!(f, "Quota of policy `{policy}` is used up ({quota:?}).")
             }
-            Reason::CostExceedsQuota => {
+            Some(Reason::CostExceedsQuota) => {
                 write!(
                     f,
                     "The request costs more than the whole quota of policy `{policy}` ({quota:?})."
                 )
             }
-            Reason::MissingKey => {
+            Some(Reason::MissingKey) => {
                 write!(
                     f,
                     "Policy `{policy}` counts by {}, which the request does not tell.",
-                    self.key_kind()
+                    self.0.key_kind()
                 )
             }
         }

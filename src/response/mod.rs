@@ -7,7 +7,14 @@
 //! | [`json`] | `application/json`, with a body of the house's own |
 //! | [`plain_text`] | `text/plain` |
 //!
-//! All of them answer with [`Rejection::status`](crate::Rejection::status). Any other format is a
+//! With the feature `grpc`, a refused gRPC call is answered as gRPC, whatever `on_rejection` says:
+//! HTTP status 200, no body, and in the headers `grpc-status` 8 (`RESOURCE_EXHAUSTED`; 3,
+//! `INVALID_ARGUMENT`, where the key is missing), the message, `grpc-status-details-bin` with
+//! `RetryInfo` and `QuotaFailure` of `google.rpc`, and `grpc-retry-pushback-ms` (gRFC A6), which is
+//! -1 where a retry does not help. A call is known by a content type that begins with
+//! `application/grpc`.
+//!
+//! All others answer with [`Rejection::status`](crate::Rejection::status). Any other format is a
 //! closure that returns a response.
 //!
 //! ```
@@ -23,6 +30,8 @@
 //! # Ok::<(), tower_quota::BuildError>(())
 //! ```
 
+#[cfg(feature = "grpc")]
+pub(crate) mod grpc;
 mod json;
 mod plain_text;
 mod problem;
