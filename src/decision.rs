@@ -85,6 +85,14 @@ impl Decision {
         self.decided_at
     }
 
+    /// With longer waits, where it refuses.
+    pub(crate) fn delayed(mut self, by: Duration) -> Self {
+        for outcome in self.outcomes.iter_mut().filter(|outcome| !outcome.is_allowed()) {
+            outcome.wait = outcome.wait.saturating_add(by);
+        }
+        self
+    }
+
     fn refusing(&self) -> Option<&Outcome> {
         let refusing = self.outcomes.iter().filter(|outcome| !outcome.is_allowed());
         refusing.max_by_key(|outcome| outcome.wait_or_never())

@@ -159,6 +159,7 @@ impl Face {
 
     /// The response to a request that does not pass.
     pub(crate) fn refuse(&self, head: &Parts, decision: &Decision) -> Response<Bytes> {
+        let decision = &*self.spread.apply(decision, &self.limiter);
         let Some(rejection) = Rejection::of(decision) else { return Response::default() };
         let request_id = head.headers.get(X_REQUEST_ID).cloned();
         let rejection = rejection.with_request_id(request_id);

@@ -1,4 +1,4 @@
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderName, Response};
@@ -10,6 +10,7 @@ use crate::{
     limiter::Limiter,
     rejection::{Rejection, Renderer},
     service::RateLimit,
+    spread::Spread,
 };
 
 /// Holds the requests of a service to a [`Limiter`]'s policies.
@@ -39,6 +40,7 @@ pub struct RateLimitLayer {
 pub(crate) struct Face {
     pub(crate) limiter: Limiter,
     pub(crate) headers: Headers,
+    pub(crate) spread: Spread,
     pub(crate) renderer: Renderer,
     pub(crate) expose_decision: bool,
 }
@@ -119,6 +121,18 @@ impl RateLimitLayerBuilder {
         self
     }
 
+    /// Tells each caller to wait up to `at_most` longer than it must, by a share that is fixed for
+    /// its key, so that those who were refused together do not come back in one wave. Default:
+    /// zero, which is the exact wait.
+    ///
+    /// It shows in `Retry-After`, the body and gRPC's retry delay alike; a reset is told as it is.
+    /// Callers under a global policy are told apart by the key of another policy of the request;
+    /// without one, they all wait the same.
+    pub fn spread_retry_after(mut self, at_most: Duration) -> Self {
+        self.face.spread = Spread(at_most);
+        self
+    }
+
     /// The response to a refused request. The layer adds the quota headers and `Retry-After`.
     /// Default: [`Rejection::to_response`]. The module [`response`](crate::response) has other
     /// formats.
@@ -169,6 +183,7 @@ impl Face {
         Self {
             limiter,
             headers: Headers::default(),
+            spread: Spread::default(),
             renderer: Arc::new(Rejection::to_response),
             expose_decision: false,
         }
@@ -200,6 +215,7 @@ impl fmt::Debug for Face {
         f.debug_struct("RateLimit")
             .field("limiter", &self.limiter)
             .field("headers", &self.headers)
+            .field("spread", &self.spread.0)
             .field("expose_decision", &self.expose_decision)
             .finish_non_exhaustive()
     }

@@ -30,6 +30,7 @@ mod quota;
 mod rejection;
 pub mod response;
 mod service;
+mod spread;
 pub mod store;
 
 pub use crate::{

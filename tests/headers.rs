@@ -7,7 +7,7 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, Request, Response};
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full};
 use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_quota::{
     Category, Clock, HeaderStyle, Limiter, Matcher, Policy, Quota, RateLimitLayer, Rejection,
@@ -110,7 +110,7 @@ async fn without_retry_after_the_body_still_tells_it() {
     let refused = last.unwrap();
     assert_eq!(refused.status(), 429);
     assert_eq!(refused.headers().get("retry-after"), None);
-    let body = http_body_util::BodyExt::collect(refused).await.unwrap().to_bytes();
+    let body = refused.collect().await.unwrap().to_bytes();
     let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
     assert_eq!(body["retry_after"], 60);
 }
@@ -331,4 +331,52 @@ fn a_header_policy_that_nothing_tells_of_is_an_error() {
         builder.header_policy("burst").build().unwrap_err().to_string(),
         "header policy `burst`: no header style speaks of one policy; leave `.header_policy(…)` out",
     );
+}
+
+/// The seconds of `Retry-After` after which each of 200 keys may come back, 0.5 s into the hour.
+async fn waits(spread: Duration, each: Policy) -> Vec<u64> {
+    let limiter = Limiter::builder().clock(clock()).policy(each);
+    let keyed = Policy::fixed_window("keyed", Quota::per_hour(9)).key(key::header("x-api-key"));
+    let limiter = limiter.policy(keyed.or_skip()).build().unwrap();
+    let layer = RateLimitLayer::builder(limiter).spread_retry_after(spread).build().unwrap();
+    tokio::time::advance(Duration::from_millis(500)).await;
+    let ask = async |key: &str| {
+        let request = Request::get("/").header("x-api-key", key).body(()).unwrap();
+        layer.layer(service_fn(handler)).oneshot(request).await.unwrap()
+    };
+    let mut waits = Vec::new();
+    for key in 0..200 {
+        let key = key.to_string();
+        let mut told = Vec::new();
+        for _ in 0..3 {
+            let response = ask(&key).await;
+            if response.status() == 200 {
+                continue;
+            }
+            assert_eq!(response.headers()["x-ratelimit-reset"], "1705417200");
+            let wait: u64 = response.headers()["retry-after"].to_str().unwrap().parse().unwrap();
+            let body = response.into_body().collect().await.unwrap().to_bytes();
+            let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+            assert_eq!(body["retry_after"], wait);
+            told.push(wait);
+        }
+        told.dedup();
+        assert_eq!(told.len(), 1, "a key's share is fixed");
+        waits.extend(told);
+    }
+    waits.sort_unstable();
+    waits
+}
+
+#[tokio::test(start_paused = true)]
+async fn waits_are_spread_by_key_and_never_shortened() {
+    let one = Policy::fixed_window("one", Quota::per_hour(1));
+    let per_key = || one.clone().key(key::header("x-api-key")).or_skip();
+    assert_eq!(waits(Duration::ZERO, per_key()).await, [3_600; 200]);
+    // Where all share the quota, the callers are told apart by the key of another policy.
+    for policy in [per_key(), one.global()] {
+        let waits = waits(Duration::from_secs(100), policy).await;
+        assert!(waits[0] >= 3_600 && waits[199] <= 3_700, "{waits:?}");
+        assert!(waits[20] < 3_630 && waits[180] > 3_670, "{waits:?}");
+    }
 }
