@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderName, Request, Response, request::Parts};
+use http::{HeaderName, HeaderValue, Request, Response, header::CACHE_CONTROL, request::Parts};
 use pin_project_lite::pin_project;
 use tower::{Service, ServiceExt, util::Oneshot};
 
@@ -167,6 +167,9 @@ impl Face {
         if rejection.reason() != Reason::MissingKey {
             self.headers.write(response.headers_mut(), decision, &self.limiter);
         }
+        // What one caller is refused, a cache must not answer to the next.
+        let no_store = HeaderValue::from_static("no-store");
+        response.headers_mut().entry(CACHE_CONTROL).or_insert(no_store);
         response.extensions_mut().insert(Refused);
         response
     }

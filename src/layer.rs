@@ -133,7 +133,8 @@ impl RateLimitLayerBuilder {
         self
     }
 
-    /// The response to a refused request. The layer adds the quota headers and `Retry-After`.
+    /// The response to a refused request. The layer adds the quota headers and `Retry-After`, and
+    /// `Cache-Control: no-store` (RFC 9111, section 5.2.2.5) where the response has none.
     /// Default: [`Rejection::to_response`]. The module [`response`](crate::response) has other
     /// formats.
     ///

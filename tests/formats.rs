@@ -62,7 +62,6 @@ async fn answer(
         .headers()
         .iter()
         .map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()))
-        .filter(|(name, _)| name != "cache-control")
         .collect();
     headers.sort();
     let status = response.status().as_u16();
@@ -70,8 +69,11 @@ async fn answer(
     (status, headers, String::from_utf8(body.to_vec()).unwrap())
 }
 
+/// These, and what every refusal has.
 fn lines(headers: &[(&str, &str)]) -> Vec<(String, String)> {
-    headers.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect()
+    let no_store = ("cache-control", "no-store");
+    let lines = std::iter::once(&no_store).chain(headers);
+    lines.map(|(name, value)| ((*name).into(), (*value).into())).collect()
 }
 
 fn gateway() -> Problem {
@@ -194,5 +196,17 @@ async fn plain_text() {
             lines(&[TEXT]),
             "The request costs more than the whole quota of policy `tenant` (1 per 3600s).".into(),
         ),
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_renderer_may_say_how_its_response_is_cached() {
+    let builder = builder().retry_after(false).on_rejection(|rejection| {
+        let response = Response::builder().status(rejection.status());
+        response.header("cache-control", "private, max-age=1").body("later").unwrap()
+    });
+    assert_eq!(
+        answer(builder, refused()).await,
+        (429, vec![("cache-control".into(), "private, max-age=1".into())], "later".into()),
     );
 }

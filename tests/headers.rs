@@ -41,7 +41,7 @@ async fn handler(_: Request<()>) -> Result<Response<Body>, Infallible> {
     Ok(Response::new(Body::from("hello")))
 }
 
-/// The headers of a response, in the order of their names.
+/// The headers that tell of the quota, in the order of their names.
 fn lines(headers: &HeaderMap) -> Vec<(&str, &str)> {
     let mut lines: Vec<_> = headers
         .iter()
