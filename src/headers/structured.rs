@@ -7,7 +7,7 @@ use super::whole_seconds;
 use crate::{
     decision::{Decision, Outcome},
     limiter::Limiter,
-    quota::NANOS_PER_SECOND,
+    quota::{MAX_UNITS, NANOS_PER_SECOND},
 };
 
 /// Longer than most members of a list: a policy's name, two numbers and a partition key.
@@ -88,7 +88,8 @@ fn window_seconds(outcome: &Outcome) -> u64 {
     let quota = outcome.quota();
     let nanos = u128::from(quota.window_nanos()) * u128::from(outcome.limit());
     let seconds = nanos.div_ceil(u128::from(quota.units()) * u128::from(NANOS_PER_SECOND));
-    u64::try_from(seconds).unwrap_or(u64::MAX)
+    // A large bucket that refills slowly may take longer than an integer can tell.
+    u64::try_from(seconds).unwrap_or(u64::MAX).min(MAX_UNITS)
 }
 
 #[cfg(test)]

@@ -77,8 +77,8 @@ impl HeaderStyle {
         Self::of(Family::RateLimit)
     }
 
-    /// `RateLimit: limit=100, remaining=50, reset=5`: draft-ietf-httpapi-ratelimit-headers-07,
-    /// section 3. It speaks of one policy.
+    /// `RateLimit: limit=100, remaining=50, reset=5`: draft-ietf-httpapi-ratelimit-headers-07.
+    /// It speaks of one policy.
     pub const fn draft_07() -> Self {
         Self::of(Family::Draft07)
     }
