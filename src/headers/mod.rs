@@ -104,7 +104,7 @@ impl Headers {
             }
         }
         if let Some(wait) = outcome.retry_after().filter(|_| self.retry_after) {
-            headers.insert(RETRY_AFTER, HeaderValue::from(whole_seconds(wait).max(1)));
+            headers.insert(RETRY_AFTER, number(whole_seconds(wait).max(1)));
         }
     }
 
@@ -125,19 +125,20 @@ fn write_triple(
     outcome: &Outcome,
     decision: &Decision,
 ) {
-    headers.insert(limit, outcome.limit().into());
-    headers.insert(remaining, outcome.remaining().into());
-    let after = outcome.reset();
-    set(
-        headers,
-        reset,
-        match style.reset_format() {
-            ResetFormat::UnixSeconds => Some(decision.decided_at().saturating_add(after)),
-            ResetFormat::Seconds => Some(after),
-            ResetFormat::Omitted => None,
-        }
-        .map(|time| whole_seconds(time).into()),
-    );
+    headers.insert(limit, number(outcome.limit()));
+    headers.insert(remaining, number(outcome.remaining()));
+    let time = match style.reset_format() {
+        ResetFormat::UnixSeconds => Some(decision.decided_at().saturating_add(outcome.reset())),
+        ResetFormat::Seconds => Some(outcome.reset()),
+        ResetFormat::Omitted => None,
+    };
+    set(headers, reset, time.map(|time| number(whole_seconds(time))));
+}
+
+/// With one allocation; `HeaderValue::from` needs two.
+fn number(number: u64) -> HeaderValue {
+    let mut digits = itoa::Buffer::new();
+    HeaderValue::from_str(digits.format(number)).unwrap_or_else(|_| number.into())
 }
 
 /// Leaves no value of an inner layer beside those of this one.

@@ -2,6 +2,7 @@
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use http::HeaderValue;
+use smallvec::SmallVec;
 
 use super::whole_seconds;
 use crate::{
@@ -10,16 +11,17 @@ use crate::{
     quota::{MAX_UNITS, NANOS_PER_SECOND},
 };
 
-/// Longer than most members of a list: a policy's name, two numbers and a partition key.
-const MEMBER: usize = 64;
+/// A value being written, on the stack unless its policies are many: the header then allocates
+/// just what it needs.
+type Value = SmallVec<[u8; 256]>;
 
 /// `limit=100, remaining=50, reset=5`
 pub(super) fn draft_07(outcome: &Outcome) -> Option<HeaderValue> {
-    let mut value = String::with_capacity(MEMBER);
+    let mut value = Value::new();
     push_number(&mut value, "limit=", outcome.limit());
     push_number(&mut value, ", remaining=", outcome.remaining());
     push_number(&mut value, ", reset=", whole_seconds(outcome.reset()));
-    value.try_into().ok()
+    HeaderValue::from_bytes(&value).ok()
 }
 
 /// `"burst";q=100;w=60, "hourly";q=1000;w=3600`
@@ -42,35 +44,33 @@ pub(super) fn limits(decision: &Decision, keys_of: Option<&Limiter>) -> Option<H
 fn list(
     decision: &Decision,
     keys_of: Option<&Limiter>,
-    push_parameters: fn(&mut String, &Outcome),
+    push_parameters: fn(&mut Value, &Outcome),
 ) -> Option<HeaderValue> {
-    let mut value = String::with_capacity(MEMBER * decision.outcomes().len());
+    let mut value = Value::new();
     for outcome in decision.outcomes() {
         if !value.is_empty() {
-            value.push_str(", ");
+            value.extend_from_slice(b", ");
         }
         push_string(&mut value, outcome.policy());
         push_parameters(&mut value, outcome);
         if let Some(key) = keys_of.and_then(|limiter| limiter.public_fingerprint(outcome)) {
-            value.push_str(";pk=:");
-            BASE64_STANDARD.encode_string(key.to_be_bytes(), &mut value);
-            value.push(':');
+            push_bytes(&mut value, ";pk=", key.to_be_bytes());
         }
     }
     // `build()` has refused names that a string cannot carry.
-    value.try_into().ok()
+    HeaderValue::from_bytes(&value).ok()
 }
 
 /// A string (RFC 9651, section 4.1.6).
-fn push_string(value: &mut String, text: &str) {
-    value.push('"');
-    for character in text.chars() {
-        if matches!(character, '"' | '\\') {
-            value.push('\\');
+fn push_string(value: &mut Value, text: &str) {
+    value.push(b'"');
+    for byte in text.bytes() {
+        if matches!(byte, b'"' | b'\\') {
+            value.push(b'\\');
         }
-        value.push(character);
+        value.push(byte);
     }
-    value.push('"');
+    value.push(b'"');
 }
 
 /// Whether a string can carry it: printable ASCII, and the space (RFC 9651, section 3.3.3).
@@ -78,9 +78,20 @@ pub(super) fn fits_string(text: &str) -> bool {
     text.bytes().all(|byte| matches!(byte, b' '..=b'~'))
 }
 
-fn push_number(value: &mut String, before: &str, number: u64) {
-    value.push_str(before);
-    value.push_str(itoa::Buffer::new().format(number));
+fn push_number(value: &mut Value, before: &str, number: u64) {
+    value.extend_from_slice(before.as_bytes());
+    value.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+}
+
+/// A byte sequence (RFC 9651, section 4.1.8).
+fn push_bytes(value: &mut Value, before: &str, bytes: [u8; 8]) {
+    let mut base64 = [0; 12];
+    // Eight bytes are twelve characters: this cannot fail.
+    let written = BASE64_STANDARD.encode_slice(bytes, &mut base64).unwrap_or_default();
+    value.extend_from_slice(before.as_bytes());
+    value.push(b':');
+    value.extend_from_slice(&base64[..written]);
+    value.push(b':');
 }
 
 /// The time in which the limit comes back: the window, or what a bucket takes to refill.
