@@ -255,6 +255,8 @@ fn rate_limited(rejection: &Rejection) -> axum::http::Response<String> {
 /// The API, held to `limiter`'s policies.
 pub fn app(limiter: Limiter) -> Router {
     let deliveries = Deliveries::start(limiter.clone());
+    let rate_limit = RateLimitLayer::builder(limiter).on_rejection(rate_limited).build();
+    let rate_limit = rate_limit.expect("nothing is set that could fail");
     let ok = || async { Json(json!({ "ok": true })) };
     let bulk = || async { Json(json!({ "results": [] })) };
     let protected = Router::new()
@@ -286,7 +288,7 @@ pub fn app(limiter: Limiter) -> Router {
         .method_not_allowed_fallback(|| async {
             error(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "Not with this method.")
         })
-        .layer(RateLimitLayer::new(limiter).on_rejection(rate_limited))
+        .layer(rate_limit)
         .layer(body_fields)
         .layer(middleware::from_fn(identify))
 }

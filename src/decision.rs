@@ -27,6 +27,8 @@ use crate::{algorithm::Algorithm, clock::Now, policy::Policy, quota::Quota, stor
 pub struct Decision {
     reason: Option<Reason>,
     pub(crate) outcomes: SmallVec<[Outcome; 4]>,
+    /// What is only tried out.
+    pub(crate) dry_runs: Vec<Outcome>,
     pub(crate) now: Now,
     held: Duration,
 }
@@ -44,8 +46,16 @@ pub enum Reason {
 }
 
 impl Decision {
-    pub(crate) fn new(outcomes: SmallVec<[Outcome; 4]>, now: Now, held: Duration) -> Self {
-        let mut decision = Self { reason: None, outcomes, now, held };
+    pub(crate) fn new(all: impl IntoIterator<Item = Outcome>, now: Now, held: Duration) -> Self {
+        let (mut outcomes, mut dry_runs) = (SmallVec::new(), Vec::new());
+        for outcome in all {
+            if outcome.policy.is_dry_run() {
+                dry_runs.push(outcome);
+            } else {
+                outcomes.push(outcome);
+            }
+        }
+        let mut decision = Self { reason: None, outcomes, dry_runs, now, held };
         decision.reason = decision.refusing().and_then(|outcome| outcome.refused);
         decision
     }
@@ -69,13 +79,21 @@ impl Decision {
         &self.outcomes
     }
 
-    /// The policy that its caller will feel first, of those that are no dry run: the one that refused, with the longest wait; or
+    /// What the policies say that are a [dry run](crate::Policy::dry_run): an
+    /// [`Outcome::is_allowed`] that is `false` would be a refusal.
+    #[must_use]
+    pub fn dry_runs(&self) -> &[Outcome] {
+        &self.dry_runs
+    }
+
+    /// The policy that its caller will feel first: the one that refused, with the longest wait; or
     /// else the one with the least left, the longest until it resets among equals.
     #[must_use]
     pub fn tightest(&self) -> Option<&Outcome> {
         self.refusing().or_else(|| {
-            let enforced = self.outcomes.iter().filter(|outcome| !outcome.is_dry_run());
-            enforced.min_by_key(|outcome| (outcome.remaining, std::cmp::Reverse(outcome.reset)))
+            self.outcomes
+                .iter()
+                .min_by_key(|outcome| (outcome.remaining, std::cmp::Reverse(outcome.reset)))
         })
     }
 
@@ -93,13 +111,20 @@ impl Decision {
 
     /// Whether a response may change what was charged.
     pub(crate) fn is_settled_later(&self) -> bool {
-        self.outcomes.iter().any(|outcome| outcome.policy.is_settled())
+        self.outcomes.iter().chain(&self.dry_runs).any(|outcome| outcome.policy.is_settled())
+    }
+
+    /// With longer waits, where it refuses.
+    pub(crate) fn delayed(mut self, by: Duration) -> Self {
+        for outcome in self.outcomes.iter_mut().filter(|outcome| !outcome.is_allowed()) {
+            outcome.wait = outcome.wait.saturating_add(by);
+        }
+        self
     }
 
     fn refusing(&self) -> Option<&Outcome> {
-        let wait = |outcome: &&Outcome| outcome.retry_after().unwrap_or(Duration::MAX);
-        let refusing = |outcome: &&Outcome| outcome.refused.is_some() && !outcome.is_dry_run();
-        self.outcomes.iter().filter(refusing).max_by_key(wait)
+        let refusing = self.outcomes.iter().filter(|outcome| !outcome.is_allowed());
+        refusing.max_by_key(|outcome| outcome.wait_or_never())
     }
 }
 
@@ -109,7 +134,7 @@ pub struct Outcome {
     pub(crate) policy: Policy,
     pub(crate) key_kind: u8,
     pub(crate) quota: Quota,
-    /// What was asked of the store.
+    /// What was asked of the store; nothing where the key is missing.
     pub(crate) charge: Option<Charge>,
     pub(crate) refused: Option<Reason>,
     pub(crate) remaining: u64,
@@ -161,10 +186,10 @@ impl Outcome {
         self.reset
     }
 
-    /// Whether the policy is only tried out: then what it says does not count.
-    #[must_use]
-    pub fn is_dry_run(&self) -> bool {
-        self.policy.is_dry_run()
+    /// Of the key, as the store knows it; `None` where there is none: the policy is global, or the
+    /// key is missing.
+    pub(crate) fn fingerprint(&self) -> Option<u128> {
+        self.charge.filter(|_| !self.policy.is_global()).map(|charge| charge.key)
     }
 
     /// Whether this policy lets the request pass.
@@ -178,5 +203,37 @@ impl Outcome {
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         (self.refused == Some(Reason::QuotaExceeded)).then_some(self.wait)
+    }
+
+    /// Longer than any wait where waiting does not help.
+    pub(crate) fn wait_or_never(&self) -> Duration {
+        self.retry_after().unwrap_or(Duration::MAX)
+    }
+}
+
+#[cfg(test)]
+impl Decision {
+    /// What is decided at the beginning of time.
+    pub(crate) fn of(outcomes: impl IntoIterator<Item = Outcome>) -> Self {
+        Self::new(outcomes, Now::new(Duration::ZERO, Duration::ZERO), Duration::ZERO)
+    }
+}
+
+#[cfg(test)]
+impl Outcome {
+    /// What a policy says of a key that has used nothing.
+    pub(crate) fn unused(policy: Policy) -> Self {
+        let (quota, algorithm) = (policy.quota(), policy.algorithm());
+        let mode = crate::store::Mode::Enforced;
+        Self {
+            key_kind: 0,
+            charge: Some(Charge { policy: 0, key: 7, algorithm, quota, cost: 1, ahead: 0, mode }),
+            quota,
+            refused: None,
+            remaining: algorithm.capacity(&quota),
+            reset: Duration::ZERO,
+            wait: Duration::ZERO,
+            policy,
+        }
     }
 }

@@ -7,14 +7,15 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderName, Request, Response, request::Parts};
+use http::{HeaderName, HeaderValue, Request, Response, header::CACHE_CONTROL, request::Parts};
 use pin_project_lite::pin_project;
 use tower::{Service, ServiceExt, util::Oneshot};
 
+#[cfg(feature = "grpc")]
+use crate::response::grpc;
 use crate::{
     body::ResponseBody,
     decision::{Decision, Reason},
-    headers,
     layer::Face,
     limiter::{DecisionFuture, Settling},
     rejection::Rejection,
@@ -158,6 +159,10 @@ where
     }
 }
 
+/// Marks a refusal for the layers around.
+#[derive(Clone)]
+struct Refused;
+
 impl Passed {
     /// The response to send, unless its cost is to be corrected first.
     fn answer<R>(
@@ -177,7 +182,11 @@ impl Passed {
     }
 
     fn tell<R>(&self, mut response: Response<R>) -> Response<ResponseBody<R>> {
-        headers::write(response.headers_mut(), &self.decision, &self.face.styles);
+        // What an inner limiter says of its refusal is what the caller has to know.
+        if response.extensions().get::<Refused>().is_none() {
+            let Face { headers, limiter, .. } = &*self.face;
+            headers.write(response.headers_mut(), &self.decision, limiter);
+        }
         response.map(ResponseBody::inner)
     }
 }
@@ -193,14 +202,28 @@ impl Face {
 
     /// The response to a request that does not pass.
     pub(crate) fn refuse(&self, head: &Parts, decision: &Decision) -> Response<Bytes> {
+        let decision = &*self.spread.apply(decision, &self.limiter);
         let Some(rejection) = Rejection::of(decision) else { return Response::default() };
         let request_id = head.headers.get(X_REQUEST_ID).cloned();
         let rejection = rejection.with_request_id(request_id);
-        let mut response = (self.renderer)(&rejection);
+        let mut response = self.render(head, &rejection);
         if rejection.reason() != Reason::MissingKey {
-            headers::write(response.headers_mut(), decision, &self.styles);
+            self.headers.write(response.headers_mut(), decision, &self.limiter);
         }
+        // What one caller is refused, a cache must not answer to the next.
+        let no_store = HeaderValue::from_static("no-store");
+        response.headers_mut().entry(CACHE_CONTROL).or_insert(no_store);
+        response.extensions_mut().insert(Refused);
         response
+    }
+
+    #[cfg_attr(not(feature = "grpc"), expect(unused_variables))]
+    fn render(&self, request: &Parts, rejection: &Rejection) -> Response<Bytes> {
+        #[cfg(feature = "grpc")]
+        if grpc::is_call(request) {
+            return grpc::respond(request, rejection);
+        }
+        (self.renderer)(rejection)
     }
 }
 

@@ -1,14 +1,16 @@
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::Response;
+use http::{HeaderName, Response};
 use tower::Layer;
 
 use crate::{
-    headers::HeaderStyle,
+    error::BuildError,
+    headers::{HeaderStyle, Headers},
     limiter::Limiter,
     rejection::{Rejection, Renderer},
     service::RateLimit,
+    spread::Spread,
 };
 
 /// Holds the requests of a service to a [`Limiter`]'s policies.
@@ -35,10 +37,10 @@ pub struct RateLimitLayer {
 }
 
 /// What the limiter looks like from outside, shared by every clone of every service.
-#[derive(Clone)]
 pub(crate) struct Face {
     pub(crate) limiter: Limiter,
-    pub(crate) styles: Vec<HeaderStyle>,
+    pub(crate) headers: Headers,
+    pub(crate) spread: Spread,
     pub(crate) renderer: Renderer,
     pub(crate) expose_decision: bool,
 }
@@ -46,35 +48,108 @@ pub(crate) struct Face {
 impl RateLimitLayer {
     /// With the `X-RateLimit-*` headers, `Retry-After` on refusals, and a JSON body for these.
     pub fn new(limiter: Limiter) -> Self {
-        let face = Face {
-            limiter,
-            styles: vec![HeaderStyle::x_ratelimit()],
-            renderer: Arc::new(Rejection::to_response),
-            expose_decision: false,
-        };
-        Self { face: Arc::new(face) }
+        // The defaults hold for any limiter: there is nothing to validate.
+        Self { face: Arc::new(Face::new(limiter)) }
     }
 
+    /// The defaults of [`new`](Self::new), which the builder's methods change.
+    pub fn builder(limiter: Limiter) -> RateLimitLayerBuilder {
+        RateLimitLayerBuilder { face: Face::new(limiter) }
+    }
+
+    /// The names of the headers that the layer may add to a response, for
+    /// `Access-Control-Expose-Headers`: without it, scripts on other origins cannot read them.
+    /// `tower_http::cors::CorsLayer::expose_headers` takes this list.
+    ///
+    /// ```
+    /// # let limiter = tower_quota::Limiter::builder().build()?;
+    /// let layer = tower_quota::RateLimitLayer::new(limiter);
+    /// assert_eq!(
+    ///     layer.exposed_headers(),
+    ///     ["x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset", "retry-after"],
+    /// );
+    /// # Ok::<(), tower_quota::BuildError>(())
+    /// ```
+    #[must_use]
+    pub fn exposed_headers(&self) -> Vec<HeaderName> {
+        self.face.headers.names()
+    }
+}
+
+/// Collects what a [`RateLimitLayer`] tells, and how; made by [`RateLimitLayer::builder`].
+///
+/// ```
+/// use tower_quota::{HeaderStyle, Limiter, Policy, Quota, RateLimitLayer};
+///
+/// let hourly = Policy::sliding_window("hourly", Quota::per_hour(1_000)).global();
+/// let burst = Policy::sliding_window("burst", Quota::per_minute(100)).global();
+/// let limiter = Limiter::builder().policy(hourly).policy(burst).build()?;
+/// let layer = RateLimitLayer::builder(limiter)
+///     .headers([HeaderStyle::x_ratelimit()])
+///     .header_policy("hourly")
+///     .retry_after(false)
+///     .build()?;
+/// # let _ = layer;
+/// # Ok::<(), tower_quota::BuildError>(())
+/// ```
+#[must_use]
+pub struct RateLimitLayerBuilder {
+    face: Face,
+}
+
+impl RateLimitLayerBuilder {
     /// The families of quota headers; none of them for an empty list. Default:
-    /// [`HeaderStyle::x_ratelimit`]. Every response to a counted request has them.
+    /// [`HeaderStyle::x_ratelimit`]. Every response to a counted request has them, in place of what
+    /// an inner layer wrote; only when an inner layer refuses, its word stands.
     pub fn headers(mut self, styles: impl IntoIterator<Item = HeaderStyle>) -> Self {
-        Arc::make_mut(&mut self.face).styles = styles.into_iter().collect();
+        self.face.headers.styles = styles.into_iter().collect();
         self
     }
 
-    /// The response to a refused request. The layer adds the quota headers and `Retry-After`.
-    /// Default: [`Rejection::to_response`].
+    /// The policy that speaks in headers which tell of one only. Where it does not hold, and by
+    /// default, it is the tightest: the one with the least left. A refusal always tells of the
+    /// policy that refused, with the longest wait.
+    pub fn header_policy(mut self, name: impl Into<String>) -> Self {
+        self.face.headers.policy = Some(name.into());
+        self
+    }
+
+    /// Whether refusals tell in `Retry-After` (RFC 9110, section 10.2.3) after how many seconds
+    /// the same request would pass. Default: true.
+    pub fn retry_after(mut self, told: bool) -> Self {
+        self.face.headers.retry_after = told;
+        self
+    }
+
+    /// Tells each caller to wait up to `at_most` longer than it must, by a share that is fixed for
+    /// its key, so that those who were refused together do not come back in one wave. Default:
+    /// zero, which is the exact wait.
+    ///
+    /// It shows in `Retry-After`, the body and gRPC's retry delay alike; a reset is told as it is.
+    /// Callers under a global policy are told apart by the key of another policy of the request;
+    /// without one, they all wait the same.
+    pub fn spread_retry_after(mut self, at_most: Duration) -> Self {
+        self.face.spread = Spread(at_most);
+        self
+    }
+
+    /// The response to a refused request. The layer adds the quota headers and `Retry-After`, and
+    /// `Cache-Control: no-store` (RFC 9111, section 5.2.2.5) where the response has none.
+    /// Default: [`Rejection::to_response`]. The module [`response`](crate::response) has other
+    /// formats.
     ///
     /// ```
     /// use http::Response;
-    /// use tower_quota::{Limiter, RateLimitLayer, Rejection};
+    /// use tower_quota::{Limiter, RateLimitLayer};
     ///
     /// let limiter = Limiter::builder().build()?;
-    /// let layer = RateLimitLayer::new(limiter).on_rejection(|rejection: &Rejection| {
-    ///     let mut response = Response::new(format!("slow down: {rejection}"));
-    ///     *response.status_mut() = rejection.status();
-    ///     response
-    /// });
+    /// let layer = RateLimitLayer::builder(limiter)
+    ///     .on_rejection(|rejection| {
+    ///         let mut response = Response::new(format!("slow down: {rejection}"));
+    ///         *response.status_mut() = rejection.status();
+    ///         response
+    ///     })
+    ///     .build()?;
     /// # let _ = layer;
     /// # Ok::<(), tower_quota::BuildError>(())
     /// ```
@@ -83,16 +158,36 @@ impl RateLimitLayer {
         F: Fn(&Rejection) -> Response<B> + Send + Sync + 'static,
         B: Into<Bytes>,
     {
-        let renderer: Renderer = Arc::new(move |rejection| respond(rejection).map(Into::into));
-        Arc::make_mut(&mut self.face).renderer = renderer;
+        self.face.renderer = Arc::new(move |rejection| respond(rejection).map(Into::into));
         self
     }
 
     /// Puts the [`Decision`](crate::Decision) into the extensions of requests that pass, for their
-    /// handlers. Off by default: it is the only thing here that allocates.
+    /// handlers. Off by default: it allocates.
     pub fn expose_decision(mut self) -> Self {
-        Arc::make_mut(&mut self.face).expose_decision = true;
+        self.face.expose_decision = true;
         self
+    }
+
+    /// The layer.
+    ///
+    /// # Errors
+    /// A setting that cannot work: the error names it and says what to write instead.
+    pub fn build(self) -> Result<RateLimitLayer, BuildError> {
+        self.face.headers.validate(&self.face.limiter)?;
+        Ok(RateLimitLayer { face: Arc::new(self.face) })
+    }
+}
+
+impl Face {
+    fn new(limiter: Limiter) -> Self {
+        Self {
+            limiter,
+            headers: Headers::default(),
+            spread: Spread::default(),
+            renderer: Arc::new(Rejection::to_response),
+            expose_decision: false,
+        }
     }
 }
 
@@ -110,11 +205,18 @@ impl fmt::Debug for RateLimitLayer {
     }
 }
 
+impl fmt::Debug for RateLimitLayerBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.face.fmt(f)
+    }
+}
+
 impl fmt::Debug for Face {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RateLimit")
             .field("limiter", &self.limiter)
-            .field("headers", &self.styles)
+            .field("headers", &self.headers)
+            .field("spread", &self.spread.0)
             .field("expose_decision", &self.expose_decision)
             .finish_non_exhaustive()
     }

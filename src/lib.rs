@@ -96,7 +96,9 @@ mod matcher;
 mod policy;
 mod quota;
 mod rejection;
+pub mod response;
 mod service;
+mod spread;
 pub mod store;
 
 pub use crate::{
@@ -107,8 +109,8 @@ pub use crate::{
     decision::{Decision, Outcome, Reason},
     error::BuildError,
     future::ResponseFuture,
-    headers::HeaderStyle,
-    layer::RateLimitLayer,
+    headers::{HeaderStyle, ResetFormat},
+    layer::{RateLimitLayer, RateLimitLayerBuilder},
     limiter::{Check, CheckFuture, DecisionFuture, Limiter, LimiterBuilder, UnknownPolicy},
     matcher::Matcher,
     policy::Policy,

@@ -245,6 +245,11 @@ impl Policy {
         self.0.dry_run
     }
 
+    /// Whether all requests count together.
+    pub(crate) fn is_global(&self) -> bool {
+        self.0.global
+    }
+
     /// Whether these are clones of one policy.
     pub(crate) fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)

@@ -4,7 +4,7 @@ use std::{fmt, time::Duration};
 
 /// The largest number of units a quota may hold: the largest integer that structured header
 /// fields can carry (RFC 9651, section 3.3.1).
-const MAX_UNITS: u64 = 999_999_999_999_999;
+pub(crate) const MAX_UNITS: u64 = 999_999_999_999_999;
 
 /// The longest window: a hundred years.
 const MAX_WINDOW: u64 = 100 * 365 * 86_400 * NANOS_PER_SECOND;

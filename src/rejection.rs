@@ -1,10 +1,11 @@
 //! The typed reason of a refusal, and its default response: [`Rejection`].
 
-use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
+use std::{borrow::Cow, cmp::Reverse, fmt, ptr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header::CONTENT_TYPE};
 use serde::Serialize;
+use smallvec::SmallVec;
 
 use crate::{
     decision::{Decision, Outcome, Reason},
@@ -14,8 +15,8 @@ use crate::{
 
 /// Why a request was refused, for whoever writes the response.
 ///
-/// [`RateLimitLayer::on_rejection`](crate::RateLimitLayer::on_rejection) takes a closure that turns
-/// it into the house's own response; [`to_response`](Self::to_response) is the default.
+/// [`RateLimitLayerBuilder::on_rejection`](crate::RateLimitLayerBuilder::on_rejection) takes a
+/// closure that turns it into the house's own response; [`to_response`](Self::to_response) is the default.
 ///
 /// ```
 /// use tower_quota::{Limiter, Policy, Quota, Rejection};
@@ -37,6 +38,8 @@ use crate::{
 pub struct Rejection {
     reason: Reason,
     outcome: Outcome,
+    /// What else refuses.
+    others: SmallVec<[Outcome; 1]>,
     decided_at: Duration,
     request_id: Option<HeaderValue>,
 }
@@ -46,10 +49,16 @@ impl Rejection {
     /// the one with the longest wait.
     #[must_use]
     pub fn of(decision: &Decision) -> Option<Self> {
-        let outcome = decision.tightest()?.clone();
+        let reason = decision.reason()?;
+        let outcome = decision.tightest()?;
+        let refuses_too = |other: &&Outcome| !other.is_allowed() && !ptr::eq(*other, outcome);
+        let mut others: SmallVec<[Outcome; 1]> =
+            decision.outcomes().iter().filter(refuses_too).cloned().collect();
+        others.sort_by_key(|other| Reverse(other.wait_or_never()));
         Some(Self {
-            reason: decision.reason()?,
-            outcome,
+            reason,
+            outcome: outcome.clone(),
+            others,
             decided_at: decision.decided_at(),
             request_id: None,
         })
@@ -93,6 +102,12 @@ impl Rejection {
     #[must_use]
     pub fn remaining(&self) -> u64 {
         self.outcome.remaining()
+    }
+
+    /// What each policy says that refuses, the longest wait first: this rejection tells of the
+    /// first of them.
+    pub fn refusing(&self) -> impl Iterator<Item = &Outcome> {
+        std::iter::once(&self.outcome).chain(&self.others)
     }
 
     /// How long until `remaining` grows.
@@ -159,16 +174,20 @@ impl Rejection {
             retry_after: self.retry_after_seconds(),
             request_id: self.request_id(),
         };
-        json(self.status(), &body)
+        // Strings and numbers only: this cannot fail.
+        respond(self.status(), "application/json", serde_json::to_vec(&body).unwrap_or_default())
     }
 }
 
-/// A response with a JSON body.
-fn json(status: StatusCode, body: &impl Serialize) -> Response<Bytes> {
-    // Strings and numbers only: this cannot fail.
-    let mut response = Response::new(serde_json::to_vec(body).unwrap_or_default().into());
+/// A response with a body of this type.
+pub(crate) fn respond(
+    status: StatusCode,
+    content_type: &'static str,
+    body: impl Into<Bytes>,
+) -> Response<Bytes> {
+    let mut response = Response::new(body.into());
     *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
 }
 
@@ -189,27 +208,37 @@ struct Body<'a> {
 
 impl fmt::Display for Rejection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (policy, quota) = (self.policy(), self.quota());
-        match self.reason {
-            Reason::QuotaExceeded => {
-                write!(f, "Quota of policy `{policy}` is used up ({quota:?}).")?;
-                match self.retry_after_seconds() {
-                    Some(1) => f.write_str(" Retry after 1 second."),
-                    Some(seconds) => write!(f, " Retry after {seconds} seconds."),
-                    None => Ok(()),
-                }
+        Complaint(&self.outcome).fmt(f)?;
+        match self.retry_after_seconds() {
+            Some(1) => f.write_str(" Retry after 1 second."),
+            Some(seconds) => write!(f, " Retry after {seconds} seconds."),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Why a policy refuses, in a sentence; empty where it does not.
+pub(crate) struct Complaint<'a>(pub(crate) &'a Outcome);
+
+impl fmt::Display for Complaint<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (policy, quota) = (self.0.policy(), self.0.quota());
+        match self.0.refused {
+            None => Ok(()),
+            Some(Reason::QuotaExceeded) => {
+                write!(f, "Quota of policy `{policy}` is used up ({quota:?}).")
             }
-            Reason::CostExceedsQuota => {
+            Some(Reason::CostExceedsQuota) => {
                 write!(
                     f,
                     "The request costs more than the whole quota of policy `{policy}` ({quota:?})."
                 )
             }
-            Reason::MissingKey => {
+            Some(Reason::MissingKey) => {
                 write!(
                     f,
                     "Policy `{policy}` counts by {}, which the request does not tell.",
-                    self.key_kind()
+                    self.0.key_kind()
                 )
             }
         }

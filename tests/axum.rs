@@ -149,7 +149,7 @@ async fn the_decision_reaches_the_handler() {
     };
     let app = Router::new()
         .route("/", get(handler))
-        .layer(RateLimitLayer::new(limiter).expose_decision());
+        .layer(RateLimitLayer::builder(limiter).expose_decision().build().unwrap());
     let body = to_bytes(send(&app, "/").await.into_body(), 64).await.unwrap();
     assert_eq!(body, "4 left");
 }
@@ -158,22 +158,23 @@ async fn the_decision_reaches_the_handler() {
 async fn a_rejection_becomes_what_a_closure_makes_of_it() {
     let policy = Policy::fixed_window("p", Quota::per_minute(1)).key(header("x-key")).or_refuse();
     let limiter = builder().policy(policy).build().unwrap();
-    let layer = RateLimitLayer::new(limiter).on_rejection(|rejection: &Rejection| {
-        let text = format!(
-            "{} {} {:?} {} {} {:?} {} {:?} {:?}",
-            rejection.policy(),
-            rejection.key_kind(),
-            rejection.quota(),
-            rejection.limit(),
-            rejection.remaining(),
-            rejection.reset(),
-            rejection.resets_at().as_secs(),
-            rejection.retry_after(),
-            rejection.request_id(),
-        );
-        http::Response::builder().status(503).body(text).unwrap()
-    });
-    let app = Router::new().route("/", get(|| async { "hi" })).layer(layer.headers([]));
+    let layer =
+        RateLimitLayer::builder(limiter).headers([]).on_rejection(|rejection: &Rejection| {
+            let text = format!(
+                "{} {} {:?} {} {} {:?} {} {:?} {:?}",
+                rejection.policy(),
+                rejection.key_kind(),
+                rejection.quota(),
+                rejection.limit(),
+                rejection.remaining(),
+                rejection.reset(),
+                rejection.resets_at().as_secs(),
+                rejection.retry_after(),
+                rejection.request_id(),
+            );
+            http::Response::builder().status(503).body(text).unwrap()
+        });
+    let app = Router::new().route("/", get(|| async { "hi" })).layer(layer.build().unwrap());
     let request = || {
         let request = Request::get("/").header("x-key", "a").header("x-request-id", "req_1");
         request.body(Body::empty()).unwrap()
@@ -207,9 +208,9 @@ async fn a_handler_may_answer_with_a_rejection_itself() {
 async fn uncounted_requests_have_no_quota_headers() {
     let policy = Policy::fixed_window("p", Quota::per_minute(1)).global();
     let limiter = builder().policy(policy).exempt(Matcher::get("/health")).build().unwrap();
-    let app = Router::new()
-        .route("/health", get(|| async { "ok" }))
-        .layer(RateLimitLayer::new(limiter).headers([HeaderStyle::x_ratelimit()]));
+    let app = Router::new().route("/health", get(|| async { "ok" })).layer(
+        RateLimitLayer::builder(limiter).headers([HeaderStyle::x_ratelimit()]).build().unwrap(),
+    );
     for _ in 0..3 {
         let response = send(&app, "/health").await;
         assert_eq!((response.status(), quota(&response)), (StatusCode::OK, vec![]));

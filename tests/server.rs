@@ -158,7 +158,9 @@ async fn the_server_limits_each_address_and_stops_when_asked() -> Result<()> {
         "retry_after": retry_after,
     });
     assert_eq!((refused.status, refused.body), (429, body));
-    assert_eq!(refused.headers, only_json());
+    let mut expected = only_json();
+    expected.insert("cache-control".into(), "no-store".into());
+    assert_eq!(refused.headers, expected);
 
     let office = client([127, 0, 0, 2])?;
     let mut other = sign_up(&server, &office, began).await?;

@@ -27,6 +27,14 @@ impl Fingerprinter {
         hasher.write(key.as_bytes());
         hasher.finish128().as_u128()
     }
+
+    /// What may be told to anybody: neither the key nor `fingerprint` follows from it, as the
+    /// secret's halves are used the other way around.
+    pub(crate) fn public(&self, fingerprint: u128) -> u64 {
+        let mut hasher = SipHasher24::new_with_keys(self.secret.1, self.secret.0);
+        hasher.write(&fingerprint.to_le_bytes());
+        hasher.finish()
+    }
 }
 
 impl std::fmt::Debug for Fingerprinter {
@@ -46,5 +54,16 @@ mod tests {
         assert_eq!(ours.fingerprint(0, &key), ours.clone().fingerprint(0, &key));
         assert_ne!(ours.fingerprint(0, &key), ours.fingerprint(1, &key));
         assert_ne!(ours.fingerprint(0, &key), theirs.fingerprint(0, &key));
+    }
+
+    #[test]
+    fn the_public_fingerprint_depends_on_the_secret_and_shows_no_part_of_the_other() {
+        let (ours, theirs) = (Fingerprinter::random(), Fingerprinter::random());
+        let fingerprint = ours.fingerprint(0, &Key::from("sk_live_pro_tenant"));
+        let public = ours.public(fingerprint);
+        assert_eq!(public, ours.clone().public(fingerprint));
+        assert_ne!(public, theirs.public(fingerprint));
+        assert_ne!(public, fingerprint as u64);
+        assert_ne!(public, (fingerprint >> 64) as u64);
     }
 }

@@ -110,7 +110,7 @@ impl Asked {
     /// The decision where nothing was asked of the store.
     pub(super) fn uncounted(&mut self, now: Now) -> Decision {
         let missing = std::mem::take(&mut self.missing);
-        Decision::new(missing.into_iter().collect(), now, Duration::ZERO)
+        Decision::new(missing, now, Duration::ZERO)
     }
 
     pub(super) fn decide(&mut self, usages: Usages, now: Now, held: Duration) -> Decision {
@@ -129,6 +129,6 @@ impl Asked {
             let charge = Some(charge);
             Outcome { policy, key_kind, quota, charge, refused, remaining, reset, wait }
         };
-        Decision::new(all.map(outcome).collect(), now, held)
+        Decision::new(all.map(outcome), now, held)
     }
 }

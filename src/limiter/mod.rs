@@ -20,6 +20,7 @@ pub use self::{
 use crate::{
     category::any_matches,
     clock::Clock,
+    decision::Outcome,
     hold::Line,
     key::{Fingerprinter, Key},
     matcher::Matcher,
@@ -95,6 +96,18 @@ impl Limiter {
             }
         }
         DecisionFuture::new(self.clone(), asked)
+    }
+
+    /// The policies whose verdicts requests feel, some of them more than once.
+    pub(crate) fn request_policies(&self) -> impl Iterator<Item = &Policy> {
+        let of_categories = self.inner.categories.iter().flat_map(|(_, rules)| rules);
+        let all = self.inner.every_request.iter().chain(of_categories).map(|rule| &rule.policy);
+        all.filter(|policy| !policy.is_dry_run())
+    }
+
+    /// The fingerprint of the key that may be told to anybody; `None` where there is no key.
+    pub(crate) fn public_fingerprint(&self, outcome: &Outcome) -> Option<u64> {
+        outcome.fingerprint().map(|fingerprint| self.inner.fingerprints.public(fingerprint))
     }
 
     /// Asks one policy, by its name, about a key. Awaiting it charges one unit, unless told

@@ -16,7 +16,7 @@ use crate::{
 /// Corrects what a request has cost, once its response is there.
 pub(crate) struct Settling {
     usages: StoreFuture,
-    /// Which outcomes are corrected.
+    /// Which outcomes are corrected, the dry runs last.
     places: SmallVec<[usize; 4]>,
     now: Now,
 }
@@ -26,7 +26,8 @@ impl Limiter {
     pub(crate) fn settle(&self, decision: &Decision, response: &Parts) -> Option<Settling> {
         let mut corrections: SmallVec<[Correction; 4]> = SmallVec::new();
         let mut places = SmallVec::new();
-        for (place, outcome) in decision.outcomes.iter().enumerate() {
+        let outcomes = decision.outcomes.iter().chain(&decision.dry_runs);
+        for (place, outcome) in outcomes.enumerate() {
             let Some(change) = change(outcome, response) else { continue };
             let Some(charge) = outcome.charge else { continue };
             corrections.push(Correction { charge, charged_at: decision.now, change });
@@ -46,8 +47,9 @@ impl Settling {
         let usages = ready!(Pin::new(&mut self.usages).poll(context));
         // A reset counts from when it was decided, as all others of the decision do.
         let since = self.now.monotonic().saturating_sub(decision.now.monotonic());
-        for (&place, usage) in self.places.iter().zip(usages) {
-            let Some(outcome) = decision.outcomes.get_mut(place) else { continue };
+        let outcomes = decision.outcomes.iter_mut().chain(&mut decision.dry_runs).enumerate();
+        let corrected = outcomes.filter(|(place, _)| self.places.contains(place));
+        for ((_, outcome), usage) in corrected.zip(usages) {
             outcome.remaining = usage.remaining;
             outcome.reset = usage.reset.saturating_add(since);
         }

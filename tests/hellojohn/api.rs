@@ -291,7 +291,10 @@ pub fn refused(limit: u64, reset: u64, retry_after: u64) -> Answer {
         "message": format!("Rate limit exceeded. Retry after {retry_after} seconds."),
         "retry_after": retry_after,
     });
-    answer(429, body).quota(limit, 0, reset).header("retry-after", &retry_after.to_string())
+    answer(429, body)
+        .quota(limit, 0, reset)
+        .header("retry-after", &retry_after.to_string())
+        .header("cache-control", "no-store")
 }
 
 impl Answer {

@@ -1,0 +1,245 @@
+//! Refusals of gRPC calls: a status in the headers, and no body.
+//!
+//! Sources: gRPC over HTTP/2 (`Trailers-Only`), gRFC A6 (`grpc-retry-pushback-ms`), and the richer
+//! error model of `google/rpc/error_details.proto`.
+
+use std::time::Duration;
+
+use base64::{Engine, prelude::BASE64_STANDARD_NO_PAD};
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Response, header::CONTENT_TYPE, request::Parts};
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+use prost::Message;
+
+use crate::{
+    decision::{Outcome, Reason},
+    rejection::{Complaint, Rejection},
+};
+
+const GRPC: &str = "application/grpc";
+const GRPC_WEB: &str = "application/grpc-web";
+
+const STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+const DETAILS: HeaderName = HeaderName::from_static("grpc-status-details-bin");
+const PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
+
+/// What `grpc-message` cannot carry as it is.
+const ENCODED: &AsciiSet = &CONTROLS.add(b'%');
+
+const INVALID_ARGUMENT: i32 = 3;
+const RESOURCE_EXHAUSTED: i32 = 8;
+
+/// Whether the request is a gRPC call, by its content type.
+pub(crate) fn is_call(request: &Parts) -> bool {
+    has_type(request.headers.get(CONTENT_TYPE), GRPC)
+}
+
+fn has_type(content_type: Option<&HeaderValue>, prefix: &str) -> bool {
+    let found = content_type.and_then(|value| value.as_bytes().get(..prefix.len()));
+    found.is_some_and(|found| found.eq_ignore_ascii_case(prefix.as_bytes()))
+}
+
+/// The status that refuses the call.
+pub(crate) fn respond(request: &Parts, rejection: &Rejection) -> Response<Bytes> {
+    let message = rejection.to_string();
+    let code = match rejection.reason() {
+        Reason::QuotaExceeded | Reason::CostExceedsQuota => RESOURCE_EXHAUSTED,
+        Reason::MissingKey => INVALID_ARGUMENT,
+    };
+    let mut response = Response::new(Bytes::new());
+    let headers = response.headers_mut();
+    // Browsers want their own type back.
+    let content_type = request.headers.get(CONTENT_TYPE);
+    let web = content_type.filter(|value| has_type(Some(value), GRPC_WEB)).cloned();
+    headers.insert(CONTENT_TYPE, web.unwrap_or(HeaderValue::from_static(GRPC)));
+    headers.insert(STATUS, code.into());
+    if let Ok(encoded) = utf8_percent_encode(&message, ENCODED).to_string().try_into() {
+        headers.insert(MESSAGE, encoded);
+    }
+    let wait = rejection.retry_after().map(millis);
+    // A negative pushback asks for no retry at all. It is also better than one that comes early,
+    // as it would after the longest time that fits.
+    let pushback = wait.and_then(|wait| i32::try_from(wait).ok()).unwrap_or(-1);
+    headers.insert(PUSHBACK, pushback.into());
+    if code == RESOURCE_EXHAUSTED {
+        let status = Status { code, message, details: details(rejection, wait) };
+        let status = BASE64_STANDARD_NO_PAD.encode(status.encode_to_vec());
+        if let Ok(status) = status.try_into() {
+            headers.insert(DETAILS, status);
+        }
+    }
+    response
+}
+
+/// When to retry, where that helps, and which quotas failed.
+fn details(rejection: &Rejection, wait: Option<u64>) -> Vec<Any> {
+    let retry_info = wait.map(|millis| {
+        let delay = Duration::from_millis(millis);
+        let seconds = i64::try_from(delay.as_secs()).unwrap_or(i64::MAX);
+        let nanos = i32::try_from(delay.subsec_nanos()).unwrap_or(0);
+        Any::of("google.rpc.RetryInfo", &RetryInfo { delay: Some(Delay { seconds, nanos }) })
+    });
+    let violations = rejection.refusing().map(Violation::of).collect();
+    let quota_failure = Any::of("google.rpc.QuotaFailure", &QuotaFailure { violations });
+    retry_info.into_iter().chain([quota_failure]).collect()
+}
+
+/// Rounded up.
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
+}
+
+/// `google.rpc.Status`
+#[derive(Clone, PartialEq, Message)]
+struct Status {
+    #[prost(int32, tag = "1")]
+    code: i32,
+    #[prost(string, tag = "2")]
+    message: String,
+    #[prost(message, repeated, tag = "3")]
+    details: Vec<Any>,
+}
+
+/// `google.protobuf.Any`
+#[derive(Clone, PartialEq, Message)]
+struct Any {
+    #[prost(string, tag = "1")]
+    type_url: String,
+    #[prost(bytes = "vec", tag = "2")]
+    value: Vec<u8>,
+}
+
+impl Any {
+    fn of(name: &str, message: &impl Message) -> Self {
+        Self { type_url: format!("type.googleapis.com/{name}"), value: message.encode_to_vec() }
+    }
+}
+
+/// `google.rpc.RetryInfo`
+#[derive(Clone, PartialEq, Message)]
+struct RetryInfo {
+    #[prost(message, optional, tag = "1")]
+    delay: Option<Delay>,
+}
+
+/// `google.protobuf.Duration`
+#[derive(Clone, PartialEq, Message)]
+struct Delay {
+    #[prost(int64, tag = "1")]
+    seconds: i64,
+    #[prost(int32, tag = "2")]
+    nanos: i32,
+}
+
+/// `google.rpc.QuotaFailure`
+#[derive(Clone, PartialEq, Message)]
+struct QuotaFailure {
+    #[prost(message, repeated, tag = "1")]
+    violations: Vec<Violation>,
+}
+
+/// `google.rpc.QuotaFailure.Violation`
+#[derive(Clone, PartialEq, Message)]
+struct Violation {
+    /// What kind of key it counts by: the key itself is not disclosed.
+    #[prost(string, tag = "1")]
+    subject: String,
+    #[prost(string, tag = "2")]
+    description: String,
+    #[prost(string, tag = "5")]
+    quota_id: String,
+    #[prost(int64, tag = "7")]
+    quota_value: i64,
+}
+
+impl Violation {
+    fn of(outcome: &Outcome) -> Self {
+        Self {
+            subject: outcome.key_kind().into_owned(),
+            description: Complaint(outcome).to_string(),
+            quota_id: outcome.policy().to_owned(),
+            quota_value: i64::try_from(outcome.limit()).unwrap_or(i64::MAX),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+
+    use super::*;
+    use crate::{decision::Decision, policy::Policy, quota::Quota};
+
+    fn refused(reason: Reason, wait: Duration) -> Response<Bytes> {
+        let policy = Policy::token_bucket("größe 100%", Quota::per_hour(100));
+        let refused = Some(reason);
+        let outcome =
+            Outcome { refused, remaining: 0, reset: wait, wait, ..Outcome::unused(policy) };
+        let decision = Decision::of([outcome]);
+        respond(&call("application/grpc"), &Rejection::of(&decision).unwrap())
+    }
+
+    fn call(content_type: &str) -> Parts {
+        let request = Request::builder().header(CONTENT_TYPE, content_type).body(()).unwrap();
+        request.into_parts().0
+    }
+
+    #[test]
+    fn calls_are_known_by_their_type() {
+        for content_type in ["application/grpc", "application/grpc+proto", "Application/GRPC"] {
+            assert!(is_call(&call(content_type)));
+        }
+        for content_type in ["application/json", "application/grp", ""] {
+            assert!(!is_call(&call(content_type)));
+        }
+        assert!(!is_call(&Request::new(()).into_parts().0));
+    }
+
+    #[test]
+    fn messages_are_percent_encoded_and_waits_are_rounded_up() {
+        let response = refused(Reason::QuotaExceeded, Duration::from_nanos(1_500_000_001));
+        let headers = response.headers();
+        assert_eq!(headers[STATUS], "8");
+        assert_eq!(headers[PUSHBACK], "1501");
+        assert_eq!(
+            headers[MESSAGE],
+            "Quota of policy `gr%C3%B6%C3%9Fe 100%25` is used up (100 per 3600s). Retry after 2 seconds.",
+        );
+        let status = BASE64_STANDARD_NO_PAD.decode(&headers[DETAILS]).unwrap();
+        let status = Status::decode(&*status).unwrap();
+        assert_eq!(
+            RetryInfo::decode(&*status.details[0].value).unwrap().delay,
+            Some(Delay { seconds: 1, nanos: 501_000_000 }),
+        );
+    }
+
+    #[test]
+    fn where_waiting_does_not_help_there_is_no_retry() {
+        for (reason, wait) in [
+            (Reason::CostExceedsQuota, Duration::from_secs(1)),
+            (Reason::MissingKey, Duration::ZERO),
+            // Longer than the header can tell.
+            (Reason::QuotaExceeded, Duration::from_secs(30 * 86_400)),
+        ] {
+            assert_eq!(refused(reason, wait).headers()[PUSHBACK], "-1");
+        }
+        let response = refused(Reason::MissingKey, Duration::ZERO);
+        assert_eq!(response.headers()[STATUS], "3");
+        assert_eq!(response.headers().get(DETAILS), None);
+    }
+
+    #[test]
+    fn browsers_get_their_own_type_back() {
+        let policy = Policy::token_bucket("p", Quota::per_hour(1));
+        let (refused, wait) = (Some(Reason::QuotaExceeded), Duration::from_secs(1));
+        let decision = Decision::of([Outcome { refused, wait, ..Outcome::unused(policy) }]);
+        let rejection = Rejection::of(&decision).unwrap();
+        for (asked, answered) in [
+            ("application/grpc-web+proto", "application/grpc-web+proto"),
+            ("application/grpc+proto", "application/grpc"),
+        ] {
+            assert_eq!(respond(&call(asked), &rejection).headers()[CONTENT_TYPE], answered);
+        }
+    }
+}

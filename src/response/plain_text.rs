@@ -1,0 +1,19 @@
+use bytes::Bytes;
+use http::Response;
+
+use crate::rejection::{Rejection, respond};
+
+/// The rejection's message, as it is displayed, in plain text.
+///
+/// ```
+/// use tower_quota::{Limiter, RateLimitLayer, response};
+///
+/// let limiter = Limiter::builder().build()?;
+/// let layer =
+///     RateLimitLayer::builder(limiter).on_rejection(response::plain_text()).build()?;
+/// # let _ = layer;
+/// # Ok::<(), tower_quota::BuildError>(())
+/// ```
+pub fn plain_text() -> impl Fn(&Rejection) -> Response<Bytes> + Send + Sync + 'static {
+    |rejection| respond(rejection.status(), "text/plain; charset=utf-8", rejection.to_string())
+}

@@ -1,0 +1,212 @@
+//! Refusals in each format, headers and bodies whole, over the public API.
+
+use std::{
+    convert::Infallible,
+    time::{Duration, UNIX_EPOCH},
+};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt, Full};
+use serde_json::json;
+use tower::{Layer, ServiceExt, service_fn};
+use tower_quota::{
+    Clock, Limiter, Policy, Quota, RateLimitLayer, RateLimitLayerBuilder, Rejection, key,
+    response::{self, Problem},
+};
+
+type Body = Full<Bytes>;
+
+/// A request that finds both of its quotas used up, and tells of neither in headers.
+fn refused() -> Request<()> {
+    request(&[("x-api-key", "k"), ("x-request-id", "req_01HX")])
+}
+
+fn request(headers: &[(&str, &str)]) -> Request<()> {
+    let request = Request::get("/");
+    headers.iter().fold(request, |r, (name, value)| r.header(*name, *value)).body(()).unwrap()
+}
+
+fn builder() -> RateLimitLayerBuilder {
+    let policy =
+        |name, quota| Policy::sliding_window(name, quota).key(key::header("x-api-key")).or_refuse();
+    let limiter = Limiter::builder()
+        .clock(Clock::starting_at(UNIX_EPOCH + Duration::from_secs(1_705_413_600)))
+        .policy(policy("credential", Quota::per_minute(1)))
+        .policy(
+            policy("tenant", Quota::per_hour(1))
+                .cost(|request| if request.headers.contains_key("x-heavy") { 2 } else { 1 }),
+        )
+        .build()
+        .unwrap();
+    RateLimitLayer::builder(limiter).headers([])
+}
+
+async fn handler(_: Request<()>) -> Result<Response<Body>, Infallible> {
+    Ok(Response::new(Body::default()))
+}
+
+/// Status, headers and body of the second answer.
+async fn answer(
+    builder: RateLimitLayerBuilder,
+    request: Request<()>,
+) -> (u16, Vec<(String, String)>, String) {
+    let layer = builder.build().unwrap();
+    let service = || layer.layer(service_fn(handler));
+    let mut first = Request::new(());
+    *first.headers_mut() = request.headers().clone();
+    first.headers_mut().remove("x-heavy");
+    service().oneshot(first).await.unwrap();
+    let response = service().oneshot(request).await.unwrap();
+    let mut headers: Vec<_> = response
+        .headers()
+        .iter()
+        .map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()))
+        .collect();
+    headers.sort();
+    let status = response.status().as_u16();
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    (status, headers, String::from_utf8(body.to_vec()).unwrap())
+}
+
+/// These, and what every refusal has.
+fn lines(headers: &[(&str, &str)]) -> Vec<(String, String)> {
+    let no_store = ("cache-control", "no-store");
+    let lines = std::iter::once(&no_store).chain(headers);
+    lines.map(|(name, value)| ((*name).into(), (*value).into())).collect()
+}
+
+fn gateway() -> Problem {
+    Problem::new("https://gateway/errors/rate-limited")
+        .title(|rejection| {
+            format!("Rate-limit budget for purpose '{}' exhausted", rejection.policy())
+        })
+        .instance()
+}
+
+const PROBLEM: (&str, &str) = ("content-type", "application/problem+json");
+
+#[tokio::test(start_paused = true)]
+async fn a_problem_of_the_house() {
+    let builder = builder().retry_after(false).on_rejection(gateway().renderer());
+    assert_eq!(
+        answer(builder, refused()).await,
+        (
+            429,
+            lines(&[PROBLEM]),
+            r#"{"type":"https://gateway/errors/rate-limited","title":"Rate-limit budget for purpose 'tenant' exhausted","status":429,"instance":"req_01HX"}"#.to_owned(),
+        ),
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_problem_without_title_or_request_id() {
+    let problem = Problem::new("https://gateway/errors/rate-limited").instance();
+    let request = request(&[("x-api-key", "k")]);
+    assert_eq!(
+        answer(builder().on_rejection(problem.renderer()), request).await,
+        (
+            429,
+            lines(&[PROBLEM, ("retry-after", "3600")]),
+            r#"{"type":"https://gateway/errors/rate-limited","title":"Too Many Requests","status":429}"#.to_owned(),
+        ),
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_quota_exceeded_problem_names_all_that_refuse() {
+    let builder = builder().on_rejection(Problem::quota_exceeded().renderer());
+    assert_eq!(
+        answer(builder, refused()).await,
+        (
+            429,
+            lines(&[PROBLEM, ("retry-after", "3600")]),
+            r#"{"type":"https://iana.org/assignments/http-problem-types#quota-exceeded","title":"Quota exceeded","status":429,"violated-policies":["tenant","credential"]}"#.to_owned(),
+        ),
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_missing_key_is_a_bad_request_and_no_quota_problem() {
+    for problem in [gateway(), Problem::quota_exceeded().instance()] {
+        let builder = builder().on_rejection(problem.renderer());
+        assert_eq!(
+            answer(builder, request(&[("x-request-id", "req_01HX")])).await,
+            (
+                400,
+                lines(&[PROBLEM]),
+                r#"{"type":"about:blank","title":"Bad Request","status":400,"detail":"Policy `tenant` counts by x-api-key, which the request does not tell.","instance":"req_01HX"}"#.to_owned(),
+            ),
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn json_of_the_house() {
+    let builder = builder().on_rejection(response::json(|rejection| {
+        let seconds = rejection.retry_after_seconds();
+        json!({ "error": "rate_limit_exceeded", "retry_after": seconds })
+    }));
+    assert_eq!(
+        answer(builder, refused()).await,
+        (
+            429,
+            lines(&[("content-type", "application/json"), ("retry-after", "3600")]),
+            r#"{"error":"rate_limit_exceeded","retry_after":3600}"#.to_owned(),
+        ),
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn json_that_cannot_be_written_gives_way_to_the_default() {
+    let unwritable = response::json(|_| std::collections::HashMap::from([((1, 2), 3)]));
+    let default = answer(builder().on_rejection(Rejection::to_response), refused()).await;
+    assert_eq!(answer(builder().on_rejection(unwritable), refused()).await, default);
+}
+
+#[tokio::test(start_paused = true)]
+async fn json_by_default() {
+    assert_eq!(
+        answer(builder(), refused()).await,
+        (
+            429,
+            lines(&[("content-type", "application/json"), ("retry-after", "3600")]),
+            r#"{"error":"rate_limit_exceeded","message":"Quota of policy `tenant` is used up (1 per 3600s). Retry after 3600 seconds.","policy":"tenant","limit":1,"remaining":0,"retry_after":3600,"request_id":"req_01HX"}"#.to_owned(),
+        ),
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn plain_text() {
+    const TEXT: (&str, &str) = ("content-type", "text/plain; charset=utf-8");
+    let plain = || builder().on_rejection(response::plain_text());
+    assert_eq!(
+        answer(plain(), refused()).await,
+        (
+            429,
+            lines(&[TEXT, ("retry-after", "3600")]),
+            "Quota of policy `tenant` is used up (1 per 3600s). Retry after 3600 seconds.".into(),
+        ),
+    );
+    // Waiting does not help: no Retry-After.
+    assert_eq!(
+        answer(plain(), request(&[("x-api-key", "k"), ("x-heavy", "")])).await,
+        (
+            429,
+            lines(&[TEXT]),
+            "The request costs more than the whole quota of policy `tenant` (1 per 3600s).".into(),
+        ),
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_renderer_may_say_how_its_response_is_cached() {
+    let builder = builder().retry_after(false).on_rejection(|rejection| {
+        let response = Response::builder().status(rejection.status());
+        response.header("cache-control", "private, max-age=1").body("later").unwrap()
+    });
+    assert_eq!(
+        answer(builder, refused()).await,
+        (429, vec![("cache-control".into(), "private, max-age=1".into())], "later".into()),
+    );
+}
