@@ -105,27 +105,18 @@ where
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         loop {
-            let next = match this.state.as_mut().project() {
+            let (response, passed) = match this.state.as_mut().project() {
                 StateProjection::Deciding { deciding, waiting } => {
                     let decision = ready!(Pin::new(deciding).poll(context));
                     let Some(waiting) = waiting.take() else { return Poll::Pending };
-                    waiting.decided(decision)
+                    this.state.set(waiting.decided(decision));
+                    continue;
                 }
                 StateProjection::CallingLater { response, passed } => {
-                    let response = ready!(response.poll(context))?;
-                    let Some(passed) = passed.take() else { return Poll::Pending };
-                    match passed.answer(response) {
-                        Ok(response) => return Poll::Ready(Ok(response)),
-                        Err(late) => State::Settling { late: Some(late) },
-                    }
+                    (ready!(response.poll(context))?, passed.take())
                 }
                 StateProjection::Calling { response, passed } => {
-                    let response = ready!(response.poll(context))?;
-                    let Some(passed) = passed.take() else { return Poll::Pending };
-                    match passed.answer(response) {
-                        Ok(response) => return Poll::Ready(Ok(response)),
-                        Err(late) => State::Settling { late: Some(late) },
-                    }
+                    (ready!(response.poll(context))?, passed.take())
                 }
                 StateProjection::Settling { late } => {
                     if let Some(late) = late {
@@ -139,7 +130,11 @@ where
                     return Poll::Ready(Ok(response.map(ResponseBody::rejection)));
                 }
             };
-            this.state.set(next);
+            let Some(passed) = passed else { return Poll::Pending };
+            match passed.answer(response) {
+                Ok(response) => return Poll::Ready(Ok(response)),
+                Err(late) => this.state.set(State::Settling { late: Some(late) }),
+            }
         }
     }
 }

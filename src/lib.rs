@@ -46,7 +46,16 @@
 //! |---|---|---|---|
 //! | [token bucket](Policy::token_bucket) | burst + units | small | smoothing; most APIs |
 //! | [fixed window](Policy::fixed_window) | up to 2 × units, around an edge | small | "resets on the hour" |
-//! | [sliding window](Policy::sliding_window) | units | up to 1.5 KB | limits that must hold, such as sign-in |
+//! | [sliding window](Policy::sliding_window) | units | up to 1 KB | limits that must hold, such as sign-in |
+//!
+//! # Holding instead of refusing
+//!
+//! A policy or a category may [hold](Policy::hold) a request up to a maximum instead of refusing it.
+//! A held request charges nothing until its turn: its place in the line reserves its units, because
+//! whoever comes later to one of its keys must leave room for them. It is held only when it is sure
+//! to pass in time. When its caller leaves, those behind move up. The line is bounded,
+//! [per key](LimiterBuilder::max_held_per_key) and [in all](LimiterBuilder::max_held); a held
+//! request takes less than 2 KB beside the request itself.
 //!
 //! # What it does not do
 //!

@@ -191,6 +191,9 @@ impl Policy {
 
     /// Counts and reports, and never refuses: to see what a policy would do. A request that others
     /// refuse costs nothing here, and what would be refused here costs the others what it costs.
+    ///
+    /// What it would refuse is logged with the feature `tracing`, and is in
+    /// [`Decision::dry_runs`](crate::Decision::dry_runs). No header speaks of it.
     pub fn dry_run(self) -> Self {
         self.set(|settings| settings.dry_run = true)
     }

@@ -115,17 +115,23 @@ impl State {
 
 /// `a * b / c`, rounded up; the largest `u64` where it is more, or where `c` is 0.
 fn mul_div_ceil(a: u64, b: u64, c: u64) -> u64 {
-    if c == 0 {
-        return u64::MAX;
+    match (a.checked_mul(b), c) {
+        (_, 0) => u64::MAX,
+        // A division of 128 bits takes several times as long.
+        (Some(product), _) => product.div_ceil(c),
+        (None, _) => saturate((u128::from(a) * u128::from(b)).div_ceil(u128::from(c))),
     }
-    let exact = (u128::from(a) * u128::from(b)).div_ceil(u128::from(c));
-    u64::try_from(exact).unwrap_or(u64::MAX)
 }
 
 /// `a * b / c`, rounded down; the largest `u64` where it is more, or where `c` is 0.
 fn mul_div(a: u64, b: u64, c: u64) -> u64 {
-    if c == 0 {
-        return u64::MAX;
+    match (a.checked_mul(b), c) {
+        (_, 0) => u64::MAX,
+        (Some(product), _) => product / c,
+        (None, _) => saturate(u128::from(a) * u128::from(b) / u128::from(c)),
     }
-    u64::try_from(u128::from(a) * u128::from(b) / u128::from(c)).unwrap_or(u64::MAX)
+}
+
+fn saturate(number: u128) -> u64 {
+    u64::try_from(number).unwrap_or(u64::MAX)
 }

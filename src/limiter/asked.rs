@@ -125,10 +125,21 @@ impl Asked {
                 }
                 _ => Some(Reason::QuotaExceeded),
             };
+            if charge.mode == Mode::DryRun && refused.is_some() {
+                log_dry_run(rule.policy.name());
+            }
             let (policy, quota) = (rule.policy, charge.quota);
             let charge = Some(charge);
             Outcome { policy, key_kind, quota, charge, refused, remaining, reset, wait }
         };
         Decision::new(all.map(outcome), now, held)
     }
+}
+
+/// Each of them: this is what a dry run is for.
+fn log_dry_run(policy: &str) {
+    #[cfg(feature = "tracing")]
+    tracing::info!(policy, "a dry run would have refused this request");
+    #[cfg(not(feature = "tracing"))]
+    let _ = policy;
 }
