@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Request, Response, header::CACHE_CONTROL, request::Parts};
 use pin_project_lite::pin_project;
-use tower::{Service, ServiceExt, util::Oneshot};
+use tower::Service;
 
 #[cfg(feature = "grpc")]
 use crate::response::grpc;
@@ -42,7 +42,7 @@ pin_project! {
     {
         Deciding { deciding: DecisionFuture, waiting: Option<Waiting<S, B>> },
         // The verdict came late: the inner service is called when it is ready again.
-        CallingLater { #[pin] response: Oneshot<S, Request<B>>, passed: Option<Passed> },
+        Readying { inner: S, request: Option<Request<B>>, uncalled: Uncalled },
         Calling { #[pin] response: S::Future, passed: Option<Passed> },
         // The response is there, and what it has cost is being corrected.
         Settling { late: Option<Box<Late<S::Response>>> },
@@ -62,6 +62,18 @@ struct Waiting<S, B> {
 struct Passed {
     decision: Decision,
     face: Arc<Face>,
+}
+
+/// A request that has passed and waits for the inner service. If its caller leaves before that is
+/// called, it gives back what it was charged.
+struct Uncalled(Option<Passed>);
+
+impl Drop for Uncalled {
+    fn drop(&mut self) {
+        if let Some(passed) = &self.0 {
+            passed.face.limiter.undo(&passed.decision);
+        }
+    }
 }
 
 /// A response whose cost is being corrected.
@@ -112,8 +124,12 @@ where
                     this.state.set(waiting.decided(decision));
                     continue;
                 }
-                StateProjection::CallingLater { response, passed } => {
-                    (ready!(response.poll(context))?, passed.take())
+                StateProjection::Readying { inner, request, uncalled } => {
+                    ready!(inner.poll_ready(context))?;
+                    let Some(request) = request.take() else { return Poll::Pending };
+                    let (response, passed) = (inner.call(request), uncalled.0.take());
+                    this.state.set(State::Calling { response, passed });
+                    continue;
                 }
                 StateProjection::Calling { response, passed } => {
                     (ready!(response.poll(context))?, passed.take())
@@ -149,8 +165,8 @@ where
             return State::Refused { response: Some(face.refuse(&head, &decision)) };
         }
         let request = face.admitted(head, body, &decision);
-        let passed = Some(Passed { decision, face });
-        State::CallingLater { response: inner.oneshot(request), passed }
+        let uncalled = Uncalled(Some(Passed { decision, face }));
+        State::Readying { inner, request: Some(request), uncalled }
     }
 }
 

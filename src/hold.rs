@@ -184,6 +184,21 @@ impl Line {
         self.waiting.store(places.tickets.len(), Relaxed);
     }
 
+    /// Units of these charges have come back out of turn: the first who waits may pass earlier.
+    pub(crate) fn freed<'a>(&self, charges: impl IntoIterator<Item = &'a Charge>) {
+        if self.waiting.load(Relaxed) == 0 {
+            return;
+        }
+        let mut places = self.lock();
+        for charge in charges {
+            let first =
+                places.keys.get(&charge.slot()).and_then(|key| key.waiting.front().copied());
+            if let Some((ticket, _)) = first {
+                places.wake(ticket);
+            }
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Places> {
         self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -226,11 +241,15 @@ impl Places {
         let behind = |awaited: &Awaited| self.keys.get(&awaited.key)?.behind(ticket);
         let behind: SmallVec<[u64; 4]> = known.keys.iter().filter_map(behind).collect();
         for ticket in behind {
-            let Some(known) = self.tickets.get_mut(&ticket) else { continue };
-            known.moved_up = true;
-            if let Some(waker) = known.waker.take() {
-                waker.wake();
-            }
+            self.wake(ticket);
+        }
+    }
+
+    fn wake(&mut self, ticket: u64) {
+        let Some(known) = self.tickets.get_mut(&ticket) else { return };
+        known.moved_up = true;
+        if let Some(waker) = known.waker.take() {
+            waker.wake();
         }
     }
 }

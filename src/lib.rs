@@ -73,7 +73,8 @@
 //! | feature | default | adds |
 //! |---|---|---|
 //! | `axum` | yes | reads the peer from axum's `ConnectInfo`, the path from `OriginalUri`; `Rejection` is an `IntoResponse` |
-//! | `tracing` | yes | logs what an operator has to know: a missing peer address, a full store, a plan that cannot be |
+//! | `tracing` | yes | logs what an operator has to know: a missing peer address, a full store, a plan that cannot be, what a dry run would refuse |
+//! | `grpc` | no | answers refused gRPC calls with a gRPC status and its details |
 
 #![forbid(unsafe_code)]
 #![warn(

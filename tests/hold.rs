@@ -12,7 +12,7 @@ use tokio::{
     task::{JoinHandle, yield_now},
     time::{Instant, advance, sleep, timeout},
 };
-use tower::{Service, ServiceBuilder, ServiceExt, service_fn};
+use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_quota::{
     Category, Clock, Decision, Limiter, LimiterBuilder, Matcher, Policy, Quota, RateLimitLayer,
     Reason, key::header,
@@ -287,4 +287,43 @@ async fn a_timeout_outside_gives_the_place_up() {
     assert_eq!(*calls.lock().unwrap(), [0, 1_000, 2_000]);
     advance(SECOND).await;
     assert!(limiter.decide(&request("a").into_parts().0).await.is_allowed(), "nothing was lost");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_leaves_before_the_inner_service_is_ready_gives_its_units_back() {
+    let policy = Policy::fixed_window("p", Quota::per_hour(3)).key(header("x-key")).or_refuse();
+    let slow_start = one_a_second("slow start").hold(9 * SECOND);
+    let limiter = builder().policy(policy).policy(slow_start).build().unwrap();
+    // Someone else keeps the only permit for a minute.
+    let inner = ServiceBuilder::new().concurrency_limit(1).service(service_fn(async |_| {
+        sleep(60 * SECOND).await;
+        Ok::<_, tower::BoxError>(Response::<Full<Bytes>>::default())
+    }));
+    let service = RateLimitLayer::new(limiter.clone()).layer(inner);
+    let first = tokio::spawn(service.clone().oneshot(request("a")));
+    yield_now().await;
+    // It is held for a second, then passes, and waits for the permit until its caller leaves. It is
+    // called without having been polled ready: else it would wait for the permit before.
+    let mut busy = service.clone();
+    assert!(timeout(5 * SECOND, busy.call(request("a"))).await.is_err());
+    let remaining = limiter.peek("p", "a").await.unwrap().outcomes()[0].remaining();
+    assert_eq!(remaining, 2, "only the first was served");
+    assert!(first.await.unwrap().is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn units_that_come_back_out_of_turn_let_those_who_wait_pass() {
+    let policy = Policy::fixed_window("p", Quota::per_minute(2)).key(header("x-key")).or_refuse();
+    let limiter = builder().policy(policy.hold(60 * SECOND)).build().unwrap();
+    let held = ask_all(&limiter, "a", 4).await;
+    advance(SECOND).await;
+    limiter.give_back("p", "a").await.unwrap();
+    yield_now().await;
+    advance(SECOND).await;
+    limiter.reset("p", "a").await.unwrap();
+    let mut passed = Vec::new();
+    for asked in held {
+        passed.push(asked.await.unwrap().1.as_secs());
+    }
+    assert_eq!(passed, [0, 0, 1, 2]);
 }

@@ -26,6 +26,8 @@ pub struct DecisionFuture {
     asked: Asked,
     arrived: Now,
     step: Step,
+    /// Whether it changes what was used, instead of using.
+    corrects: bool,
     /// Boxed: most requests are never held.
     held: Option<Box<Held>>,
 }
@@ -56,7 +58,8 @@ impl Drop for Held {
 impl DecisionFuture {
     pub(super) fn new(limiter: Limiter, asked: Asked) -> Self {
         let arrived = limiter.inner.clock.now();
-        let mut future = Self { limiter, asked, arrived, step: Step::Uncounted, held: None };
+        let mut future =
+            Self { limiter, asked, arrived, step: Step::Uncounted, corrects: false, held: None };
         if future.asked.needs_store() {
             future.charge(arrived);
         }
@@ -70,7 +73,7 @@ impl DecisionFuture {
         let corrections: SmallVec<[Correction; 4]> = asked.charges.iter().map(correction).collect();
         let usages = limiter.inner.store.correct(&corrections, now);
         let step = Step::Charging { usages, now };
-        Self { limiter, asked, arrived: now, step, held: None }
+        Self { limiter, asked, arrived: now, step, corrects: true, held: None }
     }
 
     fn charge(&mut self, now: Now) {
@@ -142,6 +145,9 @@ impl Future for DecisionFuture {
                 }
                 Step::Charging { usages, now } => (ready!(Pin::new(usages).poll(context)), *now),
             };
+            if this.corrects {
+                this.limiter.inner.line.freed(&this.asked.charges);
+            }
             if !this.asked.passes(&usages) && this.hold(&usages, now) {
                 continue;
             }

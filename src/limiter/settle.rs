@@ -10,12 +10,13 @@ use super::Limiter;
 use crate::{
     clock::Now,
     decision::{Decision, Outcome},
-    store::{Change, Correction, StoreFuture},
+    store::{Change, Charge, Correction, StoreFuture},
 };
 
 /// Corrects what a request has cost, once its response is there.
 pub(crate) struct Settling {
     usages: StoreFuture,
+    limiter: Limiter,
     /// Which outcomes are corrected, the dry runs last.
     places: SmallVec<[usize; 4]>,
     now: Now,
@@ -37,7 +38,24 @@ impl Limiter {
             return None;
         }
         let now = self.inner.clock.now();
-        Some(Settling { usages: self.inner.store.correct(&corrections, now), places, now })
+        let usages = self.inner.store.correct(&corrections, now);
+        Some(Settling { limiter: self.clone(), usages, places, now })
+    }
+
+    /// Gives back all that `decision` has charged: the request was never served.
+    pub(crate) fn undo(&self, decision: &Decision) {
+        let outcomes = decision.outcomes.iter().chain(&decision.dry_runs);
+        let made =
+            outcomes.filter(|outcome| outcome.is_allowed()).filter_map(|outcome| outcome.charge);
+        let charges: SmallVec<[Charge; 4]> = made.collect();
+        let give_back = |charge: &Charge| {
+            let change = Change::GiveBack(charge.cost);
+            Correction { charge: *charge, charged_at: decision.now, change }
+        };
+        let corrections: SmallVec<[Correction; 4]> = charges.iter().map(give_back).collect();
+        // Made whether or not it is awaited.
+        drop(self.inner.store.correct(&corrections, self.inner.clock.now()));
+        self.inner.line.freed(&charges);
     }
 }
 
@@ -53,6 +71,8 @@ impl Settling {
             outcome.remaining = usage.remaining;
             outcome.reset = usage.reset.saturating_add(since);
         }
+        let outcomes = decision.outcomes.iter().chain(&decision.dry_runs);
+        self.limiter.inner.line.freed(outcomes.filter_map(|outcome| outcome.charge.as_ref()));
         Poll::Ready(())
     }
 }

@@ -102,7 +102,8 @@ pub trait Store: Send + Sync + 'static {
     /// Makes all of `charges` when each enforced one fits, or else none.
     fn charge(&self, charges: &[Charge], now: Now) -> StoreFuture;
 
-    /// Makes all of `corrections`, and answers with what is left after each.
+    /// Makes all of `corrections`, and answers with what is left after each. They are made even if
+    /// the answer is not awaited.
     fn correct(&self, corrections: &[Correction], now: Now) -> StoreFuture;
 }
 
