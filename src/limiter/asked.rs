@@ -113,12 +113,11 @@ impl Asked {
         Decision::new(missing, now, Duration::ZERO)
     }
 
-    pub(super) fn decide(&mut self, usages: Usages, now: Now, held: Duration) -> Decision {
-        let Self { rules, charges, .. } = std::mem::take(self);
-        let all = rules.into_iter().zip(charges).zip(usages);
-        let outcome = |(((rule, key_kind), charge), usage): (((Rule, u8), Charge), Usage)| {
-            let Usage { wait, remaining, reset } = usage;
-            let refused = match wait {
+    pub(super) fn decide(&mut self, usages: &Usages, now: Now, held: Duration) -> Decision {
+        // In place: these are large to move.
+        let all = self.rules.drain(..).zip(&self.charges).zip(usages);
+        let outcomes = all.map(|(((rule, key_kind), charge), usage)| {
+            let refused = match usage.wait {
                 Duration::ZERO => None,
                 _ if charge.cost > charge.algorithm.capacity(&charge.quota) => {
                     Some(Reason::CostExceedsQuota)
@@ -128,11 +127,18 @@ impl Asked {
             if charge.mode == Mode::DryRun && refused.is_some() {
                 log_dry_run(rule.policy.name());
             }
-            let (policy, quota) = (rule.policy, charge.quota);
-            let charge = Some(charge);
-            Outcome { policy, key_kind, quota, charge, refused, remaining, reset, wait }
-        };
-        Decision::new(all.map(outcome), now, held)
+            Outcome {
+                policy: rule.policy,
+                key_kind,
+                quota: charge.quota,
+                charge: Some(*charge),
+                refused,
+                remaining: usage.remaining,
+                reset: usage.reset,
+                wait: usage.wait,
+            }
+        });
+        Decision::new(outcomes, now, held)
     }
 }
 

@@ -154,7 +154,7 @@ impl Future for DecisionFuture {
             // Whoever is behind may go on.
             this.held = None;
             let held_for = now.monotonic().saturating_sub(this.arrived.monotonic());
-            return Poll::Ready(this.asked.decide(usages, now, held_for));
+            return Poll::Ready(this.asked.decide(&usages, now, held_for));
         }
     }
 }
