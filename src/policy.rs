@@ -185,6 +185,9 @@ impl Policy {
     ///
     /// A request held for several policies waits for the latest of them, and is charged once. While
     /// held, it has charged nothing and keeps none of the inner service's permits.
+    ///
+    /// # Panics
+    /// Holding panics outside of a tokio runtime whose time is enabled, as tokio's timers do.
     pub fn hold(self, max: Duration) -> Self {
         self.set(|settings| settings.hold = Some(max))
     }

@@ -33,12 +33,8 @@ pub struct DecisionFuture {
 }
 
 enum Step {
-    /// Nothing is asked of the store.
-    Uncounted,
-    Charging {
-        usages: StoreFuture,
-        now: Now,
-    },
+    Arrived,
+    Charging { usages: StoreFuture, now: Now },
     Waiting,
 }
 
@@ -58,12 +54,7 @@ impl Drop for Held {
 impl DecisionFuture {
     pub(super) fn new(limiter: Limiter, asked: Asked) -> Self {
         let arrived = limiter.inner.clock.now();
-        let mut future =
-            Self { limiter, asked, arrived, step: Step::Uncounted, corrects: false, held: None };
-        if future.asked.needs_store() {
-            future.charge(arrived);
-        }
-        future
+        Self { limiter, asked, arrived, step: Step::Arrived, corrects: false, held: None }
     }
 
     /// Changes what was used, instead of using.
@@ -138,7 +129,11 @@ impl Future for DecisionFuture {
         let this = &mut *self;
         loop {
             let (usages, now) = match &mut this.step {
-                Step::Uncounted => return Poll::Ready(this.asked.uncounted(this.arrived)),
+                Step::Arrived if this.asked.needs_store() => {
+                    this.charge(this.arrived);
+                    continue;
+                }
+                Step::Arrived => return Poll::Ready(this.asked.uncounted(this.arrived)),
                 Step::Waiting => {
                     ready!(this.poll_turn(context));
                     continue;
