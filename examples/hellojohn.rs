@@ -25,6 +25,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tower_quota::{
     BuildError, Category, Clock, Limiter, Matcher, Policy, Quota, RateLimitLayer, Rejection,
     key::{BodyFieldLayer, ClientIp, Key, body_field, extension},
+    response,
 };
 
 #[tokio::main]
@@ -235,19 +236,15 @@ pub fn limiter(contracts: Contracts, clock: Clock) -> Result<Limiter, BuildError
 }
 
 /// The page's 429.
-fn rate_limited(rejection: &Rejection) -> axum::http::Response<String> {
-    let body = match rejection.retry_after_seconds() {
+fn rate_limited(rejection: &Rejection) -> Value {
+    match rejection.retry_after_seconds() {
         Some(seconds) => json!({
             "error": "rate_limit_exceeded",
             "message": format!("Rate limit exceeded. Retry after {seconds} seconds."),
             "retry_after": seconds,
         }),
         None => json!({ "error": "bad_request", "message": rejection.to_string() }),
-    };
-    let mut response = axum::http::Response::new(body.to_string());
-    *response.status_mut() = rejection.status();
-    response.headers_mut().insert("content-type", "application/json".parse().unwrap());
-    response
+    }
 }
 
 // --- What there is ---------------------------------------------------------------------------
@@ -255,7 +252,8 @@ fn rate_limited(rejection: &Rejection) -> axum::http::Response<String> {
 /// The API, held to `limiter`'s policies.
 pub fn app(limiter: Limiter) -> Router {
     let deliveries = Deliveries::start(limiter.clone());
-    let rate_limit = RateLimitLayer::builder(limiter).on_rejection(rate_limited).build();
+    let rate_limit =
+        RateLimitLayer::builder(limiter).on_rejection(response::json(rate_limited)).build();
     let rate_limit = rate_limit.expect("nothing is set that could fail");
     let ok = || async { Json(json!({ "ok": true })) };
     let bulk = || async { Json(json!({ "results": [] })) };
