@@ -6,7 +6,11 @@
 
 mod common;
 
-use std::{error::Error, time::Duration};
+use std::{
+    error::Error,
+    io::{IsTerminal, stderr},
+    time::Duration,
+};
 
 use axum::{
     Extension, Json, Router,
@@ -39,7 +43,8 @@ use ulid::Ulid;
 #[tokio::main]
 #[allow(dead_code, reason = "the tests call the router")]
 async fn main() -> Result<(), Box<dyn Error>> {
-    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
+    let color = stderr().is_terminal();
+    tracing_subscriber::fmt().with_writer(stderr).with_ansi(color).init();
     common::serve(app(Clock::system())?).await
 }
 
