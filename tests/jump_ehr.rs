@@ -8,10 +8,11 @@ mod common;
 mod jump_ehr;
 
 use std::{
+    cell::RefCell,
     collections::{BTreeSet, HashMap},
     io,
     net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex},
+    sync::{Mutex, Once},
     time::{Duration, UNIX_EPOCH},
 };
 
@@ -39,6 +40,7 @@ struct Api {
 
 impl Api {
     fn new(past: Duration) -> Self {
+        Log::init();
         let clock = Clock::starting_at(UNIX_EPOCH + Duration::from_secs(ONE_O_CLOCK) + past);
         Self { app: jump_ehr::app(clock).unwrap(), seen: Mutex::default() }
     }
@@ -314,12 +316,29 @@ async fn a_cached_patient_costs_one_request_a_minute() {
 
 // --- The log ---------------------------------------------------------------------------------
 
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
+thread_local! {
+    static LOG: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Keeps apart what tests log: each has a thread.
+struct Log;
+
+impl Log {
+    /// Before anything is logged: who logs first without a subscriber turns the log off for all.
+    fn init() {
+        static ONCE: Once = Once::new();
+        let log = tracing_subscriber::fmt().with_writer(|| Self).with_ansi(false);
+        ONCE.call_once(|| log.with_target(false).init());
+    }
+
+    fn take() -> String {
+        String::from_utf8(LOG.take()).unwrap()
+    }
+}
 
 impl io::Write for Log {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().write(bytes)
+        LOG.with_borrow_mut(|log| log.write(bytes))
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -331,15 +350,7 @@ impl io::Write for Log {
 async fn every_request_is_logged_with_endpoint_method_status_response_time_and_timestamp() {
     let api = Api::new(Duration::ZERO);
     api.spend(1_000).await;
-    let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_writer(move || writer.clone())
-        .with_ansi(false)
-        .with_target(false)
-        .finish();
-    let _guard = tracing::subscriber::set_default(subscriber);
-
+    Log::take();
     let one = format!("{PATIENTS}/id1");
     let all = format!("{PATIENTS}?limit=2");
     let pattern = format!("{PATIENTS}/{{id}}");
@@ -362,7 +373,7 @@ async fn every_request_is_logged_with_endpoint_method_status_response_time_and_t
         ));
     }
 
-    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let log = Log::take();
     let mut logged = Vec::new();
     for line in log.lines() {
         let (timestamp, rest) = line.split_once(' ').unwrap();
