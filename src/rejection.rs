@@ -122,6 +122,13 @@ impl Rejection {
         self.decided_at.saturating_add(self.reset())
     }
 
+    /// What a reset in Unix seconds says ([`ResetFormat::UnixSeconds`](crate::ResetFormat)): rounded
+    /// up, so that a body tells the same moment as the header.
+    #[must_use]
+    pub fn resets_at_seconds(&self) -> u64 {
+        whole_seconds(self.resets_at())
+    }
+
     /// How long until the same request would pass; `None` when waiting does not help.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {

@@ -7,6 +7,8 @@ mod api;
 mod auth;
 mod bodies;
 mod callers;
+#[path = "../common/mod.rs"]
+mod common;
 mod credentials;
 mod data;
 mod deliveries;
