@@ -238,6 +238,23 @@ async fn a_page_has_25_jobs_unless_told_otherwise_and_100_at_most() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_latest_ten_thousand_jobs_are_kept() {
+    let api = api();
+    let oldest = async || {
+        let page = pass_at_once(&api, get("/v1/jobs?page_size=1")).await;
+        page.body["data"][0].clone()
+    };
+    let mut created = Vec::new();
+    for _ in 0..10_000 {
+        created.push(pass_at_once(&api, create_job()).await.body);
+        sleep(2 * SECOND).await;
+    }
+    assert_eq!(oldest().await, created[0]);
+    pass_at_once(&api, create_job()).await;
+    assert_eq!(oldest().await, created[1]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn errors_are_problems_with_an_instance_of_the_gateways_own() {
     let api = api();
     let not_found = problem(404, "Not Found", None);
@@ -301,6 +318,33 @@ async fn two_credentials_share_their_tenants_sixty_and_are_held_in_arrival_order
     // The tenant has a token each second.
     assert_eq!(outcomes(sent).await, [(200, 1_000), (200, 2_000), (429, 0), (429, 0)]);
     pass_at_once(&api, sites().with(OTHER)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn credentials_of_the_same_name_are_not_shared_between_tenants() {
+    let api = api();
+    outcomes(send_all(&api, vec![sites(); 200]).await).await;
+    let sent = send_all(&api, vec![sites().with(OTHER); 60]).await;
+    assert_eq!(outcomes(sent).await, [(200, 0); 60]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_credential_refuses_costs_the_tenant_nothing() {
+    let api = api();
+    outcomes(send_all(&api, vec![sites(); 60]).await).await;
+    advance(30 * SECOND).await;
+    // 30 have come back to the tenant, and 20 to this credential.
+    let nightly = send_all(&api, vec![sites(); 100]).await;
+    let desk = send_all(&api, vec![sites().with(DESK); 20]).await;
+    let mut expected = [(429, 0); 100];
+    expected[..20].fill((200, 0));
+    expected[20] = (200, 1_500);
+    assert_eq!(outcomes(nightly).await, expected);
+    // Ten are left to the tenant, one of which the held request has reserved.
+    let mut expected = [(429, 0); 20];
+    expected[..9].fill((200, 0));
+    expected[9..11].copy_from_slice(&[(200, 1_000), (200, 2_000)]);
+    assert_eq!(outcomes(desk).await, expected);
 }
 
 #[tokio::test(start_paused = true)]
