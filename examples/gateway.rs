@@ -91,7 +91,7 @@ impl<S: Sync> FromRequestParts<S> for Tenant {
 /// The API, on a clock.
 pub fn app(clock: Clock) -> Result<Router, BuildError> {
     let lookup = |entry: Value| get(async move |_: Tenant| Json(json!({ "data": [entry] })));
-    let app = Router::new()
+    Ok(Router::new()
         .route("/v1/sites", lookup(json!({ "id": "site_1", "name": "Head Office" })))
         .route("/v1/job-types", lookup(json!({ "id": "type_1", "name": "Repair" })))
         .route("/v1/custom-fields", lookup(json!({ "id": "field_1", "name": "Gate code" })))
@@ -100,8 +100,7 @@ pub fn app(clock: Clock) -> Result<Router, BuildError> {
         .layer(from_fn(as_problem))
         .layer(rate_limit(clock)?)
         .layer(SetRequestIdLayer::x_request_id(NewRequestId))
-        .layer(map_request(without_request_id));
-    Ok(app)
+        .layer(map_request(without_request_id)))
 }
 
 #[derive(Clone)]
