@@ -102,6 +102,15 @@ impl Clock {
     }
 }
 
+/// A clone tells the same time: handlers may share the limiter's.
+impl Clone for Clock {
+    fn clone(&self) -> Self {
+        let Self { origin, offset, measure_at } = self;
+        let copy = |value: &AtomicU64| AtomicU64::new(value.load(Relaxed));
+        Self { origin: *origin, offset: copy(offset), measure_at: copy(measure_at) }
+    }
+}
+
 impl Default for Clock {
     fn default() -> Self {
         Self::system()

@@ -1,0 +1,59 @@
+//! What an example server answers, for all tests of their routers.
+
+use std::collections::BTreeMap;
+
+use axum::{body::Body, http::Response};
+use http_body_util::BodyExt;
+use serde_json::Value;
+
+/// A whole response: nothing of it goes unsaid but the length of its body, which is always right.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Answer {
+    pub status: u16,
+    pub headers: BTreeMap<String, String>,
+    pub body: Value,
+}
+
+/// A JSON response without quota headers.
+pub fn answer(status: u16, body: Value) -> Answer {
+    let headers = BTreeMap::from([("content-type".to_owned(), "application/json".to_owned())]);
+    Answer { status, headers, body }
+}
+
+impl Answer {
+    pub async fn of(response: Response<Body>) -> Self {
+        let (head, body) = response.into_parts();
+        let body = body.collect().await.unwrap().to_bytes();
+        let mut headers: BTreeMap<_, _> = head
+            .headers
+            .iter()
+            .map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()))
+            .collect();
+        assert_eq!(headers.len(), head.headers.len(), "no header is sent twice");
+        // A response to HEAD tells the length of the body that it leaves out.
+        if let Some(length) = headers.remove("content-length").filter(|_| !body.is_empty()) {
+            assert_eq!(length, body.len().to_string());
+        }
+        let body = match &*body {
+            [] => Value::Null,
+            body => serde_json::from_slice(body).unwrap(),
+        };
+        Self { status: head.status.as_u16(), headers, body }
+    }
+
+    pub fn quota(self, limit: u64, remaining: u64, reset: u64) -> Self {
+        self.header("x-ratelimit-limit", &limit.to_string())
+            .header("x-ratelimit-remaining", &remaining.to_string())
+            .header("x-ratelimit-reset", &reset.to_string())
+    }
+
+    pub fn header(mut self, name: &str, value: &str) -> Self {
+        self.headers.insert(name.to_owned(), value.to_owned());
+        self
+    }
+
+    /// What the page's callers read of a header: a whole number, or `otherwise` when it is missing.
+    pub fn number(&self, header: &str, otherwise: u64) -> u64 {
+        self.headers.get(header).map_or(otherwise, |value| value.parse().unwrap())
+    }
+}
