@@ -65,9 +65,11 @@ impl Asked {
         self.charges.iter_mut().for_each(|charge| charge.mode = Mode::Peek);
     }
 
-    /// A request that lacks a key is refused by that, and costs nothing anywhere.
+    /// A request that lacks a key is refused by that, and costs nothing anywhere; unless it is
+    /// only a dry run that would refuse it.
     pub(super) fn needs_store(&self) -> bool {
-        !self.charges.is_empty() && self.missing.is_empty()
+        let refused = self.missing.iter().any(|outcome| !outcome.policy.is_dry_run());
+        !self.charges.is_empty() && !refused
     }
 
     pub(super) fn passes(&self, usages: &Usages) -> bool {
@@ -114,7 +116,7 @@ impl Asked {
     }
 
     pub(super) fn decide(&mut self, usages: Usages, now: Now, held: Duration) -> Decision {
-        let Self { rules, charges, .. } = std::mem::take(self);
+        let Self { rules, charges, missing } = std::mem::take(self);
         let all = rules.into_iter().zip(charges).zip(usages);
         let outcome = |(((rule, key_kind), charge), usage): (((Rule, u8), Charge), Usage)| {
             let Usage { wait, remaining, reset } = usage;
@@ -129,6 +131,7 @@ impl Asked {
             let charge = Some(charge);
             Outcome { policy, key_kind, quota, charge, refused, remaining, reset, wait }
         };
-        Decision::new(all.map(outcome), now, held)
+        // What is missing here is a dry run's key: it is told, and refuses nothing.
+        Decision::new(all.map(outcome).chain(missing), now, held)
     }
 }
