@@ -180,7 +180,8 @@ impl Outcome {
     }
 
     /// How long until `remaining` grows: the end of a fixed window, the oldest unit leaving a
-    /// sliding one, the next token of a bucket. Zero when nothing is used.
+    /// sliding one, the next token of a bucket. Zero for a bucket or a sliding window of which
+    /// nothing is used.
     #[must_use]
     pub fn reset(&self) -> Duration {
         self.reset

@@ -102,7 +102,8 @@ impl State {
         each!(self, inner => inner.remaining(quota, now))
     }
 
-    /// How long until [`remaining`](Self::remaining) grows; 0 when it cannot.
+    /// How long until [`remaining`](Self::remaining) grows, or until a fixed window ends; 0 for any
+    /// other of which nothing is used.
     pub(crate) fn reset(&self, quota: &Quota, now: Now) -> u64 {
         each!(self, inner => inner.reset(quota, now))
     }

@@ -65,9 +65,11 @@ impl Asked {
         self.charges.iter_mut().for_each(|charge| charge.mode = Mode::Peek);
     }
 
-    /// A request that lacks a key is refused by that, and costs nothing anywhere.
+    /// A request that lacks a key is refused by that, and costs nothing anywhere; unless it is
+    /// only a dry run that would refuse it.
     pub(super) fn needs_store(&self) -> bool {
-        !self.charges.is_empty() && self.missing.is_empty()
+        let refused = self.missing.iter().any(|outcome| !outcome.policy.is_dry_run());
+        !self.charges.is_empty() && !refused
     }
 
     pub(super) fn passes(&self, usages: &Usages) -> bool {
@@ -138,7 +140,8 @@ impl Asked {
                 wait: usage.wait,
             }
         });
-        Decision::new(outcomes, now, held)
+        // What is missing here is a dry run's key: it is told, and refuses nothing.
+        Decision::new(outcomes.chain(self.missing.drain(..)), now, held)
     }
 }
 

@@ -87,7 +87,8 @@ pub struct Usage {
     pub wait: Duration,
     /// The units left.
     pub remaining: u64,
-    /// How long until `remaining` grows; zero when nothing is used.
+    /// How long until `remaining` grows, or until the end of a fixed window; zero for any other of
+    /// which nothing is used.
     pub reset: Duration,
 }
 
