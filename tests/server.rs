@@ -3,84 +3,17 @@
 //! On Linux, where all of 127.0.0.0/8 are addresses of this machine.
 #![cfg(all(feature = "axum", feature = "tracing", target_os = "linux"))]
 
+mod common;
+
 use std::{
     collections::BTreeMap,
-    env,
-    error::Error,
     net::IpAddr,
-    path::PathBuf,
-    process::{ExitStatus, Stdio},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use serde_json::{Value, json};
-use tokio::{
-    io::{AsyncBufReadExt, BufReader},
-    process::{Child, Command},
-    time::timeout,
-};
 
-type Result<T> = std::result::Result<T, Box<dyn Error>>;
-
-/// Long enough for a busy machine; nothing waits for it to pass.
-const PATIENCE: Duration = Duration::from_secs(30);
-
-/// A running server; killed when dropped.
-struct Server {
-    process: Child,
-    address: String,
-}
-
-impl Server {
-    async fn start() -> Result<Self> {
-        let mut process = Command::new(build_example().await?)
-            .env("PORT", "0")
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()?;
-        let stdout = process.stdout.take().ok_or("stdout is piped")?;
-        let line = timeout(PATIENCE, BufReader::new(stdout).lines().next_line()).await??;
-        let line = line.ok_or("the server ends without a word")?;
-        let address = line.strip_prefix("listening on ").ok_or(line.clone())?.to_owned();
-        let port = address.strip_prefix("http://127.0.0.1:").ok_or(line)?;
-        assert_ne!(port.parse::<u16>()?, 0);
-        Ok(Self { process, address })
-    }
-
-    /// Asks it to stop, as service managers do.
-    async fn terminate(mut self) -> Result<ExitStatus> {
-        let id = self.process.id().ok_or("it runs")?;
-        let sent = std::process::Command::new("kill").args(["-TERM", &id.to_string()]).status()?;
-        assert!(sent.success());
-        Ok(timeout(PATIENCE, self.process.wait()).await??)
-    }
-}
-
-/// Where the example is: `target/<profile>/examples`, while this test is in `target/<profile>/deps`.
-///
-/// Cargo has not always built it by now: with `--all-targets`, it makes a test of each example
-/// instead, and a server built earlier may be an old one.
-async fn build_example() -> Result<PathBuf> {
-    let test = env::current_exe()?;
-    let folder = test.ancestors().nth(2).ok_or("the test is in a folder of a profile")?;
-    let target = folder.parent().ok_or("the profile is in a target folder")?;
-    let profile = match folder.file_name().and_then(|name| name.to_str()) {
-        Some("debug") => "dev",
-        Some(name) => name,
-        None => return Err("the profile has a name".into()),
-    };
-    let built = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-        .args(["build", "--quiet", "--example", "hellojohn", "--profile", profile])
-        .args(["--manifest-path", concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")])
-        .arg("--target-dir")
-        .arg(target)
-        .kill_on_drop(true)
-        .status()
-        .await?;
-    assert!(built.success(), "the example does not build");
-    Ok(folder.join("examples").join("hellojohn"))
-}
+use common::{PATIENCE, Result, Server};
 
 /// A client whose connections come from this address.
 fn client(from: [u8; 4]) -> Result<reqwest::Client> {
@@ -137,7 +70,7 @@ async fn sign_up(server: &Server, client: &reqwest::Client, began: Duration) -> 
 
 #[tokio::test]
 async fn the_server_limits_each_address_and_stops_when_asked() -> Result<()> {
-    let server = Server::start().await?;
+    let server = Server::start("hellojohn").await?;
     let began = unix_now()?;
     let home = client([127, 0, 0, 1])?;
 
