@@ -95,6 +95,13 @@ impl Browser {
         Ok(())
     }
 
+    /// Waits until the seconds of the wait are other ones.
+    async fn counts_down(&self) -> Result<bool> {
+        let told = self.driver.find(By::Id("wait")).await?.text().await?;
+        let wait = self.driver.query(By::Id("wait")).without_text(told);
+        Ok(wait.wait(PATIENCE, Duration::from_millis(20)).exists().await?)
+    }
+
     /// What the page shows of the search that was answered last.
     async fn shown(&self) -> Result<Shown> {
         self.wait_for(ANSWERED).await?;
@@ -235,19 +242,22 @@ async fn undisturbed<T>(story: impl AsyncFn() -> Result<Option<T>>) -> Result<T>
 #[tokio::test]
 async fn a_word_typed_quickly_on_another_origin_is_one_request_and_shows_the_quota() -> Result<()> {
     let stage = Stage::set().await?;
-    let (before, mut shown, requests, after) = undisturbed(async || {
+    let (before, mut shown, requests, pause, after) = undisturbed(async || {
         stage.open_elsewhere().await?;
         let before = stage.call().await?;
         let quickly = stage.browser.write("Search by name", "lakeside cl").await?;
         let shown = stage.browser.shown().await?;
         let requests = stage.browser.requests().await?;
-        let told = (before, shown, requests, stage.call().await?);
+        let asked = "performance.getEntriesByType('resource')[0].startTime";
+        let pause: f64 = stage.browser.evaluate(&format!("return {asked} - typed.at(-1)")).await?;
+        let told = (before, shown, requests, pause, stage.call().await?);
         Ok(quickly.then_some(told))
     })
     .await?;
     let before = before.ok_or("there is enough for a test")?;
     assert_eq!(after, Some(before - 2), "the page's one request, and this one");
     assert_eq!(requests, [format!("{}/api/v1/endpoints?query=lakeside+cl", stage.api.address)]);
+    assert!(pause >= 399.0, "asked {pause} ms after the last key, by a clock that rounds");
     let reset = shown.take_reset().ok_or("the reset is shown")?;
     assert!((1..=60).contains(&reset), "{reset}");
     let expected = Shown {
@@ -270,6 +280,10 @@ async fn a_page_on_another_origin_reads_a_429_and_a_key_helps_at_once() -> Resul
         stage.spend_all().await?;
         let mut quickly = stage.browser.write("Search by name", "lakeside").await?;
         let refused = stage.browser.shown().await?;
+        // More than a second of the wait: time to ask again, had it not to wait.
+        for _ in 0..2 {
+            quickly &= stage.browser.counts_down().await?;
+        }
         // Of a tenant that no story had before.
         let tenant = unix_now()?.as_nanos();
         quickly &= stage.browser.write("API key", &format!("fd_free_{tenant}")).await?;
