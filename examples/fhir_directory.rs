@@ -1,0 +1,232 @@
+//! The FHIR Directory API, as its rate-limit page describes it, with a search page of its own.
+//!
+//! `cargo run --release --example fhir_directory`, then open <http://127.0.0.1:3000/>, or
+//! `curl -i 'http://127.0.0.1:3000/api/v1/endpoints?query=hospital'`.
+
+mod common;
+
+use std::{error::Error, ops::RangeInclusive, str::FromStr};
+
+use axum::{
+    Json, Router,
+    extract::{Query, Request, rejection::QueryRejection},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header::AUTHORIZATION},
+    middleware::{self, Next},
+    response::{Html, IntoResponse, Response},
+    routing::get,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tower_http::cors::{Any, CorsLayer};
+use tower_quota::{
+    BuildError, Clock, HeaderStyle, Limiter, Matcher, Policy, Quota, RateLimitLayer, Rejection,
+    ResetFormat,
+    key::{self, ClientIp},
+};
+
+#[tokio::main]
+#[allow(dead_code, reason = "the tests call the router")]
+async fn main() -> Result<(), Box<dyn Error>> {
+    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
+    let limiter = limiter(Clock::system())?;
+    common::serve(app(limiter)).await
+}
+
+// --- Who calls -------------------------------------------------------------------------------
+
+const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+const API_KEY: &str = "api key";
+
+enum Caller<'a> {
+    Anonymous,
+    Keyed(ApiKey<'a>),
+    /// With a credential that is no API key.
+    Guessing,
+}
+
+/// `fd_<plan>_<anything>`: any key of this shape is valid.
+struct ApiKey<'a> {
+    token: &'a str,
+    per_minute: u64,
+}
+
+impl<'a> Caller<'a> {
+    /// By `X-Api-Key`, or else by `Authorization: Bearer`.
+    fn of(headers: &'a HeaderMap) -> Self {
+        let token = match (headers.get(X_API_KEY), headers.get(AUTHORIZATION)) {
+            (None, None) => return Self::Anonymous,
+            (Some(key), _) => key.to_str().ok(),
+            (None, Some(credential)) => bearer(credential),
+        };
+        token.and_then(ApiKey::parse).map_or(Self::Guessing, Self::Keyed)
+    }
+
+    fn key(self) -> Option<ApiKey<'a>> {
+        match self {
+            Self::Keyed(key) => Some(key),
+            Self::Anonymous | Self::Guessing => None,
+        }
+    }
+}
+
+impl<'a> ApiKey<'a> {
+    fn parse(token: &'a str) -> Option<Self> {
+        let (plan, rest) = token.strip_prefix("fd_")?.split_once('_')?;
+        let per_minute = match plan {
+            "free" => 120,
+            "pro" => 1_200,
+            _ => return None,
+        };
+        (!rest.is_empty()).then_some(Self { token, per_minute })
+    }
+}
+
+fn bearer(credential: &HeaderValue) -> Option<&str> {
+    let (scheme, token) = credential.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+/// Refuses credentials that are no keys. Inside of the limiter: guessing keys is limited too.
+async fn authorize(request: Request, next: Next) -> Response {
+    match Caller::of(request.headers()) {
+        Caller::Guessing => {
+            let message = "Send an API key, `fd_<plan>_…`, in `X-Api-Key` or as a bearer token.";
+            error(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", message).into_response()
+        }
+        Caller::Anonymous | Caller::Keyed(_) => next.run(request).await,
+    }
+}
+
+// --- What they may ---------------------------------------------------------------------------
+
+/// Fixed windows of a minute: per key by its plan, per address without one.
+pub fn limiter(clock: Clock) -> Result<Limiter, BuildError> {
+    let api_key = key::from_fn(API_KEY, |request| {
+        Caller::of(&request.headers).key().map(|key| key.token.into())
+    });
+    let per_caller = Policy::fixed_window("per caller", Quota::per_minute(60))
+        .key(api_key)
+        .or_key(ClientIp::new())
+        .or_refuse()
+        .plan(|request| {
+            let key = Caller::of(&request.headers).key()?;
+            Some(Quota::per_minute(key.per_minute))
+        });
+    // The search page costs nothing; only what it asks for does.
+    Limiter::builder().clock(clock).exempt(Matcher::get("/")).policy(per_caller).build()
+}
+
+/// The page's 429.
+fn rate_limited(rejection: &Rejection) -> axum::http::Response<String> {
+    let (code, message) = match (rejection.status(), &*rejection.key_kind()) {
+        (StatusCode::TOO_MANY_REQUESTS, API_KEY) => {
+            ("TOO_MANY_REQUESTS", "Rate limit exceeded. Contact us for higher limits.")
+        }
+        (StatusCode::TOO_MANY_REQUESTS, _) => (
+            "TOO_MANY_REQUESTS",
+            "Rate limit exceeded. Authenticate with an API key for higher limits.",
+        ),
+        _ => ("BAD_REQUEST", "The caller's address is unknown."),
+    };
+    let (status, Json(body)) = error(rejection.status(), code, message);
+    let mut response = axum::http::Response::new(body.to_string());
+    *response.status_mut() = status;
+    response.headers_mut().insert("content-type", HeaderValue::from_static("application/json"));
+    response
+}
+
+// --- What there is ---------------------------------------------------------------------------
+
+/// The API and its search page, held to `limiter`'s policy.
+pub fn app(limiter: Limiter) -> Router {
+    let rate_limit = RateLimitLayer::builder(limiter)
+        .headers([HeaderStyle::ratelimit().reset(ResetFormat::UnixSeconds)])
+        .on_rejection(rate_limited)
+        .build()
+        .expect("the style has a reset to choose");
+    // Outside of the limiter: scripts can read a 429, and a preflight never gets as far.
+    let cors = CorsLayer::new()
+        .allow_origin(Any)
+        .allow_methods([Method::GET, Method::HEAD])
+        .allow_headers([X_API_KEY, AUTHORIZATION])
+        .expose_headers(rate_limit.exposed_headers());
+    Router::new()
+        .route("/", get(|| async { Html(include_str!("fhir_directory/index.html")) }))
+        .route("/api/v1/endpoints", get(endpoints).layer(middleware::from_fn(authorize)))
+        .fallback(|| async { error(StatusCode::NOT_FOUND, "NOT_FOUND", "There is nothing here.") })
+        .method_not_allowed_fallback(|| async {
+            error(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", "Not with this method.")
+        })
+        .layer(rate_limit)
+        .layer(cors)
+}
+
+fn error(status: StatusCode, code: &str, message: &str) -> (StatusCode, Json<Value>) {
+    (status, Json(json!({ "success": false, "error": { "code": code, "message": message } })))
+}
+
+/// An empty parameter is one that is not there.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Search {
+    query: String,
+    vendor: String,
+    limit: String,
+    page: String,
+}
+
+async fn endpoints(
+    search: Result<Query<Search>, QueryRejection>,
+) -> Result<Json<Value>, (StatusCode, Json<Value>)> {
+    let bad_request = |message: &str| error(StatusCode::BAD_REQUEST, "BAD_REQUEST", message);
+    let Query(search) = search.map_err(|rejection| bad_request(&rejection.body_text()))?;
+    let limit = number(&search.limit, 25, 1..=100)
+        .ok_or_else(|| bad_request("`limit` is a whole number from 1 to 100."))?;
+    let page = number(&search.page, 1, 1..=usize::MAX)
+        .ok_or_else(|| bad_request("`page` is a whole number from 1."))?;
+    let found = directory().filter(|endpoint| {
+        contains(&endpoint.organization_name, &search.query)
+            && contains(endpoint.vendor_name, &search.vendor)
+    });
+    let data: Vec<_> = found.skip((page - 1).saturating_mul(limit)).take(limit).collect();
+    Ok(Json(json!({ "success": true, "data": data })))
+}
+
+fn number(text: &str, otherwise: usize, range: RangeInclusive<usize>) -> Option<usize> {
+    match text {
+        "" => Some(otherwise),
+        text => usize::from_str(text).ok().filter(|number| range.contains(number)),
+    }
+}
+
+/// In any letter case.
+fn contains(name: &str, searched: &str) -> bool {
+    name.to_lowercase().contains(&searched.trim().to_lowercase())
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Endpoint {
+    id: String,
+    organization_name: String,
+    vendor_name: &'static str,
+}
+
+/// 120 endpoints of organisations that there are not.
+fn directory() -> impl Iterator<Item = Endpoint> {
+    let places = "North, East, South, West, Central, Lakeside, Riverside, Hillside, Seaside, \
+                  Valley, Meadow, Forest";
+    let kinds = "Hospital, Children's Hospital, Clinic, Family Practice, Medical Center, \
+                 Health Network, Heart Institute, Eye Clinic, Laboratory, Urgent Care";
+    let vendors = ["Sample Records", "Demo Charts", "Placeholder EHR"];
+    let names = places
+        .split(", ")
+        .flat_map(move |place| kinds.split(", ").map(move |kind| format!("{place} {kind}")));
+    (1..).zip(names).zip(vendors.into_iter().cycle()).map(
+        |((nth, organization_name), vendor_name)| Endpoint {
+            id: format!("ep_{nth:03}"),
+            organization_name,
+            vendor_name,
+        },
+    )
+}
