@@ -22,6 +22,7 @@ use tower_quota::{
     BuildError, Clock, HeaderStyle, Limiter, Matcher, Policy, Quota, RateLimitLayer, Rejection,
     ResetFormat,
     key::{self, ClientIp},
+    response,
 };
 
 #[tokio::main]
@@ -117,7 +118,7 @@ pub fn limiter(clock: Clock) -> Result<Limiter, BuildError> {
 }
 
 /// The page's 429.
-fn rate_limited(rejection: &Rejection) -> axum::http::Response<String> {
+fn rate_limited(rejection: &Rejection) -> Value {
     let (code, message) = match (rejection.status(), &*rejection.key_kind()) {
         (StatusCode::TOO_MANY_REQUESTS, API_KEY) => {
             ("TOO_MANY_REQUESTS", "Rate limit exceeded. Contact us for higher limits.")
@@ -128,11 +129,7 @@ fn rate_limited(rejection: &Rejection) -> axum::http::Response<String> {
         ),
         _ => ("BAD_REQUEST", "The caller's address is unknown."),
     };
-    let (status, Json(body)) = error(rejection.status(), code, message);
-    let mut response = axum::http::Response::new(body.to_string());
-    *response.status_mut() = status;
-    response.headers_mut().insert("content-type", HeaderValue::from_static("application/json"));
-    response
+    failure(code, message)
 }
 
 // --- What there is ---------------------------------------------------------------------------
@@ -141,7 +138,7 @@ fn rate_limited(rejection: &Rejection) -> axum::http::Response<String> {
 pub fn app(limiter: Limiter) -> Router {
     let rate_limit = RateLimitLayer::builder(limiter)
         .headers([HeaderStyle::ratelimit().reset(ResetFormat::UnixSeconds)])
-        .on_rejection(rate_limited)
+        .on_rejection(response::json(rate_limited))
         .build()
         .expect("the style has a reset to choose");
     // Outside of the limiter: scripts can read a 429, and a preflight never gets as far.
@@ -162,7 +159,11 @@ pub fn app(limiter: Limiter) -> Router {
 }
 
 fn error(status: StatusCode, code: &str, message: &str) -> (StatusCode, Json<Value>) {
-    (status, Json(json!({ "success": false, "error": { "code": code, "message": message } })))
+    (status, Json(failure(code, message)))
+}
+
+fn failure(code: &str, message: &str) -> Value {
+    json!({ "success": false, "error": { "code": code, "message": message } })
 }
 
 /// An empty parameter is one that is not there.

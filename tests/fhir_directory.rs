@@ -14,14 +14,16 @@ use axum::{
     body::Body,
     http::{HeaderValue, Method, Request},
 };
-use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use tokio::time::{Instant, advance};
 use tower::ServiceExt;
 use tower_quota::{Clock, key::PeerAddr};
 
+mod common;
 #[path = "../examples/fhir_directory.rs"]
 mod fhir_directory;
+
+use common::Answer;
 
 /// Unix time when each test begins, on a full minute.
 const START: u64 = 1_705_399_200;
@@ -57,20 +59,7 @@ impl Api {
 
     async fn send(&self, call: &Call) -> Answer {
         let response = self.app.clone().oneshot(call.request()).await.unwrap();
-        let (head, body) = response.into_parts();
-        let body = body.collect().await.unwrap().to_bytes();
-        let mut headers: BTreeMap<_, _> = head
-            .headers
-            .iter()
-            .map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()))
-            .collect();
-        assert_eq!(headers.len(), head.headers.len(), "no header is sent twice");
-        // A response to HEAD tells the length of the body that it leaves out.
-        if let Some(length) = headers.remove("content-length").filter(|_| !body.is_empty()) {
-            assert_eq!(length, body.len().to_string());
-        }
-        let body = String::from_utf8(body.into()).unwrap();
-        Answer { status: head.status.as_u16(), headers, body }
+        Answer::of(response).await
     }
 
     /// Sends `times` calls, all of which pass.
@@ -86,7 +75,7 @@ impl Api {
         for window in 0..2 {
             let reset = RESET + window * 60;
             for used in 1..=limit {
-                let expected = served.clone().quota(limit, limit - used, reset);
+                let expected = served.clone().ratelimit(limit, limit - used, reset);
                 assert_eq!(self.send(call).await, expected, "call {used} of {limit}: {call:?}");
             }
             assert_eq!(self.send(call).await, refused(message, limit, reset, 60), "{call:?}");
@@ -155,22 +144,14 @@ impl Call {
 
 // --- Answers ---------------------------------------------------------------------------------
 
-/// A whole response: nothing of it goes unsaid but the length of its body, which is always right.
-#[derive(Clone, Debug, PartialEq)]
-struct Answer {
-    status: u16,
-    headers: BTreeMap<String, String>,
-    body: String,
-}
-
 /// With the headers by which scripts on any origin may read it.
-fn answer(status: u16) -> Answer {
-    Answer { status, headers: BTreeMap::new(), body: String::new() }
+fn bare(status: u16) -> Answer {
+    Answer { status, headers: BTreeMap::new(), body: Value::Null }
         .header("access-control-allow-origin", "*")
 }
 
 fn response(status: u16) -> Answer {
-    answer(status).header(
+    bare(status).header(
         "access-control-expose-headers",
         "ratelimit-limit,ratelimit-remaining,ratelimit-reset,retry-after",
     )
@@ -178,7 +159,7 @@ fn response(status: u16) -> Answer {
 
 fn json_response(status: u16, body: Value) -> Answer {
     let response = response(status).header("content-type", "application/json");
-    Answer { body: body.to_string(), ..response }
+    Answer { body, ..response }
 }
 
 fn endpoints(data: Value) -> Answer {
@@ -211,32 +192,26 @@ fn not_found() -> Answer {
 /// The page's 429.
 fn refused(message: &str, limit: u64, reset: u64, retry_after: u64) -> Answer {
     error(429, "TOO_MANY_REQUESTS", message)
-        .quota(limit, 0, reset)
+        .ratelimit(limit, 0, reset)
         .header("retry-after", &retry_after.to_string())
         .header("cache-control", "no-store")
 }
 
 impl Answer {
-    fn quota(self, limit: u64, remaining: u64, reset: u64) -> Self {
+    fn ratelimit(self, limit: u64, remaining: u64, reset: u64) -> Self {
         self.header("ratelimit-limit", &limit.to_string())
             .header("ratelimit-remaining", &remaining.to_string())
             .header("ratelimit-reset", &reset.to_string())
     }
 
-    fn header(mut self, name: &str, value: &str) -> Self {
-        self.headers.insert(name.to_owned(), value.to_owned());
-        self
-    }
-
     fn without_body(self) -> Self {
-        Self { body: String::new(), ..self }
+        Self { body: Value::Null, ..self }
     }
 
     /// The ids of the endpoints found.
     fn ids(&self) -> Vec<String> {
-        let body: Value = serde_json::from_str(&self.body).unwrap();
         let id = |endpoint: &Value| endpoint["id"].as_str().unwrap().to_owned();
-        body["data"].as_array().unwrap().iter().map(id).collect()
+        self.body["data"].as_array().unwrap().iter().map(id).collect()
     }
 }
 
@@ -269,7 +244,7 @@ async fn each_address_and_each_key_has_a_quota_of_its_own() {
         (get(SEARCH).key("fd_free_other"), 120),
         (get(SEARCH).key(PRO), 1_200),
     ] {
-        assert_eq!(api.send(&call).await, found().quota(limit, limit - 1, RESET), "{call:?}");
+        assert_eq!(api.send(&call).await, found().ratelimit(limit, limit - 1, RESET), "{call:?}");
     }
     let elsewhere = get(SEARCH).key(FREE).from(OFFICE);
     assert_eq!(api.send(&elsewhere).await, refused(FOR_KEYED, 120, RESET, 60), "the same key");
@@ -286,7 +261,7 @@ async fn a_key_is_the_same_in_either_header() {
         get(SEARCH).key(FREE).without_address(),
     ];
     for (used, call) in (1..).zip(&spellings) {
-        assert_eq!(api.send(call).await, found().quota(120, 120 - used, RESET), "{call:?}");
+        assert_eq!(api.send(call).await, found().ratelimit(120, 120 - used, RESET), "{call:?}");
     }
 }
 
@@ -308,11 +283,11 @@ async fn a_malformed_credential_is_a_401_and_counts_by_address() {
     let bearers = ["", "Bearer", "Bearer ", "Bearer fd_gold_acme", "Basic YTpi", FREE];
     let bearers = bearers.map(|credential| get(SEARCH).with("authorization", credential));
     for (used, call) in (1..).zip(keyed.iter().chain(&bearers)) {
-        let expected = unauthorized().quota(60, 60 - used, RESET);
+        let expected = unauthorized().ratelimit(60, 60 - used, RESET);
         assert_eq!(api.send(call).await, expected, "{call:?}");
     }
     // The honest calls of that address are on the same count.
-    assert_eq!(api.send(&get(SEARCH)).await, found().quota(60, 44, RESET));
+    assert_eq!(api.send(&get(SEARCH)).await, found().ratelimit(60, 44, RESET));
 }
 
 #[tokio::test(start_paused = true)]
@@ -320,11 +295,11 @@ async fn guessing_keys_is_limited_whatever_is_guessed() {
     let api = Api::new();
     let guess = |nth| get(SEARCH).key(format!("fd_guess_{nth}"));
     for nth in 0..60 {
-        assert_eq!(api.send(&guess(nth)).await, unauthorized().quota(60, 59 - nth, RESET));
+        assert_eq!(api.send(&guess(nth)).await, unauthorized().ratelimit(60, 59 - nth, RESET));
     }
     assert_eq!(api.send(&guess(60)).await, refused(FOR_ANONYMOUS, 60, RESET, 60));
     let elsewhere = guess(61).from(OFFICE);
-    assert_eq!(api.send(&elsewhere).await, unauthorized().quota(60, 59, RESET));
+    assert_eq!(api.send(&elsewhere).await, unauthorized().ratelimit(60, 59, RESET));
 }
 
 #[tokio::test(start_paused = true)]
@@ -346,7 +321,7 @@ async fn windows_are_those_of_the_clock_whenever_the_first_call_comes() {
     advance(Duration::from_millis(44_001)).await;
     assert_eq!(api.send(&get(SEARCH)).await, refused(FOR_ANONYMOUS, 60, RESET, 1), "rounded up");
     advance(Duration::from_millis(999)).await;
-    assert_eq!(api.send(&get(SEARCH)).await, found().quota(60, 59, RESET + 60));
+    assert_eq!(api.send(&get(SEARCH)).await, found().ratelimit(60, 59, RESET + 60));
 }
 
 // --- Browsers --------------------------------------------------------------------------------
@@ -354,14 +329,14 @@ async fn windows_are_those_of_the_clock_whenever_the_first_call_comes() {
 #[tokio::test(start_paused = true)]
 async fn a_preflight_lets_scripts_send_a_key_and_costs_nothing() {
     let api = Api::new();
-    let allowed = answer(200)
+    let allowed = bare(200)
         .header("access-control-allow-methods", "GET,HEAD")
         .header("access-control-allow-headers", "x-api-key,authorization")
         .header("allow", "GET,HEAD");
     for asked in ["x-api-key", "authorization"].repeat(100) {
         assert_eq!(api.send(&preflight(asked)).await, allowed);
     }
-    assert_eq!(api.send(&get(SEARCH)).await, found().quota(60, 59, RESET));
+    assert_eq!(api.send(&get(SEARCH)).await, found().ratelimit(60, 59, RESET));
     // Nor is it refused when nothing is left.
     api.spend(&get(SEARCH), 59).await;
     assert_eq!(api.send(&preflight("x-api-key")).await, allowed);
@@ -378,7 +353,7 @@ async fn the_search_page_costs_nothing() {
         let head = api.send(&call(Method::HEAD, "/")).await;
         assert_eq!(head, page.clone().without_body());
     }
-    assert_eq!(api.send(&get(SEARCH)).await, found().quota(60, 59, RESET));
+    assert_eq!(api.send(&get(SEARCH)).await, found().ratelimit(60, 59, RESET));
 }
 
 // --- Answers of the API ----------------------------------------------------------------------
@@ -406,7 +381,7 @@ async fn endpoints_are_found_by_name_and_vendor() {
             assert_eq!(answer.ids().len(), 24, "two in each of twelve places");
             continue;
         }
-        assert_eq!(answer, endpoints(data).quota(60, 60 - used, RESET), "{query}");
+        assert_eq!(answer, endpoints(data).ratelimit(60, 60 - used, RESET), "{query}");
     }
 }
 
@@ -448,7 +423,7 @@ async fn bad_numbers_are_a_400_in_the_envelope() {
         ("page=1&page=2", twice),
     ]) {
         let answer = api.send(&get(&format!("/api/v1/endpoints?{query}"))).await;
-        let expected = error(400, "BAD_REQUEST", message).quota(60, 60 - used, RESET);
+        let expected = error(400, "BAD_REQUEST", message).ratelimit(60, 60 - used, RESET);
         assert_eq!(answer, expected, "{query}");
     }
 }
@@ -457,7 +432,7 @@ async fn bad_numbers_are_a_400_in_the_envelope() {
 async fn head_gets_the_same_headers_and_counts() {
     let api = Api::new();
     let head = call(Method::HEAD, SEARCH);
-    assert_eq!(api.send(&head).await, found().quota(60, 59, RESET).without_body());
+    assert_eq!(api.send(&head).await, found().ratelimit(60, 59, RESET).without_body());
     api.spend(&head, 59).await;
     let refused = refused(FOR_ANONYMOUS, 60, RESET, 60);
     assert_eq!(api.send(&head).await.without_body(), refused.without_body());
@@ -476,7 +451,7 @@ async fn unknown_paths_and_wrong_methods_are_told_in_the_envelope_and_count() {
         (call(Method::POST, SEARCH), wrong.clone()),
         (call(Method::POST, "/"), wrong),
     ]) {
-        assert_eq!(api.send(&call).await, expected.quota(60, 60 - used, RESET), "{call:?}");
+        assert_eq!(api.send(&call).await, expected.ratelimit(60, 60 - used, RESET), "{call:?}");
     }
 }
 
@@ -512,7 +487,7 @@ async fn get_with_retry_passes_on_its_next_try() {
             let api = Api::new();
             advance(late).await;
             api.spend(&call, limit).await;
-            let passed = endpoints(json!([])).quota(limit, limit - 1, RESET + 60);
+            let passed = endpoints(json!([])).ratelimit(limit, limit - 1, RESET + 60);
             assert_eq!(get_with_retry(&api, &call, 3, 0).await, Ok((passed, 2)), "{call:?}");
             // Not longer than to the window's end, in whole seconds.
             assert_eq!((api.began.elapsed() - Duration::from_secs(60)).as_secs(), 0);
@@ -528,7 +503,7 @@ async fn get_with_retry_gives_up_when_others_use_each_window() {
     assert_eq!(given_up, Err("Max retries exceeded"));
     assert_eq!(api.began.elapsed(), Duration::from_secs(3 * 60));
     // One left by the others is enough.
-    let passed = found().quota(60, 0, START + 5 * 60);
+    let passed = found().ratelimit(60, 0, START + 5 * 60);
     assert_eq!(get_with_retry(&api, &get(SEARCH), 3, 59).await, Ok((passed, 2)));
 }
 

@@ -6,7 +6,7 @@ use axum::{body::Body, http::Response};
 use http_body_util::BodyExt;
 use serde_json::Value;
 
-/// A whole response: nothing of it goes unsaid but the length of its body, which is always right.
+/// A whole response, with what is no JSON as a text: nothing of it goes unsaid but the length of its body, which is always right.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Answer {
     pub status: u16,
@@ -36,7 +36,8 @@ impl Answer {
         }
         let body = match &*body {
             [] => Value::Null,
-            body => serde_json::from_slice(body).unwrap(),
+            body => serde_json::from_slice(body)
+                .unwrap_or_else(|_| Value::String(String::from_utf8(body.to_vec()).unwrap())),
         };
         Self { status: head.status.as_u16(), headers, body }
     }
