@@ -10,7 +10,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::{Limiter, asked::Asked};
 use crate::{
-    clock::Now,
+    clock::{Now, nanos},
     decision::Decision,
     hold::Wanted,
     store::{Change, Charge, Correction, StoreFuture, Usages},
@@ -80,7 +80,7 @@ impl DecisionFuture {
     fn hold(&mut self, usages: &Usages, now: Now) -> bool {
         let held_so_far = now.monotonic().saturating_sub(self.arrived.monotonic());
         let Some(wait) = self.asked.wait_worthwhile(usages, held_so_far) else { return false };
-        let due = now.monotonic().saturating_add(wait).as_nanos() as u64;
+        let due = nanos(now.monotonic().saturating_add(wait));
         let line = &self.limiter.inner.line;
         let wake_at = Instant::now() + wait;
         match &mut self.held {
@@ -112,10 +112,13 @@ impl DecisionFuture {
             return Poll::Pending;
         }
         let now = self.limiter.inner.clock.now();
-        // Those who came earlier and are due as well go first; the last of them wakes this one.
-        let given_up = now.monotonic() >= self.arrived.monotonic() + self.asked.longest_hold();
-        if !given_up && line.is_behind(held.ticket, now.monotonic_nanos()) {
-            return Poll::Pending;
+        // Those who came earlier and are due as well go first, and the last of them wakes this one;
+        // but one that is never polled again must not keep it for ever.
+        let waited = now.monotonic().saturating_sub(self.arrived.monotonic());
+        let patience = self.asked.longest_hold().saturating_sub(waited);
+        if !patience.is_zero() && line.is_behind(held.ticket, now.monotonic_nanos()) {
+            held.sleep.as_mut().reset(Instant::now() + patience);
+            return held.sleep.as_mut().poll(context);
         }
         self.charge(now);
         Poll::Ready(())
