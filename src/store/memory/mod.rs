@@ -7,7 +7,7 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use smallvec::SmallVec;
+use smallvec::{SmallVec, smallvec};
 
 use self::shard::Shard;
 use super::{Charge, Correction, Mode, Store, StoreFuture};
@@ -77,6 +77,13 @@ impl Default for MemoryStore {
 
 impl Store for MemoryStore {
     fn charge(&self, charges: &[Charge], now: Now) -> StoreFuture {
+        // One alone takes one lock, and need not look before the others.
+        if let [charge] = charges {
+            let mut shard = lock(&self.shards[self.shard_of(charge)]);
+            let wait = shard.wait(charge, now);
+            let usage = shard.charge(charge, wait, wait == 0, now);
+            return StoreFuture::ready(smallvec![usage]);
+        }
         let homes: SmallVec<[usize; 4]> =
             charges.iter().map(|charge| self.shard_of(charge)).collect();
         // In order, so that no two requests wait for each other.
@@ -94,13 +101,10 @@ impl Store for MemoryStore {
             .collect();
         let fits = |(charge, wait): (&Charge, &u64)| charge.mode != Mode::Enforced || *wait == 0;
         let passes = charges.iter().zip(&waits).all(fits);
-        let usages = charges.iter().zip(&homes).zip(waits).map(|((charge, home), wait)| {
-            let shard = &mut shards[place(home)];
-            if passes && wait == 0 && charge.mode != Mode::Peek {
-                shard.take(charge, charge.cost, now);
-            }
-            shard.usage(charge, wait, now)
-        });
+        let usages =
+            charges.iter().zip(&homes).zip(waits).map(|((charge, home), wait)| {
+                shards[place(home)].charge(charge, wait, passes, now)
+            });
         StoreFuture::ready(usages.collect())
     }
 

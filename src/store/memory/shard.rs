@@ -8,7 +8,7 @@ use indexmap::IndexMap;
 use crate::{
     algorithm::State,
     clock::Now,
-    store::{Change, Charge, Correction, Usage},
+    store::{Change, Charge, Correction, Mode, Usage},
 };
 
 /// How many counts are looked at for each that is added: more than one, so that the expired ones
@@ -67,6 +67,14 @@ impl Shard {
         let left = |state: &State| (state.remaining(quota, now), state.reset(quota, now));
         let (remaining, reset) = self.look(charge, left);
         Usage { wait: Duration::from_nanos(wait), remaining, reset: Duration::from_nanos(reset) }
+    }
+
+    /// Makes a charge that fits after `wait`, if it does now and its request passes.
+    pub(super) fn charge(&mut self, charge: &Charge, wait: u64, passes: bool, now: Now) -> Usage {
+        if passes && wait == 0 && charge.mode != Mode::Peek {
+            self.take(charge, charge.cost, now);
+        }
+        self.usage(charge, wait, now)
     }
 
     pub(super) fn take(&mut self, charge: &Charge, units: u64, now: Now) {
@@ -175,7 +183,7 @@ impl Hasher for FingerprintHasher {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{algorithm::Algorithm, quota::Quota, store::Mode};
+    use crate::{algorithm::Algorithm, quota::Quota};
 
     fn charge(key: u128) -> Charge {
         let (algorithm, quota) = (Algorithm::FixedWindow, Quota::per_minute(1));
