@@ -69,6 +69,17 @@ pub(crate) struct Wanted<'a> {
     pub(crate) hold: Duration,
 }
 
+/// What came of joining.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Joined {
+    /// This is the ticket.
+    At(u64),
+    /// The line is too long, or a wait might be longer than it may.
+    Refused,
+    /// Someone has joined or left since the charges were looked at: the waits are no longer true.
+    Outdated,
+}
+
 #[derive(Debug, Default)]
 struct Key {
     /// Tickets and their costs.
@@ -85,6 +96,7 @@ impl Line {
     /// `ticket`, or all for one who has just arrived.
     pub(crate) fn look(&self, charges: &mut [Charge], ticket: Option<u64>) {
         if self.waiting.load(Relaxed) == 0 {
+            charges.iter_mut().for_each(|charge| charge.ahead = 0);
             return;
         }
         let places = self.lock();
@@ -94,18 +106,13 @@ impl Line {
         }
     }
 
-    /// Joins the line for all that is wanted; `None` when it is too long, or when a wait might be
-    /// longer than it may.
-    pub(crate) fn join<'a>(
-        &self,
-        wanted: impl Iterator<Item = Wanted<'a>>,
-        now: Now,
-    ) -> Option<u64> {
+    /// Joins the line for all that is wanted.
+    pub(crate) fn join<'a>(&self, wanted: impl Iterator<Item = Wanted<'a>>, now: Now) -> Joined {
         let wanted = wanted.filter(|wanted| wanted.charge.mode == Mode::Enforced);
         let now = now.monotonic_nanos();
         let mut places = self.lock();
         if places.tickets.len() >= self.max || self.max_per_key == 0 {
-            return None;
+            return Joined::Refused;
         }
         let ticket = places.next_ticket;
         let mut joining = Ticket::new(now);
@@ -114,10 +121,14 @@ impl Line {
             let key = charge.slot();
             let due = now.saturating_add(nanos(wait));
             let latest = due.max(places.latest(charge));
-            let too_long =
-                places.keys.get(&key).is_some_and(|key| key.waiting.len() >= self.max_per_key);
-            if too_long || (due > now && latest > now.saturating_add(nanos(hold))) {
-                return None;
+            let (length, ahead) =
+                places.keys.get(&key).map_or((0, 0), |key| (key.waiting.len(), key.total_cost));
+            if ahead != charge.ahead {
+                return Joined::Outdated;
+            }
+            let too_late = due > now && latest > now.saturating_add(nanos(hold));
+            if too_late || length >= self.max_per_key {
+                return Joined::Refused;
             }
             joining.due = joining.due.max(due);
             joining.latest = joining.latest.max(latest);
@@ -132,7 +143,7 @@ impl Line {
         places.next_ticket += 1;
         places.tickets.insert(ticket, joining);
         self.waiting.store(places.tickets.len(), Relaxed);
-        Some(ticket)
+        Joined::At(ticket)
     }
 
     /// A ticket is due at another time than was expected.
@@ -272,5 +283,43 @@ impl Key {
         {
             self.total_cost = self.total_cost.saturating_sub(cost);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::quota::Quota;
+
+    fn charge(cost: u64) -> Charge {
+        let (algorithm, quota) = (Algorithm::TokenBucket, Quota::per_second(1));
+        let mode = Mode::Enforced;
+        Charge { policy: 1, key: 2, algorithm, quota, cost, ahead: 0, mode }
+    }
+
+    fn join(line: &Line, charge: &Charge) -> Joined {
+        let second = Duration::from_secs(1);
+        let wanted = Wanted { charge, wait: second, hold: 9 * second };
+        line.join([wanted].into_iter(), Now::new(second, second))
+    }
+
+    #[test]
+    fn who_looked_before_another_joined_looks_again() {
+        let line = Line::new(10, 10);
+        let (first, mut second) = ([charge(3)], [charge(1)]);
+        assert_eq!(join(&line, &first[0]), Joined::At(0));
+        assert_eq!(join(&line, &second[0]), Joined::Outdated, "it did not see the first");
+        line.look(&mut second, None);
+        assert_eq!(second[0].ahead, 3);
+        assert_eq!(join(&line, &second[0]), Joined::At(1));
+
+        line.leave(0);
+        line.look(&mut second, Some(1));
+        assert_eq!(second[0].ahead, 0, "who left is not ahead");
+        line.leave(1);
+        second[0].ahead = 7;
+        line.look(&mut second, None);
+        assert_eq!(second[0].ahead, 0, "nobody waits any more");
+        assert!(line.lock().keys.is_empty() && line.lock().tickets.is_empty());
     }
 }

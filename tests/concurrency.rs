@@ -119,3 +119,41 @@ fn two_keys_charged_in_either_order_do_not_deadlock() {
     });
     assert_eq!(admitted.into_inner(), THREADS * REQUESTS);
 }
+
+#[test]
+fn held_from_many_threads_never_more_than_the_quota_passes_and_no_one_is_lost() {
+    // On the real clock, because threads are real; only what each decision says of its time counts.
+    let quota = Quota::per_second(200).burst(5);
+    let policy = Policy::token_bucket("p", quota).key(header("x-key")).or_refuse();
+    let limiter = limiter()
+        .policy(policy.hold(std::time::Duration::from_secs(20)))
+        .max_held_per_key(1_000)
+        .build()
+        .unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_time().build().unwrap();
+    let decisions = runtime.block_on(async {
+        let ask = |_| {
+            let limiter = limiter.clone();
+            tokio::spawn(async move { limiter.decide(&request(&[("x-key", "one")])).await })
+        };
+        let asked: Vec<_> = (0..200).map(ask).collect();
+        let mut decisions = Vec::new();
+        for decision in asked {
+            decisions.push(decision.await.unwrap());
+        }
+        decisions
+    });
+    assert!(decisions.iter().all(Decision::is_allowed), "each has its turn within the hold");
+    let mut times: Vec<u128> =
+        decisions.iter().map(|decision| decision.decided_at().as_nanos()).collect();
+    times.sort_unstable();
+    // In billionths of a token: a nanosecond adds 200 of these.
+    const TOKEN: u128 = 1_000_000_000;
+    let (mut level, mut last) = (5 * TOKEN, times[0]);
+    for at in times {
+        level = (level + (at - last) * 200).min(5 * TOKEN);
+        last = at;
+        assert!(level >= TOKEN, "overdrawn");
+        level -= TOKEN;
+    }
+}

@@ -12,7 +12,7 @@ use super::{Limiter, asked::Asked};
 use crate::{
     clock::{Now, nanos},
     decision::Decision,
-    hold::Wanted,
+    hold::{Joined, Wanted},
     store::{Change, Charge, Correction, StoreFuture, Usages},
 };
 
@@ -75,8 +75,9 @@ impl DecisionFuture {
         self.step = Step::Charging { usages, now };
     }
 
-    /// Takes a place in the line, or keeps it, until the wait is over. `false` where there is no
-    /// room, or where the wait is longer than a policy holds a request.
+    /// Takes a place in the line, or keeps it, until the wait is over; or charges again, where
+    /// someone else was faster. `false` where there is no room, or where the wait is longer than a
+    /// policy holds a request.
     fn hold(&mut self, usages: &Usages, now: Now) -> bool {
         let held_so_far = now.monotonic().saturating_sub(self.arrived.monotonic());
         let Some(wait) = self.asked.wait_worthwhile(usages, held_so_far) else { return false };
@@ -92,7 +93,14 @@ impl DecisionFuture {
                 let wanted = self.asked.charges.iter().zip(usages).zip(self.asked.holds());
                 let wanted =
                     wanted.map(|((charge, usage), hold)| Wanted { charge, wait: usage.wait, hold });
-                let Some(ticket) = line.join(wanted, now) else { return false };
+                let ticket = match line.join(wanted, now) {
+                    Joined::At(ticket) => ticket,
+                    Joined::Refused => return false,
+                    Joined::Outdated => {
+                        self.charge(self.limiter.inner.clock.now());
+                        return true;
+                    }
+                };
                 let sleep = Box::pin(tokio::time::sleep_until(wake_at));
                 let limiter = self.limiter.clone();
                 self.held = Some(Box::new(Held { limiter, ticket, sleep }));
