@@ -49,6 +49,8 @@ struct Ticket {
     /// The monotonic time at which they fit at the latest.
     latest: u64,
     moved_up: bool,
+    /// Whether it is due, and waits for those ahead that are due as well.
+    gives_way: bool,
     waker: Option<Waker>,
 }
 
@@ -168,16 +170,15 @@ impl Line {
         std::mem::take(&mut known.moved_up)
     }
 
-    /// Whether someone who came earlier to one of the ticket's keys is due at `now` as well.
-    pub(crate) fn is_behind(&self, ticket: u64, now: u64) -> bool {
-        let places = self.lock();
-        let Some(known) = places.tickets.get(&ticket) else { return false };
-        let ahead =
-            known.keys.iter().filter_map(|awaited| places.keys.get(&awaited.key)).flat_map(|key| {
-                key.waiting.iter().map(|(other, _)| *other).take_while(|other| *other < ticket)
-            });
-        let mut ahead = ahead.filter_map(|other| places.tickets.get(&other));
-        ahead.any(|other| other.due <= now)
+    /// Whether someone who came earlier to one of the ticket's keys is due at `now` as well. Then
+    /// it gives way, and is woken when one ahead leaves.
+    pub(crate) fn gives_way(&self, ticket: u64, now: u64) -> bool {
+        let mut places = self.lock();
+        let gives_way = places.is_behind(ticket, now);
+        if let Some(known) = places.tickets.get_mut(&ticket) {
+            known.gives_way = gives_way;
+        }
+        gives_way
     }
 
     /// Leaves the line, whether or not the turn had come.
@@ -217,7 +218,14 @@ impl Line {
 
 impl Ticket {
     fn new(now: u64) -> Self {
-        Self { keys: SmallVec::new(), due: now, latest: now, moved_up: false, waker: None }
+        Self {
+            keys: SmallVec::new(),
+            due: now,
+            latest: now,
+            moved_up: false,
+            gives_way: false,
+            waker: None,
+        }
     }
 }
 
@@ -246,12 +254,26 @@ impl Places {
         unsure.max().map_or(0, |latest| latest.saturating_add(longest_wait))
     }
 
-    /// Wakes the next one for each of the ticket's keys. Who moves up by that wakes the one behind.
+    fn is_behind(&self, ticket: u64, now: u64) -> bool {
+        let Some(known) = self.tickets.get(&ticket) else { return false };
+        let keys = known.keys.iter().filter_map(|awaited| self.keys.get(&awaited.key));
+        let ahead = keys.flat_map(|key| key.waiting.iter().map(|(other, _)| *other));
+        let mut ahead = ahead.filter(|other| *other < ticket);
+        ahead.any(|other| self.tickets.get(&other).is_some_and(|other| other.due <= now))
+    }
+
+    /// Wakes, for each of the ticket's keys, the next one, and the next one that gives way. Who
+    /// moves up by that wakes the one behind.
     fn wake_those_behind(&mut self, ticket: u64) {
         let Some(known) = self.tickets.get(&ticket) else { return };
-        let behind = |awaited: &Awaited| self.keys.get(&awaited.key)?.behind(ticket);
-        let behind: SmallVec<[u64; 4]> = known.keys.iter().filter_map(behind).collect();
-        for ticket in behind {
+        let mut woken: SmallVec<[u64; 4]> = SmallVec::new();
+        for key in known.keys.iter().filter_map(|awaited| self.keys.get(&awaited.key)) {
+            let gives_way =
+                |other: &u64| self.tickets.get(other).is_some_and(|other| other.gives_way);
+            woken.extend(key.behind(ticket).next());
+            woken.extend(key.behind(ticket).find(gives_way));
+        }
+        for ticket in woken {
             self.wake(ticket);
         }
     }
@@ -272,9 +294,9 @@ impl Key {
         ahead.fold(0, |sum, (_, cost)| sum.saturating_add(*cost))
     }
 
-    fn behind(&self, ticket: u64) -> Option<u64> {
+    fn behind(&self, ticket: u64) -> impl Iterator<Item = u64> {
         let next = self.waiting.partition_point(|(other, _)| *other <= ticket);
-        self.waiting.get(next).map(|(ticket, _)| *ticket)
+        self.waiting.range(next..).map(|(ticket, _)| *ticket)
     }
 
     fn remove(&mut self, ticket: u64) {

@@ -174,6 +174,27 @@ async fn those_who_are_due_together_pass_in_order_of_arrival() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_gives_way_goes_on_though_another_between_waits_longer() {
+    // All share one quota. Of those with the key `a`, the first hangs up, so that the next two are
+    // due after one second and two. The one with the key `b` is due after one second as well: it
+    // gives way to the one, and must not wait for the other.
+    let limiter = builder()
+        .policy(one_a_second("own").hold(9 * SECOND))
+        .policy(Policy::token_bucket("shared", Quota::per_second(100)).global().hold(9 * SECOND))
+        .build()
+        .unwrap();
+    ask_all(&limiter, "b", 1).await;
+    let mut asked = ask_all(&limiter, "a", 4).await;
+    asked.extend(ask_all(&limiter, "b", 1).await);
+    asked.remove(1).abort();
+    let mut passed = Vec::new();
+    for asked in asked {
+        passed.push(asked.await.unwrap().1.as_secs());
+    }
+    assert_eq!(passed, [0, 1, 2, 1]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_line_is_bounded_per_key_and_in_all() {
     let limiter = builder()
         .policy(one_a_second("p").hold(100 * SECOND))

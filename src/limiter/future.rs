@@ -124,7 +124,7 @@ impl DecisionFuture {
         // but one that is never polled again must not keep it for ever.
         let waited = now.monotonic().saturating_sub(self.arrived.monotonic());
         let patience = self.asked.longest_hold().saturating_sub(waited);
-        if !patience.is_zero() && line.is_behind(held.ticket, now.monotonic_nanos()) {
+        if !patience.is_zero() && line.gives_way(held.ticket, now.monotonic_nanos()) {
             held.sleep.as_mut().reset(Instant::now() + patience);
             return held.sleep.as_mut().poll(context);
         }
