@@ -71,6 +71,13 @@ pub(crate) struct Wanted<'a> {
     pub(crate) hold: Duration,
 }
 
+impl Wanted<'_> {
+    /// What costs nothing, or is only tried out, is not waited for.
+    fn is_waited_for(&self) -> bool {
+        self.charge.mode == Mode::Enforced && self.charge.cost > 0
+    }
+}
+
 /// What came of joining.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Joined {
@@ -103,14 +110,17 @@ impl Line {
         }
         let places = self.lock();
         for charge in charges {
-            let key = places.keys.get(&charge.slot()).filter(|_| charge.mode != Mode::Peek);
+            let key = places
+                .keys
+                .get(&charge.slot())
+                .filter(|_| charge.mode != Mode::Peek && charge.cost > 0);
             charge.ahead = key.map_or(0, |key| key.ahead_of(ticket));
         }
     }
 
     /// Joins the line for all that is wanted.
     pub(crate) fn join<'a>(&self, wanted: impl Iterator<Item = Wanted<'a>>, now: Now) -> Joined {
-        let wanted = wanted.filter(|wanted| wanted.charge.mode == Mode::Enforced);
+        let wanted = wanted.filter(Wanted::is_waited_for);
         let now = now.monotonic_nanos();
         let mut places = self.lock();
         if places.tickets.len() >= self.max || self.max_per_key == 0 {
@@ -148,13 +158,22 @@ impl Line {
         Joined::At(ticket)
     }
 
-    /// A ticket is due at another time than was expected.
-    pub(crate) fn set_due(&self, ticket: u64, due: u64) {
+    /// A ticket goes on waiting, perhaps until another time than was expected.
+    pub(crate) fn wait_again<'a>(
+        &self,
+        ticket: u64,
+        wanted: impl Iterator<Item = Wanted<'a>>,
+        now: Now,
+    ) {
         let mut places = self.lock();
         let Some(known) = places.tickets.get_mut(&ticket) else { return };
-        let earlier = due < known.due;
-        known.due = due;
-        if earlier {
+        let before = std::mem::replace(&mut known.due, now.monotonic_nanos());
+        let enforced = wanted.filter(Wanted::is_waited_for);
+        for (awaited, wanted) in known.keys.iter_mut().zip(enforced) {
+            awaited.due = now.monotonic_nanos().saturating_add(nanos(wanted.wait));
+            known.due = known.due.max(awaited.due);
+        }
+        if known.due < before {
             places.wake_those_behind(ticket);
         }
     }
@@ -181,10 +200,13 @@ impl Line {
         gives_way
     }
 
-    /// Leaves the line, whether or not the turn had come.
-    pub(crate) fn leave(&self, ticket: u64) {
+    /// Leaves the line: because its turn has come, as was expected of it, or before.
+    pub(crate) fn leave(&self, ticket: u64, turn_has_come: bool) {
         let mut places = self.lock();
         places.wake_those_behind(ticket);
+        if !turn_has_come {
+            places.forget_dues_behind(ticket);
+        }
         let Some(known) = places.tickets.remove(&ticket) else { return };
         for Awaited { key, .. } in known.keys {
             let Some(waiting) = places.keys.get_mut(&key) else { continue };
@@ -207,6 +229,7 @@ impl Line {
                 places.keys.get(&charge.slot()).and_then(|key| key.waiting.front().copied());
             if let Some((ticket, _)) = first {
                 places.wake(ticket);
+                places.forget_dues(charge.slot(), 0);
             }
         }
     }
@@ -278,6 +301,27 @@ impl Places {
         }
     }
 
+    /// Those behind may be due earlier by the keys of this ticket than is known.
+    fn forget_dues_behind(&mut self, ticket: u64) {
+        let Some(known) = self.tickets.get(&ticket) else { return };
+        for Awaited { key, .. } in known.keys.clone() {
+            self.forget_dues(key, ticket + 1);
+        }
+    }
+
+    /// From `first` on, those who wait for `key` may be due earlier by it than is known: if they
+    /// wait for another key as well, that one may be what keeps them.
+    fn forget_dues(&mut self, key: u128, first: u64) {
+        let waiting = self.keys.get(&key).map(|key| &key.waiting);
+        for (ticket, _) in waiting.into_iter().flatten().filter(|(ticket, _)| *ticket >= first) {
+            let Some(known) = self.tickets.get_mut(ticket) else { continue };
+            if known.keys.len() > 1 {
+                let here = known.keys.iter_mut().filter(|awaited| awaited.key == key);
+                here.for_each(|awaited| awaited.due = 0);
+            }
+        }
+    }
+
     fn wake(&mut self, ticket: u64) {
         let Some(known) = self.tickets.get_mut(&ticket) else { return };
         known.moved_up = true;
@@ -335,10 +379,10 @@ mod tests {
         assert_eq!(second[0].ahead, 3);
         assert_eq!(join(&line, &second[0]), Joined::At(1));
 
-        line.leave(0);
+        line.leave(0, true);
         line.look(&mut second, Some(1));
         assert_eq!(second[0].ahead, 0, "who left is not ahead");
-        line.leave(1);
+        line.leave(1, false);
         second[0].ahead = 7;
         line.look(&mut second, None);
         assert_eq!(second[0].ahead, 0, "nobody waits any more");

@@ -68,6 +68,17 @@ async fn a_request_waits_for_its_units_and_one_that_would_wait_too_long_is_refus
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_costs_nothing_passes_those_who_wait() {
+    let cost = |request: &http::request::Parts| u64::from(!request.headers.contains_key("x-free"));
+    let limiter = builder().policy(one_a_second("p").cost(cost).hold(9 * SECOND)).build().unwrap();
+    let _held = ask_all(&limiter, "a", 4).await;
+    let mut free = request("a").into_parts().0;
+    free.headers.insert("x-free", "1".parse().unwrap());
+    let decision = limiter.decide(&free).await;
+    assert_eq!((decision.is_allowed(), decision.held()), (true, Duration::ZERO));
+}
+
+#[tokio::test(start_paused = true)]
 async fn other_keys_do_not_wait() {
     let limiter = builder().policy(one_a_second("p").hold(2 * SECOND)).build().unwrap();
     let _held = ask_all(&limiter, "a", 3).await;

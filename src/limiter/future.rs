@@ -10,7 +10,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::{Limiter, asked::Asked};
 use crate::{
-    clock::{Now, nanos},
+    clock::Now,
     decision::Decision,
     hold::{Joined, Wanted},
     store::{Change, Charge, Correction, StoreFuture, Usages},
@@ -43,11 +43,12 @@ struct Held {
     limiter: Limiter,
     ticket: u64,
     sleep: Pin<Box<Sleep>>,
+    turn_has_come: bool,
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.limiter.inner.line.leave(self.ticket);
+        self.limiter.inner.line.leave(self.ticket, self.turn_has_come);
     }
 }
 
@@ -81,18 +82,17 @@ impl DecisionFuture {
     fn hold(&mut self, usages: &Usages, now: Now) -> bool {
         let held_so_far = now.monotonic().saturating_sub(self.arrived.monotonic());
         let Some(wait) = self.asked.wait_worthwhile(usages, held_so_far) else { return false };
-        let due = nanos(now.monotonic().saturating_add(wait));
         let line = &self.limiter.inner.line;
         let wake_at = Instant::now() + wait;
+        let wanted = self.asked.charges.iter().zip(usages).zip(self.asked.holds());
+        let wanted =
+            wanted.map(|((charge, usage), hold)| Wanted { charge, wait: usage.wait, hold });
         match &mut self.held {
             Some(held) => {
-                line.set_due(held.ticket, due);
+                line.wait_again(held.ticket, wanted, now);
                 held.sleep.as_mut().reset(wake_at);
             }
             None => {
-                let wanted = self.asked.charges.iter().zip(usages).zip(self.asked.holds());
-                let wanted =
-                    wanted.map(|((charge, usage), hold)| Wanted { charge, wait: usage.wait, hold });
                 let ticket = match line.join(wanted, now) {
                     Joined::At(ticket) => ticket,
                     Joined::Refused => return false,
@@ -103,7 +103,8 @@ impl DecisionFuture {
                 };
                 let sleep = Box::pin(tokio::time::sleep_until(wake_at));
                 let limiter = self.limiter.clone();
-                self.held = Some(Box::new(Held { limiter, ticket, sleep }));
+                let held = Held { limiter, ticket, sleep, turn_has_come: false };
+                self.held = Some(Box::new(held));
             }
         }
         self.step = Step::Waiting;
@@ -158,7 +159,9 @@ impl Future for DecisionFuture {
                 continue;
             }
             // Whoever is behind may go on.
-            this.held = None;
+            if let Some(mut held) = this.held.take() {
+                held.turn_has_come = true;
+            }
             let held_for = now.monotonic().saturating_sub(this.arrived.monotonic());
             return Poll::Ready(this.asked.decide(&usages, now, held_for));
         }
