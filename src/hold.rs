@@ -48,6 +48,8 @@ struct Ticket {
     due: u64,
     /// The monotonic time at which they fit at the latest.
     latest: u64,
+    woken: bool,
+    /// Whether someone ahead has left before its turn, which those behind are to learn as well.
     moved_up: bool,
     /// Whether it is due, and waits for those ahead that are due as well.
     gives_way: bool,
@@ -173,20 +175,19 @@ impl Line {
             awaited.due = now.monotonic_nanos().saturating_add(nanos(wanted.wait));
             known.due = known.due.max(awaited.due);
         }
-        if known.due < before {
-            places.wake_those_behind(ticket);
+        if std::mem::take(&mut known.moved_up) || known.due < before {
+            places.wake_those_behind(ticket, true);
         }
     }
 
-    /// Whether the ticket has moved up since this was last asked; if not, `waker` is woken when it
-    /// has.
-    pub(crate) fn moved_up(&self, ticket: u64, waker: &Waker) -> bool {
+    /// Whether the ticket was woken since this was last asked; if not, `waker` is told when it is.
+    pub(crate) fn woken(&self, ticket: u64, waker: &Waker) -> bool {
         let mut places = self.lock();
         let Some(known) = places.tickets.get_mut(&ticket) else { return true };
         if !known.waker.as_ref().is_some_and(|known| known.will_wake(waker)) {
             known.waker = Some(waker.clone());
         }
-        std::mem::take(&mut known.moved_up)
+        std::mem::take(&mut known.woken)
     }
 
     /// Whether someone who came earlier to one of the ticket's keys is due at `now` as well. Then
@@ -203,7 +204,8 @@ impl Line {
     /// Leaves the line: because its turn has come, as was expected of it, or before.
     pub(crate) fn leave(&self, ticket: u64, turn_has_come: bool) {
         let mut places = self.lock();
-        places.wake_those_behind(ticket);
+        let moved_up = places.tickets.get(&ticket).is_some_and(|known| known.moved_up);
+        places.wake_those_behind(ticket, moved_up || !turn_has_come);
         if !turn_has_come {
             places.forget_dues_behind(ticket);
         }
@@ -228,7 +230,7 @@ impl Line {
             let first =
                 places.keys.get(&charge.slot()).and_then(|key| key.waiting.front().copied());
             if let Some((ticket, _)) = first {
-                places.wake(ticket);
+                places.wake(ticket, true);
                 places.forget_dues(charge.slot(), 0);
             }
         }
@@ -245,6 +247,7 @@ impl Ticket {
             keys: SmallVec::new(),
             due: now,
             latest: now,
+            woken: false,
             moved_up: false,
             gives_way: false,
             waker: None,
@@ -285,9 +288,9 @@ impl Places {
         ahead.any(|other| self.tickets.get(&other).is_some_and(|other| other.due <= now))
     }
 
-    /// Wakes, for each of the ticket's keys, the next one, and the next one that gives way. Who
-    /// moves up by that wakes the one behind.
-    fn wake_those_behind(&mut self, ticket: u64) {
+    /// Wakes, for each of the ticket's keys, the next one, and the next one that gives way. Who has
+    /// moved up wakes the one behind in turn.
+    fn wake_those_behind(&mut self, ticket: u64, moved_up: bool) {
         let Some(known) = self.tickets.get(&ticket) else { return };
         let mut woken: SmallVec<[u64; 4]> = SmallVec::new();
         for key in known.keys.iter().filter_map(|awaited| self.keys.get(&awaited.key)) {
@@ -297,7 +300,7 @@ impl Places {
             woken.extend(key.behind(ticket).find(gives_way));
         }
         for ticket in woken {
-            self.wake(ticket);
+            self.wake(ticket, moved_up);
         }
     }
 
@@ -322,9 +325,10 @@ impl Places {
         }
     }
 
-    fn wake(&mut self, ticket: u64) {
+    fn wake(&mut self, ticket: u64, moved_up: bool) {
         let Some(known) = self.tickets.get_mut(&ticket) else { return };
-        known.moved_up = true;
+        known.woken = true;
+        known.moved_up |= moved_up;
         if let Some(waker) = known.waker.take() {
             waker.wake();
         }

@@ -115,9 +115,9 @@ impl DecisionFuture {
     fn poll_turn(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let Some(held) = &mut self.held else { return Poll::Ready(()) };
         let line = &self.limiter.inner.line;
-        let moved_up = line.moved_up(held.ticket, context.waker());
+        let woken = line.woken(held.ticket, context.waker());
         let due = held.sleep.as_mut().poll(context).is_ready();
-        if !due && !moved_up {
+        if !due && !woken {
             return Poll::Pending;
         }
         let now = self.limiter.inner.clock.now();
