@@ -5,8 +5,8 @@ use crate::{clock::Now, quota::Quota};
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct FixedWindow {
     /// Unix time at which the window began.
-    start: u64,
-    used: u64,
+    pub(crate) start: u64,
+    pub(crate) used: u64,
 }
 
 impl FixedWindow {

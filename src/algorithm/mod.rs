@@ -9,10 +9,9 @@ mod oracle;
 mod sliding_window;
 mod token_bucket;
 
-use fixed_window::FixedWindow;
-use sliding_window::SlidingWindow;
-use token_bucket::TokenBucket;
-
+pub(crate) use self::{
+    fixed_window::FixedWindow, sliding_window::SlidingWindow, token_bucket::TokenBucket,
+};
 use crate::{clock::Now, quota::Quota};
 
 /// How a quota is counted. [`Policy`](crate::Policy) has a constructor for each.
@@ -41,7 +40,9 @@ impl Algorithm {
     /// How long it takes at most until `cost` units are there, however much was used.
     pub(crate) fn longest_wait(self, quota: &Quota, cost: u64) -> u64 {
         match self {
-            Self::TokenBucket => mul_div_ceil(cost, quota.window_nanos(), quota.units()),
+            Self::TokenBucket => {
+                ceil_div(u128::from(cost) * u128::from(quota.window_nanos()), quota.units())
+            }
             Self::FixedWindow | Self::SlidingWindow => quota.window_nanos(),
         }
     }
@@ -52,8 +53,7 @@ impl Algorithm {
 pub(crate) enum State {
     TokenBucket(TokenBucket),
     FixedWindow(FixedWindow),
-    /// Boxed: it is large, and other keys shall not pay for it.
-    SlidingWindow(Box<SlidingWindow>),
+    SlidingWindow(SlidingWindow),
 }
 
 macro_rules! each {
@@ -72,7 +72,15 @@ impl State {
         match algorithm {
             Algorithm::TokenBucket => Self::TokenBucket(TokenBucket::default()),
             Algorithm::FixedWindow => Self::FixedWindow(FixedWindow::default()),
-            Algorithm::SlidingWindow => Self::SlidingWindow(Box::default()),
+            Algorithm::SlidingWindow => Self::SlidingWindow(SlidingWindow::default()),
+        }
+    }
+
+    pub(crate) const fn algorithm(&self) -> Algorithm {
+        match self {
+            Self::TokenBucket(_) => Algorithm::TokenBucket,
+            Self::FixedWindow(_) => Algorithm::FixedWindow,
+            Self::SlidingWindow(_) => Algorithm::SlidingWindow,
         }
     }
 
@@ -108,28 +116,34 @@ impl State {
         each!(self, inner => inner.reset(quota, now))
     }
 
+    /// The same state under another quota: what was used stays used.
+    pub(crate) fn under(&mut self, before: &Quota, quota: &Quota, now: Now) {
+        match self {
+            Self::TokenBucket(bucket) if before != quota => bucket.under(before, quota, now),
+            // The windows count units and nothing else.
+            _ => {}
+        }
+    }
+
     /// How long until this state says no more than a new one would.
     pub(crate) fn forgotten_in(&self, quota: &Quota, now: Now) -> u64 {
         each!(self, inner => inner.forgotten_in(quota, now))
     }
 }
 
-/// `a * b / c`, rounded up; the largest `u64` where it is more, or where `c` is 0.
-fn mul_div_ceil(a: u64, b: u64, c: u64) -> u64 {
-    match (a.checked_mul(b), c) {
-        (_, 0) => u64::MAX,
+/// `a / b`, rounded up; the largest `u64` where it is more, or where `b` is 0.
+fn ceil_div(a: u128, b: u64) -> u64 {
+    match (u64::try_from(a), b) {
+        (_, 0) => {
+            if a == 0 {
+                0
+            } else {
+                u64::MAX
+            }
+        }
         // A division of 128 bits takes several times as long.
-        (Some(product), _) => product.div_ceil(c),
-        (None, _) => saturate((u128::from(a) * u128::from(b)).div_ceil(u128::from(c))),
-    }
-}
-
-/// `a * b / c`, rounded down; the largest `u64` where it is more, or where `c` is 0.
-fn mul_div(a: u64, b: u64, c: u64) -> u64 {
-    match (a.checked_mul(b), c) {
-        (_, 0) => u64::MAX,
-        (Some(product), _) => product / c,
-        (None, _) => saturate(u128::from(a) * u128::from(b) / u128::from(c)),
+        (Ok(a), _) => a.div_ceil(b),
+        (Err(_), _) => saturate(a.div_ceil(u128::from(b))),
     }
 }
 

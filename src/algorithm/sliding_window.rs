@@ -4,7 +4,7 @@
 //! over its *last* use. So no interval of the window's length ever holds more than the quota, and
 //! no unit comes back more than 1/60 of the window late. A log holds at most 62 entries.
 
-use std::collections::VecDeque;
+use smallvec::SmallVec;
 
 use crate::{clock::Now, quota::Quota};
 
@@ -13,8 +13,8 @@ const ENTRIES_PER_WINDOW: u64 = 60;
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct SlidingWindow {
-    /// In order of time.
-    entries: VecDeque<Entry>,
+    /// In order of time. Most callers that a window sees make few requests: two need no heap.
+    entries: SmallVec<[Entry; 2]>,
     /// When the first use of the newest entry was.
     newest_began: u64,
 }
@@ -68,10 +68,9 @@ impl SlidingWindow {
         }
         let now = now.monotonic_nanos();
         let window = quota.window_nanos();
-        while self.entries.front().is_some_and(|entry| entry.leaves(window) <= now) {
-            self.entries.pop_front();
-        }
-        if let Some(newest) = self.entries.back_mut() {
+        let left = self.entries.partition_point(|entry| entry.leaves(window) <= now);
+        self.entries.drain(..left);
+        if let Some(newest) = self.entries.last_mut() {
             // A thread that read the clock earlier may come later.
             let now = now.max(newest.last_use);
             if now - self.newest_began < (window / ENTRIES_PER_WINDOW).max(1) {
@@ -80,9 +79,9 @@ impl SlidingWindow {
                 return;
             }
         }
-        let now = self.entries.back().map_or(now, |newest| now.max(newest.last_use));
+        let now = self.entries.last().map_or(now, |newest| now.max(newest.last_use));
         self.newest_began = now;
-        self.entries.push_back(Entry { last_use: now, units: cost });
+        self.entries.push(Entry { last_use: now, units: cost });
     }
 
     pub(super) fn give_back(&mut self, quota: &Quota, now: Now, taken_at: Now, mut units: u64) {

@@ -90,7 +90,7 @@ impl LimiterBuilder {
         let mut by_name = HashMap::new();
         let mut add = |policy: Policy, for_requests, hold: Duration| {
             policy.validate(for_requests)?;
-            let id = fingerprints.fingerprint(u8::MAX, &policy.name().into());
+            let id = fingerprints.fingerprint(u8::MAX, &policy.name().into()) as u64;
             let hold = policy.held_up_to().unwrap_or(hold);
             let rule = Rule { policy, id, hold };
             let known =

@@ -72,7 +72,7 @@ struct Inner {
 struct Rule {
     policy: Policy,
     /// Keeps the counts of policies apart in the store.
-    id: u128,
+    id: u64,
     /// How long a request may be held for it.
     hold: Duration,
 }

@@ -21,10 +21,10 @@ use crate::{algorithm::Algorithm, clock::Now, quota::Quota};
 /// What one policy asks of a request.
 #[derive(Clone, Copy, Debug)]
 pub struct Charge {
-    /// Which policy.
-    pub policy: u128,
-    /// Whose quota of that policy: a fingerprint of the key.
+    /// Whose quota: a fingerprint of the key.
     pub key: u128,
+    /// Of which policy: a fingerprint of its name.
+    pub policy: u64,
     /// How it is counted.
     pub algorithm: Algorithm,
     /// How much there is.
@@ -49,10 +49,11 @@ pub enum Mode {
 }
 
 impl Charge {
-    /// Where its count is kept: no two keys, of one policy or of two, have the same.
+    /// Where its count is kept: no two keys, of one policy or of two, have the same. The lower half
+    /// is the key's alone, so that what it has under several policies can be kept side by side.
     #[must_use]
     pub const fn slot(&self) -> u128 {
-        self.policy ^ self.key
+        (self.policy as u128) << 64 ^ self.key
     }
 }
 
