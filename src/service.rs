@@ -1,8 +1,7 @@
 use std::{
     fmt,
-    pin::Pin,
     sync::Arc,
-    task::{Context, Poll, Waker},
+    task::{Context, Poll},
 };
 
 use bytes::Bytes;
@@ -41,17 +40,15 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let (head, body) = request.into_parts();
-        let mut deciding = self.face.limiter.decide(&head);
         let face = &self.face;
-        let at_once = Pin::new(&mut deciding).poll(&mut Context::from_waker(Waker::noop()));
-        match at_once {
-            Poll::Ready(decision) if decision.is_allowed() => {
+        match face.limiter.decide_at_once(&head) {
+            Ok(decision) if decision.is_allowed() => {
                 let request = face.admitted(head, body, &decision);
                 // `self.inner` is the instance that was polled ready.
                 ResponseFuture::calling(self.inner.call(request), decision, Arc::clone(face))
             }
-            Poll::Ready(decision) => ResponseFuture::refused(face.refuse(&head, &decision)),
-            Poll::Pending => {
+            Ok(decision) => ResponseFuture::refused(face.refuse(&head, &decision)),
+            Err(deciding) => {
                 // The ready instance goes: what it has reserved (a permit, say) is not to be kept
                 // while waiting. Its clones become ready when they are needed.
                 let inner = self.inner.clone();

@@ -2,13 +2,14 @@ use std::{
     fmt,
     future::Future,
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
+    time::Duration,
 };
 
 use smallvec::SmallVec;
 use tokio::time::{Instant, Sleep};
 
-use super::{Limiter, asked::Asked};
+use super::{Inner, Limiter, asked::Asked};
 use crate::{
     clock::Now,
     decision::Decision,
@@ -58,6 +59,16 @@ impl DecisionFuture {
         Self { limiter, asked, arrived, step: Step::Arrived, corrects: false, held: None }
     }
 
+    /// The decision, if the store answers at once and the request is not held.
+    pub(super) fn at_once(limiter: &Limiter, mut asked: Asked) -> Result<Decision, Box<Self>> {
+        let arrived = limiter.inner.clock.now();
+        asked.begin(&limiter.inner, arrived).map_err(|usages| {
+            let step = Step::Charging { usages, now: arrived };
+            let limiter = limiter.clone();
+            Box::new(Self { limiter, asked, arrived, step, corrects: false, held: None })
+        })
+    }
+
     /// Changes what was used, instead of using.
     pub(super) fn correcting(limiter: Limiter, asked: Asked, change: Change) -> Self {
         let now = limiter.inner.clock.now();
@@ -81,12 +92,14 @@ impl DecisionFuture {
     /// policy holds a request.
     fn hold(&mut self, usages: &Usages, now: Now) -> bool {
         let held_so_far = now.monotonic().saturating_sub(self.arrived.monotonic());
-        let Some(wait) = self.asked.wait_worthwhile(usages, held_so_far) else { return false };
-        let line = &self.limiter.inner.line;
+        let inner = &self.limiter.inner;
+        let wait = self.asked.wait_worthwhile(inner, usages, held_so_far);
+        let Some(wait) = wait else { return false };
+        let line = &inner.line;
         let wake_at = Instant::now() + wait;
-        let wanted = self.asked.charges.iter().zip(usages).zip(self.asked.holds());
+        let wanted = self.asked.charges.iter().zip(usages).zip(self.asked.holds(inner));
         let wanted =
-            wanted.map(|((charge, usage), hold)| Wanted { charge, wait: usage.wait, hold });
+            wanted.map(|((charge, usage), hold)| Wanted { charge, wait: usage.wait(), hold });
         match &mut self.held {
             Some(held) => {
                 line.wait_again(held.ticket, wanted, now);
@@ -124,13 +137,33 @@ impl DecisionFuture {
         // Those who came earlier and are due as well go first, and the last of them wakes this one;
         // but one that is never polled again must not keep it for ever.
         let waited = now.monotonic().saturating_sub(self.arrived.monotonic());
-        let patience = self.asked.longest_hold().saturating_sub(waited);
+        let patience = self.asked.longest_hold(&self.limiter.inner).saturating_sub(waited);
         if !patience.is_zero() && line.gives_way(held.ticket, now.monotonic_nanos()) {
             held.sleep.as_mut().reset(Instant::now() + patience);
             return held.sleep.as_mut().poll(context);
         }
         self.charge(now);
         Poll::Ready(())
+    }
+}
+
+impl Asked {
+    /// Charges: the decision, or the store's answer where that does not settle it at once.
+    fn begin(&mut self, inner: &Inner, now: Now) -> Result<Decision, StoreFuture> {
+        if !self.needs_store() {
+            return Ok(self.uncounted(now));
+        }
+        inner.line.look(&mut self.charges, None);
+        let mut charging = inner.store.charge(&self.charges, now);
+        let noop = &mut Context::from_waker(Waker::noop());
+        let Poll::Ready(usages) = Pin::new(&mut charging).poll(noop) else {
+            return Err(charging);
+        };
+        let held = || self.wait_worthwhile(inner, &usages, Duration::ZERO).is_some();
+        if !self.passes(&usages) && held() {
+            return Err(StoreFuture::ready(usages));
+        }
+        Ok(self.decide(inner, &usages, now, Duration::ZERO))
     }
 }
 
@@ -141,11 +174,13 @@ impl Future for DecisionFuture {
         let this = &mut *self;
         loop {
             let (usages, now) = match &mut this.step {
-                Step::Arrived if this.asked.needs_store() => {
-                    this.charge(this.arrived);
-                    continue;
-                }
-                Step::Arrived => return Poll::Ready(this.asked.uncounted(this.arrived)),
+                Step::Arrived => match this.asked.begin(&this.limiter.inner, this.arrived) {
+                    Ok(decision) => return Poll::Ready(decision),
+                    Err(usages) => {
+                        this.step = Step::Charging { usages, now: this.arrived };
+                        continue;
+                    }
+                },
                 Step::Waiting => {
                     ready!(this.poll_turn(context));
                     continue;
@@ -163,7 +198,8 @@ impl Future for DecisionFuture {
                 held.turn_has_come = true;
             }
             let held_for = now.monotonic().saturating_sub(this.arrived.monotonic());
-            return Poll::Ready(this.asked.decide(&usages, now, held_for));
+            let inner = &this.limiter.inner;
+            return Poll::Ready(this.asked.decide(inner, &usages, now, held_for));
         }
     }
 }

@@ -6,12 +6,15 @@ mod check;
 mod future;
 mod settle;
 
-use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
+use std::{collections::HashMap, fmt, ops::Range, sync::Arc, time::Duration};
 
 use http::request::Parts;
 
 pub(crate) use self::settle::Settling;
-use self::{asked::Asked, check::Action};
+use self::{
+    asked::{Asked, LastKey},
+    check::Action,
+};
 pub use self::{
     builder::LimiterBuilder,
     check::{Check, CheckFuture, UnknownPolicy},
@@ -20,12 +23,13 @@ pub use self::{
 use crate::{
     category::any_matches,
     clock::Clock,
-    decision::Outcome,
+    decision::{Decision, Outcome},
     hold::Line,
     key::{Fingerprinter, Key},
     matcher::Matcher,
     policy::Policy,
-    store::Store,
+    quota::Quota,
+    store::{Charge, Mode, Store},
 };
 
 /// Decides about requests: finds the policies that hold for one, and whose quota each draws on,
@@ -58,9 +62,11 @@ pub struct Limiter {
 
 struct Inner {
     exempt: Vec<Matcher>,
-    every_request: Vec<Rule>,
-    categories: Vec<(Vec<Matcher>, Vec<Rule>)>,
-    by_name: HashMap<String, Rule>,
+    /// Those for every request; then those of each category, which says where; then the others.
+    rules: Vec<Rule>,
+    every_request: Range<u32>,
+    categories: Vec<(Vec<Matcher>, Range<u32>)>,
+    by_name: HashMap<String, u32>,
     store: Arc<dyn Store>,
     clock: Clock,
     fingerprints: Fingerprinter,
@@ -77,6 +83,20 @@ struct Rule {
     hold: Duration,
 }
 
+impl Inner {
+    fn rule(&self, place: u32) -> &Rule {
+        &self.rules[place as usize]
+    }
+}
+
+impl Rule {
+    fn charge(&self, key: u128, quota: Quota, cost: u64) -> Charge {
+        let Self { policy, id, .. } = self;
+        let mode = if policy.is_dry_run() { Mode::DryRun } else { Mode::Enforced };
+        Charge { policy: *id, key, algorithm: policy.algorithm(), quota, cost, ahead: 0, mode }
+    }
+}
+
 impl Limiter {
     /// A limiter without policies, to which they are added.
     pub fn builder() -> LimiterBuilder {
@@ -85,23 +105,35 @@ impl Limiter {
 
     /// Decides about a request, and charges it when it passes.
     pub fn decide(&self, request: &Parts) -> DecisionFuture {
+        DecisionFuture::new(self.clone(), self.ask(request))
+    }
+
+    /// What [`decide`](Self::decide) decides, if that is known at once.
+    pub(crate) fn decide_at_once(&self, request: &Parts) -> Result<Decision, Box<DecisionFuture>> {
+        DecisionFuture::at_once(self, self.ask(request))
+    }
+
+    /// What the policies of a request ask.
+    fn ask(&self, request: &Parts) -> Asked {
         let inner = &*self.inner;
         let mut asked = Asked::default();
-        if !any_matches(&inner.exempt, request) {
-            let category =
-                inner.categories.iter().find(|(matchers, _)| any_matches(matchers, request));
-            let of_category = category.map_or(&[][..], |(_, rules)| rules);
-            for rule in inner.every_request.iter().chain(of_category) {
-                asked.by_request(rule, request, &inner.fingerprints);
-            }
+        if any_matches(&inner.exempt, request) {
+            return asked;
         }
-        DecisionFuture::new(self.clone(), asked)
+        let category = inner.categories.iter().find(|(matchers, _)| any_matches(matchers, request));
+        let of_category = category.map_or(0..0, |(_, rules)| rules.clone());
+        let mut last_key = LastKey::default();
+        for place in inner.every_request.clone().chain(of_category) {
+            asked.by_request(place, inner, request, &mut last_key);
+        }
+        asked
     }
 
     /// The policies whose verdicts requests feel, some of them more than once.
     pub(crate) fn request_policies(&self) -> impl Iterator<Item = &Policy> {
-        let of_categories = self.inner.categories.iter().flat_map(|(_, rules)| rules);
-        let all = self.inner.every_request.iter().chain(of_categories).map(|rule| &rule.policy);
+        let of_categories = self.inner.categories.iter().flat_map(|(_, rules)| rules.clone());
+        let all = self.inner.every_request.clone().chain(of_categories);
+        let all = all.map(|place| &self.inner.rule(place).policy);
         all.filter(|policy| !policy.is_dry_run())
     }
 
@@ -117,32 +149,32 @@ impl Limiter {
     ///
     /// # Errors
     /// Awaiting fails with [`UnknownPolicy`] when no policy has that name.
-    pub fn check<'a>(&self, policy: &'a str, key: impl Into<Key<'a>>) -> Check<'a> {
-        Check::new(self.clone(), Action::Charge, policy, key.into())
+    pub fn check<'a>(&'a self, policy: &'a str, key: impl Into<Key<'a>>) -> Check<'a> {
+        Check::new(self, Action::Charge, policy, key.into())
     }
 
     /// Asks as [`check`](Self::check) does, and charges nothing.
     ///
     /// # Errors
     /// Awaiting fails with [`UnknownPolicy`] when no policy has that name.
-    pub fn peek<'a>(&self, policy: &'a str, key: impl Into<Key<'a>>) -> Check<'a> {
-        Check::new(self.clone(), Action::Peek, policy, key.into())
+    pub fn peek<'a>(&'a self, policy: &'a str, key: impl Into<Key<'a>>) -> Check<'a> {
+        Check::new(self, Action::Peek, policy, key.into())
     }
 
     /// Gives a key units back that it has used: one, or the [`cost`](Check::cost).
     ///
     /// # Errors
     /// Awaiting fails with [`UnknownPolicy`] when no policy has that name.
-    pub fn give_back<'a>(&self, policy: &'a str, key: impl Into<Key<'a>>) -> Check<'a> {
-        Check::new(self.clone(), Action::GiveBack, policy, key.into())
+    pub fn give_back<'a>(&'a self, policy: &'a str, key: impl Into<Key<'a>>) -> Check<'a> {
+        Check::new(self, Action::GiveBack, policy, key.into())
     }
 
     /// Gives a key its whole quota back.
     ///
     /// # Errors
     /// Awaiting fails with [`UnknownPolicy`] when no policy has that name.
-    pub fn reset<'a>(&self, policy: &'a str, key: impl Into<Key<'a>>) -> Check<'a> {
-        Check::new(self.clone(), Action::Reset, policy, key.into())
+    pub fn reset<'a>(&'a self, policy: &'a str, key: impl Into<Key<'a>>) -> Check<'a> {
+        Check::new(self, Action::Reset, policy, key.into())
     }
 }
 

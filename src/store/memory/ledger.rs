@@ -1,4 +1,4 @@
-use std::{collections::HashMap, sync::MutexGuard, time::Duration};
+use std::{collections::HashMap, sync::MutexGuard};
 
 use slab::Slab;
 
@@ -299,9 +299,5 @@ impl Counted {
 
 /// What is left, for a charge that fits after `wait`.
 pub(super) fn usage(state: &State, quota: &Quota, wait: u64, now: Now) -> Usage {
-    Usage {
-        wait: Duration::from_nanos(wait),
-        remaining: state.remaining(quota, now),
-        reset: Duration::from_nanos(state.reset(quota, now)),
-    }
+    Usage::of_nanos(wait, state.remaining(quota, now), state.reset(quota, now))
 }

@@ -127,7 +127,7 @@ impl MemoryStore {
             seen.push(self.count(charge, now)?);
         }
         let fits = |(charge, counted): (&Charge, &Counted<'_>)| {
-            charge.mode != Mode::Enforced || counted.usage.wait.is_zero()
+            charge.mode != Mode::Enforced || counted.usage.fits()
         };
         if !charges.iter().zip(&seen).all(fits) {
             return self.refuse(charges, &seen, now);
@@ -169,7 +169,7 @@ impl MemoryStore {
         let left = |(charge, counted): (&Charge, &Counted<'_>)| {
             let (mut state, quota) = counted.glance.slot.unpack(&self.quotas)?;
             state.under(quota, &charge.quota, now);
-            let wait = crate::clock::nanos(counted.usage.wait);
+            let wait = counted.usage.wait_nanos();
             counted
                 .segment
                 .still(counted.glance.seen)
