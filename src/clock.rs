@@ -17,6 +17,8 @@ pub struct Now {
 }
 
 impl Now {
+    pub(crate) const ZERO: Self = Self { monotonic: 0, unix: 0 };
+
     /// A reading: time since any fixed moment that never goes back, and time since 1970 UTC.
     /// Beyond 584 years, the largest representable time.
     #[must_use]

@@ -52,22 +52,34 @@ pub enum Reason {
 }
 
 impl Decision {
-    /// Nothing said yet.
-    pub(crate) fn new(now: Now, held: Duration) -> Self {
+    /// About nothing, at the beginning of time.
+    pub(crate) fn new() -> Self {
         let (outcomes, dry_runs) = (SmallVec::new(), Vec::new());
-        Self { reason: None, outcomes, dry_runs, now, held }
+        Self { reason: None, outcomes, dry_runs, now: Now::ZERO, held: Duration::ZERO }
     }
 
-    /// With what another policy says.
+    /// Adds what another policy says.
     pub(crate) fn push(&mut self, outcome: Outcome) {
         if outcome.policy.is_dry_run() {
-            return self.dry_runs.push(outcome);
+            self.dry_runs.push(outcome);
+        } else {
+            self.outcomes.push(outcome);
         }
-        let refused = outcome.refused;
-        self.outcomes.push(outcome);
-        if refused.is_some() {
-            self.reason = self.refusing().and_then(|outcome| outcome.refused);
-        }
+    }
+
+    /// All is said.
+    pub(crate) fn close(&mut self, now: Now, held: Duration) {
+        self.reason = self.refusing().and_then(|outcome| outcome.refused);
+        (self.now, self.held) = (now, held);
+    }
+
+    /// The outcomes, and after them those of dry runs.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Outcome> {
+        self.outcomes.iter().chain(&self.dry_runs)
+    }
+
+    pub(crate) fn all_mut(&mut self) -> impl Iterator<Item = &mut Outcome> {
+        self.outcomes.iter_mut().chain(&mut self.dry_runs)
     }
 
     /// Whether the request passes.
@@ -121,7 +133,7 @@ impl Decision {
 
     /// Whether a response may change what was charged.
     pub(crate) fn is_settled_later(&self) -> bool {
-        self.outcomes.iter().chain(&self.dry_runs).any(|outcome| outcome.policy.is_settled())
+        self.all().any(|outcome| outcome.policy.is_settled())
     }
 
     /// With longer waits, where it refuses.
@@ -142,6 +154,8 @@ impl Decision {
 #[derive(Clone, Debug)]
 pub struct Outcome {
     pub(crate) policy: Policy,
+    /// Of the limiter's rules.
+    pub(crate) place: u32,
     pub(crate) key_kind: u8,
     pub(crate) refused: Option<Reason>,
     /// What was asked of the store, unless the key is missing.
@@ -228,8 +242,9 @@ impl Outcome {
 impl Decision {
     /// What is decided at the beginning of time.
     pub(crate) fn of(outcomes: impl IntoIterator<Item = Outcome>) -> Self {
-        let mut decision = Self::new(Now::new(Duration::ZERO, Duration::ZERO), Duration::ZERO);
+        let mut decision = Self::new();
         outcomes.into_iter().for_each(|outcome| decision.push(outcome));
+        decision.close(Now::ZERO, Duration::ZERO);
         decision
     }
 }
@@ -241,6 +256,7 @@ impl Outcome {
         let (quota, algorithm) = (policy.quota(), policy.algorithm());
         let mode = crate::store::Mode::Enforced;
         Self {
+            place: 0,
             key_kind: 0,
             charge: Charge { policy: 0, key: 7, algorithm, quota, cost: 1, ahead: 0, mode },
             refused: None,

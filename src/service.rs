@@ -9,7 +9,7 @@ use http::{Request, Response};
 use http_body::Body;
 use tower::Service;
 
-use crate::{body::ResponseBody, future::ResponseFuture, layer::Face};
+use crate::{body::ResponseBody, decision::Decision, future::ResponseFuture, layer::Face};
 
 /// A service whose requests are held to policies; made by
 /// [`RateLimitLayer`](crate::RateLimitLayer).
@@ -41,14 +41,15 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let (head, body) = request.into_parts();
         let face = &self.face;
-        match face.limiter.decide_at_once(&head) {
-            Ok(decision) if decision.is_allowed() => {
+        let mut decision = Decision::new();
+        match face.limiter.decide_at_once(&head, &mut decision) {
+            None if decision.is_allowed() => {
                 let request = face.admitted(head, body, &decision);
                 // `self.inner` is the instance that was polled ready.
                 ResponseFuture::calling(self.inner.call(request), decision, Arc::clone(face))
             }
-            Ok(decision) => ResponseFuture::refused(face.refuse(&head, &decision)),
-            Err(deciding) => {
+            None => ResponseFuture::refused(face.refuse(&head, &decision)),
+            Some(deciding) => {
                 // The ready instance goes: what it has reserved (a permit, say) is not to be kept
                 // while waiting. Its clones become ready when they are needed.
                 let inner = self.inner.clone();

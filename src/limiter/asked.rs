@@ -1,3 +1,5 @@
+//! A decision while it is made: what is asked of the store, and what that answers.
+
 use std::time::Duration;
 
 use http::request::Parts;
@@ -5,6 +7,7 @@ use smallvec::SmallVec;
 
 use super::{Inner, Rule};
 use crate::{
+    category::any_matches,
     clock::Now,
     decision::{Decision, Outcome, Reason},
     key::{Fingerprinter, Key},
@@ -12,19 +15,9 @@ use crate::{
     store::{Charge, Mode, Usage, Usages},
 };
 
-/// What a request's policies ask of the store.
-#[derive(Default)]
-pub(super) struct Asked {
-    pub(super) charges: SmallVec<[Charge; 4]>,
-    /// Of each charge: the place of its rule, and the kind of key found.
-    rules: SmallVec<[(u32, u8); 4]>,
-    /// The policies that refuse because the request has no key.
-    missing: Vec<Outcome>,
-}
-
 /// The key that was hashed last: policies that count by the same one hash it once.
 #[derive(Default)]
-pub(super) struct LastKey<'a>(Option<(u8, Key<'a>, u128)>);
+struct LastKey<'a>(Option<(u8, Key<'a>, u128)>);
 
 impl<'a> LastKey<'a> {
     fn fingerprint(&mut self, kind: u8, key: Key<'a>, fingerprints: &Fingerprinter) -> u128 {
@@ -41,135 +34,136 @@ impl<'a> LastKey<'a> {
     }
 }
 
-impl Asked {
-    /// Asks for what the rule at `place` demands of a request.
-    pub(super) fn by_request<'a>(
-        &mut self,
+impl Inner {
+    /// Asks what the policies of a request demand.
+    pub(super) fn ask(&self, request: &Parts, decision: &mut Decision) {
+        if any_matches(&self.exempt, request) {
+            return;
+        }
+        let category = self.categories.iter().find(|(matchers, _)| any_matches(matchers, request));
+        let of_category = category.map_or(0..0, |(_, rules)| rules.clone());
+        let mut last_key = LastKey::default();
+        for place in self.every_request.clone().chain(of_category) {
+            self.ask_one(place, request, &mut last_key, decision);
+        }
+    }
+
+    fn ask_one<'a>(
+        &self,
         place: u32,
-        inner: &Inner,
         request: &'a Parts,
         last_key: &mut LastKey<'a>,
+        decision: &mut Decision,
     ) {
-        let rule = inner.rule(place);
-        let policy = &rule.policy;
+        let policy = &self.rule(place).policy;
         let quota = policy.quota_of(request);
         if quota.is_unlimited() {
             return;
         }
         match policy.key_of(request) {
             Some((kind, key)) => {
-                let key = last_key.fingerprint(kind, key, &inner.fingerprints);
-                self.charge(place, rule, kind, key, quota, policy.cost_of(request));
+                let key = last_key.fingerprint(kind, key, &self.fingerprints);
+                let cost = policy.cost_of(request);
+                decision.push(self.rule(place).ask(place, kind, key, quota, cost));
             }
             None if policy.skips_without_key() => {}
-            None => self.missing.push(Outcome {
-                policy: policy.clone(),
-                key_kind: 0,
-                refused: Some(Reason::MissingKey),
-                charge: rule.charge(0, quota, 0),
-                usage: Usage::default(),
-            }),
+            None => {
+                let missing = self.rule(place).ask(place, 0, 0, quota, 0);
+                decision.push(Outcome { refused: Some(Reason::MissingKey), ..missing });
+            }
         }
     }
+}
 
-    pub(super) fn charge(
-        &mut self,
+impl Rule {
+    /// What this rule, which is at `place`, asks for a key.
+    pub(super) fn ask(
+        &self,
         place: u32,
-        rule: &Rule,
-        kind: u8,
+        key_kind: u8,
         key: u128,
         quota: Quota,
         cost: u64,
-    ) {
-        self.charges.push(rule.charge(key, quota, cost));
-        self.rules.push((place, kind));
+    ) -> Outcome {
+        let policy = self.policy.clone();
+        let mode = if policy.is_dry_run() { Mode::DryRun } else { Mode::Enforced };
+        let algorithm = policy.algorithm();
+        let charge = Charge { key, policy: self.id, algorithm, quota, cost, ahead: 0, mode };
+        Outcome { policy, place, key_kind, refused: None, charge, usage: Usage::default() }
     }
+}
 
+impl Decision {
     pub(super) fn only_peek(&mut self) {
-        self.charges.iter_mut().for_each(|charge| charge.mode = Mode::Peek);
+        self.all_mut().for_each(|outcome| outcome.charge.mode = Mode::Peek);
     }
 
     /// A request that lacks a key is refused by that, and costs nothing anywhere; unless it is
     /// only a dry run that would refuse it.
     pub(super) fn needs_store(&self) -> bool {
-        let refused = self.missing.iter().any(|outcome| !outcome.policy.is_dry_run());
-        !self.charges.is_empty() && !refused
+        self.outcomes.iter().all(has_key) && self.all().any(has_key)
     }
 
-    pub(super) fn passes(&self, usages: &Usages) -> bool {
-        self.refusing(usages).next().is_none()
+    /// What is asked of the store.
+    pub(super) fn charges(&self) -> SmallVec<[Charge; 4]> {
+        self.all().filter(|outcome| has_key(outcome)).map(|outcome| outcome.charge).collect()
+    }
+
+    pub(super) fn charges_mut(&mut self) -> impl Iterator<Item = &mut Charge> {
+        self.all_mut().filter(|outcome| has_key(outcome)).map(|outcome| &mut outcome.charge)
+    }
+
+    /// What the store has answered.
+    pub(super) fn answer(&mut self, usages: &Usages) {
+        for (outcome, usage) in self.all_mut().filter(|outcome| has_key(outcome)).zip(usages) {
+            let Charge { cost, algorithm, quota, .. } = &outcome.charge;
+            outcome.usage = *usage;
+            outcome.refused = match usage.fits() {
+                true => None,
+                false if *cost > algorithm.capacity(quota) => Some(Reason::CostExceedsQuota),
+                false => Some(Reason::QuotaExceeded),
+            };
+        }
+    }
+
+    /// Those that keep the request from passing now.
+    fn waited_for(&self) -> impl Iterator<Item = &Outcome> {
+        let waited_for =
+            |outcome: &&Outcome| !outcome.usage.fits() && outcome.charge.mode == Mode::Enforced;
+        self.outcomes.iter().filter(waited_for)
     }
 
     /// How long until all that refuse would pass; `None` when one of them would not have the
-    /// request wait that long, of which it has waited `held_so_far`.
-    pub(super) fn wait_worthwhile(
-        &self,
-        inner: &Inner,
-        usages: &Usages,
-        held_so_far: Duration,
-    ) -> Option<Duration> {
-        let waits = self.refusing(usages).map(|(place, charge, usage)| {
-            let in_time = held_so_far.saturating_add(usage.wait()) <= inner.rule(place).hold;
-            let ever = charge.cost <= charge.algorithm.capacity(&charge.quota);
-            (in_time && ever).then_some(usage.wait())
+    /// request wait that long, of which it has waited `held_so_far`, or when none refuses.
+    pub(super) fn wait_worthwhile(&self, inner: &Inner, held_so_far: Duration) -> Option<Duration> {
+        let waits = self.waited_for().map(|outcome| {
+            let wait = outcome.usage.wait();
+            let in_time = held_so_far.saturating_add(wait) <= inner.rule(outcome.place).hold;
+            (in_time && outcome.refused == Some(Reason::QuotaExceeded)).then_some(wait)
         });
         waits.max_by_key(|wait| wait.map_or(Duration::MAX, |wait| wait))?
     }
 
-    /// How long each charge may wait.
-    pub(super) fn holds(&self, inner: &Inner) -> impl Iterator<Item = Duration> {
-        self.rules.iter().map(|(place, _)| inner.rule(*place).hold)
-    }
-
+    /// How long the request may be held by any of its policies.
     pub(super) fn longest_hold(&self, inner: &Inner) -> Duration {
-        self.holds(inner).max().unwrap_or_default()
+        self.all().map(|outcome| inner.rule(outcome.place).hold).max().unwrap_or_default()
     }
 
-    fn refusing<'a>(
-        &'a self,
-        usages: &'a Usages,
-    ) -> impl Iterator<Item = (u32, &'a Charge, &'a Usage)> {
-        let all = self.rules.iter().zip(&self.charges).zip(usages);
-        let all = all.map(|(((place, _), charge), usage)| (*place, charge, usage));
-        all.filter(|(_, charge, usage)| charge.mode == Mode::Enforced && !usage.fits())
-    }
-
-    /// The decision where nothing was asked of the store.
-    pub(super) fn uncounted(&mut self, now: Now) -> Decision {
-        let mut decision = Decision::new(now, Duration::ZERO);
-        self.missing.drain(..).for_each(|outcome| decision.push(outcome));
-        decision
-    }
-
-    pub(super) fn decide(
-        &mut self,
-        inner: &Inner,
-        usages: &Usages,
-        now: Now,
-        held: Duration,
-    ) -> Decision {
-        let mut decision = Decision::new(now, held);
-        for ((&(place, key_kind), charge), usage) in
-            self.rules.iter().zip(&self.charges).zip(usages)
-        {
-            let policy = &inner.rule(place).policy;
-            let refused = match usage.fits() {
-                true => None,
-                false if charge.cost > charge.algorithm.capacity(&charge.quota) => {
-                    Some(Reason::CostExceedsQuota)
-                }
-                false => Some(Reason::QuotaExceeded),
-            };
-            if charge.mode == Mode::DryRun && refused.is_some() {
-                log_dry_run(policy.name());
-            }
-            let policy = policy.clone();
-            decision.push(Outcome { policy, key_kind, refused, charge: *charge, usage: *usage });
+    /// The decision is made.
+    pub(super) fn finish(&mut self, now: Now, held: Duration) {
+        if !self.needs_store() {
+            // Nothing else was counted.
+            self.outcomes.retain(|outcome| !has_key(outcome));
+            self.dry_runs.retain(|outcome| !has_key(outcome));
         }
-        // What is missing here is a dry run's key: it is told, and refuses nothing.
-        self.missing.drain(..).for_each(|outcome| decision.push(outcome));
-        decision
+        let would_refuse = |outcome: &&Outcome| !outcome.is_allowed() && has_key(outcome);
+        self.dry_runs.iter().filter(would_refuse).for_each(|outcome| log_dry_run(outcome.policy()));
+        self.close(now, held);
     }
+}
+
+fn has_key(outcome: &Outcome) -> bool {
+    outcome.refused != Some(Reason::MissingKey)
 }
 
 /// Each of them: this is what a dry run is for.

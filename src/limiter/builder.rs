@@ -1,4 +1,4 @@
-use std::{collections::HashMap, fmt, ops::Range, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt, ops::Range, sync::Arc, time::Duration};
 
 use super::{Inner, Limiter, Rule};
 use crate::{
@@ -87,7 +87,7 @@ impl LimiterBuilder {
     /// instead.
     pub fn build(self) -> Result<Limiter, BuildError> {
         let fingerprints = Fingerprinter::random();
-        let (mut rules, mut by_name) = (Vec::<Rule>::new(), HashMap::new());
+        let (mut rules, mut by_name) = (Vec::<Rule>::new(), BTreeMap::new());
         let mut add = |rules: &mut Vec<Rule>, policy: Policy, for_requests, hold: Duration| {
             policy.validate(for_requests)?;
             let id = fingerprints.fingerprint(u8::MAX, &policy.name().into()) as u64;

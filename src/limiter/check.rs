@@ -1,11 +1,12 @@
 use std::{
     fmt,
     future::{Future, IntoFuture},
+    mem,
     pin::Pin,
     task::{Context, Poll},
 };
 
-use super::{Limiter, asked::Asked, future::DecisionFuture};
+use super::{Limiter, future::DecisionFuture};
 use crate::{decision::Decision, key::Key, quota::Quota, store::Change};
 
 /// A question to one policy; made by [`Limiter::check`] and its like, and asked by awaiting it.
@@ -63,28 +64,28 @@ impl<'a> Check<'a> {
         self
     }
 
-    /// The answer, or else the one to come.
-    fn ask(&self) -> Result<Result<Decision, Box<DecisionFuture>>, UnknownPolicy> {
+    /// Asks; the answer is in `decision`, or else it comes later.
+    fn ask(&self, decision: &mut Decision) -> Result<Option<Box<DecisionFuture>>, UnknownPolicy> {
         let inner = &*self.limiter.inner;
         let place = inner.by_name.get(self.policy);
         let place = *place.ok_or_else(|| UnknownPolicy(self.policy.to_owned()))?;
         let rule = inner.rule(place);
-        let mut asked = Asked::default();
         let quota = rule.policy.planned(self.quota);
         if !quota.is_unlimited() {
             let key = inner.fingerprints.fingerprint(0, &self.key);
-            asked.charge(place, rule, 0, key, quota, self.cost);
+            decision.push(rule.ask(place, 0, key, quota, self.cost));
         }
         let change = match self.action {
-            Action::Charge => return Ok(DecisionFuture::at_once(self.limiter, asked)),
+            Action::Charge => return Ok(DecisionFuture::at_once(self.limiter, decision)),
             Action::Peek => {
-                asked.only_peek();
-                return Ok(DecisionFuture::at_once(self.limiter, asked));
+                decision.only_peek();
+                return Ok(DecisionFuture::at_once(self.limiter, decision));
             }
             Action::GiveBack => Change::GiveBack(self.cost),
             Action::Reset => Change::Reset,
         };
-        Ok(Err(Box::new(DecisionFuture::correcting(self.limiter.clone(), asked, change))))
+        let asked = mem::replace(decision, Decision::new());
+        Ok(Some(Box::new(DecisionFuture::correcting(self.limiter.clone(), asked, change))))
     }
 }
 
@@ -113,11 +114,14 @@ impl Future for CheckFuture<'_> {
         let Self { check, deciding } = &mut *self;
         let deciding = match deciding {
             Some(deciding) => deciding,
-            None => match check.ask() {
-                Err(unknown) => return Poll::Ready(Err(unknown)),
-                Ok(Ok(decision)) => return Poll::Ready(Ok(decision)),
-                Ok(Err(later)) => deciding.insert(later),
-            },
+            None => {
+                let mut decision = Decision::new();
+                match check.ask(&mut decision) {
+                    Err(unknown) => return Poll::Ready(Err(unknown)),
+                    Ok(None) => return Poll::Ready(Ok(decision)),
+                    Ok(Some(later)) => deciding.insert(later),
+                }
+            }
         };
         Pin::new(deciding).poll(context).map(Ok)
     }

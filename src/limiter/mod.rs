@@ -6,30 +6,25 @@ mod check;
 mod future;
 mod settle;
 
-use std::{collections::HashMap, fmt, ops::Range, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt, ops::Range, sync::Arc, time::Duration};
 
 use http::request::Parts;
 
+use self::check::Action;
 pub(crate) use self::settle::Settling;
-use self::{
-    asked::{Asked, LastKey},
-    check::Action,
-};
 pub use self::{
     builder::LimiterBuilder,
     check::{Check, CheckFuture, UnknownPolicy},
     future::DecisionFuture,
 };
 use crate::{
-    category::any_matches,
     clock::Clock,
     decision::{Decision, Outcome},
     hold::Line,
     key::{Fingerprinter, Key},
     matcher::Matcher,
     policy::Policy,
-    quota::Quota,
-    store::{Charge, Mode, Store},
+    store::Store,
 };
 
 /// Decides about requests: finds the policies that hold for one, and whose quota each draws on,
@@ -66,7 +61,8 @@ struct Inner {
     rules: Vec<Rule>,
     every_request: Range<u32>,
     categories: Vec<(Vec<Matcher>, Range<u32>)>,
-    by_name: HashMap<String, u32>,
+    /// The first place of each policy, by its name.
+    by_name: BTreeMap<String, u32>,
     store: Arc<dyn Store>,
     clock: Clock,
     fingerprints: Fingerprinter,
@@ -74,7 +70,6 @@ struct Inner {
 }
 
 /// A policy as the limiter holds it.
-#[derive(Clone)]
 struct Rule {
     policy: Policy,
     /// Keeps the counts of policies apart in the store.
@@ -89,14 +84,6 @@ impl Inner {
     }
 }
 
-impl Rule {
-    fn charge(&self, key: u128, quota: Quota, cost: u64) -> Charge {
-        let Self { policy, id, .. } = self;
-        let mode = if policy.is_dry_run() { Mode::DryRun } else { Mode::Enforced };
-        Charge { policy: *id, key, algorithm: policy.algorithm(), quota, cost, ahead: 0, mode }
-    }
-}
-
 impl Limiter {
     /// A limiter without policies, to which they are added.
     pub fn builder() -> LimiterBuilder {
@@ -105,28 +92,20 @@ impl Limiter {
 
     /// Decides about a request, and charges it when it passes.
     pub fn decide(&self, request: &Parts) -> DecisionFuture {
-        DecisionFuture::new(self.clone(), self.ask(request))
+        let mut asked = Decision::new();
+        self.inner.ask(request, &mut asked);
+        DecisionFuture::new(self.clone(), asked)
     }
 
-    /// What [`decide`](Self::decide) decides, if that is known at once.
-    pub(crate) fn decide_at_once(&self, request: &Parts) -> Result<Decision, Box<DecisionFuture>> {
-        DecisionFuture::at_once(self, self.ask(request))
-    }
-
-    /// What the policies of a request ask.
-    fn ask(&self, request: &Parts) -> Asked {
-        let inner = &*self.inner;
-        let mut asked = Asked::default();
-        if any_matches(&inner.exempt, request) {
-            return asked;
-        }
-        let category = inner.categories.iter().find(|(matchers, _)| any_matches(matchers, request));
-        let of_category = category.map_or(0..0, |(_, rules)| rules.clone());
-        let mut last_key = LastKey::default();
-        for place in inner.every_request.clone().chain(of_category) {
-            asked.by_request(place, inner, request, &mut last_key);
-        }
-        asked
+    /// Decides as [`decide`](Self::decide) does, if that needs no waiting; or else it is decided
+    /// later.
+    pub(crate) fn decide_at_once(
+        &self,
+        request: &Parts,
+        decision: &mut Decision,
+    ) -> Option<Box<DecisionFuture>> {
+        self.inner.ask(request, decision);
+        DecisionFuture::at_once(self, decision)
     }
 
     /// The policies whose verdicts requests feel, some of them more than once.

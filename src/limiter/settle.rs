@@ -27,8 +27,7 @@ impl Limiter {
     pub(crate) fn settle(&self, decision: &Decision, response: &Parts) -> Option<Settling> {
         let mut corrections: SmallVec<[Correction; 4]> = SmallVec::new();
         let mut places = SmallVec::new();
-        let outcomes = decision.outcomes.iter().chain(&decision.dry_runs);
-        for (place, outcome) in outcomes.enumerate() {
+        for (place, outcome) in decision.all().enumerate() {
             let Some(change) = change(outcome, response) else { continue };
             let charge = outcome.charge;
             corrections.push(Correction { charge, charged_at: decision.now, change });
@@ -44,8 +43,8 @@ impl Limiter {
 
     /// Gives back all that `decision` has charged: the request was never served.
     pub(crate) fn undo(&self, decision: &Decision) {
-        let outcomes = decision.outcomes.iter().chain(&decision.dry_runs);
-        let made = outcomes.filter(|outcome| outcome.is_allowed()).map(|outcome| outcome.charge);
+        let made =
+            decision.all().filter(|outcome| outcome.is_allowed()).map(|outcome| outcome.charge);
         let charges: SmallVec<[Charge; 4]> = made.collect();
         let give_back = |charge: &Charge| {
             let change = Change::GiveBack(charge.cost);
@@ -64,13 +63,12 @@ impl Settling {
         let usages = ready!(Pin::new(&mut self.usages).poll(context));
         // A reset counts from when it was decided, as all others of the decision do.
         let since = self.now.monotonic().saturating_sub(decision.now.monotonic());
-        let outcomes = decision.outcomes.iter_mut().chain(&mut decision.dry_runs).enumerate();
-        let corrected = outcomes.filter(|(place, _)| self.places.contains(place));
+        let corrected =
+            decision.all_mut().enumerate().filter(|(place, _)| self.places.contains(place));
         for ((_, outcome), usage) in corrected.zip(usages) {
             outcome.usage = usage.later(0, nanos(since));
         }
-        let outcomes = decision.outcomes.iter().chain(&decision.dry_runs);
-        self.limiter.inner.line.freed(outcomes.filter_map(Outcome::charge));
+        self.limiter.inner.line.freed(decision.all().filter_map(Outcome::charge));
         Poll::Ready(())
     }
 }
