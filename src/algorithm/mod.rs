@@ -56,6 +56,18 @@ pub(crate) enum State {
     SlidingWindow(SlidingWindow),
 }
 
+impl From<TokenBucket> for State {
+    fn from(bucket: TokenBucket) -> Self {
+        Self::TokenBucket(bucket)
+    }
+}
+
+impl From<FixedWindow> for State {
+    fn from(window: FixedWindow) -> Self {
+        Self::FixedWindow(window)
+    }
+}
+
 macro_rules! each {
     ($state:expr, $inner:ident => $do:expr) => {
         match $state {
@@ -83,50 +95,62 @@ impl State {
             Self::SlidingWindow(_) => Algorithm::SlidingWindow,
         }
     }
+}
 
+/// What each algorithm says of the state of a key.
+pub(crate) trait Count {
     /// How long until `cost` units fit; 0 when they fit now. A cost above the quota's capacity is
     /// read as that many single units asked for one after another.
-    pub(crate) fn wait(&self, quota: &Quota, now: Now, cost: u64) -> u64 {
-        each!(self, inner => inner.wait(quota, now, cost))
-    }
+    fn wait(&self, quota: &Quota, now: Now, cost: u64) -> u64;
 
     /// Uses `cost` units.
-    pub(crate) fn take(&mut self, quota: &Quota, now: Now, cost: u64) {
-        each!(self, inner => inner.take(quota, now, cost));
-    }
+    fn take(&mut self, quota: &Quota, now: Now, cost: u64);
 
     /// Takes back a use of `units` that was made at `taken_at`, as far as they have not come back
     /// by themselves.
-    pub(crate) fn give_back(&mut self, quota: &Quota, now: Now, taken_at: Now, units: u64) {
-        match self {
-            Self::TokenBucket(bucket) => bucket.give_back(quota, now, units),
-            Self::FixedWindow(window) => window.give_back(quota, now, taken_at, units),
-            Self::SlidingWindow(log) => log.give_back(quota, now, taken_at, units),
-        }
-    }
+    fn give_back(&mut self, quota: &Quota, now: Now, taken_at: Now, units: u64);
 
     /// The units left.
-    pub(crate) fn remaining(&self, quota: &Quota, now: Now) -> u64 {
-        each!(self, inner => inner.remaining(quota, now))
-    }
+    fn remaining(&self, quota: &Quota, now: Now) -> u64;
 
     /// How long until [`remaining`](Self::remaining) grows, or until a fixed window ends; 0 for any
     /// other of which nothing is used.
-    pub(crate) fn reset(&self, quota: &Quota, now: Now) -> u64 {
+    fn reset(&self, quota: &Quota, now: Now) -> u64;
+
+    /// The same state under another quota: what was used stays used. Windows count units and
+    /// nothing else, so nothing changes.
+    fn under(&mut self, _before: &Quota, _quota: &Quota, _now: Now) {}
+
+    /// How long until this state says no more than a new one would.
+    fn forgotten_in(&self, quota: &Quota, now: Now) -> u64;
+}
+
+impl Count for State {
+    fn wait(&self, quota: &Quota, now: Now, cost: u64) -> u64 {
+        each!(self, inner => inner.wait(quota, now, cost))
+    }
+
+    fn take(&mut self, quota: &Quota, now: Now, cost: u64) {
+        each!(self, inner => inner.take(quota, now, cost));
+    }
+
+    fn give_back(&mut self, quota: &Quota, now: Now, taken_at: Now, units: u64) {
+        each!(self, inner => inner.give_back(quota, now, taken_at, units));
+    }
+
+    fn remaining(&self, quota: &Quota, now: Now) -> u64 {
+        each!(self, inner => inner.remaining(quota, now))
+    }
+
+    fn reset(&self, quota: &Quota, now: Now) -> u64 {
         each!(self, inner => inner.reset(quota, now))
     }
 
-    /// The same state under another quota: what was used stays used.
-    pub(crate) fn under(&mut self, before: &Quota, quota: &Quota, now: Now) {
-        match self {
-            Self::TokenBucket(bucket) if before != quota => bucket.under(before, quota, now),
-            // The windows count units and nothing else.
-            _ => {}
-        }
+    fn under(&mut self, before: &Quota, quota: &Quota, now: Now) {
+        each!(self, inner => inner.under(before, quota, now));
     }
 
-    /// How long until this state says no more than a new one would.
-    pub(crate) fn forgotten_in(&self, quota: &Quota, now: Now) -> u64 {
+    fn forgotten_in(&self, quota: &Quota, now: Now) -> u64 {
         each!(self, inner => inner.forgotten_in(quota, now))
     }
 }

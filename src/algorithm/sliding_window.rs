@@ -6,6 +6,7 @@
 
 use smallvec::SmallVec;
 
+use super::Count;
 use crate::{clock::Now, quota::Quota};
 
 /// Uses within this part of the window share an entry.
@@ -35,8 +36,10 @@ impl SlidingWindow {
     fn used(&self, quota: &Quota, now: u64) -> u64 {
         self.counted(quota, now).fold(0, |used, entry| used.saturating_add(entry.units))
     }
+}
 
-    pub(super) fn wait(&self, quota: &Quota, now: Now, cost: u64) -> u64 {
+impl Count for SlidingWindow {
+    fn wait(&self, quota: &Quota, now: Now, cost: u64) -> u64 {
         let now = now.monotonic_nanos();
         let (units, window) = (quota.units(), quota.window_nanos());
         if cost == 0 {
@@ -62,7 +65,7 @@ impl SlidingWindow {
         later
     }
 
-    pub(super) fn take(&mut self, quota: &Quota, now: Now, cost: u64) {
+    fn take(&mut self, quota: &Quota, now: Now, cost: u64) {
         if cost == 0 {
             return;
         }
@@ -84,7 +87,7 @@ impl SlidingWindow {
         self.entries.push(Entry { last_use: now, units: cost });
     }
 
-    pub(super) fn give_back(&mut self, quota: &Quota, now: Now, taken_at: Now, mut units: u64) {
+    fn give_back(&mut self, quota: &Quota, now: Now, taken_at: Now, mut units: u64) {
         let taken_at = taken_at.monotonic_nanos();
         if taken_at.saturating_add(quota.window_nanos()) <= now.monotonic_nanos() {
             return;
@@ -98,11 +101,11 @@ impl SlidingWindow {
         }
     }
 
-    pub(super) fn remaining(&self, quota: &Quota, now: Now) -> u64 {
+    fn remaining(&self, quota: &Quota, now: Now) -> u64 {
         quota.units().saturating_sub(self.used(quota, now.monotonic_nanos()))
     }
 
-    pub(super) fn reset(&self, quota: &Quota, now: Now) -> u64 {
+    fn reset(&self, quota: &Quota, now: Now) -> u64 {
         let now = now.monotonic_nanos();
         // With more used than the quota (a plan was lowered), the first to leave change nothing.
         let mut excess = self.used(quota, now).saturating_sub(quota.units());
@@ -115,7 +118,7 @@ impl SlidingWindow {
         0
     }
 
-    pub(super) fn forgotten_in(&self, quota: &Quota, now: Now) -> u64 {
+    fn forgotten_in(&self, quota: &Quota, now: Now) -> u64 {
         let newest = self.entries.iter().rfind(|entry| entry.units > 0);
         let newest = newest.map_or(0, |entry| entry.leaves(quota.window_nanos()));
         newest.saturating_sub(now.monotonic_nanos())

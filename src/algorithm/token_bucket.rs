@@ -4,7 +4,7 @@
 //! nanoseconds, so the rest is kept beside it, in parts of 1/units: 3 units per second are back
 //! after one second, not one nanosecond later.
 
-use super::{ceil_div, saturate};
+use super::{Count, ceil_div, saturate};
 use crate::{clock::Now, quota::Quota};
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -33,8 +33,10 @@ impl TokenBucket {
         };
         Self { full_at: now.saturating_add(nanos), parts }
     }
+}
 
-    pub(super) fn wait(&self, quota: &Quota, now: Now, cost: u64) -> u64 {
+impl Count for TokenBucket {
+    fn wait(&self, quota: &Quota, now: Now, cost: u64) -> u64 {
         let wanted = self
             .missing(quota, now.monotonic_nanos())
             .saturating_add(product(cost, quota.window_nanos()));
@@ -42,24 +44,24 @@ impl TokenBucket {
         if short == 0 { 0 } else { ceil_div(short, quota.units()) }
     }
 
-    pub(super) fn take(&mut self, quota: &Quota, now: Now, cost: u64) {
+    fn take(&mut self, quota: &Quota, now: Now, cost: u64) {
         let now = now.monotonic_nanos();
         let cost = product(cost, quota.window_nanos());
         *self = Self::lacking(self.missing(quota, now).saturating_add(cost), quota, now);
     }
 
-    pub(super) fn give_back(&mut self, quota: &Quota, now: Now, units: u64) {
+    fn give_back(&mut self, quota: &Quota, now: Now, _: Now, units: u64) {
         let now = now.monotonic_nanos();
         let units = product(units, quota.window_nanos());
         *self = Self::lacking(self.missing(quota, now).saturating_sub(units), quota, now);
     }
 
-    pub(super) fn remaining(&self, quota: &Quota, now: Now) -> u64 {
+    fn remaining(&self, quota: &Quota, now: Now) -> u64 {
         let missing = self.missing(quota, now.monotonic_nanos());
         quota.capacity().saturating_sub(ceil_div(missing, quota.window_nanos()))
     }
 
-    pub(super) fn reset(&self, quota: &Quota, now: Now) -> u64 {
+    fn reset(&self, quota: &Quota, now: Now) -> u64 {
         let missing = self.missing(quota, now.monotonic_nanos());
         // Overdrawn, the units beyond the capacity come first.
         let units = ceil_div(missing, quota.window_nanos()).min(quota.capacity());
@@ -67,13 +69,15 @@ impl TokenBucket {
         ceil_div(missing.saturating_sub(still_missing), quota.units())
     }
 
-    pub(super) fn forgotten_in(&self, quota: &Quota, now: Now) -> u64 {
+    fn forgotten_in(&self, quota: &Quota, now: Now) -> u64 {
         ceil_div(self.missing(quota, now.monotonic_nanos()), quota.units())
     }
 
-    /// The same bucket under another quota: what is missing stays missing, in whole units, up to
-    /// the whole bucket.
-    pub(super) fn under(&mut self, before: &Quota, quota: &Quota, now: Now) {
+    /// What is missing stays missing, in whole units, up to the whole bucket.
+    fn under(&mut self, before: &Quota, quota: &Quota, now: Now) {
+        if before == quota {
+            return;
+        }
         let now = now.monotonic_nanos();
         let units = ceil_div(self.missing(before, now), before.window_nanos());
         let missing = product(units.min(quota.capacity()), quota.window_nanos());

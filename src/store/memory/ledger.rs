@@ -8,7 +8,7 @@ use super::{
     slot::{Address, Slot},
 };
 use crate::{
-    algorithm::{Algorithm, State},
+    algorithm::{Algorithm, Count, State},
     clock::Now,
     quota::Quota,
     store::{Change, Charge, Correction, Mode, Usage},
@@ -298,6 +298,6 @@ impl Counted {
 }
 
 /// What is left, for a charge that fits after `wait`.
-pub(super) fn usage(state: &State, quota: &Quota, wait: u64, now: Now) -> Usage {
+pub(super) fn usage(state: &impl Count, quota: &Quota, wait: u64, now: Now) -> Usage {
     Usage::of_nanos(wait, state.remaining(quota, now), state.reset(quota, now))
 }

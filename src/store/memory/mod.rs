@@ -6,6 +6,7 @@ mod segment;
 mod slot;
 #[cfg(test)]
 mod tests;
+mod unlocked;
 mod version;
 
 use std::{
@@ -16,12 +17,12 @@ use std::{
 use smallvec::SmallVec;
 
 use self::{
-    ledger::{Ledger, Locked, Room, usage},
+    ledger::{Ledger, Locked, Room},
     quotas::Quotas,
-    segment::{Glance, Segment},
-    slot::{Address, Slot},
+    segment::Segment,
+    slot::Address,
 };
-use super::{Charge, Correction, Mode, Store, StoreFuture, Usage, Usages};
+use super::{Charge, Correction, Mode, Store, StoreFuture, Usages};
 use crate::clock::Now;
 
 const DEFAULT_MAX_KEYS: usize = 1_000_000;
@@ -119,67 +120,8 @@ impl MemoryStore {
         Address::of(charge).segment(self.segments.len())
     }
 
-    /// Makes the charges without waiting for a lock. `None` where someone else writes to the same
-    /// segment meanwhile, or a key is new, or its state is kept aside.
-    fn charge_at_once(&self, charges: &[Charge], now: Now) -> Option<Usages> {
-        let mut seen: SmallVec<[Counted<'_>; 4]> = SmallVec::new();
-        for charge in charges {
-            seen.push(self.count(charge, now)?);
-        }
-        let fits = |(charge, counted): (&Charge, &Counted<'_>)| {
-            charge.mode != Mode::Enforced || counted.usage.fits()
-        };
-        if !charges.iter().zip(&seen).all(fits) {
-            return self.refuse(charges, &seen, now);
-        }
-        // Each segment once, on condition that nothing has changed since it was looked at. Nobody
-        // waits here, so the order is of no consequence.
-        let mut writing: SmallVec<[_; 4]> = SmallVec::new();
-        for (index, counted) in seen.iter().enumerate() {
-            let same = |other: &&Counted<'_>| std::ptr::eq(other.segment, counted.segment);
-            match seen[..index].iter().find(same) {
-                Some(other) if other.glance.seen != counted.glance.seen => return None,
-                Some(_) => {}
-                None => writing.push(counted.segment.write_if_still(counted.glance.seen)?),
-            }
-        }
-        seen.iter().for_each(|counted| counted.segment.set(counted.glance.place, counted.after));
-        Some(seen.iter().map(|counted| counted.usage).collect())
-    }
-
-    /// What a charge makes of its key's state, if its request passes.
-    fn count(&self, charge: &Charge, now: Now) -> Option<Counted<'_>> {
-        let address = Address::of(charge);
-        let segment = &self.segments[address.segment(self.segments.len())];
-        let glance = segment.glance(&address)?;
-        let (mut state, quota) = glance.slot.unpack(&self.quotas)?;
-        state.under(quota, &charge.quota, now);
-        let wait = state.wait(&charge.quota, now, charge.ahead.saturating_add(charge.cost));
-        let mut after = glance.slot;
-        if wait == 0 && charge.cost > 0 && charge.mode != Mode::Peek {
-            state.take(&charge.quota, now, charge.cost);
-            after = Slot::pack(&address, &state, &charge.quota, &self.quotas)?;
-        }
-        let usage = usage(&state, &charge.quota, wait, now);
-        Some(Counted { segment, glance, after, usage })
-    }
-
-    /// What is left where a request does not pass.
-    fn refuse(&self, charges: &[Charge], seen: &[Counted<'_>], now: Now) -> Option<Usages> {
-        let left = |(charge, counted): (&Charge, &Counted<'_>)| {
-            let (mut state, quota) = counted.glance.slot.unpack(&self.quotas)?;
-            state.under(quota, &charge.quota, now);
-            let wait = counted.usage.wait_nanos();
-            counted
-                .segment
-                .still(counted.glance.seen)
-                .then(|| usage(&state, &charge.quota, wait, now))
-        };
-        charges.iter().zip(seen).map(left).collect()
-    }
-
     /// Makes the charges under the locks of their segments.
-    fn charge_in_turn(&self, charges: &[Charge], now: Now) -> Usages {
+    fn charge_locked(&self, charges: &[Charge], now: Now) -> Usages {
         let homes: SmallVec<[usize; 4]> = charges.iter().map(|charge| self.home(charge)).collect();
         // In order, so that no two requests wait for each other.
         let mut order = homes.clone();
@@ -208,14 +150,6 @@ impl MemoryStore {
     }
 }
 
-/// A charge as it would be made without a lock.
-struct Counted<'a> {
-    segment: &'a Segment,
-    glance: Glance,
-    after: Slot,
-    usage: Usage,
-}
-
 impl Default for MemoryStore {
     fn default() -> Self {
         Self::new()
@@ -224,8 +158,8 @@ impl Default for MemoryStore {
 
 impl Store for MemoryStore {
     fn charge(&self, charges: &[Charge], now: Now) -> StoreFuture {
-        let usages = self.charge_at_once(charges, now);
-        StoreFuture::ready(usages.unwrap_or_else(|| self.charge_in_turn(charges, now)))
+        let usages = self.charge_unlocked(charges, now);
+        StoreFuture::ready(usages.unwrap_or_else(|| self.charge_locked(charges, now)))
     }
 
     fn correct(&self, corrections: &[Correction], now: Now) -> StoreFuture {

@@ -67,6 +67,22 @@ enum Kind {
     Aside = 3,
 }
 
+impl Kind {
+    const fn bits(self) -> u64 {
+        (self as u64) << (NUMBER_BITS + QUOTA_BITS)
+    }
+}
+
+/// The time and the number of a state, if they are all there is to it.
+fn words(state: &State) -> Option<(Kind, u64, u64)> {
+    let (kind, time, number) = match *state {
+        State::TokenBucket(TokenBucket { full_at, parts }) => (Kind::TokenBucket, full_at, parts),
+        State::FixedWindow(FixedWindow { start, used }) => (Kind::FixedWindow, start, used),
+        State::SlidingWindow(_) => return None,
+    };
+    (number >> NUMBER_BITS == 0).then_some((kind, time, number))
+}
+
 impl Slot {
     /// A state in few bits; `None` where it needs more.
     pub(super) fn pack(
@@ -75,17 +91,22 @@ impl Slot {
         quota: &Quota,
         quotas: &Quotas,
     ) -> Option<Self> {
-        let (kind, time, number) = match *state {
-            State::TokenBucket(TokenBucket { full_at, parts }) => {
-                (Kind::TokenBucket, full_at, parts)
-            }
-            State::FixedWindow(FixedWindow { start, used }) => (Kind::FixedWindow, start, used),
-            State::SlidingWindow(_) => return None,
-        };
-        if number >> NUMBER_BITS != 0 {
-            return None;
-        }
+        let (kind, time, number) = words(state)?;
         Some(Self::new(address, kind, quotas.number(quota)?, time, number))
+    }
+
+    /// The same key's, with another state; `None` where it needs more.
+    pub(super) fn with(
+        &self,
+        state: &State,
+        before: &Quota,
+        quota: &Quota,
+        quotas: &Quotas,
+    ) -> Option<Self> {
+        let (kind, time, number) = words(state)?;
+        let quota = if before == quota { self.quota() } else { quotas.number(quota)? };
+        let tag_rest = self.0[2] & !(u64::MAX >> TAG_BITS);
+        Some(Self([self.0[0], time, tag_rest | kind.bits() | quota << NUMBER_BITS | number]))
     }
 
     /// A state that is kept aside, at `index`.
@@ -94,9 +115,8 @@ impl Slot {
     }
 
     fn new(address: &Address, kind: Kind, quota: u64, time: u64, number: u64) -> Self {
-        let kind = (kind as u64) << (NUMBER_BITS + QUOTA_BITS);
         let tag_rest = address.tag_rest << (NUMBER_BITS + QUOTA_BITS + KIND_BITS);
-        Self([address.tag, time, tag_rest | kind | quota << NUMBER_BITS | number])
+        Self([address.tag, time, tag_rest | kind.bits() | quota << NUMBER_BITS | number])
     }
 
     /// The state and the quota it was counted under; `None` where it is kept aside.

@@ -7,11 +7,11 @@ use std::{
 
 use proptest::prelude::*;
 
-use super::*;
+use super::{ledger::usage, *};
 use crate::{
-    algorithm::{Algorithm, State},
+    algorithm::{Algorithm, Count, State},
     quota::Quota,
-    store::Change,
+    store::{Change, Usage},
 };
 
 fn at(seconds: u64) -> Now {
