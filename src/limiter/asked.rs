@@ -109,6 +109,14 @@ impl Decision {
         self.all().filter(|outcome| has_key(outcome)).map(|outcome| outcome.charge).collect()
     }
 
+    /// That of one policy, if there is no other.
+    pub(super) fn only_charge(&self) -> Option<&Charge> {
+        match (&*self.outcomes, &*self.dry_runs) {
+            ([outcome], []) => outcome.charge(),
+            _ => None,
+        }
+    }
+
     pub(super) fn charges_mut(&mut self) -> impl Iterator<Item = &mut Charge> {
         self.all_mut().filter(|outcome| has_key(outcome)).map(|outcome| &mut outcome.charge)
     }

@@ -3,6 +3,7 @@ use std::{
     future::Future,
     mem,
     pin::Pin,
+    slice,
     task::{Context, Poll, Waker, ready},
     time::Duration,
 };
@@ -154,7 +155,10 @@ impl Inner {
     /// Charges for a request that holds `ticket`, or has just arrived.
     fn charge(&self, decision: &mut Decision, ticket: Option<u64>, now: Now) -> StoreFuture {
         self.line.look(decision.charges_mut(), ticket);
-        self.store.charge(&decision.charges(), now)
+        match decision.only_charge() {
+            Some(charge) => self.store.charge(slice::from_ref(charge), now),
+            None => self.store.charge(&decision.charges(), now),
+        }
     }
 
     /// Decides; or else this is what the store answers first.
