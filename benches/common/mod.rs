@@ -1,0 +1,49 @@
+//! What the benchmarks share: arguments, keys, quotas, paired rounds and Markdown tables.
+#![allow(dead_code, reason = "each benchmark uses its part")]
+
+pub mod args;
+pub mod keys;
+pub mod process;
+pub mod routers;
+pub mod stats;
+
+use std::{
+    future::Future,
+    pin::pin,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use tower_quota::{Limiter, Policy, key::header, store::MemoryStore};
+
+/// The header that the key is read from.
+pub const API_KEY: &str = "x-api-key";
+
+/// So long that nothing comes back, and nothing expires, while it is measured.
+pub const YEAR: Duration = Duration::from_secs(365 * 86_400);
+
+/// What `future` answers at once, as the memory store does.
+pub fn now_or_never<F: Future>(future: F) -> F::Output {
+    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(output) => output,
+        Poll::Pending => unreachable!("nothing here waits"),
+    }
+}
+
+/// A limiter whose `policies` count by the header, with room for a quarter more than `keys`.
+pub fn limiter(policies: impl IntoIterator<Item = Policy>, keys: usize) -> Limiter {
+    let mut limiter = Limiter::builder();
+    let mut counted = 0;
+    for policy in policies {
+        limiter = limiter.policy(policy.key(header(API_KEY)).or_refuse());
+        counted += keys;
+    }
+    let store = MemoryStore::with_max_keys((counted + counted / 4).max(10_000));
+    limiter.store(store).build().expect("settings that work")
+}
+
+/// governor's quota of `units` in each `window`.
+pub fn governors(units: u32, window: Duration) -> governor::Quota {
+    let burst = units.try_into().expect("at least one unit");
+    governor::Quota::with_period(window / units).expect("some time a unit").allow_burst(burst)
+}

@@ -1,0 +1,76 @@
+//! The processor time of an axum "hello" over loopback: what a limiter costs a whole server.
+//!
+//! `cargo bench --bench server -- [--quick]`; needs Linux's `/proc`. Each variant is a server in a
+//! process of its own, on one core; the client is on another. All are asked in turn.
+
+mod client;
+#[path = "../common/mod.rs"]
+mod common;
+mod servant;
+
+use crate::{
+    client::Client,
+    common::{
+        args::Args,
+        routers::{BARE, Limit, Variant},
+        stats::{Quartiles, Table},
+    },
+    servant::Servant,
+};
+
+const VARIANTS: [(&str, Variant); 7] = [
+    ("bare", BARE),
+    ("tower_governor, admitted", limited(Limit::TowerGovernor, true)),
+    ("rate-net, admitted, no headers", limited(Limit::RateNet, true)),
+    ("tower-quota, admitted", limited(Limit::TowerQuota, true)),
+    ("tower_governor, refused", limited(Limit::TowerGovernor, false)),
+    ("rate-net, refused", limited(Limit::RateNet, false)),
+    ("tower-quota, refused", limited(Limit::TowerQuota, false)),
+];
+
+const fn limited(limit: Limit, admitted: bool) -> Variant {
+    Variant { limit, admitted, headers: true }
+}
+
+fn main() {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    if let [serve, variant] = &words[..]
+        && serve == servant::SERVE
+    {
+        return servant::serve(VARIANTS[variant.parse::<usize>().expect("a number")].1);
+    }
+    let args = Args::parse();
+    let title = "Server: processor time of an axum request over loopback (bare = 1)";
+    if !args.wants(title) {
+        return;
+    }
+    let (rounds, requests) = args.pick((31, 8_000), (3, 800));
+    servant::pin(std::process::id(), 0);
+    let mut servers: Vec<(Servant, Client)> = (0..VARIANTS.len())
+        .map(|variant| {
+            let servant = Servant::start(variant);
+            let client = Client::connect(servant.address(), VARIANTS[variant].1.status());
+            (servant, client)
+        })
+        .collect();
+    let mut times = [const { Vec::new() }; VARIANTS.len()];
+    // The first round only warms up.
+    for round in 0..=rounds {
+        for turn in 0..VARIANTS.len() {
+            let turn = (round + turn) % VARIANTS.len();
+            let (servant, client) = &mut servers[turn];
+            let before = servant.processor_time();
+            client.ask(requests);
+            let used = servant.processor_time() - before;
+            if round > 0 {
+                times[turn].push(used.as_nanos() as f64 / requests as f64);
+            }
+        }
+    }
+    let table = Table::new(title, &["", "µs", "ratio"]);
+    for ((name, _), nanos) in VARIANTS.iter().zip(&times) {
+        let micros = Quartiles::of(nanos.iter().map(|nanos| nanos / 1e3));
+        let ratio = Quartiles::of_ratios(nanos, &times[0]);
+        table.row(&[name, &format!("{:.1}", micros.median), &ratio]);
+    }
+}
