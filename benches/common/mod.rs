@@ -14,10 +14,11 @@ use std::{
     time::Duration,
 };
 
+use http::HeaderName;
 use tower_quota::{Limiter, Policy, key::header, store::MemoryStore};
 
 /// The header that the key is read from.
-pub const API_KEY: &str = "x-api-key";
+pub static API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
 /// So long that nothing comes back, and nothing expires, while it is measured.
 pub const YEAR: Duration = Duration::from_secs(365 * 86_400);
@@ -35,7 +36,7 @@ pub fn limiter(policies: impl IntoIterator<Item = Policy>, keys: usize) -> Limit
     let mut limiter = Limiter::builder();
     let mut counted = 0;
     for policy in policies {
-        limiter = limiter.policy(policy.key(header(API_KEY)).or_refuse());
+        limiter = limiter.policy(policy.key(header(API_KEY.as_str())).or_refuse());
         counted += keys;
     }
     let store = MemoryStore::with_max_keys((counted + counted / 4).max(10_000));

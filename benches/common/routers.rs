@@ -66,7 +66,7 @@ impl Variant {
             }
             Limit::RateNet => {
                 let limiter = RateLimiter::builder().quota(units, DAY).try_build().expect("valid");
-                let key = HeaderKey::new(API_KEY.try_into().expect("a name"));
+                let key = HeaderKey::new(API_KEY.clone());
                 router.layer(rate_net::tower::RateLimitLayer::new(limiter, key))
             }
             Limit::TowerQuota => {
@@ -94,7 +94,7 @@ impl Variant {
 }
 
 pub fn request(n: usize) -> Request<Body> {
-    let request = Request::get("/").header(API_KEY, key(n % KEYS)).body(Body::empty());
+    let request = Request::get("/").header(&API_KEY, key(n % KEYS)).body(Body::empty());
     request.expect("a request")
 }
 
@@ -110,7 +110,7 @@ impl KeyExtractor for ApiKey {
     type Key = String;
 
     fn extract<T>(&self, request: &Request<T>) -> Result<String, GovernorError> {
-        let key = request.headers().get(API_KEY).and_then(|key| key.to_str().ok());
+        let key = request.headers().get(&API_KEY).and_then(|key| key.to_str().ok());
         key.map(str::to_owned).ok_or(GovernorError::UnableToExtractKey)
     }
 }

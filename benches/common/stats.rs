@@ -27,7 +27,8 @@ impl Quartiles {
 impl fmt::Display for Quartiles {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { low, median, high } = self;
-        write!(f, "{median:.2} ({low:.2} to {high:.2})")
+        let decimals = f.precision().unwrap_or(2);
+        write!(f, "{median:.decimals$} ({low:.decimals$} to {high:.decimals$})")
     }
 }
 
@@ -44,6 +45,30 @@ impl Table {
     pub fn row(&self, cells: &[&dyn fmt::Display]) {
         let cells: Vec<String> = cells.iter().map(ToString::to_string).collect();
         println!("| {} |", cells.join(" | "));
+    }
+}
+
+/// The rows that the README shows: what, its peer, and ours.
+pub struct InShort(Vec<[String; 3]>);
+
+impl InShort {
+    pub fn new() -> Self {
+        Self(Vec::new())
+    }
+
+    pub fn add(&mut self, what: impl ToString, peer: impl ToString, ours: impl ToString) {
+        self.0.push([what.to_string(), peer.to_string(), ours.to_string()]);
+    }
+
+    /// All of them, as a table. `benches/run` joins those of all benchmarks by the title.
+    pub fn print(self) {
+        if self.0.is_empty() {
+            return;
+        }
+        let table = Table::new("In short", &["", "peer", "tower-quota"]);
+        for [what, peer, ours] in self.0 {
+            table.row(&[&what, &peer, &ours]);
+        }
     }
 }
 

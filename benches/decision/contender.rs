@@ -34,23 +34,26 @@ impl Item for String {
 
 impl Item for Parts {
     fn numbered(n: usize) -> Self {
-        let request = Request::get("/").header(API_KEY, key(n)).body(());
+        let request = Request::get("/").header(&API_KEY, key(n)).body(());
         request.expect("a request").into_parts().0
     }
 
     fn renumber(&mut self, n: usize) {
-        self.headers.insert(API_KEY, key(n).try_into().expect("a header value"));
+        self.headers.insert(&API_KEY, key(n).try_into().expect("a header value"));
     }
 }
 
 /// Decides about a batch, and says how many were admitted.
 pub type Pass<T> = Box<dyn Fn(&[T]) -> usize + Send>;
 
+/// Charges one item for some units, and says whether that was admitted.
+type Fill<T> = Box<dyn Fn(&T, u32) -> bool>;
+
 /// A limiter under measurement.
 pub struct Contender<T> {
     pub name: String,
     pass: Box<dyn Fn() -> Pass<T>>,
-    fill: Box<dyn Fn(&T, u32) -> bool>,
+    fill: Fill<T>,
 }
 
 impl<T> Contender<T> {
@@ -84,11 +87,6 @@ impl<T> Contender<T> {
             item.renumber(n);
             assert!((self.fill)(&item, units), "{} refused a fresh key", self.name);
         }
-    }
-
-    pub fn named(mut self, name: &str) -> Self {
-        name.clone_into(&mut self.name);
-        self
     }
 }
 
@@ -126,10 +124,8 @@ pub const POLICY: &str = "p";
 pub fn by_request(policies: Vec<Policy>, keys: usize) -> Contender<Parts> {
     let decide =
         |limiter: &Limiter, request: &Parts| now_or_never(limiter.decide(request)).is_allowed();
-    let fill = move |limiter: &Limiter, request: &Parts, units| {
-        assert_eq!(units, 1, "a request costs one unit");
-        decide(limiter, request)
-    };
+    // A request costs one unit.
+    let fill = move |limiter: &Limiter, request: &Parts, _| decide(limiter, request);
     Contender::new("tower-quota", limiter(policies, keys), fill, decide)
 }
 
@@ -154,7 +150,7 @@ pub fn governor_by_key(budget: Budget) -> Contender<String> {
 /// governor as a middleware would ask it: it needs a key of its own, out of the header.
 pub fn governor_by_request(budget: Budget) -> Contender<Parts> {
     let decide = |governor: &Governor, request: &Parts| {
-        let key = request.headers[API_KEY].to_str().expect("text").to_owned();
+        let key = request.headers[&API_KEY].to_str().expect("text").to_owned();
         governor.check_key(&key).is_ok()
     };
     let fill = move |governor: &Governor, request: &Parts, _| decide(governor, request);

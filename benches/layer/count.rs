@@ -1,7 +1,7 @@
 //! Instructions and allocations of an answer, counted by valgrind: the same in each run, whatever
 //! else the machine does.
 
-use std::process::Command;
+use std::{fmt, process::Command};
 
 use axum::{Router, body::Body, http::Request};
 
@@ -11,7 +11,7 @@ use crate::{
         args::Args,
         process::again,
         routers::{BARE, Variant, answer as answer_one, request},
-        stats::Table,
+        stats::{InShort, Table},
     },
     exists,
 };
@@ -34,7 +34,7 @@ fn answer_all(router: &mut Router, requests: Vec<Request<Body>>, variant: Varian
     answers.filter(|response| response.status() == variant.status()).count()
 }
 
-pub fn table(args: &Args) {
+pub fn table(args: &Args, in_short: &mut InShort) {
     let title = "Layer: instructions (allocations) added to an axum request";
     if !args.wants(title) {
         return;
@@ -44,29 +44,26 @@ pub fn table(args: &Args) {
     }
     let requests = args.pick(1_000, 200);
     let bare = Counts::of_each(ROWS.len(), 0, requests);
-    let columns = [
-        &format!("bare router: {:.0} ({:.1})", bare.instructions, bare.allocations)[..],
-        LIMITS[0],
-        LIMITS[1],
-        LIMITS[2],
-        "ratio",
-    ];
+    let columns = [&format!("bare router: {bare}")[..], LIMITS[0], LIMITS[1], LIMITS[2], "ratio"];
     let table = Table::new(title, &columns);
     // A smoke run counts what matters most.
     for (row, (name, limits)) in ROWS.iter().enumerate().take(args.pick(ROWS.len(), 1)) {
         let added = [0, 1, 2].map(|column| {
-            exists(limits[column]).then(|| {
-                let counts = Counts::of_each(row, column, requests);
-                (counts.instructions - bare.instructions, counts.allocations - bare.allocations)
-            })
+            exists(limits[column]).then(|| Counts::of_each(row, column, requests).less(&bare))
         });
-        let cells = added.map(|added| match added {
-            Some((instructions, allocations)) => format!("{instructions:+.0} ({allocations:+.1})"),
+        let cells = added.each_ref().map(|added| match added {
+            Some(added) => added.to_string(),
             None => "–".to_owned(),
         });
-        let [Some(theirs), _, Some(ours)] = added else { unreachable!("both exist") };
-        let ratio = format!("{:.2}", ours.0 / theirs.0);
+        let [Some(theirs), _, Some(ours)] = &added else { unreachable!("both exist") };
+        let instructions = ours.instructions / theirs.instructions;
+        let ratio = format!("{instructions:.2} ({:.2})", ours.allocations / theirs.allocations);
         table.row(&[name, &cells[0], &cells[1], &cells[2], &ratio]);
+        in_short.add(
+            format!("instructions (allocations) added to an axum request, {name}"),
+            format!("tower_governor: {theirs}"),
+            ratio,
+        );
     }
 }
 
@@ -76,6 +73,13 @@ struct Counts {
 }
 
 impl Counts {
+    fn less(&self, other: &Self) -> Self {
+        Self {
+            instructions: self.instructions - other.instructions,
+            allocations: self.allocations - other.allocations,
+        }
+    }
+
     /// Of one request.
     fn of_each(row: usize, column: usize, requests: usize) -> Self {
         let callgrind =
@@ -91,6 +95,12 @@ impl Counts {
             instructions: count(callgrind, "Collected :", requests) / requests as f64,
             allocations: allocations / requests as f64,
         }
+    }
+}
+
+impl fmt::Display for Counts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.0} ({:.1})", self.instructions, self.allocations)
     }
 }
 

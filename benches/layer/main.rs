@@ -11,6 +11,7 @@ mod time;
 use crate::common::{
     args::Args,
     routers::{Limit, Variant},
+    stats::InShort,
 };
 
 /// What is compared: a row of each table, with a cell for each limiter.
@@ -44,7 +45,8 @@ fn main() {
         let number = |word: &String| word.parse::<usize>().expect("a number");
         return count::answer(number(row), number(column), number(requests));
     }
-    let args = Args::parse();
-    time::table(&args);
-    count::table(&args);
+    let (args, mut in_short) = (Args::parse(), InShort::new());
+    time::table(&args, &mut in_short);
+    count::table(&args, &mut in_short);
+    in_short.print();
 }

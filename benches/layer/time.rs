@@ -9,12 +9,12 @@ use crate::{
     common::{
         args::Args,
         routers::{BARE, Variant, answer, request},
-        stats::{Quartiles, Table},
+        stats::{InShort, Quartiles, Table},
     },
     exists,
 };
 
-pub fn table(args: &Args) {
+pub fn table(args: &Args, in_short: &mut InShort) {
     let title = "Layer: ns added to an axum request (tower_governor = 1)";
     if !args.wants(title) {
         return;
@@ -51,6 +51,11 @@ pub fn table(args: &Args) {
         let [Some(theirs), _, Some(ours)] = &added else { unreachable!("both exist") };
         let ratio = Quartiles::of_ratios(ours, theirs);
         table.row(&[&row, &cells[0], &cells[1], &cells[2], &ratio]);
+        in_short.add(
+            format!("time added to an axum request, {row}"),
+            format!("tower_governor: {} ns", cells[0]),
+            ratio,
+        );
     }
 }
 

@@ -6,7 +6,7 @@ use crate::{
         args::Args,
         keys::{key, write_key},
         process::{numbers_from, resident},
-        stats::{Table, grouped},
+        stats::{InShort, Table, grouped},
     },
     subject::{FIXED_WINDOW, GOVERNOR, Subject, TOKEN_BUCKET, measuring},
 };
@@ -32,7 +32,7 @@ pub fn measure(subject: &str, keys: usize) {
     println!("{} {}", (after - before) / keys, allocated.bytes_current / keys as i64);
 }
 
-pub fn table(args: &Args) {
+pub fn table(args: &Args, in_short: &mut InShort) {
     let title = "Memory: bytes a key, resident (allocated)";
     if !args.wants(title) {
         return;
@@ -44,6 +44,13 @@ pub fn table(args: &Args) {
             let bytes = numbers_from::<i64>(&mut measuring("bytes", subject, &[keys]));
             format!("{} ({})", bytes[0], bytes[1])
         });
-        table.row(&[&grouped(keys), &cells[0], &cells[1], &cells[2]]);
+        let keys = grouped(keys);
+        table.row(&[&keys, &cells[0], &cells[1], &cells[2]]);
+        let [governor, token_bucket, fixed_window] = cells;
+        in_short.add(
+            format!("bytes a key, {keys} keys, resident (allocated): token bucket; fixed window"),
+            format!("governor: {governor}"),
+            format!("{token_bucket}; {fixed_window}"),
+        );
     }
 }

@@ -11,7 +11,7 @@ use crate::{
         args::Args,
         keys::{key, write_key},
         process::{numbers_from, resident},
-        stats::{Table, grouped},
+        stats::{InShort, Table, grouped},
     },
     subject::{GOVERNOR, Subject, TOKEN_BUCKET, measuring},
 };
@@ -56,16 +56,22 @@ pub fn measure(subject: &str, seconds: usize) {
     println!("{} {early} {most} {last}", came.into_inner());
 }
 
-pub fn table(args: &Args) {
+pub fn table(args: &Args, in_short: &mut InShort) {
     let title = format!("Memory: {} s of fresh keys, each forgotten after a second", args.seconds);
     if !args.wants(&title) {
         return;
     }
     let columns = ["", "keys that came", "MB after a quarter", "MB at most", "MB at the end"];
     let table = Table::new(&title, &columns);
-    for subject in [GOVERNOR, TOKEN_BUCKET] {
+    let [governor, ours] = [GOVERNOR, TOKEN_BUCKET].map(|subject| {
         let seconds = args.seconds as usize;
         let said = numbers_from::<usize>(&mut measuring("churn", subject, &[seconds]));
         table.row(&[&subject, &grouped(said[0]), &said[1], &said[2], &said[3]]);
-    }
+        format!("{}; {} MB", said[1], said[3])
+    });
+    in_short.add(
+        format!("{} s of fresh keys: memory after a quarter; at the end", args.seconds),
+        format!("governor: {governor}"),
+        ours,
+    );
 }

@@ -6,7 +6,7 @@ use crate::{
         args::Args,
         keys::{key, write_key},
         process::{numbers_from, resident},
-        stats::{Table, grouped},
+        stats::{InShort, Table, grouped},
     },
     subject::{Subject, TOKEN_BUCKET, measuring},
 };
@@ -39,7 +39,7 @@ pub fn measure(room: usize, fresh: usize) {
     println!("{asked} {admitted} {} {most} {}", samples[0], samples[samples.len() - 1]);
 }
 
-pub fn table(args: &Args) {
+pub fn table(args: &Args, in_short: &mut InShort) {
     let (room, fresh) = args.pick((1_000_000, 100_000_000), (10_000, 1_000_000));
     let title = format!("Memory: {} fresh keys at a bound of {}", grouped(fresh), grouped(room));
     if !args.wants(&title) {
@@ -58,4 +58,9 @@ pub fn table(args: &Args) {
     // Had it been admitted once, the process would have failed.
     let asked = grouped(said[0]);
     table.row(&[&asked, &asked, &grouped(said[1]), &said[2], &said[3], &said[4]]);
+    in_short.add(
+        format!("{} fresh keys at a bound of {}", grouped(fresh), grouped(room)),
+        "unbounded",
+        format!("{} MB once full, {} at the end; a spent key stays spent", said[2], said[4]),
+    );
 }

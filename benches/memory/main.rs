@@ -12,7 +12,7 @@ mod churn;
 mod flood;
 mod pauses;
 
-use crate::common::args::Args;
+use crate::common::{args::Args, stats::InShort};
 
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -27,9 +27,10 @@ fn main() {
         }
         return;
     }
-    let args = Args::parse();
-    bytes::table(&args);
-    pauses::table(&args);
-    churn::table(&args);
-    flood::table(&args);
+    let (args, mut in_short) = (Args::parse(), InShort::new());
+    bytes::table(&args, &mut in_short);
+    pauses::table(&args, &mut in_short);
+    churn::table(&args, &mut in_short);
+    flood::table(&args, &mut in_short);
+    in_short.print();
 }

@@ -10,7 +10,7 @@ use crate::{
         governors,
         keys::{key, write_key},
         process::{numbers_from, thread_time},
-        stats::{Quartiles, Table, grouped},
+        stats::{InShort, Quartiles, Table, grouped},
     },
     subject::{GOVERNOR, Subject, TOKEN_BUCKET, measuring},
 };
@@ -88,7 +88,7 @@ fn arrive(numbers: std::ops::Range<usize>, admits: impl Fn(&String) -> bool) -> 
     longest
 }
 
-pub fn table(args: &Args) {
+pub fn table(args: &Args, in_short: &mut InShort) {
     let title = "Memory: longest pause of one decision, in ms of its thread's time (of the wall's)";
     if !args.wants(title) {
         return;
@@ -111,13 +111,19 @@ pub fn table(args: &Args) {
             };
             let [governor, ours] = [&runs[0], &runs[1]].map(|runs| median(runs, at));
             let [governors_wall, our_wall] = [&runs[0], &runs[1]].map(|runs| median(runs, at + 1));
+            let (keys, ratio) = (grouped(keys), ours / governor);
             table.row(&[
-                &grouped(keys),
+                &keys,
                 &row,
                 &format!("{governor:.1} ({governors_wall:.1})"),
                 &format!("{ours:.2} ({our_wall:.2})"),
-                &format!("{:.4}", ours / governor),
+                &format!("{ratio:.4}"),
             ]);
+            in_short.add(
+                format!("longest pause while {keys} keys {row}"),
+                format!("governor: {governor:.1} ms"),
+                format!("{ratio:.4} ({ours:.2} ms)"),
+            );
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::{
     common::{
         args::Args,
         routers::{BARE, Limit, Variant},
-        stats::{Quartiles, Table},
+        stats::{InShort, Quartiles, Table},
     },
     servant::Servant,
 };
@@ -68,9 +68,22 @@ fn main() {
         }
     }
     let table = Table::new(title, &["", "µs", "ratio"]);
-    for ((name, _), nanos) in VARIANTS.iter().zip(&times) {
+    let ratios = times.each_ref().map(|nanos| Quartiles::of_ratios(nanos, &times[0]));
+    for (((name, _), nanos), ratio) in VARIANTS.iter().zip(&times).zip(&ratios) {
         let micros = Quartiles::of(nanos.iter().map(|nanos| nanos / 1e3));
-        let ratio = Quartiles::of_ratios(nanos, &times[0]);
-        table.row(&[name, &format!("{:.1}", micros.median), &ratio]);
+        table.row(&[name, &format!("{micros:.1}"), ratio]);
     }
+    let mut in_short = InShort::new();
+    for (verdict, from) in [("admitted", 1), ("refused", 4)] {
+        let [tower_governor, rate_net, ours] = [0, 1, 2].map(|limit| ratios[from + limit]);
+        in_short.add(
+            format!("processor time of an axum server over loopback, {verdict}, bare = 1"),
+            format!(
+                "tower_governor: {:.2}; rate-net: {:.2}",
+                tower_governor.median, rate_net.median
+            ),
+            ours,
+        );
+    }
+    in_short.print();
 }
