@@ -31,15 +31,19 @@ pub fn now_or_never<F: Future>(future: F) -> F::Output {
     }
 }
 
-/// A limiter whose `policies` count by the header, with room for a quarter more than `keys`.
+/// The bound for that many keys: nobody sets it to the number itself.
+pub const fn room_for(keys: usize) -> usize {
+    if keys < 8_000 { 10_000 } else { keys + keys / 4 }
+}
+
+/// A limiter whose `policies` count by the header, with room for `keys`.
 pub fn limiter(policies: impl IntoIterator<Item = Policy>, keys: usize) -> Limiter {
-    let mut limiter = Limiter::builder();
-    let mut counted = 0;
+    let (mut limiter, mut counts) = (Limiter::builder(), 0);
     for policy in policies {
         limiter = limiter.policy(policy.key(header(API_KEY.as_str())).or_refuse());
-        counted += keys;
+        counts += keys;
     }
-    let store = MemoryStore::with_max_keys((counted + counted / 4).max(10_000));
+    let store = MemoryStore::with_max_keys(room_for(counts));
     limiter.store(store).build().expect("settings that work")
 }
 

@@ -6,12 +6,12 @@ use aerorate::KeyedRateLimiter;
 use governor::DefaultKeyedRateLimiter;
 use http::{Request, request::Parts};
 use rate_net::{Eviction, RateLimiter};
-use tower_quota::{Limiter, Policy, Quota};
+use tower_quota::{Check, Decision, Limiter, Policy, Quota};
 
 use crate::common::{
     API_KEY, governors,
     keys::{key, write_key},
-    limiter, now_or_never,
+    limiter, now_or_never, room_for,
 };
 
 /// What is decided about: a bare key, or the head of a request that carries it.
@@ -51,25 +51,31 @@ type Fill<T> = Box<dyn Fn(&T, u32) -> bool>;
 
 /// A limiter under measurement.
 pub struct Contender<T> {
-    pub name: String,
+    pub name: &'static str,
     pass: Box<dyn Fn() -> Pass<T>>,
     fill: Fill<T>,
+    counts_for: Box<dyn Fn(usize) -> bool>,
 }
 
 impl<T> Contender<T> {
     fn new<L: Clone + Send + 'static>(
-        name: &str,
+        name: &'static str,
         limiter: L,
         fill: impl Fn(&L, &T, u32) -> bool + 'static,
         decide: impl Fn(&L, &T) -> bool + Copy + Send + 'static,
+        counts_for: impl Fn(&L, usize) -> bool + 'static,
     ) -> Self {
-        let clone = limiter.clone();
+        let (filled, counting) = (limiter.clone(), limiter.clone());
         let pass = move || -> Pass<T> {
             let limiter = limiter.clone();
             Box::new(move |items| items.iter().filter(|item| decide(&limiter, item)).count())
         };
-        let fill = move |item: &T, units| fill(&clone, item, units);
-        Self { name: name.to_owned(), pass: Box::new(pass), fill: Box::new(fill) }
+        Self {
+            name,
+            pass: Box::new(pass),
+            fill: Box::new(move |item, units| fill(&filled, item, units)),
+            counts_for: Box::new(move |keys| counts_for(&counting, keys)),
+        }
     }
 
     /// With a clone of the limiter, for one thread.
@@ -88,6 +94,11 @@ impl<T> Contender<T> {
             assert!((self.fill)(&item, units), "{} refused a fresh key", self.name);
         }
     }
+
+    /// What has been measured is worth nothing if the keys were not there.
+    pub fn assert_counts_for(&self, keys: usize) {
+        assert!((self.counts_for)(keys), "{} does not count for {keys} keys", self.name);
+    }
 }
 
 /// How many units each key has, and for how long.
@@ -103,30 +114,45 @@ impl Budget {
     }
 }
 
-/// Ours asked by key: the first of `policies` alone.
+/// The name of the policy that is asked by key.
+pub const POLICY: &str = "p";
+
+/// Ours asked by key about one policy, of the name [`POLICY`].
 pub fn by_key(policy: Policy, keys: usize) -> Contender<String> {
     Contender::new(
         "tower-quota",
         limiter([policy], keys),
-        |limiter, key, units| admits(limiter.check(POLICY, key).cost(units.into())),
-        |limiter: &Limiter, key| admits(limiter.check(POLICY, key)),
+        |limiter, key, units| answer(limiter.check(POLICY, key).cost(units.into())).is_allowed(),
+        |limiter: &Limiter, key| answer(limiter.check(POLICY, key)).is_allowed(),
+        |limiter, keys| counts_for(limiter, POLICY, keys),
     )
 }
 
-fn admits(check: tower_quota::Check<'_>) -> bool {
-    now_or_never(check.into_future()).expect("the policy's name").is_allowed()
-}
-
-/// The name of the policy that is asked by key.
-pub const POLICY: &str = "p";
-
 /// Ours asked with the head of a request, about all of `policies`.
 pub fn by_request(policies: Vec<Policy>, keys: usize) -> Contender<Parts> {
+    let first = policies[0].name().to_owned();
     let decide =
         |limiter: &Limiter, request: &Parts| now_or_never(limiter.decide(request)).is_allowed();
-    // A request costs one unit.
-    let fill = move |limiter: &Limiter, request: &Parts, _| decide(limiter, request);
-    Contender::new("tower-quota", limiter(policies, keys), fill, decide)
+    Contender::new(
+        "tower-quota",
+        limiter(policies, keys),
+        // A request costs one unit.
+        move |limiter, request, _| decide(limiter, request),
+        decide,
+        move |limiter, keys| counts_for(limiter, &first, keys),
+    )
+}
+
+fn answer(check: Check<'_>) -> Decision {
+    now_or_never(check.into_future()).expect("the policy's name")
+}
+
+/// Whether some of the keys, all over, have less than their whole quota.
+fn counts_for(limiter: &Limiter, policy: &str, keys: usize) -> bool {
+    (0..keys).step_by(997).all(|n| {
+        let decision = answer(limiter.peek(policy, key(n)));
+        decision.outcomes()[0].remaining() < decision.outcomes()[0].limit()
+    })
 }
 
 type Governor = Arc<DefaultKeyedRateLimiter<String>>;
@@ -144,6 +170,7 @@ pub fn governor_by_key(budget: Budget) -> Contender<String> {
             governor.check_key_n(key, units).is_ok_and(|admitted| admitted.is_ok())
         },
         |governor: &Governor, key| governor.check_key(key).is_ok(),
+        |governor, keys| governor.len() == keys,
     )
 }
 
@@ -153,15 +180,20 @@ pub fn governor_by_request(budget: Budget) -> Contender<Parts> {
         let key = request.headers[&API_KEY].to_str().expect("text").to_owned();
         governor.check_key(&key).is_ok()
     };
-    let fill = move |governor: &Governor, request: &Parts, _| decide(governor, request);
-    Contender::new("governor", governor(budget), fill, decide)
+    Contender::new(
+        "governor",
+        governor(budget),
+        move |governor, request, _| decide(governor, request),
+        decide,
+        |governor, keys| governor.len() == keys,
+    )
 }
 
 /// rate-net, bounded as ours is; `check_bytes` saves it the copy of the key.
 pub fn rate_net(budget: Budget, keys: usize) -> Contender<String> {
     let limiter = RateLimiter::builder()
         .quota(budget.units, budget.window)
-        .eviction(Eviction::capacity((keys + keys / 4).max(10_000)))
+        .eviction(Eviction::capacity(room_for(keys)))
         .try_build()
         .expect("settings that work");
     Contender::new(
@@ -169,6 +201,7 @@ pub fn rate_net(budget: Budget, keys: usize) -> Contender<String> {
         Arc::new(limiter),
         |limiter, key, units| limiter.check_n_bytes(key, units).is_allow(),
         |limiter: &Arc<RateLimiter>, key| limiter.check_bytes(key).is_allow(),
+        |limiter, keys| limiter.tracked_keys() == keys,
     )
 }
 
@@ -179,5 +212,6 @@ pub fn aerorate(budget: Budget) -> Contender<String> {
         KeyedRateLimiter::<String>::new(quota),
         |limiter, key, units| limiter.check_n(key, units).is_allowed(),
         |limiter: &KeyedRateLimiter<String>, key| limiter.check(key).is_allowed(),
+        |limiter, keys| limiter.len() == keys,
     )
 }

@@ -76,5 +76,7 @@ fn compare(keys: usize, runs: &[(Spread, Plan)], admitted: bool) -> Vec<[Quartil
         let ratio = |peer: usize| Quartiles::of_ratios(&times[peer], &times[0]);
         [Quartiles::of(times[0].iter().copied()), ratio(1), ratio(2), ratio(3)]
     };
-    runs.iter().map(run).collect()
+    let figures = runs.iter().map(run).collect();
+    contenders.iter().for_each(|contender| contender.assert_counts_for(keys));
+    figures
 }

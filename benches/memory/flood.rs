@@ -6,6 +6,7 @@ use crate::{
         args::Args,
         keys::{key, write_key},
         process::{numbers_from, resident},
+        room_for,
         stats::{InShort, Table, grouped},
     },
     subject::{Subject, TOKEN_BUCKET, measuring},
@@ -18,8 +19,9 @@ const SAMPLES: usize = 100;
 /// Prints how often the spent key was asked for, how many fresh ones were admitted, and the
 /// megabytes resident when all room was taken, at most, and at the end.
 pub fn measure(room: usize, fresh: usize) {
-    // Subjects get room for a quarter more than they are asked for.
-    let subject = Subject::new(TOKEN_BUCKET, YEAR, room / 5 * 4);
+    let keys = room / 5 * 4;
+    assert_eq!(room_for(keys), room);
+    let subject = Subject::new(TOKEN_BUCKET, YEAR, keys);
     let spent = key(usize::MAX);
     assert!(subject.admits(&spent));
     let (mut asked, mut admitted, mut samples) = (0, 0, Vec::new());
