@@ -51,6 +51,11 @@ impl Order {
         Self { random: SmallRng::seed_from_u64(4), keys, zipf }
     }
 
+    /// How many keys there are.
+    pub fn keys(&self) -> usize {
+        self.keys
+    }
+
     pub fn next(&mut self) -> usize {
         match &self.zipf {
             // The frequent ones shall not lie side by side: a prime that divides no number of keys

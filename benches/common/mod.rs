@@ -4,6 +4,7 @@
 pub mod args;
 pub mod keys;
 pub mod process;
+pub mod rounds;
 pub mod routers;
 pub mod stats;
 

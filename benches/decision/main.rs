@@ -5,8 +5,8 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod contender;
+mod measure;
 mod peers;
-mod rounds;
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use crate::{
         stats::{InShort, Quartiles, Table, grouped},
     },
     contender::{Budget, Contender, Item, POLICY},
-    rounds::{Plan, measure},
+    measure::{Plan, measure},
 };
 
 fn main() {
@@ -63,11 +63,13 @@ fn algorithms(args: &Args, sizes: &[usize], plan: Plan, in_short: &mut InShort) 
             ratios
         });
         for (algorithm, at) in [("fixed window", 1), ("sliding window", 2)] {
-            in_short.add(
-                format!("{algorithm}, {} keys: admitted; refused", grouped(keys)),
-                "governor's token bucket",
-                format!("{}; {}", admitted[at], refused[at]),
-            );
+            if Some(&keys) == sizes.last() {
+                in_short.add(
+                    format!("{algorithm}, {} keys: admitted; refused", grouped(keys)),
+                    "governor's token bucket",
+                    format!("{}; {}", admitted[at], refused[at]),
+                );
+            }
         }
     }
 }
@@ -105,9 +107,11 @@ fn policies(args: &Args, sizes: &[usize], plan: Plan, in_short: &mut InShort) {
             contender::by_request((0..policies).map(policy).collect(), keys)
         });
         let ratios = compare(&contenders, keys, plan, true);
-        let keys = grouped(keys);
-        table.row(&[&keys, &ratios[0], &ratios[1]]);
-        in_short.add(format!("five policies on one key, of {keys}"), "one policy", ratios[1]);
+        table.row(&[&grouped(keys), &ratios[0], &ratios[1]]);
+        if Some(&keys) == sizes.last() {
+            let what = format!("five policies on one key, {} keys", grouped(keys));
+            in_short.add(what, "one policy", ratios[1]);
+        }
     }
 }
 
@@ -136,7 +140,7 @@ fn budget(admitted: bool, keys: usize, runs: &[(Spread, Plan)]) -> Budget {
         return Budget { units: 1, window: YEAR };
     }
     let most =
-        |(spread, plan): &(Spread, Plan)| plan.decisions() as f64 * spread.largest_share(keys);
+        |(spread, plan): &(Spread, Plan)| plan.decisions(keys) as f64 * spread.largest_share(keys);
     // Twice what is expected of the most frequent key, as chance may want more.
     let units = 2.0 * runs.iter().map(most).sum::<f64>() + f64::from(2 * USED);
     // Units times nanoseconds fit 64 bits, as those of quotas in real life do.

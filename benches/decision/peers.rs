@@ -10,7 +10,7 @@ use crate::{
         stats::{InShort, Quartiles, Table, grouped},
     },
     contender::{self, POLICY},
-    rounds::{Plan, measure},
+    measure::{Plan, measure},
 };
 
 pub fn table(args: &Args, sizes: &[usize], plan: Plan, in_short: &mut InShort) {

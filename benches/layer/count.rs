@@ -59,11 +59,13 @@ pub fn table(args: &Args, in_short: &mut InShort) {
         let instructions = ours.instructions / theirs.instructions;
         let ratio = format!("{instructions:.2} ({:.2})", ours.allocations / theirs.allocations);
         table.row(&[name, &cells[0], &cells[1], &cells[2], &ratio]);
-        in_short.add(
-            format!("instructions (allocations) added to an axum request, {name}"),
-            format!("tower_governor: {theirs}"),
-            ratio,
-        );
+        if limits[0].headers {
+            in_short.add(
+                format!("instructions (allocations) added to an axum request, {name}"),
+                format!("tower_governor: {theirs}"),
+                ratio,
+            );
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use crate::{
     LIMITS, ROWS,
     common::{
         args::Args,
+        rounds::paired,
         routers::{BARE, Variant, answer, request},
         stats::{InShort, Quartiles, Table},
     },
@@ -23,17 +24,9 @@ pub fn table(args: &Args, in_short: &mut InShort) {
     let mut variants = vec![BARE];
     variants.extend(ROWS.iter().flat_map(|(_, limits)| limits).filter(|limit| exists(**limit)));
     let mut routers: Vec<Router> = variants.iter().map(|variant| variant.router()).collect();
-    let mut times = vec![Vec::new(); variants.len()];
-    // The first round only warms up.
-    for round in 0..=rounds {
-        for turn in 0..variants.len() {
-            let turn = (round + turn) % variants.len();
-            let nanos = time(variants[turn], &mut routers[turn], round * batch, batch);
-            if round > 0 {
-                times[turn].push(nanos / batch as f64);
-            }
-        }
-    }
+    let times = paired(rounds, variants.len(), |round, turn| {
+        time(variants[turn], &mut routers[turn], round * batch, batch) / batch as f64
+    });
     let added = |variant: Variant| -> Option<Vec<f64>> {
         let at = variants.iter().position(|known| *known == variant)?;
         Some(times[at].iter().zip(&times[0]).map(|(with, without)| with - without).collect())
@@ -51,11 +44,13 @@ pub fn table(args: &Args, in_short: &mut InShort) {
         let [Some(theirs), _, Some(ours)] = &added else { unreachable!("both exist") };
         let ratio = Quartiles::of_ratios(ours, theirs);
         table.row(&[&row, &cells[0], &cells[1], &cells[2], &ratio]);
-        in_short.add(
-            format!("time added to an axum request, {row}"),
-            format!("tower_governor: {} ns", cells[0]),
-            ratio,
-        );
+        if limits[0].headers {
+            in_short.add(
+                format!("time added to an axum request, {row}"),
+                format!("tower_governor: {} ns", cells[0]),
+                ratio,
+            );
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use crate::{
     client::Client,
     common::{
         args::Args,
+        rounds::paired,
         routers::{BARE, Limit, Variant},
         stats::{InShort, Quartiles, Table},
     },
@@ -44,7 +45,7 @@ fn main() {
     if !args.wants(title) {
         return;
     }
-    let (rounds, requests) = args.pick((31, 8_000), (3, 800));
+    let (rounds, requests) = args.pick((121, 2_048), (3, 800));
     servant::pin(std::process::id(), 0);
     let mut servers: Vec<(Servant, Client)> = (0..VARIANTS.len())
         .map(|variant| {
@@ -53,22 +54,15 @@ fn main() {
             (servant, client)
         })
         .collect();
-    let mut times = [const { Vec::new() }; VARIANTS.len()];
-    // The first round only warms up.
-    for round in 0..=rounds {
-        for turn in 0..VARIANTS.len() {
-            let turn = (round + turn) % VARIANTS.len();
-            let (servant, client) = &mut servers[turn];
-            let before = servant.processor_time();
-            client.ask(requests);
-            let used = servant.processor_time() - before;
-            if round > 0 {
-                times[turn].push(used.as_nanos() as f64 / requests as f64);
-            }
-        }
-    }
+    let times = paired(rounds, VARIANTS.len(), |_, turn| {
+        let (servant, client) = &mut servers[turn];
+        let before = servant.processor_time();
+        client.ask(requests);
+        (servant.processor_time() - before).as_nanos() as f64 / requests as f64
+    });
     let table = Table::new(title, &["", "µs", "ratio"]);
-    let ratios = times.each_ref().map(|nanos| Quartiles::of_ratios(nanos, &times[0]));
+    let ratios = times.iter().map(|nanos| Quartiles::of_ratios(nanos, &times[0]));
+    let ratios: Vec<Quartiles> = ratios.collect();
     for (((name, _), nanos), ratio) in VARIANTS.iter().zip(&times).zip(&ratios) {
         let micros = Quartiles::of(nanos.iter().map(|nanos| nanos / 1e3));
         table.row(&[name, &format!("{micros:.1}"), ratio]);

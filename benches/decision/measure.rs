@@ -1,15 +1,16 @@
-//! Paired rounds: each contender decides about the same batch, one after another.
+//! Each contender decides about the same batch, one after another.
 
 use std::{hint::black_box, sync::Barrier, thread, time::Instant};
 
 use crate::{
-    common::keys::Order,
+    common::{keys::Order, rounds::paired},
     contender::{Contender, Item, Pass},
 };
 
 /// How much is measured.
 #[derive(Clone, Copy)]
 pub struct Plan {
+    /// For many keys; for few ones, which take less time, three times as many.
     pub rounds: usize,
     /// Decisions of each thread in a round.
     pub batch: usize,
@@ -17,9 +18,13 @@ pub struct Plan {
 }
 
 impl Plan {
+    fn rounds(&self, keys: usize) -> usize {
+        if keys < 100_000 { 3 * self.rounds } else { self.rounds }
+    }
+
     /// How many decisions each contender makes, the warm-up among them.
-    pub fn decisions(&self) -> usize {
-        (self.rounds + 1) * self.batch * self.threads
+    pub fn decisions(&self, keys: usize) -> usize {
+        (self.rounds(keys) + 1) * self.batch * self.threads
     }
 }
 
@@ -33,30 +38,23 @@ pub fn measure<T: Item>(
 ) -> Vec<Vec<f64>> {
     let new_batch = |_| (0..plan.batch).map(|_| T::numbered(0)).collect();
     let mut batches: Vec<Vec<T>> = (0..plan.threads).map(new_batch).collect();
-    let mut times = vec![Vec::new(); contenders.len()];
-    for round in 0..=plan.rounds {
+    let mut filled_for = None;
+    paired(plan.rounds(order.keys()), contenders.len(), |round, turn| {
         // Each key as a server has it: just read from a connection.
-        for item in batches.iter_mut().flatten() {
-            item.renumber(order.next());
+        if filled_for != Some(round) {
+            batches.iter_mut().flatten().for_each(|item| item.renumber(order.next()));
+            filled_for = Some(round);
         }
-        for turn in 0..contenders.len() {
-            let turn = (round + turn) % contenders.len();
-            let contender = &contenders[turn];
-            let passes = (0..plan.threads).map(|_| contender.pass()).collect();
-            let (nanos, passed) = time(passes, &batches);
-            let expected = if admitted { plan.batch * plan.threads } else { 0 };
-            assert_eq!(passed, expected, "admitted by {}", contender.name);
-            // The first round only warms up.
-            if round > 0 {
-                times[turn].push(nanos / (plan.batch * plan.threads) as f64);
-            }
-        }
-    }
-    times
+        let contender = &contenders[turn];
+        let (nanos, passed) = time((0..plan.threads).map(|_| contender.pass()).collect(), &batches);
+        let decisions = plan.batch * plan.threads;
+        assert_eq!(passed, if admitted { decisions } else { 0 }, "admitted by {}", contender.name);
+        nanos / decisions as f64
+    })
 }
 
 /// How long it takes until all threads are through, and how many decisions admitted.
-fn time<T: Item>(mut passes: Vec<Pass<T>>, batches: &[Vec<T>]) -> (f64, usize) {
+fn time<T: Item>(passes: Vec<Pass<T>>, batches: &[Vec<T>]) -> (f64, usize) {
     let timed = |pass: &Pass<T>, batch: &[T]| {
         let start = Instant::now();
         let admitted = black_box(pass(batch));
@@ -67,7 +65,7 @@ fn time<T: Item>(mut passes: Vec<Pass<T>>, batches: &[Vec<T>]) -> (f64, usize) {
     }
     let barrier = Barrier::new(passes.len());
     thread::scope(|scope| {
-        let threads = passes.drain(..).zip(batches).map(|(pass, batch)| {
+        let threads = passes.into_iter().zip(batches).map(|(pass, batch)| {
             let barrier = &barrier;
             scope.spawn(move || {
                 barrier.wait();
