@@ -64,6 +64,7 @@ impl DecisionFuture {
     }
 
     /// Decides, if the store answers at once and the request is not held.
+    #[inline]
     pub(super) fn at_once(limiter: &Limiter, decision: &mut Decision) -> Option<Box<Self>> {
         let arrived = limiter.inner.clock.now();
         let usages = limiter.inner.begin(decision, arrived)?;
