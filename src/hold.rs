@@ -7,6 +7,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
+    mem,
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering::Relaxed},
@@ -39,6 +40,8 @@ struct Places {
     tickets: HashMap<u64, Ticket>,
     /// For each key of a policy, in order of arrival.
     keys: HashMap<u128, Key>,
+    /// Who is to be woken as soon as the lock is given back.
+    woken: Vec<Waker>,
 }
 
 #[derive(Debug)]
@@ -171,27 +174,28 @@ impl Line {
         wanted: impl Iterator<Item = Wanted<'a>>,
         now: Now,
     ) {
-        let mut places = self.lock();
-        let Some(known) = places.tickets.get_mut(&ticket) else { return };
-        let before = std::mem::replace(&mut known.due, now.monotonic_nanos());
-        let enforced = wanted.filter(Wanted::is_waited_for);
-        for (awaited, wanted) in known.keys.iter_mut().zip(enforced) {
-            awaited.due = now.monotonic_nanos().saturating_add(nanos(wanted.wait));
-            known.due = known.due.max(awaited.due);
-        }
-        if std::mem::take(&mut known.moved_up) || known.due < before {
-            places.wake_those_behind(ticket, true);
-        }
+        self.change(|places| {
+            let Some(known) = places.tickets.get_mut(&ticket) else { return };
+            let before = mem::replace(&mut known.due, now.monotonic_nanos());
+            let enforced = wanted.filter(Wanted::is_waited_for);
+            for (awaited, wanted) in known.keys.iter_mut().zip(enforced) {
+                awaited.due = now.monotonic_nanos().saturating_add(nanos(wanted.wait));
+                known.due = known.due.max(awaited.due);
+            }
+            if mem::take(&mut known.moved_up) || known.due < before {
+                places.wake_those_behind(ticket, true);
+            }
+        });
     }
 
     /// Whether the ticket was woken since this was last asked; if not, `waker` is told when it is.
     pub(crate) fn woken(&self, ticket: u64, waker: &Waker) -> bool {
-        let mut places = self.lock();
-        let Some(known) = places.tickets.get_mut(&ticket) else { return true };
-        if !known.waker.as_ref().is_some_and(|known| known.will_wake(waker)) {
-            known.waker = Some(waker.clone());
-        }
-        std::mem::take(&mut known.woken)
+        let waker = waker.clone();
+        let (woken, _replaced) = self.change(|places| {
+            let Some(known) = places.tickets.get_mut(&ticket) else { return (true, None) };
+            (mem::take(&mut known.woken), known.waker.replace(waker))
+        });
+        woken
     }
 
     /// Whether someone who came earlier to one of the ticket's keys is due at `now` as well. Then
@@ -207,21 +211,23 @@ impl Line {
 
     /// Leaves the line: because its turn has come, as was expected of it, or before.
     pub(crate) fn leave(&self, ticket: u64, turn_has_come: bool) {
-        let mut places = self.lock();
-        let moved_up = places.tickets.get(&ticket).is_some_and(|known| known.moved_up);
-        places.wake_those_behind(ticket, moved_up || !turn_has_come);
-        if !turn_has_come {
-            places.forget_dues_behind(ticket);
-        }
-        let Some(known) = places.tickets.remove(&ticket) else { return };
-        for Awaited { key, .. } in known.keys {
-            let Some(waiting) = places.keys.get_mut(&key) else { continue };
-            waiting.remove(ticket);
-            if waiting.waiting.is_empty() {
-                places.keys.remove(&key);
+        let _left = self.change(|places| {
+            let moved_up = places.tickets.get(&ticket).is_some_and(|known| known.moved_up);
+            places.wake_those_behind(ticket, moved_up || !turn_has_come);
+            if !turn_has_come {
+                places.forget_dues_behind(ticket);
             }
-        }
-        self.waiting.store(places.tickets.len(), Relaxed);
+            let left = places.tickets.remove(&ticket)?;
+            for Awaited { key, .. } in &left.keys {
+                let Some(waiting) = places.keys.get_mut(key) else { continue };
+                waiting.remove(ticket);
+                if waiting.waiting.is_empty() {
+                    places.keys.remove(key);
+                }
+            }
+            self.waiting.store(places.tickets.len(), Relaxed);
+            Some(left)
+        });
     }
 
     /// Units of these charges have come back out of turn: the first who waits may pass earlier.
@@ -229,15 +235,27 @@ impl Line {
         if self.waiting.load(Relaxed) == 0 {
             return;
         }
-        let mut places = self.lock();
-        for charge in charges {
-            let first =
-                places.keys.get(&charge.slot()).and_then(|key| key.waiting.front().copied());
-            if let Some((ticket, _)) = first {
-                places.wake(ticket, true);
-                places.forget_dues(charge.slot(), 0);
+        self.change(|places| {
+            for charge in charges {
+                let first =
+                    places.keys.get(&charge.slot()).and_then(|key| key.waiting.front().copied());
+                if let Some((ticket, _)) = first {
+                    places.wake(ticket, true);
+                    places.forget_dues(charge.slot(), 0);
+                }
             }
-        }
+        });
+    }
+
+    /// Changes who waits; afterwards, without the lock, wakes whom that concerns. A waker is the
+    /// runtime's: woken or dropped, it may drop a request that waits here, which then leaves.
+    fn change<T>(&self, change: impl FnOnce(&mut Places) -> T) -> T {
+        let mut places = self.lock();
+        let changed = change(&mut places);
+        let woken = mem::take(&mut places.woken);
+        drop(places);
+        woken.into_iter().for_each(Waker::wake);
+        changed
     }
 
     fn lock(&self) -> MutexGuard<'_, Places> {
@@ -333,9 +351,7 @@ impl Places {
         let Some(known) = self.tickets.get_mut(&ticket) else { return };
         known.woken = true;
         known.moved_up |= moved_up;
-        if let Some(waker) = known.waker.take() {
-            waker.wake();
-        }
+        self.woken.extend(known.waker.take());
     }
 }
 
@@ -362,6 +378,8 @@ impl Key {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::quota::Quota;
 
@@ -395,5 +413,31 @@ mod tests {
         line.look(second.iter_mut(), None);
         assert_eq!(second[0].ahead, 0, "nobody waits any more");
         assert!(line.lock().keys.is_empty() && line.lock().tickets.is_empty());
+    }
+
+    /// A waker of a runtime that drops the task at once, which then leaves the line.
+    struct Leaves {
+        line: Arc<Line>,
+        ticket: u64,
+    }
+
+    impl std::task::Wake for Leaves {
+        fn wake(self: Arc<Self>) {
+            self.line.leave(self.ticket, false);
+        }
+    }
+
+    #[test]
+    fn who_is_woken_may_leave_at_once() {
+        let line = Arc::new(Line::new(10, 10));
+        let (first, mut second) = ([charge(3)], [charge(1)]);
+        assert_eq!(join(&line, &first[0]), Joined::At(0));
+        line.look(second.iter_mut(), None);
+        assert_eq!(join(&line, &second[0]), Joined::At(1));
+        let waker = Waker::from(Arc::new(Leaves { line: Arc::clone(&line), ticket: 1 }));
+        assert!(!line.woken(1, &waker));
+        // This wakes the second, which leaves: it must find the line unlocked.
+        line.leave(0, true);
+        assert!(line.lock().tickets.is_empty());
     }
 }
