@@ -95,6 +95,7 @@ mod body;
 mod category;
 mod clock;
 mod decision;
+pub mod describe;
 mod error;
 mod future;
 mod headers;

@@ -1,6 +1,6 @@
 use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
-use super::{Inner, Limiter, Rule};
+use super::{Inner, Limiter, Members, Rule};
 use crate::{
     category::Category,
     clock::Clock,
@@ -125,7 +125,7 @@ impl LimiterBuilder {
                 }
                 rules.push(add(policy, true, hold)?);
             }
-            categories.push((matchers, rules));
+            categories.push(Members { name, matchers, rules });
         }
         for policy in self.direct {
             add(policy, false, Duration::ZERO)?;

@@ -3,6 +3,7 @@
 mod asked;
 mod builder;
 mod check;
+mod describe;
 mod future;
 mod settle;
 
@@ -59,12 +60,19 @@ pub struct Limiter {
 struct Inner {
     exempt: Vec<Matcher>,
     every_request: Vec<Rule>,
-    categories: Vec<(Vec<Matcher>, Vec<Rule>)>,
+    categories: Vec<Members>,
     by_name: HashMap<String, Rule>,
     store: Arc<dyn Store>,
     clock: Clock,
     fingerprints: Fingerprinter,
     line: Line,
+}
+
+/// A category as the limiter holds it.
+struct Members {
+    name: String,
+    matchers: Vec<Matcher>,
+    rules: Vec<Rule>,
 }
 
 /// A policy as the limiter holds it.
@@ -89,8 +97,8 @@ impl Limiter {
         let mut asked = Asked::default();
         if !any_matches(&inner.exempt, request) {
             let category =
-                inner.categories.iter().find(|(matchers, _)| any_matches(matchers, request));
-            let of_category = category.map_or(&[][..], |(_, rules)| rules);
+                inner.categories.iter().find(|category| any_matches(&category.matchers, request));
+            let of_category = category.map_or(&[][..], |category| &category.rules);
             for rule in inner.every_request.iter().chain(of_category) {
                 asked.by_request(rule, request, &inner.fingerprints);
             }
@@ -100,9 +108,12 @@ impl Limiter {
 
     /// The policies whose verdicts requests feel, some of them more than once.
     pub(crate) fn request_policies(&self) -> impl Iterator<Item = &Policy> {
-        let of_categories = self.inner.categories.iter().flat_map(|(_, rules)| rules);
-        let all = self.inner.every_request.iter().chain(of_categories).map(|rule| &rule.policy);
-        all.filter(|policy| !policy.is_dry_run())
+        self.rules_of_requests().map(|rule| &rule.policy).filter(|policy| !policy.is_dry_run())
+    }
+
+    fn rules_of_requests(&self) -> impl Iterator<Item = &Rule> {
+        let of_categories = self.inner.categories.iter().flat_map(|category| &category.rules);
+        self.inner.every_request.iter().chain(of_categories)
     }
 
     /// The fingerprint of the key that may be told to anybody; `None` where there is no key.

@@ -320,6 +320,19 @@ impl Policy {
         self.0.plans.as_ref().map_or(&[], Plans::quotas)
     }
 
+    /// Whether a request may have a quota of its own, which nobody knows beforehand.
+    pub(crate) fn has_plan(&self) -> bool {
+        self.0.plan.is_some()
+    }
+
+    pub(crate) fn has_cost(&self) -> bool {
+        self.0.cost.is_some()
+    }
+
+    pub(crate) fn without_key(&self) -> WithoutKey {
+        self.0.without_key
+    }
+
     /// The kinds of key, in the order in which they are tried.
     pub(crate) fn key_kinds(&self) -> impl Iterator<Item = std::borrow::Cow<'_, str>> {
         self.0.keys.iter().map(|key| key.kind())

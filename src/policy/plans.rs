@@ -6,11 +6,13 @@ use http::request::Parts;
 
 use crate::quota::Quota;
 
+type PlanOf = Arc<dyn Fn(&Parts) -> Option<&str> + Send + Sync>;
+
 /// One table for the quotas that hold and for those that are told.
 #[derive(Clone)]
 pub(crate) struct Plans {
     quotas: Vec<(String, Quota)>,
-    plan_of: Arc<dyn Fn(&Parts) -> Option<&str> + Send + Sync>,
+    plan_of: PlanOf,
 }
 
 impl Plans {
