@@ -20,7 +20,7 @@
 //! # Ok::<(), tower_quota::BuildError>(())
 //! ```
 //!
-//! With the feature `axum`, [`Description::router`] serves all three formats.
+//! With the feature `axum`, [`Description::route`] serves all three formats.
 //!
 //! No key is told, nor an address: only what kinds of key there are.
 
@@ -32,7 +32,7 @@ mod message;
 mod policy;
 mod requests;
 #[cfg(feature = "axum")]
-mod router;
+mod route;
 mod words;
 
 use serde::Serialize;

@@ -1,22 +1,21 @@
 use axum::{
-    Router,
     http::{
         HeaderMap, HeaderName, HeaderValue,
         header::{ACCEPT, CONTENT_SECURITY_POLICY, CONTENT_TYPE, VARY, X_CONTENT_TYPE_OPTIONS},
     },
     response::{IntoResponse, Response},
-    routing::get,
+    routing::{MethodRouter, get},
 };
 use bytes::Bytes;
 
 use super::Description;
 
 impl Description {
-    /// Serves it at `path`: as HTML, Markdown (`text/markdown`) or JSON (`application/json`),
-    /// whichever the request's `Accept` prefers (RFC 9110, section 12.5.1), and HTML where that
-    /// says nothing. With `.md` or `.json` after the path it is that one.
+    /// What serves it: as HTML, as Markdown (`text/markdown`) or as JSON (`application/json`),
+    /// whichever the request's `Accept` prefers (RFC 9110, section 12.5.1), and as HTML where that
+    /// prefers none.
     ///
-    /// Merge it after the limiter's layer is added, so that reading the page is not counted.
+    /// Add the route after the limiter's layer, so that reading it is not counted.
     ///
     /// ```
     /// use axum::{Router, routing::get};
@@ -24,26 +23,21 @@ impl Description {
     ///
     /// let per_ip = Policy::token_bucket("per ip", Quota::per_minute(60)).key(ClientIp::new()).or_skip();
     /// let rate_limit = RateLimitLayer::new(Limiter::builder().policy(per_ip).build()?);
-    /// let rate_limits = rate_limit.describe().router("/rate-limits");
+    /// let rate_limits = rate_limit.describe();
     /// let app: Router = Router::new()
     ///     .route("/", get(|| async { "hello" }))
     ///     .layer(rate_limit)
-    ///     .merge(rate_limits);
+    ///     .route("/rate-limits", rate_limits.route());
     /// # let _ = app;
     /// # Ok::<(), tower_quota::BuildError>(())
     /// ```
-    ///
-    /// # Panics
-    /// As [`Router::route`] does, where `path` is none.
-    pub fn router<S: Clone + Send + Sync + 'static>(&self, path: &str) -> Router<S> {
-        let html = Format::new("text/html; charset=utf-8", self.to_html());
-        let markdown = Format::new("text/markdown; charset=utf-8", self.to_markdown());
-        let json = Format::new("application/json", self.to_json());
-        let preferred = [html, markdown.clone(), json.clone()];
-        Router::new()
-            .route(path, get(async move |headers: HeaderMap| preferred_by(&headers, &preferred)))
-            .route(&format!("{path}.md"), get(async move || markdown.clone()))
-            .route(&format!("{path}.json"), get(async move || json.clone()))
+    pub fn route<S: Clone + Send + Sync + 'static>(&self) -> MethodRouter<S> {
+        let formats = [
+            Format::new("text/html; charset=utf-8", self.to_html()),
+            Format::new("text/markdown; charset=utf-8", self.to_markdown()),
+            Format::new("application/json", self.to_json()),
+        ];
+        get(async move |headers: HeaderMap| preferred(&formats, &headers).clone())
     }
 }
 
@@ -101,10 +95,10 @@ impl IntoResponse for Format {
     }
 }
 
-/// The first of those that are wanted most; the first of all where none is wanted.
-fn preferred_by(headers: &HeaderMap, formats: &[Format]) -> Format {
+/// The first of those that are wanted most.
+fn preferred<'a>(formats: &'a [Format; 3], headers: &HeaderMap) -> &'a Format {
     let lines = headers.get_all(ACCEPT).iter().filter_map(|line| line.to_str().ok());
     let accept = lines.collect::<Vec<_>>().join(",");
     let best = formats.iter().rev().max_by_key(|format| format.quality(&accept));
-    best.unwrap_or(&formats[0]).clone()
+    best.unwrap_or(&formats[0])
 }
