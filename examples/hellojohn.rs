@@ -166,7 +166,8 @@ pub fn limiter(contracts: Contracts, clock: Clock) -> Result<Limiter, BuildError
         .or_skip();
     let auth_budget = per_plan(auth_budget, |contract| contract.auth);
     let auth = |path, limit: Policy| {
-        Category::new(path).on(Matcher::post(path)).policy(limit).policy(auth_budget.clone())
+        let category = Category::new(limit.name()).on(Matcher::post(path));
+        category.policy(limit).policy(auth_budget.clone())
     };
     let email_test = Matcher::post("/v1/email/config/test");
     let preview = Matcher::get("/v1/email/templates/{template}/preview");

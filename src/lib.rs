@@ -57,6 +57,11 @@
 //! [per key](LimiterBuilder::max_held_per_key) and [in all](LimiterBuilder::max_held); a held
 //! request takes less than 2 KB beside the request itself.
 //!
+//! # Limits that document themselves
+//!
+//! [`RateLimitLayer::describe`] tells callers what the server does, from the settings by which it
+//! decides; the module [`describe`] turns that into JSON, Markdown and an HTML page.
+//!
 //! # What it does not do
 //!
 //! Counts live in the memory of one process: two replicas have two sets of counts. An extractor is
@@ -72,7 +77,7 @@
 //!
 //! | feature | default | adds |
 //! |---|---|---|
-//! | `axum` | yes | reads the peer from axum's `ConnectInfo`, the path from `OriginalUri`; `Rejection` is an `IntoResponse` |
+//! | `axum` | yes | reads the peer from axum's `ConnectInfo`, the path from `OriginalUri`; `Rejection` is an `IntoResponse`; `Description::route` serves what the limits are |
 //! | `tracing` | yes | logs what an operator has to know: a missing peer address, a full store, a plan that cannot be, what a dry run would refuse |
 //! | `grpc` | no | answers refused gRPC calls with a gRPC status and its details |
 

@@ -30,7 +30,7 @@ pub struct Matcher {
 
 #[derive(Clone)]
 pub(crate) enum Kind {
-    Route { methods: Methods, path: String, router: Arc<matchit::Router<()>> },
+    Route { methods: Methods, path: Arc<str>, router: Arc<matchit::Router<()>> },
     Closure(Arc<dyn Fn(&Parts) -> bool + Send + Sync>),
     ClientIp { client_ip: ClientIp, networks: Vec<IpNet> },
     Key { extractor: Arc<dyn KeyExtractor>, known: HashSet<u128>, fingerprints: Fingerprinter },
@@ -72,7 +72,7 @@ impl Matcher {
             Ok(router) => (Arc::new(router), None),
             Err(problem) => (Arc::default(), Some(problem)),
         };
-        Self { kind: Kind::Route { methods, path: path.to_owned(), router }, problem }
+        Self { kind: Kind::Route { methods, path: path.into(), router }, problem }
     }
 
     /// Requests of which the closure says so.

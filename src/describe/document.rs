@@ -43,6 +43,10 @@ fn text(text: impl Into<String>) -> Span {
     Span::Text(text.into())
 }
 
+fn note(note: impl Into<String>) -> Span {
+    Span::Note(note.into())
+}
+
 impl Description {
     pub(super) fn document(&self) -> Vec<Block> {
         let mut blocks = vec![Block::Text(vec![text(
@@ -55,9 +59,8 @@ impl Description {
         blocks.extend(self.algorithms());
         if !self.exempt.is_empty() {
             blocks.push(Block::Heading("Not counted"));
-            blocks.push(Block::List(
-                self.exempt.iter().map(|requests| vec![spoken(requests)]).collect(),
-            ));
+            let exempt = self.exempt.iter().map(|requests| vec![spoken(requests)]);
+            blocks.push(Block::List(exempt.collect()));
         }
         blocks.extend(self.responses.iter().flat_map(ResponseDescription::document));
         blocks
@@ -69,7 +72,7 @@ impl Description {
     }
 
     fn limits(&self) -> Vec<Block> {
-        let rows = |policies: &[PolicyDescription]| policies.iter().map(limit_row).collect();
+        let rows = |policies: &[PolicyDescription]| policies.iter().map(row).collect();
         let table = |caption, groups| {
             let columns = ["Policy", "Limit", "Counted per"].map(String::from).to_vec();
             Block::Table(Table { caption, columns, groups })
@@ -109,41 +112,31 @@ impl Description {
             if policies.iter().all(|known| known.name != policy.name) {
                 policies.push(policy);
             }
-            let names = policy.plans.iter().map(|plan| &*plan.name);
-            for name in names {
-                if !plans.contains(&name) {
-                    plans.push(name);
+            for plan in &policy.plans {
+                if !plans.contains(&&*plan.name) {
+                    plans.push(&plan.name);
                 }
             }
         }
         if policies.is_empty() {
             return Vec::new();
         }
-        let row = |name: String, quota_of: &dyn Fn(&PolicyDescription) -> String| {
-            let cells = policies.iter().map(|policy| vec![text(quota_of(policy))]);
-            std::iter::once(vec![text(name)]).chain(cells).collect()
+        let limit = |policy: &PolicyDescription, plan: Option<&str>| {
+            let quota = policy.plans.iter().find(|known| Some(&*known.name) == plan);
+            let quota = quota.map_or(policy.quota, |plan| plan.quota);
+            vec![text(words::limit(&quota, policy.algorithm))]
         };
-        let own = |policy: &PolicyDescription| words::limit(&policy.quota, policy.algorithm);
-        let mut rows: Vec<Vec<Cell>> = plans
-            .iter()
-            .map(|name| {
-                row((*name).to_owned(), &|policy| {
-                    let plan = policy.plans.iter().find(|plan| plan.name == *name);
-                    plan.map_or_else(
-                        || own(policy),
-                        |plan| words::limit(&plan.quota, policy.algorithm),
-                    )
-                })
-            })
-            .collect();
-        rows.push(row("no plan".to_owned(), &own));
-        let columns = std::iter::once("Plan").chain(policies.iter().map(|policy| &*policy.name));
-        let columns = columns.map(str::to_owned).collect();
+        let row = |plan: Option<&str>| {
+            let name = vec![text(plan.unwrap_or("no plan"))];
+            let limits = policies.iter().map(|policy| limit(policy, plan));
+            std::iter::once(name).chain(limits).collect()
+        };
+        let rows = plans.into_iter().map(Some).chain([None]).map(row).collect();
+        let names = policies.iter().map(|policy| policy.name.clone());
+        let columns = std::iter::once("Plan".to_owned()).chain(names).collect();
         let groups = vec![Group { heading: None, rows }];
-        vec![
-            Block::Heading("By plan"),
-            Block::Table(Table { caption: "Limits of each plan", columns, groups }),
-        ]
+        let caption = "Limits of each plan, by policy";
+        vec![Block::Heading("By plan"), Block::Table(Table { caption, columns, groups })]
     }
 
     /// What each algorithm in use means for a caller.
@@ -186,38 +179,31 @@ fn spoken(requests: &Requests) -> Span {
 }
 
 /// A policy's name, limit and keys, with remarks.
-fn limit_row(policy: &PolicyDescription) -> Vec<Cell> {
+fn row(policy: &PolicyDescription) -> Vec<Cell> {
     let mut name = vec![text(&*policy.name)];
+    if policy.dry_run {
+        name.push(note("tried out: refuses nothing"));
+    }
     let mut limit = vec![text(words::limit(&policy.quota, policy.algorithm))];
-    let mut keys = vec![text(words::keys(policy))];
-    let algorithm = match policy.algorithm {
-        Algorithm::TokenBucket => "token bucket",
-        Algorithm::FixedWindow => "fixed window",
-        Algorithm::SlidingWindow => "sliding window",
-    };
-    limit.push(Span::Note(algorithm.to_owned()));
-    if !policy.plans.is_empty() {
-        limit.push(Span::Note("without a plan".to_owned()));
+    limit.push(note(words::algorithm(policy.algorithm)));
+    match (policy.plans.is_empty(), policy.other_quotas) {
+        (true, false) => {}
+        (false, false) => limit.push(note("or as the plan says")),
+        (true, true) => limit.push(note("or by arrangement")),
+        (false, true) => limit.push(note("or as the plan says, or by arrangement")),
     }
-    if policy.other_quotas {
-        limit.push(Span::Note("some requests have another, by arrangement".to_owned()));
-    }
-    if policy.cost_by_request {
-        limit.push(Span::Note("a request may use more units, or none".to_owned()));
-    }
-    if policy.cost_by_response {
-        limit.push(Span::Note("what was used is settled by the response".to_owned()));
+    match (policy.cost_by_request, policy.cost_by_response) {
+        (false, false) => {}
+        (true, false) => limit.push(note("units depend on the request")),
+        (_, true) => limit.push(note("units depend on the response")),
     }
     if !policy.hold.is_zero() {
-        let hold = words::duration(policy.hold);
-        limit.push(Span::Note(format!("waits up to {hold} before it refuses")));
+        limit.push(note(format!("waits up to {} before it refuses", words::duration(policy.hold))));
     }
-    if policy.dry_run {
-        name.push(Span::Note("tried out: refuses nothing".to_owned()));
-    }
+    let mut keys = vec![text(words::keys(policy))];
     if !policy.keys.is_empty() {
-        let without = if policy.refuses_without_key { "refused" } else { "not counted" };
-        keys.push(Span::Note(format!("without it: {without}")));
+        let refused = policy.refuses_without_key;
+        keys.push(note(if refused { "else refused" } else { "else not counted" }));
     }
     vec![name, limit, keys]
 }

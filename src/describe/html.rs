@@ -9,7 +9,7 @@ const STYLE: &str = include_str!("page.css");
 /// For the header `Content-Security-Policy` of [`Description::to_html`](super::Description::to_html)'s
 /// page: it allows the page's own style, known by its hash, and nothing else.
 pub const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; \
-    style-src 'sha256-jmgwtI833LJRVqLWSiLheA0IwEwPjCy484y1JXot1j0='; img-src data:; \
+    style-src 'sha256-7I79ezf+jSZdncl1sOvAZwkSVRWAer2U0ACqg1gR49g='; img-src data:; \
     base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 pub(super) fn render(title: &str, blocks: &[Block]) -> String {

@@ -16,7 +16,7 @@
 //!
 //! let markdown = description.to_markdown();
 //! assert!(markdown.starts_with("# Rate limits of the API\n"));
-//! assert!(markdown.contains("| sign\\-in | 10 per minute | ip |"));
+//! assert!(markdown.contains("| sign-in | 10 per minute _(sliding window)_ | ip "));
 //! # Ok::<(), tower_quota::BuildError>(())
 //! ```
 //!

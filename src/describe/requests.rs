@@ -38,7 +38,7 @@ impl From<&Matcher> for Requests {
                     Methods::Any => Vec::new(),
                     Methods::These(methods) => methods.iter().map(ToString::to_string).collect(),
                 };
-                Self::Endpoint { methods, path: path.clone() }
+                Self::Endpoint { methods, path: path.to_string() }
             }
             Kind::Closure(_) => Self::Function,
             Kind::ClientIp { .. } => Self::ClientIp,

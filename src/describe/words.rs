@@ -17,6 +17,14 @@ pub(super) fn limit(quota: &Quota, algorithm: Algorithm) -> String {
     }
 }
 
+pub(super) fn algorithm(algorithm: Algorithm) -> &'static str {
+    match algorithm {
+        Algorithm::TokenBucket => "token bucket",
+        Algorithm::FixedWindow => "fixed window",
+        Algorithm::SlidingWindow => "sliding window",
+    }
+}
+
 /// `ip`, `email, or else ip`
 pub(super) fn keys(policy: &PolicyDescription) -> String {
     match &*policy.keys {
