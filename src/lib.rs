@@ -62,6 +62,19 @@
 //! [`RateLimitLayer::describe`] tells callers what the server does, from the settings by which it
 //! decides; the module [`describe`] turns that into JSON, Markdown and an HTML page.
 //!
+//! # What operators see
+//!
+//! With the feature `tracing`, there are events, their targets under `tower_quota`:
+//!
+//! | level | what happened | fields | how often |
+//! |---|---|---|---|
+//! | debug | a request was refused | `policy`, `category`, `reason`, `key_kind`, `limit`, `retry_after` | each |
+//! | debug | a request was held, and is decided now | `category`, `held` | each |
+//! | info | a dry run would have refused a request | `policy`, `category` | each |
+//! | warn | the store is full | | the first time |
+//! | error | a peer's address is missing | | the first time |
+//! | error | a plan's quota cannot be | `policy`, `problem` | the first time |
+//!
 //! # What it does not do
 //!
 //! Counts live in the memory of one process: two replicas have two sets of counts. An extractor is
@@ -78,7 +91,7 @@
 //! | feature | default | adds |
 //! |---|---|---|
 //! | `axum` | yes | reads the peer from axum's `ConnectInfo`, the path from `OriginalUri`; `Rejection` is an `IntoResponse`; `Description::route` serves what the limits are |
-//! | `tracing` | yes | logs what an operator has to know: a missing peer address, a full store, a plan that cannot be, what a dry run would refuse |
+//! | `tracing` | yes | logs what an operator has to know: refusals, what a dry run would refuse, a missing peer address, a full store, a plan that cannot be |
 //! | `grpc` | no | answers refused gRPC calls with a gRPC status and its details |
 
 #![forbid(unsafe_code)]

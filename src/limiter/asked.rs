@@ -20,6 +20,8 @@ pub(super) struct Asked {
     rules: SmallVec<[(Rule, u8); 4]>,
     /// The policies that refuse because the request has no key.
     missing: SmallVec<[Outcome; 1]>,
+    /// The number of the request's category.
+    pub(super) category: Option<usize>,
 }
 
 impl Asked {
@@ -126,9 +128,6 @@ impl Asked {
                 }
                 _ => Some(Reason::QuotaExceeded),
             };
-            if charge.mode == Mode::DryRun && refused.is_some() {
-                log_dry_run(rule.policy.name());
-            }
             Outcome {
                 policy: rule.policy,
                 key_kind,
@@ -143,12 +142,4 @@ impl Asked {
         // What is missing here is a dry run's key: it is told, and refuses nothing.
         Decision::new(outcomes.chain(self.missing.drain(..)), now, held)
     }
-}
-
-/// Each of them: this is what a dry run is for.
-fn log_dry_run(policy: &str) {
-    #[cfg(feature = "tracing")]
-    tracing::info!(policy, "a dry run would have refused this request");
-    #[cfg(not(feature = "tracing"))]
-    let _ = policy;
 }

@@ -145,7 +145,11 @@ impl Future for DecisionFuture {
                     this.charge(this.arrived);
                     continue;
                 }
-                Step::Arrived => return Poll::Ready(this.asked.uncounted(this.arrived)),
+                Step::Arrived => {
+                    let decision = this.asked.uncounted(this.arrived);
+                    this.limiter.observe(this.asked.category, &decision);
+                    return Poll::Ready(decision);
+                }
                 Step::Waiting => {
                     ready!(this.poll_turn(context));
                     continue;
@@ -163,7 +167,11 @@ impl Future for DecisionFuture {
                 held.turn_has_come = true;
             }
             let held_for = now.monotonic().saturating_sub(this.arrived.monotonic());
-            return Poll::Ready(this.asked.decide(&usages, now, held_for));
+            let decision = this.asked.decide(&usages, now, held_for);
+            if !this.corrects {
+                this.limiter.observe(this.asked.category, &decision);
+            }
+            return Poll::Ready(decision);
         }
     }
 }

@@ -5,6 +5,7 @@ mod builder;
 mod check;
 mod describe;
 mod future;
+mod observe;
 mod settle;
 
 use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
@@ -96,9 +97,11 @@ impl Limiter {
         let inner = &*self.inner;
         let mut asked = Asked::default();
         if !any_matches(&inner.exempt, request) {
-            let category =
-                inner.categories.iter().find(|category| any_matches(&category.matchers, request));
-            let of_category = category.map_or(&[][..], |category| &category.rules);
+            let mut categories = inner.categories.iter();
+            asked.category =
+                categories.position(|category| any_matches(&category.matchers, request));
+            let of_category =
+                asked.category.map_or(&[][..], |number| &inner.categories[number].rules);
             for rule in inner.every_request.iter().chain(of_category) {
                 asked.by_request(rule, request, &inner.fingerprints);
             }

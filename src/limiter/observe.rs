@@ -1,0 +1,49 @@
+use super::Limiter;
+use crate::{
+    decision::{Decision, Outcome},
+    store::Mode,
+};
+
+impl Limiter {
+    /// Tells of a decision about a request of the category with this number.
+    pub(super) fn observe(&self, category: Option<usize>, decision: &Decision) {
+        let mut outcomes = decision.outcomes.iter().chain(&decision.dry_runs);
+        if outcomes.any(is_only_asked) {
+            return;
+        }
+        #[cfg(feature = "tracing")]
+        self.log(category, decision);
+        #[cfg(not(feature = "tracing"))]
+        let _ = category;
+    }
+
+    /// Policies, categories and kinds of key by their names; no keys.
+    #[cfg(feature = "tracing")]
+    fn log(&self, category: Option<usize>, decision: &Decision) {
+        let category = category.and_then(|number| self.inner.categories.get(number));
+        let category = category.map(|category| &*category.name);
+        for outcome in decision.dry_runs.iter().filter(|outcome| !outcome.is_allowed()) {
+            let policy = outcome.policy();
+            tracing::info!(policy, category, "a dry run would have refused this request");
+        }
+        let held = decision.held();
+        if !held.is_zero() {
+            tracing::debug!(category, ?held, "a request was held");
+        }
+        let Some((reason, outcome)) = decision.reason().zip(decision.tightest()) else { return };
+        tracing::debug!(
+            policy = outcome.policy(),
+            category,
+            ?reason,
+            key_kind = &*outcome.key_kind(),
+            limit = outcome.limit(),
+            retry_after = outcome.retry_after().map(tracing::field::debug),
+            "a request was refused"
+        );
+    }
+}
+
+/// Whether nothing was charged because nothing was to be: a peek.
+fn is_only_asked(outcome: &Outcome) -> bool {
+    outcome.charge.is_some_and(|charge| charge.mode == Mode::Peek)
+}
