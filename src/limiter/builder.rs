@@ -1,5 +1,8 @@
 use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
+#[cfg(feature = "metrics")]
+use crate::metrics::{Metrics, Timed};
+
 use super::{Inner, Limiter, Members, Rule};
 use crate::{
     category::Category,
@@ -130,12 +133,22 @@ impl LimiterBuilder {
         for policy in self.direct {
             add(policy, false, Duration::ZERO)?;
         }
+        #[cfg(feature = "metrics")]
+        let metrics = {
+            let named = categories.iter().map(|category: &Members| {
+                let rules = every_request.iter().chain(&category.rules);
+                (category.name.clone(), rules.map(|rule| rule.policy.clone()).collect())
+            });
+            Metrics::new(by_name.values().map(|rule| rule.policy.clone()), named)
+        };
         let inner = Inner {
+            #[cfg(feature = "metrics")]
+            metrics,
             exempt: self.exempt,
             every_request,
             categories,
             by_name,
-            store: self.store.unwrap_or_else(|| Arc::new(MemoryStore::new())),
+            store: store(self.store),
             clock: self.clock,
             fingerprints,
             line: Line::new(
@@ -145,6 +158,14 @@ impl LimiterBuilder {
         };
         Ok(Limiter { inner: Arc::new(inner) })
     }
+}
+
+/// The memory's needs no watch: it answers at once.
+fn store(chosen: Option<Arc<dyn Store>>) -> Arc<dyn Store> {
+    let Some(store) = chosen else { return Arc::new(MemoryStore::new()) };
+    #[cfg(feature = "metrics")]
+    let store = Arc::new(Timed::new(store));
+    store
 }
 
 fn check_matchers(matchers: &[Matcher], culprit: &str) -> Result<(), BuildError> {

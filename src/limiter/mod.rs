@@ -19,6 +19,8 @@ pub use self::{
     check::{Check, CheckFuture, UnknownPolicy},
     future::DecisionFuture,
 };
+#[cfg(feature = "metrics")]
+use crate::metrics::Metrics;
 use crate::{
     category::any_matches,
     clock::Clock,
@@ -67,6 +69,8 @@ struct Inner {
     clock: Clock,
     fingerprints: Fingerprinter,
     line: Line,
+    #[cfg(feature = "metrics")]
+    metrics: Metrics,
 }
 
 /// A category as the limiter holds it.

@@ -5,15 +5,17 @@ use crate::{
 };
 
 impl Limiter {
-    /// Tells of a decision about a request of the category with this number.
+    /// Tells metrics and events of a decision about a request of the category with this number.
     pub(super) fn observe(&self, category: Option<usize>, decision: &Decision) {
         let mut outcomes = decision.outcomes.iter().chain(&decision.dry_runs);
         if outcomes.any(is_only_asked) {
             return;
         }
+        #[cfg(feature = "metrics")]
+        self.inner.metrics.count(category, decision);
         #[cfg(feature = "tracing")]
         self.log(category, decision);
-        #[cfg(not(feature = "tracing"))]
+        #[cfg(not(any(feature = "metrics", feature = "tracing")))]
         let _ = category;
     }
 
@@ -40,6 +42,17 @@ impl Limiter {
             retry_after = outcome.retry_after().map(tracing::field::debug),
             "a request was refused"
         );
+    }
+
+    /// Sets the gauges `tower_quota_live_keys` and `tower_quota_held_requests`: to be called when
+    /// an exporter tells its numbers, or every few seconds. With the store in memory it takes a few
+    /// microseconds.
+    ///
+    /// Of several limiters in a process, the gauges tell the sum.
+    #[cfg(feature = "metrics")]
+    pub fn report_levels(&self) {
+        let inner = &self.inner;
+        inner.metrics.set_levels(inner.store.live_keys(), inner.line.waiting());
     }
 }
 
