@@ -195,7 +195,7 @@ async fn the_example_is_what_a_caller_is_answered() {
         &|layer| layer.on_rejection(response::plain_text()),
     ];
     for set in set {
-        let sign_in = Policy::sliding_window("sign-in", Quota::per_minute(10))
+        let sign_in = Policy::token_bucket("sign-in", Quota::per_minute(10))
             .key(ClientIp::new())
             .or_refuse()
             .hold(Duration::from_secs(90));
@@ -225,7 +225,7 @@ async fn the_example_uses_up_nobodys_quota() {
 fn the_example_is_of_the_first_plan_and_passes_over_what_never_refuses() {
     let unlimited = Policy::token_bucket("unlimited", Quota::unlimited()).global();
     let tried = Policy::fixed_window("tried", Quota::per_minute(1)).global().dry_run();
-    let planned = Policy::fixed_window("planned", Quota::unlimited())
+    let planned = Policy::fixed_window("planned", Quota::per_minute(60))
         .global()
         .plans([("open", Quota::unlimited()), ("free", Quota::per_minute(120))], |_| None);
     let refusal = |builder: LimiterBuilder| {
