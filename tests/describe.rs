@@ -339,6 +339,7 @@ fn the_page_asks_nobody_and_its_policy_allows_its_own_style_only() {
     for foreign in ["http:", "https:", "//", "<script", " style=", " src=", "url(", "@import"] {
         assert!(!page.contains(foreign), "{foreign}");
     }
+    assert!(page.contains("<link rel=\"icon\" href=\"data:,\">"), "a browser asks for one else");
     let hash = BASE64_STANDARD.encode(Sha256::digest(style));
     let allowed = format!("default-src 'none'; style-src 'sha256-{hash}'; ");
     assert!(CONTENT_SECURITY_POLICY.starts_with(&allowed), "page.css has changed: {allowed}");
