@@ -84,8 +84,10 @@ impl RateLimitLayer {
     /// What requests are held to and what responses tell, with a refusal for an example, as data;
     /// see the module [`describe`](crate::describe).
     ///
-    /// The example is made as all refusals are, by [`on_rejection`](RateLimitLayerBuilder::on_rejection)
-    /// too, for a caller that there is not.
+    /// The example is made as all refusals of HTTP requests are, by
+    /// [`on_rejection`](RateLimitLayerBuilder::on_rejection) too, for a caller that there is not. The
+    /// policy is the first that refuses; it counts by the first of its kinds of key, under the
+    /// first of its plans.
     #[must_use]
     pub fn describe(&self) -> Description {
         let Face { limiter, headers, .. } = &*self.face;

@@ -67,6 +67,10 @@ impl Asked {
         self.charges.iter_mut().for_each(|charge| charge.mode = Mode::Peek);
     }
 
+    pub(super) fn only_peeks(&self) -> bool {
+        self.charges.first().is_some_and(|charge| charge.mode == Mode::Peek)
+    }
+
     /// A request that lacks a key is refused by that, and costs nothing anywhere; unless it is
     /// only a dry run that would refuse it.
     pub(super) fn needs_store(&self) -> bool {

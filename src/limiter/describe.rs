@@ -54,7 +54,7 @@ impl Limiter {
     fn used_up<'a>(&self, rules: impl Iterator<Item = &'a Rule> + Clone) -> Option<Decision> {
         let limited = rules.filter_map(|rule| Some((rule, example_quota(&rule.policy)?)));
         let (first, quota) = limited.clone().find(|(rule, _)| !rule.policy.is_dry_run())?;
-        let (store, now) = (MemoryStore::new(), self.inner.clock.now());
+        let (store, now) = (MemoryStore::with_max_keys(1_024), self.inner.clock.now());
         let key = self.inner.fingerprints.fingerprint(0, &"example".into());
         let decide = |mut asked: Asked| {
             let mut usages = store.charge(&asked.charges, now);

@@ -168,7 +168,7 @@ impl Future for DecisionFuture {
             }
             let held_for = now.monotonic().saturating_sub(this.arrived.monotonic());
             let decision = this.asked.decide(&usages, now, held_for);
-            if !this.corrects {
+            if !this.corrects && !this.asked.only_peeks() {
                 this.limiter.observe(this.asked.category, &decision);
             }
             return Poll::Ready(decision);

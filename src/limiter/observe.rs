@@ -1,22 +1,15 @@
 use super::Limiter;
-use crate::{
-    decision::{Decision, Outcome},
-    store::Mode,
-};
+use crate::decision::Decision;
 
 impl Limiter {
     /// Tells metrics and events of a decision about a request of the category with this number.
     pub(super) fn observe(&self, category: Option<usize>, decision: &Decision) {
-        let mut outcomes = decision.outcomes.iter().chain(&decision.dry_runs);
-        if outcomes.any(is_only_asked) {
-            return;
-        }
         #[cfg(feature = "metrics")]
         self.inner.metrics.count(category, decision);
         #[cfg(feature = "tracing")]
         self.log(category, decision);
         #[cfg(not(any(feature = "metrics", feature = "tracing")))]
-        let _ = category;
+        let _ = (category, decision);
     }
 
     /// Policies, categories and kinds of key by their names; no keys.
@@ -54,9 +47,4 @@ impl Limiter {
         let inner = &self.inner;
         inner.metrics.set_levels(inner.store.live_keys(), inner.line.waiting());
     }
-}
-
-/// Whether nothing was charged because nothing was to be: a peek.
-fn is_only_asked(outcome: &Outcome) -> bool {
-    outcome.charge.is_some_and(|charge| charge.mode == Mode::Peek)
 }
