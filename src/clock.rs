@@ -17,6 +17,8 @@ pub struct Now {
 }
 
 impl Now {
+    pub(crate) const ZERO: Self = Self { monotonic: 0, unix: 0 };
+
     /// A reading: time since any fixed moment that never goes back, and time since 1970 UTC.
     /// Beyond 584 years, the largest representable time.
     #[must_use]
@@ -64,26 +66,58 @@ impl Now {
 /// ```
 #[derive(Debug)]
 pub struct Clock {
-    origin: Instant,
+    monotonic: Monotonic,
     /// The wall clock minus the monotonic one, in nanoseconds.
     offset: AtomicU64,
     /// The monotonic time from which `offset` is to be measured again; `u64::MAX`: never.
     measure_at: AtomicU64,
 }
 
+/// Time since a moment in the past.
+#[derive(Clone, Debug)]
+enum Monotonic {
+    /// The processor's counter, where it is steady: it is read in half the time.
+    System {
+        clock: quanta::Clock,
+        origin: u64,
+    },
+    Tokio {
+        origin: Instant,
+    },
+}
+
+impl Monotonic {
+    fn system(clock: quanta::Clock) -> Self {
+        let origin = clock.raw();
+        Self::System { clock, origin }
+    }
+
+    fn nanos(&self) -> u64 {
+        match self {
+            Self::System { clock, origin } => clock.delta_as_nanos(*origin, clock.raw()),
+            Self::Tokio { origin } => nanos(origin.elapsed()),
+        }
+    }
+}
+
 impl Clock {
     /// The monotonic clock, with the wall clock read again each second: a step of the wall clock
-    /// moves the fixed windows within a second, and nothing else.
+    /// moves the fixed windows within a second, and nothing else. The first of a process takes a
+    /// few milliseconds, in which the processor's counter is calibrated.
     #[must_use]
     pub fn system() -> Self {
-        Self { origin: Instant::now(), offset: AtomicU64::new(0), measure_at: AtomicU64::new(0) }
+        Self::measuring(Monotonic::system(quanta::Clock::new()))
+    }
+
+    fn measuring(monotonic: Monotonic) -> Self {
+        Self { monotonic, offset: AtomicU64::new(0), measure_at: AtomicU64::new(0) }
     }
 
     /// A clock that reads `start` now and follows tokio's clock from here on.
     #[must_use]
     pub fn starting_at(start: SystemTime) -> Self {
         Self {
-            origin: Instant::now(),
+            monotonic: Monotonic::Tokio { origin: Instant::now() },
             offset: AtomicU64::new(since_epoch(start)),
             measure_at: AtomicU64::new(u64::MAX),
         }
@@ -92,7 +126,7 @@ impl Clock {
     /// The time.
     #[must_use]
     pub fn now(&self) -> Now {
-        let monotonic = nanos(self.origin.elapsed());
+        let monotonic = self.monotonic.nanos();
         if monotonic >= self.measure_at.load(Relaxed) {
             // Two threads may both measure: they find the same.
             self.offset.store(since_epoch(SystemTime::now()).saturating_sub(monotonic), Relaxed);
@@ -105,9 +139,9 @@ impl Clock {
 /// A clone tells the same time: handlers may share the limiter's.
 impl Clone for Clock {
     fn clone(&self) -> Self {
-        let Self { origin, offset, measure_at } = self;
+        let Self { monotonic, offset, measure_at } = self;
         let copy = |value: &AtomicU64| AtomicU64::new(value.load(Relaxed));
-        Self { origin: *origin, offset: copy(offset), measure_at: copy(measure_at) }
+        Self { monotonic: monotonic.clone(), offset: copy(offset), measure_at: copy(measure_at) }
     }
 }
 
@@ -140,12 +174,13 @@ mod tests {
         assert!(clock.now().monotonic() >= now.monotonic());
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn the_wall_clock_is_read_again_after_a_second() {
-        let clock = Clock::system();
+    #[test]
+    fn the_wall_clock_is_read_again_after_a_second() {
+        let (counter, mock) = quanta::Clock::mock();
+        let clock = Clock::measuring(Monotonic::system(counter));
         let first = clock.now();
-        // The wall clock stays where it is while tokio's clock jumps: to us it steps back an hour.
-        tokio::time::advance(Duration::from_secs(3_600)).await;
+        // The wall clock stays where it is while the other jumps: to us it steps back an hour.
+        mock.increment(Duration::from_secs(3_600));
         let later = clock.now();
         assert_eq!(later.monotonic() - first.monotonic(), Duration::from_secs(3_600));
         assert!(later.unix() - first.unix() < Duration::from_secs(60));

@@ -4,7 +4,13 @@ use std::{borrow::Cow, time::Duration};
 
 use smallvec::SmallVec;
 
-use crate::{algorithm::Algorithm, clock::Now, policy::Policy, quota::Quota, store::Charge};
+use crate::{
+    algorithm::Algorithm,
+    clock::{Now, nanos},
+    policy::Policy,
+    quota::Quota,
+    store::{Charge, Usage},
+};
 
 /// The verdict over all policies of a request, and what each of them says.
 ///
@@ -31,6 +37,8 @@ pub struct Decision {
     pub(crate) dry_runs: Vec<Outcome>,
     pub(crate) now: Now,
     held: Duration,
+    /// The number of the request's category.
+    pub(crate) category: Option<u32>,
 }
 
 /// Why a request was refused.
@@ -46,18 +54,35 @@ pub enum Reason {
 }
 
 impl Decision {
-    pub(crate) fn new(all: impl IntoIterator<Item = Outcome>, now: Now, held: Duration) -> Self {
-        let (mut outcomes, mut dry_runs) = (SmallVec::new(), Vec::new());
-        for outcome in all {
-            if outcome.policy.is_dry_run() {
-                dry_runs.push(outcome);
-            } else {
-                outcomes.push(outcome);
-            }
+    /// About nothing, at the beginning of time.
+    pub(crate) fn new() -> Self {
+        let (outcomes, dry_runs) = (SmallVec::new(), Vec::new());
+        let (now, held) = (Now::ZERO, Duration::ZERO);
+        Self { reason: None, outcomes, dry_runs, now, held, category: None }
+    }
+
+    /// Adds what another policy says.
+    pub(crate) fn push(&mut self, outcome: Outcome) {
+        if outcome.policy.is_dry_run() {
+            self.dry_runs.push(outcome);
+        } else {
+            self.outcomes.push(outcome);
         }
-        let mut decision = Self { reason: None, outcomes, dry_runs, now, held };
-        decision.reason = decision.refusing().and_then(|outcome| outcome.refused);
-        decision
+    }
+
+    /// All is said.
+    pub(crate) fn close(&mut self, now: Now, held: Duration) {
+        self.reason = self.refusing().and_then(|outcome| outcome.refused);
+        (self.now, self.held) = (now, held);
+    }
+
+    /// The outcomes, and after them those of dry runs.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Outcome> {
+        self.outcomes.iter().chain(&self.dry_runs)
+    }
+
+    pub(crate) fn all_mut(&mut self) -> impl Iterator<Item = &mut Outcome> {
+        self.outcomes.iter_mut().chain(&mut self.dry_runs)
     }
 
     /// Whether the request passes.
@@ -93,7 +118,7 @@ impl Decision {
         self.refusing().or_else(|| {
             self.outcomes
                 .iter()
-                .min_by_key(|outcome| (outcome.remaining, std::cmp::Reverse(outcome.reset)))
+                .min_by_key(|outcome| (outcome.remaining(), std::cmp::Reverse(outcome.reset())))
         })
     }
 
@@ -111,13 +136,13 @@ impl Decision {
 
     /// Whether a response may change what was charged.
     pub(crate) fn is_settled_later(&self) -> bool {
-        self.outcomes.iter().chain(&self.dry_runs).any(|outcome| outcome.policy.is_settled())
+        self.all().any(|outcome| outcome.policy.is_settled())
     }
 
     /// With longer waits, where it refuses.
     pub(crate) fn delayed(mut self, by: Duration) -> Self {
         for outcome in self.outcomes.iter_mut().filter(|outcome| !outcome.is_allowed()) {
-            outcome.wait = outcome.wait.saturating_add(by);
+            outcome.usage = outcome.usage.later(nanos(by), 0);
         }
         self
     }
@@ -132,14 +157,13 @@ impl Decision {
 #[derive(Clone, Debug)]
 pub struct Outcome {
     pub(crate) policy: Policy,
+    /// Of the limiter's rules.
+    pub(crate) place: u32,
     pub(crate) key_kind: u8,
-    pub(crate) quota: Quota,
-    /// What was asked of the store; nothing where the key is missing.
-    pub(crate) charge: Option<Charge>,
     pub(crate) refused: Option<Reason>,
-    pub(crate) remaining: u64,
-    pub(crate) reset: Duration,
-    pub(crate) wait: Duration,
+    /// What was asked of the store, unless the key is missing.
+    pub(crate) charge: Charge,
+    pub(crate) usage: Usage,
 }
 
 impl Outcome {
@@ -164,19 +188,19 @@ impl Outcome {
     /// The quota that held.
     #[must_use]
     pub fn quota(&self) -> Quota {
-        self.quota
+        self.charge.quota
     }
 
     /// The most that `remaining` can be: the units of a window, or the burst of a token bucket.
     #[must_use]
     pub fn limit(&self) -> u64 {
-        self.algorithm().capacity(&self.quota)
+        self.algorithm().capacity(&self.charge.quota)
     }
 
     /// The units left after this request.
     #[must_use]
     pub fn remaining(&self) -> u64 {
-        self.remaining
+        self.usage.remaining()
     }
 
     /// How long until `remaining` grows: the end of a fixed window, the oldest unit leaving a
@@ -184,13 +208,18 @@ impl Outcome {
     /// nothing is used.
     #[must_use]
     pub fn reset(&self) -> Duration {
-        self.reset
+        self.usage.reset()
+    }
+
+    /// What was asked of the store.
+    pub(crate) fn charge(&self) -> Option<&Charge> {
+        (self.refused != Some(Reason::MissingKey)).then_some(&self.charge)
     }
 
     /// Of the key, as the store knows it; `None` where there is none: the policy is global, or the
     /// key is missing.
     pub(crate) fn fingerprint(&self) -> Option<u128> {
-        self.charge.filter(|_| !self.policy.is_global()).map(|charge| charge.key)
+        self.charge().filter(|_| !self.policy.is_global()).map(|charge| charge.key)
     }
 
     /// Whether this policy lets the request pass.
@@ -203,7 +232,7 @@ impl Outcome {
     /// passes, and where waiting does not help.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
-        (self.refused == Some(Reason::QuotaExceeded)).then_some(self.wait)
+        (self.refused == Some(Reason::QuotaExceeded)).then_some(self.usage.wait())
     }
 
     /// Longer than any wait where waiting does not help.
@@ -216,7 +245,10 @@ impl Outcome {
 impl Decision {
     /// What is decided at the beginning of time.
     pub(crate) fn of(outcomes: impl IntoIterator<Item = Outcome>) -> Self {
-        Self::new(outcomes, Now::new(Duration::ZERO, Duration::ZERO), Duration::ZERO)
+        let mut decision = Self::new();
+        outcomes.into_iter().for_each(|outcome| decision.push(outcome));
+        decision.close(Now::ZERO, Duration::ZERO);
+        decision
     }
 }
 
@@ -227,13 +259,11 @@ impl Outcome {
         let (quota, algorithm) = (policy.quota(), policy.algorithm());
         let mode = crate::store::Mode::Enforced;
         Self {
+            place: 0,
             key_kind: 0,
-            charge: Some(Charge { policy: 0, key: 7, algorithm, quota, cost: 1, ahead: 0, mode }),
-            quota,
+            charge: Charge { policy: 0, key: 7, algorithm, quota, cost: 1, ahead: 0, mode },
             refused: None,
-            remaining: algorithm.capacity(&quota),
-            reset: Duration::ZERO,
-            wait: Duration::ZERO,
+            usage: Usage::of_nanos(0, algorithm.capacity(&quota), 0),
             policy,
         }
     }

@@ -40,7 +40,7 @@ pin_project! {
     where
         S: Service<Request<B>>,
     {
-        Deciding { deciding: DecisionFuture, waiting: Option<Waiting<S, B>> },
+        Deciding { deciding: Box<DecisionFuture>, waiting: Option<Waiting<S, B>> },
         // The verdict came late: the inner service is called when it is ready again.
         Readying { inner: S, request: Option<Request<B>>, uncalled: Uncalled },
         Calling { #[pin] response: S::Future, passed: Option<Passed> },
@@ -97,7 +97,7 @@ where
     }
 
     pub(crate) fn deciding(
-        deciding: DecisionFuture,
+        deciding: Box<DecisionFuture>,
         inner: S,
         head: Parts,
         body: B,

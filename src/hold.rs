@@ -111,9 +111,13 @@ impl Line {
 
     /// Tells each charge what those who wait for its key will use before it: those ahead of
     /// `ticket`, or all for one who has just arrived.
-    pub(crate) fn look(&self, charges: &mut [Charge], ticket: Option<u64>) {
+    pub(crate) fn look<'a>(
+        &self,
+        charges: impl Iterator<Item = &'a mut Charge>,
+        ticket: Option<u64>,
+    ) {
         if self.waiting.load(Relaxed) == 0 {
-            charges.iter_mut().for_each(|charge| charge.ahead = 0);
+            charges.for_each(|charge| charge.ahead = 0);
             return;
         }
         let places = self.lock();
@@ -385,16 +389,16 @@ mod tests {
         let (first, mut second) = ([charge(3)], [charge(1)]);
         assert_eq!(join(&line, &first[0]), Joined::At(0));
         assert_eq!(join(&line, &second[0]), Joined::Outdated, "it did not see the first");
-        line.look(&mut second, None);
+        line.look(second.iter_mut(), None);
         assert_eq!(second[0].ahead, 3);
         assert_eq!(join(&line, &second[0]), Joined::At(1));
 
         line.leave(0, true);
-        line.look(&mut second, Some(1));
+        line.look(second.iter_mut(), Some(1));
         assert_eq!(second[0].ahead, 0, "who left is not ahead");
         line.leave(1, false);
         second[0].ahead = 7;
-        line.look(&mut second, None);
+        line.look(second.iter_mut(), None);
         assert_eq!(second[0].ahead, 0, "nobody waits any more");
         assert!(line.lock().keys.is_empty() && line.lock().tickets.is_empty());
     }

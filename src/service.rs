@@ -1,8 +1,7 @@
 use std::{
     fmt,
-    pin::Pin,
     sync::Arc,
-    task::{Context, Poll, Waker},
+    task::{Context, Poll},
 };
 
 use bytes::Bytes;
@@ -10,7 +9,7 @@ use http::{Request, Response};
 use http_body::Body;
 use tower::Service;
 
-use crate::{body::ResponseBody, future::ResponseFuture, layer::Face};
+use crate::{body::ResponseBody, decision::Decision, future::ResponseFuture, layer::Face};
 
 /// A service whose requests are held to policies; made by
 /// [`RateLimitLayer`](crate::RateLimitLayer).
@@ -41,17 +40,16 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let (head, body) = request.into_parts();
-        let mut deciding = self.face.limiter.decide(&head);
         let face = &self.face;
-        let at_once = Pin::new(&mut deciding).poll(&mut Context::from_waker(Waker::noop()));
-        match at_once {
-            Poll::Ready(decision) if decision.is_allowed() => {
+        let mut decision = Decision::new();
+        match face.limiter.decide_at_once(&head, &mut decision) {
+            None if decision.is_allowed() => {
                 let request = face.admitted(head, body, &decision);
                 // `self.inner` is the instance that was polled ready.
                 ResponseFuture::calling(self.inner.call(request), decision, Arc::clone(face))
             }
-            Poll::Ready(decision) => ResponseFuture::refused(face.refuse(&head, &decision)),
-            Poll::Pending => {
+            None => ResponseFuture::refused(face.refuse(&head, &decision)),
+            Some(deciding) => {
                 // The ready instance goes: what it has reserved (a permit, say) is not to be kept
                 // while waiting. Its clones become ready when they are needed.
                 let inner = self.inner.clone();

@@ -126,8 +126,8 @@ fn a_limiter_tells_all_that_it_is_set_to() {
             ),
         ],
         "direct": [
-            policy("backup", "sliding_window", quota(1, 86_400), &[]),
             policy("delivery", "sliding_window", quota(100, 3_600), &[]),
+            policy("backup", "sliding_window", quota(1, 86_400), &[]),
         ],
         "exempt": [
             endpoint(&[], "/health"),

@@ -1,12 +1,13 @@
 //! Windows aligned to the wall clock.
 
+use super::Count;
 use crate::{clock::Now, quota::Quota};
 
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct FixedWindow {
     /// Unix time at which the window began.
-    start: u64,
-    used: u64,
+    pub(crate) start: u64,
+    pub(crate) used: u64,
 }
 
 impl FixedWindow {
@@ -30,8 +31,10 @@ impl FixedWindow {
         let span = windows.saturating_mul(quota.window_nanos());
         self.start.saturating_add(span).saturating_sub(now.unix_nanos())
     }
+}
 
-    pub(super) fn wait(&self, quota: &Quota, now: Now, cost: u64) -> u64 {
+impl Count for FixedWindow {
+    fn wait(&self, quota: &Quota, now: Now, cost: u64) -> u64 {
         let window = self.at(quota, now);
         let short = cost.saturating_sub(quota.units().saturating_sub(window.used));
         if short == 0 {
@@ -43,12 +46,12 @@ impl FixedWindow {
         window.until(short.div_ceil(quota.units()), quota, now)
     }
 
-    pub(super) fn take(&mut self, quota: &Quota, now: Now, cost: u64) {
+    fn take(&mut self, quota: &Quota, now: Now, cost: u64) {
         *self = self.at(quota, now);
         self.used = self.used.saturating_add(cost);
     }
 
-    pub(super) fn give_back(&mut self, quota: &Quota, now: Now, taken_at: Now, units: u64) {
+    fn give_back(&mut self, quota: &Quota, now: Now, taken_at: Now, units: u64) {
         *self = self.at(quota, now);
         let began = taken_at.unix_nanos() - taken_at.unix_nanos() % quota.window_nanos().max(1);
         if began >= self.start {
@@ -56,15 +59,15 @@ impl FixedWindow {
         }
     }
 
-    pub(super) fn remaining(&self, quota: &Quota, now: Now) -> u64 {
+    fn remaining(&self, quota: &Quota, now: Now) -> u64 {
         quota.units().saturating_sub(self.at(quota, now).used)
     }
 
-    pub(super) fn reset(&self, quota: &Quota, now: Now) -> u64 {
+    fn reset(&self, quota: &Quota, now: Now) -> u64 {
         self.at(quota, now).until(1, quota, now)
     }
 
-    pub(super) fn forgotten_in(&self, quota: &Quota, now: Now) -> u64 {
+    fn forgotten_in(&self, quota: &Quota, now: Now) -> u64 {
         let window = self.at(quota, now);
         if window.used == 0 { 0 } else { window.until(1, quota, now) }
     }

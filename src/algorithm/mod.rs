@@ -9,10 +9,9 @@ mod oracle;
 mod sliding_window;
 mod token_bucket;
 
-use fixed_window::FixedWindow;
-use sliding_window::SlidingWindow;
-use token_bucket::TokenBucket;
-
+pub(crate) use self::{
+    fixed_window::FixedWindow, sliding_window::SlidingWindow, token_bucket::TokenBucket,
+};
 use crate::{clock::Now, quota::Quota};
 
 /// How a quota is counted. [`Policy`](crate::Policy) has a constructor for each.
@@ -42,7 +41,9 @@ impl Algorithm {
     /// How long it takes at most until `cost` units are there, however much was used.
     pub(crate) fn longest_wait(self, quota: &Quota, cost: u64) -> u64 {
         match self {
-            Self::TokenBucket => mul_div_ceil(cost, quota.window_nanos(), quota.units()),
+            Self::TokenBucket => {
+                ceil_div(u128::from(cost) * u128::from(quota.window_nanos()), quota.units())
+            }
             Self::FixedWindow | Self::SlidingWindow => quota.window_nanos(),
         }
     }
@@ -53,8 +54,19 @@ impl Algorithm {
 pub(crate) enum State {
     TokenBucket(TokenBucket),
     FixedWindow(FixedWindow),
-    /// Boxed: it is large, and other keys shall not pay for it.
-    SlidingWindow(Box<SlidingWindow>),
+    SlidingWindow(SlidingWindow),
+}
+
+impl From<TokenBucket> for State {
+    fn from(bucket: TokenBucket) -> Self {
+        Self::TokenBucket(bucket)
+    }
+}
+
+impl From<FixedWindow> for State {
+    fn from(window: FixedWindow) -> Self {
+        Self::FixedWindow(window)
+    }
 }
 
 macro_rules! each {
@@ -73,64 +85,90 @@ impl State {
         match algorithm {
             Algorithm::TokenBucket => Self::TokenBucket(TokenBucket::default()),
             Algorithm::FixedWindow => Self::FixedWindow(FixedWindow::default()),
-            Algorithm::SlidingWindow => Self::SlidingWindow(Box::default()),
+            Algorithm::SlidingWindow => Self::SlidingWindow(SlidingWindow::default()),
         }
     }
 
+    pub(crate) const fn algorithm(&self) -> Algorithm {
+        match self {
+            Self::TokenBucket(_) => Algorithm::TokenBucket,
+            Self::FixedWindow(_) => Algorithm::FixedWindow,
+            Self::SlidingWindow(_) => Algorithm::SlidingWindow,
+        }
+    }
+}
+
+/// What each algorithm says of the state of a key.
+pub(crate) trait Count {
     /// How long until `cost` units fit; 0 when they fit now. A cost above the quota's capacity is
     /// read as that many single units asked for one after another.
-    pub(crate) fn wait(&self, quota: &Quota, now: Now, cost: u64) -> u64 {
-        each!(self, inner => inner.wait(quota, now, cost))
-    }
+    fn wait(&self, quota: &Quota, now: Now, cost: u64) -> u64;
 
     /// Uses `cost` units.
-    pub(crate) fn take(&mut self, quota: &Quota, now: Now, cost: u64) {
-        each!(self, inner => inner.take(quota, now, cost));
-    }
+    fn take(&mut self, quota: &Quota, now: Now, cost: u64);
 
     /// Takes back a use of `units` that was made at `taken_at`, as far as they have not come back
     /// by themselves.
-    pub(crate) fn give_back(&mut self, quota: &Quota, now: Now, taken_at: Now, units: u64) {
-        match self {
-            Self::TokenBucket(bucket) => bucket.give_back(quota, now, units),
-            Self::FixedWindow(window) => window.give_back(quota, now, taken_at, units),
-            Self::SlidingWindow(log) => log.give_back(quota, now, taken_at, units),
-        }
-    }
+    fn give_back(&mut self, quota: &Quota, now: Now, taken_at: Now, units: u64);
 
     /// The units left.
-    pub(crate) fn remaining(&self, quota: &Quota, now: Now) -> u64 {
-        each!(self, inner => inner.remaining(quota, now))
-    }
+    fn remaining(&self, quota: &Quota, now: Now) -> u64;
 
     /// How long until [`remaining`](Self::remaining) grows, or until a fixed window ends; 0 for any
     /// other of which nothing is used.
-    pub(crate) fn reset(&self, quota: &Quota, now: Now) -> u64 {
+    fn reset(&self, quota: &Quota, now: Now) -> u64;
+
+    /// The same state under another quota: what was used stays used. Windows count units and
+    /// nothing else, so nothing changes.
+    fn under(&mut self, _before: &Quota, _quota: &Quota, _now: Now) {}
+
+    /// How long until this state says no more than a new one would.
+    fn forgotten_in(&self, quota: &Quota, now: Now) -> u64;
+}
+
+impl Count for State {
+    fn wait(&self, quota: &Quota, now: Now, cost: u64) -> u64 {
+        each!(self, inner => inner.wait(quota, now, cost))
+    }
+
+    fn take(&mut self, quota: &Quota, now: Now, cost: u64) {
+        each!(self, inner => inner.take(quota, now, cost));
+    }
+
+    fn give_back(&mut self, quota: &Quota, now: Now, taken_at: Now, units: u64) {
+        each!(self, inner => inner.give_back(quota, now, taken_at, units));
+    }
+
+    fn remaining(&self, quota: &Quota, now: Now) -> u64 {
+        each!(self, inner => inner.remaining(quota, now))
+    }
+
+    fn reset(&self, quota: &Quota, now: Now) -> u64 {
         each!(self, inner => inner.reset(quota, now))
     }
 
-    /// How long until this state says no more than a new one would.
-    pub(crate) fn forgotten_in(&self, quota: &Quota, now: Now) -> u64 {
+    fn under(&mut self, before: &Quota, quota: &Quota, now: Now) {
+        each!(self, inner => inner.under(before, quota, now));
+    }
+
+    fn forgotten_in(&self, quota: &Quota, now: Now) -> u64 {
         each!(self, inner => inner.forgotten_in(quota, now))
     }
 }
 
-/// `a * b / c`, rounded up; the largest `u64` where it is more, or where `c` is 0.
-fn mul_div_ceil(a: u64, b: u64, c: u64) -> u64 {
-    match (a.checked_mul(b), c) {
-        (_, 0) => u64::MAX,
+/// `a / b`, rounded up; the largest `u64` where it is more, or where `b` is 0.
+fn ceil_div(a: u128, b: u64) -> u64 {
+    match (u64::try_from(a), b) {
+        (_, 0) => {
+            if a == 0 {
+                0
+            } else {
+                u64::MAX
+            }
+        }
         // A division of 128 bits takes several times as long.
-        (Some(product), _) => product.div_ceil(c),
-        (None, _) => saturate((u128::from(a) * u128::from(b)).div_ceil(u128::from(c))),
-    }
-}
-
-/// `a * b / c`, rounded down; the largest `u64` where it is more, or where `c` is 0.
-fn mul_div(a: u64, b: u64, c: u64) -> u64 {
-    match (a.checked_mul(b), c) {
-        (_, 0) => u64::MAX,
-        (Some(product), _) => product / c,
-        (None, _) => saturate(u128::from(a) * u128::from(b) / u128::from(c)),
+        (Ok(a), _) => a.div_ceil(b),
+        (Err(_), _) => saturate(a.div_ceil(u128::from(b))),
     }
 }
 

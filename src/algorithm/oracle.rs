@@ -4,7 +4,7 @@ use std::{collections::HashMap, time::Duration};
 
 use proptest::prelude::*;
 
-use super::{Algorithm, State};
+use super::{Algorithm, Count, State};
 use crate::{clock::Now, quota::Quota};
 
 /// The simplest thing that could be right.
@@ -309,15 +309,22 @@ fn what_was_used_stays_used_when_the_plan_changes() {
     for algorithm in ALL {
         let mut state = State::new(algorithm);
         let now = at(60 * SECOND);
-        state.take(&Quota::per_minute(100), now, 50);
-        assert_eq!(state.remaining(&Quota::per_minute(1_000), now), 950, "{algorithm:?} raised");
-        assert_eq!(state.remaining(&Quota::per_minute(60), now), 10, "{algorithm:?} lowered");
-        assert_eq!(state.remaining(&Quota::per_minute(20), now), 0, "{algorithm:?} far lowered");
-        let hourly = state.remaining(&Quota::per_hour(1_000), now);
-        assert_eq!(hourly, 950, "{algorithm:?} with a longer window");
+        let first = Quota::per_minute(100);
+        state.take(&first, now, 50);
+        let left = |quota: Quota| {
+            let mut state = state.clone();
+            state.under(&first, &quota, now);
+            state.remaining(&quota, now)
+        };
+        assert_eq!(left(Quota::per_minute(1_000)), 950, "{algorithm:?} raised");
+        assert_eq!(left(Quota::per_minute(60)), 10, "{algorithm:?} lowered");
+        assert_eq!(left(Quota::per_minute(20)), 0, "{algorithm:?} far lowered");
+        assert_eq!(left(Quota::per_hour(1_000)), 950, "{algorithm:?} with a longer window");
 
-        state.take(&Quota::per_minute(1_000), now, 900);
-        assert_eq!(state.remaining(&Quota::per_minute(1_000), now), 50, "{algorithm:?}");
+        let raised = Quota::per_minute(1_000);
+        state.under(&first, &raised, now);
+        state.take(&raised, now, 900);
+        assert_eq!(state.remaining(&raised, now), 50, "{algorithm:?}");
     }
 }
 
@@ -326,11 +333,12 @@ fn a_lowered_plan_blocks_no_longer_than_its_own_window() {
     for algorithm in ALL {
         let mut state = State::new(algorithm);
         let now = at(60 * SECOND);
-        state.take(&Quota::per_minute(1_000), now, 1_000);
-        let wait = state.wait(&Quota::per_minute(10), now, 1);
+        let (first, lowered) = (Quota::per_minute(1_000), Quota::per_minute(10));
+        state.take(&first, now, 1_000);
+        state.under(&first, &lowered, now);
+        let wait = state.wait(&lowered, now, 1);
         assert!(wait <= 60 * SECOND, "{algorithm:?} waits {wait}");
-        let reset = state.reset(&Quota::per_minute(10), now);
-        assert_eq!(reset, wait, "{algorithm:?}");
+        assert_eq!(state.reset(&lowered, now), wait, "{algorithm:?}");
     }
 }
 

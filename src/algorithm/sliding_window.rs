@@ -4,8 +4,9 @@
 //! over its *last* use. So no interval of the window's length ever holds more than the quota, and
 //! no unit comes back more than 1/60 of the window late. A log holds at most 62 entries.
 
-use std::collections::VecDeque;
+use smallvec::SmallVec;
 
+use super::Count;
 use crate::{clock::Now, quota::Quota};
 
 /// Uses within this part of the window share an entry.
@@ -13,8 +14,8 @@ const ENTRIES_PER_WINDOW: u64 = 60;
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct SlidingWindow {
-    /// In order of time.
-    entries: VecDeque<Entry>,
+    /// In order of time. Most callers that a window sees make few requests: two need no heap.
+    entries: SmallVec<[Entry; 2]>,
     /// When the first use of the newest entry was.
     newest_began: u64,
 }
@@ -35,8 +36,10 @@ impl SlidingWindow {
     fn used(&self, quota: &Quota, now: u64) -> u64 {
         self.counted(quota, now).fold(0, |used, entry| used.saturating_add(entry.units))
     }
+}
 
-    pub(super) fn wait(&self, quota: &Quota, now: Now, cost: u64) -> u64 {
+impl Count for SlidingWindow {
+    fn wait(&self, quota: &Quota, now: Now, cost: u64) -> u64 {
         let now = now.monotonic_nanos();
         let (units, window) = (quota.units(), quota.window_nanos());
         if cost == 0 {
@@ -62,16 +65,15 @@ impl SlidingWindow {
         later
     }
 
-    pub(super) fn take(&mut self, quota: &Quota, now: Now, cost: u64) {
+    fn take(&mut self, quota: &Quota, now: Now, cost: u64) {
         if cost == 0 {
             return;
         }
         let now = now.monotonic_nanos();
         let window = quota.window_nanos();
-        while self.entries.front().is_some_and(|entry| entry.leaves(window) <= now) {
-            self.entries.pop_front();
-        }
-        if let Some(newest) = self.entries.back_mut() {
+        let left = self.entries.partition_point(|entry| entry.leaves(window) <= now);
+        self.entries.drain(..left);
+        if let Some(newest) = self.entries.last_mut() {
             // A thread that read the clock earlier may come later.
             let now = now.max(newest.last_use);
             if now - self.newest_began < (window / ENTRIES_PER_WINDOW).max(1) {
@@ -80,12 +82,12 @@ impl SlidingWindow {
                 return;
             }
         }
-        let now = self.entries.back().map_or(now, |newest| now.max(newest.last_use));
+        let now = self.entries.last().map_or(now, |newest| now.max(newest.last_use));
         self.newest_began = now;
-        self.entries.push_back(Entry { last_use: now, units: cost });
+        self.entries.push(Entry { last_use: now, units: cost });
     }
 
-    pub(super) fn give_back(&mut self, quota: &Quota, now: Now, taken_at: Now, mut units: u64) {
+    fn give_back(&mut self, quota: &Quota, now: Now, taken_at: Now, mut units: u64) {
         let taken_at = taken_at.monotonic_nanos();
         if taken_at.saturating_add(quota.window_nanos()) <= now.monotonic_nanos() {
             return;
@@ -99,11 +101,11 @@ impl SlidingWindow {
         }
     }
 
-    pub(super) fn remaining(&self, quota: &Quota, now: Now) -> u64 {
+    fn remaining(&self, quota: &Quota, now: Now) -> u64 {
         quota.units().saturating_sub(self.used(quota, now.monotonic_nanos()))
     }
 
-    pub(super) fn reset(&self, quota: &Quota, now: Now) -> u64 {
+    fn reset(&self, quota: &Quota, now: Now) -> u64 {
         let now = now.monotonic_nanos();
         // With more used than the quota (a plan was lowered), the first to leave change nothing.
         let mut excess = self.used(quota, now).saturating_sub(quota.units());
@@ -116,7 +118,7 @@ impl SlidingWindow {
         0
     }
 
-    pub(super) fn forgotten_in(&self, quota: &Quota, now: Now) -> u64 {
+    fn forgotten_in(&self, quota: &Quota, now: Now) -> u64 {
         let newest = self.entries.iter().rfind(|entry| entry.units > 0);
         let newest = newest.map_or(0, |entry| entry.leaves(quota.window_nanos()));
         newest.saturating_sub(now.monotonic_nanos())

@@ -1,88 +1,90 @@
 //! The token bucket, as a generic cell rate algorithm without rounding.
 //!
-//! GCRA keeps the moment at which the bucket will be full again. That moment is
-//! `since + taken * window / units`, rarely a whole number of nanoseconds; kept as the pair
-//! (`since`, `taken`) it is exact, so that 3 units per second are back after one second, not one
-//! nanosecond later.
+//! GCRA keeps the moment at which the bucket will be full again. That is rarely a whole number of
+//! nanoseconds, so the rest is kept beside it, in parts of 1/units: 3 units per second are back
+//! after one second, not one nanosecond later.
 
-use super::{mul_div, mul_div_ceil};
+use super::{Count, ceil_div, saturate};
 use crate::{clock::Now, quota::Quota};
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct TokenBucket {
-    /// A moment at which `taken` units were missing.
-    since: u64,
-    taken: u64,
-    /// The rate that refilled the bucket up to now: another one takes over what is missing.
-    units: u64,
-    window: u64,
+    /// The monotonic time at which the bucket is full, rounded down.
+    pub(crate) full_at: u64,
+    /// The rest, in parts of a nanosecond: less than the quota's units.
+    pub(crate) parts: u64,
 }
 
 impl TokenBucket {
-    /// Units that have flowed back since `since`.
-    fn refilled(&self, now: u64) -> u64 {
-        mul_div(now.saturating_sub(self.since), self.units, self.window)
-    }
-
-    /// The same bucket, refilling at the rate of `quota`, its `since` within a window of `now`.
-    fn at(&self, quota: &Quota, now: u64) -> Self {
-        let (units, window) = (quota.units(), quota.window_nanos());
-        if self.units != units || self.window != window {
-            // A rate has come or changed: what is missing stays missing, up to the whole bucket.
-            let missing = self.taken.saturating_sub(self.refilled(now)).min(quota.capacity());
-            return Self { since: now, taken: missing, units, window };
+    /// What is missing at `now`, in parts of a unit: a unit has as many as the window nanoseconds.
+    fn missing(&self, quota: &Quota, now: u64) -> u128 {
+        match self.full_at.checked_sub(now) {
+            Some(nanos) => product(nanos, quota.units()) + u128::from(self.parts),
+            None => 0,
         }
-        let windows = now.saturating_sub(self.since) / window.max(1);
-        let refilled = windows.saturating_mul(units);
-        if refilled >= self.taken || self.refilled(now) >= self.taken {
-            return Self { since: now.max(self.since), taken: 0, units, window };
+    }
+
+    /// The bucket from which `missing` parts of a unit are missing at `now`.
+    fn lacking(missing: u128, quota: &Quota, now: u64) -> Self {
+        let units = u128::from(quota.units().max(1));
+        let (nanos, parts) = match (u64::try_from(missing), quota.units()) {
+            (Ok(missing), units @ 1..) => (missing / units, missing % units),
+            _ => (saturate(missing / units), saturate(missing % units)),
+        };
+        Self { full_at: now.saturating_add(nanos), parts }
+    }
+}
+
+impl Count for TokenBucket {
+    fn wait(&self, quota: &Quota, now: Now, cost: u64) -> u64 {
+        let wanted = self
+            .missing(quota, now.monotonic_nanos())
+            .saturating_add(product(cost, quota.window_nanos()));
+        let short = wanted.saturating_sub(product(quota.capacity(), quota.window_nanos()));
+        if short == 0 { 0 } else { ceil_div(short, quota.units()) }
+    }
+
+    fn take(&mut self, quota: &Quota, now: Now, cost: u64) {
+        let now = now.monotonic_nanos();
+        let cost = product(cost, quota.window_nanos());
+        *self = Self::lacking(self.missing(quota, now).saturating_add(cost), quota, now);
+    }
+
+    fn give_back(&mut self, quota: &Quota, now: Now, _: Now, units: u64) {
+        let now = now.monotonic_nanos();
+        let units = product(units, quota.window_nanos());
+        *self = Self::lacking(self.missing(quota, now).saturating_sub(units), quota, now);
+    }
+
+    fn remaining(&self, quota: &Quota, now: Now) -> u64 {
+        let missing = self.missing(quota, now.monotonic_nanos());
+        quota.capacity().saturating_sub(ceil_div(missing, quota.window_nanos()))
+    }
+
+    fn reset(&self, quota: &Quota, now: Now) -> u64 {
+        let missing = self.missing(quota, now.monotonic_nanos());
+        // Overdrawn, the units beyond the capacity come first.
+        let units = ceil_div(missing, quota.window_nanos()).min(quota.capacity());
+        let still_missing = product(units.saturating_sub(1), quota.window_nanos());
+        ceil_div(missing.saturating_sub(still_missing), quota.units())
+    }
+
+    fn forgotten_in(&self, quota: &Quota, now: Now) -> u64 {
+        ceil_div(self.missing(quota, now.monotonic_nanos()), quota.units())
+    }
+
+    /// What is missing stays missing, in whole units, up to the whole bucket.
+    fn under(&mut self, before: &Quota, quota: &Quota, now: Now) {
+        if before == quota {
+            return;
         }
-        Self { since: self.since + windows * window, taken: self.taken - refilled, units, window }
-    }
-
-    /// How long until `units` of those missing are back.
-    fn until_refilled(&self, now: u64, units: u64) -> u64 {
-        let moment = mul_div_ceil(units, self.window, self.units);
-        self.since.saturating_add(moment).saturating_sub(now)
-    }
-
-    pub(super) fn wait(&self, quota: &Quota, now: Now, cost: u64) -> u64 {
         let now = now.monotonic_nanos();
-        let bucket = self.at(quota, now);
-        let short = bucket.taken.saturating_add(cost).saturating_sub(quota.capacity());
-        if short == 0 { 0 } else { bucket.until_refilled(now, short) }
+        let units = ceil_div(self.missing(before, now), before.window_nanos());
+        let missing = product(units.min(quota.capacity()), quota.window_nanos());
+        *self = Self::lacking(missing, quota, now);
     }
+}
 
-    pub(super) fn take(&mut self, quota: &Quota, now: Now, cost: u64) {
-        *self = self.at(quota, now.monotonic_nanos());
-        self.taken = self.taken.saturating_add(cost);
-    }
-
-    pub(super) fn give_back(&mut self, quota: &Quota, now: Now, units: u64) {
-        *self = self.at(quota, now.monotonic_nanos());
-        self.taken = self.taken.saturating_sub(units);
-    }
-
-    pub(super) fn remaining(&self, quota: &Quota, now: Now) -> u64 {
-        let now = now.monotonic_nanos();
-        let bucket = self.at(quota, now);
-        let missing = bucket.taken.saturating_sub(bucket.refilled(now));
-        quota.capacity().saturating_sub(missing)
-    }
-
-    pub(super) fn reset(&self, quota: &Quota, now: Now) -> u64 {
-        let now = now.monotonic_nanos();
-        let bucket = self.at(quota, now);
-        if bucket.taken == 0 {
-            return 0;
-        }
-        let overdrawn = bucket.taken.saturating_sub(quota.capacity());
-        bucket.until_refilled(now, (bucket.refilled(now).max(overdrawn)).saturating_add(1))
-    }
-
-    pub(super) fn forgotten_in(&self, quota: &Quota, now: Now) -> u64 {
-        let now = now.monotonic_nanos();
-        let bucket = self.at(quota, now);
-        bucket.until_refilled(now, bucket.taken)
-    }
+fn product(a: u64, b: u64) -> u128 {
+    u128::from(a) * u128::from(b)
 }

@@ -59,7 +59,7 @@ pub struct Description {
     /// The categories, in the order in which they are asked: the first that matches is a request's
     /// only one.
     pub categories: Vec<CategoryDescription>,
-    /// The policies that hold for no request, by name: asked through
+    /// The policies that hold for no request: asked through
     /// [`Limiter::check`](crate::Limiter::check) only.
     pub direct: Vec<PolicyDescription>,
     /// The requests that are not counted at all.

@@ -108,10 +108,14 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::store::Usage;
     use crate::{policy::Policy, quota::Quota};
 
     fn outcome(policy: Policy) -> Outcome {
-        Outcome { remaining: 50, reset: Duration::from_millis(29_001), ..Outcome::unused(policy) }
+        {
+            let usage = Usage::new(Duration::ZERO, 50, Duration::from_millis(29_001));
+            Outcome { usage, ..Outcome::unused(policy) }
+        }
     }
 
     fn both(policies_of: impl IntoIterator<Item = Policy>) -> (HeaderValue, HeaderValue) {

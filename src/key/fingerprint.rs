@@ -1,11 +1,12 @@
 use std::hash::{BuildHasher, Hasher, RandomState};
 
-use siphasher::sip128::{Hasher128, SipHasher24};
+use siphasher::sip128::{Hasher128, SipHasher13, SipHasher24};
 
 use super::Key;
 
 /// Turns keys into 128 bits that say nothing of them, and that nobody without the secret can
-/// make collide: SipHash-2-4 (Aumasson and Bernstein, 2012).
+/// make collide: SipHash-1-3 (Aumasson and Bernstein, 2012), with which the standard library keeps
+/// its maps from being flooded.
 #[derive(Clone)]
 pub(crate) struct Fingerprinter {
     secret: (u64, u64),
@@ -22,14 +23,14 @@ impl Fingerprinter {
     /// `domain` keeps keys of different kinds apart: an API key that reads like an address is not
     /// that address.
     pub(crate) fn fingerprint(&self, domain: u8, key: &Key<'_>) -> u128 {
-        let mut hasher = SipHasher24::new_with_keys(self.secret.0, self.secret.1);
+        let mut hasher = SipHasher13::new_with_keys(self.secret.0, self.secret.1);
         hasher.write_u8(domain);
         hasher.write(key.as_bytes());
         hasher.finish128().as_u128()
     }
 
-    /// What may be told to anybody: neither the key nor `fingerprint` follows from it, as the
-    /// secret's halves are used the other way around.
+    /// What may be told to anybody: neither the key nor `fingerprint` follows from it, by
+    /// SipHash-2-4, with the secret's halves the other way around.
     pub(crate) fn public(&self, fingerprint: u128) -> u64 {
         let mut hasher = SipHasher24::new_with_keys(self.secret.1, self.secret.0);
         hasher.write(&fingerprint.to_le_bytes());

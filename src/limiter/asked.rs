@@ -1,149 +1,171 @@
+//! A decision while it is made: what is asked of the store, and what that answers.
+
 use std::time::Duration;
 
 use http::request::Parts;
 use smallvec::SmallVec;
 
-use super::Rule;
+use super::{Inner, Rule};
 use crate::{
+    category::any_matches,
     clock::Now,
     decision::{Decision, Outcome, Reason},
-    key::Fingerprinter,
+    key::{Fingerprinter, Key},
     quota::Quota,
     store::{Charge, Mode, Usage, Usages},
 };
 
-/// What a request's policies ask of the store.
+/// The key that was hashed last: policies that count by the same one hash it once.
 #[derive(Default)]
-pub(super) struct Asked {
-    pub(super) charges: SmallVec<[Charge; 4]>,
-    /// The rules of `charges`, and the kinds of key found.
-    rules: SmallVec<[(Rule, u8); 4]>,
-    /// The policies that refuse because the request has no key.
-    missing: SmallVec<[Outcome; 1]>,
-    /// The number of the request's category.
-    pub(super) category: Option<usize>,
+struct LastKey<'a>(Option<(u8, Key<'a>, u128)>);
+
+impl<'a> LastKey<'a> {
+    fn fingerprint(&mut self, kind: u8, key: Key<'a>, fingerprints: &Fingerprinter) -> u128 {
+        match &self.0 {
+            Some((last_kind, last, fingerprint)) if *last_kind == kind && *last == key => {
+                *fingerprint
+            }
+            _ => {
+                let fingerprint = fingerprints.fingerprint(kind, &key);
+                self.0 = Some((kind, key, fingerprint));
+                fingerprint
+            }
+        }
+    }
 }
 
-impl Asked {
-    pub(super) fn by_request(
-        &mut self,
-        rule: &Rule,
-        request: &Parts,
-        fingerprints: &Fingerprinter,
+impl Inner {
+    /// Asks what the policies of a request demand.
+    pub(super) fn ask(&self, request: &Parts, decision: &mut Decision) {
+        if any_matches(&self.exempt, request) {
+            return;
+        }
+        let mut categories = self.categories.iter().enumerate();
+        let category = categories.find(|(_, category)| any_matches(&category.matchers, request));
+        decision.category = category.map(|(number, _)| number as u32);
+        let of_category = category.map_or(0..0, |(_, category)| category.rules.clone());
+        let mut last_key = LastKey::default();
+        for place in self.every_request.clone().chain(of_category) {
+            self.ask_one(place, request, &mut last_key, decision);
+        }
+    }
+
+    fn ask_one<'a>(
+        &self,
+        place: u32,
+        request: &'a Parts,
+        last_key: &mut LastKey<'a>,
+        decision: &mut Decision,
     ) {
-        let policy = &rule.policy;
+        let policy = &self.rule(place).policy;
         let quota = policy.quota_of(request);
         if quota.is_unlimited() {
             return;
         }
         match policy.key_of(request) {
             Some((kind, key)) => {
-                let key = fingerprints.fingerprint(kind, &key);
-                self.charge(rule, kind, key, quota, policy.cost_of(request));
+                let key = last_key.fingerprint(kind, key, &self.fingerprints);
+                let cost = policy.cost_of(request);
+                decision.push(self.rule(place).ask(place, kind, key, quota, cost));
             }
             None if policy.skips_without_key() => {}
-            None => self.missing.push(Outcome {
-                policy: policy.clone(),
-                key_kind: 0,
-                quota,
-                charge: None,
-                refused: Some(Reason::MissingKey),
-                remaining: 0,
-                reset: Duration::ZERO,
-                wait: Duration::ZERO,
-            }),
+            None => {
+                let missing = self.rule(place).ask(place, 0, 0, quota, 0);
+                decision.push(Outcome { refused: Some(Reason::MissingKey), ..missing });
+            }
         }
     }
+}
 
-    pub(super) fn charge(&mut self, rule: &Rule, kind: u8, key: u128, quota: Quota, cost: u64) {
-        let Rule { policy, id, .. } = rule;
+impl Rule {
+    /// What this rule, which is at `place`, asks for a key.
+    pub(super) fn ask(
+        &self,
+        place: u32,
+        key_kind: u8,
+        key: u128,
+        quota: Quota,
+        cost: u64,
+    ) -> Outcome {
+        let policy = self.policy.clone();
         let mode = if policy.is_dry_run() { Mode::DryRun } else { Mode::Enforced };
         let algorithm = policy.algorithm();
-        self.charges.push(Charge { policy: *id, key, algorithm, quota, cost, ahead: 0, mode });
-        self.rules.push((rule.clone(), kind));
+        let charge = Charge { key, policy: self.id, algorithm, quota, cost, ahead: 0, mode };
+        Outcome { policy, place, key_kind, refused: None, charge, usage: Usage::default() }
     }
+}
 
+impl Decision {
     pub(super) fn only_peek(&mut self) {
-        self.charges.iter_mut().for_each(|charge| charge.mode = Mode::Peek);
+        self.all_mut().for_each(|outcome| outcome.charge.mode = Mode::Peek);
     }
 
     pub(super) fn only_peeks(&self) -> bool {
-        self.charges.first().is_some_and(|charge| charge.mode == Mode::Peek)
+        self.all().next().is_some_and(|outcome| outcome.charge.mode == Mode::Peek)
     }
 
     /// A request that lacks a key is refused by that, and costs nothing anywhere; unless it is
     /// only a dry run that would refuse it.
     pub(super) fn needs_store(&self) -> bool {
-        let refused = self.missing.iter().any(|outcome| !outcome.policy.is_dry_run());
-        !self.charges.is_empty() && !refused
+        self.outcomes.iter().all(has_key) && self.all().any(has_key)
     }
 
-    pub(super) fn passes(&self, usages: &Usages) -> bool {
-        self.refusing(usages).next().is_none()
+    /// What is asked of the store.
+    pub(super) fn charges(&self) -> SmallVec<[Charge; 4]> {
+        self.all().filter(|outcome| has_key(outcome)).map(|outcome| outcome.charge).collect()
+    }
+
+    pub(super) fn charges_mut(&mut self) -> impl Iterator<Item = &mut Charge> {
+        self.all_mut().filter(|outcome| has_key(outcome)).map(|outcome| &mut outcome.charge)
+    }
+
+    /// What the store has answered.
+    pub(super) fn answer(&mut self, usages: &Usages) {
+        for (outcome, usage) in self.all_mut().filter(|outcome| has_key(outcome)).zip(usages) {
+            let Charge { cost, algorithm, quota, .. } = &outcome.charge;
+            outcome.usage = *usage;
+            outcome.refused = match usage.fits() {
+                true => None,
+                false if *cost > algorithm.capacity(quota) => Some(Reason::CostExceedsQuota),
+                false => Some(Reason::QuotaExceeded),
+            };
+        }
+    }
+
+    /// Those that keep the request from passing now.
+    fn waited_for(&self) -> impl Iterator<Item = &Outcome> {
+        let waited_for =
+            |outcome: &&Outcome| !outcome.usage.fits() && outcome.charge.mode == Mode::Enforced;
+        self.outcomes.iter().filter(waited_for)
     }
 
     /// How long until all that refuse would pass; `None` when one of them would not have the
-    /// request wait that long, of which it has waited `held_so_far`.
-    pub(super) fn wait_worthwhile(
-        &self,
-        usages: &Usages,
-        held_so_far: Duration,
-    ) -> Option<Duration> {
-        let waits = self.refusing(usages).map(|(rule, charge, usage)| {
-            let in_time = held_so_far.saturating_add(usage.wait) <= rule.hold;
-            let ever = charge.cost <= charge.algorithm.capacity(&charge.quota);
-            (in_time && ever).then_some(usage.wait)
+    /// request wait that long, of which it has waited `held_so_far`, or when none refuses.
+    pub(super) fn wait_worthwhile(&self, inner: &Inner, held_so_far: Duration) -> Option<Duration> {
+        let waits = self.waited_for().map(|outcome| {
+            let wait = outcome.usage.wait();
+            let in_time = held_so_far.saturating_add(wait) <= inner.rule(outcome.place).hold;
+            (in_time && outcome.refused == Some(Reason::QuotaExceeded)).then_some(wait)
         });
         waits.max_by_key(|wait| wait.map_or(Duration::MAX, |wait| wait))?
     }
 
-    /// How long each charge may wait.
-    pub(super) fn holds(&self) -> impl Iterator<Item = Duration> {
-        self.rules.iter().map(|(rule, _)| rule.hold)
+    /// How long the request may be held by any of its policies.
+    pub(super) fn longest_hold(&self, inner: &Inner) -> Duration {
+        self.all().map(|outcome| inner.rule(outcome.place).hold).max().unwrap_or_default()
     }
 
-    pub(super) fn longest_hold(&self) -> Duration {
-        self.holds().max().unwrap_or_default()
+    /// The decision is made.
+    pub(super) fn finish(&mut self, now: Now, held: Duration) {
+        if !self.needs_store() {
+            // Nothing else was counted.
+            self.outcomes.retain(|outcome| !has_key(outcome));
+            self.dry_runs.retain(|outcome| !has_key(outcome));
+        }
+        self.close(now, held);
     }
+}
 
-    fn refusing<'a>(
-        &'a self,
-        usages: &'a Usages,
-    ) -> impl Iterator<Item = (&'a Rule, &'a Charge, &'a Usage)> {
-        let all = self.rules.iter().zip(&self.charges).zip(usages);
-        let all = all.map(|(((rule, _), charge), usage)| (rule, charge, usage));
-        all.filter(|(_, charge, usage)| charge.mode == Mode::Enforced && !usage.wait.is_zero())
-    }
-
-    /// The decision where nothing was asked of the store.
-    pub(super) fn uncounted(&mut self, now: Now) -> Decision {
-        let missing = std::mem::take(&mut self.missing);
-        Decision::new(missing, now, Duration::ZERO)
-    }
-
-    pub(super) fn decide(&mut self, usages: &Usages, now: Now, held: Duration) -> Decision {
-        // In place: these are large to move.
-        let all = self.rules.drain(..).zip(&self.charges).zip(usages);
-        let outcomes = all.map(|(((rule, key_kind), charge), usage)| {
-            let refused = match usage.wait {
-                Duration::ZERO => None,
-                _ if charge.cost > charge.algorithm.capacity(&charge.quota) => {
-                    Some(Reason::CostExceedsQuota)
-                }
-                _ => Some(Reason::QuotaExceeded),
-            };
-            Outcome {
-                policy: rule.policy,
-                key_kind,
-                quota: charge.quota,
-                charge: Some(*charge),
-                refused,
-                remaining: usage.remaining,
-                reset: usage.reset,
-                wait: usage.wait,
-            }
-        });
-        // What is missing here is a dry run's key: it is told, and refuses nothing.
-        Decision::new(outcomes.chain(self.missing.drain(..)), now, held)
-    }
+fn has_key(outcome: &Outcome) -> bool {
+    outcome.refused != Some(Reason::MissingKey)
 }

@@ -1,9 +1,8 @@
-use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
-
-#[cfg(feature = "metrics")]
-use crate::metrics::{Metrics, Timed};
+use std::{collections::BTreeMap, fmt, ops::Range, sync::Arc, time::Duration};
 
 use super::{Inner, Limiter, Members, Rule};
+#[cfg(feature = "metrics")]
+use crate::metrics::{Metrics, Timed};
 use crate::{
     category::Category,
     clock::Clock,
@@ -90,28 +89,28 @@ impl LimiterBuilder {
     /// instead.
     pub fn build(self) -> Result<Limiter, BuildError> {
         let fingerprints = Fingerprinter::random();
-        let mut by_name = HashMap::new();
-        let mut add = |policy: Policy, for_requests, hold: Duration| {
+        let (mut rules, mut by_name) = (Vec::<Rule>::new(), BTreeMap::new());
+        let mut add = |rules: &mut Vec<Rule>, policy: Policy, for_requests, hold: Duration| {
             policy.validate(for_requests)?;
-            let id = fingerprints.fingerprint(u8::MAX, &policy.name().into());
+            let id = fingerprints.fingerprint(u8::MAX, &policy.name().into()) as u64;
             let hold = policy.held_up_to().unwrap_or(hold);
             let rule = Rule { policy, id, hold };
-            let known =
-                by_name.entry(rule.policy.name().to_owned()).or_insert_with(|| rule.clone());
-            if !known.policy.is(&rule.policy) {
+            let place = rules.len() as u32;
+            let known = *by_name.entry(rule.policy.name().to_owned()).or_insert(place);
+            if rules.get(known as usize).is_some_and(|known| !known.policy.is(&rule.policy)) {
                 let culprit = format!("policy `{}`", rule.policy.name());
                 let problem = "two policies have this name; give each its own, or clone the one";
                 return Err(BuildError::new(culprit, problem));
             }
-            Ok(rule)
+            rules.push(rule);
+            Ok(())
         };
 
         check_matchers(&self.exempt, "an exemption")?;
-        let every_request: Vec<Rule> = self
-            .every_request
-            .into_iter()
-            .map(|policy| add(policy, true, Duration::ZERO))
-            .collect::<Result<_, _>>()?;
+        for policy in self.every_request {
+            add(&mut rules, policy, true, Duration::ZERO)?;
+        }
+        let every_request = 0..rules.len();
         let mut categories = Vec::new();
         for Category { name, matchers, policies, hold } in self.categories {
             check_matchers(&matchers, &format!("category `{name}`"))?;
@@ -119,33 +118,28 @@ impl LimiterBuilder {
                 let problem = "it holds for no request; add `.on(Matcher::…)`";
                 return Err(BuildError::new(format!("category `{name}`"), problem));
             }
-            let mut rules: Vec<Rule> = Vec::new();
+            let first = rules.len();
             for policy in policies {
-                if every_request.iter().chain(&rules).any(|rule| rule.policy.is(&policy)) {
+                let mut same = rules[every_request.clone()].iter().chain(&rules[first..]);
+                if same.any(|rule| rule.policy.is(&policy)) {
                     let problem =
                         format!("policy `{}` holds for it twice; leave one out", policy.name());
                     return Err(BuildError::new(format!("category `{name}`"), problem));
                 }
-                rules.push(add(policy, true, hold)?);
+                add(&mut rules, policy, true, hold)?;
             }
+            let rules = places(first..rules.len());
             categories.push(Members { name, matchers, rules });
         }
         for policy in self.direct {
-            add(policy, false, Duration::ZERO)?;
+            add(&mut rules, policy, false, Duration::ZERO)?;
         }
-        #[cfg(feature = "metrics")]
-        let metrics = {
-            let named = categories.iter().map(|category: &Members| {
-                let rules = every_request.iter().chain(&category.rules);
-                (category.name.clone(), rules.map(|rule| rule.policy.clone()).collect())
-            });
-            Metrics::new(by_name.values().map(|rule| rule.policy.clone()), named)
-        };
         let inner = Inner {
             #[cfg(feature = "metrics")]
-            metrics,
+            metrics: metrics(&rules, every_request.clone(), &categories),
             exempt: self.exempt,
-            every_request,
+            rules,
+            every_request: places(every_request),
             categories,
             by_name,
             store: store(self.store),
@@ -160,12 +154,28 @@ impl LimiterBuilder {
     }
 }
 
+fn places(places: Range<usize>) -> Range<u32> {
+    places.start as u32..places.end as u32
+}
+
 /// The memory's needs no watch: it answers at once.
 fn store(chosen: Option<Arc<dyn Store>>) -> Arc<dyn Store> {
     let Some(store) = chosen else { return Arc::new(MemoryStore::new()) };
     #[cfg(feature = "metrics")]
     let store = Arc::new(Timed::new(store));
     store
+}
+
+#[cfg(feature = "metrics")]
+fn metrics(rules: &[Rule], every_request: Range<usize>, categories: &[Members]) -> Metrics {
+    let policies = |rules: &[Rule]| rules.iter().map(|rule| rule.policy.clone()).collect();
+    let named = categories.iter().map(|category| {
+        let Range { start, end } = category.rules;
+        let mut of_category: Vec<_> = policies(&rules[every_request.clone()]);
+        of_category.append(&mut policies(&rules[start as usize..end as usize]));
+        (category.name.clone(), of_category)
+    });
+    Metrics::new(policies(rules), named)
 }
 
 fn check_matchers(matchers: &[Matcher], culprit: &str) -> Result<(), BuildError> {

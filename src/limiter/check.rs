@@ -1,11 +1,12 @@
 use std::{
     fmt,
     future::{Future, IntoFuture},
+    mem,
     pin::Pin,
     task::{Context, Poll},
 };
 
-use super::{Inner, Limiter, asked::Asked, future::DecisionFuture};
+use super::{Limiter, future::DecisionFuture};
 use crate::{decision::Decision, key::Key, quota::Quota, store::Change};
 
 /// A question to one policy; made by [`Limiter::check`] and its like, and asked by awaiting it.
@@ -29,7 +30,7 @@ use crate::{decision::Decision, key::Key, quota::Quota, store::Change};
 #[derive(Debug)]
 #[must_use = "nothing is asked unless it is awaited"]
 pub struct Check<'a> {
-    limiter: Limiter,
+    limiter: &'a Limiter,
     action: Action,
     policy: &'a str,
     key: Key<'a>,
@@ -47,7 +48,7 @@ pub(super) enum Action {
 }
 
 impl<'a> Check<'a> {
-    pub(super) fn new(limiter: Limiter, action: Action, policy: &'a str, key: Key<'a>) -> Self {
+    pub(super) fn new(limiter: &'a Limiter, action: Action, policy: &'a str, key: Key<'a>) -> Self {
         Self { limiter, action, policy, key, cost: 1, quota: None }
     }
 
@@ -63,49 +64,66 @@ impl<'a> Check<'a> {
         self
     }
 
-    fn ask(self) -> Result<DecisionFuture, UnknownPolicy> {
-        let Inner { by_name, fingerprints, .. } = &*self.limiter.inner;
-        let rule = by_name.get(self.policy).ok_or_else(|| UnknownPolicy(self.policy.to_owned()))?;
-        let mut asked = Asked::default();
+    /// Asks; the answer is in `decision`, or else it comes later.
+    fn ask(&self, decision: &mut Decision) -> Result<Option<Box<DecisionFuture>>, UnknownPolicy> {
+        let inner = &*self.limiter.inner;
+        let place = inner.by_name.get(self.policy);
+        let place = *place.ok_or_else(|| UnknownPolicy(self.policy.to_owned()))?;
+        let rule = inner.rule(place);
         let quota = rule.policy.planned(self.quota);
         if !quota.is_unlimited() {
-            asked.charge(rule, 0, fingerprints.fingerprint(0, &self.key), quota, self.cost);
+            let key = inner.fingerprints.fingerprint(0, &self.key);
+            decision.push(rule.ask(place, 0, key, quota, self.cost));
         }
         let change = match self.action {
-            Action::Charge => return Ok(DecisionFuture::new(self.limiter, asked)),
+            Action::Charge => return Ok(DecisionFuture::at_once(self.limiter, decision)),
             Action::Peek => {
-                asked.only_peek();
-                return Ok(DecisionFuture::new(self.limiter, asked));
+                decision.only_peek();
+                return Ok(DecisionFuture::at_once(self.limiter, decision));
             }
             Action::GiveBack => Change::GiveBack(self.cost),
             Action::Reset => Change::Reset,
         };
-        Ok(DecisionFuture::correcting(self.limiter, asked, change))
+        let asked = mem::replace(decision, Decision::new());
+        Ok(Some(Box::new(DecisionFuture::correcting(self.limiter.clone(), asked, change))))
     }
 }
 
 impl<'a> IntoFuture for Check<'a> {
     type Output = Result<Decision, UnknownPolicy>;
-    type IntoFuture = CheckFuture;
+    type IntoFuture = CheckFuture<'a>;
 
-    fn into_future(self) -> CheckFuture {
-        CheckFuture(self.ask())
+    fn into_future(self) -> CheckFuture<'a> {
+        CheckFuture { check: self, deciding: None }
     }
 }
 
 /// The answer to a [`Check`] to come.
 #[derive(Debug)]
 #[must_use = "nothing is decided unless it is awaited"]
-pub struct CheckFuture(Result<DecisionFuture, UnknownPolicy>);
+pub struct CheckFuture<'a> {
+    check: Check<'a>,
+    /// Boxed: mostly the answer is there at once.
+    deciding: Option<Box<DecisionFuture>>,
+}
 
-impl Future for CheckFuture {
+impl Future for CheckFuture<'_> {
     type Output = Result<Decision, UnknownPolicy>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        match &mut self.0 {
-            Ok(decision) => Pin::new(decision).poll(context).map(Ok),
-            Err(unknown) => Poll::Ready(Err(unknown.clone())),
-        }
+        let Self { check, deciding } = &mut *self;
+        let deciding = match deciding {
+            Some(deciding) => deciding,
+            None => {
+                let mut decision = Decision::new();
+                match check.ask(&mut decision) {
+                    Err(unknown) => return Poll::Ready(Err(unknown)),
+                    Ok(None) => return Poll::Ready(Ok(decision)),
+                    Ok(Some(later)) => deciding.insert(later),
+                }
+            }
+        };
+        Pin::new(deciding).poll(context).map(Ok)
     }
 }
 

@@ -1,10 +1,11 @@
 use std::{
+    ops::Range,
     pin::Pin,
     task::{Context, Poll, Waker},
     time::Duration,
 };
 
-use super::{Asked, Limiter, Rule};
+use super::{Inner, Limiter};
 use crate::{
     decision::Decision,
     describe::{CategoryDescription, Description, PolicyDescription, Requests},
@@ -18,23 +19,18 @@ impl Limiter {
     #[must_use]
     pub fn describe(&self) -> Description {
         let inner = &*self.inner;
-        let described = |rules: &[Rule]| -> Vec<_> {
-            rules.iter().map(|rule| PolicyDescription::new(&rule.policy, rule.hold)).collect()
-        };
+        let of_requests = inner.categories.last().map_or(&inner.every_request, |last| &last.rules);
+        let direct = of_requests.end..inner.rules.len() as u32;
         let categories = inner.categories.iter().map(|category| CategoryDescription {
             name: category.name.clone(),
             requests: category.matchers.iter().map(Requests::from).collect(),
-            policies: described(&category.rules),
+            policies: inner.described(&category.rules),
         });
-        let of_requests: Vec<_> = self.rules_of_requests().map(|rule| &rule.policy).collect();
-        let mut direct: Vec<Rule> = inner.by_name.values().cloned().collect();
-        direct.retain(|rule| !of_requests.iter().any(|policy| policy.is(&rule.policy)));
-        direct.sort_by(|one, other| one.policy.name().cmp(other.policy.name()));
         Description {
             title: "Rate limits".to_owned(),
-            every_request: described(&inner.every_request),
+            every_request: inner.described(&inner.every_request),
             categories: categories.collect(),
-            direct: described(&direct),
+            direct: inner.described(&direct),
             exempt: inner.exempt.iter().map(Requests::from).collect(),
             responses: None,
         }
@@ -45,31 +41,43 @@ impl Limiter {
     /// the first kind of key and the first plan. `None` where no request is ever refused.
     pub(crate) fn example_refusal(&self) -> Option<Decision> {
         let inner = &*self.inner;
-        let of_categories = inner.categories.iter().map(|category| &*category.rules);
-        let mut all = of_categories.chain([&[][..]]);
-        all.find_map(|rules| self.used_up(inner.every_request.iter().chain(rules)))
+        let of_categories = inner.categories.iter().map(|category| category.rules.clone());
+        let mut all = of_categories.chain(std::iter::once(0..0));
+        all.find_map(|rules| inner.used_up(inner.every_request.clone().chain(rules)))
+    }
+}
+
+impl Inner {
+    fn described(&self, places: &Range<u32>) -> Vec<PolicyDescription> {
+        let rules = places.clone().map(|place| self.rule(place));
+        rules.map(|rule| PolicyDescription::new(&rule.policy, rule.hold)).collect()
     }
 
-    /// What `rules` say when the first of them is used up.
-    fn used_up<'a>(&self, rules: impl Iterator<Item = &'a Rule> + Clone) -> Option<Decision> {
-        let limited = rules.filter_map(|rule| Some((rule, example_quota(&rule.policy)?)));
-        let (first, quota) = limited.clone().find(|(rule, _)| !rule.policy.is_dry_run())?;
-        let (store, now) = (MemoryStore::with_max_keys(1_024), self.inner.clock.now());
-        let key = self.inner.fingerprints.fingerprint(0, &"example".into());
-        let decide = |mut asked: Asked| {
-            let mut usages = store.charge(&asked.charges, now);
+    /// What the rules at `places` say when the first of them is used up.
+    fn used_up(&self, places: impl Iterator<Item = u32> + Clone) -> Option<Decision> {
+        let quota = |place: u32| Some((place, example_quota(&self.rule(place).policy)?));
+        let limited = places.filter_map(quota);
+        let enforced = |(place, _): &(u32, Quota)| !self.rule(*place).policy.is_dry_run();
+        let (first, quota) = limited.clone().find(enforced)?;
+        let capacity = self.rule(first).policy.algorithm().capacity(&quota);
+
+        let (store, now) = (MemoryStore::with_max_keys(1_024), self.clock.now());
+        let key = self.fingerprints.fingerprint(0, &"example".into());
+        let ask = |place, quota, cost| self.rule(place).ask(place, 0, key, quota, cost);
+        let decide = |mut decision: Decision| {
+            let mut usages = store.charge(&decision.charges(), now);
             match Pin::new(&mut usages).poll(&mut Context::from_waker(Waker::noop())) {
-                Poll::Ready(usages) => Some(asked.decide(&usages, now, Duration::ZERO)),
-                Poll::Pending => None,
+                Poll::Ready(usages) => decision.answer(&usages),
+                Poll::Pending => return None,
             }
+            decision.finish(now, Duration::ZERO);
+            Some(decision)
         };
-        let mut all_of_it = Asked::default();
-        all_of_it.charge(first, 0, key, quota, first.policy.algorithm().capacity(&quota));
+        let mut all_of_it = Decision::new();
+        all_of_it.push(ask(first, quota, capacity));
         decide(all_of_it)?;
-        let mut one_more = Asked::default();
-        for (rule, quota) in limited {
-            one_more.charge(rule, 0, key, quota, 1);
-        }
+        let mut one_more = Decision::new();
+        limited.for_each(|(place, quota)| one_more.push(ask(place, quota, 1)));
         decide(one_more)
     }
 }

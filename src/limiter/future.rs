@@ -1,19 +1,21 @@
 use std::{
     fmt,
     future::Future,
+    mem,
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
+    time::Duration,
 };
 
 use smallvec::SmallVec;
 use tokio::time::{Instant, Sleep};
 
-use super::{Limiter, asked::Asked};
+use super::{Inner, Limiter};
 use crate::{
     clock::Now,
-    decision::Decision,
+    decision::{Decision, Outcome},
     hold::{Joined, Wanted},
-    store::{Change, Charge, Correction, StoreFuture, Usages},
+    store::{Change, Correction, StoreFuture},
 };
 
 /// A [`Decision`] to come.
@@ -23,7 +25,8 @@ use crate::{
 #[must_use = "nothing is decided unless it is awaited"]
 pub struct DecisionFuture {
     limiter: Limiter,
-    asked: Asked,
+    /// While it is made.
+    decision: Decision,
     arrived: Now,
     step: Step,
     /// Whether it changes what was used, instead of using.
@@ -53,40 +56,53 @@ impl Drop for Held {
 }
 
 impl DecisionFuture {
-    pub(super) fn new(limiter: Limiter, asked: Asked) -> Self {
+    pub(super) fn new(limiter: Limiter, asked: Decision) -> Self {
         let arrived = limiter.inner.clock.now();
-        Self { limiter, asked, arrived, step: Step::Arrived, corrects: false, held: None }
+        let (step, held) = (Step::Arrived, None);
+        Self { limiter, decision: asked, arrived, step, corrects: false, held }
+    }
+
+    /// Decides, if the store answers at once and the request is not held.
+    pub(super) fn at_once(limiter: &Limiter, decision: &mut Decision) -> Option<Box<Self>> {
+        let arrived = limiter.inner.clock.now();
+        let usages = limiter.inner.begin(decision, arrived)?;
+        let decision = mem::replace(decision, Decision::new());
+        let (limiter, step) = (limiter.clone(), Step::Charging { usages, now: arrived });
+        Some(Box::new(Self { limiter, decision, arrived, step, corrects: false, held: None }))
     }
 
     /// Changes what was used, instead of using.
-    pub(super) fn correcting(limiter: Limiter, asked: Asked, change: Change) -> Self {
+    pub(super) fn correcting(limiter: Limiter, asked: Decision, change: Change) -> Self {
         let now = limiter.inner.clock.now();
-        let correction = |charge: &Charge| Correction { charge: *charge, charged_at: now, change };
-        let corrections: SmallVec<[Correction; 4]> = asked.charges.iter().map(correction).collect();
+        let charges = asked.charges().into_iter();
+        let corrections: SmallVec<[Correction; 4]> =
+            charges.map(|charge| Correction { charge, charged_at: now, change }).collect();
         let usages = limiter.inner.store.correct(&corrections, now);
         let step = Step::Charging { usages, now };
-        Self { limiter, asked, arrived: now, step, corrects: true, held: None }
+        Self { limiter, decision: asked, arrived: now, step, corrects: true, held: None }
     }
 
     fn charge(&mut self, now: Now) {
-        let inner = &self.limiter.inner;
         let ticket = self.held.as_ref().map(|held| held.ticket);
-        inner.line.look(&mut self.asked.charges, ticket);
-        let usages = inner.store.charge(&self.asked.charges, now);
+        let usages = self.limiter.inner.charge(&mut self.decision, ticket, now);
         self.step = Step::Charging { usages, now };
     }
 
     /// Takes a place in the line, or keeps it, until the wait is over; or charges again, where
     /// someone else was faster. `false` where there is no room, or where the wait is longer than a
     /// policy holds a request.
-    fn hold(&mut self, usages: &Usages, now: Now) -> bool {
+    fn hold(&mut self, now: Now) -> bool {
         let held_so_far = now.monotonic().saturating_sub(self.arrived.monotonic());
-        let Some(wait) = self.asked.wait_worthwhile(usages, held_so_far) else { return false };
-        let line = &self.limiter.inner.line;
+        let inner = &self.limiter.inner;
+        let wait = self.decision.wait_worthwhile(inner, held_so_far);
+        let Some(wait) = wait else { return false };
+        let line = &inner.line;
         let wake_at = Instant::now() + wait;
-        let wanted = self.asked.charges.iter().zip(usages).zip(self.asked.holds());
-        let wanted =
-            wanted.map(|((charge, usage), hold)| Wanted { charge, wait: usage.wait, hold });
+        let wanted = self.decision.all().map(|Outcome { charge, usage, place, .. }| Wanted {
+            charge,
+            wait: usage.wait(),
+            hold: inner.rule(*place).hold,
+        });
         match &mut self.held {
             Some(held) => {
                 line.wait_again(held.ticket, wanted, now);
@@ -124,13 +140,39 @@ impl DecisionFuture {
         // Those who came earlier and are due as well go first, and the last of them wakes this one;
         // but one that is never polled again must not keep it for ever.
         let waited = now.monotonic().saturating_sub(self.arrived.monotonic());
-        let patience = self.asked.longest_hold().saturating_sub(waited);
+        let patience = self.decision.longest_hold(&self.limiter.inner).saturating_sub(waited);
         if !patience.is_zero() && line.gives_way(held.ticket, now.monotonic_nanos()) {
             held.sleep.as_mut().reset(Instant::now() + patience);
             return held.sleep.as_mut().poll(context);
         }
         self.charge(now);
         Poll::Ready(())
+    }
+}
+
+impl Inner {
+    /// Charges for a request that holds `ticket`, or has just arrived.
+    fn charge(&self, decision: &mut Decision, ticket: Option<u64>, now: Now) -> StoreFuture {
+        self.line.look(decision.charges_mut(), ticket);
+        self.store.charge(&decision.charges(), now)
+    }
+
+    /// Decides; or else this is what the store answers first.
+    fn begin(&self, decision: &mut Decision, now: Now) -> Option<StoreFuture> {
+        if decision.needs_store() {
+            let mut charging = self.charge(decision, None, now);
+            let noop = &mut Context::from_waker(Waker::noop());
+            let Poll::Ready(usages) = Pin::new(&mut charging).poll(noop) else {
+                return Some(charging);
+            };
+            decision.answer(&usages);
+            if decision.wait_worthwhile(self, Duration::ZERO).is_some() {
+                return Some(StoreFuture::ready(usages));
+            }
+        }
+        decision.finish(now, Duration::ZERO);
+        self.observe(decision);
+        None
     }
 }
 
@@ -141,14 +183,13 @@ impl Future for DecisionFuture {
         let this = &mut *self;
         loop {
             let (usages, now) = match &mut this.step {
-                Step::Arrived if this.asked.needs_store() => {
-                    this.charge(this.arrived);
-                    continue;
-                }
                 Step::Arrived => {
-                    let decision = this.asked.uncounted(this.arrived);
-                    this.limiter.observe(this.asked.category, &decision);
-                    return Poll::Ready(decision);
+                    let Some(usages) = this.limiter.inner.begin(&mut this.decision, this.arrived)
+                    else {
+                        break;
+                    };
+                    this.step = Step::Charging { usages, now: this.arrived };
+                    continue;
                 }
                 Step::Waiting => {
                     ready!(this.poll_turn(context));
@@ -156,10 +197,10 @@ impl Future for DecisionFuture {
                 }
                 Step::Charging { usages, now } => (ready!(Pin::new(usages).poll(context)), *now),
             };
+            this.decision.answer(&usages);
             if this.corrects {
-                this.limiter.inner.line.freed(&this.asked.charges);
-            }
-            if !this.asked.passes(&usages) && this.hold(&usages, now) {
+                this.limiter.inner.line.freed(this.decision.charges_mut().map(|charge| &*charge));
+            } else if this.hold(now) {
                 continue;
             }
             // Whoever is behind may go on.
@@ -167,12 +208,13 @@ impl Future for DecisionFuture {
                 held.turn_has_come = true;
             }
             let held_for = now.monotonic().saturating_sub(this.arrived.monotonic());
-            let decision = this.asked.decide(&usages, now, held_for);
-            if !this.corrects && !this.asked.only_peeks() {
-                this.limiter.observe(this.asked.category, &decision);
+            this.decision.finish(now, held_for);
+            if !this.corrects {
+                this.limiter.inner.observe(&this.decision);
             }
-            return Poll::Ready(decision);
+            break;
         }
+        Poll::Ready(mem::replace(&mut this.decision, Decision::new()))
     }
 }
 

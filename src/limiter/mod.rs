@@ -8,12 +8,12 @@ mod future;
 mod observe;
 mod settle;
 
-use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt, ops::Range, sync::Arc, time::Duration};
 
 use http::request::Parts;
 
+use self::check::Action;
 pub(crate) use self::settle::Settling;
-use self::{asked::Asked, check::Action};
 pub use self::{
     builder::LimiterBuilder,
     check::{Check, CheckFuture, UnknownPolicy},
@@ -22,9 +22,8 @@ pub use self::{
 #[cfg(feature = "metrics")]
 use crate::metrics::Metrics;
 use crate::{
-    category::any_matches,
     clock::Clock,
-    decision::Outcome,
+    decision::{Decision, Outcome},
     hold::Line,
     key::{Fingerprinter, Key},
     matcher::Matcher,
@@ -62,9 +61,12 @@ pub struct Limiter {
 
 struct Inner {
     exempt: Vec<Matcher>,
-    every_request: Vec<Rule>,
+    /// Those for every request; then those of each category, which says where; then the others.
+    rules: Vec<Rule>,
+    every_request: Range<u32>,
     categories: Vec<Members>,
-    by_name: HashMap<String, Rule>,
+    /// The first place of each policy, by its name.
+    by_name: BTreeMap<String, u32>,
     store: Arc<dyn Store>,
     clock: Clock,
     fingerprints: Fingerprinter,
@@ -77,17 +79,22 @@ struct Inner {
 struct Members {
     name: String,
     matchers: Vec<Matcher>,
-    rules: Vec<Rule>,
+    rules: Range<u32>,
 }
 
 /// A policy as the limiter holds it.
-#[derive(Clone)]
 struct Rule {
     policy: Policy,
     /// Keeps the counts of policies apart in the store.
-    id: u128,
+    id: u64,
     /// How long a request may be held for it.
     hold: Duration,
+}
+
+impl Inner {
+    fn rule(&self, place: u32) -> &Rule {
+        &self.rules[place as usize]
+    }
 }
 
 impl Limiter {
@@ -98,29 +105,29 @@ impl Limiter {
 
     /// Decides about a request, and charges it when it passes.
     pub fn decide(&self, request: &Parts) -> DecisionFuture {
-        let inner = &*self.inner;
-        let mut asked = Asked::default();
-        if !any_matches(&inner.exempt, request) {
-            let mut categories = inner.categories.iter();
-            asked.category =
-                categories.position(|category| any_matches(&category.matchers, request));
-            let of_category =
-                asked.category.map_or(&[][..], |number| &inner.categories[number].rules);
-            for rule in inner.every_request.iter().chain(of_category) {
-                asked.by_request(rule, request, &inner.fingerprints);
-            }
-        }
+        let mut asked = Decision::new();
+        self.inner.ask(request, &mut asked);
         DecisionFuture::new(self.clone(), asked)
+    }
+
+    /// Decides as [`decide`](Self::decide) does, if that needs no waiting; or else it is decided
+    /// later.
+    pub(crate) fn decide_at_once(
+        &self,
+        request: &Parts,
+        decision: &mut Decision,
+    ) -> Option<Box<DecisionFuture>> {
+        self.inner.ask(request, decision);
+        DecisionFuture::at_once(self, decision)
     }
 
     /// The policies whose verdicts requests feel, some of them more than once.
     pub(crate) fn request_policies(&self) -> impl Iterator<Item = &Policy> {
-        self.rules_of_requests().map(|rule| &rule.policy).filter(|policy| !policy.is_dry_run())
-    }
-
-    fn rules_of_requests(&self) -> impl Iterator<Item = &Rule> {
-        let of_categories = self.inner.categories.iter().flat_map(|category| &category.rules);
-        self.inner.every_request.iter().chain(of_categories)
+        let of_categories =
+            self.inner.categories.iter().flat_map(|category| category.rules.clone());
+        let all = self.inner.every_request.clone().chain(of_categories);
+        let all = all.map(|place| &self.inner.rule(place).policy);
+        all.filter(|policy| !policy.is_dry_run())
     }
 
     /// The fingerprint of the key that may be told to anybody; `None` where there is no key.
@@ -135,32 +142,32 @@ impl Limiter {
     ///
     /// # Errors
     /// Awaiting fails with [`UnknownPolicy`] when no policy has that name.
-    pub fn check<'a>(&self, policy: &'a str, key: impl Into<Key<'a>>) -> Check<'a> {
-        Check::new(self.clone(), Action::Charge, policy, key.into())
+    pub fn check<'a>(&'a self, policy: &'a str, key: impl Into<Key<'a>>) -> Check<'a> {
+        Check::new(self, Action::Charge, policy, key.into())
     }
 
     /// Asks as [`check`](Self::check) does, and charges nothing.
     ///
     /// # Errors
     /// Awaiting fails with [`UnknownPolicy`] when no policy has that name.
-    pub fn peek<'a>(&self, policy: &'a str, key: impl Into<Key<'a>>) -> Check<'a> {
-        Check::new(self.clone(), Action::Peek, policy, key.into())
+    pub fn peek<'a>(&'a self, policy: &'a str, key: impl Into<Key<'a>>) -> Check<'a> {
+        Check::new(self, Action::Peek, policy, key.into())
     }
 
     /// Gives a key units back that it has used: one, or the [`cost`](Check::cost).
     ///
     /// # Errors
     /// Awaiting fails with [`UnknownPolicy`] when no policy has that name.
-    pub fn give_back<'a>(&self, policy: &'a str, key: impl Into<Key<'a>>) -> Check<'a> {
-        Check::new(self.clone(), Action::GiveBack, policy, key.into())
+    pub fn give_back<'a>(&'a self, policy: &'a str, key: impl Into<Key<'a>>) -> Check<'a> {
+        Check::new(self, Action::GiveBack, policy, key.into())
     }
 
     /// Gives a key its whole quota back.
     ///
     /// # Errors
     /// Awaiting fails with [`UnknownPolicy`] when no policy has that name.
-    pub fn reset<'a>(&self, policy: &'a str, key: impl Into<Key<'a>>) -> Check<'a> {
-        Check::new(self.clone(), Action::Reset, policy, key.into())
+    pub fn reset<'a>(&'a self, policy: &'a str, key: impl Into<Key<'a>>) -> Check<'a> {
+        Check::new(self, Action::Reset, policy, key.into())
     }
 }
 

@@ -1,21 +1,24 @@
+use super::Inner;
+#[cfg(feature = "metrics")]
 use super::Limiter;
 use crate::decision::Decision;
 
-impl Limiter {
-    /// Tells metrics and events of a decision about a request of the category with this number.
-    pub(super) fn observe(&self, category: Option<usize>, decision: &Decision) {
+impl Inner {
+    /// Tells metrics and events of a decision.
+    pub(super) fn observe(&self, decision: &Decision) {
+        if decision.only_peeks() {
+            return;
+        }
         #[cfg(feature = "metrics")]
-        self.inner.metrics.count(category, decision);
+        self.metrics.count(decision);
         #[cfg(feature = "tracing")]
-        self.log(category, decision);
-        #[cfg(not(any(feature = "metrics", feature = "tracing")))]
-        let _ = (category, decision);
+        self.log(decision);
     }
 
     /// Policies, categories and kinds of key by their names; no keys.
     #[cfg(feature = "tracing")]
-    fn log(&self, category: Option<usize>, decision: &Decision) {
-        let category = category.and_then(|number| self.inner.categories.get(number));
+    fn log(&self, decision: &Decision) {
+        let category = decision.category.and_then(|number| self.categories.get(number as usize));
         let category = category.map(|category| &*category.name);
         for outcome in decision.dry_runs.iter().filter(|outcome| !outcome.is_allowed()) {
             let policy = outcome.policy();
@@ -36,13 +39,15 @@ impl Limiter {
             "a request was refused"
         );
     }
+}
 
+#[cfg(feature = "metrics")]
+impl Limiter {
     /// Sets the gauges `tower_quota_live_keys` and `tower_quota_held_requests`: to be called when
     /// an exporter tells its numbers, or every few seconds. With the store in memory it takes a few
     /// microseconds.
     ///
     /// Of several limiters in a process, the gauges tell the sum.
-    #[cfg(feature = "metrics")]
     pub fn report_levels(&self) {
         let inner = &self.inner;
         inner.metrics.set_levels(inner.store.live_keys(), inner.line.waiting());

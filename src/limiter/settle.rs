@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 
 use super::Limiter;
 use crate::{
-    clock::Now,
+    clock::{Now, nanos},
     decision::{Decision, Outcome},
     store::{Change, Charge, Correction, StoreFuture},
 };
@@ -27,10 +27,9 @@ impl Limiter {
     pub(crate) fn settle(&self, decision: &Decision, response: &Parts) -> Option<Settling> {
         let mut corrections: SmallVec<[Correction; 4]> = SmallVec::new();
         let mut places = SmallVec::new();
-        let outcomes = decision.outcomes.iter().chain(&decision.dry_runs);
-        for (place, outcome) in outcomes.enumerate() {
+        for (place, outcome) in decision.all().enumerate() {
             let Some(change) = change(outcome, response) else { continue };
-            let Some(charge) = outcome.charge else { continue };
+            let charge = outcome.charge;
             corrections.push(Correction { charge, charged_at: decision.now, change });
             places.push(place);
         }
@@ -44,9 +43,8 @@ impl Limiter {
 
     /// Gives back all that `decision` has charged: the request was never served.
     pub(crate) fn undo(&self, decision: &Decision) {
-        let outcomes = decision.outcomes.iter().chain(&decision.dry_runs);
         let made =
-            outcomes.filter(|outcome| outcome.is_allowed()).filter_map(|outcome| outcome.charge);
+            decision.all().filter(|outcome| outcome.is_allowed()).map(|outcome| outcome.charge);
         let charges: SmallVec<[Charge; 4]> = made.collect();
         let give_back = |charge: &Charge| {
             let change = Change::GiveBack(charge.cost);
@@ -65,21 +63,22 @@ impl Settling {
         let usages = ready!(Pin::new(&mut self.usages).poll(context));
         // A reset counts from when it was decided, as all others of the decision do.
         let since = self.now.monotonic().saturating_sub(decision.now.monotonic());
-        let outcomes = decision.outcomes.iter_mut().chain(&mut decision.dry_runs).enumerate();
-        let corrected = outcomes.filter(|(place, _)| self.places.contains(place));
+        let corrected =
+            decision.all_mut().enumerate().filter(|(place, _)| self.places.contains(place));
         for ((_, outcome), usage) in corrected.zip(usages) {
-            outcome.remaining = usage.remaining;
-            outcome.reset = usage.reset.saturating_add(since);
+            outcome.usage = usage.later(0, nanos(since));
         }
-        let outcomes = decision.outcomes.iter().chain(&decision.dry_runs);
-        self.limiter.inner.line.freed(outcomes.filter_map(|outcome| outcome.charge.as_ref()));
+        self.limiter.inner.line.freed(decision.all().filter_map(Outcome::charge));
         Poll::Ready(())
     }
 }
 
 fn change(outcome: &Outcome, response: &Parts) -> Option<Change> {
     // A dry run that did not fit was not charged.
-    let charged = outcome.charge.filter(|_| outcome.is_allowed())?.cost;
+    if !outcome.is_allowed() {
+        return None;
+    }
+    let charged = outcome.charge.cost;
     let cost = outcome.policy.settled_cost(response)?;
     match cost.checked_sub(charged) {
         Some(0) => None,

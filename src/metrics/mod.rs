@@ -62,11 +62,12 @@ impl Metrics {
         }
     }
 
-    /// Counts a decision about a request of the category with this number.
-    pub(crate) fn count(&self, category: Option<usize>, decision: &Decision) {
-        let Some(of) = self.categories.get(category.map_or(0, |number| number + 1)) else { return };
+    /// Counts a decision.
+    pub(crate) fn count(&self, decision: &Decision) {
+        let number = decision.category.map_or(0, |number| number as usize + 1);
+        let Some(of) = self.categories.get(number) else { return };
         let held = decision.held();
-        for outcome in decision.outcomes.iter().chain(&decision.dry_runs) {
+        for outcome in decision.all() {
             if let Some(known) = of.policies.iter().find(|known| known.policy.is(&outcome.policy)) {
                 known.decisions(&of.name)[Verdict::of(outcome, held) as usize].increment(1);
             }

@@ -169,13 +169,14 @@ mod tests {
     use http::Request;
 
     use super::*;
+    use crate::store::Usage;
     use crate::{decision::Decision, policy::Policy, quota::Quota};
 
     fn refused(reason: Reason, wait: Duration) -> Response<Bytes> {
         let policy = Policy::token_bucket("größe 100%", Quota::per_hour(100));
         let refused = Some(reason);
         let outcome =
-            Outcome { refused, remaining: 0, reset: wait, wait, ..Outcome::unused(policy) };
+            Outcome { refused, usage: Usage::new(wait, 0, wait), ..Outcome::unused(policy) };
         let decision = Decision::of([outcome]);
         respond(&call("application/grpc"), &Rejection::of(&decision).unwrap())
     }
@@ -233,7 +234,8 @@ mod tests {
     fn browsers_get_their_own_type_back() {
         let policy = Policy::token_bucket("p", Quota::per_hour(1));
         let (refused, wait) = (Some(Reason::QuotaExceeded), Duration::from_secs(1));
-        let decision = Decision::of([Outcome { refused, wait, ..Outcome::unused(policy) }]);
+        let usage = Usage::new(wait, 0, wait);
+        let decision = Decision::of([Outcome { refused, usage, ..Outcome::unused(policy) }]);
         let rejection = Rejection::of(&decision).unwrap();
         for (asked, answered) in [
             ("application/grpc-web+proto", "application/grpc-web+proto"),

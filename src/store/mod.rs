@@ -16,15 +16,19 @@ use std::{
 use smallvec::SmallVec;
 
 pub use self::memory::MemoryStore;
-use crate::{algorithm::Algorithm, clock::Now, quota::Quota};
+use crate::{
+    algorithm::Algorithm,
+    clock::{Now, nanos},
+    quota::Quota,
+};
 
 /// What one policy asks of a request.
 #[derive(Clone, Copy, Debug)]
 pub struct Charge {
-    /// Which policy.
-    pub policy: u128,
-    /// Whose quota of that policy: a fingerprint of the key.
+    /// Whose quota: a fingerprint of the key.
     pub key: u128,
+    /// Of which policy: a fingerprint of its name.
+    pub policy: u64,
     /// How it is counted.
     pub algorithm: Algorithm,
     /// How much there is.
@@ -49,10 +53,11 @@ pub enum Mode {
 }
 
 impl Charge {
-    /// Where its count is kept: no two keys, of one policy or of two, have the same.
+    /// Where its count is kept: no two keys, of one policy or of two, have the same. The lower half
+    /// is the key's alone, so that what it has under several policies can be kept side by side.
     #[must_use]
     pub const fn slot(&self) -> u128 {
-        self.policy ^ self.key
+        (self.policy as u128) << 64 ^ self.key
     }
 }
 
@@ -80,16 +85,59 @@ pub enum Change {
 }
 
 /// What became of a [`Charge`]: one snapshot of one quota, after the request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// How long until the cost fits, after the units ahead of it; zero when it fits now. The request
-    /// passes when it is zero for all of its enforced charges, and only then were they made.
-    pub wait: Duration,
+    wait: u64,
+    remaining: u64,
+    reset: u64,
+}
+
+impl Usage {
+    /// What is told of times longer than 584 years is that.
+    #[must_use]
+    pub fn new(wait: Duration, remaining: u64, reset: Duration) -> Self {
+        Self::of_nanos(nanos(wait), remaining, nanos(reset))
+    }
+
+    pub(crate) const fn of_nanos(wait: u64, remaining: u64, reset: u64) -> Self {
+        Self { wait, remaining, reset }
+    }
+
+    /// Whether the cost fits now. The request passes when that is so for all of its enforced
+    /// charges, and only then were they made.
+    #[must_use]
+    pub const fn fits(&self) -> bool {
+        self.wait == 0
+    }
+
+    /// How long until the cost fits, after the units ahead of it; zero when it fits now.
+    #[must_use]
+    pub const fn wait(&self) -> Duration {
+        Duration::from_nanos(self.wait)
+    }
+
     /// The units left.
-    pub remaining: u64,
+    #[must_use]
+    pub const fn remaining(&self) -> u64 {
+        self.remaining
+    }
+
     /// How long until `remaining` grows, or until the end of a fixed window; zero for any other of
     /// which nothing is used.
-    pub reset: Duration,
+    #[must_use]
+    pub const fn reset(&self) -> Duration {
+        Duration::from_nanos(self.reset)
+    }
+
+    pub(crate) const fn wait_nanos(&self) -> u64 {
+        self.wait
+    }
+
+    /// With longer times.
+    pub(crate) const fn later(self, wait: u64, reset: u64) -> Self {
+        let (wait, reset) = (self.wait.saturating_add(wait), self.reset.saturating_add(reset));
+        Self { wait, reset, ..self }
+    }
 }
 
 /// The [`Usage`]s of a request, in the order of its charges.

@@ -1,29 +1,53 @@
 //! Counts in this process's memory.
 
-mod shard;
+mod ledger;
+mod quotas;
+mod segment;
+mod slot;
+#[cfg(test)]
+mod tests;
+mod unlocked;
+mod version;
 
 use std::{
     fmt,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::atomic::{self, AtomicU64, Ordering::Relaxed},
 };
 
-use smallvec::{SmallVec, smallvec};
+use smallvec::SmallVec;
 
-use self::shard::Shard;
-use super::{Charge, Correction, Mode, Store, StoreFuture};
+use self::{
+    ledger::{Ledger, Locked, Room},
+    quotas::Quotas,
+    segment::Segment,
+    slot::Address,
+};
+use super::{Charge, Correction, Mode, Store, StoreFuture, Usages};
 use crate::clock::Now;
 
 const DEFAULT_MAX_KEYS: usize = 1_000_000;
-const MAX_SHARDS: usize = 64;
-/// Fewer would make the bound of each shard felt before that of the store.
-const KEYS_PER_SHARD: usize = 1_024;
+/// So few that a segment grows within microseconds.
+const KEYS_PER_SEGMENT: usize = 4_096;
+const MAX_SEGMENTS: usize = 1 << 16;
+/// A trillion keys in all: more than memory can hold, and no number overflows.
+const MAX_KEYS_PER_SEGMENT: usize = 1 << 24;
+/// What a key takes at most, its share of free slots counted.
+const BYTES_PER_KEY: usize = 40;
+/// What it takes more with a full log of a sliding window.
+const BYTES_ASIDE: usize = 1_400;
 
 /// Counts in this process's memory, up to a number of keys.
 ///
-/// Keys that have their whole quota again are dropped little by little while others are charged:
-/// there is no thread or timer. When the store is full of keys that do not, new keys share one
-/// quota per policy in each of at most 64 parts of the store, so that a flood of new keys neither
-/// passes freely nor gives a spent key its quota back. The first time is logged.
+/// A key takes about 35 bytes for each token bucket or fixed window that it is counted under, and
+/// for a sliding window from 150 bytes to 1.4 KB, by how evenly it is used. Keys that have their
+/// whole quota again are dropped little by little while others are charged: there is no thread or
+/// timer, and no pause.
+///
+/// When the store is full, keys that have their whole quota again make room, and then those that
+/// have seven eighths of it. If there is none of these at hand, new keys share one quota per policy
+/// in each part of the store (of about 4,000 keys), so that a flood of new keys neither passes
+/// freely nor gives a spent key its quota back. The first time is logged, and
+/// [`overflowed`](Self::overflowed) counts.
 ///
 /// ```
 /// use tower_quota::{Limiter, store::MemoryStore};
@@ -33,7 +57,10 @@ const KEYS_PER_SHARD: usize = 1_024;
 /// # Ok::<(), tower_quota::BuildError>(())
 /// ```
 pub struct MemoryStore {
-    shards: Box<[Mutex<Shard>]>,
+    /// A power of two.
+    segments: Box<[Segment]>,
+    quotas: Quotas,
+    overflowed: AtomicU64,
 }
 
 impl MemoryStore {
@@ -46,15 +73,35 @@ impl MemoryStore {
     /// A store for up to `max_keys` keys, each counted once per policy.
     #[must_use]
     pub fn with_max_keys(max_keys: usize) -> Self {
-        let shards = (max_keys / KEYS_PER_SHARD).clamp(1, MAX_SHARDS).next_power_of_two();
-        let each = max_keys / shards;
-        Self { shards: (0..shards).map(|_| Mutex::new(Shard::new(each))).collect() }
+        Self::with_room(Room { left: max_keys, slot: 1, aside: 0 })
+    }
+
+    /// A store that takes up to about `max_bytes` of memory, beside a fixed 100 KB or less than a
+    /// hundredth.
+    ///
+    /// A key under a sliding window is expected to need all it may: 1.4 KB.
+    #[must_use]
+    pub fn with_max_bytes(max_bytes: usize) -> Self {
+        Self::with_room(Room { left: max_bytes, slot: BYTES_PER_KEY, aside: BYTES_ASIDE })
+    }
+
+    fn with_room(room: Room) -> Self {
+        let segments = (room.left / room.slot / KEYS_PER_SEGMENT).clamp(1, MAX_SEGMENTS);
+        let segments = segments.next_power_of_two();
+        let left = (room.left / segments).min(MAX_KEYS_PER_SEGMENT * room.slot);
+        let each = Room { left, ..room };
+        let segment = |_| Segment::new(each.left / each.slot, Ledger::new(each));
+        Self {
+            segments: (0..segments).map(segment).collect(),
+            quotas: Quotas::new(),
+            overflowed: AtomicU64::new(0),
+        }
     }
 
     /// How many keys are counted now, each once per policy.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.shards.iter().map(|shard| lock(shard).len()).sum()
+        self.segments.iter().map(|segment| segment.ledger().len()).sum()
     }
 
     /// Whether no key is counted.
@@ -63,9 +110,43 @@ impl MemoryStore {
         self.len() == 0
     }
 
-    fn shard_of(&self, charge: &Charge) -> usize {
-        // The low bits of a fingerprint are as good as any; the number of shards is a power of two.
-        charge.slot() as usize & (self.shards.len() - 1)
+    /// How many charges were counted in a quota that new keys share, because the store was full.
+    #[must_use]
+    pub fn overflowed(&self) -> u64 {
+        self.overflowed.load(Relaxed)
+    }
+
+    fn home(&self, charge: &Charge) -> usize {
+        Address::of(charge).segment(self.segments.len())
+    }
+
+    /// Makes the charges under the locks of their segments.
+    fn charge_locked(&self, charges: &[Charge], now: Now) -> Usages {
+        let homes: SmallVec<[usize; 4]> = charges.iter().map(|charge| self.home(charge)).collect();
+        // In order, so that no two requests wait for each other.
+        let mut order = homes.clone();
+        order.sort_unstable();
+        order.dedup();
+        let lock = |&home: &usize| Locked::new(&self.segments[home], &self.quotas, now);
+        let mut locked: SmallVec<[Locked<'_>; 4]> = order.iter().map(lock).collect();
+        let place = |home: &usize| order.binary_search(home).unwrap_or_default();
+
+        let waits: SmallVec<[u64; 4]> = charges
+            .iter()
+            .zip(&homes)
+            .map(|(charge, home)| locked[place(home)].wait(charge))
+            .collect();
+        let fits = |(charge, wait): (&Charge, &u64)| charge.mode != Mode::Enforced || *wait == 0;
+        let passes = charges.iter().zip(&waits).all(fits);
+        let usages = charges.iter().zip(&homes).zip(waits).map(|((charge, home), wait)| {
+            let (usage, shared) = locked[place(home)].charge(charge, wait, passes);
+            if shared {
+                self.overflowed.fetch_add(1, Relaxed);
+                log_full();
+            }
+            usage
+        });
+        usages.collect()
     }
 }
 
@@ -77,43 +158,16 @@ impl Default for MemoryStore {
 
 impl Store for MemoryStore {
     fn charge(&self, charges: &[Charge], now: Now) -> StoreFuture {
-        // One alone takes one lock, and need not look before the others.
-        if let [charge] = charges {
-            let mut shard = lock(&self.shards[self.shard_of(charge)]);
-            let wait = shard.wait(charge, now);
-            let usage = shard.charge(charge, wait, wait == 0, now);
-            return StoreFuture::ready(smallvec![usage]);
-        }
-        let homes: SmallVec<[usize; 4]> =
-            charges.iter().map(|charge| self.shard_of(charge)).collect();
-        // In order, so that no two requests wait for each other.
-        let mut order = homes.clone();
-        order.sort_unstable();
-        order.dedup();
-        let mut shards: SmallVec<[MutexGuard<'_, Shard>; 4]> =
-            order.iter().map(|&shard| lock(&self.shards[shard])).collect();
-        let place = |home: &usize| order.binary_search(home).unwrap_or_default();
-
-        let waits: SmallVec<[u64; 4]> = charges
-            .iter()
-            .zip(&homes)
-            .map(|(charge, home)| shards[place(home)].wait(charge, now))
-            .collect();
-        let fits = |(charge, wait): (&Charge, &u64)| charge.mode != Mode::Enforced || *wait == 0;
-        let passes = charges.iter().zip(&waits).all(fits);
-        let usages =
-            charges.iter().zip(&homes).zip(waits).map(|((charge, home), wait)| {
-                shards[place(home)].charge(charge, wait, passes, now)
-            });
-        StoreFuture::ready(usages.collect())
+        let usages = self.charge_unlocked(charges, now);
+        StoreFuture::ready(usages.unwrap_or_else(|| self.charge_locked(charges, now)))
     }
 
     fn correct(&self, corrections: &[Correction], now: Now) -> StoreFuture {
         let correct = |correction: &Correction| {
             let charge = &correction.charge;
-            let mut shard = lock(&self.shards[self.shard_of(charge)]);
-            shard.correct(correction, now);
-            shard.usage(charge, 0, now)
+            let mut segment = Locked::new(&self.segments[self.home(charge)], &self.quotas, now);
+            segment.correct(correction);
+            segment.usage(charge, 0)
         };
         StoreFuture::ready(corrections.iter().map(correct).collect())
     }
@@ -129,7 +183,15 @@ impl fmt::Debug for MemoryStore {
     }
 }
 
-/// A thread that panicked under the lock left counts that are whole: each is one assignment.
-fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
-    shard.lock().unwrap_or_else(PoisonError::into_inner)
+fn log_full() {
+    #[cfg(feature = "tracing")]
+    {
+        static ONCE: std::sync::Once = std::sync::Once::new();
+        ONCE.call_once(|| {
+            tracing::warn!(
+                "the memory store is full: new keys share a quota until others expire. If these \
+                 are honest callers, raise `MemoryStore::with_max_keys`"
+            );
+        });
+    }
 }

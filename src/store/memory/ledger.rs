@@ -1,0 +1,303 @@
+use std::{collections::HashMap, sync::MutexGuard};
+
+use slab::Slab;
+
+use super::{
+    quotas::Quotas,
+    segment::{Moving, Segment},
+    slot::{Address, Slot},
+};
+use crate::{
+    algorithm::{Algorithm, Count, State},
+    clock::Now,
+    quota::Quota,
+    store::{Change, Charge, Correction, Mode, Usage},
+};
+
+/// How many slots are looked at for each key that is added: more than one, so that expired keys go
+/// faster than new ones come.
+const SWEEP_PER_KEY: usize = 4;
+/// How many slots are looked at when there is no room.
+const SWEEP_WHEN_FULL: usize = 32;
+
+/// What a segment knows beside its slots.
+pub(super) struct Ledger {
+    len: usize,
+    room: Room,
+    /// The slot that is swept next.
+    cursor: usize,
+    /// States that do not fit into a slot.
+    aside: Slab<Counted>,
+    /// The states that keys without room share, by policy.
+    shared: HashMap<u64, Counted>,
+}
+
+/// A state, and the quota it was counted under.
+struct Counted {
+    state: State,
+    quota: Quota,
+}
+
+/// How much the keys of a segment may take.
+#[derive(Clone, Copy)]
+pub(super) struct Room {
+    pub(super) left: usize,
+    /// What a key takes.
+    pub(super) slot: usize,
+    /// What it takes more if its state is kept aside.
+    pub(super) aside: usize,
+}
+
+impl Room {
+    fn of(&self, slot: &Slot) -> usize {
+        self.slot + slot.index_aside().map_or(0, |_| self.aside)
+    }
+
+    /// For all that a new key may take.
+    fn is_full(&self) -> bool {
+        self.left < self.slot + self.aside
+    }
+}
+
+impl Ledger {
+    pub(super) fn new(room: Room) -> Self {
+        let (aside, shared) = (Slab::new(), HashMap::new());
+        Self { len: 0, room, cursor: 0, aside, shared }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// A key's slot is given up.
+    fn forget(&mut self, slot: Slot) {
+        self.len -= 1;
+        self.room.left += self.room.of(&slot);
+        if let Some(index) = slot.index_aside() {
+            self.aside.try_remove(index);
+        }
+    }
+}
+
+/// A segment whose keys can be counted, come and go.
+pub(super) struct Locked<'a> {
+    ledger: MutexGuard<'a, Ledger>,
+    slots: Moving<'a>,
+    quotas: &'a Quotas,
+    now: Now,
+}
+
+impl<'a> Locked<'a> {
+    pub(super) fn new(segment: &'a Segment, quotas: &'a Quotas, now: Now) -> Self {
+        let (ledger, slots) = segment.lock();
+        Self { ledger, slots, quotas, now }
+    }
+
+    /// How long until `charge` fits. Makes room for its key if it can, so that
+    /// [`charge`](Self::charge) finds what was looked at here.
+    pub(super) fn wait(&mut self, charge: &Charge) -> u64 {
+        if self.slots.find(&Address::of(charge)).is_none() && self.ledger.room.is_full() {
+            self.make_room();
+        }
+        let (now, units) = (self.now, charge.ahead.saturating_add(charge.cost));
+        self.look(charge, |state| state.wait(&charge.quota, now, units))
+    }
+
+    /// Makes a charge that fits after `wait`, if it does now and its request passes. Whether its
+    /// key had to share a state is the other thing it answers.
+    pub(super) fn charge(&mut self, charge: &Charge, wait: u64, passes: bool) -> (Usage, bool) {
+        let made = passes && wait == 0 && charge.mode != Mode::Peek;
+        let shared = made && charge.cost > 0 && {
+            let now = self.now;
+            !self.change(charge, |state| state.take(&charge.quota, now, charge.cost))
+        };
+        (self.usage(charge, wait), shared)
+    }
+
+    /// What is left, for a charge that fits after `wait`.
+    pub(super) fn usage(&self, charge: &Charge, wait: u64) -> Usage {
+        self.look(charge, |state| usage(state, &charge.quota, wait, self.now))
+    }
+
+    pub(super) fn correct(&mut self, correction: &Correction) {
+        let Correction { charge, charged_at, change } = correction;
+        let (now, found) = (self.now, self.slots.find(&Address::of(charge)));
+        match (*change, found) {
+            (Change::Take(0), _) => {}
+            (Change::Take(units), _) => {
+                self.change(charge, |state| state.take(&charge.quota, now, units));
+            }
+            (Change::GiveBack(units), Some(_)) => {
+                self.change(charge, |state| {
+                    state.give_back(&charge.quota, now, *charged_at, units);
+                });
+            }
+            (Change::Reset, Some((place, slot))) => {
+                self.ledger.forget(slot);
+                self.slots.remove(place);
+            }
+            (Change::GiveBack(_) | Change::Reset, None) => {}
+        }
+    }
+
+    /// Reads the state that `charge` would be counted in.
+    fn look<T>(&self, charge: &Charge, read: impl FnOnce(&State) -> T) -> T {
+        let found = self.slots.find(&Address::of(charge)).map(|(_, slot)| slot);
+        let kept = match found {
+            Some(slot) => match slot.unpack(self.quotas) {
+                Some((mut state, quota)) => {
+                    state.under(quota, &charge.quota, self.now);
+                    return read(&state);
+                }
+                None => slot.index_aside().and_then(|index| self.ledger.aside.get(index)),
+            },
+            None if self.ledger.room.is_full() => self.ledger.shared.get(&charge.policy),
+            None => None,
+        };
+        match kept {
+            Some(counted) if counted.quota == charge.quota => read(&counted.state),
+            Some(Counted { state, quota }) => {
+                let mut state = state.clone();
+                state.under(quota, &charge.quota, self.now);
+                read(&state)
+            }
+            None => read(&State::new(charge.algorithm)),
+        }
+    }
+
+    /// Changes the state that `charge` is counted in; `false` where that is one that it shares.
+    fn change(&mut self, charge: &Charge, change: impl FnOnce(&mut State)) -> bool {
+        let address = Address::of(charge);
+        let (quotas, now) = (self.quotas, self.now);
+        let Some((place, slot)) = self.slots.find(&address) else {
+            return self.begin(charge, change);
+        };
+        match (slot.unpack(quotas), slot.index_aside()) {
+            (Some((mut state, quota)), _) => {
+                state.under(quota, &charge.quota, now);
+                change(&mut state);
+                let slot = self.fit(charge, state);
+                self.slots.set(place, slot);
+            }
+            (None, Some(index)) => {
+                if let Some(counted) = self.ledger.aside.get_mut(index) {
+                    let forgotten_at = counted.change(charge, now, change);
+                    self.slots.set(place, Slot::aside(&address, forgotten_at, index));
+                }
+            }
+            (None, None) => {}
+        }
+        true
+    }
+
+    /// A key's first state.
+    fn begin(&mut self, charge: &Charge, change: impl FnOnce(&mut State)) -> bool {
+        let fresh = || Counted { state: State::new(charge.algorithm), quota: charge.quota };
+        if self.ledger.room.is_full() {
+            let shared = self.ledger.shared.entry(charge.policy).or_insert_with(fresh);
+            shared.change(charge, self.now, change);
+            return false;
+        }
+        let mut state = fresh().state;
+        change(&mut state);
+        self.sweep(SWEEP_PER_KEY);
+        if self.slots.is_tight(self.ledger.len) {
+            let Self { ledger, slots, quotas, now } = self;
+            slots.grow(quotas, *now, |slot| ledger.forget(slot));
+        }
+        self.ledger.len += 1;
+        self.ledger.room.left -= self.ledger.room.slot;
+        let slot = self.fit(charge, state);
+        self.slots.insert(slot);
+        true
+    }
+
+    /// A slot for a state, which is kept aside if it is too large.
+    fn fit(&mut self, charge: &Charge, state: State) -> Slot {
+        let address = Address::of(charge);
+        Slot::pack(&address, &state, &charge.quota, self.quotas).unwrap_or_else(|| {
+            let counted = Counted { state, quota: charge.quota };
+            let forgotten_at = counted.forgotten_at(self.now);
+            // A key that was small before may pass the bound by this, once.
+            self.ledger.room.left = self.ledger.room.left.saturating_sub(self.ledger.room.aside);
+            Slot::aside(&address, forgotten_at, self.ledger.aside.insert(counted))
+        })
+    }
+
+    /// Looks at the next slots and drops the keys that have expired.
+    fn sweep(&mut self, slots: usize) {
+        for _ in 0..slots.min(self.slots.capacity()) {
+            let (place, slot) = self.next();
+            if slot.is_expired(self.quotas, self.now) {
+                self.drop_key(place, slot);
+            }
+        }
+    }
+
+    /// Drops keys that have expired until there is room; or else one that has nearly all of its
+    /// quota left, so that dropping it gives back little.
+    fn make_room(&mut self) {
+        let mut nearly_full = None;
+        for _ in 0..SWEEP_WHEN_FULL.min(self.slots.capacity()) {
+            let (place, slot) = self.next();
+            if slot.is_expired(self.quotas, self.now) {
+                self.drop_key(place, slot);
+                nearly_full = None;
+                if !self.ledger.room.is_full() {
+                    return;
+                }
+            } else if nearly_full.is_none() && self.is_nearly_full(&slot) {
+                nearly_full = Some((place, slot));
+            }
+        }
+        if let Some((place, slot)) = nearly_full {
+            self.drop_key(place, slot);
+        }
+    }
+
+    /// Whether seven eighths of the quota are left.
+    fn is_nearly_full(&self, slot: &Slot) -> bool {
+        let nearly_full = |state: &State, quota: &Quota, algorithm: Algorithm| {
+            let (left, capacity) = (state.remaining(quota, self.now), algorithm.capacity(quota));
+            left.saturating_mul(8) >= capacity.saturating_mul(7)
+        };
+        match slot.unpack(self.quotas) {
+            Some((state, quota)) => nearly_full(&state, quota, state.algorithm()),
+            None => slot.index_aside().and_then(|index| self.ledger.aside.get(index)).is_some_and(
+                |Counted { state, quota }| nearly_full(state, quota, state.algorithm()),
+            ),
+        }
+    }
+
+    fn drop_key(&mut self, place: usize, slot: Slot) {
+        self.ledger.forget(slot);
+        self.slots.remove(place);
+        // Another one may have moved there.
+        self.ledger.cursor = place;
+    }
+
+    fn next(&mut self) -> (usize, Slot) {
+        let place = self.ledger.cursor % self.slots.capacity().max(1);
+        self.ledger.cursor = place + 1;
+        (place, self.slots.get(place))
+    }
+}
+
+impl Counted {
+    /// Changes the state as `charge` is counted; when it may be forgotten.
+    fn change(&mut self, charge: &Charge, now: Now, change: impl FnOnce(&mut State)) -> u64 {
+        self.state.under(&self.quota, &charge.quota, now);
+        self.quota = charge.quota;
+        change(&mut self.state);
+        self.forgotten_at(now)
+    }
+
+    fn forgotten_at(&self, now: Now) -> u64 {
+        now.monotonic_nanos().saturating_add(self.state.forgotten_in(&self.quota, now))
+    }
+}
+
+/// What is left, for a charge that fits after `wait`.
+pub(super) fn usage(state: &impl Count, quota: &Quota, wait: u64, now: Now) -> Usage {
+    Usage::of_nanos(wait, state.remaining(quota, now), state.reset(quota, now))
+}

@@ -1,0 +1,282 @@
+use std::{
+    collections::HashMap,
+    sync::atomic::{AtomicU64, Ordering::SeqCst},
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use proptest::prelude::*;
+
+use super::{ledger::usage, *};
+use crate::{
+    algorithm::{Algorithm, Count, State},
+    quota::Quota,
+    store::{Change, Usage},
+};
+
+fn at(seconds: u64) -> Now {
+    Now::new(Duration::from_secs(seconds), Duration::from_secs(seconds))
+}
+
+/// A key as a hash would spread it.
+fn key(number: u64) -> u128 {
+    let mixed = u128::from(number + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C835);
+    mixed ^ mixed >> 64
+}
+
+fn charge(key: u128, algorithm: Algorithm, quota: Quota) -> Charge {
+    Charge { policy: 1 << 40, key, algorithm, quota, cost: 1, ahead: 0, mode: Mode::Enforced }
+}
+
+fn usages(answer: StoreFuture) -> Usages {
+    match std::pin::pin!(answer).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(usages) => usages,
+        Poll::Pending => unreachable!("memory answers at once"),
+    }
+}
+
+fn admits(store: &MemoryStore, charge: Charge, now: Now) -> bool {
+    usages(store.charge(&[charge], now))[0].fits()
+}
+
+/// A minute's quota of one: what is admitted is spent.
+fn one(number: u64) -> Charge {
+    charge(key(number), Algorithm::FixedWindow, Quota::per_minute(1))
+}
+
+/// The simplest store that could be right.
+#[derive(Default)]
+struct Naive(HashMap<(u64, u128), (State, Quota)>);
+
+impl Naive {
+    fn look(&self, charge: &Charge, now: Now) -> State {
+        let Some((state, quota)) = self.0.get(&(charge.policy, charge.key)) else {
+            return State::new(charge.algorithm);
+        };
+        let mut state = state.clone();
+        state.under(quota, &charge.quota, now);
+        state
+    }
+
+    fn change(&mut self, charge: &Charge, now: Now, change: impl FnOnce(&mut State)) {
+        let mut state = self.look(charge, now);
+        change(&mut state);
+        self.0.insert((charge.policy, charge.key), (state, charge.quota));
+    }
+
+    fn charge(&mut self, charges: &[Charge], now: Now) -> Usages {
+        let wait = |charge: &Charge| {
+            self.look(charge, now).wait(&charge.quota, now, charge.cost + charge.ahead)
+        };
+        let waits: Vec<u64> = charges.iter().map(wait).collect();
+        let mut all = charges.iter().zip(&waits);
+        let passes = all.all(|(charge, wait)| charge.mode != Mode::Enforced || *wait == 0);
+        let each = charges.iter().zip(waits).map(|(charge, wait)| {
+            if passes && wait == 0 && charge.mode != Mode::Peek && charge.cost > 0 {
+                self.change(charge, now, |state| state.take(&charge.quota, now, charge.cost));
+            }
+            usage(&self.look(charge, now), &charge.quota, wait, now)
+        });
+        each.collect()
+    }
+
+    fn correct(&mut self, correction: &Correction, now: Now) -> Usages {
+        let Correction { charge, charged_at, change } = correction;
+        let quota = &charge.quota;
+        self.change(charge, now, |state| match *change {
+            Change::GiveBack(units) => state.give_back(quota, now, *charged_at, units),
+            Change::Take(units) => state.take(quota, now, units),
+            Change::Reset => *state = State::new(charge.algorithm),
+        });
+        std::iter::once(usage(&self.look(charge, now), quota, 0, now)).collect()
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Charge(Vec<Charge>),
+    Correct(Charge, Change),
+    /// Many keys at once, so that the segment grows and its slots move.
+    Many(u64),
+    /// Milliseconds.
+    Later(u64),
+}
+
+const MINUTE: u64 = 60_000;
+
+fn any_charge() -> impl Strategy<Value = Charge> {
+    let quotas = prop_oneof![
+        6 => Just(Quota::per_minute(5)),
+        2 => Just(Quota::per_minute(7)),
+        1 => Just(Quota::per_second(3).burst(9)),
+        // Too large for a slot.
+        1 => Just(Quota::per_minute(500_000_000_000_000)),
+    ];
+    let modes =
+        prop_oneof![6 => Just(Mode::Enforced), 1 => Just(Mode::DryRun), 1 => Just(Mode::Peek)];
+    let costs = prop_oneof![6 => 0..3_u64, 1 => Just(499_999_999_999_990)];
+    (0..3_u64, 0..40_u64, quotas, modes, costs, 0..2_u64).prop_map(
+        |(policy, number, quota, mode, cost, ahead)| {
+            let algorithm =
+                [Algorithm::TokenBucket, Algorithm::FixedWindow, Algorithm::SlidingWindow];
+            // A window that a plan lengthens forgets what has left the shorter one; the naive store
+            // does not, so here all windows are the same.
+            let quota = if policy == 0 { quota } else { Quota::per_minute(quota.units()) };
+            let charge = charge(key(number), algorithm[policy as usize], quota);
+            Charge { policy: (policy + 1) << 40, mode, cost, ahead, ..charge }
+        },
+    )
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let charges = prop::collection::vec(any_charge(), 1..4).prop_map(|mut charges| {
+        // A request asks each policy once.
+        charges.sort_by_key(|charge| charge.policy);
+        charges.dedup_by_key(|charge| charge.policy);
+        Step::Charge(charges)
+    });
+    let change = prop_oneof![
+        (0..9_u64).prop_map(Change::GiveBack),
+        (1..9_u64).prop_map(Change::Take),
+        Just(Change::Reset)
+    ];
+    let step = prop_oneof![
+        12 => charges,
+        3 => (any_charge(), change).prop_map(|(charge, change)| Step::Correct(charge, change)),
+        1 => (1..200_u64).prop_map(Step::Many),
+        3 => prop_oneof![0..2_000_u64, Just(MINUTE), 0..3 * MINUTE].prop_map(Step::Later),
+    ];
+    prop::collection::vec(step, 1..150)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(500))]
+
+    /// Whatever is charged, moved, swept and begun again: each answer is the naive one.
+    #[test]
+    fn it_says_what_a_naive_store_says(steps in steps()) {
+        let (store, mut naive) = (MemoryStore::with_max_keys(4_000), Naive::default());
+        let (mut now, mut fresh) = (1_000_000, 1_000);
+        for step in steps {
+            let at = Now::new(Duration::from_millis(now), Duration::from_millis(now));
+            match step {
+                Step::Charge(charges) => {
+                    let expected = naive.charge(&charges, at);
+                    assert_eq!(usages(store.charge(&charges, at)), expected, "{charges:?}");
+                }
+                Step::Correct(charge, change) => {
+                    let correction = Correction { charge, charged_at: at, change };
+                    let expected = naive.correct(&correction, at);
+                    assert_eq!(usages(store.correct(&[correction], at)), expected);
+                }
+                Step::Many(keys) => {
+                    for number in fresh..fresh + keys {
+                        let charge = one(number);
+                        assert_eq!(usages(store.charge(&[charge], at)), naive.charge(&[charge], at));
+                    }
+                    fresh += keys;
+                }
+                Step::Later(millis) => now += millis,
+            }
+        }
+    }
+}
+
+#[test]
+fn a_flood_of_new_keys_stays_bounded_and_frees_no_spent_key() {
+    let store = MemoryStore::with_max_keys(100);
+    assert!(admits(&store, one(0), at(0)));
+    let flood = (1..100_000).filter(|&number| admits(&store, one(number), at(1))).count();
+    assert_eq!(flood, 99 + 1, "those with room, and one for all the others");
+    assert_eq!(store.len(), 100);
+    assert_eq!(store.overflowed(), 1, "what was counted in the shared quota");
+    assert!(!admits(&store, one(0), at(2)), "the spent key is still spent");
+    assert!(admits(&store, one(0), at(60)));
+}
+
+#[test]
+fn keys_with_nearly_all_of_their_quota_make_room_for_new_ones() {
+    let store = MemoryStore::with_max_keys(100);
+    let quota = Quota::per_hour(10);
+    let spent = Charge { cost: 10, ..charge(key(0), Algorithm::TokenBucket, quota) };
+    assert!(admits(&store, spent, at(0)));
+    // One unit each, of ten: seven eighths are left and more.
+    for number in 1..10_000 {
+        assert!(admits(&store, charge(key(number), Algorithm::TokenBucket, quota), at(1)));
+    }
+    assert_eq!((store.len(), store.overflowed()), (100, 0));
+    assert!(!admits(&store, Charge { cost: 1, ..spent }, at(2)), "the spent key is still spent");
+}
+
+#[test]
+fn expired_keys_make_room_little_by_little() {
+    let store = MemoryStore::with_max_keys(1_000);
+    for number in 0..1_000 {
+        assert!(admits(&store, one(number), at(0)));
+    }
+    // The minute is over: a new key finds room at once, and each one sweeps away a few more.
+    for number in 1_000..1_600 {
+        assert!(admits(&store, one(number), at(60)));
+    }
+    assert!(store.len() < 700, "{} left", store.len());
+}
+
+#[test]
+fn a_request_that_costs_nothing_leaves_no_trace() {
+    let store = MemoryStore::new();
+    assert!(admits(&store, Charge { cost: 0, ..one(1) }, at(0)));
+    assert!(store.is_empty());
+}
+
+#[test]
+fn a_bound_in_bytes_counts_what_keys_take() {
+    let store = MemoryStore::with_max_bytes(1_000_000);
+    (0..50_000).for_each(|number| assert!(admits(&store, one(number), at(0)) || number > 9_000));
+    assert!((24_000..=25_000).contains(&store.len()), "{} of 40 bytes", store.len());
+
+    let store = MemoryStore::with_max_bytes(1_000_000);
+    let sliding = |number| charge(key(number), Algorithm::SlidingWindow, Quota::per_minute(1));
+    (0..5_000).for_each(|number| {
+        admits(&store, sliding(number), at(0));
+    });
+    assert!((600..=694).contains(&store.len()), "{} of 1,440 bytes", store.len());
+    // Their memory is used again.
+    assert!(admits(&store, one(7), at(60)));
+}
+
+#[test]
+fn stores_for_no_key_and_for_more_than_there_can_be() {
+    let none = MemoryStore::with_max_keys(0);
+    assert!(admits(&none, one(1), at(0)));
+    assert!(!admits(&none, one(2), at(0)), "all share one quota");
+    let vast = MemoryStore::with_max_keys(usize::MAX);
+    assert!(admits(&vast, one(1), at(0)));
+    assert!(!admits(&vast, one(1), at(0)));
+}
+
+#[test]
+fn keys_that_come_from_many_threads_are_admitted_their_quota_each() {
+    const KEYS: u64 = 3_000;
+    let store = MemoryStore::with_max_keys(8_000);
+    let admitted: Vec<AtomicU64> = (0..KEYS).map(|_| AtomicU64::new(0)).collect();
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let (store, admitted) = (&store, &admitted);
+            scope.spawn(move || {
+                for round in 0..4 * KEYS {
+                    // Each thread in an order of its own, so that they insert among each other.
+                    let number = (round * (2 * thread + 7) + thread) % KEYS;
+                    let quota = Quota::per_hour(3);
+                    let bucket = charge(key(number), Algorithm::TokenBucket, quota);
+                    let window = charge(key(number), Algorithm::FixedWindow, quota);
+                    let charges = [bucket, Charge { policy: 2 << 40, ..window }];
+                    let passed = usages(store.charge(&charges, at(1)));
+                    let passed = passed.iter().all(Usage::fits);
+                    admitted[number as usize].fetch_add(u64::from(passed), SeqCst);
+                }
+            });
+        }
+    });
+    assert!(admitted.iter().all(|admitted| admitted.load(SeqCst) == 3));
+    assert_eq!(store.len() as u64, 2 * KEYS);
+}
