@@ -6,13 +6,17 @@ use crate::decision::Decision;
 impl Inner {
     /// Tells metrics and events of a decision.
     pub(super) fn observe(&self, decision: &Decision) {
-        if decision.only_peeks() {
-            return;
-        }
+        let charged = !decision.only_peeks();
         #[cfg(feature = "metrics")]
-        self.metrics.count(decision);
+        if charged {
+            self.metrics.count(decision);
+        }
         #[cfg(feature = "tracing")]
-        self.log(decision);
+        if charged {
+            self.log(decision);
+        }
+        #[cfg(not(any(feature = "metrics", feature = "tracing")))]
+        let _ = charged;
     }
 
     /// Policies, categories and kinds of key by their names; no keys.
