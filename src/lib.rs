@@ -79,8 +79,8 @@
 //! `category` is empty where there is none, and for [`Limiter::check`]. Install the recorder before
 //! the first request: a series is registered when it is first needed, and then kept. The gauges are
 //! set by `Limiter::report_levels`, which an exporter calls when it tells its numbers. Where no
-//! recorder is installed, a decision takes about a twentieth more instructions than without the
-//! feature.
+//! recorder is installed, a decision by one policy takes some 170 processor instructions more than
+//! without the feature.
 //!
 //! With the feature `tracing`, there are events, their targets under `tower_quota`:
 //!
