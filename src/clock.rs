@@ -125,6 +125,7 @@ impl Clock {
 
     /// The time.
     #[must_use]
+    #[inline]
     pub fn now(&self) -> Now {
         let monotonic = self.monotonic.nanos();
         if monotonic >= self.measure_at.load(Relaxed) {

@@ -62,6 +62,7 @@ impl Decision {
     }
 
     /// Adds what another policy says.
+    #[inline]
     pub(crate) fn push(&mut self, outcome: Outcome) {
         if outcome.policy.is_dry_run() {
             self.dry_runs.push(outcome);
@@ -71,16 +72,19 @@ impl Decision {
     }
 
     /// All is said.
+    #[inline]
     pub(crate) fn close(&mut self, now: Now, held: Duration) {
         self.reason = self.refusing().and_then(|outcome| outcome.refused);
         (self.now, self.held) = (now, held);
     }
 
     /// The outcomes, and after them those of dry runs.
+    #[inline]
     pub(crate) fn all(&self) -> impl Iterator<Item = &Outcome> {
         self.outcomes.iter().chain(&self.dry_runs)
     }
 
+    #[inline]
     pub(crate) fn all_mut(&mut self) -> impl Iterator<Item = &mut Outcome> {
         self.outcomes.iter_mut().chain(&mut self.dry_runs)
     }
@@ -147,6 +151,7 @@ impl Decision {
         self
     }
 
+    #[inline]
     fn refusing(&self) -> Option<&Outcome> {
         let refusing = self.outcomes.iter().filter(|outcome| !outcome.is_allowed());
         refusing.max_by_key(|outcome| outcome.wait_or_never())
@@ -212,6 +217,7 @@ impl Outcome {
     }
 
     /// What was asked of the store.
+    #[inline]
     pub(crate) fn charge(&self) -> Option<&Charge> {
         (self.refused != Some(Reason::MissingKey)).then_some(&self.charge)
     }

@@ -4,7 +4,7 @@ use std::{borrow::Cow, cmp::Reverse, fmt, ptr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header::CONTENT_TYPE};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use smallvec::SmallVec;
 
 use crate::{
@@ -174,17 +174,22 @@ impl Rejection {
         let counted = self.reason != Reason::MissingKey;
         let body = Body {
             error,
-            message: self.to_string(),
+            message: self,
             policy: self.policy(),
             limit: counted.then(|| self.limit()),
             remaining: counted.then(|| self.remaining()),
             retry_after: self.retry_after_seconds(),
             request_id: self.request_id(),
         };
-        // Strings and numbers only: this cannot fail.
-        respond(self.status(), "application/json", serde_json::to_vec(&body).unwrap_or_default())
+        let mut json = Vec::with_capacity(USUAL_LENGTH);
+        // Strings and numbers only, into memory: this cannot fail.
+        let _ = serde_json::to_writer(&mut json, &body);
+        respond(self.status(), "application/json", json)
     }
 }
+
+/// Of a body in bytes: enough not to grow while it is written.
+const USUAL_LENGTH: usize = 256;
 
 /// A response with a body of this type.
 pub(crate) fn respond(
@@ -201,7 +206,8 @@ pub(crate) fn respond(
 #[derive(Serialize)]
 struct Body<'a> {
     error: &'static str,
-    message: String,
+    #[serde(serialize_with = "as_text")]
+    message: &'a Rejection,
     policy: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     limit: Option<u64>,
@@ -211,6 +217,10 @@ struct Body<'a> {
     retry_after: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     request_id: Option<&'a str>,
+}
+
+fn as_text<S: Serializer>(rejection: &Rejection, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(rejection)
 }
 
 impl fmt::Display for Rejection {

@@ -12,6 +12,7 @@ pub(crate) struct FixedWindow {
 
 impl FixedWindow {
     /// The window of `now`, with what was used in it.
+    #[inline]
     fn at(&self, quota: &Quota, now: Now) -> Self {
         let window = quota.window_nanos().max(1);
         let start = now.unix_nanos() - now.unix_nanos() % window;
@@ -27,6 +28,7 @@ impl FixedWindow {
         Self { start, used: self.used }
     }
 
+    #[inline]
     fn until(&self, windows: u64, quota: &Quota, now: Now) -> u64 {
         let span = windows.saturating_mul(quota.window_nanos());
         self.start.saturating_add(span).saturating_sub(now.unix_nanos())
@@ -34,6 +36,7 @@ impl FixedWindow {
 }
 
 impl Count for FixedWindow {
+    #[inline]
     fn wait(&self, quota: &Quota, now: Now, cost: u64) -> u64 {
         let window = self.at(quota, now);
         let short = cost.saturating_sub(quota.units().saturating_sub(window.used));
@@ -46,6 +49,7 @@ impl Count for FixedWindow {
         window.until(short.div_ceil(quota.units()), quota, now)
     }
 
+    #[inline]
     fn take(&mut self, quota: &Quota, now: Now, cost: u64) {
         *self = self.at(quota, now);
         self.used = self.used.saturating_add(cost);
@@ -59,10 +63,12 @@ impl Count for FixedWindow {
         }
     }
 
+    #[inline]
     fn remaining(&self, quota: &Quota, now: Now) -> u64 {
         quota.units().saturating_sub(self.at(quota, now).used)
     }
 
+    #[inline]
     fn reset(&self, quota: &Quota, now: Now) -> u64 {
         self.at(quota, now).until(1, quota, now)
     }

@@ -31,6 +31,7 @@ pub enum Algorithm {
 
 impl Algorithm {
     /// The most that can be used at once under `quota`.
+    #[inline]
     pub(crate) fn capacity(self, quota: &Quota) -> u64 {
         match self {
             Self::TokenBucket => quota.capacity(),
@@ -157,6 +158,7 @@ impl Count for State {
 }
 
 /// `a / b`, rounded up; the largest `u64` where it is more, or where `b` is 0.
+#[inline]
 fn ceil_div(a: u128, b: u64) -> u64 {
     match (u64::try_from(a), b) {
         (_, 0) => {
@@ -172,6 +174,7 @@ fn ceil_div(a: u128, b: u64) -> u64 {
     }
 }
 
+#[inline]
 fn saturate(number: u128) -> u64 {
     u64::try_from(number).unwrap_or(u64::MAX)
 }

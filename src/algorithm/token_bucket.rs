@@ -17,6 +17,7 @@ pub(crate) struct TokenBucket {
 
 impl TokenBucket {
     /// What is missing at `now`, in parts of a unit: a unit has as many as the window nanoseconds.
+    #[inline]
     fn missing(&self, quota: &Quota, now: u64) -> u128 {
         match self.full_at.checked_sub(now) {
             Some(nanos) => product(nanos, quota.units()) + u128::from(self.parts),
@@ -25,6 +26,7 @@ impl TokenBucket {
     }
 
     /// The bucket from which `missing` parts of a unit are missing at `now`.
+    #[inline]
     fn lacking(missing: u128, quota: &Quota, now: u64) -> Self {
         let units = u128::from(quota.units().max(1));
         let (nanos, parts) = match (u64::try_from(missing), quota.units()) {
@@ -36,6 +38,7 @@ impl TokenBucket {
 }
 
 impl Count for TokenBucket {
+    #[inline]
     fn wait(&self, quota: &Quota, now: Now, cost: u64) -> u64 {
         let wanted = self
             .missing(quota, now.monotonic_nanos())
@@ -44,6 +47,7 @@ impl Count for TokenBucket {
         if short == 0 { 0 } else { ceil_div(short, quota.units()) }
     }
 
+    #[inline]
     fn take(&mut self, quota: &Quota, now: Now, cost: u64) {
         let now = now.monotonic_nanos();
         let cost = product(cost, quota.window_nanos());
@@ -56,11 +60,13 @@ impl Count for TokenBucket {
         *self = Self::lacking(self.missing(quota, now).saturating_sub(units), quota, now);
     }
 
+    #[inline]
     fn remaining(&self, quota: &Quota, now: Now) -> u64 {
         let missing = self.missing(quota, now.monotonic_nanos());
         quota.capacity().saturating_sub(ceil_div(missing, quota.window_nanos()))
     }
 
+    #[inline]
     fn reset(&self, quota: &Quota, now: Now) -> u64 {
         let missing = self.missing(quota, now.monotonic_nanos());
         // Overdrawn, the units beyond the capacity come first.
@@ -74,6 +80,7 @@ impl Count for TokenBucket {
     }
 
     /// What is missing stays missing, in whole units, up to the whole bucket.
+    #[inline]
     fn under(&mut self, before: &Quota, quota: &Quota, now: Now) {
         if before == quota {
             return;
@@ -85,6 +92,7 @@ impl Count for TokenBucket {
     }
 }
 
+#[inline]
 fn product(a: u64, b: u64) -> u128 {
     u128::from(a) * u128::from(b)
 }

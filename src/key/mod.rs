@@ -54,6 +54,7 @@ enum Bytes<'a> {
 }
 
 impl Key<'_> {
+    #[inline]
     pub(crate) fn as_bytes(&self) -> &[u8] {
         match &self.0 {
             Bytes::Borrowed(bytes) => bytes,

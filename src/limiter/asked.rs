@@ -36,6 +36,7 @@ impl<'a> LastKey<'a> {
 
 impl Inner {
     /// Asks what the policies of a request demand.
+    #[inline]
     pub(super) fn ask(&self, request: &Parts, decision: &mut Decision) {
         if any_matches(&self.exempt, request) {
             return;
@@ -106,6 +107,7 @@ impl Decision {
 
     /// A request that lacks a key is refused by that, and costs nothing anywhere; unless it is
     /// only a dry run that would refuse it.
+    #[inline]
     pub(super) fn needs_store(&self) -> bool {
         self.outcomes.iter().all(has_key) && self.all().any(has_key)
     }
@@ -115,11 +117,21 @@ impl Decision {
         self.all().filter(|outcome| has_key(outcome)).map(|outcome| outcome.charge).collect()
     }
 
+    /// That of one policy, if there is no other.
+    #[inline]
+    pub(super) fn only_charge(&self) -> Option<&Charge> {
+        match (&*self.outcomes, &*self.dry_runs) {
+            ([outcome], []) => outcome.charge(),
+            _ => None,
+        }
+    }
+
     pub(super) fn charges_mut(&mut self) -> impl Iterator<Item = &mut Charge> {
         self.all_mut().filter(|outcome| has_key(outcome)).map(|outcome| &mut outcome.charge)
     }
 
     /// What the store has answered.
+    #[inline]
     pub(super) fn answer(&mut self, usages: &Usages) {
         for (outcome, usage) in self.all_mut().filter(|outcome| has_key(outcome)).zip(usages) {
             let Charge { cost, algorithm, quota, .. } = &outcome.charge;
@@ -133,6 +145,7 @@ impl Decision {
     }
 
     /// Those that keep the request from passing now.
+    #[inline]
     fn waited_for(&self) -> impl Iterator<Item = &Outcome> {
         let waited_for =
             |outcome: &&Outcome| !outcome.usage.fits() && outcome.charge.mode == Mode::Enforced;
@@ -156,6 +169,7 @@ impl Decision {
     }
 
     /// The decision is made.
+    #[inline]
     pub(super) fn finish(&mut self, now: Now, held: Duration) {
         if !self.needs_store() {
             // Nothing else was counted.
@@ -166,6 +180,7 @@ impl Decision {
     }
 }
 
+#[inline]
 fn has_key(outcome: &Outcome) -> bool {
     outcome.refused != Some(Reason::MissingKey)
 }

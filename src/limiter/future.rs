@@ -3,6 +3,7 @@ use std::{
     future::Future,
     mem,
     pin::Pin,
+    slice,
     task::{Context, Poll, Waker, ready},
     time::Duration,
 };
@@ -63,6 +64,7 @@ impl DecisionFuture {
     }
 
     /// Decides, if the store answers at once and the request is not held.
+    #[inline]
     pub(super) fn at_once(limiter: &Limiter, decision: &mut Decision) -> Option<Box<Self>> {
         let arrived = limiter.inner.clock.now();
         let usages = limiter.inner.begin(decision, arrived)?;
@@ -154,7 +156,10 @@ impl Inner {
     /// Charges for a request that holds `ticket`, or has just arrived.
     fn charge(&self, decision: &mut Decision, ticket: Option<u64>, now: Now) -> StoreFuture {
         self.line.look(decision.charges_mut(), ticket);
-        self.store.charge(&decision.charges(), now)
+        match decision.only_charge() {
+            Some(charge) => self.store.charge(slice::from_ref(charge), now),
+            None => self.store.charge(&decision.charges(), now),
+        }
     }
 
     /// Decides; or else this is what the store answers first.

@@ -242,6 +242,7 @@ impl Policy {
 
     /// How it is counted.
     #[must_use]
+    #[inline]
     pub fn algorithm(&self) -> Algorithm {
         self.0.algorithm
     }
@@ -280,6 +281,7 @@ impl Policy {
         self.0.hold
     }
 
+    #[inline]
     pub(crate) fn is_dry_run(&self) -> bool {
         self.0.dry_run
     }
@@ -304,6 +306,7 @@ impl Policy {
     }
 
     /// The quota of a plan, where there is one that can be.
+    #[inline]
     pub(crate) fn planned(&self, plan: Option<Quota>) -> Quota {
         let Some(quota) = plan else { return self.0.quota };
         match quota.problem() {

@@ -115,6 +115,7 @@ impl<'a> Locked<'a> {
     }
 
     /// What is left, for a charge that fits after `wait`.
+    #[inline]
     pub(super) fn usage(&self, charge: &Charge, wait: u64) -> Usage {
         self.look(charge, |state| usage(state, &charge.quota, wait, self.now))
     }

@@ -17,6 +17,7 @@ impl Quotas {
     }
 
     /// The quota of this number, which was given out.
+    #[inline]
     pub(super) fn get(&self, number: u64) -> Option<&Quota> {
         self.0.get(usize::try_from(number).ok()?)?.get()
     }

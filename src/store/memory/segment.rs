@@ -56,6 +56,7 @@ impl Segment {
 
     /// The key's slot, unless someone is writing, or it has none. What is seen holds if
     /// [`still`](Self::still) says so afterwards.
+    #[inline]
     pub(super) fn glance(&self, address: &Address) -> Option<Glance> {
         let seen = self.version.see()?;
         let (place, slot) = self.find(address)?;
@@ -63,16 +64,19 @@ impl Segment {
     }
 
     /// Whether nothing was written since.
+    #[inline]
     pub(super) fn still(&self, seen: Seen) -> bool {
         self.version.still(seen)
     }
 
     /// The right to write, if nothing was written since.
+    #[inline]
     pub(super) fn write_if_still(&self, seen: Seen) -> Option<Writing<'_>> {
         self.version.write_if_still(seen)
     }
 
     /// Writes a slot; only under one of the locks.
+    #[inline]
     pub(super) fn set(&self, place: usize, slot: Slot) {
         if let Some(words) = self.slots().get(place) {
             words.iter().zip(slot.0).for_each(|(word, value)| word.store(value, Relaxed));
@@ -100,10 +104,12 @@ impl Segment {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    #[inline]
     fn slots(&self) -> &[[AtomicU64; 3]] {
         self.slots.get().map_or(&[], |slots| slots)
     }
 
+    #[inline]
     fn find(&self, address: &Address) -> Option<(usize, Slot)> {
         let slots = self.in_use();
         let home = address.home(slots.len());
@@ -120,6 +126,7 @@ impl Segment {
         None
     }
 
+    #[inline]
     fn in_use(&self) -> &[[AtomicU64; 3]] {
         let slots = self.slots();
         &slots[..self.capacity.load(Relaxed).min(slots.len())]
@@ -203,6 +210,7 @@ impl Moving<'_> {
     }
 }
 
+#[inline]
 fn read(words: &[AtomicU64; 3]) -> Slot {
     Slot(words.each_ref().map(|word| word.load(Relaxed)))
 }

@@ -74,6 +74,7 @@ impl Kind {
 }
 
 /// The time and the number of a state, if they are all there is to it.
+#[inline]
 fn words(state: &State) -> Option<(Kind, u64, u64)> {
     let (kind, time, number) = match *state {
         State::TokenBucket(TokenBucket { full_at, parts }) => (Kind::TokenBucket, full_at, parts),
@@ -96,6 +97,7 @@ impl Slot {
     }
 
     /// The same key's, with another state; `None` where it needs more.
+    #[inline]
     pub(super) fn with(
         &self,
         state: &State,
@@ -120,6 +122,7 @@ impl Slot {
     }
 
     /// The state and the quota it was counted under; `None` where it is kept aside.
+    #[inline]
     pub(super) fn unpack<'a>(&self, quotas: &'a Quotas) -> Option<(State, &'a Quota)> {
         let Self([_, time, _]) = *self;
         let state = match self.kind() {
@@ -134,10 +137,12 @@ impl Slot {
         Some((state, quotas.get(self.quota())?))
     }
 
+    #[inline]
     pub(super) fn is_empty(&self) -> bool {
         self.kind() == Kind::Nothing
     }
 
+    #[inline]
     pub(super) fn is_of(&self, address: &Address) -> bool {
         let Self([tag, _, rest]) = *self;
         tag == address.tag
@@ -167,6 +172,7 @@ impl Slot {
         }
     }
 
+    #[inline]
     fn kind(&self) -> Kind {
         match (self.0[2] >> (NUMBER_BITS + QUOTA_BITS)) & ((1 << KIND_BITS) - 1) {
             0 => Kind::Nothing,
@@ -176,10 +182,12 @@ impl Slot {
         }
     }
 
+    #[inline]
     fn quota(&self) -> u64 {
         (self.0[2] >> NUMBER_BITS) & ((1 << QUOTA_BITS) - 1)
     }
 
+    #[inline]
     fn number(&self) -> u64 {
         self.0[2] & ((1 << NUMBER_BITS) - 1)
     }

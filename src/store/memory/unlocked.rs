@@ -80,6 +80,7 @@ impl MemoryStore {
     }
 
     /// For each algorithm on its own: the compiler then works out once what each step needs.
+    #[inline]
     fn count_in<S: Count + Copy + Into<State>>(
         &self,
         mut state: S,
@@ -109,6 +110,7 @@ impl MemoryStore {
 }
 
 /// Whether the charge changes anything when its request passes.
+#[inline]
 fn is_made(charge: &Charge) -> bool {
     charge.mode != Mode::Peek && charge.cost > 0
 }

@@ -28,18 +28,21 @@ pub(crate) struct Writing<'a> {
 
 impl Version {
     /// Where reading begins; `None` while someone writes.
+    #[inline]
     pub(crate) fn see(&self) -> Option<Seen> {
         let version = self.0.load(Acquire);
         version.is_multiple_of(2).then_some(Seen(version))
     }
 
     /// Whether nothing was written since.
+    #[inline]
     pub(crate) fn still(&self, seen: Seen) -> bool {
         fence(Acquire);
         self.0.load(Relaxed) == seen.0
     }
 
     /// The lock, if nothing was written since.
+    #[inline]
     pub(crate) fn write_if_still(&self, seen: Seen) -> Option<Writing<'_>> {
         // What was written before this version was acquired when it was seen.
         self.0.compare_exchange(seen.0, seen.0 + 1, Relaxed, Relaxed).ok()?;

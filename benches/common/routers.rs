@@ -1,0 +1,116 @@
+//! An axum "hello", bare and behind each limiter's layer, all counting by the same header.
+
+use std::time::Duration;
+
+use axum::{
+    Router,
+    body::Body,
+    http::{Request, Response, StatusCode},
+    routing::get,
+};
+use rate_net::{RateLimiter, tower::HeaderKey};
+use tower::Service;
+use tower_governor::{
+    GovernorError, GovernorLayer, governor::GovernorConfigBuilder, key_extractor::KeyExtractor,
+};
+use tower_quota::{Policy, Quota, RateLimitLayer};
+
+use super::{API_KEY, keys::key, limiter, now_or_never};
+
+/// How many keys ask in turn.
+pub const KEYS: usize = 1_000;
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// Who limits a router.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    Bare,
+    TowerGovernor,
+    /// It tells quota headers with refusals only.
+    RateNet,
+    TowerQuota,
+}
+
+/// A router to measure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Variant {
+    pub limit: Limit,
+    pub admitted: bool,
+    /// Whether answers tell of the quota in headers.
+    pub headers: bool,
+}
+
+pub const BARE: Variant = Variant { limit: Limit::Bare, admitted: true, headers: false };
+
+impl Variant {
+    /// What it answers from a key's second request on.
+    pub fn status(self) -> StatusCode {
+        if self.admitted { StatusCode::OK } else { StatusCode::TOO_MANY_REQUESTS }
+    }
+
+    /// With each key's first request made.
+    pub fn router(self) -> Router {
+        let router = Router::new().route("/", get(|| async { "hello" }));
+        let units = if self.admitted { 100_000 } else { 1 };
+        let mut router = match self.limit {
+            Limit::Bare => router,
+            Limit::TowerGovernor => {
+                let mut config = GovernorConfigBuilder::default().key_extractor(ApiKey);
+                config.period(DAY / units).burst_size(units);
+                if self.headers {
+                    router.layer(GovernorLayer::new(config.use_headers().finish().expect("valid")))
+                } else {
+                    router.layer(GovernorLayer::new(config.finish().expect("valid")))
+                }
+            }
+            Limit::RateNet => {
+                let limiter = RateLimiter::builder().quota(units, DAY).try_build().expect("valid");
+                let key = HeaderKey::new(API_KEY.clone());
+                router.layer(rate_net::tower::RateLimitLayer::new(limiter, key))
+            }
+            Limit::TowerQuota => {
+                let quota = Quota::per_window(units.into(), DAY);
+                let limiter = limiter([Policy::token_bucket("p", quota)], KEYS);
+                if self.headers {
+                    router.layer(RateLimitLayer::new(limiter))
+                } else {
+                    let layer = RateLimitLayer::builder(limiter).headers([]).build();
+                    router.layer(layer.expect("settings that work"))
+                }
+            }
+        };
+        for n in 0..KEYS {
+            assert_eq!(answer(&mut router, request(n)).status(), StatusCode::OK);
+        }
+        for n in 0..KEYS {
+            let response = answer(&mut router, request(n));
+            assert_eq!(response.status(), self.status(), "{self:?}");
+            let told = response.headers().contains_key("x-ratelimit-remaining");
+            assert!(told == self.headers || self.limit == Limit::RateNet, "{self:?}");
+        }
+        router
+    }
+}
+
+pub fn request(n: usize) -> Request<Body> {
+    let request = Request::get("/").header(&API_KEY, key(n % KEYS)).body(Body::empty());
+    request.expect("a request")
+}
+
+pub fn answer(router: &mut Router, request: Request<Body>) -> Response<Body> {
+    now_or_never(router.call(request)).unwrap_or_else(|never| match never {})
+}
+
+/// The header, as tower_governor reads it.
+#[derive(Clone, Copy, Debug)]
+struct ApiKey;
+
+impl KeyExtractor for ApiKey {
+    type Key = String;
+
+    fn extract<T>(&self, request: &Request<T>) -> Result<String, GovernorError> {
+        let key = request.headers().get(&API_KEY).and_then(|key| key.to_str().ok());
+        key.map(str::to_owned).ok_or(GovernorError::UnableToExtractKey)
+    }
+}

@@ -1,0 +1,217 @@
+//! Who decides: ours and its peers, each behind the same two closures.
+
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
+
+use aerorate::KeyedRateLimiter;
+use governor::DefaultKeyedRateLimiter;
+use http::{Request, request::Parts};
+use rate_net::{Eviction, RateLimiter};
+use tower_quota::{Check, Decision, Limiter, Policy, Quota};
+
+use crate::common::{
+    API_KEY, governors,
+    keys::{key, write_key},
+    limiter, now_or_never, room_for,
+};
+
+/// What is decided about: a bare key, or the head of a request that carries it.
+pub trait Item: Send + Sync {
+    /// With key number `n`.
+    fn numbered(n: usize) -> Self;
+    /// With key number `n` in place of its own.
+    fn renumber(&mut self, n: usize);
+}
+
+impl Item for String {
+    fn numbered(n: usize) -> Self {
+        key(n)
+    }
+
+    fn renumber(&mut self, n: usize) {
+        write_key(self, n);
+    }
+}
+
+impl Item for Parts {
+    fn numbered(n: usize) -> Self {
+        let request = Request::get("/").header(&API_KEY, key(n)).body(());
+        request.expect("a request").into_parts().0
+    }
+
+    fn renumber(&mut self, n: usize) {
+        self.headers.insert(&API_KEY, key(n).try_into().expect("a header value"));
+    }
+}
+
+/// Decides about a batch, and says how many were admitted.
+pub type Pass<T> = Box<dyn Fn(&[T]) -> usize + Send>;
+
+/// Charges one item for some units, and says whether that was admitted.
+type Fill<T> = Box<dyn Fn(&T, u32) -> bool>;
+
+/// A limiter under measurement.
+pub struct Contender<T> {
+    pub name: &'static str,
+    pass: Box<dyn Fn() -> Pass<T>>,
+    fill: Fill<T>,
+    counts_for: Box<dyn Fn(usize) -> bool>,
+}
+
+impl<T> Contender<T> {
+    fn new<L: Clone + Send + 'static>(
+        name: &'static str,
+        limiter: L,
+        fill: impl Fn(&L, &T, u32) -> bool + 'static,
+        decide: impl Fn(&L, &T) -> bool + Copy + Send + 'static,
+        counts_for: impl Fn(&L, usize) -> bool + 'static,
+    ) -> Self {
+        let (filled, counting) = (limiter.clone(), limiter.clone());
+        let pass = move || -> Pass<T> {
+            let limiter = limiter.clone();
+            Box::new(move |items| items.iter().filter(|item| decide(&limiter, item)).count())
+        };
+        Self {
+            name,
+            pass: Box::new(pass),
+            fill: Box::new(move |item, units| fill(&filled, item, units)),
+            counts_for: Box::new(move |keys| counts_for(&counting, keys)),
+        }
+    }
+
+    /// With a clone of the limiter, for one thread.
+    pub fn pass(&self) -> Pass<T> {
+        (self.pass)()
+    }
+
+    /// Charges each key from 0 to `keys` for `units`.
+    pub fn fill(&self, keys: usize, units: u32)
+    where
+        T: Item,
+    {
+        let mut item = T::numbered(0);
+        for n in 0..keys {
+            item.renumber(n);
+            assert!((self.fill)(&item, units), "{} refused a fresh key", self.name);
+        }
+    }
+
+    /// What has been measured is worth nothing if the keys were not there.
+    pub fn assert_counts_for(&self, keys: usize) {
+        assert!((self.counts_for)(keys), "{} does not count for {keys} keys", self.name);
+    }
+}
+
+/// How many units each key has, and for how long.
+#[derive(Clone, Copy)]
+pub struct Budget {
+    pub units: u32,
+    pub window: Duration,
+}
+
+impl Budget {
+    pub fn quota(self) -> Quota {
+        Quota::per_window(self.units.into(), self.window)
+    }
+}
+
+/// The name of the policy that is asked by key.
+pub const POLICY: &str = "p";
+
+/// Ours asked by key about one policy, of the name [`POLICY`].
+pub fn by_key(policy: Policy, keys: usize) -> Contender<String> {
+    Contender::new(
+        "tower-quota",
+        limiter([policy], keys),
+        |limiter, key, units| answer(limiter.check(POLICY, key).cost(units.into())).is_allowed(),
+        |limiter: &Limiter, key| answer(limiter.check(POLICY, key)).is_allowed(),
+        |limiter, keys| counts_for(limiter, POLICY, keys),
+    )
+}
+
+/// Ours asked with the head of a request, about all of `policies`.
+pub fn by_request(policies: Vec<Policy>, keys: usize) -> Contender<Parts> {
+    let first = policies[0].name().to_owned();
+    let decide =
+        |limiter: &Limiter, request: &Parts| now_or_never(limiter.decide(request)).is_allowed();
+    Contender::new(
+        "tower-quota",
+        limiter(policies, keys),
+        // A request costs one unit.
+        move |limiter, request, _| decide(limiter, request),
+        decide,
+        move |limiter, keys| counts_for(limiter, &first, keys),
+    )
+}
+
+fn answer(check: Check<'_>) -> Decision {
+    now_or_never(check.into_future()).expect("the policy's name")
+}
+
+/// Whether some of the keys, all over, have less than their whole quota.
+fn counts_for(limiter: &Limiter, policy: &str, keys: usize) -> bool {
+    (0..keys).step_by(997).all(|n| {
+        let decision = answer(limiter.peek(policy, key(n)));
+        decision.outcomes()[0].remaining() < decision.outcomes()[0].limit()
+    })
+}
+
+type Governor = Arc<DefaultKeyedRateLimiter<String>>;
+
+fn governor(budget: Budget) -> Governor {
+    Arc::new(DefaultKeyedRateLimiter::keyed(governors(budget.units, budget.window)))
+}
+
+pub fn governor_by_key(budget: Budget) -> Contender<String> {
+    Contender::new(
+        "governor",
+        governor(budget),
+        |governor, key, units| {
+            let units = NonZeroU32::new(units).expect("at least one unit");
+            governor.check_key_n(key, units).is_ok_and(|admitted| admitted.is_ok())
+        },
+        |governor: &Governor, key| governor.check_key(key).is_ok(),
+        |governor, keys| governor.len() == keys,
+    )
+}
+
+/// governor as a middleware would ask it: it needs a key of its own, out of the header.
+pub fn governor_by_request(budget: Budget) -> Contender<Parts> {
+    let decide = |governor: &Governor, request: &Parts| {
+        let key = request.headers[&API_KEY].to_str().expect("text").to_owned();
+        governor.check_key(&key).is_ok()
+    };
+    Contender::new(
+        "governor",
+        governor(budget),
+        move |governor, request, _| decide(governor, request),
+        decide,
+        |governor, keys| governor.len() == keys,
+    )
+}
+
+/// rate-net, bounded as ours is; `check_bytes` saves it the copy of the key.
+pub fn rate_net(budget: Budget, keys: usize) -> Contender<String> {
+    let limiter = RateLimiter::builder()
+        .quota(budget.units, budget.window)
+        .eviction(Eviction::capacity(room_for(keys)))
+        .try_build()
+        .expect("settings that work");
+    Contender::new(
+        "rate-net",
+        Arc::new(limiter),
+        |limiter, key, units| limiter.check_n_bytes(key, units).is_allow(),
+        |limiter: &Arc<RateLimiter>, key| limiter.check_bytes(key).is_allow(),
+        |limiter, keys| limiter.tracked_keys() == keys,
+    )
+}
+
+pub fn aerorate(budget: Budget) -> Contender<String> {
+    let quota = aerorate::Quota::with_period(budget.units, budget.window);
+    Contender::new(
+        "aerorate",
+        KeyedRateLimiter::<String>::new(quota),
+        |limiter, key, units| limiter.check_n(key, units).is_allowed(),
+        |limiter: &KeyedRateLimiter<String>, key| limiter.check(key).is_allowed(),
+        |limiter, keys| limiter.len() == keys,
+    )
+}

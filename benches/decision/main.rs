@@ -1,0 +1,149 @@
+//! One decision, ours beside its peers': from a bare key to the verdict, and from a request's head.
+//!
+//! `cargo bench --bench decision -- [--quick] [part of a title …]`
+
+#[path = "../common/mod.rs"]
+mod common;
+mod contender;
+mod measure;
+mod peers;
+
+use std::time::Duration;
+
+use tower_quota::{Policy, Quota};
+
+use crate::{
+    common::{
+        YEAR,
+        args::Args,
+        keys::{Order, Spread},
+        stats::{InShort, Quartiles, Table, grouped},
+    },
+    contender::{Budget, Contender, Item, POLICY},
+    measure::{Plan, measure},
+};
+
+fn main() {
+    let args = Args::parse();
+    let mut in_short = InShort::new();
+    let plan = Plan { rounds: args.pick(31, 5), batch: args.pick(20_000, 2_000), threads: 1 };
+    let sizes = args.pick(&[1, 1_000, 1_000_000, 10_000_000][..], &[1, 1_000, 100_000]);
+    peers::table(&args, sizes, plan, &mut in_short);
+    algorithms(&args, args.pick(&[1_000, 1_000_000], &[1_000]), plan, &mut in_short);
+    let sizes = args.pick(&[1, 1_000, 1_000_000][..], &[1, 1_000]);
+    let plan = Plan { batch: plan.batch / 4, ..plan };
+    requests(&args, sizes, plan);
+    policies(&args, sizes, plan, &mut in_short);
+    in_short.print();
+}
+
+/// Our algorithms beside governor's only one.
+fn algorithms(args: &Args, sizes: &[usize], plan: Plan, in_short: &mut InShort) {
+    let title = "Decision: each algorithm, bare key to verdict (governor's token bucket = 1)";
+    if !args.wants(title) {
+        return;
+    }
+    let columns = ["keys", "verdict", "token bucket", "fixed window", "sliding window"];
+    let table = Table::new(title, &columns);
+    for &keys in sizes {
+        let [admitted, refused] = VERDICTS.map(|(verdict, admitted)| {
+            let budget = budget(admitted, keys, &[(Spread::Uniform, plan)]);
+            let quota = budget.quota();
+            let ours = |policy: fn(&'static str, Quota) -> Policy| {
+                contender::by_key(policy(POLICY, quota), keys)
+            };
+            let contenders = [
+                contender::governor_by_key(budget),
+                ours(Policy::token_bucket),
+                ours(Policy::fixed_window),
+                ours(Policy::sliding_window),
+            ];
+            let ratios = compare(&contenders, keys, plan, admitted);
+            table.row(&[&grouped(keys), &verdict, &ratios[0], &ratios[1], &ratios[2]]);
+            ratios
+        });
+        for (algorithm, at) in [("fixed window", 1), ("sliding window", 2)] {
+            if Some(&keys) == sizes.last() {
+                in_short.add(
+                    format!("{algorithm}, {} keys: admitted; refused", grouped(keys)),
+                    "governor's token bucket",
+                    format!("{}; {}", admitted[at], refused[at]),
+                );
+            }
+        }
+    }
+}
+
+/// Token bucket, the key read from the request's header.
+fn requests(args: &Args, sizes: &[usize], plan: Plan) {
+    let title = "Decision: token bucket, request's head to verdict (governor = 1)";
+    if !args.wants(title) {
+        return;
+    }
+    let table = Table::new(title, &["keys", "verdict", "tower-quota"]);
+    for &keys in sizes {
+        for (verdict, admitted) in VERDICTS {
+            let budget = budget(admitted, keys, &[(Spread::Uniform, plan)]);
+            let policy = Policy::token_bucket(POLICY, budget.quota());
+            let contenders =
+                [contender::governor_by_request(budget), contender::by_request(vec![policy], keys)];
+            let ratios = compare(&contenders, keys, plan, admitted);
+            table.row(&[&grouped(keys), &verdict, &ratios[0]]);
+        }
+    }
+}
+
+/// Several token buckets on one key.
+fn policies(args: &Args, sizes: &[usize], plan: Plan, in_short: &mut InShort) {
+    let title = "Decision: several policies on one key, request's head to verdict (one policy = 1)";
+    if !args.wants(title) {
+        return;
+    }
+    let table = Table::new(title, &["keys", "2 policies", "5 policies"]);
+    for &keys in sizes {
+        let quota = budget(true, keys, &[(Spread::Uniform, plan)]).quota();
+        let contenders = [1, 2, 5].map(|policies| {
+            let policy = |n: i32| Policy::token_bucket(format!("p{n}"), quota);
+            contender::by_request((0..policies).map(policy).collect(), keys)
+        });
+        let ratios = compare(&contenders, keys, plan, true);
+        table.row(&[&grouped(keys), &ratios[0], &ratios[1]]);
+        if Some(&keys) == sizes.last() {
+            let what = format!("five policies on one key, {} keys", grouped(keys));
+            in_short.add(what, "one policy", ratios[1]);
+        }
+    }
+}
+
+/// The ratios to the first contender's times of the others', all keys asked for alike.
+fn compare<T: Item>(
+    contenders: &[Contender<T>],
+    keys: usize,
+    plan: Plan,
+    admitted: bool,
+) -> Vec<Quartiles> {
+    contenders.iter().for_each(|contender| contender.fill(keys, 1));
+    let times = measure(contenders, plan, &mut Order::new(keys, Spread::Uniform), admitted);
+    contenders.iter().for_each(|contender| contender.assert_counts_for(keys));
+    times[1..].iter().map(|ours| Quartiles::of_ratios(ours, &times[0])).collect()
+}
+
+const VERDICTS: [(&str, bool); 2] = [("admitted", true), ("refused", false)];
+
+/// What each key may have used before.
+const USED: u32 = 200;
+
+/// A quota that all `runs` do not use up, over so long that no key is forgotten meanwhile; or one
+/// that the first use spends.
+fn budget(admitted: bool, keys: usize, runs: &[(Spread, Plan)]) -> Budget {
+    if !admitted {
+        return Budget { units: 1, window: YEAR };
+    }
+    let most =
+        |(spread, plan): &(Spread, Plan)| plan.decisions(keys) as f64 * spread.largest_share(keys);
+    // Twice what is expected of the most frequent key, as chance may want more.
+    let units = 2.0 * runs.iter().map(most).sum::<f64>() + f64::from(2 * USED);
+    // Units times nanoseconds fit 64 bits, as those of quotas in real life do.
+    let window = Duration::from_nanos((1e19 / units) as u64).min(YEAR);
+    Budget { units: units as u32, window }
+}
