@@ -48,8 +48,12 @@ enum Caller<'a> {
 /// `fd_<plan>_<anything>`: any key of this shape is valid.
 struct ApiKey<'a> {
     token: &'a str,
-    per_minute: u64,
+    plan: &'a str,
 }
+
+/// What each plan may.
+const PLANS: [(&str, Quota); 2] =
+    [("free", Quota::per_minute(120)), ("pro", Quota::per_minute(1_200))];
 
 impl<'a> Caller<'a> {
     /// By `X-Api-Key`, or else by `Authorization: Bearer`.
@@ -73,12 +77,8 @@ impl<'a> Caller<'a> {
 impl<'a> ApiKey<'a> {
     fn parse(token: &'a str) -> Option<Self> {
         let (plan, rest) = token.strip_prefix("fd_")?.split_once('_')?;
-        let per_minute = match plan {
-            "free" => 120,
-            "pro" => 1_200,
-            _ => return None,
-        };
-        (!rest.is_empty()).then_some(Self { token, per_minute })
+        let known = PLANS.iter().any(|(name, _)| *name == plan);
+        (known && !rest.is_empty()).then_some(Self { token, plan })
     }
 }
 
@@ -109,10 +109,7 @@ pub fn limiter(clock: Clock) -> Result<Limiter, BuildError> {
         .key(api_key)
         .or_key(ClientIp::new())
         .or_refuse()
-        .plan(|request| {
-            let key = Caller::of(&request.headers).key()?;
-            Some(Quota::per_minute(key.per_minute))
-        });
+        .plans(PLANS, |request| Some(Caller::of(&request.headers).key()?.plan));
     // The search page costs nothing; only what it asks for does.
     Limiter::builder().clock(clock).exempt(Matcher::get("/")).policy(per_caller).build()
 }
@@ -141,6 +138,7 @@ pub fn app(limiter: Limiter) -> Router {
         .on_rejection(response::json(rate_limited))
         .build()
         .expect("the style has a reset to choose");
+    let rate_limits = rate_limit.describe().title("Rate limits of the FHIR Directory");
     // Outside of the limiter: scripts can read a 429, and a preflight never gets as far.
     let cors = CorsLayer::new()
         .allow_origin(Any)
@@ -155,6 +153,7 @@ pub fn app(limiter: Limiter) -> Router {
             error(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", "Not with this method.")
         })
         .layer(rate_limit)
+        .route("/rate-limits", rate_limits.route())
         .layer(cors)
 }
 

@@ -90,17 +90,20 @@ impl<S: Sync> FromRequestParts<S> for Tenant {
 
 /// The API, on a clock.
 pub fn app(clock: Clock) -> Result<Router, BuildError> {
+    let rate_limit = rate_limit(clock.clone())?;
+    let rate_limits = rate_limit.describe().title("Rate limits of the gateway");
     let lookup = |entry: Value| get(async move |_: Tenant| Json(json!({ "data": [entry] })));
     Ok(Router::new()
         .route("/v1/sites", lookup(json!({ "id": "site_1", "name": "Head Office" })))
         .route("/v1/job-types", lookup(json!({ "id": "type_1", "name": "Repair" })))
         .route("/v1/custom-fields", lookup(json!({ "id": "field_1", "name": "Gate code" })))
         .route("/v1/jobs", get(jobs).post(create_job))
-        .with_state(Jobs { clock: clock.clone(), latest: Arc::default() })
+        .with_state(Jobs { clock, latest: Arc::default() })
         .layer(from_fn(as_problem))
-        .layer(rate_limit(clock)?)
+        .layer(rate_limit)
         .layer(SetRequestIdLayer::x_request_id(NewRequestId))
-        .layer(map_request(without_request_id)))
+        .layer(map_request(without_request_id))
+        .route("/rate-limits", rate_limits.route()))
 }
 
 #[derive(Clone)]

@@ -54,13 +54,15 @@ pub fn app(clock: Clock) -> Result<Router, BuildError> {
         .on_rejection(response::json(refusal))
         .expose_decision()
         .build()?;
+    let rate_limits = rate_limit.describe().title("Rate limits of the Gather API");
     Ok(Router::new()
         .route("/qsi/gather/questions", get(questions))
         .route("/qsi/gather/answers", post(answer))
         .layer(middleware::from_fn(authorize))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
-        .layer(rate_limit))
+        .layer(rate_limit)
+        .route("/rate-limits", rate_limits.route()))
 }
 
 /// Refuses who was counted by address, for want of a key. Inside of the limiter: guessing keys is

@@ -44,27 +44,27 @@ async fn main() -> Result<(), Box<dyn Error>> {
 #[derive(Clone)]
 pub struct ApiKey {
     token: String,
-    plan: Plan,
+    plan: &'static Plan,
 }
 
-#[derive(Clone, Copy, PartialEq)]
-enum Plan {
-    Free,
-    Starter,
-    Pro,
-    Enterprise,
+struct Plan {
+    name: &'static str,
+    standard: Contract,
 }
+
+static PLANS: [Plan; 4] = [
+    Plan { name: "free", standard: Contract { read: 100, write: 30, auth: 5 } },
+    Plan { name: "starter", standard: Contract { read: 500, write: 150, auth: 10 } },
+    Plan { name: "pro", standard: Contract { read: 1_000, write: 500, auth: 20 } },
+    // Until its tenant has a contract of its own.
+    Plan { name: ENTERPRISE, standard: Contract { read: 1_000, write: 500, auth: 20 } },
+];
+const ENTERPRISE: &str = "enterprise";
 
 impl ApiKey {
     fn parse(token: &str) -> Option<Self> {
         let (plan, tenant) = token.strip_prefix("sk_live_")?.split_once('_')?;
-        let plan = match plan {
-            "free" => Plan::Free,
-            "starter" => Plan::Starter,
-            "pro" => Plan::Pro,
-            "enterprise" => Plan::Enterprise,
-            _ => return None,
-        };
+        let plan = PLANS.iter().find(|known| known.name == plan)?;
         (!tenant.is_empty()).then(|| Self { token: token.to_owned(), plan })
     }
 
@@ -131,15 +131,9 @@ impl Contracts {
         self.0.write().unwrap().insert(tenant.to_owned(), contract);
     }
 
-    fn of(&self, key: &ApiKey) -> Contract {
-        let standard = match key.plan {
-            Plan::Free => return Contract { read: 100, write: 30, auth: 5 },
-            Plan::Starter => return Contract { read: 500, write: 150, auth: 10 },
-            Plan::Pro | Plan::Enterprise => Contract { read: 1_000, write: 500, auth: 20 },
-        };
+    fn of(&self, key: &ApiKey) -> Option<Contract> {
         let contracts = self.0.read().unwrap();
-        let custom = contracts.get(key.tenant()).filter(|_| key.plan == Plan::Enterprise);
-        custom.copied().unwrap_or(standard)
+        contracts.get(key.tenant()).filter(|_| key.plan.name == ENTERPRISE).copied()
     }
 }
 
@@ -156,10 +150,11 @@ pub fn limiter(contracts: Contracts, clock: Clock) -> Result<Limiter, BuildError
         |name, quota| policy(name, quota).key(api_key()).or_key(ClientIp::new()).or_refuse();
     let per_plan = |policy: Policy, number: fn(Contract) -> u64| {
         let contracts = contracts.clone();
-        policy.plan(move |request| {
-            let contract = contracts.of(request.extensions.get()?);
-            Some(Quota::per_minute(number(contract)))
-        })
+        let quota = move |contract| Quota::per_minute(number(contract));
+        let plans = PLANS.each_ref().map(|plan| (plan.name, quota(plan.standard)));
+        policy
+            .plans(plans, |request| Some(request.extensions.get::<ApiKey>()?.plan.name))
+            .plan(move |request| contracts.of(request.extensions.get()?).map(quota))
     };
 
     // One budget over all auth endpoints, for each API key and the addresses it calls from. Who
@@ -171,7 +166,8 @@ pub fn limiter(contracts: Contracts, clock: Clock) -> Result<Limiter, BuildError
         .or_skip();
     let auth_budget = per_plan(auth_budget, |contract| contract.auth);
     let auth = |path, limit: Policy| {
-        Category::new(path).on(Matcher::post(path)).policy(limit).policy(auth_budget.clone())
+        let category = Category::new(limit.name()).on(Matcher::post(path));
+        category.policy(limit).policy(auth_budget.clone())
     };
     let email_test = Matcher::post("/v1/email/config/test");
     let preview = Matcher::get("/v1/email/templates/{template}/preview");
@@ -255,6 +251,7 @@ pub fn app(limiter: Limiter) -> Router {
     let rate_limit =
         RateLimitLayer::builder(limiter).on_rejection(response::json(rate_limited)).build();
     let rate_limit = rate_limit.expect("nothing is set that could fail");
+    let rate_limits = rate_limit.describe().title("Rate limits of the HelloJohn API");
     let ok = || async { Json(json!({ "ok": true })) };
     let bulk = || async { Json(json!({ "results": [] })) };
     let protected = Router::new()
@@ -289,6 +286,7 @@ pub fn app(limiter: Limiter) -> Router {
         .layer(rate_limit)
         .layer(body_fields)
         .layer(middleware::from_fn(identify))
+        .route("/rate-limits", rate_limits.route())
 }
 
 fn error(status: StatusCode, code: &str, message: &str) -> Response {

@@ -61,6 +61,7 @@ pub fn app(clock: Clock) -> Result<Router, BuildError> {
         .on_rejection(response::json(refusal))
         .expose_decision()
         .build()?;
+    let rate_limits = rate_limit.describe().title("Rate limits of the Jump EHR API");
     Ok(Router::new()
         .route("/functions/v1/api-v1/patients", get(patients))
         .route("/functions/v1/api-v1/patients/{id}", get(patient))
@@ -80,7 +81,8 @@ pub fn app(clock: Clock) -> Result<Router, BuildError> {
                 )
                 .propagate_x_request_id()
                 .layer(rate_limit),
-        ))
+        )
+        .route("/rate-limits", rate_limits.route()))
 }
 
 // --- Who calls -------------------------------------------------------------------------------

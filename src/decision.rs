@@ -37,6 +37,8 @@ pub struct Decision {
     pub(crate) dry_runs: Vec<Outcome>,
     pub(crate) now: Now,
     held: Duration,
+    /// The number of the request's category.
+    pub(crate) category: Option<u32>,
 }
 
 /// Why a request was refused.
@@ -55,7 +57,8 @@ impl Decision {
     /// About nothing, at the beginning of time.
     pub(crate) fn new() -> Self {
         let (outcomes, dry_runs) = (SmallVec::new(), Vec::new());
-        Self { reason: None, outcomes, dry_runs, now: Now::ZERO, held: Duration::ZERO }
+        let (now, held) = (Now::ZERO, Duration::ZERO);
+        Self { reason: None, outcomes, dry_runs, now, held, category: None }
     }
 
     /// Adds what another policy says.

@@ -21,7 +21,7 @@ use crate::{
     rejection::Rejection,
 };
 
-const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 pin_project! {
     /// The response to come of a [`RateLimit`](crate::RateLimit).

@@ -106,6 +106,12 @@ impl Line {
         Self { waiting: AtomicUsize::new(0), places: Mutex::default(), max, max_per_key }
     }
 
+    /// How many wait.
+    #[cfg(feature = "metrics")]
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.load(Relaxed)
+    }
+
     /// Tells each charge what those who wait for its key will use before it: those ahead of
     /// `ticket`, or all for one who has just arrived.
     pub(crate) fn look<'a>(

@@ -1,17 +1,23 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderName, Response};
+use http::{HeaderName, HeaderValue, Request, Response};
 use tower::Layer;
 
 use crate::{
+    decision::{Decision, Outcome},
+    describe::{Description, RefusalDescription, ResponseDescription},
     error::BuildError,
+    future::X_REQUEST_ID,
     headers::{HeaderStyle, Headers},
     limiter::Limiter,
     rejection::{Rejection, Renderer},
     service::RateLimit,
     spread::Spread,
 };
+
+/// The id of the request that is refused for an example.
+const EXAMPLE_ID: &str = "req_example";
 
 /// Holds the requests of a service to a [`Limiter`]'s policies.
 ///
@@ -73,6 +79,25 @@ impl RateLimitLayer {
     #[must_use]
     pub fn exposed_headers(&self) -> Vec<HeaderName> {
         self.face.headers.names()
+    }
+
+    /// What requests are held to and what responses tell, with a refusal for an example, as data;
+    /// see the module [`describe`](crate::describe).
+    ///
+    /// The example is made as all refusals of HTTP requests are, by
+    /// [`on_rejection`](RateLimitLayerBuilder::on_rejection) too, for a caller that there is not. The
+    /// policy is the first that refuses; it counts by the first of its kinds of key, under the
+    /// first of its plans.
+    #[must_use]
+    pub fn describe(&self) -> Description {
+        let Face { limiter, headers, .. } = &*self.face;
+        let refusal = limiter.example_refusal().map(|decision| self.face.example(&decision));
+        let responses = ResponseDescription {
+            headers: headers.describe(),
+            header_policy: headers.policy.clone(),
+            refusal,
+        };
+        Description { responses: Some(responses), ..limiter.describe() }
     }
 }
 
@@ -188,6 +213,14 @@ impl Face {
             renderer: Arc::new(Rejection::to_response),
             expose_decision: false,
         }
+    }
+
+    /// The response to a request that `decision` refuses.
+    fn example(&self, decision: &Decision) -> RefusalDescription {
+        let mut head = Request::new(()).into_parts().0;
+        head.headers.insert(X_REQUEST_ID, HeaderValue::from_static(EXAMPLE_ID));
+        let policy = decision.tightest().map_or("", Outcome::policy);
+        RefusalDescription::new(policy, EXAMPLE_ID, self.refuse(&head, decision))
     }
 }
 

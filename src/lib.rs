@@ -57,6 +57,42 @@
 //! [per key](LimiterBuilder::max_held_per_key) and [in all](LimiterBuilder::max_held); a held
 //! request takes less than 2 KB beside the request itself.
 //!
+//! # Limits that document themselves
+//!
+//! [`RateLimitLayer::describe`] tells callers what the server does, from the settings by which it
+//! decides; the module [`describe`] turns that into JSON, Markdown and an HTML page.
+//!
+//! # What operators see
+//!
+//! With the feature `metrics`, the recorder that the process has installed for the
+//! [`metrics`](https://docs.rs/metrics) facade is told:
+//!
+//! | metric | kind | labels | tells |
+//! |---|---|---|---|
+//! | `tower_quota_decisions_total` | counter | `policy`, `category`, `verdict` | what each policy said of requests: `allowed`, `held` (allowed after a wait), `refused`, `missing_key`, `dry_run_allowed`, `dry_run_refused` |
+//! | `tower_quota_held_duration_seconds` | histogram | `category` | how long held requests waited, whether or not they passed then |
+//! | `tower_quota_store_duration_seconds` | histogram | `operation` | how long a store took to `charge` or to `correct`; not the memory's, which answers at once |
+//! | `tower_quota_live_keys` | gauge | | keys in the store, each once per policy, where the store knows |
+//! | `tower_quota_held_requests` | gauge | | requests that wait now |
+//!
+//! Labels are the names of policies and categories, and the words above: never a key or a path.
+//! `category` is empty where there is none, and for [`Limiter::check`]. Install the recorder before
+//! the first request: a series is registered when it is first needed, and then kept. The gauges are
+//! set by `Limiter::report_levels`, which an exporter calls when it tells its numbers. Where no
+//! recorder is installed, a decision by one policy takes some 170 processor instructions more than
+//! without the feature.
+//!
+//! With the feature `tracing`, there are events, their targets under `tower_quota`:
+//!
+//! | level | what happened | fields | how often |
+//! |---|---|---|---|
+//! | debug | a request was refused | `policy`, `category`, `reason`, `key_kind`, `limit`, `retry_after` | each |
+//! | debug | a request was held, and is decided now | `category`, `held` | each |
+//! | info | a dry run would have refused a request | `policy`, `category` | each |
+//! | warn | the store is full | | the first time |
+//! | error | a peer's address is missing | | the first time |
+//! | error | a plan's quota cannot be | `policy`, `problem` | the first time |
+//!
 //! # What it does not do
 //!
 //! Counts live in the memory of one process: two replicas have two sets of counts. An extractor is
@@ -72,8 +108,9 @@
 //!
 //! | feature | default | adds |
 //! |---|---|---|
-//! | `axum` | yes | reads the peer from axum's `ConnectInfo`, the path from `OriginalUri`; `Rejection` is an `IntoResponse` |
-//! | `tracing` | yes | logs what an operator has to know: a missing peer address, a full store, a plan that cannot be, what a dry run would refuse |
+//! | `axum` | yes | reads the peer from axum's `ConnectInfo`, the path from `OriginalUri`; `Rejection` is an `IntoResponse`; `Description::route` serves what the limits are |
+//! | `tracing` | yes | logs what an operator has to know: refusals, what a dry run would refuse, a missing peer address, a full store, a plan that cannot be |
+//! | `metrics` | no | counts decisions, waits and keys for the recorder of the `metrics` facade |
 //! | `grpc` | no | answers refused gRPC calls with a gRPC status and its details |
 
 #![forbid(unsafe_code)]
@@ -95,6 +132,7 @@ mod body;
 mod category;
 mod clock;
 mod decision;
+pub mod describe;
 mod error;
 mod future;
 mod headers;
@@ -103,6 +141,8 @@ pub mod key;
 mod layer;
 mod limiter;
 mod matcher;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod policy;
 mod quota;
 mod rejection;

@@ -29,15 +29,15 @@ pub struct Matcher {
 }
 
 #[derive(Clone)]
-enum Kind {
-    Route { methods: Methods, router: Arc<matchit::Router<()>> },
+pub(crate) enum Kind {
+    Route { methods: Methods, path: Arc<str>, router: Arc<matchit::Router<()>> },
     Closure(Arc<dyn Fn(&Parts) -> bool + Send + Sync>),
     ClientIp { client_ip: ClientIp, networks: Vec<IpNet> },
     Key { extractor: Arc<dyn KeyExtractor>, known: HashSet<u128>, fingerprints: Fingerprinter },
 }
 
 #[derive(Clone)]
-enum Methods {
+pub(crate) enum Methods {
     Any,
     These(Vec<Method>),
 }
@@ -68,13 +68,11 @@ impl Matcher {
     }
 
     fn route(methods: Methods, path: &str) -> Self {
-        match route(path) {
-            Ok(router) => Self::new(Kind::Route { methods, router: Arc::new(router) }),
-            Err(problem) => Self {
-                kind: Kind::Route { methods, router: Arc::default() },
-                problem: Some(problem),
-            },
-        }
+        let (router, problem) = match route(path) {
+            Ok(router) => (Arc::new(router), None),
+            Err(problem) => (Arc::default(), Some(problem)),
+        };
+        Self { kind: Kind::Route { methods, path: path.into(), router }, problem }
     }
 
     /// Requests of which the closure says so.
@@ -115,7 +113,7 @@ impl Matcher {
 
     pub(crate) fn matches(&self, request: &Parts) -> bool {
         match &self.kind {
-            Kind::Route { methods, router } => {
+            Kind::Route { methods, router, .. } => {
                 let method_fits = match methods {
                     Methods::Any => true,
                     Methods::These(methods) => methods.contains(&request.method),
@@ -130,6 +128,10 @@ impl Matcher {
                 .extract(request)
                 .is_some_and(|key| known.contains(&fingerprints.fingerprint(0, &key))),
         }
+    }
+
+    pub(crate) fn kind(&self) -> &Kind {
+        &self.kind
     }
 
     pub(crate) fn problem(&self) -> Option<&str> {

@@ -10,6 +10,7 @@ use tower_quota::{
     BuildError, Category, Check, CheckFuture, Clock, Decision, DecisionFuture, Limiter,
     LimiterBuilder, Matcher, Outcome, Policy, Quota, RateLimitLayer, Rejection, ResponseBody,
     UnknownPolicy,
+    describe::Description,
     key::{BodyFieldLayer, ClientIp, Key, PeekedBody},
     store::{Charge, MemoryStore, StoreFuture, Usage},
 };
@@ -25,6 +26,7 @@ fn types_are_shared_between_threads_and_printed() {
     shared::<Check<'static>>();
     shared::<Clock>();
     shared::<Decision>();
+    shared::<Description>();
     shared::<Limiter>();
     shared::<LimiterBuilder>();
     shared::<Matcher>();

@@ -15,7 +15,8 @@ pub(crate) use self::{
 use crate::{clock::Now, quota::Quota};
 
 /// How a quota is counted. [`Policy`](crate::Policy) has a constructor for each.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Algorithm {
     /// A bucket that holds the quota's burst and refills evenly over the window: the generic cell

@@ -1,5 +1,6 @@
 //! What a response tells of the quota.
 
+mod meaning;
 mod structured;
 mod style;
 
@@ -11,6 +12,7 @@ use self::style::{Family, POLICY, RATELIMIT, STRUCTURED, X_RATELIMIT};
 pub use self::style::{HeaderStyle, ResetFormat};
 use crate::{
     decision::{Decision, Outcome},
+    describe::HeaderDescription,
     error::BuildError,
     limiter::Limiter,
     policy::Policy,
@@ -86,6 +88,16 @@ impl Headers {
     pub(crate) fn names(&self) -> Vec<HeaderName> {
         let quota = self.styles.iter().flat_map(|style| style.names());
         quota.chain(self.retry_after.then_some(RETRY_AFTER)).collect()
+    }
+
+    /// The same headers, each with what it tells.
+    pub(crate) fn describe(&self) -> Vec<HeaderDescription> {
+        let quota = self.styles.iter().flat_map(|style| style.meanings());
+        let retry_after =
+            "Only where a request is refused: the same request passes after this many seconds.";
+        let retry_after = self.retry_after.then_some((RETRY_AFTER, retry_after));
+        let all = quota.chain(retry_after);
+        all.map(|(name, meaning)| HeaderDescription::new(&name, meaning)).collect()
     }
 
     /// Writes what `decision` says, in place of what an inner layer may have written.

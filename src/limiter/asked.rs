@@ -41,8 +41,10 @@ impl Inner {
         if any_matches(&self.exempt, request) {
             return;
         }
-        let category = self.categories.iter().find(|(matchers, _)| any_matches(matchers, request));
-        let of_category = category.map_or(0..0, |(_, rules)| rules.clone());
+        let mut categories = self.categories.iter().enumerate();
+        let category = categories.find(|(_, category)| any_matches(&category.matchers, request));
+        decision.category = category.map(|(number, _)| number as u32);
+        let of_category = category.map_or(0..0, |(_, category)| category.rules.clone());
         let mut last_key = LastKey::default();
         for place in self.every_request.clone().chain(of_category) {
             self.ask_one(place, request, &mut last_key, decision);
@@ -97,6 +99,10 @@ impl Rule {
 impl Decision {
     pub(super) fn only_peek(&mut self) {
         self.all_mut().for_each(|outcome| outcome.charge.mode = Mode::Peek);
+    }
+
+    pub(super) fn only_peeks(&self) -> bool {
+        self.all().next().is_some_and(|outcome| outcome.charge.mode == Mode::Peek)
     }
 
     /// A request that lacks a key is refused by that, and costs nothing anywhere; unless it is
@@ -170,8 +176,6 @@ impl Decision {
             self.outcomes.retain(|outcome| !has_key(outcome));
             self.dry_runs.retain(|outcome| !has_key(outcome));
         }
-        let would_refuse = |outcome: &&Outcome| !outcome.is_allowed() && has_key(outcome);
-        self.dry_runs.iter().filter(would_refuse).for_each(|outcome| log_dry_run(outcome.policy()));
         self.close(now, held);
     }
 }
@@ -179,12 +183,4 @@ impl Decision {
 #[inline]
 fn has_key(outcome: &Outcome) -> bool {
     outcome.refused != Some(Reason::MissingKey)
-}
-
-/// Each of them: this is what a dry run is for.
-fn log_dry_run(policy: &str) {
-    #[cfg(feature = "tracing")]
-    tracing::info!(policy, "a dry run would have refused this request");
-    #[cfg(not(feature = "tracing"))]
-    let _ = policy;
 }

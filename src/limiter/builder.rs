@@ -1,6 +1,8 @@
 use std::{collections::BTreeMap, fmt, ops::Range, sync::Arc, time::Duration};
 
-use super::{Inner, Limiter, Rule};
+use super::{Inner, Limiter, Members, Rule};
+#[cfg(feature = "metrics")]
+use crate::metrics::{Metrics, Timed};
 use crate::{
     category::Category,
     clock::Clock,
@@ -126,18 +128,21 @@ impl LimiterBuilder {
                 }
                 add(&mut rules, policy, true, hold)?;
             }
-            categories.push((matchers, places(first..rules.len())));
+            let rules = places(first..rules.len());
+            categories.push(Members { name, matchers, rules });
         }
         for policy in self.direct {
             add(&mut rules, policy, false, Duration::ZERO)?;
         }
         let inner = Inner {
+            #[cfg(feature = "metrics")]
+            metrics: metrics(&rules, every_request.clone(), &categories),
             exempt: self.exempt,
             rules,
             every_request: places(every_request),
             categories,
             by_name,
-            store: self.store.unwrap_or_else(|| Arc::new(MemoryStore::new())),
+            store: store(self.store),
             clock: self.clock,
             fingerprints,
             line: Line::new(
@@ -151,6 +156,26 @@ impl LimiterBuilder {
 
 fn places(places: Range<usize>) -> Range<u32> {
     places.start as u32..places.end as u32
+}
+
+/// The memory's needs no watch: it answers at once.
+fn store(chosen: Option<Arc<dyn Store>>) -> Arc<dyn Store> {
+    let Some(store) = chosen else { return Arc::new(MemoryStore::new()) };
+    #[cfg(feature = "metrics")]
+    let store = Arc::new(Timed::new(store));
+    store
+}
+
+#[cfg(feature = "metrics")]
+fn metrics(rules: &[Rule], every_request: Range<usize>, categories: &[Members]) -> Metrics {
+    let policies = |rules: &[Rule]| rules.iter().map(|rule| rule.policy.clone()).collect();
+    let named = categories.iter().map(|category| {
+        let Range { start, end } = category.rules;
+        let mut of_category: Vec<_> = policies(&rules[every_request.clone()]);
+        of_category.append(&mut policies(&rules[start as usize..end as usize]));
+        (category.name.clone(), of_category)
+    });
+    Metrics::new(policies(rules), named)
 }
 
 fn check_matchers(matchers: &[Matcher], culprit: &str) -> Result<(), BuildError> {

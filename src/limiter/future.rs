@@ -176,6 +176,7 @@ impl Inner {
             }
         }
         decision.finish(now, Duration::ZERO);
+        self.observe(decision);
         None
     }
 }
@@ -213,6 +214,9 @@ impl Future for DecisionFuture {
             }
             let held_for = now.monotonic().saturating_sub(this.arrived.monotonic());
             this.decision.finish(now, held_for);
+            if !this.corrects {
+                this.limiter.inner.observe(&this.decision);
+            }
             break;
         }
         Poll::Ready(mem::replace(&mut this.decision, Decision::new()))

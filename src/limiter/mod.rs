@@ -3,7 +3,9 @@
 mod asked;
 mod builder;
 mod check;
+mod describe;
 mod future;
+mod observe;
 mod settle;
 
 use std::{collections::BTreeMap, fmt, ops::Range, sync::Arc, time::Duration};
@@ -17,6 +19,8 @@ pub use self::{
     check::{Check, CheckFuture, UnknownPolicy},
     future::DecisionFuture,
 };
+#[cfg(feature = "metrics")]
+use crate::metrics::Metrics;
 use crate::{
     clock::Clock,
     decision::{Decision, Outcome},
@@ -60,13 +64,22 @@ struct Inner {
     /// Those for every request; then those of each category, which says where; then the others.
     rules: Vec<Rule>,
     every_request: Range<u32>,
-    categories: Vec<(Vec<Matcher>, Range<u32>)>,
+    categories: Vec<Members>,
     /// The first place of each policy, by its name.
     by_name: BTreeMap<String, u32>,
     store: Arc<dyn Store>,
     clock: Clock,
     fingerprints: Fingerprinter,
     line: Line,
+    #[cfg(feature = "metrics")]
+    metrics: Metrics,
+}
+
+/// A category as the limiter holds it.
+struct Members {
+    name: String,
+    matchers: Vec<Matcher>,
+    rules: Range<u32>,
 }
 
 /// A policy as the limiter holds it.
@@ -110,7 +123,8 @@ impl Limiter {
 
     /// The policies whose verdicts requests feel, some of them more than once.
     pub(crate) fn request_policies(&self) -> impl Iterator<Item = &Policy> {
-        let of_categories = self.inner.categories.iter().flat_map(|(_, rules)| rules.clone());
+        let of_categories =
+            self.inner.categories.iter().flat_map(|category| category.rules.clone());
         let all = self.inner.every_request.clone().chain(of_categories);
         let all = all.map(|place| &self.inner.rule(place).policy);
         all.filter(|policy| !policy.is_dry_run())

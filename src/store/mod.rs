@@ -154,6 +154,12 @@ pub trait Store: Send + Sync + 'static {
     /// Makes all of `corrections`, and answers with what is left after each. They are made even if
     /// the answer is not awaited.
     fn correct(&self, corrections: &[Correction], now: Now) -> StoreFuture;
+
+    /// How many keys have a count now, each once per policy; `None`, the default, where that is not
+    /// known.
+    fn live_keys(&self) -> Option<usize> {
+        None
+    }
 }
 
 /// What a [`Store`] answers: at once, or later.
@@ -169,6 +175,12 @@ impl StoreFuture {
     /// An answer that is there, without an allocation.
     pub fn ready(usages: Usages) -> Self {
         Self(Answer::Ready(usages))
+    }
+
+    /// Whether the answer is there.
+    #[cfg(feature = "metrics")]
+    pub(crate) fn is_ready(&self) -> bool {
+        matches!(self.0, Answer::Ready(_))
     }
 
     /// An answer that comes later.

@@ -171,6 +171,10 @@ impl Store for MemoryStore {
         };
         StoreFuture::ready(corrections.iter().map(correct).collect())
     }
+
+    fn live_keys(&self) -> Option<usize> {
+        Some(self.len())
+    }
 }
 
 impl fmt::Debug for MemoryStore {

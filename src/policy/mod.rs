@@ -1,12 +1,15 @@
 //! A named quota, its algorithm, its key, and what a request costs: [`Policy`].
 
+mod plans;
+mod validate;
+
 use std::{fmt, sync::Arc, time::Duration};
 
 use http::{request::Parts, response};
 
+use self::plans::Plans;
 use crate::{
     algorithm::Algorithm,
-    error::BuildError,
     key::{Key, KeyExtractor},
     quota::Quota,
 };
@@ -50,6 +53,7 @@ struct Settings {
     global: bool,
     two_keys: bool,
     plan: Option<Plan>,
+    plans: Option<Plans>,
     cost: Option<Cost>,
     settle: Option<Settle>,
     hold: Option<Duration>,
@@ -93,6 +97,7 @@ impl Policy {
             global: false,
             two_keys: false,
             plan: None,
+            plans: None,
             cost: None,
             settle: None,
             hold: None,
@@ -140,6 +145,34 @@ impl Policy {
     /// A quota that cannot be (0 units, a window of 0) is logged once, and the policy's own holds.
     pub fn plan(self, plan: impl Fn(&Parts) -> Option<Quota> + Send + Sync + 'static) -> Self {
         self.set(|settings| settings.plan = Some(Arc::new(plan)))
+    }
+
+    /// The quotas of plans by their names, and a function that tells which of them the request has;
+    /// a request of none of these has the policy's own quota. It is asked for each request, so a
+    /// caller may change its plan at any time: what was used stays used.
+    ///
+    /// Better than [`plan`](Self::plan) where the plans are known beforehand: they are checked at
+    /// `build()`, and [`Limiter::describe`](crate::Limiter::describe) tells them. With both, a quota
+    /// that `plan` returns goes before that of the request's plan here.
+    ///
+    /// ```
+    /// use tower_quota::{Policy, Quota, key};
+    ///
+    /// let reads = Policy::sliding_window("read", Quota::per_minute(60))
+    ///     .key(key::header("x-api-key"))
+    ///     .or_refuse()
+    ///     .plans(
+    ///         [("free", Quota::per_minute(100)), ("pro", Quota::per_minute(1_000))],
+    ///         |request| request.headers.get("x-plan")?.to_str().ok(),
+    ///     );
+    /// # let _ = reads;
+    /// ```
+    pub fn plans<N: Into<String>>(
+        self,
+        quotas: impl IntoIterator<Item = (N, Quota)>,
+        plan_of: impl Fn(&Parts) -> Option<&str> + Send + Sync + 'static,
+    ) -> Self {
+        self.set(|settings| settings.plans = Some(Plans::new(quotas, plan_of)))
     }
 
     /// How many units the request uses. Default: 1. A request that costs 0 passes uncounted; one
@@ -268,7 +301,8 @@ impl Policy {
     }
 
     pub(crate) fn quota_of(&self, request: &Parts) -> Quota {
-        self.planned(self.0.plan.as_ref().and_then(|plan| plan(request)))
+        let own = self.0.plan.as_ref().and_then(|plan| plan(request));
+        self.planned(own.or_else(|| self.0.plans.as_ref()?.quota_of(request)))
     }
 
     /// The quota of a plan, where there is one that can be.
@@ -284,52 +318,37 @@ impl Policy {
         }
     }
 
-    pub(crate) fn cost_of(&self, request: &Parts) -> u64 {
-        self.0.cost.as_ref().map_or(1, |cost| cost(request))
+    /// The plans that are known beforehand, and their quotas.
+    pub(crate) fn listed_plans(&self) -> &[(String, Quota)] {
+        self.0.plans.as_ref().map_or(&[], Plans::quotas)
     }
 
-    /// Fails on settings that cannot work; `for_requests`: it must find keys by itself.
-    pub(crate) fn validate(&self, for_requests: bool) -> Result<(), BuildError> {
-        let fail =
-            |problem: &str| Err(BuildError::new(format!("policy `{}`", self.0.name), problem));
-        if let Some(problem) = self.0.quota.problem() {
-            return fail(&problem);
-        }
-        if self.0.quota.has_burst() && self.0.algorithm != Algorithm::TokenBucket {
-            return fail(
-                "only a token bucket has a burst; write `Policy::token_bucket`, or leave `burst` out",
-            );
-        }
-        if let Some(problem) = self.0.keys.iter().find_map(|key| key.problem()) {
-            return fail(&problem);
-        }
-        if self.0.two_keys {
-            return fail(
-                "it has two keys; write `.key((a, b))` to count by both together, or `.key(a).or_key(b)`",
-            );
-        }
-        if self.0.keys.len() > usize::from(u8::MAX) {
-            return fail("more than 255 kinds of key; write fewer");
-        }
-        if !for_requests {
-            return Ok(());
-        }
-        match (self.0.global, self.0.keys.is_empty(), self.0.without_key) {
-            (true, false, _) => fail("it is global and has a key; leave one out"),
-            (false, true, _) => fail(
-                "it does not say whose quota it is; add `.key(ClientIp::new())` or another key, or `.global()`",
-            ),
-            (false, false, WithoutKey::Unsaid) => fail(
-                "it does not say what happens to a request without its key; add `.or_key(…)`, `.or_skip()` or `.or_refuse()`",
-            ),
-            _ => Ok(()),
-        }
+    /// Whether a request may have a quota of its own, which nobody knows beforehand.
+    pub(crate) fn has_plan(&self) -> bool {
+        self.0.plan.is_some()
+    }
+
+    pub(crate) fn has_cost(&self) -> bool {
+        self.0.cost.is_some()
+    }
+
+    pub(crate) fn without_key(&self) -> WithoutKey {
+        self.0.without_key
+    }
+
+    /// The kinds of key, in the order in which they are tried.
+    pub(crate) fn key_kinds(&self) -> impl Iterator<Item = std::borrow::Cow<'_, str>> {
+        self.0.keys.iter().map(|key| key.kind())
+    }
+
+    pub(crate) fn cost_of(&self, request: &Parts) -> u64 {
+        self.0.cost.as_ref().map_or(1, |cost| cost(request))
     }
 }
 
 impl fmt::Debug for Policy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kinds: Vec<_> = self.0.keys.iter().map(|key| key.kind()).collect();
+        let kinds: Vec<_> = self.key_kinds().collect();
         f.debug_struct("Policy")
             .field("name", &self.0.name)
             .field("algorithm", &self.0.algorithm)

@@ -1,0 +1,258 @@
+//! What a page says, whatever it is written in.
+
+use http::StatusCode;
+
+use super::{
+    Description, PolicyDescription, RefusalDescription, Requests, ResponseDescription,
+    indent::indented, words,
+};
+use crate::algorithm::Algorithm;
+
+pub(super) enum Block {
+    Heading(&'static str),
+    Text(Cell),
+    List(Vec<Cell>),
+    Table(Table),
+    /// An HTTP message, line by line.
+    Message(String),
+}
+
+pub(super) struct Table {
+    pub(super) caption: &'static str,
+    pub(super) columns: Vec<String>,
+    pub(super) groups: Vec<Group>,
+}
+
+/// Rows of a table that belong together. The first cell of a row names it.
+pub(super) struct Group {
+    pub(super) heading: Option<Cell>,
+    pub(super) rows: Vec<Vec<Cell>>,
+}
+
+pub(super) type Cell = Vec<Span>;
+
+pub(super) enum Span {
+    Text(String),
+    Strong(String),
+    Code(String),
+    /// A remark on what is before it.
+    Note(String),
+}
+
+fn text(text: impl Into<String>) -> Span {
+    Span::Text(text.into())
+}
+
+fn note(note: impl Into<String>) -> Span {
+    Span::Note(note.into())
+}
+
+impl Description {
+    pub(super) fn document(&self) -> Vec<Block> {
+        let mut blocks = vec![Block::Text(vec![text(
+            "Each request uses one unit of every policy that holds for it, unless that says \
+             otherwise. It passes if all of them let it pass; a request that one of them refuses \
+             costs nothing in the others.",
+        )])];
+        blocks.extend(self.limits());
+        blocks.extend(self.by_plan());
+        blocks.extend(self.algorithms());
+        if !self.exempt.is_empty() {
+            blocks.push(Block::Heading("Not counted"));
+            let exempt = self.exempt.iter().map(|requests| vec![spoken(requests)]);
+            blocks.push(Block::List(exempt.collect()));
+        }
+        blocks.extend(self.responses.iter().flat_map(ResponseDescription::document));
+        blocks
+    }
+
+    fn policies(&self) -> impl Iterator<Item = &PolicyDescription> {
+        let of_categories = self.categories.iter().flat_map(|category| &category.policies);
+        self.every_request.iter().chain(of_categories).chain(&self.direct)
+    }
+
+    fn limits(&self) -> Vec<Block> {
+        let rows = |policies: &[PolicyDescription]| policies.iter().map(row).collect();
+        let table = |caption, groups| {
+            let columns = ["Policy", "Limit", "Counted per"].map(String::from).to_vec();
+            Block::Table(Table { caption, columns, groups })
+        };
+        let whole =
+            |caption, policies| table(caption, vec![Group { heading: None, rows: rows(policies) }]);
+        let mut blocks = Vec::new();
+        if !self.every_request.is_empty() {
+            blocks.push(Block::Heading("Every request"));
+            blocks.push(whole("Policies that hold for every request", &self.every_request));
+        }
+        if !self.categories.is_empty() {
+            let groups = self.categories.iter().map(|category| {
+                let mut heading = vec![Span::Strong(category.name.clone())];
+                heading.extend(category.requests.iter().flat_map(|of| [text(" "), spoken(of)]));
+                Group { heading: Some(heading), rows: rows(&category.policies) }
+            });
+            blocks.push(Block::Heading("By category"));
+            blocks.push(Block::Text(vec![text(
+                "The first category that matches is a request's only one. A policy that several of \
+                 them name is one quota over all of them.",
+            )]));
+            blocks.push(table("Policies by category of requests", groups.collect()));
+        }
+        if !self.direct.is_empty() {
+            blocks.push(Block::Heading("Beside requests"));
+            blocks.push(whole("Policies of work that is no request", &self.direct));
+        }
+        blocks
+    }
+
+    /// Plans beside each other, for all policies that have some.
+    fn by_plan(&self) -> Vec<Block> {
+        let mut policies: Vec<&PolicyDescription> = Vec::new();
+        let mut plans: Vec<&str> = Vec::new();
+        for policy in self.policies().filter(|policy| !policy.plans.is_empty()) {
+            if policies.iter().all(|known| known.name != policy.name) {
+                policies.push(policy);
+            }
+            for plan in &policy.plans {
+                if !plans.contains(&&*plan.name) {
+                    plans.push(&plan.name);
+                }
+            }
+        }
+        if policies.is_empty() {
+            return Vec::new();
+        }
+        let limit = |policy: &PolicyDescription, plan: Option<&str>| {
+            let quota = policy.plans.iter().find(|known| Some(&*known.name) == plan);
+            let quota = quota.map_or(policy.quota, |plan| plan.quota);
+            vec![text(words::limit(&quota, policy.algorithm))]
+        };
+        let row = |plan: Option<&str>| {
+            let name = vec![text(plan.unwrap_or("no plan"))];
+            let limits = policies.iter().map(|policy| limit(policy, plan));
+            std::iter::once(name).chain(limits).collect()
+        };
+        let rows = plans.into_iter().map(Some).chain([None]).map(row).collect();
+        let names = policies.iter().map(|policy| policy.name.clone());
+        let columns = std::iter::once("Plan".to_owned()).chain(names).collect();
+        let groups = vec![Group { heading: None, rows }];
+        let caption = "Limits of each plan, by policy";
+        vec![Block::Heading("By plan"), Block::Table(Table { caption, columns, groups })]
+    }
+
+    /// What each algorithm in use means for a caller.
+    fn algorithms(&self) -> Vec<Block> {
+        let all = [
+            (
+                Algorithm::TokenBucket,
+                "Token bucket",
+                ": units come back evenly, one after the other, up to what can be used at once.",
+            ),
+            (
+                Algorithm::FixedWindow,
+                "Fixed window",
+                ": all units come back when a window of the clock begins (UTC): a minute on the \
+                 minute, an hour on the hour.",
+            ),
+            (
+                Algorithm::SlidingWindow,
+                "Sliding window",
+                ": a unit comes back when the window's length has passed since it was used.",
+            ),
+        ];
+        let used = all
+            .into_iter()
+            .filter(|(algorithm, ..)| self.policies().any(|policy| policy.algorithm == *algorithm));
+        let items: Vec<Cell> =
+            used.map(|(_, name, means)| vec![Span::Strong(name.to_owned()), text(means)]).collect();
+        if items.is_empty() {
+            return Vec::new();
+        }
+        vec![Block::Heading("When units come back"), Block::List(items)]
+    }
+}
+
+fn spoken(requests: &Requests) -> Span {
+    match requests {
+        Requests::Endpoint { .. } => Span::Code(requests.to_string()),
+        _ => text(requests.to_string()),
+    }
+}
+
+/// A policy's name, limit and keys, with remarks.
+fn row(policy: &PolicyDescription) -> Vec<Cell> {
+    let mut name = vec![text(&*policy.name)];
+    if policy.dry_run {
+        name.push(note("tried out: refuses nothing"));
+    }
+    let mut limit = vec![text(words::limit(&policy.quota, policy.algorithm))];
+    limit.push(note(words::algorithm(policy.algorithm)));
+    match (policy.plans.is_empty(), policy.other_quotas) {
+        (true, false) => {}
+        (false, false) => limit.push(note("or as the plan says")),
+        (true, true) => limit.push(note("or by arrangement")),
+        (false, true) => limit.push(note("or as the plan says, or by arrangement")),
+    }
+    match (policy.cost_by_request, policy.cost_by_response) {
+        (false, false) => {}
+        (true, false) => limit.push(note("units depend on the request")),
+        (_, true) => limit.push(note("units depend on the response")),
+    }
+    if !policy.hold.is_zero() {
+        limit.push(note(format!("waits up to {} before it refuses", words::duration(policy.hold))));
+    }
+    let mut keys = vec![text(words::keys(policy))];
+    if !policy.keys.is_empty() {
+        let refused = policy.refuses_without_key;
+        keys.push(note(if refused { "else refused" } else { "else not counted" }));
+    }
+    vec![name, limit, keys]
+}
+
+impl ResponseDescription {
+    fn document(&self) -> Vec<Block> {
+        let mut blocks = Vec::new();
+        if !self.headers.is_empty() {
+            blocks.push(Block::Heading("Headers"));
+            let rows = self.headers.iter();
+            let rows = rows.map(|header| {
+                vec![vec![Span::Code(header.name.clone())], vec![text(&*header.meaning)]]
+            });
+            let columns = ["Header", "Meaning"].map(String::from).to_vec();
+            let groups = vec![Group { heading: None, rows: rows.collect() }];
+            blocks.push(Block::Table(Table { caption: "Headers of responses", columns, groups }));
+            if let Some(policy) = &self.header_policy {
+                blocks.push(Block::Text(vec![
+                    text("While it passes, they tell of "),
+                    Span::Strong(policy.clone()),
+                    text("; on a refusal, of the policy that refuses."),
+                ]));
+            }
+        }
+        blocks.extend(self.refusal.iter().flat_map(RefusalDescription::document));
+        blocks
+    }
+}
+
+impl RefusalDescription {
+    fn document(&self) -> [Block; 3] {
+        let status = StatusCode::from_u16(self.status).unwrap_or_default();
+        let phrase = status.canonical_reason().unwrap_or_default();
+        let mut message = format!("HTTP/1.1 {} {phrase}\n", self.status);
+        for (name, value) in &self.headers {
+            message.push_str(&format!("{name}: {value}\n"));
+        }
+        message.push('\n');
+        message.push_str(&indented(&self.body));
+        [
+            Block::Heading("When a limit is reached"),
+            Block::Text(vec![
+                text("The answer to a request with the id "),
+                Span::Code(self.request_id.clone()),
+                text(" when the quota of "),
+                Span::Strong(self.policy.clone()),
+                text(" is used up:"),
+            ]),
+            Block::Message(message),
+        ]
+    }
+}

@@ -1,0 +1,69 @@
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Response};
+use serde::Serialize;
+
+/// What responses tell.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct ResponseDescription {
+    /// The headers, in the order of the [styles](crate::RateLimitLayerBuilder::headers).
+    pub headers: Vec<HeaderDescription>,
+    /// The policy of which headers tell that have room for one, while it passes; `None`: the one
+    /// with the least left.
+    pub header_policy: Option<String>,
+    /// An example; `None` where nothing is ever refused.
+    pub refusal: Option<RefusalDescription>,
+}
+
+/// A header and what it tells.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct HeaderDescription {
+    /// The name, in lower case.
+    pub name: String,
+    /// What it tells, in a sentence.
+    pub meaning: String,
+}
+
+impl HeaderDescription {
+    pub(crate) fn new(name: &HeaderName, meaning: &str) -> Self {
+        Self { name: name.to_string(), meaning: meaning.to_owned() }
+    }
+}
+
+/// A refusal as a caller gets it.
+///
+/// The layer has made it as it makes all others, of a policy's quota that is used up. Counts are
+/// those of nobody.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct RefusalDescription {
+    /// The policy that refuses.
+    pub policy: String,
+    /// The `X-Request-Id` that the request had.
+    pub request_id: String,
+    /// The HTTP status.
+    pub status: u16,
+    /// The headers that the layer has written, names in lower case.
+    pub headers: BTreeMap<String, String>,
+    /// The body.
+    pub body: String,
+}
+
+impl RefusalDescription {
+    pub(crate) fn new(policy: &str, request_id: &str, response: Response<Bytes>) -> Self {
+        let (head, body) = response.into_parts();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let header =
+            |(name, value): (&HeaderName, &HeaderValue)| (name.to_string(), text(value.as_bytes()));
+        Self {
+            policy: policy.to_owned(),
+            request_id: request_id.to_owned(),
+            status: head.status.as_u16(),
+            headers: head.headers.iter().map(header).collect(),
+            body: text(&body),
+        }
+    }
+}

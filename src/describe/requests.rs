@@ -1,0 +1,61 @@
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::{
+    key::KeyExtractor,
+    matcher::{Kind, Matcher, Methods},
+};
+
+/// Which requests a [`Matcher`] means.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "by")]
+#[non_exhaustive]
+pub enum Requests {
+    /// By method and path.
+    Endpoint {
+        /// The methods; any, where there are none.
+        methods: Vec<String>,
+        /// The path, in axum's syntax: `/users/{id}`.
+        path: String,
+    },
+    /// By the client's address; which ones are meant is not told.
+    ClientIp,
+    /// By a key; which ones are meant is not told.
+    Key {
+        /// What kind of key: `x-api-key`.
+        kind: String,
+    },
+    /// By a function of the request.
+    Function,
+}
+
+impl From<&Matcher> for Requests {
+    fn from(matcher: &Matcher) -> Self {
+        match matcher.kind() {
+            Kind::Route { methods, path, .. } => {
+                let methods = match methods {
+                    Methods::Any => Vec::new(),
+                    Methods::These(methods) => methods.iter().map(ToString::to_string).collect(),
+                };
+                Self::Endpoint { methods, path: path.to_string() }
+            }
+            Kind::Closure(_) => Self::Function,
+            Kind::ClientIp { .. } => Self::ClientIp,
+            Kind::Key { extractor, .. } => Self::Key { kind: extractor.kind().into_owned() },
+        }
+    }
+}
+
+/// `GET, HEAD /users/{id}`, or in words.
+impl fmt::Display for Requests {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Endpoint { methods, path } if methods.is_empty() => f.write_str(path),
+            Self::Endpoint { methods, path } => write!(f, "{} {path}", methods.join(", ")),
+            Self::ClientIp => f.write_str("requests from certain addresses"),
+            Self::Key { kind } => write!(f, "requests with certain keys ({kind})"),
+            Self::Function => f.write_str("requests that a function of the server chooses"),
+        }
+    }
+}

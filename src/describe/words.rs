@@ -1,0 +1,102 @@
+//! Quotas, times and keys in words.
+
+use std::time::Duration;
+
+use super::PolicyDescription;
+use crate::{algorithm::Algorithm, quota::Quota};
+
+/// `1,000 per hour`, `5 per 10 minutes`, `60 per minute, 10 at once`
+pub(super) fn limit(quota: &Quota, algorithm: Algorithm) -> String {
+    if quota.is_unlimited() {
+        return "unlimited".to_owned();
+    }
+    let rate = format!("{} per {}", number(quota.units()), window(quota.window()));
+    match algorithm {
+        Algorithm::TokenBucket => format!("{rate}, {} at once", number(quota.capacity())),
+        Algorithm::FixedWindow | Algorithm::SlidingWindow => rate,
+    }
+}
+
+pub(super) fn algorithm(algorithm: Algorithm) -> &'static str {
+    match algorithm {
+        Algorithm::TokenBucket => "token bucket",
+        Algorithm::FixedWindow => "fixed window",
+        Algorithm::SlidingWindow => "sliding window",
+    }
+}
+
+/// `ip`, `email, or else ip`
+pub(super) fn keys(policy: &PolicyDescription) -> String {
+    match &*policy.keys {
+        [] if policy.global => "all requests together".to_owned(),
+        [] => "the key asked about".to_owned(),
+        keys => keys.join(", or else "),
+    }
+}
+
+/// `2 seconds`, `1 hour`
+pub(super) fn duration(duration: Duration) -> String {
+    let (count, unit) = in_units(duration);
+    match &*count {
+        "1" => format!("1 {unit}"),
+        count => format!("{count} {unit}s"),
+    }
+}
+
+/// `hour`, `10 minutes`
+fn window(length: Duration) -> String {
+    match in_units(length) {
+        (count, unit) if count == "1" => unit.to_owned(),
+        _ => duration(length),
+    }
+}
+
+/// In the largest unit of which it is a whole number.
+fn in_units(duration: Duration) -> (String, &'static str) {
+    let seconds = duration.as_secs();
+    if duration.subsec_nanos() != 0 {
+        return (duration.as_secs_f64().to_string(), "second");
+    }
+    let units = [(86_400, "day"), (3_600, "hour"), (60, "minute")];
+    let whole =
+        units.into_iter().find(|(length, _)| seconds >= *length && seconds.is_multiple_of(*length));
+    let (length, unit) = whole.unwrap_or((1, "second"));
+    (number(seconds / length), unit)
+}
+
+/// With a comma for each thousand.
+fn number(number: u64) -> String {
+    let digits = number.to_string();
+    let mut grouped = String::new();
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    grouped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_read_as_people_say_them() {
+        let (bucket, window) = (Algorithm::TokenBucket, Algorithm::SlidingWindow);
+        for (quota, algorithm, words) in [
+            (Quota::per_hour(1_000), window, "1,000 per hour"),
+            (Quota::per_day(1_234_567), window, "1,234,567 per day"),
+            (Quota::per_window(5, Duration::from_secs(600)), window, "5 per 10 minutes"),
+            (Quota::per_window(5, Duration::from_secs(90)), window, "5 per 90 seconds"),
+            (Quota::per_window(5, Duration::from_millis(1_500)), window, "5 per 1.5 seconds"),
+            (Quota::per_minute(60).burst(10), bucket, "60 per minute, 10 at once"),
+            (Quota::per_minute(60), bucket, "60 per minute, 60 at once"),
+            (Quota::unlimited(), bucket, "unlimited"),
+        ] {
+            assert_eq!(limit(&quota, algorithm), words);
+        }
+        assert_eq!(duration(Duration::from_secs(1)), "1 second");
+        assert_eq!(duration(Duration::from_millis(250)), "0.25 seconds");
+    }
+}

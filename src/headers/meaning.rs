@@ -1,0 +1,42 @@
+//! What the headers tell, in words.
+
+use http::HeaderName;
+
+use super::{
+    HeaderStyle, ResetFormat,
+    style::{Family, POLICY},
+};
+
+impl HeaderStyle {
+    /// Its headers, each with a sentence.
+    pub(super) fn meanings(self) -> impl Iterator<Item = (HeaderName, &'static str)> {
+        self.names().into_iter().enumerate().map(move |(place, name)| {
+            let meaning = match (self.family, place) {
+                (Family::XRateLimit | Family::RateLimit, place) => self.meaning_of_triple(place),
+                (Family::Draft07, _) => {
+                    "The limit, the units that remain, and the seconds until more of them come back."
+                }
+                (Family::Draft11, _) if name == POLICY => {
+                    "Each policy: its limit (q), and the seconds in which that comes back (w)."
+                }
+                (Family::Draft11, _) => {
+                    "Each policy: the units that remain (r), and the seconds until more come back (t)."
+                }
+            };
+            (name, meaning)
+        })
+    }
+
+    fn meaning_of_triple(self, place: usize) -> &'static str {
+        match (place, self.reset_format()) {
+            (0, _) => "The limit: the most units that can remain.",
+            (1, _) => "The units that remain.",
+            (_, ResetFormat::UnixSeconds) => {
+                "When more units come back, in seconds since 1970 UTC (a Unix timestamp)."
+            }
+            (_, ResetFormat::Seconds | ResetFormat::Omitted) => {
+                "The seconds until more units come back."
+            }
+        }
+    }
+}

@@ -1,0 +1,59 @@
+use super::Inner;
+#[cfg(feature = "metrics")]
+use super::Limiter;
+use crate::decision::Decision;
+
+impl Inner {
+    /// Tells metrics and events of a decision.
+    pub(super) fn observe(&self, decision: &Decision) {
+        let charged = !decision.only_peeks();
+        #[cfg(feature = "metrics")]
+        if charged {
+            self.metrics.count(decision);
+        }
+        #[cfg(feature = "tracing")]
+        if charged {
+            self.log(decision);
+        }
+        #[cfg(not(any(feature = "metrics", feature = "tracing")))]
+        let _ = charged;
+    }
+
+    /// Policies, categories and kinds of key by their names; no keys.
+    #[cfg(feature = "tracing")]
+    fn log(&self, decision: &Decision) {
+        let category = decision.category.and_then(|number| self.categories.get(number as usize));
+        let category = category.map(|category| &*category.name);
+        for outcome in decision.dry_runs.iter().filter(|outcome| !outcome.is_allowed()) {
+            let policy = outcome.policy();
+            tracing::info!(policy, category, "a dry run would have refused this request");
+        }
+        let held = decision.held();
+        if !held.is_zero() {
+            tracing::debug!(category, ?held, "a request was held");
+        }
+        let Some((reason, outcome)) = decision.reason().zip(decision.tightest()) else { return };
+        tracing::debug!(
+            policy = outcome.policy(),
+            category,
+            ?reason,
+            key_kind = &*outcome.key_kind(),
+            limit = outcome.limit(),
+            retry_after = outcome.retry_after().map(tracing::field::debug),
+            "a request was refused"
+        );
+    }
+}
+
+#[cfg(feature = "metrics")]
+impl Limiter {
+    /// Sets the gauges `tower_quota_live_keys` and `tower_quota_held_requests`: to be called when
+    /// an exporter tells its numbers, or every few seconds. With the store in memory it takes a few
+    /// microseconds.
+    ///
+    /// Of several limiters in a process, the gauges tell the sum.
+    pub fn report_levels(&self) {
+        let inner = &self.inner;
+        inner.metrics.set_levels(inner.store.live_keys(), inner.line.waiting());
+    }
+}

@@ -1,0 +1,124 @@
+//! What a limiter tells the `metrics` facade.
+//!
+//! The crate's documentation has the table of names and labels. Each label is a name of the
+//! configuration or of this module: how many series there are is known at `build()`.
+
+mod level;
+mod store;
+mod verdict;
+
+use std::sync::OnceLock;
+
+use ::metrics::{
+    Counter, Histogram, Unit, counter, describe_counter, describe_histogram, histogram,
+};
+
+pub(crate) use self::store::Timed;
+use self::{level::Level, verdict::Verdict};
+use crate::{decision::Decision, policy::Policy};
+
+/// The series of one limiter.
+///
+/// Each is registered when it is first needed, and kept: a recorder that is installed before the
+/// first request gets all of them, and no request pays for looking them up.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    /// What belongs to no category, and then each category.
+    categories: Vec<OfCategory>,
+    live_keys: Level,
+    held_requests: Level,
+}
+
+#[derive(Debug)]
+struct OfCategory {
+    name: String,
+    policies: Vec<OfPolicy>,
+    held: OnceLock<Histogram>,
+}
+
+#[derive(Debug)]
+struct OfPolicy {
+    policy: Policy,
+    decisions: OnceLock<[Counter; Verdict::ALL.len()]>,
+}
+
+impl Metrics {
+    /// For decisions about requests of no category, by any of `policies`, and of each of
+    /// `categories`, by name.
+    pub(crate) fn new(
+        policies: impl IntoIterator<Item = Policy>,
+        categories: impl IntoIterator<Item = (String, Vec<Policy>)>,
+    ) -> Self {
+        // A label that is empty is as good as left out.
+        let none = OfCategory::new(String::new(), policies);
+        let named = categories.into_iter().map(|(name, policies)| OfCategory::new(name, policies));
+        Self {
+            categories: std::iter::once(none).chain(named).collect(),
+            live_keys: Level::new(
+                "tower_quota_live_keys",
+                "Keys in the store, each once per policy.",
+            ),
+            held_requests: Level::new("tower_quota_held_requests", "Requests that wait."),
+        }
+    }
+
+    /// Counts a decision.
+    pub(crate) fn count(&self, decision: &Decision) {
+        let number = decision.category.map_or(0, |number| number as usize + 1);
+        let Some(of) = self.categories.get(number) else { return };
+        let held = decision.held();
+        for outcome in decision.all() {
+            if let Some(known) = of.policies.iter().find(|known| known.policy.is(&outcome.policy)) {
+                known.decisions(&of.name)[Verdict::of(outcome, held) as usize].increment(1);
+            }
+        }
+        if !held.is_zero() {
+            of.held().record(held);
+        }
+    }
+
+    /// Sets the gauges; a store may not know how many keys it has.
+    pub(crate) fn set_levels(&self, live_keys: Option<usize>, held_requests: usize) {
+        self.held_requests.set(held_requests);
+        if let Some(live_keys) = live_keys {
+            self.live_keys.set(live_keys);
+        }
+    }
+}
+
+impl OfCategory {
+    fn new(name: String, policies: impl IntoIterator<Item = Policy>) -> Self {
+        let policy = |policy| OfPolicy { policy, decisions: OnceLock::new() };
+        Self { name, policies: policies.into_iter().map(policy).collect(), held: OnceLock::new() }
+    }
+
+    fn held(&self) -> &Histogram {
+        const NAME: &str = "tower_quota_held_duration_seconds";
+        self.held.get_or_init(|| {
+            let help = "How long requests waited for their units, whether or not they passed.";
+            describe_histogram!(NAME, Unit::Seconds, help);
+            histogram!(NAME, "category" => self.name.clone())
+        })
+    }
+}
+
+impl OfPolicy {
+    /// A counter for each verdict. All at once, so that the first refusal is seen to rise from 0.
+    fn decisions(&self, category: &str) -> &[Counter; Verdict::ALL.len()] {
+        const NAME: &str = "tower_quota_decisions_total";
+        self.decisions.get_or_init(|| {
+            describe_counter!(NAME, Unit::Count, "What policies said of requests.");
+            Verdict::ALL.map(|verdict| {
+                if verdict.is_dry_run() != self.policy.is_dry_run() {
+                    return Counter::noop();
+                }
+                counter!(
+                    NAME,
+                    "policy" => self.policy.name().to_owned(),
+                    "category" => category.to_owned(),
+                    "verdict" => verdict.label(),
+                )
+            })
+        })
+    }
+}

@@ -1,0 +1,52 @@
+use std::time::Duration;
+
+use crate::decision::{Outcome, Reason};
+
+/// What a policy said of a request, as a label tells it.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Verdict {
+    Allowed,
+    Held,
+    Refused,
+    MissingKey,
+    DryRunAllowed,
+    DryRunRefused,
+}
+
+impl Verdict {
+    pub(super) const ALL: [Self; 6] = [
+        Self::Allowed,
+        Self::Held,
+        Self::Refused,
+        Self::MissingKey,
+        Self::DryRunAllowed,
+        Self::DryRunRefused,
+    ];
+
+    /// `held`: how long the request waited.
+    pub(super) fn of(outcome: &Outcome, held: Duration) -> Self {
+        match (outcome.policy.is_dry_run(), outcome.refused) {
+            (true, None) => Self::DryRunAllowed,
+            (true, Some(_)) => Self::DryRunRefused,
+            (false, Some(Reason::MissingKey)) => Self::MissingKey,
+            (false, Some(Reason::QuotaExceeded | Reason::CostExceedsQuota)) => Self::Refused,
+            (false, None) if held.is_zero() => Self::Allowed,
+            (false, None) => Self::Held,
+        }
+    }
+
+    pub(super) fn label(self) -> &'static str {
+        match self {
+            Self::Allowed => "allowed",
+            Self::Held => "held",
+            Self::Refused => "refused",
+            Self::MissingKey => "missing_key",
+            Self::DryRunAllowed => "dry_run_allowed",
+            Self::DryRunRefused => "dry_run_refused",
+        }
+    }
+
+    pub(super) fn is_dry_run(self) -> bool {
+        matches!(self, Self::DryRunAllowed | Self::DryRunRefused)
+    }
+}

@@ -1,0 +1,89 @@
+//! What a limiter tells those who subscribe to `tracing` events.
+#![cfg(feature = "tracing")]
+
+use std::{
+    io,
+    sync::{Arc, Mutex},
+    time::{Duration, UNIX_EPOCH},
+};
+
+use http::{Request, request::Parts};
+use tower_quota::{Category, Clock, Limiter, Matcher, Policy, Quota, key::header};
+use tracing_subscriber::fmt::MakeWriter;
+
+const SECRET: &str = "sk_live_secret";
+
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for Lines {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        self.clone()
+    }
+}
+
+/// The events of `story`, on a paused clock.
+fn events(story: impl AsyncFnOnce()) -> Vec<String> {
+    let lines = Lines::default();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing_subscriber::filter::LevelFilter::DEBUG)
+        .with_writer(lines.clone())
+        .with_ansi(false)
+        .with_target(false)
+        .without_time()
+        .finish();
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_time().start_paused(true).build().unwrap();
+    tracing::subscriber::with_default(subscriber, || runtime.block_on(story()));
+    let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+    text.lines().map(|line| line.trim().to_owned()).collect()
+}
+
+fn from(key: &str) -> Parts {
+    Request::get("/jobs/7").header("x-key", key).body(()).unwrap().into_parts().0
+}
+
+#[test]
+fn refused_and_held_requests_and_dry_runs_are_told_without_whose_they_are() {
+    let told = events(async || {
+        let slow = Policy::token_bucket("slow", Quota::per_second(1)).key(header("x-key"));
+        let tried = Policy::fixed_window("tried", Quota::per_minute(1)).global().dry_run();
+        let jobs = Category::new("jobs")
+            .on(Matcher::path("/jobs/{id}"))
+            .policy(slow.or_refuse().hold(Duration::from_secs(1)))
+            .policy(tried);
+        let delivery = Policy::sliding_window("delivery", Quota::per_hour(1));
+        let limiter = Limiter::builder()
+            .clock(Clock::starting_at(UNIX_EPOCH))
+            .category(jobs)
+            .direct(delivery)
+            .build()
+            .unwrap();
+        assert!(limiter.decide(&from(SECRET)).await.is_allowed());
+        assert!(limiter.decide(&from(SECRET)).await.is_allowed(), "after a second");
+        assert!(!limiter.decide(&from("")).await.is_allowed());
+        for _ in 0..2 {
+            limiter.check("delivery", SECRET).await.unwrap();
+        }
+        limiter.peek("delivery", SECRET).await.unwrap();
+    });
+    let expected = [
+        r#"INFO a dry run would have refused this request policy="tried" category="jobs""#,
+        r#"DEBUG a request was held category="jobs" held=1s"#,
+        r#"DEBUG a request was refused policy="slow" category="jobs" reason=MissingKey key_kind="x-key" limit=1"#,
+        r#"DEBUG a request was refused policy="delivery" reason=QuotaExceeded key_kind="all" limit=1 retry_after=3600s"#,
+    ];
+    assert_eq!(told, expected);
+}

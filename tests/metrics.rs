@@ -1,0 +1,277 @@
+//! What a limiter tells the recorder of the `metrics` facade.
+#![cfg(feature = "metrics")]
+
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::{Duration, UNIX_EPOCH},
+};
+
+use http::{Request, request::Parts};
+use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
+use tokio::time::sleep;
+use tower_quota::{
+    Category, Clock, Limiter, LimiterBuilder, Matcher, Now, Policy, Quota,
+    key::header,
+    store::{Charge, Correction, MemoryStore, Store, StoreFuture},
+};
+
+const SECRET: &str = "sk_live_secret";
+
+/// What a recorder has been told since the beginning.
+struct Recorded {
+    /// Tells what is new.
+    snapshotter: Snapshotter,
+    series: RefCell<BTreeMap<String, Told>>,
+}
+
+impl Recorded {
+    /// All series as `name{label=value,…}`.
+    fn series(&self) -> BTreeMap<String, Told> {
+        let mut series = self.series.borrow_mut();
+        for (key, _, help, value) in self.snapshotter.snapshot().into_vec() {
+            let key = key.key();
+            assert!(help.is_some(), "{key} says what it is");
+            let labels = key.labels().map(|label| format!("{}={}", label.key(), label.value()));
+            let labels = labels.collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>().join(",");
+            let told = series.entry(format!("{}{{{labels}}}", key.name()));
+            match (value, told.or_insert_with_key(|name| Told::nothing(name))) {
+                (DebugValue::Counter(new), Told::Count(count)) => *count += new,
+                (DebugValue::Gauge(change), Told::Level(level)) => *level += change.0,
+                (DebugValue::Histogram(new), Told::Times(times)) => {
+                    times.extend(new.iter().map(|time| time.0));
+                }
+                (value, told) => panic!("{key} is {value:?}, not {told:?}"),
+            }
+        }
+        series.clone()
+    }
+
+    /// Keys in the store, and requests that wait.
+    fn levels(&self) -> [Told; 2] {
+        let series = self.series();
+        ["tower_quota_live_keys{}", "tower_quota_held_requests{}"].map(|name| series[name].clone())
+    }
+}
+
+/// Runs `story` on a paused clock, with a recorder of its own.
+fn record(story: impl AsyncFnOnce(&Recorded)) -> BTreeMap<String, Told> {
+    let recorder = DebuggingRecorder::new();
+    let recorded = Recorded { snapshotter: recorder.snapshotter(), series: RefCell::default() };
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_time().start_paused(true).build().unwrap();
+    metrics::with_local_recorder(&recorder, || runtime.block_on(story(&recorded)));
+    recorded.series()
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum Told {
+    Count(u64),
+    Level(f64),
+    Times(Vec<f64>),
+}
+
+impl Told {
+    /// What a series of this name begins with.
+    fn nothing(name: &str) -> Self {
+        match name {
+            _ if name.contains("_total{") => Self::Count(0),
+            _ if name.contains("_seconds{") => Self::Times(Vec::new()),
+            _ => Self::Level(0.0),
+        }
+    }
+}
+
+/// The decisions that there were, without the series that stayed at 0.
+fn decisions(series: &BTreeMap<String, Told>) -> Vec<(&str, u64)> {
+    let counted = series.iter().filter_map(|(name, told)| match told {
+        Told::Count(count) => Some((name.strip_prefix("tower_quota_decisions_total")?, *count)),
+        _ => None,
+    });
+    counted.filter(|(_, count)| *count > 0).collect()
+}
+
+fn builder() -> LimiterBuilder {
+    Limiter::builder().clock(Clock::starting_at(UNIX_EPOCH + Duration::from_secs(1_705_399_200)))
+}
+
+fn to(path: &str, key: &str) -> Parts {
+    Request::get(path).header("x-key", key).body(()).unwrap().into_parts().0
+}
+
+fn per_key(name: &str, quota: Quota) -> Policy {
+    Policy::sliding_window(name, quota).key(header("x-key")).or_refuse()
+}
+
+#[test]
+fn decisions_are_counted_by_policy_category_and_verdict() {
+    let series = record(async |_| {
+        let limiter = builder()
+            .exempt(Matcher::get("/health"))
+            .policy(per_key("each", Quota::per_minute(3)))
+            .category(
+                Category::new("read")
+                    .on(Matcher::get("/read"))
+                    .policy(per_key("read", Quota::per_minute(2)))
+                    .policy(per_key("tried", Quota::per_minute(1)).dry_run()),
+            )
+            .category(
+                Category::new("search")
+                    .on(Matcher::get("/search"))
+                    .policy(per_key("search", Quota::per_minute(9))),
+            )
+            .direct(Policy::sliding_window("delivery", Quota::per_hour(1)))
+            .build()
+            .unwrap();
+        for _ in 0..3 {
+            limiter.decide(&to("/read", SECRET)).await;
+        }
+        limiter.decide(&to("/other", SECRET)).await;
+        limiter.decide(&to("/search", SECRET)).await;
+        limiter.decide(&to("/search", "")).await;
+        limiter.decide(&to("/health", SECRET)).await;
+        for _ in 0..2 {
+            limiter.check("delivery", SECRET).await.unwrap();
+        }
+        // These use nothing, or take back.
+        limiter.peek("delivery", SECRET).await.unwrap();
+        limiter.give_back("delivery", SECRET).await.unwrap();
+        limiter.reset("delivery", SECRET).await.unwrap();
+        limiter.peek("tried", SECRET).await.unwrap();
+    });
+    let expected = [
+        ("{category=,policy=delivery,verdict=allowed}", 1),
+        ("{category=,policy=delivery,verdict=refused}", 1),
+        ("{category=,policy=each,verdict=allowed}", 1),
+        ("{category=read,policy=each,verdict=allowed}", 3),
+        ("{category=read,policy=read,verdict=allowed}", 2),
+        ("{category=read,policy=read,verdict=refused}", 1),
+        ("{category=read,policy=tried,verdict=dry_run_allowed}", 1),
+        ("{category=read,policy=tried,verdict=dry_run_refused}", 2),
+        ("{category=search,policy=each,verdict=missing_key}", 1),
+        ("{category=search,policy=each,verdict=refused}", 1),
+        ("{category=search,policy=search,verdict=allowed}", 1),
+        ("{category=search,policy=search,verdict=missing_key}", 1),
+    ];
+    assert_eq!(decisions(&series), expected);
+    // What has not happened yet is there, so that its first time shows.
+    let never = "tower_quota_decisions_total{category=search,policy=search,verdict=refused}";
+    assert_eq!(series[never], Told::Count(0));
+    let names = format!("{:?}", series.keys());
+    assert!(!names.contains(SECRET) && !names.contains("/read"), "{names}");
+}
+
+#[test]
+fn held_requests_are_counted_and_timed_and_shown_while_they_wait() {
+    let series = record(async |recorded| {
+        let slow = Policy::token_bucket("slow", Quota::per_second(1)).key(header("x-key"));
+        let category = Category::new("jobs").on(Matcher::get("/jobs")).policy(slow.or_refuse());
+        let limiter = builder().category(category.hold(Duration::from_secs(2))).build().unwrap();
+        assert!(limiter.decide(&to("/jobs", SECRET)).await.is_allowed());
+        let mut waiting = Vec::new();
+        for _ in 0..3 {
+            let (limiter, request) = (limiter.clone(), to("/jobs", SECRET));
+            waiting.push(tokio::spawn(async move { limiter.decide(&request).await }));
+        }
+        sleep(Duration::from_millis(1)).await;
+        limiter.report_levels();
+        assert_eq!(recorded.levels(), [Told::Level(1.0), Told::Level(2.0)]);
+        for task in waiting {
+            task.await.unwrap();
+        }
+        limiter.report_levels();
+        assert_eq!(recorded.levels()[1], Told::Level(0.0));
+    });
+    let expected = [
+        ("{category=jobs,policy=slow,verdict=allowed}", 1),
+        ("{category=jobs,policy=slow,verdict=held}", 2),
+        ("{category=jobs,policy=slow,verdict=refused}", 1),
+    ];
+    assert_eq!(decisions(&series), expected);
+    let held = &series["tower_quota_held_duration_seconds{category=jobs}"];
+    assert_eq!(held, &Told::Times(vec![1.0, 2.0]));
+}
+
+#[test]
+fn gauges_are_the_sum_over_limiters_and_forget_those_that_are_gone() {
+    record(async |recorded| {
+        let limiter = || builder().policy(per_key("each", Quota::per_minute(3))).build().unwrap();
+        let (one, other) = (limiter(), limiter());
+        for key in ["a", "b", "c"] {
+            one.decide(&to("/", key)).await;
+        }
+        other.decide(&to("/", "a")).await;
+        for limiter in [&one, &other, &one] {
+            limiter.report_levels();
+        }
+        assert_eq!(recorded.levels()[0], Told::Level(4.0));
+        drop(one);
+        assert_eq!(recorded.levels()[0], Told::Level(1.0));
+    });
+}
+
+/// Answers after as long as it is told.
+struct Slow(Arc<MemoryStore>, Duration);
+
+impl Slow {
+    fn later(&self, answer: StoreFuture) -> StoreFuture {
+        let delay = self.1;
+        StoreFuture::later(async move {
+            sleep(delay).await;
+            answer.await
+        })
+    }
+}
+
+impl Store for Slow {
+    fn charge(&self, charges: &[Charge], now: Now) -> StoreFuture {
+        self.later(self.0.charge(charges, now))
+    }
+
+    fn correct(&self, corrections: &[Correction], now: Now) -> StoreFuture {
+        self.later(self.0.correct(corrections, now))
+    }
+}
+
+#[test]
+fn a_store_that_answers_later_is_timed_and_one_that_answers_at_once_is_not() {
+    let story = async |store: LimiterBuilder| {
+        let limiter = store.policy(per_key("each", Quota::per_minute(3))).build().unwrap();
+        assert!(limiter.decide(&to("/", SECRET)).await.is_allowed());
+        limiter.reset("each", SECRET).await.unwrap();
+        limiter.report_levels();
+    };
+    let delay = Duration::from_millis(250);
+    let slow = record(async |_| story(builder().store(Slow(Arc::default(), delay))).await);
+    for operation in ["charge", "correct"] {
+        let name = format!("tower_quota_store_duration_seconds{{operation={operation}}}");
+        assert_eq!(slow[&name], Told::Times(vec![0.25]));
+    }
+    assert!(!slow.contains_key("tower_quota_live_keys{}"), "it does not know");
+    assert_eq!(decisions(&slow), [("{category=,policy=each,verdict=allowed}", 1)], "and not held");
+
+    let at_once = record(async |_| story(builder().store(MemoryStore::new())).await);
+    assert!(at_once.contains_key("tower_quota_live_keys{}"));
+    assert!(at_once.keys().all(|name| !name.contains("store")), "{at_once:?}");
+}
+
+/// What is registered with no recorder stays so; no request has come before this one.
+#[test]
+fn a_recorder_may_come_after_the_limiter() {
+    let limiter = builder().policy(per_key("each", Quota::per_minute(3))).build().unwrap();
+    let series = record(async |_| {
+        limiter.decide(&to("/", SECRET)).await;
+    });
+    assert_eq!(decisions(&series), [("{category=,policy=each,verdict=allowed}", 1)]);
+}
+
+#[test]
+fn an_example_refusal_is_no_decision() {
+    let series = record(async |_| {
+        let limiter = builder().policy(per_key("each", Quota::per_minute(3))).build().unwrap();
+        let layer = tower_quota::RateLimitLayer::new(limiter);
+        assert!(layer.describe().responses.unwrap().refusal.is_some());
+    });
+    assert_eq!(series, BTreeMap::new());
+}

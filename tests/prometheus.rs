@@ -1,0 +1,144 @@
+//! The Prometheus example, and the dashboard that is made for its numbers.
+#![cfg(all(feature = "axum", feature = "metrics"))]
+
+#[path = "../examples/prometheus.rs"]
+mod prometheus;
+
+use std::{
+    collections::BTreeSet,
+    net::SocketAddr,
+    time::{Duration, UNIX_EPOCH},
+};
+
+use axum::{Router, body::Body, http::Request};
+use http_body_util::BodyExt;
+use serde_json::Value;
+use tower::ServiceExt;
+use tower_quota::{
+    Clock, Limiter, Now, Policy, Quota,
+    key::PeerAddr,
+    store::{Charge, Correction, MemoryStore, Store, StoreFuture},
+};
+
+const DASHBOARD: &str = include_str!("../examples/prometheus/dashboard.json");
+
+async fn ask(app: &Router, method: &str, path: &str) -> (u16, String) {
+    let peer = PeerAddr(SocketAddr::from(([192, 0, 2, 1], 50_000)));
+    let request = Request::builder().method(method).uri(path).extension(peer);
+    let response = app.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+    let status = response.status().as_u16();
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    (status, String::from_utf8(body.into()).unwrap())
+}
+
+/// A store whose answers come later, as over a network.
+struct Remote(MemoryStore);
+
+impl Store for Remote {
+    fn charge(&self, charges: &[Charge], now: Now) -> StoreFuture {
+        StoreFuture::later(self.0.charge(charges, now))
+    }
+
+    fn correct(&self, corrections: &[Correction], now: Now) -> StoreFuture {
+        StoreFuture::later(self.0.correct(corrections, now))
+    }
+}
+
+/// What `/metrics` tells after each thing has happened that there is to count.
+async fn exposed() -> String {
+    let clock = Clock::starting_at(UNIX_EPOCH + Duration::from_secs(1_705_399_200));
+    let app = prometheus::app(prometheus::exporter().unwrap(), clock).unwrap();
+    for nth in 1..=40 {
+        assert_eq!(ask(&app, "GET", "/search").await.0, if nth <= 30 { 200 } else { 429 });
+    }
+    for _ in 0..4 {
+        assert_eq!(ask(&app, "POST", "/exports").await.0, 200);
+    }
+    let remote = Remote(MemoryStore::new());
+    let policy = Policy::sliding_window("delivery", Quota::per_hour(100));
+    let remote = Limiter::builder().store(remote).direct(policy).build().unwrap();
+    remote.check("delivery", "key").await.unwrap();
+    remote.reset("delivery", "key").await.unwrap();
+    let (status, told) = ask(&app, "GET", "/metrics").await;
+    assert_eq!(status, 200);
+    told
+}
+
+/// Each query of the dashboard, those of its variables too.
+fn queries(dashboard: &Value) -> Vec<&str> {
+    let panels = dashboard["panels"].as_array().unwrap().iter();
+    let targets = panels.flat_map(|panel| panel["targets"].as_array().unwrap());
+    let variables = dashboard["templating"]["list"].as_array().unwrap().iter();
+    let queries = variables.map(|variable| &variable["query"]);
+    targets.map(|target| &target["expr"]).chain(queries).map(|of| of.as_str().unwrap()).collect()
+}
+
+/// The words of a query that are names or labels.
+fn words(query: &str) -> impl Iterator<Item = &str> {
+    query.split(|character: char| !(character.is_ascii_alphanumeric() || character == '_'))
+}
+
+/// The names of the table with the metrics.
+fn documented(text: &str) -> BTreeSet<&str> {
+    let rows =
+        text.lines().filter_map(|line| line.split_once("| `tower_quota_")?.1.split_once('`'));
+    rows.map(|(name, _)| name).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_dashboard_asks_for_what_the_exporter_tells() {
+    let told = exposed().await;
+    let samples: Vec<&str> = told.lines().filter(|line| !line.starts_with('#')).collect();
+    for sample in [
+        r#"tower_quota_decisions_total{policy="search",category="search",verdict="allowed"} 30"#,
+        r#"tower_quota_decisions_total{policy="search",category="search",verdict="refused"} 10"#,
+        r#"tower_quota_decisions_total{policy="stricter search",category="search",verdict="dry_run_refused"} 30"#,
+        r#"tower_quota_decisions_total{policy="export",category="export",verdict="held"} 2"#,
+        r#"tower_quota_decisions_total{policy="delivery",category="",verdict="allowed"} 1"#,
+        r#"tower_quota_held_duration_seconds_bucket{category="export",le="0.5"} 0"#,
+        r#"tower_quota_held_duration_seconds_bucket{category="export",le="1"} 2"#,
+        "tower_quota_live_keys 3",
+        "tower_quota_held_requests 0",
+    ] {
+        assert!(samples.contains(&sample), "{sample}\n\n{told}");
+    }
+
+    let dashboard: Value = serde_json::from_str(DASHBOARD).unwrap();
+    let mut asked = BTreeSet::new();
+    for query in queries(&dashboard) {
+        let metrics: Vec<_> =
+            words(query).filter(|word| word.starts_with("tower_quota_")).collect();
+        assert!(!metrics.is_empty(), "{query}");
+        let of_metric = |sample: &&str| {
+            metrics.iter().any(|name| {
+                sample.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']))
+            })
+        };
+        let told: Vec<_> = samples.iter().copied().filter(of_metric).collect();
+        assert!(!told.is_empty(), "nothing is told for {query}");
+        for label in ["policy", "category", "verdict", "operation", "le"] {
+            let asked = words(query).any(|word| word == label);
+            assert!(
+                !asked || told.iter().any(|told| told.contains(&format!("{label}=\""))),
+                "{label}: {query}"
+            );
+        }
+        for verdict in query.split("verdict=").skip(1) {
+            let verdicts = verdict.trim_start_matches('~').split('"').nth(1).unwrap();
+            for verdict in verdicts.split('|') {
+                let label = format!("verdict=\"{verdict}\"");
+                assert!(told.iter().any(|told| told.contains(&label)), "{label}: {query}");
+            }
+        }
+        asked.extend(metrics.iter().map(|name| name.trim_end_matches("_bucket").to_owned()));
+    }
+
+    // What is told is what is documented, and all of it is on the dashboard.
+    let types = told.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
+    let names: BTreeSet<_> = types.map(|(name, _)| name.to_owned()).collect();
+    assert_eq!(asked, names);
+    let names: BTreeSet<_> =
+        names.iter().filter_map(|name| name.strip_prefix("tower_quota_")).collect();
+    assert_eq!(documented(include_str!("../README.md")), names);
+    assert_eq!(documented(include_str!("../src/lib.rs")), names);
+}
