@@ -1,28 +1,20 @@
 //! The FHIR Directory's search page in a browser: served from one origin, it calls the API on
 //! another.
-//!
-//! With Debian's packages `chromium` and `chromium-driver`.
 #![cfg(all(feature = "axum", feature = "tracing", target_os = "linux"))]
 
+#[path = "common/browser.rs"]
+mod browser;
 mod common;
 
-use std::{
-    process::Stdio,
-    time::{Duration, SystemTime, SystemTimeError, UNIX_EPOCH},
-};
+use std::time::{Duration, SystemTime, SystemTimeError, UNIX_EPOCH};
 
 use axum::{Json, Router, response::Html, routing::get};
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::Deserialize;
 use serde_json::json;
-use tempfile::TempDir;
 use thirtyfour::prelude::*;
-use tokio::{
-    io::{AsyncBufReadExt, BufReader},
-    net::TcpListener,
-    process::{Child, Command},
-    time::timeout,
-};
+use tokio::net::TcpListener;
 
+use browser::{Browser, client};
 use common::{PATIENCE, Result, Server};
 
 const PAGE: &str = include_str!("../examples/fhir_directory/index.html");
@@ -31,50 +23,7 @@ const PAGE: &str = include_str!("../examples/fhir_directory/index.html");
 const ANSWERED: &str = "#status:not(:empty), #problem:not(:empty)";
 const FOUND: &str = "#status:not(:empty)";
 
-/// A headless browser with a new profile. When dropped, it is closed, then its driver killed.
-struct Browser {
-    driver: WebDriver,
-    process: Child,
-    _profile: TempDir,
-}
-
 impl Browser {
-    async fn start() -> Result<Self> {
-        let mut process = Command::new("chromedriver")
-            .arg("--port=0")
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()?;
-        let stdout = process.stdout.take().ok_or("stdout is piped")?;
-        let port = timeout(PATIENCE, port(BufReader::new(stdout))).await??;
-        let profile = TempDir::new()?;
-        let mut wanted = DesiredCapabilities::chrome();
-        for flag in [
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--disable-quic",
-            "--no-first-run",
-            "--disable-background-networking",
-            "--disable-component-update",
-            "--disable-sync",
-            &format!("--user-data-dir={}", profile.path().display()),
-        ] {
-            wanted.add_arg(flag)?;
-        }
-        let driver = WebDriver::builder(format!("http://127.0.0.1:{port}"), wanted)
-            .client(client()?)
-            .connect()
-            .await?;
-        Ok(Self { driver, process, _profile: profile })
-    }
-
-    async fn stop(mut self) -> Result<()> {
-        self.driver.quit().await?;
-        Ok(self.process.kill().await?)
-    }
-
     /// Types into the field with this label; whether without a pause in which the page would ask.
     async fn write(&self, label: &str, text: &str) -> Result<bool> {
         self.driver
@@ -86,13 +35,6 @@ impl Browser {
         let moments: Vec<f64> = self.evaluate("return typed").await?;
         assert_eq!(moments.len(), text.chars().count());
         Ok(moments.is_sorted_by(|earlier, later| later - earlier < 400.0))
-    }
-
-    /// Waits until there is such an element.
-    async fn wait_for(&self, css: &str) -> Result<()> {
-        let (limit, interval) = (PATIENCE, Duration::from_millis(20));
-        self.driver.query(By::Css(css)).wait(limit, interval).first().await?;
-        Ok(())
     }
 
     /// Waits until the seconds of the wait are other ones.
@@ -115,32 +57,6 @@ impl Browser {
         )
         .await
     }
-
-    /// What a script returns that runs in the page.
-    async fn evaluate<T: DeserializeOwned>(&self, script: &str) -> Result<T> {
-        Ok(self.driver.execute(script, []).await?.convert()?)
-    }
-
-    /// The addresses that the page has asked for, since it was opened.
-    async fn requests(&self) -> Result<Vec<String>> {
-        self.evaluate("return performance.getEntriesByType('resource').map(entry => entry.name)")
-            .await
-    }
-}
-
-/// The port on which a driver says that it listens.
-async fn port(stdout: impl AsyncBufReadExt + Unpin) -> Result<u16> {
-    let mut lines = stdout.lines();
-    while let Some(line) = lines.next_line().await? {
-        if let Some((_, port)) = line.split_once("started successfully on port ") {
-            return Ok(port.trim_end_matches('.').parse()?);
-        }
-    }
-    Err("the driver ends without telling its port".into())
-}
-
-fn client() -> Result<reqwest::Client> {
-    Ok(reqwest::Client::builder().no_proxy().timeout(PATIENCE).build()?)
 }
 
 /// All that the page tells a reader.
