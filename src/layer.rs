@@ -4,6 +4,8 @@ use bytes::Bytes;
 use http::{HeaderName, Response};
 use tower::Layer;
 
+#[cfg(feature = "usage")]
+use crate::usage::RequestLog;
 use crate::{
     error::BuildError,
     headers::{HeaderStyle, Headers},
@@ -43,6 +45,8 @@ pub(crate) struct Face {
     pub(crate) spread: Spread,
     pub(crate) renderer: Renderer,
     pub(crate) expose_decision: bool,
+    #[cfg(feature = "usage")]
+    pub(crate) log: Option<RequestLog>,
 }
 
 impl RateLimitLayer {
@@ -169,6 +173,14 @@ impl RateLimitLayerBuilder {
         self
     }
 
+    /// Tells `log` of each request, when the head of its response is ready, refusals and exempt
+    /// requests included. Default: none.
+    #[cfg(feature = "usage")]
+    pub fn log(mut self, log: RequestLog) -> Self {
+        self.face.log = Some(log);
+        self
+    }
+
     /// The layer.
     ///
     /// # Errors
@@ -187,6 +199,8 @@ impl Face {
             spread: Spread::default(),
             renderer: Arc::new(Rejection::to_response),
             expose_decision: false,
+            #[cfg(feature = "usage")]
+            log: None,
         }
     }
 }

@@ -75,6 +75,8 @@
 //! | `axum` | yes | reads the peer from axum's `ConnectInfo`, the path from `OriginalUri`; `Rejection` is an `IntoResponse` |
 //! | `tracing` | yes | logs what an operator has to know: a missing peer address, a full store, a plan that cannot be, what a dry run would refuse |
 //! | `grpc` | no | answers refused gRPC calls with a gRPC status and its details |
+//! | `usage` | no | the module `usage`: a log of requests, and with `axum` a page that shows callers their usage, and one for the operator |
+//! | `usage-sqlite` | no | keeps that log in a SQLite file; builds SQLite, for which it takes a C compiler |
 
 #![forbid(unsafe_code)]
 #![warn(
@@ -106,10 +108,13 @@ mod matcher;
 mod policy;
 mod quota;
 mod rejection;
+mod report;
 pub mod response;
 mod service;
 mod spread;
 pub mod store;
+#[cfg(feature = "usage")]
+pub mod usage;
 
 pub use crate::{
     algorithm::Algorithm,

@@ -30,7 +30,7 @@ pub struct Matcher {
 
 #[derive(Clone)]
 enum Kind {
-    Route { methods: Methods, router: Arc<matchit::Router<()>> },
+    Route { methods: Methods, path: Arc<str>, router: Arc<matchit::Router<()>> },
     Closure(Arc<dyn Fn(&Parts) -> bool + Send + Sync>),
     ClientIp { client_ip: ClientIp, networks: Vec<IpNet> },
     Key { extractor: Arc<dyn KeyExtractor>, known: HashSet<u128>, fingerprints: Fingerprinter },
@@ -68,13 +68,11 @@ impl Matcher {
     }
 
     fn route(methods: Methods, path: &str) -> Self {
-        match route(path) {
-            Ok(router) => Self::new(Kind::Route { methods, router: Arc::new(router) }),
-            Err(problem) => Self {
-                kind: Kind::Route { methods, router: Arc::default() },
-                problem: Some(problem),
-            },
-        }
+        let (router, problem) = match route(path) {
+            Ok(router) => (Arc::new(router), None),
+            Err(problem) => (Arc::default(), Some(problem)),
+        };
+        Self { kind: Kind::Route { methods, path: path.into(), router }, problem }
     }
 
     /// Requests of which the closure says so.
@@ -115,7 +113,7 @@ impl Matcher {
 
     pub(crate) fn matches(&self, request: &Parts) -> bool {
         match &self.kind {
-            Kind::Route { methods, router } => {
+            Kind::Route { methods, router, .. } => {
                 let method_fits = match methods {
                     Methods::Any => true,
                     Methods::These(methods) => methods.contains(&request.method),
@@ -132,6 +130,15 @@ impl Matcher {
         }
     }
 
+    /// The pattern of the path, where it matches by path.
+    #[cfg(feature = "usage")]
+    pub(crate) fn pattern(&self) -> Option<&Arc<str>> {
+        match &self.kind {
+            Kind::Route { path, .. } => Some(path),
+            _ => None,
+        }
+    }
+
     pub(crate) fn problem(&self) -> Option<&str> {
         self.problem.as_deref()
     }
@@ -139,12 +146,13 @@ impl Matcher {
 
 impl fmt::Debug for Matcher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.kind {
-            Kind::Route { .. } => "Matcher(route)",
-            Kind::Closure(_) => "Matcher(closure)",
-            Kind::ClientIp { .. } => "Matcher(client ip)",
-            Kind::Key { .. } => "Matcher(key)",
-        })
+        let kind = match &self.kind {
+            Kind::Route { path, .. } => path,
+            Kind::Closure(_) => "closure",
+            Kind::ClientIp { .. } => "client ip",
+            Kind::Key { .. } => "key",
+        };
+        write!(f, "Matcher({kind})")
     }
 }
 

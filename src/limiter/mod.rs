@@ -4,13 +4,19 @@ mod asked;
 mod builder;
 mod check;
 mod future;
+#[cfg(all(feature = "usage", feature = "axum"))]
+mod overrides;
 mod settle;
+#[cfg(feature = "usage")]
+mod usage;
 
 use std::{collections::BTreeMap, fmt, ops::Range, sync::Arc, time::Duration};
 
 use http::request::Parts;
 
 use self::check::Action;
+#[cfg(all(feature = "usage", feature = "axum"))]
+pub(crate) use self::overrides::{Drawn, TooMany};
 pub(crate) use self::settle::Settling;
 pub use self::{
     builder::LimiterBuilder,
@@ -67,6 +73,8 @@ struct Inner {
     clock: Clock,
     fingerprints: Fingerprinter,
     line: Line,
+    #[cfg(all(feature = "usage", feature = "axum"))]
+    overrides: overrides::Overrides,
 }
 
 /// A policy as the limiter holds it.
