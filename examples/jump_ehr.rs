@@ -1,21 +1,21 @@
 //! The Jump EHR API, as its rate-limit page describes it.
 //!
-//! `cargo run --release --example jump_ehr`, then for example
+//! `cargo run --release --features usage --example jump_ehr`, then for example
 //! `curl -i -H 'Authorization: Bearer pk_live_mine'
-//! http://127.0.0.1:3000/functions/v1/api-v1/patients`.
+//! http://127.0.0.1:3000/functions/v1/api-v1/patients`. What a key has used is at
+//! http://127.0.0.1:3000/settings/api-keys/usage.
 
 mod common;
 
 use std::{
     error::Error,
     io::{IsTerminal, stderr},
-    time::Duration,
 };
 
 use axum::{
     Extension, Json, Router,
     extract::{
-        MatchedPath, Path, Query, Request,
+        Path, Query, Request,
         rejection::{PathRejection, QueryRejection},
     },
     http::{HeaderValue, StatusCode, header::AUTHORIZATION, request::Parts},
@@ -36,8 +36,9 @@ use tower_quota::{
     Rejection, ResetFormat,
     key::{self, ClientIp, Key},
     response,
+    usage::{MemoryLog, RequestLog, TracingLog, UsagePage},
 };
-use tracing::{Span, info, info_span};
+use tracing::{Span, info_span};
 use ulid::Ulid;
 
 #[tokio::main]
@@ -55,11 +56,19 @@ pub fn app(clock: Clock) -> Result<Router, BuildError> {
         .or_key(ClientIp::new())
         .or_refuse();
     let limiter = Limiter::builder().clock(clock).policy(hourly).build()?;
+    let newest = MemoryLog::new();
+    let log = RequestLog::builder(key::from_fn(API_KEY, api_key))
+        .sink(TracingLog::new())
+        .sink(newest.clone())
+        .build()?;
+    let usage =
+        UsagePage::new(limiter.clone(), log.clone(), newest).ask_for_key(AUTHORIZATION, "Bearer ");
     let rate_limit = RateLimitLayer::builder(limiter)
         .headers([HeaderStyle::x_ratelimit().reset(ResetFormat::Omitted)])
         .retry_after(false)
         .on_rejection(response::json(refusal))
         .expose_decision()
+        .log(log)
         .build()?;
     let rate_limits = rate_limit.describe().title("Rate limits of the Jump EHR API");
     Ok(Router::new()
@@ -76,13 +85,15 @@ pub fn app(clock: Clock) -> Result<Router, BuildError> {
                     TraceLayer::new_for_http()
                         .make_span_with(request_span)
                         .on_request(())
-                        .on_response(log)
+                        .on_response(())
                         .on_failure(()),
                 )
                 .propagate_x_request_id()
                 .layer(rate_limit),
         )
-        .route("/rate-limits", rate_limits.route()))
+        // Outside of the limiter: who looks at limits or usage uses nothing.
+        .route("/rate-limits", rate_limits.route())
+        .nest("/settings/api-keys/usage", usage.router()))
 }
 
 // --- Who calls -------------------------------------------------------------------------------
@@ -128,15 +139,9 @@ fn without_request_id(mut request: Request) -> Request {
     request
 }
 
-/// One line for each request, by the pattern of its path: the path itself tells of patients.
+/// The log's line of a request tells its id as well.
 fn request_span(request: &Request) -> Span {
-    let endpoint = request.extensions().get().map_or("unknown", MatchedPath::as_str);
-    let id = request.extensions().get().map(id_of);
-    info_span!("request", id, method = %request.method(), endpoint)
-}
-
-fn log<B>(response: &axum::http::Response<B>, response_time: Duration, span: &Span) {
-    info!(parent: span, status = response.status().as_u16(), ?response_time, "answered");
+    info_span!("request", id = request.extensions().get().map(id_of))
 }
 
 // --- What they are told ----------------------------------------------------------------------

@@ -19,6 +19,7 @@ use crate::{
     layer::Face,
     limiter::{DecisionFuture, Settling},
     rejection::Rejection,
+    report::Report,
 };
 
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -55,13 +56,21 @@ struct Waiting<S, B> {
     inner: S,
     head: Parts,
     body: B,
+    report: Report,
     face: Arc<Face>,
 }
 
 /// What the response of an admitted request has to tell.
 struct Passed {
     decision: Decision,
+    report: Report,
     face: Arc<Face>,
+}
+
+impl Drop for Passed {
+    fn drop(&mut self) {
+        self.report.given_up(&self.decision);
+    }
 }
 
 /// A request that has passed and waits for the inner service. If its caller leaves before that is
@@ -87,8 +96,13 @@ impl<S, B> ResponseFuture<S, B>
 where
     S: Service<Request<B>>,
 {
-    pub(crate) fn calling(response: S::Future, decision: Decision, face: Arc<Face>) -> Self {
-        let passed = Some(Passed { decision, face });
+    pub(crate) fn calling(
+        response: S::Future,
+        decision: Decision,
+        report: Report,
+        face: Arc<Face>,
+    ) -> Self {
+        let passed = Some(Passed { decision, report, face });
         Self { state: State::Calling { response, passed } }
     }
 
@@ -101,9 +115,10 @@ where
         inner: S,
         head: Parts,
         body: B,
+        report: Report,
         face: Arc<Face>,
     ) -> Self {
-        let waiting = Some(Waiting { inner, head, body, face });
+        let waiting = Some(Waiting { inner, head, body, report, face });
         Self { state: State::Deciding { deciding, waiting } }
     }
 }
@@ -138,7 +153,7 @@ where
                     if let Some(late) = late {
                         ready!(late.settling.poll(&mut late.passed.decision, context));
                     }
-                    let Some(late) = late.take() else { return Poll::Pending };
+                    let Some(mut late) = late.take() else { return Poll::Pending };
                     return Poll::Ready(Ok(late.passed.tell(late.response)));
                 }
                 StateProjection::Refused { response } => {
@@ -160,12 +175,13 @@ where
     S: Service<Request<B>>,
 {
     fn decided(self, decision: Decision) -> State<S, B> {
-        let Self { inner, head, body, face } = self;
+        let Self { inner, head, body, mut report, face } = self;
         if !decision.is_allowed() {
-            return State::Refused { response: Some(face.refuse(&head, &decision)) };
+            let response = face.refuse(&head, &decision, &mut report);
+            return State::Refused { response: Some(response) };
         }
         let request = face.admitted(head, body, &decision);
-        let uncalled = Uncalled(Some(Passed { decision, face }));
+        let uncalled = Uncalled(Some(Passed { decision, report, face }));
         State::Readying { inner, request: Some(request), uncalled }
     }
 }
@@ -177,7 +193,7 @@ struct Refused;
 impl Passed {
     /// The response to send, unless its cost is to be corrected first.
     fn answer<R>(
-        self,
+        mut self,
         response: Response<R>,
     ) -> Result<Response<ResponseBody<R>>, Box<Late<Response<R>>>> {
         if !self.decision.is_settled_later() {
@@ -192,12 +208,13 @@ impl Passed {
         }
     }
 
-    fn tell<R>(&self, mut response: Response<R>) -> Response<ResponseBody<R>> {
+    fn tell<R>(&mut self, mut response: Response<R>) -> Response<ResponseBody<R>> {
         // What an inner limiter says of its refusal is what the caller has to know.
         if response.extensions().get::<Refused>().is_none() {
             let Face { headers, limiter, .. } = &*self.face;
             headers.write(response.headers_mut(), &self.decision, limiter);
         }
+        self.report.answered(&self.decision, response.status());
         response.map(ResponseBody::inner)
     }
 }
@@ -212,7 +229,19 @@ impl Face {
     }
 
     /// The response to a request that does not pass.
-    pub(crate) fn refuse(&self, head: &Parts, decision: &Decision) -> Response<Bytes> {
+    pub(crate) fn refuse(
+        &self,
+        head: &Parts,
+        decision: &Decision,
+        report: &mut Report,
+    ) -> Response<Bytes> {
+        let response = self.refusal(head, decision);
+        report.answered(decision, response.status());
+        response
+    }
+
+    /// What [`refuse`](Self::refuse) answers.
+    pub(crate) fn refusal(&self, head: &Parts, decision: &Decision) -> Response<Bytes> {
         let decision = &*self.spread.apply(decision, &self.limiter);
         let Some(rejection) = Rejection::of(decision) else { return Response::default() };
         let request_id = head.headers.get(X_REQUEST_ID).cloned();

@@ -4,6 +4,8 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Request, Response};
 use tower::Layer;
 
+#[cfg(feature = "usage")]
+use crate::usage::RequestLog;
 use crate::{
     decision::{Decision, Outcome},
     describe::{Description, RefusalDescription, ResponseDescription},
@@ -49,6 +51,8 @@ pub(crate) struct Face {
     pub(crate) spread: Spread,
     pub(crate) renderer: Renderer,
     pub(crate) expose_decision: bool,
+    #[cfg(feature = "usage")]
+    pub(crate) log: Option<RequestLog>,
 }
 
 impl RateLimitLayer {
@@ -194,6 +198,14 @@ impl RateLimitLayerBuilder {
         self
     }
 
+    /// Tells `log` of each request, when the head of its response is ready, refusals and exempt
+    /// requests included. Default: none.
+    #[cfg(feature = "usage")]
+    pub fn log(mut self, log: RequestLog) -> Self {
+        self.face.log = Some(log);
+        self
+    }
+
     /// The layer.
     ///
     /// # Errors
@@ -212,6 +224,8 @@ impl Face {
             spread: Spread::default(),
             renderer: Arc::new(Rejection::to_response),
             expose_decision: false,
+            #[cfg(feature = "usage")]
+            log: None,
         }
     }
 
@@ -220,7 +234,7 @@ impl Face {
         let mut head = Request::new(()).into_parts().0;
         head.headers.insert(X_REQUEST_ID, HeaderValue::from_static(EXAMPLE_ID));
         let policy = decision.tightest().map_or("", Outcome::policy);
-        RefusalDescription::new(policy, EXAMPLE_ID, self.refuse(&head, decision))
+        RefusalDescription::new(policy, EXAMPLE_ID, self.refusal(&head, decision))
     }
 }
 

@@ -112,6 +112,8 @@
 //! | `tracing` | yes | logs what an operator has to know: refusals, what a dry run would refuse, a missing peer address, a full store, a plan that cannot be |
 //! | `metrics` | no | counts decisions, waits and keys for the recorder of the `metrics` facade |
 //! | `grpc` | no | answers refused gRPC calls with a gRPC status and its details |
+//! | `usage` | no | the module `usage`: a log of requests, and with `axum` a page that shows callers their usage, and one for the operator |
+//! | `usage-sqlite` | no | keeps that log in a SQLite file; builds SQLite, for which it takes a C compiler |
 
 #![forbid(unsafe_code)]
 #![warn(
@@ -146,10 +148,13 @@ mod metrics;
 mod policy;
 mod quota;
 mod rejection;
+mod report;
 pub mod response;
 mod service;
 mod spread;
 pub mod store;
+#[cfg(feature = "usage")]
+pub mod usage;
 
 pub use crate::{
     algorithm::Algorithm,

@@ -134,6 +134,15 @@ impl Matcher {
         &self.kind
     }
 
+    /// The pattern of the path, where it matches by path.
+    #[cfg(feature = "usage")]
+    pub(crate) fn pattern(&self) -> Option<&Arc<str>> {
+        match &self.kind {
+            Kind::Route { path, .. } => Some(path),
+            _ => None,
+        }
+    }
+
     pub(crate) fn problem(&self) -> Option<&str> {
         self.problem.as_deref()
     }
@@ -141,12 +150,13 @@ impl Matcher {
 
 impl fmt::Debug for Matcher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.kind {
-            Kind::Route { .. } => "Matcher(route)",
-            Kind::Closure(_) => "Matcher(closure)",
-            Kind::ClientIp { .. } => "Matcher(client ip)",
-            Kind::Key { .. } => "Matcher(key)",
-        })
+        let kind = match &self.kind {
+            Kind::Route { path, .. } => path,
+            Kind::Closure(_) => "closure",
+            Kind::ClientIp { .. } => "client ip",
+            Kind::Key { .. } => "key",
+        };
+        write!(f, "Matcher({kind})")
     }
 }
 

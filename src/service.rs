@@ -9,7 +9,9 @@ use http::{Request, Response};
 use http_body::Body;
 use tower::Service;
 
-use crate::{body::ResponseBody, decision::Decision, future::ResponseFuture, layer::Face};
+use crate::{
+    body::ResponseBody, decision::Decision, future::ResponseFuture, layer::Face, report::Report,
+};
 
 /// A service whose requests are held to policies; made by
 /// [`RateLimitLayer`](crate::RateLimitLayer).
@@ -41,20 +43,22 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let (head, body) = request.into_parts();
         let face = &self.face;
+        let mut report = Report::of(&head, face);
         let mut decision = Decision::new();
-        match face.limiter.decide_at_once(&head, &mut decision) {
+        match report.decide_at_once(&head, &face.limiter, &mut decision) {
             None if decision.is_allowed() => {
                 let request = face.admitted(head, body, &decision);
                 // `self.inner` is the instance that was polled ready.
-                ResponseFuture::calling(self.inner.call(request), decision, Arc::clone(face))
+                let response = self.inner.call(request);
+                ResponseFuture::calling(response, decision, report, Arc::clone(face))
             }
-            None => ResponseFuture::refused(face.refuse(&head, &decision)),
+            None => ResponseFuture::refused(face.refuse(&head, &decision, &mut report)),
             Some(deciding) => {
                 // The ready instance goes: what it has reserved (a permit, say) is not to be kept
                 // while waiting. Its clones become ready when they are needed.
                 let inner = self.inner.clone();
                 self.inner = inner.clone();
-                ResponseFuture::deciding(deciding, inner, head, body, Arc::clone(face))
+                ResponseFuture::deciding(deciding, inner, head, body, report, Arc::clone(face))
             }
         }
     }

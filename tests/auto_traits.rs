@@ -51,6 +51,33 @@ fn types_are_shared_between_threads_and_printed() {
     error::<Rejection>();
 }
 
+#[cfg(feature = "usage")]
+#[test]
+fn the_log_and_its_pages_as_well() {
+    use tower_quota::usage::*;
+    shared::<Entry>();
+    shared::<MemoryLog>();
+    shared::<Page>();
+    shared::<RequestLog>();
+    shared::<RequestLogBuilder>();
+    shared::<Sum>();
+    error::<ReadError>();
+    #[cfg(feature = "axum")]
+    {
+        shared::<OperatorPage>();
+        shared::<OperatorPageBuilder>();
+        shared::<UsagePage>();
+    }
+    #[cfg(feature = "tracing")]
+    shared::<TracingLog>();
+    #[cfg(feature = "usage-sqlite")]
+    {
+        shared::<SqliteLog>();
+        shared::<SqliteLogBuilder>();
+        shared::<SqliteLogStats>();
+    }
+}
+
 #[test]
 fn a_limited_service_is_cloned_and_sent() {
     fn check<S>(service: S)

@@ -121,7 +121,7 @@ impl Headers {
     }
 
     /// The policy of which a header tells that has room for one only.
-    fn speaker<'a>(&self, decision: &'a Decision) -> Option<&'a Outcome> {
+    pub(crate) fn speaker<'a>(&self, decision: &'a Decision) -> Option<&'a Outcome> {
         let name = self.policy.as_deref().filter(|_| decision.is_allowed());
         let named = name
             .and_then(|name| decision.outcomes().iter().find(|outcome| outcome.policy() == name));

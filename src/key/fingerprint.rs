@@ -20,6 +20,12 @@ impl Fingerprinter {
         Self { secret: (random.hash_one(0), random.hash_one(1)) }
     }
 
+    /// With a secret that other processes have too: 128 bits that nobody can guess.
+    #[cfg(feature = "usage")]
+    pub(crate) fn with_secret(secret: u128) -> Self {
+        Self { secret: ((secret >> 64) as u64, secret as u64) }
+    }
+
     /// `domain` keeps keys of different kinds apart: an API key that reads like an address is not
     /// that address.
     pub(crate) fn fingerprint(&self, domain: u8, key: &Key<'_>) -> u128 {

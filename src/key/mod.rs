@@ -54,8 +54,10 @@ enum Bytes<'a> {
 }
 
 impl Key<'_> {
+    /// The key itself: take care where it goes. A string is its UTF-8, a number is little-endian.
     #[inline]
-    pub(crate) fn as_bytes(&self) -> &[u8] {
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
         match &self.0 {
             Bytes::Borrowed(bytes) => bytes,
             Bytes::Owned(bytes) => bytes,

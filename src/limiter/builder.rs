@@ -149,6 +149,8 @@ impl LimiterBuilder {
                 self.max_held.unwrap_or(DEFAULT_MAX_HELD),
                 self.max_held_per_key.unwrap_or(DEFAULT_MAX_HELD_PER_KEY),
             ),
+            #[cfg(all(feature = "usage", feature = "axum"))]
+            overrides: super::overrides::Overrides::default(),
         };
         Ok(Limiter { inner: Arc::new(inner) })
     }

@@ -6,13 +6,19 @@ mod check;
 mod describe;
 mod future;
 mod observe;
+#[cfg(all(feature = "usage", feature = "axum"))]
+mod overrides;
 mod settle;
+#[cfg(feature = "usage")]
+mod usage;
 
 use std::{collections::BTreeMap, fmt, ops::Range, sync::Arc, time::Duration};
 
 use http::request::Parts;
 
 use self::check::Action;
+#[cfg(all(feature = "usage", feature = "axum"))]
+pub(crate) use self::overrides::{Drawn, TooMany};
 pub(crate) use self::settle::Settling;
 pub use self::{
     builder::LimiterBuilder,
@@ -73,6 +79,8 @@ struct Inner {
     line: Line,
     #[cfg(feature = "metrics")]
     metrics: Metrics,
+    #[cfg(all(feature = "usage", feature = "axum"))]
+    overrides: overrides::Overrides,
 }
 
 /// A category as the limiter holds it.

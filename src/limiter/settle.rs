@@ -17,8 +17,8 @@ use crate::{
 pub(crate) struct Settling {
     usages: StoreFuture,
     limiter: Limiter,
-    /// Which outcomes are corrected, the dry runs last.
-    places: SmallVec<[usize; 4]>,
+    /// Which outcomes are corrected, the dry runs last, and what each has cost after all.
+    places: SmallVec<[(usize, u64); 4]>,
     now: Now,
 }
 
@@ -28,10 +28,10 @@ impl Limiter {
         let mut corrections: SmallVec<[Correction; 4]> = SmallVec::new();
         let mut places = SmallVec::new();
         for (place, outcome) in decision.all().enumerate() {
-            let Some(change) = change(outcome, response) else { continue };
+            let Some((cost, change)) = change(outcome, response) else { continue };
             let charge = outcome.charge;
             corrections.push(Correction { charge, charged_at: decision.now, change });
-            places.push(place);
+            places.push((place, cost));
         }
         if corrections.is_empty() {
             return None;
@@ -63,17 +63,20 @@ impl Settling {
         let usages = ready!(Pin::new(&mut self.usages).poll(context));
         // A reset counts from when it was decided, as all others of the decision do.
         let since = self.now.monotonic().saturating_sub(decision.now.monotonic());
-        let corrected =
-            decision.all_mut().enumerate().filter(|(place, _)| self.places.contains(place));
-        for ((_, outcome), usage) in corrected.zip(usages) {
+        let mut outcomes = decision.all_mut().enumerate();
+        for (&(place, cost), usage) in self.places.iter().zip(usages) {
+            let Some((_, outcome)) = outcomes.find(|(at, _)| *at == place) else { break };
+            outcome.charge.cost = cost;
             outcome.usage = usage.later(0, nanos(since));
         }
+        drop(outcomes);
         self.limiter.inner.line.freed(decision.all().filter_map(Outcome::charge));
         Poll::Ready(())
     }
 }
 
-fn change(outcome: &Outcome, response: &Parts) -> Option<Change> {
+/// What a response says that its request has cost, where that is not what was charged.
+fn change(outcome: &Outcome, response: &Parts) -> Option<(u64, Change)> {
     // A dry run that did not fit was not charged.
     if !outcome.is_allowed() {
         return None;
@@ -82,7 +85,7 @@ fn change(outcome: &Outcome, response: &Parts) -> Option<Change> {
     let cost = outcome.policy.settled_cost(response)?;
     match cost.checked_sub(charged) {
         Some(0) => None,
-        Some(more) => Some(Change::Take(more)),
-        None => Some(Change::GiveBack(charged - cost)),
+        Some(more) => Some((cost, Change::Take(more))),
+        None => Some((cost, Change::GiveBack(charged - cost))),
     }
 }

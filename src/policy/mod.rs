@@ -45,7 +45,7 @@ pub struct Policy(Arc<Settings>);
 
 #[derive(Clone)]
 struct Settings {
-    name: String,
+    name: Arc<str>,
     algorithm: Algorithm,
     quota: Quota,
     keys: Vec<Arc<dyn KeyExtractor>>,
@@ -89,7 +89,7 @@ impl Policy {
 
     fn new(name: impl Into<String>, algorithm: Algorithm, quota: Quota) -> Self {
         Self(Arc::new(Settings {
-            name: name.into(),
+            name: name.into().into(),
             algorithm,
             quota,
             keys: Vec::new(),
@@ -238,6 +238,11 @@ impl Policy {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.0.name
+    }
+
+    #[cfg(feature = "usage")]
+    pub(crate) fn shared_name(&self) -> Arc<str> {
+        Arc::clone(&self.0.name)
     }
 
     /// How it is counted.

@@ -65,7 +65,7 @@ async fn build_example(example: &str) -> Result<PathBuf> {
         None => return Err("the profile has a name".into()),
     };
     let built = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-        .args(["build", "--quiet", "--example", example, "--profile", profile])
+        .args(["build", "--quiet", "--example", example, "--profile", profile, "--all-features"])
         .args(["--manifest-path", concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")])
         .arg("--target-dir")
         .arg(target)

@@ -1,0 +1,158 @@
+use std::{sync::Arc, time::Duration};
+
+use crate::decision::Reason;
+
+/// The endpoint of requests whose route is not known. No route is called so: all begin with a slash.
+pub const UNMATCHED: &str = "unmatched";
+
+/// What the log tells of one request. Nothing in it is the caller's own text.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Entry {
+    /// When the request arrived, since 1970 UTC.
+    pub at: Duration,
+    /// The pattern of the route: axum's `MatchedPath`, or else the path of the
+    /// [`Matcher`](crate::Matcher) by which the request is in its category, or else [`UNMATCHED`].
+    /// Never the path itself, which may tell of persons.
+    pub endpoint: Arc<str>,
+    /// One of the methods of RFC 9110 and RFC 5789, or `_OTHER`.
+    pub method: &'static str,
+    /// The status of the response; `None` where there was none: the caller left before, or the
+    /// service failed.
+    pub status: Option<u16>,
+    /// From the arrival until the head of the response was there, the time held included; where
+    /// there was no response, until the request was given up.
+    pub response_time: Duration,
+    /// The name of the policy that refused, or of the one that speaks in the headers.
+    pub policy: Option<Arc<str>>,
+    /// What was decided.
+    pub verdict: Verdict,
+    /// The units that the request cost that policy, after its response settled them.
+    pub units: u64,
+    /// How long the request was held.
+    pub held: Duration,
+    /// Whose request it is.
+    pub key: Option<LoggedKey>,
+}
+
+/// A key as the log knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LoggedKey {
+    /// By which the entries of one key are found.
+    pub fingerprint: Fingerprint,
+    /// By which its owner knows it, and nobody else could use it: at most 64 characters.
+    pub label: Arc<str>,
+}
+
+impl LoggedKey {
+    pub(crate) fn new(fingerprint: Fingerprint, label: Arc<str>) -> Self {
+        Self { fingerprint, label }
+    }
+}
+
+/// 128 bits that tell keys apart and do not disclose them: a keyed hash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Fingerprint(pub(crate) u128);
+
+impl Fingerprint {
+    /// The bits, for a sink that keeps them.
+    #[must_use]
+    pub const fn to_bytes(self) -> [u8; 16] {
+        self.0.to_be_bytes()
+    }
+
+    /// What [`to_bytes`](Self::to_bytes) gave.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(u128::from_be_bytes(bytes))
+    }
+}
+
+/// What was decided about a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Verdict {
+    /// It passed.
+    Allowed,
+    /// It was refused.
+    Refused(Reason),
+    /// The caller left while it was held.
+    Undecided,
+}
+
+impl Verdict {
+    const ALL: [Self; 5] = [
+        Self::Allowed,
+        Self::Refused(Reason::QuotaExceeded),
+        Self::Refused(Reason::CostExceedsQuota),
+        Self::Refused(Reason::MissingKey),
+        Self::Undecided,
+    ];
+
+    /// A name for logs: `allowed`, `undecided`, or the reason: `quota_exceeded`,
+    /// `cost_exceeds_quota`, `missing_key`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Allowed => "allowed",
+            Self::Refused(Reason::QuotaExceeded) => "quota_exceeded",
+            Self::Refused(Reason::CostExceedsQuota) => "cost_exceeds_quota",
+            Self::Refused(Reason::MissingKey) => "missing_key",
+            Self::Undecided => "undecided",
+        }
+    }
+
+    /// The verdict that [`as_str`](Self::as_str) names.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|verdict| verdict.as_str() == name)
+    }
+
+    pub(crate) const fn is_refused(self) -> bool {
+        matches!(self, Self::Refused(_))
+    }
+}
+
+/// Callers may invent methods, of any length; the log keeps none of their text.
+pub(crate) fn method_name(method: &str) -> &'static str {
+    const NAMES: [&str; 9] =
+        ["GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS", "CONNECT", "TRACE"];
+    NAMES.into_iter().find(|name| *name == method).unwrap_or("_OTHER")
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A request of `key` that was answered in the first minute of 1970.
+    pub(crate) fn entry(key: u128) -> Entry {
+        Entry {
+            at: Duration::ZERO,
+            endpoint: "/things/{id}".into(),
+            method: "GET",
+            status: Some(200),
+            response_time: Duration::from_millis(5),
+            policy: Some("read".into()),
+            verdict: Verdict::Allowed,
+            units: 1,
+            held: Duration::ZERO,
+            key: Some(LoggedKey::new(Fingerprint(key), "pk_…0001".into())),
+        }
+    }
+
+    #[test]
+    fn names_of_verdicts_are_read_back() {
+        for verdict in Verdict::ALL {
+            assert_eq!(Verdict::from_name(verdict.as_str()), Some(verdict));
+        }
+        assert_eq!(Verdict::from_name("else"), None);
+    }
+
+    #[test]
+    fn methods_of_a_callers_own_invention_have_one_name() {
+        assert_eq!(method_name("PATCH"), "PATCH");
+        assert_eq!(method_name("patch"), "_OTHER");
+        assert_eq!(method_name("<SCRIPT>"), "_OTHER");
+    }
+}

@@ -1,0 +1,89 @@
+//! What identifies a key to its owner and discloses it to nobody.
+
+use std::sync::Arc;
+
+use crate::key::Key;
+
+/// Longer labels are cut.
+const MAX_LABEL: usize = 64;
+/// What is hidden of a key whose last four characters are told.
+const MIN_HIDDEN: usize = 12;
+const TOLD: usize = 4;
+/// Prefixes are told in full, as far as they are as short as `sk_live_` or `github_pat_`.
+const MAX_PREFIX: usize = 12;
+
+/// Prefix and last four characters of what looks like an API key: `pk_live_…9f2c`. Of anything
+/// else, only what kind of key it is.
+pub(super) fn of_api_key(kind: &str, key: &Key<'_>) -> String {
+    masked(key.as_bytes()).unwrap_or_else(|| kind.to_owned())
+}
+
+/// A name or an email address has no such secret: letters, digits and dashes, a digit among them.
+/// This is on the way of each request, so it goes over the key once.
+fn masked(key: &[u8]) -> Option<String> {
+    let (mut hidden, mut has_digit) = (0, false);
+    for byte in key.iter().rev().take_while(|byte| **byte != b'_') {
+        has_digit |= byte.is_ascii_digit();
+        if !byte.is_ascii_alphanumeric() && *byte != b'-' {
+            return None;
+        }
+        hidden += 1;
+    }
+    let prefix = &key[..key.len() - hidden];
+    let is_prefix = prefix.len() <= MAX_PREFIX
+        && prefix.iter().all(|byte| byte.is_ascii_lowercase() || *byte == b'_');
+    if !is_prefix || !has_digit || hidden < MIN_HIDDEN + TOLD {
+        return None;
+    }
+    let text = |bytes| str::from_utf8(bytes).ok();
+    Some([text(prefix)?, "…", text(&key[key.len() - TOLD..])?].concat())
+}
+
+/// A label as the log keeps it.
+pub(super) fn cut(label: &str) -> Arc<str> {
+    if label.len() <= MAX_LABEL {
+        return label.into();
+    }
+    label.char_indices().nth(MAX_LABEL).map_or(label, |(end, _)| &label[..end]).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn label(key: &str) -> String {
+        of_api_key("api key", &key.into())
+    }
+
+    #[test]
+    fn an_api_key_is_known_by_prefix_and_last_four() {
+        assert_eq!(label("pk_live_4f9a1c77b2e05d3388aa9f2c"), "pk_live_…9f2c");
+        assert_eq!(label("4f9a1c77-b2e0-5d33-88aa-9f2c00000001"), "…0001");
+        assert_eq!(label("sk_0123456789abcdef"), "sk_…cdef");
+    }
+
+    #[test]
+    fn what_may_be_a_name_or_is_too_short_to_hide_is_not_told() {
+        for key in [
+            "",
+            "pk_live_mine",
+            "sk_123456789abcdef",
+            "reader@example.com",
+            "some_body_with_a_long_and_winding_name",
+            "NAME_0123456789abcdef",
+            "a_prefix_that_is_long_0123456789abcdef",
+            "0123456789 abcdef0123",
+            "sk_01234567890éééé",
+        ] {
+            assert_eq!(label(key), "api key", "{key}");
+        }
+        let address = Key::from(std::net::IpAddr::from([192, 0, 2, 1]));
+        assert_eq!(of_api_key("ip", &address), "ip");
+    }
+
+    #[test]
+    fn long_labels_are_cut_between_characters() {
+        assert_eq!(&*cut("short"), "short");
+        assert_eq!(cut(&"é".repeat(100)).chars().count(), MAX_LABEL);
+    }
+}

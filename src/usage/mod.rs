@@ -1,0 +1,64 @@
+//! What callers and operators see: a log of requests, and pages made of it.
+//!
+//! # The request log
+//!
+//! A [`RequestLog`] makes an [`Entry`] of each request that a
+//! [`RateLimitLayer`](crate::RateLimitLayer) answers, when the head of its response is ready, and
+//! tells its [sinks](Sink). It tells of those as well that get no response: the caller has left, or
+//! the service has failed.
+//!
+//! | sink | feature | keeps |
+//! |---|---|---|
+//! | [`MemoryLog`] | `usage` | the newest entries, and the sums of the last day's minutes, both bounded |
+//! | `SqliteLog` | `usage-sqlite` | the same in a file, which survives a restart; bounded by age and size |
+//! | `TracingLog` | `usage`, `tracing` | nothing: it makes an event of each request |
+//!
+//! The log holds no key, no path and no text of a caller's: the endpoint is the pattern of a route,
+//! and a key is a keyed [`Fingerprint`] and a label that identifies without disclosing.
+//!
+//! # Usage for the caller
+//!
+//! With the feature `axum`, `UsagePage` is a router that shows callers what is left of their
+//! quotas, and their part of the log: as JSON, and as a page that keeps itself up to date.
+//!
+//! # For the operator
+//!
+//! With the feature `axum`, `OperatorPage` is a router that shows the busiest and the most refused
+//! keys, and lets those whom its guard lets in change what holds for one of them.
+
+#[cfg(feature = "axum")]
+mod answer;
+mod arrival;
+mod entry;
+#[cfg(feature = "axum")]
+mod known_keys;
+mod label;
+mod memory_log;
+#[cfg(feature = "axum")]
+mod operator;
+#[cfg(feature = "axum")]
+mod page;
+mod request_log;
+mod sink;
+#[cfg(feature = "usage-sqlite")]
+mod sqlite_log;
+mod sums;
+#[cfg(feature = "tracing")]
+mod tracing_log;
+
+pub(crate) use self::arrival::Arrival;
+#[cfg(feature = "usage-sqlite")]
+pub use self::sqlite_log::{SqliteLog, SqliteLogBuilder, SqliteLogStats};
+#[cfg(feature = "tracing")]
+pub use self::tracing_log::TracingLog;
+pub use self::{
+    entry::{Entry, Fingerprint, LoggedKey, UNMATCHED, Verdict},
+    memory_log::MemoryLog,
+    request_log::{RequestLog, RequestLogBuilder},
+    sink::{KeySum, Page, ReadError, Reader, Sink, Sum},
+};
+#[cfg(feature = "axum")]
+pub use self::{
+    operator::{OperatorPage, OperatorPageBuilder},
+    page::UsagePage,
+};

@@ -1,0 +1,106 @@
+//! What an operator changes about a key.
+
+use std::{
+    collections::VecDeque,
+    fmt,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::quota::Quota;
+
+/// How many changes are shown.
+const SHOWN: usize = 50;
+/// The longest exception: a year.
+const MAX_TIME: Duration = Duration::from_secs(366 * 86_400);
+
+#[derive(Debug, Deserialize)]
+#[serde(tag = "action", rename_all = "snake_case", deny_unknown_fields)]
+pub(super) enum Change {
+    /// The key has its whole quotas again.
+    Reset,
+    /// Each of its requests is refused for a time.
+    Block { seconds: u64 },
+    /// Not any more.
+    Unblock,
+    /// It has another number of units in each window of a policy, for a time.
+    SetQuota { policy: String, units: u64, seconds: u64 },
+    /// It has the quota of its plan again.
+    RestoreQuota { policy: String },
+}
+
+impl Change {
+    /// How long it lasts, where it does.
+    pub(super) fn time(&self) -> Result<Duration, String> {
+        let seconds = match self {
+            Self::Block { seconds } | Self::SetQuota { seconds, .. } => *seconds,
+            _ => return Ok(Duration::ZERO),
+        };
+        let time = Duration::from_secs(seconds);
+        if time.is_zero() || time > MAX_TIME {
+            return Err(format!("`seconds` is from 1 to {}.", MAX_TIME.as_secs()));
+        }
+        Ok(time)
+    }
+}
+
+/// As many units as given in each window. A burst stays what it is, but for one that was all of it.
+pub(super) fn with_units(quota: Quota, units: u64) -> Result<Quota, String> {
+    let mut changed = Quota::per_window(units, quota.window());
+    if quota.has_burst() {
+        changed = changed.burst(quota.capacity());
+    }
+    let too_many = changed.is_unlimited().then(|| "write fewer units".to_owned());
+    let problem = changed.problem().or(too_many);
+    problem.map_or(Ok(changed), |problem| Err(format!("{problem}.")))
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Reset => f.write_str("reset all quotas"),
+            Self::Block { seconds } => write!(f, "blocked for {seconds} s"),
+            Self::Unblock => f.write_str("unblocked"),
+            Self::SetQuota { policy, units, seconds } => {
+                write!(f, "{units} units of policy `{policy}` for {seconds} s")
+            }
+            Self::RestoreQuota { policy } => write!(f, "restored the quota of policy `{policy}`"),
+        }
+    }
+}
+
+/// A change that was made.
+#[derive(Clone, Serialize)]
+pub(super) struct Made {
+    pub(super) at: u64,
+    pub(super) operator: String,
+    pub(super) key: String,
+    pub(super) change: String,
+}
+
+/// The changes that were made last, the newest first.
+#[derive(Default)]
+pub(super) struct Changes(Mutex<VecDeque<Made>>);
+
+impl Changes {
+    pub(super) fn add(&self, made: Made) {
+        #[cfg(feature = "tracing")]
+        tracing::info!(
+            target: "tower_quota::operator",
+            operator = made.operator,
+            key = made.key,
+            change = made.change,
+            "an operator has changed what holds for a key"
+        );
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.truncate(SHOWN - 1);
+        all.push_front(made);
+    }
+
+    pub(super) fn all(&self) -> Vec<Made> {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.iter().cloned().collect()
+    }
+}

@@ -1,0 +1,329 @@
+//! For the operator: which keys are busy, and what holds for each.
+
+mod change;
+
+use std::{cmp::Reverse, fmt, sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    extract::{Path, Request, State},
+    response::Response,
+    routing::{get, post},
+};
+use http::{HeaderMap, StatusCode, header::CONTENT_TYPE, request::Parts};
+use serde::Serialize;
+use serde_json::json;
+
+use self::change::{Change, Changes, Made, with_units};
+use super::{
+    Fingerprint, KeySum, Reader, RequestLog,
+    answer::{accepts_html, html, json, problem, read, script, style, unreadable},
+    known_keys::AllDrawn,
+    page::summary::{Quota, quota, whole_millis},
+};
+use crate::{
+    error::BuildError,
+    limiter::{Limiter, TooMany},
+};
+
+/// How many of the busiest, and of the most refused keys are shown.
+const TOP: usize = 20;
+const HOUR: Duration = Duration::from_secs(3_600);
+/// The body of a change is shorter.
+const MAX_BODY: usize = 4_096;
+
+const SCRIPT: &str = concat!(include_str!("../assets/common.js"), include_str!("script.js"));
+
+type Guard = Arc<dyn Fn(&Parts) -> Option<String> + Send + Sync>;
+
+/// The busiest and the most refused keys of the last hour, what each policy would do to them now,
+/// and what an operator may do about it: give a key more or less for a time, reset it, block it.
+///
+/// [`router`](Self::router) is to be mounted with `Router::nest`, outside of the
+/// [`RateLimitLayer`](crate::RateLimitLayer). `/` shows, as JSON or to a browser as a page. A `POST`
+/// of JSON to `/keys/{fingerprint}` changes what holds for a key, from its next request on:
+///
+/// | body | what it does |
+/// |---|---|
+/// | `{"action": "reset"}` | the key has its whole quotas again |
+/// | `{"action": "block", "seconds": 3600}` | its requests are refused, by a policy `blocked` of no units |
+/// | `{"action": "unblock"}` | not any more |
+/// | `{"action": "set_quota", "policy": "read", "units": 500, "seconds": 3600}` | it has these units in each window; what it has used stays used, and a burst of its own stays |
+/// | `{"action": "restore_quota", "policy": "read"}` | it has its plan's quota again |
+///
+/// Each change is shown on the page, and with the feature `tracing` logged with the target
+/// `tower_quota::operator`. Changes hold in this process, for at most 10,000 keys at once and a year
+/// each, and are gone with it.
+///
+/// A key is the [`RequestLog`]'s, wherever its requests go. What other than the layer asks
+/// ([`Limiter::check`]) knows no such key, and stays as it is.
+///
+/// ```
+/// use axum::Router;
+/// use tower_quota::{
+///     Limiter, RateLimitLayer, key,
+///     usage::{MemoryLog, OperatorPage, RequestLog},
+/// };
+///
+/// /// What your own middleware leaves in the request of a signed-in operator.
+/// #[derive(Clone)]
+/// struct Operator(String);
+///
+/// let limiter = Limiter::builder().build()?;
+/// let newest = MemoryLog::new();
+/// let log = RequestLog::builder(key::bearer())
+///     .sink(newest.clone())
+///     .remember_keys(10_000)
+///     .build()?;
+/// let operator = OperatorPage::builder(limiter, log, newest)
+///     .guard(|request| request.extensions.get().map(|operator: &Operator| operator.0.clone()))
+///     .build()?;
+/// let app: Router = Router::new().nest("/operator/quotas", operator.router());
+/// # let _ = app;
+/// # Ok::<(), tower_quota::BuildError>(())
+/// ```
+#[derive(Clone)]
+#[must_use]
+pub struct OperatorPage(Arc<Settings>);
+
+struct Settings {
+    limiter: Limiter,
+    log: RequestLog,
+    reader: Arc<dyn Reader>,
+    guard: Guard,
+    changes: Changes,
+}
+
+impl OperatorPage {
+    /// Of the requests that `limiter` counts and `log` tells of, which `reader` keeps.
+    pub fn builder(limiter: Limiter, log: RequestLog, reader: impl Reader) -> OperatorPageBuilder {
+        OperatorPageBuilder { limiter, log, reader: Arc::new(reader), guard: None }
+    }
+
+    /// To be mounted with `Router::nest`.
+    pub fn router<S: Clone + Send + Sync + 'static>(self) -> Router<S> {
+        Router::new()
+            .route("/", get(overview))
+            .route("/keys/{fingerprint}", post(change))
+            .with_state(self)
+    }
+}
+
+/// Collects what an [`OperatorPage`] needs.
+#[must_use]
+pub struct OperatorPageBuilder {
+    limiter: Limiter,
+    log: RequestLog,
+    reader: Arc<dyn Reader>,
+    guard: Option<Guard>,
+}
+
+impl OperatorPageBuilder {
+    /// Who may see and change it: the name of the operator whose request it is, for the log of
+    /// changes; `None` for everybody else, who gets a 403. There is no default.
+    pub fn guard(
+        mut self,
+        operator: impl Fn(&Parts) -> Option<String> + Send + Sync + 'static,
+    ) -> Self {
+        self.guard = Some(Arc::new(operator));
+        self
+    }
+
+    /// The page.
+    ///
+    /// # Errors
+    /// There is no guard, or the log remembers no keys.
+    pub fn build(self) -> Result<OperatorPage, BuildError> {
+        let fail = |problem: &str| Err(BuildError::new("operator page", problem));
+        let Some(guard) = self.guard else {
+            return fail("anybody could use it; add `.guard(…)`");
+        };
+        if self.log.known().is_none() {
+            return fail(
+                "its log remembers no keys; add `.remember_keys(10_000)` to the `RequestLog`",
+            );
+        }
+        let Self { limiter, log, reader, .. } = self;
+        let changes = Changes::default();
+        Ok(OperatorPage(Arc::new(Settings { limiter, log, reader, guard, changes })))
+    }
+}
+
+#[derive(Serialize)]
+struct Overview {
+    at: u64,
+    busiest: Vec<Key>,
+    most_refused: Vec<Key>,
+    changes: Vec<Made>,
+}
+
+#[derive(Clone, Serialize)]
+struct Key {
+    fingerprint: String,
+    label: String,
+    requests: u64,
+    refused: u64,
+    blocked_seconds: Option<f64>,
+    quotas: serde_json::Value,
+}
+
+#[derive(Serialize)]
+struct Held<'a> {
+    #[serde(flatten)]
+    quota: Quota<'a>,
+    /// How long the key has this quota instead of its plan's.
+    changed_seconds: Option<f64>,
+}
+
+async fn overview(State(OperatorPage(page)): State<OperatorPage>, request: Request) -> Response {
+    let request = request.into_parts().0;
+    if (page.guard)(&request).is_none() {
+        return forbidden();
+    }
+    match request.uri.query() {
+        Some("style.css") => return style(),
+        Some("script.js") => return script(SCRIPT),
+        _ if accepts_html(&request.headers) => return html(include_str!("index.html")),
+        _ => {}
+    }
+    let now = page.limiter.now().unix();
+    let mut keys = match read(&page.reader, move |reader| reader.keys(now - HOUR.min(now))).await {
+        Ok(keys) => keys,
+        Err(error) => return unreadable(&error),
+    };
+    keys.sort_by_key(|key| (Reverse(key.requests), key.key.fingerprint));
+    let busiest = page.told(&keys[..keys.len().min(TOP)]).await;
+    keys.retain(|key| key.refused > 0);
+    keys.sort_by_key(|key| (Reverse(key.refused), key.key.fingerprint));
+    let most_refused = page.told(&keys[..keys.len().min(TOP)]).await;
+    let changes = page.changes.all();
+    json(&Overview { at: whole_millis(now), busiest, most_refused, changes })
+}
+
+async fn change(
+    State(OperatorPage(page)): State<OperatorPage>,
+    Path(fingerprint): Path<String>,
+    request: Request,
+) -> Response {
+    let (request, body) = request.into_parts();
+    let Some(operator) = (page.guard)(&request) else { return forbidden() };
+    let refuse = |detail: &str| problem(StatusCode::BAD_REQUEST, detail, json!({}));
+    // No other site's form can send this, whatever cookies a browser adds to it.
+    if !is_json(&request.headers) {
+        return problem(StatusCode::UNSUPPORTED_MEDIA_TYPE, "Send `application/json`.", json!({}));
+    }
+    let Ok(body) = axum::body::to_bytes(body, MAX_BODY).await else {
+        return refuse("The body is too long, or did not come.");
+    };
+    let change: Change = match serde_json::from_slice(&body) {
+        Ok(change) => change,
+        Err(error) => return refuse(&error.to_string()),
+    };
+    let Some(key) = parse(&fingerprint) else {
+        return refuse("A fingerprint has 32 hexadecimal digits.");
+    };
+    match page.make(key, &change).await {
+        Ok(()) => {
+            page.changes.add(Made {
+                at: whole_millis(page.limiter.now().unix()),
+                operator,
+                key: fingerprint,
+                change: change.to_string(),
+            });
+            json(&json!({}))
+        }
+        Err(detail) => refuse(&detail),
+    }
+}
+
+fn forbidden() -> Response {
+    problem(StatusCode::FORBIDDEN, "This page is the operator's.", json!({}))
+}
+
+impl Settings {
+    fn known(&self, key: Fingerprint) -> AllDrawn {
+        self.log.known().map(|known| known.of(key)).unwrap_or_default()
+    }
+
+    async fn told(&self, keys: &[KeySum]) -> Vec<Key> {
+        let mut told = Vec::new();
+        for KeySum { key, requests, refused } in keys {
+            let drawn = self.known(key.fingerprint);
+            let decision = self.limiter.peek_drawn(&drawn, key.fingerprint.0).await;
+            let exception = self.limiter.exception(key.fingerprint.0);
+            let changed = |policy: &str| {
+                let own = exception.quotas.iter().find(|(own, _)| own.name() == policy)?;
+                Some(own.1.as_secs_f64())
+            };
+            let quotas = decision.outcomes().iter().map(|outcome| Held {
+                quota: quota(outcome),
+                changed_seconds: changed(outcome.policy()),
+            });
+            told.push(Key {
+                fingerprint: format!("{:032x}", key.fingerprint.0),
+                label: key.label.to_string(),
+                requests: *requests,
+                refused: *refused,
+                blocked_seconds: exception.blocked.map(|left| left.as_secs_f64()),
+                quotas: json!(quotas.collect::<Vec<_>>()),
+            });
+        }
+        told
+    }
+
+    async fn make(&self, key: Fingerprint, change: &Change) -> Result<(), String> {
+        let time = change.time()?;
+        let drawn = self.known(key);
+        let made = match change {
+            Change::Reset => {
+                drop(self.limiter.reset_drawn(&drawn).await);
+                Ok(())
+            }
+            Change::Block { .. } => self.limiter.block(key.0, Some(time)),
+            Change::Unblock => self.limiter.block(key.0, None),
+            Change::SetQuota { policy, units, .. } => {
+                let decision = self.limiter.peek_drawn(&drawn, key.0).await;
+                let mut all = decision.outcomes().iter();
+                let Some(held) = all.find(|outcome| outcome.policy() == policy) else {
+                    return Err(format!("The key is not known to draw on a policy `{policy}`."));
+                };
+                let quota = with_units(held.quota(), *units)?;
+                self.limiter.set_quota(key.0, policy, Some((quota, time)))
+            }
+            Change::RestoreQuota { policy } => {
+                let exception = self.limiter.exception(key.0);
+                if !exception.quotas.iter().any(|(own, _)| own.name() == policy) {
+                    return Err(format!("The key has no quota of its own by policy `{policy}`."));
+                }
+                self.limiter.set_quota(key.0, policy, None)
+            }
+        };
+        made.map_err(|TooMany| "10,000 keys have exceptions already; end some of them.".into())
+    }
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"))
+}
+
+fn parse(fingerprint: &str) -> Option<Fingerprint> {
+    let is_hex =
+        fingerprint.len() == 32 && fingerprint.bytes().all(|byte| byte.is_ascii_hexdigit());
+    is_hex.then(|| u128::from_str_radix(fingerprint, 16).ok()).flatten().map(Fingerprint)
+}
+
+impl fmt::Debug for OperatorPage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OperatorPage").field("limiter", &self.0.limiter).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for OperatorPageBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OperatorPageBuilder")
+            .field("limiter", &self.limiter)
+            .field("is_guarded", &self.guard.is_some())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,121 @@
+
+// Draws what the address of this page answers as JSON, and sends what the operator decides.
+
+const TIMES = { '1 hour': 3600, '1 day': 86400, '1 week': 604800, '30 days': 2592000 };
+
+let overview = null;
+let timer = 0;
+
+// --- What is shown ---------------------------------------------------------------------------
+
+function meter(quota) {
+  const bar = element('div');
+  const text = `${count(quota.remaining)} of ${count(quota.limit)} left`;
+  bar.style.width = `${quota.limit ? (100 * quota.remaining) / quota.limit : 0}%`;
+  return element('div', {
+    role: 'meter', 'aria-label': quota.policy, 'aria-valuemin': 0, 'aria-valuemax': quota.limit,
+    'aria-valuenow': quota.remaining, 'aria-valuetext': text,
+  }, bar);
+}
+
+function quotaRow(key, quota) {
+  const low = quota.limit && quota.remaining / quota.limit <= 0.2;
+  const changed = quota.changed_seconds !== null;
+  const notes = [
+    quota.remaining === 0 ? `would refuse; more in ${duration(quota.reset_seconds)}` : '',
+    changed ? `changed for ${duration(quota.changed_seconds)}` : '',
+  ].filter(Boolean).join('; ');
+  const units = element('input', {
+    type: 'number', min: 1, required: '', value: quota.units,
+    'aria-label': `Units of ${quota.policy} per ${windowOf(quota.window_seconds)}`,
+  });
+  const time = times(`How long ${quota.policy} is changed`);
+  const form = element('form', { class: 'line' }, units, ` per ${windowOf(quota.window_seconds)} for `, time,
+    element('button', {}, 'Set'));
+  form.addEventListener('submit', (event) => {
+    event.preventDefault();
+    send(key, { action: 'set_quota', policy: quota.policy, units: Number(units.value), seconds: Number(time.value) });
+  });
+  if (changed) form.append(button('Restore', () => send(key, { action: 'restore_quota', policy: quota.policy })));
+  return element('div', { class: low ? 'quota low' : 'quota' },
+    element('p', {}, element('strong', {}, quota.policy), ` ${count(quota.remaining)} of ${count(quota.limit)} left`,
+      element('span', { class: 'note' }, notes)),
+    meter(quota), form);
+}
+
+function times(label) {
+  const options = Object.entries(TIMES).map(([name, seconds]) => element('option', { value: seconds }, name));
+  return element('select', { 'aria-label': label }, ...options);
+}
+
+function button(name, act) {
+  const made = element('button', { type: 'button' }, name);
+  made.addEventListener('click', act);
+  return made;
+}
+
+function card(key) {
+  const blocked = key.blocked_seconds !== null;
+  const time = times(`How long ${key.label} is blocked`);
+  const block = blocked
+    ? [button('Unblock', () => send(key, { action: 'unblock' }))]
+    : [button('Block', () => send(key, { action: 'block', seconds: Number(time.value) })), ' for ', time];
+  return element('li', { class: blocked ? 'card spent' : 'card', 'data-key': key.fingerprint },
+    element('h3', {}, element('span', { class: 'endpoint' }, key.label),
+      element('span', { class: 'note' }, key.fingerprint.slice(0, 8))),
+    element('p', { class: 'left' }, `${count(key.requests)} requests, ${count(key.refused)} refused`,
+      blocked ? element('strong', { class: 'note' }, `Blocked for ${duration(key.blocked_seconds)}`) : ''),
+    ...key.quotas.map((quota) => quotaRow(key, quota)),
+    element('p', { class: 'line' }, button('Reset all', () => send(key, { action: 'reset' })), ...block));
+}
+
+function draw() {
+  say('updated', `Updated ${exactly(overview.at)}`);
+  const order = document.querySelector('[name=order]:checked').value;
+  const keys = overview[order].map(card);
+  put(at('keys'), ...(keys.length ? keys : [element('li', { class: 'card' }, 'None')]));
+  const changes = overview.changes.map((made) => element('tr', {},
+    element('td', { class: 'time' }, exactly(made.at)), element('td', {}, made.operator),
+    element('td', { class: 'endpoint' }, made.key.slice(0, 8)), element('td', {}, made.change)));
+  const none = element('tr', {}, element('td', { class: 'empty', colspan: 4 }, 'None'));
+  put(at('changes'), ...(changes.length ? changes : [none]));
+}
+
+// --- Asking ----------------------------------------------------------------------------------
+
+async function ask(url, options = {}) {
+  try {
+    const response = await fetch(url, { cache: 'no-store', ...options, headers: { accept: 'application/json', ...options.headers } });
+    const answer = await response.json();
+    problem(response.ok ? '' : answer.detail ?? 'That did not work.');
+    return response.ok ? answer : null;
+  } catch {
+    problem('The server does not answer. Trying again.');
+    return null;
+  }
+}
+
+async function send(key, change) {
+  const headers = { 'content-type': 'application/json' };
+  const done = await ask(`${base}/keys/${key.fingerprint}`, { method: 'POST', headers, body: JSON.stringify(change) });
+  if (!done) return;
+  say('news', `Done: ${change.action.replace('_', ' ')}, ${key.label}`);
+  document.activeElement?.blur();
+  refresh();
+}
+
+async function refresh() {
+  clearTimeout(timer);
+  // Who is writing or choosing is not disturbed.
+  const busy = at('keys').contains(document.activeElement);
+  const latest = busy || document.hidden ? null : await ask(base || '/');
+  if (latest) {
+    overview = latest;
+    draw();
+  }
+  timer = setTimeout(refresh, REFRESH);
+}
+
+document.querySelectorAll('[name=order]').forEach((choice) => choice.addEventListener('change', () => { if (overview) draw(); }));
+document.addEventListener('visibilitychange', () => { if (!document.hidden) refresh(); });
+refresh();

@@ -1,0 +1,190 @@
+//! Usage for the caller: what its key has used, as JSON and as a page.
+
+pub(super) mod summary;
+
+use std::{fmt, sync::Arc};
+
+use axum::{
+    Router,
+    extract::{Request, State},
+    response::Response,
+    routing::get,
+};
+use http::{
+    HeaderName, HeaderValue, StatusCode,
+    header::{AUTHORIZATION, WWW_AUTHENTICATE},
+    request::Parts,
+};
+use serde_json::json;
+
+use self::summary::{Log, Span, Usage};
+use super::{
+    Reader, RequestLog,
+    answer::{accepts_html, html, json, problem, read, script, style, unreadable},
+};
+use crate::limiter::Limiter;
+
+/// What a caller is shown of the log at once, and at most.
+const SHOWN: usize = 20;
+const MOST_SHOWN: usize = 100;
+const SCRIPT: &str = concat!(include_str!("../assets/common.js"), include_str!("script.js"));
+
+/// The usage of whoever asks: what is left of its quotas, and its part of the request log.
+///
+/// [`router`](Self::router) serves two addresses below the one where it is mounted:
+///
+/// | | |
+/// |---|---|
+/// | `/` | quotas, the sums of the last hour or day (`?span=day`), and the latest requests; as JSON, or to a browser as a page that draws it and keeps itself up to date |
+/// | `/log` | the log, the newest first, `?limit=` (20, at most 100) at a time; `?before=` the `next` of the page before |
+///
+/// The caller is who the request's own key says, as in the [`RequestLog`] and in the limiter's
+/// policies: no parameter tells whose usage is meant, so nobody sees another's. Nothing is charged
+/// or logged, provided that the router is mounted outside of the
+/// [`RateLimitLayer`](crate::RateLimitLayer).
+///
+/// In JSON, points in time are milliseconds since 1970 UTC. A quota has `policy`, `counted_by`,
+/// `algorithm`, `limit`, `used`, `remaining` and `reset_seconds` as in
+/// [`Outcome`](crate::Outcome), and its `units` per `window_seconds`. A minute tells how many
+/// requests ended with `2xx`, `3xx`, `4xx` or `5xx`, were `refused`, or had no answer (`none`). An
+/// entry of the log has the fields of [`Entry`](super::Entry), but for the key.
+///
+/// The page has no inline script or style and asks no other host.
+///
+/// ```
+/// use axum::{Router, http::header::AUTHORIZATION, routing::get};
+/// use tower_quota::{
+///     Limiter, Policy, Quota, RateLimitLayer, key,
+///     usage::{MemoryLog, RequestLog, UsagePage},
+/// };
+///
+/// let policy = Policy::fixed_window("hourly", Quota::per_hour(1_000)).key(key::bearer()).or_refuse();
+/// let limiter = Limiter::builder().policy(policy).build()?;
+/// let newest = MemoryLog::new();
+/// let log = RequestLog::builder(key::bearer()).sink(newest.clone()).build()?;
+///
+/// let usage = UsagePage::new(limiter.clone(), log.clone(), newest)
+///     .ask_for_key(AUTHORIZATION, "Bearer ");
+/// let app: Router = Router::new()
+///     .route("/things", get(|| async { "things" }))
+///     .layer(RateLimitLayer::builder(limiter).log(log).build()?)
+///     .nest("/usage", usage.router());
+/// # let _ = app;
+/// # Ok::<(), tower_quota::BuildError>(())
+/// ```
+#[derive(Clone)]
+#[must_use]
+pub struct UsagePage(Arc<Settings>);
+
+#[derive(Clone)]
+struct Settings {
+    limiter: Limiter,
+    log: RequestLog,
+    reader: Arc<dyn Reader>,
+    asks: Option<(HeaderName, &'static str)>,
+}
+
+impl UsagePage {
+    /// Of the requests that `limiter` counts and `log` tells of, which `reader` keeps.
+    pub fn new(limiter: Limiter, log: RequestLog, reader: impl Reader) -> Self {
+        Self(Arc::new(Settings { limiter, log, reader: Arc::new(reader), asks: None }))
+    }
+
+    /// Lets the page ask for an API key, and send it in this header, after `prefix`. The key stays
+    /// in the open page and is stored nowhere. Default: it does not ask; the browser's own
+    /// credentials (a session's cookie, say) tell who the caller is.
+    pub fn ask_for_key(mut self, header: HeaderName, prefix: &'static str) -> Self {
+        Arc::make_mut(&mut self.0).asks = Some((header, prefix));
+        self
+    }
+
+    /// To be mounted with `Router::nest`.
+    pub fn router<S: Clone + Send + Sync + 'static>(self) -> Router<S> {
+        Router::new().route("/", get(overview)).route("/log", get(entries)).with_state(self)
+    }
+}
+
+/// The page and its parts are the same for everybody; what they show is asked for with a key.
+async fn overview(State(UsagePage(page)): State<UsagePage>, request: Request) -> Response {
+    let request = request.into_parts().0;
+    match request.uri.query() {
+        Some("style.css") => return style(),
+        Some("script.js") => return script(SCRIPT),
+        _ if accepts_html(&request.headers) => return html(include_str!("index.html")),
+        _ => {}
+    }
+    let Some(span) =
+        parameter(&request, "span").map_or(Some(Span::Hour), |span| Span::named(&span))
+    else {
+        return problem(StatusCode::BAD_REQUEST, "`span` is `hour` or `day`.", json!({}));
+    };
+    let Some(key) = page.log.key_of(&request) else { return page.no_key() };
+    let decision = page.limiter.peek_request_for(&request, key.fingerprint.0).await;
+    let now = decision.decided_at();
+    let fingerprint = key.fingerprint;
+    let told = read(&page.reader, move |reader| {
+        let sums = reader.sums(fingerprint, span.since(now))?;
+        Ok((sums, reader.entries(fingerprint, None, SHOWN)?))
+    });
+    match told.await {
+        Ok((sums, latest)) => {
+            let blocked = page.limiter.exception(key.fingerprint.0).blocked;
+            json(&Usage::new(&key, blocked, &decision, span, &sums, &latest))
+        }
+        Err(error) => unreadable(&error),
+    }
+}
+
+async fn entries(State(UsagePage(page)): State<UsagePage>, request: Request) -> Response {
+    let request = request.into_parts().0;
+    let (limit, before) = (parameter(&request, "limit"), parameter(&request, "before"));
+    let limit = limit.map_or(Some(SHOWN), |limit| limit.parse().ok());
+    let before = before.map(|before| before.parse().ok());
+    let (Some(limit @ 1..=MOST_SHOWN), None | Some(Some(_))) = (limit, before) else {
+        let detail = "`limit` is a number from 1 to 100, `before` the `next` of another page.";
+        return problem(StatusCode::BAD_REQUEST, detail, json!({}));
+    };
+    let Some(key) = page.log.key_of(&request) else { return page.no_key() };
+    let read =
+        read(&page.reader, move |reader| reader.entries(key.fingerprint, before.flatten(), limit))
+            .await;
+    match read {
+        Ok(read) => json(&Log::new(&read)),
+        Err(error) => unreadable(&error),
+    }
+}
+
+impl Settings {
+    /// The page asks for what the answer says; 401 needs a challenge (RFC 9110, section 15.5.2).
+    fn no_key(&self) -> Response {
+        let Some((header, prefix)) = &self.asks else {
+            let detail = "The request has no key by which its usage could be found.";
+            return problem(StatusCode::FORBIDDEN, detail, json!({}));
+        };
+        let more = json!({ "header": header.as_str(), "prefix": prefix });
+        let detail = format!("Send your API key in the header `{header}`.");
+        let challenge = HeaderValue::from_str(prefix.trim());
+        match challenge {
+            Ok(scheme) if *header == AUTHORIZATION && !scheme.is_empty() => {
+                let mut response = problem(StatusCode::UNAUTHORIZED, &detail, more);
+                response.headers_mut().insert(WWW_AUTHENTICATE, scheme);
+                response
+            }
+            _ => problem(StatusCode::FORBIDDEN, &detail, more),
+        }
+    }
+}
+
+fn parameter(request: &Parts, name: &str) -> Option<String> {
+    let pairs = form_urlencoded::parse(request.uri.query()?.as_bytes());
+    pairs.into_iter().find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
+}
+
+impl fmt::Debug for UsagePage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UsagePage")
+            .field("limiter", &self.0.limiter)
+            .field("log", &self.0.log)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,182 @@
+use std::{fmt, sync::Arc};
+
+use http::request::Parts;
+
+#[cfg(feature = "axum")]
+use super::known_keys::KnownKeys;
+use super::{Entry, Fingerprint, LoggedKey, Sink, label};
+#[cfg(feature = "axum")]
+use crate::{decision::Decision, limiter::Limiter};
+use crate::{
+    error::BuildError,
+    key::{Fingerprinter, Key, KeyExtractor},
+};
+
+type Label = Arc<dyn Fn(&Key<'_>) -> String + Send + Sync>;
+
+/// Tells [sinks](Sink) of each request that a [`RateLimitLayer`](crate::RateLimitLayer) answers.
+///
+/// A clone is the same log: give one to
+/// [`RateLimitLayerBuilder::log`](crate::RateLimitLayerBuilder::log) and one to the
+/// [usage page](crate::usage#usage-for-the-caller).
+///
+/// ```
+/// use tower_quota::{Limiter, RateLimitLayer, key, usage::{MemoryLog, RequestLog}};
+///
+/// let limiter = Limiter::builder().build()?;
+/// let log = RequestLog::builder(key::bearer()).sink(MemoryLog::new()).build()?;
+/// let layer = RateLimitLayer::builder(limiter).log(log).build()?;
+/// # let _ = layer;
+/// # Ok::<(), tower_quota::BuildError>(())
+/// ```
+#[derive(Clone)]
+pub struct RequestLog(Arc<Settings>);
+
+struct Settings {
+    key: Arc<dyn KeyExtractor>,
+    label: Option<Label>,
+    fingerprints: Fingerprinter,
+    has_secret: bool,
+    sinks: Vec<Arc<dyn Sink>>,
+    #[cfg(feature = "axum")]
+    known: Option<KnownKeys>,
+}
+
+impl RequestLog {
+    /// A log that knows requests by `key`: the one that callers see their usage by. A request
+    /// without it is logged, and shown to no caller.
+    pub fn builder(key: impl KeyExtractor) -> RequestLogBuilder {
+        RequestLogBuilder(Settings {
+            key: Arc::new(key),
+            label: None,
+            fingerprints: Fingerprinter::random(),
+            has_secret: false,
+            sinks: Vec::new(),
+            #[cfg(feature = "axum")]
+            known: None,
+        })
+    }
+
+    /// The key of a request, as the log knows it.
+    pub(crate) fn key_of(&self, request: &Parts) -> Option<LoggedKey> {
+        let Settings { key: extractor, label, fingerprints, .. } = &*self.0;
+        let key = extractor.extract(request).filter(|key| !key.as_bytes().is_empty())?;
+        let label = match label {
+            Some(label) => label(&key),
+            None => label::of_api_key(&extractor.kind(), &key),
+        };
+        let fingerprint = Fingerprint(fingerprints.fingerprint(0, &key));
+        Some(LoggedKey::new(fingerprint, label::cut(&label)))
+    }
+
+    /// Keeps in mind what the request's key draws on, where an operator wants to know.
+    #[cfg(feature = "axum")]
+    pub(crate) fn remember(&self, entry: &Entry, decision: Option<&Decision>, limiter: &Limiter) {
+        if let (Some(known), Some(key), Some(decision)) = (&self.0.known, &entry.key, decision) {
+            known.remember(key.fingerprint, decision, limiter);
+        }
+    }
+
+    #[cfg(feature = "axum")]
+    pub(super) fn known(&self) -> Option<&KnownKeys> {
+        self.0.known.as_ref()
+    }
+
+    pub(crate) fn record(&self, entry: &Entry) {
+        self.0.sinks.iter().for_each(|sink| sink.record(entry));
+    }
+}
+
+/// Collects what a [`RequestLog`] needs.
+#[must_use]
+pub struct RequestLogBuilder(Settings);
+
+impl RequestLogBuilder {
+    /// Adds a sink: each of them is told of each request.
+    pub fn sink(mut self, sink: impl Sink) -> Self {
+        self.0.sinks.push(Arc::new(sink));
+        self
+    }
+
+    /// What identifies a key without disclosing it; cut after 64 characters.
+    ///
+    /// Default: prefix and last four characters of what looks like an API key (`pk_live_…9f2c`),
+    /// which has up to 12 lower-case letters and `_` as its prefix, and at least 16 letters, digits
+    /// or dashes after it, a digit among them; of anything else only the kind of key.
+    ///
+    /// ```
+    /// use tower_quota::{key, usage::RequestLog};
+    ///
+    /// let log = RequestLog::builder(key::bearer()).label(|token| {
+    ///     let token = String::from_utf8_lossy(token.as_bytes());
+    ///     let tenant = token.split('.').next().unwrap_or_default();
+    ///     format!("a key of {tenant}")
+    /// });
+    /// # let _ = log;
+    /// ```
+    pub fn label(mut self, label: impl Fn(&Key<'_>) -> String + Send + Sync + 'static) -> Self {
+        self.0.label = Some(Arc::new(label));
+        self
+    }
+
+    /// The secret of the fingerprints. With the same one, a later process finds the entries of a
+    /// key that this one has written; without it, nobody does. Default: a random one, gone with
+    /// the process.
+    ///
+    /// `openssl rand -hex 16` makes one, `u128::from_str_radix(hex, 16)` reads it.
+    pub fn secret(mut self, secret: u128) -> Self {
+        self.0.fingerprints = Fingerprinter::with_secret(secret);
+        self.0.has_secret = true;
+        self
+    }
+
+    /// Remembers which quotas up to `max` keys draw on, by fingerprints: an `OperatorPage` shows and
+    /// resets these. A newer key takes the place of the oldest. Default: none.
+    #[cfg(feature = "axum")]
+    pub fn remember_keys(mut self, max: usize) -> Self {
+        self.0.known = (max > 0).then(|| KnownKeys::new(max));
+        self
+    }
+
+    /// The log.
+    ///
+    /// # Errors
+    /// A setting that cannot work: the error names it and says what to write instead.
+    pub fn build(self) -> Result<RequestLog, BuildError> {
+        let settings = &self.0;
+        let fail = |problem: &str| Err(BuildError::new("request log", problem));
+        if let Some(problem) = settings.key.problem() {
+            return fail(&problem);
+        }
+        if settings.sinks.is_empty() {
+            return fail("it has nowhere to write to; add `.sink(MemoryLog::new())` or another");
+        }
+        if !settings.has_secret && settings.sinks.iter().any(|sink| sink.is_persistent()) {
+            return fail(
+                "a sink outlives the process, and its fingerprints would not; add `.secret(…)`",
+            );
+        }
+        Ok(RequestLog(Arc::new(self.0)))
+    }
+}
+
+impl fmt::Debug for RequestLog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Debug for RequestLogBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RequestLog")
+            .field("key", &self.key.kind())
+            .field("sinks", &self.sinks.len())
+            .finish_non_exhaustive()
+    }
+}

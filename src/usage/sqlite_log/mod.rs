@@ -1,0 +1,249 @@
+//! A log in a SQLite file: [`SqliteLog`].
+
+mod queue;
+mod read;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use rusqlite::{Connection, OpenFlags};
+
+pub use self::queue::SqliteLogStats;
+use self::{queue::Queue, read::Readers, writer::Writer};
+use super::{Entry, Fingerprint, KeySum, Page, ReadError, Reader, Sink, Sum};
+use crate::error::BuildError;
+
+const DEFAULT_MAX_AGE: Duration = Duration::from_secs(30 * 86_400);
+const DEFAULT_MAX_BYTES: u64 = 1 << 30;
+const DEFAULT_MAX_WAITING: usize = 10_000;
+/// An empty database takes a twentieth of this.
+const MIN_MAX_BYTES: u64 = 1 << 20;
+/// How long the file may be locked by someone else, until a write or a read fails.
+const BUSY: Duration = Duration::from_secs(1);
+/// What this version of the crate writes.
+const VERSION: i64 = 1;
+
+/// The newest entries, and the sums of the last day's minutes, in a SQLite file: they survive a
+/// restart.
+///
+/// Entries go through a bounded queue to a thread that writes them in batches: at most 1,000, and
+/// no later than 100 ms after the first of them has come, while the disk keeps up. A batch is
+/// written in full, synchronously, or not at all: what is [written](Self::flush) survives a crash,
+/// and a crash loses no more than what was waiting.
+///
+/// A request never waits for the disk. While that is locked, full or slow, entries wait; those that
+/// find no more room are lost, and [counted](Self::stats). With the feature `tracing`, each change
+/// between writing, failing and losing is logged once.
+///
+/// The log needs a [secret](super::RequestLogBuilder::secret), or a later process would not find
+/// the entries of a key. A clone is the same log; dropping the last one writes what waits.
+///
+/// ```
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("requests.sqlite");
+/// use std::time::Duration;
+/// use tower_quota::{key, usage::{RequestLog, SqliteLog}};
+///
+/// let file = SqliteLog::builder(path)
+///     .max_age(Duration::from_secs(90 * 86_400))
+///     .max_bytes(10 << 30)
+///     .build()?;
+/// # let secret = 7;
+/// let log = RequestLog::builder(key::header("x-api-key"))
+///     .secret(secret) // u128::from_str_radix(&std::env::var("LOG_SECRET")?, 16)?
+///     .sink(file.clone())
+///     .build()?;
+/// # let _ = log;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+pub struct SqliteLog(Arc<Running>);
+
+struct Running {
+    path: PathBuf,
+    queue: Arc<Queue>,
+    readers: Readers,
+    writer: Option<JoinHandle<()>>,
+}
+
+impl SqliteLog {
+    /// A log in the file at `path`, which is made if it is not there.
+    pub fn builder(path: impl Into<PathBuf>) -> SqliteLogBuilder {
+        SqliteLogBuilder {
+            path: path.into(),
+            max_age: DEFAULT_MAX_AGE,
+            max_bytes: DEFAULT_MAX_BYTES,
+            max_waiting: DEFAULT_MAX_WAITING,
+        }
+    }
+
+    /// Waits until all that was recorded before is written, at most `patience`; whether it was.
+    /// It blocks: under tokio, call it in `spawn_blocking`.
+    #[must_use]
+    pub fn flush(&self, patience: Duration) -> bool {
+        self.0.queue.flush(patience)
+    }
+
+    /// What has become of the entries, since the log was opened.
+    #[must_use]
+    pub fn stats(&self) -> SqliteLogStats {
+        self.0.queue.stats()
+    }
+}
+
+/// Collects what a [`SqliteLog`] needs.
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct SqliteLogBuilder {
+    path: PathBuf,
+    max_age: Duration,
+    max_bytes: u64,
+    max_waiting: usize,
+}
+
+impl SqliteLogBuilder {
+    /// How long entries are kept. Default: 30 days. The sums of minutes are kept for a day.
+    pub fn max_age(mut self, age: Duration) -> Self {
+        self.max_age = age;
+        self
+    }
+
+    /// How much of the file may be in use; then the oldest entries go. Default: 1 GiB, about five
+    /// million entries. The file does not shrink by itself; its journal beside it takes a few MB.
+    pub fn max_bytes(mut self, bytes: u64) -> Self {
+        self.max_bytes = bytes;
+        self
+    }
+
+    /// How many entries may wait to be written; beyond, they are lost. Default: 10,000, which take
+    /// about 3 MB.
+    pub fn max_waiting(mut self, entries: usize) -> Self {
+        self.max_waiting = entries;
+        self
+    }
+
+    /// Opens the log.
+    ///
+    /// # Errors
+    /// A setting that cannot work, or a file that cannot be opened: the error names it and says what
+    /// to write instead.
+    pub fn build(self) -> Result<SqliteLog, BuildError> {
+        let culprit = format!("request log `{}`", self.path.display());
+        let fail = |problem: &str| Err(BuildError::new(&culprit, problem));
+        if self.max_age.is_zero() {
+            return fail("a maximum age of 0 keeps nothing; write a longer one");
+        }
+        if self.max_bytes < MIN_MAX_BYTES {
+            return fail("it has less room than a MiB; write `.max_bytes(1 << 20)` or more");
+        }
+        if self.max_waiting == 0 {
+            return fail("no entry may wait, so none is written; write `.max_waiting(1)` or more");
+        }
+        self.open().map_err(|error| {
+            let problem = format!("{error}; write the path of a file that this process may write");
+            BuildError::new(culprit, problem)
+        })
+    }
+
+    fn open(self) -> Result<SqliteLog, Box<dyn std::error::Error>> {
+        let database = open(&self.path)?;
+        self.start(database)
+    }
+
+    fn start(self, database: Connection) -> Result<SqliteLog, Box<dyn std::error::Error>> {
+        let reading = Connection::open_with_flags(&self.path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+        reading.busy_timeout(BUSY)?;
+        let queue = Arc::new(Queue::new(self.max_waiting));
+        let writer = Writer {
+            queue: Arc::clone(&queue),
+            database,
+            max_age: self.max_age,
+            max_bytes: self.max_bytes,
+        };
+        let writer = thread::Builder::new().name("request log".into()).spawn(|| writer.run())?;
+        Ok(SqliteLog(Arc::new(Running {
+            path: self.path,
+            queue,
+            readers: Readers(Mutex::new(reading)),
+            writer: Some(writer),
+        })))
+    }
+}
+
+/// Opens the file for writing, and makes the tables that are not there.
+fn open(path: &Path) -> Result<Connection, Box<dyn std::error::Error>> {
+    let database = Connection::open(path)?;
+    database.busy_timeout(BUSY)?;
+    // Readers and the writer do not wait for each other.
+    database.pragma_update(None, "journal_mode", "wal")?;
+    // What is committed survives a power failure.
+    database.pragma_update(None, "synchronous", "full")?;
+    match database.pragma_query_value(None, "user_version", |row| row.get(0))? {
+        0 | VERSION => {}
+        other => return Err(format!("it is of another version of the log: {other}").into()),
+    }
+    database.execute_batch(include_str!("schema.sql"))?;
+    database.pragma_update(None, "user_version", VERSION)?;
+    Ok(database)
+}
+
+impl Sink for SqliteLog {
+    fn record(&self, entry: &Entry) {
+        self.0.queue.push(entry);
+    }
+
+    fn is_persistent(&self) -> bool {
+        true
+    }
+}
+
+impl Reader for SqliteLog {
+    fn entries(
+        &self,
+        key: Fingerprint,
+        before: Option<u64>,
+        limit: usize,
+    ) -> Result<Page, ReadError> {
+        self.0.readers.page(key, before, limit)
+    }
+
+    fn sums(&self, key: Fingerprint, since: Duration) -> Result<Vec<Sum>, ReadError> {
+        self.0.readers.sums(key, since)
+    }
+
+    fn keys(&self, since: Duration) -> Result<Vec<KeySum>, ReadError> {
+        self.0.readers.keys(since)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.queue.close();
+        if let Some(writer) = self.writer.take() {
+            // It has not panicked; and if it had, there is nothing to do about it here.
+            drop(writer.join());
+        }
+    }
+}
+
+impl fmt::Debug for SqliteLog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SqliteLog")
+            .field("path", &self.0.path)
+            .field("stats", &self.stats())
+            .finish_non_exhaustive()
+    }
+}
+
+/// How times are kept; beyond 292,000 years, the latest of them.
+fn micros(time: Duration) -> i64 {
+    i64::try_from(time.as_micros()).unwrap_or(i64::MAX)
+}

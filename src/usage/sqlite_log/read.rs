@@ -1,0 +1,111 @@
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use rusqlite::{Connection, Row, params, types::Type};
+
+use super::micros;
+use crate::usage::{
+    Entry, Fingerprint, KeySum, LoggedKey, Page, ReadError, Sum, Verdict, entry::method_name,
+};
+
+pub(super) const PAGE: &str = "SELECT id, at, endpoint, method, status, response_time, policy,
+    verdict, units, held, fingerprint, label FROM entries
+    WHERE fingerprint = ?1 AND id < ?2 ORDER BY id DESC LIMIT ?3";
+
+pub(super) const SUMS: &str = "SELECT fingerprint, label, minute, endpoint, method, status_class,
+    refused, requests, response_time, longest FROM sums
+    WHERE fingerprint = ?1 AND minute >= ?2 ORDER BY minute";
+
+/// Where two labels were given to one key, the one of a later minute.
+const KEYS: &str = "SELECT fingerprint, label, max(minute), sum(requests) AS requests,
+    sum(requests * refused) AS refused FROM sums
+    WHERE minute >= ?1 AND fingerprint != x'' GROUP BY fingerprint";
+
+/// A connection for those who read, one at a time. They do not wait for the writer, nor it for them.
+pub(super) struct Readers(pub(super) Mutex<Connection>);
+
+impl Readers {
+    pub(super) fn page(
+        &self,
+        key: Fingerprint,
+        before: Option<u64>,
+        limit: usize,
+    ) -> Result<Page, ReadError> {
+        let before = before.and_then(|before| i64::try_from(before).ok()).unwrap_or(i64::MAX);
+        // One more tells whether there are older ones.
+        let rows = params![key.to_bytes(), before, limit.saturating_add(1)];
+        let mut found: Vec<(u64, Entry)> = self.rows(PAGE, rows, entry)?;
+        let has_more = found.len() > limit;
+        found.truncate(limit);
+        let next = found.last().map(|(id, _)| *id).filter(|_| has_more);
+        Ok(Page::new(found.into_iter().map(|(_, entry)| entry).collect(), next))
+    }
+
+    pub(super) fn sums(&self, key: Fingerprint, since: Duration) -> Result<Vec<Sum>, ReadError> {
+        self.rows(SUMS, params![key.to_bytes(), micros(since)], sum)
+    }
+
+    pub(super) fn keys(&self, since: Duration) -> Result<Vec<KeySum>, ReadError> {
+        let keys = self.rows(KEYS, params![micros(since)], |row| {
+            let sum = |key| Ok(KeySum::new(key, row.get("requests")?, row.get("refused")?));
+            key(row)?.map(sum).transpose()
+        });
+        Ok(keys?.into_iter().flatten().collect())
+    }
+
+    fn rows<T>(
+        &self,
+        query: &str,
+        parameters: &[&dyn rusqlite::ToSql],
+        read: fn(&Row<'_>) -> rusqlite::Result<T>,
+    ) -> Result<Vec<T>, ReadError> {
+        let database = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = || database.prepare_cached(query)?.query_map(parameters, read)?.collect();
+        let all: rusqlite::Result<Vec<T>> = all();
+        all.map_err(|error| ReadError::new(error.to_string()))
+    }
+}
+
+fn entry(row: &Row<'_>) -> rusqlite::Result<(u64, Entry)> {
+    let verdict: String = row.get("verdict")?;
+    let unknown = || rusqlite::Error::InvalidColumnType(7, "verdict".into(), Type::Text);
+    let entry = Entry {
+        at: duration(row, "at")?,
+        endpoint: row.get("endpoint")?,
+        method: method_name(row.get_ref("method")?.as_str()?),
+        status: row.get("status")?,
+        response_time: duration(row, "response_time")?,
+        policy: row.get("policy")?,
+        verdict: Verdict::from_name(&verdict).ok_or_else(unknown)?,
+        units: row.get("units")?,
+        held: duration(row, "held")?,
+        key: key(row)?,
+    };
+    Ok((row.get("id")?, entry))
+}
+
+fn sum(row: &Row<'_>) -> rusqlite::Result<Sum> {
+    Ok(Sum {
+        key: key(row)?,
+        minute: duration(row, "minute")?,
+        endpoint: row.get("endpoint")?,
+        method: method_name(row.get_ref("method")?.as_str()?),
+        status_class: row.get("status_class")?,
+        refused: row.get("refused")?,
+        requests: row.get("requests")?,
+        response_time: duration(row, "response_time")?,
+        longest: duration(row, "longest")?,
+    })
+}
+
+fn key(row: &Row<'_>) -> rusqlite::Result<Option<LoggedKey>> {
+    let fingerprint: Option<[u8; 16]> = row.get("fingerprint")?;
+    let Some(fingerprint) = fingerprint else { return Ok(None) };
+    Ok(Some(LoggedKey::new(Fingerprint::from_bytes(fingerprint), row.get("label")?)))
+}
+
+fn duration(row: &Row<'_>, column: &str) -> rusqlite::Result<Duration> {
+    row.get(column).map(Duration::from_micros)
+}

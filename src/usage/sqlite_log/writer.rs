@@ -1,0 +1,199 @@
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use rusqlite::{Connection, Transaction, TransactionBehavior, params};
+
+use super::{
+    micros,
+    queue::{BATCH, Queue},
+};
+use crate::usage::{
+    Entry, Sum,
+    sums::{DAY, Slot},
+};
+
+/// How long after a failure the same batch is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+/// How often old entries are looked for while there are no new ones.
+const IDLE: Duration = Duration::from_secs(60);
+/// How long nothing may be lost until that is called over.
+const CALM: Duration = Duration::from_secs(60);
+/// How many entries are deleted in one transaction: more than come in with a batch.
+const PRUNE: usize = 2 * BATCH;
+
+const INSERT: &str = "INSERT INTO entries (at, endpoint, method, status, response_time, policy,
+    verdict, units, held, fingerprint, label) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
+
+const ADD: &str = "INSERT INTO sums (fingerprint, minute, endpoint, method, status_class, refused,
+    label, requests, response_time, longest) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
+    ON CONFLICT DO UPDATE SET requests = requests + excluded.requests,
+    response_time = response_time + excluded.response_time,
+    longest = max(longest, excluded.longest), label = excluded.label";
+
+/// Ids grow with time: the oldest entries are the first.
+const EXPIRE: &str = "DELETE FROM entries WHERE id IN (SELECT id FROM
+    (SELECT id, at FROM entries ORDER BY id LIMIT ?2) WHERE at < ?1)";
+
+const EXPIRE_SUMS: &str = "DELETE FROM sums WHERE id IN
+    (SELECT id FROM sums WHERE minute < ?1 ORDER BY minute LIMIT ?2)";
+
+/// The thread that writes, all by itself.
+pub(super) struct Writer {
+    pub(super) queue: Arc<Queue>,
+    pub(super) database: Connection,
+    pub(super) max_age: Duration,
+    pub(super) max_bytes: u64,
+}
+
+impl Writer {
+    pub(super) fn run(mut self) {
+        let mut health = Health::default();
+        while let Some(batch) = self.queue.next(IDLE) {
+            while let Err(error) = self.write(&batch) {
+                health.failed(&error);
+                if !self.queue.failed(RETRY) {
+                    self.queue.gave_up(batch.len());
+                    return self.give_up();
+                }
+            }
+            self.queue.written(batch.len());
+            health.wrote(self.queue.stats().lost);
+            // What is due is deleted bit by bit, unless there is more urgent work.
+            while !self.queue.has_waiting() && matches!(self.prune_alone(), Ok(true)) {}
+        }
+    }
+
+    /// The log is closed and cannot be written: what waits is lost.
+    fn give_up(self) {
+        while let Some(batch) = self.queue.next(Duration::ZERO) {
+            self.queue.gave_up(batch.len());
+        }
+    }
+
+    /// All of the batch or nothing.
+    fn write(&mut self, batch: &[Entry]) -> rusqlite::Result<()> {
+        let (max_age, max_bytes) = (self.max_age, self.max_bytes);
+        let transaction =
+            self.database.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        insert(&transaction, batch)?;
+        prune(&transaction, max_age, max_bytes)?;
+        transaction.commit()
+    }
+
+    /// Whether there may be more to delete.
+    fn prune_alone(&mut self) -> rusqlite::Result<bool> {
+        let (max_age, max_bytes) = (self.max_age, self.max_bytes);
+        let transaction =
+            self.database.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let deleted = prune(&transaction, max_age, max_bytes)?;
+        transaction.commit()?;
+        Ok(deleted >= PRUNE)
+    }
+}
+
+fn insert(transaction: &Transaction<'_>, batch: &[Entry]) -> rusqlite::Result<()> {
+    let mut insert = transaction.prepare_cached(INSERT)?;
+    let mut sums: HashMap<Slot, Sum> = HashMap::new();
+    for entry in batch {
+        sums.entry(Slot::of(entry)).or_insert_with(|| Sum::of(entry)).add(entry);
+        let key = entry.key.as_ref();
+        insert.execute(params![
+            micros(entry.at),
+            &*entry.endpoint,
+            entry.method,
+            entry.status,
+            micros(entry.response_time),
+            entry.policy.as_deref(),
+            entry.verdict.as_str(),
+            i64::try_from(entry.units).unwrap_or(i64::MAX),
+            micros(entry.held),
+            key.map(|key| key.fingerprint.to_bytes()),
+            key.map(|key| &*key.label),
+        ])?;
+    }
+    let mut add = transaction.prepare_cached(ADD)?;
+    for sum in sums.values() {
+        let fingerprint = sum.key.as_ref().map(|key| key.fingerprint.to_bytes());
+        add.execute(params![
+            fingerprint.as_ref().map_or(&[][..], |bytes| &bytes[..]),
+            micros(sum.minute),
+            &*sum.endpoint,
+            sum.method,
+            sum.status_class,
+            sum.refused,
+            sum.key.as_ref().map_or("", |key| &*key.label),
+            i64::try_from(sum.requests).unwrap_or(i64::MAX),
+            micros(sum.response_time),
+            micros(sum.longest),
+        ])?;
+    }
+    Ok(())
+}
+
+/// Deletes what is too old, and the oldest of what is too much; returns how many entries or sums,
+/// of which there are at most [`PRUNE`] each time.
+fn prune(
+    transaction: &Transaction<'_>,
+    max_age: Duration,
+    max_bytes: u64,
+) -> rusqlite::Result<usize> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let before = |age: Duration| micros(now.saturating_sub(age));
+    let mut expire = transaction.prepare_cached(EXPIRE)?;
+    let mut expire_sums = transaction.prepare_cached(EXPIRE_SUMS)?;
+    let mut deleted = expire.execute(params![before(max_age), PRUNE])?;
+    deleted = deleted.max(expire_sums.execute(params![before(DAY.min(max_age)), PRUNE])?);
+    let number =
+        |pragma: &str| transaction.pragma_query_value(None, pragma, |row| row.get::<_, u64>(0));
+    let used = (number("page_count")? - number("freelist_count")?) * number("page_size")?;
+    if used > max_bytes {
+        let all = i64::MAX;
+        deleted = deleted.max(expire.execute(params![all, PRUNE])?);
+        deleted = deleted.max(expire_sums.execute(params![all, PRUNE / 10])?);
+    }
+    Ok(deleted)
+}
+
+/// How writing goes. Each change is told once.
+#[derive(Default)]
+pub(super) struct Health {
+    failing: bool,
+    lost: u64,
+    losing_until: Option<Instant>,
+}
+
+impl Health {
+    pub(super) fn failed(&mut self, error: &rusqlite::Error) {
+        if !self.failing {
+            self.failing = true;
+            #[cfg(feature = "tracing")]
+            tracing::error!(%error, "the request log cannot be written; trying again");
+            #[cfg(not(feature = "tracing"))]
+            let _ = error;
+        }
+    }
+
+    pub(super) fn wrote(&mut self, lost: u64) {
+        if std::mem::take(&mut self.failing) {
+            #[cfg(feature = "tracing")]
+            tracing::info!(lost, "the request log is written again");
+        }
+        if lost > self.lost {
+            self.lost = lost;
+            if self.losing_until.replace(Instant::now() + CALM).is_none() {
+                #[cfg(feature = "tracing")]
+                tracing::warn!(
+                    lost,
+                    "the request log loses entries: the disk is slower than they come"
+                );
+            }
+        } else if self.losing_until.is_some_and(|until| until < Instant::now()) {
+            self.losing_until = None;
+            #[cfg(feature = "tracing")]
+            tracing::info!(lost, "the request log loses no more entries");
+        }
+    }
+}

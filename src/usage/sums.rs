@@ -1,0 +1,249 @@
+use std::{
+    collections::{HashMap, HashSet, VecDeque, hash_map::Entry as Place},
+    hash::{Hash, Hasher},
+    mem,
+    sync::Arc,
+    time::Duration,
+};
+
+use super::{Entry, Fingerprint, Sum};
+
+/// How far back sums reach.
+pub(super) const DAY: Duration = Duration::from_secs(86_400);
+const MINUTE: u64 = 60;
+
+type Owner = Option<Fingerprint>;
+
+/// What tells two sums apart.
+#[derive(PartialEq, Eq)]
+pub(super) struct Slot {
+    key: Owner,
+    minute: u64,
+    endpoint: Arc<str>,
+    method: &'static str,
+    status_class: u8,
+    refused: bool,
+}
+
+/// On the way of each request: a hash of all fields, one by one, takes several times as long. The
+/// fingerprint is as good as random; what else tells slots apart is little.
+impl Hash for Slot {
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        let key = self.key.map_or(0, |key| key.0 as u64);
+        let ending = u64::from(self.status_class) << 1 | u64::from(self.refused);
+        hasher.write_u64(key ^ ending);
+        hasher.write(self.endpoint.as_bytes());
+    }
+}
+
+impl Slot {
+    pub(super) fn of(entry: &Entry) -> Self {
+        Self {
+            key: entry.key.as_ref().map(|key| key.fingerprint),
+            minute: minute_of(entry),
+            endpoint: Arc::clone(&entry.endpoint),
+            method: entry.method,
+            status_class: status_class(entry),
+            refused: entry.verdict.is_refused(),
+        }
+    }
+}
+
+impl Sum {
+    pub(super) fn of(entry: &Entry) -> Self {
+        Self {
+            key: entry.key.clone(),
+            minute: Duration::from_secs(minute_of(entry) * MINUTE),
+            endpoint: Arc::clone(&entry.endpoint),
+            method: entry.method,
+            status_class: status_class(entry),
+            refused: entry.verdict.is_refused(),
+            requests: 0,
+            response_time: Duration::ZERO,
+            longest: Duration::ZERO,
+        }
+    }
+
+    pub(super) fn add(&mut self, entry: &Entry) {
+        self.requests += 1;
+        self.response_time = self.response_time.saturating_add(entry.response_time);
+        self.longest = self.longest.max(entry.response_time);
+    }
+}
+
+/// The minute in which it was answered: so minutes come in order, but for those that just ended.
+fn minute_of(entry: &Entry) -> u64 {
+    entry.at.saturating_add(entry.response_time).as_secs() / MINUTE
+}
+
+fn status_class(entry: &Entry) -> u8 {
+    entry.status.map_or(0, |status| u8::try_from(status / 100).unwrap_or(0))
+}
+
+/// The sums of the last day, as far as they find room.
+pub(super) struct Sums {
+    max: usize,
+    minute: u64,
+    current: HashMap<Slot, Sum>,
+    past: HashMap<Owner, VecDeque<Sum>>,
+    /// Whose sums went into `past`, one for each, the oldest first.
+    order: VecDeque<Owner>,
+    left_out: u64,
+}
+
+impl Sums {
+    pub(super) fn new(max: usize) -> Self {
+        let (current, past, order) = Default::default();
+        Self { max, minute: 0, current, past, order, left_out: 0 }
+    }
+
+    /// No minute takes more than its share of the room, so that a flood of new keys does not push
+    /// out what was before: the last hour always finds room.
+    fn max_per_minute(&self) -> usize {
+        (self.max / 60).max(1)
+    }
+
+    pub(super) fn add(&mut self, entry: &Entry) {
+        let mut slot = Slot::of(entry);
+        // A minute back is a request that ended as the minute did. More is a step of the clock.
+        let just_ended = slot.minute + 1 == self.minute;
+        if just_ended {
+            slot.minute = self.minute;
+        } else if slot.minute != self.minute {
+            self.begin(slot.minute);
+        }
+        let is_full = self.current.len() >= self.max_per_minute();
+        match self.current.entry(slot) {
+            Place::Occupied(sum) => sum.into_mut().add(entry),
+            Place::Vacant(_) if is_full => self.left_out += 1,
+            Place::Vacant(place) => place.insert(Sum::of(entry)).add(entry),
+        }
+    }
+
+    fn begin(&mut self, minute: u64) {
+        self.minute = minute;
+        for sum in mem::take(&mut self.current).into_values() {
+            let owner = sum.key.as_ref().map(|key| key.fingerprint);
+            self.order.push_back(owner);
+            self.past.entry(owner).or_default().push_back(sum);
+        }
+        let now = Duration::from_secs(minute * MINUTE);
+        let room = self.max - self.max_per_minute().min(self.max);
+        while let Some(owner) = self.order.front() {
+            let Some(sums) = self.past.get_mut(owner) else { break };
+            let expired = sums.front().is_some_and(|sum| sum.minute.saturating_add(DAY) < now);
+            if !expired && self.order.len() <= room {
+                break;
+            }
+            sums.pop_front();
+            if sums.is_empty() {
+                self.past.remove(owner);
+            }
+            self.order.pop_front();
+        }
+    }
+
+    pub(super) fn of_key(&self, key: Fingerprint, since: Duration) -> Vec<Sum> {
+        let past = self.past.get(&Some(key)).into_iter().flatten();
+        let is_own = |sum: &&Sum| sum.key.as_ref().is_some_and(|own| own.fingerprint == key);
+        let current = self.current.values().filter(is_own);
+        past.chain(current).filter(|sum| sum.minute >= since).cloned().collect()
+    }
+
+    /// The keys that have sums.
+    pub(super) fn owners(&self) -> HashSet<Fingerprint> {
+        let current = self.current.keys().map(|slot| slot.key);
+        self.past.keys().copied().chain(current).flatten().collect()
+    }
+
+    pub(super) fn left_out(&self) -> u64 {
+        self.left_out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::usage::entry::tests::entry;
+
+    const KEY: u128 = 7;
+
+    fn at(seconds: u64, key: u128) -> Entry {
+        Entry { at: Duration::from_secs(seconds), ..entry(key) }
+    }
+
+    fn requests(sums: &Sums, key: u128, since: u64) -> Vec<(u64, u64)> {
+        let sums = sums.of_key(Fingerprint(key), Duration::from_secs(since));
+        sums.iter().map(|sum| (sum.minute.as_secs(), sum.requests)).collect()
+    }
+
+    #[test]
+    fn requests_that_end_alike_in_a_minute_are_one_sum() {
+        let mut sums = Sums::new(1_000);
+        for second in [60, 61, 119, 120] {
+            sums.add(&at(second, KEY));
+        }
+        assert_eq!(requests(&sums, KEY, 0), [(60, 3), (120, 1)]);
+        assert_eq!(requests(&sums, KEY, 61), [(120, 1)]);
+        assert_eq!(requests(&sums, KEY + 1, 0), []);
+        sums.add(&Entry { status: Some(404), ..at(121, KEY) });
+        sums.add(&Entry { endpoint: "/other".into(), ..at(121, KEY) });
+        assert_eq!(requests(&sums, KEY, 120), [(120, 1); 3]);
+    }
+
+    #[test]
+    fn times_are_added_and_the_longest_is_kept() {
+        let mut sums = Sums::new(1_000);
+        for millis in [5, 20, 10] {
+            let response_time = Duration::from_millis(millis);
+            sums.add(&Entry { response_time, ..at(60, KEY) });
+        }
+        let sum = &sums.of_key(Fingerprint(KEY), Duration::ZERO)[0];
+        assert_eq!(sum.response_time, Duration::from_millis(35));
+        assert_eq!(sum.longest, Duration::from_millis(20));
+    }
+
+    #[test]
+    fn one_that_just_ended_counts_in_the_new_minute_and_a_step_of_the_clock_begins_another() {
+        let mut sums = Sums::new(1_000);
+        sums.add(&at(120, KEY));
+        sums.add(&at(119, KEY));
+        assert_eq!(requests(&sums, KEY, 0), [(120, 2)]);
+        sums.add(&at(7_200, KEY));
+        sums.add(&at(3_600, KEY));
+        assert_eq!(requests(&sums, KEY, 0), [(120, 2), (7_200, 1), (3_600, 1)]);
+    }
+
+    #[test]
+    fn what_is_older_than_a_day_goes() {
+        let mut sums = Sums::new(1_000);
+        sums.add(&at(60, KEY));
+        sums.add(&at(86_400 + 60, KEY));
+        assert_eq!(requests(&sums, KEY, 0).len(), 2);
+        sums.add(&at(86_400 + 120, KEY));
+        assert_eq!(requests(&sums, KEY, 0), [(86_460, 1), (86_520, 1)]);
+        assert_eq!(sums.order.len(), 1);
+    }
+
+    #[test]
+    fn a_flood_of_keys_stays_bounded_and_leaves_the_last_hour_to_those_before() {
+        let mut sums = Sums::new(600);
+        sums.add(&at(60, KEY));
+        for minute in 2..60 {
+            for key in 1_000..2_000 {
+                sums.add(&at(minute * 60, key + u128::from(minute) * 1_000));
+            }
+            assert!(sums.current.len() + sums.order.len() <= 600);
+        }
+        assert_eq!(requests(&sums, KEY, 0), [(60, 1)]);
+        assert_eq!(sums.left_out(), 58 * (1_000 - 10));
+        for minute in 60..200 {
+            for key in 0..10 {
+                sums.add(&at(minute * 60, key));
+            }
+        }
+        assert!(sums.current.len() + sums.order.len() <= 600);
+        assert_eq!(sums.past.values().map(VecDeque::len).sum::<usize>(), sums.order.len());
+        assert!(sums.past.len() <= 10, "keys without sums are forgotten");
+    }
+}

@@ -1,0 +1,45 @@
+use super::{Entry, Sink};
+
+/// Makes an event of each request: level `INFO`, target `tower_quota::request`, with the fields of
+/// [`Entry`]; times are in milliseconds. It is made within the span of the request, where there is
+/// one, and has the time that the subscriber gives it: that of the response.
+///
+/// The event has the label of the key, and not its fingerprint.
+///
+/// ```
+/// use tower_quota::{key, usage::{RequestLog, TracingLog}};
+///
+/// let log = RequestLog::builder(key::bearer()).sink(TracingLog::new()).build()?;
+/// # let _ = log;
+/// # Ok::<(), tower_quota::BuildError>(())
+/// ```
+#[derive(Clone, Copy, Debug, Default)]
+#[non_exhaustive]
+pub struct TracingLog;
+
+impl TracingLog {
+    /// The sink.
+    #[must_use]
+    pub fn new() -> Self {
+        Self
+    }
+}
+
+impl Sink for TracingLog {
+    fn record(&self, entry: &Entry) {
+        tracing::info!(
+            target: "tower_quota::request",
+            method = entry.method,
+            endpoint = &*entry.endpoint,
+            // A field without a value is left out.
+            status = entry.status,
+            response_ms = entry.response_time.as_secs_f64() * 1_000.0,
+            policy = entry.policy.as_deref(),
+            verdict = entry.verdict.as_str(),
+            units = entry.units,
+            held_ms = entry.held.as_secs_f64() * 1_000.0,
+            key = entry.key.as_ref().map(|key| &*key.label),
+            "request"
+        );
+    }
+}
