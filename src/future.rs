@@ -41,9 +41,10 @@ pin_project! {
     where
         S: Service<Request<B>>,
     {
-        Deciding { deciding: Box<DecisionFuture>, waiting: Option<Waiting<S, B>> },
+        // Boxed, like all that few requests see: the others would be moved about with room for it.
+        Deciding { deciding: Box<DecisionFuture>, waiting: Option<Box<Waiting<S, B>>> },
         // The verdict came late: the inner service is called when it is ready again.
-        Readying { inner: S, request: Option<Request<B>>, uncalled: Uncalled },
+        Readying { readying: Box<Readying<S, B>> },
         Calling { #[pin] response: S::Future, passed: Option<Passed> },
         // The response is there, and what it has cost is being corrected.
         Settling { late: Option<Box<Late<S::Response>>> },
@@ -58,6 +59,13 @@ struct Waiting<S, B> {
     body: B,
     report: Report,
     face: Arc<Face>,
+}
+
+/// A request that has passed, and the service that is not ready yet.
+struct Readying<S, B> {
+    inner: S,
+    request: Option<Request<B>>,
+    uncalled: Uncalled,
 }
 
 /// What the response of an admitted request has to tell.
@@ -118,8 +126,8 @@ where
         report: Report,
         face: Arc<Face>,
     ) -> Self {
-        let waiting = Some(Waiting { inner, head, body, report, face });
-        Self { state: State::Deciding { deciding, waiting } }
+        let waiting = Box::new(Waiting { inner, head, body, report, face });
+        Self { state: State::Deciding { deciding, waiting: Some(waiting) } }
     }
 }
 
@@ -132,14 +140,15 @@ where
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         loop {
-            let (response, passed) = match this.state.as_mut().project() {
+            let late = match this.state.as_mut().project() {
                 StateProjection::Deciding { deciding, waiting } => {
                     let decision = ready!(Pin::new(deciding).poll(context));
                     let Some(waiting) = waiting.take() else { return Poll::Pending };
                     this.state.set(waiting.decided(decision));
                     continue;
                 }
-                StateProjection::Readying { inner, request, uncalled } => {
+                StateProjection::Readying { readying } => {
+                    let Readying { inner, request, uncalled } = &mut **readying;
                     ready!(inner.poll_ready(context))?;
                     let Some(request) = request.take() else { return Poll::Pending };
                     let (response, passed) = (inner.call(request), uncalled.0.take());
@@ -147,7 +156,18 @@ where
                     continue;
                 }
                 StateProjection::Calling { response, passed } => {
-                    (ready!(response.poll(context))?, passed.take())
+                    let response = ready!(response.poll(context))?;
+                    match passed {
+                        Some(known) if !known.decision.is_settled_later() => {
+                            return Poll::Ready(Ok(known.tell(response)));
+                        }
+                        _ => {}
+                    }
+                    let Some(passed) = passed.take() else { return Poll::Pending };
+                    match passed.settle(response) {
+                        Ok(response) => return Poll::Ready(Ok(response)),
+                        Err(late) => late,
+                    }
                 }
                 StateProjection::Settling { late } => {
                     if let Some(late) = late {
@@ -161,11 +181,7 @@ where
                     return Poll::Ready(Ok(response.map(ResponseBody::rejection)));
                 }
             };
-            let Some(passed) = passed else { return Poll::Pending };
-            match passed.answer(response) {
-                Ok(response) => return Poll::Ready(Ok(response)),
-                Err(late) => this.state.set(State::Settling { late: Some(late) }),
-            }
+            this.state.set(State::Settling { late: Some(late) });
         }
     }
 }
@@ -182,7 +198,8 @@ where
         }
         let request = face.admitted(head, body, &decision);
         let uncalled = Uncalled(Some(Passed { decision, report, face }));
-        State::Readying { inner, request: Some(request), uncalled }
+        let readying = Readying { inner, request: Some(request), uncalled };
+        State::Readying { readying: Box::new(readying) }
     }
 }
 
@@ -192,13 +209,10 @@ struct Refused;
 
 impl Passed {
     /// The response to send, unless its cost is to be corrected first.
-    fn answer<R>(
+    fn settle<R>(
         mut self,
         response: Response<R>,
     ) -> Result<Response<ResponseBody<R>>, Box<Late<Response<R>>>> {
-        if !self.decision.is_settled_later() {
-            return Ok(self.tell(response));
-        }
         let (head, body) = response.into_parts();
         let settling = self.face.limiter.settle(&self.decision, &head);
         let response = Response::from_parts(head, body);
