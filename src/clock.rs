@@ -104,6 +104,8 @@ impl Clock {
     /// The monotonic clock, with the wall clock read again each second: a step of the wall clock
     /// moves the fixed windows within a second, and nothing else. The first of a process takes a
     /// few milliseconds, in which the processor's counter is calibrated.
+    ///
+    /// It does not follow a paused clock of tokio; [`starting_at`](Self::starting_at) does.
     #[must_use]
     pub fn system() -> Self {
         Self::measuring(Monotonic::system(quanta::Clock::new()))

@@ -44,9 +44,9 @@
 //!
 //! | | admits in any one window | memory per key | choose it for |
 //! |---|---|---|---|
-//! | [token bucket](Policy::token_bucket) | burst + units | small | smoothing; most APIs |
-//! | [fixed window](Policy::fixed_window) | up to 2 × units, around an edge | small | "resets on the hour" |
-//! | [sliding window](Policy::sliding_window) | units | up to 1 KB | limits that must hold, such as sign-in |
+//! | [token bucket](Policy::token_bucket) | burst + units | 35 bytes | smoothing; most APIs |
+//! | [fixed window](Policy::fixed_window) | up to 2 × units, around an edge | 35 bytes | "resets on the hour" |
+//! | [sliding window](Policy::sliding_window) | units | 150 bytes to 1.4 KB | limits that must hold, such as sign-in |
 //!
 //! # Holding instead of refusing
 //!

@@ -16,7 +16,7 @@ use std::{
 };
 
 use http::HeaderName;
-use tower_quota::{Limiter, Policy, key::header, store::MemoryStore};
+use tower_quota::{Clock, Limiter, Policy, key::header, store::MemoryStore};
 
 /// The header that the key is read from.
 pub static API_KEY: HeaderName = HeaderName::from_static("x-api-key");
@@ -38,8 +38,8 @@ pub const fn room_for(keys: usize) -> usize {
 }
 
 /// A limiter whose `policies` count by the header, with room for `keys`.
-pub fn limiter(policies: impl IntoIterator<Item = Policy>, keys: usize) -> Limiter {
-    let (mut limiter, mut counts) = (Limiter::builder(), 0);
+pub fn limiter(policies: impl IntoIterator<Item = Policy>, keys: usize, clock: Clock) -> Limiter {
+    let (mut limiter, mut counts) = (Limiter::builder().clock(clock), 0);
     for policy in policies {
         limiter = limiter.policy(policy.key(header(API_KEY.as_str())).or_refuse());
         counts += keys;

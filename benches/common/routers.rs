@@ -13,7 +13,7 @@ use tower::Service;
 use tower_governor::{
     GovernorError, GovernorLayer, governor::GovernorConfigBuilder, key_extractor::KeyExtractor,
 };
-use tower_quota::{Policy, Quota, RateLimitLayer};
+use tower_quota::{Clock, Policy, Quota, RateLimitLayer};
 
 use super::{API_KEY, keys::key, limiter, now_or_never};
 
@@ -71,7 +71,7 @@ impl Variant {
             }
             Limit::TowerQuota => {
                 let quota = Quota::per_window(units.into(), DAY);
-                let limiter = limiter([Policy::token_bucket("p", quota)], KEYS);
+                let limiter = limiter([Policy::token_bucket("p", quota)], KEYS, Clock::system());
                 if self.headers {
                     router.layer(RateLimitLayer::new(limiter))
                 } else {

@@ -6,7 +6,7 @@ use aerorate::KeyedRateLimiter;
 use governor::DefaultKeyedRateLimiter;
 use http::{Request, request::Parts};
 use rate_net::{Eviction, RateLimiter};
-use tower_quota::{Check, Decision, Limiter, Policy, Quota};
+use tower_quota::{Check, Clock, Decision, Limiter, Policy, Quota};
 
 use crate::common::{
     API_KEY, governors,
@@ -121,7 +121,7 @@ pub const POLICY: &str = "p";
 pub fn by_key(policy: Policy, keys: usize) -> Contender<String> {
     Contender::new(
         "tower-quota",
-        limiter([policy], keys),
+        limiter([policy], keys, Clock::system()),
         |limiter, key, units| answer(limiter.check(POLICY, key).cost(units.into())).is_allowed(),
         |limiter: &Limiter, key| answer(limiter.check(POLICY, key)).is_allowed(),
         |limiter, keys| counts_for(limiter, POLICY, keys),
@@ -135,7 +135,7 @@ pub fn by_request(policies: Vec<Policy>, keys: usize) -> Contender<Parts> {
         |limiter: &Limiter, request: &Parts| now_or_never(limiter.decide(request)).is_allowed();
     Contender::new(
         "tower-quota",
-        limiter(policies, keys),
+        limiter(policies, keys, Clock::system()),
         // A request costs one unit.
         move |limiter, request, _| decide(limiter, request),
         decide,

@@ -1,9 +1,12 @@
 //! The limiters whose memory is measured.
 
-use std::{process::Command, time::Duration};
+use std::{
+    process::Command,
+    time::{Duration, SystemTime},
+};
 
 use governor::DefaultKeyedRateLimiter;
-use tower_quota::{Limiter, Policy, Quota};
+use tower_quota::{Clock, Limiter, Policy, Quota};
 
 use crate::common::{governors, limiter, now_or_never, process::again};
 
@@ -32,7 +35,8 @@ impl Subject {
             }
             other => panic!("nothing is called {other}"),
         };
-        Self::Ours(limiter([policy], keys))
+        // It follows tokio's clock, which may stand still until it is moved.
+        Self::Ours(limiter([policy], keys, Clock::starting_at(SystemTime::now())))
     }
 
     pub fn admits(&self, key: &String) -> bool {
