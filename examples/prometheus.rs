@@ -68,10 +68,13 @@ pub fn app(prometheus: PrometheusHandle, clock: Clock) -> Result<Router, BuildEr
         levels.report_levels();
         prometheus.render()
     };
+    let rate_limit = RateLimitLayer::new(limiter);
+    let rate_limits = rate_limit.describe().title("Rate limits of the search");
     Ok(Router::new()
         .route("/search", get(|| async { Json(json!({ "results": ["one", "two"] })) }))
         .route("/exports", post(|| async { Json(json!({ "rows": 2 })) }))
-        .layer(RateLimitLayer::new(limiter))
+        .layer(rate_limit)
+        .route("/rate-limits", rate_limits.route())
         // Outside of the limiter. Callers are not to see it: serve it on an address of its own.
         .route("/metrics", get(metrics)))
 }

@@ -10,11 +10,13 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let per_client = Policy::token_bucket("per client", Quota::per_minute(60).burst(10))
         .key(ClientIp::new()) // behind a load balancer: .trust_proxies(["10.0.0.0/8"])
         .or_refuse();
-    let limiter = Limiter::builder().policy(per_client).build()?;
+    let rate_limit = RateLimitLayer::new(Limiter::builder().policy(per_client).build()?);
+    let rate_limits = rate_limit.describe().route(); // tells callers what holds for them
 
     let app = Router::new()
         .route("/", get(|| async { "hello\n" }))
-        .layer(RateLimitLayer::new(limiter))
+        .layer(rate_limit)
+        .route("/rate-limits", rate_limits)
         .into_make_service_with_connect_info::<SocketAddr>();
 
     let listener = tokio::net::TcpListener::bind("127.0.0.1:3000").await?;
