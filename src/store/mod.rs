@@ -59,6 +59,11 @@ impl Charge {
     pub const fn slot(&self) -> u128 {
         (self.policy as u128) << 64 ^ self.key
     }
+
+    /// Whether anything is used when its request passes.
+    pub(crate) fn uses_units(&self) -> bool {
+        self.mode != Mode::Peek && self.cost > 0
+    }
 }
 
 /// A change to what a [`Charge`] has used.

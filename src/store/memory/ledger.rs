@@ -11,7 +11,7 @@ use crate::{
     algorithm::{Algorithm, Count, State},
     clock::Now,
     quota::Quota,
-    store::{Change, Charge, Correction, Mode, Usage},
+    store::{Change, Charge, Correction, Usage},
 };
 
 /// How many slots are looked at for each key that is added: more than one, so that expired keys go
@@ -41,15 +41,16 @@ struct Counted {
 /// How much the keys of a segment may take.
 #[derive(Clone, Copy)]
 pub(super) struct Room {
-    pub(super) left: usize,
+    /// Below 0 where keys needed more after they had come.
+    pub(super) left: isize,
     /// What a key takes.
-    pub(super) slot: usize,
+    pub(super) slot: isize,
     /// What it takes more if its state is kept aside.
-    pub(super) aside: usize,
+    pub(super) aside: isize,
 }
 
 impl Room {
-    fn of(&self, slot: &Slot) -> usize {
+    fn of(&self, slot: &Slot) -> isize {
         self.slot + slot.index_aside().map_or(0, |_| self.aside)
     }
 
@@ -93,10 +94,11 @@ impl<'a> Locked<'a> {
         Self { ledger, slots, quotas, now }
     }
 
-    /// How long until `charge` fits. Makes room for its key if it can, so that
+    /// How long until `charge` fits. Makes room for its key if it can and needs to, so that
     /// [`charge`](Self::charge) finds what was looked at here.
     pub(super) fn wait(&mut self, charge: &Charge) -> u64 {
-        if self.slots.find(&Address::of(charge)).is_none() && self.ledger.room.is_full() {
+        let is_new = || self.slots.find(&Address::of(charge)).is_none();
+        if charge.uses_units() && self.ledger.room.is_full() && is_new() {
             self.make_room();
         }
         let (now, units) = (self.now, charge.ahead.saturating_add(charge.cost));
@@ -106,8 +108,7 @@ impl<'a> Locked<'a> {
     /// Makes a charge that fits after `wait`, if it does now and its request passes. Whether its
     /// key had to share a state is the other thing it answers.
     pub(super) fn charge(&mut self, charge: &Charge, wait: u64, passes: bool) -> (Usage, bool) {
-        let made = passes && wait == 0 && charge.mode != Mode::Peek;
-        let shared = made && charge.cost > 0 && {
+        let shared = passes && wait == 0 && charge.uses_units() && {
             let now = self.now;
             !self.change(charge, |state| state.take(&charge.quota, now, charge.cost))
         };
@@ -219,8 +220,7 @@ impl<'a> Locked<'a> {
         Slot::pack(&address, &state, &charge.quota, self.quotas).unwrap_or_else(|| {
             let counted = Counted { state, quota: charge.quota };
             let forgotten_at = counted.forgotten_at(self.now);
-            // A key that was small before may pass the bound by this, once.
-            self.ledger.room.left = self.ledger.room.left.saturating_sub(self.ledger.room.aside);
+            self.ledger.room.left -= self.ledger.room.aside;
             Slot::aside(&address, forgotten_at, self.ledger.aside.insert(counted))
         })
     }

@@ -30,16 +30,17 @@ const DEFAULT_MAX_KEYS: usize = 1_000_000;
 const KEYS_PER_SEGMENT: usize = 4_096;
 const MAX_SEGMENTS: usize = 1 << 16;
 /// A trillion keys in all: more than memory can hold, and no number overflows.
-const MAX_KEYS_PER_SEGMENT: usize = 1 << 24;
+const MAX_KEYS_PER_SEGMENT: isize = 1 << 24;
 /// What a key takes at most, its share of free slots counted.
-const BYTES_PER_KEY: usize = 40;
+const BYTES_PER_KEY: isize = 40;
 /// What it takes more with a full log of a sliding window.
-const BYTES_ASIDE: usize = 1_400;
+const BYTES_ASIDE: isize = 1_400;
 
 /// Counts in this process's memory, up to a number of keys.
 ///
-/// A key takes about 35 bytes for each token bucket or fixed window that it is counted under, and
-/// for a sliding window from 150 bytes to 1.4 KB, by how evenly it is used. Keys that have their
+/// A key takes about 35 bytes for each token bucket or fixed window that it is counted under, as
+/// long as there are no more than some 900 different quotas, and 150 beyond; and for a sliding
+/// window from 150 bytes to 1.4 KB, by how evenly it is used. Keys that have their
 /// whole quota again are dropped little by little while others are charged: there is no thread or
 /// timer, and no pause.
 ///
@@ -73,7 +74,7 @@ impl MemoryStore {
     /// A store for up to `max_keys` keys, each counted once per policy.
     #[must_use]
     pub fn with_max_keys(max_keys: usize) -> Self {
-        Self::with_room(Room { left: max_keys, slot: 1, aside: 0 })
+        Self::with_room(max_keys, 1, 0)
     }
 
     /// A store that takes up to about `max_bytes` of memory, beside a fixed 100 KB or less than a
@@ -82,15 +83,19 @@ impl MemoryStore {
     /// A key under a sliding window is expected to need all it may: 1.4 KB.
     #[must_use]
     pub fn with_max_bytes(max_bytes: usize) -> Self {
-        Self::with_room(Room { left: max_bytes, slot: BYTES_PER_KEY, aside: BYTES_ASIDE })
+        Self::with_room(max_bytes, BYTES_PER_KEY, BYTES_ASIDE)
     }
 
-    fn with_room(room: Room) -> Self {
-        let segments = (room.left / room.slot / KEYS_PER_SEGMENT).clamp(1, MAX_SEGMENTS);
-        let segments = segments.next_power_of_two();
-        let left = (room.left / segments).min(MAX_KEYS_PER_SEGMENT * room.slot);
-        let each = Room { left, ..room };
-        let segment = |_| Segment::new(each.left / each.slot, Ledger::new(each));
+    /// With room for `all`, of which a key takes `slot`, and `aside` more if its state is large.
+    fn with_room(all: usize, slot: isize, aside: isize) -> Self {
+        let segments = all / slot.unsigned_abs() / KEYS_PER_SEGMENT;
+        let segments = segments.clamp(1, MAX_SEGMENTS).next_power_of_two();
+        let most = MAX_KEYS_PER_SEGMENT * slot;
+        let left = isize::try_from(all / segments).map_or(most, |left| left.min(most));
+        let segment = |_| {
+            let ledger = Ledger::new(Room { left, slot, aside });
+            Segment::new((left / slot).unsigned_abs(), ledger)
+        };
         Self {
             segments: (0..segments).map(segment).collect(),
             quotas: Quotas::new(),

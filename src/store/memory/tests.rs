@@ -229,6 +229,22 @@ fn a_request_that_costs_nothing_leaves_no_trace() {
 }
 
 #[test]
+fn to_ask_about_a_new_key_drops_no_other() {
+    let store = MemoryStore::with_max_keys(10);
+    let quota = Quota::per_hour(10);
+    let bucket = |number| charge(key(number), Algorithm::TokenBucket, quota);
+    (0..10).for_each(|number| assert!(admits(&store, bucket(number), at(0))));
+    for number in 10..1_000 {
+        assert!(admits(&store, Charge { mode: Mode::Peek, ..bucket(number) }, at(1)));
+        assert!(admits(&store, Charge { cost: 0, ..bucket(number) }, at(1)));
+    }
+    for number in 0..10 {
+        let left = usages(store.charge(&[Charge { cost: 0, ..bucket(number) }], at(1)));
+        assert_eq!(left[0].remaining(), 9, "its use is not forgotten");
+    }
+}
+
+#[test]
 fn a_bound_in_bytes_counts_what_keys_take() {
     let store = MemoryStore::with_max_bytes(1_000_000);
     (0..50_000).for_each(|number| assert!(admits(&store, one(number), at(0)) || number > 9_000));

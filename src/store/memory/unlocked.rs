@@ -30,7 +30,7 @@ impl MemoryStore {
     pub(super) fn charge_unlocked(&self, charges: &[Charge], now: Now) -> Option<Usages> {
         if let [charge] = charges {
             let Counted { segment, glance, after, usage } = self.count(charge, now)?;
-            if !usage.fits() || !is_made(charge) {
+            if !usage.fits() || !charge.uses_units() {
                 return segment.still(glance.seen).then(|| smallvec![usage]);
             }
             let _writing = segment.write_if_still(glance.seen)?;
@@ -92,7 +92,7 @@ impl MemoryStore {
         state.under(quota, &charge.quota, now);
         let wait = state.wait(&charge.quota, now, charge.ahead.saturating_add(charge.cost));
         let mut after = *slot;
-        if wait == 0 && is_made(charge) {
+        if wait == 0 && charge.uses_units() {
             state.take(&charge.quota, now, charge.cost);
             after = slot.with(&state.into(), quota, &charge.quota, &self.quotas)?;
         }
@@ -107,10 +107,4 @@ impl MemoryStore {
         let usage = usage(&state, &charge.quota, counted.usage.wait_nanos(), now);
         segment.still(glance.seen).then_some(usage)
     }
-}
-
-/// Whether the charge changes anything when its request passes.
-#[inline]
-fn is_made(charge: &Charge) -> bool {
-    charge.mode != Mode::Peek && charge.cost > 0
 }
