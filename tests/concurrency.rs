@@ -105,6 +105,30 @@ fn what_one_policy_refuses_costs_nothing_in_another_under_concurrency() {
 }
 
 #[test]
+fn two_policies_of_one_key_and_one_of_all_lose_nothing_to_each_other() {
+    let bucket = Policy::token_bucket("bucket", Quota::per_day(900)).key(header("x-key"));
+    let window = Policy::fixed_window("window", Quota::per_day(600)).key(header("x-key"));
+    let all = Policy::token_bucket("all", Quota::per_day(1_100)).global();
+    let (bucket, window) = (bucket.or_refuse(), window.or_refuse());
+    let limiter = limiter().policy(bucket).policy(window).policy(all).build().unwrap();
+    let admitted = [AtomicU64::new(0), AtomicU64::new(0)];
+    hammer(|_, round| {
+        let key = (round % 2) as usize;
+        let allowed = decide(&limiter, &request(&[("x-key", ["a", "b"][key])])).is_allowed();
+        admitted[key].fetch_add(u64::from(allowed), SeqCst);
+    });
+    let [a, b] = admitted.map(AtomicU64::into_inner);
+    assert!(a <= 600 && b <= 600, "{a} and {b}");
+    assert_eq!(a + b, 1_100);
+    for (key, used) in [("a", a), ("b", b)] {
+        for (policy, quota) in [("bucket", 900), ("window", 600)] {
+            let left = now(limiter.check(policy, key).cost(0).into_future()).unwrap();
+            assert_eq!(left.outcomes()[0].remaining(), quota - used, "{policy} of {key}");
+        }
+    }
+}
+
+#[test]
 fn two_keys_charged_in_either_order_do_not_deadlock() {
     let a = Policy::fixed_window("a", Quota::per_day(1_000_000)).key(header("x-a")).or_refuse();
     let b = Policy::fixed_window("b", Quota::per_day(1_000_000)).key(header("x-b")).or_refuse();
