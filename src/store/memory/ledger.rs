@@ -54,9 +54,9 @@ impl Room {
         self.slot + slot.index_aside().map_or(0, |_| self.aside)
     }
 
-    /// For all that a new key may take.
-    fn is_full(&self) -> bool {
-        self.left < self.slot + self.aside
+    /// All that a new key may take.
+    fn of_new_key(&self) -> isize {
+        self.slot + self.aside
     }
 }
 
@@ -80,8 +80,19 @@ impl Ledger {
     }
 }
 
+/// What was found of a charge, before any of its request is made.
+#[derive(Clone, Copy)]
+pub(super) struct Found {
+    /// How long until it fits.
+    pub(super) wait: u64,
+    /// Whether it is counted in the state that keys without room share.
+    pub(super) shares: bool,
+}
+
 /// A segment whose keys can be counted, come and go.
 pub(super) struct Locked<'a> {
+    /// Room for the new keys of this request that were found to have it.
+    promised: isize,
     ledger: MutexGuard<'a, Ledger>,
     slots: Moving<'a>,
     quotas: &'a Quotas,
@@ -91,46 +102,53 @@ pub(super) struct Locked<'a> {
 impl<'a> Locked<'a> {
     pub(super) fn new(segment: &'a Segment, quotas: &'a Quotas, now: Now) -> Self {
         let (ledger, slots) = segment.lock();
-        Self { ledger, slots, quotas, now }
+        Self { promised: 0, ledger, slots, quotas, now }
     }
 
-    /// How long until `charge` fits. Makes room for its key if it can and needs to, so that
-    /// [`charge`](Self::charge) finds what was looked at here.
-    pub(super) fn wait(&mut self, charge: &Charge) -> u64 {
-        let is_new = || self.slots.find(&Address::of(charge)).is_none();
-        if charge.uses_units() && self.ledger.room.is_full() && is_new() {
+    /// How long until `charge` fits, and where it is counted. Makes room for its key if it can and
+    /// needs to.
+    pub(super) fn find(&mut self, charge: &Charge) -> Found {
+        let is_new = self.slots.find(&Address::of(charge)).is_none();
+        if is_new && charge.uses_units() && self.is_full() {
             self.make_room();
         }
+        let shares = is_new && self.is_full();
+        if is_new && charge.uses_units() && !shares {
+            self.promised += self.ledger.room.of_new_key();
+        }
         let (now, units) = (self.now, charge.ahead.saturating_add(charge.cost));
-        self.look(charge, |state| state.wait(&charge.quota, now, units))
+        let wait = self.look(charge, shares, |state| state.wait(&charge.quota, now, units));
+        Found { wait, shares }
     }
 
-    /// Makes a charge that fits after `wait`, if it does now and its request passes. Whether its
-    /// key had to share a state is the other thing it answers.
-    pub(super) fn charge(&mut self, charge: &Charge, wait: u64, passes: bool) -> (Usage, bool) {
-        let shared = passes && wait == 0 && charge.uses_units() && {
-            let now = self.now;
-            !self.change(charge, |state| state.take(&charge.quota, now, charge.cost))
-        };
-        (self.usage(charge, wait), shared)
+    fn is_full(&self) -> bool {
+        let Room { left, .. } = self.ledger.room;
+        left - self.promised < self.ledger.room.of_new_key()
     }
 
-    /// What is left, for a charge that fits after `wait`.
-    #[inline]
-    pub(super) fn usage(&self, charge: &Charge, wait: u64) -> Usage {
-        self.look(charge, |state| usage(state, &charge.quota, wait, self.now))
+    /// Makes a charge that was found to fit.
+    pub(super) fn take(&mut self, charge: &Charge, found: Found) {
+        let now = self.now;
+        self.change(charge, found.shares, |state| state.take(&charge.quota, now, charge.cost));
     }
 
-    pub(super) fn correct(&mut self, correction: &Correction) {
+    /// What is left to a charge.
+    pub(super) fn usage(&self, charge: &Charge, Found { wait, shares }: Found) -> Usage {
+        self.look(charge, shares, |state| usage(state, &charge.quota, wait, self.now))
+    }
+
+    /// Makes a correction, and tells what is left.
+    pub(super) fn correct(&mut self, correction: &Correction) -> Usage {
         let Correction { charge, charged_at, change } = correction;
-        let (now, found) = (self.now, self.slots.find(&Address::of(charge)));
-        match (*change, found) {
+        let (now, slot) = (self.now, self.slots.find(&Address::of(charge)));
+        let shares = slot.is_none() && self.is_full();
+        match (*change, slot) {
             (Change::Take(0), _) => {}
             (Change::Take(units), _) => {
-                self.change(charge, |state| state.take(&charge.quota, now, units));
+                self.change(charge, shares, |state| state.take(&charge.quota, now, units));
             }
             (Change::GiveBack(units), Some(_)) => {
-                self.change(charge, |state| {
+                self.change(charge, shares, |state| {
                     state.give_back(&charge.quota, now, *charged_at, units);
                 });
             }
@@ -140,10 +158,11 @@ impl<'a> Locked<'a> {
             }
             (Change::GiveBack(_) | Change::Reset, None) => {}
         }
+        self.usage(charge, Found { wait: 0, shares })
     }
 
     /// Reads the state that `charge` would be counted in.
-    fn look<T>(&self, charge: &Charge, read: impl FnOnce(&State) -> T) -> T {
+    fn look<T>(&self, charge: &Charge, shares: bool, read: impl FnOnce(&State) -> T) -> T {
         let found = self.slots.find(&Address::of(charge)).map(|(_, slot)| slot);
         let kept = match found {
             Some(slot) => match slot.unpack(self.quotas) {
@@ -153,7 +172,7 @@ impl<'a> Locked<'a> {
                 }
                 None => slot.index_aside().and_then(|index| self.ledger.aside.get(index)),
             },
-            None if self.ledger.room.is_full() => self.ledger.shared.get(&charge.policy),
+            None if shares => self.ledger.shared.get(&charge.policy),
             None => None,
         };
         match kept {
@@ -167,12 +186,12 @@ impl<'a> Locked<'a> {
         }
     }
 
-    /// Changes the state that `charge` is counted in; `false` where that is one that it shares.
-    fn change(&mut self, charge: &Charge, change: impl FnOnce(&mut State)) -> bool {
+    /// Changes the state that `charge` is counted in.
+    fn change(&mut self, charge: &Charge, shares: bool, change: impl FnOnce(&mut State)) {
         let address = Address::of(charge);
         let (quotas, now) = (self.quotas, self.now);
         let Some((place, slot)) = self.slots.find(&address) else {
-            return self.begin(charge, change);
+            return self.begin(charge, shares, change);
         };
         match (slot.unpack(quotas), slot.index_aside()) {
             (Some((mut state, quota)), _) => {
@@ -189,29 +208,27 @@ impl<'a> Locked<'a> {
             }
             (None, None) => {}
         }
-        true
     }
 
     /// A key's first state.
-    fn begin(&mut self, charge: &Charge, change: impl FnOnce(&mut State)) -> bool {
+    fn begin(&mut self, charge: &Charge, shares: bool, change: impl FnOnce(&mut State)) {
         let fresh = || Counted { state: State::new(charge.algorithm), quota: charge.quota };
-        if self.ledger.room.is_full() {
+        if shares {
             let shared = self.ledger.shared.entry(charge.policy).or_insert_with(fresh);
             shared.change(charge, self.now, change);
-            return false;
+            return;
         }
         let mut state = fresh().state;
         change(&mut state);
         self.sweep(SWEEP_PER_KEY);
         if self.slots.is_tight(self.ledger.len) {
-            let Self { ledger, slots, quotas, now } = self;
+            let Self { ledger, slots, quotas, now, .. } = self;
             slots.grow(quotas, *now, |slot| ledger.forget(slot));
         }
         self.ledger.len += 1;
         self.ledger.room.left -= self.ledger.room.slot;
         let slot = self.fit(charge, state);
         self.slots.insert(slot);
-        true
     }
 
     /// A slot for a state, which is kept aside if it is too large.
@@ -244,7 +261,7 @@ impl<'a> Locked<'a> {
             if slot.is_expired(self.quotas, self.now) {
                 self.drop_key(place, slot);
                 nearly_full = None;
-                if !self.ledger.room.is_full() {
+                if !self.is_full() {
                     return;
                 }
             } else if nearly_full.is_none() && self.is_nearly_full(&slot) {

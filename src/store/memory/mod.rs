@@ -17,7 +17,7 @@ use std::{
 use smallvec::SmallVec;
 
 use self::{
-    ledger::{Ledger, Locked, Room},
+    ledger::{Found, Ledger, Locked, Room},
     quotas::Quotas,
     segment::Segment,
     slot::Address,
@@ -136,20 +136,24 @@ impl MemoryStore {
         let mut locked: SmallVec<[Locked<'_>; 4]> = order.iter().map(lock).collect();
         let place = |home: &usize| order.binary_search(home).unwrap_or_default();
 
-        let waits: SmallVec<[u64; 4]> = charges
+        let found: SmallVec<[Found; 4]> = charges
             .iter()
             .zip(&homes)
-            .map(|(charge, home)| locked[place(home)].wait(charge))
+            .map(|(charge, home)| locked[place(home)].find(charge))
             .collect();
-        let fits = |(charge, wait): (&Charge, &u64)| charge.mode != Mode::Enforced || *wait == 0;
-        let passes = charges.iter().zip(&waits).all(fits);
-        let usages = charges.iter().zip(&homes).zip(waits).map(|((charge, home), wait)| {
-            let (usage, shared) = locked[place(home)].charge(charge, wait, passes);
-            if shared {
-                self.overflowed.fetch_add(1, Relaxed);
-                log_full();
+        let fits =
+            |(charge, found): (&Charge, &Found)| charge.mode != Mode::Enforced || found.wait == 0;
+        let passes = charges.iter().zip(&found).all(fits);
+        let usages = charges.iter().zip(&homes).zip(found).map(|((charge, home), found)| {
+            let segment = &mut locked[place(home)];
+            if passes && found.wait == 0 && charge.uses_units() {
+                segment.take(charge, found);
+                if found.shares {
+                    self.overflowed.fetch_add(1, Relaxed);
+                    log_full();
+                }
             }
-            usage
+            segment.usage(charge, found)
         });
         usages.collect()
     }
@@ -171,8 +175,7 @@ impl Store for MemoryStore {
         let correct = |correction: &Correction| {
             let charge = &correction.charge;
             let mut segment = Locked::new(&self.segments[self.home(charge)], &self.quotas, now);
-            segment.correct(correction);
-            segment.usage(charge, 0)
+            segment.correct(correction)
         };
         StoreFuture::ready(corrections.iter().map(correct).collect())
     }

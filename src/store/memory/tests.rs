@@ -229,6 +229,20 @@ fn a_request_that_costs_nothing_leaves_no_trace() {
 }
 
 #[test]
+fn a_request_with_two_new_keys_does_not_count_on_the_same_room_twice() {
+    let store = MemoryStore::with_max_keys(2);
+    assert!((0..3).all(|number| admits(&store, one(number), at(0))), "the third is in the shared");
+    assert!(!admits(&store, one(3), at(0)), "which is spent");
+    let correction = Correction { charge: one(0), charged_at: at(0), change: Change::Reset };
+    let _ = usages(store.correct(&[correction], at(0)));
+    // There is room for one: the other finds the shared quota spent, and the first is not charged.
+    let other = Charge { policy: 2 << 40, ..one(4) };
+    let refused = usages(store.charge(&[other, one(4)], at(0)));
+    assert!(!refused.iter().all(Usage::fits));
+    assert!(admits(&store, one(5), at(0)), "the room is still there");
+}
+
+#[test]
 fn to_ask_about_a_new_key_drops_no_other() {
     let store = MemoryStore::with_max_keys(10);
     let quota = Quota::per_hour(10);
