@@ -39,6 +39,8 @@ pub struct Decision {
     held: Duration,
     /// The number of the request's category.
     pub(crate) category: Option<u32>,
+    /// Counted on this replica alone, because the store did not answer.
+    pub(crate) counted_locally: bool,
 }
 
 /// Why a request was refused.
@@ -51,6 +53,16 @@ pub enum Reason {
     CostExceedsQuota,
     /// The request has none of the keys by which the policy counts.
     MissingKey,
+    /// The store does not answer, and the policy refuses then
+    /// ([`OnStoreFailure::Refuse`](crate::OnStoreFailure)).
+    StoreUnavailable,
+}
+
+impl Reason {
+    /// Whether there is a quota to tell of.
+    pub(crate) const fn is_counted(self) -> bool {
+        matches!(self, Self::QuotaExceeded | Self::CostExceedsQuota)
+    }
 }
 
 impl Decision {
@@ -58,7 +70,8 @@ impl Decision {
     pub(crate) fn new() -> Self {
         let (outcomes, dry_runs) = (SmallVec::new(), Vec::new());
         let (now, held) = (Now::ZERO, Duration::ZERO);
-        Self { reason: None, outcomes, dry_runs, now, held, category: None }
+        let (reason, category) = (None, None);
+        Self { reason, outcomes, dry_runs, now, held, category, counted_locally: false }
     }
 
     /// Adds what another policy says.
@@ -102,7 +115,9 @@ impl Decision {
     }
 
     /// What each policy says, in the order in which they were asked. Empty where nothing was
-    /// counted: the request was exempt, or no policy holds for it.
+    /// counted: the request was exempt, or no policy holds for it. A policy is left out where nobody
+    /// knows what is left of it: the store does not answer, or has not been asked because another
+    /// policy is known to refuse.
     #[must_use]
     pub fn outcomes(&self) -> &[Outcome] {
         &self.outcomes
@@ -126,7 +141,7 @@ impl Decision {
         })
     }
 
-    /// When it was decided, since 1970 UTC.
+    /// When it was decided, since 1970 UTC; by the store's clock, where it has one of its own.
     #[must_use]
     pub fn decided_at(&self) -> Duration {
         self.now.unix()
@@ -166,6 +181,8 @@ pub struct Outcome {
     pub(crate) place: u32,
     pub(crate) key_kind: u8,
     pub(crate) refused: Option<Reason>,
+    /// Among how many the quota is divided: this replica counts alone where it is more than 1.
+    pub(crate) replicas: u32,
     /// What was asked of the store, unless the key is missing.
     pub(crate) charge: Charge,
     pub(crate) usage: Usage,
@@ -193,13 +210,13 @@ impl Outcome {
     /// The quota that held.
     #[must_use]
     pub fn quota(&self) -> Quota {
-        self.charge.quota
+        self.charge.quota.share(self.replicas)
     }
 
     /// The most that `remaining` can be: the units of a window, or the burst of a token bucket.
     #[must_use]
     pub fn limit(&self) -> u64 {
-        self.algorithm().capacity(&self.charge.quota)
+        self.algorithm().capacity(&self.quota())
     }
 
     /// The units left after this request.
@@ -220,6 +237,22 @@ impl Outcome {
     #[inline]
     pub(crate) fn charge(&self) -> Option<&Charge> {
         (self.refused != Some(Reason::MissingKey)).then_some(&self.charge)
+    }
+
+    /// The charge as it was made.
+    pub(crate) fn made(&self) -> Charge {
+        Charge { quota: self.quota(), ..self.charge }
+    }
+
+    /// What the store has answered.
+    #[inline]
+    pub(crate) fn answer(&mut self, usage: &Usage) {
+        self.usage = *usage;
+        self.refused = match usage.fits() {
+            true => None,
+            false if self.charge.cost > self.limit() => Some(Reason::CostExceedsQuota),
+            false => Some(Reason::QuotaExceeded),
+        };
     }
 
     /// Of the key, as the store knows it; `None` where there is none: the policy is global, or the
@@ -267,7 +300,17 @@ impl Outcome {
         Self {
             place: 0,
             key_kind: 0,
-            charge: Charge { policy: 0, key: 7, algorithm, quota, cost: 1, ahead: 0, mode },
+            replicas: 1,
+            charge: Charge {
+                policy: 0,
+                key: 7,
+                shard: 7,
+                algorithm,
+                quota,
+                cost: 1,
+                ahead: 0,
+                mode,
+            },
             refused: None,
             usage: Usage::of_nanos(0, algorithm.capacity(&quota), 0),
             policy,

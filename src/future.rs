@@ -15,7 +15,7 @@ use tower::Service;
 use crate::response::grpc;
 use crate::{
     body::ResponseBody,
-    decision::{Decision, Reason},
+    decision::Decision,
     layer::Face,
     limiter::{DecisionFuture, Settling},
     rejection::Rejection,
@@ -261,7 +261,7 @@ impl Face {
         let request_id = head.headers.get(X_REQUEST_ID).cloned();
         let rejection = rejection.with_request_id(request_id);
         let mut response = self.render(head, &rejection);
-        if rejection.reason() != Reason::MissingKey {
+        if rejection.reason().is_counted() {
             self.headers.write(response.headers_mut(), decision, &self.limiter);
         }
         // What one caller is refused, a cache must not answer to the next.

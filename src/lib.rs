@@ -168,7 +168,7 @@ pub use crate::{
     layer::{RateLimitLayer, RateLimitLayerBuilder},
     limiter::{Check, CheckFuture, DecisionFuture, Limiter, LimiterBuilder, UnknownPolicy},
     matcher::Matcher,
-    policy::Policy,
+    policy::{OnStoreFailure, Policy},
     quota::Quota,
     rejection::Rejection,
     service::RateLimit,

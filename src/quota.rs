@@ -85,6 +85,16 @@ impl Quota {
         self
     }
 
+    /// What one of several has of this, but at least 1 unit.
+    #[inline]
+    pub(crate) fn share(&self, replicas: u32) -> Self {
+        if replicas <= 1 {
+            return *self;
+        }
+        let share = |units: u64| (units / u64::from(replicas)).max(1);
+        Self { units: share(self.units), burst: self.burst.map(share), ..*self }
+    }
+
     /// Units per window.
     #[must_use]
     pub const fn units(&self) -> u64 {

@@ -154,12 +154,14 @@ impl Rejection {
         self.request_id.as_ref()?.to_str().ok()
     }
 
-    /// 429 Too Many Requests (RFC 6585, section 4); 400 Bad Request when the key is missing.
+    /// 429 Too Many Requests (RFC 6585, section 4); 400 Bad Request when the key is missing; 503
+    /// Service Unavailable when the store does not answer.
     #[must_use]
     pub fn status(&self) -> StatusCode {
         match self.reason {
             Reason::QuotaExceeded | Reason::CostExceedsQuota => StatusCode::TOO_MANY_REQUESTS,
             Reason::MissingKey => StatusCode::BAD_REQUEST,
+            Reason::StoreUnavailable => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
@@ -170,8 +172,9 @@ impl Rejection {
             Reason::QuotaExceeded => "rate_limit_exceeded",
             Reason::CostExceedsQuota => "cost_exceeds_quota",
             Reason::MissingKey => "missing_key",
+            Reason::StoreUnavailable => "rate_limit_unavailable",
         };
-        let counted = self.reason != Reason::MissingKey;
+        let counted = self.reason.is_counted();
         let body = Body {
             error,
             message: self,
@@ -257,6 +260,9 @@ impl fmt::Display for Complaint<'_> {
                     "Policy `{policy}` counts by {}, which the request does not tell.",
                     self.0.key_kind()
                 )
+            }
+            Some(Reason::StoreUnavailable) => {
+                write!(f, "Quota of policy `{policy}` cannot be told at the moment.")
             }
         }
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tower_quota::{
-    Category, Limiter, LimiterBuilder, Matcher, Policy, Quota,
+    Category, Limiter, LimiterBuilder, Matcher, OnStoreFailure, Policy, Quota,
     key::{ClientIp, bearer, header, path_param},
 };
 
@@ -22,7 +22,16 @@ fn category(category: Category) -> LimiterBuilder {
 #[test]
 fn each_error_names_the_culprit_and_says_what_to_write() {
     let valid = || Policy::token_bucket("read", Quota::per_minute(1)).global();
+    let nobody = OnStoreFailure::CountLocally { replicas: 0 };
     for (builder, message) in [
+        (
+            with(valid().on_store_failure(nobody)),
+            "policy `read`: 0 replicas have no share of the quota; write how many there are",
+        ),
+        (
+            with(valid().shard(header("x tenant"))),
+            "policy `read`: `\"x tenant\"` is no header name; write one like `x-api-key`",
+        ),
         (
             quota(Quota::per_minute(0)),
             "policy `read`: a quota of 0 units refuses every request; write at least 1",

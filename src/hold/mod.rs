@@ -240,7 +240,7 @@ mod tests {
     fn charge(cost: u64) -> Charge {
         let (algorithm, quota) = (Algorithm::TokenBucket, Quota::per_second(1));
         let mode = Mode::Enforced;
-        Charge { policy: 1, key: 2, algorithm, quota, cost, ahead: 0, mode }
+        Charge { policy: 1, key: 2, shard: 2, algorithm, quota, cost, ahead: 0, mode }
     }
 
     fn join(line: &Line, charge: &Charge) -> Joined {

@@ -21,7 +21,6 @@ impl Fingerprinter {
     }
 
     /// With a secret that other processes have too: 128 bits that nobody can guess.
-    #[cfg(feature = "usage")]
     pub(crate) fn with_secret(secret: u128) -> Self {
         Self { secret: ((secret >> 64) as u64, secret as u64) }
     }

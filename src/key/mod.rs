@@ -45,7 +45,11 @@ pub(crate) use self::{client_ip::parse_networks, fingerprint::Fingerprinter};
 /// assert_eq!(format!("{tenant:?} {user_of_tenant:?}"), "Key(..) Key(..)");
 /// ```
 #[derive(Clone)]
-pub struct Key<'a>(Bytes<'a>);
+pub struct Key<'a> {
+    bytes: Bytes<'a>,
+    /// How many parts it was joined from.
+    parts: u8,
+}
 
 #[derive(Clone)]
 enum Bytes<'a> {
@@ -58,7 +62,7 @@ impl Key<'_> {
     #[inline]
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
-        match &self.0 {
+        match &self.bytes {
             Bytes::Borrowed(bytes) => bytes,
             Bytes::Owned(bytes) => bytes,
         }
@@ -71,7 +75,13 @@ impl Key<'_> {
             bytes.extend_from_slice(&(key.as_bytes().len() as u64).to_le_bytes());
             bytes.extend_from_slice(key.as_bytes());
         }
-        Key(Bytes::Owned(bytes))
+        Key { bytes: Bytes::Owned(bytes), parts: keys.len() as u8 }
+    }
+
+    /// The first of the keys that were joined to this one.
+    pub(crate) fn first_part(&self) -> Option<Key<'_>> {
+        let (length, rest) = self.as_bytes().split_first_chunk().filter(|_| self.parts > 1)?;
+        rest.get(..u64::from_le_bytes(*length) as usize).map(Key::from)
     }
 }
 
@@ -87,9 +97,15 @@ impl fmt::Debug for Key<'_> {
     }
 }
 
+impl<'a> From<Bytes<'a>> for Key<'a> {
+    fn from(bytes: Bytes<'a>) -> Self {
+        Key { bytes, parts: 1 }
+    }
+}
+
 impl<'a> From<&'a [u8]> for Key<'a> {
     fn from(bytes: &'a [u8]) -> Self {
-        Key(Bytes::Borrowed(bytes))
+        Bytes::Borrowed(bytes).into()
     }
 }
 
@@ -107,7 +123,7 @@ impl<'a> From<&'a String> for Key<'a> {
 
 impl From<Vec<u8>> for Key<'_> {
     fn from(bytes: Vec<u8>) -> Self {
-        Key(Bytes::Owned(bytes.into()))
+        Bytes::Owned(bytes.into()).into()
     }
 }
 
@@ -130,7 +146,7 @@ macro_rules! from_integer {
     ($($integer:ty),*) => {$(
         impl From<$integer> for Key<'_> {
             fn from(number: $integer) -> Self {
-                Key(Bytes::Owned(SmallVec::from_slice(&number.to_le_bytes())))
+                Bytes::Owned(SmallVec::from_slice(&number.to_le_bytes())).into()
             }
         }
     )*};
@@ -139,10 +155,11 @@ from_integer!(u32, u64, u128, i32, i64);
 
 impl From<IpAddr> for Key<'_> {
     fn from(ip: IpAddr) -> Self {
-        Key(Bytes::Owned(match ip {
+        let bytes = match ip {
             IpAddr::V4(ip) => SmallVec::from_slice(&ip.octets()),
             IpAddr::V6(ip) => SmallVec::from_slice(&ip.octets()),
-        }))
+        };
+        Bytes::Owned(bytes).into()
     }
 }
 
@@ -220,6 +237,14 @@ mod tests {
     fn joined_keys_do_not_run_together() {
         assert_ne!(Key::from(("ab", "c")).as_bytes(), Key::from(("a", "bc")).as_bytes());
         assert_ne!(Key::from(("a", "")).as_bytes(), Key::from(("", "a")).as_bytes());
+    }
+
+    #[test]
+    fn only_joined_keys_have_a_first_part() {
+        assert_eq!(Key::from(("ab", 7_u64)).first_part().unwrap(), "ab".into());
+        assert_eq!(Key::from((("ab", "c"), 7_u64)).first_part().unwrap(), ("ab", "c").into());
+        assert!(Key::from("\x01\0\0\0\0\0\0\0abc").first_part().is_none());
+        assert!(Key::from("ab").first_part().is_none());
     }
 
     #[test]

@@ -65,34 +65,65 @@ impl Inner {
         }
         match policy.key_of(request) {
             Some((kind, key)) => {
+                let shard = self.shard(kind, &key, || policy.shard_of(request));
                 let key = last_key.fingerprint(kind, key, &self.fingerprints);
                 let cost = policy.cost_of(request);
-                decision.push(self.rule(place).ask(place, kind, key, quota, cost));
+                decision.push(self.rule(place).ask(place, kind, (key, shard), quota, cost));
             }
             None if policy.skips_without_key() => {}
             None => {
-                let missing = self.rule(place).ask(place, 0, 0, quota, 0);
+                let missing = self.rule(place).ask(place, 0, (0, None), quota, 0);
                 decision.push(Outcome { refused: Some(Reason::MissingKey), ..missing });
             }
         }
     }
 }
 
+impl Inner {
+    /// On which server of a cluster the counts of a key are kept, if not on its own.
+    #[inline]
+    pub(super) fn shard<'a>(
+        &self,
+        kind: u8,
+        key: &'a Key<'a>,
+        chosen: impl FnOnce() -> Option<Key<'a>>,
+    ) -> Option<u64> {
+        if !self.is_shared {
+            return None;
+        }
+        let fingerprint = |kind, key: &Key<'_>| self.fingerprints.fingerprint(kind, key) as u64;
+        match chosen() {
+            Some(chosen) => Some(fingerprint(0, &chosen)),
+            None => key.first_part().map(|first| fingerprint(kind, &first)),
+        }
+    }
+}
+
 impl Rule {
-    /// What this rule, which is at `place`, asks for a key.
+    /// What this rule, which is at `place`, asks for a key, and its shard if that is not its own.
     pub(super) fn ask(
         &self,
         place: u32,
         key_kind: u8,
-        key: u128,
+        (key, shard): (u128, Option<u64>),
         quota: Quota,
         cost: u64,
     ) -> Outcome {
         let policy = self.policy.clone();
         let mode = if policy.is_dry_run() { Mode::DryRun } else { Mode::Enforced };
         let algorithm = policy.algorithm();
-        let charge = Charge { key, policy: self.id, algorithm, quota, cost, ahead: 0, mode };
-        Outcome { policy, place, key_kind, refused: None, charge, usage: Usage::default() }
+        let (policy_id, shard) = (self.id, shard.unwrap_or(key as u64));
+        let charge =
+            Charge { key, policy: policy_id, shard, algorithm, quota, cost, ahead: 0, mode };
+        Outcome {
+            policy,
+            place,
+            key_kind,
+            refused: None,
+            replicas: 1,
+            charge,
+            usage: Usage::default(),
+        }
     }
 }
 
@@ -134,13 +165,7 @@ impl Decision {
     #[inline]
     pub(super) fn answer(&mut self, usages: &Usages) {
         for (outcome, usage) in self.all_mut().filter(|outcome| has_key(outcome)).zip(usages) {
-            let Charge { cost, algorithm, quota, .. } = &outcome.charge;
-            outcome.usage = *usage;
-            outcome.refused = match usage.fits() {
-                true => None,
-                false if *cost > algorithm.capacity(quota) => Some(Reason::CostExceedsQuota),
-                false => Some(Reason::QuotaExceeded),
-            };
+            outcome.answer(usage);
         }
     }
 
@@ -175,6 +200,9 @@ impl Decision {
             // Nothing else was counted.
             self.outcomes.retain(|outcome| !has_key(outcome));
             self.dry_runs.retain(|outcome| !has_key(outcome));
+        } else if self.all().any(|outcome| !outcome.usage.is_known()) {
+            self.outcomes.retain(|outcome| outcome.usage.is_known());
+            self.dry_runs.retain(|outcome| outcome.usage.is_known());
         }
         self.close(now, held);
     }

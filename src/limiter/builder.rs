@@ -1,4 +1,10 @@
-use std::{collections::BTreeMap, fmt, ops::Range, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    ops::Range,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use super::{Inner, Limiter, Members, Rule};
 #[cfg(feature = "metrics")]
@@ -88,11 +94,12 @@ impl LimiterBuilder {
     /// A setting that cannot work: the error names its policy or category and says what to write
     /// instead.
     pub fn build(self) -> Result<Limiter, BuildError> {
-        let fingerprints = Fingerprinter::random();
+        let secret = self.store.as_ref().and_then(|store| store.secret());
+        let fingerprints = secret.map_or_else(Fingerprinter::random, Fingerprinter::with_secret);
         let (mut rules, mut by_name) = (Vec::<Rule>::new(), BTreeMap::new());
         let mut add = |rules: &mut Vec<Rule>, policy: Policy, for_requests, hold: Duration| {
             policy.validate(for_requests)?;
-            let id = fingerprints.fingerprint(u8::MAX, &policy.name().into()) as u64;
+            let id = fingerprints.fingerprint(u8::MAX, &policy.identity().into()) as u64;
             let hold = policy.held_up_to().unwrap_or(hold);
             let rule = Rule { policy, id, hold };
             let place = rules.len() as u32;
@@ -143,6 +150,8 @@ impl LimiterBuilder {
             categories,
             by_name,
             store: store(self.store),
+            local: OnceLock::new(),
+            is_shared: secret.is_some(),
             clock: self.clock,
             fingerprints,
             line: Line::new(

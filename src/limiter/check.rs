@@ -72,8 +72,9 @@ impl<'a> Check<'a> {
         let rule = inner.rule(place);
         let quota = rule.policy.planned(self.quota);
         if !quota.is_unlimited() {
+            let shard = inner.shard(0, &self.key, || None);
             let key = inner.fingerprints.fingerprint(0, &self.key);
-            decision.push(rule.ask(place, 0, key, quota, self.cost));
+            decision.push(rule.ask(place, 0, (key, shard), quota, self.cost));
         }
         let change = match self.action {
             Action::Charge => return Ok(DecisionFuture::at_once(self.limiter, decision)),

@@ -63,12 +63,12 @@ impl Inner {
 
         let (store, now) = (MemoryStore::with_max_keys(1_024), self.clock.now());
         let key = self.fingerprints.fingerprint(0, &"example".into());
-        let ask = |place, quota, cost| self.rule(place).ask(place, 0, key, quota, cost);
+        let ask = |place, quota, cost| self.rule(place).ask(place, 0, (key, None), quota, cost);
         let decide = |mut decision: Decision| {
-            let mut usages = store.charge(&decision.charges(), now);
-            match Pin::new(&mut usages).poll(&mut Context::from_waker(Waker::noop())) {
-                Poll::Ready(usages) => decision.answer(&usages),
-                Poll::Pending => return None,
+            let mut answer = store.charge(&decision.charges(), now);
+            match Pin::new(&mut answer).poll(&mut Context::from_waker(Waker::noop())) {
+                Poll::Ready(Ok(answer)) => decision.answer(&answer.usages),
+                _ => return None,
             }
             decision.finish(now, Duration::ZERO);
             Some(decision)

@@ -16,7 +16,7 @@ use crate::{
     clock::Now,
     decision::{Decision, Outcome},
     hold::{Joined, Wanted},
-    store::{Change, Correction, StoreFuture},
+    store::{Answer, Change, Correction, StoreError, StoreFuture},
 };
 
 /// A [`Decision`] to come.
@@ -38,7 +38,7 @@ pub struct DecisionFuture {
 
 enum Step {
     Arrived,
-    Charging { usages: StoreFuture, now: Now },
+    Charging { answer: StoreFuture, now: Now },
     Waiting,
 }
 
@@ -67,9 +67,9 @@ impl DecisionFuture {
     #[inline]
     pub(super) fn at_once(limiter: &Limiter, decision: &mut Decision) -> Option<Box<Self>> {
         let arrived = limiter.inner.clock.now();
-        let usages = limiter.inner.begin(decision, arrived)?;
+        let answer = limiter.inner.begin(decision, arrived)?;
         let decision = mem::replace(decision, Decision::new());
-        let (limiter, step) = (limiter.clone(), Step::Charging { usages, now: arrived });
+        let (limiter, step) = (limiter.clone(), Step::Charging { answer, now: arrived });
         Some(Box::new(Self { limiter, decision, arrived, step, corrects: false, held: None }))
     }
 
@@ -78,16 +78,16 @@ impl DecisionFuture {
         let now = limiter.inner.clock.now();
         let charges = asked.charges().into_iter();
         let corrections: SmallVec<[Correction; 4]> =
-            charges.map(|charge| Correction { charge, charged_at: now, change }).collect();
-        let usages = limiter.inner.store.correct(&corrections, now);
-        let step = Step::Charging { usages, now };
+            charges.map(|charge| Correction { charge, charged_at: None, change }).collect();
+        let answer = limiter.inner.store.correct(&corrections, now);
+        let step = Step::Charging { answer, now };
         Self { limiter, decision: asked, arrived: now, step, corrects: true, held: None }
     }
 
     fn charge(&mut self, now: Now) {
         let ticket = self.held.as_ref().map(|held| held.ticket);
-        let usages = self.limiter.inner.charge(&mut self.decision, ticket, now);
-        self.step = Step::Charging { usages, now };
+        let answer = self.limiter.inner.charge(&mut self.decision, ticket, now);
+        self.step = Step::Charging { answer, now };
     }
 
     /// Takes a place in the line, or keeps it, until the wait is over; or charges again, where
@@ -155,10 +155,26 @@ impl DecisionFuture {
 impl Inner {
     /// Charges for a request that holds `ticket`, or has just arrived.
     fn charge(&self, decision: &mut Decision, ticket: Option<u64>, now: Now) -> StoreFuture {
+        decision.counted_locally = false;
         self.line.look(decision.charges_mut(), ticket);
         match decision.only_charge() {
             Some(charge) => self.store.charge(slice::from_ref(charge), now),
             None => self.store.charge(&decision.charges(), now),
+        }
+    }
+
+    /// Decides by what the store has answered, or without; when it was decided.
+    #[inline]
+    fn take(&self, answer: &Result<Answer, StoreError>, decision: &mut Decision, now: Now) -> Now {
+        match answer {
+            Ok(Answer { usages, at }) => {
+                decision.answer(usages);
+                *at
+            }
+            Err(error) => {
+                self.decide_without_store(decision, error, now);
+                now
+            }
         }
     }
 
@@ -167,15 +183,17 @@ impl Inner {
         if decision.needs_store() {
             let mut charging = self.charge(decision, None, now);
             let noop = &mut Context::from_waker(Waker::noop());
-            let Poll::Ready(usages) = Pin::new(&mut charging).poll(noop) else {
+            let Poll::Ready(answer) = Pin::new(&mut charging).poll(noop) else {
                 return Some(charging);
             };
-            decision.answer(&usages);
+            let at = self.take(&answer, decision, now);
             if decision.wait_worthwhile(self, Duration::ZERO).is_some() {
-                return Some(StoreFuture::ready(usages));
+                return Some(StoreFuture::ready(answer));
             }
+            decision.finish(at, Duration::ZERO);
+        } else {
+            decision.finish(now, Duration::ZERO);
         }
-        decision.finish(now, Duration::ZERO);
         self.observe(decision);
         None
     }
@@ -187,22 +205,28 @@ impl Future for DecisionFuture {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Decision> {
         let this = &mut *self;
         loop {
-            let (usages, now) = match &mut this.step {
+            let (answer, now) = match &mut this.step {
                 Step::Arrived => {
-                    let Some(usages) = this.limiter.inner.begin(&mut this.decision, this.arrived)
+                    let Some(answer) = this.limiter.inner.begin(&mut this.decision, this.arrived)
                     else {
                         break;
                     };
-                    this.step = Step::Charging { usages, now: this.arrived };
+                    this.step = Step::Charging { answer, now: this.arrived };
                     continue;
                 }
                 Step::Waiting => {
                     ready!(this.poll_turn(context));
                     continue;
                 }
-                Step::Charging { usages, now } => (ready!(Pin::new(usages).poll(context)), *now),
+                Step::Charging { answer, now } => (ready!(Pin::new(answer).poll(context)), *now),
             };
-            this.decision.answer(&usages);
+            let at = match &answer {
+                Err(error) if this.corrects => {
+                    this.decision.leave_uncorrected(error);
+                    now
+                }
+                _ => this.limiter.inner.take(&answer, &mut this.decision, now),
+            };
             if this.corrects {
                 this.limiter.inner.line.freed(this.decision.charges_mut().map(|charge| &*charge));
             } else if this.hold(now) {
@@ -213,7 +237,7 @@ impl Future for DecisionFuture {
                 held.turn_has_come = true;
             }
             let held_for = now.monotonic().saturating_sub(this.arrived.monotonic());
-            this.decision.finish(now, held_for);
+            this.decision.finish(at, held_for);
             if !this.corrects {
                 this.limiter.inner.observe(&this.decision);
             }

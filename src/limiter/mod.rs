@@ -4,6 +4,7 @@ mod asked;
 mod builder;
 mod check;
 mod describe;
+mod fallback;
 mod future;
 mod observe;
 #[cfg(all(feature = "usage", feature = "axum"))]
@@ -12,7 +13,13 @@ mod settle;
 #[cfg(feature = "usage")]
 mod usage;
 
-use std::{collections::BTreeMap, fmt, ops::Range, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    ops::Range,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use http::request::Parts;
 
@@ -34,7 +41,7 @@ use crate::{
     key::{Fingerprinter, Key},
     matcher::Matcher,
     policy::Policy,
-    store::Store,
+    store::{MemoryStore, Store},
 };
 
 /// Decides about requests: finds the policies that hold for one, and whose quota each draws on,
@@ -74,6 +81,10 @@ struct Inner {
     /// The first place of each policy, by its name.
     by_name: BTreeMap<String, u32>,
     store: Arc<dyn Store>,
+    /// Where counts live while the store does not answer.
+    local: OnceLock<MemoryStore>,
+    /// Whether other processes share the counts.
+    is_shared: bool,
     clock: Clock,
     fingerprints: Fingerprinter,
     line: Line,

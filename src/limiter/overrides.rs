@@ -185,7 +185,8 @@ impl Limiter {
         let mut asked = Decision::new();
         for Drawn { place, key_kind, charge } in drawn {
             let rule = self.inner.rule(*place);
-            asked.push(rule.ask(*place, *key_kind, charge.key, charge.quota, 1));
+            let key = (charge.key, Some(charge.shard));
+            asked.push(rule.ask(*place, *key_kind, key, charge.quota, 1));
         }
         asked
     }
@@ -244,7 +245,8 @@ fn blocked(left: Duration) -> Outcome {
         place: 0,
         key_kind: 0,
         refused: Some(Reason::QuotaExceeded),
-        charge: Charge { key: 0, policy: 0, algorithm, quota, cost: 1, ahead: 0, mode },
+        replicas: 1,
+        charge: Charge { key: 0, policy: 0, shard: 0, algorithm, quota, cost: 1, ahead: 0, mode },
         usage: Usage::new(left, 0, left),
     }
 }

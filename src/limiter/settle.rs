@@ -8,18 +8,17 @@ use smallvec::SmallVec;
 
 use super::Limiter;
 use crate::{
-    clock::{Now, nanos},
+    clock::nanos,
     decision::{Decision, Outcome},
-    store::{Change, Charge, Correction, StoreFuture},
+    store::{Answer, Change, Charge, Correction, StoreFuture},
 };
 
 /// Corrects what a request has cost, once its response is there.
 pub(crate) struct Settling {
-    usages: StoreFuture,
+    answer: StoreFuture,
     limiter: Limiter,
     /// Which outcomes are corrected, the dry runs last, and what each has cost after all.
     places: SmallVec<[(usize, u64); 4]>,
-    now: Now,
 }
 
 impl Limiter {
@@ -29,30 +28,30 @@ impl Limiter {
         let mut places = SmallVec::new();
         for (place, outcome) in decision.all().enumerate() {
             let Some((cost, change)) = change(outcome, response) else { continue };
-            let charge = outcome.charge;
-            corrections.push(Correction { charge, charged_at: decision.now, change });
+            let (charge, charged_at) = (outcome.made(), Some(decision.now));
+            corrections.push(Correction { charge, charged_at, change });
             places.push((place, cost));
         }
         if corrections.is_empty() {
             return None;
         }
-        let now = self.inner.clock.now();
-        let usages = self.inner.store.correct(&corrections, now);
-        Some(Settling { limiter: self.clone(), usages, places, now })
+        let store = self.inner.store_of(decision);
+        let answer = store.correct(&corrections, self.inner.clock.now());
+        Some(Settling { limiter: self.clone(), answer, places })
     }
 
     /// Gives back all that `decision` has charged: the request was never served.
     pub(crate) fn undo(&self, decision: &Decision) {
-        let made =
-            decision.all().filter(|outcome| outcome.is_allowed()).map(|outcome| outcome.charge);
+        let made = decision.all().filter(|outcome| outcome.is_allowed()).map(Outcome::made);
         let charges: SmallVec<[Charge; 4]> = made.collect();
         let give_back = |charge: &Charge| {
             let change = Change::GiveBack(charge.cost);
-            Correction { charge: *charge, charged_at: decision.now, change }
+            Correction { charge: *charge, charged_at: Some(decision.now), change }
         };
         let corrections: SmallVec<[Correction; 4]> = charges.iter().map(give_back).collect();
         // Made whether or not it is awaited.
-        drop(self.inner.store.correct(&corrections, self.inner.clock.now()));
+        let store = self.inner.store_of(decision);
+        drop(store.correct(&corrections, self.inner.clock.now()));
         self.inner.line.freed(&charges);
     }
 }
@@ -60,9 +59,12 @@ impl Limiter {
 impl Settling {
     /// Waits for the store, and writes what is left into `decision`.
     pub(crate) fn poll(&mut self, decision: &mut Decision, context: &mut Context<'_>) -> Poll<()> {
-        let usages = ready!(Pin::new(&mut self.usages).poll(context));
+        // Where the store does not answer, what was charged is what is told.
+        let Ok(Answer { usages, at }) = ready!(Pin::new(&mut self.answer).poll(context)) else {
+            return Poll::Ready(());
+        };
         // A reset counts from when it was decided, as all others of the decision do.
-        let since = self.now.monotonic().saturating_sub(decision.now.monotonic());
+        let since = at.monotonic().saturating_sub(decision.now.monotonic());
         let mut outcomes = decision.all_mut().enumerate();
         for (&(place, cost), usage) in self.places.iter().zip(usages) {
             let Some((_, outcome)) = outcomes.find(|(at, _)| *at == place) else { break };

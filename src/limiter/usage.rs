@@ -48,8 +48,9 @@ impl Limiter {
             }
             seen.push(rule.id);
             if let Some((kind, key)) = policy.key_of(request) {
+                let shard = inner.shard(kind, &key, || policy.shard_of(request));
                 let key = inner.fingerprints.fingerprint(kind, &key);
-                asked.push(rule.ask(place, kind, key, quota, 1));
+                asked.push(rule.ask(place, kind, (key, shard), quota, 1));
             }
         }
         asked.only_peek();

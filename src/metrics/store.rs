@@ -51,8 +51,8 @@ fn timed(
     let histogram = histogram.get_or_init(register).clone();
     let asked_at = Instant::now();
     StoreFuture::later(async move {
-        let usages = answer.await;
+        let answer = answer.await;
         histogram.record(asked_at.elapsed());
-        usages
+        answer
     })
 }

@@ -9,16 +9,18 @@ pub(super) enum Verdict {
     Held,
     Refused,
     MissingKey,
+    Unavailable,
     DryRunAllowed,
     DryRunRefused,
 }
 
 impl Verdict {
-    pub(super) const ALL: [Self; 6] = [
+    pub(super) const ALL: [Self; 7] = [
         Self::Allowed,
         Self::Held,
         Self::Refused,
         Self::MissingKey,
+        Self::Unavailable,
         Self::DryRunAllowed,
         Self::DryRunRefused,
     ];
@@ -29,6 +31,7 @@ impl Verdict {
             (true, None) => Self::DryRunAllowed,
             (true, Some(_)) => Self::DryRunRefused,
             (false, Some(Reason::MissingKey)) => Self::MissingKey,
+            (false, Some(Reason::StoreUnavailable)) => Self::Unavailable,
             (false, Some(Reason::QuotaExceeded | Reason::CostExceedsQuota)) => Self::Refused,
             (false, None) if held.is_zero() => Self::Allowed,
             (false, None) => Self::Held,
@@ -41,6 +44,7 @@ impl Verdict {
             Self::Held => "held",
             Self::Refused => "refused",
             Self::MissingKey => "missing_key",
+            Self::Unavailable => "unavailable",
             Self::DryRunAllowed => "dry_run_allowed",
             Self::DryRunRefused => "dry_run_refused",
         }

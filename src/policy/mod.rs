@@ -1,5 +1,6 @@
 //! A named quota, its algorithm, its key, and what a request costs: [`Policy`].
 
+mod on_store_failure;
 mod plans;
 mod validate;
 
@@ -7,6 +8,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use http::{request::Parts, response};
 
+pub use self::on_store_failure::OnStoreFailure;
 use self::plans::Plans;
 use crate::{
     algorithm::Algorithm,
@@ -58,6 +60,8 @@ struct Settings {
     settle: Option<Settle>,
     hold: Option<Duration>,
     dry_run: bool,
+    store_failure: OnStoreFailure,
+    shard: Option<Arc<dyn KeyExtractor>>,
 }
 
 /// What happens to a request that has none of a policy's keys.
@@ -102,6 +106,8 @@ impl Policy {
             settle: None,
             hold: None,
             dry_run: false,
+            store_failure: OnStoreFailure::default(),
+            shard: None,
         }))
     }
 
@@ -234,6 +240,21 @@ impl Policy {
         self.set(|settings| settings.dry_run = true)
     }
 
+    /// What happens while the store is slow or down. Default: requests are counted in the memory of
+    /// this replica, against the whole quota.
+    pub fn on_store_failure(self, then: OnStoreFailure) -> Self {
+        self.set(|settings| settings.store_failure = then)
+    }
+
+    /// In a cluster of servers, keeps the counts on the one where those of `key` are: one round trip
+    /// charges all policies of a request that have the same shard. `key` has to follow from the
+    /// policy's own key, as a user's tenant does: one caller must not be counted in two places.
+    ///
+    /// Default: the policy's key, or the first of a tuple.
+    pub fn shard(self, key: impl KeyExtractor) -> Self {
+        self.set(|settings| settings.shard = Some(Arc::new(key)))
+    }
+
     /// The name.
     #[must_use]
     pub fn name(&self) -> &str {
@@ -289,6 +310,21 @@ impl Policy {
     #[inline]
     pub(crate) fn is_dry_run(&self) -> bool {
         self.0.dry_run
+    }
+
+    pub(crate) fn store_failure(&self) -> OnStoreFailure {
+        self.0.store_failure
+    }
+
+    pub(crate) fn shard_of<'a>(&self, request: &'a Parts) -> Option<Key<'a>> {
+        self.0.shard.as_ref()?.extract(request).filter(|key| !key.as_bytes().is_empty())
+    }
+
+    /// What tells it from others that have the same name, in a store that several processes share.
+    pub(crate) fn identity(&self) -> String {
+        let Settings { name, algorithm, quota, .. } = &*self.0;
+        let kinds: Vec<_> = self.key_kinds().collect();
+        format!("{name}\n{algorithm:?}\n{quota:?}\n{kinds:?}")
     }
 
     /// Whether all requests count together.

@@ -1,6 +1,6 @@
 //! Settings that cannot work, and what to write instead.
 
-use super::{Plans, Policy, WithoutKey};
+use super::{OnStoreFailure, Plans, Policy, WithoutKey};
 use crate::{algorithm::Algorithm, error::BuildError, quota::Quota};
 
 impl Policy {
@@ -39,6 +39,12 @@ impl Policy {
         }
         if self.0.keys.len() > usize::from(u8::MAX) {
             return fail("more than 255 kinds of key; write fewer");
+        }
+        if self.0.store_failure == (OnStoreFailure::CountLocally { replicas: 0 }) {
+            return fail("0 replicas have no share of the quota; write how many there are");
+        }
+        if let Some(problem) = self.0.shard.as_ref().and_then(|shard| shard.problem()) {
+            return fail(&problem);
         }
         if !for_requests {
             return Ok(());

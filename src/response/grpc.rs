@@ -29,6 +29,7 @@ const ENCODED: &AsciiSet = &CONTROLS.add(b'%');
 
 const INVALID_ARGUMENT: i32 = 3;
 const RESOURCE_EXHAUSTED: i32 = 8;
+const UNAVAILABLE: i32 = 14;
 
 /// Whether the request is a gRPC call, by its content type.
 pub(crate) fn is_call(request: &Parts) -> bool {
@@ -46,6 +47,7 @@ pub(crate) fn respond(request: &Parts, rejection: &Rejection) -> Response<Bytes>
     let code = match rejection.reason() {
         Reason::QuotaExceeded | Reason::CostExceedsQuota => RESOURCE_EXHAUSTED,
         Reason::MissingKey => INVALID_ARGUMENT,
+        Reason::StoreUnavailable => UNAVAILABLE,
     };
     let mut response = Response::new(Bytes::new());
     let headers = response.headers_mut();

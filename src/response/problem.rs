@@ -7,7 +7,7 @@ use http::Response;
 use serde::Serialize;
 
 use crate::{
-    decision::{Outcome, Reason},
+    decision::Outcome,
     rejection::{Rejection, respond},
 };
 
@@ -87,7 +87,7 @@ impl Problem {
         let status = rejection.status();
         let phrase = || status.canonical_reason().unwrap_or_default().into();
         let instance = rejection.request_id().filter(|_| self.instance);
-        let body = if rejection.reason() == Reason::MissingKey {
+        let body = if !rejection.reason().is_counted() {
             Body {
                 kind: "about:blank",
                 title: phrase(),

@@ -6,6 +6,7 @@
 mod memory;
 
 use std::{
+    borrow::Cow,
     fmt,
     future::Future,
     pin::Pin,
@@ -27,8 +28,11 @@ use crate::{
 pub struct Charge {
     /// Whose quota: a fingerprint of the key.
     pub key: u128,
-    /// Of which policy: a fingerprint of its name.
+    /// Of which policy: a fingerprint of its name, and of how it counts.
     pub policy: u64,
+    /// Charges with the same are kept on the same server: of the key, or of its first part where it
+    /// has several.
+    pub shard: u64,
     /// How it is counted.
     pub algorithm: Algorithm,
     /// How much there is.
@@ -71,8 +75,9 @@ impl Charge {
 pub struct Correction {
     /// The charge as it was made, or as it would be made for its policy and key.
     pub charge: Charge,
-    /// When it was made.
-    pub charged_at: Now,
+    /// When it was made, as the store [answered](Answer::at); `None` where that is not known: then
+    /// it was just now.
+    pub charged_at: Option<Now>,
     /// What changes.
     pub change: Change,
 }
@@ -102,6 +107,17 @@ impl Usage {
     #[must_use]
     pub fn new(wait: Duration, remaining: u64, reset: Duration) -> Self {
         Self::of_nanos(nanos(wait), remaining, nanos(reset))
+    }
+
+    /// Where the store does not know what is left: of a charge that was not made because another
+    /// does not fit. Nothing is told of it.
+    #[must_use]
+    pub const fn unknown() -> Self {
+        Self::of_nanos(0, u64::MAX, u64::MAX)
+    }
+
+    pub(crate) const fn is_known(&self) -> bool {
+        self.remaining != u64::MAX
     }
 
     pub(crate) const fn of_nanos(wait: u64, remaining: u64, reset: u64) -> Self {
@@ -148,10 +164,41 @@ impl Usage {
 /// The [`Usage`]s of a request, in the order of its charges.
 pub type Usages = SmallVec<[Usage; 4]>;
 
+/// What a [`Store`] says.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// For each charge or correction, in their order.
+    pub usages: Usages,
+    /// When it was decided, by the store's own clock where it has one, or else the `now` that it
+    /// was given. Times of one store's answers are comparable with each other only.
+    pub at: Now,
+}
+
+/// Why a [`Store`] has not answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreError(Cow<'static, str>);
+
+impl StoreError {
+    /// `problem` is for whoever operates the service. It names no key.
+    pub fn new(problem: impl Into<Cow<'static, str>>) -> Self {
+        Self(problem.into())
+    }
+}
+
+impl fmt::Display for StoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for StoreError {}
+
 /// Where counts live.
 ///
 /// An implementation promises that a request is charged in full or not at all, also while other
-/// requests are charged.
+/// requests are charged. One that asks another process promises to answer in bounded time: with a
+/// [`StoreError`] when that is slow or down. What is decided then is said by
+/// [`Policy::on_store_failure`](crate::Policy::on_store_failure).
 pub trait Store: Send + Sync + 'static {
     /// Makes all of `charges` when each enforced one fits, or else none.
     fn charge(&self, charges: &[Charge], now: Now) -> StoreFuture;
@@ -165,42 +212,54 @@ pub trait Store: Send + Sync + 'static {
     fn live_keys(&self) -> Option<usize> {
         None
     }
+
+    /// The secret by which keys become fingerprints, where several processes share the counts.
+    /// `None`, the default, where each process has its own.
+    fn secret(&self) -> Option<u128> {
+        None
+    }
 }
 
 /// What a [`Store`] answers: at once, or later.
 #[must_use = "futures do nothing unless polled"]
-pub struct StoreFuture(Answer);
+pub struct StoreFuture(When);
 
-enum Answer {
-    Ready(Usages),
-    Later(Pin<Box<dyn Future<Output = Usages> + Send>>),
+enum When {
+    Now(Result<Answer, StoreError>),
+    Later(Pin<Box<dyn Future<Output = Result<Answer, StoreError>> + Send>>),
+    Over,
 }
 
 impl StoreFuture {
     /// An answer that is there, without an allocation.
-    pub fn ready(usages: Usages) -> Self {
-        Self(Answer::Ready(usages))
+    pub fn ready(answer: Result<Answer, StoreError>) -> Self {
+        Self(When::Now(answer))
     }
 
     /// Whether the answer is there.
     #[cfg(feature = "metrics")]
     pub(crate) fn is_ready(&self) -> bool {
-        matches!(self.0, Answer::Ready(_))
+        matches!(self.0, When::Now(_))
     }
 
     /// An answer that comes later.
-    pub fn later(usages: impl Future<Output = Usages> + Send + 'static) -> Self {
-        Self(Answer::Later(Box::pin(usages)))
+    pub fn later(
+        answer: impl Future<Output = Result<Answer, StoreError>> + Send + 'static,
+    ) -> Self {
+        Self(When::Later(Box::pin(answer)))
     }
 }
 
 impl Future for StoreFuture {
-    type Output = Usages;
+    type Output = Result<Answer, StoreError>;
 
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Usages> {
-        match &mut self.0 {
-            Answer::Ready(usages) => Poll::Ready(std::mem::take(usages)),
-            Answer::Later(usages) => usages.as_mut().poll(context),
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        if let When::Later(answer) = &mut self.0 {
+            return answer.as_mut().poll(context);
+        }
+        match std::mem::replace(&mut self.0, When::Over) {
+            When::Now(answer) => Poll::Ready(answer),
+            _ => Poll::Pending,
         }
     }
 }
@@ -208,8 +267,9 @@ impl Future for StoreFuture {
 impl fmt::Debug for StoreFuture {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.0 {
-            Answer::Ready(_) => "StoreFuture::ready(..)",
-            Answer::Later(_) => "StoreFuture::later(..)",
+            When::Now(_) => "StoreFuture::ready(..)",
+            When::Later(_) => "StoreFuture::later(..)",
+            When::Over => "StoreFuture(over)",
         })
     }
 }

@@ -149,7 +149,7 @@ impl<'a> Locked<'a> {
             }
             (Change::GiveBack(units), Some(_)) => {
                 self.change(charge, shares, |state| {
-                    state.give_back(&charge.quota, now, *charged_at, units);
+                    state.give_back(&charge.quota, now, charged_at.unwrap_or(now), units);
                 });
             }
             (Change::Reset, Some((place, slot))) => {

@@ -22,7 +22,7 @@ use self::{
     segment::Segment,
     slot::Address,
 };
-use super::{Charge, Correction, Mode, Store, StoreFuture, Usages};
+use super::{Answer, Charge, Correction, Mode, Store, StoreFuture, Usages};
 use crate::clock::Now;
 
 const DEFAULT_MAX_KEYS: usize = 1_000_000;
@@ -168,7 +168,8 @@ impl Default for MemoryStore {
 impl Store for MemoryStore {
     fn charge(&self, charges: &[Charge], now: Now) -> StoreFuture {
         let usages = self.charge_unlocked(charges, now);
-        StoreFuture::ready(usages.unwrap_or_else(|| self.charge_locked(charges, now)))
+        let usages = usages.unwrap_or_else(|| self.charge_locked(charges, now));
+        StoreFuture::ready(Ok(Answer { usages, at: now }))
     }
 
     fn correct(&self, corrections: &[Correction], now: Now) -> StoreFuture {
@@ -177,7 +178,8 @@ impl Store for MemoryStore {
             let mut segment = Locked::new(&self.segments[self.home(charge)], &self.quotas, now);
             segment.correct(correction)
         };
-        StoreFuture::ready(corrections.iter().map(correct).collect())
+        let usages = corrections.iter().map(correct).collect();
+        StoreFuture::ready(Ok(Answer { usages, at: now }))
     }
 
     fn live_keys(&self) -> Option<usize> {

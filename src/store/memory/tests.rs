@@ -25,13 +25,23 @@ fn key(number: u64) -> u128 {
 }
 
 fn charge(key: u128, algorithm: Algorithm, quota: Quota) -> Charge {
-    Charge { policy: 1 << 40, key, algorithm, quota, cost: 1, ahead: 0, mode: Mode::Enforced }
+    let shard = key as u64;
+    Charge {
+        policy: 1 << 40,
+        key,
+        shard,
+        algorithm,
+        quota,
+        cost: 1,
+        ahead: 0,
+        mode: Mode::Enforced,
+    }
 }
 
 fn usages(answer: StoreFuture) -> Usages {
     match std::pin::pin!(answer).poll(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(usages) => usages,
-        Poll::Pending => unreachable!("memory answers at once"),
+        Poll::Ready(Ok(answer)) => answer.usages,
+        _ => unreachable!("memory answers at once"),
     }
 }
 
@@ -84,7 +94,9 @@ impl Naive {
         let Correction { charge, charged_at, change } = correction;
         let quota = &charge.quota;
         self.change(charge, now, |state| match *change {
-            Change::GiveBack(units) => state.give_back(quota, now, *charged_at, units),
+            Change::GiveBack(units) => {
+                state.give_back(quota, now, charged_at.unwrap_or(now), units)
+            }
             Change::Take(units) => state.take(quota, now, units),
             Change::Reset => *state = State::new(charge.algorithm),
         });
@@ -165,7 +177,7 @@ proptest! {
                     assert_eq!(usages(store.charge(&charges, at)), expected, "{charges:?}");
                 }
                 Step::Correct(charge, change) => {
-                    let correction = Correction { charge, charged_at: at, change };
+                    let correction = Correction { charge, charged_at: Some(at), change };
                     let expected = naive.correct(&correction, at);
                     assert_eq!(usages(store.correct(&[correction], at)), expected);
                 }
@@ -233,7 +245,7 @@ fn a_request_with_two_new_keys_does_not_count_on_the_same_room_twice() {
     let store = MemoryStore::with_max_keys(2);
     assert!((0..3).all(|number| admits(&store, one(number), at(0))), "the third is in the shared");
     assert!(!admits(&store, one(3), at(0)), "which is spent");
-    let correction = Correction { charge: one(0), charged_at: at(0), change: Change::Reset };
+    let correction = Correction { charge: one(0), charged_at: Some(at(0)), change: Change::Reset };
     let _ = usages(store.correct(&[correction], at(0)));
     // There is room for one: the other finds the shared quota spent, and the first is not charged.
     let other = Charge { policy: 2 << 40, ..one(4) };

@@ -1,0 +1,89 @@
+//! What is decided when the store does not answer.
+
+use std::{
+    future::Future,
+    pin::pin,
+    task::{Context, Poll, Waker},
+};
+
+use smallvec::SmallVec;
+
+use super::Inner;
+use crate::{
+    clock::Now,
+    decision::{Decision, Outcome, Reason},
+    policy::OnStoreFailure,
+    store::{Charge, Mode, Store, StoreError, Usage},
+};
+
+impl Inner {
+    /// The store in which a decision was counted.
+    pub(super) fn store_of(&self, decision: &Decision) -> &dyn Store {
+        if decision.counted_locally { self.local() } else { &*self.store }
+    }
+
+    fn local(&self) -> &dyn Store {
+        self.local.get_or_init(Default::default)
+    }
+
+    /// Decides as each policy says that it is to be done without the store.
+    #[cold]
+    pub(super) fn decide_without_store(
+        &self,
+        decision: &mut Decision,
+        error: &StoreError,
+        now: Now,
+    ) {
+        log(error);
+        let refuses = |outcome: &Outcome| {
+            let refuses = outcome.policy.store_failure() == OnStoreFailure::Refuse;
+            refuses && outcome.charge.mode != Mode::DryRun
+        };
+        let refused = decision.all().any(refuses);
+        decision.counted_locally = true;
+        let mut locally: SmallVec<[&mut Outcome; 4]> = SmallVec::new();
+        for outcome in decision.all_mut() {
+            outcome.leave_uncounted();
+            match outcome.policy.store_failure() {
+                OnStoreFailure::Refuse if refuses(outcome) => outcome.refuse_without_store(),
+                OnStoreFailure::CountLocally { replicas } if !refused => {
+                    outcome.replicas = replicas;
+                    locally.push(outcome);
+                }
+                _ => {}
+            }
+        }
+        let charges: SmallVec<[Charge; 4]> = locally.iter().map(|one| one.made()).collect();
+        // In memory the answer is there at once, and never an error.
+        let answer = pin!(self.local().charge(&charges, now));
+        let answer = answer.poll(&mut Context::from_waker(Waker::noop()));
+        if let Poll::Ready(Ok(answer)) = answer {
+            locally.iter_mut().zip(&answer.usages).for_each(|(one, usage)| one.answer(usage));
+        }
+    }
+}
+
+impl Decision {
+    /// Nothing was changed: the store has not answered.
+    pub(super) fn leave_uncorrected(&mut self, error: &StoreError) {
+        log(error);
+        self.all_mut().for_each(Outcome::refuse_without_store);
+    }
+}
+
+impl Outcome {
+    fn leave_uncounted(&mut self) {
+        (self.usage, self.refused) = (Usage::unknown(), None);
+    }
+
+    fn refuse_without_store(&mut self) {
+        (self.usage, self.refused) = (Usage::default(), Some(Reason::StoreUnavailable));
+    }
+}
+
+fn log(error: &StoreError) {
+    #[cfg(feature = "tracing")]
+    tracing::debug!(%error, "the store has not answered");
+    #[cfg(not(feature = "tracing"))]
+    let _ = error;
+}
