@@ -84,6 +84,10 @@ impl Proxy {
     /// Refuses new connections, as a port does where nothing listens. Open ones stay.
     pub fn refuse_connections(&self) {
         *self.listener.lock().unwrap() = None;
+        // A process that is being started has a copy of our sockets, until it runs its own program.
+        wait_for("the proxy's port to close", || {
+            TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).is_err().then_some(())
+        });
     }
 
     /// Ends all open connections now. New ones are taken.
@@ -125,7 +129,7 @@ impl Proxy {
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        self.refuse_connections();
+        *self.listener.get_mut().unwrap() = None;
         self.drop_connections();
     }
 }
