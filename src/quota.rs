@@ -7,7 +7,7 @@ use std::{fmt, time::Duration};
 pub(crate) const MAX_UNITS: u64 = 999_999_999_999_999;
 
 /// The longest window: a hundred years.
-const MAX_WINDOW: u64 = 100 * 365 * 86_400 * NANOS_PER_SECOND;
+pub(crate) const MAX_WINDOW: u64 = 100 * 365 * 86_400 * NANOS_PER_SECOND;
 
 pub(crate) const NANOS_PER_SECOND: u64 = 1_000_000_000;
 

@@ -3,7 +3,11 @@
 //! A [`Store`] takes all the [`Charge`]s of a request at once and makes all of them or none.
 //! [`MemoryStore`] is the default.
 
+#[cfg(test)]
+mod conformance;
 mod memory;
+#[cfg(feature = "redis")]
+mod redis;
 
 use std::{
     borrow::Cow,

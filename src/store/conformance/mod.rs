@@ -1,0 +1,90 @@
+//! What every store does, written once. The stores' own tests run it, against a store that takes
+//! the time from its caller.
+
+mod histories;
+
+use std::{
+    cell::Cell,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::Duration,
+};
+
+pub(super) use self::histories::says_what_memory_says;
+use super::{Answer, Change, Charge, Correction, Mode, Store, Usage};
+use crate::{algorithm::Algorithm, clock::Now, quota::Quota};
+
+const ALGORITHMS: [Algorithm; 3] =
+    [Algorithm::TokenBucket, Algorithm::FixedWindow, Algorithm::SlidingWindow];
+
+const SECOND: u64 = 1_000_000;
+/// 2024-01-16 10:59:30 UTC, in microseconds.
+const START: u64 = 1_705_402_770 * SECOND;
+/// Longer times than this one, of 285 years, may be told as it.
+const LONGEST: Duration = Duration::from_micros(1 << 53);
+
+/// A store whose time is in the hands of a test: microseconds, by both clocks.
+struct Subject<'a> {
+    store: &'a dyn Store,
+    now: Cell<u64>,
+    /// Of all its keys.
+    shard: u64,
+}
+
+/// How long until it fits, the units left, and how long until there are more; in microseconds.
+type Told = (u64, u64, u64);
+
+impl<'a> Subject<'a> {
+    /// With keys that nobody else has.
+    fn new(store: &'a dyn Store) -> Self {
+        static SHARDS: AtomicU64 = AtomicU64::new(1);
+        // As a hash would spread it.
+        let shard = SHARDS.fetch_add(1, Relaxed).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        Self { store, now: Cell::new(START), shard }
+    }
+
+    /// A policy is one of a test's own numbers, as is a key.
+    fn one(&self, number: u64, algorithm: Algorithm, quota: Quota) -> Charge {
+        let (high, low) = (number.wrapping_mul(0xF39C_C060_5CED_C835), self.shard ^ number);
+        Charge {
+            key: u128::from(high) << 64 | u128::from(low),
+            policy: (algorithm as u64 + 1) << 40,
+            shard: self.shard,
+            algorithm,
+            quota,
+            cost: 1,
+            ahead: 0,
+            mode: Mode::Enforced,
+        }
+    }
+
+    fn pass(&self, micros: u64) {
+        self.now.set(self.now.get() + micros);
+    }
+
+    fn now(&self) -> Now {
+        at(self.now.get())
+    }
+
+    async fn charge(&self, charges: &[Charge]) -> Vec<Told> {
+        self.told(self.store.charge(charges, self.now()).await.unwrap())
+    }
+
+    async fn correct(&self, corrections: &[Correction]) -> Vec<Told> {
+        self.told(self.store.correct(corrections, self.now()).await.unwrap())
+    }
+
+    fn told(&self, answer: Answer) -> Vec<Told> {
+        assert_eq!(answer.at, self.now(), "the time of the answer");
+        answer.usages.iter().map(told).collect()
+    }
+}
+
+fn at(micros: u64) -> Now {
+    Now::new(Duration::from_micros(micros), Duration::from_micros(micros))
+}
+
+/// Rounded up to microseconds.
+fn told(usage: &Usage) -> Told {
+    let micros = |time: Duration| time.min(LONGEST).as_nanos().div_ceil(1_000) as u64;
+    (micros(usage.wait()), usage.remaining(), micros(usage.reset()))
+}

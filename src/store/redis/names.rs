@@ -1,0 +1,65 @@
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+
+use crate::{algorithm::Algorithm, store::Charge};
+
+/// Of a cluster.
+const SLOTS: u16 = 16_384;
+
+/// How counts are called in Redis.
+#[derive(Clone, Debug)]
+pub(super) struct Names {
+    prefix: String,
+}
+
+impl Names {
+    /// Without a brace in `prefix`, so that the shard decides alone where a cluster keeps a key.
+    pub(super) fn new(prefix: impl Into<String>) -> Self {
+        Self { prefix: prefix.into() }
+    }
+
+    pub(super) fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// Where a charge is counted: in the part of a cluster that its shard says, and under no name of
+    /// another key or policy. Algorithms cannot read each other's counts, so each has its own.
+    pub(super) fn count(&self, charge: &Charge) -> String {
+        let (shard, slot) = (charge.shard, charge.slot());
+        let (both, key) = ((slot >> 64) as u64, slot as u64);
+        let mut name = String::with_capacity(self.prefix.len() + 38);
+        name.push_str(&self.prefix);
+        name.push_str(":{");
+        push(&mut name, shard);
+        name.push('}');
+        push(&mut name, both);
+        if key != shard {
+            push(&mut name, key);
+        }
+        name.push(match charge.algorithm {
+            Algorithm::TokenBucket => 't',
+            Algorithm::FixedWindow => 'f',
+            Algorithm::SlidingWindow => 's',
+        });
+        name
+    }
+}
+
+/// The slot of a cluster that the keys of a shard are in: of what is between the braces of their
+/// names, CRC-16/XMODEM modulo the number of slots (Redis Cluster specification).
+pub(super) fn slot(shard: u64) -> u16 {
+    let mut tag = String::new();
+    push(&mut tag, shard);
+    let mut crc = 0_u16;
+    for byte in tag.bytes() {
+        crc ^= u16::from(byte) << 8;
+        for _ in 0..8 {
+            crc = crc << 1 ^ if crc >> 15 == 1 { 0x1021 } else { 0 };
+        }
+    }
+    crc % SLOTS
+}
+
+/// In 11 characters.
+fn push(name: &mut String, number: u64) {
+    URL_SAFE_NO_PAD.encode_string(number.to_be_bytes(), name);
+}

@@ -1,0 +1,230 @@
+//! What goes to Redis and comes back: the script, its arguments and its answer.
+
+use std::{sync::LazyLock, time::Duration};
+
+use redis::{
+    Arg, Cmd, ErrorKind, RedisError, RedisResult, Script, ServerErrorKind, Value,
+    aio::ConnectionLike,
+};
+
+use super::names::{self, Names};
+use crate::{
+    algorithm::Algorithm,
+    clock::Now,
+    quota::{MAX_UNITS, MAX_WINDOW, Quota},
+    store::{Answer, Change, Charge, Correction, Mode, Usage, Usages},
+};
+
+const NANOS_PER_MICRO: u64 = 1_000;
+/// Numbers of the script are exact below this.
+const EXACT: u64 = 1 << 53;
+/// Counts of the script end here, far above every quota.
+const MOST: u64 = 1 << 52;
+/// The packed size of an operation.
+const OPERATION: usize = 2 + 5 * 7;
+/// Of each operation, the script answers with so many numbers.
+const NUMBERS: usize = 3;
+
+static SCRIPT: LazyLock<(Script, &str)> = LazyLock::new(|| {
+    let source = include_str!("count.lua");
+    (Script::new(source), source)
+});
+
+/// One run of the script.
+#[derive(Clone, Debug)]
+pub(super) struct Request {
+    command: Cmd,
+    operations: usize,
+    shard: u64,
+}
+
+impl Request {
+    /// All of `charges` or none. No two are of the same key and policy.
+    pub(super) fn charge(names: &Names, charges: &[Charge]) -> Self {
+        Self::new(
+            names,
+            charges.len(),
+            charges.iter().map(|charge| (charge, Operation::charge(charge))),
+        )
+    }
+
+    /// All of `corrections`.
+    pub(super) fn correct(names: &Names, corrections: &[Correction]) -> Self {
+        let each = corrections.iter();
+        let each = each.map(|correction| (&correction.charge, Operation::correct(correction)));
+        Self::new(names, corrections.len(), each)
+    }
+
+    /// One that changes nothing, of a key that is nobody's.
+    pub(super) fn probe(names: &Names, shard: u64) -> Self {
+        let (algorithm, quota, mode) = (Algorithm::TokenBucket, Quota::per_second(1), Mode::Peek);
+        let key = shard.into();
+        let charge = Charge { key, policy: 0, shard, algorithm, quota, cost: 0, ahead: 0, mode };
+        Self::charge(names, &[charge])
+    }
+
+    /// What its keys have in common: a cluster keeps them on one server.
+    pub(super) fn shard(&self) -> u64 {
+        self.shard
+    }
+
+    /// Which of a cluster's slots its keys are in.
+    pub(super) fn slot(&self) -> u16 {
+        names::slot(self.shard)
+    }
+
+    fn new<'a>(
+        names: &Names,
+        operations: usize,
+        each: impl Iterator<Item = (&'a Charge, Operation)> + Clone,
+    ) -> Self {
+        let mut command = Cmd::with_capacity(4 + operations, 96 + operations * (OPERATION + 64));
+        command.arg("EVALSHA").arg(SCRIPT.0.get_hash()).arg(operations);
+        let mut packed = Vec::with_capacity(operations * OPERATION);
+        let mut shard = 0;
+        for (charge, operation) in each {
+            shard = charge.shard;
+            command.arg(names.count(charge));
+            operation.pack(charge, &mut packed);
+        }
+        command.arg(packed);
+        Self { command, operations, shard }
+    }
+
+    /// Run as if it was `now`, with counts kept so much longer than they say anything: a test's time
+    /// is not the server's.
+    #[cfg(test)]
+    pub(super) fn at(mut self, now: Now, longer: Duration) -> Self {
+        self.command.arg(micros(now)).arg(longer.as_millis() as u64);
+        self
+    }
+
+    /// The same with the script itself, which the server then knows.
+    fn with_source(&self) -> Cmd {
+        let mut command = redis::cmd("EVAL");
+        command.arg(SCRIPT.1);
+        for argument in self.command.args_iter().skip(2) {
+            if let Arg::Simple(argument) = argument {
+                command.arg(argument);
+            }
+        }
+        command
+    }
+
+    fn read(&self, reply: Value) -> RedisResult<Answer> {
+        let malformed = || {
+            let problem = "the script's answer is not as expected";
+            RedisError::from((ErrorKind::UnexpectedReturnType, problem))
+        };
+        let Value::Array(numbers) = reply else { return Err(malformed()) };
+        let number = |value: &Value| match value {
+            Value::Int(number) => u64::try_from(*number).map_err(|_| malformed()),
+            _ => Err(malformed()),
+        };
+        let Some((at, numbers)) = numbers.split_first() else { return Err(malformed()) };
+        if numbers.len() != NUMBERS * self.operations {
+            return Err(malformed());
+        }
+        let at = Duration::from_micros(number(at)?);
+        let usage = |numbers: &[Value]| {
+            let [wait, remaining, reset] = numbers else { return Err(malformed()) };
+            let (wait, reset) = (nanos(number(wait)?), nanos(number(reset)?));
+            Ok(Usage::of_nanos(wait, number(remaining)?, reset))
+        };
+        let usages = numbers.chunks(NUMBERS).map(usage).collect::<RedisResult<Usages>>()?;
+        Ok(Answer { usages, at: Now::new(at, at) })
+    }
+}
+
+/// Runs the script where the keys of `request` are. A server that does not know it is sent it with
+/// the request.
+pub(super) async fn run(
+    connection: &mut impl ConnectionLike,
+    request: &Request,
+) -> RedisResult<Answer> {
+    let reply = match request.command.query_async(connection).await {
+        Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
+            request.with_source().query_async(connection).await
+        }
+        reply => reply,
+    };
+    request.read(reply?)
+}
+
+/// What the script does for a charge or a correction.
+struct Operation {
+    action: u8,
+    /// How many units must fit; or when the units of a correction were charged.
+    first: u64,
+    units: u64,
+}
+
+impl Operation {
+    fn charge(charge: &Charge) -> Self {
+        let action = match charge.mode {
+            Mode::Enforced => 0,
+            Mode::DryRun => 1,
+            Mode::Peek => 2,
+        };
+        let wanted = charge.ahead.saturating_add(charge.cost).min(MOST);
+        Self { action, first: wanted, units: charge.cost }
+    }
+
+    fn correct(correction: &Correction) -> Self {
+        let (action, units) = match correction.change {
+            Change::GiveBack(units) => (3, units),
+            Change::Take(units) => (4, units),
+            Change::Reset => (5, 0),
+        };
+        // One that was charged just now is given back as if it was later still.
+        let charged_at = correction.charged_at.map_or(EXACT - 1, micros);
+        Self { action, first: charged_at, units }
+    }
+
+    fn pack(&self, charge: &Charge, packed: &mut Vec<u8>) {
+        let algorithm = match charge.algorithm {
+            Algorithm::TokenBucket => 1,
+            Algorithm::FixedWindow => 2,
+            Algorithm::SlidingWindow => 3,
+        };
+        packed.extend([algorithm, self.action]);
+        let Rate { units, window, capacity } = Rate::new(charge.algorithm, &charge.quota);
+        for number in [self.first, self.units.min(MOST), units, window, capacity] {
+            packed.extend(&number.to_le_bytes()[..7]);
+        }
+    }
+}
+
+/// A quota as the script counts it.
+#[derive(Debug, PartialEq, Eq)]
+struct Rate {
+    units: u64,
+    /// In microseconds.
+    window: u64,
+    capacity: u64,
+}
+
+impl Rate {
+    fn new(algorithm: Algorithm, quota: &Quota) -> Self {
+        let units = quota.units().clamp(1, MAX_UNITS);
+        // Rounded up: never faster than the quota.
+        let window = quota.window_nanos().clamp(1, MAX_WINDOW).div_ceil(NANOS_PER_MICRO);
+        let capacity = algorithm.capacity(quota).min(MAX_UNITS);
+        // A bucket knows its rate only: the smaller its numbers, the shorter the arithmetic.
+        let common = if algorithm == Algorithm::TokenBucket { gcd(units, window) } else { 1 };
+        Self { units: units / common, window: window / common, capacity }
+    }
+}
+
+fn gcd(a: u64, b: u64) -> u64 {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+/// Redis has one clock, which tells the time since 1970.
+fn micros(now: Now) -> u64 {
+    (now.unix_nanos() / NANOS_PER_MICRO).min(EXACT - 1)
+}
+
+fn nanos(micros: u64) -> u64 {
+    micros.saturating_mul(NANOS_PER_MICRO)
+}
