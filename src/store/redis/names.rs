@@ -49,14 +49,7 @@ impl Names {
 pub(super) fn slot(shard: u64) -> u16 {
     let mut tag = String::new();
     push(&mut tag, shard);
-    let mut crc = 0_u16;
-    for byte in tag.bytes() {
-        crc ^= u16::from(byte) << 8;
-        for _ in 0..8 {
-            crc = crc << 1 ^ if crc >> 15 == 1 { 0x1021 } else { 0 };
-        }
-    }
-    crc % SLOTS
+    crc16::State::<crc16::XMODEM>::calculate(tag.as_bytes()) % SLOTS
 }
 
 /// In 11 characters.

@@ -55,11 +55,10 @@ impl Request {
         Self::new(names, corrections.len(), each)
     }
 
-    /// One that changes nothing, of a key that is nobody's.
+    /// One of a key that is nobody's. It writes, which not every server does that can be asked.
     pub(super) fn probe(names: &Names, shard: u64) -> Self {
-        let (algorithm, quota, mode) = (Algorithm::TokenBucket, Quota::per_second(1), Mode::Peek);
-        let key = shard.into();
-        let charge = Charge { key, policy: 0, shard, algorithm, quota, cost: 0, ahead: 0, mode };
+        let quota = Quota::per_second(MAX_UNITS);
+        let charge = Charge::new(0, shard.into(), Algorithm::TokenBucket, quota);
         Self::charge(names, &[charge])
     }
 
