@@ -1,7 +1,4 @@
 //! Counts in Redis or Valkey, which several replicas share.
 #![allow(dead_code, reason = "the store that runs it is yet to come")]
 
-mod names;
-#[cfg(test)]
-mod tests;
 mod wire;
