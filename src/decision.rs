@@ -296,21 +296,11 @@ impl Outcome {
     /// What a policy says of a key that has used nothing.
     pub(crate) fn unused(policy: Policy) -> Self {
         let (quota, algorithm) = (policy.quota(), policy.algorithm());
-        let mode = crate::store::Mode::Enforced;
         Self {
             place: 0,
             key_kind: 0,
             replicas: 1,
-            charge: Charge {
-                policy: 0,
-                key: 7,
-                shard: 7,
-                algorithm,
-                quota,
-                cost: 1,
-                ahead: 0,
-                mode,
-            },
+            charge: Charge::new(0, 7, algorithm, quota),
             refused: None,
             usage: Usage::of_nanos(0, algorithm.capacity(&quota), 0),
             policy,

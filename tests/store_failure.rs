@@ -212,7 +212,8 @@ async fn callers_get_a_typed_503() {
     let strict = policy("strict", Quota::per_minute(9)).on_store_failure(OnStoreFailure::Refuse);
     let (limiter, store) = limiter([strict]);
     store.fails(true);
-    let layer = RateLimitLayer::builder(limiter).headers([HeaderStyle::x_ratelimit()]).build().unwrap();
+    let layer =
+        RateLimitLayer::builder(limiter).headers([HeaderStyle::x_ratelimit()]).build().unwrap();
     let service = ServiceBuilder::new().layer(layer);
     let service = service.service(service_fn(async |_: Request<()>| -> Result<_, ()> {
         Ok(Response::new(Full::<Bytes>::default()))

@@ -238,9 +238,8 @@ mod tests {
     use crate::{algorithm::Algorithm, quota::Quota};
 
     fn charge(cost: u64) -> Charge {
-        let (algorithm, quota) = (Algorithm::TokenBucket, Quota::per_second(1));
-        let mode = Mode::Enforced;
-        Charge { policy: 1, key: 2, shard: 2, algorithm, quota, cost, ahead: 0, mode }
+        let quota = Quota::per_second(1);
+        Charge { cost, ..Charge::new(1, 2, Algorithm::TokenBucket, quota) }
     }
 
     fn join(line: &Line, charge: &Charge) -> Joined {

@@ -111,10 +111,14 @@ impl Rule {
     ) -> Outcome {
         let policy = self.policy.clone();
         let mode = if policy.is_dry_run() { Mode::DryRun } else { Mode::Enforced };
-        let algorithm = policy.algorithm();
-        let (policy_id, shard) = (self.id, shard.unwrap_or(key as u64));
-        let charge =
-            Charge { key, policy: policy_id, shard, algorithm, quota, cost, ahead: 0, mode };
+        let charge = Charge {
+            shard: shard.unwrap_or(key as u64),
+            cost,
+            mode,
+            is_settled: policy.is_settled(),
+            lease: policy.leased(),
+            ..Charge::new(self.id, key, policy.algorithm(), quota)
+        };
         Outcome {
             policy,
             place,

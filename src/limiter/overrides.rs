@@ -17,7 +17,7 @@ use crate::{
     decision::{Decision, Outcome, Reason},
     policy::Policy,
     quota::Quota,
-    store::{Change, Charge, Mode, Usage},
+    store::{Change, Charge, Usage},
 };
 
 /// How many keys an operator may treat differently at once.
@@ -239,14 +239,13 @@ impl Limiter {
 fn blocked(left: Duration) -> Outcome {
     let quota = Quota::per_window(0, left);
     let policy = Policy::fixed_window(BLOCKED, quota).global();
-    let (algorithm, mode) = (policy.algorithm(), Mode::Enforced);
     Outcome {
+        charge: Charge::new(0, 0, policy.algorithm(), quota),
         policy,
         place: 0,
         key_kind: 0,
         refused: Some(Reason::QuotaExceeded),
         replicas: 1,
-        charge: Charge { key: 0, policy: 0, shard: 0, algorithm, quota, cost: 1, ahead: 0, mode },
         usage: Usage::new(left, 0, left),
     }
 }

@@ -62,6 +62,7 @@ struct Settings {
     dry_run: bool,
     store_failure: OnStoreFailure,
     shard: Option<Arc<dyn KeyExtractor>>,
+    lease: u32,
 }
 
 /// What happens to a request that has none of a policy's keys.
@@ -108,6 +109,7 @@ impl Policy {
             dry_run: false,
             store_failure: OnStoreFailure::default(),
             shard: None,
+            lease: 0,
         }))
     }
 
@@ -255,6 +257,18 @@ impl Policy {
         self.set(|settings| settings.shard = Some(Arc::new(key)))
     }
 
+    /// Lets each replica take up to `units` of a key at once from the store, and spend them by
+    /// itself: most requests then take no round trip. Default: 0, each request asks the store.
+    ///
+    /// What it costs in exactness, with a store that several replicas share: units are counted when
+    /// they are taken, and may be spent up to a second later (within the same fixed window). So an
+    /// interval of the window's length may see up to `units` more for each replica; and a key may be
+    /// refused while other replicas hold up to `units` each, which they give back after that second.
+    /// A store in memory knows no leases and is exact.
+    pub fn lease(self, units: u32) -> Self {
+        self.set(|settings| settings.lease = units)
+    }
+
     /// The name.
     #[must_use]
     pub fn name(&self) -> &str {
@@ -310,6 +324,10 @@ impl Policy {
     #[inline]
     pub(crate) fn is_dry_run(&self) -> bool {
         self.0.dry_run
+    }
+
+    pub(crate) fn leased(&self) -> u32 {
+        self.0.lease
     }
 
     pub(crate) fn store_failure(&self) -> OnStoreFailure {

@@ -21,6 +21,8 @@ use std::{
 use smallvec::SmallVec;
 
 pub use self::memory::MemoryStore;
+#[cfg(feature = "redis")]
+pub use self::redis::{RedisStore, RedisStoreBuilder};
 use crate::{
     algorithm::Algorithm,
     clock::{Now, nanos},
@@ -29,6 +31,7 @@ use crate::{
 
 /// What one policy asks of a request.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct Charge {
     /// Whose quota: a fingerprint of the key.
     pub key: u128,
@@ -47,6 +50,12 @@ pub struct Charge {
     pub ahead: u64,
     /// What it does.
     pub mode: Mode,
+    /// Whether its response may change what it has cost: then nobody knows how long a refusal
+    /// lasts.
+    pub is_settled: bool,
+    /// Up to so many units may be taken at once, and spent where they were taken; see
+    /// [`Policy::lease`](crate::Policy::lease).
+    pub lease: u32,
 }
 
 /// What a [`Charge`] does.
@@ -61,6 +70,14 @@ pub enum Mode {
 }
 
 impl Charge {
+    /// One unit, without which the request does not pass.
+    #[must_use]
+    pub const fn new(policy: u64, key: u128, algorithm: Algorithm, quota: Quota) -> Self {
+        let (shard, mode) = (key as u64, Mode::Enforced);
+        let (cost, ahead, is_settled, lease) = (1, 0, false, 0);
+        Self { key, policy, shard, algorithm, quota, cost, ahead, mode, is_settled, lease }
+    }
+
     /// Where its count is kept: no two keys, of one policy or of two, have the same. The lower half
     /// is the key's alone, so that what it has under several policies can be kept side by side.
     #[must_use]

@@ -49,15 +49,10 @@ impl<'a> Subject<'a> {
     /// A policy is one of a test's own numbers, as is a key.
     fn one(&self, number: u64, algorithm: Algorithm, quota: Quota) -> Charge {
         let (high, low) = (number.wrapping_mul(0xF39C_C060_5CED_C835), self.shard ^ number);
+        let key = u128::from(high) << 64 | u128::from(low);
         Charge {
-            key: u128::from(high) << 64 | u128::from(low),
-            policy: (algorithm as u64 + 1) << 40,
             shard: self.shard,
-            algorithm,
-            quota,
-            cost: 1,
-            ahead: 0,
-            mode: Mode::Enforced,
+            ..Charge::new((algorithm as u64 + 1) << 40, key, algorithm, quota)
         }
     }
 

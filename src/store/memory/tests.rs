@@ -25,17 +25,7 @@ fn key(number: u64) -> u128 {
 }
 
 fn charge(key: u128, algorithm: Algorithm, quota: Quota) -> Charge {
-    let shard = key as u64;
-    Charge {
-        policy: 1 << 40,
-        key,
-        shard,
-        algorithm,
-        quota,
-        cost: 1,
-        ahead: 0,
-        mode: Mode::Enforced,
-    }
+    Charge::new(1 << 40, key, algorithm, quota)
 }
 
 fn usages(answer: StoreFuture) -> Usages {

@@ -1,4 +1,123 @@
 //! Counts in Redis or Valkey, which several replicas share.
-#![allow(dead_code, reason = "the store that runs it is yet to come")]
 
+mod builder;
+mod connection;
+mod deny_cache;
+mod in_flight;
+mod link;
+mod shards;
 mod wire;
+
+use std::{fmt, sync::Arc};
+
+use smallvec::SmallVec;
+use tokio::runtime::Handle;
+
+pub use self::builder::RedisStoreBuilder;
+use self::{deny_cache::DenyCache, in_flight::InFlight, link::Link, wire::Names};
+use super::{Charge, Correction, Store, StoreError, StoreFuture};
+use crate::clock::Now;
+
+/// Counts in a Redis or Valkey server, or a cluster of them, which several replicas share.
+///
+/// A request takes one round trip, whatever the number of its policies: a script checks all and
+/// charges all or none, by the server's own clock. In a cluster that holds for the policies whose
+/// counts are on one server, see [`Policy::shard`](crate::Policy::shard); the others are charged one
+/// server after the other, and given back when a later one refuses. Until then they are missing to
+/// others, who may be refused in that moment; never is more admitted than the quota.
+///
+/// While the server is slow or down, no decision takes longer than
+/// [`decision_timeout`](RedisStoreBuilder::decision_timeout), and
+/// [`Policy::on_store_failure`](crate::Policy::on_store_failure) says what is decided. After three
+/// failures in a row the server is not asked any more, which costs requests nothing, until it is
+/// seen to work in the background. With the feature `tracing` both changes are logged. It need not
+/// be there when this replica starts.
+///
+/// Keys in Redis are fingerprints, and each has a time to live. A policy that is configured anew
+/// (another quota, algorithm or key) counts anew; plans may change at any time.
+///
+/// A clone is the same store.
+///
+/// ```no_run
+/// use tower_quota::{Limiter, Policy, Quota, key, store::RedisStore};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// // Of all replicas, and no one else's: made once with `openssl rand -hex 16`.
+/// let secret = u128::from_str_radix(&std::env::var("QUOTA_SECRET")?, 16)?;
+/// let limiter = Limiter::builder()
+///     .policy(Policy::token_bucket("api", Quota::per_minute(600)).key(key::bearer()).or_refuse())
+///     .store(RedisStore::builder("redis://10.0.0.7/").secret(secret).build()?)
+///     .build()?;
+/// # let _ = limiter;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct RedisStore(Arc<Shared>);
+
+struct Shared {
+    link: Arc<Link>,
+    names: Names,
+    secret: u128,
+    deny_cache: DenyCache,
+}
+
+impl RedisStore {
+    /// For the server at a URL: `redis://:password@host:port/database`. With `rediss://` the
+    /// connection is encrypted, if your own dependency on `redis` has one of its TLS features.
+    pub fn builder(url: impl Into<String>) -> RedisStoreBuilder {
+        RedisStoreBuilder::one(url.into())
+    }
+
+    /// For a cluster, of which some servers are known by their URLs: they tell of the others.
+    pub fn cluster<U: Into<String>>(urls: impl IntoIterator<Item = U>) -> RedisStoreBuilder {
+        RedisStoreBuilder::cluster(urls.into_iter().map(Into::into).collect())
+    }
+
+    /// For the server of a client of the `redis` crate, whose settings no URL can tell:
+    /// certificates, credentials that change.
+    pub fn client(client: redis::Client) -> RedisStoreBuilder {
+        RedisStoreBuilder::client(client)
+    }
+
+    /// How many requests were refused by what is remembered, without asking a server.
+    #[must_use]
+    pub fn denied_from_cache(&self) -> u64 {
+        self.0.deny_cache.hits()
+    }
+}
+
+impl Store for RedisStore {
+    fn charge(&self, charges: &[Charge], now: Now) -> StoreFuture {
+        match self.0.deny_cache.look(charges, now) {
+            Ok(denied) => StoreFuture::ready(Ok(denied)),
+            Err(begun) => {
+                StoreFuture::later(InFlight::new(Arc::clone(&self.0), charges.into(), begun))
+            }
+        }
+    }
+
+    fn correct(&self, corrections: &[Correction], _: Now) -> StoreFuture {
+        let corrections: SmallVec<[Correction; 4]> = corrections.into();
+        // Made even if nobody waits for it.
+        let Ok(runtime) = Handle::try_current() else {
+            return StoreFuture::ready(Err(StoreError::new("there is no tokio runtime")));
+        };
+        let shared = Arc::clone(&self.0);
+        let correcting = runtime.spawn(async move { shared.correct(&corrections).await });
+        StoreFuture::later(async {
+            let ended = |_| Err(StoreError::new("the tokio runtime has ended"));
+            correcting.await.unwrap_or_else(ended)
+        })
+    }
+
+    fn secret(&self) -> Option<u128> {
+        Some(self.0.secret)
+    }
+}
+
+impl fmt::Debug for RedisStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisStore").field("prefix", &self.0.names.prefix()).finish_non_exhaustive()
+    }
+}

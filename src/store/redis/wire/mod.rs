@@ -59,11 +59,10 @@ impl Request {
         Self::new(names, corrections.len(), each)
     }
 
-    /// One that changes nothing, of a key that is nobody's.
+    /// One of a key that is nobody's. It writes, which not every server does that can be asked.
     pub(super) fn probe(names: &Names, shard: u64) -> Self {
-        let (algorithm, quota, mode) = (Algorithm::TokenBucket, Quota::per_second(1), Mode::Peek);
-        let key = shard.into();
-        let charge = Charge { key, policy: 0, shard, algorithm, quota, cost: 0, ahead: 0, mode };
+        let quota = Quota::per_second(MAX_UNITS);
+        let charge = Charge::new(0, shard.into(), Algorithm::TokenBucket, quota);
         Self::charge(names, &[charge])
     }
 
@@ -92,7 +91,12 @@ impl Request {
             operation.pack(charge, &mut packed);
         }
         command.arg(packed);
-        Self { command, operations, shard }
+        let request = Self { command, operations, shard };
+        #[cfg(test)]
+        if let Some(now) = *names.time.lock().unwrap() {
+            return request.at(now, Duration::from_secs(3_600));
+        }
+        request
     }
 
     /// Run as if it was `now`, with counts kept so much longer than they say anything: a test's time

@@ -1,5 +1,7 @@
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 
+#[cfg(test)]
+use crate::clock::Now;
 use crate::{algorithm::Algorithm, store::Charge};
 
 /// Of a cluster.
@@ -9,12 +11,19 @@ const SLOTS: u16 = 16_384;
 #[derive(Clone, Debug)]
 pub(in super::super) struct Names {
     prefix: String,
+    /// What a test says that the time is, if it does.
+    #[cfg(test)]
+    pub(super) time: std::sync::Arc<std::sync::Mutex<Option<Now>>>,
 }
 
 impl Names {
     /// Without a brace in `prefix`, so that the shard decides alone where a cluster keeps a key.
     pub(in super::super) fn new(prefix: impl Into<String>) -> Self {
-        Self { prefix: prefix.into() }
+        Self {
+            prefix: prefix.into(),
+            #[cfg(test)]
+            time: std::sync::Arc::default(),
+        }
     }
 
     pub(in super::super) fn prefix(&self) -> &str {
@@ -49,14 +58,7 @@ impl Names {
 pub(super) fn slot(shard: u64) -> u16 {
     let mut tag = String::new();
     push(&mut tag, shard);
-    let mut crc = 0_u16;
-    for byte in tag.bytes() {
-        crc ^= u16::from(byte) << 8;
-        for _ in 0..8 {
-            crc = crc << 1 ^ if crc >> 15 == 1 { 0x1021 } else { 0 };
-        }
-    }
-    crc % SLOTS
+    crc16::State::<crc16::XMODEM>::calculate(tag.as_bytes()) % SLOTS
 }
 
 /// In 11 characters.
@@ -67,18 +69,10 @@ fn push(name: &mut String, number: u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{quota::Quota, store::Mode};
+    use crate::quota::Quota;
 
-    const CHARGE: Charge = Charge {
-        key: 1 << 64 | 2,
-        policy: 3,
-        shard: 2,
-        algorithm: Algorithm::TokenBucket,
-        quota: Quota::per_second(1),
-        cost: 1,
-        ahead: 0,
-        mode: Mode::Enforced,
-    };
+    const CHARGE: Charge =
+        Charge::new(3, 1 << 64 | 2, Algorithm::TokenBucket, Quota::per_second(1));
 
     #[test]
     fn a_name_is_short_and_no_other_s() {

@@ -1,71 +1,66 @@
 use std::{sync::Arc, time::Duration};
 
-use redis::{Client, aio::ConnectionLike, cluster::ClusterClient};
+use redis::Client;
 use tokio::runtime::Runtime;
 
 use super::*;
-use crate::store::{Store, StoreError, StoreFuture, conformance};
+use crate::store::{RedisStore, RedisStoreBuilder, Store, StoreFuture, conformance};
 
 #[path = "../../../../tests/common/redis/mod.rs"]
 mod servers;
 use self::servers::{Cluster, Server};
 
-/// Counts by the script, at the time of its caller.
-struct Scripted<C> {
-    connection: C,
-    names: Names,
-}
+/// At the time of its caller.
+struct Timed(RedisStore);
 
-impl<C: ConnectionLike + Clone + Send + Sync + 'static> Scripted<C> {
-    fn run(&self, request: Request, now: Now) -> StoreFuture {
-        let mut connection = self.connection.clone();
-        let request = request.at(now, Duration::from_secs(3_600));
-        StoreFuture::later(async move {
-            let answer = run(&mut connection, &request).await;
-            answer.map_err(|error| StoreError::new(error.to_string()))
-        })
+impl Timed {
+    fn new(builder: RedisStoreBuilder) -> Self {
+        let patience = Duration::from_secs(30);
+        let builder = builder.connect_timeout(patience).response_timeout(patience);
+        // What is remembered answers less than a server.
+        Self(builder.decision_timeout(patience).max_denied(0).secret(1).build().unwrap())
+    }
+
+    fn set(&self, now: Now) {
+        *self.0.0.names.time.lock().unwrap() = Some(now);
     }
 }
 
-impl<C: ConnectionLike + Clone + Send + Sync + 'static> Store for Scripted<C> {
+impl Store for Timed {
     fn charge(&self, charges: &[Charge], now: Now) -> StoreFuture {
-        self.run(Request::charge(&self.names, charges), now)
+        self.set(now);
+        self.0.charge(charges, now)
     }
 
     fn correct(&self, corrections: &[Correction], now: Now) -> StoreFuture {
-        self.run(Request::correct(&self.names, corrections), now)
+        self.set(now);
+        self.0.correct(corrections, now)
     }
 }
 
-/// Connections of their own to what counts together.
-fn conforms<C>(connections: [C; 3], runtime: &Runtime, cases: u32)
-where
-    C: ConnectionLike + Clone + Send + Sync + 'static,
-{
-    let stores: [Arc<dyn Store>; 3] = connections
-        .map(|connection| Arc::new(Scripted { connection, names: Names::new("test") }) as _);
+/// Replicas of their own, which count together.
+fn conforms(builder: impl Fn() -> RedisStoreBuilder, cases: u32) {
+    let runtime = Runtime::new().unwrap();
+    let stores = [(); 3].map(|()| Arc::new(Timed::new(builder())) as Arc<dyn Store>);
     runtime.block_on(conformance::keeps_every_promise(&*stores[0]));
     runtime.block_on(conformance::counts_each_request_once(&stores));
-    conformance::says_what_memory_says(&*stores[0], runtime, cases);
+    conformance::says_what_memory_says(&*stores[0], &runtime, cases);
 }
 
 #[test]
 fn one_server_conforms() {
-    let (server, runtime) = (Server::start(), Runtime::new().unwrap());
-    let client = Client::open(server.url()).unwrap();
-    let connection = || runtime.block_on(client.get_multiplexed_async_connection()).unwrap();
-    conforms([(); 3].map(|()| connection()), &runtime, 300);
+    let server = Server::start();
+    conforms(|| RedisStore::builder(server.url()), 300);
     assert_eq!(server.keys_without_ttl(), Vec::<String>::new());
 }
 
 #[test]
 fn a_cluster_conforms() {
-    let (cluster, runtime) = (Cluster::start(), Runtime::new().unwrap());
-    let client = ClusterClient::new(cluster.urls()).unwrap();
-    let connection = || runtime.block_on(client.get_async_connection()).unwrap();
-    conforms([(); 3].map(|()| connection()), &runtime, 100);
+    let cluster = Cluster::start();
+    conforms(|| RedisStore::cluster(cluster.urls()), 100);
     for server in cluster.nodes() {
         assert_eq!(server.keys_without_ttl(), Vec::<String>::new());
+        assert_ne!(server.keys(), Vec::<String>::new(), "each has its share");
     }
 }
 
@@ -118,8 +113,7 @@ fn time(micros: u64) -> Now {
 }
 
 fn charge(algorithm: Algorithm, quota: Quota) -> Charge {
-    let (key, policy, shard) = (5 << 64 | 7, 1 << 40, 7);
-    Charge { key, policy, shard, algorithm, quota, cost: 1, ahead: 0, mode: Mode::Enforced }
+    Charge::new(1 << 40, 5 << 64 | 7, algorithm, quota)
 }
 
 const ALGORITHMS: [Algorithm; 3] =
@@ -234,8 +228,6 @@ fn a_server_that_does_not_know_the_script_is_sent_it_once() {
     let peek = charges.map(|charge| Charge { mode: Mode::Peek, ..charge });
     sent.run(&Request::charge(&sent.names, &over));
     sent.run(&Request::charge(&sent.names, &peek));
-    let probe = Request::probe(&sent.names, 7);
-    assert!(sent.run(&probe).usages[0].fits());
     assert_eq!(["set", "del"].map(|command| sent.server.calls(command)), [8, 0]);
 }
 

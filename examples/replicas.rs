@@ -1,0 +1,61 @@
+//! Two servers that share one quota through Redis or Valkey.
+//!
+//! `redis-server`, and `cargo run --release --features redis --example replicas`; then
+//! `for port in 3000 3001 3000 3001 3000 3001; do curl -i http://127.0.0.1:$port/; done`: five
+//! requests pass in all, whichever server they ask. Stop Redis, and each server counts by itself.
+//!
+//! `REDIS_URL` says where Redis is, `QUOTA_SECRET` is what `openssl rand -hex 16` prints, the same
+//! for all servers.
+
+use std::{env, error::Error, net::SocketAddr};
+
+use axum::{Router, routing::get};
+use tokio::net::TcpListener;
+use tower_quota::{
+    Limiter, OnStoreFailure, Policy, Quota, RateLimitLayer, key::ClientIp, store::RedisStore,
+};
+use tracing_subscriber::filter::LevelFilter;
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    tracing_subscriber::fmt().with_max_level(LevelFilter::INFO).init();
+    let redis = env::var("REDIS_URL").unwrap_or_else(|_| "redis://127.0.0.1:6379/".to_owned());
+    let secret = match env::var("QUOTA_SECRET") {
+        Ok(hex) => u128::from_str_radix(&hex, 16)
+            .map_err(|_| "QUOTA_SECRET is no number; write what `openssl rand -hex 16` prints")?,
+        Err(_) => 0x6a09_e667_f3bc_c908_b2fb_1366_ea95_7d3e, // for trying it out only
+    };
+    let port = env::var("PORT").unwrap_or_else(|_| "3000".to_owned());
+    let port: u16 = port.parse().map_err(|_| format!("PORT is `{port}`; write 0 to 65534"))?;
+    // As it would be on two machines: they have nothing in common but Redis.
+    let first = serve(port, app("first", &redis, secret)?);
+    let second = serve(if port == 0 { 0 } else { port + 1 }, app("second", &redis, secret)?);
+    tokio::try_join!(first, second)?;
+    Ok(())
+}
+
+/// One replica: 5 requests a minute for each address, over all of them.
+fn app(name: &'static str, redis: &str, secret: u128) -> Result<Router, Box<dyn Error>> {
+    let per_client = Policy::sliding_window("per client", Quota::per_minute(5))
+        .key(ClientIp::new())
+        .or_refuse()
+        .on_store_failure(OnStoreFailure::CountLocally { replicas: 2 });
+    let store = RedisStore::builder(redis).secret(secret).build()?;
+    let limiter = Limiter::builder().policy(per_client).store(store).build()?;
+    let rate_limit = RateLimitLayer::new(limiter);
+    let rate_limits = rate_limit.describe().route();
+    Ok(Router::new()
+        .route("/", get(move || async move { format!("hello from the {name}\n") }))
+        .layer(rate_limit)
+        .route("/rate-limits", rate_limits))
+}
+
+async fn serve(port: u16, app: Router) -> Result<(), Box<dyn Error>> {
+    let listener = TcpListener::bind(("127.0.0.1", port)).await?;
+    println!("listening on http://{}", listener.local_addr()?);
+    let app = app.into_make_service_with_connect_info::<SocketAddr>();
+    let stop = async {
+        let _ = tokio::signal::ctrl_c().await;
+    };
+    Ok(axum::serve(listener, app).with_graceful_shutdown(stop).await?)
+}

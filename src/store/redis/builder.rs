@@ -1,0 +1,171 @@
+use std::{fmt, sync::Arc, time::Duration};
+
+use redis::{Client, cluster::ClusterClientBuilder};
+
+use super::{
+    RedisStore, Shared,
+    connection::Servers,
+    deny_cache::DenyCache,
+    link::{Link, Timeouts},
+    wire::{Names, Request},
+};
+use crate::error::BuildError;
+
+const CULPRIT: &str = "the Redis store";
+const MAX_DENIED: usize = 100_000;
+const LONGEST_DENIED: Duration = Duration::from_secs(10);
+
+/// Collects what a [`RedisStore`] needs.
+#[must_use]
+pub struct RedisStoreBuilder {
+    address: Address,
+    secret: Option<u128>,
+    prefix: String,
+    timeouts: Timeouts,
+    max_denied: usize,
+}
+
+enum Address {
+    One(String),
+    Client(Client),
+    Cluster(Vec<String>),
+}
+
+impl RedisStoreBuilder {
+    pub(super) fn one(url: String) -> Self {
+        Self::new(Address::One(url))
+    }
+
+    pub(super) fn client(client: Client) -> Self {
+        Self::new(Address::Client(client))
+    }
+
+    pub(super) fn cluster(urls: Vec<String>) -> Self {
+        Self::new(Address::Cluster(urls))
+    }
+
+    fn new(address: Address) -> Self {
+        let timeouts = Timeouts {
+            connect: Duration::from_millis(90),
+            response: Duration::from_millis(40),
+            decision: Duration::from_millis(50),
+        };
+        Self {
+            address,
+            secret: None,
+            prefix: "tower-quota".into(),
+            timeouts,
+            max_denied: MAX_DENIED,
+        }
+    }
+
+    /// The secret by which keys become fingerprints: the same for all replicas, and known to them
+    /// alone. `openssl rand -hex 16` makes one, `u128::from_str_radix(hex, 16)` reads it. Another
+    /// secret means other fingerprints: all quotas are whole again.
+    pub fn secret(mut self, secret: u128) -> Self {
+        self.secret = Some(secret);
+        self
+    }
+
+    /// What the names of all keys begin with. Default: `tower-quota`.
+    pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.prefix = prefix.into();
+        self
+    }
+
+    /// How long opening a connection may take. Default: 90 ms. A cluster, which takes several
+    /// connections, has ten times as long. Requests wait for the first connection only, and never
+    /// longer than a decision may take.
+    pub fn connect_timeout(mut self, time: Duration) -> Self {
+        self.timeouts.connect = time;
+        self
+    }
+
+    /// How long a server may take to answer. Default: 40 ms.
+    pub fn response_timeout(mut self, time: Duration) -> Self {
+        self.timeouts.response = time;
+        self
+    }
+
+    /// How long a decision may take, whatever that needs. Default: 50 ms.
+    pub fn decision_timeout(mut self, time: Duration) -> Self {
+        self.timeouts.decision = time;
+        self
+    }
+
+    /// For how many keys a refusal is remembered, so that whoever floods while refused costs the
+    /// server nothing. Default: 100,000, about 15 MB; 0 remembers none.
+    ///
+    /// It is remembered until it ends, but for 10 seconds at most: when another replica resets the
+    /// key, this one knows by then. What this one resets or gives back it knows at once, and so it
+    /// does when the key's plan changes. Where a response may change what a request has cost
+    /// ([`Policy::settle`](crate::Policy::settle)), nothing is remembered.
+    pub fn max_denied(mut self, keys: usize) -> Self {
+        self.max_denied = keys;
+        self
+    }
+
+    /// The store. It connects in the background when it is first asked.
+    ///
+    /// # Errors
+    /// A missing secret; a URL that is none; a time-out of zero; a prefix with `{` or `}`, which
+    /// would decide where a cluster keeps the keys.
+    pub fn build(self) -> Result<RedisStore, BuildError> {
+        let fail = |problem: &str| Err(BuildError::new(CULPRIT, problem));
+        let Some(secret) = self.secret else {
+            return fail(
+                "it has no secret; add `.secret(…)`, the same for all replicas, as `openssl rand -hex 16` makes one",
+            );
+        };
+        if self.prefix.contains(['{', '}']) {
+            return fail(
+                "its prefix has a brace, by which a cluster would place all keys; leave it out",
+            );
+        }
+        let Timeouts { connect, response, decision } = self.timeouts;
+        if [connect, response, decision].contains(&Duration::ZERO) {
+            return fail("a time-out of 0 is over before it begins; write at least 1 ms");
+        }
+        let servers = self.address.servers(&self.timeouts)?;
+        let names = Names::new(self.prefix);
+        let probe_names = names.clone();
+        let link =
+            Link::new(servers, self.timeouts, move |shard| Request::probe(&probe_names, shard));
+        let deny_cache = DenyCache::new(self.max_denied, LONGEST_DENIED);
+        Ok(RedisStore(Arc::new(Shared { link, names, secret, deny_cache })))
+    }
+}
+
+impl Address {
+    fn servers(self, timeouts: &Timeouts) -> Result<Servers, BuildError> {
+        // Its errors may repeat a password.
+        let bad = |_| {
+            BuildError::new(
+                CULPRIT,
+                "its URL cannot be read; write one like `redis://:password@host:6379/0`",
+            )
+        };
+        match self {
+            Self::One(url) => Client::open(url).map(Servers::One).map_err(bad),
+            Self::Client(client) => Ok(Servers::One(client)),
+            Self::Cluster(urls) => {
+                let cluster = ClusterClientBuilder::new(urls)
+                    .connection_timeout(timeouts.connect)
+                    .response_timeout(timeouts.response)
+                    .retries(2)
+                    .min_retry_wait(1)
+                    .max_retry_wait(10);
+                cluster.build().map(|client| Servers::Cluster(Box::new(client))).map_err(bad)
+            }
+        }
+    }
+}
+
+impl fmt::Debug for RedisStoreBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisStoreBuilder")
+            .field("prefix", &self.prefix)
+            .field("timeouts", &self.timeouts)
+            .finish_non_exhaustive()
+    }
+}

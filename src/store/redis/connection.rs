@@ -1,0 +1,119 @@
+//! What the `redis` crate knows of servers, connections and errors.
+
+use std::fmt;
+
+use redis::{
+    AsyncConnectionConfig, Client, RedisError, RedisResult, Value, aio::MultiplexedConnection,
+    cluster::ClusterClient, cluster_async::ClusterConnection, cmd, from_redis_value,
+};
+use tokio::time::timeout;
+
+use super::{
+    link::Timeouts,
+    wire::{self, Request},
+};
+use crate::store::{Answer, StoreError};
+
+/// One server, or some of a cluster.
+#[derive(Clone)]
+pub(super) enum Servers {
+    One(Client),
+    Cluster(Box<ClusterClient>),
+}
+
+/// One that is used by many requests at once.
+#[derive(Clone)]
+pub(super) enum Connection {
+    One(MultiplexedConnection),
+    Cluster(ClusterConnection),
+}
+
+/// Why a server has not done what was asked.
+pub(super) struct Failure {
+    problem: String,
+    /// The connection is gone, and with it all answers that were on their way.
+    pub(super) is_lost: bool,
+}
+
+impl Servers {
+    pub(super) async fn connect(&self, timeouts: &Timeouts) -> Result<Connection, StoreError> {
+        let connecting = async {
+            match self {
+                Self::One(client) => {
+                    // Each decision has a deadline of its own.
+                    let config = AsyncConnectionConfig::new().set_response_timeout(None);
+                    let connecting = client.get_multiplexed_async_connection_with_config(&config);
+                    connecting.await.map(Connection::One)
+                }
+                Self::Cluster(client) => {
+                    client.get_async_connection().await.map(Connection::Cluster)
+                }
+            }
+        };
+        match timeout(timeouts.connect, connecting).await {
+            Ok(connection) => connection.map_err(|error| Failure::from(error).into()),
+            Err(_) => Err(StoreError::new("the connection to Redis was not opened in time")),
+        }
+    }
+}
+
+impl Connection {
+    pub(super) fn is_cluster(&self) -> bool {
+        matches!(self, Self::Cluster(_))
+    }
+
+    /// How a server makes room when it is full, where that takes counts which still matter.
+    pub(super) async fn eviction_policy(&self) -> Option<String> {
+        let mut info = cmd("INFO");
+        info.arg("memory");
+        let told: RedisResult<Value> = match self {
+            Self::One(connection) => info.query_async(&mut connection.clone()).await,
+            // Each of its servers answers.
+            Self::Cluster(connection) => info.query_async(&mut connection.clone()).await,
+        };
+        match told.ok()? {
+            Value::Map(servers) => servers.into_iter().find_map(|(_, told)| evicting(told)),
+            told => evicting(told),
+        }
+    }
+
+    /// Runs the script.
+    pub(super) async fn run(&self, request: &Request) -> Result<Answer, Failure> {
+        let answer = match self {
+            Self::One(connection) => wire::run(&mut connection.clone(), request).await,
+            Self::Cluster(connection) => wire::run(&mut connection.clone(), request).await,
+        };
+        answer.map_err(Failure::from)
+    }
+}
+
+fn evicting(told: Value) -> Option<String> {
+    let memory: String = from_redis_value(told).ok()?;
+    let field = |name| memory.lines().find_map(|line| line.trim().strip_prefix(name));
+    let is_bounded = field("maxmemory:").is_some_and(|bytes| bytes != "0");
+    let policy = field("maxmemory_policy:").filter(|policy| is_bounded && *policy != "noeviction");
+    policy.map(str::to_owned)
+}
+
+impl From<RedisError> for Failure {
+    fn from(error: RedisError) -> Self {
+        let is_lost = error.is_io_error() || error.is_connection_dropped();
+        Self { problem: error.to_string(), is_lost: is_lost && !error.is_timeout() }
+    }
+}
+
+impl From<Failure> for StoreError {
+    fn from(failure: Failure) -> Self {
+        Self::new(failure.problem)
+    }
+}
+
+impl fmt::Debug for Servers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Without addresses, which may hold a password.
+        f.write_str(match self {
+            Self::One(_) => "one server",
+            Self::Cluster(_) => "a cluster",
+        })
+    }
+}

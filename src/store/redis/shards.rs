@@ -1,0 +1,139 @@
+//! The charges and corrections of one request, shard by shard.
+
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+use tokio::{task::JoinHandle, time::timeout_at};
+
+use super::{Shared, wire::Request};
+use crate::{
+    clock::Now,
+    store::{Answer, Change, Charge, Correction, Mode, StoreError, Usage, Usages},
+};
+
+/// Which charges of a request belong to one shard.
+type Places = SmallVec<[usize; 4]>;
+
+impl Shared {
+    /// Makes all charges or none. What is on several shards is charged on one after the other, in
+    /// their order; when a later one refuses or fails, the charges before are given back.
+    pub(super) async fn charge(self: &Arc<Self>, charges: &[Charge]) -> Result<Answer, StoreError> {
+        let shards = self.shards(charges.iter().map(|charge| charge.shard));
+        let deadline = self.link.deadline();
+        if shards.len() <= 1 {
+            return self.link.run(&Request::charge(&self.names, charges), deadline).await;
+        }
+        let mut all = Collected::new(charges.len());
+        let mut before: Vec<(usize, Correction)> = Vec::new();
+        for places in shards {
+            let charges: SmallVec<[Charge; 4]> = places.iter().map(|&at| charges[at]).collect();
+            let answer = self.link.run(&Request::charge(&self.names, &charges), deadline).await;
+            let answer = match answer {
+                Ok(answer) => answer,
+                Err(error) => {
+                    // Nobody has to wait for that.
+                    drop(self.give_back(before.into_iter().map(|(_, made)| made).collect()));
+                    return Err(error);
+                }
+            };
+            all.add(&places, &answer);
+            if refuses(&charges, &answer) {
+                let (places, corrections): (Places, Vec<_>) = before.into_iter().unzip();
+                let given_back = timeout_at(deadline, self.give_back(corrections)).await;
+                if let Ok(Ok(Ok(answer))) = given_back {
+                    all.add(&places, &answer);
+                }
+                break;
+            }
+            let made = made(&charges, &answer);
+            before.extend(made.map(|(index, correction)| (places[index], correction)));
+        }
+        Ok(all.answer())
+    }
+
+    /// Gives back even if nobody waits for it.
+    fn give_back(
+        self: &Arc<Self>,
+        corrections: Vec<Correction>,
+    ) -> JoinHandle<Result<Answer, StoreError>> {
+        let shared = Arc::clone(self);
+        tokio::spawn(async move { shared.correct(&corrections).await })
+    }
+
+    /// Makes all corrections, also when some of them fail.
+    pub(super) async fn correct(
+        self: &Arc<Self>,
+        corrections: &[Correction],
+    ) -> Result<Answer, StoreError> {
+        // What was refused before may pass now; and again, for what was asked meanwhile.
+        let forget = || corrections.iter().for_each(|one| self.deny_cache.forget(&one.charge));
+        forget();
+        let deadline = self.link.deadline();
+        let (mut all, mut failed) = (Collected::new(corrections.len()), None);
+        for places in self.shards(corrections.iter().map(|correction| correction.charge.shard)) {
+            let corrections: SmallVec<[Correction; 4]> =
+                places.iter().map(|&at| corrections[at]).collect();
+            let request = Request::correct(&self.names, &corrections);
+            match self.link.run(&request, deadline).await {
+                Ok(answer) => all.add(&places, &answer),
+                Err(error) => failed = Some(error),
+            }
+        }
+        forget();
+        failed.map_or(Ok(all.answer()), Err)
+    }
+
+    /// What can be asked of one server at once, in the order of the shards.
+    fn shards(&self, shards: impl Iterator<Item = u64>) -> SmallVec<[Places; 1]> {
+        let shards: SmallVec<[u64; 4]> = shards.collect();
+        let mut places: Places = (0..shards.len()).collect();
+        if !self.link.is_cluster() {
+            return SmallVec::from_iter([places]);
+        }
+        places.sort_by_key(|&place| shards[place]);
+        places.chunk_by(|&one, &other| shards[one] == shards[other]).map(Places::from).collect()
+    }
+}
+
+fn refuses(charges: &[Charge], answer: &Answer) -> bool {
+    let mut each = charges.iter().zip(&answer.usages);
+    each.any(|(charge, usage)| charge.mode == Mode::Enforced && !usage.fits())
+}
+
+/// The charges that were made, by their places, and what gives them back.
+pub(super) fn made(
+    charges: &[Charge],
+    answer: &Answer,
+) -> impl Iterator<Item = (usize, Correction)> {
+    let passes = !refuses(charges, answer);
+    let each = charges.iter().zip(&answer.usages).enumerate();
+    let made =
+        each.filter(move |(_, (charge, usage))| passes && charge.uses_units() && usage.fits());
+    made.map(|(place, (charge, _))| {
+        let (change, charged_at) = (Change::GiveBack(charge.cost), Some(answer.at));
+        (place, Correction { charge: *charge, charged_at, change })
+    })
+}
+
+/// The answers of several shards.
+struct Collected {
+    usages: Usages,
+    at: Option<Now>,
+}
+
+impl Collected {
+    fn new(length: usize) -> Self {
+        Self { usages: smallvec::smallvec![Usage::unknown(); length], at: None }
+    }
+
+    fn add(&mut self, places: &[usize], answer: &Answer) {
+        places.iter().zip(&answer.usages).for_each(|(&place, usage)| self.usages[place] = *usage);
+        // The earliest: what is given back to a later time than it was used could be used twice.
+        let earlier = self.at.filter(|at| at.monotonic() <= answer.at.monotonic());
+        self.at = Some(earlier.unwrap_or(answer.at));
+    }
+
+    fn answer(self) -> Answer {
+        Answer { usages: self.usages, at: self.at.unwrap_or(Now::ZERO) }
+    }
+}
