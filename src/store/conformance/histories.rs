@@ -176,7 +176,7 @@ async fn compare(subject: &Subject<'_>, memory: &Subject<'_>, History { plans, s
             Step::Charge(asks) => {
                 let charges: Vec<_> = asks.iter().map(|asks| asks.charge(memory, plans)).collect();
                 let expected = memory.charge(&charges).await;
-                let context = || format!("{charges:#?} at {}", memory.now.get());
+                let context = || format!("{charges:#?} at {}", memory.micros());
                 assert_eq!(subject.charge(&charges).await, expected, "{}", context());
                 charged_at = Some(memory.now());
                 times = expected.iter().flat_map(|&(wait, _, reset)| [wait, reset]).collect();
@@ -188,7 +188,7 @@ async fn compare(subject: &Subject<'_>, memory: &Subject<'_>, History { plans, s
                 };
                 let corrections: Vec<_> = asks.iter().map(correction).collect();
                 let expected = memory.correct(&corrections).await;
-                let context = || format!("{corrections:#?} at {}", memory.now.get());
+                let context = || format!("{corrections:#?} at {}", memory.micros());
                 assert_eq!(subject.correct(&corrections).await, expected, "{}", context());
             }
             Step::Later(later) => {
@@ -203,7 +203,7 @@ async fn compare(subject: &Subject<'_>, memory: &Subject<'_>, History { plans, s
                         shortest.map_or(0, |time| time - u64::from(!exactly))
                     }
                 };
-                if micros < END - memory.now.get() {
+                if micros < END - memory.micros() {
                     memory.pass(micros);
                     subject.pass(micros);
                 }

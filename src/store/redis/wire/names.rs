@@ -1,5 +1,7 @@
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 
+#[cfg(test)]
+use crate::clock::Now;
 use crate::{algorithm::Algorithm, store::Charge};
 
 /// Of a cluster.
@@ -7,17 +9,24 @@ const SLOTS: u16 = 16_384;
 
 /// How counts are called in Redis.
 #[derive(Clone, Debug)]
-pub(super) struct Names {
+pub(in super::super) struct Names {
     prefix: String,
+    /// What a test says that the time is, if it does.
+    #[cfg(test)]
+    pub(super) time: std::sync::Arc<std::sync::Mutex<Option<Now>>>,
 }
 
 impl Names {
     /// Without a brace in `prefix`, so that the shard decides alone where a cluster keeps a key.
-    pub(super) fn new(prefix: impl Into<String>) -> Self {
-        Self { prefix: prefix.into() }
+    pub(in super::super) fn new(prefix: impl Into<String>) -> Self {
+        Self {
+            prefix: prefix.into(),
+            #[cfg(test)]
+            time: std::sync::Arc::default(),
+        }
     }
 
-    pub(super) fn prefix(&self) -> &str {
+    pub(in super::super) fn prefix(&self) -> &str {
         &self.prefix
     }
 
@@ -55,4 +64,41 @@ pub(super) fn slot(shard: u64) -> u16 {
 /// In 11 characters.
 fn push(name: &mut String, number: u64) {
     URL_SAFE_NO_PAD.encode_string(number.to_be_bytes(), name);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::quota::Quota;
+
+    const CHARGE: Charge =
+        Charge::new(3, 1 << 64 | 2, Algorithm::TokenBucket, Quota::per_second(1));
+
+    #[test]
+    fn a_name_is_short_and_no_other_s() {
+        let names = Names::new("test");
+        let name = names.count(&CHARGE);
+        assert_eq!(name, "test:{AAAAAAAAAAI}AAAAAAAAAAIt");
+        let others = [
+            Charge { key: 1 << 64 | 3, ..CHARGE },
+            Charge { key: 2 << 64 | 2, ..CHARGE },
+            Charge { policy: 4, ..CHARGE },
+            Charge { shard: 3, ..CHARGE },
+            Charge { shard: 3, key: 1 << 64 | 3, ..CHARGE },
+            Charge { algorithm: Algorithm::FixedWindow, ..CHARGE },
+            Charge { algorithm: Algorithm::SlidingWindow, ..CHARGE },
+        ];
+        let mut all: Vec<_> = others.iter().map(|charge| names.count(charge)).collect();
+        all.extend([name, Names::new("other").count(&CHARGE)]);
+        all.sort();
+        let count = all.len();
+        all.dedup();
+        assert_eq!(all.len(), count, "{all:?}");
+    }
+
+    #[test]
+    fn a_shard_has_one_slot() {
+        // Told by `CLUSTER KEYSLOT`.
+        assert_eq!([0, 1, u64::MAX].map(slot), [8_595, 8_471, 13_281]);
+    }
 }
