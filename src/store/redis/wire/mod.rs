@@ -11,6 +11,8 @@ use redis::{
     aio::ConnectionLike,
 };
 
+use smallvec::SmallVec;
+
 pub(super) use self::names::Names;
 use crate::{
     algorithm::Algorithm,
@@ -25,7 +27,7 @@ const EXACT: u64 = 1 << 53;
 /// Counts of the script end here, far above every quota.
 const MOST: u64 = 1 << 52;
 /// The packed size of an operation.
-const OPERATION: usize = 2 + 5 * 7;
+const OPERATION: usize = 2 + 9 + 1 + 5 * 7;
 /// Of each operation, the script answers with so many numbers.
 const NUMBERS: usize = 3;
 
@@ -81,15 +83,22 @@ impl Request {
         operations: usize,
         each: impl Iterator<Item = (&'a Charge, Operation)> + Clone,
     ) -> Self {
-        let mut command = Cmd::with_capacity(4 + operations, 96 + operations * (OPERATION + 64));
-        command.arg("EVALSHA").arg(SCRIPT.0.get_hash()).arg(operations);
+        let mut keys: SmallVec<[&Charge; 4]> = SmallVec::new();
         let mut packed = Vec::with_capacity(operations * OPERATION);
-        let mut shard = 0;
         for (charge, operation) in each {
-            shard = charge.shard;
-            command.arg(names.count(charge));
-            operation.pack(charge, &mut packed);
+            let is_same = |other: &&Charge| (other.shard, other.key) == (charge.shard, charge.key);
+            let number = keys.iter().position(is_same).unwrap_or_else(|| {
+                keys.push(charge);
+                keys.len() - 1
+            });
+            operation.pack(charge, number, &mut packed);
         }
+        let mut command = Cmd::with_capacity(4 + keys.len(), 96 + keys.len() * 64 + packed.len());
+        command.arg("EVALSHA").arg(SCRIPT.0.get_hash()).arg(keys.len());
+        for key in &keys {
+            command.arg(names.key(key));
+        }
+        let shard = keys.last().map_or(0, |key| key.shard);
         command.arg(packed);
         let request = Self { command, operations, shard };
         #[cfg(test)]
@@ -189,13 +198,11 @@ impl Operation {
         Self { action, first: charged_at, units }
     }
 
-    fn pack(&self, charge: &Charge, packed: &mut Vec<u8>) {
-        let algorithm = match charge.algorithm {
-            Algorithm::TokenBucket => 1,
-            Algorithm::FixedWindow => 2,
-            Algorithm::SlidingWindow => 3,
-        };
-        packed.extend([algorithm, self.action]);
+    /// `key` is the number of the charge's key.
+    fn pack(&self, charge: &Charge, key: usize, packed: &mut Vec<u8>) {
+        packed.extend((key as u16 + 1).to_le_bytes());
+        packed.extend(names::field(charge));
+        packed.push(self.action);
         let Rate { units, window, capacity } = Rate::new(charge.algorithm, &charge.quota);
         for number in [self.first, self.units.min(MOST), units, window, capacity] {
             packed.extend(&number.to_le_bytes()[..7]);

@@ -30,27 +30,32 @@ impl Names {
         &self.prefix
     }
 
-    /// Where a charge is counted: in the part of a cluster that its shard says, and under no name of
-    /// another key or policy. Algorithms cannot read each other's counts, so each has its own.
-    pub(super) fn count(&self, charge: &Charge) -> String {
-        let (shard, slot) = (charge.shard, charge.slot());
-        let (both, key) = ((slot >> 64) as u64, slot as u64);
-        let mut name = String::with_capacity(self.prefix.len() + 38);
+    /// Where the counts of a key are: in the part of a cluster that its shard says.
+    pub(super) fn key(&self, charge: &Charge) -> String {
+        let (high, low) = ((charge.key >> 64) as u64, charge.key as u64);
+        let mut name = String::with_capacity(self.prefix.len() + 36);
         name.push_str(&self.prefix);
         name.push_str(":{");
-        push(&mut name, shard);
+        push(&mut name, charge.shard);
         name.push('}');
-        push(&mut name, both);
-        if key != shard {
-            push(&mut name, key);
+        push(&mut name, high);
+        if low != charge.shard {
+            push(&mut name, low);
         }
-        name.push(match charge.algorithm {
-            Algorithm::TokenBucket => 't',
-            Algorithm::FixedWindow => 'f',
-            Algorithm::SlidingWindow => 's',
-        });
         name
     }
+}
+
+/// The field of a policy. Algorithms cannot read each other's counts, so each has its own.
+pub(super) fn field(charge: &Charge) -> [u8; 9] {
+    let mut field = [0; 9];
+    field[..8].copy_from_slice(&charge.policy.to_le_bytes());
+    field[8] = match charge.algorithm {
+        Algorithm::TokenBucket => 1,
+        Algorithm::FixedWindow => 2,
+        Algorithm::SlidingWindow => 3,
+    };
+    field
 }
 
 /// The slot of a cluster that the keys of a shard are in: of what is between the braces of their
@@ -77,8 +82,8 @@ mod tests {
     #[test]
     fn a_name_is_short_and_no_other_s() {
         let names = Names::new("test");
-        let name = names.count(&CHARGE);
-        assert_eq!(name, "test:{AAAAAAAAAAI}AAAAAAAAAAIt");
+        assert_eq!(names.key(&CHARGE), "test:{AAAAAAAAAAI}AAAAAAAAAAE");
+        let place = |names: &Names, charge: &Charge| (names.key(charge), field(charge));
         let others = [
             Charge { key: 1 << 64 | 3, ..CHARGE },
             Charge { key: 2 << 64 | 2, ..CHARGE },
@@ -88,8 +93,8 @@ mod tests {
             Charge { algorithm: Algorithm::FixedWindow, ..CHARGE },
             Charge { algorithm: Algorithm::SlidingWindow, ..CHARGE },
         ];
-        let mut all: Vec<_> = others.iter().map(|charge| names.count(charge)).collect();
-        all.extend([name, Names::new("other").count(&CHARGE)]);
+        let mut all: Vec<_> = others.iter().map(|charge| place(&names, charge)).collect();
+        all.extend([place(&names, &CHARGE), place(&Names::new("other"), &CHARGE)]);
         all.sort();
         let count = all.len();
         all.dedup();

@@ -104,7 +104,7 @@ impl Sent {
 
     /// In milliseconds; below 0 where there is no key.
     fn ttl(&mut self, charge: &Charge) -> i64 {
-        redis::cmd("PTTL").arg(self.names.count(charge)).query(&mut self.connection).unwrap()
+        redis::cmd("PTTL").arg(self.names.key(charge)).query(&mut self.connection).unwrap()
     }
 }
 
@@ -124,10 +124,11 @@ fn a_count_is_kept_as_long_as_it_says_something() {
     let mut sent = Sent::start();
     let hour = Quota::per_hour(3_600);
     for (algorithm, millis) in [
-        (Algorithm::TokenBucket, 2_000..=2_001),
+        // And a quarter longer.
+        (Algorithm::TokenBucket, 2_500..=2_501),
         // The hour ends in half a minute.
-        (Algorithm::FixedWindow, 30_000..=30_001),
-        (Algorithm::SlidingWindow, 3_600_000..=3_600_001),
+        (Algorithm::FixedWindow, 37_500..=37_501),
+        (Algorithm::SlidingWindow, 4_500_000..=4_500_001),
     ] {
         let charge = Charge { cost: 2, ..charge(algorithm, hour) };
         assert_eq!(sent.charge(START, Charge { cost: 0, ..charge }), (0, 3_600));
@@ -221,14 +222,26 @@ fn a_server_that_does_not_know_the_script_is_sent_it_once() {
         assert_eq!(answer.usages[1].remaining(), 9 - round, "each is charged once");
         assert_eq!(sent.server.calls("eval"), sources);
     }
-    let calls = ["evalsha", "mget", "set", "time"].map(|command| sent.server.calls(command));
-    assert_eq!(calls, [4, 4, 8, 4], "each request reads at once, and writes each state once");
+    let calls = ["evalsha", "hmget", "hset", "time"].map(|command| sent.server.calls(command));
+    assert_eq!(calls, [4; 4], "each request reads at once, and writes at once");
     // A refusal and a question write nothing.
     let over = charges.map(|charge| Charge { cost: 11, ..charge });
     let peek = charges.map(|charge| Charge { mode: Mode::Peek, ..charge });
     sent.run(&Request::charge(&sent.names, &over));
     sent.run(&Request::charge(&sent.names, &peek));
-    assert_eq!(["set", "del"].map(|command| sent.server.calls(command)), [8, 0]);
+    assert_eq!(["hset", "hdel"].map(|command| sent.server.calls(command)), [4, 0]);
+}
+
+#[test]
+fn it_is_seldom_said_again_how_long_a_count_is_kept() {
+    let mut sent = Sent::start();
+    let charge = charge(Algorithm::SlidingWindow, Quota::per_hour(1_000));
+    for second in 0..600 {
+        assert_eq!(sent.charge(START + second * SECOND, charge).0, 0);
+    }
+    assert_eq!(sent.server.calls("pexpire"), 1);
+    assert_eq!(sent.charge(START + 901 * SECOND, charge), (0, 399));
+    assert_eq!(sent.server.calls("pexpire"), 2);
 }
 
 #[test]
@@ -236,7 +249,7 @@ fn what_others_left_under_a_name_is_no_error() {
     let mut sent = Sent::start();
     for algorithm in ALGORITHMS {
         let charge = charge(algorithm, Quota::per_hour(10));
-        let name = sent.names.count(&charge);
+        let name = sent.names.key(&charge);
         for text in ["", "x", "a text that is as long as the state of a bucket", &"x".repeat(42)] {
             redis::cmd("SET").arg(&name).arg(text).exec(&mut sent.connection).unwrap();
             sent.charge(START, charge);
