@@ -15,6 +15,7 @@ pub(crate) async fn keeps_every_promise(store: &dyn Store) {
         a_sliding_window_passes_over_each_use
         uses_of_one_sixtieth_of_a_window_leave_together
         a_retry_in_time_passes_and_no_earlier_one
+        centuries_are_told_exactly
         what_costs_nothing_uses_nothing
         what_costs_more_than_the_quota_never_fits
         units_ahead_have_to_fit_as_well
@@ -129,6 +130,19 @@ async fn a_retry_in_time_passes_and_no_earlier_one(subject: &Subject<'_>) {
         subject.pass(1);
         assert_eq!(subject.ask(charge).await.0, 0, "{algorithm:?}");
     }
+}
+
+async fn centuries_are_told_exactly(subject: &Subject<'_>) {
+    // The first window began in 1970. Three of them are more microseconds than a double can count.
+    let quota = Quota::per_window(1, Duration::from_micros(3_016_523_538_046_877));
+    let (second, fourth) = (1_311_120_768_046_877, 7_344_167_844_140_631);
+    assert_eq!(subject.uses(FixedWindow, quota, 1).await, (0, 0, second));
+    assert_eq!(subject.uses(FixedWindow, quota, 3).await, (fourth, 0, second));
+    let charge = subject.one(2, TokenBucket, quota.burst(2));
+    assert_eq!(subject.ask(Charge { cost: 2, ..charge }).await, (0, 0, 3_016_523_538_046_877));
+    subject.pass(1);
+    let told = (6_033_047_076_093_753, 0, 3_016_523_538_046_876);
+    assert_eq!(subject.ask(Charge { cost: 2, ..charge }).await, told);
 }
 
 async fn what_costs_nothing_uses_nothing(subject: &Subject<'_>) {

@@ -137,7 +137,7 @@ local function fixed_window()
   end
 
   local function until_end(state, windows)
-    return windows * state.window - (now - state.start)
+    return (windows - 1) * state.window + (state.window - (now - state.start))
   end
 
   function count.wait(state, units)
@@ -318,6 +318,7 @@ local function tell(place, state, wait)
   answer[last - 2], answer[last - 1], answer[last] = min(wait, EXACT), left, min(reset, EXACT)
 end
 
+-- To take nothing leaves all as it is, also what another plan says of it.
 local function correct(place, state, change, units, charged_at)
   if change == GIVE_BACK then
     state.algorithm.give_back(state, units, charged_at)
