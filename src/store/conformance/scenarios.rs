@@ -15,6 +15,7 @@ pub(crate) async fn keeps_every_promise(store: &dyn Store) {
         a_sliding_window_passes_over_each_use
         uses_of_one_sixtieth_of_a_window_leave_together
         a_retry_in_time_passes_and_no_earlier_one
+        centuries_are_told_exactly
         what_costs_nothing_uses_nothing
         what_costs_more_than_the_quota_never_fits
         units_ahead_have_to_fit_as_well
@@ -129,6 +130,19 @@ async fn a_retry_in_time_passes_and_no_earlier_one(subject: &Subject<'_>) {
         subject.pass(1);
         assert_eq!(subject.ask(charge).await.0, 0, "{algorithm:?}");
     }
+}
+
+async fn centuries_are_told_exactly(subject: &Subject<'_>) {
+    // The first window began in 1970. Three of them are more microseconds than a double can count.
+    let quota = Quota::per_window(1, Duration::from_micros(3_016_523_538_046_877));
+    let (second, fourth) = (1_311_120_768_046_877, 7_344_167_844_140_631);
+    assert_eq!(subject.uses(FixedWindow, quota, 1).await, (0, 0, second));
+    assert_eq!(subject.uses(FixedWindow, quota, 3).await, (fourth, 0, second));
+    let charge = subject.one(2, TokenBucket, quota.burst(2));
+    assert_eq!(subject.ask(Charge { cost: 2, ..charge }).await, (0, 0, 3_016_523_538_046_877));
+    subject.pass(1);
+    let told = (6_033_047_076_093_753, 0, 3_016_523_538_046_876);
+    assert_eq!(subject.ask(Charge { cost: 2, ..charge }).await, told);
 }
 
 async fn what_costs_nothing_uses_nothing(subject: &Subject<'_>) {
@@ -363,22 +377,23 @@ async fn huge_numbers_are_no_error(subject: &Subject<'_>) {
     let quotas = [
         Quota::per_second(1),
         Quota::per_window(crate::quota::MAX_UNITS, Duration::from_nanos(1)),
-        Quota::per_window(1, Duration::from_secs(100 * 365 * 86_400))
-            .burst(crate::quota::MAX_UNITS),
+        Quota::per_window(1, Duration::from_secs(100 * 365 * 86_400)).burst(3),
         Quota::unlimited(),
     ];
     for (number, quota) in (1..).zip(quotas) {
         for algorithm in ALGORITHMS {
             let charge = subject.one(number, algorithm, quota);
             let huge = Charge { cost: u64::MAX, ahead: u64::MAX, ..charge };
-            let expected = quota.is_unlimited();
-            let (wait, ..) = subject.ask(huge).await;
-            assert!(wait > 0 || expected, "{huge:?} does not fit");
-            for change in [Change::Take(u64::MAX), Change::Take(1), Change::GiveBack(u64::MAX)] {
-                let far = Some((1 << 53) - 1);
-                subject.change(charge, far, change).await;
-                subject.change(charge, Some(0), change).await;
+            assert!(subject.ask(huge).await.0 > 0 || quota.is_unlimited(), "{huge:?} does not fit");
+            for units in [u64::MAX, 1 << 56] {
+                let left = subject.change(charge, None, Change::Take(units)).await.1;
+                assert!(left == 0 || quota.is_unlimited(), "{algorithm:?}: {left} of {quota:?}");
                 subject.ask(huge).await;
+                let give_back = Change::GiveBack(u64::MAX);
+                subject.change(charge, Some(1 << 60), give_back).await;
+                subject.change(charge, Some(0), give_back).await;
+                let left = subject.change(charge, None, Change::GiveBack(units)).await.1;
+                assert!(left >= algorithm.capacity(&quota) || quota.is_unlimited(), "{charge:?}");
             }
         }
     }

@@ -149,6 +149,12 @@ fn a_count_is_kept_as_long_as_it_says_something() {
         sent.correct(START, charge, Change::GiveBack(1));
         assert_eq!(sent.ttl(&charge), -2, "{algorithm:?}: there was nothing to give back");
     }
+    // For less than the shortest time that Redis knows.
+    let short = Quota::per_window(1, Duration::from_micros(3));
+    for algorithm in ALGORITHMS {
+        let charge = Charge { policy: 2 << 40, ..charge(algorithm, short) };
+        assert_eq!(sent.charge(START, charge), (0, 0), "{algorithm:?}");
+    }
     // Far longer than Redis can say: it is kept, and still has a time to live.
     let century = Quota::per_window(1, Duration::from_secs(100 * 365 * 86_400)).burst(1 << 49);
     let slow = Charge { cost: 1 << 49, ..charge(Algorithm::TokenBucket, century) };
