@@ -242,3 +242,68 @@ async fn a_flood_costs_the_server_nothing() {
     assert!(limiter.decide(&request(&[("x-key", "other")])).await.is_allowed());
     assert_eq!(limiter.peek_request(&flood).await.outcomes()[1].remaining(), 997);
 }
+
+#[tokio::test]
+async fn requests_are_held_on_each_replica_and_pass_as_fast_as_all_may() {
+    let server = Server::start();
+    let twenty_a_second = || {
+        Policy::token_bucket("p", Quota::per_second(20).burst(1))
+            .key(header("x-key"))
+            .or_skip()
+            .hold(Duration::from_secs(30))
+    };
+    let replica = || limiter(RedisStore::builder(server.url()), [twenty_a_second()]);
+    let mut asking = tokio::task::JoinSet::new();
+    let replicas = [replica(), replica()];
+    for limiter in &replicas {
+        for _ in 0..8 {
+            let limiter = limiter.clone();
+            asking.spawn(async move { limiter.decide(&request(&[("x-key", "k")])).await });
+        }
+    }
+    while server.calls("evalsha") < 16 {
+        tokio::task::yield_now().await;
+    }
+    // One that leaves while it is held has used nothing.
+    let leaves = request(&[("x-key", "k")]);
+    let leaves = replicas[0].decide(&leaves);
+    assert!(tokio::time::timeout(Duration::from_millis(60), leaves).await.is_err());
+
+    let decisions = asking.join_all().await;
+    let mut passed: Vec<_> = decisions.iter().map(|decision| decision.decided_at()).collect();
+    assert!(decisions.iter().all(|decision| decision.is_allowed()));
+    passed.sort();
+    let unit = Duration::from_millis(50);
+    assert!(passed.windows(2).all(|two| two[1] - two[0] >= unit), "{passed:?}");
+    assert_eq!(decisions.iter().filter(|decision| !decision.held().is_zero()).count(), 15);
+}
+
+#[tokio::test]
+async fn a_response_settles_what_the_server_counts() {
+    let server = Server::start();
+    let failures = policy("failures", "x-key", Quota::per_hour(3))
+        .settle(|response| Some(u64::from(response.status == http::StatusCode::UNAUTHORIZED)));
+    let limiter = limiter(RedisStore::builder(server.url()), [failures]);
+    let layer = tower_quota::RateLimitLayer::new(limiter);
+    let service = tower::ServiceBuilder::new().layer(layer);
+    let service = service.service_fn(async |request: Request<()>| -> Result<_, ()> {
+        let fails = request.headers().contains_key("x-wrong");
+        let status = if fails { 401 } else { 200 };
+        let response = http::Response::builder().status(status);
+        Ok(response.body(http_body_util::Full::<bytes::Bytes>::default()).unwrap())
+    });
+    let ask = async |headers: &[(&str, &str)]| {
+        let request = Request::from_parts(request(headers), ());
+        let response = tower::ServiceExt::oneshot(service.clone(), request).await.unwrap();
+        let left = &response.headers()["x-ratelimit-remaining"];
+        (response.status().as_u16(), left.to_str().unwrap().to_owned())
+    };
+    for _ in 0..9 {
+        assert_eq!(ask(&[("x-key", "k")]).await, (200, "3".to_owned()));
+    }
+    let wrong = [("x-key", "k"), ("x-wrong", "1")];
+    for left in ["2", "1", "0"] {
+        assert_eq!(ask(&wrong).await, (401, left.to_owned()));
+    }
+    assert_eq!(ask(&wrong).await, (429, "0".to_owned()));
+}
