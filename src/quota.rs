@@ -11,6 +11,9 @@ pub(crate) const MAX_WINDOW: u64 = 100 * 365 * 86_400 * NANOS_PER_SECOND;
 
 pub(crate) const NANOS_PER_SECOND: u64 = 1_000_000_000;
 
+/// More than any burst may be.
+const NO_BURST: u64 = u64::MAX;
+
 /// Units per window, and the burst allowed at once.
 ///
 /// A unit is one request, unless the policy says that a request costs more.
@@ -31,7 +34,8 @@ pub(crate) const NANOS_PER_SECOND: u64 = 1_000_000_000;
 pub struct Quota {
     units: u64,
     window: u64,
-    burst: Option<u64>,
+    /// Or `NO_BURST`: an option would take twice the room, and each decision holds some quotas.
+    burst: u64,
 }
 
 impl Quota {
@@ -74,14 +78,14 @@ impl Quota {
     }
 
     const fn per_nanos(units: u64, window: u64) -> Self {
-        Self { units, window, burst: None }
+        Self { units, window, burst: NO_BURST }
     }
 
     /// How many units a token bucket holds when full, which is what may be used at once.
     /// Default: the units of one window. Windows have no burst.
     #[must_use]
     pub const fn burst(mut self, units: u64) -> Self {
-        self.burst = Some(units);
+        self.burst = if units == NO_BURST { NO_BURST - 1 } else { units };
         self
     }
 
@@ -92,7 +96,7 @@ impl Quota {
             return *self;
         }
         let share = |units: u64| (units / u64::from(replicas)).max(1);
-        Self { units: share(self.units), burst: self.burst.map(share), ..*self }
+        Self { units: share(self.units), burst: self.own_burst().map_or(NO_BURST, share), ..*self }
     }
 
     /// Units per window.
@@ -110,10 +114,7 @@ impl Quota {
     /// The most that can be used at once: the burst, or else the units of one window.
     #[must_use]
     pub const fn capacity(&self) -> u64 {
-        match self.burst {
-            Some(burst) => burst,
-            None => self.units,
-        }
+        if self.has_burst() { self.burst } else { self.units }
     }
 
     /// Whether this is [`Quota::unlimited`].
@@ -127,7 +128,11 @@ impl Quota {
     }
 
     pub(crate) const fn has_burst(&self) -> bool {
-        self.burst.is_some()
+        self.burst != NO_BURST
+    }
+
+    fn own_burst(&self) -> Option<u64> {
+        self.has_burst().then_some(self.burst)
     }
 
     /// What is wrong with this quota, and what to write instead.
@@ -150,10 +155,10 @@ impl Quota {
         if self.window > MAX_WINDOW {
             return Some("the window is longer than a hundred years; write a shorter one".into());
         }
-        match self.burst {
+        match self.own_burst() {
             Some(0) => Some("a burst of 0 refuses every request; write at least 1".into()),
             Some(burst) if burst > MAX_UNITS => Some(format!(
-                "a burst of {burst} is more than a header can carry; write at most {MAX_UNITS}"
+                "the burst is more than a header can carry; write at most {MAX_UNITS}"
             )),
             _ => None,
         }
@@ -166,6 +171,6 @@ impl fmt::Debug for Quota {
             return f.write_str("unlimited");
         }
         write!(f, "{} per {:?}", self.units, self.window())?;
-        self.burst.map_or(Ok(()), |burst| write!(f, ", burst {burst}"))
+        self.own_burst().map_or(Ok(()), |burst| write!(f, ", burst {burst}"))
     }
 }

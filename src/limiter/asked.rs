@@ -197,18 +197,25 @@ impl Decision {
         self.all().map(|outcome| inner.rule(outcome.place).hold).max().unwrap_or_default()
     }
 
+    /// The decision is made, without the store: nothing but a missing key counts.
+    #[inline]
+    pub(super) fn finish_uncounted(&mut self, now: Now) {
+        self.retain(|outcome| !has_key(outcome));
+        self.close(now, Duration::ZERO);
+    }
+
     /// The decision is made.
     #[inline]
     pub(super) fn finish(&mut self, now: Now, held: Duration) {
-        if !self.needs_store() {
-            // Nothing else was counted.
-            self.outcomes.retain(|outcome| !has_key(outcome));
-            self.dry_runs.retain(|outcome| !has_key(outcome));
-        } else if self.all().any(|outcome| !outcome.usage.is_known()) {
-            self.outcomes.retain(|outcome| outcome.usage.is_known());
-            self.dry_runs.retain(|outcome| outcome.usage.is_known());
+        if self.all().any(|outcome| !outcome.usage.is_known()) {
+            self.retain(|outcome| outcome.usage.is_known());
         }
         self.close(now, held);
+    }
+
+    fn retain(&mut self, keeps: impl Fn(&Outcome) -> bool) {
+        self.outcomes.retain(|outcome| keeps(outcome));
+        self.dry_runs.retain(|outcome| keeps(outcome));
     }
 }
 

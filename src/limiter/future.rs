@@ -192,7 +192,7 @@ impl Inner {
             }
             decision.finish(at, Duration::ZERO);
         } else {
-            decision.finish(now, Duration::ZERO);
+            decision.finish_uncounted(now);
         }
         self.observe(decision);
         None

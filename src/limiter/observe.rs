@@ -32,7 +32,8 @@ impl Inner {
         if !held.is_zero() {
             tracing::debug!(category, ?held, "a request was held");
         }
-        let Some((reason, outcome)) = decision.reason().zip(decision.tightest()) else { return };
+        let Some(reason) = decision.reason() else { return };
+        let Some(outcome) = decision.tightest() else { return };
         tracing::debug!(
             policy = outcome.policy(),
             category,
