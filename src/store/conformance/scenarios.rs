@@ -394,6 +394,13 @@ async fn huge_numbers_are_no_error(subject: &Subject<'_>) {
                 subject.change(charge, Some(0), give_back).await;
                 let left = subject.change(charge, None, Change::GiveBack(units)).await.1;
                 assert!(left >= algorithm.capacity(&quota) || quota.is_unlimited(), "{charge:?}");
+                // No sum wraps around.
+                for _ in 0..16 {
+                    subject.change(charge, None, Change::Take(units)).await;
+                }
+                let left = subject.peek(charge).await.1;
+                assert!(left == 0 || quota.is_unlimited(), "{algorithm:?}: {left} of {quota:?}");
+                subject.change(charge, None, Change::Reset).await;
             }
         }
     }

@@ -164,6 +164,23 @@ fn a_count_is_kept_as_long_as_it_says_something() {
 }
 
 #[test]
+fn a_key_is_kept_as_long_as_the_longest_of_its_counts() {
+    for swapped in [false, true] {
+        let mut sent = Sent::start();
+        let long = charge(Algorithm::SlidingWindow, Quota::per_hour(10));
+        let short =
+            Charge { policy: 2 << 40, ..charge(Algorithm::TokenBucket, Quota::per_second(10)) };
+        let charges = if swapped { [short, long] } else { [long, short] };
+        let names = sent.names.clone();
+        sent.run(&Request::charge(&names, &charges).at(time(START), Duration::ZERO));
+        assert!(sent.ttl(&long) > 3_590_000, "swapped: {swapped}");
+        // Neither does a count that ends sooner end it sooner.
+        sent.charge(START + SECOND, short);
+        assert!(sent.ttl(&long) > 3_590_000, "swapped: {swapped}");
+    }
+}
+
+#[test]
 fn the_servers_clock_counts() {
     let mut sent = Sent::start();
     let names = sent.names.clone();
