@@ -1,8 +1,9 @@
 //! The connection: opened and healed in the background, and not asked while it fails.
 
 use std::{
+    mem,
     sync::{
-        Arc, Weak,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
     },
     time::Duration,
@@ -28,6 +29,9 @@ const SLOTS: usize = 16_384;
 /// Between two attempts to reach a server that is down.
 const FIRST_PAUSE: Duration = Duration::from_millis(25);
 const LONGEST_PAUSE: Duration = Duration::from_millis(400);
+/// One that fails again before this is left alone for longer: its probes succeed where requests do
+/// not, as when there is little memory left.
+const STEADY: Duration = Duration::from_secs(1);
 
 /// How long is waited for a server.
 #[derive(Clone, Copy, Debug)]
@@ -66,6 +70,13 @@ struct Opened {
 struct Part {
     failures: AtomicU32,
     is_down: AtomicBool,
+    pauses: Mutex<Pauses>,
+}
+
+impl Part {
+    fn pauses(&self) -> MutexGuard<'_, Pauses> {
+        self.pauses.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Opened {
@@ -131,7 +142,9 @@ impl Link {
             return Ok(Arc::clone(opened));
         }
         let mut state = self.state.subscribe();
-        self.change(|state| matches!(state, State::Closed), State::Opening);
+        if self.change(|state| matches!(state, State::Closed), State::Opening) {
+            tokio::spawn(keep_open(Keeper(Arc::downgrade(self))));
+        }
         let settled = state.wait_for(|state| matches!(state, State::Open(_) | State::Down));
         match timeout_at(deadline, settled).await {
             Ok(Ok(state)) => match &*state {
@@ -154,23 +167,20 @@ impl Link {
             }
         } else if !part.is_down.swap(true, Relaxed) {
             log_down(error);
-            tokio::spawn(heal(Arc::downgrade(self), Arc::clone(failed), request.shard()));
+            let (shard, slot) = (request.shard(), request.slot());
+            tokio::spawn(heal(Arc::downgrade(self), Arc::clone(failed), shard, slot));
         }
     }
 
-    /// Changes the state if it is the one expected, and opens the connection then.
-    fn change(self: &Arc<Self>, expected: impl Fn(&State) -> bool, to: State) -> bool {
-        let changed = self.state.send_if_modified(|state| {
+    /// Changes the state if it is the one expected.
+    fn change(&self, expected: impl Fn(&State) -> bool, to: State) -> bool {
+        self.state.send_if_modified(|state| {
             let changes = expected(state);
             if changes {
                 *state = to;
             }
             changes
-        });
-        if changed {
-            tokio::spawn(open(Opening(Arc::downgrade(self))));
-        }
-        changed
+        })
     }
 
     /// Whether the server of a shard does what is asked of it.
@@ -188,76 +198,102 @@ impl Link {
     }
 }
 
-/// The task that opens the connection. If its runtime ends first, the next request begins anew.
-struct Opening(Weak<Link>);
+/// The task that opens the connection, and opens it again when it is lost. The connection lives as
+/// long as the task's runtime; when that ends, the next request begins anew, on its own.
+struct Keeper(Weak<Link>);
 
-impl Drop for Opening {
+impl Drop for Keeper {
     fn drop(&mut self) {
-        let Some(link) = self.0.upgrade() else { return };
-        link.state.send_if_modified(|state| {
-            let given_up = matches!(state, State::Opening | State::Down);
-            if given_up {
-                *state = State::Closed;
-            }
-            given_up
-        });
+        if let Some(link) = self.0.upgrade() {
+            link.state.send_replace(State::Closed);
+        }
     }
 }
 
-async fn open(opening: Opening) {
-    let mut pauses = Pauses::new();
-    while let Some(link) = opening.0.upgrade() {
+async fn keep_open(keeper: Keeper) {
+    let (mut pauses, mut tells_evicting) = (Pauses::default(), true);
+    while let Some(link) = keeper.0.upgrade() {
         match link.try_to_open().await {
             Ok(opened) => {
-                let connection = opened.connection.clone();
+                let (connection, mut state) = (opened.connection.clone(), link.state.subscribe());
                 let before = link.state.send_replace(State::Open(Arc::new(opened)));
                 if matches!(before, State::Down) {
                     log_up();
                 }
-                let evicting = timeout(link.timeouts.response, connection.eviction_policy()).await;
-                if let Ok(Some(policy)) = evicting {
-                    log_evicting(&policy);
+                pauses.works();
+                if mem::take(&mut tells_evicting) {
+                    tokio::spawn(warn_if_evicting(connection, link.timeouts.response));
                 }
-                return;
+                drop(link);
+                let _ = state.wait_for(|state| !matches!(state, State::Open(_))).await;
+                sleep(pauses.again()).await;
             }
             Err(error) => {
                 if matches!(link.state.send_replace(State::Down), State::Opening) {
                     log_down(&error);
                 }
+                drop(link);
+                sleep(pauses.next()).await;
             }
         }
-        drop(link);
-        pauses.next().await;
     }
 }
 
-/// Waits until the server of `shard` works again.
-async fn heal(link: Weak<Link>, opened: Arc<Opened>, shard: u64) {
-    let mut pauses = Pauses::new();
+async fn warn_if_evicting(connection: Connection, within: Duration) {
+    if let Ok(Some(policy)) = timeout(within, connection.eviction_policy()).await {
+        log_evicting(&policy);
+    }
+}
+
+/// Waits until the server of a shard, and so of all its part, works again.
+async fn heal(link: Weak<Link>, opened: Arc<Opened>, shard: u64, slot: u16) {
+    let part = opened.part(slot);
+    let pause = part.pauses().again();
+    sleep(pause).await;
     while let Some(link) = link.upgrade() {
         if link.answers(&opened.connection, shard).await.is_ok() {
-            let part = opened.part((link.probe)(shard).slot());
+            part.pauses().works();
             part.failures.store(0, Relaxed);
             part.is_down.store(false, Relaxed);
             log_up();
             return;
         }
         drop(link);
-        pauses.next().await;
+        let pause = part.pauses().next();
+        sleep(pause).await;
     }
 }
 
-/// Longer and longer ones.
-struct Pauses(Duration);
+/// Between attempts: longer and longer ones, until it has worked for a while.
+struct Pauses {
+    next: Duration,
+    works_since: Option<Instant>,
+}
+
+impl Default for Pauses {
+    fn default() -> Self {
+        Self { next: FIRST_PAUSE, works_since: None }
+    }
+}
 
 impl Pauses {
-    fn new() -> Self {
-        Self(FIRST_PAUSE)
+    fn next(&mut self) -> Duration {
+        let pause = self.next;
+        self.next = (pause * 2).min(LONGEST_PAUSE);
+        pause
     }
 
-    async fn next(&mut self) {
-        sleep(self.0).await;
-        self.0 = (self.0 * 2).min(LONGEST_PAUSE);
+    fn works(&mut self) {
+        self.works_since = Some(Instant::now());
+    }
+
+    /// The first after it has worked.
+    fn again(&mut self) -> Duration {
+        if self.works_since.is_some_and(|since| since.elapsed() < STEADY) {
+            return self.next();
+        }
+        *self = Self::default();
+        Duration::ZERO
     }
 }
 
