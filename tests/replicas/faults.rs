@@ -112,7 +112,7 @@ pub fn leaving_callers() -> Row {
                 let since = if policy == 1 { now - now % day } else { 0 };
                 let used = run.used(policy, key, &(since..u64::MAX));
                 let used: u64 = used.iter().map(|one| one.units).sum();
-                assert!(used > 100, "{name} is used");
+                assert!(used > 0, "{name} is used");
                 // A bucket may have got some back: less than 12 in a second.
                 let back = if policy == 0 { 100 } else { 0 };
                 let expected = used.saturating_sub(back)..=used;

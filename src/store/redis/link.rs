@@ -29,8 +29,8 @@ const SLOTS: usize = 16_384;
 /// Between two attempts to reach a server that is down.
 const FIRST_PAUSE: Duration = Duration::from_millis(25);
 const LONGEST_PAUSE: Duration = Duration::from_millis(400);
-/// One that fails again before this is left alone for longer: its probes succeed where requests do
-/// not, as when there is little memory left.
+/// One that answers and fails again before this is left alone for longer: probes succeed where
+/// requests do not, as when there is little memory left.
 const STEADY: Duration = Duration::from_secs(1);
 
 /// How long is waited for a server.
@@ -56,7 +56,14 @@ enum State {
     Opening,
     Open(Arc<Opened>),
     /// It is being opened again, and nobody waits for it.
-    Down,
+    Down(Cause),
+}
+
+/// Why something is down.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Cause {
+    Failures,
+    ConnectionLost,
 }
 
 struct Opened {
@@ -121,17 +128,18 @@ impl Link {
             return Err(StoreError::new("a Redis server is down"));
         }
         let deadline = deadline.min(Instant::now() + self.timeouts.response);
-        let (times, error) = match timeout_at(deadline, opened.connection.run(request)).await {
+        let (cause, error) = match timeout_at(deadline, opened.connection.run(request)).await {
             Ok(Ok(answer)) => {
                 part.failures.store(0, Relaxed);
                 return Ok(answer);
             }
-            Ok(Err(error)) if error.is_lost => (FAILURES, error.into()),
-            Ok(Err(error)) => (1, error.into()),
-            Err(_) => (1, StoreError::new("a Redis server has not answered in time")),
+            Ok(Err(error)) if error.is_lost => (Cause::ConnectionLost, error.into()),
+            Ok(Err(error)) => (Cause::Failures, error.into()),
+            Err(_) => (Cause::Failures, StoreError::new("a Redis server has not answered in time")),
         };
-        if part.failures.fetch_add(times, Relaxed) + times >= FAILURES {
-            self.take_down(&opened, request, &error);
+        let failures = part.failures.fetch_add(1, Relaxed) + 1;
+        if cause == Cause::ConnectionLost || failures >= FAILURES {
+            self.take_down(&opened, request, cause, &error);
         }
         Err(error)
     }
@@ -145,7 +153,7 @@ impl Link {
         if self.change(|state| matches!(state, State::Closed), State::Opening) {
             tokio::spawn(keep_open(Keeper(Arc::downgrade(self))));
         }
-        let settled = state.wait_for(|state| matches!(state, State::Open(_) | State::Down));
+        let settled = state.wait_for(|state| matches!(state, State::Open(_) | State::Down(_)));
         match timeout_at(deadline, settled).await {
             Ok(Ok(state)) => match &*state {
                 State::Open(opened) => Ok(Arc::clone(opened)),
@@ -157,18 +165,24 @@ impl Link {
 
     /// Does without what has failed until it works again.
     #[cold]
-    fn take_down(self: &Arc<Self>, failed: &Arc<Opened>, request: &Request, error: &StoreError) {
+    fn take_down(
+        self: &Arc<Self>,
+        failed: &Arc<Opened>,
+        request: &Request,
+        cause: Cause,
+        error: &StoreError,
+    ) {
         let part = failed.part(request.slot());
         if !self.is_cluster() {
             let is_it =
                 |state: &State| matches!(state, State::Open(now) if Arc::ptr_eq(now, failed));
-            if self.change(is_it, State::Down) {
+            if self.change(is_it, State::Down(cause)) {
                 log_down(error);
             }
         } else if !part.is_down.swap(true, Relaxed) {
             log_down(error);
             let (shard, slot) = (request.shard(), request.slot());
-            tokio::spawn(heal(Arc::downgrade(self), Arc::clone(failed), shard, slot));
+            tokio::spawn(heal(Arc::downgrade(self), Arc::clone(failed), (shard, slot), cause));
         }
     }
 
@@ -215,9 +229,9 @@ async fn keep_open(keeper: Keeper) {
     while let Some(link) = keeper.0.upgrade() {
         match link.try_to_open().await {
             Ok(opened) => {
-                let (connection, mut state) = (opened.connection.clone(), link.state.subscribe());
+                let (connection, state) = (opened.connection.clone(), link.state.subscribe());
                 let before = link.state.send_replace(State::Open(Arc::new(opened)));
-                if matches!(before, State::Down) {
+                if matches!(before, State::Down(_)) {
                     log_up();
                 }
                 pauses.works();
@@ -225,11 +239,12 @@ async fn keep_open(keeper: Keeper) {
                     tokio::spawn(warn_if_evicting(connection, link.timeouts.response));
                 }
                 drop(link);
-                let _ = state.wait_for(|state| !matches!(state, State::Open(_))).await;
-                sleep(pauses.again()).await;
+                let Some(cause) = until_down(state).await else { return };
+                sleep(pauses.again(cause)).await;
             }
             Err(error) => {
-                if matches!(link.state.send_replace(State::Down), State::Opening) {
+                let down = State::Down(Cause::Failures);
+                if matches!(link.state.send_replace(down), State::Opening) {
                     log_down(&error);
                 }
                 drop(link);
@@ -239,6 +254,12 @@ async fn keep_open(keeper: Keeper) {
     }
 }
 
+/// `None`: the store is gone.
+async fn until_down(mut state: watch::Receiver<State>) -> Option<Cause> {
+    let down = state.wait_for(|state| matches!(state, State::Down(_))).await.ok()?;
+    if let State::Down(cause) = *down { Some(cause) } else { None }
+}
+
 async fn warn_if_evicting(connection: Connection, within: Duration) {
     if let Ok(Some(policy)) = timeout(within, connection.eviction_policy()).await {
         log_evicting(&policy);
@@ -246,9 +267,9 @@ async fn warn_if_evicting(connection: Connection, within: Duration) {
 }
 
 /// Waits until the server of a shard, and so of all its part, works again.
-async fn heal(link: Weak<Link>, opened: Arc<Opened>, shard: u64, slot: u16) {
+async fn heal(link: Weak<Link>, opened: Arc<Opened>, (shard, slot): (u64, u16), cause: Cause) {
     let part = opened.part(slot);
-    let pause = part.pauses().again();
+    let pause = part.pauses().again(cause);
     sleep(pause).await;
     while let Some(link) = link.upgrade() {
         if link.answers(&opened.connection, shard).await.is_ok() {
@@ -288,12 +309,17 @@ impl Pauses {
     }
 
     /// The first after it has worked.
-    fn again(&mut self) -> Duration {
-        if self.works_since.is_some_and(|since| since.elapsed() < STEADY) {
-            return self.next();
+    fn again(&mut self, cause: Cause) -> Duration {
+        let worked = self.works_since.map_or(Duration::MAX, |since| since.elapsed());
+        let steady = match cause {
+            Cause::Failures => STEADY,
+            // That says less about the server.
+            Cause::ConnectionLost => FIRST_PAUSE,
+        };
+        if worked >= steady || cause == Cause::ConnectionLost {
+            self.next = FIRST_PAUSE;
         }
-        *self = Self::default();
-        Duration::ZERO
+        if worked >= steady { Duration::ZERO } else { self.next() }
     }
 }
 
