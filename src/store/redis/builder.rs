@@ -7,8 +7,7 @@ use super::{
     connection::Servers,
     deny_cache::DenyCache,
     link::{Link, Timeouts},
-    names::Names,
-    wire::Request,
+    wire::{Names, Request},
 };
 use crate::error::BuildError;
 

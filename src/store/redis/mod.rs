@@ -5,10 +5,7 @@ mod connection;
 mod deny_cache;
 mod in_flight;
 mod link;
-mod names;
 mod shards;
-#[cfg(test)]
-mod tests;
 mod wire;
 
 use std::{fmt, sync::Arc};
@@ -17,7 +14,7 @@ use smallvec::SmallVec;
 use tokio::runtime::Handle;
 
 pub use self::builder::RedisStoreBuilder;
-use self::{deny_cache::DenyCache, in_flight::InFlight, link::Link, names::Names};
+use self::{deny_cache::DenyCache, in_flight::InFlight, link::Link, wire::Names};
 use super::{Charge, Correction, Store, StoreError, StoreFuture};
 use crate::clock::Now;
 
