@@ -193,3 +193,33 @@ async fn a_connection_that_fails_when_it_opens_is_given_up_once() {
     }
     assert_eq!(slow, 0, "requests wait though it is down");
 }
+
+/// What was carried out before its connection ended is not asked for once more: units would come
+/// back that were never used.
+#[tokio::test]
+async fn a_cluster_is_not_asked_twice() {
+    let cluster = Cluster::start();
+    let patience = Duration::from_secs(2);
+    let store = RedisStore::cluster(cluster.urls()).response_timeout(patience);
+    let limiter = limiter(store.decision_timeout(patience), OnStoreFailure::Refuse);
+    limiter.check("p", "k").cost(100).await.unwrap();
+    let counts = |node: &&Server| node.keys().iter().any(|key| !key.contains("{AAAAAAAAAAA}"));
+    let node = cluster.nodes().iter().find(counts).unwrap();
+
+    let mut others = node.connection();
+    let kill = redis::cmd("CLIENT").arg(&["KILL", "TYPE", "normal"]).get_packed_command();
+    node.pause();
+    let gives_back = {
+        let limiter = limiter.clone();
+        tokio::spawn(async move { limiter.give_back("p", "k").cost(10).await.unwrap() })
+    };
+    // In this order: units are given back, and before that is told, the connection ends.
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    others.send_packed_command(&kill).unwrap();
+    node.resume();
+    assert!(!is_counted(&gives_back.await.unwrap()), "it is not known whether they are");
+    heals(&limiter).await;
+    let left = limiter.peek("p", "k").await.unwrap().outcomes()[0].remaining();
+    // Of a thousand an hour, one may have come back by itself; and what was asked since is used.
+    assert!((900..=910).contains(&left), "{left} are left");
+}

@@ -1,18 +1,22 @@
 //! What the `redis` crate knows of servers, connections and errors.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use redis::{
-    AsyncConnectionConfig, Client, RedisError, RedisResult, Value, aio::MultiplexedConnection,
-    cluster::ClusterClient, cluster_async::ClusterConnection, cmd, from_redis_value,
+    AsyncConnectionConfig, Client, ErrorKind, RedisError, RedisResult, ServerErrorKind, Value,
+    aio::MultiplexedConnection, cluster::ClusterClient, cluster_async::ClusterConnection,
+    cluster_routing::SingleNodeRoutingInfo, cmd, from_redis_value,
 };
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::{
     link::Timeouts,
     wire::{self, Request},
 };
 use crate::store::{Answer, StoreError};
+
+/// Between two attempts while a cluster is being rearranged, as long as there is time to decide.
+const REARRANGING: Duration = Duration::from_millis(2);
 
 /// One server, or some of a cluster.
 #[derive(Clone)]
@@ -81,9 +85,44 @@ impl Connection {
     pub(super) async fn run(&self, request: &Request) -> Result<Answer, Failure> {
         let answer = match self {
             Self::One(connection) => wire::run(&mut connection.clone(), request).await,
-            Self::Cluster(connection) => wire::run(&mut connection.clone(), request).await,
+            Self::Cluster(connection) => run_in_cluster(&mut connection.clone(), request).await,
         };
         answer.map_err(Failure::from)
+    }
+}
+
+/// Runs the script, and asks again what a cluster has not done because it is being rearranged. What
+/// it may have done is not asked for twice, or units would be given back twice: its client retries
+/// nothing by itself.
+async fn run_in_cluster(
+    connection: &mut ClusterConnection,
+    request: &Request,
+) -> RedisResult<Answer> {
+    loop {
+        let mut answer = wire::run(connection, request).await;
+        if let Err(error) = &answer
+            && error.kind() == ErrorKind::Server(ServerErrorKind::Ask)
+            && let Some((host, port)) = error.redirect_node()
+        {
+            let node = SingleNodeRoutingInfo::ByAddress { host: host.to_owned(), port };
+            answer = wire::run_asking(connection, request, node).await;
+        }
+        match answer {
+            Err(error) if is_rearranged(&error) => sleep(REARRANGING).await,
+            answer => return answer,
+        }
+    }
+}
+
+/// Whether nothing was done because servers change their slots or their roles.
+fn is_rearranged(error: &RedisError) -> bool {
+    use ServerErrorKind::{Ask, ClusterDown, MasterDown, Moved, ReadOnly, TryAgain};
+    match error.kind() {
+        ErrorKind::ClusterConnectionNotFound => true,
+        ErrorKind::Server(kind) => {
+            matches!(kind, Ask | ClusterDown | MasterDown | Moved | ReadOnly | TryAgain)
+        }
+        _ => false,
     }
 }
 
