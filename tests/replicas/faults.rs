@@ -167,10 +167,18 @@ pub fn moved_slots() -> Row {
     let cluster = Cluster::start();
     let mut stage = Stage::start(&Orders::new(cluster.urls()));
     stage.pass(2);
-    let moved = stage.fault(|| cluster.move_slot_of(&a_hot_key(cluster.nodes())));
+    let moment = Duration::from_secs(1);
+    let moved =
+        stage.fault(|| cluster.move_slot_of(&a_hot_key(cluster.nodes()), || thread::sleep(moment)));
     stage.pass(3);
     assert!(moved > 0, "a count has moved");
-    stage.end().keeps_the_quota().row("a cluster's slot moved")
+    let run = stage.end();
+    let between = run.fault.start + 200_000..run.fault.end - 200_000;
+    for key in 0..KEYS {
+        let used = run.used(2, key, &between);
+        assert!(!used.is_empty(), "key {key} is counted while its slot is moved");
+    }
+    run.keeps_the_quota().row("a cluster's slot moved, which took 1 s")
 }
 
 /// The name of the counts of a hot key: each of the three policies has one there, where others have

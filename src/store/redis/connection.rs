@@ -100,11 +100,7 @@ async fn run_in_cluster(
 ) -> RedisResult<Answer> {
     loop {
         let mut answer = wire::run(connection, request).await;
-        if let Err(error) = &answer
-            && error.kind() == ErrorKind::Server(ServerErrorKind::Ask)
-            && let Some((host, port)) = error.redirect_node()
-        {
-            let node = SingleNodeRoutingInfo::ByAddress { host: host.to_owned(), port };
+        if let Some(node) = answer.as_ref().err().and_then(taking_over) {
             answer = wire::run_asking(connection, request, node).await;
         }
         match answer {
@@ -114,16 +110,22 @@ async fn run_in_cluster(
     }
 }
 
+/// The server that is taking over the slot that was asked for.
+fn taking_over(error: &RedisError) -> Option<SingleNodeRoutingInfo> {
+    let (node, _) = error.redirect_node()?;
+    let (host, port) = node.rsplit_once(':')?;
+    let is_it = error.kind() == ErrorKind::Server(ServerErrorKind::Ask);
+    let (host, port) = (host.to_owned(), port.parse().ok()?);
+    is_it.then_some(SingleNodeRoutingInfo::ByAddress { host, port })
+}
+
 /// Whether nothing was done because servers change their slots or their roles.
 fn is_rearranged(error: &RedisError) -> bool {
     use ServerErrorKind::{Ask, ClusterDown, MasterDown, Moved, ReadOnly, TryAgain};
-    match error.kind() {
-        ErrorKind::ClusterConnectionNotFound => true,
-        ErrorKind::Server(kind) => {
-            matches!(kind, Ask | ClusterDown | MasterDown | Moved | ReadOnly | TryAgain)
-        }
-        _ => false,
-    }
+    matches!(
+        error.kind(),
+        ErrorKind::Server(Ask | ClusterDown | MasterDown | Moved | ReadOnly | TryAgain)
+    )
 }
 
 fn evicting(told: Value) -> Option<String> {

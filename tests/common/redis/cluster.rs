@@ -89,9 +89,10 @@ impl Cluster {
         &self.nodes
     }
 
-    /// Gives the slot of a key to another master, with all keys in it; how many these were. Meanwhile
-    /// the one answers that keys have moved, the other takes them only when asked to.
-    pub fn move_slot_of(&self, key: &str) -> usize {
+    /// Gives the slot of a key to another master, with all keys in it; how many these were. Before the
+    /// slot's master is the other one, there is a moment in which it has the keys, and serves only who
+    /// is sent to it.
+    pub fn move_slot_of(&self, key: &str, moment: impl FnOnce()) -> usize {
         let from = self.master_of(key);
         let to = self.nodes.iter().take(MASTERS).find(|node| node.port() != from.port()).unwrap();
         let slot: u16 = from.ask(redis::cmd("CLUSTER").arg("KEYSLOT").arg(key)).unwrap();
@@ -112,6 +113,7 @@ impl Cluster {
             from.ask::<()>(migrate.arg("KEYS").arg(keys)).unwrap();
             moved += 1;
         }
+        moment();
         cluster_command(to, &["SETSLOT", &slot, "NODE", &to_id]);
         cluster_command(from, &["SETSLOT", &slot, "NODE", &to_id]);
         moved
