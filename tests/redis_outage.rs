@@ -223,3 +223,19 @@ async fn a_cluster_is_not_asked_twice() {
     // Of a thousand an hour, one may have come back by itself; and what was asked since is used.
     assert!((900..=910).contains(&left), "{left} are left");
 }
+
+#[tokio::test]
+async fn a_cluster_that_lacks_a_master_at_the_start_counts_on_the_others() {
+    let cluster = Cluster::start();
+    // It has the slot of the probe.
+    cluster.nodes()[1].kill();
+    let limiter = limiter(RedisStore::cluster(cluster.urls()), OnStoreFailure::Refuse);
+    let (start, mut counted) = (Instant::now(), 0);
+    while counted < 20 {
+        assert!(start.elapsed() < PATIENCE, "only {counted} were counted");
+        for key in 0..50_u64 {
+            counted += u64::from(is_counted(&limiter.check("p", key).await.unwrap()));
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}

@@ -207,7 +207,10 @@ impl Link {
 
     async fn try_to_open(&self) -> Result<Opened, StoreError> {
         let connection = self.servers.connect(&self.timeouts).await?;
-        self.answers(&connection, 0).await?;
+        // One server of a cluster may fail: then its part is down, and no other.
+        if !self.is_cluster() {
+            self.answers(&connection, 0).await?;
+        }
         Ok(Opened::new(connection))
     }
 }
