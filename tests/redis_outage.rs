@@ -206,22 +206,26 @@ async fn a_cluster_is_not_asked_twice() {
     let counts = |node: &&Server| node.keys().iter().any(|key| !key.contains("{AAAAAAAAAAA}"));
     let node = cluster.nodes().iter().find(counts).unwrap();
 
-    let mut others = node.connection();
     let kill = redis::cmd("CLIENT").arg(&["KILL", "TYPE", "normal"]).get_packed_command();
-    node.pause();
-    let gives_back = {
-        let limiter = limiter.clone();
-        tokio::spawn(async move { limiter.give_back("p", "k").cost(10).await.unwrap() })
-    };
-    // In this order: units are given back, and before that is told, the connection ends.
-    tokio::time::sleep(Duration::from_millis(50)).await;
-    others.send_packed_command(&kill).unwrap();
-    node.resume();
-    assert!(!is_counted(&gives_back.await.unwrap()), "it is not known whether they are");
-    heals(&limiter).await;
+    const ROUNDS: u64 = 6;
+    for _ in 0..ROUNDS {
+        let mut others = node.connection();
+        node.pause();
+        let gives_back = {
+            let limiter = limiter.clone();
+            tokio::spawn(async move { limiter.give_back("p", "k").cost(10).await.unwrap() })
+        };
+        // Mostly in this order: units are given back, and before that is told, the connection ends.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        others.send_packed_command(&kill).unwrap();
+        node.resume();
+        gives_back.await.unwrap();
+        heals(&limiter).await;
+    }
     let left = limiter.peek("p", "k").await.unwrap().outcomes()[0].remaining();
-    // Of a thousand an hour, one may have come back by itself; and what was asked since is used.
-    assert!((900..=910).contains(&left), "{left} are left");
+    // At most ten for each time, of which one was used when it had healed. Of a thousand an hour, two
+    // may have come back by themselves.
+    assert!(left <= 900 + 9 * ROUNDS + 2, "{left} are left");
 }
 
 #[tokio::test]
