@@ -95,11 +95,31 @@
 //! | error | a peer's address is missing | | the first time |
 //! | error | a plan's quota cannot be | `policy`, `problem` | the first time |
 //!
+//! # More than one replica
+//!
+//! Counts live in the memory of one process, and two replicas have two sets of them. With the feature
+//! `redis`, replicas share theirs through a Redis or Valkey server or a cluster, in one round trip a
+//! request: `.store(RedisStore::builder(url).secret(secret).build()?)`, where the secret makes
+//! fingerprints of keys and is the same for all replicas. By the server's clock, never more is
+//! admitted than the quota, as long as the server forgets nothing: when it is killed without an
+//! append-only file, each kill is worth up to one more quota; a fail-over, what was not replicated;
+//! and a full server that evicts, a quota for each count. While it does not answer,
+//! [`Policy::on_store_failure`] says what is decided. The README tells what callers see of each fault,
+//! and the docs of `store::RedisStore` the rest.
+//!
+//! With `tracing`, these are logged as well:
+//!
+//! | level | what happened | fields | how often |
+//! |---|---|---|---|
+//! | warn | Redis does not answer, and is not asked until it does | `error` | each time |
+//! | info | Redis answers again | | each time |
+//! | warn | Redis evicts counts when it is full | `policy` | when first connected |
+//! | debug | a request was decided without the store | `error` | each |
+//!
 //! # What it does not do
 //!
-//! Counts live in the memory of one process: two replicas have two sets of counts. An extractor is
-//! synchronous: where identity takes a look-up, an earlier middleware does it and leaves an
-//! extension for [`key::extension`].
+//! An extractor is synchronous: where identity takes a look-up, an earlier middleware does it and
+//! leaves an extension for [`key::extension`].
 //!
 //! # Under other servers than axum's
 //!
@@ -113,6 +133,7 @@
 //! | `axum` | yes | reads the peer from axum's `ConnectInfo`, the path from `OriginalUri`; `Rejection` is an `IntoResponse`; `Description::route` serves what the limits are |
 //! | `tracing` | yes | logs what an operator has to know: refusals, what a dry run would refuse, a missing peer address, a full store, a plan that cannot be |
 //! | `metrics` | no | counts decisions, waits and keys for the recorder of the `metrics` facade |
+//! | `redis` | no | `store::RedisStore`: counts that several replicas share, in Redis or Valkey |
 //! | `grpc` | no | answers refused gRPC calls with a gRPC status and its details |
 //! | `usage` | no | the module `usage`: a log of requests, and with `axum` a page that shows callers their usage, and one for the operator |
 //! | `usage-sqlite` | no | keeps that log in a SQLite file; builds SQLite, for which it takes a C compiler |
@@ -177,6 +198,6 @@ pub use crate::{
 };
 
 /// The README's code compiles.
-#[cfg(all(doctest, feature = "axum"))]
+#[cfg(all(doctest, feature = "axum", feature = "redis"))]
 #[doc = include_str!("../README.md")]
 struct Readme;

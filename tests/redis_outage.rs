@@ -126,3 +126,120 @@ async fn a_cluster_counts_and_goes_on_without_a_master() {
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }
+
+/// The probe passes and requests fail, as where a user may write the probe's key alone.
+#[tokio::test]
+async fn a_server_that_fails_again_at_once_is_probed_less_and_less() {
+    let user = "--user replica on nopass ~tower-quota:{AAAAAAAAAAA}* +@all";
+    let server = Server::start_with(&user.split(' ').collect::<Vec<_>>());
+    let proxy = Proxy::before(&server);
+    let url = format!("redis://replica:any@127.0.0.1:{}/", proxy.port());
+    let limiter = limiter(RedisStore::builder(url), OnStoreFailure::Refuse);
+    let (start, mut asked) = (Instant::now(), 0);
+    while start.elapsed() < Duration::from_secs(1) {
+        assert!(!is_counted(&ask(&limiter).await));
+        asked += 1;
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let connections = proxy.connections();
+    assert!((2..=8).contains(&connections), "{connections} connections, {asked} requests");
+}
+
+/// Its connection ends with the runtime that opened it.
+#[test]
+fn another_runtime_connects_anew() {
+    let (server, cluster) = (Server::start(), Cluster::start());
+    for store in [RedisStore::builder(server.url()), RedisStore::cluster(cluster.urls())] {
+        let limiter = limiter(store, OnStoreFailure::Refuse);
+        for _ in 0..3 {
+            let runtime = tokio::runtime::Runtime::new().unwrap();
+            let first = runtime.block_on(async {
+                heals(&limiter).await;
+                ask(&limiter).await
+            });
+            assert!(is_counted(&first));
+        }
+    }
+}
+
+/// Those who waited for the connection give up before its first question to the server does.
+#[tokio::test]
+async fn a_connection_that_fails_when_it_opens_is_given_up_once() {
+    let server = Server::start();
+    let proxy = Proxy::before(&server);
+    proxy.delay_replies(Duration::from_millis(7));
+    let limiter = limiter(RedisStore::builder(proxy.url()), OnStoreFailure::Refuse);
+    let waiting: Vec<_> = (0..5)
+        .map(|_| {
+            let limiter = limiter.clone();
+            tokio::spawn(async move { ask(&limiter).await })
+        })
+        .collect();
+    // The script is sent to be known, and then with the probe.
+    while server.calls("EVAL") == 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    proxy.swallow();
+    for one in waiting {
+        assert!(!is_counted(&one.await.unwrap()));
+    }
+    let start = Instant::now();
+    let mut slow = 0;
+    while start.elapsed() < Duration::from_millis(300) {
+        let begun = Instant::now();
+        assert!(!is_counted(&ask(&limiter).await));
+        slow += u32::from(begun.elapsed() >= Duration::from_millis(30));
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(slow, 0, "requests wait though it is down");
+}
+
+/// What was carried out before its connection ended is not asked for once more: units would come
+/// back that were never used.
+#[tokio::test]
+async fn a_cluster_is_not_asked_twice() {
+    let cluster = Cluster::start();
+    let patience = Duration::from_secs(2);
+    let store = RedisStore::cluster(cluster.urls()).response_timeout(patience);
+    let limiter = limiter(store.decision_timeout(patience), OnStoreFailure::Refuse);
+    limiter.check("p", "k").cost(100).await.unwrap();
+    let counts = |node: &&Server| node.keys().iter().any(|key| !key.contains("{AAAAAAAAAAA}"));
+    let node = cluster.nodes().iter().find(counts).unwrap();
+
+    let kill = redis::cmd("CLIENT").arg(&["KILL", "TYPE", "normal"]).get_packed_command();
+    const ROUNDS: u64 = 6;
+    for _ in 0..ROUNDS {
+        let mut others = node.connection();
+        node.pause();
+        let gives_back = {
+            let limiter = limiter.clone();
+            tokio::spawn(async move { limiter.give_back("p", "k").cost(10).await.unwrap() })
+        };
+        // Mostly in this order: units are given back, and before that is told, the connection ends.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        others.send_packed_command(&kill).unwrap();
+        node.resume();
+        gives_back.await.unwrap();
+        heals(&limiter).await;
+    }
+    let left = limiter.peek("p", "k").await.unwrap().outcomes()[0].remaining();
+    // At most ten for each time, of which one was used when it had healed. Of a thousand an hour, two
+    // may have come back by themselves.
+    assert!(left <= 900 + 9 * ROUNDS + 2, "{left} are left");
+}
+
+#[tokio::test]
+async fn a_cluster_that_lacks_a_master_at_the_start_counts_on_the_others() {
+    let cluster = Cluster::start();
+    // It has the slot of the probe.
+    cluster.nodes()[1].kill();
+    let limiter = limiter(RedisStore::cluster(cluster.urls()), OnStoreFailure::Refuse);
+    let (start, mut counted) = (Instant::now(), 0);
+    while counted < 20 {
+        assert!(start.elapsed() < PATIENCE, "only {counted} were counted");
+        for key in 0..50_u64 {
+            counted += u64::from(is_counted(&limiter.check("p", key).await.unwrap()));
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}

@@ -152,9 +152,8 @@ impl Address {
                 let cluster = ClusterClientBuilder::new(urls)
                     .connection_timeout(timeouts.connect)
                     .response_timeout(timeouts.response)
-                    .retries(2)
-                    .min_retry_wait(1)
-                    .max_retry_wait(10);
+                    // It would also repeat what may have been done.
+                    .retries(0);
                 cluster.build().map(|client| Servers::Cluster(Box::new(client))).map_err(bad)
             }
         }

@@ -1,18 +1,22 @@
 //! What the `redis` crate knows of servers, connections and errors.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use redis::{
-    AsyncConnectionConfig, Client, RedisError, RedisResult, Value, aio::MultiplexedConnection,
-    cluster::ClusterClient, cluster_async::ClusterConnection, cmd, from_redis_value,
+    AsyncConnectionConfig, Client, ErrorKind, RedisError, RedisResult, ServerErrorKind, Value,
+    aio::MultiplexedConnection, cluster::ClusterClient, cluster_async::ClusterConnection,
+    cluster_routing::SingleNodeRoutingInfo, cmd, from_redis_value,
 };
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::{
     link::Timeouts,
     wire::{self, Request},
 };
 use crate::store::{Answer, StoreError};
+
+/// Between two attempts while a cluster is being rearranged, as long as there is time to decide.
+const REARRANGING: Duration = Duration::from_millis(2);
 
 /// One server, or some of a cluster.
 #[derive(Clone)]
@@ -81,10 +85,47 @@ impl Connection {
     pub(super) async fn run(&self, request: &Request) -> Result<Answer, Failure> {
         let answer = match self {
             Self::One(connection) => wire::run(&mut connection.clone(), request).await,
-            Self::Cluster(connection) => wire::run(&mut connection.clone(), request).await,
+            Self::Cluster(connection) => run_in_cluster(&mut connection.clone(), request).await,
         };
         answer.map_err(Failure::from)
     }
+}
+
+/// Runs the script, and asks again what a cluster has not done because it is being rearranged. What
+/// it may have done is not asked for twice, or units would be given back twice: its client retries
+/// nothing by itself.
+async fn run_in_cluster(
+    connection: &mut ClusterConnection,
+    request: &Request,
+) -> RedisResult<Answer> {
+    loop {
+        let mut answer = wire::run(connection, request).await;
+        if let Some(node) = answer.as_ref().err().and_then(taking_over) {
+            answer = wire::run_asking(connection, request, node).await;
+        }
+        match answer {
+            Err(error) if is_rearranged(&error) => sleep(REARRANGING).await,
+            answer => return answer,
+        }
+    }
+}
+
+/// The server that is taking over the slot that was asked for.
+fn taking_over(error: &RedisError) -> Option<SingleNodeRoutingInfo> {
+    let (node, _) = error.redirect_node()?;
+    let (host, port) = node.rsplit_once(':')?;
+    let is_it = error.kind() == ErrorKind::Server(ServerErrorKind::Ask);
+    let (host, port) = (host.to_owned(), port.parse().ok()?);
+    is_it.then_some(SingleNodeRoutingInfo::ByAddress { host, port })
+}
+
+/// Whether nothing was done because servers change their slots or their roles.
+fn is_rearranged(error: &RedisError) -> bool {
+    use ServerErrorKind::{Ask, ClusterDown, MasterDown, Moved, ReadOnly, TryAgain};
+    matches!(
+        error.kind(),
+        ErrorKind::Server(Ask | ClusterDown | MasterDown | Moved | ReadOnly | TryAgain)
+    )
 }
 
 fn evicting(told: Value) -> Option<String> {

@@ -1,8 +1,9 @@
 //! The connection: opened and healed in the background, and not asked while it fails.
 
 use std::{
+    mem,
     sync::{
-        Arc, Weak,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
     },
     time::Duration,
@@ -28,6 +29,9 @@ const SLOTS: usize = 16_384;
 /// Between two attempts to reach a server that is down.
 const FIRST_PAUSE: Duration = Duration::from_millis(25);
 const LONGEST_PAUSE: Duration = Duration::from_millis(400);
+/// One that answers and fails again before this is left alone for longer: probes succeed where
+/// requests do not, as when there is little memory left.
+const STEADY: Duration = Duration::from_secs(1);
 
 /// How long is waited for a server.
 #[derive(Clone, Copy, Debug)]
@@ -52,7 +56,14 @@ enum State {
     Opening,
     Open(Arc<Opened>),
     /// It is being opened again, and nobody waits for it.
-    Down,
+    Down(Cause),
+}
+
+/// Why something is down.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Cause {
+    Failures,
+    ConnectionLost,
 }
 
 struct Opened {
@@ -66,6 +77,13 @@ struct Opened {
 struct Part {
     failures: AtomicU32,
     is_down: AtomicBool,
+    pauses: Mutex<Pauses>,
+}
+
+impl Part {
+    fn pauses(&self) -> MutexGuard<'_, Pauses> {
+        self.pauses.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Opened {
@@ -110,17 +128,18 @@ impl Link {
             return Err(StoreError::new("a Redis server is down"));
         }
         let deadline = deadline.min(Instant::now() + self.timeouts.response);
-        let (times, error) = match timeout_at(deadline, opened.connection.run(request)).await {
+        let (cause, error) = match timeout_at(deadline, opened.connection.run(request)).await {
             Ok(Ok(answer)) => {
                 part.failures.store(0, Relaxed);
                 return Ok(answer);
             }
-            Ok(Err(error)) if error.is_lost => (FAILURES, error.into()),
-            Ok(Err(error)) => (1, error.into()),
-            Err(_) => (1, StoreError::new("a Redis server has not answered in time")),
+            Ok(Err(error)) if error.is_lost => (Cause::ConnectionLost, error.into()),
+            Ok(Err(error)) => (Cause::Failures, error.into()),
+            Err(_) => (Cause::Failures, StoreError::new("a Redis server has not answered in time")),
         };
-        if part.failures.fetch_add(times, Relaxed) + times >= FAILURES {
-            self.take_down(&opened, request, &error);
+        let failures = part.failures.fetch_add(1, Relaxed) + 1;
+        if cause == Cause::ConnectionLost || failures >= FAILURES {
+            self.take_down(&opened, request, cause, &error);
         }
         Err(error)
     }
@@ -131,8 +150,10 @@ impl Link {
             return Ok(Arc::clone(opened));
         }
         let mut state = self.state.subscribe();
-        self.change(|state| matches!(state, State::Closed), State::Opening);
-        let settled = state.wait_for(|state| matches!(state, State::Open(_) | State::Down));
+        if self.change(|state| matches!(state, State::Closed), State::Opening) {
+            tokio::spawn(keep_open(Keeper(Arc::downgrade(self))));
+        }
+        let settled = state.wait_for(|state| matches!(state, State::Open(_) | State::Down(_)));
         match timeout_at(deadline, settled).await {
             Ok(Ok(state)) => match &*state {
                 State::Open(opened) => Ok(Arc::clone(opened)),
@@ -144,33 +165,36 @@ impl Link {
 
     /// Does without what has failed until it works again.
     #[cold]
-    fn take_down(self: &Arc<Self>, failed: &Arc<Opened>, request: &Request, error: &StoreError) {
+    fn take_down(
+        self: &Arc<Self>,
+        failed: &Arc<Opened>,
+        request: &Request,
+        cause: Cause,
+        error: &StoreError,
+    ) {
         let part = failed.part(request.slot());
         if !self.is_cluster() {
             let is_it =
                 |state: &State| matches!(state, State::Open(now) if Arc::ptr_eq(now, failed));
-            if self.change(is_it, State::Down) {
+            if self.change(is_it, State::Down(cause)) {
                 log_down(error);
             }
         } else if !part.is_down.swap(true, Relaxed) {
             log_down(error);
-            tokio::spawn(heal(Arc::downgrade(self), Arc::clone(failed), request.shard()));
+            let (shard, slot) = (request.shard(), request.slot());
+            tokio::spawn(heal(Arc::downgrade(self), Arc::clone(failed), (shard, slot), cause));
         }
     }
 
-    /// Changes the state if it is the one expected, and opens the connection then.
-    fn change(self: &Arc<Self>, expected: impl Fn(&State) -> bool, to: State) -> bool {
-        let changed = self.state.send_if_modified(|state| {
+    /// Changes the state if it is the one expected.
+    fn change(&self, expected: impl Fn(&State) -> bool, to: State) -> bool {
+        self.state.send_if_modified(|state| {
             let changes = expected(state);
             if changes {
                 *state = to;
             }
             changes
-        });
-        if changed {
-            tokio::spawn(open(Opening(Arc::downgrade(self))));
-        }
-        changed
+        })
     }
 
     /// Whether the server of a shard does what is asked of it.
@@ -183,81 +207,122 @@ impl Link {
 
     async fn try_to_open(&self) -> Result<Opened, StoreError> {
         let connection = self.servers.connect(&self.timeouts).await?;
-        self.answers(&connection, 0).await?;
+        // One server of a cluster may fail: then its part is down, and no other.
+        if !self.is_cluster() {
+            self.answers(&connection, 0).await?;
+        }
         Ok(Opened::new(connection))
     }
 }
 
-/// The task that opens the connection. If its runtime ends first, the next request begins anew.
-struct Opening(Weak<Link>);
+/// The task that opens the connection, and opens it again when it is lost. The connection lives as
+/// long as the task's runtime; when that ends, the next request begins anew, on its own.
+struct Keeper(Weak<Link>);
 
-impl Drop for Opening {
+impl Drop for Keeper {
     fn drop(&mut self) {
-        let Some(link) = self.0.upgrade() else { return };
-        link.state.send_if_modified(|state| {
-            let given_up = matches!(state, State::Opening | State::Down);
-            if given_up {
-                *state = State::Closed;
-            }
-            given_up
-        });
+        if let Some(link) = self.0.upgrade() {
+            link.state.send_replace(State::Closed);
+        }
     }
 }
 
-async fn open(opening: Opening) {
-    let mut pauses = Pauses::new();
-    while let Some(link) = opening.0.upgrade() {
+async fn keep_open(keeper: Keeper) {
+    let (mut pauses, mut tells_evicting) = (Pauses::default(), true);
+    while let Some(link) = keeper.0.upgrade() {
         match link.try_to_open().await {
             Ok(opened) => {
-                let connection = opened.connection.clone();
+                let (connection, state) = (opened.connection.clone(), link.state.subscribe());
                 let before = link.state.send_replace(State::Open(Arc::new(opened)));
-                if matches!(before, State::Down) {
+                if matches!(before, State::Down(_)) {
                     log_up();
                 }
-                let evicting = timeout(link.timeouts.response, connection.eviction_policy()).await;
-                if let Ok(Some(policy)) = evicting {
-                    log_evicting(&policy);
+                pauses.works();
+                if mem::take(&mut tells_evicting) {
+                    tokio::spawn(warn_if_evicting(connection, link.timeouts.response));
                 }
-                return;
+                drop(link);
+                let Some(cause) = until_down(state).await else { return };
+                sleep(pauses.again(cause)).await;
             }
             Err(error) => {
-                if matches!(link.state.send_replace(State::Down), State::Opening) {
+                let down = State::Down(Cause::Failures);
+                if matches!(link.state.send_replace(down), State::Opening) {
                     log_down(&error);
                 }
+                drop(link);
+                sleep(pauses.next()).await;
             }
         }
-        drop(link);
-        pauses.next().await;
     }
 }
 
-/// Waits until the server of `shard` works again.
-async fn heal(link: Weak<Link>, opened: Arc<Opened>, shard: u64) {
-    let mut pauses = Pauses::new();
+/// `None`: the store is gone.
+async fn until_down(mut state: watch::Receiver<State>) -> Option<Cause> {
+    let down = state.wait_for(|state| matches!(state, State::Down(_))).await.ok()?;
+    if let State::Down(cause) = *down { Some(cause) } else { None }
+}
+
+async fn warn_if_evicting(connection: Connection, within: Duration) {
+    if let Ok(Some(policy)) = timeout(within, connection.eviction_policy()).await {
+        log_evicting(&policy);
+    }
+}
+
+/// Waits until the server of a shard, and so of all its part, works again.
+async fn heal(link: Weak<Link>, opened: Arc<Opened>, (shard, slot): (u64, u16), cause: Cause) {
+    let part = opened.part(slot);
+    let pause = part.pauses().again(cause);
+    sleep(pause).await;
     while let Some(link) = link.upgrade() {
         if link.answers(&opened.connection, shard).await.is_ok() {
-            let part = opened.part((link.probe)(shard).slot());
+            part.pauses().works();
             part.failures.store(0, Relaxed);
             part.is_down.store(false, Relaxed);
             log_up();
             return;
         }
         drop(link);
-        pauses.next().await;
+        let pause = part.pauses().next();
+        sleep(pause).await;
     }
 }
 
-/// Longer and longer ones.
-struct Pauses(Duration);
+/// Between attempts: longer and longer ones, until it has worked for a while.
+struct Pauses {
+    next: Duration,
+    works_since: Option<Instant>,
+}
+
+impl Default for Pauses {
+    fn default() -> Self {
+        Self { next: FIRST_PAUSE, works_since: None }
+    }
+}
 
 impl Pauses {
-    fn new() -> Self {
-        Self(FIRST_PAUSE)
+    fn next(&mut self) -> Duration {
+        let pause = self.next;
+        self.next = (pause * 2).min(LONGEST_PAUSE);
+        pause
     }
 
-    async fn next(&mut self) {
-        sleep(self.0).await;
-        self.0 = (self.0 * 2).min(LONGEST_PAUSE);
+    fn works(&mut self) {
+        self.works_since = Some(Instant::now());
+    }
+
+    /// The first after it has worked.
+    fn again(&mut self, cause: Cause) -> Duration {
+        let worked = self.works_since.map_or(Duration::MAX, |since| since.elapsed());
+        let steady = match cause {
+            Cause::Failures => STEADY,
+            // That says less about the server.
+            Cause::ConnectionLost => FIRST_PAUSE,
+        };
+        if worked >= steady || cause == Cause::ConnectionLost {
+            self.next = FIRST_PAUSE;
+        }
+        if worked >= steady { Duration::ZERO } else { self.next() }
     }
 }
 

@@ -89,6 +89,36 @@ impl Cluster {
         &self.nodes
     }
 
+    /// Gives the slot of a key to another master, with all keys in it; how many these were. Before the
+    /// slot's master is the other one, there is a moment in which it has the keys, and serves only who
+    /// is sent to it.
+    pub fn move_slot_of(&self, key: &str, moment: impl FnOnce()) -> usize {
+        let from = self.master_of(key);
+        let to = self.nodes.iter().take(MASTERS).find(|node| node.port() != from.port()).unwrap();
+        let slot: u16 = from.ask(redis::cmd("CLUSTER").arg("KEYSLOT").arg(key)).unwrap();
+        let slot = slot.to_string();
+        let id = |node: &Server| node.ask::<String>(redis::cmd("CLUSTER").arg("MYID")).unwrap();
+        let (from_id, to_id) = (id(from), id(to));
+        cluster_command(to, &["SETSLOT", &slot, "IMPORTING", &from_id]);
+        cluster_command(from, &["SETSLOT", &slot, "MIGRATING", &to_id]);
+        let mut moved = 0;
+        loop {
+            let mut next = redis::cmd("CLUSTER");
+            let keys: Vec<String> = from.ask(next.arg("GETKEYSINSLOT").arg(&slot).arg(1)).unwrap();
+            if keys.is_empty() {
+                break;
+            }
+            let mut migrate = redis::cmd("MIGRATE");
+            migrate.arg("127.0.0.1").arg(to.port()).arg("").arg(0).arg(1_000);
+            from.ask::<()>(migrate.arg("KEYS").arg(keys)).unwrap();
+            moved += 1;
+        }
+        moment();
+        cluster_command(to, &["SETSLOT", &slot, "NODE", &to_id]);
+        cluster_command(from, &["SETSLOT", &slot, "NODE", &to_id]);
+        moved
+    }
+
     /// Who serves a key now, as the first node that answers knows it. A master that is dead stays the
     /// one until a replica has taken over.
     pub fn master_of(&self, key: &str) -> &Server {

@@ -61,6 +61,10 @@ impl Proxy {
         panic!("others take each free port first");
     }
 
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}/", self.port)
     }

@@ -8,7 +8,7 @@ use std::{sync::LazyLock, time::Duration};
 
 use redis::{
     Arg, Cmd, ErrorKind, RedisError, RedisResult, Script, ServerErrorKind, Value,
-    aio::ConnectionLike,
+    aio::ConnectionLike, cluster_async::ClusterConnection, cluster_routing::SingleNodeRoutingInfo,
 };
 
 use smallvec::SmallVec;
@@ -166,6 +166,18 @@ pub(super) async fn run(
         reply => reply,
     };
     request.read(reply?)
+}
+
+/// Runs the script on a server of a cluster that is taking over the slot of `request`.
+pub(super) async fn run_asking(
+    connection: &mut ClusterConnection,
+    request: &Request,
+    node: SingleNodeRoutingInfo,
+) -> RedisResult<Answer> {
+    let mut asking = redis::pipe();
+    asking.cmd("ASKING").add_command(request.with_source());
+    let mut replies = connection.route_pipeline(asking, 0, 2, node).await?;
+    request.read(replies.pop().unwrap_or(Value::Nil).extract_error()?)
 }
 
 /// What the script does for a charge or a correction.
