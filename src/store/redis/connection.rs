@@ -18,6 +18,9 @@ use crate::store::{Answer, StoreError};
 /// Between two attempts while a cluster is being rearranged, as long as there is time to decide.
 const REARRANGING: Duration = Duration::from_millis(2);
 
+/// A cluster is given the time of so many, one after the other.
+const CONNECTIONS: u32 = 10;
+
 /// One server, or some of a cluster.
 #[derive(Clone)]
 pub(super) enum Servers {
@@ -54,7 +57,8 @@ impl Servers {
                 }
             }
         };
-        match timeout(timeouts.connect, connecting).await {
+        let connections = if matches!(self, Self::Cluster(_)) { CONNECTIONS } else { 1 };
+        match timeout(timeouts.connect * connections, connecting).await {
             Ok(connection) => connection.map_err(|error| Failure::from(error).into()),
             Err(_) => Err(StoreError::new("the connection to Redis was not opened in time")),
         }
