@@ -8,11 +8,11 @@ use http_body_util::Empty;
 use tower::{Layer, Service, service_fn};
 use tower_quota::{
     BuildError, Category, Check, CheckFuture, Clock, Decision, DecisionFuture, Limiter,
-    LimiterBuilder, Matcher, Outcome, Policy, Quota, RateLimitLayer, Rejection, ResponseBody,
-    UnknownPolicy,
+    LimiterBuilder, Matcher, OnStoreFailure, Outcome, Policy, Quota, RateLimitLayer, Rejection,
+    ResponseBody, UnknownPolicy,
     describe::Description,
     key::{BodyFieldLayer, ClientIp, Key, PeekedBody},
-    store::{Charge, MemoryStore, StoreFuture, Usage},
+    store::{Answer, Charge, MemoryStore, StoreError, StoreFuture, Usage},
 };
 
 fn shared<T: Send + Sync + Debug + 'static>() {}
@@ -38,7 +38,9 @@ fn types_are_shared_between_threads_and_printed() {
     shared::<BodyFieldLayer>();
     shared::<ClientIp>();
     shared::<Key<'static>>();
+    shared::<Answer>();
     shared::<Charge>();
+    shared::<OnStoreFailure>();
     shared::<Usage>();
     shared::<MemoryStore>();
     shared::<ResponseBody<Empty<Bytes>>>();
@@ -49,6 +51,15 @@ fn types_are_shared_between_threads_and_printed() {
     error::<BuildError>();
     error::<UnknownPolicy>();
     error::<Rejection>();
+    error::<StoreError>();
+}
+
+#[cfg(feature = "redis")]
+#[test]
+fn the_redis_store_as_well() {
+    use tower_quota::store::{RedisStore, RedisStoreBuilder};
+    shared::<RedisStore>();
+    shared::<RedisStoreBuilder>();
 }
 
 #[cfg(feature = "usage")]
