@@ -1,12 +1,13 @@
--- Makes all charges of a request or none, or makes corrections.
+-- Makes corrections, and after them all charges of a request or none.
 --
--- KEYS      Where each is counted. Corrections may name a key more than once.
+-- KEYS      Where each is counted. A key may be named by several corrections, and by a charge then.
 -- ARGV[1]   Each of them, in the same order, packed as OPERATION.
 -- ARGV[2]   Tests only: the time, in microseconds.
 -- ARGV[3]   Tests only: how many milliseconds longer than needed states are kept.
 --
 -- Answers with the time, and for each with how long until it fits, the units left, and how long
--- until there are more. All times are microseconds.
+-- until there are more. All times are microseconds. A lease takes as many units as there are, up to
+-- a number; it is told how many there were before.
 --
 -- Each algorithm counts as its namesake in src/algorithm, where the reasons are. Two things are
 -- different here. Numbers are whole and exact below 2^53 only. And the clock may be set back: what
@@ -16,7 +17,7 @@ local call, min, max = redis.call, math.min, math.max
 local pack, parse = struct.pack, struct.unpack
 
 local OPERATION, OPERATION_SIZE = '<BBI7I7I7I7I7', 37
-local ENFORCED, PEEK, GIVE_BACK, TAKE, RESET = 0, 2, 3, 4, 5
+local ENFORCED, PEEK, LEASE, GIVE_BACK, TAKE, RESET = 0, 2, 3, 4, 5, 6
 
 -- Longer times, from 285 years on, are told as this.
 local EXACT = 2 ^ 53
@@ -312,10 +313,10 @@ local function write(place, state)
   return false
 end
 
-local function tell(place, state, wait)
+local function tell(place, state, wait, leased)
   local left, reset = state.algorithm.left(state)
   local last = 3 * place + 1
-  answer[last - 2], answer[last - 1], answer[last] = min(wait, EXACT), left, min(reset, EXACT)
+  answer[last - 2], answer[last - 1], answer[last] = min(wait, EXACT), left + leased, min(reset, EXACT)
 end
 
 local function correct(place, state, change, units, charged_at)
@@ -332,7 +333,7 @@ local function correct(place, state, change, units, charged_at)
       if KEYS[later] == KEYS[place] then states[later] = text end
     end
   end
-  tell(place, state, 0)
+  tell(place, state, 0, 0)
 end
 
 local charges, passes = {}, true
@@ -343,16 +344,23 @@ for place = 1, #KEYS do
   else
     state.cost, state.wait = second, state.algorithm.wait(state, first)
     if action == PEEK then state.cost = 0 end
-    if action == ENFORCED and state.wait > 0 then passes = false end
-    charges[place] = state
+    state.place, state.is_lease = place, action == LEASE
+    if (action == ENFORCED or action == LEASE) and state.wait > 0 then passes = false end
+    charges[#charges + 1] = state
   end
 end
-for place, state in ipairs(charges) do
-  if passes and state.wait == 0 and state.cost > 0 then
-    state.algorithm.take(state, state.cost)
+for _, state in ipairs(charges) do
+  local cost, leased = 0, 0
+  if passes and state.wait == 0 then cost = state.cost end
+  if state.is_lease and cost > 0 then
+    cost = min(cost, (state.algorithm.left(state)))
+    leased = cost
+  end
+  if cost > 0 then
+    state.algorithm.take(state, cost)
     state.changed = true
   end
-  if state.changed then write(place, state) end
-  tell(place, state, state.wait)
+  if state.changed then write(state.place, state) end
+  tell(state.place, state, state.wait, leased)
 end
 return answer
