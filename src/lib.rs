@@ -69,9 +69,11 @@
 //!
 //! | metric | kind | labels | tells |
 //! |---|---|---|---|
-//! | `tower_quota_decisions_total` | counter | `policy`, `category`, `verdict` | what each policy said of requests: `allowed`, `held` (allowed after a wait), `refused`, `missing_key`, `dry_run_allowed`, `dry_run_refused` |
+//! | `tower_quota_decisions_total` | counter | `policy`, `category`, `verdict` | what each policy said of requests: `allowed`, `held` (allowed after a wait), `refused`, `missing_key`, `unavailable` (the store did not answer), `dry_run_allowed`, `dry_run_refused` |
 //! | `tower_quota_held_duration_seconds` | histogram | `category` | how long held requests waited, whether or not they passed then |
 //! | `tower_quota_store_duration_seconds` | histogram | `operation` | how long a store took to `charge` or to `correct`; not the memory's, which answers at once |
+//! | `tower_quota_store_errors_total` | counter | `operation` | how often a store has not answered, so that policies decided without it |
+//! | `tower_quota_deny_cache_hits_total` | counter | | requests refused by what is remembered, without asking Redis |
 //! | `tower_quota_live_keys` | gauge | | keys in the store, each once per policy, where the store knows |
 //! | `tower_quota_held_requests` | gauge | | requests that wait now |
 //!

@@ -12,9 +12,9 @@ use http::{Request, request::Parts};
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
 use tokio::time::sleep;
 use tower_quota::{
-    Category, Clock, Limiter, LimiterBuilder, Matcher, Now, Policy, Quota,
+    Category, Clock, Limiter, LimiterBuilder, Matcher, Now, OnStoreFailure, Policy, Quota,
     key::header,
-    store::{Charge, Correction, MemoryStore, Store, StoreFuture},
+    store::{Charge, Correction, MemoryStore, Store, StoreError, StoreFuture},
 };
 
 const SECRET: &str = "sk_live_secret";
@@ -231,6 +231,45 @@ impl Store for Slow {
 
     fn correct(&self, corrections: &[Correction], now: Now) -> StoreFuture {
         self.later(self.0.correct(corrections, now))
+    }
+}
+
+/// A store that is down, which is known at once or later.
+struct Down {
+    at_once: bool,
+}
+
+impl Store for Down {
+    fn charge(&self, _: &[Charge], _: Now) -> StoreFuture {
+        let error = || Err(StoreError::new("it is down"));
+        match self.at_once {
+            true => StoreFuture::ready(error()),
+            false => StoreFuture::later(async move { error() }),
+        }
+    }
+
+    fn correct(&self, _: &[Correction], now: Now) -> StoreFuture {
+        self.charge(&[], now)
+    }
+}
+
+#[test]
+fn what_a_store_does_not_answer_is_counted() {
+    for at_once in [true, false] {
+        let series = record(async |_| {
+            let policy = per_key("each", Quota::per_minute(3));
+            let policy = policy.on_store_failure(OnStoreFailure::Refuse);
+            let limiter = builder().store(Down { at_once }).policy(policy).build().unwrap();
+            for _ in 0..2 {
+                assert!(!limiter.decide(&to("/", SECRET)).await.is_allowed());
+            }
+            limiter.reset("each", SECRET).await.unwrap();
+        });
+        for (operation, errors) in [("charge", 2), ("correct", 1)] {
+            let name = format!("tower_quota_store_errors_total{{operation={operation}}}");
+            assert_eq!(series[&name], Told::Count(errors));
+        }
+        assert_eq!(decisions(&series), [("{category=,policy=each,verdict=unavailable}", 2)]);
     }
 }
 

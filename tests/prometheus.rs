@@ -1,5 +1,8 @@
 //! The Prometheus example, and the dashboard that is made for its numbers.
-#![cfg(all(feature = "axum", feature = "metrics"))]
+#![cfg(all(feature = "axum", feature = "metrics", feature = "redis"))]
+
+#[path = "common/redis/mod.rs"]
+mod harness;
 
 #[path = "../examples/prometheus.rs"]
 mod prometheus;
@@ -17,7 +20,7 @@ use tower::ServiceExt;
 use tower_quota::{
     Clock, Limiter, Now, Policy, Quota,
     key::PeerAddr,
-    store::{Charge, Correction, MemoryStore, Store, StoreFuture},
+    store::{Charge, Correction, MemoryStore, RedisStore, Store, StoreFuture},
 };
 
 const DASHBOARD: &str = include_str!("../examples/prometheus/dashboard.json");
@@ -58,6 +61,15 @@ async fn exposed() -> String {
     let policy = Policy::sliding_window("delivery", Quota::per_hour(100));
     let remote = Limiter::builder().store(remote).direct(policy).build().unwrap();
     remote.check("delivery", "key").await.unwrap();
+    // The second is refused by Redis, and the third by what is remembered of that.
+    tokio::time::resume(); // a real server takes real time
+    let server = harness::Server::start();
+    let redis = RedisStore::builder(server.url()).secret(7).build().unwrap();
+    let policy = Policy::sliding_window("replicated delivery", Quota::per_hour(1));
+    let redis = Limiter::builder().store(redis).direct(policy).build().unwrap();
+    for _ in 0..3 {
+        redis.check("replicated delivery", "key").await.unwrap();
+    }
     remote.reset("delivery", "key").await.unwrap();
     let (status, told) = ask(&app, "GET", "/metrics").await;
     assert_eq!(status, 200);
@@ -99,6 +111,8 @@ async fn the_dashboard_asks_for_what_the_exporter_tells() {
         r#"tower_quota_held_duration_seconds_bucket{category="export",le="1"} 2"#,
         "tower_quota_live_keys 3",
         "tower_quota_held_requests 0",
+        "tower_quota_deny_cache_hits_total 1",
+        r#"tower_quota_store_errors_total{operation="charge"} 0"#,
     ] {
         assert!(samples.contains(&sample), "{sample}\n\n{told}");
     }

@@ -99,6 +99,13 @@ impl Count for SlidingWindow {
             entry.units -= given;
             units -= given;
         }
+        // An entry of nothing would still take in later uses: once all is given back, a log is a
+        // new one.
+        while self.entries.last().is_some_and(|newest| newest.units == 0) {
+            self.entries.pop();
+            // The one before is older than any that may share its entry.
+            self.newest_began = 0;
+        }
     }
 
     fn remaining(&self, quota: &Quota, now: Now) -> u64 {
@@ -119,8 +126,7 @@ impl Count for SlidingWindow {
     }
 
     fn forgotten_in(&self, quota: &Quota, now: Now) -> u64 {
-        let newest = self.entries.iter().rfind(|entry| entry.units > 0);
-        let newest = newest.map_or(0, |entry| entry.leaves(quota.window_nanos()));
+        let newest = self.entries.last().map_or(0, |entry| entry.leaves(quota.window_nanos()));
         newest.saturating_sub(now.monotonic_nanos())
     }
 }

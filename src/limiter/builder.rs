@@ -8,7 +8,7 @@ use std::{
 
 use super::{Inner, Limiter, Members, Rule};
 #[cfg(feature = "metrics")]
-use crate::metrics::{Metrics, Timed};
+use crate::metrics::{Metrics, Watched};
 use crate::{
     category::Category,
     clock::Clock,
@@ -173,7 +173,7 @@ fn places(places: Range<usize>) -> Range<u32> {
 fn store(chosen: Option<Arc<dyn Store>>) -> Arc<dyn Store> {
     let Some(store) = chosen else { return Arc::new(MemoryStore::new()) };
     #[cfg(feature = "metrics")]
-    let store = Arc::new(Timed::new(store));
+    let store = Arc::new(Watched::new(store));
     store
 }
 

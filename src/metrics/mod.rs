@@ -3,6 +3,8 @@
 //! The crate's documentation has the table of names and labels. Each label is a name of the
 //! configuration or of this module: how many series there are is known at `build()`.
 
+#[cfg(feature = "redis")]
+mod deny_cache;
 mod level;
 mod store;
 mod verdict;
@@ -13,7 +15,9 @@ use ::metrics::{
     Counter, Histogram, Unit, counter, describe_counter, describe_histogram, histogram,
 };
 
-pub(crate) use self::store::Timed;
+#[cfg(feature = "redis")]
+pub(crate) use self::deny_cache::DenyCacheHits;
+pub(crate) use self::store::Watched;
 use self::{level::Level, verdict::Verdict};
 use crate::{decision::Decision, policy::Policy};
 

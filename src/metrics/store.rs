@@ -1,6 +1,8 @@
 use std::sync::{Arc, OnceLock};
 
-use ::metrics::{Histogram, Unit, describe_histogram, histogram};
+use ::metrics::{
+    Counter, Histogram, Unit, counter, describe_counter, describe_histogram, histogram,
+};
 use tokio::time::Instant;
 
 use crate::{
@@ -8,51 +10,83 @@ use crate::{
     store::{Charge, Correction, Store, StoreFuture},
 };
 
-/// A store whose answers are timed, where they come later.
-pub(crate) struct Timed {
+/// A store that may be slow or down: its answers are timed, where they come later, and its errors
+/// are counted.
+pub(crate) struct Watched {
     store: Arc<dyn Store>,
-    charge: OnceLock<Histogram>,
-    correct: OnceLock<Histogram>,
+    charge: Operation,
+    correct: Operation,
 }
 
-impl Timed {
+/// The series of one kind of question.
+struct Operation {
+    name: &'static str,
+    series: OnceLock<(Histogram, Counter)>,
+}
+
+impl Watched {
     pub(crate) fn new(store: Arc<dyn Store>) -> Self {
-        Self { store, charge: OnceLock::new(), correct: OnceLock::new() }
+        Self { store, charge: Operation::new("charge"), correct: Operation::new("correct") }
     }
 }
 
-impl Store for Timed {
+impl Store for Watched {
     fn charge(&self, charges: &[Charge], now: Now) -> StoreFuture {
-        timed(self.store.charge(charges, now), &self.charge, "charge")
+        self.charge.watch(self.store.charge(charges, now))
     }
 
     fn correct(&self, corrections: &[Correction], now: Now) -> StoreFuture {
-        timed(self.store.correct(corrections, now), &self.correct, "correct")
+        self.correct.watch(self.store.correct(corrections, now))
     }
 
     fn live_keys(&self) -> Option<usize> {
         self.store.live_keys()
     }
+
+    fn secret(&self) -> Option<u128> {
+        self.store.secret()
+    }
 }
 
-fn timed(
-    answer: StoreFuture,
-    histogram: &OnceLock<Histogram>,
-    operation: &'static str,
-) -> StoreFuture {
-    if answer.is_ready() {
-        return answer;
+impl Operation {
+    fn new(name: &'static str) -> Self {
+        Self { name, series: OnceLock::new() }
     }
-    const NAME: &str = "tower_quota_store_duration_seconds";
-    let register = || {
-        describe_histogram!(NAME, Unit::Seconds, "How long a store took that answers later.");
-        histogram!(NAME, "operation" => operation)
-    };
-    let histogram = histogram.get_or_init(register).clone();
-    let asked_at = Instant::now();
-    StoreFuture::later(async move {
-        let answer = answer.await;
-        histogram.record(asked_at.elapsed());
-        answer
-    })
+
+    fn watch(&self, answer: StoreFuture) -> StoreFuture {
+        match answer.outcome() {
+            Some(true) => return answer,
+            Some(false) => {
+                self.series().1.increment(1);
+                return answer;
+            }
+            None => {}
+        }
+        let (duration, errors) = self.series().clone();
+        let asked_at = Instant::now();
+        StoreFuture::later(async move {
+            let answer = answer.await;
+            duration.record(asked_at.elapsed());
+            if answer.is_err() {
+                errors.increment(1);
+            }
+            answer
+        })
+    }
+
+    /// Both at once, so that the first error is seen to rise from 0.
+    fn series(&self) -> &(Histogram, Counter) {
+        const DURATION: &str = "tower_quota_store_duration_seconds";
+        const ERRORS: &str = "tower_quota_store_errors_total";
+        self.series.get_or_init(|| {
+            let help = "How long a store took that answers later.";
+            describe_histogram!(DURATION, Unit::Seconds, help);
+            describe_counter!(ERRORS, Unit::Count, "How often a store has not answered.");
+            let operation = self.name;
+            (
+                histogram!(DURATION, "operation" => operation),
+                counter!(ERRORS, "operation" => operation),
+            )
+        })
+    }
 }

@@ -257,10 +257,13 @@ impl StoreFuture {
         Self(When::Now(answer))
     }
 
-    /// Whether the answer is there.
+    /// Whether it is an answer, and not an error, where that is known.
     #[cfg(feature = "metrics")]
-    pub(crate) fn is_ready(&self) -> bool {
-        matches!(self.0, When::Now(_))
+    pub(crate) fn outcome(&self) -> Option<bool> {
+        match &self.0 {
+            When::Now(answer) => Some(answer.is_ok()),
+            _ => None,
+        }
     }
 
     /// An answer that comes later.

@@ -1,15 +1,19 @@
 //! What every store does, written once. The stores' own tests run it, against a store that takes
 //! the time from its caller.
 
+mod concurrency;
 mod histories;
+mod scenarios;
 
 use std::{
-    cell::Cell,
     sync::atomic::{AtomicU64, Ordering::Relaxed},
     time::Duration,
 };
 
-pub(super) use self::histories::says_what_memory_says;
+pub(super) use self::{
+    concurrency::counts_each_request_once, histories::says_what_memory_says,
+    scenarios::keeps_every_promise,
+};
 use super::{Answer, Change, Charge, Correction, Mode, Store, Usage};
 use crate::{algorithm::Algorithm, clock::Now, quota::Quota};
 
@@ -25,7 +29,7 @@ const LONGEST: Duration = Duration::from_micros(1 << 53);
 /// A store whose time is in the hands of a test: microseconds, by both clocks.
 struct Subject<'a> {
     store: &'a dyn Store,
-    now: Cell<u64>,
+    now: AtomicU64,
     /// Of all its keys.
     shard: u64,
 }
@@ -39,7 +43,7 @@ impl<'a> Subject<'a> {
         static SHARDS: AtomicU64 = AtomicU64::new(1);
         // As a hash would spread it.
         let shard = SHARDS.fetch_add(1, Relaxed).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        Self { store, now: Cell::new(START), shard }
+        Self { store, now: AtomicU64::new(START), shard }
     }
 
     /// A policy is one of a test's own numbers, as is a key.
@@ -52,12 +56,20 @@ impl<'a> Subject<'a> {
         }
     }
 
-    fn pass(&self, micros: u64) {
-        self.now.set(self.now.get() + micros);
+    fn micros(&self) -> u64 {
+        self.now.load(Relaxed)
     }
 
     fn now(&self) -> Now {
-        at(self.now.get())
+        at(self.micros())
+    }
+
+    fn set(&self, micros: u64) {
+        self.now.store(micros, Relaxed);
+    }
+
+    fn pass(&self, micros: u64) {
+        self.set(self.micros() + micros);
     }
 
     async fn charge(&self, charges: &[Charge]) -> Vec<Told> {

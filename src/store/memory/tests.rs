@@ -11,7 +11,7 @@ use super::{ledger::usage, *};
 use crate::{
     algorithm::{Algorithm, Count, State},
     quota::Quota,
-    store::{Change, Usage},
+    store::{Change, Usage, conformance},
 };
 
 fn at(seconds: u64) -> Now {
@@ -311,4 +311,13 @@ fn keys_that_come_from_many_threads_are_admitted_their_quota_each() {
     });
     assert!(admitted.iter().all(|admitted| admitted.load(SeqCst) == 3));
     assert_eq!(store.len() as u64, 2 * KEYS);
+}
+
+#[test]
+fn it_conforms() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let store = std::sync::Arc::new(MemoryStore::new());
+    runtime.block_on(conformance::keeps_every_promise(&*store));
+    runtime.block_on(conformance::counts_each_request_once(&[store.clone(), store.clone()]));
+    conformance::says_what_memory_says(&*store, &runtime, 500);
 }

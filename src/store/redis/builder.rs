@@ -9,8 +9,7 @@ use super::{
     leases::Leases,
     leasing::Moment,
     link::{Link, Timeouts},
-    names::Names,
-    wire::Request,
+    wire::{Names, Request},
 };
 use crate::error::BuildError;
 

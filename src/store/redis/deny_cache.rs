@@ -24,12 +24,13 @@ const SEGMENTS: usize = 64;
 const COSTS: usize = 4;
 
 /// Refusals, by the monotonic clock of this process.
-#[derive(Debug)]
 pub(super) struct DenyCache {
     segments: Box<[Mutex<Segment>]>,
     keys_per_segment: usize,
     longest: u64,
     hits: AtomicU64,
+    #[cfg(feature = "metrics")]
+    metric: crate::metrics::DenyCacheHits,
 }
 
 #[derive(Debug, Default)]
@@ -75,6 +76,8 @@ impl DenyCache {
             keys_per_segment: keys.div_ceil(SEGMENTS),
             longest: nanos(longest),
             hits: AtomicU64::new(0),
+            #[cfg(feature = "metrics")]
+            metric: Default::default(),
         }
     }
 
@@ -106,6 +109,8 @@ impl DenyCache {
         }
         let denied = denied.ok_or(begun)?;
         self.hits.fetch_add(1, Relaxed);
+        #[cfg(feature = "metrics")]
+        self.metric.count();
         Ok(denied)
     }
 

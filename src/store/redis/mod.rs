@@ -7,10 +7,7 @@ mod in_flight;
 mod leases;
 mod leasing;
 mod link;
-mod names;
 mod shards;
-#[cfg(test)]
-mod tests;
 mod wire;
 
 use std::{fmt, sync::Arc};
@@ -21,7 +18,7 @@ use tokio::{runtime::Handle, time::Instant};
 pub use self::builder::RedisStoreBuilder;
 use self::{
     deny_cache::DenyCache, in_flight::InFlight, leases::Leases, leasing::Moment, link::Link,
-    names::Names,
+    wire::Names,
 };
 use super::{Charge, Correction, Store, StoreError, StoreFuture};
 use crate::clock::Now;

@@ -1,5 +1,9 @@
 //! What goes to Redis and comes back: the script, its arguments and its answer.
 
+mod names;
+#[cfg(test)]
+mod tests;
+
 use std::{sync::LazyLock, time::Duration};
 
 use redis::{
@@ -7,7 +11,9 @@ use redis::{
     aio::ConnectionLike,
 };
 
-use super::names::{self, Names};
+use smallvec::SmallVec;
+
+pub(super) use self::names::Names;
 use crate::{
     algorithm::Algorithm,
     clock::Now,
@@ -21,7 +27,7 @@ const EXACT: u64 = 1 << 53;
 /// Counts of the script end here, far above every quota.
 const MOST: u64 = 1 << 52;
 /// The packed size of an operation.
-const OPERATION: usize = 2 + 5 * 7;
+const OPERATION: usize = 2 + 9 + 1 + 5 * 7;
 /// Of each operation, the script answers with so many numbers.
 const NUMBERS: usize = 3;
 
@@ -84,17 +90,29 @@ impl Request {
         operations: usize,
         each: impl Iterator<Item = (&'a Charge, Operation)> + Clone,
     ) -> Self {
-        let mut command = Cmd::with_capacity(4 + operations, 96 + operations * (OPERATION + 64));
-        command.arg("EVALSHA").arg(SCRIPT.0.get_hash()).arg(operations);
+        let mut keys: SmallVec<[&Charge; 4]> = SmallVec::new();
         let mut packed = Vec::with_capacity(operations * OPERATION);
-        let mut shard = 0;
         for (charge, operation) in each {
-            shard = charge.shard;
-            command.arg(names.count(charge));
-            operation.pack(charge, &mut packed);
+            let is_same = |other: &&Charge| (other.shard, other.key) == (charge.shard, charge.key);
+            let number = keys.iter().position(is_same).unwrap_or_else(|| {
+                keys.push(charge);
+                keys.len() - 1
+            });
+            operation.pack(charge, number, &mut packed);
         }
+        let mut command = Cmd::with_capacity(4 + keys.len(), 96 + keys.len() * 64 + packed.len());
+        command.arg("EVALSHA").arg(SCRIPT.0.get_hash()).arg(keys.len());
+        for key in &keys {
+            command.arg(names.key(key));
+        }
+        let shard = keys.last().map_or(0, |key| key.shard);
         command.arg(packed);
-        Self { command, operations, shard }
+        let request = Self { command, operations, shard };
+        #[cfg(test)]
+        if let Some(now) = *names.time.lock().unwrap() {
+            return request.at(now, Duration::from_secs(3_600));
+        }
+        request
     }
 
     /// Run as if it was `now`, with counts kept so much longer than they say anything: a test's time
@@ -188,13 +206,11 @@ impl Operation {
         Self { action, first: charged_at, units }
     }
 
-    fn pack(&self, charge: &Charge, packed: &mut Vec<u8>) {
-        let algorithm = match charge.algorithm {
-            Algorithm::TokenBucket => 1,
-            Algorithm::FixedWindow => 2,
-            Algorithm::SlidingWindow => 3,
-        };
-        packed.extend([algorithm, self.action]);
+    /// `key` is the number of the charge's key.
+    fn pack(&self, charge: &Charge, key: usize, packed: &mut Vec<u8>) {
+        packed.extend((key as u16 + 1).to_le_bytes());
+        packed.extend(names::field(charge));
+        packed.push(self.action);
         let Rate { units, window, capacity } = Rate::new(charge.algorithm, &charge.quota);
         for number in [self.first, self.units.min(MOST), units, window, capacity] {
             packed.extend(&number.to_le_bytes()[..7]);
@@ -234,4 +250,50 @@ fn micros(now: Now) -> u64 {
 
 fn nanos(micros: u64) -> u64 {
     micros.saturating_mul(NANOS_PER_MICRO)
+}
+
+#[cfg(test)]
+mod reply_tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_that_is_none_is_an_error() {
+        let request = Request::probe(&Names::new("test"), 7);
+        let int = Value::Int;
+        let good = [int(1), int(2), int(3), int(4)];
+        let answer = request.read(Value::Array(good.to_vec())).unwrap();
+        assert_eq!(answer.at.unix(), Duration::from_micros(1));
+        let told = Usage::new(Duration::from_micros(2), 3, Duration::from_micros(4));
+        assert_eq!(answer.usages[..], [told]);
+
+        let negative = [int(1), int(2), int(3), int(-4)];
+        let text = [int(1), Value::SimpleString("2".into()), int(3), int(4)];
+        let arrays = [&good[..0], &good[..1], &good[..3], &negative, &text];
+        let arrays = arrays.map(|numbers| Value::Array(numbers.to_vec()));
+        let longer = Value::Array([&good[..], &good[1..]].concat());
+        let others = [Value::Nil, Value::Okay, int(1), longer];
+        for reply in arrays.into_iter().chain(others) {
+            let error = request.read(reply.clone()).expect_err("it is malformed");
+            assert_eq!(error.kind(), ErrorKind::UnexpectedReturnType, "{reply:?}");
+        }
+        let largest = [int(i64::MAX), int(i64::MAX), int(i64::MAX), int(i64::MAX)];
+        assert!(request.read(Value::Array(largest.to_vec())).is_ok());
+    }
+
+    #[test]
+    fn a_quota_is_told_in_small_numbers_and_never_as_a_faster_one() {
+        let rate = |algorithm, quota: Quota| {
+            let Rate { units, window, capacity } = Rate::new(algorithm, &quota);
+            (units, window, capacity)
+        };
+        let per_minute = Quota::per_minute(600);
+        assert_eq!(rate(Algorithm::TokenBucket, per_minute), (1, 100_000, 600));
+        assert_eq!(rate(Algorithm::TokenBucket, per_minute.burst(5)), (1, 100_000, 5));
+        assert_eq!(rate(Algorithm::FixedWindow, per_minute), (600, 60_000_000, 600));
+        let odd = Quota::per_window(3, Duration::from_nanos(7_001));
+        assert_eq!(rate(Algorithm::SlidingWindow, odd), (3, 8, 3));
+        // None of these can be built: they divide by nothing.
+        let none = Quota::per_window(0, Duration::ZERO);
+        assert_eq!(rate(Algorithm::FixedWindow, none), (1, 1, 0));
+    }
 }

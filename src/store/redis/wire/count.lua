@@ -1,7 +1,8 @@
 -- Makes corrections, and after them all charges of a request or none.
 --
--- KEYS      Where each is counted. A key may be named by several corrections, and by a charge then.
--- ARGV[1]   Each of them, in the same order, packed as OPERATION.
+-- KEYS      Whose they are. Each is a hash, with a field for each policy, and one for when it expires.
+-- ARGV[1]   Each of them, packed as OPERATION. A field may be named by several corrections, and by one
+--           charge after them.
 -- ARGV[2]   Tests only: the time, in microseconds.
 -- ARGV[3]   Tests only: how many milliseconds longer than needed states are kept.
 --
@@ -16,7 +17,9 @@
 local call, min, max = redis.call, math.min, math.max
 local pack, parse = struct.pack, struct.unpack
 
-local OPERATION, OPERATION_SIZE = '<BBI7I7I7I7I7', 37
+-- The number of the key, the field, the action, and what it is about.
+local OPERATION, OPERATION_SIZE = '<I2c9BI7I7I7I7I7', 47
+local EXPIRES = 'expires'
 local ENFORCED, PEEK, LEASE, GIVE_BACK, TAKE, RESET = 0, 2, 3, 4, 5, 6
 
 -- Longer times, from 285 years on, are told as this.
@@ -113,7 +116,8 @@ local function token_bucket()
   function count.write(state)
     local units, window = state.units, state.window
     local text = pack(BUCKET, state.whole, state.rest, now, units, window, state.capacity)
-    return text, until_missing(state, 0)
+    local missing = state.rest > 0 and state.whole + 1 or state.whole
+    return text, math.ceil(missing * window / units)
   end
 
   return count
@@ -138,7 +142,7 @@ local function fixed_window()
   end
 
   local function until_end(state, windows)
-    return windows * state.window - (now - state.start)
+    return (windows - 1) * state.window + (state.window - (now - state.start))
   end
 
   function count.wait(state, units)
@@ -285,82 +289,150 @@ end
 -- Only what is used is made: making all would take as long as a charge.
 local ALGORITHMS, made = { token_bucket, fixed_window, sliding_window }, {}
 
-local states = #KEYS > 0 and call('MGET', unpack(KEYS)) or {}
+-- What is asked, and the fields that it needs of each key.
+local states, keys, asked, begins = {}, {}, ARGV[1], 1
+while begins <= #asked do
+  local number, field, action, first, second, units, window, capacity
+  number, field, action, first, second, units, window, capacity, begins =
+    parse(OPERATION, asked, begins)
+  local fields = keys[number]
+  if not fields then
+    fields = { KEYS[number], EXPIRES }
+    keys[number] = fields
+  end
+  fields[#fields + 1] = field
+  -- With all that an algorithm adds: tables are slow to grow.
+  states[#states + 1] = {
+    number = number, field = field, text = #fields - 1, action = action, first = first,
+    second = second, units = units, window = window, capacity = capacity, algorithm = false,
+    wait = 0, leased = 0, changed = false, whole = 0, rest = 0, used = 0, start = 0,
+  }
+end
+for number, fields in ipairs(keys) do
+  local texts = redis.pcall('HMGET', unpack(fields))
+  keys[number] = {
+    name = fields[1], texts = texts, is_foreign = texts.err, expires = tonumber(texts[1]) or 0,
+    lasts = 0, fields = false,
+  }
+end
+
+local function read(state)
+  local key, algorithm = keys[state.number], state.field:byte(-1)
+  state.text = key.texts[state.text]
+  local count = made[algorithm]
+  if not count then
+    count = ALGORITHMS[algorithm]()
+    made[algorithm] = count
+  end
+  state.algorithm = count
+  count.read(state, state.text)
+end
+
+-- Writes fields of a key, each with its text. A key is kept a quarter longer than it says something,
+-- so that the next request need not say again how long; and it never is without a time to live.
+local function set(key, fields, lasts)
+  if key.is_foreign then call('DEL', key.name) end
+  lasts = min(lasts, EXACT)
+  if now + lasts <= key.expires then return call('HSET', unpack(fields)) end
+  lasts = lasts + (lasts - lasts % 4) / 4
+  key.expires, key.is_foreign = now + lasts, false
+  fields[#fields + 1], fields[#fields + 2] = EXPIRES, key.expires
+  call('HSET', unpack(fields))
+  call('PEXPIRE', key.name, (lasts - lasts % 1000) / 1000 + 1 + longer)
+end
+
+local function remove(key, field)
+  call('HDEL', key.name, field)
+  if call('HLEN', key.name) == 1 then
+    call('DEL', key.name)
+    key.expires = 0
+  end
+end
+
 local answer = { now }
 
--- What an operation is made of, and the state it is made in.
-local function read(place)
-  local begins = (place - 1) * OPERATION_SIZE + 1
-  local algorithm, action, first, second, units, window, capacity =
-    parse(OPERATION, ARGV[1], begins)
-  made[algorithm] = made[algorithm] or ALGORITHMS[algorithm]()
-  algorithm = made[algorithm]
-  local state = { algorithm = algorithm, units = units, window = window, capacity = capacity }
-  algorithm.read(state, states[place])
-  return state, action, first, second
-end
-
--- A state and the time it is kept are written at once: no key is ever without.
-local function write(place, state)
-  local text, lasts = state.algorithm.write(state)
-  if lasts > 0 then
-    lasts = min(lasts, EXACT)
-    call('SET', KEYS[place], text, 'PX', (lasts - lasts % 1000) / 1000 + 1 + longer)
-    return text
-  elseif states[place] then
-    call('DEL', KEYS[place])
-  end
-  return false
-end
-
-local function tell(place, state, wait, leased)
+local function tell(place, state)
   local left, reset = state.algorithm.left(state)
   local last = 3 * place + 1
-  answer[last - 2], answer[last - 1], answer[last] = min(wait, EXACT), left + leased, min(reset, EXACT)
+  left = left + state.leased
+  answer[last - 2], answer[last - 1], answer[last] = min(state.wait, EXACT), left, min(reset, EXACT)
 end
 
-local function correct(place, state, change, units, charged_at)
+-- To take nothing leaves all as it is, also what another plan says of it.
+local function correct(place, state)
+  local change, units, key = state.action, state.second, keys[state.number]
   if change == GIVE_BACK then
-    state.algorithm.give_back(state, units, charged_at)
+    state.algorithm.give_back(state, units, state.first)
   elseif change == TAKE and units > 0 then
     state.algorithm.take(state, units)
   elseif change == RESET then
     state.algorithm.read(state, false)
   end
   if change ~= TAKE or units > 0 or state.changed then
-    local text = write(place, state)
-    for later = place + 1, #KEYS do
-      if KEYS[later] == KEYS[place] then states[later] = text end
+    local text, lasts = state.algorithm.write(state)
+    if lasts > 0 then
+      set(key, { key.name, state.field, text }, lasts)
+    elseif state.text then
+      remove(key, state.field)
+      text = false
+    end
+    -- A later one may be of the same field.
+    for later = place + 1, #states do
+      local other = states[later]
+      if other.number == state.number and other.field == state.field then
+        key.texts[other.text] = text
+      end
     end
   end
-  tell(place, state, 0, 0)
+  tell(place, state)
 end
 
-local charges, passes = {}, true
-for place = 1, #KEYS do
-  local state, action, first, second = read(place)
+-- Whether each charge fits; then, if all do that must, all are made.
+local passes = true
+for place, state in ipairs(states) do
+  read(state)
+  local action = state.action
   if action >= GIVE_BACK then
-    correct(place, state, action, second, first)
+    correct(place, state)
   else
-    state.cost, state.wait = second, state.algorithm.wait(state, first)
-    if action == PEEK then state.cost = 0 end
-    state.place, state.is_lease = place, action == LEASE
+    state.wait = state.algorithm.wait(state, state.first)
     if (action == ENFORCED or action == LEASE) and state.wait > 0 then passes = false end
-    charges[#charges + 1] = state
   end
 end
-for _, state in ipairs(charges) do
-  local cost, leased = 0, 0
-  if passes and state.wait == 0 then cost = state.cost end
-  if state.is_lease and cost > 0 then
-    cost = min(cost, (state.algorithm.left(state)))
-    leased = cost
+
+local function charge(place, state)
+  local units = state.second
+  if not passes or state.wait > 0 or state.action == PEEK then
+    units = 0
+  elseif state.action == LEASE then
+    units = min(units, (state.algorithm.left(state)))
+    state.leased = units
   end
-  if cost > 0 then
-    state.algorithm.take(state, cost)
+  if units > 0 then
+    state.algorithm.take(state, units)
     state.changed = true
   end
-  if state.changed then write(state.place, state) end
-  tell(state.place, state, state.wait, leased)
+  if state.changed then
+    local key, text, lasts = keys[state.number], state.algorithm.write(state)
+    if lasts > 0 then
+      local fields = key.fields
+      if fields then
+        fields[#fields + 1], fields[#fields + 2] = state.field, text
+      else
+        key.fields = { key.name, state.field, text }
+      end
+      key.lasts = max(key.lasts, lasts)
+    elseif state.text then
+      remove(key, state.field)
+    end
+  end
+  tell(place, state)
+end
+
+for place, state in ipairs(states) do
+  if state.action < GIVE_BACK then charge(place, state) end
+end
+for _, key in ipairs(keys) do
+  if key.fields then set(key, key.fields, key.lasts) end
 end
 return answer

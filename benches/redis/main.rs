@@ -1,0 +1,188 @@
+//! Decisions by a Redis server on loopback, beside what it does without us.
+//!
+//! `cargo bench --features redis --bench redis -- [--quick]`; needs `redis-server`. All callers are
+//! tasks of one thread, and each asks again as soon as it is answered.
+
+mod bare;
+#[path = "../common/mod.rs"]
+mod common;
+#[path = "../../tests/common/redis/mod.rs"]
+mod harness;
+
+use std::time::{Duration, Instant};
+
+use redis::cmd;
+use tokio::{runtime::Runtime, task::JoinSet};
+use tower_quota::{Limiter, Policy, Quota, key::header, store::RedisStore};
+
+use crate::{
+    bare::{Bare, Tap},
+    common::{
+        API_KEY, YEAR,
+        args::Args,
+        keys::key,
+        rounds::paired,
+        stats::{InShort, Quartiles, Table, grouped},
+    },
+    harness::Server,
+};
+
+const CALLERS: [usize; 3] = [1, 64, 512];
+const POLICIES: [usize; 3] = [1, 2, 5];
+
+/// What is asked.
+#[derive(Clone)]
+enum Subject {
+    Bare(Bare),
+    Ours { limiter: Limiter, request: http::request::Parts, is_allowed: bool },
+}
+
+impl Subject {
+    async fn ask(&mut self) {
+        match self {
+            Self::Bare(bare) => bare.send().await,
+            Self::Ours { limiter, request, is_allowed } => {
+                assert_eq!(limiter.decide(request).await.is_allowed(), *is_allowed);
+            }
+        }
+    }
+}
+
+/// So many policies that count by the header.
+async fn ours(url: String, policies: usize, quota: Quota, lease: u32) -> Subject {
+    let store = RedisStore::builder(url).secret(7).decision_timeout(Duration::from_secs(5));
+    let store = store.response_timeout(Duration::from_secs(5)).build().expect("settings that work");
+    let policy = |n: usize| {
+        let policy = Policy::token_bucket(format!("policy {n} of {policies}"), quota);
+        policy.key(header(API_KEY.as_str())).or_refuse().lease(lease)
+    };
+    let limiter = (0..policies).map(policy).fold(Limiter::builder(), |all, one| all.policy(one));
+    let limiter = limiter.store(store).build().expect("settings that work");
+    let request = http::Request::get("/").header(&API_KEY, key(7)).body(()).expect("a request");
+    let request = request.into_parts().0;
+    let mut ours = Subject::Ours { limiter, request, is_allowed: true };
+    ours.ask().await;
+    ours
+}
+
+/// What one round of one subject has told.
+struct Told {
+    /// Decisions in a second.
+    rate: f64,
+    latencies: Vec<f64>,
+}
+
+/// `callers` tasks ask until all have asked `times`.
+async fn ask(subject: &Subject, callers: usize, times: usize) -> Told {
+    let each = times / callers;
+    let begun = Instant::now();
+    let mut tasks = JoinSet::new();
+    for _ in 0..callers {
+        let mut subject = subject.clone();
+        tasks.spawn(async move {
+            let mut latencies = Vec::with_capacity(each);
+            for nth in 0..each {
+                // The time is read for some of them only: it takes as long as a leased decision.
+                if nth % 8 > 0 {
+                    subject.ask().await;
+                    continue;
+                }
+                let asked = Instant::now();
+                subject.ask().await;
+                latencies.push(asked.elapsed().as_nanos() as f64 / 1e3);
+            }
+            latencies
+        });
+    }
+    let latencies = tasks.join_all().await.concat();
+    Told { rate: (each * callers) as f64 / begun.elapsed().as_secs_f64(), latencies }
+}
+
+fn percentile(latencies: &mut [f64], percent: usize) -> f64 {
+    latencies.sort_by(f64::total_cmp);
+    latencies[(latencies.len() - 1) * percent / 100]
+}
+
+/// A subject, and the one that it is compared with.
+struct Row {
+    name: String,
+    beside: usize,
+    subject: Subject,
+}
+
+async fn rows(server: &Server) -> Vec<Row> {
+    let endless = Quota::per_window(999_999_999_999, YEAR);
+    let increment = Subject::Bare(Bare::new(server, cmd("INCR").arg("n").to_owned()).await);
+    let mut rows = vec![Row { name: "INCR".to_owned(), beside: 0, subject: increment }];
+    for policies in POLICIES {
+        let tap = Tap::before(server);
+        drop(ours(tap.url(), policies, endless, 0).await);
+        let script = Bare::new(server, tap.last("EVALSHA")).await;
+        let beside = rows.len();
+        let name = format!("bare script, policies: {policies}");
+        rows.push(Row { name, beside, subject: Subject::Bare(script) });
+        let subject = ours(server.url(), policies, endless, 0).await;
+        rows.push(Row { name: format!("tower-quota, policies: {policies}"), beside, subject });
+    }
+    let subject = ours(server.url(), 1, endless, 100).await;
+    rows.push(Row { name: "tower-quota, leases of 100".to_owned(), beside: 0, subject });
+    rows
+}
+
+fn main() {
+    let args = Args::parse();
+    let title = "Redis: decisions a second over loopback";
+    if !args.wants(title) {
+        return;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.expect("a runtime");
+    let server = Server::start();
+    let rows = runtime.block_on(rows(&server));
+    let mut in_short = InShort::new();
+    for callers in CALLERS {
+        let title = format!("{title}, callers: {callers}");
+        let columns = ["", "thousands a second", "ratio", "to", "p50, µs", "p99, µs"];
+        let table = Table::new(&title, &columns);
+        let times = args.pick(callers * 100 + 2_000, callers * 4);
+        let mut latencies = vec![Vec::new(); rows.len()];
+        let rates = paired(args.pick(21, 3), rows.len(), |_, row| {
+            let told = runtime.block_on(ask(&rows[row].subject, callers, times));
+            latencies[row].extend(told.latencies);
+            told.rate
+        });
+        for (row, Row { name, beside, .. }) in rows.iter().enumerate() {
+            let thousands = Quartiles::of(rates[row].iter().map(|rate| rate / 1e3));
+            let ratio = Quartiles::of_ratios(&rates[row], &rates[*beside]);
+            let percentiles = [50, 99].map(|percent| percentile(&mut latencies[row], percent));
+            let [p50, p99] = percentiles.map(|micros| format!("{micros:.0}"));
+            let to = if row == *beside { "" } else { &*rows[*beside].name };
+            table.row(&[name, &format!("{thousands:.1}"), &ratio, &to, &p50, &p99]);
+        }
+        let one = |row: usize| Quartiles::of_ratios(&rates[row], &rates[rows[row].beside]);
+        let (ours, leased) = (2, rows.len() - 1);
+        let what = format!("decisions a second by Redis, {callers} callers");
+        in_short.add(format!("{what}, one policy"), "the bare script", one(ours));
+        in_short.add(format!("{what}, leases of 100"), "a bare `INCR`", one(leased));
+        let five = Quartiles::of_ratios(&rates[ours], &rates[ours + 4]);
+        in_short.add(format!("{what}: five policies"), "times the cost of one", five);
+    }
+    flood(&runtime, &server, args.pick(200_000, 2_000));
+    in_short.print();
+}
+
+/// How many commands it takes to refuse a caller who does not stop.
+fn flood(runtime: &Runtime, server: &Server, requests: usize) {
+    let table = Table::new("Redis: a refused flood", &["requests", "commands"]);
+    let refused = runtime.block_on(async {
+        let mut subject = ours(server.url(), 1, Quota::per_window(1, YEAR), 0).await;
+        if let Subject::Ours { is_allowed, .. } = &mut subject {
+            *is_allowed = false;
+        }
+        subject.ask().await;
+        subject
+    });
+    let before = server.calls("evalsha");
+    runtime.block_on(ask(&refused, 1, requests));
+    table.row(&[&grouped(requests), &(server.calls("evalsha") - before)]);
+}

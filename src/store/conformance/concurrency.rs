@@ -1,0 +1,55 @@
+//! Many at once.
+
+use std::sync::{Arc, atomic::AtomicU64};
+
+use tokio::task::JoinSet;
+
+use super::*;
+
+const TASKS: u64 = 24;
+const REQUESTS: u64 = 12;
+const UNITS: u64 = 100;
+
+/// From any number of tasks, over each of `stores`, which count together: no key is admitted more
+/// than its quota, and no request is half charged.
+pub(crate) async fn counts_each_request_once(stores: &[Arc<dyn Store>]) {
+    let shard = Subject::new(&*stores[0]).shard;
+    for algorithm in ALGORITHMS {
+        let admitted: Arc<[AtomicU64; 3]> = Arc::default();
+        let mut tasks = JoinSet::new();
+        for task in 0..TASKS {
+            let store = Arc::clone(&stores[task as usize % stores.len()]);
+            let admitted = Arc::clone(&admitted);
+            tasks.spawn(async move {
+                let subject = Subject { shard, ..Subject::new(&*store) };
+                for request in 0..REQUESTS {
+                    // Pairs that overlap, in either order.
+                    let first = (task + request) % 3;
+                    let second = (first + 1 + request % 2) % 3;
+                    let pair = [first, second].map(|key| charge(&subject, key, algorithm));
+                    let told = subject.charge(&pair).await;
+                    if told.iter().all(|(wait, ..)| *wait == 0) {
+                        admitted[first as usize].fetch_add(1, Relaxed);
+                        admitted[second as usize].fetch_add(1, Relaxed);
+                    }
+                }
+            });
+        }
+        tasks.join_all().await;
+        let subject = Subject { shard, ..Subject::new(&*stores[0]) };
+        for (key, admitted) in (0..).zip(&*admitted) {
+            let admitted = admitted.load(Relaxed);
+            let left =
+                subject.charge(&[Charge { cost: 0, ..charge(&subject, key, algorithm) }]).await[0]
+                    .1;
+            assert_eq!(left, UNITS - admitted, "{algorithm:?}: {admitted} were admitted");
+        }
+        let all: u64 = admitted.iter().map(|admitted| admitted.load(Relaxed)).sum();
+        // Two keys are spent at least, or one more pair would have passed.
+        assert!(all >= 2 * UNITS, "{algorithm:?}: {all} were admitted in all");
+    }
+}
+
+fn charge(subject: &Subject<'_>, key: u64, algorithm: Algorithm) -> Charge {
+    subject.one(key, algorithm, Quota::per_minute(UNITS))
+}

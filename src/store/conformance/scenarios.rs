@@ -1,0 +1,400 @@
+//! Each promise of a store, with the answers spelled out.
+
+use super::{Algorithm::*, *};
+
+const MINUTE: u64 = 60 * SECOND;
+
+/// All of them. A test of its own for each would start a server for each.
+pub(crate) async fn keeps_every_promise(store: &dyn Store) {
+    macro_rules! each {
+        ($($scenario:ident)*) => { $($scenario(&Subject::new(store)).await;)* };
+    }
+    each! {
+        a_bucket_refills_evenly
+        a_fixed_window_ends_on_the_minute
+        a_sliding_window_passes_over_each_use
+        uses_of_one_sixtieth_of_a_window_leave_together
+        a_retry_in_time_passes_and_no_earlier_one
+        centuries_are_told_exactly
+        what_costs_nothing_uses_nothing
+        what_costs_more_than_the_quota_never_fits
+        units_ahead_have_to_fit_as_well
+        a_dry_run_is_charged_with_its_request_and_refuses_none
+        a_peek_asks_only
+        a_request_is_charged_for_all_its_keys_and_policies_or_none
+        what_is_given_back_can_be_used_again
+        what_has_come_back_by_itself_is_not_given_back
+        units_may_be_given_back_to_when_they_were_used
+        all_given_back_is_as_new
+        units_are_taken_whether_they_fit_or_not
+        corrections_of_one_key_add_up
+        a_reset_key_is_as_new
+        what_was_used_stays_used_under_another_plan
+        a_bucket_of_another_rate_begins_with_whole_units
+        a_longer_window_still_counts_what_the_shorter_one_did
+        a_clock_set_back_neither_grants_a_window_twice_nor_blocks_for_hours
+        huge_numbers_are_no_error
+    }
+}
+
+impl Subject<'_> {
+    /// Uses one key of one policy, with a cost.
+    async fn uses(&self, algorithm: Algorithm, quota: Quota, cost: u64) -> Told {
+        self.ask(Charge { cost, ..self.one(1, algorithm, quota) }).await
+    }
+
+    async fn ask(&self, charge: Charge) -> Told {
+        self.charge(&[charge]).await[0]
+    }
+
+    async fn peek(&self, charge: Charge) -> Told {
+        self.ask(Charge { mode: Mode::Peek, ..charge }).await
+    }
+
+    async fn change(&self, charge: Charge, charged_at: Option<u64>, change: Change) -> Told {
+        let charged_at = charged_at.map(at);
+        self.correct(&[Correction { charge, charged_at, change }]).await[0]
+    }
+}
+
+async fn a_bucket_refills_evenly(subject: &Subject<'_>) {
+    let quota = Quota::per_second(3);
+    assert_eq!(subject.uses(TokenBucket, quota, 2).await, (0, 1, 333_334));
+    assert_eq!(subject.uses(TokenBucket, quota, 2).await, (333_334, 1, 333_334));
+    subject.pass(333_333);
+    assert_eq!(subject.uses(TokenBucket, quota, 2).await, (1, 1, 1));
+    subject.pass(1);
+    assert_eq!(subject.uses(TokenBucket, quota, 2).await, (0, 0, 333_333));
+    // A third of a second is no whole number of microseconds, and nothing is lost: 5 units are back
+    // after five thirds.
+    subject.pass(1_333_332);
+    assert_eq!(subject.uses(TokenBucket, quota, 0).await, (0, 3, 0));
+    let burst = Quota::per_minute(60).burst(10);
+    assert_eq!(
+        subject.ask(Charge { cost: 10, ..subject.one(2, TokenBucket, burst) }).await,
+        (0, 0, SECOND)
+    );
+}
+
+async fn a_fixed_window_ends_on_the_minute(subject: &Subject<'_>) {
+    let quota = Quota::per_minute(10);
+    assert_eq!(subject.uses(FixedWindow, quota, 7).await, (0, 3, 30 * SECOND));
+    assert_eq!(subject.uses(FixedWindow, quota, 4).await, (30 * SECOND, 3, 30 * SECOND));
+    subject.pass(30 * SECOND - 1);
+    assert_eq!(subject.uses(FixedWindow, quota, 4).await, (1, 3, 1));
+    subject.pass(1);
+    assert_eq!(subject.uses(FixedWindow, quota, 4).await, (0, 6, MINUTE));
+    assert_eq!(subject.uses(FixedWindow, quota, 17).await, (2 * MINUTE, 6, MINUTE));
+}
+
+async fn a_sliding_window_passes_over_each_use(subject: &Subject<'_>) {
+    let quota = Quota::per_minute(3);
+    assert_eq!(subject.uses(SlidingWindow, quota, 1).await, (0, 2, MINUTE));
+    subject.pass(10 * SECOND);
+    assert_eq!(subject.uses(SlidingWindow, quota, 2).await, (0, 0, 50 * SECOND));
+    assert_eq!(subject.uses(SlidingWindow, quota, 1).await, (50 * SECOND, 0, 50 * SECOND));
+    assert_eq!(subject.uses(SlidingWindow, quota, 2).await, (MINUTE, 0, 50 * SECOND));
+    assert_eq!(subject.uses(SlidingWindow, quota, 5).await, (2 * MINUTE, 0, 50 * SECOND));
+    subject.pass(50 * SECOND - 1);
+    assert_eq!(subject.uses(SlidingWindow, quota, 1).await, (1, 0, 1));
+    subject.pass(1);
+    assert_eq!(subject.uses(SlidingWindow, quota, 1).await, (0, 0, 10 * SECOND));
+    subject.pass(MINUTE);
+    assert_eq!(subject.uses(SlidingWindow, quota, 0).await, (0, 3, 0));
+}
+
+async fn uses_of_one_sixtieth_of_a_window_leave_together(subject: &Subject<'_>) {
+    let quota = Quota::per_minute(10);
+    for passed in [SECOND - 1, 0, 1, SECOND] {
+        assert_eq!(subject.uses(SlidingWindow, quota, 1).await.0, 0);
+        subject.pass(passed);
+    }
+    // At 0, 0.999999, 0.999999 and 1: the first three share an entry.
+    subject.pass(MINUTE - SECOND - 2);
+    assert_eq!(subject.uses(SlidingWindow, quota, 0).await, (0, 6, 1));
+    subject.pass(1);
+    assert_eq!(subject.uses(SlidingWindow, quota, 0).await, (0, 9, 1));
+    subject.pass(1);
+    assert_eq!(subject.uses(SlidingWindow, quota, 0).await, (0, 10, 0));
+}
+
+async fn a_retry_in_time_passes_and_no_earlier_one(subject: &Subject<'_>) {
+    for (number, algorithm) in (1..).zip(ALGORITHMS) {
+        let charge = subject.one(number, algorithm, Quota::per_minute(7));
+        assert_eq!(subject.ask(Charge { cost: 7, ..charge }).await.0, 0);
+        let (wait, remaining, reset) = subject.ask(charge).await;
+        assert!(wait > 1, "{algorithm:?} waits {wait}");
+        assert_eq!((remaining, reset), (0, wait), "{algorithm:?}");
+        subject.pass(wait - 1);
+        assert_eq!(subject.ask(charge).await, (1, 0, 1), "{algorithm:?}");
+        subject.pass(1);
+        assert_eq!(subject.ask(charge).await.0, 0, "{algorithm:?}");
+    }
+}
+
+async fn centuries_are_told_exactly(subject: &Subject<'_>) {
+    // The first window began in 1970. Three of them are more microseconds than a double can count.
+    let quota = Quota::per_window(1, Duration::from_micros(3_016_523_538_046_877));
+    let (second, fourth) = (1_311_120_768_046_877, 7_344_167_844_140_631);
+    assert_eq!(subject.uses(FixedWindow, quota, 1).await, (0, 0, second));
+    assert_eq!(subject.uses(FixedWindow, quota, 3).await, (fourth, 0, second));
+    let charge = subject.one(2, TokenBucket, quota.burst(2));
+    assert_eq!(subject.ask(Charge { cost: 2, ..charge }).await, (0, 0, 3_016_523_538_046_877));
+    subject.pass(1);
+    let told = (6_033_047_076_093_753, 0, 3_016_523_538_046_876);
+    assert_eq!(subject.ask(Charge { cost: 2, ..charge }).await, told);
+}
+
+async fn what_costs_nothing_uses_nothing(subject: &Subject<'_>) {
+    for (algorithm, reset) in [(TokenBucket, 0), (FixedWindow, 30 * SECOND), (SlidingWindow, 0)] {
+        let charge = Charge { cost: 0, ..subject.one(1, algorithm, Quota::per_minute(1)) };
+        assert_eq!(subject.ask(charge).await, (0, 1, reset), "{algorithm:?}");
+        assert_eq!(subject.ask(Charge { cost: 1, ..charge }).await.0, 0, "{algorithm:?}");
+        let (wait, remaining, _) = subject.ask(charge).await;
+        assert_eq!((wait, remaining), (0, 0), "{algorithm:?} passes when all is used, too");
+    }
+}
+
+async fn what_costs_more_than_the_quota_never_fits(subject: &Subject<'_>) {
+    // Read as eleven that are asked for one after another: the last of them waits so long.
+    let waits = [6 * SECOND, 30 * SECOND, MINUTE];
+    for (algorithm, expected) in ALGORITHMS.into_iter().zip(waits) {
+        let charge = Charge { cost: 11, ..subject.one(1, algorithm, Quota::per_minute(10)) };
+        let (wait, remaining, _) = subject.ask(charge).await;
+        assert_eq!((wait, remaining), (expected, 10), "{algorithm:?}");
+        subject.pass(wait);
+        assert!(subject.ask(charge).await.0 > 0, "{algorithm:?}");
+        subject.set(START);
+    }
+}
+
+async fn units_ahead_have_to_fit_as_well(subject: &Subject<'_>) {
+    for algorithm in ALGORITHMS {
+        let charge = subject.one(1, algorithm, Quota::per_minute(5));
+        let (wait, remaining, _) = subject.ask(Charge { ahead: 4, cost: 2, ..charge }).await;
+        assert_eq!((wait > 0, remaining), (true, 5), "{algorithm:?}");
+        let (wait, remaining, _) = subject.ask(Charge { ahead: 4, cost: 1, ..charge }).await;
+        assert_eq!((wait, remaining), (0, 4), "{algorithm:?} charges its cost only");
+    }
+}
+
+async fn a_dry_run_is_charged_with_its_request_and_refuses_none(subject: &Subject<'_>) {
+    for algorithm in ALGORITHMS {
+        let enforced = subject.one(1, algorithm, Quota::per_minute(2));
+        let dry = Charge { mode: Mode::DryRun, ..subject.one(2, algorithm, Quota::per_minute(1)) };
+        let charges = [dry, enforced];
+        let left = |told: Vec<Told>| [told[0], told[1]].map(|(wait, left, _)| (wait == 0, left));
+        assert_eq!(left(subject.charge(&charges).await), [(true, 0), (true, 1)], "{algorithm:?}");
+        assert_eq!(left(subject.charge(&charges).await), [(false, 0), (true, 0)], "{algorithm:?}");
+        // Now the enforced one refuses: nothing is charged to a dry run that would fit.
+        let fresh = Charge { mode: Mode::DryRun, ..subject.one(3, algorithm, dry.quota) };
+        let told = left(subject.charge(&[fresh, enforced]).await);
+        assert_eq!(told, [(true, 1), (false, 0)], "{algorithm:?}");
+    }
+}
+
+async fn a_peek_asks_only(subject: &Subject<'_>) {
+    for algorithm in ALGORITHMS {
+        let charge = subject.one(1, algorithm, Quota::per_minute(1));
+        let before = subject.peek(charge).await;
+        assert_eq!((before.0, before.1), (0, 1), "{algorithm:?}");
+        assert_eq!(subject.peek(charge).await, before, "{algorithm:?}");
+        assert_eq!(subject.ask(charge).await.0, 0, "{algorithm:?}");
+        // It refuses no request either.
+        let peek = Charge { mode: Mode::Peek, ..charge };
+        let told = subject.charge(&[peek, subject.one(2, algorithm, charge.quota)]).await;
+        assert!(told[0].0 > 0 && told[1] == (0, 0, told[1].2), "{algorithm:?}: {told:?}");
+        assert_eq!(subject.ask(subject.one(2, algorithm, charge.quota)).await.1, 0, "it was made");
+    }
+}
+
+async fn a_request_is_charged_for_all_its_keys_and_policies_or_none(subject: &Subject<'_>) {
+    let one = |number, algorithm, units| subject.one(number, algorithm, Quota::per_minute(units));
+    let spent = one(1, SlidingWindow, 1);
+    assert_eq!(subject.ask(spent).await.0, 0);
+    let charges = [one(1, TokenBucket, 5), one(1, FixedWindow, 5), one(2, FixedWindow, 5)];
+    let left = |told: Vec<Told>| told.into_iter().map(|(_, left, _)| left).collect::<Vec<_>>();
+    for place in 0..=charges.len() {
+        let mut request = charges.to_vec();
+        request.insert(place, spent);
+        let mut expected = vec![5; 3];
+        expected.insert(place, 0);
+        assert_eq!(left(subject.charge(&request).await), expected, "spent at {place}");
+    }
+    assert_eq!(left(subject.charge(&charges).await), [4; 3]);
+}
+
+async fn what_is_given_back_can_be_used_again(subject: &Subject<'_>) {
+    for algorithm in ALGORITHMS {
+        let charge = Charge { cost: 5, ..subject.one(1, algorithm, Quota::per_minute(5)) };
+        assert_eq!(subject.ask(charge).await.1, 0);
+        subject.pass(1);
+        let charged_at = Some(subject.micros() - 1);
+        assert_eq!(subject.change(charge, charged_at, Change::GiveBack(2)).await.1, 2);
+        assert_eq!(subject.change(charge, None, Change::GiveBack(1)).await.1, 3, "just now");
+        assert_eq!(subject.ask(Charge { cost: 3, ..charge }).await.0, 0, "{algorithm:?}");
+        assert_eq!(subject.change(charge, None, Change::GiveBack(99)).await.1, 5, "{algorithm:?}");
+        let unknown = subject.one(2, algorithm, charge.quota);
+        assert_eq!(subject.change(unknown, None, Change::GiveBack(1)).await.1, 5, "{algorithm:?}");
+    }
+}
+
+async fn what_has_come_back_by_itself_is_not_given_back(subject: &Subject<'_>) {
+    for algorithm in ALGORITHMS {
+        let charge = Charge { cost: 2, ..subject.one(1, algorithm, Quota::per_minute(2)) };
+        let charged_at = Some(subject.micros());
+        assert_eq!(subject.ask(charge).await.0, 0);
+        subject.pass(MINUTE);
+        assert_eq!(subject.ask(charge).await.0, 0, "{algorithm:?}: they are back");
+        let left = subject.change(charge, charged_at, Change::GiveBack(2)).await.1;
+        // A bucket keeps no account of when its units were used.
+        assert_eq!(left, if algorithm == TokenBucket { 2 } else { 0 }, "{algorithm:?}");
+    }
+}
+
+async fn units_may_be_given_back_to_when_they_were_used(subject: &Subject<'_>) {
+    let charge = subject.one(1, SlidingWindow, Quota::per_minute(3));
+    let first = subject.micros();
+    assert_eq!(subject.ask(charge).await, (0, 2, MINUTE));
+    subject.pass(20 * SECOND);
+    assert_eq!(subject.ask(charge).await, (0, 1, 40 * SECOND));
+    subject.pass(20 * SECOND);
+    assert_eq!(subject.ask(charge).await, (0, 0, 20 * SECOND));
+    // The first use was none: the second is the next to leave.
+    assert_eq!(subject.change(charge, Some(first), Change::GiveBack(1)).await, (0, 1, 40 * SECOND));
+    // More than the last use had: the one before has them.
+    assert_eq!(subject.change(charge, None, Change::GiveBack(2)).await, (0, 3, 0));
+}
+
+async fn all_given_back_is_as_new(subject: &Subject<'_>) {
+    let quota = Quota::per_minute(3);
+    let (charge, fresh) =
+        (subject.one(1, SlidingWindow, quota), subject.one(2, SlidingWindow, quota));
+    assert_eq!(subject.ask(charge).await.0, 0);
+    assert_eq!(subject.change(charge, None, Change::GiveBack(1)).await, (0, 3, 0));
+    for passed in [600_000, 600_000, MINUTE - 900_000] {
+        subject.pass(passed);
+        assert_eq!(subject.ask(charge).await, subject.ask(fresh).await);
+    }
+}
+
+async fn units_are_taken_whether_they_fit_or_not(subject: &Subject<'_>) {
+    let taken = [
+        // Two units are overdrawn, and one more has to be there: three of 6 seconds each.
+        (TokenBucket, (18 * SECOND, 0, 18 * SECOND)),
+        (FixedWindow, (30 * SECOND, 0, 30 * SECOND)),
+        (SlidingWindow, (MINUTE, 0, MINUTE)),
+    ];
+    for (algorithm, expected) in taken {
+        let charge = subject.one(1, algorithm, Quota::per_minute(10));
+        assert_eq!(subject.change(charge, None, Change::Take(7)).await.1, 3, "{algorithm:?}");
+        assert_eq!(subject.change(charge, None, Change::Take(0)).await.1, 3, "{algorithm:?}");
+        let (wait, left, _) = subject.change(charge, None, Change::Take(5)).await;
+        assert_eq!((wait, left), (0, 0), "{algorithm:?}");
+        assert_eq!(subject.ask(charge).await, expected, "{algorithm:?}");
+    }
+}
+
+async fn corrections_of_one_key_add_up(subject: &Subject<'_>) {
+    for algorithm in ALGORITHMS {
+        let charge = subject.one(1, algorithm, Quota::per_minute(10));
+        let correction = |change| Correction { charge, charged_at: None, change };
+        let changes = [Change::Take(4), Change::Take(3), Change::GiveBack(1), Change::Take(0)];
+        let told = subject.correct(&changes.map(correction)).await;
+        let left: Vec<u64> = told.iter().map(|(_, left, _)| *left).collect();
+        assert_eq!(left, [6, 3, 4, 4], "{algorithm:?}");
+        let told = subject.correct(&[Change::Reset, Change::Take(2)].map(correction)).await;
+        assert_eq!([told[0].1, told[1].1], [10, 8], "{algorithm:?}");
+        assert_eq!(subject.peek(charge).await.1, 8, "{algorithm:?}");
+    }
+}
+
+async fn a_reset_key_is_as_new(subject: &Subject<'_>) {
+    for algorithm in ALGORITHMS {
+        let charge = Charge { cost: 5, ..subject.one(1, algorithm, Quota::per_minute(5)) };
+        let fresh = subject.peek(charge).await;
+        assert_eq!(subject.change(charge, None, Change::Reset).await, fresh, "{algorithm:?}");
+        assert_eq!(subject.ask(charge).await.0, 0);
+        let other = subject.one(2, algorithm, charge.quota);
+        assert_eq!(subject.ask(other).await.1, 4);
+        assert_eq!(subject.change(charge, None, Change::Reset).await, fresh, "{algorithm:?}");
+        assert_eq!(subject.peek(charge).await, fresh, "{algorithm:?}");
+        assert_eq!(subject.peek(other).await.1, 4, "{algorithm:?}: another key is not reset");
+    }
+}
+
+async fn what_was_used_stays_used_under_another_plan(subject: &Subject<'_>) {
+    for algorithm in ALGORITHMS {
+        let under = |units| subject.one(1, algorithm, Quota::per_minute(units));
+        assert_eq!(subject.ask(Charge { cost: 50, ..under(100) }).await.1, 50);
+        assert_eq!(subject.peek(under(1_000)).await.1, 950, "{algorithm:?} raised");
+        assert_eq!(subject.peek(under(60)).await.1, 10, "{algorithm:?} lowered");
+        let (wait, left, reset) = subject.peek(under(20)).await;
+        assert_eq!(left, 0, "{algorithm:?} far lowered");
+        assert!((1..=MINUTE).contains(&wait), "{algorithm:?} waits {wait}");
+        assert_eq!(wait, reset, "{algorithm:?}");
+        assert_eq!(subject.peek(under(100)).await.1, 50, "{algorithm:?}: to ask changes nothing");
+        assert_eq!(subject.ask(Charge { cost: 900, ..under(1_000) }).await.1, 50, "{algorithm:?}");
+    }
+}
+
+async fn a_bucket_of_another_rate_begins_with_whole_units(subject: &Subject<'_>) {
+    let (slow, fast) = (Quota::per_minute(60), Quota::per_minute(600).burst(60));
+    assert_eq!(subject.uses(TokenBucket, slow, 2).await, (0, 58, SECOND));
+    subject.pass(SECOND / 2);
+    // One and a half are missing, which is two.
+    assert_eq!(subject.uses(TokenBucket, fast, 1).await, (0, 57, SECOND / 10));
+    let burst = Quota::per_minute(600).burst(2);
+    assert_eq!(subject.uses(TokenBucket, burst, 1).await, (SECOND / 10, 0, SECOND / 10));
+}
+
+async fn a_longer_window_still_counts_what_the_shorter_one_did(subject: &Subject<'_>) {
+    // Both uses are of one sixtieth of the longer window.
+    for (algorithm, reset) in [(FixedWindow, 10 * SECOND), (SlidingWindow, 60 * MINUTE)] {
+        let under = |quota| Charge { cost: 3, ..subject.one(1, algorithm, quota) };
+        assert_eq!(subject.ask(under(Quota::per_minute(5))).await.1, 2);
+        subject.pass(20 * SECOND);
+        assert_eq!(subject.ask(under(Quota::per_hour(6))).await, (0, 0, reset), "{algorithm:?}");
+        subject.set(START);
+    }
+}
+
+async fn a_clock_set_back_neither_grants_a_window_twice_nor_blocks_for_hours(
+    subject: &Subject<'_>,
+) {
+    let quota = Quota::per_minute(10);
+    subject.pass(30 * SECOND);
+    assert_eq!(subject.uses(FixedWindow, quota, 10).await, (0, 0, MINUTE));
+    // A second back, over the edge of the window: it is still the later one.
+    subject.set(subject.micros() - SECOND);
+    assert_eq!(subject.uses(FixedWindow, quota, 1).await, (61 * SECOND, 0, 61 * SECOND));
+    // Twelve hours back: what was used stays used, until the end of the minute it is now.
+    subject.set(START - 43_200 * SECOND);
+    assert_eq!(subject.uses(FixedWindow, quota, 1).await, (30 * SECOND, 0, 30 * SECOND));
+}
+
+async fn huge_numbers_are_no_error(subject: &Subject<'_>) {
+    let quotas = [
+        Quota::per_second(1),
+        Quota::per_window(crate::quota::MAX_UNITS, Duration::from_nanos(1)),
+        Quota::per_window(1, Duration::from_secs(100 * 365 * 86_400)).burst(3),
+        Quota::unlimited(),
+    ];
+    for (number, quota) in (1..).zip(quotas) {
+        for algorithm in ALGORITHMS {
+            let charge = subject.one(number, algorithm, quota);
+            let huge = Charge { cost: u64::MAX, ahead: u64::MAX, ..charge };
+            assert!(subject.ask(huge).await.0 > 0 || quota.is_unlimited(), "{huge:?} does not fit");
+            for units in [u64::MAX, 1 << 56] {
+                let left = subject.change(charge, None, Change::Take(units)).await.1;
+                assert!(left == 0 || quota.is_unlimited(), "{algorithm:?}: {left} of {quota:?}");
+                subject.ask(huge).await;
+                let give_back = Change::GiveBack(u64::MAX);
+                subject.change(charge, Some(1 << 60), give_back).await;
+                subject.change(charge, Some(0), give_back).await;
+                let left = subject.change(charge, None, Change::GiveBack(units)).await.1;
+                assert!(left >= algorithm.capacity(&quota) || quota.is_unlimited(), "{charge:?}");
+            }
+        }
+    }
+}

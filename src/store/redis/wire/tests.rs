@@ -1,0 +1,277 @@
+use std::{sync::Arc, time::Duration};
+
+use redis::Client;
+use tokio::runtime::Runtime;
+
+use super::*;
+use crate::store::{RedisStore, RedisStoreBuilder, Store, StoreFuture, conformance};
+
+#[path = "../../../../tests/common/redis/mod.rs"]
+mod servers;
+use self::servers::{Cluster, Server};
+
+/// At the time of its caller.
+struct Timed(RedisStore);
+
+impl Timed {
+    fn new(builder: RedisStoreBuilder) -> Self {
+        let patience = Duration::from_secs(30);
+        let builder = builder.connect_timeout(patience).response_timeout(patience);
+        // What is remembered answers less than a server.
+        Self(builder.decision_timeout(patience).max_denied(0).secret(1).build().unwrap())
+    }
+
+    fn set(&self, now: Now) {
+        *self.0.0.names.time.lock().unwrap() = Some(now);
+    }
+}
+
+impl Store for Timed {
+    fn charge(&self, charges: &[Charge], now: Now) -> StoreFuture {
+        self.set(now);
+        self.0.charge(charges, now)
+    }
+
+    fn correct(&self, corrections: &[Correction], now: Now) -> StoreFuture {
+        self.set(now);
+        self.0.correct(corrections, now)
+    }
+}
+
+/// Replicas of their own, which count together.
+fn conforms(builder: impl Fn() -> RedisStoreBuilder, cases: u32) {
+    let runtime = Runtime::new().unwrap();
+    let stores = [(); 3].map(|()| Arc::new(Timed::new(builder())) as Arc<dyn Store>);
+    runtime.block_on(conformance::keeps_every_promise(&*stores[0]));
+    runtime.block_on(conformance::counts_each_request_once(&stores));
+    conformance::says_what_memory_says(&*stores[0], &runtime, cases);
+}
+
+#[test]
+fn one_server_conforms() {
+    let server = Server::start();
+    conforms(|| RedisStore::builder(server.url()), 300);
+    assert_eq!(server.keys_without_ttl(), Vec::<String>::new());
+}
+
+#[test]
+fn a_cluster_conforms() {
+    let cluster = Cluster::start();
+    conforms(|| RedisStore::cluster(cluster.urls()), 100);
+    for server in cluster.nodes() {
+        assert_eq!(server.keys_without_ttl(), Vec::<String>::new());
+        assert_ne!(server.keys(), Vec::<String>::new(), "each has its share");
+    }
+}
+
+const START: u64 = 1_705_402_770_000_000;
+const SECOND: u64 = 1_000_000;
+
+/// One server, and what is sent to it.
+struct Sent {
+    server: Server,
+    names: Names,
+    connection: redis::Connection,
+    runtime: Runtime,
+    asynchronous: redis::aio::MultiplexedConnection,
+}
+
+impl Sent {
+    fn start() -> Self {
+        let (server, runtime) = (Server::start(), Runtime::new().unwrap());
+        let client = Client::open(server.url()).unwrap();
+        let asynchronous = runtime.block_on(client.get_multiplexed_async_connection()).unwrap();
+        let connection = server.connection();
+        Self { server, names: Names::new("test"), connection, runtime, asynchronous }
+    }
+
+    fn run(&mut self, request: &Request) -> Answer {
+        self.runtime.block_on(run(&mut self.asynchronous, request)).unwrap()
+    }
+
+    /// At a time, without keeping anything for longer: how long until it fits, and what is left.
+    fn charge(&mut self, micros: u64, charge: Charge) -> (u64, u64) {
+        let request = Request::charge(&self.names, &[charge]).at(time(micros), Duration::ZERO);
+        let usage = self.run(&request).usages[0];
+        (usage.wait().as_micros() as u64, usage.remaining())
+    }
+
+    fn correct(&mut self, micros: u64, charge: Charge, change: Change) {
+        let correction = Correction { charge, charged_at: None, change };
+        let request = Request::correct(&self.names, &[correction]);
+        self.run(&request.at(time(micros), Duration::ZERO));
+    }
+
+    /// In milliseconds; below 0 where there is no key.
+    fn ttl(&mut self, charge: &Charge) -> i64 {
+        redis::cmd("PTTL").arg(self.names.key(charge)).query(&mut self.connection).unwrap()
+    }
+}
+
+fn time(micros: u64) -> Now {
+    Now::new(Duration::from_micros(micros), Duration::from_micros(micros))
+}
+
+fn charge(algorithm: Algorithm, quota: Quota) -> Charge {
+    Charge::new(1 << 40, 5 << 64 | 7, algorithm, quota)
+}
+
+const ALGORITHMS: [Algorithm; 3] =
+    [Algorithm::TokenBucket, Algorithm::FixedWindow, Algorithm::SlidingWindow];
+
+#[test]
+fn a_count_is_kept_as_long_as_it_says_something() {
+    let mut sent = Sent::start();
+    let hour = Quota::per_hour(3_600);
+    for (algorithm, millis) in [
+        // And a quarter longer.
+        (Algorithm::TokenBucket, 2_500..=2_501),
+        // The hour ends in half a minute.
+        (Algorithm::FixedWindow, 37_500..=37_501),
+        (Algorithm::SlidingWindow, 4_500_000..=4_500_001),
+    ] {
+        let charge = Charge { cost: 2, ..charge(algorithm, hour) };
+        assert_eq!(sent.charge(START, Charge { cost: 0, ..charge }), (0, 3_600));
+        sent.charge(START, Charge { mode: Mode::Peek, ..charge });
+        sent.charge(START, Charge { cost: 3_601, ..charge });
+        assert_eq!(sent.ttl(&charge), -2, "{algorithm:?}: nothing was used, and nothing kept");
+        assert_eq!(sent.charge(START, charge).0, 0);
+        let (least, most) = millis.into_inner();
+        // Some of it may have passed.
+        let ttl = sent.ttl(&charge);
+        assert!((least - 1_000..=most).contains(&ttl), "{algorithm:?} is kept for {ttl} ms");
+        sent.correct(START, charge, Change::GiveBack(2));
+        assert_eq!(sent.ttl(&charge), -2, "{algorithm:?}: all is given back");
+        sent.correct(START, charge, Change::Take(9));
+        assert!(sent.ttl(&charge) > 0, "{algorithm:?}");
+        sent.correct(START, charge, Change::Reset);
+        assert_eq!(sent.ttl(&charge), -2, "{algorithm:?} is reset");
+        sent.correct(START, charge, Change::GiveBack(1));
+        assert_eq!(sent.ttl(&charge), -2, "{algorithm:?}: there was nothing to give back");
+    }
+    // For less than the shortest time that Redis knows.
+    let short = Quota::per_window(1, Duration::from_micros(3));
+    for algorithm in ALGORITHMS {
+        let charge = Charge { policy: 2 << 40, ..charge(algorithm, short) };
+        assert_eq!(sent.charge(START, charge), (0, 0), "{algorithm:?}");
+    }
+    // Far longer than Redis can say: it is kept, and still has a time to live.
+    let century = Quota::per_window(1, Duration::from_secs(100 * 365 * 86_400)).burst(1 << 49);
+    let slow = Charge { cost: 1 << 49, ..charge(Algorithm::TokenBucket, century) };
+    assert_eq!(sent.charge(START, slow), (0, 0));
+    assert!(sent.ttl(&slow) > 280 * 365 * 86_400_000);
+    assert_eq!(sent.server.keys_without_ttl(), Vec::<String>::new());
+}
+
+#[test]
+fn the_servers_clock_counts() {
+    let mut sent = Sent::start();
+    let names = sent.names.clone();
+    for algorithm in ALGORITHMS {
+        let charge = charge(algorithm, Quota::per_window(5, Duration::from_secs(86_400 * 365)));
+        let request = Request::charge(&names, &[charge]);
+        let before: (u64, u64) = redis::cmd("TIME").query(&mut sent.connection).unwrap();
+        let answer = sent.run(&request);
+        let after: (u64, u64) = redis::cmd("TIME").query(&mut sent.connection).unwrap();
+        let [before, after] = [before, after]
+            .map(|(secs, micros)| Duration::from_secs(secs) + Duration::from_micros(micros));
+        assert!((before..=after).contains(&answer.at.unix()), "{:?}", answer.at);
+        assert_eq!(answer.at.unix(), answer.at.monotonic());
+        assert_eq!(sent.run(&request).usages[0].remaining(), 3);
+        // What was answered says when it was.
+        let correction =
+            Correction { charge, charged_at: Some(answer.at), change: Change::GiveBack(1) };
+        let answer = sent.run(&Request::correct(&names, &[correction]));
+        assert_eq!(answer.usages[0].remaining(), 4, "{algorithm:?}");
+    }
+    assert_eq!(sent.server.keys_without_ttl(), Vec::<String>::new());
+}
+
+#[test]
+fn a_clock_set_back_neither_grants_units_nor_blocks_longer_than_a_refill() {
+    let mut sent = Sent::start();
+    let quota = Quota::per_minute(6);
+    let hour = 3_600 * SECOND;
+    for (algorithm, wait) in [
+        (Algorithm::TokenBucket, 10 * SECOND),
+        // The rest of its minute.
+        (Algorithm::FixedWindow, 30 * SECOND),
+        (Algorithm::SlidingWindow, 60 * SECOND),
+    ] {
+        let all = Charge { cost: 6, ..charge(algorithm, quota) };
+        let one = Charge { cost: 1, ..all };
+        assert_eq!(sent.charge(START, all), (0, 0));
+        let request = Request::charge(&sent.names, &[one]);
+        let back = START - 12 * hour;
+        let keep = Duration::from_secs(3_600);
+        let answer = sent.run(&request.clone().at(time(back), keep));
+        assert_eq!(answer.usages[0].wait(), Duration::from_micros(wait), "{algorithm:?}");
+        // Who was refused is told the truth.
+        let early = sent.run(&request.clone().at(time(back + wait - 1), keep));
+        assert_eq!(early.usages[0].wait(), Duration::from_micros(1), "{algorithm:?}");
+        assert!(sent.run(&request.at(time(back + wait), keep)).usages[0].fits(), "{algorithm:?}");
+    }
+}
+
+#[test]
+fn a_server_that_does_not_know_the_script_is_sent_it_once() {
+    let mut sent = Sent::start();
+    let each = charge(Algorithm::TokenBucket, Quota::per_hour(10));
+    let charges = [each, Charge { policy: 2 << 40, ..each }];
+    let request = Request::charge(&sent.names, &charges);
+    for (round, sources) in [(0, 1), (1, 1), (2, 2), (3, 2)] {
+        if round == 2 {
+            let flush = redis::cmd("SCRIPT").arg("FLUSH").to_owned();
+            sent.server.ask::<()>(&flush).unwrap();
+        }
+        let answer = sent.run(&request);
+        assert_eq!(answer.usages[1].remaining(), 9 - round, "each is charged once");
+        assert_eq!(sent.server.calls("eval"), sources);
+    }
+    let calls = ["evalsha", "hmget", "hset", "time"].map(|command| sent.server.calls(command));
+    assert_eq!(calls, [4; 4], "each request reads at once, and writes at once");
+    // A refusal and a question write nothing.
+    let over = charges.map(|charge| Charge { cost: 11, ..charge });
+    let peek = charges.map(|charge| Charge { mode: Mode::Peek, ..charge });
+    sent.run(&Request::charge(&sent.names, &over));
+    sent.run(&Request::charge(&sent.names, &peek));
+    assert_eq!(["hset", "hdel"].map(|command| sent.server.calls(command)), [4, 0]);
+}
+
+#[test]
+fn it_is_seldom_said_again_how_long_a_count_is_kept() {
+    let mut sent = Sent::start();
+    let charge = charge(Algorithm::SlidingWindow, Quota::per_hour(1_000));
+    for second in 0..600 {
+        assert_eq!(sent.charge(START + second * SECOND, charge).0, 0);
+    }
+    assert_eq!(sent.server.calls("pexpire"), 1);
+    assert_eq!(sent.charge(START + 901 * SECOND, charge), (0, 399));
+    assert_eq!(sent.server.calls("pexpire"), 2);
+}
+
+#[test]
+fn what_others_left_under_a_name_is_no_error() {
+    let mut sent = Sent::start();
+    for algorithm in ALGORITHMS {
+        let charge = charge(algorithm, Quota::per_hour(10));
+        let name = sent.names.key(&charge);
+        for text in ["", "x", "a text that is as long as the state of a bucket", &"x".repeat(42)] {
+            redis::cmd("SET").arg(&name).arg(text).exec(&mut sent.connection).unwrap();
+            sent.charge(START, charge);
+            sent.correct(START, charge, Change::GiveBack(1));
+            sent.correct(START, charge, Change::Reset);
+            assert_eq!(sent.charge(START, charge), (0, 9), "{algorithm:?} after {text:?}");
+        }
+        sent.correct(START, charge, Change::Reset);
+        redis::cmd("RPUSH").arg(&name).arg("x").exec(&mut sent.connection).unwrap();
+        assert_eq!(sent.charge(START, charge), (0, 9), "{algorithm:?} after a list");
+        assert_eq!(sent.server.keys_without_ttl(), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn no_charges_are_no_error() {
+    let mut sent = Sent::start();
+    assert!(sent.run(&Request::charge(&sent.names, &[])).usages.is_empty());
+}

@@ -1,0 +1,244 @@
+//! What the Redis store keeps, for whom, and on which server.
+#![cfg(feature = "redis")]
+
+#[path = "common/redis/mod.rs"]
+mod harness;
+
+use std::time::Duration;
+
+use harness::{Cluster, Server};
+use http::{Request, request::Parts};
+use tower_quota::{
+    Limiter, LimiterBuilder, Policy, Quota, Reason,
+    key::header,
+    store::{RedisStore, RedisStoreBuilder},
+};
+
+const SECRET: u128 = 0x0123_4567_89ab_cdef_0123_4567_89ab_cdef;
+
+fn limiter(store: RedisStoreBuilder, policies: impl IntoIterator<Item = Policy>) -> Limiter {
+    let store = store.secret(SECRET).build().unwrap();
+    let all = policies.into_iter().fold(Limiter::builder(), LimiterBuilder::policy);
+    all.store(store).build().unwrap()
+}
+
+fn policy(name: &str, key: &str, quota: Quota) -> Policy {
+    Policy::sliding_window(name, quota).key(header(key)).or_skip()
+}
+
+fn request(headers: &[(&str, &str)]) -> Parts {
+    let all =
+        headers.iter().fold(Request::get("/"), |all, (name, value)| all.header(*name, *value));
+    all.body(()).unwrap().into_parts().0
+}
+
+#[test]
+fn each_error_says_what_to_write() {
+    let valid = || RedisStore::builder("redis://127.0.0.1/").secret(SECRET);
+    let url = "its URL cannot be read; write one like `redis://:password@host:6379/0`";
+    for (builder, problem) in [
+        (
+            RedisStore::builder("redis://127.0.0.1/"),
+            "it has no secret; add `.secret(…)`, the same for all replicas, as `openssl rand -hex 16` makes one",
+        ),
+        (RedisStore::builder("http://:pass@127.0.0.1/").secret(SECRET), url),
+        (RedisStore::cluster(["127.0.0.1:x"]).secret(SECRET), url),
+        (RedisStore::cluster([""; 0]).secret(SECRET), url),
+        (
+            valid().prefix("{us}"),
+            "its prefix has a brace, by which a cluster would place all keys; leave it out",
+        ),
+        (
+            valid().connect_timeout(Duration::ZERO),
+            "a time-out of 0 is over before it begins; write at least 1 ms",
+        ),
+        (
+            valid().response_timeout(Duration::ZERO),
+            "a time-out of 0 is over before it begins; write at least 1 ms",
+        ),
+        (
+            valid().decision_timeout(Duration::ZERO),
+            "a time-out of 0 is over before it begins; write at least 1 ms",
+        ),
+    ] {
+        let error = builder.build().unwrap_err().to_string();
+        assert_eq!(error, format!("the Redis store: {problem}"));
+    }
+}
+
+#[test]
+fn neither_password_nor_secret_is_shown() {
+    let builder = RedisStore::builder("redis://:hunter2@127.0.0.1/").secret(SECRET);
+    let shown = format!("{builder:?}") + &format!("{:?}", builder.build().unwrap());
+    assert!(!shown.contains("hunter2") && !shown.contains("81985529216486895"), "{shown}");
+}
+
+#[tokio::test]
+async fn no_key_is_kept_in_plain_form() {
+    let server = Server::start_with(harness::APPEND_ONLY);
+    let policies = [
+        policy("by key", "x-key", Quota::per_minute(9)),
+        Policy::token_bucket("by both", Quota::per_minute(9))
+            .key((header("x-key"), header("x-user")))
+            .or_refuse(),
+    ];
+    let limiter = limiter(RedisStore::builder(server.url()), policies);
+    let decision =
+        limiter.decide(&request(&[("x-key", "sk_live_1"), ("x-user", "ann@a.org")])).await;
+    assert!(decision.is_allowed() && decision.outcomes().len() == 2);
+    let mut files = vec![server.folder().to_owned()];
+    let (mut bytes, mut looked_at) = (Vec::new(), 0);
+    while let Some(path) = files.pop() {
+        match std::fs::read_dir(&path) {
+            Ok(inside) => files.extend(inside.map(|entry| entry.unwrap().path())),
+            Err(_) => {
+                bytes.extend(std::fs::read(path).unwrap());
+                looked_at += 1;
+            }
+        }
+    }
+    let kept = String::from_utf8_lossy(&bytes);
+    assert!(looked_at > 1 && kept.contains("tower-quota:"), "the keys are there");
+    for plain in ["sk_live_1", "ann@a.org", "by key"] {
+        assert!(!kept.contains(plain), "{plain}");
+    }
+}
+
+#[tokio::test]
+async fn limiters_share_what_is_the_same_and_nothing_else() {
+    let server = Server::start();
+    let one = || policy("p", "x-key", Quota::per_hour(2));
+    let url = || RedisStore::builder(server.url());
+    let ask = async |limiter: &Limiter| {
+        let decision = limiter.decide(&request(&[("x-key", "k")])).await;
+        decision.outcomes()[0].remaining()
+    };
+    let (first, replica) = (limiter(url(), [one()]), limiter(url(), [one()]));
+    assert_eq!((ask(&first).await, ask(&replica).await), (1, 0));
+
+    let named = Policy::sliding_window("q", Quota::per_hour(2)).key(header("x-key")).or_skip();
+    let counted = Policy::token_bucket("p", Quota::per_hour(2)).key(header("x-key")).or_skip();
+    let keyed = one().or_key(header("x-other"));
+    let larger = policy("p", "x-key", Quota::per_hour(3));
+    for (other, left) in [(named, 1), (counted, 1), (keyed, 1), (larger, 2)] {
+        assert_eq!(ask(&limiter(url(), [other.clone()])).await, left, "{other:?}");
+    }
+    assert_eq!(ask(&limiter(url().prefix("other"), [one()])).await, 1);
+    let secret = RedisStore::builder(server.url()).secret(SECRET + 1).build().unwrap();
+    let elsewhere = Limiter::builder().policy(one()).store(secret).build().unwrap();
+    assert_eq!(ask(&elsewhere).await, 1, "another secret");
+    assert_eq!(ask(&limiter(url(), [one()])).await, 0);
+}
+
+#[tokio::test]
+async fn replicas_tell_a_key_by_the_same_name() {
+    let server = Server::start();
+    let told = async || {
+        let policies = [policy("p", "x-key", Quota::per_hour(2))];
+        let limiter = limiter(RedisStore::builder(server.url()), policies);
+        let layer = tower_quota::RateLimitLayer::builder(limiter)
+            .headers([tower_quota::HeaderStyle::draft_11().partition_key()]);
+        let service = tower::ServiceBuilder::new().layer(layer.build().unwrap());
+        let service = service.service_fn(async |_: Request<()>| -> Result<_, ()> {
+            Ok(http::Response::new(http_body_util::Full::<bytes::Bytes>::default()))
+        });
+        let request = Request::from_parts(request(&[("x-key", "k")]), ());
+        let response = tower::ServiceExt::oneshot(service, request).await.unwrap();
+        response.headers()["ratelimit-policy"].clone()
+    };
+    assert_eq!(told().await, told().await);
+}
+
+/// Requests whose policies count by two keys, which a cluster keeps on two servers.
+fn by_two_keys(cluster: &Cluster, user: Policy) -> Limiter {
+    let tenant = policy("tenant", "x-tenant", Quota::per_hour(50));
+    limiter(RedisStore::cluster(cluster.urls()), [tenant, user])
+}
+
+fn calls(cluster: &Cluster) -> u64 {
+    let calls = |name| move |server: &Server| server.calls(name);
+    let nodes = || cluster.nodes().iter();
+    nodes().map(calls("evalsha")).sum::<u64>() + nodes().map(calls("eval")).sum::<u64>()
+}
+
+#[tokio::test]
+async fn a_cluster_charges_what_is_in_one_shard_at_once_and_else_all_or_nothing() {
+    let cluster = Cluster::start();
+    let user = || policy("user", "x-user", Quota::per_hour(1));
+    let sharded = by_two_keys(&cluster, user().shard(header("x-tenant")));
+    let both = |user: usize| {
+        let user = user.to_string();
+        request(&[("x-tenant", "t"), ("x-user", &user)])
+    };
+    for warm_up in 0..2 {
+        assert!(sharded.decide(&both(warm_up)).await.is_allowed());
+    }
+    let before = calls(&cluster);
+    for user in 2..12 {
+        assert!(sharded.decide(&both(user)).await.is_allowed());
+    }
+    assert_eq!(calls(&cluster) - before, 10, "one run of the script each");
+
+    // Each user somewhere else: what the tenant was charged first is given back.
+    let scattered = by_two_keys(&cluster, user());
+    for user in 100..110 {
+        let (first, second) =
+            (scattered.decide(&both(user)).await, scattered.decide(&both(user)).await);
+        assert!(first.is_allowed());
+        assert_eq!(second.reason(), Some(Reason::QuotaExceeded));
+        assert_eq!(second.tightest().unwrap().policy(), "user");
+    }
+    let left = scattered.peek_request(&both(0)).await.outcomes()[0].remaining();
+    assert_eq!(left, 50 - 22, "the refused ones cost the tenant nothing");
+    for server in cluster.nodes() {
+        assert_eq!(server.keys_without_ttl(), Vec::<String>::new());
+    }
+}
+
+#[tokio::test]
+async fn parts_of_one_key_are_in_its_shard() {
+    let cluster = Cluster::start();
+    let parts = Policy::sliding_window("user", Quota::per_hour(9));
+    let limiter =
+        by_two_keys(&cluster, parts.key((header("x-tenant"), header("x-user"))).or_skip());
+    let of_user = |user: usize| {
+        let user = user.to_string();
+        request(&[("x-tenant", "t"), ("x-user", &user)])
+    };
+    for warm_up in 0..2 {
+        limiter.decide(&of_user(warm_up)).await;
+    }
+    let before = calls(&cluster);
+    for user in 2..12 {
+        assert_eq!(limiter.decide(&of_user(user)).await.outcomes().len(), 2);
+    }
+    assert_eq!(calls(&cluster) - before, 10);
+}
+
+#[tokio::test]
+async fn a_flood_costs_the_server_nothing() {
+    let server = Server::start();
+    let store = RedisStore::builder(server.url()).secret(SECRET).build().unwrap();
+    let policies = [
+        policy("window", "x-key", Quota::per_hour(3)),
+        Policy::token_bucket("bucket", Quota::per_hour(1_000)).key(header("x-key")).or_skip(),
+    ];
+    let limiter = policies.into_iter().fold(Limiter::builder(), LimiterBuilder::policy);
+    let limiter = limiter.store(store.clone()).build().unwrap();
+    let flood = request(&[("x-key", "k")]);
+    for _ in 0..4 {
+        limiter.decide(&flood).await;
+    }
+    let before = server.calls("evalsha");
+    for _ in 0..1_000 {
+        let decision = limiter.decide(&flood).await;
+        assert_eq!(decision.reason(), Some(Reason::QuotaExceeded));
+        let told: Vec<_> = decision.outcomes().iter().map(|outcome| outcome.policy()).collect();
+        assert_eq!(told, ["window"], "of the other nothing is known");
+    }
+    assert_eq!(server.calls("evalsha"), before);
+    assert_eq!(store.denied_from_cache(), 1_000);
+    // A key that is not refused is asked for.
+    assert!(limiter.decide(&request(&[("x-key", "other")])).await.is_allowed());
+    assert_eq!(limiter.peek_request(&flood).await.outcomes()[1].remaining(), 997);
+}
