@@ -267,7 +267,8 @@ impl Policy {
     /// replicas:
     /// - No interval of the window's length sees more than the quota and `units` for each replica
     ///   (of a token bucket: more than the burst, the units of the window, and `units` for each
-    ///   replica). A fixed window never sees more than its quota.
+    ///   replica). A fixed window never sees more than its quota, but for what requests hold that are
+    ///   on their way to the store when it ends.
     /// - A key may be refused while the other replicas hold up to `units` each; and so much of its
     ///   quota may not be used, if they do not spend it. One replica alone, asked one by one, admits
     ///   the quota.

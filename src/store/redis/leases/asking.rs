@@ -50,6 +50,11 @@ impl Part {
         Self { charge: *charge, units, lease, asks: None, filling: None, told }
     }
 
+    #[cfg(test)]
+    pub(super) fn units(&self) -> u64 {
+        self.units
+    }
+
     fn has_pool(&self) -> bool {
         self.charge.lease > 0
     }

@@ -61,6 +61,8 @@ struct Asked {
     replica: usize,
     asking: Asking,
     costs: Vec<u64>,
+    /// Of its costs, what it had when it asked; and when that was, by its clock.
+    had: Vec<u64>,
     asked: u64,
     /// When the server has answered, and what.
     answer: Option<(u64, Answer)>,
@@ -151,8 +153,10 @@ impl World {
         if asking.spend_covered(local).is_some() {
             return self.admitted.push((self.now, costs));
         }
+        let parts = asking.parts.iter().zip(&costs);
+        let had = parts.map(|(part, &cost)| part.units().min(cost)).collect();
         let (asked, answer) = (local, None);
-        self.asked.push(Asked { replica: which, asking, costs, asked, answer });
+        self.asked.push(Asked { replica: which, asking, costs, had, asked, answer });
     }
 
     fn hear(&mut self, which: usize, leaves: bool) {
@@ -161,7 +165,7 @@ impl World {
         if answered.is_empty() {
             return;
         }
-        let Asked { replica, mut asking, costs, asked, answer } =
+        let Asked { replica, mut asking, costs, had, asked, answer } =
             self.asked.remove(answered[which % answered.len()]);
         let heard = self.now + self.replicas[replica].offset;
         let (served_at, answer) = answer.unwrap();
@@ -179,7 +183,10 @@ impl World {
             return;
         }
         if passes {
-            self.admitted.push((served_at, costs));
+            // What it had was spent when it asked.
+            let rest = costs.iter().zip(&had).map(|(cost, had)| cost - had).collect();
+            self.admitted.push((asked - self.replicas[replica].offset, had));
+            self.admitted.push((served_at, rest));
         } else {
             self.refused = true;
         }
