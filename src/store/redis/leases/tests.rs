@@ -363,14 +363,6 @@ fn an_hour(lease: u32) -> Charge {
     policy(1, Algorithm::SlidingWindow, Quota::per_hour(1_000), lease)
 }
 
-fn filled(leases: &Arc<Leases>, charge: &Charge, server: &MemoryStore) -> Answer {
-    let mut asking = leases.begin(&[*charge], START, true).unwrap();
-    let answer = serve(server, &[], &asking.charges(), at(START));
-    let answer = asking.hear(&answer, (START, START));
-    asking.told();
-    answer
-}
-
 #[test]
 fn a_batch_is_asked_for_once_and_told_as_one_quota() {
     let (server, leases) = (MemoryStore::new(), Arc::new(Leases::new(64)));
@@ -394,11 +386,45 @@ fn a_batch_is_asked_for_once_and_told_as_one_quota() {
     assert!(leases.spend(&one, START + MILLI).is_none());
 }
 
+/// Takes a batch.
+fn fill_at(leases: &Arc<Leases>, charge: &Charge, server: &MemoryStore, now: u64) {
+    let mut asking = leases.begin(&[*charge], now, true).unwrap();
+    let answer = serve(server, &[], &asking.charges(), at(now));
+    asking.hear(&answer, (now, now));
+    asking.told();
+}
+
+#[test]
+fn units_of_several_batches_end_with_the_first() {
+    let (server, one) = (MemoryStore::new(), an_hour(100));
+    let later = START + SECOND / 2;
+    // Some come back when others are there already.
+    let leases = Arc::new(Leases::new(64));
+    fill_at(&leases, &one, &server, START);
+    let held = leases.begin(&[Charge { cost: 30, ..one }], START, true).unwrap();
+    leases.spend(&Charge { cost: 69, ..one }, START).unwrap();
+    let asking = leases.begin(&[one], later, true).unwrap();
+    assert_eq!(asking.charges()[0].lease, 70, "with those that are held, a batch");
+    drop(asking);
+    fill_at(&leases, &one, &server, later);
+    assert!(leases.covers(&one, START + SECOND));
+    drop(held);
+    assert!(!leases.covers(&one, START + SECOND));
+
+    // Some are there when more come for those ahead.
+    let leases = Arc::new(Leases::new(64));
+    fill_at(&leases, &one, &server, START);
+    leases.spend(&Charge { cost: 94, ..one }, START).unwrap();
+    fill_at(&leases, &Charge { ahead: 10, ..one }, &server, later);
+    assert!(leases.covers(&Charge { cost: 99, ..one }, later));
+    assert!(!leases.covers(&one, START + SECOND));
+}
+
 #[test]
 fn a_lease_ends_and_units_of_another_plan_go_back_first() {
     let (server, leases) = (MemoryStore::new(), Arc::new(Leases::new(64)));
     let one = an_hour(100);
-    filled(&leases, &one, &server);
+    fill_at(&leases, &one, &server, START);
     assert!(leases.covers(&one, START + SECOND - 1));
     assert!(!leases.covers(&one, START + SECOND));
     assert!(!leases.covers(&Charge { ahead: 99, ..one }, START), "others come before");
@@ -439,7 +465,7 @@ fn what_cannot_be_leased_is_asked_for() {
 fn a_reset_forgets_what_was_taken() {
     let (server, leases) = (MemoryStore::new(), Arc::new(Leases::new(64)));
     let one = an_hour(100);
-    filled(&leases, &one, &server);
+    fill_at(&leases, &one, &server, START);
     leases.forget(&one);
     assert!(!leases.covers(&one, START));
     assert!(leases.take_all().is_empty());
