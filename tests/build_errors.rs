@@ -29,6 +29,10 @@ fn each_error_names_the_culprit_and_says_what_to_write() {
             "policy `read`: 0 replicas have no share of the quota; write how many there are",
         ),
         (
+            with(valid().lease(10).settle(|_| None)),
+            "policy `read`: it has a lease, and responses settle its cost: each request asks the store anyway; leave one out",
+        ),
+        (
             with(valid().shard(header("x tenant"))),
             "policy `read`: `\"x tenant\"` is no header name; write one like `x-api-key`",
         ),

@@ -257,14 +257,36 @@ impl Policy {
         self.set(|settings| settings.shard = Some(Arc::new(key)))
     }
 
-    /// Lets each replica take up to `units` of a key at once from the store, and spend them by
-    /// itself: most requests then take no round trip. Default: 0, each request asks the store.
+    /// Lets each replica take up to `units` of a key at once from a store that several share, and
+    /// spend them by itself: most requests then take no round trip. Default: 0, each request asks
+    /// the store. A store in memory knows no leases and is exact.
     ///
-    /// What it costs in exactness, with a store that several replicas share: units are counted when
-    /// they are taken, and may be spent up to a second later (within the same fixed window). So an
-    /// interval of the window's length may see up to `units` more for each replica; and a key may be
-    /// refused while other replicas hold up to `units` each, which they give back after that second.
-    /// A store in memory knows no leases and is exact.
+    /// Units count from when they are taken. They are spent within a second, or within a tenth of a
+    /// window below ten seconds, and never after the fixed window they were taken in; what is left
+    /// then goes back. A replica never holds more than `units` of a key. So with a number of
+    /// replicas:
+    /// - No interval of the window's length sees more than the quota and `units` for each replica
+    ///   (of a token bucket: more than the burst, the units of the window, and `units` for each
+    ///   replica). A fixed window never sees more than its quota, but for what requests hold that are
+    ///   on their way to the store when it ends.
+    /// - A key may be refused while the other replicas hold up to `units` each; and so much of its
+    ///   quota may not be used, if they do not spend it. One replica alone, asked one by one, admits
+    ///   the quota.
+    /// - What is told as remaining is what the store had left when it was asked at last, and what
+    ///   this replica holds.
+    /// - What a replica holds when it dies is used. See
+    #[cfg_attr(
+        feature = "redis",
+        doc = "   [`RedisStore::give_back_leases`](crate::store::RedisStore::give_back_leases) for shutting down."
+    )]
+    #[cfg_attr(
+        not(feature = "redis"),
+        doc = "   `RedisStore::give_back_leases` for shutting down."
+    )]
+    ///
+    /// While the store is down, what is held is spent. Requests that cost `units` or more ask the
+    /// store, as do those of a [dry run](Self::dry_run). Not together with
+    /// [`settle`](Self::settle), which asks the store for each response.
     pub fn lease(self, units: u32) -> Self {
         self.set(|settings| settings.lease = units)
     }

@@ -43,6 +43,11 @@ impl Policy {
         if self.0.store_failure == (OnStoreFailure::CountLocally { replicas: 0 }) {
             return fail("0 replicas have no share of the quota; write how many there are");
         }
+        if self.0.lease > 0 && self.0.settle.is_some() {
+            return fail(
+                "it has a lease, and responses settle its cost: each request asks the store anyway; leave one out",
+            );
+        }
         if let Some(problem) = self.0.shard.as_ref().and_then(|shard| shard.problem()) {
             return fail(&problem);
         }

@@ -6,6 +6,8 @@ use super::{
     RedisStore, Shared,
     connection::Servers,
     deny_cache::DenyCache,
+    leases::Leases,
+    leasing::Moment,
     link::{Link, Timeouts},
     wire::{Names, Request},
 };
@@ -13,6 +15,7 @@ use crate::error::BuildError;
 
 const CULPRIT: &str = "the Redis store";
 const MAX_DENIED: usize = 100_000;
+const MAX_LEASED: usize = 100_000;
 const LONGEST_DENIED: Duration = Duration::from_secs(10);
 
 /// Collects what a [`RedisStore`] needs.
@@ -23,6 +26,7 @@ pub struct RedisStoreBuilder {
     prefix: String,
     timeouts: Timeouts,
     max_denied: usize,
+    max_leased: usize,
 }
 
 enum Address {
@@ -56,6 +60,7 @@ impl RedisStoreBuilder {
             prefix: "tower-quota".into(),
             timeouts,
             max_denied: MAX_DENIED,
+            max_leased: MAX_LEASED,
         }
     }
 
@@ -105,6 +110,13 @@ impl RedisStoreBuilder {
         self
     }
 
+    /// For how many keys units may be leased at once; see [`Policy::lease`](crate::Policy::lease).
+    /// Those of other keys ask the server. Default: 100,000, about 25 MB.
+    pub fn max_leased(mut self, keys: usize) -> Self {
+        self.max_leased = keys;
+        self
+    }
+
     /// The store. It connects in the background when it is first asked.
     ///
     /// # Errors
@@ -132,7 +144,9 @@ impl RedisStoreBuilder {
         let link =
             Link::new(servers, self.timeouts, move |shard| Request::probe(&probe_names, shard));
         let deny_cache = DenyCache::new(self.max_denied, LONGEST_DENIED);
-        Ok(RedisStore(Arc::new(Shared { link, names, secret, deny_cache })))
+        let leases = Arc::new(Leases::new(self.max_leased));
+        let moment = Moment::new();
+        Ok(RedisStore(Arc::new(Shared { link, names, secret, deny_cache, leases, moment })))
     }
 }
 

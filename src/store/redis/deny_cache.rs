@@ -12,6 +12,7 @@ use std::{
 
 use smallvec::{SmallVec, smallvec};
 
+use super::leases::lifetime;
 use crate::{
     clock::{Now, nanos},
     quota::Quota,
@@ -85,15 +86,21 @@ impl DenyCache {
         self.hits.load(Relaxed)
     }
 
-    /// What is known to refuse the charges now.
-    pub(super) fn look(&self, charges: &[Charge], now: Now) -> Result<Answer, Begun> {
+    /// What is known to refuse the charges now, but for those that need no server.
+    pub(super) fn look(
+        &self,
+        charges: &[Charge],
+        now: Now,
+        is_covered: impl Fn(&Charge) -> bool,
+    ) -> Result<Answer, Begun> {
         let now = now.monotonic_nanos();
         let mut begun = Begun { at: now, changes: SmallVec::new() };
         let mut denied: Option<Answer> = None;
         for (place, charge) in charges.iter().enumerate() {
+            let is_covered = is_covered(charge);
             let segment = self.segment(charge);
             begun.changes.push(segment.changes);
-            if charge.mode != Mode::Enforced || !has_known_end(charge) {
+            if charge.mode != Mode::Enforced || !has_known_end(charge) || is_covered {
                 continue;
             }
             let Some((usage, at)) = segment.refuses(charge, now) else { continue };
@@ -186,7 +193,9 @@ impl Segment {
             }
         }
         let wait = usage.wait_nanos();
-        let first_end = asked.saturating_add(wait).min(asked.saturating_add(cache.longest));
+        // Other replicas may give back what they have not spent of a lease.
+        let longest = if charge.lease > 0 { lifetime(&charge.quota) } else { cache.longest };
+        let first_end = asked.saturating_add(wait.min(longest.min(cache.longest)));
         let units = charge.ahead.saturating_add(charge.cost);
         let refusal = Refusal { units, ends: (first_end, heard.saturating_add(wait)) };
         let resets_at = heard.saturating_add(nanos(usage.reset()));
@@ -254,7 +263,7 @@ mod tests {
 
         /// The server is `there` milliseconds away, and hears of it after as many.
         fn charge(&mut self, charges: &[Charge], millis: u64, there: u64) -> Answer {
-            let begun = match self.cache.look(charges, at(millis)) {
+            let begun = match self.cache.look(charges, at(millis), |_| false) {
                 Ok(denied) => return denied,
                 Err(begun) => begun,
             };
@@ -289,17 +298,17 @@ mod tests {
         let one = [spent(1)];
         cached.charge(&one, 0, 5);
         cached.charge(&one, 10, 5);
-        let refused = cached.cache.look(&one, at(31)).unwrap();
+        let refused = cached.cache.look(&one, at(31), |_| false).unwrap();
         assert!(!refused.usages[0].fits());
         cached.cache.forget(&one[0]);
-        let begun = cached.cache.look(&one, at(32)).err().unwrap();
+        let begun = cached.cache.look(&one, at(32), |_| false).err().unwrap();
         // It was refused before, and is heard of afterwards.
         cached.cache.forget(&one[0]);
         cached.cache.remember(&one, &begun, &refused, Duration::from_millis(1));
-        assert!(cached.cache.look(&one, at(34)).is_err());
+        assert!(cached.cache.look(&one, at(34), |_| false).is_err());
 
         assert!(!cached.charge(&one, 40, 0).usages[0].fits());
-        assert!(cached.cache.look(&one, at(41)).is_ok());
+        assert!(cached.cache.look(&one, at(41), |_| false).is_ok());
         let raised = [Charge { quota: Quota::per_minute(2), ..one[0] }];
         assert!(cached.charge(&raised, 42, 0).usages[0].fits());
     }

@@ -6,25 +6,33 @@ use std::{
 };
 
 use smallvec::SmallVec;
-use tokio::{runtime::Handle, time::Instant};
+use tokio::runtime::Handle;
 
-use super::{Shared, deny_cache::Begun, shards::made};
-use crate::store::{Answer, Charge, StoreError};
+use super::{
+    Shared,
+    leases::{Asking, as_taken},
+    shards::made,
+};
+use crate::store::{Answer, Charge, Correction, StoreError};
 
 /// A charge on its way. If its caller leaves, it is given back once it is known to be made.
 pub(super) struct InFlight {
     shared: Arc<Shared>,
     charges: SmallVec<[Charge; 4]>,
-    begun: Begun,
-    charging: Option<Charging>,
-    since: Instant,
+    deciding: Option<Deciding>,
+    has_begun: bool,
 }
 
-type Charging = Pin<Box<dyn Future<Output = Result<Answer, StoreError>> + Send>>;
+type Deciding = Pin<Box<dyn Future<Output = Decided> + Send>>;
+type Decided = Result<(Answer, Option<Asking>), StoreError>;
 
 impl InFlight {
-    pub(super) fn new(shared: Arc<Shared>, charges: SmallVec<[Charge; 4]>, begun: Begun) -> Self {
-        Self { shared, charges, begun, charging: None, since: Instant::now() }
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        charges: SmallVec<[Charge; 4]>,
+        deciding: impl Future<Output = Decided> + Send + 'static,
+    ) -> Self {
+        Self { shared, charges, deciding: Some(Box::pin(deciding)), has_begun: false }
     }
 }
 
@@ -32,28 +40,39 @@ impl Future for InFlight {
     type Output = Result<Answer, StoreError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let Self { shared, charges, begun, charging, since } = &mut *self;
-        let under_way = charging.get_or_insert_with(|| {
-            let (shared, charges) = (Arc::clone(shared), charges.clone());
-            Box::pin(async move { shared.charge(&charges).await })
+        let Self { shared, deciding, has_begun, .. } = &mut *self;
+        let Some(under_way) = deciding else { return Poll::Pending };
+        *has_begun = true;
+        let decided = ready!(under_way.as_mut().poll(context));
+        *deciding = None;
+        let told = decided.map(|(answer, asking)| {
+            if let Some(asking) = asking {
+                asking.told();
+            }
+            answer
         });
-        let answer = ready!(under_way.as_mut().poll(context));
-        *charging = None;
-        if let Ok(answer) = &answer {
-            shared.deny_cache.remember(charges, begun, answer, since.elapsed());
-        }
-        Poll::Ready(answer)
+        shared.sweep_later();
+        Poll::Ready(told)
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        let Some(charging) = self.charging.take() else { return };
+        let Some(deciding) = self.deciding.take().filter(|_| self.has_begun) else { return };
         let Ok(runtime) = Handle::try_current() else { return };
         let (shared, charges) = (Arc::clone(&self.shared), std::mem::take(&mut self.charges));
         runtime.spawn(async move {
-            let Ok(answer) = charging.await else { return };
-            let made: Vec<_> = made(&charges, &answer).map(|(_, correction)| correction).collect();
+            let Ok((answer, asking)) = deciding.await else { return shared.sweep_later() };
+            // Units of a lease go back to where they are spent.
+            let is_leased =
+                |place| asking.as_ref().is_some_and(|asking: &Asking| asking.has_pool(place));
+            let unleased: SmallVec<[Charge; 4]> =
+                charges.iter().map(|charge| Charge { lease: 0, ..*charge }).collect();
+            let made = made(&unleased, &answer).filter(|(place, _)| !is_leased(*place));
+            let made = made.map(|(place, made)| Correction { charge: charges[place], ..made });
+            let made: Vec<_> = made.map(|correction| as_taken(&correction)).collect();
+            drop(asking);
+            shared.sweep_later();
             let _ = shared.correct(&made).await;
         });
     }

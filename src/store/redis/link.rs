@@ -111,9 +111,9 @@ impl Link {
         matches!(self.servers, Servers::Cluster(_))
     }
 
-    /// When a decision that begins now has to be there.
-    pub(super) fn deadline(&self) -> Instant {
-        Instant::now() + self.timeouts.decision
+    /// When a decision that began at a time has to be there.
+    pub(super) fn deadline(&self, began: Instant) -> Instant {
+        began + self.timeouts.decision
     }
 
     /// Runs the script where the shard of `request` is. While that is down, this fails at once.

@@ -4,6 +4,8 @@ mod builder;
 mod connection;
 mod deny_cache;
 mod in_flight;
+mod leases;
+mod leasing;
 mod link;
 mod shards;
 mod wire;
@@ -11,10 +13,13 @@ mod wire;
 use std::{fmt, sync::Arc};
 
 use smallvec::SmallVec;
-use tokio::runtime::Handle;
+use tokio::{runtime::Handle, time::Instant};
 
 pub use self::builder::RedisStoreBuilder;
-use self::{deny_cache::DenyCache, in_flight::InFlight, link::Link, wire::Names};
+use self::{
+    deny_cache::DenyCache, in_flight::InFlight, leases::Leases, leasing::Moment, link::Link,
+    wire::Names,
+};
 use super::{Charge, Correction, Store, StoreError, StoreFuture};
 use crate::clock::Now;
 
@@ -60,6 +65,8 @@ struct Shared {
     names: Names,
     secret: u128,
     deny_cache: DenyCache,
+    leases: Arc<Leases>,
+    moment: Moment,
 }
 
 impl RedisStore {
@@ -80,6 +87,28 @@ impl RedisStore {
         RedisStoreBuilder::client(client)
     }
 
+    /// Gives back what this replica has taken by [`Policy::lease`](crate::Policy::lease) and has not
+    /// spent, so that others have it at once and not after a second. To be awaited when no more
+    /// requests come; dropping the last clone inside of a tokio runtime begins the same, and nobody
+    /// knows whether it ends.
+    ///
+    /// ```no_run
+    /// # use tower_quota::store::RedisStore;
+    /// # async fn serve(app: (), store: RedisStore) {}
+    /// # async fn shut_down(store: RedisStore) {
+    /// // after the server has ended, as when `axum::serve(…).with_graceful_shutdown(…)` returns
+    /// if let Err(error) = store.give_back_leases().await {
+    ///     eprintln!("leases come back by themselves: {error}");
+    /// }
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// Where a server does not answer, what it has counted comes back as the quota's window passes.
+    pub async fn give_back_leases(&self) -> Result<(), StoreError> {
+        self.0.give_back_leases().await
+    }
+
     /// How many requests were refused by what is remembered, without asking a server.
     #[must_use]
     pub fn denied_from_cache(&self) -> u64 {
@@ -89,16 +118,19 @@ impl RedisStore {
 
 impl Store for RedisStore {
     fn charge(&self, charges: &[Charge], now: Now) -> StoreFuture {
-        match self.0.deny_cache.look(charges, now) {
-            Ok(denied) => StoreFuture::ready(Ok(denied)),
+        match self.0.decide_at_once(charges, now) {
+            Ok(answer) => StoreFuture::ready(Ok(answer)),
             Err(begun) => {
-                StoreFuture::later(InFlight::new(Arc::clone(&self.0), charges.into(), begun))
+                let (shared, charges) = (Arc::clone(&self.0), SmallVec::from(charges));
+                let deciding = shared.clone().decide(charges.clone(), now, begun, Instant::now());
+                StoreFuture::later(InFlight::new(shared, charges, deciding))
             }
         }
     }
 
     fn correct(&self, corrections: &[Correction], _: Now) -> StoreFuture {
-        let corrections: SmallVec<[Correction; 4]> = corrections.into();
+        let corrections: SmallVec<[Correction; 4]> =
+            corrections.iter().map(leases::as_taken).collect();
         // Made even if nobody waits for it.
         let Ok(runtime) = Handle::try_current() else {
             return StoreFuture::ready(Err(StoreError::new("there is no tokio runtime")));

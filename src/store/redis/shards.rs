@@ -3,9 +3,12 @@
 use std::sync::Arc;
 
 use smallvec::SmallVec;
-use tokio::{task::JoinHandle, time::timeout_at};
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, timeout_at},
+};
 
-use super::{Shared, wire::Request};
+use super::{Shared, leases::taken, wire::Request};
 use crate::{
     clock::Now,
     store::{Answer, Change, Charge, Correction, Mode, StoreError, Usage, Usages},
@@ -15,13 +18,24 @@ use crate::{
 type Places = SmallVec<[usize; 4]>;
 
 impl Shared {
-    /// Makes all charges or none. What is on several shards is charged on one after the other, in
-    /// their order; when a later one refuses or fails, the charges before are given back.
-    pub(super) async fn charge(self: &Arc<Self>, charges: &[Charge]) -> Result<Answer, StoreError> {
+    /// Makes some corrections of the same keys, and then all charges or none. What is on several
+    /// shards is charged on one after the other, in their order; when a later one refuses or fails,
+    /// the charges before are given back.
+    pub(super) async fn charge(
+        self: &Arc<Self>,
+        before: &[Correction],
+        charges: &[Charge],
+        deadline: Instant,
+    ) -> Result<Answer, StoreError> {
         let shards = self.shards(charges.iter().map(|charge| charge.shard));
-        let deadline = self.link.deadline();
         if shards.len() <= 1 {
-            return self.link.run(&Request::charge(&self.names, charges), deadline).await;
+            let request = Request::correct_and_charge(&self.names, before, charges);
+            let mut answer = self.link.run(&request, deadline).await?;
+            answer.usages.drain(..before.len());
+            return Ok(answer);
+        }
+        if !before.is_empty() {
+            self.correct(before).await?;
         }
         let mut all = Collected::new(charges.len());
         let mut before: Vec<(usize, Correction)> = Vec::new();
@@ -66,9 +80,16 @@ impl Shared {
         corrections: &[Correction],
     ) -> Result<Answer, StoreError> {
         // What was refused before may pass now; and again, for what was asked meanwhile.
-        let forget = || corrections.iter().for_each(|one| self.deny_cache.forget(&one.charge));
+        let forget = || {
+            for Correction { charge, change, .. } in corrections {
+                if *change == Change::Reset {
+                    self.leases.forget(charge);
+                }
+                self.deny_cache.forget(charge);
+            }
+        };
         forget();
-        let deadline = self.link.deadline();
+        let deadline = self.link.deadline(Instant::now());
         let (mut all, mut failed) = (Collected::new(corrections.len()), None);
         for places in self.shards(corrections.iter().map(|correction| correction.charge.shard)) {
             let corrections: SmallVec<[Correction; 4]> =
@@ -107,10 +128,12 @@ pub(super) fn made(
 ) -> impl Iterator<Item = (usize, Correction)> {
     let passes = !refuses(charges, answer);
     let each = charges.iter().zip(&answer.usages).enumerate();
-    let made =
-        each.filter(move |(_, (charge, usage))| passes && charge.uses_units() && usage.fits());
-    made.map(|(place, (charge, _))| {
-        let (change, charged_at) = (Change::GiveBack(charge.cost), Some(answer.at));
+    let made = each.filter(move |(_, (charge, usage))| {
+        let uses_units = charge.uses_units() || charge.lease > 0;
+        passes && uses_units && usage.fits()
+    });
+    made.map(|(place, (charge, usage))| {
+        let (change, charged_at) = (Change::GiveBack(taken(charge, usage)), Some(answer.at));
         (place, Correction { charge: *charge, charged_at, change })
     })
 }

@@ -1,12 +1,14 @@
--- Makes all charges of a request or none, or makes corrections.
+-- Makes corrections, and after them all charges of a request or none.
 --
 -- KEYS      Whose they are. Each is a hash, with a field for each policy, and one for when it expires.
--- ARGV[1]   Each of them, packed as OPERATION. Corrections may name a field more than once.
+-- ARGV[1]   Each of them, packed as OPERATION. A field may be named by several corrections, and by one
+--           charge after them.
 -- ARGV[2]   Tests only: the time, in microseconds.
 -- ARGV[3]   Tests only: how many milliseconds longer than needed states are kept.
 --
 -- Answers with the time, and for each with how long until it fits, the units left, and how long
--- until there are more. All times are microseconds.
+-- until there are more. All times are microseconds. A lease takes as many units as there are, up to
+-- a number; it is told how many there were before.
 --
 -- Each algorithm counts as its namesake in src/algorithm, where the reasons are. Two things are
 -- different here. Numbers are whole and exact below 2^53 only. And the clock may be set back: what
@@ -18,7 +20,7 @@ local pack, parse = struct.pack, struct.unpack
 -- The number of the key, the field, the action, and what it is about.
 local OPERATION, OPERATION_SIZE = '<I2c9BI7I7I7I7I7', 47
 local EXPIRES = 'expires'
-local ENFORCED, PEEK, GIVE_BACK, TAKE, RESET = 0, 2, 3, 4, 5
+local ENFORCED, PEEK, LEASE, GIVE_BACK, TAKE, RESET = 0, 2, 3, 4, 5, 6
 
 -- Longer times, from 285 years on, are told as this.
 local EXACT = 2 ^ 53
@@ -303,7 +305,7 @@ while begins <= #asked do
   states[#states + 1] = {
     number = number, field = field, text = #fields - 1, action = action, first = first,
     second = second, units = units, window = window, capacity = capacity, algorithm = false,
-    wait = 0, changed = false, whole = 0, rest = 0, used = 0, start = 0,
+    wait = 0, leased = 0, changed = false, whole = 0, rest = 0, used = 0, start = 0,
   }
 end
 for number, fields in ipairs(keys) do
@@ -352,6 +354,7 @@ local answer = { now }
 local function tell(place, state)
   local left, reset = state.algorithm.left(state)
   local last = 3 * place + 1
+  left = left + state.leased
   answer[last - 2], answer[last - 1], answer[last] = min(state.wait, EXACT), left, min(reset, EXACT)
 end
 
@@ -385,7 +388,7 @@ local function correct(place, state)
 end
 
 -- Whether each charge fits; then, if all do that must, all are made.
-local charges, passes = {}, true
+local passes = true
 for place, state in ipairs(states) do
   read(state)
   local action = state.action
@@ -393,13 +396,20 @@ for place, state in ipairs(states) do
     correct(place, state)
   else
     state.wait = state.algorithm.wait(state, state.first)
-    if action == ENFORCED and state.wait > 0 then passes = false end
-    charges[place] = state
+    if (action == ENFORCED or action == LEASE) and state.wait > 0 then passes = false end
   end
 end
-for place, state in ipairs(charges) do
-  if passes and state.wait == 0 and state.second > 0 and state.action ~= PEEK then
-    state.algorithm.take(state, state.second)
+
+local function charge(place, state)
+  local units = state.second
+  if not passes or state.wait > 0 or state.action == PEEK then
+    units = 0
+  elseif state.action == LEASE then
+    units = min(units, (state.algorithm.left(state)))
+    state.leased = units
+  end
+  if units > 0 then
+    state.algorithm.take(state, units)
     state.changed = true
   end
   if state.changed then
@@ -417,6 +427,10 @@ for place, state in ipairs(charges) do
     end
   end
   tell(place, state)
+end
+
+for place, state in ipairs(states) do
+  if state.action < GIVE_BACK then charge(place, state) end
 end
 for _, key in ipairs(keys) do
   if key.fields then set(key, key.fields, key.lasts) end

@@ -45,20 +45,27 @@ pub(super) struct Request {
 }
 
 impl Request {
-    /// All of `charges` or none. No two are of the same key and policy.
+    /// All of `charges` or none. No two are of the same key and policy. One with a lease takes as
+    /// many units as there are, up to that, and is told how many there were before.
     pub(super) fn charge(names: &Names, charges: &[Charge]) -> Self {
-        Self::new(
-            names,
-            charges.len(),
-            charges.iter().map(|charge| (charge, Operation::charge(charge))),
-        )
+        Self::correct_and_charge(names, &[], charges)
     }
 
     /// All of `corrections`.
     pub(super) fn correct(names: &Names, corrections: &[Correction]) -> Self {
-        let each = corrections.iter();
-        let each = each.map(|correction| (&correction.charge, Operation::correct(correction)));
-        Self::new(names, corrections.len(), each)
+        Self::correct_and_charge(names, corrections, &[])
+    }
+
+    /// All of `corrections`, and then all of `charges` or none.
+    pub(super) fn correct_and_charge(
+        names: &Names,
+        corrections: &[Correction],
+        charges: &[Charge],
+    ) -> Self {
+        let before = corrections.iter();
+        let before = before.map(|correction| (&correction.charge, Operation::correct(correction)));
+        let charged = charges.iter().map(|charge| (charge, Operation::charge(charge)));
+        Self::new(names, corrections.len() + charges.len(), before.chain(charged))
     }
 
     /// One of a key that is nobody's. It writes, which not every server does that can be asked.
@@ -190,20 +197,21 @@ struct Operation {
 
 impl Operation {
     fn charge(charge: &Charge) -> Self {
-        let action = match charge.mode {
-            Mode::Enforced => 0,
-            Mode::DryRun => 1,
-            Mode::Peek => 2,
+        let (action, units) = match charge.mode {
+            Mode::Enforced if charge.lease > 0 => (3, charge.lease.into()),
+            Mode::Enforced => (0, charge.cost),
+            Mode::DryRun => (1, charge.cost),
+            Mode::Peek => (2, charge.cost),
         };
         let wanted = charge.ahead.saturating_add(charge.cost).min(MOST);
-        Self { action, first: wanted, units: charge.cost }
+        Self { action, first: wanted, units }
     }
 
     fn correct(correction: &Correction) -> Self {
         let (action, units) = match correction.change {
-            Change::GiveBack(units) => (3, units),
-            Change::Take(units) => (4, units),
-            Change::Reset => (5, 0),
+            Change::GiveBack(units) => (4, units),
+            Change::Take(units) => (5, units),
+            Change::Reset => (6, 0),
         };
         // One that was charged just now is given back as if it was later still.
         let charged_at = correction.charged_at.map_or(EXACT - 1, micros);

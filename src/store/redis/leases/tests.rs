@@ -1,0 +1,483 @@
+//! Several replicas before one server, with requests, answers and callers that come and go in any
+//! order. The server is memory; a replica's clock is its own.
+
+use std::{
+    pin::pin,
+    task::{Context, Poll, Waker},
+};
+
+use proptest::{collection::vec, prelude::*, sample::select};
+
+use super::*;
+use crate::store::{MemoryStore, Store, StoreFuture};
+
+const SECOND: u64 = NANOS_PER_SECOND;
+const MILLI: u64 = 1_000_000;
+/// In the middle of a window of any length here.
+const START: u64 = 1_705_402_800 * SECOND + 500 * MILLI;
+
+const ALGORITHMS: [Algorithm; 3] =
+    [Algorithm::TokenBucket, Algorithm::FixedWindow, Algorithm::SlidingWindow];
+
+fn at(nanos: u64) -> Now {
+    Now::new(Duration::from_nanos(nanos), Duration::from_nanos(nanos))
+}
+
+fn ready(answer: StoreFuture) -> Answer {
+    match pin!(answer).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(Ok(answer)) => answer,
+        _ => unreachable!("memory answers at once"),
+    }
+}
+
+/// What the script does.
+fn serve(server: &MemoryStore, before: &[Correction], charges: &[Charge], now: Now) -> Answer {
+    ready(server.correct(before, now));
+    let peeks: Vec<_> = charges.iter().map(|one| Charge { mode: Mode::Peek, ..*one }).collect();
+    let peeked = ready(server.charge(&peeks, now));
+    let each = || charges.iter().zip(&peeked.usages);
+    if !each().all(|(_, usage)| usage.fits()) {
+        return peeked;
+    }
+    let take = |(charge, usage)| Charge { cost: taken(charge, usage), ahead: 0, ..*charge };
+    let taking: Vec<_> = each().map(take).collect();
+    let mut answer = ready(server.charge(&taking, now));
+    for ((charge, before), usage) in each().zip(&mut answer.usages) {
+        assert!(usage.fits());
+        if charge.lease > 0 {
+            *usage = Usage::new(usage.wait(), before.remaining(), usage.reset());
+        }
+    }
+    answer
+}
+
+struct Replica {
+    leases: Arc<Leases>,
+    /// How much its clock is ahead.
+    offset: u64,
+}
+
+struct Asked {
+    replica: usize,
+    asking: Asking,
+    costs: Vec<u64>,
+    /// Of its costs, what it had when it asked; and when that was, by its clock.
+    had: Vec<u64>,
+    asked: u64,
+    /// When the server has answered, and what.
+    answer: Option<(u64, Answer)>,
+}
+
+struct World {
+    server: MemoryStore,
+    policies: Vec<Charge>,
+    replicas: Vec<Replica>,
+    now: u64,
+    asked: Vec<Asked>,
+    /// When, and how much of each policy.
+    admitted: Vec<(u64, Vec<u64>)>,
+    refused: bool,
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Ask { replica: usize, costs: [u64; 2], ahead: u64 },
+    Pass(u64),
+    Serve(usize),
+    Hear { which: usize, leaves: bool },
+    Sweep(usize),
+}
+
+impl World {
+    fn new(policies: Vec<Charge>, replicas: usize) -> Self {
+        let replica = |number| Replica {
+            leases: Arc::new(Leases::new(100)),
+            offset: number as u64 * 3_600 * SECOND,
+        };
+        Self {
+            server: MemoryStore::new(),
+            policies,
+            replicas: (0..replicas).map(replica).collect(),
+            now: START,
+            asked: Vec::new(),
+            admitted: Vec::new(),
+            refused: false,
+        }
+    }
+
+    fn step(&mut self, step: &Step) {
+        match *step {
+            Step::Pass(nanos) => self.now += nanos,
+            Step::Ask { replica, costs, ahead } => self.ask(replica, &costs, ahead),
+            Step::Serve(which) => {
+                let mut unserved: Vec<_> =
+                    self.asked.iter_mut().filter(|asked| asked.answer.is_none()).collect();
+                if !unserved.is_empty() {
+                    let which = which % unserved.len();
+                    let asked = &mut unserved[which];
+                    let before = mem::take(&mut asked.asking.expired);
+                    let charges = asked.asking.charges();
+                    let answer = serve(&self.server, &before, &charges, at(self.now));
+                    asked.answer = Some((self.now, answer));
+                }
+            }
+            Step::Hear { which, leaves } => self.hear(which, leaves),
+            Step::Sweep(replica) => self.sweep(replica),
+        }
+        for Replica { leases, .. } in &self.replicas {
+            for pool in leases.segments.iter().flat_map(|segment| {
+                let segment = segment.lock().unwrap();
+                let held = |pool: &Pool| (pool.left + pool.reserved, pool.charge);
+                segment.values().map(held).collect::<Vec<_>>()
+            }) {
+                assert!(pool.0 <= u64::from(pool.1.lease), "{} units are here", pool.0);
+            }
+        }
+    }
+
+    fn ask(&mut self, replica: usize, costs: &[u64], ahead: u64) {
+        let which = replica % self.replicas.len();
+        let Replica { leases, offset } = &self.replicas[which];
+        let local = self.now + offset;
+        let each = self.policies.iter().zip(costs);
+        let charges: Vec<_> =
+            each.map(|(policy, &cost)| Charge { cost, ahead, ..*policy }).collect();
+        let costs: Vec<_> = charges.iter().map(|charge| charge.cost).collect();
+        if let [charge] = &*charges
+            && leases.spend(charge, local).is_some()
+        {
+            return self.admitted.push((self.now, costs));
+        }
+        // Who had to wait does not come at all.
+        let Ok(mut asking) = leases.begin(&charges, local, true) else { return };
+        if asking.spend_covered(local).is_some() {
+            return self.admitted.push((self.now, costs));
+        }
+        let parts = asking.parts.iter().zip(&costs);
+        let had = parts.map(|(part, &cost)| part.units().min(cost)).collect();
+        let (asked, answer) = (local, None);
+        self.asked.push(Asked { replica: which, asking, costs, had, asked, answer });
+    }
+
+    fn hear(&mut self, which: usize, leaves: bool) {
+        let answered: Vec<_> =
+            (0..self.asked.len()).filter(|&which| self.asked[which].answer.is_some()).collect();
+        if answered.is_empty() {
+            return;
+        }
+        let Asked { replica, mut asking, costs, had, asked, answer } =
+            self.asked.remove(answered[which % answered.len()]);
+        let heard = self.now + self.replicas[replica].offset;
+        let (served_at, answer) = answer.unwrap();
+        let told = asking.hear(&answer, (asked, heard));
+        let passes = told.usages.iter().all(Usage::fits);
+        if leaves {
+            // What is of no pool is given back as it was charged.
+            let charged =
+                (0..costs.len()).filter(|&place| passes && !asking.has_pool(place)).map(|place| {
+                    let charge = self.policies[place];
+                    give_back(&charge, costs[place], told.at).unwrap()
+                });
+            let charged: Vec<_> = charged.collect();
+            ready(self.server.correct(&charged, at(self.now)));
+            return;
+        }
+        if passes {
+            // What it had was spent when it asked.
+            let rest = costs.iter().zip(&had).map(|(cost, had)| cost - had).collect();
+            self.admitted.push((asked - self.replicas[replica].offset, had));
+            self.admitted.push((served_at, rest));
+        } else {
+            self.refused = true;
+        }
+        asking.told();
+    }
+
+    fn sweep(&mut self, replica: usize) {
+        let Replica { leases, offset } = &self.replicas[replica % self.replicas.len()];
+        let (back, _) = leases.sweep(self.now + offset);
+        ready(self.server.correct(&back, at(self.now)));
+    }
+
+    /// Nothing is on its way any more.
+    fn settle(&mut self) {
+        while !self.asked.is_empty() {
+            self.step(&Step::Serve(0));
+            self.step(&Step::Hear { which: 0, leaves: false });
+        }
+    }
+
+    fn used(&self, policy: usize) -> u64 {
+        self.admitted.iter().map(|(_, costs)| costs[policy]).sum()
+    }
+
+    fn remaining(&self, policy: usize) -> u64 {
+        let peek = Charge { mode: Mode::Peek, ..self.policies[policy] };
+        ready(self.server.charge(&[peek], at(self.now))).usages[0].remaining()
+    }
+
+    /// The most that was admitted of a policy within any interval of this length.
+    fn most_within(&self, policy: usize, length: u64) -> u64 {
+        let used = |from: u64| {
+            let within = |(time, _): &&(u64, Vec<u64>)| *time >= from && *time - from < length;
+            self.admitted.iter().filter(within).map(|(_, costs)| costs[policy]).sum()
+        };
+        self.admitted.iter().map(|(time, _)| used(*time)).max().unwrap_or(0)
+    }
+
+    fn most_in_aligned(&self, policy: usize, length: u64) -> u64 {
+        let window = |time: u64| time - time % length;
+        let used = |from: u64| {
+            let within = |(time, _): &&(u64, Vec<u64>)| window(*time) == from;
+            self.admitted.iter().filter(within).map(|(_, costs)| costs[policy]).sum()
+        };
+        self.admitted.iter().map(|(time, _)| used(window(*time))).max().unwrap_or(0)
+    }
+}
+
+fn policy(number: u64, algorithm: Algorithm, quota: Quota, lease: u32) -> Charge {
+    Charge { lease, ..Charge::new(number, 7, algorithm, quota) }
+}
+
+fn steps(longest: u64) -> impl Strategy<Value = Vec<Step>> {
+    let cost = || prop_oneof![4 => Just(1_u64), 1 => 1..4_u64];
+    let ahead = prop_oneof![8 => Just(0_u64), 1 => 1..3_u64];
+    let ask = (0..3_usize, cost(), cost(), ahead)
+        .prop_map(|(replica, one, other, ahead)| Step::Ask { replica, costs: [one, other], ahead });
+    let hear = (any::<usize>(), prop::bool::weighted(0.15))
+        .prop_map(|(which, leaves)| Step::Hear { which, leaves });
+    let step = prop_oneof![
+        12 => ask,
+        3 => (0..longest).prop_map(Step::Pass),
+        6 => any::<usize>().prop_map(Step::Serve),
+        6 => hear,
+        1 => (0..3_usize).prop_map(Step::Sweep),
+    ];
+    vec(step, 1..300)
+}
+
+/// Of two policies, of which one may have none.
+fn leases() -> impl Strategy<Value = [u32; 2]> {
+    (4..16_u32, prop_oneof![Just(0), 4..16_u32]).prop_map(|(one, other)| [one, other])
+}
+
+proptest! {
+    #[test]
+    fn no_interval_sees_more_than_the_quota_and_what_replicas_may_hold(
+        algorithm in select(ALGORITHMS.to_vec()),
+        units in 4..40_u64,
+        leases in leases(),
+        replicas in 1..4_usize,
+        steps in steps(80 * MILLI),
+    ) {
+        let window = SECOND;
+        let quota = Quota::per_window(units, Duration::from_nanos(window));
+        let policies =
+            [policy(1, algorithm, quota, leases[0]), policy(2, algorithm, quota, leases[1])];
+        let mut world = World::new(policies.to_vec(), replicas);
+        steps.iter().for_each(|step| world.step(step));
+        world.settle();
+        for place in [0, 1] {
+            let held = replicas as u64 * u64::from(leases[place]);
+            match algorithm {
+                Algorithm::SlidingWindow =>
+                    prop_assert!(world.most_within(place, window) <= units + held),
+                Algorithm::FixedWindow =>
+                    prop_assert!(world.most_in_aligned(place, window) <= units),
+                // What is full may be spent at once, and what comes back meanwhile.
+                Algorithm::TokenBucket =>
+                    prop_assert!(world.most_within(place, window) <= 2 * units + held),
+            }
+        }
+    }
+
+    /// Nothing is charged twice or lost, and nothing stays.
+    #[test]
+    fn what_is_not_spent_goes_back(
+        algorithm in select(ALGORITHMS.to_vec()),
+        units in 4..100_u64,
+        leases in leases(),
+        replicas in 1..4_usize,
+        is_shut_down in any::<bool>(),
+        steps in steps(80 * MILLI),
+    ) {
+        let quota = Quota::per_window(units, Duration::from_secs(86_400 * 365));
+        let policies =
+            [policy(1, algorithm, quota, leases[0]), policy(2, algorithm, quota, leases[1])];
+        let mut world = World::new(policies.to_vec(), replicas);
+        steps.iter().for_each(|step| world.step(step));
+        world.settle();
+        if !is_shut_down {
+            world.step(&Step::Pass(SECOND));
+        }
+        for replica in 0..replicas {
+            if is_shut_down {
+                let back = world.replicas[replica].leases.take_all();
+                ready(world.server.correct(&back, at(world.now)));
+            } else {
+                world.sweep(replica);
+            }
+        }
+        let seconds = (world.now - START).div_ceil(SECOND);
+        for place in [0, 1] {
+            let used = world.used(place);
+            let back = if algorithm == Algorithm::TokenBucket { seconds } else { 0 };
+            let remaining = world.remaining(place);
+            prop_assert!(remaining >= units - used, "{remaining} of {units} left, {used} used");
+            prop_assert!(remaining <= units - used + back);
+        }
+        for replica in &world.replicas {
+            prop_assert!(is_shut_down || replica.leases.segments.iter().all(|segment| segment.lock().unwrap().is_empty()));
+        }
+    }
+
+    #[test]
+    fn replicas_admit_what_others_do_not_hold(
+        algorithm in select(ALGORITHMS.to_vec()),
+        units in 1..200_u64,
+        lease in 1..30_u32,
+        replicas in 1..4_usize,
+        asks in vec((0..3_usize, 0..20_u64), 400),
+    ) {
+        let quota = Quota::per_window(units, Duration::from_secs(86_400 * 365));
+        let mut world = World::new(vec![policy(1, algorithm, quota, lease)], replicas);
+        for (replica, millis) in asks {
+            world.step(&Step::Pass(millis * MILLI));
+            world.step(&Step::Ask { replica, costs: [1, 1], ahead: 0 });
+            world.settle();
+            if millis == 0 {
+                world.step(&Step::Sweep(replica));
+            }
+            if world.refused {
+                break;
+            }
+        }
+        prop_assert!(world.refused);
+        let held_by_others = (replicas as u64 - 1) * u64::from(lease);
+        prop_assert!(world.used(0) <= units);
+        prop_assert!(world.used(0) >= units.saturating_sub(held_by_others));
+    }
+}
+
+fn an_hour(lease: u32) -> Charge {
+    policy(1, Algorithm::SlidingWindow, Quota::per_hour(1_000), lease)
+}
+
+#[test]
+fn a_batch_is_asked_for_once_and_told_as_one_quota() {
+    let (server, leases) = (MemoryStore::new(), Arc::new(Leases::new(64)));
+    let one = an_hour(100);
+    assert!(leases.spend(&one, START).is_none());
+    let mut asking = leases.begin(&[one], START, true).unwrap();
+    assert_eq!(asking.charges()[0].lease, 100);
+    let waits = leases.begin(&[one], START, true).err().unwrap();
+    assert!(waits.has_changed().is_ok(), "another waits for it");
+    let alone = leases.begin(&[one], START, false).unwrap();
+    assert_eq!((alone.charges()[0].lease, alone.charges()[0].cost), (0, 1), "or asks for itself");
+    drop(alone);
+    let answer = serve(&server, &[], &asking.charges(), at(START));
+    assert_eq!(asking.hear(&answer, (START, START)).usages[0].remaining(), 999);
+    asking.told();
+    assert!(waits.has_changed().is_err(), "and goes on");
+    for left in (900..999).rev() {
+        let usage = leases.spend(&one, START + MILLI).unwrap().usages[0];
+        assert_eq!((usage.remaining(), usage.reset().as_millis()), (left, 3_599_999));
+    }
+    assert!(leases.spend(&one, START + MILLI).is_none());
+}
+
+/// Takes a batch.
+fn fill_at(leases: &Arc<Leases>, charge: &Charge, server: &MemoryStore, now: u64) {
+    let mut asking = leases.begin(&[*charge], now, true).unwrap();
+    let answer = serve(server, &[], &asking.charges(), at(now));
+    asking.hear(&answer, (now, now));
+    asking.told();
+}
+
+#[test]
+fn units_of_several_batches_end_with_the_first() {
+    let (server, one) = (MemoryStore::new(), an_hour(100));
+    let later = START + SECOND / 2;
+    // Some come back when others are there already.
+    let leases = Arc::new(Leases::new(64));
+    fill_at(&leases, &one, &server, START);
+    let held = leases.begin(&[Charge { cost: 30, ..one }], START, true).unwrap();
+    leases.spend(&Charge { cost: 69, ..one }, START).unwrap();
+    let asking = leases.begin(&[one], later, true).unwrap();
+    assert_eq!(asking.charges()[0].lease, 70, "with those that are held, a batch");
+    drop(asking);
+    fill_at(&leases, &one, &server, later);
+    assert!(leases.covers(&one, START + SECOND));
+    drop(held);
+    assert!(!leases.covers(&one, START + SECOND));
+
+    // Some are there when more come for those ahead.
+    let leases = Arc::new(Leases::new(64));
+    fill_at(&leases, &one, &server, START);
+    leases.spend(&Charge { cost: 94, ..one }, START).unwrap();
+    fill_at(&leases, &Charge { ahead: 10, ..one }, &server, later);
+    assert!(leases.covers(&Charge { cost: 99, ..one }, later));
+    assert!(!leases.covers(&one, START + SECOND));
+}
+
+#[test]
+fn a_lease_ends_and_units_of_another_plan_go_back_first() {
+    let (server, leases) = (MemoryStore::new(), Arc::new(Leases::new(64)));
+    let one = an_hour(100);
+    fill_at(&leases, &one, &server, START);
+    assert!(leases.covers(&one, START + SECOND - 1));
+    assert!(!leases.covers(&one, START + SECOND));
+    assert!(!leases.covers(&Charge { ahead: 99, ..one }, START), "others come before");
+    let raised = Charge { quota: Quota::per_hour(2_000), ..one };
+    assert!(!leases.covers(&raised, START));
+    let asking = leases.begin(&[raised], START, true).unwrap();
+    assert_eq!(asking.expired[0].change, Change::GiveBack(99));
+    assert_eq!(asking.expired[0].charge.quota, one.quota);
+    assert_eq!(asking.charges()[0].lease, 100);
+    drop(asking);
+    assert_eq!(leases.take_all().len(), 1, "it was not sent, and waits to be");
+}
+
+#[test]
+fn what_cannot_be_leased_is_asked_for() {
+    let leases = Arc::new(Leases::new(1));
+    let one = an_hour(100);
+    for other in [
+        Charge { mode: Mode::DryRun, ..one },
+        Charge { mode: Mode::Peek, ..one },
+        Charge { is_settled: true, ..one },
+        Charge { cost: 0, ..one },
+        Charge { lease: 0, ..one },
+    ] {
+        let asking = leases.begin(&[other], START, true).unwrap();
+        assert_eq!(asking.charges()[0].lease, 0);
+        assert!(!asking.has_pool(0));
+    }
+    // There is room for one pool in each segment.
+    let first = leases.begin(&[one], START, true).unwrap();
+    let beyond = Charge { key: one.key + SEGMENTS as u128, ..one };
+    assert!(!leases.begin(&[beyond], START, true).unwrap().has_pool(0));
+    drop(first);
+    assert!(leases.begin(&[beyond], START, true).unwrap().has_pool(0));
+}
+
+#[test]
+fn a_reset_forgets_what_was_taken() {
+    let (server, leases) = (MemoryStore::new(), Arc::new(Leases::new(64)));
+    let one = an_hour(100);
+    fill_at(&leases, &one, &server, START);
+    leases.forget(&one);
+    assert!(!leases.covers(&one, START));
+    assert!(leases.take_all().is_empty());
+}
+
+#[test]
+fn a_correction_of_a_lease_is_of_when_it_was_taken() {
+    let change = Change::GiveBack(1);
+    let correction =
+        |charge| as_taken(&Correction { charge, charged_at: Some(at(START)), change }).charged_at;
+    assert_eq!(correction(an_hour(2)), Some(at(START - SECOND)));
+    assert_eq!(correction(an_hour(0)), Some(at(START)));
+    let fixed = Charge { algorithm: Algorithm::FixedWindow, ..an_hour(2) };
+    assert_eq!(correction(fixed), Some(at(START)), "it is of one window");
+}
