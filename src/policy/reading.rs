@@ -1,0 +1,133 @@
+//! What a policy says of a request, for the limiter.
+
+use std::{borrow::Cow, sync::Arc, time::Duration};
+
+use http::{request::Parts, response};
+
+use super::{OnStoreFailure, Plans, Policy, Settings, WithoutKey};
+use crate::{key::Key, quota::Quota};
+
+impl Policy {
+    /// The request's key, and which of the policy's kinds it is.
+    pub(crate) fn key_of<'a>(&self, request: &'a Parts) -> Option<(u8, Key<'a>)> {
+        if self.0.global {
+            return Some((0, "".into()));
+        }
+        (0_u8..).zip(&self.0.keys).find_map(|(kind, key)| {
+            key.extract(request).filter(|key| !key.as_bytes().is_empty()).map(|key| (kind, key))
+        })
+    }
+
+    /// What kind of key `key_of` found.
+    pub(crate) fn key_kind(&self, kind: u8) -> Cow<'_, str> {
+        self.0.keys.get(usize::from(kind)).map_or("all".into(), |key| key.kind())
+    }
+
+    /// What a response has cost, where that is settled afterwards.
+    pub(crate) fn settled_cost(&self, response: &response::Parts) -> Option<u64> {
+        self.0.settle.as_ref().and_then(|settle| settle(response))
+    }
+
+    pub(crate) fn is_settled(&self) -> bool {
+        self.0.settle.is_some()
+    }
+
+    pub(crate) fn held_up_to(&self) -> Option<Duration> {
+        self.0.hold
+    }
+
+    #[inline]
+    pub(crate) fn is_dry_run(&self) -> bool {
+        self.0.dry_run
+    }
+
+    pub(crate) fn leased(&self) -> u32 {
+        self.0.lease
+    }
+
+    pub(crate) fn store_failure(&self) -> OnStoreFailure {
+        self.0.store_failure
+    }
+
+    pub(crate) fn shard_of<'a>(&self, request: &'a Parts) -> Option<Key<'a>> {
+        self.0.shard.as_ref()?.extract(request).filter(|key| !key.as_bytes().is_empty())
+    }
+
+    /// What tells it from others that have the same name, in a store that several processes share.
+    pub(crate) fn identity(&self) -> String {
+        let Settings { name, algorithm, quota, .. } = &*self.0;
+        let kinds: Vec<_> = self.key_kinds().collect();
+        format!("{name}\n{algorithm:?}\n{quota:?}\n{kinds:?}")
+    }
+
+    /// Whether all requests count together.
+    pub(crate) fn is_global(&self) -> bool {
+        self.0.global
+    }
+
+    /// Whether these are clones of one policy.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    pub(crate) fn skips_without_key(&self) -> bool {
+        self.0.without_key == WithoutKey::Skip
+    }
+
+    pub(crate) fn quota_of(&self, request: &Parts) -> Quota {
+        let own = self.0.plan.as_ref().and_then(|plan| plan(request));
+        self.planned(own.or_else(|| self.0.plans.as_ref()?.quota_of(request)))
+    }
+
+    /// The quota of a plan, where there is one that can be.
+    #[inline]
+    pub(crate) fn planned(&self, plan: Option<Quota>) -> Quota {
+        let Some(quota) = plan else { return self.0.quota };
+        match quota.problem() {
+            None => quota,
+            Some(problem) => {
+                log_bad_plan(&self.0.name, &problem);
+                self.0.quota
+            }
+        }
+    }
+
+    /// The plans that are known beforehand, and their quotas.
+    pub(crate) fn listed_plans(&self) -> &[(String, Quota)] {
+        self.0.plans.as_ref().map_or(&[], Plans::quotas)
+    }
+
+    /// Whether a request may have a quota of its own, which nobody knows beforehand.
+    pub(crate) fn has_plan(&self) -> bool {
+        self.0.plan.is_some()
+    }
+
+    pub(crate) fn has_cost(&self) -> bool {
+        self.0.cost.is_some()
+    }
+
+    pub(crate) fn without_key(&self) -> WithoutKey {
+        self.0.without_key
+    }
+
+    /// The kinds of key, in the order in which they are tried.
+    pub(crate) fn key_kinds(&self) -> impl Iterator<Item = Cow<'_, str>> {
+        self.0.keys.iter().map(|key| key.kind())
+    }
+
+    pub(crate) fn cost_of(&self, request: &Parts) -> u64 {
+        self.0.cost.as_ref().map_or(1, |cost| cost(request))
+    }
+}
+
+fn log_bad_plan(policy: &str, problem: &str) {
+    #[cfg(feature = "tracing")]
+    {
+        static ONCE: std::sync::Once = std::sync::Once::new();
+        ONCE.call_once(|| {
+            tracing::error!(policy, problem, "a plan's quota cannot be; the policy's own holds");
+        });
+    }
+    #[cfg(not(feature = "tracing"))]
+    let _ = (policy, problem);
+}
