@@ -164,6 +164,9 @@ async fn a_reset_and_another_plan_count_what_was_spent() {
     let policy = Policy::sliding_window("p", long(1_000)).lease(100);
     let (limiter, store) = replica(patient(RedisStore::builder(server.url())), policy);
     assert!(passes(&limiter, 5).await);
+    limiter.reset("p", "k").await.unwrap();
+    let whole = limiter.check("p", "k").cost(5).await.unwrap();
+    assert_eq!(whole.outcomes()[0].remaining(), 995);
     let raised = limiter.check("p", "k").quota(long(2_000)).await.unwrap();
     assert_eq!(raised.outcomes()[0].remaining(), 1_994);
     limiter.reset("p", "k").await.unwrap();
@@ -222,6 +225,45 @@ async fn a_refused_flood_asks_once_a_lease() {
     let seconds = start.elapsed().as_secs() + 1;
     assert!(asked <= seconds, "{asked} commands in {seconds} seconds");
     assert!(store.denied_from_cache() >= 4_990);
+}
+
+#[tokio::test]
+async fn a_refusal_is_forgotten_as_soon_as_others_may_give_back() {
+    let server = Server::start();
+    let policy = Policy::sliding_window("p", long(100)).lease(50);
+    let (first, _) = replica(patient(RedisStore::builder(server.url())), policy.clone());
+    let (second, store) = replica(patient(RedisStore::builder(server.url())), policy);
+    assert!(passes(&second, 1).await);
+    assert_eq!(admitted(&first).await, 50);
+    store.give_back_leases().await.unwrap();
+    let start = Instant::now();
+    while !passes(&first, 1).await {
+        assert!(start.elapsed() < Duration::from_secs(5), "it is still remembered");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// In a cluster, what was taken on one server goes back when another refuses: all of the batch.
+#[tokio::test]
+async fn a_batch_goes_back_when_another_server_refuses() {
+    let cluster = Cluster::start();
+    let store = patient(RedisStore::cluster(cluster.urls())).secret(SECRET).max_denied(0);
+    let leased = Policy::sliding_window("leased", long(1_000)).lease(50);
+    let spent = Policy::token_bucket("spent", long(1));
+    let limiter = Limiter::builder()
+        .policy(leased.key(tower_quota::key::header("x-one")).or_refuse())
+        .policy(spent.global())
+        .store(store.build().unwrap())
+        .build()
+        .unwrap();
+    let request =
+        |key: u32| http::Request::get("/").header("x-one", key).body(()).unwrap().into_parts().0;
+    assert!(limiter.decide(&request(0)).await.is_allowed());
+    for key in 1..=20 {
+        assert!(!limiter.decide(&request(key)).await.is_allowed());
+        let peeked = limiter.peek_request(&request(key)).await;
+        assert_eq!(peeked.outcomes()[0].remaining(), 1_000);
+    }
 }
 
 #[tokio::test]

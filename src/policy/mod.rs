@@ -271,15 +271,8 @@ impl Policy {
     ///   the quota.
     /// - What is told as remaining is what the store had left when it was asked at last, and what
     ///   this replica holds.
-    /// - What a replica holds when it dies is used. See
-    #[cfg_attr(
-        feature = "redis",
-        doc = "   [`RedisStore::give_back_leases`](crate::store::RedisStore::give_back_leases) for shutting down."
-    )]
-    #[cfg_attr(
-        not(feature = "redis"),
-        doc = "   `RedisStore::give_back_leases` for shutting down."
-    )]
+    /// - What a replica holds when it dies counts as used. When it shuts down,
+    ///   `RedisStore::give_back_leases` gives that back.
     ///
     /// While the store is down, what is held is spent. Requests that cost `units` or more ask the
     /// store, as do those of a [dry run](Self::dry_run). Not together with

@@ -111,7 +111,7 @@ impl RedisStoreBuilder {
     }
 
     /// For how many keys units may be leased at once; see [`Policy::lease`](crate::Policy::lease).
-    /// Those of other keys ask the server. Default: 100,000, about 25 MB.
+    /// Those of other keys ask the server. Default: 100,000, about 30 MB.
     pub fn max_leased(mut self, keys: usize) -> Self {
         self.max_leased = keys;
         self
