@@ -1,0 +1,184 @@
+use std::{
+    pin::pin,
+    task::{Context, Poll, Waker},
+};
+
+use proptest::{collection::vec, prelude::*, sample::select};
+
+use super::*;
+use crate::{
+    algorithm::Algorithm,
+    store::{MemoryStore, Store},
+};
+
+const HOUR: Duration = Duration::from_secs(3_600);
+
+fn at(millis: u64) -> Now {
+    let time = Duration::from_millis(1_000_000 + millis);
+    Now::new(time, time)
+}
+
+fn charge(key: u128, algorithm: Algorithm, quota: Quota) -> Charge {
+    Charge::new(1, key, algorithm, quota)
+}
+
+fn spent(key: u128) -> Charge {
+    charge(key, Algorithm::SlidingWindow, Quota::per_minute(1))
+}
+
+/// A server, and the cache before it.
+struct Cached {
+    server: MemoryStore,
+    cache: DenyCache,
+    asked: u64,
+}
+
+impl Cached {
+    fn new(keys: usize) -> Self {
+        Self { server: MemoryStore::new(), cache: DenyCache::new(keys, HOUR), asked: 0 }
+    }
+
+    fn ask_server(&self, charges: &[Charge], now: Now) -> Answer {
+        let answer = pin!(self.server.charge(charges, now));
+        match answer.poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Ok(answer)) => answer,
+            _ => unreachable!("memory answers at once"),
+        }
+    }
+
+    /// The server is `there` milliseconds away, and hears of it after as many.
+    fn charge(&mut self, charges: &[Charge], millis: u64, there: u64) -> Answer {
+        let begun = match self.cache.look(charges, at(millis), |_| false) {
+            Ok(denied) => return denied,
+            Err(begun) => begun,
+        };
+        self.asked += 1;
+        let answer = self.ask_server(charges, at(millis + there));
+        let took = Duration::from_millis(2 * there);
+        self.cache.remember(charges, &begun, &answer, took);
+        answer
+    }
+}
+
+#[test]
+fn a_flood_asks_the_server_once() {
+    for algorithm in [Algorithm::TokenBucket, Algorithm::FixedWindow, Algorithm::SlidingWindow] {
+        let mut cached = Cached::new(64);
+        let one = [charge(1, algorithm, Quota::per_minute(1))];
+        assert!(cached.charge(&one, 0, 5).usages[0].fits());
+        for millis in 10..1_000 {
+            let usage = cached.charge(&one, millis, 5).usages[0];
+            assert!(!usage.fits());
+            assert_eq!(usage.remaining(), 0);
+        }
+        assert_eq!(cached.asked, 2);
+        assert_eq!(cached.cache.hits(), 989);
+    }
+}
+
+#[test]
+fn what_was_given_back_or_raised_is_not_remembered() {
+    let mut cached = Cached::new(64);
+    let one = [spent(1)];
+    cached.charge(&one, 0, 5);
+    cached.charge(&one, 10, 5);
+    let refused = cached.cache.look(&one, at(31), |_| false).unwrap();
+    assert!(!refused.usages[0].fits());
+    cached.cache.forget(&one[0]);
+    let begun = cached.cache.look(&one, at(32), |_| false).err().unwrap();
+    // It was refused before, and is heard of afterwards.
+    cached.cache.forget(&one[0]);
+    cached.cache.remember(&one, &begun, &refused, Duration::from_millis(1));
+    assert!(cached.cache.look(&one, at(34), |_| false).is_err());
+
+    assert!(!cached.charge(&one, 40, 0).usages[0].fits());
+    assert!(cached.cache.look(&one, at(41), |_| false).is_ok());
+    let raised = [Charge { quota: Quota::per_minute(2), ..one[0] }];
+    assert!(cached.charge(&raised, 42, 0).usages[0].fits());
+}
+
+#[test]
+fn what_may_come_back_early_is_not_remembered() {
+    let mut cached = Cached::new(64);
+    let settled = [Charge { is_settled: true, ..spent(1) }];
+    for millis in 0..5 {
+        cached.charge(&settled, millis, 0);
+    }
+    assert_eq!(cached.asked, 5);
+}
+
+#[test]
+fn nothing_is_remembered_longer_than_allowed_or_beyond_the_bound() {
+    let mut cached = Cached::new(64);
+    cached.cache.longest = nanos(Duration::from_millis(100));
+    cached.charge(&[spent(1)], 0, 0);
+    for millis in [1, 100, 101, 200, 201] {
+        cached.charge(&[spent(1)], millis, 0);
+    }
+    assert_eq!(cached.asked, 4, "at 0, 1, 101 and 201");
+
+    let keys = || (0..100).map(|key| spent(u128::from(key * SEGMENTS as u64)));
+    let mut small = Cached::new(SEGMENTS);
+    for millis in [0, 1, 2] {
+        keys().for_each(|key| drop(small.charge(&[key], millis, 0)));
+    }
+    assert_eq!(small.asked, 299, "one of them is remembered");
+    assert_eq!(small.cache.segments[0].lock().unwrap().denied.len(), 1);
+    // When that has ended, there is room.
+    assert!(small.charge(&[spent(1 << 20)], 60_000, 0).usages[0].fits());
+    small.charge(&[spent(1 << 20)], 60_001, 0);
+    small.charge(&[spent(1 << 20)], 60_002, 0);
+    assert_eq!(small.asked, 301);
+}
+
+#[test]
+fn others_of_the_request_are_not_told_of() {
+    let mut cached = Cached::new(64);
+    let both = [spent(1), charge(2, Algorithm::TokenBucket, Quota::per_minute(9))];
+    cached.charge(&both, 0, 0);
+    assert!(cached.charge(&both, 1, 0).usages[1].is_known());
+    let denied = cached.charge(&both, 2, 0);
+    assert!(!denied.usages[0].fits() && denied.usages[0].is_known());
+    assert!(!denied.usages[1].is_known());
+    let peek = both.map(|charge| Charge { mode: Mode::Peek, ..charge });
+    assert!(cached.charge(&peek, 3, 0).usages[1].is_known(), "who looks gets an answer");
+    assert_eq!(cached.charge(&both[1..], 4, 0).usages[0].remaining(), 7);
+}
+
+proptest! {
+    #[test]
+    fn a_request_is_refused_as_long_as_the_server_would(
+        algorithm in select(vec![
+            Algorithm::TokenBucket, Algorithm::FixedWindow, Algorithm::SlidingWindow,
+        ]),
+        units in 1..8_u64,
+        there in 0..40_u64,
+        requests in vec((0..400_u64, 1..6_u64, 0..3_u64), 1..60),
+    ) {
+        let mut cached = Cached::new(64);
+        let quota = Quota::per_window(units, Duration::from_secs(1));
+        let mut millis = 0;
+        for (later, cost, ahead) in requests {
+            millis += later;
+            let one = Charge { cost, ahead, ..charge(1, algorithm, quota) };
+            let asked = cached.asked;
+            let answer = cached.charge(&[one], millis, there);
+            if cached.asked > asked {
+                continue;
+            }
+            let told = answer.usages[0];
+            let peek = Charge { mode: Mode::Peek, ..one };
+            let known = cached.ask_server(&[peek], at(millis)).usages[0];
+            prop_assert!(!known.fits(), "it would pass");
+            if cost > units {
+                continue; // waiting does not help
+            }
+            prop_assert!(told.wait() >= known.wait(), "who comes back then is refused");
+            let late = Duration::from_millis(2 * there);
+            prop_assert!(told.wait() <= known.wait() + late);
+            if there == 0 && cost + ahead == 1 {
+                prop_assert_eq!(told, known);
+            }
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! One replica before one server, step by step.
+
+mod world;
+
+use std::{
+    pin::pin,
+    task::{Context, Poll, Waker},
+};
+
+use super::*;
+use crate::store::{MemoryStore, Store, StoreFuture};
+
+const SECOND: u64 = NANOS_PER_SECOND;
+const MILLI: u64 = 1_000_000;
+/// In the middle of a window of any length here.
+const START: u64 = 1_705_402_800 * SECOND + 500 * MILLI;
+
+const ALGORITHMS: [Algorithm; 3] =
+    [Algorithm::TokenBucket, Algorithm::FixedWindow, Algorithm::SlidingWindow];
+
+fn at(nanos: u64) -> Now {
+    Now::new(Duration::from_nanos(nanos), Duration::from_nanos(nanos))
+}
+
+fn ready(answer: StoreFuture) -> Answer {
+    match pin!(answer).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(Ok(answer)) => answer,
+        _ => unreachable!("memory answers at once"),
+    }
+}
+
+fn policy(number: u64, algorithm: Algorithm, quota: Quota, lease: u32) -> Charge {
+    Charge { lease, ..Charge::new(number, 7, algorithm, quota) }
+}
+
+/// What the script does.
+fn serve(server: &MemoryStore, before: &[Correction], charges: &[Charge], now: Now) -> Answer {
+    ready(server.correct(before, now));
+    let peeks: Vec<_> = charges.iter().map(|one| Charge { mode: Mode::Peek, ..*one }).collect();
+    let peeked = ready(server.charge(&peeks, now));
+    let each = || charges.iter().zip(&peeked.usages);
+    if !each().all(|(_, usage)| usage.fits()) {
+        return peeked;
+    }
+    let take = |(charge, usage)| Charge { cost: taken(charge, usage), ahead: 0, ..*charge };
+    let taking: Vec<_> = each().map(take).collect();
+    let mut answer = ready(server.charge(&taking, now));
+    for ((charge, before), usage) in each().zip(&mut answer.usages) {
+        assert!(usage.fits());
+        if charge.lease > 0 {
+            *usage = Usage::new(usage.wait(), before.remaining(), usage.reset());
+        }
+    }
+    answer
+}
+
+fn an_hour(lease: u32) -> Charge {
+    policy(1, Algorithm::SlidingWindow, Quota::per_hour(1_000), lease)
+}
+
+#[test]
+fn a_batch_is_asked_for_once_and_told_as_one_quota() {
+    let (server, leases) = (MemoryStore::new(), Arc::new(Leases::new(64)));
+    let one = an_hour(100);
+    assert!(leases.spend(&one, START).is_none());
+    let mut asking = leases.begin(&[one], START, true).unwrap();
+    assert_eq!(asking.charges()[0].lease, 100);
+    let waits = leases.begin(&[one], START, true).err().unwrap();
+    assert!(waits.has_changed().is_ok(), "another waits for it");
+    let alone = leases.begin(&[one], START, false).unwrap();
+    assert_eq!((alone.charges()[0].lease, alone.charges()[0].cost), (0, 1), "or asks for itself");
+    drop(alone);
+    let answer = serve(&server, &[], &asking.charges(), at(START));
+    assert_eq!(asking.hear(&answer, (START, START)).usages[0].remaining(), 999);
+    asking.told();
+    assert!(waits.has_changed().is_err(), "and goes on");
+    for left in (900..999).rev() {
+        let usage = leases.spend(&one, START + MILLI).unwrap().usages[0];
+        assert_eq!((usage.remaining(), usage.reset().as_millis()), (left, 3_599_999));
+    }
+    assert!(leases.spend(&one, START + MILLI).is_none());
+}
+
+/// Takes a batch.
+fn fill_at(leases: &Arc<Leases>, charge: &Charge, server: &MemoryStore, now: u64) {
+    let mut asking = leases.begin(&[*charge], now, true).unwrap();
+    let answer = serve(server, &[], &asking.charges(), at(now));
+    asking.hear(&answer, (now, now));
+    asking.told();
+}
+
+#[test]
+fn units_of_several_batches_end_with_the_first() {
+    let (server, one) = (MemoryStore::new(), an_hour(100));
+    let later = START + SECOND / 2;
+    // Some come back when others are there already.
+    let leases = Arc::new(Leases::new(64));
+    fill_at(&leases, &one, &server, START);
+    let held = leases.begin(&[Charge { cost: 30, ..one }], START, true).unwrap();
+    leases.spend(&Charge { cost: 69, ..one }, START).unwrap();
+    let asking = leases.begin(&[one], later, true).unwrap();
+    assert_eq!(asking.charges()[0].lease, 70, "with those that are held, a batch");
+    drop(asking);
+    fill_at(&leases, &one, &server, later);
+    assert!(leases.covers(&one, START + SECOND));
+    drop(held);
+    assert!(!leases.covers(&one, START + SECOND));
+
+    // Some are there when more come for those ahead.
+    let leases = Arc::new(Leases::new(64));
+    fill_at(&leases, &one, &server, START);
+    leases.spend(&Charge { cost: 94, ..one }, START).unwrap();
+    fill_at(&leases, &Charge { ahead: 10, ..one }, &server, later);
+    assert!(leases.covers(&Charge { cost: 99, ..one }, later));
+    assert!(!leases.covers(&one, START + SECOND));
+}
+
+#[test]
+fn a_lease_ends_and_units_of_another_plan_go_back_first() {
+    let (server, leases) = (MemoryStore::new(), Arc::new(Leases::new(64)));
+    let one = an_hour(100);
+    fill_at(&leases, &one, &server, START);
+    assert!(leases.covers(&one, START + SECOND - 1));
+    assert!(!leases.covers(&one, START + SECOND));
+    assert!(!leases.covers(&Charge { ahead: 99, ..one }, START), "others come before");
+    let raised = Charge { quota: Quota::per_hour(2_000), ..one };
+    assert!(!leases.covers(&raised, START));
+    let asking = leases.begin(&[raised], START, true).unwrap();
+    assert_eq!(asking.expired[0].change, Change::GiveBack(99));
+    assert_eq!(asking.expired[0].charge.quota, one.quota);
+    assert_eq!(asking.charges()[0].lease, 100);
+    drop(asking);
+    assert_eq!(leases.take_all().len(), 1, "it was not sent, and waits to be");
+}
+
+#[test]
+fn what_cannot_be_leased_is_asked_for() {
+    let leases = Arc::new(Leases::new(1));
+    let one = an_hour(100);
+    for other in [
+        Charge { mode: Mode::DryRun, ..one },
+        Charge { mode: Mode::Peek, ..one },
+        Charge { is_settled: true, ..one },
+        Charge { cost: 0, ..one },
+        Charge { lease: 0, ..one },
+    ] {
+        let asking = leases.begin(&[other], START, true).unwrap();
+        assert_eq!(asking.charges()[0].lease, 0);
+        assert!(!asking.has_pool(0));
+    }
+    // There is room for one pool in each segment.
+    let first = leases.begin(&[one], START, true).unwrap();
+    let beyond = Charge { key: one.key + SEGMENTS as u128, ..one };
+    assert!(!leases.begin(&[beyond], START, true).unwrap().has_pool(0));
+    drop(first);
+    assert!(leases.begin(&[beyond], START, true).unwrap().has_pool(0));
+}
+
+#[test]
+fn a_reset_forgets_what_was_taken() {
+    let (server, leases) = (MemoryStore::new(), Arc::new(Leases::new(64)));
+    let one = an_hour(100);
+    fill_at(&leases, &one, &server, START);
+    leases.forget(&one);
+    assert!(!leases.covers(&one, START));
+    assert!(leases.take_all().is_empty());
+}
+
+#[test]
+fn a_correction_of_a_lease_is_of_when_it_was_taken() {
+    let change = Change::GiveBack(1);
+    let correction =
+        |charge| as_taken(&Correction { charge, charged_at: Some(at(START)), change }).charged_at;
+    assert_eq!(correction(an_hour(2)), Some(at(START - SECOND)));
+    assert_eq!(correction(an_hour(0)), Some(at(START)));
+    let fixed = Charge { algorithm: Algorithm::FixedWindow, ..an_hour(2) };
+    assert_eq!(correction(fixed), Some(at(START)), "it is of one window");
+}
