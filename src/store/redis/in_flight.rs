@@ -18,7 +18,7 @@ use crate::store::{Answer, Charge, Correction, StoreError};
 /// A charge on its way. If its caller leaves, it is given back once it is known to be made.
 pub(super) struct InFlight {
     shared: Arc<Shared>,
-    charges: SmallVec<[Charge; 4]>,
+    charges: Arc<[Charge]>,
     deciding: Option<Deciding>,
     has_begun: bool,
 }
@@ -29,7 +29,7 @@ type Decided = Result<(Answer, Option<Asking>), StoreError>;
 impl InFlight {
     pub(super) fn new(
         shared: Arc<Shared>,
-        charges: SmallVec<[Charge; 4]>,
+        charges: Arc<[Charge]>,
         deciding: impl Future<Output = Decided> + Send + 'static,
     ) -> Self {
         Self { shared, charges, deciding: Some(Box::pin(deciding)), has_begun: false }
@@ -60,7 +60,7 @@ impl Drop for InFlight {
     fn drop(&mut self) {
         let Some(deciding) = self.deciding.take().filter(|_| self.has_begun) else { return };
         let Ok(runtime) = Handle::try_current() else { return };
-        let (shared, charges) = (Arc::clone(&self.shared), std::mem::take(&mut self.charges));
+        let (shared, charges) = (Arc::clone(&self.shared), Arc::clone(&self.charges));
         runtime.spawn(async move {
             let Ok((answer, asking)) = deciding.await else { return shared.sweep_later() };
             // Units of a lease go back to where they are spent.

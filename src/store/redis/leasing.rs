@@ -6,7 +6,6 @@ use std::{
     time::Duration,
 };
 
-use smallvec::SmallVec;
 use tokio::{
     runtime::Handle,
     time::{Instant, sleep, timeout_at},
@@ -79,19 +78,29 @@ impl Shared {
     /// Makes all charges or none; with what was reserved for those that have a lease.
     pub(super) async fn decide(
         self: Arc<Self>,
-        charges: SmallVec<[Charge; 4]>,
+        charges: Arc<[Charge]>,
         now: Now,
-        mut begun: Begun,
+        begun: Begun,
         since: Instant,
     ) -> Result<(Answer, Option<Asking>), StoreError> {
         let deadline = self.link.deadline(since);
         if !charges.iter().any(leases::is_leased) {
-            let unleased: SmallVec<[Charge; 4]> =
-                charges.iter().map(|charge| Charge { lease: 0, ..*charge }).collect();
-            let answer = self.charge(&[], &unleased, deadline).await?;
+            let answer = self.charge(&[], &charges, deadline).await?;
             self.deny_cache.remember(&charges, &begun, &answer, since.elapsed());
             return Ok((answer, None));
         }
+        // Boxed: others would be moved about with room for it.
+        Box::pin(self.decide_leased(&charges, now, begun, since, deadline)).await
+    }
+
+    async fn decide_leased(
+        self: &Arc<Self>,
+        charges: &[Charge],
+        now: Now,
+        mut begun: Begun,
+        since: Instant,
+        deadline: Instant,
+    ) -> Result<(Answer, Option<Asking>), StoreError> {
         // Who has waited half of its time for others asks by itself.
         let patience = since + deadline.saturating_duration_since(since) / 2;
         let (mut is_first, mut fruitless) = (true, 0);
@@ -100,12 +109,12 @@ impl Shared {
             let now = Now::new(now.monotonic() + passed, now.unix() + passed);
             let asked = now.monotonic_nanos();
             if !mem::take(&mut is_first) {
-                begun = match self.decide_at_once(&charges, now) {
+                begun = match self.decide_at_once(charges, now) {
                     Ok(answer) => return Ok((answer, None)),
                     Err(begun) => begun,
                 };
             }
-            let mut asking = match self.leases.begin(&charges, asked, fruitless < FRUITLESS) {
+            let mut asking = match self.leases.begin(charges, asked, fruitless < FRUITLESS) {
                 Ok(asking) => asking,
                 Err(mut filling) => {
                     match timeout_at(patience, filling.changed()).await {
@@ -124,7 +133,7 @@ impl Shared {
             let answer = self.charge(&expired, &asking.charges(), deadline).await?;
             let heard = asked.saturating_add(nanos(since.elapsed() - passed));
             let answer = asking.hear(&answer, (asked, heard));
-            self.deny_cache.remember(&charges, &begun, &answer, since.elapsed() - passed);
+            self.deny_cache.remember(charges, &begun, &answer, since.elapsed() - passed);
             self.moment.set(heard);
             return Ok((answer, Some(asking)));
         }

@@ -92,8 +92,11 @@ impl Opened {
         Self { connection, parts: (0..parts).map(|_| Part::default()).collect() }
     }
 
-    fn part(&self, slot: u16) -> &Part {
-        &self.parts[usize::from(slot) * self.parts.len() / SLOTS]
+    fn part(&self, slot: impl FnOnce() -> u16) -> &Part {
+        match &*self.parts {
+            [all] => all,
+            parts => &parts[usize::from(slot()) * parts.len() / SLOTS],
+        }
     }
 }
 
@@ -123,7 +126,7 @@ impl Link {
         deadline: Instant,
     ) -> Result<Answer, StoreError> {
         let opened = self.opened(deadline).await?;
-        let part = opened.part(request.slot());
+        let part = opened.part(|| request.slot());
         if part.is_down.load(Relaxed) {
             return Err(StoreError::new("a Redis server is down"));
         }
@@ -172,7 +175,7 @@ impl Link {
         cause: Cause,
         error: &StoreError,
     ) {
-        let part = failed.part(request.slot());
+        let part = failed.part(|| request.slot());
         if !self.is_cluster() {
             let is_it =
                 |state: &State| matches!(state, State::Open(now) if Arc::ptr_eq(now, failed));
@@ -271,7 +274,7 @@ async fn warn_if_evicting(connection: Connection, within: Duration) {
 
 /// Waits until the server of a shard, and so of all its part, works again.
 async fn heal(link: Weak<Link>, opened: Arc<Opened>, (shard, slot): (u64, u16), cause: Cause) {
-    let part = opened.part(slot);
+    let part = opened.part(|| slot);
     let pause = part.pauses().again(cause);
     sleep(pause).await;
     while let Some(link) = link.upgrade() {

@@ -121,7 +121,10 @@ impl Store for RedisStore {
         match self.0.decide_at_once(charges, now) {
             Ok(answer) => StoreFuture::ready(Ok(answer)),
             Err(begun) => {
-                let (shared, charges) = (Arc::clone(&self.0), SmallVec::from(charges));
+                let (shared, charges) = (
+                    Arc::clone(&self.0),
+                    charges.iter().map(leases::as_asked).collect::<Arc<[Charge]>>(),
+                );
                 let deciding = shared.clone().decide(charges.clone(), now, begun, Instant::now());
                 StoreFuture::later(InFlight::new(shared, charges, deciding))
             }

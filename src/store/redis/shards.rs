@@ -27,8 +27,8 @@ impl Shared {
         charges: &[Charge],
         deadline: Instant,
     ) -> Result<Answer, StoreError> {
-        let shards = self.shards(charges.iter().map(|charge| charge.shard));
-        if shards.len() <= 1 {
+        let is_one = charges.windows(2).all(|two| two[0].shard == two[1].shard);
+        if is_one || !self.link.is_cluster() {
             let request = Request::correct_and_charge(&self.names, before, charges);
             let mut answer = self.link.run(&request, deadline).await?;
             answer.usages.drain(..before.len());
@@ -37,9 +37,18 @@ impl Shared {
         if !before.is_empty() {
             self.correct(before).await?;
         }
+        // Boxed: others would be moved about with room for it.
+        Box::pin(self.charge_each_shard(charges, deadline)).await
+    }
+
+    async fn charge_each_shard(
+        self: &Arc<Self>,
+        charges: &[Charge],
+        deadline: Instant,
+    ) -> Result<Answer, StoreError> {
         let mut all = Collected::new(charges.len());
         let mut before: Vec<(usize, Correction)> = Vec::new();
-        for places in shards {
+        for places in self.shards(charges.iter().map(|charge| charge.shard)) {
             let charges: SmallVec<[Charge; 4]> = places.iter().map(|&at| charges[at]).collect();
             let answer = self.link.run(&Request::charge(&self.names, &charges), deadline).await;
             let answer = match answer {

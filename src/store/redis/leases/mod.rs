@@ -74,6 +74,12 @@ pub(super) fn is_leased(charge: &Charge) -> bool {
     charge.lease > 0 && charge.mode == Mode::Enforced && charge.cost > 0 && !charge.is_settled
 }
 
+/// The same charge, with a lease only where it is spent from one.
+pub(super) fn as_asked(charge: &Charge) -> Charge {
+    let lease = if is_leased(charge) { charge.lease } else { 0 };
+    Charge { lease, ..*charge }
+}
+
 /// How many units the server has taken for a charge that fits. Of a lease, it tells what there was
 /// before.
 pub(super) fn taken(charge: &Charge, usage: &Usage) -> u64 {
