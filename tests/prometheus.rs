@@ -64,7 +64,9 @@ async fn exposed() -> String {
     // The second is refused by Redis, and the third by what is remembered of that.
     tokio::time::resume(); // a real server takes real time
     let server = harness::Server::start();
-    let redis = RedisStore::builder(server.url()).secret(7).build().unwrap();
+    let redis = RedisStore::builder(server.url()).connect_timeout(harness::PATIENCE);
+    let redis = redis.response_timeout(harness::PATIENCE).decision_timeout(harness::PATIENCE);
+    let redis = redis.secret(7).build().unwrap();
     let policy = Policy::sliding_window("replicated delivery", Quota::per_hour(1));
     let redis = Limiter::builder().store(redis).direct(policy).build().unwrap();
     for _ in 0..3 {

@@ -14,6 +14,11 @@ use tower_quota::{
 
 const SECRET: u128 = 0x0123_4567_89ab_cdef_0123_4567_89ab_cdef;
 
+/// On a busy machine, too.
+fn patient(store: RedisStoreBuilder) -> RedisStoreBuilder {
+    store.connect_timeout(PATIENCE).response_timeout(PATIENCE).decision_timeout(PATIENCE)
+}
+
 fn limiter(store: RedisStoreBuilder, then: OnStoreFailure) -> Limiter {
     let policy = Policy::token_bucket("p", Quota::per_hour(1_000)).on_store_failure(then);
     let store = store.secret(SECRET).build().unwrap();
@@ -41,7 +46,7 @@ async fn heals(limiter: &Limiter) -> Duration {
 #[tokio::test]
 async fn the_server_counts() {
     let server = Server::start();
-    let limiter = limiter(RedisStore::builder(server.url()), OnStoreFailure::Refuse);
+    let limiter = limiter(patient(RedisStore::builder(server.url())), OnStoreFailure::Refuse);
     for left in [999, 998] {
         assert_eq!(ask(&limiter).await.outcomes()[0].remaining(), left);
     }
@@ -63,8 +68,10 @@ async fn a_server_that_is_absent_at_the_start_is_found_later() {
 #[tokio::test]
 async fn a_dead_server_costs_requests_nothing() {
     let server = Server::start();
-    let limiter = limiter(RedisStore::builder(server.url()), OnStoreFailure::Refuse);
-    assert!(is_counted(&ask(&limiter).await));
+    let timeout = Duration::from_millis(300);
+    let store = RedisStore::builder(server.url()).response_timeout(timeout);
+    let limiter = limiter(store.decision_timeout(2 * timeout), OnStoreFailure::Refuse);
+    heals(&limiter).await;
     server.pause();
     let mut waited = Vec::new();
     for _ in 0..1_000 {
@@ -72,7 +79,7 @@ async fn a_dead_server_costs_requests_nothing() {
         assert!(!is_counted(&ask(&limiter).await));
         waited.push(start.elapsed());
     }
-    let slow = waited.iter().filter(|waited| **waited >= Duration::from_millis(40)).count();
+    let slow = waited.iter().filter(|waited| **waited >= timeout).count();
     assert_eq!(slow, 3, "of which each costs one time-out");
     server.resume();
     heals(&limiter).await;
@@ -86,7 +93,7 @@ async fn a_dead_server_costs_requests_nothing() {
 async fn a_lost_reply_is_not_asked_for_twice() {
     let server = Server::start();
     let proxy = Proxy::before(&server);
-    let limiter = limiter(RedisStore::builder(proxy.url()), OnStoreFailure::Refuse);
+    let limiter = limiter(patient(RedisStore::builder(proxy.url())), OnStoreFailure::Refuse);
     assert!(is_counted(&ask(&limiter).await));
     proxy.lose_replies("EVALSHA", 1);
     assert!(!is_counted(&ask(&limiter).await));
@@ -99,11 +106,7 @@ async fn a_lost_reply_is_not_asked_for_twice() {
 async fn a_cluster_counts_and_goes_on_without_a_master() {
     let cluster = Cluster::start();
     let limiter = limiter(RedisStore::cluster(cluster.urls()), OnStoreFailure::Refuse);
-    for _ in 0..3 {
-        for key in 0..50_u64 {
-            assert!(is_counted(&limiter.check("p", key).await.unwrap()));
-        }
-    }
+    all_are_counted(&limiter).await;
     cluster.nodes()[0].pause();
     let mut counted = 0;
     for _ in 0..30 {
@@ -111,19 +114,22 @@ async fn a_cluster_counts_and_goes_on_without_a_master() {
             counted += u64::from(is_counted(&limiter.check("p", key).await.unwrap()));
         }
     }
-    assert!((600..1_300).contains(&counted), "{counted} of 1,500 were counted");
+    assert!((300..1_300).contains(&counted), "{counted} of 1,500 were counted");
     cluster.nodes()[0].resume();
+    all_are_counted(&limiter).await;
+}
+
+/// Sooner or later, keys on all servers.
+async fn all_are_counted(limiter: &Limiter) {
     let start = Instant::now();
-    loop {
-        let mut all = true;
+    let mut all = false;
+    while !all {
+        assert!(start.elapsed() < PATIENCE, "it does not heal");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        all = true;
         for key in 0..50_u64 {
             all &= is_counted(&limiter.check("p", key).await.unwrap());
         }
-        if all {
-            break;
-        }
-        assert!(start.elapsed() < PATIENCE, "it does not heal");
-        tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }
 
@@ -167,8 +173,12 @@ fn another_runtime_connects_anew() {
 async fn a_connection_that_fails_when_it_opens_is_given_up_once() {
     let server = Server::start();
     let proxy = Proxy::before(&server);
-    proxy.delay_replies(Duration::from_millis(7));
-    let limiter = limiter(RedisStore::builder(proxy.url()), OnStoreFailure::Refuse);
+    // Each of these times is so long that a busy machine does not matter.
+    proxy.delay_replies(Duration::from_millis(35));
+    let store = RedisStore::builder(proxy.url()).connect_timeout(Duration::from_millis(450));
+    let store = store.response_timeout(Duration::from_millis(200));
+    let store = store.decision_timeout(Duration::from_millis(250));
+    let limiter = limiter(store, OnStoreFailure::Refuse);
     let waiting: Vec<_> = (0..5)
         .map(|_| {
             let limiter = limiter.clone();
@@ -185,10 +195,10 @@ async fn a_connection_that_fails_when_it_opens_is_given_up_once() {
     }
     let start = Instant::now();
     let mut slow = 0;
-    while start.elapsed() < Duration::from_millis(300) {
+    while start.elapsed() < Duration::from_millis(1_500) {
         let begun = Instant::now();
         assert!(!is_counted(&ask(&limiter).await));
-        slow += u32::from(begun.elapsed() >= Duration::from_millis(30));
+        slow += u32::from(begun.elapsed() >= Duration::from_millis(150));
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     assert_eq!(slow, 0, "requests wait though it is down");

@@ -6,7 +6,7 @@ mod harness;
 
 use std::time::Duration;
 
-use harness::{Cluster, Server};
+use harness::{Cluster, PATIENCE, Server};
 use http::{Request, request::Parts};
 use tower_quota::{
     Limiter, LimiterBuilder, Policy, Quota, Reason,
@@ -16,8 +16,13 @@ use tower_quota::{
 
 const SECRET: u128 = 0x0123_4567_89ab_cdef_0123_4567_89ab_cdef;
 
+/// On a busy machine, too.
+fn patient(store: RedisStoreBuilder) -> RedisStoreBuilder {
+    store.connect_timeout(PATIENCE).response_timeout(PATIENCE).decision_timeout(PATIENCE)
+}
+
 fn limiter(store: RedisStoreBuilder, policies: impl IntoIterator<Item = Policy>) -> Limiter {
-    let store = store.secret(SECRET).build().unwrap();
+    let store = patient(store).secret(SECRET).build().unwrap();
     let all = policies.into_iter().fold(Limiter::builder(), LimiterBuilder::policy);
     all.store(store).build().unwrap()
 }
@@ -124,7 +129,7 @@ async fn limiters_share_what_is_the_same_and_nothing_else() {
         assert_eq!(ask(&limiter(url(), [other.clone()])).await, left, "{other:?}");
     }
     assert_eq!(ask(&limiter(url().prefix("other"), [one()])).await, 1);
-    let secret = RedisStore::builder(server.url()).secret(SECRET + 1).build().unwrap();
+    let secret = patient(RedisStore::builder(server.url())).secret(SECRET + 1).build().unwrap();
     let elsewhere = Limiter::builder().policy(one()).store(secret).build().unwrap();
     assert_eq!(ask(&elsewhere).await, 1, "another secret");
     assert_eq!(ask(&limiter(url(), [one()])).await, 0);
@@ -218,7 +223,7 @@ async fn parts_of_one_key_are_in_its_shard() {
 #[tokio::test]
 async fn a_flood_costs_the_server_nothing() {
     let server = Server::start();
-    let store = RedisStore::builder(server.url()).secret(SECRET).build().unwrap();
+    let store = patient(RedisStore::builder(server.url())).secret(SECRET).build().unwrap();
     let policies = [
         policy("window", "x-key", Quota::per_hour(3)),
         Policy::token_bucket("bucket", Quota::per_hour(1_000)).key(header("x-key")).or_skip(),
