@@ -205,9 +205,10 @@ async fn a_request_that_another_policy_refuses_spends_nothing() {
         }
         assert_eq!(passed, 20);
         store.give_back_leases().await.unwrap();
-        let peeked = limiter.peek_request(&request).await;
-        let left: Vec<_> = peeked.outcomes().iter().map(|one| one.remaining()).collect();
-        assert_eq!(left, [980, 0, 10]);
+        for (policy, key, left) in [("leased", "a", 980), ("small", "b", 0), ("exact", "c", 10)] {
+            let peeked = limiter.peek(policy, key).await.unwrap();
+            assert_eq!(peeked.outcomes()[0].remaining(), left, "{policy}");
+        }
     }
 }
 
@@ -261,7 +262,7 @@ async fn a_batch_goes_back_when_another_server_refuses() {
     assert!(limiter.decide(&request(0)).await.is_allowed());
     for key in 1..=20 {
         assert!(!limiter.decide(&request(key)).await.is_allowed());
-        let peeked = limiter.peek_request(&request(key)).await;
+        let peeked = limiter.peek("leased", &*key.to_string()).await.unwrap();
         assert_eq!(peeked.outcomes()[0].remaining(), 1_000);
     }
 }

@@ -203,7 +203,7 @@ async fn a_request_is_held_by_what_is_counted_here() {
     let (later, _) = tokio::join!(decide(&limiter), async { store.fails(false) });
     assert!(later.is_allowed());
     assert_eq!(later.outcomes()[0].limit(), 1);
-    let peeked = limiter.peek_request(&request()).await;
+    let peeked = limiter.peek("p", "k").await.unwrap();
     assert_eq!(peeked.outcomes()[0].remaining(), 0, "the store has counted the last one");
 }
 
