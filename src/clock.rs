@@ -1,7 +1,10 @@
 //! The one place where time enters: [`Clock`] makes a [`Now`], which is handed down.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    sync::{
+        LazyLock,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -87,7 +90,14 @@ enum Monotonic {
 }
 
 impl Monotonic {
-    fn system(clock: quanta::Clock) -> Self {
+    /// All have one origin: times of one limiter are comparable with those of another, which may
+    /// have the same store.
+    fn system() -> Self {
+        static SYSTEM: LazyLock<Monotonic> = LazyLock::new(|| Monotonic::of(quanta::Clock::new()));
+        SYSTEM.clone()
+    }
+
+    fn of(clock: quanta::Clock) -> Self {
         let origin = clock.raw();
         Self::System { clock, origin }
     }
@@ -108,7 +118,7 @@ impl Clock {
     /// It does not follow a paused clock of tokio; [`starting_at`](Self::starting_at) does.
     #[must_use]
     pub fn system() -> Self {
-        Self::measuring(Monotonic::system(quanta::Clock::new()))
+        Self::measuring(Monotonic::system())
     }
 
     fn measuring(monotonic: Monotonic) -> Self {
@@ -178,9 +188,18 @@ mod tests {
     }
 
     #[test]
+    fn system_clocks_tell_the_same_time() {
+        let first = Clock::system();
+        while first.now().monotonic() < Duration::from_millis(1) {}
+        let before = first.now().monotonic();
+        let later = Clock::system().now().monotonic();
+        assert!(before <= later && later <= first.now().monotonic());
+    }
+
+    #[test]
     fn the_wall_clock_is_read_again_after_a_second() {
         let (counter, mock) = quanta::Clock::mock();
-        let clock = Clock::measuring(Monotonic::system(counter));
+        let clock = Clock::measuring(Monotonic::of(counter));
         let first = clock.now();
         // The wall clock stays where it is while the other jumps: to us it steps back an hour.
         mock.increment(Duration::from_secs(3_600));

@@ -193,7 +193,7 @@ async fn a_cluster_charges_what_is_in_one_shard_at_once_and_else_all_or_nothing(
         assert_eq!(second.reason(), Some(Reason::QuotaExceeded));
         assert_eq!(second.tightest().unwrap().policy(), "user");
     }
-    let left = scattered.peek_request(&both(0)).await.outcomes()[0].remaining();
+    let left = scattered.peek("tenant", "t").await.unwrap().outcomes()[0].remaining();
     assert_eq!(left, 50 - 22, "the refused ones cost the tenant nothing");
     for server in cluster.nodes() {
         assert_eq!(server.keys_without_ttl(), Vec::<String>::new());
@@ -245,7 +245,7 @@ async fn a_flood_costs_the_server_nothing() {
     assert_eq!(store.denied_from_cache(), 1_000);
     // A key that is not refused is asked for.
     assert!(limiter.decide(&request(&[("x-key", "other")])).await.is_allowed());
-    assert_eq!(limiter.peek_request(&flood).await.outcomes()[1].remaining(), 997);
+    assert_eq!(limiter.peek("bucket", "k").await.unwrap().outcomes()[0].remaining(), 997);
 }
 
 #[tokio::test]

@@ -247,7 +247,9 @@ impl Policy {
 
     /// In a cluster of servers, keeps the counts on the one where those of `key` are: one round trip
     /// charges all policies of a request that have the same shard. `key` has to follow from the
-    /// policy's own key, as a user's tenant does: one caller must not be counted in two places.
+    /// policy's own key, as a user's tenant does: one caller must not be counted in two places. It is
+    /// read from requests, so the policy cannot also be asked by
+    /// [`Limiter::check`](crate::Limiter::check).
     ///
     /// Default: the policy's key, or the first of a tuple.
     pub fn shard(self, key: impl KeyExtractor) -> Self {
