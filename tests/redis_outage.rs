@@ -4,7 +4,10 @@
 #[path = "common/redis/mod.rs"]
 mod harness;
 
-use std::time::{Duration, Instant};
+use std::{
+    future::{Future, IntoFuture},
+    time::{Duration, Instant},
+};
 
 use harness::{Cluster, PATIENCE, Proxy, Server};
 use tower_quota::{
@@ -252,4 +255,18 @@ async fn a_cluster_that_lacks_a_master_at_the_start_counts_on_the_others() {
         }
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
+}
+
+#[test]
+fn without_a_runtime_policies_decide_without_the_store() {
+    let server = Server::start();
+    let limiter = limiter(patient(RedisStore::builder(server.url())), OnStoreFailure::Refuse);
+    let asked = std::pin::pin!(limiter.check("p", "k").into_future());
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    match asked.poll(&mut context) {
+        std::task::Poll::Ready(Ok(decision)) => assert!(!is_counted(&decision)),
+        _ => panic!("it is decided at once"),
+    }
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    assert!(is_counted(&runtime.block_on(ask(&limiter))));
 }

@@ -38,10 +38,21 @@ use crate::clock::Now;
 /// seen to work in the background. With the feature `tracing` both changes are logged. It need not
 /// be there when this replica starts.
 ///
+/// What a server has counted though its answer came too late stays counted; so do units that were
+/// to be given back while it was down. Never is more admitted for that.
+///
 /// Keys in Redis are fingerprints, and each has a time to live. A policy that is configured anew
 /// (another quota, algorithm or key) counts anew; plans may change at any time.
 ///
+/// It takes Redis 6.2, Valkey 7.2 or later, and a user who may run `EVALSHA`, `EVAL`, `TIME`,
+/// `HMGET`, `HSET`, `HDEL`, `HLEN`, `PEXPIRE` and `DEL`, and for a warning about eviction `INFO`. It
+/// was tried with Redis 7.0.
+///
 /// A clone is the same store.
+///
+/// # Panics
+/// A tokio runtime has to drive it: a request that is decided outside of any is decided without the
+/// store, and in one whose time or I/O is not enabled it panics.
 ///
 /// ```no_run
 /// use tower_quota::{Limiter, Policy, Quota, key, store::RedisStore};
@@ -120,11 +131,10 @@ impl Store for RedisStore {
     fn charge(&self, charges: &[Charge], now: Now) -> StoreFuture {
         match self.0.decide_at_once(charges, now) {
             Ok(answer) => StoreFuture::ready(Ok(answer)),
+            Err(_) if Handle::try_current().is_err() => StoreFuture::ready(Err(no_runtime())),
             Err(begun) => {
-                let (shared, charges) = (
-                    Arc::clone(&self.0),
-                    charges.iter().map(leases::as_asked).collect::<Arc<[Charge]>>(),
-                );
+                let shared = Arc::clone(&self.0);
+                let charges: Arc<[Charge]> = charges.iter().map(leases::as_asked).collect();
                 let deciding = shared.clone().decide(charges.clone(), now, begun, Instant::now());
                 StoreFuture::later(InFlight::new(shared, charges, deciding))
             }
@@ -136,7 +146,7 @@ impl Store for RedisStore {
             corrections.iter().map(leases::as_taken).collect();
         // Made even if nobody waits for it.
         let Ok(runtime) = Handle::try_current() else {
-            return StoreFuture::ready(Err(StoreError::new("there is no tokio runtime")));
+            return StoreFuture::ready(Err(no_runtime()));
         };
         let shared = Arc::clone(&self.0);
         let correcting = runtime.spawn(async move { shared.correct(&corrections).await });
@@ -149,6 +159,10 @@ impl Store for RedisStore {
     fn secret(&self) -> Option<u128> {
         Some(self.0.secret)
     }
+}
+
+fn no_runtime() -> StoreError {
+    StoreError::new("there is no tokio runtime to ask Redis in")
 }
 
 impl fmt::Debug for RedisStore {
