@@ -20,7 +20,7 @@ local call, pack, parse = redis.call, struct.pack, struct.unpack
 
 -- The number of the key, the number of the field among those of the key, the field, the algorithm, the
 -- action, what it is about, and the quota: its units, window and capacity.
-local OPERATION, OPERATION_SIZE = '<I2I2c9BBI7I7I7I7I7', 50
+local OPERATION, OPERATION_SIZE, ACTION = '<I2I2c9BBI7I7I7I7I7', 50, 14
 local EXPIRES = 'expires'
 local ENFORCED, PEEK, LEASE, GIVE_BACK, RESET = 0, 2, 3, 4, 6
 
@@ -143,30 +143,35 @@ local function fixed_window(text, action, first, second, units, window, capacity
   return fits, pack('<I7I7', start, used), used > 0 and start + window - now or 0, changed, second
 end
 
--- How much is used, when the first use of the newest entry of the log was, and how many entries the
--- log has. Then the log: of each entry, when its last use was and its units.
+-- How much is used; of the newest entry of the log when its first and last use were, and its units;
+-- and how many entries are before it. Then these: of each, when its last use was and its units.
 local function sliding_window(text, action, first, second, units, window, capacity)
-  local HEAD, HEAD_SIZE, ENTRY, ENTRY_SIZE = '<I7I7I2', 16, '<I7I7', 14
-  local used, began, log, changed = 0, 0, '', false
-  if text and #text > HEAD_SIZE and (#text - HEAD_SIZE) % ENTRY_SIZE == 0 then
-    used, began = parse(HEAD, text)
-    if parse(ENTRY, text, #text - ENTRY_SIZE + 1) > now then
+  local HEAD, HEAD_SIZE, ENTRY, ENTRY_SIZE = '<I7I7I7I7I2', 30, '<I7I7', 14
+  local used, began, ended, newest, older, changed = 0, 0, 0, 0, '', false
+  if text and #text >= HEAD_SIZE and (#text - HEAD_SIZE) % ENTRY_SIZE == 0 then
+    used, began, ended, newest = parse(HEAD, text)
+    if #text > HEAD_SIZE then older = text:sub(HEAD_SIZE + 1) end
+    if ended > now then
       -- The clock was set back.
-      local moved = { text:sub(1, HEAD_SIZE) }
-      for place = HEAD_SIZE + 1, #text, ENTRY_SIZE do
-        local last_use, count = parse(ENTRY, text, place)
+      local moved = {}
+      for place = 1, #older, ENTRY_SIZE do
+        local last_use, count = parse(ENTRY, older, place)
         moved[#moved + 1] = pack(ENTRY, math.min(last_use, now), count)
       end
-      text, began, changed = table.concat(moved), math.min(began, now), true
+      older, began, ended, changed = table.concat(moved), math.min(began, now), now, true
     end
     -- What the window has passed over leaves.
-    local place = HEAD_SIZE + 1
-    while place < #text do
-      local last_use, count = parse(ENTRY, text, place)
-      if last_use + window > now then break end
-      used, place = used - count, place + ENTRY_SIZE
+    if ended + window <= now then
+      used, newest, older = 0, 0, ''
+    elseif older ~= '' then
+      local place = 1
+      while place < #older do
+        local last_use, count = parse(ENTRY, older, place)
+        if last_use + window > now then break end
+        used, place = used - count, place + ENTRY_SIZE
+      end
+      older = older:sub(place)
     end
-    log = text:sub(place)
   end
 
   local fits = true
@@ -181,37 +186,39 @@ local function sliding_window(text, action, first, second, units, window, capaci
   if action == GIVE_BACK then
     changed = true
     if first + window > now then
-      -- From the entry of that moment; then those before it, where the moment is not known exactly.
-      local entries, place = {}, 1
-      while place < #log and parse(ENTRY, log, place) < first do place = place + ENTRY_SIZE end
-      local rest = log:sub(place + ENTRY_SIZE)
-      if place > #log then place = place - ENTRY_SIZE end
-      while place > 0 do
-        local last_use, count = parse(ENTRY, log, place)
-        local given = math.min(count, second)
-        second, used, count = second - given, used - given, count - given
-        if count > 0 or rest ~= '' then
-          rest = pack(ENTRY, last_use, count) .. rest
-        else
-          -- The newest entry is empty: the one before takes in no later use.
-          began = 0
-        end
+      -- From the entry of that moment; then from those before it, where it is not known exactly.
+      local place = 1
+      while place < #older and parse(ENTRY, older, place) < first do place = place + ENTRY_SIZE end
+      if place > #older then
+        local given = math.min(newest, second)
+        newest, used, second = newest - given, used - given, second - given
         place = place - ENTRY_SIZE
       end
-      log = rest
+      local later = older:sub(place + ENTRY_SIZE)
+      while place > 0 do
+        local last_use, count = parse(ENTRY, older, place)
+        local given = math.min(count, second)
+        used, second = used - given, second - given
+        later = pack(ENTRY, last_use, count - given) .. later
+        place = place - ENTRY_SIZE
+      end
+      older = later
+      while newest == 0 and older ~= '' do
+        ended, newest = parse(ENTRY, older, #older - ENTRY_SIZE + 1)
+        older, began = older:sub(1, -ENTRY_SIZE - 1), 0
+      end
     end
-  elseif second > 0 then
-    if used + second > MOST then second = MOST - used end
-    changed, used = true, used + second
-    if log ~= '' and (now - began) * 60 < window then
-      local _, count = parse(ENTRY, log, #log - ENTRY_SIZE + 1)
-      log = log:sub(1, -ENTRY_SIZE - 1) .. pack(ENTRY, now, count + second)
-    else
-      began, log = now, log .. pack(ENTRY, now, second)
+  elseif second > 0 and used < MOST then
+    changed, second = true, math.min(second, MOST - used)
+    if newest > 0 and (now - began) * 60 >= window then
+      older, newest = older .. pack(ENTRY, ended, newest), 0
     end
+    if newest == 0 then began = now end
+    used, ended, newest = used + second, now, newest + second
   end
-  local lasts = log == '' and 0 or parse(ENTRY, log, #log - ENTRY_SIZE + 1) + window - now
-  return fits, pack(HEAD, used, began, #log / ENTRY_SIZE) .. log, lasts, changed, second
+  text = pack(HEAD, used, began, ended, newest, #older / ENTRY_SIZE)
+  if older ~= '' then text = text .. older end
+  return fits, text, newest > 0 and ended + window - now or 0, changed, second
 end
 
 local ALGORITHMS = { token_bucket, fixed_window, sliding_window }
@@ -225,7 +232,7 @@ for begins = 1, #operations, OPERATION_SIZE do
     -- With room for five fields.
     local name = KEYS[number]
     key = {
-      name = name, expires = 0, is_foreign = false, lasts = 0,
+      name = name, expires = 0, lasts = 0,
       asks = { name, EXPIRES, nil, nil, nil, nil, nil }, fields = 0, texts = false,
       writes = { name, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil }, last = 1,
     }
@@ -237,16 +244,20 @@ end
 for number = 1, #keys do
   local key = keys[number]
   local texts = redis.pcall('HMGET', unpack(key.asks, 1, key.fields + 2))
-  key.texts, key.is_foreign, key.expires = texts, texts.err, tonumber(texts[1]) or 0
+  key.texts, key.expires = texts, tonumber(texts[1]) or 0
 end
 
 -- Writes fields of a key, each with its text. A key is kept a quarter longer than it says something,
 -- so that the next request need not say again how long; and it never is without a time to live.
 local function set(key, fields, last, lasts)
-  if key.is_foreign then call('DEL', key.name) end
+  if key.texts.err then
+    -- It is no hash, and not ours.
+    call('DEL', key.name)
+    key.texts = {}
+  end
   if now + lasts <= key.expires then return call('HSET', unpack(fields, 1, last)) end
   lasts = math.min(math.ceil(lasts * 1.25), EXACT)
-  key.expires, key.is_foreign = now + lasts, false
+  key.expires = now + lasts
   fields[last + 1], fields[last + 2] = EXPIRES, key.expires
   call('HSET', unpack(fields, 1, last + 2))
   call('PEXPIRE', key.name, (lasts - lasts % 1000) / 1000 + 1 + (ARGV[3] or 0))
@@ -277,10 +288,9 @@ end
 local answer = { pack('<I7', now), nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil }
 
 local begins, told = 1, 1
-while begins <= #operations do
+while (operations:byte(begins + ACTION) or 0) > LEASE do
   local number, place, field, algorithm, action, first, second, units, window, capacity =
     parse(OPERATION, operations, begins)
-  if action <= LEASE then break end
   local key = keys[number]
   local old_text = key.texts[place + 1]
   local fits, text, lasts, changed = ALGORITHMS[algorithm](

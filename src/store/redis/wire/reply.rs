@@ -59,10 +59,12 @@ fn usage(asked: &Asked, reply: &mut Reply<'_>, micros: u64) -> Option<Usage> {
             tell(&FixedWindow { start, used })
         }
         Algorithm::SlidingWindow => {
-            // The head is for charging.
+            // What is used is in the log; when the newest entry began is for charging.
             reply.take(2 * NUMBER)?;
-            let entries = u16::from_le_bytes(reply.take(2)?.try_into().ok()?);
-            let entries = (0..entries).map(|_| Some((reply.number()?, reply.number()?)));
+            let newest = (reply.number()?, reply.number()?);
+            let older = u16::from_le_bytes(reply.take(2)?.try_into().ok()?);
+            let older = (0..older).map(|_| Some((reply.number()?, reply.number()?)));
+            let entries = older.chain((newest.1 > 0).then_some(Some(newest)));
             tell(&entries.collect::<Option<SlidingWindow>>()?)
         }
     };
@@ -110,9 +112,10 @@ mod tests {
         [fits].into_iter().chain(numbers).collect()
     }
 
-    fn log(fits: u8, head: [u64; 2], length: u16, entries: &[u64]) -> Vec<u8> {
-        let entries = pack(0, entries).split_off(1);
-        [pack(fits, &head), length.to_le_bytes().to_vec(), entries].concat()
+    fn log(fits: u8, newest: [u64; 2], older: &[u64]) -> Vec<u8> {
+        let count = (older.len() as u16 / 2).to_le_bytes().to_vec();
+        let older = pack(0, older).split_off(1);
+        [pack(fits, &[9, 9, newest[0], newest[1]]), count, older].concat()
     }
 
     /// At 610 microseconds.
@@ -134,9 +137,8 @@ mod tests {
         assert_eq!(read_one(&window, &pack(0, &[600, 5])), Some((50, 1, 50)));
         assert_eq!(read_one(&window, &pack(1, &[600, 5])), Some((0, 1, 50)));
         let sliding = asked(Algorithm::SlidingWindow);
-        let entries = [570, 1, 590, 4];
-        assert_eq!(read_one(&sliding, &log(0, [5, 0], 2, &entries)), Some((20, 1, 20)));
-        assert_eq!(read_one(&sliding, &log(1, [0, 0], 0, &[])), Some((0, 6, 0)));
+        assert_eq!(read_one(&sliding, &log(0, [590, 4], &[570, 1])), Some((20, 1, 20)));
+        assert_eq!(read_one(&sliding, &log(1, [0, 0], &[])), Some((0, 6, 0)));
         let lease = Asked { is_lease: true, ..window };
         assert_eq!(read_one(&lease, &pack(1, &[3, 600, 5])), Some((0, 4, 50)));
         // The server decides: what did not fit there is no pass.
@@ -149,7 +151,7 @@ mod tests {
         for (algorithm, good) in [
             (Algorithm::TokenBucket, pack(1, &[u64::MAX; 6])),
             (Algorithm::FixedWindow, pack(1, &[u64::MAX; 2])),
-            (Algorithm::SlidingWindow, log(0, [u64::MAX; 2], 2, &[u64::MAX; 4])),
+            (Algorithm::SlidingWindow, log(0, [u64::MAX; 2], &[u64::MAX; 4])),
         ] {
             let asked = asked(algorithm);
             assert!(read_one(&asked, &good).is_some());
