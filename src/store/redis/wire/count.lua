@@ -20,7 +20,7 @@ local call, pack, parse = redis.call, struct.pack, struct.unpack
 
 -- The number of the key, the number of the field among those of the key, the field, the algorithm, the
 -- action, what it is about, and the quota: its units, window and capacity.
-local OPERATION, OPERATION_SIZE, ACTION = '<I2I2c9BBI7I7I7I7I7', 50, 14
+local OPERATION, OPERATION_SIZE, ACTION = '<I2I2c9BBddddd', 55, 14
 local EXPIRES = 'expires'
 local ENFORCED, PEEK, LEASE, GIVE_BACK, RESET = 0, 2, 3, 4, 6
 
@@ -69,9 +69,9 @@ end
 -- when that is, and of what quota.
 local function token_bucket(text, action, first, second, units, window, capacity)
   local whole, rest, changed = 0, 0, false
-  if text and #text == 42 then
+  if text and #text == 48 then
     local at, old_units, old_window, old_capacity
-    whole, rest, at, old_units, old_window, old_capacity = parse('<I7I7I7I7I7I7', text)
+    whole, rest, at, old_units, old_window, old_capacity = parse('<dddddd', text)
     if at < now then
       local back, back_rest = divide(now - at, old_units, old_window)
       whole, rest = whole - back, rest - back_rest
@@ -104,15 +104,15 @@ local function token_bucket(text, action, first, second, units, window, capacity
     changed, whole = true, whole + second
     if whole > MOST then whole = MOST end
   end
-  text = pack('<I7I7I7I7I7I7', whole, rest, now, units, window, capacity)
+  text = pack('<dddddd', whole, rest, now, units, window, capacity)
   return fits, text, (rest > 0 and whole + 1 or whole) * window / units, changed, second
 end
 
 -- When the window began, and what was used in it.
 local function fixed_window(text, action, first, second, units, window, capacity)
   local start, used, changed = now - now % window, 0, false
-  if text and #text == 14 then
-    local old_start, old_used = parse('<I7I7', text)
+  if text and #text == 16 then
+    local old_start, old_used = parse('<dd', text)
     if old_start >= start then
       used = old_used
       local next_start = start + window
@@ -140,13 +140,13 @@ local function fixed_window(text, action, first, second, units, window, capacity
     changed, used = true, used + second
     if used > MOST then used = MOST end
   end
-  return fits, pack('<I7I7', start, used), used > 0 and start + window - now or 0, changed, second
+  return fits, pack('<dd', start, used), used > 0 and start + window - now or 0, changed, second
 end
 
 -- How much is used; of the newest entry of the log when its first and last use were, and its units;
 -- and how many entries are before it. Then these: of each, when its last use was and its units.
 local function sliding_window(text, action, first, second, units, window, capacity)
-  local HEAD, HEAD_SIZE, ENTRY, ENTRY_SIZE = '<I7I7I7I7I2', 30, '<I7I7', 14
+  local HEAD, HEAD_SIZE, ENTRY, ENTRY_SIZE = '<ddddI2', 34, '<dd', 16
   local used, began, ended, newest, older, changed = 0, 0, 0, 0, '', false
   if text and #text >= HEAD_SIZE and (#text - HEAD_SIZE) % ENTRY_SIZE == 0 then
     used, began, ended, newest = parse(HEAD, text)
@@ -209,12 +209,12 @@ local function sliding_window(text, action, first, second, units, window, capaci
       end
     end
   elseif second > 0 and used < MOST then
-    changed, second = true, math.min(second, MOST - used)
+    if used + second > MOST then second = MOST - used end
     if newest > 0 and (now - began) * 60 >= window then
       older, newest = older .. pack(ENTRY, ended, newest), 0
     end
     if newest == 0 then began = now end
-    used, ended, newest = used + second, now, newest + second
+    used, ended, newest, changed = used + second, now, newest + second, true
   end
   text = pack(HEAD, used, began, ended, newest, #older / ENTRY_SIZE)
   if older ~= '' then text = text .. older end
@@ -223,43 +223,43 @@ end
 
 local ALGORITHMS = { token_bucket, fixed_window, sliding_window }
 
--- What each key is asked for.
-local operations, keys = ARGV[1], {}
+-- What each key is asked for. `arguments` are of this, and of what is written later: five policies
+-- have room. The last that is used is at `last`.
+local operations, keys = ARGV[1], { nil }
 for begins = 1, #operations, OPERATION_SIZE do
   local number, place, field = parse('<I2I2c9', operations, begins)
   local key = keys[number]
   if not key then
-    -- With room for five fields.
     local name = KEYS[number]
     key = {
-      name = name, expires = 0, lasts = 0,
-      asks = { name, EXPIRES, nil, nil, nil, nil, nil }, fields = 0, texts = false,
-      writes = { name, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil }, last = 1,
+      name = name, expires = 0, texts = false, lasts = 0, last = 0,
+      arguments = { name, EXPIRES, nil, nil, nil, nil, nil, nil, nil, nil, nil },
     }
     keys[number] = key
   end
-  key.asks[place + 2] = field
-  if place > key.fields then key.fields = place end
+  place = place + 2
+  key.arguments[place] = field
+  if place > key.last then key.last = place end
 end
 for number = 1, #keys do
   local key = keys[number]
-  local texts = redis.pcall('HMGET', unpack(key.asks, 1, key.fields + 2))
-  key.texts, key.expires = texts, tonumber(texts[1]) or 0
+  local texts = redis.pcall('HMGET', unpack(key.arguments, 1, key.last))
+  key.texts, key.expires, key.last = texts, tonumber(texts[1]) or 0, 1
 end
 
--- Writes fields of a key, each with its text. A key is kept a quarter longer than it says something,
+-- Writes fields of a key, each with its text: up to `last` of arguments. A key is kept a quarter longer than it says something,
 -- so that the next request need not say again how long; and it never is without a time to live.
-local function set(key, fields, last, lasts)
+local function set(key, arguments, last, lasts)
   if key.texts.err then
     -- It is no hash, and not ours.
     call('DEL', key.name)
     key.texts = {}
   end
-  if now + lasts <= key.expires then return call('HSET', unpack(fields, 1, last)) end
+  if now + lasts <= key.expires then return call('HSET', unpack(arguments, 1, last)) end
   lasts = math.min(math.ceil(lasts * 1.25), EXACT)
   key.expires = now + lasts
-  fields[last + 1], fields[last + 2] = EXPIRES, key.expires
-  call('HSET', unpack(fields, 1, last + 2))
+  arguments[last + 1], arguments[last + 2] = EXPIRES, key.expires
+  call('HSET', unpack(arguments, 1, last + 2))
   call('PEXPIRE', key.name, (lasts - lasts % 1000) / 1000 + 1 + (ARGV[3] or 0))
 end
 
@@ -285,7 +285,7 @@ local function correct(key, place, field, text, lasts)
 end
 
 -- Six policies are answered without growing it.
-local answer = { pack('<I7', now), nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil }
+local answer = { pack('<d', now), nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil }
 
 local begins, told = 1, 1
 while (operations:byte(begins + ACTION) or 0) > LEASE do
@@ -324,11 +324,11 @@ local function charge(makes)
     )
     if makes and not fits and (action == ENFORCED or action == LEASE) then return false end
     answer[told + 1], answer[told + 2] = fits and FITS or REFUSED, text
-    if action == LEASE then answer[told + 1] = answer[told + 1] .. pack('<I7', taken) end
+    if action == LEASE then answer[told + 1] = answer[told + 1] .. pack('<d', taken) end
     if changed then
       if lasts > 0 then
-        local last = key.last + 2
-        key.writes[last - 1], key.writes[last], key.last = field, text, last
+        local arguments, last = key.arguments, key.last + 2
+        arguments[last - 1], arguments[last], key.last = field, text, last
         if lasts > key.lasts then key.lasts = lasts end
       elseif old_text then
         remove(key, field)
@@ -345,6 +345,6 @@ if not charge(true) then
 end
 for number = 1, #keys do
   local key = keys[number]
-  if key.last > 1 then set(key, key.writes, key.last, key.lasts) end
+  if key.last > 1 then set(key, key.arguments, key.last, key.lasts) end
 end
 return table.concat(answer)

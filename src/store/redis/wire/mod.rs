@@ -29,7 +29,7 @@ const EXACT: u64 = 1 << 53;
 /// Counts of the script end here, far above every quota.
 const MOST: u64 = 1 << 52;
 /// The packed size of an operation.
-const OPERATION: usize = 2 + 2 + 9 + 1 + 1 + 5 * 7;
+const OPERATION: usize = 2 + 2 + 9 + 1 + 1 + 5 * 8;
 
 static SCRIPT: LazyLock<(Script, &str)> = LazyLock::new(|| {
     let source = include_str!("count.lua");
@@ -230,7 +230,7 @@ impl Operation {
         packed.extend(names::field(charge));
         packed.extend([names::algorithm(charge), self.action]);
         for number in [self.first, self.units.min(MOST), units, window, capacity] {
-            packed.extend(&number.to_le_bytes()[..7]);
+            packed.extend((number as f64).to_le_bytes());
         }
         Asked {
             algorithm: charge.algorithm,

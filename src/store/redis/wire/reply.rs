@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::NANOS_PER_MICRO;
+use super::{EXACT, NANOS_PER_MICRO};
 use crate::{
     algorithm::{Algorithm, Count, FixedWindow, Missing, SlidingWindow},
     clock::Now,
@@ -78,7 +78,7 @@ fn nanos(micros: u64) -> u64 {
 }
 
 /// The packed size of a number.
-const NUMBER: usize = 7;
+const NUMBER: usize = size_of::<f64>();
 
 /// What is not yet read.
 struct Reply<'a>(&'a [u8]);
@@ -91,9 +91,9 @@ impl<'a> Reply<'a> {
     }
 
     fn number(&mut self) -> Option<u64> {
-        let mut number = [0; 8];
-        number[..NUMBER].copy_from_slice(self.take(NUMBER)?);
-        Some(u64::from_le_bytes(number))
+        let number = f64::from_le_bytes(self.take(NUMBER)?.try_into().ok()?);
+        let is_whole = (0.0..=EXACT as f64).contains(&number) && number.fract() == 0.0;
+        is_whole.then_some(number as u64)
     }
 }
 
@@ -108,7 +108,7 @@ mod tests {
 
     /// Packed as the script does.
     fn pack(fits: u8, numbers: &[u64]) -> Vec<u8> {
-        let numbers = numbers.iter().flat_map(|number| number.to_le_bytes()[..NUMBER].to_vec());
+        let numbers = numbers.iter().flat_map(|number| (*number as f64).to_le_bytes());
         [fits].into_iter().chain(numbers).collect()
     }
 
@@ -149,9 +149,9 @@ mod tests {
     #[test]
     fn an_answer_that_is_none_is_an_error() {
         for (algorithm, good) in [
-            (Algorithm::TokenBucket, pack(1, &[u64::MAX; 6])),
-            (Algorithm::FixedWindow, pack(1, &[u64::MAX; 2])),
-            (Algorithm::SlidingWindow, log(0, [u64::MAX; 2], &[u64::MAX; 4])),
+            (Algorithm::TokenBucket, pack(1, &[EXACT; 6])),
+            (Algorithm::FixedWindow, pack(1, &[EXACT; 2])),
+            (Algorithm::SlidingWindow, log(0, [EXACT; 2], &[EXACT; 4])),
         ] {
             let asked = asked(algorithm);
             assert!(read_one(&asked, &good).is_some());
@@ -160,6 +160,9 @@ mod tests {
             }
             assert_eq!(read_one(&asked, &[&good[..], &[0]].concat()), None);
             assert_eq!(read_one(&asked, &[&[2], &good[1..]].concat()), None);
+        }
+        for number in [-1.0, 0.5, f64::NAN, f64::INFINITY, (EXACT + 2) as f64] {
+            assert!(read(&[], &number.to_le_bytes()).is_none(), "{number}");
         }
         for length in 0..NUMBER {
             assert!(read(&[], &[0; NUMBER][..length]).is_none());
