@@ -1,13 +1,14 @@
 -- Makes corrections, and after them all charges of a request or none.
 --
 -- KEYS      Whose they are. Each is a hash, with a field for each policy, and one for when it expires.
--- ARGV[1]   Each of them, packed as OPERATION.
+-- ARGV[1]   Each of them, packed as OPERATION. A field may be named by several corrections, and by one
+--           charge after them.
 -- ARGV[2]   Tests only: the time, in microseconds.
 -- ARGV[3]   Tests only: how many milliseconds longer than needed states are kept.
 --
--- Answers with the time, and for each with a byte, which is 1 if it fits, and the state as it is then
--- kept: one string. What a state means to a caller is worked out by who asked. All times are
--- microseconds.
+-- Answers with one string: the time, and for each a byte, which is 1 if it fits, and the state as it
+-- is then. What a state means to a caller is worked out by who asked. A lease takes as many units as
+-- there are, up to a number; how many is told between the two. All times are microseconds.
 --
 -- Each algorithm counts as its namesake in src/algorithm, where the reasons are. Two things are
 -- different here. Numbers are whole and exact below 2^53 only. And the clock may be set back: what
@@ -58,12 +59,10 @@ local function divide(a, b, c)
   return a * ((b - b_rest) / c) + whole, rest
 end
 
--- The algorithms. Each is given the text of a state, or false, and does one action. It answers with
--- whether that fits, the new text, for how long it says something (0 if no more than no text would),
--- and whether it must be written.
---
+-- The algorithms. Each is given the text of a state, or false where there is none, and an action.
 -- `first` is how many units must fit, or when those of a correction were charged; `second` how many
--- are charged or corrected.
+-- are charged or corrected. Each answers with whether it fits, the new text, for how long that says
+-- more than none would, whether it must be written, and how many units were taken.
 
 -- What is missing: whole units, and a rest in parts of which a unit has as many as `window`. Then of
 -- when that is, and of what quota.
@@ -247,8 +246,9 @@ for number = 1, #keys do
   key.texts, key.expires, key.last = texts, tonumber(texts[1]) or 0, 1
 end
 
--- Writes fields of a key, each with its text: up to `last` of arguments. A key is kept a quarter longer than it says something,
--- so that the next request need not say again how long; and it never is without a time to live.
+-- Writes fields of a key, each with its text: the first `last` of `arguments`. A key is kept a quarter
+-- longer than it says something, so that the next request need not say again how long; and it never
+-- is without a time to live.
 local function set(key, arguments, last, lasts)
   if key.texts.err then
     -- It is no hash, and not ours.
@@ -272,21 +272,10 @@ local function remove(key, field)
   end
 end
 
--- Corrections are made one by one; `text` is what its field then has.
-local function correct(key, place, field, text, lasts)
-  if lasts > 0 then
-    set(key, { key.asks[1], field, text, EXPIRES, 0 }, 3, lasts)
-  elseif key.texts[place + 1] then
-    remove(key, field)
-    text = false
-  end
-  -- The next may be of the same field.
-  key.texts[place + 1] = text
-end
-
--- Six policies are answered without growing it.
+-- With room for six.
 local answer = { pack('<d', now), nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil }
 
+-- Corrections are made one by one.
 local begins, told = 1, 1
 while (operations:byte(begins + ACTION) or 0) > LEASE do
   local number, place, field, algorithm, action, first, second, units, window, capacity =
@@ -310,8 +299,8 @@ while (operations:byte(begins + ACTION) or 0) > LEASE do
   begins, told = begins + OPERATION_SIZE, told + 2
 end
 
--- Makes all charges; or none and answers false, if one does not fit that must. Then it is run again
--- only to tell of them.
+-- Makes all charges; or answers false where one does not fit that must, with nothing written. Then it
+-- is run again only to tell of them.
 local function charge(makes)
   local told = told
   for begins = begins, #operations, OPERATION_SIZE do

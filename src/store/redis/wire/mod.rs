@@ -90,30 +90,35 @@ impl Request {
         operations: usize,
         each: impl Iterator<Item = (&'a Charge, Operation)> + Clone,
     ) -> Self {
-        // With the fields that are asked of each.
-        let mut keys: SmallVec<[(&Charge, SmallVec<[[u8; 9]; 8]>); 4]> = SmallVec::new();
+        let mut keys: SmallVec<[&Charge; 4]> = SmallVec::new();
+        // Each with the number of its key.
+        let mut fields: SmallVec<[(usize, [u8; 9]); 8]> = SmallVec::new();
         let mut packed = Vec::with_capacity(operations * OPERATION);
         let mut asked = SmallVec::with_capacity(operations);
         for (charge, operation) in each {
-            let is_same =
-                |(other, _): &(&Charge, _)| (other.shard, other.key) == (charge.shard, charge.key);
+            let is_same = |other: &&Charge| (other.shard, other.key) == (charge.shard, charge.key);
             let number = keys.iter().position(is_same).unwrap_or_else(|| {
-                keys.push((charge, SmallVec::new()));
+                keys.push(charge);
                 keys.len() - 1
             });
-            let (fields, field) = (&mut keys[number].1, names::field(charge));
-            let place = fields.iter().position(|other| *other == field).unwrap_or_else(|| {
-                fields.push(field);
-                fields.len() - 1
-            });
+            let field = (number, names::field(charge));
+            let of_key = fields.iter().filter(|(key, _)| *key == number);
+            let place = match of_key.clone().position(|other| *other == field) {
+                Some(place) => place,
+                None => {
+                    let place = of_key.count();
+                    fields.push(field);
+                    place
+                }
+            };
             asked.push(operation.pack(charge, (number, place), &mut packed));
         }
         let mut command = Cmd::with_capacity(4 + keys.len(), 96 + keys.len() * 64 + packed.len());
         command.arg("EVALSHA").arg(SCRIPT.0.get_hash()).arg(keys.len());
-        for (key, _) in &keys {
+        for key in &keys {
             command.arg(names.key(key));
         }
-        let shard = keys.last().map_or(0, |(key, _)| key.shard);
+        let shard = keys.last().map_or(0, |key| key.shard);
         command.arg(packed);
         let request = Self { command, asked, shard };
         #[cfg(test)]
