@@ -9,6 +9,8 @@ mod oracle;
 mod sliding_window;
 mod token_bucket;
 
+#[cfg(feature = "redis")]
+pub(crate) use self::token_bucket::Missing;
 pub(crate) use self::{
     fixed_window::FixedWindow, sliding_window::SlidingWindow, token_bucket::TokenBucket,
 };

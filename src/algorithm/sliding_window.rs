@@ -38,6 +38,16 @@ impl SlidingWindow {
     }
 }
 
+/// A log of these times and units, to be asked only: where it was kept, it is known when its newest
+/// entry began.
+#[cfg(feature = "redis")]
+impl FromIterator<(u64, u64)> for SlidingWindow {
+    fn from_iter<I: IntoIterator<Item = (u64, u64)>>(entries: I) -> Self {
+        let entries = entries.into_iter().map(|(last_use, units)| Entry { last_use, units });
+        Self { entries: entries.collect(), newest_began: 0 }
+    }
+}
+
 impl Count for SlidingWindow {
     fn wait(&self, quota: &Quota, now: Now, cost: u64) -> u64 {
         let now = now.monotonic_nanos();

@@ -37,14 +37,36 @@ impl TokenBucket {
     }
 }
 
+/// What is missing in a bucket, in parts of a unit.
+#[derive(Clone, Copy)]
+pub(crate) struct Missing(pub(crate) u128);
+
+impl Missing {
+    #[inline]
+    pub(crate) fn wait(self, quota: &Quota, cost: u64) -> u64 {
+        let wanted = self.0.saturating_add(product(cost, quota.window_nanos()));
+        let short = wanted.saturating_sub(product(quota.capacity(), quota.window_nanos()));
+        if short == 0 { 0 } else { ceil_div(short, quota.units()) }
+    }
+
+    #[inline]
+    pub(crate) fn remaining(self, quota: &Quota) -> u64 {
+        quota.capacity().saturating_sub(ceil_div(self.0, quota.window_nanos()))
+    }
+
+    #[inline]
+    pub(crate) fn reset(self, quota: &Quota) -> u64 {
+        // Overdrawn, the units beyond the capacity come first.
+        let units = ceil_div(self.0, quota.window_nanos()).min(quota.capacity());
+        let still_missing = product(units.saturating_sub(1), quota.window_nanos());
+        ceil_div(self.0.saturating_sub(still_missing), quota.units())
+    }
+}
+
 impl Count for TokenBucket {
     #[inline]
     fn wait(&self, quota: &Quota, now: Now, cost: u64) -> u64 {
-        let wanted = self
-            .missing(quota, now.monotonic_nanos())
-            .saturating_add(product(cost, quota.window_nanos()));
-        let short = wanted.saturating_sub(product(quota.capacity(), quota.window_nanos()));
-        if short == 0 { 0 } else { ceil_div(short, quota.units()) }
+        Missing(self.missing(quota, now.monotonic_nanos())).wait(quota, cost)
     }
 
     #[inline]
@@ -62,17 +84,12 @@ impl Count for TokenBucket {
 
     #[inline]
     fn remaining(&self, quota: &Quota, now: Now) -> u64 {
-        let missing = self.missing(quota, now.monotonic_nanos());
-        quota.capacity().saturating_sub(ceil_div(missing, quota.window_nanos()))
+        Missing(self.missing(quota, now.monotonic_nanos())).remaining(quota)
     }
 
     #[inline]
     fn reset(&self, quota: &Quota, now: Now) -> u64 {
-        let missing = self.missing(quota, now.monotonic_nanos());
-        // Overdrawn, the units beyond the capacity come first.
-        let units = ceil_div(missing, quota.window_nanos()).min(quota.capacity());
-        let still_missing = product(units.saturating_sub(1), quota.window_nanos());
-        ceil_div(missing.saturating_sub(still_missing), quota.units())
+        Missing(self.missing(quota, now.monotonic_nanos())).reset(quota)
     }
 
     fn forgotten_in(&self, quota: &Quota, now: Now) -> u64 {

@@ -6,28 +6,34 @@
 -- ARGV[2]   Tests only: the time, in microseconds.
 -- ARGV[3]   Tests only: how many milliseconds longer than needed states are kept.
 --
--- Answers with the time, and for each with how long until it fits, the units left, and how long
--- until there are more. All times are microseconds. A lease takes as many units as there are, up to
--- a number; it is told how many there were before.
+-- Answers with one string: the time, and for each a byte, which is 1 if it fits, and the state as it
+-- is then. What a state means to a caller is worked out by who asked. A lease takes as many units as
+-- there are, up to a number; how many is told between the two. All times are microseconds.
 --
 -- Each algorithm counts as its namesake in src/algorithm, where the reasons are. Two things are
 -- different here. Numbers are whole and exact below 2^53 only. And the clock may be set back: what
 -- was used then stays used, as if it had been used now.
+--
+-- One server runs this for all replicas, one at a time. So a charge keeps to local variables: it makes
+-- few functions, which take as long to make as to run, and few tables, which are slow to grow.
 
-local call, min, max = redis.call, math.min, math.max
-local pack, parse = struct.pack, struct.unpack
+local call, pack, parse = redis.call, struct.pack, struct.unpack
 
--- The number of the key, the field, the action, and what it is about.
-local OPERATION, OPERATION_SIZE = '<I2c9BI7I7I7I7I7', 47
+-- The number of the key, the number of the field among those of the key, the field, the algorithm, the
+-- action, what it is about, and the quota: its units, window and capacity.
+local OPERATION, OPERATION_SIZE, ACTION = '<I2I2c9BBddddd', 55, 14
 local EXPIRES = 'expires'
-local ENFORCED, PEEK, LEASE, GIVE_BACK, TAKE, RESET = 0, 2, 3, 4, 5, 6
+local ENFORCED, PEEK, LEASE, GIVE_BACK, RESET = 0, 2, 3, 4, 6
 
--- Longer times, from 285 years on, are told as this.
+-- Of what is answered.
+local FITS, REFUSED = '\1', '\0'
+
+-- Times and products are exact below this.
 local EXACT = 2 ^ 53
 -- Counts end here, so that the sum of two is exact.
 local MOST = 2 ^ 52
 
-local now, longer = tonumber(ARGV[2]), ARGV[3] or 0
+local now = tonumber(ARGV[2])
 if not now then
   local time = call('TIME')
   now = time[1] * 1000000 + time[2]
@@ -53,386 +59,281 @@ local function divide(a, b, c)
   return a * ((b - b_rest) / c) + whole, rest
 end
 
--- What is missing: whole units, and a rest in parts of which a unit has as many as `window`.
-local function token_bucket()
-  local count = {}
-  local BUCKET, BUCKET_SIZE = '<I7I7I7I7I7I7', 42
+-- The algorithms. Each is given the text of a state, or false where there is none, and an action.
+-- `first` is how many units must fit, or when those of a correction were charged; `second` how many
+-- are charged or corrected. Each answers with whether it fits, the new text, for how long that says
+-- more than none would, whether it must be written, and how many units were taken.
 
-  function count.read(state, text)
-    local whole, rest = 0, 0
-    if text and #text == BUCKET_SIZE then
-      local at, units, window, capacity
-      whole, rest, at, units, window, capacity = parse(BUCKET, text)
-      if at < now then
-        local back, back_rest = divide(now - at, units, window)
-        whole, rest = whole - back, rest - back_rest
-        if rest < 0 then whole, rest = whole - 1, rest + window end
-        if whole < 0 then whole, rest = 0, 0 end
-      end
-      state.changed = at > now
-      if units ~= state.units or window ~= state.window or capacity ~= state.capacity then
-        -- Another plan.
-        if rest > 0 then whole = whole + 1 end
-        whole, rest = min(whole, state.capacity), 0
-      end
+-- What is missing: whole units, and a rest in parts of which a unit has as many as `window`. Then of
+-- when that is, and of what quota.
+local function token_bucket(text, action, first, second, units, window, capacity)
+  local whole, rest, changed = 0, 0, false
+  if text and #text == 48 then
+    local at, old_units, old_window, old_capacity
+    whole, rest, at, old_units, old_window, old_capacity = parse('<dddddd', text)
+    if at < now then
+      local back, back_rest = divide(now - at, old_units, old_window)
+      whole, rest = whole - back, rest - back_rest
+      if rest < 0 then whole, rest = whole - 1, rest + old_window end
+      if whole < 0 then whole, rest = 0, 0 end
     end
-    state.whole, state.rest = whole, rest
-  end
-
-  -- How long until only `units` are missing.
-  local function until_missing(state, units)
-    local time, rest = divide(state.whole - units, state.window, state.units)
-    rest = rest + state.rest
-    local over = rest % state.units
-    return time + (rest - over) / state.units + (over > 0 and 1 or 0)
-  end
-
-  function count.wait(state, units)
-    local may_miss = state.capacity - units
-    if state.whole < may_miss or state.whole == may_miss and state.rest == 0 then return 0 end
-    return until_missing(state, may_miss)
-  end
-
-  function count.take(state, units)
-    state.whole = min(state.whole + units, MOST)
-  end
-
-  function count.give_back(state, units)
-    if units > state.whole then
-      state.whole, state.rest = 0, 0
-    else
-      state.whole = state.whole - units
+    changed = at > now
+    if units ~= old_units or window ~= old_window or capacity ~= old_capacity then
+      -- Another plan.
+      if rest > 0 then whole = whole + 1 end
+      if whole > capacity then whole = capacity end
+      rest = 0
     end
   end
 
-  function count.left(state)
-    local missing = state.rest > 0 and state.whole + 1 or state.whole
-    local left = state.capacity - missing
-    if missing == 0 then return left, 0 end
-    -- Overdrawn, the units beyond the capacity come first.
-    return max(left, 0), until_missing(state, max(min(missing, state.capacity) - 1, 0))
+  local fits = true
+  if action <= LEASE then
+    local over = whole + first - capacity
+    fits = over < 0 or over == 0 and rest == 0
+    if not fits or action == PEEK then
+      second = 0
+    elseif action == LEASE then
+      second = math.min(second, capacity - (rest > 0 and whole + 1 or whole))
+    end
   end
-
-  function count.write(state)
-    local units, window = state.units, state.window
-    local text = pack(BUCKET, state.whole, state.rest, now, units, window, state.capacity)
-    local missing = state.rest > 0 and state.whole + 1 or state.whole
-    return text, math.ceil(missing * window / units)
+  if action == GIVE_BACK then
+    changed, whole = true, whole - second
+    if whole < 0 then whole, rest = 0, 0 end
+  elseif second > 0 then
+    changed, whole = true, whole + second
+    if whole > MOST then whole = MOST end
   end
-
-  return count
+  text = pack('<dddddd', whole, rest, now, units, window, capacity)
+  return fits, text, (rest > 0 and whole + 1 or whole) * window / units, changed, second
 end
 
 -- When the window began, and what was used in it.
-local function fixed_window()
-  local count = {}
-  local WINDOW, WINDOW_SIZE = '<I7I7', 14
-
-  function count.read(state, text)
-    state.start, state.used = now - now % state.window, 0
-    if text and #text == WINDOW_SIZE then
-      local start, used = parse(WINDOW, text)
-      local next_start = state.start + state.window
-      if start >= state.start then
-        state.used = used
-        state.changed = start > next_start
-      end
-      if start == next_start then state.start = start end
+local function fixed_window(text, action, first, second, units, window, capacity)
+  local start, used, changed = now - now % window, 0, false
+  if text and #text == 16 then
+    local old_start, old_used = parse('<dd', text)
+    if old_start >= start then
+      used = old_used
+      local next_start = start + window
+      -- A window that is later still is of a clock that was set back.
+      changed = old_start > next_start
+      if old_start == next_start then start = next_start end
     end
   end
 
-  local function until_end(state, windows)
-    return (windows - 1) * state.window + (state.window - (now - state.start))
-  end
-
-  function count.wait(state, units)
-    local short = units - max(state.capacity - state.used, 0)
-    if short <= 0 then return 0 end
-    return until_end(state, math.ceil(short / state.units))
-  end
-
-  function count.take(state, units)
-    state.used = min(state.used + units, MOST)
-  end
-
-  function count.give_back(state, units, charged_at)
-    if charged_at - charged_at % state.window >= state.start then
-      state.used = max(state.used - units, 0)
+  local fits = true
+  if action <= LEASE then
+    fits = first == 0 or used + first <= capacity
+    if not fits or action == PEEK then
+      second = 0
+    elseif action == LEASE then
+      second = math.max(math.min(second, capacity - used), 0)
     end
   end
-
-  function count.left(state)
-    return max(state.capacity - state.used, 0), until_end(state, 1)
+  if action == GIVE_BACK then
+    changed = true
+    if first - first % window >= start then
+      used = used > second and used - second or 0
+    end
+  elseif second > 0 then
+    changed, used = true, used + second
+    if used > MOST then used = MOST end
   end
-
-  function count.write(state)
-    return pack(WINDOW, state.start, state.used), state.used > 0 and until_end(state, 1) or 0
-  end
-
-  return count
+  return fits, pack('<dd', start, used), used > 0 and start + window - now or 0, changed, second
 end
 
--- How much is used; and a log of it. Each entry is when its last use was and its units. Before the
--- log comes one of how much is used and when the first use of the newest entry was.
-local function sliding_window()
-  local count = {}
-  local ENTRY, ENTRY_SIZE = '<I7I7', 14
-
-  -- For each entry of a log: its place, its last use, its units.
-  local function next_entry(log, place)
-    place = place + ENTRY_SIZE
-    if place > #log then return nil end
-    local last_use, units = parse(ENTRY, log, place)
-    return place, last_use, units
-  end
-
-  local function entries(log)
-    return next_entry, log, 1 - ENTRY_SIZE
-  end
-
-  local function newest_entry(log)
-    return parse(ENTRY, log, #log - ENTRY_SIZE + 1)
-  end
-
-  function count.read(state, text)
-    state.used, state.began, state.log = 0, 0, ''
-    if not text or #text < 2 * ENTRY_SIZE or #text % ENTRY_SIZE > 0 then return end
-    local used, began = parse(ENTRY, text)
-    local log = text:sub(ENTRY_SIZE + 1)
-    if newest_entry(log) > now then
+-- How much is used; of the newest entry of the log when its first and last use were, and its units;
+-- and how many entries are before it. Then these: of each, when its last use was and its units.
+local function sliding_window(text, action, first, second, units, window, capacity)
+  local HEAD, HEAD_SIZE, ENTRY, ENTRY_SIZE = '<ddddI2', 34, '<dd', 16
+  local used, began, ended, newest, older, changed = 0, 0, 0, 0, '', false
+  if text and #text >= HEAD_SIZE and (#text - HEAD_SIZE) % ENTRY_SIZE == 0 then
+    used, began, ended, newest = parse(HEAD, text)
+    if #text > HEAD_SIZE then older = text:sub(HEAD_SIZE + 1) end
+    if ended > now then
+      -- The clock was set back.
       local moved = {}
-      for _, last_use, units in entries(log) do
-        moved[#moved + 1] = pack(ENTRY, min(last_use, now), units)
+      for place = 1, #older, ENTRY_SIZE do
+        local last_use, count = parse(ENTRY, older, place)
+        moved[#moved + 1] = pack(ENTRY, math.min(last_use, now), count)
       end
-      log, began, state.changed = table.concat(moved), min(began, now), true
+      older, began, ended, changed = table.concat(moved), math.min(began, now), now, true
     end
     -- What the window has passed over leaves.
-    local first = #log + 1
-    for place, last_use, units in entries(log) do
-      if last_use + state.window > now then
-        first = place
-        break
+    if ended + window <= now then
+      used, newest, older = 0, 0, ''
+    elseif older ~= '' then
+      local place = 1
+      while place < #older do
+        local last_use, count = parse(ENTRY, older, place)
+        if last_use + window > now then break end
+        used, place = used - count, place + ENTRY_SIZE
       end
-      used = used - units
-    end
-    state.used, state.began, state.log = used, began, log:sub(first)
-  end
-
-  function count.wait(state, units)
-    if units == 0 then return 0 end
-    -- The units beyond a whole quota wait for those before them, a window for each quota.
-    local beyond = units - 1 - (units - 1) % state.units
-    local later = beyond / state.units * state.window
-    local short = state.used + units - beyond - state.capacity
-    if short <= 0 then return later end
-    for _, last_use, leave in entries(state.log) do
-      short = short - leave
-      if short <= 0 then return last_use + state.window - now + later end
-    end
-    return later
-  end
-
-  function count.take(state, units)
-    local log = state.log
-    units = min(units, MOST - state.used)
-    state.used = state.used + units
-    if log ~= '' and (now - state.began) * 60 < state.window then
-      local _, before = newest_entry(log)
-      state.log = log:sub(1, -ENTRY_SIZE - 1) .. pack(ENTRY, now, before + units)
-    else
-      state.began, state.log = now, log .. pack(ENTRY, now, units)
+      older = older:sub(place)
     end
   end
 
-  function count.give_back(state, units, charged_at)
-    if charged_at + state.window <= now then return end
-    local times, counts, last = {}, {}, nil
-    for _, last_use, count in entries(state.log) do
-      times[#times + 1], counts[#counts + 1] = last_use, count
-      if not last and last_use >= charged_at then last = #times end
+  local fits = true
+  if action <= LEASE then
+    fits = first == 0 or used + first <= capacity
+    if not fits or action == PEEK then
+      second = 0
+    elseif action == LEASE then
+      second = math.max(math.min(second, capacity - used), 0)
     end
-    -- The entry of that moment; then those before it, where the moment is not known exactly.
-    for place = last or #times, 1, -1 do
-      local given = min(counts[place], units)
-      counts[place], units, state.used = counts[place] - given, units - given, state.used - given
-    end
-    while counts[#counts] == 0 do
-      times[#times], counts[#counts], state.began = nil, nil, 0
-    end
-    local log = {}
-    for place, count in ipairs(counts) do
-      log[place] = pack(ENTRY, times[place], count)
-    end
-    state.log = table.concat(log)
   end
-
-  function count.left(state)
-    -- With more used than the quota, the first to leave change nothing.
-    local excess = max(state.used - state.capacity, 0)
-    for _, last_use, units in entries(state.log) do
-      if units > excess then
-        return max(state.capacity - state.used, 0), last_use + state.window - now
+  if action == GIVE_BACK then
+    changed = true
+    if first + window > now then
+      -- From the entry of that moment; then from those before it, where it is not known exactly.
+      local place = 1
+      while place < #older and parse(ENTRY, older, place) < first do place = place + ENTRY_SIZE end
+      if place > #older then
+        local given = math.min(newest, second)
+        newest, used, second = newest - given, used - given, second - given
+        place = place - ENTRY_SIZE
       end
-      excess = excess - units
+      local later = older:sub(place + ENTRY_SIZE)
+      while place > 0 do
+        local last_use, count = parse(ENTRY, older, place)
+        local given = math.min(count, second)
+        used, second = used - given, second - given
+        later = pack(ENTRY, last_use, count - given) .. later
+        place = place - ENTRY_SIZE
+      end
+      older = later
+      while newest == 0 and older ~= '' do
+        ended, newest = parse(ENTRY, older, #older - ENTRY_SIZE + 1)
+        older, began = older:sub(1, -ENTRY_SIZE - 1), 0
+      end
     end
-    return state.capacity, 0
+  elseif second > 0 and used < MOST then
+    if used + second > MOST then second = MOST - used end
+    if newest > 0 and (now - began) * 60 >= window then
+      older, newest = older .. pack(ENTRY, ended, newest), 0
+    end
+    if newest == 0 then began = now end
+    used, ended, newest, changed = used + second, now, newest + second, true
   end
-
-  function count.write(state)
-    local lasts = state.log == '' and 0 or newest_entry(state.log) + state.window - now
-    return pack(ENTRY, state.used, state.began) .. state.log, lasts
-  end
-
-  return count
+  text = pack(HEAD, used, began, ended, newest, #older / ENTRY_SIZE)
+  if older ~= '' then text = text .. older end
+  return fits, text, newest > 0 and ended + window - now or 0, changed, second
 end
 
--- Only what is used is made: making all would take as long as a charge.
-local ALGORITHMS, made = { token_bucket, fixed_window, sliding_window }, {}
+local ALGORITHMS = { token_bucket, fixed_window, sliding_window }
 
--- What is asked, and the fields that it needs of each key.
-local states, keys, asked, begins = {}, {}, ARGV[1], 1
-while begins <= #asked do
-  local number, field, action, first, second, units, window, capacity
-  number, field, action, first, second, units, window, capacity, begins =
-    parse(OPERATION, asked, begins)
-  local fields = keys[number]
-  if not fields then
-    fields = { KEYS[number], EXPIRES }
-    keys[number] = fields
+-- What each key is asked for. `arguments` are of this, and of what is written later: five policies
+-- have room. The last that is used is at `last`.
+local operations, keys = ARGV[1], { nil }
+for begins = 1, #operations, OPERATION_SIZE do
+  local number, place, field = parse('<I2I2c9', operations, begins)
+  local key = keys[number]
+  if not key then
+    local name = KEYS[number]
+    key = {
+      name = name, expires = 0, texts = false, lasts = 0, last = 0,
+      arguments = { name, EXPIRES, nil, nil, nil, nil, nil, nil, nil, nil, nil },
+    }
+    keys[number] = key
   end
-  fields[#fields + 1] = field
-  -- With all that an algorithm adds: tables are slow to grow.
-  states[#states + 1] = {
-    number = number, field = field, text = #fields - 1, action = action, first = first,
-    second = second, units = units, window = window, capacity = capacity, algorithm = false,
-    wait = 0, leased = 0, changed = false, whole = 0, rest = 0, used = 0, start = 0,
-  }
+  place = place + 2
+  key.arguments[place] = field
+  if place > key.last then key.last = place end
 end
-for number, fields in ipairs(keys) do
-  local texts = redis.pcall('HMGET', unpack(fields))
-  keys[number] = {
-    name = fields[1], texts = texts, is_foreign = texts.err, expires = tonumber(texts[1]) or 0,
-    lasts = 0, fields = false,
-  }
+for number = 1, #keys do
+  local key = keys[number]
+  local texts = redis.pcall('HMGET', unpack(key.arguments, 1, key.last))
+  key.texts, key.expires, key.last = texts, tonumber(texts[1]) or 0, 1
 end
 
-local function read(state)
-  local key, algorithm = keys[state.number], state.field:byte(-1)
-  state.text = key.texts[state.text]
-  local count = made[algorithm]
-  if not count then
-    count = ALGORITHMS[algorithm]()
-    made[algorithm] = count
+-- Writes fields of a key, each with its text: the first `last` of `arguments`. A key is kept a quarter
+-- longer than it says something, so that the next request need not say again how long; and it never
+-- is without a time to live.
+local function set(key, arguments, last, lasts)
+  if key.texts.err then
+    -- It is no hash, and not ours.
+    call('DEL', key.name)
+    key.texts = {}
   end
-  state.algorithm = count
-  count.read(state, state.text)
-end
-
--- Writes fields of a key, each with its text. A key is kept a quarter longer than it says something,
--- so that the next request need not say again how long; and it never is without a time to live.
-local function set(key, fields, lasts)
-  if key.is_foreign then call('DEL', key.name) end
-  lasts = min(lasts, EXACT)
-  if now + lasts <= key.expires then return call('HSET', unpack(fields)) end
-  lasts = lasts + (lasts - lasts % 4) / 4
-  key.expires, key.is_foreign = now + lasts, false
-  fields[#fields + 1], fields[#fields + 2] = EXPIRES, key.expires
-  call('HSET', unpack(fields))
-  call('PEXPIRE', key.name, (lasts - lasts % 1000) / 1000 + 1 + longer)
+  if now + lasts <= key.expires then return call('HSET', unpack(arguments, 1, last)) end
+  lasts = math.min(math.ceil(lasts * 1.25), EXACT)
+  key.expires = now + lasts
+  arguments[last + 1], arguments[last + 2] = EXPIRES, key.expires
+  call('HSET', unpack(arguments, 1, last + 2))
+  call('PEXPIRE', key.name, (lasts - lasts % 1000) / 1000 + 1 + (ARGV[3] or 0))
 end
 
 local function remove(key, field)
-  call('HDEL', key.name, field)
-  if call('HLEN', key.name) == 1 then
-    call('DEL', key.name)
+  local name = key.name
+  call('HDEL', name, field)
+  if call('HLEN', name) == 1 then
+    call('DEL', name)
     key.expires = 0
   end
 end
 
-local answer = { now }
+-- With room for six.
+local answer = { pack('<d', now), nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil }
 
-local function tell(place, state)
-  local left, reset = state.algorithm.left(state)
-  local last = 3 * place + 1
-  left = left + state.leased
-  answer[last - 2], answer[last - 1], answer[last] = min(state.wait, EXACT), left, min(reset, EXACT)
-end
-
--- To take nothing leaves all as it is, also what another plan says of it.
-local function correct(place, state)
-  local change, units, key = state.action, state.second, keys[state.number]
-  if change == GIVE_BACK then
-    state.algorithm.give_back(state, units, state.first)
-  elseif change == TAKE and units > 0 then
-    state.algorithm.take(state, units)
-  elseif change == RESET then
-    state.algorithm.read(state, false)
-  end
-  if change ~= TAKE or units > 0 or state.changed then
-    local text, lasts = state.algorithm.write(state)
+-- Corrections are made one by one.
+local begins, told = 1, 1
+while (operations:byte(begins + ACTION) or 0) > LEASE do
+  local number, place, field, algorithm, action, first, second, units, window, capacity =
+    parse(OPERATION, operations, begins)
+  local key = keys[number]
+  local old_text = key.texts[place + 1]
+  local fits, text, lasts, changed = ALGORITHMS[algorithm](
+    action ~= RESET and old_text, action, first, second, units, window, capacity
+  )
+  answer[told + 1], answer[told + 2] = FITS, text
+  if changed or action == RESET then
     if lasts > 0 then
-      set(key, { key.name, state.field, text }, lasts)
-    elseif state.text then
-      remove(key, state.field)
+      set(key, { key.name, field, text }, 3, lasts)
+    elseif old_text then
+      remove(key, field)
       text = false
     end
-    -- A later one may be of the same field.
-    for later = place + 1, #states do
-      local other = states[later]
-      if other.number == state.number and other.field == state.field then
-        key.texts[other.text] = text
+    -- What comes next may be of the same field.
+    key.texts[place + 1] = text
+  end
+  begins, told = begins + OPERATION_SIZE, told + 2
+end
+
+-- Makes all charges; or answers false where one does not fit that must, with nothing written. Then it
+-- is run again only to tell of them.
+local function charge(makes)
+  local told = told
+  for begins = begins, #operations, OPERATION_SIZE do
+    local number, place, field, algorithm, action, first, second, units, window, capacity =
+      parse(OPERATION, operations, begins)
+    local key = keys[number]
+    local old_text = key.texts[place + 1]
+    local fits, text, lasts, changed, taken = ALGORITHMS[algorithm](
+      old_text, makes and action or PEEK, first, second, units, window, capacity
+    )
+    if makes and not fits and (action == ENFORCED or action == LEASE) then return false end
+    answer[told + 1], answer[told + 2] = fits and FITS or REFUSED, text
+    if action == LEASE then answer[told + 1] = answer[told + 1] .. pack('<d', taken) end
+    if changed then
+      if lasts > 0 then
+        local arguments, last = key.arguments, key.last + 2
+        arguments[last - 1], arguments[last], key.last = field, text, last
+        if lasts > key.lasts then key.lasts = lasts end
+      elseif old_text then
+        remove(key, field)
       end
     end
+    told = told + 2
   end
-  tell(place, state)
+  return true
 end
 
--- Whether each charge fits; then, if all do that must, all are made.
-local passes = true
-for place, state in ipairs(states) do
-  read(state)
-  local action = state.action
-  if action >= GIVE_BACK then
-    correct(place, state)
-  else
-    state.wait = state.algorithm.wait(state, state.first)
-    if (action == ENFORCED or action == LEASE) and state.wait > 0 then passes = false end
-  end
+if not charge(true) then
+  for number = 1, #keys do keys[number].last, keys[number].lasts = 1, 0 end
+  charge(false)
 end
-
-local function charge(place, state)
-  local units = state.second
-  if not passes or state.wait > 0 or state.action == PEEK then
-    units = 0
-  elseif state.action == LEASE then
-    units = min(units, (state.algorithm.left(state)))
-    state.leased = units
-  end
-  if units > 0 then
-    state.algorithm.take(state, units)
-    state.changed = true
-  end
-  if state.changed then
-    local key, text, lasts = keys[state.number], state.algorithm.write(state)
-    if lasts > 0 then
-      local fields = key.fields
-      if fields then
-        fields[#fields + 1], fields[#fields + 2] = state.field, text
-      else
-        key.fields = { key.name, state.field, text }
-      end
-      key.lasts = max(key.lasts, lasts)
-    elseif state.text then
-      remove(key, state.field)
-    end
-  end
-  tell(place, state)
+for number = 1, #keys do
+  local key = keys[number]
+  if key.last > 1 then set(key, key.arguments, key.last, key.lasts) end
 end
-
-for place, state in ipairs(states) do
-  if state.action < GIVE_BACK then charge(place, state) end
-end
-for _, key in ipairs(keys) do
-  if key.fields then set(key, key.fields, key.lasts) end
-end
-return answer
+return table.concat(answer)

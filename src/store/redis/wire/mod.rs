@@ -1,6 +1,7 @@
 //! What goes to Redis and comes back: the script, its arguments and its answer.
 
 mod names;
+mod reply;
 #[cfg(test)]
 mod tests;
 
@@ -14,11 +15,12 @@ use redis::{
 use smallvec::SmallVec;
 
 pub(super) use self::names::Names;
+use self::reply::Asked;
 use crate::{
     algorithm::Algorithm,
     clock::Now,
     quota::{MAX_UNITS, MAX_WINDOW, Quota},
-    store::{Answer, Change, Charge, Correction, Mode, Usage, Usages},
+    store::{Answer, Change, Charge, Correction, Mode},
 };
 
 const NANOS_PER_MICRO: u64 = 1_000;
@@ -27,9 +29,7 @@ const EXACT: u64 = 1 << 53;
 /// Counts of the script end here, far above every quota.
 const MOST: u64 = 1 << 52;
 /// The packed size of an operation.
-const OPERATION: usize = 2 + 9 + 1 + 5 * 7;
-/// Of each operation, the script answers with so many numbers.
-const NUMBERS: usize = 3;
+const OPERATION: usize = 2 + 2 + 9 + 1 + 1 + 5 * 8;
 
 static SCRIPT: LazyLock<(Script, &str)> = LazyLock::new(|| {
     let source = include_str!("count.lua");
@@ -40,7 +40,7 @@ static SCRIPT: LazyLock<(Script, &str)> = LazyLock::new(|| {
 #[derive(Clone, Debug)]
 pub(super) struct Request {
     command: Cmd,
-    operations: usize,
+    asked: SmallVec<[Asked; 4]>,
     shard: u64,
 }
 
@@ -91,14 +91,27 @@ impl Request {
         each: impl Iterator<Item = (&'a Charge, Operation)> + Clone,
     ) -> Self {
         let mut keys: SmallVec<[&Charge; 4]> = SmallVec::new();
+        // Each with the number of its key.
+        let mut fields: SmallVec<[(usize, [u8; 9]); 8]> = SmallVec::new();
         let mut packed = Vec::with_capacity(operations * OPERATION);
+        let mut asked = SmallVec::with_capacity(operations);
         for (charge, operation) in each {
             let is_same = |other: &&Charge| (other.shard, other.key) == (charge.shard, charge.key);
             let number = keys.iter().position(is_same).unwrap_or_else(|| {
                 keys.push(charge);
                 keys.len() - 1
             });
-            operation.pack(charge, number, &mut packed);
+            let field = (number, names::field(charge));
+            let of_key = fields.iter().filter(|(key, _)| *key == number);
+            let place = match of_key.clone().position(|other| *other == field) {
+                Some(place) => place,
+                None => {
+                    let place = of_key.count();
+                    fields.push(field);
+                    place
+                }
+            };
+            asked.push(operation.pack(charge, (number, place), &mut packed));
         }
         let mut command = Cmd::with_capacity(4 + keys.len(), 96 + keys.len() * 64 + packed.len());
         command.arg("EVALSHA").arg(SCRIPT.0.get_hash()).arg(keys.len());
@@ -107,7 +120,7 @@ impl Request {
         }
         let shard = keys.last().map_or(0, |key| key.shard);
         command.arg(packed);
-        let request = Self { command, operations, shard };
+        let request = Self { command, asked, shard };
         #[cfg(test)]
         if let Some(now) = *names.time.lock().unwrap() {
             return request.at(now, Duration::from_secs(3_600));
@@ -135,28 +148,15 @@ impl Request {
         command
     }
 
-    fn read(&self, reply: Value) -> RedisResult<Answer> {
-        let malformed = || {
+    fn read(&self, reply: &Value) -> RedisResult<Answer> {
+        let answer = match reply {
+            Value::BulkString(reply) => reply::read(&self.asked, reply),
+            _ => None,
+        };
+        answer.ok_or_else(|| {
             let problem = "the script's answer is not as expected";
             RedisError::from((ErrorKind::UnexpectedReturnType, problem))
-        };
-        let Value::Array(numbers) = reply else { return Err(malformed()) };
-        let number = |value: &Value| match value {
-            Value::Int(number) => u64::try_from(*number).map_err(|_| malformed()),
-            _ => Err(malformed()),
-        };
-        let Some((at, numbers)) = numbers.split_first() else { return Err(malformed()) };
-        if numbers.len() != NUMBERS * self.operations {
-            return Err(malformed());
-        }
-        let at = Duration::from_micros(number(at)?);
-        let usage = |numbers: &[Value]| {
-            let [wait, remaining, reset] = numbers else { return Err(malformed()) };
-            let (wait, reset) = (nanos(number(wait)?), nanos(number(reset)?));
-            Ok(Usage::of_nanos(wait, number(remaining)?, reset))
-        };
-        let usages = numbers.chunks(NUMBERS).map(usage).collect::<RedisResult<Usages>>()?;
-        Ok(Answer { usages, at: Now::new(at, at) })
+        })
     }
 }
 
@@ -172,7 +172,7 @@ pub(super) async fn run(
         }
         reply => reply,
     };
-    request.read(reply?)
+    request.read(&reply?)
 }
 
 /// Runs the script on a server of a cluster that is taking over the slot of `request`.
@@ -184,8 +184,11 @@ pub(super) async fn run_asking(
     let mut asking = redis::pipe();
     asking.cmd("ASKING").add_command(request.with_source());
     let mut replies = connection.route_pipeline(asking, 0, 2, node).await?;
-    request.read(replies.pop().unwrap_or(Value::Nil).extract_error()?)
+    request.read(&replies.pop().unwrap_or(Value::Nil).extract_error()?)
 }
+
+/// The action of an operation that takes what there is, up to a number of units.
+const LEASE: u8 = 3;
 
 /// What the script does for a charge or a correction.
 struct Operation {
@@ -198,7 +201,7 @@ struct Operation {
 impl Operation {
     fn charge(charge: &Charge) -> Self {
         let (action, units) = match charge.mode {
-            Mode::Enforced if charge.lease > 0 => (3, charge.lease.into()),
+            Mode::Enforced if charge.lease > 0 => (LEASE, charge.lease.into()),
             Mode::Enforced => (0, charge.cost),
             Mode::DryRun => (1, charge.cost),
             Mode::Peek => (2, charge.cost),
@@ -218,14 +221,27 @@ impl Operation {
         Self { action, first: charged_at, units }
     }
 
-    /// `key` is the number of the charge's key.
-    fn pack(&self, charge: &Charge, key: usize, packed: &mut Vec<u8>) {
-        packed.extend((key as u16 + 1).to_le_bytes());
-        packed.extend(names::field(charge));
-        packed.push(self.action);
+    /// `number` is that of the charge's key, `place` that of its field there. Tells how to read what
+    /// is answered.
+    fn pack(
+        &self,
+        charge: &Charge,
+        (number, place): (usize, usize),
+        packed: &mut Vec<u8>,
+    ) -> Asked {
         let Rate { units, window, capacity } = Rate::new(charge.algorithm, &charge.quota);
+        packed.extend((number as u16 + 1).to_le_bytes());
+        packed.extend((place as u16 + 1).to_le_bytes());
+        packed.extend(names::field(charge));
+        packed.extend([names::algorithm(charge), self.action]);
         for number in [self.first, self.units.min(MOST), units, window, capacity] {
-            packed.extend(&number.to_le_bytes()[..7]);
+            packed.extend((number as f64).to_le_bytes());
+        }
+        Asked {
+            algorithm: charge.algorithm,
+            quota: Quota::per_window(units, Duration::from_nanos(window)).burst(capacity),
+            wanted: self.first,
+            is_lease: self.action == LEASE,
         }
     }
 }
@@ -260,37 +276,9 @@ fn micros(now: Now) -> u64 {
     (now.unix_nanos() / NANOS_PER_MICRO).min(EXACT - 1)
 }
 
-fn nanos(micros: u64) -> u64 {
-    micros.saturating_mul(NANOS_PER_MICRO)
-}
-
 #[cfg(test)]
-mod reply_tests {
+mod rate_tests {
     use super::*;
-
-    #[test]
-    fn an_answer_that_is_none_is_an_error() {
-        let request = Request::probe(&Names::new("test"), 7);
-        let int = Value::Int;
-        let good = [int(1), int(2), int(3), int(4)];
-        let answer = request.read(Value::Array(good.to_vec())).unwrap();
-        assert_eq!(answer.at.unix(), Duration::from_micros(1));
-        let told = Usage::new(Duration::from_micros(2), 3, Duration::from_micros(4));
-        assert_eq!(answer.usages[..], [told]);
-
-        let negative = [int(1), int(2), int(3), int(-4)];
-        let text = [int(1), Value::SimpleString("2".into()), int(3), int(4)];
-        let arrays = [&good[..0], &good[..1], &good[..3], &negative, &text];
-        let arrays = arrays.map(|numbers| Value::Array(numbers.to_vec()));
-        let longer = Value::Array([&good[..], &good[1..]].concat());
-        let others = [Value::Nil, Value::Okay, int(1), longer];
-        for reply in arrays.into_iter().chain(others) {
-            let error = request.read(reply.clone()).expect_err("it is malformed");
-            assert_eq!(error.kind(), ErrorKind::UnexpectedReturnType, "{reply:?}");
-        }
-        let largest = [int(i64::MAX), int(i64::MAX), int(i64::MAX), int(i64::MAX)];
-        assert!(request.read(Value::Array(largest.to_vec())).is_ok());
-    }
 
     #[test]
     fn a_quota_is_told_in_small_numbers_and_never_as_a_faster_one() {

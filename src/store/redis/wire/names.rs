@@ -50,12 +50,17 @@ impl Names {
 pub(super) fn field(charge: &Charge) -> [u8; 9] {
     let mut field = [0; 9];
     field[..8].copy_from_slice(&charge.policy.to_le_bytes());
-    field[8] = match charge.algorithm {
+    field[8] = algorithm(charge);
+    field
+}
+
+/// The number of the algorithm in the script.
+pub(super) fn algorithm(charge: &Charge) -> u8 {
+    match charge.algorithm {
         Algorithm::TokenBucket => 1,
         Algorithm::FixedWindow => 2,
         Algorithm::SlidingWindow => 3,
-    };
-    field
+    }
 }
 
 /// The slot of a cluster that the keys of a shard are in: of what is between the braces of their

@@ -273,7 +273,7 @@ fn what_others_left_under_a_name_is_no_error() {
     for algorithm in ALGORITHMS {
         let charge = charge(algorithm, Quota::per_hour(10));
         let name = sent.names.key(&charge);
-        for text in ["", "x", "a text that is as long as the state of a bucket", &"x".repeat(42)] {
+        for text in ["", "x", "a text that is as long as the state of a bucket", &"x".repeat(48)] {
             redis::cmd("SET").arg(&name).arg(text).exec(&mut sent.connection).unwrap();
             sent.charge(START, charge);
             sent.correct(START, charge, Change::GiveBack(1));
