@@ -312,3 +312,26 @@ async fn a_response_settles_what_the_server_counts() {
     }
     assert_eq!(ask(&wrong).await, (429, "0".to_owned()));
 }
+
+#[tokio::test]
+async fn nothing_is_kept_for_ever_or_lost_where_a_command_is_not_allowed() {
+    let users = "--user writes on nopass ~* +@all -pexpire --user replica on nopass ~* +@all \
+                 --user blind on nopass ~* +@all -hmget";
+    let server = Server::start_with(&users.split_whitespace().collect::<Vec<_>>());
+    let of_user = |user: &str| {
+        let url = format!("redis://{user}:any@127.0.0.1:{}/", server.port());
+        let counted = policy("p", "x-key", Quota::per_hour(9));
+        let store = patient(RedisStore::builder(url)).secret(SECRET).build().unwrap();
+        let policy = counted.on_store_failure(tower_quota::OnStoreFailure::Refuse);
+        Limiter::builder().policy(policy).store(store).build().unwrap()
+    };
+    let one = request(&[("x-key", "k")]);
+    let decision = of_user("writes").decide(&one).await;
+    assert_eq!(decision.reason(), Some(Reason::StoreUnavailable));
+    assert_eq!(server.keys(), Vec::<String>::new());
+
+    assert!(of_user("replica").decide(&one).await.is_allowed());
+    let decision = of_user("blind").decide(&one).await;
+    assert_eq!(decision.reason(), Some(Reason::StoreUnavailable));
+    assert_eq!(of_user("replica").decide(&one).await.outcomes()[0].remaining(), 7);
+}

@@ -243,6 +243,7 @@ end
 for number = 1, #keys do
   local key = keys[number]
   local texts = redis.pcall('HMGET', unpack(key.arguments, 1, key.last))
+  if texts.err and texts.err:sub(1, 9) ~= 'WRONGTYPE' then return texts end
   key.texts, key.expires, key.last = texts, tonumber(texts[1]) or 0, 1
 end
 
@@ -260,7 +261,13 @@ local function set(key, arguments, last, lasts)
   key.expires = now + lasts
   arguments[last + 1], arguments[last + 2] = EXPIRES, key.expires
   call('HSET', unpack(arguments, 1, last + 2))
-  call('PEXPIRE', key.name, (lasts - lasts % 1000) / 1000 + 1 + (ARGV[3] or 0))
+  local millis = (lasts - lasts % 1000) / 1000 + 1 + (ARGV[3] or 0)
+  local expires = redis.pcall('PEXPIRE', key.name, millis)
+  if expires ~= 1 then
+    -- Not allowed, perhaps.
+    call('DEL', key.name)
+    error(expires.err)
+  end
 end
 
 local function remove(key, field)
