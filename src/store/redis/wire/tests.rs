@@ -181,6 +181,29 @@ fn a_key_is_kept_as_long_as_the_longest_of_its_counts() {
 }
 
 #[test]
+fn a_lease_takes_what_there_is_and_is_told_how_much_that_was() {
+    let mut sent = Sent::start();
+    for algorithm in ALGORITHMS {
+        let one = charge(algorithm, Quota::per_hour(10));
+        let leasing = Charge { cost: 2, lease: 6, ..one };
+        let left = |sent: &mut Sent| sent.charge(START, Charge { mode: Mode::Peek, ..one }).1;
+        assert_eq!(sent.charge(START, leasing), (0, 10), "{algorithm:?}");
+        assert_eq!(left(&mut sent), 4);
+        // It fits, but another charge does not: nothing is taken.
+        let other = Charge { policy: 2 << 40, cost: 11, ..one };
+        let both = Request::charge(&sent.names, &[leasing, other]).at(time(START), Duration::ZERO);
+        assert_eq!(sent.run(&both).usages[0].remaining(), 4);
+        assert_eq!((sent.charge(START, leasing), left(&mut sent)), ((0, 4), 0), "{algorithm:?}");
+        // It does not fit: nor does anything else of its request.
+        let other = Charge { cost: 1, ..other };
+        let both = Request::charge(&sent.names, &[other, leasing]).at(time(START), Duration::ZERO);
+        let usages = sent.run(&both).usages;
+        assert!(usages[0].fits() && !usages[1].fits());
+        assert_eq!((usages[0].remaining(), usages[1].remaining()), (10, 0), "{algorithm:?}");
+    }
+}
+
+#[test]
 fn the_servers_clock_counts() {
     let mut sent = Sent::start();
     let names = sent.names.clone();
