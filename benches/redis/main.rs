@@ -98,6 +98,11 @@ async fn ask(subject: &Subject, callers: usize, times: usize) -> Told {
     Told { rate: (each * callers) as f64 / begun.elapsed().as_secs_f64(), latencies }
 }
 
+/// How many times as long ours take as theirs, by how many of each there are in a second.
+fn slower(ours: &[f64], theirs: &[f64]) -> Quartiles {
+    Quartiles::of_ratios(theirs, ours)
+}
+
 fn percentile(latencies: &mut [f64], percent: usize) -> f64 {
     latencies.sort_by(f64::total_cmp);
     latencies[(latencies.len() - 1) * percent / 100]
@@ -142,7 +147,7 @@ fn main() {
     let mut in_short = InShort::new();
     for callers in CALLERS {
         let title = format!("{title}, callers: {callers}");
-        let columns = ["", "thousands a second", "ratio", "to", "p50, µs", "p99, µs"];
+        let columns = ["", "thousands a second", "time", "of", "p50, µs", "p99, µs"];
         let table = Table::new(&title, &columns);
         let times = args.pick(callers * 100 + 2_000, callers * 4);
         let mut latencies = vec![Vec::new(); rows.len()];
@@ -153,19 +158,20 @@ fn main() {
         });
         for (row, Row { name, beside, .. }) in rows.iter().enumerate() {
             let thousands = Quartiles::of(rates[row].iter().map(|rate| rate / 1e3));
-            let ratio = Quartiles::of_ratios(&rates[row], &rates[*beside]);
+            let ratio = slower(&rates[row], &rates[*beside]);
             let percentiles = [50, 99].map(|percent| percentile(&mut latencies[row], percent));
             let [p50, p99] = percentiles.map(|micros| format!("{micros:.0}"));
             let to = if row == *beside { "" } else { &*rows[*beside].name };
             table.row(&[name, &format!("{thousands:.1}"), &ratio, &to, &p50, &p99]);
         }
-        let one = |row: usize| Quartiles::of_ratios(&rates[row], &rates[rows[row].beside]);
+        let one = |row: usize| slower(&rates[row], &rates[rows[row].beside]);
         let (ours, leased) = (2, rows.len() - 1);
-        let what = format!("decisions a second by Redis, {callers} callers");
+        let callers = if callers == 1 { "1 caller" } else { &format!("{callers} callers") };
+        let what = format!("time of a decision by Redis, {callers}");
         in_short.add(format!("{what}, one policy"), "the bare script", one(ours));
         in_short.add(format!("{what}, leases of 100"), "a bare `INCR`", one(leased));
-        let five = Quartiles::of_ratios(&rates[ours], &rates[ours + 4]);
-        in_short.add(format!("{what}: five policies"), "times the cost of one", five);
+        let five = slower(&rates[ours + 4], &rates[ours]);
+        in_short.add(format!("{what}, five policies"), "one policy", five);
     }
     flood(&runtime, &server, args.pick(200_000, 2_000));
     in_short.print();
