@@ -38,6 +38,16 @@ enum Subject {
 }
 
 impl Subject {
+    /// With the key of this caller.
+    fn of_caller(&self, caller: usize) -> Self {
+        let mut own = self.clone();
+        if let Self::Ours { request, .. } = &mut own {
+            let key = key(caller).try_into().expect("a header's value");
+            request.headers.insert(&API_KEY, key);
+        }
+        own
+    }
+
     async fn ask(&mut self) {
         match self {
             Self::Bare(bare) => bare.send().await,
@@ -58,7 +68,7 @@ async fn ours(url: String, policies: usize, quota: Quota, lease: u32) -> Subject
     };
     let limiter = (0..policies).map(policy).fold(Limiter::builder(), |all, one| all.policy(one));
     let limiter = limiter.store(store).build().expect("settings that work");
-    let request = http::Request::get("/").header(&API_KEY, key(7)).body(()).expect("a request");
+    let request = http::Request::get("/").header(&API_KEY, key(0)).body(()).expect("a request");
     let request = request.into_parts().0;
     let mut ours = Subject::Ours { limiter, request, is_allowed: true };
     ours.ask().await;
@@ -73,12 +83,13 @@ struct Told {
 }
 
 /// `callers` tasks ask until all have asked `times`.
-async fn ask(subject: &Subject, callers: usize, times: usize) -> Told {
-    let each = times / callers;
+async fn ask(row: &Row, callers: usize, times: usize) -> Told {
+    let each = times * row.longer / callers;
     let begun = Instant::now();
     let mut tasks = JoinSet::new();
-    for _ in 0..callers {
-        let mut subject = subject.clone();
+    for caller in 0..callers {
+        let caller = if row.own_keys { caller } else { 0 };
+        let mut subject = row.subject.of_caller(caller);
         tasks.spawn(async move {
             let mut latencies = Vec::with_capacity(each);
             for nth in 0..each {
@@ -113,24 +124,37 @@ struct Row {
     name: String,
     beside: usize,
     subject: Subject,
+    /// Whether each caller has a key of its own.
+    own_keys: bool,
+    /// How many times as often as others it is asked.
+    longer: usize,
+}
+
+impl Row {
+    fn new(name: impl Into<String>, beside: usize, subject: Subject) -> Self {
+        Self { name: name.into(), beside, subject, own_keys: false, longer: 1 }
+    }
 }
 
 async fn rows(server: &Server) -> Vec<Row> {
     let endless = Quota::per_window(999_999_999_999, YEAR);
     let increment = Subject::Bare(Bare::new(server, cmd("INCR").arg("n").to_owned()).await);
-    let mut rows = vec![Row { name: "INCR".to_owned(), beside: 0, subject: increment }];
+    let mut rows = vec![Row::new("INCR", 0, increment)];
     for policies in POLICIES {
         let tap = Tap::before(server);
         drop(ours(tap.url(), policies, endless, 0).await);
         let script = Bare::new(server, tap.last("EVALSHA")).await;
         let beside = rows.len();
         let name = format!("bare script, policies: {policies}");
-        rows.push(Row { name, beside, subject: Subject::Bare(script) });
+        rows.push(Row::new(name, beside, Subject::Bare(script)));
         let subject = ours(server.url(), policies, endless, 0).await;
-        rows.push(Row { name: format!("tower-quota, policies: {policies}"), beside, subject });
+        rows.push(Row::new(format!("tower-quota, policies: {policies}"), beside, subject));
     }
-    let subject = ours(server.url(), 1, endless, 100).await;
-    rows.push(Row { name: "tower-quota, leases of 100".to_owned(), beside: 0, subject });
+    let leased = ours(server.url(), 1, endless, 100).await;
+    let name = "tower-quota, leases of 100";
+    rows.push(Row { longer: 10, ..Row::new(format!("{name}, one key"), 0, leased.clone()) });
+    let own = Row::new(format!("{name}, a key each"), 0, leased);
+    rows.push(Row { longer: 10, own_keys: true, ..own });
     rows
 }
 
@@ -152,7 +176,7 @@ fn main() {
         let times = args.pick(callers * 100 + 2_000, callers * 4);
         let mut latencies = vec![Vec::new(); rows.len()];
         let rates = paired(args.pick(21, 3), rows.len(), |_, row| {
-            let told = runtime.block_on(ask(&rows[row].subject, callers, times));
+            let told = runtime.block_on(ask(&rows[row], callers, times));
             latencies[row].extend(told.latencies);
             told.rate
         });
@@ -165,11 +189,16 @@ fn main() {
             table.row(&[name, &format!("{thousands:.1}"), &ratio, &to, &p50, &p99]);
         }
         let one = |row: usize| slower(&rates[row], &rates[rows[row].beside]);
-        let (ours, leased) = (2, rows.len() - 1);
+        let (ours, leased) = (2, rows.len() - 2);
         let callers = if callers == 1 { "1 caller" } else { &format!("{callers} callers") };
         let what = format!("time of a decision by Redis, {callers}");
         in_short.add(format!("{what}, one policy"), "the bare script", one(ours));
-        in_short.add(format!("{what}, leases of 100"), "a bare `INCR`", one(leased));
+        let leases = format!("{}; {}", one(leased), one(leased + 1));
+        in_short.add(
+            format!("{what}, leases of 100: one key; a key each"),
+            "a bare `INCR`",
+            leases,
+        );
         let five = slower(&rates[ours + 4], &rates[ours]);
         in_short.add(format!("{what}, five policies"), "one policy", five);
     }
@@ -189,6 +218,6 @@ fn flood(runtime: &Runtime, server: &Server, requests: usize) {
         subject
     });
     let before = server.calls("evalsha");
-    runtime.block_on(ask(&refused, 1, requests));
+    runtime.block_on(ask(&Row::new("refused", 0, refused), 1, requests));
     table.row(&[&grouped(requests), &(server.calls("evalsha") - before)]);
 }
