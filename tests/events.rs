@@ -1,38 +1,17 @@
 //! What a limiter tells those who subscribe to `tracing` events.
 #![cfg(feature = "tracing")]
 
-use std::{
-    io,
-    sync::{Arc, Mutex},
-    time::{Duration, UNIX_EPOCH},
-};
+#[path = "common/lines.rs"]
+mod lines;
+
+use std::time::{Duration, UNIX_EPOCH};
 
 use http::{Request, request::Parts};
 use tower_quota::{Category, Clock, Limiter, Matcher, Policy, Quota, key::header};
-use tracing_subscriber::fmt::MakeWriter;
+
+use self::lines::Lines;
 
 const SECRET: &str = "sk_live_secret";
-
-#[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Lines {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl<'a> MakeWriter<'a> for Lines {
-    type Writer = Self;
-
-    fn make_writer(&'a self) -> Self {
-        self.clone()
-    }
-}
 
 /// The events of `story`, on a paused clock.
 fn events(story: impl AsyncFnOnce()) -> Vec<String> {
@@ -47,8 +26,7 @@ fn events(story: impl AsyncFnOnce()) -> Vec<String> {
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     let runtime = runtime.enable_time().start_paused(true).build().unwrap();
     tracing::subscriber::with_default(subscriber, || runtime.block_on(story()));
-    let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
-    text.lines().map(|line| line.trim().to_owned()).collect()
+    lines.text().lines().map(|line| line.trim().to_owned()).collect()
 }
 
 fn from(key: &str) -> Parts {

@@ -4,6 +4,8 @@
 //! scenarios by their names, as with the harness.
 
 mod faults;
+#[path = "../common/lines.rs"]
+mod lines;
 mod losses;
 mod quotas;
 mod replica;

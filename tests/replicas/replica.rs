@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     io::{self, Read},
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     thread,
@@ -16,12 +16,14 @@ use tokio::task::yield_now;
 use tower_quota::{Clock, Decision, Limiter, Reason};
 use tracing_subscriber::{
     filter::{LevelFilter, Targets},
-    fmt::MakeWriter,
     layer::SubscriberExt,
     util::SubscriberInitExt,
 };
 
-use crate::quotas::{KEYS, PATHS, Quotas, request};
+use crate::{
+    lines::Lines,
+    quotas::{KEYS, PATHS, Quotas, request},
+};
 
 /// The variable by which this program knows that it is a replica, and which.
 pub const ORDERS: &str = "REPLICA_ORDERS";
@@ -97,7 +99,7 @@ pub fn run(orders: &str) {
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = runtime.worker_threads(2).enable_all().build().unwrap();
     let asked = runtime.block_on(ask_until_told(orders));
-    let logged = lines.counted();
+    let logged = counted(&lines.text());
     println!("{}", serde_json::to_string(&Report { asked, logged }).unwrap());
 }
 
@@ -200,32 +202,8 @@ pub fn micros() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros() as u64
 }
 
-#[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<u8>>>);
-
-impl Lines {
-    fn counted(&self) -> BTreeMap<String, u32> {
-        let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
-        let mut counted = BTreeMap::new();
-        text.lines().for_each(|line| *counted.entry(line.trim().to_owned()).or_default() += 1);
-        counted
-    }
-}
-
-impl io::Write for Lines {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl<'a> MakeWriter<'a> for Lines {
-    type Writer = Self;
-
-    fn make_writer(&'a self) -> Self {
-        self.clone()
-    }
+fn counted(text: &str) -> BTreeMap<String, u32> {
+    let mut counted = BTreeMap::new();
+    text.lines().for_each(|line| *counted.entry(line.trim().to_owned()).or_default() += 1);
+    counted
 }

@@ -107,6 +107,15 @@ local function token_bucket(text, action, first, second, units, window, capacity
   return fits, text, (rest > 0 and whole + 1 or whole) * window / units, changed, second
 end
 
+-- Whether an action fits in a window, and how many units it is then about.
+local function fit(used, action, first, second, capacity)
+  if action > LEASE then return true, second end
+  if first > 0 and used + first > capacity then return false, 0 end
+  if action == PEEK then return true, 0 end
+  if action == LEASE then second = math.max(math.min(second, capacity - used), 0) end
+  return true, second
+end
+
 -- When the window began, and what was used in it.
 local function fixed_window(text, action, first, second, units, window, capacity)
   local start, used, changed = now - now % window, 0, false
@@ -121,15 +130,8 @@ local function fixed_window(text, action, first, second, units, window, capacity
     end
   end
 
-  local fits = true
-  if action <= LEASE then
-    fits = first == 0 or used + first <= capacity
-    if not fits or action == PEEK then
-      second = 0
-    elseif action == LEASE then
-      second = math.max(math.min(second, capacity - used), 0)
-    end
-  end
+  local fits
+  fits, second = fit(used, action, first, second, capacity)
   if action == GIVE_BACK then
     changed = true
     if first - first % window >= start then
@@ -173,15 +175,8 @@ local function sliding_window(text, action, first, second, units, window, capaci
     end
   end
 
-  local fits = true
-  if action <= LEASE then
-    fits = first == 0 or used + first <= capacity
-    if not fits or action == PEEK then
-      second = 0
-    elseif action == LEASE then
-      second = math.max(math.min(second, capacity - used), 0)
-    end
-  end
+  local fits
+  fits, second = fit(used, action, first, second, capacity)
   if action == GIVE_BACK then
     changed = true
     if first + window > now then
