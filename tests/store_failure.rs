@@ -231,3 +231,18 @@ async fn callers_get_a_typed_503() {
     });
     assert_eq!(body, expected);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_dry_run_without_its_key_counts_nobody() {
+    let dry_run = Policy::sliding_window("dry run", Quota::per_minute(9));
+    let dry_run = dry_run.key(header("x-other")).or_refuse().dry_run();
+    let (limiter, store) = limiter([policy("p", Quota::per_minute(2)), dry_run]);
+    for fails in [false, true] {
+        store.fails(fails);
+        let decision = decide(&limiter).await;
+        assert!(decision.is_allowed());
+        assert_eq!(decision.outcomes().len(), 1);
+        let verdicts: Vec<_> = decision.dry_runs().iter().map(|one| one.is_allowed()).collect();
+        assert_eq!(verdicts, [false], "it lacks its key, with the store or without");
+    }
+}

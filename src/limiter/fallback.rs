@@ -42,7 +42,8 @@ impl Inner {
         let refused = decision.all().any(refuses);
         decision.counted_locally = true;
         let mut locally: SmallVec<[&mut Outcome; 4]> = SmallVec::new();
-        for outcome in decision.all_mut() {
+        // A dry run may lack its key.
+        for outcome in decision.all_mut().filter(|outcome| outcome.charge().is_some()) {
             outcome.leave_uncounted();
             match outcome.policy.store_failure() {
                 OnStoreFailure::Refuse if refuses(outcome) => outcome.refuse_without_store(),
