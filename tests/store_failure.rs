@@ -246,3 +246,18 @@ async fn a_dry_run_without_its_key_counts_nobody() {
         assert_eq!(verdicts, [false], "it lacks its key, with the store or without");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_is_held_until_the_store_recovers_is_told_the_whole_quota() {
+    let share = OnStoreFailure::CountLocally { replicas: 2 };
+    let quota = Quota::per_second(4).burst(2);
+    let bucket = Policy::token_bucket("p", quota).key(header("x-key")).or_refuse();
+    let bucket = bucket.hold(Duration::from_secs(2)).on_store_failure(share);
+    let (limiter, store) = limiter([bucket]);
+    store.fails(true);
+    assert_eq!(decide(&limiter).await.outcomes()[0].limit(), 1);
+    let (held, ()) = tokio::join!(decide(&limiter), async { store.fails(false) });
+    assert!(held.is_allowed() && !held.held().is_zero());
+    let outcome = &held.outcomes()[0];
+    assert_eq!((outcome.limit(), outcome.remaining()), (2, 1));
+}

@@ -155,7 +155,9 @@ impl DecisionFuture {
 impl Inner {
     /// Charges for a request that holds `ticket`, or has just arrived.
     fn charge(&self, decision: &mut Decision, ticket: Option<u64>, now: Now) -> StoreFuture {
-        decision.counted_locally = false;
+        if mem::take(&mut decision.counted_locally) {
+            decision.all_mut().for_each(|outcome| outcome.replicas = 1);
+        }
         self.line.look(decision.charges_mut(), ticket);
         match decision.only_charge() {
             Some(charge) => self.store.charge(slice::from_ref(charge), now),
