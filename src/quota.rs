@@ -36,6 +36,9 @@ pub struct Quota {
     window: u64,
     /// Or `NO_BURST`: an option would take twice the room, and each decision holds some quotas.
     burst: u64,
+    /// The nanoseconds in which a unit comes back, where that is a whole number, as it is for most
+    /// quotas; or else 0. Known beforehand, it saves token buckets their divisions.
+    interval: u64,
 }
 
 impl Quota {
@@ -78,7 +81,11 @@ impl Quota {
     }
 
     const fn per_nanos(units: u64, window: u64) -> Self {
-        Self { units, window, burst: NO_BURST }
+        let interval = match window.checked_rem(units) {
+            Some(0) => window / units,
+            _ => 0,
+        };
+        Self { units, window, burst: NO_BURST, interval }
     }
 
     /// How many units a token bucket holds when full, which is what may be used at once.
@@ -96,7 +103,8 @@ impl Quota {
             return *self;
         }
         let share = |units: u64| (units / u64::from(replicas)).max(1);
-        Self { units: share(self.units), burst: self.own_burst().map_or(NO_BURST, share), ..*self }
+        let burst = self.own_burst().map_or(NO_BURST, share);
+        Self { burst, ..Self::per_nanos(share(self.units), self.window) }
     }
 
     /// Units per window.
@@ -125,6 +133,16 @@ impl Quota {
 
     pub(crate) const fn window_nanos(&self) -> u64 {
         self.window
+    }
+
+    /// The parts of a unit, of which [`parts_per_nano`](Self::parts_per_nano) come back in a
+    /// nanosecond: both whole numbers, so that a token bucket counts without rounding.
+    pub(crate) const fn parts_per_unit(&self) -> u64 {
+        if self.interval == 0 { self.window } else { self.interval }
+    }
+
+    pub(crate) const fn parts_per_nano(&self) -> u64 {
+        if self.interval == 0 { self.units } else { 1 }
     }
 
     pub(crate) const fn has_burst(&self) -> bool {

@@ -45,7 +45,7 @@ impl Algorithm {
     pub(crate) fn longest_wait(self, quota: &Quota, cost: u64) -> u64 {
         match self {
             Self::TokenBucket => {
-                ceil_div(u128::from(cost) * u128::from(quota.window_nanos()), quota.units())
+                ceil_div(u128::from(cost) * u128::from(quota.parts_per_unit()), quota.parts_per_nano())
             }
             Self::FixedWindow | Self::SlidingWindow => quota.window_nanos(),
         }
@@ -163,13 +163,9 @@ impl Count for State {
 #[inline]
 fn ceil_div(a: u128, b: u64) -> u64 {
     match (u64::try_from(a), b) {
-        (_, 0) => {
-            if a == 0 {
-                0
-            } else {
-                u64::MAX
-            }
-        }
+        (Ok(a), 1) => a,
+        (Ok(0), 0) => 0,
+        (_, 0) => u64::MAX,
         // A division of 128 bits takes several times as long.
         (Ok(a), _) => a.div_ceil(b),
         (Err(_), _) => saturate(a.div_ceil(u128::from(b))),

@@ -50,7 +50,7 @@ fn usage(asked: &Asked, reply: &mut Reply<'_>, micros: u64) -> Option<Usage> {
             let (whole, rest) = (reply.number()?, reply.number()?);
             // When that is and of what quota is known.
             reply.take(4 * NUMBER)?;
-            let whole = u128::from(whole) * u128::from(quota.window_nanos());
+            let whole = u128::from(whole) * u128::from(quota.parts_per_unit());
             let missing = Missing(whole + u128::from(rest));
             (missing.wait(quota, asked.wanted), missing.remaining(quota), missing.reset(quota))
         }
