@@ -95,7 +95,8 @@ impl LimiterBuilder {
     /// instead.
     pub fn build(self) -> Result<Limiter, BuildError> {
         let secret = self.store.as_ref().and_then(|store| store.secret());
-        let fingerprints = secret.map_or_else(Fingerprinter::random, Fingerprinter::with_secret);
+        let fingerprints =
+            secret.map_or_else(Fingerprinter::undisclosed, Fingerprinter::with_secret);
         let (mut rules, mut by_name) = (Vec::<Rule>::new(), BTreeMap::new());
         let mut add = |rules: &mut Vec<Rule>, policy: Policy, for_requests, hold: Duration| {
             policy.validate(for_requests)?;
