@@ -1,15 +1,15 @@
 //! What was decided about a request: [`Decision`].
 
-use std::{borrow::Cow, time::Duration};
+use std::time::Duration;
 
 use smallvec::SmallVec;
 
 use crate::{
     algorithm::Algorithm,
     clock::{Now, nanos},
-    policy::Policy,
+    policy::Labels,
     quota::Quota,
-    store::{Charge, Usage},
+    store::{Charge, Mode, Usage},
 };
 
 /// The verdict over all policies of a request, and what each of them says.
@@ -77,7 +77,7 @@ impl Decision {
     /// Adds what another policy says.
     #[inline]
     pub(crate) fn push(&mut self, outcome: Outcome) {
-        if outcome.policy.is_dry_run() {
+        if outcome.charge.mode == Mode::DryRun {
             self.dry_runs.push(outcome);
         } else {
             self.outcomes.push(outcome);
@@ -155,7 +155,7 @@ impl Decision {
 
     /// Whether a response may change what was charged.
     pub(crate) fn is_settled_later(&self) -> bool {
-        self.all().any(|outcome| outcome.policy.is_settled())
+        self.all().any(|outcome| outcome.charge.is_settled)
     }
 
     /// With longer waits, where it refuses.
@@ -176,7 +176,7 @@ impl Decision {
 /// What one policy says of a request: one snapshot of one quota.
 #[derive(Clone, Debug)]
 pub struct Outcome {
-    pub(crate) policy: Policy,
+    pub(crate) labels: &'static Labels,
     /// Of the limiter's rules.
     pub(crate) place: u32,
     pub(crate) key_kind: u8,
@@ -192,19 +192,19 @@ impl Outcome {
     /// The policy's name.
     #[must_use]
     pub fn policy(&self) -> &str {
-        self.policy.name()
+        &self.labels.policy
     }
 
     /// How it counts.
     #[must_use]
     pub fn algorithm(&self) -> Algorithm {
-        self.policy.algorithm()
+        self.charge.algorithm
     }
 
     /// What kind of key it counted by: `ip`, `x-api-key`; `all` where all requests count together.
     #[must_use]
-    pub fn key_kind(&self) -> Cow<'_, str> {
-        self.policy.key_kind(self.key_kind)
+    pub fn key_kind(&self) -> &str {
+        self.labels.kind(self.key_kind)
     }
 
     /// The quota that held.
@@ -258,7 +258,7 @@ impl Outcome {
     /// Of the key, as the store knows it; `None` where there is none: the policy is global, or the
     /// key is missing.
     pub(crate) fn fingerprint(&self) -> Option<u128> {
-        self.charge().filter(|_| !self.policy.is_global()).map(|charge| charge.key)
+        self.charge().filter(|_| !self.labels.is_global).map(|charge| charge.key)
     }
 
     /// Whether this policy lets the request pass.
@@ -294,16 +294,16 @@ impl Decision {
 #[cfg(test)]
 impl Outcome {
     /// What a policy says of a key that has used nothing.
-    pub(crate) fn unused(policy: Policy) -> Self {
+    pub(crate) fn unused(policy: crate::policy::Policy) -> Self {
         let (quota, algorithm) = (policy.quota(), policy.algorithm());
         Self {
+            labels: Labels::of(&policy),
             place: 0,
             key_kind: 0,
             replicas: 1,
             charge: Charge::new(0, 7, algorithm, quota),
             refused: None,
             usage: Usage::of_nanos(0, algorithm.capacity(&quota), 0),
-            policy,
         }
     }
 }

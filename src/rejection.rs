@@ -1,6 +1,6 @@
 //! The typed reason of a refusal, and its default response: [`Rejection`].
 
-use std::{borrow::Cow, cmp::Reverse, fmt, ptr, sync::Arc, time::Duration};
+use std::{cmp::Reverse, fmt, ptr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header::CONTENT_TYPE};
@@ -82,7 +82,7 @@ impl Rejection {
 
     /// What kind of key it counts by: `ip`, `x-api-key`.
     #[must_use]
-    pub fn key_kind(&self) -> Cow<'_, str> {
+    pub fn key_kind(&self) -> &str {
         self.outcome.key_kind()
     }
 

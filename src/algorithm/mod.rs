@@ -44,9 +44,10 @@ impl Algorithm {
     /// How long it takes at most until `cost` units are there, however much was used.
     pub(crate) fn longest_wait(self, quota: &Quota, cost: u64) -> u64 {
         match self {
-            Self::TokenBucket => {
-                ceil_div(u128::from(cost) * u128::from(quota.parts_per_unit()), quota.parts_per_nano())
-            }
+            Self::TokenBucket => ceil_div(
+                u128::from(cost) * u128::from(quota.parts_per_unit()),
+                quota.parts_per_nano(),
+            ),
             Self::FixedWindow | Self::SlidingWindow => quota.window_nanos(),
         }
     }

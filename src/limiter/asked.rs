@@ -109,7 +109,7 @@ impl Rule {
         quota: Quota,
         cost: u64,
     ) -> Outcome {
-        let policy = self.policy.clone();
+        let policy = &self.policy;
         let mode = if policy.is_dry_run() { Mode::DryRun } else { Mode::Enforced };
         let charge = Charge {
             shard: shard.unwrap_or(key as u64),
@@ -120,7 +120,7 @@ impl Rule {
             ..Charge::new(self.id, key, policy.algorithm(), quota)
         };
         Outcome {
-            policy,
+            labels: self.labels,
             place,
             key_kind,
             refused: None,

@@ -16,7 +16,7 @@ use crate::{
     hold::Line,
     key::Fingerprinter,
     matcher::Matcher,
-    policy::Policy,
+    policy::{Labels, Policy},
     store::{MemoryStore, Store},
 };
 
@@ -102,7 +102,7 @@ impl LimiterBuilder {
             policy.validate(for_requests)?;
             let id = fingerprints.fingerprint(u8::MAX, &policy.identity().into()) as u64;
             let hold = policy.held_up_to().unwrap_or(hold);
-            let rule = Rule { policy, id, hold };
+            let rule = Rule { labels: Labels::of(&policy), policy, id, hold };
             let place = rules.len() as u32;
             let known = *by_name.entry(rule.policy.name().to_owned()).or_insert(place);
             if rules.get(known as usize).is_some_and(|known| !known.policy.is(&rule.policy)) {

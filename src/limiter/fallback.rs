@@ -22,6 +22,10 @@ impl Inner {
         if decision.counted_locally { self.local() } else { &*self.store }
     }
 
+    fn store_failure(&self, outcome: &Outcome) -> OnStoreFailure {
+        self.rule(outcome.place).policy.store_failure()
+    }
+
     fn local(&self) -> &dyn Store {
         self.local.get_or_init(Default::default)
     }
@@ -36,7 +40,7 @@ impl Inner {
     ) {
         log(error);
         let refuses = |outcome: &Outcome| {
-            let refuses = outcome.policy.store_failure() == OnStoreFailure::Refuse;
+            let refuses = self.store_failure(outcome) == OnStoreFailure::Refuse;
             refuses && outcome.charge.mode != Mode::DryRun
         };
         let refused = decision.all().any(refuses);
@@ -45,7 +49,7 @@ impl Inner {
         // A dry run may lack its key.
         for outcome in decision.all_mut().filter(|outcome| outcome.charge().is_some()) {
             outcome.leave_uncounted();
-            match outcome.policy.store_failure() {
+            match self.store_failure(outcome) {
                 OnStoreFailure::Refuse if refuses(outcome) => outcome.refuse_without_store(),
                 OnStoreFailure::CountLocally { replicas } if !refused => {
                     outcome.replicas = replicas;

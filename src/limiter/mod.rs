@@ -40,7 +40,7 @@ use crate::{
     hold::Line,
     key::{Fingerprinter, Key},
     matcher::Matcher,
-    policy::Policy,
+    policy::{Labels, Policy},
     store::{MemoryStore, Store},
 };
 
@@ -104,6 +104,7 @@ struct Members {
 /// A policy as the limiter holds it.
 struct Rule {
     policy: Policy,
+    labels: &'static Labels,
     /// Keeps the counts of policies apart in the store.
     id: u64,
     /// How long a request may be held for it.

@@ -38,7 +38,7 @@ impl Inner {
             policy = outcome.policy(),
             category,
             ?reason,
-            key_kind = &*outcome.key_kind(),
+            key_kind = outcome.key_kind(),
             limit = outcome.limit(),
             retry_after = outcome.retry_after().map(tracing::field::debug),
             "a request was refused"

@@ -15,7 +15,7 @@ use super::{DecisionFuture, Limiter};
 use crate::{
     clock::{Now, nanos},
     decision::{Decision, Outcome, Reason},
-    policy::Policy,
+    policy::{Labels, Policy},
     quota::Quota,
     store::{Change, Charge, Usage},
 };
@@ -240,8 +240,8 @@ fn blocked(left: Duration) -> Outcome {
     let quota = Quota::per_window(0, left);
     let policy = Policy::fixed_window(BLOCKED, quota).global();
     Outcome {
+        labels: Labels::of(&policy),
         charge: Charge::new(0, 0, policy.algorithm(), quota),
-        policy,
         place: 0,
         key_kind: 0,
         refused: Some(Reason::QuotaExceeded),

@@ -6,7 +6,7 @@ use std::{
 use http::response::Parts;
 use smallvec::SmallVec;
 
-use super::Limiter;
+use super::{Inner, Limiter};
 use crate::{
     clock::nanos,
     decision::{Decision, Outcome},
@@ -27,7 +27,7 @@ impl Limiter {
         let mut corrections: SmallVec<[Correction; 4]> = SmallVec::new();
         let mut places = SmallVec::new();
         for (place, outcome) in decision.all().enumerate() {
-            let Some((cost, change)) = change(outcome, response) else { continue };
+            let Some((cost, change)) = self.inner.change(outcome, response) else { continue };
             let (charge, charged_at) = (outcome.made(), Some(decision.now));
             corrections.push(Correction { charge, charged_at, change });
             places.push((place, cost));
@@ -77,17 +77,19 @@ impl Settling {
     }
 }
 
-/// What a response says that its request has cost, where that is not what was charged.
-fn change(outcome: &Outcome, response: &Parts) -> Option<(u64, Change)> {
-    // A dry run that did not fit was not charged.
-    if !outcome.is_allowed() {
-        return None;
-    }
-    let charged = outcome.charge.cost;
-    let cost = outcome.policy.settled_cost(response)?;
-    match cost.checked_sub(charged) {
-        Some(0) => None,
-        Some(more) => Some((cost, Change::Take(more))),
-        None => Some((cost, Change::GiveBack(charged - cost))),
+impl Inner {
+    /// What a response says that its request has cost, where that is not what was charged.
+    fn change(&self, outcome: &Outcome, response: &Parts) -> Option<(u64, Change)> {
+        // A dry run that did not fit was not charged.
+        if !outcome.is_allowed() {
+            return None;
+        }
+        let charged = outcome.charge.cost;
+        let cost = self.rule(outcome.place).policy.settled_cost(response)?;
+        match cost.checked_sub(charged) {
+            Some(0) => None,
+            Some(more) => Some((cost, Change::Take(more))),
+            None => Some((cost, Change::GiveBack(charged - cost))),
+        }
     }
 }

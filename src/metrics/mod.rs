@@ -9,7 +9,7 @@ mod level;
 mod store;
 mod verdict;
 
-use std::sync::OnceLock;
+use std::{ptr, sync::OnceLock};
 
 use ::metrics::{
     Counter, Histogram, Unit, counter, describe_counter, describe_histogram, histogram,
@@ -19,7 +19,10 @@ use ::metrics::{
 pub(crate) use self::deny_cache::DenyCacheHits;
 pub(crate) use self::store::Watched;
 use self::{level::Level, verdict::Verdict};
-use crate::{decision::Decision, policy::Policy};
+use crate::{
+    decision::Decision,
+    policy::{Labels, Policy},
+};
 
 /// The series of one limiter.
 ///
@@ -43,6 +46,7 @@ struct OfCategory {
 #[derive(Debug)]
 struct OfPolicy {
     policy: Policy,
+    labels: &'static Labels,
     decisions: OnceLock<[Counter; Verdict::ALL.len()]>,
 }
 
@@ -72,7 +76,9 @@ impl Metrics {
         let Some(of) = self.categories.get(number) else { return };
         let held = decision.held();
         for outcome in decision.all() {
-            if let Some(known) = of.policies.iter().find(|known| known.policy.is(&outcome.policy)) {
+            if let Some(known) =
+                of.policies.iter().find(|known| ptr::eq(known.labels, outcome.labels))
+            {
                 known.decisions(&of.name)[Verdict::of(outcome, held) as usize].increment(1);
             }
         }
@@ -92,7 +98,10 @@ impl Metrics {
 
 impl OfCategory {
     fn new(name: String, policies: impl IntoIterator<Item = Policy>) -> Self {
-        let policy = |policy| OfPolicy { policy, decisions: OnceLock::new() };
+        let policy = |policy| {
+            let labels = Labels::of(&policy);
+            OfPolicy { policy, labels, decisions: OnceLock::new() }
+        };
         Self { name, policies: policies.into_iter().map(policy).collect(), held: OnceLock::new() }
     }
 

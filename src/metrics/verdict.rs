@@ -1,6 +1,9 @@
 use std::time::Duration;
 
-use crate::decision::{Outcome, Reason};
+use crate::{
+    decision::{Outcome, Reason},
+    store::Mode,
+};
 
 /// What a policy said of a request, as a label tells it.
 #[derive(Clone, Copy, Debug)]
@@ -27,7 +30,7 @@ impl Verdict {
 
     /// `held`: how long the request waited.
     pub(super) fn of(outcome: &Outcome, held: Duration) -> Self {
-        match (outcome.policy.is_dry_run(), outcome.refused) {
+        match (outcome.charge.mode == Mode::DryRun, outcome.refused) {
             (true, None) => Self::DryRunAllowed,
             (true, Some(_)) => Self::DryRunRefused,
             (false, Some(Reason::MissingKey)) => Self::MissingKey,

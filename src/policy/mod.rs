@@ -1,5 +1,6 @@
 //! A named quota, its algorithm, its key, and what a request costs: [`Policy`].
 
+mod labels;
 mod on_store_failure;
 mod plans;
 mod reading;
@@ -9,6 +10,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use http::{request::Parts, response};
 
+pub(crate) use self::labels::Labels;
 pub use self::on_store_failure::OnStoreFailure;
 use self::plans::Plans;
 use crate::{algorithm::Algorithm, key::KeyExtractor, quota::Quota};
@@ -287,11 +289,6 @@ impl Policy {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.0.name
-    }
-
-    #[cfg(feature = "usage")]
-    pub(crate) fn shared_name(&self) -> Arc<str> {
-        Arc::clone(&self.0.name)
     }
 
     /// How it is counted.

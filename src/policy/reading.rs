@@ -18,11 +18,6 @@ impl Policy {
         })
     }
 
-    /// What kind of key `key_of` found.
-    pub(crate) fn key_kind(&self, kind: u8) -> Cow<'_, str> {
-        self.0.keys.get(usize::from(kind)).map_or("all".into(), |key| key.kind())
-    }
-
     /// What a response has cost, where that is settled afterwards.
     pub(crate) fn settled_cost(&self, response: &response::Parts) -> Option<u64> {
         self.0.settle.as_ref().and_then(|settle| settle(response))

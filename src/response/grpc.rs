@@ -158,7 +158,7 @@ struct Violation {
 impl Violation {
     fn of(outcome: &Outcome) -> Self {
         Self {
-            subject: outcome.key_kind().into_owned(),
+            subject: outcome.key_kind().to_owned(),
             description: Complaint(outcome).to_string(),
             quota_id: outcome.policy().to_owned(),
             quota_value: i64::try_from(outcome.limit()).unwrap_or(i64::MAX),

@@ -42,7 +42,7 @@ impl Arrival {
             method,
             status: status.map(|status| status.as_u16()),
             response_time,
-            policy: speaker.map(|outcome| outcome.policy.shared_name()),
+            policy: speaker.map(|outcome| Arc::clone(&outcome.labels.policy)),
             verdict: match decision.map(Decision::reason) {
                 None => Verdict::Undecided,
                 Some(None) => Verdict::Allowed,

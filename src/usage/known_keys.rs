@@ -35,7 +35,7 @@ impl KnownKeys {
     pub(super) fn remember(&self, key: Fingerprint, decision: &Decision, limiter: &Limiter) {
         let own = decision.outcomes().iter();
         let mut own =
-            own.filter_map(|outcome| Some((&outcome.policy, Drawn::of(outcome)?))).peekable();
+            own.filter_map(|outcome| Some((outcome.policy(), Drawn::of(outcome)?))).peekable();
         if own.peek().is_none() {
             return;
         }
@@ -51,7 +51,8 @@ impl KnownKeys {
         }
         let known = kept.by_key.entry(key).or_default();
         for (policy, drawn) in own {
-            let is_exception = exception.quotas.iter().any(|(excepted, _)| excepted.is(policy));
+            let is_exception =
+                exception.quotas.iter().any(|(excepted, _)| excepted.name() == policy);
             match known.iter_mut().find(|before| before.is_of_policy_of(&drawn)) {
                 Some(before) if is_exception => *before = drawn.without_exception(before),
                 Some(before) => *before = drawn,

@@ -142,7 +142,7 @@ pub(in crate::usage) fn quota(outcome: &Outcome) -> Quota<'_> {
     let (limit, quota) = (outcome.limit(), outcome.quota());
     Quota {
         policy: outcome.policy(),
-        counted_by: outcome.key_kind().into_owned(),
+        counted_by: outcome.key_kind().to_owned(),
         algorithm: match outcome.algorithm() {
             Algorithm::TokenBucket => "token_bucket",
             Algorithm::FixedWindow => "fixed_window",

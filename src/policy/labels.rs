@@ -1,0 +1,61 @@
+use std::{
+    borrow::Cow,
+    collections::HashSet,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use super::Policy;
+
+/// What a policy is called wherever its outcomes go.
+///
+/// An outcome may outlive its limiter, and many are made in each microsecond: counting the
+/// references to a name would take longer than all else that is decided. So labels are kept for the
+/// life of the process, each once, however many limiters are built.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Labels {
+    pub(crate) policy: Arc<str>,
+    kinds: Vec<String>,
+    /// Whether all requests count together.
+    pub(crate) is_global: bool,
+}
+
+impl Labels {
+    pub(crate) fn of(policy: &Policy) -> &'static Self {
+        static ALL: Mutex<Option<HashSet<&'static Labels>>> = Mutex::new(None);
+        let labels = Self {
+            policy: Arc::clone(&policy.0.name),
+            kinds: policy.key_kinds().map(Cow::into_owned).collect(),
+            is_global: policy.0.global,
+        };
+        let mut all = ALL.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = all.get_or_insert_default();
+        if let Some(known) = all.get(&labels) {
+            return known;
+        }
+        let kept = &*Box::leak(Box::new(labels));
+        all.insert(kept);
+        kept
+    }
+
+    /// The kind of key by which a request was counted.
+    pub(crate) fn kind(&self, number: u8) -> &str {
+        self.kinds.get(usize::from(number)).map_or("all", |kind| kind)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{key, quota::Quota};
+
+    #[test]
+    fn equal_labels_are_kept_once() {
+        let policy = |name: &str| Policy::token_bucket(name, Quota::per_minute(60));
+        let labels = |name| Labels::of(&policy(name).key(key::bearer()).or_key(key::header("x")));
+        assert!(std::ptr::eq(labels("first"), labels("first")));
+        assert!(!std::ptr::eq(labels("first"), labels("second")));
+        assert_eq!([0, 1, 2].map(|kind| labels("first").kind(kind)), ["bearer token", "x", "all"]);
+        assert!(Labels::of(&policy("first").global()).is_global);
+        assert!(!labels("first").is_global);
+    }
+}
