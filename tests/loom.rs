@@ -1,58 +1,167 @@
-//! The store's sequence lock under every interleaving of two threads that the memory model allows.
+//! How threads share the store's slots, under every interleaving that the memory model allows.
 
 use loom::{
     sync::{Arc, atomic},
     thread,
 };
 
-use self::atomic::{AtomicU64, Ordering::Relaxed};
+use self::atomic::AtomicU64;
 
-#[path = "../src/store/memory/version.rs"]
-mod version;
+#[path = "../src/store/memory/sync.rs"]
+mod sync;
 
-use self::version::Version;
+use self::sync::{TAKEN, Version, Words};
 
-/// Two words that belong together: the second is twice the first.
-#[derive(Default)]
-struct Pair {
+/// A segment of two slots, in which a key is moved from the first to the second. Its state is a
+/// time and a number that belong together: the number is twice the time.
+struct Segment {
     version: Version,
-    words: [AtomicU64; 2],
+    slots: [Words; 2],
 }
 
-impl Pair {
-    fn read(&self) -> [u64; 2] {
-        self.words.each_ref().map(|word| word.load(Relaxed))
+/// The key, and nothing.
+const KEY: u64 = 7;
+const NONE: u64 = 0;
+
+impl Segment {
+    fn new() -> Arc<Self> {
+        let slot = |[a, b, c]: [u64; 3]| [AtomicU64::new(a), AtomicU64::new(b), AtomicU64::new(c)];
+        let slots = [slot([KEY, 1, 2]), slot([NONE, 0, 0])];
+        Arc::new(Self { version: Version::default(), slots })
     }
 
-    /// Adds one to the first word, if nobody else writes meanwhile.
-    fn count(&self) -> bool {
-        let Some(seen) = self.version.see() else { return false };
-        let [first, second] = self.read();
-        let Some(_writing) = self.version.write_if_still(seen) else { return false };
-        // What was read without the lock held when the lock was taken.
-        assert_eq!(second, 2 * first);
-        self.words[0].store(first + 1, Relaxed);
-        self.words[1].store(second + 2, Relaxed);
-        true
+    /// What `found` makes of the key's slot as it was read, if it was found whole.
+    fn glance<T>(&self, found: impl Fn(sync::Seen, &Words, [u64; 3]) -> Option<T>) -> Option<T> {
+        let seen = self.version.see()?;
+        let slots = self.slots.iter();
+        let mut read = slots.map(|words| (words, sync::read(words)));
+        let (words, read) = read.find(|(_, [key, ..])| *key == KEY)?;
+        if read[2] & TAKEN != 0 {
+            return None;
+        }
+        found(seen, words, read)
     }
+
+    /// Adds one, where nobody is in the way.
+    fn count(&self) -> u64 {
+        let counted = self.glance(|seen, words, read| {
+            let taken = self.version.take(seen, words, read)?;
+            let [key, time, number] = read;
+            assert_eq!((key, number), (KEY, 2 * time), "what is still there is whole");
+            taken.write(time + 1, number + 2);
+            Some(())
+        });
+        u64::from(counted.is_some())
+    }
+
+    /// Moves the key to the other slot, as the one who has the lock.
+    fn change_place(&self, others: &mut Others) {
+        let moving = self.version.try_move().expect("nobody else moves slots");
+        let slots = self.slots.each_ref();
+        let read = slots.map(|words| others.wait_until(|| moving.settle(words)));
+        let [key, time, number] = read[0];
+        assert_eq!((key, number), (KEY, 2 * time));
+        others.wait_until(|| moving.write(slots[1], read[0]));
+        others.wait_until(|| moving.write(slots[0], [NONE, 0, 0]));
+    }
+
+    /// Adds one, as the one who has the lock.
+    fn count_locked(&self, others: &mut Others) {
+        let moving = self.version.try_move().expect("nobody else moves slots");
+        let [key, time, number] = others.wait_until(|| moving.settle(&self.slots[0]));
+        others.wait_until(|| moving.write(&self.slots[0], [key, time + 1, number + 2]));
+    }
+
+    fn assert_counted(&self, times: u64) {
+        let read = self.slots.each_ref().map(sync::read);
+        let held: Vec<_> = read.iter().filter(|[key, ..]| *key == KEY).collect();
+        assert_eq!(held, [&[KEY, 1 + times, 2 + 2 * times]]);
+    }
+}
+
+/// Those who count meanwhile, and what those have counted who are done.
+struct Others {
+    counting: Vec<thread::JoinHandle<u64>>,
+    counted: u64,
+}
+
+impl Others {
+    fn counting(segment: &Arc<Segment>, threads: usize) -> Self {
+        let counting = (0..threads).map(|_| in_thread(segment, Segment::count)).collect();
+        Self { counting, counted: 0 }
+    }
+
+    fn join_one(&mut self) -> Option<()> {
+        self.counted += self.counting.pop()?.join().unwrap();
+        Some(())
+    }
+
+    /// Tries again whenever one of the others is done: loom has no patience with those who spin.
+    fn wait_until<T>(&mut self, mut attempt: impl FnMut() -> Option<T>) -> T {
+        loop {
+            if let Some(done) = attempt() {
+                return done;
+            }
+            self.join_one().expect("when all are done, nobody is in the way");
+        }
+    }
+
+    fn join(mut self) -> u64 {
+        while self.join_one().is_some() {}
+        self.counted
+    }
+}
+
+fn in_thread<T: 'static>(
+    segment: &Arc<Segment>,
+    run: impl FnOnce(&Segment) -> T + 'static,
+) -> thread::JoinHandle<T> {
+    let segment = Arc::clone(segment);
+    thread::spawn(move || run(&segment))
 }
 
 #[test]
 fn what_is_read_is_never_half_of_a_write() {
     loom::model(|| {
-        let pair = Arc::new(Pair::default());
-        let writer = {
-            let pair = Arc::clone(&pair);
-            thread::spawn(move || assert!(pair.count(), "nobody else writes"))
-        };
-        let reader = thread::spawn(move || {
-            let Some(seen) = pair.version.see() else { return };
-            let [first, second] = pair.read();
-            if pair.version.still(seen) {
-                assert_eq!(second, 2 * first);
-            }
+        let segment = Segment::new();
+        let writer = in_thread(&segment, Segment::count);
+        let reader = in_thread(&segment, |segment| {
+            segment.glance(|seen, words, read| {
+                let [key, time, number] = read;
+                if segment.version.still(seen, words, read) {
+                    assert_eq!((key, number), (KEY, 2 * time));
+                }
+                Some(())
+            })
         });
-        writer.join().unwrap();
+        assert_eq!(writer.join().unwrap(), 1, "nobody else writes");
+        reader.join().unwrap();
+    });
+}
+
+/// Up to `preemptions` of threads that could go on: without a bound, these take minutes.
+fn bounded(preemptions: usize, model: impl Fn() + Sync + Send + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(preemptions);
+    builder.check(model);
+}
+
+#[test]
+fn what_moves_is_never_half_read() {
+    bounded(4, || {
+        let segment = Segment::new();
+        let mut others = Others::counting(&segment, 0);
+        let mover = in_thread(&segment, move |segment| segment.change_place(&mut others));
+        let reader = in_thread(&segment, |segment| {
+            segment.glance(|seen, words, read| {
+                let [key, time, number] = read;
+                if segment.version.still(seen, words, read) {
+                    assert_eq!((key, time, number), (KEY, 1, 2));
+                }
+                Some(())
+            })
+        });
+        mover.join().unwrap();
         reader.join().unwrap();
     });
 }
@@ -60,14 +169,36 @@ fn what_is_read_is_never_half_of_a_write() {
 #[test]
 fn of_what_two_count_nothing_is_lost() {
     loom::model(|| {
-        let pair = Arc::new(Pair::default());
+        let segment = Segment::new();
         // Both in threads of their own: loom does not interleave the one that starts them.
-        let counting = [(); 2].map(|()| {
-            let pair = Arc::clone(&pair);
-            thread::spawn(move || u64::from(pair.count()))
-        });
-        let counted: u64 = counting.into_iter().map(|thread| thread.join().unwrap()).sum();
+        let counted = Others::counting(&segment, 2).join();
         assert!(counted >= 1, "one of them was first");
-        assert_eq!(pair.read(), [counted, 2 * counted]);
+        segment.assert_counted(counted);
+    });
+}
+
+#[test]
+fn nothing_is_lost_while_slots_move() {
+    loom::model(|| {
+        let segment = Segment::new();
+        let mut others = Others::counting(&segment, 1);
+        let mover = in_thread(&segment, move |segment| {
+            segment.change_place(&mut others);
+            others.join()
+        });
+        segment.assert_counted(mover.join().unwrap());
+    });
+}
+
+#[test]
+fn nothing_is_lost_beside_one_who_has_the_lock() {
+    bounded(2, || {
+        let segment = Segment::new();
+        let mut others = Others::counting(&segment, 2);
+        let locked = in_thread(&segment, move |segment| {
+            segment.count_locked(&mut others);
+            others.join()
+        });
+        segment.assert_counted(locked.join().unwrap() + 1);
     });
 }

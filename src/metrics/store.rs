@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::{
     clock::Now,
-    store::{Charge, Correction, Store, StoreFuture},
+    store::{Charge, Correction, Store, StoreFuture, Usage},
 };
 
 /// A store that may be slow or down: its answers are timed, where they come later, and its errors
@@ -33,6 +33,10 @@ impl Watched {
 impl Store for Watched {
     fn charge(&self, charges: &[Charge], now: Now) -> StoreFuture {
         self.charge.watch(self.store.charge(charges, now))
+    }
+
+    fn charge_one(&self, charge: &Charge, now: Now) -> Option<Usage> {
+        self.store.charge_one(charge, now)
     }
 
     fn correct(&self, corrections: &[Correction], now: Now) -> StoreFuture {

@@ -224,6 +224,13 @@ pub trait Store: Send + Sync + 'static {
     /// Makes all of `charges` when each enforced one fits, or else none.
     fn charge(&self, charges: &[Charge], now: Now) -> StoreFuture;
 
+    /// Makes a charge that is its request's only one, where that can be done without waiting.
+    /// `None`, the default: it was not made, and is to be asked for by [`charge`](Self::charge).
+    fn charge_one(&self, charge: &Charge, now: Now) -> Option<Usage> {
+        let _ = (charge, now);
+        None
+    }
+
     /// Makes all of `corrections`, and answers with what is left after each. They are made even if
     /// the answer is not awaited.
     fn correct(&self, corrections: &[Correction], now: Now) -> StoreFuture;

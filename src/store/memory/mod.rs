@@ -4,13 +4,13 @@ mod ledger;
 mod quotas;
 mod segment;
 mod slot;
+mod sync;
 #[cfg(test)]
 mod tests;
 mod unlocked;
-mod version;
 
 use std::{
-    fmt,
+    fmt, slice,
     sync::atomic::{self, AtomicU64, Ordering::Relaxed},
 };
 
@@ -22,7 +22,7 @@ use self::{
     segment::Segment,
     slot::Address,
 };
-use super::{Answer, Charge, Correction, Mode, Store, StoreFuture, Usages};
+use super::{Answer, Charge, Correction, Mode, Store, StoreFuture, Usage, Usages};
 use crate::clock::Now;
 
 const DEFAULT_MAX_KEYS: usize = 1_000_000;
@@ -166,6 +166,12 @@ impl Default for MemoryStore {
 }
 
 impl Store for MemoryStore {
+    #[inline]
+    fn charge_one(&self, charge: &Charge, now: Now) -> Option<Usage> {
+        self.charge_one_unlocked(charge, now)
+            .or_else(|| self.charge_locked(slice::from_ref(charge), now).pop())
+    }
+
     fn charge(&self, charges: &[Charge], now: Now) -> StoreFuture {
         let usages = self.charge_unlocked(charges, now);
         let usages = usages.unwrap_or_else(|| self.charge_locked(charges, now));

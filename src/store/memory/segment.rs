@@ -1,11 +1,11 @@
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::{
-    atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+    atomic::{AtomicUsize, Ordering::Relaxed},
     ledger::Ledger,
     quotas::Quotas,
     slot::{Address, Slot},
-    version::{Seen, Version, Writing},
+    sync::{self, Seen, Taken, Version, Words},
 };
 use crate::clock::Now;
 
@@ -17,29 +17,46 @@ const SLOTS_PER_FOUR_KEYS: usize = 5;
 /// A part of the store: a hash table with linear probing, that grows by a quarter at a time within
 /// memory that it asks for once and that the operating system hands out page by page.
 ///
-/// What is in a slot is read without a lock and changed under one; slots move, come and go only
-/// under that of the [`Ledger`] as well.
+/// A slot's state may be changed by whoever takes that slot; slots move, come and go only under the
+/// lock of the [`Ledger`]. What a charge needs to know of it fits into one line of the processor's
+/// cache, which nobody writes as long as keys neither come nor go.
+#[repr(align(64))]
 pub(super) struct Segment {
     version: Version,
-    /// Slots that are in use, taken or not.
+    /// Slots that are in use, empty or not.
     capacity: AtomicUsize,
-    slots: OnceLock<Box<[[AtomicU64; 3]]>>,
+    slots: OnceLock<Box<[Words]>>,
     max_slots: usize,
-    ledger: Mutex<Ledger>,
+    ledger: Box<Mutex<Ledger>>,
 }
 
 /// A slot as it was found without the lock.
 #[derive(Clone, Copy)]
-pub(super) struct Glance {
-    pub(super) place: usize,
+pub(super) struct Glance<'a> {
+    segment: &'a Segment,
+    words: &'a Words,
+    seen: Seen,
     pub(super) slot: Slot,
-    pub(super) seen: Seen,
 }
 
 /// The right to move the slots of a segment.
 pub(super) struct Moving<'a> {
     segment: &'a Segment,
-    _writing: Writing<'a>,
+    moving: sync::Moving<'a>,
+}
+
+impl<'a> Glance<'a> {
+    /// Whether it is still so.
+    #[inline]
+    pub(super) fn still(&self) -> bool {
+        self.segment.version.still(self.seen, self.words, self.slot.0)
+    }
+
+    /// Takes the slot, if it is still so.
+    #[inline]
+    pub(super) fn take(&self) -> Option<Taken<'a>> {
+        self.segment.version.take(self.seen, self.words, self.slot.0)
+    }
 }
 
 impl Segment {
@@ -50,53 +67,26 @@ impl Segment {
             capacity: AtomicUsize::new(0),
             slots: OnceLock::new(),
             max_slots: (max_keys * SLOTS_PER_FOUR_KEYS).div_ceil(4) + 1,
-            ledger: Mutex::new(ledger),
+            ledger: Box::new(Mutex::new(ledger)),
         }
     }
 
-    /// The key's slot, unless someone is writing, or it has none. What is seen holds if
-    /// [`still`](Self::still) says so afterwards.
+    /// The key's slot, unless slots move, or it has none.
     #[inline]
-    pub(super) fn glance(&self, address: &Address) -> Option<Glance> {
+    pub(super) fn glance(&self, address: &Address) -> Option<Glance<'_>> {
         let seen = self.version.see()?;
-        let (place, slot) = self.find(address)?;
-        Some(Glance { place, slot, seen })
-    }
-
-    /// Whether nothing was written since.
-    #[inline]
-    pub(super) fn still(&self, seen: Seen) -> bool {
-        self.version.still(seen)
-    }
-
-    /// The right to write, if nothing was written since.
-    #[inline]
-    pub(super) fn write_if_still(&self, seen: Seen) -> Option<Writing<'_>> {
-        self.version.write_if_still(seen)
-    }
-
-    /// Writes a slot; only under one of the locks.
-    #[inline]
-    pub(super) fn set(&self, place: usize, slot: Slot) {
-        if let Some(words) = self.slots().get(place) {
-            words.iter().zip(slot.0).for_each(|(word, value)| word.store(value, Relaxed));
-        }
+        let slots = self.in_use();
+        let (place, slot) = find(address, slots.len(), |place| Slot(sync::read(&slots[place])))?;
+        Some(Glance { segment: self, words: &slots[place], seen, slot })
     }
 
     /// What the segment knows beside its slots, and the right to move these.
     pub(super) fn lock(&self) -> (MutexGuard<'_, Ledger>, Moving<'_>) {
-        // The ledger first: who waits for it sleeps, and no more than one waits for the other lock,
-        // which is never kept longer than it takes to write a few words.
+        // Who waits for the ledger sleeps. Whoever has it moves slots alone, and waits only for
+        // those who are writing a few words.
         let ledger = self.ledger();
-        let mut tries = 0_u32;
-        let writing = loop {
-            if let Some(writing) = self.version.see().and_then(|seen| self.write_if_still(seen)) {
-                break writing;
-            }
-            tries += 1;
-            if tries.is_multiple_of(64) { std::thread::yield_now() } else { std::hint::spin_loop() }
-        };
-        (ledger, Moving { segment: self, _writing: writing })
+        let moving = until_some(|| self.version.try_move());
+        (ledger, Moving { segment: self, moving })
     }
 
     /// A thread that panicked under the lock left a ledger that is whole.
@@ -105,44 +95,26 @@ impl Segment {
     }
 
     #[inline]
-    fn slots(&self) -> &[[AtomicU64; 3]] {
-        self.slots.get().map_or(&[], |slots| slots)
-    }
-
-    #[inline]
-    fn find(&self, address: &Address) -> Option<(usize, Slot)> {
-        let slots = self.in_use();
-        let home = address.home(slots.len());
-        // Around the end once at most, also while slots move under an onlooker's eyes.
-        for place in (home..slots.len()).chain(0..home) {
-            let slot = read(&slots[place]);
-            if slot.is_of(address) {
-                return Some((place, slot));
-            }
-            if slot.is_empty() {
-                return None;
-            }
-        }
-        None
-    }
-
-    #[inline]
-    fn in_use(&self) -> &[[AtomicU64; 3]] {
-        let slots = self.slots();
+    fn in_use(&self) -> &[Words] {
+        let slots = self.slots.get().map_or(&[][..], |slots| slots);
         &slots[..self.capacity.load(Relaxed).min(slots.len())]
     }
 }
 
 impl Moving<'_> {
     pub(super) fn find(&self, address: &Address) -> Option<(usize, Slot)> {
-        self.segment.find(address)
+        let (place, _) = find(address, self.capacity(), |place| self.peek(place))?;
+        Some((place, self.get(place)))
     }
 
+    /// Writes a slot that was [got](Self::get), or was empty.
     pub(super) fn set(&mut self, place: usize, slot: Slot) {
-        self.segment.set(place, slot);
+        if let Some(words) = self.segment.in_use().get(place) {
+            until_some(|| self.moving.write(words, slot.0));
+        }
     }
 
-    /// Slots that are in use, taken or not.
+    /// Slots that are in use, empty or not.
     pub(super) fn capacity(&self) -> usize {
         self.segment.in_use().len()
     }
@@ -152,15 +124,23 @@ impl Moving<'_> {
         (len + 1) * SLOTS_PER_FOUR_KEYS > self.capacity() * 4
     }
 
+    /// What is in a slot, and stays there.
     pub(super) fn get(&self, place: usize) -> Slot {
-        self.segment.in_use().get(place).map_or(Slot::default(), read)
+        let Some(words) = self.segment.in_use().get(place) else { return Slot::default() };
+        Slot(until_some(|| self.moving.settle(words)))
+    }
+
+    /// Whose slot it is; its state may be changing.
+    pub(super) fn peek(&self, place: usize) -> Slot {
+        let words = self.segment.in_use().get(place);
+        words.map_or(Slot::default(), |words| Slot(sync::read(words)))
     }
 
     /// Puts a key into the first free slot, of which there is one.
     pub(super) fn insert(&mut self, slot: Slot) {
         let capacity = self.capacity();
         let home = slot.home(capacity);
-        let free = (home..capacity).chain(0..home).find(|&place| self.get(place).is_empty());
+        let free = (home..capacity).chain(0..home).find(|&place| self.peek(place).is_empty());
         if let Some(place) = free {
             self.set(place, slot);
         }
@@ -172,7 +152,7 @@ impl Moving<'_> {
         let mut place = hole;
         for _ in 0..capacity {
             place = if place + 1 == capacity { 0 } else { place + 1 };
-            let slot = self.get(place);
+            let slot = self.peek(place);
             if slot.is_empty() {
                 break;
             }
@@ -180,7 +160,7 @@ impl Moving<'_> {
             let home = slot.home(capacity);
             let from_home = |place: usize| (place + capacity - home) % capacity;
             if from_home(hole) < from_home(place) {
-                self.set(hole, slot);
+                self.set(hole, self.get(place));
                 hole = place;
             }
         }
@@ -193,10 +173,13 @@ impl Moving<'_> {
         let before = self.capacity();
         let mut kept = Vec::with_capacity(before);
         for place in 0..before {
+            if self.peek(place).is_empty() {
+                continue;
+            }
             let slot = self.get(place);
             if slot.is_expired(quotas, now) {
                 dropped(slot);
-            } else if !slot.is_empty() {
+            } else {
                 kept.push(slot);
             }
             self.set(place, Slot::default());
@@ -210,12 +193,36 @@ impl Moving<'_> {
     }
 }
 
+/// Where the key's slot is, from its home on, and what is in it.
 #[inline]
-fn read(words: &[AtomicU64; 3]) -> Slot {
-    Slot(words.each_ref().map(|word| word.load(Relaxed)))
+fn find(address: &Address, slots: usize, slot_at: impl Fn(usize) -> Slot) -> Option<(usize, Slot)> {
+    let home = address.home(slots);
+    // Around the end once at most, also while slots move under an onlooker's eyes.
+    for place in (home..slots).chain(0..home) {
+        let slot = slot_at(place);
+        if slot.is_of(address) {
+            return Some((place, slot));
+        }
+        if slot.is_empty() {
+            return None;
+        }
+    }
+    None
+}
+
+/// Tries until others have written the few words that are in the way.
+fn until_some<T>(mut attempt: impl FnMut() -> Option<T>) -> T {
+    let mut tries = 0_u32;
+    loop {
+        if let Some(done) = attempt() {
+            return done;
+        }
+        tries += 1;
+        if tries.is_multiple_of(64) { std::thread::yield_now() } else { std::hint::spin_loop() }
+    }
 }
 
 /// Zeros that the operating system hands out when they are first written.
-fn allocate(slots: usize) -> Box<[[AtomicU64; 3]]> {
+fn allocate(slots: usize) -> Box<[Words]> {
     bytemuck::zeroed_slice_box(slots)
 }

@@ -1,4 +1,4 @@
-use super::quotas::Quotas;
+use super::{quotas::Quotas, sync::TAKEN};
 use crate::{
     algorithm::{FixedWindow, State, TokenBucket},
     clock::Now,
@@ -6,10 +6,14 @@ use crate::{
     store::Charge,
 };
 
-const NUMBER_BITS: u32 = 40;
+const NUMBER_BITS: u32 = TAKEN.trailing_zeros();
+/// Beside the number, the bit [`TAKEN`].
+const QUOTA_SHIFT: u32 = NUMBER_BITS + 1;
 const QUOTA_BITS: u32 = 10;
+const KIND_SHIFT: u32 = QUOTA_SHIFT + QUOTA_BITS;
 const KIND_BITS: u32 = 2;
-const TAG_BITS: u32 = 64 - KIND_BITS - QUOTA_BITS - NUMBER_BITS;
+const TAG_SHIFT: u32 = KIND_SHIFT + KIND_BITS;
+const TAG_BITS: u32 = 64 - TAG_SHIFT;
 
 /// A key of a policy, as 128 bits of which the lower half is the key's alone.
 ///
@@ -69,7 +73,7 @@ enum Kind {
 
 impl Kind {
     const fn bits(self) -> u64 {
-        (self as u64) << (NUMBER_BITS + QUOTA_BITS)
+        (self as u64) << KIND_SHIFT
     }
 }
 
@@ -108,7 +112,7 @@ impl Slot {
         let (kind, time, number) = words(state)?;
         let quota = if before == quota { self.quota() } else { quotas.number(quota)? };
         let tag_rest = self.0[2] & !(u64::MAX >> TAG_BITS);
-        Some(Self([self.0[0], time, tag_rest | kind.bits() | quota << NUMBER_BITS | number]))
+        Some(Self([self.0[0], time, tag_rest | kind.bits() | quota << QUOTA_SHIFT | number]))
     }
 
     /// A state that is kept aside, at `index`.
@@ -117,8 +121,8 @@ impl Slot {
     }
 
     fn new(address: &Address, kind: Kind, quota: u64, time: u64, number: u64) -> Self {
-        let tag_rest = address.tag_rest << (NUMBER_BITS + QUOTA_BITS + KIND_BITS);
-        Self([address.tag, time, tag_rest | kind.bits() | quota << NUMBER_BITS | number])
+        let tag_rest = address.tag_rest << TAG_SHIFT;
+        Self([address.tag, time, tag_rest | kind.bits() | quota << QUOTA_SHIFT | number])
     }
 
     /// The state and the quota it was counted under; `None` where it is kept aside.
@@ -138,6 +142,11 @@ impl Slot {
     }
 
     #[inline]
+    pub(super) fn is_taken(&self) -> bool {
+        self.0[2] & TAKEN != 0
+    }
+
+    #[inline]
     pub(super) fn is_empty(&self) -> bool {
         self.kind() == Kind::Nothing
     }
@@ -145,9 +154,7 @@ impl Slot {
     #[inline]
     pub(super) fn is_of(&self, address: &Address) -> bool {
         let Self([tag, _, rest]) = *self;
-        tag == address.tag
-            && rest >> (NUMBER_BITS + QUOTA_BITS + KIND_BITS) == address.tag_rest
-            && !self.is_empty()
+        tag == address.tag && rest >> TAG_SHIFT == address.tag_rest && !self.is_empty()
     }
 
     pub(super) fn home(&self, capacity: usize) -> usize {
@@ -174,7 +181,7 @@ impl Slot {
 
     #[inline]
     fn kind(&self) -> Kind {
-        match (self.0[2] >> (NUMBER_BITS + QUOTA_BITS)) & ((1 << KIND_BITS) - 1) {
+        match (self.0[2] >> KIND_SHIFT) & ((1 << KIND_BITS) - 1) {
             0 => Kind::Nothing,
             1 => Kind::TokenBucket,
             2 => Kind::FixedWindow,
@@ -184,7 +191,7 @@ impl Slot {
 
     #[inline]
     fn quota(&self) -> u64 {
-        (self.0[2] >> NUMBER_BITS) & ((1 << QUOTA_BITS) - 1)
+        (self.0[2] >> QUOTA_SHIFT) & ((1 << QUOTA_BITS) - 1)
     }
 
     #[inline]

@@ -1,12 +1,14 @@
-//! Charging keys that are known, without waiting for a lock: their states are read, and written on
-//! condition that nothing has changed meanwhile. A refusal writes nothing.
+//! Charging keys that are known, without waiting for anybody: a state is read, and written on
+//! condition that it has not changed meanwhile. A refusal writes nothing.
 
-use smallvec::{SmallVec, smallvec};
+use std::hint::spin_loop;
+
+use smallvec::SmallVec;
 
 use super::{
     MemoryStore,
     ledger::usage,
-    segment::{Glance, Segment},
+    segment::Glance,
     slot::{Address, Slot},
 };
 use crate::{
@@ -16,67 +18,97 @@ use crate::{
     store::{Charge, Mode, Usage, Usages},
 };
 
+/// How often it is tried while others charge the same keys.
+const TRIES: usize = 16;
+
+/// Why a charge was not made.
+enum Missed {
+    /// Someone else has changed what was read.
+    Outdated,
+    /// The key is new, or its state is kept aside, or slots move.
+    NeedsLock,
+}
+
 /// A charge, as it would be made.
 struct Counted<'a> {
-    segment: &'a Segment,
-    glance: Glance,
+    glance: Glance<'a>,
     after: Slot,
     usage: Usage,
 }
 
 impl MemoryStore {
-    /// Makes the charges. `None` where someone else writes to a segment meanwhile, or a key is new,
-    /// or its state is kept aside.
-    pub(super) fn charge_unlocked(&self, charges: &[Charge], now: Now) -> Option<Usages> {
-        if let [charge] = charges {
-            let Counted { segment, glance, after, usage } = self.count(charge, now)?;
+    /// Makes one charge; `None` where that takes a lock.
+    #[inline]
+    pub(super) fn charge_one_unlocked(&self, charge: &Charge, now: Now) -> Option<Usage> {
+        self.tried(|| {
+            let Counted { glance, after, usage } = self.count(charge, now)?;
             if !usage.fits() || !charge.uses_units() {
-                return segment.still(glance.seen).then(|| smallvec![usage]);
+                return glance.still().then_some(usage).ok_or(Missed::Outdated);
             }
-            let _writing = segment.write_if_still(glance.seen)?;
-            segment.set(glance.place, after);
-            return Some(smallvec![usage]);
-        }
-        let mut counted: SmallVec<[Counted<'_>; 4]> = SmallVec::new();
-        for charge in charges {
-            counted.push(self.count(charge, now)?);
-        }
-        let fits = |(charge, counted): (&Charge, &Counted<'_>)| {
-            charge.mode != Mode::Enforced || counted.usage.fits()
-        };
-        if !charges.iter().zip(&counted).all(fits) {
-            let left = charges.iter().zip(&counted);
-            return left.map(|(charge, counted)| self.uncharged(charge, counted, now)).collect();
-        }
-        // Each segment once. Nobody waits here, so the order is of no consequence.
-        let mut writing: SmallVec<[_; 4]> = SmallVec::new();
-        for (index, one) in counted.iter().enumerate() {
-            let same = |other: &&Counted<'_>| std::ptr::eq(other.segment, one.segment);
-            match counted[..index].iter().find(same) {
-                Some(other) if other.glance.seen != one.glance.seen => return None,
-                Some(_) => {}
-                None => writing.push(one.segment.write_if_still(one.glance.seen)?),
+            let [_, time, last] = after.0;
+            glance.take().ok_or(Missed::Outdated)?.write(time, last);
+            Ok(usage)
+        })
+    }
+
+    /// Makes all the charges or none; `None` where that takes a lock.
+    pub(super) fn charge_unlocked(&self, charges: &[Charge], now: Now) -> Option<Usages> {
+        self.tried(|| {
+            let counted = charges.iter().map(|charge| self.count(charge, now));
+            let counted: SmallVec<[Counted<'_>; 4]> = counted.collect::<Result<_, _>>()?;
+            let fits = |(charge, counted): (&Charge, &Counted<'_>)| {
+                charge.mode != Mode::Enforced || counted.usage.fits()
+            };
+            if !charges.iter().zip(&counted).all(fits) {
+                let left = charges.iter().zip(&counted);
+                return left
+                    .map(|(charge, counted)| self.uncharged(charge, counted, now))
+                    .collect();
+            }
+            // All are taken before any is written. Nobody waits here, so the order is of no
+            // consequence.
+            let taken = counted.iter().map(|counted| counted.glance.take().ok_or(Missed::Outdated));
+            let taken: SmallVec<[_; 4]> = taken.collect::<Result<_, _>>()?;
+            for (taken, counted) in taken.into_iter().zip(&counted) {
+                let [_, time, last] = counted.after.0;
+                taken.write(time, last);
+            }
+            Ok(counted.iter().map(|counted| counted.usage).collect())
+        })
+    }
+
+    #[inline]
+    fn tried<T>(&self, mut attempt: impl FnMut() -> Result<T, Missed>) -> Option<T> {
+        for _ in 0..TRIES {
+            match attempt() {
+                Ok(made) => return Some(made),
+                Err(Missed::NeedsLock) => return None,
+                Err(Missed::Outdated) => spin_loop(),
             }
         }
-        counted.iter().for_each(|counted| counted.segment.set(counted.glance.place, counted.after));
-        Some(counted.iter().map(|counted| counted.usage).collect())
+        None
     }
 
     /// What a charge makes of its key's state, if its request passes.
-    fn count(&self, charge: &Charge, now: Now) -> Option<Counted<'_>> {
+    #[inline]
+    fn count(&self, charge: &Charge, now: Now) -> Result<Counted<'_>, Missed> {
         let address = Address::of(charge);
         let segment = &self.segments[address.segment(self.segments.len())];
-        let glance = segment.glance(&address)?;
-        let (after, usage) = match glance.slot.unpack(&self.quotas)? {
-            (State::TokenBucket(bucket), quota) => {
+        let glance = segment.glance(&address).ok_or(Missed::NeedsLock)?;
+        if glance.slot.is_taken() {
+            return Err(Missed::Outdated);
+        }
+        let counted = match glance.slot.unpack(&self.quotas) {
+            Some((State::TokenBucket(bucket), quota)) => {
                 self.count_in(bucket, quota, charge, &glance.slot, now)
             }
-            (State::FixedWindow(window), quota) => {
+            Some((State::FixedWindow(window), quota)) => {
                 self.count_in(window, quota, charge, &glance.slot, now)
             }
-            (State::SlidingWindow(_), _) => None,
-        }?;
-        Some(Counted { segment, glance, after, usage })
+            Some((State::SlidingWindow(_), _)) | None => None,
+        };
+        let (after, usage) = counted.ok_or(Missed::NeedsLock)?;
+        Ok(Counted { glance, after, usage })
     }
 
     /// For each algorithm on its own: the compiler then works out once what each step needs.
@@ -100,11 +132,11 @@ impl MemoryStore {
     }
 
     /// What is left where the request does not pass.
-    fn uncharged(&self, charge: &Charge, counted: &Counted<'_>, now: Now) -> Option<Usage> {
-        let Counted { segment, glance, .. } = counted;
-        let (mut state, quota) = glance.slot.unpack(&self.quotas)?;
+    fn uncharged(&self, charge: &Charge, counted: &Counted<'_>, now: Now) -> Result<Usage, Missed> {
+        let Counted { glance, .. } = counted;
+        let (mut state, quota) = glance.slot.unpack(&self.quotas).ok_or(Missed::NeedsLock)?;
         state.under(quota, &charge.quota, now);
         let usage = usage(&state, &charge.quota, counted.usage.wait_nanos(), now);
-        segment.still(glance.seen).then_some(usage)
+        glance.still().then_some(usage).ok_or(Missed::Outdated)
     }
 }
