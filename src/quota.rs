@@ -30,16 +30,20 @@ const NO_BURST: u64 = u64::MAX;
 /// assert!(Quota::unlimited().is_unlimited());
 /// # let _ = reads;
 /// ```
+///
+/// Each decision holds some quotas: they are kept small.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Quota {
     units: u64,
-    window: u64,
-    /// Or `NO_BURST`: an option would take twice the room, and each decision holds some quotas.
+    /// The nanoseconds in which a unit comes back, with [`WHOLE`], where that is a whole number, as
+    /// it is for most quotas: it saves token buckets their divisions. Or else those of the window.
+    time: u64,
+    /// Or `NO_BURST`.
     burst: u64,
-    /// The nanoseconds in which a unit comes back, where that is a whole number, as it is for most
-    /// quotas; or else 0. Known beforehand, it saves token buckets their divisions.
-    interval: u64,
 }
+
+/// In a quota's time: that of a unit. No window is so long.
+const WHOLE: u64 = 1 << 63;
 
 impl Quota {
     /// `units` in each second.
@@ -70,7 +74,6 @@ impl Quota {
     #[must_use]
     pub const fn per_window(units: u64, window: Duration) -> Self {
         let nanos = window.as_nanos();
-        // What does not fit 64 bits is far beyond the longest window and refused at `build()`.
         Self::per_nanos(units, if nanos > u64::MAX as u128 { u64::MAX } else { nanos as u64 })
     }
 
@@ -81,11 +84,13 @@ impl Quota {
     }
 
     const fn per_nanos(units: u64, window: u64) -> Self {
-        let interval = match window.checked_rem(units) {
-            Some(0) => window / units,
-            _ => 0,
+        // What is longer is far beyond the longest window and refused at `build()`.
+        let window = if window < WHOLE { window } else { WHOLE - 1 };
+        let time = match window.checked_rem(units) {
+            Some(0) => window / units | WHOLE,
+            _ => window,
         };
-        Self { units, window, burst: NO_BURST, interval }
+        Self { units, time, burst: NO_BURST }
     }
 
     /// How many units a token bucket holds when full, which is what may be used at once.
@@ -104,7 +109,7 @@ impl Quota {
         }
         let share = |units: u64| (units / u64::from(replicas)).max(1);
         let burst = self.own_burst().map_or(NO_BURST, share);
-        Self { burst, ..Self::per_nanos(share(self.units), self.window) }
+        Self { burst, ..Self::per_nanos(share(self.units), self.window_nanos()) }
     }
 
     /// Units per window.
@@ -116,7 +121,7 @@ impl Quota {
     /// The length of the window.
     #[must_use]
     pub const fn window(&self) -> Duration {
-        Duration::from_nanos(self.window)
+        Duration::from_nanos(self.window_nanos())
     }
 
     /// The most that can be used at once: the burst, or else the units of one window.
@@ -132,17 +137,21 @@ impl Quota {
     }
 
     pub(crate) const fn window_nanos(&self) -> u64 {
-        self.window
+        if self.is_whole() { self.parts_per_unit() * self.units } else { self.time }
+    }
+
+    const fn is_whole(&self) -> bool {
+        self.time & WHOLE != 0
     }
 
     /// The parts of a unit, of which [`parts_per_nano`](Self::parts_per_nano) come back in a
     /// nanosecond: both whole numbers, so that a token bucket counts without rounding.
     pub(crate) const fn parts_per_unit(&self) -> u64 {
-        if self.interval == 0 { self.window } else { self.interval }
+        self.time & !WHOLE
     }
 
     pub(crate) const fn parts_per_nano(&self) -> u64 {
-        if self.interval == 0 { self.units } else { 1 }
+        if self.is_whole() { 1 } else { self.units }
     }
 
     pub(crate) const fn has_burst(&self) -> bool {
@@ -161,7 +170,7 @@ impl Quota {
         if self.units == 0 {
             return Some("a quota of 0 units refuses every request; write at least 1".into());
         }
-        if self.window == 0 {
+        if self.window_nanos() == 0 {
             return Some("a window of 0 has no end; write its length, as in `Quota::per_window(5, Duration::from_secs(600))`".into());
         }
         if self.units > MAX_UNITS {
@@ -170,7 +179,7 @@ impl Quota {
                 self.units
             ));
         }
-        if self.window > MAX_WINDOW {
+        if self.window_nanos() > MAX_WINDOW {
             return Some("the window is longer than a hundred years; write a shorter one".into());
         }
         match self.own_burst() {

@@ -122,6 +122,14 @@ pub(crate) trait Count {
     /// other of which nothing is used.
     fn reset(&self, quota: &Quota, now: Now) -> u64;
 
+    /// Uses `cost` units if these and the `ahead` fit, and tells what is then: the
+    /// [`wait`](Self::wait), 0 if they fit; what [remains](Self::remaining); and the
+    /// [`reset`](Self::reset).
+    #[inline]
+    fn charge(&mut self, quota: &Quota, now: Now, ahead: u64, cost: u64) -> (u64, u64, u64) {
+        charge_by_steps(self, quota, now, ahead, cost)
+    }
+
     /// The same state under another quota: what was used stays used. Windows count units and
     /// nothing else, so nothing changes.
     fn under(&mut self, _before: &Quota, _quota: &Quota, _now: Now) {}
@@ -158,6 +166,21 @@ impl Count for State {
     fn forgotten_in(&self, quota: &Quota, now: Now) -> u64 {
         each!(self, inner => inner.forgotten_in(quota, now))
     }
+}
+
+#[inline]
+fn charge_by_steps(
+    state: &mut (impl Count + ?Sized),
+    quota: &Quota,
+    now: Now,
+    ahead: u64,
+    cost: u64,
+) -> (u64, u64, u64) {
+    let wait = state.wait(quota, now, ahead.saturating_add(cost));
+    if wait == 0 && cost > 0 {
+        state.take(quota, now, cost);
+    }
+    (wait, state.remaining(quota, now), state.reset(quota, now))
 }
 
 /// `a / b`, rounded up; the largest `u64` where it is more, or where `b` is 0.

@@ -4,7 +4,7 @@
 //! of nanoseconds, so the rest is kept beside it, in the quota's parts: 3 units per second are back
 //! after one second, not one nanosecond later.
 
-use super::{Count, ceil_div, saturate};
+use super::{Count, ceil_div, charge_by_steps, saturate};
 use crate::{clock::Now, quota::Quota};
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -16,6 +16,40 @@ pub(crate) struct TokenBucket {
 }
 
 impl TokenBucket {
+    /// What [`charge`](Count::charge) does, in few steps: where a part is a nanosecond, and all
+    /// numbers are of usual size.
+    #[inline]
+    fn charge_nanos(
+        &mut self,
+        quota: &Quota,
+        now: u64,
+        ahead: u64,
+        cost: u64,
+    ) -> Option<(u64, u64, u64)> {
+        let (unit, capacity) = (quota.parts_per_unit(), quota.capacity());
+        if quota.parts_per_nano() != 1 || self.parts != 0 || unit == 0 {
+            return None;
+        }
+        let full = unit.checked_mul(capacity)?;
+        let wanted = unit.checked_mul(ahead.checked_add(cost)?)?;
+        let mut missing = self.full_at.saturating_sub(now);
+        let wait = missing.checked_add(wanted)?.saturating_sub(full);
+        if wait == 0 && cost > 0 {
+            missing += unit * cost;
+            self.full_at = now.checked_add(missing)?;
+        }
+        // Overdrawn, the units beyond the capacity come first.
+        let units = missing.div_ceil(unit).min(capacity);
+        let reset = missing - units.saturating_sub(1) * unit;
+        Some((wait, capacity - units, reset))
+    }
+
+    /// What [`charge`](Count::charge) does, for any quota and any number.
+    #[inline(never)]
+    fn charge_parts(&mut self, quota: &Quota, now: Now, ahead: u64, cost: u64) -> (u64, u64, u64) {
+        charge_by_steps(self, quota, now, ahead, cost)
+    }
+
     /// What is missing at `now`, in the quota's parts.
     #[inline]
     fn missing(&self, quota: &Quota, now: u64) -> u128 {
@@ -81,6 +115,12 @@ impl Count for TokenBucket {
         *self = Self::lacking(self.missing(quota, now).saturating_add(cost), quota, now);
     }
 
+    #[inline]
+    fn charge(&mut self, quota: &Quota, now: Now, ahead: u64, cost: u64) -> (u64, u64, u64) {
+        let charged = self.charge_nanos(quota, now.monotonic_nanos(), ahead, cost);
+        charged.unwrap_or_else(|| self.charge_parts(quota, now, ahead, cost))
+    }
+
     fn give_back(&mut self, quota: &Quota, now: Now, _: Now, units: u64) {
         let now = now.monotonic_nanos();
         let units = product(units, quota.parts_per_unit());
@@ -117,4 +157,39 @@ impl Count for TokenBucket {
 #[inline]
 fn product(a: u64, b: u64) -> u128 {
     u128::from(a) * u128::from(b)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Numbers of every size, small ones as often as large ones.
+    fn number() -> impl Strategy<Value = u64> {
+        (0_u32..64, any::<u64>()).prop_map(|(bits, number)| number >> bits)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(20_000))]
+
+        #[test]
+        fn few_steps_say_what_many_say(
+            (unit, units, burst) in (number(), number(), number()),
+            (full_at, now, ahead, cost) in (number(), number(), number(), number()),
+        ) {
+            let units = units.max(1);
+            let window = Duration::from_nanos(unit.saturating_mul(units));
+            let quota = Quota::per_window(units, window).burst(burst);
+            let mut few = TokenBucket { full_at, parts: 0 };
+            let mut many = few;
+            if let Some(charged) = few.charge_nanos(&quota, now, ahead, cost) {
+                let now = Now::new(Duration::from_nanos(now), Duration::ZERO);
+                prop_assert_eq!(charged, charge_by_steps(&mut many, &quota, now, ahead, cost));
+            }
+            prop_assert_eq!(few, many);
+        }
+    }
 }

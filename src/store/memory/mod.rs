@@ -125,7 +125,9 @@ impl MemoryStore {
         Address::of(charge).segment(self.segments.len())
     }
 
-    /// Makes the charges under the locks of their segments.
+    /// Makes the charges under the locks of their segments. It has a large frame, that the others
+    /// shall not have.
+    #[inline(never)]
     fn charge_locked(&self, charges: &[Charge], now: Now) -> Usages {
         let homes: SmallVec<[usize; 4]> = charges.iter().map(|charge| self.home(charge)).collect();
         // In order, so that no two requests wait for each other.

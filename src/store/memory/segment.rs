@@ -196,9 +196,9 @@ impl Moving<'_> {
 /// Where the key's slot is, from its home on, and what is in it.
 #[inline]
 fn find(address: &Address, slots: usize, slot_at: impl Fn(usize) -> Slot) -> Option<(usize, Slot)> {
-    let home = address.home(slots);
-    // Around the end once at most, also while slots move under an onlooker's eyes.
-    for place in (home..slots).chain(0..home) {
+    let mut place = address.home(slots);
+    // Around once at most, also while slots move under an onlooker's eyes.
+    for _ in 0..slots {
         let slot = slot_at(place);
         if slot.is_of(address) {
             return Some((place, slot));
@@ -206,6 +206,7 @@ fn find(address: &Address, slots: usize, slot_at: impl Fn(usize) -> Slot) -> Opt
         if slot.is_empty() {
             return None;
         }
+        place = if place + 1 == slots { 0 } else { place + 1 };
     }
     None
 }

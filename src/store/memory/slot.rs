@@ -102,17 +102,16 @@ impl Slot {
 
     /// The same key's, with another state; `None` where it needs more.
     #[inline]
-    pub(super) fn with(
-        &self,
-        state: &State,
-        before: &Quota,
-        quota: &Quota,
-        quotas: &Quotas,
-    ) -> Option<Self> {
-        let (kind, time, number) = words(state)?;
-        let quota = if before == quota { self.quota() } else { quotas.number(quota)? };
-        let tag_rest = self.0[2] & !(u64::MAX >> TAG_BITS);
-        Some(Self([self.0[0], time, tag_rest | kind.bits() | quota << QUOTA_SHIFT | number]))
+    pub(super) fn with(&self, state: &State) -> Option<Self> {
+        let (_, time, number) = words(state)?;
+        Some(Self([self.0[0], time, self.0[2] >> QUOTA_SHIFT << QUOTA_SHIFT | number]))
+    }
+
+    /// The same, counted under another quota; `None` where that has no number.
+    pub(super) fn under(&self, quota: &Quota, quotas: &Quotas) -> Option<Self> {
+        let number = quotas.number(quota)?;
+        let others = !(((1 << QUOTA_BITS) - 1) << QUOTA_SHIFT);
+        Some(Self([self.0[0], self.0[1], self.0[2] & others | number << QUOTA_SHIFT]))
     }
 
     /// A state that is kept aside, at `index`.

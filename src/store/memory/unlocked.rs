@@ -12,7 +12,7 @@ use super::{
     slot::{Address, Slot},
 };
 use crate::{
-    algorithm::{Count, State},
+    algorithm::{Count, FixedWindow, State},
     clock::Now,
     quota::Quota,
     store::{Charge, Mode, Usage, Usages},
@@ -36,11 +36,33 @@ struct Counted<'a> {
     usage: Usage,
 }
 
+#[inline]
+fn tried<T>(attempt: impl Fn() -> Result<T, Missed>) -> Option<T> {
+    match attempt() {
+        Ok(made) => Some(made),
+        Err(Missed::NeedsLock) => None,
+        Err(Missed::Outdated) => tried_again(attempt),
+    }
+}
+
+#[inline(never)]
+fn tried_again<T>(attempt: impl Fn() -> Result<T, Missed>) -> Option<T> {
+    for _ in 0..TRIES {
+        spin_loop();
+        match attempt() {
+            Ok(made) => return Some(made),
+            Err(Missed::NeedsLock) => return None,
+            Err(Missed::Outdated) => {}
+        }
+    }
+    None
+}
+
 impl MemoryStore {
     /// Makes one charge; `None` where that takes a lock.
     #[inline]
     pub(super) fn charge_one_unlocked(&self, charge: &Charge, now: Now) -> Option<Usage> {
-        self.tried(|| {
+        tried(|| {
             let Counted { glance, after, usage } = self.count(charge, now)?;
             if !usage.fits() || !charge.uses_units() {
                 return glance.still().then_some(usage).ok_or(Missed::Outdated);
@@ -53,7 +75,7 @@ impl MemoryStore {
 
     /// Makes all the charges or none; `None` where that takes a lock.
     pub(super) fn charge_unlocked(&self, charges: &[Charge], now: Now) -> Option<Usages> {
-        self.tried(|| {
+        tried(|| {
             let counted = charges.iter().map(|charge| self.count(charge, now));
             let counted: SmallVec<[Counted<'_>; 4]> = counted.collect::<Result<_, _>>()?;
             let fits = |(charge, counted): (&Charge, &Counted<'_>)| {
@@ -77,18 +99,6 @@ impl MemoryStore {
         })
     }
 
-    #[inline]
-    fn tried<T>(&self, mut attempt: impl FnMut() -> Result<T, Missed>) -> Option<T> {
-        for _ in 0..TRIES {
-            match attempt() {
-                Ok(made) => return Some(made),
-                Err(Missed::NeedsLock) => return None,
-                Err(Missed::Outdated) => spin_loop(),
-            }
-        }
-        None
-    }
-
     /// What a charge makes of its key's state, if its request passes.
     #[inline]
     fn count(&self, charge: &Charge, now: Now) -> Result<Counted<'_>, Missed> {
@@ -103,12 +113,25 @@ impl MemoryStore {
                 self.count_in(bucket, quota, charge, &glance.slot, now)
             }
             Some((State::FixedWindow(window), quota)) => {
-                self.count_in(window, quota, charge, &glance.slot, now)
+                self.count_in_window(window, quota, charge, &glance.slot, now)
             }
             Some((State::SlidingWindow(_), _)) | None => None,
         };
         let (after, usage) = counted.ok_or(Missed::NeedsLock)?;
         Ok(Counted { glance, after, usage })
+    }
+
+    /// Apart, so that token buckets do not pay for its registers.
+    #[inline(never)]
+    fn count_in_window(
+        &self,
+        window: FixedWindow,
+        quota: &Quota,
+        charge: &Charge,
+        slot: &Slot,
+        now: Now,
+    ) -> Option<(Slot, Usage)> {
+        self.count_in(window, quota, charge, slot, now)
     }
 
     /// For each algorithm on its own: the compiler then works out once what each step needs.
@@ -121,12 +144,31 @@ impl MemoryStore {
         slot: &Slot,
         now: Now,
     ) -> Option<(Slot, Usage)> {
+        if *quota != charge.quota || charge.mode == Mode::Peek {
+            return self.count_otherwise(state.into(), quota, charge, slot, now);
+        }
+        let (wait, remaining, reset) = state.charge(&charge.quota, now, charge.ahead, charge.cost);
+        let taken = wait == 0 && charge.cost > 0;
+        let after = if taken { slot.with(&state.into())? } else { *slot };
+        Some((after, Usage::of_nanos(wait, remaining, reset)))
+    }
+
+    /// What few charges need: another quota than the state was counted under, or an answer only.
+    #[inline(never)]
+    fn count_otherwise(
+        &self,
+        mut state: State,
+        quota: &Quota,
+        charge: &Charge,
+        slot: &Slot,
+        now: Now,
+    ) -> Option<(Slot, Usage)> {
         state.under(quota, &charge.quota, now);
         let wait = state.wait(&charge.quota, now, charge.ahead.saturating_add(charge.cost));
         let mut after = *slot;
         if wait == 0 && charge.uses_units() {
             state.take(&charge.quota, now, charge.cost);
-            after = slot.with(&state.into(), quota, &charge.quota, &self.quotas)?;
+            after = slot.with(&state)?.under(&charge.quota, &self.quotas)?;
         }
         Some((after, usage(&state, &charge.quota, wait, now)))
     }

@@ -50,6 +50,7 @@ fn usage(asked: &Asked, reply: &mut Reply<'_>, micros: u64) -> Option<Usage> {
             let (whole, rest) = (reply.number()?, reply.number()?);
             // When that is and of what quota is known.
             reply.take(4 * NUMBER)?;
+            // The script has the rate in lowest terms: its parts are the quota's.
             let whole = u128::from(whole) * u128::from(quota.parts_per_unit());
             let missing = Missing(whole + u128::from(rest));
             (missing.wait(quota, asked.wanted), missing.remaining(quota), missing.reset(quota))
@@ -102,7 +103,8 @@ mod tests {
     use super::*;
 
     fn asked(algorithm: Algorithm) -> Asked {
-        let quota = Quota::per_window(6, Duration::from_nanos(60)).burst(6);
+        let (units, window) = if algorithm == Algorithm::TokenBucket { (1, 10) } else { (6, 60) };
+        let quota = Quota::per_window(units, Duration::from_nanos(window)).burst(6);
         Asked { algorithm, quota, wanted: 2, is_lease: false }
     }
 
@@ -131,7 +133,7 @@ mod tests {
     fn a_state_is_told_as_what_it_means() {
         let bucket = asked(Algorithm::TokenBucket);
         // Five units and a half: a unit is back every ten microseconds.
-        assert_eq!(read_one(&bucket, &pack(0, &[5, 30, 0, 0, 0, 0])), Some((15, 0, 5)));
+        assert_eq!(read_one(&bucket, &pack(0, &[5, 5, 0, 0, 0, 0])), Some((15, 0, 5)));
         assert_eq!(read_one(&bucket, &pack(1, &[5, 0, 0, 0, 0, 0])), Some((0, 1, 10)));
         let window = asked(Algorithm::FixedWindow);
         assert_eq!(read_one(&window, &pack(0, &[600, 5])), Some((50, 1, 50)));
