@@ -1,6 +1,6 @@
 //! What was decided about a request: [`Decision`].
 
-use std::time::Duration;
+use std::{slice, time::Duration};
 
 use smallvec::SmallVec;
 
@@ -31,12 +31,14 @@ use crate::{
 /// ```
 #[derive(Clone, Debug)]
 pub struct Decision {
-    reason: Option<Reason>,
-    pub(crate) outcomes: SmallVec<[Outcome; 4]>,
-    /// What is only tried out.
-    pub(crate) dry_runs: Vec<Outcome>,
+    pub(crate) reason: Option<Reason>,
+    /// Most requests are held to one policy, and shall not pay for what five need.
+    all: SmallVec<[Outcome; 1]>,
+    /// How many of them requests feel: they come first, and then what is only tried out.
+    enforced: u32,
     pub(crate) now: Now,
-    held: Duration,
+    /// In nanoseconds.
+    held: u64,
     /// The number of the request's category.
     pub(crate) category: Option<u32>,
     /// Counted on this replica alone, because the store did not answer.
@@ -67,43 +69,71 @@ impl Reason {
 
 impl Decision {
     /// About nothing, at the beginning of time.
+    #[inline]
     pub(crate) fn new() -> Self {
-        let (outcomes, dry_runs) = (SmallVec::new(), Vec::new());
-        let (now, held) = (Now::ZERO, Duration::ZERO);
-        let (reason, category) = (None, None);
-        Self { reason, outcomes, dry_runs, now, held, category, counted_locally: false }
+        Self {
+            reason: None,
+            all: SmallVec::new(),
+            enforced: 0,
+            now: Now::ZERO,
+            held: 0,
+            category: None,
+            counted_locally: false,
+        }
     }
 
     /// Adds what another policy says.
     #[inline]
     pub(crate) fn push(&mut self, outcome: Outcome) {
         if outcome.charge.mode == Mode::DryRun {
-            self.dry_runs.push(outcome);
-        } else {
-            self.outcomes.push(outcome);
+            self.all.push(outcome);
+            return;
         }
+        self.all.insert(self.enforced as usize, outcome);
+        self.enforced += 1;
+    }
+
+    /// There will be so many.
+    #[inline]
+    pub(crate) fn reserve(&mut self, policies: usize) {
+        self.all.reserve(policies);
+    }
+
+    pub(crate) fn retain(&mut self, keeps: impl Fn(&Outcome) -> bool) {
+        self.enforced = self.outcomes().iter().filter(|outcome| keeps(outcome)).count() as u32;
+        self.all.retain(|outcome| keeps(outcome));
     }
 
     /// All is said.
     #[inline]
     pub(crate) fn close(&mut self, now: Now, held: Duration) {
         self.reason = self.refusing().and_then(|outcome| outcome.refused);
-        (self.now, self.held) = (now, held);
+        (self.now, self.held) = (now, nanos(held));
     }
 
     /// The outcomes, and after them those of dry runs.
     #[inline]
-    pub(crate) fn all(&self) -> impl Iterator<Item = &Outcome> {
-        self.outcomes.iter().chain(&self.dry_runs)
+    pub(crate) fn all(&self) -> slice::Iter<'_, Outcome> {
+        self.all.iter()
     }
 
     #[inline]
-    pub(crate) fn all_mut(&mut self) -> impl Iterator<Item = &mut Outcome> {
-        self.outcomes.iter_mut().chain(&mut self.dry_runs)
+    pub(crate) fn all_mut(&mut self) -> slice::IterMut<'_, Outcome> {
+        self.all.iter_mut()
+    }
+
+    /// The outcome that requests feel, where it is the only one and its key is known.
+    #[inline]
+    pub(crate) fn only_outcome(&mut self) -> Option<&mut Outcome> {
+        match (&mut *self.all, self.enforced) {
+            ([outcome], 1) => Some(outcome).filter(|outcome| outcome.charge().is_some()),
+            _ => None,
+        }
     }
 
     /// Whether the request passes.
     #[must_use]
+    #[inline]
     pub fn is_allowed(&self) -> bool {
         self.reason.is_none()
     }
@@ -120,14 +150,14 @@ impl Decision {
     /// policy is known to refuse.
     #[must_use]
     pub fn outcomes(&self) -> &[Outcome] {
-        &self.outcomes
+        &self.all[..self.enforced as usize]
     }
 
     /// What the policies say that are a [dry run](crate::Policy::dry_run): an
     /// [`Outcome::is_allowed`] that is `false` would be a refusal.
     #[must_use]
     pub fn dry_runs(&self) -> &[Outcome] {
-        &self.dry_runs
+        &self.all[self.enforced as usize..]
     }
 
     /// The policy that its caller will feel first: the one that refused, with the longest wait; or
@@ -135,7 +165,7 @@ impl Decision {
     #[must_use]
     pub fn tightest(&self) -> Option<&Outcome> {
         self.refusing().or_else(|| {
-            self.outcomes
+            self.outcomes()
                 .iter()
                 .min_by_key(|outcome| (outcome.remaining(), std::cmp::Reverse(outcome.reset())))
         })
@@ -150,17 +180,25 @@ impl Decision {
     /// How long the request was held before it was decided.
     #[must_use]
     pub fn held(&self) -> Duration {
-        self.held
+        Duration::from_nanos(self.held)
+    }
+
+    /// Whether all pass, and at once.
+    #[cfg(feature = "tracing")]
+    #[inline]
+    pub(crate) fn is_uneventful(&self) -> bool {
+        self.reason.is_none() && self.dry_runs().is_empty() && self.held == 0
     }
 
     /// Whether a response may change what was charged.
     pub(crate) fn is_settled_later(&self) -> bool {
-        self.all().any(|outcome| outcome.charge.is_settled)
+        self.all.iter().any(|outcome| outcome.charge.is_settled)
     }
 
     /// With longer waits, where it refuses.
     pub(crate) fn delayed(mut self, by: Duration) -> Self {
-        for outcome in self.outcomes.iter_mut().filter(|outcome| !outcome.is_allowed()) {
+        let enforced = &mut self.all[..self.enforced as usize];
+        for outcome in enforced.iter_mut().filter(|outcome| !outcome.is_allowed()) {
             outcome.usage = outcome.usage.later(nanos(by), 0);
         }
         self
@@ -168,7 +206,7 @@ impl Decision {
 
     #[inline]
     fn refusing(&self) -> Option<&Outcome> {
-        let refusing = self.outcomes.iter().filter(|outcome| !outcome.is_allowed());
+        let refusing = self.outcomes().iter().filter(|outcome| !outcome.is_allowed());
         refusing.max_by_key(|outcome| outcome.wait_or_never())
     }
 }

@@ -43,14 +43,9 @@ impl Fingerprinter {
     /// that address.
     #[inline]
     pub(crate) fn fingerprint(&self, domain: u8, key: &Key<'_>) -> u128 {
-        let Some(hashes) = &self.undisclosed else { return self.siphash(domain, key) };
-        let [high, low] = hashes.each_ref().map(|hash| {
-            let mut hasher = hash.build_hasher();
-            hasher.write_u8(domain);
-            hasher.write(key.as_bytes());
-            hasher.finish()
-        });
-        u128::from(high) << 64 | u128::from(low)
+        let Some([first, second]) = &self.undisclosed else { return self.siphash(domain, key) };
+        let key = key.as_bytes();
+        u128::from(hash(first, domain, key)) << 64 | u128::from(hash(second, domain, key))
     }
 
     fn siphash(&self, domain: u8, key: &Key<'_>) -> u128 {
@@ -67,6 +62,14 @@ impl Fingerprinter {
         hasher.write(&fingerprint.to_le_bytes());
         hasher.finish()
     }
+}
+
+#[inline]
+fn hash(state: &ahash::RandomState, domain: u8, key: &[u8]) -> u64 {
+    let mut hasher = state.build_hasher();
+    hasher.write_u8(domain);
+    hasher.write(key);
+    hasher.finish()
 }
 
 impl std::fmt::Debug for Fingerprinter {

@@ -98,24 +98,28 @@ impl fmt::Debug for Key<'_> {
 }
 
 impl<'a> From<Bytes<'a>> for Key<'a> {
+    #[inline]
     fn from(bytes: Bytes<'a>) -> Self {
         Key { bytes, parts: 1 }
     }
 }
 
 impl<'a> From<&'a [u8]> for Key<'a> {
+    #[inline]
     fn from(bytes: &'a [u8]) -> Self {
         Bytes::Borrowed(bytes).into()
     }
 }
 
 impl<'a> From<&'a str> for Key<'a> {
+    #[inline]
     fn from(text: &'a str) -> Self {
         text.as_bytes().into()
     }
 }
 
 impl<'a> From<&'a String> for Key<'a> {
+    #[inline]
     fn from(text: &'a String) -> Self {
         text.as_bytes().into()
     }

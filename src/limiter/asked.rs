@@ -45,6 +45,7 @@ impl Inner {
         let category = categories.find(|(_, category)| any_matches(&category.matchers, request));
         decision.category = category.map(|(number, _)| number as u32);
         let of_category = category.map_or(0..0, |(_, category)| category.rules.clone());
+        decision.reserve(self.every_request.len() + of_category.len());
         let mut last_key = LastKey::default();
         for place in self.every_request.clone().chain(of_category) {
             self.ask_one(place, request, &mut last_key, decision);
@@ -101,6 +102,7 @@ impl Inner {
 
 impl Rule {
     /// What this rule, which is at `place`, asks for a key, and its shard if that is not its own.
+    #[inline]
     pub(super) fn ask(
         &self,
         place: u32,
@@ -144,7 +146,7 @@ impl Decision {
     /// only a dry run that would refuse it.
     #[inline]
     pub(super) fn needs_store(&self) -> bool {
-        self.outcomes.iter().all(has_key) && self.all().any(has_key)
+        self.outcomes().iter().all(has_key) && self.all().any(has_key)
     }
 
     /// What is asked of the store.
@@ -155,8 +157,8 @@ impl Decision {
     /// That of one policy, if there is no other.
     #[inline]
     pub(super) fn only_charge(&self) -> Option<&Charge> {
-        match (&*self.outcomes, &*self.dry_runs) {
-            ([outcome], []) => outcome.charge(),
+        match self.all().as_slice() {
+            [outcome] => outcome.charge(),
             _ => None,
         }
     }
@@ -178,7 +180,7 @@ impl Decision {
     fn waited_for(&self) -> impl Iterator<Item = &Outcome> {
         let waited_for =
             |outcome: &&Outcome| !outcome.usage.fits() && outcome.charge.mode == Mode::Enforced;
-        self.outcomes.iter().filter(waited_for)
+        self.outcomes().iter().filter(waited_for)
     }
 
     /// How long until all that refuse would pass; `None` when one of them would not have the
@@ -211,11 +213,6 @@ impl Decision {
             self.retain(|outcome| outcome.usage.is_known());
         }
         self.close(now, held);
-    }
-
-    fn retain(&mut self, keeps: impl Fn(&Outcome) -> bool) {
-        self.outcomes.retain(|outcome| keeps(outcome));
-        self.dry_runs.retain(|outcome| keeps(outcome));
     }
 }
 

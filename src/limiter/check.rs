@@ -48,11 +48,13 @@ pub(super) enum Action {
 }
 
 impl<'a> Check<'a> {
+    #[inline]
     pub(super) fn new(limiter: &'a Limiter, action: Action, policy: &'a str, key: Key<'a>) -> Self {
         Self { limiter, action, policy, key, cost: 1, quota: None }
     }
 
     /// How many units it uses, or gives back. Default: 1.
+    #[inline]
     pub fn cost(mut self, units: u64) -> Self {
         self.cost = units;
         self
@@ -62,6 +64,27 @@ impl<'a> Check<'a> {
     pub fn quota(mut self, quota: Quota) -> Self {
         self.quota = Some(quota);
         self
+    }
+
+    /// Decides, where that needs nothing but a store that answers at once.
+    ///
+    /// A decision is large to move about: it is written where its caller wants it.
+    fn decide_at_once(&self, decision: &mut Decision) -> bool {
+        let inner = &*self.limiter.inner;
+        let Some(&place) = inner.by_name.get(self.policy) else { return false };
+        let rule = inner.rule(place);
+        let quota = match self.quota {
+            None => rule.policy.quota(),
+            own => rule.policy.planned(own),
+        };
+        let is_plain = !rule.policy.is_dry_run() && !inner.is_shared && !quota.is_unlimited();
+        if !is_plain || !matches!(self.action, Action::Charge) {
+            return false;
+        }
+        let now = inner.clock.now();
+        let key = inner.fingerprints.fingerprint(0, &self.key);
+        decision.push(rule.ask(place, 0, (key, None), quota, self.cost));
+        inner.decide_one(decision, now)
     }
 
     /// Asks; the answer is in `decision`, or else it comes later.
@@ -94,6 +117,7 @@ impl<'a> IntoFuture for Check<'a> {
     type Output = Result<Decision, UnknownPolicy>;
     type IntoFuture = CheckFuture<'a>;
 
+    #[inline]
     fn into_future(self) -> CheckFuture<'a> {
         CheckFuture { check: self, deciding: None }
     }
@@ -111,8 +135,21 @@ pub struct CheckFuture<'a> {
 impl Future for CheckFuture<'_> {
     type Output = Result<Decision, UnknownPolicy>;
 
+    #[inline]
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let Self { check, deciding } = &mut *self;
+        if self.deciding.is_none() {
+            let mut decision = Decision::new();
+            if self.check.decide_at_once(&mut decision) {
+                return Poll::Ready(Ok(decision));
+            }
+        }
+        self.poll_all(context)
+    }
+}
+
+impl CheckFuture<'_> {
+    fn poll_all(&mut self, context: &mut Context<'_>) -> Poll<Result<Decision, UnknownPolicy>> {
+        let Self { check, deciding } = self;
         let deciding = match deciding {
             Some(deciding) => deciding,
             None => {

@@ -181,7 +181,27 @@ impl Inner {
     }
 
     /// Decides; or else this is what the store answers first.
+    #[inline]
     fn begin(&self, decision: &mut Decision, now: Now) -> Option<StoreFuture> {
+        // Most requests are held to one policy, and most stores are in memory.
+        if self.decide_one(decision, now) { None } else { self.begin_all(decision, now) }
+    }
+
+    /// Decides about one charge, if the store answers at once and the request is not to be held.
+    #[inline]
+    pub(super) fn decide_one(&self, decision: &mut Decision, now: Now) -> bool {
+        let Some(outcome) = decision.only_outcome() else { return false };
+        if !self.rule(outcome.place).hold.is_zero() {
+            return false;
+        }
+        let Some(usage) = self.store.charge_one(&outcome.charge, now) else { return false };
+        outcome.answer(&usage);
+        (decision.reason, decision.now) = (outcome.refused, now);
+        self.observe(decision);
+        true
+    }
+
+    fn begin_all(&self, decision: &mut Decision, now: Now) -> Option<StoreFuture> {
         if decision.needs_store() {
             let mut charging = self.charge(decision, None, now);
             let noop = &mut Context::from_waker(Waker::noop());

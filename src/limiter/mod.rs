@@ -162,6 +162,7 @@ impl Limiter {
     ///
     /// # Errors
     /// Awaiting fails with [`UnknownPolicy`] when no policy has that name.
+    #[inline]
     pub fn check<'a>(&'a self, policy: &'a str, key: impl Into<Key<'a>>) -> Check<'a> {
         Check::new(self, Action::Charge, policy, key.into())
     }

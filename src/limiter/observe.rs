@@ -1,3 +1,6 @@
+#[cfg(feature = "tracing")]
+use tracing::level_filters::LevelFilter;
+
 use super::Inner;
 #[cfg(feature = "metrics")]
 use super::Limiter;
@@ -5,26 +8,30 @@ use crate::decision::Decision;
 
 impl Inner {
     /// Tells metrics and events of a decision.
+    #[inline]
     pub(super) fn observe(&self, decision: &Decision) {
-        let charged = !decision.only_peeks();
         #[cfg(feature = "metrics")]
-        if charged {
+        if !decision.only_peeks() {
             self.metrics.count(decision);
         }
         #[cfg(feature = "tracing")]
-        if charged {
+        if LevelFilter::current() != LevelFilter::OFF && !decision.is_uneventful() {
             self.log(decision);
         }
         #[cfg(not(any(feature = "metrics", feature = "tracing")))]
-        let _ = charged;
+        let _ = decision;
     }
 
     /// Policies, categories and kinds of key by their names; no keys.
     #[cfg(feature = "tracing")]
+    #[inline(never)]
     fn log(&self, decision: &Decision) {
+        if decision.only_peeks() {
+            return;
+        }
         let category = decision.category.and_then(|number| self.categories.get(number as usize));
         let category = category.map(|category| &*category.name);
-        for outcome in decision.dry_runs.iter().filter(|outcome| !outcome.is_allowed()) {
+        for outcome in decision.dry_runs().iter().filter(|outcome| !outcome.is_allowed()) {
             let policy = outcome.policy();
             tracing::info!(policy, category, "a dry run would have refused this request");
         }

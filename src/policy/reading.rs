@@ -23,6 +23,7 @@ impl Policy {
         self.0.settle.as_ref().and_then(|settle| settle(response))
     }
 
+    #[inline]
     pub(crate) fn is_settled(&self) -> bool {
         self.0.settle.is_some()
     }
@@ -36,6 +37,7 @@ impl Policy {
         self.0.dry_run
     }
 
+    #[inline]
     pub(crate) fn leased(&self) -> u32 {
         self.0.lease
     }
