@@ -159,6 +159,10 @@ impl Count for State {
         each!(self, inner => inner.reset(quota, now))
     }
 
+    fn charge(&mut self, quota: &Quota, now: Now, ahead: u64, cost: u64) -> (u64, u64, u64) {
+        each!(self, inner => inner.charge(quota, now, ahead, cost))
+    }
+
     fn under(&mut self, before: &Quota, quota: &Quota, now: Now) {
         each!(self, inner => inner.under(before, quota, now));
     }

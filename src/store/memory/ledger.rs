@@ -33,9 +33,9 @@ pub(super) struct Ledger {
 }
 
 /// A state, and the quota it was counted under.
-struct Counted {
-    state: State,
-    quota: Quota,
+pub(super) struct Counted {
+    pub(super) state: State,
+    pub(super) quota: Quota,
 }
 
 /// How much the keys of a segment may take.
@@ -68,6 +68,11 @@ impl Ledger {
 
     pub(super) fn len(&self) -> usize {
         self.len
+    }
+
+    /// A state that did not fit into its slot.
+    pub(super) fn aside(&mut self, index: usize) -> Option<&mut Counted> {
+        self.aside.get_mut(index)
     }
 
     /// A key's slot is given up.
@@ -310,7 +315,7 @@ impl Counted {
         self.forgotten_at(now)
     }
 
-    fn forgotten_at(&self, now: Now) -> u64 {
+    pub(super) fn forgotten_at(&self, now: Now) -> u64 {
         now.monotonic_nanos().saturating_add(self.state.forgotten_in(&self.quota, now))
     }
 }

@@ -1,5 +1,6 @@
 //! Counts in this process's memory.
 
+mod aside;
 mod ledger;
 mod quotas;
 mod segment;
@@ -23,7 +24,7 @@ use self::{
     slot::Address,
 };
 use super::{Answer, Charge, Correction, Mode, Store, StoreFuture, Usage, Usages};
-use crate::clock::Now;
+use crate::{algorithm::Algorithm, clock::Now};
 
 const DEFAULT_MAX_KEYS: usize = 1_000_000;
 /// So few that a segment grows within microseconds.
@@ -170,8 +171,13 @@ impl Default for MemoryStore {
 impl Store for MemoryStore {
     #[inline]
     fn charge_one(&self, charge: &Charge, now: Now) -> Option<Usage> {
-        self.charge_one_unlocked(charge, now)
-            .or_else(|| self.charge_locked(slice::from_ref(charge), now).pop())
+        match charge.algorithm {
+            Algorithm::SlidingWindow => self.charge_one_aside(charge, now),
+            Algorithm::TokenBucket | Algorithm::FixedWindow => {
+                self.charge_one_unlocked(charge, now)
+            }
+        }
+        .or_else(|| self.charge_locked(slice::from_ref(charge), now).pop())
     }
 
     fn charge(&self, charges: &[Charge], now: Now) -> StoreFuture {

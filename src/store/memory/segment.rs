@@ -52,6 +52,12 @@ impl<'a> Glance<'a> {
         self.segment.version.still(self.seen, self.words, self.slot.0)
     }
 
+    /// Writes when the state may be forgotten, of a slot whose state is kept aside: only who has the
+    /// ledger changes these.
+    pub(super) fn forget_aside_at(&self, time: u64) {
+        self.words[1].store(time, Relaxed);
+    }
+
     /// Takes the slot, if it is still so.
     #[inline]
     pub(super) fn take(&self) -> Option<Taken<'a>> {

@@ -1,0 +1,33 @@
+//! Charging keys whose states are kept aside, as those of sliding windows are: under the lock of
+//! their segment's ledger, without which no slot moves.
+
+use super::{MemoryStore, slot::Address};
+use crate::{
+    algorithm::Count,
+    clock::Now,
+    store::{Charge, Mode, Usage},
+};
+
+impl MemoryStore {
+    /// Makes one charge; `None` where the key is new, or was counted under another quota, or is only
+    /// asked about.
+    pub(super) fn charge_one_aside(&self, charge: &Charge, now: Now) -> Option<Usage> {
+        if charge.mode == Mode::Peek {
+            return None;
+        }
+        let address = Address::of(charge);
+        let segment = &self.segments[address.segment(self.segments.len())];
+        let mut ledger = segment.ledger();
+        let glance = segment.glance(&address)?;
+        let counted = ledger.aside(glance.slot.index_aside()?)?;
+        if counted.quota != charge.quota {
+            return None;
+        }
+        let quota = &charge.quota;
+        let (wait, remaining, reset) = counted.state.charge(quota, now, charge.ahead, charge.cost);
+        if wait == 0 && charge.cost > 0 {
+            glance.forget_aside_at(counted.forgotten_at(now));
+        }
+        Some(Usage::of_nanos(wait, remaining, reset))
+    }
+}
