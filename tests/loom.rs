@@ -19,14 +19,16 @@ struct Segment {
     slots: [Words; 2],
 }
 
-/// The key, and nothing.
 const KEY: u64 = 7;
-const NONE: u64 = 0;
+
+fn is_of_key([key, _, last]: &[u64; 3]) -> bool {
+    *key == KEY && *last != 0
+}
 
 impl Segment {
     fn new() -> Arc<Self> {
         let slot = |[a, b, c]: [u64; 3]| [AtomicU64::new(a), AtomicU64::new(b), AtomicU64::new(c)];
-        let slots = [slot([KEY, 1, 2]), slot([NONE, 0, 0])];
+        let slots = [slot([KEY, 1, 2]), slot([0, 0, 0])];
         Arc::new(Self { version: Version::default(), slots })
     }
 
@@ -35,7 +37,7 @@ impl Segment {
         let seen = self.version.see()?;
         let slots = self.slots.iter();
         let mut read = slots.map(|words| (words, sync::read(words)));
-        let (words, read) = read.find(|(_, [key, ..])| *key == KEY)?;
+        let (words, read) = read.find(|(_, slot)| is_of_key(slot))?;
         if read[2] & TAKEN != 0 {
             return None;
         }
@@ -57,12 +59,10 @@ impl Segment {
     /// Moves the key to the other slot, as the one who has the lock.
     fn change_place(&self, others: &mut Others) {
         let moving = self.version.try_move().expect("nobody else moves slots");
-        let slots = self.slots.each_ref();
-        let read = slots.map(|words| others.wait_until(|| moving.settle(words)));
-        let [key, time, number] = read[0];
+        let [from, to] = self.slots.each_ref();
+        let [key, time, number] = others.wait_until(|| moving.empty(from));
         assert_eq!((key, number), (KEY, 2 * time));
-        others.wait_until(|| moving.write(slots[1], read[0]));
-        others.wait_until(|| moving.write(slots[0], [NONE, 0, 0]));
+        moving.fill(to, [key, time, number]);
     }
 
     /// Adds one, as the one who has the lock.
@@ -74,7 +74,7 @@ impl Segment {
 
     fn assert_counted(&self, times: u64) {
         let read = self.slots.each_ref().map(sync::read);
-        let held: Vec<_> = read.iter().filter(|[key, ..]| *key == KEY).collect();
+        let held: Vec<_> = read.iter().filter(|slot| is_of_key(slot)).collect();
         assert_eq!(held, [&[KEY, 1 + times, 2 + 2 * times]]);
     }
 }

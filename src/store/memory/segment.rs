@@ -113,7 +113,7 @@ impl Moving<'_> {
         Some((place, self.get(place)))
     }
 
-    /// Writes a slot that was [got](Self::get), or was empty.
+    /// Writes a slot that was [got](Self::get).
     pub(super) fn set(&mut self, place: usize, slot: Slot) {
         if let Some(words) = self.segment.in_use().get(place) {
             until_some(|| self.moving.write(words, slot.0));
@@ -148,13 +148,27 @@ impl Moving<'_> {
         let home = slot.home(capacity);
         let free = (home..capacity).chain(0..home).find(|&place| self.peek(place).is_empty());
         if let Some(place) = free {
-            self.set(place, slot);
+            self.fill(place, slot);
+        }
+    }
+
+    /// Takes out what is in a slot.
+    fn empty(&mut self, place: usize) -> Slot {
+        let Some(words) = self.segment.in_use().get(place) else { return Slot::default() };
+        Slot(until_some(|| self.moving.empty(words)))
+    }
+
+    /// Writes an empty slot.
+    fn fill(&mut self, place: usize, slot: Slot) {
+        if let Some(words) = self.segment.in_use().get(place) {
+            self.moving.fill(words, slot.0);
         }
     }
 
     /// Empties a slot, and moves those behind it nearer to their homes.
     pub(super) fn remove(&mut self, mut hole: usize) {
         let capacity = self.capacity();
+        self.empty(hole);
         let mut place = hole;
         for _ in 0..capacity {
             place = if place + 1 == capacity { 0 } else { place + 1 };
@@ -166,11 +180,11 @@ impl Moving<'_> {
             let home = slot.home(capacity);
             let from_home = |place: usize| (place + capacity - home) % capacity;
             if from_home(hole) < from_home(place) {
-                self.set(hole, self.get(place));
+                let slot = self.empty(place);
+                self.fill(hole, slot);
                 hole = place;
             }
         }
-        self.set(hole, Slot::default());
     }
 
     /// Takes more slots into use, and drops what has expired: hands each of these out.
@@ -182,13 +196,12 @@ impl Moving<'_> {
             if self.peek(place).is_empty() {
                 continue;
             }
-            let slot = self.get(place);
+            let slot = self.empty(place);
             if slot.is_expired(quotas, now) {
                 dropped(slot);
             } else {
                 kept.push(slot);
             }
-            self.set(place, Slot::default());
         }
         let mostly_full = kept.len() * 2 >= before;
         let grown = if mostly_full { (before + before / 4).max(FIRST_SLOTS) } else { before };

@@ -102,15 +102,26 @@ impl Moving<'_> {
         Some([words[0].load(Relaxed), words[1].load(Relaxed), last])
     }
 
-    /// Writes a slot that is settled, or was empty. `None` while it is taken, by one who is about to find that
+    /// Writes a slot that is settled. `None` while it is taken, by one who is about to find that
     /// slots move and will give it back: that must not be overwritten.
     pub(crate) fn write(&self, words: &Words, values: [u64; 3]) -> Option<()> {
+        self.empty(words)?;
+        self.fill(words, values);
+        Some(())
+    }
+
+    /// Takes out what is in a slot, which is empty then. `None` while it is taken.
+    pub(crate) fn empty(&self, words: &Words) -> Option<[u64; 3]> {
         let last = untaken(words)?;
-        words[2].compare_exchange(last, last | TAKEN, Acquire, Relaxed).ok()?;
+        words[2].compare_exchange(last, 0, AcqRel, Relaxed).ok()?;
+        Some([words[0].load(Relaxed), words[1].load(Relaxed), last])
+    }
+
+    /// Writes an empty slot, which nobody takes who charges.
+    pub(crate) fn fill(&self, words: &Words, values: [u64; 3]) {
         words[0].store(values[0], Relaxed);
         words[1].store(values[1], Relaxed);
         words[2].store(values[2], Release);
-        Some(())
     }
 }
 
