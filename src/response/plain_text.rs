@@ -15,5 +15,5 @@ use crate::rejection::{Rejection, respond};
 /// # Ok::<(), tower_quota::BuildError>(())
 /// ```
 pub fn plain_text() -> impl Fn(&Rejection) -> Response<Bytes> + Send + Sync + 'static {
-    |rejection| respond(rejection.status(), "text/plain; charset=utf-8", rejection.to_string())
+    |rejection| respond(rejection.status(), "text/plain; charset=utf-8", rejection.text())
 }
