@@ -3,7 +3,7 @@
 use std::{borrow::Cow, cmp::Reverse, fmt, ptr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderValue, Response, StatusCode, header::CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header::CONTENT_TYPE};
 use smallvec::SmallVec;
 
 use crate::{
@@ -195,6 +195,9 @@ impl Rejection {
 /// Of a body or a message in bytes: enough not to grow while it is written.
 pub(crate) const USUAL_LENGTH: usize = 256;
 
+/// Of a refusal, with the layer's headers and the length that the server adds: enough not to grow.
+const USUAL_HEADERS: usize = 7;
+
 /// A response with a body of this type.
 pub(crate) fn respond(
     status: StatusCode,
@@ -203,6 +206,7 @@ pub(crate) fn respond(
 ) -> Response<Bytes> {
     let mut response = Response::new(body.into());
     *response.status_mut() = status;
+    *response.headers_mut() = HeaderMap::with_capacity(USUAL_HEADERS);
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
 }
