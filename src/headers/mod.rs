@@ -16,7 +16,6 @@ use crate::{
     error::BuildError,
     limiter::Limiter,
     policy::Policy,
-    quota::NANOS_PER_SECOND,
 };
 
 /// What a layer's responses tell.
@@ -188,7 +187,7 @@ fn set(headers: &mut HeaderMap, name: HeaderName, value: Option<HeaderValue>) {
 
 /// Rounded up: who waits this long has waited long enough.
 pub(crate) fn whole_seconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos().div_ceil(u128::from(NANOS_PER_SECOND))).unwrap_or(u64::MAX)
+    duration.as_secs().saturating_add(u64::from(duration.subsec_nanos() > 0))
 }
 
 #[cfg(test)]
