@@ -13,22 +13,26 @@ impl Object {
         Self(String::with_capacity(USUAL_LENGTH))
     }
 
+    #[inline]
     fn name(&mut self, name: &'static str) {
         self.0.push_str(if self.0.is_empty() { "{\"" } else { ",\"" });
         self.0.push_str(name);
         self.0.push_str("\":");
     }
 
+    #[inline]
     pub(crate) fn number(&mut self, name: &'static str, number: u64) {
         self.name(name);
         self.0.push_str(itoa::Buffer::new().format(number));
     }
 
+    #[inline]
     pub(crate) fn text(&mut self, name: &'static str, text: &str) {
         self.text_by(name, |to| to.push_str(text));
     }
 
     /// A text that is written in its place.
+    #[inline]
     pub(crate) fn text_by(&mut self, name: &'static str, write: impl FnOnce(&mut String)) {
         self.name(name);
         self.push(write);
@@ -46,6 +50,7 @@ impl Object {
         self.0.push(']');
     }
 
+    #[inline]
     fn push(&mut self, write: impl FnOnce(&mut String)) {
         self.0.push('"');
         let start = self.0.len();
