@@ -159,11 +159,10 @@ impl Decision {
     }
 
     /// With longer waits, where it refuses.
-    pub(crate) fn delayed(mut self, by: Duration) -> Self {
+    pub(crate) fn delay(&mut self, by: Duration) {
         for outcome in self.outcomes.iter_mut().filter(|outcome| !outcome.is_allowed()) {
             outcome.usage = outcome.usage.later(nanos(by), 0);
         }
-        self
     }
 
     #[inline]

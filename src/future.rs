@@ -197,7 +197,7 @@ where
     fn decided(self, decision: Decision) -> State<S, B> {
         let Self { inner, mut head, body, mut report, face } = self;
         if !decision.is_allowed() {
-            let response = face.refuse(&head, &decision, &mut report);
+            let response = face.refuse(&head, decision, &mut report);
             return State::Refused { response: Some(response) };
         }
         face.tell_inside(&mut head, &decision);
@@ -250,27 +250,27 @@ impl Face {
     pub(crate) fn refuse(
         &self,
         head: &Parts,
-        decision: &Decision,
+        mut decision: Decision,
         report: &mut Report,
     ) -> Response<Bytes> {
-        let response = self.refusal(head, decision);
-        report.answered(decision, response.status());
+        self.spread.apply(&mut decision, &self.limiter);
+        let request_id = head.headers.get(X_REQUEST_ID).cloned();
+        let Some(rejection) = Rejection::new(decision, request_id) else {
+            return Response::default();
+        };
+        let response = self.refusal(head, &rejection);
+        report.answered(rejection.decision(), response.status());
         response
     }
 
-    /// What [`refuse`](Self::refuse) answers.
-    pub(crate) fn refusal(&self, head: &Parts, decision: &Decision) -> Response<Bytes> {
-        let decision = &*self.spread.apply(decision, &self.limiter);
-        let Some(rejection) = Rejection::of(decision) else { return Response::default() };
-        let request_id = head.headers.get(X_REQUEST_ID).cloned();
-        let rejection = rejection.with_request_id(request_id);
-        let mut response = self.render(head, &rejection);
+    fn refusal(&self, head: &Parts, rejection: &Rejection) -> Response<Bytes> {
+        let mut response = self.render(head, rejection);
+        let headers = response.headers_mut();
         if rejection.reason().is_counted() {
-            self.headers.write(response.headers_mut(), decision, &self.limiter);
+            self.headers.write(headers, rejection.decision(), &self.limiter);
         }
         // What one caller is refused, a cache must not answer to the next.
-        let no_store = HeaderValue::from_static("no-store");
-        response.headers_mut().entry(CACHE_CONTROL).or_insert(no_store);
+        headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
         response.extensions_mut().insert(Refused);
         response
     }

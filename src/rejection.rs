@@ -1,6 +1,6 @@
 //! The typed reason of a refusal, and its default response: [`Rejection`].
 
-use std::{borrow::Cow, cmp::Reverse, fmt, ptr, sync::Arc, time::Duration};
+use std::{borrow::Cow, cmp::Reverse, fmt, iter, ptr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header::CONTENT_TYPE};
@@ -37,10 +37,9 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct Rejection {
     reason: Reason,
-    outcome: Outcome,
-    /// What else refuses.
-    others: SmallVec<[Outcome; 1]>,
-    decided_at: Duration,
+    decision: Decision,
+    /// Of the outcome that is told of.
+    place: usize,
     request_id: Option<HeaderValue>,
 }
 
@@ -49,23 +48,23 @@ impl Rejection {
     /// the one with the longest wait.
     #[must_use]
     pub fn of(decision: &Decision) -> Option<Self> {
-        let reason = decision.reason()?;
-        let outcome = decision.tightest()?;
-        let refuses_too = |other: &&Outcome| !other.is_allowed() && !ptr::eq(*other, outcome);
-        let mut others: SmallVec<[Outcome; 1]> =
-            decision.outcomes().iter().filter(refuses_too).cloned().collect();
-        others.sort_by_key(|other| Reverse(other.wait_or_never()));
-        Some(Self {
-            reason,
-            outcome: outcome.clone(),
-            others,
-            decided_at: decision.decided_at(),
-            request_id: None,
-        })
+        decision.reason().and_then(|_| Self::new(decision.clone(), None))
     }
 
-    pub(crate) fn with_request_id(self, request_id: Option<HeaderValue>) -> Self {
-        Self { request_id, ..self }
+    /// The same, without a copy.
+    pub(crate) fn new(decision: Decision, request_id: Option<HeaderValue>) -> Option<Self> {
+        let reason = decision.reason()?;
+        let tightest = decision.tightest()?;
+        let place = decision.outcomes().iter().position(|outcome| ptr::eq(outcome, tightest))?;
+        Some(Self { reason, decision, place, request_id })
+    }
+
+    pub(crate) fn decision(&self) -> &Decision {
+        &self.decision
+    }
+
+    fn outcome(&self) -> &Outcome {
+        &self.decision.outcomes()[self.place]
     }
 
     /// Why it was refused.
@@ -77,49 +76,54 @@ impl Rejection {
     /// The name of the policy that refused.
     #[must_use]
     pub fn policy(&self) -> &str {
-        self.outcome.policy()
+        self.outcome().policy()
     }
 
     /// What kind of key it counts by: `ip`, `x-api-key`.
     #[must_use]
     pub fn key_kind(&self) -> Cow<'_, str> {
-        self.outcome.key_kind()
+        self.outcome().key_kind()
     }
 
     /// The quota that held.
     #[must_use]
     pub fn quota(&self) -> Quota {
-        self.outcome.quota()
+        self.outcome().quota()
     }
 
     /// The most that `remaining` can be.
     #[must_use]
     pub fn limit(&self) -> u64 {
-        self.outcome.limit()
+        self.outcome().limit()
     }
 
     /// The units left: more than none when the request costs more than those.
     #[must_use]
     pub fn remaining(&self) -> u64 {
-        self.outcome.remaining()
+        self.outcome().remaining()
     }
 
     /// What each policy says that refuses, the longest wait first: this rejection tells of the
     /// first of them.
     pub fn refusing(&self) -> impl Iterator<Item = &Outcome> {
-        std::iter::once(&self.outcome).chain(&self.others)
+        let first = self.outcome();
+        let refuses_too = |other: &&Outcome| !other.is_allowed() && !ptr::eq(*other, first);
+        let mut others: SmallVec<[&Outcome; 4]> =
+            self.decision.outcomes().iter().filter(refuses_too).collect();
+        others.sort_by_key(|other| Reverse(other.wait_or_never()));
+        iter::once(first).chain(others)
     }
 
     /// How long until `remaining` grows.
     #[must_use]
     pub fn reset(&self) -> Duration {
-        self.outcome.reset()
+        self.outcome().reset()
     }
 
     /// When `remaining` grows, since 1970 UTC.
     #[must_use]
     pub fn resets_at(&self) -> Duration {
-        self.decided_at.saturating_add(self.reset())
+        self.decided_at().saturating_add(self.reset())
     }
 
     /// What a reset in Unix seconds says ([`ResetFormat::UnixSeconds`](crate::ResetFormat)): rounded
@@ -132,7 +136,7 @@ impl Rejection {
     /// How long until the same request would pass; `None` when waiting does not help.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
-        self.outcome.retry_after()
+        self.outcome().retry_after()
     }
 
     /// What the header `Retry-After` says (RFC 9110, section 10.2.3): whole seconds, rounded up,
@@ -145,7 +149,7 @@ impl Rejection {
     /// When it was refused, since 1970 UTC.
     #[must_use]
     pub fn decided_at(&self) -> Duration {
-        self.decided_at
+        self.decision.decided_at()
     }
 
     /// The request's `X-Request-Id`, if it had one that is text.
@@ -228,7 +232,7 @@ impl Rejection {
     // Part by part, as the most frequent of the sentences before it: format strings take several
     // times as long.
     fn write_text(&self, to: &mut impl fmt::Write) -> fmt::Result {
-        Complaint(&self.outcome).write_text(to)?;
+        Complaint(self.outcome()).write_text(to)?;
         match self.retry_after_seconds() {
             Some(1) => to.write_str(" Retry after 1 second."),
             Some(seconds) => {

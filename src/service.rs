@@ -52,7 +52,7 @@ where
                 let response = self.inner.call(Request::from_parts(head, body));
                 ResponseFuture::calling(response, decision, report, face)
             }
-            None => ResponseFuture::refused(face.refuse(&head, &decision, &mut report)),
+            None => ResponseFuture::refused(face.refuse(&head, decision, &mut report)),
             Some(deciding) => {
                 // The ready instance goes: what it has reserved (a permit, say) is not to be kept
                 // while waiting. Its clones become ready when they are needed.
