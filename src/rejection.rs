@@ -3,7 +3,7 @@
 use std::{borrow::Cow, cmp::Reverse, fmt, iter, ptr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Response, StatusCode, header::CONTENT_TYPE};
+use http::{HeaderValue, Response, StatusCode, header::CONTENT_TYPE};
 use smallvec::SmallVec;
 
 use crate::{
@@ -210,8 +210,9 @@ pub(crate) fn respond(
 ) -> Response<Bytes> {
     let mut response = Response::new(body.into());
     *response.status_mut() = status;
-    *response.headers_mut() = HeaderMap::with_capacity(USUAL_HEADERS);
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    let headers = response.headers_mut();
+    headers.reserve(USUAL_HEADERS);
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
 }
 
