@@ -255,9 +255,8 @@ impl Face {
     ) -> Response<Bytes> {
         self.spread.apply(&mut decision, &self.limiter);
         let request_id = head.headers.get(X_REQUEST_ID).cloned();
-        let Some(rejection) = Rejection::new(decision, request_id) else {
-            return Response::default();
-        };
+        let rejection = Rejection::new(decision, self.headers.count(), request_id);
+        let Some(rejection) = rejection else { return Response::default() };
         let response = self.refusal(head, &rejection);
         report.answered(rejection.decision(), response.status());
         response

@@ -40,6 +40,8 @@ pub struct Rejection {
     decision: Decision,
     /// Of the outcome that is told of.
     place: usize,
+    /// How many its response is to have, where that is known.
+    headers: usize,
     request_id: Option<HeaderValue>,
 }
 
@@ -48,15 +50,19 @@ impl Rejection {
     /// the one with the longest wait.
     #[must_use]
     pub fn of(decision: &Decision) -> Option<Self> {
-        decision.reason().and_then(|_| Self::new(decision.clone(), None))
+        decision.reason().and_then(|_| Self::new(decision.clone(), 0, None))
     }
 
     /// The same, without a copy.
-    pub(crate) fn new(decision: Decision, request_id: Option<HeaderValue>) -> Option<Self> {
+    pub(crate) fn new(
+        decision: Decision,
+        headers: usize,
+        request_id: Option<HeaderValue>,
+    ) -> Option<Self> {
         let reason = decision.reason()?;
         let tightest = decision.tightest()?;
         let place = decision.outcomes().iter().position(|outcome| ptr::eq(outcome, tightest))?;
-        Some(Self { reason, decision, place, request_id })
+        Some(Self { reason, decision, place, headers, request_id })
     }
 
     pub(crate) fn decision(&self) -> &Decision {
@@ -192,29 +198,26 @@ impl Rejection {
         if let Some(id) = self.request_id() {
             body.text("request_id", id);
         }
-        respond(self.status(), "application/json", body.end())
+        self.respond("application/json", body.end())
+    }
+
+    /// The response with a body of this type, and with room for the headers that are to come.
+    pub(crate) fn respond(
+        &self,
+        content_type: &'static str,
+        body: impl Into<Bytes>,
+    ) -> Response<Bytes> {
+        let mut response = Response::new(body.into());
+        *response.status_mut() = self.status();
+        let headers = response.headers_mut();
+        headers.reserve(self.headers);
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+        response
     }
 }
 
 /// Of a body or a message in bytes: enough not to grow while it is written.
 pub(crate) const USUAL_LENGTH: usize = 256;
-
-/// Of a refusal, with the layer's headers and the length that the server adds: enough not to grow.
-const USUAL_HEADERS: usize = 7;
-
-/// A response with a body of this type.
-pub(crate) fn respond(
-    status: StatusCode,
-    content_type: &'static str,
-    body: impl Into<Bytes>,
-) -> Response<Bytes> {
-    let mut response = Response::new(body.into());
-    *response.status_mut() = status;
-    let headers = response.headers_mut();
-    headers.reserve(USUAL_HEADERS);
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    response
-}
 
 impl Rejection {
     /// What it is displayed as.

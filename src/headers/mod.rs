@@ -89,6 +89,13 @@ impl Headers {
         quota.chain(self.retry_after.then_some(RETRY_AFTER)).collect()
     }
 
+    /// How many headers a refusal has with all of these: one against caches, and the type and the
+    /// length of the body.
+    pub(crate) fn count(&self) -> usize {
+        let quota: usize = self.styles.iter().map(|style| style.names().len()).sum();
+        quota + usize::from(self.retry_after) + 3
+    }
+
     /// The same headers, each with what it tells.
     pub(crate) fn describe(&self) -> Vec<HeaderDescription> {
         let quota = self.styles.iter().flat_map(|style| style.meanings());

@@ -5,11 +5,7 @@ use std::{borrow::Cow, fmt, sync::Arc};
 use bytes::Bytes;
 use http::Response;
 
-use crate::{
-    decision::Outcome,
-    rejection::{Rejection, respond},
-    response::object::Object,
-};
+use crate::{decision::Outcome, rejection::Rejection, response::object::Object};
 
 /// The problem type of draft-ietf-httpapi-ratelimit-headers-11, section 5.
 const QUOTA_EXCEEDED: &str = "https://iana.org/assignments/http-problem-types#quota-exceeded";
@@ -106,7 +102,7 @@ impl Problem {
         if counted && self.violated_policies {
             body.texts("violated-policies", rejection.refusing().map(Outcome::policy));
         }
-        respond(status, "application/problem+json", body.end())
+        rejection.respond("application/problem+json", body.end())
     }
 
     /// For [`on_rejection`](crate::RateLimitLayerBuilder::on_rejection).
