@@ -32,9 +32,8 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct Decision {
     pub(crate) reason: Option<Reason>,
-    /// Most requests are held to one policy, and shall not pay for what five need.
-    all: SmallVec<[Outcome; 1]>,
-    /// How many of them requests feel: they come first, and then what is only tried out.
+    all: SmallVec<[Outcome; 4]>,
+    /// How many of `all` requests feel: they come first, and then what is only tried out.
     enforced: u32,
     pub(crate) now: Now,
     /// In nanoseconds.
@@ -196,12 +195,11 @@ impl Decision {
     }
 
     /// With longer waits, where it refuses.
-    pub(crate) fn delayed(mut self, by: Duration) -> Self {
+    pub(crate) fn delay(&mut self, by: Duration) {
         let enforced = &mut self.all[..self.enforced as usize];
         for outcome in enforced.iter_mut().filter(|outcome| !outcome.is_allowed()) {
             outcome.usage = outcome.usage.later(nanos(by), 0);
         }
-        self
     }
 
     #[inline]

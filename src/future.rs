@@ -156,16 +156,19 @@ where
                     continue;
                 }
                 StateProjection::Calling { response, passed } => {
-                    let response = ready!(response.poll(context))?;
+                    let mut response = ready!(response.poll(context))?;
                     match passed {
                         Some(known) if !known.decision.is_settled_later() => {
-                            return Poll::Ready(Ok(known.tell(response)));
+                            known.tell(&mut response);
+                            return Poll::Ready(Ok(response.map(ResponseBody::inner)));
                         }
                         _ => {}
                     }
                     let Some(passed) = passed.take() else { return Poll::Pending };
                     match passed.settle(response) {
-                        Ok(response) => return Poll::Ready(Ok(response)),
+                        Ok(response) => {
+                            return Poll::Ready(Ok(response.map(ResponseBody::inner)));
+                        }
                         Err(late) => late,
                     }
                 }
@@ -174,7 +177,8 @@ where
                         ready!(late.settling.poll(&mut late.passed.decision, context));
                     }
                     let Some(mut late) = late.take() else { return Poll::Pending };
-                    return Poll::Ready(Ok(late.passed.tell(late.response)));
+                    late.passed.tell(&mut late.response);
+                    return Poll::Ready(Ok(late.response.map(ResponseBody::inner)));
                 }
                 StateProjection::Refused { response } => {
                     let Some(response) = response.take() else { return Poll::Pending };
@@ -191,12 +195,13 @@ where
     S: Service<Request<B>>,
 {
     fn decided(self, decision: Decision) -> State<S, B> {
-        let Self { inner, head, body, mut report, face } = self;
+        let Self { inner, mut head, body, mut report, face } = self;
         if !decision.is_allowed() {
-            let response = face.refuse(&head, &decision, &mut report);
+            let response = face.refuse(&head, decision, &mut report);
             return State::Refused { response: Some(response) };
         }
-        let request = face.admitted(head, body, &decision);
+        face.tell_inside(&mut head, &decision);
+        let request = Request::from_parts(head, body);
         let uncalled = Uncalled(Some(Passed { decision, report, face }));
         let readying = Readying { inner, request: Some(request), uncalled };
         State::Readying { readying: Box::new(readying) }
@@ -209,64 +214,62 @@ struct Refused;
 
 impl Passed {
     /// The response to send, unless its cost is to be corrected first.
-    fn settle<R>(
-        mut self,
-        response: Response<R>,
-    ) -> Result<Response<ResponseBody<R>>, Box<Late<Response<R>>>> {
+    fn settle<R>(mut self, response: Response<R>) -> Result<Response<R>, Box<Late<Response<R>>>> {
         let (head, body) = response.into_parts();
         let settling = self.face.limiter.settle(&self.decision, &head);
-        let response = Response::from_parts(head, body);
+        let mut response = Response::from_parts(head, body);
         match settling {
-            None => Ok(self.tell(response)),
+            None => {
+                self.tell(&mut response);
+                Ok(response)
+            }
             Some(settling) => Err(Box::new(Late { settling, response, passed: self })),
         }
     }
 
-    fn tell<R>(&mut self, mut response: Response<R>) -> Response<ResponseBody<R>> {
+    /// Writes into the response what there is to tell.
+    fn tell<R>(&mut self, response: &mut Response<R>) {
         // What an inner limiter says of its refusal is what the caller has to know.
         if response.extensions().get::<Refused>().is_none() {
             let Face { headers, limiter, .. } = &*self.face;
             headers.write(response.headers_mut(), &self.decision, limiter);
         }
         self.report.answered(&self.decision, response.status());
-        response.map(ResponseBody::inner)
     }
 }
 
 impl Face {
-    /// The request as the inner service gets it.
-    pub(crate) fn admitted<B>(&self, mut head: Parts, body: B, decision: &Decision) -> Request<B> {
+    /// Tells the handlers of a request that passes, if they are to know.
+    pub(crate) fn tell_inside(&self, head: &mut Parts, decision: &Decision) {
         if self.expose_decision {
             head.extensions.insert(decision.clone());
         }
-        Request::from_parts(head, body)
     }
 
     /// The response to a request that does not pass.
     pub(crate) fn refuse(
         &self,
         head: &Parts,
-        decision: &Decision,
+        mut decision: Decision,
         report: &mut Report,
     ) -> Response<Bytes> {
-        let response = self.refusal(head, decision);
-        report.answered(decision, response.status());
+        self.spread.apply(&mut decision, &self.limiter);
+        let request_id = head.headers.get(X_REQUEST_ID).cloned();
+        let rejection = Rejection::new(decision, self.headers.count(), request_id);
+        let Some(rejection) = rejection else { return Response::default() };
+        let response = self.refusal(head, &rejection);
+        report.answered(rejection.decision(), response.status());
         response
     }
 
-    /// What [`refuse`](Self::refuse) answers.
-    pub(crate) fn refusal(&self, head: &Parts, decision: &Decision) -> Response<Bytes> {
-        let decision = &*self.spread.apply(decision, &self.limiter);
-        let Some(rejection) = Rejection::of(decision) else { return Response::default() };
-        let request_id = head.headers.get(X_REQUEST_ID).cloned();
-        let rejection = rejection.with_request_id(request_id);
-        let mut response = self.render(head, &rejection);
+    fn refusal(&self, head: &Parts, rejection: &Rejection) -> Response<Bytes> {
+        let mut response = self.render(head, rejection);
+        let headers = response.headers_mut();
         if rejection.reason().is_counted() {
-            self.headers.write(response.headers_mut(), decision, &self.limiter);
+            self.headers.write(headers, rejection.decision(), &self.limiter);
         }
         // What one caller is refused, a cache must not answer to the next.
-        let no_store = HeaderValue::from_static("no-store");
-        response.headers_mut().entry(CACHE_CONTROL).or_insert(no_store);
+        headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
         response.extensions_mut().insert(Refused);
         response
     }

@@ -14,6 +14,7 @@ use crate::{
     headers::{HeaderStyle, Headers},
     limiter::Limiter,
     rejection::{Rejection, Renderer},
+    report::Report,
     service::RateLimit,
     spread::Spread,
 };
@@ -95,7 +96,7 @@ impl RateLimitLayer {
     #[must_use]
     pub fn describe(&self) -> Description {
         let Face { limiter, headers, .. } = &*self.face;
-        let refusal = limiter.example_refusal().map(|decision| self.face.example(&decision));
+        let refusal = limiter.example_refusal().map(|decision| self.face.example(decision));
         let responses = ResponseDescription {
             headers: headers.describe(),
             header_policy: headers.policy.clone(),
@@ -230,11 +231,12 @@ impl Face {
     }
 
     /// The response to a request that `decision` refuses.
-    fn example(&self, decision: &Decision) -> RefusalDescription {
+    fn example(&self, decision: Decision) -> RefusalDescription {
         let mut head = Request::new(()).into_parts().0;
         head.headers.insert(X_REQUEST_ID, HeaderValue::from_static(EXAMPLE_ID));
-        let policy = decision.tightest().map_or("", Outcome::policy);
-        RefusalDescription::new(policy, EXAMPLE_ID, self.refusal(&head, decision))
+        let policy = decision.tightest().map_or("", Outcome::policy).to_owned();
+        let response = self.refuse(&head, decision, &mut Report::default());
+        RefusalDescription::new(&policy, EXAMPLE_ID, response)
     }
 }
 

@@ -1,16 +1,16 @@
 //! The typed reason of a refusal, and its default response: [`Rejection`].
 
-use std::{cmp::Reverse, fmt, ptr, sync::Arc, time::Duration};
+use std::{cmp::Reverse, fmt, iter, ptr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header::CONTENT_TYPE};
-use serde::{Serialize, Serializer};
 use smallvec::SmallVec;
 
 use crate::{
     decision::{Decision, Outcome, Reason},
     headers::whole_seconds,
     quota::Quota,
+    response::object::Object,
 };
 
 /// Why a request was refused, for whoever writes the response.
@@ -37,10 +37,11 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct Rejection {
     reason: Reason,
-    outcome: Outcome,
-    /// What else refuses.
-    others: SmallVec<[Outcome; 1]>,
-    decided_at: Duration,
+    decision: Decision,
+    /// Of the outcome that is told of.
+    place: usize,
+    /// How many its response is to have, where that is known.
+    headers: usize,
     request_id: Option<HeaderValue>,
 }
 
@@ -49,23 +50,27 @@ impl Rejection {
     /// the one with the longest wait.
     #[must_use]
     pub fn of(decision: &Decision) -> Option<Self> {
-        let reason = decision.reason()?;
-        let outcome = decision.tightest()?;
-        let refuses_too = |other: &&Outcome| !other.is_allowed() && !ptr::eq(*other, outcome);
-        let mut others: SmallVec<[Outcome; 1]> =
-            decision.outcomes().iter().filter(refuses_too).cloned().collect();
-        others.sort_by_key(|other| Reverse(other.wait_or_never()));
-        Some(Self {
-            reason,
-            outcome: outcome.clone(),
-            others,
-            decided_at: decision.decided_at(),
-            request_id: None,
-        })
+        decision.reason().and_then(|_| Self::new(decision.clone(), 0, None))
     }
 
-    pub(crate) fn with_request_id(self, request_id: Option<HeaderValue>) -> Self {
-        Self { request_id, ..self }
+    /// The same, without a copy.
+    pub(crate) fn new(
+        decision: Decision,
+        headers: usize,
+        request_id: Option<HeaderValue>,
+    ) -> Option<Self> {
+        let reason = decision.reason()?;
+        let tightest = decision.tightest()?;
+        let place = decision.outcomes().iter().position(|outcome| ptr::eq(outcome, tightest))?;
+        Some(Self { reason, decision, place, headers, request_id })
+    }
+
+    pub(crate) fn decision(&self) -> &Decision {
+        &self.decision
+    }
+
+    fn outcome(&self) -> &Outcome {
+        &self.decision.outcomes()[self.place]
     }
 
     /// Why it was refused.
@@ -77,49 +82,54 @@ impl Rejection {
     /// The name of the policy that refused.
     #[must_use]
     pub fn policy(&self) -> &str {
-        self.outcome.policy()
+        self.outcome().policy()
     }
 
     /// What kind of key it counts by: `ip`, `x-api-key`.
     #[must_use]
     pub fn key_kind(&self) -> &str {
-        self.outcome.key_kind()
+        self.outcome().key_kind()
     }
 
     /// The quota that held.
     #[must_use]
     pub fn quota(&self) -> Quota {
-        self.outcome.quota()
+        self.outcome().quota()
     }
 
     /// The most that `remaining` can be.
     #[must_use]
     pub fn limit(&self) -> u64 {
-        self.outcome.limit()
+        self.outcome().limit()
     }
 
     /// The units left: more than none when the request costs more than those.
     #[must_use]
     pub fn remaining(&self) -> u64 {
-        self.outcome.remaining()
+        self.outcome().remaining()
     }
 
     /// What each policy says that refuses, the longest wait first: this rejection tells of the
     /// first of them.
     pub fn refusing(&self) -> impl Iterator<Item = &Outcome> {
-        std::iter::once(&self.outcome).chain(&self.others)
+        let first = self.outcome();
+        let refuses_too = |other: &&Outcome| !other.is_allowed() && !ptr::eq(*other, first);
+        let mut others: SmallVec<[&Outcome; 4]> =
+            self.decision.outcomes().iter().filter(refuses_too).collect();
+        others.sort_by_key(|other| Reverse(other.wait_or_never()));
+        iter::once(first).chain(others)
     }
 
     /// How long until `remaining` grows.
     #[must_use]
     pub fn reset(&self) -> Duration {
-        self.outcome.reset()
+        self.outcome().reset()
     }
 
     /// When `remaining` grows, since 1970 UTC.
     #[must_use]
     pub fn resets_at(&self) -> Duration {
-        self.decided_at.saturating_add(self.reset())
+        self.decided_at().saturating_add(self.reset())
     }
 
     /// What a reset in Unix seconds says ([`ResetFormat::UnixSeconds`](crate::ResetFormat)): rounded
@@ -132,7 +142,7 @@ impl Rejection {
     /// How long until the same request would pass; `None` when waiting does not help.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
-        self.outcome.retry_after()
+        self.outcome().retry_after()
     }
 
     /// What the header `Retry-After` says (RFC 9110, section 10.2.3): whole seconds, rounded up,
@@ -145,7 +155,7 @@ impl Rejection {
     /// When it was refused, since 1970 UTC.
     #[must_use]
     pub fn decided_at(&self) -> Duration {
-        self.decided_at
+        self.decision.decided_at()
     }
 
     /// The request's `X-Request-Id`, if it had one that is text.
@@ -174,98 +184,128 @@ impl Rejection {
             Reason::MissingKey => "missing_key",
             Reason::StoreUnavailable => "rate_limit_unavailable",
         };
-        let counted = self.reason.is_counted();
-        let body = Body {
-            error,
-            message: self,
-            policy: self.policy(),
-            limit: counted.then(|| self.limit()),
-            remaining: counted.then(|| self.remaining()),
-            retry_after: self.retry_after_seconds(),
-            request_id: self.request_id(),
-        };
-        let mut json = Vec::with_capacity(USUAL_LENGTH);
-        // Strings and numbers only, into memory: this cannot fail.
-        let _ = serde_json::to_writer(&mut json, &body);
-        respond(self.status(), "application/json", json)
+        let mut body = Object::new();
+        body.text("error", error);
+        body.text_by("message", |to| self.push_text(to));
+        body.text("policy", self.policy());
+        if self.reason.is_counted() {
+            body.number("limit", self.limit());
+            body.number("remaining", self.remaining());
+        }
+        if let Some(seconds) = self.retry_after_seconds() {
+            body.number("retry_after", seconds);
+        }
+        if let Some(id) = self.request_id() {
+            body.text("request_id", id);
+        }
+        self.respond("application/json", body.end())
+    }
+
+    /// The response with a body of this type, and with room for the headers that are to come.
+    pub(crate) fn respond(
+        &self,
+        content_type: &'static str,
+        body: impl Into<Bytes>,
+    ) -> Response<Bytes> {
+        let mut response = Response::new(body.into());
+        *response.status_mut() = self.status();
+        let headers = response.headers_mut();
+        headers.reserve(self.headers);
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+        response
     }
 }
 
-/// Of a body in bytes: enough not to grow while it is written.
-const USUAL_LENGTH: usize = 256;
+/// Of a body or a message in bytes: enough not to grow while it is written.
+pub(crate) const USUAL_LENGTH: usize = 256;
 
-/// A response with a body of this type.
-pub(crate) fn respond(
-    status: StatusCode,
-    content_type: &'static str,
-    body: impl Into<Bytes>,
-) -> Response<Bytes> {
-    let mut response = Response::new(body.into());
-    *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    response
-}
+impl Rejection {
+    /// What it is displayed as.
+    pub(crate) fn text(&self) -> String {
+        let mut text = String::with_capacity(USUAL_LENGTH);
+        self.push_text(&mut text);
+        text
+    }
 
-#[derive(Serialize)]
-struct Body<'a> {
-    error: &'static str,
-    #[serde(serialize_with = "as_text")]
-    message: &'a Rejection,
-    policy: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    limit: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    remaining: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    retry_after: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    request_id: Option<&'a str>,
-}
+    /// Adds what it is displayed as.
+    pub(crate) fn push_text(&self, to: &mut String) {
+        // A string takes all.
+        let _ = self.write_text(to);
+    }
 
-fn as_text<S: Serializer>(rejection: &Rejection, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(rejection)
+    // Part by part, as the most frequent of the sentences before it: format strings take several
+    // times as long.
+    fn write_text(&self, to: &mut impl fmt::Write) -> fmt::Result {
+        Complaint(self.outcome()).write_text(to)?;
+        match self.retry_after_seconds() {
+            Some(1) => to.write_str(" Retry after 1 second."),
+            Some(seconds) => {
+                to.write_str(" Retry after ")?;
+                to.write_str(itoa::Buffer::new().format(seconds))?;
+                to.write_str(" seconds.")
+            }
+            None => Ok(()),
+        }
+    }
 }
 
 impl fmt::Display for Rejection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        Complaint(&self.outcome).fmt(f)?;
-        match self.retry_after_seconds() {
-            Some(1) => f.write_str(" Retry after 1 second."),
-            Some(seconds) => write!(f, " Retry after {seconds} seconds."),
-            None => Ok(()),
-        }
+        self.write_text(f)
     }
 }
 
 /// Why a policy refuses, in a sentence; empty where it does not.
 pub(crate) struct Complaint<'a>(pub(crate) &'a Outcome);
 
-impl fmt::Display for Complaint<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Complaint<'_> {
+    fn write_text(&self, to: &mut impl fmt::Write) -> fmt::Result {
         let (policy, quota) = (self.0.policy(), self.0.quota());
         match self.0.refused {
             None => Ok(()),
             Some(Reason::QuotaExceeded) => {
-                write!(f, "Quota of policy `{policy}` is used up ({quota:?}).")
+                to.write_str("Quota of policy `")?;
+                to.write_str(policy)?;
+                to.write_str("` is used up (")?;
+                write_quota(quota, to)?;
+                to.write_str(").")
             }
             Some(Reason::CostExceedsQuota) => {
                 write!(
-                    f,
+                    to,
                     "The request costs more than the whole quota of policy `{policy}` ({quota:?})."
                 )
             }
             Some(Reason::MissingKey) => {
                 write!(
-                    f,
+                    to,
                     "Policy `{policy}` counts by {}, which the request does not tell.",
                     self.0.key_kind()
                 )
             }
             Some(Reason::StoreUnavailable) => {
-                write!(f, "Quota of policy `{policy}` cannot be told at the moment.")
+                write!(to, "Quota of policy `{policy}` cannot be told at the moment.")
             }
         }
     }
+}
+
+impl fmt::Display for Complaint<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.write_text(f)
+    }
+}
+
+/// As it is shown by `Debug`.
+fn write_quota(quota: Quota, to: &mut impl fmt::Write) -> fmt::Result {
+    let window = quota.window();
+    if quota.has_burst() || quota.is_unlimited() || window.subsec_nanos() != 0 {
+        return write!(to, "{quota:?}");
+    }
+    to.write_str(itoa::Buffer::new().format(quota.units()))?;
+    to.write_str(" per ")?;
+    to.write_str(itoa::Buffer::new().format(window.as_secs()))?;
+    to.write_str("s")
 }
 
 impl std::error::Error for Rejection {}
@@ -279,3 +319,24 @@ impl axum::response::IntoResponse for Rejection {
 
 /// Turns a rejection into the house's own response.
 pub(crate) type Renderer = Arc<dyn Fn(&Rejection) -> Response<Bytes> + Send + Sync>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quotas_are_written_as_they_are_shown() {
+        let per_window = |window| Quota::per_window(7, window);
+        for quota in [
+            Quota::per_day(u64::MAX - 1),
+            Quota::per_second(1).burst(5),
+            Quota::unlimited(),
+            per_window(Duration::from_nanos(1)),
+            per_window(Duration::from_millis(1_500)),
+        ] {
+            let mut text = String::new();
+            write_quota(quota, &mut text).unwrap();
+            assert_eq!(text, format!("{quota:?}"));
+        }
+    }
+}

@@ -41,24 +41,24 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let (head, body) = request.into_parts();
-        let face = &self.face;
-        let mut report = Report::of(&head, face);
+        let face = Arc::clone(&self.face);
+        let (mut head, body) = request.into_parts();
+        let mut report = Report::of(&head, &face);
         let mut decision = Decision::new();
         match report.decide_at_once(&head, &face.limiter, &mut decision) {
             None if decision.is_allowed() => {
-                let request = face.admitted(head, body, &decision);
+                face.tell_inside(&mut head, &decision);
                 // `self.inner` is the instance that was polled ready.
-                let response = self.inner.call(request);
-                ResponseFuture::calling(response, decision, report, Arc::clone(face))
+                let response = self.inner.call(Request::from_parts(head, body));
+                ResponseFuture::calling(response, decision, report, face)
             }
-            None => ResponseFuture::refused(face.refuse(&head, &decision, &mut report)),
+            None => ResponseFuture::refused(face.refuse(&head, decision, &mut report)),
             Some(deciding) => {
                 // The ready instance goes: what it has reserved (a permit, say) is not to be kept
                 // while waiting. Its clones become ready when they are needed.
                 let inner = self.inner.clone();
                 self.inner = inner.clone();
-                ResponseFuture::deciding(deciding, inner, head, body, report, Arc::clone(face))
+                ResponseFuture::deciding(deciding, inner, head, body, report, face)
             }
         }
     }

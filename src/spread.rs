@@ -1,6 +1,6 @@
 //! Callers that were refused together come back apart.
 
-use std::{borrow::Cow, time::Duration};
+use std::time::Duration;
 
 use crate::{decision::Decision, limiter::Limiter};
 
@@ -9,17 +9,16 @@ use crate::{decision::Decision, limiter::Limiter};
 pub(crate) struct Spread(pub(crate) Duration);
 
 impl Spread {
-    /// The refusal as its caller is told: with waits lengthened by the caller's share.
-    pub(crate) fn apply<'a>(self, decision: &'a Decision, limiter: &Limiter) -> Cow<'a, Decision> {
+    /// Makes of a refusal what its caller is told: with waits lengthened by the caller's share.
+    pub(crate) fn apply(self, decision: &mut Decision, limiter: &Limiter) {
         if self.0.is_zero() {
-            return Cow::Borrowed(decision);
+            return;
         }
         // A global policy does not tell callers apart; another of the request's policies may.
-        let outcomes = decision.tightest().into_iter().chain(decision.outcomes());
-        let key = outcomes.into_iter().find_map(|outcome| limiter.public_fingerprint(outcome));
-        key.map_or(Cow::Borrowed(decision), |key| {
-            Cow::Owned(decision.clone().delayed(self.share(key)))
-        })
+        let mut outcomes = decision.tightest().into_iter().chain(decision.outcomes());
+        if let Some(key) = outcomes.find_map(|outcome| limiter.public_fingerprint(outcome)) {
+            decision.delay(self.share(key));
+        }
     }
 
     /// Evenly spread over keys, and always the same for one of them.

@@ -1,4 +1,5 @@
-//! An admitted request with a header key, in memory, allocates nothing on its way through `call`.
+//! An admitted request with a header key, in memory, allocates nothing on its way through `call`;
+//! a refused one, what its response is made of.
 
 use std::{
     convert::Infallible,
@@ -7,7 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use http_body_util::Empty;
 use tower::{Layer, Service, service_fn};
 use tower_quota::{HeaderStyle, Limiter, Policy, Quota, RateLimitLayer, key::header};
@@ -18,23 +19,23 @@ fn request() -> Request<Body> {
     Request::get("/").header("x-api-key", "a".repeat(40)).body(Body::new()).unwrap()
 }
 
-/// The allocations of a second request of a key, from `call` to the response.
-fn allocations(layer: &RateLimitLayer) -> u64 {
+/// The allocations of a second request of a key, from `call` to the response, which has this status.
+fn allocations(layer: &RateLimitLayer, status: StatusCode) -> u64 {
     let handler =
         service_fn(|_: Request<Body>| async { Ok::<_, Infallible>(Response::new(Body::new())) });
     let mut service = layer.layer(handler);
     let mut context = Context::from_waker(Waker::noop());
-    let mut send = |request| {
+    let mut send = |request, status| {
         assert!(service.poll_ready(&mut context).is_ready());
         let mut response = pin!(service.call(request));
         let Poll::Ready(Ok(response)) = response.as_mut().poll(&mut context) else { panic!() };
-        assert_eq!(response.status(), 200);
+        assert_eq!(response.status(), status);
         // What the caller does with the response is no part of the way.
         std::mem::forget(response);
     };
-    send(request());
+    send(request(), StatusCode::OK);
     let second = request();
-    allocation_counter::measure(|| send(second)).count_total
+    allocation_counter::measure(|| send(second, status)).count_total
 }
 
 #[test]
@@ -49,7 +50,7 @@ fn nothing_is_allocated_up_to_writing_the_headers() {
         let policy = policy.key(header("x-api-key")).or_refuse();
         let limiter = Limiter::builder().policy(policy).build().unwrap();
         let layer = RateLimitLayer::builder(limiter).headers([]).build().unwrap();
-        assert_eq!(allocations(&layer), 0, "{algorithm:?}");
+        assert_eq!(allocations(&layer, StatusCode::OK), 0, "{algorithm:?}");
     }
 }
 
@@ -62,7 +63,7 @@ fn four_policies_allocate_no_more_than_one() {
         limiter = limiter.policy(policy);
     }
     let layer = RateLimitLayer::builder(limiter.build().unwrap()).headers([]).build().unwrap();
-    assert_eq!(allocations(&layer), 0);
+    assert_eq!(allocations(&layer, StatusCode::OK), 0);
 }
 
 #[test]
@@ -72,6 +73,16 @@ fn each_header_value_is_allocated_once_unless_it_is_a_small_number() {
     let limiter = Limiter::builder().policy(policy("a")).policy(policy("b")).build().unwrap();
     let layer = |style| RateLimitLayer::builder(limiter.clone()).headers([style]).build().unwrap();
     // The map of headers has two vectors; beside them, one for each value: here the Unix time.
-    assert_eq!(allocations(&layer(HeaderStyle::x_ratelimit())), 2 + 1);
-    assert_eq!(allocations(&layer(HeaderStyle::draft_11().partition_key())), 2 + 2);
+    let allocations = |style| allocations(&layer(style), StatusCode::OK);
+    assert_eq!(allocations(HeaderStyle::x_ratelimit()), 2 + 1);
+    assert_eq!(allocations(HeaderStyle::draft_11().partition_key()), 2 + 2);
+}
+
+#[test]
+fn a_refusal_allocates_each_of_its_parts_once() {
+    let policy = Policy::token_bucket("p", Quota::per_hour(1)).key(header("x-api-key"));
+    let limiter = Limiter::builder().policy(policy.or_refuse()).build().unwrap();
+    let layer = RateLimitLayer::new(limiter);
+    // Two each for the body, the map of headers, and the mark for layers around; and the Unix time.
+    assert_eq!(allocations(&layer, StatusCode::TOO_MANY_REQUESTS), 2 + 2 + 2 + 1);
 }

@@ -65,6 +65,14 @@ impl Segment {
         moving.fill(to, [key, time, number]);
     }
 
+    /// Drops the key, and gives its slot to another; what was in it.
+    fn give_to(&self, other: [u64; 3], others: &mut Others) -> [u64; 3] {
+        let moving = self.version.try_move().expect("nobody else moves slots");
+        let slot = others.wait_until(|| moving.empty(&self.slots[0]));
+        moving.fill(&self.slots[0], other);
+        slot
+    }
+
     /// Adds one, as the one who has the lock.
     fn count_locked(&self, others: &mut Others) {
         let moving = self.version.try_move().expect("nobody else moves slots");
@@ -163,6 +171,77 @@ fn what_moves_is_never_half_read() {
         });
         mover.join().unwrap();
         reader.join().unwrap();
+    });
+}
+
+#[test]
+fn who_sees_that_all_has_moved_finds_it_moved() {
+    bounded(4, || {
+        let segment = Segment::new();
+        let before = segment.version.see();
+        let mut others = Others::counting(&segment, 0);
+        let mover = in_thread(&segment, move |segment| segment.change_place(&mut others));
+        let reader = in_thread(&segment, move |segment| {
+            segment.glance(|seen, words, _| {
+                let is_moved = std::ptr::eq(words, &segment.slots[1]);
+                assert!(is_moved || Some(seen) == before);
+                Some(())
+            })
+        });
+        mover.join().unwrap();
+        reader.join().unwrap();
+    });
+}
+
+#[test]
+fn a_slot_that_another_key_has_got_is_not_charged() {
+    const OTHER: [u64; 3] = [8, 1, 2];
+    bounded(4, || {
+        let segment = Segment::new();
+        let mut others = Others::counting(&segment, 1);
+        let mover = in_thread(&segment, move |segment| {
+            let [key, time, _] = segment.give_to(OTHER, &mut others);
+            assert_eq!((key, time), (KEY, 1 + others.join()));
+        });
+        mover.join().unwrap();
+        assert_eq!(sync::read(&segment.slots[0]), OTHER);
+    });
+}
+
+#[test]
+fn a_slot_that_another_key_has_got_is_not_read() {
+    bounded(4, || {
+        let segment = Segment::new();
+        let mut others = Others::counting(&segment, 0);
+        let mover = in_thread(&segment, move |segment| segment.give_to([8, 5, 2], &mut others));
+        let reader = in_thread(&segment, |segment| {
+            segment.glance(|seen, words, read| {
+                if segment.version.still(seen, words, read) {
+                    assert_eq!(read, [KEY, 1, 2]);
+                }
+                Some(())
+            })
+        });
+        mover.join().unwrap();
+        reader.join().unwrap();
+    });
+}
+
+/// As with token buckets, whose number is mostly 0.
+#[test]
+fn nothing_is_lost_where_only_the_time_tells() {
+    loom::model(|| {
+        let segment = Segment::new();
+        let count = |segment: &Segment| {
+            let counted = segment.glance(|seen, words, read| {
+                segment.version.take(seen, words, read)?.write(read[1] + 1, read[2]);
+                Some(())
+            });
+            u64::from(counted.is_some())
+        };
+        let counting = [(); 2].map(|()| in_thread(&segment, count));
+        let counted: u64 = counting.into_iter().map(|thread| thread.join().unwrap()).sum();
+        assert_eq!(sync::read(&segment.slots[0]), [KEY, 1 + counted, 2]);
     });
 }
 

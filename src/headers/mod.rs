@@ -16,7 +16,6 @@ use crate::{
     error::BuildError,
     limiter::Limiter,
     policy::Policy,
-    quota::NANOS_PER_SECOND,
 };
 
 /// What a layer's responses tell.
@@ -88,6 +87,13 @@ impl Headers {
     pub(crate) fn names(&self) -> Vec<HeaderName> {
         let quota = self.styles.iter().flat_map(|style| style.names());
         quota.chain(self.retry_after.then_some(RETRY_AFTER)).collect()
+    }
+
+    /// How many headers a refusal has with all of these: one against caches, and the type and the
+    /// length of the body.
+    pub(crate) fn count(&self) -> usize {
+        let quota: usize = self.styles.iter().map(|style| style.names().len()).sum();
+        quota + usize::from(self.retry_after) + 3
     }
 
     /// The same headers, each with what it tells.
@@ -188,7 +194,7 @@ fn set(headers: &mut HeaderMap, name: HeaderName, value: Option<HeaderValue>) {
 
 /// Rounded up: who waits this long has waited long enough.
 pub(crate) fn whole_seconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos().div_ceil(u128::from(NANOS_PER_SECOND))).unwrap_or(u64::MAX)
+    duration.as_secs().saturating_add(u64::from(duration.subsec_nanos() > 0))
 }
 
 #[cfg(test)]

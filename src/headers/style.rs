@@ -1,6 +1,7 @@
 //! The families of quota headers: [`HeaderStyle`].
 
 use http::HeaderName;
+use smallvec::{SmallVec, smallvec};
 
 pub(super) const X_RATELIMIT: [HeaderName; 3] = [
     HeaderName::from_static("x-ratelimit-limit"),
@@ -131,12 +132,12 @@ impl HeaderStyle {
     }
 
     /// The headers it writes.
-    pub(super) fn names(self) -> Vec<HeaderName> {
+    pub(super) fn names(self) -> SmallVec<[HeaderName; 3]> {
         let mut names = match self.family {
-            Family::XRateLimit => X_RATELIMIT.to_vec(),
-            Family::RateLimit => RATELIMIT.to_vec(),
-            Family::Draft07 => vec![STRUCTURED],
-            Family::Draft11 => vec![POLICY, STRUCTURED],
+            Family::XRateLimit => X_RATELIMIT.into(),
+            Family::RateLimit => RATELIMIT.into(),
+            Family::Draft07 => smallvec![STRUCTURED],
+            Family::Draft11 => smallvec![POLICY, STRUCTURED],
         };
         if self.reset_format() == ResetFormat::Omitted {
             names.truncate(2);

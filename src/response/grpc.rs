@@ -43,7 +43,7 @@ fn has_type(content_type: Option<&HeaderValue>, prefix: &str) -> bool {
 
 /// The status that refuses the call.
 pub(crate) fn respond(request: &Parts, rejection: &Rejection) -> Response<Bytes> {
-    let message = rejection.to_string();
+    let message = rejection.text();
     let code = match rejection.reason() {
         Reason::QuotaExceeded | Reason::CostExceedsQuota => RESOURCE_EXHAUSTED,
         Reason::MissingKey => INVALID_ARGUMENT,

@@ -2,7 +2,7 @@ use bytes::Bytes;
 use http::Response;
 use serde::Serialize;
 
-use crate::rejection::{Rejection, respond};
+use crate::rejection::Rejection;
 
 /// A JSON body of the house's own (RFC 8259), by a closure.
 ///
@@ -32,7 +32,7 @@ pub fn json<T: Serialize>(
     body: impl Fn(&Rejection) -> T + Send + Sync + 'static,
 ) -> impl Fn(&Rejection) -> Response<Bytes> + Send + Sync + 'static {
     move |rejection| match serde_json::to_vec(&body(rejection)) {
-        Ok(body) => respond(rejection.status(), "application/json", body),
+        Ok(body) => rejection.respond("application/json", body),
         Err(_) => rejection.to_response(),
     }
 }

@@ -33,6 +33,7 @@
 #[cfg(feature = "grpc")]
 pub(crate) mod grpc;
 mod json;
+pub(crate) mod object;
 mod plain_text;
 mod problem;
 

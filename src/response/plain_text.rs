@@ -1,7 +1,7 @@
 use bytes::Bytes;
 use http::Response;
 
-use crate::rejection::{Rejection, respond};
+use crate::rejection::Rejection;
 
 /// The rejection's message, as it is displayed, in plain text.
 ///
@@ -15,5 +15,5 @@ use crate::rejection::{Rejection, respond};
 /// # Ok::<(), tower_quota::BuildError>(())
 /// ```
 pub fn plain_text() -> impl Fn(&Rejection) -> Response<Bytes> + Send + Sync + 'static {
-    |rejection| respond(rejection.status(), "text/plain; charset=utf-8", rejection.to_string())
+    |rejection| rejection.respond("text/plain; charset=utf-8", rejection.text())
 }

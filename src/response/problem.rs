@@ -4,12 +4,8 @@ use std::{borrow::Cow, fmt, sync::Arc};
 
 use bytes::Bytes;
 use http::Response;
-use serde::Serialize;
 
-use crate::{
-    decision::Outcome,
-    rejection::{Rejection, respond},
-};
+use crate::{decision::Outcome, rejection::Rejection, response::object::Object};
 
 /// The problem type of draft-ietf-httpapi-ratelimit-headers-11, section 5.
 const QUOTA_EXCEEDED: &str = "https://iana.org/assignments/http-problem-types#quota-exceeded";
@@ -85,32 +81,28 @@ impl Problem {
     #[must_use]
     pub fn respond(&self, rejection: &Rejection) -> Response<Bytes> {
         let status = rejection.status();
-        let phrase = || status.canonical_reason().unwrap_or_default().into();
-        let instance = rejection.request_id().filter(|_| self.instance);
-        let body = if !rejection.reason().is_counted() {
-            Body {
-                kind: "about:blank",
-                title: phrase(),
-                status: status.as_u16(),
-                detail: Some(rejection.to_string()),
-                instance,
-                violated_policies: None,
-            }
+        let phrase = || Cow::from(status.canonical_reason().unwrap_or_default());
+        let counted = rejection.reason().is_counted();
+        let mut body = Object::new();
+        if counted {
+            let title = self.title.as_ref().map_or_else(phrase, |title| title(rejection));
+            body.text("type", &self.kind);
+            body.text("title", &title);
         } else {
-            Body {
-                kind: &self.kind,
-                title: self.title.as_ref().map_or_else(phrase, |title| title(rejection)),
-                status: status.as_u16(),
-                detail: None,
-                instance,
-                violated_policies: self
-                    .violated_policies
-                    .then(|| rejection.refusing().map(Outcome::policy).collect()),
-            }
-        };
-        // Strings and numbers only: this cannot fail.
-        let body = serde_json::to_vec(&body).unwrap_or_default();
-        respond(status, "application/problem+json", body)
+            body.text("type", "about:blank");
+            body.text("title", &phrase());
+        }
+        body.number("status", status.as_u16().into());
+        if !counted {
+            body.text_by("detail", |to| rejection.push_text(to));
+        }
+        if let Some(id) = rejection.request_id().filter(|_| self.instance) {
+            body.text("instance", id);
+        }
+        if counted && self.violated_policies {
+            body.texts("violated-policies", rejection.refusing().map(Outcome::policy));
+        }
+        rejection.respond("application/problem+json", body.end())
     }
 
     /// For [`on_rejection`](crate::RateLimitLayerBuilder::on_rejection).
@@ -126,18 +118,4 @@ impl fmt::Debug for Problem {
             .field("instance", &self.instance)
             .finish_non_exhaustive()
     }
-}
-
-#[derive(Serialize)]
-struct Body<'a> {
-    #[serde(rename = "type")]
-    kind: &'a str,
-    title: Cow<'static, str>,
-    status: u16,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    detail: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    instance: Option<&'a str>,
-    #[serde(rename = "violated-policies", skip_serializing_if = "Option::is_none")]
-    violated_policies: Option<Vec<&'a str>>,
 }

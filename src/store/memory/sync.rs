@@ -88,8 +88,7 @@ impl Version {
 /// What is in a slot. It may be half of a write; but whose slot it is changes only as slots move.
 #[inline]
 pub(crate) fn read(words: &Words) -> [u64; 3] {
-    let last = words[2].load(Acquire);
-    [words[0].load(Relaxed), words[1].load(Relaxed), last]
+    words.each_ref().map(|word| word.load(Relaxed))
 }
 
 impl Moving<'_> {
