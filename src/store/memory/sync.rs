@@ -118,9 +118,7 @@ impl Moving<'_> {
 
     /// Writes an empty slot, which nobody takes who charges.
     pub(crate) fn fill(&self, words: &Words, values: [u64; 3]) {
-        words[0].store(values[0], Relaxed);
-        words[1].store(values[1], Relaxed);
-        words[2].store(values[2], Release);
+        words.iter().zip(values).for_each(|(word, value)| word.store(value, Relaxed));
     }
 }
 
