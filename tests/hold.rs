@@ -101,6 +101,30 @@ async fn who_comes_later_does_not_overtake() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_is_not_held_does_not_overtake_either() {
+    let policy = Policy::token_bucket("p", Quota::per_second(1).burst(2))
+        .key(header("x-key"))
+        .or_refuse()
+        .cost(|request| if request.uri.path() == "/patient" { 2 } else { 1 });
+    let category = |name: &str| {
+        let path = format!("/{name}");
+        Category::new(name).on(Matcher::get(&path)).policy(policy.clone())
+    };
+    let patient = category("patient").hold(9 * SECOND);
+    let limiter = builder().category(patient).category(category("hasty")).build().unwrap();
+    let ask = |path: &str| {
+        let request = Request::get(path).header("x-key", "a").body(()).unwrap();
+        limiter.decide(&request.into_parts().0)
+    };
+    assert!(ask("/patient").await.is_allowed());
+    let waiting = tokio::spawn(ask("/patient"));
+    yield_now().await;
+    advance(SECOND).await;
+    assert!(!ask("/hasty").await.is_allowed(), "the unit that is there is waited for");
+    assert_eq!(waiting.await.unwrap().held(), 2 * SECOND);
+}
+
+#[tokio::test(start_paused = true)]
 async fn when_one_hangs_up_those_behind_move_up_and_nothing_is_lost() {
     let limiter = builder().policy(one_a_second("p").hold(9 * SECOND)).build().unwrap();
     let mut asked = ask_all(&limiter, "a", 5).await;

@@ -67,6 +67,12 @@ impl Line {
         Self { waiting: AtomicUsize::new(0), places: Mutex::default(), max, max_per_key }
     }
 
+    /// Whether anybody waits.
+    #[inline]
+    pub(crate) fn is_waited_in(&self) -> bool {
+        self.waiting.load(Relaxed) > 0
+    }
+
     /// How many wait.
     #[cfg(feature = "metrics")]
     pub(crate) fn waiting(&self) -> usize {

@@ -111,16 +111,8 @@ impl Rule {
         quota: Quota,
         cost: u64,
     ) -> Outcome {
-        let policy = &self.policy;
-        let mode = if policy.is_dry_run() { Mode::DryRun } else { Mode::Enforced };
-        let charge = Charge {
-            shard: shard.unwrap_or(key as u64),
-            cost,
-            mode,
-            is_settled: policy.is_settled(),
-            lease: policy.leased(),
-            ..Charge::new(self.id, key, policy.algorithm(), quota)
-        };
+        let shard = shard.unwrap_or(key as u64);
+        let charge = Charge { key, shard, quota, cost, ..self.charge };
         Outcome {
             labels: self.labels,
             place,
@@ -150,7 +142,7 @@ impl Decision {
     }
 
     /// What is asked of the store.
-    pub(super) fn charges(&self) -> SmallVec<[Charge; 4]> {
+    pub(super) fn charges(&self) -> SmallVec<[Charge; 8]> {
         self.all().filter(|outcome| has_key(outcome)).map(|outcome| outcome.charge).collect()
     }
 

@@ -17,7 +17,7 @@ use crate::{
     key::Fingerprinter,
     matcher::Matcher,
     policy::{Labels, Policy},
-    store::{MemoryStore, Store},
+    store::{Charge, MemoryStore, Mode, Store},
 };
 
 const DEFAULT_MAX_HELD: usize = 10_000;
@@ -102,7 +102,8 @@ impl LimiterBuilder {
             policy.validate(for_requests)?;
             let id = fingerprints.fingerprint(u8::MAX, &policy.identity().into()) as u64;
             let hold = policy.held_up_to().unwrap_or(hold);
-            let rule = Rule { labels: Labels::of(&policy), policy, id, hold };
+            let rule =
+                Rule { labels: Labels::of(&policy), charge: charge(&policy, id), policy, hold };
             let place = rules.len() as u32;
             let known = *by_name.entry(rule.policy.name().to_owned()).or_insert(place);
             if rules.get(known as usize).is_some_and(|known| !known.policy.is(&rule.policy)) {
@@ -163,6 +164,16 @@ impl LimiterBuilder {
             overrides: super::overrides::Overrides::default(),
         };
         Ok(Limiter { inner: Arc::new(inner) })
+    }
+}
+
+/// What the policy asks of the store for any request.
+fn charge(policy: &Policy, id: u64) -> Charge {
+    Charge {
+        mode: if policy.is_dry_run() { Mode::DryRun } else { Mode::Enforced },
+        is_settled: policy.is_settled(),
+        lease: policy.leased(),
+        ..Charge::new(id, 0, policy.algorithm(), policy.quota())
     }
 }
 

@@ -74,11 +74,11 @@ impl<'a> Check<'a> {
         let Some(&place) = inner.by_name.get(self.policy) else { return false };
         let rule = inner.rule(place);
         let quota = match self.quota {
-            None => rule.policy.quota(),
+            None => rule.charge.quota,
             own => rule.policy.planned(own),
         };
-        let is_plain = !rule.policy.is_dry_run() && !inner.is_shared && !quota.is_unlimited();
-        if !is_plain || !matches!(self.action, Action::Charge) {
+        let is_plain = matches!(self.action, Action::Charge) && !inner.is_shared;
+        if !is_plain || quota.is_unlimited() {
             return false;
         }
         let now = inner.clock.now();

@@ -191,7 +191,7 @@ impl Inner {
     #[inline]
     pub(super) fn decide_one(&self, decision: &mut Decision, now: Now) -> bool {
         let Some(outcome) = decision.only_outcome() else { return false };
-        if !self.rule(outcome.place).hold.is_zero() {
+        if !self.rule(outcome.place).hold.is_zero() || self.line.is_waited_in() {
             return false;
         }
         let Some(usage) = self.store.charge_one(&outcome.charge, now) else { return false };

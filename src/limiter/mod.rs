@@ -41,7 +41,7 @@ use crate::{
     key::{Fingerprinter, Key},
     matcher::Matcher,
     policy::{Labels, Policy},
-    store::{MemoryStore, Store},
+    store::{Charge, MemoryStore, Store},
 };
 
 /// Decides about requests: finds the policies that hold for one, and whose quota each draws on,
@@ -105,8 +105,8 @@ struct Members {
 struct Rule {
     policy: Policy,
     labels: &'static Labels,
-    /// Keeps the counts of policies apart in the store.
-    id: u64,
+    /// What is asked of the store for each request, but for its key and what it costs.
+    charge: Charge,
     /// How long a request may be held for it.
     hold: Duration,
 }

@@ -206,9 +206,9 @@ impl Limiter {
     ) -> Result<(), TooMany> {
         let Some(place) = self.inner.by_name.get(policy) else { return Ok(()) };
         let rule = self.inner.rule(*place);
-        let quota = quota.map(|(quota, time)| (rule.id, quota, self.until(time)));
+        let quota = quota.map(|(quota, time)| (rule.charge.policy, quota, self.until(time)));
         self.inner.overrides.change(key, self.now(), |own| {
-            own.quotas.retain(|(policy, _, _)| *policy != rule.id);
+            own.quotas.retain(|(policy, _, _)| *policy != rule.charge.policy);
             own.quotas.extend(quota);
         })
     }
@@ -220,7 +220,7 @@ impl Limiter {
         let now = self.now().monotonic_nanos();
         let left = |until: Until| Duration::from_nanos(until.saturating_sub(now));
         let quota = |(id, _, until): &(u64, Quota, Until)| {
-            let rule = self.inner.rules.iter().find(|rule| rule.id == *id)?;
+            let rule = self.inner.rules.iter().find(|rule| rule.charge.policy == *id)?;
             Some((rule.policy.clone(), left(*until)))
         };
         Exception {

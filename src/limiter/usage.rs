@@ -43,10 +43,10 @@ impl Limiter {
             let rule = inner.rule(place);
             let policy = &rule.policy;
             let quota = policy.quota_of(request);
-            if policy.is_global() || quota.is_unlimited() || seen.contains(&rule.id) {
+            if policy.is_global() || quota.is_unlimited() || seen.contains(&rule.charge.policy) {
                 continue;
             }
-            seen.push(rule.id);
+            seen.push(rule.charge.policy);
             if let Some((kind, key)) = policy.key_of(request) {
                 let shard = inner.shard(kind, &key, || policy.shard_of(request));
                 let key = inner.fingerprints.fingerprint(kind, &key);

@@ -77,7 +77,7 @@ impl MemoryStore {
     pub(super) fn charge_unlocked(&self, charges: &[Charge], now: Now) -> Option<Usages> {
         tried(|| {
             let counted = charges.iter().map(|charge| self.count(charge, now));
-            let counted: SmallVec<[Counted<'_>; 4]> = counted.collect::<Result<_, _>>()?;
+            let counted: SmallVec<[Counted<'_>; 8]> = counted.collect::<Result<_, _>>()?;
             let fits = |(charge, counted): (&Charge, &Counted<'_>)| {
                 charge.mode != Mode::Enforced || counted.usage.fits()
             };
@@ -90,7 +90,7 @@ impl MemoryStore {
             // All are taken before any is written. Nobody waits here, so the order is of no
             // consequence.
             let taken = counted.iter().map(|counted| counted.glance.take().ok_or(Missed::Outdated));
-            let taken: SmallVec<[_; 4]> = taken.collect::<Result<_, _>>()?;
+            let taken: SmallVec<[_; 8]> = taken.collect::<Result<_, _>>()?;
             for (taken, counted) in taken.into_iter().zip(&counted) {
                 let [_, time, last] = counted.after.0;
                 taken.write(time, last);
