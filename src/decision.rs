@@ -31,7 +31,7 @@ use crate::{
 /// ```
 #[derive(Clone, Debug)]
 pub struct Decision {
-    pub(crate) reason: Option<Reason>,
+    reason: Option<Reason>,
     all: SmallVec<[Outcome; 4]>,
     /// How many of `all` requests feel: they come first, and then what is only tried out.
     enforced: u32,
@@ -119,15 +119,6 @@ impl Decision {
     #[inline]
     pub(crate) fn all_mut(&mut self) -> slice::IterMut<'_, Outcome> {
         self.all.iter_mut()
-    }
-
-    /// The outcome that requests feel, where it is the only one and its key is known.
-    #[inline]
-    pub(crate) fn only_outcome(&mut self) -> Option<&mut Outcome> {
-        match (&mut *self.all, self.enforced) {
-            ([outcome], 1) => Some(outcome).filter(|outcome| outcome.charge().is_some()),
-            _ => None,
-        }
     }
 
     /// Whether the request passes.
@@ -269,10 +260,15 @@ impl Outcome {
         self.usage.reset()
     }
 
+    #[inline]
+    pub(crate) fn has_key(&self) -> bool {
+        self.refused != Some(Reason::MissingKey)
+    }
+
     /// What was asked of the store.
     #[inline]
     pub(crate) fn charge(&self) -> Option<&Charge> {
-        (self.refused != Some(Reason::MissingKey)).then_some(&self.charge)
+        self.has_key().then_some(&self.charge)
     }
 
     /// The charge as it was made.

@@ -138,12 +138,12 @@ impl Decision {
     /// only a dry run that would refuse it.
     #[inline]
     pub(super) fn needs_store(&self) -> bool {
-        self.outcomes().iter().all(has_key) && self.all().any(has_key)
+        self.outcomes().iter().all(Outcome::has_key) && self.all().any(Outcome::has_key)
     }
 
     /// What is asked of the store.
     pub(super) fn charges(&self) -> SmallVec<[Charge; 8]> {
-        self.all().filter(|outcome| has_key(outcome)).map(|outcome| outcome.charge).collect()
+        self.all().filter(|outcome| outcome.has_key()).map(|outcome| outcome.charge).collect()
     }
 
     /// That of one policy, if there is no other.
@@ -156,13 +156,13 @@ impl Decision {
     }
 
     pub(super) fn charges_mut(&mut self) -> impl Iterator<Item = &mut Charge> {
-        self.all_mut().filter(|outcome| has_key(outcome)).map(|outcome| &mut outcome.charge)
+        self.all_mut().filter(|outcome| outcome.has_key()).map(|outcome| &mut outcome.charge)
     }
 
     /// What the store has answered.
     #[inline]
     pub(super) fn answer(&mut self, usages: &Usages) {
-        for (outcome, usage) in self.all_mut().filter(|outcome| has_key(outcome)).zip(usages) {
+        for (outcome, usage) in self.all_mut().filter(|outcome| outcome.has_key()).zip(usages) {
             outcome.answer(usage);
         }
     }
@@ -194,7 +194,7 @@ impl Decision {
     /// The decision is made, without the store: nothing but a missing key counts.
     #[inline]
     pub(super) fn finish_uncounted(&mut self, now: Now) {
-        self.retain(|outcome| !has_key(outcome));
+        self.retain(|outcome| !outcome.has_key());
         self.close(now, Duration::ZERO);
     }
 
@@ -206,9 +206,4 @@ impl Decision {
         }
         self.close(now, held);
     }
-}
-
-#[inline]
-fn has_key(outcome: &Outcome) -> bool {
-    outcome.refused != Some(Reason::MissingKey)
 }

@@ -84,7 +84,7 @@ impl<'a> Check<'a> {
         let now = inner.clock.now();
         let key = inner.fingerprints.fingerprint(0, &self.key);
         decision.push(rule.ask(place, 0, (key, None), quota, self.cost));
-        inner.decide_one(decision, now)
+        inner.decide_at_once(decision, now)
     }
 
     /// Asks; the answer is in `decision`, or else it comes later.

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use smallvec::SmallVec;
+use smallvec::{SmallVec, smallvec};
 use tokio::time::{Instant, Sleep};
 
 use super::{Inner, Limiter};
@@ -16,7 +16,7 @@ use crate::{
     clock::Now,
     decision::{Decision, Outcome},
     hold::{Joined, Wanted},
-    store::{Answer, Change, Correction, StoreError, StoreFuture},
+    store::{Answer, Change, Charge, Correction, StoreError, StoreFuture, Usage},
 };
 
 /// A [`Decision`] to come.
@@ -183,25 +183,49 @@ impl Inner {
     /// Decides; or else this is what the store answers first.
     #[inline]
     fn begin(&self, decision: &mut Decision, now: Now) -> Option<StoreFuture> {
-        // Most requests are held to one policy, and most stores are in memory.
-        if self.decide_one(decision, now) { None } else { self.begin_all(decision, now) }
+        if self.decide_at_once(decision, now) { None } else { self.begin_slowly(decision, now) }
     }
 
-    /// Decides about one charge, if the store answers at once and the request is not to be held.
+    /// Decides, if all keys are known, the store answers at once, and nobody is or is to be held: as
+    /// it is with most requests.
     #[inline]
-    pub(super) fn decide_one(&self, decision: &mut Decision, now: Now) -> bool {
-        let Some(outcome) = decision.only_outcome() else { return false };
-        if !self.rule(outcome.place).hold.is_zero() || self.line.is_waited_in() {
+    pub(super) fn decide_at_once(&self, decision: &mut Decision, now: Now) -> bool {
+        let is_plain =
+            |outcome: &Outcome| outcome.has_key() && self.rule(outcome.place).hold.is_zero();
+        if self.line.is_waited_in() || !decision.all().all(is_plain) {
             return false;
         }
-        let Some(usage) = self.store.charge_one(&outcome.charge, now) else { return false };
-        outcome.answer(&usage);
-        (decision.reason, decision.now) = (outcome.refused, now);
-        self.observe(decision);
-        true
+        let charged = match decision.all_mut().into_slice() {
+            [] => false,
+            [outcome] => {
+                let mut usage = Usage::default();
+                let charge = slice::from_ref(&outcome.charge);
+                let charged = self.store.charge_at_once(charge, slice::from_mut(&mut usage), now);
+                if charged {
+                    outcome.answer(&usage);
+                }
+                charged
+            }
+            all => self.charge_at_once(all, now),
+        };
+        if charged {
+            decision.close(now, Duration::ZERO);
+            self.observe(decision);
+        }
+        charged
     }
 
-    fn begin_all(&self, decision: &mut Decision, now: Now) -> Option<StoreFuture> {
+    fn charge_at_once(&self, all: &mut [Outcome], now: Now) -> bool {
+        let charges: SmallVec<[Charge; 8]> = all.iter().map(|outcome| outcome.charge).collect();
+        let mut usages: SmallVec<[Usage; 8]> = smallvec![Usage::default(); charges.len()];
+        let charged = self.store.charge_at_once(&charges, &mut usages, now);
+        if charged {
+            all.iter_mut().zip(&usages).for_each(|(outcome, usage)| outcome.answer(usage));
+        }
+        charged
+    }
+
+    fn begin_slowly(&self, decision: &mut Decision, now: Now) -> Option<StoreFuture> {
         if decision.needs_store() {
             let mut charging = self.charge(decision, None, now);
             let noop = &mut Context::from_waker(Waker::noop());

@@ -35,8 +35,8 @@ impl Store for Watched {
         self.charge.watch(self.store.charge(charges, now))
     }
 
-    fn charge_one(&self, charge: &Charge, now: Now) -> Option<Usage> {
-        self.store.charge_one(charge, now)
+    fn charge_at_once(&self, charges: &[Charge], usages: &mut [Usage], now: Now) -> bool {
+        self.store.charge_at_once(charges, usages, now)
     }
 
     fn correct(&self, corrections: &[Correction], now: Now) -> StoreFuture {

@@ -224,11 +224,12 @@ pub trait Store: Send + Sync + 'static {
     /// Makes all of `charges` when each enforced one fits, or else none.
     fn charge(&self, charges: &[Charge], now: Now) -> StoreFuture;
 
-    /// Makes a charge that is its request's only one, where that can be done without waiting.
-    /// `None`, the default: it was not made, and is to be asked for by [`charge`](Self::charge).
-    fn charge_one(&self, charge: &Charge, now: Now) -> Option<Usage> {
-        let _ = (charge, now);
-        None
+    /// Does what [`charge`](Self::charge) does, where that takes no waiting, and writes what became
+    /// of each charge to `usages`, of which there are as many. `false`, the default: nothing was
+    /// done, and `charge` is to be asked.
+    fn charge_at_once(&self, charges: &[Charge], usages: &mut [Usage], now: Now) -> bool {
+        let _ = (charges, usages, now);
+        false
     }
 
     /// Makes all of `corrections`, and answers with what is left after each. They are made even if

@@ -11,11 +11,11 @@ mod tests;
 mod unlocked;
 
 use std::{
-    fmt, slice,
+    fmt,
     sync::atomic::{self, AtomicU64, Ordering::Relaxed},
 };
 
-use smallvec::SmallVec;
+use smallvec::{SmallVec, smallvec};
 
 use self::{
     ledger::{Found, Ledger, Locked, Room},
@@ -126,6 +126,18 @@ impl MemoryStore {
         Address::of(charge).segment(self.segments.len())
     }
 
+    /// Makes a request's only charge, if that takes no more than one lock.
+    #[inline]
+    fn charge_one(&self, charge: &Charge, usage: &mut Usage, now: Now) -> bool {
+        let made = match charge.algorithm {
+            Algorithm::SlidingWindow => self.charge_one_aside(charge, now),
+            Algorithm::TokenBucket | Algorithm::FixedWindow => {
+                self.charge_one_unlocked(charge, now)
+            }
+        };
+        made.map(|made| *usage = made).is_some()
+    }
+
     /// Makes the charges under the locks of their segments. It has a large frame, that the others
     /// shall not have.
     #[inline(never)]
@@ -169,20 +181,20 @@ impl Default for MemoryStore {
 }
 
 impl Store for MemoryStore {
-    #[inline]
-    fn charge_one(&self, charge: &Charge, now: Now) -> Option<Usage> {
-        match charge.algorithm {
-            Algorithm::SlidingWindow => self.charge_one_aside(charge, now),
-            Algorithm::TokenBucket | Algorithm::FixedWindow => {
-                self.charge_one_unlocked(charge, now)
-            }
+    fn charge_at_once(&self, charges: &[Charge], usages: &mut [Usage], now: Now) -> bool {
+        let made = match (charges, &mut *usages) {
+            ([charge], [usage]) => self.charge_one(charge, usage, now),
+            (charges, usages) => self.charge_unlocked(charges, usages, now),
+        };
+        if !made {
+            usages.copy_from_slice(&self.charge_locked(charges, now));
         }
-        .or_else(|| self.charge_locked(slice::from_ref(charge), now).pop())
+        true
     }
 
     fn charge(&self, charges: &[Charge], now: Now) -> StoreFuture {
-        let usages = self.charge_unlocked(charges, now);
-        let usages = usages.unwrap_or_else(|| self.charge_locked(charges, now));
+        let mut usages = smallvec![Usage::default(); charges.len()];
+        self.charge_at_once(charges, &mut usages, now);
         StoreFuture::ready(Ok(Answer { usages, at: now }))
     }
 

@@ -10,12 +10,13 @@ use super::{
     ledger::usage,
     segment::Glance,
     slot::{Address, Slot},
+    sync::Taken,
 };
 use crate::{
     algorithm::{Count, FixedWindow, State},
     clock::Now,
     quota::Quota,
-    store::{Charge, Mode, Usage, Usages},
+    store::{Charge, Mode, Usage},
 };
 
 /// How often it is tried while others charge the same keys.
@@ -37,7 +38,7 @@ struct Counted<'a> {
 }
 
 #[inline]
-fn tried<T>(attempt: impl Fn() -> Result<T, Missed>) -> Option<T> {
+fn tried<T>(mut attempt: impl FnMut() -> Result<T, Missed>) -> Option<T> {
     match attempt() {
         Ok(made) => Some(made),
         Err(Missed::NeedsLock) => None,
@@ -46,7 +47,7 @@ fn tried<T>(attempt: impl Fn() -> Result<T, Missed>) -> Option<T> {
 }
 
 #[inline(never)]
-fn tried_again<T>(attempt: impl Fn() -> Result<T, Missed>) -> Option<T> {
+fn tried_again<T>(mut attempt: impl FnMut() -> Result<T, Missed>) -> Option<T> {
     for _ in 0..TRIES {
         spin_loop();
         match attempt() {
@@ -73,30 +74,42 @@ impl MemoryStore {
         })
     }
 
-    /// Makes all the charges or none; `None` where that takes a lock.
-    pub(super) fn charge_unlocked(&self, charges: &[Charge], now: Now) -> Option<Usages> {
-        tried(|| {
-            let counted = charges.iter().map(|charge| self.count(charge, now));
-            let counted: SmallVec<[Counted<'_>; 8]> = counted.collect::<Result<_, _>>()?;
+    /// Makes all the charges or none, and tells what became of each; `false` where that takes a
+    /// lock.
+    pub(super) fn charge_unlocked(
+        &self,
+        charges: &[Charge],
+        usages: &mut [Usage],
+        now: Now,
+    ) -> bool {
+        let made = tried(|| {
+            let mut counted: SmallVec<[Counted<'_>; 8]> = SmallVec::new();
+            for charge in charges {
+                counted.push(self.count(charge, now)?);
+            }
             let fits = |(charge, counted): (&Charge, &Counted<'_>)| {
                 charge.mode != Mode::Enforced || counted.usage.fits()
             };
-            if !charges.iter().zip(&counted).all(fits) {
-                let left = charges.iter().zip(&counted);
-                return left
-                    .map(|(charge, counted)| self.uncharged(charge, counted, now))
-                    .collect();
+            let passes = charges.iter().zip(&counted).all(fits);
+            if passes {
+                // All are taken before any is written. Nobody waits here, so the order is of no
+                // consequence.
+                let mut taken: SmallVec<[Taken<'_>; 8]> = SmallVec::new();
+                for counted in &counted {
+                    taken.push(counted.glance.take().ok_or(Missed::Outdated)?);
+                }
+                for (taken, counted) in taken.into_iter().zip(&counted) {
+                    let [_, time, last] = counted.after.0;
+                    taken.write(time, last);
+                }
             }
-            // All are taken before any is written. Nobody waits here, so the order is of no
-            // consequence.
-            let taken = counted.iter().map(|counted| counted.glance.take().ok_or(Missed::Outdated));
-            let taken: SmallVec<[_; 8]> = taken.collect::<Result<_, _>>()?;
-            for (taken, counted) in taken.into_iter().zip(&counted) {
-                let [_, time, last] = counted.after.0;
-                taken.write(time, last);
+            for ((charge, counted), usage) in charges.iter().zip(&counted).zip(&mut *usages) {
+                let left = || self.uncharged(charge, counted, now);
+                *usage = if passes { counted.usage } else { left()? };
             }
-            Ok(counted.iter().map(|counted| counted.usage).collect())
-        })
+            Ok(())
+        });
+        made.is_some()
     }
 
     /// What a charge makes of its key's state, if its request passes.
