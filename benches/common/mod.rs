@@ -25,6 +25,7 @@ pub static API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 pub const YEAR: Duration = Duration::from_secs(365 * 86_400);
 
 /// What `future` answers at once, as the memory store does.
+#[inline]
 pub fn now_or_never<F: Future>(future: F) -> F::Output {
     match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(output) => output,

@@ -6,7 +6,7 @@ use aerorate::KeyedRateLimiter;
 use governor::DefaultKeyedRateLimiter;
 use http::{Request, request::Parts};
 use rate_net::{Eviction, RateLimiter};
-use tower_quota::{Check, Clock, Decision, Limiter, Policy, Quota};
+use tower_quota::{Check, Clock, Limiter, Policy, Quota};
 
 use crate::common::{
     API_KEY, governors,
@@ -122,8 +122,8 @@ pub fn by_key(policy: Policy, keys: usize) -> Contender<String> {
     Contender::new(
         "tower-quota",
         limiter([policy], keys, Clock::system()),
-        |limiter, key, units| answer(limiter.check(POLICY, key).cost(units.into())).is_allowed(),
-        |limiter: &Limiter, key| answer(limiter.check(POLICY, key)).is_allowed(),
+        |limiter, key, units| is_allowed(limiter.check(POLICY, key).cost(units.into())),
+        |limiter: &Limiter, key| is_allowed(limiter.check(POLICY, key)),
         |limiter, keys| counts_for(limiter, POLICY, keys),
     )
 }
@@ -143,14 +143,17 @@ pub fn by_request(policies: Vec<Policy>, keys: usize) -> Contender<Parts> {
     )
 }
 
-fn answer(check: Check<'_>) -> Decision {
-    now_or_never(check.into_future()).expect("the policy's name")
+/// Whether the answer is yes, which is all that governor says.
+#[inline]
+fn is_allowed(check: Check<'_>) -> bool {
+    now_or_never(check.into_future()).is_ok_and(|decision| decision.is_allowed())
 }
 
 /// Whether some of the keys, all over, have less than their whole quota.
 fn counts_for(limiter: &Limiter, policy: &str, keys: usize) -> bool {
     (0..keys).step_by(997).all(|n| {
-        let decision = answer(limiter.peek(policy, key(n)));
+        let peek = limiter.peek(policy, key(n)).into_future();
+        let decision = now_or_never(peek).expect("the policy's name");
         decision.outcomes()[0].remaining() < decision.outcomes()[0].limit()
     })
 }

@@ -12,7 +12,7 @@ use crate::{
     decision::{Decision, Outcome, Reason},
     key::{Fingerprinter, Key},
     quota::Quota,
-    store::{Charge, Mode, Usage, Usages},
+    store::{Charge, Mode, Usages},
 };
 
 /// The key that was hashed last: policies that count by the same one hash it once.
@@ -69,12 +69,12 @@ impl Inner {
                 let shard = self.shard(kind, &key, || policy.shard_of(request));
                 let key = last_key.fingerprint(kind, key, &self.fingerprints);
                 let cost = policy.cost_of(request);
-                decision.push(self.rule(place).ask(place, kind, (key, shard), quota, cost));
+                self.rule(place).ask(decision, kind, (key, shard), quota, cost);
             }
             None if policy.skips_without_key() => {}
             None => {
-                let missing = self.rule(place).ask(place, 0, (0, None), quota, 0);
-                decision.push(Outcome { refused: Some(Reason::MissingKey), ..missing });
+                let missing = self.rule(place).ask(decision, 0, (0, None), quota, 0);
+                missing.refused = Some(Reason::MissingKey);
             }
         }
     }
@@ -101,27 +101,23 @@ impl Inner {
 }
 
 impl Rule {
-    /// What this rule, which is at `place`, asks for a key, and its shard if that is not its own.
+    /// Adds to `decision` what this rule asks for a key, and its shard if that is not its own.
     #[inline]
-    pub(super) fn ask(
+    pub(super) fn ask<'d>(
         &self,
-        place: u32,
+        decision: &'d mut Decision,
         key_kind: u8,
         (key, shard): (u128, Option<u64>),
         quota: Quota,
         cost: u64,
-    ) -> Outcome {
-        let shard = shard.unwrap_or(key as u64);
-        let charge = Charge { key, shard, quota, cost, ..self.charge };
-        Outcome {
-            labels: self.labels,
-            place,
-            key_kind,
-            refused: None,
-            replicas: 1,
-            charge,
-            usage: Usage::default(),
-        }
+    ) -> &'d mut Outcome {
+        let asked = decision.push(&self.unasked);
+        asked.key_kind = key_kind;
+        asked.charge.key = key;
+        asked.charge.shard = shard.unwrap_or(key as u64);
+        asked.charge.quota = quota;
+        asked.charge.cost = cost;
+        asked
     }
 }
 

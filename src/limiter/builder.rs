@@ -12,12 +12,13 @@ use crate::metrics::{Metrics, Watched};
 use crate::{
     category::Category,
     clock::Clock,
+    decision::Outcome,
     error::BuildError,
     hold::Line,
     key::Fingerprinter,
     matcher::Matcher,
     policy::{Labels, Policy},
-    store::{Charge, MemoryStore, Mode, Store},
+    store::{Charge, MemoryStore, Mode, Store, Usage},
 };
 
 const DEFAULT_MAX_HELD: usize = 10_000;
@@ -102,9 +103,8 @@ impl LimiterBuilder {
             policy.validate(for_requests)?;
             let id = fingerprints.fingerprint(u8::MAX, &policy.identity().into()) as u64;
             let hold = policy.held_up_to().unwrap_or(hold);
-            let rule =
-                Rule { labels: Labels::of(&policy), charge: charge(&policy, id), policy, hold };
             let place = rules.len() as u32;
+            let rule = Rule { unasked: unasked(&policy, id, place), policy, hold };
             let known = *by_name.entry(rule.policy.name().to_owned()).or_insert(place);
             if rules.get(known as usize).is_some_and(|known| !known.policy.is(&rule.policy)) {
                 let culprit = format!("policy `{}`", rule.policy.name());
@@ -167,13 +167,22 @@ impl LimiterBuilder {
     }
 }
 
-/// What the policy asks of the store for any request.
-fn charge(policy: &Policy, id: u64) -> Charge {
-    Charge {
+/// What the rule of a policy, which is at `place`, says of nobody yet.
+fn unasked(policy: &Policy, id: u64, place: u32) -> Outcome {
+    let charge = Charge {
         mode: if policy.is_dry_run() { Mode::DryRun } else { Mode::Enforced },
         is_settled: policy.is_settled(),
         lease: policy.leased(),
         ..Charge::new(id, 0, policy.algorithm(), policy.quota())
+    };
+    Outcome {
+        labels: Labels::of(policy),
+        place,
+        key_kind: 0,
+        refused: None,
+        replicas: 1,
+        charge,
+        usage: Usage::default(),
     }
 }
 

@@ -74,7 +74,7 @@ impl<'a> Check<'a> {
         let Some(&place) = inner.by_name.get(self.policy) else { return false };
         let rule = inner.rule(place);
         let quota = match self.quota {
-            None => rule.charge.quota,
+            None => rule.unasked.charge.quota,
             own => rule.policy.planned(own),
         };
         let is_plain = matches!(self.action, Action::Charge) && !inner.is_shared;
@@ -83,7 +83,7 @@ impl<'a> Check<'a> {
         }
         let now = inner.clock.now();
         let key = inner.fingerprints.fingerprint(0, &self.key);
-        decision.push(rule.ask(place, 0, (key, None), quota, self.cost));
+        rule.ask(decision, 0, (key, None), quota, self.cost);
         inner.decide_at_once(decision, now)
     }
 
@@ -97,7 +97,7 @@ impl<'a> Check<'a> {
         if !quota.is_unlimited() {
             let shard = inner.shard(0, &self.key, || None);
             let key = inner.fingerprints.fingerprint(0, &self.key);
-            decision.push(rule.ask(place, 0, (key, shard), quota, self.cost));
+            rule.ask(decision, 0, (key, shard), quota, self.cost);
         }
         let change = match self.action {
             Action::Charge => return Ok(DecisionFuture::at_once(self.limiter, decision)),

@@ -63,7 +63,9 @@ impl Inner {
 
         let (store, now) = (MemoryStore::with_max_keys(1_024), self.clock.now());
         let key = self.fingerprints.fingerprint(0, &"example".into());
-        let ask = |place, quota, cost| self.rule(place).ask(place, 0, (key, None), quota, cost);
+        let ask = |decision: &mut Decision, place, quota, cost| {
+            self.rule(place).ask(decision, 0, (key, None), quota, cost);
+        };
         let decide = |mut decision: Decision| {
             let mut answer = store.charge(&decision.charges(), now);
             match Pin::new(&mut answer).poll(&mut Context::from_waker(Waker::noop())) {
@@ -74,10 +76,10 @@ impl Inner {
             Some(decision)
         };
         let mut all_of_it = Decision::new();
-        all_of_it.push(ask(first, quota, capacity));
+        ask(&mut all_of_it, first, quota, capacity);
         decide(all_of_it)?;
         let mut one_more = Decision::new();
-        limited.for_each(|(place, quota)| one_more.push(ask(place, quota, 1)));
+        limited.for_each(|(place, quota)| ask(&mut one_more, place, quota, 1));
         decide(one_more)
     }
 }

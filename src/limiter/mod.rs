@@ -40,8 +40,8 @@ use crate::{
     hold::Line,
     key::{Fingerprinter, Key},
     matcher::Matcher,
-    policy::{Labels, Policy},
-    store::{Charge, MemoryStore, Store},
+    policy::Policy,
+    store::{MemoryStore, Store},
 };
 
 /// Decides about requests: finds the policies that hold for one, and whose quota each draws on,
@@ -104,9 +104,8 @@ struct Members {
 /// A policy as the limiter holds it.
 struct Rule {
     policy: Policy,
-    labels: &'static Labels,
-    /// What is asked of the store for each request, but for its key and what it costs.
-    charge: Charge,
+    /// What it says of nobody yet: of each request, it says so with another key.
+    unasked: Outcome,
     /// How long a request may be held for it.
     hold: Duration,
 }

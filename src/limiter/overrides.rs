@@ -148,7 +148,7 @@ impl Limiter {
         if let Some(until) = own.blocked {
             let now = self.now();
             let left = until.saturating_sub(now.monotonic_nanos());
-            decision.push(blocked(Duration::from_nanos(left)));
+            decision.push(&blocked(Duration::from_nanos(left)));
             decision.close(now, Duration::ZERO);
             return None;
         }
@@ -186,7 +186,7 @@ impl Limiter {
         for Drawn { place, key_kind, charge } in drawn {
             let rule = self.inner.rule(*place);
             let key = (charge.key, Some(charge.shard));
-            asked.push(rule.ask(*place, *key_kind, key, charge.quota, 1));
+            rule.ask(&mut asked, *key_kind, key, charge.quota, 1);
         }
         asked
     }
@@ -206,9 +206,10 @@ impl Limiter {
     ) -> Result<(), TooMany> {
         let Some(place) = self.inner.by_name.get(policy) else { return Ok(()) };
         let rule = self.inner.rule(*place);
-        let quota = quota.map(|(quota, time)| (rule.charge.policy, quota, self.until(time)));
+        let quota =
+            quota.map(|(quota, time)| (rule.unasked.charge.policy, quota, self.until(time)));
         self.inner.overrides.change(key, self.now(), |own| {
-            own.quotas.retain(|(policy, _, _)| *policy != rule.charge.policy);
+            own.quotas.retain(|(policy, _, _)| *policy != rule.unasked.charge.policy);
             own.quotas.extend(quota);
         })
     }
@@ -220,7 +221,7 @@ impl Limiter {
         let now = self.now().monotonic_nanos();
         let left = |until: Until| Duration::from_nanos(until.saturating_sub(now));
         let quota = |(id, _, until): &(u64, Quota, Until)| {
-            let rule = self.inner.rules.iter().find(|rule| rule.charge.policy == *id)?;
+            let rule = self.inner.rules.iter().find(|rule| rule.unasked.charge.policy == *id)?;
             Some((rule.policy.clone(), left(*until)))
         };
         Exception {

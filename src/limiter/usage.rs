@@ -43,14 +43,17 @@ impl Limiter {
             let rule = inner.rule(place);
             let policy = &rule.policy;
             let quota = policy.quota_of(request);
-            if policy.is_global() || quota.is_unlimited() || seen.contains(&rule.charge.policy) {
+            if policy.is_global()
+                || quota.is_unlimited()
+                || seen.contains(&rule.unasked.charge.policy)
+            {
                 continue;
             }
-            seen.push(rule.charge.policy);
+            seen.push(rule.unasked.charge.policy);
             if let Some((kind, key)) = policy.key_of(request) {
                 let shard = inner.shard(kind, &key, || policy.shard_of(request));
                 let key = inner.fingerprints.fingerprint(kind, &key);
-                asked.push(rule.ask(place, kind, (key, shard), quota, 1));
+                rule.ask(&mut asked, kind, (key, shard), quota, 1);
             }
         }
         asked.only_peek();

@@ -21,7 +21,9 @@ type Settle = Arc<dyn Fn(&response::Parts) -> Option<u64> + Send + Sync>;
 
 /// A named quota, how it is counted, whose it is, and what a request costs.
 ///
-/// A clone is the same policy: categories that each hold a clone share its counts.
+/// A clone is the same policy: categories that each hold a clone share its counts. What a limiter's
+/// policies and their kinds of key are called is kept for the life of the process, each name once:
+/// names are words of the configuration, not of callers.
 ///
 /// A policy that requests are held to needs a [`key`](Self::key), and says what happens to a
 /// request without one: [`or_key`](Self::or_key), [`or_skip`](Self::or_skip) or
