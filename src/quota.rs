@@ -87,7 +87,7 @@ impl Quota {
         // What is longer is far beyond the longest window and refused at `build()`.
         let window = if window < WHOLE { window } else { WHOLE - 1 };
         let time = match window.checked_rem(units) {
-            Some(0) => window / units | WHOLE,
+            Some(0) => (window / units) | WHOLE,
             _ => window,
         };
         Self { units, time, burst: NO_BURST }

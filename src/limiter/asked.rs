@@ -126,6 +126,7 @@ impl Decision {
         self.all_mut().for_each(|outcome| outcome.charge.mode = Mode::Peek);
     }
 
+    #[cfg(any(feature = "metrics", feature = "tracing"))]
     pub(super) fn only_peeks(&self) -> bool {
         self.all().next().is_some_and(|outcome| outcome.charge.mode == Mode::Peek)
     }

@@ -183,7 +183,7 @@ impl Usage {
 }
 
 /// The [`Usage`]s of a request, in the order of its charges.
-pub type Usages = SmallVec<[Usage; 8]>;
+pub type Usages = SmallVec<[Usage; 4]>;
 
 /// What a [`Store`] says.
 #[derive(Clone, Debug)]
