@@ -1,6 +1,3 @@
-#[cfg(feature = "tracing")]
-use tracing::level_filters::LevelFilter;
-
 use super::Inner;
 #[cfg(feature = "metrics")]
 use super::Limiter;
@@ -15,7 +12,7 @@ impl Inner {
             self.metrics.count(decision);
         }
         #[cfg(feature = "tracing")]
-        if LevelFilter::current() != LevelFilter::OFF && !decision.is_uneventful() {
+        if !decision.is_uneventful() {
             self.log(decision);
         }
         #[cfg(not(any(feature = "metrics", feature = "tracing")))]
