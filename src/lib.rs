@@ -189,7 +189,7 @@ pub use crate::{
     future::ResponseFuture,
     headers::{HeaderStyle, ResetFormat},
     layer::{RateLimitLayer, RateLimitLayerBuilder},
-    limiter::{Check, CheckFuture, DecisionFuture, Limiter, LimiterBuilder, UnknownPolicy},
+    limiter::{Check, DecisionFuture, Limiter, LimiterBuilder, UnknownPolicy},
     matcher::Matcher,
     policy::{OnStoreFailure, Policy},
     quota::Quota,

@@ -192,12 +192,46 @@ impl Quota {
     }
 }
 
+impl Quota {
+    /// What it is shown as. Refusals tell it: format strings would take several times as long.
+    pub(crate) fn write(&self, to: &mut impl fmt::Write) -> fmt::Result {
+        if self.is_unlimited() {
+            return to.write_str("unlimited");
+        }
+        let window = self.window();
+        to.write_str(itoa::Buffer::new().format(self.units))?;
+        to.write_str(" per ")?;
+        if window.subsec_nanos() == 0 {
+            to.write_str(itoa::Buffer::new().format(window.as_secs()))?;
+            to.write_str("s")?;
+        } else {
+            write!(to, "{window:?}")?;
+        }
+        self.own_burst().map_or(Ok(()), |burst| write!(to, ", burst {burst}"))
+    }
+}
+
 impl fmt::Debug for Quota {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.is_unlimited() {
-            return f.write_str("unlimited");
+        self.write(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quotas_are_shown_as_they_are_written() {
+        let per_window = |window| Quota::per_window(7, window);
+        for (quota, shown) in [
+            (Quota::per_day(u64::MAX - 1), "18446744073709551614 per 86400s"),
+            (Quota::per_second(1).burst(5), "1 per 1s, burst 5"),
+            (Quota::unlimited(), "unlimited"),
+            (per_window(Duration::from_nanos(1)), "7 per 1ns"),
+            (per_window(Duration::from_millis(1_500)), "7 per 1.5s"),
+        ] {
+            assert_eq!(format!("{quota:?}"), shown);
         }
-        write!(f, "{} per {:?}", self.units, self.window())?;
-        self.own_burst().map_or(Ok(()), |burst| write!(f, ", burst {burst}"))
     }
 }

@@ -267,7 +267,7 @@ impl Complaint<'_> {
                 to.write_str("Quota of policy `")?;
                 to.write_str(policy)?;
                 to.write_str("` is used up (")?;
-                write_quota(quota, to)?;
+                quota.write(to)?;
                 to.write_str(").")
             }
             Some(Reason::CostExceedsQuota) => {
@@ -296,18 +296,6 @@ impl fmt::Display for Complaint<'_> {
     }
 }
 
-/// As it is shown by `Debug`.
-fn write_quota(quota: Quota, to: &mut impl fmt::Write) -> fmt::Result {
-    let window = quota.window();
-    if quota.has_burst() || quota.is_unlimited() || window.subsec_nanos() != 0 {
-        return write!(to, "{quota:?}");
-    }
-    to.write_str(itoa::Buffer::new().format(quota.units()))?;
-    to.write_str(" per ")?;
-    to.write_str(itoa::Buffer::new().format(window.as_secs()))?;
-    to.write_str("s")
-}
-
 impl std::error::Error for Rejection {}
 
 #[cfg(feature = "axum")]
@@ -319,24 +307,3 @@ impl axum::response::IntoResponse for Rejection {
 
 /// Turns a rejection into the house's own response.
 pub(crate) type Renderer = Arc<dyn Fn(&Rejection) -> Response<Bytes> + Send + Sync>;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn quotas_are_written_as_they_are_shown() {
-        let per_window = |window| Quota::per_window(7, window);
-        for quota in [
-            Quota::per_day(u64::MAX - 1),
-            Quota::per_second(1).burst(5),
-            Quota::unlimited(),
-            per_window(Duration::from_nanos(1)),
-            per_window(Duration::from_millis(1_500)),
-        ] {
-            let mut text = String::new();
-            write_quota(quota, &mut text).unwrap();
-            assert_eq!(text, format!("{quota:?}"));
-        }
-    }
-}

@@ -1,6 +1,6 @@
 use std::{
     fmt,
-    future::{Future, IntoFuture},
+    future::Future,
     mem,
     pin::Pin,
     task::{Context, Poll},
@@ -36,6 +36,8 @@ pub struct Check<'a> {
     key: Key<'a>,
     cost: u64,
     quota: Option<Quota>,
+    /// Boxed: mostly the answer is there at once.
+    deciding: Option<Box<DecisionFuture>>,
 }
 
 /// What a [`Check`] does.
@@ -50,7 +52,7 @@ pub(super) enum Action {
 impl<'a> Check<'a> {
     #[inline]
     pub(super) fn new(limiter: &'a Limiter, action: Action, policy: &'a str, key: Key<'a>) -> Self {
-        Self { limiter, action, policy, key, cost: 1, quota: None }
+        Self { limiter, action, policy, key, cost: 1, quota: None, deciding: None }
     }
 
     /// How many units it uses, or gives back. Default: 1.
@@ -111,57 +113,35 @@ impl<'a> Check<'a> {
         let asked = mem::replace(decision, Decision::new());
         Ok(Some(Box::new(DecisionFuture::correcting(self.limiter.clone(), asked, change))))
     }
-}
 
-impl<'a> IntoFuture for Check<'a> {
-    type Output = Result<Decision, UnknownPolicy>;
-    type IntoFuture = CheckFuture<'a>;
-
-    #[inline]
-    fn into_future(self) -> CheckFuture<'a> {
-        CheckFuture { check: self, deciding: None }
+    fn poll_slowly(&mut self, context: &mut Context<'_>) -> Poll<Result<Decision, UnknownPolicy>> {
+        let deciding = match self.deciding.take() {
+            Some(deciding) => deciding,
+            None => {
+                let mut decision = Decision::new();
+                match self.ask(&mut decision) {
+                    Err(unknown) => return Poll::Ready(Err(unknown)),
+                    Ok(None) => return Poll::Ready(Ok(decision)),
+                    Ok(Some(later)) => later,
+                }
+            }
+        };
+        Pin::new(self.deciding.insert(deciding)).poll(context).map(Ok)
     }
 }
 
-/// The answer to a [`Check`] to come.
-#[derive(Debug)]
-#[must_use = "nothing is decided unless it is awaited"]
-pub struct CheckFuture<'a> {
-    check: Check<'a>,
-    /// Boxed: mostly the answer is there at once.
-    deciding: Option<Box<DecisionFuture>>,
-}
-
-impl Future for CheckFuture<'_> {
+impl Future for Check<'_> {
     type Output = Result<Decision, UnknownPolicy>;
 
     #[inline]
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         if self.deciding.is_none() {
             let mut decision = Decision::new();
-            if self.check.decide_at_once(&mut decision) {
+            if self.decide_at_once(&mut decision) {
                 return Poll::Ready(Ok(decision));
             }
         }
-        self.poll_all(context)
-    }
-}
-
-impl CheckFuture<'_> {
-    fn poll_all(&mut self, context: &mut Context<'_>) -> Poll<Result<Decision, UnknownPolicy>> {
-        let Self { check, deciding } = self;
-        let deciding = match deciding {
-            Some(deciding) => deciding,
-            None => {
-                let mut decision = Decision::new();
-                match check.ask(&mut decision) {
-                    Err(unknown) => return Poll::Ready(Err(unknown)),
-                    Ok(None) => return Poll::Ready(Ok(decision)),
-                    Ok(Some(later)) => deciding.insert(later),
-                }
-            }
-        };
-        Pin::new(deciding).poll(context).map(Ok)
+        self.poll_slowly(context)
     }
 }
 

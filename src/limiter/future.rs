@@ -192,12 +192,12 @@ impl Inner {
     pub(super) fn decide_at_once(&self, decision: &mut Decision, now: Now) -> bool {
         let is_plain =
             |outcome: &Outcome| outcome.has_key() && self.rule(outcome.place).hold.is_zero();
-        if self.line.is_waited_in() || !decision.all().all(is_plain) {
-            return false;
-        }
         let charged = match decision.all_mut().into_slice() {
-            [] => false,
+            _ if self.line.is_waited_in() => false,
             [outcome] => {
+                if !is_plain(outcome) {
+                    return false;
+                }
                 let mut usage = Usage::default();
                 let charge = slice::from_ref(&outcome.charge);
                 let charged = self.store.charge_at_once(charge, slice::from_mut(&mut usage), now);
@@ -206,7 +206,7 @@ impl Inner {
                 }
                 charged
             }
-            all => self.charge_at_once(all, now),
+            all => !all.is_empty() && all.iter().all(is_plain) && self.charge_at_once(all, now),
         };
         if charged {
             decision.close(now, Duration::ZERO);

@@ -29,7 +29,7 @@ pub(crate) use self::overrides::{Drawn, TooMany};
 pub(crate) use self::settle::Settling;
 pub use self::{
     builder::LimiterBuilder,
-    check::{Check, CheckFuture, UnknownPolicy},
+    check::{Check, UnknownPolicy},
     future::DecisionFuture,
 };
 #[cfg(feature = "metrics")]

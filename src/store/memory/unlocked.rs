@@ -1,5 +1,8 @@
 //! Charging keys that are known, without waiting for anybody: a state is read, and written on
 //! condition that it has not changed meanwhile. A refusal writes nothing.
+//!
+//! This is what most decisions do: what stands in one line here is to be one piece for the
+//! compiler as well, which would not think so of functions that have two callers.
 
 use std::hint::spin_loop;
 
@@ -37,23 +40,14 @@ struct Counted<'a> {
     usage: Usage,
 }
 
-#[inline]
-fn tried<T>(mut attempt: impl FnMut() -> Result<T, Missed>) -> Option<T> {
-    match attempt() {
-        Ok(made) => Some(made),
-        Err(Missed::NeedsLock) => None,
-        Err(Missed::Outdated) => tried_again(attempt),
-    }
-}
-
+/// Tries again, where others have changed what was read: the first try is to be straight ahead.
 #[inline(never)]
 fn tried_again<T>(mut attempt: impl FnMut() -> Result<T, Missed>) -> Option<T> {
     for _ in 0..TRIES {
         spin_loop();
         match attempt() {
-            Ok(made) => return Some(made),
-            Err(Missed::NeedsLock) => return None,
             Err(Missed::Outdated) => {}
+            made => return made.ok(),
         }
     }
     None
@@ -63,15 +57,21 @@ impl MemoryStore {
     /// Makes one charge; `None` where that takes a lock.
     #[inline]
     pub(super) fn charge_one_unlocked(&self, charge: &Charge, now: Now) -> Option<Usage> {
-        tried(|| {
-            let Counted { glance, after, usage } = self.count(charge, now)?;
-            if !usage.fits() || !charge.uses_units() {
-                return glance.still().then_some(usage).ok_or(Missed::Outdated);
-            }
-            let [_, time, last] = after.0;
-            glance.take().ok_or(Missed::Outdated)?.write(time, last);
-            Ok(usage)
-        })
+        match self.try_one(charge, now) {
+            Err(Missed::Outdated) => tried_again(|| self.try_one(charge, now)),
+            made => made.ok(),
+        }
+    }
+
+    #[inline(always)]
+    fn try_one(&self, charge: &Charge, now: Now) -> Result<Usage, Missed> {
+        let Counted { glance, after, usage } = self.count(charge, now)?;
+        if !usage.fits() || !charge.uses_units() {
+            return glance.still().then_some(usage).ok_or(Missed::Outdated);
+        }
+        let [_, time, last] = after.0;
+        glance.take().ok_or(Missed::Outdated)?.write(time, last);
+        Ok(usage)
     }
 
     /// Makes all the charges or none, and tells what became of each; `false` where that takes a
@@ -82,38 +82,43 @@ impl MemoryStore {
         usages: &mut [Usage],
         now: Now,
     ) -> bool {
-        let made = tried(|| {
-            let mut counted: SmallVec<[Counted<'_>; 8]> = SmallVec::new();
-            for charge in charges {
-                counted.push(self.count(charge, now)?);
-            }
-            let fits = |(charge, counted): (&Charge, &Counted<'_>)| {
-                charge.mode != Mode::Enforced || counted.usage.fits()
-            };
-            let passes = charges.iter().zip(&counted).all(fits);
-            if passes {
-                // All are taken before any is written. Nobody waits here, so the order is of no
-                // consequence.
-                let mut taken: SmallVec<[Taken<'_>; 8]> = SmallVec::new();
-                for counted in &counted {
-                    taken.push(counted.glance.take().ok_or(Missed::Outdated)?);
-                }
-                for (taken, counted) in taken.into_iter().zip(&counted) {
-                    let [_, time, last] = counted.after.0;
-                    taken.write(time, last);
-                }
-            }
-            for ((charge, counted), usage) in charges.iter().zip(&counted).zip(&mut *usages) {
-                let left = || self.uncharged(charge, counted, now);
-                *usage = if passes { counted.usage } else { left()? };
-            }
-            Ok(())
-        });
+        let made = match self.try_all(charges, usages, now) {
+            Err(Missed::Outdated) => tried_again(|| self.try_all(charges, usages, now)),
+            made => made.ok(),
+        };
         made.is_some()
     }
 
+    fn try_all(&self, charges: &[Charge], usages: &mut [Usage], now: Now) -> Result<(), Missed> {
+        let mut counted: SmallVec<[Counted<'_>; 8]> = SmallVec::new();
+        for charge in charges {
+            counted.push(self.count(charge, now)?);
+        }
+        let fits = |(charge, counted): (&Charge, &Counted<'_>)| {
+            charge.mode != Mode::Enforced || counted.usage.fits()
+        };
+        let passes = charges.iter().zip(&counted).all(fits);
+        if passes {
+            // All are taken before any is written. Nobody waits here, so the order is of no
+            // consequence.
+            let mut taken: SmallVec<[Taken<'_>; 8]> = SmallVec::new();
+            for counted in &counted {
+                taken.push(counted.glance.take().ok_or(Missed::Outdated)?);
+            }
+            for (taken, counted) in taken.into_iter().zip(&counted) {
+                let [_, time, last] = counted.after.0;
+                taken.write(time, last);
+            }
+        }
+        for ((charge, counted), usage) in charges.iter().zip(&counted).zip(usages) {
+            let left = || self.uncharged(charge, counted, now);
+            *usage = if passes { counted.usage } else { left()? };
+        }
+        Ok(())
+    }
+
     /// What a charge makes of its key's state, if its request passes.
-    #[inline]
+    #[inline(always)]
     fn count(&self, charge: &Charge, now: Now) -> Result<Counted<'_>, Missed> {
         let address = Address::of(charge);
         let segment = &self.segments[address.segment(self.segments.len())];
@@ -148,7 +153,7 @@ impl MemoryStore {
     }
 
     /// For each algorithm on its own: the compiler then works out once what each step needs.
-    #[inline]
+    #[inline(always)]
     fn count_in<S: Count + Copy + Into<State>>(
         &self,
         mut state: S,
