@@ -30,10 +30,9 @@ const NO_BURST: u64 = u64::MAX;
 /// assert!(Quota::unlimited().is_unlimited());
 /// # let _ = reads;
 /// ```
-///
-/// Each decision holds some quotas: they are kept small.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Quota {
+    // Three words, as each decision holds some quotas.
     units: u64,
     /// The nanoseconds in which a unit comes back, with [`WHOLE`], where that is a whole number, as
     /// it is for most quotas: it saves token buckets their divisions. Or else those of the window.

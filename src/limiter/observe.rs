@@ -2,6 +2,8 @@ use super::Inner;
 #[cfg(feature = "metrics")]
 use super::Limiter;
 use crate::decision::Decision;
+#[cfg(feature = "tracing")]
+use crate::decision::Outcome;
 
 impl Inner {
     /// Tells metrics and events of a decision.
@@ -19,32 +21,38 @@ impl Inner {
         let _ = decision;
     }
 
-    /// Policies, categories and kinds of key by their names; no keys.
+    /// Policies, categories and kinds of key by their names; no keys. What is to be told is looked
+    /// for only where someone hears it: most do not listen to each refusal.
     #[cfg(feature = "tracing")]
     #[inline(never)]
     fn log(&self, decision: &Decision) {
         if decision.only_peeks() {
             return;
         }
-        let category = decision.category.and_then(|number| self.categories.get(number as usize));
-        let category = category.map(|category| &*category.name);
+        let category = || {
+            let category = self.categories.get(decision.category? as usize)?;
+            Some(&*category.name)
+        };
         for outcome in decision.dry_runs().iter().filter(|outcome| !outcome.is_allowed()) {
             let policy = outcome.policy();
-            tracing::info!(policy, category, "a dry run would have refused this request");
+            tracing::info!(
+                policy,
+                category = category(),
+                "a dry run would have refused this request"
+            );
         }
-        let held = decision.held();
-        if !held.is_zero() {
-            tracing::debug!(category, ?held, "a request was held");
+        if !decision.held().is_zero() {
+            tracing::debug!(category = category(), held = ?decision.held(), "a request was held");
         }
         let Some(reason) = decision.reason() else { return };
-        let Some(outcome) = decision.tightest() else { return };
+        let refusing = || decision.tightest();
         tracing::debug!(
-            policy = outcome.policy(),
-            category,
+            policy = refusing().map(Outcome::policy),
+            category = category(),
             ?reason,
-            key_kind = outcome.key_kind(),
-            limit = outcome.limit(),
-            retry_after = outcome.retry_after().map(tracing::field::debug),
+            key_kind = refusing().map(Outcome::key_kind),
+            limit = refusing().map(Outcome::limit),
+            retry_after = refusing().and_then(Outcome::retry_after).map(tracing::field::debug),
             "a request was refused"
         );
     }

@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     sync::{
-        PoisonError, RwLock,
+        LazyLock, PoisonError, RwLock,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -13,6 +13,7 @@ use http::request::Parts;
 
 use super::{DecisionFuture, Limiter};
 use crate::{
+    algorithm::Algorithm,
     clock::{Now, nanos},
     decision::{Decision, Outcome, Reason},
     policy::{Labels, Policy},
@@ -238,11 +239,12 @@ impl Limiter {
 /// What refuses a blocked key: a quota of nothing until the block ends. No store is asked, and no
 /// rule of the limiter's.
 fn blocked(left: Duration) -> Outcome {
+    static LABELS: LazyLock<&Labels> =
+        LazyLock::new(|| Labels::of(&Policy::fixed_window(BLOCKED, Quota::per_second(0)).global()));
     let quota = Quota::per_window(0, left);
-    let policy = Policy::fixed_window(BLOCKED, quota).global();
     Outcome {
-        labels: Labels::of(&policy),
-        charge: Charge::new(0, 0, policy.algorithm(), quota),
+        labels: *LABELS,
+        charge: Charge::new(0, 0, Algorithm::FixedWindow, quota),
         place: 0,
         key_kind: 0,
         refused: Some(Reason::QuotaExceeded),

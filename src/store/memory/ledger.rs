@@ -250,8 +250,8 @@ impl<'a> Locked<'a> {
     /// Looks at the next slots and drops the keys that have expired.
     fn sweep(&mut self, slots: usize) {
         for _ in 0..slots.min(self.slots.capacity()) {
-            let (place, slot) = self.next();
-            if slot.is_expired(self.quotas, self.now) {
+            let place = self.next();
+            if let Some(slot) = self.expired(place) {
                 self.drop_key(place, slot);
             }
         }
@@ -262,15 +262,16 @@ impl<'a> Locked<'a> {
     fn make_room(&mut self) {
         let mut nearly_full = None;
         for _ in 0..SWEEP_WHEN_FULL.min(self.slots.capacity()) {
-            let (place, slot) = self.next();
-            if slot.is_expired(self.quotas, self.now) {
+            let place = self.next();
+            if let Some(slot) = self.expired(place) {
                 self.drop_key(place, slot);
                 nearly_full = None;
                 if !self.is_full() {
                     return;
                 }
-            } else if nearly_full.is_none() && self.is_nearly_full(&slot) {
-                nearly_full = Some((place, slot));
+            } else if nearly_full.is_none() {
+                let slot = self.slots.get(place);
+                nearly_full = self.is_nearly_full(&slot).then_some((place, slot));
             }
         }
         if let Some((place, slot)) = nearly_full {
@@ -299,10 +300,17 @@ impl<'a> Locked<'a> {
         self.ledger.cursor = place;
     }
 
-    fn next(&mut self) -> (usize, Slot) {
+    fn next(&mut self) -> usize {
         let place = self.ledger.cursor % self.slots.capacity().max(1);
         self.ledger.cursor = place + 1;
-        (place, self.slots.get(place))
+        place
+    }
+
+    /// What is in a slot, if it has expired. Most have not, which a glance tells.
+    fn expired(&self, place: usize) -> Option<Slot> {
+        let is_expired = |slot: &Slot| slot.is_expired(self.quotas, self.now);
+        let may_be = is_expired(&self.slots.peek(place));
+        may_be.then(|| self.slots.get(place)).filter(is_expired)
     }
 }
 
