@@ -143,15 +143,6 @@ impl Decision {
         self.all().filter(|outcome| outcome.has_key()).map(|outcome| outcome.charge).collect()
     }
 
-    /// That of one policy, if there is no other.
-    #[inline]
-    pub(super) fn only_charge(&self) -> Option<&Charge> {
-        match self.all().as_slice() {
-            [outcome] => outcome.charge(),
-            _ => None,
-        }
-    }
-
     pub(super) fn charges_mut(&mut self) -> impl Iterator<Item = &mut Charge> {
         self.all_mut().filter(|outcome| outcome.has_key()).map(|outcome| &mut outcome.charge)
     }

@@ -159,10 +159,7 @@ impl Inner {
             decision.all_mut().for_each(|outcome| outcome.replicas = 1);
         }
         self.line.look(decision.charges_mut(), ticket);
-        match decision.only_charge() {
-            Some(charge) => self.store.charge(slice::from_ref(charge), now),
-            None => self.store.charge(&decision.charges(), now),
-        }
+        self.store.charge(&decision.charges(), now)
     }
 
     /// Decides by what the store has answered, or without; when it was decided.
