@@ -8,8 +8,8 @@ use super::Policy;
 
 /// What a policy is called wherever its outcomes go.
 ///
-/// An outcome may outlive its limiter, and many are made in each microsecond: counting the
-/// references to a name would take longer than all else that is decided. So labels are kept for the
+/// An outcome may outlive its limiter. Counting references to a name that all threads share would
+/// take a tenth of a decision's time on one thread, and more on several. So labels are kept for the
 /// life of the process, each once, however many limiters are built.
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Labels {
