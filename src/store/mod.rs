@@ -243,7 +243,8 @@ pub trait Store: Send + Sync + 'static {
     }
 
     /// The secret by which keys become fingerprints, where several processes share the counts.
-    /// `None`, the default, where each process has its own.
+    /// `None`, the default, where each process has its own: fingerprints are then made in a quicker
+    /// way, which is safe only as long as no one outside of the process sees them.
     fn secret(&self) -> Option<u128> {
         None
     }

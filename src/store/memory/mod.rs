@@ -187,7 +187,8 @@ impl Store for MemoryStore {
             (charges, usages) => self.charge_unlocked(charges, usages, now),
         };
         if !made {
-            usages.copy_from_slice(&self.charge_locked(charges, now));
+            let locked = self.charge_locked(charges, now);
+            usages.iter_mut().zip(locked).for_each(|(usage, made)| *usage = made);
         }
         true
     }
