@@ -50,7 +50,7 @@ impl Segment {
             let taken = self.version.take(seen, words, read)?;
             let [key, time, number] = read;
             assert_eq!((key, number), (KEY, 2 * time), "what is still there is whole");
-            taken.write(time + 1, number + 2);
+            taken.write((time + 1, number + 2));
             Some(())
         });
         u64::from(counted.is_some())
@@ -234,7 +234,7 @@ fn nothing_is_lost_where_only_the_time_tells() {
         let segment = Segment::new();
         let count = |segment: &Segment| {
             let counted = segment.glance(|seen, words, read| {
-                segment.version.take(seen, words, read)?.write(read[1] + 1, read[2]);
+                segment.version.take(seen, words, read)?.write((read[1] + 1, read[2]));
                 Some(())
             });
             u64::from(counted.is_some())

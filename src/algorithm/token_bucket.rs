@@ -18,7 +18,7 @@ pub(crate) struct TokenBucket {
 impl TokenBucket {
     /// What [`charge`](Count::charge) does, in few steps: where a part is a nanosecond, and all
     /// numbers are of usual size.
-    #[inline]
+    #[inline(always)]
     fn charge_nanos(
         &mut self,
         quota: &Quota,
@@ -115,7 +115,7 @@ impl Count for TokenBucket {
         *self = Self::lacking(self.missing(quota, now).saturating_add(cost), quota, now);
     }
 
-    #[inline]
+    #[inline(always)]
     fn charge(&mut self, quota: &Quota, now: Now, ahead: u64, cost: u64) -> (u64, u64, u64) {
         let charged = self.charge_nanos(quota, now.monotonic_nanos(), ahead, cost);
         charged.unwrap_or_else(|| self.charge_parts(quota, now, ahead, cost))

@@ -11,6 +11,7 @@ use crate::{
 impl MemoryStore {
     /// Makes one charge; `None` where the key is new, or was counted under another quota, or is only
     /// asked about.
+    #[inline(never)]
     pub(super) fn charge_one_aside(&self, charge: &Charge, now: Now) -> Option<Usage> {
         if charge.mode == Mode::Peek {
             return None;

@@ -23,7 +23,7 @@ use self::{
     segment::Segment,
     slot::Address,
 };
-use super::{Answer, Charge, Correction, Mode, Store, StoreFuture, Usage, Usages};
+use super::{Answer, Charge, Correction, Mode, Store, StoreFuture, Usage};
 use crate::{algorithm::Algorithm, clock::Now};
 
 const DEFAULT_MAX_KEYS: usize = 1_000_000;
@@ -129,19 +129,20 @@ impl MemoryStore {
     /// Makes a request's only charge, if that takes no more than one lock.
     #[inline]
     fn charge_one(&self, charge: &Charge, usage: &mut Usage, now: Now) -> bool {
-        let made = match charge.algorithm {
-            Algorithm::SlidingWindow => self.charge_one_aside(charge, now),
-            Algorithm::TokenBucket | Algorithm::FixedWindow => {
-                self.charge_one_unlocked(charge, now)
+        match charge.algorithm {
+            Algorithm::SlidingWindow => {
+                self.charge_one_aside(charge, now).map(|made| *usage = made).is_some()
             }
-        };
-        made.map(|made| *usage = made).is_some()
+            Algorithm::TokenBucket | Algorithm::FixedWindow => {
+                self.charge_one_unlocked(charge, usage, now)
+            }
+        }
     }
 
     /// Makes the charges under the locks of their segments. It has a large frame, that the others
     /// shall not have.
     #[inline(never)]
-    fn charge_locked(&self, charges: &[Charge], now: Now) -> Usages {
+    fn charge_locked(&self, charges: &[Charge], usages: &mut [Usage], now: Now) {
         let homes: SmallVec<[usize; 4]> = charges.iter().map(|charge| self.home(charge)).collect();
         // In order, so that no two requests wait for each other.
         let mut order = homes.clone();
@@ -159,7 +160,7 @@ impl MemoryStore {
         let fits =
             |(charge, found): (&Charge, &Found)| charge.mode != Mode::Enforced || found.wait == 0;
         let passes = charges.iter().zip(&found).all(fits);
-        let usages = charges.iter().zip(&homes).zip(found).map(|((charge, home), found)| {
+        for (((charge, home), found), usage) in charges.iter().zip(&homes).zip(found).zip(usages) {
             let segment = &mut locked[place(home)];
             if passes && found.wait == 0 && charge.uses_units() {
                 segment.take(charge, found);
@@ -168,9 +169,8 @@ impl MemoryStore {
                     log_full();
                 }
             }
-            segment.usage(charge, found)
-        });
-        usages.collect()
+            *usage = segment.usage(charge, found);
+        }
     }
 }
 
@@ -187,8 +187,7 @@ impl Store for MemoryStore {
             (charges, usages) => self.charge_unlocked(charges, usages, now),
         };
         if !made {
-            let locked = self.charge_locked(charges, now);
-            usages.iter_mut().zip(locked).for_each(|(usage, made)| *usage = made);
+            self.charge_locked(charges, usages, now);
         }
         true
     }

@@ -135,7 +135,7 @@ impl Drop for Moving<'_> {
 impl Taken<'_> {
     /// Writes the two words that change.
     #[inline]
-    pub(crate) fn write(self, time: u64, last: u64) {
+    pub(crate) fn write(self, (time, last): (u64, u64)) {
         // Nobody sees the one without the other, or before that the slot is taken.
         fence(Release);
         self.words[1].store(time, Relaxed);

@@ -11,7 +11,7 @@ use super::{ledger::usage, *};
 use crate::{
     algorithm::{Algorithm, Count, State},
     quota::Quota,
-    store::{Change, Usage, conformance},
+    store::{Change, Usages, conformance},
 };
 
 fn at(seconds: u64) -> Now {

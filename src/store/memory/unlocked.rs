@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 
 use super::{
     MemoryStore,
-    ledger::usage,
+    ledger::usage as told,
     segment::Glance,
     slot::{Address, Slot},
     sync::Taken,
@@ -36,8 +36,8 @@ enum Missed {
 /// A charge, as it would be made.
 struct Counted<'a> {
     glance: Glance<'a>,
-    after: Slot,
-    usage: Usage,
+    /// The words of the slot that change.
+    after: (u64, u64),
 }
 
 /// Tries again, where others have changed what was read: the first try is to be straight ahead.
@@ -54,24 +54,24 @@ fn tried_again<T>(mut attempt: impl FnMut() -> Result<T, Missed>) -> Option<T> {
 }
 
 impl MemoryStore {
-    /// Makes one charge; `None` where that takes a lock.
-    #[inline]
-    pub(super) fn charge_one_unlocked(&self, charge: &Charge, now: Now) -> Option<Usage> {
-        match self.try_one(charge, now) {
-            Err(Missed::Outdated) => tried_again(|| self.try_one(charge, now)),
+    /// Makes one charge, and tells what became of it; `false` where that takes a lock.
+    #[inline(never)]
+    pub(super) fn charge_one_unlocked(&self, charge: &Charge, usage: &mut Usage, now: Now) -> bool {
+        let made = match self.try_one(charge, usage, now) {
+            Err(Missed::Outdated) => tried_again(|| self.try_one(charge, usage, now)),
             made => made.ok(),
-        }
+        };
+        made.is_some()
     }
 
     #[inline(always)]
-    fn try_one(&self, charge: &Charge, now: Now) -> Result<Usage, Missed> {
-        let Counted { glance, after, usage } = self.count(charge, now)?;
+    fn try_one(&self, charge: &Charge, usage: &mut Usage, now: Now) -> Result<(), Missed> {
+        let Counted { glance, after } = self.count(charge, usage, now)?;
         if !usage.fits() || !charge.uses_units() {
-            return glance.still().then_some(usage).ok_or(Missed::Outdated);
+            return glance.still().then_some(()).ok_or(Missed::Outdated);
         }
-        let [_, time, last] = after.0;
-        glance.take().ok_or(Missed::Outdated)?.write(time, last);
-        Ok(usage)
+        glance.take().ok_or(Missed::Outdated)?.write(after);
+        Ok(())
     }
 
     /// Makes all the charges or none, and tells what became of each; `false` where that takes a
@@ -91,13 +91,11 @@ impl MemoryStore {
 
     fn try_all(&self, charges: &[Charge], usages: &mut [Usage], now: Now) -> Result<(), Missed> {
         let mut counted: SmallVec<[Counted<'_>; 8]> = SmallVec::new();
-        for charge in charges {
-            counted.push(self.count(charge, now)?);
+        let mut passes = true;
+        for (charge, usage) in charges.iter().zip(&mut *usages) {
+            counted.push(self.count(charge, usage, now)?);
+            passes &= charge.mode != Mode::Enforced || usage.fits();
         }
-        let fits = |(charge, counted): (&Charge, &Counted<'_>)| {
-            charge.mode != Mode::Enforced || counted.usage.fits()
-        };
-        let passes = charges.iter().zip(&counted).all(fits);
         if passes {
             // All are taken before any is written. Nobody waits here, so the order is of no
             // consequence.
@@ -105,38 +103,34 @@ impl MemoryStore {
             for counted in &counted {
                 taken.push(counted.glance.take().ok_or(Missed::Outdated)?);
             }
-            for (taken, counted) in taken.into_iter().zip(&counted) {
-                let [_, time, last] = counted.after.0;
-                taken.write(time, last);
+            taken.into_iter().zip(&counted).for_each(|(taken, counted)| taken.write(counted.after));
+        } else {
+            for ((charge, counted), usage) in charges.iter().zip(&counted).zip(usages) {
+                *usage = self.uncharged(charge, counted, usage.wait_nanos(), now)?;
             }
-        }
-        for ((charge, counted), usage) in charges.iter().zip(&counted).zip(usages) {
-            let left = || self.uncharged(charge, counted, now);
-            *usage = if passes { counted.usage } else { left()? };
         }
         Ok(())
     }
 
-    /// What a charge makes of its key's state, if its request passes.
+    /// What a charge makes of its key's state and tells in `usage`, if its request passes.
     #[inline(always)]
-    fn count(&self, charge: &Charge, now: Now) -> Result<Counted<'_>, Missed> {
+    fn count(&self, charge: &Charge, usage: &mut Usage, now: Now) -> Result<Counted<'_>, Missed> {
         let address = Address::of(charge);
         let segment = &self.segments[address.segment(self.segments.len())];
         let glance = segment.glance(&address).ok_or(Missed::NeedsLock)?;
         if glance.slot.is_taken() {
             return Err(Missed::Outdated);
         }
-        let counted = match glance.slot.unpack(&self.quotas) {
+        let after = match glance.slot.unpack(&self.quotas) {
             Some((State::TokenBucket(bucket), quota)) => {
-                self.count_in(bucket, quota, charge, &glance.slot, now)
+                self.count_in(bucket, quota, charge, &glance.slot, usage, now)
             }
             Some((State::FixedWindow(window), quota)) => {
-                self.count_in_window(window, quota, charge, &glance.slot, now)
+                self.count_in_window(window, quota, charge, &glance.slot, usage, now)
             }
             Some((State::SlidingWindow(_), _)) | None => None,
         };
-        let (after, usage) = counted.ok_or(Missed::NeedsLock)?;
-        Ok(Counted { glance, after, usage })
+        Ok(Counted { glance, after: after.ok_or(Missed::NeedsLock)? })
     }
 
     /// Apart, so that token buckets do not pay for its registers.
@@ -147,9 +141,10 @@ impl MemoryStore {
         quota: &Quota,
         charge: &Charge,
         slot: &Slot,
+        usage: &mut Usage,
         now: Now,
-    ) -> Option<(Slot, Usage)> {
-        self.count_in(window, quota, charge, slot, now)
+    ) -> Option<(u64, u64)> {
+        self.count_in(window, quota, charge, slot, usage, now)
     }
 
     /// For each algorithm on its own: the compiler then works out once what each step needs.
@@ -160,15 +155,17 @@ impl MemoryStore {
         quota: &Quota,
         charge: &Charge,
         slot: &Slot,
+        usage: &mut Usage,
         now: Now,
-    ) -> Option<(Slot, Usage)> {
+    ) -> Option<(u64, u64)> {
         if *quota != charge.quota || charge.mode == Mode::Peek {
-            return self.count_otherwise(state.into(), quota, charge, slot, now);
+            return self.count_otherwise(state.into(), quota, charge, slot, usage, now);
         }
         let (wait, remaining, reset) = state.charge(&charge.quota, now, charge.ahead, charge.cost);
         let taken = wait == 0 && charge.cost > 0;
-        let after = if taken { slot.with(&state.into())? } else { *slot };
-        Some((after, Usage::of_nanos(wait, remaining, reset)))
+        *usage = Usage::of_nanos(wait, remaining, reset);
+        let Slot([_, time, last]) = if taken { slot.with(&state.into())? } else { *slot };
+        Some((time, last))
     }
 
     /// What few charges need: another quota than the state was counted under, or an answer only.
@@ -179,8 +176,9 @@ impl MemoryStore {
         quota: &Quota,
         charge: &Charge,
         slot: &Slot,
+        usage: &mut Usage,
         now: Now,
-    ) -> Option<(Slot, Usage)> {
+    ) -> Option<(u64, u64)> {
         state.under(quota, &charge.quota, now);
         let wait = state.wait(&charge.quota, now, charge.ahead.saturating_add(charge.cost));
         let mut after = *slot;
@@ -188,15 +186,22 @@ impl MemoryStore {
             state.take(&charge.quota, now, charge.cost);
             after = slot.with(&state)?.under(&charge.quota, &self.quotas)?;
         }
-        Some((after, usage(&state, &charge.quota, wait, now)))
+        *usage = told(&state, &charge.quota, wait, now);
+        let Slot([_, time, last]) = after;
+        Some((time, last))
     }
 
     /// What is left where the request does not pass.
-    fn uncharged(&self, charge: &Charge, counted: &Counted<'_>, now: Now) -> Result<Usage, Missed> {
-        let Counted { glance, .. } = counted;
+    fn uncharged(
+        &self,
+        charge: &Charge,
+        Counted { glance, .. }: &Counted<'_>,
+        wait: u64,
+        now: Now,
+    ) -> Result<Usage, Missed> {
         let (mut state, quota) = glance.slot.unpack(&self.quotas).ok_or(Missed::NeedsLock)?;
         state.under(quota, &charge.quota, now);
-        let usage = usage(&state, &charge.quota, counted.usage.wait_nanos(), now);
+        let usage = told(&state, &charge.quota, wait, now);
         glance.still().then_some(usage).ok_or(Missed::Outdated)
     }
 }
