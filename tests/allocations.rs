@@ -55,15 +55,33 @@ fn nothing_is_allocated_up_to_writing_the_headers() {
 }
 
 #[test]
-fn four_policies_allocate_no_more_than_one() {
+fn many_policies_allocate_no_more_than_one() {
     let quota = Quota::per_hour(1_000);
     let mut limiter = Limiter::builder();
-    for name in ["a", "b", "c", "d"] {
+    for name in ["a", "b", "c", "d", "e", "f", "g"] {
         let policy = Policy::token_bucket(name, quota).key(header("x-api-key")).or_refuse();
         limiter = limiter.policy(policy);
     }
     let layer = RateLimitLayer::builder(limiter.build().unwrap()).headers([]).build().unwrap();
     assert_eq!(allocations(&layer, StatusCode::OK), 0);
+}
+
+#[tokio::test]
+async fn decisions_that_are_kept_a_while_allocate_no_more_the_next_time() {
+    let policy = Policy::token_bucket("p", Quota::per_hour(1_000));
+    let limiter = Limiter::builder().direct(policy).build().unwrap();
+    let under_way = async || {
+        let mut decisions = Vec::with_capacity(50);
+        for _ in 0..50 {
+            decisions.push(limiter.check("p", "key").await.unwrap());
+        }
+    };
+    under_way().await;
+    let again = allocation_counter::measure(|| {
+        let again = pin!(under_way());
+        assert!(again.poll(&mut Context::from_waker(Waker::noop())).is_ready());
+    });
+    assert_eq!(again.count_total, 1, "the list in which they are kept");
 }
 
 #[test]

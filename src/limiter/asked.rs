@@ -43,7 +43,7 @@ impl Inner {
         }
         let mut categories = self.categories.iter().enumerate();
         let category = categories.find(|(_, category)| any_matches(&category.matchers, request));
-        decision.category = category.map(|(number, _)| number as u32);
+        decision.record.category = category.map(|(number, _)| number as u32);
         let of_category = category.map_or(0..0, |(_, category)| category.rules.clone());
         decision.reserve(self.every_request.len() + of_category.len());
         let mut last_key = LastKey::default();

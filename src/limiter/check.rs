@@ -1,7 +1,6 @@
 use std::{
     fmt,
     future::Future,
-    mem,
     pin::Pin,
     task::{Context, Poll},
 };
@@ -110,7 +109,7 @@ impl<'a> Check<'a> {
             Action::GiveBack => Change::GiveBack(self.cost),
             Action::Reset => Change::Reset,
         };
-        let asked = mem::replace(decision, Decision::new());
+        let asked = decision.take();
         Ok(Some(Box::new(DecisionFuture::correcting(self.limiter.clone(), asked, change))))
     }
 

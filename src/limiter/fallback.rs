@@ -19,7 +19,7 @@ use crate::{
 impl Inner {
     /// The store in which a decision was counted.
     pub(super) fn store_of(&self, decision: &Decision) -> &dyn Store {
-        if decision.counted_locally { self.local() } else { &*self.store }
+        if decision.record.counted_locally { self.local() } else { &*self.store }
     }
 
     fn store_failure(&self, outcome: &Outcome) -> OnStoreFailure {
@@ -44,7 +44,7 @@ impl Inner {
             refuses && outcome.charge.mode != Mode::DryRun
         };
         let refused = decision.all().any(refuses);
-        decision.counted_locally = true;
+        decision.record.counted_locally = true;
         let mut locally: SmallVec<[&mut Outcome; 4]> = SmallVec::new();
         // A dry run may lack its key.
         for outcome in decision.all_mut().filter(|outcome| outcome.charge().is_some()) {

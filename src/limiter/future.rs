@@ -68,7 +68,7 @@ impl DecisionFuture {
     pub(super) fn at_once(limiter: &Limiter, decision: &mut Decision) -> Option<Box<Self>> {
         let arrived = limiter.inner.clock.now();
         let answer = limiter.inner.begin(decision, arrived)?;
-        let decision = mem::replace(decision, Decision::new());
+        let decision = decision.take();
         let (limiter, step) = (limiter.clone(), Step::Charging { answer, now: arrived });
         Some(Box::new(Self { limiter, decision, arrived, step, corrects: false, held: None }))
     }
@@ -155,7 +155,7 @@ impl DecisionFuture {
 impl Inner {
     /// Charges for a request that holds `ticket`, or has just arrived.
     fn charge(&self, decision: &mut Decision, ticket: Option<u64>, now: Now) -> StoreFuture {
-        if mem::take(&mut decision.counted_locally) {
+        if mem::take(&mut decision.record.counted_locally) {
             decision.all_mut().for_each(|outcome| outcome.replicas = 1);
         }
         self.line.look(decision.charges_mut(), ticket);
@@ -187,27 +187,37 @@ impl Inner {
     /// it is with most requests.
     #[inline]
     pub(super) fn decide_at_once(&self, decision: &mut Decision, now: Now) -> bool {
-        let is_plain =
-            |outcome: &Outcome| outcome.has_key() && self.rule(outcome.place).hold.is_zero();
         let charged = match decision.all_mut().into_slice() {
+            [outcome] => self.decide_one_at_once(outcome, now),
             _ if self.line.is_waited_in() => false,
-            [outcome] => {
-                if !is_plain(outcome) {
-                    return false;
-                }
-                let mut usage = Usage::default();
-                let charge = slice::from_ref(&outcome.charge);
-                let charged = self.store.charge_at_once(charge, slice::from_mut(&mut usage), now);
-                if charged {
-                    outcome.answer(&usage);
-                }
-                charged
+            all => {
+                let is_plain = |outcome: &Outcome| self.is_plain(outcome);
+                !all.is_empty() && all.iter().all(is_plain) && self.charge_at_once(all, now)
             }
-            all => !all.is_empty() && all.iter().all(is_plain) && self.charge_at_once(all, now),
         };
         if charged {
             decision.close(now, Duration::ZERO);
             self.observe(decision);
+        }
+        charged
+    }
+
+    /// Whether its key is known and nobody is to be held for it.
+    #[inline]
+    fn is_plain(&self, outcome: &Outcome) -> bool {
+        outcome.has_key() && self.rule(outcome.place).hold.is_zero()
+    }
+
+    #[inline]
+    pub(super) fn decide_one_at_once(&self, outcome: &mut Outcome, now: Now) -> bool {
+        if self.line.is_waited_in() || !self.is_plain(outcome) {
+            return false;
+        }
+        let charge = slice::from_ref(&outcome.charge);
+        let usage = slice::from_mut(&mut outcome.usage);
+        let charged = self.store.charge_at_once(charge, usage, now);
+        if charged {
+            outcome.judge();
         }
         charged
     }
@@ -286,7 +296,7 @@ impl Future for DecisionFuture {
             }
             break;
         }
-        Poll::Ready(mem::replace(&mut this.decision, Decision::new()))
+        Poll::Ready(this.decision.take())
     }
 }
 

@@ -30,7 +30,7 @@ impl Inner {
             return;
         }
         let category = || {
-            let category = self.categories.get(decision.category? as usize)?;
+            let category = self.categories.get(decision.record.category? as usize)?;
             Some(&*category.name)
         };
         for outcome in decision.dry_runs().iter().filter(|outcome| !outcome.is_allowed()) {

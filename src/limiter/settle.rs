@@ -28,7 +28,7 @@ impl Limiter {
         let mut places = SmallVec::new();
         for (place, outcome) in decision.all().enumerate() {
             let Some((cost, change)) = self.inner.change(outcome, response) else { continue };
-            let (charge, charged_at) = (outcome.made(), Some(decision.now));
+            let (charge, charged_at) = (outcome.made(), Some(decision.record.now));
             corrections.push(Correction { charge, charged_at, change });
             places.push((place, cost));
         }
@@ -46,7 +46,7 @@ impl Limiter {
         let charges: SmallVec<[Charge; 4]> = made.collect();
         let give_back = |charge: &Charge| {
             let change = Change::GiveBack(charge.cost);
-            Correction { charge: *charge, charged_at: Some(decision.now), change }
+            Correction { charge: *charge, charged_at: Some(decision.record.now), change }
         };
         let corrections: SmallVec<[Correction; 4]> = charges.iter().map(give_back).collect();
         // Made whether or not it is awaited.
@@ -64,7 +64,7 @@ impl Settling {
             return Poll::Ready(());
         };
         // A reset counts from when it was decided, as all others of the decision do.
-        let since = at.monotonic().saturating_sub(decision.now.monotonic());
+        let since = at.monotonic().saturating_sub(decision.record.now.monotonic());
         let mut outcomes = decision.all_mut().enumerate();
         for (&(place, cost), usage) in self.places.iter().zip(usages) {
             let Some((_, outcome)) = outcomes.find(|(at, _)| *at == place) else { break };

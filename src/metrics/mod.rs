@@ -72,7 +72,7 @@ impl Metrics {
 
     /// Counts a decision.
     pub(crate) fn count(&self, decision: &Decision) {
-        let number = decision.category.map_or(0, |number| number as usize + 1);
+        let number = decision.record.category.map_or(0, |number| number as usize + 1);
         let Some(of) = self.categories.get(number) else { return };
         let held = decision.held();
         for outcome in decision.all() {

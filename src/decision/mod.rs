@@ -1,0 +1,215 @@
+//! What was decided about a request: [`Decision`].
+
+mod outcome;
+mod record;
+
+use std::{mem, slice, time::Duration};
+
+pub use self::outcome::Outcome;
+use self::record::{Fields, Record};
+use crate::{
+    clock::{Now, nanos},
+    store::Mode,
+};
+
+/// The verdict over all policies of a request, and what each of them says.
+///
+/// ```
+/// use tower_quota::{Limiter, Policy, Quota};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let limiter = Limiter::builder()
+///     .direct(Policy::sliding_window("delivery", Quota::per_hour(100)))
+///     .build()?;
+/// let decision = limiter.check("delivery", "sk_live_pro_tenant").await?;
+/// assert!(decision.is_allowed());
+/// let outcome = decision.tightest().expect("one policy was asked");
+/// assert_eq!((outcome.policy(), outcome.limit(), outcome.remaining()), ("delivery", 100, 99));
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Decision {
+    pub(crate) record: Record,
+}
+
+/// Why a request was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Reason {
+    /// The quota is used up.
+    QuotaExceeded,
+    /// The request costs more than the whole quota: it will never pass.
+    CostExceedsQuota,
+    /// The request has none of the keys by which the policy counts.
+    MissingKey,
+    /// The store does not answer, and the policy refuses then
+    /// ([`OnStoreFailure::Refuse`](crate::OnStoreFailure)).
+    StoreUnavailable,
+}
+
+impl Reason {
+    /// Whether there is a quota to tell of.
+    pub(crate) const fn is_counted(self) -> bool {
+        matches!(self, Self::QuotaExceeded | Self::CostExceedsQuota)
+    }
+}
+
+impl Decision {
+    /// About nothing, at the beginning of time.
+    #[inline]
+    pub(crate) fn new() -> Self {
+        Self { record: Record::new() }
+    }
+
+    /// Takes it away; what stays behind is about nothing.
+    pub(crate) fn take(&mut self) -> Self {
+        Self { record: mem::take(&mut self.record) }
+    }
+
+    /// Adds what another policy says, to be completed where it is: to make it first and move it
+    /// would take longer.
+    #[inline]
+    pub(crate) fn push(&mut self, outcome: &Outcome) -> &mut Outcome {
+        let Fields { all, enforced, .. } = &mut *self.record;
+        let mut place = all.len();
+        if outcome.charge.mode != Mode::DryRun {
+            place = mem::replace(enforced, *enforced + 1);
+        }
+        if place == all.len() {
+            all.push(*outcome);
+        } else {
+            // Before what is only tried out.
+            all.insert(place, *outcome);
+        }
+        &mut all[place]
+    }
+
+    /// There will be so many.
+    #[inline]
+    pub(crate) fn reserve(&mut self, policies: usize) {
+        self.record.all.reserve(policies);
+    }
+
+    pub(crate) fn retain(&mut self, keeps: impl Fn(&Outcome) -> bool) {
+        self.record.enforced = self.outcomes().iter().filter(|outcome| keeps(outcome)).count();
+        self.record.all.retain(|outcome| keeps(outcome));
+    }
+
+    /// All is said.
+    #[inline]
+    pub(crate) fn close(&mut self, now: Now, held: Duration) {
+        let reason = match self.outcomes() {
+            [only] => only.refused,
+            _ => self.refusing().and_then(|outcome| outcome.refused),
+        };
+        let record = &mut *self.record;
+        (record.reason, record.now, record.held) = (reason, now, nanos(held));
+    }
+
+    /// The outcomes, and after them those of dry runs.
+    #[inline]
+    pub(crate) fn all(&self) -> slice::Iter<'_, Outcome> {
+        self.record.all.iter()
+    }
+
+    #[inline]
+    pub(crate) fn all_mut(&mut self) -> slice::IterMut<'_, Outcome> {
+        self.record.all.iter_mut()
+    }
+
+    /// Whether the request passes.
+    #[must_use]
+    #[inline]
+    pub fn is_allowed(&self) -> bool {
+        self.record.reason.is_none()
+    }
+
+    /// Why it does not pass.
+    #[must_use]
+    pub fn reason(&self) -> Option<Reason> {
+        self.record.reason
+    }
+
+    /// What each policy says, in the order in which they were asked. Empty where nothing was
+    /// counted: the request was exempt, or no policy holds for it. A policy is left out where nobody
+    /// knows what is left of it: the store does not answer, or has not been asked because another
+    /// policy is known to refuse.
+    #[must_use]
+    pub fn outcomes(&self) -> &[Outcome] {
+        &self.record.all[..self.record.enforced]
+    }
+
+    /// What the policies say that are a [dry run](crate::Policy::dry_run): an
+    /// [`Outcome::is_allowed`] that is `false` would be a refusal.
+    #[must_use]
+    pub fn dry_runs(&self) -> &[Outcome] {
+        &self.record.all[self.record.enforced..]
+    }
+
+    /// The policy that its caller will feel first: the one that refused, with the longest wait; or
+    /// else the one with the least left, the longest until it resets among equals.
+    #[must_use]
+    pub fn tightest(&self) -> Option<&Outcome> {
+        self.refusing().or_else(|| {
+            self.outcomes()
+                .iter()
+                .min_by_key(|outcome| (outcome.remaining(), std::cmp::Reverse(outcome.reset())))
+        })
+    }
+
+    /// When it was decided, since 1970 UTC; by the store's clock, where it has one of its own.
+    #[must_use]
+    pub fn decided_at(&self) -> Duration {
+        self.record.now.unix()
+    }
+
+    /// How long the request was held before it was decided.
+    #[must_use]
+    pub fn held(&self) -> Duration {
+        Duration::from_nanos(self.record.held)
+    }
+
+    /// Whether all pass, and at once.
+    #[cfg(feature = "tracing")]
+    #[inline]
+    pub(crate) fn is_uneventful(&self) -> bool {
+        self.record.reason.is_none()
+            && self.record.enforced == self.record.all.len()
+            && self.record.held == 0
+    }
+
+    /// Whether a response may change what was charged.
+    pub(crate) fn is_settled_later(&self) -> bool {
+        self.record.all.iter().any(|outcome| outcome.charge.is_settled)
+    }
+
+    /// With longer waits, where it refuses.
+    pub(crate) fn delay(&mut self, by: Duration) {
+        let record = &mut *self.record;
+        let enforced = &mut record.all[..record.enforced];
+        for outcome in enforced.iter_mut().filter(|outcome| !outcome.is_allowed()) {
+            outcome.usage = outcome.usage.later(nanos(by), 0);
+        }
+    }
+
+    #[inline]
+    fn refusing(&self) -> Option<&Outcome> {
+        let refusing = self.outcomes().iter().filter(|outcome| !outcome.is_allowed());
+        refusing.max_by_key(|outcome| outcome.wait_or_never())
+    }
+}
+
+#[cfg(test)]
+impl Decision {
+    /// What is decided at the beginning of time.
+    pub(crate) fn of(outcomes: impl IntoIterator<Item = Outcome>) -> Self {
+        let mut decision = Self::new();
+        for outcome in outcomes {
+            decision.push(&outcome);
+        }
+        decision.close(Now::ZERO, Duration::ZERO);
+        decision
+    }
+}

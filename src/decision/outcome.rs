@@ -1,0 +1,144 @@
+use std::time::Duration;
+
+use super::Reason;
+use crate::{
+    algorithm::Algorithm,
+    policy::Labels,
+    quota::Quota,
+    store::{Charge, Usage},
+};
+
+/// What one policy says of a request: one snapshot of one quota.
+#[derive(Clone, Copy, Debug)]
+pub struct Outcome {
+    pub(crate) labels: &'static Labels,
+    /// Of the limiter's rules.
+    pub(crate) place: u32,
+    pub(crate) key_kind: u8,
+    pub(crate) refused: Option<Reason>,
+    /// Among how many the quota is divided: this replica counts alone where it is more than 1.
+    pub(crate) replicas: u32,
+    /// What was asked of the store, unless the key is missing.
+    pub(crate) charge: Charge,
+    pub(crate) usage: Usage,
+}
+
+impl Outcome {
+    /// The policy's name.
+    #[must_use]
+    pub fn policy(&self) -> &str {
+        &self.labels.policy
+    }
+
+    /// How it counts.
+    #[must_use]
+    pub fn algorithm(&self) -> Algorithm {
+        self.charge.algorithm
+    }
+
+    /// What kind of key it counted by: `ip`, `x-api-key`; `all` where all requests count together.
+    #[must_use]
+    pub fn key_kind(&self) -> &str {
+        self.labels.kind(self.key_kind)
+    }
+
+    /// The quota that held.
+    #[must_use]
+    pub fn quota(&self) -> Quota {
+        self.charge.quota.share(self.replicas)
+    }
+
+    /// The most that `remaining` can be: the units of a window, or the burst of a token bucket.
+    #[must_use]
+    pub fn limit(&self) -> u64 {
+        self.algorithm().capacity(&self.quota())
+    }
+
+    /// The units left after this request.
+    #[must_use]
+    pub fn remaining(&self) -> u64 {
+        self.usage.remaining()
+    }
+
+    /// How long until `remaining` grows: the end of a fixed window, the oldest unit leaving a
+    /// sliding one, the next token of a bucket. Zero for a bucket or a sliding window of which
+    /// nothing is used.
+    #[must_use]
+    pub fn reset(&self) -> Duration {
+        self.usage.reset()
+    }
+
+    #[inline]
+    pub(crate) fn has_key(&self) -> bool {
+        self.refused != Some(Reason::MissingKey)
+    }
+
+    /// What was asked of the store.
+    #[inline]
+    pub(crate) fn charge(&self) -> Option<&Charge> {
+        self.has_key().then_some(&self.charge)
+    }
+
+    /// The charge as it was made.
+    pub(crate) fn made(&self) -> Charge {
+        Charge { quota: self.quota(), ..self.charge }
+    }
+
+    /// What the store has answered.
+    #[inline]
+    pub(crate) fn answer(&mut self, usage: &Usage) {
+        self.usage = *usage;
+        self.judge();
+    }
+
+    /// Says what follows from its usage.
+    #[inline]
+    pub(crate) fn judge(&mut self) {
+        self.refused = match self.usage.fits() {
+            true => None,
+            false if self.charge.cost > self.limit() => Some(Reason::CostExceedsQuota),
+            false => Some(Reason::QuotaExceeded),
+        };
+    }
+
+    /// Of the key, as the store knows it; `None` where there is none: the policy is global, or the
+    /// key is missing.
+    pub(crate) fn fingerprint(&self) -> Option<u128> {
+        self.charge().filter(|_| !self.labels.is_global).map(|charge| charge.key)
+    }
+
+    /// Whether this policy lets the request pass.
+    #[must_use]
+    pub fn is_allowed(&self) -> bool {
+        self.refused.is_none()
+    }
+
+    /// Where this policy refuses: how long until the same request would pass. `None` where it
+    /// passes, and where waiting does not help.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        (self.refused == Some(Reason::QuotaExceeded)).then_some(self.usage.wait())
+    }
+
+    /// Longer than any wait where waiting does not help.
+    pub(crate) fn wait_or_never(&self) -> Duration {
+        self.retry_after().unwrap_or(Duration::MAX)
+    }
+}
+
+#[cfg(test)]
+impl Outcome {
+    /// What a policy says of a key that has used nothing.
+    pub(crate) fn unused(policy: crate::policy::Policy) -> Self {
+        let (quota, algorithm) = (policy.quota(), policy.algorithm());
+        Self {
+            labels: Labels::of(&policy),
+            place: 0,
+            key_kind: 0,
+            replicas: 1,
+            charge: Charge::new(0, 7, algorithm, quota),
+            refused: None,
+            usage: Usage::of_nanos(0, algorithm.capacity(&quota), 0),
+        }
+    }
+}
