@@ -68,12 +68,13 @@ impl Inner {
             Some((kind, key)) => {
                 let shard = self.shard(kind, &key, || policy.shard_of(request));
                 let key = last_key.fingerprint(kind, key, &self.fingerprints);
+                let shard = shard.unwrap_or(key as u64);
                 let cost = policy.cost_of(request);
                 self.rule(place).ask(decision, kind, (key, shard), quota, cost);
             }
             None if policy.skips_without_key() => {}
             None => {
-                let missing = self.rule(place).ask(decision, 0, (0, None), quota, 0);
+                let missing = self.rule(place).ask(decision, 0, (0, 0), quota, 0);
                 missing.refused = Some(Reason::MissingKey);
             }
         }
@@ -101,20 +102,20 @@ impl Inner {
 }
 
 impl Rule {
-    /// Adds to `decision` what this rule asks for a key, and its shard if that is not its own.
+    /// Adds to `decision` what this rule asks for a key, and its shard.
     #[inline]
     pub(super) fn ask<'d>(
         &self,
         decision: &'d mut Decision,
         key_kind: u8,
-        (key, shard): (u128, Option<u64>),
+        (key, shard): (u128, u64),
         quota: Quota,
         cost: u64,
     ) -> &'d mut Outcome {
         let asked = decision.push(&self.unasked);
         asked.key_kind = key_kind;
         asked.charge.key = key;
-        asked.charge.shard = shard.unwrap_or(key as u64);
+        asked.charge.shard = shard;
         asked.charge.quota = quota;
         asked.charge.cost = cost;
         asked

@@ -5,7 +5,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use super::{Limiter, future::DecisionFuture};
+use super::{Limiter, Rule, future::DecisionFuture};
 use crate::{decision::Decision, key::Key, quota::Quota, store::Change};
 
 /// A question to one policy; made by [`Limiter::check`] and its like, and asked by awaiting it.
@@ -26,15 +26,16 @@ use crate::{decision::Decision, key::Key, quota::Quota, store::Change};
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Debug)]
 #[must_use = "nothing is asked unless it is awaited"]
 pub struct Check<'a> {
     limiter: &'a Limiter,
     action: Action,
-    policy: &'a str,
-    key: Key<'a>,
+    /// Or the name by which there is none.
+    rule: Result<&'a Rule, &'a str>,
+    key: u128,
+    shard: u64,
+    quota: Quota,
     cost: u64,
-    quota: Option<Quota>,
     /// Boxed: mostly the answer is there at once.
     deciding: Option<Box<DecisionFuture>>,
 }
@@ -49,9 +50,20 @@ pub(super) enum Action {
 }
 
 impl<'a> Check<'a> {
-    #[inline]
-    pub(super) fn new(limiter: &'a Limiter, action: Action, policy: &'a str, key: Key<'a>) -> Self {
-        Self { limiter, action, policy, key, cost: 1, quota: None, deciding: None }
+    /// The key is needed no longer.
+    pub(super) fn new(
+        limiter: &'a Limiter,
+        action: Action,
+        policy: &'a str,
+        key: &Key<'_>,
+    ) -> Self {
+        let inner = &*limiter.inner;
+        let rule = inner.by_name.get(policy).map(|&place| inner.rule(place)).ok_or(policy);
+        let quota = rule.map_or(Quota::unlimited(), |rule| rule.unasked.charge.quota);
+        let shard = inner.shard(0, key, || None);
+        let key = inner.fingerprints.fingerprint(0, key);
+        let shard = shard.unwrap_or(key as u64);
+        Self { limiter, action, rule, key, shard, quota, cost: 1, deciding: None }
     }
 
     /// How many units it uses, or gives back. Default: 1.
@@ -63,42 +75,30 @@ impl<'a> Check<'a> {
 
     /// The quota of this key's plan. Default: the policy's own.
     pub fn quota(mut self, quota: Quota) -> Self {
-        self.quota = Some(quota);
+        if let Ok(rule) = self.rule {
+            self.quota = rule.policy.planned(Some(quota));
+        }
         self
     }
 
     /// Decides, where that needs nothing but a store that answers at once.
-    ///
-    /// A decision is large to move about: it is written where its caller wants it.
     fn decide_at_once(&self, decision: &mut Decision) -> bool {
         let inner = &*self.limiter.inner;
-        let Some(&place) = inner.by_name.get(self.policy) else { return false };
-        let rule = inner.rule(place);
-        let quota = match self.quota {
-            None => rule.unasked.charge.quota,
-            own => rule.policy.planned(own),
-        };
-        let is_plain = matches!(self.action, Action::Charge) && !inner.is_shared;
-        if !is_plain || quota.is_unlimited() {
+        let Ok(rule) = self.rule else { return false };
+        let is_charge = matches!(self.action, Action::Charge);
+        if !is_charge || inner.is_shared || self.quota.is_unlimited() {
             return false;
         }
         let now = inner.clock.now();
-        let key = inner.fingerprints.fingerprint(0, &self.key);
-        rule.ask(decision, 0, (key, None), quota, self.cost);
+        rule.ask(decision, 0, (self.key, self.shard), self.quota, self.cost);
         inner.decide_at_once(decision, now)
     }
 
     /// Asks; the answer is in `decision`, or else it comes later.
     fn ask(&self, decision: &mut Decision) -> Result<Option<Box<DecisionFuture>>, UnknownPolicy> {
-        let inner = &*self.limiter.inner;
-        let place = inner.by_name.get(self.policy);
-        let place = *place.ok_or_else(|| UnknownPolicy(self.policy.to_owned()))?;
-        let rule = inner.rule(place);
-        let quota = rule.policy.planned(self.quota);
-        if !quota.is_unlimited() {
-            let shard = inner.shard(0, &self.key, || None);
-            let key = inner.fingerprints.fingerprint(0, &self.key);
-            rule.ask(decision, 0, (key, shard), quota, self.cost);
+        let rule = self.rule.map_err(|name| UnknownPolicy(name.to_owned()))?;
+        if !self.quota.is_unlimited() {
+            rule.ask(decision, 0, (self.key, self.shard), self.quota, self.cost);
         }
         let change = match self.action {
             Action::Charge => return Ok(DecisionFuture::at_once(self.limiter, decision)),
@@ -126,6 +126,17 @@ impl<'a> Check<'a> {
             }
         };
         Pin::new(self.deciding.insert(deciding)).poll(context).map(Ok)
+    }
+}
+
+impl fmt::Debug for Check<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let policy = self.rule.map_or_else(|name| name, |rule| rule.policy.name());
+        f.debug_struct("Check")
+            .field("action", &self.action)
+            .field("policy", &policy)
+            .field("cost", &self.cost)
+            .finish_non_exhaustive()
     }
 }
 

@@ -64,7 +64,7 @@ impl Inner {
         let (store, now) = (MemoryStore::with_max_keys(1_024), self.clock.now());
         let key = self.fingerprints.fingerprint(0, &"example".into());
         let ask = |decision: &mut Decision, place, quota, cost| {
-            self.rule(place).ask(decision, 0, (key, None), quota, cost);
+            self.rule(place).ask(decision, 0, (key, key as u64), quota, cost);
         };
         let decide = |mut decision: Decision| {
             let mut answer = store.charge(&decision.charges(), now);

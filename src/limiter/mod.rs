@@ -163,7 +163,7 @@ impl Limiter {
     /// Awaiting fails with [`UnknownPolicy`] when no policy has that name.
     #[inline]
     pub fn check<'a>(&'a self, policy: &'a str, key: impl Into<Key<'a>>) -> Check<'a> {
-        Check::new(self, Action::Charge, policy, key.into())
+        Check::new(self, Action::Charge, policy, &key.into())
     }
 
     /// Asks as [`check`](Self::check) does, and charges nothing.
@@ -171,7 +171,7 @@ impl Limiter {
     /// # Errors
     /// Awaiting fails with [`UnknownPolicy`] when no policy has that name.
     pub fn peek<'a>(&'a self, policy: &'a str, key: impl Into<Key<'a>>) -> Check<'a> {
-        Check::new(self, Action::Peek, policy, key.into())
+        Check::new(self, Action::Peek, policy, &key.into())
     }
 
     /// Gives a key units back that it has used: one, or the [`cost`](Check::cost).
@@ -179,7 +179,7 @@ impl Limiter {
     /// # Errors
     /// Awaiting fails with [`UnknownPolicy`] when no policy has that name.
     pub fn give_back<'a>(&'a self, policy: &'a str, key: impl Into<Key<'a>>) -> Check<'a> {
-        Check::new(self, Action::GiveBack, policy, key.into())
+        Check::new(self, Action::GiveBack, policy, &key.into())
     }
 
     /// Gives a key its whole quota back.
@@ -187,7 +187,7 @@ impl Limiter {
     /// # Errors
     /// Awaiting fails with [`UnknownPolicy`] when no policy has that name.
     pub fn reset<'a>(&'a self, policy: &'a str, key: impl Into<Key<'a>>) -> Check<'a> {
-        Check::new(self, Action::Reset, policy, key.into())
+        Check::new(self, Action::Reset, policy, &key.into())
     }
 }
 

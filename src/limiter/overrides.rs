@@ -186,7 +186,7 @@ impl Limiter {
         let mut asked = Decision::new();
         for Drawn { place, key_kind, charge } in drawn {
             let rule = self.inner.rule(*place);
-            let key = (charge.key, Some(charge.shard));
+            let key = (charge.key, charge.shard);
             rule.ask(&mut asked, *key_kind, key, charge.quota, 1);
         }
         asked
