@@ -143,7 +143,9 @@ fn budget(admitted: bool, keys: usize, runs: &[(Spread, Plan)]) -> Budget {
         |(spread, plan): &(Spread, Plan)| plan.decisions(keys) as f64 * spread.largest_share(keys);
     // Twice what is expected of the most frequent key, as chance may want more.
     let units = 2.0 * runs.iter().map(most).sum::<f64>() + f64::from(2 * USED);
-    // Units times nanoseconds fit 64 bits, as those of quotas in real life do.
-    let window = Duration::from_nanos((1e19 / units) as u64).min(YEAR);
-    Budget { units: units as u32, window }
+    let units = units as u32;
+    // Units times nanoseconds fit 64 bits, and a unit comes back after a whole number of these, as
+    // it is with quotas in real life.
+    let window = Duration::from_nanos((1e19 / f64::from(units)) as u64).min(YEAR);
+    Budget { units, window: Duration::from_nanos((window / units).as_nanos() as u64) * units }
 }
