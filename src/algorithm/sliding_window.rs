@@ -1,23 +1,21 @@
 //! A log of what was used, coarse enough to stay small and never too kind.
 //!
-//! Uses within 1/60 of the window share an entry, and the entry leaves when the window has passed
-//! over its *last* use. So no interval of the window's length ever holds more than the quota, and
-//! no unit comes back more than 1/60 of the window late. A log holds at most 62 entries.
+//! Time is divided into steps of 1/60 of the window. Uses within a step share an entry, and the
+//! entry leaves when the window has passed over its *last* use. So no interval of the window's
+//! length ever holds more than the quota, and no unit comes back more than 1/60 of the window late.
+//! A log holds at most 62 entries.
 
 use smallvec::SmallVec;
 
 use super::Count;
 use crate::{clock::Now, quota::Quota};
 
-/// Uses within this part of the window share an entry.
-const ENTRIES_PER_WINDOW: u64 = 60;
+const STEPS_PER_WINDOW: u64 = 60;
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct SlidingWindow {
     /// In order of time. Most callers that a window sees make few requests: two need no heap.
     entries: SmallVec<[Entry; 2]>,
-    /// When the first use of the newest entry was.
-    newest_began: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -38,13 +36,12 @@ impl SlidingWindow {
     }
 }
 
-/// A log of these times and units, to be asked only: where it was kept, it is known when its newest
-/// entry began.
+/// A log of these times and units.
 #[cfg(feature = "redis")]
 impl FromIterator<(u64, u64)> for SlidingWindow {
     fn from_iter<I: IntoIterator<Item = (u64, u64)>>(entries: I) -> Self {
         let entries = entries.into_iter().map(|(last_use, units)| Entry { last_use, units });
-        Self { entries: entries.collect(), newest_began: 0 }
+        Self { entries: entries.collect() }
     }
 }
 
@@ -86,14 +83,13 @@ impl Count for SlidingWindow {
         if let Some(newest) = self.entries.last_mut() {
             // A thread that read the clock earlier may come later.
             let now = now.max(newest.last_use);
-            if now - self.newest_began < (window / ENTRIES_PER_WINDOW).max(1) {
+            if step(now, window) == step(newest.last_use, window) {
                 newest.last_use = now;
                 newest.units = newest.units.saturating_add(cost);
                 return;
             }
         }
         let now = self.entries.last().map_or(now, |newest| now.max(newest.last_use));
-        self.newest_began = now;
         self.entries.push(Entry { last_use: now, units: cost });
     }
 
@@ -113,8 +109,6 @@ impl Count for SlidingWindow {
         // new one.
         while self.entries.last().is_some_and(|newest| newest.units == 0) {
             self.entries.pop();
-            // The one before is older than any that may share its entry.
-            self.newest_began = 0;
         }
     }
 
@@ -138,6 +132,15 @@ impl Count for SlidingWindow {
     fn forgotten_in(&self, quota: &Quota, now: Now) -> u64 {
         let newest = self.entries.last().map_or(0, |entry| entry.leaves(quota.window_nanos()));
         newest.saturating_sub(now.monotonic_nanos())
+    }
+}
+
+/// Which step of the window's steps, from the beginning of time on.
+fn step(time: u64, window: u64) -> u128 {
+    let window = window.max(1);
+    match time.checked_mul(STEPS_PER_WINDOW) {
+        Some(steps) => u128::from(steps / window),
+        None => u128::from(time) * u128::from(STEPS_PER_WINDOW) / u128::from(window),
     }
 }
 

@@ -144,13 +144,13 @@ local function fixed_window(text, action, first, second, units, window, capacity
   return fits, pack('<dd', start, used), used > 0 and start + window - now or 0, changed, second
 end
 
--- How much is used; of the newest entry of the log when its first and last use were, and its units;
--- and how many entries are before it. Then these: of each, when its last use was and its units.
+-- How much is used; of the newest entry of the log when its last use was, and its units; and how many
+-- entries are before it. Then these: of each, when its last use was and its units.
 local function sliding_window(text, action, first, second, units, window, capacity)
-  local HEAD, HEAD_SIZE, ENTRY, ENTRY_SIZE = '<ddddI2', 34, '<dd', 16
-  local used, began, ended, newest, older, changed = 0, 0, 0, 0, '', false
+  local HEAD, HEAD_SIZE, ENTRY, ENTRY_SIZE = '<dddI2', 26, '<dd', 16
+  local used, ended, newest, older, changed = 0, 0, 0, '', false
   if text and #text >= HEAD_SIZE and (#text - HEAD_SIZE) % ENTRY_SIZE == 0 then
-    used, began, ended, newest = parse(HEAD, text)
+    used, ended, newest = parse(HEAD, text)
     if #text > HEAD_SIZE then older = text:sub(HEAD_SIZE + 1) end
     if ended > now then
       -- The clock was set back.
@@ -159,7 +159,7 @@ local function sliding_window(text, action, first, second, units, window, capaci
         local last_use, count = parse(ENTRY, older, place)
         moved[#moved + 1] = pack(ENTRY, math.min(last_use, now), count)
       end
-      older, began, ended, changed = table.concat(moved), math.min(began, now), now, true
+      older, ended, changed = table.concat(moved), now, true
     end
     -- What the window has passed over leaves.
     if ended + window <= now then
@@ -199,18 +199,18 @@ local function sliding_window(text, action, first, second, units, window, capaci
       older = later
       while newest == 0 and older ~= '' do
         ended, newest = parse(ENTRY, older, #older - ENTRY_SIZE + 1)
-        older, began = older:sub(1, -ENTRY_SIZE - 1), 0
+        older = older:sub(1, -ENTRY_SIZE - 1)
       end
     end
   elseif second > 0 and used < MOST then
     if used + second > MOST then second = MOST - used end
-    if newest > 0 and (now - began) * 60 >= window then
+    -- Uses within a 60th of the window share an entry.
+    if newest > 0 and divide(now, 60, window) ~= divide(ended, 60, window) then
       older, newest = older .. pack(ENTRY, ended, newest), 0
     end
-    if newest == 0 then began = now end
     used, ended, newest, changed = used + second, now, newest + second, true
   end
-  text = pack(HEAD, used, began, ended, newest, #older / ENTRY_SIZE)
+  text = pack(HEAD, used, ended, newest, #older / ENTRY_SIZE)
   if older ~= '' then text = text .. older end
   return fits, text, newest > 0 and ended + window - now or 0, changed, second
 end

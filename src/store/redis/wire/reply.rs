@@ -60,8 +60,8 @@ fn usage(asked: &Asked, reply: &mut Reply<'_>, micros: u64) -> Option<Usage> {
             tell(&FixedWindow { start, used })
         }
         Algorithm::SlidingWindow => {
-            // What is used is in the log; when the newest entry began is for charging.
-            reply.take(2 * NUMBER)?;
+            // What is used is in the log.
+            reply.take(NUMBER)?;
             let newest = (reply.number()?, reply.number()?);
             let older = u16::from_le_bytes(reply.take(2)?.try_into().ok()?);
             let older = (0..older).map(|_| Some((reply.number()?, reply.number()?)));
@@ -117,7 +117,7 @@ mod tests {
     fn log(fits: u8, newest: [u64; 2], older: &[u64]) -> Vec<u8> {
         let count = (older.len() as u16 / 2).to_le_bytes().to_vec();
         let older = pack(0, older).split_off(1);
-        [pack(fits, &[9, 9, newest[0], newest[1]]), count, older].concat()
+        [pack(fits, &[9, newest[0], newest[1]]), count, older].concat()
     }
 
     /// At 610 microseconds.
