@@ -73,6 +73,12 @@ impl From<FixedWindow> for State {
     }
 }
 
+impl From<SlidingWindow> for State {
+    fn from(log: SlidingWindow) -> Self {
+        Self::SlidingWindow(log)
+    }
+}
+
 macro_rules! each {
     ($state:expr, $inner:ident => $do:expr) => {
         match $state {

@@ -25,6 +25,26 @@ struct Entry {
 }
 
 impl SlidingWindow {
+    /// A log of uses within one step, or of none.
+    #[inline]
+    pub(crate) fn of_step(last_use: u64, units: u64) -> Self {
+        let mut log = Self::default();
+        if units > 0 {
+            log.entries.push(Entry { last_use, units });
+        }
+        log
+    }
+
+    /// The last use and the units, if all were within one step.
+    #[inline]
+    pub(crate) fn as_step(&self) -> Option<(u64, u64)> {
+        match self.entries[..] {
+            [] => Some((0, 0)),
+            [Entry { last_use, units }] if units > 0 => Some((last_use, units)),
+            _ => None,
+        }
+    }
+
     /// The entries that the window has not yet passed over.
     fn counted(&self, quota: &Quota, now: u64) -> impl Iterator<Item = &Entry> {
         let window = quota.window_nanos();

@@ -51,7 +51,7 @@ pub(super) struct Room {
 
 impl Room {
     fn of(&self, slot: &Slot) -> isize {
-        self.slot + slot.index_aside().map_or(0, |_| self.aside)
+        self.slot + if slot.may_be_aside() { self.aside } else { 0 }
     }
 
     /// All that a new key may take.
@@ -202,8 +202,10 @@ impl<'a> Locked<'a> {
             (Some((mut state, quota)), _) => {
                 state.under(quota, &charge.quota, now);
                 change(&mut state);
-                let slot = self.fit(charge, state);
-                self.slots.set(place, slot);
+                let changed = self.fit(charge, state);
+                let room = &mut self.ledger.room;
+                room.left += room.of(&slot) - room.of(&changed);
+                self.slots.set(place, changed);
             }
             (None, Some(index)) => {
                 if let Some(counted) = self.ledger.aside.get_mut(index) {
@@ -231,8 +233,8 @@ impl<'a> Locked<'a> {
             slots.grow(quotas, *now, |slot| ledger.forget(slot));
         }
         self.ledger.len += 1;
-        self.ledger.room.left -= self.ledger.room.slot;
         let slot = self.fit(charge, state);
+        self.ledger.room.left -= self.ledger.room.of(&slot);
         self.slots.insert(slot);
     }
 
@@ -242,7 +244,6 @@ impl<'a> Locked<'a> {
         Slot::pack(&address, &state, &charge.quota, self.quotas).unwrap_or_else(|| {
             let counted = Counted { state, quota: charge.quota };
             let forgotten_at = counted.forgotten_at(self.now);
-            self.ledger.room.left -= self.ledger.room.aside;
             Slot::aside(&address, forgotten_at, self.ledger.aside.insert(counted))
         })
     }

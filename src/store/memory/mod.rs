@@ -40,10 +40,10 @@ const BYTES_ASIDE: isize = 1_400;
 /// Counts in this process's memory, up to a number of keys.
 ///
 /// A key takes about 35 bytes for each token bucket or fixed window that it is counted under, as
-/// long as there are no more than some 900 different quotas, and 150 beyond; and for a sliding
-/// window from 150 bytes to 1.4 KB, by how evenly it is used. Keys that have their
-/// whole quota again are dropped little by little while others are charged: there is no thread or
-/// timer, and no pause.
+/// long as there are no more than some 900 different quotas, and 150 beyond; so does a sliding
+/// window of which all was used within one of its 60 steps, and others take from 150 bytes to
+/// 1.4 KB, by how evenly they are used. Keys that have their whole quota again are dropped little by
+/// little while others are charged: there is no thread or timer, and no pause.
 ///
 /// When the store is full, keys that have their whole quota again make room, and then those that
 /// have seven eighths of it. If there is none of these at hand, new keys share one quota per policy
@@ -129,14 +129,9 @@ impl MemoryStore {
     /// Makes a request's only charge, if that takes no more than one lock.
     #[inline]
     fn charge_one(&self, charge: &Charge, usage: &mut Usage, now: Now) -> bool {
-        match charge.algorithm {
-            Algorithm::SlidingWindow => {
-                self.charge_one_aside(charge, now).map(|made| *usage = made).is_some()
-            }
-            Algorithm::TokenBucket | Algorithm::FixedWindow => {
-                self.charge_one_unlocked(charge, usage, now)
-            }
-        }
+        self.charge_one_unlocked(charge, usage, now)
+            || charge.algorithm == Algorithm::SlidingWindow
+                && self.charge_one_aside(charge, now).map(|made| *usage = made).is_some()
     }
 
     /// Makes the charges under the locks of their segments. It has a large frame, that the others

@@ -1,6 +1,6 @@
 use super::{quotas::Quotas, sync::TAKEN};
 use crate::{
-    algorithm::{FixedWindow, State, TokenBucket},
+    algorithm::{FixedWindow, SlidingWindow, State, TokenBucket},
     clock::Now,
     quota::Quota,
     store::Charge,
@@ -11,7 +11,7 @@ const NUMBER_BITS: u32 = TAKEN.trailing_zeros();
 const QUOTA_SHIFT: u32 = NUMBER_BITS + 1;
 const QUOTA_BITS: u32 = 10;
 const KIND_SHIFT: u32 = QUOTA_SHIFT + QUOTA_BITS;
-const KIND_BITS: u32 = 2;
+const KIND_BITS: u32 = 3;
 const TAG_SHIFT: u32 = KIND_SHIFT + KIND_BITS;
 const TAG_BITS: u32 = 64 - TAG_SHIFT;
 
@@ -67,8 +67,10 @@ enum Kind {
     TokenBucket = 1,
     /// When it began, and what was used.
     FixedWindow = 2,
+    /// When it was used last, and the units: a log of one step.
+    SlidingWindow = 3,
     /// When it may be forgotten, and where it is kept.
-    Aside = 3,
+    Aside = 4,
 }
 
 impl Kind {
@@ -83,7 +85,10 @@ fn words(state: &State) -> Option<(Kind, u64, u64)> {
     let (kind, time, number) = match *state {
         State::TokenBucket(TokenBucket { full_at, parts }) => (Kind::TokenBucket, full_at, parts),
         State::FixedWindow(FixedWindow { start, used }) => (Kind::FixedWindow, start, used),
-        State::SlidingWindow(_) => return None,
+        State::SlidingWindow(ref log) => {
+            let (last_use, units) = log.as_step()?;
+            (Kind::SlidingWindow, last_use, units)
+        }
     };
     (number >> NUMBER_BITS == 0).then_some((kind, time, number))
 }
@@ -124,16 +129,29 @@ impl Slot {
         Self([address.tag, time, tag_rest | kind.bits() | quota << QUOTA_SHIFT | number])
     }
 
+    /// The token bucket, if it is one, and the quota it was counted under.
+    #[inline]
+    pub(super) fn token_bucket<'a>(&self, quotas: &'a Quotas) -> Option<(TokenBucket, &'a Quota)> {
+        if self.kind() != Kind::TokenBucket {
+            return None;
+        }
+        let bucket = TokenBucket { full_at: self.0[1], parts: self.number() };
+        Some((bucket, quotas.get(self.quota())?))
+    }
+
     /// The state and the quota it was counted under; `None` where it is kept aside.
     #[inline]
     pub(super) fn unpack<'a>(&self, quotas: &'a Quotas) -> Option<(State, &'a Quota)> {
         let Self([_, time, _]) = *self;
         let state = match self.kind() {
             Kind::TokenBucket => {
-                State::TokenBucket(TokenBucket { full_at: time, parts: self.number() })
+                return self.token_bucket(quotas).map(|(bucket, quota)| (bucket.into(), quota));
             }
             Kind::FixedWindow => {
                 State::FixedWindow(FixedWindow { start: time, used: self.number() })
+            }
+            Kind::SlidingWindow => {
+                State::SlidingWindow(SlidingWindow::of_step(time, self.number()))
             }
             Kind::Nothing | Kind::Aside => return None,
         };
@@ -165,6 +183,11 @@ impl Slot {
         (self.kind() == Kind::Aside).then(|| self.number() as usize)
     }
 
+    /// Whether its state is kept aside, or may come to be.
+    pub(super) fn may_be_aside(&self) -> bool {
+        matches!(self.kind(), Kind::SlidingWindow | Kind::Aside)
+    }
+
     /// Whether the state says no more than a new one.
     pub(super) fn is_expired(&self, quotas: &Quotas, now: Now) -> bool {
         let Self([_, time, _]) = *self;
@@ -174,6 +197,9 @@ impl Slot {
             Kind::FixedWindow => quotas
                 .get(self.quota())
                 .is_some_and(|quota| time.saturating_add(quota.window_nanos()) <= now.unix_nanos()),
+            Kind::SlidingWindow => quotas.get(self.quota()).is_some_and(|quota| {
+                time.saturating_add(quota.window_nanos()) <= now.monotonic_nanos()
+            }),
             Kind::Aside => time <= now.monotonic_nanos(),
         }
     }
@@ -184,6 +210,7 @@ impl Slot {
             0 => Kind::Nothing,
             1 => Kind::TokenBucket,
             2 => Kind::FixedWindow,
+            3 => Kind::SlidingWindow,
             _ => Kind::Aside,
         }
     }

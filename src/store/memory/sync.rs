@@ -16,7 +16,7 @@ use super::atomic::{
 pub(crate) type Words = [AtomicU64; 3];
 
 /// In the last word: taken by someone who charges.
-pub(crate) const TAKEN: u64 = 1 << 39;
+pub(crate) const TAKEN: u64 = 1 << 38;
 
 /// Of a segment; odd while its slots move.
 #[derive(Debug, Default)]

@@ -7,10 +7,10 @@ use std::{
 
 use proptest::prelude::*;
 
-use super::{ledger::usage, *};
+use super::{ledger::usage, slot::Slot, *};
 use crate::{
     algorithm::{Algorithm, Count, State},
-    quota::Quota,
+    quota::{NANOS_PER_SECOND as SECOND, Quota},
     store::{Change, Usages, conformance},
 };
 
@@ -267,13 +267,34 @@ fn a_bound_in_bytes_counts_what_keys_take() {
     assert!((24_000..=25_000).contains(&store.len()), "{} of 40 bytes", store.len());
 
     let store = MemoryStore::with_max_bytes(1_000_000);
-    let sliding = |number| charge(key(number), Algorithm::SlidingWindow, Quota::per_minute(1));
-    (0..5_000).for_each(|number| {
-        admits(&store, sliding(number), at(0));
-    });
-    assert!((600..=694).contains(&store.len()), "{} of 1,440 bytes", store.len());
+    let sliding = |number| charge(key(number), Algorithm::SlidingWindow, Quota::per_minute(2));
+    // In the second step their logs outgrow their slots.
+    for seconds in [0, 2] {
+        (0..5_000).for_each(|number| {
+            admits(&store, sliding(number), at(seconds));
+        });
+        assert!((600..=694).contains(&store.len()), "{} of 1,440 bytes", store.len());
+    }
     // Their memory is used again.
-    assert!(admits(&store, one(7), at(60)));
+    assert!(admits(&store, one(7), at(62)));
+}
+
+#[test]
+fn a_log_of_one_step_needs_no_more_than_its_slot() {
+    let (quotas, quota) = (Quotas::new(), Quota::per_minute(10));
+    let address = Address::of(&charge(key(1), Algorithm::SlidingWindow, quota));
+    let slot = |state: &State| Slot::pack(&address, state, &quota, &quotas);
+    let mut state = State::new(Algorithm::SlidingWindow);
+    state.take(&quota, at(60), 3);
+    let kept = slot(&state).expect("it fits");
+    let (read, _) = kept.unpack(&quotas).expect("not aside");
+    assert_eq!((read.remaining(&quota, at(60)), read.reset(&quota, at(61))), (7, 59 * SECOND));
+    assert_eq!([119, 120].map(|second| kept.is_expired(&quotas, at(second))), [false, true]);
+
+    state.take(&quota, at(61), 1);
+    assert!(slot(&state).is_none(), "two steps do not fit");
+    state.give_back(&quota, at(61), at(61), 1);
+    assert!(slot(&state).is_some(), "one is left");
 }
 
 #[test]

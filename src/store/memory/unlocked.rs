@@ -16,7 +16,7 @@ use super::{
     sync::Taken,
 };
 use crate::{
-    algorithm::{Count, FixedWindow, State},
+    algorithm::{Count, State},
     clock::Now,
     quota::Quota,
     store::{Charge, Mode, Usage},
@@ -121,35 +121,36 @@ impl MemoryStore {
         if glance.slot.is_taken() {
             return Err(Missed::Outdated);
         }
-        let after = match glance.slot.unpack(&self.quotas) {
-            Some((State::TokenBucket(bucket), quota)) => {
-                self.count_in(bucket, quota, charge, &glance.slot, usage, now)
-            }
-            Some((State::FixedWindow(window), quota)) => {
-                self.count_in_window(window, quota, charge, &glance.slot, usage, now)
-            }
-            Some((State::SlidingWindow(_), _)) | None => None,
+        let after = match glance.slot.token_bucket(&self.quotas) {
+            Some((bucket, quota)) => self.count_in(bucket, quota, charge, &glance.slot, usage, now),
+            None => self.count_window(charge, &glance.slot, usage, now),
         };
         Ok(Counted { glance, after: after.ok_or(Missed::NeedsLock)? })
     }
 
     /// Apart, so that token buckets do not pay for its registers.
     #[inline(never)]
-    fn count_in_window(
+    fn count_window(
         &self,
-        window: FixedWindow,
-        quota: &Quota,
         charge: &Charge,
         slot: &Slot,
         usage: &mut Usage,
         now: Now,
     ) -> Option<(u64, u64)> {
-        self.count_in(window, quota, charge, slot, usage, now)
+        match slot.unpack(&self.quotas)? {
+            (State::TokenBucket(_), _) => None,
+            (State::FixedWindow(window), quota) => {
+                self.count_in(window, quota, charge, slot, usage, now)
+            }
+            (State::SlidingWindow(log), quota) => {
+                self.count_in(log, quota, charge, slot, usage, now)
+            }
+        }
     }
 
     /// For each algorithm on its own: the compiler then works out once what each step needs.
     #[inline(always)]
-    fn count_in<S: Count + Copy + Into<State>>(
+    fn count_in<S: Count + Into<State>>(
         &self,
         mut state: S,
         quota: &Quota,
