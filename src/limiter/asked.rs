@@ -10,29 +10,13 @@ use crate::{
     category::any_matches,
     clock::Now,
     decision::{Decision, Outcome, Reason},
-    key::{Fingerprinter, Key},
+    key::Key,
     quota::Quota,
     store::{Charge, Mode, Usages},
 };
 
 /// The key that was hashed last: policies that count by the same one hash it once.
-#[derive(Default)]
-struct LastKey<'a>(Option<(u8, Key<'a>, u128)>);
-
-impl<'a> LastKey<'a> {
-    fn fingerprint(&mut self, kind: u8, key: Key<'a>, fingerprints: &Fingerprinter) -> u128 {
-        match &self.0 {
-            Some((last_kind, last, fingerprint)) if *last_kind == kind && *last == key => {
-                *fingerprint
-            }
-            _ => {
-                let fingerprint = fingerprints.fingerprint(kind, &key);
-                self.0 = Some((kind, key, fingerprint));
-                fingerprint
-            }
-        }
-    }
-}
+type LastKey<'a> = Option<(u8, Key<'a>, u128)>;
 
 impl Inner {
     /// Asks what the policies of a request demand.
@@ -45,10 +29,13 @@ impl Inner {
         let category = categories.find(|(_, category)| any_matches(&category.matchers, request));
         decision.record.category = category.map(|(number, _)| number as u32);
         let of_category = category.map_or(0..0, |(_, category)| category.rules.clone());
-        decision.reserve(self.every_request.len() + of_category.len());
-        let mut last_key = LastKey::default();
+        let policies = self.every_request.len() + of_category.len();
+        decision.reserve(policies);
+        let mut last_key = None;
         for place in self.every_request.clone().chain(of_category) {
-            self.ask_one(place, request, &mut last_key, decision);
+            // To keep a key is not worth while for one.
+            let last_key = (policies > 1).then_some(&mut last_key);
+            self.ask_one(place, request, last_key, decision);
         }
     }
 
@@ -56,7 +43,7 @@ impl Inner {
         &self,
         place: u32,
         request: &'a Parts,
-        last_key: &mut LastKey<'a>,
+        last_key: Option<&mut LastKey<'a>>,
         decision: &mut Decision,
     ) {
         let policy = &self.rule(place).policy;
@@ -67,10 +54,20 @@ impl Inner {
         match policy.key_of(request) {
             Some((kind, key)) => {
                 let shard = self.shard(kind, &key, || policy.shard_of(request));
-                let key = last_key.fingerprint(kind, key, &self.fingerprints);
-                let shard = shard.unwrap_or(key as u64);
+                let known = last_key.as_deref().and_then(|last| match last {
+                    Some((last_kind, last, fingerprint)) => {
+                        ((*last_kind, last) == (kind, &key)).then_some(*fingerprint)
+                    }
+                    None => None,
+                });
+                let hash = || self.fingerprints.fingerprint(kind, &key);
+                let fingerprint = known.unwrap_or_else(hash);
+                let shard = shard.unwrap_or(fingerprint as u64);
+                if let (Some(last), None) = (last_key, known) {
+                    *last = Some((kind, key, fingerprint));
+                }
                 let cost = policy.cost_of(request);
-                self.rule(place).ask(decision, kind, (key, shard), quota, cost);
+                self.rule(place).ask(decision, kind, (fingerprint, shard), quota, cost);
             }
             None if policy.skips_without_key() => {}
             None => {

@@ -9,13 +9,18 @@ use crate::{key::Key, quota::Quota};
 
 impl Policy {
     /// The request's key, and which of the policy's kinds it is.
+    #[inline]
     pub(crate) fn key_of<'a>(&self, request: &'a Parts) -> Option<(u8, Key<'a>)> {
         if self.0.global {
             return Some((0, "".into()));
         }
-        (0_u8..).zip(&self.0.keys).find_map(|(kind, key)| {
-            key.extract(request).filter(|key| !key.as_bytes().is_empty()).map(|key| (kind, key))
-        })
+        for (kind, key) in (0_u8..).zip(&self.0.keys) {
+            match key.extract(request) {
+                Some(key) if !key.as_bytes().is_empty() => return Some((kind, key)),
+                _ => {}
+            }
+        }
+        None
     }
 
     /// What a response has cost, where that is settled afterwards.
