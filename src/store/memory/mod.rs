@@ -179,6 +179,7 @@ impl Store for MemoryStore {
     fn charge_at_once(&self, charges: &[Charge], usages: &mut [Usage], now: Now) -> bool {
         let made = match (charges, &mut *usages) {
             ([charge], [usage]) => self.charge_one(charge, usage, now),
+            (charges, usages) if charges.len() != usages.len() => return false,
             (charges, usages) => self.charge_unlocked(charges, usages, now),
         };
         if !made {

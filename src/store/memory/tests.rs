@@ -245,6 +245,17 @@ fn a_request_with_two_new_keys_does_not_count_on_the_same_room_twice() {
 }
 
 #[test]
+fn without_a_place_for_each_answer_nothing_is_charged() {
+    let store = MemoryStore::new();
+    assert!(admits(&store, one(2), at(0)));
+    for charges in [&[one(1), one(3)][..], &[one(2), one(2)]] {
+        assert!(!store.charge_at_once(charges, &mut [Usage::default()], at(0)));
+        assert!(!store.charge_at_once(charges, &mut [], at(0)));
+    }
+    assert!(admits(&store, one(1), at(0)) && admits(&store, one(3), at(0)));
+}
+
+#[test]
 fn to_ask_about_a_new_key_drops_no_other() {
     let store = MemoryStore::with_max_keys(10);
     let quota = Quota::per_hour(10);
