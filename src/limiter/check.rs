@@ -81,6 +81,19 @@ impl<'a> Check<'a> {
         self
     }
 
+    /// Decides, where that needs nothing but a store that answers at once.
+    fn decide_at_once(&self, decision: &mut Decision) -> bool {
+        let inner = &*self.limiter.inner;
+        let Ok(rule) = self.rule else { return false };
+        let is_charge = matches!(self.action, Action::Charge);
+        if !is_charge || inner.is_shared || self.quota.is_unlimited() {
+            return false;
+        }
+        let now = inner.clock.now();
+        rule.ask(decision, 0, (self.key, self.shard), self.quota, self.cost);
+        inner.decide_at_once(decision, now)
+    }
+
     /// Asks; the answer is in `decision`, or else it comes later.
     fn ask(&self, decision: &mut Decision) -> Result<Option<Box<DecisionFuture>>, UnknownPolicy> {
         let rule = self.rule.map_err(|name| UnknownPolicy(name.to_owned()))?;
@@ -99,6 +112,21 @@ impl<'a> Check<'a> {
         let asked = decision.take();
         Ok(Some(Box::new(DecisionFuture::correcting(self.limiter.clone(), asked, change))))
     }
+
+    fn poll_slowly(&mut self, context: &mut Context<'_>) -> Poll<Result<Decision, UnknownPolicy>> {
+        let deciding = match self.deciding.take() {
+            Some(deciding) => deciding,
+            None => {
+                let mut decision = Decision::new();
+                match self.ask(&mut decision) {
+                    Err(unknown) => return Poll::Ready(Err(unknown)),
+                    Ok(None) => return Poll::Ready(Ok(decision)),
+                    Ok(Some(later)) => later,
+                }
+            }
+        };
+        Pin::new(self.deciding.insert(deciding)).poll(context).map(Ok)
+    }
 }
 
 impl fmt::Debug for Check<'_> {
@@ -115,18 +143,15 @@ impl fmt::Debug for Check<'_> {
 impl Future for Check<'_> {
     type Output = Result<Decision, UnknownPolicy>;
 
+    #[inline]
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let deciding = match self.deciding.take() {
-            Some(deciding) => deciding,
-            None => {
-                let mut decision = Decision::new();
-                match self.ask(&mut decision)? {
-                    None => return Poll::Ready(Ok(decision)),
-                    Some(later) => later,
-                }
+        if self.deciding.is_none() {
+            let mut decision = Decision::new();
+            if self.decide_at_once(&mut decision) {
+                return Poll::Ready(Ok(decision));
             }
-        };
-        Pin::new(self.deciding.insert(deciding)).poll(context).map(Ok)
+        }
+        self.poll_slowly(context)
     }
 }
 

@@ -186,16 +186,14 @@ impl Inner {
     /// Decides, if all keys are known, the store answers at once, and nobody is or is to be held: as
     /// it is with most requests.
     #[inline]
-    fn decide_at_once(&self, decision: &mut Decision, now: Now) -> bool {
-        let all = decision.all_mut().into_slice();
-        let is_plain =
-            |outcome: &Outcome| outcome.has_key() && self.rule(outcome.place).hold.is_zero();
-        if all.is_empty() || self.line.is_waited_in() || !all.iter().all(is_plain) {
-            return false;
-        }
-        let charged = match all {
-            [only] => self.charge_one_at_once(only, now),
-            all => self.charge_all_at_once(all, now),
+    pub(super) fn decide_at_once(&self, decision: &mut Decision, now: Now) -> bool {
+        let charged = match decision.all_mut().into_slice() {
+            [outcome] => self.decide_one_at_once(outcome, now),
+            _ if self.line.is_waited_in() => false,
+            all => {
+                let is_plain = |outcome: &Outcome| self.is_plain(outcome);
+                !all.is_empty() && all.iter().all(is_plain) && self.charge_at_once(all, now)
+            }
         };
         if charged {
             decision.close(now, Duration::ZERO);
@@ -204,9 +202,17 @@ impl Inner {
         charged
     }
 
-    /// Nothing is copied.
+    /// Whether its key is known and nobody is to be held for it.
     #[inline]
-    fn charge_one_at_once(&self, outcome: &mut Outcome, now: Now) -> bool {
+    fn is_plain(&self, outcome: &Outcome) -> bool {
+        outcome.has_key() && self.rule(outcome.place).hold.is_zero()
+    }
+
+    #[inline]
+    pub(super) fn decide_one_at_once(&self, outcome: &mut Outcome, now: Now) -> bool {
+        if self.line.is_waited_in() || !self.is_plain(outcome) {
+            return false;
+        }
         let charge = slice::from_ref(&outcome.charge);
         let usage = slice::from_mut(&mut outcome.usage);
         let charged = self.store.charge_at_once(charge, usage, now);
@@ -216,7 +222,7 @@ impl Inner {
         charged
     }
 
-    fn charge_all_at_once(&self, all: &mut [Outcome], now: Now) -> bool {
+    fn charge_at_once(&self, all: &mut [Outcome], now: Now) -> bool {
         let charges: SmallVec<[Charge; 8]> = all.iter().map(|outcome| outcome.charge).collect();
         let mut usages: SmallVec<[Usage; 8]> = smallvec![Usage::default(); charges.len()];
         let charged = self.store.charge_at_once(&charges, &mut usages, now);

@@ -122,12 +122,8 @@ impl MemoryStore {
         self.overflowed.load(Relaxed)
     }
 
-    fn home(&self, address: &Address) -> usize {
-        address.segment(self.segments.len())
-    }
-
-    fn lock(&self, home: usize, now: Now) -> Locked<'_> {
-        Locked::new(&self.segments[home], &self.quotas, now)
+    fn home(&self, charge: &Charge) -> usize {
+        Address::of(charge).segment(self.segments.len())
     }
 
     /// Makes a request's only charge, if that takes no more than one lock.
@@ -142,13 +138,12 @@ impl MemoryStore {
     /// shall not have.
     #[inline(never)]
     fn charge_locked(&self, charges: &[Charge], usages: &mut [Usage], now: Now) {
-        let home = |charge| self.home(&Address::of(charge));
-        let homes: SmallVec<[usize; 4]> = charges.iter().map(home).collect();
+        let homes: SmallVec<[usize; 4]> = charges.iter().map(|charge| self.home(charge)).collect();
         // In order, so that no two requests wait for each other.
         let mut order = homes.clone();
         order.sort_unstable();
         order.dedup();
-        let lock = |&home: &usize| self.lock(home, now);
+        let lock = |&home: &usize| Locked::new(&self.segments[home], &self.quotas, now);
         let mut locked: SmallVec<[Locked<'_>; 4]> = order.iter().map(lock).collect();
         let place = |home: &usize| order.binary_search(home).unwrap_or_default();
 
@@ -201,8 +196,9 @@ impl Store for MemoryStore {
 
     fn correct(&self, corrections: &[Correction], now: Now) -> StoreFuture {
         let correct = |correction: &Correction| {
-            let home = self.home(&Address::of(&correction.charge));
-            self.lock(home, now).correct(correction)
+            let charge = &correction.charge;
+            let mut segment = Locked::new(&self.segments[self.home(charge)], &self.quotas, now);
+            segment.correct(correction)
         };
         let usages = corrections.iter().map(correct).collect();
         StoreFuture::ready(Ok(Answer { usages, at: now }))

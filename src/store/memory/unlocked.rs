@@ -116,7 +116,7 @@ impl MemoryStore {
     #[inline(always)]
     fn count(&self, charge: &Charge, usage: &mut Usage, now: Now) -> Result<Counted<'_>, Missed> {
         let address = Address::of(charge);
-        let segment = &self.segments[self.home(&address)];
+        let segment = &self.segments[address.segment(self.segments.len())];
         let glance = segment.glance(&address).ok_or(Missed::NeedsLock)?;
         if glance.slot.is_taken() {
             return Err(Missed::Outdated);
@@ -138,7 +138,6 @@ impl MemoryStore {
         now: Now,
     ) -> Option<(u64, u64)> {
         match slot.unpack(&self.quotas)? {
-            // It was found before, unless its quota is not known.
             (State::TokenBucket(_), _) => None,
             (State::FixedWindow(window), quota) => {
                 self.count_in(window, quota, charge, slot, usage, now)
