@@ -7,10 +7,7 @@ use std::{mem, slice, time::Duration};
 
 pub use self::outcome::Outcome;
 use self::record::{Fields, Record};
-use crate::{
-    clock::{Now, nanos},
-    store::Mode,
-};
+use crate::{clock::nanos, store::Mode};
 
 /// The verdict over all policies of a request, and what each of them says.
 ///
@@ -60,10 +57,11 @@ impl Decision {
     /// About nothing, at the beginning of time.
     #[inline]
     pub(crate) fn new() -> Self {
-        Self { record: Record::new() }
+        Self { record: Record::default() }
     }
 
     /// Takes it away; what stays behind is about nothing.
+    #[inline]
     pub(crate) fn take(&mut self) -> Self {
         Self { record: mem::take(&mut self.record) }
     }
@@ -97,17 +95,6 @@ impl Decision {
         self.record.all.retain(|outcome| keeps(outcome));
     }
 
-    /// All is said.
-    #[inline]
-    pub(crate) fn close(&mut self, now: Now, held: Duration) {
-        let reason = match self.outcomes() {
-            [only] => only.refused,
-            _ => self.refusing().and_then(|outcome| outcome.refused),
-        };
-        let record = &mut *self.record;
-        (record.reason, record.now, record.held) = (reason, now, nanos(held));
-    }
-
     /// The outcomes, and after them those of dry runs.
     #[inline]
     pub(crate) fn all(&self) -> slice::Iter<'_, Outcome> {
@@ -138,7 +125,7 @@ impl Decision {
     /// policy is known to refuse.
     #[must_use]
     pub fn outcomes(&self) -> &[Outcome] {
-        &self.record.all[..self.record.enforced]
+        self.record.outcomes()
     }
 
     /// What the policies say that are a [dry run](crate::Policy::dry_run): an
@@ -152,7 +139,7 @@ impl Decision {
     /// else the one with the least left, the longest until it resets among equals.
     #[must_use]
     pub fn tightest(&self) -> Option<&Outcome> {
-        self.refusing().or_else(|| {
+        self.record.refusing().or_else(|| {
             self.outcomes()
                 .iter()
                 .min_by_key(|outcome| (outcome.remaining(), std::cmp::Reverse(outcome.reset())))
@@ -193,12 +180,6 @@ impl Decision {
             outcome.usage = outcome.usage.later(nanos(by), 0);
         }
     }
-
-    #[inline]
-    fn refusing(&self) -> Option<&Outcome> {
-        let refusing = self.outcomes().iter().filter(|outcome| !outcome.is_allowed());
-        refusing.max_by_key(|outcome| outcome.wait_or_never())
-    }
 }
 
 #[cfg(test)]
@@ -209,7 +190,7 @@ impl Decision {
         for outcome in outcomes {
             decision.push(&outcome);
         }
-        decision.close(Now::ZERO, Duration::ZERO);
+        decision.record.close(crate::clock::Now::ZERO, Duration::ZERO);
         decision
     }
 }

@@ -2,10 +2,11 @@ use std::{
     cell::RefCell,
     fmt, mem,
     ops::{Deref, DerefMut},
+    time::Duration,
 };
 
 use super::{Outcome, Reason};
-use crate::clock::Now;
+use crate::clock::{Now, nanos};
 
 /// How many boxes a thread keeps: as many as it has requests under way, mostly.
 const MOST_SPARES: usize = 64;
@@ -15,7 +16,7 @@ thread_local! {
     static SPARES: RefCell<Vec<Box<Fields>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// What a decision consists of; nothing, when it was taken away.
+/// What a decision consists of; nothing, before it is written and when it was taken away.
 ///
 /// Decisions are moved about: out of futures, through `?`, into a response's future. To move some
 /// hundred bytes each time that have just been written takes a third of a decision's time, so they
@@ -29,7 +30,7 @@ static NOTHING: Fields = Fields::new(Vec::new());
 #[derive(Debug)]
 pub(crate) struct Fields {
     pub(super) reason: Option<Reason>,
-    pub(super) all: Vec<Outcome>,
+    pub(crate) all: Vec<Outcome>,
     /// How many of `all` requests feel: they come first, and then what is only tried out.
     pub(super) enforced: usize,
     pub(crate) now: Now,
@@ -53,13 +54,26 @@ impl Fields {
             counted_locally: false,
         }
     }
-}
 
-impl Record {
-    /// To be written.
     #[inline]
-    pub(super) fn new() -> Self {
-        Self(Some(new_box()))
+    pub(super) fn outcomes(&self) -> &[Outcome] {
+        &self.all[..self.enforced]
+    }
+
+    #[inline]
+    pub(super) fn refusing(&self) -> Option<&Outcome> {
+        let refusing = self.outcomes().iter().filter(|outcome| !outcome.is_allowed());
+        refusing.max_by_key(|outcome| outcome.wait_or_never())
+    }
+
+    /// All is said.
+    #[inline]
+    pub(crate) fn close(&mut self, now: Now, held: Duration) {
+        let reason = match self.outcomes() {
+            [only] => only.refused,
+            _ => self.refusing().and_then(|outcome| outcome.refused),
+        };
+        (self.reason, self.now, self.held) = (reason, now, nanos(held));
     }
 }
 
@@ -103,7 +117,7 @@ impl DerefMut for Record {
 
 impl Clone for Record {
     fn clone(&self) -> Self {
-        let mut copy = Self::new();
+        let mut copy = Self::default();
         let mut all = mem::take(&mut copy.all);
         all.extend_from_slice(&self.all);
         *copy = Fields { all, ..**self };
@@ -128,9 +142,15 @@ mod tests {
         Outcome::unused(Policy::token_bucket("p", Quota::per_minute(60)))
     }
 
+    fn written() -> Record {
+        let mut record = Record::default();
+        record.enforced = 1;
+        record
+    }
+
     #[test]
     fn a_box_is_used_again_and_nothing_is_left_in_it() {
-        let mut first = Record::new();
+        let mut first = Record::default();
         *first = Fields {
             reason: Some(Reason::QuotaExceeded),
             enforced: 7,
@@ -142,7 +162,8 @@ mod tests {
         let copy = first.clone();
         let place = ptr::from_ref(&*first);
         drop(first);
-        let again = Record::new();
+        let mut again = Record::default();
+        again.counted_locally = false;
         assert_eq!(ptr::from_ref(&*again), place);
         assert_eq!(format!("{again:?}"), format!("{:?}", Fields::new(Vec::new())));
         assert!(again.all.capacity() >= 5, "its room is kept");
@@ -151,7 +172,7 @@ mod tests {
 
     #[test]
     fn a_thread_keeps_no_more_boxes_than_it_may() {
-        drop((0..2 * MOST_SPARES).map(|_| Record::new()).collect::<Vec<_>>());
+        drop((0..2 * MOST_SPARES).map(|_| written()).collect::<Vec<_>>());
         assert_eq!(SPARES.with_borrow(Vec::len), MOST_SPARES);
     }
 
@@ -162,8 +183,8 @@ mod tests {
         }
         // Dropped when the thread's boxes are gone, or before: the order is not ours to choose.
         let of_thread = || {
-            LAST.set(Record::new());
-            drop(Record::new());
+            LAST.set(written());
+            drop(written());
         };
         std::thread::spawn(of_thread).join().expect("no panic as the thread ends");
     }

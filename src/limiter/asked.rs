@@ -181,7 +181,7 @@ impl Decision {
     #[inline]
     pub(super) fn finish_uncounted(&mut self, now: Now) {
         self.retain(|outcome| !outcome.has_key());
-        self.close(now, Duration::ZERO);
+        self.record.close(now, Duration::ZERO);
     }
 
     /// The decision is made.
@@ -190,6 +190,6 @@ impl Decision {
         if self.all().any(|outcome| !outcome.usage.is_known()) {
             self.retain(|outcome| outcome.usage.is_known());
         }
-        self.close(now, held);
+        self.record.close(now, held);
     }
 }

@@ -5,8 +5,13 @@ use std::{
     task::{Context, Poll},
 };
 
-use super::{Limiter, Rule, future::DecisionFuture};
-use crate::{decision::Decision, key::Key, quota::Quota, store::Change};
+use super::{Inner, Limiter, future::DecisionFuture};
+use crate::{
+    decision::{Decision, Outcome},
+    key::Key,
+    quota::Quota,
+    store::Change,
+};
 
 /// A question to one policy; made by [`Limiter::check`] and its like, and asked by awaiting it.
 ///
@@ -30,12 +35,9 @@ use crate::{decision::Decision, key::Key, quota::Quota, store::Change};
 pub struct Check<'a> {
     limiter: &'a Limiter,
     action: Action,
-    /// Or the name by which there is none.
-    rule: Result<&'a Rule, &'a str>,
-    key: u128,
-    shard: u64,
-    quota: Quota,
-    cost: u64,
+    policy: &'a str,
+    /// What is asked; nothing where no policy has that name.
+    asked: Decision,
     /// Boxed: mostly the answer is there at once.
     deciding: Option<Box<DecisionFuture>>,
 }
@@ -51,91 +53,77 @@ pub(super) enum Action {
 
 impl<'a> Check<'a> {
     /// The key is needed no longer.
+    #[inline]
     pub(super) fn new(
         limiter: &'a Limiter,
         action: Action,
         policy: &'a str,
         key: &Key<'_>,
     ) -> Self {
-        let inner = &*limiter.inner;
-        let rule = inner.by_name.get(policy).map(|&place| inner.rule(place)).ok_or(policy);
-        let quota = rule.map_or(Quota::unlimited(), |rule| rule.unasked.charge.quota);
-        let shard = inner.shard(0, key, || None);
-        let key = inner.fingerprints.fingerprint(0, key);
-        let shard = shard.unwrap_or(key as u64);
-        Self { limiter, action, rule, key, shard, quota, cost: 1, deciding: None }
+        let asked = limiter.inner.ask_by_name(policy, key);
+        Self { limiter, action, policy, asked, deciding: None }
     }
 
     /// How many units it uses, or gives back. Default: 1.
     #[inline]
     pub fn cost(mut self, units: u64) -> Self {
-        self.cost = units;
+        self.asked.all_mut().for_each(|outcome| outcome.charge.cost = units);
         self
     }
 
     /// The quota of this key's plan. Default: the policy's own.
     pub fn quota(mut self, quota: Quota) -> Self {
-        if let Ok(rule) = self.rule {
-            self.quota = rule.policy.planned(Some(quota));
+        for outcome in self.asked.all_mut() {
+            let policy = &self.limiter.inner.rule(outcome.place).policy;
+            outcome.charge.quota = policy.planned(Some(quota));
         }
         self
     }
 
-    /// Decides, where that needs nothing but a store that answers at once.
-    fn decide_at_once(&self, decision: &mut Decision) -> bool {
-        let inner = &*self.limiter.inner;
-        let Ok(rule) = self.rule else { return false };
-        let is_charge = matches!(self.action, Action::Charge);
-        if !is_charge || inner.is_shared || self.quota.is_unlimited() {
-            return false;
-        }
-        let now = inner.clock.now();
-        rule.ask(decision, 0, (self.key, self.shard), self.quota, self.cost);
-        inner.decide_at_once(decision, now)
-    }
-
-    /// Asks; the answer is in `decision`, or else it comes later.
-    fn ask(&self, decision: &mut Decision) -> Result<Option<Box<DecisionFuture>>, UnknownPolicy> {
-        let rule = self.rule.map_err(|name| UnknownPolicy(name.to_owned()))?;
-        if !self.quota.is_unlimited() {
-            rule.ask(decision, 0, (self.key, self.shard), self.quota, self.cost);
+    /// Asks; the answer is in `asked`, or else it comes later.
+    #[inline]
+    fn ask(&mut self) -> Result<Option<Box<DecisionFuture>>, UnknownPolicy> {
+        let Self { limiter, asked, .. } = self;
+        let Some(Outcome { charge, .. }) = asked.all().next() else {
+            return Err(UnknownPolicy(self.policy.to_owned()));
+        };
+        let cost = charge.cost;
+        if charge.quota.is_unlimited() {
+            asked.retain(|_| false);
         }
         let change = match self.action {
-            Action::Charge => return Ok(DecisionFuture::at_once(self.limiter, decision)),
+            Action::Charge => return Ok(DecisionFuture::at_once(limiter, asked)),
             Action::Peek => {
-                decision.only_peek();
-                return Ok(DecisionFuture::at_once(self.limiter, decision));
+                asked.only_peek();
+                return Ok(DecisionFuture::at_once(limiter, asked));
             }
-            Action::GiveBack => Change::GiveBack(self.cost),
+            Action::GiveBack => Change::GiveBack(cost),
             Action::Reset => Change::Reset,
         };
-        let asked = decision.take();
-        Ok(Some(Box::new(DecisionFuture::correcting(self.limiter.clone(), asked, change))))
+        let correcting = DecisionFuture::correcting(limiter.clone(), asked.take(), change);
+        Ok(Some(Box::new(correcting)))
     }
+}
 
-    fn poll_slowly(&mut self, context: &mut Context<'_>) -> Poll<Result<Decision, UnknownPolicy>> {
-        let deciding = match self.deciding.take() {
-            Some(deciding) => deciding,
-            None => {
-                let mut decision = Decision::new();
-                match self.ask(&mut decision) {
-                    Err(unknown) => return Poll::Ready(Err(unknown)),
-                    Ok(None) => return Poll::Ready(Ok(decision)),
-                    Ok(Some(later)) => later,
-                }
-            }
-        };
-        Pin::new(self.deciding.insert(deciding)).poll(context).map(Ok)
+impl Inner {
+    /// What is asked of the policy of a name; nothing where there is none.
+    fn ask_by_name(&self, policy: &str, key: &Key<'_>) -> Decision {
+        let Some(&place) = self.by_name.get(policy) else { return Decision::new() };
+        let shard = self.shard(0, key, || None);
+        let key = self.fingerprints.fingerprint(0, key);
+        let rule = self.rule(place);
+        let mut asked = Decision::new();
+        let quota = rule.unasked.charge.quota;
+        rule.ask(&mut asked, 0, (key, shard.unwrap_or(key as u64)), quota, 1);
+        asked
     }
 }
 
 impl fmt::Debug for Check<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let policy = self.rule.map_or_else(|name| name, |rule| rule.policy.name());
         f.debug_struct("Check")
             .field("action", &self.action)
-            .field("policy", &policy)
-            .field("cost", &self.cost)
+            .field("policy", &self.policy)
             .finish_non_exhaustive()
     }
 }
@@ -145,13 +133,14 @@ impl Future for Check<'_> {
 
     #[inline]
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        if self.deciding.is_none() {
-            let mut decision = Decision::new();
-            if self.decide_at_once(&mut decision) {
-                return Poll::Ready(Ok(decision));
-            }
-        }
-        self.poll_slowly(context)
+        let deciding = match self.deciding.take() {
+            Some(deciding) => deciding,
+            None => match self.ask()? {
+                None => return Poll::Ready(Ok(self.asked.take())),
+                Some(later) => later,
+            },
+        };
+        Pin::new(self.deciding.insert(deciding)).poll(context).map(Ok)
     }
 }
 

@@ -185,9 +185,9 @@ impl Inner {
 
     /// Decides, if all keys are known, the store answers at once, and nobody is or is to be held: as
     /// it is with most requests.
-    #[inline]
     pub(super) fn decide_at_once(&self, decision: &mut Decision, now: Now) -> bool {
-        let charged = match decision.all_mut().into_slice() {
+        let record = &mut *decision.record;
+        let charged = match &mut record.all[..] {
             [outcome] => self.decide_one_at_once(outcome, now),
             _ if self.line.is_waited_in() => false,
             all => {
@@ -196,7 +196,7 @@ impl Inner {
             }
         };
         if charged {
-            decision.close(now, Duration::ZERO);
+            record.close(now, Duration::ZERO);
             self.observe(decision);
         }
         charged

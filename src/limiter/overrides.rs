@@ -150,7 +150,7 @@ impl Limiter {
             let now = self.now();
             let left = until.saturating_sub(now.monotonic_nanos());
             decision.push(&blocked(Duration::from_nanos(left)));
-            decision.close(now, Duration::ZERO);
+            decision.record.close(now, Duration::ZERO);
             return None;
         }
         self.inner.ask(request, decision);
