@@ -1,5 +1,5 @@
-//! Charging keys whose states are kept aside, as those of sliding windows are: under the lock of
-//! their segment's ledger, without which no slot moves.
+//! Charging keys whose states are kept aside, as those of sliding windows are that were used in
+//! several steps: under the lock of their segment's ledger, without which no slot moves.
 
 use super::{MemoryStore, slot::Address};
 use crate::{
@@ -17,7 +17,7 @@ impl MemoryStore {
             return None;
         }
         let address = Address::of(charge);
-        let segment = &self.segments[address.segment(self.segments.len())];
+        let segment = self.segment(&address);
         let mut ledger = segment.ledger();
         let glance = segment.glance(&address)?;
         let counted = ledger.aside(glance.slot.index_aside()?)?;

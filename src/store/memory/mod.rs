@@ -11,7 +11,7 @@ mod tests;
 mod unlocked;
 
 use std::{
-    fmt,
+    fmt, slice,
     sync::atomic::{self, AtomicU64, Ordering::Relaxed},
 };
 
@@ -122,23 +122,29 @@ impl MemoryStore {
         self.overflowed.load(Relaxed)
     }
 
-    fn home(&self, charge: &Charge) -> usize {
-        Address::of(charge).segment(self.segments.len())
+    #[inline]
+    fn segment(&self, address: &Address) -> &Segment {
+        &self.segments[address.segment(self.segments.len())]
     }
 
-    /// Makes a request's only charge, if that takes no more than one lock.
-    #[inline]
-    fn charge_one(&self, charge: &Charge, usage: &mut Usage, now: Now) -> bool {
-        self.charge_one_unlocked(charge, usage, now)
-            || charge.algorithm == Algorithm::SlidingWindow
-                && self.charge_one_aside(charge, now).map(|made| *usage = made).is_some()
+    /// Makes a request's only charge where that takes a lock.
+    #[inline(never)]
+    fn charge_one_locked(&self, charge: &Charge, usage: &mut Usage, now: Now) {
+        if charge.algorithm == Algorithm::SlidingWindow
+            && let Some(made) = self.charge_one_aside(charge, now)
+        {
+            *usage = made;
+        } else {
+            self.charge_locked(slice::from_ref(charge), slice::from_mut(usage), now);
+        }
     }
 
     /// Makes the charges under the locks of their segments. It has a large frame, that the others
     /// shall not have.
     #[inline(never)]
     fn charge_locked(&self, charges: &[Charge], usages: &mut [Usage], now: Now) {
-        let homes: SmallVec<[usize; 4]> = charges.iter().map(|charge| self.home(charge)).collect();
+        let home = |charge| Address::of(charge).segment(self.segments.len());
+        let homes: SmallVec<[usize; 4]> = charges.iter().map(home).collect();
         // In order, so that no two requests wait for each other.
         let mut order = homes.clone();
         order.sort_unstable();
@@ -177,13 +183,10 @@ impl Default for MemoryStore {
 
 impl Store for MemoryStore {
     fn charge_at_once(&self, charges: &[Charge], usages: &mut [Usage], now: Now) -> bool {
-        let made = match (charges, &mut *usages) {
+        match (charges, usages) {
             ([charge], [usage]) => self.charge_one(charge, usage, now),
             (charges, usages) if charges.len() != usages.len() => return false,
-            (charges, usages) => self.charge_unlocked(charges, usages, now),
-        };
-        if !made {
-            self.charge_locked(charges, usages, now);
+            (charges, usages) => self.charge_all(charges, usages, now),
         }
         true
     }
@@ -197,8 +200,8 @@ impl Store for MemoryStore {
     fn correct(&self, corrections: &[Correction], now: Now) -> StoreFuture {
         let correct = |correction: &Correction| {
             let charge = &correction.charge;
-            let mut segment = Locked::new(&self.segments[self.home(charge)], &self.quotas, now);
-            segment.correct(correction)
+            let segment = self.segment(&Address::of(charge));
+            Locked::new(segment, &self.quotas, now).correct(correction)
         };
         let usages = corrections.iter().map(correct).collect();
         StoreFuture::ready(Ok(Answer { usages, at: now }))

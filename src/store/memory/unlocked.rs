@@ -1,5 +1,6 @@
 //! Charging keys that are known, without waiting for anybody: a state is read, and written on
-//! condition that it has not changed meanwhile. A refusal writes nothing.
+//! condition that it has not changed meanwhile. A refusal writes nothing. Where that does not do,
+//! they are charged under a lock.
 //!
 //! This is what most decisions do: what stands in one line here is to be one piece for the
 //! compiler as well, which would not think so of functions that have two callers.
@@ -54,14 +55,15 @@ fn tried_again<T>(mut attempt: impl FnMut() -> Result<T, Missed>) -> Option<T> {
 }
 
 impl MemoryStore {
-    /// Makes one charge, and tells what became of it; `false` where that takes a lock.
-    #[inline(never)]
-    pub(super) fn charge_one_unlocked(&self, charge: &Charge, usage: &mut Usage, now: Now) -> bool {
+    /// Makes one charge, and tells what became of it.
+    pub(super) fn charge_one(&self, charge: &Charge, usage: &mut Usage, now: Now) {
         let made = match self.try_one(charge, usage, now) {
             Err(Missed::Outdated) => tried_again(|| self.try_one(charge, usage, now)),
             made => made.ok(),
         };
-        made.is_some()
+        if made.is_none() {
+            self.charge_one_locked(charge, usage, now);
+        }
     }
 
     #[inline(always)]
@@ -74,19 +76,16 @@ impl MemoryStore {
         Ok(())
     }
 
-    /// Makes all the charges or none, and tells what became of each; `false` where that takes a
-    /// lock.
-    pub(super) fn charge_unlocked(
-        &self,
-        charges: &[Charge],
-        usages: &mut [Usage],
-        now: Now,
-    ) -> bool {
+    /// Makes all the charges or none, and tells what became of each.
+    #[inline(never)]
+    pub(super) fn charge_all(&self, charges: &[Charge], usages: &mut [Usage], now: Now) {
         let made = match self.try_all(charges, usages, now) {
             Err(Missed::Outdated) => tried_again(|| self.try_all(charges, usages, now)),
             made => made.ok(),
         };
-        made.is_some()
+        if made.is_none() {
+            self.charge_locked(charges, usages, now);
+        }
     }
 
     fn try_all(&self, charges: &[Charge], usages: &mut [Usage], now: Now) -> Result<(), Missed> {
@@ -116,7 +115,7 @@ impl MemoryStore {
     #[inline(always)]
     fn count(&self, charge: &Charge, usage: &mut Usage, now: Now) -> Result<Counted<'_>, Missed> {
         let address = Address::of(charge);
-        let segment = &self.segments[address.segment(self.segments.len())];
+        let segment = self.segment(&address);
         let glance = segment.glance(&address).ok_or(Missed::NeedsLock)?;
         if glance.slot.is_taken() {
             return Err(Missed::Outdated);
