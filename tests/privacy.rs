@@ -16,12 +16,19 @@ const SECRET: &str = "sk_live_secret";
 struct Spy {
     memory: Arc<MemoryStore>,
     told: Arc<Mutex<Vec<Charge>>>,
+    /// After how many charges it heard of which key.
+    announced: Arc<Mutex<Vec<(usize, u128)>>>,
 }
 
 impl Store for Spy {
     fn charge(&self, charges: &[Charge], now: Now) -> StoreFuture {
         self.told.lock().unwrap().extend_from_slice(charges);
         self.memory.charge(charges, now)
+    }
+
+    fn prefetch(&self, key: u128) {
+        let charges = self.told.lock().unwrap().len();
+        self.announced.lock().unwrap().push((charges, key));
     }
 
     fn correct(&self, corrections: &[Correction], now: Now) -> StoreFuture {
@@ -44,6 +51,8 @@ async fn stores_are_told_fingerprints_that_differ_from_limiter_to_limiter() {
         limiter(&spy).decide(&request).await;
         let told = spy.told.lock().unwrap().clone();
         assert!(!format!("{told:?}").contains(SECRET));
+        let announced = spy.announced.lock().unwrap().clone();
+        assert_eq!(announced, [(0, told[0].key)], "heard of before it is charged");
         fingerprints.push(told[0].key);
     }
     assert_ne!(fingerprints[0], fingerprints[1], "each has a secret of its own");

@@ -60,7 +60,7 @@ impl Inner {
                     }
                     None => None,
                 });
-                let hash = || self.fingerprints.fingerprint(kind, &key);
+                let hash = || self.fingerprint(kind, &key);
                 let fingerprint = known.unwrap_or_else(hash);
                 let shard = shard.unwrap_or(fingerprint as u64);
                 if let (Some(last), None) = (last_key, known) {
@@ -79,6 +79,14 @@ impl Inner {
 }
 
 impl Inner {
+    /// Of a key that is about to be charged: the store hears of it as early as can be.
+    #[inline]
+    pub(super) fn fingerprint(&self, kind: u8, key: &Key<'_>) -> u128 {
+        let fingerprint = self.fingerprints.fingerprint(kind, key);
+        self.store.prefetch(fingerprint);
+        fingerprint
+    }
+
     /// On which server of a cluster the counts of a key are kept, if not on its own.
     #[inline]
     pub(super) fn shard<'a>(

@@ -108,9 +108,9 @@ impl<'a> Check<'a> {
 impl Inner {
     /// What is asked of the policy of a name; nothing where there is none.
     fn ask_by_name(&self, policy: &str, key: &Key<'_>) -> Decision {
-        let Some(&place) = self.by_name.get(policy) else { return Decision::new() };
         let shard = self.shard(0, key, || None);
-        let key = self.fingerprints.fingerprint(0, key);
+        let key = self.fingerprint(0, key);
+        let Some(&place) = self.by_name.get(policy) else { return Decision::new() };
         let rule = self.rule(place);
         let mut asked = Decision::new();
         let quota = rule.unasked.charge.quota;

@@ -39,6 +39,10 @@ impl Store for Watched {
         self.store.charge_at_once(charges, usages, now)
     }
 
+    fn prefetch(&self, key: u128) {
+        self.store.prefetch(key);
+    }
+
     fn correct(&self, corrections: &[Correction], now: Now) -> StoreFuture {
         self.correct.watch(self.store.correct(corrections, now))
     }

@@ -232,6 +232,12 @@ pub trait Store: Send + Sync + 'static {
         false
     }
 
+    /// Hears of the [key](Charge::key) of a charge that is about to come, so that what is known of it
+    /// can be fetched meanwhile. It changes nothing, and the default does nothing.
+    fn prefetch(&self, key: u128) {
+        let _ = key;
+    }
+
     /// Makes all of `corrections`, and answers with what is left after each. They are made even if
     /// the answer is not awaited.
     fn correct(&self, corrections: &[Correction], now: Now) -> StoreFuture;

@@ -191,6 +191,11 @@ impl Store for MemoryStore {
         true
     }
 
+    fn prefetch(&self, key: u128) {
+        let address = Address::new(key);
+        self.segment(&address).prefetch(&address);
+    }
+
     fn charge(&self, charges: &[Charge], now: Now) -> StoreFuture {
         let mut usages = smallvec![Usage::default(); charges.len()];
         self.charge_at_once(charges, &mut usages, now);

@@ -1,5 +1,7 @@
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
+use prefetch_index::prefetch_index;
+
 use super::{
     atomic::{AtomicUsize, Ordering::Relaxed},
     ledger::Ledger,
@@ -84,6 +86,16 @@ impl Segment {
         let slots = self.in_use();
         let (place, slot) = find(address, slots.len(), |place| Slot(sync::read(&slots[place])))?;
         Some(Glance { segment: self, words: &slots[place], seen, slot })
+    }
+
+    /// Has the processor fetch into its cache what a [`glance`](Self::glance) will read.
+    #[inline]
+    pub(super) fn prefetch(&self, address: &Address) {
+        let slots = self.in_use();
+        let home = address.home(slots.len());
+        // Most keys are in one of the first slots, which may lie in two lines of the cache.
+        prefetch_index(slots, home);
+        prefetch_index(slots, home + 2);
     }
 
     /// What the segment knows beside its slots, and the right to move these.

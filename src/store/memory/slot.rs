@@ -30,7 +30,11 @@ pub(super) struct Address {
 
 impl Address {
     pub(super) const fn of(charge: &Charge) -> Self {
-        let slot = charge.slot();
+        Self::new(charge.slot())
+    }
+
+    /// Under no policy, the key alone has the same segment and home.
+    pub(super) const fn new(slot: u128) -> Self {
         let (key, both) = (slot as u64, (slot >> 64) as u64);
         Self {
             segment: (key >> 32) as u32,
