@@ -8,7 +8,7 @@ mod contender;
 mod measure;
 mod peers;
 
-use std::time::Duration;
+use std::{thread, time::Duration};
 
 use tower_quota::{Policy, Quota};
 
@@ -37,14 +37,16 @@ fn main() {
     in_short.print();
 }
 
-/// Our algorithms beside governor's only one.
+/// Our algorithms beside governor's only one; and a sliding window of which keys have used something
+/// in some of its steps, not only in one.
 fn algorithms(args: &Args, sizes: &[usize], plan: Plan, in_short: &mut InShort) {
     let title = "Decision: each algorithm, bare key to verdict (governor's token bucket = 1)";
     if !args.wants(title) {
         return;
     }
-    let columns = ["keys", "verdict", "token bucket", "fixed window", "sliding window"];
-    let table = Table::new(title, &columns);
+    let several = format!("sliding window, {STEPS} steps");
+    let ours = ["token bucket", "fixed window", "sliding window", &several];
+    let table = Table::new(title, &[&["keys", "verdict"], &ours[..]].concat());
     for &keys in sizes {
         let [admitted, refused] = VERDICTS.map(|(verdict, admitted)| {
             let budget = budget(admitted, keys, &[(Spread::Uniform, plan)]);
@@ -57,12 +59,14 @@ fn algorithms(args: &Args, sizes: &[usize], plan: Plan, in_short: &mut InShort) 
                 ours(Policy::token_bucket),
                 ours(Policy::fixed_window),
                 ours(Policy::sliding_window),
+                used_in_steps(admitted, keys),
             ];
             let ratios = compare(&contenders, keys, plan, admitted);
-            table.row(&[&grouped(keys), &verdict, &ratios[0], &ratios[1], &ratios[2]]);
+            let [bucket, fixed, sliding, several] = &ratios[..] else { unreachable!() };
+            table.row(&[&grouped(keys), &verdict, bucket, fixed, sliding, several]);
             ratios
         });
-        for (algorithm, at) in [("fixed window", 1), ("sliding window", 2)] {
+        for (algorithm, at) in [(ours[1], 1), (ours[2], 2), (ours[3], 3)] {
             if Some(&keys) == sizes.last() {
                 in_short.add(
                     format!("{algorithm}, {} keys: admitted; refused", grouped(keys)),
@@ -72,6 +76,20 @@ fn algorithms(args: &Args, sizes: &[usize], plan: Plan, in_short: &mut InShort) 
             }
         }
     }
+}
+
+/// A sliding window that counts for `keys`, each of which has used it in all of the [`STEPS`] but
+/// two: the next to come is that of [`compare`], and the last that of the decisions.
+fn used_in_steps(admitted: bool, keys: usize) -> Contender<String> {
+    let window = Duration::from_secs(120);
+    let units = if admitted { u64::from(u32::MAX) } else { u64::from(STEPS) - 1 };
+    let policy = Policy::sliding_window(POLICY, Quota::per_window(units, window));
+    let contender = contender::by_key(policy, keys);
+    for _ in 2..STEPS {
+        contender.fill(keys, 1);
+        thread::sleep(window / 60);
+    }
+    contender
 }
 
 /// Token bucket, the key read from the request's header.
@@ -129,6 +147,9 @@ fn compare<T: Item>(
 }
 
 const VERDICTS: [(&str, bool); 2] = [("admitted", true), ("refused", false)];
+
+/// In how many steps of a sliding window its keys are used, where it is more than one.
+const STEPS: u32 = 4;
 
 /// What each key may have used before.
 const USED: u32 = 200;

@@ -14,8 +14,9 @@ const STEPS_PER_WINDOW: u64 = 60;
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct SlidingWindow {
-    /// In order of time. Most callers that a window sees make few requests: two need no heap.
-    entries: SmallVec<[Entry; 2]>,
+    /// In order of time. Most callers that a window sees make few requests: uses in four steps need
+    /// no heap.
+    entries: SmallVec<[Entry; 4]>,
 }
 
 #[derive(Clone, Copy, Debug)]
