@@ -1,3 +1,6 @@
+#[cfg(feature = "tracing")]
+use tracing::{Level, level_filters::LevelFilter};
+
 use super::Inner;
 #[cfg(feature = "metrics")]
 use super::Limiter;
@@ -14,7 +17,7 @@ impl Inner {
             self.metrics.count(decision);
         }
         #[cfg(feature = "tracing")]
-        if !decision.is_uneventful() {
+        if !decision.is_uneventful() && is_heard(decision) {
             self.log(decision);
         }
         #[cfg(not(any(feature = "metrics", feature = "tracing")))]
@@ -22,7 +25,7 @@ impl Inner {
     }
 
     /// Policies, categories and kinds of key by their names; no keys. What is to be told is looked
-    /// for only where someone hears it: most do not listen to each refusal.
+    /// for only where someone hears it.
     #[cfg(feature = "tracing")]
     #[inline(never)]
     fn log(&self, decision: &Decision) {
@@ -56,6 +59,14 @@ impl Inner {
             "a request was refused"
         );
     }
+}
+
+/// Whether anybody may hear of it: most do not listen to each refusal.
+#[cfg(feature = "tracing")]
+#[inline]
+fn is_heard(decision: &Decision) -> bool {
+    let level = if decision.dry_runs().is_empty() { Level::DEBUG } else { Level::INFO };
+    level <= LevelFilter::current()
 }
 
 #[cfg(feature = "metrics")]
