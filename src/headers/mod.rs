@@ -1,6 +1,7 @@
 //! What a response tells of the quota.
 
 mod meaning;
+mod number;
 mod structured;
 mod style;
 
@@ -122,7 +123,7 @@ impl Headers {
             }
         }
         if let Some(wait) = outcome.retry_after().filter(|_| self.retry_after) {
-            headers.insert(RETRY_AFTER, number(whole_seconds(wait).max(1)));
+            headers.insert(RETRY_AFTER, number::of(whole_seconds(wait).max(1)));
         }
     }
 
@@ -143,45 +144,14 @@ fn write_triple(
     outcome: &Outcome,
     decision: &Decision,
 ) {
-    headers.insert(limit, number(outcome.limit()));
-    headers.insert(remaining, number(outcome.remaining()));
+    headers.insert(limit, number::limit(outcome.limit()));
+    headers.insert(remaining, number::of(outcome.remaining()));
     let time = match style.reset_format() {
         ResetFormat::UnixSeconds => Some(decision.decided_at().saturating_add(outcome.reset())),
         ResetFormat::Seconds => Some(outcome.reset()),
         ResetFormat::Omitted => None,
     };
-    set(headers, reset, time.map(|time| number(whole_seconds(time))));
-}
-
-/// Four digits each: what most limits and most of what is left of them need.
-static SMALL_NUMBERS: [[u8; 4]; 10_000] = small_numbers();
-
-const fn small_numbers() -> [[u8; 4]; 10_000] {
-    let mut numbers = [[b'0'; 4]; 10_000];
-    let mut number = 0;
-    while number < numbers.len() {
-        let mut rest = number;
-        let mut place = 4;
-        while place > 0 {
-            place -= 1;
-            numbers[number][place] = b'0' + (rest % 10) as u8;
-            rest /= 10;
-        }
-        number += 1;
-    }
-    numbers
-}
-
-/// Without an allocation where the number is small, and else with one; `HeaderValue::from` needs
-/// two.
-fn number(number: u64) -> HeaderValue {
-    if let Some(digits) = usize::try_from(number).ok().and_then(|small| SMALL_NUMBERS.get(small)) {
-        let zeros = digits[..3].iter().take_while(|digit| **digit == b'0').count();
-        let text = str::from_utf8(&digits[zeros..]).unwrap_or_default();
-        return HeaderValue::from_static(text);
-    }
-    let mut digits = itoa::Buffer::new();
-    HeaderValue::from_str(digits.format(number)).unwrap_or_else(|_| number.into())
+    set(headers, reset, time.map(|time| number::reset(whole_seconds(time))));
 }
 
 /// Leaves no value of an inner layer beside those of this one.
@@ -195,16 +165,4 @@ fn set(headers: &mut HeaderMap, name: HeaderName, value: Option<HeaderValue>) {
 /// Rounded up: who waits this long has waited long enough.
 pub(crate) fn whole_seconds(duration: Duration) -> u64 {
     duration.as_secs().saturating_add(u64::from(duration.subsec_nanos() > 0))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_are_written_without_leading_zeros() {
-        for n in (0..20_000).chain([99_999, u64::MAX - 1, u64::MAX]) {
-            assert_eq!(number(n), n.to_string());
-        }
-    }
 }

@@ -1,0 +1,104 @@
+//! Whole numbers as header values.
+
+use std::{cell::RefCell, thread::LocalKey};
+
+use http::HeaderValue;
+
+/// Four digits each: what most limits and most of what is left of them need.
+static SMALL_NUMBERS: [[u8; 4]; 10_000] = small_numbers();
+
+const fn small_numbers() -> [[u8; 4]; 10_000] {
+    let mut numbers = [[b'0'; 4]; 10_000];
+    let mut number = 0;
+    while number < numbers.len() {
+        let mut rest = number;
+        let mut place = 4;
+        while place > 0 {
+            place -= 1;
+            numbers[number][place] = b'0' + (rest % 10) as u8;
+            rest /= 10;
+        }
+        number += 1;
+    }
+    numbers
+}
+
+/// Without an allocation where the number is small, and else with one; `HeaderValue::from` needs
+/// two.
+pub(super) fn of(number: u64) -> HeaderValue {
+    small(number).unwrap_or_else(|| large(number))
+}
+
+fn small(number: u64) -> Option<HeaderValue> {
+    let digits = SMALL_NUMBERS.get(usize::try_from(number).ok()?)?;
+    let zeros = digits[..3].iter().take_while(|digit| **digit == b'0').count();
+    Some(HeaderValue::from_static(str::from_utf8(&digits[zeros..]).unwrap_or_default()))
+}
+
+fn large(number: u64) -> HeaderValue {
+    let mut digits = itoa::Buffer::new();
+    HeaderValue::from_str(digits.format(number)).unwrap_or_else(|_| number.into())
+}
+
+/// Large numbers that a thread has written before, each where its remainder says, as many as a prime
+/// so that round ones differ; without a value when they have come once only.
+type Recent = RefCell<[(u64, Option<HeaderValue>); 7]>;
+
+const fn none() -> Recent {
+    RefCell::new([const { (0, None) }; 7])
+}
+
+thread_local! {
+    static LIMITS: Recent = const { none() };
+    static RESETS: Recent = const { none() };
+}
+
+/// A limit, which many responses tell one after another: without an allocation from the third on.
+pub(super) fn limit(number: u64) -> HeaderValue {
+    recurring(number, &LIMITS)
+}
+
+/// The same for the moment of a reset.
+pub(super) fn reset(number: u64) -> HeaderValue {
+    recurring(number, &RESETS)
+}
+
+fn recurring(number: u64, recent: &'static LocalKey<Recent>) -> HeaderValue {
+    if let Some(value) = small(number) {
+        return value;
+    }
+    let recur = |recent: &Recent| {
+        let mut recent = recent.borrow_mut();
+        let (last, value) = &mut recent[(number % 7) as usize];
+        if *last != number {
+            (*last, *value) = (number, None);
+            return large(number);
+        }
+        value.get_or_insert_with(|| large(number)).clone()
+    };
+    // Where a thread ends, there may be none any more.
+    recent.try_with(recur).unwrap_or_else(|_| large(number))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_written_without_leading_zeros() {
+        for n in (0..20_000).chain([99_999, u64::MAX - 1, u64::MAX]) {
+            assert_eq!(of(n), n.to_string());
+        }
+    }
+
+    #[test]
+    fn a_number_that_recurs_is_written_once() {
+        let n = 1_705_402_770;
+        // Some with the same remainder, in turn and in a row.
+        for n in [n, 7, n, n, n, n + 7, n, n + 7, n + 7, n + 7] {
+            assert_eq!([limit(n), reset(n + 1)], [n.to_string(), (n + 1).to_string()]);
+        }
+        let again = || drop([limit(n + 7), reset(n + 8)]);
+        assert_eq!(allocation_counter::measure(again).count_total, 0);
+    }
+}
