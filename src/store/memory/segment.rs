@@ -38,6 +38,7 @@ pub(super) struct Glance<'a> {
     segment: &'a Segment,
     words: &'a Words,
     seen: Seen,
+    pub(super) place: usize,
     pub(super) slot: Slot,
 }
 
@@ -79,13 +80,19 @@ impl Segment {
         }
     }
 
-    /// The key's slot, unless slots move, or it has none.
+    /// The key's slot, unless slots move, or it has none. It is looked for from its home on, or
+    /// first where it is `expected`.
     #[inline]
-    pub(super) fn glance(&self, address: &Address) -> Option<Glance<'_>> {
+    pub(super) fn glance(&self, address: &Address, expected: Option<usize>) -> Option<Glance<'_>> {
         let seen = self.version.see()?;
         let slots = self.in_use();
-        let (place, slot) = find(address, slots.len(), |place| Slot(sync::read(&slots[place])))?;
-        Some(Glance { segment: self, words: &slots[place], seen, slot })
+        let expected =
+            expected.and_then(|place| Some((place, Slot(sync::read(slots.get(place)?)))));
+        let (place, slot) = match expected {
+            Some((place, slot)) if slot.is_of(address) => (place, slot),
+            _ => find(address, slots.len(), |place| Slot(sync::read(&slots[place])))?,
+        };
+        Some(Glance { segment: self, words: &slots[place], seen, place, slot })
     }
 
     /// Has the processor fetch into its cache what a [`glance`](Self::glance) will read.
@@ -93,9 +100,9 @@ impl Segment {
     pub(super) fn prefetch(&self, address: &Address) {
         let slots = self.in_use();
         let home = address.home(slots.len());
-        // Most keys are in one of the first slots, which may lie in two lines of the cache.
-        prefetch_index(slots, home);
-        prefetch_index(slots, home + 2);
+        // Most of what a key has is in one of the first slots, or behind it under other policies:
+        // two lines of the cache, or three.
+        [0, 2, 5].into_iter().for_each(|further| prefetch_index(slots, home + further));
     }
 
     /// What the segment knows beside its slots, and the right to move these.

@@ -68,7 +68,7 @@ impl MemoryStore {
 
     #[inline(always)]
     fn try_one(&self, charge: &Charge, usage: &mut Usage, now: Now) -> Result<(), Missed> {
-        let Counted { glance, after } = self.count(charge, usage, now)?;
+        let Counted { glance, after } = self.count(charge, None, usage, now)?;
         if !usage.fits() || !charge.uses_units() {
             return glance.still().then_some(()).ok_or(Missed::Outdated);
         }
@@ -91,8 +91,13 @@ impl MemoryStore {
     fn try_all(&self, charges: &[Charge], usages: &mut [Usage], now: Now) -> Result<(), Missed> {
         let mut counted: SmallVec<[Counted<'_>; 8]> = SmallVec::new();
         let mut passes = true;
+        let mut last = None;
         for (charge, usage) in charges.iter().zip(&mut *usages) {
-            counted.push(self.count(charge, usage, now)?);
+            // What a key has under several policies came there together: each behind the last one.
+            let behind = last.and_then(|(key, place)| (key == charge.key).then_some(place + 1));
+            let made = self.count(charge, behind, usage, now)?;
+            last = Some((charge.key, made.glance.place));
+            counted.push(made);
             passes &= charge.mode != Mode::Enforced || usage.fits();
         }
         if passes {
@@ -113,10 +118,16 @@ impl MemoryStore {
 
     /// What a charge makes of its key's state and tells in `usage`, if its request passes.
     #[inline(always)]
-    fn count(&self, charge: &Charge, usage: &mut Usage, now: Now) -> Result<Counted<'_>, Missed> {
+    fn count(
+        &self,
+        charge: &Charge,
+        expected: Option<usize>,
+        usage: &mut Usage,
+        now: Now,
+    ) -> Result<Counted<'_>, Missed> {
         let address = Address::of(charge);
         let segment = self.segment(&address);
-        let glance = segment.glance(&address).ok_or(Missed::NeedsLock)?;
+        let glance = segment.glance(&address, expected).ok_or(Missed::NeedsLock)?;
         if glance.slot.is_taken() {
             return Err(Missed::Outdated);
         }
