@@ -1,6 +1,3 @@
-#[cfg(feature = "tracing")]
-use tracing::{Level, level_filters::LevelFilter};
-
 use super::Inner;
 #[cfg(feature = "metrics")]
 use super::Limiter;
@@ -17,7 +14,7 @@ impl Inner {
             self.metrics.count(decision);
         }
         #[cfg(feature = "tracing")]
-        if !decision.is_uneventful() && is_heard(decision) {
+        if !decision.is_uneventful() {
             self.log(decision);
         }
         #[cfg(not(any(feature = "metrics", feature = "tracing")))]
@@ -25,7 +22,10 @@ impl Inner {
     }
 
     /// Policies, categories and kinds of key by their names; no keys. What is to be told is looked
-    /// for only where someone hears it.
+    /// for only where someone hears it: most do not listen to each refusal.
+    ///
+    /// Whether anyone does is the macros' to find out: where there is no subscriber, the `log` crate's
+    /// logger may listen instead.
     #[cfg(feature = "tracing")]
     #[inline(never)]
     fn log(&self, decision: &Decision) {
@@ -59,14 +59,6 @@ impl Inner {
             "a request was refused"
         );
     }
-}
-
-/// Whether anybody may hear of it: most do not listen to each refusal.
-#[cfg(feature = "tracing")]
-#[inline]
-fn is_heard(decision: &Decision) -> bool {
-    let level = if decision.dry_runs().is_empty() { Level::DEBUG } else { Level::INFO };
-    level <= LevelFilter::current()
 }
 
 #[cfg(feature = "metrics")]
