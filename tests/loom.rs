@@ -12,45 +12,56 @@ mod sync;
 
 use self::sync::{TAKEN, Version, Words};
 
-/// A segment of two slots, in which a key is moved from the first to the second. Its state is a
-/// time and a number that belong together: the number is twice the time.
-struct Segment {
+/// A segment of two slots, in which a key is moved from the first to the second. A slot has three
+/// words, or one more in between.
+struct Segment<const N: usize> {
     version: Version,
-    slots: [Words; 2],
+    slots: [Words<N>; 2],
 }
 
 const KEY: u64 = 7;
 
-fn is_of_key([key, _, last]: &[u64; 3]) -> bool {
-    *key == KEY && *last != 0
+/// The key's state after so many uses: words that belong together.
+fn state<const N: usize>(uses: u64) -> [u64; N] {
+    std::array::from_fn(|at| if at == 0 { KEY } else { (1 + uses) * at as u64 })
 }
 
-impl Segment {
+/// How many uses a state tells, which is whole.
+fn uses<const N: usize>(read: [u64; N]) -> u64 {
+    let uses = read[1] - 1;
+    assert_eq!(read, state(uses), "what is still there is whole");
+    uses
+}
+
+fn is_of_key<const N: usize>(read: &[u64; N]) -> bool {
+    read[0] == KEY && read[N - 1] != 0
+}
+
+impl<const N: usize> Segment<N> {
     fn new() -> Arc<Self> {
-        let slot = |[a, b, c]: [u64; 3]| [AtomicU64::new(a), AtomicU64::new(b), AtomicU64::new(c)];
-        let slots = [slot([KEY, 1, 2]), slot([0, 0, 0])];
+        let slot = |words: [u64; N]| words.map(AtomicU64::new);
+        let slots = [slot(state(0)), slot([0; N])];
         Arc::new(Self { version: Version::default(), slots })
     }
 
     /// What `found` makes of the key's slot as it was read, if it was found whole.
-    fn glance<T>(&self, found: impl Fn(sync::Seen, &Words, [u64; 3]) -> Option<T>) -> Option<T> {
+    fn glance<T>(&self, found: impl Fn(sync::Seen, &Words<N>, [u64; N]) -> Option<T>) -> Option<T> {
         let seen = self.version.see()?;
         let slots = self.slots.iter();
-        let mut read = slots.map(|words| (words, sync::read(words)));
-        let (words, read) = read.find(|(_, slot)| is_of_key(slot))?;
-        if read[2] & TAKEN != 0 {
+        let mut ends = slots.map(|words| (words, sync::ends(words)));
+        let (words, ends) = ends.find(|(_, ends)| is_of_key(ends))?;
+        let read = sync::read_between(ends, words);
+        if read[N - 1] & TAKEN != 0 {
             return None;
         }
         found(seen, words, read)
     }
 
-    /// Adds one, where nobody is in the way.
+    /// Counts one use, where nobody is in the way.
     fn count(&self) -> u64 {
         let counted = self.glance(|seen, words, read| {
             let taken = self.version.take(seen, words, read)?;
-            let [key, time, number] = read;
-            assert_eq!((key, number), (KEY, 2 * time), "what is still there is whole");
-            taken.write((time + 1, number + 2));
+            taken.write(state(uses(read) + 1));
             Some(())
         });
         u64::from(counted.is_some())
@@ -60,30 +71,29 @@ impl Segment {
     fn change_place(&self, others: &mut Others) {
         let moving = self.version.try_move().expect("nobody else moves slots");
         let [from, to] = self.slots.each_ref();
-        let [key, time, number] = others.wait_until(|| moving.empty(from));
-        assert_eq!((key, number), (KEY, 2 * time));
-        moving.fill(to, [key, time, number]);
+        let read = others.wait_until(|| moving.empty(from));
+        moving.fill(to, state(uses::<N>(read)));
     }
 
     /// Drops the key, and gives its slot to another; what was in it.
-    fn give_to(&self, other: [u64; 3], others: &mut Others) -> [u64; 3] {
+    fn give_to(&self, other: [u64; N], others: &mut Others) -> [u64; N] {
         let moving = self.version.try_move().expect("nobody else moves slots");
         let slot = others.wait_until(|| moving.empty(&self.slots[0]));
         moving.fill(&self.slots[0], other);
         slot
     }
 
-    /// Adds one, as the one who has the lock.
+    /// Counts one use, as the one who has the lock.
     fn count_locked(&self, others: &mut Others) {
         let moving = self.version.try_move().expect("nobody else moves slots");
-        let [key, time, number] = others.wait_until(|| moving.settle(&self.slots[0]));
-        others.wait_until(|| moving.write(&self.slots[0], [key, time + 1, number + 2]));
+        let read = others.wait_until(|| moving.settle(&self.slots[0]));
+        others.wait_until(|| moving.write(&self.slots[0], state(uses::<N>(read) + 1)));
     }
 
     fn assert_counted(&self, times: u64) {
         let read = self.slots.each_ref().map(sync::read);
         let held: Vec<_> = read.iter().filter(|slot| is_of_key(slot)).collect();
-        assert_eq!(held, [&[KEY, 1 + times, 2 + 2 * times]]);
+        assert_eq!(held, [&state::<N>(times)]);
     }
 }
 
@@ -94,7 +104,7 @@ struct Others {
 }
 
 impl Others {
-    fn counting(segment: &Arc<Segment>, threads: usize) -> Self {
+    fn counting<const N: usize>(segment: &Arc<Segment<N>>, threads: usize) -> Self {
         let counting = (0..threads).map(|_| in_thread(segment, Segment::count)).collect();
         Self { counting, counted: 0 }
     }
@@ -120,31 +130,12 @@ impl Others {
     }
 }
 
-fn in_thread<T: 'static>(
-    segment: &Arc<Segment>,
-    run: impl FnOnce(&Segment) -> T + 'static,
+fn in_thread<T: 'static, const N: usize>(
+    segment: &Arc<Segment<N>>,
+    run: impl FnOnce(&Segment<N>) -> T + 'static,
 ) -> thread::JoinHandle<T> {
     let segment = Arc::clone(segment);
     thread::spawn(move || run(&segment))
-}
-
-#[test]
-fn what_is_read_is_never_half_of_a_write() {
-    loom::model(|| {
-        let segment = Segment::new();
-        let writer = in_thread(&segment, Segment::count);
-        let reader = in_thread(&segment, |segment| {
-            segment.glance(|seen, words, read| {
-                let [key, time, number] = read;
-                if segment.version.still(seen, words, read) {
-                    assert_eq!((key, number), (KEY, 2 * time));
-                }
-                Some(())
-            })
-        });
-        assert_eq!(writer.join().unwrap(), 1, "nobody else writes");
-        reader.join().unwrap();
-    });
 }
 
 /// Up to `preemptions` of threads that could go on: without a bound, these take minutes.
@@ -154,17 +145,32 @@ fn bounded(preemptions: usize, model: impl Fn() + Sync + Send + 'static) {
     builder.check(model);
 }
 
-#[test]
-fn what_moves_is_never_half_read() {
+fn what_is_read_is_never_half_of_a_write<const N: usize>() {
     bounded(4, || {
-        let segment = Segment::new();
+        let segment = Segment::<N>::new();
+        let writer = in_thread(&segment, Segment::count);
+        let reader = in_thread(&segment, |segment| {
+            segment.glance(|seen, words, read| {
+                if segment.version.still(seen, words, read) {
+                    uses(read);
+                }
+                Some(())
+            })
+        });
+        assert_eq!(writer.join().unwrap(), 1, "nobody else writes");
+        reader.join().unwrap();
+    });
+}
+
+fn what_moves_is_never_half_read<const N: usize>() {
+    bounded(4, || {
+        let segment = Segment::<N>::new();
         let mut others = Others::counting(&segment, 0);
         let mover = in_thread(&segment, move |segment| segment.change_place(&mut others));
         let reader = in_thread(&segment, |segment| {
             segment.glance(|seen, words, read| {
-                let [key, time, number] = read;
                 if segment.version.still(seen, words, read) {
-                    assert_eq!((key, time, number), (KEY, 1, 2));
+                    assert_eq!(read, state(0));
                 }
                 Some(())
             })
@@ -174,10 +180,9 @@ fn what_moves_is_never_half_read() {
     });
 }
 
-#[test]
-fn who_sees_that_all_has_moved_finds_it_moved() {
+fn who_sees_that_all_has_moved_finds_it_moved<const N: usize>() {
     bounded(4, || {
-        let segment = Segment::new();
+        let segment = Segment::<N>::new();
         let before = segment.version.see();
         let mut others = Others::counting(&segment, 0);
         let mover = in_thread(&segment, move |segment| segment.change_place(&mut others));
@@ -193,31 +198,33 @@ fn who_sees_that_all_has_moved_finds_it_moved() {
     });
 }
 
-#[test]
-fn a_slot_that_another_key_has_got_is_not_charged() {
-    const OTHER: [u64; 3] = [8, 1, 2];
+/// Another key's state, in as many words.
+fn other<const N: usize>(time: u64) -> [u64; N] {
+    std::array::from_fn(|at| if at == 0 { KEY + 1 } else { time * at as u64 })
+}
+
+fn a_slot_that_another_key_has_got_is_not_charged<const N: usize>() {
     bounded(4, || {
-        let segment = Segment::new();
+        let segment = Segment::<N>::new();
         let mut others = Others::counting(&segment, 1);
         let mover = in_thread(&segment, move |segment| {
-            let [key, time, _] = segment.give_to(OTHER, &mut others);
-            assert_eq!((key, time), (KEY, 1 + others.join()));
+            let before = segment.give_to(other(1), &mut others);
+            assert_eq!(uses(before), others.join());
         });
         mover.join().unwrap();
-        assert_eq!(sync::read(&segment.slots[0]), OTHER);
+        assert_eq!(sync::read(&segment.slots[0]), other(1));
     });
 }
 
-#[test]
-fn a_slot_that_another_key_has_got_is_not_read() {
+fn a_slot_that_another_key_has_got_is_not_read<const N: usize>() {
     bounded(4, || {
-        let segment = Segment::new();
+        let segment = Segment::<N>::new();
         let mut others = Others::counting(&segment, 0);
-        let mover = in_thread(&segment, move |segment| segment.give_to([8, 5, 2], &mut others));
+        let mover = in_thread(&segment, move |segment| segment.give_to(other(5), &mut others));
         let reader = in_thread(&segment, |segment| {
             segment.glance(|seen, words, read| {
                 if segment.version.still(seen, words, read) {
-                    assert_eq!(read, [KEY, 1, 2]);
+                    assert_eq!(read, state(0));
                 }
                 Some(())
             })
@@ -227,28 +234,30 @@ fn a_slot_that_another_key_has_got_is_not_read() {
     });
 }
 
-/// As with token buckets, whose number is mostly 0.
-#[test]
-fn nothing_is_lost_where_only_the_time_tells() {
-    loom::model(|| {
-        let segment = Segment::new();
-        let count = |segment: &Segment| {
+/// As with token buckets, whose number is mostly 0, and with the older entries of a log.
+fn nothing_is_lost_where_one_word_before_the_last_tells<const N: usize>() {
+    bounded(4, || {
+        let segment = Segment::<N>::new();
+        let count = |segment: &Segment<N>| {
             let counted = segment.glance(|seen, words, read| {
-                segment.version.take(seen, words, read)?.write((read[1] + 1, read[2]));
+                let mut written = read;
+                written[N - 2] += 1;
+                segment.version.take(seen, words, read)?.write(written);
                 Some(())
             });
             u64::from(counted.is_some())
         };
         let counting = [(); 2].map(|()| in_thread(&segment, count));
         let counted: u64 = counting.into_iter().map(|thread| thread.join().unwrap()).sum();
-        assert_eq!(sync::read(&segment.slots[0]), [KEY, 1 + counted, 2]);
+        let mut expected = state::<N>(0);
+        expected[N - 2] += counted;
+        assert_eq!(sync::read(&segment.slots[0]), expected);
     });
 }
 
-#[test]
-fn of_what_two_count_nothing_is_lost() {
-    loom::model(|| {
-        let segment = Segment::new();
+fn of_what_two_count_nothing_is_lost<const N: usize>() {
+    bounded(4, || {
+        let segment = Segment::<N>::new();
         // Both in threads of their own: loom does not interleave the one that starts them.
         let counted = Others::counting(&segment, 2).join();
         assert!(counted >= 1, "one of them was first");
@@ -256,10 +265,9 @@ fn of_what_two_count_nothing_is_lost() {
     });
 }
 
-#[test]
-fn nothing_is_lost_while_slots_move() {
-    loom::model(|| {
-        let segment = Segment::new();
+fn nothing_is_lost_while_slots_move<const N: usize>() {
+    bounded(4, || {
+        let segment = Segment::<N>::new();
         let mut others = Others::counting(&segment, 1);
         let mover = in_thread(&segment, move |segment| {
             segment.change_place(&mut others);
@@ -269,15 +277,50 @@ fn nothing_is_lost_while_slots_move() {
     });
 }
 
+fn nothing_is_lost_beside_one_who_has_the_lock<const N: usize>() {
+    beside_one_who_has_the_lock::<N>(1, 4);
+}
+
 #[test]
-fn nothing_is_lost_beside_one_who_has_the_lock() {
-    bounded(2, || {
-        let segment = Segment::new();
-        let mut others = Others::counting(&segment, 2);
+fn nothing_is_lost_of_two_beside_one_who_has_the_lock() {
+    beside_one_who_has_the_lock::<3>(2, 2);
+}
+
+fn beside_one_who_has_the_lock<const N: usize>(others: usize, preemptions: usize) {
+    bounded(preemptions, move || {
+        let segment = Segment::<N>::new();
+        let mut others = Others::counting(&segment, others);
         let locked = in_thread(&segment, move |segment| {
             segment.count_locked(&mut others);
             others.join()
         });
         segment.assert_counted(locked.join().unwrap() + 1);
     });
+}
+
+/// Each with slots of three words and of four.
+macro_rules! with_each_width {
+    ($($name:ident)*) => { $(mod $name {
+        #[test]
+        fn narrow() {
+            super::$name::<3>();
+        }
+
+        #[test]
+        fn wide() {
+            super::$name::<4>();
+        }
+    })* };
+}
+
+with_each_width! {
+    what_is_read_is_never_half_of_a_write
+    what_moves_is_never_half_read
+    who_sees_that_all_has_moved_finds_it_moved
+    a_slot_that_another_key_has_got_is_not_charged
+    a_slot_that_another_key_has_got_is_not_read
+    nothing_is_lost_where_one_word_before_the_last_tells
+    of_what_two_count_nothing_is_lost
+    nothing_is_lost_while_slots_move
+    nothing_is_lost_beside_one_who_has_the_lock
 }

@@ -14,9 +14,9 @@ const STEPS_PER_WINDOW: u64 = 60;
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct SlidingWindow {
-    /// In order of time. Most callers that a window sees make few requests: uses in four steps need
+    /// In order of time. Most callers that a window sees make few requests: uses in six steps need
     /// no heap.
-    entries: SmallVec<[Entry; 4]>,
+    entries: SmallVec<[Entry; 6]>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -26,24 +26,11 @@ struct Entry {
 }
 
 impl SlidingWindow {
-    /// A log of uses within one step, or of none.
-    #[inline]
-    pub(crate) fn of_step(last_use: u64, units: u64) -> Self {
-        let mut log = Self::default();
-        if units > 0 {
-            log.entries.push(Entry { last_use, units });
-        }
-        log
-    }
-
-    /// The last use and the units, if all were within one step.
-    #[inline]
-    pub(crate) fn as_step(&self) -> Option<(u64, u64)> {
-        match self.entries[..] {
-            [] => Some((0, 0)),
-            [Entry { last_use, units }] if units > 0 => Some((last_use, units)),
-            _ => None,
-        }
+    /// The last use and the units of each entry, in order of time. One of which all was given back
+    /// counts for nothing.
+    pub(crate) fn entries(&self) -> impl DoubleEndedIterator<Item = (u64, u64)> {
+        let used = self.entries.iter().filter(|entry| entry.units > 0);
+        used.map(|entry| (entry.last_use, entry.units))
     }
 
     /// The entries that the window has not yet passed over.
@@ -55,20 +42,9 @@ impl SlidingWindow {
     fn used(&self, quota: &Quota, now: u64) -> u64 {
         self.counted(quota, now).fold(0, |used, entry| used.saturating_add(entry.units))
     }
-}
 
-/// A log of these times and units.
-#[cfg(feature = "redis")]
-impl FromIterator<(u64, u64)> for SlidingWindow {
-    fn from_iter<I: IntoIterator<Item = (u64, u64)>>(entries: I) -> Self {
-        let entries = entries.into_iter().map(|(last_use, units)| Entry { last_use, units });
-        Self { entries: entries.collect() }
-    }
-}
-
-impl Count for SlidingWindow {
-    fn wait(&self, quota: &Quota, now: Now, cost: u64) -> u64 {
-        let now = now.monotonic_nanos();
+    /// How long until `cost` units fit beside those `used`.
+    fn wait_beside(&self, used: u64, quota: &Quota, now: u64, cost: u64) -> u64 {
         let (units, window) = (quota.units(), quota.window_nanos());
         if cost == 0 {
             return 0;
@@ -80,7 +56,7 @@ impl Count for SlidingWindow {
         let whole_windows = (cost - 1) / units;
         let cost = cost - whole_windows * units;
         let later = whole_windows.saturating_mul(window);
-        let mut short = self.used(quota, now).saturating_add(cost).saturating_sub(units);
+        let mut short = used.saturating_add(cost).saturating_sub(units);
         for entry in self.counted(quota, now) {
             if short == 0 {
                 break;
@@ -93,6 +69,37 @@ impl Count for SlidingWindow {
         later
     }
 
+    /// How long until fewer are used than `used`, or than the quota.
+    fn reset_from(&self, used: u64, quota: &Quota, now: u64) -> u64 {
+        // With more used than the quota (a plan was lowered), the first to leave change nothing.
+        let mut excess = used.saturating_sub(quota.units());
+        for entry in self.counted(quota, now) {
+            if entry.units > excess {
+                return entry.leaves(quota.window_nanos()) - now;
+            }
+            excess -= entry.units;
+        }
+        0
+    }
+}
+
+/// A log of these last uses and units.
+impl FromIterator<(u64, u64)> for SlidingWindow {
+    fn from_iter<I: IntoIterator<Item = (u64, u64)>>(entries: I) -> Self {
+        let mut log = Self::default();
+        for (last_use, units) in entries {
+            log.entries.push(Entry { last_use, units });
+        }
+        log
+    }
+}
+
+impl Count for SlidingWindow {
+    fn wait(&self, quota: &Quota, now: Now, cost: u64) -> u64 {
+        let now = now.monotonic_nanos();
+        self.wait_beside(self.used(quota, now), quota, now, cost)
+    }
+
     fn take(&mut self, quota: &Quota, now: Now, cost: u64) {
         if cost == 0 {
             return;
@@ -100,7 +107,9 @@ impl Count for SlidingWindow {
         let now = now.monotonic_nanos();
         let window = quota.window_nanos();
         let left = self.entries.partition_point(|entry| entry.leaves(window) <= now);
-        self.entries.drain(..left);
+        if left > 0 {
+            self.entries.drain(..left);
+        }
         if let Some(newest) = self.entries.last_mut() {
             // A thread that read the clock earlier may come later.
             let now = now.max(newest.last_use);
@@ -139,15 +148,19 @@ impl Count for SlidingWindow {
 
     fn reset(&self, quota: &Quota, now: Now) -> u64 {
         let now = now.monotonic_nanos();
-        // With more used than the quota (a plan was lowered), the first to leave change nothing.
-        let mut excess = self.used(quota, now).saturating_sub(quota.units());
-        for entry in self.counted(quota, now) {
-            if entry.units > excess {
-                return entry.leaves(quota.window_nanos()) - now;
-            }
-            excess -= entry.units;
+        self.reset_from(self.used(quota, now), quota, now)
+    }
+
+    /// The log is summed up once.
+    fn charge(&mut self, quota: &Quota, now: Now, ahead: u64, cost: u64) -> (u64, u64, u64) {
+        let nanos = now.monotonic_nanos();
+        let mut used = self.used(quota, nanos);
+        let wait = self.wait_beside(used, quota, nanos, ahead.saturating_add(cost));
+        if wait == 0 && cost > 0 {
+            self.take(quota, now, cost);
+            used = used.saturating_add(cost);
         }
-        0
+        (wait, quota.units().saturating_sub(used), self.reset_from(used, quota, nanos))
     }
 
     fn forgotten_in(&self, quota: &Quota, now: Now) -> u64 {

@@ -1,5 +1,5 @@
-//! Charging keys whose states are kept aside, as those of sliding windows are that were used in
-//! several steps: under the lock of their segment's ledger, without which no slot moves.
+//! Charging keys whose states are kept aside, as those of sliding windows are that were used in more
+//! than six steps: under the lock of their segment's ledger, without which no slot moves.
 
 use super::{MemoryStore, slot::Address};
 use crate::{
@@ -19,8 +19,8 @@ impl MemoryStore {
         let address = Address::of(charge);
         let segment = self.segment(&address);
         let mut ledger = segment.ledger();
-        let glance = segment.glance(&address, None)?;
-        let counted = ledger.aside(glance.slot.index_aside()?)?;
+        let glance = segment.wide.glance(&segment.version, &address, None)?;
+        let counted = ledger.aside.get_mut(glance.slot.index_aside()?)?;
         if counted.quota != charge.quota {
             return None;
         }

@@ -1,6 +1,6 @@
 use super::{quotas::Quotas, sync::TAKEN};
 use crate::{
-    algorithm::{FixedWindow, SlidingWindow, State, TokenBucket},
+    algorithm::{Algorithm, FixedWindow, SlidingWindow, State, TokenBucket},
     clock::Now,
     quota::Quota,
     store::Charge,
@@ -58,10 +58,21 @@ const fn home(tag: u64, capacity: usize) -> usize {
     (((tag & 0xFFFF_FFFF) * capacity as u64) >> 32) as usize
 }
 
-/// A key's state in three words: its tag, a time, and from the high bits to the low ones the rest
-/// of the tag, the kind of state, the number of its quota, and a number of the state.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Slot(pub(super) [u64; 3]);
+/// The words of a slot for a token bucket or a fixed window.
+pub(super) const NARROW: usize = 3;
+/// Those for a sliding window: what was used in its last six steps.
+pub(super) const WIDE: usize = 8;
+
+/// Whether a charge's key has a wide slot.
+pub(super) const fn is_wide(charge: &Charge) -> bool {
+    matches!(charge.algorithm, Algorithm::SlidingWindow)
+}
+
+/// A key's state in `N` words. The first is its tag, the second a time, and the last has, from the
+/// high bits to the low ones, the rest of the tag, the kind of state, the number of its quota, and a
+/// number of the state. Those between are for the older entries of a log.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Slot<const N: usize>(pub(super) [u64; N]);
 
 /// What a slot holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,7 +82,7 @@ enum Kind {
     TokenBucket = 1,
     /// When it began, and what was used.
     FixedWindow = 2,
-    /// When it was used last, and the units: a log of one step.
+    /// When it was used last, and the units of that step; those before it are older entries.
     SlidingWindow = 3,
     /// When it may be forgotten, and where it is kept.
     Aside = 4,
@@ -83,21 +94,70 @@ impl Kind {
     }
 }
 
-/// The time and the number of a state, if they are all there is to it.
-#[inline]
-fn words(state: &State) -> Option<(Kind, u64, u64)> {
-    let (kind, time, number) = match *state {
-        State::TokenBucket(TokenBucket { full_at, parts }) => (Kind::TokenBucket, full_at, parts),
-        State::FixedWindow(FixedWindow { start, used }) => (Kind::FixedWindow, start, used),
-        State::SlidingWindow(ref log) => {
-            let (last_use, units) = log.as_step()?;
-            (Kind::SlidingWindow, last_use, units)
-        }
-    };
-    (number >> NUMBER_BITS == 0).then_some((kind, time, number))
+/// What a slot holds of a state.
+pub(super) trait Pack {
+    /// A time and a number, and the rest in `older`; `None` where that has no room.
+    fn pack(&self, quota: &Quota, older: &mut [u64]) -> Option<(u64, u64)>;
 }
 
-impl Slot {
+impl Pack for TokenBucket {
+    #[inline]
+    fn pack(&self, _: &Quota, _: &mut [u64]) -> Option<(u64, u64)> {
+        Some((self.full_at, self.parts))
+    }
+}
+
+impl Pack for FixedWindow {
+    #[inline]
+    fn pack(&self, _: &Quota, _: &mut [u64]) -> Option<(u64, u64)> {
+        Some((self.start, self.used))
+    }
+}
+
+impl Pack for SlidingWindow {
+    fn pack(&self, quota: &Quota, older: &mut [u64]) -> Option<(u64, u64)> {
+        let mut newest_first = self.entries().rev();
+        let newest = newest_first.next().unwrap_or_default();
+        let mut older = older.iter_mut();
+        for (last_use, units) in newest_first {
+            *older.next()? = pack_older(newest.0.checked_sub(last_use)?, units, quota)?;
+        }
+        older.for_each(|word| *word = 0);
+        Some(newest)
+    }
+}
+
+impl Pack for State {
+    fn pack(&self, quota: &Quota, older: &mut [u64]) -> Option<(u64, u64)> {
+        match self {
+            Self::TokenBucket(bucket) => bucket.pack(quota, older),
+            Self::FixedWindow(window) => window.pack(quota, older),
+            Self::SlidingWindow(log) => log.pack(quota, older),
+        }
+    }
+}
+
+/// An older entry of a log, in one word: the units above, and below how long before the last one it
+/// was. `None` where that does not fit; in a window of a day, 100,000 units do.
+fn pack_older(before: u64, units: u64, quota: &Quota) -> Option<u64> {
+    let bits = bits_of_window(quota);
+    let fits = before >> bits == 0 && units.leading_zeros() >= bits;
+    fits.then_some(units << bits | before)
+}
+
+fn unpack_older(word: u64, quota: &Quota) -> (u64, u64) {
+    let bits = bits_of_window(quota);
+    (word & ((1 << bits) - 1), word >> bits)
+}
+
+/// At most 63: no quota's window is longer.
+const fn bits_of_window(quota: &Quota) -> u32 {
+    u64::BITS - quota.window_nanos().leading_zeros()
+}
+
+impl<const N: usize> Slot<N> {
+    pub(super) const EMPTY: Self = Self([0; N]);
+
     /// A state in few bits; `None` where it needs more.
     pub(super) fn pack(
         address: &Address,
@@ -105,22 +165,23 @@ impl Slot {
         quota: &Quota,
         quotas: &Quotas,
     ) -> Option<Self> {
-        let (kind, time, number) = words(state)?;
-        Some(Self::new(address, kind, quotas.number(quota)?, time, number))
+        let kind = match state {
+            State::TokenBucket(_) => Kind::TokenBucket,
+            State::FixedWindow(_) => Kind::FixedWindow,
+            State::SlidingWindow(_) => Kind::SlidingWindow,
+        };
+        Self::new(address, kind, quotas.number(quota)?, 0, 0).with(state, quota)
     }
 
-    /// The same key's, with another state; `None` where it needs more.
+    /// The same key's, with another state under the same quota; `None` where it needs more.
     #[inline]
-    pub(super) fn with(&self, state: &State) -> Option<Self> {
-        let (_, time, number) = words(state)?;
-        Some(Self([self.0[0], time, self.0[2] >> QUOTA_SHIFT << QUOTA_SHIFT | number]))
-    }
-
-    /// The same, counted under another quota; `None` where that has no number.
-    pub(super) fn under(&self, quota: &Quota, quotas: &Quotas) -> Option<Self> {
-        let number = quotas.number(quota)?;
-        let others = !(((1 << QUOTA_BITS) - 1) << QUOTA_SHIFT);
-        Some(Self([self.0[0], self.0[1], self.0[2] & others | number << QUOTA_SHIFT]))
+    pub(super) fn with(&self, state: &impl Pack, quota: &Quota) -> Option<Self> {
+        let mut slot = *self;
+        let [_, time, older @ .., last] = &mut slot.0[..] else { return None };
+        let number;
+        (*time, number) = state.pack(quota, older)?;
+        *last = *last >> QUOTA_SHIFT << QUOTA_SHIFT | number;
+        (number >> NUMBER_BITS == 0).then_some(slot)
     }
 
     /// A state that is kept aside, at `index`.
@@ -129,42 +190,56 @@ impl Slot {
     }
 
     fn new(address: &Address, kind: Kind, quota: u64, time: u64, number: u64) -> Self {
-        let tag_rest = address.tag_rest << TAG_SHIFT;
-        Self([address.tag, time, tag_rest | kind.bits() | quota << QUOTA_SHIFT | number])
-    }
-
-    /// The token bucket, if it is one, and the quota it was counted under.
-    #[inline]
-    pub(super) fn token_bucket<'a>(&self, quotas: &'a Quotas) -> Option<(TokenBucket, &'a Quota)> {
-        if self.kind() != Kind::TokenBucket {
-            return None;
-        }
-        let bucket = TokenBucket { full_at: self.0[1], parts: self.number() };
-        Some((bucket, quotas.get(self.quota())?))
+        let mut slot = Self::EMPTY;
+        slot.0[0] = address.tag;
+        slot.0[1] = time;
+        slot.0[N - 1] = address.tag_rest << TAG_SHIFT | kind.bits() | quota << QUOTA_SHIFT | number;
+        slot
     }
 
     /// The state and the quota it was counted under; `None` where it is kept aside.
-    #[inline]
     pub(super) fn unpack<'a>(&self, quotas: &'a Quotas) -> Option<(State, &'a Quota)> {
-        let Self([_, time, _]) = *self;
         let state = match self.kind() {
-            Kind::TokenBucket => {
-                return self.token_bucket(quotas).map(|(bucket, quota)| (bucket.into(), quota));
-            }
-            Kind::FixedWindow => {
-                State::FixedWindow(FixedWindow { start: time, used: self.number() })
-            }
-            Kind::SlidingWindow => {
-                State::SlidingWindow(SlidingWindow::of_step(time, self.number()))
-            }
+            Kind::TokenBucket => self.token_bucket()?.into(),
+            Kind::FixedWindow => self.fixed_window()?.into(),
+            Kind::SlidingWindow => self.sliding_window(quotas)?.into(),
             Kind::Nothing | Kind::Aside => return None,
         };
-        Some((state, quotas.get(self.quota())?))
+        Some((state, self.quota(quotas)?))
+    }
+
+    #[inline]
+    pub(super) fn token_bucket(&self) -> Option<TokenBucket> {
+        let Kind::TokenBucket = self.kind() else { return None };
+        Some(TokenBucket { full_at: self.time(), parts: self.number() })
+    }
+
+    pub(super) fn fixed_window(&self) -> Option<FixedWindow> {
+        let Kind::FixedWindow = self.kind() else { return None };
+        Some(FixedWindow { start: self.time(), used: self.number() })
+    }
+
+    pub(super) fn sliding_window(&self, quotas: &Quotas) -> Option<SlidingWindow> {
+        let Kind::SlidingWindow = self.kind() else { return None };
+        let quota = self.quota(quotas)?;
+        let older = self.0[2..N - 1].iter().rev().filter(|&&word| word != 0);
+        let older = older.map(|&word| {
+            let (before, units) = unpack_older(word, quota);
+            (self.time() - before, units)
+        });
+        let newest = Some((self.time(), self.number())).filter(|&(_, units)| units > 0);
+        Some(older.chain(newest).collect())
+    }
+
+    /// Under which its state was counted; `None` where it is kept aside.
+    #[inline]
+    pub(super) fn quota<'a>(&self, quotas: &'a Quotas) -> Option<&'a Quota> {
+        quotas.get((self.last() >> QUOTA_SHIFT) & ((1 << QUOTA_BITS) - 1))
     }
 
     #[inline]
     pub(super) fn is_taken(&self) -> bool {
-        self.0[2] & TAKEN != 0
+        self.last() & TAKEN != 0
     }
 
     #[inline]
@@ -174,8 +249,7 @@ impl Slot {
 
     #[inline]
     pub(super) fn is_of(&self, address: &Address) -> bool {
-        let Self([tag, _, rest]) = *self;
-        tag == address.tag && rest >> TAG_SHIFT == address.tag_rest && !self.is_empty()
+        self.0[0] == address.tag && self.last() >> TAG_SHIFT == address.tag_rest && !self.is_empty()
     }
 
     pub(super) fn home(&self, capacity: usize) -> usize {
@@ -194,14 +268,14 @@ impl Slot {
 
     /// Whether the state says no more than a new one.
     pub(super) fn is_expired(&self, quotas: &Quotas, now: Now) -> bool {
-        let Self([_, time, _]) = *self;
+        let time = self.time();
         match self.kind() {
             Kind::Nothing => false,
             Kind::TokenBucket => time < now.monotonic_nanos(),
-            Kind::FixedWindow => quotas
-                .get(self.quota())
+            Kind::FixedWindow => self
+                .quota(quotas)
                 .is_some_and(|quota| time.saturating_add(quota.window_nanos()) <= now.unix_nanos()),
-            Kind::SlidingWindow => quotas.get(self.quota()).is_some_and(|quota| {
+            Kind::SlidingWindow => self.quota(quotas).is_some_and(|quota| {
                 time.saturating_add(quota.window_nanos()) <= now.monotonic_nanos()
             }),
             Kind::Aside => time <= now.monotonic_nanos(),
@@ -209,8 +283,18 @@ impl Slot {
     }
 
     #[inline]
+    const fn time(&self) -> u64 {
+        self.0[1]
+    }
+
+    #[inline]
+    const fn last(&self) -> u64 {
+        self.0[N - 1]
+    }
+
+    #[inline]
     fn kind(&self) -> Kind {
-        match (self.0[2] >> KIND_SHIFT) & ((1 << KIND_BITS) - 1) {
+        match (self.last() >> KIND_SHIFT) & ((1 << KIND_BITS) - 1) {
             0 => Kind::Nothing,
             1 => Kind::TokenBucket,
             2 => Kind::FixedWindow,
@@ -220,12 +304,77 @@ impl Slot {
     }
 
     #[inline]
-    fn quota(&self) -> u64 {
-        (self.0[2] >> QUOTA_SHIFT) & ((1 << QUOTA_BITS) - 1)
+    fn number(&self) -> u64 {
+        self.last() & ((1 << NUMBER_BITS) - 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::algorithm::Count;
+
+    fn at(seconds: u64) -> Now {
+        Now::new(Duration::from_secs(seconds), Duration::from_secs(seconds))
     }
 
-    #[inline]
-    fn number(&self) -> u64 {
-        self.0[2] & ((1 << NUMBER_BITS) - 1)
+    fn packed(state: &State, quota: &Quota, quotas: &Quotas) -> Option<Slot<WIDE>> {
+        Slot::pack(&Address::new(1), state, quota, quotas)
+    }
+
+    #[test]
+    fn a_log_of_six_steps_needs_no_more_than_its_slot() {
+        let (quotas, quota) = (Quotas::new(), Quota::per_minute(100));
+        let mut state = State::new(Algorithm::SlidingWindow);
+        for second in 60..66 {
+            state.take(&quota, at(second), second);
+            let kept = packed(&state, &quota, &quotas).expect("it fits");
+            let (read, _) = kept.unpack(&quotas).expect("not aside");
+            for later in [0, 30, 60, 62, 65] {
+                let now = at(second + later);
+                let say = |state: &State| {
+                    (
+                        state.wait(&quota, now, 1),
+                        state.remaining(&quota, now),
+                        state.reset(&quota, now),
+                    )
+                };
+                assert_eq!(say(&read), say(&state), "{later} s after {second}");
+            }
+            let is_expired = [59, 60].map(|later| kept.is_expired(&quotas, at(second + later)));
+            assert_eq!(is_expired, [false, true]);
+        }
+        state.take(&quota, at(66), 1);
+        assert!(packed(&state, &quota, &quotas).is_none(), "seven steps do not fit");
+        state.give_back(&quota, at(66), at(66), 1);
+        assert!(packed(&state, &quota, &quotas).is_some(), "six are left");
+    }
+
+    #[test]
+    fn what_a_word_has_no_room_for_does_not_get_into_a_slot() {
+        let quotas = Quotas::new();
+        let fits = |units: u64, quota: Quota, later: u64| {
+            let mut state = State::new(Algorithm::SlidingWindow);
+            state.take(&quota, at(60), units);
+            state.take(&quota, at(60 + later), 1);
+            let kept = packed(&state, &quota, &quotas)?;
+            assert_eq!(
+                kept.unpack(&quotas)?.0.remaining(&quota, at(60)),
+                quota.units() - units - 1
+            );
+            Some(())
+        };
+        // A day has 47 bits of nanoseconds, which leaves 17.
+        let day = Quota::per_day(1_000_000);
+        assert!(fits((1 << 17) - 1, day, 3_600).is_some());
+        assert!(fits(1 << 17, day, 3_600).is_none());
+        assert!(fits(1 << 17, day, 1).is_some(), "in one step");
+        // No policy has such a window, but a store may be asked about it.
+        let vast = Quota::per_window(1_000, Duration::from_nanos(u64::MAX));
+        let ten_years = 10 * 365 * 86_400;
+        assert!(fits(1, vast, ten_years).is_some());
+        assert!(fits(2, vast, ten_years).is_none());
     }
 }

@@ -1,10 +1,12 @@
 //! How threads share slots: whoever charges a key takes its slot alone, for a few instructions, and
 //! waits for nobody; whoever moves slots takes all of a segment.
 //!
-//! A slot is three words, in atomics, of which the last has a bit that says that it is taken. What
-//! is read without taking it holds if nothing has changed until afterwards, as with a sequence lock
+//! A slot is some words, in atomics, of which the last has a bit that says that it is taken, and the
+//! first changes only as slots move. What is read without taking it holds if nothing has changed until afterwards, as with a sequence lock
 //! (Boehm, "Can seqlocks get along with programming language memory models?", 2012). And it is
 //! taken on condition that it is still what was read: then what was worked out still holds.
+
+use std::array;
 
 use super::atomic::{
     AtomicU64,
@@ -13,7 +15,7 @@ use super::atomic::{
 };
 
 /// A slot's words as threads share them.
-pub(crate) type Words = [AtomicU64; 3];
+pub(crate) type Words<const N: usize> = [AtomicU64; N];
 
 /// In the last word: taken by someone who charges.
 pub(crate) const TAKEN: u64 = 1 << 38;
@@ -37,8 +39,8 @@ pub(crate) struct Moving<'a> {
 /// A slot taken by one who charges; dropped unwritten, it is as it was before.
 #[derive(Debug)]
 #[must_use]
-pub(crate) struct Taken<'a> {
-    words: &'a Words,
+pub(crate) struct Taken<'a, const N: usize> {
+    words: &'a Words<N>,
     last: u64,
 }
 
@@ -52,27 +54,32 @@ impl Version {
 
     /// Whether what was read is still there.
     #[inline]
-    pub(crate) fn still(&self, seen: Seen, words: &Words, read: [u64; 3]) -> bool {
+    pub(crate) fn still<const N: usize>(
+        &self,
+        seen: Seen,
+        words: &Words<N>,
+        read: [u64; N],
+    ) -> bool {
         fence(Acquire);
         let same = |at: usize| words[at].load(Relaxed) == read[at];
-        self.0.load(Relaxed) == seen.0 && same(1) && same(2)
+        self.0.load(Relaxed) == seen.0 && (1..N).all(same)
     }
 
     /// Takes the slot, if it is still what was read. `read` was not taken.
     #[inline]
-    pub(crate) fn take<'a>(
+    pub(crate) fn take<'a, const N: usize>(
         &self,
         seen: Seen,
-        words: &'a Words,
-        read: [u64; 3],
-    ) -> Option<Taken<'a>> {
-        let [_, time, last] = read;
-        words[2].compare_exchange(last, last | TAKEN, Acquire, Relaxed).ok()?;
+        words: &'a Words<N>,
+        read: [u64; N],
+    ) -> Option<Taken<'a, N>> {
+        let last = read[N - 1];
+        words[N - 1].compare_exchange(last, last | TAKEN, Acquire, Relaxed).ok()?;
         let taken = Taken { words, last };
         // The last word may be the same again though the others are not. Whoever moves slots and
         // has settled this one before it was taken is seen here; one who comes after waits for it.
-        let same = words[1].load(Relaxed) == time && self.0.load(Relaxed) == seen.0;
-        same.then_some(taken)
+        let same = (1..N - 1).all(|at| words[at].load(Relaxed) == read[at]);
+        (same && self.0.load(Relaxed) == seen.0).then_some(taken)
     }
 
     /// The right to move slots; `None` where someone else has it.
@@ -87,43 +94,63 @@ impl Version {
 
 /// What is in a slot. It may be half of a write; but whose slot it is changes only as slots move.
 #[inline]
-pub(crate) fn read(words: &Words) -> [u64; 3] {
-    words.each_ref().map(|word| word.load(Relaxed))
+pub(crate) fn read<const N: usize>(words: &Words<N>) -> [u64; N] {
+    read_between(ends(words), words)
+}
+
+/// Its first and last word, which tell whose it is.
+#[inline]
+pub(crate) fn ends<const N: usize>(words: &Words<N>) -> [u64; 2] {
+    [0, N - 1].map(|at| words[at].load(Relaxed))
+}
+
+/// All of it, of which the ends were read before.
+#[inline]
+pub(crate) fn read_between<const N: usize>(ends: [u64; 2], words: &Words<N>) -> [u64; N] {
+    array::from_fn(|at| match at {
+        0 => ends[0],
+        _ if at == N - 1 => ends[1],
+        _ => words[at].load(Relaxed),
+    })
 }
 
 impl Moving<'_> {
     /// What is in a slot and stays there: who takes it from now on finds that slots move. `None`
     /// while it is taken.
-    pub(crate) fn settle(&self, words: &Words) -> Option<[u64; 3]> {
+    pub(crate) fn settle<const N: usize>(&self, words: &Words<N>) -> Option<[u64; N]> {
         let last = untaken(words)?;
         // Nothing changes, but who takes the slot afterwards acquires what is released here.
-        words[2].compare_exchange(last, last, AcqRel, Relaxed).ok()?;
-        Some([words[0].load(Relaxed), words[1].load(Relaxed), last])
+        exchange(words, last, last)
     }
 
     /// Writes a slot that is settled. `None` while it is taken, by one who is about to find that
     /// slots move and will give it back: that must not be overwritten.
-    pub(crate) fn write(&self, words: &Words, values: [u64; 3]) -> Option<()> {
+    pub(crate) fn write<const N: usize>(&self, words: &Words<N>, values: [u64; N]) -> Option<()> {
         self.empty(words)?;
         self.fill(words, values);
         Some(())
     }
 
     /// Takes out what is in a slot, which is empty then. `None` while it is taken.
-    pub(crate) fn empty(&self, words: &Words) -> Option<[u64; 3]> {
+    pub(crate) fn empty<const N: usize>(&self, words: &Words<N>) -> Option<[u64; N]> {
         let last = untaken(words)?;
-        words[2].compare_exchange(last, 0, AcqRel, Relaxed).ok()?;
-        Some([words[0].load(Relaxed), words[1].load(Relaxed), last])
+        exchange(words, last, 0)
     }
 
     /// Writes an empty slot, which nobody takes who charges.
-    pub(crate) fn fill(&self, words: &Words, values: [u64; 3]) {
+    pub(crate) fn fill<const N: usize>(&self, words: &Words<N>, values: [u64; N]) {
         words.iter().zip(values).for_each(|(word, value)| word.store(value, Relaxed));
     }
 }
 
-fn untaken(words: &Words) -> Option<u64> {
-    Some(words[2].load(Relaxed)).filter(|last| last & TAKEN == 0)
+fn untaken<const N: usize>(words: &Words<N>) -> Option<u64> {
+    Some(words[N - 1].load(Relaxed)).filter(|last| last & TAKEN == 0)
+}
+
+/// Writes the last word if it is still `last`; what was in the slot.
+fn exchange<const N: usize>(words: &Words<N>, last: u64, new: u64) -> Option<[u64; N]> {
+    words[N - 1].compare_exchange(last, new, AcqRel, Relaxed).ok()?;
+    Some(read_between([words[0].load(Relaxed), last], words))
 }
 
 impl Drop for Moving<'_> {
@@ -132,20 +159,20 @@ impl Drop for Moving<'_> {
     }
 }
 
-impl Taken<'_> {
-    /// Writes the two words that change.
+impl<const N: usize> Taken<'_, N> {
+    /// Writes all words but the first.
     #[inline]
-    pub(crate) fn write(self, (time, last): (u64, u64)) {
-        // Nobody sees the one without the other, or before that the slot is taken.
+    pub(crate) fn write(self, values: [u64; N]) {
+        // Nobody sees one without the others, or before that the slot is taken.
         fence(Release);
-        self.words[1].store(time, Relaxed);
-        self.words[2].store(last, Release);
+        (1..N - 1).for_each(|at| self.words[at].store(values[at], Relaxed));
+        self.words[N - 1].store(values[N - 1], Release);
         std::mem::forget(self);
     }
 }
 
-impl Drop for Taken<'_> {
+impl<const N: usize> Drop for Taken<'_, N> {
     fn drop(&mut self) {
-        self.words[2].store(self.last, Release);
+        self.words[N - 1].store(self.last, Release);
     }
 }

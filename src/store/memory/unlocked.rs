@@ -12,9 +12,10 @@ use smallvec::SmallVec;
 use super::{
     MemoryStore,
     ledger::usage as told,
-    segment::Glance,
-    slot::{Address, Slot},
+    segment::Segment,
+    slot::{Address, Pack, Slot, is_wide},
     sync::Taken,
+    table::{Glance, Table},
 };
 use crate::{
     algorithm::{Count, State},
@@ -35,10 +36,12 @@ enum Missed {
 }
 
 /// A charge, as it would be made.
-struct Counted<'a> {
-    glance: Glance<'a>,
-    /// The words of the slot that change.
-    after: (u64, u64),
+struct Counted<'a, const N: usize> {
+    /// Which of the request's.
+    index: usize,
+    glance: Glance<'a, N>,
+    taken: Option<Taken<'a, N>>,
+    after: Slot<N>,
 }
 
 /// Tries again, where others have changed what was read: the first try is to be straight ahead.
@@ -54,11 +57,35 @@ fn tried_again<T>(mut attempt: impl FnMut() -> Result<T, Missed>) -> Option<T> {
     None
 }
 
+/// The charges of a request that are made in tables of one kind.
+type Counts<'a, const N: usize> = SmallVec<[Counted<'a, N>; 8]>;
+
 impl MemoryStore {
     /// Makes one charge, and tells what became of it.
     pub(super) fn charge_one(&self, charge: &Charge, usage: &mut Usage, now: Now) {
-        let made = match self.try_one(charge, usage, now) {
-            Err(Missed::Outdated) => tried_again(|| self.try_one(charge, usage, now)),
+        if is_wide(charge) {
+            self.charge_one_wide(charge, usage, now);
+        } else {
+            self.charge_one_in(|segment| &segment.narrow, charge, usage, now);
+        }
+    }
+
+    /// Apart, so that the others do not pay for its frame.
+    #[inline(never)]
+    fn charge_one_wide(&self, charge: &Charge, usage: &mut Usage, now: Now) {
+        self.charge_one_in(|segment| &segment.wide, charge, usage, now);
+    }
+
+    #[inline(always)]
+    fn charge_one_in<const N: usize>(
+        &self,
+        table: impl Fn(&Segment) -> &Table<N>,
+        charge: &Charge,
+        usage: &mut Usage,
+        now: Now,
+    ) {
+        let made = match self.try_one(&table, charge, usage, now) {
+            Err(Missed::Outdated) => tried_again(|| self.try_one(&table, charge, usage, now)),
             made => made.ok(),
         };
         if made.is_none() {
@@ -67,12 +94,18 @@ impl MemoryStore {
     }
 
     #[inline(always)]
-    fn try_one(&self, charge: &Charge, usage: &mut Usage, now: Now) -> Result<(), Missed> {
-        let Counted { glance, after } = self.count(charge, None, usage, now)?;
+    fn try_one<const N: usize>(
+        &self,
+        table: impl Fn(&Segment) -> &Table<N>,
+        charge: &Charge,
+        usage: &mut Usage,
+        now: Now,
+    ) -> Result<(), Missed> {
+        let (glance, after) = self.count(table, charge, None, usage, now)?;
         if !usage.fits() || !charge.uses_units() {
             return glance.still().then_some(()).ok_or(Missed::Outdated);
         }
-        glance.take().ok_or(Missed::Outdated)?.write(after);
+        glance.take().ok_or(Missed::Outdated)?.write(after.0);
         Ok(())
     }
 
@@ -89,28 +122,45 @@ impl MemoryStore {
     }
 
     fn try_all(&self, charges: &[Charge], usages: &mut [Usage], now: Now) -> Result<(), Missed> {
-        let mut counted: SmallVec<[Counted<'_>; 8]> = SmallVec::new();
-        let mut passes = true;
-        let mut last = None;
-        for (charge, usage) in charges.iter().zip(&mut *usages) {
-            // What a key has under several policies came there together: each behind the last one.
-            let behind = last.and_then(|(key, place)| (key == charge.key).then_some(place + 1));
-            let made = self.count(charge, behind, usage, now)?;
-            last = Some((charge.key, made.glance.place));
-            counted.push(made);
-            passes &= charge.mode != Mode::Enforced || usage.fits();
-        }
-        if passes {
+        let (mut narrow, mut wide) = (Counts::new(), Counts::new());
+        let is_narrow = |charge: &Charge| !is_wide(charge);
+        self.count_those(is_narrow, |to| &to.narrow, charges, usages, now, &mut narrow)?;
+        self.count_those(is_wide, |to| &to.wide, charges, usages, now, &mut wide)?;
+        let fits =
+            |(charge, usage): (&Charge, &Usage)| charge.mode != Mode::Enforced || usage.fits();
+        if charges.iter().zip(&*usages).all(fits) {
             // All are taken before any is written. Nobody waits here, so the order is of no
             // consequence.
-            let mut taken: SmallVec<[Taken<'_>; 8]> = SmallVec::new();
-            for counted in &counted {
-                taken.push(counted.glance.take().ok_or(Missed::Outdated)?);
-            }
-            taken.into_iter().zip(&counted).for_each(|(taken, counted)| taken.write(counted.after));
+            take(&mut narrow)?;
+            take(&mut wide)?;
+            write(&mut narrow);
+            write(&mut wide);
         } else {
-            for ((charge, counted), usage) in charges.iter().zip(&counted).zip(usages) {
-                *usage = self.uncharged(charge, counted, usage.wait_nanos(), now)?;
+            self.uncharged(&narrow, charges, usages, now)?;
+            self.uncharged(&wide, charges, usages, now)?;
+        }
+        Ok(())
+    }
+
+    /// What the charges make of their keys' states, of those that are `meant`.
+    #[inline(always)]
+    fn count_those<'a, const N: usize>(
+        &'a self,
+        meant: impl Fn(&Charge) -> bool,
+        table: impl Fn(&Segment) -> &Table<N>,
+        charges: &[Charge],
+        usages: &mut [Usage],
+        now: Now,
+        counts: &mut Counts<'a, N>,
+    ) -> Result<(), Missed> {
+        let mut last = None;
+        for (index, (charge, usage)) in charges.iter().zip(usages).enumerate() {
+            if meant(charge) {
+                // What a key has under several policies came there together: each behind the last.
+                let behind = last.and_then(|(key, place)| (key == charge.key).then_some(place + 1));
+                let (glance, after) = self.count(&table, charge, behind, usage, now)?;
+                last = Some((charge.key, glance.place));
+                counts.push(Counted { index, glance, taken: None, after });
             }
         }
         Ok(())
@@ -118,101 +168,119 @@ impl MemoryStore {
 
     /// What a charge makes of its key's state and tells in `usage`, if its request passes.
     #[inline(always)]
-    fn count(
+    fn count<const N: usize>(
         &self,
+        table: impl Fn(&Segment) -> &Table<N>,
         charge: &Charge,
         expected: Option<usize>,
         usage: &mut Usage,
         now: Now,
-    ) -> Result<Counted<'_>, Missed> {
+    ) -> Result<(Glance<'_, N>, Slot<N>), Missed> {
         let address = Address::of(charge);
         let segment = self.segment(&address);
-        let glance = segment.glance(&address, expected).ok_or(Missed::NeedsLock)?;
+        let glance = table(segment).glance(&segment.version, &address, expected);
+        let glance = glance.ok_or(Missed::NeedsLock)?;
         if glance.slot.is_taken() {
             return Err(Missed::Outdated);
         }
-        let after = match glance.slot.token_bucket(&self.quotas) {
-            Some((bucket, quota)) => self.count_in(bucket, quota, charge, &glance.slot, usage, now),
+        let after = match glance.slot.token_bucket() {
+            Some(bucket) => self.count_in(bucket, charge, &glance.slot, usage, now),
+            // Half of a write is not to be made sense of.
+            None if !glance.still() => return Err(Missed::Outdated),
             None => self.count_window(charge, &glance.slot, usage, now),
         };
-        Ok(Counted { glance, after: after.ok_or(Missed::NeedsLock)? })
+        Ok((glance, after.ok_or(Missed::NeedsLock)?))
     }
 
     /// Apart, so that token buckets do not pay for its registers.
     #[inline(never)]
-    fn count_window(
+    fn count_window<const N: usize>(
         &self,
         charge: &Charge,
-        slot: &Slot,
+        slot: &Slot<N>,
         usage: &mut Usage,
         now: Now,
-    ) -> Option<(u64, u64)> {
-        match slot.unpack(&self.quotas)? {
-            (State::TokenBucket(_), _) => None,
-            (State::FixedWindow(window), quota) => {
-                self.count_in(window, quota, charge, slot, usage, now)
-            }
-            (State::SlidingWindow(log), quota) => {
-                self.count_in(log, quota, charge, slot, usage, now)
-            }
+    ) -> Option<Slot<N>> {
+        match slot.fixed_window() {
+            Some(window) => self.count_in(window, charge, slot, usage, now),
+            None => self.count_in(slot.sliding_window(&self.quotas)?, charge, slot, usage, now),
         }
     }
 
     /// For each algorithm on its own: the compiler then works out once what each step needs.
     #[inline(always)]
-    fn count_in<S: Count + Into<State>>(
+    fn count_in<S: Count + Pack + Into<State>, const N: usize>(
         &self,
         mut state: S,
-        quota: &Quota,
         charge: &Charge,
-        slot: &Slot,
+        slot: &Slot<N>,
         usage: &mut Usage,
         now: Now,
-    ) -> Option<(u64, u64)> {
+    ) -> Option<Slot<N>> {
+        let quota = slot.quota(&self.quotas)?;
         if *quota != charge.quota || charge.mode == Mode::Peek {
             return self.count_otherwise(state.into(), quota, charge, slot, usage, now);
         }
         let (wait, remaining, reset) = state.charge(&charge.quota, now, charge.ahead, charge.cost);
         let taken = wait == 0 && charge.cost > 0;
         *usage = Usage::of_nanos(wait, remaining, reset);
-        let Slot([_, time, last]) = if taken { slot.with(&state.into())? } else { *slot };
-        Some((time, last))
+        if taken { slot.with(&state, quota) } else { Some(*slot) }
     }
 
     /// What few charges need: another quota than the state was counted under, or an answer only.
     #[inline(never)]
-    fn count_otherwise(
+    fn count_otherwise<const N: usize>(
         &self,
         mut state: State,
         quota: &Quota,
         charge: &Charge,
-        slot: &Slot,
+        slot: &Slot<N>,
         usage: &mut Usage,
         now: Now,
-    ) -> Option<(u64, u64)> {
+    ) -> Option<Slot<N>> {
         state.under(quota, &charge.quota, now);
         let wait = state.wait(&charge.quota, now, charge.ahead.saturating_add(charge.cost));
         let mut after = *slot;
         if wait == 0 && charge.uses_units() {
             state.take(&charge.quota, now, charge.cost);
-            after = slot.with(&state)?.under(&charge.quota, &self.quotas)?;
+            after = Slot::pack(&Address::of(charge), &state, &charge.quota, &self.quotas)?;
         }
         *usage = told(&state, &charge.quota, wait, now);
-        let Slot([_, time, last]) = after;
-        Some((time, last))
+        Some(after)
     }
 
     /// What is left where the request does not pass.
-    fn uncharged(
+    fn uncharged<const N: usize>(
         &self,
-        charge: &Charge,
-        Counted { glance, .. }: &Counted<'_>,
-        wait: u64,
+        counts: &Counts<'_, N>,
+        charges: &[Charge],
+        usages: &mut [Usage],
         now: Now,
-    ) -> Result<Usage, Missed> {
-        let (mut state, quota) = glance.slot.unpack(&self.quotas).ok_or(Missed::NeedsLock)?;
-        state.under(quota, &charge.quota, now);
-        let usage = told(&state, &charge.quota, wait, now);
-        glance.still().then_some(usage).ok_or(Missed::Outdated)
+    ) -> Result<(), Missed> {
+        for Counted { index, glance, .. } in counts {
+            let (quota, usage) = (&charges[*index].quota, &mut usages[*index]);
+            let (mut state, before) = glance.slot.unpack(&self.quotas).ok_or(Missed::NeedsLock)?;
+            state.under(before, quota, now);
+            *usage = told(&state, quota, usage.wait_nanos(), now);
+            glance.still().then_some(()).ok_or(Missed::Outdated)?;
+        }
+        Ok(())
+    }
+}
+
+#[inline(always)]
+fn take<const N: usize>(counts: &mut Counts<'_, N>) -> Result<(), Missed> {
+    for counted in counts {
+        counted.taken = Some(counted.glance.take().ok_or(Missed::Outdated)?);
+    }
+    Ok(())
+}
+
+#[inline(always)]
+fn write<const N: usize>(counts: &mut Counts<'_, N>) {
+    for counted in counts {
+        if let Some(taken) = counted.taken.take() {
+            taken.write(counted.after.0);
+        }
     }
 }
