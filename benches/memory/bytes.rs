@@ -8,7 +8,7 @@ use crate::{
         process::{numbers_from, resident},
         stats::{InShort, Table, grouped},
     },
-    subject::{FIXED_WINDOW, GOVERNOR, Subject, TOKEN_BUCKET, measuring},
+    subject::{FIXED_WINDOW, GOVERNOR, SLIDING_WINDOW, Subject, TOKEN_BUCKET, measuring},
 };
 
 /// Prints the bytes a key, resident and allocated.
@@ -38,19 +38,22 @@ pub fn table(args: &Args, in_short: &mut InShort) {
         return;
     }
     let sizes: &[usize] = args.pick(&[1_000_000, 10_000_000], &[100_000]);
-    let table = Table::new(title, &["keys", "governor", "token bucket", "fixed window"]);
+    let names = ["keys", "governor", "token bucket", "fixed window", "sliding window"];
+    let table = Table::new(title, &names);
     for &keys in sizes {
-        let cells = [GOVERNOR, TOKEN_BUCKET, FIXED_WINDOW].map(|subject| {
+        let subjects = [GOVERNOR, TOKEN_BUCKET, FIXED_WINDOW, SLIDING_WINDOW];
+        let cells = subjects.map(|subject| {
             let bytes = numbers_from::<i64>(&mut measuring("bytes", subject, &[keys]));
             format!("{} ({})", bytes[0], bytes[1])
         });
+        let [governor, bucket, fixed, sliding] = cells;
         let keys = grouped(keys);
-        table.row(&[&keys, &cells[0], &cells[1], &cells[2]]);
-        let [governor, token_bucket, fixed_window] = cells;
+        table.row(&[&keys, &governor, &bucket, &fixed, &sliding]);
+        let [_, _, names @ ..] = names;
         in_short.add(
-            format!("bytes a key, {keys} keys, resident (allocated): token bucket; fixed window"),
+            format!("bytes a key, {keys} keys, resident (allocated): {}", names.join("; ")),
             format!("governor: {governor}"),
-            format!("{token_bucket}; {fixed_window}"),
+            format!("{bucket}; {fixed}; {sliding}"),
         );
     }
 }

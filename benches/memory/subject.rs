@@ -14,6 +14,8 @@ use crate::common::{governors, limiter, now_or_never, process::again};
 pub const TOKEN_BUCKET: &str = "token-bucket";
 /// Ours with a fixed window.
 pub const FIXED_WINDOW: &str = "fixed-window";
+/// Ours with a sliding window.
+pub const SLIDING_WINDOW: &str = "sliding-window";
 /// governor, with keys of its own.
 pub const GOVERNOR: &str = "governor";
 
@@ -30,6 +32,7 @@ impl Subject {
         let policy = match name {
             TOKEN_BUCKET => Policy::token_bucket("p", quota),
             FIXED_WINDOW => Policy::fixed_window("p", quota),
+            SLIDING_WINDOW => Policy::sliding_window("p", quota),
             GOVERNOR => {
                 return Self::Governor(DefaultKeyedRateLimiter::keyed(governors(1, window)));
             }

@@ -41,9 +41,9 @@ const BYTES: Needs = Needs { narrow: 40, wide: 105, aside: 1_400 };
 
 /// Counts in this process's memory, up to a number of keys.
 ///
-/// A key takes about 35 bytes for each token bucket or fixed window that it is counted under, and 90
+/// A key takes about 35 bytes for each token bucket or fixed window that it is counted under, and 100
 /// for each sliding window: that has room for what was used in six of its 60 steps. One that was
-/// used in more takes from 360 bytes to 1.25 KB, by how many these are. Beyond some 900 different
+/// used in more takes from 370 bytes to 1.25 KB, by how many these are. Beyond some 900 different
 /// quotas, a state takes 150 bytes more. Keys that have their whole quota again are dropped little
 /// by little while others are charged: there is no thread or timer, and no pause.
 ///
