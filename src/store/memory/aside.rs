@@ -19,7 +19,7 @@ impl MemoryStore {
         let address = Address::of(charge);
         let segment = self.segment(&address);
         let mut ledger = segment.ledger();
-        let glance = segment.wide.glance(&segment.version, &address, None)?;
+        let glance = segment.wide().glance(segment.version(), &address, None)?;
         let counted = ledger.aside.get_mut(glance.slot.index_aside()?)?;
         if counted.quota != charge.quota {
             return None;

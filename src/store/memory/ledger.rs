@@ -13,6 +13,8 @@ use crate::{
 /// What a segment knows beside its slots.
 pub(super) struct Ledger {
     pub(super) room: Room,
+    narrow_keys: usize,
+    wide_keys: usize,
     /// The slot that is swept next; those of the wide table follow those of the narrow one.
     pub(super) cursor: usize,
     /// States that do not fit into a slot.
@@ -62,12 +64,36 @@ impl Needs {
 
 impl Ledger {
     pub(super) fn new(room: Room) -> Self {
-        Self { room, cursor: 0, aside: Slab::new(), shared: HashMap::new() }
+        Self {
+            room,
+            narrow_keys: 0,
+            wide_keys: 0,
+            cursor: 0,
+            aside: Slab::new(),
+            shared: HashMap::new(),
+        }
+    }
+
+    /// How many keys have slots.
+    pub(super) fn keys(&self) -> usize {
+        self.narrow_keys + self.wide_keys
+    }
+
+    /// How many have slots of `N` words.
+    pub(super) fn keys_in<const N: usize>(&mut self) -> &mut usize {
+        if N == WIDE { &mut self.wide_keys } else { &mut self.narrow_keys }
+    }
+
+    /// A key gets a slot.
+    pub(super) fn add<const N: usize>(&mut self, slot: &Slot<N>) {
+        self.room.left -= self.room.key.of(slot);
+        *self.keys_in::<N>() += 1;
     }
 
     /// A key's slot is given up.
     pub(super) fn forget<const N: usize>(&mut self, slot: Slot<N>) {
         self.room.left += self.room.key.of(&slot);
+        *self.keys_in::<N>() -= 1;
         if let Some(index) = slot.index_aside() {
             self.aside.try_remove(index);
         }

@@ -47,13 +47,13 @@ impl MemoryStore {
     /// shall not have.
     #[inline(never)]
     pub(super) fn charge_locked(&self, charges: &[Charge], usages: &mut [Usage], now: Now) {
-        let home = |charge| Address::of(charge).segment(self.segments.len());
+        let home = |charge| Address::of(charge).segment(self.segments.count());
         let homes: SmallVec<[usize; 4]> = charges.iter().map(home).collect();
         // In order, so that no two requests wait for each other.
         let mut order = homes.clone();
         order.sort_unstable();
         order.dedup();
-        let lock = |&home: &usize| Locked::new(&self.segments[home], &self.quotas, now);
+        let lock = |&home: &usize| Locked::new(self.segments.get(home), &self.quotas, now);
         let mut locked: SmallVec<[Locked<'_>; 4]> = order.iter().map(lock).collect();
         let place = |home: &usize| order.binary_search(home).unwrap_or_default();
 
@@ -92,7 +92,7 @@ struct Found {
 pub(super) struct Locked<'a> {
     /// Room for the new keys of this request that were found to have it.
     promised: isize,
-    segment: &'a Segment,
+    segment: Segment<'a>,
     ledger: MutexGuard<'a, Ledger>,
     moving: Moving<'a>,
     quotas: &'a Quotas,
@@ -100,7 +100,7 @@ pub(super) struct Locked<'a> {
 }
 
 impl<'a> Locked<'a> {
-    pub(super) fn new(segment: &'a Segment, quotas: &'a Quotas, now: Now) -> Self {
+    pub(super) fn new(segment: Segment<'a>, quotas: &'a Quotas, now: Now) -> Self {
         let (ledger, moving) = segment.lock();
         Self { promised: 0, segment, ledger, moving, quotas, now }
     }
@@ -135,7 +135,7 @@ impl<'a> Locked<'a> {
         self.usage(charge, Found { wait: 0, shares })
     }
 
-    fn find_in<const N: usize>(&mut self, table: &'a Table<N>, charge: &Charge) -> Found {
+    fn find_in<const N: usize>(&mut self, table: Table<'_, N>, charge: &Charge) -> Found {
         let is_new = table.find(&self.moving, &Address::of(charge)).is_none();
         if is_new && charge.uses_units() && self.is_full_for::<N>() {
             self.make_room::<N>();
@@ -157,7 +157,7 @@ impl<'a> Locked<'a> {
     /// Whether it is made in the state that keys without room share.
     fn correct_in<const N: usize>(
         &mut self,
-        table: &'a Table<N>,
+        table: Table<'_, N>,
         Correction { charge, charged_at, change }: &Correction,
     ) -> bool {
         let (now, slot) = (self.now, table.find(&self.moving, &Address::of(charge)));
@@ -184,7 +184,7 @@ impl<'a> Locked<'a> {
     /// Reads the state that `charge` would be counted in.
     fn look<const N: usize, T>(
         &self,
-        table: &Table<N>,
+        table: Table<'_, N>,
         charge: &Charge,
         shares: bool,
         read: impl FnOnce(&State) -> T,
@@ -214,7 +214,7 @@ impl<'a> Locked<'a> {
     /// Changes the state that `charge` is counted in.
     fn change<const N: usize>(
         &mut self,
-        table: &'a Table<N>,
+        table: Table<'_, N>,
         charge: &Charge,
         shares: bool,
         change: impl FnOnce(&mut State),
@@ -247,7 +247,7 @@ impl<'a> Locked<'a> {
     /// A key's first state.
     fn begin<const N: usize>(
         &mut self,
-        table: &'a Table<N>,
+        table: Table<'_, N>,
         charge: &Charge,
         shares: bool,
         change: impl FnOnce(&mut State),
@@ -261,12 +261,12 @@ impl<'a> Locked<'a> {
         let mut state = fresh().state;
         change(&mut state);
         self.sweep();
-        if table.is_tight() {
-            let ledger = &mut self.ledger;
+        let ledger = &mut self.ledger;
+        if table.is_tight(*ledger.keys_in::<N>()) {
             table.grow(&self.moving, self.quotas, self.now, |slot| ledger.forget(slot));
         }
         let slot = self.fit(charge, state);
-        self.ledger.room.left -= self.ledger.room.key.of(&slot);
+        self.ledger.add(&slot);
         table.insert(&self.moving, slot);
     }
 
@@ -313,7 +313,7 @@ impl<'a> Locked<'a> {
 
     /// Slots of both tables, which are swept one after the other.
     fn capacity(&self) -> usize {
-        self.segment.narrow.capacity() + self.segment.wide.capacity()
+        self.segment.narrow().capacity() + self.segment.wide().capacity()
     }
 
     fn next(&mut self) -> usize {

@@ -20,10 +20,10 @@ use std::{
 use smallvec::smallvec;
 
 use self::{
-    ledger::{Ledger, Needs, Room},
+    ledger::{Needs, Room},
     locked::Locked,
     quotas::Quotas,
-    segment::Segment,
+    segment::{Segment, Segments},
     slot::Address,
 };
 use super::{Answer, Charge, Correction, Store, StoreFuture, Usage};
@@ -62,7 +62,7 @@ const BYTES: Needs = Needs { narrow: 40, wide: 105, aside: 1_400 };
 /// ```
 pub struct MemoryStore {
     /// A power of two.
-    segments: Box<[Segment]>,
+    segments: Segments,
     quotas: Quotas,
     overflowed: AtomicU64,
 }
@@ -96,12 +96,9 @@ impl MemoryStore {
         let most = MAX_KEYS_PER_SEGMENT * key.narrow;
         let left = isize::try_from(all / segments).map_or(most, |left| left.min(most));
         let max_keys = |key: isize| (left / key).unsigned_abs();
-        let segment = |_| {
-            let ledger = Ledger::new(Room { left, key });
-            Segment::new(max_keys(key.narrow), max_keys(key.wide), ledger)
-        };
+        let (max_narrow, max_wide) = (max_keys(key.narrow), max_keys(key.wide));
         Self {
-            segments: (0..segments).map(segment).collect(),
+            segments: Segments::new(segments, Room { left, key }, max_narrow, max_wide),
             quotas: Quotas::new(),
             overflowed: AtomicU64::new(0),
         }
@@ -110,7 +107,7 @@ impl MemoryStore {
     /// How many keys are counted now, each once per policy.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.segments.iter().map(Segment::len).sum()
+        self.segments.keys()
     }
 
     /// Whether no key is counted.
@@ -126,8 +123,8 @@ impl MemoryStore {
     }
 
     #[inline]
-    fn segment(&self, address: &Address) -> &Segment {
-        &self.segments[address.segment(self.segments.len())]
+    fn segment(&self, address: &Address) -> Segment<'_> {
+        self.segments.get(address.segment(self.segments.count()))
     }
 }
 

@@ -1,64 +1,101 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::{
-    ledger::Ledger,
+    ledger::{Ledger, Room},
     slot::{Address, NARROW, WIDE},
     sync::{Moving, Version},
-    table::{Table, until_some},
+    table::{Table, Tables, until_some},
 };
 
-/// A part of the store. Sliding windows have a table of their own, as their slots are larger.
+/// The parts of the store.
 ///
-/// What a charge needs to know of it fits into one line of the processor's cache, or into two for
-/// sliding windows. Nobody writes these as long as keys neither come nor go.
-#[repr(C, align(64))]
-pub(super) struct Segment {
-    pub(super) version: Version,
+/// What a charge needs to know of a part, a few bytes, lies beside the same of the others: so the
+/// processor has it at hand, however many keys there are. Nobody writes it as long as keys neither
+/// come nor go.
+pub(super) struct Segments {
+    versions: Box<[Version]>,
     /// Of token buckets and fixed windows.
-    pub(super) narrow: Table<NARROW>,
-    ledger: Box<Mutex<Ledger>>,
-    /// Of sliding windows.
-    pub(super) wide: Table<WIDE>,
+    pub(super) narrow: Tables<NARROW>,
+    /// Of sliding windows, as their slots are larger.
+    pub(super) wide: Tables<WIDE>,
+    ledgers: Box<[Mutex<Ledger>]>,
 }
 
-impl Segment {
-    /// For up to so many keys of each kind.
-    pub(super) fn new(max_narrow: usize, max_wide: usize, ledger: Ledger) -> Self {
+/// A part of the store.
+#[derive(Clone, Copy)]
+pub(super) struct Segment<'a> {
+    all: &'a Segments,
+    pub(super) number: usize,
+}
+
+impl Segments {
+    /// So many, each with this room: for up to `max_narrow` and `max_wide` keys.
+    pub(super) fn new(segments: usize, room: Room, max_narrow: usize, max_wide: usize) -> Self {
         Self {
-            version: Version::default(),
-            narrow: Table::new(max_narrow),
-            ledger: Box::new(Mutex::new(ledger)),
-            wide: Table::new(max_wide),
+            versions: (0..segments).map(|_| Version::default()).collect(),
+            narrow: Tables::new(segments, max_narrow),
+            wide: Tables::new(segments, max_wide),
+            ledgers: (0..segments).map(|_| Mutex::new(Ledger::new(room))).collect(),
         }
     }
 
+    /// How many there are.
+    #[inline]
+    pub(super) fn count(&self) -> usize {
+        self.versions.len()
+    }
+
+    /// The one of this number.
+    #[inline]
+    pub(super) fn get(&self, number: usize) -> Segment<'_> {
+        Segment { all: self, number }
+    }
+
     /// How many keys are counted, each once per policy.
-    pub(super) fn len(&self) -> usize {
-        let _none_moves = self.ledger();
-        self.narrow.len() + self.wide.len()
+    pub(super) fn keys(&self) -> usize {
+        (0..self.count()).map(|number| self.get(number).ledger().keys()).sum()
+    }
+}
+
+impl<'a> Segment<'a> {
+    #[inline]
+    pub(super) fn version(self) -> &'a Version {
+        &self.all.versions[self.number]
+    }
+
+    /// Of token buckets and fixed windows.
+    #[inline]
+    pub(super) fn narrow(self) -> Table<'a, NARROW> {
+        self.all.narrow.get(self.number)
+    }
+
+    /// Of sliding windows.
+    #[inline]
+    pub(super) fn wide(self) -> Table<'a, WIDE> {
+        self.all.wide.get(self.number)
     }
 
     /// Has the processor fetch what the key may have here.
     #[inline]
-    pub(super) fn prefetch(&self, address: &Address) {
+    pub(super) fn prefetch(self, address: &Address) {
         // The states of a few policies are in two lines of the cache, or in three; a wide slot
         // reaches from one line into the next.
-        self.narrow.prefetch(address, &[0, 2, 5]);
-        self.wide.prefetch(address, &[0, 1]);
+        self.narrow().prefetch(address, &[0, 2, 5]);
+        self.wide().prefetch(address, &[0, 1]);
     }
 
     /// What the segment knows beside its slots, and the right to move these.
-    pub(super) fn lock(&self) -> (MutexGuard<'_, Ledger>, Moving<'_>) {
+    pub(super) fn lock(self) -> (MutexGuard<'a, Ledger>, Moving<'a>) {
         // Who waits for the ledger sleeps. Whoever has it moves slots alone, and waits only for
         // those who are writing a few words.
         let ledger = self.ledger();
-        let moving = until_some(|| self.version.try_move());
+        let moving = until_some(|| self.version().try_move());
         (ledger, moving)
     }
 
     /// A thread that panicked under the lock left a ledger that is whole.
-    pub(super) fn ledger(&self) -> MutexGuard<'_, Ledger> {
-        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn ledger(self) -> MutexGuard<'a, Ledger> {
+        self.all.ledgers[self.number].lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -66,21 +103,21 @@ impl Segment {
 macro_rules! in_table {
     (if $wide:expr, $segment:expr, $table:ident => $run:expr) => {
         if $wide {
-            let $table = &$segment.wide;
+            let $table = $segment.wide();
             $run
         } else {
-            let $table = &$segment.narrow;
+            let $table = $segment.narrow();
             $run
         }
     };
     (at $place:expr, $segment:expr, ($table:ident, $at:ident) => $run:expr) => {
-        match $place.checked_sub($segment.narrow.capacity()) {
+        match $place.checked_sub($segment.narrow().capacity()) {
             None => {
-                let ($table, $at) = (&$segment.narrow, $place);
+                let ($table, $at) = ($segment.narrow(), $place);
                 $run
             }
             Some($at) => {
-                let $table = &$segment.wide;
+                let $table = $segment.wide();
                 $run
             }
         }

@@ -3,7 +3,7 @@ use std::sync::OnceLock;
 use prefetch_index::prefetch_index;
 
 use super::{
-    atomic::{AtomicUsize, Ordering::Relaxed},
+    atomic::{AtomicU32, Ordering::Relaxed},
     quotas::Quotas,
     slot::{Address, Slot},
     sync::{self, Moving, Seen, Taken, Version, Words},
@@ -15,17 +15,31 @@ const FIRST_SLOTS: usize = 8;
 /// At most four fifths of the slots are taken, so that a key is found near its home.
 const SLOTS_PER_FOUR_KEYS: usize = 5;
 
-/// A hash table with linear probing, of slots of `N` words, that grows by a quarter at a time within
-/// memory that it asks for once and that the operating system hands out page by page.
+/// The slots of several tables are one piece of memory, of so many bytes at most unless one table
+/// needs more. It is large enough for allocators that use huge pages.
+const BLOCK_BYTES: usize = 16 << 20;
+
+/// The tables of all segments, of slots of `N` words.
+pub(super) struct Tables<const N: usize> {
+    /// Slots that each has in use, empty or not.
+    capacities: Box<[AtomicU32]>,
+    /// All slots that each may come to use.
+    blocks: Box<[OnceLock<Box<[Words<N>]>>]>,
+    /// How many tables a block is for: two to the power of this.
+    block_shift: u32,
+    /// How many slots a table has at most.
+    max_slots: usize,
+}
+
+/// A hash table with linear probing, that grows by a quarter at a time within memory that is asked
+/// for once and that the operating system hands out page by page.
 ///
 /// A slot's state may be changed by whoever takes that slot; slots come, go and move only by whom
 /// has the right to move those of the segment.
-pub(super) struct Table<const N: usize> {
-    /// Slots that are in use, empty or not.
-    capacity: AtomicUsize,
-    len: AtomicUsize,
-    max_slots: usize,
-    slots: OnceLock<Box<[Words<N>]>>,
+#[derive(Clone, Copy)]
+pub(super) struct Table<'a, const N: usize> {
+    all: &'a Tables<N>,
+    number: usize,
 }
 
 /// A slot as it was found without the lock.
@@ -58,38 +72,47 @@ impl<'a, const N: usize> Glance<'a, N> {
     }
 }
 
-impl<const N: usize> Table<N> {
-    /// For up to `max_keys`.
-    pub(super) const fn new(max_keys: usize) -> Self {
+impl<const N: usize> Tables<N> {
+    /// So many, a power of two, each for up to `max_keys`.
+    pub(super) fn new(tables: usize, max_keys: usize) -> Self {
+        let max_slots = (max_keys * SLOTS_PER_FOUR_KEYS).div_ceil(4) + 1;
+        let in_block = BLOCK_BYTES / size_of::<Words<N>>() / max_slots;
+        let block_shift = in_block.clamp(1, tables).ilog2();
         Self {
-            capacity: AtomicUsize::new(0),
-            len: AtomicUsize::new(0),
-            max_slots: (max_keys * SLOTS_PER_FOUR_KEYS).div_ceil(4) + 1,
-            slots: OnceLock::new(),
+            capacities: (0..tables).map(|_| AtomicU32::new(0)).collect(),
+            blocks: (0..tables >> block_shift).map(|_| OnceLock::new()).collect(),
+            block_shift,
+            max_slots,
         }
     }
 
+    #[inline]
+    pub(super) fn get(&self, number: usize) -> Table<'_, N> {
+        Table { all: self, number }
+    }
+}
+
+impl<'a, const N: usize> Table<'a, N> {
     /// Slots that are in use, empty or not.
-    pub(super) fn capacity(&self) -> usize {
+    pub(super) fn capacity(self) -> usize {
         self.in_use().len()
     }
 
-    /// Slots that have a key.
-    pub(super) fn len(&self) -> usize {
-        self.len.load(Relaxed)
-    }
-
     #[inline]
-    fn in_use(&self) -> &[Words<N>] {
-        let slots = self.slots.get().map_or(&[][..], |slots| slots);
-        &slots[..self.capacity.load(Relaxed).min(slots.len())]
+    fn in_use(self) -> &'a [Words<N>] {
+        let Tables { capacities, blocks, block_shift, max_slots } = self.all;
+        let block = self.number >> block_shift;
+        let Some(slots) = blocks[block].get() else { return &[] };
+        let first = (self.number - (block << block_shift)) * max_slots;
+        let capacity = capacities[self.number].load(Relaxed) as usize;
+        slots.get(first..first + capacity).unwrap_or_default()
     }
 
     /// The key's slot, unless slots move, or it has none. It is looked for from its home on, or
     /// first where it is `expected`.
-    #[inline]
-    pub(super) fn glance<'a>(
-        &'a self,
+    #[inline(always)]
+    pub(super) fn glance(
+        self,
         version: &'a Version,
         address: &Address,
         expected: Option<usize>,
@@ -108,7 +131,7 @@ impl<const N: usize> Table<N> {
     /// Has the processor fetch into its cache what a [`glance`](Self::glance) will read: what a key
     /// has is mostly in the first slot, or in one of a few behind it.
     #[inline]
-    pub(super) fn prefetch(&self, address: &Address, further: &[usize]) {
+    pub(super) fn prefetch(self, address: &Address, further: &[usize]) {
         let slots = self.in_use();
         if !slots.is_empty() {
             let home = address.home(slots.len());
@@ -116,36 +139,36 @@ impl<const N: usize> Table<N> {
         }
     }
 
-    /// Whether another key would fill the slots too much.
-    pub(super) fn is_tight(&self) -> bool {
-        (self.len() + 1) * SLOTS_PER_FOUR_KEYS > self.capacity() * 4
+    /// Whether another key, beside so many, would fill the slots too much.
+    pub(super) fn is_tight(self, keys: usize) -> bool {
+        (keys + 1) * SLOTS_PER_FOUR_KEYS > self.capacity() * 4
     }
 
-    pub(super) fn find(&self, moving: &Moving<'_>, address: &Address) -> Option<(usize, Slot<N>)> {
+    pub(super) fn find(self, moving: &Moving<'_>, address: &Address) -> Option<(usize, Slot<N>)> {
         let (place, _) = find(address, self.in_use())?;
         Some((place, self.get(moving, place)))
     }
 
     /// What is in a slot, and stays there.
-    pub(super) fn get(&self, moving: &Moving<'_>, place: usize) -> Slot<N> {
+    pub(super) fn get(self, moving: &Moving<'_>, place: usize) -> Slot<N> {
         let Some(words) = self.in_use().get(place) else { return Slot::EMPTY };
         Slot(until_some(|| moving.settle(words)))
     }
 
     /// Whose slot it is; its state may be changing.
-    pub(super) fn peek(&self, place: usize) -> Slot<N> {
+    pub(super) fn peek(self, place: usize) -> Slot<N> {
         self.in_use().get(place).map_or(Slot::EMPTY, |words| Slot(sync::read(words)))
     }
 
     /// Writes a slot that was [got](Self::get).
-    pub(super) fn set(&self, moving: &Moving<'_>, place: usize, slot: Slot<N>) {
+    pub(super) fn set(self, moving: &Moving<'_>, place: usize, slot: Slot<N>) {
         if let Some(words) = self.in_use().get(place) {
             until_some(|| moving.write(words, slot.0));
         }
     }
 
     /// Puts a key into the first free slot, of which there is one.
-    pub(super) fn insert(&self, moving: &Moving<'_>, slot: Slot<N>) {
+    pub(super) fn insert(self, moving: &Moving<'_>, slot: Slot<N>) {
         let capacity = self.capacity();
         let home = slot.home(capacity);
         let free = (home..capacity).chain(0..home).find(|&place| self.peek(place).is_empty());
@@ -155,7 +178,7 @@ impl<const N: usize> Table<N> {
     }
 
     /// Empties a slot, and moves those behind it nearer to their homes.
-    pub(super) fn remove(&self, moving: &Moving<'_>, mut hole: usize) {
+    pub(super) fn remove(self, moving: &Moving<'_>, mut hole: usize) {
         let capacity = self.capacity();
         self.empty(moving, hole);
         let mut place = hole;
@@ -178,13 +201,14 @@ impl<const N: usize> Table<N> {
 
     /// Takes more slots into use, and drops what has expired: hands each of these out.
     pub(super) fn grow(
-        &self,
+        self,
         moving: &Moving<'_>,
         quotas: &Quotas,
         now: Now,
         mut dropped: impl FnMut(Slot<N>),
     ) {
-        let slots = self.slots.get_or_init(|| allocate(self.max_slots));
+        let Tables { capacities, blocks, block_shift, max_slots } = self.all;
+        blocks[self.number >> block_shift].get_or_init(|| allocate(max_slots << block_shift));
         let before = self.capacity();
         let mut kept = Vec::with_capacity(before);
         for place in 0..before {
@@ -200,23 +224,21 @@ impl<const N: usize> Table<N> {
         }
         let mostly_full = kept.len() * 2 >= before;
         let grown = if mostly_full { (before + before / 4).max(FIRST_SLOTS) } else { before };
-        self.capacity.store(grown.min(slots.len()), Relaxed);
+        capacities[self.number].store(grown.min(*max_slots) as u32, Relaxed);
         for slot in kept {
             self.insert(moving, slot);
         }
     }
 
     /// Takes out what is in a slot that has a key.
-    fn empty(&self, moving: &Moving<'_>, place: usize) -> Slot<N> {
+    fn empty(self, moving: &Moving<'_>, place: usize) -> Slot<N> {
         let Some(words) = self.in_use().get(place) else { return Slot::EMPTY };
-        self.len.store(self.len().saturating_sub(1), Relaxed);
         Slot(until_some(|| moving.empty(words)))
     }
 
     /// Writes an empty slot.
-    fn fill(&self, moving: &Moving<'_>, place: usize, slot: Slot<N>) {
+    fn fill(self, moving: &Moving<'_>, place: usize, slot: Slot<N>) {
         if let Some(words) = self.in_use().get(place) {
-            self.len.store(self.len() + 1, Relaxed);
             moving.fill(words, slot.0);
         }
     }

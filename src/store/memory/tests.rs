@@ -303,6 +303,17 @@ fn stores_for_no_key_and_for_more_than_there_can_be() {
 }
 
 #[test]
+fn each_segment_has_slots_of_its_own() {
+    // 64 segments, nearly full, whose slots are in two pieces of memory.
+    const KEYS: u64 = 240_000;
+    let store = MemoryStore::with_max_keys(262_144);
+    let log = |number| Charge { algorithm: Algorithm::SlidingWindow, ..one(number) };
+    assert!((0..KEYS).all(|number| admits(&store, log(number), at(0))));
+    assert_eq!((store.len() as u64, store.overflowed()), (KEYS, 0));
+    assert!((0..KEYS).all(|number| !admits(&store, log(number), at(1))), "each is still there");
+}
+
+#[test]
 fn keys_that_come_from_many_threads_are_admitted_their_quota_each() {
     const KEYS: u64 = 3_000;
     let store = MemoryStore::with_max_keys(12_000);

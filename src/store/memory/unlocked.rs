@@ -12,10 +12,9 @@ use smallvec::SmallVec;
 use super::{
     MemoryStore,
     ledger::usage as told,
-    segment::Segment,
     slot::{Address, Pack, Slot, is_wide},
     sync::Taken,
-    table::{Glance, Table},
+    table::{Glance, Tables},
 };
 use crate::{
     algorithm::{Count, State},
@@ -66,26 +65,26 @@ impl MemoryStore {
         if is_wide(charge) {
             self.charge_one_wide(charge, usage, now);
         } else {
-            self.charge_one_in(|segment| &segment.narrow, charge, usage, now);
+            self.charge_one_in(&self.segments.narrow, charge, usage, now);
         }
     }
 
     /// Apart, so that the others do not pay for its frame.
     #[inline(never)]
     fn charge_one_wide(&self, charge: &Charge, usage: &mut Usage, now: Now) {
-        self.charge_one_in(|segment| &segment.wide, charge, usage, now);
+        self.charge_one_in(&self.segments.wide, charge, usage, now);
     }
 
     #[inline(always)]
     fn charge_one_in<const N: usize>(
         &self,
-        table: impl Fn(&Segment) -> &Table<N>,
+        tables: &Tables<N>,
         charge: &Charge,
         usage: &mut Usage,
         now: Now,
     ) {
-        let made = match self.try_one(&table, charge, usage, now) {
-            Err(Missed::Outdated) => tried_again(|| self.try_one(&table, charge, usage, now)),
+        let made = match self.try_one(tables, charge, usage, now) {
+            Err(Missed::Outdated) => tried_again(|| self.try_one(tables, charge, usage, now)),
             made => made.ok(),
         };
         if made.is_none() {
@@ -96,12 +95,12 @@ impl MemoryStore {
     #[inline(always)]
     fn try_one<const N: usize>(
         &self,
-        table: impl Fn(&Segment) -> &Table<N>,
+        tables: &Tables<N>,
         charge: &Charge,
         usage: &mut Usage,
         now: Now,
     ) -> Result<(), Missed> {
-        let (glance, after) = self.count(table, charge, None, usage, now)?;
+        let (glance, after) = self.count(tables, charge, None, usage, now)?;
         if !usage.fits() || !charge.uses_units() {
             return glance.still().then_some(()).ok_or(Missed::Outdated);
         }
@@ -124,8 +123,8 @@ impl MemoryStore {
     fn try_all(&self, charges: &[Charge], usages: &mut [Usage], now: Now) -> Result<(), Missed> {
         let (mut narrow, mut wide) = (Counts::new(), Counts::new());
         let is_narrow = |charge: &Charge| !is_wide(charge);
-        self.count_those(is_narrow, |to| &to.narrow, charges, usages, now, &mut narrow)?;
-        self.count_those(is_wide, |to| &to.wide, charges, usages, now, &mut wide)?;
+        self.count_those(is_narrow, &self.segments.narrow, charges, usages, now, &mut narrow)?;
+        self.count_those(is_wide, &self.segments.wide, charges, usages, now, &mut wide)?;
         let fits =
             |(charge, usage): (&Charge, &Usage)| charge.mode != Mode::Enforced || usage.fits();
         if charges.iter().zip(&*usages).all(fits) {
@@ -147,7 +146,7 @@ impl MemoryStore {
     fn count_those<'a, const N: usize>(
         &'a self,
         meant: impl Fn(&Charge) -> bool,
-        table: impl Fn(&Segment) -> &Table<N>,
+        tables: &'a Tables<N>,
         charges: &[Charge],
         usages: &mut [Usage],
         now: Now,
@@ -158,7 +157,7 @@ impl MemoryStore {
             if meant(charge) {
                 // What a key has under several policies came there together: each behind the last.
                 let behind = last.and_then(|(key, place)| (key == charge.key).then_some(place + 1));
-                let (glance, after) = self.count(&table, charge, behind, usage, now)?;
+                let (glance, after) = self.count(tables, charge, behind, usage, now)?;
                 last = Some((charge.key, glance.place));
                 counts.push(Counted { index, glance, taken: None, after });
             }
@@ -168,17 +167,17 @@ impl MemoryStore {
 
     /// What a charge makes of its key's state and tells in `usage`, if its request passes.
     #[inline(always)]
-    fn count<const N: usize>(
-        &self,
-        table: impl Fn(&Segment) -> &Table<N>,
+    fn count<'a, const N: usize>(
+        &'a self,
+        tables: &'a Tables<N>,
         charge: &Charge,
         expected: Option<usize>,
         usage: &mut Usage,
         now: Now,
-    ) -> Result<(Glance<'_, N>, Slot<N>), Missed> {
+    ) -> Result<(Glance<'a, N>, Slot<N>), Missed> {
         let address = Address::of(charge);
         let segment = self.segment(&address);
-        let glance = table(segment).glance(&segment.version, &address, expected);
+        let glance = tables.get(segment.number).glance(segment.version(), &address, expected);
         let glance = glance.ok_or(Missed::NeedsLock)?;
         if glance.slot.is_taken() {
             return Err(Missed::Outdated);
