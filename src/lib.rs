@@ -46,7 +46,7 @@
 //! |---|---|---|---|
 //! | [token bucket](Policy::token_bucket) | burst + units | 35 bytes | smoothing; most APIs |
 //! | [fixed window](Policy::fixed_window) | up to 2 × units, around an edge | 35 bytes | "resets on the hour" |
-//! | [sliding window](Policy::sliding_window) | units | 100 bytes, or 370 to 1,250 | limits that must hold, such as sign-in |
+//! | [sliding window](Policy::sliding_window) | units | 90 bytes, or 370 to 1,250 | limits that must hold, such as sign-in |
 //!
 //! # Holding instead of refusing
 //!

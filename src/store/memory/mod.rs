@@ -33,19 +33,20 @@ const DEFAULT_MAX_KEYS: usize = 1_000_000;
 /// So few that a segment grows within microseconds.
 const KEYS_PER_SEGMENT: usize = 4_096;
 const MAX_SEGMENTS: usize = 1 << 16;
-/// A trillion keys in all: more than memory can hold, and no number overflows.
-const MAX_KEYS_PER_SEGMENT: isize = 1 << 24;
+/// Four billion keys in all, which take 150 GB.
+const MAX_KEYS_PER_SEGMENT: isize = 1 << 16;
 /// What a key takes at most, its share of free slots counted, and more with a full log of a sliding
 /// window.
 const BYTES: Needs = Needs { narrow: 40, wide: 105, aside: 1_400 };
 
 /// Counts in this process's memory, up to a number of keys.
 ///
-/// A key takes about 35 bytes for each token bucket or fixed window that it is counted under, and 100
+/// A key takes about 35 bytes for each token bucket or fixed window that it is counted under, and 90
 /// for each sliding window: that has room for what was used in six of its 60 steps. One that was
 /// used in more takes from 370 bytes to 1.25 KB, by how many these are. Beyond some 900 different
 /// quotas, a state takes 150 bytes more. Keys that have their whole quota again are dropped little
-/// by little while others are charged: there is no thread or timer, and no pause.
+/// by little while others are charged: there is no thread or timer, and no pause. Memory is taken as
+/// keys come, however many there is room for.
 ///
 /// When the store is full, keys that have their whole quota again make room, and then those that
 /// have seven eighths of it. If there is none of these at hand, new keys share one quota per policy

@@ -15,24 +15,27 @@ const FIRST_SLOTS: usize = 8;
 /// At most four fifths of the slots are taken, so that a key is found near its home.
 const SLOTS_PER_FOUR_KEYS: usize = 5;
 
-/// The slots of several tables are one piece of memory, of so many bytes at most unless one table
-/// needs more. It is large enough for allocators that use huge pages.
-const BLOCK_BYTES: usize = 16 << 20;
+/// So many slots of a table lie in a row, and beside them as many of other tables.
+const RUN: usize = 64;
+/// A row is allocated as one piece, when the first of its tables needs it. It is small, as some
+/// allocators have to fill it with zeros while a key waits.
+const ROW_BYTES: usize = 64 << 10;
 
 /// The tables of all segments, of slots of `N` words.
 pub(super) struct Tables<const N: usize> {
     /// Slots that each has in use, empty or not.
     capacities: Box<[AtomicU32]>,
-    /// All slots that each may come to use.
-    blocks: Box<[OnceLock<Box<[Words<N>]>>]>,
-    /// How many tables a block is for: two to the power of this.
+    /// The rows of each block of tables, as many as they may come to use. All tables grow alike: a
+    /// row that one of them needs is soon needed by the others.
+    rows: Box<[Row<N>]>,
+    rows_per_block: usize,
+    /// A block is of so many tables: two to the power of this.
     block_shift: u32,
-    /// How many slots a table has at most.
-    max_slots: usize,
 }
 
-/// A hash table with linear probing, that grows by a quarter at a time within memory that is asked
-/// for once and that the operating system hands out page by page.
+type Row<const N: usize> = OnceLock<Box<[Words<N>]>>;
+
+/// A hash table with linear probing, that grows by a quarter at a time.
 ///
 /// A slot's state may be changed by whoever takes that slot; slots come, go and move only by whom
 /// has the right to move those of the segment.
@@ -40,6 +43,57 @@ pub(super) struct Tables<const N: usize> {
 pub(super) struct Table<'a, const N: usize> {
     all: &'a Tables<N>,
     number: usize,
+}
+
+/// The slots of a table that are in use, empty or not.
+#[derive(Clone, Copy)]
+struct Slots<'a, const N: usize> {
+    rows: &'a [Row<N>],
+    first_row: usize,
+    /// Where in each row the table's run begins.
+    run: usize,
+    capacity: usize,
+}
+
+impl<'a, const N: usize> Slots<'a, N> {
+    /// A row, and where in it a slot is.
+    #[inline]
+    fn locate(self, place: usize) -> Option<(&'a [Words<N>], usize)> {
+        let row = self.rows.get(self.first_row + place / RUN)?.get()?;
+        (place < self.capacity).then_some((row, self.run + place % RUN))
+    }
+
+    #[inline]
+    fn get(self, place: usize) -> Option<&'a Words<N>> {
+        let (row, index) = self.locate(place)?;
+        row.get(index)
+    }
+
+    /// Where the key's slot is, from its home on, and the words that tell it.
+    #[inline]
+    fn find(self, address: &Address) -> Option<(usize, &'a Words<N>, [u64; 2])> {
+        let mut place = address.home(self.capacity);
+        let mut left = self.capacity;
+        // Around once at most, also while slots move under an onlooker's eyes.
+        while left > 0 {
+            let (row, index) = self.locate(place)?;
+            let run = (RUN - place % RUN).min(self.capacity - place).min(left);
+            for words in row.get(index..index + run)? {
+                // As a slot that has no others.
+                let ends = sync::ends(words);
+                if Slot(ends).is_of(address) {
+                    return Some((place, words, ends));
+                }
+                if Slot(ends).is_empty() {
+                    return None;
+                }
+                place += 1;
+            }
+            left -= run;
+            place = if place == self.capacity { 0 } else { place };
+        }
+        None
+    }
 }
 
 /// A slot as it was found without the lock.
@@ -75,14 +129,16 @@ impl<'a, const N: usize> Glance<'a, N> {
 impl<const N: usize> Tables<N> {
     /// So many, a power of two, each for up to `max_keys`.
     pub(super) fn new(tables: usize, max_keys: usize) -> Self {
-        let max_slots = (max_keys * SLOTS_PER_FOUR_KEYS).div_ceil(4) + 1;
-        let in_block = BLOCK_BYTES / size_of::<Words<N>>() / max_slots;
-        let block_shift = in_block.clamp(1, tables).ilog2();
+        let max_slots = max_keys * SLOTS_PER_FOUR_KEYS / 4 + 1;
+        let rows_per_block = max_slots.div_ceil(RUN);
+        let in_block = ROW_BYTES / size_of::<[Words<N>; RUN]>();
+        let block_shift = in_block.min(tables).ilog2();
+        let rows = (tables >> block_shift) * rows_per_block;
         Self {
             capacities: (0..tables).map(|_| AtomicU32::new(0)).collect(),
-            blocks: (0..tables >> block_shift).map(|_| OnceLock::new()).collect(),
+            rows: (0..rows).map(|_| Row::new()).collect(),
+            rows_per_block,
             block_shift,
-            max_slots,
         }
     }
 
@@ -95,17 +151,19 @@ impl<const N: usize> Tables<N> {
 impl<'a, const N: usize> Table<'a, N> {
     /// Slots that are in use, empty or not.
     pub(super) fn capacity(self) -> usize {
-        self.in_use().len()
+        self.in_use().capacity
     }
 
     #[inline]
-    fn in_use(self) -> &'a [Words<N>] {
-        let Tables { capacities, blocks, block_shift, max_slots } = self.all;
+    fn in_use(self) -> Slots<'a, N> {
+        let Tables { capacities, rows, rows_per_block, block_shift } = self.all;
         let block = self.number >> block_shift;
-        let Some(slots) = blocks[block].get() else { return &[] };
-        let first = (self.number - (block << block_shift)) * max_slots;
-        let capacity = capacities[self.number].load(Relaxed) as usize;
-        slots.get(first..first + capacity).unwrap_or_default()
+        Slots {
+            rows,
+            first_row: block * rows_per_block,
+            run: (self.number - (block << block_shift)) * RUN,
+            capacity: capacities[self.number].load(Relaxed) as usize,
+        }
     }
 
     /// The key's slot, unless slots move, or it has none. It is looked for from its home on, or
@@ -119,12 +177,14 @@ impl<'a, const N: usize> Table<'a, N> {
     ) -> Option<Glance<'a, N>> {
         let seen = version.see()?;
         let slots = self.in_use();
-        let expected = expected.and_then(|place| Some((place, sync::ends(slots.get(place)?))));
-        let (place, ends) = match expected {
-            Some((place, ends)) if Slot(ends).is_of(address) => (place, ends),
-            _ => find(address, slots)?,
+        let expected = expected.and_then(|place| {
+            let words = slots.get(place)?;
+            Some((place, words, sync::ends(words)))
+        });
+        let (place, words, ends) = match expected {
+            Some(found) if Slot(found.2).is_of(address) => found,
+            _ => slots.find(address)?,
         };
-        let words = &slots[place];
         Some(Glance { version, words, seen, place, slot: Slot(sync::read_between(ends, words)) })
     }
 
@@ -133,9 +193,8 @@ impl<'a, const N: usize> Table<'a, N> {
     #[inline]
     pub(super) fn prefetch(self, address: &Address, further: &[usize]) {
         let slots = self.in_use();
-        if !slots.is_empty() {
-            let home = address.home(slots.len());
-            further.iter().for_each(|further| prefetch_index(slots, home + further));
+        if let Some((row, index)) = slots.locate(address.home(slots.capacity)) {
+            further.iter().for_each(|further| prefetch_index(row, index + further));
         }
     }
 
@@ -145,7 +204,7 @@ impl<'a, const N: usize> Table<'a, N> {
     }
 
     pub(super) fn find(self, moving: &Moving<'_>, address: &Address) -> Option<(usize, Slot<N>)> {
-        let (place, _) = find(address, self.in_use())?;
+        let (place, ..) = self.in_use().find(address)?;
         Some((place, self.get(moving, place)))
     }
 
@@ -207,8 +266,6 @@ impl<'a, const N: usize> Table<'a, N> {
         now: Now,
         mut dropped: impl FnMut(Slot<N>),
     ) {
-        let Tables { capacities, blocks, block_shift, max_slots } = self.all;
-        blocks[self.number >> block_shift].get_or_init(|| allocate(max_slots << block_shift));
         let before = self.capacity();
         let mut kept = Vec::with_capacity(before);
         for place in 0..before {
@@ -224,10 +281,21 @@ impl<'a, const N: usize> Table<'a, N> {
         }
         let mostly_full = kept.len() * 2 >= before;
         let grown = if mostly_full { (before + before / 4).max(FIRST_SLOTS) } else { before };
-        capacities[self.number].store(grown.min(*max_slots) as u32, Relaxed);
+        self.use_slots(grown);
         for slot in kept {
             self.insert(moving, slot);
         }
+    }
+
+    /// Uses so many slots, or as many as it may come to use.
+    fn use_slots(self, wanted: usize) {
+        let Tables { capacities, rows, rows_per_block, block_shift } = self.all;
+        let capacity = wanted.min(rows_per_block * RUN);
+        let first_row = self.in_use().first_row;
+        for row in &rows[first_row..first_row + capacity.div_ceil(RUN)] {
+            row.get_or_init(|| bytemuck::zeroed_slice_box(RUN << block_shift));
+        }
+        capacities[self.number].store(capacity as u32, Relaxed);
     }
 
     /// Takes out what is in a slot that has a key.
@@ -244,25 +312,6 @@ impl<'a, const N: usize> Table<'a, N> {
     }
 }
 
-/// Where the key's slot is, from its home on, and the words that tell it.
-#[inline]
-fn find<const N: usize>(address: &Address, slots: &[Words<N>]) -> Option<(usize, [u64; 2])> {
-    let mut place = address.home(slots.len());
-    // Around once at most, also while slots move under an onlooker's eyes.
-    for _ in 0..slots.len() {
-        // As a slot that has no others.
-        let ends = sync::ends(&slots[place]);
-        if Slot(ends).is_of(address) {
-            return Some((place, ends));
-        }
-        if Slot(ends).is_empty() {
-            return None;
-        }
-        place = if place + 1 == slots.len() { 0 } else { place + 1 };
-    }
-    None
-}
-
 /// Tries until others have written the few words that are in the way.
 pub(super) fn until_some<T>(mut attempt: impl FnMut() -> Option<T>) -> T {
     let mut tries = 0_u32;
@@ -273,9 +322,4 @@ pub(super) fn until_some<T>(mut attempt: impl FnMut() -> Option<T>) -> T {
         tries += 1;
         if tries.is_multiple_of(64) { std::thread::yield_now() } else { std::hint::spin_loop() }
     }
-}
-
-/// Zeros that the operating system hands out when they are first written.
-fn allocate<const N: usize>(slots: usize) -> Box<[Words<N>]> {
-    bytemuck::zeroed_slice_box(slots)
 }

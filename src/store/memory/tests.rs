@@ -304,7 +304,7 @@ fn stores_for_no_key_and_for_more_than_there_can_be() {
 
 #[test]
 fn each_segment_has_slots_of_its_own() {
-    // 64 segments, nearly full, whose slots are in two pieces of memory.
+    // 64 segments, nearly full.
     const KEYS: u64 = 240_000;
     let store = MemoryStore::with_max_keys(262_144);
     let log = |number| Charge { algorithm: Algorithm::SlidingWindow, ..one(number) };
