@@ -262,8 +262,11 @@ impl<'a> Locked<'a> {
         change(&mut state);
         self.sweep();
         let ledger = &mut self.ledger;
-        if table.is_tight(*ledger.keys_in::<N>()) {
+        let keys = *ledger.keys_in::<N>();
+        if table.is_tight(keys) {
             table.grow(&self.moving, self.quotas, self.now, |slot| ledger.forget(slot));
+        } else {
+            table.prepare(keys);
         }
         let slot = self.fit(charge, state);
         self.ledger.add(&slot);

@@ -280,22 +280,37 @@ impl<'a, const N: usize> Table<'a, N> {
             }
         }
         let mostly_full = kept.len() * 2 >= before;
-        let grown = if mostly_full { (before + before / 4).max(FIRST_SLOTS) } else { before };
-        self.use_slots(grown);
+        self.use_slots(if mostly_full { self.grown() } else { before });
         for slot in kept {
             self.insert(moving, slot);
         }
     }
 
-    /// Uses so many slots, or as many as it may come to use.
-    fn use_slots(self, wanted: usize) {
-        let Tables { capacities, rows, rows_per_block, block_shift } = self.all;
-        let capacity = wanted.min(rows_per_block * RUN);
-        let first_row = self.in_use().first_row;
-        for row in &rows[first_row..first_row + capacity.div_ceil(RUN)] {
-            row.get_or_init(|| bytemuck::zeroed_slice_box(RUN << block_shift));
+    /// Shortly before it grows, allocates one of the rows that it will need: all at once would take
+    /// as long as a thousand decisions. Another key, beside so many, has come.
+    pub(super) fn prepare(self, keys: usize) {
+        let capacity = self.capacity();
+        let keys_until_tight = (capacity * 4 / SLOTS_PER_FOUR_KEYS).saturating_sub(keys);
+        let row = capacity.div_ceil(RUN) + keys_until_tight;
+        if row < self.grown().div_ceil(RUN) {
+            self.allocate(row);
         }
-        capacities[self.number].store(capacity as u32, Relaxed);
+    }
+
+    /// How many slots it will use when it grows.
+    fn grown(self) -> usize {
+        let capacity = self.capacity();
+        (capacity + capacity / 4).max(FIRST_SLOTS).min(self.all.rows_per_block * RUN)
+    }
+
+    fn use_slots(self, capacity: usize) {
+        (0..capacity.div_ceil(RUN)).for_each(|row| self.allocate(row));
+        self.all.capacities[self.number].store(capacity as u32, Relaxed);
+    }
+
+    fn allocate(self, row: usize) {
+        let row = &self.all.rows[self.in_use().first_row + row];
+        row.get_or_init(|| bytemuck::zeroed_slice_box(RUN << self.all.block_shift));
     }
 
     /// Takes out what is in a slot that has a key.
@@ -321,5 +336,27 @@ pub(super) fn until_some<T>(mut attempt: impl FnMut() -> Option<T>) -> T {
         }
         tries += 1;
         if tries.is_multiple_of(64) { std::thread::yield_now() } else { std::hint::spin_loop() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_key_waits_for_more_than_one_row() {
+        let tables = Tables::<3>::new(1, 20_000);
+        let table = tables.get(0);
+        let allocated = || tables.rows.iter().filter(|row| row.get().is_some()).count();
+        for keys in 0..20_000 {
+            let before = allocated();
+            if table.is_tight(keys) {
+                table.use_slots(table.grown());
+            } else {
+                table.prepare(keys);
+            }
+            assert!(allocated() <= before + 1, "{} rows for key {keys}", allocated() - before);
+        }
+        assert!(allocated() * RUN <= 20_000 * 5 / 4 * 5 / 4, "{} rows", allocated());
     }
 }
