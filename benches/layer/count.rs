@@ -6,14 +6,14 @@ use std::{fmt, process::Command};
 use axum::{Router, body::Body, http::Request};
 
 use crate::{
-    LIMITS, ROWS,
+    LIMITS, NONE, ROWS,
     common::{
         args::Args,
         process::again,
         routers::{BARE, Variant, answer as answer_one, request},
         stats::{InShort, Table},
     },
-    exists,
+    exists, peers,
 };
 
 /// The word by which this program is told to answer requests.
@@ -44,25 +44,26 @@ pub fn table(args: &Args, in_short: &mut InShort) {
     }
     let requests = args.pick(1_000, 200);
     let bare = Counts::of_each(ROWS.len(), 0, requests);
-    let columns = [&format!("bare router: {bare}")[..], LIMITS[0], LIMITS[1], LIMITS[2], "ratio"];
-    let table = Table::new(title, &columns);
+    let bare_router = format!("bare router: {bare}");
+    let table = Table::new(title, &[&[&*bare_router][..], &LIMITS, &["ratio"]].concat());
     // A smoke run counts what matters most.
     for (row, (name, limits)) in ROWS.iter().enumerate().take(args.pick(ROWS.len(), 1)) {
-        let added = [0, 1, 2].map(|column| {
+        let added = [0, 1, 2, 3].map(|column| {
             exists(limits[column]).then(|| Counts::of_each(row, column, requests).less(&bare))
         });
         let cells = added.each_ref().map(|added| match added {
             Some(added) => added.to_string(),
-            None => "–".to_owned(),
+            None => NONE.to_owned(),
         });
-        let [Some(theirs), _, Some(ours)] = &added else { unreachable!("both exist") };
+        let [_, Some(theirs), _, Some(ours)] = &added else { unreachable!("both exist") };
         let instructions = ours.instructions / theirs.instructions;
         let ratio = format!("{instructions:.2} ({:.2})", ours.allocations / theirs.allocations);
-        table.row(&[name, &cells[0], &cells[1], &cells[2], &ratio]);
+        let [fixed, governor, rate_net, quota] = &cells;
+        table.row(&[name, fixed, governor, rate_net, quota, &ratio]);
         if limits[0].headers {
             in_short.add(
                 format!("instructions (allocations) added to an axum request, {name}"),
-                format!("tower_governor: {theirs}"),
+                peers(&cells),
                 ratio,
             );
         }

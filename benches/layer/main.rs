@@ -15,17 +15,18 @@ use crate::common::{
 };
 
 /// What is compared: a row of each table, with a cell for each limiter.
-const ROWS: [(&str, [Variant; 3]); 4] = [
+const ROWS: [(&str, [Variant; 4]); 4] = [
     ("admitted, with headers", limits(true, true)),
     ("admitted, without", limits(true, false)),
     ("refused, with headers", limits(false, true)),
     ("refused, without", limits(false, false)),
 ];
 
-const LIMITS: [&str; 3] = ["tower_governor", "rate-net", "tower-quota"];
+const LIMITS: [&str; 4] = ["three fixed headers", "tower_governor", "rate-net", "tower-quota"];
 
-const fn limits(admitted: bool, headers: bool) -> [Variant; 3] {
+const fn limits(admitted: bool, headers: bool) -> [Variant; 4] {
     [
+        Variant { limit: Limit::FixedHeaders, admitted, headers },
         Variant { limit: Limit::TowerGovernor, admitted, headers },
         Variant { limit: Limit::RateNet, admitted, headers },
         Variant { limit: Limit::TowerQuota, admitted, headers },
@@ -33,8 +34,22 @@ const fn limits(admitted: bool, headers: bool) -> [Variant; 3] {
 }
 
 /// Whether there is such a thing: rate-net tells headers with refusals, and only with them.
-fn exists(variant: Variant) -> bool {
-    variant.limit != Limit::RateNet || variant.headers != variant.admitted
+fn exists(Variant { limit, admitted, headers }: Variant) -> bool {
+    match limit {
+        Limit::FixedHeaders => admitted && headers,
+        Limit::RateNet => admitted != headers,
+        _ => true,
+    }
+}
+
+/// What a cell says where there is no such thing.
+const NONE: &str = "–";
+
+/// What the README shows beside ours, of the cells of a row.
+fn peers([fixed, governor, ..]: &[String; 4]) -> String {
+    let fixed = Some(fixed).filter(|cell| *cell != NONE);
+    let fixed = fixed.map(|cell| format!("; {}: {cell}", LIMITS[0])).unwrap_or_default();
+    format!("{}: {governor}{fixed}", LIMITS[1])
 }
 
 fn main() {

@@ -5,7 +5,7 @@ use std::hint::black_box;
 use axum::Router;
 
 use crate::{
-    LIMITS, ROWS,
+    LIMITS, NONE, ROWS,
     common::{
         args::Args,
         process::thread_time,
@@ -13,7 +13,7 @@ use crate::{
         routers::{BARE, Variant, answer, request},
         stats::{InShort, Quartiles, Table},
     },
-    exists,
+    exists, peers,
 };
 
 pub fn table(args: &Args, in_short: &mut InShort) {
@@ -34,23 +34,19 @@ pub fn table(args: &Args, in_short: &mut InShort) {
     };
     let bare = Quartiles::of(times[0].iter().copied()).median;
     let bare = format!("bare router: {bare:.0} ns");
-    let columns = [&bare[..], LIMITS[0], LIMITS[1], LIMITS[2], "ratio"];
-    let table = Table::new(title, &columns);
+    let table = Table::new(title, &[&[&*bare][..], &LIMITS, &["ratio"]].concat());
     for (row, limits) in ROWS {
         let added = limits.map(added);
         let cells = added.each_ref().map(|added| match added {
-            Some(added) => format!("{:+.0}", Quartiles::of(added.iter().copied()).median),
-            None => "–".to_owned(),
+            Some(added) => format!("+{:.0} ns", Quartiles::of(added.iter().copied()).median),
+            None => NONE.to_owned(),
         });
-        let [Some(theirs), _, Some(ours)] = &added else { unreachable!("both exist") };
+        let [_, Some(theirs), _, Some(ours)] = &added else { unreachable!("both exist") };
         let ratio = Quartiles::of_ratios(ours, theirs);
-        table.row(&[&row, &cells[0], &cells[1], &cells[2], &ratio]);
+        let [fixed, governor, rate_net, quota] = &cells;
+        table.row(&[&row, fixed, governor, rate_net, quota, &ratio]);
         if limits[0].headers {
-            in_short.add(
-                format!("time added to an axum request, {row}"),
-                format!("tower_governor: {} ns", cells[0]),
-                ratio,
-            );
+            in_short.add(format!("time added to an axum request, {row}"), peers(&cells), ratio);
         }
     }
 }

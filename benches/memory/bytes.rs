@@ -11,12 +11,12 @@ use crate::{
     subject::{FIXED_WINDOW, GOVERNOR, SLIDING_WINDOW, Subject, TOKEN_BUCKET, measuring},
 };
 
-/// Prints the bytes a key, resident and allocated.
-pub fn measure(subject: &str, keys: usize) {
+/// Prints the bytes a key, resident and allocated, with room for `most`.
+pub fn measure(subject: &str, keys: usize, most: usize) {
     let before = resident();
     let mut after = 0;
     let allocated = allocation_counter::measure(|| {
-        let subject = Subject::new(subject, YEAR, keys);
+        let subject = Subject::new(subject, YEAR, most);
         let mut key = key(0);
         for n in 0..keys {
             write_key(&mut key, n);
@@ -37,21 +37,28 @@ pub fn table(args: &Args, in_short: &mut InShort) {
     if !args.wants(title) {
         return;
     }
-    let sizes: &[usize] = args.pick(&[1_000_000, 10_000_000], &[100_000]);
-    let names = ["keys", "governor", "token bucket", "fixed window", "sliding window"];
+    // Keys, and for how many there is room.
+    let sizes: &[(usize, usize)] = args.pick(
+        &[(10_000, 1_000_000), (1_000_000, 1_000_000), (10_000_000, 10_000_000)],
+        &[(100_000, 100_000)],
+    );
+    let names = ["", "governor", "token bucket", "fixed window", "sliding window"];
     let table = Table::new(title, &names);
-    for &keys in sizes {
+    for &(keys, most) in sizes {
         let subjects = [GOVERNOR, TOKEN_BUCKET, FIXED_WINDOW, SLIDING_WINDOW];
         let cells = subjects.map(|subject| {
-            let bytes = numbers_from::<i64>(&mut measuring("bytes", subject, &[keys]));
+            let bytes = numbers_from::<i64>(&mut measuring("bytes", subject, &[keys, most]));
             format!("{} ({})", bytes[0], bytes[1])
         });
         let [governor, bucket, fixed, sliding] = cells;
-        let keys = grouped(keys);
+        let keys = match most > keys {
+            true => format!("{} keys of {}", grouped(keys), grouped(most)),
+            false => format!("{} keys", grouped(keys)),
+        };
         table.row(&[&keys, &governor, &bucket, &fixed, &sliding]);
         let [_, _, names @ ..] = names;
         in_short.add(
-            format!("bytes a key, {keys} keys, resident (allocated): {}", names.join("; ")),
+            format!("bytes a key, {keys}, resident (allocated): {}", names.join("; ")),
             format!("governor: {governor}"),
             format!("{bucket}; {fixed}; {sliding}"),
         );

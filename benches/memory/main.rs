@@ -20,7 +20,7 @@ fn main() {
     if let ["measure", what, subject, numbers @ ..] = &words[..] {
         let numbers: Vec<usize> = numbers.iter().filter_map(|word| word.parse().ok()).collect();
         match *what {
-            "bytes" => bytes::measure(subject, numbers[0]),
+            "bytes" => bytes::measure(subject, numbers[0], numbers[1]),
             "pauses" => pauses::measure(subject, numbers[0]),
             "churn" => churn::measure(subject, numbers[0]),
             _ => flood::measure(numbers[0], numbers[1]),

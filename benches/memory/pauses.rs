@@ -12,7 +12,7 @@ use crate::{
         process::{numbers_from, thread_time},
         stats::{InShort, Quartiles, Table, grouped},
     },
-    subject::{GOVERNOR, Subject, TOKEN_BUCKET, measuring},
+    subject::{GOVERNOR, SLIDING_WINDOW, Subject, TOKEN_BUCKET, measuring},
 };
 
 const WINDOW: Duration = Duration::from_secs(3_600);
@@ -94,35 +94,32 @@ pub fn table(args: &Args, in_short: &mut InShort) {
         return;
     }
     let sizes: &[usize] = args.pick(&[1_000_000, 10_000_000], &[100_000]);
-    let columns = ["keys", "while they", "governor", "tower-quota", "ratio"];
-    let table = Table::new(title, &columns);
+    let subjects = [GOVERNOR, TOKEN_BUCKET, SLIDING_WINDOW];
+    let table = Table::new(title, &[&["keys", "while they"][..], &subjects].concat());
     for &keys in sizes {
         // What a design pauses for comes back in each run; what the machine does on the side need
         // not. So: the median of some runs, ours and governor's in turn.
-        let mut runs = [Vec::new(), Vec::new()];
+        let mut runs = subjects.map(|_| Vec::new());
         for _ in 0..args.pick(3, 1) {
-            for (subject, runs) in [GOVERNOR, TOKEN_BUCKET].into_iter().zip(&mut runs) {
+            for (subject, runs) in subjects.into_iter().zip(&mut runs) {
                 runs.push(numbers_from::<f64>(&mut measuring("pauses", subject, &[keys])));
             }
         }
         for (row, at) in [("arrive", 0), ("expire", 2)] {
-            let median = |runs: &[Vec<f64>], at: usize| {
-                Quartiles::of(runs.iter().map(|run| run[at] / 1e6)).median
+            let medians = |at: usize| {
+                runs.each_ref().map(|runs: &Vec<Vec<f64>>| {
+                    Quartiles::of(runs.iter().map(|run| run[at] / 1e6)).median
+                })
             };
-            let [governor, ours] = [&runs[0], &runs[1]].map(|runs| median(runs, at));
-            let [governors_wall, our_wall] = [&runs[0], &runs[1]].map(|runs| median(runs, at + 1));
-            let (keys, ratio) = (grouped(keys), ours / governor);
-            table.row(&[
-                &keys,
-                &row,
-                &format!("{governor:.1} ({governors_wall:.1})"),
-                &format!("{ours:.2} ({our_wall:.2})"),
-                &format!("{ratio:.4}"),
-            ]);
+            let [thread, wall] = [at, at + 1].map(medians);
+            let cell = |of: usize| format!("{:.2} ({:.2})", thread[of], wall[of]);
+            let keys = grouped(keys);
+            table.row(&[&keys, &row, &cell(0), &cell(1), &cell(2)]);
+            let ours = |of: usize| format!("{:.4} ({:.2} ms)", thread[of] / thread[0], thread[of]);
             in_short.add(
-                format!("longest pause while {keys} keys {row}"),
-                format!("governor: {governor:.1} ms"),
-                format!("{ratio:.4} ({ours:.2} ms)"),
+                format!("longest pause while {keys} keys {row}: token bucket; sliding window"),
+                format!("governor: {:.1} ms", thread[0]),
+                format!("{}; {}", ours(1), ours(2)),
             );
         }
     }

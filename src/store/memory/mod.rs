@@ -75,7 +75,7 @@ impl MemoryStore {
         Self::with_max_keys(DEFAULT_MAX_KEYS)
     }
 
-    /// A store for up to `max_keys` keys, each counted once per policy.
+    /// A store for up to `max_keys` keys, each counted once per policy; for four billion at most.
     #[must_use]
     pub fn with_max_keys(max_keys: usize) -> Self {
         Self::with_room(max_keys, Needs { narrow: 1, wide: 1, aside: 0 })
