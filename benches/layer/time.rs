@@ -38,7 +38,7 @@ pub fn table(args: &Args, in_short: &mut InShort) {
     for (row, limits) in ROWS {
         let added = limits.map(added);
         let cells = added.each_ref().map(|added| match added {
-            Some(added) => format!("+{:.0} ns", Quartiles::of(added.iter().copied()).median),
+            Some(added) => format!("{:+.0} ns", Quartiles::of(added.iter().copied()).median),
             None => NONE.to_owned(),
         });
         let [_, Some(theirs), _, Some(ours)] = &added else { unreachable!("both exist") };

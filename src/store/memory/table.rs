@@ -182,7 +182,7 @@ impl<'a, const N: usize> Table<'a, N> {
             Some((place, words, sync::ends(words)))
         });
         let (place, words, ends) = match expected {
-            Some(found) if Slot(found.2).is_of(address) => found,
+            Some((place, words, ends)) if Slot(ends).is_of(address) => (place, words, ends),
             _ => slots.find(address)?,
         };
         Some(Glance { version, words, seen, place, slot: Slot(sync::read_between(ends, words)) })
@@ -287,7 +287,7 @@ impl<'a, const N: usize> Table<'a, N> {
     }
 
     /// Shortly before it grows, allocates one of the rows that it will need: all at once would take
-    /// as long as a thousand decisions. Another key, beside so many, has come.
+    /// as long as thousands of decisions. Another key, beside so many, has come.
     pub(super) fn prepare(self, keys: usize) {
         let capacity = self.capacity();
         let keys_until_tight = (capacity * 4 / SLOTS_PER_FOUR_KEYS).saturating_sub(keys);
