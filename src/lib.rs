@@ -189,7 +189,7 @@ pub use crate::{
     future::ResponseFuture,
     headers::{HeaderStyle, ResetFormat},
     layer::{RateLimitLayer, RateLimitLayerBuilder},
-    limiter::{Check, DecisionFuture, Limiter, LimiterBuilder, UnknownPolicy},
+    limiter::{Check, CheckError, DecisionFuture, Limiter, LimiterBuilder},
     matcher::Matcher,
     policy::{OnStoreFailure, Policy},
     quota::Quota,

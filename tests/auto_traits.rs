@@ -7,8 +7,9 @@ use http::{Request, Response};
 use http_body_util::Empty;
 use tower::{Layer, Service, service_fn};
 use tower_quota::{
-    BuildError, Category, Check, Clock, Decision, DecisionFuture, Limiter, LimiterBuilder, Matcher,
-    OnStoreFailure, Outcome, Policy, Quota, RateLimitLayer, Rejection, ResponseBody, UnknownPolicy,
+    BuildError, Category, Check, CheckError, Clock, Decision, DecisionFuture, Limiter,
+    LimiterBuilder, Matcher, OnStoreFailure, Outcome, Policy, Quota, RateLimitLayer, Rejection,
+    ResponseBody,
     describe::Description,
     key::{BodyFieldLayer, ClientIp, Key, PeekedBody},
     store::{Answer, Charge, MemoryStore, StoreError, StoreFuture, Usage},
@@ -47,7 +48,7 @@ fn types_are_shared_between_threads_and_printed() {
     sent::<DecisionFuture>();
     sent::<StoreFuture>();
     error::<BuildError>();
-    error::<UnknownPolicy>();
+    error::<CheckError>();
     error::<Rejection>();
     error::<StoreError>();
 }

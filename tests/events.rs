@@ -65,3 +65,25 @@ fn refused_and_held_requests_and_dry_runs_are_told_without_whose_they_are() {
     ];
     assert_eq!(told, expected);
 }
+
+#[test]
+fn what_is_answered_at_once_is_told_like_what_is_awaited() {
+    let told = events(async || {
+        let policy = |name| Policy::sliding_window(name, Quota::per_hour(1));
+        let limiter = Limiter::builder()
+            .clock(Clock::starting_at(UNIX_EPOCH))
+            .direct(policy("delivery"))
+            .direct(policy("tried").dry_run())
+            .build()
+            .unwrap();
+        for name in ["delivery", "tried", "delivery", "tried"] {
+            limiter.check(name, SECRET).at_once().unwrap();
+        }
+        limiter.peek("delivery", SECRET).at_once().unwrap();
+    });
+    let expected = [
+        r#"DEBUG a request was refused policy="delivery" reason=QuotaExceeded key_kind="all" limit=1 retry_after=3600s"#,
+        r#"INFO a dry run would have refused this request policy="tried""#,
+    ];
+    assert_eq!(told, expected);
+}

@@ -163,6 +163,34 @@ fn decisions_are_counted_by_policy_category_and_verdict() {
 }
 
 #[test]
+fn what_is_answered_at_once_is_counted_like_what_is_awaited() {
+    let series = record(async |_| {
+        let policy = |name| Policy::sliding_window(name, Quota::per_hour(1));
+        let read = Category::new("read").on(Matcher::get("/read"));
+        let limiter = builder()
+            .category(read.policy(per_key("read", Quota::per_hour(1))))
+            .direct(policy("delivery"))
+            .direct(policy("tried").dry_run())
+            .build()
+            .unwrap();
+        for name in ["delivery", "tried", "tried", "read", "delivery", "delivery"] {
+            limiter.check(name, SECRET).at_once().unwrap();
+        }
+        limiter.peek("delivery", SECRET).at_once().unwrap();
+        limiter.give_back("delivery", SECRET).at_once().unwrap();
+        limiter.reset("tried", SECRET).at_once().unwrap();
+    });
+    let expected = [
+        ("{category=,policy=delivery,verdict=allowed}", 1),
+        ("{category=,policy=delivery,verdict=refused}", 2),
+        ("{category=,policy=read,verdict=allowed}", 1),
+        ("{category=,policy=tried,verdict=dry_run_allowed}", 1),
+        ("{category=,policy=tried,verdict=dry_run_refused}", 1),
+    ];
+    assert_eq!(decisions(&series), expected);
+}
+
+#[test]
 fn held_requests_are_counted_and_timed_and_shown_while_they_wait() {
     let series = record(async |recorded| {
         let slow = Policy::token_bucket("slow", Quota::per_second(1)).key(header("x-key"));

@@ -128,6 +128,7 @@ impl Rule {
 }
 
 impl Decision {
+    #[cfg(feature = "usage")]
     pub(super) fn only_peek(&mut self) {
         self.all_mut().for_each(|outcome| outcome.charge.mode = Mode::Peek);
     }

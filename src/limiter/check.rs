@@ -1,19 +1,21 @@
 use std::{
     fmt,
     future::Future,
+    iter,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
 };
 
-use super::{Inner, Limiter, future::DecisionFuture};
+use super::{Inner, Limiter, Rule, future::DecisionFuture};
 use crate::{
     decision::{Decision, Outcome},
     key::Key,
     quota::Quota,
-    store::Change,
+    store::{Answer, Change, Correction, Mode, Usage},
 };
 
-/// A question to one policy; made by [`Limiter::check`] and its like, and asked by awaiting it.
+/// A question to one policy; made by [`Limiter::check`] and its like. It is asked by awaiting it, or
+/// by [`at_once`](Self::at_once) where nothing can be awaited.
 ///
 /// ```
 /// use tower_quota::{Limiter, Policy, Quota};
@@ -31,13 +33,14 @@ use crate::{
 /// # Ok(())
 /// # }
 /// ```
-#[must_use = "nothing is asked unless it is awaited"]
+#[must_use = "nothing is asked unless it is awaited, or asked `at_once`"]
 pub struct Check<'a> {
     limiter: &'a Limiter,
     action: Action,
     policy: &'a str,
-    /// What is asked; nothing where no policy has that name.
-    asked: Decision,
+    key: Key<'a>,
+    cost: u64,
+    plan: Option<Quota>,
     /// Boxed: mostly the answer is there at once.
     deciding: Option<Box<DecisionFuture>>,
 }
@@ -52,70 +55,144 @@ pub(super) enum Action {
 }
 
 impl<'a> Check<'a> {
-    /// The key is needed no longer.
     #[inline]
-    pub(super) fn new(
-        limiter: &'a Limiter,
-        action: Action,
-        policy: &'a str,
-        key: &Key<'_>,
-    ) -> Self {
-        let asked = limiter.inner.ask_by_name(policy, key);
-        Self { limiter, action, policy, asked, deciding: None }
+    pub(super) fn new(limiter: &'a Limiter, action: Action, policy: &'a str, key: Key<'a>) -> Self {
+        Self { limiter, action, policy, key, cost: 1, plan: None, deciding: None }
     }
 
     /// How many units it uses, or gives back. Default: 1.
     #[inline]
     pub fn cost(mut self, units: u64) -> Self {
-        self.asked.all_mut().for_each(|outcome| outcome.charge.cost = units);
+        self.cost = units;
         self
     }
 
     /// The quota of this key's plan. Default: the policy's own.
+    #[inline]
     pub fn quota(mut self, quota: Quota) -> Self {
-        for outcome in self.asked.all_mut() {
-            let policy = &self.limiter.inner.rule(outcome.place).policy;
-            outcome.charge.quota = policy.planned(Some(quota));
-        }
+        self.plan = Some(quota);
         self
+    }
+
+    /// Asks from code that is not async: a thread, a callback, a loop over messages. It needs no
+    /// runtime, and answers with what the policy says, of which awaiting makes a [`Decision`].
+    ///
+    /// Nothing is held: where the policy would have others wait, this is refused, and
+    /// [`Outcome::retry_after`] tells how long to wait. A [dry run](crate::Policy::dry_run) lets it
+    /// pass. Of an unlimited quota, [`u64::MAX`] units remain.
+    ///
+    /// ```
+    /// use tower_quota::{Limiter, Policy, Quota};
+    ///
+    /// let limiter = Limiter::builder()
+    ///     .direct(Policy::token_bucket("log lines", Quota::per_second(100)))
+    ///     .build()?;
+    /// let outcome = limiter.check("log lines", "worker-3").at_once()?;
+    /// assert!(outcome.is_allowed());
+    /// assert_eq!(outcome.remaining(), 99);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`CheckError::UnknownPolicy`] when no policy has that name. [`CheckError::WouldWait`] where
+    /// the store has to be waited for, as one on Redis has: then nothing is charged. What is given
+    /// back, or reset, is so all the same.
+    pub fn at_once(self) -> Result<Outcome, CheckError> {
+        let (inner, rule) = (&*self.limiter.inner, self.rule()?);
+        let mut outcome = rule.unasked;
+        self.fill(rule, &mut outcome);
+        let answered = match self.change() {
+            _ if outcome.charge.quota.is_unlimited() => {
+                outcome.usage = Usage::of_nanos(0, u64::MAX, 0);
+                true
+            }
+            None => inner.decide_without_waiting(&mut outcome),
+            Some(change) => inner.correct_without_waiting(&mut outcome, change),
+        };
+        if answered { Ok(outcome) } else { Err(CheckError::WouldWait) }
+    }
+
+    #[inline]
+    fn rule(&self) -> Result<&'a Rule, CheckError> {
+        let inner = &*self.limiter.inner;
+        match inner.by_name.get(self.policy) {
+            Some(&place) => Ok(inner.rule(place)),
+            None => Err(CheckError::UnknownPolicy(self.policy.to_owned())),
+        }
+    }
+
+    /// Writes what is asked into what the rule says of nobody yet.
+    #[inline]
+    fn fill(&self, rule: &Rule, asked: &mut Outcome) {
+        let inner = &*self.limiter.inner;
+        let charge = &mut asked.charge;
+        let shard = inner.shard(0, &self.key, || None);
+        charge.key = inner.fingerprint(0, &self.key);
+        charge.shard = shard.unwrap_or(charge.key as u64);
+        charge.cost = self.cost;
+        if self.plan.is_some() {
+            charge.quota = rule.policy.planned(self.plan);
+        }
+        if let Action::Peek = self.action {
+            charge.mode = Mode::Peek;
+        }
+    }
+
+    /// What changes of what was used; `None` where it is asked to use.
+    fn change(&self) -> Option<Change> {
+        match self.action {
+            Action::Charge | Action::Peek => None,
+            Action::GiveBack => Some(Change::GiveBack(self.cost)),
+            Action::Reset => Some(Change::Reset),
+        }
     }
 
     /// Asks; the answer is in `asked`, or else it comes later.
     #[inline]
-    fn ask(&mut self) -> Result<Option<Box<DecisionFuture>>, UnknownPolicy> {
-        let Self { limiter, asked, .. } = self;
-        let Some(Outcome { charge, .. }) = asked.all().next() else {
-            return Err(UnknownPolicy(self.policy.to_owned()));
-        };
-        let cost = charge.cost;
-        if charge.quota.is_unlimited() {
+    fn ask(&self, asked: &mut Decision) -> Result<Option<Box<DecisionFuture>>, CheckError> {
+        let rule = self.rule()?;
+        let outcome = asked.push(&rule.unasked);
+        self.fill(rule, outcome);
+        if outcome.charge.quota.is_unlimited() {
             asked.retain(|_| false);
         }
-        let change = match self.action {
-            Action::Charge => return Ok(DecisionFuture::at_once(limiter, asked)),
-            Action::Peek => {
-                asked.only_peek();
-                return Ok(DecisionFuture::at_once(limiter, asked));
-            }
-            Action::GiveBack => Change::GiveBack(cost),
-            Action::Reset => Change::Reset,
+        let Some(change) = self.change() else {
+            return Ok(DecisionFuture::at_once(self.limiter, asked));
         };
-        let correcting = DecisionFuture::correcting(limiter.clone(), asked.take(), change);
+        let correcting = DecisionFuture::correcting(self.limiter.clone(), asked.take(), change);
         Ok(Some(Box::new(correcting)))
     }
 }
 
 impl Inner {
-    /// What is asked of the policy of a name; nothing where there is none.
-    fn ask_by_name(&self, policy: &str, key: &Key<'_>) -> Decision {
-        let shard = self.shard(0, key, || None);
-        let key = self.fingerprint(0, key);
-        let Some(&place) = self.by_name.get(policy) else { return Decision::new() };
-        let rule = self.rule(place);
-        let mut asked = Decision::new();
-        let quota = rule.unasked.charge.quota;
-        rule.ask(&mut asked, 0, (key, shard.unwrap_or(key as u64)), quota, 1);
-        asked
+    /// Decides about one policy, if the store answers at once.
+    fn decide_without_waiting(&self, outcome: &mut Outcome) -> bool {
+        let now = self.clock.now();
+        if self.line.is_waited_in() {
+            self.line.look(iter::once(&mut outcome.charge), None);
+        }
+        let charged = self.charge_one_at_once(outcome, now);
+        if charged {
+            if outcome.charge.mode != Mode::Peek {
+                self.observe_one(outcome);
+            }
+            if outcome.charge.mode == Mode::DryRun {
+                outcome.refused = None;
+            }
+        }
+        charged
+    }
+
+    /// Changes what was used; `false` where nobody knows yet what is left.
+    fn correct_without_waiting(&self, outcome: &mut Outcome, change: Change) -> bool {
+        let charge = outcome.charge;
+        let correction = Correction { charge, charged_at: None, change };
+        let mut correcting = self.store.correct(&[correction], self.clock.now());
+        let answer = Pin::new(&mut correcting).poll(&mut Context::from_waker(Waker::noop()));
+        self.line.freed([&charge]);
+        let Poll::Ready(Ok(Answer { usages, .. })) = answer else { return false };
+        usages.iter().for_each(|usage| outcome.answer(usage));
+        true
     }
 }
 
@@ -129,29 +206,46 @@ impl fmt::Debug for Check<'_> {
 }
 
 impl Future for Check<'_> {
-    type Output = Result<Decision, UnknownPolicy>;
+    type Output = Result<Decision, CheckError>;
 
     #[inline]
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let deciding = match self.deciding.take() {
             Some(deciding) => deciding,
-            None => match self.ask()? {
-                None => return Poll::Ready(Ok(self.asked.take())),
-                Some(later) => later,
-            },
+            None => {
+                let mut asked = Decision::new();
+                match self.ask(&mut asked)? {
+                    None => return Poll::Ready(Ok(asked)),
+                    Some(later) => later,
+                }
+            }
         };
         Pin::new(self.deciding.insert(deciding)).poll(context).map(Ok)
     }
 }
 
-/// No policy of the limiter has this name.
+/// Why a [`Check`] has no answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UnknownPolicy(String);
+#[non_exhaustive]
+pub enum CheckError {
+    /// No policy of the limiter has this name.
+    UnknownPolicy(String),
+    /// The store has to be waited for, and was asked by [`Check::at_once`].
+    WouldWait,
+}
 
-impl fmt::Display for UnknownPolicy {
+impl fmt::Display for CheckError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "no policy is named `{}`; add it to the limiter, as with `.direct(…)`", self.0)
+        match self {
+            Self::UnknownPolicy(name) => write!(
+                f,
+                "no policy is named `{name}`; add it to the limiter, as with `.direct(…)`"
+            ),
+            Self::WouldWait => f.write_str(
+                "the limiter's store cannot answer at once; write `.await` for `.at_once()`",
+            ),
+        }
     }
 }
 
-impl std::error::Error for UnknownPolicy {}
+impl std::error::Error for CheckError {}

@@ -185,7 +185,7 @@ impl Inner {
 
     /// Decides, if all keys are known, the store answers at once, and nobody is or is to be held: as
     /// it is with most requests.
-    pub(super) fn decide_at_once(&self, decision: &mut Decision, now: Now) -> bool {
+    fn decide_at_once(&self, decision: &mut Decision, now: Now) -> bool {
         let record = &mut *decision.record;
         let charged = match &mut record.all[..] {
             [outcome] => self.decide_one_at_once(outcome, now),
@@ -209,10 +209,13 @@ impl Inner {
     }
 
     #[inline]
-    pub(super) fn decide_one_at_once(&self, outcome: &mut Outcome, now: Now) -> bool {
-        if self.line.is_waited_in() || !self.is_plain(outcome) {
-            return false;
-        }
+    fn decide_one_at_once(&self, outcome: &mut Outcome, now: Now) -> bool {
+        !self.line.is_waited_in() && self.is_plain(outcome) && self.charge_one_at_once(outcome, now)
+    }
+
+    /// Charges for a policy, if the store answers at once.
+    #[inline]
+    pub(super) fn charge_one_at_once(&self, outcome: &mut Outcome, now: Now) -> bool {
         let charge = slice::from_ref(&outcome.charge);
         let usage = slice::from_mut(&mut outcome.usage);
         let charged = self.store.charge_at_once(charge, usage, now);

@@ -29,7 +29,7 @@ pub(crate) use self::overrides::{Drawn, TooMany};
 pub(crate) use self::settle::Settling;
 pub use self::{
     builder::LimiterBuilder,
-    check::{Check, UnknownPolicy},
+    check::{Check, CheckError},
     future::DecisionFuture,
 };
 #[cfg(feature = "metrics")]
@@ -155,39 +155,39 @@ impl Limiter {
     }
 
     /// Asks one policy, by its name, about a key. Awaiting it charges one unit, unless told
-    /// otherwise, when that fits.
+    /// otherwise, when that fits; [`Check::at_once`] does so without.
     ///
     /// This is for work that is no HTTP request: a background job, a message from a queue.
     ///
     /// # Errors
-    /// Awaiting fails with [`UnknownPolicy`] when no policy has that name.
+    /// Asking fails with [`CheckError::UnknownPolicy`] when no policy has that name.
     #[inline]
     pub fn check<'a>(&'a self, policy: &'a str, key: impl Into<Key<'a>>) -> Check<'a> {
-        Check::new(self, Action::Charge, policy, &key.into())
+        Check::new(self, Action::Charge, policy, key.into())
     }
 
     /// Asks as [`check`](Self::check) does, and charges nothing.
     ///
     /// # Errors
-    /// Awaiting fails with [`UnknownPolicy`] when no policy has that name.
+    /// Asking fails with [`CheckError::UnknownPolicy`] when no policy has that name.
     pub fn peek<'a>(&'a self, policy: &'a str, key: impl Into<Key<'a>>) -> Check<'a> {
-        Check::new(self, Action::Peek, policy, &key.into())
+        Check::new(self, Action::Peek, policy, key.into())
     }
 
     /// Gives a key units back that it has used: one, or the [`cost`](Check::cost).
     ///
     /// # Errors
-    /// Awaiting fails with [`UnknownPolicy`] when no policy has that name.
+    /// Asking fails with [`CheckError::UnknownPolicy`] when no policy has that name.
     pub fn give_back<'a>(&'a self, policy: &'a str, key: impl Into<Key<'a>>) -> Check<'a> {
-        Check::new(self, Action::GiveBack, policy, &key.into())
+        Check::new(self, Action::GiveBack, policy, key.into())
     }
 
     /// Gives a key its whole quota back.
     ///
     /// # Errors
-    /// Awaiting fails with [`UnknownPolicy`] when no policy has that name.
+    /// Asking fails with [`CheckError::UnknownPolicy`] when no policy has that name.
     pub fn reset<'a>(&'a self, policy: &'a str, key: impl Into<Key<'a>>) -> Check<'a> {
-        Check::new(self, Action::Reset, policy, &key.into())
+        Check::new(self, Action::Reset, policy, key.into())
     }
 }
 

@@ -9,7 +9,7 @@ mod level;
 mod store;
 mod verdict;
 
-use std::{ptr, sync::OnceLock};
+use std::{ptr, sync::OnceLock, time::Duration};
 
 use ::metrics::{
     Counter, Histogram, Unit, counter, describe_counter, describe_histogram, histogram,
@@ -20,7 +20,7 @@ pub(crate) use self::deny_cache::DenyCacheHits;
 pub(crate) use self::store::Watched;
 use self::{level::Level, verdict::Verdict};
 use crate::{
-    decision::Decision,
+    decision::{Decision, Outcome},
     policy::{Labels, Policy},
 };
 
@@ -75,15 +75,16 @@ impl Metrics {
         let number = decision.record.category.map_or(0, |number| number as usize + 1);
         let Some(of) = self.categories.get(number) else { return };
         let held = decision.held();
-        for outcome in decision.all() {
-            if let Some(known) =
-                of.policies.iter().find(|known| ptr::eq(known.labels, outcome.labels))
-            {
-                known.decisions(&of.name)[Verdict::of(outcome, held) as usize].increment(1);
-            }
-        }
+        decision.all().for_each(|outcome| of.count(outcome, held));
         if !held.is_zero() {
             of.held().record(held);
+        }
+    }
+
+    /// Counts what one policy said, asked directly.
+    pub(crate) fn count_one(&self, outcome: &Outcome) {
+        if let Some(none) = self.categories.first() {
+            none.count(outcome, Duration::ZERO);
         }
     }
 
@@ -103,6 +104,13 @@ impl OfCategory {
             OfPolicy { policy, labels, decisions: OnceLock::new() }
         };
         Self { name, policies: policies.into_iter().map(policy).collect(), held: OnceLock::new() }
+    }
+
+    fn count(&self, outcome: &Outcome, held: Duration) {
+        let mut policies = self.policies.iter();
+        if let Some(known) = policies.find(|known| ptr::eq(known.labels, outcome.labels)) {
+            known.decisions(&self.name)[Verdict::of(outcome, held) as usize].increment(1);
+        }
     }
 
     fn held(&self) -> &Histogram {
