@@ -206,6 +206,10 @@ impl KeyExtractor for ClientIp {
         });
         self.problem.clone().or(unbelieved)
     }
+
+    fn identity(&self) -> Option<String> {
+        Some(format!("{self:?}"))
+    }
 }
 
 /// Networks as text; an address alone is a network of its own.

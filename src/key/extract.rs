@@ -24,7 +24,7 @@ pub fn from_fn<F>(kind: impl Into<Cow<'static, str>>, extract: F) -> impl KeyExt
 where
     F: for<'a> Fn(&'a Parts) -> Option<Key<'a>> + Send + Sync + 'static,
 {
-    checked(kind, None, extract)
+    Extract { kind: kind.into(), extract, problem: None, identity: None }
 }
 
 /// The value of a header.
@@ -36,13 +36,16 @@ pub fn header(name: impl AsRef<str>) -> impl KeyExtractor {
     let problem = parsed
         .is_none()
         .then(|| format!("`{name:?}` is no header name; write one like `x-api-key`"));
-    checked(name, problem, move |request| Some(single(&request.headers, parsed.as_ref()?)?.into()))
+    let identity = format!("header {name}");
+    identified(identity, name, problem, move |request| {
+        Some(single(&request.headers, parsed.as_ref()?)?.into())
+    })
 }
 
 /// The token of `Authorization: Bearer …` (RFC 6750, section 2.1).
 #[must_use]
 pub fn bearer() -> impl KeyExtractor {
-    from_fn("bearer token", |request| {
+    identified("bearer token".to_owned(), "bearer token", None, |request| {
         let value = single(&request.headers, &AUTHORIZATION)?;
         let (scheme, token) = value.split_at_checked("bearer ".len())?;
         scheme.eq_ignore_ascii_case(b"bearer ").then(|| token.trim_ascii().into())
@@ -54,7 +57,7 @@ pub fn bearer() -> impl KeyExtractor {
 /// A parameter given twice is no key: which one the handler reads is unknown.
 pub fn query(name: impl Into<Cow<'static, str>>) -> impl KeyExtractor {
     let name = name.into();
-    from_fn(name.clone(), move |request| {
+    identified(format!("query {name}"), name.clone(), None, move |request| {
         let query = request.uri.query()?;
         let pairs = form_urlencoded::parse(query.as_bytes());
         Some(only(pairs.filter(|(key, _)| *key == name))?.1.into())
@@ -79,8 +82,8 @@ pub fn path_param(pattern: &str, name: impl Into<Cow<'static, str>>) -> impl Key
         }
         Ok(_) => None,
     };
-    let kind = name.clone();
-    checked(kind, problem, move |request| {
+    let identity = format!("path {pattern:?} {name}");
+    identified(identity, name.clone(), problem, move |request| {
         let matched = router.as_ref().ok()?.at(path_of(request)).ok()?;
         let value = percent_encoding::percent_decode_str(matched.params.get(&*name)?);
         Some(value.collect::<Vec<u8>>().into())
@@ -106,17 +109,24 @@ where
     from_fn(kind, move |request| request.extensions.get().map(&key))
 }
 
-fn checked<F>(kind: impl Into<Cow<'static, str>>, problem: Option<String>, extract: F) -> Extract<F>
+/// A key read by a closure of which the [identity](KeyExtractor::identity) says all.
+pub(super) fn identified<F>(
+    identity: String,
+    kind: impl Into<Cow<'static, str>>,
+    problem: Option<String>,
+    extract: F,
+) -> impl KeyExtractor
 where
-    F: for<'a> Fn(&'a Parts) -> Option<Key<'a>>,
+    F: for<'a> Fn(&'a Parts) -> Option<Key<'a>> + Send + Sync + 'static,
 {
-    Extract { kind: kind.into(), extract, problem }
+    Extract { kind: kind.into(), extract, problem, identity: Some(identity) }
 }
 
 struct Extract<F> {
     kind: Cow<'static, str>,
     extract: F,
     problem: Option<String>,
+    identity: Option<String>,
 }
 
 impl<F> KeyExtractor for Extract<F>
@@ -133,6 +143,10 @@ where
 
     fn problem(&self) -> Option<String> {
         self.problem.clone()
+    }
+
+    fn identity(&self) -> Option<String> {
+        self.identity.clone()
     }
 }
 

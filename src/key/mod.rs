@@ -183,8 +183,20 @@ pub trait KeyExtractor: Send + Sync + 'static {
     fn problem(&self) -> Option<String> {
         None
     }
+
+    /// What it reads, in words that no extractor says which may read anything else: of a request,
+    /// policies by extractors that say the same read the key once. `None`, the default, where that
+    /// cannot be said, as of a closure.
+    ///
+    /// The functions of this module say theirs, but [`from_fn`] and [`extension`]; of these, as of
+    /// any other, clones of one [`Arc`] are the same. Write the name of your type and its settings,
+    /// as a derived `Debug` does.
+    fn identity(&self) -> Option<String> {
+        None
+    }
 }
 
+/// Clones are the same extractor.
 impl<K: KeyExtractor + ?Sized> KeyExtractor for Arc<K> {
     fn kind(&self) -> Cow<'_, str> {
         (**self).kind()
@@ -196,6 +208,10 @@ impl<K: KeyExtractor + ?Sized> KeyExtractor for Arc<K> {
 
     fn problem(&self) -> Option<String> {
         (**self).problem()
+    }
+
+    fn identity(&self) -> Option<String> {
+        (**self).identity().or_else(|| Some(format!("at {:p}", Arc::as_ptr(self))))
     }
 }
 
@@ -226,6 +242,11 @@ macro_rules! tuples {
                 let ($($name,)+) = self;
                 None$(.or_else(|| $name.problem()))+
             }
+
+            fn identity(&self) -> Option<String> {
+                let ($($name,)+) = self;
+                Some(format!("{:?}", [$($name.identity()?),+]))
+            }
         }
     };
 }
@@ -249,6 +270,44 @@ mod tests {
         assert_eq!(Key::from((("ab", "c"), 7_u64)).first_part().unwrap(), ("ab", "c").into());
         assert!(Key::from("\x01\0\0\0\0\0\0\0abc").first_part().is_none());
         assert!(Key::from("ab").first_part().is_none());
+    }
+
+    #[test]
+    fn only_extractors_that_read_the_same_have_the_same_identity() {
+        let all: [fn() -> Box<dyn KeyExtractor>; 16] = [
+            || Box::new(header("x-tenant")),
+            || Box::new(header("x-user")),
+            || Box::new(bearer()),
+            || Box::new(query("x-user")),
+            || Box::new(query("user")),
+            || Box::new(body_field("user")),
+            || Box::new(path_param("/{user}/{tenant}", "user")),
+            || Box::new(path_param("/{user}/{tenant}", "tenant")),
+            || Box::new(path_param("/{tenant}/{user}", "user")),
+            || Box::new(ClientIp::new()),
+            || Box::new(ClientIp::new().trust_hops(1)),
+            || Box::new(ClientIp::new().trust_proxies(["10.0.0.0/8"])),
+            || Box::new(ClientIp::new().ipv6_prefix(48)),
+            || Box::new((header("x-tenant"), header("x-user"))),
+            || Box::new((header("x-user"), header("x-tenant"))),
+            || Box::new((header("x-tenant"), (header("x-user"), bearer()))),
+        ];
+        let identities = || all.map(|make| make().identity().expect("each says its own"));
+        assert_eq!(identities(), identities());
+        assert_eq!(std::collections::HashSet::from(identities()).len(), all.len());
+    }
+
+    #[test]
+    fn a_closure_is_the_same_where_it_is_shared() {
+        let closure = || from_fn("host", |request| Some(request.uri.host()?.into()));
+        let user = || extension("user", |id: &u64| (*id).into());
+        assert_eq!((closure().identity(), user().identity()), (None, None));
+        assert_eq!((header("x"), closure()).identity(), None);
+        let shared = [Arc::new(closure()), Arc::new(closure())];
+        let [first, second] = shared.each_ref().map(|closure| Arc::clone(closure).identity());
+        assert_eq!(first, shared[0].identity());
+        assert_ne!(first, second);
+        assert_eq!(Arc::new(header("x")).identity(), header("x").identity());
     }
 
     #[test]

@@ -15,8 +15,13 @@ use crate::{
     store::{Charge, Mode, Usages},
 };
 
-/// The key that was hashed last: policies that count by the same one hash it once.
-type LastKey<'a> = Option<(u8, Key<'a>, u128)>;
+/// What was read from a request: policies by the same key read it once.
+struct Read<'a> {
+    /// The [`Rule::key_source`].
+    source: u32,
+    /// Of which kind, and its fingerprint.
+    key: Option<(u8, Key<'a>, u128)>,
+}
 
 impl Inner {
     /// Asks what the policies of a request demand.
@@ -29,52 +34,50 @@ impl Inner {
         let category = categories.find(|(_, category)| any_matches(&category.matchers, request));
         decision.record.category = category.map(|(number, _)| number as u32);
         let of_category = category.map_or(0..0, |(_, category)| category.rules.clone());
-        let policies = self.every_request.len() + of_category.len();
-        decision.reserve(policies);
-        let mut last_key = None;
+        decision.reserve(self.every_request.len() + of_category.len());
+        let mut read = None;
         for place in self.every_request.clone().chain(of_category) {
-            // To keep a key is not worth while for one.
-            let last_key = (policies > 1).then_some(&mut last_key);
-            self.ask_one(place, request, last_key, decision);
+            self.ask_one(self.rule(place), request, &mut read, decision);
         }
     }
 
     fn ask_one<'a>(
         &self,
-        place: u32,
+        rule: &Rule,
         request: &'a Parts,
-        last_key: Option<&mut LastKey<'a>>,
+        read: &mut Option<Read<'a>>,
         decision: &mut Decision,
     ) {
-        let policy = &self.rule(place).policy;
+        let policy = &rule.policy;
         let quota = policy.quota_of(request);
         if quota.is_unlimited() {
             return;
         }
-        match policy.key_of(request) {
-            Some((kind, key)) => {
-                let shard = self.shard(kind, &key, || policy.shard_of(request));
-                let known = last_key.as_deref().and_then(|last| match last {
-                    Some((last_kind, last, fingerprint)) => {
-                        ((*last_kind, last) == (kind, &key)).then_some(*fingerprint)
-                    }
-                    None => None,
-                });
-                let hash = || self.fingerprint(kind, &key);
-                let fingerprint = known.unwrap_or_else(hash);
-                let shard = shard.unwrap_or(fingerprint as u64);
-                if let (Some(last), None) = (last_key, known) {
-                    *last = Some((kind, key, fingerprint));
-                }
-                let cost = policy.cost_of(request);
-                self.rule(place).ask(decision, kind, (fingerprint, shard), quota, cost);
+        let read = match read {
+            Some(read) if read.source == rule.key_source => read,
+            _ => read.insert(self.read(rule, request)),
+        };
+        match &read.key {
+            Some((kind, key, fingerprint)) => {
+                let shard = self.shard(*kind, key, || policy.shard_of(request));
+                let shard = shard.unwrap_or(*fingerprint as u64);
+                rule.ask(decision, *kind, (*fingerprint, shard), quota, policy.cost_of(request));
             }
             None if policy.skips_without_key() => {}
             None => {
-                let missing = self.rule(place).ask(decision, 0, (0, 0), quota, 0);
+                let missing = rule.ask(decision, 0, (0, 0), quota, 0);
                 missing.refused = Some(Reason::MissingKey);
             }
         }
+    }
+
+    #[inline]
+    fn read<'a>(&self, rule: &Rule, request: &'a Parts) -> Read<'a> {
+        let key = rule.policy.key_of(request).map(|(kind, key)| {
+            let fingerprint = self.fingerprint(kind, &key);
+            (kind, key, fingerprint)
+        });
+        Read { source: rule.key_source, key }
     }
 }
 

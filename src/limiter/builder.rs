@@ -99,12 +99,18 @@ impl LimiterBuilder {
         let fingerprints =
             secret.map_or_else(Fingerprinter::undisclosed, Fingerprinter::with_secret);
         let (mut rules, mut by_name) = (Vec::<Rule>::new(), BTreeMap::new());
+        // The first place of each.
+        let mut key_sources = BTreeMap::new();
         let mut add = |rules: &mut Vec<Rule>, policy: Policy, for_requests, hold: Duration| {
             policy.validate(for_requests)?;
             let id = fingerprints.fingerprint(u8::MAX, &policy.identity().into()) as u64;
             let hold = policy.held_up_to().unwrap_or(hold);
             let place = rules.len() as u32;
-            let rule = Rule { unasked: unasked(&policy, id, place), policy, hold };
+            let key_source = match policy.key_source() {
+                Some(source) => *key_sources.entry(source).or_insert(place),
+                None => place,
+            };
+            let rule = Rule { unasked: unasked(&policy, id, place), policy, hold, key_source };
             let known = *by_name.entry(rule.policy.name().to_owned()).or_insert(place);
             if rules.get(known as usize).is_some_and(|known| !known.policy.is(&rule.policy)) {
                 let culprit = format!("policy `{}`", rule.policy.name());

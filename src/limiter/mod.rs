@@ -108,6 +108,8 @@ struct Rule {
     unasked: Outcome,
     /// How long a request may be held for it.
     hold: Duration,
+    /// Rules that have the same find the same key in a request.
+    key_source: u32,
 }
 
 impl Inner {

@@ -23,6 +23,12 @@ impl Policy {
         None
     }
 
+    /// What it reads to find a key: policies of which this is the same find the same. `None` where
+    /// nobody knows.
+    pub(crate) fn key_source(&self) -> Option<Vec<String>> {
+        self.0.keys.iter().map(|key| key.identity()).collect()
+    }
+
     /// What a response has cost, where that is settled afterwards.
     pub(crate) fn settled_cost(&self, response: &response::Parts) -> Option<u64> {
         self.0.settle.as_ref().and_then(|settle| settle(response))

@@ -18,7 +18,7 @@ use tower::{Layer, Service, ServiceExt};
 
 use self::document::Format;
 pub use self::peeked::PeekedBody;
-use super::{KeyExtractor, from_fn};
+use super::{KeyExtractor, extract::identified};
 use crate::matcher::Matcher;
 
 const DEFAULT_MAX_BYTES: usize = 16 * 1024;
@@ -28,7 +28,7 @@ const DEFAULT_MAX_BYTES: usize = 16 * 1024;
 /// It is trimmed and in lower case, so that `A@example.com` and ` a@example.com` are one key.
 pub fn body_field(name: impl Into<Cow<'static, str>>) -> impl KeyExtractor {
     let name = name.into();
-    from_fn(name.clone(), move |request| {
+    identified(format!("body field {name}"), name.clone(), None, move |request| {
         let Fields(fields) = request.extensions.get()?;
         Some(fields.iter().find(|(field, _)| **field == *name)?.1.as_str().into())
     })
