@@ -117,13 +117,32 @@ impl Budget {
 /// The name of the policy that is asked by key.
 pub const POLICY: &str = "p";
 
-/// Ours asked by key about one policy, of the name [`POLICY`].
+/// Ours asked by key about one policy, of the name [`POLICY`], and answered at once.
 pub fn by_key(policy: Policy, keys: usize) -> Contender<String> {
+    by_key_and("tower-quota", policy, keys, |check| {
+        check.at_once().is_ok_and(|outcome| outcome.is_allowed())
+    })
+}
+
+/// The same, awaited.
+pub fn by_key_awaited(policy: Policy, keys: usize) -> Contender<String> {
+    by_key_and("tower-quota, awaited", policy, keys, |check| {
+        now_or_never(check.into_future()).is_ok_and(|decision| decision.is_allowed())
+    })
+}
+
+/// `is_allowed`: whether the answer is yes, which is all that governor says.
+fn by_key_and(
+    name: &'static str,
+    policy: Policy,
+    keys: usize,
+    is_allowed: impl Fn(Check<'_>) -> bool + Copy + Send + 'static,
+) -> Contender<String> {
     Contender::new(
-        "tower-quota",
+        name,
         limiter([policy], keys, Clock::system()),
-        |limiter, key, units| is_allowed(limiter.check(POLICY, key).cost(units.into())),
-        |limiter: &Limiter, key| is_allowed(limiter.check(POLICY, key)),
+        move |limiter, key, units| is_allowed(limiter.check(POLICY, key).cost(units.into())),
+        move |limiter: &Limiter, key| is_allowed(limiter.check(POLICY, key)),
         |limiter, keys| counts_for(limiter, POLICY, keys),
     )
 }
@@ -143,18 +162,11 @@ pub fn by_request(policies: Vec<Policy>, keys: usize) -> Contender<Parts> {
     )
 }
 
-/// Whether the answer is yes, which is all that governor says.
-#[inline]
-fn is_allowed(check: Check<'_>) -> bool {
-    now_or_never(check.into_future()).is_ok_and(|decision| decision.is_allowed())
-}
-
 /// Whether some of the keys, all over, have less than their whole quota.
 fn counts_for(limiter: &Limiter, policy: &str, keys: usize) -> bool {
     (0..keys).step_by(997).all(|n| {
-        let peek = limiter.peek(policy, key(n)).into_future();
-        let decision = now_or_never(peek).expect("the policy's name");
-        decision.outcomes()[0].remaining() < decision.outcomes()[0].limit()
+        let outcome = limiter.peek(policy, key(n)).at_once().expect("the policy's name");
+        outcome.remaining() < outcome.limit()
     })
 }
 

@@ -19,7 +19,7 @@ pub fn table(args: &Args, sizes: &[usize], plan: Plan, in_short: &mut InShort) {
         return;
     }
     let columns = ["keys", "asked for", "threads", "verdict", "governor, ns"];
-    let peers = ["tower-quota", "rate-net", "aerorate"];
+    let peers = ["tower-quota", "awaited", "rate-net", "aerorate"];
     let table = Table::new(title, &[&columns[..], &peers[..]].concat());
     for &keys in sizes {
         let two = Plan { threads: 2, ..plan };
@@ -34,11 +34,12 @@ pub fn table(args: &Args, sizes: &[usize], plan: Plan, in_short: &mut InShort) {
                 Spread::Uniform => "uniform",
                 Spread::Zipf => "Zipf",
             };
-            let row = |verdict: &str, [governor, ours, rate_net, aerorate]: &[Quartiles; 4]| {
-                let keys = grouped(keys);
+            let row = |verdict: &str, [governor, ours, awaited, rate_net, aerorate]: &Figures| {
+                let (keys, threads) = (grouped(keys), plan.threads);
                 let nanos = format!("{governor:.0}");
-                let threads = &plan.threads;
-                table.row(&[&keys, &asked, threads, &verdict, &nanos, ours, rate_net, aerorate]);
+                table.row(&[
+                    &keys, &asked, &threads, &verdict, &nanos, ours, awaited, rate_net, aerorate,
+                ]);
             };
             row("admitted", &admitted[run]);
             row("refused", &refused[run]);
@@ -50,21 +51,30 @@ pub fn table(args: &Args, sizes: &[usize], plan: Plan, in_short: &mut InShort) {
                 (_, threads) => format!("token bucket, {} keys, {threads} threads", grouped(keys)),
             };
             let (admitted, refused) = (&admitted[run], &refused[run]);
-            in_short.add(
-                format!("{what}: admitted; refused"),
-                format!("governor: {:.0}; {:.0} ns", admitted[0].median, refused[0].median),
-                format!("{}; {}", admitted[1], refused[1]),
-            );
+            let mut add = |what: &str, column: usize| {
+                in_short.add(
+                    format!("{what}: admitted; refused"),
+                    format!("governor: {:.0}; {:.0} ns", admitted[0].median, refused[0].median),
+                    format!("{}; {}", admitted[column], refused[column]),
+                );
+            };
+            add(&what, 1);
+            if plan.threads == 1 {
+                add(&format!("{what}, awaited"), 2);
+            }
         }
     }
 }
 
-/// governor's nanoseconds, and the ratios to them of ours and of two more, for each run.
-fn compare(keys: usize, runs: &[(Spread, Plan)], admitted: bool) -> Vec<[Quartiles; 4]> {
+/// governor's nanoseconds, and the ratios to them: of ours, of ours awaited, and of two more.
+type Figures = [Quartiles; 5];
+
+fn compare(keys: usize, runs: &[(Spread, Plan)], admitted: bool) -> Vec<Figures> {
     let budget = budget(admitted, keys, runs);
     let contenders = [
         contender::governor_by_key(budget),
         contender::by_key(Policy::token_bucket(POLICY, budget.quota()), keys),
+        contender::by_key_awaited(Policy::token_bucket(POLICY, budget.quota()), keys),
         contender::rate_net(budget, keys),
         contender::aerorate(budget),
     ];
@@ -74,7 +84,7 @@ fn compare(keys: usize, runs: &[(Spread, Plan)], admitted: bool) -> Vec<[Quartil
     let run = |(spread, plan): &(Spread, Plan)| {
         let times = measure(&contenders, *plan, &mut Order::new(keys, *spread), admitted);
         let ratio = |peer: usize| Quartiles::of_ratios(&times[peer], &times[0]);
-        [Quartiles::of(times[0].iter().copied()), ratio(1), ratio(2), ratio(3)]
+        [Quartiles::of(times[0].iter().copied()), ratio(1), ratio(2), ratio(3), ratio(4)]
     };
     let figures = runs.iter().map(run).collect();
     contenders.iter().for_each(|contender| contender.assert_counts_for(keys));
