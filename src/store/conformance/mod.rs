@@ -1,7 +1,13 @@
 //! What every store does, written once. The stores' own tests run it, against a store that takes
 //! the time from its caller.
 
+/// Runs scenarios, each with keys of its own.
+macro_rules! each {
+    ($store:ident: $($scenario:ident)*) => { $($scenario(&Subject::new($store)).await;)* };
+}
+
 mod concurrency;
+mod corrections;
 mod histories;
 mod scenarios;
 
@@ -10,10 +16,7 @@ use std::{
     time::Duration,
 };
 
-pub(super) use self::{
-    concurrency::counts_each_request_once, histories::says_what_memory_says,
-    scenarios::keeps_every_promise,
-};
+pub(super) use self::{concurrency::counts_each_request_once, histories::says_what_memory_says};
 use super::{Answer, Change, Charge, Correction, Mode, Store, Usage};
 use crate::{algorithm::Algorithm, clock::Now, quota::Quota};
 
@@ -21,10 +24,17 @@ const ALGORITHMS: [Algorithm; 3] =
     [Algorithm::TokenBucket, Algorithm::FixedWindow, Algorithm::SlidingWindow];
 
 const SECOND: u64 = 1_000_000;
+const MINUTE: u64 = 60 * SECOND;
 /// 2024-01-16 10:59:30 UTC, in microseconds.
 const START: u64 = 1_705_402_770 * SECOND;
 /// Longer times than this one, of 285 years, may be told as it.
 const LONGEST: Duration = Duration::from_micros(1 << 53);
+
+/// All that is spelled out. A test of its own for each would start a server for each.
+pub(super) async fn keeps_every_promise(store: &dyn Store) {
+    scenarios::all(store).await;
+    corrections::all(store).await;
+}
 
 /// A store whose time is in the hands of a test: microseconds, by both clocks.
 struct Subject<'a> {
@@ -80,6 +90,24 @@ impl<'a> Subject<'a> {
 
     async fn correct(&self, corrections: &[Correction]) -> Vec<Told> {
         self.told(self.store.correct(corrections, self.now()).await.unwrap())
+    }
+
+    /// Uses one key of one policy, with a cost.
+    async fn uses(&self, algorithm: Algorithm, quota: Quota, cost: u64) -> Told {
+        self.ask(Charge { cost, ..self.one(1, algorithm, quota) }).await
+    }
+
+    async fn ask(&self, charge: Charge) -> Told {
+        self.charge(&[charge]).await[0]
+    }
+
+    async fn peek(&self, charge: Charge) -> Told {
+        self.ask(Charge { mode: Mode::Peek, ..charge }).await
+    }
+
+    async fn change(&self, charge: Charge, charged_at: Option<u64>, change: Change) -> Told {
+        let charged_at = charged_at.map(at);
+        self.correct(&[Correction { charge, charged_at, change }]).await[0]
     }
 
     fn told(&self, answer: Answer) -> Vec<Told> {

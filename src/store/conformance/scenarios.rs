@@ -2,14 +2,8 @@
 
 use super::{Algorithm::*, *};
 
-const MINUTE: u64 = 60 * SECOND;
-
-/// All of them. A test of its own for each would start a server for each.
-pub(crate) async fn keeps_every_promise(store: &dyn Store) {
-    macro_rules! each {
-        ($($scenario:ident)*) => { $($scenario(&Subject::new(store)).await;)* };
-    }
-    each! {
+pub(super) async fn all(store: &dyn Store) {
+    each!(store:
         a_bucket_refills_evenly
         a_fixed_window_ends_on_the_minute
         a_sliding_window_passes_over_each_use
@@ -22,39 +16,12 @@ pub(crate) async fn keeps_every_promise(store: &dyn Store) {
         a_dry_run_is_charged_with_its_request_and_refuses_none
         a_peek_asks_only
         a_request_is_charged_for_all_its_keys_and_policies_or_none
-        what_is_given_back_can_be_used_again
-        what_has_come_back_by_itself_is_not_given_back
-        units_may_be_given_back_to_when_they_were_used
-        all_given_back_is_as_new
-        units_are_taken_whether_they_fit_or_not
-        corrections_of_one_key_add_up
-        a_reset_key_is_as_new
         what_was_used_stays_used_under_another_plan
         a_bucket_of_another_rate_begins_with_whole_units
         a_longer_window_still_counts_what_the_shorter_one_did
         a_clock_set_back_neither_grants_a_window_twice_nor_blocks_for_hours
         huge_numbers_are_no_error
-    }
-}
-
-impl Subject<'_> {
-    /// Uses one key of one policy, with a cost.
-    async fn uses(&self, algorithm: Algorithm, quota: Quota, cost: u64) -> Told {
-        self.ask(Charge { cost, ..self.one(1, algorithm, quota) }).await
-    }
-
-    async fn ask(&self, charge: Charge) -> Told {
-        self.charge(&[charge]).await[0]
-    }
-
-    async fn peek(&self, charge: Charge) -> Told {
-        self.ask(Charge { mode: Mode::Peek, ..charge }).await
-    }
-
-    async fn change(&self, charge: Charge, charged_at: Option<u64>, change: Change) -> Told {
-        let charged_at = charged_at.map(at);
-        self.correct(&[Correction { charge, charged_at, change }]).await[0]
-    }
+    );
 }
 
 async fn a_bucket_refills_evenly(subject: &Subject<'_>) {
@@ -222,105 +189,6 @@ async fn a_request_is_charged_for_all_its_keys_and_policies_or_none(subject: &Su
         assert_eq!(left(subject.charge(&request).await), expected, "spent at {place}");
     }
     assert_eq!(left(subject.charge(&charges).await), [4; 3]);
-}
-
-async fn what_is_given_back_can_be_used_again(subject: &Subject<'_>) {
-    for algorithm in ALGORITHMS {
-        let charge = Charge { cost: 5, ..subject.one(1, algorithm, Quota::per_minute(5)) };
-        assert_eq!(subject.ask(charge).await.1, 0);
-        subject.pass(1);
-        let charged_at = Some(subject.micros() - 1);
-        assert_eq!(subject.change(charge, charged_at, Change::GiveBack(2)).await.1, 2);
-        assert_eq!(subject.change(charge, None, Change::GiveBack(1)).await.1, 3, "just now");
-        assert_eq!(subject.ask(Charge { cost: 3, ..charge }).await.0, 0, "{algorithm:?}");
-        assert_eq!(subject.change(charge, None, Change::GiveBack(99)).await.1, 5, "{algorithm:?}");
-        let unknown = subject.one(2, algorithm, charge.quota);
-        assert_eq!(subject.change(unknown, None, Change::GiveBack(1)).await.1, 5, "{algorithm:?}");
-    }
-}
-
-async fn what_has_come_back_by_itself_is_not_given_back(subject: &Subject<'_>) {
-    for algorithm in ALGORITHMS {
-        let charge = Charge { cost: 2, ..subject.one(1, algorithm, Quota::per_minute(2)) };
-        let charged_at = Some(subject.micros());
-        assert_eq!(subject.ask(charge).await.0, 0);
-        subject.pass(MINUTE);
-        assert_eq!(subject.ask(charge).await.0, 0, "{algorithm:?}: they are back");
-        let left = subject.change(charge, charged_at, Change::GiveBack(2)).await.1;
-        // A bucket keeps no account of when its units were used.
-        assert_eq!(left, if algorithm == TokenBucket { 2 } else { 0 }, "{algorithm:?}");
-    }
-}
-
-async fn units_may_be_given_back_to_when_they_were_used(subject: &Subject<'_>) {
-    let charge = subject.one(1, SlidingWindow, Quota::per_minute(3));
-    let first = subject.micros();
-    assert_eq!(subject.ask(charge).await, (0, 2, MINUTE));
-    subject.pass(20 * SECOND);
-    assert_eq!(subject.ask(charge).await, (0, 1, 40 * SECOND));
-    subject.pass(20 * SECOND);
-    assert_eq!(subject.ask(charge).await, (0, 0, 20 * SECOND));
-    // The first use was none: the second is the next to leave.
-    assert_eq!(subject.change(charge, Some(first), Change::GiveBack(1)).await, (0, 1, 40 * SECOND));
-    // More than the last use had: the one before has them.
-    assert_eq!(subject.change(charge, None, Change::GiveBack(2)).await, (0, 3, 0));
-}
-
-async fn all_given_back_is_as_new(subject: &Subject<'_>) {
-    let quota = Quota::per_minute(3);
-    let (charge, fresh) =
-        (subject.one(1, SlidingWindow, quota), subject.one(2, SlidingWindow, quota));
-    assert_eq!(subject.ask(charge).await.0, 0);
-    assert_eq!(subject.change(charge, None, Change::GiveBack(1)).await, (0, 3, 0));
-    for passed in [600_000, 600_000, MINUTE - 900_000] {
-        subject.pass(passed);
-        assert_eq!(subject.ask(charge).await, subject.ask(fresh).await);
-    }
-}
-
-async fn units_are_taken_whether_they_fit_or_not(subject: &Subject<'_>) {
-    let taken = [
-        // Two units are overdrawn, and one more has to be there: three of 6 seconds each.
-        (TokenBucket, (18 * SECOND, 0, 18 * SECOND)),
-        (FixedWindow, (30 * SECOND, 0, 30 * SECOND)),
-        (SlidingWindow, (MINUTE, 0, MINUTE)),
-    ];
-    for (algorithm, expected) in taken {
-        let charge = subject.one(1, algorithm, Quota::per_minute(10));
-        assert_eq!(subject.change(charge, None, Change::Take(7)).await.1, 3, "{algorithm:?}");
-        assert_eq!(subject.change(charge, None, Change::Take(0)).await.1, 3, "{algorithm:?}");
-        let (wait, left, _) = subject.change(charge, None, Change::Take(5)).await;
-        assert_eq!((wait, left), (0, 0), "{algorithm:?}");
-        assert_eq!(subject.ask(charge).await, expected, "{algorithm:?}");
-    }
-}
-
-async fn corrections_of_one_key_add_up(subject: &Subject<'_>) {
-    for algorithm in ALGORITHMS {
-        let charge = subject.one(1, algorithm, Quota::per_minute(10));
-        let correction = |change| Correction { charge, charged_at: None, change };
-        let changes = [Change::Take(4), Change::Take(3), Change::GiveBack(1), Change::Take(0)];
-        let told = subject.correct(&changes.map(correction)).await;
-        let left: Vec<u64> = told.iter().map(|(_, left, _)| *left).collect();
-        assert_eq!(left, [6, 3, 4, 4], "{algorithm:?}");
-        let told = subject.correct(&[Change::Reset, Change::Take(2)].map(correction)).await;
-        assert_eq!([told[0].1, told[1].1], [10, 8], "{algorithm:?}");
-        assert_eq!(subject.peek(charge).await.1, 8, "{algorithm:?}");
-    }
-}
-
-async fn a_reset_key_is_as_new(subject: &Subject<'_>) {
-    for algorithm in ALGORITHMS {
-        let charge = Charge { cost: 5, ..subject.one(1, algorithm, Quota::per_minute(5)) };
-        let fresh = subject.peek(charge).await;
-        assert_eq!(subject.change(charge, None, Change::Reset).await, fresh, "{algorithm:?}");
-        assert_eq!(subject.ask(charge).await.0, 0);
-        let other = subject.one(2, algorithm, charge.quota);
-        assert_eq!(subject.ask(other).await.1, 4);
-        assert_eq!(subject.change(charge, None, Change::Reset).await, fresh, "{algorithm:?}");
-        assert_eq!(subject.peek(charge).await, fresh, "{algorithm:?}");
-        assert_eq!(subject.peek(other).await.1, 4, "{algorithm:?}: another key is not reset");
-    }
 }
 
 async fn what_was_used_stays_used_under_another_plan(subject: &Subject<'_>) {
