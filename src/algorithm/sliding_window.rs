@@ -26,11 +26,9 @@ struct Entry {
 }
 
 impl SlidingWindow {
-    /// The last use and the units of each entry, in order of time. One of which all was given back
-    /// counts for nothing.
+    /// The last use and the units of each entry, in order of time.
     pub(crate) fn entries(&self) -> impl DoubleEndedIterator<Item = (u64, u64)> {
-        let used = self.entries.iter().filter(|entry| entry.units > 0);
-        used.map(|entry| (entry.last_use, entry.units))
+        self.entries.iter().map(|entry| (entry.last_use, entry.units))
     }
 
     /// The entries that the window has not yet passed over.
@@ -135,11 +133,9 @@ impl Count for SlidingWindow {
             entry.units -= given;
             units -= given;
         }
-        // An entry of nothing would still take in later uses: once all is given back, a log is a
-        // new one.
-        while self.entries.last().is_some_and(|newest| newest.units == 0) {
-            self.entries.pop();
-        }
+        // An entry of nothing would still take in later uses, and what more is given back of its
+        // moment: once all is given back, a log is a new one.
+        self.entries.retain(|entry| entry.units > 0);
     }
 
     fn remaining(&self, quota: &Quota, now: Now) -> u64 {

@@ -7,6 +7,7 @@ pub(super) async fn all(store: &dyn Store) {
         what_is_given_back_can_be_used_again
         what_has_come_back_by_itself_is_not_given_back
         units_may_be_given_back_to_when_they_were_used
+        units_given_back_of_a_moment_that_has_none_left_are_the_next_ones
         all_given_back_is_as_new
         units_are_taken_whether_they_fit_or_not
         corrections_of_one_key_add_up
@@ -54,6 +55,23 @@ async fn units_may_be_given_back_to_when_they_were_used(subject: &Subject<'_>) {
     assert_eq!(subject.change(charge, Some(first), Change::GiveBack(1)).await, (0, 1, 40 * SECOND));
     // More than the last use had: the one before has them.
     assert_eq!(subject.change(charge, None, Change::GiveBack(2)).await, (0, 3, 0));
+}
+
+async fn units_given_back_of_a_moment_that_has_none_left_are_the_next_ones(subject: &Subject<'_>) {
+    // In few steps, and in more than memory has room for in a slot.
+    for units in [3, 9] {
+        let charge = subject.one(units, SlidingWindow, Quota::per_minute(units));
+        let first = subject.micros();
+        for used in 1..=units {
+            assert_eq!(subject.ask(charge).await.1, units - used);
+            subject.pass(5 * SECOND);
+        }
+        for given in 1..=units {
+            let told = subject.change(charge, Some(first), Change::GiveBack(1)).await;
+            let reset = if given < units { MINUTE - (units - given) * 5 * SECOND } else { 0 };
+            assert_eq!(told, (0, given, reset), "{given} of {units}");
+        }
+    }
 }
 
 async fn all_given_back_is_as_new(subject: &Subject<'_>) {

@@ -97,7 +97,8 @@ impl Naive {
 #[derive(Clone, Debug)]
 enum Step {
     Charge(Vec<Charge>),
-    Correct(Charge, Change),
+    /// Of a charge that was made so many milliseconds ago.
+    Correct(Charge, u64, Change),
     /// Many keys at once, so that the segment grows and its slots move.
     Many(u64),
     /// Milliseconds.
@@ -146,7 +147,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     ];
     let step = prop_oneof![
         12 => charges,
-        3 => (any_charge(), change).prop_map(|(charge, change)| Step::Correct(charge, change)),
+        3 => (any_charge(), prop_oneof![Just(0), 0..MINUTE], change)
+            .prop_map(|(charge, ago, change)| Step::Correct(charge, ago, change)),
         1 => (1..200_u64).prop_map(Step::Many),
         3 => prop_oneof![0..2_000_u64, Just(MINUTE), 0..3 * MINUTE].prop_map(Step::Later),
     ];
@@ -168,8 +170,10 @@ proptest! {
                     let expected = naive.charge(&charges, at);
                     assert_eq!(usages(store.charge(&charges, at)), expected, "{charges:?}");
                 }
-                Step::Correct(charge, change) => {
-                    let correction = Correction { charge, charged_at: Some(at), change };
+                Step::Correct(charge, ago, change) => {
+                    let charged_at = Duration::from_millis(now - ago);
+                    let charged_at = Some(Now::new(charged_at, charged_at));
+                    let correction = Correction { charge, charged_at, change };
                     let expected = naive.correct(&correction, at);
                     assert_eq!(usages(store.correct(&[correction], at)), expected);
                 }

@@ -193,11 +193,11 @@ local function sliding_window(text, action, first, second, units, window, capaci
         local last_use, count = parse(ENTRY, older, place)
         local given = math.min(count, second)
         used, second = used - given, second - given
-        later = pack(ENTRY, last_use, count - given) .. later
+        if count > given then later = pack(ENTRY, last_use, count - given) .. later end
         place = place - ENTRY_SIZE
       end
       older = later
-      while newest == 0 and older ~= '' do
+      if newest == 0 and older ~= '' then
         ended, newest = parse(ENTRY, older, #older - ENTRY_SIZE + 1)
         older = older:sub(1, -ENTRY_SIZE - 1)
       end
