@@ -8,6 +8,7 @@ pub(super) async fn all(store: &dyn Store) {
         a_fixed_window_ends_on_the_minute
         a_sliding_window_passes_over_each_use
         uses_of_one_sixtieth_of_a_window_leave_together
+        uses_in_a_window_of_microseconds_are_told_apart
         a_retry_in_time_passes_and_no_earlier_one
         centuries_are_told_exactly
         what_costs_nothing_uses_nothing
@@ -83,6 +84,15 @@ async fn uses_of_one_sixtieth_of_a_window_leave_together(subject: &Subject<'_>) 
     assert_eq!(subject.uses(SlidingWindow, quota, 0).await, (0, 9, 1));
     subject.pass(1);
     assert_eq!(subject.uses(SlidingWindow, quota, 0).await, (0, 10, 0));
+}
+
+async fn uses_in_a_window_of_microseconds_are_told_apart(subject: &Subject<'_>) {
+    let quota = Quota::per_window(4, Duration::from_micros(9));
+    // Of sixtieths of such a window, there were more than 2^54 by then.
+    subject.set(3_152_529_081_571_881);
+    assert_eq!(subject.uses(SlidingWindow, quota, 1).await, (0, 3, 9));
+    subject.pass(1);
+    assert_eq!(subject.uses(SlidingWindow, quota, 1).await, (0, 2, 8));
 }
 
 async fn a_retry_in_time_passes_and_no_earlier_one(subject: &Subject<'_>) {

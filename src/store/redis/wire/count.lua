@@ -204,9 +204,13 @@ local function sliding_window(text, action, first, second, units, window, capaci
     end
   elseif second > 0 and used < MOST then
     if used + second > MOST then second = MOST - used end
-    -- Uses within a 60th of the window share an entry.
-    if newest > 0 and divide(now, 60, window) ~= divide(ended, 60, window) then
-      older, newest = older .. pack(ENTRY, ended, newest), 0
+    -- Uses within a 60th of the window share an entry. The number of such a step may not be exact;
+    -- how far `now` is in it is.
+    if newest > 0 then
+      local _, rest = divide(now, 60, window)
+      if (now - ended) * 60 > rest then
+        older, newest = older .. pack(ENTRY, ended, newest), 0
+      end
     end
     used, ended, newest, changed = used + second, now, newest + second, true
   end
