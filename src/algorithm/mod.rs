@@ -7,6 +7,8 @@ mod fixed_window;
 #[cfg(test)]
 mod oracle;
 mod sliding_window;
+#[cfg(test)]
+mod tests;
 mod token_bucket;
 
 #[cfg(feature = "redis")]

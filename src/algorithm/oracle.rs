@@ -130,7 +130,7 @@ fn window(quota: Quota) -> u128 {
     u128::from(quota.window_nanos())
 }
 
-fn at(nanos: u64) -> Now {
+pub(super) fn at(nanos: u64) -> Now {
     Now::new(Duration::from_nanos(nanos), Duration::from_nanos(nanos))
 }
 
@@ -289,120 +289,4 @@ proptest! {
             }
         }
     }
-}
-
-const SECOND: u64 = 1_000_000_000;
-const ALL: [Algorithm; 3] =
-    [Algorithm::TokenBucket, Algorithm::FixedWindow, Algorithm::SlidingWindow];
-
-#[test]
-fn a_third_of_a_second_is_exact() {
-    let quota = Quota::per_second(3);
-    let mut state = State::new(Algorithm::TokenBucket);
-    state.take(&quota, at(7), 3);
-    assert_eq!(state.remaining(&quota, at(7 + SECOND - 1)), 2);
-    assert_eq!(state.remaining(&quota, at(7 + SECOND)), 3);
-}
-
-#[test]
-fn what_was_used_stays_used_when_the_plan_changes() {
-    for algorithm in ALL {
-        let mut state = State::new(algorithm);
-        let now = at(60 * SECOND);
-        let first = Quota::per_minute(100);
-        state.take(&first, now, 50);
-        let left = |quota: Quota| {
-            let mut state = state.clone();
-            state.under(&first, &quota, now);
-            state.remaining(&quota, now)
-        };
-        assert_eq!(left(Quota::per_minute(1_000)), 950, "{algorithm:?} raised");
-        assert_eq!(left(Quota::per_minute(60)), 10, "{algorithm:?} lowered");
-        assert_eq!(left(Quota::per_minute(20)), 0, "{algorithm:?} far lowered");
-        assert_eq!(left(Quota::per_hour(1_000)), 950, "{algorithm:?} with a longer window");
-
-        let raised = Quota::per_minute(1_000);
-        state.under(&first, &raised, now);
-        state.take(&raised, now, 900);
-        assert_eq!(state.remaining(&raised, now), 50, "{algorithm:?}");
-    }
-}
-
-#[test]
-fn a_lowered_plan_blocks_no_longer_than_its_own_window() {
-    for algorithm in ALL {
-        let mut state = State::new(algorithm);
-        let now = at(60 * SECOND);
-        let (first, lowered) = (Quota::per_minute(1_000), Quota::per_minute(10));
-        state.take(&first, now, 1_000);
-        state.under(&first, &lowered, now);
-        let wait = state.wait(&lowered, now, 1);
-        assert!(wait <= 60 * SECOND, "{algorithm:?} waits {wait}");
-        assert_eq!(state.reset(&lowered, now), wait, "{algorithm:?}");
-    }
-}
-
-#[test]
-fn windows_begin_on_the_hour() {
-    let quota = Quota::per_hour(1_000);
-    let mut state = State::new(Algorithm::FixedWindow);
-    // 2024-01-16 10:59:59 UTC
-    let unix =
-        |seconds: u64| Now::new(Duration::ZERO, Duration::from_secs(1_705_402_799 + seconds));
-    state.take(&quota, unix(0), 1_000);
-    assert_eq!(state.wait(&quota, unix(0), 1), SECOND);
-    assert_eq!(state.remaining(&quota, unix(1)), 1_000);
-}
-
-#[test]
-fn a_wall_clock_set_back_neither_grants_a_window_twice_nor_blocks_for_hours() {
-    let quota = Quota::per_minute(10);
-    let read = |seconds: u64| Now::new(Duration::ZERO, Duration::from_secs(86_400 + seconds));
-    let mut state = State::new(Algorithm::FixedWindow);
-    state.take(&quota, read(60), 10);
-    // A second back, over the edge of the window: it is still the later one.
-    assert_eq!(state.remaining(&quota, read(59)), 0);
-    assert_eq!(state.wait(&quota, read(59), 1), 61 * SECOND);
-    // Twelve hours back: what was used stays used, until the end of the minute it is now.
-    let back = Now::new(Duration::ZERO, Duration::from_secs(43_230));
-    assert_eq!(state.remaining(&quota, back), 0);
-    assert_eq!(state.wait(&quota, back, 1), 30 * SECOND);
-}
-
-#[test]
-fn only_fixed_windows_follow_the_wall_clock() {
-    let quota = Quota::per_minute(10);
-    let later = Now::new(Duration::from_secs(1), Duration::from_secs(7_200));
-    for (algorithm, left) in
-        [(Algorithm::TokenBucket, 0), (Algorithm::SlidingWindow, 0), (Algorithm::FixedWindow, 10)]
-    {
-        let mut state = State::new(algorithm);
-        state.take(&quota, Now::new(Duration::ZERO, Duration::from_secs(60)), 10);
-        assert_eq!(state.remaining(&quota, later), left, "{algorithm:?}");
-    }
-}
-
-#[test]
-fn a_thread_that_read_the_clock_earlier_may_come_later() {
-    for algorithm in ALL {
-        let quota = Quota::per_second(2);
-        let mut state = State::new(algorithm);
-        state.take(&quota, at(5 * SECOND), 1);
-        state.take(&quota, at(5 * SECOND - 1), 1);
-        assert_eq!(state.remaining(&quota, at(5 * SECOND - 1)), 0, "{algorithm:?}");
-        assert_eq!(state.remaining(&quota, at(5 * SECOND)), 0, "{algorithm:?}");
-    }
-}
-
-#[test]
-fn a_sliding_log_stays_small() {
-    let quota = Quota::per_minute(1_000_000);
-    let mut state = State::new(Algorithm::SlidingWindow);
-    let mut largest = 0;
-    for step in 0..10_000u64 {
-        state.take(&quota, at(step * 37_000_000), 1);
-        let State::SlidingWindow(log) = &state else { unreachable!() };
-        largest = largest.max(log.len());
-    }
-    assert!((55..=62).contains(&largest), "{largest} entries");
 }
