@@ -91,9 +91,7 @@
 //! | debug | a request was refused | `policy`, `category`, `reason`, `key_kind`, `limit`, `retry_after` | each |
 //! | debug | a request was held, and is decided now | `category`, `held` | each |
 //! | info | a dry run would have refused a request | `policy`, `category` | each |
-//! | warn | the store is full | | the first time |
-//! | error | a peer's address is missing | | the first time |
-//! | error | a plan's quota cannot be | `policy`, `problem` | the first time |
+//! | warn | a request showed a mistake in the settings: see the module [`warning`] | `code`, `culprit` | the first time |
 //!
 //! # More than one replica
 //!
@@ -178,6 +176,7 @@ mod spread;
 pub mod store;
 #[cfg(feature = "usage")]
 pub mod usage;
+pub mod warning;
 
 pub use crate::{
     algorithm::Algorithm,

@@ -1,12 +1,14 @@
 use std::{
     borrow::Cow,
     net::{IpAddr, Ipv6Addr, SocketAddr},
+    sync::Once,
 };
 
 use http::{HeaderName, header::FORWARDED, request::Parts};
 use ipnet::IpNet;
 
 use super::{Key, KeyExtractor, forwarded};
+use crate::warning::{Code, warn};
 
 /// The peer's address, for servers other than axum's: put it into the request's extensions.
 ///
@@ -245,20 +247,17 @@ fn peer(request: &Parts) -> Option<IpAddr> {
     None
 }
 
-/// Once for the whole process: every request would say the same.
 fn log_missing_peer() {
-    #[cfg(feature = "tracing")]
-    {
-        static ONCE: std::sync::Once = std::sync::Once::new();
-        ONCE.call_once(|| {
-            tracing::error!(
-                "no client address: the peer's is not in the request's extensions. With axum, serve \
-                 `app.into_make_service_with_connect_info::<SocketAddr>()`; elsewhere insert \
-                 `tower_quota::key::PeerAddr`. Until then, policies that count by IP do what they \
-                 say of a missing key"
-            );
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        warn(Code::NoPeerAddress, "", || {
+            "no client address: the peer's is not in the request's extensions. With axum, serve \
+             `app.into_make_service_with_connect_info::<SocketAddr>()`; elsewhere insert \
+             `tower_quota::key::PeerAddr`. Until then, policies that count by IP do what they say of a \
+             missing key"
+                .to_owned()
         });
-    }
+    });
 }
 
 #[cfg(test)]

@@ -5,7 +5,11 @@ use std::{borrow::Cow, sync::Arc, time::Duration};
 use http::{request::Parts, response};
 
 use super::{OnStoreFailure, Plans, Policy, Settings, WithoutKey};
-use crate::{key::Key, quota::Quota};
+use crate::{
+    key::Key,
+    quota::Quota,
+    warning::{Code, warn},
+};
 
 impl Policy {
     /// The request's key, and which of the policy's kinds it is.
@@ -129,13 +133,7 @@ impl Policy {
 }
 
 fn log_bad_plan(policy: &str, problem: &str) {
-    #[cfg(feature = "tracing")]
-    {
-        static ONCE: std::sync::Once = std::sync::Once::new();
-        ONCE.call_once(|| {
-            tracing::error!(policy, problem, "a plan's quota cannot be; the policy's own holds");
-        });
-    }
-    #[cfg(not(feature = "tracing"))]
-    let _ = (policy, problem);
+    warn(Code::InvalidPlan, policy, || {
+        format!("policy `{policy}`: a plan's quota cannot be ({problem}); the policy's own holds")
+    });
 }

@@ -3,7 +3,7 @@
 
 use std::{
     slice,
-    sync::{MutexGuard, atomic::Ordering::Relaxed},
+    sync::{MutexGuard, Once, atomic::Ordering::Relaxed},
 };
 
 use smallvec::SmallVec;
@@ -22,6 +22,7 @@ use crate::{
     clock::Now,
     quota::Quota,
     store::{Change, Charge, Correction, Mode, Usage},
+    warning::{Code, warn},
 };
 
 /// How many slots are looked at for each key that is added: more than one, so that expired keys go
@@ -363,14 +364,12 @@ impl<'a> Locked<'a> {
 }
 
 fn log_full() {
-    #[cfg(feature = "tracing")]
-    {
-        static ONCE: std::sync::Once = std::sync::Once::new();
-        ONCE.call_once(|| {
-            tracing::warn!(
-                "the memory store is full: new keys share a quota until others expire. If these \
-                 are honest callers, raise `MemoryStore::with_max_keys`"
-            );
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        warn(Code::StoreFull, "", || {
+            "the memory store is full: new keys share a quota until others expire. If these are honest \
+             callers, raise `MemoryStore::with_max_keys`"
+                .to_owned()
         });
-    }
+    });
 }

@@ -1,0 +1,150 @@
+//! Mistakes in the settings that only requests show: [`warnings`].
+//!
+//! `build()` refuses what it can see. Some mistakes it cannot see: that a load balancer stands in
+//! front of the server, say. The first request that shows such a mistake makes a [`Warning`]. It has
+//! a code, and a sentence that says what to write instead. With the feature `tracing`, it is logged
+//! as an event of level `WARN` with the fields `code` and `culprit`. Each mistake is reported once
+//! for each culprit.
+//!
+//! What each code means, and what to do:
+//!
+//! ## `no_peer_address`
+//! A policy counts by the client's address, and the server does not pass the peer's address on. With
+//! axum, serve `app.into_make_service_with_connect_info::<SocketAddr>()`. Elsewhere, insert
+//! [`PeerAddr`](crate::key::PeerAddr) into the request's extensions.
+//!
+//! ## `invalid_plan`
+//! The function that chooses a request's plan returned a quota that no policy can have. Return one
+//! that `build()` would accept.
+//!
+//! ## `store_full`
+//! The memory store has no room for more keys of a policy, and new keys share one quota. Where they
+//! are honest callers, raise [`with_max_keys`](crate::store::MemoryStore::with_max_keys).
+
+use std::{
+    collections::HashSet,
+    fmt,
+    sync::{LazyLock, Mutex, PoisonError},
+};
+
+/// The most culprits that are reported for one process. They are names of settings, never of
+/// callers, so that there are few.
+const MAX_WARNINGS: usize = 1_000;
+
+static GIVEN: LazyLock<Mutex<Given>> = LazyLock::new(Mutex::default);
+
+#[derive(Default)]
+struct Given {
+    known: HashSet<(Code, String)>,
+    in_order: Vec<Warning>,
+}
+
+/// Which mistake a [`Warning`] reports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Code {
+    /// The peer's address is not in the request's extensions.
+    NoPeerAddress,
+    /// A plan's quota cannot be.
+    InvalidPlan,
+    /// The memory store has no room for more keys.
+    StoreFull,
+}
+
+impl Code {
+    /// All of them.
+    pub const ALL: &[Self] = &[Self::NoPeerAddress, Self::InvalidPlan, Self::StoreFull];
+
+    /// The code as text, such as `no_peer_address`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NoPeerAddress => "no_peer_address",
+            Self::InvalidPlan => "invalid_plan",
+            Self::StoreFull => "store_full",
+        }
+    }
+}
+
+/// A mistake in the settings that a request has shown.
+///
+/// ```
+/// for warning in tower_quota::warning::warnings() {
+///     eprintln!("{}: {warning}", warning.code().as_str());
+/// }
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Warning {
+    code: Code,
+    culprit: String,
+    sentence: String,
+}
+
+impl Warning {
+    /// Which mistake it is.
+    #[must_use]
+    pub fn code(&self) -> Code {
+        self.code
+    }
+
+    /// The setting that is wrong, such as a policy's name; empty where the code says it all.
+    #[must_use]
+    pub fn culprit(&self) -> &str {
+        &self.culprit
+    }
+}
+
+/// What is wrong and what to write instead.
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.sentence)
+    }
+}
+
+/// The warnings of this process so far, in the order in which they came. An operator's page or a
+/// test reads them here; with the feature `tracing`, they are in the log as well.
+#[must_use]
+pub fn warnings() -> Vec<Warning> {
+    GIVEN.lock().unwrap_or_else(PoisonError::into_inner).in_order.clone()
+}
+
+/// Reports a mistake, the first time that this culprit shows it. It takes a lock: call it where a
+/// mistake was found, not on the way of each request.
+#[cold]
+pub(crate) fn warn(code: Code, culprit: &str, sentence: impl FnOnce() -> String) {
+    let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
+    let Given { known, in_order } = &mut *given;
+    if in_order.len() >= MAX_WARNINGS || !known.insert((code, culprit.to_owned())) {
+        return;
+    }
+    let warning = Warning { code, culprit: culprit.to_owned(), sentence: sentence() };
+    #[cfg(feature = "tracing")]
+    tracing::warn!(code = code.as_str(), culprit, "{warning}");
+    in_order.push(warning);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_code_has_a_heading_in_the_docs() {
+        let headings: Vec<_> = include_str!("warning.rs")
+            .lines()
+            .filter_map(|line| line.strip_prefix("//! ## `")?.strip_suffix('`'))
+            .collect();
+        assert_eq!(headings, Code::ALL.iter().map(|code| code.as_str()).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_culprit_is_reported_once() {
+        for _ in 0..2 {
+            warn(Code::InvalidPlan, "reported once", || "write another".to_owned());
+        }
+        let given: Vec<_> =
+            warnings().into_iter().filter(|given| given.culprit() == "reported once").collect();
+        assert_eq!(given.len(), 1);
+        assert_eq!(given[0].code(), Code::InvalidPlan);
+        assert_eq!(given[0].to_string(), "write another");
+    }
+}
