@@ -1,8 +1,19 @@
-use std::hash::{BuildHasher, Hasher, RandomState};
+use std::{
+    collections::BTreeMap,
+    hash::{BuildHasher, Hasher, RandomState},
+};
 
 use siphasher::sip128::{Hasher128, SipHasher13, SipHasher24};
 
 use super::Key;
+
+/// What tells the keys of a kind from those of other kinds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Domain {
+    pub(crate) key: u64,
+    /// Of the first of the keys that one is joined from: the same as where it stands alone.
+    pub(crate) first_part: u64,
+}
 
 /// Turns keys into 128 bits that say nothing of them, and that nobody without the secret can
 /// make collide: SipHash-1-3 (Aumasson and Bernstein, 2012), with which the standard library keeps
@@ -39,18 +50,34 @@ impl Fingerprinter {
         Self { undisclosed: Some([seeds(0), seeds(4)]), ..Self::random() }
     }
 
+    /// The domains of kinds of key, each by its name: of two kinds of one name, each has its own.
+    /// None depends on the other kinds, so that a release that adds one or changes their order
+    /// leaves each key what it has used.
+    pub(crate) fn domains<'a>(&self, kinds: impl IntoIterator<Item = &'a str>) -> Box<[Domain]> {
+        let mut namesakes = BTreeMap::<&str, u64>::new();
+        let hash = |number: u64, kind: &str| self.siphash(number, &kind.into()) as u64;
+        let domain = |kind: &'a str| {
+            let number = namesakes.entry(kind).or_default();
+            *number += 1;
+            let key = hash(*number, kind);
+            let first_part = kind.split_once('+').map_or(key, |(first, _)| hash(1, first));
+            Domain { key, first_part }
+        };
+        kinds.into_iter().map(domain).collect()
+    }
+
     /// `domain` keeps keys of different kinds apart: an API key that reads like an address is not
     /// that address.
     #[inline]
-    pub(crate) fn fingerprint(&self, domain: u8, key: &Key<'_>) -> u128 {
+    pub(crate) fn fingerprint(&self, domain: u64, key: &Key<'_>) -> u128 {
         let Some([first, second]) = &self.undisclosed else { return self.siphash(domain, key) };
         let key = key.as_bytes();
         u128::from(hash(first, domain, key)) << 64 | u128::from(hash(second, domain, key))
     }
 
-    fn siphash(&self, domain: u8, key: &Key<'_>) -> u128 {
+    fn siphash(&self, domain: u64, key: &Key<'_>) -> u128 {
         let mut hasher = SipHasher13::new_with_keys(self.secret.0, self.secret.1);
-        hasher.write_u8(domain);
+        hasher.write(&domain.to_le_bytes());
         hasher.write(key.as_bytes());
         hasher.finish128().as_u128()
     }
@@ -65,9 +92,9 @@ impl Fingerprinter {
 }
 
 #[inline]
-fn hash(state: &ahash::RandomState, domain: u8, key: &[u8]) -> u64 {
+fn hash(state: &ahash::RandomState, domain: u64, key: &[u8]) -> u64 {
     let mut hasher = state.build_hasher();
-    hasher.write_u8(domain);
+    hasher.write_u64(domain);
     hasher.write(key);
     hasher.finish()
 }
@@ -91,6 +118,24 @@ mod tests {
             assert_ne!(ours.fingerprint(0, &key), ours.fingerprint(1, &key));
             assert_ne!(ours.fingerprint(0, &key), theirs.fingerprint(0, &key));
         }
+    }
+
+    #[test]
+    fn a_kind_of_key_is_its_name_whatever_stands_beside_it() {
+        let fingerprints = Fingerprinter::with_secret(7);
+        let domains = |kinds: &[&'static str]| -> Vec<u64> {
+            fingerprints.domains(kinds.iter().copied()).iter().map(|domain| domain.key).collect()
+        };
+        let [a, b] = domains(&["a", "b"])[..] else { panic!("two") };
+        assert_ne!(a, b);
+        assert_eq!(domains(&["b", "a"]), [b, a]);
+        assert_eq!(domains(&["b"]), [b]);
+        let [first, _, second] = domains(&["a", "b", "a"])[..] else { panic!("three") };
+        assert_eq!(first, a);
+        assert!(second != a && second != b, "two kinds of one name are two kinds");
+        let joined = fingerprints.domains(["a+b"])[0];
+        assert_eq!(joined.first_part, a, "one server has what its first part has alone");
+        assert_ne!(joined.key, a);
     }
 
     #[test]

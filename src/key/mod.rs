@@ -30,7 +30,10 @@ pub use self::{
     client_ip::{ClientIp, PeerAddr},
     extract::{bearer, extension, from_fn, header, path_param, query},
 };
-pub(crate) use self::{client_ip::parse_networks, fingerprint::Fingerprinter};
+pub(crate) use self::{
+    client_ip::parse_networks,
+    fingerprint::{Domain, Fingerprinter},
+};
 
 /// Whose quota: the bytes that tell one caller from another.
 ///

@@ -5,12 +5,12 @@ use std::time::Duration;
 use http::request::Parts;
 use smallvec::SmallVec;
 
-use super::{Inner, Rule};
+use super::{Inner, NO_KIND, Rule};
 use crate::{
     category::any_matches,
     clock::Now,
     decision::{Decision, Outcome, Reason},
-    key::Key,
+    key::{Domain, Key},
     quota::Quota,
     store::{Charge, Mode, Usages},
 };
@@ -59,7 +59,7 @@ impl Inner {
         };
         match &read.key {
             Some((kind, key, fingerprint)) => {
-                let shard = self.shard(*kind, key, || policy.shard_of(request));
+                let shard = self.shard(rule, *kind, key, || policy.shard_of(request));
                 let shard = shard.unwrap_or(*fingerprint as u64);
                 rule.ask(decision, *kind, (*fingerprint, shard), quota, policy.cost_of(request));
             }
@@ -74,7 +74,7 @@ impl Inner {
     #[inline]
     fn read<'a>(&self, rule: &Rule, request: &'a Parts) -> Read<'a> {
         let key = rule.policy.key_of(request).map(|(kind, key)| {
-            let fingerprint = self.fingerprint(kind, &key);
+            let fingerprint = self.fingerprint(rule, kind, &key);
             (kind, key, fingerprint)
         });
         Read { source: rule.key_source, key }
@@ -84,8 +84,8 @@ impl Inner {
 impl Inner {
     /// Of a key that is about to be charged: the store hears of it as early as can be.
     #[inline]
-    pub(super) fn fingerprint(&self, kind: u8, key: &Key<'_>) -> u128 {
-        let fingerprint = self.fingerprints.fingerprint(kind, key);
+    pub(super) fn fingerprint(&self, rule: &Rule, kind: u8, key: &Key<'_>) -> u128 {
+        let fingerprint = self.fingerprints.fingerprint(rule.domain(kind).key, key);
         self.store.prefetch(fingerprint);
         fingerprint
     }
@@ -94,6 +94,7 @@ impl Inner {
     #[inline]
     pub(super) fn shard<'a>(
         &self,
+        rule: &Rule,
         kind: u8,
         key: &'a Key<'a>,
         chosen: impl FnOnce() -> Option<Key<'a>>,
@@ -101,15 +102,21 @@ impl Inner {
         if !self.is_shared {
             return None;
         }
-        let fingerprint = |kind, key: &Key<'_>| self.fingerprints.fingerprint(kind, key) as u64;
+        let fingerprint = |domain, key: &Key<'_>| self.fingerprints.fingerprint(domain, key) as u64;
         match chosen() {
-            Some(chosen) => Some(fingerprint(0, &chosen)),
-            None => key.first_part().map(|first| fingerprint(kind, &first)),
+            Some(chosen) => Some(fingerprint(NO_KIND, &chosen)),
+            None => key.first_part().map(|first| fingerprint(rule.domain(kind).first_part, &first)),
         }
     }
 }
 
 impl Rule {
+    /// Of the keys of this kind.
+    #[inline]
+    pub(super) fn domain(&self, kind: u8) -> Domain {
+        self.domains[usize::from(kind)]
+    }
+
     /// Adds to `decision` what this rule asks for a key, and its shard.
     #[inline]
     pub(super) fn ask<'d>(

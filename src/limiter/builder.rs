@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Inner, Limiter, Members, Rule};
+use super::{Inner, Limiter, Members, NO_KIND, Rule};
 #[cfg(feature = "metrics")]
 use crate::metrics::{Metrics, Watched};
 use crate::{
@@ -103,14 +103,16 @@ impl LimiterBuilder {
         let mut key_sources = BTreeMap::new();
         let mut add = |rules: &mut Vec<Rule>, policy: Policy, for_requests, hold: Duration| {
             policy.validate(for_requests)?;
-            let id = fingerprints.fingerprint(u8::MAX, &policy.identity().into()) as u64;
+            let id = fingerprints.fingerprint(NO_KIND, &policy.identity().into()) as u64;
             let hold = policy.held_up_to().unwrap_or(hold);
             let place = rules.len() as u32;
             let key_source = match policy.key_source() {
                 Some(source) => *key_sources.entry(source).or_insert(place),
                 None => place,
             };
-            let rule = Rule { unasked: unasked(&policy, id, place), policy, hold, key_source };
+            let unasked = unasked(&policy, id, place);
+            let domains = fingerprints.domains(unasked.labels.kinds());
+            let rule = Rule { unasked, policy, hold, key_source, domains };
             let known = *by_name.entry(rule.policy.name().to_owned()).or_insert(place);
             if rules.get(known as usize).is_some_and(|known| !known.policy.is(&rule.policy)) {
                 let culprit = format!("policy `{}`", rule.policy.name());

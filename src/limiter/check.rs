@@ -126,8 +126,8 @@ impl<'a> Check<'a> {
     fn fill(&self, rule: &Rule, asked: &mut Outcome) {
         let inner = &*self.limiter.inner;
         let charge = &mut asked.charge;
-        let shard = inner.shard(0, &self.key, || None);
-        charge.key = inner.fingerprint(0, &self.key);
+        let shard = inner.shard(rule, 0, &self.key, || None);
+        charge.key = inner.fingerprint(rule, 0, &self.key);
         charge.shard = shard.unwrap_or(charge.key as u64);
         charge.cost = self.cost;
         if self.plan.is_some() {

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Inner, Limiter};
+use super::{Inner, Limiter, NO_KIND};
 use crate::{
     decision::Decision,
     describe::{CategoryDescription, Description, PolicyDescription, Requests},
@@ -62,7 +62,7 @@ impl Inner {
         let capacity = self.rule(first).policy.algorithm().capacity(&quota);
 
         let (store, now) = (MemoryStore::with_max_keys(1_024), self.clock.now());
-        let key = self.fingerprints.fingerprint(0, &"example".into());
+        let key = self.fingerprints.fingerprint(NO_KIND, &"example".into());
         let ask = |decision: &mut Decision, place, quota, cost| {
             self.rule(place).ask(decision, 0, (key, key as u64), quota, cost);
         };

@@ -38,7 +38,7 @@ use crate::{
     clock::Clock,
     decision::{Decision, Outcome},
     hold::Line,
-    key::{Fingerprinter, Key},
+    key::{Domain, Fingerprinter, Key},
     matcher::Matcher,
     policy::Policy,
     store::{MemoryStore, Store},
@@ -110,6 +110,8 @@ struct Rule {
     hold: Duration,
     /// Rules that have the same find the same key in a request.
     key_source: u32,
+    /// Of each kind of key.
+    domains: Box<[Domain]>,
 }
 
 impl Inner {
@@ -117,6 +119,10 @@ impl Inner {
         &self.rules[place as usize]
     }
 }
+
+/// The domain of what no kind of key names: a policy's identity, or a key that is only for the
+/// choice of a server.
+const NO_KIND: u64 = 0;
 
 impl Limiter {
     /// A limiter without policies, to which they are added.

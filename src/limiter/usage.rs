@@ -51,8 +51,8 @@ impl Limiter {
             }
             seen.push(rule.unasked.charge.policy);
             if let Some((kind, key)) = policy.key_of(request) {
-                let shard = inner.shard(kind, &key, || policy.shard_of(request));
-                let key = inner.fingerprints.fingerprint(kind, &key);
+                let shard = inner.shard(rule, kind, &key, || policy.shard_of(request));
+                let key = inner.fingerprints.fingerprint(rule.domain(kind).key, &key);
                 let shard = shard.unwrap_or(key as u64);
                 rule.ask(&mut asked, kind, (key, shard), quota, 1);
             }

@@ -37,6 +37,11 @@ impl Labels {
         kept
     }
 
+    /// The kinds of key, of which there is one at least.
+    pub(crate) fn kinds(&self) -> impl Iterator<Item = &str> {
+        (0..self.kinds.len().max(1) as u8).map(|number| self.kind(number))
+    }
+
     /// The kind of key by which a request was counted.
     pub(crate) fn kind(&self, number: u8) -> &str {
         self.kinds.get(usize::from(number)).map_or("all", |kind| kind)

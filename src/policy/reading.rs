@@ -6,7 +6,7 @@ use http::{request::Parts, response};
 
 use super::{OnStoreFailure, Plans, Policy, Settings, WithoutKey};
 use crate::{
-    key::Key,
+    key::{Key, KeyExtractor},
     quota::Quota,
     warning::{Code, warn},
 };
@@ -30,7 +30,9 @@ impl Policy {
     /// What it reads to find a key: policies of which this is the same find the same. `None` where
     /// nobody knows.
     pub(crate) fn key_source(&self) -> Option<Vec<String>> {
-        self.0.keys.iter().map(|key| key.identity()).collect()
+        let source =
+            |key: &Arc<dyn KeyExtractor>| Some(format!("{:?}", (key.kind(), key.identity()?)));
+        self.0.keys.iter().map(source).collect()
     }
 
     /// What a response has cost, where that is settled afterwards.
@@ -65,11 +67,12 @@ impl Policy {
         self.0.shard.as_ref()?.extract(request).filter(|key| !key.as_bytes().is_empty())
     }
 
-    /// What tells it from others that have the same name, in a store that several processes share.
+    /// What its counts are kept under, in a store that several processes share. Its quota is no
+    /// part of it: a release that changes the quota changes every key's plan, and what was used
+    /// stays used. Nor are its kinds of key, each of which tells its keys from those of the others.
     pub(crate) fn identity(&self) -> String {
-        let Settings { name, algorithm, quota, .. } = &*self.0;
-        let kinds: Vec<_> = self.key_kinds().collect();
-        format!("{name}\n{algorithm:?}\n{quota:?}\n{kinds:?}")
+        let Settings { name, algorithm, .. } = &*self.0;
+        format!("{name}\n{algorithm:?}")
     }
 
     /// Whether all requests count together.
