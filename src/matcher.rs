@@ -126,6 +126,7 @@ impl Matcher {
                 .is_some_and(|ip| networks.iter().any(|network| network.contains(&ip))),
             Kind::Key { extractor, known, fingerprints } => extractor
                 .extract(request)
+                .found()
                 .is_some_and(|key| known.contains(&fingerprints.fingerprint(0, &key))),
         }
     }

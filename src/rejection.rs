@@ -164,13 +164,15 @@ impl Rejection {
         self.request_id.as_ref()?.to_str().ok()
     }
 
-    /// 429 Too Many Requests (RFC 6585, section 4); 400 Bad Request when the key is missing; 503
-    /// Service Unavailable when the store does not answer.
+    /// 429 Too Many Requests (RFC 6585, section 4); 400 Bad Request when the key is missing; the
+    /// extractor's status, 400 mostly, when the key is unreadable; 503 Service Unavailable when the
+    /// store does not answer.
     #[must_use]
     pub fn status(&self) -> StatusCode {
         match self.reason {
             Reason::QuotaExceeded | Reason::CostExceedsQuota => StatusCode::TOO_MANY_REQUESTS,
             Reason::MissingKey => StatusCode::BAD_REQUEST,
+            Reason::UnreadableKey => self.outcome().unreadable_status(),
             Reason::StoreUnavailable => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
@@ -182,6 +184,7 @@ impl Rejection {
             Reason::QuotaExceeded => "rate_limit_exceeded",
             Reason::CostExceedsQuota => "cost_exceeds_quota",
             Reason::MissingKey => "missing_key",
+            Reason::UnreadableKey => "unreadable_key",
             Reason::StoreUnavailable => "rate_limit_unavailable",
         };
         let mut body = Object::new();
@@ -282,6 +285,17 @@ impl Complaint<'_> {
                     "Policy `{policy}` counts by {}, which the request does not tell.",
                     self.0.key_kind()
                 )
+            }
+            Some(Reason::UnreadableKey) => {
+                let how = match self.0.unreadable_status() {
+                    StatusCode::PAYLOAD_TOO_LARGE => "the body that has it is too large",
+                    StatusCode::UNSUPPORTED_MEDIA_TYPE => {
+                        "the body that has it is of another type or encoding"
+                    }
+                    _ => "the request has it twice, or malformed",
+                };
+                let kind = self.0.key_kind();
+                write!(to, "Policy `{policy}` counts by {kind}, which cannot be read: {how}.")
             }
             Some(Reason::StoreUnavailable) => {
                 write!(to, "Quota of policy `{policy}` cannot be told at the moment.")

@@ -11,7 +11,7 @@ use std::{
 use http::{Request, request::Parts};
 use tower_quota::{
     Category, Limiter, Matcher, Policy, Quota, Reason,
-    key::{Key, KeyExtractor},
+    key::{Extracted, KeyExtractor},
 };
 
 fn to(path: &str, headers: &[(&str, &str)]) -> Parts {
@@ -35,9 +35,9 @@ impl KeyExtractor for Asked {
         self.name.into()
     }
 
-    fn extract<'a>(&self, request: &'a Parts) -> Option<Key<'a>> {
+    fn extract<'a>(&self, request: &'a Parts) -> Extracted<'a> {
         self.times.fetch_add(1, SeqCst);
-        Some(request.headers.get(self.name)?.as_bytes().into())
+        request.headers.get(self.name).map(|value| value.as_bytes().into()).into()
     }
 
     fn identity(&self) -> Option<String> {

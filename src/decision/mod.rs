@@ -41,6 +41,9 @@ pub enum Reason {
     CostExceedsQuota,
     /// The request has none of the keys by which the policy counts.
     MissingKey,
+    /// The request has a key that cannot be read: it is there twice, or malformed. It costs nothing
+    /// anywhere.
+    UnreadableKey,
     /// The store does not answer, and the policy refuses then
     /// ([`OnStoreFailure::Refuse`](crate::OnStoreFailure)).
     StoreUnavailable,
@@ -50,6 +53,11 @@ impl Reason {
     /// Whether there is a quota to tell of.
     pub(crate) const fn is_counted(self) -> bool {
         matches!(self, Self::QuotaExceeded | Self::CostExceedsQuota)
+    }
+
+    /// Whether there is no key to count by.
+    pub(crate) const fn lacks_key(self) -> bool {
+        matches!(self, Self::MissingKey | Self::UnreadableKey)
     }
 }
 

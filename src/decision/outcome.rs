@@ -1,5 +1,7 @@
 use std::time::Duration;
 
+use http::StatusCode;
+
 use super::Reason;
 use crate::{
     algorithm::Algorithm,
@@ -16,9 +18,11 @@ pub struct Outcome {
     pub(crate) place: u32,
     pub(crate) key_kind: u8,
     pub(crate) refused: Option<Reason>,
+    /// With which status, where the key is unreadable.
+    pub(crate) unreadable: Option<StatusCode>,
     /// Among how many the quota is divided: this replica counts alone where it is more than 1.
     pub(crate) replicas: u32,
-    /// What was asked of the store, unless the key is missing.
+    /// What was asked of the store, unless the key is missing or unreadable.
     pub(crate) charge: Charge,
     pub(crate) usage: Usage,
 }
@@ -70,7 +74,13 @@ impl Outcome {
 
     #[inline]
     pub(crate) fn has_key(&self) -> bool {
-        self.refused != Some(Reason::MissingKey)
+        !self.refused.is_some_and(Reason::lacks_key)
+    }
+
+    /// With which status an unreadable key is refused.
+    pub(crate) fn unreadable_status(&self) -> StatusCode {
+        let is_error = |status: &StatusCode| status.is_client_error() || status.is_server_error();
+        self.unreadable.filter(is_error).unwrap_or(StatusCode::BAD_REQUEST)
     }
 
     /// What was asked of the store.
@@ -102,7 +112,7 @@ impl Outcome {
     }
 
     /// Of the key, as the store knows it; `None` where there is none: the policy is global, or the
-    /// key is missing.
+    /// key is missing or unreadable.
     pub(crate) fn fingerprint(&self) -> Option<u128> {
         self.charge().filter(|_| !self.labels.is_global).map(|charge| charge.key)
     }
@@ -138,6 +148,7 @@ impl Outcome {
             replicas: 1,
             charge: Charge::new(0, 7, algorithm, quota),
             refused: None,
+            unreadable: None,
             usage: Usage::of_nanos(0, algorithm.capacity(&quota), 0),
         }
     }

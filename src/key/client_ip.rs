@@ -7,7 +7,7 @@ use std::{
 use http::{HeaderName, header::FORWARDED, request::Parts};
 use ipnet::IpNet;
 
-use super::{Key, KeyExtractor, forwarded};
+use super::{Extracted, KeyExtractor, forwarded};
 use crate::warning::{Code, warn};
 
 /// The peer's address, for servers other than axum's: put it into the request's extensions.
@@ -190,14 +190,15 @@ impl KeyExtractor for ClientIp {
         "ip".into()
     }
 
-    fn extract<'a>(&self, request: &'a Parts) -> Option<Key<'a>> {
-        Some(match self.resolve(request)? {
+    fn extract<'a>(&self, request: &'a Parts) -> Extracted<'a> {
+        let counted = self.resolve(request).map(|ip| match ip {
             IpAddr::V4(ip) => IpAddr::V4(ip).into(),
             IpAddr::V6(ip) => {
                 let mask = u128::MAX.unbounded_shl(128 - u32::from(self.ipv6_prefix.min(128)));
                 IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() & mask)).into()
             }
-        })
+        });
+        counted.into()
     }
 
     fn problem(&self) -> Option<String> {
@@ -357,7 +358,7 @@ mod tests {
     #[test]
     fn ipv6_counts_by_its_network_and_ipv4_by_itself() {
         let key = |client_ip: &ClientIp, peer: &str| {
-            client_ip.extract(&request(peer, &[])).unwrap().as_bytes().to_vec()
+            client_ip.extract(&request(peer, &[])).found().unwrap().as_bytes().to_vec()
         };
         let by_64 = ClientIp::new();
         assert_eq!(key(&by_64, "2001:db8::1"), key(&by_64, "2001:db8::ffff:2"));

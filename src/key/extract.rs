@@ -4,32 +4,54 @@ use std::borrow::Cow;
 
 use http::{HeaderMap, HeaderName, header::AUTHORIZATION, request::Parts};
 
-use super::{Key, KeyExtractor};
+use super::{Extracted, Key, KeyExtractor};
 use crate::matcher::{path_of, route};
 
 /// A key read by a closure; `None` when the request has none.
 ///
-/// `kind` names the kind of key in messages and logs.
+/// `kind` names the kind of key in messages and logs. Where a key may be there and not be readable,
+/// take [`try_from_fn`].
 ///
 /// ```
 /// use tower_quota::key;
 ///
-/// let by_tenant = key::from_fn("tenant", |request| {
-///     let tenant = request.headers.get("host")?.to_str().ok()?.split('.').next()?;
-///     Some(tenant.into())
-/// });
-/// # let _ = by_tenant;
+/// let by_host = key::from_fn("host", |request| Some(request.uri.host()?.into()));
+/// # let _ = by_host;
 /// ```
 pub fn from_fn<F>(kind: impl Into<Cow<'static, str>>, extract: F) -> impl KeyExtractor
 where
     F: for<'a> Fn(&'a Parts) -> Option<Key<'a>> + Send + Sync + 'static,
 {
+    try_from_fn(kind, move |request| extract(request).into())
+}
+
+/// A key read by a closure that tells what is unreadable from what is missing.
+///
+/// ```
+/// use tower_quota::key::{self, Extracted};
+///
+/// let by_tenant = key::try_from_fn("tenant", |request| {
+///     let mut lines = request.headers.get_all("host").iter();
+///     let (Some(host), None) = (lines.next(), lines.next()) else {
+///         return Extracted::UNREADABLE;
+///     };
+///     match host.to_str() {
+///         Ok(host) => Extracted::Found(host.split('.').next().unwrap_or_default().into()),
+///         Err(_) => Extracted::UNREADABLE,
+///     }
+/// });
+/// # let _ = by_tenant;
+/// ```
+pub fn try_from_fn<F>(kind: impl Into<Cow<'static, str>>, extract: F) -> impl KeyExtractor
+where
+    F: for<'a> Fn(&'a Parts) -> Extracted<'a> + Send + Sync + 'static,
+{
     Extract { kind: kind.into(), extract, problem: None, identity: None }
 }
 
-/// The value of a header.
+/// The value of a header: any bytes, without the whitespace around them.
 ///
-/// A header sent twice is no key: which one the handler reads is unknown.
+/// A header sent twice is unreadable: which one the handler reads is unknown.
 pub fn header(name: impl AsRef<str>) -> impl KeyExtractor {
     let name = name.as_ref().to_ascii_lowercase();
     let parsed = HeaderName::try_from(&name).ok();
@@ -37,34 +59,62 @@ pub fn header(name: impl AsRef<str>) -> impl KeyExtractor {
         .is_none()
         .then(|| format!("`{name:?}` is no header name; write one like `x-api-key`"));
     let identity = format!("header {name}");
-    identified(identity, name, problem, move |request| {
-        Some(single(&request.headers, parsed.as_ref()?)?.into())
+    identified(identity, name, problem, move |request| match &parsed {
+        Some(name) => single(&request.headers, name),
+        None => Extracted::Missing,
     })
 }
 
 /// The token of `Authorization: Bearer …` (RFC 6750, section 2.1).
+///
+/// Another scheme, and a token that is empty, count as missing. Unreadable are two lines of the
+/// header, a token with whitespace in it, and what only begins like the scheme, as `Bearerabc`: some
+/// handlers read a token from these.
 #[must_use]
 pub fn bearer() -> impl KeyExtractor {
+    const SCHEME: &[u8] = b"bearer";
     identified("bearer token".to_owned(), "bearer token", None, |request| {
-        let value = single(&request.headers, &AUTHORIZATION)?;
-        let (scheme, token) = value.split_at_checked("bearer ".len())?;
-        scheme.eq_ignore_ascii_case(b"bearer ").then(|| token.trim_ascii().into())
+        let lines = request.headers.get_all(AUTHORIZATION).iter();
+        only(lines, |value| match value.as_bytes().trim_ascii().split_at_checked(SCHEME.len()) {
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case(SCHEME) => {
+                let token = rest.trim_ascii();
+                let is_one = !token.iter().any(u8::is_ascii_whitespace);
+                match rest.first() {
+                    None | Some(b' ') if is_one => Extracted::Found(token.into()),
+                    _ => Extracted::UNREADABLE,
+                }
+            }
+            _ => Extracted::Missing,
+        })
     })
 }
 
 /// A parameter of the query string, decoded.
 ///
-/// A parameter given twice is no key: which one the handler reads is unknown.
+/// Unreadable are a parameter that is there twice, and a value whose percent-encoding is not that of
+/// a text without NUL: which one the handler reads, and how, is unknown.
 pub fn query(name: impl Into<Cow<'static, str>>) -> impl KeyExtractor {
     let name = name.into();
     identified(format!("query {name}"), name.clone(), None, move |request| {
-        let query = request.uri.query()?;
-        let pairs = form_urlencoded::parse(query.as_bytes());
-        Some(only(pairs.filter(|(key, _)| *key == name))?.1.into())
+        let pairs = request.uri.query().unwrap_or_default().split('&');
+        let named = pairs.filter_map(|pair| {
+            let (key, value) = form_urlencoded::parse(pair.as_bytes()).next()?;
+            (key == name).then_some((pair, value))
+        });
+        only(named, |(pair, value)| {
+            let encoded = pair.split_once('=').map_or("", |(_, value)| value);
+            match decoded(encoded) {
+                Some(_) => Extracted::Found(value.into()),
+                None => Extracted::UNREADABLE,
+            }
+        })
     })
 }
 
 /// A segment of the path, decoded: the parameter `name` of `pattern`, in axum's syntax.
+///
+/// It is unreadable where its percent-encoding is not that of a text without NUL, and missing where
+/// the path is not that of the pattern.
 ///
 /// ```
 /// use tower_quota::key;
@@ -84,9 +134,14 @@ pub fn path_param(pattern: &str, name: impl Into<Cow<'static, str>>) -> impl Key
     };
     let identity = format!("path {pattern:?} {name}");
     identified(identity, name.clone(), problem, move |request| {
-        let matched = router.as_ref().ok()?.at(path_of(request)).ok()?;
-        let value = percent_encoding::percent_decode_str(matched.params.get(&*name)?);
-        Some(value.collect::<Vec<u8>>().into())
+        let matched = router.as_ref().ok().and_then(|router| router.at(path_of(request)).ok());
+        let Some(value) = matched.and_then(|matched| matched.params.get(&*name)) else {
+            return Extracted::Missing;
+        };
+        match decoded(value) {
+            Some(value) => Extracted::Found(value.into()),
+            None => Extracted::UNREADABLE,
+        }
     })
 }
 
@@ -117,7 +172,7 @@ pub(super) fn identified<F>(
     extract: F,
 ) -> impl KeyExtractor
 where
-    F: for<'a> Fn(&'a Parts) -> Option<Key<'a>> + Send + Sync + 'static,
+    F: for<'a> Fn(&'a Parts) -> Extracted<'a> + Send + Sync + 'static,
 {
     Extract { kind: kind.into(), extract, problem, identity: Some(identity) }
 }
@@ -131,13 +186,13 @@ struct Extract<F> {
 
 impl<F> KeyExtractor for Extract<F>
 where
-    F: for<'a> Fn(&'a Parts) -> Option<Key<'a>> + Send + Sync + 'static,
+    F: for<'a> Fn(&'a Parts) -> Extracted<'a> + Send + Sync + 'static,
 {
     fn kind(&self) -> Cow<'_, str> {
         Cow::Borrowed(&self.kind)
     }
 
-    fn extract<'a>(&self, request: &'a Parts) -> Option<Key<'a>> {
+    fn extract<'a>(&self, request: &'a Parts) -> Extracted<'a> {
         (self.extract)(request)
     }
 
@@ -150,13 +205,36 @@ where
     }
 }
 
-fn only<T>(mut items: impl Iterator<Item = T>) -> Option<T> {
-    let first = items.next()?;
-    items.next().is_none().then_some(first)
+/// What is read from the only one of some items; several are unreadable.
+#[inline]
+fn only<'a, T>(
+    mut items: impl Iterator<Item = T>,
+    read: impl FnOnce(T) -> Extracted<'a>,
+) -> Extracted<'a> {
+    match (items.next(), items.next()) {
+        (None, _) => Extracted::Missing,
+        (Some(item), None) => read(item),
+        (Some(_), Some(_)) => Extracted::UNREADABLE,
+    }
 }
 
-fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a [u8]> {
-    only(headers.get_all(name).iter()).map(|value| value.as_bytes().trim_ascii())
+#[inline]
+fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Extracted<'a> {
+    only(headers.get_all(name).iter(), |value| {
+        Extracted::Found(value.as_bytes().trim_ascii().into())
+    })
+}
+
+/// The text that is percent-encoded, if it is encoded as it has to be (RFC 3986, section 2.1). A
+/// text with NUL is none: where a handler reads it, it may end there.
+fn decoded(encoded: &str) -> Option<Cow<'_, str>> {
+    let whole = |rest: &str| {
+        let digits = rest.as_bytes().get(..2);
+        digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
+    };
+    let is_whole = encoded.split('%').skip(1).all(whole);
+    let text = percent_encoding::percent_decode_str(encoded).decode_utf8().ok();
+    text.filter(|text| is_whole && !text.contains('\0'))
 }
 
 fn has_param(pattern: &str, name: &str) -> bool {
@@ -173,64 +251,125 @@ mod tests {
 
     use super::*;
 
-    fn key(extractor: &impl KeyExtractor, request: http::request::Builder) -> Option<String> {
-        let parts = request.body(()).unwrap().into_parts().0;
-        let key = extractor.extract(&parts)?;
-        Some(String::from_utf8_lossy(key.as_bytes()).into_owned())
+    /// What is read from a request to `uri` with these lines of headers.
+    fn read(key: &impl KeyExtractor, uri: &str, headers: &[(&str, &[u8])]) -> String {
+        let add = |request: http::request::Builder, (name, value): &(&str, &[u8])| {
+            request.header(*name, *value)
+        };
+        let request = headers.iter().fold(Request::get(uri), add);
+        match key.extract(&request.body(()).unwrap().into_parts().0) {
+            Extracted::Found(key) => format!("found {}", key.as_bytes().escape_ascii()),
+            Extracted::Missing => "missing".to_owned(),
+            Extracted::Unreadable(status) => format!("unreadable {}", status.as_u16()),
+        }
     }
 
-    fn get(uri: &str) -> http::request::Builder {
-        Request::get(uri)
-    }
+    const UNREADABLE: &str = "unreadable 400";
 
     #[test]
     fn headers() {
         let api_key = header("X-API-Key");
         assert_eq!(api_key.kind(), "x-api-key");
-        assert_eq!(key(&api_key, get("/").header("x-api-key", " a ")), Some("a".into()));
-        assert_eq!(key(&api_key, get("/")), None);
-        let twice = get("/").header("x-api-key", "a").header("x-api-key", "b");
-        assert_eq!(key(&api_key, twice), None, "which of two is unknown");
+        let one = |value: &'static [u8]| vec![("x-api-key", value)];
+        for (lines, expected) in [
+            (vec![], "missing"),
+            (one(b"a"), "found a"),
+            (one(b" \t a \t"), "found a"),
+            (one(b""), "found "),
+            (one(b"a, b"), "found a, b"),
+            (one(b"\xff\xfe"), r"found \xff\xfe"),
+            (one(b"\xc3\xa4"), r"found \xc3\xa4"),
+            ([one(b"a"), one(b"b")].concat(), UNREADABLE),
+            ([one(b"a"), one(b"a")].concat(), UNREADABLE),
+            ([one(b""), one(b"a")].concat(), UNREADABLE),
+            ([one(b"a"), one(b"\xff")].concat(), UNREADABLE),
+            (vec![("x-api-key", b"a"), ("X-Api-Key", b"b")], UNREADABLE),
+            (vec![("x-api-keys", b"a")], "missing"),
+        ] {
+            assert_eq!(read(&api_key, "/", &lines), expected, "{lines:?}");
+        }
         assert_eq!(
             header("x api").problem().unwrap(),
             "`\"x api\"` is no header name; write one like `x-api-key`"
         );
-    }
-
-    #[test]
-    fn hostile_header_values_are_keys_like_any_other() {
-        let api_key = header("x-api-key");
-        let not_utf8 = http::HeaderValue::from_bytes(b"\xff\xfe").unwrap();
-        assert!(key(&api_key, get("/").header("x-api-key", not_utf8)).is_some());
         let long = "k".repeat(100 * 1024);
-        assert_eq!(key(&api_key, get("/").header("x-api-key", &long)), Some(long));
+        assert_eq!(read(&api_key, "/", &[("x-api-key", long.as_bytes())]), format!("found {long}"));
     }
 
     #[test]
     fn bearer_tokens() {
-        let sent = |value: &str| key(&bearer(), get("/").header("authorization", value));
-        assert_eq!(sent("Bearer abc"), Some("abc".into()));
-        assert_eq!(sent("bearer   abc"), Some("abc".into()));
-        assert_eq!(sent("Basic abc"), None);
-        assert_eq!(sent("Bearerabc"), None);
-        assert_eq!(sent("B"), None);
-        assert_eq!(sent("Bearer"), None);
+        let one = |value: &'static [u8]| vec![("authorization", value)];
+        for (lines, expected) in [
+            (vec![], "missing"),
+            (one(b"Bearer abc"), "found abc"),
+            (one(b"bEARER   abc "), "found abc"),
+            (one(b" Bearer abc"), "found abc"),
+            (one(b"Bearer \xff"), r"found \xff"),
+            (one(b"Bearer 7|abc"), "found 7|abc"),
+            (one(b""), "missing"),
+            (one(b"B"), "missing"),
+            (one(b"Basic YTpi"), "missing"),
+            (one(b"Bearer"), "found "),
+            (one(b"Bearer "), "found "),
+            (one(b"Bearerabc"), UNREADABLE),
+            (one(b"Bearer:abc"), UNREADABLE),
+            (one(b"Bearer\tabc"), UNREADABLE),
+            (one(b"Bearer abc def"), UNREADABLE),
+            (one(b"Bearer abc\tdef"), UNREADABLE),
+            (one(b"Bearer abc, Bearer def"), UNREADABLE),
+            ([one(b"Bearer abc"), one(b"Bearer abc")].concat(), UNREADABLE),
+            ([one(b"Bearer abc"), one(b"Basic YTpi")].concat(), UNREADABLE),
+            ([one(b"Basic YTpi"), one(b"Bearer abc")].concat(), UNREADABLE),
+        ] {
+            assert_eq!(read(&bearer(), "/", &lines), expected, "{lines:?}");
+        }
     }
 
     #[test]
     fn query_parameters() {
-        let api_key = query("key");
-        assert_eq!(key(&api_key, get("/?a=b&key=c%20d")), Some("c d".into()));
-        assert_eq!(key(&api_key, get("/?key=a&key=b")), None, "which of two is unknown");
-        assert_eq!(key(&api_key, get("/?keys=a")), None);
-        assert_eq!(key(&api_key, get("/")), None);
+        for (uri, expected) in [
+            ("/", "missing"),
+            ("/?", "missing"),
+            ("/?keys=a", "missing"),
+            ("/?KEY=a", "missing"),
+            ("/?a=b&key=c%20d", "found c d"),
+            ("/?&&key=c+d&", "found c d"),
+            ("/?k%65y=a", "found a"),
+            ("/?key=a=b", "found a=b"),
+            ("/?key=%C3%A4", r"found \xc3\xa4"),
+            ("/?key", "found "),
+            ("/?key=", "found "),
+            ("/?key=a&key=b", UNREADABLE),
+            ("/?key=a&key=a", UNREADABLE),
+            ("/?key=a&key", UNREADABLE),
+            ("/?key=a&k%65y=b", UNREADABLE),
+            ("/?key=%", UNREADABLE),
+            ("/?key=%z1", UNREADABLE),
+            ("/?key=a%1", UNREADABLE),
+            ("/?key=%ff", UNREADABLE),
+            ("/?key=a%00", UNREADABLE),
+            ("/?key=a%00b", UNREADABLE),
+        ] {
+            assert_eq!(read(&query("key"), uri, &[]), expected, "{uri}");
+        }
     }
 
     #[test]
     fn path_parameters() {
         let tenant = path_param("/v1/{tenant}/{*rest}", "tenant");
-        assert_eq!(key(&tenant, get("/v1/a%62c/users/1")), Some("abc".into()));
-        assert_eq!(key(&tenant, get("/v2/abc/users")), None);
+        for (uri, expected) in [
+            ("/v1/abc/users", "found abc"),
+            ("/v1/a%62c/users/1", "found abc"),
+            ("/v1/a%2Fb/users", "found a/b"),
+            ("/v1/a+b/users", "found a+b"),
+            ("/v2/abc/users", "missing"),
+            ("/v1/%/users", UNREADABLE),
+            ("/v1/%zz/users", UNREADABLE),
+            ("/v1/%ff/users", UNREADABLE),
+            ("/v1/abc%00/users", UNREADABLE),
+        ] {
+            assert_eq!(read(&tenant, uri, &[]), expected, "{uri}");
+        }
         assert_eq!(
             path_param("/v1/{user}", "tenant").problem().unwrap(),
             "the path `/v1/{user}` has no parameter `{tenant}`; write it there"
@@ -241,7 +380,15 @@ mod tests {
     #[test]
     fn extensions() {
         let user = extension("user", |id: &u64| (*id).into());
-        assert!(key(&user, get("/").extension(7_u64)).is_some());
-        assert!(key(&user, get("/").extension(7_u32)).is_none());
+        let with = |extensions| {
+            let mut parts = Request::get("/").body(()).unwrap().into_parts().0;
+            parts.extensions = extensions;
+            user.extract(&parts).found().is_some()
+        };
+        let mut extensions = http::Extensions::new();
+        extensions.insert(7_u32);
+        assert!(!with(extensions.clone()));
+        extensions.insert(7_u64);
+        assert!(with(extensions));
     }
 }

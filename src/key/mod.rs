@@ -17,6 +17,7 @@
 mod body_field;
 mod client_ip;
 mod extract;
+mod extracted;
 mod fingerprint;
 mod forwarded;
 
@@ -28,7 +29,8 @@ use smallvec::SmallVec;
 pub use self::{
     body_field::{BodyField, BodyFieldLayer, PeekedBody, body_field},
     client_ip::{ClientIp, PeerAddr},
-    extract::{bearer, extension, from_fn, header, path_param, query},
+    extract::{bearer, extension, from_fn, header, path_param, query, try_from_fn},
+    extracted::Extracted,
 };
 pub(crate) use self::{
     client_ip::parse_networks,
@@ -178,9 +180,8 @@ pub trait KeyExtractor: Send + Sync + 'static {
     /// What kind of key this is, for messages and logs: `ip`, `x-api-key`, `user`.
     fn kind(&self) -> Cow<'_, str>;
 
-    /// The request's key; `None` when it has none, and the policy says what happens then. An empty
-    /// key counts as none.
-    fn extract<'a>(&self, request: &'a Parts) -> Option<Key<'a>>;
+    /// The request's key: found, missing, or unreadable.
+    fn extract<'a>(&self, request: &'a Parts) -> Extracted<'a>;
 
     /// What is wrong with the settings, and what to write instead. `build()` fails with it.
     fn problem(&self) -> Option<String> {
@@ -205,7 +206,7 @@ impl<K: KeyExtractor + ?Sized> KeyExtractor for Arc<K> {
         (**self).kind()
     }
 
-    fn extract<'a>(&self, request: &'a Parts) -> Option<Key<'a>> {
+    fn extract<'a>(&self, request: &'a Parts) -> Extracted<'a> {
         (**self).extract(request)
     }
 
@@ -219,6 +220,7 @@ impl<K: KeyExtractor + ?Sized> KeyExtractor for Arc<K> {
 }
 
 /// A tuple of keys is a key, and a tuple of extractors counts per combination: each must be there.
+/// It is unreadable where one of them is.
 macro_rules! tuples {
     ($($name:ident)+) => {
         impl<'a, $($name: Into<Key<'a>>),+> From<($($name,)+)> for Key<'_> {
@@ -235,10 +237,18 @@ macro_rules! tuples {
                 [$($name.kind()),+].join("+").into()
             }
 
-            fn extract<'a>(&self, request: &'a Parts) -> Option<Key<'a>> {
+            fn extract<'a>(&self, request: &'a Parts) -> Extracted<'a> {
                 let ($($name,)+) = self;
-                $(let $name = $name.extract(request).filter(|key| !key.as_bytes().is_empty())?;)+
-                Some(Key::joined(&[$($name),+]))
+                let mut missing = false;
+                $(let $name = match $name.extract(request).or_missing_if_empty() {
+                    Extracted::Found(key) => key,
+                    Extracted::Missing => {
+                        missing = true;
+                        "".into()
+                    }
+                    Extracted::Unreadable(status) => return Extracted::Unreadable(status),
+                };)+
+                if missing { Extracted::Missing } else { Extracted::Found(Key::joined(&[$($name),+])) }
             }
 
             fn problem(&self) -> Option<String> {
@@ -321,8 +331,8 @@ mod tests {
             let request = http::Request::builder().header("x-tenant", "7").header("x-user", user);
             request.body(()).unwrap().into_parts().0
         };
-        assert!(both.extract(&request("8")).is_some());
-        assert!(both.extract(&request("")).is_none());
+        assert!(both.extract(&request("8")).found().is_some());
+        assert_eq!(both.extract(&request("")), Extracted::Missing);
         assert!((bearer(), header("no such name\n")).problem().is_some());
     }
 }

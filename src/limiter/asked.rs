@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use http::request::Parts;
+use http::{StatusCode, request::Parts};
 use smallvec::SmallVec;
 
 use super::{Inner, NO_KIND, Rule};
@@ -10,7 +10,7 @@ use crate::{
     category::any_matches,
     clock::Now,
     decision::{Decision, Outcome, Reason},
-    key::{Domain, Key},
+    key::{Domain, Extracted, Key},
     quota::Quota,
     store::{Charge, Mode, Usages},
 };
@@ -19,8 +19,10 @@ use crate::{
 struct Read<'a> {
     /// The [`Rule::key_source`].
     source: u32,
-    /// Of which kind, and its fingerprint.
-    key: Option<(u8, Key<'a>, u128)>,
+    kind: u8,
+    key: Extracted<'a>,
+    /// Of a key that is found.
+    fingerprint: u128,
 }
 
 impl Inner {
@@ -58,26 +60,32 @@ impl Inner {
             _ => read.insert(self.read(rule, request)),
         };
         match &read.key {
-            Some((kind, key, fingerprint)) => {
-                let shard = self.shard(rule, *kind, key, || policy.shard_of(request));
-                let shard = shard.unwrap_or(*fingerprint as u64);
-                rule.ask(decision, *kind, (*fingerprint, shard), quota, policy.cost_of(request));
-            }
-            None if policy.skips_without_key() => {}
-            None => {
+            Extracted::Found(key) => match self.shard_for(rule, request, read.kind, key) {
+                Ok(shard) => {
+                    let key = (read.fingerprint, shard.unwrap_or(read.fingerprint as u64));
+                    rule.ask(decision, read.kind, key, quota, policy.cost_of(request));
+                }
+                Err(status) => rule.refuse_unreadable(decision, read.kind, quota, status),
+            },
+            Extracted::Missing if policy.skips_without_key() => {}
+            Extracted::Missing => {
                 let missing = rule.ask(decision, 0, (0, 0), quota, 0);
                 missing.refused = Some(Reason::MissingKey);
+            }
+            Extracted::Unreadable(status) => {
+                rule.refuse_unreadable(decision, read.kind, quota, *status);
             }
         }
     }
 
     #[inline]
     fn read<'a>(&self, rule: &Rule, request: &'a Parts) -> Read<'a> {
-        let key = rule.policy.key_of(request).map(|(kind, key)| {
-            let fingerprint = self.fingerprint(rule, kind, &key);
-            (kind, key, fingerprint)
-        });
-        Read { source: rule.key_source, key }
+        let (kind, key) = rule.policy.key_of(request);
+        let fingerprint = match &key {
+            Extracted::Found(key) => self.fingerprint(rule, kind, key),
+            Extracted::Missing | Extracted::Unreadable(_) => 0,
+        };
+        Read { source: rule.key_source, kind, key, fingerprint }
     }
 }
 
@@ -92,20 +100,36 @@ impl Inner {
 
     /// On which server of a cluster the counts of a key are kept, if not on its own.
     #[inline]
-    pub(super) fn shard<'a>(
-        &self,
-        rule: &Rule,
-        kind: u8,
-        key: &'a Key<'a>,
-        chosen: impl FnOnce() -> Option<Key<'a>>,
-    ) -> Option<u64> {
+    pub(super) fn shard(&self, rule: &Rule, kind: u8, key: &Key<'_>) -> Option<u64> {
         if !self.is_shared {
             return None;
         }
-        let fingerprint = |domain, key: &Key<'_>| self.fingerprints.fingerprint(domain, key) as u64;
-        match chosen() {
-            Some(chosen) => Some(fingerprint(NO_KIND, &chosen)),
-            None => key.first_part().map(|first| fingerprint(rule.domain(kind).first_part, &first)),
+        let domain = rule.domain(kind).first_part;
+        key.first_part().map(|first| self.fingerprints.fingerprint(domain, &first) as u64)
+    }
+
+    /// The same, as the policy reads it from a request.
+    ///
+    /// # Errors
+    /// The status for a shard that is there and cannot be read: the caller must not be counted on
+    /// another server for that.
+    #[inline]
+    pub(super) fn shard_for(
+        &self,
+        rule: &Rule,
+        request: &Parts,
+        kind: u8,
+        key: &Key<'_>,
+    ) -> Result<Option<u64>, StatusCode> {
+        if !self.is_shared {
+            return Ok(None);
+        }
+        match rule.policy.shard_of(request) {
+            Extracted::Found(shard) => {
+                Ok(Some(self.fingerprints.fingerprint(NO_KIND, &shard) as u64))
+            }
+            Extracted::Missing => Ok(self.shard(rule, kind, key)),
+            Extracted::Unreadable(status) => Err(status),
         }
     }
 }
@@ -135,6 +159,20 @@ impl Rule {
         asked.charge.cost = cost;
         asked
     }
+
+    /// Adds to `decision` that this rule refuses the request, as its key is unreadable.
+    #[cold]
+    fn refuse_unreadable(
+        &self,
+        decision: &mut Decision,
+        kind: u8,
+        quota: Quota,
+        status: StatusCode,
+    ) {
+        let unreadable = self.ask(decision, kind, (0, 0), quota, 0);
+        unreadable.refused = Some(Reason::UnreadableKey);
+        unreadable.unreadable = Some(status);
+    }
 }
 
 impl Decision {
@@ -148,8 +186,8 @@ impl Decision {
         self.all().next().is_some_and(|outcome| outcome.charge.mode == Mode::Peek)
     }
 
-    /// A request that lacks a key is refused by that, and costs nothing anywhere; unless it is
-    /// only a dry run that would refuse it.
+    /// A request of which a key is missing or unreadable is refused by that, and costs nothing
+    /// anywhere; unless it is only a dry run that would refuse it.
     #[inline]
     pub(super) fn needs_store(&self) -> bool {
         self.outcomes().iter().all(Outcome::has_key) && self.all().any(Outcome::has_key)
@@ -196,7 +234,7 @@ impl Decision {
         self.all().map(|outcome| inner.rule(outcome.place).hold).max().unwrap_or_default()
     }
 
-    /// The decision is made, without the store: nothing but a missing key counts.
+    /// The decision is made, without the store: nothing but what lacks a key counts.
     #[inline]
     pub(super) fn finish_uncounted(&mut self, now: Now) {
         self.retain(|outcome| !outcome.has_key());

@@ -188,6 +188,7 @@ fn unasked(policy: &Policy, id: u64, place: u32) -> Outcome {
         place,
         key_kind: 0,
         refused: None,
+        unreadable: None,
         replicas: 1,
         charge,
         usage: Usage::default(),

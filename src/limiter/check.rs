@@ -126,7 +126,7 @@ impl<'a> Check<'a> {
     fn fill(&self, rule: &Rule, asked: &mut Outcome) {
         let inner = &*self.limiter.inner;
         let charge = &mut asked.charge;
-        let shard = inner.shard(rule, 0, &self.key, || None);
+        let shard = inner.shard(rule, 0, &self.key);
         charge.key = inner.fingerprint(rule, 0, &self.key);
         charge.shard = shard.unwrap_or(charge.key as u64);
         charge.cost = self.cost;

@@ -248,6 +248,7 @@ fn blocked(left: Duration) -> Outcome {
         place: 0,
         key_kind: 0,
         refused: Some(Reason::QuotaExceeded),
+        unreadable: None,
         replicas: 1,
         usage: Usage::new(left, 0, left),
     }

@@ -50,8 +50,10 @@ impl Limiter {
                 continue;
             }
             seen.push(rule.unasked.charge.policy);
-            if let Some((kind, key)) = policy.key_of(request) {
-                let shard = inner.shard(rule, kind, &key, || policy.shard_of(request));
+            let (kind, key) = policy.key_of(request);
+            if let Some(key) = key.found()
+                && let Ok(shard) = inner.shard_for(rule, request, kind, &key)
+            {
                 let key = inner.fingerprints.fingerprint(rule.domain(kind).key, &key);
                 let shard = shard.unwrap_or(key as u64);
                 rule.ask(&mut asked, kind, (key, shard), quota, 1);

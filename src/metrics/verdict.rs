@@ -12,17 +12,19 @@ pub(super) enum Verdict {
     Held,
     Refused,
     MissingKey,
+    UnreadableKey,
     Unavailable,
     DryRunAllowed,
     DryRunRefused,
 }
 
 impl Verdict {
-    pub(super) const ALL: [Self; 7] = [
+    pub(super) const ALL: [Self; 8] = [
         Self::Allowed,
         Self::Held,
         Self::Refused,
         Self::MissingKey,
+        Self::UnreadableKey,
         Self::Unavailable,
         Self::DryRunAllowed,
         Self::DryRunRefused,
@@ -34,6 +36,7 @@ impl Verdict {
             (true, None) => Self::DryRunAllowed,
             (true, Some(_)) => Self::DryRunRefused,
             (false, Some(Reason::MissingKey)) => Self::MissingKey,
+            (false, Some(Reason::UnreadableKey)) => Self::UnreadableKey,
             (false, Some(Reason::StoreUnavailable)) => Self::Unavailable,
             (false, Some(Reason::QuotaExceeded | Reason::CostExceedsQuota)) => Self::Refused,
             (false, None) if held.is_zero() => Self::Allowed,
@@ -47,6 +50,7 @@ impl Verdict {
             Self::Held => "held",
             Self::Refused => "refused",
             Self::MissingKey => "missing_key",
+            Self::UnreadableKey => "unreadable_key",
             Self::Unavailable => "unavailable",
             Self::DryRunAllowed => "dry_run_allowed",
             Self::DryRunRefused => "dry_run_refused",

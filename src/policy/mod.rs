@@ -53,6 +53,7 @@ struct Settings {
     quota: Quota,
     keys: Vec<Arc<dyn KeyExtractor>>,
     without_key: WithoutKey,
+    unreadable_as_missing: bool,
     global: bool,
     two_keys: bool,
     plan: Option<Plan>,
@@ -100,6 +101,7 @@ impl Policy {
             quota,
             keys: Vec::new(),
             without_key: WithoutKey::Unsaid,
+            unreadable_as_missing: false,
             global: false,
             two_keys: false,
             plan: None,
@@ -141,6 +143,16 @@ impl Policy {
     /// Refuses requests without the key.
     pub fn or_refuse(self) -> Self {
         self.set(|settings| settings.without_key = WithoutKey::Refuse)
+    }
+
+    /// Counts a key that cannot be read as missing: then [`or_key`](Self::or_key),
+    /// [`or_skip`](Self::or_skip) or [`or_refuse`](Self::or_refuse) says what happens. Default: such a
+    /// request is refused, and costs nothing anywhere.
+    ///
+    /// A key is unreadable where it is there twice, or malformed. A handler may read it all the same.
+    /// So a caller chooses by it whether this policy counts: write this only where that does no harm.
+    pub fn unreadable_as_missing(self) -> Self {
+        self.set(|settings| settings.unreadable_as_missing = true)
     }
 
     /// Counts all requests together, whoever sends them.

@@ -6,25 +6,26 @@ use http::{request::Parts, response};
 
 use super::{OnStoreFailure, Plans, Policy, Settings, WithoutKey};
 use crate::{
-    key::{Key, KeyExtractor},
+    key::{Extracted, KeyExtractor},
     quota::Quota,
     warning::{Code, warn},
 };
 
 impl Policy {
-    /// The request's key, and which of the policy's kinds it is.
+    /// The request's key, and which of the policy's kinds it is: the first that is not missing.
     #[inline]
-    pub(crate) fn key_of<'a>(&self, request: &'a Parts) -> Option<(u8, Key<'a>)> {
+    pub(crate) fn key_of<'a>(&self, request: &'a Parts) -> (u8, Extracted<'a>) {
         if self.0.global {
-            return Some((0, "".into()));
+            return (0, Extracted::Found("".into()));
         }
         for (kind, key) in (0_u8..).zip(&self.0.keys) {
-            match key.extract(request) {
-                Some(key) if !key.as_bytes().is_empty() => return Some((kind, key)),
-                _ => {}
+            match key.extract(request).or_missing_if_empty() {
+                Extracted::Missing => {}
+                Extracted::Unreadable(_) if self.0.unreadable_as_missing => {}
+                extracted => return (kind, extracted),
             }
         }
-        None
+        (0, Extracted::Missing)
     }
 
     /// What it reads to find a key: policies of which this is the same find the same. `None` where
@@ -32,7 +33,8 @@ impl Policy {
     pub(crate) fn key_source(&self) -> Option<Vec<String>> {
         let source =
             |key: &Arc<dyn KeyExtractor>| Some(format!("{:?}", (key.kind(), key.identity()?)));
-        self.0.keys.iter().map(source).collect()
+        let as_missing = self.0.unreadable_as_missing.then(|| Some("or unreadable".to_owned()));
+        self.0.keys.iter().map(source).chain(as_missing).collect()
     }
 
     /// What a response has cost, where that is settled afterwards.
@@ -63,8 +65,9 @@ impl Policy {
         self.0.store_failure
     }
 
-    pub(crate) fn shard_of<'a>(&self, request: &'a Parts) -> Option<Key<'a>> {
-        self.0.shard.as_ref()?.extract(request).filter(|key| !key.as_bytes().is_empty())
+    pub(crate) fn shard_of<'a>(&self, request: &'a Parts) -> Extracted<'a> {
+        let shard = self.0.shard.as_ref();
+        shard.map_or(Extracted::Missing, |shard| shard.extract(request).or_missing_if_empty())
     }
 
     /// What its counts are kept under, in a store that several processes share. Its quota is no

@@ -46,7 +46,7 @@ pub(crate) fn respond(request: &Parts, rejection: &Rejection) -> Response<Bytes>
     let message = rejection.text();
     let code = match rejection.reason() {
         Reason::QuotaExceeded | Reason::CostExceedsQuota => RESOURCE_EXHAUSTED,
-        Reason::MissingKey => INVALID_ARGUMENT,
+        Reason::MissingKey | Reason::UnreadableKey => INVALID_ARGUMENT,
         Reason::StoreUnavailable => UNAVAILABLE,
     };
     let mut response = Response::new(Bytes::new());
@@ -222,14 +222,17 @@ mod tests {
         for (reason, wait) in [
             (Reason::CostExceedsQuota, Duration::from_secs(1)),
             (Reason::MissingKey, Duration::ZERO),
+            (Reason::UnreadableKey, Duration::ZERO),
             // Longer than the header can tell.
             (Reason::QuotaExceeded, Duration::from_secs(30 * 86_400)),
         ] {
             assert_eq!(refused(reason, wait).headers()[PUSHBACK], "-1");
         }
-        let response = refused(Reason::MissingKey, Duration::ZERO);
-        assert_eq!(response.headers()[STATUS], "3");
-        assert_eq!(response.headers().get(DETAILS), None);
+        for reason in [Reason::MissingKey, Reason::UnreadableKey] {
+            let response = refused(reason, Duration::ZERO);
+            assert_eq!(response.headers()[STATUS], "3");
+            assert_eq!(response.headers().get(DETAILS), None);
+        }
     }
 
     #[test]

@@ -82,17 +82,18 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::Allowed,
         Self::Refused(Reason::QuotaExceeded),
         Self::Refused(Reason::CostExceedsQuota),
         Self::Refused(Reason::MissingKey),
+        Self::Refused(Reason::UnreadableKey),
         Self::Refused(Reason::StoreUnavailable),
         Self::Undecided,
     ];
 
     /// A name for logs: `allowed`, `undecided`, or the reason: `quota_exceeded`,
-    /// `cost_exceeds_quota`, `missing_key`, `store_unavailable`.
+    /// `cost_exceeds_quota`, `missing_key`, `unreadable_key`, `store_unavailable`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -100,6 +101,7 @@ impl Verdict {
             Self::Refused(Reason::QuotaExceeded) => "quota_exceeded",
             Self::Refused(Reason::CostExceedsQuota) => "cost_exceeds_quota",
             Self::Refused(Reason::MissingKey) => "missing_key",
+            Self::Refused(Reason::UnreadableKey) => "unreadable_key",
             Self::Refused(Reason::StoreUnavailable) => "store_unavailable",
             Self::Undecided => "undecided",
         }

@@ -60,7 +60,7 @@ impl RequestLog {
     /// The key of a request, as the log knows it.
     pub(crate) fn key_of(&self, request: &Parts) -> Option<LoggedKey> {
         let Settings { key: extractor, label, fingerprints, .. } = &*self.0;
-        let key = extractor.extract(request).filter(|key| !key.as_bytes().is_empty())?;
+        let key = extractor.extract(request).found()?;
         let label = match label {
             Some(label) => label(&key),
             None => label::of_api_key(&extractor.kind(), &key),

@@ -29,8 +29,11 @@ const DEFAULT_MAX_BYTES: usize = 16 * 1024;
 pub fn body_field(name: impl Into<Cow<'static, str>>) -> impl KeyExtractor {
     let name = name.into();
     identified(format!("body field {name}"), name.clone(), None, move |request| {
-        let Fields(fields) = request.extensions.get()?;
-        Some(fields.iter().find(|(field, _)| **field == *name)?.1.as_str().into())
+        let found = request.extensions.get().and_then(|Fields(fields)| {
+            let (_, value) = fields.iter().find(|(field, _)| **field == *name)?;
+            Some(value.as_str().into())
+        });
+        found.into()
     })
 }
 

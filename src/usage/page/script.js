@@ -7,7 +7,7 @@ const KINDS = {
 };
 const VERDICTS = {
   quota_exceeded: 'quota used up', cost_exceeds_quota: 'costs more than the quota',
-  missing_key: 'no key', undecided: 'left while held',
+  missing_key: 'no key', unreadable_key: 'unreadable key', undecided: 'left while held',
 };
 const SPANS = { hour: { minutes: 60, step: 1 }, day: { minutes: 1440, step: 15 } };
 const MINUTE = 60_000;

@@ -1,0 +1,66 @@
+//! What an extractor finds in a request: [`Extracted`].
+
+use http::StatusCode;
+
+use super::Key;
+
+/// What a [`KeyExtractor`](super::KeyExtractor) finds in a request.
+///
+/// `Option<Key>` converts into it: `None` is [`Missing`](Self::Missing).
+///
+/// ```
+/// use http::request::Parts;
+/// use tower_quota::key::Extracted;
+///
+/// fn tenant(request: &Parts) -> Extracted<'_> {
+///     let mut lines = request.headers.get_all("x-tenant").iter();
+///     match (lines.next(), lines.next()) {
+///         (None, _) => Extracted::Missing,
+///         (Some(line), None) => Extracted::Found(line.as_bytes().into()),
+///         (Some(_), Some(_)) => Extracted::UNREADABLE,
+///     }
+/// }
+/// # let _ = tenant;
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+pub enum Extracted<'a> {
+    /// The key. An empty one counts as missing.
+    Found(Key<'a>),
+    /// The request has no key; the policy says what happens then.
+    Missing,
+    /// The request has a key that cannot be read: it is there twice, say, or malformed. The handler
+    /// may read it in another way, so the request is refused with this status, whatever the policy
+    /// says of missing keys. A status that is no error counts as 400 Bad Request.
+    Unreadable(StatusCode),
+}
+
+impl<'a> Extracted<'a> {
+    /// A key that cannot be read, in a request that is refused with 400 Bad Request.
+    pub const UNREADABLE: Self = Self::Unreadable(StatusCode::BAD_REQUEST);
+
+    /// The key where it is found.
+    #[inline]
+    #[must_use]
+    pub fn found(self) -> Option<Key<'a>> {
+        match self.or_missing_if_empty() {
+            Self::Found(key) => Some(key),
+            Self::Missing | Self::Unreadable(_) => None,
+        }
+    }
+
+    /// The same; an empty key is missing.
+    #[inline]
+    pub(crate) fn or_missing_if_empty(self) -> Self {
+        match self {
+            Self::Found(key) if key.as_bytes().is_empty() => Self::Missing,
+            other => other,
+        }
+    }
+}
+
+impl<'a> From<Option<Key<'a>>> for Extracted<'a> {
+    #[inline]
+    fn from(key: Option<Key<'a>>) -> Self {
+        key.map_or(Self::Missing, Self::Found)
+    }
+}
