@@ -248,6 +248,36 @@ async fn a_flood_costs_the_server_nothing() {
     assert_eq!(limiter.peek("bucket", "k").await.unwrap().outcomes()[0].remaining(), 997);
 }
 
+/// Whoever varies what a request costs is refused without the server, too.
+#[tokio::test]
+async fn a_flood_of_many_costs_is_remembered() {
+    let server = Server::start();
+    let cost =
+        |request: &Parts| -> u64 { request.headers["x-cost"].to_str().unwrap().parse().unwrap() };
+    let policies = [
+        Policy::token_bucket("bucket", Quota::per_hour(20)),
+        Policy::fixed_window("fixed", Quota::per_hour(20)),
+        Policy::sliding_window("sliding", Quota::per_hour(20)),
+    ];
+    for policy in policies {
+        let name = policy.name().to_owned();
+        let policy = policy.key(header("x-key")).or_skip().cost(cost);
+        let limiter = limiter(RedisStore::builder(server.url()), [policy]);
+        let decide = async |cost: usize| {
+            let request = request(&[("x-key", "k"), ("x-cost", &cost.to_string())]);
+            limiter.decide(&request).await
+        };
+        assert!(decide(20).await.is_allowed());
+        let before = server.calls("evalsha");
+        for nth in 0..1_000 {
+            let decision = decide(1 + nth * 3 % 5).await;
+            assert_eq!(decision.reason(), Some(Reason::QuotaExceeded));
+        }
+        let asked = server.calls("evalsha") - before;
+        assert!(asked <= 6, "{name}: asked {asked} times");
+    }
+}
+
 #[tokio::test]
 async fn requests_are_held_on_each_replica_and_pass_as_fast_as_all_may() {
     let server = Server::start();

@@ -99,7 +99,12 @@ impl RedisStoreBuilder {
     }
 
     /// For how many keys a refusal is remembered, so that whoever floods while refused costs the
-    /// server nothing. Default: 100,000, about 15 MB; 0 remembers none.
+    /// server next to nothing: it is asked about a key again when the refusal ends, and at most a few
+    /// times more where requests cost different numbers of units. Default: 100,000, about 15 MB, or
+    /// 25 MB where costs differ; 0 remembers none.
+    ///
+    /// A refusal holds for the key, the policy and the quota that it was made under, and for all
+    /// requests that cost as much or more.
     ///
     /// It is remembered until it ends, but for 10 seconds at most: when another replica resets the
     /// key, this one knows by then. What this one resets or gives back it knows at once, and so it

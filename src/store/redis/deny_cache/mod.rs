@@ -1,5 +1,5 @@
 //! Refusals that are remembered until they end: whoever floods while refused costs the server
-//! nothing.
+//! next to nothing. A refusal of some units is one of all that are more.
 
 #[cfg(test)]
 mod tests;
@@ -17,14 +17,15 @@ use smallvec::{SmallVec, smallvec};
 
 use super::leases::lifetime;
 use crate::{
+    algorithm::Algorithm,
     clock::{Now, nanos},
     quota::Quota,
     store::{Answer, Charge, Mode, Usage},
 };
 
 const SEGMENTS: usize = 64;
-/// Of one key: requests of different costs are refused for different times.
-const COSTS: usize = 4;
+/// Of one key: more units are refused for longer.
+const REFUSALS: usize = 4;
 
 /// Refusals, by the monotonic clock of this process.
 pub(super) struct DenyCache {
@@ -39,6 +40,8 @@ pub(super) struct DenyCache {
 #[derive(Debug, Default)]
 struct Segment {
     denied: HashMap<u128, Denied>,
+    /// Before that, a full segment has no room for another key.
+    full_until: u64,
     /// How often something has come back out of turn: what was refused before is not remembered
     /// afterwards.
     changes: u64,
@@ -47,8 +50,9 @@ struct Segment {
 /// A key that is refused.
 #[derive(Debug)]
 struct Denied {
+    /// Under another, all may be otherwise.
     quota: Quota,
-    /// By units asked for, with those ahead.
+    /// By growing units.
     refusals: SmallVec<[Refusal; 1]>,
     remaining: u64,
     resets_at: u64,
@@ -56,8 +60,10 @@ struct Denied {
     at: (Now, u64),
 }
 
+/// Nothing comes back until it ends, so that more units are refused as long at least.
 #[derive(Clone, Copy, Debug)]
 struct Refusal {
+    /// With those ahead.
     units: u64,
     /// The refusal was decided between asking and hearing of it, and ends so much later: not before
     /// the first of these, and not after the second.
@@ -165,12 +171,7 @@ impl Segment {
     fn refuses(&self, charge: &Charge, now: u64) -> Option<(Usage, Now)> {
         let denied =
             self.denied.get(&charge.slot()).filter(|denied| denied.quota == charge.quota)?;
-        let units = charge.ahead.saturating_add(charge.cost);
-        let refusal = denied.refusals.iter().find(|refusal| refusal.units == units)?;
-        if refusal.ends.0 <= now {
-            return None;
-        }
-        let wait = refusal.ends.1 - now;
+        let wait = denied.until(charge, now)?.checked_sub(now).filter(|wait| *wait > 0)?;
         // Units that have come back since are told when somebody asks the server again.
         let reset = denied.resets_at.checked_sub(now).filter(|left| *left > 0).unwrap_or(wait);
         let (at, heard) = denied.at;
@@ -183,33 +184,92 @@ impl Segment {
         &mut self,
         charge: &Charge,
         usage: &Usage,
-        (asked, heard): (u64, u64),
+        times: (u64, u64),
         at: Now,
         cache: &DenyCache,
     ) {
-        let slot = charge.slot();
-        if self.denied.len() >= cache.keys_per_segment && !self.denied.contains_key(&slot) {
-            self.denied
-                .retain(|_, denied| denied.refusals.iter().any(|refusal| refusal.ends.0 > heard));
-            if self.denied.len() >= cache.keys_per_segment {
-                return;
-            }
+        let (slot, heard) = (charge.slot(), times.1);
+        if !self.denied.contains_key(&slot) && !self.has_room(heard, cache.keys_per_segment) {
+            return;
         }
-        let wait = usage.wait_nanos();
-        // Other replicas may give back what they have not spent of a lease.
-        let longest = if charge.lease > 0 { lifetime(&charge.quota) } else { cache.longest };
-        let first_end = asked.saturating_add(wait.min(longest.min(cache.longest)));
+        let quota = charge.quota;
+        let before = self.denied.remove(&slot).filter(|before| before.quota == quota);
+        let mut denied = Denied {
+            quota,
+            refusals: before.map_or_else(SmallVec::new, |before| before.refusals),
+            remaining: usage.remaining(),
+            resets_at: heard.saturating_add(nanos(usage.reset())),
+            at: (at, heard),
+        };
+        denied.refusals.retain(|refusal| refusal.ends.0 > heard);
+        for (units, wait) in refused(charge, usage) {
+            // Other replicas may give back what they have not spent of a lease.
+            let longest = if charge.lease > 0 { lifetime(&quota) } else { cache.longest };
+            let first = times.0.saturating_add(wait.min(longest.min(cache.longest)));
+            denied.add(Refusal { units, ends: (first, heard.saturating_add(wait)) });
+        }
+        self.denied.insert(slot, denied);
+    }
+
+    /// Whether another key may come. It is looked for one that has ended only if there may be one.
+    fn has_room(&mut self, now: u64, keys: usize) -> bool {
+        if self.denied.len() >= keys && now >= self.full_until {
+            self.denied.retain(|_, denied| denied.ends() > now);
+            self.full_until = self.denied.values().map(Denied::ends).min().unwrap_or(0);
+        }
+        self.denied.len() < keys
+    }
+}
+
+/// What is refused as well, each for how long: one unit more than remains, until another comes back.
+fn refused(charge: &Charge, usage: &Usage) -> impl Iterator<Item = (u64, u64)> {
+    let (units, wait) = (charge.ahead.saturating_add(charge.cost), usage.wait_nanos());
+    // Of a lease, this replica may hold some of what remains.
+    let is_exact = charge.lease == 0 && usage.is_known() && usage.reset() > Duration::ZERO;
+    let fewer = usage.remaining().saturating_add(1);
+    let fewer = (is_exact && fewer < units).then(|| (fewer, nanos(usage.reset()).min(wait)));
+    fewer.into_iter().chain([(units, wait)])
+}
+
+impl Denied {
+    /// When the last of it ends.
+    fn ends(&self) -> u64 {
+        self.refusals.iter().map(|refusal| refusal.ends.0).max().unwrap_or(0)
+    }
+
+    /// Of more units than there is room for, the largest are kept: all others are between two.
+    fn add(&mut self, new: Refusal) {
+        let place = self.refusals.partition_point(|refusal| refusal.units < new.units);
+        match self.refusals.get_mut(place).filter(|known| known.units == new.units) {
+            Some(known) => *known = new,
+            None => self.refusals.insert(place, new),
+        }
+        if self.refusals.len() > REFUSALS {
+            self.refusals.remove(REFUSALS - 1);
+        }
+    }
+
+    /// If a charge is sure to be refused now: when it is sure to fit, unless others use more.
+    fn until(&self, charge: &Charge, now: u64) -> Option<u64> {
         let units = charge.ahead.saturating_add(charge.cost);
-        let refusal = Refusal { units, ends: (first_end, heard.saturating_add(wait)) };
-        let resets_at = heard.saturating_add(nanos(usage.reset()));
-        let remaining = usage.remaining();
-        let (at, quota) = ((at, heard), charge.quota);
-        let mut refusals: SmallVec<[Refusal; 1]> = smallvec![refusal];
-        if let Some(before) = self.denied.remove(&slot).filter(|before| before.quota == quota) {
-            let still = before.refusals.iter();
-            let still = still.filter(|other| other.units != units && other.ends.0 > heard);
-            refusals.extend(still.take(COSTS - 1).copied());
+        let place = self.refusals.partition_point(|refusal| refusal.units <= units);
+        let (fewer, more) = self.refusals.split_at(place);
+        let fewer = fewer.iter().rev().find(|refusal| refusal.ends.0 > now)?;
+        if fewer.units == units {
+            return Some(fewer.ends.1);
         }
-        self.denied.insert(slot, Denied { quota, refusals, remaining, resets_at, at });
+        let (quota, capacity) = (&charge.quota, charge.algorithm.capacity(&charge.quota));
+        match charge.algorithm {
+            Algorithm::TokenBucket => {
+                let refill = charge.algorithm.longest_wait(quota, units - fewer.units);
+                Some(fewer.ends.1.saturating_add(refill))
+            }
+            Algorithm::FixedWindow if units <= capacity => Some(fewer.ends.1),
+            // None of these ever fits.
+            _ if fewer.units > capacity => Some(fewer.ends.1),
+            // Between two it is the time of one of them. It is asked for as long as there is room.
+            _ if self.refusals.len() < REFUSALS => None,
+            _ => more.iter().map(|refusal| refusal.ends.1).find(|ends| *ends >= fewer.ends.1),
+        }
     }
 }

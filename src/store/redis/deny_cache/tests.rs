@@ -12,6 +12,8 @@ use crate::{
 };
 
 const HOUR: Duration = Duration::from_secs(3_600);
+const ALGORITHMS: [Algorithm; 3] =
+    [Algorithm::TokenBucket, Algorithm::FixedWindow, Algorithm::SlidingWindow];
 
 fn at(millis: u64) -> Now {
     let time = Duration::from_millis(1_000_000 + millis);
@@ -62,7 +64,7 @@ impl Cached {
 
 #[test]
 fn a_flood_asks_the_server_once() {
-    for algorithm in [Algorithm::TokenBucket, Algorithm::FixedWindow, Algorithm::SlidingWindow] {
+    for algorithm in ALGORITHMS {
         let mut cached = Cached::new(64);
         let one = [charge(1, algorithm, Quota::per_minute(1))];
         assert!(cached.charge(&one, 0, 5).usages[0].fits());
@@ -73,6 +75,57 @@ fn a_flood_asks_the_server_once() {
         }
         assert_eq!(cached.asked, 2);
         assert_eq!(cached.cache.hits(), 989);
+    }
+}
+
+/// Whoever is refused and asks for another number of units is answered from here as well.
+#[test]
+fn a_flood_of_many_costs_asks_the_server_a_few_times() {
+    for algorithm in ALGORITHMS {
+        for used in [10, 8] {
+            let mut cached = Cached::new(64);
+            let one = |cost| [Charge { cost, ..charge(1, algorithm, Quota::per_minute(10)) }];
+            assert!(cached.charge(&one(used), 0, 0).usages[0].fits());
+            for nth in 0..3_000 {
+                let cost = 11 - used + nth * 7 % 5;
+                let usage = cached.charge(&one(cost), 1 + nth, 0).usages[0];
+                assert!(!usage.fits(), "{algorithm:?}: {cost} of {}", 10 - used);
+            }
+            assert!(cached.asked <= 7, "{algorithm:?}: asked {} times", cached.asked);
+        }
+    }
+}
+
+/// Each request costs one unit more than the one before, far beyond what can be remembered.
+#[test]
+fn costs_that_grow_take_no_more_memory() {
+    let mut cached = Cached::new(64);
+    let quota = Quota::per_minute(1_000);
+    let one = |cost| [Charge { cost, ..charge(1, Algorithm::SlidingWindow, quota) }];
+    cached.charge(&one(1_000), 0, 0);
+    (1..=1_000).for_each(|cost| drop(cached.charge(&one(cost), cost, 0)));
+    let segment = cached.cache.segments[1].lock().unwrap();
+    assert!(segment.denied[&one(1)[0].slot()].refusals.len() <= REFUSALS);
+    drop(segment);
+    let asked = cached.asked;
+    (1..=1_000).for_each(|cost| drop(cached.charge(&one(cost), 1_001, 0)));
+    assert_eq!(cached.asked, asked, "each lies between two that are known");
+}
+
+#[test]
+fn a_refusal_says_nothing_of_another_quota() {
+    for algorithm in ALGORITHMS {
+        let mut cached = Cached::new(64);
+        let of = |units, cost| [Charge { cost, ..charge(1, algorithm, Quota::per_minute(units)) }];
+        cached.charge(&of(3, 3), 0, 0);
+        assert!(!cached.charge(&of(3, 1), 1, 0).usages[0].fits());
+        let asked = cached.asked;
+        assert!(!cached.charge(&of(3, 2), 2, 0).usages[0].fits());
+        for (units, fits) in [(9, true), (3, false), (2, false), (9, true)] {
+            let told = cached.charge(&of(units, 1), 3, 0).usages[0];
+            assert_eq!(told.fits(), fits, "{algorithm:?}: under {units} a minute");
+        }
+        assert!(cached.asked >= asked + 4, "each is asked for anew");
     }
 }
 
@@ -146,35 +199,44 @@ fn others_of_the_request_are_not_told_of() {
 }
 
 proptest! {
+    /// What is remembered refuses nothing that the server would let pass, whatever the costs, and
+    /// while the key's quota changes; and it tells no caller to come back too early.
     #[test]
     fn a_request_is_refused_as_long_as_the_server_would(
-        algorithm in select(vec![
-            Algorithm::TokenBucket, Algorithm::FixedWindow, Algorithm::SlidingWindow,
-        ]),
-        units in 1..8_u64,
+        algorithm in select(ALGORITHMS.to_vec()),
+        quotas in (1..8_u64, 1..8_u64),
         there in 0..40_u64,
-        requests in vec((0..400_u64, 1..6_u64, 0..3_u64), 1..60),
+        requests in vec((0..400_u64, 1..9_u64, 0..3_u64, prop::bool::weighted(0.05)), 1..80),
     ) {
         let mut cached = Cached::new(64);
-        let quota = Quota::per_window(units, Duration::from_secs(1));
-        let mut millis = 0;
-        for (later, cost, ahead) in requests {
+        let (mut quota, mut other) = (quotas.0, quotas.1);
+        let (mut millis, mut has_changed) = (0, false);
+        for (later, cost, ahead, changes) in requests {
             millis += later;
-            let one = Charge { cost, ahead, ..charge(1, algorithm, quota) };
+            has_changed |= changes;
+            if changes {
+                (quota, other) = (other, quota);
+            }
+            let limit = Quota::per_window(quota, Duration::from_secs(1));
+            let one = Charge { cost, ahead, ..charge(1, algorithm, limit) };
             let asked = cached.asked;
             let answer = cached.charge(&[one], millis, there);
-            if cached.asked > asked {
+            if cached.asked > asked || (has_changed && algorithm == Algorithm::TokenBucket) {
                 continue;
             }
             let told = answer.usages[0];
             let peek = Charge { mode: Mode::Peek, ..one };
             let known = cached.ask_server(&[peek], at(millis)).usages[0];
             prop_assert!(!known.fits(), "it would pass");
-            if cost > units {
-                continue; // waiting does not help
+            if cost > quota || has_changed {
+                continue; // waiting does not help, or each quota tells another time
             }
             prop_assert!(told.wait() >= known.wait(), "who comes back then is refused");
-            let late = Duration::from_millis(2 * there);
+            if algorithm == Algorithm::SlidingWindow {
+                continue; // it may be told the time of more units
+            }
+            // Two times are rounded up, and their sum.
+            let late = Duration::from_millis(2 * there) + Duration::from_nanos(2);
             prop_assert!(told.wait() <= known.wait() + late);
             if there == 0 && cost + ahead == 1 {
                 prop_assert_eq!(told, known);
