@@ -20,6 +20,12 @@
 //! ## `store_full`
 //! The memory store has no room for more keys of a policy, and new keys share one quota. Where they
 //! are honest callers, raise [`with_max_keys`](crate::store::MemoryStore::with_max_keys).
+//!
+//! ## `redis_queue`
+//! This process has more requests for Redis than it or Redis can serve, and some have waited too
+//! long for their turn: they were decided without it. Lease units with
+//! [`Policy::lease`](crate::Policy::lease), add processors or servers, or let requests wait longer
+//! with `RedisStoreBuilder::queue_timeout`.
 
 use std::{
     collections::HashSet,
@@ -49,11 +55,14 @@ pub enum Code {
     InvalidPlan,
     /// The memory store has no room for more keys.
     StoreFull,
+    /// Requests wait too long for their turn to ask Redis.
+    RedisQueue,
 }
 
 impl Code {
     /// All of them.
-    pub const ALL: &[Self] = &[Self::NoPeerAddress, Self::InvalidPlan, Self::StoreFull];
+    pub const ALL: &[Self] =
+        &[Self::NoPeerAddress, Self::InvalidPlan, Self::StoreFull, Self::RedisQueue];
 
     /// The code as text, such as `no_peer_address`.
     #[must_use]
@@ -62,6 +71,7 @@ impl Code {
             Self::NoPeerAddress => "no_peer_address",
             Self::InvalidPlan => "invalid_plan",
             Self::StoreFull => "store_full",
+            Self::RedisQueue => "redis_queue",
         }
     }
 }

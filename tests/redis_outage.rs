@@ -10,9 +10,11 @@ use std::{
 };
 
 use harness::{Cluster, PATIENCE, Proxy, Server};
+use tokio::task::JoinSet;
 use tower_quota::{
     Decision, Limiter, OnStoreFailure, Policy, Quota, Reason,
     store::{RedisStore, RedisStoreBuilder},
+    warning::Code,
 };
 
 const SECRET: u128 = 0x0123_4567_89ab_cdef_0123_4567_89ab_cdef;
@@ -83,7 +85,7 @@ async fn a_dead_server_costs_requests_nothing() {
         waited.push(start.elapsed());
     }
     let slow = waited.iter().filter(|waited| **waited >= timeout).count();
-    assert_eq!(slow, 3, "of which each costs one time-out");
+    assert!((1..=3).contains(&slow), "{slow} requests cost a time-out each");
     server.resume();
     heals(&limiter).await;
     server.kill();
@@ -204,7 +206,7 @@ async fn a_connection_that_fails_when_it_opens_is_given_up_once() {
         slow += u32::from(begun.elapsed() >= Duration::from_millis(150));
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    assert_eq!(slow, 0, "requests wait though it is down");
+    assert!(slow <= 1, "{slow} requests wait though it is down, and not one while it is asked");
 }
 
 /// What was carried out before its connection ended is not asked for once more: units would come
@@ -269,4 +271,154 @@ fn without_a_runtime_policies_decide_without_the_store() {
     }
     let runtime = tokio::runtime::Runtime::new().unwrap();
     assert!(is_counted(&runtime.block_on(ask(&limiter))));
+}
+
+/// All at once, each as a task: how many were admitted, and how many decided by the server.
+async fn crowd(limiter: &Limiter, callers: usize) -> (usize, usize) {
+    let ask = |_| {
+        let limiter = limiter.clone();
+        async move { ask(&limiter).await }
+    };
+    let decisions = (0..callers).map(ask).collect::<JoinSet<_>>().join_all().await;
+    let allowed = decisions.iter().filter(|decision| decision.is_allowed()).count();
+    (allowed, decisions.iter().filter(|decision| is_counted(decision)).count())
+}
+
+/// Long enough that it is no busy machine's fault, and far shorter than a crowd takes.
+const AMPLE: Duration = Duration::from_millis(500);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crowd_of_our_own_is_no_failure_of_the_server() {
+    let server = Server::start();
+    let proxy = Proxy::before(&server);
+    let store = RedisStore::builder(proxy.url()).response_timeout(AMPLE).decision_timeout(AMPLE);
+    // Each is asked for.
+    let store = store.queue_timeout(PATIENCE).max_denied(0).secret(SECRET).build().unwrap();
+    let policy = Policy::sliding_window("p", Quota::per_hour(1_000));
+    let policy = policy.on_store_failure(OnStoreFailure::Allow);
+    let limiter = Limiter::builder().direct(policy).store(store).build().unwrap();
+    assert!(is_counted(&ask(&limiter).await));
+    let (allowed, _) = crowd(&limiter, 20_000).await;
+    assert_eq!(allowed, 999, "of a thousand, one was used before");
+    assert_eq!(proxy.connections(), 1, "it was never given up");
+}
+
+#[tokio::test]
+async fn a_crowd_before_a_server_that_stalls_gives_up_together() {
+    let server = Server::start();
+    let proxy = Proxy::before(&server);
+    let timeout = 2 * AMPLE;
+    let store = RedisStore::builder(proxy.url()).response_timeout(timeout);
+    let store = store.decision_timeout(timeout).queue_timeout(PATIENCE);
+    let limiter = limiter(store, OnStoreFailure::Refuse);
+    heals(&limiter).await;
+    proxy.swallow();
+    let start = Instant::now();
+    assert_eq!(crowd(&limiter, 3_000).await, (0, 0));
+    // They are more than ten times as many as have a turn at once.
+    assert!(start.elapsed() < 5 * timeout, "they waited one after the other");
+    // It is asked once more in the background, and then no request waits.
+    let mut slow = 0;
+    for _ in 0..500 {
+        let begun = Instant::now();
+        assert!(!is_counted(&ask(&limiter).await));
+        slow += u32::from(begun.elapsed() >= timeout / 2);
+    }
+    assert!(slow <= 2, "{slow} requests waited though it is down");
+    proxy.pass();
+    heals(&limiter).await;
+    assert_eq!(crowd(&limiter, 500).await.1, 500);
+}
+
+#[tokio::test]
+async fn a_server_that_was_late_is_asked_before_it_is_given_up() {
+    let server = Server::start();
+    let proxy = Proxy::before(&server);
+    let store = RedisStore::builder(proxy.url()).response_timeout(AMPLE).decision_timeout(AMPLE);
+    let limiter = limiter(store, OnStoreFailure::Refuse);
+    assert!(is_counted(&ask(&limiter).await));
+    proxy.delay_replies(3 * AMPLE / 2);
+    let late = {
+        let limiter = limiter.clone();
+        tokio::spawn(async move { crowd(&limiter, 10).await })
+    };
+    while server.calls("evalsha") < 12 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    proxy.delay_replies(Duration::ZERO);
+    assert_eq!(late.await.unwrap(), (0, 0));
+    // Its answer to that question is behind those that were late.
+    while !is_counted(&ask(&limiter).await) {}
+    assert_eq!(crowd(&limiter, 10).await, (10, 10));
+    assert_eq!(proxy.connections(), 1, "it was never given up");
+}
+
+#[tokio::test]
+async fn who_waits_too_long_for_a_turn_is_decided_without_the_server() {
+    let server = Server::start();
+    let proxy = Proxy::before(&server);
+    let store = patient(RedisStore::builder(proxy.url())).queue_timeout(Duration::from_millis(20));
+    let limiter = limiter(store, OnStoreFailure::Refuse);
+    assert!(is_counted(&ask(&limiter).await));
+    proxy.delay_replies(AMPLE);
+    let (allowed, counted) = crowd(&limiter, 900).await;
+    assert_eq!((allowed, counted), (256, 256), "as many as are on their way at once");
+    proxy.pass();
+    assert!(is_counted(&ask(&limiter).await), "it was never given up");
+    assert_eq!(proxy.connections(), 1);
+    let warned = tower_quota::warning::warnings();
+    let warned: Vec<_> =
+        warned.iter().filter(|warning| warning.code() == Code::RedisQueue).collect();
+    assert_eq!(warned.len(), 1);
+    assert!(warned[0].to_string().contains("waited 20ms for their turn"), "{}", warned[0]);
+}
+
+/// Their commands are carried out, and the replies are read by no one.
+#[tokio::test]
+async fn callers_that_leave_take_no_other_s_answer() {
+    let server = Server::start();
+    let proxy = Proxy::before(&server);
+    let limiter = limiter(patient(RedisStore::builder(proxy.url())), OnStoreFailure::Refuse);
+    assert!(is_counted(&ask(&limiter).await));
+    proxy.delay_replies(Duration::from_millis(10));
+    let mut staying = JoinSet::new();
+    for cost in 1..=900_u64 {
+        let limiter = limiter.clone();
+        let asked = async move {
+            let decision = limiter.check("p", cost).cost(cost).await.unwrap();
+            (cost, decision.outcomes()[0].remaining())
+        };
+        if cost % 3 == 0 {
+            staying.spawn(asked);
+        } else {
+            // Some before they have a turn, some before they are answered.
+            let leaves = tokio::time::timeout(Duration::from_millis(cost % 12), asked);
+            tokio::spawn(leaves);
+        }
+    }
+    for (cost, left) in staying.join_all().await {
+        assert_eq!(left, 1_000 - cost);
+    }
+    proxy.pass();
+    // What those who left were charged has come back.
+    for cost in (1..=900).filter(|cost| cost % 12 == 1) {
+        let start = Instant::now();
+        while limiter.peek("p", cost).await.unwrap().outcomes()[0].remaining() != 1_000 {
+            assert!(start.elapsed() < PATIENCE, "what {cost} was charged does not come back");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_longest_times_are_no_panic() {
+    let (server, cluster) = (Server::start(), Cluster::start());
+    for store in [RedisStore::builder(server.url()), RedisStore::cluster(cluster.urls())] {
+        let store = store.connect_timeout(Duration::MAX).response_timeout(Duration::MAX);
+        let store = store.decision_timeout(Duration::MAX).queue_timeout(Duration::MAX);
+        let limiter = limiter(store, OnStoreFailure::Refuse);
+        assert!(is_counted(&ask(&limiter).await));
+        limiter.give_back("p", "k").await.unwrap();
+        assert_eq!(crowd(&limiter, 1_000).await, (1_000, 1_000));
+    }
 }

@@ -1,3 +1,5 @@
+//! What a store needs, and what is wrong with it: [`RedisStoreBuilder`].
+
 use std::{fmt, sync::Arc, time::Duration};
 
 use redis::{Client, cluster::ClusterClientBuilder};
@@ -53,6 +55,7 @@ impl RedisStoreBuilder {
             connect: Duration::from_millis(90),
             response: Duration::from_millis(40),
             decision: Duration::from_millis(50),
+            queue: Duration::from_secs(1),
         };
         Self {
             address,
@@ -86,15 +89,29 @@ impl RedisStoreBuilder {
         self
     }
 
-    /// How long a server may take to answer. Default: 40 ms.
+    /// How long a server may take to answer. Default: 40 ms, from when the command is on its way.
     pub fn response_timeout(mut self, time: Duration) -> Self {
         self.timeouts.response = time;
         self
     }
 
-    /// How long a decision may take, whatever that needs. Default: 50 ms.
+    /// How long servers may take for a decision, whatever that needs. Default: 50 ms.
     pub fn decision_timeout(mut self, time: Duration) -> Self {
         self.timeouts.decision = time;
+        self
+    }
+
+    /// How long a request may wait for its turn while 256 others are on their way to the server, or
+    /// 64 to a 64th of a cluster. Default: 1 s.
+    ///
+    /// That is our own queue, and not the server's failure: requests wait in it in their order, as
+    /// long as the server answers any of them. One that has waited for so long is decided as
+    /// [`Policy::on_store_failure`](crate::Policy::on_store_failure) says, and the warning
+    /// [`redis_queue`](crate::warning) is given once. A request waits at most for this and for
+    /// [`decision_timeout`](Self::decision_timeout) together, and for whatever time this process has
+    /// no time for it at all.
+    pub fn queue_timeout(mut self, time: Duration) -> Self {
+        self.timeouts.queue = time;
         self
     }
 
@@ -139,8 +156,8 @@ impl RedisStoreBuilder {
                 "its prefix has a brace, by which a cluster would place all keys; leave it out",
             );
         }
-        let Timeouts { connect, response, decision } = self.timeouts;
-        if [connect, response, decision].contains(&Duration::ZERO) {
+        let Timeouts { connect, response, decision, queue } = self.timeouts;
+        if [connect, response, decision, queue].contains(&Duration::ZERO) {
             return fail("a time-out of 0 is over before it begins; write at least 1 ms");
         }
         let servers = self.address.servers(&self.timeouts)?;
@@ -170,7 +187,8 @@ impl Address {
             Self::Cluster(urls) => {
                 let cluster = ClusterClientBuilder::new(urls)
                     .connection_timeout(timeouts.connect)
-                    .response_timeout(timeouts.response)
+                    // We count the time ourselves, from when a command has its turn.
+                    .response_timeout(timeouts.response.saturating_mul(4))
                     // It would also repeat what may have been done.
                     .retries(0);
                 cluster.build().map(|client| Servers::Cluster(Box::new(client))).map_err(bad)

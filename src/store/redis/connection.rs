@@ -7,10 +7,11 @@ use redis::{
     aio::MultiplexedConnection, cluster::ClusterClient, cluster_async::ClusterConnection,
     cluster_routing::SingleNodeRoutingInfo, cmd, from_redis_value,
 };
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use super::{
-    link::Timeouts,
+    link::{AT_ONCE, Timeouts},
+    patience::Patience,
     wire::{self, Request},
 };
 use crate::store::{Answer, StoreError};
@@ -38,6 +39,8 @@ pub(super) enum Connection {
 /// Why a server has not done what was asked.
 pub(super) struct Failure {
     problem: String,
+    /// There was no answer.
+    pub(super) is_timeout: bool,
     /// The connection is gone, and with it all answers that were on their way.
     pub(super) is_lost: bool,
 }
@@ -47,8 +50,11 @@ impl Servers {
         let connecting = async {
             match self {
                 Self::One(client) => {
-                    // Each decision has a deadline of its own.
-                    let config = AsyncConnectionConfig::new().set_response_timeout(None);
+                    // It is us who count the time; and what has its turn is written at once.
+                    let config = AsyncConnectionConfig::new()
+                        .set_connection_timeout(None)
+                        .set_response_timeout(None)
+                        .set_pipeline_buffer_size(AT_ONCE);
                     let connecting = client.get_multiplexed_async_connection_with_config(&config);
                     connecting.await.map(Connection::One)
                 }
@@ -58,9 +64,10 @@ impl Servers {
             }
         };
         let connections = if matches!(self, Self::Cluster(_)) { CONNECTIONS } else { 1 };
-        match timeout(timeouts.connect * connections, connecting).await {
-            Ok(connection) => connection.map_err(|error| Failure::from(error).into()),
-            Err(_) => Err(StoreError::new("the connection to Redis was not opened in time")),
+        let mut patience = Patience::new(timeouts.connect.saturating_mul(connections));
+        match patience.wait(Duration::MAX, connecting).await {
+            Some(connection) => connection.map_err(|error| Failure::from(error).into()),
+            None => Err(StoreError::new("the connection to Redis was not opened in time")),
         }
     }
 }
@@ -142,8 +149,9 @@ fn evicting(told: Value) -> Option<String> {
 
 impl From<RedisError> for Failure {
     fn from(error: RedisError) -> Self {
+        let is_timeout = error.is_timeout();
         let is_lost = error.is_io_error() || error.is_connection_dropped();
-        Self { problem: error.to_string(), is_lost: is_lost && !error.is_timeout() }
+        Self { problem: error.to_string(), is_timeout, is_lost: is_lost && !is_timeout }
     }
 }
 

@@ -1,3 +1,5 @@
+//! A charge that a caller waits for, and may stop waiting for.
+
 use std::{
     future::Future,
     pin::Pin,
@@ -39,9 +41,10 @@ impl InFlight {
 impl Future for InFlight {
     type Output = Result<Answer, StoreError>;
 
+    #[expect(clippy::expect_used, reason = "no future answers twice")]
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let Self { shared, deciding, has_begun, .. } = &mut *self;
-        let Some(under_way) = deciding else { return Poll::Pending };
+        let under_way = deciding.as_mut().expect("a future is not polled after its end");
         *has_begun = true;
         let decided = ready!(under_way.as_mut().poll(context));
         *deciding = None;
@@ -73,6 +76,9 @@ impl Drop for InFlight {
             let made: Vec<_> = made.map(|correction| as_taken(&correction)).collect();
             drop(asking);
             shared.sweep_later();
+            if made.is_empty() {
+                return;
+            }
             let _ = shared.correct(&made).await;
         });
     }

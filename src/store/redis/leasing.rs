@@ -8,13 +8,14 @@ use std::{
 
 use tokio::{
     runtime::Handle,
-    time::{Instant, sleep, timeout_at},
+    time::{Instant, sleep},
 };
 
 use super::{
     Shared,
     deny_cache::Begun,
     leases::{self, Asking},
+    patience::Patience,
     wire::Request,
 };
 use crate::{
@@ -83,14 +84,15 @@ impl Shared {
         begun: Begun,
         since: Instant,
     ) -> Result<(Answer, Option<Asking>), StoreError> {
-        let deadline = self.link.deadline(since);
+        let mut patience = self.link.patience();
         if !charges.iter().any(leases::is_leased) {
-            let answer = self.charge(&[], &charges, deadline).await?;
-            self.deny_cache.remember(&charges, &begun, &answer, since.elapsed());
+            let answer = self.charge(&[], &charges, &mut patience).await?;
+            let asked = patience.began().saturating_duration_since(since);
+            self.deny_cache.remember(&charges, &begun, &answer, (asked, since.elapsed()));
             return Ok((answer, None));
         }
         // Boxed: others would be moved about with room for it.
-        Box::pin(self.decide_leased(&charges, now, begun, since, deadline)).await
+        Box::pin(self.decide_leased(&charges, now, begun, since, patience)).await
     }
 
     async fn decide_leased(
@@ -99,10 +101,10 @@ impl Shared {
         now: Now,
         mut begun: Begun,
         since: Instant,
-        deadline: Instant,
+        mut patience: Patience,
     ) -> Result<(Answer, Option<Asking>), StoreError> {
         // Who has waited half of its time for others asks by itself.
-        let patience = since + deadline.saturating_duration_since(since) / 2;
+        let own_half = patience.left() / 2;
         let (mut is_first, mut fruitless) = (true, 0);
         loop {
             let passed = since.elapsed();
@@ -117,10 +119,11 @@ impl Shared {
             let mut asking = match self.leases.begin(charges, asked, fruitless < FRUITLESS) {
                 Ok(asking) => asking,
                 Err(mut filling) => {
-                    match timeout_at(patience, filling.changed()).await {
-                        Ok(Ok(())) => {}
-                        Ok(Err(_)) => fruitless += 1,
-                        Err(_) => fruitless = FRUITLESS,
+                    let for_others = patience.left().saturating_sub(own_half);
+                    match patience.wait(for_others, filling.changed()).await {
+                        Some(Ok(())) => {}
+                        Some(Err(_)) => fruitless += 1,
+                        None => fruitless = FRUITLESS,
                     }
                     continue;
                 }
@@ -130,10 +133,11 @@ impl Shared {
             }
             let expired = mem::take(&mut asking.expired);
             expired.iter().for_each(|correction| self.deny_cache.forget(&correction.charge));
-            let answer = self.charge(&expired, &asking.charges(), deadline).await?;
+            let answer = self.charge(&expired, &asking.charges(), &mut patience).await?;
             let heard = asked.saturating_add(nanos(since.elapsed() - passed));
             let answer = asking.hear(&answer, (asked, heard));
-            self.deny_cache.remember(charges, &begun, &answer, since.elapsed() - passed);
+            let times = (Duration::ZERO, since.elapsed() - passed);
+            self.deny_cache.remember(charges, &begun, &answer, times);
             self.moment.set(heard);
             return Ok((answer, Some(asking)));
         }
@@ -168,8 +172,7 @@ impl Drop for Shared {
         let (link, names) = (Arc::clone(&self.link), self.names.clone());
         runtime.spawn(async move {
             for some in left.chunks(at_once) {
-                let _ =
-                    link.run(&Request::correct(&names, some), link.deadline(Instant::now())).await;
+                let _ = link.run(&Request::correct(&names, some), &mut link.patience()).await;
             }
         });
     }

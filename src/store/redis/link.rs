@@ -4,24 +4,33 @@ use std::{
     mem,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
 
 use tokio::{
     sync::watch,
-    time::{Instant, sleep, timeout, timeout_at},
+    time::{Instant, sleep, timeout},
 };
 
 use super::{
     connection::{Connection, Servers},
+    patience::Patience,
+    turns::{NoTurn, Turns},
     wire::Request,
 };
-use crate::store::{Answer, StoreError};
+use crate::{
+    store::{Answer, StoreError},
+    warning::{Code, warn},
+};
 
-/// After so many failures, without an answer between them, a server counts as down.
+/// After so many errors, without an answer between them, a server counts as down.
 const FAILURES: u32 = 3;
+/// So many commands are on their way to one server at once, and to a part of a cluster: enough to
+/// keep it busy, and few enough that the last is answered long before its time is over.
+pub(super) const AT_ONCE: usize = 256;
+const AT_ONCE_IN_PART: usize = 64;
 /// A cluster's slots fall into so many parts, each of which is down or not: a server has some of
 /// them.
 const PARTS: usize = 64;
@@ -39,6 +48,7 @@ pub(super) struct Timeouts {
     pub(super) connect: Duration,
     pub(super) response: Duration,
     pub(super) decision: Duration,
+    pub(super) queue: Duration,
 }
 
 pub(super) struct Link {
@@ -47,6 +57,7 @@ pub(super) struct Link {
     /// What asks the server of a shard for as little as can be.
     probe: Box<dyn Fn(u64) -> Request + Send + Sync>,
     state: watch::Sender<State>,
+    warns_of_queue: AtomicBool,
 }
 
 #[derive(Clone)]
@@ -73,14 +84,30 @@ struct Opened {
 }
 
 /// The servers of some slots.
-#[derive(Default)]
 struct Part {
+    turns: Turns,
+    /// Whatever it has said.
+    heard: AtomicU64,
+    /// Errors without an answer between them.
     failures: AtomicU32,
+    /// It is being asked whether it is there.
+    is_doubted: AtomicBool,
     is_down: AtomicBool,
     pauses: Mutex<Pauses>,
 }
 
 impl Part {
+    fn new(at_once: usize) -> Self {
+        Self {
+            turns: Turns::new(at_once),
+            heard: AtomicU64::new(0),
+            failures: AtomicU32::new(0),
+            is_doubted: AtomicBool::new(false),
+            is_down: AtomicBool::new(false),
+            pauses: Mutex::default(),
+        }
+    }
+
     fn pauses(&self) -> MutexGuard<'_, Pauses> {
         self.pauses.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -88,8 +115,9 @@ impl Part {
 
 impl Opened {
     fn new(connection: Connection) -> Self {
-        let parts = if connection.is_cluster() { PARTS } else { 1 };
-        Self { connection, parts: (0..parts).map(|_| Part::default()).collect() }
+        let (parts, at_once) =
+            if connection.is_cluster() { (PARTS, AT_ONCE_IN_PART) } else { (1, AT_ONCE) };
+        Self { connection, parts: (0..parts).map(|_| Part::new(at_once)).collect() }
     }
 
     fn part(&self, slot: impl FnOnce() -> u16) -> &Part {
@@ -107,48 +135,80 @@ impl Link {
         probe: impl Fn(u64) -> Request + Send + Sync + 'static,
     ) -> Arc<Self> {
         let (probe, state) = (Box::new(probe), watch::Sender::new(State::Closed));
-        Arc::new(Self { servers, timeouts, probe, state })
+        Arc::new(Self { servers, timeouts, probe, state, warns_of_queue: AtomicBool::new(true) })
     }
 
     pub(super) fn is_cluster(&self) -> bool {
         matches!(self.servers, Servers::Cluster(_))
     }
 
-    /// When a decision that began at a time has to be there.
-    pub(super) fn deadline(&self, began: Instant) -> Instant {
-        began + self.timeouts.decision
+    /// The time that servers have for one decision.
+    pub(super) fn patience(&self) -> Patience {
+        Patience::new(self.timeouts.decision)
     }
 
     /// Runs the script where the shard of `request` is. While that is down, this fails at once.
     pub(super) async fn run(
         self: &Arc<Self>,
         request: &Request,
-        deadline: Instant,
+        patience: &mut Patience,
     ) -> Result<Answer, StoreError> {
-        let opened = self.opened(deadline).await?;
+        let opened = self.opened(patience).await?;
         let part = opened.part(|| request.slot());
+        let turn = part.turns.take(self.timeouts.queue).await;
+        let _turn = turn.map_err(|why| self.no_turn(why))?;
         if part.is_down.load(Relaxed) {
             return Err(StoreError::new("a Redis server is down"));
         }
-        let deadline = deadline.min(Instant::now() + self.timeouts.response);
-        let (cause, error) = match timeout_at(deadline, opened.connection.run(request)).await {
-            Ok(Ok(answer)) => {
+        let heard = part.heard.load(Relaxed);
+        let answer = patience.wait(self.timeouts.response, opened.connection.run(request)).await;
+        let failure = match answer {
+            Some(Ok(answer)) => {
+                part.heard.fetch_add(1, Relaxed);
                 part.failures.store(0, Relaxed);
                 return Ok(answer);
             }
-            Ok(Err(error)) if error.is_lost => (Cause::ConnectionLost, error.into()),
-            Ok(Err(error)) => (Cause::Failures, error.into()),
-            Err(_) => (Cause::Failures, StoreError::new("a Redis server has not answered in time")),
+            Some(Err(failure)) if !failure.is_timeout => failure,
+            Some(Err(_)) | None => {
+                self.doubt(&opened, request, heard);
+                return Err(not_in_time());
+            }
         };
+        let cause = if failure.is_lost { Cause::ConnectionLost } else { Cause::Failures };
+        let error = failure.into();
         let failures = part.failures.fetch_add(1, Relaxed) + 1;
-        if cause == Cause::ConnectionLost || failures >= FAILURES {
+        if cause == Cause::ConnectionLost {
             self.take_down(&opened, request, cause, &error);
+        } else {
+            part.heard.fetch_add(1, Relaxed);
+            if failures >= FAILURES {
+                self.take_down(&opened, request, cause, &error);
+            }
         }
         Err(error)
     }
 
+    #[cold]
+    fn no_turn(&self, why: NoTurn) -> StoreError {
+        if why == NoTurn::GivenUp {
+            return not_in_time();
+        }
+        let limit = self.timeouts.queue;
+        if self.warns_of_queue.swap(false, Relaxed) {
+            warn(Code::RedisQueue, "", || {
+                format!(
+                    "requests have waited {limit:?} for their turn to ask Redis, and are decided \
+                     without it: this process has more of them than it or Redis can serve; add \
+                     `Policy::lease(…)`, processors or servers, or write a longer \
+                     `RedisStoreBuilder::queue_timeout`"
+                )
+            });
+        }
+        StoreError::new("this process has too many requests for Redis")
+    }
+
     /// The connection; the first request waits until there is one.
-    async fn opened(self: &Arc<Self>, deadline: Instant) -> Result<Arc<Opened>, StoreError> {
+    async fn opened(self: &Arc<Self>, patience: &mut Patience) -> Result<Arc<Opened>, StoreError> {
         if let State::Open(opened) = &*self.state.borrow() {
             return Ok(Arc::clone(opened));
         }
@@ -157,13 +217,28 @@ impl Link {
             tokio::spawn(keep_open(Keeper(Arc::downgrade(self))));
         }
         let settled = state.wait_for(|state| matches!(state, State::Open(_) | State::Down(_)));
-        match timeout_at(deadline, settled).await {
-            Ok(Ok(state)) => match &*state {
+        match patience.wait(Duration::MAX, settled).await {
+            Some(Ok(state)) => match &*state {
                 State::Open(opened) => Ok(Arc::clone(opened)),
                 _ => Err(StoreError::new("there is no connection to Redis")),
             },
             _ => Err(StoreError::new("the connection to Redis was not opened in time")),
         }
+    }
+
+    /// A server has not answered in time. That may be for one command, or for our own sake: before
+    /// it counts as down, it is asked. If it has answered no one since, those who wait for their
+    /// turn give up at once: all of them together wait once.
+    #[cold]
+    fn doubt(self: &Arc<Self>, opened: &Arc<Opened>, request: &Request, heard: u64) {
+        let part = opened.part(|| request.slot());
+        if part.is_doubted.swap(true, Relaxed) {
+            return;
+        }
+        if part.heard.load(Relaxed) == heard {
+            part.turns.give_up();
+        }
+        tokio::spawn(ask_again(Arc::clone(self), Arc::clone(opened), request.shard()));
     }
 
     /// Does without what has failed until it works again.
@@ -180,9 +255,12 @@ impl Link {
             let is_it =
                 |state: &State| matches!(state, State::Open(now) if Arc::ptr_eq(now, failed));
             if self.change(is_it, State::Down(cause)) {
+                part.is_down.store(true, Relaxed);
+                part.turns.give_up();
                 log_down(error);
             }
         } else if !part.is_down.swap(true, Relaxed) {
+            part.turns.give_up();
             log_down(error);
             let (shard, slot) = (request.shard(), request.slot());
             tokio::spawn(heal(Arc::downgrade(self), Arc::clone(failed), (shard, slot), cause));
@@ -201,10 +279,11 @@ impl Link {
     }
 
     /// Whether the server of a shard does what is asked of it.
-    async fn answers(&self, connection: &Connection, shard: u64) -> Result<(), StoreError> {
-        match timeout(self.timeouts.response, connection.run(&(self.probe)(shard))).await {
-            Ok(answer) => answer.map(drop).map_err(StoreError::from),
-            Err(_) => Err(StoreError::new("a Redis server has not answered in time")),
+    async fn answers(&self, connection: &Connection, request: &Request) -> Result<(), StoreError> {
+        let mut patience = Patience::new(self.timeouts.response);
+        match patience.wait(Duration::MAX, connection.run(request)).await {
+            Some(answer) => answer.map(drop).map_err(StoreError::from),
+            None => Err(not_in_time()),
         }
     }
 
@@ -212,7 +291,7 @@ impl Link {
         let connection = self.servers.connect(&self.timeouts).await?;
         // One server of a cluster may fail: then its part is down, and no other.
         if !self.is_cluster() {
-            self.answers(&connection, 0).await?;
+            self.answers(&connection, &(self.probe)(0)).await?;
         }
         Ok(Opened::new(connection))
     }
@@ -272,13 +351,28 @@ async fn warn_if_evicting(connection: Connection, within: Duration) {
     }
 }
 
+/// Takes a server down if it does not answer even the least of questions.
+async fn ask_again(link: Arc<Link>, opened: Arc<Opened>, shard: u64) {
+    let probe = (link.probe)(shard);
+    let answer = link.answers(&opened.connection, &probe).await;
+    let part = opened.part(|| probe.slot());
+    if let Err(error) = answer {
+        link.take_down(&opened, &probe, Cause::Failures, &error);
+    }
+    part.is_doubted.store(false, Relaxed);
+}
+
+fn not_in_time() -> StoreError {
+    StoreError::new("a Redis server has not answered in time")
+}
+
 /// Waits until the server of a shard, and so of all its part, works again.
 async fn heal(link: Weak<Link>, opened: Arc<Opened>, (shard, slot): (u64, u16), cause: Cause) {
     let part = opened.part(|| slot);
     let pause = part.pauses().again(cause);
     sleep(pause).await;
     while let Some(link) = link.upgrade() {
-        if link.answers(&opened.connection, shard).await.is_ok() {
+        if link.answers(&opened.connection, &(link.probe)(shard)).await.is_ok() {
             part.pauses().works();
             part.failures.store(0, Relaxed);
             part.is_down.store(false, Relaxed);

@@ -7,7 +7,9 @@ mod in_flight;
 mod leases;
 mod leasing;
 mod link;
+mod patience;
 mod shards;
+mod turns;
 mod wire;
 
 use std::{fmt, sync::Arc};
@@ -31,12 +33,18 @@ use crate::clock::Now;
 /// server after the other, and given back when a later one refuses. Until then they are missing to
 /// others, who may be refused in that moment; never is more admitted than the quota.
 ///
-/// While the server is slow or down, no decision takes longer than
+/// While the server is slow or down, no decision waits longer for it than
 /// [`decision_timeout`](RedisStoreBuilder::decision_timeout), and
-/// [`Policy::on_store_failure`](crate::Policy::on_store_failure) says what is decided. After three
-/// failures in a row the server is not asked any more, which costs requests nothing, until it is
-/// seen to work in the background. With the feature `tracing` both changes are logged. It need not
-/// be there when this replica starts.
+/// [`Policy::on_store_failure`](crate::Policy::on_store_failure) says what is decided. A server that
+/// has not answered in time is asked once more, in the background; if it does not answer that
+/// either, or after three errors in a row, it is not asked any more, which costs requests nothing,
+/// until it is seen to work in the background. With the feature `tracing` both changes are logged.
+/// It need not be there when this replica starts.
+///
+/// A crowd of our own is no failure of the server: 256 commands are on their way to it at once, and
+/// other requests wait for their turn, for
+/// [`queue_timeout`](RedisStoreBuilder::queue_timeout) at most. Its time counts from when a command
+/// has its turn, and only while this process itself runs.
 ///
 /// What a server has counted though its answer came too late stays counted; so do units that were
 /// to be given back while it was down. Never is more admitted for that.

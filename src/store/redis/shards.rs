@@ -1,14 +1,11 @@
 //! The charges and corrections of one request, shard by shard.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use smallvec::SmallVec;
-use tokio::{
-    task::JoinHandle,
-    time::{Instant, timeout_at},
-};
+use tokio::task::JoinHandle;
 
-use super::{Shared, leases::taken, wire::Request};
+use super::{Shared, leases::taken, patience::Patience, wire::Request};
 use crate::{
     clock::Now,
     store::{Answer, Change, Charge, Correction, Mode, StoreError, Usage, Usages},
@@ -25,12 +22,12 @@ impl Shared {
         self: &Arc<Self>,
         before: &[Correction],
         charges: &[Charge],
-        deadline: Instant,
+        patience: &mut Patience,
     ) -> Result<Answer, StoreError> {
         let is_one = charges.windows(2).all(|two| two[0].shard == two[1].shard);
         if is_one || !self.link.is_cluster() {
             let request = Request::correct_and_charge(&self.names, before, charges);
-            let mut answer = self.link.run(&request, deadline).await?;
+            let mut answer = self.link.run(&request, patience).await?;
             answer.usages.drain(..before.len());
             return Ok(answer);
         }
@@ -38,19 +35,19 @@ impl Shared {
             self.correct(before).await?;
         }
         // Boxed: others would be moved about with room for it.
-        Box::pin(self.charge_each_shard(charges, deadline)).await
+        Box::pin(self.charge_each_shard(charges, patience)).await
     }
 
     async fn charge_each_shard(
         self: &Arc<Self>,
         charges: &[Charge],
-        deadline: Instant,
+        patience: &mut Patience,
     ) -> Result<Answer, StoreError> {
         let mut all = Collected::new(charges.len());
         let mut before: Vec<(usize, Correction)> = Vec::new();
         for places in self.shards(charges.iter().map(|charge| charge.shard)) {
             let charges: SmallVec<[Charge; 4]> = places.iter().map(|&at| charges[at]).collect();
-            let answer = self.link.run(&Request::charge(&self.names, &charges), deadline).await;
+            let answer = self.link.run(&Request::charge(&self.names, &charges), patience).await;
             let answer = match answer {
                 Ok(answer) => answer,
                 Err(error) => {
@@ -62,8 +59,10 @@ impl Shared {
             all.add(&places, &answer);
             if refuses(&charges, &answer) {
                 let (places, corrections): (Places, Vec<_>) = before.into_iter().unzip();
-                let given_back = timeout_at(deadline, self.give_back(corrections)).await;
-                if let Ok(Ok(Ok(answer))) = given_back {
+                // The time of the refusal stays known.
+                let mut left = *patience;
+                let given_back = left.wait(Duration::MAX, self.give_back(corrections)).await;
+                if let Some(Ok(Ok(answer))) = given_back {
                     all.add(&places, &answer);
                 }
                 break;
@@ -98,13 +97,13 @@ impl Shared {
             }
         };
         forget();
-        let deadline = self.link.deadline(Instant::now());
+        let mut patience = self.link.patience();
         let (mut all, mut failed) = (Collected::new(corrections.len()), None);
         for places in self.shards(corrections.iter().map(|correction| correction.charge.shard)) {
             let corrections: SmallVec<[Correction; 4]> =
                 places.iter().map(|&at| corrections[at]).collect();
             let request = Request::correct(&self.names, &corrections);
-            match self.link.run(&request, deadline).await {
+            match self.link.run(&request, &mut patience).await {
                 Ok(answer) => all.add(&places, &answer),
                 Err(error) => failed = Some(error),
             }
@@ -113,11 +112,12 @@ impl Shared {
         failed.map_or(Ok(all.answer()), Err)
     }
 
-    /// What can be asked of one server at once, in the order of the shards.
+    /// What can be asked of one server at once, in the order of the shards. Some server is asked
+    /// what time it is, even if nothing else.
     fn shards(&self, shards: impl Iterator<Item = u64>) -> SmallVec<[Places; 1]> {
         let shards: SmallVec<[u64; 4]> = shards.collect();
         let mut places: Places = (0..shards.len()).collect();
-        if !self.link.is_cluster() {
+        if places.is_empty() || !self.link.is_cluster() {
             return SmallVec::from_iter([places]);
         }
         places.sort_by_key(|&place| shards[place]);
@@ -165,7 +165,8 @@ impl Collected {
         self.at = Some(earlier.unwrap_or(answer.at));
     }
 
+    #[expect(clippy::expect_used, reason = "who asks for it has added an answer")]
     fn answer(self) -> Answer {
-        Answer { usages: self.usages, at: self.at.unwrap_or(Now::ZERO) }
+        Answer { usages: self.usages, at: self.at.expect("a shard has answered") }
     }
 }

@@ -123,15 +123,15 @@ impl DenyCache {
         Ok(denied)
     }
 
-    /// Remembers what the server has refused.
+    /// Remembers what the server has refused: between two times since it was begun.
     pub(super) fn remember(
         &self,
         charges: &[Charge],
         begun: &Begun,
         answer: &Answer,
-        took: Duration,
+        (asked, heard): (Duration, Duration),
     ) {
-        let heard = begun.at.saturating_add(nanos(took));
+        let [asked, heard] = [asked, heard].map(|since| begun.at.saturating_add(nanos(since)));
         for ((charge, usage), changes) in charges.iter().zip(&answer.usages).zip(&begun.changes) {
             let mut segment = self.segment(charge);
             if usage.fits() {
@@ -141,7 +141,7 @@ impl DenyCache {
                 && has_known_end(charge)
                 && segment.changes == *changes
             {
-                segment.insert(charge, usage, (begun.at, heard), answer.at, self);
+                segment.insert(charge, usage, (asked, heard), answer.at, self);
             }
         }
     }

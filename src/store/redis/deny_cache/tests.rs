@@ -57,7 +57,7 @@ impl Cached {
         self.asked += 1;
         let answer = self.ask_server(charges, at(millis + there));
         let took = Duration::from_millis(2 * there);
-        self.cache.remember(charges, &begun, &answer, took);
+        self.cache.remember(charges, &begun, &answer, (Duration::ZERO, took));
         answer
     }
 }
@@ -141,7 +141,7 @@ fn what_was_given_back_or_raised_is_not_remembered() {
     let begun = cached.cache.look(&one, at(32), |_| false).err().unwrap();
     // It was refused before, and is heard of afterwards.
     cached.cache.forget(&one[0]);
-    cached.cache.remember(&one, &begun, &refused, Duration::from_millis(1));
+    cached.cache.remember(&one, &begun, &refused, (Duration::ZERO, Duration::from_millis(1)));
     assert!(cached.cache.look(&one, at(34), |_| false).is_err());
 
     assert!(!cached.charge(&one, 40, 0).usages[0].fits());
