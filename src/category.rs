@@ -1,13 +1,12 @@
 use std::time::Duration;
 
-use http::request::Parts;
-
 use crate::{matcher::Matcher, policy::Policy};
 
 /// The requests that share policies: auth, read, write, bulk.
 ///
 /// A limiter asks its categories in the order in which they were added, and the first that matches
-/// is the request's only one.
+/// is the request's only one. Only where routers may read its path in different ways is it in each
+/// that a router may choose: see [`Matcher`].
 ///
 /// ```
 /// use tower_quota::{Category, Matcher, Policy, Quota, key};
@@ -52,9 +51,4 @@ impl Category {
         self.hold = max;
         self
     }
-}
-
-/// Whether any of `matchers` matches.
-pub(crate) fn any_matches(matchers: &[Matcher], request: &Parts) -> bool {
-    matchers.iter().any(|matcher| matcher.matches(request))
 }

@@ -166,6 +166,7 @@ mod limiter;
 mod matcher;
 #[cfg(feature = "metrics")]
 mod metrics;
+mod path;
 mod policy;
 mod quota;
 mod rejection;

@@ -5,13 +5,27 @@ use std::{collections::HashSet, fmt, sync::Arc};
 use http::{Method, request::Parts};
 use ipnet::IpNet;
 
-use crate::key::{ClientIp, Fingerprinter, Key, KeyExtractor, parse_networks};
+use crate::{
+    key::{ClientIp, Fingerprinter, Key, KeyExtractor, parse_networks},
+    path::{Pattern, SentPath},
+};
 
 /// Tells whether a request is one of those meant: by method and path, by address, by key, or by a
 /// closure.
 ///
 /// Paths are in axum's syntax: `/users/{id}`, `/files/{*path}`. They are compared with the whole
-/// path that the client sent, also under `Router::nest`.
+/// path that the client sent, also under `Router::nest`. `/files/{*path}` matches `/files` and
+/// `/files/` as well, which a router nested there answers.
+///
+/// # What reaches a handler
+/// Routers read some paths in different ways: `/v1//users`, `/v1/users/`, `/v1/%75sers`,
+/// `/v1/x/../users`. The limiter does not know which of them routes the request, so a
+/// [`Category`](crate::Category) counts it if a router may read the path as one of the category's:
+/// with slashes merged or not, with or without a trailing slash, percent-decoded once or not, with
+/// dot segments resolved or not. Where different routers split the path into different segments, a
+/// request counts in each category that one of them may choose. An exemption is the other way
+/// around: the path has to match as it was sent, and no router may split it differently. Letter case
+/// matters.
 ///
 /// ```
 /// use tower_quota::{Matcher, key::ClientIp};
@@ -30,7 +44,7 @@ pub struct Matcher {
 
 #[derive(Clone)]
 pub(crate) enum Kind {
-    Route { methods: Methods, path: Arc<str>, router: Arc<matchit::Router<()>> },
+    Route { methods: Methods, path: Arc<str>, pattern: Option<Arc<Pattern>> },
     Closure(Arc<dyn Fn(&Parts) -> bool + Send + Sync>),
     ClientIp { client_ip: ClientIp, networks: Vec<IpNet> },
     Key { extractor: Arc<dyn KeyExtractor>, known: HashSet<u128>, fingerprints: Fingerprinter },
@@ -42,11 +56,28 @@ pub(crate) enum Methods {
     These(Vec<Method>),
 }
 
+impl Methods {
+    /// Whether a request with this method may reach a handler for these. A WebSocket over HTTP/2
+    /// is opened by `CONNECT` (RFC 8441, section 4), where one over HTTP/1.1 is by `GET`.
+    #[inline]
+    fn reach(&self, method: &Method) -> bool {
+        self.name(method) || *method == Method::CONNECT && self.name(&Method::GET)
+    }
+
+    #[inline]
+    fn name(&self, method: &Method) -> bool {
+        match self {
+            Self::Any => true,
+            Self::These(methods) => methods.contains(method),
+        }
+    }
+}
+
 impl Matcher {
-    /// `GET` and `HEAD` requests to a path: axum answers both from a `GET` route.
+    /// `GET` requests to a path, and `HEAD` and `CONNECT` as in [`methods`](Self::methods).
     #[must_use]
     pub fn get(path: &str) -> Self {
-        Self::methods([Method::GET, Method::HEAD], path)
+        Self::methods([Method::GET], path)
     }
 
     /// `POST` requests to a path.
@@ -56,9 +87,24 @@ impl Matcher {
     }
 
     /// Requests to a path with one of these methods.
+    ///
+    /// `GET` means `HEAD` too, as axum answers both from a `GET` route. In a category, it also means
+    /// `CONNECT`, by which HTTP/2 opens a WebSocket.
     #[must_use]
     pub fn methods(methods: impl IntoIterator<Item = Method>, path: &str) -> Self {
-        Self::route(Methods::These(methods.into_iter().collect()), path)
+        let mut methods: Vec<_> = methods.into_iter().collect();
+        if methods.contains(&Method::GET) && !methods.contains(&Method::HEAD) {
+            methods.push(Method::HEAD);
+        }
+        let is_empty = methods.is_empty();
+        let mut matcher = Self::route(Methods::These(methods), path);
+        if is_empty {
+            let problem = format!(
+                "no method of `{path}` is meant; write one, or `Matcher::path` for any method"
+            );
+            matcher.problem.get_or_insert(problem);
+        }
+        matcher
     }
 
     /// Requests to a path, whatever the method.
@@ -68,11 +114,11 @@ impl Matcher {
     }
 
     fn route(methods: Methods, path: &str) -> Self {
-        let (router, problem) = match route(path) {
-            Ok(router) => (Arc::new(router), None),
-            Err(problem) => (Arc::default(), Some(problem)),
+        let (pattern, problem) = match Pattern::parse(path) {
+            Ok(pattern) => (Some(Arc::new(pattern)), None),
+            Err(problem) => (None, Some(problem)),
         };
-        Self { kind: Kind::Route { methods, path: path.into(), router }, problem }
+        Self { kind: Kind::Route { methods, path: path.into(), pattern }, problem }
     }
 
     /// Requests of which the closure says so.
@@ -111,15 +157,19 @@ impl Matcher {
         Self { kind, problem: None }
     }
 
+    /// Whether the request may reach a handler of those meant.
     pub(crate) fn matches(&self, request: &Parts) -> bool {
+        self.may_match(request, &SentPath::of(request))
+    }
+
+    /// Whether the request is meant if its path is read as it was sent.
+    #[inline]
+    pub(crate) fn matches_as_sent(&self, request: &Parts, path: &SentPath<'_>) -> bool {
         match &self.kind {
-            Kind::Route { methods, router, .. } => {
-                let method_fits = match methods {
-                    Methods::Any => true,
-                    Methods::These(methods) => methods.contains(&request.method),
-                };
-                method_fits && router.at(path_of(request)).is_ok()
+            Kind::Route { methods, pattern: Some(pattern), .. } => {
+                methods.reach(&request.method) && pattern.matches_as_sent(path)
             }
+            Kind::Route { pattern: None, .. } => false,
             Kind::Closure(matches) => matches(request),
             Kind::ClientIp { client_ip, networks } => client_ip
                 .resolve(request)
@@ -129,6 +179,26 @@ impl Matcher {
                 .found()
                 .is_some_and(|key| known.contains(&fingerprints.fingerprint(0, &key))),
         }
+    }
+
+    /// Whether the request is meant in any reading of its path.
+    pub(crate) fn may_match(&self, request: &Parts, path: &SentPath<'_>) -> bool {
+        match &self.kind {
+            Kind::Route { methods, pattern: Some(pattern), .. } => {
+                methods.reach(&request.method) && pattern.matches(path)
+            }
+            _ => self.matches_as_sent(request, path),
+        }
+    }
+
+    /// Whether the request is meant, whichever router reads its path.
+    #[inline]
+    pub(crate) fn surely_matches(&self, request: &Parts, path: &SentPath<'_>) -> bool {
+        let is_sure = match &self.kind {
+            Kind::Route { methods, .. } => methods.name(&request.method) && !path.is_ambiguous(),
+            _ => true,
+        };
+        is_sure && self.matches_as_sent(request, path)
     }
 
     pub(crate) fn kind(&self) -> &Kind {
@@ -161,27 +231,6 @@ impl fmt::Debug for Matcher {
     }
 }
 
-/// The path that the client sent, also where axum has stripped the prefix of a nested router.
-pub(crate) fn path_of(request: &Parts) -> &str {
-    #[cfg(feature = "axum")]
-    if let Some(axum::extract::OriginalUri(uri)) = request.extensions.get() {
-        return uri.path();
-    }
-    request.uri.path()
-}
-
-/// A router with one path, or what is wrong with that path.
-pub(crate) fn route(path: &str) -> Result<matchit::Router<()>, String> {
-    if !path.starts_with('/') {
-        return Err(format!("the path `{path}` does not begin with a slash; write `/{path}`"));
-    }
-    let mut router = matchit::Router::new();
-    router.insert(path, ()).map_err(|error| {
-        format!("the path `{path}` does not parse ({error}); write one like `/users/{{id}}` or `/files/{{*path}}`")
-    })?;
-    Ok(router)
-}
-
 #[cfg(test)]
 mod tests {
     use http::Request;
@@ -203,7 +252,43 @@ mod tests {
         assert!(!user.matches(&request(Method::GET, "/v1/users")));
         assert!(Matcher::path("/v1/{*rest}").matches(&request(Method::DELETE, "/v1/a/b")));
         let star = request(Method::OPTIONS, "*");
-        assert!(!Matcher::path("/{*rest}").matches(&star), "a request target without a path");
+        assert!(Matcher::path("/{*rest}").matches(&star), "a fallback answers it");
+        assert!(!Matcher::path("/{id}").matches(&star), "a request target without a path");
+    }
+
+    #[test]
+    fn a_method_means_those_that_reach_its_handler() {
+        let (get, post) = (Matcher::methods([Method::GET], "/ws"), Matcher::post("/ws"));
+        for method in [Method::GET, Method::HEAD, Method::CONNECT] {
+            assert!(get.matches(&request(method.clone(), "/ws")), "{method}");
+            assert!(!post.matches(&request(method, "/ws")));
+        }
+        assert!(!get.matches(&request(Method::POST, "/ws")));
+        let sure = |method| {
+            let request = request(method, "/ws");
+            get.surely_matches(&request, &SentPath::of(&request))
+        };
+        assert!(sure(Method::GET) && sure(Method::HEAD));
+        assert!(!sure(Method::CONNECT), "another handler may answer it");
+    }
+
+    #[test]
+    fn an_exemption_is_sure_of_the_path() {
+        let assets = Matcher::get("/assets/{*path}");
+        let exempts = |path| {
+            let request = request(Method::GET, path);
+            assets.surely_matches(&request, &SentPath::of(&request))
+        };
+        for path in ["/assets/a", "/assets/a%20b.png", "/assets", "/assets/a/"] {
+            assert!(exempts(path), "{path}");
+        }
+        for path in ["/assets/../v1/a", "//assets/a", "/assets//a", "/assets/..%2Fv1/a"] {
+            assert!(!exempts(path), "{path}");
+        }
+        assert!(Matcher::from_fn(|_| true).surely_matches(
+            &request(Method::GET, "/a//b"),
+            &SentPath::of(&request(Method::GET, "/a//b"))
+        ));
     }
 
     #[test]
@@ -233,11 +318,9 @@ mod tests {
             problem("users").unwrap(),
             "the path `users` does not begin with a slash; write `/users`"
         );
-        let unclosed = problem("/users/{id").unwrap();
-        assert!(unclosed.starts_with("the path `/users/{id` does not parse ("), "{unclosed}");
-        assert!(
-            unclosed.ends_with("write one like `/users/{id}` or `/files/{*path}`"),
-            "{unclosed}"
+        assert_eq!(
+            Matcher::methods([], "/users").problem().unwrap(),
+            "no method of `/users` is meant; write one, or `Matcher::path` for any method"
         );
         let network = Matcher::client_ip(ClientIp::new(), ["10.0.0.0.0"]);
         assert!(network.problem().unwrap().contains("`10.0.0.0.0`"));

@@ -115,7 +115,7 @@ fn each_error_names_the_culprit_and_says_what_to_write() {
         ),
         (
             category(Category::new("bulk").on(Matcher::get("/{a}{b}"))),
-            "category `bulk`: the path `/{a}{b}` does not parse (Only one parameter is allowed per path segment); write one like `/users/{id}` or `/files/{*path}`",
+            "category `bulk`: the path `/{a}{b}` has `{a}{b}`, which does not parse; write one like `{id}` or `{*path}`",
         ),
         (
             Limiter::builder().exempt(Matcher::client_ip(ClientIp::new(), ["10.0.0.0/99"])),

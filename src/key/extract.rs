@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use http::{HeaderMap, HeaderName, header::AUTHORIZATION, request::Parts};
 
 use super::{Extracted, Key, KeyExtractor};
-use crate::matcher::{path_of, route};
+use crate::path::{Param, Pattern, SentPath};
 
 /// A key read by a closure; `None` when the request has none.
 ///
@@ -113,8 +113,10 @@ pub fn query(name: impl Into<Cow<'static, str>>) -> impl KeyExtractor {
 
 /// A segment of the path, decoded: the parameter `name` of `pattern`, in axum's syntax.
 ///
-/// It is unreadable where its percent-encoding is not that of a text without NUL, and missing where
-/// the path is not that of the pattern.
+/// It is unreadable where its percent-encoding is not that of a text without NUL, and where routers
+/// read different segments from the path, as from `/v1/tenants//a` or `/v1/tenants/a/../b`. It is
+/// missing where the path is not that of the pattern. An encoded slash belongs to its segment. The
+/// path is read as [`Matcher`](crate::Matcher) reads it.
 ///
 /// ```
 /// use tower_quota::key;
@@ -124,23 +126,29 @@ pub fn query(name: impl Into<Cow<'static, str>>) -> impl KeyExtractor {
 /// ```
 pub fn path_param(pattern: &str, name: impl Into<Cow<'static, str>>) -> impl KeyExtractor {
     let name = name.into();
-    let router = route(pattern);
-    let problem = match &router {
+    let parsed = Pattern::parse(pattern);
+    let problem = match &parsed {
         Err(problem) => Some(problem.clone()),
-        Ok(_) if !has_param(pattern, &name) => {
+        Ok(parsed) if !parsed.has_param(&name) => {
             Some(format!("the path `{pattern}` has no parameter `{{{name}}}`; write it there"))
         }
         Ok(_) => None,
     };
     let identity = format!("path {pattern:?} {name}");
     identified(identity, name.clone(), problem, move |request| {
-        let matched = router.as_ref().ok().and_then(|router| router.at(path_of(request)).ok());
-        let Some(value) = matched.and_then(|matched| matched.params.get(&*name)) else {
-            return Extracted::Missing;
-        };
-        match decoded(value) {
-            Some(value) => Extracted::Found(value.into()),
-            None => Extracted::UNREADABLE,
+        let Ok(pattern) = &parsed else { return Extracted::Missing };
+        let path = SentPath::of(request);
+        match pattern.param(&path, &name) {
+            Param::AsSent(value) => match decoded(value) {
+                Some(value) => Extracted::Found(value.into()),
+                None => Extracted::UNREADABLE,
+            },
+            Param::Decoded(value) => match String::from_utf8(value) {
+                Ok(value) if decoded(path.text).is_some() => Extracted::Found(value.into()),
+                _ => Extracted::UNREADABLE,
+            },
+            Param::Missing => Extracted::Missing,
+            Param::Ambiguous => Extracted::UNREADABLE,
         }
     })
 }
@@ -235,14 +243,6 @@ fn decoded(encoded: &str) -> Option<Cow<'_, str>> {
     let is_whole = encoded.split('%').skip(1).all(whole);
     let text = percent_encoding::percent_decode_str(encoded).decode_utf8().ok();
     text.filter(|text| is_whole && !text.contains('\0'))
-}
-
-fn has_param(pattern: &str, name: &str) -> bool {
-    let named = |segment: &str| {
-        let param = segment.strip_prefix('{').and_then(|segment| segment.strip_suffix('}'));
-        param.is_some_and(|param| param.trim_start_matches('*') == name)
-    };
-    pattern.split('/').any(named)
 }
 
 #[cfg(test)]

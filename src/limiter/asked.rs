@@ -1,16 +1,16 @@
 //! A decision while it is made: what is asked of the store, and what that answers.
 
-use std::time::Duration;
+use std::{ops::Range, time::Duration};
 
 use http::{StatusCode, request::Parts};
 use smallvec::SmallVec;
 
-use super::{Inner, NO_KIND, Rule};
+use super::{Inner, Members, NO_KIND, Rule};
 use crate::{
-    category::any_matches,
     clock::Now,
     decision::{Decision, Outcome, Reason},
     key::{Domain, Extracted, Key},
+    path::SentPath,
     quota::Quota,
     store::{Charge, Mode, Usages},
 };
@@ -29,18 +29,77 @@ impl Inner {
     /// Asks what the policies of a request demand.
     #[inline]
     pub(super) fn ask(&self, request: &Parts, decision: &mut Decision) {
-        if any_matches(&self.exempt, request) {
-            return;
-        }
-        let mut categories = self.categories.iter().enumerate();
-        let category = categories.find(|(_, category)| any_matches(&category.matchers, request));
-        decision.record.category = category.map(|(number, _)| number as u32);
-        let of_category = category.map_or(0..0, |(_, category)| category.rules.clone());
+        let (category, others) = match self.exempt.is_empty() && self.categories.is_empty() {
+            true => (None, Vec::new()),
+            false => match self.categories_of(request) {
+                Some(categories) => categories,
+                None => return,
+            },
+        };
+        decision.record.category = category;
+        let of_category = self.rules_of(category);
         decision.reserve(self.every_request.len() + of_category.len());
         let mut read = None;
         for place in self.every_request.clone().chain(of_category) {
             self.ask_one(self.rule(place), request, &mut read, decision);
         }
+        if !others.is_empty() {
+            self.ask_others(&others, request, decision);
+        }
+    }
+
+    /// Asks the policies of further categories: each once.
+    #[cold]
+    fn ask_others(&self, others: &[u32], request: &Parts, decision: &mut Decision) {
+        let mut read = None;
+        for place in others.iter().flat_map(|other| self.rules_of(Some(*other))) {
+            let rule = self.rule(place);
+            if decision.all().all(|asked| asked.charge.policy != rule.unasked.charge.policy) {
+                self.ask_one(rule, request, &mut read, decision);
+            }
+        }
+    }
+
+    /// The category of a request, and others in which it counts as well; `None` if it is exempt.
+    fn categories_of(&self, request: &Parts) -> Option<(Option<u32>, Vec<u32>)> {
+        let path = SentPath::of(request);
+        if self.exempt.iter().any(|matcher| matcher.surely_matches(request, &path)) {
+            return None;
+        }
+        let is_in = |category: &Members| {
+            category.matchers.iter().any(|matcher| matcher.matches_as_sent(request, &path))
+        };
+        let as_sent = self.categories.iter().position(is_in).map(|number| number as u32);
+        Some(match path.is_plain() {
+            true => (as_sent, Vec::new()),
+            false => self.categories_of_odd(request, &path, as_sent),
+        })
+    }
+
+    /// Of routers that split a path alike, some decode it or trim a trailing slash: they choose the
+    /// first category that matches so. Routers that split it differently choose any.
+    #[cold]
+    #[inline(never)]
+    fn categories_of_odd(
+        &self,
+        request: &Parts,
+        path: &SentPath<'_>,
+        as_sent: Option<u32>,
+    ) -> (Option<u32>, Vec<u32>) {
+        let is_in = |category: &Members| {
+            category.matchers.iter().any(|matcher| matcher.may_match(request, path))
+        };
+        let all = self.categories.iter().enumerate().filter(|(_, category)| is_in(category));
+        let most = if path.is_ambiguous() { usize::MAX } else { 1 };
+        let mut all: Vec<_> = all.map(|(number, _)| number as u32).take(most).collect();
+        let first = as_sent.or(all.first().copied());
+        all.retain(|number| Some(*number) != first);
+        (first, all)
+    }
+
+    fn rules_of(&self, category: Option<u32>) -> Range<u32> {
+        let category = category.and_then(|number| self.categories.get(number as usize));
+        category.map_or(0..0, |category| category.rules.clone())
     }
 
     fn ask_one<'a>(

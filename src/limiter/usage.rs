@@ -5,7 +5,7 @@ use std::sync::Arc;
 use http::request::Parts;
 
 use super::{DecisionFuture, Limiter};
-use crate::{clock::Now, decision::Decision};
+use crate::{clock::Now, decision::Decision, path::SentPath};
 
 impl Limiter {
     /// Tells what each policy says of a request's keys, and charges nothing.
@@ -69,7 +69,11 @@ impl Limiter {
 
     /// The path of the matcher by which a request is in its category, where it has one.
     pub(crate) fn pattern_of(&self, request: &Parts) -> Option<Arc<str>> {
-        let all = self.inner.categories.iter().flat_map(|category| &category.matchers);
-        all.into_iter().find(|matcher| matcher.matches(request))?.pattern().cloned()
+        let path = SentPath::of(request);
+        let all = || self.inner.categories.iter().flat_map(|category| &category.matchers);
+        let as_sent = all().find(|matcher| matcher.matches_as_sent(request, &path));
+        let matcher =
+            as_sent.or_else(|| all().find(|matcher| matcher.may_match(request, &path)))?;
+        matcher.pattern().cloned()
     }
 }

@@ -75,7 +75,10 @@ impl Metrics {
         let number = decision.record.category.map_or(0, |number| number as usize + 1);
         let Some(of) = self.categories.get(number) else { return };
         let held = decision.held();
-        decision.all().for_each(|outcome| of.count(outcome, held));
+        for outcome in decision.all() {
+            // A path that routers read differently counts in other categories as well.
+            let _ = of.count(outcome, held) || self.categories[0].count(outcome, held);
+        }
         if !held.is_zero() {
             of.held().record(held);
         }
@@ -106,11 +109,14 @@ impl OfCategory {
         Self { name, policies: policies.into_iter().map(policy).collect(), held: OnceLock::new() }
     }
 
-    fn count(&self, outcome: &Outcome, held: Duration) {
+    /// Whether the policy is one of this category's, and its decision is counted.
+    fn count(&self, outcome: &Outcome, held: Duration) -> bool {
         let mut policies = self.policies.iter();
-        if let Some(known) = policies.find(|known| ptr::eq(known.labels, outcome.labels)) {
+        let known = policies.find(|known| ptr::eq(known.labels, outcome.labels));
+        if let Some(known) = known {
             known.decisions(&self.name)[Verdict::of(outcome, held) as usize].increment(1);
         }
+        known.is_some()
     }
 
     fn held(&self) -> &Histogram {

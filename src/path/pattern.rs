@@ -1,0 +1,439 @@
+//! Patterns of paths, in axum's syntax: [`Pattern`].
+
+use std::borrow::Cow;
+
+use percent_encoding::percent_decode_str;
+
+use super::sent::{self, SentPath};
+
+/// The most segments of a pattern: as many as the states of [`Pattern::run`], but one.
+pub(super) const MAX_SEGMENTS: usize = 127;
+
+/// A path in axum's syntax, such as `/users/{id}` or `/files/{*path}`.
+#[derive(Debug)]
+pub(crate) struct Pattern {
+    segments: Vec<Segment>,
+    /// `{*rest}`, at the end.
+    rest: Option<Segment>,
+    /// Whether it ends with a slash.
+    has_slash: bool,
+}
+
+/// A literal text, which a parameter may follow.
+#[derive(Debug)]
+struct Segment {
+    literal: Box<str>,
+    decoded: Box<[u8]>,
+    param: Option<Box<str>>,
+}
+
+/// What a path says of a parameter of a pattern.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Param<'a> {
+    /// The value as it was sent, percent-encoded.
+    AsSent(&'a str),
+    /// The value in another reading.
+    Decoded(Vec<u8>),
+    /// The pattern does not match.
+    Missing,
+    /// Routers read different values.
+    Ambiguous,
+}
+
+impl Pattern {
+    /// A pattern, or what is wrong with it and what to write instead.
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+        let Some(path) = text.strip_prefix('/') else {
+            return Err(format!("the path `{text}` does not begin with a slash; write `/{text}`"));
+        };
+        if text.contains("//") {
+            let merged = text.split('/').filter(|segment| !segment.is_empty());
+            let merged = merged.collect::<Vec<_>>().join("/");
+            return Err(format!(
+                "the path `{text}` has an empty segment; write `/{merged}`, which matches it too"
+            ));
+        }
+        let (path, has_slash) = match path.strip_suffix('/') {
+            Some(path) => (path, true),
+            None => (path, path.is_empty()),
+        };
+        let mut pattern = Self { segments: Vec::new(), rest: None, has_slash };
+        for segment in path.split('/').filter(|segment| !segment.is_empty()) {
+            if pattern.rest.is_some() {
+                let problem = "`{*rest}` matches all that follows";
+                return Err(format!("the path `{text}` goes on after {problem}; end it there"));
+            }
+            let (segment, is_rest) = Segment::parse(segment)
+                .map_err(|problem| format!("the path `{text}` {problem}"))?;
+            match is_rest {
+                true => pattern.rest = Some(segment),
+                false => pattern.segments.push(segment),
+            }
+        }
+        if pattern.rest.is_some() && has_slash {
+            let path = text.trim_end_matches('/');
+            return Err(format!("the path `{text}` ends with a slash; write `{path}`"));
+        }
+        if pattern.segments.len() > MAX_SEGMENTS {
+            let problem = format!("has more than {MAX_SEGMENTS} segments; write a shorter one");
+            return Err(format!("the path `{text}` {problem}"));
+        }
+        Ok(pattern)
+    }
+
+    pub(crate) fn has_param(&self, name: &str) -> bool {
+        self.segments.iter().chain(&self.rest).any(|segment| segment.is_param(name))
+    }
+
+    /// Whether it matches the path as it was sent, as axum would.
+    #[inline]
+    pub(crate) fn matches_as_sent(&self, path: &SentPath<'_>) -> bool {
+        self.walk(path.text, |_, _| {})
+    }
+
+    /// Whether it matches the path in any of its readings.
+    pub(crate) fn matches(&self, path: &SentPath<'_>) -> bool {
+        let mut readings = path.odd.iter().flat_map(|odd| &odd.readings);
+        self.matches_as_sent(path) || readings.any(|segments| self.accepts(START, segments))
+    }
+
+    /// The value of the parameter `name`.
+    ///
+    /// An encoded slash belongs to its segment. Where routers would split the path differently, the
+    /// value is found only if each of them reads the same one.
+    pub(crate) fn param<'a>(&self, path: &SentPath<'a>, name: &str) -> Param<'a> {
+        if !path.is_loose() {
+            let mut value = None;
+            let matches = self.walk(path.text, |segment, text| {
+                if segment.is_param(name) {
+                    value = Some(text);
+                }
+            });
+            if let (true, Some(value)) = (matches, value) {
+                return Param::AsSent(value);
+            }
+        }
+        if path.is_plain() { Param::Missing } else { self.param_of_odd(path, name) }
+    }
+
+    #[cold]
+    fn param_of_odd<'a>(&self, path: &SentPath<'a>, name: &str) -> Param<'a> {
+        let Some(index) = self.segments.iter().position(|segment| segment.is_param(name)) else {
+            // All that follows is sure only as it was sent.
+            return if self.matches(path) { Param::Ambiguous } else { Param::Missing };
+        };
+        let readings = path.odd.iter().flat_map(|odd| &odd.readings);
+        let mut values = readings.flat_map(|segments| self.values(index, segments));
+        match values.next() {
+            None => Param::Missing,
+            Some(value) if values.all(|other| other == value) => Param::Decoded(value.to_owned()),
+            Some(_) => Param::Ambiguous,
+        }
+    }
+
+    /// What the parameter of a segment may be in a reading.
+    fn values<'s>(&self, index: usize, segments: &'s [sent::Segment]) -> Vec<&'s [u8]> {
+        let (mut states, mut values) = (START, Vec::new());
+        for (number, segment) in segments.iter().enumerate() {
+            let value = segment.strip_prefix(&*self.segments[index].decoded);
+            if let Some(value) = value.filter(|_| is_in(states, index)) {
+                if self.accepts(START << (index + 1), &segments[number + 1..]) {
+                    values.push(value);
+                }
+            }
+            states = self.step(states, segment);
+            if states == 0 {
+                break;
+            }
+        }
+        values
+    }
+
+    /// Goes along the path as it was sent; tells each parameter with its text, and at the end
+    /// whether all matches.
+    ///
+    /// `{*rest}` matches nothing as well, unlike in axum's `route`: what is nested at `/files` also
+    /// answers `/files` and `/files/`. So may the slash at the end be missing, which a router inside
+    /// may append.
+    #[inline]
+    fn walk<'a>(&self, path: &'a str, mut tell: impl FnMut(&Segment, &'a str)) -> bool {
+        let Some(path) = path.strip_prefix('/') else {
+            return self.segments.is_empty() && self.rest.as_ref().is_some_and(Segment::is_any);
+        };
+        let mut left = Some(path);
+        for segment in &self.segments {
+            let Some(text) = left.and_then(|left| left.strip_prefix(&*segment.literal)) else {
+                return false;
+            };
+            let end = match segment.param {
+                None => 0,
+                Some(_) => text.bytes().position(|byte| byte == b'/').unwrap_or(text.len()),
+            };
+            let (value, after) = text.split_at(end);
+            left = match after.strip_prefix('/') {
+                Some(after) => Some(after),
+                None if after.is_empty() => None,
+                None => return false,
+            };
+            if segment.param.is_some() {
+                if value.is_empty() && left.is_none() {
+                    return false;
+                }
+                tell(segment, value);
+            }
+        }
+        match &self.rest {
+            None => match left {
+                None => true,
+                Some(left) => self.has_slash && left.is_empty(),
+            },
+            Some(rest) => match left.unwrap_or_default().strip_prefix(&*rest.literal) {
+                Some(value) => {
+                    tell(rest, value);
+                    true
+                }
+                None => false,
+            },
+        }
+    }
+
+    /// Whether the segments may lead from one of `states` to the end of the pattern.
+    ///
+    /// An empty segment may be merged with its neighbour, or be the value of a parameter: both are
+    /// tried, so that there are several states at once. State `i` is that `i` segments of the
+    /// pattern have matched.
+    fn accepts(&self, mut states: u128, segments: &[sent::Segment]) -> bool {
+        let all = self.segments.len();
+        for segment in segments {
+            if let Some(rest) = self.rest.as_ref().filter(|_| is_in(states, all)) {
+                if segment.starts_with(&rest.decoded) {
+                    return true;
+                }
+            }
+            if states == 0 {
+                return false;
+            }
+            states = self.step(states, segment);
+        }
+        is_in(states, all) && self.rest.as_ref().is_none_or(Segment::is_any)
+    }
+
+    fn step(&self, states: u128, sent: &[u8]) -> u128 {
+        let mut next = if sent.is_empty() { states } else { 0 };
+        for (index, segment) in self.segments.iter().enumerate() {
+            if is_in(states, index) && segment.takes(sent) {
+                next |= START << (index + 1);
+            }
+        }
+        next
+    }
+}
+
+const START: u128 = 1;
+
+fn is_in(states: u128, state: usize) -> bool {
+    states >> state & 1 == 1
+}
+
+impl Segment {
+    /// A segment, and whether it is `{*rest}`.
+    fn parse(text: &str) -> Result<(Self, bool), String> {
+        if let Some(name) = text.strip_prefix(':') {
+            return Err(format!("has `{text}`, which matches only itself; write `{{{name}}}`"));
+        }
+        if let Some(name) = text.strip_prefix('*') {
+            let name = if name.is_empty() { "rest" } else { name };
+            return Err(format!("has `{text}`, which matches only itself; write `{{*{name}}}`"));
+        }
+        let broken = || {
+            format!("has `{text}`, which does not parse; write one like `{{id}}` or `{{*path}}`")
+        };
+        let (mut literal, mut param) = (String::new(), None);
+        let mut left = text.chars().peekable();
+        while let Some(character) = left.next() {
+            match character {
+                '{' | '}' if left.next_if_eq(&character).is_some() => literal.push(character),
+                '{' => {
+                    let name = left.collect::<String>();
+                    let name = name.strip_suffix('}').ok_or_else(broken)?;
+                    param = Some(name.to_owned());
+                    break;
+                }
+                '}' => return Err(broken()),
+                '?' | '#' => {
+                    let problem = "a path ends before it; leave it and what follows out";
+                    return Err(format!("has `{character}`: {problem}"));
+                }
+                _ => literal.push(character),
+            }
+        }
+        let (param, is_rest) = match param {
+            None => (None, false),
+            Some(name) => match name.strip_prefix('*') {
+                Some(name) => (Some(name.to_owned()), true),
+                None => (Some(name), false),
+            },
+        };
+        if param.as_ref().is_some_and(|name| name.is_empty() || name.contains(['*', '{', '}'])) {
+            return Err(broken());
+        }
+        let decoded = Cow::from(percent_decode_str(&literal)).into();
+        let param = param.map(Into::into);
+        Ok((Self { literal: literal.into(), decoded, param }, is_rest))
+    }
+
+    fn is_param(&self, name: &str) -> bool {
+        self.param.as_deref() == Some(name)
+    }
+
+    /// Whether it has no literal text.
+    fn is_any(&self) -> bool {
+        self.literal.is_empty()
+    }
+
+    fn takes(&self, sent: &[u8]) -> bool {
+        match self.param {
+            None => *sent == *self.decoded,
+            Some(_) => sent.starts_with(&self.decoded),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pattern(text: &str) -> Pattern {
+        Pattern::parse(text).unwrap()
+    }
+
+    #[test]
+    fn plain_paths_match_as_they_were_sent() {
+        for (text, matching, others) in [
+            ("/", &["/"][..], &["/a"][..]),
+            ("/a/b", &["/a/b"], &["/a", "/a/b/c", "/a/bc", "/A/b", "/ab", "/"]),
+            ("/a/", &["/a/", "/a"], &["/a/b", "/"]),
+            ("/a/{x}", &["/a/b", "/a/b.c"], &["/a", "/a/b/c", "/b/b"]),
+            ("/a-{x}/b", &["/a-1/b"], &["/a-/bc", "/a/b"]),
+            ("/a/{*rest}", &["/a/b", "/a/b/c", "/a"], &["/b", "/", "/ab"]),
+            ("/{*rest}", &["/", "/a", "/a/b"], &[]),
+            ("/{{a}}", &["/{a}"], &["/a"]),
+        ] {
+            for path in matching {
+                assert!(pattern(text).matches_as_sent(&SentPath::new(path)), "{text} {path}");
+            }
+            for path in others {
+                assert!(!pattern(text).matches(&SentPath::new(path)), "{text} {path}");
+            }
+        }
+    }
+
+    #[test]
+    fn odd_paths_match_in_any_reading() {
+        for (text, path) in [
+            ("/v1/auth/sign-in", "/v1/auth//sign-in"),
+            ("/v1/auth/sign-in", "//v1/auth/sign-in"),
+            ("/v1/auth/sign-in", "/v1/auth/sign-in/"),
+            ("/v1/auth/sign-in", "/v1/%61uth/sign%2Din"),
+            ("/v1/auth/sign-in", "/v1/auth%2Fsign-in"),
+            ("/v1/auth/sign-in", "/v1/./auth/x/../sign-in"),
+            ("/v1/auth/sign-in", "/v1/auth/x/%2e%2e/sign-in"),
+            ("/v1/auth/sign-in", "/v1/auth/x%2F..%2Fsign-in"),
+            ("/v1/auth/sign-in", "/v1\\auth\\sign-in"),
+            ("/v1/auth/sign-in/", "/v1/auth/sign-in"),
+            ("/v1/{a}/x", "/v1///x"),
+            ("/v1/{a}/{b}/x", "/v1//1///x"),
+            ("/v1/{*rest}", "/v1/"),
+            ("/v1/{*rest}", "/v1//"),
+            ("/{*rest}", "*"),
+            ("/{*rest}", ""),
+            ("/caf%C3%A9", "/caf%c3%a9"),
+            ("/caf%C3%A9", "/café"),
+        ] {
+            assert!(pattern(text).matches(&SentPath::new(path)), "{text} {path}");
+        }
+        for (text, path) in [
+            ("/v1/auth", "/v1/auth%252F"),
+            ("/v1/{id}", "/v1/"),
+            ("/{id}", "*"),
+            ("/", ""),
+            ("/v1/auth", "/V1/%41uth"),
+        ] {
+            assert!(!pattern(text).matches(&SentPath::new(path)), "{text} {path}");
+        }
+    }
+
+    #[test]
+    fn a_parameter_is_found_where_all_routers_agree() {
+        let decoded = |value: &str| Param::Decoded(value.as_bytes().to_vec());
+        let tenant = |path| pattern("/v1/{tenant}/{*rest}").param(&SentPath::new(path), "tenant");
+        for (path, value) in [
+            ("/v1/a/b", Param::AsSent("a")),
+            ("/v1/a%62c/b", Param::AsSent("a%62c")),
+            ("/v1/a%2Fb/c", Param::AsSent("a%2Fb")),
+            ("/v1/a", Param::AsSent("a")),
+            ("/v1/a/b/", Param::AsSent("a")),
+            ("/v1/a/b//c", decoded("a")),
+            ("/v1/a/./c", decoded("a")),
+            ("/%761/a/b", decoded("a")),
+            ("/v1//a/b", Param::Ambiguous),
+            ("/v1/fake/../real/x", Param::Ambiguous),
+            ("/v1/fake%2F..%2Freal/x", Param::Ambiguous),
+            ("/v2/a/b", Param::Missing),
+            ("/v2//a/b", Param::Missing),
+            ("*", Param::Missing),
+        ] {
+            assert_eq!(tenant(path), value, "{path}");
+        }
+        let rest = |path| pattern("/files/{*path}").param(&SentPath::new(path), "path");
+        assert_eq!(rest("/files/a%20b/c"), Param::AsSent("a%20b/c"));
+        assert_eq!(rest("/files/a/../c"), Param::Ambiguous);
+        assert_eq!(rest("/folders/a"), Param::Missing);
+    }
+
+    #[test]
+    fn errors_say_what_to_write() {
+        for (text, problem) in [
+            ("users", "the path `users` does not begin with a slash; write `/users`"),
+            (
+                "/users/:id",
+                "the path `/users/:id` has `:id`, which matches only itself; write `{id}`",
+            ),
+            (
+                "/users/*rest",
+                "the path `/users/*rest` has `*rest`, which matches only itself; write `{*rest}`",
+            ),
+            ("/users/*", "the path `/users/*` has `*`, which matches only itself; write `{*rest}`"),
+            (
+                "/users/{id",
+                "the path `/users/{id` has `{id`, which does not parse; write one like `{id}` or `{*path}`",
+            ),
+            (
+                "/users/{}",
+                "the path `/users/{}` has `{}`, which does not parse; write one like `{id}` or `{*path}`",
+            ),
+            (
+                "/users/{id}.json",
+                "the path `/users/{id}.json` has `{id}.json`, which does not parse; write one like `{id}` or `{*path}`",
+            ),
+            (
+                "/users//{id}",
+                "the path `/users//{id}` has an empty segment; write `/users/{id}`, which matches it too",
+            ),
+            (
+                "/{*rest}/users",
+                "the path `/{*rest}/users` goes on after `{*rest}` matches all that follows; end it there",
+            ),
+            ("/{*rest}/", "the path `/{*rest}/` ends with a slash; write `/{*rest}`"),
+            (
+                "/users?page=1",
+                "the path `/users?page=1` has `?`: a path ends before it; leave it and what follows out",
+            ),
+        ] {
+            assert_eq!(Pattern::parse(text).unwrap_err(), problem);
+        }
+        let long = "/a".repeat(MAX_SEGMENTS + 1);
+        assert!(Pattern::parse(&long).unwrap_err().ends_with("write a shorter one"));
+        assert!(Pattern::parse(&long[2..]).is_ok());
+    }
+}

@@ -1,0 +1,214 @@
+//! The path that a client sent, and its readings.
+
+use http::request::Parts;
+use percent_encoding::percent_decode;
+
+use super::pattern::MAX_SEGMENTS;
+
+/// The path that the client sent, also where axum has stripped the prefix of a nested router.
+#[derive(Debug)]
+pub(crate) struct SentPath<'a> {
+    pub(crate) text: &'a str,
+    /// `None` for a plain path.
+    pub(super) odd: Option<Box<Odd>>,
+}
+
+/// What a path that is not plain may mean.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Odd {
+    /// Decoded segments, without the empty one after a trailing slash. The first reading splits
+    /// the path at its slashes; the others resolve what the first leaves.
+    pub(super) readings: Vec<Vec<Segment>>,
+    /// An encoded slash: a router that decodes first splits there.
+    has_encoded_slash: bool,
+    /// Empty segments, dot segments or backslashes: routers split and merge these in their own
+    /// ways.
+    has_loose_segments: bool,
+}
+
+pub(super) type Segment = Vec<u8>;
+
+impl<'a> SentPath<'a> {
+    #[inline]
+    pub(crate) fn of(request: &'a Parts) -> Self {
+        #[cfg(feature = "axum")]
+        if let Some(axum::extract::OriginalUri(uri)) = request.extensions.get() {
+            return Self::new(uri.path());
+        }
+        Self::new(request.uri.path())
+    }
+
+    #[inline]
+    pub(super) fn new(text: &'a str) -> Self {
+        let odd = if is_plain(text.as_bytes()) { None } else { Some(Odd::new(text)) };
+        Self { text, odd }
+    }
+
+    /// Whether all routers read it alike.
+    #[inline]
+    pub(crate) fn is_plain(&self) -> bool {
+        self.odd.is_none()
+    }
+
+    /// Whether routers split it into different segments.
+    pub(crate) fn is_ambiguous(&self) -> bool {
+        self.is_loose() || self.odd.as_ref().is_some_and(|odd| odd.has_encoded_slash)
+    }
+
+    /// Whether routers do so without having decoded a slash, which is part of its segment (RFC
+    /// 3986, section 2.2).
+    pub(super) fn is_loose(&self) -> bool {
+        self.odd.as_ref().is_some_and(|odd| odd.has_loose_segments)
+    }
+}
+
+/// Whether no byte can be read in two ways. A dot at the beginning of a segment is looked at more
+/// closely in [`Odd`].
+#[inline]
+fn is_plain(path: &[u8]) -> bool {
+    let [b'/', path @ ..] = path else { return false };
+    let mut before = b'/';
+    for &byte in path {
+        if matches!(byte, b'%' | b'\\' | 0x80..) || before == b'/' && matches!(byte, b'/' | b'.') {
+            return false;
+        }
+        before = byte;
+    }
+    before != b'/' || path.is_empty()
+}
+
+impl Odd {
+    #[cold]
+    #[inline(never)]
+    fn new(path: &str) -> Box<Self> {
+        let mut odd =
+            Self { readings: Vec::new(), has_encoded_slash: false, has_loose_segments: false };
+        // An asterisk, or no path at all (RFC 9112, section 3.2).
+        let Some(path) = path.strip_prefix('/') else { return Box::new(odd) };
+        let as_sent = without_slash(split(path.as_bytes()));
+        let has = |found: fn(&Segment) -> bool| as_sent.iter().any(found);
+        let has_backslash = path.contains('\\');
+        odd.has_encoded_slash = has(|segment| segment.contains(&b'/'));
+        odd.has_loose_segments = has_backslash || has(Vec::is_empty) || has(is_dots);
+        let encoded_dots = odd.has_encoded_slash && has_dots(&split(&decode(path.as_bytes())));
+        odd.has_loose_segments |= encoded_dots;
+        odd.readings.push(as_sent);
+        if odd.has_encoded_slash || odd.has_loose_segments {
+            odd.resolve(path.as_bytes());
+        }
+        if has_backslash {
+            odd.resolve(path.replace('\\', "/").as_bytes());
+        }
+        Box::new(odd)
+    }
+
+    /// Adds the readings of routers that decode before they split, and that resolve dot segments
+    /// (RFC 3986, section 5.2.4) after they have merged slashes, or without.
+    fn resolve(&mut self, path: &[u8]) {
+        for segments in [split(path), split(&decode(path))] {
+            if has_dots(&segments) {
+                self.add(without_dots(segments.iter().filter(|segment| !segment.is_empty())));
+                self.add(without_dots(segments.iter()));
+            }
+            self.add(segments);
+        }
+    }
+
+    fn add(&mut self, segments: Vec<Segment>) {
+        let segments = without_slash(segments);
+        if !self.readings.contains(&segments) {
+            self.readings.push(segments);
+        }
+    }
+}
+
+fn decode(path: &[u8]) -> Vec<u8> {
+    percent_decode(path).collect()
+}
+
+/// The decoded segments. No pattern tells apart how many are empty, beyond as many as it has itself.
+fn split(path: &[u8]) -> Vec<Segment> {
+    let mut empty = 0;
+    let segments = path.split(|byte| *byte == b'/').filter(|segment| {
+        empty = if segment.is_empty() { empty + 1 } else { 0 };
+        empty <= MAX_SEGMENTS
+    });
+    segments.map(decode).collect()
+}
+
+fn without_slash(mut segments: Vec<Segment>) -> Vec<Segment> {
+    segments.pop_if(|last| last.is_empty());
+    segments
+}
+
+fn is_dots(segment: &Segment) -> bool {
+    matches!(&**segment, b"." | b"..")
+}
+
+fn has_dots(segments: &[Segment]) -> bool {
+    segments.iter().any(is_dots)
+}
+
+fn without_dots<'a>(segments: impl Iterator<Item = &'a Segment>) -> Vec<Segment> {
+    let mut resolved = Vec::new();
+    for segment in segments {
+        match &**segment {
+            b"." => {}
+            b".." => drop(resolved.pop()),
+            _ => resolved.push(segment.clone()),
+        }
+    }
+    resolved
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn readings(path: &str) -> Vec<String> {
+        let odd = SentPath::new(path).odd.unwrap();
+        let joined = odd.readings.iter().map(|segments| segments.join(&b'|'));
+        joined.map(|reading| String::from_utf8(reading).unwrap()).collect()
+    }
+
+    #[test]
+    fn a_plain_path_has_one_reading() {
+        for path in ["/", "/a", "/v1/users/7", "/a.b/c", "/~a/b-c_d;e=f,g:h@i!$&'()*+"] {
+            assert!(SentPath::new(path).is_plain(), "{path}");
+        }
+        for path in ["", "*", "//", "/a/", "/a//b", "/%61", "/a/.", "/./a", "/..", "/a\\b", "/é"] {
+            assert!(!SentPath::new(path).is_plain(), "{path}");
+        }
+    }
+
+    #[test]
+    fn only_what_splits_differently_is_ambiguous() {
+        for path in ["/a/", "/a%20b/c", "/.well-known/jwks.json", "/...", "/é", "*", "/a%"] {
+            assert!(!SentPath::new(path).is_ambiguous(), "{path}");
+        }
+        for path in ["//a", "/a//", "/a/./b", "/a/%2e%2E/b", "/..", "/a\\b", "/a%2fb", "/a%2F"] {
+            assert!(SentPath::new(path).is_ambiguous(), "{path}");
+        }
+        assert!(!SentPath::new("/a%2Fb").is_loose());
+        assert!(SentPath::new("/a%2F..%2Fb").is_loose());
+    }
+
+    #[test]
+    fn an_odd_path_has_the_readings_of_different_routers() {
+        assert_eq!(readings("/a/b/"), ["a|b"]);
+        assert_eq!(readings("/%61//b"), ["a||b"]);
+        assert_eq!(readings("/a%2Fb/c"), ["a/b|c", "a|b|c"]);
+        assert_eq!(readings("/a/%2e%2e/b"), ["a|..|b", "b"]);
+        assert_eq!(readings("/a//../b"), ["a||..|b", "b", "a|b"]);
+        assert_eq!(readings("/a\\b"), ["a\\b", "a|b"]);
+        assert_eq!(readings("/../../b"), ["..|..|b", "b"]);
+        assert_eq!(readings("*"), [""; 0]);
+    }
+
+    #[test]
+    fn a_flood_of_slashes_is_cut_short() {
+        let slashes = "/".repeat(60_000);
+        let odd = SentPath::new(&slashes).odd.unwrap();
+        assert!(odd.readings.iter().all(|segments| segments.len() <= MAX_SEGMENTS));
+    }
+}
