@@ -162,6 +162,10 @@ async fn the_answer_is_trailers_only_and_only_to_calls() {
             ("grpc-status", "3"),
         ],
     );
-    let refused = answer("application/json").await.unwrap();
-    assert_eq!((refused.status().as_u16(), refused.body().is_end_stream()), (400, false));
+    for content_type in ["application/json", "application/grpcfoo", "application/grpc-website"] {
+        let refused = answer(content_type).await.unwrap();
+        assert_eq!((refused.status().as_u16(), refused.body().is_end_stream()), (400, false));
+    }
+    let made_up = answer("application/grpc-web+made-up").await.unwrap();
+    assert_eq!(made_up.headers()["content-type"], "application/grpc-web", "no echo");
 }

@@ -16,9 +16,6 @@ use crate::{
     rejection::{Complaint, Rejection},
 };
 
-const GRPC: &str = "application/grpc";
-const GRPC_WEB: &str = "application/grpc-web";
-
 const STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 const DETAILS: HeaderName = HeaderName::from_static("grpc-status-details-bin");
@@ -33,12 +30,28 @@ const UNAVAILABLE: i32 = 14;
 
 /// Whether the request is a gRPC call, by its content type.
 pub(crate) fn is_call(request: &Parts) -> bool {
-    has_type(request.headers.get(CONTENT_TYPE), GRPC)
+    content_type(request).is_some()
 }
 
-fn has_type(content_type: Option<&HeaderValue>, prefix: &str) -> bool {
-    let found = content_type.and_then(|value| value.as_bytes().get(..prefix.len()));
-    found.is_some_and(|found| found.eq_ignore_ascii_case(prefix.as_bytes()))
+/// The content type of an answer to a call; `None` where the request is no call.
+///
+/// The media type is read as a whole (RFC 9110, section 8.3.1): `application/grpcfoo` is another
+/// one. Browsers want their own type back, of which some are known; what a caller writes is never
+/// sent back.
+fn content_type(request: &Parts) -> Option<&'static str> {
+    let sent = request.headers.get(CONTENT_TYPE)?.as_bytes();
+    let media_type = sent.split(|byte| *byte == b';').next()?.trim_ascii().to_ascii_lowercase();
+    let subtype = media_type.strip_prefix(b"application/")?;
+    let mut parts = subtype.splitn(2, |byte| *byte == b'+');
+    Some(match (parts.next()?, parts.next()) {
+        (_, Some(b"")) => return None,
+        (b"grpc", _) => "application/grpc",
+        (b"grpc-web", Some(b"proto")) => "application/grpc-web+proto",
+        (b"grpc-web", _) => "application/grpc-web",
+        (b"grpc-web-text", Some(b"proto")) => "application/grpc-web-text+proto",
+        (b"grpc-web-text", _) => "application/grpc-web-text",
+        _ => return None,
+    })
 }
 
 /// The status that refuses the call.
@@ -51,10 +64,8 @@ pub(crate) fn respond(request: &Parts, rejection: &Rejection) -> Response<Bytes>
     };
     let mut response = Response::new(Bytes::new());
     let headers = response.headers_mut();
-    // Browsers want their own type back.
-    let content_type = request.headers.get(CONTENT_TYPE);
-    let web = content_type.filter(|value| has_type(Some(value), GRPC_WEB)).cloned();
-    headers.insert(CONTENT_TYPE, web.unwrap_or(HeaderValue::from_static(GRPC)));
+    let content_type = content_type(request).unwrap_or("application/grpc");
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(STATUS, code.into());
     if let Ok(encoded) = utf8_percent_encode(&message, ENCODED).to_string().try_into() {
         headers.insert(MESSAGE, encoded);
@@ -190,11 +201,33 @@ mod tests {
 
     #[test]
     fn calls_are_known_by_their_type() {
-        for content_type in ["application/grpc", "application/grpc+proto", "Application/GRPC"] {
-            assert!(is_call(&call(content_type)));
+        for content_type in [
+            "application/grpc",
+            "application/grpc+proto",
+            "application/grpc+json",
+            "Application/GRPC",
+            "application/grpc; charset=utf-8",
+            "application/grpc+proto ;x=y",
+            "application/grpc-web",
+            "application/grpc-web+thrift",
+            "application/grpc-web-text+proto",
+        ] {
+            assert!(is_call(&call(content_type)), "{content_type}");
         }
-        for content_type in ["application/json", "application/grp", ""] {
-            assert!(!is_call(&call(content_type)));
+        for content_type in [
+            "application/json",
+            "application/grp",
+            "application/grpcfoo",
+            "application/grpc-foo",
+            "application/grpc-websocket",
+            "application/grpc-web-textual",
+            "application/grpc+",
+            "application/grpc/web",
+            "application/json;application/grpc",
+            "text/grpc",
+            "",
+        ] {
+            assert!(!is_call(&call(content_type)), "{content_type}");
         }
         assert!(!is_call(&Request::new(()).into_parts().0));
     }
@@ -236,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn browsers_get_their_own_type_back() {
+    fn browsers_get_their_own_type_back_and_nothing_that_they_made_up() {
         let policy = Policy::token_bucket("p", Quota::per_hour(1));
         let (refused, wait) = (Some(Reason::QuotaExceeded), Duration::from_secs(1));
         let usage = Usage::new(wait, 0, wait);
@@ -244,6 +277,10 @@ mod tests {
         let rejection = Rejection::of(&decision).unwrap();
         for (asked, answered) in [
             ("application/grpc-web+proto", "application/grpc-web+proto"),
+            ("application/grpc-web-text", "application/grpc-web-text"),
+            ("application/grpc-web-text+proto; a=b", "application/grpc-web-text+proto"),
+            ("application/grpc-web+<script>", "application/grpc-web"),
+            ("Application/gRPC-Web+Proto; charset=<x>", "application/grpc-web+proto"),
             ("application/grpc+proto", "application/grpc"),
         ] {
             assert_eq!(respond(&call(asked), &rejection).headers()[CONTENT_TYPE], answered);
