@@ -53,9 +53,11 @@
 //! A policy or a category may [hold](Policy::hold) a request up to a maximum instead of refusing it.
 //! A held request charges nothing until its turn: its place in the line reserves its units, because
 //! whoever comes later to one of its keys must leave room for them. It is held only when it is sure
-//! to pass in time. When its caller leaves, those behind move up. The line is bounded,
-//! [per key](LimiterBuilder::max_held_per_key) and [in all](LimiterBuilder::max_held); a held
-//! request takes less than 2 KB beside the request itself.
+//! to pass in time. When its caller leaves, those behind move up; and one that is due and is not
+//! polled for a tenth of a second is passed over until it is. The line is bounded,
+//! [per key](LimiterBuilder::max_held_per_key), [per caller](LimiterBuilder::max_held_per_caller)
+//! and [in all](LimiterBuilder::max_held); a held request takes less than 2 KB beside the request
+//! itself.
 //!
 //! # Limits that document themselves
 //!

@@ -383,18 +383,3 @@ async fn units_that_come_back_out_of_turn_let_those_who_wait_pass() {
     }
     assert_eq!(passed, [0, 0, 1, 2]);
 }
-
-#[tokio::test(start_paused = true)]
-async fn a_caller_who_never_looks_again_keeps_no_one_for_longer_than_they_may_wait() {
-    let limiter = builder().policy(one_a_second("p").hold(9 * SECOND)).build().unwrap();
-    assert!(ask(&limiter, "a").await.unwrap().0.is_allowed());
-    // It takes its place, and is never polled again.
-    let mut stuck = std::pin::pin!(limiter.decide(&request("a").into_parts().0));
-    std::future::poll_fn(|context| {
-        assert!(stuck.as_mut().poll(context).is_pending());
-        std::task::Poll::Ready(())
-    })
-    .await;
-    let (behind, took) = ask(&limiter, "a").await.unwrap();
-    assert_eq!((behind.is_allowed(), took), (false, 9 * SECOND));
-}

@@ -124,7 +124,8 @@ impl Outcome {
     }
 
     /// Where this policy refuses: how long until the same request would pass. `None` where it
-    /// passes, and where waiting does not help.
+    /// passes, and where waiting does not help. Beside requests that are held, it would pass then if
+    /// no other comes, and perhaps before.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         (self.refused == Some(Reason::QuotaExceeded)).then_some(self.usage.wait())

@@ -4,10 +4,15 @@
 //! its keys passes only if the units of all those ahead would fit as well. Nothing is charged until
 //! its turn comes, so there is nothing to give back when its caller leaves, and those behind move
 //! up by themselves.
+//!
+//! One caller leaves room for others: it waits with no more requests than positions are free, in all
+//! and in a line that all share. And a request whose turn has come has to be polled: if it is not
+//! for a tenth of a second, those behind go first.
 
 mod places;
 
 use std::{
+    collections::hash_map::Entry,
     mem,
     sync::{
         Mutex, MutexGuard, PoisonError,
@@ -19,6 +24,7 @@ use std::{
 
 use smallvec::SmallVec;
 
+pub(crate) use self::places::Callers;
 use self::places::{Awaited, Places, Ticket};
 use crate::{
     clock::{Now, nanos},
@@ -31,9 +37,19 @@ pub(crate) struct Line {
     /// Read without the lock: mostly nobody waits.
     waiting: AtomicUsize,
     places: Mutex<Places>,
-    max: usize,
-    max_per_key: usize,
+    max: MaxHeld,
 }
+
+/// How many may wait.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct MaxHeld {
+    pub(crate) all: usize,
+    pub(crate) per_caller: usize,
+    pub(crate) per_key: usize,
+}
+
+/// A store that is asked for one who waits may take so long: then those behind go first.
+const STORE_PATIENCE: u64 = Duration::from_secs(1).as_nanos() as u64;
 
 /// What a request asks of one key.
 pub(crate) struct Wanted<'a> {
@@ -42,6 +58,8 @@ pub(crate) struct Wanted<'a> {
     pub(crate) wait: Duration,
     /// How long it may take.
     pub(crate) hold: Duration,
+    /// Whether all callers share the key.
+    pub(crate) is_global: bool,
 }
 
 impl Wanted<'_> {
@@ -49,6 +67,17 @@ impl Wanted<'_> {
     fn is_waited_for(&self) -> bool {
         self.charge.mode == Mode::Enforced && self.charge.cost > 0
     }
+}
+
+/// Why a ticket is to be polled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Woken {
+    /// For no reason of the line's.
+    No,
+    /// The one ahead may be late earlier than was known: it looks again for how long it waits.
+    Nudged,
+    /// Its turn may have come.
+    Yes,
 }
 
 /// What came of joining.
@@ -63,8 +92,8 @@ pub(crate) enum Joined {
 }
 
 impl Line {
-    pub(crate) fn new(max: usize, max_per_key: usize) -> Self {
-        Self { waiting: AtomicUsize::new(0), places: Mutex::default(), max, max_per_key }
+    pub(crate) fn new(max: MaxHeld) -> Self {
+        Self { waiting: AtomicUsize::new(0), places: Mutex::default(), max }
     }
 
     /// Whether anybody waits.
@@ -80,48 +109,68 @@ impl Line {
     }
 
     /// Tells each charge what those who wait for its key will use before it: those ahead of
-    /// `ticket`, or all for one who has just arrived.
+    /// `ticket`, or all for one who has just arrived. Who is late is not counted.
     pub(crate) fn look<'a>(
         &self,
         charges: impl Iterator<Item = &'a mut Charge>,
         ticket: Option<u64>,
+        now: Now,
     ) {
         if self.waiting.load(Relaxed) == 0 {
             charges.for_each(|charge| charge.ahead = 0);
             return;
         }
-        let places = self.lock();
+        let now = now.monotonic_nanos();
+        let mut places = self.lock();
+        if let Some(ticket) = ticket {
+            places.expect(ticket, now.saturating_add(STORE_PATIENCE));
+        }
         for charge in charges {
             let key = places
                 .keys
                 .get(&charge.slot())
                 .filter(|_| charge.mode != Mode::Peek && charge.cost > 0);
-            charge.ahead = key.map_or(0, |key| key.ahead_of(ticket));
+            charge.ahead = key.map_or(0, |key| key.cost_ahead_of(ticket, now));
         }
     }
 
-    /// Joins the line for all that is wanted.
-    pub(crate) fn join<'a>(&self, wanted: impl Iterator<Item = Wanted<'a>>, now: Now) -> Joined {
+    /// Joins the line for all that is wanted, in the name of these callers.
+    pub(crate) fn join<'a>(
+        &self,
+        callers: Callers,
+        wanted: impl Iterator<Item = Wanted<'a>>,
+        now: Now,
+    ) -> Joined {
         let wanted = wanted.filter(Wanted::is_waited_for);
         let now = now.monotonic_nanos();
         let mut places = self.lock();
-        if places.tickets.len() >= self.max || self.max_per_key == 0 {
+        let free = self.max.all.saturating_sub(places.tickets.len());
+        let held_by = |caller| places.callers.get(caller).copied().unwrap_or(0);
+        let most_by_one = callers.iter().map(held_by).max().unwrap_or(0);
+        let has_room = most_by_one < free.min(self.max.per_caller);
+        if free == 0 || (!callers.is_empty() && !has_room) || self.max.per_key == 0 {
             return Joined::Refused;
         }
         let ticket = places.next_ticket;
-        let mut joining = Ticket::new(now);
+        let mut joining = Ticket::new(callers, now);
         let mut costs: SmallVec<[u64; 4]> = SmallVec::new();
-        for Wanted { charge, wait, hold } in wanted {
+        for Wanted { charge, wait, hold, is_global } in wanted {
             let key = charge.slot();
             let due = now.saturating_add(nanos(wait));
             let latest = due.max(places.latest(charge));
-            let (length, ahead) =
-                places.keys.get(&key).map_or((0, 0), |key| (key.waiting.len(), key.total_cost));
-            if ahead != charge.ahead {
+            if let Some(line) = places.keys.get(&key) {
+                let free = self.max.per_key.saturating_sub(line.waiting.len());
+                let takes_all = |caller: &u128| is_global && places.held_by(*caller, line) >= free;
+                if line.cost_ahead_of(None, now) != charge.ahead {
+                    return Joined::Outdated;
+                }
+                if free == 0 || joining.callers.iter().any(takes_all) {
+                    return Joined::Refused;
+                }
+            } else if charge.ahead != 0 {
                 return Joined::Outdated;
             }
-            let too_late = due > now && latest > now.saturating_add(nanos(hold));
-            if too_late || length >= self.max_per_key {
+            if due > now && latest > now.saturating_add(nanos(hold)) {
                 return Joined::Refused;
             }
             joining.due = joining.due.max(due);
@@ -130,9 +179,10 @@ impl Line {
             costs.push(charge.cost);
         }
         for (awaited, cost) in joining.keys.iter().zip(costs) {
-            let key = places.keys.entry(awaited.key).or_default();
-            key.waiting.push_back((ticket, cost));
-            key.total_cost = key.total_cost.saturating_add(cost);
+            places.keys.entry(awaited.key).or_default().push(ticket, cost, joining.due);
+        }
+        for caller in &joining.callers {
+            *places.callers.entry(*caller).or_default() += 1;
         }
         places.next_ticket += 1;
         places.tickets.insert(ticket, joining);
@@ -147,46 +197,75 @@ impl Line {
         wanted: impl Iterator<Item = Wanted<'a>>,
         now: Now,
     ) {
+        let now = now.monotonic_nanos();
         self.change(|places| {
             let Some(known) = places.tickets.get_mut(&ticket) else { return };
-            let before = mem::replace(&mut known.due, now.monotonic_nanos());
+            let before = mem::replace(&mut known.due, now);
             let enforced = wanted.filter(Wanted::is_waited_for);
             for (awaited, wanted) in known.keys.iter_mut().zip(enforced) {
-                awaited.due = now.monotonic_nanos().saturating_add(nanos(wanted.wait));
+                awaited.due = now.saturating_add(nanos(wanted.wait));
                 known.due = known.due.max(awaited.due);
             }
-            if mem::take(&mut known.moved_up) || known.due < before {
-                places.wake_those_behind(ticket, true);
+            let (due, moved_up) = (known.due, mem::take(&mut known.moved_up));
+            places.expect(ticket, due);
+            if moved_up || due < before {
+                places.wake_those_behind(ticket, true, now);
             }
         });
     }
 
+    /// How long until the next ahead of the ticket is late: then this one is not to wait for it any
+    /// more. `None` where it is the first.
+    pub(crate) fn next_late_in(&self, ticket: u64, now: Now) -> Option<Duration> {
+        let now = now.monotonic_nanos();
+        let late_at = self.lock().next_late_at(ticket, now)?;
+        Some(Duration::from_nanos(late_at.saturating_sub(now)))
+    }
+
+    /// How long a refused charge waits at most, behind those who wait already, of whom some may
+    /// have come after it; zero where what is known of it stands.
+    pub(crate) fn longest_wait(&self, charge: &Charge, behind_all: bool, now: Now) -> Duration {
+        let places = self.lock();
+        let latest =
+            if behind_all { places.latest_behind_all(charge) } else { places.latest(charge) };
+        Duration::from_nanos(latest.saturating_sub(now.monotonic_nanos()))
+    }
+
     /// Whether the ticket was woken since this was last asked; if not, `waker` is told when it is.
-    pub(crate) fn woken(&self, ticket: u64, waker: &Waker) -> bool {
+    pub(crate) fn woken(&self, ticket: u64, waker: &Waker) -> Woken {
         let waker = waker.clone();
         let (woken, _replaced) = self.change(|places| {
-            let Some(known) = places.tickets.get_mut(&ticket) else { return (true, None) };
-            (mem::take(&mut known.woken), known.waker.replace(waker))
+            let Some(known) = places.tickets.get_mut(&ticket) else { return (Woken::Yes, None) };
+            let woken = match (mem::take(&mut known.woken), mem::take(&mut known.nudged)) {
+                (true, _) => Woken::Yes,
+                (false, true) => Woken::Nudged,
+                (false, false) => Woken::No,
+            };
+            (woken, known.waker.replace(waker))
         });
         woken
     }
 
-    /// Whether someone who came earlier to one of the ticket's keys is due at `now` as well. Then
-    /// it gives way, and is woken when one ahead leaves.
-    pub(crate) fn gives_way(&self, ticket: u64, now: u64) -> bool {
+    /// For how long the ticket gives way to those who came earlier to one of its keys and are due at
+    /// `now` as well. It is woken when one ahead leaves.
+    pub(crate) fn gives_way(&self, ticket: u64, now: Now) -> Option<Duration> {
+        let now = now.monotonic_nanos();
         let mut places = self.lock();
-        let gives_way = places.is_behind(ticket, now);
+        let until = places.gives_way_until(ticket, now);
         if let Some(known) = places.tickets.get_mut(&ticket) {
-            known.gives_way = gives_way;
+            known.gives_way = until.is_some();
         }
-        gives_way
+        let until = until?;
+        places.expect(ticket, until);
+        Some(Duration::from_nanos(until.saturating_sub(now)))
     }
 
     /// Leaves the line: because its turn has come, as was expected of it, or before.
-    pub(crate) fn leave(&self, ticket: u64, turn_has_come: bool) {
+    pub(crate) fn leave(&self, ticket: u64, turn_has_come: bool, now: Now) {
+        let now = now.monotonic_nanos();
         let _left = self.change(|places| {
             let moved_up = places.tickets.get(&ticket).is_some_and(|known| known.moved_up);
-            places.wake_those_behind(ticket, moved_up || !turn_has_come);
+            places.wake_those_behind(ticket, moved_up || !turn_has_come, now);
             if !turn_has_come {
                 places.forget_dues_behind(ticket);
             }
@@ -198,22 +277,30 @@ impl Line {
                     places.keys.remove(key);
                 }
             }
+            for caller in &left.callers {
+                if let Entry::Occupied(mut held) = places.callers.entry(*caller) {
+                    *held.get_mut() -= 1;
+                    if *held.get() == 0 {
+                        held.remove();
+                    }
+                }
+            }
             self.waiting.store(places.tickets.len(), Relaxed);
             Some(left)
         });
     }
 
     /// Units of these charges have come back out of turn: the first who waits may pass earlier.
-    pub(crate) fn freed<'a>(&self, charges: impl IntoIterator<Item = &'a Charge>) {
+    pub(crate) fn freed<'a>(&self, charges: impl IntoIterator<Item = &'a Charge>, now: Now) {
         if self.waiting.load(Relaxed) == 0 {
             return;
         }
+        let now = now.monotonic_nanos();
         self.change(|places| {
             for charge in charges {
-                let first =
-                    places.keys.get(&charge.slot()).and_then(|key| key.waiting.front().copied());
-                if let Some((ticket, _)) = first {
-                    places.wake(ticket, true);
+                let first = places.keys.get(&charge.slot()).and_then(|key| key.waiting.front());
+                if let Some(ticket) = first.map(|first| first.ticket) {
+                    places.wake(ticket, true, now);
                     places.forget_dues(charge.slot(), 0);
                 }
             }
@@ -250,26 +337,34 @@ mod tests {
 
     fn join(line: &Line, charge: &Charge) -> Joined {
         let second = Duration::from_secs(1);
-        let wanted = Wanted { charge, wait: second, hold: 9 * second };
-        line.join([wanted].into_iter(), Now::new(second, second))
+        let wanted = Wanted { charge, wait: second, hold: 9 * second, is_global: false };
+        line.join(Callers::new(), [wanted].into_iter(), now())
+    }
+
+    fn now() -> Now {
+        Now::new(Duration::from_secs(1), Duration::from_secs(1))
+    }
+
+    fn line() -> Line {
+        Line::new(MaxHeld { all: 10, per_caller: 10, per_key: 10 })
     }
 
     #[test]
     fn who_looked_before_another_joined_looks_again() {
-        let line = Line::new(10, 10);
+        let line = line();
         let (first, mut second) = ([charge(3)], [charge(1)]);
         assert_eq!(join(&line, &first[0]), Joined::At(0));
         assert_eq!(join(&line, &second[0]), Joined::Outdated, "it did not see the first");
-        line.look(second.iter_mut(), None);
+        line.look(second.iter_mut(), None, now());
         assert_eq!(second[0].ahead, 3);
         assert_eq!(join(&line, &second[0]), Joined::At(1));
 
-        line.leave(0, true);
-        line.look(second.iter_mut(), Some(1));
+        line.leave(0, true, now());
+        line.look(second.iter_mut(), Some(1), now());
         assert_eq!(second[0].ahead, 0, "who left is not ahead");
-        line.leave(1, false);
+        line.leave(1, false, now());
         second[0].ahead = 7;
-        line.look(second.iter_mut(), None);
+        line.look(second.iter_mut(), None, now());
         assert_eq!(second[0].ahead, 0, "nobody waits any more");
         assert!(line.lock().keys.is_empty() && line.lock().tickets.is_empty());
     }
@@ -282,21 +377,21 @@ mod tests {
 
     impl std::task::Wake for Leaves {
         fn wake(self: Arc<Self>) {
-            self.line.leave(self.ticket, false);
+            self.line.leave(self.ticket, false, now());
         }
     }
 
     #[test]
     fn who_is_woken_may_leave_at_once() {
-        let line = Arc::new(Line::new(10, 10));
+        let line = Arc::new(line());
         let (first, mut second) = ([charge(3)], [charge(1)]);
         assert_eq!(join(&line, &first[0]), Joined::At(0));
-        line.look(second.iter_mut(), None);
+        line.look(second.iter_mut(), None, now());
         assert_eq!(join(&line, &second[0]), Joined::At(1));
         let waker = Waker::from(Arc::new(Leaves { line: Arc::clone(&line), ticket: 1 }));
-        assert!(!line.woken(1, &waker));
+        assert_eq!(line.woken(1, &waker), Woken::No);
         // This wakes the second, which leaves: it must find the line unlocked.
-        line.leave(0, true);
+        line.leave(0, true, now());
         assert!(line.lock().tickets.is_empty());
     }
 }

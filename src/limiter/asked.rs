@@ -9,6 +9,7 @@ use super::{Inner, Members, NO_KIND, Rule};
 use crate::{
     clock::Now,
     decision::{Decision, Outcome, Reason},
+    hold::Callers,
     key::{Domain, Extracted, Key},
     path::SentPath,
     quota::Quota,
@@ -286,6 +287,18 @@ impl Decision {
             (in_time && outcome.refused == Some(Reason::QuotaExceeded)).then_some(wait)
         });
         waits.max_by_key(|wait| wait.map_or(Duration::MAX, |wait| wait))?
+    }
+
+    /// Who calls, for the line of those who wait: each key that is the caller's own and not shared
+    /// by all. Where all policies are global, no caller is told apart.
+    pub(super) fn callers(&self) -> Callers {
+        let mut callers = Callers::new();
+        for key in self.all().filter_map(Outcome::fingerprint) {
+            if !callers.contains(&key) {
+                callers.push(key);
+            }
+        }
+        callers
     }
 
     /// How long the request may be held by any of its policies.

@@ -14,7 +14,7 @@ use crate::{
     clock::Clock,
     decision::Outcome,
     error::BuildError,
-    hold::Line,
+    hold::{Line, MaxHeld},
     key::Fingerprinter,
     matcher::Matcher,
     policy::{Labels, Policy},
@@ -35,6 +35,7 @@ pub struct LimiterBuilder {
     store: Option<Arc<dyn Store>>,
     clock: Clock,
     max_held: Option<usize>,
+    max_held_per_caller: Option<usize>,
     max_held_per_key: Option<usize>,
 }
 
@@ -82,8 +83,25 @@ impl LimiterBuilder {
         self
     }
 
+    /// With how many requests one caller may be held at once, over all policies; beyond, they are
+    /// refused at once. Default: as many as others could still be held with. So one caller is held
+    /// with half of [`max_held`](Self::max_held) at most, and two with a third each.
+    ///
+    /// The keys of a request tell its caller, by all policies that hold for it but
+    /// [global](Policy::global) ones; where there are several, none of them may be held with more.
+    /// Where all are global, no caller is told apart. Where a caller may make its key up, such as
+    /// an email address, each is a caller: add a policy that counts by an address, if only as a
+    /// [dry run](Policy::dry_run).
+    pub fn max_held_per_caller(mut self, requests: usize) -> Self {
+        self.max_held_per_caller = Some(requests);
+        self
+    }
+
     /// How many requests may be held at once for one key of a policy; beyond, they are refused at
     /// once. Default: 100.
+    ///
+    /// All callers share what a [global](Policy::global) policy may hold: of that, each is held with
+    /// no more requests than could still be held.
     pub fn max_held_per_key(mut self, requests: usize) -> Self {
         self.max_held_per_key = Some(requests);
         self
@@ -164,10 +182,11 @@ impl LimiterBuilder {
             is_shared: secret.is_some(),
             clock: self.clock,
             fingerprints,
-            line: Line::new(
-                self.max_held.unwrap_or(DEFAULT_MAX_HELD),
-                self.max_held_per_key.unwrap_or(DEFAULT_MAX_HELD_PER_KEY),
-            ),
+            line: Line::new(MaxHeld {
+                all: self.max_held.unwrap_or(DEFAULT_MAX_HELD),
+                per_caller: self.max_held_per_caller.unwrap_or(usize::MAX),
+                per_key: self.max_held_per_key.unwrap_or(DEFAULT_MAX_HELD_PER_KEY),
+            }),
             #[cfg(all(feature = "usage", feature = "axum"))]
             overrides: super::overrides::Overrides::default(),
         };

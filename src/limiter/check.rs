@@ -8,7 +8,7 @@ use std::{
 
 use super::{Inner, Limiter, Rule, future::DecisionFuture};
 use crate::{
-    decision::{Decision, Outcome},
+    decision::{Decision, Outcome, Reason},
     key::Key,
     quota::Quota,
     store::{Answer, Change, Correction, Mode, Usage},
@@ -169,10 +169,13 @@ impl Inner {
     fn decide_without_waiting(&self, outcome: &mut Outcome) -> bool {
         let now = self.clock.now();
         if self.line.is_waited_in() {
-            self.line.look(iter::once(&mut outcome.charge), None);
+            self.line.look(iter::once(&mut outcome.charge), None, now);
         }
         let charged = self.charge_one_at_once(outcome, now);
         if charged {
+            if outcome.refused == Some(Reason::QuotaExceeded) && self.line.is_waited_in() {
+                self.lengthen_wait(outcome, false, now);
+            }
             if outcome.charge.mode != Mode::Peek {
                 self.observe_one(outcome);
             }
@@ -187,9 +190,10 @@ impl Inner {
     fn correct_without_waiting(&self, outcome: &mut Outcome, change: Change) -> bool {
         let charge = outcome.charge;
         let correction = Correction { charge, charged_at: None, change };
-        let mut correcting = self.store.correct(&[correction], self.clock.now());
+        let now = self.clock.now();
+        let mut correcting = self.store.correct(&[correction], now);
         let answer = Pin::new(&mut correcting).poll(&mut Context::from_waker(Waker::noop()));
-        self.line.freed([&charge]);
+        self.line.freed([&charge], now);
         let Poll::Ready(Ok(Answer { usages, .. })) = answer else { return false };
         usages.iter().for_each(|usage| outcome.answer(usage));
         true

@@ -13,9 +13,9 @@ use tokio::time::{Instant, Sleep};
 
 use super::{Inner, Limiter};
 use crate::{
-    clock::Now,
+    clock::{Now, nanos},
     decision::{Decision, Outcome},
-    hold::{Joined, Wanted},
+    hold::{Joined, Wanted, Woken},
     store::{Answer, Change, Charge, Correction, StoreError, StoreFuture, Usage},
 };
 
@@ -46,13 +46,27 @@ enum Step {
 struct Held {
     limiter: Limiter,
     ticket: u64,
+    /// When its units are expected to fit.
+    due: Instant,
     sleep: Pin<Box<Sleep>>,
     turn_has_come: bool,
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.limiter.inner.line.leave(self.ticket, self.turn_has_come);
+        let inner = &self.limiter.inner;
+        inner.line.leave(self.ticket, self.turn_has_come, inner.clock.now());
+    }
+}
+
+impl Held {
+    /// Sleeps until its units are expected to fit; or, if that is earlier, until the one ahead is
+    /// late, for whom it is then not to wait.
+    fn sleep_until_due_or_first(&mut self, now: Now) {
+        let late_in = self.limiter.inner.line.next_late_in(self.ticket, now);
+        let late_at = late_in.map(|late_in| Instant::now() + late_in);
+        let wake_at = late_at.map_or(self.due, |late_at| late_at.min(self.due));
+        self.sleep.as_mut().reset(wake_at);
     }
 }
 
@@ -99,19 +113,22 @@ impl DecisionFuture {
         let wait = self.decision.wait_worthwhile(inner, held_so_far);
         let Some(wait) = wait else { return false };
         let line = &inner.line;
-        let wake_at = Instant::now() + wait;
-        let wanted = self.decision.all().map(|Outcome { charge, usage, place, .. }| Wanted {
-            charge,
-            wait: usage.wait(),
-            hold: inner.rule(*place).hold,
-        });
+        let due = Instant::now() + wait;
+        let wanted =
+            self.decision.all().map(|Outcome { charge, usage, place, labels, .. }| Wanted {
+                charge,
+                wait: usage.wait(),
+                hold: inner.rule(*place).hold,
+                is_global: labels.is_global,
+            });
         match &mut self.held {
             Some(held) => {
                 line.wait_again(held.ticket, wanted, now);
-                held.sleep.as_mut().reset(wake_at);
+                held.due = due;
+                held.sleep_until_due_or_first(now);
             }
             None => {
-                let ticket = match line.join(wanted, now) {
+                let ticket = match line.join(self.decision.callers(), wanted, now) {
                     Joined::At(ticket) => ticket,
                     Joined::Refused => return false,
                     Joined::Outdated => {
@@ -119,9 +136,10 @@ impl DecisionFuture {
                         return true;
                     }
                 };
-                let sleep = Box::pin(tokio::time::sleep_until(wake_at));
+                let sleep = Box::pin(tokio::time::sleep_until(due));
                 let limiter = self.limiter.clone();
-                let held = Held { limiter, ticket, sleep, turn_has_come: false };
+                let mut held = Held { limiter, ticket, due, sleep, turn_has_come: false };
+                held.sleep_until_due_or_first(now);
                 self.held = Some(Box::new(held));
             }
         }
@@ -132,19 +150,24 @@ impl DecisionFuture {
     /// Waits for the turn, and charges when it has come.
     fn poll_turn(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let Some(held) = &mut self.held else { return Poll::Ready(()) };
-        let line = &self.limiter.inner.line;
-        let woken = line.woken(held.ticket, context.waker());
-        let due = held.sleep.as_mut().poll(context).is_ready();
-        if !due && !woken {
-            return Poll::Pending;
-        }
-        let now = self.limiter.inner.clock.now();
+        let inner = &self.limiter.inner;
+        let woken = inner.line.woken(held.ticket, context.waker());
+        let sleeps = held.sleep.as_mut().poll(context).is_pending();
+        let now = match woken {
+            Woken::No if sleeps => return Poll::Pending,
+            Woken::Nudged if sleeps => {
+                held.sleep_until_due_or_first(inner.clock.now());
+                return held.sleep.as_mut().poll(context);
+            }
+            _ => inner.clock.now(),
+        };
         // Those who came earlier and are due as well go first, and the last of them wakes this one;
-        // but one that is never polled again must not keep it for ever.
+        // but one that is not polled again keeps it for a short time only.
         let waited = now.monotonic().saturating_sub(self.arrived.monotonic());
-        let patience = self.decision.longest_hold(&self.limiter.inner).saturating_sub(waited);
-        if !patience.is_zero() && line.gives_way(held.ticket, now.monotonic_nanos()) {
-            held.sleep.as_mut().reset(Instant::now() + patience);
+        let patience = self.decision.longest_hold(inner).saturating_sub(waited);
+        let gives_way = inner.line.gives_way(held.ticket, now).filter(|_| !patience.is_zero());
+        if let Some(gives_way) = gives_way {
+            held.sleep.as_mut().reset(Instant::now() + gives_way.min(patience));
             return held.sleep.as_mut().poll(context);
         }
         self.charge(now);
@@ -158,7 +181,7 @@ impl Inner {
         if mem::take(&mut decision.record.counted_locally) {
             decision.all_mut().for_each(|outcome| outcome.replicas = 1);
         }
-        self.line.look(decision.charges_mut(), ticket);
+        self.line.look(decision.charges_mut(), ticket, now);
         self.store.charge(&decision.charges(), now)
     }
 
@@ -175,6 +198,23 @@ impl Inner {
                 now
             }
         }
+    }
+
+    /// What a refusal says of the time when the request would pass holds as well where those who
+    /// wait use their units later than they are due.
+    fn refuse_beside_line(&self, decision: &mut Decision, was_held: bool, now: Now) {
+        if self.line.is_waited_in() {
+            let refused = decision.all_mut().filter(|outcome| outcome.retry_after().is_some());
+            refused.for_each(|outcome| self.lengthen_wait(outcome, was_held, now));
+        }
+    }
+
+    /// The same of one policy.
+    #[cold]
+    pub(super) fn lengthen_wait(&self, outcome: &mut Outcome, was_held: bool, now: Now) {
+        let (known, longest) =
+            (outcome.usage.wait(), self.line.longest_wait(&outcome.charge, was_held, now));
+        outcome.usage = outcome.usage.later(nanos(longest.saturating_sub(known)), 0);
     }
 
     /// Decides; or else this is what the store answers first.
@@ -246,6 +286,7 @@ impl Inner {
             if decision.wait_worthwhile(self, Duration::ZERO).is_some() {
                 return Some(StoreFuture::ready(answer));
             }
+            self.refuse_beside_line(decision, false, now);
             decision.finish(at, Duration::ZERO);
         } else {
             decision.finish_uncounted(now);
@@ -284,13 +325,15 @@ impl Future for DecisionFuture {
                 _ => this.limiter.inner.take(&answer, &mut this.decision, now),
             };
             if this.corrects {
-                this.limiter.inner.line.freed(this.decision.charges_mut().map(|charge| &*charge));
+                let charges = this.decision.charges_mut().map(|charge| &*charge);
+                this.limiter.inner.line.freed(charges, now);
             } else if this.hold(now) {
                 continue;
             }
             // Whoever is behind may go on.
-            if let Some(mut held) = this.held.take() {
-                held.turn_has_come = true;
+            let was_held = this.held.take().map(|mut held| held.turn_has_come = true).is_some();
+            if !this.corrects {
+                this.limiter.inner.refuse_beside_line(&mut this.decision, was_held, now);
             }
             let held_for = now.monotonic().saturating_sub(this.arrived.monotonic());
             this.decision.finish(at, held_for);

@@ -51,8 +51,9 @@ impl Limiter {
         let corrections: SmallVec<[Correction; 4]> = charges.iter().map(give_back).collect();
         // Made whether or not it is awaited.
         let store = self.inner.store_of(decision);
-        drop(store.correct(&corrections, self.inner.clock.now()));
-        self.inner.line.freed(&charges);
+        let now = self.inner.clock.now();
+        drop(store.correct(&corrections, now));
+        self.inner.line.freed(&charges, now);
     }
 }
 
@@ -72,7 +73,8 @@ impl Settling {
             outcome.usage = usage.later(0, nanos(since));
         }
         drop(outcomes);
-        self.limiter.inner.line.freed(decision.all().filter_map(Outcome::charge));
+        let inner = &self.limiter.inner;
+        inner.line.freed(decision.all().filter_map(Outcome::charge), inner.clock.now());
         Poll::Ready(())
     }
 }

@@ -235,7 +235,9 @@ impl Policy {
     /// Holds a request up to `max` instead of refusing it, when its units will be there by then.
     /// Those of one key pass in the order in which they came. One that would wait longer is
     /// refused at once; so is one that finds the line too long, see
-    /// [`LimiterBuilder::max_held`](crate::LimiterBuilder::max_held).
+    /// [`LimiterBuilder::max_held`](crate::LimiterBuilder::max_held). Whose turn has come and who is
+    /// not polled for 100 ms keeps those behind no longer; it passes when it comes and there are
+    /// units.
     ///
     /// A request held for several policies waits for the latest of them, and is charged once. While
     /// held, it has charged nothing and keeps none of the inner service's permits.
