@@ -124,7 +124,8 @@
 //! # Under other servers than axum's
 //!
 //! Any `tower::Service<http::Request<B>>` whose response body has `Bytes` as its data can be
-//! wrapped. Put the peer's address into the extensions as [`key::PeerAddr`].
+//! wrapped. Put the peer's address into the extensions as [`key::PeerAddr`]; tonic's is read with the
+//! feature `tonic`. A peer on a Unix socket is a [`key::UnixPeer`].
 //!
 //! # Features
 //!
@@ -135,6 +136,7 @@
 //! | `metrics` | no | counts decisions, waits and keys for the recorder of the `metrics` facade |
 //! | `redis` | no | `store::RedisStore`: counts that several replicas share, in Redis or Valkey |
 //! | `grpc` | no | answers refused gRPC calls with a gRPC status and its details |
+//! | `tonic` | no | reads the peer from tonic's `TcpConnectInfo` and `UdsConnectInfo` |
 //! | `usage` | no | the module `usage`: a log of requests, and with `axum` a page that shows callers their usage, and one for the operator |
 //! | `usage-sqlite` | no | keeps that log in a SQLite file; builds SQLite, for which it takes a C compiler |
 
@@ -159,6 +161,7 @@ mod clock;
 mod decision;
 pub mod describe;
 mod error;
+mod first_requests;
 mod future;
 mod headers;
 mod hold;

@@ -13,6 +13,27 @@
 //! axum, serve `app.into_make_service_with_connect_info::<SocketAddr>()`. Elsewhere, insert
 //! [`PeerAddr`](crate::key::PeerAddr) into the request's extensions.
 //!
+//! ## `forwarded_unread`
+//! A header arrives in which a proxy writes the client's address, and [`ClientIp`] does not read it:
+//! no proxy is trusted, or not this one, or another header is read. Then all clients behind the proxy
+//! are one client. Write [`trust_proxies`] with the addresses of the proxies, or [`trust_hops`] with
+//! their number, and name the header that they write. Where there is no proxy, callers made the header
+//! up: say so with `trust_hops(0)`.
+//!
+//! ## `everybody_trusted`
+//! Whoever came in the first 1,000 requests is a trusted proxy, so that any caller may write its own
+//! address. Write the addresses of the proxies alone into [`trust_proxies`], or their real number into
+//! [`trust_hops`].
+//!
+//! ## `hidden_client`
+//! A trusted proxy has written something else than an address, such as `unknown`. All clients that
+//! it hides share one quota. Let the proxy write addresses, or count by another key.
+//!
+//! ## `key_never_found`
+//! None of the first 1,000 requests of a policy had the key by which it counts first. Compare the name
+//! in the settings with what callers send. Where another middleware finds out the key, its layer has
+//! to be added after the limiter's, so that it is outside of it.
+//!
 //! ## `invalid_plan`
 //! The function that chooses a request's plan returned a quota that no policy can have. Return one
 //! that `build()` would accept.
@@ -26,6 +47,10 @@
 //! long for their turn: they were decided without it. Lease units with
 //! [`Policy::lease`](crate::Policy::lease), add processors or servers, or let requests wait longer
 //! with `RedisStoreBuilder::queue_timeout`.
+//!
+//! [`ClientIp`]: crate::key::ClientIp
+//! [`trust_proxies`]: crate::key::ClientIp::trust_proxies
+//! [`trust_hops`]: crate::key::ClientIp::trust_hops
 
 use std::{
     collections::HashSet,
@@ -51,6 +76,14 @@ struct Given {
 pub enum Code {
     /// The peer's address is not in the request's extensions.
     NoPeerAddress,
+    /// The client's address is in a header that is not read.
+    ForwardedUnread,
+    /// Each hop is a trusted proxy.
+    EverybodyTrusted,
+    /// A trusted proxy hides the client's address.
+    HiddenClient,
+    /// No request has the key by which a policy counts.
+    KeyNeverFound,
     /// A plan's quota cannot be.
     InvalidPlan,
     /// The memory store has no room for more keys.
@@ -61,14 +94,26 @@ pub enum Code {
 
 impl Code {
     /// All of them.
-    pub const ALL: &[Self] =
-        &[Self::NoPeerAddress, Self::InvalidPlan, Self::StoreFull, Self::RedisQueue];
+    pub const ALL: &[Self] = &[
+        Self::NoPeerAddress,
+        Self::ForwardedUnread,
+        Self::EverybodyTrusted,
+        Self::HiddenClient,
+        Self::KeyNeverFound,
+        Self::InvalidPlan,
+        Self::StoreFull,
+        Self::RedisQueue,
+    ];
 
     /// The code as text, such as `no_peer_address`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::NoPeerAddress => "no_peer_address",
+            Self::ForwardedUnread => "forwarded_unread",
+            Self::EverybodyTrusted => "everybody_trusted",
+            Self::HiddenClient => "hidden_client",
+            Self::KeyNeverFound => "key_never_found",
             Self::InvalidPlan => "invalid_plan",
             Self::StoreFull => "store_full",
             Self::RedisQueue => "redis_queue",

@@ -19,7 +19,6 @@ mod client_ip;
 mod extract;
 mod extracted;
 mod fingerprint;
-mod forwarded;
 
 use std::{borrow::Cow, fmt, net::IpAddr, sync::Arc};
 
@@ -28,7 +27,7 @@ use smallvec::SmallVec;
 
 pub use self::{
     body_field::{BodyField, BodyFieldLayer, PeekedBody, body_field},
-    client_ip::{ClientIp, PeerAddr},
+    client_ip::{ClientIp, PeerAddr, UnixPeer},
     extract::{bearer, extension, from_fn, header, path_param, query, try_from_fn},
     extracted::Extracted,
 };

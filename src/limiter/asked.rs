@@ -119,6 +119,9 @@ impl Inner {
             Some(read) if read.source == rule.key_source => read,
             _ => read.insert(self.read(rule, request)),
         };
+        if !rule.without_key.are_over() {
+            rule.watch_key(read.kind, &read.key);
+        }
         match &read.key {
             Extracted::Found(key) => match self.shard_for(rule, request, read.kind, key) {
                 Ok(shard) => {
@@ -218,6 +221,17 @@ impl Rule {
         asked.charge.quota = quota;
         asked.charge.cost = cost;
         asked
+    }
+
+    /// Looks whether one of the first requests has the key by which the policy counts first.
+    #[cold]
+    fn watch_key(&self, kind: u8, key: &Extracted<'_>) {
+        if kind == 0 && !matches!(key, Extracted::Missing) {
+            return self.without_key.end();
+        }
+        if self.without_key.count() {
+            self.policy.log_key_never_found();
+        }
     }
 
     /// Adds to `decision` that this rule refuses the request, as its key is unreadable.

@@ -14,6 +14,7 @@ use crate::{
     clock::Clock,
     decision::Outcome,
     error::BuildError,
+    first_requests::FirstRequests,
     hold::{Line, MaxHeld},
     key::Fingerprinter,
     matcher::Matcher,
@@ -130,7 +131,8 @@ impl LimiterBuilder {
             };
             let unasked = unasked(&policy, id, place);
             let domains = fingerprints.domains(unasked.labels.kinds());
-            let rule = Rule { unasked, policy, hold, key_source, domains };
+            let without_key = FirstRequests::default();
+            let rule = Rule { unasked, policy, hold, key_source, domains, without_key };
             let known = *by_name.entry(rule.policy.name().to_owned()).or_insert(place);
             if rules.get(known as usize).is_some_and(|known| !known.policy.is(&rule.policy)) {
                 let culprit = format!("policy `{}`", rule.policy.name());

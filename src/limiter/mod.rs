@@ -37,6 +37,7 @@ use crate::metrics::Metrics;
 use crate::{
     clock::Clock,
     decision::{Decision, Outcome},
+    first_requests::FirstRequests,
     hold::Line,
     key::{Domain, Fingerprinter, Key},
     matcher::Matcher,
@@ -110,6 +111,8 @@ struct Rule {
     hold: Duration,
     /// Rules that have the same find the same key in a request.
     key_source: u32,
+    /// Until one has the key by which the policy counts first.
+    without_key: FirstRequests,
     /// Of each kind of key.
     domains: Box<[Domain]>,
 }

@@ -6,6 +6,7 @@ use http::{request::Parts, response};
 
 use super::{OnStoreFailure, Plans, Policy, Settings, WithoutKey};
 use crate::{
+    first_requests::FirstRequests,
     key::{Extracted, KeyExtractor},
     quota::Quota,
     warning::{Code, warn},
@@ -35,6 +36,23 @@ impl Policy {
             |key: &Arc<dyn KeyExtractor>| Some(format!("{:?}", (key.kind(), key.identity()?)));
         let as_missing = self.0.unreadable_as_missing.then(|| Some("or unreadable".to_owned()));
         self.0.keys.iter().map(source).chain(as_missing).collect()
+    }
+
+    /// None of the first requests had the key by which it counts first.
+    pub(crate) fn log_key_never_found(&self) {
+        let kind = self.0.keys.first().map_or(Cow::Borrowed("key"), |key| key.kind());
+        warn(Code::KeyNeverFound, &self.0.name, || {
+            let then = match (self.0.keys.len(), self.0.without_key) {
+                (0 | 1, WithoutKey::Skip) => "so that they passed uncounted",
+                (0 | 1, _) => "so that they were refused",
+                _ => "which leaves the other keys",
+            };
+            format!(
+                "policy `{}`: none of its first {} requests had its key, {kind}, {then}. Compare the name with what callers send; where another middleware finds out the key, add its layer after the limiter's, so that it is outside",
+                self.0.name,
+                FirstRequests::MANY
+            )
+        });
     }
 
     /// What a response has cost, where that is settled afterwards.

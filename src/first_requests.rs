@@ -1,0 +1,51 @@
+//! The first requests, by which mistakes show that a single one does not show.
+
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+/// Counts down the first 1,000 requests. Afterwards, it takes a load to see that they are over.
+#[derive(Debug)]
+pub(crate) struct FirstRequests(AtomicU32);
+
+impl FirstRequests {
+    /// How many they are.
+    pub(crate) const MANY: u32 = 1_000;
+
+    #[inline]
+    pub(crate) fn are_over(&self) -> bool {
+        self.0.load(Relaxed) == 0
+    }
+
+    /// Counts one; `true` for the last of them.
+    pub(crate) fn count(&self) -> bool {
+        self.0.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)) == Ok(1)
+    }
+
+    /// Ends them: what they were counted for has shown, or cannot show any more.
+    pub(crate) fn end(&self) {
+        self.0.store(0, Relaxed);
+    }
+}
+
+impl Default for FirstRequests {
+    fn default() -> Self {
+        Self(AtomicU32::new(Self::MANY))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_of_them_is_the_last() {
+        let first = FirstRequests::default();
+        let last = |counted: u32| (0..counted).filter(|_| first.count()).count();
+        assert_eq!(last(FirstRequests::MANY - 1), 0);
+        assert!(!first.are_over());
+        assert_eq!(last(10), 1);
+        assert!(first.are_over());
+        let ended = FirstRequests::default();
+        ended.end();
+        assert!(ended.are_over() && !ended.count());
+    }
+}

@@ -1,0 +1,351 @@
+//! The client's address: [`ClientIp`].
+
+mod forwarded;
+mod networks;
+mod peer;
+#[cfg(test)]
+mod tests;
+mod watch;
+
+use std::{
+    borrow::Cow,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::{Arc, Once},
+};
+
+use http::{HeaderName, header::FORWARDED, request::Parts};
+use ipnet::IpNet;
+
+pub(crate) use self::networks::parse_networks;
+pub use self::peer::{PeerAddr, UnixPeer};
+use self::{
+    networks::{are_everybody, parse_network},
+    peer::Hop,
+    watch::{Seen, Watch},
+};
+use super::{Extracted, Key, KeyExtractor};
+use crate::warning::{Code, warn};
+
+/// The client's address.
+///
+/// It is the peer's, unless proxies are trusted by address or by number: then it is read from
+/// `X-Forwarded-For`, or the header named, from the right, as far as trust reaches. So what a caller
+/// wrote itself is never read.
+///
+/// - Where a trusted proxy does not send the header at all, it speaks for itself: its own address
+///   is the client's.
+/// - Where the header ends while all hops are trusted, the farthest hop is the client.
+/// - Where a trusted proxy has written what is no address (`unknown`, `_hidden`, nothing after a
+///   comma), or a header for one address is there twice, the client is hidden behind that hop. All
+///   clients that are hidden behind one hop share a quota of their own; none of them is ever taken
+///   for the hop, nor exempt by [`Matcher::client_ip`](crate::Matcher::client_ip).
+///
+/// IPv6 addresses count by their /64, IPv4 addresses by themselves. An address behind NAT64
+/// (`64:ff9b::/96`, RFC 6052) counts as the IPv4 address in it. One behind a translator of a network's
+/// own (`64:ff9b:1::/48`, RFC 8215) counts by itself: where the IPv4 address is in it, only that
+/// network knows, and no client has more than one.
+///
+/// The peer's address comes from axum's `ConnectInfo<SocketAddr>`, tonic's `TcpConnectInfo`, or
+/// [`PeerAddr`]; a peer on a Unix socket is [`UnixPeer`].
+///
+/// ```
+/// use tower_quota::key::ClientIp;
+///
+/// let direct = ClientIp::new();
+/// let behind_a_proxy = ClientIp::new().trust_proxies(["10.0.0.0/8", "fd00::/8"]);
+/// let behind_two_proxies = ClientIp::new().trust_hops(2).forwarded();
+/// # let _ = (direct, behind_a_proxy, behind_two_proxies);
+/// ```
+#[derive(Clone, Debug)]
+pub struct ClientIp {
+    trust: Trust,
+    source: Source,
+    ipv4_prefix: u8,
+    ipv6_prefix: u8,
+    problem: Option<String>,
+    watch: Arc<Watch>,
+}
+
+#[derive(Clone, Debug)]
+enum Trust {
+    Nobody,
+    Proxies { networks: Vec<IpNet>, unix: bool },
+    Hops(usize),
+}
+
+#[derive(Clone, Debug)]
+enum Source {
+    XForwardedFor,
+    Forwarded,
+    Single(HeaderName),
+}
+
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+/// How `trust_proxies` names the peer of a Unix socket.
+const UNIX: &str = "unix:";
+
+/// The farthest hop that is known.
+#[derive(Clone, Copy, Debug)]
+struct Client {
+    hop: Hop,
+    /// Whether the client is beyond it.
+    hidden: bool,
+}
+
+impl ClientIp {
+    /// The peer's address; no header is believed.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            trust: Trust::Nobody,
+            source: Source::XForwardedFor,
+            ipv4_prefix: 32,
+            ipv6_prefix: 64,
+            problem: None,
+            watch: Arc::default(),
+        }
+    }
+
+    /// Believes proxies at these addresses or networks, such as `10.0.0.0/8`; `unix:` is the peer of
+    /// a Unix socket ([`UnixPeer`]).
+    #[must_use]
+    pub fn trust_proxies<T: AsRef<str>>(mut self, proxies: impl IntoIterator<Item = T>) -> Self {
+        let (mut networks, mut unix) = (Vec::new(), false);
+        for proxy in proxies {
+            match proxy.as_ref() {
+                UNIX => unix = true,
+                text => match parse_network(text) {
+                    Ok(network) => networks.push(network),
+                    Err(problem) => self.problem = Some(problem),
+                },
+            }
+        }
+        if are_everybody(&networks) {
+            self.problem = Some(
+                "the trusted proxies are everybody, and any caller writes its own address; write the networks of the proxies, or their number with `trust_hops(n)`"
+                    .to_owned(),
+            );
+        }
+        self.set_trust(Trust::Proxies { networks, unix });
+        self
+    }
+
+    /// Believes this many proxies, the peer being the first of them. Only where nobody can reach
+    /// the server but through them. 0 says that there is no proxy.
+    #[must_use]
+    pub fn trust_hops(mut self, proxies: usize) -> Self {
+        self.set_trust(Trust::Hops(proxies));
+        self
+    }
+
+    /// Reads `Forwarded` (RFC 7239) instead of `X-Forwarded-For`.
+    #[must_use]
+    pub fn forwarded(mut self) -> Self {
+        self.set_source(Source::Forwarded);
+        self
+    }
+
+    /// Reads a header that holds one address, such as `cf-connecting-ip`, instead of
+    /// `X-Forwarded-For`. The trusted proxy must overwrite it.
+    #[must_use]
+    pub fn header(mut self, name: &str) -> Self {
+        match HeaderName::try_from(name) {
+            Ok(name) if name == FORWARDED => self.set_source(Source::Forwarded),
+            Ok(name) if name == X_FORWARDED_FOR => self.set_source(Source::XForwardedFor),
+            Ok(name) => self.set_source(Source::Single(name)),
+            Err(_) => {
+                self.problem =
+                    Some(format!("`{name:?}` is no header name; write one like `x-real-ip`"));
+            }
+        }
+        self
+    }
+
+    /// Counts IPv4 addresses by their first `bits` bits. Default: 32, the whole address.
+    #[must_use]
+    pub fn ipv4_prefix(mut self, bits: u8) -> Self {
+        if !(1..=32).contains(&bits) {
+            self.problem = Some(format!(
+                "an IPv4 prefix of {bits} bits cannot be; write 1 to 32, 32 for one address"
+            ));
+        }
+        self.ipv4_prefix = bits;
+        self
+    }
+
+    /// Counts IPv6 addresses by their first `bits` bits. Default: 64.
+    #[must_use]
+    pub fn ipv6_prefix(mut self, bits: u8) -> Self {
+        if !(1..=128).contains(&bits) {
+            self.problem = Some(format!(
+                "an IPv6 prefix of {bits} bits cannot be; write 1 to 128, 64 for one subscriber"
+            ));
+        }
+        self.ipv6_prefix = bits;
+        self
+    }
+
+    /// The address of the client, whole; `None` where it is not known: the server does not tell who
+    /// the peer is, a trusted proxy hides the client, or the peer has no address.
+    #[must_use]
+    pub fn resolve(&self, request: &Parts) -> Option<IpAddr> {
+        match self.find(request)? {
+            Client { hop: Hop::Ip(ip), hidden: false } => Some(ip),
+            _ => None,
+        }
+    }
+
+    fn find(&self, request: &Parts) -> Option<Client> {
+        let Some(peer) = Hop::peer(request) else {
+            log_missing_peer();
+            return None;
+        };
+        let (client, seen) = match self.trusts(peer, 0) {
+            false => (Client { hop: peer, hidden: false }, Seen::Stranger),
+            true => {
+                let headers = &request.headers;
+                match &self.source {
+                    Source::XForwardedFor => {
+                        self.walk(peer, forwarded::x_forwarded_for(headers, &X_FORWARDED_FOR))
+                    }
+                    Source::Forwarded => self.walk(peer, forwarded::forwarded(headers)),
+                    Source::Single(name) => self.walk(peer, forwarded::single(headers, name)),
+                }
+            }
+        };
+        if !self.watch.is_over() {
+            self.watch.look(self, request, seen);
+        }
+        if client.hidden {
+            self.watch.log_hidden(self);
+        }
+        Some(client)
+    }
+
+    /// From the nearest hop outwards, as long as each one that tells of the next is trusted.
+    fn walk(&self, peer: Hop, mut hops: impl Iterator<Item = Option<IpAddr>>) -> (Client, Seen) {
+        let (mut hop, mut walked) = (peer, 0);
+        while self.trusts(hop, walked) {
+            match hops.next() {
+                Some(Some(next)) => (hop, walked) = (Hop::Ip(next), walked + 1),
+                Some(None) => return (Client { hop, hidden: true }, Seen::Client),
+                None if walked == 0 => return (Client { hop, hidden: false }, Seen::Silence),
+                None => return (Client { hop, hidden: false }, Seen::OnlyTrusted),
+            }
+        }
+        (Client { hop, hidden: false }, Seen::Client)
+    }
+
+    fn trusts(&self, hop: Hop, walked: usize) -> bool {
+        match (&self.trust, hop) {
+            (Trust::Nobody, _) => false,
+            (Trust::Hops(hops), _) => walked < *hops,
+            (Trust::Proxies { networks, .. }, Hop::Ip(ip)) => {
+                networks.iter().any(|network| network.contains(&ip))
+            }
+            (Trust::Proxies { unix, .. }, Hop::Unix) => *unix,
+        }
+    }
+
+    /// The address that stands for all that share its quota.
+    fn counted(&self, ip: IpAddr) -> IpAddr {
+        let v4 = |ip: Ipv4Addr| {
+            let mask = u32::MAX.unbounded_shl(32 - u32::from(self.ipv4_prefix.min(32)));
+            IpAddr::V4(Ipv4Addr::from_bits(ip.to_bits() & mask))
+        };
+        match ip {
+            IpAddr::V4(ip) => v4(ip),
+            IpAddr::V6(ip) => match ip.segments() {
+                [0x64, 0xff9b, 0, 0, 0, 0, ..] => v4(Ipv4Addr::from_bits(ip.to_bits() as u32)),
+                [0x64, 0xff9b, 1, ..] => ip.into(),
+                _ => {
+                    let mask = u128::MAX.unbounded_shl(128 - u32::from(self.ipv6_prefix.min(128)));
+                    IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() & mask))
+                }
+            },
+        }
+    }
+
+    /// The key of all that are hidden behind a hop: as long as no address is.
+    #[cold]
+    fn hidden_behind(&self, hop: Hop) -> Key<'static> {
+        let mut key = b"hidden behind ".to_vec();
+        match hop {
+            Hop::Ip(ip) => key.extend_from_slice(Key::from(self.counted(ip)).as_bytes()),
+            Hop::Unix => key.extend_from_slice(UNIX.as_bytes()),
+        }
+        key.into()
+    }
+
+    /// The header that is read.
+    fn header_name(&self) -> &str {
+        match &self.source {
+            Source::XForwardedFor => "x-forwarded-for",
+            Source::Forwarded => "forwarded",
+            Source::Single(name) => name.as_str(),
+        }
+    }
+
+    fn set_source(&mut self, source: Source) {
+        self.source = source;
+        self.watch = Arc::default();
+    }
+
+    fn set_trust(&mut self, trust: Trust) {
+        if !matches!(self.trust, Trust::Nobody) {
+            self.problem = Some(
+                "proxies are trusted twice; write `trust_proxies` or `trust_hops`, once".to_owned(),
+            );
+        }
+        self.trust = trust;
+        self.watch = Arc::default();
+    }
+}
+
+impl Default for ClientIp {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl KeyExtractor for ClientIp {
+    fn kind(&self) -> Cow<'_, str> {
+        "ip".into()
+    }
+
+    fn extract<'a>(&self, request: &'a Parts) -> Extracted<'a> {
+        match self.find(request) {
+            Some(Client { hop: Hop::Ip(ip), hidden: false }) => {
+                Extracted::Found(self.counted(ip).into())
+            }
+            Some(Client { hop, .. }) => Extracted::Found(self.hidden_behind(hop)),
+            None => Extracted::Missing,
+        }
+    }
+
+    fn problem(&self) -> Option<String> {
+        let reads_a_header = !matches!(self.source, Source::XForwardedFor);
+        let unbelieved = (reads_a_header && matches!(self.trust, Trust::Nobody)).then(|| {
+            "a header is named but no proxy is trusted to write it; add `trust_proxies([…])` or `trust_hops(n)`"
+                .to_owned()
+        });
+        self.problem.clone().or(unbelieved)
+    }
+
+    fn identity(&self) -> Option<String> {
+        Some(format!("{self:?}"))
+    }
+}
+
+fn log_missing_peer() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        warn(Code::NoPeerAddress, "", || {
+            "no client address: the peer's is not in the request's extensions. With axum, serve \
+             `app.into_make_service_with_connect_info::<SocketAddr>()`; elsewhere insert \
+             `tower_quota::key::PeerAddr`. Until then, policies that count by IP do what they say of a \
+             missing key"
+                .to_owned()
+        });
+    });
+}

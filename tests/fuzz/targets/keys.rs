@@ -1,0 +1,103 @@
+//! What callers may do to keys that they alone write: whatever bytes come, a request passes uncounted
+//! only where it has no key.
+
+use std::{
+    future::Future,
+    pin::pin,
+    task::{Context, Poll, Waker},
+};
+
+use http::{Request, Uri, request::Parts};
+use tower_quota::{
+    Decision, Limiter, Matcher, Policy, Quota, Reason,
+    key::{self, KeyExtractor},
+};
+
+/// Reads lines of bytes as lines of a header, of `Authorization`, and as a query and a path.
+///
+/// # Panics
+/// Where a promise is broken.
+pub fn keys(data: &[u8]) {
+    let lines: Vec<&[u8]> = data.split(|byte| *byte == b'\n').collect();
+    let of_header = request("/", "x-api-key", &lines);
+    let empty = |value: &[u8]| value.trim_ascii().is_empty();
+    check(|| key::header("x-api-key"), &of_header, empty);
+
+    let of_bearer = request("/", "authorization", &lines);
+    check(key::bearer, &of_bearer, |value| {
+        // Whatever begins with the scheme, a lenient handler may take for a token.
+        let value = value.trim_ascii().to_ascii_lowercase();
+        value.strip_prefix(b"bearer").is_none_or(empty)
+    });
+
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    if let Ok(uri) = format!("/?{text}").parse::<Uri>() {
+        let pairs = form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes());
+        let named: Vec<_> = pairs.filter(|(name, _)| name == "key").collect();
+        let missing = named.is_empty() || matches!(&named[..], [(_, value)] if value.is_empty());
+        let decisions = decide(key::query("key"), &request(&uri.to_string(), "x", &[]));
+        assert_counted(&decisions, missing, text);
+    }
+    if let Ok(uri) = format!("/v1/{text}/users").parse::<Uri>() {
+        let segments = uri.path().split('/').collect::<Vec<_>>();
+        let missing = !matches!(segments[..], ["", "v1", tenant, "users"] if !tenant.is_empty());
+        let key = key::path_param("/v1/{tenant}/users", "tenant");
+        assert_counted(&decide(key, &request(&uri.to_string(), "x", &[])), missing, text);
+    }
+}
+
+/// A request with these lines of a header; one that no header can have is left out.
+fn request(uri: &str, name: &'static str, lines: &[&[u8]]) -> Parts {
+    let mut request = Request::get(uri);
+    for line in lines {
+        if let Ok(value) = http::HeaderValue::from_bytes(line) {
+            request = request.header(name, value);
+        }
+    }
+    request.body(()).expect("all headers are right").into_parts().0
+}
+
+/// A key in a header: of one line, `is_missing` tells; several are unreadable.
+fn check<K: KeyExtractor>(
+    key: impl Fn() -> K,
+    request: &Parts,
+    is_missing: impl Fn(&[u8]) -> bool,
+) {
+    let values: Vec<_> = request.headers.values().map(|value| value.as_bytes()).collect();
+    let missing = values.iter().all(|value| is_missing(value)) && values.len() < 2;
+    let decisions = decide(key(), request);
+    assert_counted(&decisions, missing, &format!("{request:?}"));
+    if values.len() > 1 {
+        let reasons = decisions.iter().map(Decision::reason);
+        assert!(reasons.into_iter().all(|reason| reason == Some(Reason::UnreadableKey)));
+        let exempt = Limiter::builder()
+            .exempt(Matcher::key(key(), values))
+            .policy(Policy::fixed_window("all", Quota::per_hour(1)).global())
+            .build()
+            .expect("the settings are right");
+        assert!(!now(exempt.decide(request)).outcomes().is_empty(), "{request:?}");
+    }
+}
+
+/// Four requests under a policy of two that lets requests without the key pass.
+fn decide(key: impl KeyExtractor, request: &Parts) -> Vec<Decision> {
+    let policy = Policy::fixed_window("each", Quota::per_hour(2)).key(key).or_skip();
+    let limiter = Limiter::builder().policy(policy).build().expect("the settings are right");
+    (0..4).map(|_| now(limiter.decide(request))).collect()
+}
+
+fn assert_counted(decisions: &[Decision], missing: bool, sent: &str) {
+    let admitted = decisions.iter().filter(|decision| decision.is_allowed()).count();
+    match missing {
+        true => assert_eq!(admitted, 4, "{sent}"),
+        false => assert!(admitted == 0 || admitted == 2, "{admitted} pass: {sent}"),
+    }
+}
+
+/// What a store in memory answers at once.
+fn now<F: Future>(future: F) -> F::Output {
+    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(output) => output,
+        Poll::Pending => unreachable!("nothing is held"),
+    }
+}
