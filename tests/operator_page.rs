@@ -22,6 +22,10 @@ const B: &str = "sk_live_000000000000000000002222";
 const HOUR: Duration = Duration::from_secs(3_600);
 
 fn app() -> Router {
+    app_that_remembers(2)
+}
+
+fn app_that_remembers(keys: usize) -> Router {
     let reads = Policy::sliding_window("read", Quota::per_hour(4)).key(bearer()).or_refuse();
     let writes = Policy::token_bucket("write", Quota::per_hour(60).burst(2));
     let tried = Policy::sliding_window("tried", Quota::per_hour(1)).key(bearer()).or_skip();
@@ -38,7 +42,7 @@ fn app() -> Router {
         .build()
         .unwrap();
     let newest = MemoryLog::new();
-    let log = RequestLog::builder(bearer()).sink(newest.clone()).remember_keys(2);
+    let log = RequestLog::builder(bearer()).sink(newest.clone()).remember_keys(keys);
     let log = log.build().unwrap();
     let operator = OperatorPage::builder(limiter.clone(), log.clone(), newest.clone())
         .guard(|request| {
@@ -133,6 +137,29 @@ async fn the_busiest_and_the_most_refused_keys_are_told_with_what_each_policy_wo
     assert!(!told.to_string().contains("0000000000"), "no key is told");
     advance(2 * HOUR).await;
     assert_eq!(overview(&app).await["busiest"], json!([]), "it is of the last hour");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_thousand_decoys_hide_no_abuser() {
+    let app = app_that_remembers(10);
+    let decoy = |number: u32| format!("sk_live_{number:024}");
+    // They come first, and fill the room for the minute's sums.
+    for number in 10_000..11_000 {
+        reads(&app, &decoy(number)).await;
+    }
+    for number in 11_000..12_000 {
+        reads(&app, &decoy(number)).await;
+        if number % 4 == 0 {
+            reads(&app, A).await;
+        }
+    }
+    let page = overview(&app).await;
+    for list in ["busiest", "most_refused"] {
+        let first = &page[list][0];
+        assert_eq!(first["label"], LABEL_A, "{list}");
+        assert!(first["requests"].as_u64().unwrap() > 200, "{first} of 250");
+        assert_eq!(first["quotas"][0]["policy"], "read", "{list}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -316,6 +343,19 @@ async fn no_more_keys_are_remembered_than_told() {
     assert_eq!(told(&app, LABEL_B).await["quotas"].as_array().unwrap().len(), 1);
     reads(&app, A).await;
     assert_eq!(told(&app, LABEL_A).await["quotas"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_that_came_again_is_remembered_beside_any_number_that_come_once() {
+    let app = app_that_remembers(10);
+    reads(&app, A).await;
+    for number in 0..100 {
+        reads(&app, &format!("sk_live_{number:024}")).await;
+        if number % 5 == 0 {
+            reads(&app, A).await;
+        }
+        assert_eq!(told(&app, LABEL_A).await["quotas"].as_array().unwrap().len(), 1);
+    }
 }
 
 #[test]

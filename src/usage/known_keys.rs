@@ -1,3 +1,5 @@
+//! What the keys of a log draw on, for the operator.
+
 use std::{
     collections::{HashMap, VecDeque},
     sync::{Mutex, MutexGuard, PoisonError},
@@ -22,10 +24,20 @@ pub(super) struct KnownKeys {
 
 #[derive(Default)]
 struct Kept {
-    by_key: HashMap<Fingerprint, AllDrawn>,
-    /// The oldest first.
+    by_key: HashMap<Fingerprint, Known>,
+    /// The next to be forgotten first.
     order: VecDeque<Fingerprint>,
 }
+
+#[derive(Default)]
+struct Known {
+    drawn: AllDrawn,
+    /// Whether it has come again since it was put into the order.
+    again: bool,
+}
+
+/// How many keys that have come again are looked at for one that has not.
+const LOOKED_AT: usize = 16;
 
 impl KnownKeys {
     pub(super) fn new(max: usize) -> Self {
@@ -41,15 +53,16 @@ impl KnownKeys {
         }
         let exception = limiter.exception(key.0);
         let kept = &mut *self.lock();
-        if !kept.by_key.contains_key(&key) {
-            if kept.by_key.len() >= self.max
-                && let Some(oldest) = kept.order.pop_front()
-            {
-                kept.by_key.remove(&oldest);
+        match kept.by_key.get_mut(&key) {
+            Some(known) => known.again = true,
+            None => {
+                if kept.by_key.len() >= self.max {
+                    kept.forget_one();
+                }
+                kept.order.push_back(key);
             }
-            kept.order.push_back(key);
         }
-        let known = kept.by_key.entry(key).or_default();
+        let known = &mut kept.by_key.entry(key).or_default().drawn;
         for (policy, drawn) in own {
             let is_exception =
                 exception.quotas.iter().any(|(excepted, _)| excepted.name() == policy);
@@ -62,11 +75,31 @@ impl KnownKeys {
     }
 
     pub(super) fn of(&self, key: Fingerprint) -> AllDrawn {
-        self.lock().by_key.get(&key).cloned().unwrap_or_default()
+        self.lock().by_key.get(&key).map(|known| known.drawn.clone()).unwrap_or_default()
     }
 
     /// Each change under the lock is whole, but for one key's charges.
     fn lock(&self) -> MutexGuard<'_, Kept> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Kept {
+    /// Forgets the oldest key; one that has come again stays for another round, so that keys that
+    /// come once, however many, push out no regular.
+    fn forget_one(&mut self) {
+        for left in (0..LOOKED_AT).rev() {
+            let Some(oldest) = self.order.pop_front() else { return };
+            match self.by_key.get_mut(&oldest) {
+                Some(known) if known.again && left > 0 => {
+                    known.again = false;
+                    self.order.push_back(oldest);
+                }
+                _ => {
+                    self.by_key.remove(&oldest);
+                    return;
+                }
+            }
+        }
     }
 }

@@ -17,7 +17,12 @@ const LOOK: usize = 1_024;
 /// Both are bounded: 10,000 entries (about 3 MB) and 60,000 sums (about 10 MB), unless told
 /// otherwise. A newer entry takes the place of the oldest, whosever that is. A sum is of one key,
 /// endpoint, method and status class; no minute takes more than a sixtieth of their number, so the
-/// last hour is always there. What finds no room in its minute is [left out](Self::left_out).
+/// last hour is always there, and no key has more in a minute than are free. What finds no room in
+/// its minute is [left out](Self::left_out).
+///
+/// The keys that ask most are counted apart, so that no number of others hides them: a key that
+/// makes more than 1/129 of the last hour's requests, or of those that are refused, is always among
+/// those that [`keys`](Reader::keys) lists, and less than 1/129 of all is missing from its count.
 ///
 /// A clone is the same log.
 ///
@@ -130,16 +135,23 @@ impl Reader for MemoryLog {
     }
 
     fn keys(&self, since: Duration) -> Result<Vec<KeySum>, ReadError> {
-        let owners = self.lock().sums.owners();
+        let (owners, mut keys) = {
+            let kept = self.lock();
+            (kept.sums.owners(), kept.sums.heaviest(since))
+        };
         // Under a lock for each, as requests wait for it.
-        let sum_up = |owner| {
+        for owner in owners {
             let sums = self.lock().sums.of_key(owner, since);
-            let key = sums.last()?.key.clone()?;
+            let Some(key) = sums.last().and_then(|sum| sum.key.clone()) else { continue };
             let refused = sums.iter().filter(|sum| sum.refused);
             let refused = refused.map(|sum| sum.requests).sum();
-            Some(KeySum::new(key, sums.iter().map(|sum| sum.requests).sum(), refused))
-        };
-        Ok(owners.into_iter().filter_map(sum_up).collect())
+            let requests = sums.iter().map(|sum| sum.requests).sum();
+            // Each counts no more than there were: the sums some that found no room, the others
+            // those of an hour.
+            let known = keys.entry(owner).or_insert_with(|| KeySum::new(key.clone(), 0, 0));
+            *known = KeySum::new(key, known.requests.max(requests), known.refused.max(refused));
+        }
+        Ok(keys.into_values().collect())
     }
 }
 

@@ -43,6 +43,7 @@ mod sink;
 #[cfg(feature = "usage-sqlite")]
 mod sqlite_log;
 mod sums;
+mod tally;
 #[cfg(feature = "tracing")]
 mod tracing_log;
 

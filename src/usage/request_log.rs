@@ -131,7 +131,7 @@ impl RequestLogBuilder {
     }
 
     /// Remembers which quotas up to `max` keys draw on, by fingerprints: an `OperatorPage` shows and
-    /// resets these. A newer key takes the place of the oldest. Default: none.
+    /// resets these. A newer key takes the place of the oldest that has come but once. Default: none.
     #[cfg(feature = "axum")]
     pub fn remember_keys(mut self, max: usize) -> Self {
         self.0.known = (max > 0).then(|| KnownKeys::new(max));

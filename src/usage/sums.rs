@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Entry, Fingerprint, Sum};
+use super::{Entry, Fingerprint, KeySum, Sum, tally::Tally};
 
 /// How far back sums reach.
 pub(super) const DAY: Duration = Duration::from_secs(86_400);
@@ -85,6 +85,10 @@ pub(super) struct Sums {
     max: usize,
     minute: u64,
     current: HashMap<Slot, Sum>,
+    /// How many sums of the current minute each has.
+    owned: HashMap<Owner, usize>,
+    /// The heaviest keys, which may have found no room for a sum.
+    tally: Tally,
     past: HashMap<Owner, VecDeque<Sum>>,
     /// Whose sums went into `past`, one for each, the oldest first.
     order: VecDeque<Owner>,
@@ -94,7 +98,8 @@ pub(super) struct Sums {
 impl Sums {
     pub(super) fn new(max: usize) -> Self {
         let (current, past, order) = Default::default();
-        Self { max, minute: 0, current, past, order, left_out: 0 }
+        let (owned, tally) = Default::default();
+        Self { max, minute: 0, current, owned, tally, past, order, left_out: 0 }
     }
 
     /// No minute takes more than its share of the room, so that a flood of new keys does not push
@@ -112,16 +117,26 @@ impl Sums {
         } else if slot.minute != self.minute {
             self.begin(slot.minute);
         }
-        let is_full = self.current.len() >= self.max_per_minute();
+        self.tally.add(slot.minute, entry);
+        let free = self.max_per_minute().saturating_sub(self.current.len());
         match self.current.entry(slot) {
             Place::Occupied(sum) => sum.into_mut().add(entry),
-            Place::Vacant(_) if is_full => self.left_out += 1,
-            Place::Vacant(place) => place.insert(Sum::of(entry)).add(entry),
+            Place::Vacant(place) => {
+                // No one has more than are free, so that one leaves room for others.
+                let owned = self.owned.entry(place.key().key).or_default();
+                if *owned >= free {
+                    self.left_out += 1;
+                } else {
+                    *owned += 1;
+                    place.insert(Sum::of(entry)).add(entry);
+                }
+            }
         }
     }
 
     fn begin(&mut self, minute: u64) {
         self.minute = minute;
+        self.owned.clear();
         for sum in mem::take(&mut self.current).into_values() {
             let owner = sum.key.as_ref().map(|key| key.fingerprint);
             self.order.push_back(owner);
@@ -148,6 +163,11 @@ impl Sums {
         let is_own = |sum: &&Sum| sum.key.as_ref().is_some_and(|own| own.fingerprint == key);
         let current = self.current.values().filter(is_own);
         past.chain(current).filter(|sum| sum.minute >= since).cloned().collect()
+    }
+
+    /// What is known of the heaviest keys, whether or not they have sums.
+    pub(super) fn heaviest(&self, since: Duration) -> HashMap<Fingerprint, KeySum> {
+        self.tally.keys(since.as_secs().div_ceil(MINUTE))
     }
 
     /// The keys that have sums.
@@ -223,6 +243,19 @@ mod tests {
         sums.add(&at(86_400 + 120, KEY));
         assert_eq!(requests(&sums, KEY, 0), [(86_460, 1), (86_520, 1)]);
         assert_eq!(sums.order.len(), 1);
+    }
+
+    #[test]
+    fn one_key_leaves_room_for_others_in_a_minute() {
+        let mut sums = Sums::new(600);
+        for number in 0..100 {
+            sums.add(&Entry { endpoint: format!("/{number}").into(), ..at(60, KEY) });
+        }
+        assert_eq!(requests(&sums, KEY, 0).len(), 5, "half of the room for ten");
+        sums.add(&at(60, KEY + 1));
+        assert_eq!(requests(&sums, KEY + 1, 0), [(60, 1)]);
+        sums.add(&at(120, KEY));
+        assert_eq!(requests(&sums, KEY, 120), [(120, 1)], "each minute anew");
     }
 
     #[test]

@@ -39,6 +39,9 @@ type Guard = Arc<dyn Fn(&Parts) -> Option<String> + Send + Sync>;
 /// The busiest and the most refused keys of the last hour, what each policy would do to them now,
 /// and what an operator may do about it: give a key more or less for a time, reset it, block it.
 ///
+/// A key that makes more than 1/16 of all requests, or of all refused ones, is always shown, however
+/// many other keys there are; with a [`MemoryLog`](super::MemoryLog), its count may lack 1/129 of all.
+///
 /// [`router`](Self::router) is to be mounted with `Router::nest`, outside of the
 /// [`RateLimitLayer`](crate::RateLimitLayer). `/` shows, as JSON or to a browser as a page. A `POST`
 /// of JSON to `/keys/{fingerprint}` changes what holds for a key, from its next request on:

@@ -1,0 +1,202 @@
+//! Who asks most, however many ask: bounded counts of the heaviest keys.
+//!
+//! The sums of a minute have room for so many; keys that are made up would fill it, and hide the
+//! one that asks most. So the heaviest keys of each minute are counted apart, by the algorithm of
+//! Misra and Gries ("Finding repeated elements", 1982): with [`MAX_KEYS`] counters, it never loses
+//! a key that makes more than one of `MAX_KEYS + 1` requests.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+};
+
+use super::{Entry, Fingerprint, KeySum, LoggedKey};
+
+/// How many keys a minute has counters for.
+const MAX_KEYS: usize = 128;
+/// How many minutes are kept.
+const MAX_MINUTES: usize = 60;
+
+/// The heaviest keys of the last hour's minutes.
+#[derive(Default)]
+pub(super) struct Tally(VecDeque<Minute>);
+
+#[derive(Default)]
+struct Minute {
+    minute: u64,
+    by_requests: Heaviest,
+    by_refusals: Heaviest,
+}
+
+/// The heaviest keys among those that are weighed.
+#[derive(Default)]
+struct Heaviest(HashMap<Fingerprint, Counter>);
+
+struct Counter {
+    label: Arc<str>,
+    /// How often it was weighed, less as often as all were lightened.
+    weight: u64,
+    counted: Counted,
+}
+
+/// What was counted of a key since it has a counter: no more than it has asked for.
+#[derive(Clone, Copy, Default)]
+struct Counted {
+    requests: u64,
+    refused: u64,
+}
+
+impl Tally {
+    /// Counts a request of a minute, which is the newest or begins.
+    pub(super) fn add(&mut self, minute: u64, entry: &Entry) {
+        let Some(key) = &entry.key else { return };
+        if self.0.back().is_none_or(|newest| newest.minute != minute) {
+            if self.0.len() == MAX_MINUTES {
+                self.0.pop_front();
+            }
+            self.0.push_back(Minute { minute, ..Minute::default() });
+        }
+        if let Some(newest) = self.0.back_mut() {
+            let refused = entry.verdict.is_refused();
+            newest.by_requests.add(key, refused, true);
+            newest.by_refusals.add(key, refused, refused);
+        }
+    }
+
+    /// What was counted of the heaviest keys in the minutes from `since` on.
+    pub(super) fn keys(&self, since: u64) -> HashMap<Fingerprint, KeySum> {
+        let mut keys: HashMap<Fingerprint, KeySum> = HashMap::new();
+        for minute in self.0.iter().filter(|minute| minute.minute >= since) {
+            let Heaviest(by_requests) = &minute.by_requests;
+            let Heaviest(by_refusals) = &minute.by_refusals;
+            let only_by_refusals =
+                by_refusals.iter().filter(|(key, _)| !by_requests.contains_key(key));
+            for (&fingerprint, counter) in by_requests.iter().chain(only_by_refusals) {
+                let refusals = by_refusals.get(&fingerprint).map(|counter| counter.counted);
+                let most = counter.counted.most(refusals.unwrap_or_default());
+                let key = || LoggedKey::new(fingerprint, Arc::clone(&counter.label));
+                let sum = keys.entry(fingerprint).or_insert_with(|| KeySum::new(key(), 0, 0));
+                sum.requests += most.requests;
+                sum.refused += most.refused;
+            }
+        }
+        keys
+    }
+}
+
+impl Counted {
+    fn most(self, other: Self) -> Self {
+        Self {
+            requests: self.requests.max(other.requests),
+            refused: self.refused.max(other.refused),
+        }
+    }
+}
+
+impl Heaviest {
+    fn add(&mut self, key: &LoggedKey, refused: bool, weighs: bool) {
+        if !self.0.contains_key(&key.fingerprint) {
+            if !weighs {
+                return;
+            }
+            if self.0.len() == MAX_KEYS {
+                // It and one of each other cancel out. Each was weighed before, so that this takes
+                // no longer than to count did.
+                self.0.retain(|_, counter| {
+                    counter.weight -= 1;
+                    counter.weight > 0
+                });
+                return;
+            }
+            let label = Arc::clone(&key.label);
+            let counter = Counter { label, weight: 0, counted: Counted::default() };
+            self.0.insert(key.fingerprint, counter);
+        }
+        if let Some(Counter { weight, counted, .. }) = self.0.get_mut(&key.fingerprint) {
+            *weight += u64::from(weighs);
+            counted.requests += 1;
+            counted.refused += u64::from(refused);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{
+        decision::Reason,
+        usage::{Verdict, entry::tests::entry},
+    };
+
+    const ABUSER: u128 = 7;
+
+    fn add(tally: &mut Tally, minute: u64, key: u128, refused: bool) {
+        let verdict =
+            if refused { Verdict::Refused(Reason::QuotaExceeded) } else { Verdict::Allowed };
+        tally.add(minute, &Entry { verdict, ..entry(key) });
+    }
+
+    #[test]
+    fn counts_are_exact_where_there_is_room_and_minutes_go_after_an_hour() {
+        let mut tally = Tally::default();
+        for minute in 0..70 {
+            add(&mut tally, minute, ABUSER, minute % 2 == 0);
+            add(&mut tally, minute, ABUSER + 1, false);
+        }
+        let counted = |since| {
+            let keys = tally.keys(since);
+            [ABUSER, ABUSER + 1].map(|key| {
+                let sum = &keys[&Fingerprint(key)];
+                (sum.requests, sum.refused)
+            })
+        };
+        assert_eq!(counted(0), [(60, 30), (60, 0)]);
+        assert_eq!(counted(60), [(10, 5), (10, 0)]);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(300))]
+
+        /// Whatever decoys there are, in whatever order: a key with more than one of 129 requests,
+        /// or of 129 refusals, is known, and with all but so many.
+        #[test]
+        fn a_heavy_key_is_never_hidden(
+            requests in prop::collection::vec((0..3_u64, 0..400_u128, any::<bool>()), 1..3_000),
+            every in 1..129_usize,
+            rotation in any::<prop::sample::Index>(),
+        ) {
+            let mut all: Vec<(u64, u128, bool)> = Vec::new();
+            for (place, (minute, key, refused)) in requests.into_iter().enumerate() {
+                all.push((minute, 1_000 + key, refused));
+                if place % every == 0 {
+                    all.push((minute, ABUSER, refused));
+                }
+            }
+            let first = rotation.index(all.len());
+            all.rotate_left(first);
+            all.sort_by_key(|(minute, ..)| *minute);
+            let mut tally = Tally::default();
+            for (minute, key, refused) in &all {
+                add(&mut tally, *minute, *key, *refused);
+            }
+            let known = tally.keys(0);
+            for refusals in [false, true] {
+                let counted = all.iter().filter(|(.., refused)| *refused || !refusals);
+                let mut by_key: HashMap<u128, u64> = HashMap::new();
+                counted.for_each(|(_, key, _)| *by_key.entry(*key).or_default() += 1);
+                let lost = by_key.values().sum::<u64>() / (MAX_KEYS as u64 + 1);
+                for (key, count) in by_key {
+                    let sum = known.get(&Fingerprint(key));
+                    let told = sum.map_or(0, |sum| if refusals { sum.refused } else { sum.requests });
+                    prop_assert!(told <= count && told + lost >= count, "{told} of {count}");
+                }
+            }
+            for minute in &tally.0 {
+                prop_assert!(minute.by_requests.0.len() <= MAX_KEYS);
+                prop_assert!(minute.by_refusals.0.len() <= MAX_KEYS);
+            }
+        }
+    }
+}
