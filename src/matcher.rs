@@ -126,7 +126,8 @@ impl Matcher {
         Self::new(Kind::Closure(Arc::new(matches)))
     }
 
-    /// Requests from these addresses or networks, such as `10.0.0.0/8`.
+    /// Requests from these addresses or networks, such as `10.0.0.0/8`; never one whose address is not
+    /// known or is hidden.
     #[must_use]
     pub fn client_ip<T: AsRef<str>>(
         client_ip: ClientIp,
@@ -142,7 +143,8 @@ impl Matcher {
         }
     }
 
-    /// Requests with one of these keys. They are kept as fingerprints only.
+    /// Requests with one of these keys; never one whose key is unreadable. They are kept as
+    /// fingerprints only.
     pub fn key<'a, K: Into<Key<'a>>>(
         extractor: impl KeyExtractor,
         keys: impl IntoIterator<Item = K>,

@@ -38,8 +38,12 @@ impl Report {
         decision: &mut Decision,
     ) -> Option<Box<DecisionFuture>> {
         #[cfg(all(feature = "usage", feature = "axum"))]
-        if let Some(key) = self.arrival.as_ref().and_then(|arrival| arrival.fingerprint()) {
-            return limiter.decide_at_once_for(request, key, decision);
+        if let Some(arrival) = &self.arrival {
+            return match arrival.fingerprint() {
+                Ok(Some(key)) => limiter.decide_at_once_for(request, key, decision),
+                Ok(None) => limiter.decide_at_once(request, decision),
+                Err(status) => limiter.decide_at_once_unread(request, status, decision),
+            };
         }
         limiter.decide_at_once(request, decision)
     }

@@ -142,6 +142,29 @@ async fn a_missing_key_is_a_bad_request_and_no_quota_problem() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_unreadable_key_is_a_bad_request_in_each_format() {
+    const MESSAGE: &str = "Policy `tenant` counts by x-api-key, which cannot be read: the request has it twice, or malformed.";
+    let twice = || request(&[("x-api-key", "a"), ("x-api-key", "b"), ("x-request-id", "req_01HX")]);
+    for problem in [gateway(), Problem::quota_exceeded().instance()] {
+        let body = format!(
+            r#"{{"type":"about:blank","title":"Bad Request","status":400,"detail":"{MESSAGE}","instance":"req_01HX"}}"#
+        );
+        assert_eq!(
+            answer(builder().on_rejection(problem.renderer()), twice()).await,
+            (400, lines(&[PROBLEM]), body)
+        );
+    }
+    let body = format!(
+        r#"{{"error":"unreadable_key","message":"{MESSAGE}","policy":"tenant","request_id":"req_01HX"}}"#
+    );
+    let json = lines(&[("content-type", "application/json")]);
+    assert_eq!(answer(builder(), twice()).await, (400, json, body));
+    let text = lines(&[("content-type", "text/plain; charset=utf-8")]);
+    let plain = builder().on_rejection(response::plain_text());
+    assert_eq!(answer(plain, twice()).await, (400, text, MESSAGE.to_owned()));
+}
+
+#[tokio::test(start_paused = true)]
 async fn json_of_the_house() {
     let builder = builder().on_rejection(response::json(|rejection| {
         let seconds = rejection.retry_after_seconds();

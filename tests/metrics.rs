@@ -130,6 +130,9 @@ fn decisions_are_counted_by_policy_category_and_verdict() {
         limiter.decide(&to("/other", SECRET)).await;
         limiter.decide(&to("/search", SECRET)).await;
         limiter.decide(&to("/search", "")).await;
+        let mut twice = to("/search", SECRET);
+        twice.headers.append("x-key", SECRET.parse().unwrap());
+        limiter.decide(&twice).await;
         limiter.decide(&to("/health", SECRET)).await;
         for _ in 0..2 {
             limiter.check("delivery", SECRET).await.unwrap();
@@ -151,8 +154,10 @@ fn decisions_are_counted_by_policy_category_and_verdict() {
         ("{category=read,policy=tried,verdict=dry_run_refused}", 2),
         ("{category=search,policy=each,verdict=missing_key}", 1),
         ("{category=search,policy=each,verdict=refused}", 1),
+        ("{category=search,policy=each,verdict=unreadable_key}", 1),
         ("{category=search,policy=search,verdict=allowed}", 1),
         ("{category=search,policy=search,verdict=missing_key}", 1),
+        ("{category=search,policy=search,verdict=unreadable_key}", 1),
     ];
     assert_eq!(decisions(&series), expected);
     // What has not happened yet is there, so that its first time shows.

@@ -179,6 +179,28 @@ async fn a_reset_gives_a_key_its_quotas_back_and_no_other() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn while_a_key_is_blocked_one_that_cannot_be_read_is_refused() {
+    let app = app();
+    reads(&app, A).await;
+    let twice = async || {
+        let request = Request::get("/free").header("authorization", format!("Bearer {A}"));
+        let request = request.header("authorization", "Bearer another").body(Body::empty());
+        Answer::of(app.clone().oneshot(request.unwrap()).await.unwrap()).await
+    };
+    assert_eq!(twice().await.status, 200, "exempt");
+    changed(&app, LABEL_A, json!({ "action": "block", "seconds": 600 })).await;
+    let refused = twice().await;
+    assert_eq!((refused.status, &refused.body["error"]), (400, &json!("unreadable_key")));
+    assert_eq!(refused.body["policy"], "blocked");
+    assert_eq!(
+        refused.body["message"],
+        "Policy `blocked` counts by the caller's key, which cannot be read: the request has it twice, or malformed."
+    );
+    changed(&app, LABEL_A, json!({ "action": "unblock" })).await;
+    assert_eq!(twice().await.status, 200);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_blocked_key_is_refused_everywhere_for_its_time_and_costs_nothing() {
     let app = app();
     reads(&app, A).await;

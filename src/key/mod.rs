@@ -4,6 +4,11 @@
 //! of it. Extractors are made by [`ClientIp`] and the functions here; tuples of them count per
 //! combination; [`from_fn`] takes a closure.
 //!
+//! A key is found, missing or unreadable ([`Extracted`]). What happens to a request without one, its
+//! policy says. A request whose key is there twice, or malformed, is refused under every policy:
+//! the handler may read the key in another way. It is never uncounted, exempt, or counted by another
+//! key, unless the policy says so ([`unreadable_as_missing`](crate::Policy::unreadable_as_missing)).
+//!
 //! ```
 //! use tower_quota::key::{self, ClientIp};
 //!

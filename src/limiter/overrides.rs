@@ -9,13 +9,14 @@ use std::{
     time::Duration,
 };
 
-use http::request::Parts;
+use http::{StatusCode, request::Parts};
 
 use super::{DecisionFuture, Limiter};
 use crate::{
     algorithm::Algorithm,
     clock::{Now, nanos},
     decision::{Decision, Outcome, Reason},
+    key,
     policy::{Labels, Policy},
     quota::Quota,
     store::{Change, Charge, Usage},
@@ -156,6 +157,33 @@ impl Limiter {
         self.inner.ask(request, decision);
         own.adjust(decision);
         DecisionFuture::at_once(self, decision)
+    }
+
+    /// Decides as [`decide_at_once`](Self::decide_at_once) does, about a request of which the log
+    /// cannot read the key. Where some key is treated differently, this may be it, and the request
+    /// is refused with this status.
+    #[cold]
+    pub(crate) fn decide_at_once_unread(
+        &self,
+        request: &Parts,
+        status: StatusCode,
+        decision: &mut Decision,
+    ) -> Option<Box<DecisionFuture>> {
+        if !self.inner.overrides.any.load(Ordering::Acquire) {
+            return self.decide_at_once(request, decision);
+        }
+        static LABELS: LazyLock<&Labels> = LazyLock::new(|| {
+            let key = key::from_fn("the caller's key", |_| None);
+            Labels::of(&Policy::fixed_window(BLOCKED, Quota::per_second(0)).key(key))
+        });
+        decision.push(&Outcome {
+            labels: *LABELS,
+            refused: Some(Reason::UnreadableKey),
+            unreadable: Some(status),
+            ..blocked(Duration::ZERO)
+        });
+        decision.record.close(self.now(), Duration::ZERO);
+        None
     }
 
     /// Peeks as [`peek_request`](Self::peek_request) does, for a key that the log knows.

@@ -27,7 +27,9 @@ type Settle = Arc<dyn Fn(&response::Parts) -> Option<u64> + Send + Sync>;
 ///
 /// A policy that requests are held to needs a [`key`](Self::key), and says what happens to a
 /// request without one: [`or_key`](Self::or_key), [`or_skip`](Self::or_skip) or
-/// [`or_refuse`](Self::or_refuse). Or it is [`global`](Self::global).
+/// [`or_refuse`](Self::or_refuse). Or it is [`global`](Self::global). A request whose key is there and
+/// cannot be read is refused in any case, unless the policy counts it
+/// [as missing](Self::unreadable_as_missing).
 ///
 /// ```
 /// use tower_quota::{Policy, Quota, key::{self, ClientIp}};

@@ -11,7 +11,8 @@ pub(crate) struct Arrival {
     at: Now,
     endpoint: Arc<str>,
     method: &'static str,
-    key: Option<LoggedKey>,
+    /// Or the status with which it is refused where it has to be read.
+    key: Result<Option<LoggedKey>, StatusCode>,
 }
 
 impl Arrival {
@@ -26,8 +27,9 @@ impl Arrival {
     }
 
     #[cfg(feature = "axum")]
-    pub(crate) fn fingerprint(&self) -> Option<u128> {
-        self.key.as_ref().map(|key| key.fingerprint.0)
+    pub(crate) fn fingerprint(&self) -> Result<Option<u128>, StatusCode> {
+        let key = self.key.as_ref().map_err(|status| *status)?;
+        Ok(key.as_ref().map(|key| key.fingerprint.0))
     }
 
     /// Tells the log how the request has ended.
@@ -50,7 +52,7 @@ impl Arrival {
             },
             units: units.map_or(0, |outcome| outcome.charge.cost),
             held: decision.map_or(response_time, Decision::held),
-            key,
+            key: key.ok().flatten(),
         };
         if let Some(log) = &face.log {
             #[cfg(feature = "axum")]

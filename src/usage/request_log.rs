@@ -1,6 +1,6 @@
 use std::{fmt, sync::Arc};
 
-use http::request::Parts;
+use http::{StatusCode, request::Parts};
 
 #[cfg(feature = "axum")]
 use super::known_keys::KnownKeys;
@@ -9,7 +9,7 @@ use super::{Entry, Fingerprint, LoggedKey, Sink, label};
 use crate::{decision::Decision, limiter::Limiter};
 use crate::{
     error::BuildError,
-    key::{Fingerprinter, Key, KeyExtractor},
+    key::{Extracted, Fingerprinter, Key, KeyExtractor},
 };
 
 type Label = Arc<dyn Fn(&Key<'_>) -> String + Send + Sync>;
@@ -58,15 +58,22 @@ impl RequestLog {
     }
 
     /// The key of a request, as the log knows it.
-    pub(crate) fn key_of(&self, request: &Parts) -> Option<LoggedKey> {
+    ///
+    /// # Errors
+    /// The extractor's status, for a key that is unreadable.
+    pub(crate) fn key_of(&self, request: &Parts) -> Result<Option<LoggedKey>, StatusCode> {
         let Settings { key: extractor, label, fingerprints, .. } = &*self.0;
-        let key = extractor.extract(request).found()?;
+        let key = match extractor.extract(request).or_missing_if_empty() {
+            Extracted::Found(key) => key,
+            Extracted::Missing => return Ok(None),
+            Extracted::Unreadable(status) => return Err(status),
+        };
         let label = match label {
             Some(label) => label(&key),
             None => label::of_api_key(&extractor.kind(), &key),
         };
         let fingerprint = Fingerprint(fingerprints.fingerprint(0, &key));
-        Some(LoggedKey::new(fingerprint, label::cut(&label)))
+        Ok(Some(LoggedKey::new(fingerprint, label::cut(&label))))
     }
 
     /// Keeps in mind what the request's key draws on, where an operator wants to know.

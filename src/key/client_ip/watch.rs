@@ -101,7 +101,7 @@ impl Watch {
     /// A client is hidden behind a trusted hop.
     #[cold]
     pub(super) fn log_hidden(&self, client_ip: &ClientIp) {
-        if self.has_told_hidden.swap(true, Relaxed) {
+        if self.has_told_hidden.load(Relaxed) || self.has_told_hidden.swap(true, Relaxed) {
             return;
         }
         let header = client_ip.header_name();

@@ -118,7 +118,7 @@ async fn overview(State(UsagePage(page)): State<UsagePage>, request: Request) ->
     else {
         return problem(StatusCode::BAD_REQUEST, "`span` is `hour` or `day`.", json!({}));
     };
-    let Some(key) = page.log.key_of(&request) else { return page.no_key() };
+    let Ok(Some(key)) = page.log.key_of(&request) else { return page.no_key() };
     let decision = page.limiter.peek_request_for(&request, key.fingerprint.0).await;
     let now = decision.decided_at();
     let fingerprint = key.fingerprint;
@@ -144,7 +144,7 @@ async fn entries(State(UsagePage(page)): State<UsagePage>, request: Request) -> 
         let detail = "`limit` is a number from 1 to 100, `before` the `next` of another page.";
         return problem(StatusCode::BAD_REQUEST, detail, json!({}));
     };
-    let Some(key) = page.log.key_of(&request) else { return page.no_key() };
+    let Ok(Some(key)) = page.log.key_of(&request) else { return page.no_key() };
     let read =
         read(&page.reader, move |reader| reader.entries(key.fingerprint, before.flatten(), limit))
             .await;
