@@ -139,6 +139,21 @@ async fn it_is_never_exempt() {
     assert_eq!(admitted(&limiter, &twice("x-api-key")).await, 3);
 }
 
+#[cfg(feature = "redis")]
+#[tokio::test]
+async fn nor_is_an_unreadable_shard_another_shard() {
+    use tower_quota::store::RedisStore;
+
+    // It is refused before a server is needed.
+    let store = RedisStore::builder("redis://127.0.0.1:1").secret(7).build().unwrap();
+    let policy = Policy::token_bucket("p", quota()).key(key::bearer()).or_skip();
+    let policy = policy.shard(key::header("x-tenant"));
+    let limiter = Limiter::builder().store(store).policy(policy).build().unwrap();
+    let sent = [("authorization", "Bearer a"), ("x-tenant", "a"), ("x-tenant", "b")];
+    let decision = limiter.decide(&request("/", &sent)).await;
+    assert_eq!(decision.reason(), Some(Reason::UnreadableKey));
+}
+
 /// Refuses with a status of its own.
 struct Refuses(StatusCode);
 
