@@ -1,7 +1,16 @@
 //! Windows aligned to the wall clock.
 
-use super::Count;
-use crate::{clock::Now, quota::Quota};
+use super::{Count, Made};
+use crate::{
+    clock::Now,
+    quota::{NANOS_PER_SECOND, Quota},
+};
+
+/// How far ahead of the clock a window may begin and be of this clock all the same: a thread may have
+/// to wait between reading the clock and counting, while others have begun the next window. That
+/// takes milliseconds, and more where the processors have far more to do than they can. What begins
+/// later still is of a clock that was set back since.
+const AHEAD: u64 = 2 * NANOS_PER_SECOND;
 
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct FixedWindow {
@@ -14,18 +23,24 @@ impl FixedWindow {
     /// The window of `now`, with what was used in it.
     #[inline]
     fn at(&self, quota: &Quota, now: Now) -> Self {
-        let window = quota.window_nanos().max(1);
-        let start = now.unix_nanos() - now.unix_nanos() % window;
+        let start = start(quota, now);
         if self.start < start {
             return Self { start, used: 0 };
         }
-        // A thread that read the clock just before the window began comes after one that read it
-        // just after: it stays in the later window, or its quota would be granted twice.
-        if self.start == start.saturating_add(window) {
+        // Who read the clock just before the window began and comes after one that read it just
+        // after stays in the later window, or its quota would be granted twice.
+        if !self.is_ahead(now) {
             return *self;
         }
-        // Ours; or the window has grown, or the wall clock was set back: what was used stays used.
+        // The wall clock was set back: what was used stays used, in the window of now.
         Self { start, used: self.used }
+    }
+
+    /// Whether it is the window of a clock that was set back since. Then it is to be written anew
+    /// before anything is told: or else what was used would be used in each window until this one.
+    #[inline]
+    pub(crate) fn is_ahead(&self, now: Now) -> bool {
+        self.start > now.unix_nanos().saturating_add(AHEAD)
     }
 
     #[inline]
@@ -33,6 +48,12 @@ impl FixedWindow {
         let span = windows.saturating_mul(quota.window_nanos());
         self.start.saturating_add(span).saturating_sub(now.unix_nanos())
     }
+}
+
+/// When the window of `now` began.
+#[inline]
+fn start(quota: &Quota, now: Now) -> u64 {
+    now.unix_nanos() - now.unix_nanos() % quota.window_nanos().max(1)
 }
 
 impl Count for FixedWindow {
@@ -55,10 +76,9 @@ impl Count for FixedWindow {
         self.used = self.used.saturating_add(cost);
     }
 
-    fn give_back(&mut self, quota: &Quota, now: Now, taken_at: Now, units: u64) {
+    fn give_back(&mut self, quota: &Quota, now: Now, units: u64, made: &Made) {
         *self = self.at(quota, now);
-        let began = taken_at.unix_nanos() - taken_at.unix_nanos() % quota.window_nanos().max(1);
-        if began >= self.start {
+        if start(quota, made.at) >= self.start {
             self.used = self.used.saturating_sub(units);
         }
     }
@@ -71,6 +91,19 @@ impl Count for FixedWindow {
     #[inline]
     fn reset(&self, quota: &Quota, now: Now) -> u64 {
         self.at(quota, now).until(1, quota, now)
+    }
+
+    /// What was used in the window before is used in the one of `quota`.
+    fn under(&self, before: &Quota, quota: &Quota, now: Now) -> Self {
+        Self { start: start(quota, now), used: self.at(before, now).used }
+    }
+
+    fn anchor(&mut self, quota: &Quota, now: Now) -> bool {
+        let is_ahead = self.is_ahead(now);
+        if is_ahead {
+            *self = self.at(quota, now);
+        }
+        is_ahead
     }
 
     fn forgotten_in(&self, quota: &Quota, now: Now) -> u64 {

@@ -3,6 +3,7 @@
 //! No clock, no I/O, no atomics: a store holds the [`State`]s and hands in the time. All times are
 //! nanoseconds, and all arithmetic is exact.
 
+mod counts;
 mod fixed_window;
 #[cfg(test)]
 mod oracle;
@@ -14,7 +15,8 @@ mod token_bucket;
 #[cfg(feature = "redis")]
 pub(crate) use self::token_bucket::Missing;
 pub(crate) use self::{
-    fixed_window::FixedWindow, sliding_window::SlidingWindow, token_bucket::TokenBucket,
+    counts::Counts, fixed_window::FixedWindow, sliding_window::SlidingWindow,
+    token_bucket::TokenBucket,
 };
 use crate::{clock::Now, quota::Quota};
 
@@ -110,18 +112,38 @@ impl State {
     }
 }
 
+/// A use that is given back, as it was made.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Made {
+    pub(crate) at: Now,
+    /// Its units, all of them.
+    pub(crate) cost: u64,
+    /// What remained right after it, and the reset, where that is known.
+    pub(crate) left: Option<(u64, u64)>,
+}
+
 /// What each algorithm says of the state of a key.
 pub(crate) trait Count {
-    /// How long until `cost` units fit; 0 when they fit now. A cost above the quota's capacity is
+    /// How long until `cost` units fit; 0 when they fit now, as no units do in any case. A cost above the quota's capacity is
     /// read as that many single units asked for one after another.
     fn wait(&self, quota: &Quota, now: Now, cost: u64) -> u64;
 
-    /// Uses `cost` units.
+    /// Uses `cost` units, whether or not they fit. A bucket owes one more whole capacity at most.
     fn take(&mut self, quota: &Quota, now: Now, cost: u64);
 
-    /// Takes back a use of `units` that was made at `taken_at`, as far as they have not come back
-    /// by themselves.
-    fn give_back(&mut self, quota: &Quota, now: Now, taken_at: Now, units: u64);
+    /// Counts a use that was made under another quota: this one has not agreed to it, and never owes
+    /// anything for it.
+    fn take_elsewhere(&mut self, quota: &Quota, now: Now, cost: u64) {
+        self.take(quota, now, cost);
+    }
+
+    /// Takes back `units` of a use, as far as they have not come back by themselves.
+    fn give_back(&mut self, quota: &Quota, now: Now, units: u64, made: &Made);
+
+    /// The same of a use that was made under another quota.
+    fn give_back_elsewhere(&mut self, quota: &Quota, now: Now, units: u64, made: &Made) {
+        self.give_back(quota, now, units, made);
+    }
 
     /// The units left.
     fn remaining(&self, quota: &Quota, now: Now) -> u64;
@@ -138,9 +160,16 @@ pub(crate) trait Count {
         charge_by_steps(self, quota, now, ahead, cost)
     }
 
-    /// The same state under another quota: what was used stays used. Windows count units and
-    /// nothing else, so nothing changes.
-    fn under(&mut self, _before: &Quota, _quota: &Quota, _now: Now) {}
+    /// What a state under the quota `before` says of `quota`: what was used stays used.
+    fn under(&self, before: &Quota, quota: &Quota, now: Now) -> Self
+    where
+        Self: Sized;
+
+    /// Begins the window of now, where this one is ahead of a clock that was set back; whether it
+    /// was.
+    fn anchor(&mut self, _quota: &Quota, _now: Now) -> bool {
+        false
+    }
 
     /// How long until this state says no more than a new one would.
     fn forgotten_in(&self, quota: &Quota, now: Now) -> u64;
@@ -155,8 +184,16 @@ impl Count for State {
         each!(self, inner => inner.take(quota, now, cost));
     }
 
-    fn give_back(&mut self, quota: &Quota, now: Now, taken_at: Now, units: u64) {
-        each!(self, inner => inner.give_back(quota, now, taken_at, units));
+    fn take_elsewhere(&mut self, quota: &Quota, now: Now, cost: u64) {
+        each!(self, inner => inner.take_elsewhere(quota, now, cost));
+    }
+
+    fn give_back(&mut self, quota: &Quota, now: Now, units: u64, made: &Made) {
+        each!(self, inner => inner.give_back(quota, now, units, made));
+    }
+
+    fn give_back_elsewhere(&mut self, quota: &Quota, now: Now, units: u64, made: &Made) {
+        each!(self, inner => inner.give_back_elsewhere(quota, now, units, made));
     }
 
     fn remaining(&self, quota: &Quota, now: Now) -> u64 {
@@ -171,13 +208,27 @@ impl Count for State {
         each!(self, inner => inner.charge(quota, now, ahead, cost))
     }
 
-    fn under(&mut self, before: &Quota, quota: &Quota, now: Now) {
-        each!(self, inner => inner.under(before, quota, now));
+    fn under(&self, before: &Quota, quota: &Quota, now: Now) -> Self {
+        if before == quota {
+            return self.clone();
+        }
+        each!(self, inner => inner.under(before, quota, now).into())
+    }
+
+    fn anchor(&mut self, quota: &Quota, now: Now) -> bool {
+        each!(self, inner => inner.anchor(quota, now))
     }
 
     fn forgotten_in(&self, quota: &Quota, now: Now) -> u64 {
         each!(self, inner => inner.forgotten_in(quota, now))
     }
+}
+
+/// How many units must be there for `cost` to fit behind those `ahead`: what costs nothing waits for
+/// nobody.
+#[inline]
+pub(crate) fn wanted(ahead: u64, cost: u64) -> u64 {
+    if cost == 0 { 0 } else { ahead.saturating_add(cost) }
 }
 
 #[inline]
@@ -188,7 +239,7 @@ fn charge_by_steps(
     ahead: u64,
     cost: u64,
 ) -> (u64, u64, u64) {
-    let wait = state.wait(quota, now, ahead.saturating_add(cost));
+    let wait = state.wait(quota, now, wanted(ahead, cost));
     if wait == 0 && cost > 0 {
         state.take(quota, now, cost);
     }

@@ -4,7 +4,7 @@ use std::{collections::HashMap, time::Duration};
 
 use proptest::prelude::*;
 
-use super::{Algorithm, Count, State};
+use super::{Algorithm, Count, Made, State};
 use crate::{clock::Now, quota::Quota};
 
 /// The simplest thing that could be right.
@@ -22,12 +22,13 @@ struct Bucket {
     quota: Quota,
     level: u128,
     at: u64,
-    last: u64,
+    /// The last use: when it was, what was missing right after it, and its units.
+    last: (u64, u128, u64),
 }
 
 impl Bucket {
     fn new(quota: Quota) -> Self {
-        Self { quota, level: u128::from(quota.capacity()) * window(quota), at: 0, last: 0 }
+        Self { quota, level: u128::from(quota.capacity()) * window(quota), at: 0, last: (0, 0, 0) }
     }
 
     fn flow(&mut self, now: u64) {
@@ -45,15 +46,20 @@ impl Oracle for Bucket {
         let fits = cost <= self.level;
         if fits {
             self.level -= cost;
-            self.last = (cost / window(self.quota)) as u64;
+            let full = u128::from(self.quota.capacity()) * window(self.quota);
+            self.last = (now, full - self.level, (cost / window(self.quota)) as u64);
         }
         fits
     }
 
+    /// What came back of itself right after it stays as it is.
     fn give_back(&mut self, now: u64) {
         let full = u128::from(self.quota.capacity()) * window(self.quota);
         self.flow(now);
-        self.level = (self.level + u128::from(self.last) * window(self.quota)).min(full);
+        let back = u128::from(now - self.last.0) * u128::from(self.quota.units());
+        let still = self.last.1.saturating_sub(back);
+        let units = u128::from(self.last.2) * window(self.quota);
+        self.level = (self.level + units.min(still)).min(full);
     }
 
     fn left(&mut self, now: u64) -> (u64, u64) {
@@ -139,11 +145,12 @@ pub(super) fn at(nanos: u64) -> Now {
 fn compare(algorithm: Algorithm, quota: Quota, steps: &[Step], oracle: &mut dyn Oracle) {
     let mut state = State::new(algorithm);
     let mut now = 0;
-    let mut last = None;
+    let (mut last, mut left) = (None, None);
     for &Step { later, cost, give_back } in steps {
         now += later;
         if let Some((at_last, cost)) = last.take().filter(|_| give_back) {
-            state.give_back(&quota, at(now), at(at_last), cost);
+            let made = Made { at: at(at_last), cost, left };
+            state.give_back(&quota, at(now), cost, &made);
             oracle.give_back(now);
         }
         let (least, most) = oracle.left(now);
@@ -157,6 +164,7 @@ fn compare(algorithm: Algorithm, quota: Quota, steps: &[Step], oracle: &mut dyn 
             state.take(&quota, at(now), cost);
             assert_eq!(state.remaining(&quota, at(now)), remaining - cost);
             last = Some((now, cost));
+            left = Some((state.remaining(&quota, at(now)), state.reset(&quota, at(now))));
         }
         told_truly(&state, &quota, now, cost);
     }
@@ -285,7 +293,14 @@ proptest! {
                 let _ = (state.wait(&quota, now, cost), state.remaining(&quota, now));
                 let _ = (state.reset(&quota, now), state.forgotten_in(&quota, now));
                 state.take(&quota, now, cost);
-                state.give_back(&quota, at(cost), now, cost / 2);
+                let left = (cost % 2 == 0).then_some((cost, now.monotonic_nanos()));
+                let made = Made { at: now, cost, left };
+                state.give_back(&quota, at(cost), cost / 2, &made);
+                state.take_elsewhere(&quota, now, cost);
+                state.give_back_elsewhere(&quota, at(cost), cost / 2, &made);
+                let other = Quota::per_window(cost, Duration::from_nanos(units)).burst(window);
+                let state = state.under(&quota, &other, now);
+                let _ = (state.wait(&other, now, cost), state.reset(&other, now));
             }
         }
     }

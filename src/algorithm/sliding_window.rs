@@ -7,7 +7,7 @@
 
 use smallvec::SmallVec;
 
-use super::Count;
+use super::{Count, Made, wanted};
 use crate::{clock::Now, quota::Quota};
 
 const STEPS_PER_WINDOW: u64 = 60;
@@ -121,8 +121,8 @@ impl Count for SlidingWindow {
         self.entries.push(Entry { last_use: now, units: cost });
     }
 
-    fn give_back(&mut self, quota: &Quota, now: Now, taken_at: Now, mut units: u64) {
-        let taken_at = taken_at.monotonic_nanos();
+    fn give_back(&mut self, quota: &Quota, now: Now, mut units: u64, made: &Made) {
+        let taken_at = made.at.monotonic_nanos();
         if taken_at.saturating_add(quota.window_nanos()) <= now.monotonic_nanos() {
             return;
         }
@@ -151,12 +151,29 @@ impl Count for SlidingWindow {
     fn charge(&mut self, quota: &Quota, now: Now, ahead: u64, cost: u64) -> (u64, u64, u64) {
         let nanos = now.monotonic_nanos();
         let mut used = self.used(quota, nanos);
-        let wait = self.wait_beside(used, quota, nanos, ahead.saturating_add(cost));
+        let wait = self.wait_beside(used, quota, nanos, wanted(ahead, cost));
         if wait == 0 && cost > 0 {
             self.take(quota, now, cost);
             used = used.saturating_add(cost);
         }
         (wait, quota.units().saturating_sub(used), self.reset_from(used, quota, nanos))
+    }
+
+    /// What both windows still cover, in the steps of `quota`.
+    fn under(&self, before: &Quota, quota: &Quota, now: Now) -> Self {
+        let now = now.monotonic_nanos();
+        let window = quota.window_nanos();
+        let mut log = Self::default();
+        for entry in self.counted(before, now).filter(|entry| entry.leaves(window) > now) {
+            match log.entries.last_mut() {
+                Some(newest) if step(newest.last_use, window) == step(entry.last_use, window) => {
+                    newest.last_use = entry.last_use;
+                    newest.units = newest.units.saturating_add(entry.units);
+                }
+                _ => log.entries.push(*entry),
+            }
+        }
+        log
     }
 
     fn forgotten_in(&self, quota: &Quota, now: Now) -> u64 {

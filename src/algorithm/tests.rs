@@ -25,18 +25,14 @@ fn what_was_used_stays_used_when_the_plan_changes() {
         let now = at(60 * SECOND);
         let first = Quota::per_minute(100);
         state.take(&first, now, 50);
-        let left = |quota: Quota| {
-            let mut state = state.clone();
-            state.under(&first, &quota, now);
-            state.remaining(&quota, now)
-        };
+        let left = |quota: Quota| state.under(&first, &quota, now).remaining(&quota, now);
         assert_eq!(left(Quota::per_minute(1_000)), 950, "{algorithm:?} raised");
         assert_eq!(left(Quota::per_minute(60)), 10, "{algorithm:?} lowered");
         assert_eq!(left(Quota::per_minute(20)), 0, "{algorithm:?} far lowered");
         assert_eq!(left(Quota::per_hour(1_000)), 950, "{algorithm:?} with a longer window");
 
         let raised = Quota::per_minute(1_000);
-        state.under(&first, &raised, now);
+        let mut state = state.under(&first, &raised, now);
         state.take(&raised, now, 900);
         assert_eq!(state.remaining(&raised, now), 50, "{algorithm:?}");
     }
@@ -49,7 +45,7 @@ fn a_lowered_plan_blocks_no_longer_than_its_own_window() {
         let now = at(60 * SECOND);
         let (first, lowered) = (Quota::per_minute(1_000), Quota::per_minute(10));
         state.take(&first, now, 1_000);
-        state.under(&first, &lowered, now);
+        let state = state.under(&first, &lowered, now);
         let wait = state.wait(&lowered, now, 1);
         assert!(wait <= 60 * SECOND, "{algorithm:?} waits {wait}");
         assert_eq!(state.reset(&lowered, now), wait, "{algorithm:?}");
@@ -78,9 +74,11 @@ fn a_wall_clock_set_back_neither_grants_a_window_twice_nor_blocks_for_hours() {
     assert_eq!(state.remaining(&quota, read(59)), 0);
     assert_eq!(state.wait(&quota, read(59), 1), 61 * SECOND);
     // Twelve hours back: what was used stays used, until the end of the minute it is now.
-    let back = Now::new(Duration::ZERO, Duration::from_secs(43_230));
-    assert_eq!(state.remaining(&quota, back), 0);
-    assert_eq!(state.wait(&quota, back, 1), 30 * SECOND);
+    let back = |seconds: u64| Now::new(Duration::ZERO, Duration::from_secs(43_230 + seconds));
+    assert_eq!(state.remaining(&quota, back(0)), 0);
+    assert_eq!(state.wait(&quota, back(0), 1), 30 * SECOND);
+    assert!(state.anchor(&quota, back(0)) && !state.anchor(&quota, back(0)));
+    assert_eq!(state.wait(&quota, back(30), 1), 0, "and no longer");
 }
 
 #[test]

@@ -4,7 +4,7 @@
 //! of nanoseconds, so the rest is kept beside it, in the quota's parts: 3 units per second are back
 //! after one second, not one nanosecond later.
 
-use super::{Count, ceil_div, charge_by_steps, saturate};
+use super::{Count, Made, ceil_div, charge_by_steps, saturate};
 use crate::{clock::Now, quota::Quota};
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -31,12 +31,15 @@ impl TokenBucket {
             return None;
         }
         let full = unit.checked_mul(capacity)?;
-        let wanted = unit.checked_mul(ahead.checked_add(cost)?)?;
         let mut missing = self.full_at.saturating_sub(now);
-        let wait = missing.checked_add(wanted)?.saturating_sub(full);
-        if wait == 0 && cost > 0 {
-            missing += unit * cost;
-            self.full_at = now.checked_add(missing)?;
+        let mut wait = 0;
+        if cost > 0 {
+            let wanted = unit.checked_mul(ahead.checked_add(cost)?)?;
+            wait = missing.checked_add(wanted)?.saturating_sub(full);
+            if wait == 0 {
+                missing += unit * cost;
+                self.full_at = now.checked_add(missing)?;
+            }
         }
         // Overdrawn, the units beyond the capacity come first.
         let units = missing.div_ceil(unit).min(capacity);
@@ -57,6 +60,23 @@ impl TokenBucket {
             Some(nanos) => product(nanos, quota.parts_per_nano()) + u128::from(self.parts),
             None => 0,
         }
+    }
+
+    /// Uses `cost` units, until `most` parts are missing.
+    fn lack(&mut self, quota: &Quota, now: Now, cost: u64, most: u128) {
+        let now = now.monotonic_nanos();
+        let before = self.missing(quota, now);
+        let missing = before.saturating_add(product(cost, quota.parts_per_unit()));
+        *self = Self::lacking(missing.min(most.max(before)), quota, now);
+    }
+
+    /// Takes back `units` of a use, right after which so many parts were `missing`: at most what has
+    /// not come back of these.
+    fn refill(&mut self, quota: &Quota, now: Now, units: u64, missing: u128, made: &Made) {
+        let left = missing.saturating_sub(refilled(quota, now, made));
+        let units = product(units, quota.parts_per_unit()).min(left);
+        let now = now.monotonic_nanos();
+        *self = Self::lacking(self.missing(quota, now).saturating_sub(units), quota, now);
     }
 
     /// The bucket from which `missing` parts are missing at `now`.
@@ -81,8 +101,22 @@ impl TokenBucket {
 pub(crate) struct Missing(pub(crate) u128);
 
 impl Missing {
+    /// What was missing when this was told of it: of the unit that comes back next, less than one
+    /// nanosecond too much.
+    fn told(quota: &Quota, remaining: u64, reset: u64) -> Self {
+        let Some(further) = quota.capacity().saturating_sub(remaining).checked_sub(1) else {
+            return Self(0);
+        };
+        let unit = quota.parts_per_unit();
+        let first = product(reset, quota.parts_per_nano()).min(unit.into());
+        Self(product(further, unit) + first)
+    }
+
     #[inline]
     pub(crate) fn wait(self, quota: &Quota, cost: u64) -> u64 {
+        if cost == 0 {
+            return 0;
+        }
         let wanted = self.0.saturating_add(product(cost, quota.parts_per_unit()));
         let short = wanted.saturating_sub(product(quota.capacity(), quota.parts_per_unit()));
         if short == 0 { 0 } else { ceil_div(short, quota.parts_per_nano()) }
@@ -105,14 +139,22 @@ impl Missing {
 impl Count for TokenBucket {
     #[inline]
     fn wait(&self, quota: &Quota, now: Now, cost: u64) -> u64 {
-        Missing(self.missing(quota, now.monotonic_nanos())).wait(quota, cost)
+        let now = now.monotonic_nanos();
+        let missing = self.missing(quota, now);
+        let wait = Missing(missing).wait(quota, cost);
+        // What takes longer to come back than can be counted would be forgotten: it never fits.
+        let missing = missing.saturating_add(product(cost, quota.parts_per_unit()));
+        let counted = product(u64::MAX - now, quota.parts_per_nano());
+        if wait == 0 && cost > 0 && missing > counted { u64::MAX } else { wait }
     }
 
     #[inline]
     fn take(&mut self, quota: &Quota, now: Now, cost: u64) {
-        let now = now.monotonic_nanos();
-        let cost = product(cost, quota.parts_per_unit());
-        *self = Self::lacking(self.missing(quota, now).saturating_add(cost), quota, now);
+        self.lack(quota, now, cost, whole(quota).saturating_mul(2));
+    }
+
+    fn take_elsewhere(&mut self, quota: &Quota, now: Now, cost: u64) {
+        self.lack(quota, now, cost, whole(quota));
     }
 
     #[inline(always)]
@@ -121,10 +163,22 @@ impl Count for TokenBucket {
         charged.unwrap_or_else(|| self.charge_parts(quota, now, ahead, cost))
     }
 
-    fn give_back(&mut self, quota: &Quota, now: Now, _: Now, units: u64) {
-        let now = now.monotonic_nanos();
-        let units = product(units, quota.parts_per_unit());
-        *self = Self::lacking(self.missing(quota, now).saturating_sub(units), quota, now);
+    /// A use comes back by itself when all has that was missing right after it. Where it is not known
+    /// how much that was, it was the use at least.
+    fn give_back(&mut self, quota: &Quota, now: Now, units: u64, made: &Made) {
+        let missing = match made.left {
+            Some((remaining, reset)) => Missing::told(quota, remaining, reset).0,
+            None => product(made.cost, quota.parts_per_unit()),
+        };
+        self.refill(quota, now, units, missing, made);
+    }
+
+    /// Where nothing may have been left at that time, the use was not counted, or in part.
+    fn give_back_elsewhere(&mut self, quota: &Quota, now: Now, units: u64, made: &Made) {
+        let missing = self.missing(quota, now.monotonic_nanos());
+        if missing.saturating_add(refilled(quota, now, made)) < whole(quota) {
+            self.refill(quota, now, units, product(made.cost, quota.parts_per_unit()), made);
+        }
     }
 
     #[inline]
@@ -141,17 +195,27 @@ impl Count for TokenBucket {
         ceil_div(self.missing(quota, now.monotonic_nanos()), quota.parts_per_nano())
     }
 
-    /// What is missing stays missing, in whole units, up to the whole bucket.
-    #[inline]
-    fn under(&mut self, before: &Quota, quota: &Quota, now: Now) {
-        if before == quota {
-            return;
-        }
+    /// What is missing stays missing, up to the whole bucket: as many units and the same fraction of
+    /// one, rounded up to a part.
+    fn under(&self, before: &Quota, quota: &Quota, now: Now) -> Self {
         let now = now.monotonic_nanos();
-        let units = ceil_div(self.missing(before, now), before.parts_per_unit());
-        let missing = product(units.min(quota.capacity()), quota.parts_per_unit());
-        *self = Self::lacking(missing, quota, now);
+        let (old, new) = (before.parts_per_unit().max(1).into(), quota.parts_per_unit().into());
+        let missing = self.missing(before, now);
+        let (units, rest): (u128, u128) = (missing / old, missing % old);
+        let missing = units.saturating_mul(new).saturating_add((rest * new).div_ceil(old));
+        Self::lacking(missing.min(whole(quota)), quota, now)
     }
+}
+
+/// The parts of a full bucket.
+fn whole(quota: &Quota) -> u128 {
+    product(quota.capacity(), quota.parts_per_unit())
+}
+
+/// The parts that have come back since a use.
+fn refilled(quota: &Quota, now: Now, made: &Made) -> u128 {
+    let since = now.monotonic_nanos().saturating_sub(made.at.monotonic_nanos());
+    product(since, quota.parts_per_nano())
 }
 
 #[inline]

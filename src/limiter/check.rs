@@ -189,7 +189,7 @@ impl Inner {
     /// Changes what was used; `false` where nobody knows yet what is left.
     fn correct_without_waiting(&self, outcome: &mut Outcome, change: Change) -> bool {
         let charge = outcome.charge;
-        let correction = Correction { charge, charged_at: None, change };
+        let correction = Correction::of_now(charge, change);
         let now = self.clock.now();
         let mut correcting = self.store.correct(&[correction], now);
         let answer = Pin::new(&mut correcting).poll(&mut Context::from_waker(Waker::noop()));

@@ -10,7 +10,7 @@ use super::{Inner, Limiter};
 use crate::{
     clock::nanos,
     decision::{Decision, Outcome},
-    store::{Answer, Change, Charge, Correction, StoreFuture},
+    store::{Answer, Change, Correction, StoreFuture},
 };
 
 /// Corrects what a request has cost, once its response is there.
@@ -28,8 +28,7 @@ impl Limiter {
         let mut places = SmallVec::new();
         for (place, outcome) in decision.all().enumerate() {
             let Some((cost, change)) = self.inner.change(outcome, response) else { continue };
-            let (charge, charged_at) = (outcome.made(), Some(decision.record.now));
-            corrections.push(Correction { charge, charged_at, change });
+            corrections.push(decision.correction(outcome, change));
             places.push((place, cost));
         }
         if corrections.is_empty() {
@@ -42,18 +41,23 @@ impl Limiter {
 
     /// Gives back all that `decision` has charged: the request was never served.
     pub(crate) fn undo(&self, decision: &Decision) {
-        let made = decision.all().filter(|outcome| outcome.is_allowed()).map(Outcome::made);
-        let charges: SmallVec<[Charge; 4]> = made.collect();
-        let give_back = |charge: &Charge| {
-            let change = Change::GiveBack(charge.cost);
-            Correction { charge: *charge, charged_at: Some(decision.record.now), change }
-        };
-        let corrections: SmallVec<[Correction; 4]> = charges.iter().map(give_back).collect();
+        let made = decision.all().filter(|outcome| outcome.is_allowed());
+        let give_back =
+            |outcome: &Outcome| decision.correction(outcome, Change::GiveBack(outcome.charge.cost));
+        let corrections: SmallVec<[Correction; 4]> = made.map(give_back).collect();
         // Made whether or not it is awaited.
         let store = self.inner.store_of(decision);
         let now = self.inner.clock.now();
         drop(store.correct(&corrections, now));
-        self.inner.line.freed(&charges, now);
+        self.inner.line.freed(corrections.iter().map(|correction| &correction.charge), now);
+    }
+}
+
+impl Decision {
+    /// Changes what a charge of this decision has used.
+    fn correction(&self, outcome: &Outcome, change: Change) -> Correction {
+        let (charge, usage) = (outcome.made(), outcome.usage);
+        Correction { charge, charged_at: Some(self.record.now), usage, change }
     }
 }
 

@@ -24,7 +24,7 @@ pub use self::memory::MemoryStore;
 #[cfg(feature = "redis")]
 pub use self::redis::{RedisStore, RedisStoreBuilder};
 use crate::{
-    algorithm::Algorithm,
+    algorithm::{Algorithm, Made, wanted},
     clock::{Now, nanos},
     quota::Quota,
 };
@@ -65,7 +65,7 @@ pub enum Mode {
     Enforced,
     /// It is made if it fits and the request passes, and never keeps the request from passing.
     DryRun,
-    /// It is never made: it only asks.
+    /// It is never made: it only asks, and its answer is for a request that is made now.
     Peek,
 }
 
@@ -85,6 +85,11 @@ impl Charge {
         (self.policy as u128) << 64 ^ self.key
     }
 
+    /// How many units have to be there for it to fit.
+    pub(crate) fn wanted(&self) -> u64 {
+        wanted(self.ahead, self.cost)
+    }
+
     /// Whether anything is used when its request passes.
     pub(crate) fn uses_units(&self) -> bool {
         self.mode != Mode::Peek && self.cost > 0
@@ -99,17 +104,40 @@ pub struct Correction {
     /// When it was made, as the store [answered](Answer::at); `None` where that is not known: then
     /// it was just now.
     pub charged_at: Option<Now>,
+    /// What the store answered to it, which tells what has come back by itself since;
+    /// [`Usage::unknown`] where that is not known.
+    pub usage: Usage,
     /// What changes.
     pub change: Change,
+}
+
+impl Correction {
+    /// Of a charge of which nothing else is known.
+    #[must_use]
+    pub const fn of_now(charge: Charge, change: Change) -> Self {
+        Self { charge, charged_at: None, usage: Usage::unknown(), change }
+    }
+
+    /// The use that it changes.
+    pub(crate) fn made(&self, now: Now) -> Made {
+        let Usage { remaining, reset, .. } = self.usage;
+        Made {
+            at: self.charged_at.unwrap_or(now),
+            cost: self.charge.cost,
+            left: self.usage.is_known().then_some((remaining, reset)),
+        }
+    }
 }
 
 /// What a [`Correction`] changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
     /// These units were not used after all. Those that have come back by themselves stay as they
-    /// are.
+    /// are: by the clock in a window; and in a token bucket, when all has come back that was missing
+    /// right after the charge.
     GiveBack(u64),
-    /// These units were used as well, whether or not they fit.
+    /// These units were used as well, whether or not they fit. A token bucket owes one more whole
+    /// capacity at most: beyond that, they are let go.
     Take(u64),
     /// The key has its whole quota again.
     Reset,
@@ -175,10 +203,10 @@ impl Usage {
         self.wait
     }
 
-    /// With longer times.
+    /// With longer times. Where nothing is to come back, nothing comes later.
     pub(crate) const fn later(self, wait: u64, reset: u64) -> Self {
-        let (wait, reset) = (self.wait.saturating_add(wait), self.reset.saturating_add(reset));
-        Self { wait, reset, ..self }
+        let reset = if self.reset == 0 { 0 } else { self.reset.saturating_add(reset) };
+        Self { wait: self.wait.saturating_add(wait), reset, ..self }
     }
 }
 
@@ -222,6 +250,10 @@ impl std::error::Error for StoreError {}
 /// [`Policy::on_store_failure`](crate::Policy::on_store_failure).
 pub trait Store: Send + Sync + 'static {
     /// Makes all of `charges` when each enforced one fits, or else none.
+    ///
+    /// A key may be charged under one quota and then under another, as its plan changes. What it has
+    /// used counts under each of the last few, so that what was told of one stays true; and what was
+    /// told of a new one holds even if the charge was not made.
     fn charge(&self, charges: &[Charge], now: Now) -> StoreFuture;
 
     /// Does what [`charge`](Self::charge) does, where that takes no waiting, and writes what became

@@ -194,7 +194,7 @@ async fn compare(subject: &Subject<'_>, memory: &Subject<'_>, History { plans, s
             Step::Correct(asks) => {
                 let correction = |(asks, changes): &(Asks, Changes)| {
                     let charge = asks.charge(memory, plans);
-                    Correction { charge, charged_at, change: changes.of(&charge) }
+                    Correction { charged_at, ..Correction::of_now(charge, changes.of(&charge)) }
                 };
                 let corrections: Vec<_> = asks.iter().map(correction).collect();
                 let expected = memory.correct(&corrections).await;

@@ -6,6 +6,7 @@ macro_rules! each {
     ($store:ident: $($scenario:ident)*) => { $($scenario(&Subject::new($store)).await;)* };
 }
 
+mod changes;
 mod concurrency;
 mod corrections;
 mod histories;
@@ -34,6 +35,7 @@ const LONGEST: Duration = Duration::from_micros(1 << 53);
 pub(super) async fn keeps_every_promise(store: &dyn Store) {
     scenarios::all(store).await;
     corrections::all(store).await;
+    changes::all(store).await;
 }
 
 /// A store whose time is in the hands of a test: microseconds, by both clocks.
@@ -101,13 +103,18 @@ impl<'a> Subject<'a> {
         self.charge(&[charge]).await[0]
     }
 
+    /// Asks for one charge, and hands out what the store says, for its correction.
+    async fn usage(&self, charge: Charge) -> Usage {
+        self.store.charge(&[charge], self.now()).await.unwrap().usages[0]
+    }
+
     async fn peek(&self, charge: Charge) -> Told {
         self.ask(Charge { mode: Mode::Peek, ..charge }).await
     }
 
     async fn change(&self, charge: Charge, charged_at: Option<u64>, change: Change) -> Told {
         let charged_at = charged_at.map(at);
-        self.correct(&[Correction { charge, charged_at, change }]).await[0]
+        self.correct(&[Correction { charged_at, ..Correction::of_now(charge, change) }]).await[0]
     }
 
     fn told(&self, answer: Answer) -> Vec<Told> {

@@ -1,33 +1,58 @@
 //! Charging keys whose states are kept aside, as those of sliding windows are that were used in more
-//! than six steps: under the lock of their segment's ledger, without which no slot moves.
+//! than six steps, and those of several quotas: under the lock of their segment's ledger, without
+//! which no slot moves.
 
-use super::{MemoryStore, slot::Address};
+use super::{
+    MemoryStore,
+    ledger::forgotten_at,
+    slot::{Address, is_wide},
+    table::Tables,
+};
 use crate::{
-    algorithm::Count,
     clock::Now,
     store::{Charge, Mode, Usage},
 };
 
 impl MemoryStore {
-    /// Makes one charge; `None` where the key is new, or was counted under another quota, or is only
-    /// asked about.
+    /// Makes one charge; `None` where the key is new, or has all in its slot or may have it there
+    /// again, or is only asked about.
     #[inline(never)]
     pub(super) fn charge_one_aside(&self, charge: &Charge, now: Now) -> Option<Usage> {
         if charge.mode == Mode::Peek {
             return None;
         }
+        if is_wide(charge) {
+            self.charge_one_aside_in(&self.segments.wide, charge, now)
+        } else {
+            self.charge_one_aside_in(&self.segments.narrow, charge, now)
+        }
+    }
+
+    fn charge_one_aside_in<const N: usize>(
+        &self,
+        tables: &Tables<N>,
+        charge: &Charge,
+        now: Now,
+    ) -> Option<Usage> {
         let address = Address::of(charge);
         let segment = self.segment(&address);
         let mut ledger = segment.ledger();
-        let glance = segment.wide().glance(segment.version(), &address, None)?;
-        let counted = ledger.aside.get_mut(glance.slot.index_aside()?)?;
-        if counted.quota != charge.quota {
+        let table = tables.get(segment.number);
+        let glance = table.glance(segment.version(), &address, None)?;
+        let needed = ledger.needs(&glance.slot);
+        let counts = ledger.aside.get_mut(glance.slot.index_aside()?)?;
+        if counts.only().is_none() && counts.is_over(now) {
             return None;
         }
-        let quota = &charge.quota;
-        let (wait, remaining, reset) = counted.state.charge(quota, now, charge.ahead, charge.cost);
-        if wait == 0 && charge.cost > 0 {
-            glance.forget_aside_at(counted.forgotten_at(now));
+        let (quota, cost) = (&charge.quota, charge.cost);
+        let adopted = counts.adopt(quota, now);
+        let (wait, remaining, reset) = counts.charge(quota, now, charge.ahead, cost);
+        if adopted || (wait == 0 && cost > 0) {
+            glance.forget_aside_at(forgotten_at(counts, now));
+        }
+        if adopted {
+            let needs = ledger.needs(&glance.slot);
+            ledger.room.left -= needs - needed;
         }
         Some(Usage::of_nanos(wait, remaining, reset))
     }

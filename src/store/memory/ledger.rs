@@ -2,12 +2,15 @@ use std::collections::HashMap;
 
 use slab::Slab;
 
-use super::slot::{Slot, WIDE};
+use super::{
+    quotas::Quotas,
+    slot::{Slot, WIDE},
+};
 use crate::{
-    algorithm::{Count, State},
+    algorithm::{Count, Counts},
     clock::Now,
     quota::Quota,
-    store::{Charge, Usage},
+    store::Usage,
 };
 
 /// What a segment knows beside its slots.
@@ -17,16 +20,10 @@ pub(super) struct Ledger {
     wide_keys: usize,
     /// The slot that is swept next; those of the wide table follow those of the narrow one.
     pub(super) cursor: usize,
-    /// States that do not fit into a slot.
-    pub(super) aside: Slab<Counted>,
-    /// The states that keys without room share, by policy.
-    pub(super) shared: HashMap<u64, Counted>,
-}
-
-/// A state, and the quota it was counted under.
-pub(super) struct Counted {
-    pub(super) state: State,
-    pub(super) quota: Quota,
+    /// What does not fit into a slot: large states, and those of several quotas.
+    pub(super) aside: Slab<Counts>,
+    /// What keys without room share, by policy.
+    pub(super) shared: HashMap<u64, Counts>,
 }
 
 /// How much the keys of a segment may take.
@@ -43,7 +40,7 @@ pub(super) struct Room {
 pub(super) struct Needs {
     pub(super) narrow: isize,
     pub(super) wide: isize,
-    /// More, if its state is kept aside.
+    /// More, if its state is kept aside: a log, or a few of the others.
     pub(super) aside: isize,
 }
 
@@ -52,8 +49,9 @@ impl Needs {
         if N == WIDE { self.wide } else { self.narrow }
     }
 
-    pub(super) fn of<const N: usize>(&self, slot: &Slot<N>) -> isize {
-        self.slot::<N>() + if slot.may_be_aside() { self.aside } else { 0 }
+    fn of<const N: usize>(&self, slot: &Slot<N>, counts: Option<&Counts>) -> isize {
+        let logs = if N == WIDE { counts.map_or(1, Counts::len) as isize } else { 1 };
+        self.slot::<N>() + if slot.may_be_aside() { logs * self.aside } else { 0 }
     }
 
     /// All that a new key may take.
@@ -86,37 +84,45 @@ impl Ledger {
 
     /// A key gets a slot.
     pub(super) fn add<const N: usize>(&mut self, slot: &Slot<N>) {
-        self.room.left -= self.room.key.of(slot);
+        self.room.left -= self.needs(slot);
         *self.keys_in::<N>() += 1;
     }
 
     /// A key's slot is given up.
-    pub(super) fn forget<const N: usize>(&mut self, slot: Slot<N>) {
-        self.room.left += self.room.key.of(&slot);
+    pub(super) fn forget<const N: usize>(&mut self, slot: &Slot<N>) {
+        self.room.left += self.needs(slot);
         *self.keys_in::<N>() -= 1;
         if let Some(index) = slot.index_aside() {
             self.aside.try_remove(index);
         }
     }
+
+    /// What is kept aside of a slot.
+    pub(super) fn aside_of<const N: usize>(&self, slot: &Slot<N>) -> Option<&Counts> {
+        self.aside.get(slot.index_aside()?)
+    }
+
+    /// What a slot takes of the room.
+    pub(super) fn needs<const N: usize>(&self, slot: &Slot<N>) -> isize {
+        self.room.key.of(slot, self.aside_of(slot))
+    }
+
+    /// Whether a slot says no more than none would. What it says itself of what is kept aside is
+    /// only so as long as no clock steps.
+    pub(super) fn is_over<const N: usize>(
+        &self,
+        slot: &Slot<N>,
+        quotas: &Quotas,
+        now: Now,
+    ) -> bool {
+        let is_over = |counts: &Counts| counts.is_over(now);
+        slot.is_expired(quotas, now) && self.aside_of(slot).is_none_or(is_over)
+    }
 }
 
-impl Counted {
-    /// Changes the state as `charge` is counted; when it may be forgotten.
-    pub(super) fn change(
-        &mut self,
-        charge: &Charge,
-        now: Now,
-        change: impl FnOnce(&mut State),
-    ) -> u64 {
-        self.state.under(&self.quota, &charge.quota, now);
-        self.quota = charge.quota;
-        change(&mut self.state);
-        self.forgotten_at(now)
-    }
-
-    pub(super) fn forgotten_at(&self, now: Now) -> u64 {
-        now.monotonic_nanos().saturating_add(self.state.forgotten_in(&self.quota, now))
-    }
+/// When this may be forgotten.
+pub(super) fn forgotten_at(counts: &Counts, now: Now) -> u64 {
+    now.monotonic_nanos().saturating_add(counts.forgotten_in(now))
 }
 
 /// What is left, for a charge that fits after `wait`.

@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 
 use super::{
     MemoryStore,
-    ledger::{Counted, Ledger, Room, usage},
+    ledger::{Ledger, Room, forgotten_at, usage},
     quotas::Quotas,
     segment::{Segment, in_table},
     slot::{Address, Slot, is_wide},
@@ -18,7 +18,7 @@ use super::{
     table::Table,
 };
 use crate::{
-    algorithm::{Count, State},
+    algorithm::{Count, Counts, State},
     clock::Now,
     quota::Quota,
     store::{Change, Charge, Correction, Mode, Usage},
@@ -35,12 +35,9 @@ impl MemoryStore {
     /// Makes a request's only charge where that takes a lock.
     #[inline(never)]
     pub(super) fn charge_one_locked(&self, charge: &Charge, usage: &mut Usage, now: Now) {
-        if is_wide(charge)
-            && let Some(made) = self.charge_one_aside(charge, now)
-        {
-            *usage = made;
-        } else {
-            self.charge_locked(slice::from_ref(charge), slice::from_mut(usage), now);
+        match self.charge_one_aside(charge, now) {
+            Some(made) => *usage = made,
+            None => self.charge_locked(slice::from_ref(charge), slice::from_mut(usage), now),
         }
     }
 
@@ -107,7 +104,7 @@ impl<'a> Locked<'a> {
     }
 
     /// How long until `charge` fits, and where it is counted. Makes room for its key if it can and
-    /// needs to.
+    /// needs to; and keeps its quota in mind, whatever becomes of it.
     fn find(&mut self, charge: &Charge) -> Found {
         in_table!(if is_wide(charge), self.segment, table => self.find_in(table, charge))
     }
@@ -115,7 +112,7 @@ impl<'a> Locked<'a> {
     /// Makes a charge that was found to fit.
     fn take(&mut self, charge: &Charge, found: Found) {
         let now = self.now;
-        let take = |state: &mut State| state.take(&charge.quota, now, charge.cost);
+        let take = |counts: &mut Counts| counts.take(&charge.quota, now, charge.cost);
         in_table!(
             if is_wide(charge), self.segment, table => self.change(table, charge, found.shares, take)
         );
@@ -145,8 +142,11 @@ impl<'a> Locked<'a> {
         if is_new && charge.uses_units() && !shares {
             self.promised += self.ledger.room.key.most::<N>();
         }
-        let (now, units) = (self.now, charge.ahead.saturating_add(charge.cost));
-        let wait = |state: &State| state.wait(&charge.quota, now, units);
+        if charge.mode != Mode::Peek {
+            self.adopt(table, charge, shares);
+        }
+        let now = self.now;
+        let wait = |state: &State| state.wait(&charge.quota, now, charge.wanted());
         Found { wait: self.look(table, charge, shares, wait), shares }
     }
 
@@ -156,25 +156,23 @@ impl<'a> Locked<'a> {
     }
 
     /// Whether it is made in the state that keys without room share.
-    fn correct_in<const N: usize>(
-        &mut self,
-        table: Table<'_, N>,
-        Correction { charge, charged_at, change }: &Correction,
-    ) -> bool {
+    fn correct_in<const N: usize>(&mut self, table: Table<'_, N>, correction: &Correction) -> bool {
+        let Correction { charge, change, .. } = correction;
         let (now, slot) = (self.now, table.find(&self.moving, &Address::of(charge)));
         let shares = slot.is_none() && self.is_full_for::<N>();
         match (*change, slot) {
             (Change::Take(0), _) => {}
             (Change::Take(units), _) => {
-                self.change(table, charge, shares, |state| state.take(&charge.quota, now, units));
+                self.change(table, charge, shares, |counts| counts.take(&charge.quota, now, units));
             }
             (Change::GiveBack(units), Some(_)) => {
-                self.change(table, charge, shares, |state| {
-                    state.give_back(&charge.quota, now, charged_at.unwrap_or(now), units);
+                let made = correction.made(now);
+                self.change(table, charge, shares, |counts| {
+                    counts.give_back(&charge.quota, now, units, &made);
                 });
             }
             (Change::Reset, Some((place, slot))) => {
-                self.ledger.forget(slot);
+                self.ledger.forget(&slot);
                 table.remove(&self.moving, place);
             }
             (Change::GiveBack(_) | Change::Reset, None) => {}
@@ -190,59 +188,80 @@ impl<'a> Locked<'a> {
         shares: bool,
         read: impl FnOnce(&State) -> T,
     ) -> T {
+        let (quota, now) = (&charge.quota, self.now);
         let kept = match table.find(&self.moving, &Address::of(charge)) {
             Some((_, slot)) => match slot.unpack(self.quotas) {
-                Some((mut state, quota)) => {
-                    state.under(quota, &charge.quota, self.now);
-                    return read(&state);
-                }
-                None => slot.index_aside().and_then(|index| self.ledger.aside.get(index)),
+                Some((state, before)) if before == quota => return read(&state),
+                Some((state, before)) => return read(&state.under(before, quota, now)),
+                None => self.ledger.aside_of(&slot),
             },
             None if shares => self.ledger.shared.get(&charge.policy),
             None => None,
         };
         match kept {
-            Some(counted) if counted.quota == charge.quota => read(&counted.state),
-            Some(Counted { state, quota }) => {
-                let mut state = state.clone();
-                state.under(quota, &charge.quota, self.now);
-                read(&state)
-            }
+            Some(counts) => read(&counts.under(quota, now)),
             None => read(&State::new(charge.algorithm)),
         }
     }
 
-    /// Changes the state that `charge` is counted in.
+    /// Counts what a key has used under the quota of `charge` as well, where it has used any.
+    fn adopt<const N: usize>(&mut self, table: Table<'_, N>, charge: &Charge, shares: bool) {
+        let (quota, now) = (&charge.quota, self.now);
+        let adopt = |counts: &mut Counts| {
+            counts.adopt(quota, now);
+        };
+        match table.find(&self.moving, &Address::of(charge)) {
+            Some((_, slot)) => {
+                let counted = slot.unpack(self.quotas);
+                let is_so = |(mut state, before): (State, &Quota)| {
+                    before == quota && !state.anchor(quota, now)
+                };
+                if !counted.is_some_and(is_so) {
+                    self.change(table, charge, shares, adopt);
+                }
+            }
+            None if shares => {
+                self.ledger.shared.get_mut(&charge.policy).into_iter().for_each(adopt);
+            }
+            None => {}
+        }
+    }
+
+    /// Changes what `charge` is counted in.
     fn change<const N: usize>(
         &mut self,
         table: Table<'_, N>,
         charge: &Charge,
         shares: bool,
-        change: impl FnOnce(&mut State),
+        change: impl FnOnce(&mut Counts),
     ) {
         let address = Address::of(charge);
-        let (quotas, now) = (self.quotas, self.now);
         let Some((place, slot)) = table.find(&self.moving, &address) else {
             return self.begin(table, charge, shares, change);
         };
-        match (slot.unpack(quotas), slot.index_aside()) {
-            (Some((mut state, quota)), _) => {
-                state.under(quota, &charge.quota, now);
-                change(&mut state);
-                let changed = self.fit(charge, state);
-                let Room { left, key } = &mut self.ledger.room;
-                *left += key.of(&slot) - key.of(&changed);
-                table.set(&self.moving, place, changed);
+        let needed = self.ledger.needs(&slot);
+        let changed = match (slot.unpack(self.quotas), slot.index_aside()) {
+            (Some((state, quota)), _) => {
+                let mut counts = Counts::new(*quota, state);
+                change(&mut counts);
+                self.fit(&address, counts)
             }
             (None, Some(index)) => {
-                if let Some(counted) = self.ledger.aside.get_mut(index) {
-                    let forgotten_at = counted.change(charge, now, change);
-                    let slot = Slot::aside(&address, forgotten_at, index);
-                    table.set(&self.moving, place, slot);
+                let Some(counts) = self.ledger.aside.get_mut(index) else { return };
+                let plans = counts.len();
+                change(counts);
+                if counts.len() < plans {
+                    let counts = self.ledger.aside.remove(index);
+                    self.fit(&address, counts)
+                } else {
+                    Slot::aside(&address, forgotten_at(counts, self.now), index)
                 }
             }
-            (None, None) => {}
-        }
+            (None, None) => return,
+        };
+        let needs = self.ledger.needs(&changed);
+        self.ledger.room.left -= needs - needed;
+        table.set(&self.moving, place, changed);
     }
 
     /// A key's first state.
@@ -251,36 +270,41 @@ impl<'a> Locked<'a> {
         table: Table<'_, N>,
         charge: &Charge,
         shares: bool,
-        change: impl FnOnce(&mut State),
+        change: impl FnOnce(&mut Counts),
     ) {
-        let fresh = || Counted { state: State::new(charge.algorithm), quota: charge.quota };
+        let fresh = || Counts::new(charge.quota, State::new(charge.algorithm));
         if shares {
-            let shared = self.ledger.shared.entry(charge.policy).or_insert_with(fresh);
-            shared.change(charge, self.now, change);
+            change(self.ledger.shared.entry(charge.policy).or_insert_with(fresh));
             return;
         }
-        let mut state = fresh().state;
-        change(&mut state);
+        let mut counts = fresh();
+        change(&mut counts);
         self.sweep();
-        let ledger = &mut self.ledger;
+        let (ledger, quotas, now) = (&mut self.ledger, self.quotas, self.now);
         let keys = *ledger.keys_in::<N>();
         if table.is_tight(keys) {
-            table.grow(&self.moving, self.quotas, self.now, |slot| ledger.forget(slot));
+            table.grow(&self.moving, |slot| {
+                let is_over = ledger.is_over(slot, quotas, now);
+                if is_over {
+                    ledger.forget(slot);
+                }
+                is_over
+            });
         } else {
             table.prepare(keys);
         }
-        let slot = self.fit(charge, state);
+        let slot = self.fit(&Address::of(charge), counts);
         self.ledger.add(&slot);
         table.insert(&self.moving, slot);
     }
 
-    /// A slot for a state, which is kept aside if it is too large.
-    fn fit<const N: usize>(&mut self, charge: &Charge, state: State) -> Slot<N> {
-        let address = Address::of(charge);
-        Slot::pack(&address, &state, &charge.quota, self.quotas).unwrap_or_else(|| {
-            let counted = Counted { state, quota: charge.quota };
-            let forgotten_at = counted.forgotten_at(self.now);
-            Slot::aside(&address, forgotten_at, self.ledger.aside.insert(counted))
+    /// A slot for what a key has used, which is kept aside if it is too much.
+    fn fit<const N: usize>(&mut self, address: &Address, counts: Counts) -> Slot<N> {
+        let only = counts.only();
+        let packed = only.and_then(|(quota, state)| Slot::pack(address, state, quota, self.quotas));
+        packed.unwrap_or_else(|| {
+            let forgotten_at = forgotten_at(&counts, self.now);
+            Slot::aside(address, forgotten_at, self.ledger.aside.insert(counts))
         })
     }
 
@@ -327,28 +351,28 @@ impl<'a> Locked<'a> {
     }
 
     fn is_expired(&self, place: usize) -> bool {
-        let Self { segment, moving, quotas, now, .. } = self;
+        let Self { segment, moving, quotas, now, ledger, .. } = self;
         in_table!(at place, segment, (table, place) => {
             // Most have not, which a glance tells.
             table.peek(place).is_expired(quotas, *now)
-                && table.get(moving, place).is_expired(quotas, *now)
+                && ledger.is_over(&table.get(moving, place), quotas, *now)
         })
     }
 
     /// Whether seven eighths of the quota are left.
     fn is_nearly_full(&self, place: usize) -> bool {
-        let nearly_full = |state: &State, quota: &Quota| {
+        let nearly_full = |(quota, state): (&Quota, &State)| {
             let capacity = state.algorithm().capacity(quota);
             state.remaining(quota, self.now).saturating_mul(8) >= capacity.saturating_mul(7)
         };
         in_table!(at place, self.segment, (table, place) => {
             let slot = table.get(&self.moving, place);
             match slot.unpack(self.quotas) {
-                Some((state, quota)) => nearly_full(&state, quota),
-                None => slot
-                    .index_aside()
-                    .and_then(|index| self.ledger.aside.get(index))
-                    .is_some_and(|Counted { state, quota }| nearly_full(state, quota)),
+                Some((state, quota)) => nearly_full((quota, &state)),
+                None => {
+                    let aside = self.ledger.aside_of(&slot);
+                    aside.is_some_and(|counts| counts.iter().all(nearly_full))
+                }
             }
         })
     }
@@ -357,7 +381,7 @@ impl<'a> Locked<'a> {
         // Another one may move there.
         self.ledger.cursor = place;
         in_table!(at place, self.segment, (table, place) => {
-            self.ledger.forget(table.get(&self.moving, place));
+            self.ledger.forget(&table.get(&self.moving, place));
             table.remove(&self.moving, place);
         });
     }

@@ -314,7 +314,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::algorithm::Count;
+    use crate::algorithm::{Count, Made};
 
     fn at(seconds: u64) -> Now {
         Now::new(Duration::from_secs(seconds), Duration::from_secs(seconds))
@@ -348,7 +348,7 @@ mod tests {
         }
         state.take(&quota, at(66), 1);
         assert!(packed(&state, &quota, &quotas).is_none(), "seven steps do not fit");
-        state.give_back(&quota, at(66), at(66), 1);
+        state.give_back(&quota, at(66), 1, &Made { at: at(66), cost: 1, left: None });
         assert!(packed(&state, &quota, &quotas).is_some(), "six are left");
     }
 

@@ -4,11 +4,9 @@ use prefetch_index::prefetch_index;
 
 use super::{
     atomic::{AtomicU32, Ordering::Relaxed},
-    quotas::Quotas,
     slot::{Address, Slot},
     sync::{self, Moving, Seen, Taken, Version, Words},
 };
-use crate::clock::Now;
 
 /// How many slots a table begins with.
 const FIRST_SLOTS: usize = 8;
@@ -258,14 +256,8 @@ impl<'a, const N: usize> Table<'a, N> {
         }
     }
 
-    /// Takes more slots into use, and drops what has expired: hands each of these out.
-    pub(super) fn grow(
-        self,
-        moving: &Moving<'_>,
-        quotas: &Quotas,
-        now: Now,
-        mut dropped: impl FnMut(Slot<N>),
-    ) {
+    /// Takes more slots into use, and drops those that `forgets` says have expired.
+    pub(super) fn grow(self, moving: &Moving<'_>, mut forgets: impl FnMut(&Slot<N>) -> bool) {
         let before = self.capacity();
         let mut kept = Vec::with_capacity(before);
         for place in 0..before {
@@ -273,9 +265,7 @@ impl<'a, const N: usize> Table<'a, N> {
                 continue;
             }
             let slot = self.empty(moving, place);
-            if slot.is_expired(quotas, now) {
-                dropped(slot);
-            } else {
+            if !forgets(&slot) {
                 kept.push(slot);
             }
         }

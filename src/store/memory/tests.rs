@@ -9,7 +9,7 @@ use proptest::prelude::*;
 
 use super::{ledger::usage, *};
 use crate::{
-    algorithm::{Algorithm, Count, State},
+    algorithm::{Algorithm, Count, Counts, State},
     quota::Quota,
     store::{Change, Mode, Usages, conformance},
 };
@@ -46,34 +46,42 @@ fn one(number: u64) -> Charge {
 
 /// The simplest store that could be right.
 #[derive(Default)]
-struct Naive(HashMap<(u64, u128), (State, Quota)>);
+struct Naive(HashMap<(u64, u128), Counts>);
 
 impl Naive {
     fn look(&self, charge: &Charge, now: Now) -> State {
-        let Some((state, quota)) = self.0.get(&(charge.policy, charge.key)) else {
-            return State::new(charge.algorithm);
-        };
-        let mut state = state.clone();
-        state.under(quota, &charge.quota, now);
-        state
+        match self.0.get(&(charge.policy, charge.key)) {
+            Some(counts) => counts.under(&charge.quota, now).into_owned(),
+            None => State::new(charge.algorithm),
+        }
     }
 
-    fn change(&mut self, charge: &Charge, now: Now, change: impl FnOnce(&mut State)) {
-        let mut state = self.look(charge, now);
-        change(&mut state);
-        self.0.insert((charge.policy, charge.key), (state, charge.quota));
+    fn known(&mut self, charge: &Charge, now: Now) -> Option<&mut Counts> {
+        let place = (charge.policy, charge.key);
+        if self.0.get(&place).is_some_and(|counts| counts.is_over(now)) {
+            self.0.remove(&place);
+        }
+        self.0.get_mut(&place)
+    }
+
+    fn take(&mut self, charge: &Charge, now: Now, units: u64) {
+        let new = || Counts::new(charge.quota, State::new(charge.algorithm));
+        let counts = self.0.entry((charge.policy, charge.key)).or_insert_with(new);
+        counts.take(&charge.quota, now, units);
     }
 
     fn charge(&mut self, charges: &[Charge], now: Now) -> Usages {
-        let wait = |charge: &Charge| {
-            self.look(charge, now).wait(&charge.quota, now, charge.cost + charge.ahead)
-        };
+        for charge in charges.iter().filter(|charge| charge.mode != Mode::Peek) {
+            self.known(charge, now).map(|counts| counts.adopt(&charge.quota, now));
+        }
+        let wait =
+            |charge: &Charge| self.look(charge, now).wait(&charge.quota, now, charge.wanted());
         let waits: Vec<u64> = charges.iter().map(wait).collect();
         let mut all = charges.iter().zip(&waits);
         let passes = all.all(|(charge, wait)| charge.mode != Mode::Enforced || *wait == 0);
         let each = charges.iter().zip(waits).map(|(charge, wait)| {
             if passes && wait == 0 && charge.mode != Mode::Peek && charge.cost > 0 {
-                self.change(charge, now, |state| state.take(&charge.quota, now, charge.cost));
+                self.take(charge, now, charge.cost);
             }
             usage(&self.look(charge, now), &charge.quota, wait, now)
         });
@@ -81,15 +89,21 @@ impl Naive {
     }
 
     fn correct(&mut self, correction: &Correction, now: Now) -> Usages {
-        let Correction { charge, charged_at, change } = correction;
+        let Correction { charge, change, .. } = correction;
         let quota = &charge.quota;
-        self.change(charge, now, |state| match *change {
+        match *change {
+            Change::Take(0) => {}
+            Change::Take(units) => self.take(charge, now, units),
             Change::GiveBack(units) => {
-                state.give_back(quota, now, charged_at.unwrap_or(now), units)
+                let made = correction.made(now);
+                self.known(charge, now)
+                    .map(|counts| counts.give_back(quota, now, units, &made))
+                    .unwrap_or_default();
             }
-            Change::Take(units) => state.take(quota, now, units),
-            Change::Reset => *state = State::new(charge.algorithm),
-        });
+            Change::Reset => {
+                self.0.remove(&(charge.policy, charge.key));
+            }
+        }
         std::iter::once(usage(&self.look(charge, now), quota, 0, now)).collect()
     }
 }
@@ -124,9 +138,6 @@ fn any_charge() -> impl Strategy<Value = Charge> {
         |(policy, number, quota, mode, cost, ahead)| {
             let algorithm =
                 [Algorithm::TokenBucket, Algorithm::FixedWindow, Algorithm::SlidingWindow];
-            // A window that a plan lengthens forgets what has left the shorter one; the naive store
-            // does not, so here all windows are the same.
-            let quota = if policy == 0 { quota } else { Quota::per_minute(quota.units()) };
             let charge = charge(key(number), algorithm[policy as usize], quota);
             Charge { policy: (policy + 1) << 40, mode, cost, ahead, ..charge }
         },
@@ -173,7 +184,8 @@ proptest! {
                 Step::Correct(charge, ago, change) => {
                     let charged_at = Duration::from_millis(now - ago);
                     let charged_at = Some(Now::new(charged_at, charged_at));
-                    let correction = Correction { charge, charged_at, change };
+                    let correction =
+                        Correction { charged_at, ..Correction::of_now(charge, change) };
                     let expected = naive.correct(&correction, at);
                     assert_eq!(usages(store.correct(&[correction], at)), expected);
                 }
@@ -241,7 +253,7 @@ fn a_request_with_two_new_keys_does_not_count_on_the_same_room_twice() {
     let store = MemoryStore::with_max_keys(2);
     assert!((0..3).all(|number| admits(&store, one(number), at(0))), "the third is in the shared");
     assert!(!admits(&store, one(3), at(0)), "which is spent");
-    let correction = Correction { charge: one(0), charged_at: Some(at(0)), change: Change::Reset };
+    let correction = Correction::of_now(one(0), Change::Reset);
     let _ = usages(store.correct(&[correction], at(0)));
     // There is room for one: the other finds the shared quota spent, and the first is not charged.
     let other = Charge { policy: 2 << 40, ..one(4) };

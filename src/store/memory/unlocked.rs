@@ -201,6 +201,7 @@ impl MemoryStore {
         now: Now,
     ) -> Option<Slot<N>> {
         match slot.fixed_window() {
+            Some(window) if window.is_ahead(now) && charge.mode != Mode::Peek => None,
             Some(window) => self.count_in(window, charge, slot, usage, now),
             None => self.count_in(slot.sliding_window(&self.quotas)?, charge, slot, usage, now),
         }
@@ -218,7 +219,7 @@ impl MemoryStore {
     ) -> Option<Slot<N>> {
         let quota = slot.quota(&self.quotas)?;
         if *quota != charge.quota || charge.mode == Mode::Peek {
-            return self.count_otherwise(state.into(), quota, charge, slot, usage, now);
+            return Self::peek(&state.into(), quota, charge, slot, usage, now);
         }
         let (wait, remaining, reset) = state.charge(&charge.quota, now, charge.ahead, charge.cost);
         let taken = wait == 0 && charge.cost > 0;
@@ -226,26 +227,24 @@ impl MemoryStore {
         if taken { slot.with(&state, quota) } else { Some(*slot) }
     }
 
-    /// What few charges need: another quota than the state was counted under, or an answer only.
+    /// What few charges need: an answer only. One under another quota than the state was counted
+    /// under has that one kept in mind, for which its slot has no room.
     #[inline(never)]
-    fn count_otherwise<const N: usize>(
-        &self,
-        mut state: State,
+    fn peek<const N: usize>(
+        state: &State,
         quota: &Quota,
         charge: &Charge,
         slot: &Slot<N>,
         usage: &mut Usage,
         now: Now,
     ) -> Option<Slot<N>> {
-        state.under(quota, &charge.quota, now);
-        let wait = state.wait(&charge.quota, now, charge.ahead.saturating_add(charge.cost));
-        let mut after = *slot;
-        if wait == 0 && charge.uses_units() {
-            state.take(&charge.quota, now, charge.cost);
-            after = Slot::pack(&Address::of(charge), &state, &charge.quota, &self.quotas)?;
+        if charge.mode != Mode::Peek {
+            return None;
         }
+        let state = state.under(quota, &charge.quota, now);
+        let wait = state.wait(&charge.quota, now, charge.wanted());
         *usage = told(&state, &charge.quota, wait, now);
-        Some(after)
+        Some(*slot)
     }
 
     /// What is left where the request does not pass.
@@ -258,9 +257,8 @@ impl MemoryStore {
     ) -> Result<(), Missed> {
         for Counted { index, glance, .. } in counts {
             let (quota, usage) = (&charges[*index].quota, &mut usages[*index]);
-            let (mut state, before) = glance.slot.unpack(&self.quotas).ok_or(Missed::NeedsLock)?;
-            state.under(before, quota, now);
-            *usage = told(&state, quota, usage.wait_nanos(), now);
+            let (state, before) = glance.slot.unpack(&self.quotas).ok_or(Missed::NeedsLock)?;
+            *usage = told(&state.under(before, quota, now), quota, usage.wait_nanos(), now);
             glance.still().then_some(()).ok_or(Missed::Outdated)?;
         }
         Ok(())

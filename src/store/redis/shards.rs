@@ -142,8 +142,11 @@ pub(super) fn made(
         passes && uses_units && usage.fits()
     });
     made.map(|(place, (charge, usage))| {
-        let (change, charged_at) = (Change::GiveBack(taken(charge, usage)), Some(answer.at));
-        (place, Correction { charge: *charge, charged_at, change })
+        let (taken, charged_at) = (taken(charge, usage), Some(answer.at));
+        let (charge, change) = (Charge { cost: taken, ..*charge }, Change::GiveBack(taken));
+        // What remains to a lease has its own units in it.
+        let usage = if charge.lease == 0 { *usage } else { Usage::unknown() };
+        (place, Correction { charge, charged_at, usage, change })
     })
 }
 

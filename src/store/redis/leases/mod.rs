@@ -263,8 +263,10 @@ impl Returns {
 }
 
 fn give_back(charge: &Charge, units: u64, at: Now) -> Option<Correction> {
-    let change = Change::GiveBack(units);
-    (units > 0).then_some(Correction { charge: *charge, charged_at: Some(at), change })
+    // They were taken at once, and not one by one.
+    let charge = Charge { cost: units, ..*charge };
+    let correction = Correction::of_now(charge, Change::GiveBack(units));
+    (units > 0).then_some(Correction { charged_at: Some(at), ..correction })
 }
 
 /// Slots are fingerprints: nobody chooses them, and they are spread already.

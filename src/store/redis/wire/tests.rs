@@ -97,7 +97,7 @@ impl Sent {
     }
 
     fn correct(&mut self, micros: u64, charge: Charge, change: Change) {
-        let correction = Correction { charge, charged_at: None, change };
+        let correction = Correction::of_now(charge, change);
         let request = Request::correct(&self.names, &[correction]);
         self.run(&request.at(time(micros), Duration::ZERO));
     }
@@ -219,8 +219,10 @@ fn the_servers_clock_counts() {
         assert_eq!(answer.at.unix(), answer.at.monotonic());
         assert_eq!(sent.run(&request).usages[0].remaining(), 3);
         // What was answered says when it was.
-        let correction =
-            Correction { charge, charged_at: Some(answer.at), change: Change::GiveBack(1) };
+        let correction = Correction {
+            charged_at: Some(answer.at),
+            ..Correction::of_now(charge, Change::GiveBack(1))
+        };
         let answer = sent.run(&Request::correct(&names, &[correction]));
         assert_eq!(answer.usages[0].remaining(), 4, "{algorithm:?}");
     }

@@ -169,8 +169,10 @@ fn a_reset_forgets_what_was_taken() {
 #[test]
 fn a_correction_of_a_lease_is_of_when_it_was_taken() {
     let change = Change::GiveBack(1);
-    let correction =
-        |charge| as_taken(&Correction { charge, charged_at: Some(at(START)), change }).charged_at;
+    let correction = |charge| {
+        as_taken(&Correction { charged_at: Some(at(START)), ..Correction::of_now(charge, change) })
+            .charged_at
+    };
     assert_eq!(correction(an_hour(2)), Some(at(START - SECOND)));
     assert_eq!(correction(an_hour(0)), Some(at(START)));
     let fixed = Charge { algorithm: Algorithm::FixedWindow, ..an_hour(2) };

@@ -1,0 +1,136 @@
+//! What a key has used under one policy, by each quota that it was lately charged under.
+
+use std::borrow::Cow;
+
+use smallvec::SmallVec;
+
+use super::{Count, Made, State};
+use crate::{clock::Now, quota::Quota};
+
+/// How many quotas of a key are kept in mind.
+const MOST: usize = 4;
+
+/// The states of a key, one for each quota ("plan") that it was lately charged under, the last one
+/// first. Nearly all keys have one.
+///
+/// Each state counts *every* use of the key, by its own quota. So what is told under one plan stays
+/// true whatever else the key is charged under, and to switch to another plan and back is the same
+/// as to stay. A quota that is not among them begins with what the first says.
+#[derive(Clone, Debug)]
+pub(crate) struct Counts(SmallVec<[(Quota, State); 1]>);
+
+impl Counts {
+    pub(crate) fn new(quota: Quota, state: State) -> Self {
+        Self(SmallVec::from_buf([(quota, state)]))
+    }
+
+    /// The only state and its quota, where there are no others.
+    pub(crate) fn only(&self) -> Option<(&Quota, &State)> {
+        match &self.0[..] {
+            [(quota, state)] => Some((quota, state)),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&Quota, &State)> {
+        self.0.iter().map(|(quota, state)| (quota, state))
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn place(&self, quota: &Quota) -> Option<usize> {
+        self.0.iter().position(|(listed, _)| listed == quota)
+    }
+
+    /// What is to be said under `quota`.
+    pub(crate) fn under(&self, quota: &Quota, now: Now) -> Cow<'_, State> {
+        match self.place(quota) {
+            Some(place) => Cow::Borrowed(&self.0[place].1),
+            None => {
+                let (before, first) = &self.0[0];
+                Cow::Owned(first.under(before, quota, now))
+            }
+        }
+    }
+
+    /// Counts under `quota` as well from now on, if it does not yet, and no window that is ahead of
+    /// the clock; whether that has changed anything. What is told under a new quota holds only if
+    /// it is kept in mind, so a refusal does this too.
+    pub(crate) fn adopt(&mut self, quota: &Quota, now: Now) -> bool {
+        let mut changed = false;
+        for (quota, state) in &mut self.0 {
+            changed |= state.anchor(quota, now);
+        }
+        let place = self.place(quota);
+        if self.is_over(now) && (place.is_none() || self.len() > 1) {
+            // Whether it was swept already is of no consequence.
+            *self = Self::new(*quota, State::new(self.0[0].1.algorithm()));
+            changed = true;
+        } else if place.is_none() {
+            let state = self.under(quota, now).into_owned();
+            self.0.truncate(MOST - 1);
+            self.0.insert(0, (*quota, state));
+            changed = true;
+        }
+        changed
+    }
+
+    /// Whether all of this says no more than nothing would: then it is forgotten as a whole.
+    pub(crate) fn is_over(&self, now: Now) -> bool {
+        self.iter().all(|(quota, state)| state.forgotten_in(quota, now) == 0)
+    }
+
+    /// The state of `quota`, which is the first from now on, and the others.
+    fn own(&mut self, quota: &Quota, now: Now) -> (&mut State, &mut [(Quota, State)]) {
+        self.adopt(quota, now);
+        let place = self.place(quota).unwrap_or_default();
+        self.0[..=place].rotate_right(1);
+        let (first, others) = self.0.split_at_mut(1);
+        (&mut first[0].1, others)
+    }
+
+    /// Charges as [`Count::charge`] does, and the other quotas too.
+    pub(crate) fn charge(
+        &mut self,
+        quota: &Quota,
+        now: Now,
+        ahead: u64,
+        cost: u64,
+    ) -> (u64, u64, u64) {
+        self.adopt(quota, now);
+        let place = self.place(quota).unwrap_or_default();
+        let told = self.0[place].1.charge(quota, now, ahead, cost);
+        if told.0 == 0 && cost > 0 {
+            self.0[..=place].rotate_right(1);
+            for (quota, state) in &mut self.0[1..] {
+                state.take_elsewhere(quota, now, cost);
+            }
+        }
+        told
+    }
+
+    /// Uses `units` under `quota`, whether or not they fit.
+    pub(crate) fn take(&mut self, quota: &Quota, now: Now, units: u64) {
+        let (own, others) = self.own(quota, now);
+        own.take(quota, now, units);
+        for (quota, state) in others {
+            state.take_elsewhere(quota, now, units);
+        }
+    }
+
+    /// Takes back `units` of a use that was made under `quota`.
+    pub(crate) fn give_back(&mut self, quota: &Quota, now: Now, units: u64, made: &Made) {
+        let (own, others) = self.own(quota, now);
+        own.give_back(quota, now, units, made);
+        for (quota, state) in others {
+            state.give_back_elsewhere(quota, now, units, made);
+        }
+    }
+
+    /// How long until it [is over](Self::is_over).
+    pub(crate) fn forgotten_in(&self, now: Now) -> u64 {
+        self.iter().map(|(quota, state)| state.forgotten_in(quota, now)).max().unwrap_or(0)
+    }
+}
