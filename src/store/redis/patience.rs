@@ -5,9 +5,9 @@ use std::{future::Future, pin::pin, time::Duration};
 
 use tokio::time::{Instant, timeout};
 
-/// A wait is cut into so many, each of which counts up to twice its length however long it took.
-/// Between two of them, whatever else runs here has its turn: as what reads the answers.
-const SLICES: u32 = 8;
+/// A wait is cut into so many, each of which counts as its length however long it took. Between two
+/// of them, whatever else runs here has its turn: as what reads the answers.
+const SLICES: u32 = 4;
 /// Timers are no finer.
 const SHORTEST: Duration = Duration::from_millis(1);
 
@@ -46,7 +46,7 @@ impl Patience {
         while !left.is_zero() {
             let came = timeout(slice.min(left), answer.as_mut()).await;
             let now = Instant::now();
-            let counted = (now - since).min(slice.saturating_mul(2));
+            let counted = (now - since).min(slice.saturating_add(SHORTEST));
             since = now;
             left = left.saturating_sub(counted);
             self.left = self.left.saturating_sub(counted);
