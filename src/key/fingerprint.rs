@@ -55,15 +55,24 @@ impl Fingerprinter {
     /// leaves each key what it has used.
     pub(crate) fn domains<'a>(&self, kinds: impl IntoIterator<Item = &'a str>) -> Box<[Domain]> {
         let mut namesakes = BTreeMap::<&str, u64>::new();
-        let hash = |number: u64, kind: &str| self.siphash(number, &kind.into()) as u64;
         let domain = |kind: &'a str| {
             let number = namesakes.entry(kind).or_default();
             *number += 1;
-            let key = hash(*number, kind);
-            let first_part = kind.split_once('+').map_or(key, |(first, _)| hash(1, first));
-            Domain { key, first_part }
+            self.nth_domain(*number, kind)
         };
         kinds.into_iter().map(domain).collect()
+    }
+
+    /// The domain of a kind of key, the first of its name.
+    pub(crate) fn domain(&self, kind: &str) -> Domain {
+        self.nth_domain(1, kind)
+    }
+
+    fn nth_domain(&self, number: u64, kind: &str) -> Domain {
+        let hash = |number: u64, kind: &str| self.siphash(number, &kind.into()) as u64;
+        let key = hash(number, kind);
+        let first_part = kind.split_once('+').map_or(key, |(first, _)| hash(1, first));
+        Domain { key, first_part }
     }
 
     /// `domain` keeps keys of different kinds apart: an API key that reads like an address is not

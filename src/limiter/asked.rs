@@ -5,7 +5,7 @@ use std::{ops::Range, time::Duration};
 use http::{StatusCode, request::Parts};
 use smallvec::SmallVec;
 
-use super::{Inner, Members, NO_KIND, Rule};
+use super::{Inner, Members, Rule};
 use crate::{
     clock::Now,
     decision::{Decision, Outcome, Reason},
@@ -189,7 +189,13 @@ impl Inner {
         }
         match rule.policy.shard_of(request) {
             Extracted::Found(shard) => {
-                Ok(Some(self.fingerprints.fingerprint(NO_KIND, &shard) as u64))
+                // As the key of a policy that counts by this: both are then on one server.
+                let (first, domain) = (shard.first_part(), rule.shard_domain);
+                let fingerprint = match first {
+                    Some(first) => self.fingerprints.fingerprint(domain.first_part, &first),
+                    None => self.fingerprints.fingerprint(domain.key, &shard),
+                };
+                Ok(Some(fingerprint as u64))
             }
             Extracted::Missing => Ok(self.shard(rule, kind, key)),
             Extracted::Unreadable(status) => Err(status),

@@ -132,7 +132,9 @@ impl LimiterBuilder {
             let unasked = unasked(&policy, id, place);
             let domains = fingerprints.domains(unasked.labels.kinds());
             let without_key = FirstRequests::default();
-            let rule = Rule { unasked, policy, hold, key_source, domains, without_key };
+            let shard_domain = fingerprints.domain(&policy.shard_kind());
+            let rule =
+                Rule { unasked, policy, hold, key_source, domains, shard_domain, without_key };
             let known = *by_name.entry(rule.policy.name().to_owned()).or_insert(place);
             if rules.get(known as usize).is_some_and(|known| !known.policy.is(&rule.policy)) {
                 let culprit = format!("policy `{}`", rule.policy.name());

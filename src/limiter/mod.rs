@@ -115,6 +115,8 @@ struct Rule {
     without_key: FirstRequests,
     /// Of each kind of key.
     domains: Box<[Domain]>,
+    /// Of the key that says where a cluster keeps its counts, if there is one.
+    shard_domain: Domain,
 }
 
 impl Inner {

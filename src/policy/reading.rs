@@ -83,6 +83,10 @@ impl Policy {
         self.0.store_failure
     }
 
+    pub(crate) fn shard_kind(&self) -> Cow<'_, str> {
+        self.0.shard.as_ref().map_or(Cow::Borrowed(""), |shard| shard.kind())
+    }
+
     pub(crate) fn shard_of<'a>(&self, request: &'a Parts) -> Extracted<'a> {
         let shard = self.0.shard.as_ref();
         shard.map_or(Extracted::Missing, |shard| shard.extract(request).or_missing_if_empty())
