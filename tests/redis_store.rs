@@ -40,7 +40,21 @@ fn request(headers: &[(&str, &str)]) -> Parts {
 #[test]
 fn each_error_says_what_to_write() {
     let valid = || RedisStore::builder("redis://127.0.0.1/").secret(SECRET);
-    let url = "its URL cannot be read; write one like `redis://:password@host:6379/0`";
+    let url = "its URL cannot be read; write one like `redis://:password@host:6379/0`, or with TLS \
+               `rediss://:password@host:6379/0`";
+    let tls_url = "its URL cannot be read; write one like `rediss://:password@host:6379/0`";
+    let no_tls = "it asks for TLS, and the `redis` crate is built without; add one of its TLS \
+                  features to your Cargo.toml, as in `redis = { version = \"1\", features = \
+                  [\"tokio-native-tls-comp\"] }`";
+    let no_server = "it has no URL; write that of one server of the cluster at least";
+    let differ = "its URLs differ in more than host and port; write the same scheme, user, password \
+                  and database in each";
+    let tls = redis::ConnectionAddr::TcpTls {
+        host: "127.0.0.1".into(),
+        port: 6_379,
+        insecure: false,
+        tls_params: None,
+    };
     for (builder, problem) in [
         (
             RedisStore::builder("redis://127.0.0.1/"),
@@ -48,7 +62,16 @@ fn each_error_says_what_to_write() {
         ),
         (RedisStore::builder("http://:pass@127.0.0.1/").secret(SECRET), url),
         (RedisStore::cluster(["127.0.0.1:x"]).secret(SECRET), url),
-        (RedisStore::cluster([""; 0]).secret(SECRET), url),
+        (RedisStore::cluster(["redis://a/", "127.0.0.1:x"]).secret(SECRET), url),
+        (RedisStore::cluster([""; 0]).secret(SECRET), no_server),
+        (RedisStore::cluster(["redis://:a@a/", "redis://:b@b/"]).secret(SECRET), differ),
+        (RedisStore::builder("rediss://:pass@127.0.0.1/3").secret(SECRET), no_tls),
+        (RedisStore::builder("REDISS://127.0.0.1/").secret(SECRET), no_tls),
+        (RedisStore::builder("valkeys://127.0.0.1:6380").secret(SECRET), no_tls),
+        (RedisStore::cluster(["rediss://a/", "rediss://b/"]).secret(SECRET), no_tls),
+        (RedisStore::client(redis::Client::open(tls).unwrap()).secret(SECRET), no_tls),
+        (RedisStore::builder("rediss://127.0.0.1:x/").secret(SECRET), tls_url),
+        (RedisStore::builder("rediss://").secret(SECRET), tls_url),
         (
             valid().prefix("{us}"),
             "its prefix has a brace, by which a cluster would place all keys; leave it out",
@@ -59,6 +82,10 @@ fn each_error_says_what_to_write() {
         ),
         (
             valid().response_timeout(Duration::ZERO),
+            "a time-out of 0 is over before it begins; write at least 1 ms",
+        ),
+        (
+            valid().queue_timeout(Duration::ZERO),
             "a time-out of 0 is over before it begins; write at least 1 ms",
         ),
         (

@@ -174,27 +174,56 @@ impl RedisStoreBuilder {
 
 impl Address {
     fn servers(self, timeouts: &Timeouts) -> Result<Servers, BuildError> {
-        // Its errors may repeat a password.
-        let bad = |_| {
-            BuildError::new(
-                CULPRIT,
-                "its URL cannot be read; write one like `redis://:password@host:6379/0`",
-            )
-        };
+        // The crate's errors may repeat a password.
+        let fail = |problem: &str| BuildError::new(CULPRIT, problem);
         match self {
-            Self::One(url) => Client::open(url).map(Servers::One).map_err(bad),
+            Self::One(url) => Client::open(&*url).map(Servers::One).map_err(|_| bad_url(&url)),
+            Self::Client(client) if !client.get_connection_info().addr().is_supported() => {
+                Err(fail(NO_TLS))
+            }
             Self::Client(client) => Ok(Servers::One(client)),
+            Self::Cluster(urls) if urls.is_empty() => {
+                Err(fail("it has no URL; write that of one server of the cluster at least"))
+            }
             Self::Cluster(urls) => {
+                if let Some(url) = urls.iter().find(|url| Client::open(url.as_str()).is_err()) {
+                    return Err(bad_url(url));
+                }
                 let cluster = ClusterClientBuilder::new(urls)
                     .connection_timeout(timeouts.connect)
                     // We count the time ourselves, from when a command has its turn.
                     .response_timeout(timeouts.response.saturating_mul(4))
                     // It would also repeat what may have been done.
                     .retries(0);
-                cluster.build().map(|client| Servers::Cluster(Box::new(client))).map_err(bad)
+                let cluster = cluster.build().map(|client| Servers::Cluster(Box::new(client)));
+                cluster.map_err(|_| {
+                    fail(
+                        "its URLs differ in more than host and port; write the same scheme, user, \
+                         password and database in each",
+                    )
+                })
             }
         }
     }
+}
+
+const NO_TLS: &str = "it asks for TLS, and the `redis` crate is built without; add one of its TLS \
+                      features to your Cargo.toml, as in `redis = { version = \"1\", features = \
+                      [\"tokio-native-tls-comp\"] }`";
+
+/// A URL that asks for TLS is never answered by one that does not.
+fn bad_url(url: &str) -> BuildError {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+    let wants_tls = ["rediss", "valkeys"].iter().any(|tls| scheme.eq_ignore_ascii_case(tls));
+    let problem = if !wants_tls {
+        "its URL cannot be read; write one like `redis://:password@host:6379/0`, or with TLS \
+         `rediss://:password@host:6379/0`"
+    } else if Client::open(format!("redis://{rest}")).is_ok() {
+        NO_TLS
+    } else {
+        "its URL cannot be read; write one like `rediss://:password@host:6379/0`"
+    };
+    BuildError::new(CULPRIT, problem)
 }
 
 impl fmt::Debug for RedisStoreBuilder {

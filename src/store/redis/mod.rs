@@ -90,7 +90,9 @@ struct Shared {
 
 impl RedisStore {
     /// For the server at a URL: `redis://:password@host:port/database`. With `rediss://` the
-    /// connection is encrypted, if your own dependency on `redis` has one of its TLS features.
+    /// connection is encrypted, for which your own dependency on `redis` needs one of its TLS
+    /// features: `tokio-native-tls-comp`, or `tokio-rustls-comp` beside a crypto provider that you
+    /// install for `rustls`.
     pub fn builder(url: impl Into<String>) -> RedisStoreBuilder {
         RedisStoreBuilder::one(url.into())
     }
