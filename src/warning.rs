@@ -48,6 +48,11 @@
 //! [`Policy::lease`](crate::Policy::lease), add processors or servers, or let requests wait longer
 //! with `RedisStoreBuilder::queue_timeout`.
 //!
+//! ## `policy_differs`
+//! Two limiters count a policy of the same name and algorithm together in Redis, and its quota or
+//! its keys differ. While a release changes the policy, that is right. Where they are two services,
+//! give each a prefix of its own with `RedisStoreBuilder::prefix`.
+//!
 //! [`ClientIp`]: crate::key::ClientIp
 //! [`trust_proxies`]: crate::key::ClientIp::trust_proxies
 //! [`trust_hops`]: crate::key::ClientIp::trust_hops
@@ -90,6 +95,8 @@ pub enum Code {
     StoreFull,
     /// Requests wait too long for their turn to ask Redis.
     RedisQueue,
+    /// Two limiters count together, and their policies of one name differ.
+    PolicyDiffers,
 }
 
 impl Code {
@@ -103,6 +110,7 @@ impl Code {
         Self::InvalidPlan,
         Self::StoreFull,
         Self::RedisQueue,
+        Self::PolicyDiffers,
     ];
 
     /// The code as text, such as `no_peer_address`.
@@ -117,6 +125,7 @@ impl Code {
             Self::InvalidPlan => "invalid_plan",
             Self::StoreFull => "store_full",
             Self::RedisQueue => "redis_queue",
+            Self::PolicyDiffers => "policy_differs",
         }
     }
 }

@@ -4,7 +4,7 @@
 #[path = "common/redis/mod.rs"]
 mod harness;
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use harness::{Cluster, PATIENCE, Server};
 use http::{Request, request::Parts};
@@ -12,6 +12,7 @@ use tower_quota::{
     Limiter, LimiterBuilder, Policy, Quota, Reason,
     key::header,
     store::{RedisStore, RedisStoreBuilder},
+    warning::{Code, warnings},
 };
 
 const SECRET: u128 = 0x0123_4567_89ab_cdef_0123_4567_89ab_cdef;
@@ -392,4 +393,136 @@ async fn nothing_is_kept_for_ever_or_lost_where_a_command_is_not_allowed() {
     let decision = of_user("blind").decide(&one).await;
     assert_eq!(decision.reason(), Some(Reason::StoreUnavailable));
     assert_eq!(of_user("replica").decide(&one).await.outcomes()[0].remaining(), 7);
+}
+
+/// The rules of the user that the documentation of [`RedisStore`] creates.
+fn documented_rules() -> Vec<&'static str> {
+    let docs = include_str!("../src/store/redis/mod.rs");
+    let mut lines = docs.lines().filter_map(|line| line.strip_prefix("/// ACL SETUSER "));
+    lines.next().expect("there is a user").split(' ').collect()
+}
+
+/// Whatever this store does, and what the server has refused of it.
+async fn refused(store: RedisStoreBuilder, servers: &[Server], moment: impl AsyncFnOnce(&Limiter)) {
+    let refusing = tower_quota::OnStoreFailure::Refuse;
+    let policies = [
+        Policy::token_bucket("bucket", Quota::per_hour(9)).lease(2),
+        Policy::fixed_window("fixed", Quota::per_hour(9)),
+        Policy::sliding_window("sliding", Quota::per_hour(9)),
+    ];
+    let policies = policies.map(|policy| policy.key(header("x-key")).or_skip());
+    let names = policies.each_ref().map(|policy| policy.name().to_owned());
+    let limiter = limiter(store, policies.map(|policy| policy.on_store_failure(refusing)));
+    let decide = async |name: &str| limiter.decide(&request(&[("x-key", name)])).await;
+    for key in ["a", "b", "c", "d", "e", "f"] {
+        for _ in 0..9 {
+            assert_ne!(decide(key).await.reason(), Some(Reason::StoreUnavailable));
+        }
+        for name in &names {
+            for asked in [limiter.check(name, key), limiter.give_back(name, key).cost(2)] {
+                assert_ne!(asked.await.unwrap().reason(), Some(Reason::StoreUnavailable));
+            }
+            limiter.reset(name, key).await.unwrap();
+        }
+    }
+    moment(&limiter).await;
+    let all = servers.iter().map(|server| server.calls("set")).sum::<u64>();
+    assert!(all >= 3, "each policy is announced");
+    for server in servers {
+        let log: Vec<HashMap<String, redis::Value>> =
+            server.ask(redis::cmd("ACL").arg("LOG")).unwrap();
+        // The crate tells its name, and does not mind when it may not.
+        let setinfo = redis::Value::BulkString(b"client|setinfo".to_vec());
+        let log: Vec<_> = log.into_iter().filter(|entry| entry["object"] != setinfo).collect();
+        assert!(log.is_empty(), "{log:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_documented_user_may_do_all_that_is_done() {
+    let user = documented_rules();
+    let mut options = vec!["--user"];
+    options.extend(&user);
+    let server = Server::start_with(&options);
+    let url = format!("redis://quota:password@127.0.0.1:{}/3", server.port());
+    let servers = [server];
+    let eviction = async |_: &Limiter| {
+        while servers[0].calls("info") < 2 {
+            tokio::task::yield_now().await;
+        }
+    };
+    refused(RedisStore::builder(url), &servers, eviction).await;
+    assert_eq!(servers[0].keys(), Vec::<String>::new(), "it is in database 3");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_documented_user_may_do_all_that_is_done_in_a_cluster() {
+    let cluster = Cluster::start();
+    for node in cluster.nodes() {
+        node.ask::<()>(redis::cmd("ACL").arg("SETUSER").arg(documented_rules())).unwrap();
+    }
+    let urls = cluster.urls();
+    let urls = urls.iter().map(|url| url.replace("//", "//quota:password@"));
+    let moves = async |limiter: &Limiter| {
+        let asked = request(&[("x-key", "a")]);
+        limiter.decide(&asked).await;
+        let mut keys = cluster.nodes().iter().flat_map(Server::keys);
+        let key = keys.find(|key| !key.contains("{AAAAAAAAAAA}")).unwrap();
+        let runtime = tokio::runtime::Handle::current();
+        let decided = || {
+            let decision = runtime.block_on(limiter.decide(&asked));
+            assert_ne!(decision.reason(), Some(Reason::StoreUnavailable));
+        };
+        tokio::task::block_in_place(|| cluster.move_slot_of(&key, decided));
+        assert!(cluster.nodes().iter().any(|node| node.calls("asking") > 0));
+    };
+    refused(RedisStore::cluster(urls), cluster.nodes(), moves).await;
+}
+
+fn warned_of(policy: &str) -> Option<String> {
+    let given = warnings();
+    let mut given = given.iter().filter(|given| given.code() == Code::PolicyDiffers);
+    given.find(|given| given.culprit() == policy).map(ToString::to_string)
+}
+
+#[tokio::test]
+async fn services_that_count_together_and_differ_are_warned_of() {
+    let server = Server::start();
+    let named = |name, quota| Policy::sliding_window(name, quota).key(header("x-key")).or_skip();
+    let (slow, fast) = (Quota::per_minute(10), Quota::per_minute(20));
+    let url = || RedisStore::builder(server.url());
+    let mut announced = 0;
+    let mut start = async |store: RedisStoreBuilder, policies: [Policy; 2]| {
+        let limiter = limiter(store, policies);
+        for _ in 0..3 {
+            limiter.decide(&request(&[("x-key", "k")])).await;
+        }
+        announced += 2;
+        while server.calls("set") < announced {
+            tokio::task::yield_now().await;
+        }
+        limiter
+    };
+    let _first = start(url(), [named("changes", slow), named("stays", slow)]).await;
+    let _other = start(url().prefix("other"), [named("changes", fast), named("stays", fast)]).await;
+    let _replica = start(url(), [named("changes", slow), named("stays", slow)]).await;
+    assert_eq!(["changes", "stays"].map(warned_of), [None, None]);
+    let _next = start(url(), [named("changes", fast), named("stays", slow)]).await;
+    let began = std::time::Instant::now();
+    let sentence = loop {
+        match warned_of("changes") {
+            Some(sentence) => break sentence,
+            None => assert!(began.elapsed() < PATIENCE, "no warning is given"),
+        }
+        tokio::task::yield_now().await;
+    };
+    assert_eq!(
+        sentence,
+        "policy `changes` counts together with one of the same name in the same Redis that is \
+         `10 per minute, by x-key`, and here it is `20 per minute, by x-key`; while a release \
+         changes it that is right, or else give each service a prefix: \
+         `RedisStore::builder(…).prefix(…)`"
+    );
+    assert_eq!(warned_of("stays"), None);
+    assert_eq!(server.keys_without_ttl(), Vec::<String>::new());
 }

@@ -37,6 +37,7 @@ mod words;
 
 use serde::Serialize;
 
+pub(crate) use self::words::in_words;
 pub use self::{
     html::CONTENT_SECURITY_POLICY,
     message::{HeaderDescription, RefusalDescription, ResponseDescription},

@@ -1,9 +1,9 @@
 //! Quotas, times and keys in words.
 
-use std::time::Duration;
+use std::{borrow::Borrow, time::Duration};
 
 use super::PolicyDescription;
-use crate::{algorithm::Algorithm, quota::Quota};
+use crate::{algorithm::Algorithm, policy::Policy, quota::Quota};
 
 /// `1,000 per hour`, `5 per 10 minutes`, `60 per minute, 10 at once`
 pub(super) fn limit(quota: &Quota, algorithm: Algorithm) -> String {
@@ -17,6 +17,13 @@ pub(super) fn limit(quota: &Quota, algorithm: Algorithm) -> String {
     }
 }
 
+/// `5 per minute, by email, or else ip`
+pub(crate) fn in_words(policy: &Policy) -> String {
+    let limit = limit(&policy.quota(), policy.algorithm());
+    let kinds: Vec<_> = policy.key_kinds().collect();
+    format!("{limit}, by {}", keys_of(policy.is_global(), &kinds))
+}
+
 pub(super) fn algorithm(algorithm: Algorithm) -> &'static str {
     match algorithm {
         Algorithm::TokenBucket => "token bucket",
@@ -27,10 +34,14 @@ pub(super) fn algorithm(algorithm: Algorithm) -> &'static str {
 
 /// `ip`, `email, or else ip`
 pub(super) fn keys(policy: &PolicyDescription) -> String {
-    match &*policy.keys {
-        [] if policy.global => "all requests together".to_owned(),
+    keys_of(policy.global, &policy.keys)
+}
+
+fn keys_of<K: Borrow<str>>(is_global: bool, kinds: &[K]) -> String {
+    match kinds {
+        [] if is_global => "all requests together".to_owned(),
         [] => "the key asked about".to_owned(),
-        keys => keys.join(", or else "),
+        kinds => kinds.join(", or else "),
     }
 }
 

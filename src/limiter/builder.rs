@@ -19,7 +19,7 @@ use crate::{
     key::Fingerprinter,
     matcher::Matcher,
     policy::{Labels, Policy},
-    store::{Charge, MemoryStore, Mode, Store, Usage},
+    store::{Announcement, Charge, MemoryStore, Mode, Store, Usage},
 };
 
 const DEFAULT_MAX_HELD: usize = 10_000;
@@ -173,7 +173,9 @@ impl LimiterBuilder {
         for policy in self.direct {
             add(&mut rules, policy, false, Duration::ZERO)?;
         }
+        let store = store(self.store);
         let inner = Inner {
+            _announced: announce(&*store, &rules),
             #[cfg(feature = "metrics")]
             metrics: metrics(&rules, every_request.clone(), &categories),
             exempt: self.exempt,
@@ -181,7 +183,7 @@ impl LimiterBuilder {
             every_request: places(every_request),
             categories,
             by_name,
-            store: store(self.store),
+            store,
             local: OnceLock::new(),
             is_shared: secret.is_some(),
             clock: self.clock,
@@ -220,6 +222,20 @@ fn unasked(policy: &Policy, id: u64, place: u32) -> Outcome {
 
 fn places(places: Range<usize>) -> Range<u32> {
     places.start as u32..places.end as u32
+}
+
+/// Tells the store of the policies, each once.
+fn announce(store: &dyn Store, rules: &[Rule]) -> Arc<[Announcement]> {
+    let mut announced: Vec<Announcement> = Vec::new();
+    for rule in rules {
+        let fingerprint = rule.unasked.charge.policy;
+        if announced.iter().all(|known| known.policy != fingerprint) {
+            announced.push(Announcement::new(&rule.policy, fingerprint));
+        }
+    }
+    let announced = announced.into();
+    store.announce(&announced);
+    announced
 }
 
 /// The memory's needs no watch: it answers at once.

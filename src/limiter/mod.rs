@@ -42,7 +42,7 @@ use crate::{
     key::{Domain, Fingerprinter, Key},
     matcher::Matcher,
     policy::Policy,
-    store::{MemoryStore, Store},
+    store::{Announcement, MemoryStore, Store},
 };
 
 /// Decides about requests: finds the policies that hold for one, and whose quota each draws on,
@@ -82,6 +82,8 @@ struct Inner {
     /// The first place of each policy, by its name.
     by_name: BTreeMap<String, u32>,
     store: Arc<dyn Store>,
+    /// What the store was told of the policies, which holds as long as this lives.
+    _announced: Arc<[Announcement]>,
     /// Where counts live while the store does not answer.
     local: OnceLock<MemoryStore>,
     /// Whether other processes share the counts.

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::{
     clock::Now,
-    store::{Charge, Correction, Store, StoreFuture, Usage},
+    store::{Announcement, Charge, Correction, Store, StoreFuture, Usage},
 };
 
 /// A store that may be slow or down: its answers are timed, where they come later, and its errors
@@ -49,6 +49,10 @@ impl Store for Watched {
 
     fn live_keys(&self) -> Option<usize> {
         self.store.live_keys()
+    }
+
+    fn announce(&self, policies: &Arc<[Announcement]>) {
+        self.store.announce(policies);
     }
 
     fn secret(&self) -> Option<u128> {

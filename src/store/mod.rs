@@ -3,6 +3,7 @@
 //! A [`Store`] takes all the [`Charge`]s of a request at once and makes all of them or none.
 //! [`MemoryStore`] is the default.
 
+mod announcement;
 #[cfg(test)]
 mod conformance;
 mod memory;
@@ -14,15 +15,16 @@ use std::{
     fmt,
     future::Future,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
 use smallvec::SmallVec;
 
-pub use self::memory::MemoryStore;
 #[cfg(feature = "redis")]
 pub use self::redis::{RedisStore, RedisStoreBuilder};
+pub use self::{announcement::Announcement, memory::MemoryStore};
 use crate::{
     algorithm::{Algorithm, Made, wanted},
     clock::{Now, nanos},
@@ -278,6 +280,13 @@ pub trait Store: Send + Sync + 'static {
     /// known.
     fn live_keys(&self) -> Option<usize> {
         None
+    }
+
+    /// Hears what a limiter counts here, when that is built; it drops them when its last clone is
+    /// dropped. A store whose counts several limiters share [compares](Announcement::compare) what
+    /// they say. The default does nothing.
+    fn announce(&self, policies: &Arc<[Announcement]>) {
+        let _ = policies;
     }
 
     /// The secret by which keys become fingerprints, where several processes share the counts.

@@ -6,6 +6,7 @@ use redis::{Client, cluster::ClusterClientBuilder};
 
 use super::{
     RedisStore, Shared,
+    announced::Announced,
     connection::Servers,
     deny_cache::DenyCache,
     leases::Leases,
@@ -76,6 +77,10 @@ impl RedisStoreBuilder {
     }
 
     /// What the names of all keys begin with. Default: `tower-quota`.
+    ///
+    /// A policy is its name and its algorithm: services with the same prefix and secret count the
+    /// policies that have the same together. Those that are not meant to need a prefix each. Where
+    /// two meet whose quota or keys differ, the warning [`policy_differs`](crate::warning) is given.
     pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
         self.prefix = prefix.into();
         self
@@ -161,10 +166,11 @@ impl RedisStoreBuilder {
             return fail("a time-out of 0 is over before it begins; write at least 1 ms");
         }
         let servers = self.address.servers(&self.timeouts)?;
+        let announced = Announced::new(&self.prefix);
         let names = Names::new(self.prefix);
         let probe_names = names.clone();
-        let link =
-            Link::new(servers, self.timeouts, move |shard| Request::probe(&probe_names, shard));
+        let probe = move |shard| Request::probe(&probe_names, shard);
+        let link = Link::new(servers, self.timeouts, probe, announced);
         let deny_cache = DenyCache::new(self.max_denied, LONGEST_DENIED);
         let leases = Arc::new(Leases::new(self.max_leased));
         let moment = Moment::new();

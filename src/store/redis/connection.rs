@@ -10,7 +10,8 @@ use redis::{
 use tokio::time::sleep;
 
 use super::{
-    link::{AT_ONCE, Timeouts},
+    link::Timeouts,
+    parts::AT_ONCE,
     patience::Patience,
     wire::{self, Request},
 };
@@ -21,6 +22,9 @@ const REARRANGING: Duration = Duration::from_millis(2);
 
 /// A cluster is given the time of so many, one after the other.
 const CONNECTIONS: u32 = 10;
+
+/// How long an announcement says something.
+const KEPT: Duration = Duration::from_secs(30 * 86_400);
 
 /// One server, or some of a cluster.
 #[derive(Clone)]
@@ -90,6 +94,17 @@ impl Connection {
             Value::Map(servers) => servers.into_iter().find_map(|(_, told)| evicting(told)),
             told => evicting(told),
         }
+    }
+
+    /// Sets a text, which is kept for a while, and tells what it was before, if there was one.
+    pub(super) async fn replace(&self, key: &str, text: &str) -> Option<String> {
+        let mut set = cmd("SET");
+        set.arg(key).arg(text).arg("GET").arg("EX").arg(KEPT.as_secs());
+        let before: RedisResult<Option<String>> = match self {
+            Self::One(connection) => set.query_async(&mut connection.clone()).await,
+            Self::Cluster(connection) => set.query_async(&mut connection.clone()).await,
+        };
+        before.ok()?
     }
 
     /// Runs the script.

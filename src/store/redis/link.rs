@@ -3,21 +3,24 @@
 use std::{
     mem,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering::Relaxed},
     },
     time::Duration,
 };
 
 use tokio::{
     sync::watch,
-    time::{Instant, sleep, timeout},
+    time::{sleep, timeout},
 };
 
 use super::{
+    announced::Announced,
     connection::{Connection, Servers},
+    parts::Opened,
     patience::Patience,
-    turns::{NoTurn, Turns},
+    pauses::{Cause, Pauses},
+    turns::NoTurn,
     wire::Request,
 };
 use crate::{
@@ -27,21 +30,6 @@ use crate::{
 
 /// After so many errors, without an answer between them, a server counts as down.
 const FAILURES: u32 = 3;
-/// So many commands are on their way to one server at once, and to a part of a cluster: enough to
-/// keep it busy, and few enough that the last is answered long before its time is over.
-pub(super) const AT_ONCE: usize = 256;
-const AT_ONCE_IN_PART: usize = 64;
-/// A cluster's slots fall into so many parts, each of which is down or not: a server has some of
-/// them.
-const PARTS: usize = 64;
-const SLOTS: usize = 16_384;
-/// Between two attempts to reach a server that is down.
-const FIRST_PAUSE: Duration = Duration::from_millis(25);
-const LONGEST_PAUSE: Duration = Duration::from_millis(400);
-/// One that answers and fails again before this is left alone for longer: probes succeed where
-/// requests do not, as when there is little memory left.
-const STEADY: Duration = Duration::from_secs(1);
-
 /// How long is waited for a server.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Timeouts {
@@ -58,6 +46,7 @@ pub(super) struct Link {
     probe: Box<dyn Fn(u64) -> Request + Send + Sync>,
     state: watch::Sender<State>,
     warns_of_queue: AtomicBool,
+    announced: Announced,
 }
 
 #[derive(Clone)]
@@ -70,72 +59,16 @@ enum State {
     Down(Cause),
 }
 
-/// Why something is down.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Cause {
-    Failures,
-    ConnectionLost,
-}
-
-struct Opened {
-    connection: Connection,
-    /// Of a cluster; or all is one.
-    parts: Box<[Part]>,
-}
-
-/// The servers of some slots.
-struct Part {
-    turns: Turns,
-    /// Whatever it has said.
-    heard: AtomicU64,
-    /// Errors without an answer between them.
-    failures: AtomicU32,
-    /// It is being asked whether it is there.
-    is_doubted: AtomicBool,
-    is_down: AtomicBool,
-    pauses: Mutex<Pauses>,
-}
-
-impl Part {
-    fn new(at_once: usize) -> Self {
-        Self {
-            turns: Turns::new(at_once),
-            heard: AtomicU64::new(0),
-            failures: AtomicU32::new(0),
-            is_doubted: AtomicBool::new(false),
-            is_down: AtomicBool::new(false),
-            pauses: Mutex::default(),
-        }
-    }
-
-    fn pauses(&self) -> MutexGuard<'_, Pauses> {
-        self.pauses.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Opened {
-    fn new(connection: Connection) -> Self {
-        let (parts, at_once) =
-            if connection.is_cluster() { (PARTS, AT_ONCE_IN_PART) } else { (1, AT_ONCE) };
-        Self { connection, parts: (0..parts).map(|_| Part::new(at_once)).collect() }
-    }
-
-    fn part(&self, slot: impl FnOnce() -> u16) -> &Part {
-        match &*self.parts {
-            [all] => all,
-            parts => &parts[usize::from(slot()) * parts.len() / SLOTS],
-        }
-    }
-}
-
 impl Link {
     pub(super) fn new(
         servers: Servers,
         timeouts: Timeouts,
         probe: impl Fn(u64) -> Request + Send + Sync + 'static,
+        announced: Announced,
     ) -> Arc<Self> {
         let (probe, state) = (Box::new(probe), watch::Sender::new(State::Closed));
-        Arc::new(Self { servers, timeouts, probe, state, warns_of_queue: AtomicBool::new(true) })
+        let warns_of_queue = AtomicBool::new(true);
+        Arc::new(Self { servers, timeouts, probe, state, warns_of_queue, announced })
     }
 
     pub(super) fn is_cluster(&self) -> bool {
@@ -166,6 +99,9 @@ impl Link {
             Some(Ok(answer)) => {
                 part.heard.fetch_add(1, Relaxed);
                 part.failures.store(0, Relaxed);
+                if self.announced.is_news() {
+                    self.announce(opened);
+                }
                 return Ok(answer);
             }
             Some(Err(failure)) if !failure.is_timeout => failure,
@@ -224,6 +160,29 @@ impl Link {
             },
             _ => Err(StoreError::new("the connection to Redis was not opened in time")),
         }
+    }
+
+    /// What the limiters of this store count.
+    pub(super) fn announced(&self) -> &Announced {
+        &self.announced
+    }
+
+    /// Tells a server that answers of our policies, in the background, and hears what others have
+    /// told it.
+    #[cold]
+    fn announce(&self, opened: Arc<Opened>) {
+        let news = self.announced.take();
+        let news: Vec<_> = news.iter().flat_map(|policies| policies.iter()).cloned().collect();
+        let news: Vec<_> = news.into_iter().map(|news| (self.announced.key(&news), news)).collect();
+        let within = self.timeouts.response;
+        tokio::spawn(async move {
+            for (key, news) in news {
+                let before = opened.connection.replace(&key, &news.settings);
+                if let Ok(Some(before)) = timeout(within, before).await {
+                    news.compare(&before);
+                }
+            }
+        });
     }
 
     /// A server has not answered in time. That may be for one command, or for our own sake: before
@@ -320,6 +279,7 @@ async fn keep_open(keeper: Keeper) {
                     log_up();
                 }
                 pauses.works();
+                link.announced.again();
                 if mem::take(&mut tells_evicting) {
                     tokio::spawn(warn_if_evicting(connection, link.timeouts.response));
                 }
@@ -382,44 +342,6 @@ async fn heal(link: Weak<Link>, opened: Arc<Opened>, (shard, slot): (u64, u16), 
         drop(link);
         let pause = part.pauses().next();
         sleep(pause).await;
-    }
-}
-
-/// Between attempts: longer and longer ones, until it has worked for a while.
-struct Pauses {
-    next: Duration,
-    works_since: Option<Instant>,
-}
-
-impl Default for Pauses {
-    fn default() -> Self {
-        Self { next: FIRST_PAUSE, works_since: None }
-    }
-}
-
-impl Pauses {
-    fn next(&mut self) -> Duration {
-        let pause = self.next;
-        self.next = (pause * 2).min(LONGEST_PAUSE);
-        pause
-    }
-
-    fn works(&mut self) {
-        self.works_since = Some(Instant::now());
-    }
-
-    /// The first after it has worked.
-    fn again(&mut self, cause: Cause) -> Duration {
-        let worked = self.works_since.map_or(Duration::MAX, |since| since.elapsed());
-        let steady = match cause {
-            Cause::Failures => STEADY,
-            // That says less about the server.
-            Cause::ConnectionLost => FIRST_PAUSE,
-        };
-        if worked >= steady || cause == Cause::ConnectionLost {
-            self.next = FIRST_PAUSE;
-        }
-        if worked >= steady { Duration::ZERO } else { self.next() }
     }
 }
 

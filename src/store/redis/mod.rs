@@ -1,5 +1,6 @@
 //! Counts in Redis or Valkey, which several replicas share.
 
+mod announced;
 mod builder;
 mod connection;
 mod deny_cache;
@@ -7,7 +8,9 @@ mod in_flight;
 mod leases;
 mod leasing;
 mod link;
+mod parts;
 mod patience;
+mod pauses;
 mod shards;
 mod turns;
 mod wire;
@@ -22,7 +25,7 @@ use self::{
     deny_cache::DenyCache, in_flight::InFlight, leases::Leases, leasing::Moment, link::Link,
     wire::Names,
 };
-use super::{Charge, Correction, Store, StoreError, StoreFuture};
+use super::{Announcement, Charge, Correction, Store, StoreError, StoreFuture};
 use crate::clock::Now;
 
 /// Counts in a Redis or Valkey server, or a cluster of them, which several replicas share.
@@ -49,12 +52,20 @@ use crate::clock::Now;
 /// What a server has counted though its answer came too late stays counted; so do units that were
 /// to be given back while it was down. Never is more admitted for that.
 ///
-/// Keys in Redis are fingerprints, and each has a time to live. A policy that is configured anew
-/// (another quota, algorithm or key) counts anew; plans may change at any time.
+/// Keys in Redis are fingerprints, and each has a time to live. A policy is its name and its
+/// algorithm, whatever its quota: services that are not meant to count together need a
+/// [`prefix`](RedisStoreBuilder::prefix) each. For each policy, its quota and its kinds of key are
+/// kept in words, so that limiters which differ can be warned of.
 ///
-/// It takes Redis 6.2, Valkey 7.2 or later, and a user who may run `EVALSHA`, `EVAL`, `TIME`,
-/// `HMGET`, `HSET`, `HDEL`, `HLEN`, `PEXPIRE` and `DEL`, and for a warning about eviction `INFO`. It
-/// was tried with Redis 7.0.
+/// It takes Redis 6.2, Valkey 7.2 or later; it was tried with Redis 7.0. A user of its own may do no
+/// more than this:
+/// ```text
+/// ACL SETUSER quota on >password ~tower-quota:* +evalsha +eval +time +hmget +hset +hdel +hlen +pexpire +del +select +info +set +cluster|slots +ping +asking
+/// ```
+/// `SELECT` is for a database other than 0, `CLUSTER SLOTS`, `PING` and `ASKING` are for clusters.
+/// Without `INFO` and `SET`, no warning is given about eviction or about policies that differ. `AUTH`
+/// and `HELLO` need no permission, and `CLIENT SETINFO`, by which the `redis` crate tells its name,
+/// may be refused.
 ///
 /// A clone is the same store.
 ///
@@ -164,6 +175,10 @@ impl Store for RedisStore {
             let ended = |_| Err(StoreError::new("the tokio runtime has ended"));
             correcting.await.unwrap_or_else(ended)
         })
+    }
+
+    fn announce(&self, policies: &Arc<[Announcement]>) {
+        self.0.link.announced().add(policies);
     }
 
     fn secret(&self) -> Option<u128> {
