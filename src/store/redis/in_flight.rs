@@ -3,7 +3,10 @@
 use std::{
     future::Future,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     task::{Context, Poll, ready},
 };
 
@@ -17,12 +20,14 @@ use super::{
 };
 use crate::store::{Answer, Charge, Correction, StoreError};
 
-/// A charge on its way. If its caller leaves, it is given back once it is known to be made.
+/// A charge on its way. If its caller leaves, it is given back once it is known to be made; or it is
+/// never made, if it still waits for its turn.
 pub(super) struct InFlight {
     shared: Arc<Shared>,
     charges: Arc<[Charge]>,
     deciding: Option<Deciding>,
-    has_begun: bool,
+    /// Whether a server may have made it.
+    has_asked: Arc<AtomicBool>,
 }
 
 type Deciding = Pin<Box<dyn Future<Output = Decided> + Send>>;
@@ -33,8 +38,9 @@ impl InFlight {
         shared: Arc<Shared>,
         charges: Arc<[Charge]>,
         deciding: impl Future<Output = Decided> + Send + 'static,
+        has_asked: Arc<AtomicBool>,
     ) -> Self {
-        Self { shared, charges, deciding: Some(Box::pin(deciding)), has_begun: false }
+        Self { shared, charges, deciding: Some(Box::pin(deciding)), has_asked }
     }
 }
 
@@ -43,9 +49,8 @@ impl Future for InFlight {
 
     #[expect(clippy::expect_used, reason = "no future answers twice")]
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let Self { shared, deciding, has_begun, .. } = &mut *self;
+        let Self { shared, deciding, .. } = &mut *self;
         let under_way = deciding.as_mut().expect("a future is not polled after its end");
-        *has_begun = true;
         let decided = ready!(under_way.as_mut().poll(context));
         *deciding = None;
         let told = decided.map(|(answer, asking)| {
@@ -61,8 +66,12 @@ impl Future for InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        let Some(deciding) = self.deciding.take().filter(|_| self.has_begun) else { return };
+        let Some(deciding) = self.deciding.take() else { return };
         let Ok(runtime) = Handle::try_current() else { return };
+        if !self.has_asked.load(Relaxed) {
+            drop(deciding);
+            return self.shared.sweep_later();
+        }
         let (shared, charges) = (Arc::clone(&self.shared), Arc::clone(&self.charges));
         runtime.spawn(async move {
             let Ok((answer, asking)) = deciding.await else { return shared.sweep_later() };

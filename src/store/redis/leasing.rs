@@ -2,7 +2,7 @@
 
 use std::{
     mem,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, Mutex, PoisonError, Weak, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -83,8 +83,9 @@ impl Shared {
         now: Now,
         begun: Begun,
         since: Instant,
+        has_asked: Arc<AtomicBool>,
     ) -> Result<(Answer, Option<Asking>), StoreError> {
-        let mut patience = self.link.patience();
+        let mut patience = self.link.patience().telling(has_asked);
         if !charges.iter().any(leases::is_leased) {
             let answer = self.charge(&[], &charges, &mut patience).await?;
             let asked = patience.began().saturating_duration_since(since);
@@ -132,6 +133,10 @@ impl Shared {
                 return Ok((answer, None));
             }
             let expired = mem::take(&mut asking.expired);
+            if !expired.is_empty() {
+                // They go back even if the caller leaves.
+                patience.asks();
+            }
             expired.iter().for_each(|correction| self.deny_cache.forget(&correction.charge));
             let answer = self.charge(&expired, &asking.charges(), &mut patience).await?;
             let heard = asked.saturating_add(nanos(since.elapsed() - passed));

@@ -93,6 +93,7 @@ impl Link {
         if part.is_down.load(Relaxed) {
             return Err(StoreError::new("a Redis server is down"));
         }
+        patience.asks();
         let heard = part.heard.load(Relaxed);
         let answer = patience.wait(self.timeouts.response, opened.connection.run(request)).await;
         let failure = match answer {

@@ -156,8 +156,15 @@ impl Store for RedisStore {
             Err(begun) => {
                 let shared = Arc::clone(&self.0);
                 let charges: Arc<[Charge]> = charges.iter().map(leases::as_asked).collect();
-                let deciding = shared.clone().decide(charges.clone(), now, begun, Instant::now());
-                StoreFuture::later(InFlight::new(shared, charges, deciding))
+                let has_asked = Arc::default();
+                let deciding = shared.clone().decide(
+                    charges.clone(),
+                    now,
+                    begun,
+                    Instant::now(),
+                    Arc::clone(&has_asked),
+                );
+                StoreFuture::later(InFlight::new(shared, charges, deciding, has_asked))
             }
         }
     }

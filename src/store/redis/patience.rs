@@ -1,7 +1,15 @@
 //! How long is waited for a server. Time in which this process itself did not run is not counted: an
 //! answer may have come meanwhile, that it had no time to read.
 
-use std::{future::Future, pin::pin, time::Duration};
+use std::{
+    future::Future,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use tokio::time::{Instant, timeout};
 
@@ -12,15 +20,26 @@ const SLICES: u32 = 4;
 const SHORTEST: Duration = Duration::from_millis(1);
 
 /// What is left of the time for one decision.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(super) struct Patience {
     left: Duration,
     began: Instant,
+    has_asked: Arc<AtomicBool>,
 }
 
 impl Patience {
     pub(super) fn new(time: Duration) -> Self {
-        Self { left: time, began: Instant::now() }
+        Self { left: time, began: Instant::now(), has_asked: Arc::default() }
+    }
+
+    /// Tells elsewhere as well whether a server was asked.
+    pub(super) fn telling(self, has_asked: Arc<AtomicBool>) -> Self {
+        Self { has_asked, ..self }
+    }
+
+    /// From here on, a server may have done what it was asked.
+    pub(super) fn asks(&self) {
+        self.has_asked.store(true, Relaxed);
     }
 
     pub(super) fn left(&self) -> Duration {

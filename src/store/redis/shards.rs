@@ -60,7 +60,7 @@ impl Shared {
             if refuses(&charges, &answer) {
                 let (places, corrections): (Places, Vec<_>) = before.into_iter().unzip();
                 // The time of the refusal stays known.
-                let mut left = *patience;
+                let mut left = Patience::new(patience.left());
                 let given_back = left.wait(Duration::MAX, self.give_back(corrections)).await;
                 if let Some(Ok(Ok(answer))) = given_back {
                     all.add(&places, &answer);
