@@ -212,13 +212,13 @@ struct Endpoint {
     vendor_name: &'static str,
 }
 
-/// 120 endpoints of organisations that there are not.
+/// 120 endpoints of organisations that there are not, with the vendor that the page asks for.
 fn directory() -> impl Iterator<Item = Endpoint> {
     let places = "North, East, South, West, Central, Lakeside, Riverside, Hillside, Seaside, \
                   Valley, Meadow, Forest";
     let kinds = "Hospital, Children's Hospital, Clinic, Family Practice, Medical Center, \
                  Health Network, Heart Institute, Eye Clinic, Laboratory, Urgent Care";
-    let vendors = ["Sample Records", "Demo Charts", "Placeholder EHR"];
+    let vendors = ["Epic", "Demo Charts", "Placeholder EHR"];
     let names = places
         .split(", ")
         .flat_map(move |place| kinds.split(", ").map(move |kind| format!("{place} {kind}")));

@@ -9,7 +9,8 @@ use std::{error::Error, time::Duration};
 
 use axum::{
     Extension, Json, Router,
-    extract::Request,
+    body::Bytes,
+    extract::{Request, rejection::BytesRejection},
     http::StatusCode,
     middleware::{self, Next},
     response::{IntoResponse, Response},
@@ -17,7 +18,7 @@ use axum::{
 };
 use jiff::Timestamp;
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tower_quota::{
     BuildError, Clock, Decision, Limiter, Policy, Quota, RateLimitLayer, Reason, Rejection,
     key::{self, ClientIp},
@@ -172,8 +173,22 @@ async fn questions(Extension(decision): Extension<Decision>) -> Json<Envelope> {
     data(&decision, json!([{ "id": "que_1", "text": "Why this role?" }]))
 }
 
-async fn answer(Extension(decision): Extension<Decision>) -> (StatusCode, Json<Envelope>) {
-    (StatusCode::CREATED, data(&decision, json!({ "id": "ans_1" })))
+/// An answer is a JSON object, whatever is in it; nothing at all is an answer without a text.
+async fn answer(
+    Extension(decision): Extension<Decision>,
+    sent: Result<Bytes, BytesRejection>,
+) -> Response {
+    let sent = match sent {
+        Ok(sent) => sent,
+        Err(why) => {
+            return error(&decision, why.status(), "BAD_REQUEST", "The body cannot be read.");
+        }
+    };
+    if !sent.is_empty() && serde_json::from_slice::<Map<String, Value>>(&sent).is_err() {
+        let message = "The body is not a JSON object.";
+        return error(&decision, StatusCode::BAD_REQUEST, "BAD_REQUEST", message);
+    }
+    (StatusCode::CREATED, data(&decision, json!({ "id": "ans_1" }))).into_response()
 }
 
 async fn not_found(Extension(decision): Extension<Decision>) -> Response {

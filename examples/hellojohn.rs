@@ -13,14 +13,18 @@ use std::{
 };
 
 use axum::{
-    Json, Router,
-    extract::{Path, Request, State},
-    http::{HeaderValue, Method, StatusCode, header::AUTHORIZATION},
+    Form, Json, Router,
+    body::Bytes,
+    extract::{FromRequest, Path, Request, State, rejection::FormRejection},
+    http::{
+        HeaderValue, Method, StatusCode,
+        header::{AUTHORIZATION, CONTENT_TYPE},
+    },
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tower_quota::{
     BuildError, Category, Clock, Limiter, Matcher, Policy, Quota, RateLimitLayer, Rejection,
@@ -239,7 +243,7 @@ fn rate_limited(rejection: &Rejection) -> Value {
             "message": format!("Rate limit exceeded. Retry after {seconds} seconds."),
             "retry_after": seconds,
         }),
-        None => json!({ "error": "bad_request", "message": rejection.to_string() }),
+        None => json!({ "error": kind_of(rejection.status()), "message": rejection.to_string() }),
     }
 }
 
@@ -252,8 +256,8 @@ pub fn app(limiter: Limiter) -> Router {
         RateLimitLayer::builder(limiter).on_rejection(response::json(rate_limited)).build();
     let rate_limit = rate_limit.expect("nothing is set that could fail");
     let rate_limits = rate_limit.describe().title("Rate limits of the HelloJohn API");
-    let ok = || async { Json(json!({ "ok": true })) };
-    let bulk = || async { Json(json!({ "results": [] })) };
+    let ok = async |_: Sent| Json(json!({ "ok": true }));
+    let bulk = async |_: Sent| Json(json!({ "results": [] }));
     let protected = Router::new()
         .route("/v1/auth/sign-in", post(ok))
         .route("/v1/auth/sign-up", post(ok))
@@ -262,19 +266,19 @@ pub fn app(limiter: Limiter) -> Router {
         .route("/v1/auth/token/refresh", post(ok))
         .route("/v1/mfa/verify", post(ok))
         .route("/v1/users", get(users).post(create_user))
-        .route("/v1/users/{id}", get(user).patch(user).delete(delete_user))
+        .route("/v1/users/{id}", get(user).patch(change_user).delete(delete_user))
         .route("/v1/users/bulk", post(bulk))
         .route("/v1/{resource}/bulk", post(bulk))
-        .route("/v1/admin/users/search", post(users))
+        .route("/v1/admin/users/search", post(search_users))
         .route("/v1/webhooks/{webhook}/test", post(test_webhook))
         .route("/v1/webhooks/{webhook}/deliveries", get(webhook_deliveries))
         .route("/v1/email/config/test", post(ok))
         .route("/v1/email/templates/{template}/preview", get(preview))
         .layer(middleware::from_fn(authorize))
         .with_state(deliveries);
-    let body_fields = BodyFieldLayer::new(["email", "user_id"]).only(Matcher::from_fn(|request| {
-        auth_endpoint(request.uri.path()) && request.method == Method::POST
-    }));
+    let body_fields = BodyFieldLayer::new(["email", "user_id"])
+        .only(Matcher::post("/v1/auth/password/forgot"))
+        .only(Matcher::post("/v1/mfa/verify"));
     protected
         .route("/health", get(|| async { Json(json!({ "status": "ok" })) }))
         .route("/.well-known/jwks.json", get(|| async { Json(json!({ "keys": [] })) }))
@@ -293,16 +297,77 @@ fn error(status: StatusCode, code: &str, message: &str) -> Response {
     (status, Json(json!({ "error": code, "message": message }))).into_response()
 }
 
+/// What the caller sends: a JSON object, whatever type it says it has, as browsers say `text/plain`;
+/// or a form. Nothing at all is an empty object.
+struct Sent(Map<String, Value>);
+
+impl<S: Send + Sync> FromRequest<S> for Sent {
+    type Rejection = Response;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Response> {
+        let content_type = request.headers().get(CONTENT_TYPE).map(HeaderValue::as_bytes);
+        if content_type.is_some_and(|sent| sent.starts_with(b"application/x-www-form-urlencoded")) {
+            let form: Result<Form<Map<String, Value>>, FormRejection> =
+                Form::from_request(request, state).await;
+            let Form(fields) = form.map_err(|why| refused(why.status(), &why.body_text()))?;
+            return Ok(Self(fields));
+        }
+        let document = Bytes::from_request(request, state).await;
+        let document = document.map_err(|why| refused(why.status(), &why.body_text()))?;
+        if document.is_empty() {
+            return Ok(Self(Map::new()));
+        }
+        let fields = serde_json::from_slice(&document);
+        fields.map(Self).map_err(|why| {
+            refused(StatusCode::BAD_REQUEST, &format!("The body is not a JSON object: {why}"))
+        })
+    }
+}
+
+fn refused(status: StatusCode, message: &str) -> Response {
+    error(status, kind_of(status), message)
+}
+
+fn kind_of(status: StatusCode) -> &'static str {
+    match status {
+        StatusCode::REQUEST_TIMEOUT => "request_timeout",
+        StatusCode::PAYLOAD_TOO_LARGE => "payload_too_large",
+        StatusCode::UNSUPPORTED_MEDIA_TYPE => "unsupported_media_type",
+        _ => "bad_request",
+    }
+}
+
 async fn users() -> Json<Value> {
     Json(json!({ "users": [{ "id": "usr_1", "name": "First User" }], "next": null }))
 }
 
-async fn create_user() -> (StatusCode, Json<Value>) {
+/// The users with the ids of `{"filters":{"ids":[…]}}`; all, where there is no such filter.
+async fn search_users(Sent(search): Sent) -> Response {
+    let ids = search.get("filters").and_then(|filters| filters.get("ids"));
+    let Some(ids) = ids else { return users().await.into_response() };
+    match serde_json::from_value::<Vec<String>>(ids.clone()) {
+        Ok(ids) => {
+            let found: Vec<_> = ids.iter().map(|id| a_user(id)).collect();
+            Json(json!({ "users": found, "next": null })).into_response()
+        }
+        Err(_) => refused(StatusCode::BAD_REQUEST, "`filters.ids` is a list of ids."),
+    }
+}
+
+async fn create_user(_: Sent) -> (StatusCode, Json<Value>) {
     (StatusCode::CREATED, Json(json!({ "id": "usr_2" })))
 }
 
 async fn user(Path(id): Path<String>) -> Json<Value> {
-    Json(json!({ "id": id, "name": "A User" }))
+    Json(a_user(&id))
+}
+
+async fn change_user(Path(id): Path<String>, _: Sent) -> Json<Value> {
+    Json(a_user(&id))
+}
+
+fn a_user(id: &str) -> Value {
+    json!({ "id": id, "name": "A User" })
 }
 
 async fn delete_user(Path(id): Path<String>) -> Json<Value> {
@@ -369,6 +434,7 @@ async fn test_webhook(
     State(deliveries): State<Deliveries>,
     Path(webhook): Path<String>,
     axum::Extension(api_key): axum::Extension<ApiKey>,
+    _: Sent,
 ) -> Response {
     let Ok(place) = deliveries.room.try_acquire_owned() else {
         return error(StatusCode::SERVICE_UNAVAILABLE, "busy", "Too many deliveries wait.");

@@ -53,6 +53,12 @@
 //! its keys differ. While a release changes the policy, that is right. Where they are two services,
 //! give each a prefix of its own with `RedisStoreBuilder::prefix`.
 //!
+//! ## `body_field_not_read`
+//! A policy counts by a field of the body, and no [`BodyFieldLayer`](crate::key::BodyFieldLayer) has
+//! read the body: the request is refused, as the handler may read the field. Add the layer outside
+//! of the limiter's, with this field, and let its [`only`](crate::key::BodyFieldLayer::only) mean
+//! each request for which the policy holds.
+//!
 //! [`ClientIp`]: crate::key::ClientIp
 //! [`trust_proxies`]: crate::key::ClientIp::trust_proxies
 //! [`trust_hops`]: crate::key::ClientIp::trust_hops
@@ -97,6 +103,8 @@ pub enum Code {
     RedisQueue,
     /// Two limiters count together, and their policies of one name differ.
     PolicyDiffers,
+    /// No layer has read a field of the body.
+    BodyFieldNotRead,
 }
 
 impl Code {
@@ -111,6 +119,7 @@ impl Code {
         Self::StoreFull,
         Self::RedisQueue,
         Self::PolicyDiffers,
+        Self::BodyFieldNotRead,
     ];
 
     /// The code as text, such as `no_peer_address`.
@@ -126,6 +135,7 @@ impl Code {
             Self::StoreFull => "store_full",
             Self::RedisQueue => "redis_queue",
             Self::PolicyDiffers => "policy_differs",
+            Self::BodyFieldNotRead => "body_field_not_read",
         }
     }
 }

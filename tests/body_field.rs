@@ -12,11 +12,11 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Empty, Full};
 use tower::{Layer, ServiceBuilder, ServiceExt, service_fn};
 use tower_quota::{
     Limiter, Matcher, Policy, Quota, RateLimitLayer,
-    key::{BodyFieldLayer, body_field},
+    key::{BodyFieldLayer, body_field, from_fn},
 };
 
 type Parcel = Result<Frame<Bytes>, &'static str>;
@@ -88,7 +88,7 @@ async fn receive(mut body: impl Body<Data = Bytes, Error = &'static str> + Unpin
 }
 
 #[tokio::test]
-async fn the_handler_receives_every_frame_as_it_was_sent() {
+async fn the_handler_receives_each_byte_and_the_trailers_as_they_were_sent() {
     let trailers = HeaderMap::from_iter([("x-sum".parse().unwrap(), "1".parse().unwrap())]);
     let parcels = vec![
         data("{\"email\""),
@@ -98,27 +98,176 @@ async fn the_handler_receives_every_frame_as_it_was_sent() {
     ];
     let answer = send("application/json", parcels).await;
     assert_eq!(answer.status, StatusCode::OK);
-    let sent = ["{\"email\"", "", ": \"A@B.c \"}", &format!("{trailers:?}")];
+    // In one piece, however many there were.
+    let sent = ["{\"email\": \"A@B.c \"}", &format!("{trailers:?}")];
     assert_eq!(answer.received.unwrap(), sent.map(|frame| Ok(frame.to_owned())));
 }
 
+/// What a policy says of missing keys.
+fn policies() -> [(&'static str, Policy); 3] {
+    let policy = || Policy::fixed_window("forgot", Quota::per_hour(1)).key(body_field("email"));
+    let all = || from_fn("all", |_| Some("all".into()));
+    [
+        ("or_skip", policy().or_skip()),
+        ("or_refuse", policy().or_refuse()),
+        ("or_key", policy().or_key(all()).or_skip()),
+    ]
+}
+
 #[tokio::test]
-async fn without_a_field_the_policy_says_what_happens_and_nothing_is_a_500() {
+async fn what_a_handler_may_read_and_the_layer_cannot_is_refused_under_every_policy() {
+    let json = "application/json";
+    let email = "{\"email\":\"a@b.c\"}";
     let long = format!("{{\"email\":\"{}@b.c\"}}", "a".repeat(64));
-    for (why, content_type, parcels) in [
-        ("over the cap", "application/json", vec![data(&long)]),
-        ("over the cap in parts", "application/json", vec![data(&long[..40]), data(&long[40..])]),
-        ("cut off", "application/json", vec![data("{\"email\":\"a@b.c"), Err("reset by peer")]),
-        ("ended early", "application/json", vec![data("{\"email\":\"a@b.c")]),
-        ("not JSON", "application/json", vec![data("email=a@b.c")]),
-        ("another type", "text/plain", vec![data("{\"email\":\"a@b.c\"}")]),
-        ("no field", "application/json", vec![data("{\"mail\":\"a@b.c\"}")]),
-        ("nothing", "application/json", vec![]),
+    for (why, status, content_type, parcels) in [
+        ("over the cap", 413, json, vec![data(&long)]),
+        ("over the cap in parts", 413, json, vec![data(&long[..40]), data(&long[40..])]),
+        ("cut off", 400, json, vec![data("{\"email\":\"a@b.c"), Err("reset by peer")]),
+        ("cut off after it", 400, json, vec![data(email), Err("reset by peer")]),
+        ("ended early", 400, json, vec![data("{\"email\":\"a@b.c")]),
+        ("not JSON", 400, json, vec![data("email=a@b.c")]),
+        ("an array of fields", 400, json, vec![data("[\"a@b.c\"]")]),
+        ("an array around it", 400, json, vec![data("{\"email\":[\"a@b.c\"]}")]),
+        ("twice", 400, json, vec![data("{\"email\":\"a\",\"email\":\"a\"}")]),
+        (
+            "twice in a form",
+            400,
+            "application/x-www-form-urlencoded",
+            vec![data("email=a&email=b")],
+        ),
+        ("JSON as a form", 415, "application/x-www-form-urlencoded", vec![data(email)]),
+        ("another type", 415, "text/plain", vec![data(email)]),
+        ("a vendor's type", 415, "application/vnd.acme", vec![data(email)]),
     ] {
-        let answer = send(content_type, parcels).await;
-        assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{why}");
-        assert!(answer.received.is_none(), "{why}: refused before the handler");
+        for (name, policy) in policies() {
+            let parcels = parcels.iter().map(|parcel| match parcel {
+                Ok(frame) => Ok(Frame::data(frame.data_ref().unwrap().clone())),
+                Err(error) => Err(*error),
+            });
+            let answer = send_to(policy, content_type, parcels.collect()).await;
+            assert_eq!(answer.status, status, "{why} {name}");
+            assert!(answer.received.is_none(), "{why}: refused before the handler");
+        }
     }
+}
+
+#[tokio::test]
+async fn what_lacks_the_field_is_missing() {
+    for (why, parcels) in [
+        ("no field", vec![data("{\"mail\":\"a@b.c\"}")]),
+        ("nothing", vec![]),
+        ("an empty field", vec![data("{\"email\":\" \"}")]),
+        ("null", vec![data("{\"email\":null}")]),
+    ] {
+        let [(_, or_skip), ..] = policies();
+        let answer = send_to(or_skip, "application/json", parcels).await;
+        assert_eq!(answer.status, StatusCode::OK, "{why}");
+    }
+    let answer = send("application/json", vec![data("{}")]).await;
+    assert_eq!(answer.status, StatusCode::BAD_REQUEST, "the policy says so");
+}
+
+/// Headers, the URI and the body of a request, beside which those of the others are one caller's.
+#[tokio::test]
+async fn what_handlers_take_for_the_same_is_one_key() {
+    let json: &[(&str, &str)] = &[("content-type", "application/json")];
+    let form: &[(&str, &str)] = &[("content-type", "application/x-www-form-urlencoded")];
+    let identity: &[(&str, &str)] =
+        &[("content-type", "application/problem+json"), ("content-encoding", "identity")];
+    let unencoded: &[(&str, &str)] =
+        &[("content-type", "application/json"), ("content-encoding", "")];
+    for (field, requests) in [
+        (
+            "email",
+            vec![
+                (json, "/", r#"{"email":"ann@example.com"}"#),
+                (json, "/", r#"{"email":" Ann@Example.COM "}"#),
+                (json, "/", r#"{"Email":"ann@example.com"}"#),
+                (identity, "/", r#"{"email":"ann@example.com"}"#),
+                (unencoded, "/", r#"{"email":"ann@example.com"}"#),
+                (form, "/", "email=ann%40example.com"),
+            ],
+        ),
+        (
+            "user.id",
+            vec![
+                (json, "/", r#"{"user":{"id":42}}"#),
+                (json, "/", r#"{"user":{"id":"42"}}"#),
+                (json, "/", r#"{"user":{"id":"042"}}"#),
+                (json, "/", r#"{"user":{"id":42.0}}"#),
+                (form, "/", "user[id]=42"),
+                (form, "/", "user.id=42"),
+            ],
+        ),
+    ] {
+        let policy = Policy::fixed_window("p", Quota::per_hour(1)).key(body_field(field)).or_skip();
+        let limiter = Limiter::builder().policy(policy).build().unwrap();
+        for (nth, (headers, uri, body)) in requests.into_iter().enumerate() {
+            let mut request = Request::post(uri);
+            for (name, value) in headers {
+                request = request.header(*name, *value);
+            }
+            let handler = service_fn(async |_: Request<_>| {
+                Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
+            });
+            let service = ServiceBuilder::new()
+                .layer(BodyFieldLayer::new([field]))
+                .layer(RateLimitLayer::new(limiter.clone()))
+                .service(handler);
+            let request = request.body(Parcels(vec![data(body)].into())).unwrap();
+            let status = service.oneshot(request).await.unwrap().status();
+            assert_eq!(status, if nth == 0 { 200 } else { 429 }, "{body}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_query_is_read_where_a_form_is() {
+    let policy = Policy::fixed_window("p", Quota::per_hour(1)).key(body_field("email")).or_skip();
+    let limiter = Limiter::builder().policy(policy).build().unwrap();
+    let send = |request: http::request::Builder, body: &'static str| {
+        let handler = service_fn(async |_: Request<_>| {
+            Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
+        });
+        let service = ServiceBuilder::new()
+            .layer(BodyFieldLayer::new(["email"]))
+            .layer(RateLimitLayer::new(limiter.clone()))
+            .service(handler);
+        let request = request.header("content-type", "application/json");
+        service.oneshot(request.body(Full::from(body)).unwrap())
+    };
+    assert_eq!(send(Request::get("/?email=a"), "").await.unwrap().status(), 200);
+    assert_eq!(send(Request::get("/?email=a"), "").await.unwrap().status(), 429);
+    assert_eq!(send(Request::get("/"), r#"{"email":"A"}"#).await.unwrap().status(), 429);
+    let both = send(Request::get("/?email=a"), r#"{"email":"b"}"#).await.unwrap();
+    assert_eq!(both.status(), 400, "which one the handler reads is unknown");
+    assert_eq!(send(Request::get("/?email=c&email=d"), "").await.unwrap().status(), 400);
+    let posted = send(Request::post("/?email=a"), "{}").await.unwrap();
+    assert_eq!(posted.status(), 200, "a form is in the body");
+}
+
+#[tokio::test]
+async fn a_body_that_no_layer_has_read_is_refused_and_warned_of() {
+    let policy =
+        Policy::fixed_window("p", Quota::per_hour(1)).key(body_field("never read")).or_skip();
+    let limiter = Limiter::builder().policy(policy).build().unwrap();
+    let request = Request::post("/").header("content-type", "application/json");
+    let (request, ()) = request.body(()).unwrap().into_parts();
+    for _ in 0..2 {
+        let decision = limiter.decide(&request).await;
+        assert!(!decision.is_allowed(), "or else each request without the layer is uncounted");
+    }
+    let warnings = tower_quota::warning::warnings();
+    let mut given = warnings.iter().filter(|warning| warning.culprit() == "never read");
+    let warning = given.next().unwrap();
+    assert_eq!(warning.code().as_str(), "body_field_not_read");
+    assert_eq!(
+        warning.to_string(),
+        "a policy counts by the body's field `never read`, and no layer has read it, so that the \
+         request is refused; write `.layer(BodyFieldLayer::new([\"never read\"]))` after the \
+         limiter's layer, and let its `only` mean each request of the policy"
+    );
+    assert!(given.next().is_none(), "once");
 }
 
 #[tokio::test]
@@ -128,15 +277,19 @@ async fn a_body_that_is_no_document_arrives_whole() {
         ("over the cap", [data(&part), data(&part), data("end"), Err("reset by peer")]),
         ("cut off", [data("{"), data("\"email\""), data(":"), Err("reset by peer")]),
     ] {
-        let text = |parcel: &Parcel| match parcel {
-            Ok(frame) => String::from_utf8(frame.data_ref().unwrap().to_vec()).map_err(|_| ""),
-            Err(error) => Err(*error),
+        let text = |parcels: &[Parcel]| -> (String, Option<&'static str>) {
+            let text = parcels.iter().flatten().filter_map(Frame::data_ref);
+            let text = text.map(|data| str::from_utf8(data).unwrap());
+            (text.collect(), parcels.iter().find_map(|parcel| parcel.as_ref().err().copied()))
         };
-        let sent: Received = parcels.iter().map(text).collect();
-        let skip = Policy::fixed_window("p", Quota::per_hour(1)).key(body_field("email")).or_skip();
-        let answer = send_to(skip, "application/json", parcels.into()).await;
+        let sent = text(&parcels);
+        let tried = Policy::fixed_window("p", Quota::per_hour(1)).key(body_field("email"));
+        let answer = send_to(tried.or_skip().dry_run(), "application/json", parcels.into()).await;
         assert_eq!(answer.status, StatusCode::OK, "{why}");
-        assert_eq!(answer.received.unwrap(), sent, "{why}");
+        let received = answer.received.unwrap();
+        let arrived: String = received.iter().flatten().map(String::as_str).collect();
+        let error = received.iter().find_map(|frame| frame.as_ref().err().copied());
+        assert_eq!((arrived, error), sent, "{why}");
     }
 }
 

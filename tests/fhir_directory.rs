@@ -364,14 +364,14 @@ async fn endpoints_are_found_by_name_and_vendor() {
     let endpoint =
         |id, name, vendor| json!({ "id": id, "organizationName": name, "vendorName": vendor });
     let forest_clinic = endpoint("ep_113", "Forest Clinic", "Demo Charts");
-    let forest_eye_clinic = endpoint("ep_118", "Forest Eye Clinic", "Sample Records");
+    let forest_eye_clinic = endpoint("ep_118", "Forest Eye Clinic", "Epic");
     let both = json!([forest_clinic, forest_eye_clinic]);
     for (used, (query, data)) in (1..).zip([
         ("query=forest&limit=2&page=9", json!([])),
         ("query=FOREST+clinic", json!([forest_clinic])),
         ("query=%20forest%20eye%20", json!([forest_eye_clinic])),
         ("query=clinic&vendor=&limit=100&page=1&other=x", json!(null)),
-        ("query=forest&vendor=sample+rec&limit=1&page=3", json!([forest_eye_clinic])),
+        ("query=forest&vendor=EPIC&limit=1&page=3", json!([forest_eye_clinic])),
         ("query=clinic&limit=2&page=12", both),
         ("query=nowhere", json!([])),
         ("query=forest&vendor=nobody", json!([])),
@@ -487,8 +487,12 @@ async fn get_with_retry_passes_on_its_next_try() {
             let api = Api::new();
             advance(late).await;
             api.spend(&call, limit).await;
-            let passed = endpoints(json!([])).ratelimit(limit, limit - 1, RESET + 60);
-            assert_eq!(get_with_retry(&api, &call, 3, 0).await, Ok((passed, 2)), "{call:?}");
+            let (passed, tries) = get_with_retry(&api, &call, 3, 0).await.unwrap();
+            assert_eq!((passed.status, tries), (200, 2), "{call:?}");
+            assert_eq!(passed.headers["ratelimit-remaining"], (limit - 1).to_string());
+            let found = passed.body["data"].as_array().unwrap();
+            assert_eq!(found.len(), 40, "the page asks for all endpoints of a vendor");
+            assert!(found.iter().all(|endpoint| endpoint["vendorName"] == "Epic"));
             // Not longer than to the window's end, in whole seconds.
             assert_eq!((api.began.elapsed() - Duration::from_secs(60)).as_secs(), 0);
         }

@@ -59,7 +59,11 @@ impl Api {
 
     /// Puts the page's `uuid` in place of the response's own, and asserts that it tells the time.
     async fn send_as_it_is(&self, request: request::Builder) -> Answer {
-        let request = request.body(Body::empty()).unwrap();
+        self.send_with(request, Body::empty()).await
+    }
+
+    async fn send_with(&self, request: request::Builder, body: Body) -> Answer {
+        let request = request.body(body).unwrap();
         let mut answer = Answer::of(self.app.clone().oneshot(request).await.unwrap()).await;
         if answer.body != Value::Null {
             let meta = answer.body["meta"].take();
@@ -274,6 +278,23 @@ async fn every_response_tells_the_quota_which_all_requests_of_a_key_share() {
     }
     let without_key = api.send(Request::get("/nothing")).await;
     assert_eq!(without_key, not_found.quota(1_000, 999, START + HOUR));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_is_read_and_a_broken_one_is_a_400() {
+    let api = Api::new();
+    let created = told(201, "data", json!({ "id": "ans_1" }));
+    let broken = error(400, "BAD_REQUEST", "The body is not a JSON object.");
+    for (remaining, sent, expected) in [
+        (999, r#"{"questionId":"que_1","text":"To learn."}"#, created),
+        (998, r#"{"questionId":"que_1","#, broken.clone()),
+        (997, "[]", broken.clone()),
+        (996, "questionId=que_1", broken),
+    ] {
+        let request = Request::post("/qsi/gather/answers").header("x-api-key", "mine");
+        let answer = api.send_with(request, sent.into()).await;
+        assert_eq!(answer, expected.quota(1_000, remaining, START + HOUR), "{sent}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

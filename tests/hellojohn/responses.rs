@@ -60,7 +60,7 @@ async fn the_reset_is_when_the_oldest_call_leaves_the_window() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_unknown_path_is_a_404_in_the_apis_envelope_and_counts_below_v1() {
+async fn an_unknown_path_is_a_404_in_the_apis_envelope_and_counts_from_v1_on() {
     let api = Api::new();
     let reset = api.after(MINUTE);
     for (call, expected) in [
@@ -70,7 +70,7 @@ async fn an_unknown_path_is_a_404_in_the_apis_envelope_and_counts_below_v1() {
         (get("/v1/users/").with(FREE), not_found().quota(100, 98, reset)),
         (get("/v1/unknown"), not_found().quota(100, 99, reset)),
         (get("/").with(FREE), not_found()),
-        (get("/v1"), not_found()),
+        (get("/v1"), not_found().quota(100, 98, reset)),
         (get("/v2/users").with(FREE), not_found()),
         (call(Method::DELETE, "/healthy"), not_found()),
     ] {

@@ -1,140 +1,167 @@
-//! Fields of a document, in the format that its request says it has.
+//! Fields of a document: a JSON document, or a form.
 
 use std::{fmt, sync::Arc};
 
-use http::{
-    HeaderMap,
-    header::{CONTENT_ENCODING, CONTENT_TYPE},
-};
+use http::StatusCode;
 use serde::{
     Deserializer,
-    de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor},
+    de::{DeserializeSeed, Error, IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Format {
-    Json,
-    Form,
-}
+use super::{format::Format, value::Value};
+use crate::key::Extracted;
 
-/// The format that the headers tell; `None` when it is another one, or compressed.
-pub(super) fn format_of(headers: &HeaderMap) -> Option<Format> {
-    if headers.contains_key(CONTENT_ENCODING) {
-        return None;
+/// What a document says of each of the fields named.
+pub(super) fn read(
+    format: Format,
+    document: &[u8],
+    names: &[Arc<str>],
+) -> Result<Vec<Extracted<'static>>, StatusCode> {
+    if document.trim_ascii().is_empty() {
+        return Ok(names.iter().map(|_| Extracted::Missing).collect());
     }
-    let content_type = headers.get(CONTENT_TYPE)?.to_str().ok()?;
-    let essence = content_type.split(';').next()?.trim().to_ascii_lowercase();
-    match &*essence {
-        "application/x-www-form-urlencoded" => Some(Format::Form),
-        "application/json" => Some(Format::Json),
-        _ if essence.starts_with("application/") && essence.ends_with("+json") => {
-            Some(Format::Json)
-        }
-        _ => None,
-    }
-}
-
-/// The values of the fields named that stand once in the document, each as a text: trimmed and in
-/// lower case.
-pub(super) fn read(format: Format, document: &[u8], names: &[Arc<str>]) -> Vec<(Arc<str>, String)> {
     let found = match format {
-        Format::Json => json(document, names).unwrap_or_default(),
+        Format::Json => json(document, names).map_err(|_| StatusCode::BAD_REQUEST)?,
+        // A handler that looks at the document alone reads JSON here.
+        Format::Form if matches!(document.trim_ascii_start(), [b'{' | b'[', ..]) => {
+            return Err(StatusCode::UNSUPPORTED_MEDIA_TYPE);
+        }
         Format::Form => form(document, names),
     };
-    let normal = |value: String| value.trim().to_lowercase();
-    let named = names.iter().zip(found.0);
-    named.filter_map(|(name, value)| Some((Arc::clone(name), normal(value.only()?)))).collect()
+    Ok(found.iter().map(Value::extracted).collect())
 }
 
-/// What was found of each field.
-#[derive(Default)]
-struct Found(Vec<Value>);
-
-#[derive(Clone, Default)]
-enum Value {
-    #[default]
-    Absent,
-    Text(String),
-    /// Twice, or not as a text: which value the handler reads is unknown.
-    Unclear,
+/// What a query says of each of the fields named: a handler reads a form from there if the method
+/// is GET.
+pub(super) fn read_query(query: &str, names: &[Arc<str>]) -> Vec<Extracted<'static>> {
+    form(query.as_bytes(), names).iter().map(Value::extracted).collect()
 }
 
-impl Value {
-    fn add(&mut self, text: Option<String>) {
-        *self = match (&self, text) {
-            (Self::Absent, Some(text)) => Self::Text(text),
-            _ => Self::Unclear,
-        };
-    }
-
-    fn only(self) -> Option<String> {
-        match self {
-            Self::Text(text) => Some(text),
-            Self::Absent | Self::Unclear => None,
-        }
-    }
-}
-
-fn form(document: &[u8], names: &[Arc<str>]) -> Found {
-    let mut found = Found(vec![Value::Absent; names.len()]);
+/// Forms know no nesting: `user.id` is written so, or as `user[id]`.
+fn form(document: &[u8], names: &[Arc<str>]) -> Vec<Value> {
+    let mut found = vec![Value::Absent; names.len()];
     for (name, value) in form_urlencoded::parse(document) {
-        for (wanted, found) in names.iter().zip(&mut found.0) {
-            if name == **wanted {
-                found.add(Some(value.clone().into_owned()));
+        let nested = name.replace('[', ".").replace(']', "");
+        for (wanted, found) in names.iter().zip(&mut found) {
+            if [&*name, &nested].iter().any(|name| name.eq_ignore_ascii_case(wanted)) {
+                found.add(Value::text(&value));
             }
         }
     }
     found
 }
 
-fn json(document: &[u8], names: &[Arc<str>]) -> serde_json::Result<Found> {
+fn json(document: &[u8], names: &[Arc<str>]) -> serde_json::Result<Vec<Value>> {
     let mut parser = serde_json::Deserializer::from_slice(document);
-    let found = parser.deserialize_map(Fields { names })?;
-    // What follows the object would make the handler refuse the document.
+    let mut found = vec![Value::Absent; names.len()];
+    let wanted = names.iter().enumerate().map(|(index, name)| (index, Some(&**name))).collect();
+    Within { wanted, found: &mut found }.deserialize(&mut parser)?;
+    // What follows the document would make the handler refuse it.
     parser.end()?;
     Ok(found)
 }
 
-/// Reads an object for the fields named, and skips the others.
-struct Fields<'a> {
-    names: &'a [Arc<str>],
+/// Reads a value for the fields that lie within it, and skips the others.
+struct Within<'a> {
+    /// Which fields, and their path from here; `None` where the value itself is the field.
+    wanted: Vec<(usize, Option<&'a str>)>,
+    found: &'a mut [Value],
 }
 
-impl<'de> Visitor<'de> for Fields<'_> {
-    type Value = Found;
+impl<'a> Within<'a> {
+    /// The fields that lie within the member `name`. Its letter case is ignored, as some readers do.
+    fn in_member(&self, name: &str) -> Vec<(usize, Option<&'a str>)> {
+        let in_member = |(index, path): &(usize, Option<&'a str>)| {
+            let path = (*path)?;
+            let (first, rest) = path.split_at_checked(name.len())?;
+            match rest.strip_prefix('.') {
+                _ if !first.eq_ignore_ascii_case(name) => None,
+                Some(rest) => Some((*index, Some(rest))),
+                None => rest.is_empty().then_some((*index, None)),
+            }
+        };
+        self.wanted.iter().filter_map(in_member).collect()
+    }
+
+    /// The value is a scalar: the field, if it is wanted itself.
+    fn scalar<E: Error>(self, value: Value) -> Result<(), E> {
+        for (index, path) in self.wanted {
+            let is_field = path.is_none() || value == Value::Null;
+            self.found[index].add(if is_field { value.clone() } else { Value::Unclear });
+        }
+        Ok(())
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Within<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, parser: D) -> Result<(), D::Error> {
+        parser.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Within<'_> {
+    type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object")
+        f.write_str("a value")
     }
 
-    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Found, M::Error> {
-        let mut found = Found(vec![Value::Absent; self.names.len()]);
-        while let Some(name) = map.next_key::<String>()? {
-            let mut wanted =
-                self.names.iter().zip(&mut found.0).filter(|(field, _)| ***field == name);
-            match wanted.next() {
-                Some((_, found)) => found.add(map.next_value_seed(Text)?),
-                None => {
-                    map.next_value::<IgnoredAny>()?;
-                }
+    fn visit_map<M: MapAccess<'de>>(self, mut members: M) -> Result<(), M::Error> {
+        for (index, _) in self.wanted.iter().filter(|(_, path)| path.is_none()) {
+            self.found[*index].add(Value::Unclear);
+        }
+        let mut seen = Vec::<String>::new();
+        while let Some(name) = members.next_key::<String>()? {
+            let wanted = self.in_member(&name);
+            if wanted.is_empty() {
+                members.next_value::<IgnoredAny>()?;
+                continue;
+            }
+            if seen.iter().any(|seen| seen.eq_ignore_ascii_case(&name)) {
+                wanted.iter().for_each(|(index, _)| self.found[*index] = Value::Unclear);
+            }
+            seen.push(name);
+            if wanted.iter().all(|(_, path)| path.is_none()) {
+                // Numbers come as maps where a feature of serde_json keeps all of their digits.
+                let value = Value::from(members.next_value::<serde_json::Value>()?);
+                wanted.iter().for_each(|(index, _)| self.found[*index].add(value.clone()));
+            } else {
+                members.next_value_seed(Within { wanted, found: &mut *self.found })?;
             }
         }
-        Ok(found)
+        Ok(())
     }
-}
 
-/// A text, or `None` for any other value.
-struct Text;
+    /// A struct may be written as an array of its fields, and a field as an array of one.
+    fn visit_seq<S: SeqAccess<'de>>(self, mut items: S) -> Result<(), S::Error> {
+        while items.next_element::<IgnoredAny>()?.is_some() {}
+        self.scalar(Value::Unclear)
+    }
 
-impl<'de> DeserializeSeed<'de> for Text {
-    type Value = Option<String>;
+    fn visit_unit<E: Error>(self) -> Result<(), E> {
+        self.scalar(Value::Null)
+    }
 
-    fn deserialize<D: Deserializer<'de>>(self, parser: D) -> Result<Option<String>, D::Error> {
-        let value: serde_json::Value = serde::Deserialize::deserialize(parser)?;
-        Ok(match value {
-            serde_json::Value::String(text) => Some(text),
-            _ => None,
-        })
+    fn visit_bool<E: Error>(self, value: bool) -> Result<(), E> {
+        self.scalar(Value::text(if value { "true" } else { "false" }))
+    }
+
+    fn visit_i64<E: Error>(self, value: i64) -> Result<(), E> {
+        self.scalar(Value::text(&value.to_string()))
+    }
+
+    fn visit_u64<E: Error>(self, value: u64) -> Result<(), E> {
+        self.scalar(Value::text(&value.to_string()))
+    }
+
+    fn visit_f64<E: Error>(self, value: f64) -> Result<(), E> {
+        self.scalar(Value::text(&value.to_string()))
+    }
+
+    fn visit_str<E: Error>(self, value: &str) -> Result<(), E> {
+        self.scalar(Value::text(value))
     }
 }
 
@@ -142,65 +169,122 @@ impl<'de> DeserializeSeed<'de> for Text {
 mod tests {
     use super::*;
 
-    fn email(format: Format, document: &[u8]) -> Option<String> {
-        let fields = read(format, document, &["email".into()]);
-        fields.into_iter().next().map(|(_, value)| value)
+    /// The key found; `None` for a missing one.
+    fn field(name: &str, format: Format, document: &[u8]) -> Result<Option<String>, StatusCode> {
+        match &read(format, document, &[name.into()])?[..] {
+            [Extracted::Found(key)] => Ok(Some(String::from_utf8_lossy(key.as_bytes()).into())),
+            [Extracted::Missing] => Ok(None),
+            [Extracted::Unreadable(status)] => Err(*status),
+            _ => unreachable!("one name, one answer"),
+        }
     }
+
+    fn found(text: &str) -> Result<Option<String>, StatusCode> {
+        Ok(Some(text.to_owned()))
+    }
+
+    const MISSING: Result<Option<String>, StatusCode> = Ok(None);
+    const UNREADABLE: Result<Option<String>, StatusCode> = Err(StatusCode::BAD_REQUEST);
 
     #[test]
     fn json_documents() {
-        let json = |document: &[u8]| email(Format::Json, document);
-        assert_eq!(json(br#"{"a":[{}],"email":" Ann@Example.COM\t"}"#).unwrap(), "ann@example.com");
-        assert_eq!(json(br#"{"em\u0061il":"a@b"}"#).unwrap(), "a@b", "an escaped name");
-        for document in [
-            &br#"{"email":"a@b","email":"c@d"}"#[..],
-            br#"{"email":7}"#,
-            br#"{"email":null}"#,
-            br#"{"user":{"email":"a@b"}}"#,
-            br#"{"email":"a@b"} trailing"#,
-            br#"{"email":"a@b"#,
-            br#"["email"]"#,
-            b"email=a@b",
-            b"{\"email\":\"\xff\"}",
-            b"",
+        for (document, expected) in [
+            (&br#"{"a":[{}],"email":" Ann@Example.COM\t"}"#[..], found("ann@example.com")),
+            (br#"{"em\u0061il":"a@b"}"#, found("a@b")),
+            (br#"{"Email":"a@b"}"#, found("a@b")),
+            (br#"{"email":42}"#, found("42")),
+            (br#"{"email":"42"}"#, found("42")),
+            (br#"{"email":true}"#, found("true")),
+            (br#" {"email":"a@b"} "#, found("a@b")),
+            (br#"{"email":null}"#, MISSING),
+            (br#"{"user":{"email":"a@b"}}"#, MISSING),
+            (b"{}", MISSING),
+            (b"null", MISSING),
+            (b"", MISSING),
+            (b" \n", MISSING),
+            (br#"{"email":"a@b","email":"a@b"}"#, UNREADABLE),
+            (br#"{"email":"a@b","EMAIL":"c@d"}"#, UNREADABLE),
+            (br#"{"email":null,"email":"c@d"}"#, UNREADABLE),
+            (br#"{"email":["a@b"]}"#, UNREADABLE),
+            (br#"{"email":{"is":"a@b"}}"#, UNREADABLE),
+            (br#"{"email":"a\u0000b"}"#, UNREADABLE),
+            (br#"{"email":"\ud800"}"#, UNREADABLE),
+            (br#"{"email":"a@b"} trailing"#, UNREADABLE),
+            (br#"{"email":"a@b"} {}"#, UNREADABLE),
+            (br#"{"email":"a@b"#, UNREADABLE),
+            (br#"{"email":"a@b",}"#, UNREADABLE),
+            (br#"["a@b"]"#, UNREADABLE),
+            (br#"[{"email":"a@b"}]"#, UNREADABLE),
+            (b"[]", UNREADABLE),
+            (b"\"a@b\"", UNREADABLE),
+            (b"7", UNREADABLE),
+            (b"email=a@b", UNREADABLE),
+            (b"{\"email\":\"\xff\"}", UNREADABLE),
+            (b"\xef\xbb\xbf{\"email\":\"a@b\"}", UNREADABLE),
         ] {
-            assert_eq!(json(document), None, "{}", String::from_utf8_lossy(document));
+            let text = String::from_utf8_lossy(document);
+            assert_eq!(field("email", Format::Json, document), expected, "{text}");
         }
         let deep = [&b"{\"x\":"[..], &[b'['; 10_000]].concat();
-        assert_eq!(json(&deep), None, "nested beyond reason");
+        assert_eq!(field("email", Format::Json, &deep), UNREADABLE, "nested beyond reason");
+    }
+
+    #[test]
+    fn nested_fields() {
+        for (document, expected) in [
+            (&br#"{"user":{"id":"U1","x":{}}}"#[..], found("u1")),
+            (br#"{"user.id":"U1"}"#, found("u1")),
+            (br#"{"USER":{"ID":1}}"#, found("1")),
+            (br#"{"user":null}"#, MISSING),
+            (br#"{"user":{}}"#, MISSING),
+            (br#"{"user":{"id":null}}"#, MISSING),
+            (br#"{"id":"U1"}"#, MISSING),
+            (br#"{"user":"U1"}"#, UNREADABLE),
+            (br#"{"user":["U1"]}"#, UNREADABLE),
+            (br#"{"user":[{"id":"U1"}]}"#, UNREADABLE),
+            (br#"{"user":{"id":"U1"},"user":{"id":"U1"}}"#, UNREADABLE),
+            (br#"{"user":{},"user":{"id":"U1"}}"#, UNREADABLE),
+            (br#"{"user":{"id":"U1"},"user.id":"U2"}"#, UNREADABLE),
+            (br#"{"user":{"id":"U1"},"User":null}"#, UNREADABLE),
+            (br#"{"user":{"id":{"is":"U1"}}}"#, UNREADABLE),
+        ] {
+            let text = String::from_utf8_lossy(document);
+            assert_eq!(field("user.id", Format::Json, document), expected, "{text}");
+        }
+        for document in [&b"user.id=U1"[..], b"user[id]=U1", b"User%5BId%5D=U1"] {
+            assert_eq!(field("user.id", Format::Form, document), found("u1"));
+        }
+        assert_eq!(field("user.id", Format::Form, b"user.id=1&user[id]=2"), UNREADABLE);
     }
 
     #[test]
     fn form_documents() {
-        let form = |document: &[u8]| email(Format::Form, document);
-        assert_eq!(form(b"a=b&email=+Ann%40Example.com").unwrap(), "ann@example.com");
-        assert_eq!(form(b"email=a&email=b"), None);
-        assert_eq!(form(b"mail=a"), None);
-        assert_eq!(form(b"{\"email\":\"a@b\"}"), None);
+        for (document, expected) in [
+            (&b"a=b&email=+Ann%40Example.com"[..], found("ann@example.com")),
+            (b"Email=a", found("a")),
+            (b"email=007", found("7")),
+            (b"mail=a", MISSING),
+            (b"email", MISSING),
+            (b"", MISSING),
+            (b"email=a&email=a", UNREADABLE),
+            (b"email=a&EMAIL=b", UNREADABLE),
+            (b"email=a%00b", UNREADABLE),
+            (b"{\"email\":\"a@b\"}", Err(StatusCode::UNSUPPORTED_MEDIA_TYPE)),
+            (b" [\"a@b\"]", Err(StatusCode::UNSUPPORTED_MEDIA_TYPE)),
+        ] {
+            let text = String::from_utf8_lossy(document);
+            let read = field("email", Format::Form, document);
+            let read = read.map(|key| key.filter(|key| !key.is_empty()));
+            assert_eq!(read, expected, "{text}");
+        }
     }
 
     #[test]
     fn several_fields() {
-        let names = ["email".into(), "user_id".into()];
-        let fields = read(Format::Json, br#"{"user_id":"U1","email":"a@b"}"#, &names);
-        let fields: Vec<_> = fields.iter().map(|(name, value)| (&**name, &**value)).collect();
-        assert_eq!(fields, [("email", "a@b"), ("user_id", "u1")]);
-    }
-
-    #[test]
-    fn content_types() {
-        let format = |value: &str| {
-            format_of(&HeaderMap::from_iter([(CONTENT_TYPE, value.parse().unwrap())]))
-        };
-        assert_eq!(format("application/json"), Some(Format::Json));
-        assert_eq!(format("Application/JSON; charset=utf-8"), Some(Format::Json));
-        assert_eq!(format("application/vnd.api+json"), Some(Format::Json));
-        assert_eq!(format("application/x-www-form-urlencoded"), Some(Format::Form));
-        assert_eq!(format("text/plain"), None);
-        assert_eq!(format("multipart/form-data; boundary=x"), None);
-        let mut compressed = HeaderMap::new();
-        compressed.insert(CONTENT_TYPE, "application/json".parse().unwrap());
-        compressed.insert(CONTENT_ENCODING, "gzip".parse().unwrap());
-        assert_eq!(format_of(&compressed), None);
+        let names = ["email".into(), "user_id".into(), "email.work".into()];
+        let read = read(Format::Json, br#"{"user_id":"U1","email":"a@b"}"#, &names).unwrap();
+        let expected =
+            [Extracted::Found("a@b".into()), Extracted::Found("u1".into()), Extracted::UNREADABLE];
+        assert_eq!(read, expected);
     }
 }

@@ -1,55 +1,102 @@
 //! A key in the body: a field of a JSON or form document, such as an email address.
 
 mod document;
+mod format;
 mod peeked;
+mod value;
 
 use std::{
     borrow::Cow,
     future::Future,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
-use http::{Request, request::Parts};
+use http::{Method, Request, StatusCode, header::CONTENT_TYPE, request::Parts};
 use http_body::Body;
 use tower::{Layer, Service, ServiceExt};
 
-use self::document::Format;
+use self::format::Format;
 pub use self::peeked::PeekedBody;
-use super::{KeyExtractor, extract::identified};
-use crate::matcher::Matcher;
+use super::{Extracted, KeyExtractor, extract::identified};
+use crate::{
+    matcher::Matcher,
+    warning::{Code, warn},
+};
 
 const DEFAULT_MAX_BYTES: usize = 16 * 1024;
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The value of a field of the body, read by a [`BodyFieldLayer`] outside of the limiter's layer.
+/// The value of a field of the body, read by a [`BodyFieldLayer`] outside of the limiter's layer:
+/// a text, a number or a boolean. A dot leads into an object: `user.id`.
 ///
-/// It is trimmed and in lower case, so that `A@example.com` and ` a@example.com` are one key.
+/// Values that handlers may take for the same are one key. A text is trimmed and in lower case, so
+/// that `A@example.com` and ` a@example.com` are one; a number is the same with quotes or without,
+/// so that `7`, `"7"`, `"007"` and `7.0` are one. Texts of different Unicode normalisation forms are
+/// different keys.
+///
+/// - The field is missing where the document has been read whole and lacks it, or has it as `null`.
+/// - It is unreadable, and the request is refused, where a handler may read what the layer cannot:
+///   with 413 where the body is too long, with 408 where it takes too long, with 415 where content
+///   type or encoding are others than the layer reads, and with 400 where the document is malformed
+///   or breaks off, is no object, or has the field twice or as an array or object. A name counts in
+///   any letter case, as some readers take it in any.
+/// - Where no layer has read the body, because there is none or [`only`](BodyFieldLayer::only) does
+///   not mean the request, the field is unreadable as well, and a
+///   [warning](crate::warning#body_field_not_read) says so.
 pub fn body_field(name: impl Into<Cow<'static, str>>) -> impl KeyExtractor {
     let name = name.into();
-    identified(format!("body field {name}"), name.clone(), None, move |request| {
-        let found = request.extensions.get().and_then(|Fields(fields)| {
-            let (_, value) = fields.iter().find(|(field, _)| **field == *name)?;
-            Some(value.as_str().into())
-        });
-        found.into()
+    let problem = name.split('.').any(str::is_empty).then(|| {
+        format!("`{name:?}` names no field of a body; write one like `email` or `user.id`")
+    });
+    let is_warned = AtomicBool::new(false);
+    identified(format!("body field {name}"), name.clone(), problem, move |request| {
+        let fields = request.extensions.get::<Fields>();
+        match fields.and_then(|Fields(fields)| fields.iter().find(|(field, _)| **field == *name)) {
+            Some((_, Extracted::Found(key))) => Extracted::Found(key.as_bytes().into()),
+            Some((_, Extracted::Missing)) => Extracted::Missing,
+            Some((_, Extracted::Unreadable(status))) => Extracted::Unreadable(*status),
+            None => {
+                let has_body = request.headers.contains_key(CONTENT_TYPE);
+                if has_body && !is_warned.swap(true, Ordering::Relaxed) {
+                    warn_not_read(&name);
+                }
+                Extracted::UNREADABLE
+            }
+        }
     })
 }
 
-/// The fields found, in a request's extensions.
+#[cold]
+fn warn_not_read(name: &str) {
+    warn(Code::BodyFieldNotRead, name, || {
+        format!(
+            "a policy counts by the body's field `{name}`, and no layer has read it, so that the \
+             request is refused; write `.layer(BodyFieldLayer::new([{name:?}]))` after the limiter's \
+             layer, and let its `only` mean each request of the policy"
+        )
+    });
+}
+
+/// What was read of the fields, in a request's extensions.
 #[derive(Clone)]
-struct Fields(Vec<(Arc<str>, String)>);
+struct Fields(Vec<(Arc<str>, Extracted<'static>)>);
 
 /// Reads fields of a JSON or form body, for policies that count by [`body_field`].
 ///
-/// The body goes on to the inner service untouched, byte for byte. A field is not found, and the
-/// policy says what happens then, when the body is longer than the cap, breaks off, is not of the
-/// content type it claims (`application/json`, `application/x-www-form-urlencoded`), is compressed,
-/// or has the field twice or not as a text.
+/// The body goes on to the inner service byte for byte. What the layer reads is what axum's `Json`
+/// and `Form` read: `application/json`, `application/*+json`, `application/x-www-form-urlencoded`,
+/// and the query of a `GET` request, where `Form` looks. It reads no compressed body: add
+/// tower-http's `RequestDecompressionLayer` outside of it where handlers take these.
 ///
 /// Add it after the limiter's layer, so that it is outside of it. It waits for bodies, so tell it
-/// [which requests](Self::only) are meant.
+/// [which requests](Self::only) are meant. It needs a Tokio runtime with time.
 ///
 /// ```
 /// use axum::{Router, routing::post};
@@ -83,27 +130,54 @@ pub struct BodyFieldLayer {
 struct Settings {
     fields: Vec<Arc<str>>,
     max_bytes: usize,
-    only: Option<Matcher>,
+    timeout: Duration,
+    json: Vec<Arc<str>>,
+    /// All requests, if there are none.
+    only: Vec<Matcher>,
 }
 
 impl BodyFieldLayer {
-    /// Reads the fields with these names from the top of a document.
+    /// Reads the fields with these names, each as [`body_field`] has it.
     pub fn new<N: Into<Arc<str>>>(fields: impl IntoIterator<Item = N>) -> Self {
-        let fields = fields.into_iter().map(Into::into).collect();
-        let settings = Settings { fields, max_bytes: DEFAULT_MAX_BYTES, only: None };
+        let settings = Settings {
+            fields: fields.into_iter().map(Into::into).collect(),
+            max_bytes: DEFAULT_MAX_BYTES,
+            timeout: DEFAULT_TIMEOUT,
+            json: Vec::new(),
+            only: Vec::new(),
+        };
         Self { settings: Arc::new(settings) }
     }
 
-    /// Longer bodies are not read: this much memory is used per request. Default: 16 KiB.
+    /// How long a body may be to be read, in bytes. Default: 16 KiB. While it is read, a request
+    /// takes up to twice as much memory, in however many pieces the body comes, and one piece more.
     pub fn max_bytes(mut self, bytes: usize) -> Self {
-        Arc::make_mut(&mut self.settings).max_bytes = bytes;
+        self.settings_mut().max_bytes = bytes;
         self
     }
 
-    /// Reads the bodies of these requests only. Default: of all.
-    pub fn only(mut self, matcher: Matcher) -> Self {
-        Arc::make_mut(&mut self.settings).only = Some(matcher);
+    /// How long a body may take until it is read. Default: 10 seconds.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.settings_mut().timeout = timeout;
         self
+    }
+
+    /// Reads bodies of this media type as JSON too, where handlers do: `text/plain`, which browsers
+    /// send unless told otherwise, or a vendor's. Called again, it adds another.
+    pub fn json_type(mut self, media_type: impl Into<Arc<str>>) -> Self {
+        self.settings_mut().json.push(media_type.into());
+        self
+    }
+
+    /// Reads the bodies of these requests only. Called again, it adds others. Default: of all
+    /// requests. A matcher that would fail at `build()` means all.
+    pub fn only(mut self, matcher: Matcher) -> Self {
+        self.settings_mut().only.push(matcher);
+        self
+    }
+
+    fn settings_mut(&mut self) -> &mut Settings {
+        Arc::make_mut(&mut self.settings)
     }
 }
 
@@ -140,28 +214,67 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let (mut head, body) = request.into_parts();
         let mut body = PeekedBody::new(body);
-        let Some(format) = self.settings.format_of(&head, &body) else {
+        if !self.settings.mean(&head) {
+            return Box::pin(self.inner.call(Request::from_parts(head, body)));
+        }
+        let settings = Arc::clone(&self.settings);
+        let format = if body.is_end_stream() {
+            // Whatever the handler takes, there is nothing in it.
+            settings.leave(&mut head, Ok(settings.nothing()));
+            None
+        } else {
+            let format = Format::of(&head.headers, &settings.json);
+            format.map_err(|status| settings.leave(&mut head, Err(status))).ok()
+        };
+        let Some(format) = format else {
             return Box::pin(self.inner.call(Request::from_parts(head, body)));
         };
         // As in `RateLimit`: nothing that the ready instance has reserved is kept while waiting.
         let inner = self.inner.clone();
         self.inner = inner.clone();
-        let settings = Arc::clone(&self.settings);
         Box::pin(async move {
-            if let Some(document) = body.peek(settings.max_bytes).await {
-                let fields = document::read(format, &document, &settings.fields);
-                head.extensions.insert(Fields(fields));
-            }
+            let reading = tokio::time::timeout(settings.timeout, body.peek(settings.max_bytes));
+            let read = reading.await.unwrap_or(Err(StatusCode::REQUEST_TIMEOUT));
+            let fields =
+                read.and_then(|()| document::read(format, body.document(), &settings.fields));
+            settings.leave(&mut head, fields);
             inner.oneshot(Request::from_parts(head, body)).await
         })
     }
 }
 
 impl Settings {
-    /// How to read the body, if it is to be read.
-    fn format_of(&self, head: &Parts, body: &impl Body) -> Option<Format> {
-        let meant = self.only.as_ref().is_none_or(|matcher| matcher.matches(head));
-        let fits = body.size_hint().lower() <= self.max_bytes as u64 && !body.is_end_stream();
-        if meant && fits { document::format_of(&head.headers) } else { None }
+    /// Whether the body of a request is to be read.
+    fn mean(&self, head: &Parts) -> bool {
+        let means = |matcher: &Matcher| matcher.problem().is_some() || matcher.matches(head);
+        self.only.is_empty() || self.only.iter().any(means)
+    }
+
+    fn nothing(&self) -> Vec<Extracted<'static>> {
+        self.fields.iter().map(|_| Extracted::Missing).collect()
+    }
+
+    /// Leaves what was read of the body in the request's extensions.
+    fn leave(&self, head: &mut Parts, read: Result<Vec<Extracted<'static>>, StatusCode>) {
+        let mut read = read.unwrap_or_else(|status| {
+            self.fields.iter().map(|_| Extracted::Unreadable(status)).collect()
+        });
+        if head.method == Method::GET {
+            let query = head.uri.query().unwrap_or_default();
+            for (read, in_query) in read.iter_mut().zip(document::read_query(query, &self.fields)) {
+                match (&*read, in_query) {
+                    (_, Extracted::Missing) | (Extracted::Unreadable(_), _) => {}
+                    (Extracted::Missing, in_query) => *read = in_query,
+                    (in_body, in_query) if *in_body == in_query => {}
+                    _ => *read = Extracted::UNREADABLE,
+                }
+            }
+        }
+        let mut fields: Vec<_> = self.fields.iter().cloned().zip(read).collect();
+        // Another of these layers may be outside of this one.
+        if let Some(Fields(others)) = head.extensions.remove() {
+            fields.extend(others);
+        }
+        head.extensions.insert(Fields(fields));
     }
 }

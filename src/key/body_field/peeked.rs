@@ -1,40 +1,69 @@
+//! A body of which the beginning is read ahead: [`PeekedBody`].
+
 use std::{
-    collections::VecDeque,
     fmt,
     pin::Pin,
     task::{Context, Poll},
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use http::StatusCode;
 use http_body::{Body, Frame, SizeHint};
 
-/// A body of which the first part may have been read ahead: it is handed on as it came, frame for
-/// frame, and then the rest.
+/// A body of which the first part may have been read ahead. It hands on the same bytes, the same
+/// trailers and the same error, and what was read ahead in one piece.
 pub struct PeekedBody<B: Body> {
-    read_ahead: VecDeque<Result<Frame<Bytes>, B::Error>>,
+    /// Data that was read ahead.
+    read: BytesMut,
+    /// What followed it: trailers, an error, or a piece that is too long.
+    next: Option<Result<Frame<Bytes>, B::Error>>,
     rest: B,
 }
 
 impl<B: Body<Data = Bytes> + Unpin> PeekedBody<B> {
     pub(super) fn new(rest: B) -> Self {
-        Self { read_ahead: VecDeque::new(), rest }
+        Self { read: BytesMut::new(), next: None, rest }
     }
 
-    /// The whole body, if it ends well within `max_bytes`.
-    pub(super) async fn peek(&mut self, max_bytes: usize) -> Option<Vec<u8>> {
-        let mut document = Vec::new();
-        while let Some(frame) = std::future::poll_fn(|context| self.poll_rest(context)).await {
-            let data = frame.as_ref().map(|frame| frame.data_ref().cloned());
-            let data = data.map_err(|_| ());
-            self.read_ahead.push_back(frame);
-            if let Some(data) = data.ok()? {
-                if document.len() + data.len() > max_bytes {
-                    return None;
-                }
-                document.extend_from_slice(&data);
-            }
+    /// Reads the whole body ahead, if it ends within `max_bytes`. A piece counts at least one byte,
+    /// so that there are no more pieces than bytes.
+    ///
+    /// # Errors
+    /// 413 Content Too Large for a longer one, and 400 Bad Request for one that breaks off.
+    pub(super) async fn peek(&mut self, max_bytes: usize) -> Result<(), StatusCode> {
+        if self.rest.size_hint().lower() > max_bytes as u64 {
+            return Err(StatusCode::PAYLOAD_TOO_LARGE);
         }
-        Some(document)
+        let mut left = max_bytes;
+        while let Some(frame) = std::future::poll_fn(|context| self.poll_rest(context)).await {
+            let data = frame.as_ref().ok().and_then(Frame::data_ref);
+            let fits = data.and_then(|data| Some((data, left.checked_sub(data.len().max(1))?)));
+            match (fits, &frame) {
+                (Some((data, less)), _) => {
+                    self.read.extend_from_slice(data);
+                    left = less;
+                    continue;
+                }
+                (None, Ok(frame)) if frame.is_trailers() => {}
+                (None, Ok(_)) => {
+                    self.next = Some(frame);
+                    return Err(StatusCode::PAYLOAD_TOO_LARGE);
+                }
+                (None, Err(_)) => {
+                    self.next = Some(frame);
+                    return Err(StatusCode::BAD_REQUEST);
+                }
+            }
+            // Trailers end a body.
+            self.next = Some(frame);
+            break;
+        }
+        Ok(())
+    }
+
+    /// What was read ahead.
+    pub(super) fn document(&self) -> &[u8] {
+        &self.read
     }
 
     fn poll_rest(
@@ -60,33 +89,34 @@ impl<B: Body<Data = Bytes> + Unpin> Body for PeekedBody<B> {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        match self.read_ahead.pop_front() {
+        if !self.read.is_empty() {
+            return Poll::Ready(Some(Ok(Frame::data(self.read.split().freeze()))));
+        }
+        match self.next.take() {
             Some(frame) => Poll::Ready(Some(frame)),
             None => self.poll_rest(context),
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.read_ahead.is_empty() && self.rest.is_end_stream()
+        self.read.is_empty() && self.next.is_none() && self.rest.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        let data = self.read_ahead.iter().flatten().filter_map(Frame::data_ref);
-        let read_ahead = data.map(|data| data.len() as u64).sum::<u64>();
+        let next = self.next.as_ref().and_then(|next| next.as_ref().ok()?.data_ref());
+        let ahead = (self.read.len() + next.map_or(0, Bytes::len)) as u64;
         let rest = self.rest.size_hint();
         let mut hint = SizeHint::new();
         if let Some(upper) = rest.upper() {
-            hint.set_upper(upper.saturating_add(read_ahead));
+            hint.set_upper(upper.saturating_add(ahead));
         }
-        hint.set_lower(rest.lower().saturating_add(read_ahead));
+        hint.set_lower(rest.lower().saturating_add(ahead));
         hint
     }
 }
 
 impl<B: Body> fmt::Debug for PeekedBody<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PeekedBody")
-            .field("read_ahead", &self.read_ahead.len())
-            .finish_non_exhaustive()
+        f.debug_struct("PeekedBody").field("read", &self.read.len()).finish_non_exhaustive()
     }
 }

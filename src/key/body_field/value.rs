@@ -1,0 +1,120 @@
+//! What a document says of a field, and which values are one key.
+
+use std::borrow::Cow;
+
+use crate::key::Extracted;
+
+/// The longest text that may be a number.
+const MAX_NUMBER: usize = 64;
+
+/// What was found of a field so far.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) enum Value {
+    #[default]
+    Absent,
+    Null,
+    Scalar(String),
+    /// Twice, or no scalar: what the handler reads is unknown.
+    Unclear,
+}
+
+impl Value {
+    pub(super) fn add(&mut self, found: Self) {
+        *self = match self {
+            Self::Absent => found,
+            _ => Self::Unclear,
+        };
+    }
+
+    pub(super) fn text(text: &str) -> Self {
+        Self::Scalar(text.to_owned())
+    }
+
+    /// As a key.
+    pub(super) fn extracted(&self) -> Extracted<'static> {
+        match self {
+            Self::Absent | Self::Null => Extracted::Missing,
+            Self::Unclear => Extracted::UNREADABLE,
+            // A handler in another language may end the text there.
+            Self::Scalar(text) if text.contains('\0') => Extracted::UNREADABLE,
+            Self::Scalar(text) => Extracted::Found(normal(text).into_owned().into()),
+        }
+    }
+}
+
+impl From<serde_json::Value> for Value {
+    fn from(value: serde_json::Value) -> Self {
+        match value {
+            serde_json::Value::Null => Self::Null,
+            serde_json::Value::Bool(value) => Self::Scalar(value.to_string()),
+            serde_json::Value::Number(number) => Self::Scalar(number.to_string()),
+            serde_json::Value::String(text) => Self::Scalar(text),
+            serde_json::Value::Array(_) | serde_json::Value::Object(_) => Self::Unclear,
+        }
+    }
+}
+
+/// The text that stands for all that handlers may take for the same: trimmed, in lower case, and a
+/// number in its shortest form, as `7` for `"007"`, `"+7"` and `7.0`.
+fn normal(text: &str) -> Cow<'_, str> {
+    let text = text.trim();
+    match number(text) {
+        Some(number) => number.into(),
+        None => text.to_lowercase().into(),
+    }
+}
+
+fn number(text: &str) -> Option<String> {
+    let may_be = |byte: u8| matches!(byte, b'0'..=b'9' | b'+' | b'-' | b'.' | b'e' | b'E');
+    if text.len() > MAX_NUMBER || !text.bytes().all(may_be) {
+        return None;
+    }
+    match text.parse::<i128>() {
+        Ok(whole) if is_whole(whole) => Some(whole.to_string()),
+        _ => text.parse().ok().filter(|number: &f64| number.is_finite()).map(shortest),
+    }
+}
+
+/// Whether it is one of the whole numbers that JSON's readers keep exactly.
+fn is_whole(number: i128) -> bool {
+    (i64::MIN.into()..=u64::MAX.into()).contains(&number)
+}
+
+fn shortest(number: f64) -> String {
+    // Beyond the range of `i128`, it is the nearest number of that range, and not whole here.
+    let whole = number as i128;
+    match number.fract() == 0.0 && is_whole(whole) {
+        true => whole.to_string(),
+        false => format!("{number:?}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_that_handlers_may_take_for_the_same_are_one_key() {
+        for (one, others) in [
+            ("a@b.c", &[" A@B.C\t", "a@B.c"][..]),
+            ("7", &["007", "+7", "7.0", "7e0", "0.7e1", " 7 "]),
+            ("0", &["-0", "0.0", "-0.0", "+0", "00"]),
+            ("-3", &["-03", "-3.0"]),
+            ("18446744073709551615", &["018446744073709551615"]),
+            ("1e20", &["100000000000000000000", "1.0E20"]),
+            ("100000000000000000", &["1e17"]),
+            ("0.5", &[".5", "5e-1"]),
+            ("true", &["TRUE"]),
+        ] {
+            for other in others {
+                assert_eq!(normal(other), normal(one), "{other}");
+            }
+        }
+        for text in
+            ["1.2.3.4", "2024-01-01", "1e999", "+", "e", "-", "inf", "nan", "0x7", "7a", "7 7"]
+        {
+            assert_eq!(normal(text), text);
+        }
+        assert_eq!(normal(&"7".repeat(MAX_NUMBER + 1)).len(), MAX_NUMBER + 1);
+    }
+}
