@@ -42,18 +42,19 @@ impl<'a> Extracted<'a> {
     #[inline]
     #[must_use]
     pub fn found(self) -> Option<Key<'a>> {
-        match self.or_missing_if_empty() {
-            Self::Found(key) => Some(key),
-            Self::Missing | Self::Unreadable(_) => None,
+        match self {
+            Self::Found(key) if !key.as_bytes().is_empty() => Some(key),
+            Self::Found(_) | Self::Missing | Self::Unreadable(_) => None,
         }
     }
 
-    /// The same; an empty key is missing.
+    /// Whether the request has no key, or an empty one.
     #[inline]
-    pub(crate) fn or_missing_if_empty(self) -> Self {
+    pub(crate) fn is_missing(&self) -> bool {
         match self {
-            Self::Found(key) if key.as_bytes().is_empty() => Self::Missing,
-            other => other,
+            Self::Found(key) => key.as_bytes().is_empty(),
+            Self::Missing => true,
+            Self::Unreadable(_) => false,
         }
     }
 }

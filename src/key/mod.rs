@@ -244,14 +244,15 @@ macro_rules! tuples {
             fn extract<'a>(&self, request: &'a Parts) -> Extracted<'a> {
                 let ($($name,)+) = self;
                 let mut missing = false;
-                $(let $name = match $name.extract(request).or_missing_if_empty() {
-                    Extracted::Found(key) => key,
-                    Extracted::Missing => {
-                        missing = true;
-                        "".into()
-                    }
-                    Extracted::Unreadable(status) => return Extracted::Unreadable(status),
-                };)+
+                $(
+                    let extracted = $name.extract(request);
+                    missing |= extracted.is_missing();
+                    let $name = match extracted {
+                        Extracted::Found(key) => key,
+                        Extracted::Missing => "".into(),
+                        unreadable @ Extracted::Unreadable(_) => return unreadable,
+                    };
+                )+
                 if missing { Extracted::Missing } else { Extracted::Found(Key::joined(&[$($name),+])) }
             }
 

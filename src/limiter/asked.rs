@@ -188,17 +188,19 @@ impl Inner {
             return Ok(None);
         }
         match rule.policy.shard_of(request) {
-            Extracted::Found(shard) => {
-                // As the key of a policy that counts by this: both are then on one server.
-                let (first, domain) = (shard.first_part(), rule.shard_domain);
-                let fingerprint = match first {
-                    Some(first) => self.fingerprints.fingerprint(domain.first_part, &first),
-                    None => self.fingerprints.fingerprint(domain.key, &shard),
-                };
-                Ok(Some(fingerprint as u64))
-            }
-            Extracted::Missing => Ok(self.shard(rule, kind, key)),
             Extracted::Unreadable(status) => Err(status),
+            chosen => Ok(match chosen.found() {
+                Some(shard) => {
+                    // As the key of a policy that counts by this: both are then on one server.
+                    let (first, domain) = (shard.first_part(), rule.shard_domain);
+                    let fingerprint = match first {
+                        Some(first) => self.fingerprints.fingerprint(domain.first_part, &first),
+                        None => self.fingerprints.fingerprint(domain.key, &shard),
+                    };
+                    Some(fingerprint as u64)
+                }
+                None => self.shard(rule, kind, key),
+            }),
         }
     }
 }

@@ -20,10 +20,10 @@ impl Policy {
             return (0, Extracted::Found("".into()));
         }
         for (kind, key) in (0_u8..).zip(&self.0.keys) {
-            match key.extract(request).or_missing_if_empty() {
-                Extracted::Missing => {}
-                Extracted::Unreadable(_) if self.0.unreadable_as_missing => {}
-                extracted => return (kind, extracted),
+            let extracted = key.extract(request);
+            let is_unreadable = matches!(extracted, Extracted::Unreadable(_));
+            if !(extracted.is_missing() || is_unreadable && self.0.unreadable_as_missing) {
+                return (kind, extracted);
             }
         }
         (0, Extracted::Missing)
@@ -89,7 +89,7 @@ impl Policy {
 
     pub(crate) fn shard_of<'a>(&self, request: &'a Parts) -> Extracted<'a> {
         let shard = self.0.shard.as_ref();
-        shard.map_or(Extracted::Missing, |shard| shard.extract(request).or_missing_if_empty())
+        shard.map_or(Extracted::Missing, |shard| shard.extract(request))
     }
 
     /// What its counts are kept under, in a store that several processes share. Its quota is no

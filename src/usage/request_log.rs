@@ -63,11 +63,11 @@ impl RequestLog {
     /// The extractor's status, for a key that is unreadable.
     pub(crate) fn key_of(&self, request: &Parts) -> Result<Option<LoggedKey>, StatusCode> {
         let Settings { key: extractor, label, fingerprints, .. } = &*self.0;
-        let key = match extractor.extract(request).or_missing_if_empty() {
-            Extracted::Found(key) => key,
-            Extracted::Missing => return Ok(None),
+        let key = match extractor.extract(request) {
             Extracted::Unreadable(status) => return Err(status),
+            extracted => extracted.found(),
         };
+        let Some(key) = key else { return Ok(None) };
         let label = match label {
             Some(label) => label(&key),
             None => label::of_api_key(&extractor.kind(), &key),
