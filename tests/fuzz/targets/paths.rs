@@ -1,7 +1,9 @@
-//! Paths: whichever way a router inside reads one, the handler that runs is counted in its category.
+//! Paths: whichever way a router inside reads one, the handler that runs is counted in its category,
+//! and by the parameter that it reads.
 
 use std::{
     cell::RefCell,
+    collections::HashMap,
     convert::Infallible,
     sync::{
         Arc,
@@ -12,14 +14,17 @@ use std::{
 use axum::{
     Router,
     body::Body,
-    extract::Request,
+    extract::{Path, Request},
     http::{Method, Uri},
     response::Response,
     routing::{MethodRouter, any, get, post},
 };
 use tower::{Layer, ServiceExt, service_fn, util::BoxCloneSyncService};
 use tower_http::normalize_path::NormalizePathLayer;
-use tower_quota::{Category, Limiter, Matcher, Policy, Quota, RateLimitLayer};
+use tower_quota::{
+    Category, Limiter, Matcher, Policy, Quota, RateLimitLayer,
+    key::{Extracted, KeyExtractor, path_param},
+};
 
 /// What a path is made of. Bytes from 128 on stand for themselves, without their highest bit.
 const PARTS: [&str; 32] = [
@@ -79,14 +84,24 @@ enum Verb {
     Any,
 }
 
-/// The number of the route whose handler ran, in the response.
+/// The parameter of a route that a policy may count by.
+fn param(route: usize) -> Option<&'static str> {
+    match ROUTES[route].0 {
+        "/v1/users/{id}" => Some("id"),
+        "/v1/files/{name}/{part}" => Some("part"),
+        _ => None,
+    }
+}
+
+/// The number of the route whose handler ran, and what it reads as its parameter.
 #[derive(Clone)]
-struct Ran(usize);
+struct Ran(usize, Option<String>);
 
 fn handler(route: usize) -> MethodRouter {
-    let run = async move || {
+    let run = async move |params: Option<Path<HashMap<String, String>>>| {
         let mut response = Response::new(Body::empty());
-        response.extensions_mut().insert(Ran(route));
+        let read = params.and_then(|Path(mut params)| params.remove(param(route)?));
+        response.extensions_mut().insert(Ran(route, read));
         response
     };
     match ROUTES[route].1 {
@@ -233,7 +248,8 @@ fn path(data: &[u8]) -> Option<Uri> {
     path.parse().ok()
 }
 
-/// Whenever a handler runs, its category's policy has counted, and no request counts twice.
+/// Whenever a handler runs, its category's policy has counted, and no request counts twice. A
+/// parameter of the path that it reads is the key, or unreadable.
 pub fn paths(data: &[u8]) {
     thread_local! {
         static APPS: RefCell<Vec<(App, Arc<[AtomicUsize]>)>> =
@@ -250,9 +266,19 @@ pub fn paths(data: &[u8]) {
         counts.iter().for_each(|count| count.store(0, Ordering::Relaxed));
         let request = Request::builder().method(method).uri(&uri).body(Body::empty());
         let request = request.expect("method and path are valid");
+        let head = Request::builder().uri(&uri).body(()).expect("a path is valid");
+        let (head, ()) = head.into_parts();
         let Ok(response) = RUNTIME.with(|runtime| runtime.block_on(app.oneshot(request)));
         let count = |route: usize| counts[route].load(Ordering::Relaxed);
-        let Some(Ran(route)) = response.extensions().get() else { continue };
+        let Some(Ran(route, read)) = response.extensions().get() else { continue };
+        if let (Some(read), Some(name)) = (read, param(*route)) {
+            let found = match path_param(ROUTES[*route].0, name).extract(&head) {
+                Extracted::Unreadable(_) => continue,
+                Extracted::Found(key) => key.as_bytes().to_vec(),
+                Extracted::Missing => Vec::new(),
+            };
+            assert_eq!(found, read.as_bytes(), "app {number}: {method} {uri} reads {read}");
+        }
         assert_eq!(count(*route), 1, "app {number}: {method} {uri} ran {}", ROUTES[*route].0);
         assert!((0..ROUTES.len()).all(|route| count(route) <= 1), "{method} {uri} counts twice");
     }
