@@ -12,6 +12,11 @@ pub(super) const MAX_SEGMENTS: usize = 127;
 /// A path in axum's syntax, such as `/users/{id}` or `/files/{*path}`.
 #[derive(Debug)]
 pub(crate) struct Pattern {
+    /// The text before the first parameter: most patterns are told apart by it. Empty where all
+    /// paths match.
+    head: Box<str>,
+    /// The number of segments before the one that has the first parameter.
+    in_head: usize,
     segments: Vec<Segment>,
     /// `{*rest}`, at the end.
     rest: Option<Segment>,
@@ -57,7 +62,8 @@ impl Pattern {
             Some(path) => (path, true),
             None => (path, path.is_empty()),
         };
-        let mut pattern = Self { segments: Vec::new(), rest: None, has_slash };
+        let mut pattern =
+            Self { head: "".into(), in_head: 0, segments: Vec::new(), rest: None, has_slash };
         for segment in path.split('/').filter(|segment| !segment.is_empty()) {
             if pattern.rest.is_some() {
                 let problem = "`{*rest}` matches all that follows";
@@ -78,7 +84,27 @@ impl Pattern {
             let problem = format!("has more than {MAX_SEGMENTS} segments; write a shorter one");
             return Err(format!("the path `{text}` {problem}"));
         }
+        pattern.set_head();
         Ok(pattern)
+    }
+
+    fn set_head(&mut self) {
+        let is_literal = |segment: &&Segment| segment.param.is_none();
+        self.in_head = self.segments.iter().take_while(is_literal).count();
+        let after = self.segments.get(self.in_head).or(self.rest.as_ref());
+        let literals = self.segments[..self.in_head].iter().chain(after);
+        let mut head: String = literals.flat_map(|segment| ["/", &*segment.literal]).collect();
+        if after.is_none() && self.has_slash {
+            head.push('/');
+        }
+        let is_all = self.segments.is_empty() && self.rest.as_ref().is_some_and(Segment::is_any);
+        self.head = if is_all { "".into() } else { head.into() };
+    }
+
+    /// Whether the head's last slash may be missing in a path.
+    fn may_end_before_slash(&self) -> bool {
+        let is_any = self.rest.as_ref().is_none_or(Segment::is_any);
+        self.in_head == self.segments.len() && is_any && self.head.len() > 1
     }
 
     pub(crate) fn has_param(&self, name: &str) -> bool {
@@ -157,12 +183,31 @@ impl Pattern {
     /// may append.
     #[inline]
     fn walk<'a>(&self, path: &'a str, mut tell: impl FnMut(&Segment, &'a str)) -> bool {
-        let Some(path) = path.strip_prefix('/') else {
-            return self.segments.is_empty() && self.rest.as_ref().is_some_and(Segment::is_any);
+        let Some(text) = path.strip_prefix(&*self.head) else {
+            if path.len() + 1 != self.head.len() || !self.may_end_before_slash() {
+                return false;
+            }
+            let ends = self.head.strip_suffix('/') == Some(path);
+            if let (true, Some(rest)) = (ends, &self.rest) {
+                tell(rest, "");
+            }
+            return ends;
         };
-        let mut left = Some(path);
-        for segment in &self.segments {
-            let Some(text) = left.and_then(|left| left.strip_prefix(&*segment.literal)) else {
+        if self.in_head == self.segments.len() {
+            return match &self.rest {
+                None => text.is_empty(),
+                Some(rest) => {
+                    let is_all = self.head.is_empty();
+                    tell(rest, text.strip_prefix('/').filter(|_| is_all).unwrap_or(text));
+                    true
+                }
+            };
+        }
+        let (mut left, mut is_first) = (Some(text), true);
+        for segment in &self.segments[self.in_head..] {
+            let literal = if is_first { "" } else { &*segment.literal };
+            is_first = false;
+            let Some(text) = left.and_then(|left| left.strip_prefix(literal)) else {
                 return false;
             };
             let end = match segment.param {
@@ -183,10 +228,7 @@ impl Pattern {
             }
         }
         match &self.rest {
-            None => match left {
-                None => true,
-                Some(left) => self.has_slash && left.is_empty(),
-            },
+            None => left.is_none_or(|left| self.has_slash && left.is_empty()),
             Some(rest) => match left.unwrap_or_default().strip_prefix(&*rest.literal) {
                 Some(value) => {
                     tell(rest, value);
