@@ -206,7 +206,7 @@ async fn a_connection_that_fails_when_it_opens_is_given_up_once() {
         slow += u32::from(begun.elapsed() >= Duration::from_millis(150));
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    assert!(slow <= 1, "{slow} requests wait though it is down, and not one while it is asked");
+    assert!(slow <= 1, "{slow} requests wait though it is down");
 }
 
 /// What was carried out before its connection ended is not asked for once more: units would come
@@ -292,7 +292,7 @@ async fn a_crowd_of_our_own_is_no_failure_of_the_server() {
     let server = Server::start();
     let timeout = 2 * AMPLE;
     let store = RedisStore::builder(server.url()).response_timeout(timeout);
-    // Each is asked for.
+    // Each takes a command.
     let store = store.decision_timeout(timeout).queue_timeout(PATIENCE).max_denied(0);
     let store = store.secret(SECRET).build().unwrap();
     let policy = Policy::sliding_window("p", Quota::per_hour(1_000));
@@ -317,7 +317,7 @@ async fn a_crowd_before_a_server_that_stalls_gives_up_together() {
     assert_eq!(crowd(&limiter, 3_000).await, (0, 0));
     // They are more than ten times as many as have a turn at once.
     assert!(start.elapsed() < 5 * timeout, "they waited one after the other");
-    // It is asked once more in the background, and then no request waits.
+    // One more question goes to it in the background, and then no request waits.
     let mut slow = 0;
     for _ in 0..500 {
         let begun = Instant::now();

@@ -82,7 +82,7 @@ struct Inner {
     /// The first place of each policy, by its name.
     by_name: BTreeMap<String, u32>,
     store: Arc<dyn Store>,
-    /// What the store was told of the policies, which holds as long as this lives.
+    /// What the store knows of the policies, as long as this lives.
     _announced: Arc<[Announcement]>,
     /// Where counts live while the store does not answer.
     local: OnceLock<MemoryStore>,

@@ -282,7 +282,7 @@ pub trait Store: Send + Sync + 'static {
         None
     }
 
-    /// Hears what a limiter counts here, when that is built; it drops them when its last clone is
+    /// Takes in what a limiter counts here, when that is built; it drops them when its last clone is
     /// dropped. A store whose counts several limiters share [compares](Announcement::compare) what
     /// they say. The default does nothing.
     fn announce(&self, policies: &Arc<[Announcement]>) {

@@ -48,7 +48,7 @@ impl Announced {
         self.is_news.load(Relaxed)
     }
 
-    /// What the server is to be told.
+    /// What the server does not know yet.
     pub(super) fn take(&self) -> Vec<Arc<Policies>> {
         if !self.is_news.swap(false, Relaxed) {
             return Vec::new();
@@ -96,7 +96,7 @@ mod tests {
         announced.add(&same);
         assert_eq!(warned("succeeded"), 0);
         assert_eq!(announced.take().len(), 2);
-        assert!(announced.take().is_empty(), "it has been told");
+        assert!(announced.take().is_empty(), "the server knows it");
         let other = policies("succeeded", slow);
         announced.add(&other);
         assert_eq!(warned("succeeded"), 1);

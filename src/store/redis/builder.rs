@@ -121,8 +121,8 @@ impl RedisStoreBuilder {
     }
 
     /// For how many keys a refusal is remembered, so that whoever floods while refused costs the
-    /// server next to nothing: it is asked about a key again when the refusal ends, and at most a few
-    /// times more where requests cost different numbers of units. Default: 100,000, about 15 MB, or
+    /// server next to nothing: a key takes another command when its refusal ends, and a few more at
+    /// most where requests cost different numbers of units. Default: 100,000, about 15 MB, or
     /// 25 MB where costs differ; 0 remembers none.
     ///
     /// A refusal holds for the key, the policy and the quota that it was made under, and for all

@@ -168,8 +168,8 @@ impl Link {
         &self.announced
     }
 
-    /// Tells a server that answers of our policies, in the background, and hears what others have
-    /// told it.
+    /// Announces our policies to a server that answers, in the background, and compares them with
+    /// those of others.
     #[cold]
     fn announce(&self, opened: Arc<Opened>) {
         let news = self.announced.take();
@@ -186,9 +186,9 @@ impl Link {
         });
     }
 
-    /// A server has not answered in time. That may be for one command, or for our own sake: before
-    /// it counts as down, it is asked. If it has answered no one since, those who wait for their
-    /// turn give up at once: all of them together wait once.
+    /// A server has not answered in time. That may be for one command only: before it counts as
+    /// down, it gets a question in the background. If it has answered no one since, those who wait
+    /// for their turn give up at once: all of them together wait once.
     #[cold]
     fn doubt(self: &Arc<Self>, opened: &Arc<Opened>, request: &Request, heard: u64) {
         let part = opened.part(|| request.slot());

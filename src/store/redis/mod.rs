@@ -39,9 +39,9 @@ use crate::clock::Now;
 /// While the server is slow or down, no decision waits longer for it than
 /// [`decision_timeout`](RedisStoreBuilder::decision_timeout), and
 /// [`Policy::on_store_failure`](crate::Policy::on_store_failure) says what is decided. A server that
-/// has not answered in time is asked once more, in the background; if it does not answer that
-/// either, or after three errors in a row, it is not asked any more, which costs requests nothing,
-/// until it is seen to work in the background. With the feature `tracing` both changes are logged.
+/// has not answered in time gets one more question, in the background; if it does not answer that
+/// either, or after three errors in a row, requests do without it, which costs them nothing, until
+/// it is seen to work in the background. With the feature `tracing` both changes are logged.
 /// It need not be there when this replica starts.
 ///
 /// A crowd of our own is no failure of the server: 256 commands are on their way to it at once, and

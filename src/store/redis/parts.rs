@@ -28,7 +28,7 @@ pub(super) struct Part {
     pub(super) heard: AtomicU64,
     /// Errors without an answer between them.
     pub(super) failures: AtomicU32,
-    /// It is being asked whether it is there.
+    /// A question is on its way that shows whether it is there.
     pub(super) is_doubted: AtomicBool,
     pub(super) is_down: AtomicBool,
     pauses: Mutex<Pauses>,

@@ -32,12 +32,12 @@ impl Patience {
         Self { left: time, began: Instant::now(), has_asked: Arc::default() }
     }
 
-    /// Tells elsewhere as well whether a server was asked.
+    /// Says elsewhere as well whether a command was sent.
     pub(super) fn telling(self, has_asked: Arc<AtomicBool>) -> Self {
         Self { has_asked, ..self }
     }
 
-    /// From here on, a server may have done what it was asked.
+    /// From here on, a server may have done something.
     pub(super) fn asks(&self) {
         self.has_asked.store(true, Relaxed);
     }

@@ -112,8 +112,8 @@ impl Shared {
         failed.map_or(Ok(all.answer()), Err)
     }
 
-    /// What can be asked of one server at once, in the order of the shards. Some server is asked
-    /// what time it is, even if nothing else.
+    /// What can go to one server at once, in the order of the shards. It is one server at least: the
+    /// answer has its time, even if nothing else.
     fn shards(&self, shards: impl Iterator<Item = u64>) -> SmallVec<[Places; 1]> {
         let shards: SmallVec<[u64; 4]> = shards.collect();
         let mut places: Places = (0..shards.len()).collect();

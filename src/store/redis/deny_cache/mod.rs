@@ -267,7 +267,7 @@ impl Denied {
             Algorithm::FixedWindow if units <= capacity => Some(fewer.ends.1),
             // None of these ever fits.
             _ if fewer.units > capacity => Some(fewer.ends.1),
-            // Between two it is the time of one of them. It is asked for as long as there is room.
+            // Between two it is the time of one of them. The server knows which, as long as there is room.
             _ if self.refusals.len() < REFUSALS => None,
             _ => more.iter().map(|refusal| refusal.ends.1).find(|ends| *ends >= fewer.ends.1),
         }

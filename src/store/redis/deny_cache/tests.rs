@@ -125,7 +125,7 @@ fn a_refusal_says_nothing_of_another_quota() {
             let told = cached.charge(&of(units, 1), 3, 0).usages[0];
             assert_eq!(told.fits(), fits, "{algorithm:?}: under {units} a minute");
         }
-        assert!(cached.asked >= asked + 4, "each is asked for anew");
+        assert!(cached.asked >= asked + 4, "each takes a command of its own");
     }
 }
 
@@ -232,7 +232,7 @@ proptest! {
             }
             prop_assert!(told.wait() >= known.wait(), "who comes back then is refused");
             if algorithm == Algorithm::SlidingWindow {
-                continue; // it may be told the time of more units
+                continue; // it may have the time of more units
             }
             // Two times are rounded up, and their sum.
             let late = Duration::from_millis(2 * there) + Duration::from_nanos(2);
