@@ -345,6 +345,8 @@ async fn nonsense_is_a_400_and_changes_nothing() {
         "/operator/keys/7",
         "/operator/keys/%ff",
         "/operator/keys/+0000000000000000000000000000001",
+        // Of no key that is known.
+        "/operator/keys/00000000000000000000000000000001",
     ] {
         let request = Request::post(path).header("x-operator", "nora");
         let request = request.header("content-type", "application/json");

@@ -87,6 +87,27 @@ impl Key<'_> {
         Key { bytes: Bytes::Owned(bytes), parts: keys.len() as u8 }
     }
 
+    /// The keys that were joined to this one; `None` where it is one by itself.
+    fn parts(&self) -> Option<SmallVec<[Key<'_>; 4]>> {
+        let (mut parts, mut rest) = (SmallVec::new(), self.as_bytes());
+        while !rest.is_empty() {
+            let (length, after) = rest.split_first_chunk()?;
+            let length = usize::try_from(u64::from_le_bytes(*length)).ok()?;
+            let (part, after) = after.split_at_checked(length)?;
+            parts.push(part.into());
+            rest = after;
+        }
+        (parts.len() > 1).then_some(parts)
+    }
+
+    fn into_owned(self) -> Key<'static> {
+        let bytes = match self.bytes {
+            Bytes::Borrowed(bytes) => bytes.into(),
+            Bytes::Owned(bytes) => bytes,
+        };
+        Key { bytes: Bytes::Owned(bytes), parts: self.parts }
+    }
+
     /// The first of the keys that were joined to this one.
     pub(crate) fn first_part(&self) -> Option<Key<'_>> {
         let (length, rest) = self.as_bytes().split_first_chunk().filter(|_| self.parts > 1)?;
@@ -187,6 +208,13 @@ pub trait KeyExtractor: Send + Sync + 'static {
     /// The request's key: found, missing, or unreadable.
     fn extract<'a>(&self, request: &'a Parts) -> Extracted<'a>;
 
+    /// What [`extract`](Self::extract) makes of a key that comes from elsewhere than a request, as
+    /// through [`Limiter::check`](crate::Limiter::check): of an address its network, say. `None`
+    /// where no request can have it. Default: the key as it is.
+    fn canonical<'a>(&self, key: Key<'a>) -> Option<Key<'a>> {
+        Some(key)
+    }
+
     /// What is wrong with the settings, and what to write instead. `build()` fails with it.
     fn problem(&self) -> Option<String> {
         None
@@ -212,6 +240,10 @@ impl<K: KeyExtractor + ?Sized> KeyExtractor for Arc<K> {
 
     fn extract<'a>(&self, request: &'a Parts) -> Extracted<'a> {
         (**self).extract(request)
+    }
+
+    fn canonical<'a>(&self, key: Key<'a>) -> Option<Key<'a>> {
+        (**self).canonical(key)
     }
 
     fn problem(&self) -> Option<String> {
@@ -256,6 +288,13 @@ macro_rules! tuples {
                 if missing { Extracted::Missing } else { Extracted::Found(Key::joined(&[$($name),+])) }
             }
 
+            fn canonical<'a>(&self, key: Key<'a>) -> Option<Key<'a>> {
+                let ($($name,)+) = self;
+                let mut parts = key.parts()?.into_iter();
+                let keys = [$($name.canonical(parts.next()?)?.into_owned()),+];
+                parts.next().is_none().then(|| Key::joined(&keys))
+            }
+
             fn problem(&self) -> Option<String> {
                 let ($($name,)+) = self;
                 None$(.or_else(|| $name.problem()))+
@@ -280,6 +319,41 @@ mod tests {
     fn joined_keys_do_not_run_together() {
         assert_ne!(Key::from(("ab", "c")).as_bytes(), Key::from(("a", "bc")).as_bytes());
         assert_ne!(Key::from(("a", "")).as_bytes(), Key::from(("", "a")).as_bytes());
+    }
+
+    #[test]
+    fn a_key_from_elsewhere_is_made_what_its_extractor_reads() {
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        let by_ip = ClientIp::new();
+        let of_48 = ClientIp::new().ipv6_prefix(48);
+        for (extractor, key, canonical) in [
+            (&by_ip as &dyn KeyExtractor, Key::from(ip("192.0.2.7")), Some(ip("192.0.2.7").into())),
+            (&by_ip, ip("2001:db8::7").into(), Some(ip("2001:db8::").into())),
+            (&of_48, ip("2001:db8:0:1::7").into(), Some(ip("2001:db8::").into())),
+            (&by_ip, ip("::ffff:192.0.2.7").into(), Some(ip("192.0.2.7").into())),
+            (&by_ip, "192.0.2.7".into(), Some(ip("192.0.2.7").into())),
+            (&by_ip, "2001:db8::7".into(), Some(ip("2001:db8::").into())),
+            (&by_ip, "tenant-7".into(), None),
+            (&by_ip, "".into(), None),
+            (&header("x"), "tenant-7".into(), Some("tenant-7".into())),
+            (
+                &(header("x"), by_ip.clone()),
+                ("a", ip("2001:db8::7")).into(),
+                Some(("a", ip("2001:db8::")).into()),
+            ),
+            (
+                &(header("x"), (by_ip.clone(), bearer())),
+                ("a", ("192.0.2.7", "b")).into(),
+                Some(("a", (ip("192.0.2.7"), "b")).into()),
+            ),
+            (&(header("x"), bearer()), "a".into(), None),
+            (&(header("x"), bearer()), ("a", "b", "c").into(), None),
+            (&(header("x"), bearer(), query("y")), ("a", "b").into(), None),
+            (&(header("x"), by_ip.clone()), ("a", "b").into(), None),
+            (&Arc::new(by_ip.clone()), "2001:db8::7".into(), Some(ip("2001:db8::").into())),
+        ] {
+            assert_eq!(extractor.canonical(key), canonical);
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@ use std::{
     future::Future,
     iter,
     pin::Pin,
-    task::{Context, Poll, Waker},
+    task::{Context, Poll, Waker, ready},
 };
 
 use super::{Inner, Limiter, Rule, future::DecisionFuture};
@@ -39,10 +39,20 @@ pub struct Check<'a> {
     action: Action,
     policy: &'a str,
     key: Key<'a>,
+    kind: Option<&'a str>,
     cost: u64,
-    plan: Option<Quota>,
+    plan: Option<Plan<'a>>,
     /// Boxed: mostly the answer is there at once.
     deciding: Option<Box<DecisionFuture>>,
+    /// Whether the key is known to have used what is to be changed.
+    is_known: bool,
+}
+
+/// Which quota the key has.
+#[derive(Clone, Copy)]
+enum Plan<'a> {
+    Named(&'a str),
+    Quota(Quota),
 }
 
 /// What a [`Check`] does.
@@ -57,7 +67,8 @@ pub(super) enum Action {
 impl<'a> Check<'a> {
     #[inline]
     pub(super) fn new(limiter: &'a Limiter, action: Action, policy: &'a str, key: Key<'a>) -> Self {
-        Self { limiter, action, policy, key, cost: 1, plan: None, deciding: None }
+        let (kind, plan, deciding) = (None, None, None);
+        Self { limiter, action, policy, key, kind, cost: 1, plan, deciding, is_known: false }
     }
 
     /// How many units it uses, or gives back. Default: 1.
@@ -67,10 +78,47 @@ impl<'a> Check<'a> {
         self
     }
 
-    /// The quota of this key's plan. Default: the policy's own.
+    /// What kind of key it is, by the name that its extractor has: `ip`, `x-api-key`. Needed where
+    /// the policy counts by several ([`Policy::or_key`](crate::Policy::or_key)): equal keys of two
+    /// kinds have two quotas.
+    ///
+    /// ```
+    /// use std::net::IpAddr;
+    ///
+    /// use tower_quota::{Limiter, Policy, Quota, key::{self, ClientIp}};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let reads = Policy::sliding_window("read", Quota::per_minute(60))
+    ///     .key(key::header("x-api-key"))
+    ///     .or_key(ClientIp::new())
+    ///     .or_refuse();
+    /// let limiter = Limiter::builder().policy(reads).build()?;
+    /// // An address counts as in requests: this one by its /64.
+    /// let address: IpAddr = "2001:db8::7".parse()?;
+    /// assert!(limiter.check("read", address).kind("ip").await?.is_allowed());
+    /// let neighbour: IpAddr = "2001:db8::8".parse()?;
+    /// assert_eq!(limiter.peek("read", neighbour).kind("ip").await?.outcomes()[0].remaining(), 59);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn kind(mut self, name: &'a str) -> Self {
+        self.kind = Some(name);
+        self
+    }
+
+    /// The plan of this key, by its name in [`Policy::plans`](crate::Policy::plans). Which plan a
+    /// key has is a function of the request, and there is none: so a policy with plans needs this,
+    /// or [`quota`](Self::quota).
+    pub fn plan(mut self, name: &'a str) -> Self {
+        self.plan = Some(Plan::Named(name));
+        self
+    }
+
+    /// The quota of this key's plan. Default: the policy's own, unless the policy has plans.
     #[inline]
     pub fn quota(mut self, quota: Quota) -> Self {
-        self.plan = Some(quota);
+        self.plan = Some(Plan::Quota(quota));
         self
     }
 
@@ -94,19 +142,20 @@ impl<'a> Check<'a> {
     /// ```
     ///
     /// # Errors
-    /// [`CheckError::UnknownPolicy`] when no policy has that name. [`CheckError::WouldWait`] where
+    /// [`CheckError`]: a question that the policy cannot answer. [`CheckError::WouldWait`] where
     /// the store has to be waited for, as one on Redis has: then nothing is charged. What is given
     /// back, or reset, is so all the same.
     pub fn at_once(self) -> Result<Outcome, CheckError> {
         let (inner, rule) = (&*self.limiter.inner, self.rule()?);
         let mut outcome = rule.unasked;
-        self.fill(rule, &mut outcome);
+        self.fill(rule, &mut outcome)?;
         let answered = match self.change() {
             _ if outcome.charge.quota.is_unlimited() => {
                 outcome.usage = Usage::of_nanos(0, u64::MAX, 0);
                 true
             }
             None => inner.decide_without_waiting(&mut outcome),
+            Some(_) if inner.is_unused(&outcome) => return Err(self.nothing_used()),
             Some(change) => inner.correct_without_waiting(&mut outcome, change),
         };
         if answered { Ok(outcome) } else { Err(CheckError::WouldWait) }
@@ -121,24 +170,85 @@ impl<'a> Check<'a> {
         }
     }
 
-    /// Writes what is asked into what the rule says of nobody yet.
+    /// Writes the question into what the rule says before it has a key.
     #[inline]
-    fn fill(&self, rule: &Rule, asked: &mut Outcome) {
+    fn fill(&self, rule: &Rule, outcome: &mut Outcome) -> Result<(), CheckError> {
         let inner = &*self.limiter.inner;
-        let charge = &mut asked.charge;
-        let shard = inner.shard(rule, 0, &self.key);
-        charge.key = inner.fingerprint(rule, 0, &self.key);
+        if inner.is_shared && rule.policy.has_shard() {
+            return Err(CheckError::Sharded(self.policy.to_owned()));
+        }
+        let kind = self.kind_of(rule)?;
+        let counted;
+        let key = if rule.policy.counts_keys_as_they_are() {
+            &self.key
+        } else {
+            counted = self.counted_key(rule, kind)?;
+            &counted
+        };
+        outcome.key_kind = kind;
+        let charge = &mut outcome.charge;
+        let shard = inner.shard(rule, kind, key);
+        charge.key = inner.fingerprint(rule, kind, key);
         charge.shard = shard.unwrap_or(charge.key as u64);
         charge.cost = self.cost;
-        if self.plan.is_some() {
-            charge.quota = rule.policy.planned(self.plan);
+        if self.plan.is_some() || rule.policy.has_plans() {
+            charge.quota = self.quota_of(rule)?;
         }
         if let Action::Peek = self.action {
             charge.mode = Mode::Peek;
         }
+        Ok(())
     }
 
-    /// What changes of what was used; `None` where it is asked to use.
+    #[inline]
+    fn kind_of(&self, rule: &Rule) -> Result<u8, CheckError> {
+        match self.kind {
+            None if rule.domains.len() == 1 => Ok(0),
+            name => self.named_kind(rule, name),
+        }
+    }
+
+    #[inline(never)]
+    fn named_kind(&self, rule: &Rule, name: Option<&str>) -> Result<u8, CheckError> {
+        let kinds = || rule.unasked.labels.kinds().map(str::to_owned).collect();
+        let policy = || self.policy.to_owned();
+        let Some(name) = name else {
+            return Err(CheckError::WhichKind { policy: policy(), kinds: kinds() });
+        };
+        let found = (0..=u8::MAX).zip(rule.unasked.labels.kinds()).find(|(_, kind)| *kind == name);
+        let unknown =
+            || CheckError::UnknownKind { policy: policy(), kind: name.to_owned(), kinds: kinds() };
+        found.map(|(number, _)| number).ok_or_else(unknown)
+    }
+
+    /// The key as the policy counts it.
+    #[inline(never)]
+    fn counted_key(&self, rule: &Rule, kind: u8) -> Result<Key<'a>, CheckError> {
+        let unfit = || {
+            let kind = rule.unasked.labels.kind(kind).to_owned();
+            CheckError::UnfitKey { policy: self.policy.to_owned(), kind }
+        };
+        rule.policy.canonical_key(kind, self.key.clone()).ok_or_else(unfit)
+    }
+
+    fn quota_of(&self, rule: &Rule) -> Result<Quota, CheckError> {
+        let plans = rule.policy.listed_plans();
+        let names = || plans.iter().map(|(name, _)| name.clone()).collect();
+        match self.plan {
+            Some(Plan::Quota(quota)) => Ok(rule.policy.planned(Some(quota))),
+            Some(Plan::Named(name)) => match plans.iter().find(|(plan, _)| plan == name) {
+                Some((_, quota)) => Ok(rule.policy.planned(Some(*quota))),
+                None => Err(CheckError::UnknownPlan {
+                    policy: self.policy.to_owned(),
+                    plan: name.to_owned(),
+                    plans: names(),
+                }),
+            },
+            None => Err(CheckError::WhichPlan { policy: self.policy.to_owned(), plans: names() }),
+        }
+    }
+
+    /// What changes of what was used; `None` where units are to be used.
     fn change(&self) -> Option<Change> {
         match self.action {
             Action::Charge | Action::Peek => None,
@@ -147,19 +257,27 @@ impl<'a> Check<'a> {
         }
     }
 
-    /// Asks; the answer is in `asked`, or else it comes later.
+    fn nothing_used(&self) -> CheckError {
+        CheckError::NothingUsed(self.policy.to_owned())
+    }
+
+    /// Begins; the answer is in `decision`, or else it comes later.
     #[inline]
-    fn ask(&self, asked: &mut Decision) -> Result<Option<Box<DecisionFuture>>, CheckError> {
+    fn begin(&self, decision: &mut Decision) -> Result<Option<Box<DecisionFuture>>, CheckError> {
         let rule = self.rule()?;
-        let outcome = asked.push(&rule.unasked);
-        self.fill(rule, outcome);
-        if outcome.charge.quota.is_unlimited() {
-            asked.retain(|_| false);
+        let outcome = decision.push(&rule.unasked);
+        self.fill(rule, outcome)?;
+        let change = self.change();
+        if change.is_some() && !self.is_known {
+            outcome.charge.mode = Mode::Peek;
         }
-        let Some(change) = self.change() else {
-            return Ok(DecisionFuture::at_once(self.limiter, asked));
+        if outcome.charge.quota.is_unlimited() {
+            decision.retain(|_| false);
+        }
+        let Some(change) = change.filter(|_| self.is_known) else {
+            return Ok(DecisionFuture::at_once(self.limiter, decision));
         };
-        let correcting = DecisionFuture::correcting(self.limiter.clone(), asked.take(), change);
+        let correcting = DecisionFuture::correcting(self.limiter.clone(), decision.take(), change);
         Ok(Some(Box::new(correcting)))
     }
 }
@@ -184,6 +302,13 @@ impl Inner {
             }
         }
         charged
+    }
+
+    /// Whether the store says at once that the key has used nothing.
+    fn is_unused(&self, outcome: &Outcome) -> bool {
+        let mut peeked = *outcome;
+        peeked.charge.mode = Mode::Peek;
+        self.charge_one_at_once(&mut peeked, self.clock.now()) && peeked.is_unused()
     }
 
     /// Changes what was used; `false` where nobody knows yet what is left.
@@ -214,36 +339,148 @@ impl Future for Check<'_> {
 
     #[inline]
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let deciding = match self.deciding.take() {
-            Some(deciding) => deciding,
-            None => {
-                let mut asked = Decision::new();
-                match self.ask(&mut asked)? {
-                    None => return Poll::Ready(Ok(asked)),
-                    Some(later) => later,
+        loop {
+            let decision = match self.deciding.as_mut() {
+                Some(deciding) => ready!(Pin::new(deciding).poll(context)),
+                None => {
+                    let mut decision = Decision::new();
+                    match self.begin(&mut decision)? {
+                        None => decision,
+                        Some(later) => {
+                            self.deciding = Some(later);
+                            continue;
+                        }
+                    }
                 }
+            };
+            if self.change().is_none() || self.is_known {
+                return Poll::Ready(Ok(decision));
             }
-        };
-        Pin::new(self.deciding.insert(deciding)).poll(context).map(Ok)
+            // Of a key that is misspelt, nothing is given back.
+            if decision.is_unused() {
+                return Poll::Ready(Err(self.nothing_used()));
+            }
+            (self.is_known, self.deciding) = (true, None);
+        }
     }
 }
 
-/// Why a [`Check`] has no answer.
+impl Decision {
+    /// Whether the store has said that the keys have used nothing.
+    fn is_unused(&self) -> bool {
+        !self.record.counted_locally && self.all().all(Outcome::is_unused)
+    }
+}
+
+impl Outcome {
+    fn is_unused(&self) -> bool {
+        self.remaining() >= self.limit()
+    }
+}
+
+/// Why a [`Check`] has no answer. Nothing was changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CheckError {
     /// No policy of the limiter has this name.
     UnknownPolicy(String),
+    /// The policy counts by several kinds of key, and none was [named](Check::kind).
+    WhichKind {
+        /// The policy.
+        policy: String,
+        /// Its kinds of key.
+        kinds: Vec<String>,
+    },
+    /// The policy does not count by this kind of key.
+    UnknownKind {
+        /// The policy.
+        policy: String,
+        /// The kind that was [named](Check::kind).
+        kind: String,
+        /// Its kinds of key.
+        kinds: Vec<String>,
+    },
+    /// No request can have this key: it is no address, or has not as many parts.
+    UnfitKey {
+        /// The policy.
+        policy: String,
+        /// The kind of key by which it counts.
+        kind: String,
+    },
+    /// The policy has plans, and the key's was not given, as a [name](Check::plan) or a
+    /// [quota](Check::quota).
+    WhichPlan {
+        /// The policy.
+        policy: String,
+        /// Its [plans](crate::Policy::plans).
+        plans: Vec<String>,
+    },
+    /// The policy has no plan of this name.
+    UnknownPlan {
+        /// The policy.
+        policy: String,
+        /// The plan that was [named](Check::plan).
+        plan: String,
+        /// Its [plans](crate::Policy::plans).
+        plans: Vec<String>,
+    },
+    /// The key has used nothing of this policy, so that nothing can be given back or reset.
+    NothingUsed(String),
+    /// Only a request says on which server of a cluster this policy's counts are
+    /// ([`Policy::shard`](crate::Policy::shard)).
+    Sharded(String),
     /// The store has to be waited for, and was asked by [`Check::at_once`].
     WouldWait,
 }
 
 impl fmt::Display for CheckError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let quoted = |names: &[String], last: &str| {
+            let names: Vec<_> = names.iter().map(|name| format!("`{name}`")).collect();
+            names.join(last)
+        };
         match self {
             Self::UnknownPolicy(name) => write!(
                 f,
                 "no policy is named `{name}`; add it to the limiter, as with `.direct(…)`"
+            ),
+            Self::WhichKind { policy, kinds } => {
+                let kinds = quoted(kinds, " or ");
+                write!(f, "policy `{policy}` counts by {kinds}; write which, as `.kind(\"…\")`")
+            }
+            Self::UnknownKind { policy, kind, kinds } => {
+                let kinds = quoted(kinds, " or ");
+                write!(f, "policy `{policy}` does not count by `{kind}`; write {kinds}")
+            }
+            Self::UnfitKey { policy, kind } => write!(
+                f,
+                "no request has such a key under policy `{policy}`, which counts by `{kind}`; write an address as an `IpAddr`, and several keys together as a tuple"
+            ),
+            Self::WhichPlan { policy, plans } if plans.is_empty() => {
+                write!(f, "policy `{policy}` has plans; write the key's quota, as `.quota(…)`")
+            }
+            Self::WhichPlan { policy, plans } => {
+                let plans = quoted(plans, " or ");
+                write!(
+                    f,
+                    "policy `{policy}` has the plans {plans}; write the key's, as `.plan(\"…\")`, or its quota, as `.quota(…)`"
+                )
+            }
+            Self::UnknownPlan { policy, plan, plans } if plans.is_empty() => write!(
+                f,
+                "policy `{policy}` has no plan `{plan}`; write the key's quota, as `.quota(…)`"
+            ),
+            Self::UnknownPlan { policy, plan, plans } => {
+                let plans = quoted(plans, " or ");
+                write!(f, "policy `{policy}` has no plan `{plan}`; write {plans}")
+            }
+            Self::NothingUsed(policy) => write!(
+                f,
+                "the key has used nothing of policy `{policy}`, and nothing was changed; look whether the key is right"
+            ),
+            Self::Sharded(policy) => write!(
+                f,
+                "policy `{policy}` has a shard, which only a request says; leave `.shard(…)` out, or ask with `Limiter::decide`"
             ),
             Self::WouldWait => f.write_str(
                 "the limiter's store cannot answer at once; write `.await` for `.at_once()`",

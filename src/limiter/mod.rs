@@ -172,10 +172,16 @@ impl Limiter {
     /// Asks one policy, by its name, about a key. Awaiting it charges one unit, unless told
     /// otherwise, when that fits; [`Check::at_once`] does so without.
     ///
-    /// This is for work that is no HTTP request: a background job, a message from a queue.
+    /// This is for work that is no HTTP request: a background job, a message from a queue. The key
+    /// counts as that of a request does: an address by its network, and all keys of a
+    /// [global](crate::Policy::global) policy together. Where the policy counts by several kinds of
+    /// key, [`Check::kind`] names the key's; where it has plans, [`Check::plan`] does or
+    /// [`Check::quota`]. What an operator has decided about a key of the request log
+    /// (`usage::OperatorPage`) does not reach it.
     ///
     /// # Errors
-    /// Asking fails with [`CheckError::UnknownPolicy`] when no policy has that name.
+    /// The [`CheckError`] of a question that the policy cannot answer, such as
+    /// [`CheckError::UnknownPolicy`].
     #[inline]
     pub fn check<'a>(&'a self, policy: &'a str, key: impl Into<Key<'a>>) -> Check<'a> {
         Check::new(self, Action::Charge, policy, key.into())
@@ -184,15 +190,18 @@ impl Limiter {
     /// Asks as [`check`](Self::check) does, and charges nothing.
     ///
     /// # Errors
-    /// Asking fails with [`CheckError::UnknownPolicy`] when no policy has that name.
+    /// Those of [`check`](Self::check).
     pub fn peek<'a>(&'a self, policy: &'a str, key: impl Into<Key<'a>>) -> Check<'a> {
         Check::new(self, Action::Peek, policy, key.into())
     }
 
-    /// Gives a key units back that it has used: one, or the [`cost`](Check::cost).
+    /// Gives a key units back that it has used: one, or the [`cost`](Check::cost), and never more
+    /// than are used now. What has come back by itself is not given back again. As nothing says when
+    /// they were used, a window gives back what was used last.
     ///
     /// # Errors
-    /// Asking fails with [`CheckError::UnknownPolicy`] when no policy has that name.
+    /// Those of [`check`](Self::check), and [`CheckError::NothingUsed`]: the key has used nothing,
+    /// or another key was meant.
     pub fn give_back<'a>(&'a self, policy: &'a str, key: impl Into<Key<'a>>) -> Check<'a> {
         Check::new(self, Action::GiveBack, policy, key.into())
     }
@@ -200,7 +209,8 @@ impl Limiter {
     /// Gives a key its whole quota back.
     ///
     /// # Errors
-    /// Asking fails with [`CheckError::UnknownPolicy`] when no policy has that name.
+    /// Those of [`check`](Self::check), and [`CheckError::NothingUsed`]: the key has used nothing,
+    /// or another key was meant.
     pub fn reset<'a>(&'a self, policy: &'a str, key: impl Into<Key<'a>>) -> Check<'a> {
         Check::new(self, Action::Reset, policy, key.into())
     }

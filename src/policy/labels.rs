@@ -15,6 +15,8 @@ use super::Policy;
 pub(crate) struct Labels {
     pub(crate) policy: Arc<str>,
     kinds: Vec<String>,
+    /// What it counts, where that is not requests.
+    pub(crate) unit: Option<Arc<str>>,
     /// Whether all requests count together.
     pub(crate) is_global: bool,
 }
@@ -25,6 +27,7 @@ impl Labels {
         let labels = Self {
             policy: Arc::clone(&policy.0.name),
             kinds: policy.key_kinds().map(Cow::into_owned).collect(),
+            unit: policy.0.unit.clone(),
             is_global: policy.0.global,
         };
         let mut all = ALL.lock().unwrap_or_else(PoisonError::into_inner);
@@ -35,6 +38,11 @@ impl Labels {
         let kept = &*Box::leak(Box::new(labels));
         all.insert(kept);
         kept
+    }
+
+    /// Whether its name and its unit do.
+    pub(crate) fn fit(&self, fits: fn(&str) -> bool) -> bool {
+        fits(&self.policy) && self.unit.as_deref().is_none_or(fits)
     }
 
     /// The kinds of key, of which there is one at least.

@@ -61,6 +61,7 @@ struct Settings {
     plan: Option<Plan>,
     plans: Option<Plans>,
     cost: Option<Cost>,
+    unit: Option<Arc<str>>,
     settle: Option<Settle>,
     hold: Option<Duration>,
     dry_run: bool,
@@ -84,13 +85,16 @@ impl Policy {
         Self::new(name, Algorithm::TokenBucket, quota)
     }
 
-    /// Windows aligned to the wall clock, in UTC: simple to explain. Around the edge of two
+    /// Windows aligned to the wall clock, in UTC: simple to explain. They are counted from the
+    /// beginning of 1970: those of an hour begin on the hour, those of a day at midnight, and those
+    /// whose length does not divide a day at another time each day. Around the edge of two
     /// windows, both quotas may be used in quick succession.
     pub fn fixed_window(name: impl Into<String>, quota: Quota) -> Self {
         Self::new(name, Algorithm::FixedWindow, quota)
     }
 
-    /// Never more than the quota in any interval of the window's length. A unit comes back when
+    /// Never more than the quota in any interval of the window's length, of which one end belongs to
+    /// it and the other does not. A unit comes back when
     /// the window has passed over it, at most 1/60 of the window late.
     pub fn sliding_window(name: impl Into<String>, quota: Quota) -> Self {
         Self::new(name, Algorithm::SlidingWindow, quota)
@@ -109,6 +113,7 @@ impl Policy {
             plan: None,
             plans: None,
             cost: None,
+            unit: None,
             settle: None,
             hold: None,
             dry_run: false,
@@ -163,7 +168,8 @@ impl Policy {
     }
 
     /// The request's plan: the quota that holds for it, or `None` for the policy's own. Asked for
-    /// each request, so a plan may change at any time: what was used stays used.
+    /// each request, so a plan may change at any time: what was used under one plan
+    /// counts under the next.
     ///
     /// A quota that cannot be (0 units, a window of 0) is logged once, and the policy's own holds.
     pub fn plan(self, plan: impl Fn(&Parts) -> Option<Quota> + Send + Sync + 'static) -> Self {
@@ -172,7 +178,7 @@ impl Policy {
 
     /// The quotas of plans by their names, and a function that tells which of them the request has;
     /// a request of none of these has the policy's own quota. It is asked for each request, so a
-    /// caller may change its plan at any time: what was used stays used.
+    /// caller may change its plan at any time: what was used under one counts under the next.
     ///
     /// Better than [`plan`](Self::plan) where the plans are known beforehand: they are checked at
     /// `build()`, and [`Limiter::describe`](crate::Limiter::describe) tells them. With both, a quota
@@ -202,6 +208,19 @@ impl Policy {
     /// that costs more than the whole quota is refused and not told to retry.
     pub fn cost(self, cost: impl Fn(&Parts) -> u64 + Send + Sync + 'static) -> Self {
         self.set(|settings| settings.cost = Some(Arc::new(cost)))
+    }
+
+    /// What its units are, such as `tokens` or `content-bytes`. Default: `requests`.
+    ///
+    /// [`HeaderStyle::ratelimit_lists`](crate::HeaderStyle::ratelimit_lists) tells it in the
+    /// parameter `qu` (draft-ietf-httpapi-ratelimit-headers-11, section 3.1.2, which registers
+    /// `content-bytes` and `concurrent-requests` beside `requests`), and
+    /// [`Limiter::describe`](crate::Limiter::describe) does.
+    pub fn unit(self, name: impl Into<String>) -> Self {
+        self.set(|settings| {
+            let name = name.into();
+            settings.unit = (name != "requests").then(|| name.into());
+        })
     }
 
     /// What the request has cost after all, once its response is there; `None` where it stays as

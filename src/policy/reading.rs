@@ -7,7 +7,7 @@ use http::{request::Parts, response};
 use super::{OnStoreFailure, Plans, Policy, Settings, WithoutKey};
 use crate::{
     first_requests::FirstRequests,
-    key::{Extracted, KeyExtractor},
+    key::{Extracted, Key, KeyExtractor},
     quota::Quota,
     warning::{Code, warn},
 };
@@ -132,6 +132,31 @@ impl Policy {
         }
     }
 
+    /// Whether a key that comes from elsewhere than a request is already as it is counted.
+    #[inline]
+    pub(crate) fn counts_keys_as_they_are(&self) -> bool {
+        self.0.keys.is_empty() && !self.0.global
+    }
+
+    /// A key that comes from elsewhere than a request, as one of this kind is counted; `None` where
+    /// no request can have it.
+    pub(crate) fn canonical_key<'a>(&self, kind: u8, key: Key<'a>) -> Option<Key<'a>> {
+        match self.0.keys.get(usize::from(kind)) {
+            Some(extractor) => extractor.canonical(key),
+            None => Some("".into()),
+        }
+    }
+
+    pub(crate) fn has_shard(&self) -> bool {
+        self.0.shard.is_some()
+    }
+
+    /// Whether the quota of a request may be another than the policy's own.
+    #[inline]
+    pub(crate) fn has_plans(&self) -> bool {
+        self.0.plan.is_some() || self.0.plans.is_some()
+    }
+
     /// The plans that are known beforehand, and their quotas.
     pub(crate) fn listed_plans(&self) -> &[(String, Quota)] {
         self.0.plans.as_ref().map_or(&[], Plans::quotas)
@@ -140,6 +165,11 @@ impl Policy {
     /// Whether a request may have a quota of its own, which nobody knows beforehand.
     pub(crate) fn has_plan(&self) -> bool {
         self.0.plan.is_some()
+    }
+
+    /// What it counts, where that is not requests.
+    pub(crate) fn counted_unit(&self) -> Option<&str> {
+        self.0.unit.as_deref()
     }
 
     pub(crate) fn has_cost(&self) -> bool {

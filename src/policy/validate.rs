@@ -29,6 +29,9 @@ impl Policy {
         if let Some(plan) = self.0.plans.as_ref().and_then(Plans::twice) {
             return fail(&format!("two plans are named `{plan}`; give each its own name"));
         }
+        if self.0.unit.as_deref() == Some("") {
+            return fail("its unit has no name; write `.unit(\"tokens\")`, or leave it out");
+        }
         if let Some(problem) = self.0.keys.iter().find_map(|key| key.problem()) {
             return fail(&problem);
         }

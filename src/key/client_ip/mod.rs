@@ -323,6 +323,11 @@ impl KeyExtractor for ClientIp {
         }
     }
 
+    /// An address, as such or as text.
+    fn canonical<'a>(&self, key: Key<'a>) -> Option<Key<'a>> {
+        Some(self.counted(address(key.as_bytes())?.to_canonical()).into())
+    }
+
     fn problem(&self) -> Option<String> {
         let reads_a_header = !matches!(self.source, Source::XForwardedFor);
         let unbelieved = (reads_a_header && matches!(self.trust, Trust::Nobody)).then(|| {
@@ -335,6 +340,17 @@ impl KeyExtractor for ClientIp {
     fn identity(&self) -> Option<String> {
         Some(format!("{self:?}"))
     }
+}
+
+/// What a key was made from. No address that is in use has the bytes of one in text.
+fn address(key: &[u8]) -> Option<IpAddr> {
+    let of_text = || str::from_utf8(key).ok()?.parse().ok();
+    let of_octets = || match key.len() {
+        4 => Some(IpAddr::from(*key.first_chunk::<4>()?)),
+        16 => Some(IpAddr::from(*key.first_chunk::<16>()?)),
+        _ => None,
+    };
+    of_text().or_else(of_octets)
 }
 
 fn log_missing_peer() {

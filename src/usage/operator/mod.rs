@@ -49,9 +49,9 @@ type Guard = Arc<dyn Fn(&Parts) -> Option<String> + Send + Sync>;
 /// | body | what it does |
 /// |---|---|
 /// | `{"action": "reset"}` | the key has its whole quotas again |
-/// | `{"action": "block", "seconds": 3600}` | its requests are refused, by a policy `blocked` of no units |
+/// | `{"action": "block", "seconds": 3600}` | its requests are refused with the reason [`Blocked`](crate::Reason::Blocked), by a policy `blocked` of no units; metrics and events tell of it |
 /// | `{"action": "unblock"}` | not any more |
-/// | `{"action": "set_quota", "policy": "read", "units": 500, "seconds": 3600}` | it has these units in each window; what it has used stays used, and a burst of its own stays |
+/// | `{"action": "set_quota", "policy": "read", "units": 500, "seconds": 3600}` | it has these units in each window; what it has used counts, and a burst of its own stays |
 /// | `{"action": "restore_quota", "policy": "read"}` | it has its plan's quota again |
 ///
 /// Each change is shown on the page, and with the feature `tracing` logged with the target
@@ -278,10 +278,13 @@ impl Settings {
         let time = change.time()?;
         let drawn = self.known(key);
         let made = match change {
-            Change::Reset => {
-                drop(self.limiter.reset_drawn(&drawn).await);
-                Ok(())
+            Change::Reset if drawn.is_empty() => {
+                return Err("Nothing is known that the key has used, and nothing was reset.".into());
             }
+            Change::Reset => match self.limiter.reset_drawn(&drawn).await.is_allowed() {
+                true => Ok(()),
+                false => return Err("The store does not answer, and nothing was reset.".into()),
+            },
             Change::Block { .. } => self.limiter.block(key.0, Some(time)),
             Change::Unblock => self.limiter.block(key.0, None),
             Change::SetQuota { policy, units, .. } => {
