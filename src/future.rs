@@ -7,7 +7,11 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Request, Response, header::CACHE_CONTROL, request::Parts};
+use http::{
+    HeaderName, HeaderValue, Request, Response, Version,
+    header::{CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING},
+    request::Parts,
+};
 use pin_project_lite::pin_project;
 use tower::Service;
 
@@ -18,7 +22,7 @@ use crate::{
     decision::Decision,
     layer::Face,
     limiter::{DecisionFuture, Settling},
-    rejection::Rejection,
+    rejection::{NO_STORE, Refused, RefusedByHandler, Rejection},
     report::Report,
 };
 
@@ -208,10 +212,6 @@ where
     }
 }
 
-/// Marks a refusal for the layers around.
-#[derive(Clone)]
-struct Refused;
-
 impl Passed {
     /// The response to send, unless its cost is to be corrected first.
     fn settle<R>(mut self, response: Response<R>) -> Result<Response<R>, Box<Late<Response<R>>>> {
@@ -229,12 +229,22 @@ impl Passed {
 
     /// Writes into the response what there is to tell.
     fn tell<R>(&mut self, response: &mut Response<R>) {
-        // What an inner limiter says of its refusal is what the caller has to know.
-        if response.extensions().get::<Refused>().is_none() {
+        // What a limiter further inside says of its refusal is what the caller has to know.
+        if response.extensions().get::<Refused>().is_some() {
+            self.leave_refusal(response);
+        } else {
             let Face { headers, limiter, .. } = &*self.face;
             headers.write(response.headers_mut(), &self.decision, limiter);
         }
         self.report.answered(&self.decision, response.status());
+    }
+
+    /// Leaves a refusal as it is, but for the quota headers of a handler's, which has none.
+    #[cold]
+    fn leave_refusal<R>(&self, response: &mut Response<R>) {
+        if let Some(RefusedByHandler(decision)) = response.extensions_mut().remove() {
+            self.face.headers.write_foreign(response.headers_mut(), &decision);
+        }
     }
 }
 
@@ -255,7 +265,7 @@ impl Face {
     ) -> Response<Bytes> {
         self.spread.apply(&mut decision, &self.limiter);
         let request_id = head.headers.get(X_REQUEST_ID).cloned();
-        let rejection = Rejection::new(decision, self.headers.count(), request_id);
+        let rejection = Rejection::of_layer(decision, self.headers.count(), request_id);
         let Some(rejection) = rejection else { return Response::default() };
         let response = self.refusal(head, &rejection);
         report.answered(rejection.decision(), response.status());
@@ -265,11 +275,11 @@ impl Face {
     fn refusal(&self, head: &Parts, rejection: &Rejection) -> Response<Bytes> {
         let mut response = self.render(head, rejection);
         let headers = response.headers_mut();
-        if rejection.reason().is_counted() {
-            self.headers.write(headers, rejection.decision(), &self.limiter);
+        self.headers.write_refusal(headers, rejection, &self.limiter);
+        headers.entry(CACHE_CONTROL).or_insert(NO_STORE);
+        if leaves_body(head) {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        // What one caller is refused, a cache must not answer to the next.
-        headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
         response.extensions_mut().insert(Refused);
         response
     }
@@ -282,6 +292,19 @@ impl Face {
         }
         (self.renderer)(rejection)
     }
+}
+
+/// Whether a body may be left on the connection, which then ends: the layer reads none, as it takes
+/// bodies of any type. Only HTTP/1 says so (RFC 9112, section 9.6); later versions end the request's
+/// stream, and must not have the header (RFC 9113, section 8.2.2).
+fn leaves_body(request: &Parts) -> bool {
+    if !matches!(request.version, Version::HTTP_10 | Version::HTTP_11) {
+        return false;
+    }
+    // One pass takes less than two look-ups, as most requests have few headers.
+    request.headers.iter().any(|(name, value)| {
+        *name == TRANSFER_ENCODING || (*name == CONTENT_LENGTH && value != "0")
+    })
 }
 
 impl<S, B> fmt::Debug for ResponseFuture<S, B>

@@ -129,23 +129,29 @@ pub struct RateLimitLayerBuilder {
 
 impl RateLimitLayerBuilder {
     /// The families of quota headers; none of them for an empty list. Default:
-    /// [`HeaderStyle::x_ratelimit`]. Every response to a counted request has them, in place of what
-    /// an inner layer wrote; only when an inner layer refuses, its word stands.
+    /// [`HeaderStyle::x_ratelimit`]. Every response to a counted request has them.
+    ///
+    /// Where a layer further inside, or the handler, has written the same headers, those stand of
+    /// which the smaller share is left (`remaining` of `limit`), all of one policy; and lists have the
+    /// policies of both. So give nested layers the same styles. A response that a layer further
+    /// inside has refused stays as it is, and so does a [`Rejection`] that the handler answers, but
+    /// for its quota headers.
     pub fn headers(mut self, styles: impl IntoIterator<Item = HeaderStyle>) -> Self {
         self.face.headers.styles = styles.into_iter().collect();
         self
     }
 
-    /// The policy that speaks in headers which tell of one only. Where it does not hold, and by
-    /// default, it is the tightest: the one with the least left. A refusal always tells of the
-    /// policy that refused, with the longest wait.
+    /// The policy that speaks in headers which tell of one only, whatever layers further inside have
+    /// written there. Where it does not hold, and by default, it is the
+    /// [tightest](crate::Decision::tightest). A refusal always tells of the policy that refused, with
+    /// the longest wait.
     pub fn header_policy(mut self, name: impl Into<String>) -> Self {
         self.face.headers.policy = Some(name.into());
         self
     }
 
     /// Whether refusals tell in `Retry-After` (RFC 9110, section 10.2.3) after how many seconds
-    /// the same request would pass. Default: true.
+    /// the same request would pass, or the store is worth another question. Default: true.
     pub fn retry_after(mut self, told: bool) -> Self {
         self.face.headers.retry_after = told;
         self
@@ -164,7 +170,9 @@ impl RateLimitLayerBuilder {
     }
 
     /// The response to a refused request. The layer adds the quota headers and `Retry-After`, and
-    /// `Cache-Control: no-store` (RFC 9111, section 5.2.2.5) where the response has none.
+    /// `Cache-Control: no-store` (RFC 9111, section 5.2.2.5) where the response has none. The
+    /// request's body is not read. So where an HTTP/1 request has one, the layer adds
+    /// `Connection: close` (RFC 9112, section 9.6): the server cannot find the next request behind it.
     /// Default: [`Rejection::to_response`]. The module [`response`](crate::response) has other
     /// formats.
     ///

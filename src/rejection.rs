@@ -3,12 +3,15 @@
 use std::{cmp::Reverse, fmt, iter, ptr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderValue, Response, StatusCode, header::CONTENT_TYPE};
+use http::{
+    HeaderMap, HeaderValue, Response, StatusCode,
+    header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER},
+};
 use smallvec::SmallVec;
 
 use crate::{
     decision::{Decision, Outcome, Reason},
-    headers::whole_seconds,
+    headers::{number, whole_seconds},
     quota::Quota,
     response::object::Object,
 };
@@ -40,29 +43,55 @@ pub struct Rejection {
     decision: Decision,
     /// Of the outcome that is told of.
     place: usize,
-    /// How many its response is to have, where that is known.
-    headers: usize,
+    origin: Origin,
     request_id: Option<HeaderValue>,
 }
+
+/// Who answers it.
+#[derive(Clone, Copy, Debug)]
+enum Origin {
+    /// A layer, which writes so many headers by its settings.
+    Layer { headers: usize },
+    /// A handler, so that the response itself says when to come back.
+    Handler,
+}
+
+/// Marks a refusal for the layers around.
+#[derive(Clone)]
+pub(crate) struct Refused;
+
+/// What a handler's refusal has beside the mark, so that the layer around writes the numbers of this
+/// decision, and not of its own.
+#[derive(Clone)]
+pub(crate) struct RefusedByHandler(pub(crate) Decision);
 
 impl Rejection {
     /// Why the decision refuses; `None` when it does not. Of several policies that refuse, it is
     /// the one with the longest wait.
+    ///
+    /// It is for a handler that asks by itself ([`Limiter::check`](crate::Limiter::check)): its
+    /// response has `Retry-After` and `Cache-Control: no-store`, and a
+    /// [`RateLimitLayer`](crate::RateLimitLayer) around writes its quota headers, in the layer's
+    /// styles, instead of numbers of the layer's own policies.
     #[must_use]
     pub fn of(decision: &Decision) -> Option<Self> {
-        decision.reason().and_then(|_| Self::new(decision.clone(), 0, None))
+        decision.reason().and_then(|_| Self::new(decision.clone(), Origin::Handler, None))
     }
 
-    /// The same, without a copy.
-    pub(crate) fn new(
+    /// For a layer that writes so many headers; without a copy.
+    pub(crate) fn of_layer(
         decision: Decision,
         headers: usize,
         request_id: Option<HeaderValue>,
     ) -> Option<Self> {
+        Self::new(decision, Origin::Layer { headers }, request_id)
+    }
+
+    fn new(decision: Decision, origin: Origin, request_id: Option<HeaderValue>) -> Option<Self> {
         let reason = decision.reason()?;
         let tightest = decision.tightest()?;
         let place = decision.outcomes().iter().position(|outcome| ptr::eq(outcome, tightest))?;
-        Some(Self { reason, decision, place, headers, request_id })
+        Some(Self { reason, decision, place, origin, request_id })
     }
 
     pub(crate) fn decision(&self) -> &Decision {
@@ -139,7 +168,8 @@ impl Rejection {
         whole_seconds(self.resets_at())
     }
 
-    /// How long until the same request would pass; `None` when waiting does not help.
+    /// How long until the same request would pass; `None` when waiting does not help. When the
+    /// store does not answer, it is a second.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         self.outcome().retry_after()
@@ -165,12 +195,14 @@ impl Rejection {
     }
 
     /// 429 Too Many Requests (RFC 6585, section 4); 400 Bad Request when the key is missing; the
-    /// extractor's status, 400 mostly, when the key is unreadable; 503 Service Unavailable when the
-    /// store does not answer.
+    /// extractor's status, 400 mostly, when the key is unreadable; 503 Service Unavailable
+    /// (RFC 9110, section 15.6.4) when the store does not answer.
     #[must_use]
     pub fn status(&self) -> StatusCode {
         match self.reason {
-            Reason::QuotaExceeded | Reason::CostExceedsQuota => StatusCode::TOO_MANY_REQUESTS,
+            Reason::QuotaExceeded | Reason::CostExceedsQuota | Reason::Blocked => {
+                StatusCode::TOO_MANY_REQUESTS
+            }
             Reason::MissingKey => StatusCode::BAD_REQUEST,
             Reason::UnreadableKey => self.outcome().unreadable_status(),
             Reason::StoreUnavailable => StatusCode::SERVICE_UNAVAILABLE,
@@ -186,6 +218,7 @@ impl Rejection {
             Reason::MissingKey => "missing_key",
             Reason::UnreadableKey => "unreadable_key",
             Reason::StoreUnavailable => "rate_limit_unavailable",
+            Reason::Blocked => "blocked",
         };
         let mut body = Object::new();
         body.text("error", error);
@@ -212,12 +245,32 @@ impl Rejection {
     ) -> Response<Bytes> {
         let mut response = Response::new(body.into());
         *response.status_mut() = self.status();
-        let headers = response.headers_mut();
-        headers.reserve(self.headers);
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+        match self.origin {
+            Origin::Layer { headers } => response.headers_mut().reserve(headers),
+            Origin::Handler => self.mark(&mut response),
+        }
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
         response
     }
+
+    /// Says in the response itself what it is.
+    #[cold]
+    fn mark(&self, response: &mut Response<Bytes>) {
+        self.write_retry_after(response.headers_mut());
+        response.headers_mut().insert(CACHE_CONTROL, NO_STORE);
+        response.extensions_mut().insert(Refused);
+        response.extensions_mut().insert(RefusedByHandler(self.decision.clone()));
+    }
+
+    pub(crate) fn write_retry_after(&self, headers: &mut HeaderMap) {
+        if let Some(seconds) = self.retry_after_seconds() {
+            headers.insert(RETRY_AFTER, number::of(seconds));
+        }
+    }
 }
+
+/// What one caller is refused, a cache must not answer to the next (RFC 9111, section 5.2.2.5).
+pub(crate) const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 
 /// Of a body or a message in bytes: enough not to grow while it is written.
 pub(crate) const USUAL_LENGTH: usize = 256;
@@ -297,6 +350,7 @@ impl Complaint<'_> {
                 let kind = self.0.key_kind();
                 write!(to, "Policy `{policy}` counts by {kind}, which cannot be read: {how}.")
             }
+            Some(Reason::Blocked) => to.write_str("An operator has blocked the key."),
             Some(Reason::StoreUnavailable) => {
                 write!(to, "Quota of policy `{policy}` cannot be told at the moment.")
             }

@@ -96,7 +96,7 @@ fn each_header_value_is_allocated_once_unless_it_is_a_small_number_or_recurs() {
     // has been told before.
     let allocations = |style| allocations(&layer(style), StatusCode::OK);
     assert_eq!(allocations(HeaderStyle::x_ratelimit()), 2);
-    assert_eq!(allocations(HeaderStyle::draft_11().partition_key()), 2 + 2);
+    assert_eq!(allocations(HeaderStyle::ratelimit_lists().partition_key()), 2 + 2);
 }
 
 #[test]

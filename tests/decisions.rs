@@ -266,6 +266,45 @@ async fn the_policy_that_speaks_is_the_tightest_or_the_one_that_refuses_longest(
     );
 }
 
+/// Requests and tokens are not to be compared: how many more such requests fit is.
+#[tokio::test(start_paused = true)]
+async fn the_tightest_is_the_policy_under_which_the_fewest_such_requests_fit() {
+    let policy = |name: &str, units: u64, window: Duration, cost: u64| {
+        let quota = Quota::per_window(units, window);
+        Policy::sliding_window(name, quota).global().cost(move |_| cost)
+    };
+    let (minute, hour) = (Duration::from_secs(60), Duration::from_secs(3_600));
+    for (policies, tightest) in [
+        // After it, 59 requests would fit, and one of so many tokens not even once.
+        ([policy("requests", 60, minute, 1), policy("tokens", 2_999, hour, 1_500)], "tokens"),
+        ([policy("tokens", 2_999, hour, 1_500), policy("requests", 60, minute, 1)], "tokens"),
+        // As many fit: the smaller share of what there is.
+        ([policy("requests", 10, minute, 1), policy("tokens", 100, minute, 10)], "requests"),
+        ([policy("requests", 10, minute, 1), policy("tokens", 99, minute, 9)], "requests"),
+        ([policy("small", 5, minute, 1), policy("large", 9, hour, 2)], "large"),
+        // The same share: the longer until more is left; and then the first.
+        ([policy("minute", 10, minute, 1), policy("hour", 10, hour, 1)], "hour"),
+        ([policy("first", 10, minute, 1), policy("second", 10, minute, 1)], "first"),
+        // What costs nothing is weighed as one unit.
+        ([policy("free", 2, minute, 0), policy("paid", 9, minute, 2)], "free"),
+    ] {
+        let limiter = policies.into_iter().fold(builder(), LimiterBuilder::policy);
+        let decision = limiter.build().unwrap().decide(&request("/", &[])).await;
+        let told = decision.tightest().unwrap();
+        assert_eq!(told.policy(), tightest, "{:?}", decision.outcomes());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_refusals_that_last_equally_long_the_last_speaks() {
+    let policy = |name: &str| Policy::sliding_window(name, Quota::per_minute(1)).global();
+    let limiter = builder().policy(policy("first")).policy(policy("second")).build().unwrap();
+    admitted(&limiter, &request("/", &[]), 1).await;
+    let refused = limiter.decide(&request("/", &[])).await;
+    assert_eq!(refused.tightest().unwrap().policy(), "second");
+    assert_eq!(Rejection::of(&refused).unwrap().policy(), "second");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_cost_above_the_whole_quota_is_never_told_to_retry() {
     let policy = Policy::token_bucket("rows", Quota::per_minute(10)).global().cost(|request| {

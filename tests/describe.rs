@@ -186,7 +186,7 @@ async fn the_example_is_what_a_caller_is_answered() {
         &|layer| layer,
         &|layer| {
             let told = HeaderStyle::ratelimit().reset(ResetFormat::UnixSeconds);
-            layer.headers([told, HeaderStyle::draft_11()]).on_rejection(response::json(own))
+            layer.headers([told, HeaderStyle::ratelimit_lists()]).on_rejection(response::json(own))
         },
         &|layer| {
             let problem = Problem::quota_exceeded().instance().renderer();
@@ -252,8 +252,8 @@ fn each_header_that_the_layer_writes_is_told_once_with_its_meaning() {
         told
     };
     for styles in [
-        [HeaderStyle::x_ratelimit(), HeaderStyle::draft_11()],
-        [HeaderStyle::ratelimit(), HeaderStyle::draft_07()],
+        [HeaderStyle::x_ratelimit(), HeaderStyle::ratelimit_lists()],
+        [HeaderStyle::ratelimit(), HeaderStyle::ratelimit_dictionary()],
     ] {
         let told = told(&styles);
         let meanings: BTreeSet<_> = told.iter().map(|header| &header.meaning).collect();

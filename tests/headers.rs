@@ -140,7 +140,7 @@ fn settings_go_through_the_builder_and_closures_need_no_types() {
 }
 
 const ALL: [HeaderStyle; 3] =
-    [HeaderStyle::x_ratelimit(), HeaderStyle::ratelimit(), HeaderStyle::draft_11()];
+    [HeaderStyle::x_ratelimit(), HeaderStyle::ratelimit(), HeaderStyle::ratelimit_lists()];
 
 fn layer(styles: impl IntoIterator<Item = HeaderStyle>) -> RateLimitLayer {
     RateLimitLayer::builder(limiter()).headers(styles).build().unwrap()
@@ -173,8 +173,8 @@ async fn styles_stand_side_by_side_and_agree() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn draft_07_is_one_field_of_one_policy() {
-    let (_, headers) = headers_of(&layer([HeaderStyle::draft_07()]), "/write").await;
+async fn the_dictionary_is_one_field_of_one_policy() {
+    let (_, headers) = headers_of(&layer([HeaderStyle::ratelimit_dictionary()]), "/write").await;
     assert_eq!(lines(&headers), [("ratelimit", "limit=2, remaining=1, reset=60")]);
 }
 
@@ -209,8 +209,8 @@ async fn no_style_no_headers() {
 #[tokio::test(start_paused = true)]
 async fn the_exposed_headers_are_those_of_a_refusal() {
     for styles in [
-        vec![ALL[0], ALL[1].reset(ResetFormat::Omitted), HeaderStyle::draft_07()],
-        vec![HeaderStyle::draft_11().partition_key(), ALL[0].reset(ResetFormat::Omitted)],
+        vec![ALL[0], ALL[1].reset(ResetFormat::Omitted), HeaderStyle::ratelimit_dictionary()],
+        vec![HeaderStyle::ratelimit_lists().partition_key(), ALL[0].reset(ResetFormat::Omitted)],
         vec![],
     ] {
         let layer = layer(styles);
@@ -232,7 +232,7 @@ async fn partition_keys_tell_callers_apart_and_nothing_of_them() {
     };
     let limiter = Limiter::builder().clock(clock()).policy(per_key("a")).policy(per_key("b"));
     let limiter = limiter.policy(hourly()).build().unwrap();
-    let style = HeaderStyle::draft_11().partition_key();
+    let style = HeaderStyle::ratelimit_lists().partition_key();
     let layer = RateLimitLayer::builder(limiter).headers([style]).build().unwrap();
     let told = |api_key: &'static str| {
         let service = layer.layer(service_fn(handler));
@@ -272,9 +272,13 @@ async fn stacked_layers_do_not_double_and_an_inner_refusal_speaks_for_itself() {
         let response = service.clone().oneshot(request).await.unwrap();
         told.push((response.status().as_u16(), response.headers().clone()));
     }
-    // The outer policy's numbers, without the inner one's reset.
-    let outer = [("x-ratelimit-limit", "10"), ("x-ratelimit-remaining", "9")];
-    assert_eq!((told[0].0, &*lines(&told[0].1)), (200, &outer[..]));
+    // The inner policy has the smaller share left.
+    let inner = [
+        ("x-ratelimit-limit", "2"),
+        ("x-ratelimit-remaining", "1"),
+        ("x-ratelimit-reset", "1705413660"),
+    ];
+    assert_eq!((told[0].0, &*lines(&told[0].1)), (200, &inner[..]));
     let inner = [
         ("retry-after", "60"),
         ("x-ratelimit-limit", "2"),
@@ -287,24 +291,24 @@ async fn stacked_layers_do_not_double_and_an_inner_refusal_speaks_for_itself() {
 #[test]
 fn styles_that_cannot_work_are_errors() {
     let (x, seconds) = (HeaderStyle::x_ratelimit(), ResetFormat::Seconds);
-    let (draft_07, draft_11) = (HeaderStyle::draft_07(), HeaderStyle::draft_11());
+    let (dictionary, lists) = (HeaderStyle::ratelimit_dictionary(), HeaderStyle::ratelimit_lists());
     for (styles, message) in [
         (
-            vec![draft_07, draft_11],
-            "header style `draft_11`: `draft_07` writes the same header otherwise; leave one out",
+            vec![dictionary, lists],
+            "header style `ratelimit_lists`: `ratelimit_dictionary` writes the same header otherwise; leave one out",
         ),
         (
-            vec![draft_11, draft_07],
-            "header style `draft_07`: `draft_11` writes the same header otherwise; leave one out",
+            vec![lists, dictionary],
+            "header style `ratelimit_dictionary`: `ratelimit_lists` writes the same header otherwise; leave one out",
         ),
         (vec![x, x.reset(seconds)], "header style `x_ratelimit`: it is given twice; write it once"),
         (
-            vec![draft_07.reset(seconds)],
-            "header style `draft_07`: it always tells the reset in seconds; leave `.reset(…)` out",
+            vec![dictionary.reset(seconds)],
+            "header style `ratelimit_dictionary`: it always tells the reset in seconds; leave `.reset(…)` out",
         ),
         (
             vec![x.partition_key()],
-            "header style `x_ratelimit`: only `draft_11` has a partition key; leave `.partition_key()` out",
+            "header style `x_ratelimit`: only `ratelimit_lists` has a partition key; leave `.partition_key()` out",
         ),
     ] {
         let error = RateLimitLayer::builder(limiter()).headers(styles).build().unwrap_err();
@@ -313,20 +317,37 @@ fn styles_that_cannot_work_are_errors() {
 }
 
 #[test]
-fn names_that_draft_11_cannot_tell_are_errors() {
+fn names_that_lists_cannot_tell_are_errors() {
     let policy = Policy::fixed_window("größe", Quota::per_hour(1)).global();
     let limiter = Limiter::builder().policy(policy).build().unwrap();
     assert!(RateLimitLayer::builder(limiter.clone()).build().is_ok());
-    let builder = RateLimitLayer::builder(limiter).headers([HeaderStyle::draft_11()]);
+    let builder = RateLimitLayer::builder(limiter).headers([HeaderStyle::ratelimit_lists()]);
     assert_eq!(
         builder.build().unwrap_err().to_string(),
-        "policy `größe`: header style `draft_11` tells its name, which is not printable ASCII; rename it",
+        "policy `größe`: header style `ratelimit_lists` tells its name, which is not printable ASCII; rename it",
+    );
+}
+
+#[test]
+fn units_that_lists_cannot_carry_or_that_have_no_name_are_errors() {
+    let limiter = |unit: &str| {
+        let policy = Policy::fixed_window("p", Quota::per_hour(1)).global().unit(unit);
+        Limiter::builder().policy(policy).build()
+    };
+    let builder = RateLimitLayer::builder(limiter("größe").unwrap());
+    assert_eq!(
+        builder.headers([HeaderStyle::ratelimit_lists()]).build().unwrap_err().to_string(),
+        "policy `p`: header style `ratelimit_lists` tells its unit, which is not printable ASCII; rename it",
+    );
+    assert_eq!(
+        limiter("").unwrap_err().to_string(),
+        "policy `p`: its unit has no name; write `.unit(\"tokens\")`, or leave it out",
     );
 }
 
 #[test]
 fn a_header_policy_that_nothing_tells_of_is_an_error() {
-    let builder = RateLimitLayer::builder(limiter()).headers([HeaderStyle::draft_11()]);
+    let builder = RateLimitLayer::builder(limiter()).headers([HeaderStyle::ratelimit_lists()]);
     assert_eq!(
         builder.header_policy("burst").build().unwrap_err().to_string(),
         "header policy `burst`: no header style speaks of one policy; leave `.header_policy(…)` out",

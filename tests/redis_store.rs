@@ -171,7 +171,7 @@ async fn replicas_tell_a_key_by_the_same_name() {
         let policies = [policy("p", "x-key", Quota::per_hour(2))];
         let limiter = limiter(RedisStore::builder(server.url()), policies);
         let layer = tower_quota::RateLimitLayer::builder(limiter)
-            .headers([tower_quota::HeaderStyle::draft_11().partition_key()]);
+            .headers([tower_quota::HeaderStyle::ratelimit_lists().partition_key()]);
         let service = tower::ServiceBuilder::new().layer(layer.build().unwrap());
         let service = service.service_fn(async |_: Request<()>| -> Result<_, ()> {
             Ok(http::Response::new(http_body_util::Full::<bytes::Bytes>::default()))

@@ -55,7 +55,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn draft_11_reads_as_it_was_meant(
+    fn the_lists_read_as_they_were_meant(
         policies in prop::collection::vec(a_policy(), 1..4),
     ) {
         // Names are unique.
@@ -69,7 +69,7 @@ proptest! {
         let buckets = policies.iter().map(|(name, units, window, burst)| {
             Policy::token_bucket(name, Quota::per_window(*units, *window).burst(*burst))
         });
-        let headers = headers_of(buckets.collect(), HeaderStyle::draft_11().partition_key());
+        let headers = headers_of(buckets.collect(), HeaderStyle::ratelimit_lists().partition_key());
         let (told, limits) = (list(&headers["ratelimit-policy"]), list(&headers["ratelimit"]));
         prop_assert_eq!((told.len(), limits.len()), (policies.len(), policies.len()));
         for ((name, units, window, burst), (told, limit)) in
@@ -92,9 +92,9 @@ proptest! {
 }
 
 #[test]
-fn draft_07_reads_as_it_was_meant() {
+fn the_dictionary_reads_as_it_was_meant() {
     let policy = Policy::fixed_window("p", Quota::per_hour(100));
-    let headers = headers_of(vec![policy], HeaderStyle::draft_07());
+    let headers = headers_of(vec![policy], HeaderStyle::ratelimit_dictionary());
     let fields: Dictionary = Parser::new(headers["ratelimit"].as_bytes()).parse().unwrap();
     let fields: Vec<_> = fields
         .iter()

@@ -5,6 +5,8 @@ mod record;
 
 use std::{mem, slice, time::Duration};
 
+#[cfg(all(feature = "usage", feature = "axum"))]
+pub(crate) use self::outcome::NO_POLICY;
 pub use self::outcome::Outcome;
 use self::record::{Fields, Record};
 use crate::{clock::nanos, store::Mode};
@@ -47,12 +49,14 @@ pub enum Reason {
     /// The store does not answer, and the policy refuses then
     /// ([`OnStoreFailure::Refuse`](crate::OnStoreFailure)).
     StoreUnavailable,
+    /// An operator refuses the key for a time.
+    Blocked,
 }
 
 impl Reason {
     /// Whether there is a quota to tell of.
     pub(crate) const fn is_counted(self) -> bool {
-        matches!(self, Self::QuotaExceeded | Self::CostExceedsQuota)
+        matches!(self, Self::QuotaExceeded | Self::CostExceedsQuota | Self::Blocked)
     }
 
     /// Whether there is no key to count by.
@@ -143,15 +147,19 @@ impl Decision {
         &self.record.all[self.record.enforced..]
     }
 
-    /// The policy that its caller will feel first: the one that refused, with the longest wait; or
-    /// else the one with the least left, the longest until it resets among equals.
+    /// The policy that its caller will feel first.
+    ///
+    /// It is the one that refused, with the longest wait, and the last of several with that. Else it is the one under which the fewest
+    /// such requests still fit: as many as [`remaining`](Outcome::remaining) divided by what this
+    /// one has [cost](crate::Policy::cost), at least 1. Where as many fit, the smaller share of the
+    /// [`limit`](Outcome::limit) is left; where that is the same, it takes the longest until more is;
+    /// and where that is the same too, the policy comes first.
     #[must_use]
     pub fn tightest(&self) -> Option<&Outcome> {
-        self.record.refusing().or_else(|| {
-            self.outcomes()
-                .iter()
-                .min_by_key(|outcome| (outcome.remaining(), std::cmp::Reverse(outcome.reset())))
-        })
+        match self.outcomes() {
+            [only] => Some(only),
+            all => self.record.refusing().or_else(|| all.iter().min_by(|a, b| a.cmp_room(b))),
+        }
     }
 
     /// When it was decided, since 1970 UTC; by the store's clock, where it has one of its own.

@@ -1,4 +1,4 @@
-use std::time::Duration;
+use std::{cmp::Ordering, time::Duration};
 
 use http::StatusCode;
 
@@ -26,6 +26,14 @@ pub struct Outcome {
     pub(crate) charge: Charge,
     pub(crate) usage: Usage,
 }
+
+/// When to come back where the store does not answer: whether it does again is looked at more often
+/// than that.
+const STORE_RETRY: Duration = Duration::from_secs(1);
+
+/// The id of what is no policy of a limiter's.
+#[cfg(any(feature = "metrics", all(feature = "usage", feature = "axum")))]
+pub(crate) const NO_POLICY: u64 = 0;
 
 impl Outcome {
     /// The policy's name.
@@ -70,6 +78,12 @@ impl Outcome {
     #[must_use]
     pub fn reset(&self) -> Duration {
         self.usage.reset()
+    }
+
+    /// Whether it is what an operator blocks, about which no rule of the limiter's decides.
+    #[cfg(feature = "metrics")]
+    pub(crate) fn is_of_no_policy(&self) -> bool {
+        self.charge.policy == NO_POLICY
     }
 
     #[inline]
@@ -126,14 +140,32 @@ impl Outcome {
     /// Where this policy refuses: how long until the same request would pass. `None` where it
     /// passes, and where waiting does not help. Beside requests that are held, it would pass then if
     /// no other comes, and perhaps before.
+    /// Where the store does not answer, that is not known, and it is a second.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
-        (self.refused == Some(Reason::QuotaExceeded)).then_some(self.usage.wait())
+        match self.refused? {
+            Reason::QuotaExceeded | Reason::Blocked => Some(self.usage.wait()),
+            Reason::StoreUnavailable => Some(STORE_RETRY.saturating_add(self.usage.wait())),
+            Reason::CostExceedsQuota | Reason::MissingKey | Reason::UnreadableKey => None,
+        }
     }
 
-    /// Longer than any wait where waiting does not help.
+    /// Longer than any wait where it is not known whether waiting helps.
     pub(crate) fn wait_or_never(&self) -> Duration {
-        self.retry_after().unwrap_or(Duration::MAX)
+        match self.refused {
+            Some(Reason::StoreUnavailable) => Duration::MAX,
+            _ => self.retry_after().unwrap_or(Duration::MAX),
+        }
+    }
+
+    /// Less where fewer such requests still fit; then where the smaller share is left, and then
+    /// where it takes longer until more is.
+    pub(super) fn cmp_room(&self, other: &Self) -> Ordering {
+        let fit = |of: &Self| of.remaining() / of.charge.cost.max(1);
+        let scaled = |of: &Self, by: &Self| u128::from(of.remaining()) * u128::from(by.limit());
+        let share = || scaled(self, other).cmp(&scaled(other, self));
+        let reset = || other.reset().cmp(&self.reset());
+        fit(self).cmp(&fit(other)).then_with(share).then_with(reset)
     }
 }
 

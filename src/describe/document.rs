@@ -124,7 +124,7 @@ impl Description {
         let limit = |policy: &PolicyDescription, plan: Option<&str>| {
             let quota = policy.plans.iter().find(|known| Some(&*known.name) == plan);
             let quota = quota.map_or(policy.quota, |plan| plan.quota);
-            vec![text(words::limit(&quota, policy.algorithm))]
+            vec![text(words::limit(&quota, policy.algorithm, policy.unit.as_deref()))]
         };
         let row = |plan: Option<&str>| {
             let name = vec![text(plan.unwrap_or("no plan"))];
@@ -151,7 +151,7 @@ impl Description {
                 Algorithm::FixedWindow,
                 "Fixed window",
                 ": all units come back when a window of the clock begins (UTC): a minute on the \
-                 minute, an hour on the hour.",
+                 minute, an hour on the hour. Windows are counted from the beginning of 1970.",
             ),
             (
                 Algorithm::SlidingWindow,
@@ -184,7 +184,8 @@ fn row(policy: &PolicyDescription) -> Vec<Cell> {
     if policy.dry_run {
         name.push(note("tried out: refuses nothing"));
     }
-    let mut limit = vec![text(words::limit(&policy.quota, policy.algorithm))];
+    let mut limit =
+        vec![text(words::limit(&policy.quota, policy.algorithm, policy.unit.as_deref()))];
     limit.push(note(words::algorithm(policy.algorithm)));
     match (policy.plans.is_empty(), policy.other_quotas) {
         (true, false) => {}

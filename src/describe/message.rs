@@ -11,7 +11,7 @@ pub struct ResponseDescription {
     /// The headers, in the order of the [styles](crate::RateLimitLayerBuilder::headers).
     pub headers: Vec<HeaderDescription>,
     /// The policy of which headers tell that have room for one, while it passes; `None`: the one
-    /// with the least left.
+    /// [tightest](crate::Decision::tightest).
     pub header_policy: Option<String>,
     /// An example; `None` where nothing is ever refused.
     pub refusal: Option<RefusalDescription>,

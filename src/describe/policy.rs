@@ -25,6 +25,9 @@ pub struct PolicyDescription {
     /// Whether a function may give a request [another quota](Policy::plan), which nobody knows
     /// beforehand.
     pub other_quotas: bool,
+    /// What its [units](Policy::unit) are; `None`: requests.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unit: Option<String>,
     /// The kinds of key by which it counts, in the order in which they are tried: `ip`.
     pub keys: Vec<String>,
     /// Whether a request with none of these is refused; else it passes uncounted.
@@ -65,6 +68,7 @@ impl PolicyDescription {
             quota: policy.quota(),
             plans: policy.listed_plans().iter().map(plan).collect(),
             other_quotas: policy.has_plan(),
+            unit: policy.counted_unit().map(Into::into),
             keys: policy.key_kinds().map(Into::into).collect(),
             refuses_without_key: policy.without_key() == WithoutKey::Refuse,
             global: policy.is_global(),

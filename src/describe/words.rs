@@ -5,12 +5,13 @@ use std::{borrow::Borrow, time::Duration};
 use super::PolicyDescription;
 use crate::{algorithm::Algorithm, policy::Policy, quota::Quota};
 
-/// `1,000 per hour`, `5 per 10 minutes`, `60 per minute, 10 at once`
-pub(super) fn limit(quota: &Quota, algorithm: Algorithm) -> String {
+/// `1,000 per hour`, `5 per 10 minutes`, `60 per minute, 10 at once`, `1,000 tokens per hour`
+pub(super) fn limit(quota: &Quota, algorithm: Algorithm, unit: Option<&str>) -> String {
     if quota.is_unlimited() {
         return "unlimited".to_owned();
     }
-    let rate = format!("{} per {}", number(quota.units()), window(quota.window()));
+    let unit = unit.map(|unit| format!(" {unit}")).unwrap_or_default();
+    let rate = format!("{}{unit} per {}", number(quota.units()), window(quota.window()));
     match algorithm {
         Algorithm::TokenBucket => format!("{rate}, {} at once", number(quota.capacity())),
         Algorithm::FixedWindow | Algorithm::SlidingWindow => rate,
@@ -19,7 +20,7 @@ pub(super) fn limit(quota: &Quota, algorithm: Algorithm) -> String {
 
 /// `5 per minute, by email, or else ip`
 pub(crate) fn in_words(policy: &Policy) -> String {
-    let limit = limit(&policy.quota(), policy.algorithm());
+    let limit = limit(&policy.quota(), policy.algorithm(), policy.counted_unit());
     let kinds: Vec<_> = policy.key_kinds().collect();
     format!("{limit}, by {}", keys_of(policy.is_global(), &kinds))
 }
@@ -105,8 +106,10 @@ mod tests {
             (Quota::per_minute(60), bucket, "60 per minute, 60 at once"),
             (Quota::unlimited(), bucket, "unlimited"),
         ] {
-            assert_eq!(limit(&quota, algorithm), words);
+            assert_eq!(limit(&quota, algorithm, None), words);
         }
+        let tokens = limit(&Quota::per_minute(60).burst(10), bucket, Some("tokens"));
+        assert_eq!(tokens, "60 tokens per minute, 10 at once");
         assert_eq!(duration(Duration::from_secs(1)), "1 second");
         assert_eq!(duration(Duration::from_millis(250)), "0.25 seconds");
     }

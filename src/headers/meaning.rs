@@ -13,14 +13,14 @@ impl HeaderStyle {
         self.names().into_iter().enumerate().map(move |(place, name)| {
             let meaning = match (self.family, place) {
                 (Family::XRateLimit | Family::RateLimit, place) => self.meaning_of_triple(place),
-                (Family::Draft07, _) => {
+                (Family::Dictionary, _) => {
                     "The limit, the units that remain, and the seconds until more of them come back."
                 }
-                (Family::Draft11, _) if name == POLICY => {
-                    "Each policy: its limit (q), and the seconds in which that comes back (w)."
+                (Family::Lists, _) if name == POLICY => {
+                    "Each policy: its limit (q), what it counts if not requests (qu), and the seconds in which the limit comes back (w)."
                 }
-                (Family::Draft11, _) => {
-                    "Each policy: the units that remain (r), and the seconds until more come back (t)."
+                (Family::Lists, _) => {
+                    "Each policy: the units that remain (r), and the seconds within which no more than these are to be used (t)."
                 }
             };
             (name, meaning)

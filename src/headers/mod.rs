@@ -1,7 +1,8 @@
 //! What a response tells of the quota.
 
+mod inner;
 mod meaning;
-mod number;
+pub(crate) mod number;
 mod structured;
 mod style;
 
@@ -9,14 +10,18 @@ use std::{collections::BTreeSet, time::Duration};
 
 use http::{HeaderMap, HeaderName, HeaderValue, header::RETRY_AFTER};
 
-use self::style::{Family, POLICY, RATELIMIT, STRUCTURED, X_RATELIMIT};
 pub use self::style::{HeaderStyle, ResetFormat};
+use self::{
+    inner::Numbers,
+    style::{Family, POLICY, RATELIMIT, STRUCTURED, X_RATELIMIT},
+};
 use crate::{
-    decision::{Decision, Outcome},
+    decision::{Decision, Outcome, Reason},
     describe::HeaderDescription,
     error::BuildError,
     limiter::Limiter,
     policy::Policy,
+    rejection::Rejection,
 };
 
 /// What a layer's responses tell.
@@ -55,10 +60,19 @@ impl Headers {
                 return fail(&format!("`{other}` writes the same header otherwise; leave one out"));
             }
         }
-        if self.styles.iter().any(|style| style.family == Family::Draft11) {
-            let unfit = |policy: &&Policy| !structured::fits_string(policy.name());
-            if let Some(policy) = limiter.request_policies().find(unfit) {
-                let problem = "header style `draft_11` tells its name, which is not printable ASCII; rename it";
+        if self.styles.iter().any(|style| style.family == Family::Lists) {
+            let is_unfit = |text: &str| !structured::fits_string(text);
+            for policy in limiter.request_policies() {
+                let what = if is_unfit(policy.name()) {
+                    "name"
+                } else if policy.counted_unit().is_some_and(is_unfit) {
+                    "unit"
+                } else {
+                    continue;
+                };
+                let problem = format!(
+                    "header style `ratelimit_lists` tells its {what}, which is not printable ASCII; rename it"
+                );
                 return Err(BuildError::new(format!("policy `{}`", policy.name()), problem));
             }
         }
@@ -90,11 +104,11 @@ impl Headers {
         quota.chain(self.retry_after.then_some(RETRY_AFTER)).collect()
     }
 
-    /// How many headers a refusal has with all of these: one against caches, and the type and the
-    /// length of the body.
+    /// How many headers a refusal has with all of these: one against caches, the type and the length
+    /// of the body, and one about the connection.
     pub(crate) fn count(&self) -> usize {
         let quota: usize = self.styles.iter().map(|style| style.names().len()).sum();
-        quota + usize::from(self.retry_after) + 3
+        quota + usize::from(self.retry_after) + 4
     }
 
     /// The same headers, each with what it tells.
@@ -107,24 +121,129 @@ impl Headers {
         all.map(|(name, meaning)| HeaderDescription::new(&name, meaning)).collect()
     }
 
-    /// Writes what `decision` says, in place of what an inner layer may have written.
+    /// Writes what `decision` says, beside what a layer further inside has written: a field with room
+    /// for one policy keeps the tighter of both.
     pub(crate) fn write(&self, headers: &mut HeaderMap, decision: &Decision, limiter: &Limiter) {
+        self.write_of(headers, decision, Some(limiter));
+    }
+
+    /// Writes why a layer's own response refuses, and when to come back.
+    pub(crate) fn write_refusal(
+        &self,
+        headers: &mut HeaderMap,
+        rejection: &Rejection,
+        limiter: &Limiter,
+    ) {
+        if rejection.reason().is_counted() {
+            self.write_of(headers, rejection.decision(), Some(limiter));
+        }
+        if self.retry_after {
+            rejection.write_retry_after(headers);
+        }
+    }
+
+    /// Writes what a decision says that another limiter has made.
+    pub(crate) fn write_foreign(&self, headers: &mut HeaderMap, decision: &Decision) {
+        if decision.reason().is_none_or(Reason::is_counted) {
+            self.write_of(headers, decision, None);
+        }
+    }
+
+    fn write_of(&self, headers: &mut HeaderMap, decision: &Decision, limiter: Option<&Limiter>) {
         let Some(outcome) = self.speaker(decision) else { return };
         for style in &self.styles {
             match style.family {
-                Family::XRateLimit => write_triple(headers, X_RATELIMIT, *style, outcome, decision),
-                Family::RateLimit => write_triple(headers, RATELIMIT, *style, outcome, decision),
-                Family::Draft07 => set(headers, STRUCTURED, structured::draft_07(outcome)),
-                Family::Draft11 => {
-                    let keys_of = style.partition_key.then_some(limiter);
-                    set(headers, POLICY, structured::policies(decision, keys_of));
-                    set(headers, STRUCTURED, structured::limits(decision, keys_of));
+                Family::XRateLimit => {
+                    self.write_triple(headers, X_RATELIMIT, *style, outcome, decision)
                 }
+                Family::RateLimit => {
+                    self.write_triple(headers, RATELIMIT, *style, outcome, decision)
+                }
+                Family::Dictionary => self.write_dictionary(headers, outcome, decision),
+                Family::Lists => self.write_lists(headers, *style, decision, limiter),
             }
         }
-        if let Some(wait) = outcome.retry_after().filter(|_| self.retry_after) {
-            headers.insert(RETRY_AFTER, number::of(whole_seconds(wait).max(1)));
+    }
+
+    /// Limit, remaining and reset, in headers of their own.
+    #[inline]
+    fn write_triple(
+        &self,
+        headers: &mut HeaderMap,
+        [limit, remaining, reset]: [HeaderName; 3],
+        style: HeaderStyle,
+        outcome: &Outcome,
+        decision: &Decision,
+    ) {
+        if let Some(inner) = headers.insert(limit, number::limit(outcome.limit()))
+            && self.leaves_triple(headers, inner, style, outcome, decision)
+        {
+            return;
         }
+        headers.insert(remaining, number::of(outcome.remaining()));
+        set(headers, reset, reset_in(style, outcome, decision).map(number::reset));
+    }
+
+    /// Whether the numbers of a layer further inside stand, of which `limit` is one.
+    #[cold]
+    fn leaves_triple(
+        &self,
+        headers: &mut HeaderMap,
+        limit: HeaderValue,
+        style: HeaderStyle,
+        outcome: &Outcome,
+        decision: &Decision,
+    ) -> bool {
+        let names = if style.family == Family::XRateLimit { X_RATELIMIT } else { RATELIMIT };
+        let reset = reset_in(style, outcome, decision).unwrap_or(0);
+        let leaves = self.weighs(outcome, decision)
+            && Numbers::in_triple(headers, &limit, &names)
+                .is_some_and(|inner| inner.is_tighter_than(&numbers(outcome, reset)));
+        if leaves {
+            let [name, ..] = names;
+            headers.insert(name, limit);
+        }
+        leaves
+    }
+
+    fn write_dictionary(&self, headers: &mut HeaderMap, outcome: &Outcome, decision: &Decision) {
+        if headers.contains_key(STRUCTURED) {
+            let own = numbers(outcome, whole_seconds(outcome.reset()));
+            let inner = Numbers::in_field(headers).filter(|_| self.weighs(outcome, decision));
+            if inner.is_some_and(|inner| inner.is_tighter_than(&own)) {
+                return;
+            }
+            // It may be of lists, which are no policies of this dictionary's.
+            headers.remove(POLICY);
+        }
+        set(headers, STRUCTURED, structured::dictionary(outcome));
+    }
+
+    fn write_lists(
+        &self,
+        headers: &mut HeaderMap,
+        style: HeaderStyle,
+        decision: &Decision,
+        limiter: Option<&Limiter>,
+    ) {
+        let policies = structured::policies(decision, style, limiter);
+        let limits = structured::limits(decision, style, limiter);
+        let Some((policies, limits)) = policies.zip(limits) else { return };
+        if headers.contains_key(STRUCTURED)
+            && decision.is_allowed()
+            && leaves_field(headers, decision, &policies, &limits)
+        {
+            return;
+        }
+        headers.insert(POLICY, policies);
+        headers.insert(STRUCTURED, limits);
+    }
+
+    /// Whether numbers of a layer further inside count against these: those of a refusal do not, nor
+    /// of a request whose policy the settings name.
+    fn weighs(&self, outcome: &Outcome, decision: &Decision) -> bool {
+        decision.is_allowed()
+            && self.policy.as_deref().is_none_or(|named| named != outcome.policy())
     }
 
     /// The policy of which a header tells that has room for one only.
@@ -136,22 +255,36 @@ impl Headers {
     }
 }
 
-/// Limit, remaining and reset, in headers of their own.
-fn write_triple(
+/// Whether the field of a layer further inside holds all that there is to tell: our lists beside its
+/// own, or a dictionary that is tighter.
+#[cold]
+fn leaves_field(
     headers: &mut HeaderMap,
-    [limit, remaining, reset]: [HeaderName; 3],
-    style: HeaderStyle,
-    outcome: &Outcome,
     decision: &Decision,
-) {
-    headers.insert(limit, number::limit(outcome.limit()));
-    headers.insert(remaining, number::of(outcome.remaining()));
+    policies: &HeaderValue,
+    limits: &HeaderValue,
+) -> bool {
+    if inner::join_lists(headers, policies, limits) {
+        return true;
+    }
+    let own = decision.tightest().map(|own| numbers(own, whole_seconds(own.reset())));
+    let is_tighter = |(inner, own): (Numbers, Numbers)| inner.is_tighter_than(&own);
+    Numbers::in_field(headers).zip(own).is_some_and(is_tighter)
+}
+
+fn numbers(outcome: &Outcome, reset: u64) -> Numbers {
+    Numbers { limit: outcome.limit(), remaining: outcome.remaining(), reset }
+}
+
+/// When more units come back, as a style tells it.
+#[inline]
+fn reset_in(style: HeaderStyle, outcome: &Outcome, decision: &Decision) -> Option<u64> {
     let time = match style.reset_format() {
-        ResetFormat::UnixSeconds => Some(decision.decided_at().saturating_add(outcome.reset())),
-        ResetFormat::Seconds => Some(outcome.reset()),
-        ResetFormat::Omitted => None,
+        ResetFormat::UnixSeconds => decision.decided_at().saturating_add(outcome.reset()),
+        ResetFormat::Seconds => outcome.reset(),
+        ResetFormat::Omitted => return None,
     };
-    set(headers, reset, time.map(|time| number::reset(whole_seconds(time))));
+    Some(whole_seconds(time))
 }
 
 /// Leaves no value of an inner layer beside those of this one.

@@ -25,7 +25,7 @@ const fn small_numbers() -> [[u8; 4]; 10_000] {
 
 /// Without an allocation where the number is small, and else with one; `HeaderValue::from` needs
 /// two.
-pub(super) fn of(number: u64) -> HeaderValue {
+pub(crate) fn of(number: u64) -> HeaderValue {
     small(number).unwrap_or_else(|| large(number))
 }
 

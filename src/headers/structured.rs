@@ -1,14 +1,15 @@
-//! The values of structured fields (RFC 9651) in the drafts 07 and 11.
+//! The values of structured fields (RFC 9651) of the drafts since 07.
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use http::HeaderValue;
 use smallvec::SmallVec;
 
-use super::whole_seconds;
+use super::{HeaderStyle, whole_seconds};
 use crate::{
+    algorithm::Algorithm,
     decision::{Decision, Outcome},
     limiter::Limiter,
-    quota::{MAX_UNITS, NANOS_PER_SECOND},
+    quota::{MAX_UNITS, NANOS_PER_SECOND, Quota},
 };
 
 /// A value being written, on the stack unless its policies are many: the header then allocates
@@ -16,7 +17,7 @@ use crate::{
 type Value = SmallVec<[u8; 256]>;
 
 /// `limit=100, remaining=50, reset=5`
-pub(super) fn draft_07(outcome: &Outcome) -> Option<HeaderValue> {
+pub(super) fn dictionary(outcome: &Outcome) -> Option<HeaderValue> {
     let mut value = Value::new();
     push_number(&mut value, "limit=", outcome.limit());
     push_number(&mut value, ", remaining=", outcome.remaining());
@@ -25,29 +26,47 @@ pub(super) fn draft_07(outcome: &Outcome) -> Option<HeaderValue> {
 }
 
 /// `"burst";q=100;w=60, "hourly";q=1000;w=3600`
-pub(super) fn policies(decision: &Decision, keys_of: Option<&Limiter>) -> Option<HeaderValue> {
-    list(decision, keys_of, |value, outcome| {
+pub(super) fn policies(
+    decision: &Decision,
+    style: HeaderStyle,
+    limiter: Option<&Limiter>,
+) -> Option<HeaderValue> {
+    list(decision, style, limiter, |value, outcome| {
         push_number(value, ";q=", outcome.limit());
+        if let Some(unit) = outcome.labels.unit.as_deref() {
+            value.extend_from_slice(b";qu=");
+            push_string(value, unit);
+        }
         push_number(value, ";w=", window_seconds(outcome));
     })
 }
 
 /// `"burst";r=50;t=30, "hourly";r=950;t=1800`
-pub(super) fn limits(decision: &Decision, keys_of: Option<&Limiter>) -> Option<HeaderValue> {
-    list(decision, keys_of, |value, outcome| {
+pub(super) fn limits(
+    decision: &Decision,
+    style: HeaderStyle,
+    limiter: Option<&Limiter>,
+) -> Option<HeaderValue> {
+    list(decision, style, limiter, |value, outcome| {
         push_number(value, ";r=", outcome.remaining());
-        push_number(value, ";t=", whole_seconds(outcome.reset()));
+        push_number(value, ";t=", effective_window_seconds(outcome));
     })
 }
 
-/// One member for each policy; `keys_of`: the limiter whose partition keys are told.
+/// One member for each policy. Without the `limiter` that has decided, only those that a list can
+/// carry, and without partition keys.
 fn list(
     decision: &Decision,
-    keys_of: Option<&Limiter>,
+    style: HeaderStyle,
+    limiter: Option<&Limiter>,
     push_parameters: fn(&mut Value, &Outcome),
 ) -> Option<HeaderValue> {
+    let keys_of = limiter.filter(|_| style.partition_key);
     let mut value = Value::new();
     for outcome in decision.outcomes() {
+        if limiter.is_none() && !outcome.labels.fit(fits_string) {
+            continue;
+        }
         if !value.is_empty() {
             value.extend_from_slice(b", ");
         }
@@ -57,8 +76,9 @@ fn list(
             push_bytes(&mut value, ";pk=", key.to_be_bytes());
         }
     }
-    // `build()` has refused names that a string cannot carry.
-    HeaderValue::from_bytes(&value).ok()
+    // `build()` has refused names that a string cannot carry. A list without members is no field
+    // (RFC 9651, section 3.1).
+    HeaderValue::from_bytes(&value).ok().filter(|value| !value.is_empty())
 }
 
 /// A string (RFC 9651, section 4.1.6).
@@ -97,10 +117,37 @@ fn push_bytes(value: &mut Value, before: &str, bytes: [u8; 8]) {
 /// The time in which the limit comes back: the window, or what a bucket takes to refill.
 fn window_seconds(outcome: &Outcome) -> u64 {
     let quota = outcome.quota();
-    let nanos = u128::from(quota.window_nanos()) * u128::from(outcome.limit());
-    let seconds = nanos.div_ceil(u128::from(quota.units()) * u128::from(NANOS_PER_SECOND));
+    if quota.units() == 0 {
+        // It never comes back: a key is blocked.
+        return whole_seconds(quota.window()).clamp(1, MAX_UNITS);
+    }
+    seconds_of(&quota, outcome.limit())
+}
+
+/// In how many seconds a quota gives so many units, evenly; rounded up.
+fn seconds_of(quota: &Quota, units: u64) -> u64 {
+    let nanos = u128::from(quota.window_nanos()) * u128::from(units);
+    let per_second = u128::from(quota.units().max(1)) * u128::from(NANOS_PER_SECOND);
     // A large bucket that refills slowly may take longer than an integer can tell.
-    u64::try_from(seconds).unwrap_or(u64::MAX).min(MAX_UNITS)
+    u64::try_from(nanos.div_ceil(per_second)).unwrap_or(u64::MAX).min(MAX_UNITS)
+}
+
+/// The time in which the caller is to use no more than what is left
+/// (draft-ietf-httpapi-ratelimit-headers-11, section 4.1.2): until a fixed window ends, or as long
+/// as the quota takes to give as much, so that who spreads `r` over `t` is never faster than the
+/// quota. Where nothing is left, it is the time until something is; and no longer than the wait of
+/// who is refused (section 6).
+fn effective_window_seconds(outcome: &Outcome) -> u64 {
+    let (remaining, reset) = (outcome.remaining(), whole_seconds(outcome.reset()));
+    let window = match outcome.algorithm() {
+        _ if remaining == 0 => reset,
+        Algorithm::FixedWindow => reset.max(1),
+        Algorithm::TokenBucket | Algorithm::SlidingWindow => {
+            seconds_of(&outcome.quota(), remaining).max(reset)
+        }
+    };
+    let wait = outcome.retry_after().map_or(u64::MAX, whole_seconds);
+    window.min(wait.max(1))
 }
 
 #[cfg(test)]
@@ -120,13 +167,20 @@ mod tests {
 
     fn both(policies_of: impl IntoIterator<Item = Policy>) -> (HeaderValue, HeaderValue) {
         let decision = Decision::of(policies_of.into_iter().map(outcome));
-        (policies(&decision, None).unwrap(), limits(&decision, None).unwrap())
+        lists(&decision, HeaderStyle::ratelimit_lists())
+    }
+
+    fn lists(decision: &Decision, style: HeaderStyle) -> (HeaderValue, HeaderValue) {
+        let limiter = Limiter::builder().build().unwrap();
+        let [policies, limits] =
+            [policies, limits].map(|list| list(decision, style, Some(&limiter)).unwrap());
+        (policies, limits)
     }
 
     #[test]
-    fn draft_07_is_a_dictionary() {
+    fn the_dictionary_is_a_dictionary() {
         let outcome = outcome(Policy::fixed_window("burst", Quota::per_minute(100)));
-        assert_eq!(draft_07(&outcome).unwrap(), "limit=100, remaining=50, reset=30");
+        assert_eq!(dictionary(&outcome).unwrap(), "limit=100, remaining=50, reset=30");
     }
 
     #[test]
@@ -136,7 +190,59 @@ mod tests {
             Policy::sliding_window("hourly", Quota::per_hour(1_000)),
         ]);
         assert_eq!(policies, r#""burst";q=100;w=60, "hourly";q=1000;w=3600"#);
-        assert_eq!(limits, r#""burst";r=50;t=30, "hourly";r=50;t=30"#);
+        assert_eq!(limits, r#""burst";r=50;t=30, "hourly";r=50;t=180"#);
+    }
+
+    #[test]
+    fn the_effective_window_is_as_long_as_the_quota_takes_to_give_what_is_left() {
+        let second = Duration::from_secs(1);
+        let hourly = |policy: fn(&'static str, Quota) -> Policy, burst: Option<u64>| {
+            let quota = Quota::per_hour(100);
+            policy("p", burst.map_or(quota, |burst| quota.burst(burst)))
+        };
+        for (policy, remaining, reset, refused, window) in [
+            // Until the fixed window ends.
+            (hourly(Policy::fixed_window, None), 100, 3_600, None, 3_600),
+            (hourly(Policy::fixed_window, None), 99, 7, None, 7),
+            (hourly(Policy::fixed_window, None), 0, 7, None, 7),
+            // A bucket: 36 s for each unit, and until there is one.
+            (hourly(Policy::token_bucket, None), 100, 0, None, 3_600),
+            (hourly(Policy::token_bucket, None), 99, 36, None, 3_564),
+            (hourly(Policy::token_bucket, Some(10)), 10, 0, None, 360),
+            (hourly(Policy::token_bucket, Some(10)), 1, 30, None, 36),
+            (hourly(Policy::token_bucket, None), 0, 30, None, 30),
+            // A sliding window: as a bucket, but no earlier than the first unit leaves it.
+            (hourly(Policy::sliding_window, None), 100, 0, None, 3_600),
+            (hourly(Policy::sliding_window, None), 50, 60, None, 1_800),
+            (hourly(Policy::sliding_window, None), 1, 900, None, 900),
+            (hourly(Policy::sliding_window, None), 0, 900, None, 900),
+            // Who is refused may come back before.
+            (hourly(Policy::token_bucket, None), 5, 36, Some(36), 36),
+            (hourly(Policy::sliding_window, None), 50, 60, Some(120), 120),
+        ] {
+            let usage = Usage::new(second * refused.unwrap_or(0), remaining, second * reset);
+            let refused = refused.map(|_| crate::decision::Reason::QuotaExceeded);
+            let outcome = Outcome { usage, refused, ..Outcome::unused(policy) };
+            assert_eq!(effective_window_seconds(&outcome), window, "{outcome:?}");
+        }
+        let quick = Policy::token_bucket("p", Quota::per_second(1_000));
+        let usage = Usage::new(Duration::ZERO, 1, Duration::from_micros(900));
+        let quick = Outcome { usage, ..Outcome::unused(quick) };
+        assert_eq!(effective_window_seconds(&quick), 1, "never 0 where something is left");
+    }
+
+    #[test]
+    fn a_unit_other_than_requests_stands_with_the_quota() {
+        let policy = || Policy::token_bucket("p", Quota::per_minute(60));
+        for (policy, lists) in [
+            (policy().unit("tokens"), r#""p";q=60;qu="tokens";w=60"#),
+            (policy().unit("content-bytes"), r#""p";q=60;qu="content-bytes";w=60"#),
+            (policy().unit(r#"a"b"#), r#""p";q=60;qu="a\"b";w=60"#),
+            (policy().unit("requests"), r#""p";q=60;w=60"#),
+            (policy(), r#""p";q=60;w=60"#),
+        ] {
+            assert_eq!(both([policy]).0, lists);
+        }
     }
 
     #[test]
@@ -168,7 +274,8 @@ mod tests {
         let key =
             BASE64_STANDARD.encode(limiter.public_fingerprint(&outcome).unwrap().to_be_bytes());
         let decision = Decision::of([outcome]);
-        let limits = limits(&decision, Some(&limiter)).unwrap();
+        let style = HeaderStyle::ratelimit_lists().partition_key();
+        let limits = limits(&decision, style, Some(&limiter)).unwrap();
         assert_eq!(limits, format!(r#""p";r=50;t=30;pk=:{key}:"#));
     }
 }

@@ -13,11 +13,21 @@ pub(super) const RATELIMIT: [HeaderName; 3] = [
     HeaderName::from_static("ratelimit-remaining"),
     HeaderName::from_static("ratelimit-reset"),
 ];
-/// Of drafts 07 and later.
+/// Of the drafts 07 and later.
 pub(super) const STRUCTURED: HeaderName = HeaderName::from_static("ratelimit");
 pub(super) const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 
 /// A family of headers that tell a caller its quota.
+///
+/// The drafts of draft-ietf-httpapi-ratelimit-headers have had three forms on the wire, and each
+/// style is one of them:
+///
+/// | style | drafts | fields |
+/// |---|---|---|
+/// | [`x_ratelimit`](Self::x_ratelimit) | none: what most APIs write | `X-RateLimit-Limit`, `X-RateLimit-Remaining`, `X-RateLimit-Reset` |
+/// | [`ratelimit`](Self::ratelimit) | 00 to 06 | `RateLimit-Limit`, `RateLimit-Remaining`, `RateLimit-Reset` |
+/// | [`ratelimit_dictionary`](Self::ratelimit_dictionary) | 07 | `RateLimit`, a dictionary |
+/// | [`ratelimit_lists`](Self::ratelimit_lists) | 08 to 11 | `RateLimit` and `RateLimit-Policy`, lists |
 ///
 /// Several families may be told side by side, as for clients that know only one of them. Within a
 /// family all numbers are of one decision; times are rounded up to whole seconds.
@@ -29,7 +39,7 @@ pub(super) const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy"
 /// let layer = RateLimitLayer::builder(limiter)
 ///     .headers([
 ///         HeaderStyle::x_ratelimit().reset(ResetFormat::Seconds),
-///         HeaderStyle::draft_11().partition_key(),
+///         HeaderStyle::ratelimit_lists().partition_key(),
 ///     ])
 ///     .build()?;
 /// # let _ = layer;
@@ -47,8 +57,8 @@ pub struct HeaderStyle {
 pub(super) enum Family {
     XRateLimit,
     RateLimit,
-    Draft07,
-    Draft11,
+    Dictionary,
+    Lists,
 }
 
 /// How `X-RateLimit-Reset` or `RateLimit-Reset` tells when `remaining` grows.
@@ -57,7 +67,7 @@ pub(super) enum Family {
 pub enum ResetFormat {
     /// Seconds since 1970 UTC, as most APIs write `X-RateLimit-Reset`.
     UnixSeconds,
-    /// Seconds from now, as drafts 03 to 06 write `RateLimit-Reset`: right whatever the client's
+    /// Seconds from now, as the drafts up to 06 write `RateLimit-Reset`: right whatever the client's
     /// clock says.
     Seconds,
     /// Without the header.
@@ -72,7 +82,7 @@ impl HeaderStyle {
     }
 
     /// `RateLimit-Limit`, `RateLimit-Remaining`, and `RateLimit-Reset` in seconds from now unless
-    /// [told otherwise](Self::reset): draft-ietf-httpapi-ratelimit-headers-03 to -06. They speak of
+    /// [set otherwise](Self::reset): draft-ietf-httpapi-ratelimit-headers-00 to -06. They speak of
     /// one policy.
     pub const fn ratelimit() -> Self {
         Self::of(Family::RateLimit)
@@ -80,19 +90,27 @@ impl HeaderStyle {
 
     /// `RateLimit: limit=100, remaining=50, reset=5`: draft-ietf-httpapi-ratelimit-headers-07.
     /// It speaks of one policy.
-    pub const fn draft_07() -> Self {
-        Self::of(Family::Draft07)
+    pub const fn ratelimit_dictionary() -> Self {
+        Self::of(Family::Dictionary)
     }
 
     /// `RateLimit-Policy: "burst";q=100;w=60` and `RateLimit: "burst";r=50;t=30`, with all policies
     /// of the request in each: draft-ietf-httpapi-ratelimit-headers-08 to -11, structured by
-    /// RFC 9651. Policies must have names of printable ASCII.
+    /// RFC 9651. These share a form on the wire; what `t` means is as draft 11 has it. Policies, and
+    /// their [units](crate::Policy::unit), must have names of printable ASCII.
     ///
     /// The window `w` is in whole seconds, rounded up, so that a client which spreads `q` over it
     /// is never too fast. A token bucket's `q` is its burst, and its `w` the time in which that
-    /// refills: 60 per minute with a burst of 10 is `q=10;w=10`.
-    pub const fn draft_11() -> Self {
-        Self::of(Family::Draft11)
+    /// refills: 60 per minute with a burst of 10 is `q=10;w=10`. `qu` is the
+    /// [unit](crate::Policy::unit), where it is not `requests`.
+    ///
+    /// The effective window `t` is the time within which the caller is to use no more than `r`
+    /// (draft 11, section 4.1.2): until a fixed window ends, or as long as the quota takes to give as
+    /// much, so that a client which spreads `r` over it is as fast as the quota. Where nothing is
+    /// left, it is the time until something is. It is never longer than `Retry-After` of the policy
+    /// that refuses, and 0 only where `r` is.
+    pub const fn ratelimit_lists() -> Self {
+        Self::of(Family::Lists)
     }
 
     const fn of(family: Family) -> Self {
@@ -106,8 +124,8 @@ impl HeaderStyle {
         self
     }
 
-    /// Tells whose quota it is, in the parameter `pk`: of [`draft_11`](Self::draft_11) only. Off by
-    /// default.
+    /// Tells whose quota it is, in the parameter `pk`: of
+    /// [`ratelimit_lists`](Self::ratelimit_lists) only. Off by default.
     ///
     /// It is 8 bytes by which a client tells its own quotas apart: equal for equal keys of one
     /// limiter, and they disclose neither the key nor what the store knows it by. A global policy
@@ -119,14 +137,14 @@ impl HeaderStyle {
 
     /// Whether it has room for one policy only.
     pub(super) fn tells_one(self) -> bool {
-        self.family != Family::Draft11
+        self.family != Family::Lists
     }
 
     /// How the reset is told, in families that leave the choice.
     pub(super) fn reset_format(self) -> ResetFormat {
         let default = match self.family {
             Family::XRateLimit => ResetFormat::UnixSeconds,
-            Family::RateLimit | Family::Draft07 | Family::Draft11 => ResetFormat::Seconds,
+            Family::RateLimit | Family::Dictionary | Family::Lists => ResetFormat::Seconds,
         };
         self.reset.unwrap_or(default)
     }
@@ -136,8 +154,8 @@ impl HeaderStyle {
         let mut names = match self.family {
             Family::XRateLimit => X_RATELIMIT.into(),
             Family::RateLimit => RATELIMIT.into(),
-            Family::Draft07 => smallvec![STRUCTURED],
-            Family::Draft11 => smallvec![POLICY, STRUCTURED],
+            Family::Dictionary => smallvec![STRUCTURED],
+            Family::Lists => smallvec![POLICY, STRUCTURED],
         };
         if self.reset_format() == ResetFormat::Omitted {
             names.truncate(2);
@@ -149,8 +167,8 @@ impl HeaderStyle {
         match self.family {
             Family::XRateLimit => "x_ratelimit",
             Family::RateLimit => "ratelimit",
-            Family::Draft07 => "draft_07",
-            Family::Draft11 => "draft_11",
+            Family::Dictionary => "ratelimit_dictionary",
+            Family::Lists => "ratelimit_lists",
         }
     }
 
@@ -160,8 +178,10 @@ impl HeaderStyle {
         if self.reset.is_some() && !chooses_reset {
             return Some("it always tells the reset in seconds; leave `.reset(…)` out");
         }
-        if self.partition_key && self.family != Family::Draft11 {
-            return Some("only `draft_11` has a partition key; leave `.partition_key()` out");
+        if self.partition_key && self.family != Family::Lists {
+            return Some(
+                "only `ratelimit_lists` has a partition key; leave `.partition_key()` out",
+            );
         }
         None
     }

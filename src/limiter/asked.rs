@@ -62,7 +62,7 @@ impl Inner {
     }
 
     /// The category of a request, and others in which it counts as well; `None` if it is exempt.
-    fn categories_of(&self, request: &Parts) -> Option<(Option<u32>, Vec<u32>)> {
+    pub(super) fn categories_of(&self, request: &Parts) -> Option<(Option<u32>, Vec<u32>)> {
         let path = SentPath::of(request);
         if self.exempt.iter().any(|matcher| matcher.surely_matches(request, &path)) {
             return None;

@@ -15,7 +15,7 @@ use super::{DecisionFuture, Limiter};
 use crate::{
     algorithm::Algorithm,
     clock::{Now, nanos},
-    decision::{Decision, Outcome, Reason},
+    decision::{Decision, NO_POLICY, Outcome, Reason},
     key,
     policy::{Labels, Policy},
     quota::Quota,
@@ -150,8 +150,7 @@ impl Limiter {
         if let Some(until) = own.blocked {
             let now = self.now();
             let left = until.saturating_sub(now.monotonic_nanos());
-            decision.push(&blocked(Duration::from_nanos(left)));
-            decision.record.close(now, Duration::ZERO);
+            self.refuse(request, &blocked(Duration::from_nanos(left)), now, decision);
             return None;
         }
         self.inner.ask(request, decision);
@@ -176,14 +175,24 @@ impl Limiter {
             let key = key::from_fn("the caller's key", |_| None);
             Labels::of(&Policy::fixed_window(BLOCKED, Quota::per_second(0)).key(key))
         });
-        decision.push(&Outcome {
+        let unread = Outcome {
             labels: *LABELS,
             refused: Some(Reason::UnreadableKey),
             unreadable: Some(status),
             ..blocked(Duration::ZERO)
-        });
-        decision.record.close(self.now(), Duration::ZERO);
+        };
+        self.refuse(request, &unread, self.now(), decision);
         None
+    }
+
+    /// Refuses a request before a policy decides about it, and lets metrics and events know.
+    #[cold]
+    fn refuse(&self, request: &Parts, outcome: &Outcome, now: Now, decision: &mut Decision) {
+        let categories = self.inner.categories_of(request);
+        decision.record.category = categories.and_then(|(category, _)| category);
+        decision.push(outcome);
+        decision.record.close(now, Duration::ZERO);
+        self.inner.observe(decision);
     }
 
     /// Peeks as [`peek_request`](Self::peek_request) does, for a key that the log knows.
@@ -272,10 +281,10 @@ fn blocked(left: Duration) -> Outcome {
     let quota = Quota::per_window(0, left);
     Outcome {
         labels: *LABELS,
-        charge: Charge::new(0, 0, Algorithm::FixedWindow, quota),
+        charge: Charge::new(NO_POLICY, 0, Algorithm::FixedWindow, quota),
         place: 0,
         key_kind: 0,
-        refused: Some(Reason::QuotaExceeded),
+        refused: Some(Reason::Blocked),
         unreadable: None,
         replicas: 1,
         usage: Usage::new(left, 0, left),

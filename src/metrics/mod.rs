@@ -40,6 +40,8 @@ pub(crate) struct Metrics {
 struct OfCategory {
     name: String,
     policies: Vec<OfPolicy>,
+    /// By verdict: of what an operator blocks, which is no policy of the limiter's.
+    of_no_policy: [OnceLock<Counter>; Verdict::ALL.len()],
     held: OnceLock<Histogram>,
 }
 
@@ -106,17 +108,25 @@ impl OfCategory {
             let labels = Labels::of(&policy);
             OfPolicy { policy, labels, decisions: OnceLock::new() }
         };
-        Self { name, policies: policies.into_iter().map(policy).collect(), held: OnceLock::new() }
+        let policies = policies.into_iter().map(policy).collect();
+        let of_no_policy = [const { OnceLock::new() }; Verdict::ALL.len()];
+        Self { name, policies, of_no_policy, held: OnceLock::new() }
     }
 
-    /// Whether the policy is one of this category's, and its decision is counted.
+    /// Whether the decision is counted: its policy is one of this category's, or none.
     fn count(&self, outcome: &Outcome, held: Duration) -> bool {
         let mut policies = self.policies.iter();
-        let known = policies.find(|known| ptr::eq(known.labels, outcome.labels));
-        if let Some(known) = known {
-            known.decisions(&self.name)[Verdict::of(outcome, held) as usize].increment(1);
+        let verdict = Verdict::of(outcome, held);
+        if let Some(known) = policies.find(|known| ptr::eq(known.labels, outcome.labels)) {
+            known.decisions(&self.name)[verdict as usize].increment(1);
+            return true;
         }
-        known.is_some()
+        let is_of_none = outcome.is_of_no_policy();
+        if is_of_none {
+            let counter = || decisions(outcome.policy(), &self.name, verdict);
+            self.of_no_policy[verdict as usize].get_or_init(counter).increment(1);
+        }
+        is_of_none
     }
 
     fn held(&self) -> &Histogram {
@@ -132,20 +142,25 @@ impl OfCategory {
 impl OfPolicy {
     /// A counter for each verdict. All at once, so that the first refusal is seen to rise from 0.
     fn decisions(&self, category: &str) -> &[Counter; Verdict::ALL.len()] {
-        const NAME: &str = "tower_quota_decisions_total";
         self.decisions.get_or_init(|| {
-            describe_counter!(NAME, Unit::Count, "What policies said of requests.");
             Verdict::ALL.map(|verdict| {
-                if verdict.is_dry_run() != self.policy.is_dry_run() {
+                let never = verdict.is_dry_run() != self.policy.is_dry_run();
+                if never || matches!(verdict, Verdict::Blocked) {
                     return Counter::noop();
                 }
-                counter!(
-                    NAME,
-                    "policy" => self.policy.name().to_owned(),
-                    "category" => category.to_owned(),
-                    "verdict" => verdict.label(),
-                )
+                decisions(self.policy.name(), category, verdict)
             })
         })
     }
+}
+
+fn decisions(policy: &str, category: &str, verdict: Verdict) -> Counter {
+    const NAME: &str = "tower_quota_decisions_total";
+    describe_counter!(NAME, Unit::Count, "What policies said of requests.");
+    counter!(
+        NAME,
+        "policy" => policy.to_owned(),
+        "category" => category.to_owned(),
+        "verdict" => verdict.label(),
+    )
 }

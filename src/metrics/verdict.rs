@@ -14,18 +14,20 @@ pub(super) enum Verdict {
     MissingKey,
     UnreadableKey,
     Unavailable,
+    Blocked,
     DryRunAllowed,
     DryRunRefused,
 }
 
 impl Verdict {
-    pub(super) const ALL: [Self; 8] = [
+    pub(super) const ALL: [Self; 9] = [
         Self::Allowed,
         Self::Held,
         Self::Refused,
         Self::MissingKey,
         Self::UnreadableKey,
         Self::Unavailable,
+        Self::Blocked,
         Self::DryRunAllowed,
         Self::DryRunRefused,
     ];
@@ -39,6 +41,7 @@ impl Verdict {
             (false, Some(Reason::UnreadableKey)) => Self::UnreadableKey,
             (false, Some(Reason::StoreUnavailable)) => Self::Unavailable,
             (false, Some(Reason::QuotaExceeded | Reason::CostExceedsQuota)) => Self::Refused,
+            (false, Some(Reason::Blocked)) => Self::Blocked,
             (false, None) if held.is_zero() => Self::Allowed,
             (false, None) => Self::Held,
         }
@@ -52,6 +55,7 @@ impl Verdict {
             Self::MissingKey => "missing_key",
             Self::UnreadableKey => "unreadable_key",
             Self::Unavailable => "unavailable",
+            Self::Blocked => "blocked",
             Self::DryRunAllowed => "dry_run_allowed",
             Self::DryRunRefused => "dry_run_refused",
         }

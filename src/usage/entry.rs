@@ -82,18 +82,19 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Allowed,
         Self::Refused(Reason::QuotaExceeded),
         Self::Refused(Reason::CostExceedsQuota),
         Self::Refused(Reason::MissingKey),
         Self::Refused(Reason::UnreadableKey),
         Self::Refused(Reason::StoreUnavailable),
+        Self::Refused(Reason::Blocked),
         Self::Undecided,
     ];
 
     /// A name for logs: `allowed`, `undecided`, or the reason: `quota_exceeded`,
-    /// `cost_exceeds_quota`, `missing_key`, `unreadable_key`, `store_unavailable`.
+    /// `cost_exceeds_quota`, `missing_key`, `unreadable_key`, `store_unavailable`, `blocked`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -103,6 +104,7 @@ impl Verdict {
             Self::Refused(Reason::MissingKey) => "missing_key",
             Self::Refused(Reason::UnreadableKey) => "unreadable_key",
             Self::Refused(Reason::StoreUnavailable) => "store_unavailable",
+            Self::Refused(Reason::Blocked) => "blocked",
             Self::Undecided => "undecided",
         }
     }

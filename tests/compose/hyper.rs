@@ -21,6 +21,7 @@ use hyper::{
 };
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
 use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpSocket, TcpStream},
     time::timeout,
 };
@@ -117,6 +118,61 @@ async fn a_kept_alive_connection_gets_chunks_trailers_and_refusals_in_turn() {
         assert!(body.starts_with(b"{\"error\":"), "{body:?}");
     }
     assert_eq!(connections.load(SeqCst), 1);
+}
+
+/// A refusal leaves the request's body unread, and then hyper closes the connection: a client that
+/// does not know would write its next request in vain.
+#[tokio::test]
+async fn a_refusal_that_leaves_a_body_unread_says_that_the_connection_ends() {
+    let service = per_address(1).layer(service_fn(async |request: Request<Incoming>| {
+        request.into_body().collect().await.unwrap();
+        Ok(Response::new(Empty::<Bytes>::new()))
+    }));
+    let (address, connections) = serve(service).await;
+    // A simple client: it keeps a connection as long as no response says that it ends.
+    let mut kept: Option<TcpStream> = None;
+    let large = "x".repeat(4_000_000);
+    let length = |body: &str| format!("content-length: {}\r\n\r\n{body}", body.len());
+    let chunked = "transfer-encoding: chunked\r\n\r\n5\r\nhello\r\n".to_owned();
+    let mut seen = Vec::new();
+    for rest in [length(&large), length(&large), length(""), "\r\n".into(), chunked, "\r\n".into()]
+    {
+        let mut stream = match kept.take() {
+            Some(stream) => stream,
+            None => TcpStream::connect(address).await.unwrap(),
+        };
+        let head = format!("POST / HTTP/1.1\r\nhost: here\r\n{rest}");
+        // Who is refused in the middle of its body may stop writing it.
+        let (mut read, mut write) = stream.split();
+        let (response, _) = timeout(PATIENCE, async {
+            tokio::join!(read_response(&mut read), write.write_all(head.as_bytes()))
+        })
+        .await
+        .unwrap();
+        let closes = response.contains("\r\nconnection: close\r\n");
+        seen.push((response[9..12].to_owned(), closes));
+        if !closes {
+            kept = Some(stream);
+        }
+    }
+    let seen: Vec<_> = seen.iter().map(|(status, closes)| (&**status, *closes)).collect();
+    let (kept, ends) = (("429", false), ("429", true));
+    assert_eq!(seen, [("200", false), ends, kept, kept, ends, kept]);
+    assert_eq!(connections.load(SeqCst), 3, "no request is written to a closed connection");
+}
+
+/// A response as text, its body included.
+async fn read_response(from: &mut (impl AsyncRead + Unpin)) -> String {
+    let mut read = Vec::new();
+    loop {
+        assert_ne!(from.read_buf(&mut read).await.unwrap(), 0, "the connection has ended");
+        let text = String::from_utf8(read.clone()).unwrap();
+        let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+        if body.len() >= length.map_or(0, |length| length.parse().unwrap()) {
+            return text;
+        }
+    }
 }
 
 #[tokio::test]
