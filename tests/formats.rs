@@ -121,7 +121,7 @@ async fn the_quota_exceeded_problem_names_all_that_refuse() {
         (
             429,
             lines(&[PROBLEM, ("retry-after", "3600")]),
-            r#"{"type":"https://iana.org/assignments/http-problem-types#quota-exceeded","title":"Quota exceeded","status":429,"violated-policies":["tenant","credential"]}"#.to_owned(),
+            r#"{"type":"https://iana.org/assignments/http-problem-types#quota-exceeded","title":"Quota exceeded","status":429,"detail":"Quota of policy `tenant` is used up (1 per 3600s). Retry after 3600 seconds.","violated-policies":["tenant","credential"]}"#.to_owned(),
         ),
     );
 }
@@ -162,6 +162,16 @@ async fn an_unreadable_key_is_a_bad_request_in_each_format() {
     let text = lines(&[("content-type", "text/plain; charset=utf-8")]);
     let plain = builder().on_rejection(response::plain_text());
     assert_eq!(answer(plain, twice()).await, (400, text, MESSAGE.to_owned()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_house_may_add_the_message_as_detail_and_any_id_as_a_uri_reference() {
+    let problem = Problem::new("https://gateway/errors/rate-limited").detail().instance();
+    let request = request(&[("x-api-key", "k"), ("x-request-id", "a b:\"c\"")]);
+    assert_eq!(
+        answer(builder().on_rejection(problem.renderer()), request).await.2,
+        r#"{"type":"https://gateway/errors/rate-limited","title":"Too Many Requests","status":429,"detail":"Quota of policy `tenant` is used up (1 per 3600s). Retry after 3600 seconds.","instance":"a%20b%3A%22c%22"}"#,
+    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -145,7 +145,7 @@ async fn what_refuses_costs_nothing_elsewhere() {
         assert_eq!(decision.reason(), Some(Reason::StoreUnavailable));
         assert_eq!(decision.outcomes().len(), 1, "nothing is known of the other");
         assert_eq!(decision.tightest().unwrap().policy(), "strict");
-        assert_eq!(decision.tightest().unwrap().retry_after(), None);
+        assert_eq!(decision.tightest().unwrap().retry_after(), Some(Duration::from_secs(1)));
         assert!(decision.dry_runs().is_empty());
     }
 
@@ -222,12 +222,36 @@ async fn callers_get_a_typed_503() {
     assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
     assert!(!response.headers().contains_key("x-ratelimit-limit"), "nobody knows");
     assert_eq!(response.headers()["cache-control"], "no-store");
+    assert_eq!(response.headers()["retry-after"], "1");
     let body = response.into_body().collect().await.unwrap().to_bytes();
     let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
     let expected = serde_json::json!({
         "error": "rate_limit_unavailable",
-        "message": "Quota of policy `strict` cannot be told at the moment.",
+        "message": "Quota of policy `strict` cannot be told at the moment. Retry after 1 second.",
         "policy": "strict",
+        "retry_after": 1,
+    });
+    assert_eq!(body, expected);
+}
+
+/// In the drafts' words (draft-ietf-httpapi-ratelimit-headers-11, section 5.2).
+#[tokio::test(start_paused = true)]
+async fn a_problem_of_the_drafts_says_that_the_capacity_is_reduced() {
+    let strict = policy("strict", Quota::per_minute(9)).on_store_failure(OnStoreFailure::Refuse);
+    let (limiter, store) = limiter([strict]);
+    store.fails(true);
+    let decision = decide(&limiter).await;
+    let rejection = tower_quota::Rejection::of(&decision).unwrap();
+    let response = tower_quota::response::Problem::quota_exceeded().respond(&rejection);
+    assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(response.headers()["retry-after"], "1");
+    let body: serde_json::Value = serde_json::from_slice(response.body()).unwrap();
+    let expected = serde_json::json!({
+        "type": "https://iana.org/assignments/http-problem-types#temporary-reduced-capacity",
+        "title": "Temporarily reduced capacity",
+        "status": 503,
+        "detail": "Quota of policy `strict` cannot be told at the moment. Retry after 1 second.",
+        "violated-policies": ["strict"],
     });
     assert_eq!(body, expected);
 }

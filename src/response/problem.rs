@@ -4,19 +4,28 @@ use std::{borrow::Cow, fmt, sync::Arc};
 
 use bytes::Bytes;
 use http::Response;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-use crate::{decision::Outcome, rejection::Rejection, response::object::Object};
+use crate::{
+    decision::{Outcome, Reason},
+    rejection::Rejection,
+    response::object::Object,
+};
 
-/// The problem type of draft-ietf-httpapi-ratelimit-headers-11, section 5.
+/// The problem types of draft-ietf-httpapi-ratelimit-headers-11, section 5.
 const QUOTA_EXCEEDED: &str = "https://iana.org/assignments/http-problem-types#quota-exceeded";
+const REDUCED_CAPACITY: &str =
+    "https://iana.org/assignments/http-problem-types#temporary-reduced-capacity";
+const ABNORMAL_USAGE: &str =
+    "https://iana.org/assignments/http-problem-types#abnormal-usage-detected";
 
 type Title = Arc<dyn Fn(&Rejection) -> Cow<'static, str> + Send + Sync>;
 
 /// `application/problem+json` (RFC 9457): a type of the house's own, or
 /// [`quota_exceeded`](Self::quota_exceeded).
 ///
-/// A request that lacks its key has exceeded no quota: it is answered with the type `about:blank`,
-/// the title `Bad Request`, and the message as `detail`.
+/// A request that has exceeded no quota is answered with the type `about:blank`, its status as the
+/// title, and the message as `detail`: one that lacks its key, say.
 ///
 /// ```
 /// use tower_quota::{Limiter, Policy, Quota, Rejection, response::Problem};
@@ -43,8 +52,10 @@ type Title = Arc<dyn Fn(&Rejection) -> Cow<'static, str> + Send + Sync>;
 pub struct Problem {
     kind: Cow<'static, str>,
     title: Option<Title>,
+    detail: bool,
     instance: bool,
-    violated_policies: bool,
+    /// Whether the types are the draft's.
+    drafted: bool,
 }
 
 impl Problem {
@@ -52,14 +63,23 @@ impl Problem {
     /// [told otherwise](Self::title).
     pub fn new(type_uri: impl Into<Cow<'static, str>>) -> Self {
         let kind = type_uri.into();
-        Self { kind, title: None, instance: false, violated_policies: false }
+        Self { kind, title: None, detail: false, instance: false, drafted: false }
     }
 
-    /// Of the type `quota-exceeded` (draft-ietf-httpapi-ratelimit-headers-11, section 5), with the
-    /// names of all policies that refuse in `violated-policies`, the longest wait first.
+    /// Of the types of draft-ietf-httpapi-ratelimit-headers-11, section 5, with the message as
+    /// `detail`:
+    ///
+    /// | the request | type |
+    /// |---|---|
+    /// | exceeds a quota | `quota-exceeded` |
+    /// | cannot be counted, as the store does not answer | `temporary-reduced-capacity` |
+    /// | is of a key that an operator has blocked | `abnormal-usage-detected` |
+    ///
+    /// `violated-policies` has the names of all policies that refuse, the longest wait first; that
+    /// of a blocked key has none.
     pub fn quota_exceeded() -> Self {
         let problem = Self::new(QUOTA_EXCEEDED).title(|_| "Quota exceeded");
-        Self { violated_policies: true, ..problem }
+        Self { drafted: true, ..problem }.detail()
     }
 
     /// The title, by a closure: `|_| "Too fast"`.
@@ -71,7 +91,18 @@ impl Problem {
         self
     }
 
+    /// Adds `detail`: the rejection's message, as it is displayed. Where no quota is exceeded, it is
+    /// there without this as well.
+    pub fn detail(mut self) -> Self {
+        self.detail = true;
+        self
+    }
+
     /// Adds `instance`: the request's [id](Rejection::request_id), where it has one.
+    ///
+    /// It is a URI reference (RFC 9457, section 3.1.5): a UUID becomes `urn:uuid:…` (RFC 9562,
+    /// section 4), a URI stays what it is, and of anything else the characters are percent-encoded
+    /// that a path's segment cannot have.
     pub fn instance(mut self) -> Self {
         self.instance = true;
         self
@@ -80,26 +111,30 @@ impl Problem {
     /// The response to one rejection.
     #[must_use]
     pub fn respond(&self, rejection: &Rejection) -> Response<Bytes> {
-        let status = rejection.status();
+        let (status, reason) = (rejection.status(), rejection.reason());
         let phrase = || Cow::from(status.canonical_reason().unwrap_or_default());
-        let counted = rejection.reason().is_counted();
+        let exceeded = matches!(reason, Reason::QuotaExceeded | Reason::CostExceedsQuota);
+        let (kind, title) = match reason {
+            _ if exceeded => {
+                (&*self.kind, self.title.as_ref().map_or_else(phrase, |title| title(rejection)))
+            }
+            Reason::StoreUnavailable if self.drafted => {
+                (REDUCED_CAPACITY, "Temporarily reduced capacity".into())
+            }
+            Reason::Blocked if self.drafted => (ABNORMAL_USAGE, "Abnormal usage detected".into()),
+            _ => ("about:blank", phrase()),
+        };
         let mut body = Object::new();
-        if counted {
-            let title = self.title.as_ref().map_or_else(phrase, |title| title(rejection));
-            body.text("type", &self.kind);
-            body.text("title", &title);
-        } else {
-            body.text("type", "about:blank");
-            body.text("title", &phrase());
-        }
+        body.text("type", kind);
+        body.text("title", &title);
         body.number("status", status.as_u16().into());
-        if !counted {
+        if self.detail || !exceeded {
             body.text_by("detail", |to| rejection.push_text(to));
         }
         if let Some(id) = rejection.request_id().filter(|_| self.instance) {
-            body.text("instance", id);
+            body.text("instance", &uri_reference(id));
         }
-        if counted && self.violated_policies {
+        if self.drafted && (exceeded || reason == Reason::StoreUnavailable) {
             body.texts("violated-policies", rejection.refusing().map(Outcome::policy));
         }
         rejection.respond("application/problem+json", body.end())
@@ -111,11 +146,73 @@ impl Problem {
     }
 }
 
+/// What a segment of a path cannot have (RFC 3986, section 3.3), and the colon, before which there
+/// would be a scheme.
+const NO_SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~')
+    .remove(b'!')
+    .remove(b'$')
+    .remove(b'&')
+    .remove(b'\'')
+    .remove(b'(')
+    .remove(b')')
+    .remove(b'*')
+    .remove(b'+')
+    .remove(b',')
+    .remove(b';')
+    .remove(b'=')
+    .remove(b'@');
+
+fn uri_reference(id: &str) -> Cow<'_, str> {
+    let is_uuid = id.len() == 36
+        && id.bytes().enumerate().all(|(place, byte)| match place {
+            8 | 13 | 18 | 23 => byte == b'-',
+            _ => byte.is_ascii_hexdigit(),
+        });
+    if is_uuid {
+        return format!("urn:uuid:{id}").into();
+    }
+    let is_uri =
+        ["urn:", "tag:", "https://", "http://"].iter().any(|scheme| id.starts_with(scheme))
+            && id.bytes().all(|byte| {
+                byte.is_ascii_alphanumeric() || b"-._~:/?#[]@!$&'()*+,;=%".contains(&byte)
+            });
+    if is_uri { id.into() } else { utf8_percent_encode(id, NO_SEGMENT).into() }
+}
+
 impl fmt::Debug for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Problem")
             .field("type", &self.kind)
             .field("instance", &self.instance)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn request_ids_become_uri_references() {
+        for (id, reference) in [
+            ("req_01HX", "req_01HX"),
+            (
+                "018f3a2e-7c4b-7d1e-9a55-0123456789AB",
+                "urn:uuid:018f3a2e-7c4b-7d1e-9a55-0123456789AB",
+            ),
+            ("urn:example:7", "urn:example:7"),
+            ("https://status.test/r?id=7", "https://status.test/r?id=7"),
+            ("https://status.test/r 7", "https%3A%2F%2Fstatus.test%2Fr%207"),
+            ("1:2", "1%3A2"),
+            ("a b\"<>%/?#", "a%20b%22%3C%3E%25%2F%3F%23"),
+            ("Root=1-67891233;Parent=53;Sampled=1", "Root=1-67891233;Parent=53;Sampled=1"),
+            ("", ""),
+        ] {
+            assert_eq!(uri_reference(id), reference);
+        }
     }
 }
