@@ -10,12 +10,19 @@
 //!     key::{self, ClientIp},
 //! };
 //!
+//! /// What your own middleware leaves in the request of a caller whose API key is good.
+//! #[derive(Clone)]
+//! struct Caller {
+//!     tenant: String,
+//! }
+//!
+//! let client_ip = ClientIp::new().trust_proxies(["10.0.0.0/8"]);
 //! let sign_in = Policy::sliding_window("sign-in", Quota::per_minute(10))
-//!     .key(ClientIp::new().trust_proxies(["10.0.0.0/8"]))
+//!     .key(client_ip.clone())
 //!     .or_refuse();
 //! let reads = Policy::token_bucket("read", Quota::per_minute(100).burst(20))
-//!     .key(key::header("x-api-key"))
-//!     .or_key(ClientIp::new().trust_proxies(["10.0.0.0/8"]))
+//!     .key(key::extension("tenant", |caller: &Caller| caller.tenant.as_str().into()))
+//!     .or_key(client_ip)
 //!     .or_refuse();
 //!
 //! let limiter = Limiter::builder()
@@ -30,6 +37,14 @@
 //! # let _ = app;
 //! # Ok::<(), tower_quota::BuildError>(())
 //! ```
+//!
+//! # A key has to be authenticated
+//!
+//! Each key has a quota of its own. Whoever can make keys up has as many quotas as they like: a
+//! policy by [`key::header`], [`key::bearer`], [`key::query`] or a field of the body counts what the
+//! request says, whether or not it is true. So put the layer inside of the middleware that
+//! authenticates, and count by what that leaves in the request ([`key::extension`]), as above; or
+//! hold requests to a second policy by [`key::ClientIp`], for every request.
 //!
 //! # How a request is decided
 //!
@@ -48,14 +63,18 @@
 //! | [fixed window](Policy::fixed_window) | up to 2 × units, around an edge | 35 bytes | "resets on the hour" |
 //! | [sliding window](Policy::sliding_window) | units | 90 bytes, or 370 to 1,250 | limits that must hold, such as sign-in |
 //!
+//! A window is half-open: what was used at one moment is back one window later, at that moment. So an
+//! interval of the window's length has one of its two ends, and with both it may see more.
+//!
 //! # Holding instead of refusing
 //!
 //! A policy or a category may [hold](Policy::hold) a request up to a maximum instead of refusing it.
 //! A held request charges nothing until its turn: its place in the line reserves its units, because
-//! whoever comes later to one of its keys must leave room for them. It is held only when it is sure
-//! to pass in time. When its caller leaves, those behind move up; and one that is due and is not
-//! polled for a tenth of a second is passed over until it is. The line is bounded,
-//! [per key](LimiterBuilder::max_held_per_key), [per caller](LimiterBuilder::max_held_per_caller)
+//! whoever comes later to one of its keys must leave room for them. It is held only where, by what is
+//! known then, its units will be there in time: where replicas share the counts, another one may take
+//! them first, and it waits on or is refused. When its caller leaves, those behind move up; and one
+//! that is due and is not polled for a tenth of a second is passed over until it is. The line is
+//! bounded, [per key](LimiterBuilder::max_held_per_key), [per caller](LimiterBuilder::max_held_per_caller)
 //! and [in all](LimiterBuilder::max_held); a held request takes less than 2 KB beside the request
 //! itself.
 //!
@@ -71,7 +90,7 @@
 //!
 //! | metric | kind | labels | tells |
 //! |---|---|---|---|
-//! | `tower_quota_decisions_total` | counter | `policy`, `category`, `verdict` | what each policy said of requests: `allowed`, `held` (allowed after a wait), `refused`, `missing_key`, `unreadable_key`, `unavailable` (the store did not answer), `dry_run_allowed`, `dry_run_refused` |
+//! | `tower_quota_decisions_total` | counter | `policy`, `category`, `verdict` | what each policy said of requests: `allowed`, `held` (allowed after a wait), `refused`, `missing_key`, `unreadable_key`, `unavailable` (the store did not answer), `blocked` (an operator has blocked the key; the policy is called `blocked` then), `dry_run_allowed`, `dry_run_refused` |
 //! | `tower_quota_held_duration_seconds` | histogram | `category` | how long held requests waited, whether or not they passed then |
 //! | `tower_quota_store_duration_seconds` | histogram | `operation` | how long a store took to `charge` or to `correct`; not the memory's, which answers at once |
 //! | `tower_quota_store_errors_total` | counter | `operation` | how often a store has not answered, so that policies decided without it |

@@ -28,9 +28,10 @@ pub enum Algorithm {
     /// A bucket that holds the quota's burst and refills evenly over the window: the generic cell
     /// rate algorithm (ITU-T I.371), in exact arithmetic.
     TokenBucket,
-    /// Windows aligned to the wall clock, in UTC: an hour begins on the hour.
+    /// Windows aligned to the wall clock, in UTC: an hour begins on the hour. All begin a whole
+    /// number of windows after 1970: those of 7 hours begin at another hour each day.
     FixedWindow,
-    /// No more than the quota in any interval of the window's length. A unit comes back when the
+    /// No more than the quota in any half-open interval of the window's length. A unit comes back when the
     /// window has passed over it, at most 1/60 of the window late.
     SlidingWindow,
 }
