@@ -87,10 +87,11 @@ pub(super) fn taken(charge: &Charge, usage: &Usage) -> u64 {
 }
 
 /// The same correction, of units that may have been taken some time before they were spent. Given
-/// back to a later time than they were taken at, they could be used twice.
+/// back to a later time than they were taken at, they could be used twice: in a bucket, they would
+/// come back by themselves as well. A fixed window has them either way, as none is spent after it.
 pub(super) fn as_taken(correction: &Correction) -> Correction {
     let Correction { charge, charged_at: Some(at), .. } = *correction else { return *correction };
-    if !is_leased(&charge) || charge.algorithm != Algorithm::SlidingWindow {
+    if !is_leased(&charge) || charge.algorithm == Algorithm::FixedWindow {
         return *correction;
     }
     let before = Duration::from_nanos(lifetime(&charge.quota));

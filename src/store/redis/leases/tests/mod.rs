@@ -175,6 +175,8 @@ fn a_correction_of_a_lease_is_of_when_it_was_taken() {
     };
     assert_eq!(correction(an_hour(2)), Some(at(START - SECOND)));
     assert_eq!(correction(an_hour(0)), Some(at(START)));
+    let bucket = Charge { algorithm: Algorithm::TokenBucket, ..an_hour(2) };
+    assert_eq!(correction(bucket), Some(at(START - SECOND)));
     let fixed = Charge { algorithm: Algorithm::FixedWindow, ..an_hour(2) };
     assert_eq!(correction(fixed), Some(at(START)), "it is of one window");
 }
