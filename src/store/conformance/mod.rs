@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-pub(super) use self::{concurrency::counts_each_request_once, histories::says_what_memory_says};
+pub(super) use self::{concurrency::counts_each_request_once, histories::says_what_another_says};
 use super::{Answer, Change, Charge, Correction, Mode, Store, Usage};
 use crate::{algorithm::Algorithm, clock::Now, quota::Quota};
 
@@ -85,13 +85,17 @@ impl<'a> Subject<'a> {
     }
 
     async fn charge(&self, charges: &[Charge]) -> Vec<Told> {
+        self.told(&self.answer(charges).await)
+    }
+
+    async fn answer(&self, charges: &[Charge]) -> Answer {
         // Nobody may notice.
         charges.iter().for_each(|charge| self.store.prefetch(charge.key));
-        self.told(self.store.charge(charges, self.now()).await.unwrap())
+        self.store.charge(charges, self.now()).await.unwrap()
     }
 
     async fn correct(&self, corrections: &[Correction]) -> Vec<Told> {
-        self.told(self.store.correct(corrections, self.now()).await.unwrap())
+        self.told(&self.store.correct(corrections, self.now()).await.unwrap())
     }
 
     /// Uses one key of one policy, with a cost.
@@ -105,7 +109,7 @@ impl<'a> Subject<'a> {
 
     /// Asks for one charge, and hands out what the store says, for its correction.
     async fn usage(&self, charge: Charge) -> Usage {
-        self.store.charge(&[charge], self.now()).await.unwrap().usages[0]
+        self.answer(&[charge]).await.usages[0]
     }
 
     async fn peek(&self, charge: Charge) -> Told {
@@ -117,7 +121,7 @@ impl<'a> Subject<'a> {
         self.correct(&[Correction { charged_at, ..Correction::of_now(charge, change) }]).await[0]
     }
 
-    fn told(&self, answer: Answer) -> Vec<Told> {
+    fn told(&self, answer: &Answer) -> Vec<Told> {
         assert_eq!(answer.at, self.now(), "the time of the answer");
         answer.usages.iter().map(told).collect()
     }

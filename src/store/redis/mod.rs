@@ -53,9 +53,14 @@ use crate::clock::Now;
 /// to be given back while it was down. Never is more admitted for that.
 ///
 /// Keys in Redis are fingerprints, and each has a time to live. A policy is its name and its
-/// algorithm, whatever its quota: services that are not meant to count together need a
-/// [`prefix`](RedisStoreBuilder::prefix) each. For each policy, its quota and its kinds of key are
-/// kept in words, so that limiters which differ can be warned of.
+/// algorithm, whatever its quota, which may change at any time, in a rolling release as well:
+/// services that are not meant to count together need a [`prefix`](RedisStoreBuilder::prefix) each.
+/// For each policy, its quota and its kinds of key are kept in words, so that limiters which differ
+/// can be warned of.
+///
+/// A release that writes counts in another format counts anew: it neither reads nor overwrites what
+/// others have. What cannot be read where a count should be is a key that has used all it may, until
+/// that has come back: something was used, and it is not known how much.
 ///
 /// It takes Redis 6.2, Valkey 7.2 or later; it was tried with Redis 7.0. A user of its own may do no
 /// more than this:

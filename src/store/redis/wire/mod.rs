@@ -20,7 +20,7 @@ use crate::{
     algorithm::Algorithm,
     clock::Now,
     quota::{MAX_UNITS, MAX_WINDOW, Quota},
-    store::{Answer, Change, Charge, Correction, Mode},
+    store::{Answer, Change, Charge, Correction, Mode, Usage},
 };
 
 const NANOS_PER_MICRO: u64 = 1_000;
@@ -28,8 +28,10 @@ const NANOS_PER_MICRO: u64 = 1_000;
 const EXACT: u64 = 1 << 53;
 /// Counts of the script end here, far above every quota.
 const MOST: u64 = 1 << 52;
+/// In microseconds.
+const LONGEST_WINDOW: u64 = MAX_WINDOW / NANOS_PER_MICRO;
 /// The packed size of an operation.
-const OPERATION: usize = 2 + 2 + 9 + 1 + 1 + 5 * 8;
+const OPERATION: usize = 2 + 2 + 9 + 1 + 1 + 8 * 8;
 
 static SCRIPT: LazyLock<(Script, &str)> = LazyLock::new(|| {
     let source = include_str!("count.lua");
@@ -148,6 +150,7 @@ impl Request {
         command
     }
 
+    /// Whatever comes back is an answer or an error: a server is not trusted to be in order.
     fn read(&self, reply: &Value) -> RedisResult<Answer> {
         let answer = match reply {
             Value::BulkString(reply) => reply::read(&self.asked, reply),
@@ -196,6 +199,11 @@ struct Operation {
     /// How many units must fit; or when the units of a correction were charged.
     first: u64,
     units: u64,
+    /// Of a correction, the cost of its charge.
+    cost: u64,
+    /// Of a correction in a bucket, what was missing right after its charge: whole units, and parts
+    /// of one.
+    missing: (u64, u64),
 }
 
 impl Operation {
@@ -206,8 +214,7 @@ impl Operation {
             Mode::DryRun => (1, charge.cost),
             Mode::Peek => (2, charge.cost),
         };
-        let wanted = charge.ahead.saturating_add(charge.cost).min(MOST);
-        Self { action, first: wanted, units }
+        Self { action, first: charge.wanted().min(MOST), units, cost: 0, missing: (0, 0) }
     }
 
     fn correct(correction: &Correction) -> Self {
@@ -217,8 +224,11 @@ impl Operation {
             Change::Reset => (6, 0),
         };
         // One that was charged just now is given back as if it was later still.
-        let charged_at = correction.charged_at.map_or(EXACT - 1, micros);
-        Self { action, first: charged_at, units }
+        let first = correction.charged_at.map_or(EXACT - 1, micros);
+        let Correction { charge, usage, .. } = correction;
+        let rate = Rate::new(charge.algorithm, &charge.quota);
+        let missing = rate.missing(usage).unwrap_or((charge.cost, 0));
+        Self { action, first, units, cost: charge.cost, missing }
     }
 
     /// `number` is that of the charge's key, `place` that of its field there. Tells how to read what
@@ -229,19 +239,25 @@ impl Operation {
         (number, place): (usize, usize),
         packed: &mut Vec<u8>,
     ) -> Asked {
-        let Rate { units, window, capacity } = Rate::new(charge.algorithm, &charge.quota);
+        let rate = Rate::new(charge.algorithm, &charge.quota);
         packed.extend((number as u16 + 1).to_le_bytes());
         packed.extend((place as u16 + 1).to_le_bytes());
         packed.extend(names::field(charge));
         packed.extend([names::algorithm(charge), self.action]);
-        for number in [self.first, self.units.min(MOST), units, window, capacity] {
+        let [units, cost, missing] =
+            [self.units, self.cost, self.missing.0].map(|units| units.min(MOST));
+        let quota = [rate.units, rate.window, rate.capacity];
+        for number in
+            [self.first, units].into_iter().chain(quota).chain([cost, missing, self.missing.1])
+        {
             packed.extend((number as f64).to_le_bytes());
         }
+        let lease = if self.action == LEASE { units } else { 0 };
         Asked {
             algorithm: charge.algorithm,
-            quota: Quota::per_window(units, Duration::from_nanos(window)).burst(capacity),
+            quota: rate.quota(charge.algorithm),
             wanted: self.first,
-            is_lease: self.action == LEASE,
+            lease,
         }
     }
 }
@@ -256,14 +272,49 @@ struct Rate {
 }
 
 impl Rate {
+    /// All numbers are exact in the script, and their sums: units and windows of a quota that can be
+    /// built end far below 2^52. One that cannot is counted as a slower one, or as none.
     fn new(algorithm: Algorithm, quota: &Quota) -> Self {
         let units = quota.units().clamp(1, MAX_UNITS);
         // Rounded up: never faster than the quota.
-        let window = quota.window_nanos().clamp(1, MAX_WINDOW).div_ceil(NANOS_PER_MICRO);
-        let capacity = algorithm.capacity(quota).min(MAX_UNITS);
+        let window = quota.window_nanos().max(1).div_ceil(NANOS_PER_MICRO);
+        let capacity = match quota.units() {
+            0 => 0,
+            _ if window > LONGEST_WINDOW && !quota.is_unlimited() => 0,
+            _ => algorithm.capacity(quota).min(MAX_UNITS),
+        };
+        let window = window.min(LONGEST_WINDOW);
         // A bucket knows its rate only: the smaller its numbers, the shorter the arithmetic.
         let common = if algorithm == Algorithm::TokenBucket { gcd(units, window) } else { 1 };
         Self { units: units / common, window: window / common, capacity }
+    }
+
+    /// What was missing when this was told, as whole units and parts of one; `None` where that is
+    /// not known.
+    fn missing(&self, usage: &Usage) -> Option<(u64, u64)> {
+        if !usage.is_known() {
+            return None;
+        }
+        let Some(further) = self.capacity.saturating_sub(usage.remaining()).checked_sub(1) else {
+            return Some((0, 0));
+        };
+        // Of the unit that comes back next.
+        let parts = usage.reset().as_nanos() * u128::from(self.units) / u128::from(NANOS_PER_MICRO);
+        match u64::try_from(parts).ok().filter(|parts| *parts < self.window) {
+            Some(parts) => Some((further, parts)),
+            None => Some((further + 1, 0)),
+        }
+    }
+
+    /// As the algorithms know it, with so many nanoseconds as these are microseconds.
+    fn quota(&self, algorithm: Algorithm) -> Quota {
+        let window = Duration::from_nanos(self.window);
+        match algorithm {
+            Algorithm::TokenBucket => Quota::per_window(self.units, window).burst(self.capacity),
+            Algorithm::FixedWindow | Algorithm::SlidingWindow => {
+                Quota::per_window(self.capacity, window)
+            }
+        }
     }
 }
 
@@ -292,8 +343,32 @@ mod rate_tests {
         assert_eq!(rate(Algorithm::FixedWindow, per_minute), (600, 60_000_000, 600));
         let odd = Quota::per_window(3, Duration::from_nanos(7_001));
         assert_eq!(rate(Algorithm::SlidingWindow, odd), (3, 8, 3));
-        // None of these can be built: they divide by nothing.
-        let none = Quota::per_window(0, Duration::ZERO);
-        assert_eq!(rate(Algorithm::FixedWindow, none), (1, 1, 0));
+        // None of these can be built: nothing fits.
+        let century = Duration::from_nanos(MAX_WINDOW);
+        for algorithm in [Algorithm::TokenBucket, Algorithm::FixedWindow, Algorithm::SlidingWindow]
+        {
+            for none in [
+                Quota::per_window(0, Duration::ZERO),
+                Quota::per_second(0).burst(5),
+                Quota::per_window(9, century + Duration::from_micros(1)),
+            ] {
+                assert_eq!(rate(algorithm, none).2, 0, "{algorithm:?} of {none:?}");
+            }
+            // That is not counted; if it was, as much as can be counted would fit.
+            assert_eq!(rate(algorithm, Quota::unlimited()).2, MAX_UNITS);
+        }
+    }
+
+    /// So many numbers of a double are whole, and a count may be twice the capacity, and is added to.
+    #[test]
+    fn what_can_be_built_is_exact_in_the_script() {
+        let century = Duration::from_nanos(MAX_WINDOW);
+        let most = Quota::per_window(MAX_UNITS, century).burst(MAX_UNITS);
+        assert!(most.problem().is_none());
+        for algorithm in [Algorithm::TokenBucket, Algorithm::FixedWindow, Algorithm::SlidingWindow]
+        {
+            let Rate { units, window, capacity } = Rate::new(algorithm, &most);
+            assert!([units, window, 2 * capacity].iter().all(|number| *number < MOST));
+        }
     }
 }

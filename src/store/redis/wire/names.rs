@@ -46,11 +46,15 @@ impl Names {
     }
 }
 
-/// The field of a policy. Algorithms cannot read each other's counts, so each has its own.
+/// How counts are written. Another way to write them needs another number.
+const FORMAT: u8 = 2;
+
+/// The field of a policy. Algorithms cannot read each other's counts, so each has its own; and so does
+/// each format, so that replicas of two releases neither misread nor overwrite each other's.
 pub(super) fn field(charge: &Charge) -> [u8; 9] {
     let mut field = [0; 9];
     field[..8].copy_from_slice(&charge.policy.to_le_bytes());
-    field[8] = algorithm(charge);
+    field[8] = FORMAT << 4 | algorithm(charge);
     field
 }
 

@@ -1,0 +1,218 @@
+//! Texts that are no counts, as others may leave them in a server.
+
+use proptest::{
+    collection::vec,
+    prelude::*,
+    sample::select,
+    test_runner::{Config, TestRunner},
+};
+
+use super::*;
+
+const HOUR: Quota = Quota::per_hour(10);
+
+impl Sent {
+    /// Writes a text where a count is kept.
+    fn leave(&mut self, charge: &Charge, text: &[u8]) {
+        let (name, field) = (self.names.key(charge), names::field(charge));
+        let mut leave = redis::pipe();
+        leave.cmd("DEL").arg(&name).cmd("HSET").arg(&name).arg(&field).arg(text);
+        leave.cmd("PEXPIRE").arg(&name).arg(600_000).exec(&mut self.connection).unwrap();
+    }
+
+    fn text(&mut self, charge: &Charge) -> Vec<u8> {
+        let (name, field) = (self.names.key(charge), names::field(charge));
+        redis::cmd("HGET").arg(name).arg(&field).query(&mut self.connection).unwrap()
+    }
+}
+
+fn pack(numbers: &[f64]) -> Vec<u8> {
+    numbers.iter().flat_map(|number| number.to_le_bytes()).collect()
+}
+
+/// What is used up comes back as the quota does, and no later.
+fn is_spent(sent: &mut Sent, charge: Charge, what: &str) {
+    let waits = |algorithm| match algorithm {
+        Algorithm::TokenBucket => 360 * SECOND,
+        Algorithm::FixedWindow => 30 * SECOND,
+        Algorithm::SlidingWindow => 3_600 * SECOND,
+    };
+    let (wait, algorithm) = (waits(charge.algorithm), charge.algorithm);
+    assert_eq!(sent.charge(START, charge), (wait, 0), "{algorithm:?}: {what}");
+    assert_eq!(sent.charge(START + 1, charge), (wait - 1, 0), "{algorithm:?}: {what}");
+    let name = sent.names.key(&charge);
+    let ttl: i64 = redis::cmd("PTTL").arg(name).query(&mut sent.connection).unwrap();
+    assert!(ttl > 0, "{algorithm:?}: {what} is kept for ever");
+    assert_eq!(sent.charge(START + wait, charge).0, 0, "{algorithm:?}: {what}");
+    sent.correct(START + wait, charge, Change::Reset);
+    assert_eq!(sent.ttl(&charge), -2, "{algorithm:?}: {what} is reset");
+}
+
+#[test]
+fn what_cannot_be_read_is_a_spent_key_and_comes_back() {
+    let mut sent = Sent::start();
+    for algorithm in ALGORITHMS {
+        let charge = charge(algorithm, HOUR);
+        sent.charge(START, charge);
+        let good = sent.text(&charge);
+        let with = |place: usize, number: f64| {
+            let mut text = good.clone();
+            text[place..place + 8].copy_from_slice(&number.to_le_bytes());
+            text
+        };
+        let mut texts = vec![
+            b"".to_vec(),
+            b"x".to_vec(),
+            b"a text that is as long as the state of a bucket!".to_vec(),
+            vec![b'x'; good.len()],
+            vec![0; good.len()],
+            good[..good.len() - 1].to_vec(),
+            [&good[..], b"x"].concat(),
+            [&good[..], &good[1..]].concat(),
+            good.repeat(5),
+        ];
+        for number in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -1.0, 0.5] {
+            texts.extend([with(0, number), with(8, number)]);
+        }
+        if algorithm == Algorithm::TokenBucket {
+            texts.extend([with(0, 1e300), with(8, 1e300), with(0, 21.0)]);
+        }
+        for text in texts {
+            sent.leave(&charge, &text);
+            is_spent(&mut sent, charge, &format!("{text:?}"));
+        }
+    }
+}
+
+#[test]
+fn a_log_in_disorder_is_a_spent_key_once_its_oldest_entry_is() {
+    let mut sent = Sent::start();
+    let charge = charge(Algorithm::SlidingWindow, HOUR);
+    let head = |used: f64, count: u16| {
+        let numbers = pack(&[used, START as f64, 1.0]);
+        [numbers, count.to_le_bytes().to_vec(), pack(&[10.0, 3_600.0 * SECOND as f64])].concat()
+    };
+    for (last_use, units) in
+        [(START as f64 + 1.0, 1.0), (f64::NAN, 1.0), (START as f64, 0.0), (START as f64, f64::NAN)]
+    {
+        let text = [head(2.0, 1), pack(&[last_use, units])].concat();
+        sent.leave(&charge, &text);
+        is_spent(&mut sent, charge, &format!("an entry of {last_use}, {units}"));
+    }
+}
+
+#[test]
+fn what_is_no_hash_is_a_spent_key() {
+    let mut sent = Sent::start();
+    for algorithm in ALGORITHMS {
+        let charge = charge(algorithm, HOUR);
+        let name = sent.names.key(&charge);
+        redis::cmd("SET").arg(&name).arg("x").exec(&mut sent.connection).unwrap();
+        sent.charge(START, Charge { mode: Mode::Peek, ..charge });
+        is_spent(&mut sent, charge, "a text");
+        redis::cmd("RPUSH").arg(&name).arg("x").exec(&mut sent.connection).unwrap();
+        sent.correct(START, charge, Change::Reset);
+        assert_eq!(sent.charge(START, charge), (0, 9), "{algorithm:?}: a list that is reset");
+        sent.correct(START, charge, Change::Reset);
+    }
+}
+
+#[test]
+fn a_key_never_stays_for_ever() {
+    let mut sent = Sent::start();
+    for algorithm in ALGORITHMS {
+        let charge = charge(algorithm, HOUR);
+        let name = sent.names.key(&charge);
+        for expires in ["inf", "nan", "1e300", "-1", "x", ""] {
+            let leave = redis::cmd("HSET").arg(&name).arg("expires").arg(expires).to_owned();
+            leave.exec(&mut sent.connection).unwrap();
+            assert_eq!(sent.charge(START, charge).0, 0, "{algorithm:?}");
+            assert!(sent.ttl(&charge) > 0, "{algorithm:?}: it expires at {expires:?}");
+            sent.correct(START, charge, Change::Reset);
+        }
+    }
+}
+
+#[test]
+fn another_format_is_neither_read_nor_overwritten() {
+    let mut sent = Sent::start();
+    for algorithm in ALGORITHMS {
+        let charge = charge(algorithm, HOUR);
+        let name = sent.names.key(&charge);
+        // As it was before it had a mark.
+        let mut field = names::field(&charge);
+        field[8] = names::algorithm(&charge);
+        let write = redis::cmd("HSET").arg(&name).arg(&field).arg("spent").to_owned();
+        write.exec(&mut sent.connection).unwrap();
+        assert_eq!(sent.charge(START, charge), (0, 9), "{algorithm:?}");
+        let read = redis::cmd("HGET").arg(&name).arg(&field).to_owned();
+        let text: String = read.query(&mut sent.connection).unwrap();
+        assert_eq!(text, "spent", "{algorithm:?}");
+    }
+}
+
+/// What may befall a text.
+fn texts() -> impl Strategy<Value = (usize, Vec<(usize, f64)>, Option<usize>, usize)> {
+    let odd = prop_oneof![
+        any::<f64>(),
+        any::<u64>().prop_map(f64::from_bits),
+        (0..1_u64 << 53).prop_map(|number| number as f64),
+        (0..5_u64).prop_map(|number| (START + number) as f64),
+        select(vec![0.0, -1.0, 0.5, 1.0, 10.0, 2_f64.powi(52), 2_f64.powi(53)]),
+        select(vec![f64::NAN, f64::INFINITY, f64::NEG_INFINITY, f64::MAX]),
+    ];
+    let changes = vec((any::<usize>(), odd), 0..4);
+    (0..3_usize, changes, prop::option::weighted(0.2, any::<usize>()), 1..4_usize)
+}
+
+#[test]
+fn whatever_is_written_the_script_answers() {
+    let mut sent = Sent::start();
+    let config = Config { failure_persistence: None, ..Config::with_cases(1_500) };
+    let mut good = vec![];
+    for algorithm in ALGORITHMS {
+        let charge = charge(algorithm, HOUR);
+        for number in 0..4 {
+            sent.charge(START - 200 * SECOND * (4 - number), charge);
+        }
+        good.push(sent.text(&charge));
+    }
+    let sent = std::cell::RefCell::new(sent);
+    let result = TestRunner::new(config).run(&texts(), |(which, changes, cut, times)| {
+        let mut sent = sent.borrow_mut();
+        let mut text = good[which].repeat(times);
+        for (place, number) in changes {
+            let places = text.len() / 8;
+            // Behind the count of a log, numbers are two bytes later.
+            let place = place % (2 * places) * 4 % (text.len() - 8);
+            text[place..place + 8].copy_from_slice(&number.to_le_bytes());
+        }
+        text.truncate(cut.map_or(text.len(), |cut| cut % text.len()));
+        let one = charge(ALGORITHMS[which], HOUR);
+        let other = Charge { quota: Quota::per_minute(3), ..one };
+        sent.leave(&one, &text);
+        for (now, charge) in [(START, one), (START + SECOND, other), (START + 2 * SECOND, one)] {
+            let correction = Correction::of_now(charge, Change::GiveBack(1));
+            let request = Request::correct_and_charge(&sent.names, &[correction], &[charge])
+                .at(time(now), Duration::ZERO);
+            let Sent { runtime, asynchronous, .. } = &mut *sent;
+            // Of a log, not all is looked at: that may be no answer, and never an error of the script.
+            match runtime.block_on(run(asynchronous, &request)) {
+                Ok(answer) => {
+                    for usage in &answer.usages {
+                        let longest = 2 * charge.quota.window() + Duration::from_secs(2);
+                        assert!(usage.wait() <= longest && usage.reset() <= longest, "{usage:?}");
+                    }
+                }
+                Err(error) => {
+                    let is_log = charge.algorithm == Algorithm::SlidingWindow;
+                    let is_reply = error.kind() == ErrorKind::UnexpectedReturnType;
+                    prop_assert!(is_log && is_reply, "{error}");
+                }
+            }
+        }
+        assert!(sent.ttl(&one) > -1);
+        Ok(())
+    });
+    result.unwrap_or_else(|error| panic!("{error}"));
+}
