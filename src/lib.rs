@@ -182,6 +182,9 @@ pub mod describe;
 mod error;
 mod first_requests;
 mod future;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod headers;
 mod hold;
 pub mod key;

@@ -22,6 +22,8 @@ use std::{
 
 use smallvec::SmallVec;
 
+#[cfg(all(fuzzing, feature = "redis"))]
+pub(crate) use self::redis::read_any_reply;
 #[cfg(feature = "redis")]
 pub use self::redis::{RedisStore, RedisStoreBuilder};
 pub use self::{announcement::Announcement, memory::MemoryStore};

@@ -178,6 +178,21 @@ pub(super) async fn run(
     request.read(&reply?)
 }
 
+/// What is understood when a server answers these with any bytes; it panics where that cannot be true.
+#[cfg(fuzzing)]
+pub(crate) fn read_any(
+    corrections: &[Correction],
+    charges: &[Charge],
+    reply: &[u8],
+) -> Result<Answer, crate::store::StoreError> {
+    let request = Request::correct_and_charge(&Names::new(""), corrections, charges);
+    let answer = request.read(&Value::BulkString(reply.to_vec()));
+    if let Ok(answer) = &answer {
+        reply::check(&request.asked, answer);
+    }
+    answer.map_err(|error| crate::store::StoreError::new(error.to_string()))
+}
+
 /// Runs the script on a server of a cluster that is taking over the slot of `request`.
 pub(super) async fn run_asking(
     connection: &mut ClusterConnection,

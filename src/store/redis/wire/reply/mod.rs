@@ -137,7 +137,7 @@ impl<'a> Reply<'a> {
 
 /// That nothing is told which cannot be true of any state: not more than there is, and no longer time
 /// than it takes until twice that and what was wanted are back.
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub(super) fn check(asked: &[Asked], answer: &Answer) {
     assert_eq!(answer.usages.len(), asked.len());
     assert!(answer.at.unix() <= Duration::from_micros(EXACT));
