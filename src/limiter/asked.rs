@@ -77,8 +77,9 @@ impl Inner {
         })
     }
 
-    /// Of routers that split a path alike, some decode it or trim a trailing slash: they choose the
-    /// first category that matches so. Routers that split it differently choose any.
+    /// Of routers that split a path alike, some decode it: they choose the first category that
+    /// matches so. Routers that split it differently, or trim a trailing slash, choose any: what
+    /// axum nests at `/v1` answers `/v1/`, or leaves it to the router outside.
     #[cold]
     #[inline(never)]
     fn categories_of_odd(
@@ -91,7 +92,8 @@ impl Inner {
             category.matchers.iter().any(|matcher| matcher.may_match(request, path))
         };
         let all = self.categories.iter().enumerate().filter(|(_, category)| is_in(category));
-        let most = if path.is_ambiguous() { usize::MAX } else { 1 };
+        let may_be_any = path.is_ambiguous() || path.text.ends_with('/');
+        let most = if may_be_any { usize::MAX } else { 1 };
         let mut all: Vec<_> = all.map(|(number, _)| number as u32).take(most).collect();
         let first = as_sent.or(all.first().copied());
         all.retain(|number| Some(*number) != first);
