@@ -95,6 +95,7 @@
 //! | `tower_quota_store_duration_seconds` | histogram | `operation` | how long a store took to `charge` or to `correct`; not the memory's, which answers at once |
 //! | `tower_quota_store_errors_total` | counter | `operation` | how often a store has not answered, so that policies decided without it |
 //! | `tower_quota_deny_cache_hits_total` | counter | | requests refused by what is remembered, without asking Redis |
+//! | `tower_quota_overflowed_total` | counter | `policy` | charges for which the memory store had no room, so that new keys share a quota |
 //! | `tower_quota_live_keys` | gauge | | keys in the store, each once per policy, where the store knows |
 //! | `tower_quota_held_requests` | gauge | | requests that wait now |
 //!

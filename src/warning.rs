@@ -39,8 +39,8 @@
 //! that `build()` would accept.
 //!
 //! ## `store_full`
-//! The memory store has no room for more keys of a policy, and new keys share one quota. Where they
-//! are honest callers, raise [`with_max_keys`](crate::store::MemoryStore::with_max_keys).
+//! The memory store has no room for more keys of a policy, the culprit, and new keys share one
+//! quota. Where they are honest callers, raise [`with_max_keys`](crate::store::MemoryStore::with_max_keys).
 //!
 //! ## `redis_queue`
 //! This process has more requests for Redis than it or Redis can serve, and some have waited too

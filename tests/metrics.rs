@@ -244,6 +244,29 @@ fn gauges_are_the_sum_over_limiters_and_forget_those_that_are_gone() {
     });
 }
 
+#[test]
+fn what_had_no_room_in_the_store_is_counted_by_policy() {
+    let series = record(async |_| {
+        let limiter = builder()
+            .store(MemoryStore::with_max_keys(10))
+            .policy(per_key("many", Quota::per_minute(2)))
+            .policy(Policy::token_bucket("all", Quota::per_minute(1_000)).global())
+            .build()
+            .unwrap();
+        limiter.report_levels();
+        for key in 0..100 {
+            let _ = limiter.decide(&to("/", &key.to_string())).await;
+        }
+        assert_eq!(limiter.overflowed("many"), Some(2));
+        assert_eq!(limiter.overflowed("else"), None);
+        for _ in 0..2 {
+            limiter.report_levels();
+        }
+    });
+    assert_eq!(series["tower_quota_overflowed_total{policy=many}"], Told::Count(2));
+    assert_eq!(series["tower_quota_overflowed_total{policy=all}"], Told::Count(0));
+}
+
 /// Answers after as long as it is told.
 struct Slow(Arc<MemoryStore>, Duration);
 

@@ -175,7 +175,7 @@ impl LimiterBuilder {
         }
         let store = store(self.store);
         let inner = Inner {
-            _announced: announce(&*store, &rules),
+            announced: announce(&*store, &rules),
             #[cfg(feature = "metrics")]
             metrics: metrics(&rules, every_request.clone(), &categories),
             exempt: self.exempt,

@@ -13,7 +13,7 @@ use crate::{
     clock::Now,
     decision::{Decision, Outcome, Reason},
     policy::OnStoreFailure,
-    store::{Charge, Mode, Store, StoreError, Usage},
+    store::{Charge, MemoryStore, Mode, Store, StoreError, Usage},
 };
 
 impl Inner {
@@ -27,7 +27,11 @@ impl Inner {
     }
 
     fn local(&self) -> &dyn Store {
-        self.local.get_or_init(Default::default)
+        self.local.get_or_init(|| {
+            let local = MemoryStore::default();
+            local.announce(&self.announced);
+            local
+        })
     }
 
     /// Decides as each policy says that it is to be done without the store.

@@ -83,7 +83,7 @@ struct Inner {
     by_name: BTreeMap<String, u32>,
     store: Arc<dyn Store>,
     /// What the store knows of the policies, as long as this lives.
-    _announced: Arc<[Announcement]>,
+    announced: Arc<[Announcement]>,
     /// Where counts live while the store does not answer.
     local: OnceLock<MemoryStore>,
     /// Whether other processes share the counts.
@@ -153,6 +153,15 @@ impl Limiter {
     ) -> Option<Box<DecisionFuture>> {
         self.inner.ask(request, decision);
         DecisionFuture::at_once(self, decision)
+    }
+
+    /// How many charges of a policy, by its name, were counted in a quota that new keys share, as
+    /// the store had no room for more; `None` where no policy has that name, or where the store does
+    /// not know: the one in memory does.
+    #[must_use]
+    pub fn overflowed(&self, policy: &str) -> Option<u64> {
+        let place = self.inner.by_name.get(policy)?;
+        self.inner.store.overflowed(self.inner.rule(*place).unasked.charge.policy)
     }
 
     /// The policies whose verdicts requests feel, some of them more than once.

@@ -9,7 +9,15 @@ mod level;
 mod store;
 mod verdict;
 
-use std::{ptr, sync::OnceLock, time::Duration};
+use std::{
+    collections::BTreeSet,
+    ptr,
+    sync::{
+        OnceLock,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use ::metrics::{
     Counter, Histogram, Unit, counter, describe_counter, describe_histogram, histogram,
@@ -34,6 +42,16 @@ pub(crate) struct Metrics {
     categories: Vec<OfCategory>,
     live_keys: Level,
     held_requests: Level,
+    /// By policy.
+    overflowed: Vec<Overflowed>,
+}
+
+/// The charges of a policy that had no room for a count of their own.
+#[derive(Debug)]
+struct Overflowed {
+    policy: String,
+    series: OnceLock<Counter>,
+    told: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -61,6 +79,8 @@ impl Metrics {
     ) -> Self {
         // A label that is empty is as good as left out.
         let none = OfCategory::new(String::new(), policies);
+        let names: BTreeSet<_> =
+            none.policies.iter().map(|of| of.policy.name().to_owned()).collect();
         let named = categories.into_iter().map(|(name, policies)| OfCategory::new(name, policies));
         Self {
             categories: std::iter::once(none).chain(named).collect(),
@@ -69,6 +89,7 @@ impl Metrics {
                 "Keys in the store, each once per policy.",
             ),
             held_requests: Level::new("tower_quota_held_requests", "Requests that wait."),
+            overflowed: names.into_iter().map(Overflowed::new).collect(),
         }
     }
 
@@ -93,12 +114,38 @@ impl Metrics {
         }
     }
 
-    /// Sets the gauges; a store may not know how many keys it has.
-    pub(crate) fn set_levels(&self, live_keys: Option<usize>, held_requests: usize) {
+    /// Sets the gauges, and counts what has `overflowed` of each policy; a store may not know how
+    /// many keys it has.
+    pub(crate) fn set_levels(
+        &self,
+        live_keys: Option<usize>,
+        held_requests: usize,
+        overflowed: impl Fn(&str) -> Option<u64>,
+    ) {
+        for of in &self.overflowed {
+            of.set(overflowed(&of.policy));
+        }
         self.held_requests.set(held_requests);
         if let Some(live_keys) = live_keys {
             self.live_keys.set(live_keys);
         }
+    }
+}
+
+impl Overflowed {
+    fn new(policy: String) -> Self {
+        Self { policy, series: OnceLock::new(), told: AtomicU64::new(0) }
+    }
+
+    fn set(&self, charges: Option<u64>) {
+        const NAME: &str = "tower_quota_overflowed_total";
+        let Some(charges) = charges else { return };
+        let series = self.series.get_or_init(|| {
+            let help = "Charges for which the store had no room, so that keys shared a quota.";
+            describe_counter!(NAME, Unit::Count, help);
+            counter!(NAME, "policy" => self.policy.clone())
+        });
+        series.increment(charges.saturating_sub(self.told.swap(charges, Relaxed)));
     }
 }
 

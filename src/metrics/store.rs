@@ -47,8 +47,12 @@ impl Store for Watched {
         self.correct.watch(self.store.correct(corrections, now))
     }
 
-    fn live_keys(&self) -> Option<usize> {
-        self.store.live_keys()
+    fn live_keys(&self, now: Now) -> Option<usize> {
+        self.store.live_keys(now)
+    }
+
+    fn overflowed(&self, policy: u64) -> Option<u64> {
+        self.store.overflowed(policy)
     }
 
     fn announce(&self, policies: &Arc<[Announcement]>) {

@@ -278,9 +278,17 @@ pub trait Store: Send + Sync + 'static {
     /// the answer is not awaited.
     fn correct(&self, corrections: &[Correction], now: Now) -> StoreFuture;
 
-    /// How many keys have a count now, each once per policy; `None`, the default, where that is not
-    /// known.
-    fn live_keys(&self) -> Option<usize> {
+    /// How many keys have used some of their quota that has not come back at `now`, each once per
+    /// policy; `None`, the default, where that is not known.
+    fn live_keys(&self, now: Now) -> Option<usize> {
+        let _ = now;
+        None
+    }
+
+    /// How many charges of a policy had no room for a count of their own; `None`, the default, where
+    /// that is not known.
+    fn overflowed(&self, policy: u64) -> Option<u64> {
+        let _ = policy;
         None
     }
 

@@ -52,7 +52,7 @@ impl MemoryStore {
         }
         if adopted {
             let needs = ledger.needs(&glance.slot);
-            ledger.room.left -= needs - needed;
+            ledger.take(self.quotas.policy(glance.slot.quota_number()), needs - needed);
         }
         Some(Usage::of_nanos(wait, remaining, reset))
     }

@@ -1,9 +1,12 @@
-use std::collections::HashMap;
+//! What a segment knows beside its slots: the room for its keys, and what is kept elsewhere.
+
+use std::collections::{HashMap, hash_map::Entry};
 
 use slab::Slab;
 
 use super::{
     quotas::Quotas,
+    shares::Shares,
     slot::{Slot, WIDE},
 };
 use crate::{
@@ -16,6 +19,7 @@ use crate::{
 /// What a segment knows beside its slots.
 pub(super) struct Ledger {
     pub(super) room: Room,
+    pub(super) shares: Shares,
     narrow_keys: usize,
     wide_keys: usize,
     /// The slot that is swept next; those of the wide table follow those of the narrow one.
@@ -24,6 +28,9 @@ pub(super) struct Ledger {
     pub(super) aside: Slab<Counts>,
     /// What keys without room share, by policy.
     pub(super) shared: HashMap<u64, Counts>,
+    /// The most that keys had used that were dropped to make room for another policy's: none of
+    /// them is to have more when it comes back, so new keys of that policy begin with this.
+    pub(super) dropped: HashMap<u64, Counts>,
 }
 
 /// How much the keys of a segment may take.
@@ -64,11 +71,13 @@ impl Ledger {
     pub(super) fn new(room: Room) -> Self {
         Self {
             room,
+            shares: Shares::new(room.left),
             narrow_keys: 0,
             wide_keys: 0,
             cursor: 0,
             aside: Slab::new(),
             shared: HashMap::new(),
+            dropped: HashMap::new(),
         }
     }
 
@@ -83,18 +92,54 @@ impl Ledger {
     }
 
     /// A key gets a slot.
-    pub(super) fn add<const N: usize>(&mut self, slot: &Slot<N>) {
-        self.room.left -= self.needs(slot);
+    pub(super) fn add<const N: usize>(&mut self, slot: &Slot<N>, quotas: &Quotas) {
+        self.take(quotas.policy(slot.quota_number()), self.needs(slot));
         *self.keys_in::<N>() += 1;
     }
 
     /// A key's slot is given up.
-    pub(super) fn forget<const N: usize>(&mut self, slot: &Slot<N>) {
-        self.room.left += self.needs(slot);
+    pub(super) fn forget<const N: usize>(&mut self, slot: &Slot<N>, quotas: &Quotas) {
+        self.take(quotas.policy(slot.quota_number()), -self.needs(slot));
         *self.keys_in::<N>() -= 1;
         if let Some(index) = slot.index_aside() {
             self.aside.try_remove(index);
         }
+    }
+
+    /// The keys of a policy take so much more of the room, or less.
+    pub(super) fn take(&mut self, policy: u64, more: isize) {
+        self.room.left -= more;
+        self.shares.take(policy, more);
+    }
+
+    /// What is counted in a slot.
+    pub(super) fn counts_of<const N: usize>(
+        &self,
+        slot: &Slot<N>,
+        quotas: &Quotas,
+    ) -> Option<Counts> {
+        match slot.unpack(quotas) {
+            Some((state, quota)) => Some(Counts::new(*quota, state)),
+            None => self.aside_of(slot).cloned(),
+        }
+    }
+
+    /// Keeps in mind what a key had used that is about to be dropped.
+    pub(super) fn remember(&mut self, policy: u64, counts: Counts, now: Now) {
+        if let Some(shared) = self.shared.get_mut(&policy) {
+            raise(shared, &counts, now);
+        }
+        match self.dropped.entry(policy) {
+            Entry::Occupied(dropped) => raise(dropped.into_mut(), &counts, now),
+            Entry::Vacant(dropped) => {
+                dropped.insert(counts);
+            }
+        }
+    }
+
+    /// With what a new key of a policy begins, where that is not a whole quota.
+    pub(super) fn beginning(&self, policy: u64) -> Option<&Counts> {
+        self.dropped.get(&policy)
     }
 
     /// What is kept aside of a slot.
@@ -117,6 +162,21 @@ impl Ledger {
     ) -> bool {
         let is_over = |counts: &Counts| counts.is_over(now);
         slot.is_expired(quotas, now) && self.aside_of(slot).is_none_or(is_over)
+    }
+}
+
+/// Leaves no more than another has, under each quota of that.
+fn raise(counts: &mut Counts, other: &Counts, now: Now) {
+    for (quota, state) in other.iter() {
+        let left = |counts: &Counts| counts.under(quota, now).remaining(quota, now);
+        let too_much = left(counts).saturating_sub(state.remaining(quota, now));
+        if too_much > 0 {
+            counts.take(quota, now, too_much);
+        }
+        // A bucket may have used a part of a unit more.
+        if counts.under(quota, now).wait(quota, now, 1) < state.wait(quota, now, 1) {
+            counts.take(quota, now, 1);
+        }
     }
 }
 

@@ -1,17 +1,14 @@
 //! Charging keys under the lock of their segments: those that are new, or whose states are kept
 //! aside. This is where keys come and go.
 
-use std::{
-    slice,
-    sync::{MutexGuard, Once, atomic::Ordering::Relaxed},
-};
+use std::{slice, sync::MutexGuard};
 
 use smallvec::SmallVec;
 
 use super::{
     MemoryStore,
     ledger::{Ledger, Room, forgotten_at, usage},
-    quotas::Quotas,
+    quotas::{Quotas, UNNUMBERED},
     segment::{Segment, in_table},
     slot::{Address, Slot, is_wide},
     sync::Moving,
@@ -22,7 +19,6 @@ use crate::{
     clock::Now,
     quota::Quota,
     store::{Change, Charge, Correction, Mode, Usage},
-    warning::{Code, warn},
 };
 
 /// How many slots are looked at for each key that is added: more than one, so that expired keys go
@@ -30,6 +26,8 @@ use crate::{
 const SWEEP_PER_KEY: usize = 4;
 /// How many slots are looked at when there is no room.
 const SWEEP_WHEN_FULL: usize = 32;
+/// How many are looked at for a policy that has less than its share, in each of two rounds.
+const SWEEP_FOR_SHARE: usize = 128;
 
 impl MemoryStore {
     /// Makes a request's only charge where that takes a lock.
@@ -68,8 +66,7 @@ impl MemoryStore {
             if passes && found.wait == 0 && charge.uses_units() {
                 segment.take(charge, found);
                 if found.shares {
-                    self.overflowed.fetch_add(1, Relaxed);
-                    log_full();
+                    self.overflow.count(charge.policy);
                 }
             }
             *usage = segment.usage(charge, found);
@@ -136,7 +133,10 @@ impl<'a> Locked<'a> {
     fn find_in<const N: usize>(&mut self, table: Table<'_, N>, charge: &Charge) -> Found {
         let is_new = table.find(&self.moving, &Address::of(charge)).is_none();
         if is_new && charge.uses_units() && self.is_full_for::<N>() {
-            self.make_room::<N>();
+            self.make_room::<N>(charge.policy);
+            if self.is_full_for::<N>() {
+                self.claim_share::<N>(charge.policy);
+            }
         }
         let shares = is_new && self.is_full_for::<N>();
         if is_new && charge.uses_units() && !shares {
@@ -172,7 +172,7 @@ impl<'a> Locked<'a> {
                 });
             }
             (Change::Reset, Some((place, slot))) => {
-                self.ledger.forget(&slot);
+                self.ledger.forget(&slot, self.quotas);
                 table.remove(&self.moving, place);
             }
             (Change::GiveBack(_) | Change::Reset, None) => {}
@@ -189,14 +189,15 @@ impl<'a> Locked<'a> {
         read: impl FnOnce(&State) -> T,
     ) -> T {
         let (quota, now) = (&charge.quota, self.now);
+        let beginning = self.ledger.beginning(charge.policy);
         let kept = match table.find(&self.moving, &Address::of(charge)) {
             Some((_, slot)) => match slot.unpack(self.quotas) {
                 Some((state, before)) if before == quota => return read(&state),
                 Some((state, before)) => return read(&state.under(before, quota, now)),
                 None => self.ledger.aside_of(&slot),
             },
-            None if shares => self.ledger.shared.get(&charge.policy),
-            None => None,
+            None if shares => self.ledger.shared.get(&charge.policy).or(beginning),
+            None => beginning,
         };
         match kept {
             Some(counts) => read(&counts.under(quota, now)),
@@ -244,7 +245,7 @@ impl<'a> Locked<'a> {
             (Some((state, quota)), _) => {
                 let mut counts = Counts::new(*quota, state);
                 change(&mut counts);
-                self.fit(&address, counts)
+                self.fit(&address, charge.policy, counts)
             }
             (None, Some(index)) => {
                 let Some(counts) = self.ledger.aside.get_mut(index) else { return };
@@ -252,15 +253,18 @@ impl<'a> Locked<'a> {
                 change(counts);
                 if counts.len() < plans {
                     let counts = self.ledger.aside.remove(index);
-                    self.fit(&address, counts)
+                    self.fit(&address, charge.policy, counts)
                 } else {
-                    Slot::aside(&address, forgotten_at(counts, self.now), index)
+                    let forgotten_at = forgotten_at(counts, self.now);
+                    Slot::aside(&address, slot.quota_number(), forgotten_at, index)
                 }
             }
             (None, None) => return,
         };
         let needs = self.ledger.needs(&changed);
-        self.ledger.room.left -= needs - needed;
+        let policy = |slot: &Slot<N>| self.quotas.policy(slot.quota_number());
+        self.ledger.take(policy(&slot), -needed);
+        self.ledger.take(policy(&changed), needs);
         table.set(&self.moving, place, changed);
     }
 
@@ -272,12 +276,13 @@ impl<'a> Locked<'a> {
         shares: bool,
         change: impl FnOnce(&mut Counts),
     ) {
+        let beginning = self.ledger.beginning(charge.policy).cloned();
         let fresh = || Counts::new(charge.quota, State::new(charge.algorithm));
+        let mut counts = beginning.unwrap_or_else(fresh);
         if shares {
-            change(self.ledger.shared.entry(charge.policy).or_insert_with(fresh));
+            change(self.ledger.shared.entry(charge.policy).or_insert(counts));
             return;
         }
-        let mut counts = fresh();
         change(&mut counts);
         self.sweep();
         let (ledger, quotas, now) = (&mut self.ledger, self.quotas, self.now);
@@ -286,25 +291,29 @@ impl<'a> Locked<'a> {
             table.grow(&self.moving, |slot| {
                 let is_over = ledger.is_over(slot, quotas, now);
                 if is_over {
-                    ledger.forget(slot);
+                    ledger.forget(slot, quotas);
                 }
                 is_over
             });
         } else {
             table.prepare(keys);
         }
-        let slot = self.fit(&Address::of(charge), counts);
-        self.ledger.add(&slot);
+        let slot = self.fit(&Address::of(charge), charge.policy, counts);
+        self.ledger.add(&slot, self.quotas);
         table.insert(&self.moving, slot);
     }
 
     /// A slot for what a key has used, which is kept aside if it is too much.
-    fn fit<const N: usize>(&mut self, address: &Address, counts: Counts) -> Slot<N> {
+    fn fit<const N: usize>(&mut self, address: &Address, policy: u64, counts: Counts) -> Slot<N> {
+        let quotas = self.quotas;
         let only = counts.only();
-        let packed = only.and_then(|(quota, state)| Slot::pack(address, state, quota, self.quotas));
+        let packed =
+            only.and_then(|(quota, state)| Slot::pack(address, policy, state, quota, quotas));
         packed.unwrap_or_else(|| {
             let forgotten_at = forgotten_at(&counts, self.now);
-            Slot::aside(address, forgotten_at, self.ledger.aside.insert(counts))
+            let quota = counts.iter().find_map(|(quota, _)| quotas.number(policy, quota));
+            let index = self.ledger.aside.insert(counts);
+            Slot::aside(address, quota.unwrap_or(UNNUMBERED), forgotten_at, index)
         })
     }
 
@@ -319,8 +328,10 @@ impl<'a> Locked<'a> {
     }
 
     /// Drops keys that have expired until there is room; or else one that has nearly all of its
-    /// quota left, so that dropping it gives back little.
-    fn make_room<const N: usize>(&mut self) {
+    /// quota left, so that dropping it gives back little. That is not one of another policy which
+    /// has no more than its share: to give it back again and again would give back all.
+    fn make_room<const N: usize>(&mut self, policy: u64) {
+        let share = self.ledger.shares.share(policy);
         let mut nearly_full = None;
         for _ in 0..SWEEP_WHEN_FULL.min(self.capacity()) {
             let place = self.next();
@@ -331,12 +342,52 @@ impl<'a> Locked<'a> {
                     return;
                 }
             } else if nearly_full.is_none() {
-                nearly_full = Some(place).filter(|&place| self.is_nearly_full(place));
+                nearly_full = self.counts_at(place).and_then(|(other, counts)| {
+                    let may_go = other == policy || !self.ledger.shares.has_within(share, other, 0);
+                    (may_go && has_eighths_left(&counts, 7, self.now)).then_some(place)
+                });
             }
         }
         if let Some(place) = nearly_full {
             self.drop_key(place);
         }
+    }
+
+    /// Where a policy has less than its share of the room, drops keys of those that have more until
+    /// there is room: such that have half of their quota left, and then any. What these had used is
+    /// kept in mind, so that no flood gives a spent key its quota back.
+    #[cold]
+    #[inline(never)]
+    fn claim_share<const N: usize>(&mut self, policy: u64) {
+        let most = self.ledger.room.key.most::<N>();
+        let share = self.ledger.shares.share(policy);
+        if !self.ledger.shares.has_within(share, policy, self.promised + most) {
+            return;
+        }
+        for least_left in [4, 0] {
+            for _ in 0..SWEEP_FOR_SHARE.min(self.capacity()) {
+                let place = self.next();
+                let Some((other, counts)) = self.counts_at(place) else { continue };
+                if !self.ledger.shares.has_within(share, other, 0)
+                    && has_eighths_left(&counts, least_left, self.now)
+                {
+                    self.ledger.remember(other, counts, self.now);
+                    self.drop_key(place);
+                    if !self.is_full_for::<N>() {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// What is counted in a slot, and of which policy.
+    fn counts_at(&self, place: usize) -> Option<(u64, Counts)> {
+        in_table!(at place, self.segment, (table, place) => {
+            let slot = table.get(&self.moving, place);
+            let counts = self.ledger.counts_of(&slot, self.quotas)?;
+            Some((self.quotas.policy(slot.quota_number()), counts))
+        })
     }
 
     /// Slots of both tables, which are swept one after the other.
@@ -359,41 +410,19 @@ impl<'a> Locked<'a> {
         })
     }
 
-    /// Whether seven eighths of the quota are left.
-    fn is_nearly_full(&self, place: usize) -> bool {
-        let nearly_full = |(quota, state): (&Quota, &State)| {
-            let capacity = state.algorithm().capacity(quota);
-            state.remaining(quota, self.now).saturating_mul(8) >= capacity.saturating_mul(7)
-        };
-        in_table!(at place, self.segment, (table, place) => {
-            let slot = table.get(&self.moving, place);
-            match slot.unpack(self.quotas) {
-                Some((state, quota)) => nearly_full((quota, &state)),
-                None => {
-                    let aside = self.ledger.aside_of(&slot);
-                    aside.is_some_and(|counts| counts.iter().all(nearly_full))
-                }
-            }
-        })
-    }
-
     fn drop_key(&mut self, place: usize) {
         // Another one may move there.
         self.ledger.cursor = place;
         in_table!(at place, self.segment, (table, place) => {
-            self.ledger.forget(&table.get(&self.moving, place));
+            self.ledger.forget(&table.get(&self.moving, place), self.quotas);
             table.remove(&self.moving, place);
         });
     }
 }
 
-fn log_full() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        warn(Code::StoreFull, "", || {
-            "the memory store is full: new keys share a quota until others expire. If these are honest \
-             callers, raise `MemoryStore::with_max_keys`"
-                .to_owned()
-        });
-    });
+fn has_eighths_left(counts: &Counts, eighths: u64, now: Now) -> bool {
+    counts.iter().all(|(quota, state)| {
+        let capacity = state.algorithm().capacity(quota);
+        state.remaining(quota, now).saturating_mul(8) >= capacity.saturating_mul(eighths)
+    })
 }

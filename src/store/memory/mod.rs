@@ -1,10 +1,14 @@
 //! Counts in this process's memory.
 
 mod aside;
+#[cfg(test)]
+mod floods;
 mod ledger;
 mod locked;
+mod overflow;
 mod quotas;
 mod segment;
+mod shares;
 mod slot;
 mod sync;
 mod table;
@@ -14,7 +18,7 @@ mod unlocked;
 
 use std::{
     fmt,
-    sync::atomic::{self, AtomicU64, Ordering::Relaxed},
+    sync::{Arc, atomic},
 };
 
 use smallvec::smallvec;
@@ -22,11 +26,12 @@ use smallvec::smallvec;
 use self::{
     ledger::{Needs, Room},
     locked::Locked,
+    overflow::Overflow,
     quotas::Quotas,
     segment::{Segment, Segments},
     slot::Address,
 };
-use super::{Answer, Charge, Correction, Store, StoreFuture, Usage};
+use super::{Announcement, Answer, Charge, Correction, Store, StoreFuture, Usage};
 use crate::clock::Now;
 
 const DEFAULT_MAX_KEYS: usize = 1_000_000;
@@ -44,15 +49,19 @@ const BYTES: Needs = Needs { narrow: 40, wide: 105, aside: 1_400 };
 /// A key takes about 35 bytes for each token bucket or fixed window that it is counted under, and 90
 /// for each sliding window: that has room for what was used in six of its 60 steps. One that was
 /// used in more takes from 370 bytes to 1.25 KB, by how many these are. Beyond some 900 different
-/// quotas, a state takes 150 bytes more. Keys that have their whole quota again are dropped little
+/// quotas, those of each policy counted on their own, a state takes 150 bytes more. Keys that have their whole quota again are dropped little
 /// by little while others are charged: there is no thread or timer, and no pause. Memory is taken as
 /// keys come, however many there is room for.
 ///
 /// When the store is full, keys that have their whole quota again make room, and then those that
-/// have seven eighths of it. If there is none of these at hand, new keys share one quota per policy
-/// in each part of the store (of about 4,000 keys), so that a flood of new keys neither passes
-/// freely nor gives a spent key its quota back. The first time is logged, and
-/// [`overflowed`](Self::overflowed) counts.
+/// have seven eighths of it. If there is none of these at hand, a new key of a policy that has less
+/// than its share, as much as any other policy that has keys, takes the room of one whose policy has
+/// more. Otherwise new keys share one quota per policy in each part of the store (of about 4,000
+/// keys). So a flood of new keys under one policy neither passes freely nor takes the room that
+/// another needs; nor does it give a spent key its quota back: where a key was dropped to make room,
+/// new ones of its policy begin with what it had used, until that has come back. The first time is
+/// reported for each policy ([`store_full`](crate::warning#store_full)), and
+/// [`Limiter::overflowed`](crate::Limiter::overflowed) counts.
 ///
 /// ```
 /// use tower_quota::{Limiter, store::MemoryStore};
@@ -65,7 +74,7 @@ pub struct MemoryStore {
     /// A power of two.
     segments: Segments,
     quotas: Quotas,
-    overflowed: AtomicU64,
+    overflow: Overflow,
 }
 
 impl MemoryStore {
@@ -101,26 +110,28 @@ impl MemoryStore {
         Self {
             segments: Segments::new(segments, Room { left, key }, max_narrow, max_wide),
             quotas: Quotas::new(),
-            overflowed: AtomicU64::new(0),
+            overflow: Overflow::default(),
         }
     }
 
-    /// How many keys are counted now, each once per policy.
+    /// How many keys take room, each once per policy: those as well that have their whole quota
+    /// again and were not dropped yet. [`Store::live_keys`] counts without them.
     #[must_use]
     pub fn len(&self) -> usize {
         self.segments.keys()
     }
 
-    /// Whether no key is counted.
+    /// Whether no key takes room.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// How many charges were counted in a quota that new keys share, because the store was full.
+    /// How many charges were counted in a quota that new keys share, because the store was full, of
+    /// all policies.
     #[must_use]
     pub fn overflowed(&self) -> u64 {
-        self.overflowed.load(Relaxed)
+        self.overflow.all()
     }
 
     #[inline]
@@ -166,8 +177,16 @@ impl Store for MemoryStore {
         StoreFuture::ready(Ok(Answer { usages, at: now }))
     }
 
-    fn live_keys(&self) -> Option<usize> {
-        Some(self.len())
+    fn live_keys(&self, now: Now) -> Option<usize> {
+        Some(self.segments.live_keys(&self.quotas, now))
+    }
+
+    fn announce(&self, policies: &Arc<[Announcement]>) {
+        policies.iter().for_each(|announced| self.overflow.name(announced.policy, &announced.name));
+    }
+
+    fn overflowed(&self, policy: u64) -> Option<u64> {
+        Some(self.overflow.of(policy))
     }
 }
 

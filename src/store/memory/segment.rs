@@ -1,11 +1,15 @@
+//! The parts of the store, each with a lock of its own.
+
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::{
     ledger::{Ledger, Room},
+    quotas::Quotas,
     slot::{Address, NARROW, WIDE},
     sync::{Moving, Version},
     table::{Table, Tables, until_some},
 };
+use crate::clock::Now;
 
 /// The parts of the store.
 ///
@@ -51,9 +55,21 @@ impl Segments {
         Segment { all: self, number }
     }
 
-    /// How many keys are counted, each once per policy.
+    /// How many keys have slots, each once per policy.
     pub(super) fn keys(&self) -> usize {
         (0..self.count()).map(|number| self.get(number).ledger().keys()).sum()
+    }
+
+    /// How many of these have used any of their quota that has not come back. No one waits for more
+    /// than one segment, and who charges a known key for none.
+    pub(super) fn live_keys(&self, quotas: &Quotas, now: Now) -> usize {
+        let live = |number| {
+            let segment = self.get(number);
+            let ledger = segment.ledger();
+            segment.narrow().count(|slot| !ledger.is_over(slot, quotas, now))
+                + segment.wide().count(|slot| !ledger.is_over(slot, quotas, now))
+        };
+        (0..self.count()).map(live).sum()
     }
 }
 

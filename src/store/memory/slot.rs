@@ -161,6 +161,7 @@ impl<const N: usize> Slot<N> {
     /// A state in few bits; `None` where it needs more.
     pub(super) fn pack(
         address: &Address,
+        policy: u64,
         state: &State,
         quota: &Quota,
         quotas: &Quotas,
@@ -170,7 +171,7 @@ impl<const N: usize> Slot<N> {
             State::FixedWindow(_) => Kind::FixedWindow,
             State::SlidingWindow(_) => Kind::SlidingWindow,
         };
-        Self::new(address, kind, quotas.number(quota)?, 0, 0).with(state, quota)
+        Self::new(address, kind, quotas.number(policy, quota)?, 0, 0).with(state, quota)
     }
 
     /// The same key's, with another state under the same quota; `None` where it needs more.
@@ -184,9 +185,9 @@ impl<const N: usize> Slot<N> {
         (number >> NUMBER_BITS == 0).then_some(slot)
     }
 
-    /// A state that is kept aside, at `index`.
-    pub(super) fn aside(address: &Address, forgotten_at: u64, index: usize) -> Self {
-        Self::new(address, Kind::Aside, 0, forgotten_at, index as u64)
+    /// A state that is kept aside, at `index`; the number of one of its quotas tells its policy.
+    pub(super) fn aside(address: &Address, quota: u64, forgotten_at: u64, index: usize) -> Self {
+        Self::new(address, Kind::Aside, quota, forgotten_at, index as u64)
     }
 
     fn new(address: &Address, kind: Kind, quota: u64, time: u64, number: u64) -> Self {
@@ -234,7 +235,13 @@ impl<const N: usize> Slot<N> {
     /// Under which its state was counted; `None` where it is kept aside.
     #[inline]
     pub(super) fn quota<'a>(&self, quotas: &'a Quotas) -> Option<&'a Quota> {
-        quotas.get((self.last() >> QUOTA_SHIFT) & ((1 << QUOTA_BITS) - 1))
+        quotas.get(self.quota_number())
+    }
+
+    /// The number of its quota, or of one of those whose states are kept aside.
+    #[inline]
+    pub(super) fn quota_number(&self) -> u64 {
+        (self.last() >> QUOTA_SHIFT) & ((1 << QUOTA_BITS) - 1)
     }
 
     #[inline]
@@ -321,7 +328,7 @@ mod tests {
     }
 
     fn packed(state: &State, quota: &Quota, quotas: &Quotas) -> Option<Slot<WIDE>> {
-        Slot::pack(&Address::new(1), state, quota, quotas)
+        Slot::pack(&Address::new(1), 7, state, quota, quotas)
     }
 
     #[test]

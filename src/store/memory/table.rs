@@ -217,6 +217,15 @@ impl<'a, const N: usize> Table<'a, N> {
         self.in_use().get(place).map_or(Slot::EMPTY, |words| Slot(sync::read(words)))
     }
 
+    /// How many slots that have keys are meant; their states may be changing.
+    pub(super) fn count(self, meant: impl Fn(&Slot<N>) -> bool) -> usize {
+        let is_meant = |place: &usize| {
+            let slot = self.peek(*place);
+            !slot.is_empty() && meant(&slot)
+        };
+        (0..self.capacity()).filter(is_meant).count()
+    }
+
     /// Writes a slot that was [got](Self::get).
     pub(super) fn set(self, moving: &Moving<'_>, place: usize, slot: Slot<N>) {
         if let Some(words) = self.in_use().get(place) {

@@ -14,28 +14,28 @@ use crate::{
     store::{Change, Mode, Usages, conformance},
 };
 
-fn at(seconds: u64) -> Now {
+pub(super) fn at(seconds: u64) -> Now {
     Now::new(Duration::from_secs(seconds), Duration::from_secs(seconds))
 }
 
 /// A key as a hash would spread it.
-fn key(number: u64) -> u128 {
+pub(super) fn key(number: u64) -> u128 {
     let mixed = u128::from(number + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C835);
     mixed ^ mixed >> 64
 }
 
-fn charge(key: u128, algorithm: Algorithm, quota: Quota) -> Charge {
+pub(super) fn charge(key: u128, algorithm: Algorithm, quota: Quota) -> Charge {
     Charge::new(1 << 40, key, algorithm, quota)
 }
 
-fn usages(answer: StoreFuture) -> Usages {
+pub(super) fn usages(answer: StoreFuture) -> Usages {
     match std::pin::pin!(answer).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(Ok(answer)) => answer.usages,
         _ => unreachable!("memory answers at once"),
     }
 }
 
-fn admits(store: &MemoryStore, charge: Charge, now: Now) -> bool {
+pub(super) fn admits(store: &MemoryStore, charge: Charge, now: Now) -> bool {
     usages(store.charge(&[charge], now))[0].fits()
 }
 

@@ -1,0 +1,186 @@
+//! A flood of new keys under one policy, in a store that is full: what it does to others.
+
+use std::sync::atomic::Ordering::SeqCst;
+
+use super::{
+    tests::{admits, at, charge, key, usages},
+    *,
+};
+use crate::{
+    algorithm::Algorithm,
+    quota::Quota,
+    warning::{Code, warnings},
+};
+
+const EMAILS: u64 = 1 << 40;
+const CALLERS: u64 = 2 << 40;
+const MAX_KEYS: usize = 8_192;
+
+const ALGORITHMS: [Algorithm; 3] =
+    [Algorithm::TokenBucket, Algorithm::FixedWindow, Algorithm::SlidingWindow];
+
+/// A sign-in by an email address, of which five an hour may be tried.
+fn email(number: u64, algorithm: Algorithm) -> Charge {
+    Charge { policy: EMAILS, ..charge(key(number), algorithm, Quota::per_hour(5)) }
+}
+
+/// A request of a caller with an ample quota.
+fn request(number: u64, algorithm: Algorithm) -> Charge {
+    let charge = charge(key(1_000_000 + number), algorithm, Quota::per_minute(100));
+    Charge { policy: CALLERS, ..charge }
+}
+
+/// The part of `requests` that is lost.
+fn lost(store: &MemoryStore, requests: impl Iterator<Item = Charge>, now: Now) -> f64 {
+    let admitted: Vec<bool> = requests.map(|request| admits(store, request, now)).collect();
+    let lost = admitted.iter().filter(|admitted| !**admitted).count();
+    lost as f64 / admitted.len() as f64
+}
+
+/// A tenth more addresses than there is room for, each tried until it is spent.
+fn flood(store: &MemoryStore, algorithm: Algorithm, now: Now) {
+    for number in 0..MAX_KEYS as u64 * 11 / 10 {
+        while admits(store, email(number, algorithm), now) {}
+    }
+}
+
+#[test]
+fn a_flood_under_one_policy_costs_the_callers_of_another_nothing() {
+    for algorithm in ALGORITHMS {
+        let store = MemoryStore::with_max_keys(MAX_KEYS);
+        let of_each = |callers: std::ops::Range<u64>| {
+            callers.flat_map(move |number| (0..3).map(move |_| request(number, algorithm)))
+        };
+        assert_eq!(lost(&store, of_each(0..500), at(0)), 0.0);
+        flood(&store, algorithm, at(90));
+        let regulars = lost(&store, of_each(0..500), at(200));
+        let new = lost(&store, of_each(500..2_500), at(201));
+        assert_eq!((regulars, new), (0.0, 0.0), "{algorithm:?}: idle regulars, and new callers");
+        assert!(store.len() <= MAX_KEYS, "{} keys", store.len());
+        assert_eq!(store.overflow.of(CALLERS), 0);
+    }
+}
+
+#[test]
+fn no_spent_key_has_its_quota_back_when_another_policy_takes_its_room() {
+    for algorithm in ALGORITHMS {
+        let store = MemoryStore::with_max_keys(MAX_KEYS);
+        flood(&store, algorithm, at(0));
+        (0..3_000).for_each(|number| assert!(admits(&store, request(number, algorithm), at(1))));
+        // Those are idle, and their room is free again.
+        let again = |now| {
+            (0..MAX_KEYS as u64)
+                .filter(move |&number| admits(&store, email(number, algorithm), now))
+        };
+        assert_eq!(again(at(600)).count(), 0, "{algorithm:?}: a unit comes back after 720 s");
+    }
+    // Where they are not spent, no more is gone than was used.
+    let store = MemoryStore::with_max_keys(MAX_KEYS);
+    let tried = |number| email(number, Algorithm::FixedWindow);
+    (0..MAX_KEYS as u64).for_each(|number| {
+        for _ in 0..2 {
+            admits(&store, tried(number), at(0));
+        }
+    });
+    (0..3_000).for_each(|number| {
+        assert!(admits(&store, request(number, Algorithm::FixedWindow), at(1)));
+    });
+    let later = |number| (0..5).filter(|_| admits(&store, tried(number), at(30))).count();
+    let later: Vec<usize> = (0..7_000).map(later).collect();
+    // Five in all; but for the units that keys shared while there was no room, in each of two parts.
+    let more: usize = later.iter().map(|admitted| admitted.saturating_sub(3)).sum();
+    assert!(more <= 2 * 5, "{more} more");
+    assert!(later.iter().filter(|&&admitted| admitted == 3).count() > 5_000);
+}
+
+#[test]
+fn a_policy_that_has_its_share_takes_no_more_from_others() {
+    let store = MemoryStore::with_max_keys(MAX_KEYS);
+    let request = |number| Charge { cost: 100, ..request(number, Algorithm::FixedWindow) };
+    assert!((0..3_000).all(|number| admits(&store, request(number), at(0))));
+    flood(&store, Algorithm::FixedWindow, at(1));
+    assert!((0..3_000).all(|number| !admits(&store, request(number), at(2))), "all are there");
+    // It takes the rest of its share, and not more.
+    let new = (3_000..20_000).filter(|&number| admits(&store, request(number), at(3))).count();
+    assert!((1_000..1_200).contains(&new), "{new}");
+    assert!(store.overflow.of(EMAILS) > 0);
+}
+
+#[test]
+fn a_quota_that_all_share_counts_on_beside_a_flood_of_new_keys() {
+    let store = MemoryStore::with_max_keys(100);
+    let all = Charge { policy: CALLERS, ..charge(7, Algorithm::TokenBucket, Quota::per_hour(500)) };
+    let both = |number| [email(number, Algorithm::TokenBucket), all];
+    let new = |number| {
+        let mut usages = [Usage::default(); 2];
+        store.charge_at_once(&both(number), &mut usages, at(0));
+        usages.iter().all(Usage::fits)
+    };
+    let admitted = (0..100_000).filter(|&number| new(number)).count();
+    assert!(admitted <= 104, "as many as have room, and what others share: {admitted}");
+    let left = usages(store.charge(&[Charge { cost: 0, ..all }], at(0)))[0].remaining();
+    assert_eq!(left, 500 - admitted as u64);
+}
+
+#[test]
+fn what_had_no_room_is_told_by_policy_once() {
+    let store = MemoryStore::with_max_keys(100);
+    let announce = |policy, name: &str| {
+        let (name, settings) = (name.to_owned(), String::new());
+        store.announce(&[Announcement { name, policy, settings }].into());
+    };
+    announce(EMAILS, "sign-in attempts in a full store");
+    announce(CALLERS, "callers of a full store");
+    for number in 0..1_000 {
+        admits(&store, email(number, Algorithm::FixedWindow), at(0));
+        admits(&store, request(number % 10, Algorithm::FixedWindow), at(0));
+    }
+    // A shared quota of five, in each of the parts.
+    assert_eq!(Store::overflowed(&store, EMAILS), Some(5));
+    assert_eq!(Store::overflowed(&store, CALLERS), Some(0));
+    assert_eq!(store.overflowed(), 5);
+    let reported = |culprit: &str| {
+        let all = warnings().into_iter();
+        let mut all = all.filter(|given| given.code() == Code::StoreFull);
+        all.clone().count().min(1) * all.by_ref().filter(|given| given.culprit() == culprit).count()
+    };
+    assert_eq!(reported("sign-in attempts in a full store"), 1);
+    assert_eq!(reported("callers of a full store"), 0);
+}
+
+#[test]
+fn keys_that_have_their_quota_again_are_not_live_though_no_new_one_comes() {
+    let store = MemoryStore::with_max_keys(MAX_KEYS);
+    for (policy, algorithm) in (1..).zip(ALGORITHMS) {
+        for number in 0..500 {
+            let charge = request(number, algorithm);
+            assert!(admits(&store, Charge { policy: policy << 40, ..charge }, at(0)));
+        }
+    }
+    // A log in seven steps, which has no room in a slot.
+    (0..7).for_each(|second| {
+        admits(&store, request(1_000, Algorithm::SlidingWindow), at(second));
+    });
+    let live = |second| store.live_keys(at(second)).unwrap();
+    assert_eq!(live(0), 1_501);
+    assert_eq!(live(1), 1_001, "a bucket has a unit back after 600 ms");
+    assert_eq!((live(60), live(65), live(66)), (1, 1, 0));
+    assert_eq!(store.len(), 1_501, "they were not dropped");
+}
+
+#[test]
+fn live_keys_are_counted_while_others_come_and_go() {
+    let store = MemoryStore::with_max_keys(4_000);
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for number in 0..50_000 {
+                admits(&store, email(number, Algorithm::FixedWindow), at(number / 10));
+            }
+            done.store(true, SeqCst);
+        });
+        while !done.load(SeqCst) {
+            assert!(store.live_keys(at(0)).unwrap() <= 4_000);
+        }
+    });
+}
