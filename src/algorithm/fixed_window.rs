@@ -1,6 +1,6 @@
 //! Windows aligned to the wall clock.
 
-use super::{Count, Made};
+use super::{Count, Made, wanted};
 use crate::{
     clock::Now,
     quota::{NANOS_PER_SECOND, Quota},
@@ -43,6 +43,19 @@ impl FixedWindow {
         self.start > now.unix_nanos().saturating_add(AHEAD)
     }
 
+    /// How long until `cost` units fit into this window, or into one after it.
+    #[inline]
+    fn wait_in(&self, quota: &Quota, now: Now, cost: u64) -> u64 {
+        let short = cost.saturating_sub(quota.units().saturating_sub(self.used));
+        if short == 0 {
+            return 0;
+        }
+        if quota.units() == 0 {
+            return u64::MAX;
+        }
+        self.until(short.div_ceil(quota.units()), quota, now)
+    }
+
     #[inline]
     fn until(&self, windows: u64, quota: &Quota, now: Now) -> u64 {
         let span = windows.saturating_mul(quota.window_nanos());
@@ -59,15 +72,19 @@ fn start(quota: &Quota, now: Now) -> u64 {
 impl Count for FixedWindow {
     #[inline]
     fn wait(&self, quota: &Quota, now: Now, cost: u64) -> u64 {
-        let window = self.at(quota, now);
-        let short = cost.saturating_sub(quota.units().saturating_sub(window.used));
-        if short == 0 {
-            return 0;
+        self.at(quota, now).wait_in(quota, now, cost)
+    }
+
+    /// The window is looked for once.
+    #[inline]
+    fn charge(&mut self, quota: &Quota, now: Now, ahead: u64, cost: u64) -> (u64, u64, u64) {
+        let mut window = self.at(quota, now);
+        let wait = window.wait_in(quota, now, wanted(ahead, cost));
+        if wait == 0 && cost > 0 {
+            window.used = window.used.saturating_add(cost);
+            *self = window;
         }
-        if quota.units() == 0 {
-            return u64::MAX;
-        }
-        window.until(short.div_ceil(quota.units()), quota, now)
+        (wait, quota.units().saturating_sub(window.used), window.until(1, quota, now))
     }
 
     #[inline]

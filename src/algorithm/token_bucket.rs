@@ -4,7 +4,7 @@
 //! of nanoseconds, so the rest is kept beside it, in the quota's parts: 3 units per second are back
 //! after one second, not one nanosecond later.
 
-use super::{Count, Made, ceil_div, charge_by_steps, saturate};
+use super::{Count, Made, ceil_div, saturate, wanted};
 use crate::{clock::Now, quota::Quota};
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,19 +27,16 @@ impl TokenBucket {
         cost: u64,
     ) -> Option<(u64, u64, u64)> {
         let (unit, capacity) = (quota.parts_per_unit(), quota.capacity());
-        if quota.parts_per_nano() != 1 || self.parts != 0 || unit == 0 {
+        if quota.parts_per_nano() != 1 || self.parts != 0 || unit == 0 || cost == 0 {
             return None;
         }
         let full = unit.checked_mul(capacity)?;
+        let wanted = unit.checked_mul(ahead.checked_add(cost)?)?;
         let mut missing = self.full_at.saturating_sub(now);
-        let mut wait = 0;
-        if cost > 0 {
-            let wanted = unit.checked_mul(ahead.checked_add(cost)?)?;
-            wait = missing.checked_add(wanted)?.saturating_sub(full);
-            if wait == 0 {
-                missing += unit * cost;
-                self.full_at = now.checked_add(missing)?;
-            }
+        let wait = missing.checked_add(wanted)?.saturating_sub(full);
+        if wait == 0 {
+            missing += unit * cost;
+            self.full_at = now.checked_add(missing)?;
         }
         // Overdrawn, the units beyond the capacity come first.
         let units = missing.div_ceil(unit).min(capacity);
@@ -49,8 +46,14 @@ impl TokenBucket {
 
     /// What [`charge`](Count::charge) does, for any quota and any number.
     #[inline(never)]
-    fn charge_parts(&mut self, quota: &Quota, now: Now, ahead: u64, cost: u64) -> (u64, u64, u64) {
-        charge_by_steps(self, quota, now, ahead, cost)
+    fn charge_parts(&mut self, quota: &Quota, now: u64, ahead: u64, cost: u64) -> (u64, u64, u64) {
+        let mut missing = Missing(self.missing(quota, now));
+        let wait = missing.wait_at(now, quota, wanted(ahead, cost));
+        if wait == 0 && cost > 0 {
+            missing.0 += product(cost, quota.parts_per_unit());
+            *self = Self::lacking(missing.0, quota, now);
+        }
+        (wait, missing.remaining(quota), missing.reset(quota))
     }
 
     /// What is missing at `now`, in the quota's parts.
@@ -122,6 +125,18 @@ impl Missing {
         if short == 0 { 0 } else { ceil_div(short, quota.parts_per_nano()) }
     }
 
+    /// The same for a bucket that keeps the moment at which it is full: what takes longer to come back
+    /// than can be counted would be forgotten, so it never fits.
+    #[inline]
+    fn wait_at(self, now: u64, quota: &Quota, cost: u64) -> u64 {
+        let wait = self.wait(quota, cost);
+        if wait > 0 || cost == 0 {
+            return wait;
+        }
+        let missing = self.0.saturating_add(product(cost, quota.parts_per_unit()));
+        if missing > product(u64::MAX - now, quota.parts_per_nano()) { u64::MAX } else { 0 }
+    }
+
     #[inline]
     pub(crate) fn remaining(self, quota: &Quota) -> u64 {
         quota.capacity().saturating_sub(ceil_div(self.0, quota.parts_per_unit()))
@@ -140,12 +155,7 @@ impl Count for TokenBucket {
     #[inline]
     fn wait(&self, quota: &Quota, now: Now, cost: u64) -> u64 {
         let now = now.monotonic_nanos();
-        let missing = self.missing(quota, now);
-        let wait = Missing(missing).wait(quota, cost);
-        // What takes longer to come back than can be counted would be forgotten: it never fits.
-        let missing = missing.saturating_add(product(cost, quota.parts_per_unit()));
-        let counted = product(u64::MAX - now, quota.parts_per_nano());
-        if wait == 0 && cost > 0 && missing > counted { u64::MAX } else { wait }
+        Missing(self.missing(quota, now)).wait_at(now, quota, cost)
     }
 
     #[inline]
@@ -159,7 +169,8 @@ impl Count for TokenBucket {
 
     #[inline(always)]
     fn charge(&mut self, quota: &Quota, now: Now, ahead: u64, cost: u64) -> (u64, u64, u64) {
-        let charged = self.charge_nanos(quota, now.monotonic_nanos(), ahead, cost);
+        let now = now.monotonic_nanos();
+        let charged = self.charge_nanos(quota, now, ahead, cost);
         charged.unwrap_or_else(|| self.charge_parts(quota, now, ahead, cost))
     }
 
@@ -229,7 +240,7 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::*;
+    use super::{super::charge_by_steps, *};
 
     /// Numbers of every size, small ones as often as large ones.
     fn number() -> impl Strategy<Value = u64> {
@@ -250,10 +261,15 @@ mod tests {
             let mut few = TokenBucket { full_at, parts: 0 };
             let mut many = few;
             if let Some(charged) = few.charge_nanos(&quota, now, ahead, cost) {
-                let now = Now::new(Duration::from_nanos(now), Duration::ZERO);
-                prop_assert_eq!(charged, charge_by_steps(&mut many, &quota, now, ahead, cost));
+                prop_assert_eq!(charged, many.charge_parts(&quota, now, ahead, cost));
             }
             prop_assert_eq!(few, many);
+            let mut steps = TokenBucket { full_at, parts: 0 };
+            let now_read = Now::new(Duration::from_nanos(now), Duration::ZERO);
+            let by_steps = charge_by_steps(&mut steps, &quota, now_read, ahead, cost);
+            let mut many = TokenBucket { full_at, parts: 0 };
+            prop_assert_eq!(many.charge_parts(&quota, now, ahead, cost), by_steps);
+            prop_assert_eq!(many, steps);
         }
     }
 }
