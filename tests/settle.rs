@@ -9,8 +9,8 @@ use proptest::{collection::vec, option, prelude::*, sample::select};
 use tokio::time::{advance, sleep};
 use tower::{Service, ServiceExt, service_fn};
 use tower_quota::{
-    Algorithm, Clock, Limiter, LimiterBuilder, Policy, Quota, RateLimitLayer, ResponseBody,
-    key::header,
+    Algorithm, Clock, HeaderStyle, Limiter, LimiterBuilder, Policy, Quota, RateLimitLayer,
+    ResetFormat, ResponseBody, key::header,
 };
 
 type Body = Full<Bytes>;
@@ -380,5 +380,88 @@ async fn a_dry_run_is_settled_as_well() {
     for (fails, units_left) in [(false, 5), (true, 4), (false, 4)] {
         send(&limiter, request("a", Does { fails, ..Does::default() })).await;
         assert_eq!(left(&limiter, "p", "a").await, units_left);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn failures_pass_the_burst_and_no_more_however_slow_successes_are() {
+    for algorithm in ALGORITHMS {
+        let limiter = builder().policy(failures(algorithm, Quota::per_minute(10))).build().unwrap();
+        let slow = Does { takes: Duration::from_secs(70), ..Does::default() };
+        let successes: Vec<_> =
+            (0..10).map(|_| tokio::spawn(limited(&limiter).oneshot(request("a", slow)))).collect();
+        tokio::task::yield_now().await;
+        // All that they were charged has come back by itself.
+        advance(Duration::from_secs(60)).await;
+        let fail = async || {
+            let does = Does { fails: true, ..Does::default() };
+            u64::from(send(&limiter, request("a", does)).await.status() == StatusCode::UNAUTHORIZED)
+        };
+        let mut failed = 0;
+        for _ in 0..20 {
+            failed += fail().await;
+        }
+        assert_eq!(failed, 10, "{algorithm:?}");
+        for success in successes {
+            assert_eq!(success.await.unwrap().unwrap().status(), StatusCode::OK);
+        }
+        // Ten seconds later, one more has come back to a bucket.
+        let refilled = if algorithm == Algorithm::TokenBucket { 1 } else { 0 };
+        let mut passed = 0;
+        for _ in 0..20 {
+            passed += fail().await;
+        }
+        assert_eq!(passed, refilled, "{algorithm:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_leaves_before_the_handler_is_ready_gets_back_what_has_not_come_back_by_itself() {
+    for algorithm in ALGORITHMS {
+        let minute = Duration::from_secs(60);
+        let policy = policy("p", algorithm, Quota::per_minute(10)).hold(minute);
+        let limiter = builder().policy(policy).build().unwrap();
+        let handler = service_fn(|_: Request<Body>| async {
+            Err::<Response<Body>, _>("this one is never ready again")
+        });
+        let mut handler = tower::limit::ConcurrencyLimit::new(handler, 1);
+        let mut service =
+            tower::Layer::layer(&RateLimitLayer::new(limiter.clone()), handler.clone());
+        assert!(limiter.check("p", "a").cost(10).await.unwrap().is_allowed());
+        // It is held, and meanwhile others take the only permit.
+        let held = service.ready().await.unwrap().call(request("a", Does::default()));
+        drop(service);
+        handler.ready().await.unwrap();
+        let mut held = tokio::spawn(held);
+        tokio::time::timeout(minute, &mut held).await.unwrap_err();
+        assert!(left(&limiter, "p", "a").await >= 9, "{algorithm:?}: it was charged one unit");
+        advance(minute).await;
+        assert!(limiter.check("p", "a").cost(10).await.unwrap().is_allowed(), "{algorithm:?}");
+        held.abort();
+        assert!(held.await.unwrap_err().is_cancelled());
+        assert_eq!(left(&limiter, "p", "a").await, 0, "{algorithm:?}: ten are used");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_nothing_is_used_nothing_is_waited_for() {
+    for (algorithm, reset) in
+        [(Algorithm::TokenBucket, 0), (Algorithm::SlidingWindow, 0), (Algorithm::FixedWindow, 60)]
+    {
+        for (format, since) in [(ResetFormat::Seconds, 0), (ResetFormat::UnixSeconds, MIDNIGHT)] {
+            let limiter =
+                builder().policy(failures(algorithm, Quota::per_minute(5))).build().unwrap();
+            let style = HeaderStyle::x_ratelimit().reset(format);
+            let layer = RateLimitLayer::builder(limiter).headers([style]).build().unwrap();
+            let handler = service_fn(|_: Request<Body>| async {
+                sleep(Duration::from_millis(300)).await;
+                Ok::<_, &str>(Response::new(Body::default()))
+            });
+            // Not at the beginning of a second.
+            advance(Duration::from_millis(300)).await;
+            let handler = tower::Layer::layer(&layer, handler);
+            let response = handler.oneshot(request("a", Does::default())).await.unwrap();
+            assert_eq!(told(&response), Some([5, 5, since + reset]), "{algorithm:?} {format:?}");
+        }
     }
 }

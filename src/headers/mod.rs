@@ -280,6 +280,10 @@ fn numbers(outcome: &Outcome, reset: u64) -> Numbers {
 #[inline]
 fn reset_in(style: HeaderStyle, outcome: &Outcome, decision: &Decision) -> Option<u64> {
     let time = match style.reset_format() {
+        // Nothing is to come back: it is there, and not by the end of this second.
+        ResetFormat::UnixSeconds if outcome.reset().is_zero() => {
+            return Some(decision.decided_at().as_secs());
+        }
         ResetFormat::UnixSeconds => decision.decided_at().saturating_add(outcome.reset()),
         ResetFormat::Seconds => outcome.reset(),
         ResetFormat::Omitted => return None,

@@ -10,6 +10,8 @@ mod changes;
 mod concurrency;
 mod corrections;
 mod histories;
+mod naive;
+mod promises;
 mod scenarios;
 
 use std::{
@@ -17,7 +19,10 @@ use std::{
     time::Duration,
 };
 
-pub(super) use self::{concurrency::counts_each_request_once, histories::says_what_another_says};
+pub(super) use self::{
+    concurrency::counts_each_request_once, histories::says_what_another_says, naive::Naive,
+    promises::keeps_what_plans_promise,
+};
 use super::{Answer, Change, Charge, Correction, Mode, Store, Usage};
 use crate::{algorithm::Algorithm, clock::Now, quota::Quota};
 

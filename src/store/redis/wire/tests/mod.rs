@@ -105,6 +105,7 @@ fn conforms(builder: impl Fn() -> RedisStoreBuilder, cases: u32) {
         &runtime,
         cases,
     );
+    conformance::keeps_what_plans_promise(&*stores[0], &runtime, cases / 8);
 }
 
 #[test]

@@ -1,0 +1,375 @@
+//! The simplest store that could be right: it keeps every use for ever, and works out what is left
+//! by making all of them anew, under each quota that a key has.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+};
+
+use crate::{
+    algorithm::Algorithm,
+    clock::Now,
+    quota::Quota,
+    store::{Answer, Change, Charge, Correction, Mode, Store, StoreFuture, Usage},
+};
+
+#[derive(Default)]
+pub(crate) struct Naive(Mutex<HashMap<u128, Vec<Plan>>>);
+
+/// What a key has used by one quota, from when it was first charged under that.
+#[derive(Clone)]
+struct Plan {
+    quota: Quota,
+    counted: Counted,
+}
+
+#[derive(Clone)]
+enum Counted {
+    /// What was missing at first and when that was, and all that came then.
+    Bucket((u128, u64), Vec<(u64, Came)>),
+    /// The beginning of the window that each use counts in, and its units.
+    Fixed(Vec<(u64, u64)>),
+    /// When each use was, and its units.
+    Sliding(Vec<(u64, u64)>),
+}
+
+/// What came to a bucket: parts, of which a unit has as many as the window has nanoseconds.
+#[derive(Clone, Copy)]
+enum Came {
+    /// A use, and what may be missing with it.
+    Use(u128, u128),
+    /// What was given back.
+    Back(u128),
+}
+
+fn window(quota: &Quota) -> u64 {
+    quota.window_nanos().max(1)
+}
+
+fn parts(units: u64, quota: &Quota) -> u128 {
+    u128::from(units) * u128::from(window(quota))
+}
+
+fn whole(quota: &Quota) -> u128 {
+    parts(quota.capacity(), quota)
+}
+
+fn refill(nanos: u64, quota: &Quota) -> u128 {
+    u128::from(nanos) * u128::from(quota.units())
+}
+
+/// Rounded up.
+fn nanos(parts: u128, quota: &Quota) -> u64 {
+    u64::try_from(parts.div_ceil(quota.units().into())).unwrap_or(u64::MAX)
+}
+
+fn begins(now: Now, quota: &Quota) -> u64 {
+    now.unix_nanos() / window(quota) * window(quota)
+}
+
+impl Plan {
+    fn new(charge: &Charge) -> Self {
+        let counted = match charge.algorithm {
+            Algorithm::TokenBucket => Counted::Bucket((0, 0), Vec::new()),
+            Algorithm::FixedWindow => Counted::Fixed(Vec::new()),
+            Algorithm::SlidingWindow => Counted::Sliding(Vec::new()),
+        };
+        Self { quota: charge.quota, counted }
+    }
+
+    /// What is missing in a bucket.
+    fn missing(&self, now: Now) -> u128 {
+        let Counted::Bucket(first, came) = &self.counted else { return 0 };
+        let (mut missing, mut at) = *first;
+        let now = (now.monotonic_nanos(), Came::Back(0));
+        for &(then, came) in came.iter().chain([&now]) {
+            missing = missing.saturating_sub(refill(then - at, &self.quota));
+            at = then;
+            missing = match came {
+                Came::Use(parts, most) => (missing + parts).min(most.max(missing)),
+                Came::Back(parts) => missing.saturating_sub(parts),
+            };
+        }
+        missing
+    }
+
+    /// The window of now, and what is used in it.
+    fn fixed(&self, now: Now) -> (u64, u64) {
+        let Counted::Fixed(uses) = &self.counted else { return (0, 0) };
+        let of_now = begins(now, &self.quota);
+        let current = uses.iter().map(|(start, _)| *start).fold(of_now, u64::max);
+        let used = uses.iter().filter(|(start, _)| *start == current).map(|(_, units)| units);
+        (current, used.sum())
+    }
+
+    /// When each step of a sliding window was used last, and its units.
+    fn steps(&self) -> Vec<(u64, u64)> {
+        let Counted::Sliding(uses) = &self.counted else { return Vec::new() };
+        let step = |at: u64| u128::from(at) * 60 / u128::from(window(&self.quota));
+        let mut steps: Vec<(u64, u64)> = Vec::new();
+        for &(at, units) in uses {
+            match steps.last_mut() {
+                Some(last) if step(last.0) == step(at) => *last = (at, last.1 + units),
+                _ => steps.push((at, units)),
+            }
+        }
+        steps
+    }
+
+    /// How long until each step that is still counted leaves, and its units.
+    fn leaving(&self, now: Now) -> Vec<(u64, u64)> {
+        let leaves = |(at, units): (u64, u64)| {
+            ((at + window(&self.quota)).saturating_sub(now.monotonic_nanos()), units)
+        };
+        self.steps().into_iter().map(leaves).filter(|(left, _)| *left > 0).collect()
+    }
+
+    fn is_over(&self, now: Now) -> bool {
+        self.missing(now) == 0 && self.fixed(now).1 == 0 && self.leaving(now).is_empty()
+    }
+
+    /// As it is under another quota.
+    fn under(&self, quota: &Quota, now: Now) -> Self {
+        let counted = match &self.counted {
+            Counted::Bucket(..) => {
+                let [old, new] = [&self.quota, quota].map(|quota| u128::from(window(quota)));
+                let missing: u128 = self.missing(now);
+                let missing = missing / old * new + (missing % old * new).div_ceil(old);
+                // A quota's part may be several of these, and is the smallest that can be missing.
+                let part = (window(quota) / quota.parts_per_unit().max(1)).into();
+                let missing = (missing.div_ceil(part) * part).min(whole(quota));
+                Counted::Bucket((missing, now.monotonic_nanos()), Vec::new())
+            }
+            Counted::Fixed(_) => Counted::Fixed(vec![(begins(now, quota), self.fixed(now).1)]),
+            Counted::Sliding(_) => {
+                let both = |(left, _): &(u64, u64)| {
+                    let ago = window(&self.quota) - left;
+                    ago < window(quota)
+                };
+                let at =
+                    |(left, units)| (now.monotonic_nanos() + left - window(&self.quota), units);
+                let counted = self.leaving(now).into_iter().filter(both).map(at);
+                Counted::Sliding(counted.collect())
+            }
+        };
+        Self { quota: *quota, counted }
+    }
+
+    /// Uses `units`, whether they fit or not.
+    fn take(&mut self, units: u64, now: Now, is_own: bool) {
+        let (quota, current) = (self.quota, self.fixed(now).0);
+        match &mut self.counted {
+            Counted::Bucket(_, came) => {
+                let most = whole(&quota) * if is_own { 2 } else { 1 };
+                came.push((now.monotonic_nanos(), Came::Use(parts(units, &quota), most)));
+            }
+            Counted::Fixed(uses) => {
+                // A window that is over stays so, whatever becomes of the clock.
+                uses.retain(|(start, _)| *start == current);
+                uses.push((current, units));
+            }
+            Counted::Sliding(uses) => uses.push((now.monotonic_nanos(), units)),
+        }
+    }
+
+    fn give_back(&mut self, mut units: u64, now: Now, correction: &Correction, is_own: bool) {
+        let (quota, missing, current) = (self.quota, self.missing(now), self.fixed(now).0);
+        let made = correction.charged_at.unwrap_or(now);
+        let since = now.monotonic_nanos().saturating_sub(made.monotonic_nanos());
+        let usage = &correction.usage;
+        let steps = self.steps();
+        match &mut self.counted {
+            Counted::Bucket(_, came) => {
+                let left = (usage.remaining(), usage.reset().as_nanos() as u64);
+                let at_first = match left {
+                    (remaining, _) if is_own && remaining < quota.capacity() => {
+                        let further = parts(quota.capacity() - remaining - 1, &quota);
+                        further + refill(left.1, &quota).min(parts(1, &quota))
+                    }
+                    _ if is_own && usage.is_known() => 0,
+                    _ => parts(correction.charge.cost, &quota),
+                };
+                let still = at_first.saturating_sub(refill(since, &quota));
+                if is_own || missing + refill(since, &quota) < whole(&quota) {
+                    let back = parts(units, &quota).min(still);
+                    came.push((now.monotonic_nanos(), Came::Back(back)));
+                }
+            }
+            Counted::Fixed(uses) => {
+                uses.retain(|(start, _)| *start == current);
+                for (_, used) in uses.iter_mut().filter(|_| begins(made, &quota) >= current) {
+                    let back = units.min(*used);
+                    *used -= back;
+                    units -= back;
+                }
+            }
+            Counted::Sliding(uses) if since < window(&quota) => {
+                // Of the step of that moment, and of those before it.
+                let of_moment = steps.iter().find(|(last, _)| *last >= made.monotonic_nanos());
+                let until = of_moment.map_or(u64::MAX, |(last, _)| *last);
+                for (_, used) in uses.iter_mut().rev().filter(|(at, _)| *at <= until) {
+                    let back = units.min(*used);
+                    *used -= back;
+                    units -= back;
+                }
+                // A step of which nothing is left has never been.
+                let empty = self.steps().into_iter().filter(|(_, units)| *units == 0);
+                let empty: Vec<u64> = empty.map(|(last, _)| last).collect();
+                let ends: Vec<u64> = steps.iter().map(|(last, _)| *last).collect();
+                let Counted::Sliding(uses) = &mut self.counted else { return };
+                uses.retain(|(at, _)| {
+                    let end = ends.iter().find(|end| *end >= at);
+                    end.is_none_or(|end| !empty.contains(end))
+                });
+            }
+            _ => {}
+        }
+    }
+
+    /// How long until `cost` fits, what remains, and how long until that is more.
+    fn tell(&self, now: Now, cost: u64) -> (u64, u64, u64) {
+        let quota = &self.quota;
+        match self.counted {
+            Counted::Bucket(..) => {
+                let missing = self.missing(now);
+                let short = (missing + parts(cost, quota)).saturating_sub(whole(quota));
+                let wait = if cost == 0 { 0 } else { nanos(short, quota) };
+                let units = missing.div_ceil(window(quota).into()).min(quota.capacity().into());
+                let further = units.saturating_sub(1) * u128::from(window(quota));
+                let remaining = quota.capacity() - units as u64;
+                (wait, remaining, nanos(missing - further, quota))
+            }
+            Counted::Fixed(_) => {
+                let (start, used) = self.fixed(now);
+                let remaining = quota.units().saturating_sub(used);
+                let ends = |windows: u64| {
+                    let ends = start.saturating_add(windows.saturating_mul(window(quota)));
+                    ends - now.unix_nanos()
+                };
+                let short = cost.saturating_sub(remaining);
+                let wait = if short == 0 { 0 } else { ends(short.div_ceil(quota.units())) };
+                (wait, remaining, ends(1))
+            }
+            Counted::Sliding(_) => {
+                let leaving = self.leaving(now);
+                let used_after = |time| -> u64 {
+                    leaving.iter().filter(|(left, _)| *left > time).map(|(_, units)| units).sum()
+                };
+                let times = || [0].into_iter().chain(leaving.iter().map(|(left, _)| *left));
+                let remaining = |time| quota.units().saturating_sub(used_after(time));
+                let windows = cost.saturating_sub(1) / quota.units();
+                let rest = cost - windows * quota.units();
+                let fits = |time: &u64| used_after(*time) + rest <= quota.units();
+                let wait = times().find(fits).unwrap_or(u64::MAX);
+                let wait = wait.saturating_add(windows.saturating_mul(window(quota)));
+                let reset = times().find(|time| remaining(*time) > remaining(0)).unwrap_or(0);
+                (if cost == 0 { 0 } else { wait }, remaining(0), reset)
+            }
+        }
+    }
+}
+
+/// What a key has used, under each of its quotas.
+fn adopt(plans: &mut Vec<Plan>, charge: &Charge, now: Now) {
+    for plan in &mut *plans {
+        if let Counted::Fixed(uses) = &mut plan.counted {
+            let (of_now, ahead) = (begins(now, &plan.quota), now.unix_nanos() + 2_000_000_000);
+            uses.iter_mut()
+                .filter(|(start, _)| *start > ahead)
+                .for_each(|(start, _)| *start = of_now);
+        }
+    }
+    if plans.iter().all(|plan| plan.is_over(now)) {
+        *plans = vec![Plan::new(charge)];
+    }
+    if plans.iter().all(|plan| plan.quota != charge.quota) {
+        let own = plans[0].under(&charge.quota, now);
+        plans.insert(0, own);
+        plans.truncate(4);
+    }
+}
+
+/// The plan that is changed comes to the front.
+fn change(plans: &mut Vec<Plan>, charge: &Charge, mut change: impl FnMut(&mut Plan, bool)) {
+    let place = plans.iter().position(|plan| plan.quota == charge.quota).unwrap();
+    plans[..=place].rotate_right(1);
+    let (own, others) = plans.split_first_mut().unwrap();
+    change(own, true);
+    others.iter_mut().for_each(|other| change(other, false));
+}
+
+fn look(plans: Option<&Vec<Plan>>, charge: &Charge, now: Now, cost: u64) -> (u64, u64, u64) {
+    let Some(plans) = plans else { return Plan::new(charge).tell(now, cost) };
+    let mut plans = plans.clone();
+    adopt(&mut plans, charge, now);
+    plans.iter().find(|plan| plan.quota == charge.quota).unwrap().tell(now, cost)
+}
+
+impl Naive {
+    /// Whether this key is as a new one.
+    pub(crate) fn has_forgotten(&self, charge: &Charge, now: Now) -> bool {
+        let keys = self.all();
+        keys.get(&charge.slot()).is_none_or(|plans| plans.iter().all(|plan| plan.is_over(now)))
+    }
+
+    fn all(&self) -> std::sync::MutexGuard<'_, HashMap<u128, Vec<Plan>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Store for Naive {
+    fn charge(&self, charges: &[Charge], now: Now) -> StoreFuture {
+        let keys = &mut *self.all();
+        for charge in charges.iter().filter(|charge| charge.mode != Mode::Peek) {
+            keys.get_mut(&charge.slot()).into_iter().for_each(|plans| adopt(plans, charge, now));
+        }
+        let wanted = |charge: &Charge| match charge.cost {
+            0 => 0,
+            cost => charge.ahead.saturating_add(cost),
+        };
+        let wait = |charge: &Charge| look(keys.get(&charge.slot()), charge, now, wanted(charge)).0;
+        let waits: Vec<u64> = charges.iter().map(wait).collect();
+        let mut all = charges.iter().zip(&waits);
+        let passes = all.all(|(charge, wait)| charge.mode != Mode::Enforced || *wait == 0);
+        let tell = |(charge, wait): (&Charge, u64)| {
+            if passes && wait == 0 && charge.mode != Mode::Peek && charge.cost > 0 {
+                let new = || vec![Plan::new(charge)];
+                let plans = keys.entry(charge.slot()).or_insert_with(new);
+                change(plans, charge, |plan, is_own| plan.take(charge.cost, now, is_own));
+            }
+            let (_, remaining, reset) = look(keys.get(&charge.slot()), charge, now, 0);
+            Usage::of_nanos(wait, remaining, reset)
+        };
+        let usages = charges.iter().zip(waits.iter().copied()).map(tell).collect();
+        StoreFuture::ready(Ok(Answer { usages, at: now }))
+    }
+
+    fn correct(&self, corrections: &[Correction], now: Now) -> StoreFuture {
+        let keys = &mut *self.all();
+        let correct = |correction: &Correction| {
+            let charge = &correction.charge;
+            match (correction.change, keys.get_mut(&charge.slot())) {
+                (Change::Take(0), _) | (Change::GiveBack(_), None) => {}
+                (Change::Take(units), _) => {
+                    let plans =
+                        keys.entry(charge.slot()).or_insert_with(|| vec![Plan::new(charge)]);
+                    adopt(plans, charge, now);
+                    change(plans, charge, |plan, is_own| plan.take(units, now, is_own));
+                }
+                (Change::GiveBack(units), Some(plans)) => {
+                    adopt(plans, charge, now);
+                    change(plans, charge, |plan, is_own| {
+                        plan.give_back(units, now, correction, is_own);
+                    });
+                }
+                (Change::Reset, _) => {
+                    keys.remove(&charge.slot());
+                }
+            }
+            let (_, remaining, reset) = look(keys.get(&charge.slot()), charge, now, 0);
+            Usage::of_nanos(0, remaining, reset)
+        };
+        let usages = corrections.iter().map(correct).collect();
+        StoreFuture::ready(Ok(Answer { usages, at: now }))
+    }
+}
