@@ -106,9 +106,16 @@ proptest! {
                     .unwrap()
             });
             for asked in asked {
-                let at_once = asked.of(&limiters[0]).at_once().unwrap();
-                let awaited = asked.of(&limiters[1]).await.unwrap();
-                prop_assert_eq!(said(&at_once), said(&awaited.outcomes()[0]), "{:?}", asked);
+                let at_once = asked.of(&limiters[0]).at_once();
+                let awaited = asked.of(&limiters[1]).await;
+                match (&at_once, &awaited) {
+                    (Ok(outcome), Ok(decision)) => {
+                        prop_assert_eq!(said(outcome), said(&decision.outcomes()[0]), "{:?}", asked);
+                    }
+                    (at_once, awaited) => {
+                        prop_assert_eq!(at_once.as_ref().err(), awaited.as_ref().err());
+                    }
+                }
                 advance(Duration::from_millis(asked.later)).await;
             }
             Ok(())

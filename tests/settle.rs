@@ -9,8 +9,8 @@ use proptest::{collection::vec, option, prelude::*, sample::select};
 use tokio::time::{advance, sleep};
 use tower::{Service, ServiceExt, service_fn};
 use tower_quota::{
-    Algorithm, Clock, HeaderStyle, Limiter, LimiterBuilder, Policy, Quota, RateLimitLayer,
-    ResetFormat, ResponseBody, key::header,
+    Algorithm, CheckError, Clock, HeaderStyle, Limiter, LimiterBuilder, Policy, Quota,
+    RateLimitLayer, ResetFormat, ResponseBody, key::header,
 };
 
 type Body = Full<Bytes>;
@@ -186,6 +186,7 @@ proptest! {
                 advance(Duration::from_secs(3)).await;
                 let used = used.get_mut(key).unwrap();
                 let fits = *used + units <= 10;
+                let is_unused = *used == 0;
                 let (asked, allowed) = match action {
                     0 => {
                         *used += if fits { units } else { 0 };
@@ -201,7 +202,12 @@ proptest! {
                         (limiter.reset("p", key), true)
                     }
                 };
-                let decision = asked.await.unwrap();
+                let answer = asked.await;
+                if is_unused && action >= 2 {
+                    assert_eq!(answer.unwrap_err(), CheckError::NothingUsed("p".to_owned()));
+                    continue;
+                }
+                let decision = answer.unwrap();
                 let remaining = decision.outcomes()[0].remaining();
                 assert_eq!((decision.is_allowed(), remaining), (allowed, 10 - *used));
             }
