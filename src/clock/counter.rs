@@ -1,0 +1,441 @@
+//! The processor's counter, held to the system's monotonic clock: [`Counter`].
+//!
+//! The counter is read in half the time that the system's clock takes, and it is not quite right:
+//! how long a tick takes is measured when the process begins, and is some 30 millionths too long or
+//! too short for as long as it runs. So each tick is taken for slightly too short, and every few
+//! milliseconds the time is set forward to the system's. It is never set back.
+//!
+//! What is promised, whatever the counter does:
+//! - No thread ever reads a time before one that it has read, and two threads agree to a
+//!   microsecond.
+//! - A counter that is right to 200 millionths is never ahead of the system's clock, and at most 5
+//!   microseconds behind it.
+//! - A counter that jumps ahead is never followed for more than 10 milliseconds. Then the time
+//!   stands still until the system's clock has caught up, and is read from that from there on. So it
+//!   is where the counter steps below its start.
+//! - A counter that steps back or stands still is right again once it has counted 17 milliseconds,
+//!   mostly at the next reading.
+
+use std::{
+    cell::Cell,
+    sync::{
+        Mutex, TryLockError,
+        atomic::{
+            AtomicU64,
+            Ordering::{AcqRel, Acquire, Relaxed, Release},
+        },
+    },
+    time::{Instant, SystemTime},
+};
+
+use super::{Now, nanos, since_epoch};
+use crate::quota::NANOS_PER_SECOND;
+
+/// For how many nanoseconds a measurement of the monotonic clock holds: 8.4 ms.
+const INTERVAL: u64 = 1 << 23;
+/// For how many a measurement of the wall clock does: it is made with one of the monotonic clock, and
+/// so within a second.
+const WALL_INTERVAL: u64 = NANOS_PER_SECOND - INTERVAL;
+/// The part of a tick by which it is taken for too short, as a shift: 244 millionths. More than a
+/// counter is ever too fast.
+const SLOWER: u32 = 12;
+/// How far ahead the counter may be and still be waited for, in nanoseconds.
+const TOLERANCE: u64 = 1_000_000;
+/// In [`Counter::measured`]: the counter is not to be read any more.
+const ABANDONED: u64 = 1 << 63;
+
+thread_local! {
+    /// The time that this thread has read last. There is one counter in a process.
+    static LAST: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Tells both times. All times are nanoseconds.
+#[derive(Debug)]
+pub(super) struct Counter {
+    ticks: quanta::Clock,
+    reference: Reference,
+    /// The ticks at time 0.
+    origin: u64,
+    /// How long 2^32 ticks take, less what they are taken for too short.
+    pace: u64,
+    /// What is added to the time by the ticks; it only grows.
+    offset: AtomicU64,
+    /// When the offset was measured last; it only grows.
+    measured: AtomicU64,
+    /// The wall clock minus the monotonic one.
+    wall: AtomicU64,
+    /// The time from which `wall` is to be measured again.
+    wall_due: AtomicU64,
+    measures_wall: Mutex<()>,
+}
+
+/// The clocks to which the counter is held.
+#[derive(Debug)]
+enum Reference {
+    System {
+        origin: Instant,
+    },
+    #[cfg(test)]
+    Mock(&'static tests::Mock),
+}
+
+impl Reference {
+    fn monotonic(&self) -> u64 {
+        match self {
+            Self::System { origin } => nanos(origin.elapsed()),
+            #[cfg(test)]
+            Self::Mock(mock) => mock.monotonic.load(Relaxed),
+        }
+    }
+
+    fn wall(&self) -> u64 {
+        match self {
+            Self::System { .. } => since_epoch(SystemTime::now()),
+            #[cfg(test)]
+            Self::Mock(mock) => mock.wall.load(Relaxed),
+        }
+    }
+}
+
+impl Reference {
+    /// The wall clock minus the monotonic one, and not more: of a few tries, the one with the least
+    /// time between the two.
+    fn wall_offset(&self) -> u64 {
+        let mut best = (u64::MAX, 0);
+        for _ in 0..5 {
+            let (before, wall, after) = (self.monotonic(), self.wall(), self.monotonic());
+            best = best.min((after.saturating_sub(before), wall.saturating_sub(after)));
+            if best.0 < 1_000 {
+                break;
+            }
+        }
+        best.1
+    }
+}
+
+impl Counter {
+    pub(super) fn of_processor() -> Self {
+        let ticks = quanta::Clock::new();
+        Self::new(ticks, Reference::System { origin: Instant::now() })
+    }
+
+    fn new(ticks: quanta::Clock, reference: Reference) -> Self {
+        let exact = ticks.delta_as_nanos(0, 1 << 32);
+        Self {
+            origin: ticks.raw(),
+            pace: exact - (exact >> SLOWER),
+            offset: AtomicU64::new(0),
+            measured: AtomicU64::new(0),
+            wall: AtomicU64::new(reference.wall_offset()),
+            wall_due: AtomicU64::new(WALL_INTERVAL),
+            measures_wall: Mutex::new(()),
+            ticks,
+            reference,
+        }
+    }
+
+    #[inline]
+    pub(super) fn now(&self) -> Now {
+        // In this order: whoever sees when it was measured sees the offset as well.
+        let measured = self.measured.load(Acquire);
+        let offset = self.offset.load(Relaxed);
+        let counted = self.counted(self.ticks.raw().saturating_sub(self.origin));
+        let mut monotonic = counted.wrapping_add(offset);
+        // Before the time that was measured is a counter that stepped back. At the time that was
+        // read last, it stands still.
+        let is_plain = monotonic > LAST.get() && monotonic.wrapping_sub(measured) < INTERVAL;
+        if !is_plain {
+            monotonic = self.measure().max(LAST.get());
+        }
+        LAST.set(monotonic);
+        Now { monotonic, unix: self.wall.load(Relaxed).saturating_add(monotonic) }
+    }
+
+    /// How long so many ticks take.
+    #[inline]
+    fn counted(&self, ticks: u64) -> u64 {
+        ((u128::from(ticks) * u128::from(self.pace)) >> 32) as u64
+    }
+
+    /// The time, by the system's clock; the counter is set forward to it.
+    #[cold]
+    #[inline(never)]
+    fn measure(&self) -> u64 {
+        let monotonic = match self.measured.load(Acquire) {
+            measured if measured & ABANDONED == 0 => {
+                self.set_forward().unwrap_or_else(|| self.abandon())
+            }
+            measured => self.without_counter(measured),
+        };
+        self.measure_wall(monotonic);
+        monotonic
+    }
+
+    /// `None` where the counter cannot be followed.
+    fn set_forward(&self) -> Option<u64> {
+        // The counter is read last: where this thread is interrupted between the two, the offset is
+        // too small, and the one from before holds.
+        let real = self.reference.monotonic();
+        let counted = self.counted(self.ticks.raw().checked_sub(self.origin)?);
+        let offset = real.saturating_sub(counted);
+        let offset = self.offset.fetch_max(offset, Release).max(offset);
+        let monotonic = counted.saturating_add(offset);
+        let is_ahead = |real: u64| monotonic > real.saturating_add(TOLERANCE);
+        if is_ahead(real) && is_ahead(self.reference.monotonic()) {
+            return None;
+        }
+        let before = self.measured.fetch_max(monotonic, AcqRel);
+        Some(if before & ABANDONED == 0 { monotonic } else { self.without_counter(before) })
+    }
+
+    /// From now on, the time is the system's.
+    fn abandon(&self) -> u64 {
+        let before = self.measured.fetch_or(ABANDONED, AcqRel);
+        #[cfg(feature = "tracing")]
+        if before & ABANDONED == 0 {
+            tracing::warn!("the processor's counter is not steady; the system's clock is read");
+        }
+        self.without_counter(before)
+    }
+
+    /// The system's time, and none before the latest that a thread may have read by the counter.
+    fn without_counter(&self, measured: u64) -> u64 {
+        self.reference.monotonic().max((measured & !ABANDONED).saturating_add(INTERVAL))
+    }
+
+    /// One thread at a time, so that none writes what it has found before another.
+    fn measure_wall(&self, monotonic: u64) {
+        if monotonic < self.wall_due.load(Relaxed) {
+            return;
+        }
+        let _measures = match self.measures_wall.try_lock() {
+            Err(TryLockError::WouldBlock) => return,
+            Err(TryLockError::Poisoned(measures)) => measures.into_inner(),
+            Ok(measures) => measures,
+        };
+        self.wall.store(self.reference.wall_offset(), Relaxed);
+        self.wall_due.store(monotonic.saturating_add(WALL_INTERVAL), Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Arc, thread, time::Duration};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const MS: u64 = 1_000_000;
+    const SECOND: u64 = 1_000 * MS;
+
+    #[derive(Debug, Default)]
+    pub(super) struct Mock {
+        pub(super) monotonic: AtomicU64,
+        pub(super) wall: AtomicU64,
+    }
+
+    /// A counter beside the clocks to which it is held, and a thread that reads it.
+    struct World {
+        counter: Counter,
+        ticks: Arc<quanta::Mock>,
+        real: &'static Mock,
+        /// By how many millionths the counter is too fast.
+        drift: i64,
+        stands_still: bool,
+        last: u64,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let (clock, ticks) = quanta::Clock::mock();
+            ticks.increment(100 * SECOND);
+            let real: &'static Mock = Box::leak(Box::default());
+            real.wall.store(1_700_000_000 * SECOND, Relaxed);
+            let counter = Counter::new(clock, Reference::Mock(real));
+            Self { counter, ticks, real, drift: 0, stands_still: false, last: 0 }
+        }
+
+        fn pass(&self, nanos: u64) {
+            self.real.monotonic.fetch_add(nanos, Relaxed);
+            self.real.wall.fetch_add(nanos, Relaxed);
+            if !self.stands_still {
+                let more = nanos as i128 * i128::from(self.drift) / 1_000_000;
+                self.ticks.increment((i128::from(nanos) + more) as u64);
+            }
+        }
+
+        /// By how much the time is ahead of the real one.
+        fn read(&mut self) -> i128 {
+            let now = self.counter.now().monotonic;
+            assert!(now >= self.last, "{now} after {}", self.last);
+            self.last = now;
+            i128::from(now) - i128::from(self.real.monotonic.load(Relaxed))
+        }
+
+        fn is_abandoned(&self) -> bool {
+            self.counter.measured.load(Relaxed) & ABANDONED != 0
+        }
+    }
+
+    /// In a thread that has read no time before.
+    fn in_world(test: impl FnOnce(World) + Send) {
+        thread::scope(|scope| {
+            let done = scope.spawn(|| test(World::new())).join();
+            done.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        });
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Pass(u64),
+        Drift(i64),
+        Ahead(u64),
+        Back(u64),
+        StandStill,
+        GoOn,
+    }
+
+    fn time() -> impl Strategy<Value = u64> {
+        (0_u32..42, any::<u64>()).prop_map(|(bits, nanos)| nanos % (1 << bits))
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            8 => time().prop_map(Step::Pass),
+            2 => (-100_i64..=100).prop_map(Step::Drift),
+            1 => time().prop_map(Step::Ahead),
+            1 => time().prop_map(Step::Back),
+            1 => Just(Step::StandStill),
+            1 => Just(Step::GoOn),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+        #[test]
+        fn a_counter_that_drifts_is_held_to_the_systems_clock(
+            passes in prop::collection::vec((time(), -100_i64..=100), 1..100),
+        ) {
+            in_world(|mut world| for (nanos, drift) in passes {
+                world.drift = drift;
+                world.pass(nanos);
+                let ahead = world.read();
+                assert!((-5_000..=0).contains(&ahead), "{ahead} ns");
+                assert!(!world.is_abandoned());
+            });
+        }
+
+        #[test]
+        fn whatever_the_counter_does_time_goes_on_and_never_back(
+            steps in prop::collection::vec(step(), 1..100),
+        ) {
+            in_world(|mut world| {
+                for step in steps {
+                    match step {
+                        Step::Pass(nanos) => world.pass(nanos),
+                        Step::Drift(millionths) => world.drift = millionths,
+                        Step::Ahead(nanos) => world.ticks.increment(nanos),
+                        Step::Back(nanos) => {
+                            world.ticks.decrement(nanos.min(world.counter.ticks.raw()));
+                        }
+                        Step::StandStill => world.stands_still = true,
+                        Step::GoOn => world.stands_still = false,
+                    }
+                    let ahead = world.read();
+                    assert!(ahead <= i128::from(INTERVAL + TOLERANCE), "{ahead} ns");
+                }
+                world.stands_still = false;
+                for _ in 0..5 {
+                    world.pass(INTERVAL / 2);
+                    world.read();
+                }
+                let ahead = world.read();
+                assert!((-5_000..=i128::from(TOLERANCE)).contains(&ahead), "{ahead} ns");
+            });
+        }
+    }
+
+    #[test]
+    fn time_goes_on_when_the_counter_steps_below_its_start() {
+        in_world(|mut world| {
+            world.pass(3 * SECOND);
+            assert!(world.read().abs() <= 5_000);
+            world.ticks.decrement(50 * SECOND);
+            for _ in 0..3 {
+                world.pass(SECOND);
+                assert!(world.read().abs() <= 5_000);
+            }
+            assert!(world.is_abandoned());
+        });
+    }
+
+    #[test]
+    fn a_counter_that_jumps_ahead_is_not_followed() {
+        in_world(|mut world| {
+            world.pass(3 * SECOND);
+            world.read();
+            world.ticks.increment(3_600 * SECOND);
+            world.pass(1);
+            assert!(world.read() <= i128::from(INTERVAL + TOLERANCE));
+            world.pass(INTERVAL);
+            assert_eq!(world.read(), 0);
+            assert!(world.is_abandoned());
+        });
+    }
+
+    #[test]
+    fn a_step_of_the_wall_clock_is_told_within_a_second_and_moves_nothing_else() {
+        in_world(|mut world| {
+            world.pass(SECOND);
+            world.read();
+            for step in [3_600 * SECOND, (-7_200 * SECOND as i64) as u64] {
+                world.real.wall.fetch_add(step, Relaxed);
+                world.pass(SECOND);
+                assert!(world.read().abs() <= 5_000);
+                let told = i128::from(world.counter.now().unix);
+                let real = i128::from(world.real.wall.load(Relaxed));
+                assert!((told - real).abs() <= 5_000, "{told} and not {real}");
+            }
+        });
+    }
+
+    #[test]
+    fn a_later_measurement_of_the_wall_clock_is_not_overwritten_by_an_earlier_one() {
+        in_world(|world| {
+            let other = world.counter.measures_wall.lock().unwrap();
+            world.pass(2 * SECOND);
+            let told = world.counter.now().unix;
+            drop(other);
+            world.real.wall.fetch_add(SECOND, Relaxed);
+            let later = world.counter.now().unix;
+            assert!(later >= told + SECOND - 5_000, "the other thread has not counted as this one");
+        });
+    }
+
+    #[test]
+    fn threads_that_measure_at_once_do_not_move_time_back() {
+        let counter = &Counter::of_processor();
+        let latest = &AtomicU64::new(0);
+        thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(move || {
+                    let (mut measurements, mut before) = (0, 0);
+                    while measurements < 20 {
+                        let measured = counter.measured.load(Relaxed);
+                        measurements += u32::from(measured != before);
+                        before = measured;
+                        let seen = latest.load(Acquire);
+                        let now = counter.now().monotonic;
+                        // A processor may read its counter before what stands before that.
+                        assert!(now + 1_000 >= seen, "{now} after {seen}");
+                        latest.fetch_max(now, Release);
+                    }
+                });
+            }
+        });
+        let late = counter.reference.monotonic() - counter.now().monotonic;
+        assert!(Duration::from_nanos(late) < Duration::from_secs(1));
+    }
+}
