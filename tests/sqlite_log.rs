@@ -43,6 +43,37 @@ async fn answer(_: Request<Body>) -> Result<Response<Body>, Infallible> {
     Ok(Response::new(Body::new()))
 }
 
+#[test]
+fn what_is_no_file_is_no_log() {
+    for path in ["", ":memory:"] {
+        assert_eq!(
+            SqliteLog::builder(path).build().unwrap_err().to_string(),
+            format!(
+                "request log `{path}`: that is no file, so that it would be gone with the process; write a path"
+            )
+        );
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn only_the_user_reads_the_file_and_those_beside_it() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let folder = TempDir::new().unwrap();
+    let file = SqliteLog::builder(folder.path().join("log")).build().unwrap();
+    assert!(file.flush(Duration::MAX), "nothing waits");
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(folder.path()).unwrap() {
+        let entry = entry.unwrap();
+        let mode = entry.metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{entry:?}");
+        names.push(entry.file_name().into_string().unwrap());
+    }
+    names.sort();
+    assert_eq!(names, ["log", "log-shm", "log-wal"]);
+}
+
 #[tokio::test]
 async fn a_locked_file_stops_no_request_and_each_change_is_logged_once() {
     tracing_subscriber::fmt().with_writer(|| Logged).with_ansi(false).without_time().init();

@@ -8,6 +8,7 @@ mod writer;
 
 use std::{
     fmt,
+    fs::OpenOptions,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
     thread::{self, JoinHandle},
@@ -42,6 +43,9 @@ const VERSION: i64 = 1;
 /// A request never waits for the disk. While that is locked, full or slow, entries wait; those that
 /// find no more room are lost, and [counted](Self::stats). With the feature `tracing`, each change
 /// between writing, failing and losing is logged once.
+///
+/// On Unix, the file is made with the mode 0600: only this process's user reads it. A file that is
+/// there keeps its mode.
 ///
 /// The log needs a [secret](super::RequestLogBuilder::secret), or a later process would not find
 /// the entries of a key. A clone is the same log; dropping the last one writes what waits.
@@ -138,6 +142,12 @@ impl SqliteLogBuilder {
     pub fn build(self) -> Result<SqliteLog, BuildError> {
         let culprit = format!("request log `{}`", self.path.display());
         let fail = |problem: &str| Err(BuildError::new(&culprit, problem));
+        // To SQLite, these are no files.
+        if self.path.as_os_str().is_empty() || self.path.as_os_str() == ":memory:" {
+            return fail(
+                "that is no file, so that it would be gone with the process; write a path",
+            );
+        }
         if self.max_age.is_zero() {
             return fail("a maximum age of 0 keeps nothing; write a longer one");
         }
@@ -178,9 +188,21 @@ impl SqliteLogBuilder {
     }
 }
 
+/// Makes the file that is not there: who called when is only for this user to read. The files that
+/// SQLite makes beside it have the same mode.
+fn make(path: &Path) -> std::io::Result<()> {
+    let mut options = OpenOptions::new();
+    options.append(true).create(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path).map(drop)
+}
+
 /// Opens the file for writing, and makes the tables that are not there.
 fn open(path: &Path) -> Result<Connection, Box<dyn std::error::Error>> {
-    let database = Connection::open(path)?;
+    make(path)?;
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let database = Connection::open_with_flags(path, flags)?;
     database.busy_timeout(BUSY)?;
     // Readers and the writer do not wait for each other.
     database.pragma_update(None, "journal_mode", "wal")?;

@@ -8,6 +8,8 @@ use crate::usage::Entry;
 
 /// How many entries are written at once, at most.
 pub(super) const BATCH: usize = 1_000;
+/// As long as a wait is asked of the system.
+const LONG: Duration = Duration::from_secs(3_600);
 /// How long the first entry of a batch waits for others.
 const GATHER: Duration = Duration::from_millis(100);
 
@@ -119,18 +121,19 @@ impl Queue {
 
     /// Waits until what is in the queue now is written; whether it was, within `patience`.
     pub(super) fn flush(&self, patience: Duration) -> bool {
-        let deadline = Instant::now() + patience;
+        // Where that is no time, it waits for as long as it takes.
+        let deadline = Instant::now().checked_add(patience);
         let mut state = self.lock();
         let goal = state.taken;
         let lost = state.given_up;
         state.wanted = state.wanted.max(goal);
         self.changed.notify_all();
         while state.settled() < goal {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            if left.is_some_and(|left| left.is_zero()) {
                 return false;
             }
-            let waited = self.changed.wait_timeout(state, left);
+            let waited = self.changed.wait_timeout(state, left.unwrap_or(LONG).min(LONG));
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
         state.given_up == lost
