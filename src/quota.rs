@@ -11,6 +11,9 @@ pub(crate) const MAX_WINDOW: u64 = 100 * 365 * 86_400 * NANOS_PER_SECOND;
 
 pub(crate) const NANOS_PER_SECOND: u64 = 1_000_000_000;
 
+/// More units than any quota may hold.
+const UNLIMITED: u64 = u64::MAX;
+
 /// More than any burst may be.
 const NO_BURST: u64 = u64::MAX;
 
@@ -79,11 +82,18 @@ impl Quota {
     /// No limit: requests pass uncounted, and no header speaks of this policy.
     #[must_use]
     pub const fn unlimited() -> Self {
-        Self::per_nanos(u64::MAX, u64::MAX)
+        Self { units: UNLIMITED, time: WHOLE - 1, burst: NO_BURST }
+    }
+
+    /// Of no units: it refuses every request.
+    pub(crate) const fn nothing(self) -> Self {
+        Self::per_nanos(0, self.window_nanos())
     }
 
     const fn per_nanos(units: u64, window: u64) -> Self {
-        // What is longer is far beyond the longest window and refused at `build()`.
+        // As many are as many as can be, and not unlimited: who computes a quota may come to them by
+        // mistake. What is longer is far beyond the longest window. Both are refused at `build()`.
+        let units = if units == UNLIMITED { UNLIMITED - 1 } else { units };
         let window = if window < WHOLE { window } else { WHOLE - 1 };
         let time = match window.checked_rem(units) {
             Some(0) => (window / units) | WHOLE,
@@ -100,13 +110,13 @@ impl Quota {
         self
     }
 
-    /// What one of several has of this, but at least 1 unit.
+    /// What one of several has of this, but at least 1 unit of what is not nothing.
     #[inline]
     pub(crate) fn share(&self, replicas: u32) -> Self {
         if replicas <= 1 {
             return *self;
         }
-        let share = |units: u64| (units / u64::from(replicas)).max(1);
+        let share = |units: u64| (units / u64::from(replicas)).max(units.min(1));
         let burst = self.own_burst().map_or(NO_BURST, share);
         Self { burst, ..Self::per_nanos(share(self.units), self.window_nanos()) }
     }
@@ -132,7 +142,7 @@ impl Quota {
     /// Whether this is [`Quota::unlimited`].
     #[must_use]
     pub const fn is_unlimited(&self) -> bool {
-        self.units == u64::MAX
+        self.units == UNLIMITED
     }
 
     pub(crate) const fn window_nanos(&self) -> u64 {
@@ -151,6 +161,15 @@ impl Quota {
 
     pub(crate) const fn parts_per_nano(&self) -> u64 {
         if self.is_whole() { 1 } else { self.units }
+    }
+
+    /// How long a token bucket takes to fill, rounded up; `None` where it never does.
+    pub(crate) const fn time_to_fill(&self) -> Option<u128> {
+        if self.units == 0 {
+            return None;
+        }
+        let unit_times = self.window_nanos() as u128 * self.capacity() as u128;
+        Some(unit_times.div_ceil(self.units as u128))
     }
 
     pub(crate) const fn has_burst(&self) -> bool {

@@ -200,9 +200,10 @@ impl Rejection {
     #[must_use]
     pub fn status(&self) -> StatusCode {
         match self.reason {
-            Reason::QuotaExceeded | Reason::CostExceedsQuota | Reason::Blocked => {
-                StatusCode::TOO_MANY_REQUESTS
-            }
+            Reason::QuotaExceeded
+            | Reason::CostExceedsQuota
+            | Reason::NoQuota
+            | Reason::Blocked => StatusCode::TOO_MANY_REQUESTS,
             Reason::MissingKey => StatusCode::BAD_REQUEST,
             Reason::UnreadableKey => self.outcome().unreadable_status(),
             Reason::StoreUnavailable => StatusCode::SERVICE_UNAVAILABLE,
@@ -215,6 +216,7 @@ impl Rejection {
         let error = match self.reason {
             Reason::QuotaExceeded => "rate_limit_exceeded",
             Reason::CostExceedsQuota => "cost_exceeds_quota",
+            Reason::NoQuota => "no_quota",
             Reason::MissingKey => "missing_key",
             Reason::UnreadableKey => "unreadable_key",
             Reason::StoreUnavailable => "rate_limit_unavailable",
@@ -331,6 +333,9 @@ impl Complaint<'_> {
                     to,
                     "The request costs more than the whole quota of policy `{policy}` ({quota:?})."
                 )
+            }
+            Some(Reason::NoQuota) => {
+                write!(to, "Policy `{policy}` gives the plan of this request no units.")
             }
             Some(Reason::MissingKey) => {
                 write!(

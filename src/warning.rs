@@ -38,6 +38,22 @@
 //! The function that chooses a request's plan returned a quota that no policy can have. Return one
 //! that `build()` would accept.
 //!
+//! Until then, the requests of that plan are refused: how many it may make is not known.
+//!
+//! ## `unknown_plan`
+//! A policy has a table of [plans](crate::Policy::plans), and the function that chooses a request's
+//! plan returned a name that is not in it. The policy's own quota holds. Add the plan to the table,
+//! or return `None` for a request without a plan.
+//!
+//! ## `all_exempt`
+//! The first 1,000 requests were exempt, each of them, and nothing is counted. Where these are not
+//! health checks, an [exemption](crate::LimiterBuilder::exempt) matches more than was meant.
+//!
+//! ## `no_timer`
+//! A policy would have [held](crate::Policy::hold) a request, and there was no tokio runtime with
+//! time to wait in. The request was refused at once. Call `enable_time` on the runtime's builder, or
+//! ask inside of the runtime.
+//!
 //! ## `store_full`
 //! The memory store has no room for more keys of a policy, the culprit, and new keys share one
 //! quota. Where they are honest callers, raise [`with_max_keys`](crate::store::MemoryStore::with_max_keys).
@@ -97,6 +113,12 @@ pub enum Code {
     KeyNeverFound,
     /// A plan's quota cannot be.
     InvalidPlan,
+    /// The name of a request's plan is not in the policy's table.
+    UnknownPlan,
+    /// The first 1,000 requests were exempt.
+    AllExempt,
+    /// A request could not be held, for want of a runtime with time.
+    NoTimer,
     /// The memory store has no room for more keys.
     StoreFull,
     /// Requests wait too long for their turn to ask Redis.
@@ -116,6 +138,9 @@ impl Code {
         Self::HiddenClient,
         Self::KeyNeverFound,
         Self::InvalidPlan,
+        Self::UnknownPlan,
+        Self::AllExempt,
+        Self::NoTimer,
         Self::StoreFull,
         Self::RedisQueue,
         Self::PolicyDiffers,
@@ -132,6 +157,9 @@ impl Code {
             Self::HiddenClient => "hidden_client",
             Self::KeyNeverFound => "key_never_found",
             Self::InvalidPlan => "invalid_plan",
+            Self::UnknownPlan => "unknown_plan",
+            Self::AllExempt => "all_exempt",
+            Self::NoTimer => "no_timer",
             Self::StoreFull => "store_full",
             Self::RedisQueue => "redis_queue",
             Self::PolicyDiffers => "policy_differs",

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use http::Method;
 use tower_quota::{
     Category, Limiter, LimiterBuilder, Matcher, OnStoreFailure, Policy, Quota,
-    key::{ClientIp, bearer, header, path_param},
+    key::{ClientIp, bearer, from_fn, header, path_param},
 };
 
 fn with(policy: Policy) -> LimiterBuilder {
@@ -17,6 +18,23 @@ fn quota(quota: Quota) -> LimiterBuilder {
 
 fn category(category: Category) -> LimiterBuilder {
     Limiter::builder().category(category)
+}
+
+/// What is said of keys, in the order in which it is said.
+fn keyed(say: impl FnOnce(Policy) -> Policy) -> LimiterBuilder {
+    with(say(Policy::token_bucket("read", Quota::per_minute(1))))
+}
+
+/// A category `first` before a category `second`.
+fn behind(first: Matcher, second: Matcher) -> LimiterBuilder {
+    category(Category::new("first").on(first)).category(Category::new("second").on(second))
+}
+
+/// By a parameter of `path`, in a category with `matcher`.
+fn by_path(path: &str, matcher: Matcher) -> LimiterBuilder {
+    let policy = Policy::token_bucket("read", Quota::per_minute(1));
+    let policy = policy.key((bearer(), path_param(path, "id"))).or_refuse();
+    category(Category::new("reads").on(matcher).policy(policy))
 }
 
 #[test]
@@ -65,6 +83,30 @@ fn each_error_names_the_culprit_and_says_what_to_write() {
             "policy `read`: only a token bucket has a burst; write `Policy::token_bucket`, or leave `burst` out",
         ),
         (
+            quota(Quota::per_minute(u64::MAX)),
+            "policy `read`: 18446744073709551614 units are more than a header can carry; write at most 999999999999999, or `Quota::unlimited()`",
+        ),
+        (
+            quota(Quota::per_day(1).burst(1_000_000)),
+            "policy `read`: the burst takes more than a hundred years to come back; write a smaller one, or more units in a window",
+        ),
+        (
+            quota(Quota::per_minute(1).burst(999_999_999_999_999)),
+            "policy `read`: the burst takes more than a hundred years to come back; write a smaller one, or more units in a window",
+        ),
+        (
+            with(valid().plans([("pro", Quota::per_day(1).burst(36_501))], |_| None)),
+            "policy `read`: plan `pro`: the burst takes more than a hundred years to come back; write a smaller one, or more units in a window",
+        ),
+        (
+            with(valid().plans(Vec::<(&str, Quota)>::new(), |_| None)),
+            "policy `read`: its table of plans is empty; write one there, or leave `.plans(…)` out",
+        ),
+        (
+            with(Policy::token_bucket("", Quota::per_minute(1)).global()),
+            "policy ``: it has no name; write one like `read`",
+        ),
+        (
             with(valid()).policy(Policy::fixed_window("read", Quota::per_minute(2)).global()),
             "policy `read`: two policies have this name; give each its own, or clone the one",
         ),
@@ -94,6 +136,66 @@ fn each_error_names_the_culprit_and_says_what_to_write() {
             "policy `read`: it has two keys; write `.key((a, b))` to count by both together, or `.key(a).or_key(b)`",
         ),
         (
+            keyed(|policy| policy.key(bearer()).or_key(ClientIp::new())),
+            "policy `read`: it does not say what happens to a request with none of its keys; add `.or_skip()` or `.or_refuse()`",
+        ),
+        (
+            keyed(|policy| policy.or_key(ClientIp::new()).key(bearer())),
+            "policy `read`: it does not say what happens to a request with none of its keys; add `.or_skip()` or `.or_refuse()`",
+        ),
+        (
+            keyed(|policy| policy.or_key(ClientIp::new()).or_refuse()),
+            "policy `read`: it has another key and none that is tried first; write `.key(…)` for the first `.or_key(…)`",
+        ),
+        (
+            keyed(|policy| policy.or_refuse().or_key(ClientIp::new()).or_key(bearer())),
+            "policy `read`: it has another key and none that is tried first; write `.key(…)` for the first `.or_key(…)`",
+        ),
+        (
+            keyed(|policy| policy.or_refuse()),
+            "policy `read`: it does not say whose quota it is; add `.key(ClientIp::new())` or another key, or `.global()`",
+        ),
+        (
+            keyed(|policy| policy.key(bearer()).or_key(ClientIp::new()).key(bearer()).or_skip()),
+            "policy `read`: it has two keys; write `.key((a, b))` to count by both together, or `.key(a).or_key(b)`",
+        ),
+        (
+            keyed(|policy| policy.key(bearer()).or_skip().or_refuse()),
+            "policy `read`: it both skips and refuses a request without its key; leave `.or_skip()` or `.or_refuse()` out",
+        ),
+        (
+            keyed(|policy| policy.or_refuse().or_skip().key(bearer())),
+            "policy `read`: it both skips and refuses a request without its key; leave `.or_skip()` or `.or_refuse()` out",
+        ),
+        (
+            keyed(|policy| policy.or_skip().key(bearer()).or_skip()),
+            "policy `read`: it says `.or_skip()` twice; write it once",
+        ),
+        (
+            keyed(|policy| policy.key(bearer()).or_refuse().or_refuse()),
+            "policy `read`: it says `.or_refuse()` twice; write it once",
+        ),
+        (
+            keyed(|policy| policy.key(bearer()).or_key(bearer()).or_refuse()),
+            "policy `read`: it tries the key `bearer token` twice; leave one out",
+        ),
+        (
+            keyed(|policy| policy.global().or_key(bearer())),
+            "policy `read`: it is global and has a key; leave one out",
+        ),
+        (
+            keyed(|policy| policy.or_skip().global()),
+            "policy `read`: it is global and has no key to lack; leave `.or_skip()` out",
+        ),
+        (
+            keyed(|policy| policy.global().or_refuse()),
+            "policy `read`: it is global and has no key to lack; leave `.or_refuse()` out",
+        ),
+        (
+            keyed(|policy| policy.global().unreadable_as_missing()),
+            "policy `read`: it is global and has no key to lack; leave `.unreadable_as_missing()` out",
+        ),
+        (
             with(Policy::token_bucket("read", Quota::per_minute(1)).key(header("x key")).or_skip()),
             "policy `read`: `\"x key\"` is no header name; write one like `x-api-key`",
         ),
@@ -108,6 +210,69 @@ fn each_error_names_the_culprit_and_says_what_to_write() {
         (
             category(Category::new("bulk").policy(valid())),
             "category `bulk`: it holds for no request; add `.on(Matcher::…)`",
+        ),
+        (
+            category(Category::new("").on(Matcher::get("/bulk"))),
+            "category ``: it has no name; write one like `read`",
+        ),
+        (
+            category(Category::new("bulk").on(Matcher::get("/a")))
+                .category(Category::new("bulk").on(Matcher::get("/b"))),
+            "category `bulk`: two categories have this name; give each its own",
+        ),
+        (
+            category(Category::new("bulk").on(Matcher::methods([], "/bulk"))),
+            "category `bulk`: no method of `/bulk` is meant; write one, or `Matcher::path` for any method",
+        ),
+        (
+            category(Category::new("bulk").on(Matcher::client_ip(ClientIp::new(), [""; 0]))),
+            "category `bulk`: one of its matchers has no networks or keys, and holds for no request; write some, or leave it out",
+        ),
+        (
+            category(Category::new("bulk").on(Matcher::key(bearer(), [""; 0]))),
+            "category `bulk`: one of its matchers has no networks or keys, and holds for no request; write some, or leave it out",
+        ),
+        (
+            behind(Matcher::path("/v1/{*rest}"), Matcher::get("/v1/users/{id}")),
+            "category `second`: category `first` comes before it and has all its requests to `/v1/users/{id}`; put the narrower one first, or leave one out",
+        ),
+        (
+            behind(Matcher::get("/v1/{id}"), Matcher::get("/v1/me")),
+            "category `second`: category `first` comes before it and has all its requests to `/v1/me`; put the narrower one first, or leave one out",
+        ),
+        (
+            category(Category::new("first").on(Matcher::post("/v1/a")).on(Matcher::get("/v1/{a}")))
+                .category(
+                    Category::new("second")
+                        .on(Matcher::post("/v1/b"))
+                        .on(Matcher::methods([Method::GET, Method::POST], "/v1/a")),
+                ),
+            "category `second`: category `first` comes before it and has all its requests to `/v1/a`; put the narrower one first, or leave one out",
+        ),
+        (
+            category(Category::new("bulk").on(Matcher::post("/v1/bulk")))
+                .exempt(Matcher::path("/v1/{*rest}")),
+            "category `bulk`: an exemption has all its requests to `/v1/bulk`; leave one of them out",
+        ),
+        (
+            by_path("/v1/users/{id}", Matcher::get("/v1/tenants/{id}")),
+            "policy `read`: it counts by a parameter of the path `/v1/users/{id}`, and no category that it is in has such a path; write the path of one, or add it there",
+        ),
+        (
+            by_path("/v1/users/{id}", Matcher::get("/v1/users")),
+            "policy `read`: it counts by a parameter of the path `/v1/users/{id}`, and no category that it is in has such a path; write the path of one, or add it there",
+        ),
+        (
+            with(valid()).exempt(Matcher::path("/{*all}")),
+            "an exemption: it has all requests, so that none is counted; write the paths that are free",
+        ),
+        (
+            with(valid()).exempt(Matcher::client_ip(ClientIp::new(), ["::/0"])),
+            "an exemption: its networks are all addresses, so that no request is counted; write those of your own",
+        ),
+        (
+            with(valid()).exempt(Matcher::client_ip(ClientIp::new(), ["0.0.0.0/1", "128.0.0.0/1"])),
+            "an exemption: its networks are all addresses, so that no request is counted; write those of your own",
         ),
         (
             category(Category::new("bulk").on(Matcher::get("bulk"))),
@@ -144,8 +309,24 @@ fn what_can_be_is_built() {
         Quota::per_second(1),
         Quota::per_minute(999_999_999_999_999),
         Quota::per_window(1, Duration::from_nanos(1)),
-        Quota::per_day(1).burst(1_000_000),
+        Quota::per_day(1).burst(36_500),
     ] {
         assert!(self::quota(quota).build().is_ok(), "{quota:?}");
+    }
+    for builder in [
+        keyed(|policy| policy.or_skip().or_key(ClientIp::new()).key(bearer())),
+        keyed(|policy| policy.key(from_fn("a", |_| None)).or_key(from_fn("a", |_| None)).or_skip()),
+        behind(Matcher::get("/v1/users/{id}"), Matcher::path("/v1/{*rest}")),
+        behind(Matcher::get("/v1/{*rest}"), Matcher::path("/v1/users")),
+        behind(Matcher::from_fn(|_| true), Matcher::path("/v1/users")),
+        by_path("/v1/users/{id}", Matcher::get("/v1/{*rest}")),
+        by_path("/v1/{id}/{*rest}", Matcher::get("/v1/users/{user}")),
+        by_path("/v1/users/{id}", Matcher::from_fn(|_| true)),
+        Limiter::builder().exempt(Matcher::client_ip(ClientIp::new(), [""; 0])),
+        Limiter::builder().exempt(Matcher::client_ip(ClientIp::new(), ["10.0.0.0/8"])),
+        Limiter::builder().exempt(Matcher::get("/{*all}")),
+    ] {
+        let description = format!("{builder:?}");
+        assert!(builder.build().is_ok(), "{description}");
     }
 }

@@ -201,6 +201,40 @@ async fn while_a_key_is_blocked_one_that_cannot_be_read_is_refused() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_changes_nothing_is_no_success() {
+    let app = app();
+    reads(&app, A).await;
+    let refused = async |fingerprint: &str, change: Value| {
+        let request = Request::post(format!("/operator/keys/{fingerprint}"))
+            .header("x-operator", "nora")
+            .header("content-type", "application/json")
+            .body(Body::from(change.to_string()));
+        let answer = Answer::of(app.clone().oneshot(request.unwrap()).await.unwrap()).await;
+        assert_eq!(answer.status, 400, "{change}");
+        answer.body["detail"].as_str().unwrap().to_owned()
+    };
+    let (known, unknown) = (told(&app, LABEL_A).await["fingerprint"].take(), "0".repeat(32));
+    let known = known.as_str().unwrap();
+    assert_eq!(
+        refused(&unknown, json!({ "action": "reset" })).await,
+        "Nothing is known that the key has used, and nothing was reset."
+    );
+    assert_eq!(refused(known, json!({ "action": "unblock" })).await, "The key is not blocked.");
+    let set = json!({ "action": "set_quota", "policy": "raed", "units": 9, "seconds": 60 });
+    assert_eq!(refused(known, set).await, "The key is not known to draw on a policy `raed`.");
+    assert_eq!(overview(&app).await["changes"], json!([]), "nothing was changed");
+
+    // The log remembers two keys: a third and a fourth take the places of the first two.
+    for key in ["sk_live_000000000000000000003333", "sk_live_000000000000000000004444"] {
+        reads(&app, key).await;
+    }
+    assert_eq!(
+        refused(known, json!({ "action": "reset" })).await,
+        "Nothing is known that the key has used, and nothing was reset."
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_blocked_key_is_refused_everywhere_for_its_time_and_costs_nothing() {
     let app = app();
     reads(&app, A).await;

@@ -1,7 +1,12 @@
 //! Plans in a table: what a limiter tells of them is what it holds requests to.
 
+use std::time::Duration;
+
 use http::{Request, request::Parts};
-use tower_quota::{Limiter, Policy, Quota};
+use tower_quota::{
+    Decision, Limiter, Policy, Quota, Reason, Rejection,
+    warning::{Code, warnings},
+};
 
 fn with_plans(plans: &[(&str, Quota)]) -> Policy {
     Policy::token_bucket("read", Quota::per_minute(10))
@@ -44,6 +49,108 @@ async fn an_unlimited_plan_is_not_counted() {
     let policy = with_plans(&[("partner", Quota::unlimited())]);
     let limiter = Limiter::builder().policy(policy).build().unwrap();
     assert!(limiter.decide(&on_plan("partner")).await.outcomes().is_empty());
+}
+
+/// Asserts that a request is refused for want of a quota, and is not told to come again.
+fn assert_has_no_quota(decision: &Decision) {
+    assert_eq!(decision.reason(), Some(Reason::NoQuota));
+    let rejection = Rejection::of(decision).unwrap();
+    assert_eq!((rejection.status().as_u16(), rejection.retry_after()), (429, None));
+    assert_eq!(rejection.to_string(), "Policy `read` gives the plan of this request no units.");
+}
+
+#[tokio::test]
+async fn a_plan_of_no_units_refuses_and_leaves_what_was_used() {
+    let other = Policy::token_bucket("other", Quota::per_minute(5)).global();
+    for algorithm in [Policy::token_bucket, Policy::fixed_window, Policy::sliding_window] {
+        let policy = algorithm("read".to_owned(), Quota::per_minute(10)).global();
+        let policy = policy
+            .plan(|request| request.headers.contains_key("x-banned").then(|| Quota::per_day(0)));
+        let limiter = Limiter::builder().policy(policy).policy(other.clone()).build().unwrap();
+        let mut banned = on_plan("");
+        let free = banned.clone();
+        banned.headers.insert("x-banned", "1".parse().unwrap());
+        let left = async |request: &Parts| {
+            let decision = limiter.decide(request).await;
+            decision.outcomes().iter().map(|outcome| outcome.remaining()).collect::<Vec<_>>()
+        };
+        assert_eq!(left(&free).await, [9, 4]);
+        for _ in 0..20 {
+            assert_has_no_quota(&limiter.decide(&banned).await);
+        }
+        assert_eq!(left(&free).await, [8, 3], "a refusal costs nothing anywhere");
+        let check = || limiter.check("read", "").quota(Quota::per_hour(0));
+        assert_has_no_quota(&check().await.unwrap());
+        let outcome = check().at_once().unwrap();
+        assert!(!outcome.is_allowed() && outcome.retry_after().is_none());
+        let peek = limiter.peek("read", "").quota(Quota::per_hour(0)).await.unwrap();
+        assert_has_no_quota(&peek);
+    }
+}
+
+#[tokio::test]
+async fn a_plan_that_cannot_be_refuses_and_is_reported_once() {
+    for quota in [
+        Quota::per_window(5, Duration::ZERO),
+        Quota::per_window(5, Duration::MAX),
+        Quota::per_minute(u64::MAX),
+        Quota::per_minute(5).burst(0),
+        Quota::per_minute(5).burst(u64::MAX),
+        Quota::per_day(5).burst(999_999_999_999_999),
+    ] {
+        let policy = Policy::token_bucket("read", Quota::per_minute(10)).global();
+        let policy = policy.plan(move |_| Some(quota));
+        let limiter = Limiter::builder().policy(policy).build().unwrap();
+        for _ in 0..3 {
+            assert_has_no_quota(&limiter.decide(&on_plan("")).await);
+        }
+        assert!(!limiter.check("read", "").quota(quota).at_once().unwrap().is_allowed());
+    }
+    let window = Policy::sliding_window("window", Quota::per_minute(10)).global();
+    let window = window.plan(|_| Some(Quota::per_minute(100).burst(5)));
+    let limiter = Limiter::builder().policy(window).build().unwrap();
+    assert_eq!(limiter.decide(&on_plan("")).await.reason(), Some(Reason::NoQuota));
+
+    let told = |policy: &str| {
+        let all = warnings()
+            .into_iter()
+            .filter(|warning| warning.code() == Code::InvalidPlan && warning.culprit() == policy);
+        all.map(|warning| warning.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        told("read"),
+        [
+            "policy `read`: a plan's quota cannot be (a window of 0 has no end; write its length, as in `Quota::per_window(5, Duration::from_secs(600))`); its requests are refused"
+        ]
+    );
+    assert_eq!(
+        told("window"),
+        [
+            "policy `window`: a plan's quota cannot be (only a token bucket has a burst; write `Policy::token_bucket`, or leave `burst` out); its requests are refused"
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_plan_that_is_not_in_the_table_is_reported_once() {
+    let policy = Policy::token_bucket("typed", Quota::per_minute(10))
+        .global()
+        .plans([("free", Quota::per_minute(100)), ("pro", Quota::per_minute(1_000))], |request| {
+            request.headers.get("x-plan")?.to_str().ok()
+        });
+    let limiter = Limiter::builder().policy(policy).build().unwrap();
+    let told = || {
+        let all = warnings().into_iter().filter(|warning| warning.culprit() == "typed");
+        all.map(|warning| (warning.code(), warning.to_string())).collect::<Vec<_>>()
+    };
+    limiter.decide(&on_plan("pro")).await;
+    limiter.decide(&Request::new(()).into_parts().0).await;
+    assert_eq!(told(), []);
+    for _ in 0..3 {
+        assert_eq!(limit(&limiter, "a secret").await, 10);
+    }
+    let sentence = "policy `typed`: a request's plan is none of its `free`, `pro`, and the policy's own quota holds; add the plan to `.plans(…)`, or return `None` for a request without one";
+    assert_eq!(told(), [(Code::UnknownPlan, sentence.to_owned())]);
 }
 
 #[test]

@@ -63,6 +63,9 @@ proptest! {
             .into_iter()
             .enumerate()
             .map(|(index, (name, units, millis, burst))| {
+                // It fills within a hundred years.
+                let most = u128::from(units) * 100 * 365 * 86_400_000 / u128::from(millis);
+                let burst = burst.min(u64::try_from(most).unwrap_or(MAX));
                 (format!("{index}{name}"), units, Duration::from_millis(millis), burst)
             })
             .collect();

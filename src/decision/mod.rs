@@ -41,6 +41,8 @@ pub enum Reason {
     QuotaExceeded,
     /// The request costs more than the whole quota: it will never pass.
     CostExceedsQuota,
+    /// The key's plan has no units, or a quota that cannot be: no request of it will ever pass.
+    NoQuota,
     /// The request has none of the keys by which the policy counts.
     MissingKey,
     /// The request has a key that cannot be read: it is there twice, or malformed. It costs nothing
@@ -59,9 +61,9 @@ impl Reason {
         matches!(self, Self::QuotaExceeded | Self::CostExceedsQuota | Self::Blocked)
     }
 
-    /// Whether there is no key to count by.
+    /// Whether there is nothing to count: no key, or no quota.
     pub(crate) const fn lacks_key(self) -> bool {
-        matches!(self, Self::MissingKey | Self::UnreadableKey)
+        matches!(self, Self::MissingKey | Self::UnreadableKey | Self::NoQuota)
     }
 }
 

@@ -114,7 +114,8 @@ fn push_bytes(value: &mut Value, before: &str, bytes: [u8; 8]) {
     value.push(b':');
 }
 
-/// The time in which the limit comes back: the window, or what a bucket takes to refill.
+/// The time in which the limit comes back: the window, also of a quota of nothing, or what a bucket
+/// takes to refill.
 fn window_seconds(outcome: &Outcome) -> u64 {
     let quota = outcome.quota();
     if quota.units() == 0 {

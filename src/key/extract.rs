@@ -46,7 +46,7 @@ pub fn try_from_fn<F>(kind: impl Into<Cow<'static, str>>, extract: F) -> impl Ke
 where
     F: for<'a> Fn(&'a Parts) -> Extracted<'a> + Send + Sync + 'static,
 {
-    Extract { kind: kind.into(), extract, problem: None, identity: None }
+    Extract { kind: kind.into(), extract, problem: None, identity: None, path: None }
 }
 
 /// The value of a header: any bytes, without the whitespace around them.
@@ -135,22 +135,24 @@ pub fn path_param(pattern: &str, name: impl Into<Cow<'static, str>>) -> impl Key
         Ok(_) => None,
     };
     let identity = format!("path {pattern:?} {name}");
-    identified(identity, name.clone(), problem, move |request| {
+    let path = Some(pattern.to_owned());
+    let extract = identified(identity, name.clone(), problem, move |request| {
         let Ok(pattern) = &parsed else { return Extracted::Missing };
-        let path = SentPath::of(request);
-        match pattern.param(&path, &name) {
+        let sent = SentPath::of(request);
+        match pattern.param(&sent, &name) {
             Param::AsSent(value) => match decoded(value) {
                 Some(value) => Extracted::Found(value.into()),
                 None => Extracted::UNREADABLE,
             },
             Param::Decoded(value) => match String::from_utf8(value) {
-                Ok(value) if decoded(path.text).is_some() => Extracted::Found(value.into()),
+                Ok(value) if decoded(sent.text).is_some() => Extracted::Found(value.into()),
                 _ => Extracted::UNREADABLE,
             },
             Param::Missing => Extracted::Missing,
             Param::Ambiguous => Extracted::UNREADABLE,
         }
-    })
+    });
+    Extract { path, ..extract }
 }
 
 /// What an earlier middleware found out: a user, a tenant, a session.
@@ -178,18 +180,20 @@ pub(super) fn identified<F>(
     kind: impl Into<Cow<'static, str>>,
     problem: Option<String>,
     extract: F,
-) -> impl KeyExtractor
+) -> Extract<F>
 where
     F: for<'a> Fn(&'a Parts) -> Extracted<'a> + Send + Sync + 'static,
 {
-    Extract { kind: kind.into(), extract, problem, identity: Some(identity) }
+    Extract { kind: kind.into(), extract, problem, identity: Some(identity), path: None }
 }
 
-struct Extract<F> {
+pub(super) struct Extract<F> {
     kind: Cow<'static, str>,
     extract: F,
     problem: Option<String>,
     identity: Option<String>,
+    /// The path outside of which there is none.
+    path: Option<String>,
 }
 
 impl<F> KeyExtractor for Extract<F>
@@ -210,6 +214,10 @@ where
 
     fn identity(&self) -> Option<String> {
         self.identity.clone()
+    }
+
+    fn paths(&self) -> Vec<String> {
+        self.path.iter().cloned().collect()
     }
 }
 

@@ -220,6 +220,13 @@ pub trait KeyExtractor: Send + Sync + 'static {
         None
     }
 
+    /// The paths outside of which it finds no key, in axum's syntax: `build()` fails where a policy
+    /// counts by it in categories that have none of them. Empty, the default: it may find one
+    /// anywhere.
+    fn paths(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// What it reads, in words that no extractor says which may read anything else: of a request,
     /// policies by extractors that say the same read the key once. `None`, the default, where that
     /// cannot be said, as of a closure.
@@ -248,6 +255,10 @@ impl<K: KeyExtractor + ?Sized> KeyExtractor for Arc<K> {
 
     fn problem(&self) -> Option<String> {
         (**self).problem()
+    }
+
+    fn paths(&self) -> Vec<String> {
+        (**self).paths()
     }
 
     fn identity(&self) -> Option<String> {
@@ -298,6 +309,11 @@ macro_rules! tuples {
             fn problem(&self) -> Option<String> {
                 let ($($name,)+) = self;
                 None$(.or_else(|| $name.problem()))+
+            }
+
+            fn paths(&self) -> Vec<String> {
+                let ($($name,)+) = self;
+                [$($name.paths()),+].concat()
             }
 
             fn identity(&self) -> Option<String> {

@@ -1,6 +1,10 @@
 //! A decision while it is made: what is asked of the store, and what that answers.
 
-use std::{ops::Range, time::Duration};
+use std::{
+    ops::Range,
+    sync::atomic::{AtomicU32, Ordering::Relaxed},
+    time::Duration,
+};
 
 use http::{StatusCode, request::Parts};
 use smallvec::SmallVec;
@@ -14,6 +18,7 @@ use crate::{
     path::SentPath,
     quota::Quota,
     store::{Charge, Mode, Usages},
+    warning::{Code, warn},
 };
 
 /// What was read from a request: policies by the same key read it once.
@@ -64,8 +69,13 @@ impl Inner {
     /// The category of a request, and others in which it counts as well; `None` if it is exempt.
     pub(super) fn categories_of(&self, request: &Parts) -> Option<(Option<u32>, Vec<u32>)> {
         let path = SentPath::of(request);
-        if self.exempt.iter().any(|matcher| matcher.surely_matches(request, &path)) {
-            return None;
+        if !self.exempt.is_empty() {
+            let is_exempt =
+                self.exempt.iter().any(|matcher| matcher.surely_matches(request, &path));
+            self.exempted.saw(is_exempt);
+            if is_exempt {
+                return None;
+            }
         }
         let is_in = |category: &Members| {
             category.matchers.iter().any(|matcher| matcher.matches_as_sent(request, &path))
@@ -154,6 +164,36 @@ impl Inner {
     }
 }
 
+/// Whether any request was counted: where exemptions leave none, the first so many tell.
+#[derive(Default)]
+pub(super) struct Exempted(AtomicU32);
+
+impl Exempted {
+    const TOLD: u32 = 1_000;
+
+    #[inline]
+    fn saw(&self, is_exempt: bool) {
+        if self.0.load(Relaxed) < Self::TOLD {
+            self.add(is_exempt);
+        }
+    }
+
+    #[cold]
+    fn add(&self, is_exempt: bool) {
+        if !is_exempt {
+            self.0.store(Self::TOLD, Relaxed);
+        } else if self.0.fetch_add(1, Relaxed) == Self::TOLD - 1 {
+            warn(Code::AllExempt, "", || {
+                format!(
+                    "the first {} requests were all exempt, and nothing was counted; write \
+                     exemptions that match less, unless these are health checks",
+                    Self::TOLD
+                )
+            });
+        }
+    }
+}
+
 impl Inner {
     /// Of a key that is about to be charged: the store hears of it as early as can be.
     #[inline]
@@ -230,6 +270,9 @@ impl Rule {
         asked.charge.shard = shard;
         asked.charge.quota = quota;
         asked.charge.cost = cost;
+        if quota.units() == 0 {
+            asked.refused = Some(Reason::NoQuota);
+        }
         asked
     }
 
@@ -286,12 +329,15 @@ impl Decision {
         self.all_mut().filter(|outcome| outcome.has_key()).map(|outcome| &mut outcome.charge)
     }
 
-    /// What the store has answered.
+    /// What the store has answered; `false` where it has not done so for each charge.
     #[inline]
-    pub(super) fn answer(&mut self, usages: &Usages) {
+    #[must_use]
+    pub(super) fn answer(&mut self, usages: &Usages) -> bool {
+        let charged = self.all().filter(|outcome| outcome.has_key()).count();
         for (outcome, usage) in self.all_mut().filter(|outcome| outcome.has_key()).zip(usages) {
             outcome.answer(usage);
         }
+        charged == usages.len()
     }
 
     /// Those that keep the request from passing now.

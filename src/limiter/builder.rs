@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Inner, Limiter, Members, NO_KIND, Rule};
+use super::{Inner, Limiter, Members, NO_KIND, Rule, asked::Exempted, reach};
 #[cfg(feature = "metrics")]
 use crate::metrics::{Metrics, Watched};
 use crate::{
@@ -19,9 +19,12 @@ use crate::{
     key::Fingerprinter,
     matcher::Matcher,
     policy::{Labels, Policy},
+    quota::MAX_WINDOW,
     store::{Announcement, Charge, MemoryStore, Mode, Store, Usage},
 };
 
+/// As long as it takes: no window is longer, and times add up without an end.
+const LONGEST_HOLD: Duration = Duration::from_nanos(MAX_WINDOW);
 const DEFAULT_MAX_HELD: usize = 10_000;
 const DEFAULT_MAX_HELD_PER_KEY: usize = 100;
 
@@ -123,7 +126,7 @@ impl LimiterBuilder {
         let mut add = |rules: &mut Vec<Rule>, policy: Policy, for_requests, hold: Duration| {
             policy.validate(for_requests)?;
             let id = fingerprints.fingerprint(NO_KIND, &policy.identity().into()) as u64;
-            let hold = policy.held_up_to().unwrap_or(hold);
+            let hold = policy.held_up_to().unwrap_or(hold).min(LONGEST_HOLD);
             let place = rules.len() as u32;
             let key_source = match policy.key_source() {
                 Some(source) => *key_sources.entry(source).or_insert(place),
@@ -146,17 +149,16 @@ impl LimiterBuilder {
         };
 
         check_matchers(&self.exempt, "an exemption")?;
+        for category in &self.categories {
+            check_matchers(&category.matchers, &format!("category `{}`", category.name))?;
+        }
+        reach::check(&self.exempt, &self.every_request, &self.categories)?;
         for policy in self.every_request {
             add(&mut rules, policy, true, Duration::ZERO)?;
         }
         let every_request = 0..rules.len();
         let mut categories = Vec::new();
         for Category { name, matchers, policies, hold } in self.categories {
-            check_matchers(&matchers, &format!("category `{name}`"))?;
-            if matchers.is_empty() {
-                let problem = "it holds for no request; add `.on(Matcher::…)`";
-                return Err(BuildError::new(format!("category `{name}`"), problem));
-            }
             let first = rules.len();
             for policy in policies {
                 let mut same = rules[every_request.clone()].iter().chain(&rules[first..]);
@@ -179,6 +181,7 @@ impl LimiterBuilder {
             #[cfg(feature = "metrics")]
             metrics: metrics(&rules, every_request.clone(), &categories),
             exempt: self.exempt,
+            exempted: Exempted::default(),
             rules,
             every_request: places(every_request),
             categories,

@@ -154,6 +154,10 @@ impl<'a> Check<'a> {
                 outcome.usage = Usage::of_nanos(0, u64::MAX, 0);
                 true
             }
+            None if !outcome.has_key() => {
+                inner.observe_answer(&mut outcome);
+                true
+            }
             None => inner.decide_without_waiting(&mut outcome),
             Some(_) if inner.is_unused(&outcome) => return Err(self.nothing_used()),
             Some(change) => inner.correct_without_waiting(&mut outcome, change),
@@ -191,11 +195,20 @@ impl<'a> Check<'a> {
         charge.key = inner.fingerprint(rule, kind, key);
         charge.shard = shard.unwrap_or(charge.key as u64);
         charge.cost = self.cost;
-        if self.plan.is_some() || rule.policy.has_plans() {
-            charge.quota = self.quota_of(rule)?;
-        }
         if let Action::Peek = self.action {
             charge.mode = Mode::Peek;
+        }
+        if self.plan.is_some() || rule.policy.has_plans() {
+            let quota = self.quota_of(rule)?;
+            match (quota.units(), self.action) {
+                (0, Action::Charge | Action::Peek) => {
+                    charge.quota = quota;
+                    outcome.refused = Some(Reason::NoQuota);
+                }
+                // What was used before the plan had nothing stays, under the policy's own quota.
+                (0, Action::GiveBack | Action::Reset) => {}
+                _ => charge.quota = quota,
+            }
         }
         Ok(())
     }
@@ -235,9 +248,9 @@ impl<'a> Check<'a> {
         let plans = rule.policy.listed_plans();
         let names = || plans.iter().map(|(name, _)| name.clone()).collect();
         match self.plan {
-            Some(Plan::Quota(quota)) => Ok(rule.policy.planned(Some(quota))),
+            Some(Plan::Quota(quota)) => Ok(rule.policy.planned(quota)),
             Some(Plan::Named(name)) => match plans.iter().find(|(plan, _)| plan == name) {
-                Some((_, quota)) => Ok(rule.policy.planned(Some(*quota))),
+                Some((_, quota)) => Ok(*quota),
                 None => Err(CheckError::UnknownPlan {
                     policy: self.policy.to_owned(),
                     plan: name.to_owned(),
@@ -294,12 +307,7 @@ impl Inner {
             if outcome.refused == Some(Reason::QuotaExceeded) && self.line.is_waited_in() {
                 self.lengthen_wait(outcome, false, now);
             }
-            if outcome.charge.mode != Mode::Peek {
-                self.observe_one(outcome);
-            }
-            if outcome.charge.mode == Mode::DryRun {
-                outcome.refused = None;
-            }
+            self.observe_answer(outcome);
         }
         charged
     }
@@ -309,6 +317,17 @@ impl Inner {
         let mut peeked = *outcome;
         peeked.charge.mode = Mode::Peek;
         self.charge_one_at_once(&mut peeked, self.clock.now()) && peeked.is_unused()
+    }
+
+    /// Tells of what one policy says. A dry run refuses nothing.
+    #[inline]
+    fn observe_answer(&self, outcome: &mut Outcome) {
+        if outcome.charge.mode != Mode::Peek {
+            self.observe_one(outcome);
+        }
+        if outcome.charge.mode == Mode::DryRun {
+            outcome.refused = None;
+        }
     }
 
     /// Changes what was used; `false` where nobody knows yet what is left.

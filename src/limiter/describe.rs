@@ -1,9 +1,6 @@
-use std::{
-    ops::Range,
-    pin::Pin,
-    task::{Context, Poll, Waker},
-    time::Duration,
-};
+use std::{ops::Range, time::Duration};
+
+use smallvec::smallvec;
 
 use super::{Inner, Limiter, NO_KIND};
 use crate::{
@@ -11,7 +8,7 @@ use crate::{
     describe::{CategoryDescription, Description, PolicyDescription, Requests},
     policy::Policy,
     quota::Quota,
-    store::{MemoryStore, Store},
+    store::{MemoryStore, Store, Usage, Usages},
 };
 
 impl Limiter {
@@ -67,20 +64,20 @@ impl Inner {
             self.rule(place).ask(decision, 0, (key, key as u64), quota, cost);
         };
         let decide = |mut decision: Decision| {
-            let mut answer = store.charge(&decision.charges(), now);
-            match Pin::new(&mut answer).poll(&mut Context::from_waker(Waker::noop())) {
-                Poll::Ready(Ok(answer)) => decision.answer(&answer.usages),
-                _ => return None,
-            }
+            let charges = decision.charges();
+            let mut usages: Usages = smallvec![Usage::unknown(); charges.len()];
+            // In memory the answer is there at once.
+            let charged = store.charge_at_once(&charges, &mut usages, now);
+            let answered = charged && decision.answer(&usages);
             decision.finish(now, Duration::ZERO);
-            Some(decision)
+            answered.then_some(decision)
         };
         let mut all_of_it = Decision::new();
         ask(&mut all_of_it, first, quota, capacity);
         decide(all_of_it)?;
         let mut one_more = Decision::new();
         limited.for_each(|(place, quota)| ask(&mut one_more, place, quota, 1));
-        decide(one_more)
+        decide(one_more).filter(|decision| !decision.is_allowed())
     }
 }
 

@@ -1,12 +1,6 @@
 //! What is decided when the store does not answer.
 
-use std::{
-    future::Future,
-    pin::pin,
-    task::{Context, Poll, Waker},
-};
-
-use smallvec::SmallVec;
+use smallvec::{SmallVec, smallvec};
 
 use super::Inner;
 use crate::{
@@ -63,11 +57,11 @@ impl Inner {
             }
         }
         let charges: SmallVec<[Charge; 4]> = locally.iter().map(|one| one.made()).collect();
-        // In memory the answer is there at once, and never an error.
-        let answer = pin!(self.local().charge(&charges, now));
-        let answer = answer.poll(&mut Context::from_waker(Waker::noop()));
-        if let Poll::Ready(Ok(answer)) = answer {
-            locally.iter_mut().zip(&answer.usages).for_each(|(one, usage)| one.answer(usage));
+        let mut usages: SmallVec<[Usage; 4]> = smallvec![Usage::unknown(); charges.len()];
+        // In memory the answer is there at once.
+        let charged = self.local().charge_at_once(&charges, &mut usages, now);
+        for (one, usage) in locally.iter_mut().zip(&usages) {
+            if charged { one.answer(usage) } else { one.refuse_without_store() }
         }
     }
 }

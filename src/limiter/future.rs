@@ -1,15 +1,19 @@
 use std::{
     fmt,
     future::Future,
-    mem,
+    mem, panic,
     pin::Pin,
     slice,
+    sync::Once,
     task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
 use smallvec::{SmallVec, smallvec};
-use tokio::time::{Instant, Sleep};
+use tokio::{
+    runtime::Handle,
+    time::{Instant, Sleep},
+};
 
 use super::{Inner, Limiter};
 use crate::{
@@ -17,6 +21,7 @@ use crate::{
     decision::{Decision, Outcome},
     hold::{Joined, Wanted, Woken},
     store::{Answer, Change, Charge, Correction, StoreError, StoreFuture, Usage},
+    warning::{Code, warn},
 };
 
 /// A [`Decision`] to come.
@@ -128,6 +133,8 @@ impl DecisionFuture {
                 held.sleep_until_due_or_first(now);
             }
             None => {
+                // Before there is anything to give back.
+                let Some(sleep) = timer(due) else { return false };
                 let ticket = match line.join(self.decision.callers(), wanted, now) {
                     Joined::At(ticket) => ticket,
                     Joined::Refused => return false,
@@ -136,7 +143,7 @@ impl DecisionFuture {
                         return true;
                     }
                 };
-                let sleep = Box::pin(tokio::time::sleep_until(due));
+                let sleep = Box::pin(sleep);
                 let limiter = self.limiter.clone();
                 let mut held = Held { limiter, ticket, due, sleep, turn_has_come: false };
                 held.sleep_until_due_or_first(now);
@@ -148,8 +155,9 @@ impl DecisionFuture {
     }
 
     /// Waits for the turn, and charges when it has come.
+    #[expect(clippy::expect_used, reason = "who waits is held: both begin together")]
     fn poll_turn(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        let Some(held) = &mut self.held else { return Poll::Ready(()) };
+        let held = self.held.as_mut().expect("who waits is held");
         let inner = &self.limiter.inner;
         let woken = inner.line.woken(held.ticket, context.waker());
         let sleeps = held.sleep.as_mut().poll(context).is_pending();
@@ -175,6 +183,29 @@ impl DecisionFuture {
     }
 }
 
+/// A timer; `None` where no runtime has one.
+fn timer(wake_at: Instant) -> Option<Sleep> {
+    // Whether a runtime's time is enabled, tokio tells only by its panic.
+    let timer = || panic::catch_unwind(|| tokio::time::sleep_until(wake_at)).ok();
+    let timer = Handle::try_current().ok().and_then(|_| timer());
+    if timer.is_none() {
+        report_no_timer();
+    }
+    timer
+}
+
+#[cold]
+fn report_no_timer() {
+    static REPORTED: Once = Once::new();
+    REPORTED.call_once(|| {
+        warn(Code::NoTimer, "", || {
+            "a request could not be held and was refused, as there is no tokio runtime with time \
+             here; call `enable_time` on the runtime's builder, or ask inside of the runtime"
+                .to_owned()
+        });
+    });
+}
+
 impl Inner {
     /// Charges for a request that holds `ticket`, or has just arrived.
     fn charge(&self, decision: &mut Decision, ticket: Option<u64>, now: Now) -> StoreFuture {
@@ -189,9 +220,12 @@ impl Inner {
     #[inline]
     fn take(&self, answer: &Result<Answer, StoreError>, decision: &mut Decision, now: Now) -> Now {
         match answer {
-            Ok(Answer { usages, at }) => {
-                decision.answer(usages);
-                *at
+            Ok(Answer { usages, at }) if decision.answer(usages) => *at,
+            Ok(_) => {
+                // Of a store that is not ours: what it has left out has not fitted.
+                let error = StoreError::new("it has not answered for each charge");
+                self.decide_without_store(decision, &error, now);
+                now
             }
             Err(error) => {
                 self.decide_without_store(decision, error, now);

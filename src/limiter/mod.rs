@@ -9,6 +9,7 @@ mod future;
 mod observe;
 #[cfg(all(feature = "usage", feature = "axum"))]
 mod overrides;
+mod reach;
 mod settle;
 #[cfg(feature = "usage")]
 mod usage;
@@ -25,7 +26,7 @@ use http::request::Parts;
 
 use self::check::Action;
 #[cfg(all(feature = "usage", feature = "axum"))]
-pub(crate) use self::overrides::{Drawn, TooMany};
+pub(crate) use self::overrides::{Drawn, Unchanged};
 pub(crate) use self::settle::Settling;
 pub use self::{
     builder::LimiterBuilder,
@@ -75,6 +76,7 @@ pub struct Limiter {
 
 struct Inner {
     exempt: Vec<Matcher>,
+    exempted: asked::Exempted,
     /// Those for every request; then those of each category, which says where; then the others.
     rules: Vec<Rule>,
     every_request: Range<u32>,

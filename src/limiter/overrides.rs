@@ -79,9 +79,14 @@ impl Drawn {
     }
 }
 
-/// There is no room for more exceptions.
-#[derive(Debug)]
-pub(crate) struct TooMany;
+/// Why an operator's change was not made.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Unchanged {
+    /// There is no room for more exceptions.
+    TooMany,
+    /// No policy has that name.
+    UnknownPolicy,
+}
 
 impl Overrides {
     /// What holds for a key now.
@@ -100,14 +105,14 @@ impl Overrides {
         key: u128,
         now: Now,
         change: impl FnOnce(&mut Override),
-    ) -> Result<(), TooMany> {
+    ) -> Result<(), Unchanged> {
         let mut by_key = self.by_key.write().unwrap_or_else(PoisonError::into_inner);
         by_key.retain(|_, own| {
             own.expire(now);
             !own.is_empty()
         });
         if by_key.len() >= MAX_KEYS && !by_key.contains_key(&key) {
-            return Err(TooMany);
+            return Err(Unchanged::TooMany);
         }
         change(by_key.entry(key).or_default());
         by_key.retain(|_, own| !own.is_empty());
@@ -230,7 +235,7 @@ impl Limiter {
     }
 
     /// Refuses a key for a time, or not any more.
-    pub(crate) fn block(&self, key: u128, time: Option<Duration>) -> Result<(), TooMany> {
+    pub(crate) fn block(&self, key: u128, time: Option<Duration>) -> Result<(), Unchanged> {
         let until = time.map(|time| self.until(time));
         self.inner.overrides.change(key, self.now(), |own| own.blocked = until)
     }
@@ -241,8 +246,8 @@ impl Limiter {
         key: u128,
         policy: &str,
         quota: Option<(Quota, Duration)>,
-    ) -> Result<(), TooMany> {
-        let Some(place) = self.inner.by_name.get(policy) else { return Ok(()) };
+    ) -> Result<(), Unchanged> {
+        let place = self.inner.by_name.get(policy).ok_or(Unchanged::UnknownPolicy)?;
         let rule = self.inner.rule(*place);
         let quota =
             quota.map(|(quota, time)| (rule.unasked.charge.policy, quota, self.until(time)));
@@ -312,6 +317,17 @@ mod tests {
         assert!(one_more(59).is_ok(), "and makes room");
         assert!(one_more(60).is_ok());
         assert_eq!(overrides.by_key.read().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_policy_that_there_is_not_is_no_success() {
+        let policy = Policy::token_bucket("read", Quota::per_minute(1)).global();
+        let limiter = Limiter::builder().policy(policy).build().unwrap();
+        let quota = || Some((Quota::per_minute(2), Duration::from_secs(1)));
+        assert_eq!(limiter.set_quota(7, "read", quota()), Ok(()));
+        for change in [quota(), None] {
+            assert_eq!(limiter.set_quota(7, "raed", change), Err(Unchanged::UnknownPolicy));
+        }
     }
 
     #[test]

@@ -63,6 +63,7 @@ impl Decision {
 
 impl Settling {
     /// Waits for the store, and writes what is left into `decision`.
+    #[expect(clippy::expect_used, reason = "the places are those of the decision's outcomes")]
     pub(crate) fn poll(&mut self, decision: &mut Decision, context: &mut Context<'_>) -> Poll<()> {
         // Where the store does not answer, what was charged is what is told.
         let Ok(Answer { usages, at }) = ready!(Pin::new(&mut self.answer).poll(context)) else {
@@ -72,7 +73,8 @@ impl Settling {
         let since = at.monotonic().saturating_sub(decision.record.now.monotonic());
         let mut outcomes = decision.all_mut().enumerate();
         for (&(place, cost), usage) in self.places.iter().zip(usages) {
-            let Some((_, outcome)) = outcomes.find(|(at, _)| *at == place) else { break };
+            let outcome = outcomes.find(|(at, _)| *at == place);
+            let (_, outcome) = outcome.expect("the places are in order, and outcomes stay");
             outcome.charge.cost = cost;
             outcome.usage = usage.later(0, nanos(since));
         }

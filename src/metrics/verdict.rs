@@ -40,7 +40,9 @@ impl Verdict {
             (false, Some(Reason::MissingKey)) => Self::MissingKey,
             (false, Some(Reason::UnreadableKey)) => Self::UnreadableKey,
             (false, Some(Reason::StoreUnavailable)) => Self::Unavailable,
-            (false, Some(Reason::QuotaExceeded | Reason::CostExceedsQuota)) => Self::Refused,
+            (false, Some(Reason::QuotaExceeded | Reason::CostExceedsQuota | Reason::NoQuota)) => {
+                Self::Refused
+            }
             (false, Some(Reason::Blocked)) => Self::Blocked,
             (false, None) if held.is_zero() => Self::Allowed,
             (false, None) => Self::Held,

@@ -6,6 +6,7 @@
 //! path. A plain path has one reading, in which all routers agree: it is compared as it was sent.
 //! An odd path has several readings, and a pattern may accept any of them.
 
+mod compare;
 mod pattern;
 mod sent;
 

@@ -17,19 +17,19 @@ pub(crate) struct Pattern {
     head: Box<str>,
     /// The number of segments before the one that has the first parameter.
     in_head: usize,
-    segments: Vec<Segment>,
+    pub(super) segments: Vec<Segment>,
     /// `{*rest}`, at the end.
-    rest: Option<Segment>,
+    pub(super) rest: Option<Segment>,
     /// Whether it ends with a slash.
-    has_slash: bool,
+    pub(super) has_slash: bool,
 }
 
 /// A literal text, which a parameter may follow.
 #[derive(Debug)]
-struct Segment {
-    literal: Box<str>,
-    decoded: Box<[u8]>,
-    param: Option<Box<str>>,
+pub(super) struct Segment {
+    pub(super) literal: Box<str>,
+    pub(super) decoded: Box<[u8]>,
+    pub(super) param: Option<Box<str>>,
 }
 
 /// What a path says of a parameter of a pattern.
@@ -329,7 +329,7 @@ impl Segment {
     }
 
     /// Whether it has no literal text.
-    fn is_any(&self) -> bool {
+    pub(super) fn is_any(&self) -> bool {
         self.literal.is_empty()
     }
 

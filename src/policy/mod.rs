@@ -6,7 +6,11 @@ mod plans;
 mod reading;
 mod validate;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, Once},
+    time::Duration,
+};
 
 use http::{request::Parts, response};
 
@@ -54,11 +58,12 @@ struct Settings {
     algorithm: Algorithm,
     quota: Quota,
     keys: Vec<Arc<dyn KeyExtractor>>,
-    without_key: WithoutKey,
+    said: Said,
     unreadable_as_missing: bool,
     global: bool,
-    two_keys: bool,
     plan: Option<Plan>,
+    /// A plan that cannot be is reported once.
+    invalid_plan: Arc<Once>,
     plans: Option<Plans>,
     cost: Option<Cost>,
     unit: Option<Arc<str>>,
@@ -68,6 +73,14 @@ struct Settings {
     store_failure: OnStoreFailure,
     shard: Option<Arc<dyn KeyExtractor>>,
     lease: u32,
+}
+
+/// How often each was called of the methods that are to be called at most once.
+#[derive(Clone, Copy, Debug, Default)]
+struct Said {
+    key: u32,
+    skip: u32,
+    refuse: u32,
 }
 
 /// What happens to a request that has none of a policy's keys.
@@ -106,11 +119,11 @@ impl Policy {
             algorithm,
             quota,
             keys: Vec::new(),
-            without_key: WithoutKey::Unsaid,
+            said: Said::default(),
             unreadable_as_missing: false,
             global: false,
-            two_keys: false,
             plan: None,
+            invalid_plan: Arc::new(Once::new()),
             plans: None,
             cost: None,
             unit: None,
@@ -131,7 +144,7 @@ impl Policy {
     /// Counts by this key. Several keys together are a tuple.
     pub fn key(self, key: impl KeyExtractor) -> Self {
         self.set(|settings| {
-            settings.two_keys = !settings.keys.is_empty();
+            settings.said.key = settings.said.key.saturating_add(1);
             settings.keys.insert(0, Arc::new(key));
         })
     }
@@ -144,12 +157,12 @@ impl Policy {
 
     /// Lets requests without the key pass uncounted.
     pub fn or_skip(self) -> Self {
-        self.set(|settings| settings.without_key = WithoutKey::Skip)
+        self.set(|settings| settings.said.skip = settings.said.skip.saturating_add(1))
     }
 
     /// Refuses requests without the key.
     pub fn or_refuse(self) -> Self {
-        self.set(|settings| settings.without_key = WithoutKey::Refuse)
+        self.set(|settings| settings.said.refuse = settings.said.refuse.saturating_add(1))
     }
 
     /// Counts a key that cannot be read as missing: then [`or_key`](Self::or_key),
@@ -171,13 +184,16 @@ impl Policy {
     /// each request, so a plan may change at any time: what was used under one plan
     /// counts under the next.
     ///
-    /// A quota that cannot be (0 units, a window of 0) is logged once, and the policy's own holds.
+    /// A quota of 0 units refuses the plan's requests. So does one that cannot be, such as one of a
+    /// window of 0: how much the plan may use is then not known, and the policy's own quota may be
+    /// more. It is reported once, as a [warning](crate::warning) `invalid_plan`.
     pub fn plan(self, plan: impl Fn(&Parts) -> Option<Quota> + Send + Sync + 'static) -> Self {
         self.set(|settings| settings.plan = Some(Arc::new(plan)))
     }
 
     /// The quotas of plans by their names, and a function that tells which of them the request has;
-    /// a request of none of these has the policy's own quota. It is asked for each request, so a
+    /// a request of none of these has the policy's own quota, and a name that is not in the table is
+    /// reported once, as a [warning](crate::warning) `unknown_plan`. It is asked for each request, so a
     /// caller may change its plan at any time: what was used under one counts under the next.
     ///
     /// Better than [`plan`](Self::plan) where the plans are known beforehand: they are checked at
@@ -263,8 +279,8 @@ impl Policy {
     /// A request held for several policies waits for the latest of them, and is charged once. While
     /// held, it has charged nothing and keeps none of the inner service's permits.
     ///
-    /// # Panics
-    /// Holding panics outside of a tokio runtime whose time is enabled, as tokio's timers do.
+    /// Holding takes a tokio runtime whose time is enabled. Without, a request that would be held is
+    /// refused at once, which is reported once, as a [warning](crate::warning) `no_timer`.
     pub fn hold(self, max: Duration) -> Self {
         self.set(|settings| settings.hold = Some(max))
     }
@@ -350,7 +366,7 @@ impl fmt::Debug for Policy {
             .field("algorithm", &self.0.algorithm)
             .field("quota", &self.0.quota)
             .field("keys", &kinds)
-            .field("without_key", &self.0.without_key)
+            .field("without_key", &self.without_key())
             .field("global", &self.0.global)
             .finish_non_exhaustive()
     }

@@ -4,7 +4,7 @@ use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use http::{request::Parts, response};
 
-use super::{OnStoreFailure, Plans, Policy, Settings, WithoutKey};
+use super::{OnStoreFailure, Plans, Policy, Said, Settings, WithoutKey};
 use crate::{
     first_requests::FirstRequests,
     key::{Extracted, Key, KeyExtractor},
@@ -42,7 +42,7 @@ impl Policy {
     pub(crate) fn log_key_never_found(&self) {
         let kind = self.0.keys.first().map_or(Cow::Borrowed("key"), |key| key.kind());
         warn(Code::KeyNeverFound, &self.0.name, || {
-            let then = match (self.0.keys.len(), self.0.without_key) {
+            let then = match (self.0.keys.len(), self.without_key()) {
                 (0 | 1, WithoutKey::Skip) => "so that they passed uncounted",
                 (0 | 1, _) => "so that they were refused",
                 _ => "which leaves the other keys",
@@ -111,23 +111,19 @@ impl Policy {
     }
 
     pub(crate) fn skips_without_key(&self) -> bool {
-        self.0.without_key == WithoutKey::Skip
+        self.without_key() == WithoutKey::Skip
     }
 
     pub(crate) fn quota_of(&self, request: &Parts) -> Quota {
         let own = self.0.plan.as_ref().and_then(|plan| plan(request));
-        self.planned(own.or_else(|| self.0.plans.as_ref()?.quota_of(request)))
-    }
-
-    /// The quota of a plan, where there is one that can be.
-    #[inline]
-    pub(crate) fn planned(&self, plan: Option<Quota>) -> Quota {
-        let Some(quota) = plan else { return self.0.quota };
-        match quota.problem() {
-            None => quota,
-            Some(problem) => {
-                log_bad_plan(&self.0.name, &problem);
-                self.0.quota
+        match own {
+            Some(quota) => self.planned(quota),
+            // `build()` has looked at all of the table.
+            None => {
+                let plans = self.0.plans.as_ref();
+                plans
+                    .and_then(|plans| plans.quota_of(&self.0.name, request))
+                    .unwrap_or(self.0.quota)
             }
         }
     }
@@ -157,6 +153,29 @@ impl Policy {
         self.0.plan.is_some() || self.0.plans.is_some()
     }
 
+    /// The quota of a plan that nobody has looked at: of nothing, where it cannot be.
+    #[inline]
+    pub(crate) fn planned(&self, quota: Quota) -> Quota {
+        match self.problem_of(&quota) {
+            Some(problem) if quota.units() > 0 => self.invalid_plan(quota, &problem),
+            _ => quota,
+        }
+    }
+
+    #[cold]
+    fn invalid_plan(&self, quota: Quota, problem: &str) -> Quota {
+        let name = self.name();
+        let report = || {
+            warn(Code::InvalidPlan, name, || {
+                format!(
+                    "policy `{name}`: a plan's quota cannot be ({problem}); its requests are refused"
+                )
+            });
+        };
+        self.0.invalid_plan.call_once(report);
+        quota.nothing()
+    }
+
     /// The plans that are known beforehand, and their quotas.
     pub(crate) fn listed_plans(&self) -> &[(String, Quota)] {
         self.0.plans.as_ref().map_or(&[], Plans::quotas)
@@ -177,7 +196,16 @@ impl Policy {
     }
 
     pub(crate) fn without_key(&self) -> WithoutKey {
-        self.0.without_key
+        match self.0.said {
+            Said { skip: 0, refuse: 0, .. } => WithoutKey::Unsaid,
+            Said { skip: 0, .. } => WithoutKey::Refuse,
+            _ => WithoutKey::Skip,
+        }
+    }
+
+    /// The paths outside of which its keys are not found.
+    pub(crate) fn key_paths(&self) -> impl Iterator<Item = String> {
+        self.0.keys.iter().flat_map(|key| key.paths())
     }
 
     /// The kinds of key, in the order in which they are tried.
@@ -188,10 +216,4 @@ impl Policy {
     pub(crate) fn cost_of(&self, request: &Parts) -> u64 {
         self.0.cost.as_ref().map_or(1, |cost| cost(request))
     }
-}
-
-fn log_bad_plan(policy: &str, problem: &str) {
-    warn(Code::InvalidPlan, policy, || {
-        format!("policy `{policy}`: a plan's quota cannot be ({problem}); the policy's own holds")
-    });
 }

@@ -58,7 +58,9 @@ fn content_type(request: &Parts) -> Option<&'static str> {
 pub(crate) fn respond(request: &Parts, rejection: &Rejection) -> Response<Bytes> {
     let message = rejection.text();
     let code = match rejection.reason() {
-        Reason::QuotaExceeded | Reason::CostExceedsQuota | Reason::Blocked => RESOURCE_EXHAUSTED,
+        Reason::QuotaExceeded | Reason::CostExceedsQuota | Reason::NoQuota | Reason::Blocked => {
+            RESOURCE_EXHAUSTED
+        }
         Reason::MissingKey | Reason::UnreadableKey => INVALID_ARGUMENT,
         Reason::StoreUnavailable => UNAVAILABLE,
     };

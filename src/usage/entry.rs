@@ -86,6 +86,7 @@ impl Verdict {
         Self::Allowed,
         Self::Refused(Reason::QuotaExceeded),
         Self::Refused(Reason::CostExceedsQuota),
+        Self::Refused(Reason::NoQuota),
         Self::Refused(Reason::MissingKey),
         Self::Refused(Reason::UnreadableKey),
         Self::Refused(Reason::StoreUnavailable),
@@ -94,13 +95,15 @@ impl Verdict {
     ];
 
     /// A name for logs: `allowed`, `undecided`, or the reason: `quota_exceeded`,
-    /// `cost_exceeds_quota`, `missing_key`, `unreadable_key`, `store_unavailable`, `blocked`.
+    /// `cost_exceeds_quota`, `no_quota`, `missing_key`, `unreadable_key`, `store_unavailable`,
+    /// `blocked`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Allowed => "allowed",
             Self::Refused(Reason::QuotaExceeded) => "quota_exceeded",
             Self::Refused(Reason::CostExceedsQuota) => "cost_exceeds_quota",
+            Self::Refused(Reason::NoQuota) => "no_quota",
             Self::Refused(Reason::MissingKey) => "missing_key",
             Self::Refused(Reason::UnreadableKey) => "unreadable_key",
             Self::Refused(Reason::StoreUnavailable) => "store_unavailable",

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     error::BuildError,
-    limiter::{Limiter, TooMany},
+    limiter::{Limiter, Unchanged},
 };
 
 /// How many of the busiest, and of the most refused keys are shown.
@@ -286,6 +286,9 @@ impl Settings {
                 false => return Err("The store does not answer, and nothing was reset.".into()),
             },
             Change::Block { .. } => self.limiter.block(key.0, Some(time)),
+            Change::Unblock if self.limiter.exception(key.0).blocked.is_none() => {
+                return Err("The key is not blocked.".into());
+            }
             Change::Unblock => self.limiter.block(key.0, None),
             Change::SetQuota { policy, units, .. } => {
                 let decision = self.limiter.peek_drawn(&drawn, key.0).await;
@@ -304,7 +307,10 @@ impl Settings {
                 self.limiter.set_quota(key.0, policy, None)
             }
         };
-        made.map_err(|TooMany| "10,000 keys have exceptions already; end some of them.".into())
+        made.map_err(|unchanged| match unchanged {
+            Unchanged::TooMany => "10,000 keys have exceptions already; end some of them.".into(),
+            Unchanged::UnknownPolicy => "No policy has this name.".into(),
+        })
     }
 }
 
@@ -316,7 +322,7 @@ fn is_json(headers: &HeaderMap) -> bool {
 fn parse(fingerprint: &str) -> Option<Fingerprint> {
     let is_hex =
         fingerprint.len() == 32 && fingerprint.bytes().all(|byte| byte.is_ascii_hexdigit());
-    is_hex.then(|| u128::from_str_radix(fingerprint, 16).ok()).flatten().map(Fingerprint)
+    u128::from_str_radix(fingerprint, 16).ok().filter(|_| is_hex).map(Fingerprint)
 }
 
 impl fmt::Debug for OperatorPage {

@@ -7,6 +7,7 @@ const KINDS = {
 };
 const VERDICTS = {
   quota_exceeded: 'quota used up', cost_exceeds_quota: 'costs more than the quota',
+  no_quota: 'no units in the plan',
   missing_key: 'no key', unreadable_key: 'unreadable key', undecided: 'left while held',
 };
 const SPANS = { hour: { minutes: 60, step: 1 }, day: { minutes: 1440, step: 15 } };

@@ -1,0 +1,149 @@
+//! Which requests reach which category and which key: settings of which it is certain that they are
+//! never used are errors.
+
+use http::Method;
+use ipnet::IpNet;
+
+use crate::{
+    category::Category,
+    error::BuildError,
+    matcher::{Kind, Matcher, Methods},
+    path::Pattern,
+    policy::Policy,
+};
+
+/// Fails where an exemption leaves nothing, no request reaches a category, or none has a key.
+pub(super) fn check(
+    exempt: &[Matcher],
+    every_request: &[Policy],
+    categories: &[Category],
+) -> Result<(), BuildError> {
+    if let Some(problem) = exempt.iter().find_map(exempts_all) {
+        return Err(BuildError::new("an exemption", problem));
+    }
+    for (place, category) in categories.iter().enumerate() {
+        let before = &categories[..place];
+        if let Some(problem) = problem_of(category, exempt, before) {
+            return Err(BuildError::new(format!("category `{}`", category.name), problem));
+        }
+    }
+    for policy in categories.iter().flat_map(|category| &category.policies) {
+        if every_request.iter().any(|other| other.is(policy)) {
+            continue;
+        }
+        if let Some(path) = path_of_no_category(policy, categories) {
+            let problem = format!(
+                "it counts by a parameter of the path `{path}`, and no category that it is in has \
+                 such a path; write the path of one, or add it there"
+            );
+            return Err(BuildError::new(format!("policy `{}`", policy.name()), problem));
+        }
+    }
+    Ok(())
+}
+
+fn exempts_all(matcher: &Matcher) -> Option<&'static str> {
+    match matcher.kind() {
+        Kind::Route { methods: Methods::Any, pattern: Some(pattern), .. }
+            if pattern.is_of_all() =>
+        {
+            Some("it has all requests, so that none is counted; write the paths that are free")
+        }
+        Kind::ClientIp { networks, .. } if has_all_addresses(networks) => Some(
+            "its networks are all addresses, so that no request is counted; write those of your own",
+        ),
+        _ => None,
+    }
+}
+
+fn has_all_addresses(networks: &[IpNet]) -> bool {
+    let networks = networks.to_vec();
+    IpNet::aggregate(&networks).iter().any(|network| network.prefix_len() == 0)
+}
+
+/// Why requests do not reach a category that has those `before` it.
+fn problem_of(category: &Category, exempt: &[Matcher], before: &[Category]) -> Option<String> {
+    let Category { name, matchers, .. } = category;
+    if name.is_empty() {
+        return Some("it has no name; write one like `read`".into());
+    }
+    if before.iter().any(|other| other.name == *name) {
+        return Some("two categories have this name; give each its own".into());
+    }
+    if matchers.is_empty() {
+        return Some("it holds for no request; add `.on(Matcher::…)`".into());
+    }
+    matchers.iter().find_map(|matcher| {
+        if matches_none(matcher) {
+            return Some(
+                "one of its matchers has no networks or keys, and holds for no request; write \
+                 some, or leave it out"
+                    .into(),
+            );
+        }
+        let (path, _) = route(matcher)?;
+        if has_all_of(exempt, matcher) {
+            return Some(format!(
+                "an exemption has all its requests to `{path}`; leave one of them out"
+            ));
+        }
+        let first = before.iter().find(|other| has_all_of(&other.matchers, matcher))?;
+        Some(format!(
+            "category `{}` comes before it and has all its requests to `{path}`; put the narrower \
+             one first, or leave one out",
+            first.name
+        ))
+    })
+}
+
+fn matches_none(matcher: &Matcher) -> bool {
+    match matcher.kind() {
+        Kind::ClientIp { networks, .. } => networks.is_empty(),
+        Kind::Key { known, .. } => known.is_empty(),
+        Kind::Route { .. } | Kind::Closure(_) => false,
+    }
+}
+
+fn route(matcher: &Matcher) -> Option<(&str, &Pattern)> {
+    match matcher.kind() {
+        Kind::Route { path, pattern, .. } => Some((path, pattern.as_deref()?)),
+        Kind::Closure(_) | Kind::ClientIp { .. } | Kind::Key { .. } => None,
+    }
+}
+
+/// Whether it is certain that any of `matchers` has each request that `matcher` has.
+fn has_all_of(matchers: &[Matcher], matcher: &Matcher) -> bool {
+    let Kind::Route { methods, pattern: Some(pattern), .. } = matcher.kind() else { return false };
+    let has_all = |method: Option<&Method>| {
+        matchers.iter().any(|other| match other.kind() {
+            Kind::Route { methods, pattern: Some(other), .. } => {
+                let has_method = match methods {
+                    Methods::Any => true,
+                    Methods::These(these) => method.is_some_and(|method| these.contains(method)),
+                };
+                has_method && other.covers(pattern)
+            }
+            _ => false,
+        })
+    };
+    match methods {
+        Methods::Any => has_all(None),
+        Methods::These(methods) => methods.iter().all(|method| has_all(Some(method))),
+    }
+}
+
+/// A path by which the policy finds a key, and that none of its categories may have.
+fn path_of_no_category(policy: &Policy, categories: &[Category]) -> Option<String> {
+    let own = categories
+        .iter()
+        .filter(|category| category.policies.iter().any(|other| other.is(policy)))
+        .flat_map(|category| &category.matchers);
+    let patterns = own.map(|matcher| route(matcher).map(|(_, pattern)| pattern));
+    let patterns = patterns.collect::<Option<Vec<_>>>()?;
+    let is_of_none = |path: &String| {
+        // What does not parse is another error.
+        let key = Pattern::parse(path);
+        key.is_ok_and(|key| !patterns.iter().any(|pattern| pattern.overlaps(&key)))
+    };
+    policy.key_paths().find(is_of_none)
+}
