@@ -26,6 +26,9 @@ use crate::{
     report::Report,
 };
 
+/// Waiting would have no end.
+const OVER: &str = "a response is not polled after it was ready";
+
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 pin_project! {
@@ -141,20 +144,21 @@ where
 {
     type Output = Result<Response<ResponseBody<R>>, S::Error>;
 
+    #[expect(clippy::expect_used, reason = "futures may panic when they are polled after the end")]
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         loop {
             let late = match this.state.as_mut().project() {
                 StateProjection::Deciding { deciding, waiting } => {
                     let decision = ready!(Pin::new(deciding).poll(context));
-                    let Some(waiting) = waiting.take() else { return Poll::Pending };
+                    let waiting = waiting.take().expect(OVER);
                     this.state.set(waiting.decided(decision));
                     continue;
                 }
                 StateProjection::Readying { readying } => {
                     let Readying { inner, request, uncalled } = &mut **readying;
                     ready!(inner.poll_ready(context))?;
-                    let Some(request) = request.take() else { return Poll::Pending };
+                    let request = request.take().expect(OVER);
                     let (response, passed) = (inner.call(request), uncalled.0.take());
                     this.state.set(State::Calling { response, passed });
                     continue;
@@ -168,7 +172,7 @@ where
                         }
                         _ => {}
                     }
-                    let Some(passed) = passed.take() else { return Poll::Pending };
+                    let passed = passed.take().expect(OVER);
                     match passed.settle(response) {
                         Ok(response) => {
                             return Poll::Ready(Ok(response.map(ResponseBody::inner)));
@@ -180,12 +184,12 @@ where
                     if let Some(late) = late {
                         ready!(late.settling.poll(&mut late.passed.decision, context));
                     }
-                    let Some(mut late) = late.take() else { return Poll::Pending };
+                    let mut late = late.take().expect(OVER);
                     late.passed.tell(&mut late.response);
                     return Poll::Ready(Ok(late.response.map(ResponseBody::inner)));
                 }
                 StateProjection::Refused { response } => {
-                    let Some(response) = response.take() else { return Poll::Pending };
+                    let response = response.take().expect(OVER);
                     return Poll::Ready(Ok(response.map(ResponseBody::rejection)));
                 }
             };
@@ -257,6 +261,7 @@ impl Face {
     }
 
     /// The response to a request that does not pass.
+    #[expect(clippy::expect_used, reason = "a refusal must not become a success")]
     pub(crate) fn refuse(
         &self,
         head: &Parts,
@@ -266,7 +271,7 @@ impl Face {
         self.spread.apply(&mut decision, &self.limiter);
         let request_id = head.headers.get(X_REQUEST_ID).cloned();
         let rejection = Rejection::of_layer(decision, self.headers.count(), request_id);
-        let Some(rejection) = rejection else { return Response::default() };
+        let rejection = rejection.expect("a decision that refuses has a policy that does");
         let response = self.refusal(head, &rejection);
         report.answered(rejection.decision(), response.status());
         response

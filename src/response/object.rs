@@ -51,14 +51,14 @@ impl Object {
     }
 
     #[inline]
+    #[expect(clippy::expect_used, reason = "an empty text would make the body no JSON")]
     fn push(&mut self, write: impl FnOnce(&mut String)) {
         self.0.push('"');
         let start = self.0.len();
         write(&mut self.0);
         if needs_escape(&self.0[start..]) {
             let text = self.0.split_off(start);
-            // A string is always written.
-            let escaped = serde_json::to_string(&text).unwrap_or_default();
+            let escaped = serde_json::to_string(&text).expect("a string is always written");
             self.0.truncate(start - 1);
             self.0.push_str(&escaped);
         } else {

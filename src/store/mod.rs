@@ -312,23 +312,23 @@ pub trait Store: Send + Sync + 'static {
 pub struct StoreFuture(When);
 
 enum When {
-    Now(Result<Answer, StoreError>),
+    /// Until it is taken.
+    Now(Option<Result<Answer, StoreError>>),
     Later(Pin<Box<dyn Future<Output = Result<Answer, StoreError>> + Send>>),
-    Over,
 }
 
 impl StoreFuture {
     /// An answer that is there, without an allocation.
     pub fn ready(answer: Result<Answer, StoreError>) -> Self {
-        Self(When::Now(answer))
+        Self(When::Now(Some(answer)))
     }
 
     /// Whether it is an answer, and not an error, where that is known.
     #[cfg(feature = "metrics")]
     pub(crate) fn outcome(&self) -> Option<bool> {
         match &self.0 {
-            When::Now(answer) => Some(answer.is_ok()),
-            _ => None,
+            When::Now(answer) => answer.as_ref().map(Result::is_ok),
+            When::Later(_) => None,
         }
     }
 
@@ -343,13 +343,13 @@ impl StoreFuture {
 impl Future for StoreFuture {
     type Output = Result<Answer, StoreError>;
 
+    /// # Panics
+    /// When it is polled after it was ready: waiting would have no end.
+    #[expect(clippy::expect_used, reason = "futures may panic when they are polled after the end")]
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        if let When::Later(answer) = &mut self.0 {
-            return answer.as_mut().poll(context);
-        }
-        match std::mem::replace(&mut self.0, When::Over) {
-            When::Now(answer) => Poll::Ready(answer),
-            _ => Poll::Pending,
+        match &mut self.0 {
+            When::Now(answer) => Poll::Ready(answer.take().expect("polled after it was ready")),
+            When::Later(answer) => answer.as_mut().poll(context),
         }
     }
 }
@@ -359,7 +359,6 @@ impl fmt::Debug for StoreFuture {
         f.write_str(match self.0 {
             When::Now(_) => "StoreFuture::ready(..)",
             When::Later(_) => "StoreFuture::later(..)",
-            When::Over => "StoreFuture(over)",
         })
     }
 }

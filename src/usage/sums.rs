@@ -134,6 +134,7 @@ impl Sums {
         }
     }
 
+    #[expect(clippy::expect_used, reason = "without, sums would only grow")]
     fn begin(&mut self, minute: u64) {
         self.minute = minute;
         self.owned.clear();
@@ -145,7 +146,7 @@ impl Sums {
         let now = Duration::from_secs(minute * MINUTE);
         let room = self.max - self.max_per_minute().min(self.max);
         while let Some(owner) = self.order.front() {
-            let Some(sums) = self.past.get_mut(owner) else { break };
+            let sums = self.past.get_mut(owner).expect("each in the order has a sum");
             let expired = sums.front().is_some_and(|sum| sum.minute.saturating_add(DAY) < now);
             if !expired && self.order.len() <= room {
                 break;

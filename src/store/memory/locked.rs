@@ -42,6 +42,7 @@ impl MemoryStore {
     /// Makes the charges under the locks of their segments. It has a large frame, that the others
     /// shall not have.
     #[inline(never)]
+    #[expect(clippy::expect_used, reason = "another segment's counts would be charged")]
     pub(super) fn charge_locked(&self, charges: &[Charge], usages: &mut [Usage], now: Now) {
         let home = |charge| Address::of(charge).segment(self.segments.count());
         let homes: SmallVec<[usize; 4]> = charges.iter().map(home).collect();
@@ -51,7 +52,7 @@ impl MemoryStore {
         order.dedup();
         let lock = |&home: &usize| Locked::new(self.segments.get(home), &self.quotas, now);
         let mut locked: SmallVec<[Locked<'_>; 4]> = order.iter().map(lock).collect();
-        let place = |home: &usize| order.binary_search(home).unwrap_or_default();
+        let place = |home: &usize| order.binary_search(home).expect("each home was locked");
 
         let found: SmallVec<[Found; 4]> = charges
             .iter()
