@@ -146,7 +146,10 @@ impl Outcome {
         match self.refused? {
             Reason::QuotaExceeded | Reason::Blocked => Some(self.usage.wait()),
             Reason::StoreUnavailable => Some(STORE_RETRY.saturating_add(self.usage.wait())),
-            Reason::CostExceedsQuota | Reason::MissingKey | Reason::UnreadableKey => None,
+            Reason::CostExceedsQuota
+            | Reason::NoQuota
+            | Reason::MissingKey
+            | Reason::UnreadableKey => None,
         }
     }
 

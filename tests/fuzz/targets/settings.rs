@@ -148,8 +148,8 @@ fn layer(data: &mut Data<'_>, limiter: &Limiter) -> Result<RateLimitLayer, Build
         let mut style = match data.byte() % 4 {
             0 => HeaderStyle::x_ratelimit(),
             1 => HeaderStyle::ratelimit(),
-            2 => HeaderStyle::draft_07(),
-            _ => HeaderStyle::draft_11(),
+            2 => HeaderStyle::ratelimit_dictionary(),
+            _ => HeaderStyle::ratelimit_lists(),
         };
         if data.flag() {
             style = style.partition_key();
