@@ -117,7 +117,7 @@ impl Odd {
             Self { readings: Vec::new(), has_encoded_slash: false, has_loose_segments: false };
         // An asterisk, or no path at all (RFC 9112, section 3.2).
         let Some(path) = path.strip_prefix('/') else { return Box::new(odd) };
-        let as_sent = without_slash(split(path.as_bytes()));
+        let as_sent = without_slash(decoded(split(path.as_bytes())));
         let has = |found: fn(&Segment) -> bool| as_sent.iter().any(found);
         let has_backslash = path.contains('\\');
         odd.has_encoded_slash = has(|segment| segment.contains(&b'/'));
@@ -134,15 +134,19 @@ impl Odd {
         Box::new(odd)
     }
 
-    /// Adds the readings of routers that decode before they split, and that resolve dot segments
-    /// (RFC 3986, section 5.2.4) after they have merged slashes, or without.
+    /// Adds the readings of routers that decode before they split, or after, and that resolve dot
+    /// segments (RFC 3986, section 5.2.4) before or after that, with slashes merged or not.
     fn resolve(&mut self, path: &[u8]) {
-        for segments in [split(path), split(&decode(path))] {
+        for (segments, is_encoded) in
+            [(split(path), true), (decoded(split(path)), false), (split(&decode(path)), false)]
+        {
+            let mut add =
+                |segments| self.add(if is_encoded { decoded(segments) } else { segments });
             if has_dots(&segments) {
-                self.add(without_dots(segments.iter().filter(|segment| !segment.is_empty())));
-                self.add(without_dots(segments.iter()));
+                add(without_dots(segments.iter().filter(|segment| !segment.is_empty())));
+                add(without_dots(segments.iter()));
             }
-            self.add(segments);
+            add(segments);
         }
     }
 
@@ -158,14 +162,18 @@ fn decode(path: &[u8]) -> Vec<u8> {
     percent_decode(path).collect()
 }
 
-/// The decoded segments. No pattern tells apart how many are empty, beyond as many as it has itself.
+fn decoded(segments: Vec<Segment>) -> Vec<Segment> {
+    segments.iter().map(|segment| decode(segment)).collect()
+}
+
+/// The segments between slashes. No pattern tells apart how many are empty, beyond as many as it has itself.
 fn split(path: &[u8]) -> Vec<Segment> {
     let mut empty = 0;
     let segments = path.split(|byte| *byte == b'/').filter(|segment| {
         empty = if segment.is_empty() { empty + 1 } else { 0 };
         empty <= MAX_SEGMENTS
     });
-    segments.map(decode).collect()
+    segments.map(<[u8]>::to_vec).collect()
 }
 
 fn without_slash(mut segments: Vec<Segment>) -> Vec<Segment> {
@@ -252,6 +260,7 @@ mod tests {
         assert_eq!(readings("/a/%2e%2e/b"), ["a|..|b", "b"]);
         assert_eq!(readings("/a//../b"), ["a||..|b", "b", "a|b"]);
         assert_eq!(readings("/a\\b"), ["a\\b", "a|b"]);
+        assert_eq!(readings("/a/./x/%2e%2e/b"), ["a|.|x|..|b", "a|x|..|b", "a|b"]);
         assert_eq!(readings("/../../b"), ["..|..|b", "b"]);
         assert_eq!(readings("*"), [""; 0]);
     }

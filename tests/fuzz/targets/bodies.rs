@@ -204,7 +204,10 @@ impl http_body::Body for Pieces {
 }
 
 /// What the layer finds of each field, and the body as it arrives behind it.
-async fn layered<B>(request: axum::http::Request<B>) -> (Vec<Extracted<'static>>, Bytes)
+async fn layered<B>(
+    request: axum::http::Request<B>,
+    max_bytes: usize,
+) -> (Vec<Extracted<'static>>, Bytes)
 where
     B: http_body::Body<Data = Bytes, Error = Infallible> + Send + Unpin + 'static,
 {
@@ -219,7 +222,7 @@ where
         let body = body.collect().await.unwrap_or_else(|error| match error {}).to_bytes();
         Ok::<_, Infallible>(Response::new((found.to_vec(), body)))
     });
-    let service = BodyFieldLayer::new(FIELDS).max_bytes(MAX_BYTES).layer(handler);
+    let service = BodyFieldLayer::new(FIELDS).max_bytes(max_bytes).layer(handler);
     let Ok(response) = service.oneshot(request).await;
     response.into_body()
 }
@@ -234,7 +237,8 @@ async fn holds(method: Method, content_type: Option<&[u8]>, query: &str, pieces:
         }
         request
     };
-    let (found, arrived) = layered(head().body(Pieces(pieces.into())).expect("valid")).await;
+    let (found, arrived) =
+        layered(head().body(Pieces(pieces.into())).expect("valid"), MAX_BYTES).await;
     assert_eq!(arrived, document, "the body arrives as it was sent");
     let request = || head().body(Body::from(document.clone())).expect("valid");
     for read in readers(request).await {
@@ -249,7 +253,8 @@ async fn holds(method: Method, content_type: Option<&[u8]>, query: &str, pieces:
             });
             let plain = Request::post("/").header("content-type", "application/json");
             let plain = plain.body(Pieces([nested.to_string().into()].into())).expect("valid");
-            let (keys, _) = layered(plain).await;
+            // Escapes may make it longer than what was sent.
+            let (keys, _) = layered(plain, usize::MAX).await;
             let place = FIELDS.iter().position(|known| *known == field).expect("one of them");
             assert_eq!(
                 *found, keys[place],
