@@ -1,10 +1,6 @@
-//! A decision while it is made: what is asked of the store, and what that answers.
+//! A decision while it is made: the charges for the store, and what it answers.
 
-use std::{
-    ops::Range,
-    sync::atomic::{AtomicU32, Ordering::Relaxed},
-    time::Duration,
-};
+use std::{ops::Range, time::Duration};
 
 use http::{StatusCode, request::Parts};
 use smallvec::SmallVec;
@@ -13,6 +9,7 @@ use super::{Inner, Members, Rule};
 use crate::{
     clock::Now,
     decision::{Decision, Outcome, Reason},
+    first_requests::FirstRequests,
     hold::Callers,
     key::{Domain, Extracted, Key},
     path::SentPath,
@@ -27,12 +24,12 @@ struct Read<'a> {
     source: u32,
     kind: u8,
     key: Extracted<'a>,
-    /// Of a key that is found.
+    /// 0 unless the key is found.
     fingerprint: u128,
 }
 
 impl Inner {
-    /// Asks what the policies of a request demand.
+    /// Adds to `decision` what each policy of the request charges.
     #[inline]
     pub(super) fn ask(&self, request: &Parts, decision: &mut Decision) {
         let (category, others) = match self.exempt.is_empty() && self.categories.is_empty() {
@@ -54,7 +51,7 @@ impl Inner {
         }
     }
 
-    /// Asks the policies of further categories: each once.
+    /// Adds the policies of further categories, each once.
     #[cold]
     fn ask_others(&self, others: &[u32], request: &Parts, decision: &mut Decision) {
         let mut read = None;
@@ -72,7 +69,9 @@ impl Inner {
         if !self.exempt.is_empty() {
             let is_exempt =
                 self.exempt.iter().any(|matcher| matcher.surely_matches(request, &path));
-            self.exempted.saw(is_exempt);
+            if !self.all_exempt.are_over() {
+                self.watch_exemptions(is_exempt);
+            }
             if is_exempt {
                 return None;
             }
@@ -87,9 +86,10 @@ impl Inner {
         })
     }
 
-    /// Of routers that split a path alike, some decode it: they choose the first category that
-    /// matches so. Routers that split it differently, or trim a trailing slash, choose any: what
-    /// axum nests at `/v1` answers `/v1/`, or leaves it to the router outside.
+    /// Some routers decode a path and split it as others do: they choose the first category that
+    /// matches the decoded path. Routers that split it differently, or trim a trailing slash, may
+    /// choose any category: a router that axum nests at `/v1` answers `/v1/`, or leaves it to the
+    /// router outside.
     #[cold]
     #[inline(never)]
     fn categories_of_odd(
@@ -164,38 +164,26 @@ impl Inner {
     }
 }
 
-/// Whether any request was counted: where exemptions leave none, the first so many tell.
-#[derive(Default)]
-pub(super) struct Exempted(AtomicU32);
-
-impl Exempted {
-    const TOLD: u32 = 1_000;
-
-    #[inline]
-    fn saw(&self, is_exempt: bool) {
-        if self.0.load(Relaxed) < Self::TOLD {
-            self.add(is_exempt);
-        }
-    }
-
+impl Inner {
+    /// Reports that exemptions match each of the first requests, so that no request is counted.
     #[cold]
-    fn add(&self, is_exempt: bool) {
+    fn watch_exemptions(&self, is_exempt: bool) {
         if !is_exempt {
-            self.0.store(Self::TOLD, Relaxed);
-        } else if self.0.fetch_add(1, Relaxed) == Self::TOLD - 1 {
+            return self.all_exempt.end();
+        }
+        if self.all_exempt.count() {
             warn(Code::AllExempt, "", || {
                 format!(
                     "the first {} requests were all exempt, and nothing was counted; write \
                      exemptions that match less, unless these are health checks",
-                    Self::TOLD
+                    FirstRequests::MANY
                 )
             });
         }
     }
-}
 
-impl Inner {
-    /// Of a key that is about to be charged: the store hears of it as early as can be.
+    /// The fingerprint of a key that is about to be charged. The store prefetches it, as early as
+    /// can be.
     #[inline]
     pub(super) fn fingerprint(&self, rule: &Rule, kind: u8, key: &Key<'_>) -> u128 {
         let fingerprint = self.fingerprints.fingerprint(rule.domain(kind).key, key);
@@ -213,11 +201,12 @@ impl Inner {
         key.first_part().map(|first| self.fingerprints.fingerprint(domain, &first) as u64)
     }
 
-    /// The same, as the policy reads it from a request.
+    /// On which server the counts of a request's key are kept, if not on the key's own: the policy
+    /// may read the shard from the request.
     ///
     /// # Errors
-    /// The status for a shard that is there and cannot be read: the caller must not be counted on
-    /// another server for that.
+    /// The status for a shard that cannot be read: it must not move the caller's counts to another
+    /// server.
     #[inline]
     pub(super) fn shard_for(
         &self,
@@ -233,7 +222,7 @@ impl Inner {
             Extracted::Unreadable(status) => Err(status),
             chosen => Ok(match chosen.found() {
                 Some(shard) => {
-                    // As the key of a policy that counts by this: both are then on one server.
+                    // Fingerprinted like the key of a policy that counts by it: both are on one server.
                     let (first, domain) = (shard.first_part(), rule.shard_domain);
                     let fingerprint = match first {
                         Some(first) => self.fingerprints.fingerprint(domain.first_part, &first),
@@ -248,13 +237,13 @@ impl Inner {
 }
 
 impl Rule {
-    /// Of the keys of this kind.
+    /// The domain of the keys of this kind.
     #[inline]
     pub(super) fn domain(&self, kind: u8) -> Domain {
         self.domains[usize::from(kind)]
     }
 
-    /// Adds to `decision` what this rule asks for a key, and its shard.
+    /// Adds to `decision` what this rule charges to a key, and the key's shard.
     #[inline]
     pub(super) fn ask<'d>(
         &self,
@@ -276,7 +265,7 @@ impl Rule {
         asked
     }
 
-    /// Looks whether one of the first requests has the key by which the policy counts first.
+    /// Reports that none of the first requests has the key by which the policy counts first.
     #[cold]
     fn watch_key(&self, kind: u8, key: &Extracted<'_>) {
         if kind == 0 && !matches!(key, Extracted::Missing) {
@@ -313,14 +302,14 @@ impl Decision {
         self.all().next().is_some_and(|outcome| outcome.charge.mode == Mode::Peek)
     }
 
-    /// A request of which a key is missing or unreadable is refused by that, and costs nothing
-    /// anywhere; unless it is only a dry run that would refuse it.
+    /// Whether the store decides. A request whose key is missing or unreadable is refused without it
+    /// and costs nothing anywhere, unless only a dry run would refuse the request.
     #[inline]
     pub(super) fn needs_store(&self) -> bool {
         self.outcomes().iter().all(Outcome::has_key) && self.all().any(Outcome::has_key)
     }
 
-    /// What is asked of the store.
+    /// The charges for the store.
     pub(super) fn charges(&self) -> SmallVec<[Charge; 8]> {
         self.all().filter(|outcome| outcome.has_key()).map(|outcome| outcome.charge).collect()
     }
@@ -329,7 +318,7 @@ impl Decision {
         self.all_mut().filter(|outcome| outcome.has_key()).map(|outcome| &mut outcome.charge)
     }
 
-    /// What the store has answered; `false` where it has not done so for each charge.
+    /// Takes in the store's answer; `false` where that lacks one for some charge.
     #[inline]
     #[must_use]
     pub(super) fn answer(&mut self, usages: &Usages) -> bool {
@@ -359,8 +348,8 @@ impl Decision {
         waits.max_by_key(|wait| wait.map_or(Duration::MAX, |wait| wait))?
     }
 
-    /// Who calls, for the line of those who wait: each key that is the caller's own and not shared
-    /// by all. Where all policies are global, no caller is told apart.
+    /// The callers, for the line of those who wait: each key that is a caller's own and not shared
+    /// by all. There are none where all policies are global.
     pub(super) fn callers(&self) -> Callers {
         let mut callers = Callers::new();
         for key in self.all().filter_map(Outcome::fingerprint) {
@@ -376,7 +365,7 @@ impl Decision {
         self.all().map(|outcome| inner.rule(outcome.place).hold).max().unwrap_or_default()
     }
 
-    /// The decision is made, without the store: nothing but what lacks a key counts.
+    /// Ends the decision without the store: only the policies that lack a key have a say.
     #[inline]
     pub(super) fn finish_uncounted(&mut self, now: Now) {
         self.retain(|outcome| !outcome.has_key());

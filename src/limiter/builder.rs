@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Inner, Limiter, Members, NO_KIND, Rule, asked::Exempted, reach};
+use super::{Inner, Limiter, Members, NO_KIND, Rule, reach};
 #[cfg(feature = "metrics")]
 use crate::metrics::{Metrics, Watched};
 use crate::{
@@ -23,7 +23,7 @@ use crate::{
     store::{Announcement, Charge, MemoryStore, Mode, Store, Usage},
 };
 
-/// As long as it takes: no window is longer, and times add up without an end.
+/// The longest hold: no window is longer, and sums of times do not overflow.
 const LONGEST_HOLD: Duration = Duration::from_nanos(MAX_WINDOW);
 const DEFAULT_MAX_HELD: usize = 10_000;
 const DEFAULT_MAX_HELD_PER_KEY: usize = 100;
@@ -56,7 +56,7 @@ impl LimiterBuilder {
         self
     }
 
-    /// A policy that holds for no request: it is asked through [`Limiter::check`].
+    /// A policy that holds for no request: only [`Limiter::check`] and its like use it.
     pub fn direct(mut self, policy: Policy) -> Self {
         self.direct.push(policy);
         self
@@ -87,15 +87,15 @@ impl LimiterBuilder {
         self
     }
 
-    /// With how many requests one caller may be held at once, over all policies; beyond, they are
-    /// refused at once. Default: as many as others could still be held with. So one caller is held
-    /// with half of [`max_held`](Self::max_held) at most, and two with a third each.
+    /// How many requests of one caller may be held at once, over all policies; beyond, they are
+    /// refused at once. Default: as many as are still free of [`max_held`](Self::max_held). So one
+    /// caller holds half of them at most, and two callers hold a third each.
     ///
-    /// The keys of a request tell its caller, by all policies that hold for it but
-    /// [global](Policy::global) ones; where there are several, none of them may be held with more.
-    /// Where all are global, no caller is told apart. Where a caller may make its key up, such as
-    /// an email address, each is a caller: add a policy that counts by an address, if only as a
-    /// [dry run](Policy::dry_run).
+    /// A caller is a key: each of the keys that a request has under its policies, but for
+    /// [global](Policy::global) ones. A request with several keys counts for each of them. Where all
+    /// policies are global, callers are not distinguished. A key that callers can make up, such as
+    /// an email address, makes as many callers as it has values: then add a policy that counts by
+    /// [`ClientIp`](crate::key::ClientIp), if only as a [dry run](Policy::dry_run).
     pub fn max_held_per_caller(mut self, requests: usize) -> Self {
         self.max_held_per_caller = Some(requests);
         self
@@ -104,8 +104,8 @@ impl LimiterBuilder {
     /// How many requests may be held at once for one key of a policy; beyond, they are refused at
     /// once. Default: 100.
     ///
-    /// All callers share what a [global](Policy::global) policy may hold: of that, each is held with
-    /// no more requests than could still be held.
+    /// All callers share the line of a [global](Policy::global) policy: there, each holds no more
+    /// requests than are still free of it.
     pub fn max_held_per_key(mut self, requests: usize) -> Self {
         self.max_held_per_key = Some(requests);
         self
@@ -181,7 +181,7 @@ impl LimiterBuilder {
             #[cfg(feature = "metrics")]
             metrics: metrics(&rules, every_request.clone(), &categories),
             exempt: self.exempt,
-            exempted: Exempted::default(),
+            all_exempt: FirstRequests::default(),
             rules,
             every_request: places(every_request),
             categories,

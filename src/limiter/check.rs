@@ -1,3 +1,5 @@
+//! One policy checked for one key, without a request: [`Check`].
+
 use std::{
     fmt,
     future::Future,
@@ -6,7 +8,7 @@ use std::{
     task::{Context, Poll, Waker, ready},
 };
 
-use super::{Inner, Limiter, Rule, future::DecisionFuture};
+use super::{CheckError, Inner, Limiter, Rule, future::DecisionFuture};
 use crate::{
     decision::{Decision, Outcome, Reason},
     key::Key,
@@ -14,8 +16,8 @@ use crate::{
     store::{Answer, Change, Correction, Mode, Usage},
 };
 
-/// A question to one policy; made by [`Limiter::check`] and its like. It is asked by awaiting it, or
-/// by [`at_once`](Self::at_once) where nothing can be awaited.
+/// A check of one policy for one key; made by [`Limiter::check`] and its like. It runs when it is
+/// awaited, or by [`at_once`](Self::at_once) where nothing can be awaited.
 ///
 /// ```
 /// use tower_quota::{Limiter, Policy, Quota};
@@ -33,7 +35,7 @@ use crate::{
 /// # Ok(())
 /// # }
 /// ```
-#[must_use = "nothing is asked unless it is awaited, or asked `at_once`"]
+#[must_use = "a check does nothing unless it is awaited, or made `at_once`"]
 pub struct Check<'a> {
     limiter: &'a Limiter,
     action: Action,
@@ -42,9 +44,9 @@ pub struct Check<'a> {
     kind: Option<&'a str>,
     cost: u64,
     plan: Option<Plan<'a>>,
-    /// Boxed: mostly the answer is there at once.
+    /// Boxed, as the answer is mostly there at once.
     deciding: Option<Box<DecisionFuture>>,
-    /// Whether the key is known to have used what is to be changed.
+    /// Whether the key is known to have used units that a change can give back.
     is_known: bool,
 }
 
@@ -78,9 +80,9 @@ impl<'a> Check<'a> {
         self
     }
 
-    /// What kind of key it is, by the name that its extractor has: `ip`, `x-api-key`. Needed where
-    /// the policy counts by several ([`Policy::or_key`](crate::Policy::or_key)): equal keys of two
-    /// kinds have two quotas.
+    /// The kind of the key, by the name that its extractor has: `ip`, `x-api-key`. A policy that
+    /// counts by several kinds ([`Policy::or_key`](crate::Policy::or_key)) needs it, as equal keys of
+    /// two kinds have two quotas. Default: the policy's only kind.
     ///
     /// ```
     /// use std::net::IpAddr;
@@ -107,9 +109,22 @@ impl<'a> Check<'a> {
         self
     }
 
-    /// The plan of this key, by its name in [`Policy::plans`](crate::Policy::plans). Which plan a
-    /// key has is a function of the request, and there is none: so a policy with plans needs this,
-    /// or [`quota`](Self::quota).
+    /// The plan of the key, by its name in [`Policy::plans`](crate::Policy::plans). A policy with
+    /// plans needs this or [`quota`](Self::quota): it finds a key's plan in a request, and a check
+    /// has none. The last of the two that is called counts.
+    ///
+    /// ```
+    /// use tower_quota::{Limiter, Policy, Quota, key};
+    ///
+    /// let reads = Policy::sliding_window("read", Quota::per_minute(60))
+    ///     .key(key::bearer())
+    ///     .or_refuse()
+    ///     .plans([("pro", Quota::per_minute(1_000))], |_| None);
+    /// let limiter = Limiter::builder().policy(reads).build()?;
+    /// assert_eq!(limiter.check("read", "sk_live_1").plan("pro").at_once()?.remaining(), 999);
+    /// assert!(limiter.check("read", "sk_live_1").plan("por").at_once().is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn plan(mut self, name: &'a str) -> Self {
         self.plan = Some(Plan::Named(name));
         self
@@ -122,11 +137,12 @@ impl<'a> Check<'a> {
         self
     }
 
-    /// Asks from code that is not async: a thread, a callback, a loop over messages. It needs no
-    /// runtime, and answers with what the policy says, of which awaiting makes a [`Decision`].
+    /// Makes the check from code that is not async: a thread, a callback, a loop over messages. It
+    /// needs no runtime. The answer is the policy's [`Outcome`]; awaiting the check answers with a
+    /// [`Decision`] that has it.
     ///
-    /// Nothing is held: where the policy would have others wait, this is refused, and
-    /// [`Outcome::retry_after`] tells how long to wait. A [dry run](crate::Policy::dry_run) lets it
+    /// Nothing is held: where a policy would hold a request, the check is refused, and
+    /// [`Outcome::retry_after`] says how long to wait. A [dry run](crate::Policy::dry_run) lets it
     /// pass. Of an unlimited quota, [`u64::MAX`] units remain.
     ///
     /// ```
@@ -142,9 +158,9 @@ impl<'a> Check<'a> {
     /// ```
     ///
     /// # Errors
-    /// [`CheckError`]: a question that the policy cannot answer. [`CheckError::WouldWait`] where
-    /// the store has to be waited for, as one on Redis has: then nothing is charged. What is given
-    /// back, or reset, is so all the same.
+    /// Those of [`Limiter::check`], and [`CheckError::WouldWait`] where the store does not answer at
+    /// once, as Redis does not. Then nothing is charged; units that the check gives back, or a key
+    /// that it resets, will be so all the same.
     pub fn at_once(self) -> Result<Outcome, CheckError> {
         let (inner, rule) = (&*self.limiter.inner, self.rule()?);
         let mut outcome = rule.unasked;
@@ -174,7 +190,7 @@ impl<'a> Check<'a> {
         }
     }
 
-    /// Writes the question into what the rule says before it has a key.
+    /// Writes the check into the rule's outcome, which has no key yet.
     #[inline]
     fn fill(&self, rule: &Rule, outcome: &mut Outcome) -> Result<(), CheckError> {
         let inner = &*self.limiter.inner;
@@ -205,7 +221,7 @@ impl<'a> Check<'a> {
                     charge.quota = quota;
                     outcome.refused = Some(Reason::NoQuota);
                 }
-                // What was used before the plan had nothing stays, under the policy's own quota.
+                // Units that were used before the plan had none stay, under the policy's own quota.
                 (0, Action::GiveBack | Action::Reset) => {}
                 _ => charge.quota = quota,
             }
@@ -261,7 +277,7 @@ impl<'a> Check<'a> {
         }
     }
 
-    /// What changes of what was used; `None` where units are to be used.
+    /// The change to what was used; `None` for a charge.
     fn change(&self) -> Option<Change> {
         match self.action {
             Action::Charge | Action::Peek => None,
@@ -274,7 +290,7 @@ impl<'a> Check<'a> {
         CheckError::NothingUsed(self.policy.to_owned())
     }
 
-    /// Begins; the answer is in `decision`, or else it comes later.
+    /// Begins the check. The answer is in `decision` if no future is returned.
     #[inline]
     fn begin(&self, decision: &mut Decision) -> Result<Option<Box<DecisionFuture>>, CheckError> {
         let rule = self.rule()?;
@@ -319,7 +335,7 @@ impl Inner {
         self.charge_one_at_once(&mut peeked, self.clock.now()) && peeked.is_unused()
     }
 
-    /// Tells of what one policy says. A dry run refuses nothing.
+    /// Reports the outcome to metrics and events. A dry run refuses nothing.
     #[inline]
     fn observe_answer(&self, outcome: &mut Outcome) {
         if outcome.charge.mode != Mode::Peek {
@@ -330,10 +346,10 @@ impl Inner {
         }
     }
 
-    /// Changes what was used; `false` where nobody knows yet what is left.
+    /// Changes what was used; `false` where it is not yet known what is left.
     fn correct_without_waiting(&self, outcome: &mut Outcome, change: Change) -> bool {
         let charge = outcome.charge;
-        let correction = Correction::of_now(charge, change);
+        let correction = Correction::new(charge, change);
         let now = self.clock.now();
         let mut correcting = self.store.correct(&[correction], now);
         let answer = Pin::new(&mut correcting).poll(&mut Context::from_waker(Waker::noop()));
@@ -375,7 +391,7 @@ impl Future for Check<'_> {
             if self.change().is_none() || self.is_known {
                 return Poll::Ready(Ok(decision));
             }
-            // Of a key that is misspelt, nothing is given back.
+            // Nothing is given back to a key that may be misspelt.
             if decision.is_unused() {
                 return Poll::Ready(Err(self.nothing_used()));
             }
@@ -396,116 +412,3 @@ impl Outcome {
         self.remaining() >= self.limit()
     }
 }
-
-/// Why a [`Check`] has no answer. Nothing was changed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum CheckError {
-    /// No policy of the limiter has this name.
-    UnknownPolicy(String),
-    /// The policy counts by several kinds of key, and none was [named](Check::kind).
-    WhichKind {
-        /// The policy.
-        policy: String,
-        /// Its kinds of key.
-        kinds: Vec<String>,
-    },
-    /// The policy does not count by this kind of key.
-    UnknownKind {
-        /// The policy.
-        policy: String,
-        /// The kind that was [named](Check::kind).
-        kind: String,
-        /// Its kinds of key.
-        kinds: Vec<String>,
-    },
-    /// No request can have this key: it is no address, or has not as many parts.
-    UnfitKey {
-        /// The policy.
-        policy: String,
-        /// The kind of key by which it counts.
-        kind: String,
-    },
-    /// The policy has plans, and the key's was not given, as a [name](Check::plan) or a
-    /// [quota](Check::quota).
-    WhichPlan {
-        /// The policy.
-        policy: String,
-        /// Its [plans](crate::Policy::plans).
-        plans: Vec<String>,
-    },
-    /// The policy has no plan of this name.
-    UnknownPlan {
-        /// The policy.
-        policy: String,
-        /// The plan that was [named](Check::plan).
-        plan: String,
-        /// Its [plans](crate::Policy::plans).
-        plans: Vec<String>,
-    },
-    /// The key has used nothing of this policy, so that nothing can be given back or reset.
-    NothingUsed(String),
-    /// Only a request says on which server of a cluster this policy's counts are
-    /// ([`Policy::shard`](crate::Policy::shard)).
-    Sharded(String),
-    /// The store has to be waited for, and was asked by [`Check::at_once`].
-    WouldWait,
-}
-
-impl fmt::Display for CheckError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let quoted = |names: &[String], last: &str| {
-            let names: Vec<_> = names.iter().map(|name| format!("`{name}`")).collect();
-            names.join(last)
-        };
-        match self {
-            Self::UnknownPolicy(name) => write!(
-                f,
-                "no policy is named `{name}`; add it to the limiter, as with `.direct(…)`"
-            ),
-            Self::WhichKind { policy, kinds } => {
-                let kinds = quoted(kinds, " or ");
-                write!(f, "policy `{policy}` counts by {kinds}; write which, as `.kind(\"…\")`")
-            }
-            Self::UnknownKind { policy, kind, kinds } => {
-                let kinds = quoted(kinds, " or ");
-                write!(f, "policy `{policy}` does not count by `{kind}`; write {kinds}")
-            }
-            Self::UnfitKey { policy, kind } => write!(
-                f,
-                "no request has such a key under policy `{policy}`, which counts by `{kind}`; write an address as an `IpAddr`, and several keys together as a tuple"
-            ),
-            Self::WhichPlan { policy, plans } if plans.is_empty() => {
-                write!(f, "policy `{policy}` has plans; write the key's quota, as `.quota(…)`")
-            }
-            Self::WhichPlan { policy, plans } => {
-                let plans = quoted(plans, " or ");
-                write!(
-                    f,
-                    "policy `{policy}` has the plans {plans}; write the key's, as `.plan(\"…\")`, or its quota, as `.quota(…)`"
-                )
-            }
-            Self::UnknownPlan { policy, plan, plans } if plans.is_empty() => write!(
-                f,
-                "policy `{policy}` has no plan `{plan}`; write the key's quota, as `.quota(…)`"
-            ),
-            Self::UnknownPlan { policy, plan, plans } => {
-                let plans = quoted(plans, " or ");
-                write!(f, "policy `{policy}` has no plan `{plan}`; write {plans}")
-            }
-            Self::NothingUsed(policy) => write!(
-                f,
-                "the key has used nothing of policy `{policy}`, and nothing was changed; look whether the key is right"
-            ),
-            Self::Sharded(policy) => write!(
-                f,
-                "policy `{policy}` has a shard, which only a request says; leave `.shard(…)` out, or ask with `Limiter::decide`"
-            ),
-            Self::WouldWait => f.write_str(
-                "the limiter's store cannot answer at once; write `.await` for `.at_once()`",
-            ),
-        }
-    }
-}
-
-impl std::error::Error for CheckError {}

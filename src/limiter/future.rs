@@ -97,7 +97,7 @@ impl DecisionFuture {
         let now = limiter.inner.clock.now();
         let charges = asked.charges().into_iter();
         let corrections: SmallVec<[Correction; 4]> =
-            charges.map(|charge| Correction::of_now(charge, change)).collect();
+            charges.map(|charge| Correction::new(charge, change)).collect();
         let answer = limiter.inner.store.correct(&corrections, now);
         let step = Step::Charging { answer, now };
         Self { limiter, decision: asked, arrived: now, step, corrects: true, held: None }

@@ -3,6 +3,7 @@
 mod asked;
 mod builder;
 mod check;
+mod check_error;
 mod describe;
 mod fallback;
 mod future;
@@ -29,9 +30,7 @@ use self::check::Action;
 pub(crate) use self::overrides::{Drawn, Unchanged};
 pub(crate) use self::settle::Settling;
 pub use self::{
-    builder::LimiterBuilder,
-    check::{Check, CheckError},
-    future::DecisionFuture,
+    builder::LimiterBuilder, check::Check, check_error::CheckError, future::DecisionFuture,
 };
 #[cfg(feature = "metrics")]
 use crate::metrics::Metrics;
@@ -76,7 +75,8 @@ pub struct Limiter {
 
 struct Inner {
     exempt: Vec<Matcher>,
-    exempted: asked::Exempted,
+    /// Ended by the first request that is not exempt.
+    all_exempt: FirstRequests,
     /// Those for every request; then those of each category, which says where; then the others.
     rules: Vec<Rule>,
     every_request: Range<u32>,
@@ -84,7 +84,7 @@ struct Inner {
     /// The first place of each policy, by its name.
     by_name: BTreeMap<String, u32>,
     store: Arc<dyn Store>,
-    /// What the store knows of the policies, as long as this lives.
+    /// The store announces the policies to others for as long as this lives.
     announced: Arc<[Announcement]>,
     /// Where counts live while the store does not answer.
     local: OnceLock<MemoryStore>,
@@ -115,11 +115,11 @@ struct Rule {
     hold: Duration,
     /// Rules that have the same find the same key in a request.
     key_source: u32,
-    /// Until one has the key by which the policy counts first.
+    /// Ended by the first request that has the key by which the policy counts first.
     without_key: FirstRequests,
-    /// Of each kind of key.
+    /// The domain of each kind of key.
     domains: Box<[Domain]>,
-    /// Of the key that says where a cluster keeps its counts, if there is one.
+    /// The domain of the key that says where a cluster keeps the counts, if there is one.
     shard_domain: Domain,
 }
 
@@ -129,8 +129,7 @@ impl Inner {
     }
 }
 
-/// The domain of what no kind of key names: a policy's identity, or a key that is only for the
-/// choice of a server.
+/// The domain of fingerprints that are not of a key: a policy's identity.
 const NO_KIND: u64 = 0;
 
 impl Limiter {
@@ -157,9 +156,21 @@ impl Limiter {
         DecisionFuture::at_once(self, decision)
     }
 
-    /// How many charges of a policy, by its name, were counted in a quota that new keys share, as
-    /// the store had no room for more; `None` where no policy has that name, or where the store does
-    /// not know: the one in memory does.
+    /// How many charges of a policy, by its name, were counted in a quota that new keys share,
+    /// because the store had no room for more keys; `None` where no policy has that name, or where
+    /// the store does not know. [`MemoryStore`] knows, and says the sum over all policies in
+    /// [`MemoryStore::overflowed`].
+    ///
+    /// ```
+    /// use tower_quota::{Limiter, Policy, Quota};
+    ///
+    /// let limiter = Limiter::builder()
+    ///     .direct(Policy::token_bucket("delivery", Quota::per_hour(100)))
+    ///     .build()?;
+    /// assert_eq!(limiter.overflowed("delivery"), Some(0));
+    /// assert_eq!(limiter.overflowed("delivrey"), None);
+    /// # Ok::<(), tower_quota::BuildError>(())
+    /// ```
     #[must_use]
     pub fn overflowed(&self, policy: &str) -> Option<u64> {
         let place = self.inner.by_name.get(policy)?;
@@ -180,25 +191,24 @@ impl Limiter {
         outcome.fingerprint().map(|fingerprint| self.inner.fingerprints.public(fingerprint))
     }
 
-    /// Asks one policy, by its name, about a key. Awaiting it charges one unit, unless told
-    /// otherwise, when that fits; [`Check::at_once`] does so without.
+    /// Checks one policy, by its name, for a key. Awaiting the check charges one unit, or its
+    /// [`cost`](Check::cost), if that fits; [`Check::at_once`] does the same without awaiting.
     ///
-    /// This is for work that is no HTTP request: a background job, a message from a queue. The key
-    /// counts as that of a request does: an address by its network, and all keys of a
+    /// This is for work that is no HTTP request: a background job, a message from a queue. A key
+    /// counts as it does in a request: an address by its network, and all keys of a
     /// [global](crate::Policy::global) policy together. Where the policy counts by several kinds of
-    /// key, [`Check::kind`] names the key's; where it has plans, [`Check::plan`] does or
-    /// [`Check::quota`]. What an operator has decided about a key of the request log
-    /// (`usage::OperatorPage`) does not reach it.
+    /// key, [`Check::kind`] names the key's kind. Where the policy has plans, [`Check::plan`] or
+    /// [`Check::quota`] says the key's. An operator's block or quota for a key of the request log
+    /// (`usage::OperatorPage`) does not apply here.
     ///
     /// # Errors
-    /// The [`CheckError`] of a question that the policy cannot answer, such as
-    /// [`CheckError::UnknownPolicy`].
+    /// A [`CheckError`] says what the check lacks, such as [`CheckError::UnknownPolicy`].
     #[inline]
     pub fn check<'a>(&'a self, policy: &'a str, key: impl Into<Key<'a>>) -> Check<'a> {
         Check::new(self, Action::Charge, policy, key.into())
     }
 
-    /// Asks as [`check`](Self::check) does, and charges nothing.
+    /// Checks as [`check`](Self::check) does, and charges nothing.
     ///
     /// # Errors
     /// Those of [`check`](Self::check).
@@ -206,13 +216,13 @@ impl Limiter {
         Check::new(self, Action::Peek, policy, key.into())
     }
 
-    /// Gives a key units back that it has used: one, or the [`cost`](Check::cost), and never more
-    /// than are used now. What has come back by itself is not given back again. As nothing says when
-    /// they were used, a window gives back what was used last.
+    /// Gives units back that a key has used: one, or the [`cost`](Check::cost), and never more than
+    /// are used now. Units that have come back by themselves are not given back again. The check does
+    /// not say when the units were used, so a window gives back those that were used last.
     ///
     /// # Errors
-    /// Those of [`check`](Self::check), and [`CheckError::NothingUsed`]: the key has used nothing,
-    /// or another key was meant.
+    /// Those of [`check`](Self::check), and [`CheckError::NothingUsed`] where the key has used
+    /// nothing: it may be misspelt.
     pub fn give_back<'a>(&'a self, policy: &'a str, key: impl Into<Key<'a>>) -> Check<'a> {
         Check::new(self, Action::GiveBack, policy, key.into())
     }
@@ -220,8 +230,8 @@ impl Limiter {
     /// Gives a key its whole quota back.
     ///
     /// # Errors
-    /// Those of [`check`](Self::check), and [`CheckError::NothingUsed`]: the key has used nothing,
-    /// or another key was meant.
+    /// Those of [`check`](Self::check), and [`CheckError::NothingUsed`] where the key has used
+    /// nothing: it may be misspelt.
     pub fn reset<'a>(&'a self, policy: &'a str, key: impl Into<Key<'a>>) -> Check<'a> {
         Check::new(self, Action::Reset, policy, key.into())
     }

@@ -1,5 +1,5 @@
-//! What limiters tell a store that they share of their policies, so that two which are not meant to
-//! count together are noticed.
+//! The policies that a limiter announces to its store: [`Announcement`]. Two limiters that count
+//! together by mistake are found by it.
 
 use crate::{
     describe::in_words,
@@ -7,17 +7,40 @@ use crate::{
     warning::{Code, warn},
 };
 
-/// What a limiter counts in a store: a policy of this name and its settings; see
-/// [`Store::announce`](super::Store::announce).
+/// A policy that a limiter counts in a store, and its settings in words.
+///
+/// A store gets them by [`Store::announce`](super::Store::announce). One whose counts several
+/// limiters share compares those with the same [`policy`](Self::policy):
+///
+/// ```
+/// use std::sync::{Arc, Mutex};
+/// use tower_quota::store::Announcement;
+///
+/// #[derive(Default)]
+/// struct Announced(Mutex<Vec<Announcement>>);
+///
+/// impl Announced {
+///     // Called by `Store::announce`.
+///     fn add(&self, policies: &Arc<[Announcement]>) {
+///         let mut known = self.0.lock().expect("no thread has panicked");
+///         for new in policies.iter() {
+///             for known in known.iter().filter(|known| known.policy == new.policy) {
+///                 new.compare(&known.settings);
+///             }
+///         }
+///         known.extend(policies.iter().cloned());
+///     }
+/// }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Announcement {
-    /// The name of the policy.
+    /// The policy's name.
     pub name: String,
-    /// The fingerprint of its name and of how it counts, as in
+    /// The fingerprint of the policy's name and algorithm, as in
     /// [`Charge::policy`](super::Charge::policy): policies with the same count together.
     pub policy: u64,
-    /// Its quota without a plan and its kinds of key, in words: `10 per minute, by ip`.
+    /// The policy's own quota and its kinds of key, in words: `10 per minute, by ip`.
     pub settings: String,
 }
 
@@ -27,7 +50,8 @@ impl Announcement {
         Self { name: policy.name().to_owned(), policy: fingerprint, settings }
     }
 
-    /// Warns if another limiter that counts in the same store has announced other settings.
+    /// Gives the warning [`policy_differs`](crate::warning#policy_differs) if `others`, the
+    /// [settings](Self::settings) that another limiter has announced, differ from these.
     pub fn compare(&self, others: &str) {
         let Self { name, settings, .. } = self;
         if settings == others {

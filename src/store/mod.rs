@@ -33,13 +33,13 @@ use crate::{
     quota::Quota,
 };
 
-/// What one policy asks of a request.
+/// What one policy charges for a request.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Charge {
     /// Whose quota: a fingerprint of the key.
     pub key: u128,
-    /// Of which policy: a fingerprint of its name, and of how it counts.
+    /// Which policy: a fingerprint of its name and its algorithm.
     pub policy: u64,
     /// Charges with the same are kept on the same server: of the key, or of its first part where it
     /// has several.
@@ -50,11 +50,11 @@ pub struct Charge {
     pub quota: Quota,
     /// How many units the request uses.
     pub cost: u64,
-    /// Units that those who wait for this key will use before: it fits only if they fit as well.
+    /// Units of earlier requests that wait for this key: the charge fits only behind them.
     pub ahead: u64,
     /// What it does.
     pub mode: Mode,
-    /// Whether its response may change what it has cost: then nobody knows how long a refusal
+    /// Whether the response may change the cost: then a store must not remember how long a refusal
     /// lasts.
     pub is_settled: bool,
     /// Up to so many units may be taken at once, and spent where they were taken; see
@@ -69,7 +69,7 @@ pub enum Mode {
     Enforced,
     /// It is made if it fits and the request passes, and never keeps the request from passing.
     DryRun,
-    /// It is never made: it only asks, and its answer is for a request that is made now.
+    /// It is never made: its answer is what a request would get now.
     Peek,
 }
 
@@ -89,7 +89,7 @@ impl Charge {
         (self.policy as u128) << 64 ^ self.key
     }
 
-    /// How many units have to be there for it to fit.
+    /// How many units must be there for it to fit.
     pub(crate) fn wanted(&self) -> u64 {
         wanted(self.ahead, self.cost)
     }
@@ -101,24 +101,47 @@ impl Charge {
 }
 
 /// A change to what a [`Charge`] has used.
+///
+/// ```
+/// use tower_quota::{
+///     Algorithm, Clock, Quota,
+///     store::{Change, Charge, Correction, MemoryStore, Store, StoreError},
+/// };
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), StoreError> {
+/// let (store, now) = (MemoryStore::new(), Clock::system().now());
+/// let charge = Charge::new(1, 7, Algorithm::TokenBucket, Quota::per_hour(10));
+/// let answer = store.charge(&[charge], now).await?;
+/// assert_eq!(answer.usages[0].remaining(), 9);
+///
+/// let mut correction = Correction::new(charge, Change::GiveBack(1));
+/// correction.charged_at = Some(answer.at);
+/// correction.usage = answer.usages[0];
+/// let answer = store.correct(&[correction], now).await?;
+/// assert_eq!(answer.usages[0].remaining(), 10);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct Correction {
     /// The charge as it was made, or as it would be made for its policy and key.
     pub charge: Charge,
-    /// When it was made, as the store [answered](Answer::at); `None` where that is not known: then
-    /// it was just now.
+    /// When the charge was made, as the store [answered](Answer::at). `None` where that is not
+    /// known: the store takes it for a charge of now.
     pub charged_at: Option<Now>,
-    /// What the store answered to it, which tells what has come back by itself since;
-    /// [`Usage::unknown`] where that is not known.
+    /// The store's answer to the charge, by which the store knows how much has come back by itself
+    /// since. [`Usage::unknown`] where there is none.
     pub usage: Usage,
     /// What changes.
     pub change: Change,
 }
 
 impl Correction {
-    /// Of a charge of which nothing else is known.
+    /// A correction of a charge of which neither the time nor the answer is known.
     #[must_use]
-    pub const fn of_now(charge: Charge, change: Change) -> Self {
+    pub const fn new(charge: Charge, change: Change) -> Self {
         Self { charge, charged_at: None, usage: Usage::unknown(), change }
     }
 
@@ -136,12 +159,12 @@ impl Correction {
 /// What a [`Correction`] changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// These units were not used after all. Those that have come back by themselves stay as they
-    /// are: by the clock in a window; and in a token bucket, when all has come back that was missing
-    /// right after the charge.
+    /// These units were not used after all. The store gives back only those that have not come back
+    /// by themselves. A window's come back by the clock. A token bucket's have come back once all
+    /// units have that were missing right after the charge.
     GiveBack(u64),
-    /// These units were used as well, whether or not they fit. A token bucket owes one more whole
-    /// capacity at most: beyond that, they are let go.
+    /// These units were used as well, whether or not they fit. A token bucket owes at most
+    /// one whole capacity beyond empty; units beyond that are dropped.
     Take(u64),
     /// The key has its whole quota again.
     Reset,
@@ -156,14 +179,14 @@ pub struct Usage {
 }
 
 impl Usage {
-    /// What is told of times longer than 584 years is that.
+    /// Times beyond 584 years are cut to that.
     #[must_use]
     pub fn new(wait: Duration, remaining: u64, reset: Duration) -> Self {
         Self::of_nanos(nanos(wait), remaining, nanos(reset))
     }
 
-    /// Where the store does not know what is left: of a charge that was not made because another
-    /// does not fit. Nothing is told of it.
+    /// The store does not know what is left, as of a charge that was not made because another one
+    /// does not fit. Such an outcome appears in no header and no [`Decision`](crate::Decision).
     #[must_use]
     pub const fn unknown() -> Self {
         Self::of_nanos(0, u64::MAX, u64::MAX)
@@ -207,7 +230,7 @@ impl Usage {
         self.wait
     }
 
-    /// With longer times. Where nothing is to come back, nothing comes later.
+    /// The same with longer times. A reset of zero stays zero: nothing is to come back.
     pub(crate) const fn later(self, wait: u64, reset: u64) -> Self {
         let reset = if self.reset == 0 { 0 } else { self.reset.saturating_add(reset) };
         Self { wait: self.wait.saturating_add(wait), reset, ..self }
@@ -255,21 +278,21 @@ impl std::error::Error for StoreError {}
 pub trait Store: Send + Sync + 'static {
     /// Makes all of `charges` when each enforced one fits, or else none.
     ///
-    /// A key may be charged under one quota and then under another, as its plan changes. What it has
-    /// used counts under each of the last few, so that what was told of one stays true; and what was
-    /// told of a new one holds even if the charge was not made.
+    /// The quota of a key may change from one charge to the next, as its plan does. A use counts
+    /// under each of the key's last few quotas, so that earlier answers stay true. An answer under a
+    /// new quota holds even if the charge was not made.
     fn charge(&self, charges: &[Charge], now: Now) -> StoreFuture;
 
     /// Does what [`charge`](Self::charge) does, where that takes no waiting, and writes what became
     /// of each charge to `usages`, of which there are as many. `false`, the default: nothing was
-    /// done, and `charge` is to be asked.
+    /// done, and the limiter calls `charge`.
     fn charge_at_once(&self, charges: &[Charge], usages: &mut [Usage], now: Now) -> bool {
         let _ = (charges, usages, now);
         false
     }
 
-    /// Hears of the [key](Charge::key) of a charge that is about to come, so that what is known of it
-    /// can be fetched meanwhile. It changes nothing, and the default does nothing.
+    /// Fetches what is known of a [key](Charge::key) that is about to be charged. It changes nothing,
+    /// and the default does nothing.
     fn prefetch(&self, key: u128) {
         let _ = key;
     }
@@ -278,8 +301,8 @@ pub trait Store: Send + Sync + 'static {
     /// the answer is not awaited.
     fn correct(&self, corrections: &[Correction], now: Now) -> StoreFuture;
 
-    /// How many keys have used some of their quota that has not come back at `now`, each once per
-    /// policy; `None`, the default, where that is not known.
+    /// How many keys have used units that have not come back at `now`, each key once per policy;
+    /// `None`, the default, where that is not known.
     fn live_keys(&self, now: Now) -> Option<usize> {
         let _ = now;
         None
@@ -292,9 +315,9 @@ pub trait Store: Send + Sync + 'static {
         None
     }
 
-    /// Takes in what a limiter counts here, when that is built; it drops them when its last clone is
-    /// dropped. A store whose counts several limiters share [compares](Announcement::compare) what
-    /// they say. The default does nothing.
+    /// Announces the policies of a limiter when it is built. The limiter keeps `policies` alive until
+    /// its last clone is dropped. A store whose counts several limiters share
+    /// [compares](Announcement::compare) their settings. The default does nothing.
     fn announce(&self, policies: &Arc<[Announcement]>) {
         let _ = policies;
     }
@@ -344,7 +367,7 @@ impl Future for StoreFuture {
     type Output = Result<Answer, StoreError>;
 
     /// # Panics
-    /// When it is polled after it was ready: waiting would have no end.
+    /// When it is polled after it was ready.
     #[expect(clippy::expect_used, reason = "futures may panic when they are polled after the end")]
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         match &mut self.0 {

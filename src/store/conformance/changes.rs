@@ -202,7 +202,7 @@ async fn failures_pass_the_burst_and_no_more_however_slow_successes_are(subject:
         subject.pass(MINUTE);
         let mut failures = subject.pass_of(&[charge], 10, 0).await;
         for (at, usage) in under_way {
-            let correction = Correction::of_now(charge, Change::GiveBack(1));
+            let correction = Correction::new(charge, Change::GiveBack(1));
             subject.correct(&[Correction { charged_at: Some(at), usage, ..correction }]).await;
         }
         failures += subject.pass_of(&[charge], 10, 0).await;
@@ -215,7 +215,7 @@ async fn failures_pass_the_burst_and_no_more_however_slow_successes_are(subject:
     let before = subject.peek(charge).await;
     let (at, usage) = (subject.now(), subject.usage(charge).await);
     subject.pass(SECOND);
-    let correction = Correction::of_now(charge, Change::GiveBack(1));
+    let correction = Correction::new(charge, Change::GiveBack(1));
     let told = subject.correct(&[Correction { charged_at: Some(at), usage, ..correction }]).await;
     assert_eq!(told[0], (0, before.1, before.2 - SECOND));
 }

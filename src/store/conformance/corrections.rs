@@ -105,7 +105,7 @@ async fn units_are_taken_whether_they_fit_or_not(subject: &Subject<'_>) {
 async fn corrections_of_one_key_add_up(subject: &Subject<'_>) {
     for algorithm in ALGORITHMS {
         let charge = subject.one(1, algorithm, Quota::per_minute(10));
-        let correction = |change| Correction::of_now(charge, change);
+        let correction = |change| Correction::new(charge, change);
         let changes = [Change::Take(4), Change::Take(3), Change::GiveBack(1), Change::Take(0)];
         let told = subject.correct(&changes.map(correction)).await;
         let left: Vec<u64> = told.iter().map(|(_, left, _)| *left).collect();

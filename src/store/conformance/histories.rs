@@ -214,7 +214,7 @@ async fn compare(subject: &Subject<'_>, memory: &Subject<'_>, History { plans, s
                         Some(made) => made.correction(store, changes.of(&made.charge)),
                         None => Correction {
                             charged_at,
-                            ..Correction::of_now(charge, changes.of(&charge))
+                            ..Correction::new(charge, changes.of(&charge))
                         },
                     }
                 };

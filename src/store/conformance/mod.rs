@@ -123,7 +123,7 @@ impl<'a> Subject<'a> {
 
     async fn change(&self, charge: Charge, charged_at: Option<u64>, change: Change) -> Told {
         let charged_at = charged_at.map(at);
-        self.correct(&[Correction { charged_at, ..Correction::of_now(charge, change) }]).await[0]
+        self.correct(&[Correction { charged_at, ..Correction::new(charge, change) }]).await[0]
     }
 
     fn told(&self, answer: &Answer) -> Vec<Told> {

@@ -126,7 +126,7 @@ proptest! {
                     let [monotonic, unix] = [now - ago, wall - ago].map(Duration::from_millis);
                     let charged_at = Some(Now::new(monotonic, unix));
                     let correction =
-                        Correction { charged_at, ..Correction::of_now(charge, change) };
+                        Correction { charged_at, ..Correction::new(charge, change) };
                     let expected = usages(naive.correct(&[correction], at));
                     assert_eq!(usages(store.correct(&[correction], at)), expected);
                 }
@@ -147,7 +147,7 @@ proptest! {
                         ..charge(key(number), Algorithm::FixedWindow, Quota::per_minute(5))
                     };
                     let over = (0..40).map(window).filter(|window| naive.has_forgotten(window, at));
-                    let over = over.map(|window| Correction::of_now(window, Change::Reset));
+                    let over = over.map(|window| Correction::new(window, Change::Reset));
                     let over: Vec<_> = over.collect();
                     let _ = (usages(naive.correct(&over, at)), usages(store.correct(&over, at)));
                     wall = wall.saturating_add_signed(millis);
@@ -208,7 +208,7 @@ fn a_request_with_two_new_keys_does_not_count_on_the_same_room_twice() {
     let store = MemoryStore::with_max_keys(2);
     assert!((0..3).all(|number| admits(&store, one(number), at(0))), "the third is in the shared");
     assert!(!admits(&store, one(3), at(0)), "which is spent");
-    let correction = Correction::of_now(one(0), Change::Reset);
+    let correction = Correction::new(one(0), Change::Reset);
     let _ = usages(store.correct(&[correction], at(0)));
     // There is room for one: the other finds the shared quota spent, and the first is not charged.
     let other = Charge { policy: 2 << 40, ..one(4) };

@@ -266,7 +266,7 @@ impl Returns {
 fn give_back(charge: &Charge, units: u64, at: Now) -> Option<Correction> {
     // They were taken at once, and not one by one.
     let charge = Charge { cost: units, ..*charge };
-    let correction = Correction::of_now(charge, Change::GiveBack(units));
+    let correction = Correction::new(charge, Change::GiveBack(units));
     (units > 0).then_some(Correction { charged_at: Some(at), ..correction })
 }
 

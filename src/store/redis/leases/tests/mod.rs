@@ -170,7 +170,7 @@ fn a_reset_forgets_what_was_taken() {
 fn a_correction_of_a_lease_is_of_when_it_was_taken() {
     let change = Change::GiveBack(1);
     let correction = |charge| {
-        as_taken(&Correction { charged_at: Some(at(START)), ..Correction::of_now(charge, change) })
+        as_taken(&Correction { charged_at: Some(at(START)), ..Correction::new(charge, change) })
             .charged_at
     };
     assert_eq!(correction(an_hour(2)), Some(at(START - SECOND)));

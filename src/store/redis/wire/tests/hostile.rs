@@ -192,7 +192,7 @@ fn whatever_is_written_the_script_answers() {
         let other = Charge { quota: Quota::per_minute(3), ..one };
         sent.leave(&one, &text);
         for (now, charge) in [(START, one), (START + SECOND, other), (START + 2 * SECOND, one)] {
-            let correction = Correction::of_now(charge, Change::GiveBack(1));
+            let correction = Correction::new(charge, Change::GiveBack(1));
             let request = Request::correct_and_charge(&sent.names, &[correction], &[charge])
                 .at(time(now), Duration::ZERO);
             let Sent { runtime, asynchronous, .. } = &mut *sent;

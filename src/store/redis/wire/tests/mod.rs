@@ -158,7 +158,7 @@ impl Sent {
     }
 
     fn correct(&mut self, micros: u64, charge: Charge, change: Change) {
-        let correction = Correction::of_now(charge, change);
+        let correction = Correction::new(charge, change);
         let request = Request::correct(&self.names, &[correction]);
         self.run(&request.at(time(micros), Duration::ZERO));
     }
@@ -307,7 +307,7 @@ fn the_servers_clock_counts() {
         // What was answered says when it was.
         let correction = Correction {
             charged_at: Some(answer.at),
-            ..Correction::of_now(charge, Change::GiveBack(1))
+            ..Correction::new(charge, Change::GiveBack(1))
         };
         let answer = sent.run(&Request::correct(&names, &[correction]));
         assert_eq!(answer.usages[0].remaining(), 4, "{algorithm:?}");

@@ -17,7 +17,7 @@ impl Sent {
 
     /// What was used at a time was not, some time later.
     fn give_back(&mut self, micros: u64, charged_at: u64, charge: Charge) {
-        let correction = Correction::of_now(charge, Change::GiveBack(charge.cost));
+        let correction = Correction::new(charge, Change::GiveBack(charge.cost));
         let correction = Correction { charged_at: Some(time(charged_at)), ..correction };
         let request = Request::correct(&self.names, &[correction]);
         self.run(&request.at(time(micros), Duration::ZERO));

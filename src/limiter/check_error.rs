@@ -1,0 +1,134 @@
+//! Why a [`Check`](super::Check) has no answer: [`CheckError`].
+
+use std::fmt;
+
+/// Why a [`Check`](crate::Check) has no answer. Nothing was changed, but for what
+/// [`WouldWait`](Self::WouldWait) says.
+///
+/// ```
+/// use tower_quota::{CheckError, Limiter, Policy, Quota};
+///
+/// let limiter = Limiter::builder()
+///     .direct(Policy::token_bucket("delivery", Quota::per_hour(100)))
+///     .build()?;
+/// let misspelt = limiter.check("delivrey", "tenant-7").at_once();
+/// assert!(matches!(misspelt, Err(CheckError::UnknownPolicy(name)) if name == "delivrey"));
+/// assert_eq!(
+///     limiter.reset("delivery", "tenant-7").at_once().unwrap_err(),
+///     CheckError::NothingUsed("delivery".to_owned()),
+/// );
+/// # Ok::<(), tower_quota::BuildError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CheckError {
+    /// No policy of the limiter has this name.
+    UnknownPolicy(String),
+    /// The policy counts by several kinds of key, and the check [names](crate::Check::kind) none.
+    WhichKind {
+        /// The policy.
+        policy: String,
+        /// Its kinds of key.
+        kinds: Vec<String>,
+    },
+    /// The policy does not count by this kind of key.
+    UnknownKind {
+        /// The policy.
+        policy: String,
+        /// The kind that the check [names](crate::Check::kind).
+        kind: String,
+        /// Its kinds of key.
+        kinds: Vec<String>,
+    },
+    /// No request can have this key: the policy counts by an address and the key is none, or by
+    /// several keys together and the key has another number of parts.
+    UnfitKey {
+        /// The policy.
+        policy: String,
+        /// The kind of key by which it counts.
+        kind: String,
+    },
+    /// The policy has plans, and the check says the key's neither by [name](crate::Check::plan) nor by
+    /// [quota](crate::Check::quota).
+    WhichPlan {
+        /// The policy.
+        policy: String,
+        /// Its [plans](crate::Policy::plans).
+        plans: Vec<String>,
+    },
+    /// The policy has no plan of this name.
+    UnknownPlan {
+        /// The policy.
+        policy: String,
+        /// The plan that the check [names](crate::Check::plan).
+        plan: String,
+        /// Its [plans](crate::Policy::plans).
+        plans: Vec<String>,
+    },
+    /// The key has used nothing of this policy, so there is nothing to give back or reset.
+    NothingUsed(String),
+    /// Only a request says on which server of a cluster this policy's counts are
+    /// ([`Policy::shard`](crate::Policy::shard)).
+    Sharded(String),
+    /// The store does not answer at once, as [`Check::at_once`](crate::Check::at_once) needs. Nothing was charged. Units
+    /// that the check gives back, or a key that it resets, will be so all the same.
+    WouldWait,
+}
+
+impl fmt::Display for CheckError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let quoted = |names: &[String], last: &str| {
+            let names: Vec<_> = names.iter().map(|name| format!("`{name}`")).collect();
+            names.join(last)
+        };
+        match self {
+            Self::UnknownPolicy(name) => write!(
+                f,
+                "no policy is named `{name}`; add it to the limiter, as with `.direct(…)`"
+            ),
+            Self::WhichKind { policy, kinds } => {
+                let kinds = quoted(kinds, " or ");
+                write!(f, "policy `{policy}` counts by {kinds}; write which, as `.kind(\"…\")`")
+            }
+            Self::UnknownKind { policy, kind, kinds } => {
+                let kinds = quoted(kinds, " or ");
+                write!(f, "policy `{policy}` does not count by `{kind}`; write {kinds}")
+            }
+            Self::UnfitKey { policy, kind } => write!(
+                f,
+                "no request has such a key under policy `{policy}`, which counts by `{kind}`; write an address as an `IpAddr`, and several keys together as a tuple"
+            ),
+            Self::WhichPlan { policy, plans } if plans.is_empty() => {
+                write!(f, "policy `{policy}` has plans; write the key's quota, as `.quota(…)`")
+            }
+            Self::WhichPlan { policy, plans } => {
+                let plans = quoted(plans, " or ");
+                write!(
+                    f,
+                    "policy `{policy}` has the plans {plans}; write the key's, as `.plan(\"…\")`, or its quota, as `.quota(…)`"
+                )
+            }
+            Self::UnknownPlan { policy, plan, plans } if plans.is_empty() => write!(
+                f,
+                "policy `{policy}` has no plan `{plan}`; write the key's quota, as `.quota(…)`"
+            ),
+            Self::UnknownPlan { policy, plan, plans } => {
+                let plans = quoted(plans, " or ");
+                write!(f, "policy `{policy}` has no plan `{plan}`; write {plans}")
+            }
+            Self::NothingUsed(policy) => write!(
+                f,
+                "the key has used nothing of policy `{policy}`, and nothing was changed; compare the key with what the policy counts by"
+            ),
+            Self::Sharded(policy) => write!(
+                f,
+                "policy `{policy}` has a shard, which only a request has; leave `.shard(…)` out, or use `Limiter::decide`"
+            ),
+            Self::WouldWait => f.write_str(
+                "the limiter's store cannot answer at once; write `.await` instead of `.at_once()`",
+            ),
+        }
+    }
+}
+
+impl std::error::Error for CheckError {}
