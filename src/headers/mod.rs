@@ -216,7 +216,7 @@ impl Headers {
             // It may be of lists, which are no policies of this dictionary's.
             headers.remove(POLICY);
         }
-        set(headers, STRUCTURED, structured::dictionary(outcome));
+        headers.insert(STRUCTURED, structured::dictionary(outcome));
     }
 
     fn write_lists(

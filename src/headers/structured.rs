@@ -17,12 +17,13 @@ use crate::{
 type Value = SmallVec<[u8; 256]>;
 
 /// `limit=100, remaining=50, reset=5`
-pub(super) fn dictionary(outcome: &Outcome) -> Option<HeaderValue> {
+#[expect(clippy::expect_used, reason = "without, the field would be missing")]
+pub(super) fn dictionary(outcome: &Outcome) -> HeaderValue {
     let mut value = Value::new();
     push_number(&mut value, "limit=", outcome.limit());
     push_number(&mut value, ", remaining=", outcome.remaining());
     push_number(&mut value, ", reset=", whole_seconds(outcome.reset()));
-    HeaderValue::from_bytes(&value).ok()
+    HeaderValue::from_bytes(&value).expect("names and digits are visible ASCII")
 }
 
 /// `"burst";q=100;w=60, "hourly";q=1000;w=3600`
@@ -53,8 +54,9 @@ pub(super) fn limits(
     })
 }
 
-/// One member for each policy. Without the `limiter` that has decided, only those that a list can
+/// One member for each policy; `None` where there is none. Without the `limiter` that has decided, only those that a list can
 /// carry, and without partition keys.
+#[expect(clippy::expect_used, reason = "without, the field would be missing")]
 fn list(
     decision: &Decision,
     style: HeaderStyle,
@@ -76,9 +78,9 @@ fn list(
             push_bytes(&mut value, ";pk=", key.to_be_bytes());
         }
     }
-    // `build()` has refused names that a string cannot carry. A list without members is no field
-    // (RFC 9651, section 3.1).
-    HeaderValue::from_bytes(&value).ok().filter(|value| !value.is_empty())
+    // A list without members is no field (RFC 9651, section 3.1).
+    let value = Some(value).filter(|value| !value.is_empty())?;
+    Some(HeaderValue::from_bytes(&value).expect("`build()` refuses names that no string carries"))
 }
 
 /// A string (RFC 9651, section 4.1.6).
@@ -104,13 +106,13 @@ fn push_number(value: &mut Value, before: &str, number: u64) {
 }
 
 /// A byte sequence (RFC 9651, section 4.1.8).
+#[expect(clippy::expect_used, reason = "an empty key would be another one's")]
 fn push_bytes(value: &mut Value, before: &str, bytes: [u8; 8]) {
     let mut base64 = [0; 12];
-    // Eight bytes are twelve characters: this cannot fail.
-    let written = BASE64_STANDARD.encode_slice(bytes, &mut base64).unwrap_or_default();
+    BASE64_STANDARD.encode_slice(bytes, &mut base64).expect("eight bytes are twelve characters");
     value.extend_from_slice(before.as_bytes());
     value.push(b':');
-    value.extend_from_slice(&base64[..written]);
+    value.extend_from_slice(&base64);
     value.push(b':');
 }
 
@@ -181,7 +183,7 @@ mod tests {
     #[test]
     fn the_dictionary_is_a_dictionary() {
         let outcome = outcome(Policy::fixed_window("burst", Quota::per_minute(100)));
-        assert_eq!(dictionary(&outcome).unwrap(), "limit=100, remaining=50, reset=30");
+        assert_eq!(dictionary(&outcome), "limit=100, remaining=50, reset=30");
     }
 
     #[test]

@@ -56,8 +56,7 @@ pub(crate) use self::{
 #[derive(Clone)]
 pub struct Key<'a> {
     bytes: Bytes<'a>,
-    /// How many parts it was joined from.
-    parts: u8,
+    is_joined: bool,
 }
 
 #[derive(Clone)]
@@ -84,7 +83,7 @@ impl Key<'_> {
             bytes.extend_from_slice(&(key.as_bytes().len() as u64).to_le_bytes());
             bytes.extend_from_slice(key.as_bytes());
         }
-        Key { bytes: Bytes::Owned(bytes), parts: keys.len() as u8 }
+        Key { bytes: Bytes::Owned(bytes), is_joined: keys.len() > 1 }
     }
 
     /// The keys that were joined to this one; `None` where it is one by itself.
@@ -105,13 +104,13 @@ impl Key<'_> {
             Bytes::Borrowed(bytes) => bytes.into(),
             Bytes::Owned(bytes) => bytes,
         };
-        Key { bytes: Bytes::Owned(bytes), parts: self.parts }
+        Key { bytes: Bytes::Owned(bytes), is_joined: self.is_joined }
     }
 
     /// The first of the keys that were joined to this one.
     pub(crate) fn first_part(&self) -> Option<Key<'_>> {
-        let (length, rest) = self.as_bytes().split_first_chunk().filter(|_| self.parts > 1)?;
-        rest.get(..u64::from_le_bytes(*length) as usize).map(Key::from)
+        let (length, rest) = self.as_bytes().split_first_chunk().filter(|_| self.is_joined)?;
+        rest.get(..usize::try_from(u64::from_le_bytes(*length)).ok()?).map(Key::from)
     }
 }
 
@@ -130,7 +129,7 @@ impl fmt::Debug for Key<'_> {
 impl<'a> From<Bytes<'a>> for Key<'a> {
     #[inline]
     fn from(bytes: Bytes<'a>) -> Self {
-        Key { bytes, parts: 1 }
+        Key { bytes, is_joined: false }
     }
 }
 

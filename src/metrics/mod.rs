@@ -38,7 +38,8 @@ use crate::{
 /// first request gets all of them, and no request pays for looking them up.
 #[derive(Debug)]
 pub(crate) struct Metrics {
-    /// What belongs to no category, and then each category.
+    /// What belongs to no category.
+    uncategorized: OfCategory,
     categories: Vec<OfCategory>,
     live_keys: Level,
     held_requests: Level,
@@ -78,12 +79,13 @@ impl Metrics {
         categories: impl IntoIterator<Item = (String, Vec<Policy>)>,
     ) -> Self {
         // A label that is empty is as good as left out.
-        let none = OfCategory::new(String::new(), policies);
+        let uncategorized = OfCategory::new(String::new(), policies);
         let names: BTreeSet<_> =
-            none.policies.iter().map(|of| of.policy.name().to_owned()).collect();
+            uncategorized.policies.iter().map(|of| of.policy.name().to_owned()).collect();
         let named = categories.into_iter().map(|(name, policies)| OfCategory::new(name, policies));
         Self {
-            categories: std::iter::once(none).chain(named).collect(),
+            uncategorized,
+            categories: named.collect(),
             live_keys: Level::new(
                 "tower_quota_live_keys",
                 "Keys in the store, each once per policy.",
@@ -94,13 +96,15 @@ impl Metrics {
     }
 
     /// Counts a decision.
+    #[expect(clippy::expect_used, reason = "uncounted decisions would hide what is refused")]
     pub(crate) fn count(&self, decision: &Decision) {
-        let number = decision.record.category.map_or(0, |number| number as usize + 1);
-        let Some(of) = self.categories.get(number) else { return };
+        let of = decision.record.category.map_or(&self.uncategorized, |number| {
+            self.categories.get(number as usize).expect("it is one of the limiter's categories")
+        });
         let held = decision.held();
         for outcome in decision.all() {
             // A path that routers read differently counts in other categories as well.
-            let _ = of.count(outcome, held) || self.categories[0].count(outcome, held);
+            let _ = of.count(outcome, held) || self.uncategorized.count(outcome, held);
         }
         if !held.is_zero() {
             of.held().record(held);
@@ -109,9 +113,7 @@ impl Metrics {
 
     /// Counts what one policy said, asked directly.
     pub(crate) fn count_one(&self, outcome: &Outcome) {
-        if let Some(none) = self.categories.first() {
-            none.count(outcome, Duration::ZERO);
-        }
+        self.uncategorized.count(outcome, Duration::ZERO);
     }
 
     /// Sets the gauges, and counts what has `overflowed` of each policy; a store may not know how

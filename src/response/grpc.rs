@@ -55,6 +55,7 @@ fn content_type(request: &Parts) -> Option<&'static str> {
 }
 
 /// The status that refuses the call.
+#[expect(clippy::expect_used, reason = "a status without its message or details says too little")]
 pub(crate) fn respond(request: &Parts, rejection: &Rejection) -> Response<Bytes> {
     let message = rejection.text();
     let code = match rejection.reason() {
@@ -69,9 +70,8 @@ pub(crate) fn respond(request: &Parts, rejection: &Rejection) -> Response<Bytes>
     let content_type = content_type(request).unwrap_or("application/grpc");
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(STATUS, code.into());
-    if let Ok(encoded) = utf8_percent_encode(&message, ENCODED).to_string().try_into() {
-        headers.insert(MESSAGE, encoded);
-    }
+    let encoded = utf8_percent_encode(&message, ENCODED).to_string();
+    headers.insert(MESSAGE, encoded.try_into().expect("what is encoded is visible ASCII"));
     let wait = rejection.retry_after().map(millis);
     // A negative pushback asks for no retry at all. It is also better than one that comes early,
     // as it would after the longest time that fits.
@@ -80,9 +80,7 @@ pub(crate) fn respond(request: &Parts, rejection: &Rejection) -> Response<Bytes>
     if code == RESOURCE_EXHAUSTED {
         let status = Status { code, message, details: details(rejection, wait) };
         let status = BASE64_STANDARD_NO_PAD.encode(status.encode_to_vec());
-        if let Ok(status) = status.try_into() {
-            headers.insert(DETAILS, status);
-        }
+        headers.insert(DETAILS, status.try_into().expect("base64 is visible ASCII"));
     }
     response
 }
@@ -92,7 +90,7 @@ fn details(rejection: &Rejection, wait: Option<u64>) -> Vec<Any> {
     let retry_info = wait.map(|millis| {
         let delay = Duration::from_millis(millis);
         let seconds = i64::try_from(delay.as_secs()).unwrap_or(i64::MAX);
-        let nanos = i32::try_from(delay.subsec_nanos()).unwrap_or(0);
+        let nanos = delay.subsec_nanos().cast_signed();
         Any::of("google.rpc.RetryInfo", &RetryInfo { delay: Some(Delay { seconds, nanos }) })
     });
     let violations = rejection.refusing().map(Violation::of).collect();

@@ -77,7 +77,7 @@ fn minute_of(entry: &Entry) -> u64 {
 }
 
 fn status_class(entry: &Entry) -> u8 {
-    entry.status.map_or(0, |status| u8::try_from(status / 100).unwrap_or(0))
+    entry.status.map_or(0, |status| u8::try_from(status / 100).unwrap_or(u8::MAX))
 }
 
 /// The sums of the last day, as far as they find room.

@@ -142,9 +142,11 @@ impl Ledger {
         self.dropped.get(&policy)
     }
 
-    /// What is kept aside of a slot.
+    /// What is kept aside of a slot; `None` where it holds its state itself.
+    #[expect(clippy::expect_used, reason = "a key whose counts are lost has its whole quota again")]
     pub(super) fn aside_of<const N: usize>(&self, slot: &Slot<N>) -> Option<&Counts> {
-        self.aside.get(slot.index_aside()?)
+        let index = slot.index_aside()?;
+        Some(self.aside.get(index).expect("counts are kept aside as long as their slot"))
     }
 
     /// What a slot takes of the room.

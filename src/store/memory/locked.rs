@@ -230,6 +230,7 @@ impl<'a> Locked<'a> {
     }
 
     /// Changes what `charge` is counted in.
+    #[expect(clippy::expect_used, reason = "what is not counted is admitted again")]
     fn change<const N: usize>(
         &mut self,
         table: Table<'_, N>,
@@ -242,14 +243,15 @@ impl<'a> Locked<'a> {
             return self.begin(table, charge, shares, change);
         };
         let needed = self.ledger.needs(&slot);
-        let changed = match (slot.unpack(self.quotas), slot.index_aside()) {
-            (Some((state, quota)), _) => {
+        let changed = match slot.unpack(self.quotas) {
+            Some((state, quota)) => {
                 let mut counts = Counts::new(*quota, state);
                 change(&mut counts);
                 self.fit(&address, charge.policy, counts)
             }
-            (None, Some(index)) => {
-                let Some(counts) = self.ledger.aside.get_mut(index) else { return };
+            None => {
+                let index = slot.index_aside().expect("a state that is not here is kept aside");
+                let counts = self.ledger.aside.get_mut(index).expect("as long as its slot");
                 let plans = counts.len();
                 change(counts);
                 if counts.len() < plans {
@@ -260,7 +262,6 @@ impl<'a> Locked<'a> {
                     Slot::aside(&address, slot.quota_number(), forgotten_at, index)
                 }
             }
-            (None, None) => return,
         };
         let needs = self.ledger.needs(&changed);
         let policy = |slot: &Slot<N>| self.quotas.policy(slot.quota_number());

@@ -208,13 +208,19 @@ impl<'a, const N: usize> Table<'a, N> {
 
     /// What is in a slot, and stays there.
     pub(super) fn get(self, moving: &Moving<'_>, place: usize) -> Slot<N> {
-        let Some(words) = self.in_use().get(place) else { return Slot::EMPTY };
+        let words = self.words(place);
         Slot(until_some(|| moving.settle(words)))
     }
 
     /// Whose slot it is; its state may be changing.
     pub(super) fn peek(self, place: usize) -> Slot<N> {
-        self.in_use().get(place).map_or(Slot::EMPTY, |words| Slot(sync::read(words)))
+        Slot(sync::read(self.words(place)))
+    }
+
+    /// Of a slot that is in use; who has the segment's ledger knows which are.
+    #[expect(clippy::expect_used, reason = "a slot that is taken for empty gives a quota back")]
+    fn words(self, place: usize) -> &'a Words<N> {
+        self.in_use().get(place).expect("the rows of the slots in use are allocated")
     }
 
     /// How many slots that have keys are meant; their states may be changing.
@@ -228,19 +234,17 @@ impl<'a, const N: usize> Table<'a, N> {
 
     /// Writes a slot that was [got](Self::get).
     pub(super) fn set(self, moving: &Moving<'_>, place: usize, slot: Slot<N>) {
-        if let Some(words) = self.in_use().get(place) {
-            until_some(|| moving.write(words, slot.0));
-        }
+        let words = self.words(place);
+        until_some(|| moving.write(words, slot.0));
     }
 
     /// Puts a key into the first free slot, of which there is one.
+    #[expect(clippy::expect_used, reason = "a key that is not kept has its whole quota again")]
     pub(super) fn insert(self, moving: &Moving<'_>, slot: Slot<N>) {
         let capacity = self.capacity();
         let home = slot.home(capacity);
         let free = (home..capacity).chain(0..home).find(|&place| self.peek(place).is_empty());
-        if let Some(place) = free {
-            self.fill(moving, place, slot);
-        }
+        self.fill(moving, free.expect("a table grows before it is full"), slot);
     }
 
     /// Empties a slot, and moves those behind it nearer to their homes.
@@ -314,15 +318,13 @@ impl<'a, const N: usize> Table<'a, N> {
 
     /// Takes out what is in a slot that has a key.
     fn empty(self, moving: &Moving<'_>, place: usize) -> Slot<N> {
-        let Some(words) = self.in_use().get(place) else { return Slot::EMPTY };
+        let words = self.words(place);
         Slot(until_some(|| moving.empty(words)))
     }
 
     /// Writes an empty slot.
     fn fill(self, moving: &Moving<'_>, place: usize, slot: Slot<N>) {
-        if let Some(words) = self.in_use().get(place) {
-            moving.fill(words, slot.0);
-        }
+        moving.fill(self.words(place), slot.0);
     }
 }
 

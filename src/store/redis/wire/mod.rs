@@ -120,6 +120,7 @@ impl Request {
         for key in &keys {
             command.arg(names.key(key));
         }
+        // One of no keys only asks for the time, which any server tells.
         let shard = keys.last().map_or(0, |key| key.shard);
         command.arg(packed);
         let request = Self { command, asked, shard };
@@ -156,11 +157,13 @@ impl Request {
             Value::BulkString(reply) => reply::read(&self.asked, reply),
             _ => None,
         };
-        answer.ok_or_else(|| {
-            let problem = "the script's answer is not as expected";
-            RedisError::from((ErrorKind::UnexpectedReturnType, problem))
-        })
+        answer.ok_or_else(unexpected)
     }
+}
+
+fn unexpected() -> RedisError {
+    let problem = "the script's answer is not as expected";
+    RedisError::from((ErrorKind::UnexpectedReturnType, problem))
 }
 
 /// Runs the script where the keys of `request` are. A server that does not know it is sent it with
@@ -202,7 +205,7 @@ pub(super) async fn run_asking(
     let mut asking = redis::pipe();
     asking.cmd("ASKING").add_command(request.with_source());
     let mut replies = connection.route_pipeline(asking, 0, 2, node).await?;
-    request.read(&replies.pop().unwrap_or(Value::Nil).extract_error()?)
+    request.read(&replies.pop().ok_or_else(unexpected)?.extract_error()?)
 }
 
 /// The action of an operation that takes what there is, up to a number of units.
