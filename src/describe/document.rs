@@ -236,8 +236,8 @@ impl ResponseDescription {
 
 impl RefusalDescription {
     fn document(&self) -> [Block; 3] {
-        let status = StatusCode::from_u16(self.status).unwrap_or_default();
-        let phrase = status.canonical_reason().unwrap_or_default();
+        let status = StatusCode::from_u16(self.status).ok();
+        let phrase = status.and_then(|status| status.canonical_reason()).unwrap_or_default();
         let mut message = format!("HTTP/1.1 {} {phrase}\n", self.status);
         for (name, value) in &self.headers {
             message.push_str(&format!("{name}: {value}\n"));

@@ -92,9 +92,9 @@ impl Description {
     /// As JSON, in the shape of these types' fields: durations in seconds, requests by what tells
     /// them (`"by"`: `endpoint`, `client_ip`, `key` or `function`).
     #[must_use]
+    #[expect(clippy::expect_used, clippy::missing_panics_doc, reason = "it cannot fail")]
     pub fn to_json(&self) -> String {
-        // Strings and numbers under names that are strings: this cannot fail.
-        serde_json::to_string_pretty(self).unwrap_or_default()
+        serde_json::to_string_pretty(self).expect("strings and numbers, under names, are JSON")
     }
 
     /// As a page of Markdown (CommonMark, with GitHub's tables).

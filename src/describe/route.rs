@@ -33,9 +33,9 @@ impl Description {
     /// ```
     pub fn route<S: Clone + Send + Sync + 'static>(&self) -> MethodRouter<S> {
         let formats = [
-            Format::new("text/html; charset=utf-8", self.to_html()),
-            Format::new("text/markdown; charset=utf-8", self.to_markdown()),
-            Format::new("application/json", self.to_json()),
+            Format::new(("text", "html"), "text/html; charset=utf-8", self.to_html()),
+            Format::new(("text", "markdown"), "text/markdown; charset=utf-8", self.to_markdown()),
+            Format::new(("application", "json"), "application/json", self.to_json()),
         ];
         get(async move |headers: HeaderMap| preferred(&formats, &headers).clone())
     }
@@ -44,24 +44,23 @@ impl Description {
 /// The description as it is sent; a clone shares the text.
 #[derive(Clone)]
 struct Format {
+    media_type: (&'static str, &'static str),
     content_type: &'static str,
     body: Bytes,
 }
 
 impl Format {
-    fn new(content_type: &'static str, body: String) -> Self {
-        Self { content_type, body: body.into() }
-    }
-
-    /// `text/html`, in two parts.
-    fn media_type(&self) -> (&str, &str) {
-        let media_type = self.content_type.split(';').next().unwrap_or_default();
-        media_type.split_once('/').unwrap_or_default()
+    fn new(
+        media_type: (&'static str, &'static str),
+        content_type: &'static str,
+        body: String,
+    ) -> Self {
+        Self { media_type, content_type, body: body.into() }
     }
 
     /// How much `accept` wants it: what the range says that names it most closely, in thousandths.
     fn quality(&self, accept: &str) -> u16 {
-        let (kind, subtype) = self.media_type();
+        let (kind, subtype) = self.media_type;
         let wanted = accept.split(',').filter_map(|range| {
             let mut parts = range.split(';').map(str::trim);
             let named = match parts.next()?.split_once('/')? {
@@ -96,9 +95,10 @@ impl IntoResponse for Format {
 }
 
 /// The first of those that are wanted most.
+#[expect(clippy::expect_used, reason = "there are three")]
 fn preferred<'a>(formats: &'a [Format; 3], headers: &HeaderMap) -> &'a Format {
     let lines = headers.get_all(ACCEPT).iter().filter_map(|line| line.to_str().ok());
     let accept = lines.collect::<Vec<_>>().join(",");
     let best = formats.iter().rev().max_by_key(|format| format.quality(&accept));
-    best.unwrap_or(&formats[0])
+    best.expect("there are three formats")
 }
