@@ -5,8 +5,11 @@ use std::time::Duration;
 use http::{Request, request::Parts};
 use tower_quota::{
     Decision, Limiter, Policy, Quota, Reason, Rejection,
+    response::Problem,
     warning::{Code, warnings},
 };
+
+const QUOTA_EXCEEDED: &str = "https://iana.org/assignments/http-problem-types#quota-exceeded";
 
 fn with_plans(plans: &[(&str, Quota)]) -> Policy {
     Policy::token_bucket("read", Quota::per_minute(10))
@@ -57,6 +60,14 @@ fn assert_has_no_quota(decision: &Decision) {
     let rejection = Rejection::of(decision).unwrap();
     assert_eq!((rejection.status().as_u16(), rejection.retry_after()), (429, None));
     assert_eq!(rejection.to_string(), "Policy `read` gives the plan of this request no units.");
+    for (problem, kind) in [
+        (Problem::new("https://errors.test/limited"), "https://errors.test/limited"),
+        (Problem::quota_exceeded(), QUOTA_EXCEEDED),
+    ] {
+        let body = problem.respond(&rejection).into_body();
+        let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(body["type"], kind);
+    }
 }
 
 #[tokio::test]

@@ -71,7 +71,7 @@ impl Problem {
     ///
     /// | the request | type |
     /// |---|---|
-    /// | exceeds a quota | `quota-exceeded` |
+    /// | exceeds a quota, also one of no units | `quota-exceeded` |
     /// | cannot be counted, as the store does not answer | `temporary-reduced-capacity` |
     /// | is of a key that an operator has blocked | `abnormal-usage-detected` |
     ///
@@ -113,7 +113,8 @@ impl Problem {
     pub fn respond(&self, rejection: &Rejection) -> Response<Bytes> {
         let (status, reason) = (rejection.status(), rejection.reason());
         let phrase = || Cow::from(status.canonical_reason().unwrap_or_default());
-        let exceeded = matches!(reason, Reason::QuotaExceeded | Reason::CostExceedsQuota);
+        let exceeded =
+            matches!(reason, Reason::QuotaExceeded | Reason::CostExceedsQuota | Reason::NoQuota);
         let (kind, title) = match reason {
             _ if exceeded => {
                 (&*self.kind, self.title.as_ref().map_or_else(phrase, |title| title(rejection)))
