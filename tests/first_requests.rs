@@ -2,7 +2,7 @@
 
 use http::{Request, request::Parts};
 use tower_quota::{
-    Limiter, Policy, Quota,
+    Limiter, Matcher, Policy, Quota,
     key::{self, ClientIp, KeyExtractor, PeerAddr},
     warning::{Code, warnings},
 };
@@ -153,4 +153,34 @@ async fn a_key_that_is_never_found() {
         "{sentence}"
     );
     assert!(sentence.contains("add its layer after the limiter's"), "{sentence}");
+}
+
+#[tokio::test]
+async fn exemptions_that_leave_no_request() {
+    let limiter = || {
+        let policy = Policy::fixed_window("counted", Quota::per_minute(10)).global();
+        Limiter::builder().exempt(Matcher::get("/v1/{*rest}")).policy(policy).build().unwrap()
+    };
+    let get = |path: &str| Request::get(path).body(()).unwrap().into_parts().0;
+    let (exempt, counted) = (get("/v1/things"), get("/other"));
+    let mixed = limiter();
+    for _ in 1..MANY {
+        mixed.decide(&exempt).await;
+    }
+    assert_eq!(mixed.decide(&counted).await.outcomes().len(), 1);
+    for _ in 0..MANY {
+        mixed.decide(&exempt).await;
+    }
+    assert!(reported(Code::AllExempt, "").is_empty(), "one of the first is counted");
+    let unlimited = limiter();
+    for _ in 1..MANY {
+        unlimited.decide(&exempt).await;
+    }
+    assert!(reported(Code::AllExempt, "").is_empty(), "one more may be counted");
+    for _ in 0..MANY {
+        unlimited.decide(&exempt).await;
+    }
+    let [sentence] = &reported(Code::AllExempt, "")[..] else { panic!("it is reported once") };
+    assert!(sentence.starts_with("the first 1000 requests were all exempt"), "{sentence}");
+    assert!(sentence.contains("write exemptions that match less"), "{sentence}");
 }

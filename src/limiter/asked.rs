@@ -111,8 +111,7 @@ impl Inner {
     }
 
     fn rules_of(&self, category: Option<u32>) -> Range<u32> {
-        let category = category.and_then(|number| self.categories.get(number as usize));
-        category.map_or(0..0, |category| category.rules.clone())
+        category.map_or(0..0, |number| self.categories[number as usize].rules.clone())
     }
 
     fn ask_one<'a>(
