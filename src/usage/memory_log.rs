@@ -1,24 +1,29 @@
+//! A log in this process's memory: [`MemoryLog`].
+
 use std::{
-    collections::VecDeque,
+    cmp::Reverse,
+    collections::{BTreeSet, HashMap, VecDeque},
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use super::{Entry, Fingerprint, KeySum, Page, ReadError, Reader, Sink, Sum, sums::Sums};
+use super::{
+    Entry, Fingerprint, KeySum, Page, ReadError, Reader, Sink, Sum,
+    sums::{Owner, Sums},
+};
 
 const DEFAULT_MAX_ENTRIES: usize = 10_000;
 const DEFAULT_MAX_SUMS: usize = 60_000;
-/// How many entries are looked at under one lock, for which requests wait.
-const LOOK: usize = 1_024;
 
 /// The newest entries, and the sums of the last day's minutes, in this process's memory.
 ///
-/// Both are bounded: 10,000 entries (about 3 MB) and 60,000 sums (about 10 MB), unless told
-/// otherwise. A newer entry takes the place of the oldest, whosever that is. A sum is of one key,
-/// endpoint, method and status class; no minute takes more than a sixtieth of their number, so the
-/// last hour is always there, and no key has more in a minute than are free. What finds no room in
-/// its minute is [left out](Self::left_out).
+/// Both are bounded: 10,000 entries (3 to 5 MB) and 60,000 sums (about 10 MB), unless told
+/// otherwise. Where entries have no more room, the key that has most of them loses its oldest, so
+/// that a flood of one key pushes out its own entries before those of others; requests without a
+/// key count as one key's. A sum is of one key, endpoint, method and status class; no minute takes
+/// more than a sixtieth of their number, so the last hour is always there, and no key has more in a
+/// minute than are free. What finds no room in its minute is [left out](Self::left_out).
 ///
 /// The keys that ask most are counted apart, so that no number of others hides them: a key that
 /// makes more than 1/129 of the last hour's requests, or of those that are refused, is always among
@@ -38,11 +43,68 @@ const LOOK: usize = 1_024;
 pub struct MemoryLog(Arc<Mutex<Kept>>);
 
 struct Kept {
-    entries: VecDeque<Entry>,
-    max_entries: usize,
-    /// How many entries there were before those kept: the number of the oldest.
-    gone: u64,
+    newest: Newest,
     sums: Sums,
+}
+
+/// The entries of one key, each with its number, the oldest first.
+type Own = VecDeque<(u64, Entry)>;
+
+/// The newest entries of all keys, up to a number.
+struct Newest {
+    max: usize,
+    kept: usize,
+    /// How many there were: the number of the next.
+    recorded: u64,
+    by_owner: HashMap<Owner, Own>,
+    /// Each owner by how many it has. Of those that have as many, the last has the oldest entry.
+    order: BTreeSet<(usize, Reverse<u64>, Owner)>,
+}
+
+impl Newest {
+    fn new(max: usize) -> Self {
+        let (by_owner, order) = Default::default();
+        Self { max, kept: 0, recorded: 0, by_owner, order }
+    }
+
+    /// Adds an entry. Returns the one that it pushes out: the oldest of the owner that has most.
+    #[expect(clippy::expect_used, reason = "without, entries would only grow")]
+    fn add(&mut self, entry: Entry) -> Option<Entry> {
+        let owner = entry.key.as_ref().map(|key| key.fingerprint);
+        let number = self.recorded;
+        self.recorded += 1;
+        self.change(owner, |own| own.push_back((number, entry)));
+        if self.kept < self.max {
+            self.kept += 1;
+            return None;
+        }
+        let (_, _, owner) = *self.order.last().expect("an entry has just come");
+        let (_, oldest) = self.change(owner, VecDeque::pop_front).expect("its owner has one");
+        Some(oldest)
+    }
+
+    /// Changes an owner's entries, and its rank.
+    fn change<T>(&mut self, owner: Owner, change: impl FnOnce(&mut Own) -> T) -> T {
+        let rank = |own: &Own| own.front().map(|(oldest, _)| (own.len(), Reverse(*oldest), owner));
+        let own = self.by_owner.entry(owner).or_insert_with(|| VecDeque::with_capacity(1));
+        if let Some(before) = rank(own) {
+            self.order.remove(&before);
+        }
+        let changed = change(own);
+        match rank(own) {
+            Some(after) => {
+                self.order.insert(after);
+                // Of a flood that is over, the room is given back.
+                if own.len() <= own.capacity() / 4 {
+                    own.shrink_to(own.len() * 2);
+                }
+            }
+            None => {
+                self.by_owner.remove(&owner);
+            }
+        }
+        changed
+    }
 }
 
 impl MemoryLog {
@@ -56,9 +118,7 @@ impl MemoryLog {
     #[must_use]
     pub fn with_max(entries: usize, sums: usize) -> Self {
         Self(Arc::new(Mutex::new(Kept {
-            entries: VecDeque::new(),
-            max_entries: entries.max(1),
-            gone: 0,
+            newest: Newest::new(entries.max(1)),
             sums: Sums::new(sums.max(1)),
         })))
     }
@@ -86,10 +146,7 @@ impl Sink for MemoryLog {
         let newest = entry.clone();
         let mut kept = self.lock();
         kept.sums.add(entry);
-        let is_full = kept.entries.len() == kept.max_entries;
-        let oldest = is_full.then(|| kept.entries.pop_front());
-        kept.gone += u64::from(is_full);
-        kept.entries.push_back(newest);
+        let oldest = kept.newest.add(newest);
         // What is not kept any more is freed when nobody waits for it.
         drop(kept);
         drop(oldest);
@@ -103,31 +160,14 @@ impl Reader for MemoryLog {
         before: Option<u64>,
         limit: usize,
     ) -> Result<Page, ReadError> {
-        let mut found = Vec::new();
-        let mut next = None;
-        let mut before = before.unwrap_or(u64::MAX);
-        while found.len() <= limit {
-            let kept = self.lock();
-            let end = usize::try_from(before.saturating_sub(kept.gone)).unwrap_or(usize::MAX);
-            let end = end.min(kept.entries.len());
-            if end == 0 {
-                return Ok(Page::new(found, None));
-            }
-            let look = end.saturating_sub(LOOK)..end;
-            before = kept.gone + look.start as u64;
-            for (place, entry) in kept.entries.range(look.clone()).enumerate().rev() {
-                if entry.key.as_ref().is_none_or(|own| own.fingerprint != key) {
-                    continue;
-                }
-                if found.len() == limit {
-                    // There is an older one: it is before the one found last.
-                    return Ok(Page::new(found, next));
-                }
-                next = Some(kept.gone + (look.start + place) as u64);
-                found.push(entry.clone());
-            }
-        }
-        Ok(Page::new(found, next))
+        let kept = self.lock();
+        let Some(own) = kept.newest.by_owner.get(&Some(key)) else { return Ok(Page::default()) };
+        let end = before.map_or(own.len(), |before| own.partition_point(|(nth, _)| *nth < before));
+        let start = end.saturating_sub(limit);
+        let entries = own.range(start..end).rev().map(|(_, entry)| entry.clone()).collect();
+        // Older than the oldest of these.
+        let next = own.get(start).filter(|_| start > 0).map(|(number, _)| *number);
+        Ok(Page::new(entries, next))
     }
 
     fn sums(&self, key: Fingerprint, since: Duration) -> Result<Vec<Sum>, ReadError> {
@@ -158,7 +198,7 @@ impl Reader for MemoryLog {
 impl fmt::Debug for MemoryLog {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MemoryLog")
-            .field("entries", &self.lock().entries.len())
+            .field("entries", &self.lock().newest.kept)
             .finish_non_exhaustive()
     }
 }
@@ -188,6 +228,31 @@ mod tests {
     }
 
     #[test]
+    fn a_flood_of_one_key_pushes_out_none_of_others() {
+        // Of 2 and 3 one each, 1,000 of 1, and 1,000 whose key cannot be read.
+        let log = log(10, [2, 3].into_iter().chain([1; 1_000]));
+        let unread = Entry { key: None, ..entry(1) };
+        (0..1_000).for_each(|_| log.record(&unread));
+        assert_eq!(page(&log, 2, None, 10), (vec![0], None));
+        assert_eq!(page(&log, 3, None, 10), (vec![1], None));
+        assert_eq!(page(&log, 1, None, 10).0, [1_001, 1_000, 999, 998], "the others are unread");
+        for nth in 0..10 {
+            log.record(&Entry { units: nth, ..entry(2) });
+        }
+        assert_eq!(page(&log, 2, None, 10).0, [9, 8, 7], "no more than the others");
+        assert_eq!(page(&log, 3, None, 10).0, [1]);
+    }
+
+    #[test]
+    fn of_keys_with_as_many_the_oldest_entry_goes() {
+        let log = log(3, [9, 1, 5, 7, 3]);
+        let kept = |key| page(&log, key, None, 10).0;
+        assert_eq!([9, 1, 5, 7, 3].map(kept), [vec![], vec![], vec![2], vec![3], vec![4]]);
+        let kept = log.lock();
+        assert_eq!((kept.newest.by_owner.len(), kept.newest.order.len()), (3, 3));
+    }
+
+    #[test]
     fn a_key_sees_its_own_entries_the_newest_first() {
         let log = log(100, [1, 2, 1, 1, 2]);
         assert_eq!(page(&log, 1, None, 10), (vec![3, 2, 0], None));
@@ -212,8 +277,8 @@ mod tests {
                 None => break,
             }
         }
-        // 2,000 were gone at first, and one more for each page read.
-        let expected: Vec<u64> = (2_008..7_000).rev().filter(|nth| nth % 2 == 0).collect();
+        // 2,000 were gone at first, and one more of this key for each page read.
+        let expected: Vec<u64> = (2_016..7_000).rev().filter(|nth| nth % 2 == 0).collect();
         assert_eq!(seen, expected);
         assert_eq!(page(&log, 0, Some(0), 300), (vec![], None));
         assert_eq!(page(&log, 0, Some(u64::MAX), 1).0, [10_000]);

@@ -12,7 +12,8 @@ use super::{Entry, Fingerprint, KeySum, Sum, tally::Tally};
 pub(super) const DAY: Duration = Duration::from_secs(86_400);
 const MINUTE: u64 = 60;
 
-type Owner = Option<Fingerprint>;
+/// Whose requests; `None` for those without a key.
+pub(super) type Owner = Option<Fingerprint>;
 
 /// What tells two sums apart.
 #[derive(PartialEq, Eq)]
