@@ -163,7 +163,7 @@ pub fn limiter(contracts: Contracts, clock: Clock) -> Result<Limiter, BuildError
 
     // One budget over all auth endpoints, for each API key and the addresses it calls from. Who
     // guesses keys has one too: the endpoint's own limit may count by what the body says.
-    let guess = extension("guess", |_: &Guess| "any".into());
+    let guess = extension("unknown key", |_: &Guess| "any".into());
     let auth_budget = policy("auth", Quota::per_minute(5))
         .key((api_key(), ClientIp::new()))
         .or_key((guess, ClientIp::new()))

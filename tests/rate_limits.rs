@@ -127,7 +127,7 @@ async fn hellojohn_tells_its_page() {
     assert_eq!(algorithms(&told), ["sliding_window"]);
 
     // Beside each authentication endpoint's own limit, the plan's budget over all of them.
-    let budget = ("auth", "5 in 60 s per api key+ip, else guess+ip".to_owned());
+    let budget = ("auth", "5 in 60 s per api key+ip, else unknown key+ip".to_owned());
     let auth = |endpoint: &str, name, limit: &str| {
         (endpoint.to_owned(), vec![(name, limit.to_owned()), budget.clone()])
     };
