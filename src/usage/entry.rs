@@ -123,6 +123,12 @@ impl Verdict {
     }
 }
 
+/// In milliseconds, with the digits of whole nanoseconds and no others.
+#[cfg(any(feature = "axum", feature = "tracing"))]
+pub(super) fn millis(time: Duration) -> f64 {
+    time.as_nanos() as f64 / 1e6
+}
+
 /// Callers may invent methods, of any length; the log keeps none of their text.
 pub(crate) fn method_name(method: &str) -> &'static str {
     const NAMES: [&str; 9] =
@@ -156,6 +162,15 @@ pub(crate) mod tests {
             assert_eq!(Verdict::from_name(verdict.as_str()), Some(verdict));
         }
         assert_eq!(Verdict::from_name("else"), None);
+    }
+
+    #[cfg(any(feature = "axum", feature = "tracing"))]
+    #[test]
+    fn a_time_in_milliseconds_has_no_more_digits_than_nanoseconds_are() {
+        for nanos in 0..2_000_000 {
+            let text = millis(Duration::from_nanos(nanos)).to_string();
+            assert!(text.len() <= "1.123456".len(), "{text}");
+        }
     }
 
     #[test]

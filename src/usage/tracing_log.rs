@@ -1,4 +1,4 @@
-use super::{Entry, Sink};
+use super::{Entry, Sink, entry::millis};
 
 /// Makes an event of each request: level `INFO`, target `tower_quota::request`, with the fields of
 /// [`Entry`]; times are in milliseconds. It is made within the span of the request, where there is
@@ -33,11 +33,11 @@ impl Sink for TracingLog {
             endpoint = &*entry.endpoint,
             // A field without a value is left out.
             status = entry.status,
-            response_ms = entry.response_time.as_secs_f64() * 1_000.0,
+            response_ms = millis(entry.response_time),
             policy = entry.policy.as_deref(),
             verdict = entry.verdict.as_str(),
             units = entry.units,
-            held_ms = entry.held.as_secs_f64() * 1_000.0,
+            held_ms = millis(entry.held),
             key = entry.key.as_ref().map(|key| &*key.label),
             "request"
         );

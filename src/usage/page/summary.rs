@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::{
     algorithm::Algorithm,
     decision::{Decision, Outcome},
-    usage::{Entry, LoggedKey, Page, Sum},
+    usage::{Entry, LoggedKey, Page, Sum, entry::millis},
 };
 
 /// How many endpoints are told.
@@ -230,8 +230,4 @@ fn told(entry: &Entry) -> Told<'_> {
 
 pub(in crate::usage) fn whole_millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-}
-
-fn millis(time: Duration) -> f64 {
-    time.as_secs_f64() * 1_000.0
 }
