@@ -321,6 +321,13 @@ impl Complaint<'_> {
         let (policy, quota) = (self.0.policy(), self.0.quota());
         match self.0.refused {
             None => Ok(()),
+            Some(Reason::QuotaExceeded) if self.0.lacks_some() => {
+                let (cost, left) = (self.0.charge.cost, self.0.remaining());
+                write!(
+                    to,
+                    "The request costs {cost} units, and policy `{policy}` ({quota:?}) has {left} left."
+                )
+            }
             Some(Reason::QuotaExceeded) => {
                 to.write_str("Quota of policy `")?;
                 to.write_str(policy)?;
@@ -346,11 +353,12 @@ impl Complaint<'_> {
             }
             Some(Reason::UnreadableKey) => {
                 let how = match self.0.unreadable_status() {
+                    StatusCode::REQUEST_TIMEOUT => "the body that has it takes too long",
                     StatusCode::PAYLOAD_TOO_LARGE => "the body that has it is too large",
                     StatusCode::UNSUPPORTED_MEDIA_TYPE => {
                         "the body that has it is of another type or encoding"
                     }
-                    _ => "the request has it twice, or malformed",
+                    _ => "the request has it twice, or is malformed",
                 };
                 let kind = self.0.key_kind();
                 write!(to, "Policy `{policy}` counts by {kind}, which cannot be read: {how}.")

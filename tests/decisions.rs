@@ -323,6 +323,10 @@ async fn a_cost_above_the_whole_quota_is_never_told_to_retry() {
     );
     let later = limiter.decide(&rows("9")).await;
     assert_eq!(later.tightest().unwrap().retry_after(), Some(Duration::from_secs(18)));
+    assert_eq!(
+        Rejection::of(&later).unwrap().to_string(),
+        "The request costs 9 units, and policy `rows` (10 per 60s) has 6 left. Retry after 18 seconds.",
+    );
     assert!(limiter.decide(&rows("6")).await.is_allowed(), "nothing was lost");
 }
 

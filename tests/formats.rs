@@ -143,7 +143,7 @@ async fn a_missing_key_is_a_bad_request_and_no_quota_problem() {
 
 #[tokio::test(start_paused = true)]
 async fn an_unreadable_key_is_a_bad_request_in_each_format() {
-    const MESSAGE: &str = "Policy `tenant` counts by x-api-key, which cannot be read: the request has it twice, or malformed.";
+    const MESSAGE: &str = "Policy `tenant` counts by x-api-key, which cannot be read: the request has it twice, or is malformed.";
     let twice = || request(&[("x-api-key", "a"), ("x-api-key", "b"), ("x-request-id", "req_01HX")]);
     for problem in [gateway(), Problem::quota_exceeded().instance()] {
         let body = format!(

@@ -194,7 +194,7 @@ async fn while_a_key_is_blocked_one_that_cannot_be_read_is_refused() {
     assert_eq!(refused.body["policy"], "blocked");
     assert_eq!(
         refused.body["message"],
-        "Policy `blocked` counts by the caller's key, which cannot be read: the request has it twice, or malformed."
+        "Policy `blocked` counts by the caller's key, which cannot be read: the request has it twice, or is malformed."
     );
     changed(&app, LABEL_A, json!({ "action": "unblock" })).await;
     assert_eq!(twice().await.status, 200);

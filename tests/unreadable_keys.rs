@@ -63,7 +63,7 @@ async fn under_each_policy_it_is_refused() {
             assert_eq!(
                 rejection.to_string(),
                 format!(
-                    "Policy `p` counts by {}, which cannot be read: the request has it twice, or malformed.",
+                    "Policy `p` counts by {}, which cannot be read: the request has it twice, or is malformed.",
                     rejection.key_kind()
                 )
             );
@@ -170,10 +170,11 @@ impl KeyExtractor for Refuses {
 #[tokio::test]
 async fn the_extractor_says_with_which_status() {
     for (status, answered, message) in [
-        (400, 400, "the request has it twice, or malformed"),
+        (400, 400, "the request has it twice, or is malformed"),
+        (408, 408, "the body that has it takes too long"),
         (413, 413, "the body that has it is too large"),
         (415, 415, "the body that has it is of another type or encoding"),
-        (200, 400, "the request has it twice, or malformed"),
+        (200, 400, "the request has it twice, or is malformed"),
     ] {
         let key = Refuses(StatusCode::from_u16(status).unwrap());
         let decision: Decision = limiter(Policy::fixed_window("p", quota()).key(key).or_skip())

@@ -153,6 +153,11 @@ impl Outcome {
         }
     }
 
+    /// Whether something is left, and the request costs more than that.
+    pub(crate) fn lacks_some(&self) -> bool {
+        (1..self.charge.cost).contains(&self.remaining())
+    }
+
     /// Longer than any wait where it is not known whether waiting helps.
     pub(crate) fn wait_or_never(&self) -> Duration {
         match self.refused {
