@@ -46,6 +46,10 @@
 //! authenticates, and count by what that leaves in the request ([`key::extension`]), as above; or
 //! hold requests to a second policy by [`key::ClientIp`], for every request.
 //!
+//! Who guesses keys is limited only where that middleware lets unknown callers on to the layer, as
+//! callers without the extension: `or_key(client_ip)` counts them, and the handler, or a middleware
+//! inside of the layer, answers 401.
+//!
 //! # How a request is decided
 //!
 //! A [`Limiter`] finds the **policies** that hold for the request: those of every request, and

@@ -72,7 +72,29 @@ impl Rejection {
     /// It is for a handler that asks by itself ([`Limiter::check`](crate::Limiter::check)): its
     /// response has `Retry-After` and `Cache-Control: no-store`, and a
     /// [`RateLimitLayer`](crate::RateLimitLayer) around writes its quota headers, in the layer's
-    /// styles, instead of numbers of the layer's own policies.
+    /// styles, instead of numbers of the layer's own policies. Its body is what the handler makes of
+    /// it, and not what the layer's `on_rejection` does: give both the same format.
+    ///
+    /// ```
+    /// use axum::{body::Body, http::StatusCode, response::{IntoResponse, Response}};
+    /// use tower_quota::{Limiter, Rejection, response::Problem};
+    ///
+    /// // The layer has `.on_rejection(refusals().renderer())`.
+    /// fn refusals() -> Problem {
+    ///     Problem::quota_exceeded()
+    /// }
+    ///
+    /// async fn enrich(limiter: Limiter, tenant: &str) -> Response {
+    ///     let Ok(decision) = limiter.check("enrich", tenant).cost(30).await else {
+    ///         return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+    ///     };
+    ///     match Rejection::of(&decision) {
+    ///         Some(rejection) => refusals().respond(&rejection).map(Body::from),
+    ///         None => "enriched".into_response(),
+    ///     }
+    /// }
+    /// # let _ = enrich;
+    /// ```
     #[must_use]
     pub fn of(decision: &Decision) -> Option<Self> {
         decision.reason().and_then(|_| Self::new(decision.clone(), Origin::Handler, None))

@@ -222,6 +222,25 @@ impl Policy {
 
     /// How many units the request uses. Default: 1. A request that costs 0 passes uncounted; one
     /// that costs more than the whole quota is refused and not told to retry.
+    ///
+    /// Read the cost as the handler reads what it does: of a request that it refuses, anything.
+    ///
+    /// ```
+    /// use axum::extract::Query;
+    /// use tower_quota::{Policy, Quota, key};
+    ///
+    /// #[derive(serde::Deserialize)]
+    /// struct Export { rows: u64 } // The handler takes `Query<Export>` too.
+    ///
+    /// let exports = Policy::token_bucket("exports", Quota::per_hour(100_000))
+    ///     .key(key::header("x-api-key"))
+    ///     .or_refuse()
+    ///     .unit("rows")
+    ///     .cost(|request| {
+    ///         Query::try_from_uri(&request.uri).map_or(1, |Query(export): Query<Export>| export.rows)
+    ///     });
+    /// # let _ = exports;
+    /// ```
     pub fn cost(self, cost: impl Fn(&Parts) -> u64 + Send + Sync + 'static) -> Self {
         self.set(|settings| settings.cost = Some(Arc::new(cost)))
     }

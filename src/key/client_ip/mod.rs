@@ -146,7 +146,8 @@ impl ClientIp {
     }
 
     /// Reads a header that holds one address, such as `cf-connecting-ip`, instead of
-    /// `X-Forwarded-For`. The trusted proxy must overwrite it.
+    /// `X-Forwarded-For`. The trusted proxy must overwrite it. `forwarded` and `x-forwarded-for` are
+    /// read as they are by [`forwarded`](Self::forwarded) and by default: they may hold several.
     #[must_use]
     pub fn header(mut self, name: &str) -> Self {
         match HeaderName::try_from(name) {

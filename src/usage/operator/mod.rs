@@ -44,7 +44,8 @@ type Guard = Arc<dyn Fn(&Parts) -> Option<String> + Send + Sync>;
 ///
 /// [`router`](Self::router) is to be mounted with `Router::nest`, outside of the
 /// [`RateLimitLayer`](crate::RateLimitLayer). `/` shows, as JSON or to a browser as a page. A `POST`
-/// of JSON to `/keys/{fingerprint}` changes what holds for a key, from its next request on:
+/// of JSON to `/keys/{fingerprint}` changes what holds for a key, from its next request on. Mounted
+/// at `/quotas`, `/` is `/quotas`: axum does not route `/quotas/` to it.
 ///
 /// | body | what it does |
 /// |---|---|

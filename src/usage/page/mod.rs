@@ -38,6 +38,8 @@ const SCRIPT: &str = concat!(include_str!("../assets/common.js"), include_str!("
 /// | `/` | quotas, the sums of the last hour or day (`?span=day`), and the latest requests; as JSON, or to a browser as a page that draws it and keeps itself up to date |
 /// | `/log` | the log, the newest first, `?limit=` (20, at most 100) at a time; `?before=` the `next` of the page before |
 ///
+/// Mounted at `/usage`, `/` is `/usage`: axum does not route `/usage/` to it.
+///
 /// The caller is who the request's own key says, as in the [`RequestLog`] and in the limiter's
 /// policies: no parameter tells whose usage is meant, so nobody sees another's. Nothing is charged
 /// or logged, provided that the router is mounted outside of the
