@@ -44,7 +44,7 @@
 //! policy by [`key::header`], [`key::bearer`], [`key::query`] or a field of the body counts what the
 //! request says, whether or not it is true. So put the layer inside of the middleware that
 //! authenticates, and count by what that leaves in the request ([`key::extension`]), as above; or
-//! hold requests to a second policy by [`key::ClientIp`], for every request.
+//! add a second policy, by [`key::ClientIp`], for every request.
 //!
 //! Who guesses keys is limited only where that middleware lets unknown callers on to the layer, as
 //! callers without the extension: `or_key(client_ip)` counts them, and the handler, or a middleware
@@ -54,10 +54,29 @@
 //!
 //! A [`Limiter`] finds the **policies** that hold for the request: those of every request, and
 //! those of its **category**, which is the first that matches its method and path. Each [`Policy`]
-//! finds the request's **key**, looks up its **quota**, and asks for its cost. All of them are
+//! finds the request's **key**, looks up its **quota**, and charges its cost. All of them are
 //! charged, or none: a request that one policy refuses costs nothing in the others. The
-//! [`Decision`] tells what each of them says, and the [`RateLimitLayer`] tells it the caller, in
-//! headers and, if it does not pass, in a [`Rejection`] that is yours to render.
+//! [`Decision`] has what each of them says. The [`RateLimitLayer`] passes it on to the caller, in
+//! headers and, if the request does not pass, in a [`Rejection`] that is yours to render.
+//!
+//! # Missing and unreadable keys
+//!
+//! A key is found, missing or unreadable ([`key::Extracted`]). A policy says what happens without
+//! its key: another key ([`Policy::or_key`]), no count ([`Policy::or_skip`]) or a refusal
+//! ([`Policy::or_refuse`]). A key is unreadable where it is there twice, or malformed, so that the
+//! handler may read another one: then the request is refused, unless the policy
+//! [says otherwise](Policy::unreadable_as_missing).
+//!
+//! # Kinds of mistakes
+//!
+//! A mistake in the settings never means that a limit is silently not there:
+//!
+//! - What the settings alone show is an error of [`LimiterBuilder::build`], which names the setting
+//!   and says what to write instead.
+//! - What only requests show, such as a load balancer that is not trusted, is a [`warning`], given
+//!   once. It has a code, and is logged with the feature `tracing`.
+//! - What leaves the limit of a request unknown refuses that request: a plan with an invalid quota,
+//!   a body field that no layer has read.
 //!
 //! # Which algorithm
 //!
@@ -67,36 +86,36 @@
 //! | [fixed window](Policy::fixed_window) | up to 2 × units, around an edge | 35 bytes | "resets on the hour" |
 //! | [sliding window](Policy::sliding_window) | units | 90 bytes, or 370 to 1,250 | limits that must hold, such as sign-in |
 //!
-//! A window is half-open: what was used at one moment is back one window later, at that moment. So an
-//! interval of the window's length has one of its two ends, and with both it may see more.
+//! A window is half-open: a unit comes back exactly one window after it was used. So the bound holds
+//! for intervals that have one of their two ends; an interval with both ends may admit more.
 //!
 //! # Holding instead of refusing
 //!
 //! A policy or a category may [hold](Policy::hold) a request up to a maximum instead of refusing it.
-//! A held request charges nothing until its turn: its place in the line reserves its units, because
-//! whoever comes later to one of its keys must leave room for them. It is held only where, by what is
-//! known then, its units will be there in time: where replicas share the counts, another one may take
-//! them first, and it waits on or is refused. When its caller leaves, those behind move up; and one
-//! that is due and is not polled for a tenth of a second is passed over until it is. The line is
-//! bounded, [per key](LimiterBuilder::max_held_per_key), [per caller](LimiterBuilder::max_held_per_caller)
-//! and [in all](LimiterBuilder::max_held); a held request takes less than 2 KB beside the request
-//! itself.
+//! A held request charges nothing until its turn. It reserves its units by its place in the line: a
+//! later request for one of its keys must leave room for them. A request is held only where its units
+//! are expected in time. Where replicas share the counts, another one may take them first; then the
+//! request waits on, or is refused. When its caller leaves, those behind move up. A request that is
+//! due and is not polled for a tenth of a second is passed over until it is polled. The line is
+//! bounded [in all](LimiterBuilder::max_held), [per caller](LimiterBuilder::max_held_per_caller) and
+//! [per key](LimiterBuilder::max_held_per_key); a held request takes less than 2 KB beside the
+//! request itself. Holding needs a tokio runtime with time.
 //!
 //! # Limits that document themselves
 //!
-//! [`RateLimitLayer::describe`] tells callers what the server does, from the settings by which it
-//! decides; the module [`describe`] turns that into JSON, Markdown and an HTML page.
+//! [`RateLimitLayer::describe`] describes the limits for callers, from the settings that decide; the
+//! module [`describe`] turns that into JSON, Markdown and an HTML page.
 //!
 //! # What operators see
 //!
-//! With the feature `metrics`, the recorder that the process has installed for the
-//! [`metrics`](https://docs.rs/metrics) facade is told:
+//! With the feature `metrics`, these metrics go to the recorder that the process has installed for the
+//! [`metrics`](https://docs.rs/metrics) facade:
 //!
-//! | metric | kind | labels | tells |
+//! | metric | kind | labels | meaning |
 //! |---|---|---|---|
 //! | `tower_quota_decisions_total` | counter | `policy`, `category`, `verdict` | what each policy said of requests: `allowed`, `held` (allowed after a wait), `refused`, `missing_key`, `unreadable_key`, `unavailable` (the store did not answer), `blocked` (an operator has blocked the key; the policy is called `blocked` then), `dry_run_allowed`, `dry_run_refused` |
 //! | `tower_quota_held_duration_seconds` | histogram | `category` | how long held requests waited, whether or not they passed then |
-//! | `tower_quota_store_duration_seconds` | histogram | `operation` | how long a store took to `charge` or to `correct`; not the memory's, which answers at once |
+//! | `tower_quota_store_duration_seconds` | histogram | `operation` | how long a store took to `charge` or to `correct`; the memory store answers at once and is not measured |
 //! | `tower_quota_store_errors_total` | counter | `operation` | how often a store has not answered, so that policies decided without it |
 //! | `tower_quota_deny_cache_hits_total` | counter | | requests refused by what is remembered, without asking Redis |
 //! | `tower_quota_overflowed_total` | counter | `policy` | charges for which the memory store had no room, so that new keys share a quota |
@@ -105,10 +124,10 @@
 //!
 //! Labels are the names of policies and categories, and the words above: never a key or a path.
 //! `category` is empty where there is none, and for [`Limiter::check`]. Install the recorder before
-//! the first request: a series is registered when it is first needed, and then kept. The gauges are
-//! set by `Limiter::report_levels`, which an exporter calls when it tells its numbers. Where no
-//! recorder is installed, a decision by one policy takes some 170 processor instructions more than
-//! without the feature.
+//! the first request: a series is registered when it is first needed, and then kept.
+//! `Limiter::report_levels` sets the gauges and `tower_quota_overflowed_total`; an exporter calls it
+//! before it reads the numbers. Where no recorder is installed, a decision by one policy takes some
+//! 170 processor instructions more than without the feature.
 //!
 //! With the feature `tracing`, there are events, their targets under `tower_quota`:
 //!
@@ -118,24 +137,29 @@
 //! | debug | a request was held, and is decided now | `category`, `held` | each |
 //! | info | a dry run would have refused a request | `policy`, `category` | each |
 //! | warn | a request showed a mistake in the settings: see the module [`warning`] | `code`, `culprit` | the first time |
+//! | warn | the processor's counter is not steady, and the time is read from the system's clock | | once |
 //!
 //! # More than one replica
 //!
 //! Counts live in the memory of one process, and two replicas have two sets of them. With the feature
 //! `redis`, replicas share theirs through a Redis or Valkey server or a cluster, in one round trip a
 //! request: `.store(RedisStore::builder(url).secret(secret).build()?)`, where the secret makes
-//! fingerprints of keys and is the same for all replicas. By the server's clock, never more is
-//! admitted than the quota, as long as the server forgets nothing: when it is killed without an
-//! append-only file, each kill is worth up to one more quota; a fail-over, what was not replicated;
-//! and a full server that evicts, a quota for each count. While it does not answer,
-//! [`Policy::on_store_failure`] says what is decided. The README tells what callers see of each fault,
-//! and the docs of `store::RedisStore` the rest.
+//! fingerprints of keys and is the same for all replicas. By the server's clock, never more than the
+//! quota is admitted, as long as the server forgets nothing. A server that is killed without an
+//! append-only file admits up to one more quota for each kill. A fail-over admits once more what was
+//! not replicated, and a full server that evicts one more quota for each count.
+//!
+//! By default, a decision waits 50 ms for the server at most. A server that has not answered in time gets one
+//! more question in the background, and is not used while it does not answer that either. Meanwhile
+//! [`Policy::on_store_failure`] says what is decided. Requests beyond those on their way to the server
+//! wait in a queue of this process, which is no failure of the server, for a second at most. The
+//! README has what callers see of each fault, and the docs of `store::RedisStore` have the rest.
 //!
 //! With `tracing`, these are logged as well:
 //!
 //! | level | what happened | fields | how often |
 //! |---|---|---|---|
-//! | warn | Redis does not answer, and is not asked until it does | `error` | each time |
+//! | warn | Redis does not answer, and is not used until it does | `error` | each time |
 //! | info | Redis answers again | | each time |
 //! | warn | Redis evicts counts when it is full | `policy` | when first connected |
 //! | debug | a request was decided without the store | `error` | each |
@@ -148,19 +172,19 @@
 //! # Under other servers than axum's
 //!
 //! Any `tower::Service<http::Request<B>>` whose response body has `Bytes` as its data can be
-//! wrapped. Put the peer's address into the extensions as [`key::PeerAddr`]; tonic's is read with the
-//! feature `tonic`. A peer on a Unix socket is a [`key::UnixPeer`].
+//! wrapped. Put the peer's address into the extensions as [`key::PeerAddr`]; the feature `tonic` reads
+//! tonic's. A peer on a Unix socket is a [`key::UnixPeer`].
 //!
 //! # Features
 //!
 //! | feature | default | adds |
 //! |---|---|---|
-//! | `axum` | yes | reads the peer from axum's `ConnectInfo`, the path from `OriginalUri`; `Rejection` is an `IntoResponse`; `Description::route` serves what the limits are |
-//! | `tracing` | yes | logs what an operator has to know: refusals, what a dry run would refuse, a missing peer address, a full store, a plan that cannot be |
+//! | `axum` | yes | reads the peer's address from axum's `ConnectInfo`, and the path from `OriginalUri`; `Rejection` is an `IntoResponse`; `Description::route` serves what the limits are |
+//! | `tracing` | yes | logs what an operator has to know: refusals, what a dry run would refuse, and each [`warning`] |
 //! | `metrics` | no | counts decisions, waits and keys for the recorder of the `metrics` facade |
 //! | `redis` | no | `store::RedisStore`: counts that several replicas share, in Redis or Valkey |
 //! | `grpc` | no | answers refused gRPC calls with a gRPC status and its details |
-//! | `tonic` | no | reads the peer from tonic's `TcpConnectInfo` and `UdsConnectInfo` |
+//! | `tonic` | no | reads the peer's address from tonic's `TcpConnectInfo`, and a peer on a Unix socket from `UdsConnectInfo` |
 //! | `usage` | no | the module `usage`: a log of requests, and with `axum` a page that shows callers their usage, and one for the operator |
 //! | `usage-sqlite` | no | keeps that log in a SQLite file; builds SQLite, for which it takes a C compiler |
 
