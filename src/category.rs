@@ -4,9 +4,9 @@ use crate::{matcher::Matcher, policy::Policy};
 
 /// The requests that share policies: auth, read, write, bulk.
 ///
-/// A limiter asks its categories in the order in which they were added, and the first that matches
-/// is the request's only one. Only where routers may read its path in different ways is it in each
-/// that a router may choose: see [`Matcher`].
+/// A request counts in the first category that matches it, in the order in which the categories
+/// were added. Where routers may read its path in different ways, it counts in each category that a
+/// router may choose: see [`Matcher`].
 ///
 /// ```
 /// use tower_quota::{Category, Matcher, Policy, Quota, key};

@@ -131,29 +131,30 @@ impl RateLimitLayerBuilder {
     /// The families of quota headers; none of them for an empty list. Default:
     /// [`HeaderStyle::x_ratelimit`]. Every response to a counted request has them.
     ///
-    /// Where a layer further inside, or the handler, has written the same headers, those stand of
-    /// which the smaller share is left (`remaining` of `limit`), all of one policy; and lists have the
-    /// policies of both. So give nested layers the same styles. A response that a layer further
-    /// inside has refused stays as it is, and so does a [`Rejection`] that the handler answers, but
-    /// for its quota headers.
+    /// A layer further inside, or the handler, may have written the same headers. Then headers of one
+    /// policy stay those of the policy with the smaller share left (`remaining` of `limit`), all of
+    /// them from one policy, and lists have the policies of both. So give nested layers the same
+    /// styles. A response that a layer further inside has refused stays as it is. A [`Rejection`]
+    /// that the handler answers with gets its own decision's quota headers, and stays as it is
+    /// otherwise.
     pub fn headers(mut self, styles: impl IntoIterator<Item = HeaderStyle>) -> Self {
         self.face.headers.styles = styles.into_iter().collect();
         self
     }
 
-    /// The policy that speaks in headers which tell of one only, whatever layers further inside have
-    /// written there. Where it does not hold, and by default, it is the
-    /// [tightest](crate::Decision::tightest). A refusal always tells of the policy that refused, with
-    /// the longest wait.
+    /// The policy whose numbers stand in headers of one policy, whatever layers further inside have
+    /// written there. Default, and where the policy does not hold for the request: the
+    /// [tightest](crate::Decision::tightest). A refusal always has the numbers of the policy that
+    /// refused, with the longest wait.
     pub fn header_policy(mut self, name: impl Into<String>) -> Self {
         self.face.headers.policy = Some(name.into());
         self
     }
 
-    /// Whether refusals tell in `Retry-After` (RFC 9110, section 10.2.3) after how many seconds
-    /// the same request would pass, or the store is worth another question. Default: true.
-    pub fn retry_after(mut self, told: bool) -> Self {
-        self.face.headers.retry_after = told;
+    /// Whether refusals have `Retry-After` (RFC 9110, section 10.2.3): the seconds after which the
+    /// same request would pass, or after which the store may answer again. Default: true.
+    pub fn retry_after(mut self, has_header: bool) -> Self {
+        self.face.headers.retry_after = has_header;
         self
     }
 
@@ -170,9 +171,10 @@ impl RateLimitLayerBuilder {
     }
 
     /// The response to a refused request. The layer adds the quota headers and `Retry-After`, and
-    /// `Cache-Control: no-store` (RFC 9111, section 5.2.2.5) where the response has none. The
-    /// request's body is not read. So where an HTTP/1 request has one, the layer adds
-    /// `Connection: close` (RFC 9112, section 9.6): the server cannot find the next request behind it.
+    /// `Cache-Control: no-store` (RFC 9111, section 5.2.2.5) where the response has none. The layer
+    /// does not read the request's body. To an HTTP/1 request with a body it therefore answers with
+    /// `Connection: close` (RFC 9112, section 9.6): the server cannot find the next request behind the
+    /// body.
     /// Default: [`Rejection::to_response`]. The module [`response`](crate::response) has other
     /// formats.
     ///

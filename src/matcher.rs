@@ -10,22 +10,20 @@ use crate::{
     path::{Pattern, SentPath},
 };
 
-/// Tells whether a request is one of those meant: by method and path, by address, by key, or by a
-/// closure.
+/// Which requests: by method and path, by address, by key, or by a closure.
 ///
 /// Paths are in axum's syntax: `/users/{id}`, `/files/{*path}`. They are compared with the whole
 /// path that the client sent, also under `Router::nest`. `/files/{*path}` matches `/files` and
-/// `/files/` as well, which a router nested there answers.
+/// `/files/` as well, which a router nested there answers. Letter case matters.
 ///
 /// # What reaches a handler
 /// Routers read some paths in different ways: `/v1//users`, `/v1/users/`, `/v1/%75sers`,
-/// `/v1/x/../users`. The limiter does not know which of them routes the request, so a
-/// [`Category`](crate::Category) counts it if a router may read the path as one of the category's:
+/// `/v1/x/../users`. The limiter does not know which router routes the request. So a
+/// [`Category`](crate::Category) counts it if any router may read the path as one of the category's:
 /// with slashes merged or not, with or without a trailing slash, percent-decoded once or not, with
-/// dot segments resolved or not. Where different routers split the path into different segments, a
-/// request counts in each category that one of them may choose. An exemption is the other way
-/// around: the path has to match as it was sent, and no router may split it differently. Letter case
-/// matters.
+/// dot segments resolved or not. Where routers split the path into different segments, the request
+/// counts in each category that one of them may choose. An exemption has to be certain: the path
+/// must match as it was sent, and no router may split it differently.
 ///
 /// ```
 /// use tower_quota::{Matcher, key::ClientIp};
@@ -57,8 +55,8 @@ pub(crate) enum Methods {
 }
 
 impl Methods {
-    /// Whether a request with this method may reach a handler for these. A WebSocket over HTTP/2
-    /// is opened by `CONNECT` (RFC 8441, section 4), where one over HTTP/1.1 is by `GET`.
+    /// Whether a request with this method may reach a handler for these methods. `CONNECT` opens a
+    /// WebSocket over HTTP/2 (RFC 8441, section 4), as `GET` does over HTTP/1.1.
     #[inline]
     fn reach(&self, method: &Method) -> bool {
         self.name(method) || *method == Method::CONNECT && self.name(&Method::GET)
@@ -74,7 +72,7 @@ impl Methods {
 }
 
 impl Matcher {
-    /// `GET` requests to a path, and `HEAD` and `CONNECT` as in [`methods`](Self::methods).
+    /// `GET` requests to a path, with `HEAD` and `CONNECT` as [`methods`](Self::methods) adds them.
     #[must_use]
     pub fn get(path: &str) -> Self {
         Self::methods([Method::GET], path)
@@ -99,9 +97,8 @@ impl Matcher {
         let is_empty = methods.is_empty();
         let mut matcher = Self::route(Methods::These(methods), path);
         if is_empty {
-            let problem = format!(
-                "no method of `{path}` is meant; write one, or `Matcher::path` for any method"
-            );
+            let problem =
+                format!("`{path}` has no method; write one, or `Matcher::path` for any method");
             matcher.problem.get_or_insert(problem);
         }
         matcher
@@ -121,13 +118,13 @@ impl Matcher {
         Self { kind: Kind::Route { methods, path: path.into(), pattern }, problem }
     }
 
-    /// Requests of which the closure says so.
+    /// Requests for which the closure returns `true`.
     pub fn from_fn(matches: impl Fn(&Parts) -> bool + Send + Sync + 'static) -> Self {
         Self::new(Kind::Closure(Arc::new(matches)))
     }
 
-    /// Requests from these addresses or networks, such as `10.0.0.0/8`; never one whose address is not
-    /// known or is hidden.
+    /// Requests from these addresses or networks, such as `10.0.0.0/8`. A request whose address is
+    /// unknown or hidden never matches.
     #[must_use]
     pub fn client_ip<T: AsRef<str>>(
         client_ip: ClientIp,
@@ -143,8 +140,8 @@ impl Matcher {
         }
     }
 
-    /// Requests with one of these keys; never one whose key is unreadable. They are kept as
-    /// fingerprints only.
+    /// Requests with one of these keys. A request whose key is missing or unreadable never matches.
+    /// The keys are kept as fingerprints only.
     pub fn key<'a, K: Into<Key<'a>>>(
         extractor: impl KeyExtractor,
         keys: impl IntoIterator<Item = K>,
@@ -159,12 +156,12 @@ impl Matcher {
         Self { kind, problem: None }
     }
 
-    /// Whether the request may reach a handler of those meant.
+    /// Whether the request may reach a handler of these requests.
     pub(crate) fn matches(&self, request: &Parts) -> bool {
         self.may_match(request, &SentPath::of(request))
     }
 
-    /// Whether the request is meant if its path is read as it was sent.
+    /// Whether the request matches with its path as it was sent.
     #[inline]
     pub(crate) fn matches_as_sent(&self, request: &Parts, path: &SentPath<'_>) -> bool {
         match &self.kind {
@@ -183,7 +180,7 @@ impl Matcher {
         }
     }
 
-    /// Whether the request is meant in any reading of its path.
+    /// Whether the request matches in any reading of its path.
     pub(crate) fn may_match(&self, request: &Parts, path: &SentPath<'_>) -> bool {
         match &self.kind {
             Kind::Route { methods, pattern: Some(pattern), .. } => {
@@ -193,7 +190,7 @@ impl Matcher {
         }
     }
 
-    /// Whether the request is meant, whichever router reads its path.
+    /// Whether the request matches in every reading of its path.
     #[inline]
     pub(crate) fn surely_matches(&self, request: &Parts, path: &SentPath<'_>) -> bool {
         let is_sure = match &self.kind {
@@ -322,7 +319,7 @@ mod tests {
         );
         assert_eq!(
             Matcher::methods([], "/users").problem().unwrap(),
-            "no method of `/users` is meant; write one, or `Matcher::path` for any method"
+            "`/users` has no method; write one, or `Matcher::path` for any method"
         );
         let network = Matcher::client_ip(ClientIp::new(), ["10.0.0.0.0"]);
         assert!(network.problem().unwrap().contains("`10.0.0.0.0`"));

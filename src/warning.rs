@@ -14,31 +14,30 @@
 //! [`PeerAddr`](crate::key::PeerAddr) into the request's extensions.
 //!
 //! ## `forwarded_unread`
-//! A header arrives in which a proxy writes the client's address, and [`ClientIp`] does not read it:
-//! no proxy is trusted, or not this one, or another header is read. Then all clients behind the proxy
-//! are one client. Write [`trust_proxies`] with the addresses of the proxies, or [`trust_hops`] with
-//! their number, and name the header that they write. Where there is no proxy, callers made the header
-//! up: say so with `trust_hops(0)`.
+//! Requests have a header in which proxies write the client's address, and [`ClientIp`] does not read
+//! it: no proxy is trusted, or not this one, or another header is read. Then all clients behind the
+//! proxy are one client. Write [`trust_proxies`] with the addresses of the proxies, or [`trust_hops`]
+//! with their number, and name the header that they write. Where there is no proxy, callers made the
+//! header up: say so with `trust_hops(0)`.
 //!
 //! ## `everybody_trusted`
-//! Whoever came in the first 1,000 requests is a trusted proxy, so that any caller may write its own
-//! address. Write the addresses of the proxies alone into [`trust_proxies`], or their real number into
+//! Every address in the first 1,000 requests is a trusted proxy, so any caller may write its own
+//! address. Write only the addresses of the proxies into [`trust_proxies`], or their real number into
 //! [`trust_hops`].
 //!
 //! ## `hidden_client`
-//! A trusted proxy has written something else than an address, such as `unknown`. All clients that
-//! it hides share one quota. Let the proxy write addresses, or count by another key.
+//! A trusted proxy wrote something else than an address, such as `unknown`. All clients that it hides
+//! share one quota. Let the proxy write addresses, or count by another key.
 //!
 //! ## `key_never_found`
 //! None of the first 1,000 requests of a policy had the key by which it counts first. Compare the name
-//! in the settings with what callers send. Where another middleware finds out the key, its layer has
-//! to be added after the limiter's, so that it is outside of it.
+//! in the settings with what callers send. Where another middleware finds out the key, add its layer
+//! after the limiter's, so that it is outside of it.
 //!
 //! ## `invalid_plan`
-//! The function that chooses a request's plan returned a quota that no policy can have. Return one
-//! that `build()` would accept.
-//!
-//! Until then, the requests of that plan are refused: how many it may make is not known.
+//! The function that chooses a request's plan returned a quota that no policy can have. The plan's
+//! requests are refused, as it is not known how many it may make. Return a quota that `build()` would
+//! accept.
 //!
 //! ## `unknown_plan`
 //! A policy has a table of [plans](crate::Policy::plans), and the function that chooses a request's
@@ -46,34 +45,34 @@
 //! or return `None` for a request without a plan.
 //!
 //! ## `all_exempt`
-//! The first 1,000 requests were exempt, each of them, and nothing is counted. Where these are not
-//! health checks, an [exemption](crate::LimiterBuilder::exempt) matches more than was meant.
+//! The first 1,000 requests were all exempt, so nothing is counted. Unless these are health checks,
+//! let the [exemptions](crate::LimiterBuilder::exempt) match less.
 //!
 //! ## `no_timer`
 //! A policy would have [held](crate::Policy::hold) a request, and there was no tokio runtime with
-//! time to wait in. The request was refused at once. Call `enable_time` on the runtime's builder, or
-//! ask inside of the runtime.
+//! time. The request was refused at once. Call `enable_time` on the runtime's builder, or await the
+//! decision inside of the runtime.
 //!
 //! ## `store_full`
-//! The memory store has no room for more keys of a policy, the culprit, and new keys share one
-//! quota. Where they are honest callers, raise [`with_max_keys`](crate::store::MemoryStore::with_max_keys).
+//! The memory store has no room for more keys of a policy, and new keys share one quota. Where they
+//! are honest callers, raise [`with_max_keys`](crate::store::MemoryStore::with_max_keys).
 //!
 //! ## `redis_queue`
-//! This process has more requests for Redis than it or Redis can serve, and some have waited too
-//! long for their turn: they were decided without it. Lease units with
+//! This process has more requests for Redis than it or Redis can serve. Some waited too long for their
+//! turn, and were decided without Redis. Lease units with
 //! [`Policy::lease`](crate::Policy::lease), add processors or servers, or let requests wait longer
 //! with `RedisStoreBuilder::queue_timeout`.
 //!
 //! ## `policy_differs`
 //! Two limiters count a policy of the same name and algorithm together in Redis, and its quota or
-//! its keys differ. While a release changes the policy, that is right. Where they are two services,
-//! give each a prefix of its own with `RedisStoreBuilder::prefix`.
+//! its keys differ. That is right while a release changes the policy. Give two services a prefix each,
+//! with `RedisStoreBuilder::prefix`.
 //!
 //! ## `body_field_not_read`
 //! A policy counts by a field of the body, and no [`BodyFieldLayer`](crate::key::BodyFieldLayer) has
-//! read the body: the request is refused, as the handler may read the field. Add the layer outside
-//! of the limiter's, with this field, and let its [`only`](crate::key::BodyFieldLayer::only) mean
-//! each request for which the policy holds.
+//! read the body. The request is refused, as the handler may read the field. Add the layer outside of
+//! the limiter's, with this field, and let its [`only`](crate::key::BodyFieldLayer::only) match each
+//! request for which the policy holds.
 //!
 //! [`ClientIp`]: crate::key::ClientIp
 //! [`trust_proxies`]: crate::key::ClientIp::trust_proxies
@@ -85,8 +84,8 @@ use std::{
     sync::{LazyLock, Mutex, PoisonError},
 };
 
-/// The most culprits that are reported for one process. They are names of settings, never of
-/// callers, so that there are few.
+/// The most warnings of one process. Culprits are names of settings, never of callers, so there are
+/// few.
 const MAX_WARNINGS: usize = 1_000;
 
 static GIVEN: LazyLock<Mutex<Given>> = LazyLock::new(Mutex::default);
@@ -97,40 +96,48 @@ struct Given {
     in_order: Vec<Warning>,
 }
 
-/// Which mistake a [`Warning`] reports.
+/// Which mistake a [`Warning`] reports. The module's docs have a heading for each.
+///
+/// ```
+/// use tower_quota::warning::{Code, warnings};
+///
+/// // In a test of your service: no client hides behind the load balancer.
+/// assert!(warnings().iter().all(|warning| warning.code() != Code::ForwardedUnread));
+/// assert_eq!(Code::ForwardedUnread.as_str(), "forwarded_unread");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Code {
     /// The peer's address is not in the request's extensions.
     NoPeerAddress,
-    /// The client's address is in a header that is not read.
+    /// Requests have a header with the client's address that is not read.
     ForwardedUnread,
-    /// Each hop is a trusted proxy.
+    /// Every address in the first 1,000 requests is a trusted proxy.
     EverybodyTrusted,
     /// A trusted proxy hides the client's address.
     HiddenClient,
-    /// No request has the key by which a policy counts.
+    /// None of the first 1,000 requests has the key by which a policy counts first.
     KeyNeverFound,
-    /// A plan's quota cannot be.
+    /// A plan's quota is one that no policy can have.
     InvalidPlan,
     /// The name of a request's plan is not in the policy's table.
     UnknownPlan,
-    /// The first 1,000 requests were exempt.
+    /// The first 1,000 requests were all exempt.
     AllExempt,
     /// A request could not be held, for want of a runtime with time.
     NoTimer,
     /// The memory store has no room for more keys.
     StoreFull,
-    /// Requests wait too long for their turn to ask Redis.
+    /// Requests waited too long for their turn to use Redis.
     RedisQueue,
-    /// Two limiters count together, and their policies of one name differ.
+    /// Two limiters count policies of one name together, and these differ.
     PolicyDiffers,
-    /// No layer has read a field of the body.
+    /// No layer has read the field of the body by which a policy counts.
     BodyFieldNotRead,
 }
 
 impl Code {
-    /// All of them.
+    /// All codes, in the order of their headings.
     pub const ALL: &[Self] = &[
         Self::NoPeerAddress,
         Self::ForwardedUnread,
@@ -189,7 +196,7 @@ impl Warning {
         self.code
     }
 
-    /// The setting that is wrong, such as a policy's name; empty where the code says it all.
+    /// The wrong setting, such as a policy's name; empty where the code alone says it.
     #[must_use]
     pub fn culprit(&self) -> &str {
         &self.culprit
@@ -210,8 +217,8 @@ pub fn warnings() -> Vec<Warning> {
     GIVEN.lock().unwrap_or_else(PoisonError::into_inner).in_order.clone()
 }
 
-/// Reports a mistake, the first time that this culprit shows it. It takes a lock: call it where a
-/// mistake was found, not on the way of each request.
+/// Reports a mistake once for each culprit. It takes a lock, so it is called where a mistake was found
+/// and not for each request.
 #[cold]
 pub(crate) fn warn(code: Code, culprit: &str, sentence: impl FnOnce() -> String) {
     let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);

@@ -265,7 +265,7 @@ async fn a_body_that_no_layer_has_read_is_refused_and_warned_of() {
         warning.to_string(),
         "a policy counts by the body's field `never read`, and no layer has read it, so that the \
          request is refused; write `.layer(BodyFieldLayer::new([\"never read\"]))` after the \
-         limiter's layer, and let its `only` mean each request of the policy"
+         limiter's layer, and let its `only` match each request of the policy"
     );
     assert!(given.next().is_none(), "once");
 }

@@ -222,7 +222,7 @@ fn each_error_names_the_culprit_and_says_what_to_write() {
         ),
         (
             category(Category::new("bulk").on(Matcher::methods([], "/bulk"))),
-            "category `bulk`: no method of `/bulk` is meant; write one, or `Matcher::path` for any method",
+            "category `bulk`: `/bulk` has no method; write one, or `Matcher::path` for any method",
         ),
         (
             category(Category::new("bulk").on(Matcher::client_ip(ClientIp::new(), [""; 0]))),

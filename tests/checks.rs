@@ -180,7 +180,7 @@ async fn what_cannot_be_meant_is_an_error_that_says_what_to_write() {
         ),
         (
             direct.reset("job", "k"),
-            "the key has used nothing of policy `job`, and nothing was changed; look whether the key is right",
+            "the key has used nothing of policy `job`, and nothing was changed; compare the key with what the policy counts by",
         ),
     ] {
         assert_eq!(check.await.unwrap_err().to_string(), sentence);

@@ -41,7 +41,7 @@ pub enum Reason {
     QuotaExceeded,
     /// The request costs more than the whole quota: it will never pass.
     CostExceedsQuota,
-    /// The key's plan has no units, or a quota that cannot be: no request of it will ever pass.
+    /// The key's plan has no units, or an invalid quota: none of its requests ever passes.
     NoQuota,
     /// The request has none of the keys by which the policy counts.
     MissingKey,
@@ -134,8 +134,8 @@ impl Decision {
     }
 
     /// What each policy says, in the order in which they were asked. Empty where nothing was
-    /// counted: the request was exempt, or no policy holds for it. A policy is left out where nobody
-    /// knows what is left of it: the store does not answer, or has not been asked because another
+    /// counted: the request was exempt, or no policy holds for it. A policy is left out where it is
+    /// not known what is left of it: the store does not answer, or was not used because another
     /// policy is known to refuse.
     #[must_use]
     pub fn outcomes(&self) -> &[Outcome] {
@@ -149,13 +149,13 @@ impl Decision {
         &self.record.all[self.record.enforced..]
     }
 
-    /// The policy that its caller will feel first.
+    /// The policy that limits the caller first.
     ///
-    /// It is the one that refused, with the longest wait, and the last of several with that. Else it is the one under which the fewest
-    /// such requests still fit: as many as [`remaining`](Outcome::remaining) divided by what this
-    /// one has [cost](crate::Policy::cost), at least 1. Where as many fit, the smaller share of the
-    /// [`limit`](Outcome::limit) is left; where that is the same, it takes the longest until more is;
-    /// and where that is the same too, the policy comes first.
+    /// In a refusal, it is the policy that refused, with the longest wait; of several with the same
+    /// wait, the last. Otherwise it is the policy under which the fewest such requests still fit:
+    /// [`remaining`](Outcome::remaining) divided by the request's [cost](crate::Policy::cost), which
+    /// counts as 1 at least. Ties go to the smaller share of the [`limit`](Outcome::limit) left, then
+    /// to the longer time until more is left, then to the policy that comes first.
     #[must_use]
     pub fn tightest(&self) -> Option<&Outcome> {
         match self.outcomes() {

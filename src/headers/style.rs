@@ -13,7 +13,7 @@ pub(super) const RATELIMIT: [HeaderName; 3] = [
     HeaderName::from_static("ratelimit-remaining"),
     HeaderName::from_static("ratelimit-reset"),
 ];
-/// Of the drafts 07 and later.
+/// The field of the drafts 07 and later.
 pub(super) const STRUCTURED: HeaderName = HeaderName::from_static("ratelimit");
 pub(super) const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 
@@ -96,8 +96,8 @@ impl HeaderStyle {
 
     /// `RateLimit-Policy: "burst";q=100;w=60` and `RateLimit: "burst";r=50;t=30`, with all policies
     /// of the request in each: draft-ietf-httpapi-ratelimit-headers-08 to -11, structured by
-    /// RFC 9651. These share a form on the wire; what `t` means is as draft 11 has it. Policies, and
-    /// their [units](crate::Policy::unit), must have names of printable ASCII.
+    /// RFC 9651. The four drafts have one form on the wire; `t` means what draft 11 says. The names of
+    /// policies and of their [units](crate::Policy::unit) must be printable ASCII.
     ///
     /// The window `w` is in whole seconds, rounded up, so that a client which spreads `q` over it
     /// is never too fast. A token bucket's `q` is its burst, and its `w` the time in which that
@@ -124,8 +124,8 @@ impl HeaderStyle {
         self
     }
 
-    /// Tells whose quota it is, in the parameter `pk`: of
-    /// [`ratelimit_lists`](Self::ratelimit_lists) only. Off by default.
+    /// Adds the partition key `pk`, which says whose quota it is; for
+    /// [`ratelimit_lists`](Self::ratelimit_lists) only. Default: off.
     ///
     /// It is 8 bytes by which a client tells its own quotas apart: equal for equal keys of one
     /// limiter, and they disclose neither the key nor what the store knows it by. A global policy

@@ -1,10 +1,10 @@
-//! What an extractor finds in a request: [`Extracted`].
+//! The answer of an extractor: [`Extracted`].
 
 use http::StatusCode;
 
 use super::Key;
 
-/// What a [`KeyExtractor`](super::KeyExtractor) finds in a request.
+/// The answer of a [`KeyExtractor`](super::KeyExtractor) for a request: found, missing or unreadable.
 ///
 /// `Option<Key>` converts into it: `None` is [`Missing`](Self::Missing).
 ///
@@ -23,22 +23,24 @@ use super::Key;
 /// # let _ = tenant;
 /// ```
 #[derive(Clone, Debug, PartialEq)]
+#[must_use]
 pub enum Extracted<'a> {
     /// The key. An empty one counts as missing.
     Found(Key<'a>),
     /// The request has no key; the policy says what happens then.
     Missing,
     /// The request has a key that cannot be read: it is there twice, say, or malformed. The handler
-    /// may read it in another way, so the request is refused with this status, whatever the policy
-    /// says of missing keys. A status that is no error counts as 400 Bad Request.
+    /// may read it in another way, so every policy refuses the request with this status, unless it
+    /// counts the key [as missing](crate::Policy::unreadable_as_missing). A status that is no error
+    /// counts as 400 Bad Request.
     Unreadable(StatusCode),
 }
 
 impl<'a> Extracted<'a> {
-    /// A key that cannot be read, in a request that is refused with 400 Bad Request.
+    /// A key that cannot be read; the request is refused with 400 Bad Request.
     pub const UNREADABLE: Self = Self::Unreadable(StatusCode::BAD_REQUEST);
 
-    /// The key where it is found.
+    /// The key if it is found and not empty.
     #[inline]
     #[must_use]
     pub fn found(self) -> Option<Key<'a>> {

@@ -4,9 +4,9 @@
 //! of it. Extractors are made by [`ClientIp`] and the functions here; tuples of them count per
 //! combination; [`from_fn`] takes a closure.
 //!
-//! A key is found, missing or unreadable ([`Extracted`]). What happens to a request without one, its
-//! policy says. A request whose key is there twice, or malformed, is refused under every policy:
-//! the handler may read the key in another way. It is never uncounted, exempt, or counted by another
+//! A key is found, missing or unreadable ([`Extracted`]). A policy says what happens to a request
+//! without its key. Every policy refuses a request whose key is there twice, or malformed: the handler
+//! may read the key in another way. Such a request is never uncounted, exempt, or counted by another
 //! key, unless the policy says so ([`unreadable_as_missing`](crate::Policy::unreadable_as_missing)).
 //!
 //! ```
@@ -86,7 +86,7 @@ impl Key<'_> {
         Key { bytes: Bytes::Owned(bytes), is_joined: keys.len() > 1 }
     }
 
-    /// The keys that were joined to this one; `None` where it is one by itself.
+    /// The keys that were joined to this one; `None` where it was not joined.
     fn parts(&self) -> Option<SmallVec<[Key<'_>; 4]>> {
         let (mut parts, mut rest) = (SmallVec::new(), self.as_bytes());
         while !rest.is_empty() {
@@ -207,9 +207,9 @@ pub trait KeyExtractor: Send + Sync + 'static {
     /// The request's key: found, missing, or unreadable.
     fn extract<'a>(&self, request: &'a Parts) -> Extracted<'a>;
 
-    /// What [`extract`](Self::extract) makes of a key that comes from elsewhere than a request, as
-    /// through [`Limiter::check`](crate::Limiter::check): of an address its network, say. `None`
-    /// where no request can have it. Default: the key as it is.
+    /// The key that [`extract`](Self::extract) would return for a key that does not come from a
+    /// request but from [`Limiter::check`](crate::Limiter::check), say: for an address, its network.
+    /// `None` where no request can have the key. Default: the key as it is.
     fn canonical<'a>(&self, key: Key<'a>) -> Option<Key<'a>> {
         Some(key)
     }
@@ -219,9 +219,9 @@ pub trait KeyExtractor: Send + Sync + 'static {
         None
     }
 
-    /// The paths outside of which it finds no key, in axum's syntax: `build()` fails where a policy
-    /// counts by it in categories that have none of them. Empty, the default: it may find one
-    /// anywhere.
+    /// The only paths with a key, in axum's syntax. `build()` fails where a policy counts by this
+    /// extractor in categories that have none of these paths. Default: empty, any path may have a
+    /// key.
     fn paths(&self) -> Vec<String> {
         Vec::new()
     }

@@ -31,8 +31,8 @@ type Settle = Arc<dyn Fn(&response::Parts) -> Option<u64> + Send + Sync>;
 ///
 /// A policy that requests are held to needs a [`key`](Self::key), and says what happens to a
 /// request without one: [`or_key`](Self::or_key), [`or_skip`](Self::or_skip) or
-/// [`or_refuse`](Self::or_refuse). Or it is [`global`](Self::global). A request whose key is there and
-/// cannot be read is refused in any case, unless the policy counts it
+/// [`or_refuse`](Self::or_refuse). Or it is [`global`](Self::global). A request whose key cannot be
+/// read is refused in any case, unless the policy counts such a key
 /// [as missing](Self::unreadable_as_missing).
 ///
 /// ```
@@ -62,7 +62,7 @@ struct Settings {
     unreadable_as_missing: bool,
     global: bool,
     plan: Option<Plan>,
-    /// A plan that cannot be is reported once.
+    /// An invalid plan is reported once.
     invalid_plan: Arc<Once>,
     plans: Option<Plans>,
     cost: Option<Cost>,
@@ -75,7 +75,7 @@ struct Settings {
     lease: u32,
 }
 
-/// How often each was called of the methods that are to be called at most once.
+/// How often each method was called that may be called once at most.
 #[derive(Clone, Copy, Debug, Default)]
 struct Said {
     key: u32,
@@ -99,16 +99,16 @@ impl Policy {
     }
 
     /// Windows aligned to the wall clock, in UTC: simple to explain. They are counted from the
-    /// beginning of 1970: those of an hour begin on the hour, those of a day at midnight, and those
-    /// whose length does not divide a day at another time each day. Around the edge of two
+    /// beginning of 1970. A window of an hour begins on the hour and one of a day at midnight; one
+    /// whose length does not divide a day begins at another time each day. Around the edge of two
     /// windows, both quotas may be used in quick succession.
     pub fn fixed_window(name: impl Into<String>, quota: Quota) -> Self {
         Self::new(name, Algorithm::FixedWindow, quota)
     }
 
-    /// Never more than the quota in any interval of the window's length, of which one end belongs to
-    /// it and the other does not. A unit comes back when
-    /// the window has passed over it, at most 1/60 of the window late.
+    /// Never more than the quota in any half-open interval of the window's length, which has one of
+    /// its two ends. A unit comes back when the window has passed over it, at most 1/60 of the window
+    /// late.
     pub fn sliding_window(name: impl Into<String>, quota: Quota) -> Self {
         Self::new(name, Algorithm::SlidingWindow, quota)
     }
@@ -165,12 +165,25 @@ impl Policy {
         self.set(|settings| settings.said.refuse = settings.said.refuse.saturating_add(1))
     }
 
-    /// Counts a key that cannot be read as missing: then [`or_key`](Self::or_key),
-    /// [`or_skip`](Self::or_skip) or [`or_refuse`](Self::or_refuse) says what happens. Default: such a
-    /// request is refused, and costs nothing anywhere.
+    /// Counts an unreadable key as missing: [`or_key`](Self::or_key), [`or_skip`](Self::or_skip) or
+    /// [`or_refuse`](Self::or_refuse) then says what happens. Default: the request is refused with the
+    /// status of [`Extracted::Unreadable`](crate::key::Extracted::Unreadable), and costs nothing
+    /// anywhere.
     ///
-    /// A key is unreadable where it is there twice, or malformed. A handler may read it all the same.
-    /// So a caller chooses by it whether this policy counts: write this only where that does no harm.
+    /// A key is unreadable where it is there twice, or malformed. A handler may still read it. So a
+    /// caller can choose whether this policy counts its requests: write this only where that does no
+    /// harm.
+    ///
+    /// ```
+    /// use tower_quota::{Policy, Quota, key::{self, ClientIp}};
+    ///
+    /// let reads = Policy::token_bucket("read", Quota::per_minute(60))
+    ///     .key(key::header("x-api-key"))
+    ///     .or_key(ClientIp::new())
+    ///     .or_refuse()
+    ///     .unreadable_as_missing(); // two `x-api-key` lines count by the address
+    /// # let _ = reads;
+    /// ```
     pub fn unreadable_as_missing(self) -> Self {
         self.set(|settings| settings.unreadable_as_missing = true)
     }
@@ -180,25 +193,26 @@ impl Policy {
         self.set(|settings| settings.global = true)
     }
 
-    /// The request's plan: the quota that holds for it, or `None` for the policy's own. Asked for
-    /// each request, so a plan may change at any time: what was used under one plan
+    /// The request's plan: the quota that holds for it, or `None` for the policy's own. The function
+    /// is called for each request, so a plan may change at any time: what was used under one plan
     /// counts under the next.
     ///
-    /// A quota of 0 units refuses the plan's requests. So does one that cannot be, such as one of a
-    /// window of 0: how much the plan may use is then not known, and the policy's own quota may be
-    /// more. It is reported once, as a [warning](crate::warning) `invalid_plan`.
+    /// A quota of 0 units refuses the plan's requests. So does an invalid one, such as a window of 0:
+    /// how much the plan may use is then not known, and the policy's own quota may be more. The
+    /// warning [`invalid_plan`](crate::warning#invalid_plan) is given once.
     pub fn plan(self, plan: impl Fn(&Parts) -> Option<Quota> + Send + Sync + 'static) -> Self {
         self.set(|settings| settings.plan = Some(Arc::new(plan)))
     }
 
-    /// The quotas of plans by their names, and a function that tells which of them the request has;
-    /// a request of none of these has the policy's own quota, and a name that is not in the table is
-    /// reported once, as a [warning](crate::warning) `unknown_plan`. It is asked for each request, so a
-    /// caller may change its plan at any time: what was used under one counts under the next.
+    /// The quotas of plans by their names, and a function that returns the name of the request's
+    /// plan, or `None`. The policy's own quota holds for `None`, and for a name that is not in the
+    /// table; the warning [`unknown_plan`](crate::warning#unknown_plan) is then given once. The
+    /// function is called for each request, so a caller may change its plan at any time: what was
+    /// used under one plan counts under the next.
     ///
-    /// Better than [`plan`](Self::plan) where the plans are known beforehand: they are checked at
-    /// `build()`, and [`Limiter::describe`](crate::Limiter::describe) tells them. With both, a quota
-    /// that `plan` returns goes before that of the request's plan here.
+    /// It is better than [`plan`](Self::plan) where the plans are known beforehand: `build()` checks
+    /// them, and [`Limiter::describe`](crate::Limiter::describe) lists them. With both, a quota that
+    /// `plan` returns comes first.
     ///
     /// ```
     /// use tower_quota::{Policy, Quota, key};
@@ -221,9 +235,10 @@ impl Policy {
     }
 
     /// How many units the request uses. Default: 1. A request that costs 0 passes uncounted; one
-    /// that costs more than the whole quota is refused and not told to retry.
+    /// that costs more than the whole quota is refused without `Retry-After`.
     ///
-    /// Read the cost as the handler reads what it does: of a request that it refuses, anything.
+    /// Read the cost as the handler reads the request. Any cost does for a request that the handler
+    /// refuses.
     ///
     /// ```
     /// use axum::extract::Query;
@@ -245,12 +260,27 @@ impl Policy {
         self.set(|settings| settings.cost = Some(Arc::new(cost)))
     }
 
-    /// What its units are, such as `tokens` or `content-bytes`. Default: `requests`.
+    /// The name of the policy's units, such as `tokens` or `content-bytes`. Default: `requests`.
     ///
-    /// [`HeaderStyle::ratelimit_lists`](crate::HeaderStyle::ratelimit_lists) tells it in the
-    /// parameter `qu` (draft-ietf-httpapi-ratelimit-headers-11, section 3.1.2, which registers
-    /// `content-bytes` and `concurrent-requests` beside `requests`), and
-    /// [`Limiter::describe`](crate::Limiter::describe) does.
+    /// The name changes nothing in the counting. It is the parameter `qu` of
+    /// [`HeaderStyle::ratelimit_lists`](crate::HeaderStyle::ratelimit_lists)
+    /// (draft-ietf-httpapi-ratelimit-headers-11, section 3.1.2, which registers `content-bytes` and
+    /// `concurrent-requests` beside `requests`), and part of
+    /// [`Limiter::describe`](crate::Limiter::describe).
+    ///
+    /// ```
+    /// use tower_quota::{Policy, Quota, key};
+    ///
+    /// let tokens = Policy::token_bucket("model", Quota::per_minute(100_000))
+    ///     .key(key::bearer())
+    ///     .or_refuse()
+    ///     .unit("tokens")
+    ///     .cost(|request| match request.uri.path() {
+    ///         "/v1/embeddings" => 100,
+    ///         _ => 1_000,
+    ///     });
+    /// # let _ = tokens;
+    /// ```
     pub fn unit(self, name: impl Into<String>) -> Self {
         self.set(|settings| {
             let name = name.into();
@@ -291,15 +321,15 @@ impl Policy {
     /// Holds a request up to `max` instead of refusing it, when its units will be there by then.
     /// Those of one key pass in the order in which they came. One that would wait longer is
     /// refused at once; so is one that finds the line too long, see
-    /// [`LimiterBuilder::max_held`](crate::LimiterBuilder::max_held). Whose turn has come and who is
-    /// not polled for 100 ms keeps those behind no longer; it passes when it comes and there are
-    /// units.
+    /// [`LimiterBuilder::max_held`](crate::LimiterBuilder::max_held). A request whose turn has come
+    /// and that is not polled for 100 ms holds up those behind it no longer; it passes when it is
+    /// polled and there are units.
     ///
     /// A request held for several policies waits for the latest of them, and is charged once. While
     /// held, it has charged nothing and keeps none of the inner service's permits.
     ///
-    /// Holding takes a tokio runtime whose time is enabled. Without, a request that would be held is
-    /// refused at once, which is reported once, as a [warning](crate::warning) `no_timer`.
+    /// Holding takes a tokio runtime whose time is enabled. Without it, a request that would be held
+    /// is refused at once, and the warning [`no_timer`](crate::warning#no_timer) is given once.
     pub fn hold(self, max: Duration) -> Self {
         self.set(|settings| settings.hold = Some(max))
     }
@@ -322,8 +352,7 @@ impl Policy {
     /// In a cluster of servers, keeps the counts on the one where those of `key` are: one round trip
     /// charges all policies of a request that have the same shard. `key` has to follow from the
     /// policy's own key, as a user's tenant does: one caller must not be counted in two places. It is
-    /// read from requests, so the policy cannot also be asked by
-    /// [`Limiter::check`](crate::Limiter::check).
+    /// read from requests, so [`Limiter::check`](crate::Limiter::check) cannot use the policy.
     ///
     /// Default: the policy's key, or the first of a tuple.
     pub fn shard(self, key: impl KeyExtractor) -> Self {

@@ -41,15 +41,15 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 /// so that `7`, `"7"`, `"007"` and `7.0` are one. Texts of different Unicode normalisation forms are
 /// different keys.
 ///
-/// - The field is missing where the document has been read whole and lacks it, or has it as `null`.
-/// - It is unreadable, and the request is refused, where a handler may read what the layer cannot:
-///   with 413 where the body is too long, with 408 where it takes too long, with 415 where content
-///   type or encoding are others than the layer reads, and with 400 where the document is malformed
-///   or breaks off, is no object, or has the field twice or as an array or object. A name counts in
-///   any letter case, as some readers take it in any.
-/// - Where no layer has read the body, because there is none or [`only`](BodyFieldLayer::only) does
-///   not mean the request, the field is unreadable as well, and a
-///   [warning](crate::warning#body_field_not_read) says so.
+/// - The field is missing where the whole document was read and lacks it, or has `null` there.
+/// - The field is unreadable, and the request is refused, where a handler may read what the layer
+///   cannot. The status is 413 where the body is too long, 408 where it takes too long, 415 where the
+///   layer does not read its content type or encoding, and 400 where the document is malformed or
+///   breaks off, is no object, or has the field twice or as an array or object. A name matches in any
+///   letter case, as it does in some handlers.
+/// - The field is unreadable as well where no layer has read the body: there is none, or
+///   [`only`](BodyFieldLayer::only) leaves the request out. The warning
+///   [`body_field_not_read`](crate::warning#body_field_not_read) is then given once.
 pub fn body_field(name: impl Into<Cow<'static, str>>) -> impl KeyExtractor {
     let name = name.into();
     let problem = name.split('.').any(str::is_empty).then(|| {
@@ -79,24 +79,24 @@ fn warn_not_read(name: &str) {
         format!(
             "a policy counts by the body's field `{name}`, and no layer has read it, so that the \
              request is refused; write `.layer(BodyFieldLayer::new([{name:?}]))` after the limiter's \
-             layer, and let its `only` mean each request of the policy"
+             layer, and let its `only` match each request of the policy"
         )
     });
 }
 
-/// What was read of the fields, in a request's extensions.
+/// The fields that were read, in a request's extensions.
 #[derive(Clone)]
 struct Fields(Vec<(Arc<str>, Extracted<'static>)>);
 
 /// Reads fields of a JSON or form body, for policies that count by [`body_field`].
 ///
-/// The body goes on to the inner service byte for byte. What the layer reads is what axum's `Json`
-/// and `Form` read: `application/json`, `application/*+json`, `application/x-www-form-urlencoded`,
-/// and the query of a `GET` request, where `Form` looks. It reads no compressed body: add
-/// tower-http's `RequestDecompressionLayer` outside of it where handlers take these.
+/// The body goes on to the inner service byte for byte. The layer reads what axum's `Json` and `Form`
+/// read: `application/json`, `application/*+json`, `application/x-www-form-urlencoded`, and the query
+/// of a `GET` request, where `Form` looks. It reads no compressed body: add tower-http's
+/// `RequestDecompressionLayer` outside of it where handlers take one.
 ///
-/// Add it after the limiter's layer, so that it is outside of it. It waits for bodies, so tell it
-/// [which requests](Self::only) are meant. It needs a Tokio runtime with time.
+/// Add it after the limiter's layer, so that it is outside of it. It waits for bodies, so say
+/// [which requests](Self::only) have the fields. It needs a tokio runtime with time.
 ///
 /// ```
 /// use axum::{Router, routing::post};
@@ -132,7 +132,7 @@ struct Settings {
     max_bytes: usize,
     timeout: Duration,
     json: Vec<Arc<str>>,
-    /// All requests, if there are none.
+    /// Which requests; all, if empty.
     only: Vec<Matcher>,
 }
 
@@ -149,28 +149,37 @@ impl BodyFieldLayer {
         Self { settings: Arc::new(settings) }
     }
 
-    /// How long a body may be to be read, in bytes. Default: 16 KiB. While it is read, a request
-    /// takes up to twice as much memory, in however many pieces the body comes, and one piece more.
+    /// The longest body that is read, in bytes; the fields of a longer one are unreadable (413).
+    /// Default: 16 KiB. While its body is read, a request takes up to twice as much memory and one
+    /// piece of the body, however many pieces there are.
     pub fn max_bytes(mut self, bytes: usize) -> Self {
         self.settings_mut().max_bytes = bytes;
         self
     }
 
-    /// How long a body may take until it is read. Default: 10 seconds.
+    /// How long the layer waits for a whole body; the fields of a slower one are unreadable (408).
+    /// Default: 10 seconds.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.settings_mut().timeout = timeout;
         self
     }
 
-    /// Reads bodies of this media type as JSON too, where handlers do: `text/plain`, which browsers
-    /// send unless told otherwise, or a vendor's. Called again, it adds another.
+    /// Reads bodies of this media type as JSON too, as your handlers do: a vendor's type, or
+    /// `text/plain`, which browsers send by default. Called again, it adds another type.
+    ///
+    /// ```
+    /// use tower_quota::key::BodyFieldLayer;
+    ///
+    /// let layer = BodyFieldLayer::new(["user.id"]).json_type("text/plain");
+    /// # let _ = layer;
+    /// ```
     pub fn json_type(mut self, media_type: impl Into<Arc<str>>) -> Self {
         self.settings_mut().json.push(media_type.into());
         self
     }
 
-    /// Reads the bodies of these requests only. Called again, it adds others. Default: of all
-    /// requests. A matcher that would fail at `build()` means all.
+    /// Reads the bodies of these requests only. Called again, it adds others. Default: all requests.
+    /// A matcher with a mistake, which `build()` would refuse, matches all.
     pub fn only(mut self, matcher: Matcher) -> Self {
         self.settings_mut().only.push(matcher);
         self
@@ -219,7 +228,7 @@ where
         }
         let settings = Arc::clone(&self.settings);
         let format = if body.is_end_stream() {
-            // Whatever the handler takes, there is nothing in it.
+            // An empty body has no field, whatever format the handler reads.
             settings.leave(&mut head, Ok(settings.nothing()));
             None
         } else {
@@ -254,7 +263,7 @@ impl Settings {
         self.fields.iter().map(|_| Extracted::Missing).collect()
     }
 
-    /// Leaves what was read of the body in the request's extensions.
+    /// Puts the fields that were read into the request's extensions.
     fn leave(&self, head: &mut Parts, read: Result<Vec<Extracted<'static>>, StatusCode>) {
         let mut read = read.unwrap_or_else(|status| {
             self.fields.iter().map(|_| Extracted::Unreadable(status)).collect()

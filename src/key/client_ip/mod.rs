@@ -28,22 +28,22 @@ use crate::warning::{Code, warn};
 
 /// The client's address.
 ///
-/// It is the peer's, unless proxies are trusted by address or by number: then it is read from
-/// `X-Forwarded-For`, or the header named, from the right, as far as trust reaches. So what a caller
-/// wrote itself is never read.
+/// It is the peer's address, unless proxies are trusted by address or by number. Then it is read from
+/// `X-Forwarded-For`, or another header, from the right, as far as trust reaches. So what a caller
+/// wrote is never read.
 ///
 /// - Where a trusted proxy does not send the header at all, it speaks for itself: its own address
 ///   is the client's.
 /// - Where the header ends while all hops are trusted, the farthest hop is the client.
-/// - Where a trusted proxy has written what is no address (`unknown`, `_hidden`, nothing after a
-///   comma), or a header for one address is there twice, the client is hidden behind that hop. All
-///   clients that are hidden behind one hop share a quota of their own; none of them is ever taken
-///   for the hop, nor exempt by [`Matcher::client_ip`](crate::Matcher::client_ip).
+/// - Where a trusted proxy has written something else than an address (`unknown`, `_hidden`, nothing
+///   after a comma), or a header for one address is there twice, the client is hidden behind that
+///   hop. All clients that are hidden behind one hop share a quota of their own. None of them counts
+///   as the hop, and [`Matcher::client_ip`](crate::Matcher::client_ip) matches none.
 ///
 /// IPv6 addresses count by their /64, IPv4 addresses by themselves. An address behind NAT64
-/// (`64:ff9b::/96`, RFC 6052) counts as the IPv4 address in it. One behind a translator of a network's
-/// own (`64:ff9b:1::/48`, RFC 8215) counts by itself: where the IPv4 address is in it, only that
-/// network knows, and no client has more than one.
+/// (`64:ff9b::/96`, RFC 6052) counts as the IPv4 address in it. An address behind a network's own
+/// translator (`64:ff9b:1::/48`, RFC 8215) counts by itself: only that network knows where the IPv4
+/// address is in it, and no client has more than one.
 ///
 /// The peer's address comes from axum's `ConnectInfo<SocketAddr>`, tonic's `TcpConnectInfo`, or
 /// [`PeerAddr`]; a peer on a Unix socket is [`UnixPeer`].
@@ -68,7 +68,7 @@ pub struct ClientIp {
 
 #[derive(Clone, Debug)]
 enum Trust {
-    Nobody,
+    NoProxy,
     Proxies { networks: Vec<IpNet>, unix: bool },
     Hops(usize),
 }
@@ -84,7 +84,7 @@ const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// How `trust_proxies` names the peer of a Unix socket.
 const UNIX: &str = "unix:";
 
-/// The farthest hop that is known.
+/// The farthest known hop.
 #[derive(Clone, Copy, Debug)]
 struct Client {
     hop: Hop,
@@ -93,11 +93,11 @@ struct Client {
 }
 
 impl ClientIp {
-    /// The peer's address; no header is believed.
+    /// The peer's address; no header is read.
     #[must_use]
     pub fn new() -> Self {
         Self {
-            trust: Trust::Nobody,
+            trust: Trust::NoProxy,
             source: Source::XForwardedFor,
             ipv4_prefix: 32,
             ipv6_prefix: 64,
@@ -106,8 +106,8 @@ impl ClientIp {
         }
     }
 
-    /// Believes proxies at these addresses or networks, such as `10.0.0.0/8`; `unix:` is the peer of
-    /// a Unix socket ([`UnixPeer`]).
+    /// Trusts proxies at these addresses or networks, such as `10.0.0.0/8`; `unix:` is a peer on a
+    /// Unix socket ([`UnixPeer`]). Default: no proxy is trusted.
     #[must_use]
     pub fn trust_proxies<T: AsRef<str>>(mut self, proxies: impl IntoIterator<Item = T>) -> Self {
         let (mut networks, mut unix) = (Vec::new(), false);
@@ -130,8 +130,8 @@ impl ClientIp {
         self
     }
 
-    /// Believes this many proxies, the peer being the first of them. Only where nobody can reach
-    /// the server but through them. 0 says that there is no proxy.
+    /// Trusts this many proxies, the peer being the first of them. Use it only where every request
+    /// comes through all of them. 0 says that there is no proxy, so no header is read.
     #[must_use]
     pub fn trust_hops(mut self, proxies: usize) -> Self {
         self.set_trust(Trust::Hops(proxies));
@@ -186,8 +186,8 @@ impl ClientIp {
         self
     }
 
-    /// The address of the client, whole; `None` where it is not known: the server does not tell who
-    /// the peer is, a trusted proxy hides the client, or the peer has no address.
+    /// The whole address of the client. `None` where it is not known: the server does not pass the
+    /// peer's address on, a trusted proxy hides the client, or the peer has no address.
     #[must_use]
     pub fn resolve(&self, request: &Parts) -> Option<IpAddr> {
         match self.find(request)? {
@@ -223,7 +223,7 @@ impl ClientIp {
         Some(client)
     }
 
-    /// From the nearest hop outwards, as long as each one that tells of the next is trusted.
+    /// Walks from the nearest hop outwards while the hop that names the next one is trusted.
     fn walk(&self, peer: Hop, mut hops: impl Iterator<Item = Option<IpAddr>>) -> (Client, Seen) {
         let (mut hop, mut walked) = (peer, 0);
         while self.trusts(hop, walked) {
@@ -239,7 +239,7 @@ impl ClientIp {
 
     fn trusts(&self, hop: Hop, walked: usize) -> bool {
         match (&self.trust, hop) {
-            (Trust::Nobody, _) => false,
+            (Trust::NoProxy, _) => false,
             (Trust::Hops(hops), _) => walked < *hops,
             (Trust::Proxies { networks, .. }, Hop::Ip(ip)) => {
                 networks.iter().any(|network| network.contains(&ip))
@@ -267,7 +267,7 @@ impl ClientIp {
         }
     }
 
-    /// The key of all that are hidden behind a hop: as long as no address is.
+    /// The key of all clients that are hidden behind a hop. It is longer than any address.
     #[cold]
     fn hidden_behind(&self, hop: Hop) -> Key<'static> {
         let mut key = b"hidden behind ".to_vec();
@@ -293,7 +293,7 @@ impl ClientIp {
     }
 
     fn set_trust(&mut self, trust: Trust) {
-        if !matches!(self.trust, Trust::Nobody) {
+        if !matches!(self.trust, Trust::NoProxy) {
             self.problem = Some(
                 "proxies are trusted twice; write `trust_proxies` or `trust_hops`, once".to_owned(),
             );
@@ -331,7 +331,7 @@ impl KeyExtractor for ClientIp {
 
     fn problem(&self) -> Option<String> {
         let reads_a_header = !matches!(self.source, Source::XForwardedFor);
-        let unbelieved = (reads_a_header && matches!(self.trust, Trust::Nobody)).then(|| {
+        let unbelieved = (reads_a_header && matches!(self.trust, Trust::NoProxy)).then(|| {
             "a header is named but no proxy is trusted to write it; add `trust_proxies([…])` or `trust_hops(n)`"
                 .to_owned()
         });

@@ -7,8 +7,8 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 /// The length of the prefix before an IPv4-mapped address.
 const MAPPED: u8 = 96;
 
-/// A network as text; an address alone is a network of its own. A network of IPv4-mapped addresses
-/// is the one of IPv4: addresses are compared as that.
+/// A network as text; a single address is a network of its own. A network of IPv4-mapped addresses
+/// becomes the IPv4 network, as addresses are compared as IPv4.
 pub(crate) fn parse_network(text: &str) -> Result<IpNet, String> {
     let parsed = text
         .parse()
@@ -23,12 +23,12 @@ pub(crate) fn parse_network(text: &str) -> Result<IpNet, String> {
     match bits.and_then(|bits| Ipv4Net::new(mapped, bits).ok()) {
         Some(network) => Ok(network.into()),
         None => Err(format!(
-            "`{text}` reaches beyond the IPv4 addresses that it names; write the network of IPv4 itself, one like `10.0.0.0/8`"
+            "`{text}` reaches beyond the IPv4-mapped addresses; write an IPv4 network like `10.0.0.0/8`"
         )),
     }
 }
 
-/// Several of these.
+/// Networks as text.
 pub(crate) fn parse_networks<T: AsRef<str>>(
     networks: impl IntoIterator<Item = T>,
 ) -> Result<Vec<IpNet>, String> {

@@ -1,4 +1,4 @@
-//! Who has connected to the server: [`PeerAddr`], [`UnixPeer`], and what servers leave of these in a
+//! The peer that has connected to the server: [`PeerAddr`], [`UnixPeer`], and what servers put into a
 //! request's extensions.
 
 use std::net::{IpAddr, SocketAddr};
@@ -13,11 +13,12 @@ use http::request::Parts;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PeerAddr(pub SocketAddr);
 
-/// The peer is a process on the other side of a Unix socket, and has no address: put this into the
-/// request's extensions.
+/// A peer on a Unix socket, which has no address: put this into the request's extensions.
 ///
-/// A [`ClientIp`](super::ClientIp) believes such a peer where it trusts the proxy `unix:`, or by
-/// number. With the feature `tonic`, tonic's `UdsConnectInfo` says the same.
+/// A [`ClientIp`](super::ClientIp) trusts such a peer as the proxy `unix:`
+/// ([`trust_proxies`](super::ClientIp::trust_proxies)) or as a hop
+/// ([`trust_hops`](super::ClientIp::trust_hops)). Without a forwarded header, all its requests share
+/// one key. With the feature `tonic`, tonic's `UdsConnectInfo` means the same.
 ///
 /// ```
 /// use axum::{Extension, Router, routing::get};
@@ -37,7 +38,7 @@ pub struct PeerAddr(pub SocketAddr);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UnixPeer;
 
-/// One of those through whom a request came.
+/// A peer or proxy on the way of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Hop {
     Ip(IpAddr),
@@ -46,7 +47,7 @@ pub(super) enum Hop {
 }
 
 impl Hop {
-    /// The nearest; `None` where the server does not tell.
+    /// The nearest hop; `None` where the server does not pass the peer on.
     pub(super) fn peer(request: &Parts) -> Option<Self> {
         let extensions = &request.extensions;
         if let Some(PeerAddr(peer)) = extensions.get() {
@@ -67,7 +68,7 @@ impl Hop {
         }
         #[cfg(feature = "tonic")]
         {
-            // Beside the information about TLS, tonic leaves this as well.
+            // tonic puts it there under TLS as well.
             if let Some(info) = extensions.get::<tonic::transport::server::TcpConnectInfo>() {
                 return info.remote_addr.map(Self::of);
             }

@@ -286,7 +286,7 @@ fn settings_that_cannot_be_right() {
         ),
         (
             ClientIp::new().trust_proxies(["::ffff:10.0.0.0/8"]),
-            "`::ffff:10.0.0.0/8` reaches beyond the IPv4 addresses that it names; write the network of IPv4 itself, one like `10.0.0.0/8`",
+            "`::ffff:10.0.0.0/8` reaches beyond the IPv4-mapped addresses; write an IPv4 network like `10.0.0.0/8`",
         ),
         (ClientIp::new().trust_proxies(["0.0.0.0/0"]), EVERYBODY),
         (ClientIp::new().trust_proxies(["10.0.0.0/8", "::/0"]), EVERYBODY),

@@ -22,7 +22,7 @@ pub(super) struct Watch {
     first: FirstRequests,
     /// What was seen in them: the sum of each [`Seen`].
     seen: AtomicU8,
-    has_told_hidden: AtomicBool,
+    has_warned_of_hidden: AtomicBool,
 }
 
 /// How the client was found.
@@ -53,7 +53,7 @@ impl Watch {
         match (seen, header, &client_ip.trust) {
             // It is read, and somebody is not trusted: as it should be.
             (Seen::Client, ..) | (_, _, Trust::Hops(0)) => return self.first.end(),
-            (Seen::Stranger, Some(header), Trust::Nobody) => {
+            (Seen::Stranger, Some(header), Trust::NoProxy) => {
                 self.first.end();
                 return log_unread(header, || {
                     format!(
@@ -101,7 +101,8 @@ impl Watch {
     /// A client is hidden behind a trusted hop.
     #[cold]
     pub(super) fn log_hidden(&self, client_ip: &ClientIp) {
-        if self.has_told_hidden.load(Relaxed) || self.has_told_hidden.swap(true, Relaxed) {
+        if self.has_warned_of_hidden.load(Relaxed) || self.has_warned_of_hidden.swap(true, Relaxed)
+        {
             return;
         }
         let header = client_ip.header_name();

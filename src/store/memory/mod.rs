@@ -47,21 +47,22 @@ const BYTES: Needs = Needs { narrow: 40, wide: 105, aside: 1_400 };
 /// Counts in this process's memory, up to a number of keys.
 ///
 /// A key takes about 35 bytes for each token bucket or fixed window that it is counted under, and 90
-/// for each sliding window: that has room for what was used in six of its 60 steps. One that was
-/// used in more takes from 370 bytes to 1.25 KB, by how many these are. Beyond some 900 different
-/// quotas, those of each policy counted on their own, a state takes 150 bytes more. Keys that have their whole quota again are dropped little
-/// by little while others are charged: there is no thread or timer, and no pause. Memory is taken as
-/// keys come, however many there is room for.
+/// for each sliding window, which has room for the uses in six of its 60 steps. A key with uses in
+/// more steps takes from 370 bytes to 1.25 KB. Beyond some 900 different quotas, those of each policy
+/// counted on their own, a state takes 150 bytes more. Keys that have their whole quota again are
+/// dropped little by little while others are charged: there is no thread or timer, and no pause.
+/// Memory is taken as keys come, however many there is room for.
 ///
 /// When the store is full, keys that have their whole quota again make room, and then those that
-/// have seven eighths of it. If there is none of these at hand, a new key of a policy that has less
-/// than its share, as much as any other policy that has keys, takes the room of one whose policy has
-/// more. Otherwise new keys share one quota per policy in each part of the store (of about 4,000
-/// keys). So a flood of new keys under one policy neither passes freely nor takes the room that
-/// another needs; nor does it give a spent key its quota back: where a key was dropped to make room,
-/// new ones of its policy begin with what it had used, until that has come back. The first time is
-/// reported for each policy ([`store_full`](crate::warning#store_full)), and
-/// [`Limiter::overflowed`](crate::Limiter::overflowed) counts.
+/// have seven eighths of it. If neither is at hand, a new key may take the room of another policy's:
+/// each policy that has keys has an equal share of the room, and one that has less than its share
+/// takes room from one that has more. Otherwise new keys share one quota per policy in each part of
+/// the store (of about 4,000 keys). So a flood of new keys under one policy neither passes freely nor
+/// takes the room that another needs. Nor does it give a spent key its quota back: where a key was
+/// dropped to make room, new keys of its policy begin with what it had used, until that has come
+/// back. The first shared charge of each policy is reported
+/// ([`store_full`](crate::warning#store_full)), and [`Limiter::overflowed`](crate::Limiter::overflowed)
+/// counts them.
 ///
 /// ```
 /// use tower_quota::{Limiter, store::MemoryStore};
@@ -114,8 +115,8 @@ impl MemoryStore {
         }
     }
 
-    /// How many keys take room, each once per policy: those as well that have their whole quota
-    /// again and were not dropped yet. [`Store::live_keys`] counts without them.
+    /// How many keys take room, each once per policy. Keys that have their whole quota again count
+    /// until they are dropped; [`Store::live_keys`] leaves them out.
     #[must_use]
     pub fn len(&self) -> usize {
         self.segments.keys()
@@ -127,8 +128,8 @@ impl MemoryStore {
         self.len() == 0
     }
 
-    /// How many charges were counted in a quota that new keys share, because the store was full, of
-    /// all policies.
+    /// How many charges were counted in a quota that new keys share, because the store was full; the
+    /// sum over all policies. [`Limiter::overflowed`](crate::Limiter::overflowed) says each policy's.
     #[must_use]
     pub fn overflowed(&self) -> u64 {
         self.overflow.all()
