@@ -15,7 +15,9 @@ const MOST: usize = 4;
 ///
 /// Each state counts *every* use of the key, by its own quota. So what is told under one plan stays
 /// true whatever else the key is charged under, and to switch to another plan and back is the same
-/// as to stay. A quota that is not among them begins with what the first says.
+/// as to stay. A quota that is not among them begins with what the first says; where there are too
+/// many, the one that forgets soonest makes room. So callers that choose among many plans do not wash
+/// a long window clean by short ones.
 #[derive(Clone, Debug)]
 pub(crate) struct Counts(SmallVec<[(Quota, State); 1]>);
 
@@ -70,11 +72,24 @@ impl Counts {
             changed = true;
         } else if place.is_none() {
             let state = self.under(quota, now).into_owned();
-            self.0.truncate(MOST - 1);
+            if self.len() >= MOST {
+                self.drop_one(now);
+            }
             self.0.insert(0, (*quota, state));
             changed = true;
         }
         changed
+    }
+
+    /// Forgets a quota that is over, or else the one that remembers for the shortest time; of several,
+    /// the one that was used longest ago.
+    fn drop_one(&mut self, now: Now) {
+        let remembers = |(quota, state): &(Quota, State)| match state.forgotten_in(quota, now) {
+            0 => 0,
+            _ => state.algorithm().longest(quota),
+        };
+        let place = (0..self.len()).rev().min_by_key(|place| remembers(&self.0[*place]));
+        place.map(|place| self.0.remove(place));
     }
 
     /// Whether all of this says no more than nothing would: then it is forgotten as a whole.

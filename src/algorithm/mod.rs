@@ -37,6 +37,14 @@ pub enum Algorithm {
 }
 
 impl Algorithm {
+    /// For how many nanoseconds a use counts at most, without a debt.
+    pub(crate) fn longest(self, quota: &Quota) -> u128 {
+        match self {
+            Self::TokenBucket => quota.time_to_fill().unwrap_or(u128::MAX),
+            Self::FixedWindow | Self::SlidingWindow => quota.window_nanos().into(),
+        }
+    }
+
     /// The most that can be used at once under `quota`.
     #[inline]
     pub(crate) fn capacity(self, quota: &Quota) -> u64 {

@@ -195,7 +195,8 @@ impl Policy {
 
     /// The request's plan: the quota that holds for it, or `None` for the policy's own. The function
     /// is called for each request, so a plan may change at any time: what was used under one plan
-    /// counts under the next.
+    /// counts under the next. A key that changes between more than four quotas begins anew, by what
+    /// the last one says, under the one that remembers for the shortest time.
     ///
     /// A quota of 0 units refuses the plan's requests. So does an invalid one, such as a window of 0:
     /// how much the plan may use is then not known, and the policy's own quota may be more. The

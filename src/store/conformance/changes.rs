@@ -11,7 +11,7 @@ pub(super) async fn all(store: &dyn Store) {
         plans_in_turn_admit_as_many_as_one
         to_switch_away_and_back_is_to_stay
         a_smaller_bucket_is_empty_no_longer_than_it_takes_to_fill
-        a_key_forgets_the_plan_that_it_has_not_had_for_longest
+        many_plans_in_turn_wash_none_of_them_clean
         failures_pass_the_burst_and_no_more_however_slow_successes_are
         a_use_comes_back_under_each_plan_that_has_counted_it
         what_an_empty_bucket_has_not_counted_does_not_come_back_to_it
@@ -172,19 +172,17 @@ async fn a_smaller_bucket_is_empty_no_longer_than_it_takes_to_fill(subject: &Sub
     assert_eq!(subject.peek(under(large)).await.1, 9);
 }
 
-async fn a_key_forgets_the_plan_that_it_has_not_had_for_longest(subject: &Subject<'_>) {
+async fn many_plans_in_turn_wash_none_of_them_clean(subject: &Subject<'_>) {
     for algorithm in ALGORITHMS {
-        let under = |hours: u64| {
-            let quota = Quota::per_window(100, Duration::from_secs(hours * 3_600));
-            subject.one(1, algorithm, quota)
-        };
-        for hours in [1, 2, 3, 4, 1, 5] {
-            assert_eq!(subject.ask(under(hours)).await.0, 0);
-        }
-        // Five plans have come, and two is what has not been used for longest. What begins anew
-        // begins with what the last one says.
-        for hours in [1, 3, 4, 5, 2] {
-            assert_eq!(subject.peek(under(hours)).await.1, 94, "{algorithm:?}");
+        let long = subject.one(1, algorithm, Quota::per_day(10));
+        let short = |units| subject.one(1, algorithm, Quota::per_second(units));
+        assert_eq!(subject.pass_of(&[long], 20, 0).await, 10);
+        for _ in 0..5 {
+            for units in 1..9 {
+                subject.pass(SECOND);
+                subject.ask(short(units)).await;
+            }
+            assert_eq!(subject.ask(long).await.1, 0, "{algorithm:?}");
         }
     }
 }

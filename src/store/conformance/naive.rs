@@ -128,6 +128,14 @@ impl Plan {
         self.missing(now) == 0 && self.fixed(now).1 == 0 && self.leaving(now).is_empty()
     }
 
+    /// How long a use counts at most.
+    fn longest(&self) -> u64 {
+        match &self.counted {
+            Counted::Bucket(..) => nanos(whole(&self.quota), &self.quota),
+            Counted::Fixed(_) | Counted::Sliding(_) => window(&self.quota),
+        }
+    }
+
     /// As it is under another quota.
     fn under(&self, quota: &Quota, now: Now) -> Self {
         let counted = match &self.counted {
@@ -284,8 +292,12 @@ fn adopt(plans: &mut Vec<Plan>, charge: &Charge, now: Now) {
     }
     if plans.iter().all(|plan| plan.quota != charge.quota) {
         let own = plans[0].under(&charge.quota, now);
+        if plans.len() == 4 {
+            let remembers = |plan: &Plan| if plan.is_over(now) { 0 } else { plan.longest() };
+            let place = (0..4).rev().min_by_key(|place| remembers(&plans[*place]));
+            plans.remove(place.unwrap());
+        }
         plans.insert(0, own);
-        plans.truncate(4);
     }
 }
 

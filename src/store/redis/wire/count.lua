@@ -304,7 +304,8 @@ end
 
 -- A count under several quotas, or under another than that of the action: the state of each, the one
 -- that was written last first. Each counts every use of the key. A quota that is not among them
--- begins with what the first has, and drops the last where there are too many.
+-- begins with what the first has, and where there are too many, drops one that is over, or else the
+-- one that remembers for the shortest time; of several, the last.
 --
 -- A text that cannot be read is no count of ours: something was used, and it is not known how much.
 -- So it is a key that has used all; that is written as any count is, and comes back as its quota does.
@@ -363,7 +364,11 @@ function several(
     local _, state, lasts, was_set_back = count(
       text:sub(begins, ends - 1), PEEK, 0, 0, of_units, of_window, of_capacity
     )
-    states[#states + 1] = { state, of_units, of_window, of_capacity }
+    local longest = lasts > 0 and of_window or 0
+    if number == 1 and lasts > 0 and of_capacity ~= of_units then
+      longest = math.ceil(of_window * 1000 * of_capacity / of_units) / 1000
+    end
+    states[#states + 1] = { state, of_units, of_window, of_capacity, longest }
     says, changed, begins = says or lasts > 0, changed or was_set_back, ends
   end
   if not is_read then
@@ -414,7 +419,11 @@ function several(
       add(parse('<dd', state, 9))
       own = pack('<dddI2dd', used, ended, newest, #older / 16, capacity, window) .. older
     end
-    states[QUOTAS] = nil
+    local dropped = #states
+    for place = dropped - 1, 1, -1 do
+      if states[place][5] < states[dropped][5] then dropped = place end
+    end
+    if #states == QUOTAS then table.remove(states, dropped) end
   end
 
   local fits, is_changed, taken, lasts
