@@ -190,7 +190,15 @@ fn apps() -> Vec<Router> {
     let append = NormalizePathLayer::append_trailing_slash;
     let slashed = || fallback(with_v1(routes("", "/")), 6);
     let trimmed_v1 = Router::new().nest_service("/v1", trim().layer(v1()));
-    let trimmed_auth = Router::new().nest_service("/v1/auth/", trim().layer(auth()));
+    // What is not nested there has its routes here.
+    let beside = |(path, _): &(&str, Verb)| !path.starts_with("/v1/auth/");
+    let trimmed_auth = ROUTES[..FALLBACKS[0]].iter().enumerate().fold(
+        Router::new().nest_service("/v1/auth/", trim().layer(auth())),
+        |router, (route, named)| match beside(named) {
+            true => router.route(named.0, handler(route)),
+            false => router,
+        },
+    );
     vec![
         flat(),
         fallback(Router::new().nest("/v1", v1()), 6),
