@@ -1,5 +1,15 @@
 //! How much a key may use: [`Quota`].
 
+#![cfg_attr(
+    not(test),
+    warn(
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation,
+        clippy::indexing_slicing,
+        clippy::string_slice
+    )
+)]
+
 use std::{fmt, time::Duration};
 
 /// The largest number of units a quota may hold: the largest integer that structured header
@@ -74,6 +84,7 @@ impl Quota {
 
     /// `units` in each `window`.
     #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "what does not fit was cut")]
     pub const fn per_window(units: u64, window: Duration) -> Self {
         let nanos = window.as_nanos();
         Self::per_nanos(units, if nanos > u64::MAX as u128 { u64::MAX } else { nanos as u64 })
@@ -90,6 +101,7 @@ impl Quota {
         Self::per_nanos(0, self.window_nanos())
     }
 
+    #[expect(clippy::arithmetic_side_effects, reason = "the units that divide a window are not 0")]
     const fn per_nanos(units: u64, window: u64) -> Self {
         // As many are as many as can be, and not unlimited: who computes a quota may come to them by
         // mistake. What is longer is far beyond the longest window. Both are refused at `build()`.
@@ -112,6 +124,7 @@ impl Quota {
 
     /// What one of several has of this, but at least 1 unit of what is not nothing.
     #[inline]
+    #[expect(clippy::arithmetic_side_effects, reason = "the replicas are not 0")]
     pub(crate) fn share(&self, replicas: u32) -> Self {
         if replicas <= 1 {
             return *self;
@@ -145,6 +158,10 @@ impl Quota {
         self.units == UNLIMITED
     }
 
+    #[expect(
+        clippy::arithmetic_side_effects,
+        reason = "it is the window that was divided by these units"
+    )]
     pub(crate) const fn window_nanos(&self) -> u64 {
         if self.is_whole() { self.parts_per_unit() * self.units } else { self.time }
     }
@@ -164,6 +181,10 @@ impl Quota {
     }
 
     /// How long a token bucket takes to fill, rounded up; `None` where it never does.
+    #[expect(
+        clippy::arithmetic_side_effects,
+        reason = "128 bits hold the product of two 64, and the units are not 0"
+    )]
     pub(crate) const fn time_to_fill(&self) -> Option<u128> {
         if self.units == 0 {
             return None;

@@ -1,5 +1,15 @@
 //! The typed reason of a refusal, and its default response: [`Rejection`].
 
+#![cfg_attr(
+    not(test),
+    warn(
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation,
+        clippy::indexing_slicing,
+        clippy::string_slice
+    )
+)]
+
 use std::{cmp::Reverse, fmt, iter, ptr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
@@ -120,6 +130,7 @@ impl Rejection {
         &self.decision
     }
 
+    #[expect(clippy::indexing_slicing, reason = "it was made with the place of an outcome")]
     fn outcome(&self) -> &Outcome {
         &self.decision.outcomes()[self.place]
     }

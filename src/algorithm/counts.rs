@@ -47,6 +47,7 @@ impl Counts {
     }
 
     /// What is to be said under `quota`.
+    #[expect(clippy::indexing_slicing, reason = "there is a first, and a place that was found")]
     pub(crate) fn under(&self, quota: &Quota, now: Now) -> Cow<'_, State> {
         match self.place(quota) {
             Some(place) => Cow::Borrowed(&self.0[place].1),
@@ -60,6 +61,7 @@ impl Counts {
     /// Counts under `quota` as well from now on, if it does not yet, and no window that is ahead of
     /// the clock; whether that has changed anything. What is told under a new quota holds only if
     /// it is kept in mind, so a refusal does this too.
+    #[expect(clippy::indexing_slicing, reason = "there is a first, and a place that was found")]
     pub(crate) fn adopt(&mut self, quota: &Quota, now: Now) -> bool {
         let mut changed = false;
         for (quota, state) in &mut self.0 {
@@ -83,6 +85,7 @@ impl Counts {
 
     /// Forgets a quota that is over, or else the one that remembers for the shortest time; of several,
     /// the one that was used longest ago.
+    #[expect(clippy::indexing_slicing, reason = "each place is below the length")]
     fn drop_one(&mut self, now: Now) {
         let remembers = |(quota, state): &(Quota, State)| match state.forgotten_in(quota, now) {
             0 => 0,
@@ -97,16 +100,24 @@ impl Counts {
         self.iter().all(|(quota, state)| state.forgotten_in(quota, now) == 0)
     }
 
-    /// The state of `quota`, which is the first from now on, and the others.
-    fn own(&mut self, quota: &Quota, now: Now) -> (&mut State, &mut [(Quota, State)]) {
+    /// The place of `quota`, under which this counts from now on.
+    #[expect(clippy::expect_used, reason = "the place of another quota has other counts")]
+    fn adopted(&mut self, quota: &Quota, now: Now) -> usize {
         self.adopt(quota, now);
-        let place = self.place(quota).unwrap_or_default();
+        self.place(quota).expect("it is counted under what was adopted")
+    }
+
+    /// The state of `quota`, which is the first from now on, and the others.
+    #[expect(clippy::indexing_slicing, reason = "there is a first, and a place that was found")]
+    fn own(&mut self, quota: &Quota, now: Now) -> (&mut State, &mut [(Quota, State)]) {
+        let place = self.adopted(quota, now);
         self.0[..=place].rotate_right(1);
         let (first, others) = self.0.split_at_mut(1);
         (&mut first[0].1, others)
     }
 
     /// Charges as [`Count::charge`] does, and the other quotas too.
+    #[expect(clippy::indexing_slicing, reason = "there is a first, and a place that was found")]
     pub(crate) fn charge(
         &mut self,
         quota: &Quota,
@@ -114,8 +125,7 @@ impl Counts {
         ahead: u64,
         cost: u64,
     ) -> (u64, u64, u64) {
-        self.adopt(quota, now);
-        let place = self.place(quota).unwrap_or_default();
+        let place = self.adopted(quota, now);
         let told = self.0[place].1.charge(quota, now, ahead, cost);
         if told.0 == 0 && cost > 0 {
             self.0[..=place].rotate_right(1);

@@ -65,6 +65,10 @@ impl FixedWindow {
 
 /// When the window of `now` began.
 #[inline]
+#[expect(
+    clippy::arithmetic_side_effects,
+    reason = "a remainder is no more than what was divided, and the divisor is not 0"
+)]
 fn start(quota: &Quota, now: Now) -> u64 {
     now.unix_nanos() - now.unix_nanos() % quota.window_nanos().max(1)
 }

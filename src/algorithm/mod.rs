@@ -3,6 +3,16 @@
 //! No clock, no I/O, no atomics: a store holds the [`State`]s and hands in the time. All times are
 //! nanoseconds, and all arithmetic is exact.
 
+#![cfg_attr(
+    not(test),
+    warn(
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation,
+        clippy::indexing_slicing,
+        clippy::string_slice
+    )
+)]
+
 mod counts;
 mod fixed_window;
 #[cfg(test)]
@@ -55,6 +65,7 @@ impl Algorithm {
     }
 
     /// How long it takes at most until `cost` units are there, however much was used.
+    #[expect(clippy::arithmetic_side_effects, reason = "128 bits hold the product of two 64")]
     pub(crate) fn longest_wait(self, quota: &Quota, cost: u64) -> u64 {
         match self {
             Self::TokenBucket => ceil_div(

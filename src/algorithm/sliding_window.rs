@@ -42,6 +42,10 @@ impl SlidingWindow {
     }
 
     /// How long until `cost` units fit beside those `used`.
+    #[expect(
+        clippy::arithmetic_side_effects,
+        reason = "neither the cost nor the units are 0, and what is counted leaves after now"
+    )]
     fn wait_beside(&self, used: u64, quota: &Quota, now: u64, cost: u64) -> u64 {
         let (units, window) = (quota.units(), quota.window_nanos());
         if cost == 0 {
@@ -68,6 +72,10 @@ impl SlidingWindow {
     }
 
     /// How long until fewer are used than `used`, or than the quota.
+    #[expect(
+        clippy::arithmetic_side_effects,
+        reason = "what is counted leaves after now, and an excess is no less than what is taken off it"
+    )]
     fn reset_from(&self, used: u64, quota: &Quota, now: u64) -> u64 {
         // With more used than the quota (a plan was lowered), the first to leave change nothing.
         let mut excess = used.saturating_sub(quota.units());
@@ -128,10 +136,10 @@ impl Count for SlidingWindow {
         }
         let later = self.entries.partition_point(|entry| entry.last_use < taken_at);
         // The entry of that moment; then those before it, where the moment is not known exactly.
-        for entry in self.entries.iter_mut().take(later + 1).rev() {
+        for entry in self.entries.iter_mut().take(later.saturating_add(1)).rev() {
             let given = entry.units.min(units);
-            entry.units -= given;
-            units -= given;
+            entry.units = entry.units.saturating_sub(given);
+            units = units.saturating_sub(given);
         }
         // An entry of nothing would still take in later uses, and what more is given back of its
         // moment: once all is given back, a log is a new one.
@@ -183,6 +191,10 @@ impl Count for SlidingWindow {
 }
 
 /// Which step of the window's steps, from the beginning of time on.
+#[expect(
+    clippy::arithmetic_side_effects,
+    reason = "128 bits hold the product of two 64, and the window is not 0"
+)]
 fn step(time: u64, window: u64) -> u128 {
     let window = window.max(1);
     match time.checked_mul(STEPS_PER_WINDOW) {

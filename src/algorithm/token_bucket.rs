@@ -19,6 +19,10 @@ impl TokenBucket {
     /// What [`charge`](Count::charge) does, in few steps: where a part is a nanosecond, and all
     /// numbers are of usual size.
     #[inline(always)]
+    #[expect(
+        clippy::arithmetic_side_effects,
+        reason = "with the checks before, none is more than what is missing or what it is taken off"
+    )]
     fn charge_nanos(
         &mut self,
         quota: &Quota,
@@ -46,6 +50,10 @@ impl TokenBucket {
 
     /// What [`charge`](Count::charge) does, for any quota and any number.
     #[inline(never)]
+    #[expect(
+        clippy::arithmetic_side_effects,
+        reason = "it fits, so that the sum is no more than the capacity"
+    )]
     fn charge_parts(&mut self, quota: &Quota, now: u64, ahead: u64, cost: u64) -> (u64, u64, u64) {
         let mut missing = Missing(self.missing(quota, now));
         let wait = missing.wait_at(now, quota, wanted(ahead, cost));
@@ -58,6 +66,10 @@ impl TokenBucket {
 
     /// What is missing at `now`, in the quota's parts.
     #[inline]
+    #[expect(
+        clippy::arithmetic_side_effects,
+        reason = "the product of two numbers of 64 bits leaves room for one more in 128"
+    )]
     fn missing(&self, quota: &Quota, now: u64) -> u128 {
         match self.full_at.checked_sub(now) {
             Some(nanos) => product(nanos, quota.parts_per_nano()) + u128::from(self.parts),
@@ -84,6 +96,7 @@ impl TokenBucket {
 
     /// The bucket from which `missing` parts are missing at `now`.
     #[inline]
+    #[expect(clippy::arithmetic_side_effects, reason = "the divisor is not 0")]
     fn lacking(missing: u128, quota: &Quota, now: u64) -> Self {
         let per_nano = quota.parts_per_nano().max(1);
         let (nanos, parts) = match u64::try_from(missing) {
@@ -106,6 +119,10 @@ pub(crate) struct Missing(pub(crate) u128);
 impl Missing {
     /// What was missing when this was told of it: of the unit that comes back next, less than one
     /// nanosecond too much.
+    #[expect(
+        clippy::arithmetic_side_effects,
+        reason = "the product of two numbers of 64 bits leaves room for one more in 128"
+    )]
     fn told(quota: &Quota, remaining: u64, reset: u64) -> Self {
         let Some(further) = quota.capacity().saturating_sub(remaining).checked_sub(1) else {
             return Self(0);
@@ -134,7 +151,11 @@ impl Missing {
             return wait;
         }
         let missing = self.0.saturating_add(product(cost, quota.parts_per_unit()));
-        if missing > product(u64::MAX - now, quota.parts_per_nano()) { u64::MAX } else { 0 }
+        if missing > product(u64::MAX.saturating_sub(now), quota.parts_per_nano()) {
+            u64::MAX
+        } else {
+            0
+        }
     }
 
     #[inline]
@@ -208,6 +229,10 @@ impl Count for TokenBucket {
 
     /// What is missing stays missing, up to the whole bucket: as many units and the same fraction of
     /// one, rounded up to a part.
+    #[expect(
+        clippy::arithmetic_side_effects,
+        reason = "the divisor is not 0, and what is left of a division is no more than 64 bits"
+    )]
     fn under(&self, before: &Quota, quota: &Quota, now: Now) -> Self {
         let now = now.monotonic_nanos();
         let (old, new) = (before.parts_per_unit().max(1).into(), quota.parts_per_unit().into());
@@ -230,6 +255,7 @@ fn refilled(quota: &Quota, now: Now, made: &Made) -> u128 {
 }
 
 #[inline]
+#[expect(clippy::arithmetic_side_effects, reason = "128 bits hold it")]
 fn product(a: u64, b: u64) -> u128 {
     u128::from(a) * u128::from(b)
 }

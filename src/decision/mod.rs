@@ -1,5 +1,7 @@
 //! What was decided about a request: [`Decision`].
 
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
+
 mod outcome;
 mod record;
 
@@ -83,6 +85,7 @@ impl Decision {
     /// Adds what another policy says, to be completed where it is: to make it first and move it
     /// would take longer.
     #[inline]
+    #[expect(clippy::arithmetic_side_effects, reason = "it is a place of one that is there")]
     pub(crate) fn push(&mut self, outcome: &Outcome) -> &mut Outcome {
         let Fields { all, enforced, .. } = &mut *self.record;
         let mut place = all.len();

@@ -168,6 +168,10 @@ impl Outcome {
 
     /// Less where fewer such requests still fit; then where the smaller share is left, and then
     /// where it takes longer until more is.
+    #[expect(
+        clippy::arithmetic_side_effects,
+        reason = "128 bits hold the product of two 64, and no cost of 0 divides"
+    )]
     pub(super) fn cmp_room(&self, other: &Self) -> Ordering {
         let fit = |of: &Self| of.remaining() / of.charge.cost.max(1);
         let scaled = |of: &Self, by: &Self| u128::from(of.remaining()) * u128::from(by.limit());

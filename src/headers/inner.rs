@@ -22,6 +22,7 @@ pub(super) struct Numbers {
 impl Numbers {
     /// Whether its caller feels it before the other: it has the smaller share left, or takes longer
     /// until more is.
+    #[expect(clippy::arithmetic_side_effects, reason = "128 bits hold the product of two 64")]
     pub(super) fn is_tighter_than(&self, other: &Self) -> bool {
         let scaled = |of: &Self, by: &Self| u128::from(of.remaining) * u128::from(by.limit);
         let share = scaled(self, other).cmp(&scaled(other, self));
@@ -137,13 +138,17 @@ impl Member {
         self.name() == other.name() && self.raw_parameter("pk") == other.raw_parameter("pk")
     }
 
+    /// The name, and the parameters.
+    fn parts(&self) -> (&str, &str) {
+        self.text.split_at_checked(self.name).unwrap_or((&self.text, ""))
+    }
+
     fn name(&self) -> &str {
-        &self.text[..self.name]
+        self.parts().0
     }
 
     fn raw_parameter(&self, key: &str) -> Option<&str> {
-        let mut parameters =
-            self.text[self.name..].split(';').filter_map(|one| one.split_once('='));
+        let mut parameters = self.parts().1.split(';').filter_map(|one| one.split_once('='));
         parameters.find(|(name, _)| name.trim() == key).map(|(_, value)| value.trim())
     }
 
@@ -160,14 +165,15 @@ fn read_line(line: &str, members: &mut Vec<Member>) -> Option<()> {
         let name = string_length(rest)?;
         let mut end = name;
         while let Some(byte) = rest.as_bytes().get(end).filter(|byte| **byte != b',') {
-            end += if *byte == b'"' { string_length(&rest[end..])? } else { 1 };
+            let length = if *byte == b'"' { string_length(rest.get(end..)?)? } else { 1 };
+            end = end.checked_add(length)?;
         }
-        let text = rest[..end].trim_end();
+        let text = rest.get(..end)?.trim_end();
         if !matches!(text.as_bytes().get(name), None | Some(b';')) {
             return None;
         }
         members.push(Member { text: text.to_owned(), name });
-        match rest.get(end + 1..) {
+        match rest.get(end.checked_add(1)?..) {
             None => return Some(()),
             Some(next) => rest = next.trim_start(),
         }
@@ -180,7 +186,7 @@ fn string_length(text: &str) -> Option<usize> {
     bytes.next().filter(|(_, byte)| *byte == b'"')?;
     while let Some((place, byte)) = bytes.next() {
         match byte {
-            b'"' => return Some(place + 1),
+            b'"' => return place.checked_add(1),
             b'\\' => drop(bytes.next()?),
             _ => {}
         }
@@ -199,13 +205,14 @@ pub(super) fn join_lists(
     let join = || {
         let theirs = [Members::of(headers, POLICY)?, Members::of(headers, STRUCTURED)?];
         let ours = [Members::in_line(policies)?, Members::in_line(limits)?];
+        let ([our_policies, our_limits], [their_policies, their_limits]) = (&ours, &theirs);
         let they_have_fewer = |member: &Member| {
             let [ours, theirs] =
-                [&ours[1], &theirs[1]].map(|limits| limits.of_policy(member)?.parameter("r"));
+                [our_limits, their_limits].map(|limits| limits.of_policy(member)?.parameter("r"));
             ours.zip(theirs).is_some_and(|(ours, theirs)| theirs < ours)
         };
-        let joined = |place: usize| ours[place].join(&theirs[place], they_have_fewer).value();
-        joined(0).zip(joined(1))
+        let policies = our_policies.join(their_policies, they_have_fewer).value();
+        policies.zip(our_limits.join(their_limits, they_have_fewer).value())
     };
     let Some((policies, limits)) = join() else { return false };
     headers.insert(POLICY, policies);

@@ -1,5 +1,15 @@
 //! What a response tells of the quota.
 
+#![cfg_attr(
+    not(test),
+    warn(
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation,
+        clippy::indexing_slicing,
+        clippy::string_slice
+    )
+)]
+
 mod inner;
 mod meaning;
 pub(crate) mod number;
@@ -48,14 +58,14 @@ impl Headers {
             if let Some(problem) = style.problem() {
                 return fail(problem);
             }
-            let before = &self.styles[..index];
-            if before.iter().any(|other| other.family == style.family) {
+            let mut before = self.styles.iter().take(index);
+            if before.clone().any(|other| other.family == style.family) {
                 return fail("it is given twice; write it once");
             }
             let names = style.names();
             let shares_field =
                 |other: &&HeaderStyle| other.names().iter().any(|name| names.contains(name));
-            if let Some(other) = before.iter().find(shares_field) {
+            if let Some(other) = before.find(shares_field) {
                 let other = other.name();
                 return fail(&format!("`{other}` writes the same header otherwise; leave one out"));
             }
@@ -106,6 +116,7 @@ impl Headers {
 
     /// How many headers a refusal has with all of these: one against caches, the type and the length
     /// of the body, and one about the connection.
+    #[expect(clippy::arithmetic_side_effects, reason = "the names of a few styles")]
     pub(crate) fn count(&self) -> usize {
         let quota: usize = self.styles.iter().map(|style| style.names().len()).sum();
         quota + usize::from(self.retry_after) + 4

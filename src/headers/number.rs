@@ -7,6 +7,12 @@ use http::HeaderValue;
 /// Four digits each: what most limits and most of what is left of them need.
 static SMALL_NUMBERS: [[u8; 4]; 10_000] = small_numbers();
 
+#[expect(
+    clippy::arithmetic_side_effects,
+    clippy::cast_possible_truncation,
+    clippy::indexing_slicing,
+    reason = "it is run by the compiler, which counts for itself"
+)]
 const fn small_numbers() -> [[u8; 4]; 10_000] {
     let mut numbers = [[b'0'; 4]; 10_000];
     let mut number = 0;
@@ -29,7 +35,11 @@ pub(crate) fn of(number: u64) -> HeaderValue {
     small(number).unwrap_or_else(|| large(number))
 }
 
-#[expect(clippy::expect_used, reason = "an empty header would tell nothing")]
+#[expect(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "an empty header would tell nothing, and of four digits three may be zeros"
+)]
 fn small(number: u64) -> Option<HeaderValue> {
     let digits = SMALL_NUMBERS.get(usize::try_from(number).ok()?)?;
     let zeros = digits[..3].iter().take_while(|digit| **digit == b'0').count();
@@ -64,6 +74,7 @@ pub(super) fn reset(number: u64) -> HeaderValue {
     recurring(number, &RESETS)
 }
 
+#[expect(clippy::indexing_slicing, reason = "a remainder of 7 is one of the seven")]
 fn recurring(number: u64, recent: &'static LocalKey<Recent>) -> HeaderValue {
     if let Some(value) = small(number) {
         return value;

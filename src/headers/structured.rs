@@ -128,6 +128,7 @@ fn window_seconds(outcome: &Outcome) -> u64 {
 }
 
 /// In how many seconds a quota gives so many units, evenly; rounded up.
+#[expect(clippy::arithmetic_side_effects, reason = "128 bits hold the product of two 64")]
 fn seconds_of(quota: &Quota, units: u64) -> u64 {
     let nanos = u128::from(quota.window_nanos()) * u128::from(units);
     let per_second = u128::from(quota.units().max(1)) * u128::from(NANOS_PER_SECOND);

@@ -35,6 +35,7 @@ impl Fingerprinter {
     }
 
     /// With a secret that other processes have too: 128 bits that nobody can guess.
+    #[expect(clippy::cast_possible_truncation, reason = "the two halves of 128 bits")]
     pub(crate) fn with_secret(secret: u128) -> Self {
         Self { secret: ((secret >> 64) as u64, secret as u64), undisclosed: None }
     }
@@ -44,7 +45,7 @@ impl Fingerprinter {
     pub(crate) fn undisclosed() -> Self {
         let random = RandomState::new();
         let seeds = |first: u64| {
-            let [a, b, c, d] = [0, 1, 2, 3].map(|seed| random.hash_one(first + seed));
+            let [a, b, c, d] = [0, 1, 2, 3].map(|seed| random.hash_one(first | seed));
             ahash::RandomState::with_seeds(a, b, c, d)
         };
         Self { undisclosed: Some([seeds(0), seeds(4)]), ..Self::random() }
@@ -57,7 +58,7 @@ impl Fingerprinter {
         let mut namesakes = BTreeMap::<&str, u64>::new();
         let domain = |kind: &'a str| {
             let number = namesakes.entry(kind).or_default();
-            *number += 1;
+            *number = number.saturating_add(1);
             self.nth_domain(*number, kind)
         };
         kinds.into_iter().map(domain).collect()
@@ -68,6 +69,7 @@ impl Fingerprinter {
         self.nth_domain(1, kind)
     }
 
+    #[expect(clippy::cast_possible_truncation, reason = "any half of a hash is one")]
     fn nth_domain(&self, number: u64, kind: &str) -> Domain {
         let hash = |number: u64, kind: &str| self.siphash(number, &kind.into()) as u64;
         let key = hash(number, kind);

@@ -19,6 +19,16 @@
 //! # let _ = (by_api_key, by_key_and_ip, by_user);
 //! ```
 
+#![cfg_attr(
+    not(test),
+    warn(
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation,
+        clippy::indexing_slicing,
+        clippy::string_slice
+    )
+)]
+
 mod body_field;
 mod client_ip;
 mod extract;

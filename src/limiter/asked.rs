@@ -41,7 +41,7 @@ impl Inner {
         };
         decision.record.category = category;
         let of_category = self.rules_of(category);
-        decision.reserve(self.every_request.len() + of_category.len());
+        decision.reserve(self.every_request.len().saturating_add(of_category.len()));
         let mut read = None;
         for place in self.every_request.clone().chain(of_category) {
             self.ask_one(self.rule(place), request, &mut read, decision);

@@ -67,6 +67,10 @@ impl Drop for Held {
 impl Held {
     /// Sleeps until its units are expected to fit; or, if that is earlier, until the one ahead is
     /// late, for whom it is then not to wait.
+    #[expect(
+        clippy::arithmetic_side_effects,
+        reason = "a wait of 584 years, the longest, leads to a moment"
+    )]
     fn sleep_until_due_or_first(&mut self, now: Now) {
         let late_in = self.limiter.inner.line.next_late_in(self.ticket, now);
         let late_at = late_in.map(|late_in| Instant::now() + late_in);
@@ -112,6 +116,10 @@ impl DecisionFuture {
     /// Takes a place in the line, or keeps it, until the wait is over; or charges again, where
     /// someone else was faster. `false` where there is no room, or where the wait is longer than a
     /// policy holds a request.
+    #[expect(
+        clippy::arithmetic_side_effects,
+        reason = "a wait of 584 years, the longest, leads to a moment"
+    )]
     fn hold(&mut self, now: Now) -> bool {
         let held_so_far = now.monotonic().saturating_sub(self.arrived.monotonic());
         let inner = &self.limiter.inner;
@@ -156,6 +164,10 @@ impl DecisionFuture {
 
     /// Waits for the turn, and charges when it has come.
     #[expect(clippy::expect_used, reason = "who waits is held: both begin together")]
+    #[expect(
+        clippy::arithmetic_side_effects,
+        reason = "a wait of 584 years, the longest, leads to a moment"
+    )]
     fn poll_turn(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let held = self.held.as_mut().expect("who waits is held");
         let inner = &self.limiter.inner;

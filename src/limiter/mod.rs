@@ -1,5 +1,7 @@
 //! The core without HTTP: which policies, whose quota, may it pass.
 
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
+
 mod asked;
 mod builder;
 mod check;

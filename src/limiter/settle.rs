@@ -1,4 +1,5 @@
 use std::{
+    cmp::Ordering,
     pin::Pin,
     task::{Context, Poll, ready},
 };
@@ -94,10 +95,11 @@ impl Inner {
         }
         let charged = outcome.charge.cost;
         let cost = self.rule(outcome.place).policy.settled_cost(response)?;
-        match cost.checked_sub(charged) {
-            Some(0) => None,
-            Some(more) => Some((cost, Change::Take(more))),
-            None => Some((cost, Change::GiveBack(charged - cost))),
+        let by = cost.abs_diff(charged);
+        match cost.cmp(&charged) {
+            Ordering::Equal => None,
+            Ordering::Greater => Some((cost, Change::Take(by))),
+            Ordering::Less => Some((cost, Change::GiveBack(by))),
         }
     }
 }

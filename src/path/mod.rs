@@ -6,6 +6,16 @@
 //! path. A plain path has one reading, in which all routers agree: it is compared as it was sent.
 //! An odd path has several readings, and a pattern may accept any of them.
 
+#![cfg_attr(
+    not(test),
+    warn(
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation,
+        clippy::indexing_slicing,
+        clippy::string_slice
+    )
+)]
+
 mod compare;
 mod pattern;
 mod sent;

@@ -92,7 +92,7 @@ impl Pattern {
         let is_literal = |segment: &&Segment| segment.param.is_none();
         self.in_head = self.segments.iter().take_while(is_literal).count();
         let after = self.segments.get(self.in_head).or(self.rest.as_ref());
-        let literals = self.segments[..self.in_head].iter().chain(after);
+        let literals = self.segments.iter().take(self.in_head).chain(after);
         let mut head: String = literals.flat_map(|segment| ["/", &*segment.literal]).collect();
         if after.is_none() && self.has_slash {
             head.push('/');
@@ -158,14 +158,17 @@ impl Pattern {
     }
 
     /// What the parameter of a segment may be in a reading.
+    #[expect(clippy::indexing_slicing, reason = "the parameter is one of the segments")]
     fn values<'s>(&self, index: usize, segments: &'s [sent::Segment]) -> Vec<&'s [u8]> {
         let (mut states, mut values) = (START, Vec::new());
-        for (number, segment) in segments.iter().enumerate() {
-            let value = segment.strip_prefix(&*self.segments[index].decoded);
-            if let Some(value) = value.filter(|_| is_in(states, index)) {
-                if self.accepts(START << (index + 1), &segments[number + 1..]) {
-                    values.push(value);
-                }
+        let (param, mut left) = (&self.segments[index], segments);
+        while let [segment, after @ ..] = left {
+            left = after;
+            let value = segment.strip_prefix(&*param.decoded);
+            if let Some(value) = value.filter(|_| is_in(states, index))
+                && self.accepts(state_after(index), after)
+            {
+                values.push(value);
             }
             states = self.step(states, segment);
             if states == 0 {
@@ -182,9 +185,10 @@ impl Pattern {
     /// answers `/files` and `/files/`. So may the slash at the end be missing, which a router inside
     /// may append.
     #[inline]
+    #[expect(clippy::indexing_slicing, reason = "the head is of the first segments")]
     fn walk<'a>(&self, path: &'a str, mut tell: impl FnMut(&Segment, &'a str)) -> bool {
         let Some(text) = path.strip_prefix(&*self.head) else {
-            if path.len() + 1 != self.head.len() || !self.may_end_before_slash() {
+            if path.len().saturating_add(1) != self.head.len() || !self.may_end_before_slash() {
                 return false;
             }
             let ends = self.head.strip_suffix('/') == Some(path);
@@ -247,10 +251,10 @@ impl Pattern {
     fn accepts(&self, mut states: u128, segments: &[sent::Segment]) -> bool {
         let all = self.segments.len();
         for segment in segments {
-            if let Some(rest) = self.rest.as_ref().filter(|_| is_in(states, all)) {
-                if segment.starts_with(&rest.decoded) {
-                    return true;
-                }
+            if let Some(rest) = self.rest.as_ref().filter(|_| is_in(states, all))
+                && segment.starts_with(&rest.decoded)
+            {
+                return true;
             }
             if states == 0 {
                 return false;
@@ -264,7 +268,7 @@ impl Pattern {
         let mut next = if sent.is_empty() { states } else { 0 };
         for (index, segment) in self.segments.iter().enumerate() {
             if is_in(states, index) && segment.takes(sent) {
-                next |= START << (index + 1);
+                next |= state_after(index);
             }
         }
         next
@@ -272,6 +276,12 @@ impl Pattern {
 }
 
 const START: u128 = 1;
+
+/// The state that so many segments have matched, and the one at `index`.
+#[expect(clippy::arithmetic_side_effects, reason = "a pattern has fewer segments than it has bits")]
+fn state_after(index: usize) -> u128 {
+    START << (index + 1)
+}
 
 fn is_in(states: u128, state: usize) -> bool {
     states >> state & 1 == 1

@@ -93,6 +93,7 @@ fn has_odd_bytes(path: &[u8]) -> bool {
 /// Not 0 where there is `%`, `\`, a byte that is not ASCII, or a slash that another or a dot
 /// follows. `before` tells whether a slash comes before, and then whether one is the last byte.
 #[inline]
+#[expect(clippy::arithmetic_side_effects, reason = "the highest bit of each byte is free")]
 fn odd_bytes(eight: [u8; 8], before: &mut u64) -> u64 {
     const LOW: u64 = u64::from_le_bytes([0x7f; 8]);
     let eight = u64::from_le_bytes(eight);
@@ -168,9 +169,9 @@ fn decoded(segments: Vec<Segment>) -> Vec<Segment> {
 
 /// The segments between slashes. No pattern tells apart how many are empty, beyond as many as it has itself.
 fn split(path: &[u8]) -> Vec<Segment> {
-    let mut empty = 0;
+    let mut empty = 0_usize;
     let segments = path.split(|byte| *byte == b'/').filter(|segment| {
-        empty = if segment.is_empty() { empty + 1 } else { 0 };
+        empty = if segment.is_empty() { empty.saturating_add(1) } else { 0 };
         empty <= MAX_SEGMENTS
     });
     segments.map(<[u8]>::to_vec).collect()

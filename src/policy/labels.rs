@@ -46,6 +46,7 @@ impl Labels {
     }
 
     /// The kinds of key, of which there is one at least.
+    #[expect(clippy::cast_possible_truncation, reason = "`build()` refuses more kinds")]
     pub(crate) fn kinds(&self) -> impl Iterator<Item = &str> {
         (0..self.kinds.len().max(1) as u8).map(|number| self.kind(number))
     }

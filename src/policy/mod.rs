@@ -1,5 +1,15 @@
 //! A named quota, its algorithm, its key, and what a request costs: [`Policy`].
 
+#![cfg_attr(
+    not(test),
+    warn(
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation,
+        clippy::indexing_slicing,
+        clippy::string_slice
+    )
+)]
+
 mod labels;
 mod on_store_failure;
 mod plans;

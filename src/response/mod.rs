@@ -30,6 +30,16 @@
 //! # Ok::<(), tower_quota::BuildError>(())
 //! ```
 
+#![cfg_attr(
+    not(test),
+    warn(
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation,
+        clippy::indexing_slicing,
+        clippy::string_slice
+    )
+)]
+
 #[cfg(feature = "grpc")]
 pub(crate) mod grpc;
 mod json;

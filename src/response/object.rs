@@ -51,7 +51,12 @@ impl Object {
     }
 
     #[inline]
-    #[expect(clippy::expect_used, reason = "an empty text would make the body no JSON")]
+    #[expect(
+        clippy::expect_used,
+        clippy::arithmetic_side_effects,
+        clippy::string_slice,
+        reason = "a text begins after its quotation mark; an empty one would make the body no JSON"
+    )]
     fn push(&mut self, write: impl FnOnce(&mut String)) {
         self.0.push('"');
         let start = self.0.len();

@@ -1,5 +1,15 @@
 //! What identifies a key to its owner and discloses it to nobody.
 
+#![cfg_attr(
+    not(test),
+    warn(
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation,
+        clippy::indexing_slicing,
+        clippy::string_slice
+    )
+)]
+
 use std::sync::Arc;
 
 use crate::key::Key;
@@ -21,22 +31,22 @@ pub(super) fn of_api_key(kind: &str, key: &Key<'_>) -> String {
 /// A name or an email address has no such secret: letters, digits and dashes, a digit among them.
 /// This is on the way of each request, so it goes over the key once.
 fn masked(key: &[u8]) -> Option<String> {
-    let (mut hidden, mut has_digit) = (0, false);
+    let (mut hidden, mut has_digit) = (0_usize, false);
     for byte in key.iter().rev().take_while(|byte| **byte != b'_') {
         has_digit |= byte.is_ascii_digit();
         if !byte.is_ascii_alphanumeric() && *byte != b'-' {
             return None;
         }
-        hidden += 1;
+        hidden = hidden.saturating_add(1);
     }
-    let prefix = &key[..key.len() - hidden];
+    let (prefix, _) = key.split_at_checked(key.len().saturating_sub(hidden))?;
     let is_prefix = prefix.len() <= MAX_PREFIX
         && prefix.iter().all(|byte| byte.is_ascii_lowercase() || *byte == b'_');
     if !is_prefix || !has_digit || hidden < MIN_HIDDEN + TOLD {
         return None;
     }
     let text = |bytes| str::from_utf8(bytes).ok();
-    Some([text(prefix)?, "…", text(&key[key.len() - TOLD..])?].concat())
+    Some([text(prefix)?, "…", text(key.last_chunk::<TOLD>()?)?].concat())
 }
 
 /// A label as the log keeps it.
@@ -44,7 +54,8 @@ pub(super) fn cut(label: &str) -> Arc<str> {
     if label.len() <= MAX_LABEL {
         return label.into();
     }
-    label.char_indices().nth(MAX_LABEL).map_or(label, |(end, _)| &label[..end]).into()
+    let end = label.char_indices().nth(MAX_LABEL);
+    end.and_then(|(end, _)| label.get(..end)).unwrap_or(label).into()
 }
 
 #[cfg(test)]

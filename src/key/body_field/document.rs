@@ -84,6 +84,7 @@ impl<'a> Within<'a> {
     }
 
     /// The value is a scalar: the field, if it is wanted itself.
+    #[expect(clippy::indexing_slicing, reason = "each wanted field has a value in `found`")]
     fn scalar<E: Error>(self, value: Value) -> Result<(), E> {
         for (index, path) in self.wanted {
             let is_field = path.is_none() || value == Value::Null;
@@ -108,6 +109,7 @@ impl<'de> Visitor<'de> for Within<'_> {
         f.write_str("a value")
     }
 
+    #[expect(clippy::indexing_slicing, reason = "each wanted field has a value in `found`")]
     fn visit_map<M: MapAccess<'de>>(self, mut members: M) -> Result<(), M::Error> {
         for (index, _) in self.wanted.iter().filter(|(_, path)| path.is_none()) {
             self.found[*index].add(Value::Unclear);

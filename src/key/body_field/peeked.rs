@@ -104,7 +104,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for PeekedBody<B> {
 
     fn size_hint(&self) -> SizeHint {
         let next = self.next.as_ref().and_then(|next| next.as_ref().ok()?.data_ref());
-        let ahead = (self.read.len() + next.map_or(0, Bytes::len)) as u64;
+        let ahead = self.read.len().saturating_add(next.map_or(0, Bytes::len)) as u64;
         let rest = self.rest.size_hint();
         let mut hint = SizeHint::new();
         if let Some(upper) = rest.upper() {

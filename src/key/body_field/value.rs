@@ -80,6 +80,7 @@ fn is_whole(number: i128) -> bool {
     (i64::MIN.into()..=u64::MAX.into()).contains(&number)
 }
 
+#[expect(clippy::cast_possible_truncation, reason = "what does not fit is not whole here")]
 fn shortest(number: f64) -> String {
     // Beyond the range of `i128`, it is the nearest number of that range, and not whole here.
     let whole = number as i128;

@@ -56,7 +56,7 @@ impl<'a> Iterator for Elements<'a> {
             match byte {
                 b',' => {
                     self.0 = Some(before);
-                    return Some(line.get(before.len() + 1..));
+                    return Some(line.get(before.len().saturating_add(1)..));
                 }
                 b'"' => match before_opening_quote(before) {
                     Some(before) => unread = before,

@@ -228,7 +228,7 @@ impl ClientIp {
         let (mut hop, mut walked) = (peer, 0);
         while self.trusts(hop, walked) {
             match hops.next() {
-                Some(Some(next)) => (hop, walked) = (Hop::Ip(next), walked + 1),
+                Some(Some(next)) => (hop, walked) = (Hop::Ip(next), walked.saturating_add(1)),
                 Some(None) => return (Client { hop, hidden: true }, Seen::Client),
                 None if walked == 0 => return (Client { hop, hidden: false }, Seen::Silence),
                 None => return (Client { hop, hidden: false }, Seen::OnlyTrusted),
@@ -251,16 +251,20 @@ impl ClientIp {
     /// The address that stands for all that share its quota.
     fn counted(&self, ip: IpAddr) -> IpAddr {
         let v4 = |ip: Ipv4Addr| {
-            let mask = u32::MAX.unbounded_shl(32 - u32::from(self.ipv4_prefix.min(32)));
+            let mask = u32::MAX.unbounded_shl(32_u32.saturating_sub(self.ipv4_prefix.into()));
             IpAddr::V4(Ipv4Addr::from_bits(ip.to_bits() & mask))
         };
         match ip {
             IpAddr::V4(ip) => v4(ip),
             IpAddr::V6(ip) => match ip.segments() {
-                [0x64, 0xff9b, 0, 0, 0, 0, ..] => v4(Ipv4Addr::from_bits(ip.to_bits() as u32)),
+                [0x64, 0xff9b, 0, 0, 0, 0, ..] => {
+                    let [.., a, b, c, d] = ip.octets();
+                    v4(Ipv4Addr::new(a, b, c, d))
+                }
                 [0x64, 0xff9b, 1, ..] => ip.into(),
                 _ => {
-                    let mask = u128::MAX.unbounded_shl(128 - u32::from(self.ipv6_prefix.min(128)));
+                    let mask =
+                        u128::MAX.unbounded_shl(128_u32.saturating_sub(self.ipv6_prefix.into()));
                     IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() & mask))
                 }
             },

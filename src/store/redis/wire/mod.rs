@@ -1,5 +1,15 @@
 //! What goes to Redis and comes back: the script, its arguments and its answer.
 
+#![cfg_attr(
+    not(test),
+    warn(
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation,
+        clippy::indexing_slicing,
+        clippy::string_slice
+    )
+)]
+
 mod names;
 mod reply;
 #[cfg(test)]
@@ -59,6 +69,7 @@ impl Request {
     }
 
     /// All of `corrections`, and then all of `charges` or none.
+    #[expect(clippy::arithmetic_side_effects, reason = "lengths of what is in memory")]
     pub(super) fn correct_and_charge(
         names: &Names,
         corrections: &[Correction],
@@ -87,6 +98,7 @@ impl Request {
         names::slot(self.shard)
     }
 
+    #[expect(clippy::arithmetic_side_effects, reason = "lengths of what is in memory")]
     fn new<'a>(
         names: &Names,
         operations: usize,
@@ -251,6 +263,11 @@ impl Operation {
 
     /// `number` is that of the charge's key, `place` that of its field there. Tells how to read what
     /// is answered.
+    #[expect(
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation,
+        reason = "no request has as many keys and policies as 16 bits count"
+    )]
     fn pack(
         &self,
         charge: &Charge,
@@ -292,6 +309,10 @@ struct Rate {
 impl Rate {
     /// All numbers are exact in the script, and their sums: units and windows of a quota that can be
     /// built end far below 2^52. One that cannot is counted as a slower one, or as none.
+    #[expect(
+        clippy::arithmetic_side_effects,
+        reason = "a divisor of both is not 0, and no more than either"
+    )]
     fn new(algorithm: Algorithm, quota: &Quota) -> Self {
         let units = quota.units().clamp(1, MAX_UNITS);
         // Rounded up: never faster than the quota.
@@ -309,6 +330,10 @@ impl Rate {
 
     /// What was missing when this was told, as whole units and parts of one; `None` where that is
     /// not known.
+    #[expect(
+        clippy::arithmetic_side_effects,
+        reason = "the sum of a capacity and one is exact, and so is a time by a count"
+    )]
     fn missing(&self, usage: &Usage) -> Option<(u64, u64)> {
         if !usage.is_known() {
             return None;
@@ -336,6 +361,7 @@ impl Rate {
     }
 }
 
+#[expect(clippy::arithmetic_side_effects, reason = "it ends before it divides by 0")]
 fn gcd(a: u64, b: u64) -> u64 {
     if b == 0 { a } else { gcd(b, a % b) }
 }

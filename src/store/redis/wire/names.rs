@@ -31,6 +31,11 @@ impl Names {
     }
 
     /// Where the counts of a key are: in the part of a cluster that its shard says.
+    #[expect(
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation,
+        reason = "the two halves of 128 bits, and a length of what is in memory"
+    )]
     pub(super) fn key(&self, charge: &Charge) -> String {
         let (high, low) = ((charge.key >> 64) as u64, charge.key as u64);
         let mut name = String::with_capacity(self.prefix.len() + 36);

@@ -88,6 +88,7 @@ impl<'a> Reply<'a> {
         Some(taken)
     }
 
+    #[expect(clippy::cast_possible_truncation, reason = "it is whole, and below 2^53")]
     fn number(&mut self) -> Option<u64> {
         let number = f64::from_le_bytes(self.take(NUMBER)?.try_into().ok()?);
         let is_whole = (0.0..=EXACT as f64).contains(&number) && number.fract() == 0.0;
@@ -95,6 +96,10 @@ impl<'a> Reply<'a> {
     }
 
     /// At most twice what the bucket holds.
+    #[expect(
+        clippy::arithmetic_side_effects,
+        reason = "numbers of a reply are at most 2^53, and those of a quota its own"
+    )]
     fn missing(&mut self, quota: &Quota) -> Option<Missing> {
         let (whole, rest) = (self.number()?, self.number()?);
         // When that is and of what quota is known.
@@ -107,6 +112,10 @@ impl<'a> Reply<'a> {
     }
 
     /// The window of now, or one that is about to begin.
+    #[expect(
+        clippy::arithmetic_side_effects,
+        reason = "numbers of a reply are at most 2^53, and those of a quota its own"
+    )]
     fn fixed_window(&mut self, quota: &Quota, micros: u64) -> Option<FixedWindow> {
         let (start, used) = (self.number()?, self.number()?);
         // Of what quota is known.
@@ -116,6 +125,10 @@ impl<'a> Reply<'a> {
     }
 
     /// A log in order, of uses that the window has not passed over.
+    #[expect(
+        clippy::arithmetic_side_effects,
+        reason = "numbers of a reply are at most 2^53, and those of a quota its own"
+    )]
     fn sliding_window(&mut self, quota: &Quota, micros: u64) -> Option<SlidingWindow> {
         let used = self.number()?;
         let newest = (self.number()?, self.number()?);
