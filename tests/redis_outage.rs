@@ -12,8 +12,8 @@ use std::{
 use harness::{Cluster, PATIENCE, Proxy, Server};
 use tokio::task::JoinSet;
 use tower_quota::{
-    Decision, Limiter, OnStoreFailure, Policy, Quota, Reason,
-    store::{RedisStore, RedisStoreBuilder},
+    Algorithm, Clock, Decision, Limiter, OnStoreFailure, Policy, Quota, Reason,
+    store::{Change, Charge, Correction, RedisStore, RedisStoreBuilder, Store},
     warning::Code,
 };
 
@@ -68,6 +68,20 @@ async fn a_server_that_is_absent_at_the_start_is_found_later() {
     assert!(!is_counted(&ask(&limiter).await));
     server.restart();
     heals(&limiter).await;
+}
+
+#[tokio::test]
+async fn a_correction_that_a_dead_server_does_not_make_is_an_error_and_no_panic() {
+    let server = Server::start();
+    let store = RedisStore::builder(server.url()).secret(SECRET).build().unwrap();
+    server.kill();
+    let charge = Charge::new(1, 1, Algorithm::TokenBucket, Quota::per_hour(1_000));
+    for change in [Change::GiveBack(1), Change::Take(1), Change::Reset] {
+        let correction = Correction::new(charge, change);
+        let error = store.correct(&[correction], Clock::system().now()).await.unwrap_err();
+        // As a task that has panicked is told.
+        assert_ne!(error.to_string(), "the tokio runtime has ended");
+    }
 }
 
 #[tokio::test]

@@ -109,7 +109,10 @@ impl Shared {
             }
         }
         forget();
-        failed.map_or(Ok(all.answer()), Err)
+        match failed {
+            Some(error) => Err(error),
+            None => Ok(all.answer()),
+        }
     }
 
     /// What can go to one server at once, in the order of the shards. It is one server at least: the
