@@ -37,7 +37,7 @@ impl Span {
             Self::Day => 1_440,
         };
         let minute = now.as_secs() / 60;
-        Duration::from_secs((minute + 1).saturating_sub(minutes) * 60)
+        Duration::from_secs(minute.saturating_add(1).saturating_sub(minutes).saturating_mul(60))
     }
 }
 
@@ -161,7 +161,8 @@ fn minutes(sums: &[Sum]) -> Vec<Minute> {
     let mut minutes: BTreeMap<u64, BTreeMap<&'static str, u64>> = BTreeMap::new();
     for sum in sums {
         let minute = minutes.entry(whole_millis(sum.minute)).or_default();
-        *minute.entry(ending(sum)).or_default() += sum.requests;
+        let requests = minute.entry(ending(sum)).or_default();
+        *requests = requests.saturating_add(sum.requests);
     }
     minutes.into_iter().map(|(at, requests)| Minute { at, requests }).collect()
 }
@@ -189,9 +190,9 @@ fn endpoints(sums: &[Sum]) -> Vec<Endpoint<'_>> {
             mean_ms: 0.0,
             longest_ms: 0.0,
         });
-        told.requests += sum.requests;
+        told.requests = told.requests.saturating_add(sum.requests);
         if sum.refused {
-            told.refused += sum.requests;
+            told.refused = told.refused.saturating_add(sum.requests);
         } else {
             // All together, until they are all there.
             told.mean_ms += millis(sum.response_time);
@@ -199,7 +200,7 @@ fn endpoints(sums: &[Sum]) -> Vec<Endpoint<'_>> {
         }
     }
     for endpoint in endpoints.values_mut() {
-        endpoint.mean_ms /= (endpoint.requests - endpoint.refused).max(1) as f64;
+        endpoint.mean_ms /= endpoint.requests.saturating_sub(endpoint.refused).max(1) as f64;
     }
     endpoints.into_values().collect()
 }
@@ -230,4 +231,20 @@ fn told(entry: &Entry) -> Told<'_> {
 
 pub(in crate::usage) fn whole_millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::usage::entry::tests::entry;
+
+    #[test]
+    fn sums_of_a_log_that_is_out_of_order_are_told() {
+        let sum = |refused| Sum { requests: u64::MAX, refused, ..Sum::of(&entry(7)) };
+        let sums = [sum(true), sum(true), sum(false)];
+        assert_eq!(minutes(&sums)[0].requests["refused"], u64::MAX);
+        let [endpoint] = &endpoints(&sums)[..] else { panic!("it is one endpoint") };
+        assert_eq!((endpoint.requests, endpoint.refused), (u64::MAX, u64::MAX));
+        assert_eq!(Span::Hour.since(Duration::MAX), Duration::from_secs((u64::MAX / 60 - 59) * 60));
+    }
 }

@@ -148,7 +148,8 @@ fn prune(
     deleted = deleted.max(expire_sums.execute(params![before(DAY.min(max_age)), PRUNE])?);
     let number =
         |pragma: &str| transaction.pragma_query_value(None, pragma, |row| row.get::<_, u64>(0));
-    let used = (number("page_count")? - number("freelist_count")?) * number("page_size")?;
+    let pages = number("page_count")?.saturating_sub(number("freelist_count")?);
+    let used = pages.saturating_mul(number("page_size")?);
     if used > max_bytes {
         let all = i64::MAX;
         deleted = deleted.max(expire.execute(params![all, PRUNE])?);
