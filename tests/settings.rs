@@ -21,6 +21,8 @@ use tower_quota::{
 
 /// What is said where a setting is taken: an error, or nothing.
 type Told = Result<(), String>;
+/// A setting by its name, and what becomes of a value of it.
+type Setting<T> = (&'static str, fn(T) -> Told);
 
 const TIMES: [Duration; 4] =
     [Duration::ZERO, Duration::from_nanos(1), Duration::from_nanos(u64::MAX), Duration::MAX];
@@ -118,13 +120,18 @@ fn with_store(store: MemoryStore) -> Told {
     ask_limiter(limiter.map_err(|error| error.to_string())?, Duration::ZERO)
 }
 
+fn shown(value: &dyn std::fmt::Debug) -> Told {
+    let _ = format!("{value:?}");
+    Ok(())
+}
+
 fn as_size(number: u64) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
 }
 
 #[test]
 fn a_time_of_nothing_and_one_of_for_ever_are_errors_or_work() {
-    let settings: &[(&str, fn(Duration) -> Told)] = &[
+    let settings: &[Setting<Duration>] = &[
         ("Policy::hold", |time| ask(one().hold(time))),
         ("Category::hold", |time| {
             ask_category(Category::new("a").on(Matcher::get("/a")).policy(one()).hold(time))
@@ -142,8 +149,8 @@ fn a_time_of_nothing_and_one_of_for_ever_are_errors_or_work() {
         ("spread_retry_after", |time| {
             ask_limiter(Limiter::builder().policy(one()).build().unwrap(), time)
         }),
-        ("Now::new", |time| Ok(drop(format!("{:?}", Now::new(time, time))))),
-        ("Usage::new", |time| Ok(drop(format!("{:?}", Usage::new(time, 1, time))))),
+        ("Now::new", |time| shown(&Now::new(time, time))),
+        ("Usage::new", |time| shown(&Usage::new(time, 1, time))),
         #[cfg(feature = "usage-sqlite")]
         ("SqliteLog", sqlite::with_time),
         #[cfg(feature = "redis")]
@@ -154,7 +161,7 @@ fn a_time_of_nothing_and_one_of_for_ever_are_errors_or_work() {
 
 #[test]
 fn a_number_of_nothing_and_the_largest_are_errors_or_work() {
-    let settings: &[(&str, fn(u64) -> Told)] = &[
+    let settings: &[Setting<u64>] = &[
         ("Quota::per_second", with_units),
         ("Quota::burst", |units| plan(Quota::per_minute(1).burst(units))),
         ("Policy::cost", |units| ask(one().cost(move |_| units))),
@@ -209,7 +216,7 @@ fn a_number_of_nothing_and_the_largest_are_errors_or_work() {
     all(settings, NUMBERS);
 }
 
-fn all<T: Copy + std::fmt::Debug>(settings: &[(&str, fn(T) -> Told)], values: [T; 4]) {
+fn all<T: Copy + std::fmt::Debug>(settings: &[Setting<T>], values: [T; 4]) {
     let mut broken = Vec::new();
     for (name, set) in settings {
         for value in values {

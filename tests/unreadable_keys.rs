@@ -34,8 +34,10 @@ fn twice(name: &'static str) -> Parts {
     request("/", &[(name, "Bearer a"), (name, "Bearer b")])
 }
 
+type Keyed = fn(Policy) -> Policy;
+
 /// Each kind of key that the caller alone writes, and a request that has it unreadable.
-fn callers_keys() -> [(fn(Policy) -> Policy, Parts); 6] {
+fn callers_keys() -> [(Keyed, Parts); 6] {
     [
         (|policy| policy.key(key::header("x-api-key")), twice("x-api-key")),
         (|policy| policy.key(key::bearer()), twice("authorization")),

@@ -302,7 +302,7 @@ fn adopt(plans: &mut Vec<Plan>, charge: &Charge, now: Now) {
 }
 
 /// The plan that is changed comes to the front.
-fn change(plans: &mut Vec<Plan>, charge: &Charge, mut change: impl FnMut(&mut Plan, bool)) {
+fn change(plans: &mut [Plan], charge: &Charge, mut change: impl FnMut(&mut Plan, bool)) {
     let place = plans.iter().position(|plan| plan.quota == charge.quota).unwrap();
     plans[..=place].rotate_right(1);
     let (own, others) = plans.split_first_mut().unwrap();

@@ -74,20 +74,20 @@ mod tests {
     async fn who_waits_has_a_turn_gives_up_or_comes_too_late() {
         let turns = Arc::new(Turns::new(2));
         let (first, _second) = (turns.take(SECOND).await.unwrap(), turns.take(SECOND).await);
-        let wait = async |at_most| {
+        let wait = |at_most| {
             let turns = turns.clone();
-            let waiting = tokio::spawn(async move { turns.take(at_most).await.map(drop) });
-            tokio::task::yield_now().await;
-            waiting
+            tokio::spawn(async move { turns.take(at_most).await.map(drop) })
         };
-        let third = wait(Duration::MAX).await;
+        let third = wait(Duration::MAX);
+        tokio::task::yield_now().await;
         drop(first);
         assert_eq!(third.await.unwrap(), Ok(()));
 
         let mut held = JoinSet::new();
         let turn = turns.take(SECOND).await.unwrap();
-        held.spawn(wait(SECOND).await);
-        held.spawn(wait(SECOND).await);
+        held.spawn(wait(SECOND));
+        held.spawn(wait(SECOND));
+        tokio::task::yield_now().await;
         assert_eq!(turns.take(SECOND / 2).await.map(drop), Err(NoTurn::TooLate));
         turns.give_up();
         for waited in held.join_all().await {
