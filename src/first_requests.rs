@@ -1,13 +1,13 @@
-//! The first requests, by which mistakes show that a single one does not show.
+//! A count of the first requests: they show mistakes that a single request does not.
 
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-/// Counts down the first 1,000 requests. Afterwards, it takes a load to see that they are over.
+/// Counts down the first 1,000 requests. Once they are over, a request costs one atomic load.
 #[derive(Debug)]
 pub(crate) struct FirstRequests(AtomicU32);
 
 impl FirstRequests {
-    /// How many they are.
+    /// The number of first requests.
     pub(crate) const MANY: u32 = 1_000;
 
     #[inline]
@@ -15,12 +15,12 @@ impl FirstRequests {
         self.0.load(Relaxed) == 0
     }
 
-    /// Counts one; `true` for the last of them.
+    /// Counts one; `true` for the last.
     pub(crate) fn count(&self) -> bool {
         self.0.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)) == Ok(1)
     }
 
-    /// Ends them: what they were counted for has shown, or cannot show any more.
+    /// Ends the count: the mistake has shown, or cannot show any more.
     pub(crate) fn end(&self) {
         self.0.store(0, Relaxed);
     }

@@ -46,9 +46,9 @@
 //! authenticates, and count by what that leaves in the request ([`key::extension`]), as above; or
 //! add a second policy, by [`key::ClientIp`], for every request.
 //!
-//! Who guesses keys is limited only where that middleware lets unknown callers on to the layer, as
-//! callers without the extension: `or_key(client_ip)` counts them, and the handler, or a middleware
-//! inside of the layer, answers 401.
+//! A caller that guesses keys is limited only if that middleware lets unknown callers through to the
+//! layer, without the extension. `or_key(client_ip)` then counts them by address, and the handler, or a
+//! middleware inside of the layer, answers 401.
 //!
 //! # How a request is decided
 //!

@@ -57,21 +57,20 @@ pub struct Rejection {
     request_id: Option<HeaderValue>,
 }
 
-/// Who answers it.
+/// What answers the request with the rejection.
 #[derive(Clone, Copy, Debug)]
 enum Origin {
-    /// A layer, which writes so many headers by its settings.
+    /// A layer, which adds this many headers.
     Layer { headers: usize },
-    /// A handler, so that the response itself says when to come back.
+    /// A handler, so the response needs `Retry-After` of its own.
     Handler,
 }
 
-/// Marks a refusal for the layers around.
+/// Marks a refusal, for the layers outside.
 #[derive(Clone)]
 pub(crate) struct Refused;
 
-/// What a handler's refusal has beside the mark, so that the layer around writes the numbers of this
-/// decision, and not of its own.
+/// The decision of a handler's refusal, whose numbers the layer outside writes instead of its own.
 #[derive(Clone)]
 pub(crate) struct RefusedByHandler(pub(crate) Decision);
 
@@ -82,8 +81,8 @@ impl Rejection {
     /// It is for a handler that asks by itself ([`Limiter::check`](crate::Limiter::check)): its
     /// response has `Retry-After` and `Cache-Control: no-store`, and a
     /// [`RateLimitLayer`](crate::RateLimitLayer) around writes its quota headers, in the layer's
-    /// styles, instead of numbers of the layer's own policies. Its body is what the handler makes of
-    /// it, and not what the layer's `on_rejection` does: give both the same format.
+    /// styles, instead of numbers of the layer's own policies. The handler renders the body; the
+    /// layer's `on_rejection` is not called, so give both the same format.
     ///
     /// ```
     /// use axum::{body::Body, http::StatusCode, response::{IntoResponse, Response}};
@@ -110,7 +109,7 @@ impl Rejection {
         decision.reason().and_then(|_| Self::new(decision.clone(), Origin::Handler, None))
     }
 
-    /// For a layer that writes so many headers; without a copy.
+    /// A layer's rejection, without a copy of the decision.
     pub(crate) fn of_layer(
         decision: Decision,
         headers: usize,
@@ -201,8 +200,8 @@ impl Rejection {
         whole_seconds(self.resets_at())
     }
 
-    /// How long until the same request would pass; `None` when waiting does not help. When the
-    /// store does not answer, it is a second.
+    /// How long until the same request would pass; `None` when waiting does not help. One second when
+    /// the store does not answer.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         self.outcome().retry_after()
@@ -288,7 +287,7 @@ impl Rejection {
         response
     }
 
-    /// Says in the response itself what it is.
+    /// Marks the response as a refusal, for the layer outside and for caches.
     #[cold]
     fn mark(&self, response: &mut Response<Bytes>) {
         self.write_retry_after(response.headers_mut());
@@ -304,7 +303,7 @@ impl Rejection {
     }
 }
 
-/// What one caller is refused, a cache must not answer to the next (RFC 9111, section 5.2.2.5).
+/// A cache must not answer the next caller with this one's refusal (RFC 9111, section 5.2.2.5).
 pub(crate) const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 
 /// Of a body or a message in bytes: enough not to grow while it is written.

@@ -1,4 +1,4 @@
-//! What a key has used under one policy, by each quota that it was lately charged under.
+//! What a key has used under one policy, by each of its last few quotas: [`Counts`].
 
 use std::borrow::Cow;
 
@@ -7,17 +7,17 @@ use smallvec::SmallVec;
 use super::{Count, Made, State};
 use crate::{clock::Now, quota::Quota};
 
-/// How many quotas of a key are kept in mind.
+/// The most quotas of a key that are kept.
 const MOST: usize = 4;
 
 /// The states of a key, one for each quota ("plan") that it was lately charged under, the last one
 /// first. Nearly all keys have one.
 ///
-/// Each state counts *every* use of the key, by its own quota. So what is told under one plan stays
-/// true whatever else the key is charged under, and to switch to another plan and back is the same
-/// as to stay. A quota that is not among them begins with what the first says; where there are too
-/// many, the one that forgets soonest makes room. So callers that choose among many plans do not wash
-/// a long window clean by short ones.
+/// Each state counts *every* use of the key, by its own quota. So an answer under one plan stays true
+/// whatever else the key is charged under, and a switch to another plan and back changes nothing. A
+/// new quota begins with what the newest state has used. Where there are too many, the quota that
+/// remembers for the shortest time makes room: a caller that chooses its plan cannot wash a long
+/// window clean by short ones.
 #[derive(Clone, Debug)]
 pub(crate) struct Counts(SmallVec<[(Quota, State); 1]>);
 
@@ -46,7 +46,7 @@ impl Counts {
         self.0.iter().position(|(listed, _)| listed == quota)
     }
 
-    /// What is to be said under `quota`.
+    /// The state under `quota`.
     #[expect(clippy::indexing_slicing, reason = "there is a first, and a place that was found")]
     pub(crate) fn under(&self, quota: &Quota, now: Now) -> Cow<'_, State> {
         match self.place(quota) {
@@ -58,9 +58,9 @@ impl Counts {
         }
     }
 
-    /// Counts under `quota` as well from now on, if it does not yet, and no window that is ahead of
-    /// the clock; whether that has changed anything. What is told under a new quota holds only if
-    /// it is kept in mind, so a refusal does this too.
+    /// Counts under `quota` as well from now on, and moves windows that are ahead of the clock to now.
+    /// Returns whether that has changed anything. A refusal does this too: its answer under a new
+    /// quota stays true only if the quota is kept.
     #[expect(clippy::indexing_slicing, reason = "there is a first, and a place that was found")]
     pub(crate) fn adopt(&mut self, quota: &Quota, now: Now) -> bool {
         let mut changed = false;
@@ -95,7 +95,7 @@ impl Counts {
         place.map(|place| self.0.remove(place));
     }
 
-    /// Whether all of this says no more than nothing would: then it is forgotten as a whole.
+    /// Whether all units have come back under each quota: then the key may be forgotten.
     pub(crate) fn is_over(&self, now: Now) -> bool {
         self.iter().all(|(quota, state)| state.forgotten_in(quota, now) == 0)
     }
@@ -107,7 +107,7 @@ impl Counts {
         self.place(quota).expect("it is counted under what was adopted")
     }
 
-    /// The state of `quota`, which is the first from now on, and the others.
+    /// Makes the state of `quota` the newest, and returns it and the others.
     #[expect(clippy::indexing_slicing, reason = "there is a first, and a place that was found")]
     fn own(&mut self, quota: &Quota, now: Now) -> (&mut State, &mut [(Quota, State)]) {
         let place = self.adopted(quota, now);
@@ -116,7 +116,7 @@ impl Counts {
         (&mut first[0].1, others)
     }
 
-    /// Charges as [`Count::charge`] does, and the other quotas too.
+    /// Charges as [`Count::charge`] does, under `quota` and, where the charge fits, under the others.
     #[expect(clippy::indexing_slicing, reason = "there is a first, and a place that was found")]
     pub(crate) fn charge(
         &mut self,

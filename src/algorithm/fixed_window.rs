@@ -6,10 +6,10 @@ use crate::{
     quota::{NANOS_PER_SECOND, Quota},
 };
 
-/// How far ahead of the clock a window may begin and be of this clock all the same: a thread may have
-/// to wait between reading the clock and counting, while others have begun the next window. That
-/// takes milliseconds, and more where the processors have far more to do than they can. What begins
-/// later still is of a clock that was set back since.
+/// How far ahead of the clock a window may begin without the clock having been set back. A thread may
+/// be interrupted between reading the clock and counting, while others begin the next window. That
+/// takes milliseconds, and more on overloaded processors. A window that begins later still was begun
+/// before the clock was set back.
 const AHEAD: u64 = 2 * NANOS_PER_SECOND;
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -27,8 +27,8 @@ impl FixedWindow {
         if self.start < start {
             return Self { start, used: 0 };
         }
-        // Who read the clock just before the window began and comes after one that read it just
-        // after stays in the later window, or its quota would be granted twice.
+        // A thread may have read the clock just before the window began and count after another that
+        // read it later. It counts in the later window, or the quota would be granted twice.
         if !self.is_ahead(now) {
             return *self;
         }
@@ -36,8 +36,8 @@ impl FixedWindow {
         Self { start, used: self.used }
     }
 
-    /// Whether it is the window of a clock that was set back since. Then it is to be written anew
-    /// before anything is told: or else what was used would be used in each window until this one.
+    /// Whether the window was begun before the clock was set back. It must then be written anew before
+    /// any answer, or its uses would count in each window until this one.
     #[inline]
     pub(crate) fn is_ahead(&self, now: Now) -> bool {
         self.start > now.unix_nanos().saturating_add(AHEAD)

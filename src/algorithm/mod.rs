@@ -38,11 +38,11 @@ pub enum Algorithm {
     /// A bucket that holds the quota's burst and refills evenly over the window: the generic cell
     /// rate algorithm (ITU-T I.371), in exact arithmetic.
     TokenBucket,
-    /// Windows aligned to the wall clock, in UTC: an hour begins on the hour. All begin a whole
-    /// number of windows after 1970: those of 7 hours begin at another hour each day.
+    /// Windows aligned to the wall clock, in UTC: an hour begins on the hour. Each begins a whole
+    /// number of windows after 1970, so one of 7 hours begins at another hour each day.
     FixedWindow,
-    /// No more than the quota in any half-open interval of the window's length. A unit comes back when the
-    /// window has passed over it, at most 1/60 of the window late.
+    /// No more than the quota in any half-open interval of the window's length. A unit comes back when
+    /// the window has passed over it, at most 1/60 of the window late.
     SlidingWindow,
 }
 
@@ -136,23 +136,23 @@ impl State {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Made {
     pub(crate) at: Now,
-    /// Its units, all of them.
+    /// All units of the use.
     pub(crate) cost: u64,
-    /// What remained right after it, and the reset, where that is known.
+    /// The units that remained right after it, and the reset, where these are known.
     pub(crate) left: Option<(u64, u64)>,
 }
 
 /// What each algorithm says of the state of a key.
 pub(crate) trait Count {
-    /// How long until `cost` units fit; 0 when they fit now, as no units do in any case. A cost above the quota's capacity is
-    /// read as that many single units asked for one after another.
+    /// How long until `cost` units fit; 0 when they fit now, and always for a cost of 0. A cost above
+    /// the quota's capacity counts as that many single units, one after another.
     fn wait(&self, quota: &Quota, now: Now, cost: u64) -> u64;
 
-    /// Uses `cost` units, whether or not they fit. A bucket owes one more whole capacity at most.
+    /// Uses `cost` units, whether or not they fit. A bucket owes at most one capacity beyond empty.
     fn take(&mut self, quota: &Quota, now: Now, cost: u64);
 
-    /// Counts a use that was made under another quota: this one has not agreed to it, and never owes
-    /// anything for it.
+    /// Counts a use that was made under another quota. This quota has not admitted it, so it never
+    /// owes anything for it.
     fn take_elsewhere(&mut self, quota: &Quota, now: Now, cost: u64) {
         self.take(quota, now, cost);
     }
@@ -160,7 +160,7 @@ pub(crate) trait Count {
     /// Takes back `units` of a use, as far as they have not come back by themselves.
     fn give_back(&mut self, quota: &Quota, now: Now, units: u64, made: &Made);
 
-    /// The same of a use that was made under another quota.
+    /// Takes back `units` of a use that was made under another quota.
     fn give_back_elsewhere(&mut self, quota: &Quota, now: Now, units: u64, made: &Made) {
         self.give_back(quota, now, units, made);
     }
@@ -180,13 +180,13 @@ pub(crate) trait Count {
         charge_by_steps(self, quota, now, ahead, cost)
     }
 
-    /// What a state under the quota `before` says of `quota`: what was used stays used.
+    /// The state under `quota` of a key with this state under the quota `before`: what was used stays
+    /// used.
     fn under(&self, before: &Quota, quota: &Quota, now: Now) -> Self
     where
         Self: Sized;
 
-    /// Begins the window of now, where this one is ahead of a clock that was set back; whether it
-    /// was.
+    /// Moves a window that is ahead of a clock that was set back to now. Returns whether it was ahead.
     fn anchor(&mut self, _quota: &Quota, _now: Now) -> bool {
         false
     }
@@ -244,8 +244,8 @@ impl Count for State {
     }
 }
 
-/// How many units must be there for `cost` to fit behind those `ahead`: what costs nothing waits for
-/// nobody.
+/// How many units must be there for `cost` to fit behind those `ahead`. A cost of 0 waits for no other
+/// units.
 #[inline]
 pub(crate) fn wanted(ahead: u64, cost: u64) -> u64 {
     if cost == 0 { 0 } else { ahead.saturating_add(cost) }

@@ -85,8 +85,8 @@ impl TokenBucket {
         *self = Self::lacking(missing.min(most.max(before)), quota, now);
     }
 
-    /// Takes back `units` of a use, right after which so many parts were `missing`: at most what has
-    /// not come back of these.
+    /// Gives back `units` of a use right after which so many parts were `missing`, but no more than
+    /// have not come back of these.
     fn refill(&mut self, quota: &Quota, now: Now, units: u64, missing: u128, made: &Made) {
         let left = missing.saturating_sub(refilled(quota, now, made));
         let units = product(units, quota.parts_per_unit()).min(left);
@@ -117,13 +117,13 @@ impl TokenBucket {
 pub(crate) struct Missing(pub(crate) u128);
 
 impl Missing {
-    /// What was missing when this was told of it: of the unit that comes back next, less than one
-    /// nanosecond too much.
+    /// What was missing in a bucket that answered with `remaining` and `reset`. It is less than one
+    /// nanosecond's parts too much.
     #[expect(
         clippy::arithmetic_side_effects,
         reason = "the product of two numbers of 64 bits leaves room for one more in 128"
     )]
-    fn told(quota: &Quota, remaining: u64, reset: u64) -> Self {
+    fn answered(quota: &Quota, remaining: u64, reset: u64) -> Self {
         let Some(further) = quota.capacity().saturating_sub(remaining).checked_sub(1) else {
             return Self(0);
         };
@@ -142,8 +142,8 @@ impl Missing {
         if short == 0 { 0 } else { ceil_div(short, quota.parts_per_nano()) }
     }
 
-    /// The same for a bucket that keeps the moment at which it is full: what takes longer to come back
-    /// than can be counted would be forgotten, so it never fits.
+    /// The wait for a bucket that keeps the moment at which it is full. A use that takes longer to come
+    /// back than time can be counted would be forgotten, so it never fits.
     #[inline]
     fn wait_at(self, now: u64, quota: &Quota, cost: u64) -> u64 {
         let wait = self.wait(quota, cost);
@@ -195,17 +195,18 @@ impl Count for TokenBucket {
         charged.unwrap_or_else(|| self.charge_parts(quota, now, ahead, cost))
     }
 
-    /// A use comes back by itself when all has that was missing right after it. Where it is not known
-    /// how much that was, it was the use at least.
+    /// A use has come back once all that was missing right after it has. Where that is not known, it
+    /// was the use itself at least.
     fn give_back(&mut self, quota: &Quota, now: Now, units: u64, made: &Made) {
         let missing = match made.left {
-            Some((remaining, reset)) => Missing::told(quota, remaining, reset).0,
+            Some((remaining, reset)) => Missing::answered(quota, remaining, reset).0,
             None => product(made.cost, quota.parts_per_unit()),
         };
         self.refill(quota, now, units, missing, made);
     }
 
-    /// Where nothing may have been left at that time, the use was not counted, or in part.
+    /// A bucket that may have been empty at the time of the use counted it in part or not at all, and
+    /// gives nothing back.
     fn give_back_elsewhere(&mut self, quota: &Quota, now: Now, units: u64, made: &Made) {
         let missing = self.missing(quota, now.monotonic_nanos());
         if missing.saturating_add(refilled(quota, now, made)) < whole(quota) {
@@ -227,8 +228,8 @@ impl Count for TokenBucket {
         ceil_div(self.missing(quota, now.monotonic_nanos()), quota.parts_per_nano())
     }
 
-    /// What is missing stays missing, up to the whole bucket: as many units and the same fraction of
-    /// one, rounded up to a part.
+    /// As many units stay missing and the same fraction of one, rounded up to a part, up to the whole
+    /// bucket.
     #[expect(
         clippy::arithmetic_side_effects,
         reason = "the divisor is not 0, and what is left of a division is no more than 64 bits"

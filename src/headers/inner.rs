@@ -1,8 +1,7 @@
-//! What a layer further inside, or the handler, has written already.
+//! Quota headers that a layer further inside, or the handler, has already written.
 //!
-//! A response that passes several limits tells of the one that its caller feels first. A field with
-//! room for one policy keeps the numbers of which the smaller share is left; lists take the members
-//! of all.
+//! A response has the numbers of the limit that its caller meets first. A field of one policy keeps
+//! those with the smaller share left; a list takes the members of all layers.
 
 use std::cmp::{Ordering, Reverse};
 
@@ -20,13 +19,13 @@ pub(super) struct Numbers {
 }
 
 impl Numbers {
-    /// Whether its caller feels it before the other: it has the smaller share left, or takes longer
-    /// until more is.
+    /// Whether the caller meets this limit before the other: a smaller share is left, or it takes
+    /// longer until more is.
     #[expect(clippy::arithmetic_side_effects, reason = "128 bits hold the product of two 64")]
     pub(super) fn is_tighter_than(&self, other: &Self) -> bool {
         let scaled = |of: &Self, by: &Self| u128::from(of.remaining) * u128::from(by.limit);
         let share = scaled(self, other).cmp(&scaled(other, self));
-        // Of nothing there is no share.
+        // A limit of 0 has no share.
         let share = if self.limit == 0 || other.limit == 0 {
             self.remaining.cmp(&other.remaining)
         } else {
@@ -35,7 +34,7 @@ impl Numbers {
         share.then(Reverse(self.reset).cmp(&Reverse(other.reset))) == Ordering::Less
     }
 
-    /// Of three headers, of which the limit was taken out.
+    /// The numbers of a family of three headers, whose limit has been taken out of the map.
     pub(super) fn in_triple(
         headers: &HeaderMap,
         limit: &HeaderValue,
@@ -48,7 +47,7 @@ impl Numbers {
         })
     }
 
-    /// Of the field `RateLimit`, whichever generation it is of.
+    /// The numbers of the field `RateLimit`, a dictionary or a list.
     pub(super) fn in_field(headers: &HeaderMap) -> Option<Self> {
         match Members::of(headers, STRUCTURED) {
             Some(limits) => limits.tightest(&Members::of(headers, POLICY)?),
@@ -81,12 +80,12 @@ pub(super) struct Members(Vec<Member>);
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Member {
     text: String,
-    /// Of `text`: the name with its quotation marks.
+    /// The length of the name at the beginning of `text`, quotation marks included.
     name: usize,
 }
 
 impl Members {
-    /// `None` where the field is no such list.
+    /// The members of a field; `None` where it is no such list.
     fn of(headers: &HeaderMap, name: HeaderName) -> Option<Self> {
         let mut members = Vec::new();
         for line in headers.get_all(name) {
@@ -101,7 +100,7 @@ impl Members {
         Some(Self(members))
     }
 
-    /// Of policies whose limit is there as well.
+    /// The tightest numbers of those policies whose limit is in `policies`.
     fn tightest(&self, policies: &Self) -> Option<Numbers> {
         let numbers = self.0.iter().filter_map(|member| {
             let policy = policies.of_policy(member)?;
@@ -118,7 +117,7 @@ impl Members {
         self.0.iter().find(|own| own.is_of(member))
     }
 
-    /// Those of both, each policy once: as the others tell it, where they `win`.
+    /// The members of both, each policy once: the other's member where it `win`s.
     fn join(&self, others: &Self, win: impl Fn(&Member) -> bool) -> Self {
         let keeps = |own: &&Member| others.of_policy(own).is_none() || !win(own);
         let takes = |other: &&Member| self.of_policy(other).is_none() || win(other);
@@ -133,7 +132,7 @@ impl Members {
 }
 
 impl Member {
-    /// Whether both are of the same policy, and of the same partition of it.
+    /// Whether both are the same policy and the same partition of it.
     fn is_of(&self, other: &Self) -> bool {
         self.name() == other.name() && self.raw_parameter("pk") == other.raw_parameter("pk")
     }
@@ -180,7 +179,7 @@ fn read_line(line: &str, members: &mut Vec<Member>) -> Option<()> {
     }
 }
 
-/// How long the string is with which a text begins, quotation marks included.
+/// The length of the string at the beginning of a text, quotation marks included.
 fn string_length(text: &str) -> Option<usize> {
     let mut bytes = text.bytes().enumerate();
     bytes.next().filter(|(_, byte)| *byte == b'"')?;
@@ -194,9 +193,9 @@ fn string_length(text: &str) -> Option<usize> {
     None
 }
 
-/// Adds our lists to those that are there: `false` where these are none, and ours are to be all.
+/// Joins our lists to those in the headers; `false` where the headers have no such lists.
 ///
-/// A policy of which both tell stands with the fewer units, and with the quota that these are of.
+/// A policy in both keeps the member with the fewer units, and the quota beside it.
 pub(super) fn join_lists(
     headers: &mut HeaderMap,
     policies: &HeaderValue,

@@ -1,5 +1,5 @@
-//! Which requests reach which category and which key: settings of which it is certain that they are
-//! never used are errors.
+//! Which requests reach which category and which key: a setting that certainly is never used is an
+//! error.
 
 use http::Method;
 use ipnet::IpNet;
@@ -12,7 +12,8 @@ use crate::{
     policy::Policy,
 };
 
-/// Fails where an exemption leaves nothing, no request reaches a category, or none has a key.
+/// Fails where an exemption leaves no request, no request reaches a category, or no request of a
+/// policy's categories can have its key.
 pub(super) fn check(
     exempt: &[Matcher],
     every_request: &[Policy],
@@ -21,8 +22,8 @@ pub(super) fn check(
     if let Some(problem) = exempt.iter().find_map(exempts_all) {
         return Err(BuildError::new("an exemption", problem));
     }
-    for (place, category) in categories.iter().enumerate() {
-        let before = &categories[..place];
+    for (index, category) in categories.iter().enumerate() {
+        let before = &categories[..index];
         if let Some(problem) = problem_of(category, exempt, before) {
             return Err(BuildError::new(format!("category `{}`", category.name), problem));
         }
@@ -61,7 +62,7 @@ fn has_all_addresses(networks: &[IpNet]) -> bool {
     IpNet::aggregate(&networks).iter().any(|network| network.prefix_len() == 0)
 }
 
-/// Why requests do not reach a category that has those `before` it.
+/// Why no request reaches a category behind those `before` it.
 fn problem_of(category: &Category, exempt: &[Matcher], before: &[Category]) -> Option<String> {
     let Category { name, matchers, .. } = category;
     if name.is_empty() {
@@ -111,7 +112,7 @@ fn route(matcher: &Matcher) -> Option<(&str, &Pattern)> {
     }
 }
 
-/// Whether it is certain that any of `matchers` has each request that `matcher` has.
+/// Whether `matchers` certainly match each request that `matcher` matches.
 fn has_all_of(matchers: &[Matcher], matcher: &Matcher) -> bool {
     let Kind::Route { methods, pattern: Some(pattern), .. } = matcher.kind() else { return false };
     let has_all = |method: Option<&Method>| {
@@ -132,7 +133,7 @@ fn has_all_of(matchers: &[Matcher], matcher: &Matcher) -> bool {
     }
 }
 
-/// A path by which the policy finds a key, and that none of its categories may have.
+/// A path of the policy's key that none of its categories can have.
 fn path_of_no_category(policy: &Policy, categories: &[Category]) -> Option<String> {
     let own = categories
         .iter()
@@ -141,7 +142,7 @@ fn path_of_no_category(policy: &Policy, categories: &[Category]) -> Option<Strin
     let patterns = own.map(|matcher| route(matcher).map(|(_, pattern)| pattern));
     let patterns = patterns.collect::<Option<Vec<_>>>()?;
     let is_of_none = |path: &String| {
-        // What does not parse is another error.
+        // A path that does not parse is another error.
         let key = Pattern::parse(path);
         key.is_ok_and(|key| !patterns.iter().any(|pattern| pattern.overlaps(&key)))
     };

@@ -1,9 +1,9 @@
-//! Who asks most, however many ask: bounded counts of the heaviest keys.
+//! Bounded counts of the heaviest keys, however many keys there are: [`Tally`].
 //!
-//! The sums of a minute have room for so many; keys that are made up would fill it, and hide the
-//! one that asks most. So the heaviest keys of each minute are counted apart, by the algorithm of
-//! Misra and Gries ("Finding repeated elements", 1982): with [`MAX_KEYS`] counters, it never loses
-//! a key that makes more than one of `MAX_KEYS + 1` requests.
+//! The sums of a minute have a bounded number of keys. Made-up keys could fill it and hide the
+//! busiest key. So the heaviest keys of each minute are counted apart, by the algorithm of Misra and
+//! Gries ("Finding repeated elements", 1982): with [`MAX_KEYS`] counters, it never loses a key that
+//! makes more than one of `MAX_KEYS + 1` requests.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -34,12 +34,12 @@ struct Heaviest(HashMap<Fingerprint, Counter>);
 
 struct Counter {
     label: Arc<str>,
-    /// How often it was weighed, less as often as all were lightened.
+    /// How often the key was weighed, less how often all keys were lightened.
     weight: u64,
     counted: Counted,
 }
 
-/// What was counted of a key since it has a counter: no more than it has asked for.
+/// The requests of a key since it has a counter: never more than it has made.
 #[derive(Clone, Copy, Default)]
 struct Counted {
     requests: u64,

@@ -24,12 +24,12 @@ pub(super) struct Ledger {
     wide_keys: usize,
     /// The slot that is swept next; those of the wide table follow those of the narrow one.
     pub(super) cursor: usize,
-    /// What does not fit into a slot: large states, and those of several quotas.
+    /// Counts that do not fit into a slot: large states, and those of several quotas.
     pub(super) aside: Slab<Counts>,
-    /// What keys without room share, by policy.
+    /// The counts that keys without room share, by policy.
     pub(super) shared: HashMap<u64, Counts>,
-    /// The most that keys had used that were dropped to make room for another policy's: none of
-    /// them is to have more when it comes back, so new keys of that policy begin with this.
+    /// By policy, the most that a key had used that was dropped to make room for another policy's.
+    /// New keys of the policy begin with it, so that a dropped key that comes back gains nothing.
     pub(super) dropped: HashMap<u64, Counts>,
 }
 
@@ -47,7 +47,7 @@ pub(super) struct Room {
 pub(super) struct Needs {
     pub(super) narrow: isize,
     pub(super) wide: isize,
-    /// More, if its state is kept aside: a log, or a few of the others.
+    /// What a key takes beside its slot if its state is kept aside: a log, or a few other states.
     pub(super) aside: isize,
 }
 

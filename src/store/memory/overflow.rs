@@ -1,4 +1,4 @@
-//! Which policies had no room for new keys: counted, and told once each.
+//! Policies that had no room for new keys: counted, and each reported once.
 
 use std::{
     collections::HashMap,
@@ -18,7 +18,7 @@ pub(super) struct Overflow {
 
 #[derive(Default)]
 struct OfPolicy {
-    /// Empty where the limiter has not said it.
+    /// Empty where no limiter has announced it.
     name: String,
     charges: AtomicU64,
     is_reported: AtomicBool,

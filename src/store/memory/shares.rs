@@ -1,11 +1,10 @@
-//! What each policy has of a segment's room, so that a flood under one leaves the others theirs.
+//! Each policy's share of a segment's room: a flood under one policy leaves the others theirs.
 
-/// The policies that have keys in a segment. Only who has the segment's lock counts here, as keys
-/// come and go.
+/// The policies that have keys in a segment. It changes only under the segment's lock.
 pub(super) struct Shares {
     /// All the room of the segment.
     all: isize,
-    /// A few, in any order: each with the room that its keys take.
+    /// The room that the keys of each policy take; a few policies, in any order.
     taken: Vec<(u64, isize)>,
 }
 
@@ -14,14 +13,14 @@ impl Shares {
         Self { all, taken: Vec::new() }
     }
 
-    /// The keys of a policy take so much more, or less.
+    /// The keys of a policy take `more` room, or less where it is negative.
     pub(super) fn take(&mut self, policy: u64, more: isize) {
         match self.taken.iter().position(|(known, _)| *known == policy) {
-            Some(place) => {
-                let taken = &mut self.taken[place].1;
+            Some(index) => {
+                let taken = &mut self.taken[index].1;
                 *taken += more;
                 if *taken <= 0 {
-                    self.taken.swap_remove(place);
+                    self.taken.swap_remove(index);
                 }
             }
             None if more > 0 => self.taken.push((policy, more)),
@@ -33,13 +32,13 @@ impl Shares {
         self.taken.iter().find(|(known, _)| *known == policy).map(|(_, taken)| *taken)
     }
 
-    /// What each may take while `newcomer` wants some: as much as any other.
+    /// The room that each policy may take while `newcomer` wants some: equal shares.
     pub(super) fn share(&self, newcomer: u64) -> isize {
         let policies = self.taken.len() + usize::from(self.taken_by(newcomer).is_none());
         self.all / policies.max(1) as isize
     }
 
-    /// Whether a policy with so much more still has no more than `share`.
+    /// Whether a policy that takes `more` stays within `share`.
     pub(super) fn has_within(&self, share: isize, policy: u64, more: isize) -> bool {
         self.taken_by(policy).unwrap_or(0) + more <= share
     }

@@ -1,4 +1,4 @@
-//! What the limiters of one store have announced.
+//! The policies that limiters of one store have announced: [`Announced`].
 
 use std::sync::{
     Arc, Mutex, PoisonError, Weak,
@@ -11,7 +11,7 @@ use crate::store::Announcement;
 
 type Policies = [Announcement];
 
-/// Those of the limiters that live.
+/// The policies of the limiters that are alive.
 #[derive(Debug)]
 pub(super) struct Announced {
     prefix: String,
@@ -25,7 +25,7 @@ impl Announced {
         Self { prefix: prefix.to_owned(), all: Mutex::default(), is_news: AtomicBool::new(false) }
     }
 
-    /// Those of a limiter, for as long as it keeps them.
+    /// Adds the policies of a limiter, for as long as it keeps them.
     pub(super) fn add(&self, policies: &Arc<Policies>) {
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         all.retain(|others| others.strong_count() > 0);
@@ -48,7 +48,7 @@ impl Announced {
         self.is_news.load(Relaxed)
     }
 
-    /// What the server does not know yet.
+    /// The policies that the server does not know yet.
     pub(super) fn take(&self) -> Vec<Arc<Policies>> {
         if !self.is_news.swap(false, Relaxed) {
             return Vec::new();
@@ -57,7 +57,7 @@ impl Announced {
         all.iter().filter_map(Weak::upgrade).collect()
     }
 
-    /// What an announcement is called in Redis: beside the probe's key, and like no count.
+    /// The Redis key of an announcement: in the slot of the probe's key, and unlike any count's.
     pub(super) fn key(&self, announcement: &Announcement) -> String {
         let [tag, policy] =
             [0, announcement.policy].map(|number| URL_SAFE_NO_PAD.encode(number.to_be_bytes()));

@@ -1,4 +1,4 @@
-//! What a store needs, and what is wrong with it: [`RedisStoreBuilder`].
+//! The settings of a store, and their mistakes: [`RedisStoreBuilder`].
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -78,9 +78,9 @@ impl RedisStoreBuilder {
 
     /// What the names of all keys begin with. Default: `tower-quota`.
     ///
-    /// A policy is its name and its algorithm: services with the same prefix and secret count the
-    /// policies that have the same together. Those that are not meant to need a prefix each. Where
-    /// two meet whose quota or keys differ, the warning [`policy_differs`](crate::warning) is given.
+    /// Services with the same prefix and secret count policies with the same name and algorithm
+    /// together. Services that must not need a prefix each. Where two such policies differ in their
+    /// quota or keys, the warning [`policy_differs`](crate::warning#policy_differs) is given.
     pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
         self.prefix = prefix.into();
         self
@@ -100,33 +100,46 @@ impl RedisStoreBuilder {
         self
     }
 
-    /// How long servers may take for a decision, whatever that needs. Default: 50 ms.
+    /// How long servers may take for a decision, however many commands it needs. Default: 50 ms.
     pub fn decision_timeout(mut self, time: Duration) -> Self {
         self.timeouts.decision = time;
         self
     }
 
-    /// How long a request may wait for its turn while 256 others are on their way to the server, or
-    /// 64 to a 64th of a cluster. Default: 1 s.
+    /// How long a request may wait for its turn while 256 commands are on their way to the server, or
+    /// 64 to each 64th of a cluster's slots. Default: 1 s.
     ///
-    /// That is our own queue, and not the server's failure: requests wait in it in their order, as
-    /// long as the server answers any of them. One that has waited for so long is decided as
-    /// [`Policy::on_store_failure`](crate::Policy::on_store_failure) says, and the warning
-    /// [`redis_queue`](crate::warning) is given once. A request waits at most for this and for
-    /// [`decision_timeout`](Self::decision_timeout) together, and for whatever time this process has
-    /// no time for it at all.
+    /// This is a queue of this process, and no failure of the server: requests wait in the order in
+    /// which they came, as long as the server answers any of them. A request that has waited for so
+    /// long is decided as [`Policy::on_store_failure`](crate::Policy::on_store_failure) says, and the
+    /// warning [`redis_queue`](crate::warning#redis_queue) is given once. A request waits for this and
+    /// [`decision_timeout`](Self::decision_timeout) together at most, and longer only while this
+    /// process does not run.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use tower_quota::store::RedisStore;
+    ///
+    /// // At once or not at all: a crowd is decided by `on_store_failure` instead of waiting.
+    /// let store = RedisStore::builder("redis://127.0.0.1/")
+    ///     .secret(7)
+    ///     .queue_timeout(Duration::from_millis(5))
+    ///     .build()?;
+    /// # let _ = store;
+    /// # Ok::<(), tower_quota::BuildError>(())
+    /// ```
     pub fn queue_timeout(mut self, time: Duration) -> Self {
         self.timeouts.queue = time;
         self
     }
 
-    /// For how many keys a refusal is remembered, so that whoever floods while refused costs the
-    /// server next to nothing: a key takes another command when its refusal ends, and a few more at
-    /// most where requests cost different numbers of units. Default: 100,000, about 15 MB, or
-    /// 25 MB where costs differ; 0 remembers none.
+    /// The number of keys whose refusal is remembered, so that a refused flood costs the server next to
+    /// nothing: a key takes another command when its refusal ends, and a few more at most where
+    /// requests cost different numbers of units. Default: 100,000, about 15 MB, or 25 MB where costs
+    /// differ; 0 remembers none.
     ///
-    /// A refusal holds for the key, the policy and the quota that it was made under, and for all
-    /// requests that cost as much or more.
+    /// A refusal holds for its key, policy and quota, and for all requests that cost as much or more.
     ///
     /// It is remembered until it ends, but for 10 seconds at most: when another replica resets the
     /// key, this one knows by then. What this one resets or gives back it knows at once, and so it
@@ -197,7 +210,7 @@ impl Address {
                 }
                 let cluster = ClusterClientBuilder::new(urls)
                     .connection_timeout(timeouts.connect)
-                    // We count the time ourselves, from when a command has its turn.
+                    // `Patience` counts the time, from when a command has its turn.
                     .response_timeout(timeouts.response.saturating_mul(4))
                     // It would also repeat what may have been done.
                     .retries(0);

@@ -28,9 +28,9 @@ use crate::{
     warning::{Code, warn},
 };
 
-/// After so many errors, without an answer between them, a server counts as down.
+/// A server counts as down after this many errors without an answer between them.
 const FAILURES: u32 = 3;
-/// How long is waited for a server.
+/// How long requests wait for a server.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Timeouts {
     pub(super) connect: Duration,
@@ -55,7 +55,7 @@ enum State {
     /// For the first time: requests wait for it.
     Opening,
     Open(Arc<Opened>),
-    /// It is being opened again, and nobody waits for it.
+    /// It is being opened again, and no request waits for it.
     Down(Cause),
 }
 
@@ -94,11 +94,11 @@ impl Link {
             return Err(StoreError::new("a Redis server is down"));
         }
         patience.asks();
-        let heard = part.heard.load(Relaxed);
+        let answered = part.answered.load(Relaxed);
         let answer = patience.wait(self.timeouts.response, opened.connection.run(request)).await;
         let failure = match answer {
             Some(Ok(answer)) => {
-                part.heard.fetch_add(1, Relaxed);
+                part.answered.fetch_add(1, Relaxed);
                 part.failures.store(0, Relaxed);
                 if self.announced.is_news() {
                     self.announce(opened);
@@ -107,7 +107,7 @@ impl Link {
             }
             Some(Err(failure)) if !failure.is_timeout => failure,
             Some(Err(_)) | None => {
-                self.doubt(&opened, request, heard);
+                self.doubt(&opened, request, answered);
                 return Err(not_in_time());
             }
         };
@@ -117,7 +117,7 @@ impl Link {
         if cause == Cause::ConnectionLost {
             self.take_down(&opened, request, cause, &error);
         } else {
-            part.heard.fetch_add(1, Relaxed);
+            part.answered.fetch_add(1, Relaxed);
             if failures >= FAILURES {
                 self.take_down(&opened, request, cause, &error);
             }
@@ -163,7 +163,7 @@ impl Link {
         }
     }
 
-    /// What the limiters of this store count.
+    /// The policies that limiters of this store have announced.
     pub(super) fn announced(&self) -> &Announced {
         &self.announced
     }
@@ -186,16 +186,16 @@ impl Link {
         });
     }
 
-    /// A server has not answered in time. That may be for one command only: before it counts as
-    /// down, it gets a question in the background. If it has answered no one since, those who wait
-    /// for their turn give up at once: all of them together wait once.
+    /// A server has not answered in time. One command alone may be slow, so the server gets a question
+    /// in the background before it counts as down. If it has answered no other command since, requests
+    /// that wait for their turn give up at once, so that none of them waits for a time-out of its own.
     #[cold]
-    fn doubt(self: &Arc<Self>, opened: &Arc<Opened>, request: &Request, heard: u64) {
+    fn doubt(self: &Arc<Self>, opened: &Arc<Opened>, request: &Request, answered: u64) {
         let part = opened.part(|| request.slot());
         if part.is_doubted.swap(true, Relaxed) {
             return;
         }
-        if part.heard.load(Relaxed) == heard {
+        if part.answered.load(Relaxed) == answered {
             part.turns.give_up();
         }
         tokio::spawn(ask_again(Arc::clone(self), Arc::clone(opened), request.shard()));
@@ -312,7 +312,7 @@ async fn warn_if_evicting(connection: Connection, within: Duration) {
     }
 }
 
-/// Takes a server down if it does not answer even the least of questions.
+/// Takes a server down if it does not answer a probe either.
 async fn ask_again(link: Arc<Link>, opened: Arc<Opened>, shard: u64) {
     let probe = (link.probe)(shard);
     let answer = link.answers(&opened.connection, &probe).await;

@@ -41,31 +41,31 @@ use crate::clock::Now;
 /// While the server is slow or down, no decision waits longer for it than
 /// [`decision_timeout`](RedisStoreBuilder::decision_timeout), and
 /// [`Policy::on_store_failure`](crate::Policy::on_store_failure) says what is decided. A server that
-/// has not answered in time gets one more question, in the background; if it does not answer that
-/// either, or after three errors in a row, requests do without it, which costs them nothing, until
-/// it is seen to work in the background. With the feature `tracing` both changes are logged.
-/// It need not be there when this replica starts.
+/// has not answered in time gets one more question, in the background. If it does not answer that
+/// either, or after three errors in a row or a lost connection, requests do without it, which costs
+/// them nothing, until it is seen to work in the background. With the feature `tracing` both changes
+/// are logged. The server need not be there when this replica starts.
 ///
 /// A crowd of our own is no failure of the server: 256 commands are on their way to it at once, and
 /// other requests wait for their turn, for
-/// [`queue_timeout`](RedisStoreBuilder::queue_timeout) at most. Its time counts from when a command
-/// has its turn, and only while this process itself runs.
+/// [`queue_timeout`](RedisStoreBuilder::queue_timeout) at most. The server's time counts from when a
+/// command has its turn, and only while this process itself runs.
 ///
 /// What a server has counted though its answer came too late stays counted; so do units that were
 /// to be given back while it was down. Never is more admitted for that.
 ///
-/// Keys in Redis are fingerprints, and each has a time to live. A policy is its name and its
-/// algorithm, whatever its quota, which may change at any time, in a rolling release as well:
-/// services that are not meant to count together need a [`prefix`](RedisStoreBuilder::prefix) each.
-/// For each policy, its quota and its kinds of key are kept in words, so that limiters which differ
-/// can be warned of.
+/// Keys in Redis are fingerprints, and each has a time to live. Policies with the same name and
+/// algorithm count together, whatever their quotas: a quota may change at any time, in a rolling
+/// release as well. Services that must not count together need a
+/// [`prefix`](RedisStoreBuilder::prefix) each. The quota and the kinds of key of each policy are kept
+/// in words, so that the warning [`policy_differs`](crate::warning#policy_differs) can be given.
 ///
-/// A release that writes counts in another format counts anew: it neither reads nor overwrites what
-/// others have. What cannot be read where a count should be is a key that has used all it may, until
-/// that has come back: something was used, and it is not known how much.
+/// A release that writes counts in another format counts anew: it neither reads nor overwrites the
+/// counts of others. A count that cannot be read means a key that has used its whole quota, until that
+/// has come back: something was used, and it is not known how much.
 ///
-/// It takes Redis 6.2, Valkey 7.2 or later; it was tried with Redis 7.0. A user of its own may do no
-/// more than this:
+/// It takes Redis 6.2, Valkey 7.2 or later; it was tried with Redis 7.0. A Redis user of its own needs
+/// no more than this:
 /// ```text
 /// ACL SETUSER quota on >password ~tower-quota:* +evalsha +eval +time +hmget +hset +hdel +hlen +pexpire +del +select +info +set +cluster|slots +ping +asking
 /// ```

@@ -1,4 +1,4 @@
-//! What is open: a connection, and which servers behind it work.
+//! An open connection, and which servers behind it work: [`Opened`].
 
 use std::sync::{
     Mutex, MutexGuard, PoisonError,
@@ -7,28 +7,29 @@ use std::sync::{
 
 use super::{connection::Connection, pauses::Pauses, turns::Turns};
 
-/// So many commands are on their way to one server at once, and to a part of a cluster: enough to
-/// keep it busy, and few enough that the last is answered long before its time is over.
+/// The most commands on their way to one server at once: enough to keep it busy, and few enough that
+/// the last is answered long before its time is over.
 pub(super) const AT_ONCE: usize = 256;
+/// The same for a part of a cluster.
 const AT_ONCE_IN_PART: usize = 64;
-/// A cluster's slots fall into so many parts, each of which is down or not: a server has some of
-/// them.
+/// The number of parts of a cluster's slots. Each part is down or not; a server has some of them.
 const PARTS: usize = 64;
 const SLOTS: usize = 16_384;
+
 pub(super) struct Opened {
     pub(super) connection: Connection,
-    /// Of a cluster; or all is one.
+    /// The parts of a cluster, or one for a single server.
     parts: Box<[Part]>,
 }
 
 /// The servers of some slots.
 pub(super) struct Part {
     pub(super) turns: Turns,
-    /// Whatever it has said.
-    pub(super) heard: AtomicU64,
+    /// How often it has answered, errors included.
+    pub(super) answered: AtomicU64,
     /// Errors without an answer between them.
     pub(super) failures: AtomicU32,
-    /// A question is on its way that shows whether it is there.
+    /// A probe is on its way that shows whether the server still answers.
     pub(super) is_doubted: AtomicBool,
     pub(super) is_down: AtomicBool,
     pauses: Mutex<Pauses>,
@@ -38,7 +39,7 @@ impl Part {
     fn new(at_once: usize) -> Self {
         Self {
             turns: Turns::new(at_once),
-            heard: AtomicU64::new(0),
+            answered: AtomicU64::new(0),
             failures: AtomicU32::new(0),
             is_doubted: AtomicBool::new(false),
             is_down: AtomicBool::new(false),

@@ -1,5 +1,5 @@
-//! How long is waited for a server. Time in which this process itself did not run is not counted: an
-//! answer may have come meanwhile, that it had no time to read.
+//! The time that is left to wait for a server: [`Patience`]. Time in which this process did not run
+//! does not count: an answer may have come that it had no time to read.
 
 use std::{
     future::Future,
@@ -13,10 +13,10 @@ use std::{
 
 use tokio::time::{Instant, timeout};
 
-/// A wait is cut into so many, each of which counts as its length however long it took. Between two
-/// of them, whatever else runs here has its turn: as what reads the answers.
+/// A wait is cut into this many slices, each of which counts as its length however long it took.
+/// Between two slices other tasks run, such as the one that reads the answers.
 const SLICES: u32 = 4;
-/// Timers are no finer.
+/// The resolution of timers.
 const SHORTEST: Duration = Duration::from_millis(1);
 
 /// What is left of the time for one decision.
@@ -32,12 +32,12 @@ impl Patience {
         Self { left: time, began: Instant::now(), has_asked: Arc::default() }
     }
 
-    /// Says elsewhere as well whether a command was sent.
+    /// Sets this flag when a command is sent.
     pub(super) fn telling(self, has_asked: Arc<AtomicBool>) -> Self {
         Self { has_asked, ..self }
     }
 
-    /// From here on, a server may have done something.
+    /// A command is sent: from here on, a server may have charged something.
     pub(super) fn asks(&self) {
         self.has_asked.store(true, Relaxed);
     }
@@ -51,7 +51,7 @@ impl Patience {
         self.began
     }
 
-    /// Waits for an answer, but for no longer than `at_most`, and than there is time left.
+    /// Waits for an answer, for `at_most` and for the time that is left.
     pub(super) async fn wait<T>(
         &mut self,
         at_most: Duration,

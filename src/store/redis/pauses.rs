@@ -1,14 +1,14 @@
-//! How long a server that fails is left alone between two attempts.
+//! The pauses between two attempts to use a server that fails: [`Pauses`].
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Between two attempts to reach a server that is down.
+/// The first pause between two attempts.
 const FIRST_PAUSE: Duration = Duration::from_millis(25);
 const LONGEST_PAUSE: Duration = Duration::from_millis(400);
-/// One that answers and fails again before this is left alone for longer: probes succeed where
-/// requests do not, as when there is little memory left.
+/// A server that fails again within this time after it has worked gets a longer pause: a probe may
+/// succeed where requests do not, as when little memory is left.
 const STEADY: Duration = Duration::from_secs(1);
 
 /// Why something is down.
@@ -18,7 +18,7 @@ pub(super) enum Cause {
     ConnectionLost,
 }
 
-/// Longer and longer ones, until it has worked for a while.
+/// Pauses that grow until the server has worked for a while.
 pub(super) struct Pauses {
     next: Duration,
     works_since: Option<Instant>,
@@ -41,12 +41,12 @@ impl Pauses {
         self.works_since = Some(Instant::now());
     }
 
-    /// The first after it has worked.
+    /// The first pause after the server has worked.
     pub(super) fn again(&mut self, cause: Cause) -> Duration {
         let worked = self.works_since.map_or(Duration::MAX, |since| since.elapsed());
         let steady = match cause {
             Cause::Failures => STEADY,
-            // That says less about the server.
+            // A lost connection says less about the server.
             Cause::ConnectionLost => FIRST_PAUSE,
         };
         if worked >= steady || cause == Cause::ConnectionLost {

@@ -1,5 +1,6 @@
-//! So many commands are on their way to a server at once, and no more. Whoever comes then waits for a
-//! turn, in the order of coming: a crowd of our own is not the server's slowness.
+//! Turns to send a command: a bounded number of commands is on its way to a server at once, and other
+//! requests wait in the order in which they came. So a crowd of our own does not look like a slow
+//! server.
 
 use std::{
     mem,
@@ -24,9 +25,9 @@ pub(super) struct Turns {
 /// Why there was no turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum NoTurn {
-    /// The server answers no one.
+    /// The server does not answer.
     GivenUp,
-    /// Others took too long.
+    /// The request has waited too long.
     TooLate,
 }
 
@@ -44,7 +45,7 @@ impl Turns {
         }
     }
 
-    /// All who wait now give up. Those who come later have turns, whatever is still on its way.
+    /// Makes all that wait now give up. Later requests have turns, whatever is still on its way.
     pub(super) fn give_up(&self) {
         let fresh = Arc::new(Semaphore::new(self.at_once));
         mem::replace(&mut *self.gate(), fresh).close();

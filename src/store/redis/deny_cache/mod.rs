@@ -1,5 +1,5 @@
-//! Refusals that are remembered until they end: whoever floods while refused costs the server
-//! next to nothing. A refusal of some units is one of all that are more.
+//! Refusals that are remembered until they end: a refused flood costs the server next to nothing. A
+//! refusal of some units refuses more units as well.
 
 #[cfg(test)]
 mod tests;
@@ -24,7 +24,7 @@ use crate::{
 };
 
 const SEGMENTS: usize = 64;
-/// Of one key: more units are refused for longer.
+/// The most refusals of one key: more units are refused for longer.
 const REFUSALS: usize = 4;
 
 /// Refusals, by the monotonic clock of this process.
@@ -50,9 +50,9 @@ struct Segment {
 /// A key that is refused.
 #[derive(Debug)]
 struct Denied {
-    /// Under another, all may be otherwise.
+    /// The refusals hold under this quota only.
     quota: Quota,
-    /// By growing units.
+    /// In the order of their units.
     refusals: SmallVec<[Refusal; 1]>,
     remaining: u64,
     resets_at: u64,
@@ -60,13 +60,12 @@ struct Denied {
     at: (Now, u64),
 }
 
-/// Nothing comes back until it ends, so that more units are refused as long at least.
+/// A refusal of some units. None come back until it ends, so more units are refused as long at least.
 #[derive(Clone, Copy, Debug)]
 struct Refusal {
-    /// With those ahead.
+    /// The units of the charge and those ahead of it.
     units: u64,
-    /// The refusal was decided between asking and hearing of it, and ends so much later: not before
-    /// the first of these, and not after the second.
+    /// The earliest and the latest end: the server decided between the command and its answer.
     ends: (u64, u64),
 }
 
