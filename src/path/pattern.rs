@@ -431,6 +431,8 @@ mod tests {
             ("/v1//a/b", Param::Ambiguous),
             ("/v1/fake/../real/x", Param::Ambiguous),
             ("/v1/fake%2F..%2Freal/x", Param::Ambiguous),
+            ("/v1/a%2F/b", Param::Ambiguous),
+            ("/v1/%2Fa/b", Param::Ambiguous),
             ("/v2/a/b", Param::Missing),
             ("/v2//a/b", Param::Missing),
             ("*", Param::Missing),

@@ -122,7 +122,10 @@ impl Odd {
         let has = |found: fn(&Segment) -> bool| as_sent.iter().any(found);
         let has_backslash = path.contains('\\');
         odd.has_encoded_slash = has(|segment| segment.contains(&b'/'));
-        odd.has_loose_segments = has_backslash || has(Vec::is_empty) || has(is_dots);
+        // An encoded slash at an end of its segment may be merged with the one beside it.
+        let has_slash_at_end = has(|segment| segment.starts_with(b"/") || segment.ends_with(b"/"));
+        odd.has_loose_segments =
+            has_backslash || has_slash_at_end || has(Vec::is_empty) || has(is_dots);
         let encoded_dots = odd.has_encoded_slash && has_dots(&split(&decode(path.as_bytes())));
         odd.has_loose_segments |= encoded_dots;
         odd.readings.push(as_sent);
@@ -250,6 +253,9 @@ mod tests {
             assert!(SentPath::new(path).is_ambiguous(), "{path}");
         }
         assert!(!SentPath::new("/a%2Fb").is_loose());
+        for path in ["/a%2F", "/%2Fa", "/a%2F/b", "/a/%2f/b"] {
+            assert!(SentPath::new(path).is_loose(), "{path}");
+        }
         assert!(SentPath::new("/a%2F..%2Fb").is_loose());
     }
 
