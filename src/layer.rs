@@ -27,6 +27,9 @@ const EXAMPLE_ID: &str = "req_example";
 /// The inner service is called only for requests that pass. The others are answered with a typed
 /// rejection, as a response: the service's error type stays what it is.
 ///
+/// Add it with axum's `Router::layer`. `route_layer` leaves out what no route matches, and with it the
+/// fallbacks of nested routers.
+///
 /// ```
 /// use axum::{Router, routing::get};
 /// use tower_quota::{Limiter, Policy, Quota, RateLimitLayer, key::ClientIp};
