@@ -1,4 +1,5 @@
-//! What fuzz targets drive that is not public otherwise. It is there only under `cfg(fuzzing)`.
+//! What fuzz targets drive that is not public otherwise: only under `cfg(fuzzing)`, and in tests, which
+//! run what fuzzing has found.
 
 #[cfg(feature = "redis")]
 use crate::store::{Answer, Charge, Correction, StoreError};

@@ -208,6 +208,10 @@
     allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::unreachable)
 )]
 
+// The fuzz targets, which tests run as well, name the crate.
+#[cfg(test)]
+extern crate self as tower_quota;
+
 mod algorithm;
 mod body;
 mod category;
@@ -217,7 +221,7 @@ pub mod describe;
 mod error;
 mod first_requests;
 mod future;
-#[cfg(fuzzing)]
+#[cfg(any(fuzzing, test))]
 #[doc(hidden)]
 pub mod fuzzing;
 mod headers;

@@ -22,7 +22,7 @@ use std::{
 
 use smallvec::SmallVec;
 
-#[cfg(all(fuzzing, feature = "redis"))]
+#[cfg(all(any(fuzzing, test), feature = "redis"))]
 pub(crate) use self::redis::read_any_reply;
 #[cfg(feature = "redis")]
 pub use self::redis::{RedisStore, RedisStoreBuilder};

@@ -21,7 +21,7 @@ use smallvec::SmallVec;
 use tokio::{runtime::Handle, time::Instant};
 
 pub use self::builder::RedisStoreBuilder;
-#[cfg(fuzzing)]
+#[cfg(any(fuzzing, test))]
 pub(crate) use self::wire::read_any as read_any_reply;
 use self::{
     deny_cache::DenyCache, in_flight::InFlight, leases::Leases, leasing::Moment, link::Link,

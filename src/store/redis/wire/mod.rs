@@ -194,7 +194,7 @@ pub(super) async fn run(
 }
 
 /// What is understood when a server answers these with any bytes; it panics where that cannot be true.
-#[cfg(fuzzing)]
+#[cfg(any(fuzzing, test))]
 pub(crate) fn read_any(
     corrections: &[Correction],
     charges: &[Charge],

@@ -9,6 +9,9 @@ use proptest::{
 
 use super::*;
 
+#[path = "../../../../../tests/fuzz/targets/replies.rs"]
+mod replies;
+
 const HOUR: Quota = Quota::per_hour(10);
 
 impl Sent {
@@ -215,4 +218,15 @@ fn whatever_is_written_the_script_answers() {
         Ok(())
     });
     result.unwrap_or_else(|error| panic!("{error}"));
+}
+
+#[test]
+fn what_fuzzing_has_found_stays_an_answer_or_an_error() {
+    let found = include_str!("../../../../../tests/fuzz/corpus/replies.hex");
+    assert!(found.lines().count() > 50);
+    for line in found.lines() {
+        let bytes = (0..line.len()).step_by(2);
+        let bytes = bytes.map(|at| u8::from_str_radix(&line[at..at + 2], 16).unwrap());
+        replies::replies(&bytes.collect::<Vec<_>>());
+    }
 }
