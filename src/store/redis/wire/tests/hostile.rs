@@ -9,6 +9,7 @@ use proptest::{
 
 use super::*;
 
+#[expect(unreachable_pub, reason = "a fuzz target is for other crates")]
 #[path = "../../../../../tests/fuzz/targets/replies.rs"]
 mod replies;
 
