@@ -52,8 +52,11 @@ impl Counts {
         match self.place(quota) {
             Some(place) => Cow::Borrowed(&self.0[place].1),
             None => {
-                let (before, first) = &self.0[0];
-                Cow::Owned(first.under(before, quota, now))
+                let under = |(before, state): &(Quota, State)| state.under(before, quota, now);
+                let first = under(&self.0[0]);
+                // Where one has to go, the first may be a bucket that was too small to count all.
+                let others = if self.len() < MOST { &[] } else { &self.0[1..] };
+                Cow::Owned(others.iter().map(under).fold(first, State::or_emptier))
             }
         }
     }
@@ -84,12 +87,12 @@ impl Counts {
     }
 
     /// Forgets a quota that is over, or else the one that remembers for the shortest time; of several,
-    /// the one that was used longest ago.
+    /// the smallest, and of these the one that was used longest ago.
     #[expect(clippy::indexing_slicing, reason = "each place is below the length")]
     fn drop_one(&mut self, now: Now) {
         let remembers = |(quota, state): &(Quota, State)| match state.forgotten_in(quota, now) {
-            0 => 0,
-            _ => state.algorithm().longest(quota),
+            0 => (0, 0),
+            _ => (state.algorithm().longest(quota), state.algorithm().capacity(quota)),
         };
         let place = (0..self.len()).rev().min_by_key(|place| remembers(&self.0[*place]));
         place.map(|place| self.0.remove(place));

@@ -123,6 +123,14 @@ impl State {
         }
     }
 
+    /// Of two buckets under the same quota, the one of which more is missing; of windows, this one.
+    fn or_emptier(self, other: Self) -> Self {
+        match (&self, &other) {
+            (Self::TokenBucket(this), Self::TokenBucket(that)) if that.is_emptier(this) => other,
+            _ => self,
+        }
+    }
+
     pub(crate) const fn algorithm(&self) -> Algorithm {
         match self {
             Self::TokenBucket(_) => Algorithm::TokenBucket,

@@ -64,6 +64,11 @@ impl TokenBucket {
         (wait, missing.remaining(quota), missing.reset(quota))
     }
 
+    /// Whether more is missing than in another bucket of the same quota.
+    pub(super) fn is_emptier(&self, than: &Self) -> bool {
+        (self.full_at, self.parts) > (than.full_at, than.parts)
+    }
+
     /// What is missing at `now`, in the quota's parts.
     #[inline]
     #[expect(

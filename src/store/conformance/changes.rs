@@ -12,6 +12,7 @@ pub(super) async fn all(store: &dyn Store) {
         to_switch_away_and_back_is_to_stay
         a_smaller_bucket_is_empty_no_longer_than_it_takes_to_fill
         many_plans_in_turn_wash_none_of_them_clean
+        larger_plans_in_turn_pass_no_more_than_the_largest
         failures_pass_the_burst_and_no_more_however_slow_successes_are
         a_use_comes_back_under_each_plan_that_has_counted_it
         what_an_empty_bucket_has_not_counted_does_not_come_back_to_it
@@ -184,6 +185,15 @@ async fn many_plans_in_turn_wash_none_of_them_clean(subject: &Subject<'_>) {
             }
             assert_eq!(subject.ask(long).await.1, 0, "{algorithm:?}");
         }
+    }
+}
+
+async fn larger_plans_in_turn_pass_no_more_than_the_largest(subject: &Subject<'_>) {
+    for algorithm in ALGORITHMS {
+        let plans =
+            [10, 11, 12, 13, 14].map(|units| subject.one(1, algorithm, Quota::per_day(units)));
+        // In these 5,000 seconds, the largest gets back less than a unit.
+        assert!(subject.pass_of(&plans, 500, 10 * SECOND).await <= 15, "{algorithm:?}");
     }
 }
 

@@ -136,6 +136,13 @@ impl Plan {
         }
     }
 
+    fn capacity(&self) -> u64 {
+        match &self.counted {
+            Counted::Bucket(..) => self.quota.capacity(),
+            Counted::Fixed(_) | Counted::Sliding(_) => self.quota.units(),
+        }
+    }
+
     /// As it is under another quota.
     fn under(&self, quota: &Quota, now: Now) -> Self {
         let counted = match &self.counted {
@@ -291,9 +298,19 @@ fn adopt(plans: &mut Vec<Plan>, charge: &Charge, now: Now) {
         *plans = vec![Plan::new(charge)];
     }
     if plans.iter().all(|plan| plan.quota != charge.quota) {
-        let own = plans[0].under(&charge.quota, now);
+        let mut own = plans[0].under(&charge.quota, now);
         if plans.len() == 4 {
-            let remembers = |plan: &Plan| if plan.is_over(now) { 0 } else { plan.longest() };
+            for other in plans[1..].iter().map(|plan| plan.under(&charge.quota, now)) {
+                if let Counted::Bucket(..) = other.counted
+                    && other.missing(now) > own.missing(now)
+                {
+                    own = other;
+                }
+            }
+            let remembers = |plan: &Plan| match plan.is_over(now) {
+                true => (0, 0),
+                false => (plan.longest(), plan.capacity()),
+            };
             let place = (0..4).rev().min_by_key(|place| remembers(&plans[*place]));
             plans.remove(place.unwrap());
         }

@@ -305,7 +305,7 @@ end
 -- A count under several quotas, or under another than that of the action: the state of each, the one
 -- that was written last first. Each counts every use of the key. A quota that is not among them
 -- begins with what the first has, and where there are too many, drops one that is over, or else the
--- one that remembers for the shortest time; of several, the last.
+-- one that remembers for the shortest time; of several, the smallest, and of these the last.
 --
 -- A text that cannot be read is no count of ours: something was used, and it is not known how much.
 -- So it is a key that has used all; that is written as any count is, and comes back as its quota does.
@@ -392,13 +392,20 @@ function several(
   end
   if not own then
     changed = true
-    local state, of_units, of_window = unpack(states[1])
+    local state = states[1][1]
     if number == 1 then
-      -- What is missing, in parts of the new quota.
-      local whole, rest = parse('<dd', state)
-      local parts, left = divide(rest, window, of_window)
-      if left > 0 then parts = parts + 1 end
-      if parts == window then whole, parts = whole + 1, 0 end
+      -- What is missing, in parts of the new quota. Where one has to go, the first may be a bucket that
+      -- was too small to count all: then it is the most that any says.
+      local whole, parts = 0, 0
+      for place = 1, #states == QUOTAS and QUOTAS or 1 do
+        local of_whole, rest = parse('<dd', states[place][1])
+        local of_parts, left = divide(rest, window, states[place][3])
+        if left > 0 then of_parts = of_parts + 1 end
+        if of_parts == window then of_whole, of_parts = of_whole + 1, 0 end
+        if of_whole > whole or of_whole == whole and of_parts > parts then
+          whole, parts = of_whole, of_parts
+        end
+      end
       if whole >= capacity then whole, parts = capacity, 0 end
       own = pack('<dddddd', whole, parts, now, units, window, capacity)
     elseif number == 2 then
@@ -421,7 +428,10 @@ function several(
     end
     local dropped = #states
     for place = dropped - 1, 1, -1 do
-      if states[place][5] < states[dropped][5] then dropped = place end
+      local this, that = states[place], states[dropped]
+      if this[5] < that[5] or this[5] == that[5] and this[5] > 0 and this[4] < that[4] then
+        dropped = place
+      end
     end
     if #states == QUOTAS then table.remove(states, dropped) end
   end
