@@ -1,4 +1,4 @@
-//! One caller's flood in the line of held requests is nobody else's problem.
+//! One caller's flood in the line of held requests leaves room for other callers.
 
 use std::{future::poll_fn, pin::Pin, task::Poll, time::Duration};
 

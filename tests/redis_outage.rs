@@ -79,7 +79,7 @@ async fn a_correction_that_a_dead_server_does_not_make_is_an_error_and_no_panic(
     for change in [Change::GiveBack(1), Change::Take(1), Change::Reset] {
         let correction = Correction::new(charge, change);
         let error = store.correct(&[correction], Clock::system().now()).await.unwrap_err();
-        // As a task that has panicked is told.
+        // The text that a task that has panicked leaves.
         assert_ne!(error.to_string(), "the tokio runtime has ended");
     }
 }

@@ -153,7 +153,7 @@ impl Policy {
         self.0.plan.is_some() || self.0.plans.is_some()
     }
 
-    /// The quota of a plan that nobody has looked at: of nothing, where it cannot be.
+    /// The quota of a plan that `build()` has not seen: one of no units, where it cannot be.
     #[inline]
     pub(crate) fn planned(&self, quota: Quota) -> Quota {
         match self.problem_of(&quota) {

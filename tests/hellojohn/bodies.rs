@@ -68,7 +68,7 @@ async fn a_body_whose_email_the_limiter_cannot_read_is_refused() {
             assert_eq!(answer.body["error"], error, "{why}");
         }
     }
-    // Nobody has paid for them.
+    // Refused bodies have cost nothing.
     let reset = api.after(TEN_MINUTES);
     let readable = forgot().json(&json!({ "email": "ann@example.com" }));
     assert_eq!(api.send(&readable).await, ok().quota(5, 4, reset));

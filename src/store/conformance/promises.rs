@@ -98,7 +98,7 @@ async fn what_is_told_is_true(subject: &Subject<'_>, life: &Life) {
     }
 }
 
-/// (b) Nobody is locked out longer than a fresh key that had used as much as it can.
+/// (b) No key is locked out longer than a fresh one that had used as much as it can.
 async fn nobody_is_locked_out_longer_than_a_fresh_key(subject: &Subject<'_>, life: &Life) {
     life.live(subject).await;
     for plan in 0..life.plans.len() {

@@ -92,7 +92,7 @@ fn assert_names_a_culprit(error: &BuildError) {
     assert!(problem.contains("; ") || problem.contains(" leave "), "nothing to write: {text}");
 }
 
-/// Whatever is told of it is told without a panic, and a refusal is no success.
+/// A response to any decision is made without a panic, and a refusal is no success.
 fn look_at(decision: &Decision) {
     drop(format!("{decision:?}{:?}", decision.tightest()));
     match Rejection::of(decision) {

@@ -148,8 +148,8 @@ impl<'a> Reply<'a> {
     }
 }
 
-/// That nothing is told which cannot be true of any state: not more than there is, and no longer time
-/// than it takes until twice that and what was wanted are back.
+/// Panics where an answer can be true of no state: where more is left than there is, or where a time
+/// is longer than it takes until twice that and what was wanted are back.
 #[cfg(any(test, fuzzing))]
 pub(super) fn check(asked: &[Asked], answer: &Answer) {
     assert_eq!(answer.usages.len(), asked.len());

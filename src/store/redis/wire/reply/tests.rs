@@ -1,4 +1,4 @@
-//! What is told of a state, and that nothing else is told of anything.
+//! What a reply says of a state, and that any other reply is an error.
 
 use std::slice;
 
