@@ -12,8 +12,8 @@ pub(super) const MAX_SEGMENTS: usize = 127;
 /// A path in axum's syntax, such as `/users/{id}` or `/files/{*path}`.
 #[derive(Debug)]
 pub(crate) struct Pattern {
-    /// The text before the first parameter: most patterns are told apart by it. Empty where all
-    /// paths match.
+    /// The text before the first parameter, by which most patterns differ. Empty where all paths
+    /// match.
     head: Box<str>,
     /// The number of segments before the one that has the first parameter.
     in_head: usize,
