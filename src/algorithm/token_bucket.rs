@@ -37,10 +37,13 @@ impl TokenBucket {
         let full = unit.checked_mul(capacity)?;
         let wanted = unit.checked_mul(ahead.checked_add(cost)?)?;
         let mut missing = self.full_at.saturating_sub(now);
-        let wait = missing.checked_add(wanted)?.saturating_sub(full);
+        let missing_after = missing.checked_add(wanted)?;
+        let wait = missing_after.saturating_sub(full);
         if wait == 0 {
+            // The units ahead have to come back within the time that can be counted as well.
+            now.checked_add(missing_after)?;
             missing += unit * cost;
-            self.full_at = now.checked_add(missing)?;
+            self.full_at = now + missing;
         }
         // Overdrawn, the units beyond the capacity come first.
         let units = missing.div_ceil(unit).min(capacity);
@@ -279,6 +282,16 @@ mod tests {
         (0_u32..64, any::<u64>()).prop_map(|(bits, number)| number >> bits)
     }
 
+    /// A number, or one that is just below, at or just above an edge.
+    fn near(edge: u64, number: u64, pick: u8) -> u64 {
+        match pick {
+            0 => edge.saturating_sub(1),
+            1 => edge,
+            2 => edge.saturating_add(1),
+            _ => number,
+        }
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(20_000))]
 
@@ -286,10 +299,15 @@ mod tests {
         fn few_steps_say_what_many_say(
             (unit, units, burst) in (number(), number(), number()),
             (full_at, now, ahead, cost) in (number(), number(), number(), number()),
+            (cost_edge, now_edge) in (0_u8..6, 0_u8..6),
         ) {
             let units = units.max(1);
             let window = Duration::from_nanos(unit.saturating_mul(units));
             let quota = Quota::per_window(units, window).burst(burst);
+            // All that is left of the bucket is wanted, or the bucket is full when time ends.
+            let cost = near(quota.capacity().saturating_sub(ahead), cost, cost_edge);
+            let wanted = quota.parts_per_unit().saturating_mul(ahead.saturating_add(cost));
+            let now = near(u64::MAX.saturating_sub(wanted), now, now_edge);
             let mut few = TokenBucket { full_at, parts: 0 };
             let mut many = few;
             if let Some(charged) = few.charge_nanos(&quota, now, ahead, cost) {
