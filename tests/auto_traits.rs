@@ -11,7 +11,7 @@ use tower_quota::{
     LimiterBuilder, Matcher, OnStoreFailure, Outcome, Policy, Quota, RateLimitLayer, Rejection,
     ResponseBody,
     describe::Description,
-    key::{BodyFieldLayer, ClientIp, Key, PeekedBody},
+    key::{BodyFieldLayer, Caller, ClientIp, Key, PeekedBody},
     store::{Answer, Charge, MemoryStore, StoreError, StoreFuture, Usage},
 };
 
@@ -35,6 +35,7 @@ fn types_are_shared_between_threads_and_printed() {
     shared::<RateLimitLayer>();
     shared::<Rejection>();
     shared::<BodyFieldLayer>();
+    shared::<Caller>();
     shared::<ClientIp>();
     shared::<Key<'static>>();
     shared::<Answer>();

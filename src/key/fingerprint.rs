@@ -51,6 +51,11 @@ impl Fingerprinter {
         Self { undisclosed: Some([seeds(0), seeds(4)]), ..Self::random() }
     }
 
+    /// Whether both make the same fingerprints, where these may leave the process.
+    pub(crate) fn has_secret_of(&self, other: &Self) -> bool {
+        self.secret == other.secret
+    }
+
     /// The domains of kinds of key, each by its name: of two kinds of one name, each has its own.
     /// None depends on the other kinds, so that a release that adds one or changes their order
     /// leaves each key what it has used.

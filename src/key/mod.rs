@@ -30,6 +30,7 @@
 )]
 
 mod body_field;
+mod caller;
 mod client_ip;
 mod extract;
 mod extracted;
@@ -42,6 +43,7 @@ use smallvec::SmallVec;
 
 pub use self::{
     body_field::{BodyField, BodyFieldLayer, PeekedBody, body_field},
+    caller::Caller,
     client_ip::{ClientIp, PeerAddr, UnixPeer},
     extract::{bearer, extension, from_fn, header, path_param, query, try_from_fn},
     extracted::Extracted,

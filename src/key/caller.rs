@@ -1,0 +1,173 @@
+//! Who a request comes from: [`Caller`].
+
+use std::{fmt, sync::Arc};
+
+use http::request::Parts;
+
+use super::{Extracted, Fingerprinter, Key, KeyExtractor};
+
+/// Who a request comes from: a [`KeyExtractor`], and a secret.
+///
+/// A policy's key says whose quota a request uses; a caller is one and the same for all policies. The
+/// caller's key is kept only as a fingerprint, which depends on the secret.
+///
+/// Wherever a `Caller` is expected, an extractor can be given: it then has a random secret. A clone is
+/// the same caller.
+///
+/// ```
+/// use tower_quota::key::{self, Caller};
+///
+/// let caller = Caller::new(key::extension("user", |user: &User| user.id.as_str().into()));
+/// # struct User { id: String }
+/// # let _ = caller;
+/// ```
+#[derive(Clone)]
+#[must_use]
+pub struct Caller {
+    extractor: Arc<dyn KeyExtractor>,
+    fingerprints: Fingerprinter,
+    has_secret: bool,
+}
+
+impl Caller {
+    /// Requests with the same key come from the same caller. The secret is random, and is lost when
+    /// the process ends.
+    pub fn new(extractor: impl KeyExtractor) -> Self {
+        Self {
+            extractor: Arc::new(extractor),
+            fingerprints: Fingerprinter::random(),
+            has_secret: false,
+        }
+    }
+
+    /// The secret that the fingerprints are made with. A fingerprint that this process has written to
+    /// a file is found again only by a process with the same secret. Default: a random one for each
+    /// process.
+    ///
+    /// `openssl rand -hex 16` makes one, and `u128::from_str_radix(hex, 16)` reads it.
+    ///
+    /// ```
+    /// use tower_quota::key::{self, Caller};
+    ///
+    /// let hex = "8c1e6a0f5d2b49739e04c7d1a6b8f352"; // from a secret store, not from the source
+    /// let caller = Caller::new(key::bearer()).secret(u128::from_str_radix(hex, 16)?);
+    /// # let _ = caller;
+    /// # Ok::<(), std::num::ParseIntError>(())
+    /// ```
+    pub fn secret(mut self, secret: u128) -> Self {
+        self.fingerprints = Fingerprinter::with_secret(secret);
+        self.has_secret = true;
+        self
+    }
+}
+
+#[allow(dead_code, reason = "the limiter and the request log are about to use these")]
+impl Caller {
+    /// The extractor, for what messages and logs say of it.
+    pub(crate) fn extractor(&self) -> &dyn KeyExtractor {
+        &*self.extractor
+    }
+
+    /// The caller's key of this request.
+    #[inline]
+    pub(crate) fn of_request<'a>(&self, request: &'a Parts) -> Extracted<'a> {
+        self.extractor.extract(request)
+    }
+
+    /// The key that a request would have, for a key that was not read from a request.
+    pub(crate) fn canonical<'a>(&self, key: Key<'a>) -> Option<Key<'a>> {
+        self.extractor.canonical(key)
+    }
+
+    #[inline]
+    pub(crate) fn fingerprint(&self, key: &Key<'_>) -> u128 {
+        self.fingerprints.fingerprint(0, key)
+    }
+
+    /// Whether the secret is set, so that the fingerprints outlive the process.
+    pub(crate) fn has_secret(&self) -> bool {
+        self.has_secret
+    }
+
+    /// What is wrong with the settings, and what to write instead.
+    pub(crate) fn problem(&self) -> Option<String> {
+        self.extractor.problem()
+    }
+
+    /// Whether both give each request the same fingerprint.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        // An `Arc` always has an identity: its extractor's, or its address.
+        self.fingerprints.has_secret_of(&other.fingerprints)
+            && self.extractor.identity() == other.extractor.identity()
+    }
+}
+
+/// With a random secret.
+impl<E: KeyExtractor> From<E> for Caller {
+    fn from(extractor: E) -> Self {
+        Self::new(extractor)
+    }
+}
+
+impl fmt::Debug for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Caller")
+            .field("kind", &self.extractor.kind())
+            .field("has_secret", &self.has_secret)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::key::{ClientIp, from_fn, header};
+
+    #[test]
+    fn the_same_secret_and_extractor_are_the_same_caller() {
+        let caller = |name, secret| Caller::new(header(name)).secret(secret);
+        let first = caller("x-api-key", 7);
+        assert!(first.is_same(&caller("X-Api-Key", 7)));
+        assert!(!first.is_same(&caller("x-user", 7)));
+        assert!(!first.is_same(&caller("x-api-key", 8)));
+        let by_closure =
+            || Caller::new(from_fn("host", |request| Some(request.uri.host()?.into())));
+        let random = by_closure();
+        assert!(random.is_same(&random.clone()));
+        assert!(!random.is_same(&by_closure()));
+        assert!(!random.clone().secret(7).is_same(&by_closure().secret(7)), "other closures");
+        assert!(!Caller::new(header("x")).is_same(&Caller::new(header("x"))), "other secrets");
+    }
+
+    #[test]
+    fn a_key_has_one_fingerprint_for_each_secret() {
+        let key = Key::from("sk_live_pro_tenant");
+        let caller = |secret| Caller::new(header("x-api-key")).secret(secret);
+        assert_eq!(caller(7).fingerprint(&key), Fingerprinter::with_secret(7).fingerprint(0, &key));
+        assert_ne!(caller(7).fingerprint(&key), caller(8).fingerprint(&key));
+        let random = Caller::from(header("x-api-key"));
+        assert_eq!(random.fingerprint(&key), random.clone().fingerprint(&key));
+        assert_ne!(random.fingerprint(&key), Caller::from(header("x-api-key")).fingerprint(&key));
+        assert!(caller(7).has_secret() && !random.has_secret());
+    }
+
+    #[test]
+    fn a_caller_is_what_its_extractor_reads() {
+        let request = http::Request::builder().header("x-user", "ann").body(()).unwrap();
+        let request = request.into_parts().0;
+        let caller = Caller::new(header("x-user"));
+        assert_eq!(caller.of_request(&request), Extracted::Found("ann".into()));
+        assert_eq!(caller.extractor().kind(), "x-user");
+        let by_ip = Caller::new(ClientIp::new());
+        let network: std::net::IpAddr = "2001:db8::".parse().unwrap();
+        assert_eq!(by_ip.canonical("2001:db8::7".into()), Some(network.into()));
+        assert!(by_ip.problem().is_none());
+        assert!(Caller::new(header("no name")).problem().unwrap().contains("no header name"));
+    }
+
+    #[test]
+    fn the_secret_is_not_shown() {
+        let caller = Caller::new(header("x-user")).secret(0xdead_beef);
+        assert_eq!(format!("{caller:?}"), r#"Caller { kind: "x-user", has_secret: true, .. }"#);
+    }
+}
