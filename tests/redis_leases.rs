@@ -183,8 +183,10 @@ async fn a_reset_and_another_plan_count_what_was_spent() {
 #[tokio::test]
 async fn a_request_that_another_policy_refuses_spends_nothing() {
     let (server, cluster) = (Server::start(), Cluster::start());
-    let stores =
-        [patient(RedisStore::builder(server.url())), patient(RedisStore::cluster(cluster.urls()))];
+    let stores = [
+        patient(RedisStore::builder(server.url())),
+        patient(RedisStore::cluster_builder(cluster.urls())),
+    ];
     for store in stores {
         let store = store.secret(SECRET).build().unwrap();
         let leased = Policy::sliding_window("leased", long(1_000)).lease(50);
@@ -251,7 +253,7 @@ async fn a_refusal_is_forgotten_as_soon_as_others_may_give_back() {
 #[tokio::test]
 async fn a_batch_goes_back_when_another_server_refuses() {
     let cluster = Cluster::start();
-    let store = patient(RedisStore::cluster(cluster.urls())).secret(SECRET).max_denied(0);
+    let store = patient(RedisStore::cluster_builder(cluster.urls())).secret(SECRET).max_denied(0);
     let leased = Policy::sliding_window("leased", long(1_000)).lease(50);
     let spent = Policy::token_bucket("spent", long(1));
     let limiter = Limiter::builder()

@@ -124,7 +124,7 @@ async fn a_lost_reply_is_not_asked_for_twice() {
 #[tokio::test]
 async fn a_cluster_counts_and_goes_on_without_a_master() {
     let cluster = Cluster::start();
-    let limiter = limiter(RedisStore::cluster(cluster.urls()), OnStoreFailure::Refuse);
+    let limiter = limiter(RedisStore::cluster_builder(cluster.urls()), OnStoreFailure::Refuse);
     all_are_counted(&limiter).await;
     cluster.nodes()[0].pause();
     let mut counted = 0;
@@ -174,7 +174,7 @@ async fn a_server_that_fails_again_at_once_is_probed_less_and_less() {
 #[test]
 fn another_runtime_connects_anew() {
     let (server, cluster) = (Server::start(), Cluster::start());
-    for store in [RedisStore::builder(server.url()), RedisStore::cluster(cluster.urls())] {
+    for store in [RedisStore::builder(server.url()), RedisStore::cluster_builder(cluster.urls())] {
         let limiter = limiter(store, OnStoreFailure::Refuse);
         for _ in 0..3 {
             let runtime = tokio::runtime::Runtime::new().unwrap();
@@ -229,7 +229,7 @@ async fn a_connection_that_fails_when_it_opens_is_given_up_once() {
 async fn a_cluster_is_not_asked_twice() {
     let cluster = Cluster::start();
     let patience = Duration::from_secs(2);
-    let store = RedisStore::cluster(cluster.urls()).response_timeout(patience);
+    let store = RedisStore::cluster_builder(cluster.urls()).response_timeout(patience);
     let limiter = limiter(store.decision_timeout(patience), OnStoreFailure::Refuse);
     limiter.check("p", "k").cost(100).await.unwrap();
     let counts = |node: &&Server| node.keys().iter().any(|key| !key.contains("{AAAAAAAAAAA}"));
@@ -262,7 +262,7 @@ async fn a_cluster_that_lacks_a_master_at_the_start_counts_on_the_others() {
     let cluster = Cluster::start();
     // It has the slot of the probe.
     cluster.nodes()[1].kill();
-    let limiter = limiter(RedisStore::cluster(cluster.urls()), OnStoreFailure::Refuse);
+    let limiter = limiter(RedisStore::cluster_builder(cluster.urls()), OnStoreFailure::Refuse);
     let (start, mut counted) = (Instant::now(), 0);
     while counted < 20 {
         assert!(start.elapsed() < PATIENCE, "only {counted} were counted");
@@ -449,7 +449,7 @@ async fn callers_that_leave_before_their_turn_cost_the_server_nothing() {
 #[tokio::test]
 async fn the_longest_times_are_no_panic() {
     let (server, cluster) = (Server::start(), Cluster::start());
-    for store in [RedisStore::builder(server.url()), RedisStore::cluster(cluster.urls())] {
+    for store in [RedisStore::builder(server.url()), RedisStore::cluster_builder(cluster.urls())] {
         let store = store.connect_timeout(Duration::MAX).response_timeout(Duration::MAX);
         let store = store.decision_timeout(Duration::MAX).queue_timeout(Duration::MAX);
         let limiter = limiter(store, OnStoreFailure::Refuse);

@@ -62,15 +62,15 @@ fn each_error_says_what_to_write() {
             "it has no secret; add `.secret(…)`, the same for all replicas, as `openssl rand -hex 16` makes one",
         ),
         (RedisStore::builder("http://:pass@127.0.0.1/").secret(SECRET), url),
-        (RedisStore::cluster(["127.0.0.1:x"]).secret(SECRET), url),
-        (RedisStore::cluster(["redis://a/", "127.0.0.1:x"]).secret(SECRET), url),
-        (RedisStore::cluster([""; 0]).secret(SECRET), no_server),
-        (RedisStore::cluster(["redis://:a@a/", "redis://:b@b/"]).secret(SECRET), differ),
+        (RedisStore::cluster_builder(["127.0.0.1:x"]).secret(SECRET), url),
+        (RedisStore::cluster_builder(["redis://a/", "127.0.0.1:x"]).secret(SECRET), url),
+        (RedisStore::cluster_builder([""; 0]).secret(SECRET), no_server),
+        (RedisStore::cluster_builder(["redis://:a@a/", "redis://:b@b/"]).secret(SECRET), differ),
         (RedisStore::builder("rediss://:pass@127.0.0.1/3").secret(SECRET), no_tls),
         (RedisStore::builder("REDISS://127.0.0.1/").secret(SECRET), no_tls),
         (RedisStore::builder("valkeys://127.0.0.1:6380").secret(SECRET), no_tls),
-        (RedisStore::cluster(["rediss://a/", "rediss://b/"]).secret(SECRET), no_tls),
-        (RedisStore::client(redis::Client::open(tls).unwrap()).secret(SECRET), no_tls),
+        (RedisStore::cluster_builder(["rediss://a/", "rediss://b/"]).secret(SECRET), no_tls),
+        (RedisStore::client_builder(redis::Client::open(tls).unwrap()).secret(SECRET), no_tls),
         (RedisStore::builder("rediss://127.0.0.1:x/").secret(SECRET), tls_url),
         (RedisStore::builder("rediss://").secret(SECRET), tls_url),
         (
@@ -186,7 +186,7 @@ async fn replicas_tell_a_key_by_the_same_name() {
 /// Requests whose policies count by two keys, which a cluster keeps on two servers.
 fn by_two_keys(cluster: &Cluster, user: Policy) -> Limiter {
     let tenant = policy("tenant", "x-tenant", Quota::per_hour(50));
-    limiter(RedisStore::cluster(cluster.urls()), [tenant, user])
+    limiter(RedisStore::cluster_builder(cluster.urls()), [tenant, user])
 }
 
 fn calls(cluster: &Cluster) -> u64 {
@@ -476,7 +476,7 @@ async fn the_documented_user_may_do_all_that_is_done_in_a_cluster() {
         tokio::task::block_in_place(|| cluster.move_slot_of(&key, decided));
         assert!(cluster.nodes().iter().any(|node| node.calls("asking") > 0));
     };
-    refused(RedisStore::cluster(urls), cluster.nodes(), moves).await;
+    refused(RedisStore::cluster_builder(urls), cluster.nodes(), moves).await;
 }
 
 fn warned_of(policy: &str) -> Option<String> {

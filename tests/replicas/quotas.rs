@@ -67,7 +67,7 @@ impl Quotas {
     pub fn store(urls: &[String]) -> RedisStoreBuilder {
         match urls {
             [url] => RedisStore::builder(url),
-            urls => RedisStore::cluster(urls.iter().cloned()),
+            urls => RedisStore::cluster_builder(urls.iter().cloned()),
         }
     }
 

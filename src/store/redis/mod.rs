@@ -107,22 +107,26 @@ struct Shared {
 }
 
 impl RedisStore {
-    /// For the server at a URL: `redis://:password@host:port/database`. With `rediss://` the
-    /// connection is encrypted, for which your own dependency on `redis` needs one of its TLS
-    /// features: `tokio-native-tls-comp`, or `tokio-rustls-comp` beside a crypto provider that you
-    /// install for `rustls`.
+    /// A builder for a store on one server, by its URL: `redis://:password@host:port/database`.
+    ///
+    /// A URL that begins with `rediss://` asks for TLS. Your own dependency on `redis` then needs one
+    /// of its TLS features: `tokio-native-tls-comp`, or `tokio-rustls-comp` beside a crypto provider
+    /// that you install for `rustls`.
     pub fn builder(url: impl Into<String>) -> RedisStoreBuilder {
         RedisStoreBuilder::one(url.into())
     }
 
-    /// For a cluster, of which some servers are known by their URLs: they tell of the others.
-    pub fn cluster<U: Into<String>>(urls: impl IntoIterator<Item = U>) -> RedisStoreBuilder {
+    /// A builder for a store on a cluster, by the URLs of some of its servers. The store learns the
+    /// other servers from these.
+    pub fn cluster_builder<U: Into<String>>(
+        urls: impl IntoIterator<Item = U>,
+    ) -> RedisStoreBuilder {
         RedisStoreBuilder::cluster(urls.into_iter().map(Into::into).collect())
     }
 
-    /// For the server of a client of the `redis` crate, whose settings no URL can tell:
-    /// certificates, credentials that change.
-    pub fn client(client: redis::Client) -> RedisStoreBuilder {
+    /// A builder for a store on one server, by a client of the `redis` crate (version 1). It is for
+    /// settings that a URL cannot hold: certificates, credentials that change.
+    pub fn client_builder(client: redis::Client) -> RedisStoreBuilder {
         RedisStoreBuilder::client(client)
     }
 

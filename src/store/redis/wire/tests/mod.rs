@@ -118,7 +118,7 @@ fn one_server_conforms() {
 #[test]
 fn a_cluster_conforms() {
     let cluster = Cluster::start();
-    conforms(|| RedisStore::cluster(cluster.urls()), 100);
+    conforms(|| RedisStore::cluster_builder(cluster.urls()), 100);
     for server in cluster.nodes() {
         assert_eq!(server.keys_without_ttl(), Vec::<String>::new());
         assert_ne!(server.keys(), Vec::<String>::new(), "each has its share");
