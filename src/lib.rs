@@ -213,19 +213,14 @@
 extern crate self as tower_quota;
 
 mod algorithm;
-mod body;
 mod category;
 mod clock;
-mod decision;
 pub mod describe;
 mod error;
 mod first_requests;
-mod future;
 #[cfg(any(fuzzing, test))]
 #[doc(hidden)]
 pub mod fuzzing;
-mod headers;
-mod hold;
 pub mod key;
 mod layer;
 mod limiter;
@@ -235,11 +230,6 @@ mod metrics;
 mod path;
 mod policy;
 mod quota;
-mod rejection;
-mod report;
-pub mod response;
-mod service;
-mod spread;
 pub mod store;
 #[cfg(feature = "usage")]
 pub mod usage;
@@ -247,20 +237,19 @@ pub mod warning;
 
 pub use crate::{
     algorithm::Algorithm,
-    body::ResponseBody,
     category::Category,
     clock::{Clock, Now},
-    decision::{Decision, Outcome, Reason},
     error::BuildError,
-    future::ResponseFuture,
-    headers::{HeaderStyle, ResetFormat},
-    layer::{RateLimitLayer, RateLimitLayerBuilder},
-    limiter::{Check, CheckError, DecisionFuture, Limiter, LimiterBuilder},
+    layer::{
+        HeaderStyle, RateLimit, RateLimitLayer, RateLimitLayerBuilder, Rejection, ResetFormat,
+        ResponseBody, ResponseFuture, response,
+    },
+    limiter::{
+        Check, CheckError, Decision, DecisionFuture, Limiter, LimiterBuilder, Outcome, Reason,
+    },
     matcher::Matcher,
     policy::{OnStoreFailure, Policy},
     quota::Quota,
-    rejection::Rejection,
-    service::RateLimit,
 };
 
 /// The README's code compiles.

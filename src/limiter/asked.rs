@@ -8,10 +8,10 @@ use smallvec::SmallVec;
 use super::{Inner, Members, Rule};
 use crate::{
     clock::Now,
-    decision::{Decision, Outcome, Reason},
     first_requests::FirstRequests,
-    hold::Callers,
     key::{Domain, Extracted, Key},
+    limiter::queue::Callers,
+    limiter::{Decision, Outcome, Reason},
     path::SentPath,
     quota::Quota,
     store::{Charge, Mode, Usages},

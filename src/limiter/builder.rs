@@ -12,11 +12,11 @@ use crate::metrics::{Metrics, Watched};
 use crate::{
     category::Category,
     clock::Clock,
-    decision::Outcome,
     error::BuildError,
     first_requests::FirstRequests,
-    hold::{Line, MaxHeld},
     key::Fingerprinter,
+    limiter::Outcome,
+    limiter::queue::{Line, MaxHeld},
     matcher::Matcher,
     policy::{Labels, Policy},
     quota::MAX_WINDOW,

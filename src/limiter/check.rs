@@ -10,8 +10,8 @@ use std::{
 
 use super::{CheckError, Inner, Limiter, Rule, future::DecisionFuture};
 use crate::{
-    decision::{Decision, Outcome, Reason},
     key::Key,
+    limiter::{Decision, Outcome, Reason},
     quota::Quota,
     store::{Answer, Change, Correction, Mode, Usage},
 };

@@ -4,8 +4,8 @@ use smallvec::smallvec;
 
 use super::{Inner, Limiter, NO_KIND};
 use crate::{
-    decision::Decision,
     describe::{CategoryDescription, Description, PolicyDescription, Requests},
+    limiter::Decision,
     policy::Policy,
     quota::Quota,
     store::{MemoryStore, Store, Usage, Usages},

@@ -5,7 +5,7 @@ use smallvec::{SmallVec, smallvec};
 use super::Inner;
 use crate::{
     clock::Now,
-    decision::{Decision, Outcome, Reason},
+    limiter::{Decision, Outcome, Reason},
     policy::OnStoreFailure,
     store::{Charge, MemoryStore, Mode, Store, StoreError, Usage},
 };

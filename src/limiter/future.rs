@@ -18,8 +18,8 @@ use tokio::{
 use super::{Inner, Limiter};
 use crate::{
     clock::{Now, nanos},
-    decision::{Decision, Outcome},
-    hold::{Joined, Wanted, Woken},
+    limiter::queue::{Joined, Wanted, Woken},
+    limiter::{Decision, Outcome},
     store::{Answer, Change, Charge, Correction, StoreError, StoreFuture, Usage},
     warning::{Code, warn},
 };

@@ -6,12 +6,15 @@ mod asked;
 mod builder;
 mod check;
 mod check_error;
+mod decision;
 mod describe;
 mod fallback;
 mod future;
+mod labels;
 mod observe;
 #[cfg(all(feature = "usage", feature = "axum"))]
 mod overrides;
+mod queue;
 mod reach;
 mod settle;
 #[cfg(feature = "usage")]
@@ -27,20 +30,23 @@ use std::{
 
 use http::request::Parts;
 
-use self::check::Action;
+pub(crate) use self::labels::Labels;
 #[cfg(all(feature = "usage", feature = "axum"))]
 pub(crate) use self::overrides::{Drawn, Unchanged};
 pub(crate) use self::settle::Settling;
 pub use self::{
-    builder::LimiterBuilder, check::Check, check_error::CheckError, future::DecisionFuture,
+    builder::LimiterBuilder,
+    check::Check,
+    check_error::CheckError,
+    decision::{Decision, Outcome, Reason},
+    future::DecisionFuture,
 };
+use self::{check::Action, queue::Line};
 #[cfg(feature = "metrics")]
 use crate::metrics::Metrics;
 use crate::{
     clock::Clock,
-    decision::{Decision, Outcome},
     first_requests::FirstRequests,
-    hold::Line,
     key::{Domain, Fingerprinter, Key},
     matcher::Matcher,
     policy::Policy,

@@ -1,9 +1,9 @@
 use super::Inner;
 #[cfg(feature = "metrics")]
 use super::Limiter;
-use crate::decision::{Decision, Outcome};
+use crate::limiter::{Decision, Outcome};
 #[cfg(feature = "tracing")]
-use crate::{decision::Reason, store::Mode};
+use crate::{limiter::Reason, store::Mode};
 
 impl Inner {
     /// Tells metrics and events of a decision.

@@ -11,11 +11,10 @@ use std::{
 
 use http::{StatusCode, request::Parts};
 
-use super::{DecisionFuture, Limiter};
+use super::{Decision, DecisionFuture, Limiter, Outcome, Reason, decision::NO_POLICY};
 use crate::{
     algorithm::Algorithm,
     clock::{Now, nanos},
-    decision::{Decision, NO_POLICY, Outcome, Reason},
     key,
     policy::{Labels, Policy},
     quota::Quota,

@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 use super::{Inner, Limiter};
 use crate::{
     clock::nanos,
-    decision::{Decision, Outcome},
+    limiter::{Decision, Outcome},
     store::{Answer, Change, Correction, StoreFuture},
 };
 

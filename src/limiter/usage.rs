@@ -5,7 +5,7 @@ use std::sync::Arc;
 use http::request::Parts;
 
 use super::{DecisionFuture, Limiter};
-use crate::{clock::Now, decision::Decision, path::SentPath};
+use crate::{clock::Now, limiter::Decision, path::SentPath};
 
 impl Limiter {
     /// Tells what each policy says of a request's keys, and charges nothing.

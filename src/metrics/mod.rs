@@ -28,7 +28,7 @@ pub(crate) use self::deny_cache::DenyCacheHits;
 pub(crate) use self::store::Watched;
 use self::{level::Level, verdict::Verdict};
 use crate::{
-    decision::{Decision, Outcome},
+    limiter::{Decision, Outcome},
     policy::{Labels, Policy},
 };
 

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use crate::{
-    decision::{Outcome, Reason},
+    limiter::{Outcome, Reason},
     store::Mode,
 };
 

@@ -10,7 +10,6 @@
     )
 )]
 
-mod labels;
 mod on_store_failure;
 mod plans;
 mod reading;
@@ -24,9 +23,9 @@ use std::{
 
 use http::{request::Parts, response};
 
-pub(crate) use self::labels::Labels;
 pub use self::on_store_failure::OnStoreFailure;
 use self::plans::Plans;
+pub(crate) use crate::limiter::Labels;
 use crate::{algorithm::Algorithm, key::KeyExtractor, quota::Quota};
 
 type Plan = Arc<dyn Fn(&Parts) -> Option<Quota> + Send + Sync>;
@@ -60,23 +59,23 @@ type Settle = Arc<dyn Fn(&response::Parts) -> Option<u64> + Send + Sync>;
 /// ```
 #[derive(Clone)]
 #[must_use]
-pub struct Policy(Arc<Settings>);
+pub struct Policy(pub(crate) Arc<Settings>);
 
 #[derive(Clone)]
-struct Settings {
-    name: Arc<str>,
+pub(crate) struct Settings {
+    pub(crate) name: Arc<str>,
     algorithm: Algorithm,
     quota: Quota,
     keys: Vec<Arc<dyn KeyExtractor>>,
     said: Said,
     unreadable_as_missing: bool,
-    global: bool,
+    pub(crate) global: bool,
     plan: Option<Plan>,
     /// An invalid plan is reported once.
     invalid_plan: Arc<Once>,
     plans: Option<Plans>,
     cost: Option<Cost>,
-    unit: Option<Arc<str>>,
+    pub(crate) unit: Option<Arc<str>>,
     settle: Option<Settle>,
     hold: Option<Duration>,
     dry_run: bool,

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use http::{StatusCode, request::Parts};
 
 use super::{Entry, LoggedKey, RequestLog, UNMATCHED, Verdict, entry::method_name};
-use crate::{clock::Now, decision::Decision, layer::Face, limiter::Limiter};
+use crate::{clock::Now, layer::Face, limiter::Decision, limiter::Limiter};
 
 /// What the log has to know of a request before the service gets it.
 pub(crate) struct Arrival {

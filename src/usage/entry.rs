@@ -1,6 +1,6 @@
 use std::{sync::Arc, time::Duration};
 
-use crate::decision::Reason;
+use crate::limiter::Reason;
 
 /// The endpoint of requests whose route is not known. No route is called so: all begin with a slash.
 pub const UNMATCHED: &str = "unmatched";

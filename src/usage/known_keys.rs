@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 
 use super::Fingerprint;
 use crate::{
-    decision::Decision,
+    limiter::Decision,
     limiter::{Drawn, Limiter},
 };
 

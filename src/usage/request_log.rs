@@ -5,12 +5,12 @@ use http::{StatusCode, request::Parts};
 #[cfg(feature = "axum")]
 use super::known_keys::KnownKeys;
 use super::{Entry, Fingerprint, LoggedKey, Sink, label};
-#[cfg(feature = "axum")]
-use crate::{decision::Decision, limiter::Limiter};
 use crate::{
     error::BuildError,
     key::{Extracted, Fingerprinter, Key, KeyExtractor},
 };
+#[cfg(feature = "axum")]
+use crate::{limiter::Decision, limiter::Limiter};
 
 type Label = Arc<dyn Fn(&Key<'_>) -> String + Send + Sync>;
 

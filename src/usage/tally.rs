@@ -126,7 +126,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        decision::Reason,
+        limiter::Reason,
         usage::{Verdict, entry::tests::entry},
     };
 

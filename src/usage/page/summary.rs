@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::{
     algorithm::Algorithm,
-    decision::{Decision, Outcome},
+    limiter::{Decision, Outcome},
     usage::{Entry, LoggedKey, Page, Sum, entry::millis},
 };
 

@@ -3,7 +3,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::{
-    decision::Reason,
+    limiter::Reason,
     usage::{LoggedKey, MemoryLog, Verdict, entry::tests::entry},
 };
 

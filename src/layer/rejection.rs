@@ -20,10 +20,10 @@ use http::{
 use smallvec::SmallVec;
 
 use crate::{
-    decision::{Decision, Outcome, Reason},
-    headers::{number, whole_seconds},
+    layer::headers::{number, whole_seconds},
+    layer::response::object::Object,
+    limiter::{Decision, Outcome, Reason},
     quota::Quota,
-    response::object::Object,
 };
 
 /// Why a request was refused, for whoever writes the response.

@@ -12,8 +12,8 @@ use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use prost::Message;
 
 use crate::{
-    decision::{Outcome, Reason},
-    rejection::{Complaint, Rejection},
+    layer::rejection::{Complaint, Rejection},
+    limiter::{Outcome, Reason},
 };
 
 const STATUS: HeaderName = HeaderName::from_static("grpc-status");
@@ -183,7 +183,7 @@ mod tests {
 
     use super::*;
     use crate::store::Usage;
-    use crate::{decision::Decision, policy::Policy, quota::Quota};
+    use crate::{limiter::Decision, policy::Policy, quota::Quota};
 
     fn refused(reason: Reason, wait: Duration) -> Response<Bytes> {
         let policy = Policy::token_bucket("größe 100%", Quota::per_hour(100));

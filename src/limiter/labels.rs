@@ -4,7 +4,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use super::Policy;
+use crate::policy::Policy;
 
 /// What a policy is called wherever its outcomes go.
 ///

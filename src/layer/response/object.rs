@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::rejection::USUAL_LENGTH;
+use crate::layer::rejection::USUAL_LENGTH;
 
 /// The body of a refusal. Its names and nearly all of its texts need no escape, and a flood of
 /// refusals is no time to go through each of their bytes, as serde has to.

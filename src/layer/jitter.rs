@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{decision::Decision, limiter::Limiter};
+use crate::{limiter::Decision, limiter::Limiter};
 
 /// The most by which a wait is lengthened; zero: it is not.
 #[derive(Clone, Copy, Debug, Default)]

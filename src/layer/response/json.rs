@@ -2,7 +2,7 @@ use bytes::Bytes;
 use http::Response;
 use serde::Serialize;
 
-use crate::rejection::Rejection;
+use crate::layer::rejection::Rejection;
 
 /// A JSON body of the house's own (RFC 8259), by a closure.
 ///

@@ -7,9 +7,9 @@ use http::Response;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::{
-    decision::{Outcome, Reason},
-    rejection::Rejection,
-    response::object::Object,
+    layer::rejection::Rejection,
+    layer::response::object::Object,
+    limiter::{Outcome, Reason},
 };
 
 /// The problem types of draft-ietf-httpapi-ratelimit-headers-11, section 5.

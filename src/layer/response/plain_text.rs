@@ -1,7 +1,7 @@
 use bytes::Bytes;
 use http::Response;
 
-use crate::rejection::Rejection;
+use crate::layer::rejection::Rejection;
 
 /// The rejection's message, as it is displayed, in plain text.
 ///

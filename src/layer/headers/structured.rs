@@ -7,8 +7,8 @@ use smallvec::SmallVec;
 use super::{HeaderStyle, whole_seconds};
 use crate::{
     algorithm::Algorithm,
-    decision::{Decision, Outcome},
     limiter::Limiter,
+    limiter::{Decision, Outcome},
     quota::{MAX_UNITS, NANOS_PER_SECOND, Quota},
 };
 
@@ -225,7 +225,7 @@ mod tests {
             (hourly(Policy::sliding_window, None), 50, 60, Some(120), 120),
         ] {
             let usage = Usage::new(second * refused.unwrap_or(0), remaining, second * reset);
-            let refused = refused.map(|_| crate::decision::Reason::QuotaExceeded);
+            let refused = refused.map(|_| crate::limiter::Reason::QuotaExceeded);
             let outcome = Outcome { usage, refused, ..Outcome::unused(policy) };
             assert_eq!(effective_window_seconds(&outcome), window, "{outcome:?}");
         }

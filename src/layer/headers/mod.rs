@@ -26,12 +26,12 @@ use self::{
     style::{Family, POLICY, RATELIMIT, STRUCTURED, X_RATELIMIT},
 };
 use crate::{
-    decision::{Decision, Outcome, Reason},
     describe::HeaderDescription,
     error::BuildError,
+    layer::rejection::Rejection,
     limiter::Limiter,
+    limiter::{Decision, Outcome, Reason},
     policy::Policy,
-    rejection::Rejection,
 };
 
 /// What a layer's responses tell.

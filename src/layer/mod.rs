@@ -1,3 +1,25 @@
+//! The tower layer: asks the limiter about each HTTP request, and answers refusals.
+
+mod body;
+mod future;
+mod headers;
+mod jitter;
+mod rejection;
+mod report;
+pub mod response;
+mod service;
+
+pub use self::{
+    body::ResponseBody,
+    future::ResponseFuture,
+    headers::{HeaderStyle, ResetFormat},
+    rejection::Rejection,
+    service::RateLimit,
+};
+use self::{
+    future::X_REQUEST_ID, headers::Headers, jitter::Spread, rejection::Renderer, report::Report,
+};
+
 use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
@@ -7,16 +29,9 @@ use tower::Layer;
 #[cfg(feature = "usage")]
 use crate::usage::RequestLog;
 use crate::{
-    decision::{Decision, Outcome},
     describe::{Description, RefusalDescription, ResponseDescription},
     error::BuildError,
-    future::X_REQUEST_ID,
-    headers::{HeaderStyle, Headers},
-    limiter::Limiter,
-    rejection::{Rejection, Renderer},
-    report::Report,
-    service::RateLimit,
-    spread::Spread,
+    limiter::{Decision, Limiter, Outcome},
 };
 
 /// The id of the request that is refused for an example.
@@ -178,7 +193,7 @@ impl RateLimitLayerBuilder {
     /// does not read the request's body. To an HTTP/1 request with a body it therefore answers with
     /// `Connection: close` (RFC 9112, section 9.6): the server cannot find the next request behind the
     /// body.
-    /// Default: [`Rejection::to_response`]. The module [`response`](crate::response) has other
+    /// Default: [`Rejection::to_response`]. The module [`response`](crate::layer::response) has other
     /// formats.
     ///
     /// ```

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use http::{StatusCode, request::Parts};
 
 use crate::{
-    decision::Decision,
     layer::Face,
+    limiter::Decision,
     limiter::{DecisionFuture, Limiter},
 };
 

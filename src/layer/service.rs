@@ -10,7 +10,8 @@ use http_body::Body;
 use tower::Service;
 
 use crate::{
-    body::ResponseBody, decision::Decision, future::ResponseFuture, layer::Face, report::Report,
+    layer::Face, layer::body::ResponseBody, layer::future::ResponseFuture, layer::report::Report,
+    limiter::Decision,
 };
 
 /// A service whose requests are held to policies; made by

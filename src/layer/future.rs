@@ -16,14 +16,14 @@ use pin_project_lite::pin_project;
 use tower::Service;
 
 #[cfg(feature = "grpc")]
-use crate::response::grpc;
+use crate::layer::response::grpc;
 use crate::{
-    body::ResponseBody,
-    decision::Decision,
     layer::Face,
+    layer::body::ResponseBody,
+    layer::rejection::{NO_STORE, Refused, RefusedByHandler, Rejection},
+    layer::report::Report,
+    limiter::Decision,
     limiter::{DecisionFuture, Settling},
-    rejection::{NO_STORE, Refused, RefusedByHandler, Rejection},
-    report::Report,
 };
 
 /// Waiting would have no end.
