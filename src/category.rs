@@ -1,12 +1,14 @@
+//! Requests that share policies: [`Category`].
+
 use std::time::Duration;
 
 use crate::{matcher::Matcher, policy::Policy};
 
 /// The requests that share policies: auth, read, write, bulk.
 ///
-/// A request counts in the first category that matches it, in the order in which the categories
-/// were added. Where routers may read its path in different ways, it counts in each category that a
-/// router may choose: see [`Matcher`].
+/// A request counts in the first category that matches it, in the order in which the categories were
+/// added. If routers may read its path in different ways, it counts in each category that a router
+/// may choose: see [`Matcher`].
 ///
 /// ```
 /// use tower_quota::{Category, Matcher, Policy, Quota, key};
@@ -39,14 +41,14 @@ impl Category {
         self
     }
 
-    /// Adds a policy that each of its requests must pass.
+    /// Adds a policy that each request of the category must pass.
     pub fn policy(mut self, policy: Policy) -> Self {
         self.policies.push(policy);
         self
     }
 
-    /// Holds requests up to `max` for those of its policies that do not say themselves how long,
-    /// as [`Policy::hold`] does.
+    /// Holds requests up to `max`, as [`Policy::hold`] does, for the policies of the category that do
+    /// not call it themselves. Default: zero, so that requests are refused at once.
     pub fn hold(mut self, max: Duration) -> Self {
         self.hold = max;
         self

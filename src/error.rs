@@ -1,6 +1,8 @@
+//! Why `build()` failed: [`BuildError`].
+
 use std::fmt;
 
-/// A configuration that cannot work: the message names the culprit and says what to write instead.
+/// Settings that cannot work. The message names the wrong setting and says what to write instead.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BuildError {
     culprit: String,

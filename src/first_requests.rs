@@ -1,8 +1,8 @@
-//! A count of the first requests: they show mistakes that a single request does not.
+//! Counts the first requests, which show mistakes that a single request does not: [`FirstRequests`].
 
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-/// Counts down the first 1,000 requests. Once they are over, a request costs one atomic load.
+/// Counts down the first 1,000 requests. After them, it costs one atomic load for each request.
 #[derive(Debug)]
 pub(crate) struct FirstRequests(AtomicU32);
 
@@ -15,12 +15,12 @@ impl FirstRequests {
         self.0.load(Relaxed) == 0
     }
 
-    /// Counts one; `true` for the last.
+    /// Counts a request. `true` if it is the last of the first ones.
     pub(crate) fn count(&self) -> bool {
         self.0.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)) == Ok(1)
     }
 
-    /// Ends the count: the mistake has shown, or cannot show any more.
+    /// Ends the count, when the mistake was reported or cannot happen any more.
     pub(crate) fn end(&self) {
         self.0.store(0, Relaxed);
     }

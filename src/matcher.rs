@@ -1,4 +1,4 @@
-//! Which requests: [`Matcher`].
+//! Selects requests by method and path, address, key, or a closure: [`Matcher`].
 
 use std::{collections::HashSet, fmt, sync::Arc};
 
@@ -10,20 +10,21 @@ use crate::{
     path::{Pattern, SentPath},
 };
 
-/// Which requests: by method and path, by address, by key, or by a closure.
+/// Selects requests: by method and path, by address, by key, or by a closure.
 ///
-/// Paths are in axum's syntax: `/users/{id}`, `/files/{*path}`. They are compared with the whole
-/// path that the client sent, also under `Router::nest`. `/files/{*path}` matches `/files` and
-/// `/files/` as well, which a router nested there answers. Letter case matters.
+/// Paths are in axum's syntax: `/users/{id}`, `/files/{*path}`. A path is compared with the whole path
+/// that the client sent, even inside of `Router::nest`. `/files/{*path}` also matches `/files` and
+/// `/files/`, which a router nested there answers. Letter case matters.
 ///
 /// # What reaches a handler
 /// Routers read some paths in different ways: `/v1//users`, `/v1/users/`, `/v1/%75sers`,
-/// `/v1/x/../users`. The limiter does not know which router routes the request. So a
-/// [`Category`](crate::Category) counts it if any router may read the path as one of the category's:
-/// with slashes merged or not, with or without a trailing slash, percent-decoded once or not, with
-/// dot segments resolved or not. Where routers split the path into different segments, the request
-/// counts in each category that one of them may choose. An exemption has to be certain: the path
-/// must match as it was sent, and no router may split it differently.
+/// `/v1/x/../users`. The limiter does not know which router routes the request. So:
+/// - A [`Category`](crate::Category) counts a request if any router may read its path as one of the
+///   category's: with slashes merged or not, with or without a trailing slash, percent-decoded once or
+///   not, with dot segments resolved or not. If routers may split the path into different segments,
+///   the request counts in each category that one of them may choose.
+/// - An exemption has to be certain: the path matches as it was sent, and all routers split it in the
+///   same way.
 ///
 /// ```
 /// use tower_quota::{Matcher, key::ClientIp};
@@ -55,8 +56,8 @@ pub(crate) enum Methods {
 }
 
 impl Methods {
-    /// Whether a request with this method may reach a handler for these methods. `CONNECT` opens a
-    /// WebSocket over HTTP/2 (RFC 8441, section 4), as `GET` does over HTTP/1.1.
+    /// Whether a request with this method may reach a handler for these methods. A WebSocket is opened
+    /// by `GET` over HTTP/1.1, and by `CONNECT` over HTTP/2 (RFC 8441, section 4).
     #[inline]
     fn reach(&self, method: &Method) -> bool {
         self.name(method) || *method == Method::CONNECT && self.name(&Method::GET)
@@ -72,10 +73,17 @@ impl Methods {
 }
 
 impl Matcher {
-    /// `GET` requests to a path, with `HEAD` and `CONNECT` as [`methods`](Self::methods) adds them.
+    /// `GET` requests to a path; also `HEAD`, and in a category `CONNECT`: see
+    /// [`methods`](Self::methods).
     #[must_use]
     pub fn get(path: &str) -> Self {
         Self::methods([Method::GET], path)
+    }
+
+    /// `HEAD` requests to a path. [`get`](Self::get) matches these too.
+    #[must_use]
+    pub fn head(path: &str) -> Self {
+        Self::methods([Method::HEAD], path)
     }
 
     /// `POST` requests to a path.
@@ -84,10 +92,34 @@ impl Matcher {
         Self::methods([Method::POST], path)
     }
 
+    /// `PUT` requests to a path.
+    #[must_use]
+    pub fn put(path: &str) -> Self {
+        Self::methods([Method::PUT], path)
+    }
+
+    /// `PATCH` requests to a path.
+    #[must_use]
+    pub fn patch(path: &str) -> Self {
+        Self::methods([Method::PATCH], path)
+    }
+
+    /// `DELETE` requests to a path.
+    #[must_use]
+    pub fn delete(path: &str) -> Self {
+        Self::methods([Method::DELETE], path)
+    }
+
+    /// `OPTIONS` requests to a path, such as a browser's preflight requests.
+    #[must_use]
+    pub fn options(path: &str) -> Self {
+        Self::methods([Method::OPTIONS], path)
+    }
+
     /// Requests to a path with one of these methods.
     ///
-    /// `GET` means `HEAD` too, as axum answers both from a `GET` route. In a category, it also means
-    /// `CONNECT`, by which HTTP/2 opens a WebSocket.
+    /// `GET` includes `HEAD`, as axum answers both from a `GET` route. In a category, `GET` also
+    /// includes `CONNECT`, by which HTTP/2 opens a WebSocket.
     #[must_use]
     pub fn methods(methods: impl IntoIterator<Item = Method>, path: &str) -> Self {
         let mut methods: Vec<_> = methods.into_iter().collect();
@@ -104,7 +136,7 @@ impl Matcher {
         matcher
     }
 
-    /// Requests to a path, whatever the method.
+    /// Requests to a path, with any method.
     #[must_use]
     pub fn path(path: &str) -> Self {
         Self::route(Methods::Any, path)
@@ -156,9 +188,9 @@ impl Matcher {
         Self { kind, problem: None }
     }
 
-    /// Whether the request may reach a handler of these requests.
+    /// Whether the request matches in any reading of its path.
     pub(crate) fn matches(&self, request: &Parts) -> bool {
-        self.may_match(request, &SentPath::of(request))
+        self.may_match(request, &SentPath::from_request(request))
     }
 
     /// Whether the request matches with its path as it was sent.
@@ -204,7 +236,7 @@ impl Matcher {
         &self.kind
     }
 
-    /// The pattern of the path, where it matches by path.
+    /// The path as it was set, if it matches by path.
     #[cfg(feature = "usage")]
     pub(crate) fn pattern(&self) -> Option<&Arc<str>> {
         match &self.kind {
@@ -256,6 +288,26 @@ mod tests {
     }
 
     #[test]
+    fn each_method_has_a_matcher() {
+        let all = [
+            (Method::GET, Matcher::get as fn(&str) -> Matcher),
+            (Method::POST, Matcher::post),
+            (Method::PUT, Matcher::put),
+            (Method::PATCH, Matcher::patch),
+            (Method::DELETE, Matcher::delete),
+            (Method::OPTIONS, Matcher::options),
+            (Method::HEAD, Matcher::head),
+        ];
+        for (method, matcher) in &all {
+            for (other, _) in &all {
+                let matches = matcher("/v1").matches(&request(other.clone(), "/v1"));
+                let is_head_of_get = *method == Method::GET && *other == Method::HEAD;
+                assert_eq!(matches, method == other || is_head_of_get, "{method} {other}");
+            }
+        }
+    }
+
+    #[test]
     fn a_method_means_those_that_reach_its_handler() {
         let (get, post) = (Matcher::methods([Method::GET], "/ws"), Matcher::post("/ws"));
         for method in [Method::GET, Method::HEAD, Method::CONNECT] {
@@ -265,7 +317,7 @@ mod tests {
         assert!(!get.matches(&request(Method::POST, "/ws")));
         let sure = |method| {
             let request = request(method, "/ws");
-            get.surely_matches(&request, &SentPath::of(&request))
+            get.surely_matches(&request, &SentPath::from_request(&request))
         };
         assert!(sure(Method::GET) && sure(Method::HEAD));
         assert!(!sure(Method::CONNECT), "another handler may answer it");
@@ -276,7 +328,7 @@ mod tests {
         let assets = Matcher::get("/assets/{*path}");
         let exempts = |path| {
             let request = request(Method::GET, path);
-            assets.surely_matches(&request, &SentPath::of(&request))
+            assets.surely_matches(&request, &SentPath::from_request(&request))
         };
         for path in ["/assets/a", "/assets/a%20b.png", "/assets", "/assets/a/"] {
             assert!(exempts(path), "{path}");
@@ -286,7 +338,7 @@ mod tests {
         }
         assert!(Matcher::from_fn(|_| true).surely_matches(
             &request(Method::GET, "/a//b"),
-            &SentPath::of(&request(Method::GET, "/a//b"))
+            &SentPath::from_request(&request(Method::GET, "/a//b"))
         ));
     }
 

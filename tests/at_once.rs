@@ -20,7 +20,7 @@ use tower_quota::{
 
 /// A day that has just begun.
 fn builder() -> LimiterBuilder {
-    Limiter::builder().clock(Clock::starting_at(UNIX_EPOCH + Duration::from_secs(86_400)))
+    Limiter::builder().clock(Clock::tokio(UNIX_EPOCH + Duration::from_secs(86_400)))
 }
 
 fn limiter(policy: Policy) -> Limiter {

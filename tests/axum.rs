@@ -21,7 +21,7 @@ use tower_quota::{
 
 fn builder() -> LimiterBuilder {
     let midnight = std::time::UNIX_EPOCH + Duration::from_secs(86_400);
-    Limiter::builder().clock(Clock::starting_at(midnight))
+    Limiter::builder().clock(Clock::tokio(midnight))
 }
 
 async fn send(app: &Router, uri: &str) -> Response {

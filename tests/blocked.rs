@@ -25,7 +25,7 @@ const KEY: &str = "sk_live_000000000000000000001111";
 fn app() -> Router {
     let reads = Policy::sliding_window("read", Quota::per_hour(4)).key(bearer()).or_refuse();
     let limiter = Limiter::builder()
-        .clock(Clock::starting_at(UNIX_EPOCH + Duration::from_secs(1_705_413_600)))
+        .clock(Clock::tokio(UNIX_EPOCH + Duration::from_secs(1_705_413_600)))
         .category(Category::new("reads").on(Matcher::get("/read")).policy(reads))
         .build()
         .unwrap();

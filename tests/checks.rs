@@ -13,7 +13,7 @@ use tower_quota::{
 };
 
 fn builder() -> LimiterBuilder {
-    Limiter::builder().clock(Clock::starting_at(UNIX_EPOCH + Duration::from_secs(86_400)))
+    Limiter::builder().clock(Clock::tokio(UNIX_EPOCH + Duration::from_secs(86_400)))
 }
 
 fn ip(text: &str) -> IpAddr {

@@ -40,7 +40,7 @@ fn now<F: Future>(future: F) -> F::Output {
 /// A day that has just begun, so that no window ends during a test.
 fn limiter() -> LimiterBuilder {
     let midnight = std::time::UNIX_EPOCH + std::time::Duration::from_secs(20_000 * 86_400);
-    Limiter::builder().clock(Clock::starting_at(midnight))
+    Limiter::builder().clock(Clock::tokio(midnight))
 }
 
 /// Runs `work` in all threads at once; it is told which thread it is, and which round.

@@ -17,7 +17,7 @@ use tower_quota::{
 
 /// Midnight, so that every window begins now.
 fn builder() -> LimiterBuilder {
-    Limiter::builder().clock(Clock::starting_at(UNIX_EPOCH + Duration::from_secs(86_400)))
+    Limiter::builder().clock(Clock::tokio(UNIX_EPOCH + Duration::from_secs(86_400)))
 }
 
 fn request(uri: &str, headers: &[(&str, &str)]) -> Parts {

@@ -65,7 +65,7 @@ fn everything() -> LimiterBuilder {
 }
 
 fn clock() -> Clock {
-    Clock::starting_at(UNIX_EPOCH + Duration::from_secs(1_705_399_200))
+    Clock::tokio(UNIX_EPOCH + Duration::from_secs(1_705_399_200))
 }
 
 fn json_of(text: &str) -> Value {

@@ -44,7 +44,7 @@ fn refused_and_held_requests_and_dry_runs_are_told_without_whose_they_are() {
             .policy(tried);
         let delivery = Policy::sliding_window("delivery", Quota::per_hour(1));
         let limiter = Limiter::builder()
-            .clock(Clock::starting_at(UNIX_EPOCH))
+            .clock(Clock::tokio(UNIX_EPOCH))
             .category(jobs)
             .direct(delivery)
             .build()
@@ -71,7 +71,7 @@ fn what_is_answered_at_once_is_told_like_what_is_awaited() {
     let told = events(async || {
         let policy = |name| Policy::sliding_window(name, Quota::per_hour(1));
         let limiter = Limiter::builder()
-            .clock(Clock::starting_at(UNIX_EPOCH))
+            .clock(Clock::tokio(UNIX_EPOCH))
             .direct(policy("delivery"))
             .direct(policy("tried").dry_run())
             .build()

@@ -52,7 +52,7 @@ struct Api {
 
 impl Api {
     fn new() -> Self {
-        let clock = Clock::starting_at(UNIX_EPOCH + Duration::from_secs(START));
+        let clock = Clock::tokio(UNIX_EPOCH + Duration::from_secs(START));
         let limiter = fhir_directory::limiter(clock).unwrap();
         Self { app: fhir_directory::app(limiter), began: Instant::now() }
     }

@@ -31,7 +31,7 @@ fn builder() -> RateLimitLayerBuilder {
     let policy =
         |name, quota| Policy::sliding_window(name, quota).key(key::header("x-api-key")).or_refuse();
     let limiter = Limiter::builder()
-        .clock(Clock::starting_at(UNIX_EPOCH + Duration::from_secs(1_705_413_600)))
+        .clock(Clock::tokio(UNIX_EPOCH + Duration::from_secs(1_705_413_600)))
         .policy(policy("credential", Quota::per_minute(1)))
         .policy(
             policy("tenant", Quota::per_hour(1))

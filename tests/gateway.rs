@@ -29,7 +29,7 @@ const OTHER: &str = "Bearer gw_globex_nightly";
 
 /// 2024-01-16T10:00:00Z.
 fn api() -> Router {
-    gateway::app(Clock::starting_at(UNIX_EPOCH + Duration::from_secs(1_705_399_200))).unwrap()
+    gateway::app(Clock::tokio(UNIX_EPOCH + Duration::from_secs(1_705_399_200))).unwrap()
 }
 
 #[derive(Clone, Debug)]

@@ -39,7 +39,7 @@ struct Api {
 
 impl Api {
     fn new() -> Self {
-        let clock = Clock::starting_at(UNIX_EPOCH + Duration::from_secs(START));
+        let clock = Clock::tokio(UNIX_EPOCH + Duration::from_secs(START));
         Self { app: gather::app(clock).unwrap(), began: Instant::now() }
     }
 

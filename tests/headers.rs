@@ -18,7 +18,7 @@ type Body = Full<Bytes>;
 
 /// At 14:00:00 UTC, 20 s of which tests let pass where that shows.
 fn clock() -> Clock {
-    Clock::starting_at(UNIX_EPOCH + Duration::from_secs(1_705_413_600))
+    Clock::tokio(UNIX_EPOCH + Duration::from_secs(1_705_413_600))
 }
 
 fn hourly() -> Policy {

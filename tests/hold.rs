@@ -22,7 +22,7 @@ const SECOND: Duration = Duration::from_secs(1);
 
 fn builder() -> LimiterBuilder {
     let midnight = std::time::UNIX_EPOCH + Duration::from_secs(86_400);
-    Limiter::builder().clock(Clock::starting_at(midnight))
+    Limiter::builder().clock(Clock::tokio(midnight))
 }
 
 /// One a second, none in advance.

@@ -17,7 +17,7 @@ const LATE: Duration = Duration::from_millis(100);
 
 fn builder() -> LimiterBuilder {
     let midnight = std::time::UNIX_EPOCH + Duration::from_secs(86_400);
-    Limiter::builder().clock(Clock::starting_at(midnight))
+    Limiter::builder().clock(Clock::tokio(midnight))
 }
 
 /// One a second, none in advance.

@@ -106,7 +106,7 @@ fn run(rules: &[Rule], arrivals: &[Arrival]) -> (Vec<Fate>, Vec<usize>) {
     let arrivals = arrivals.to_vec();
     LocalSet::new().block_on(&runtime.unwrap(), async move {
         let midnight = std::time::UNIX_EPOCH + Duration::from_secs(86_400);
-        let mut limiter = Limiter::builder().clock(Clock::starting_at(midnight));
+        let mut limiter = Limiter::builder().clock(Clock::tokio(midnight));
         for (rule, name) in rules.iter().zip(["first", "second"]) {
             limiter = limiter.policy(rule.policy(name));
         }
@@ -200,7 +200,7 @@ fn passes_when_told(rules: &[Rule], arrivals: &[Arrival]) -> Option<bool> {
     let arrivals = arrivals.to_vec();
     LocalSet::new().block_on(&runtime.unwrap(), async move {
         let midnight = std::time::UNIX_EPOCH + Duration::from_secs(86_400);
-        let mut limiter = Limiter::builder().clock(Clock::starting_at(midnight));
+        let mut limiter = Limiter::builder().clock(Clock::tokio(midnight));
         for (rule, name) in rules.iter().zip(["first", "second"]) {
             limiter = limiter.policy(rule.policy(name));
         }

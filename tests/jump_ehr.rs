@@ -43,7 +43,7 @@ struct Api {
 impl Api {
     fn new(past: Duration) -> Self {
         Log::init();
-        let clock = Clock::starting_at(UNIX_EPOCH + Duration::from_secs(ONE_O_CLOCK) + past);
+        let clock = Clock::tokio(UNIX_EPOCH + Duration::from_secs(ONE_O_CLOCK) + past);
         Self { app: jump_ehr::app(clock).unwrap(), seen: Mutex::default() }
     }
 

@@ -93,7 +93,7 @@ fn decisions(series: &BTreeMap<String, Told>) -> Vec<(&str, u64)> {
 }
 
 fn builder() -> LimiterBuilder {
-    Limiter::builder().clock(Clock::starting_at(UNIX_EPOCH + Duration::from_secs(1_705_399_200)))
+    Limiter::builder().clock(Clock::tokio(UNIX_EPOCH + Duration::from_secs(1_705_399_200)))
 }
 
 fn to(path: &str, key: &str) -> Parts {

@@ -21,7 +21,7 @@ use tower_quota::{
 
 /// At 14:00:00 UTC.
 fn builder() -> LimiterBuilder {
-    Limiter::builder().clock(Clock::starting_at(UNIX_EPOCH + Duration::from_secs(1_705_413_600)))
+    Limiter::builder().clock(Clock::tokio(UNIX_EPOCH + Duration::from_secs(1_705_413_600)))
 }
 
 fn limiter(name: &str, units: u64) -> Limiter {

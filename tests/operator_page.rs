@@ -30,7 +30,7 @@ fn app_that_remembers(keys: usize) -> Router {
     let writes = Policy::token_bucket("write", Quota::per_hour(60).burst(2));
     let tried = Policy::sliding_window("tried", Quota::per_hour(1)).key(bearer()).or_skip();
     let limiter = Limiter::builder()
-        .clock(Clock::starting_at(UNIX_EPOCH + 40 * 365 * 24 * HOUR))
+        .clock(Clock::tokio(UNIX_EPOCH + 40 * 365 * 24 * HOUR))
         .exempt(Matcher::get("/free"))
         .policy(tried.dry_run())
         .category(Category::new("reads").on(Matcher::get("/read")).policy(reads))

@@ -49,7 +49,7 @@ impl Store for Remote {
 
 /// What `/metrics` tells after each thing has happened that there is to count.
 async fn exposed() -> String {
-    let clock = Clock::starting_at(UNIX_EPOCH + Duration::from_secs(1_705_399_200));
+    let clock = Clock::tokio(UNIX_EPOCH + Duration::from_secs(1_705_399_200));
     let app = prometheus::app(prometheus::exporter().unwrap(), clock).unwrap();
     for nth in 1..=40 {
         assert_eq!(ask(&app, "GET", "/search").await.0, if nth <= 30 { 200 } else { 429 });

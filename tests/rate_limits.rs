@@ -23,7 +23,7 @@ use tower_quota::Clock;
 
 /// 2024-01-16 13:00 UTC.
 fn clock() -> Clock {
-    Clock::starting_at(UNIX_EPOCH + Duration::from_secs(1_705_410_000))
+    Clock::tokio(UNIX_EPOCH + Duration::from_secs(1_705_410_000))
 }
 
 async fn ask(app: &Router, accept: &str) -> Response {

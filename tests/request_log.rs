@@ -47,7 +47,7 @@ impl Told {
 
     fn layer(&self, limiter: LimiterBuilder) -> RateLimitLayer {
         let log = RequestLog::builder(header("x-key")).sink(self.clone()).build().unwrap();
-        let clock = Clock::starting_at(std::time::UNIX_EPOCH + START);
+        let clock = Clock::tokio(std::time::UNIX_EPOCH + START);
         RateLimitLayer::builder(limiter.clock(clock).build().unwrap()).log(log).build().unwrap()
     }
 }

@@ -25,7 +25,7 @@ struct Rows(u64);
 
 fn builder() -> LimiterBuilder {
     let midnight = std::time::UNIX_EPOCH + Duration::from_secs(MIDNIGHT);
-    Limiter::builder().clock(Clock::starting_at(midnight))
+    Limiter::builder().clock(Clock::tokio(midnight))
 }
 
 fn policy(name: &str, algorithm: Algorithm, quota: Quota) -> Policy {

@@ -52,7 +52,7 @@ impl Store for Unreliable {
 
 fn limiter(policies: impl IntoIterator<Item = Policy>) -> (Limiter, Unreliable) {
     let store = Unreliable::default();
-    let clock = Clock::starting_at(UNIX_EPOCH + Duration::from_secs(86_400));
+    let clock = Clock::tokio(UNIX_EPOCH + Duration::from_secs(86_400));
     let builder = Limiter::builder().clock(clock).store(store.clone());
     let builder = policies.into_iter().fold(builder, LimiterBuilder::policy);
     (builder.build().unwrap(), store)

@@ -58,7 +58,7 @@ struct Shown {
 
 impl Stage {
     async fn set() -> Result<Self> {
-        let origin = serve(jump_ehr::app(Clock::starting_at(UNIX_EPOCH + START))?).await?;
+        let origin = serve(jump_ehr::app(Clock::tokio(UNIX_EPOCH + START))?).await?;
         Ok(Self { origin, browser: Browser::start().await?, client: client()? })
     }
 
@@ -270,7 +270,7 @@ async fn markup_in_a_route_a_policy_or_a_label_is_shown_as_text() -> Result<()> 
 async fn an_operator_blocks_raises_and_resets_a_key_on_a_page() -> Result<()> {
     const LABEL: &str = "<img src=x onerror=\"document.title='run'\">";
     let policy = Policy::fixed_window("read", Quota::per_day(3)).key(key::bearer()).or_refuse();
-    let clock = Clock::starting_at(UNIX_EPOCH + START);
+    let clock = Clock::tokio(UNIX_EPOCH + START);
     let limiter = Limiter::builder().clock(clock).policy(policy).build()?;
     let newest = MemoryLog::new();
     let log = RequestLog::builder(key::bearer()).label(|_| LABEL.into()).sink(newest.clone());

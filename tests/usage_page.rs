@@ -44,7 +44,7 @@ fn limiter() -> Limiter {
     let tried = Policy::fixed_window("tried", Quota::per_day(1)).key(bearer()).or_skip();
     let tenant = Policy::fixed_window("tenant", Quota::per_day(1_000));
     Limiter::builder()
-        .clock(Clock::starting_at(UNIX_EPOCH + Duration::from_secs(START)))
+        .clock(Clock::tokio(UNIX_EPOCH + Duration::from_secs(START)))
         .policy(all.clone())
         .policy(tried.dry_run())
         .policy(Policy::fixed_window("everybody", Quota::per_day(1_000)).global())

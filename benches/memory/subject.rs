@@ -39,7 +39,7 @@ impl Subject {
             other => panic!("nothing is called {other}"),
         };
         // It follows tokio's clock, which may stand still until it is moved.
-        Self::Ours(limiter([policy], keys, Clock::starting_at(SystemTime::now())))
+        Self::Ours(limiter([policy], keys, Clock::tokio(SystemTime::now())))
     }
 
     pub fn admits(&self, key: &String) -> bool {

@@ -1,134 +1,80 @@
 //! The processor's counter, held to the system's monotonic clock: [`Counter`].
 //!
-//! The counter is read in half the time that the system's clock takes, and it is not quite right:
-//! how long a tick takes is measured when the process begins, and is some 30 millionths too long or
-//! too short for as long as it runs. So each tick is taken for slightly too short, and every few
-//! milliseconds the time is set forward to the system's. It is never set back.
+//! Reading the counter takes half the time of reading the system's clock. But the length of a tick is
+//! measured only once, when the process begins, and is wrong by about 30 millionths for as long as the
+//! process runs. So a tick counts for slightly less than was measured, and every few milliseconds the
+//! time is set forward to the system's clock. It is never set back.
 //!
-//! What is promised, whatever the counter does:
-//! - No thread ever reads a time before one that it has read, and two threads agree to a
-//!   microsecond.
-//! - A counter that is right to 200 millionths is never ahead of the system's clock, and at most 5
-//!   microseconds behind it.
-//! - A counter that jumps ahead is never followed for more than 10 milliseconds. Then the time
-//!   stands still until the system's clock has caught up, and is read from that from there on. So it
-//!   is where the counter steps below its start.
-//! - A counter that steps back or stands still is right again once it has counted 17 milliseconds,
-//!   mostly at the next reading.
+//! These promises hold whatever the counter does:
+//! - A thread never reads a time before one that it has read. Two threads agree to a microsecond.
+//! - If the counter is right to 200 millionths, the time is never ahead of the system's clock, and at
+//!   most 5 microseconds behind it.
+//! - If the counter jumps ahead, the time follows it for at most 10 milliseconds. Then the time stands
+//!   still until the system's clock has caught up. From then on, the system's clock is read. The same
+//!   happens if the counter steps back below its start.
+//! - If the counter steps back or stands still, the time is right again after the counter has counted
+//!   17 milliseconds, and mostly at the next reading.
 
 use std::{
     cell::Cell,
-    sync::{
-        Mutex, TryLockError,
-        atomic::{
-            AtomicU64,
-            Ordering::{AcqRel, Acquire, Relaxed, Release},
-        },
+    sync::atomic::{
+        AtomicU64,
+        Ordering::{AcqRel, Acquire, Relaxed, Release},
     },
-    time::{Instant, SystemTime},
+    time::Instant,
 };
 
-use super::{Now, nanos, since_epoch};
+use super::{Now, reference::Reference, wall::WallOffset};
 use crate::quota::NANOS_PER_SECOND;
 
-/// For how many nanoseconds a measurement of the monotonic clock holds: 8.4 ms.
+/// How long the offset to the system's clock holds, in nanoseconds: 8.4 ms.
 const INTERVAL: u64 = 1 << 23;
-/// For how many a measurement of the wall clock does: it is made with one of the monotonic clock, and
-/// so within a second.
+/// How long the offset of the wall clock holds, in nanoseconds. It is measured together with the
+/// other, and so once a second.
 const WALL_INTERVAL: u64 = NANOS_PER_SECOND - INTERVAL;
-/// The part of a tick by which it is taken for too short, as a shift: 244 millionths. More than a
-/// counter is ever too fast.
+/// The part of a tick that is not counted, as a shift: 244 millionths. No counter is faster than that.
 const SLOWER: u32 = 12;
-/// How far ahead the counter may be and still be waited for, in nanoseconds.
+/// A counter that is further ahead than this is abandoned, in nanoseconds.
 const TOLERANCE: u64 = 1_000_000;
-/// In [`Counter::measured`]: the counter is not to be read any more.
+/// A bit of [`Counter::measured`]: the counter is not read any more.
 const ABANDONED: u64 = 1 << 63;
 
 thread_local! {
-    /// The time that this thread has read last. There is one counter in a process.
+    /// The time that this thread read last. A process has only one counter.
     static LAST: Cell<u64> = const { Cell::new(0) };
 }
 
-/// Tells both times. All times are nanoseconds.
+/// All times are nanoseconds.
 #[derive(Debug)]
 pub(super) struct Counter {
     ticks: quanta::Clock,
     reference: Reference,
     /// The ticks at time 0.
     origin: u64,
-    /// How long 2^32 ticks take, less what they are taken for too short.
+    /// What 2^32 ticks count for: slightly less than they take.
     pace: u64,
-    /// What is added to the time by the ticks; it only grows.
+    /// Is added to what the ticks count for; only grows.
     offset: AtomicU64,
-    /// When the offset was measured last; it only grows.
+    /// The time at which the offset was measured last; only grows.
     measured: AtomicU64,
-    /// The wall clock minus the monotonic one.
-    wall: AtomicU64,
-    /// The time from which `wall` is to be measured again.
-    wall_due: AtomicU64,
-    measures_wall: Mutex<()>,
-}
-
-/// The clocks to which the counter is held.
-#[derive(Debug)]
-enum Reference {
-    System {
-        origin: Instant,
-    },
-    #[cfg(test)]
-    Mock(&'static tests::Mock),
-}
-
-impl Reference {
-    fn monotonic(&self) -> u64 {
-        match self {
-            Self::System { origin } => nanos(origin.elapsed()),
-            #[cfg(test)]
-            Self::Mock(mock) => mock.monotonic.load(Relaxed),
-        }
-    }
-
-    fn wall(&self) -> u64 {
-        match self {
-            Self::System { .. } => since_epoch(SystemTime::now()),
-            #[cfg(test)]
-            Self::Mock(mock) => mock.wall.load(Relaxed),
-        }
-    }
-}
-
-impl Reference {
-    /// The wall clock minus the monotonic one, and not more: of a few tries, the one with the least
-    /// time between the two.
-    fn wall_offset(&self) -> u64 {
-        let mut best = (u64::MAX, 0);
-        for _ in 0..5 {
-            let (before, wall, after) = (self.monotonic(), self.wall(), self.monotonic());
-            best = best.min((after.saturating_sub(before), wall.saturating_sub(after)));
-            if best.0 < 1_000 {
-                break;
-            }
-        }
-        best.1
-    }
+    wall: WallOffset,
 }
 
 impl Counter {
-    pub(super) fn of_processor() -> Self {
+    pub(super) fn new() -> Self {
         let ticks = quanta::Clock::new();
-        Self::new(ticks, Reference::System { origin: Instant::now() })
+        Self::held_to(Reference::System { origin: Instant::now() }, ticks)
     }
 
-    fn new(ticks: quanta::Clock, reference: Reference) -> Self {
+    #[expect(clippy::arithmetic_side_effects, reason = "a part is less than the whole")]
+    fn held_to(reference: Reference, ticks: quanta::Clock) -> Self {
         let exact = ticks.delta_as_nanos(0, 1 << 32);
         Self {
             origin: ticks.raw(),
             pace: exact - (exact >> SLOWER),
             offset: AtomicU64::new(0),
             measured: AtomicU64::new(0),
-            wall: AtomicU64::new(reference.wall_offset()),
-            wall_due: AtomicU64::new(WALL_INTERVAL),
-            measures_wall: Mutex::new(()),
+            wall: WallOffset::new(&reference, WALL_INTERVAL),
             ticks,
             reference,
         }
@@ -136,28 +82,29 @@ impl Counter {
 
     #[inline]
     pub(super) fn now(&self) -> Now {
-        // In this order: whoever sees when it was measured sees the offset as well.
+        // In this order, and `Acquire`: the offset is at least as new as `measured`.
         let measured = self.measured.load(Acquire);
         let offset = self.offset.load(Relaxed);
         let counted = self.counted(self.ticks.raw().saturating_sub(self.origin));
         let mut monotonic = counted.wrapping_add(offset);
-        // Before the time that was measured is a counter that stepped back. At the time that was
-        // read last, it stands still.
+        // A counter that stepped back is before `measured`, and one that stands still is at `LAST`.
         let is_plain = monotonic > LAST.get() && monotonic.wrapping_sub(measured) < INTERVAL;
         if !is_plain {
             monotonic = self.measure().max(LAST.get());
         }
         LAST.set(monotonic);
-        Now { monotonic, unix: self.wall.load(Relaxed).saturating_add(monotonic) }
+        Now { monotonic, unix: self.wall.get().saturating_add(monotonic) }
     }
 
-    /// How long so many ticks take.
+    /// What so many ticks count for.
     #[inline]
+    #[expect(clippy::arithmetic_side_effects, reason = "64 by 64 bits are at most 128")]
+    #[expect(clippy::cast_possible_truncation, reason = "584 years of nanoseconds fit")]
     fn counted(&self, ticks: u64) -> u64 {
         ((u128::from(ticks) * u128::from(self.pace)) >> 32) as u64
     }
 
-    /// The time, by the system's clock; the counter is set forward to it.
+    /// The time by the system's clock. Sets the counter forward to it.
     #[cold]
     #[inline(never)]
     fn measure(&self) -> u64 {
@@ -167,14 +114,14 @@ impl Counter {
             }
             measured => self.without_counter(measured),
         };
-        self.measure_wall(monotonic);
+        self.wall.refresh(&self.reference, monotonic);
         monotonic
     }
 
-    /// `None` where the counter cannot be followed.
+    /// `None` if the counter is too far ahead, or below its start.
     fn set_forward(&self) -> Option<u64> {
-        // The counter is read last: where this thread is interrupted between the two, the offset is
-        // too small, and the one from before holds.
+        // The counter is read last. If this thread is interrupted between the two readings, the offset
+        // is too small, and the one before it stays.
         let real = self.reference.monotonic();
         let counted = self.counted(self.ticks.raw().checked_sub(self.origin)?);
         let offset = real.saturating_sub(counted);
@@ -188,7 +135,7 @@ impl Counter {
         Some(if before & ABANDONED == 0 { monotonic } else { self.without_counter(before) })
     }
 
-    /// From now on, the time is the system's.
+    /// Reads the system's clock from now on.
     fn abandon(&self) -> u64 {
         let before = self.measured.fetch_or(ABANDONED, AcqRel);
         #[cfg(feature = "tracing")]
@@ -198,23 +145,9 @@ impl Counter {
         self.without_counter(before)
     }
 
-    /// The system's time, and none before the latest that a thread may have read by the counter.
+    /// The system's time, but not before any time that a thread may have read by the counter.
     fn without_counter(&self, measured: u64) -> u64 {
         self.reference.monotonic().max((measured & !ABANDONED).saturating_add(INTERVAL))
-    }
-
-    /// One thread at a time, so that none writes what it has found before another.
-    fn measure_wall(&self, monotonic: u64) {
-        if monotonic < self.wall_due.load(Relaxed) {
-            return;
-        }
-        let _measures = match self.measures_wall.try_lock() {
-            Err(TryLockError::WouldBlock) => return,
-            Err(TryLockError::Poisoned(measures)) => measures.into_inner(),
-            Ok(measures) => measures,
-        };
-        self.wall.store(self.reference.wall_offset(), Relaxed);
-        self.wall_due.store(monotonic.saturating_add(WALL_INTERVAL), Relaxed);
     }
 }
 
@@ -225,15 +158,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::clock::reference::Mock;
 
     const MS: u64 = 1_000_000;
     const SECOND: u64 = 1_000 * MS;
-
-    #[derive(Debug, Default)]
-    pub(super) struct Mock {
-        pub(super) monotonic: AtomicU64,
-        pub(super) wall: AtomicU64,
-    }
 
     /// A counter beside the clocks to which it is held, and a thread that reads it.
     struct World {
@@ -252,7 +180,7 @@ mod tests {
             ticks.increment(100 * SECOND);
             let real: &'static Mock = Box::leak(Box::default());
             real.wall.store(1_700_000_000 * SECOND, Relaxed);
-            let counter = Counter::new(clock, Reference::Mock(real));
+            let counter = Counter::held_to(Reference::Mock(real), clock);
             Self { counter, ticks, real, drift: 0, stands_still: false, last: 0 }
         }
 
@@ -404,7 +332,7 @@ mod tests {
     #[test]
     fn a_later_measurement_of_the_wall_clock_is_not_overwritten_by_an_earlier_one() {
         in_world(|world| {
-            let other = world.counter.measures_wall.lock().unwrap();
+            let other = world.counter.wall.measuring().lock().unwrap();
             world.pass(2 * SECOND);
             let told = world.counter.now().unix;
             drop(other);
@@ -416,7 +344,7 @@ mod tests {
 
     #[test]
     fn threads_that_measure_at_once_do_not_move_time_back() {
-        let counter = &Counter::of_processor();
+        let counter = &Counter::new();
         let latest = &AtomicU64::new(0);
         thread::scope(|scope| {
             for _ in 0..4 {

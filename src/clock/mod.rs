@@ -1,6 +1,18 @@
-//! The one place where time enters: [`Clock`] makes a [`Now`], which is handed down.
+//! The only place where the time is read: [`Clock`] makes a [`Now`], which is passed on.
+
+#![cfg_attr(
+    not(test),
+    warn(
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation,
+        clippy::indexing_slicing,
+        clippy::string_slice
+    )
+)]
 
 mod counter;
+mod reference;
+mod wall;
 
 use std::{
     sync::LazyLock,
@@ -21,20 +33,20 @@ pub struct Now {
 impl Now {
     pub(crate) const ZERO: Self = Self { monotonic: 0, unix: 0 };
 
-    /// A reading: time since any fixed moment that never goes back, and time since 1970 UTC.
-    /// Beyond 584 years, the largest representable time.
+    /// A reading: the time since some fixed moment, which never goes back, and the time since 1970
+    /// UTC. More than 584 years count as 584 years.
     #[must_use]
     pub fn new(monotonic: Duration, unix: Duration) -> Self {
         Self { monotonic: nanos(monotonic), unix: nanos(unix) }
     }
 
-    /// Time since a fixed moment; unmoved by steps of the wall clock.
+    /// The time since a fixed moment. A step of the wall clock does not change it.
     #[must_use]
     pub const fn monotonic(&self) -> Duration {
         Duration::from_nanos(self.monotonic)
     }
 
-    /// Time since 1970 UTC, by the wall clock.
+    /// The time since 1970 UTC, by the wall clock.
     #[must_use]
     pub const fn unix(&self) -> Duration {
         Duration::from_nanos(self.unix)
@@ -51,9 +63,8 @@ impl Now {
 
 /// Where a limiter reads the time.
 ///
-/// [`Clock::system`] is the default. [`Clock::starting_at`] is for tests: it begins at the moment
-/// given and goes on with tokio's clock, so that `tokio::time::pause` and `advance` move every
-/// window.
+/// [`Clock::system`] is the default. [`Clock::tokio`] is for tests: it follows tokio's clock, so
+/// `tokio::time::pause` and `advance` move every window.
 ///
 /// ```
 /// use std::time::{Duration, UNIX_EPOCH};
@@ -61,7 +72,7 @@ impl Now {
 ///
 /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
 /// # async fn main() {
-/// let clock = Clock::starting_at(UNIX_EPOCH + Duration::from_secs(1_705_399_200));
+/// let clock = Clock::tokio(UNIX_EPOCH + Duration::from_secs(1_705_399_200));
 /// tokio::time::advance(Duration::from_secs(60)).await;
 /// assert_eq!(clock.now().unix(), Duration::from_secs(1_705_399_260));
 /// # }
@@ -74,33 +85,35 @@ enum Source {
     System(&'static Counter),
     Tokio {
         origin: Instant,
-        /// The wall clock's time then.
+        /// The wall clock's time at the origin, in nanoseconds.
         unix: u64,
     },
 }
 
 impl Clock {
-    /// The system's clocks, by the processor's counter where that is steady: it is read in half the
-    /// time. The monotonic time is at most 5 microseconds behind the system's. The wall clock is
-    /// read again within a second: a step of it moves the fixed windows by then, and nothing else.
-    /// The first of a process takes a few milliseconds, in which the counter is calibrated.
+    /// The system's clocks. They are read by the processor's counter if it is steady, which takes half
+    /// the time.
     ///
-    /// It does not follow a paused clock of tokio; [`starting_at`](Self::starting_at) does.
+    /// The monotonic time is at most 5 microseconds behind the system's. The wall clock is read again
+    /// within a second: until then, a step of it does not move the fixed windows. It never moves
+    /// anything else. The first call in a process takes a few milliseconds, to calibrate the counter.
+    ///
+    /// This clock goes on while tokio's is paused; [`Clock::tokio`] does not.
     #[must_use]
     pub fn system() -> Self {
-        // All have one origin: times of one limiter are comparable with those of another, which may
-        // have the same store.
-        static SYSTEM: LazyLock<Counter> = LazyLock::new(Counter::of_processor);
+        // One origin for all clocks: two limiters may share a store, and there compare their times.
+        static SYSTEM: LazyLock<Counter> = LazyLock::new(Counter::new);
         Self(Source::System(&SYSTEM))
     }
 
-    /// A clock that reads `start` now and follows tokio's clock from here on.
+    /// Tokio's clock, for tests with `tokio::time::pause`. The wall clock is at `start` now, and the
+    /// monotonic time is zero.
     #[must_use]
-    pub fn starting_at(start: SystemTime) -> Self {
+    pub fn tokio(start: SystemTime) -> Self {
         Self(Source::Tokio { origin: Instant::now(), unix: since_epoch(start) })
     }
 
-    /// The time.
+    /// The time now.
     #[must_use]
     #[inline]
     pub fn now(&self) -> Now {
@@ -155,7 +168,7 @@ mod tests {
 
     #[test]
     fn a_time_before_1970_is_no_panic() {
-        let clock = Clock::starting_at(UNIX_EPOCH - Duration::from_secs(1));
+        let clock = Clock::tokio(UNIX_EPOCH - Duration::from_secs(1));
         assert!(clock.now().unix() < Duration::from_secs(60));
     }
 }

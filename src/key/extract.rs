@@ -138,7 +138,7 @@ pub fn path_param(pattern: &str, name: impl Into<Cow<'static, str>>) -> impl Key
     let path = Some(pattern.to_owned());
     let extract = identified(identity, name.clone(), problem, move |request| {
         let Ok(pattern) = &parsed else { return Extracted::Missing };
-        let sent = SentPath::of(request);
+        let sent = SentPath::from_request(request);
         match pattern.param(&sent, &name) {
             Param::AsSent(value) => match decoded(value) {
                 Some(value) => Extracted::Found(value.into()),

@@ -49,7 +49,7 @@ pub use self::{
     extracted::Extracted,
 };
 pub(crate) use self::{
-    client_ip::parse_networks,
+    client_ip::{hold_all_callers, parse_networks},
     fingerprint::{Domain, Fingerprinter},
 };
 

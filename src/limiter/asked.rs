@@ -65,7 +65,7 @@ impl Inner {
 
     /// The category of a request, and others in which it counts as well; `None` if it is exempt.
     pub(super) fn categories_of(&self, request: &Parts) -> Option<(Option<u32>, Vec<u32>)> {
-        let path = SentPath::of(request);
+        let path = SentPath::from_request(request);
         if !self.exempt.is_empty() {
             let is_exempt =
                 self.exempt.iter().any(|matcher| matcher.surely_matches(request, &path));

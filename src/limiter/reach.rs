@@ -2,13 +2,13 @@
 //! error.
 
 use http::Method;
-use ipnet::IpNet;
 
 use crate::{
     category::Category,
     error::BuildError,
+    key::hold_all_callers,
     matcher::{Kind, Matcher, Methods},
-    path::Pattern,
+    path::{Pattern, covers, overlap},
     policy::Policy,
 };
 
@@ -46,20 +46,15 @@ pub(super) fn check(
 fn exempts_all(matcher: &Matcher) -> Option<&'static str> {
     match matcher.kind() {
         Kind::Route { methods: Methods::Any, pattern: Some(pattern), .. }
-            if pattern.is_of_all() =>
+            if pattern.matches_all() =>
         {
             Some("it has all requests, so that none is counted; write the paths that are free")
         }
-        Kind::ClientIp { networks, .. } if has_all_addresses(networks) => Some(
+        Kind::ClientIp { networks, .. } if hold_all_callers(networks) => Some(
             "its networks are all addresses, so that no request is counted; write those of your own",
         ),
         _ => None,
     }
-}
-
-fn has_all_addresses(networks: &[IpNet]) -> bool {
-    let networks = networks.to_vec();
-    IpNet::aggregate(&networks).iter().any(|network| network.prefix_len() == 0)
 }
 
 /// Why no request reaches a category behind those `before` it.
@@ -122,7 +117,7 @@ fn has_all_of(matchers: &[Matcher], matcher: &Matcher) -> bool {
                     Methods::Any => true,
                     Methods::These(these) => method.is_some_and(|method| these.contains(method)),
                 };
-                has_method && other.covers(pattern)
+                has_method && covers(other, pattern)
             }
             _ => false,
         })
@@ -144,7 +139,7 @@ fn path_of_no_category(policy: &Policy, categories: &[Category]) -> Option<Strin
     let is_of_none = |path: &String| {
         // A path that does not parse is another error.
         let key = Pattern::parse(path);
-        key.is_ok_and(|key| !patterns.iter().any(|pattern| pattern.overlaps(&key)))
+        key.is_ok_and(|key| !patterns.iter().any(|pattern| overlap(pattern, &key)))
     };
     policy.key_paths().find(is_of_none)
 }

@@ -69,7 +69,7 @@ impl Limiter {
 
     /// The path of the matcher by which a request is in its category, where it has one.
     pub(crate) fn pattern_of(&self, request: &Parts) -> Option<Arc<str>> {
-        let path = SentPath::of(request);
+        let path = SentPath::from_request(request);
         let all = || self.inner.categories.iter().flat_map(|category| &category.matchers);
         let as_sent = all().find(|matcher| matcher.matches_as_sent(request, &path));
         let matcher =

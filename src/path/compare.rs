@@ -1,68 +1,36 @@
-//! What can be said of two patterns: whether one matches all that the other matches, and whether a
-//! path may match both.
+//! Two patterns compared: does one match all that the other matches, and may a path match both?
 
 use std::cmp::Ordering;
 
-use super::pattern::{Pattern, Segment};
+use super::pattern::Pattern;
 
-impl Pattern {
-    /// Whether it matches each path.
-    pub(crate) fn is_of_all(&self) -> bool {
-        self.segments.is_empty() && self.rest.as_ref().is_some_and(Segment::is_any)
+/// Whether `all` certainly matches every path that `some` matches.
+pub(crate) fn covers(all: &Pattern, some: &Pattern) -> bool {
+    let depth = all.segments.len();
+    if some.segments.len() < depth {
+        return false;
     }
-
-    /// Whether it is certain that it matches each path that `other` matches.
-    pub(crate) fn covers(&self, other: &Self) -> bool {
-        let all = self.segments.len();
-        if other.segments.len() < all {
-            return false;
-        }
-        if !self.segments.iter().zip(&other.segments).all(|(own, other)| own.covers(other)) {
-            return false;
-        }
-        let next = other.segments.get(all).or(other.rest.as_ref());
-        match &self.rest {
-            Some(rest) => {
-                rest.is_any() || next.is_some_and(|next| next.literal.starts_with(&*rest.literal))
-            }
-            None => next.is_none() && (self.has_slash || !other.has_slash),
-        }
+    if !all.segments.iter().zip(&some.segments).all(|(all, some)| all.covers(some)) {
+        return false;
     }
-
-    /// Whether there may be a plain path that both match.
-    pub(crate) fn overlaps(&self, other: &Self) -> bool {
-        let mut both = self.segments.iter().zip(&other.segments);
-        both.all(|(own, other)| own.overlaps(other))
-            && match self.segments.len().cmp(&other.segments.len()) {
-                Ordering::Less => self.rest.is_some(),
-                Ordering::Equal => true,
-                Ordering::Greater => other.rest.is_some(),
-            }
+    let next = some.segments.get(depth).or(some.rest.as_ref());
+    match &all.rest {
+        Some(rest) => {
+            rest.is_any() || next.is_some_and(|next| next.literal.starts_with(&*rest.literal))
+        }
+        None => next.is_none() && (all.has_slash || !some.has_slash),
     }
 }
 
-impl Segment {
-    fn covers(&self, other: &Self) -> bool {
-        match self.param {
-            None => other.param.is_none() && self.literal == other.literal,
-            // A parameter is some text.
-            Some(_) => other
-                .literal
-                .strip_prefix(&*self.literal)
-                .is_some_and(|more| other.param.is_some() || !more.is_empty()),
+/// Whether some plain path may match both patterns.
+pub(crate) fn overlap(one: &Pattern, other: &Pattern) -> bool {
+    let mut both = one.segments.iter().zip(&other.segments);
+    both.all(|(one, other)| one.overlaps(other))
+        && match one.segments.len().cmp(&other.segments.len()) {
+            Ordering::Less => one.rest.is_some(),
+            Ordering::Equal => true,
+            Ordering::Greater => other.rest.is_some(),
         }
-    }
-
-    fn overlaps(&self, other: &Self) -> bool {
-        match (&self.param, &other.param) {
-            (None, None) => self.decoded == other.decoded,
-            (Some(_), None) => other.decoded.starts_with(&self.decoded),
-            (None, Some(_)) => self.decoded.starts_with(&other.decoded),
-            (Some(_), Some(_)) => {
-                self.decoded.starts_with(&other.decoded) || other.decoded.starts_with(&self.decoded)
-            }
-        }
-    }
 }
 
 #[cfg(test)]
@@ -95,7 +63,7 @@ mod tests {
             ("/v1/a/", "/v1/a"),
         ] {
             let (all_of, some_of) = parsed(all, some);
-            assert!(all_of.covers(&some_of) && all_of.overlaps(&some_of), "{all} {some}");
+            assert!(covers(&all_of, &some_of) && super::overlap(&all_of, &some_of), "{all} {some}");
         }
         for (all, some) in [
             ("/v1/a", "/v1/b"),
@@ -109,17 +77,17 @@ mod tests {
             ("/v1/{id}/{*rest}", "/v1"),
         ] {
             let (all_of, some_of) = parsed(all, some);
-            assert!(!all_of.covers(&some_of), "{all} {some}");
+            assert!(!covers(&all_of, &some_of), "{all} {some}");
         }
         let overlap = |one: &str, other: &str| {
             let (one, other) = parsed(one, other);
-            one.overlaps(&other) && other.overlaps(&one)
+            super::overlap(&one, &other) && super::overlap(&other, &one)
         };
         assert!(!overlap("/v1/{id}", "/v2/{id}") && !overlap("/v1/{id}", "/v1/{id}/b"));
         assert!(!overlap("/v1/a{id}", "/v1/b{id}") && !overlap("/v1", "/v1/{id}"));
         assert!(overlap("/v1/{id}/", "/v1/{id}") && overlap("/{*rest}", "/v1/{id}"));
         assert!(overlap("/v1/{id}/{*rest}", "/v1/{id}") && overlap("/v1/a{id}", "/v1/{id}"));
-        assert!(parsed("/{*rest}", "/").0.is_of_all() && !parsed("/{a}", "/").0.is_of_all());
+        assert!(parsed("/{*rest}", "/").0.matches_all() && !parsed("/{a}", "/").0.matches_all());
     }
 
     fn pattern() -> impl Strategy<Value = String> {
@@ -139,8 +107,8 @@ mod tests {
             let (all_of, some_of) = parsed(&all, &some);
             let sent = SentPath::new(&path);
             let (has_all, has_some) = (all_of.matches_as_sent(&sent), some_of.matches_as_sent(&sent));
-            prop_assert!(!(all_of.covers(&some_of) && has_some) || has_all, "{all} {some} {path}");
-            prop_assert!(!(has_all && has_some) || all_of.overlaps(&some_of), "{all} {some} {path}");
+            prop_assert!(!(covers(&all_of, &some_of) && has_some) || has_all, "{all} {some} {path}");
+            prop_assert!(!(has_all && has_some) || super::overlap(&all_of, &some_of), "{all} {some} {path}");
         }
     }
 }

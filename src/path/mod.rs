@@ -1,10 +1,10 @@
-//! Paths: what a pattern means, and how the path that a client sent may be read.
+//! Patterns of paths, and the path that a client sent.
 //!
-//! Routers do not read a path alike. One takes `//` for an empty segment, another merges it; one
-//! trims a trailing slash, another decodes `%61`, another resolves `..`. The limiter stands outside
-//! of them all and does not know which of them routes the request. It therefore knows two kinds of
-//! path. A plain path has one reading, in which all routers agree: it is compared as it was sent.
-//! An odd path has several readings, and a pattern may accept any of them.
+//! Routers read some paths in different ways: one keeps the empty segment in `//`, another drops it;
+//! one removes a trailing slash, another decodes `%61`, another resolves `..`. The limiter does not
+//! know which router routes the request. So there are two kinds of path. A plain path has one
+//! reading, on which all routers agree: it is compared as it was sent. An odd path has several
+//! readings, and a pattern may match any of them.
 
 #![cfg_attr(
     not(test),
@@ -18,9 +18,12 @@
 
 mod compare;
 mod pattern;
+mod segment;
 mod sent;
+mod states;
 
 pub(crate) use self::{
+    compare::{covers, overlap},
     pattern::{Param, Pattern},
     sent::SentPath,
 };

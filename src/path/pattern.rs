@@ -1,21 +1,18 @@
 //! Patterns of paths, in axum's syntax: [`Pattern`].
 
-use std::borrow::Cow;
-
-use percent_encoding::percent_decode_str;
-
-use super::sent::{self, SentPath};
-
-/// The most segments of a pattern: as many as the states of [`Pattern::run`], but one.
-pub(super) const MAX_SEGMENTS: usize = 127;
+use super::{
+    segment::Segment,
+    sent::{DecodedSegment, SentPath},
+    states::{MAX_SEGMENTS, States},
+};
 
 /// A path in axum's syntax, such as `/users/{id}` or `/files/{*path}`.
 #[derive(Debug)]
 pub(crate) struct Pattern {
-    /// The text before the first parameter, by which most patterns differ. Empty where all paths
-    /// match.
+    /// The text before the first parameter, which is compared first as most patterns differ in it.
+    /// Empty if all paths match.
     head: Box<str>,
-    /// The number of segments before the one that has the first parameter.
+    /// The number of segments before the one with the first parameter.
     in_head: usize,
     pub(super) segments: Vec<Segment>,
     /// `{*rest}`, at the end.
@@ -24,20 +21,12 @@ pub(crate) struct Pattern {
     pub(super) has_slash: bool,
 }
 
-/// A literal text, which a parameter may follow.
-#[derive(Debug)]
-pub(super) struct Segment {
-    pub(super) literal: Box<str>,
-    pub(super) decoded: Box<[u8]>,
-    pub(super) param: Option<Box<str>>,
-}
-
-/// What a path says of a parameter of a pattern.
+/// The value of a pattern's parameter in a path.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Param<'a> {
     /// The value as it was sent, percent-encoded.
     AsSent(&'a str),
-    /// The value in another reading.
+    /// The decoded value, on which all readings agree.
     Decoded(Vec<u8>),
     /// The pattern does not match.
     Missing,
@@ -46,7 +35,8 @@ pub(crate) enum Param<'a> {
 }
 
 impl Pattern {
-    /// A pattern, or what is wrong with it and what to write instead.
+    /// # Errors
+    /// What is wrong with the pattern, and what to write instead.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let Some(path) = text.strip_prefix('/') else {
             return Err(format!("the path `{text}` does not begin with a slash; write `/{text}`"));
@@ -97,11 +87,15 @@ impl Pattern {
         if after.is_none() && self.has_slash {
             head.push('/');
         }
-        let is_all = self.segments.is_empty() && self.rest.as_ref().is_some_and(Segment::is_any);
-        self.head = if is_all { "".into() } else { head.into() };
+        self.head = if self.matches_all() { "".into() } else { head.into() };
     }
 
-    /// Whether the head's last slash may be missing in a path.
+    /// Whether it matches every path.
+    pub(crate) fn matches_all(&self) -> bool {
+        self.segments.is_empty() && self.rest.as_ref().is_some_and(Segment::is_any)
+    }
+
+    /// Whether a path may lack the slash that the head ends with.
     fn may_end_before_slash(&self) -> bool {
         let is_any = self.rest.as_ref().is_none_or(Segment::is_any);
         self.in_head == self.segments.len() && is_any && self.head.len() > 1
@@ -111,7 +105,7 @@ impl Pattern {
         self.segments.iter().chain(&self.rest).any(|segment| segment.is_param(name))
     }
 
-    /// Whether it matches the path as it was sent, as axum would.
+    /// Whether it matches the path as it was sent, as axum would match it.
     #[inline]
     pub(crate) fn matches_as_sent(&self, path: &SentPath<'_>) -> bool {
         self.walk(path.text, |_, _| {})
@@ -120,13 +114,13 @@ impl Pattern {
     /// Whether it matches the path in any of its readings.
     pub(crate) fn matches(&self, path: &SentPath<'_>) -> bool {
         let mut readings = path.odd.iter().flat_map(|odd| &odd.readings);
-        self.matches_as_sent(path) || readings.any(|segments| self.accepts(START, segments))
+        self.matches_as_sent(path) || readings.any(|segments| self.accepts(States::START, segments))
     }
 
     /// The value of the parameter `name`.
     ///
-    /// An encoded slash belongs to its segment. Where routers would split the path differently, the
-    /// value is found only if each of them reads the same one.
+    /// An encoded slash is part of its segment. If routers split the path in different ways, the value
+    /// counts only if it is the same in all of them.
     pub(crate) fn param<'a>(&self, path: &SentPath<'a>, name: &str) -> Param<'a> {
         if !path.is_loose() {
             let mut value = None;
@@ -145,7 +139,7 @@ impl Pattern {
     #[cold]
     fn param_of_odd<'a>(&self, path: &SentPath<'a>, name: &str) -> Param<'a> {
         let Some(index) = self.segments.iter().position(|segment| segment.is_param(name)) else {
-            // All that follows is sure only as it was sent.
+            // `{*rest}` or no parameter at all: the readings may differ.
             return if self.matches(path) { Param::Ambiguous } else { Param::Missing };
         };
         let readings = path.odd.iter().flat_map(|odd| &odd.readings);
@@ -157,43 +151,42 @@ impl Pattern {
         }
     }
 
-    /// What the parameter of a segment may be in a reading.
+    /// The values that the parameter of the segment at `index` may have in one reading.
     #[expect(clippy::indexing_slicing, reason = "the parameter is one of the segments")]
-    fn values<'s>(&self, index: usize, segments: &'s [sent::Segment]) -> Vec<&'s [u8]> {
-        let (mut states, mut values) = (START, Vec::new());
+    fn values<'s>(&self, index: usize, segments: &'s [DecodedSegment]) -> Vec<&'s [u8]> {
+        let (mut states, mut values) = (States::START, Vec::new());
         let (param, mut left) = (&self.segments[index], segments);
         while let [segment, after @ ..] = left {
             left = after;
             let value = segment.strip_prefix(&*param.decoded);
-            if let Some(value) = value.filter(|_| is_in(states, index))
-                && self.accepts(state_after(index), after)
+            if let Some(value) = value.filter(|_| states.contains(index))
+                && self.accepts(States::after(index), after)
             {
                 values.push(value);
             }
-            states = self.step(states, segment);
-            if states == 0 {
+            states = states.step(&self.segments, segment);
+            if states.is_empty() {
                 break;
             }
         }
         values
     }
 
-    /// Goes along the path as it was sent; tells each parameter with its text, and at the end
-    /// whether all matches.
+    /// Whether the path matches as it was sent. Calls `on_param` with each parameter and its value.
     ///
-    /// `{*rest}` matches nothing as well, unlike in axum's `route`: what is nested at `/files` also
-    /// answers `/files` and `/files/`. So may the slash at the end be missing, which a router inside
-    /// may append.
+    /// Unlike in axum's `route`, `{*rest}` also matches the empty text: a router nested at `/files`
+    /// answers `/files` and `/files/` too. For the same reason, a path may lack the pattern's last
+    /// slash: an inner router may add it.
     #[inline]
     #[expect(clippy::indexing_slicing, reason = "the head is of the first segments")]
-    fn walk<'a>(&self, path: &'a str, mut tell: impl FnMut(&Segment, &'a str)) -> bool {
+    fn walk<'a>(&self, path: &'a str, mut on_param: impl FnMut(&Segment, &'a str)) -> bool {
         let Some(text) = path.strip_prefix(&*self.head) else {
             if path.len().saturating_add(1) != self.head.len() || !self.may_end_before_slash() {
                 return false;
             }
             let ends = self.head.strip_suffix('/') == Some(path);
             if let (true, Some(rest)) = (ends, &self.rest) {
-                tell(rest, "");
+                on_param(rest, "");
             }
             return ends;
         };
@@ -202,7 +195,7 @@ impl Pattern {
                 None => text.is_empty(),
                 Some(rest) => {
                     let is_all = self.head.is_empty();
-                    tell(rest, text.strip_prefix('/').filter(|_| is_all).unwrap_or(text));
+                    on_param(rest, text.strip_prefix('/').filter(|_| is_all).unwrap_or(text));
                     true
                 }
             };
@@ -228,14 +221,14 @@ impl Pattern {
                 if value.is_empty() && left.is_none() {
                     return false;
                 }
-                tell(segment, value);
+                on_param(segment, value);
             }
         }
         match &self.rest {
             None => left.is_none_or(|left| self.has_slash && left.is_empty()),
             Some(rest) => match left.unwrap_or_default().strip_prefix(&*rest.literal) {
                 Some(value) => {
-                    tell(rest, value);
+                    on_param(rest, value);
                     true
                 }
                 None => false,
@@ -243,111 +236,21 @@ impl Pattern {
         }
     }
 
-    /// Whether the segments may lead from one of `states` to the end of the pattern.
-    ///
-    /// An empty segment may be merged with its neighbour, or be the value of a parameter: both are
-    /// tried, so that there are several states at once. State `i` is that `i` segments of the
-    /// pattern have matched.
-    fn accepts(&self, mut states: u128, segments: &[sent::Segment]) -> bool {
+    /// Whether `segments` lead from one of `states` to the end of the pattern.
+    fn accepts(&self, mut states: States, segments: &[DecodedSegment]) -> bool {
         let all = self.segments.len();
         for segment in segments {
-            if let Some(rest) = self.rest.as_ref().filter(|_| is_in(states, all))
+            if let Some(rest) = self.rest.as_ref().filter(|_| states.contains(all))
                 && segment.starts_with(&rest.decoded)
             {
                 return true;
             }
-            if states == 0 {
+            if states.is_empty() {
                 return false;
             }
-            states = self.step(states, segment);
+            states = states.step(&self.segments, segment);
         }
-        is_in(states, all) && self.rest.as_ref().is_none_or(Segment::is_any)
-    }
-
-    fn step(&self, states: u128, sent: &[u8]) -> u128 {
-        let mut next = if sent.is_empty() { states } else { 0 };
-        for (index, segment) in self.segments.iter().enumerate() {
-            if is_in(states, index) && segment.takes(sent) {
-                next |= state_after(index);
-            }
-        }
-        next
-    }
-}
-
-const START: u128 = 1;
-
-/// The state that so many segments have matched, and the one at `index`.
-#[expect(clippy::arithmetic_side_effects, reason = "a pattern has fewer segments than it has bits")]
-fn state_after(index: usize) -> u128 {
-    START << (index + 1)
-}
-
-fn is_in(states: u128, state: usize) -> bool {
-    states >> state & 1 == 1
-}
-
-impl Segment {
-    /// A segment, and whether it is `{*rest}`.
-    fn parse(text: &str) -> Result<(Self, bool), String> {
-        if let Some(name) = text.strip_prefix(':') {
-            return Err(format!("has `{text}`, which matches only itself; write `{{{name}}}`"));
-        }
-        if let Some(name) = text.strip_prefix('*') {
-            let name = if name.is_empty() { "rest" } else { name };
-            return Err(format!("has `{text}`, which matches only itself; write `{{*{name}}}`"));
-        }
-        let broken = || {
-            format!("has `{text}`, which does not parse; write one like `{{id}}` or `{{*path}}`")
-        };
-        let (mut literal, mut param) = (String::new(), None);
-        let mut left = text.chars().peekable();
-        while let Some(character) = left.next() {
-            match character {
-                '{' | '}' if left.next_if_eq(&character).is_some() => literal.push(character),
-                '{' => {
-                    let name = left.collect::<String>();
-                    let name = name.strip_suffix('}').ok_or_else(broken)?;
-                    param = Some(name.to_owned());
-                    break;
-                }
-                '}' => return Err(broken()),
-                '?' | '#' => {
-                    let problem = "a path ends before it; leave it and what follows out";
-                    return Err(format!("has `{character}`: {problem}"));
-                }
-                _ => literal.push(character),
-            }
-        }
-        let (param, is_rest) = match param {
-            None => (None, false),
-            Some(name) => match name.strip_prefix('*') {
-                Some(name) => (Some(name.to_owned()), true),
-                None => (Some(name), false),
-            },
-        };
-        if param.as_ref().is_some_and(|name| name.is_empty() || name.contains(['*', '{', '}'])) {
-            return Err(broken());
-        }
-        let decoded = Cow::from(percent_decode_str(&literal)).into();
-        let param = param.map(Into::into);
-        Ok((Self { literal: literal.into(), decoded, param }, is_rest))
-    }
-
-    fn is_param(&self, name: &str) -> bool {
-        self.param.as_deref() == Some(name)
-    }
-
-    /// Whether it has no literal text.
-    pub(super) fn is_any(&self) -> bool {
-        self.literal.is_empty()
-    }
-
-    fn takes(&self, sent: &[u8]) -> bool {
-        match self.param {
-            None => *sent == *self.decoded,
-            Some(_) => sent.starts_with(&self.decoded),
-        }
+        states.contains(all) && self.rest.as_ref().is_none_or(Segment::is_any)
     }
 }
 

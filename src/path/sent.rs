@@ -1,11 +1,11 @@
-//! The path that a client sent, and its readings.
+//! The path that a client sent, and the ways in which routers may read it: [`SentPath`].
 
 use http::request::Parts;
 use percent_encoding::percent_decode;
 
-use super::pattern::MAX_SEGMENTS;
+use super::states::MAX_SEGMENTS;
 
-/// The path that the client sent, also where axum has stripped the prefix of a nested router.
+/// The whole path that the client sent, even inside of a nested axum router.
 #[derive(Debug)]
 pub(crate) struct SentPath<'a> {
     pub(crate) text: &'a str,
@@ -13,24 +13,24 @@ pub(crate) struct SentPath<'a> {
     pub(super) odd: Option<Box<Odd>>,
 }
 
-/// What a path that is not plain may mean.
+/// The readings of a path that is not plain.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Odd {
-    /// Decoded segments, without the empty one after a trailing slash. The first reading splits
-    /// the path at its slashes; the others resolve what the first leaves.
-    pub(super) readings: Vec<Vec<Segment>>,
-    /// An encoded slash: a router that decodes first splits there.
+    /// Each reading as decoded segments, without the empty one after a trailing slash. The first
+    /// reading only splits at slashes; in the others, dot segments, empty segments, backslashes and
+    /// encoded slashes may be resolved.
+    pub(super) readings: Vec<Vec<DecodedSegment>>,
+    /// A router that decodes the path before it splits it splits at an encoded slash.
     has_encoded_slash: bool,
-    /// Empty segments, dot segments or backslashes: routers split and merge these in their own
-    /// ways.
+    /// Empty segments, dot segments or backslashes, which routers treat in different ways.
     has_loose_segments: bool,
 }
 
-pub(super) type Segment = Vec<u8>;
+pub(super) type DecodedSegment = Vec<u8>;
 
 impl<'a> SentPath<'a> {
     #[inline]
-    pub(crate) fn of(request: &'a Parts) -> Self {
+    pub(crate) fn from_request(request: &'a Parts) -> Self {
         #[cfg(feature = "axum")]
         if let Some(axum::extract::OriginalUri(uri)) = request.extensions.get() {
             return Self::new(uri.path());
@@ -44,7 +44,7 @@ impl<'a> SentPath<'a> {
         Self { text, odd }
     }
 
-    /// Whether all routers read it alike.
+    /// Whether all routers read it in the same way.
     #[inline]
     pub(crate) fn is_plain(&self) -> bool {
         self.odd.is_none()
@@ -55,22 +55,22 @@ impl<'a> SentPath<'a> {
         self.is_loose() || self.odd.as_ref().is_some_and(|odd| odd.has_encoded_slash)
     }
 
-    /// Whether routers do so without having decoded a slash, which is part of its segment (RFC
-    /// 3986, section 2.2).
+    /// Whether they do so even if none of them splits at an encoded slash, which is part of its
+    /// segment (RFC 3986, section 2.2).
     pub(super) fn is_loose(&self) -> bool {
         self.odd.as_ref().is_some_and(|odd| odd.has_loose_segments)
     }
 }
 
-/// Whether no byte can be read in two ways. A dot at the beginning of a segment is looked at more
-/// closely in [`Odd`].
+/// Whether no byte can be read in two ways. A segment that begins with a dot is not plain here;
+/// [`Odd`] finds out whether it is a dot segment.
 #[inline]
 fn is_plain(path: &[u8]) -> bool {
     let ends_well = path.len() == 1 || path.last() != Some(&b'/');
     path.first() == Some(&b'/') && ends_well && !has_odd_bytes(path)
 }
 
-/// Most requests have a plain path, so eight bytes are looked at together.
+/// Compares eight bytes at a time, as this runs for each request.
 #[inline]
 fn has_odd_bytes(path: &[u8]) -> bool {
     let (eights, rest) = path.as_chunks::<8>();
@@ -79,7 +79,7 @@ fn has_odd_bytes(path: &[u8]) -> bool {
         odd |= odd_bytes(*eight, &mut before);
     }
     if !rest.is_empty() {
-        // It begins within those before.
+        // The last eight bytes: they overlap the chunk before.
         let last = path.last_chunk::<8>().copied().unwrap_or_else(|| {
             let mut padded = [b'-'; 8];
             padded.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
@@ -90,14 +90,15 @@ fn has_odd_bytes(path: &[u8]) -> bool {
     odd != 0
 }
 
-/// Not 0 where there is `%`, `\`, a byte that is not ASCII, or a slash that another or a dot
-/// follows. `before` tells whether a slash comes before, and then whether one is the last byte.
+/// Not 0 if there is `%`, `\`, a byte that is not ASCII, or a slash before another slash or a dot.
+/// `before` is 0x80 if a slash comes before these bytes, and else 0; it is updated for the bytes that
+/// follow.
 #[inline]
 #[expect(clippy::arithmetic_side_effects, reason = "the highest bit of each byte is free")]
 fn odd_bytes(eight: [u8; 8], before: &mut u64) -> u64 {
     const LOW: u64 = u64::from_le_bytes([0x7f; 8]);
     let eight = u64::from_le_bytes(eight);
-    // The highest bit of each byte that is the one looked for, if all are ASCII. None carries.
+    // The highest bit of each byte that equals `byte`, if all bytes are ASCII. No addition carries.
     let are = |byte: u8, eight: u64| {
         let other = eight ^ u64::from_le_bytes([byte; 8]);
         !((other & LOW) + LOW) & !LOW
@@ -116,13 +117,13 @@ impl Odd {
     fn new(path: &str) -> Box<Self> {
         let mut odd =
             Self { readings: Vec::new(), has_encoded_slash: false, has_loose_segments: false };
-        // An asterisk, or no path at all (RFC 9112, section 3.2).
+        // The target is `*` or has no path (RFC 9112, section 3.2).
         let Some(path) = path.strip_prefix('/') else { return Box::new(odd) };
         let as_sent = without_slash(decoded(split(path.as_bytes())));
-        let has = |found: fn(&Segment) -> bool| as_sent.iter().any(found);
+        let has = |found: fn(&DecodedSegment) -> bool| as_sent.iter().any(found);
         let has_backslash = path.contains('\\');
         odd.has_encoded_slash = has(|segment| segment.contains(&b'/'));
-        // An encoded slash at an end of its segment may be merged with the one beside it.
+        // A router may merge an encoded slash with the slash beside it.
         let has_slash_at_end = has(|segment| segment.starts_with(b"/") || segment.ends_with(b"/"));
         odd.has_loose_segments =
             has_backslash || has_slash_at_end || has(Vec::is_empty) || has(is_dots);
@@ -138,8 +139,8 @@ impl Odd {
         Box::new(odd)
     }
 
-    /// Adds the readings of routers that decode before they split, or after, and that resolve dot
-    /// segments (RFC 3986, section 5.2.4) before or after that, with slashes merged or not.
+    /// Adds the readings of routers that decode before or after they split, that resolve dot segments
+    /// (RFC 3986, section 5.2.4) before or after that or not at all, and that merge slashes or not.
     fn resolve(&mut self, path: &[u8]) {
         for (segments, is_encoded) in
             [(split(path), true), (decoded(split(path)), false), (split(&decode(path)), false)]
@@ -154,7 +155,7 @@ impl Odd {
         }
     }
 
-    fn add(&mut self, segments: Vec<Segment>) {
+    fn add(&mut self, segments: Vec<DecodedSegment>) {
         let segments = without_slash(segments);
         if !self.readings.contains(&segments) {
             self.readings.push(segments);
@@ -166,12 +167,13 @@ fn decode(path: &[u8]) -> Vec<u8> {
     percent_decode(path).collect()
 }
 
-fn decoded(segments: Vec<Segment>) -> Vec<Segment> {
+fn decoded(segments: Vec<DecodedSegment>) -> Vec<DecodedSegment> {
     segments.iter().map(|segment| decode(segment)).collect()
 }
 
-/// The segments between slashes. No pattern tells apart how many are empty, beyond as many as it has itself.
-fn split(path: &[u8]) -> Vec<Segment> {
+/// The segments between slashes. More empty ones in a row than a pattern has segments change no
+/// match, so these are dropped.
+fn split(path: &[u8]) -> Vec<DecodedSegment> {
     let mut empty = 0_usize;
     let segments = path.split(|byte| *byte == b'/').filter(|segment| {
         empty = if segment.is_empty() { empty.saturating_add(1) } else { 0 };
@@ -180,20 +182,20 @@ fn split(path: &[u8]) -> Vec<Segment> {
     segments.map(<[u8]>::to_vec).collect()
 }
 
-fn without_slash(mut segments: Vec<Segment>) -> Vec<Segment> {
+fn without_slash(mut segments: Vec<DecodedSegment>) -> Vec<DecodedSegment> {
     segments.pop_if(|last| last.is_empty());
     segments
 }
 
-fn is_dots(segment: &Segment) -> bool {
+fn is_dots(segment: &DecodedSegment) -> bool {
     matches!(&**segment, b"." | b"..")
 }
 
-fn has_dots(segments: &[Segment]) -> bool {
+fn has_dots(segments: &[DecodedSegment]) -> bool {
     segments.iter().any(is_dots)
 }
 
-fn without_dots<'a>(segments: impl Iterator<Item = &'a Segment>) -> Vec<Segment> {
+fn without_dots<'a>(segments: impl Iterator<Item = &'a DecodedSegment>) -> Vec<DecodedSegment> {
     let mut resolved = Vec::new();
     for segment in segments {
         match &**segment {

@@ -55,7 +55,7 @@ impl Api {
         for tenant in ["roomy", "roomy2"] {
             contracts.set(tenant, Contract { read: 10_000, write: 10_000, auth: 10_000 });
         }
-        let clock = Clock::starting_at(UNIX_EPOCH + Duration::from_secs(START));
+        let clock = Clock::tokio(UNIX_EPOCH + Duration::from_secs(START));
         let limiter = limiter(contracts.clone(), clock).unwrap();
         Self { app: app(limiter.clone()), limiter, contracts, began: Instant::now() }
     }

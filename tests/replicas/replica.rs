@@ -113,8 +113,8 @@ async fn ask_until_told(orders: Orders) -> Vec<Asked> {
     let now = SystemTime::now();
     let clock = match orders.clock_ahead {
         0 => Clock::system(),
-        1.. => Clock::starting_at(now + ahead),
-        _ => Clock::starting_at(now - ahead),
+        1.. => Clock::tokio(now + ahead),
+        _ => Clock::tokio(now - ahead),
     };
     let limiter = orders.quotas.limiter(store, clock);
     let start = Instant::now();

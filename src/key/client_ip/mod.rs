@@ -16,10 +16,10 @@ use std::{
 use http::{HeaderName, header::FORWARDED, request::Parts};
 use ipnet::IpNet;
 
-pub(crate) use self::networks::parse_networks;
+pub(crate) use self::networks::{hold_all_callers, parse_networks};
 pub use self::peer::{PeerAddr, UnixPeer};
 use self::{
-    networks::{are_everybody, parse_network},
+    networks::parse_network,
     peer::Hop,
     watch::{Seen, Watch},
 };
@@ -120,7 +120,7 @@ impl ClientIp {
                 },
             }
         }
-        if are_everybody(&networks) {
+        if hold_all_callers(&networks) {
             self.problem = Some(
                 "the trusted proxies are everybody, and any caller writes its own address; write the networks of the proxies, or their number with `trust_hops(n)`"
                     .to_owned(),

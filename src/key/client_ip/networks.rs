@@ -35,9 +35,9 @@ pub(crate) fn parse_networks<T: AsRef<str>>(
     networks.into_iter().map(|text| parse_network(text.as_ref())).collect()
 }
 
-/// Whether the networks are together all that callers can come from: all of IPv4, or all of IPv6
-/// that is in use between networks.
-pub(super) fn are_everybody(networks: &Vec<IpNet>) -> bool {
+/// Whether the networks together hold every address that a caller can have: all of IPv4, or all of
+/// the IPv6 addresses that are routed on the internet.
+pub(crate) fn hold_all_callers(networks: &Vec<IpNet>) -> bool {
     const GLOBAL_UNICAST: Ipv6Net =
         Ipv6Net::new_assert(std::net::Ipv6Addr::new(0x2000, 0, 0, 0, 0, 0, 0, 0), 3);
     IpNet::aggregate(networks).iter().any(|network| match network {
@@ -91,7 +91,7 @@ mod tests {
             (&[], false),
         ] {
             assert_eq!(
-                are_everybody(&parse_networks(networks).unwrap()),
+                hold_all_callers(&parse_networks(networks).unwrap()),
                 everybody,
                 "{networks:?}"
             );

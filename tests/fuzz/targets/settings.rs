@@ -113,7 +113,7 @@ fn limiter(
     policies: &mut BTreeMap<String, Limits>,
 ) -> Result<Limiter, BuildError> {
     let mut builder = Limiter::builder()
-        .clock(Clock::starting_at(UNIX_EPOCH + data.time().min(Duration::from_secs(1 << 33))));
+        .clock(Clock::tokio(UNIX_EPOCH + data.time().min(Duration::from_secs(1 << 33))));
     if data.flag() {
         builder = builder.store(MemoryStore::with_max_keys(usize::from(data.byte())));
     }
