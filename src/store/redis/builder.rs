@@ -6,12 +6,13 @@ use redis::{Client, cluster::ClusterClientBuilder};
 
 use super::{
     RedisStore, Shared,
-    announced::Announced,
+    announced_policies::AnnouncedPolicies,
     connection::Servers,
+    connection_manager::ConnectionManager,
     deny_cache::DenyCache,
     leases::Leases,
     leasing::Moment,
-    link::{Link, Timeouts},
+    time_budget::Timeouts,
     wire::{Names, Request},
 };
 use crate::error::BuildError;
@@ -179,15 +180,15 @@ impl RedisStoreBuilder {
             return fail("a time-out of 0 is over before it begins; write at least 1 ms");
         }
         let servers = self.address.servers(&self.timeouts)?;
-        let announced = Announced::new(&self.prefix);
+        let announced = AnnouncedPolicies::new(&self.prefix);
         let names = Names::new(self.prefix);
         let probe_names = names.clone();
         let probe = move |shard| Request::probe(&probe_names, shard);
-        let link = Link::new(servers, self.timeouts, probe, announced);
+        let manager = ConnectionManager::new(servers, self.timeouts, probe, announced);
         let deny_cache = DenyCache::new(self.max_denied, LONGEST_DENIED);
         let leases = Arc::new(Leases::new(self.max_leased));
         let moment = Moment::new();
-        Ok(RedisStore(Arc::new(Shared { link, names, secret, deny_cache, leases, moment })))
+        Ok(RedisStore(Arc::new(Shared { manager, names, secret, deny_cache, leases, moment })))
     }
 }
 
@@ -210,7 +211,7 @@ impl Address {
                 }
                 let cluster = ClusterClientBuilder::new(urls)
                     .connection_timeout(timeouts.connect)
-                    // `Patience` counts the time, from when a command has its turn.
+                    // `TimeBudget` counts the time, from when a command is sent.
                     .response_timeout(timeouts.response.saturating_mul(4))
                     // It would also repeat what may have been done.
                     .retries(0);

@@ -1,4 +1,4 @@
-//! What the `redis` crate knows of servers, connections and errors.
+//! The `redis` crate behind three types: [`Servers`], a [`Connection`] to them, and [`CommandError`].
 
 use std::{fmt, time::Duration};
 
@@ -7,99 +7,96 @@ use redis::{
     aio::MultiplexedConnection, cluster::ClusterClient, cluster_async::ClusterConnection,
     cluster_routing::SingleNodeRoutingInfo, cmd, from_redis_value,
 };
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::{
-    link::Timeouts,
-    parts::AT_ONCE,
-    patience::Patience,
+    time_budget::{TimeBudget, Timeouts},
     wire::{self, Request},
 };
 use crate::store::{Answer, StoreError};
 
-/// Between two attempts while a cluster is being rearranged, as long as there is time to decide.
-const REARRANGING: Duration = Duration::from_millis(2);
+/// The most commands on their way to a server: enough to keep it busy, and few enough that the last
+/// is answered long before its time is over.
+pub(super) const MAX_IN_FLIGHT: usize = 256;
 
-/// A cluster is given the time of so many, one after the other.
-const CONNECTIONS: u32 = 10;
+/// The pause between two attempts while a cluster moves slots.
+const REARRANGING_PAUSE: Duration = Duration::from_millis(2);
 
-/// How long an announcement says something.
-const KEPT: Duration = Duration::from_secs(30 * 86_400);
+/// A cluster has the time of this many connections, which are opened one after the other.
+const CLUSTER_CONNECTIONS: u32 = 10;
 
-/// One server, or some of a cluster.
+/// How long a server keeps an announcement.
+const ANNOUNCEMENT_TTL: Duration = Duration::from_secs(30 * 86_400);
+
+/// Where to connect to.
 #[derive(Clone)]
 pub(super) enum Servers {
     One(Client),
     Cluster(Box<ClusterClient>),
 }
 
-/// One that is used by many requests at once.
+/// An open connection, which many requests use at once.
 #[derive(Clone)]
 pub(super) enum Connection {
     One(MultiplexedConnection),
     Cluster(ClusterConnection),
 }
 
-/// Why a server has not done what was asked.
-pub(super) struct Failure {
+/// Why a server has not run a command.
+pub(super) struct CommandError {
     problem: String,
-    /// There was no answer.
+    /// Whether there was no answer in time.
     pub(super) is_timeout: bool,
-    /// The connection is gone, and with it all answers that were on their way.
+    /// Whether the connection is lost, and with it all answers that were on their way.
     pub(super) is_lost: bool,
 }
 
 impl Servers {
+    pub(super) fn is_cluster(&self) -> bool {
+        matches!(self, Self::Cluster(_))
+    }
+
     pub(super) async fn connect(&self, timeouts: &Timeouts) -> Result<Connection, StoreError> {
-        let connecting = async {
+        let connect = async {
             match self {
                 Self::One(client) => {
-                    // It is us who count the time; and what has its turn is written at once.
+                    // `TimeBudget` counts the time. The buffer has room for all commands that the
+                    // send queue lets through.
                     let config = AsyncConnectionConfig::new()
                         .set_connection_timeout(None)
                         .set_response_timeout(None)
-                        .set_pipeline_buffer_size(AT_ONCE);
-                    let connecting = client.get_multiplexed_async_connection_with_config(&config);
-                    connecting.await.map(Connection::One)
+                        .set_pipeline_buffer_size(MAX_IN_FLIGHT);
+                    let connect = client.get_multiplexed_async_connection_with_config(&config);
+                    connect.await.map(Connection::One)
                 }
                 Self::Cluster(client) => {
                     client.get_async_connection().await.map(Connection::Cluster)
                 }
             }
         };
-        let connections = if matches!(self, Self::Cluster(_)) { CONNECTIONS } else { 1 };
-        let mut patience = Patience::new(timeouts.connect.saturating_mul(connections));
-        match patience.wait(Duration::MAX, connecting).await {
-            Some(connection) => connection.map_err(|error| Failure::from(error).into()),
+        let connections = if self.is_cluster() { CLUSTER_CONNECTIONS } else { 1 };
+        let mut budget = TimeBudget::new(timeouts.connect.saturating_mul(connections));
+        match budget.wait(Duration::MAX, connect).await {
+            Some(connection) => connection.map_err(|error| CommandError::from(error).into()),
             None => Err(StoreError::new("the connection to Redis was not opened in time")),
         }
     }
 }
 
 impl Connection {
-    pub(super) fn is_cluster(&self) -> bool {
-        matches!(self, Self::Cluster(_))
-    }
-
-    /// How a server makes room when it is full, where that takes counts which still matter.
-    pub(super) async fn eviction_policy(&self) -> Option<String> {
-        let mut info = cmd("INFO");
-        info.arg("memory");
-        let told: RedisResult<Value> = match self {
-            Self::One(connection) => info.query_async(&mut connection.clone()).await,
-            // Each of its servers answers.
-            Self::Cluster(connection) => info.query_async(&mut connection.clone()).await,
+    /// Runs the script.
+    pub(super) async fn run(&self, request: &Request) -> Result<Answer, CommandError> {
+        let answer = match self {
+            Self::One(connection) => wire::run(&mut connection.clone(), request).await,
+            Self::Cluster(connection) => run_in_cluster(&mut connection.clone(), request).await,
         };
-        match told.ok()? {
-            Value::Map(servers) => servers.into_iter().find_map(|(_, told)| evicting(told)),
-            told => evicting(told),
-        }
+        answer.map_err(CommandError::from)
     }
 
-    /// Sets a text, which is kept for a while, and tells what it was before, if there was one.
+    /// Writes a text that a server keeps for a while, and returns the text that was there before.
     pub(super) async fn replace(&self, key: &str, text: &str) -> Option<String> {
         let mut set = cmd("SET");
-        set.arg(key).arg(text).arg("GET").arg("EX").arg(KEPT.as_secs());
+        set.arg(key).arg(text).arg("GET").arg("EX").arg(ANNOUNCEMENT_TTL.as_secs());
         let before: RedisResult<Option<String>> = match self {
             Self::One(connection) => set.query_async(&mut connection.clone()).await,
             Self::Cluster(connection) => set.query_async(&mut connection.clone()).await,
@@ -107,19 +104,31 @@ impl Connection {
         before.ok()?
     }
 
-    /// Runs the script.
-    pub(super) async fn run(&self, request: &Request) -> Result<Answer, Failure> {
-        let answer = match self {
-            Self::One(connection) => wire::run(&mut connection.clone(), request).await,
-            Self::Cluster(connection) => run_in_cluster(&mut connection.clone(), request).await,
+    /// Warns if a full server makes room by dropping counts that still matter.
+    pub(super) async fn warn_if_evicting(self, within: Duration) {
+        if let Ok(Some(policy)) = timeout(within, self.eviction_policy()).await {
+            log_evicting(&policy);
+        }
+    }
+
+    async fn eviction_policy(&self) -> Option<String> {
+        let mut info = cmd("INFO");
+        info.arg("memory");
+        let reply: RedisResult<Value> = match self {
+            Self::One(connection) => info.query_async(&mut connection.clone()).await,
+            // Each server of the cluster answers.
+            Self::Cluster(connection) => info.query_async(&mut connection.clone()).await,
         };
-        answer.map_err(Failure::from)
+        match reply.ok()? {
+            Value::Map(servers) => servers.into_iter().find_map(|(_, memory)| evicting(memory)),
+            memory => evicting(memory),
+        }
     }
 }
 
-/// Runs the script, and asks again what a cluster has not done because it is being rearranged. What
-/// it may have done is not asked for twice, or units would be given back twice: its client retries
-/// nothing by itself.
+/// Runs the script, and runs it again where a cluster has not done so because it moves slots. What a
+/// server may have done is never repeated, or units would be given back twice. For the same reason,
+/// the cluster's client retries nothing.
 async fn run_in_cluster(
     connection: &mut ClusterConnection,
     request: &Request,
@@ -130,22 +139,22 @@ async fn run_in_cluster(
             answer = wire::run_asking(connection, request, node).await;
         }
         match answer {
-            Err(error) if is_rearranged(&error) => sleep(REARRANGING).await,
+            Err(error) if is_rearranged(&error) => sleep(REARRANGING_PAUSE).await,
             answer => return answer,
         }
     }
 }
 
-/// The server that is taking over the slot that was asked for.
+/// The server that takes over the slot, where the error names one.
 fn taking_over(error: &RedisError) -> Option<SingleNodeRoutingInfo> {
     let (node, _) = error.redirect_node()?;
     let (host, port) = node.rsplit_once(':')?;
-    let is_it = error.kind() == ErrorKind::Server(ServerErrorKind::Ask);
+    let is_ask = error.kind() == ErrorKind::Server(ServerErrorKind::Ask);
     let (host, port) = (host.to_owned(), port.parse().ok()?);
-    is_it.then_some(SingleNodeRoutingInfo::ByAddress { host, port })
+    is_ask.then_some(SingleNodeRoutingInfo::ByAddress { host, port })
 }
 
-/// Whether nothing was done because servers change their slots or their roles.
+/// Whether the script did not run because servers change their slots or their roles.
 fn is_rearranged(error: &RedisError) -> bool {
     use ServerErrorKind::{Ask, ClusterDown, MasterDown, Moved, ReadOnly, TryAgain};
     matches!(
@@ -154,15 +163,16 @@ fn is_rearranged(error: &RedisError) -> bool {
     )
 }
 
-fn evicting(told: Value) -> Option<String> {
-    let memory: String = from_redis_value(told).ok()?;
+/// The eviction policy in what a server says of its memory, if it takes counts that still matter.
+fn evicting(memory: Value) -> Option<String> {
+    let memory: String = from_redis_value(memory).ok()?;
     let field = |name| memory.lines().find_map(|line| line.trim().strip_prefix(name));
     let is_bounded = field("maxmemory:").is_some_and(|bytes| bytes != "0");
     let policy = field("maxmemory_policy:").filter(|policy| is_bounded && *policy != "noeviction");
     policy.map(str::to_owned)
 }
 
-impl From<RedisError> for Failure {
+impl From<RedisError> for CommandError {
     fn from(error: RedisError) -> Self {
         let is_timeout = error.is_timeout();
         let is_lost = error.is_io_error() || error.is_connection_dropped();
@@ -170,8 +180,8 @@ impl From<RedisError> for Failure {
     }
 }
 
-impl From<Failure> for StoreError {
-    fn from(failure: Failure) -> Self {
+impl From<CommandError> for StoreError {
+    fn from(failure: CommandError) -> Self {
         Self::new(failure.problem)
     }
 }
@@ -184,4 +194,15 @@ impl fmt::Debug for Servers {
             Self::Cluster(_) => "a cluster",
         })
     }
+}
+
+fn log_evicting(policy: &str) {
+    #[cfg(feature = "tracing")]
+    tracing::warn!(
+        policy,
+        "a full Redis server forgets counts that still matter, and more is admitted than the \
+         quota; set its `maxmemory-policy` to `noeviction`"
+    );
+    #[cfg(not(feature = "tracing"))]
+    let _ = policy;
 }

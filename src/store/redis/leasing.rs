@@ -15,7 +15,7 @@ use super::{
     Shared,
     deny_cache::Begun,
     leases::{self, Asking},
-    patience::Patience,
+    time_budget::TimeBudget,
     wire::Request,
 };
 use crate::{
@@ -85,15 +85,15 @@ impl Shared {
         since: Instant,
         has_asked: Arc<AtomicBool>,
     ) -> Result<(Answer, Option<Asking>), StoreError> {
-        let mut patience = self.link.patience().telling(has_asked);
+        let mut budget = self.manager.time_budget().with_sent_flag(has_asked);
         if !charges.iter().any(leases::is_leased) {
-            let answer = self.charge(&[], &charges, &mut patience).await?;
-            let asked = patience.began().saturating_duration_since(since);
+            let answer = self.charge(&[], &charges, &mut budget).await?;
+            let asked = budget.wait_began().saturating_duration_since(since);
             self.deny_cache.remember(&charges, &begun, &answer, (asked, since.elapsed()));
             return Ok((answer, None));
         }
         // Boxed: others would be moved about with room for it.
-        Box::pin(self.decide_leased(&charges, now, begun, since, patience)).await
+        Box::pin(self.decide_leased(&charges, now, begun, since, budget)).await
     }
 
     async fn decide_leased(
@@ -102,10 +102,10 @@ impl Shared {
         now: Now,
         mut begun: Begun,
         since: Instant,
-        mut patience: Patience,
+        mut budget: TimeBudget,
     ) -> Result<(Answer, Option<Asking>), StoreError> {
         // Who has waited half of its time for others asks by itself.
-        let own_half = patience.left() / 2;
+        let own_half = budget.left() / 2;
         let (mut is_first, mut fruitless) = (true, 0);
         loop {
             let passed = since.elapsed();
@@ -120,8 +120,8 @@ impl Shared {
             let mut asking = match self.leases.begin(charges, asked, fruitless < FRUITLESS) {
                 Ok(asking) => asking,
                 Err(mut filling) => {
-                    let for_others = patience.left().saturating_sub(own_half);
-                    match patience.wait(for_others, filling.changed()).await {
+                    let for_others = budget.left().saturating_sub(own_half);
+                    match budget.wait(for_others, filling.changed()).await {
                         Some(Ok(())) => {}
                         Some(Err(_)) => fruitless += 1,
                         None => fruitless = FRUITLESS,
@@ -135,10 +135,10 @@ impl Shared {
             let expired = mem::take(&mut asking.expired);
             if !expired.is_empty() {
                 // They go back even if the caller leaves.
-                patience.asks();
+                budget.mark_sent();
             }
             expired.iter().for_each(|correction| self.deny_cache.forget(&correction.charge));
-            let answer = self.charge(&expired, &asking.charges(), &mut patience).await?;
+            let answer = self.charge(&expired, &asking.charges(), &mut budget).await?;
             let heard = asked.saturating_add(nanos(since.elapsed() - passed));
             let answer = asking.hear(&answer, (asked, heard));
             let times = (Duration::ZERO, since.elapsed() - passed);
@@ -173,11 +173,12 @@ impl Drop for Shared {
         if left.is_empty() {
             return;
         }
-        let at_once = if self.link.is_cluster() { 1 } else { AT_ONCE };
-        let (link, names) = (Arc::clone(&self.link), self.names.clone());
+        let at_once = if self.manager.is_cluster() { 1 } else { AT_ONCE };
+        let (manager, names) = (Arc::clone(&self.manager), self.names.clone());
         runtime.spawn(async move {
             for some in left.chunks(at_once) {
-                let _ = link.run(&Request::correct(&names, some), &mut link.patience()).await;
+                let _ =
+                    manager.run(&Request::correct(&names, some), &mut manager.time_budget()).await;
             }
         });
     }

@@ -1,18 +1,15 @@
 //! Counts in Redis or Valkey, which several replicas share.
 
-mod announced;
+mod announced_policies;
 mod builder;
 mod connection;
+mod connection_manager;
 mod deny_cache;
 mod in_flight;
 mod leases;
 mod leasing;
-mod link;
-mod parts;
-mod patience;
-mod pauses;
 mod shards;
-mod turns;
+mod time_budget;
 mod wire;
 
 use std::{fmt, sync::Arc};
@@ -24,8 +21,8 @@ pub use self::builder::RedisStoreBuilder;
 #[cfg(any(fuzzing, test))]
 pub(crate) use self::wire::read_any as read_any_reply;
 use self::{
-    deny_cache::DenyCache, in_flight::InFlight, leases::Leases, leasing::Moment, link::Link,
-    wire::Names,
+    connection_manager::ConnectionManager, deny_cache::DenyCache, in_flight::InFlight,
+    leases::Leases, leasing::Moment, wire::Names,
 };
 use super::{Announcement, Charge, Correction, Store, StoreError, StoreFuture};
 use crate::clock::Now;
@@ -98,7 +95,7 @@ use crate::clock::Now;
 pub struct RedisStore(Arc<Shared>);
 
 struct Shared {
-    link: Arc<Link>,
+    manager: Arc<ConnectionManager>,
     names: Names,
     secret: u128,
     deny_cache: DenyCache,
@@ -196,7 +193,7 @@ impl Store for RedisStore {
     }
 
     fn announce(&self, policies: &Arc<[Announcement]>) {
-        self.0.link.announced().add(policies);
+        self.0.manager.announced().add(policies);
     }
 
     fn secret(&self) -> Option<u128> {

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use smallvec::SmallVec;
 use tokio::task::JoinHandle;
 
-use super::{Shared, leases::taken, patience::Patience, wire::Request};
+use super::{Shared, leases::taken, time_budget::TimeBudget, wire::Request};
 use crate::{
     clock::Now,
     store::{Answer, Change, Charge, Correction, Mode, StoreError, Usage, Usages},
@@ -22,12 +22,12 @@ impl Shared {
         self: &Arc<Self>,
         before: &[Correction],
         charges: &[Charge],
-        patience: &mut Patience,
+        budget: &mut TimeBudget,
     ) -> Result<Answer, StoreError> {
         let is_one = charges.windows(2).all(|two| two[0].shard == two[1].shard);
-        if is_one || !self.link.is_cluster() {
+        if is_one || !self.manager.is_cluster() {
             let request = Request::correct_and_charge(&self.names, before, charges);
-            let mut answer = self.link.run(&request, patience).await?;
+            let mut answer = self.manager.run(&request, budget).await?;
             answer.usages.drain(..before.len());
             return Ok(answer);
         }
@@ -35,19 +35,19 @@ impl Shared {
             self.correct(before).await?;
         }
         // Boxed: others would be moved about with room for it.
-        Box::pin(self.charge_each_shard(charges, patience)).await
+        Box::pin(self.charge_each_shard(charges, budget)).await
     }
 
     async fn charge_each_shard(
         self: &Arc<Self>,
         charges: &[Charge],
-        patience: &mut Patience,
+        budget: &mut TimeBudget,
     ) -> Result<Answer, StoreError> {
         let mut all = Collected::new(charges.len());
         let mut before: Vec<(usize, Correction)> = Vec::new();
         for places in self.shards(charges.iter().map(|charge| charge.shard)) {
             let charges: SmallVec<[Charge; 4]> = places.iter().map(|&at| charges[at]).collect();
-            let answer = self.link.run(&Request::charge(&self.names, &charges), patience).await;
+            let answer = self.manager.run(&Request::charge(&self.names, &charges), budget).await;
             let answer = match answer {
                 Ok(answer) => answer,
                 Err(error) => {
@@ -60,7 +60,7 @@ impl Shared {
             if refuses(&charges, &answer) {
                 let (places, corrections): (Places, Vec<_>) = before.into_iter().unzip();
                 // The time of the refusal stays known.
-                let mut left = Patience::new(patience.left());
+                let mut left = TimeBudget::new(budget.left());
                 let given_back = left.wait(Duration::MAX, self.give_back(corrections)).await;
                 if let Some(Ok(Ok(answer))) = given_back {
                     all.add(&places, &answer);
@@ -97,13 +97,13 @@ impl Shared {
             }
         };
         forget();
-        let mut patience = self.link.patience();
+        let mut budget = self.manager.time_budget();
         let (mut all, mut failed) = (Collected::new(corrections.len()), None);
         for places in self.shards(corrections.iter().map(|correction| correction.charge.shard)) {
             let corrections: SmallVec<[Correction; 4]> =
                 places.iter().map(|&at| corrections[at]).collect();
             let request = Request::correct(&self.names, &corrections);
-            match self.link.run(&request, &mut patience).await {
+            match self.manager.run(&request, &mut budget).await {
                 Ok(answer) => all.add(&places, &answer),
                 Err(error) => failed = Some(error),
             }
@@ -120,7 +120,7 @@ impl Shared {
     fn shards(&self, shards: impl Iterator<Item = u64>) -> SmallVec<[Places; 1]> {
         let shards: SmallVec<[u64; 4]> = shards.collect();
         let mut places: Places = (0..shards.len()).collect();
-        if places.is_empty() || !self.link.is_cluster() {
+        if places.is_empty() || !self.manager.is_cluster() {
             return SmallVec::from_iter([places]);
         }
         places.sort_by_key(|&place| shards[place]);

@@ -1,0 +1,135 @@
+//! The policies that limiters of one store have announced: [`AnnouncedPolicies`]. Limiters that count
+//! together by mistake are found by them.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use tokio::time::timeout;
+
+use super::connection::Connection;
+use crate::store::Announcement;
+
+type Policies = [Announcement];
+
+/// The policies of the limiters that are alive.
+#[derive(Debug)]
+pub(super) struct AnnouncedPolicies {
+    prefix: String,
+    all: Mutex<Vec<Weak<Policies>>>,
+    /// Whether some were added since they were sent, or the connection is a new one.
+    has_unsent: AtomicBool,
+}
+
+impl AnnouncedPolicies {
+    pub(super) fn new(prefix: &str) -> Self {
+        Self {
+            prefix: prefix.to_owned(),
+            all: Mutex::default(),
+            has_unsent: AtomicBool::new(false),
+        }
+    }
+
+    /// Adds the policies of a limiter, for as long as it keeps them, and compares them with those of
+    /// other limiters in this process.
+    pub(super) fn add(&self, policies: &Arc<Policies>) {
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|others| others.strong_count() > 0);
+        for others in all.iter().filter_map(Weak::upgrade) {
+            for policy in &**policies {
+                let same = others.iter().filter(|other| other.policy == policy.policy);
+                same.for_each(|other| policy.compare(&other.settings));
+            }
+        }
+        all.push(Arc::downgrade(policies));
+        self.has_unsent.store(true, Relaxed);
+    }
+
+    /// Has all policies sent again: the server may be another one.
+    pub(super) fn resend(&self) {
+        self.has_unsent.store(true, Relaxed);
+    }
+
+    pub(super) fn has_unsent(&self) -> bool {
+        self.has_unsent.load(Relaxed)
+    }
+
+    /// Writes the policies to the server, and compares them with what others have written there.
+    /// Returns at once: a task does the work.
+    #[cold]
+    pub(super) fn send(&self, connection: Connection, within: Duration) {
+        let unsent = self.take_unsent();
+        let unsent = unsent.iter().flat_map(|policies| policies.iter());
+        let unsent: Vec<_> = unsent.map(|policy| (self.key(policy), policy.clone())).collect();
+        tokio::spawn(async move {
+            for (key, policy) in unsent {
+                let before = connection.replace(&key, &policy.settings);
+                if let Ok(Some(before)) = timeout(within, before).await {
+                    policy.compare(&before);
+                }
+            }
+        });
+    }
+
+    fn take_unsent(&self) -> Vec<Arc<Policies>> {
+        if !self.has_unsent.swap(false, Relaxed) {
+            return Vec::new();
+        }
+        let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        all.iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// The Redis key of an announcement. It is in the slot of the probe's key, and no count has it.
+    fn key(&self, announcement: &Announcement) -> String {
+        let [tag, policy] =
+            [0, announcement.policy].map(|number| URL_SAFE_NO_PAD.encode(number.to_be_bytes()));
+        format!("{}:{{{tag}}}policy:{policy}", self.prefix)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        policy::Policy,
+        quota::Quota,
+        warning::{Code, warnings},
+    };
+
+    fn policies(name: &str, quota: Quota) -> Arc<Policies> {
+        Arc::new([Announcement::new(&Policy::token_bucket(name, quota).global(), 7)])
+    }
+
+    fn warned(name: &str) -> usize {
+        let given = warnings();
+        let given = given.iter().filter(|given| given.code() == Code::PolicyDiffers);
+        given.filter(|given| given.culprit() == name).count()
+    }
+
+    #[test]
+    fn limiters_that_live_at_once_and_differ_are_warned_of() {
+        let announced = AnnouncedPolicies::new("tower-quota");
+        let (slow, fast) = (Quota::per_minute(10), Quota::per_minute(20));
+        let gone = policies("succeeded", slow);
+        announced.add(&gone);
+        drop(gone);
+        let (next, same) = (policies("succeeded", fast), policies("succeeded", fast));
+        announced.add(&next);
+        announced.add(&same);
+        assert_eq!(warned("succeeded"), 0);
+        assert_eq!(announced.take_unsent().len(), 2);
+        assert!(announced.take_unsent().is_empty(), "they were sent");
+        let other = policies("succeeded", slow);
+        announced.add(&other);
+        assert_eq!(warned("succeeded"), 1);
+        assert_eq!(announced.take_unsent().len(), 3);
+        announced.resend();
+        assert_eq!(announced.take_unsent().len(), 3);
+        assert_eq!(announced.key(&other[0]), "tower-quota:{AAAAAAAAAAA}policy:AAAAAAAAAAc");
+    }
+}

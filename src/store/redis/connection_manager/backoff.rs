@@ -1,0 +1,58 @@
+//! The pauses between two attempts to use a server that fails: [`Backoff`].
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+const FIRST_PAUSE: Duration = Duration::from_millis(25);
+const LONGEST_PAUSE: Duration = Duration::from_millis(400);
+/// A server that fails again within this time after an attempt worked gets a longer pause. A probe may
+/// work where requests do not, as when little memory is left.
+const STEADY: Duration = Duration::from_secs(1);
+
+/// Why a server is down.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum DownReason {
+    Errors,
+    ConnectionLost,
+}
+
+/// Pauses that double until the server has worked for a while.
+pub(super) struct Backoff {
+    next: Duration,
+    works_since: Option<Instant>,
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self { next: FIRST_PAUSE, works_since: None }
+    }
+}
+
+impl Backoff {
+    /// The pause after an attempt that failed.
+    pub(super) fn next_pause(&mut self) -> Duration {
+        let pause = self.next;
+        self.next = pause.saturating_mul(2).min(LONGEST_PAUSE);
+        pause
+    }
+
+    /// Notes that an attempt has worked.
+    pub(super) fn record_success(&mut self) {
+        self.works_since = Some(Instant::now());
+    }
+
+    /// The pause before the first attempt after the server went down: none if it worked for a while.
+    pub(super) fn first_pause(&mut self, reason: DownReason) -> Duration {
+        let worked = self.works_since.map_or(Duration::MAX, |since| since.elapsed());
+        let steady = match reason {
+            DownReason::Errors => STEADY,
+            // A lost connection says less about the server.
+            DownReason::ConnectionLost => FIRST_PAUSE,
+        };
+        if worked >= steady || reason == DownReason::ConnectionLost {
+            self.next = FIRST_PAUSE;
+        }
+        if worked >= steady { Duration::ZERO } else { self.next_pause() }
+    }
+}

@@ -1,0 +1,355 @@
+//! The connection to the servers: opened in the background, not used while it fails, and probed until
+//! it works again.
+//!
+//! ```text
+//!            first request           opens, probe works
+//!   Closed ────────────────► Opening ──────────────────► Open ◄───────────────┐
+//!     ▲                         │                          │ connection lost, │
+//!     │ the runtime ends        │ fails                    │ three errors, or │ opens,
+//!     │ (from any state)        ▼                          ▼ a failed probe   │ probe works
+//!     └─────────────────────── Down ◄──────────────────────┴──────────────────┘
+//! ```
+//!
+//! Requests wait in `Opening`, as long as their time budget allows. In `Down` they fail at once. One
+//! task opens the connection, and opens it again when it is lost. The connection to a cluster stays
+//! open: there, each [`SlotRange`](connected::SlotRange) goes up and down by itself.
+
+mod backoff;
+mod connected;
+mod send_queue;
+
+use std::{
+    mem,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use tokio::{sync::watch, time::sleep};
+
+use self::{
+    backoff::{Backoff, DownReason},
+    connected::Connected,
+    send_queue::NotSent,
+};
+use super::{
+    announced_policies::AnnouncedPolicies,
+    connection::{Connection, Servers},
+    time_budget::{TimeBudget, Timeouts},
+    wire::Request,
+};
+use crate::{
+    store::{Answer, StoreError},
+    warning::{Code, warn},
+};
+
+/// A server counts as down after this many errors in a row.
+const MAX_ERRORS: u32 = 3;
+
+pub(super) struct ConnectionManager {
+    servers: Servers,
+    timeouts: Timeouts,
+    /// Makes the cheapest command for the server of a shard.
+    probe: Box<dyn Fn(u64) -> Request + Send + Sync>,
+    state: watch::Sender<State>,
+    /// Whether the warning about the queue is still to be given.
+    warns_of_queue: AtomicBool,
+    announced: AnnouncedPolicies,
+}
+
+#[derive(Clone)]
+enum State {
+    Closed,
+    /// For the first time: requests wait for it.
+    Opening,
+    Open(Arc<Connected>),
+    /// It is being opened again, and no request waits for it.
+    Down(DownReason),
+}
+
+impl ConnectionManager {
+    pub(super) fn new(
+        servers: Servers,
+        timeouts: Timeouts,
+        probe: impl Fn(u64) -> Request + Send + Sync + 'static,
+        announced: AnnouncedPolicies,
+    ) -> Arc<Self> {
+        let (probe, state) = (Box::new(probe), watch::Sender::new(State::Closed));
+        let warns_of_queue = AtomicBool::new(true);
+        Arc::new(Self { servers, timeouts, probe, state, warns_of_queue, announced })
+    }
+
+    pub(super) fn is_cluster(&self) -> bool {
+        self.servers.is_cluster()
+    }
+
+    /// The time that servers have for one decision.
+    pub(super) fn time_budget(&self) -> TimeBudget {
+        TimeBudget::new(self.timeouts.decision)
+    }
+
+    /// The policies that limiters of this store have announced.
+    pub(super) fn announced(&self) -> &AnnouncedPolicies {
+        &self.announced
+    }
+
+    /// Runs the script on the server of the request's shard. Fails at once while that is down.
+    pub(super) async fn run(
+        self: &Arc<Self>,
+        request: &Request,
+        budget: &mut TimeBudget,
+    ) -> Result<Answer, StoreError> {
+        let connected = self.connected(budget).await?;
+        let range = connected.range(|| request.slot());
+        let permit = range.send_queue.acquire(self.timeouts.queue).await;
+        let _permit = permit.map_err(|why| self.not_sent(why))?;
+        if range.is_down.load(Relaxed) {
+            return Err(StoreError::new("a Redis server is down"));
+        }
+        budget.mark_sent();
+        let answers_before = range.answers.load(Relaxed);
+        let reply = budget.wait(self.timeouts.response, connected.connection.run(request)).await;
+        let error = match reply {
+            Some(Ok(answer)) => {
+                range.answers.fetch_add(1, Relaxed);
+                range.errors.store(0, Relaxed);
+                if self.announced.has_unsent() {
+                    self.announced.send(connected.connection.clone(), self.timeouts.response);
+                }
+                return Ok(answer);
+            }
+            Some(Err(error)) if !error.is_timeout => error,
+            Some(Err(_)) | None => {
+                self.start_probe(&connected, request, answers_before);
+                return Err(not_in_time());
+            }
+        };
+        let is_lost = error.is_lost;
+        let error = error.into();
+        let errors = range.errors.fetch_add(1, Relaxed).saturating_add(1);
+        if is_lost {
+            self.mark_down(&connected, request, DownReason::ConnectionLost, &error);
+        } else {
+            range.answers.fetch_add(1, Relaxed);
+            if errors >= MAX_ERRORS {
+                self.mark_down(&connected, request, DownReason::Errors, &error);
+            }
+        }
+        Err(error)
+    }
+
+    #[cold]
+    fn not_sent(&self, why: NotSent) -> StoreError {
+        if why == NotSent::Abandoned {
+            return not_in_time();
+        }
+        let limit = self.timeouts.queue;
+        if self.warns_of_queue.swap(false, Relaxed) {
+            warn(Code::RedisQueue, "", || {
+                format!(
+                    "requests have waited {limit:?} for their turn to ask Redis, and are decided \
+                     without it: this process has more of them than it or Redis can serve; add \
+                     `Policy::lease(…)`, processors or servers, or write a longer \
+                     `RedisStoreBuilder::queue_timeout`"
+                )
+            });
+        }
+        StoreError::new("this process has too many requests for Redis")
+    }
+
+    /// The connection. Requests wait for the first one; the first request has it opened.
+    async fn connected(
+        self: &Arc<Self>,
+        budget: &mut TimeBudget,
+    ) -> Result<Arc<Connected>, StoreError> {
+        if let State::Open(connected) = &*self.state.borrow() {
+            return Ok(Arc::clone(connected));
+        }
+        let mut state = self.state.subscribe();
+        if self.change(|state| matches!(state, State::Closed), State::Opening) {
+            tokio::spawn(keep_connected(Reconnector(Arc::downgrade(self))));
+        }
+        let opened = state.wait_for(|state| matches!(state, State::Open(_) | State::Down(_)));
+        match budget.wait(Duration::MAX, opened).await {
+            Some(Ok(state)) => match &*state {
+                State::Open(connected) => Ok(Arc::clone(connected)),
+                _ => Err(StoreError::new("there is no connection to Redis")),
+            },
+            _ => Err(StoreError::new("the connection to Redis was not opened in time")),
+        }
+    }
+
+    /// Probes a server that has not answered in time. One command alone may be slow, so the server is
+    /// down only if the probe fails too. If nothing else was answered since the command was sent, the
+    /// requests that wait to send theirs fail at once: none of them waits for a time-out of its own.
+    #[cold]
+    fn start_probe(
+        self: &Arc<Self>,
+        connected: &Arc<Connected>,
+        request: &Request,
+        answers_before: u64,
+    ) {
+        let range = connected.range(|| request.slot());
+        if range.is_probed.swap(true, Relaxed) {
+            return;
+        }
+        if range.answers.load(Relaxed) == answers_before {
+            range.send_queue.abandon_waiting();
+        }
+        tokio::spawn(probe_once(Arc::clone(self), Arc::clone(connected), request.shard()));
+    }
+
+    /// Uses the server, or the range of a cluster, no more until it works again.
+    #[cold]
+    fn mark_down(
+        self: &Arc<Self>,
+        failed: &Arc<Connected>,
+        request: &Request,
+        reason: DownReason,
+        error: &StoreError,
+    ) {
+        let range = failed.range(|| request.slot());
+        if !self.is_cluster() {
+            let is_current =
+                |state: &State| matches!(state, State::Open(now) if Arc::ptr_eq(now, failed));
+            if self.change(is_current, State::Down(reason)) {
+                range.is_down.store(true, Relaxed);
+                range.send_queue.abandon_waiting();
+                log_down(error);
+            }
+        } else if !range.is_down.swap(true, Relaxed) {
+            range.send_queue.abandon_waiting();
+            log_down(error);
+            let (manager, probe) = (Arc::downgrade(self), (self.probe)(request.shard()));
+            tokio::spawn(probe_until_up(manager, Arc::clone(failed), probe, reason));
+        }
+    }
+
+    /// Changes the state if it is the expected one.
+    fn change(&self, is_expected: impl Fn(&State) -> bool, to: State) -> bool {
+        self.state.send_if_modified(|state| {
+            let changes = is_expected(state);
+            if changes {
+                *state = to;
+            }
+            changes
+        })
+    }
+
+    async fn probe(&self, connection: &Connection, probe: &Request) -> Result<(), StoreError> {
+        let mut budget = TimeBudget::new(self.timeouts.response);
+        match budget.wait(Duration::MAX, connection.run(probe)).await {
+            Some(answer) => answer.map(drop).map_err(StoreError::from),
+            None => Err(not_in_time()),
+        }
+    }
+
+    async fn connect(&self) -> Result<Connected, StoreError> {
+        let connection = self.servers.connect(&self.timeouts).await?;
+        // One server of a cluster may fail: then its ranges are down, and no others.
+        if !self.is_cluster() {
+            self.probe(&connection, &(self.probe)(0)).await?;
+        }
+        Ok(Connected::new(connection))
+    }
+}
+
+/// Ends with the task that keeps the connection open, as when the task's runtime ends. The connection
+/// ends as well then, and the next request starts a new task.
+struct Reconnector(Weak<ConnectionManager>);
+
+impl Drop for Reconnector {
+    fn drop(&mut self) {
+        if let Some(manager) = self.0.upgrade() {
+            manager.state.send_replace(State::Closed);
+        }
+    }
+}
+
+/// Opens the connection, and opens it again when it is lost.
+async fn keep_connected(reconnector: Reconnector) {
+    let (mut backoff, mut is_first) = (Backoff::default(), true);
+    while let Some(manager) = reconnector.0.upgrade() {
+        match manager.connect().await {
+            Ok(connected) => {
+                let (connection, state) = (connected.connection.clone(), manager.state.subscribe());
+                let before = manager.state.send_replace(State::Open(Arc::new(connected)));
+                if matches!(before, State::Down(_)) {
+                    log_up();
+                }
+                backoff.record_success();
+                manager.announced.resend();
+                if mem::take(&mut is_first) {
+                    tokio::spawn(connection.warn_if_evicting(manager.timeouts.response));
+                }
+                drop(manager);
+                let Some(reason) = until_down(state).await else { return };
+                sleep(backoff.first_pause(reason)).await;
+            }
+            Err(error) => {
+                let down = State::Down(DownReason::Errors);
+                if matches!(manager.state.send_replace(down), State::Opening) {
+                    log_down(&error);
+                }
+                drop(manager);
+                sleep(backoff.next_pause()).await;
+            }
+        }
+    }
+}
+
+/// `None`: the store is gone.
+async fn until_down(mut state: watch::Receiver<State>) -> Option<DownReason> {
+    let down = state.wait_for(|state| matches!(state, State::Down(_))).await.ok()?;
+    if let State::Down(reason) = *down { Some(reason) } else { None }
+}
+
+/// Marks a server down if it does not answer a probe either.
+async fn probe_once(manager: Arc<ConnectionManager>, connected: Arc<Connected>, shard: u64) {
+    let probe = (manager.probe)(shard);
+    if let Err(error) = manager.probe(&connected.connection, &probe).await {
+        manager.mark_down(&connected, &probe, DownReason::Errors, &error);
+    }
+    connected.range(|| probe.slot()).is_probed.store(false, Relaxed);
+}
+
+/// Probes the server of a shard until it works, and then marks the range up.
+async fn probe_until_up(
+    manager: Weak<ConnectionManager>,
+    connected: Arc<Connected>,
+    probe: Request,
+    reason: DownReason,
+) {
+    let range = connected.range(|| probe.slot());
+    let mut pause = range.backoff().first_pause(reason);
+    loop {
+        sleep(pause).await;
+        let Some(manager) = manager.upgrade() else { return };
+        if manager.probe(&connected.connection, &probe).await.is_ok() {
+            range.backoff().record_success();
+            range.errors.store(0, Relaxed);
+            range.is_down.store(false, Relaxed);
+            return log_up();
+        }
+        drop(manager);
+        pause = range.backoff().next_pause();
+    }
+}
+
+fn not_in_time() -> StoreError {
+    StoreError::new("a Redis server has not answered in time")
+}
+
+fn log_down(error: &StoreError) {
+    #[cfg(feature = "tracing")]
+    tracing::warn!(%error, "Redis is given up until it answers: policies decide without it");
+    #[cfg(not(feature = "tracing"))]
+    let _ = error;
+}
+
+fn log_up() {
+    #[cfg(feature = "tracing")]
+    tracing::info!("Redis answers again");
+}

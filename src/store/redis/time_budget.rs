@@ -1,0 +1,151 @@
+//! How long requests wait for servers: [`Timeouts`], and what is left for one decision: [`TimeBudget`].
+//!
+//! Time in which this process did not run does not count: an answer may have come meanwhile that it
+//! could not read.
+
+use std::{
+    future::Future,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use tokio::time::{Instant, timeout};
+
+/// A wait is cut into this many slices. Each slice counts as its length, however long it took. Other
+/// tasks run between two slices, such as the one that reads the answers.
+const SLICES: u32 = 4;
+/// The resolution of timers.
+const SHORTEST: Duration = Duration::from_millis(1);
+
+/// The settings of the same names in [`RedisStoreBuilder`](super::RedisStoreBuilder).
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Timeouts {
+    pub(super) connect: Duration,
+    pub(super) response: Duration,
+    pub(super) decision: Duration,
+    pub(super) queue: Duration,
+}
+
+/// What is left of the time that servers have for one decision.
+#[derive(Debug)]
+pub(super) struct TimeBudget {
+    left: Duration,
+    wait_began: Instant,
+    is_sent: Arc<AtomicBool>,
+}
+
+impl TimeBudget {
+    pub(super) fn new(time: Duration) -> Self {
+        Self { left: time, wait_began: Instant::now(), is_sent: Arc::default() }
+    }
+
+    /// The same budget, with a flag that [`mark_sent`](Self::mark_sent) sets.
+    pub(super) fn with_sent_flag(self, is_sent: Arc<AtomicBool>) -> Self {
+        Self { is_sent, ..self }
+    }
+
+    /// Notes that a command is sent: from now on, a server may have charged something.
+    pub(super) fn mark_sent(&self) {
+        self.is_sent.store(true, Relaxed);
+    }
+
+    pub(super) fn left(&self) -> Duration {
+        self.left
+    }
+
+    /// When the last wait began.
+    pub(super) fn wait_began(&self) -> Instant {
+        self.wait_began
+    }
+
+    /// Waits for an answer: at most for this time, and at most for what is left.
+    pub(super) async fn wait<T>(
+        &mut self,
+        at_most: Duration,
+        answer: impl Future<Output = T>,
+    ) -> Option<T> {
+        let mut answer = pin!(answer);
+        let mut left = at_most.min(self.left);
+        let slice = (left / SLICES).max(SHORTEST);
+        self.wait_began = Instant::now();
+        let mut slice_began = self.wait_began;
+        while !left.is_zero() {
+            let answered = timeout(slice.min(left), answer.as_mut()).await;
+            let now = Instant::now();
+            let took = now.saturating_duration_since(slice_began);
+            let counted = took.min(slice.saturating_add(SHORTEST));
+            slice_began = now;
+            left = left.saturating_sub(counted);
+            self.left = self.left.saturating_sub(counted);
+            if let Ok(answer) = answered {
+                return Some(answer);
+            }
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        future::{pending, poll_fn},
+        task::Poll,
+    };
+
+    use tokio::time::{advance, sleep};
+
+    use super::*;
+
+    const TIME: Duration = Duration::from_millis(40);
+
+    #[tokio::test(start_paused = true)]
+    async fn what_does_not_come_is_given_up_in_time() {
+        for at_most in [TIME, Duration::from_micros(1), Duration::from_millis(333)] {
+            let (mut budget, began) = (TimeBudget::new(Duration::from_secs(1)), Instant::now());
+            assert!(budget.wait(at_most, pending::<()>()).await.is_none());
+            let waited = began.elapsed();
+            assert!(waited >= at_most && waited <= at_most + 9 * SHORTEST, "{waited:?}");
+            assert!(budget.left() <= Duration::from_secs(1) - at_most);
+        }
+        let mut budget = TimeBudget::new(TIME);
+        assert_eq!(budget.wait(Duration::MAX, async { 7 }).await, Some(7));
+        assert!(budget.wait(Duration::MAX, pending::<()>()).await.is_none());
+        assert!(budget.wait(Duration::MAX, async { 7 }).await.is_none(), "nothing is left");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_longest_time_is_no_panic() {
+        let mut budget = TimeBudget::new(Duration::MAX);
+        let answer = async {
+            sleep(Duration::from_secs(86_400)).await;
+            7
+        };
+        assert_eq!(budget.wait(Duration::MAX, answer).await, Some(7));
+    }
+
+    /// The answer is ready at the third poll, as if another task had to read it first. This process
+    /// stands still for an hour before each poll.
+    #[tokio::test(start_paused = true)]
+    async fn a_process_that_stands_still_has_not_waited() {
+        let mut polls = 0;
+        // It never wakes the task: the timer does.
+        let answer = poll_fn(|_| {
+            polls += 1;
+            if polls == 3 { Poll::Ready(7) } else { Poll::Pending }
+        });
+        let mut budget = TimeBudget::new(TIME);
+        let waiting = tokio::spawn(async {
+            for _ in 0..4 {
+                tokio::task::yield_now().await;
+                advance(Duration::from_secs(3_600)).await;
+            }
+        });
+        assert_eq!(budget.wait(TIME, answer).await, Some(7));
+        waiting.await.unwrap();
+        assert!(budget.left() > Duration::ZERO);
+    }
+}
