@@ -1,6 +1,6 @@
 //! The FHIR Directory API, as its rate-limit page describes it, with a search page of its own.
 //!
-//! `cargo run --release --example fhir_directory`, then open <http://127.0.0.1:3000/>, or
+//! `cargo run --release --features describe --example fhir_directory`, then open <http://127.0.0.1:3000/>, or
 //! `curl -i 'http://127.0.0.1:3000/api/v1/endpoints?query=hospital'`.
 
 mod common;

@@ -1,6 +1,6 @@
 //! The gateway API, as its rate-limit page describes it.
 //!
-//! `cargo run --release --example gateway`, then for example
+//! `cargo run --release --features describe --example gateway`, then for example
 //! `curl -i -H 'Authorization: Bearer gw_mytenant_nightly' http://127.0.0.1:3000/v1/sites`.
 
 mod common;

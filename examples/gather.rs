@@ -1,6 +1,6 @@
 //! The Gather API, as its rate-limit page describes it.
 //!
-//! `cargo run --release --example gather`, then for example
+//! `cargo run --release --features describe --example gather`, then for example
 //! `curl -i -H 'x-api-key: mine' http://127.0.0.1:3000/qsi/gather/questions`.
 
 mod common;

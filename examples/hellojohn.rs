@@ -1,6 +1,6 @@
 //! The HelloJohn API, as its rate-limit page describes it.
 //!
-//! `cargo run --release --example hellojohn`, then for example
+//! `cargo run --release --features describe --example hellojohn`, then for example
 //! `curl -i -H 'Authorization: Bearer sk_live_free_mytenant' http://127.0.0.1:3000/v1/users`.
 
 mod common;

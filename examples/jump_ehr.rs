@@ -1,6 +1,6 @@
 //! The Jump EHR API, as its rate-limit page describes it.
 //!
-//! `cargo run --release --features usage --example jump_ehr`, then for example
+//! `cargo run --release --features describe,usage --example jump_ehr`, then for example
 //! `curl -i -H 'Authorization: Bearer pk_live_mine'
 //! http://127.0.0.1:3000/functions/v1/api-v1/patients`. What a key has used is at
 //! http://127.0.0.1:3000/settings/api-keys/usage.

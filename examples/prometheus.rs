@@ -1,6 +1,6 @@
 //! A limiter's numbers for Prometheus at `/metrics`, and for Grafana by `prometheus/dashboard.json`.
 //!
-//! `cargo run --release --features metrics --example prometheus`, then
+//! `cargo run --release --features describe,metrics --example prometheus`, then
 //! `curl -i http://127.0.0.1:3000/search` until it refuses, `curl -X POST
 //! http://127.0.0.1:3000/exports` until it holds, and `curl http://127.0.0.1:3000/metrics`.
 

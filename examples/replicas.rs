@@ -1,6 +1,6 @@
 //! Two servers that share one quota through Redis or Valkey.
 //!
-//! `redis-server`, and `cargo run --release --features redis --example replicas`; then
+//! `redis-server`, and `cargo run --release --features describe,redis --example replicas`; then
 //! `for port in 3000 3001 3000 3001 3000 3001; do curl -i http://127.0.0.1:$port/; done`: five
 //! requests pass in all, whichever server they ask. Stop Redis, and each server counts by itself.
 //!

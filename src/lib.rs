@@ -103,8 +103,8 @@
 //!
 //! # Limits that document themselves
 //!
-//! [`RateLimitLayer::describe`] describes the limits for callers, from the settings that decide; the
-//! module [`describe`] turns that into JSON, Markdown and an HTML page.
+//! With the feature `describe`, [`RateLimitLayer::describe`] describes the limits for callers, from
+//! the settings that decide; the module [`describe`] turns that into JSON, Markdown and an HTML page.
 //!
 //! # What operators see
 //!
@@ -179,8 +179,9 @@
 //!
 //! | feature | default | adds |
 //! |---|---|---|
-//! | `axum` | yes | reads the peer's address from axum's `ConnectInfo`, and the path from `OriginalUri`; `Rejection` is an `IntoResponse`; `Description::route` serves what the limits are |
+//! | `axum` | yes | reads the peer's address from axum's `ConnectInfo`, and the path from `OriginalUri`; `Rejection` is an `IntoResponse` |
 //! | `tracing` | yes | logs what an operator has to know: refusals, what a dry run would refuse, and each [`warning`] |
+//! | `describe` | no | the module `describe`: the limits as JSON, Markdown and an HTML page, and with `axum` a route that serves them |
 //! | `metrics` | no | counts decisions, waits and keys for the recorder of the `metrics` facade |
 //! | `redis` | no | `store::RedisStore`: counts that several replicas share, in Redis or Valkey |
 //! | `grpc` | no | answers refused gRPC calls with a gRPC status and its details |
@@ -188,6 +189,7 @@
 //! | `usage` | no | the module `usage`: a log of requests, and with `axum` a page that shows callers their usage, and one for the operator |
 //! | `usage-sqlite` | no | keeps that log in a SQLite file; builds SQLite, for which it takes a C compiler |
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![forbid(unsafe_code)]
 #![warn(
     missing_docs,
@@ -215,6 +217,7 @@ extern crate self as tower_quota;
 mod algorithm;
 mod category;
 mod clock;
+#[cfg(feature = "describe")]
 pub mod describe;
 mod error;
 mod first_requests;
@@ -253,6 +256,6 @@ pub use crate::{
 };
 
 /// The README's code compiles.
-#[cfg(all(doctest, feature = "axum", feature = "redis"))]
+#[cfg(all(doctest, feature = "axum", feature = "describe", feature = "redis"))]
 #[doc = include_str!("../README.md")]
 struct Readme;

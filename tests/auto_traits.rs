@@ -10,7 +10,6 @@ use tower_quota::{
     BuildError, Category, Check, CheckError, Clock, Decision, DecisionFuture, Limiter,
     LimiterBuilder, Matcher, OnStoreFailure, Outcome, Policy, Quota, RateLimitLayer, Rejection,
     ResponseBody,
-    describe::Description,
     key::{BodyFieldLayer, Caller, ClientIp, Key, PeekedBody},
     store::{Answer, Charge, MemoryStore, StoreError, StoreFuture, Usage},
 };
@@ -25,7 +24,8 @@ fn types_are_shared_between_threads_and_printed() {
     shared::<Category>();
     shared::<Clock>();
     shared::<Decision>();
-    shared::<Description>();
+    #[cfg(feature = "describe")]
+    shared::<tower_quota::describe::Description>();
     shared::<Limiter>();
     shared::<LimiterBuilder>();
     shared::<Matcher>();

@@ -1,6 +1,6 @@
 //! The FHIR Directory's search page in a browser: served from one origin, it calls the API on
 //! another.
-#![cfg(all(feature = "axum", feature = "tracing", target_os = "linux"))]
+#![cfg(all(feature = "axum", feature = "describe", feature = "tracing", target_os = "linux"))]
 
 #[path = "common/browser.rs"]
 mod browser;

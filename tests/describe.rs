@@ -1,4 +1,5 @@
 //! A limiter tells what it does: as data, JSON, Markdown and HTML.
+#![cfg(feature = "describe")]
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -1,5 +1,5 @@
 //! What fuzzing has found so far: each input of `tests/fuzz/corpus` keeps its promise.
-#![cfg(all(feature = "axum", feature = "redis"))]
+#![cfg(all(feature = "axum", feature = "describe", feature = "redis"))]
 
 #[path = "fuzz/targets/mod.rs"]
 mod targets;

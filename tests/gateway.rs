@@ -1,7 +1,7 @@
 //! The gateway example, line by line of its rate-limit page.
 //!
 //! These tests run the example's own router on a paused clock.
-#![cfg(feature = "axum")]
+#![cfg(all(feature = "axum", feature = "describe"))]
 
 use std::{
     collections::BTreeMap,

@@ -2,7 +2,7 @@
 //!
 //! No time is asserted from above: this machine may be busy. The paused clock of `gateway.rs` tells
 //! the exact moments.
-#![cfg(all(feature = "axum", target_os = "linux"))]
+#![cfg(all(feature = "axum", feature = "describe", target_os = "linux"))]
 
 mod common;
 

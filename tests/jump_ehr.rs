@@ -1,7 +1,7 @@
 //! The Jump EHR example, line by line of its rate-limit page.
 //!
 //! These tests run the example's own router on a paused clock.
-#![cfg(all(feature = "axum", feature = "tracing", feature = "usage"))]
+#![cfg(all(feature = "axum", feature = "describe", feature = "tracing", feature = "usage"))]
 
 mod common;
 #[path = "../examples/jump_ehr.rs"]

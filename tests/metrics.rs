@@ -363,6 +363,7 @@ fn a_recorder_may_come_after_the_limiter() {
     assert_eq!(decisions(&series), [("{category=,policy=each,verdict=allowed}", 1)]);
 }
 
+#[cfg(feature = "describe")]
 #[test]
 fn an_example_refusal_is_no_decision() {
     let series = record(async |_| {

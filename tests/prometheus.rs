@@ -1,5 +1,5 @@
 //! The Prometheus example, and the dashboard that is made for its numbers.
-#![cfg(all(feature = "axum", feature = "metrics", feature = "redis"))]
+#![cfg(all(feature = "axum", feature = "describe", feature = "metrics", feature = "redis"))]
 
 #[path = "common/redis/mod.rs"]
 mod harness;

@@ -1,5 +1,5 @@
 //! What each example server tells at `/rate-limits`, beside the numbers of its reference page.
-#![cfg(all(feature = "axum", feature = "tracing"))]
+#![cfg(all(feature = "axum", feature = "describe", feature = "tracing"))]
 #![allow(clippy::duplicate_mod, reason = "each example has the common module")]
 
 #[path = "../examples/fhir_directory.rs"]

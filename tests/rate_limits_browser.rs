@@ -1,5 +1,5 @@
 //! The page at `/rate-limits` in a browser.
-#![cfg(all(feature = "axum", feature = "tracing", target_os = "linux"))]
+#![cfg(all(feature = "axum", feature = "describe", feature = "tracing", target_os = "linux"))]
 
 #[path = "common/browser.rs"]
 mod browser;

@@ -1,7 +1,7 @@
 //! The HelloJohn example as its users run it: a process, a port, and a signal that ends it.
 //!
 //! On Linux, where all of 127.0.0.0/8 are addresses of this machine.
-#![cfg(all(feature = "axum", feature = "tracing", target_os = "linux"))]
+#![cfg(all(feature = "axum", feature = "describe", feature = "tracing", target_os = "linux"))]
 
 mod common;
 

@@ -1,6 +1,6 @@
 //! Each public setting that takes a time or a number takes 0, 1 and the largest: it is an error that
 //! says what to write, or it works, and nothing panics.
-#![cfg(feature = "axum")]
+#![cfg(all(feature = "axum", feature = "describe"))]
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},

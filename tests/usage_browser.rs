@@ -1,5 +1,11 @@
 //! The usage page in a browser.
-#![cfg(all(feature = "axum", feature = "tracing", feature = "usage", target_os = "linux"))]
+#![cfg(all(
+    feature = "axum",
+    feature = "describe",
+    feature = "tracing",
+    feature = "usage",
+    target_os = "linux"
+))]
 
 #[path = "common/browser.rs"]
 mod browser;

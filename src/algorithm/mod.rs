@@ -31,8 +31,7 @@ pub(crate) use self::{
 use crate::{clock::Now, quota::Quota};
 
 /// How a quota is counted. [`Policy`](crate::Policy) has a constructor for each.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Algorithm {
     /// A bucket that holds the quota's burst and refills evenly over the window: the generic cell
@@ -47,6 +46,16 @@ pub enum Algorithm {
 }
 
 impl Algorithm {
+    /// A name for logs and JSON: `token_bucket`, `fixed_window` or `sliding_window`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::TokenBucket => "token_bucket",
+            Self::FixedWindow => "fixed_window",
+            Self::SlidingWindow => "sliding_window",
+        }
+    }
+
     /// For how many nanoseconds a use counts at most, without a debt.
     pub(crate) fn longest(self, quota: &Quota) -> u128 {
         match self {
@@ -74,6 +83,13 @@ impl Algorithm {
             ),
             Self::FixedWindow | Self::SlidingWindow => quota.window_nanos(),
         }
+    }
+}
+
+/// As [`Algorithm::as_str`].
+impl serde::Serialize for Algorithm {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
     }
 }
 

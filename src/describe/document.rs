@@ -4,9 +4,9 @@ use http::StatusCode;
 
 use super::{
     Description, PolicyDescription, RefusalDescription, Requests, ResponseDescription,
-    indent::indented, words,
+    indent::indented,
 };
-use crate::algorithm::Algorithm;
+use crate::{algorithm::Algorithm, policy::english};
 
 pub(super) enum Block {
     Heading(&'static str),
@@ -124,7 +124,7 @@ impl Description {
         let limit = |policy: &PolicyDescription, plan: Option<&str>| {
             let quota = policy.plans.iter().find(|known| Some(&*known.name) == plan);
             let quota = quota.map_or(policy.quota, |plan| plan.quota);
-            vec![text(words::limit(&quota, policy.algorithm, policy.unit.as_deref()))]
+            vec![text(english::limit(&quota, policy.algorithm, policy.unit.as_deref()))]
         };
         let row = |plan: Option<&str>| {
             let name = vec![text(plan.unwrap_or("no plan"))];
@@ -144,31 +144,37 @@ impl Description {
         let all = [
             (
                 Algorithm::TokenBucket,
-                "Token bucket",
                 ": units come back evenly, one after the other, up to what can be used at once.",
             ),
             (
                 Algorithm::FixedWindow,
-                "Fixed window",
                 ": all units come back when a window of the clock begins (UTC): a minute on the \
                  minute, an hour on the hour. Windows are counted from the beginning of 1970.",
             ),
             (
                 Algorithm::SlidingWindow,
-                "Sliding window",
                 ": a unit comes back when the window's length has passed since it was used.",
             ),
         ];
         let used = all
             .into_iter()
-            .filter(|(algorithm, ..)| self.policies().any(|policy| policy.algorithm == *algorithm));
-        let items: Vec<Cell> =
-            used.map(|(_, name, means)| vec![Span::Strong(name.to_owned()), text(means)]).collect();
+            .filter(|(algorithm, _)| self.policies().any(|policy| policy.algorithm == *algorithm));
+        let item = |(algorithm, meaning)| {
+            let mut name = algorithm_name(algorithm);
+            name[..1].make_ascii_uppercase();
+            vec![Span::Strong(name), text(meaning)]
+        };
+        let items: Vec<Cell> = used.map(item).collect();
         if items.is_empty() {
             return Vec::new();
         }
         vec![Block::Heading("When units come back"), Block::List(items)]
     }
+}
+
+/// `token bucket`
+fn algorithm_name(algorithm: Algorithm) -> String {
+    algorithm.as_str().replace('_', " ")
 }
 
 fn spoken(requests: &Requests) -> Span {
@@ -185,8 +191,8 @@ fn row(policy: &PolicyDescription) -> Vec<Cell> {
         name.push(note("tried out: refuses nothing"));
     }
     let mut limit =
-        vec![text(words::limit(&policy.quota, policy.algorithm, policy.unit.as_deref()))];
-    limit.push(note(words::algorithm(policy.algorithm)));
+        vec![text(english::limit(&policy.quota, policy.algorithm, policy.unit.as_deref()))];
+    limit.push(note(algorithm_name(policy.algorithm)));
     match (policy.plans.is_empty(), policy.other_quotas) {
         (true, false) => {}
         (false, false) => limit.push(note("or as the plan says")),
@@ -199,9 +205,12 @@ fn row(policy: &PolicyDescription) -> Vec<Cell> {
         (_, true) => limit.push(note("units depend on the response")),
     }
     if !policy.hold.is_zero() {
-        limit.push(note(format!("waits up to {} before it refuses", words::duration(policy.hold))));
+        limit.push(note(format!(
+            "waits up to {} before it refuses",
+            english::duration(policy.hold)
+        )));
     }
-    let mut keys = vec![text(words::keys(policy))];
+    let mut keys = vec![text(english::keys(policy.global, &policy.keys))];
     if !policy.keys.is_empty() {
         let refused = policy.refuses_without_key;
         keys.push(note(if refused { "else refused" } else { "else not counted" }));

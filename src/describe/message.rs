@@ -28,7 +28,7 @@ pub struct HeaderDescription {
 }
 
 impl HeaderDescription {
-    pub(crate) fn new(name: &HeaderName, meaning: &str) -> Self {
+    pub(crate) fn new((name, meaning): (HeaderName, &str)) -> Self {
         Self { name: name.to_string(), meaning: meaning.to_owned() }
     }
 }

@@ -33,11 +33,9 @@ mod policy;
 mod requests;
 #[cfg(feature = "axum")]
 mod route;
-mod words;
 
 use serde::Serialize;
 
-pub(crate) use self::words::in_words;
 pub use self::{
     html::CONTENT_SECURITY_POLICY,
     message::{HeaderDescription, RefusalDescription, ResponseDescription},

@@ -16,25 +16,27 @@ pub use self::{
     rejection::Rejection,
     service::RateLimit,
 };
-use self::{
-    future::X_REQUEST_ID, headers::Headers, jitter::Spread, rejection::Renderer, report::Report,
-};
+#[cfg(feature = "describe")]
+use self::{future::X_REQUEST_ID, report::Report};
+use self::{headers::Headers, jitter::Spread, rejection::Renderer};
 
 use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Request, Response};
+use http::{HeaderName, Response};
 use tower::Layer;
 
 #[cfg(feature = "usage")]
 use crate::usage::RequestLog;
+#[cfg(feature = "describe")]
 use crate::{
-    describe::{Description, RefusalDescription, ResponseDescription},
-    error::BuildError,
-    limiter::{Decision, Limiter, Outcome},
+    describe::{Description, HeaderDescription, RefusalDescription, ResponseDescription},
+    limiter::{Decision, Outcome},
 };
+use crate::{error::BuildError, limiter::Limiter};
 
 /// The id of the request that is refused for an example.
+#[cfg(feature = "describe")]
 const EXAMPLE_ID: &str = "req_example";
 
 /// Holds the requests of a service to a [`Limiter`]'s policies.
@@ -111,12 +113,13 @@ impl RateLimitLayer {
     /// [`on_rejection`](RateLimitLayerBuilder::on_rejection) too, for a caller that there is not. The
     /// policy is the first that refuses; it counts by the first of its kinds of key, under the
     /// first of its plans.
+    #[cfg(feature = "describe")]
     #[must_use]
     pub fn describe(&self) -> Description {
         let Face { limiter, headers, .. } = &*self.face;
         let refusal = limiter.example_refusal().map(|decision| self.face.example(decision));
         let responses = ResponseDescription {
-            headers: headers.describe(),
+            headers: headers.describe().map(HeaderDescription::new).collect(),
             header_policy: headers.policy.clone(),
             refusal,
         };
@@ -259,9 +262,10 @@ impl Face {
     }
 
     /// The response to a request that `decision` refuses.
+    #[cfg(feature = "describe")]
     fn example(&self, decision: Decision) -> RefusalDescription {
-        let mut head = Request::new(()).into_parts().0;
-        head.headers.insert(X_REQUEST_ID, HeaderValue::from_static(EXAMPLE_ID));
+        let mut head = http::Request::new(()).into_parts().0;
+        head.headers.insert(X_REQUEST_ID, http::HeaderValue::from_static(EXAMPLE_ID));
         let policy = decision.tightest().map_or("", Outcome::policy).to_owned();
         let response = self.refuse(&head, decision, &mut Report::default());
         RefusalDescription::new(&policy, EXAMPLE_ID, response)

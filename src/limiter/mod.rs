@@ -7,6 +7,7 @@ mod builder;
 mod check;
 mod check_error;
 mod decision;
+#[cfg(feature = "describe")]
 mod describe;
 mod fallback;
 mod future;
@@ -109,6 +110,10 @@ struct Inner {
 
 /// A category as the limiter holds it.
 struct Members {
+    #[cfg_attr(
+        not(any(feature = "describe", feature = "metrics", feature = "tracing")),
+        expect(dead_code, reason = "shown by these features only")
+    )]
     name: String,
     matchers: Vec<Matcher>,
     rules: Range<u32>,

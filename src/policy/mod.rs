@@ -10,6 +10,7 @@
     )
 )]
 
+pub(crate) mod english;
 mod on_store_failure;
 mod plans;
 mod reading;

@@ -182,6 +182,7 @@ impl Policy {
     }
 
     /// Whether a request may have a quota of its own, which nobody knows beforehand.
+    #[cfg(feature = "describe")]
     pub(crate) fn has_plan(&self) -> bool {
         self.0.plan.is_some()
     }
@@ -191,6 +192,7 @@ impl Policy {
         self.0.unit.as_deref()
     }
 
+    #[cfg(feature = "describe")]
     pub(crate) fn has_cost(&self) -> bool {
         self.0.cost.is_some()
     }

@@ -2,8 +2,7 @@
 //! together by mistake are found by it.
 
 use crate::{
-    describe::in_words,
-    policy::Policy,
+    policy::{Policy, english},
     warning::{Code, warn},
 };
 
@@ -46,7 +45,7 @@ pub struct Announcement {
 
 impl Announcement {
     pub(crate) fn new(policy: &Policy, fingerprint: u64) -> Self {
-        let settings = in_words(policy);
+        let settings = english::settings(policy);
         Self { name: policy.name().to_owned(), policy: fingerprint, settings }
     }
 

@@ -1,7 +1,7 @@
 //! The HelloJohn example, line by line of its rate-limit page.
 //!
 //! These tests run the example's own router on a paused clock.
-#![cfg(all(feature = "axum", feature = "tracing"))]
+#![cfg(all(feature = "axum", feature = "describe", feature = "tracing"))]
 
 mod api;
 mod auth;

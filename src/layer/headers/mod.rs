@@ -11,6 +11,7 @@
 )]
 
 mod inner;
+#[cfg(feature = "describe")]
 mod meaning;
 pub(crate) mod number;
 mod structured;
@@ -26,7 +27,6 @@ use self::{
     style::{Family, POLICY, RATELIMIT, STRUCTURED, X_RATELIMIT},
 };
 use crate::{
-    describe::HeaderDescription,
     error::BuildError,
     layer::rejection::Rejection,
     limiter::Limiter,
@@ -122,14 +122,14 @@ impl Headers {
         quota + usize::from(self.retry_after) + 4
     }
 
-    /// The same headers, each with what it tells.
-    pub(crate) fn describe(&self) -> Vec<HeaderDescription> {
+    /// The same headers, each with its meaning.
+    #[cfg(feature = "describe")]
+    pub(crate) fn describe(&self) -> impl Iterator<Item = (HeaderName, &'static str)> {
         let quota = self.styles.iter().flat_map(|style| style.meanings());
         let retry_after =
             "Only where a request is refused: the same request passes after this many seconds.";
         let retry_after = self.retry_after.then_some((RETRY_AFTER, retry_after));
-        let all = quota.chain(retry_after);
-        all.map(|(name, meaning)| HeaderDescription::new(&name, meaning)).collect()
+        quota.chain(retry_after)
     }
 
     /// Writes what `decision` says, beside what a layer further inside has written: a field with room

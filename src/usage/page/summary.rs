@@ -5,7 +5,6 @@ use std::{collections::BTreeMap, time::Duration};
 use serde::Serialize;
 
 use crate::{
-    algorithm::Algorithm,
     limiter::{Decision, Outcome},
     usage::{Entry, LoggedKey, Page, Sum, entry::millis},
 };
@@ -143,11 +142,7 @@ pub(in crate::usage) fn quota(outcome: &Outcome) -> Quota<'_> {
     Quota {
         policy: outcome.policy(),
         counted_by: outcome.key_kind().to_owned(),
-        algorithm: match outcome.algorithm() {
-            Algorithm::TokenBucket => "token_bucket",
-            Algorithm::FixedWindow => "fixed_window",
-            Algorithm::SlidingWindow => "sliding_window",
-        },
+        algorithm: outcome.algorithm().as_str(),
         limit,
         used: limit.saturating_sub(outcome.remaining()),
         remaining: outcome.remaining(),

@@ -1,12 +1,12 @@
-//! Quotas, times and keys in words.
+//! A policy's settings in plain English: `5 per minute, by email, or else ip`.
 
 use std::{borrow::Borrow, time::Duration};
 
-use super::PolicyDescription;
-use crate::{algorithm::Algorithm, policy::Policy, quota::Quota};
+use super::Policy;
+use crate::{algorithm::Algorithm, quota::Quota};
 
 /// `1,000 per hour`, `5 per 10 minutes`, `60 per minute, 10 at once`, `1,000 tokens per hour`
-pub(super) fn limit(quota: &Quota, algorithm: Algorithm, unit: Option<&str>) -> String {
+pub(crate) fn limit(quota: &Quota, algorithm: Algorithm, unit: Option<&str>) -> String {
     if quota.is_unlimited() {
         return "unlimited".to_owned();
     }
@@ -19,26 +19,14 @@ pub(super) fn limit(quota: &Quota, algorithm: Algorithm, unit: Option<&str>) -> 
 }
 
 /// `5 per minute, by email, or else ip`
-pub(crate) fn in_words(policy: &Policy) -> String {
+pub(crate) fn settings(policy: &Policy) -> String {
     let limit = limit(&policy.quota(), policy.algorithm(), policy.counted_unit());
     let kinds: Vec<_> = policy.key_kinds().collect();
-    format!("{limit}, by {}", keys_of(policy.is_global(), &kinds))
-}
-
-pub(super) fn algorithm(algorithm: Algorithm) -> &'static str {
-    match algorithm {
-        Algorithm::TokenBucket => "token bucket",
-        Algorithm::FixedWindow => "fixed window",
-        Algorithm::SlidingWindow => "sliding window",
-    }
+    format!("{limit}, by {}", keys(policy.is_global(), &kinds))
 }
 
 /// `ip`, `email, or else ip`
-pub(super) fn keys(policy: &PolicyDescription) -> String {
-    keys_of(policy.global, &policy.keys)
-}
-
-fn keys_of<K: Borrow<str>>(is_global: bool, kinds: &[K]) -> String {
+pub(crate) fn keys<K: Borrow<str>>(is_global: bool, kinds: &[K]) -> String {
     match kinds {
         [] if is_global => "all requests together".to_owned(),
         [] => "the key asked about".to_owned(),
@@ -47,7 +35,7 @@ fn keys_of<K: Borrow<str>>(is_global: bool, kinds: &[K]) -> String {
 }
 
 /// `2 seconds`, `1 hour`
-pub(super) fn duration(duration: Duration) -> String {
+pub(crate) fn duration(duration: Duration) -> String {
     let (count, unit) = in_units(duration);
     match &*count {
         "1" => format!("1 {unit}"),
@@ -63,7 +51,7 @@ fn window(length: Duration) -> String {
     }
 }
 
-/// In the largest unit of which it is a whole number.
+/// The duration in the largest unit of which it is a whole number.
 fn in_units(duration: Duration) -> (String, &'static str) {
     let seconds = duration.as_secs();
     if duration.subsec_nanos() != 0 {
@@ -76,12 +64,12 @@ fn in_units(duration: Duration) -> (String, &'static str) {
     (number(seconds / length), unit)
 }
 
-/// With a comma for each thousand.
+/// The number with a comma between thousands: `1,000`.
 fn number(number: u64) -> String {
     let digits = number.to_string();
     let mut grouped = String::new();
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
             grouped.push(',');
         }
         grouped.push(digit);
