@@ -65,7 +65,7 @@ pub fn app(prometheus: PrometheusHandle, clock: Clock) -> Result<Router, BuildEr
         .build()?;
     let levels = limiter.clone();
     let metrics = async move || {
-        levels.report_levels();
+        levels.update_gauges();
         prometheus.render()
     };
     let rate_limit = RateLimitLayer::new(limiter);

@@ -125,7 +125,7 @@
 //! Labels are the names of policies and categories, and the words above: never a key or a path.
 //! `category` is empty where there is none, and for [`Limiter::check`]. Install the recorder before
 //! the first request: a series is registered when it is first needed, and then kept.
-//! `Limiter::report_levels` sets the gauges and `tower_quota_overflowed_total`; an exporter calls it
+//! `Limiter::update_gauges` sets the gauges and `tower_quota_overflowed_total`; an exporter calls it
 //! before it reads the numbers. Where no recorder is installed, a decision by one policy takes some
 //! 170 processor instructions more than without the feature.
 //!

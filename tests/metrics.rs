@@ -208,12 +208,12 @@ fn held_requests_are_counted_and_timed_and_shown_while_they_wait() {
             waiting.push(tokio::spawn(async move { limiter.decide(&request).await }));
         }
         sleep(Duration::from_millis(1)).await;
-        limiter.report_levels();
+        limiter.update_gauges();
         assert_eq!(recorded.levels(), [Told::Level(1.0), Told::Level(2.0)]);
         for task in waiting {
             task.await.unwrap();
         }
-        limiter.report_levels();
+        limiter.update_gauges();
         assert_eq!(recorded.levels()[1], Told::Level(0.0));
     });
     let expected = [
@@ -236,7 +236,7 @@ fn gauges_are_the_sum_over_limiters_and_forget_those_that_are_gone() {
         }
         other.decide(&to("/", "a")).await;
         for limiter in [&one, &other, &one] {
-            limiter.report_levels();
+            limiter.update_gauges();
         }
         assert_eq!(recorded.levels()[0], Told::Level(4.0));
         drop(one);
@@ -253,14 +253,14 @@ fn what_had_no_room_in_the_store_is_counted_by_policy() {
             .policy(Policy::token_bucket("all", Quota::per_minute(1_000)).global())
             .build()
             .unwrap();
-        limiter.report_levels();
+        limiter.update_gauges();
         for key in 0..100 {
             let _ = limiter.decide(&to("/", &key.to_string())).await;
         }
         assert_eq!(limiter.overflowed("many"), Some(2));
         assert_eq!(limiter.overflowed("else"), None);
         for _ in 0..2 {
-            limiter.report_levels();
+            limiter.update_gauges();
         }
     });
     assert_eq!(series["tower_quota_overflowed_total{policy=many}"], Told::Count(2));
@@ -336,7 +336,7 @@ fn a_store_that_answers_later_is_timed_and_one_that_answers_at_once_is_not() {
         let limiter = store.policy(per_key("each", Quota::per_minute(3))).build().unwrap();
         assert!(limiter.decide(&to("/", SECRET)).await.is_allowed());
         limiter.reset("each", SECRET).await.unwrap();
-        limiter.report_levels();
+        limiter.update_gauges();
     };
     let delay = Duration::from_millis(250);
     let slow = record(async |_| story(builder().store(Slow(Arc::default(), delay))).await);

@@ -101,10 +101,10 @@ impl Limiter {
     /// milliseconds; no request waits for more than some 4,000 of them.
     ///
     /// Of several limiters in a process, the gauges tell the sum.
-    pub fn report_levels(&self) {
+    pub fn update_gauges(&self) {
         let inner = &self.inner;
         let live_keys = inner.store.live_keys(inner.clock.now());
         let overflowed = |policy: &str| self.overflowed(policy);
-        inner.metrics.set_levels(live_keys, inner.line.waiting(), overflowed);
+        inner.metrics.update_gauges(live_keys, inner.line.waiting(), overflowed);
     }
 }

@@ -1,8 +1,10 @@
+//! The counter `tower_quota_deny_cache_hits_total`: [`DenyCacheHits`].
+
 use std::sync::OnceLock;
 
 use ::metrics::{Counter, Unit, counter, describe_counter};
 
-/// Counts what is refused by a refusal that is remembered.
+/// Counts requests that a remembered refusal refuses, without asking Redis.
 #[derive(Default)]
 pub(crate) struct DenyCacheHits(OnceLock<Counter>);
 

@@ -1,13 +1,24 @@
-//! What a limiter tells the `metrics` facade.
+//! What a limiter counts for the recorder of the `metrics` facade.
 //!
-//! The crate's documentation has the table of names and labels. Each label is a name of the
-//! configuration or of this module: how many series there are is known at `build()`.
+//! | series | where |
+//! |---|---|
+//! | `tower_quota_decisions_total`, by policy, category and verdict | [`PolicyMetrics`], [`VerdictLabel`] |
+//! | `tower_quota_held_duration_seconds`, by category | [`CategoryMetrics`] |
+//! | `tower_quota_overflowed_total`, by policy | [`OverflowCounter`] |
+//! | `tower_quota_live_keys`, `tower_quota_held_requests` | [`SharedGauge`] |
+//! | `tower_quota_store_duration_seconds`, `tower_quota_store_errors_total` | `store.rs` |
+//! | `tower_quota_deny_cache_hits_total` | `deny_cache.rs` |
+//!
+//! The crate's documentation says what each means. Each label is a name from the settings or from
+//! this module, so the number of series is known at `build()`. A series is registered when it is
+//! first needed, and then kept: a recorder that is installed before the first request gets all of
+//! them, and no request pays for a look-up.
 
 #[cfg(feature = "redis")]
 mod deny_cache;
-mod level;
+mod shared_gauge;
 mod store;
-mod verdict;
+mod verdict_label;
 
 use std::{
     collections::BTreeSet,
@@ -26,106 +37,105 @@ use ::metrics::{
 #[cfg(feature = "redis")]
 pub(crate) use self::deny_cache::DenyCacheHits;
 pub(crate) use self::store::Watched;
-use self::{level::Level, verdict::Verdict};
+use self::{shared_gauge::SharedGauge, verdict_label::VerdictLabel};
 use crate::{
     limiter::{Decision, Outcome},
     policy::{Labels, Policy},
 };
 
 /// The series of one limiter.
-///
-/// Each is registered when it is first needed, and kept: a recorder that is installed before the
-/// first request gets all of them, and no request pays for looking them up.
 #[derive(Debug)]
 pub(crate) struct Metrics {
-    /// What belongs to no category.
-    uncategorized: OfCategory,
-    categories: Vec<OfCategory>,
-    live_keys: Level,
-    held_requests: Level,
-    /// By policy.
-    overflowed: Vec<Overflowed>,
+    /// For requests of no category, and for [`Limiter::check`](crate::Limiter::check).
+    uncategorized: CategoryMetrics,
+    categories: Vec<CategoryMetrics>,
+    live_keys: SharedGauge,
+    held_requests: SharedGauge,
+    /// One for each policy.
+    overflowed: Vec<OverflowCounter>,
 }
 
-/// The charges of a policy that had no room for a count of their own.
+/// Counts the charges of a policy for which the memory store had no room.
 #[derive(Debug)]
-struct Overflowed {
+struct OverflowCounter {
     policy: String,
-    series: OnceLock<Counter>,
-    told: AtomicU64,
+    counter: OnceLock<Counter>,
+    /// The number that the counter has been raised to.
+    reported: AtomicU64,
 }
 
 #[derive(Debug)]
-struct OfCategory {
+struct CategoryMetrics {
     name: String,
-    policies: Vec<OfPolicy>,
-    /// By verdict: of what an operator blocks, which is no policy of the limiter's.
-    of_no_policy: [OnceLock<Counter>; Verdict::ALL.len()],
+    policies: Vec<PolicyMetrics>,
+    /// Decisions by no policy of the limiter, such as an operator's block; by [`VerdictLabel`].
+    without_policy: [OnceLock<Counter>; VerdictLabel::ALL.len()],
     held: OnceLock<Histogram>,
 }
 
 #[derive(Debug)]
-struct OfPolicy {
+struct PolicyMetrics {
     policy: Policy,
     labels: &'static Labels,
-    decisions: OnceLock<[Counter; Verdict::ALL.len()]>,
+    decisions: OnceLock<[Counter; VerdictLabel::ALL.len()]>,
 }
 
 impl Metrics {
-    /// For decisions about requests of no category, by any of `policies`, and of each of
-    /// `categories`, by name.
+    /// `policies` are all of the limiter's. Each of `categories` has a name, and the policies of its
+    /// requests.
     pub(crate) fn new(
         policies: impl IntoIterator<Item = Policy>,
         categories: impl IntoIterator<Item = (String, Vec<Policy>)>,
     ) -> Self {
-        // A label that is empty is as good as left out.
-        let uncategorized = OfCategory::new(String::new(), policies);
+        // An empty label is the same as none.
+        let uncategorized = CategoryMetrics::new(String::new(), policies);
         let names: BTreeSet<_> =
-            uncategorized.policies.iter().map(|of| of.policy.name().to_owned()).collect();
-        let named = categories.into_iter().map(|(name, policies)| OfCategory::new(name, policies));
+            uncategorized.policies.iter().map(|known| known.policy.name().to_owned()).collect();
+        let named =
+            categories.into_iter().map(|(name, policies)| CategoryMetrics::new(name, policies));
         Self {
             uncategorized,
             categories: named.collect(),
-            live_keys: Level::new(
+            live_keys: SharedGauge::new(
                 "tower_quota_live_keys",
                 "Keys in the store, each once per policy.",
             ),
-            held_requests: Level::new("tower_quota_held_requests", "Requests that wait."),
-            overflowed: names.into_iter().map(Overflowed::new).collect(),
+            held_requests: SharedGauge::new("tower_quota_held_requests", "Requests that wait."),
+            overflowed: names.into_iter().map(OverflowCounter::new).collect(),
         }
     }
 
     /// Counts a decision.
     #[expect(clippy::expect_used, reason = "uncounted decisions would hide what is refused")]
     pub(crate) fn count(&self, decision: &Decision) {
-        let of = decision.record.category.map_or(&self.uncategorized, |number| {
+        let category = decision.record.category.map_or(&self.uncategorized, |number| {
             self.categories.get(number as usize).expect("it is one of the limiter's categories")
         });
         let held = decision.held();
         for outcome in decision.all() {
-            // A path that routers read differently counts in other categories as well.
-            let _ = of.count(outcome, held) || self.uncategorized.count(outcome, held);
+            // Where routers may read a path differently, policies of other categories decide as well.
+            let _ = category.count(outcome, held) || self.uncategorized.count(outcome, held);
         }
         if !held.is_zero() {
-            of.held().record(held);
+            category.held().record(held);
         }
     }
 
-    /// Counts what one policy said, asked directly.
+    /// Counts what one policy decided in [`Limiter::check`](crate::Limiter::check).
     pub(crate) fn count_one(&self, outcome: &Outcome) {
         self.uncategorized.count(outcome, Duration::ZERO);
     }
 
-    /// Sets the gauges, and counts what has `overflowed` of each policy; a store may not know how
-    /// many keys it has.
-    pub(crate) fn set_levels(
+    /// Sets the gauges, and raises each policy's overflow counter to `overflowed(policy)`. `live_keys`
+    /// is `None` where the store does not count its keys.
+    pub(crate) fn update_gauges(
         &self,
         live_keys: Option<usize>,
         held_requests: usize,
         overflowed: impl Fn(&str) -> Option<u64>,
     ) {
-        for of in &self.overflowed {
-            of.set(overflowed(&of.policy));
+        for counter in &self.overflowed {
+            counter.raise_to(overflowed(&counter.policy));
         }
         self.held_requests.set(held_requests);
         if let Some(live_keys) = live_keys {
@@ -134,48 +144,48 @@ impl Metrics {
     }
 }
 
-impl Overflowed {
+impl OverflowCounter {
     fn new(policy: String) -> Self {
-        Self { policy, series: OnceLock::new(), told: AtomicU64::new(0) }
+        Self { policy, counter: OnceLock::new(), reported: AtomicU64::new(0) }
     }
 
-    fn set(&self, charges: Option<u64>) {
+    fn raise_to(&self, charges: Option<u64>) {
         const NAME: &str = "tower_quota_overflowed_total";
         let Some(charges) = charges else { return };
-        let series = self.series.get_or_init(|| {
+        let counter = self.counter.get_or_init(|| {
             let help = "Charges for which the store had no room, so that keys shared a quota.";
             describe_counter!(NAME, Unit::Count, help);
             counter!(NAME, "policy" => self.policy.clone())
         });
-        series.increment(charges.saturating_sub(self.told.swap(charges, Relaxed)));
+        counter.increment(charges.saturating_sub(self.reported.swap(charges, Relaxed)));
     }
 }
 
-impl OfCategory {
+impl CategoryMetrics {
     fn new(name: String, policies: impl IntoIterator<Item = Policy>) -> Self {
         let policy = |policy| {
             let labels = Labels::of(&policy);
-            OfPolicy { policy, labels, decisions: OnceLock::new() }
+            PolicyMetrics { policy, labels, decisions: OnceLock::new() }
         };
         let policies = policies.into_iter().map(policy).collect();
-        let of_no_policy = [const { OnceLock::new() }; Verdict::ALL.len()];
-        Self { name, policies, of_no_policy, held: OnceLock::new() }
+        let without_policy = [const { OnceLock::new() }; VerdictLabel::ALL.len()];
+        Self { name, policies, without_policy, held: OnceLock::new() }
     }
 
-    /// Whether the decision is counted: its policy is one of this category's, or none.
+    /// Counts a decision. `false` where its policy is another category's, which counts nothing.
     fn count(&self, outcome: &Outcome, held: Duration) -> bool {
         let mut policies = self.policies.iter();
-        let verdict = Verdict::of(outcome, held);
+        let verdict = VerdictLabel::new(outcome, held);
         if let Some(known) = policies.find(|known| ptr::eq(known.labels, outcome.labels)) {
             known.decisions(&self.name)[verdict as usize].increment(1);
             return true;
         }
-        let is_of_none = outcome.is_of_no_policy();
-        if is_of_none {
+        let has_no_policy = outcome.is_of_no_policy();
+        if has_no_policy {
             let counter = || decisions(outcome.policy(), &self.name, verdict);
-            self.of_no_policy[verdict as usize].get_or_init(counter).increment(1);
+            self.without_policy[verdict as usize].get_or_init(counter).increment(1);
         }
-        is_of_none
+        has_no_policy
     }
 
     fn held(&self) -> &Histogram {
@@ -188,13 +198,13 @@ impl OfCategory {
     }
 }
 
-impl OfPolicy {
-    /// A counter for each verdict. All at once, so that the first refusal is seen to rise from 0.
-    fn decisions(&self, category: &str) -> &[Counter; Verdict::ALL.len()] {
+impl PolicyMetrics {
+    /// A counter for each verdict. All are registered at once: so the first refusal is a rise from 0.
+    fn decisions(&self, category: &str) -> &[Counter; VerdictLabel::ALL.len()] {
         self.decisions.get_or_init(|| {
-            Verdict::ALL.map(|verdict| {
+            VerdictLabel::ALL.map(|verdict| {
                 let never = verdict.is_dry_run() != self.policy.is_dry_run();
-                if never || matches!(verdict, Verdict::Blocked) {
+                if never || matches!(verdict, VerdictLabel::Blocked) {
                     return Counter::noop();
                 }
                 decisions(self.policy.name(), category, verdict)
@@ -203,13 +213,13 @@ impl OfPolicy {
     }
 }
 
-fn decisions(policy: &str, category: &str, verdict: Verdict) -> Counter {
+fn decisions(policy: &str, category: &str, verdict: VerdictLabel) -> Counter {
     const NAME: &str = "tower_quota_decisions_total";
     describe_counter!(NAME, Unit::Count, "What policies said of requests.");
     counter!(
         NAME,
         "policy" => policy.to_owned(),
         "category" => category.to_owned(),
-        "verdict" => verdict.label(),
+        "verdict" => verdict.as_str(),
     )
 }

@@ -1,3 +1,5 @@
+//! The values of the label `verdict`: [`VerdictLabel`].
+
 use std::time::Duration;
 
 use crate::{
@@ -5,9 +7,9 @@ use crate::{
     store::Mode,
 };
 
-/// What a policy said of a request, as a label tells it.
+/// What a policy decided about a request, as a value of the label `verdict`.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Verdict {
+pub(super) enum VerdictLabel {
     Allowed,
     Held,
     Refused,
@@ -19,7 +21,7 @@ pub(super) enum Verdict {
     DryRunRefused,
 }
 
-impl Verdict {
+impl VerdictLabel {
     pub(super) const ALL: [Self; 9] = [
         Self::Allowed,
         Self::Held,
@@ -32,8 +34,8 @@ impl Verdict {
         Self::DryRunRefused,
     ];
 
-    /// `held`: how long the request waited.
-    pub(super) fn of(outcome: &Outcome, held: Duration) -> Self {
+    /// `held` is how long the request waited.
+    pub(super) fn new(outcome: &Outcome, held: Duration) -> Self {
         match (outcome.charge.mode == Mode::DryRun, outcome.refused) {
             (true, None) => Self::DryRunAllowed,
             (true, Some(_)) => Self::DryRunRefused,
@@ -49,7 +51,7 @@ impl Verdict {
         }
     }
 
-    pub(super) fn label(self) -> &'static str {
+    pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::Allowed => "allowed",
             Self::Held => "held",
