@@ -1,16 +1,16 @@
-//! Windows aligned to the wall clock.
+//! The fixed window counter: windows aligned to the wall clock.
 
-use super::{Count, Made, wanted};
+use super::{PastUse, QuotaState, units_required};
 use crate::{
     clock::Now,
     quota::{NANOS_PER_SECOND, Quota},
 };
 
-/// How far ahead of the clock a window may begin without the clock having been set back. A thread may
-/// be interrupted between reading the clock and counting, while others begin the next window. That
-/// takes milliseconds, and more on overloaded processors. A window that begins later still was begun
-/// before the clock was set back.
-const AHEAD: u64 = 2 * NANOS_PER_SECOND;
+/// The nanoseconds by which a window may begin after now though no clock was set back. A thread may be
+/// interrupted between reading the clock and counting, while others begin the next window. That takes
+/// milliseconds, and more on overloaded processors. A window that begins later still was begun before
+/// the clock was set back.
+pub(crate) const MAX_AHEAD: u64 = 2 * NANOS_PER_SECOND;
 
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct FixedWindow {
@@ -20,27 +20,28 @@ pub(crate) struct FixedWindow {
 }
 
 impl FixedWindow {
-    /// The window of `now`, with what was used in it.
+    /// The window that counts at `now`, and what was used in it.
     #[inline]
-    fn at(&self, quota: &Quota, now: Now) -> Self {
+    fn current(&self, quota: &Quota, now: Now) -> Self {
         let start = start(quota, now);
         if self.start < start {
             return Self { start, used: 0 };
         }
-        // A thread may have read the clock just before the window began and count after another that
-        // read it later. It counts in the later window, or the quota would be granted twice.
+        // This thread may have read the clock just before the window began, and count after a thread
+        // that read it later. It counts in the later window, or the quota would be granted twice.
         if !self.is_ahead(now) {
             return *self;
         }
-        // The wall clock was set back: what was used stays used, in the window of now.
+        // The wall clock was set back. What was used stays used, in the window of now.
         Self { start, used: self.used }
     }
 
-    /// Whether the window was begun before the clock was set back. It must then be written anew before
-    /// any answer, or its uses would count in each window until this one.
+    /// Whether the window was begun before the clock was set back. It must then be
+    /// [realigned](QuotaState::realign) before any answer, or its uses would count in each window until
+    /// this one.
     #[inline]
     pub(crate) fn is_ahead(&self, now: Now) -> bool {
-        self.start > now.unix_nanos().saturating_add(AHEAD)
+        self.start > now.unix_nanos().saturating_add(MAX_AHEAD)
     }
 
     /// How long until `cost` units fit into this window, or into one after it.
@@ -56,6 +57,7 @@ impl FixedWindow {
         self.until(short.div_ceil(quota.units()), quota, now)
     }
 
+    /// How long until so many windows have passed, this one included.
     #[inline]
     fn until(&self, windows: u64, quota: &Quota, now: Now) -> u64 {
         let span = windows.saturating_mul(quota.window_nanos());
@@ -73,17 +75,17 @@ fn start(quota: &Quota, now: Now) -> u64 {
     now.unix_nanos() - now.unix_nanos() % quota.window_nanos().max(1)
 }
 
-impl Count for FixedWindow {
+impl QuotaState for FixedWindow {
     #[inline]
     fn wait(&self, quota: &Quota, now: Now, cost: u64) -> u64 {
-        self.at(quota, now).wait_in(quota, now, cost)
+        self.current(quota, now).wait_in(quota, now, cost)
     }
 
-    /// The window is looked for once.
+    /// Finds the window once.
     #[inline]
     fn charge(&mut self, quota: &Quota, now: Now, ahead: u64, cost: u64) -> (u64, u64, u64) {
-        let mut window = self.at(quota, now);
-        let wait = window.wait_in(quota, now, wanted(ahead, cost));
+        let mut window = self.current(quota, now);
+        let wait = window.wait_in(quota, now, units_required(ahead, cost));
         if wait == 0 && cost > 0 {
             window.used = window.used.saturating_add(cost);
             *self = window;
@@ -92,43 +94,43 @@ impl Count for FixedWindow {
     }
 
     #[inline]
-    fn take(&mut self, quota: &Quota, now: Now, cost: u64) {
-        *self = self.at(quota, now);
+    fn consume(&mut self, quota: &Quota, now: Now, cost: u64) {
+        *self = self.current(quota, now);
         self.used = self.used.saturating_add(cost);
     }
 
-    fn give_back(&mut self, quota: &Quota, now: Now, units: u64, made: &Made) {
-        *self = self.at(quota, now);
-        if start(quota, made.at) >= self.start {
+    fn give_back(&mut self, quota: &Quota, now: Now, units: u64, past_use: &PastUse) {
+        *self = self.current(quota, now);
+        if start(quota, past_use.at) >= self.start {
             self.used = self.used.saturating_sub(units);
         }
     }
 
     #[inline]
     fn remaining(&self, quota: &Quota, now: Now) -> u64 {
-        quota.units().saturating_sub(self.at(quota, now).used)
+        quota.units().saturating_sub(self.current(quota, now).used)
     }
 
     #[inline]
     fn reset(&self, quota: &Quota, now: Now) -> u64 {
-        self.at(quota, now).until(1, quota, now)
+        self.current(quota, now).until(1, quota, now)
     }
 
-    /// What was used in the window before is used in the one of `quota`.
-    fn under(&self, before: &Quota, quota: &Quota, now: Now) -> Self {
-        Self { start: start(quota, now), used: self.at(before, now).used }
+    /// What was used in the window of `from` is used in the one of `to`.
+    fn convert(&self, from: &Quota, to: &Quota, now: Now) -> Self {
+        Self { start: start(to, now), used: self.current(from, now).used }
     }
 
-    fn anchor(&mut self, quota: &Quota, now: Now) -> bool {
+    fn realign(&mut self, quota: &Quota, now: Now) -> bool {
         let is_ahead = self.is_ahead(now);
         if is_ahead {
-            *self = self.at(quota, now);
+            *self = self.current(quota, now);
         }
         is_ahead
     }
 
-    fn forgotten_in(&self, quota: &Quota, now: Now) -> u64 {
-        let window = self.at(quota, now);
+    fn expires_in(&self, quota: &Quota, now: Now) -> u64 {
+        let window = self.current(quota, now);
         if window.used == 0 { 0 } else { window.until(1, quota, now) }
     }
 }

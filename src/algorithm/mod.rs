@@ -1,7 +1,7 @@
 //! How a quota is counted: pure functions of (state, now, quota, cost).
 //!
-//! No clock, no I/O, no atomics: a store holds the [`State`]s and hands in the time. All times are
-//! nanoseconds, and all arithmetic is exact.
+//! There is no clock, no I/O and no atomic here: a store holds the [`State`]s and hands in the time. All
+//! times are nanoseconds, and all arithmetic is exact. [`QuotaState`] is what an algorithm implements.
 
 #![cfg_attr(
     not(test),
@@ -13,21 +13,21 @@
     )
 )]
 
-mod counts;
 mod fixed_window;
 #[cfg(test)]
 mod oracle;
 mod sliding_window;
+mod states_by_quota;
 #[cfg(test)]
 mod tests;
 mod token_bucket;
 
-#[cfg(feature = "redis")]
-pub(crate) use self::token_bucket::Missing;
 pub(crate) use self::{
-    counts::Counts, fixed_window::FixedWindow, sliding_window::SlidingWindow,
+    fixed_window::FixedWindow, sliding_window::SlidingWindow, states_by_quota::StatesByQuota,
     token_bucket::TokenBucket,
 };
+#[cfg(feature = "redis")]
+pub(crate) use self::{fixed_window::MAX_AHEAD, token_bucket::Deficit};
 use crate::{clock::Now, quota::Quota};
 
 /// How a quota is counted. [`Policy`](crate::Policy) has a constructor for each.
@@ -56,7 +56,7 @@ impl Algorithm {
         }
     }
 
-    /// For how many nanoseconds a use counts at most, without a debt.
+    /// The nanoseconds for which a use counts at most, if nothing is owed.
     pub(crate) fn longest(self, quota: &Quota) -> u128 {
         match self {
             Self::TokenBucket => quota.time_to_fill().unwrap_or(u128::MAX),
@@ -73,7 +73,7 @@ impl Algorithm {
         }
     }
 
-    /// How long it takes at most until `cost` units are there, however much was used.
+    /// The nanoseconds until `cost` units are left at the latest, however many were used.
     #[expect(clippy::arithmetic_side_effects, reason = "128 bits hold the product of two 64")]
     pub(crate) fn longest_wait(self, quota: &Quota, cost: u64) -> u64 {
         match self {
@@ -139,7 +139,7 @@ impl State {
         }
     }
 
-    /// Of two buckets under the same quota, the one of which more is missing; of windows, this one.
+    /// Of two buckets under the same quota, the one of which more is missing. Of two windows, this one.
     fn or_emptier(self, other: Self) -> Self {
         match (&self, &other) {
             (Self::TokenBucket(this), Self::TokenBucket(that)) if that.is_emptier(this) => other,
@@ -156,88 +156,89 @@ impl State {
     }
 }
 
-/// A use that is given back, as it was made.
+/// An earlier use, of which units are given back.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Made {
+pub(crate) struct PastUse {
     pub(crate) at: Now,
     /// All units of the use.
     pub(crate) cost: u64,
-    /// The units that remained right after it, and the reset, where these are known.
+    /// The units that remained right after it and the reset, if these are known.
     pub(crate) left: Option<(u64, u64)>,
 }
 
-/// What each algorithm says of the state of a key.
-pub(crate) trait Count {
-    /// How long until `cost` units fit; 0 when they fit now, and always for a cost of 0. A cost above
-    /// the quota's capacity counts as that many single units, one after another.
+/// A key's state under one quota. Each algorithm implements it.
+pub(crate) trait QuotaState {
+    /// How long until `cost` units fit: 0 if they fit now, and always for a cost of 0. A cost above the
+    /// quota's capacity waits as long as that many single units, one after another.
     fn wait(&self, quota: &Quota, now: Now, cost: u64) -> u64;
 
     /// Uses `cost` units, whether or not they fit. A bucket owes at most one capacity beyond empty.
-    fn take(&mut self, quota: &Quota, now: Now, cost: u64);
+    fn consume(&mut self, quota: &Quota, now: Now, cost: u64);
 
-    /// Counts a use that was made under another quota. This quota has not admitted it, so it never
-    /// owes anything for it.
-    fn take_elsewhere(&mut self, quota: &Quota, now: Now, cost: u64) {
-        self.take(quota, now, cost);
+    /// Counts a use that another quota of the key has admitted. This quota has not admitted it, so it
+    /// never owes anything for it.
+    fn record(&mut self, quota: &Quota, now: Now, cost: u64) {
+        self.consume(quota, now, cost);
     }
 
-    /// Takes back `units` of a use, as far as they have not come back by themselves.
-    fn give_back(&mut self, quota: &Quota, now: Now, units: u64, made: &Made);
+    /// Gives back `units` of a use, as far as they have not come back by themselves.
+    fn give_back(&mut self, quota: &Quota, now: Now, units: u64, past_use: &PastUse);
 
-    /// Takes back `units` of a use that was made under another quota.
-    fn give_back_elsewhere(&mut self, quota: &Quota, now: Now, units: u64, made: &Made) {
-        self.give_back(quota, now, units, made);
+    /// Gives back `units` of a use that was [recorded](Self::record).
+    fn give_back_recorded(&mut self, quota: &Quota, now: Now, units: u64, past_use: &PastUse) {
+        self.give_back(quota, now, units, past_use);
     }
 
     /// The units left.
     fn remaining(&self, quota: &Quota, now: Now) -> u64;
 
-    /// How long until [`remaining`](Self::remaining) grows, or until a fixed window ends; 0 for any
-    /// other of which nothing is used.
+    /// How long until [`remaining`](Self::remaining) grows, or until a fixed window ends. 0 if nothing
+    /// is used of a token bucket or a sliding window.
     fn reset(&self, quota: &Quota, now: Now) -> u64;
 
-    /// Uses `cost` units if these and the `ahead` fit, and tells what is then: the
-    /// [`wait`](Self::wait), 0 if they fit; what [remains](Self::remaining); and the
+    /// Uses `cost` units if these fit behind the units `ahead`. Returns the [`wait`](Self::wait), 0 if
+    /// they fit, and what is so afterwards: what [remains](Self::remaining), and the
     /// [`reset`](Self::reset).
     #[inline]
     fn charge(&mut self, quota: &Quota, now: Now, ahead: u64, cost: u64) -> (u64, u64, u64) {
         charge_by_steps(self, quota, now, ahead, cost)
     }
 
-    /// The state under `quota` of a key with this state under the quota `before`: what was used stays
-    /// used.
-    fn under(&self, before: &Quota, quota: &Quota, now: Now) -> Self
+    /// The state under the quota `to` of a key with this state under the quota `from`: what was used
+    /// stays used.
+    fn convert(&self, from: &Quota, to: &Quota, now: Now) -> Self
     where
         Self: Sized;
 
-    /// Moves a window that is ahead of a clock that was set back to now. Returns whether it was ahead.
-    fn anchor(&mut self, _quota: &Quota, _now: Now) -> bool {
+    /// After the clock was set back, moves a window that is ahead of the clock to now. Returns whether
+    /// it was ahead.
+    fn realign(&mut self, _quota: &Quota, _now: Now) -> bool {
         false
     }
 
-    /// How long until this state says no more than a new one would.
-    fn forgotten_in(&self, quota: &Quota, now: Now) -> u64;
+    /// How long until this state answers as a new one does.
+    fn expires_in(&self, quota: &Quota, now: Now) -> u64;
 }
 
-impl Count for State {
+impl QuotaState for State {
     fn wait(&self, quota: &Quota, now: Now, cost: u64) -> u64 {
         each!(self, inner => inner.wait(quota, now, cost))
     }
 
-    fn take(&mut self, quota: &Quota, now: Now, cost: u64) {
-        each!(self, inner => inner.take(quota, now, cost));
+    fn consume(&mut self, quota: &Quota, now: Now, cost: u64) {
+        each!(self, inner => inner.consume(quota, now, cost));
     }
 
-    fn take_elsewhere(&mut self, quota: &Quota, now: Now, cost: u64) {
-        each!(self, inner => inner.take_elsewhere(quota, now, cost));
+    fn record(&mut self, quota: &Quota, now: Now, cost: u64) {
+        each!(self, inner => inner.record(quota, now, cost));
     }
 
-    fn give_back(&mut self, quota: &Quota, now: Now, units: u64, made: &Made) {
-        each!(self, inner => inner.give_back(quota, now, units, made));
+    fn give_back(&mut self, quota: &Quota, now: Now, units: u64, past_use: &PastUse) {
+        each!(self, inner => inner.give_back(quota, now, units, past_use));
     }
 
-    fn give_back_elsewhere(&mut self, quota: &Quota, now: Now, units: u64, made: &Made) {
-        each!(self, inner => inner.give_back_elsewhere(quota, now, units, made));
+    fn give_back_recorded(&mut self, quota: &Quota, now: Now, units: u64, past_use: &PastUse) {
+        each!(self, inner => inner.give_back_recorded(quota, now, units, past_use));
     }
 
     fn remaining(&self, quota: &Quota, now: Now) -> u64 {
@@ -252,40 +253,40 @@ impl Count for State {
         each!(self, inner => inner.charge(quota, now, ahead, cost))
     }
 
-    fn under(&self, before: &Quota, quota: &Quota, now: Now) -> Self {
-        if before == quota {
+    fn convert(&self, from: &Quota, to: &Quota, now: Now) -> Self {
+        if from == to {
             return self.clone();
         }
-        each!(self, inner => inner.under(before, quota, now).into())
+        each!(self, inner => inner.convert(from, to, now).into())
     }
 
-    fn anchor(&mut self, quota: &Quota, now: Now) -> bool {
-        each!(self, inner => inner.anchor(quota, now))
+    fn realign(&mut self, quota: &Quota, now: Now) -> bool {
+        each!(self, inner => inner.realign(quota, now))
     }
 
-    fn forgotten_in(&self, quota: &Quota, now: Now) -> u64 {
-        each!(self, inner => inner.forgotten_in(quota, now))
+    fn expires_in(&self, quota: &Quota, now: Now) -> u64 {
+        each!(self, inner => inner.expires_in(quota, now))
     }
 }
 
-/// How many units must be there for `cost` to fit behind those `ahead`. A cost of 0 waits for no other
-/// units.
+/// How many units must be left for `cost` to fit behind the units `ahead`. A cost of 0 waits for no
+/// other units.
 #[inline]
-pub(crate) fn wanted(ahead: u64, cost: u64) -> u64 {
+pub(crate) fn units_required(ahead: u64, cost: u64) -> u64 {
     if cost == 0 { 0 } else { ahead.saturating_add(cost) }
 }
 
 #[inline]
 fn charge_by_steps(
-    state: &mut (impl Count + ?Sized),
+    state: &mut (impl QuotaState + ?Sized),
     quota: &Quota,
     now: Now,
     ahead: u64,
     cost: u64,
 ) -> (u64, u64, u64) {
-    let wait = state.wait(quota, now, wanted(ahead, cost));
+    let wait = state.wait(quota, now, units_required(ahead, cost));
     if wait == 0 && cost > 0 {
-        state.take(quota, now, cost);
+        state.consume(quota, now, cost);
     }
     (wait, state.remaining(quota, now), state.reset(quota, now))
 }

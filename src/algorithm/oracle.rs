@@ -4,7 +4,7 @@ use std::{collections::HashMap, time::Duration};
 
 use proptest::prelude::*;
 
-use super::{Algorithm, Count, Made, State};
+use super::{Algorithm, PastUse, QuotaState, State};
 use crate::{clock::Now, quota::Quota};
 
 /// The simplest thing that could be right.
@@ -149,7 +149,7 @@ fn compare(algorithm: Algorithm, quota: Quota, steps: &[Step], oracle: &mut dyn 
     for &Step { later, cost, give_back } in steps {
         now += later;
         if let Some((at_last, cost)) = last.take().filter(|_| give_back) {
-            let made = Made { at: at(at_last), cost, left };
+            let made = PastUse { at: at(at_last), cost, left };
             state.give_back(&quota, at(now), cost, &made);
             oracle.give_back(now);
         }
@@ -161,7 +161,7 @@ fn compare(algorithm: Algorithm, quota: Quota, steps: &[Step], oracle: &mut dyn 
         assert_eq!(fits, cost <= remaining, "remaining is what fits, at {now}");
         if fits {
             assert!(oracle.admit(now, cost), "over the quota at {now}");
-            state.take(&quota, at(now), cost);
+            state.consume(&quota, at(now), cost);
             assert_eq!(state.remaining(&quota, at(now)), remaining - cost);
             last = Some((now, cost));
             left = Some((state.remaining(&quota, at(now)), state.reset(&quota, at(now))));
@@ -186,7 +186,7 @@ fn told_truly(state: &State, quota: &Quota, now: u64, cost: u64) {
         assert!(state.wait(quota, at(now + wait - 1), cost) > 0, "an early retry passes");
     }
 
-    let forgotten = state.forgotten_in(quota, at(now));
+    let forgotten = state.expires_in(quota, at(now));
     assert_eq!(state.remaining(quota, at(now + forgotten)), quota.capacity());
     if forgotten > 0 {
         let before = state.remaining(quota, at(now + forgotten - 1));
@@ -197,14 +197,14 @@ fn told_truly(state: &State, quota: &Quota, now: u64, cost: u64) {
 /// Several callers who each wait their turn: what `wait` says of costs beyond the capacity.
 fn queue_of_single_units(algorithm: Algorithm, quota: Quota, used: u64, callers: u64) {
     let mut state = State::new(algorithm);
-    state.take(&quota, at(0), used);
+    state.consume(&quota, at(0), used);
     let told: Vec<u64> = (1..=callers).map(|cost| state.wait(&quota, at(0), cost)).collect();
     let mut last = 0;
     for due in told {
         assert_eq!(state.wait(&quota, at(due), 1), 0, "due at {due}");
         assert!(due == last || state.wait(&quota, at(due - 1), 1) > 0, "passes before {due}");
         last = due;
-        state.take(&quota, at(due), 1);
+        state.consume(&quota, at(due), 1);
     }
 }
 
@@ -291,15 +291,15 @@ proptest! {
             for &(now, cost) in &calls {
                 let now = at(now);
                 let _ = (state.wait(&quota, now, cost), state.remaining(&quota, now));
-                let _ = (state.reset(&quota, now), state.forgotten_in(&quota, now));
-                state.take(&quota, now, cost);
+                let _ = (state.reset(&quota, now), state.expires_in(&quota, now));
+                state.consume(&quota, now, cost);
                 let left = (cost % 2 == 0).then_some((cost, now.monotonic_nanos()));
-                let made = Made { at: now, cost, left };
+                let made = PastUse { at: now, cost, left };
                 state.give_back(&quota, at(cost), cost / 2, &made);
-                state.take_elsewhere(&quota, now, cost);
-                state.give_back_elsewhere(&quota, at(cost), cost / 2, &made);
+                state.record(&quota, now, cost);
+                state.give_back_recorded(&quota, at(cost), cost / 2, &made);
                 let other = Quota::per_window(cost, Duration::from_nanos(units)).burst(window);
-                let state = state.under(&quota, &other, now);
+                let state = state.convert(&quota, &other, now);
                 let _ = (state.wait(&other, now, cost), state.reset(&other, now));
             }
         }

@@ -1,4 +1,4 @@
-//! A log of what was used, coarse enough to stay small and never too kind.
+//! The sliding window log, in steps: coarse enough to stay small, and never too kind.
 //!
 //! Time is divided into steps of 1/60 of the window. Uses within a step share an entry, and the
 //! entry leaves when the window has passed over its *last* use. So no interval of the window's
@@ -7,15 +7,15 @@
 
 use smallvec::SmallVec;
 
-use super::{Count, Made, wanted};
+use super::{PastUse, QuotaState, units_required};
 use crate::{clock::Now, quota::Quota};
 
 const STEPS_PER_WINDOW: u64 = 60;
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct SlidingWindow {
-    /// In order of time. Most callers that a window sees make few requests: uses in six steps need
-    /// no heap.
+    /// In order of time. Most callers make few requests in a window: uses in up to six steps need no
+    /// heap.
     entries: SmallVec<[Entry; 6]>,
 }
 
@@ -41,7 +41,7 @@ impl SlidingWindow {
         self.counted(quota, now).fold(0, |used, entry| used.saturating_add(entry.units))
     }
 
-    /// How long until `cost` units fit beside those `used`.
+    /// How long until `cost` units fit beside the units `used`.
     #[expect(
         clippy::arithmetic_side_effects,
         reason = "neither the cost nor the units are 0, and what is counted leaves after now"
@@ -89,7 +89,7 @@ impl SlidingWindow {
     }
 }
 
-/// A log of these last uses and units.
+/// From the last use and the units of each entry.
 impl FromIterator<(u64, u64)> for SlidingWindow {
     fn from_iter<I: IntoIterator<Item = (u64, u64)>>(entries: I) -> Self {
         let mut log = Self::default();
@@ -100,13 +100,13 @@ impl FromIterator<(u64, u64)> for SlidingWindow {
     }
 }
 
-impl Count for SlidingWindow {
+impl QuotaState for SlidingWindow {
     fn wait(&self, quota: &Quota, now: Now, cost: u64) -> u64 {
         let now = now.monotonic_nanos();
         self.wait_beside(self.used(quota, now), quota, now, cost)
     }
 
-    fn take(&mut self, quota: &Quota, now: Now, cost: u64) {
+    fn consume(&mut self, quota: &Quota, now: Now, cost: u64) {
         if cost == 0 {
             return;
         }
@@ -129,20 +129,21 @@ impl Count for SlidingWindow {
         self.entries.push(Entry { last_use: now, units: cost });
     }
 
-    fn give_back(&mut self, quota: &Quota, now: Now, mut units: u64, made: &Made) {
-        let taken_at = made.at.monotonic_nanos();
-        if taken_at.saturating_add(quota.window_nanos()) <= now.monotonic_nanos() {
+    fn give_back(&mut self, quota: &Quota, now: Now, mut units: u64, past_use: &PastUse) {
+        let used_at = past_use.at.monotonic_nanos();
+        if used_at.saturating_add(quota.window_nanos()) <= now.monotonic_nanos() {
             return;
         }
-        let later = self.entries.partition_point(|entry| entry.last_use < taken_at);
-        // The entry of that moment; then those before it, where the moment is not known exactly.
+        let later = self.entries.partition_point(|entry| entry.last_use < used_at);
+        // The entry of that moment first. Then the entries before it, as the moment may not be known
+        // exactly.
         for entry in self.entries.iter_mut().take(later.saturating_add(1)).rev() {
             let given = entry.units.min(units);
             entry.units = entry.units.saturating_sub(given);
             units = units.saturating_sub(given);
         }
-        // An entry of nothing would still take in later uses, and what more is given back of its
-        // moment: once all is given back, a log is a new one.
+        // An empty entry would still collect later uses, and later corrections of its moment. Without
+        // it, a log of which all is given back is a new one.
         self.entries.retain(|entry| entry.units > 0);
     }
 
@@ -155,24 +156,24 @@ impl Count for SlidingWindow {
         self.reset_from(self.used(quota, now), quota, now)
     }
 
-    /// The log is summed up once.
+    /// Sums the log up once.
     fn charge(&mut self, quota: &Quota, now: Now, ahead: u64, cost: u64) -> (u64, u64, u64) {
         let nanos = now.monotonic_nanos();
         let mut used = self.used(quota, nanos);
-        let wait = self.wait_beside(used, quota, nanos, wanted(ahead, cost));
+        let wait = self.wait_beside(used, quota, nanos, units_required(ahead, cost));
         if wait == 0 && cost > 0 {
-            self.take(quota, now, cost);
+            self.consume(quota, now, cost);
             used = used.saturating_add(cost);
         }
         (wait, quota.units().saturating_sub(used), self.reset_from(used, quota, nanos))
     }
 
-    /// What both windows still cover, in the steps of `quota`.
-    fn under(&self, before: &Quota, quota: &Quota, now: Now) -> Self {
+    /// What both windows still cover, in the steps of `to`.
+    fn convert(&self, from: &Quota, to: &Quota, now: Now) -> Self {
         let now = now.monotonic_nanos();
-        let window = quota.window_nanos();
+        let window = to.window_nanos();
         let mut log = Self::default();
-        for entry in self.counted(before, now).filter(|entry| entry.leaves(window) > now) {
+        for entry in self.counted(from, now).filter(|entry| entry.leaves(window) > now) {
             match log.entries.last_mut() {
                 Some(newest) if step(newest.last_use, window) == step(entry.last_use, window) => {
                     newest.last_use = entry.last_use;
@@ -184,13 +185,13 @@ impl Count for SlidingWindow {
         log
     }
 
-    fn forgotten_in(&self, quota: &Quota, now: Now) -> u64 {
+    fn expires_in(&self, quota: &Quota, now: Now) -> u64 {
         let newest = self.entries.last().map_or(0, |entry| entry.leaves(quota.window_nanos()));
         newest.saturating_sub(now.monotonic_nanos())
     }
 }
 
-/// Which step of the window's steps, from the beginning of time on.
+/// The number of the step, from the beginning of time on.
 #[expect(
     clippy::arithmetic_side_effects,
     reason = "128 bits hold the product of two 64, and the window is not 0"

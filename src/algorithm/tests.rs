@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Algorithm, Count, State, oracle::at};
+use super::{Algorithm, QuotaState, State, oracle::at};
 use crate::{clock::Now, quota::Quota};
 
 const SECOND: u64 = 1_000_000_000;
@@ -13,7 +13,7 @@ const ALL: [Algorithm; 3] =
 fn a_third_of_a_second_is_exact() {
     let quota = Quota::per_second(3);
     let mut state = State::new(Algorithm::TokenBucket);
-    state.take(&quota, at(7), 3);
+    state.consume(&quota, at(7), 3);
     assert_eq!(state.remaining(&quota, at(7 + SECOND - 1)), 2);
     assert_eq!(state.remaining(&quota, at(7 + SECOND)), 3);
 }
@@ -24,16 +24,16 @@ fn what_was_used_stays_used_when_the_plan_changes() {
         let mut state = State::new(algorithm);
         let now = at(60 * SECOND);
         let first = Quota::per_minute(100);
-        state.take(&first, now, 50);
-        let left = |quota: Quota| state.under(&first, &quota, now).remaining(&quota, now);
+        state.consume(&first, now, 50);
+        let left = |quota: Quota| state.convert(&first, &quota, now).remaining(&quota, now);
         assert_eq!(left(Quota::per_minute(1_000)), 950, "{algorithm:?} raised");
         assert_eq!(left(Quota::per_minute(60)), 10, "{algorithm:?} lowered");
         assert_eq!(left(Quota::per_minute(20)), 0, "{algorithm:?} far lowered");
         assert_eq!(left(Quota::per_hour(1_000)), 950, "{algorithm:?} with a longer window");
 
         let raised = Quota::per_minute(1_000);
-        let mut state = state.under(&first, &raised, now);
-        state.take(&raised, now, 900);
+        let mut state = state.convert(&first, &raised, now);
+        state.consume(&raised, now, 900);
         assert_eq!(state.remaining(&raised, now), 50, "{algorithm:?}");
     }
 }
@@ -44,8 +44,8 @@ fn a_lowered_plan_blocks_no_longer_than_its_own_window() {
         let mut state = State::new(algorithm);
         let now = at(60 * SECOND);
         let (first, lowered) = (Quota::per_minute(1_000), Quota::per_minute(10));
-        state.take(&first, now, 1_000);
-        let state = state.under(&first, &lowered, now);
+        state.consume(&first, now, 1_000);
+        let state = state.convert(&first, &lowered, now);
         let wait = state.wait(&lowered, now, 1);
         assert!(wait <= 60 * SECOND, "{algorithm:?} waits {wait}");
         assert_eq!(state.reset(&lowered, now), wait, "{algorithm:?}");
@@ -59,7 +59,7 @@ fn windows_begin_on_the_hour() {
     // 2024-01-16 10:59:59 UTC
     let unix =
         |seconds: u64| Now::new(Duration::ZERO, Duration::from_secs(1_705_402_799 + seconds));
-    state.take(&quota, unix(0), 1_000);
+    state.consume(&quota, unix(0), 1_000);
     assert_eq!(state.wait(&quota, unix(0), 1), SECOND);
     assert_eq!(state.remaining(&quota, unix(1)), 1_000);
 }
@@ -69,7 +69,7 @@ fn a_wall_clock_set_back_neither_grants_a_window_twice_nor_blocks_for_hours() {
     let quota = Quota::per_minute(10);
     let read = |seconds: u64| Now::new(Duration::ZERO, Duration::from_secs(86_400 + seconds));
     let mut state = State::new(Algorithm::FixedWindow);
-    state.take(&quota, read(60), 10);
+    state.consume(&quota, read(60), 10);
     // A second back, over the edge of the window: it is still the later one.
     assert_eq!(state.remaining(&quota, read(59)), 0);
     assert_eq!(state.wait(&quota, read(59), 1), 61 * SECOND);
@@ -77,7 +77,7 @@ fn a_wall_clock_set_back_neither_grants_a_window_twice_nor_blocks_for_hours() {
     let back = |seconds: u64| Now::new(Duration::ZERO, Duration::from_secs(43_230 + seconds));
     assert_eq!(state.remaining(&quota, back(0)), 0);
     assert_eq!(state.wait(&quota, back(0), 1), 30 * SECOND);
-    assert!(state.anchor(&quota, back(0)) && !state.anchor(&quota, back(0)));
+    assert!(state.realign(&quota, back(0)) && !state.realign(&quota, back(0)));
     assert_eq!(state.wait(&quota, back(30), 1), 0, "and no longer");
 }
 
@@ -89,7 +89,7 @@ fn only_fixed_windows_follow_the_wall_clock() {
         [(Algorithm::TokenBucket, 0), (Algorithm::SlidingWindow, 0), (Algorithm::FixedWindow, 10)]
     {
         let mut state = State::new(algorithm);
-        state.take(&quota, Now::new(Duration::ZERO, Duration::from_secs(60)), 10);
+        state.consume(&quota, Now::new(Duration::ZERO, Duration::from_secs(60)), 10);
         assert_eq!(state.remaining(&quota, later), left, "{algorithm:?}");
     }
 }
@@ -99,8 +99,8 @@ fn a_thread_that_read_the_clock_earlier_may_come_later() {
     for algorithm in ALL {
         let quota = Quota::per_second(2);
         let mut state = State::new(algorithm);
-        state.take(&quota, at(5 * SECOND), 1);
-        state.take(&quota, at(5 * SECOND - 1), 1);
+        state.consume(&quota, at(5 * SECOND), 1);
+        state.consume(&quota, at(5 * SECOND - 1), 1);
         assert_eq!(state.remaining(&quota, at(5 * SECOND - 1)), 0, "{algorithm:?}");
         assert_eq!(state.remaining(&quota, at(5 * SECOND)), 0, "{algorithm:?}");
     }
@@ -112,7 +112,7 @@ fn a_sliding_log_stays_small() {
     let mut state = State::new(Algorithm::SlidingWindow);
     let mut largest = 0;
     for step in 0..10_000u64 {
-        state.take(&quota, at(step * 37_000_000), 1);
+        state.consume(&quota, at(step * 37_000_000), 1);
         let State::SlidingWindow(log) = &state else { unreachable!() };
         largest = largest.max(log.len());
     }
@@ -126,6 +126,6 @@ fn a_bucket_that_takes_longer_to_fill_than_can_be_counted_refuses() {
     let mut state = State::new(Algorithm::TokenBucket);
     let admitted = (0..100).filter(|_| state.charge(&quota, at(0), 0, 1).0 == 0).count();
     assert_eq!(admitted, 5, "of which all are remembered");
-    state.take(&quota, at(0), 1_000_000);
+    state.consume(&quota, at(0), 1_000_000);
     assert!(state.wait(&quota, at(0), 1) > 0);
 }

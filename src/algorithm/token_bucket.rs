@@ -1,29 +1,42 @@
-//! The token bucket, as a generic cell rate algorithm without rounding.
+//! The token bucket, as a generic cell rate algorithm (GCRA) without rounding.
 //!
-//! GCRA keeps the moment at which the bucket will be full again. That is not always a whole number
-//! of nanoseconds, so the rest is kept beside it, in the quota's parts: 3 units per second are back
-//! after one second, not one nanosecond later.
+//! The GCRA of ITU-T I.371 (in its form as virtual scheduling) has two parameters and one variable. They
+//! are called here:
+//!
+//! | I.371 | here |
+//! |---|---|
+//! | T, the emission interval | the time in which one unit comes back: [`Quota::parts_per_unit`] |
+//! | τ, the tolerance | the burst beyond one unit: (capacity - 1) · T |
+//! | TAT, the theoretical arrival time | when the bucket is full again: `full_at` and `parts` |
+//!
+//! A request at time t conforms if TAT - t ≤ τ. That is the same as: with one unit more, no more than
+//! the capacity is missing. Then TAT becomes max(t, TAT) + T, so T more is missing.
+//!
+//! What is missing, TAT - t, is the [`Deficit`]. It is not always a whole number of nanoseconds: at 3
+//! units per second, T is a third of a second. So it is counted in parts of a nanosecond
+//! ([`Quota::parts_per_nano`]), of which T is a whole number. 3 units are back after exactly one second,
+//! not one nanosecond later.
 
-use super::{Count, Made, ceil_div, saturate, wanted};
+use super::{PastUse, QuotaState, ceil_div, saturate, units_required};
 use crate::{clock::Now, quota::Quota};
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct TokenBucket {
-    /// The monotonic time at which the bucket is full, rounded down.
+    /// The TAT: the monotonic time in nanoseconds at which the bucket is full, rounded down.
     pub(crate) full_at: u64,
-    /// The rest, in parts of which the quota has some in a nanosecond: less than those.
+    /// The rest of the TAT in the quota's parts: less than one nanosecond has.
     pub(crate) parts: u64,
 }
 
 impl TokenBucket {
-    /// What [`charge`](Count::charge) does, in few steps: where a part is a nanosecond, and all
+    /// Does what [`charge`](QuotaState::charge) does in few steps, if a part is a nanosecond and all
     /// numbers are of usual size.
     #[inline(always)]
     #[expect(
         clippy::arithmetic_side_effects,
-        reason = "with the checks before, none is more than what is missing or what it is taken off"
+        reason = "the checks before leave no sum above the capacity, and no difference below 0"
     )]
-    fn charge_nanos(
+    fn charge_in_nanos(
         &mut self,
         quota: &Quota,
         now: u64,
@@ -35,36 +48,42 @@ impl TokenBucket {
             return None;
         }
         let full = unit.checked_mul(capacity)?;
-        let wanted = unit.checked_mul(ahead.checked_add(cost)?)?;
-        let mut missing = self.full_at.saturating_sub(now);
-        let missing_after = missing.checked_add(wanted)?;
-        let wait = missing_after.saturating_sub(full);
+        let required = unit.checked_mul(ahead.checked_add(cost)?)?;
+        let mut deficit = self.full_at.saturating_sub(now);
+        let deficit_after = deficit.checked_add(required)?;
+        let wait = deficit_after.saturating_sub(full);
         if wait == 0 {
             // The units ahead have to come back within the time that can be counted as well.
-            now.checked_add(missing_after)?;
-            missing += unit * cost;
-            self.full_at = now + missing;
+            now.checked_add(deficit_after)?;
+            deficit += unit * cost;
+            self.full_at = now + deficit;
         }
-        // Overdrawn, the units beyond the capacity come first.
-        let units = missing.div_ceil(unit).min(capacity);
-        let reset = missing - units.saturating_sub(1) * unit;
+        // The units that are owed beyond the capacity come back first.
+        let units = deficit.div_ceil(unit).min(capacity);
+        let reset = deficit - units.saturating_sub(1) * unit;
         Some((wait, capacity - units, reset))
     }
 
-    /// What [`charge`](Count::charge) does, for any quota and any number.
+    /// Does what [`charge`](QuotaState::charge) does, for any quota and any number.
     #[inline(never)]
     #[expect(
         clippy::arithmetic_side_effects,
-        reason = "it fits, so that the sum is no more than the capacity"
+        reason = "the cost fits, so that the sum is no more than the capacity"
     )]
-    fn charge_parts(&mut self, quota: &Quota, now: u64, ahead: u64, cost: u64) -> (u64, u64, u64) {
-        let mut missing = Missing(self.missing(quota, now));
-        let wait = missing.wait_at(now, quota, wanted(ahead, cost));
+    fn charge_in_parts(
+        &mut self,
+        quota: &Quota,
+        now: u64,
+        ahead: u64,
+        cost: u64,
+    ) -> (u64, u64, u64) {
+        let mut deficit = self.deficit(quota, now);
+        let wait = deficit.wait_at(now, quota, units_required(ahead, cost));
         if wait == 0 && cost > 0 {
-            missing.0 += product(cost, quota.parts_per_unit());
-            *self = Self::lacking(missing.0, quota, now);
+            deficit.0 += product(cost, quota.parts_per_unit());
+            *self = Self::with_deficit(deficit.0, quota, now);
         }
-        (wait, missing.remaining(quota), missing.reset(quota))
+        (wait, deficit.remaining(quota), deficit.reset(quota))
     }
 
     /// Whether more is missing than in another bucket of the same quota.
@@ -72,66 +91,73 @@ impl TokenBucket {
         (self.full_at, self.parts) > (than.full_at, than.parts)
     }
 
-    /// What is missing at `now`, in the quota's parts.
     #[inline]
     #[expect(
         clippy::arithmetic_side_effects,
         reason = "the product of two numbers of 64 bits leaves room for one more in 128"
     )]
-    fn missing(&self, quota: &Quota, now: u64) -> u128 {
-        match self.full_at.checked_sub(now) {
+    fn deficit(&self, quota: &Quota, now: u64) -> Deficit {
+        Deficit(match self.full_at.checked_sub(now) {
             Some(nanos) => product(nanos, quota.parts_per_nano()) + u128::from(self.parts),
             None => 0,
-        }
+        })
     }
 
-    /// Uses `cost` units, until `most` parts are missing.
-    fn lack(&mut self, quota: &Quota, now: Now, cost: u64, most: u128) {
-        let now = now.monotonic_nanos();
-        let before = self.missing(quota, now);
-        let missing = before.saturating_add(product(cost, quota.parts_per_unit()));
-        *self = Self::lacking(missing.min(most.max(before)), quota, now);
-    }
-
-    /// Gives back `units` of a use right after which so many parts were `missing`, but no more than
-    /// have not come back of these.
-    fn refill(&mut self, quota: &Quota, now: Now, units: u64, missing: u128, made: &Made) {
-        let left = missing.saturating_sub(refilled(quota, now, made));
-        let units = product(units, quota.parts_per_unit()).min(left);
-        let now = now.monotonic_nanos();
-        *self = Self::lacking(self.missing(quota, now).saturating_sub(units), quota, now);
-    }
-
-    /// The bucket from which `missing` parts are missing at `now`.
+    /// The bucket of which `deficit` parts are missing at `now`.
     #[inline]
     #[expect(clippy::arithmetic_side_effects, reason = "the divisor is not 0")]
-    fn lacking(missing: u128, quota: &Quota, now: u64) -> Self {
+    fn with_deficit(deficit: u128, quota: &Quota, now: u64) -> Self {
         let per_nano = quota.parts_per_nano().max(1);
-        let (nanos, parts) = match u64::try_from(missing) {
+        let (nanos, parts) = match u64::try_from(deficit) {
             // The usual case, which needs no division.
-            Ok(missing) if per_nano == 1 => (missing, 0),
-            Ok(missing) => (missing / per_nano, missing % per_nano),
+            Ok(deficit) if per_nano == 1 => (deficit, 0),
+            Ok(deficit) => (deficit / per_nano, deficit % per_nano),
             Err(_) => {
                 let per_nano = u128::from(per_nano);
-                (saturate(missing / per_nano), saturate(missing % per_nano))
+                (saturate(deficit / per_nano), saturate(deficit % per_nano))
             }
         };
         Self { full_at: now.saturating_add(nanos), parts }
     }
+
+    /// Uses `cost` units, until `most` parts are missing.
+    fn consume_until(&mut self, most: u128, quota: &Quota, now: Now, cost: u64) {
+        let now = now.monotonic_nanos();
+        let before = self.deficit(quota, now).0;
+        let after = before.saturating_add(product(cost, quota.parts_per_unit()));
+        *self = Self::with_deficit(after.min(most.max(before)), quota, now);
+    }
+
+    /// Gives back `units` of a use right after which the deficit was `then`. Gives back no more than
+    /// what has not come back of that deficit.
+    fn give_back_of(
+        &mut self,
+        then: u128,
+        quota: &Quota,
+        now: Now,
+        units: u64,
+        past_use: &PastUse,
+    ) {
+        let left = then.saturating_sub(refilled_since(past_use, quota, now));
+        let units = product(units, quota.parts_per_unit()).min(left);
+        let now = now.monotonic_nanos();
+        let after = self.deficit(quota, now).0.saturating_sub(units);
+        *self = Self::with_deficit(after, quota, now);
+    }
 }
 
-/// What is missing in a bucket, in its quota's parts.
+/// What is missing in a bucket, in its quota's parts: TAT - t.
 #[derive(Clone, Copy)]
-pub(crate) struct Missing(pub(crate) u128);
+pub(crate) struct Deficit(pub(crate) u128);
 
-impl Missing {
-    /// What was missing in a bucket that answered with `remaining` and `reset`. It is less than one
-    /// nanosecond's parts too much.
+impl Deficit {
+    /// The deficit of a bucket that answered with `remaining` and `reset`. It is too large by less
+    /// than the parts of one nanosecond.
     #[expect(
         clippy::arithmetic_side_effects,
         reason = "the product of two numbers of 64 bits leaves room for one more in 128"
     )]
-    fn answered(quota: &Quota, remaining: u64, reset: u64) -> Self {
+    fn from_answer(quota: &Quota, remaining: u64, reset: u64) -> Self {
         let Some(further) = quota.capacity().saturating_sub(remaining).checked_sub(1) else {
             return Self(0);
         };
@@ -145,21 +171,21 @@ impl Missing {
         if cost == 0 {
             return 0;
         }
-        let wanted = self.0.saturating_add(product(cost, quota.parts_per_unit()));
-        let short = wanted.saturating_sub(product(quota.capacity(), quota.parts_per_unit()));
+        let after = self.0.saturating_add(product(cost, quota.parts_per_unit()));
+        let short = after.saturating_sub(full_deficit(quota));
         if short == 0 { 0 } else { ceil_div(short, quota.parts_per_nano()) }
     }
 
-    /// The wait for a bucket that keeps the moment at which it is full. A use that takes longer to come
-    /// back than time can be counted would be forgotten, so it never fits.
+    /// The wait in a bucket that keeps its TAT. A use after which the TAT is later than can be counted
+    /// would be forgotten, so it never fits.
     #[inline]
     fn wait_at(self, now: u64, quota: &Quota, cost: u64) -> u64 {
         let wait = self.wait(quota, cost);
         if wait > 0 || cost == 0 {
             return wait;
         }
-        let missing = self.0.saturating_add(product(cost, quota.parts_per_unit()));
-        if missing > product(u64::MAX.saturating_sub(now), quota.parts_per_nano()) {
+        let after = self.0.saturating_add(product(cost, quota.parts_per_unit()));
+        if after > product(u64::MAX.saturating_sub(now), quota.parts_per_nano()) {
             u64::MAX
         } else {
             0
@@ -173,93 +199,96 @@ impl Missing {
 
     #[inline]
     pub(crate) fn reset(self, quota: &Quota) -> u64 {
-        // Overdrawn, the units beyond the capacity come first.
+        // The units that are owed beyond the capacity come back first.
         let units = ceil_div(self.0, quota.parts_per_unit()).min(quota.capacity());
         let still_missing = product(units.saturating_sub(1), quota.parts_per_unit());
         ceil_div(self.0.saturating_sub(still_missing), quota.parts_per_nano())
     }
 }
 
-impl Count for TokenBucket {
+impl QuotaState for TokenBucket {
     #[inline]
     fn wait(&self, quota: &Quota, now: Now, cost: u64) -> u64 {
         let now = now.monotonic_nanos();
-        Missing(self.missing(quota, now)).wait_at(now, quota, cost)
+        self.deficit(quota, now).wait_at(now, quota, cost)
     }
 
     #[inline]
-    fn take(&mut self, quota: &Quota, now: Now, cost: u64) {
-        self.lack(quota, now, cost, whole(quota).saturating_mul(2));
+    fn consume(&mut self, quota: &Quota, now: Now, cost: u64) {
+        self.consume_until(full_deficit(quota).saturating_mul(2), quota, now, cost);
     }
 
-    fn take_elsewhere(&mut self, quota: &Quota, now: Now, cost: u64) {
-        self.lack(quota, now, cost, whole(quota));
+    fn record(&mut self, quota: &Quota, now: Now, cost: u64) {
+        self.consume_until(full_deficit(quota), quota, now, cost);
     }
 
     #[inline(always)]
     fn charge(&mut self, quota: &Quota, now: Now, ahead: u64, cost: u64) -> (u64, u64, u64) {
         let now = now.monotonic_nanos();
-        let charged = self.charge_nanos(quota, now, ahead, cost);
-        charged.unwrap_or_else(|| self.charge_parts(quota, now, ahead, cost))
+        let charged = self.charge_in_nanos(quota, now, ahead, cost);
+        charged.unwrap_or_else(|| self.charge_in_parts(quota, now, ahead, cost))
     }
 
-    /// A use has come back once all that was missing right after it has. Where that is not known, it
-    /// was the use itself at least.
-    fn give_back(&mut self, quota: &Quota, now: Now, units: u64, made: &Made) {
-        let missing = match made.left {
-            Some((remaining, reset)) => Missing::answered(quota, remaining, reset).0,
-            None => product(made.cost, quota.parts_per_unit()),
+    /// A use has come back once all that was missing right after it has. If that is not known, it was
+    /// at least the use itself.
+    fn give_back(&mut self, quota: &Quota, now: Now, units: u64, past_use: &PastUse) {
+        let then = match past_use.left {
+            Some((remaining, reset)) => Deficit::from_answer(quota, remaining, reset).0,
+            None => product(past_use.cost, quota.parts_per_unit()),
         };
-        self.refill(quota, now, units, missing, made);
+        self.give_back_of(then, quota, now, units, past_use);
     }
 
-    /// A bucket that may have been empty at the time of the use counted it in part or not at all, and
-    /// gives nothing back.
-    fn give_back_elsewhere(&mut self, quota: &Quota, now: Now, units: u64, made: &Made) {
-        let missing = self.missing(quota, now.monotonic_nanos());
-        if missing.saturating_add(refilled(quota, now, made)) < whole(quota) {
-            self.refill(quota, now, units, product(made.cost, quota.parts_per_unit()), made);
+    /// A bucket that may have been empty at the time of the use has recorded it in part or not at all.
+    /// It gives nothing back.
+    fn give_back_recorded(&mut self, quota: &Quota, now: Now, units: u64, past_use: &PastUse) {
+        let deficit = self.deficit(quota, now.monotonic_nanos()).0;
+        let then = deficit.saturating_add(refilled_since(past_use, quota, now));
+        if then < full_deficit(quota) {
+            let used = product(past_use.cost, quota.parts_per_unit());
+            self.give_back_of(used, quota, now, units, past_use);
         }
     }
 
     #[inline]
     fn remaining(&self, quota: &Quota, now: Now) -> u64 {
-        Missing(self.missing(quota, now.monotonic_nanos())).remaining(quota)
+        self.deficit(quota, now.monotonic_nanos()).remaining(quota)
     }
 
     #[inline]
     fn reset(&self, quota: &Quota, now: Now) -> u64 {
-        Missing(self.missing(quota, now.monotonic_nanos())).reset(quota)
+        self.deficit(quota, now.monotonic_nanos()).reset(quota)
     }
 
-    fn forgotten_in(&self, quota: &Quota, now: Now) -> u64 {
-        ceil_div(self.missing(quota, now.monotonic_nanos()), quota.parts_per_nano())
+    fn expires_in(&self, quota: &Quota, now: Now) -> u64 {
+        ceil_div(self.deficit(quota, now.monotonic_nanos()).0, quota.parts_per_nano())
     }
 
-    /// As many units stay missing and the same fraction of one, rounded up to a part, up to the whole
-    /// bucket.
+    /// The same number of units stays missing, and the same fraction of one, rounded up to a part; but
+    /// no more than the whole bucket.
     #[expect(
         clippy::arithmetic_side_effects,
         reason = "the divisor is not 0, and what is left of a division is no more than 64 bits"
     )]
-    fn under(&self, before: &Quota, quota: &Quota, now: Now) -> Self {
+    fn convert(&self, from: &Quota, to: &Quota, now: Now) -> Self {
         let now = now.monotonic_nanos();
-        let (old, new) = (before.parts_per_unit().max(1).into(), quota.parts_per_unit().into());
-        let missing = self.missing(before, now);
-        let (units, rest): (u128, u128) = (missing / old, missing % old);
-        let missing = units.saturating_mul(new).saturating_add((rest * new).div_ceil(old));
-        Self::lacking(missing.min(whole(quota)), quota, now)
+        let (old, new) = (from.parts_per_unit().max(1).into(), to.parts_per_unit().into());
+        let deficit = self.deficit(from, now).0;
+        let (units, rest): (u128, u128) = (deficit / old, deficit % old);
+        let deficit = units.saturating_mul(new).saturating_add((rest * new).div_ceil(old));
+        Self::with_deficit(deficit.min(full_deficit(to)), to, now)
     }
 }
 
-/// The parts of a full bucket.
-fn whole(quota: &Quota) -> u128 {
+/// The parts that are missing in an empty bucket.
+#[inline]
+fn full_deficit(quota: &Quota) -> u128 {
     product(quota.capacity(), quota.parts_per_unit())
 }
 
 /// The parts that have come back since a use.
-fn refilled(quota: &Quota, now: Now, made: &Made) -> u128 {
-    let since = now.monotonic_nanos().saturating_sub(made.at.monotonic_nanos());
+fn refilled_since(past_use: &PastUse, quota: &Quota, now: Now) -> u128 {
+    let since = now.monotonic_nanos().saturating_sub(past_use.at.monotonic_nanos());
     product(since, quota.parts_per_nano())
 }
 
@@ -310,15 +339,15 @@ mod tests {
             let now = near(u64::MAX.saturating_sub(wanted), now, now_edge);
             let mut few = TokenBucket { full_at, parts: 0 };
             let mut many = few;
-            if let Some(charged) = few.charge_nanos(&quota, now, ahead, cost) {
-                prop_assert_eq!(charged, many.charge_parts(&quota, now, ahead, cost));
+            if let Some(charged) = few.charge_in_nanos(&quota, now, ahead, cost) {
+                prop_assert_eq!(charged, many.charge_in_parts(&quota, now, ahead, cost));
             }
             prop_assert_eq!(few, many);
             let mut steps = TokenBucket { full_at, parts: 0 };
             let now_read = Now::new(Duration::from_nanos(now), Duration::ZERO);
             let by_steps = charge_by_steps(&mut steps, &quota, now_read, ahead, cost);
             let mut many = TokenBucket { full_at, parts: 0 };
-            prop_assert_eq!(many.charge_parts(&quota, now, ahead, cost), by_steps);
+            prop_assert_eq!(many.charge_in_parts(&quota, now, ahead, cost), by_steps);
             prop_assert_eq!(many, steps);
         }
     }

@@ -7,8 +7,6 @@ use std::{
 };
 
 use super::{Inner, Limiter, Members, NO_KIND, Rule, reach};
-#[cfg(feature = "metrics")]
-use crate::metrics::{Metrics, Watched};
 use crate::{
     category::Category,
     clock::Clock,
@@ -18,10 +16,12 @@ use crate::{
     limiter::Outcome,
     limiter::queue::{Line, MaxHeld},
     matcher::Matcher,
-    policy::{Labels, Policy},
+    policy::{Labels, Policy, english},
     quota::MAX_WINDOW,
     store::{Announcement, Charge, MemoryStore, Mode, Store, Usage},
 };
+#[cfg(feature = "metrics")]
+use crate::{metrics::Metrics, store::MeteredStore};
 
 /// The longest hold: no window is longer, and sums of times do not overflow.
 const LONGEST_HOLD: Duration = Duration::from_nanos(MAX_WINDOW);
@@ -233,7 +233,11 @@ fn announce(store: &dyn Store, rules: &[Rule]) -> Arc<[Announcement]> {
     for rule in rules {
         let fingerprint = rule.unasked.charge.policy;
         if announced.iter().all(|known| known.policy != fingerprint) {
-            announced.push(Announcement::new(&rule.policy, fingerprint));
+            announced.push(Announcement::new(
+                rule.policy.name(),
+                fingerprint,
+                english::settings(&rule.policy),
+            ));
         }
     }
     let announced = announced.into();
@@ -245,7 +249,7 @@ fn announce(store: &dyn Store, rules: &[Rule]) -> Arc<[Announcement]> {
 fn store(chosen: Option<Arc<dyn Store>>) -> Arc<dyn Store> {
     let Some(store) = chosen else { return Arc::new(MemoryStore::new()) };
     #[cfg(feature = "metrics")]
-    let store = Arc::new(Watched::new(store));
+    let store = Arc::new(MeteredStore::new(store));
     store
 }
 

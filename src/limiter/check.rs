@@ -167,7 +167,7 @@ impl<'a> Check<'a> {
         self.fill(rule, &mut outcome)?;
         let answered = match self.change() {
             _ if outcome.charge.quota.is_unlimited() => {
-                outcome.usage = Usage::of_nanos(0, u64::MAX, 0);
+                outcome.usage = Usage::from_nanos(0, u64::MAX, 0);
                 true
             }
             None if !outcome.has_key() => {

@@ -1,14 +1,12 @@
 use std::{ops::Range, time::Duration};
 
-use smallvec::smallvec;
-
 use super::{Inner, Limiter, NO_KIND};
 use crate::{
     describe::{CategoryDescription, Description, PolicyDescription, Requests},
     limiter::Decision,
     policy::Policy,
     quota::Quota,
-    store::{MemoryStore, Store, Usage, Usages},
+    store::{MemoryStore, Store, Usages},
 };
 
 impl Limiter {
@@ -65,7 +63,7 @@ impl Inner {
         };
         let decide = |mut decision: Decision| {
             let charges = decision.charges();
-            let mut usages: Usages = smallvec![Usage::unknown(); charges.len()];
+            let mut usages = Usages::unknown(charges.len());
             // In memory the answer is there at once.
             let charged = store.charge_at_once(&charges, &mut usages, now);
             let answered = charged && decision.answer(&usages);

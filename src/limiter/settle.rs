@@ -73,7 +73,7 @@ impl Settling {
         // A reset counts from when it was decided, as all others of the decision do.
         let since = at.monotonic().saturating_sub(decision.record.now.monotonic());
         let mut outcomes = decision.all_mut().enumerate();
-        for (&(place, cost), usage) in self.places.iter().zip(usages) {
+        for (&(place, cost), usage) in self.places.iter().zip(&usages) {
             let outcome = outcomes.find(|(at, _)| *at == place);
             let (_, outcome) = outcome.expect("the places are in order, and outcomes stay");
             outcome.charge.cost = cost;

@@ -17,7 +17,6 @@
 #[cfg(feature = "redis")]
 mod deny_cache;
 mod shared_gauge;
-mod store;
 mod verdict_label;
 
 use std::{
@@ -36,7 +35,6 @@ use ::metrics::{
 
 #[cfg(feature = "redis")]
 pub(crate) use self::deny_cache::DenyCacheHits;
-pub(crate) use self::store::Watched;
 use self::{shared_gauge::SharedGauge, verdict_label::VerdictLabel};
 use crate::{
     limiter::{Decision, Outcome},

@@ -1,15 +1,12 @@
-//! The policies that a limiter announces to its store: [`Announcement`]. Two limiters that count
-//! together by mistake are found by it.
+//! What a limiter announces to its store of each policy: [`Announcement`]. A store that several
+//! limiters share finds those that count together by mistake.
 
-use crate::{
-    policy::{Policy, english},
-    warning::{Code, warn},
-};
+use crate::warning::{Code, warn};
 
 /// A policy that a limiter counts in a store, and its settings in words.
 ///
-/// A store gets them by [`Store::announce`](super::Store::announce). One whose counts several
-/// limiters share compares those with the same [`policy`](Self::policy):
+/// A store gets them by [`Store::announce`](super::Store::announce). A store that several limiters
+/// share [compares](Self::compare) those with the same [`policy`](Self::policy):
 ///
 /// ```
 /// use std::sync::{Arc, Mutex};
@@ -44,22 +41,22 @@ pub struct Announcement {
 }
 
 impl Announcement {
-    pub(crate) fn new(policy: &Policy, fingerprint: u64) -> Self {
-        let settings = english::settings(policy);
-        Self { name: policy.name().to_owned(), policy: fingerprint, settings }
+    pub(crate) fn new(name: &str, policy: u64, settings: String) -> Self {
+        Self { name: name.to_owned(), policy, settings }
     }
 
-    /// Gives the warning [`policy_differs`](crate::warning#policy_differs) if `others`, the
-    /// [settings](Self::settings) that another limiter has announced, differ from these.
-    pub fn compare(&self, others: &str) {
+    /// Gives the warning [`policy_differs`](crate::warning#policy_differs) if these settings differ
+    /// from `other`: the [settings](Self::settings) of the same policy as another limiter has
+    /// announced it.
+    pub fn compare(&self, other: &str) {
         let Self { name, settings, .. } = self;
-        if settings == others {
+        if settings == other {
             return;
         }
         warn(Code::PolicyDiffers, name, || {
             format!(
                 "policy `{name}` counts together with one of the same name in the same Redis that \
-                 is `{others}`, and here it is `{settings}`; while a release changes it that is \
+                 is `{other}`, and here it is `{settings}`; while a release changes it that is \
                  right, or else give each service a prefix: `RedisStore::builder(…).prefix(…)`"
             )
         });

@@ -194,7 +194,7 @@ impl Outcome {
             charge: Charge::new(0, 7, algorithm, quota),
             refused: None,
             unreadable: None,
-            usage: Usage::of_nanos(0, algorithm.capacity(&quota), 0),
+            usage: Usage::from_nanos(0, algorithm.capacity(&quota), 0),
         }
     }
 }

@@ -128,7 +128,7 @@ impl Line {
         for charge in charges {
             let key = places
                 .keys
-                .get(&charge.slot())
+                .get(&charge.id())
                 .filter(|_| charge.mode != Mode::Peek && charge.cost > 0);
             charge.ahead = key.map_or(0, |key| key.cost_ahead_of(ticket, now));
         }
@@ -155,7 +155,7 @@ impl Line {
         let mut joining = Ticket::new(callers, now);
         let mut costs: SmallVec<[u64; 4]> = SmallVec::new();
         for Wanted { charge, wait, hold, is_global } in wanted {
-            let key = charge.slot();
+            let key = charge.id();
             let due = now.saturating_add(nanos(wait));
             let latest = due.max(places.latest(charge));
             if let Some(line) = places.keys.get(&key) {
@@ -298,10 +298,10 @@ impl Line {
         let now = now.monotonic_nanos();
         self.change(|places| {
             for charge in charges {
-                let first = places.keys.get(&charge.slot()).and_then(|key| key.waiting.front());
+                let first = places.keys.get(&charge.id()).and_then(|key| key.waiting.front());
                 if let Some(ticket) = first.map(|first| first.ticket) {
                     places.wake(ticket, true, now);
-                    places.forget_dues(charge.slot(), 0);
+                    places.forget_dues(charge.id(), 0);
                 }
             }
         });

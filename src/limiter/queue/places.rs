@@ -124,14 +124,14 @@ impl Places {
         charge: &Charge,
         unsure: impl Fn(&Ticket, &Awaited, u64) -> bool,
     ) -> u64 {
-        let Some(key) = self.keys.get(&charge.slot()) else { return 0 };
+        let Some(key) = self.keys.get(&charge.id()) else { return 0 };
         let capacity = charge.algorithm.capacity(&charge.quota);
         if key.total_cost.saturating_add(charge.cost) <= capacity {
             return 0;
         }
         let latest = key.waiting.iter().filter_map(|Waiting { ticket, cost, .. }| {
             let ahead = self.tickets.get(ticket)?;
-            let here = ahead.keys.iter().find(|awaited| awaited.key == charge.slot())?;
+            let here = ahead.keys.iter().find(|awaited| awaited.key == charge.id())?;
             unsure(ahead, here, *cost).then_some(ahead.latest)
         });
         let longest_wait = charge.algorithm.longest_wait(&charge.quota, charge.cost);

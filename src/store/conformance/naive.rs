@@ -338,7 +338,7 @@ impl Naive {
     /// Whether this key is as a new one.
     pub(crate) fn has_forgotten(&self, charge: &Charge, now: Now) -> bool {
         let keys = self.all();
-        keys.get(&charge.slot()).is_none_or(|plans| plans.iter().all(|plan| plan.is_over(now)))
+        keys.get(&charge.id()).is_none_or(|plans| plans.iter().all(|plan| plan.is_over(now)))
     }
 
     fn all(&self) -> std::sync::MutexGuard<'_, HashMap<u128, Vec<Plan>>> {
@@ -350,24 +350,24 @@ impl Store for Naive {
     fn charge(&self, charges: &[Charge], now: Now) -> StoreFuture {
         let keys = &mut *self.all();
         for charge in charges.iter().filter(|charge| charge.mode != Mode::Peek) {
-            keys.get_mut(&charge.slot()).into_iter().for_each(|plans| adopt(plans, charge, now));
+            keys.get_mut(&charge.id()).into_iter().for_each(|plans| adopt(plans, charge, now));
         }
         let wanted = |charge: &Charge| match charge.cost {
             0 => 0,
             cost => charge.ahead.saturating_add(cost),
         };
-        let wait = |charge: &Charge| look(keys.get(&charge.slot()), charge, now, wanted(charge)).0;
+        let wait = |charge: &Charge| look(keys.get(&charge.id()), charge, now, wanted(charge)).0;
         let waits: Vec<u64> = charges.iter().map(wait).collect();
         let mut all = charges.iter().zip(&waits);
         let passes = all.all(|(charge, wait)| charge.mode != Mode::Enforced || *wait == 0);
         let tell = |(charge, wait): (&Charge, u64)| {
             if passes && wait == 0 && charge.mode != Mode::Peek && charge.cost > 0 {
                 let new = || vec![Plan::new(charge)];
-                let plans = keys.entry(charge.slot()).or_insert_with(new);
+                let plans = keys.entry(charge.id()).or_insert_with(new);
                 change(plans, charge, |plan, is_own| plan.take(charge.cost, now, is_own));
             }
-            let (_, remaining, reset) = look(keys.get(&charge.slot()), charge, now, 0);
-            Usage::of_nanos(wait, remaining, reset)
+            let (_, remaining, reset) = look(keys.get(&charge.id()), charge, now, 0);
+            Usage::from_nanos(wait, remaining, reset)
         };
         let usages = charges.iter().zip(waits.iter().copied()).map(tell).collect();
         StoreFuture::ready(Ok(Answer { usages, at: now }))
@@ -377,11 +377,10 @@ impl Store for Naive {
         let keys = &mut *self.all();
         let correct = |correction: &Correction| {
             let charge = &correction.charge;
-            match (correction.change, keys.get_mut(&charge.slot())) {
+            match (correction.change, keys.get_mut(&charge.id())) {
                 (Change::Take(0), _) | (Change::GiveBack(_), None) => {}
                 (Change::Take(units), _) => {
-                    let plans =
-                        keys.entry(charge.slot()).or_insert_with(|| vec![Plan::new(charge)]);
+                    let plans = keys.entry(charge.id()).or_insert_with(|| vec![Plan::new(charge)]);
                     adopt(plans, charge, now);
                     change(plans, charge, |plan, is_own| plan.take(units, now, is_own));
                 }
@@ -392,11 +391,11 @@ impl Store for Naive {
                     });
                 }
                 (Change::Reset, _) => {
-                    keys.remove(&charge.slot());
+                    keys.remove(&charge.id());
                 }
             }
-            let (_, remaining, reset) = look(keys.get(&charge.slot()), charge, now, 0);
-            Usage::of_nanos(0, remaining, reset)
+            let (_, remaining, reset) = look(keys.get(&charge.id()), charge, now, 0);
+            Usage::from_nanos(0, remaining, reset)
         };
         let usages = corrections.iter().map(correct).collect();
         StoreFuture::ready(Ok(Answer { usages, at: now }))

@@ -41,11 +41,11 @@ impl MemoryStore {
         let glance = table.glance(segment.version(), &address, None)?;
         let needed = ledger.needs(&glance.slot);
         let counts = ledger.aside.get_mut(glance.slot.index_aside()?)?;
-        if counts.only().is_none() && counts.is_over(now) {
+        if counts.single().is_none() && counts.is_expired(now) {
             return None;
         }
         let (quota, cost) = (&charge.quota, charge.cost);
-        let adopted = counts.adopt(quota, now);
+        let adopted = counts.track(quota, now);
         let (wait, remaining, reset) = counts.charge(quota, now, charge.ahead, cost);
         if adopted || (wait == 0 && cost > 0) {
             glance.forget_aside_at(forgotten_at(counts, now));
@@ -54,6 +54,6 @@ impl MemoryStore {
             let needs = ledger.needs(&glance.slot);
             ledger.take(self.quotas.policy(glance.slot.quota_number()), needs - needed);
         }
-        Some(Usage::of_nanos(wait, remaining, reset))
+        Some(Usage::from_nanos(wait, remaining, reset))
     }
 }

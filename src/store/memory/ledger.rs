@@ -10,7 +10,7 @@ use super::{
     slot::{Slot, WIDE},
 };
 use crate::{
-    algorithm::{Count, Counts},
+    algorithm::{QuotaState, StatesByQuota},
     clock::Now,
     quota::Quota,
     store::Usage,
@@ -25,12 +25,12 @@ pub(super) struct Ledger {
     /// The slot that is swept next; those of the wide table follow those of the narrow one.
     pub(super) cursor: usize,
     /// Counts that do not fit into a slot: large states, and those of several quotas.
-    pub(super) aside: Slab<Counts>,
+    pub(super) aside: Slab<StatesByQuota>,
     /// The counts that keys without room share, by policy.
-    pub(super) shared: HashMap<u64, Counts>,
+    pub(super) shared: HashMap<u64, StatesByQuota>,
     /// By policy, the most that a key had used that was dropped to make room for another policy's.
     /// New keys of the policy begin with it, so that a dropped key that comes back gains nothing.
-    pub(super) dropped: HashMap<u64, Counts>,
+    pub(super) dropped: HashMap<u64, StatesByQuota>,
 }
 
 /// How much the keys of a segment may take.
@@ -56,8 +56,8 @@ impl Needs {
         if N == WIDE { self.wide } else { self.narrow }
     }
 
-    fn of<const N: usize>(&self, slot: &Slot<N>, counts: Option<&Counts>) -> isize {
-        let logs = if N == WIDE { counts.map_or(1, Counts::len) as isize } else { 1 };
+    fn of<const N: usize>(&self, slot: &Slot<N>, counts: Option<&StatesByQuota>) -> isize {
+        let logs = if N == WIDE { counts.map_or(1, StatesByQuota::len) as isize } else { 1 };
         self.slot::<N>() + if slot.may_be_aside() { logs * self.aside } else { 0 }
     }
 
@@ -117,15 +117,15 @@ impl Ledger {
         &self,
         slot: &Slot<N>,
         quotas: &Quotas,
-    ) -> Option<Counts> {
+    ) -> Option<StatesByQuota> {
         match slot.unpack(quotas) {
-            Some((state, quota)) => Some(Counts::new(*quota, state)),
+            Some((state, quota)) => Some(StatesByQuota::new(*quota, state)),
             None => self.aside_of(slot).cloned(),
         }
     }
 
     /// Keeps in mind what a key had used that is about to be dropped.
-    pub(super) fn remember(&mut self, policy: u64, counts: Counts, now: Now) {
+    pub(super) fn remember(&mut self, policy: u64, counts: StatesByQuota, now: Now) {
         if let Some(shared) = self.shared.get_mut(&policy) {
             raise(shared, &counts, now);
         }
@@ -138,13 +138,13 @@ impl Ledger {
     }
 
     /// With what a new key of a policy begins, where that is not a whole quota.
-    pub(super) fn beginning(&self, policy: u64) -> Option<&Counts> {
+    pub(super) fn beginning(&self, policy: u64) -> Option<&StatesByQuota> {
         self.dropped.get(&policy)
     }
 
     /// What is kept aside of a slot; `None` where it holds its state itself.
     #[expect(clippy::expect_used, reason = "a key whose counts are lost has its whole quota again")]
-    pub(super) fn aside_of<const N: usize>(&self, slot: &Slot<N>) -> Option<&Counts> {
+    pub(super) fn aside_of<const N: usize>(&self, slot: &Slot<N>) -> Option<&StatesByQuota> {
         let index = slot.index_aside()?;
         Some(self.aside.get(index).expect("counts are kept aside as long as their slot"))
     }
@@ -162,32 +162,32 @@ impl Ledger {
         quotas: &Quotas,
         now: Now,
     ) -> bool {
-        let is_over = |counts: &Counts| counts.is_over(now);
+        let is_over = |counts: &StatesByQuota| counts.is_expired(now);
         slot.is_expired(quotas, now) && self.aside_of(slot).is_none_or(is_over)
     }
 }
 
 /// Leaves no more than another has, under each quota of that.
-fn raise(counts: &mut Counts, other: &Counts, now: Now) {
+fn raise(counts: &mut StatesByQuota, other: &StatesByQuota, now: Now) {
     for (quota, state) in other.iter() {
-        let left = |counts: &Counts| counts.under(quota, now).remaining(quota, now);
+        let left = |counts: &StatesByQuota| counts.under(quota, now).remaining(quota, now);
         let too_much = left(counts).saturating_sub(state.remaining(quota, now));
         if too_much > 0 {
-            counts.take(quota, now, too_much);
+            counts.consume(quota, now, too_much);
         }
         // A bucket may have used a part of a unit more.
         if counts.under(quota, now).wait(quota, now, 1) < state.wait(quota, now, 1) {
-            counts.take(quota, now, 1);
+            counts.consume(quota, now, 1);
         }
     }
 }
 
 /// When this may be forgotten.
-pub(super) fn forgotten_at(counts: &Counts, now: Now) -> u64 {
-    now.monotonic_nanos().saturating_add(counts.forgotten_in(now))
+pub(super) fn forgotten_at(counts: &StatesByQuota, now: Now) -> u64 {
+    now.monotonic_nanos().saturating_add(counts.expires_in(now))
 }
 
 /// What is left, for a charge that fits after `wait`.
-pub(super) fn usage(state: &impl Count, quota: &Quota, wait: u64, now: Now) -> Usage {
-    Usage::of_nanos(wait, state.remaining(quota, now), state.reset(quota, now))
+pub(super) fn usage(state: &impl QuotaState, quota: &Quota, wait: u64, now: Now) -> Usage {
+    Usage::from_nanos(wait, state.remaining(quota, now), state.reset(quota, now))
 }

@@ -15,7 +15,7 @@ use super::{
     table::Table,
 };
 use crate::{
-    algorithm::{Count, Counts, State},
+    algorithm::{QuotaState, State, StatesByQuota},
     clock::Now,
     quota::Quota,
     store::{Change, Charge, Correction, Mode, Usage},
@@ -110,7 +110,7 @@ impl<'a> Locked<'a> {
     /// Makes a charge that was found to fit.
     fn take(&mut self, charge: &Charge, found: Found) {
         let now = self.now;
-        let take = |counts: &mut Counts| counts.take(&charge.quota, now, charge.cost);
+        let take = |counts: &mut StatesByQuota| counts.consume(&charge.quota, now, charge.cost);
         in_table!(
             if is_wide(charge), self.segment, table => self.change(table, charge, found.shares, take)
         );
@@ -147,7 +147,7 @@ impl<'a> Locked<'a> {
             self.adopt(table, charge, shares);
         }
         let now = self.now;
-        let wait = |state: &State| state.wait(&charge.quota, now, charge.wanted());
+        let wait = |state: &State| state.wait(&charge.quota, now, charge.units_required());
         Found { wait: self.look(table, charge, shares, wait), shares }
     }
 
@@ -164,10 +164,12 @@ impl<'a> Locked<'a> {
         match (*change, slot) {
             (Change::Take(0), _) => {}
             (Change::Take(units), _) => {
-                self.change(table, charge, shares, |counts| counts.take(&charge.quota, now, units));
+                self.change(table, charge, shares, |counts| {
+                    counts.consume(&charge.quota, now, units)
+                });
             }
             (Change::GiveBack(units), Some(_)) => {
-                let made = correction.made(now);
+                let made = correction.past_use(now);
                 self.change(table, charge, shares, |counts| {
                     counts.give_back(&charge.quota, now, units, &made);
                 });
@@ -194,7 +196,7 @@ impl<'a> Locked<'a> {
         let kept = match table.find(&self.moving, &Address::of(charge)) {
             Some((_, slot)) => match slot.unpack(self.quotas) {
                 Some((state, before)) if before == quota => return read(&state),
-                Some((state, before)) => return read(&state.under(before, quota, now)),
+                Some((state, before)) => return read(&state.convert(before, quota, now)),
                 None => self.ledger.aside_of(&slot),
             },
             None if shares => self.ledger.shared.get(&charge.policy).or(beginning),
@@ -209,14 +211,14 @@ impl<'a> Locked<'a> {
     /// Counts what a key has used under the quota of `charge` as well, where it has used any.
     fn adopt<const N: usize>(&mut self, table: Table<'_, N>, charge: &Charge, shares: bool) {
         let (quota, now) = (&charge.quota, self.now);
-        let adopt = |counts: &mut Counts| {
-            counts.adopt(quota, now);
+        let adopt = |counts: &mut StatesByQuota| {
+            counts.track(quota, now);
         };
         match table.find(&self.moving, &Address::of(charge)) {
             Some((_, slot)) => {
                 let counted = slot.unpack(self.quotas);
                 let is_so = |(mut state, before): (State, &Quota)| {
-                    before == quota && !state.anchor(quota, now)
+                    before == quota && !state.realign(quota, now)
                 };
                 if !counted.is_some_and(is_so) {
                     self.change(table, charge, shares, adopt);
@@ -236,7 +238,7 @@ impl<'a> Locked<'a> {
         table: Table<'_, N>,
         charge: &Charge,
         shares: bool,
-        change: impl FnOnce(&mut Counts),
+        change: impl FnOnce(&mut StatesByQuota),
     ) {
         let address = Address::of(charge);
         let Some((place, slot)) = table.find(&self.moving, &address) else {
@@ -245,7 +247,7 @@ impl<'a> Locked<'a> {
         let needed = self.ledger.needs(&slot);
         let changed = match slot.unpack(self.quotas) {
             Some((state, quota)) => {
-                let mut counts = Counts::new(*quota, state);
+                let mut counts = StatesByQuota::new(*quota, state);
                 change(&mut counts);
                 self.fit(&address, charge.policy, counts)
             }
@@ -276,10 +278,10 @@ impl<'a> Locked<'a> {
         table: Table<'_, N>,
         charge: &Charge,
         shares: bool,
-        change: impl FnOnce(&mut Counts),
+        change: impl FnOnce(&mut StatesByQuota),
     ) {
         let beginning = self.ledger.beginning(charge.policy).cloned();
-        let fresh = || Counts::new(charge.quota, State::new(charge.algorithm));
+        let fresh = || StatesByQuota::new(charge.quota, State::new(charge.algorithm));
         let mut counts = beginning.unwrap_or_else(fresh);
         if shares {
             change(self.ledger.shared.entry(charge.policy).or_insert(counts));
@@ -306,9 +308,14 @@ impl<'a> Locked<'a> {
     }
 
     /// A slot for what a key has used, which is kept aside if it is too much.
-    fn fit<const N: usize>(&mut self, address: &Address, policy: u64, counts: Counts) -> Slot<N> {
+    fn fit<const N: usize>(
+        &mut self,
+        address: &Address,
+        policy: u64,
+        counts: StatesByQuota,
+    ) -> Slot<N> {
         let quotas = self.quotas;
-        let only = counts.only();
+        let only = counts.single();
         let packed =
             only.and_then(|(quota, state)| Slot::pack(address, policy, state, quota, quotas));
         packed.unwrap_or_else(|| {
@@ -384,7 +391,7 @@ impl<'a> Locked<'a> {
     }
 
     /// What is counted in a slot, and of which policy.
-    fn counts_at(&self, place: usize) -> Option<(u64, Counts)> {
+    fn counts_at(&self, place: usize) -> Option<(u64, StatesByQuota)> {
         in_table!(at place, self.segment, (table, place) => {
             let slot = table.get(&self.moving, place);
             let counts = self.ledger.counts_of(&slot, self.quotas)?;
@@ -422,7 +429,7 @@ impl<'a> Locked<'a> {
     }
 }
 
-fn has_eighths_left(counts: &Counts, eighths: u64, now: Now) -> bool {
+fn has_eighths_left(counts: &StatesByQuota, eighths: u64, now: Now) -> bool {
     counts.iter().all(|(quota, state)| {
         let capacity = state.algorithm().capacity(quota);
         state.remaining(quota, now).saturating_mul(8) >= capacity.saturating_mul(eighths)

@@ -21,8 +21,6 @@ use std::{
     sync::{Arc, atomic},
 };
 
-use smallvec::smallvec;
-
 use self::{
     ledger::{Needs, Room},
     locked::Locked,
@@ -31,7 +29,7 @@ use self::{
     segment::{Segment, Segments},
     slot::Address,
 };
-use super::{Announcement, Answer, Charge, Correction, Store, StoreFuture, Usage};
+use super::{Announcement, Answer, Charge, Correction, Store, StoreFuture, Usage, Usages};
 use crate::clock::Now;
 
 const DEFAULT_MAX_KEYS: usize = 1_000_000;
@@ -163,7 +161,7 @@ impl Store for MemoryStore {
     }
 
     fn charge(&self, charges: &[Charge], now: Now) -> StoreFuture {
-        let mut usages = smallvec![Usage::default(); charges.len()];
+        let mut usages = Usages::unknown(charges.len());
         self.charge_at_once(charges, &mut usages, now);
         StoreFuture::ready(Ok(Answer { usages, at: now }))
     }

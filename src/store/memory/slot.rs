@@ -30,7 +30,7 @@ pub(super) struct Address {
 
 impl Address {
     pub(super) const fn of(charge: &Charge) -> Self {
-        Self::new(charge.slot())
+        Self::new(charge.id())
     }
 
     /// Under no policy, the key alone has the same segment and home.
@@ -321,7 +321,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::algorithm::{Count, Made};
+    use crate::algorithm::{PastUse, QuotaState};
 
     fn at(seconds: u64) -> Now {
         Now::new(Duration::from_secs(seconds), Duration::from_secs(seconds))
@@ -336,7 +336,7 @@ mod tests {
         let (quotas, quota) = (Quotas::new(), Quota::per_minute(100));
         let mut state = State::new(Algorithm::SlidingWindow);
         for second in 60..66 {
-            state.take(&quota, at(second), second);
+            state.consume(&quota, at(second), second);
             let kept = packed(&state, &quota, &quotas).expect("it fits");
             let (read, _) = kept.unpack(&quotas).expect("not aside");
             for later in [0, 30, 60, 62, 65] {
@@ -353,9 +353,9 @@ mod tests {
             let is_expired = [59, 60].map(|later| kept.is_expired(&quotas, at(second + later)));
             assert_eq!(is_expired, [false, true]);
         }
-        state.take(&quota, at(66), 1);
+        state.consume(&quota, at(66), 1);
         assert!(packed(&state, &quota, &quotas).is_none(), "seven steps do not fit");
-        state.give_back(&quota, at(66), 1, &Made { at: at(66), cost: 1, left: None });
+        state.give_back(&quota, at(66), 1, &PastUse { at: at(66), cost: 1, left: None });
         assert!(packed(&state, &quota, &quotas).is_some(), "six are left");
     }
 
@@ -364,8 +364,8 @@ mod tests {
         let quotas = Quotas::new();
         let fits = |units: u64, quota: Quota, later: u64| {
             let mut state = State::new(Algorithm::SlidingWindow);
-            state.take(&quota, at(60), units);
-            state.take(&quota, at(60 + later), 1);
+            state.consume(&quota, at(60), units);
+            state.consume(&quota, at(60 + later), 1);
             let kept = packed(&state, &quota, &quotas)?;
             assert_eq!(
                 kept.unpack(&quotas)?.0.remaining(&quota, at(60)),

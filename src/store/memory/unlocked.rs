@@ -17,7 +17,7 @@ use super::{
     table::{Glance, Tables},
 };
 use crate::{
-    algorithm::{Count, State},
+    algorithm::{QuotaState, State},
     clock::Now,
     quota::Quota,
     store::{Charge, Mode, Usage},
@@ -209,7 +209,7 @@ impl MemoryStore {
 
     /// For each algorithm on its own: the compiler then works out once what each step needs.
     #[inline(always)]
-    fn count_in<S: Count + Pack + Into<State>, const N: usize>(
+    fn count_in<S: QuotaState + Pack + Into<State>, const N: usize>(
         &self,
         mut state: S,
         charge: &Charge,
@@ -223,7 +223,7 @@ impl MemoryStore {
         }
         let (wait, remaining, reset) = state.charge(&charge.quota, now, charge.ahead, charge.cost);
         let taken = wait == 0 && charge.cost > 0;
-        *usage = Usage::of_nanos(wait, remaining, reset);
+        *usage = Usage::from_nanos(wait, remaining, reset);
         if taken { slot.with(&state, quota) } else { Some(*slot) }
     }
 
@@ -241,8 +241,8 @@ impl MemoryStore {
         if charge.mode != Mode::Peek {
             return None;
         }
-        let state = state.under(quota, &charge.quota, now);
-        let wait = state.wait(&charge.quota, now, charge.wanted());
+        let state = state.convert(quota, &charge.quota, now);
+        let wait = state.wait(&charge.quota, now, charge.units_required());
         *usage = told(&state, &charge.quota, wait, now);
         Some(*slot)
     }
@@ -258,7 +258,7 @@ impl MemoryStore {
         for Counted { index, glance, .. } in counts {
             let (quota, usage) = (&charges[*index].quota, &mut usages[*index]);
             let (state, before) = glance.slot.unpack(&self.quotas).ok_or(Missed::NeedsLock)?;
-            *usage = told(&state.under(before, quota, now), quota, usage.wait_nanos(), now);
+            *usage = told(&state.convert(before, quota, now), quota, usage.wait_nanos(), now);
             glance.still().then_some(()).ok_or(Missed::Outdated)?;
         }
         Ok(())

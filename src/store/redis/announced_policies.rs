@@ -96,13 +96,17 @@ impl AnnouncedPolicies {
 mod tests {
     use super::*;
     use crate::{
-        policy::Policy,
+        policy::{Policy, english},
         quota::Quota,
         warning::{Code, warnings},
     };
 
     fn policies(name: &str, quota: Quota) -> Arc<Policies> {
-        Arc::new([Announcement::new(&Policy::token_bucket(name, quota).global(), 7)])
+        Arc::new([Announcement::new(
+            name,
+            7,
+            english::settings(&Policy::token_bucket(name, quota).global()),
+        )])
     }
 
     fn warned(name: &str) -> usize {

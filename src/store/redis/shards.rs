@@ -28,7 +28,7 @@ impl Shared {
         if is_one || !self.manager.is_cluster() {
             let request = Request::correct_and_charge(&self.names, before, charges);
             let mut answer = self.manager.run(&request, budget).await?;
-            answer.usages.drain(..before.len());
+            answer.usages = answer.usages[before.len()..].iter().copied().collect();
             return Ok(answer);
         }
         if !before.is_empty() {
@@ -161,7 +161,7 @@ struct Collected {
 
 impl Collected {
     fn new(length: usize) -> Self {
-        Self { usages: smallvec::smallvec![Usage::unknown(); length], at: None }
+        Self { usages: Usages::unknown(length), at: None }
     }
 
     fn add(&mut self, places: &[usize], answer: &Answer) {

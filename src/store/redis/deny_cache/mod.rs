@@ -13,14 +13,14 @@ use std::{
     time::Duration,
 };
 
-use smallvec::{SmallVec, smallvec};
+use smallvec::SmallVec;
 
 use super::leases::lifetime;
 use crate::{
     algorithm::Algorithm,
     clock::{Now, nanos},
     quota::Quota,
-    store::{Answer, Charge, Mode, Usage},
+    store::{Answer, Charge, Mode, Usage, Usages},
 };
 
 const SEGMENTS: usize = 64;
@@ -112,7 +112,7 @@ impl DenyCache {
                 continue;
             }
             let Some((usage, at)) = segment.refuses(charge, now) else { continue };
-            let unknown = || Answer { usages: smallvec![Usage::unknown(); charges.len()], at };
+            let unknown = || Answer { usages: Usages::unknown(charges.len()), at };
             denied.get_or_insert_with(unknown).usages[place] = usage;
         }
         let denied = denied.ok_or(begun)?;
@@ -135,7 +135,7 @@ impl DenyCache {
             let mut segment = self.segment(charge);
             if usage.fits() {
                 // Perhaps it was made: whoever wants more than that has now longer to wait.
-                segment.denied.remove(&charge.slot());
+                segment.denied.remove(&charge.id());
             } else if charge.mode == Mode::Enforced
                 && has_known_end(charge)
                 && segment.changes == *changes
@@ -149,11 +149,11 @@ impl DenyCache {
     pub(super) fn forget(&self, charge: &Charge) {
         let mut segment = self.segment(charge);
         segment.changes += 1;
-        segment.denied.remove(&charge.slot());
+        segment.denied.remove(&charge.id());
     }
 
     fn segment(&self, charge: &Charge) -> MutexGuard<'_, Segment> {
-        let segment = &self.segments[charge.slot() as usize % SEGMENTS];
+        let segment = &self.segments[charge.id() as usize % SEGMENTS];
         segment.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -168,15 +168,14 @@ fn has_known_end(charge: &Charge) -> bool {
 
 impl Segment {
     fn refuses(&self, charge: &Charge, now: u64) -> Option<(Usage, Now)> {
-        let denied =
-            self.denied.get(&charge.slot()).filter(|denied| denied.quota == charge.quota)?;
+        let denied = self.denied.get(&charge.id()).filter(|denied| denied.quota == charge.quota)?;
         let wait = denied.until(charge, now)?.checked_sub(now).filter(|wait| *wait > 0)?;
         // Units that have come back since are told when somebody asks the server again.
         let reset = denied.resets_at.checked_sub(now).filter(|left| *left > 0).unwrap_or(wait);
         let (at, heard) = denied.at;
         let since = Duration::from_nanos(now.saturating_sub(heard));
         let at = Now::new(at.monotonic() + since, at.unix() + since);
-        Some((Usage::of_nanos(wait, denied.remaining, reset), at))
+        Some((Usage::from_nanos(wait, denied.remaining, reset), at))
     }
 
     fn insert(
@@ -187,7 +186,7 @@ impl Segment {
         at: Now,
         cache: &DenyCache,
     ) {
-        let (slot, heard) = (charge.slot(), times.1);
+        let (slot, heard) = (charge.id(), times.1);
         if !self.denied.contains_key(&slot) && !self.has_room(heard, cache.keys_per_segment) {
             return;
         }

@@ -105,7 +105,7 @@ fn costs_that_grow_take_no_more_memory() {
     cached.charge(&one(1_000), 0, 0);
     (1..=1_000).for_each(|cost| drop(cached.charge(&one(cost), cost, 0)));
     let segment = cached.cache.segments[1].lock().unwrap();
-    assert!(segment.denied[&one(1)[0].slot()].refusals.len() <= REFUSALS);
+    assert!(segment.denied[&one(1)[0].id()].refusals.len() <= REFUSALS);
     drop(segment);
     let asked = cached.asked;
     (1..=1_000).for_each(|cost| drop(cached.charge(&one(cost), 1_001, 0)));

@@ -90,7 +90,7 @@ impl Asking {
             |(charge, usage): (&Charge, &Usage)| charge.mode != Mode::Enforced || usage.fits();
         self.passes = asked.zip(&answer.usages).all(fits);
         let mut told = answer.usages.iter();
-        let mut usages = Usages::new();
+        let mut usages = Usages::default();
         for part in &mut self.parts {
             let usage = match &part.asks {
                 None if self.passes => part.told,
@@ -107,7 +107,7 @@ impl Asking {
                     }
                 }
             };
-            usages.push(usage);
+            usages.extend([usage]);
         }
         Answer { usages, at: answer.at }
     }
@@ -155,7 +155,7 @@ impl Leases {
         part.lease = if had > 0 { part.lease.and(lease) } else { lease };
         part.units = cost;
 
-        let slot = part.charge.slot();
+        let slot = part.charge.id();
         let mut segment = self.segment(slot);
         let pool = segment.get_mut(&slot).filter(|pool| pool.charge.quota == part.charge.quota);
         let Some(pool) = pool else {
@@ -182,7 +182,7 @@ impl Leases {
     fn release(&self, part: Part, is_spent: bool) {
         let Part { charge, units, lease, filling, .. } = part;
         let units_back = if is_spent { 0 } else { units };
-        let slot = charge.slot();
+        let slot = charge.id();
         let mut segment = self.segment(slot);
         let known = segment.entry(slot);
         let unwanted = match known {

@@ -25,7 +25,7 @@ use std::{
     time::Duration,
 };
 
-use smallvec::{SmallVec, smallvec};
+use smallvec::SmallVec;
 use tokio::sync::watch;
 
 pub(super) use self::asking::Asking;
@@ -34,7 +34,7 @@ use crate::{
     algorithm::Algorithm,
     clock::Now,
     quota::{NANOS_PER_SECOND, Quota},
-    store::{Answer, Change, Charge, Correction, Mode, Usage},
+    store::{Answer, Change, Charge, Correction, Mode, Usage, Usages},
 };
 
 const SEGMENTS: usize = 64;
@@ -112,16 +112,19 @@ impl Leases {
 
     /// Whether there are enough units for a charge.
     pub(super) fn covers(&self, charge: &Charge, now: u64) -> bool {
-        let segment = self.segment(charge.slot());
-        segment.get(&charge.slot()).is_some_and(|pool| pool.covers(charge, now))
+        let segment = self.segment(charge.id());
+        segment.get(&charge.id()).is_some_and(|pool| pool.covers(charge, now))
     }
 
     /// Spends what a charge costs, if there are enough units.
     pub(super) fn spend(&self, charge: &Charge, now: u64) -> Option<Answer> {
-        let mut segment = self.segment(charge.slot());
-        let pool = segment.get_mut(&charge.slot()).filter(|pool| pool.covers(charge, now))?;
+        let mut segment = self.segment(charge.id());
+        let pool = segment.get_mut(&charge.id()).filter(|pool| pool.covers(charge, now))?;
         pool.left -= charge.cost;
-        Some(Answer { usages: smallvec![pool.usage(now)], at: pool.lease.server_time(now) })
+        Some(Answer {
+            usages: Usages::from_iter([pool.usage(now)]),
+            at: pool.lease.server_time(now),
+        })
     }
 
     /// Reserves for a request what there is, and says what the server is to be asked for. Where a
@@ -150,9 +153,9 @@ impl Leases {
         may_wait: bool,
         expired: &mut SmallVec<[Correction; 1]>,
     ) -> Result<Part, Filling> {
-        let mut segment = self.segment(charge.slot());
+        let mut segment = self.segment(charge.id());
         let has_room = segment.len() < self.pools_per_segment;
-        let pool = match segment.entry(charge.slot()) {
+        let pool = match segment.entry(charge.id()) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(new) if has_room => new.insert(Pool::new(charge)),
             Entry::Vacant(_) => return Ok(Part::of_server(charge)),
@@ -225,7 +228,7 @@ impl Leases {
 
     /// The key has its whole quota again: what was taken before is nothing.
     pub(super) fn forget(&self, charge: &Charge) {
-        self.segment(charge.slot()).remove(&charge.slot());
+        self.segment(charge.id()).remove(&charge.id());
     }
 
     /// Keeps a pool as long as it is needed, and sees to it that its units go back.

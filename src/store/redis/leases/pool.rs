@@ -96,7 +96,7 @@ impl Pool {
         let remaining = self.remaining.saturating_add(self.left);
         // Once more is there, that is known when the server is asked again.
         let known_at = if self.resets_at > now { self.resets_at } else { self.lease.expires_at };
-        Usage::of_nanos(0, remaining, known_at.saturating_sub(now))
+        Usage::from_nanos(0, remaining, known_at.saturating_sub(now))
     }
 
     /// Reserves what a charge costs, or else all that there is; with the batch that is to be asked

@@ -244,7 +244,7 @@ impl Operation {
             Mode::DryRun => (1, charge.cost),
             Mode::Peek => (2, charge.cost),
         };
-        Self { action, first: charge.wanted().min(MOST), units, cost: 0, missing: (0, 0) }
+        Self { action, first: charge.units_required().min(MOST), units, cost: 0, missing: (0, 0) }
     }
 
     fn correct(correction: &Correction) -> Self {

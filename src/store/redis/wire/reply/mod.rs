@@ -12,14 +12,14 @@ use std::time::Duration;
 
 use super::{EXACT, MOST, NANOS_PER_MICRO};
 use crate::{
-    algorithm::{Algorithm, Count, FixedWindow, Missing, SlidingWindow},
+    algorithm::{Algorithm, Deficit, FixedWindow, MAX_AHEAD, QuotaState, SlidingWindow},
     clock::Now,
     quota::Quota,
     store::{Answer, Usage, Usages},
 };
 
-/// So much later than now a fixed window may begin, in microseconds; as in the script.
-const AHEAD: u64 = 2_000_000;
+/// The microseconds by which a fixed window may begin after now; as in the script.
+const AHEAD: u64 = MAX_AHEAD / NANOS_PER_MICRO;
 
 /// What is known of an operation when it is answered.
 #[derive(Clone, Debug)]
@@ -53,7 +53,7 @@ fn usage(asked: &Asked, reply: &mut Reply<'_>, micros: u64) -> Option<Usage> {
     // The algorithms do not care what a unit of time is: here it is the script's.
     let (quota, now) = (&asked.quota, Duration::from_nanos(micros));
     let now = Now::new(now, now);
-    let tell = |state: &dyn Count| {
+    let tell = |state: &dyn QuotaState| {
         (state.wait(quota, now, asked.wanted), state.remaining(quota, now), state.reset(quota, now))
     };
     let (wait, remaining, reset) = match asked.algorithm {
@@ -68,7 +68,7 @@ fn usage(asked: &Asked, reply: &mut Reply<'_>, micros: u64) -> Option<Usage> {
     let wait = if fits { 0 } else { wait.max(1) };
     let remaining = remaining.checked_add(leased)?;
     let is_sound = leased <= asked.lease && remaining <= asked.algorithm.capacity(quota);
-    is_sound.then(|| Usage::of_nanos(nanos(wait), remaining, nanos(reset)))
+    is_sound.then(|| Usage::from_nanos(nanos(wait), remaining, nanos(reset)))
 }
 
 fn nanos(micros: u64) -> u64 {
@@ -100,7 +100,7 @@ impl<'a> Reply<'a> {
         clippy::arithmetic_side_effects,
         reason = "numbers of a reply are at most 2^53, and those of a quota its own"
     )]
-    fn missing(&mut self, quota: &Quota) -> Option<Missing> {
+    fn missing(&mut self, quota: &Quota) -> Option<Deficit> {
         let (whole, rest) = (self.number()?, self.number()?);
         // When that is and of what quota is known.
         self.take(4 * NUMBER)?;
@@ -108,7 +108,7 @@ impl<'a> Reply<'a> {
         let unit = u128::from(quota.parts_per_unit());
         let (whole, rest) = (u128::from(whole) * unit, u128::from(rest));
         let most = 2 * u128::from(quota.capacity()) * unit;
-        (rest < unit && whole + rest <= most).then_some(Missing(whole + rest))
+        (rest < unit && whole + rest <= most).then_some(Deficit(whole + rest))
     }
 
     /// The window of now, or one that is about to begin.

@@ -75,7 +75,7 @@ impl Coarse {
             Usage::new(fine(usage.wait()), usage.remaining(), fine(usage.reset()))
         };
         StoreFuture::later(async move {
-            let usages = answer.await?.usages.into_iter().map(fine).collect();
+            let usages = answer.await?.usages.iter().copied().map(fine).collect();
             Ok(Answer { usages, at: now })
         })
     }

@@ -1,3 +1,6 @@
+//! A store whose answers are timed and whose errors are counted, for the recorder of the `metrics`
+//! facade.
+
 use std::sync::{Arc, OnceLock};
 
 use ::metrics::{
@@ -5,34 +8,31 @@ use ::metrics::{
 };
 use tokio::time::Instant;
 
-use crate::{
-    clock::Now,
-    store::{Announcement, Charge, Correction, Store, StoreFuture, Usage},
-};
+use super::{Announcement, Charge, Correction, Store, StoreFuture, Usage};
+use crate::clock::Now;
 
-/// A store that may be slow or down: its answers are timed, where they come later, and its errors
-/// are counted.
-pub(crate) struct Watched {
+/// A store that may be slow or down. Answers that come later are timed, and errors are counted.
+pub(crate) struct MeteredStore {
     store: Arc<dyn Store>,
     charge: Operation,
     correct: Operation,
 }
 
-/// The series of one kind of question.
+/// The series of one operation. They are registered at the first answer that needs them.
 struct Operation {
     name: &'static str,
     series: OnceLock<(Histogram, Counter)>,
 }
 
-impl Watched {
+impl MeteredStore {
     pub(crate) fn new(store: Arc<dyn Store>) -> Self {
         Self { store, charge: Operation::new("charge"), correct: Operation::new("correct") }
     }
 }
 
-impl Store for Watched {
+impl Store for MeteredStore {
     fn charge(&self, charges: &[Charge], now: Now) -> StoreFuture {
-        self.charge.watch(self.store.charge(charges, now))
+        self.charge.measure(self.store.charge(charges, now))
     }
 
     fn charge_at_once(&self, charges: &[Charge], usages: &mut [Usage], now: Now) -> bool {
@@ -44,7 +44,7 @@ impl Store for Watched {
     }
 
     fn correct(&self, corrections: &[Correction], now: Now) -> StoreFuture {
-        self.correct.watch(self.store.correct(corrections, now))
+        self.correct.measure(self.store.correct(corrections, now))
     }
 
     fn live_keys(&self, now: Now) -> Option<usize> {
@@ -69,8 +69,8 @@ impl Operation {
         Self { name, series: OnceLock::new() }
     }
 
-    fn watch(&self, answer: StoreFuture) -> StoreFuture {
-        match answer.outcome() {
+    fn measure(&self, answer: StoreFuture) -> StoreFuture {
+        match answer.is_ok_at_once() {
             Some(true) => return answer,
             Some(false) => {
                 self.series().1.increment(1);
@@ -79,10 +79,10 @@ impl Operation {
             None => {}
         }
         let (duration, errors) = self.series().clone();
-        let asked_at = Instant::now();
+        let started_at = Instant::now();
         StoreFuture::later(async move {
             let answer = answer.await;
-            duration.record(asked_at.elapsed());
+            duration.record(started_at.elapsed());
             if answer.is_err() {
                 errors.increment(1);
             }

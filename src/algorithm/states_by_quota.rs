@@ -1,0 +1,177 @@
+//! What a key has used under one policy, by each of its last few quotas: [`StatesByQuota`].
+//!
+//! A key's quota changes with its plan. So that no change frees or costs units, the key has one state
+//! for each of its last quotas, up to four:
+//!
+//! 1. Each state counts *every* use of the key, by its own quota. So an answer under one plan stays
+//!    true whatever the key is charged under later, and switching away and back changes nothing.
+//! 2. Only the charged quota admits or refuses. The others [record](QuotaState::record) the use and
+//!    never owe anything for it.
+//! 3. A new quota begins with what the newest state has used, [converted](QuotaState::convert).
+//! 4. A fifth quota removes the one that remembers for the shortest time. So a caller that chooses its
+//!    plan cannot wash a long window clean by short ones. The new one then begins with the emptiest of
+//!    all converted buckets, as the newest bucket may be too small to hold all uses.
+//! 5. When all units have come back under each quota, the key is as a new one.
+//!
+//! `conformance/changes.rs` and `conformance/promises.rs` of the store check this.
+
+use std::borrow::Cow;
+
+use smallvec::SmallVec;
+
+use super::{PastUse, QuotaState, State};
+use crate::{clock::Now, quota::Quota};
+
+/// The most quotas of a key that are kept.
+const MAX_QUOTAS: usize = 4;
+
+/// The states of a key, one for each quota that it was lately charged under: the last one first, and
+/// never none. Nearly all keys have one.
+#[derive(Clone, Debug)]
+pub(crate) struct StatesByQuota(SmallVec<[(Quota, State); 1]>);
+
+impl StatesByQuota {
+    pub(crate) fn new(quota: Quota, state: State) -> Self {
+        Self(SmallVec::from_buf([(quota, state)]))
+    }
+
+    /// The only state and its quota, if there are no others.
+    pub(crate) fn single(&self) -> Option<(&Quota, &State)> {
+        match &self.0[..] {
+            [(quota, state)] => Some((quota, state)),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&Quota, &State)> {
+        self.0.iter().map(|(quota, state)| (quota, state))
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn index_of(&self, quota: &Quota) -> Option<usize> {
+        self.0.iter().position(|(tracked, _)| tracked == quota)
+    }
+
+    /// The state under `quota`, tracked or not.
+    #[expect(clippy::indexing_slicing, reason = "there is a first, and the index was found")]
+    pub(crate) fn under(&self, quota: &Quota, now: Now) -> Cow<'_, State> {
+        match self.index_of(quota) {
+            Some(index) => Cow::Borrowed(&self.0[index].1),
+            None => {
+                let convert = |(from, state): &(Quota, State)| state.convert(from, quota, now);
+                let newest = convert(&self.0[0]);
+                // If one has to go, the newest may be a bucket that was too small to count all.
+                let others = if self.len() < MAX_QUOTAS { &[] } else { &self.0[1..] };
+                Cow::Owned(others.iter().map(convert).fold(newest, State::or_emptier))
+            }
+        }
+    }
+
+    /// Counts under `quota` as well from now on, and realigns windows that are ahead of the clock.
+    /// Returns whether that has changed anything. A refusal does this too: its answer under a new
+    /// quota stays true only if the quota is tracked.
+    #[expect(clippy::indexing_slicing, reason = "there is a first, and the index was found")]
+    pub(crate) fn track(&mut self, quota: &Quota, now: Now) -> bool {
+        let mut changed = false;
+        for (quota, state) in &mut self.0 {
+            changed |= state.realign(quota, now);
+        }
+        let index = self.index_of(quota);
+        if self.is_expired(now) && (index.is_none() || self.len() > 1) {
+            // The store may have swept the key already: the result is the same.
+            *self = Self::new(*quota, State::new(self.0[0].1.algorithm()));
+            changed = true;
+        } else if index.is_none() {
+            let state = self.under(quota, now).into_owned();
+            if self.len() >= MAX_QUOTAS {
+                self.remove_shortest(now);
+            }
+            self.0.insert(0, (*quota, state));
+            changed = true;
+        }
+        changed
+    }
+
+    /// Removes a quota that has expired, or else the one that remembers for the shortest time: of
+    /// several the smallest, and of these the one that was used longest ago.
+    #[expect(clippy::indexing_slicing, reason = "each index is below the length")]
+    fn remove_shortest(&mut self, now: Now) {
+        let remembers = |(quota, state): &(Quota, State)| match state.expires_in(quota, now) {
+            0 => (0, 0),
+            _ => (state.algorithm().longest(quota), state.algorithm().capacity(quota)),
+        };
+        let shortest = (0..self.len()).rev().min_by_key(|index| remembers(&self.0[*index]));
+        shortest.map(|index| self.0.remove(index));
+    }
+
+    /// Whether all units have come back under each quota: then the key may be forgotten.
+    pub(crate) fn is_expired(&self, now: Now) -> bool {
+        self.iter().all(|(quota, state)| state.expires_in(quota, now) == 0)
+    }
+
+    /// Tracks `quota`, and returns its index.
+    #[expect(clippy::expect_used, reason = "under another quota, the units would be other ones")]
+    fn track_at(&mut self, quota: &Quota, now: Now) -> usize {
+        self.track(quota, now);
+        self.index_of(quota).expect("the quota is tracked")
+    }
+
+    /// Makes the state of `quota` the newest, and returns it and the others.
+    #[expect(clippy::indexing_slicing, reason = "there is a first, and the index was found")]
+    fn newest_and_others(
+        &mut self,
+        quota: &Quota,
+        now: Now,
+    ) -> (&mut State, &mut [(Quota, State)]) {
+        let index = self.track_at(quota, now);
+        self.0[..=index].rotate_right(1);
+        let (newest, others) = self.0.split_at_mut(1);
+        (&mut newest[0].1, others)
+    }
+
+    /// Charges `quota` as [`QuotaState::charge`] does. The others record what fits.
+    #[expect(clippy::indexing_slicing, reason = "there is a first, and the index was found")]
+    pub(crate) fn charge(
+        &mut self,
+        quota: &Quota,
+        now: Now,
+        ahead: u64,
+        cost: u64,
+    ) -> (u64, u64, u64) {
+        let index = self.track_at(quota, now);
+        let usage = self.0[index].1.charge(quota, now, ahead, cost);
+        if usage.0 == 0 && cost > 0 {
+            self.0[..=index].rotate_right(1);
+            for (quota, state) in &mut self.0[1..] {
+                state.record(quota, now, cost);
+            }
+        }
+        usage
+    }
+
+    /// Uses `units` under `quota`, whether or not they fit.
+    pub(crate) fn consume(&mut self, quota: &Quota, now: Now, units: u64) {
+        let (newest, others) = self.newest_and_others(quota, now);
+        newest.consume(quota, now, units);
+        for (quota, state) in others {
+            state.record(quota, now, units);
+        }
+    }
+
+    /// Takes back `units` of a use that was made under `quota`.
+    pub(crate) fn give_back(&mut self, quota: &Quota, now: Now, units: u64, past_use: &PastUse) {
+        let (newest, others) = self.newest_and_others(quota, now);
+        newest.give_back(quota, now, units, past_use);
+        for (quota, state) in others {
+            state.give_back_recorded(quota, now, units, past_use);
+        }
+    }
+
+    /// How long until it [is expired](Self::is_expired).
+    pub(crate) fn expires_in(&self, now: Now) -> u64 {
+        self.iter().map(|(quota, state)| state.expires_in(quota, now)).max().unwrap_or(0)
+    }
+}

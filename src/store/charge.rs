@@ -1,0 +1,75 @@
+//! What a store is asked for: [`Charge`], one policy's part of a request.
+
+use crate::{
+    algorithm::{Algorithm, units_required},
+    quota::Quota,
+};
+
+/// What one policy charges for a request.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Charge {
+    /// A fingerprint of the key: whose quota it is.
+    pub key: u128,
+    /// A fingerprint of the policy's name and its algorithm.
+    pub policy: u64,
+    /// Charges with the same number are counted on the same server. It is a fingerprint of the key,
+    /// or of the key's first part where it has several.
+    pub shard: u64,
+    /// How the quota is counted.
+    pub algorithm: Algorithm,
+    /// How many units there are, and in what time.
+    pub quota: Quota,
+    /// How many units the request uses. A cost of 0 always fits.
+    pub cost: u64,
+    /// Units of earlier requests that wait for this key. The charge fits only if these units fit as
+    /// well.
+    pub ahead: u64,
+    /// What the charge does.
+    pub mode: Mode,
+    /// Whether the response may change the cost. Then a store must not remember how long a refusal
+    /// lasts.
+    pub is_settled: bool,
+    /// A store may take up to this many units at once and spend them locally; see
+    /// [`Policy::lease`](crate::Policy::lease). A store without leases ignores it.
+    pub lease: u32,
+}
+
+/// What a [`Charge`] does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// The request passes only if the charge fits.
+    Enforced,
+    /// The charge never refuses the request. It is made if it fits and the request passes.
+    DryRun,
+    /// The charge is never made. Its answer is what a request would get now.
+    Peek,
+}
+
+impl Charge {
+    /// One unit, [enforced](Mode::Enforced).
+    #[must_use]
+    pub const fn new(policy: u64, key: u128, algorithm: Algorithm, quota: Quota) -> Self {
+        let (shard, mode) = (key as u64, Mode::Enforced);
+        let (cost, ahead, is_settled, lease) = (1, 0, false, 0);
+        Self { key, policy, shard, algorithm, quota, cost, ahead, mode, is_settled, lease }
+    }
+
+    /// Identifies the count: no two keys of one policy, and no two policies of one key, have the same.
+    /// The lower half depends on the key alone, so that a store can keep the counts of one key side by
+    /// side.
+    #[must_use]
+    pub const fn id(&self) -> u128 {
+        (self.policy as u128) << 64 ^ self.key
+    }
+
+    /// How many units must be left for the charge to fit.
+    pub(crate) fn units_required(&self) -> u64 {
+        units_required(self.ahead, self.cost)
+    }
+
+    /// Whether the charge uses units when its request passes.
+    pub(crate) fn uses_units(&self) -> bool {
+        self.mode != Mode::Peek && self.cost > 0
+    }
+}

@@ -1,0 +1,73 @@
+//! What is changed after a charge: [`Correction`].
+
+use super::{charge::Charge, usage::Usage};
+use crate::{algorithm::PastUse, clock::Now};
+
+/// A change to what a [`Charge`] has used.
+///
+/// ```
+/// use tower_quota::{
+///     Algorithm, Clock, Quota,
+///     store::{Change, Charge, Correction, MemoryStore, Store, StoreError},
+/// };
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), StoreError> {
+/// let (store, now) = (MemoryStore::new(), Clock::system().now());
+/// let charge = Charge::new(1, 7, Algorithm::TokenBucket, Quota::per_hour(10));
+/// let answer = store.charge(&[charge], now).await?;
+/// assert_eq!(answer.usages[0].remaining(), 9);
+///
+/// let mut correction = Correction::new(charge, Change::GiveBack(1));
+/// correction.charged_at = Some(answer.at);
+/// correction.usage = answer.usages[0];
+/// let answer = store.correct(&[correction], now).await?;
+/// assert_eq!(answer.usages[0].remaining(), 10);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Correction {
+    /// The charge as it was made, or as it would be made for its policy and key.
+    pub charge: Charge,
+    /// When the charge was made, as the store [answered](super::Answer::at). `None` if that is not
+    /// known: the store then assumes a charge of now.
+    pub charged_at: Option<Now>,
+    /// The store's answer to the charge. The store works out from it how many units have come back by
+    /// themselves since then. [`Usage::unknown`] if there is none.
+    pub usage: Usage,
+    /// What changes.
+    pub change: Change,
+}
+
+impl Correction {
+    /// A correction of a charge whose time and answer are not known.
+    #[must_use]
+    pub const fn new(charge: Charge, change: Change) -> Self {
+        Self { charge, charged_at: None, usage: Usage::unknown(), change }
+    }
+
+    /// The use that it changes.
+    pub(crate) fn past_use(&self, now: Now) -> PastUse {
+        PastUse {
+            at: self.charged_at.unwrap_or(now),
+            cost: self.charge.cost,
+            left: self.usage.is_known().then(|| self.usage.remaining_and_reset()),
+        }
+    }
+}
+
+/// What a [`Correction`] changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// These units were not used after all. The store gives back only those that have not come back
+    /// by themselves. A window's units come back by the clock. A token bucket's units have come back
+    /// once all units have that were missing right after the charge.
+    GiveBack(u64),
+    /// These units were used as well, whether or not they fit. A token bucket owes at most one whole
+    /// capacity beyond empty; units beyond that are dropped.
+    Take(u64),
+    /// The key has its whole quota again.
+    Reset,
+}

@@ -1,0 +1,140 @@
+//! What became of a charge: [`Usage`], and [`Usages`] for those of a request.
+
+use std::{
+    ops::{Deref, DerefMut},
+    slice,
+    time::Duration,
+};
+
+use smallvec::{SmallVec, smallvec};
+
+use crate::clock::nanos;
+
+/// What became of a [`Charge`](super::Charge): one snapshot of one quota, after the request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    wait: u64,
+    remaining: u64,
+    reset: u64,
+}
+
+impl Usage {
+    /// Times beyond 584 years are cut to that.
+    #[must_use]
+    pub fn new(wait: Duration, remaining: u64, reset: Duration) -> Self {
+        Self::from_nanos(nanos(wait), remaining, nanos(reset))
+    }
+
+    /// The store does not know what is left, as when a charge was not made because another one of its
+    /// request does not fit. Such an outcome appears in no header and no
+    /// [`Decision`](crate::Decision).
+    #[must_use]
+    pub const fn unknown() -> Self {
+        Self::from_nanos(0, u64::MAX, u64::MAX)
+    }
+
+    pub(crate) const fn is_known(&self) -> bool {
+        self.remaining != u64::MAX
+    }
+
+    pub(crate) const fn from_nanos(wait: u64, remaining: u64, reset: u64) -> Self {
+        Self { wait, remaining, reset }
+    }
+
+    /// Whether the cost fits now. The request passes when this is so for all of its enforced charges.
+    /// Only then were its charges made.
+    #[must_use]
+    pub const fn fits(&self) -> bool {
+        self.wait == 0
+    }
+
+    /// How long until the cost fits, after the units ahead of it; zero when it fits now.
+    #[must_use]
+    pub const fn wait(&self) -> Duration {
+        Duration::from_nanos(self.wait)
+    }
+
+    /// The units left.
+    #[must_use]
+    pub const fn remaining(&self) -> u64 {
+        self.remaining
+    }
+
+    /// How long until `remaining` grows, or until a fixed window ends. Zero if nothing is used of a
+    /// token bucket or a sliding window.
+    #[must_use]
+    pub const fn reset(&self) -> Duration {
+        Duration::from_nanos(self.reset)
+    }
+
+    pub(crate) const fn wait_nanos(&self) -> u64 {
+        self.wait
+    }
+
+    /// The units left, and the nanoseconds until there are more.
+    pub(super) const fn remaining_and_reset(&self) -> (u64, u64) {
+        (self.remaining, self.reset)
+    }
+
+    /// The same with longer times. A reset of zero stays zero: nothing is to come back.
+    pub(crate) const fn later(self, wait: u64, reset: u64) -> Self {
+        let reset = if self.reset == 0 { 0 } else { self.reset.saturating_add(reset) };
+        Self { wait: self.wait.saturating_add(wait), reset, ..self }
+    }
+}
+
+/// The [`Usage`]s of a request, in the order of its charges. It derefs to a slice, and is collected
+/// from an iterator. Up to four need no allocation.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Usages(SmallVec<[Usage; 4]>);
+
+impl Usages {
+    /// As many [unknown](Usage::unknown) ones.
+    pub(crate) fn unknown(count: usize) -> Self {
+        Self(smallvec![Usage::unknown(); count])
+    }
+}
+
+impl Deref for Usages {
+    type Target = [Usage];
+
+    fn deref(&self) -> &[Usage] {
+        &self.0
+    }
+}
+
+impl DerefMut for Usages {
+    fn deref_mut(&mut self) -> &mut [Usage] {
+        &mut self.0
+    }
+}
+
+impl FromIterator<Usage> for Usages {
+    fn from_iter<I: IntoIterator<Item = Usage>>(usages: I) -> Self {
+        Self(usages.into_iter().collect())
+    }
+}
+
+impl Extend<Usage> for Usages {
+    fn extend<I: IntoIterator<Item = Usage>>(&mut self, usages: I) {
+        self.0.extend(usages);
+    }
+}
+
+impl<'a> IntoIterator for &'a Usages {
+    type Item = &'a Usage;
+    type IntoIter = slice::Iter<'a, Usage>;
+
+    fn into_iter(self) -> slice::Iter<'a, Usage> {
+        self.0.iter()
+    }
+}
+
+impl<'a> IntoIterator for &'a mut Usages {
+    type Item = &'a mut Usage;
+    type IntoIter = slice::IterMut<'a, Usage>;
+
+    fn into_iter(self) -> slice::IterMut<'a, Usage> {
+        self.0.iter_mut()
+    }
+}
