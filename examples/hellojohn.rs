@@ -158,7 +158,7 @@ pub fn limiter(contracts: Contracts, clock: Clock) -> Result<Limiter, BuildError
         let plans = PLANS.each_ref().map(|plan| (plan.name, quota(plan.standard)));
         policy
             .plans(plans, |request| Some(request.extensions.get::<ApiKey>()?.plan.name))
-            .plan(move |request| contracts.of(request.extensions.get()?).map(quota))
+            .quota_by(move |request| contracts.of(request.extensions.get()?).map(quota))
     };
 
     // One budget over all auth endpoints, for each API key and the addresses it calls from. Who

@@ -45,7 +45,7 @@ fn with_plans() -> Limiter {
     let jobs = Policy::fixed_window("jobs", Quota::per_hour(5)).key(header("x-tenant")).or_refuse();
     let jobs = jobs.plans(plans, |request| request.headers.get("x-plan")?.to_str().ok());
     let one_off = Policy::fixed_window("one-off", Quota::per_hour(5)).key(header("x-tenant"));
-    let one_off = one_off.or_refuse().plan(|_| Some(Quota::per_hour(7)));
+    let one_off = one_off.or_refuse().quota_by(|_| Some(Quota::per_hour(7)));
     builder().policy(jobs).policy(one_off).build().unwrap()
 }
 

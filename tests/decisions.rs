@@ -226,7 +226,7 @@ async fn a_plan_may_change_while_running_and_what_was_used_stays_used() {
     let policy = Policy::sliding_window("p", Quota::per_minute(1))
         .key(header("k"))
         .or_refuse()
-        .plan(move |_| match plan.load(SeqCst) {
+        .quota_by(move |_| match plan.load(SeqCst) {
             u64::MAX => Some(Quota::unlimited()),
             units => Some(Quota::per_minute(units)),
         });

@@ -37,7 +37,7 @@ fn everything() -> LimiterBuilder {
         .key((header("x-api-key"), ClientIp::new()))
         .or_refuse()
         .plans([("free", Quota::per_minute(100)), ("vip", Quota::unlimited())], |_| None)
-        .plan(|_| None)
+        .quota_by(|_| None)
         .cost(|_| 2);
     Limiter::builder()
         .policy(

@@ -149,7 +149,7 @@ async fn a_key_that_is_never_found() {
     assert_eq!(never_found(), [1, 1, 0, 0, 0]);
     let sentence = reported(Code::KeyNeverFound, "skips").remove(0);
     assert!(
-        sentence.contains("had its key, x-api-kye, so that they passed uncounted"),
+        sentence.contains("had its key `x-api-kye`. All of them passed uncounted."),
         "{sentence}"
     );
     assert!(sentence.contains("add its layer after the limiter's"), "{sentence}");

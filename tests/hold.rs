@@ -267,6 +267,24 @@ async fn a_category_holds_for_its_policies() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_hold_of_zero_refuses_at_once() {
+    let category = Category::new("all").on(Matcher::path("/")).hold(SECOND);
+    let limiter = builder()
+        .category(category.policy(one_a_second("p").hold(Duration::ZERO)))
+        .direct(one_a_second("q").hold(Duration::ZERO))
+        .build()
+        .unwrap();
+    let mut passed = Vec::new();
+    for asked in ask_all(&limiter, "a", 2).await {
+        passed.push(asked.await.unwrap().0.is_allowed());
+    }
+    assert_eq!(passed, [true, false], "the policy does not hold, though its category does");
+    assert!(limiter.check("q", "a").await.unwrap().is_allowed());
+    let refused = limiter.check("q", "a").await.unwrap();
+    assert_eq!((refused.is_allowed(), refused.held()), (false, Duration::ZERO));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_job_may_wait_too() {
     let policy = Policy::token_bucket("p", Quota::per_second(1).burst(1)).hold(5 * SECOND);
     let limiter = builder().direct(policy).build().unwrap();

@@ -54,7 +54,7 @@ async fn policies_by_the_same_key_read_it_once() {
     let alone = |name: &str| policy(name).key(key()).or_refuse();
     let limiter = Limiter::builder()
         .policy(alone("every request"))
-        .policy(alone("unlimited").plan(|_| Some(Quota::unlimited())))
+        .policy(alone("unlimited").quota_by(|_| Some(Quota::unlimited())))
         .category(
             Category::new("one").on(Matcher::get("/one")).policy(alone("a")).policy(alone("b")),
         )

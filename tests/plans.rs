@@ -38,8 +38,9 @@ async fn a_request_has_the_quota_of_the_plan_that_it_names() {
 
 #[tokio::test]
 async fn a_quota_of_the_requests_own_goes_before_that_of_its_plan() {
-    let policy = with_plans(&[("pro", Quota::per_minute(1_000))])
-        .plan(|request| request.headers.contains_key("x-vip").then(|| Quota::per_minute(5_000)));
+    let policy = with_plans(&[("pro", Quota::per_minute(1_000))]).quota_by(|request| {
+        request.headers.contains_key("x-vip").then(|| Quota::per_minute(5_000))
+    });
     let limiter = Limiter::builder().policy(policy).build().unwrap();
     assert_eq!(limit(&limiter, "pro").await, 1_000);
     let mut vip = on_plan("pro");
@@ -75,8 +76,9 @@ async fn a_plan_of_no_units_refuses_and_leaves_what_was_used() {
     let other = Policy::token_bucket("other", Quota::per_minute(5)).global();
     for algorithm in [Policy::token_bucket, Policy::fixed_window, Policy::sliding_window] {
         let policy = algorithm("read".to_owned(), Quota::per_minute(10)).global();
-        let policy = policy
-            .plan(|request| request.headers.contains_key("x-banned").then(|| Quota::per_day(0)));
+        let policy = policy.quota_by(|request| {
+            request.headers.contains_key("x-banned").then(|| Quota::per_day(0))
+        });
         let limiter = Limiter::builder().policy(policy).policy(other.clone()).build().unwrap();
         let mut banned = on_plan("");
         let free = banned.clone();
@@ -110,7 +112,7 @@ async fn a_plan_that_cannot_be_refuses_and_is_reported_once() {
         Quota::per_day(5).burst(999_999_999_999_999),
     ] {
         let policy = Policy::token_bucket("read", Quota::per_minute(10)).global();
-        let policy = policy.plan(move |_| Some(quota));
+        let policy = policy.quota_by(move |_| Some(quota));
         let limiter = Limiter::builder().policy(policy).build().unwrap();
         for _ in 0..3 {
             assert_has_no_quota(&limiter.decide(&on_plan("")).await);
@@ -118,7 +120,7 @@ async fn a_plan_that_cannot_be_refuses_and_is_reported_once() {
         assert!(!limiter.check("read", "").quota(quota).at_once().unwrap().is_allowed());
     }
     let window = Policy::sliding_window("window", Quota::per_minute(10)).global();
-    let window = window.plan(|_| Some(Quota::per_minute(100).burst(5)));
+    let window = window.quota_by(|_| Some(Quota::per_minute(100).burst(5)));
     let limiter = Limiter::builder().policy(window).build().unwrap();
     assert_eq!(limiter.decide(&on_plan("")).await.reason(), Some(Reason::NoQuota));
 

@@ -98,7 +98,7 @@ fn check(cost: u64) -> Told {
 }
 
 fn plan(quota: Quota) -> Told {
-    ask(one().plan(move |_| Some(quota)))?;
+    ask(one().quota_by(move |_| Some(quota)))?;
     let limiter = Limiter::builder().direct(one()).build().unwrap();
     for check in [Limiter::check, Limiter::peek, Limiter::give_back, Limiter::reset] {
         drop(check(&limiter, "read", "a").quota(quota).at_once());

@@ -13,6 +13,7 @@ use crate::{
     limiter::queue::Callers,
     limiter::{Decision, Outcome, Reason},
     path::SentPath,
+    policy::WithoutKey,
     quota::Quota,
     store::{Charge, Mode, Usages},
     warning::{Code, warn},
@@ -122,7 +123,7 @@ impl Inner {
         decision: &mut Decision,
     ) {
         let policy = &rule.policy;
-        let quota = policy.quota_of(request);
+        let quota = policy.settings.quota_of(request);
         if quota.is_unlimited() {
             return;
         }
@@ -137,11 +138,11 @@ impl Inner {
             Extracted::Found(key) => match self.shard_for(rule, request, read.kind, key) {
                 Ok(shard) => {
                     let key = (read.fingerprint, shard.unwrap_or(read.fingerprint as u64));
-                    rule.ask(decision, read.kind, key, quota, policy.cost_of(request));
+                    rule.ask(decision, read.kind, key, quota, policy.settings.cost_of(request));
                 }
                 Err(status) => rule.refuse_unreadable(decision, read.kind, quota, status),
             },
-            Extracted::Missing if policy.skips_without_key() => {}
+            Extracted::Missing if policy.settings.keys.without_key() == WithoutKey::Skip => {}
             Extracted::Missing => {
                 let missing = rule.ask(decision, 0, (0, 0), quota, 0);
                 missing.refused = Some(Reason::MissingKey);
@@ -154,7 +155,7 @@ impl Inner {
 
     #[inline]
     fn read<'a>(&self, rule: &Rule, request: &'a Parts) -> Read<'a> {
-        let (kind, key) = rule.policy.key_of(request);
+        let (kind, key) = rule.policy.settings.keys.find(request);
         let fingerprint = match &key {
             Extracted::Found(key) => self.fingerprint(rule, kind, key),
             Extracted::Missing | Extracted::Unreadable(_) => 0,
@@ -217,7 +218,7 @@ impl Inner {
         if !self.is_shared {
             return Ok(None);
         }
-        match rule.policy.shard_of(request) {
+        match rule.policy.settings.shard_of(request) {
             Extracted::Unreadable(status) => Err(status),
             chosen => Ok(match chosen.found() {
                 Some(shard) => {
@@ -271,7 +272,7 @@ impl Rule {
             return self.without_key.end();
         }
         if self.without_key.count() {
-            self.policy.log_key_never_found();
+            self.policy.settings.keys.warn_never_found(self.policy.name());
         }
     }
 

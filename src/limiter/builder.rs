@@ -16,7 +16,7 @@ use crate::{
     limiter::Outcome,
     limiter::queue::{Line, MaxHeld},
     matcher::Matcher,
-    policy::{Labels, Policy, english},
+    policy::{Labels, Policy, english, validate},
     quota::MAX_WINDOW,
     store::{Announcement, Charge, MemoryStore, Mode, Store, Usage},
 };
@@ -124,22 +124,26 @@ impl LimiterBuilder {
         // The first place of each.
         let mut key_sources = BTreeMap::new();
         let mut add = |rules: &mut Vec<Rule>, policy: Policy, for_requests, hold: Duration| {
-            policy.validate(for_requests)?;
-            let id = fingerprints.fingerprint(NO_KIND, &policy.identity().into()) as u64;
-            let hold = policy.held_up_to().unwrap_or(hold).min(LONGEST_HOLD);
+            validate(&policy, for_requests)?;
+            let id =
+                fingerprints.fingerprint(NO_KIND, &policy.settings.counts_name().into()) as u64;
+            let hold = policy.settings.hold.unwrap_or(hold).min(LONGEST_HOLD);
             let place = rules.len() as u32;
-            let key_source = match policy.key_source() {
+            let key_source = match policy.settings.keys.identity() {
                 Some(source) => *key_sources.entry(source).or_insert(place),
                 None => place,
             };
             let unasked = unasked(&policy, id, place);
             let domains = fingerprints.domains(unasked.labels.kinds());
             let without_key = FirstRequests::default();
-            let shard_domain = fingerprints.domain(&policy.shard_kind());
+            let shard_domain = fingerprints.domain(&policy.settings.shard_kind());
             let rule =
                 Rule { unasked, policy, hold, key_source, domains, shard_domain, without_key };
             let known = *by_name.entry(rule.policy.name().to_owned()).or_insert(place);
-            if rules.get(known as usize).is_some_and(|known| !known.policy.is(&rule.policy)) {
+            if rules
+                .get(known as usize)
+                .is_some_and(|known| !known.policy.is_clone_of(&rule.policy))
+            {
                 let culprit = format!("policy `{}`", rule.policy.name());
                 let problem = "two policies have this name; give each its own, or clone the one";
                 return Err(BuildError::new(culprit, problem));
@@ -162,7 +166,7 @@ impl LimiterBuilder {
             let first = rules.len();
             for policy in policies {
                 let mut same = rules[every_request.clone()].iter().chain(&rules[first..]);
-                if same.any(|rule| rule.policy.is(&policy)) {
+                if same.any(|rule| rule.policy.is_clone_of(&policy)) {
                     let problem =
                         format!("policy `{}` holds for it twice; leave one out", policy.name());
                     return Err(BuildError::new(format!("category `{name}`"), problem));
@@ -206,9 +210,9 @@ impl LimiterBuilder {
 /// What the rule of a policy, which is at `place`, says of nobody yet.
 fn unasked(policy: &Policy, id: u64, place: u32) -> Outcome {
     let charge = Charge {
-        mode: if policy.is_dry_run() { Mode::DryRun } else { Mode::Enforced },
-        is_settled: policy.is_settled(),
-        lease: policy.leased(),
+        mode: if policy.settings.dry_run { Mode::DryRun } else { Mode::Enforced },
+        is_settled: policy.settings.settle.is_some(),
+        lease: policy.settings.lease,
         ..Charge::new(id, 0, policy.algorithm(), policy.quota())
     };
     Outcome {

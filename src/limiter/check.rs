@@ -194,12 +194,12 @@ impl<'a> Check<'a> {
     #[inline]
     fn fill(&self, rule: &Rule, outcome: &mut Outcome) -> Result<(), CheckError> {
         let inner = &*self.limiter.inner;
-        if inner.is_shared && rule.policy.has_shard() {
+        if inner.is_shared && rule.policy.settings.shard.is_some() {
             return Err(CheckError::Sharded(self.policy.to_owned()));
         }
         let kind = self.kind_of(rule)?;
         let counted;
-        let key = if rule.policy.counts_keys_as_they_are() {
+        let key = if rule.policy.settings.keys.are_canonical() {
             &self.key
         } else {
             counted = self.counted_key(rule, kind)?;
@@ -214,7 +214,7 @@ impl<'a> Check<'a> {
         if let Action::Peek = self.action {
             charge.mode = Mode::Peek;
         }
-        if self.plan.is_some() || rule.policy.has_plans() {
+        if self.plan.is_some() || rule.policy.settings.has_plans() {
             let quota = self.quota_of(rule)?;
             match (quota.units(), self.action) {
                 (0, Action::Charge | Action::Peek) => {
@@ -257,14 +257,14 @@ impl<'a> Check<'a> {
             let kind = rule.unasked.labels.kind(kind).to_owned();
             CheckError::UnfitKey { policy: self.policy.to_owned(), kind }
         };
-        rule.policy.canonical_key(kind, self.key.clone()).ok_or_else(unfit)
+        rule.policy.settings.keys.canonical(kind, self.key.clone()).ok_or_else(unfit)
     }
 
     fn quota_of(&self, rule: &Rule) -> Result<Quota, CheckError> {
-        let plans = rule.policy.listed_plans();
+        let plans = rule.policy.settings.plan_table();
         let names = || plans.iter().map(|(name, _)| name.clone()).collect();
         match self.plan {
-            Some(Plan::Quota(quota)) => Ok(rule.policy.planned(quota)),
+            Some(Plan::Quota(quota)) => Ok(rule.policy.settings.checked(quota)),
             Some(Plan::Named(name)) => match plans.iter().find(|(plan, _)| plan == name) {
                 Some((_, quota)) => Ok(*quota),
                 None => Err(CheckError::UnknownPlan {

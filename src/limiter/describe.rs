@@ -52,7 +52,7 @@ impl Inner {
     fn used_up(&self, places: impl Iterator<Item = u32> + Clone) -> Option<Decision> {
         let quota = |place: u32| Some((place, example_quota(&self.rule(place).policy)?));
         let limited = places.filter_map(quota);
-        let enforced = |(place, _): &(u32, Quota)| !self.rule(*place).policy.is_dry_run();
+        let enforced = |(place, _): &(u32, Quota)| !self.rule(*place).policy.settings.dry_run;
         let (first, quota) = limited.clone().find(enforced)?;
         let capacity = self.rule(first).policy.algorithm().capacity(&quota);
 
@@ -81,6 +81,6 @@ impl Inner {
 
 /// The quota of the first plan, or the policy's own; `None` where it is unlimited.
 fn example_quota(policy: &Policy) -> Option<Quota> {
-    let plans = policy.listed_plans().iter().map(|(_, quota)| *quota);
+    let plans = policy.settings.plan_table().iter().map(|(_, quota)| *quota);
     plans.chain([policy.quota()]).find(|quota| !quota.is_unlimited())
 }

@@ -17,7 +17,7 @@ impl Inner {
     }
 
     fn store_failure(&self, outcome: &Outcome) -> OnStoreFailure {
-        self.rule(outcome.place).policy.store_failure()
+        self.rule(outcome.place).policy.settings.on_store_failure
     }
 
     fn local(&self) -> &dyn Store {

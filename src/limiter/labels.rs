@@ -25,10 +25,10 @@ impl Labels {
     pub(crate) fn of(policy: &Policy) -> &'static Self {
         static ALL: Mutex<Option<HashSet<&'static Labels>>> = Mutex::new(None);
         let labels = Self {
-            policy: Arc::clone(&policy.0.name),
-            kinds: policy.key_kinds().map(Cow::into_owned).collect(),
-            unit: policy.0.unit.clone(),
-            is_global: policy.0.global,
+            policy: Arc::clone(&policy.settings.name),
+            kinds: policy.settings.keys.kinds().map(Cow::into_owned).collect(),
+            unit: policy.settings.unit.clone(),
+            is_global: policy.settings.keys.is_global,
         };
         let mut all = ALL.lock().unwrap_or_else(PoisonError::into_inner);
         let all = all.get_or_insert_default();

@@ -196,7 +196,7 @@ impl Limiter {
             self.inner.categories.iter().flat_map(|category| category.rules.clone());
         let all = self.inner.every_request.clone().chain(of_categories);
         let all = all.map(|place| &self.inner.rule(place).policy);
-        all.filter(|policy| !policy.is_dry_run())
+        all.filter(|policy| !policy.settings.dry_run)
     }
 
     /// The fingerprint of the key that may be told to anybody; `None` where there is no key.

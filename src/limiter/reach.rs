@@ -29,7 +29,7 @@ pub(super) fn check(
         }
     }
     for policy in categories.iter().flat_map(|category| &category.policies) {
-        if every_request.iter().any(|other| other.is(policy)) {
+        if every_request.iter().any(|other| other.is_clone_of(policy)) {
             continue;
         }
         if let Some(path) = path_of_no_category(policy, categories) {
@@ -132,7 +132,7 @@ fn has_all_of(matchers: &[Matcher], matcher: &Matcher) -> bool {
 fn path_of_no_category(policy: &Policy, categories: &[Category]) -> Option<String> {
     let own = categories
         .iter()
-        .filter(|category| category.policies.iter().any(|other| other.is(policy)))
+        .filter(|category| category.policies.iter().any(|other| other.is_clone_of(policy)))
         .flat_map(|category| &category.matchers);
     let patterns = own.map(|matcher| route(matcher).map(|(_, pattern)| pattern));
     let patterns = patterns.collect::<Option<Vec<_>>>()?;
@@ -141,5 +141,5 @@ fn path_of_no_category(policy: &Policy, categories: &[Category]) -> Option<Strin
         let key = Pattern::parse(path);
         key.is_ok_and(|key| !patterns.iter().any(|pattern| overlap(pattern, &key)))
     };
-    policy.key_paths().find(is_of_none)
+    policy.settings.keys.paths().find(is_of_none)
 }

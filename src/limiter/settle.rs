@@ -94,7 +94,7 @@ impl Inner {
             return None;
         }
         let charged = outcome.charge.cost;
-        let cost = self.rule(outcome.place).policy.settled_cost(response)?;
+        let cost = self.rule(outcome.place).policy.settings.cost_from_response(response)?;
         let by = cost.abs_diff(charged);
         match cost.cmp(&charged) {
             Ordering::Equal => None,

@@ -42,15 +42,15 @@ impl Limiter {
         for place in inner.every_request.clone().chain(of_categories) {
             let rule = inner.rule(place);
             let policy = &rule.policy;
-            let quota = policy.quota_of(request);
-            if policy.is_global()
+            let quota = policy.settings.quota_of(request);
+            if policy.settings.keys.is_global
                 || quota.is_unlimited()
                 || seen.contains(&rule.unasked.charge.policy)
             {
                 continue;
             }
             seen.push(rule.unasked.charge.policy);
-            let (kind, key) = policy.key_of(request);
+            let (kind, key) = policy.settings.keys.find(request);
             if let Some(key) = key.found()
                 && let Ok(shard) = inner.shard_for(rule, request, kind, &key)
             {

@@ -201,7 +201,7 @@ impl PolicyMetrics {
     fn decisions(&self, category: &str) -> &[Counter; VerdictLabel::ALL.len()] {
         self.decisions.get_or_init(|| {
             VerdictLabel::ALL.map(|verdict| {
-                let never = verdict.is_dry_run() != self.policy.is_dry_run();
+                let never = verdict.is_dry_run() != self.policy.settings.dry_run;
                 if never || matches!(verdict, VerdictLabel::Blocked) {
                     return Counter::noop();
                 }

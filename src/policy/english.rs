@@ -20,9 +20,9 @@ pub(crate) fn limit(quota: &Quota, algorithm: Algorithm, unit: Option<&str>) -> 
 
 /// `5 per minute, by email, or else ip`
 pub(crate) fn settings(policy: &Policy) -> String {
-    let limit = limit(&policy.quota(), policy.algorithm(), policy.counted_unit());
-    let kinds: Vec<_> = policy.key_kinds().collect();
-    format!("{limit}, by {}", keys(policy.is_global(), &kinds))
+    let limit = limit(&policy.quota(), policy.algorithm(), policy.settings.unit.as_deref());
+    let kinds: Vec<_> = policy.settings.keys.kinds().collect();
+    format!("{limit}, by {}", keys(policy.settings.keys.is_global, &kinds))
 }
 
 /// `ip`, `email, or else ip`

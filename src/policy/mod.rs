@@ -1,4 +1,4 @@
-//! A named quota, its algorithm, its key, and what a request costs: [`Policy`].
+//! A named quota, how it is counted, whose it is, and what a request costs: [`Policy`].
 
 #![cfg_attr(
     not(test),
@@ -11,39 +11,40 @@
 )]
 
 pub(crate) mod english;
+mod keys;
 mod on_store_failure;
 mod plans;
-mod reading;
+mod settings;
 mod validate;
 
-use std::{
-    fmt,
-    sync::{Arc, Once},
-    time::Duration,
-};
+use std::{fmt, sync::Arc, time::Duration};
 
 use http::{request::Parts, response};
 
 pub use self::on_store_failure::OnStoreFailure;
-use self::plans::Plans;
+use self::{keys::Keys, plans::Plans, settings::Settings};
+pub(crate) use self::{keys::WithoutKey, validate::validate};
 pub(crate) use crate::limiter::Labels;
 use crate::{algorithm::Algorithm, key::KeyExtractor, quota::Quota};
 
-type Plan = Arc<dyn Fn(&Parts) -> Option<Quota> + Send + Sync>;
-type Cost = Arc<dyn Fn(&Parts) -> u64 + Send + Sync>;
-type Settle = Arc<dyn Fn(&response::Parts) -> Option<u64> + Send + Sync>;
-
 /// A named quota, how it is counted, whose it is, and what a request costs.
 ///
-/// A clone is the same policy: categories that each hold a clone share its counts. What a limiter's
-/// policies and their kinds of key are called is kept for the life of the process, each name once:
-/// names are words of the configuration, not of callers.
+/// A policy for requests is either [`global`](Self::global), or it has a [`key`](Self::key) and says
+/// what happens to a request without it:
 ///
-/// A policy that requests are held to needs a [`key`](Self::key), and says what happens to a
-/// request without one: [`or_key`](Self::or_key), [`or_skip`](Self::or_skip) or
-/// [`or_refuse`](Self::or_refuse). Or it is [`global`](Self::global). A request whose key cannot be
-/// read is refused in any case, unless the policy counts such a key
-/// [as missing](Self::unreadable_as_missing).
+/// | method | a request without the key |
+/// |---|---|
+/// | [`or_key`](Self::or_key) | is counted by another key |
+/// | [`or_skip`](Self::or_skip) | passes, and is not counted |
+/// | [`or_refuse`](Self::or_refuse) | is refused |
+///
+/// `or_key` may be called several times; `or_skip` or `or_refuse` then says what happens to a request
+/// with none of the keys. `build()` fails if neither is called, or both. A request with an unreadable
+/// key is refused, unless the policy counts it [as missing](Self::unreadable_as_missing).
+///
+/// A clone is the same policy: if several categories have a clone of it, they share its counts. The
+/// names of policies and of their kinds of key stay in memory until the process ends, each name once.
+/// So take names from the configuration, and never from requests.
 ///
 /// ```
 /// use tower_quota::{Policy, Quota, key::{self, ClientIp}};
@@ -52,7 +53,7 @@ type Settle = Arc<dyn Fn(&response::Parts) -> Option<u64> + Send + Sync>;
 ///     .key(key::header("x-api-key"))
 ///     .or_key(ClientIp::new())
 ///     .or_refuse()
-///     .plan(|request| {
+///     .quota_by(|request| {
 ///         let plan = request.headers.get("x-plan")?;
 ///         (plan == "pro").then(|| Quota::per_minute(1_000))
 ///     });
@@ -60,129 +61,77 @@ type Settle = Arc<dyn Fn(&response::Parts) -> Option<u64> + Send + Sync>;
 /// ```
 #[derive(Clone)]
 #[must_use]
-pub struct Policy(pub(crate) Arc<Settings>);
-
-#[derive(Clone)]
-pub(crate) struct Settings {
-    pub(crate) name: Arc<str>,
-    algorithm: Algorithm,
-    quota: Quota,
-    keys: Vec<Arc<dyn KeyExtractor>>,
-    said: Said,
-    unreadable_as_missing: bool,
-    pub(crate) global: bool,
-    plan: Option<Plan>,
-    /// An invalid plan is reported once.
-    invalid_plan: Arc<Once>,
-    plans: Option<Plans>,
-    cost: Option<Cost>,
-    pub(crate) unit: Option<Arc<str>>,
-    settle: Option<Settle>,
-    hold: Option<Duration>,
-    dry_run: bool,
-    store_failure: OnStoreFailure,
-    shard: Option<Arc<dyn KeyExtractor>>,
-    lease: u32,
-}
-
-/// How often each method was called that may be called once at most.
-#[derive(Clone, Copy, Debug, Default)]
-struct Said {
-    key: u32,
-    skip: u32,
-    refuse: u32,
-}
-
-/// What happens to a request that has none of a policy's keys.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum WithoutKey {
-    Unsaid,
-    Skip,
-    Refuse,
+pub struct Policy {
+    pub(crate) settings: Arc<Settings>,
 }
 
 impl Policy {
-    /// A bucket that holds the quota's burst and refills evenly: smooths, and forgives a burst.
-    /// In any window, at most the burst and the units of that window pass.
+    /// A bucket that holds the quota's burst and refills evenly: it smooths requests and allows a
+    /// burst. In any window, at most the burst and the units of one window pass.
     pub fn token_bucket(name: impl Into<String>, quota: Quota) -> Self {
         Self::new(name, Algorithm::TokenBucket, quota)
     }
 
-    /// Windows aligned to the wall clock, in UTC: simple to explain. They are counted from the
-    /// beginning of 1970. A window of an hour begins on the hour and one of a day at midnight; one
-    /// whose length does not divide a day begins at another time each day. Around the edge of two
-    /// windows, both quotas may be used in quick succession.
+    /// Windows aligned to the wall clock, in UTC: simple to explain. The first one begins with the year
+    /// 1970. So a window of an hour begins on the hour, and one of a day at midnight; a window whose
+    /// length does not divide a day begins at another time each day. Around the edge of two windows,
+    /// the quotas of both may be used in quick succession.
     pub fn fixed_window(name: impl Into<String>, quota: Quota) -> Self {
         Self::new(name, Algorithm::FixedWindow, quota)
     }
 
-    /// Never more than the quota in any half-open interval of the window's length, which has one of
-    /// its two ends. A unit comes back when the window has passed over it, at most 1/60 of the window
-    /// late.
+    /// Never more than the quota in any interval of the window's length. A unit comes back one window
+    /// after it was used, or at most 1/60 of the window later. (The interval is half-open: it includes
+    /// only one of its two ends.)
     pub fn sliding_window(name: impl Into<String>, quota: Quota) -> Self {
         Self::new(name, Algorithm::SlidingWindow, quota)
     }
 
     fn new(name: impl Into<String>, algorithm: Algorithm, quota: Quota) -> Self {
-        Self(Arc::new(Settings {
-            name: name.into().into(),
-            algorithm,
-            quota,
-            keys: Vec::new(),
-            said: Said::default(),
-            unreadable_as_missing: false,
-            global: false,
-            plan: None,
-            invalid_plan: Arc::new(Once::new()),
-            plans: None,
-            cost: None,
-            unit: None,
-            settle: None,
-            hold: None,
-            dry_run: false,
-            store_failure: OnStoreFailure::default(),
-            shard: None,
-            lease: 0,
-        }))
+        Self { settings: Arc::new(Settings::new(name.into(), algorithm, quota)) }
     }
 
     fn set(mut self, change: impl FnOnce(&mut Settings)) -> Self {
-        change(Arc::make_mut(&mut self.0));
+        change(Arc::make_mut(&mut self.settings));
         self
     }
 
-    /// Counts by this key. Several keys together are a tuple.
+    fn set_keys(self, change: impl FnOnce(&mut Keys)) -> Self {
+        self.set(|settings| change(&mut settings.keys))
+    }
+
+    /// Counts by this key. To count by several keys together, pass a tuple of them.
     pub fn key(self, key: impl KeyExtractor) -> Self {
-        self.set(|settings| {
-            settings.said.key = settings.said.key.saturating_add(1);
-            settings.keys.insert(0, Arc::new(key));
+        self.set_keys(|keys| {
+            keys.calls.key = keys.calls.key.saturating_add(1);
+            keys.extractors.insert(0, Arc::new(key));
         })
     }
 
-    /// Counts requests without the key by this other one. Equal values of two kinds of key do not
-    /// share a quota.
+    /// Counts requests without the key by this other key. Called again, it adds a key that is tried
+    /// after that. Equal values of two kinds of key do not share a quota.
     pub fn or_key(self, key: impl KeyExtractor) -> Self {
-        self.set(|settings| settings.keys.push(Arc::new(key)))
+        self.set_keys(|keys| keys.extractors.push(Arc::new(key)))
     }
 
-    /// Lets requests without the key pass uncounted.
+    /// Lets requests pass, and does not count them, if they have none of the keys.
     pub fn or_skip(self) -> Self {
-        self.set(|settings| settings.said.skip = settings.said.skip.saturating_add(1))
+        self.set_keys(|keys| keys.calls.or_skip = keys.calls.or_skip.saturating_add(1))
     }
 
-    /// Refuses requests without the key.
+    /// Refuses requests that have none of the keys.
     pub fn or_refuse(self) -> Self {
-        self.set(|settings| settings.said.refuse = settings.said.refuse.saturating_add(1))
+        self.set_keys(|keys| keys.calls.or_refuse = keys.calls.or_refuse.saturating_add(1))
     }
 
     /// Counts an unreadable key as missing: [`or_key`](Self::or_key), [`or_skip`](Self::or_skip) or
-    /// [`or_refuse`](Self::or_refuse) then says what happens. Default: the request is refused with the
-    /// status of [`Extracted::Unreadable`](crate::key::Extracted::Unreadable), and costs nothing
-    /// anywhere.
+    /// [`or_refuse`](Self::or_refuse) says what happens then. Default: the request is refused with the
+    /// status of [`Extracted::Unreadable`](crate::key::Extracted::Unreadable), and costs nothing in any
+    /// policy.
     ///
-    /// A key is unreadable where it is there twice, or malformed. A handler may still read it. So a
-    /// caller can choose whether this policy counts its requests: write this only where that does no
-    /// harm.
+    /// A key is unreadable if it is sent twice, or malformed; a handler may still read it. So with this
+    /// setting, a caller can choose whether this policy counts its requests. Use it only if that does
+    /// no harm.
     ///
     /// ```
     /// use tower_quota::{Policy, Quota, key::{self, ClientIp}};
@@ -195,35 +144,43 @@ impl Policy {
     /// # let _ = reads;
     /// ```
     pub fn unreadable_as_missing(self) -> Self {
-        self.set(|settings| settings.unreadable_as_missing = true)
+        self.set_keys(|keys| keys.unreadable_as_missing = true)
     }
 
-    /// Counts all requests together, whoever sends them.
+    /// Counts the requests of all callers together.
     pub fn global(self) -> Self {
-        self.set(|settings| settings.global = true)
+        self.set_keys(|keys| keys.is_global = true)
     }
 
-    /// The request's plan: the quota that holds for it, or `None` for the policy's own. The function
-    /// is called for each request, so a plan may change at any time: what was used under one plan
-    /// counts under the next. A key that changes between more than four quotas begins anew, by what
-    /// the last one says, under the one that remembers for the shortest time.
+    /// Sets a function that returns the quota of a request, or `None` for the policy's own quota.
     ///
-    /// A quota of 0 units refuses the plan's requests. So does an invalid one, such as a window of 0:
-    /// how much the plan may use is then not known, and the policy's own quota may be more. The
-    /// warning [`invalid_plan`](crate::warning#invalid_plan) is given once.
-    pub fn plan(self, plan: impl Fn(&Parts) -> Option<Quota> + Send + Sync + 'static) -> Self {
-        self.set(|settings| settings.plan = Some(Arc::new(plan)))
+    /// The function is called for each request, so a key may get another quota at any time. What it
+    /// used under one quota counts under the next. If a key changes between more than four quotas, the
+    /// one that remembers use for the shortest time is forgotten; when the key comes back to it, its
+    /// use is what the last quota says.
+    ///
+    /// A quota of 0 units refuses the request. So does an invalid quota, such as one with a window of 0;
+    /// the warning [`invalid_plan`](crate::warning#invalid_plan) is then given once. The policy's own
+    /// quota does not take its place, as it may be larger than the one that was meant.
+    ///
+    /// If the quotas are known in advance, [`plans`](Self::plans) is better.
+    pub fn quota_by(
+        self,
+        quota_by: impl Fn(&Parts) -> Option<Quota> + Send + Sync + 'static,
+    ) -> Self {
+        self.set(|settings| settings.quota_by = Some(Arc::new(quota_by)))
     }
 
-    /// The quotas of plans by their names, and a function that returns the name of the request's
-    /// plan, or `None`. The policy's own quota holds for `None`, and for a name that is not in the
-    /// table; the warning [`unknown_plan`](crate::warning#unknown_plan) is then given once. The
-    /// function is called for each request, so a caller may change its plan at any time: what was
-    /// used under one plan counts under the next.
+    /// Sets a table of plans, each with its name and its quota, and a function that returns the name
+    /// of a request's plan.
     ///
-    /// It is better than [`plan`](Self::plan) where the plans are known beforehand: `build()` checks
-    /// them, and [`Limiter::describe`](crate::Limiter::describe) lists them. With both, a quota that
-    /// `plan` returns comes first.
+    /// The policy's own quota holds if the function returns `None`, or a name that is not in the table;
+    /// for the latter, the warning [`unknown_plan`](crate::warning#unknown_plan) is given once. The
+    /// function is called for each request, so a caller may change its plan at any time. What it used
+    /// under one plan counts under the next.
+    ///
+    /// `build()` checks the quotas, and [`Limiter::describe`](crate::Limiter::describe) lists the plans.
+    /// If there is also a [`quota_by`](Self::quota_by), a quota that it returns comes first.
     ///
     /// ```
     /// use tower_quota::{Policy, Quota, key};
@@ -239,17 +196,18 @@ impl Policy {
     /// ```
     pub fn plans<N: Into<String>>(
         self,
-        quotas: impl IntoIterator<Item = (N, Quota)>,
-        plan_of: impl Fn(&Parts) -> Option<&str> + Send + Sync + 'static,
+        table: impl IntoIterator<Item = (N, Quota)>,
+        name_of: impl Fn(&Parts) -> Option<&str> + Send + Sync + 'static,
     ) -> Self {
-        self.set(|settings| settings.plans = Some(Plans::new(quotas, plan_of)))
+        self.set(|settings| settings.plans = Some(Plans::new(table, name_of)))
     }
 
-    /// How many units the request uses. Default: 1. A request that costs 0 passes uncounted; one
-    /// that costs more than the whole quota is refused without `Retry-After`.
+    /// Sets a function that returns how many units a request costs. Default: 1. A request that costs 0
+    /// passes and is not counted. A request that costs more than the whole quota is refused, without
+    /// `Retry-After`.
     ///
-    /// Read the cost as the handler reads the request. Any cost does for a request that the handler
-    /// refuses.
+    /// Read the cost in the same way as the handler reads it. For a request that the handler refuses,
+    /// any cost will do.
     ///
     /// ```
     /// use axum::extract::Query;
@@ -273,10 +231,10 @@ impl Policy {
 
     /// The name of the policy's units, such as `tokens` or `content-bytes`. Default: `requests`.
     ///
-    /// The name changes nothing in the counting. It is the parameter `qu` of
+    /// The name does not change how requests are counted. It is the parameter `qu` of
     /// [`HeaderStyle::ratelimit_lists`](crate::HeaderStyle::ratelimit_lists)
-    /// (draft-ietf-httpapi-ratelimit-headers-11, section 3.1.2, which registers `content-bytes` and
-    /// `concurrent-requests` beside `requests`), and part of
+    /// (draft-ietf-httpapi-ratelimit-headers-11, section 3.1.2, which registers `requests`,
+    /// `content-bytes` and `concurrent-requests`), and part of
     /// [`Limiter::describe`](crate::Limiter::describe).
     ///
     /// ```
@@ -299,12 +257,12 @@ impl Policy {
         })
     }
 
-    /// What the request has cost after all, once its response is there; `None` where it stays as
-    /// it was charged.
+    /// Sets a function that corrects a request's cost by its response. It returns what the request
+    /// really cost, or `None` to keep what was charged.
     ///
-    /// So a policy counts only what failed, or only what succeeded; or the handler tells the cost
-    /// in an extension of its response. The cost is charged before the handler is called, so that
-    /// many requests at once do not pass on the same unit.
+    /// With it, a policy counts only requests that failed, or only those that succeeded. Or the handler
+    /// puts the cost into an extension of its response. The [`cost`](Self::cost) is always charged
+    /// before the handler is called, so that many requests at once do not pass on the same unit.
     ///
     /// ```
     /// use tower_quota::{Policy, Quota, key::ClientIp};
@@ -329,104 +287,113 @@ impl Policy {
         self.set(|settings| settings.settle = Some(Arc::new(cost)))
     }
 
-    /// Holds a request up to `max` instead of refusing it, when its units will be there by then.
-    /// Those of one key pass in the order in which they came. One that would wait longer is
-    /// refused at once; so is one that finds the line too long, see
-    /// [`LimiterBuilder::max_held`](crate::LimiterBuilder::max_held). A request whose turn has come
-    /// and that is not polled for 100 ms holds up those behind it no longer; it passes when it is
-    /// polled and there are units.
+    /// Holds a request up to `max` instead of refusing it, if its units will be available by then.
     ///
-    /// A request held for several policies waits for the latest of them, and is charged once. While
-    /// held, it has charged nothing and keeps none of the inner service's permits.
+    /// Default: as [`Category::hold`](crate::Category::hold) says. Zero refuses at once, even if the
+    /// category holds; a policy that only checks use is not held by default, so zero changes nothing
+    /// there.
     ///
-    /// Holding takes a tokio runtime whose time is enabled. Without it, a request that would be held
-    /// is refused at once, and the warning [`no_timer`](crate::warning#no_timer) is given once.
+    /// - The held requests of one key pass in the order in which they came.
+    /// - A request that would wait longer than `max` is refused at once. So is a request that finds too
+    ///   many held ones: see [`LimiterBuilder::max_held`](crate::LimiterBuilder::max_held).
+    /// - A request that is held for several policies waits for the last of them, and is charged once.
+    /// - A held request has charged nothing, and has none of the inner service's permits.
+    /// - If a request's turn has come and it is not polled for 100 ms, those behind it pass first. It
+    ///   passes when it is polled again and there are units.
+    ///
+    /// Holding needs a tokio runtime with time enabled. Without it, requests are refused at once, and
+    /// the warning [`no_timer`](crate::warning#no_timer) is given once.
     pub fn hold(self, max: Duration) -> Self {
         self.set(|settings| settings.hold = Some(max))
     }
 
-    /// Counts and reports, and never refuses: to see what a policy would do. A request that others
-    /// refuse costs nothing here, and what would be refused here costs the others what it costs.
+    /// Counts and reports, but never refuses: it shows what the policy would do. A request that another
+    /// policy refuses costs nothing here. A request that this policy would refuse costs the others as
+    /// usual.
     ///
-    /// What it would refuse is logged with the feature `tracing`, and is in
-    /// [`Decision::dry_runs`](crate::Decision::dry_runs). No header speaks of it.
+    /// What it would refuse is in [`Decision::dry_runs`](crate::Decision::dry_runs), and is logged with
+    /// the feature `tracing`. It is not in any header.
     pub fn dry_run(self) -> Self {
         self.set(|settings| settings.dry_run = true)
     }
 
-    /// What happens while the store is slow or down. Default: requests are counted in the memory of
-    /// this replica, against the whole quota.
-    pub fn on_store_failure(self, then: OnStoreFailure) -> Self {
-        self.set(|settings| settings.store_failure = then)
+    /// What happens while the store is slow or down. Default: this replica counts requests in its own
+    /// memory, against the whole quota.
+    pub fn on_store_failure(self, on_store_failure: OnStoreFailure) -> Self {
+        self.set(|settings| settings.on_store_failure = on_store_failure)
     }
 
-    /// In a cluster of servers, keeps the counts on the one where those of `key` are: one round trip
-    /// charges all policies of a request that have the same shard. `key` has to follow from the
-    /// policy's own key, as a user's tenant does: one caller must not be counted in two places. It is
-    /// read from requests, so [`Limiter::check`](crate::Limiter::check) cannot use the policy.
+    /// In a Redis cluster, the counts of a policy's key are kept on the server of this other key. All
+    /// policies of a request with the same shard are then charged in one round trip.
     ///
-    /// Default: the policy's key, or the first of a tuple.
+    /// Each of the policy's keys must always have the same shard, as each user has one tenant:
+    /// otherwise one caller is counted in two places. The shard is read from requests, so
+    /// [`Limiter::check`](crate::Limiter::check) cannot use the policy.
+    ///
+    /// Default: the policy's own key, or the first key of a tuple.
     pub fn shard(self, key: impl KeyExtractor) -> Self {
         self.set(|settings| settings.shard = Some(Arc::new(key)))
     }
 
-    /// Lets each replica take up to `units` of a key at once from a store that several share, and
-    /// spend them by itself: most requests then take no round trip. Default: 0, each request asks
-    /// the store. A store in memory knows no leases and is exact.
+    /// Lets each replica lease up to `units` of a key from Redis and spend them by itself, so that most
+    /// requests need no round trip. Default: 0, which asks Redis for each request. A store in memory
+    /// has no leases and is exact.
     ///
-    /// Units count from when they are taken. They are spent within a second, or within a tenth of a
-    /// window below ten seconds, and never after the fixed window they were taken in; what is left
-    /// then goes back. A replica never holds more than `units` of a key. So with a number of
-    /// replicas:
-    /// - No interval of the window's length sees more than the quota and `units` for each replica
-    ///   (of a token bucket: more than the burst, the units of the window, and `units` for each
-    ///   replica). A fixed window never sees more than its quota, but for what requests hold that are
-    ///   on their way to the store when it ends.
-    /// - A key may be refused while the other replicas hold up to `units` each; and so much of its
-    ///   quota may not be used, if they do not spend it. One replica alone, asked one by one, admits
-    ///   the quota.
-    /// - What is told as remaining is what the store had left when it was asked at last, and what
-    ///   this replica holds.
-    /// - What a replica holds when it dies counts as used. When it shuts down,
-    ///   `RedisStore::give_back_leases` gives that back.
+    /// Leased units count as used from when they are leased. A lease ends after a second, or after a
+    /// tenth of a window of less than ten seconds, and at the end of its fixed window; the units that
+    /// are left then go back. A replica never holds more than `units` of a key. This means:
+    /// - In an interval of the window's length, up to the quota and `units` for each replica may pass;
+    ///   of a token bucket, the burst too. In a fixed window, no more than its quota passes, but for
+    ///   requests that are on their way to Redis when the window ends.
+    /// - A key may be refused while other replicas hold up to `units` each. If they do not spend these
+    ///   units, that part of the quota is not used. With one replica and one request at a time, the
+    ///   whole quota passes.
+    /// - `remaining` is what Redis had left when it was asked last, and what this replica holds.
+    /// - The units that a replica holds when it dies count as used. Call `RedisStore::give_back_leases`
+    ///   when it shuts down.
     ///
-    /// While the store is down, what is held is spent. Requests that cost `units` or more ask the
-    /// store, as do those of a [dry run](Self::dry_run). Not together with
-    /// [`settle`](Self::settle), which asks the store for each response.
+    /// While Redis is down, leased units are still spent. Requests that cost `units` or more ask Redis,
+    /// as do those of a [dry run](Self::dry_run). A policy cannot have both a lease and
+    /// [`settle`](Self::settle), which asks Redis for each response.
     pub fn lease(self, units: u32) -> Self {
         self.set(|settings| settings.lease = units)
     }
 
-    /// The name.
+    /// The policy's name.
     #[must_use]
     pub fn name(&self) -> &str {
-        &self.0.name
+        &self.settings.name
     }
 
-    /// How it is counted.
+    /// How requests are counted.
     #[must_use]
     #[inline]
     pub fn algorithm(&self) -> Algorithm {
-        self.0.algorithm
+        self.settings.algorithm
     }
 
     /// The quota of requests without a plan.
     #[must_use]
     pub fn quota(&self) -> Quota {
-        self.0.quota
+        self.settings.quota
+    }
+
+    pub(crate) fn is_clone_of(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.settings, &other.settings)
     }
 }
 
 impl fmt::Debug for Policy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kinds: Vec<_> = self.key_kinds().collect();
+        let Settings { name, algorithm, quota, keys, .. } = &*self.settings;
+        let kinds: Vec<_> = keys.kinds().collect();
         f.debug_struct("Policy")
-            .field("name", &self.0.name)
-            .field("algorithm", &self.0.algorithm)
-            .field("quota", &self.0.quota)
+            .field("name", name)
+            .field("algorithm", algorithm)
+            .field("quota", quota)
             .field("keys", &kinds)
-            .field("without_key", &self.without_key())
-            .field("global", &self.0.global)
+            .field("without_key", &keys.without_key())
+            .field("global", &keys.is_global)
             .finish_non_exhaustive()
     }
 }

@@ -1,14 +1,16 @@
+//! What a policy does while the store fails: [`OnStoreFailure`].
+
 /// What a policy does while the store is slow or down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OnStoreFailure {
-    /// Requests pass uncounted.
+    /// Requests pass, and are not counted.
     Allow,
     /// Requests are refused, with 503 Service Unavailable.
     Refuse,
-    /// Requests are counted in the memory of this replica, against its share of the quota: the
-    /// units and the burst, divided by the number of replicas and rounded down, but at least 1. The
-    /// default, with 1 replica: each counts against the whole quota.
+    /// This replica counts requests in its own memory, against its share of the quota: the units and
+    /// the burst, each divided by the number of replicas and rounded down, but at least 1. This is the
+    /// default, with 1 replica: each replica then admits the whole quota.
     CountLocally {
         /// How many replicas share the quota.
         replicas: u32,

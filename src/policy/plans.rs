@@ -1,4 +1,4 @@
-//! A policy's plans by name, and which of them a request has: [`Plans`].
+//! The plans of a policy: a table of quotas by name, and the function that names a request's plan.
 
 use std::{
     collections::HashSet,
@@ -8,50 +8,50 @@ use std::{
 use http::request::Parts;
 
 use crate::{
-    quota::Quota,
+    algorithm::Algorithm,
+    quota::{MAX_WINDOW, Quota},
     warning::{Code, warn},
 };
 
-type PlanOf = Arc<dyn Fn(&Parts) -> Option<&str> + Send + Sync>;
+type NameOf = Arc<dyn Fn(&Parts) -> Option<&str> + Send + Sync>;
 
-/// One table for the quotas that hold and for those that are told.
 #[derive(Clone)]
 pub(crate) struct Plans {
-    quotas: Vec<(String, Quota)>,
-    plan_of: PlanOf,
-    /// A plan that is not in the table is reported once.
+    table: Vec<(String, Quota)>,
+    name_of: NameOf,
+    /// A name that is not in the table is reported once.
     unknown: Arc<Once>,
 }
 
 impl Plans {
-    pub(crate) fn new<N: Into<String>>(
-        quotas: impl IntoIterator<Item = (N, Quota)>,
-        plan_of: impl Fn(&Parts) -> Option<&str> + Send + Sync + 'static,
+    pub(super) fn new<N: Into<String>>(
+        table: impl IntoIterator<Item = (N, Quota)>,
+        name_of: impl Fn(&Parts) -> Option<&str> + Send + Sync + 'static,
     ) -> Self {
-        let quotas = quotas.into_iter().map(|(name, quota)| (name.into(), quota)).collect();
-        Self { quotas, plan_of: Arc::new(plan_of), unknown: Arc::new(Once::new()) }
+        let table = table.into_iter().map(|(name, quota)| (name.into(), quota)).collect();
+        Self { table, name_of: Arc::new(name_of), unknown: Arc::new(Once::new()) }
     }
 
     /// Names and quotas, in the order in which they were given.
-    pub(crate) fn quotas(&self) -> &[(String, Quota)] {
-        &self.quotas
+    pub(super) fn table(&self) -> &[(String, Quota)] {
+        &self.table
     }
 
-    /// The quota of the plan that the request has, where it is one of these.
-    pub(crate) fn quota_of(&self, policy: &str, request: &Parts) -> Option<Quota> {
-        let plan = (self.plan_of)(request)?;
-        let known = self.quotas.iter().find(|(name, _)| name == plan).map(|(_, quota)| *quota);
+    /// The quota of the request's plan; `None` if it has no plan, or one that is not in the table.
+    pub(super) fn quota_of(&self, policy: &str, request: &Parts) -> Option<Quota> {
+        let plan = (self.name_of)(request)?;
+        let known = self.table.iter().find(|(name, _)| name == plan).map(|(_, quota)| *quota);
         if known.is_none() {
             self.unknown.call_once(|| self.report_unknown(policy));
         }
         known
     }
 
-    /// The name is not told: a caller may have sent it.
+    /// The name is not part of the report: a caller may have sent it.
     #[cold]
     fn report_unknown(&self, policy: &str) {
         warn(Code::UnknownPlan, policy, || {
-            let names: Vec<_> = self.quotas.iter().map(|(name, _)| format!("`{name}`")).collect();
+            let names: Vec<_> = self.table.iter().map(|(name, _)| format!("`{name}`")).collect();
             format!(
                 "policy `{policy}`: a request's plan is none of its {}, and the policy's own quota \
                  holds; add the plan to `.plans(…)`, or return `None` for a request without one",
@@ -61,8 +61,25 @@ impl Plans {
     }
 
     /// A name that two plans have.
-    pub(crate) fn twice(&self) -> Option<&str> {
+    pub(super) fn duplicate(&self) -> Option<&str> {
         let mut seen = HashSet::new();
-        self.quotas.iter().map(|(name, _)| &**name).find(|name| !seen.insert(*name))
+        self.table.iter().map(|(name, _)| &**name).find(|name| !seen.insert(*name))
     }
+}
+
+/// What is wrong with a quota under this algorithm, and what to write instead.
+#[inline]
+pub(super) fn quota_problem(algorithm: Algorithm, quota: &Quota) -> Option<String> {
+    quota.problem().or_else(|| quota.has_burst().then(|| burst_problem(algorithm, quota))?)
+}
+
+fn burst_problem(algorithm: Algorithm, quota: &Quota) -> Option<String> {
+    let problem = if algorithm != Algorithm::TokenBucket {
+        "only a token bucket has a burst; write `Policy::token_bucket`, or leave `burst` out"
+    } else if quota.time_to_fill().is_none_or(|time| time > u128::from(MAX_WINDOW)) {
+        "the burst takes more than a hundred years to come back; write a smaller one, or more units in a window"
+    } else {
+        return None;
+    };
+    Some(problem.to_owned())
 }

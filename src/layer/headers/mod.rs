@@ -75,7 +75,7 @@ impl Headers {
             for policy in limiter.request_policies() {
                 let what = if is_unfit(policy.name()) {
                     "name"
-                } else if policy.counted_unit().is_some_and(is_unfit) {
+                } else if policy.settings.unit.as_deref().is_some_and(is_unfit) {
                     "unit"
                 } else {
                     continue;

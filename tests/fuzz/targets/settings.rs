@@ -209,7 +209,9 @@ fn policy(data: &mut Data<'_>, policies: &mut BTreeMap<String, Limits>) -> Polic
             14 | 15 => {
                 let quota = data.quota();
                 limits.quotas.push(quota);
-                policy.plan(move |request| request.headers.contains_key("x-plan").then_some(quota))
+                policy.quota_by(move |request| {
+                    request.headers.contains_key("x-plan").then_some(quota)
+                })
             }
             _ => {
                 let known = data.byte() % 3;

@@ -1,0 +1,140 @@
+//! The settings of a policy, and the quota, cost and shard of a request by them: [`Settings`].
+
+use std::{
+    borrow::Cow,
+    sync::{Arc, Once},
+    time::Duration,
+};
+
+use http::{request::Parts, response};
+
+use super::{
+    OnStoreFailure,
+    keys::Keys,
+    plans::{Plans, quota_problem},
+};
+use crate::{
+    algorithm::Algorithm,
+    key::{Extracted, KeyExtractor},
+    quota::Quota,
+    warning::{Code, warn},
+};
+
+#[derive(Clone)]
+pub(crate) struct Settings {
+    pub(crate) name: Arc<str>,
+    pub(crate) algorithm: Algorithm,
+    /// The quota of requests without a plan.
+    pub(crate) quota: Quota,
+    pub(crate) keys: Keys,
+    pub(crate) quota_by: Option<Arc<dyn Fn(&Parts) -> Option<Quota> + Send + Sync>>,
+    /// An invalid quota is reported once.
+    pub(super) invalid_quota: Arc<Once>,
+    pub(crate) plans: Option<Plans>,
+    /// `None` if each request costs 1.
+    pub(crate) cost: Option<Arc<dyn Fn(&Parts) -> u64 + Send + Sync>>,
+    /// `None` for requests.
+    pub(crate) unit: Option<Arc<str>>,
+    pub(crate) settle: Option<Arc<dyn Fn(&response::Parts) -> Option<u64> + Send + Sync>>,
+    /// `None` if the category decides.
+    pub(crate) hold: Option<Duration>,
+    pub(crate) dry_run: bool,
+    pub(crate) on_store_failure: OnStoreFailure,
+    pub(crate) shard: Option<Arc<dyn KeyExtractor>>,
+    /// The units that a replica takes at once; 0 for none.
+    pub(crate) lease: u32,
+}
+
+impl Settings {
+    pub(super) fn new(name: String, algorithm: Algorithm, quota: Quota) -> Self {
+        Self {
+            name: name.into(),
+            algorithm,
+            quota,
+            keys: Keys::default(),
+            quota_by: None,
+            invalid_quota: Arc::new(Once::new()),
+            plans: None,
+            cost: None,
+            unit: None,
+            settle: None,
+            hold: None,
+            dry_run: false,
+            on_store_failure: OnStoreFailure::default(),
+            shard: None,
+            lease: 0,
+        }
+    }
+
+    /// The name of the policy's counts in a store that several processes share.
+    ///
+    /// The quota is not part of it: a release that changes the quota keeps what was used. The kinds of
+    /// key are not part of it either: a key's fingerprint depends on its kind.
+    pub(crate) fn counts_name(&self) -> String {
+        format!("{}\n{:?}", self.name, self.algorithm)
+    }
+
+    /// The plans that are known beforehand.
+    pub(crate) fn plan_table(&self) -> &[(String, Quota)] {
+        self.plans.as_ref().map_or(&[], Plans::table)
+    }
+
+    /// Whether a request may have another quota than the policy's own.
+    #[inline]
+    pub(crate) fn has_plans(&self) -> bool {
+        self.quota_by.is_some() || self.plans.is_some()
+    }
+
+    /// The quota of a request: by `quota_by`, or else by the plans, or else the policy's own.
+    pub(crate) fn quota_of(&self, request: &Parts) -> Quota {
+        match self.quota_by.as_ref().and_then(|quota_by| quota_by(request)) {
+            Some(quota) => self.checked(quota),
+            None => {
+                let plans = self.plans.as_ref();
+                let planned = plans.and_then(|plans| plans.quota_of(&self.name, request));
+                planned.unwrap_or(self.quota)
+            }
+        }
+    }
+
+    /// A quota that `build()` has not checked. An invalid one becomes a quota of 0 units.
+    #[inline]
+    pub(crate) fn checked(&self, quota: Quota) -> Quota {
+        match quota_problem(self.algorithm, &quota) {
+            Some(problem) if quota.units() > 0 => self.refuse_invalid(quota, &problem),
+            _ => quota,
+        }
+    }
+
+    #[cold]
+    fn refuse_invalid(&self, quota: Quota, problem: &str) -> Quota {
+        let name = &*self.name;
+        let report = || {
+            warn(Code::InvalidPlan, name, || {
+                format!(
+                    "policy `{name}`: a plan's quota cannot be ({problem}); its requests are refused"
+                )
+            });
+        };
+        self.invalid_quota.call_once(report);
+        quota.nothing()
+    }
+
+    pub(crate) fn cost_of(&self, request: &Parts) -> u64 {
+        self.cost.as_ref().map_or(1, |cost| cost(request))
+    }
+
+    /// What the request has cost by its response; `None` if the cost stays as charged.
+    pub(crate) fn cost_from_response(&self, response: &response::Parts) -> Option<u64> {
+        self.settle.as_ref().and_then(|settle| settle(response))
+    }
+
+    /// The request's key by [`Policy::shard`](super::Policy::shard).
+    pub(crate) fn shard_of<'a>(&self, request: &'a Parts) -> Extracted<'a> {
+        self.shard.as_ref().map_or(Extracted::Missing, |shard| shard.extract(request))
+    }
+
+    pub(crate) fn shard_kind(&self) -> Cow<'_, str> {
+        self.shard.as_ref().map_or(Cow::Borrowed(""), |shard| shard.kind())
+    }
+}
