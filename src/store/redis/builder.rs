@@ -5,13 +5,14 @@ use std::{fmt, sync::Arc, time::Duration};
 use redis::{Client, cluster::ClusterClientBuilder};
 
 use super::{
-    RedisStore, Shared,
+    RedisStore,
     announced_policies::AnnouncedPolicies,
     connection::Servers,
     connection_manager::ConnectionManager,
     deny_cache::DenyCache,
-    leases::Leases,
-    leasing::Moment,
+    leases::LeaseTable,
+    replica::Replica,
+    shards::Shards,
     time_budget::Timeouts,
     wire::{Names, Request},
 };
@@ -186,9 +187,9 @@ impl RedisStoreBuilder {
         let probe = move |shard| Request::probe(&probe_names, shard);
         let manager = ConnectionManager::new(servers, self.timeouts, probe, announced);
         let deny_cache = DenyCache::new(self.max_denied, LONGEST_DENIED);
-        let leases = Arc::new(Leases::new(self.max_leased));
-        let moment = Moment::new();
-        Ok(RedisStore(Arc::new(Shared { manager, names, secret, deny_cache, leases, moment })))
+        let shards = Shards { manager, names, deny_cache };
+        let replica = Arc::new(Replica::new(shards, LeaseTable::new(self.max_leased)));
+        Ok(RedisStore { replica, secret })
     }
 }
 

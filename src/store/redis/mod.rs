@@ -2,12 +2,13 @@
 
 mod announced_policies;
 mod builder;
+mod clock;
 mod connection;
 mod connection_manager;
 mod deny_cache;
-mod in_flight;
 mod leases;
-mod leasing;
+mod replica;
+mod rollback;
 mod shards;
 mod time_budget;
 mod wire;
@@ -15,15 +16,12 @@ mod wire;
 use std::{fmt, sync::Arc};
 
 use smallvec::SmallVec;
-use tokio::{runtime::Handle, time::Instant};
+use tokio::runtime::Handle;
 
 pub use self::builder::RedisStoreBuilder;
 #[cfg(any(fuzzing, test))]
 pub(crate) use self::wire::read_any as read_any_reply;
-use self::{
-    connection_manager::ConnectionManager, deny_cache::DenyCache, in_flight::InFlight,
-    leases::Leases, leasing::Moment, wire::Names,
-};
+use self::{leases::date_back, replica::Replica, rollback::RollbackOnDrop};
 use super::{Announcement, Charge, Correction, Store, StoreError, StoreFuture};
 use crate::clock::Now;
 
@@ -92,15 +90,9 @@ use crate::clock::Now;
 /// # }
 /// ```
 #[derive(Clone)]
-pub struct RedisStore(Arc<Shared>);
-
-struct Shared {
-    manager: Arc<ConnectionManager>,
-    names: Names,
+pub struct RedisStore {
+    replica: Arc<Replica>,
     secret: u128,
-    deny_cache: DenyCache,
-    leases: Arc<Leases>,
-    moment: Moment,
 }
 
 impl RedisStore {
@@ -146,46 +138,33 @@ impl RedisStore {
     /// # Errors
     /// Where a server does not answer, what it has counted comes back as the quota's window passes.
     pub async fn give_back_leases(&self) -> Result<(), StoreError> {
-        self.0.give_back_leases().await
+        self.replica.give_back_leases().await
     }
 
     /// How many requests were refused by what is remembered, without asking a server.
     #[must_use]
     pub fn denied_from_cache(&self) -> u64 {
-        self.0.deny_cache.hits()
+        self.replica.shards.deny_cache.hits()
     }
 }
 
 impl Store for RedisStore {
     fn charge(&self, charges: &[Charge], now: Now) -> StoreFuture {
-        match self.0.decide_at_once(charges, now) {
+        match self.replica.decide_locally(charges, now) {
             Ok(answer) => StoreFuture::ready(Ok(answer)),
             Err(_) if Handle::try_current().is_err() => StoreFuture::ready(Err(no_runtime())),
-            Err(begun) => {
-                let shared = Arc::clone(&self.0);
-                let charges: Arc<[Charge]> = charges.iter().map(leases::as_asked).collect();
-                let has_asked = Arc::default();
-                let deciding = shared.clone().decide(
-                    charges.clone(),
-                    now,
-                    begun,
-                    Instant::now(),
-                    Arc::clone(&has_asked),
-                );
-                StoreFuture::later(InFlight::new(shared, charges, deciding, has_asked))
-            }
+            Err(miss) => StoreFuture::later(RollbackOnDrop::new(&self.replica, charges, now, miss)),
         }
     }
 
     fn correct(&self, corrections: &[Correction], _: Now) -> StoreFuture {
-        let corrections: SmallVec<[Correction; 4]> =
-            corrections.iter().map(leases::as_taken).collect();
-        // Made even if nobody waits for it.
         let Ok(runtime) = Handle::try_current() else {
             return StoreFuture::ready(Err(no_runtime()));
         };
-        let shared = Arc::clone(&self.0);
-        let correcting = runtime.spawn(async move { shared.correct(&corrections).await });
+        let corrections: SmallVec<[Correction; 4]> = corrections.iter().map(date_back).collect();
+        let replica = Arc::clone(&self.replica);
+        // A task makes the corrections even if the caller leaves.
+        let correcting = runtime.spawn(async move { replica.correct(&corrections).await });
         StoreFuture::later(async {
             let ended = |_| Err(StoreError::new("the tokio runtime has ended"));
             correcting.await.unwrap_or_else(ended)
@@ -193,11 +172,11 @@ impl Store for RedisStore {
     }
 
     fn announce(&self, policies: &Arc<[Announcement]>) {
-        self.0.manager.announced().add(policies);
+        self.replica.shards.manager.announced().add(policies);
     }
 
     fn secret(&self) -> Option<u128> {
-        Some(self.0.secret)
+        Some(self.secret)
     }
 }
 
@@ -207,6 +186,7 @@ fn no_runtime() -> StoreError {
 
 impl fmt::Debug for RedisStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RedisStore").field("prefix", &self.0.names.prefix()).finish_non_exhaustive()
+        let prefix = self.replica.shards.names.prefix();
+        f.debug_struct("RedisStore").field("prefix", &prefix).finish_non_exhaustive()
     }
 }

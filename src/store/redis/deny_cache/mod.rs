@@ -1,5 +1,15 @@
-//! Refusals that are remembered until they end: a refused flood costs the server next to nothing. A
-//! refusal of some units refuses more units as well.
+//! Refusals that are remembered until they end: [`DenyCache`]. A flood of requests that are refused
+//! costs the server next to nothing.
+//!
+//! A refusal is of some units of a key, under one quota. It refuses more units as well, and holds until
+//! enough units have come back by the clock. Where units come back otherwise (a reset, units that are
+//! given back), the key is [forgotten](DenyCache::forget).
+//!
+//! | what | test |
+//! |---|---|
+//! | nothing is refused that the server would let pass | `a_request_is_refused_as_long_as_the_server_would` |
+//! | a flood of one cost asks once, of many costs a few times | `a_flood_asks_the_server_once`, `a_flood_of_many_costs_asks_the_server_a_few_times` |
+//! | memory is bounded | `costs_that_grow_take_no_more_memory`, `nothing_is_remembered_longer_than_allowed_or_beyond_the_bound` |
 
 #[cfg(test)]
 mod tests;
@@ -15,7 +25,10 @@ use std::{
 
 use smallvec::SmallVec;
 
-use super::leases::lifetime;
+use super::{
+    clock::{RoundTrip, later},
+    leases::lifetime,
+};
 use crate::{
     algorithm::Algorithm,
     clock::{Now, nanos},
@@ -24,13 +37,14 @@ use crate::{
 };
 
 const SEGMENTS: usize = 64;
-/// The most refusals of one key: more units are refused for longer.
-const REFUSALS: usize = 4;
+/// The most refusals of one key. A refusal of more units holds longer.
+const MAX_REFUSALS: usize = 4;
 
-/// Refusals, by the monotonic clock of this process.
+/// Its times are of the caller's monotonic clock.
 pub(super) struct DenyCache {
     segments: Box<[Mutex<Segment>]>,
-    keys_per_segment: usize,
+    max_keys_per_segment: usize,
+    /// Nothing is remembered longer.
     longest: u64,
     hits: AtomicU64,
     #[cfg(feature = "metrics")]
@@ -39,49 +53,52 @@ pub(super) struct DenyCache {
 
 #[derive(Debug, Default)]
 struct Segment {
-    denied: HashMap<u128, Denied>,
-    /// Before that, a full segment has no room for another key.
+    denied: HashMap<u128, DeniedKey>,
+    /// When a refusal of a full segment ends, and another key has room.
     full_until: u64,
-    /// How often something has come back out of turn: what was refused before is not remembered
-    /// afterwards.
-    changes: u64,
+    /// How often a key was forgotten. A refusal is not remembered if it may be from before that.
+    version: u64,
 }
 
 /// A key that is refused.
 #[derive(Debug)]
-struct Denied {
+struct DeniedKey {
     /// The refusals hold under this quota only.
     quota: Quota,
     /// In the order of their units.
     refusals: SmallVec<[Refusal; 1]>,
     remaining: u64,
     resets_at: u64,
-    /// When it was refused, by the server's clock and by ours.
-    at: (Now, u64),
+    /// When the server refused it, by its clock.
+    refused_at: Now,
+    /// When the reply came.
+    received_at: u64,
 }
 
-/// A refusal of some units. None come back until it ends, so more units are refused as long at least.
+/// None of these units come back until it ends, so more units are refused at least as long.
 #[derive(Clone, Copy, Debug)]
 struct Refusal {
-    /// The units of the charge and those ahead of it.
+    /// The units of the charge, and those ahead of it.
     units: u64,
-    /// The earliest and the latest end: the server decided between the command and its answer.
-    ends: (u64, u64),
+    /// The server decided at some time between the command and its reply. So the refusal certainly
+    /// holds until the first time, and is certainly over at the second.
+    first_end: u64,
+    last_end: u64,
 }
 
-/// When a request was begun.
+/// Says that a look-up found no refusal. What the server answers is remembered only if no key of the
+/// request's segments was forgotten since.
 #[derive(Debug)]
-pub(super) struct Begun {
-    at: u64,
-    changes: SmallVec<[u64; 4]>,
+pub(super) struct CacheMiss {
+    versions: SmallVec<[u64; 4]>,
 }
 
 impl DenyCache {
-    /// For so many keys, each for no `longer` than this.
-    pub(super) fn new(keys: usize, longest: Duration) -> Self {
+    /// For this many keys, each for no longer than `longest`.
+    pub(super) fn new(max_keys: usize, longest: Duration) -> Self {
         Self {
             segments: (0..SEGMENTS).map(|_| Mutex::default()).collect(),
-            keys_per_segment: keys.div_ceil(SEGMENTS),
+            max_keys_per_segment: max_keys.div_ceil(SEGMENTS),
             longest: nanos(longest),
             hits: AtomicU64::new(0),
             #[cfg(feature = "metrics")]
@@ -89,66 +106,62 @@ impl DenyCache {
         }
     }
 
-    /// How many requests were refused by what is remembered.
+    /// How many requests were refused without asking a server.
     pub(super) fn hits(&self) -> u64 {
         self.hits.load(Relaxed)
     }
 
-    /// What is known to refuse the charges now, but for those that need no server.
-    pub(super) fn look(
+    /// Finds what refuses the charges now. Charges that are covered by a lease are left out.
+    pub(super) fn look_up(
         &self,
         charges: &[Charge],
         now: Now,
         is_covered: impl Fn(&Charge) -> bool,
-    ) -> Result<Answer, Begun> {
+    ) -> Result<Answer, CacheMiss> {
         let now = now.monotonic_nanos();
-        let mut begun = Begun { at: now, changes: SmallVec::new() };
-        let mut denied: Option<Answer> = None;
-        for (place, charge) in charges.iter().enumerate() {
+        let mut miss = CacheMiss { versions: SmallVec::new() };
+        let mut refused: Option<Answer> = None;
+        for (index, charge) in charges.iter().enumerate() {
             let is_covered = is_covered(charge);
             let segment = self.segment(charge);
-            begun.changes.push(segment.changes);
-            if charge.mode != Mode::Enforced || !has_known_end(charge) || is_covered {
+            miss.versions.push(segment.version);
+            if !can_be_remembered(charge) || is_covered {
                 continue;
             }
-            let Some((usage, at)) = segment.refuses(charge, now) else { continue };
+            let Some((usage, at)) = segment.look_up(charge, now) else { continue };
             let unknown = || Answer { usages: Usages::unknown(charges.len()), at };
-            denied.get_or_insert_with(unknown).usages[place] = usage;
+            refused.get_or_insert_with(unknown).usages[index] = usage;
         }
-        let denied = denied.ok_or(begun)?;
+        let refused = refused.ok_or(miss)?;
         self.hits.fetch_add(1, Relaxed);
         #[cfg(feature = "metrics")]
         self.metric.count();
-        Ok(denied)
+        Ok(refused)
     }
 
-    /// Remembers what the server has refused: between two times since it was begun.
+    /// Remembers what the server has refused.
     pub(super) fn remember(
         &self,
         charges: &[Charge],
-        begun: &Begun,
+        miss: &CacheMiss,
         answer: &Answer,
-        (asked, heard): (Duration, Duration),
+        times: RoundTrip,
     ) {
-        let [asked, heard] = [asked, heard].map(|since| begun.at.saturating_add(nanos(since)));
-        for ((charge, usage), changes) in charges.iter().zip(&answer.usages).zip(&begun.changes) {
+        for ((charge, usage), version) in charges.iter().zip(&answer.usages).zip(&miss.versions) {
             let mut segment = self.segment(charge);
             if usage.fits() {
-                // Perhaps it was made: whoever wants more than that has now longer to wait.
+                // Perhaps it was charged: then other refusals of the key last longer now.
                 segment.denied.remove(&charge.id());
-            } else if charge.mode == Mode::Enforced
-                && has_known_end(charge)
-                && segment.changes == *changes
-            {
-                segment.insert(charge, usage, (asked, heard), answer.at, self);
+            } else if can_be_remembered(charge) && segment.version == *version {
+                segment.insert(charge, usage, answer.at, times, self);
             }
         }
     }
 
-    /// Some units of the key have come back, or all.
+    /// Forgets a key of which units have come back, or all.
     pub(super) fn forget(&self, charge: &Charge) {
         let mut segment = self.segment(charge);
-        segment.changes += 1;
+        segment.version = segment.version.wrapping_add(1);
         segment.denied.remove(&charge.id());
     }
 
@@ -158,116 +171,119 @@ impl DenyCache {
     }
 }
 
-/// Where a response may give back what it was charged, nobody knows when a refusal ends; nor where
-/// those ahead have still to use what comes back.
-fn has_known_end(charge: &Charge) -> bool {
+/// Whether it is known when a refusal of the charge ends. It is not where a response may give units
+/// back, nor where requests ahead of this one are still to use what comes back.
+fn can_be_remembered(charge: &Charge) -> bool {
     let capacity = charge.algorithm.capacity(&charge.quota);
-    let waits_its_turn = charge.cost <= capacity && charge.ahead > capacity - charge.cost;
-    !charge.is_settled && !waits_its_turn
+    let waits_in_line = capacity.checked_sub(charge.cost).is_some_and(|rest| charge.ahead > rest);
+    charge.mode == Mode::Enforced && !charge.is_settled && !waits_in_line
 }
 
 impl Segment {
-    fn refuses(&self, charge: &Charge, now: u64) -> Option<(Usage, Now)> {
+    fn look_up(&self, charge: &Charge, now: u64) -> Option<(Usage, Now)> {
         let denied = self.denied.get(&charge.id()).filter(|denied| denied.quota == charge.quota)?;
-        let wait = denied.until(charge, now)?.checked_sub(now).filter(|wait| *wait > 0)?;
-        // Units that have come back since are told when somebody asks the server again.
+        let wait = denied.refused_until(charge, now)?.checked_sub(now).filter(|wait| *wait > 0)?;
+        // Units may have come back since: the next answer of the server shows them.
         let reset = denied.resets_at.checked_sub(now).filter(|left| *left > 0).unwrap_or(wait);
-        let (at, heard) = denied.at;
-        let since = Duration::from_nanos(now.saturating_sub(heard));
-        let at = Now::new(at.monotonic() + since, at.unix() + since);
-        Some((Usage::from_nanos(wait, denied.remaining, reset), at))
+        let since = Duration::from_nanos(now.saturating_sub(denied.received_at));
+        let usage = Usage::from_nanos(wait, denied.remaining, reset);
+        Some((usage, later(denied.refused_at, since)))
     }
 
     fn insert(
         &mut self,
         charge: &Charge,
         usage: &Usage,
-        times: (u64, u64),
-        at: Now,
+        refused_at: Now,
+        RoundTrip { sent, received }: RoundTrip,
         cache: &DenyCache,
     ) {
-        let (slot, heard) = (charge.id(), times.1);
-        if !self.denied.contains_key(&slot) && !self.has_room(heard, cache.keys_per_segment) {
+        let (slot, quota) = (charge.id(), charge.quota);
+        if !self.denied.contains_key(&slot) && !self.has_room(received, cache.max_keys_per_segment)
+        {
             return;
         }
-        let quota = charge.quota;
         let before = self.denied.remove(&slot).filter(|before| before.quota == quota);
-        let mut denied = Denied {
+        let mut denied = DeniedKey {
             quota,
             refusals: before.map_or_else(SmallVec::new, |before| before.refusals),
             remaining: usage.remaining(),
-            resets_at: heard.saturating_add(nanos(usage.reset())),
-            at: (at, heard),
+            resets_at: received.saturating_add(nanos(usage.reset())),
+            refused_at,
+            received_at: received,
         };
-        denied.refusals.retain(|refusal| refusal.ends.0 > heard);
-        for (units, wait) in refused(charge, usage) {
-            // Other replicas may give back what they have not spent of a lease.
+        denied.refusals.retain(|refusal| refusal.first_end > received);
+        for (units, wait) in refused_units(charge, usage) {
+            // Other replicas may give back units that they have not spent of a lease.
             let longest = if charge.lease > 0 { lifetime(&quota) } else { cache.longest };
-            let first = times.0.saturating_add(wait.min(longest.min(cache.longest)));
-            denied.add(Refusal { units, ends: (first, heard.saturating_add(wait)) });
+            let first_end = sent.saturating_add(wait.min(longest).min(cache.longest));
+            denied.add(Refusal { units, first_end, last_end: received.saturating_add(wait) });
         }
         self.denied.insert(slot, denied);
     }
 
-    /// Whether another key may come. It is looked for one that has ended only if there may be one.
-    fn has_room(&mut self, now: u64, keys: usize) -> bool {
-        if self.denied.len() >= keys && now >= self.full_until {
+    /// Whether there is room for another key. Keys whose refusals are over make room; they are looked
+    /// for only when there is one.
+    fn has_room(&mut self, now: u64, max_keys: usize) -> bool {
+        if self.denied.len() >= max_keys && now >= self.full_until {
             self.denied.retain(|_, denied| denied.ends() > now);
-            self.full_until = self.denied.values().map(Denied::ends).min().unwrap_or(0);
+            self.full_until = self.denied.values().map(DeniedKey::ends).min().unwrap_or(0);
         }
-        self.denied.len() < keys
+        self.denied.len() < max_keys
     }
 }
 
-/// What is refused as well, each for how long: one unit more than remains, until another comes back.
-fn refused(charge: &Charge, usage: &Usage) -> impl Iterator<Item = (u64, u64)> {
+/// The units that a refusal refuses, each with the time for which it does: those of the charge; and,
+/// where fewer units would be refused as well, one unit more than remains, until another comes back.
+fn refused_units(charge: &Charge, usage: &Usage) -> impl Iterator<Item = (u64, u64)> {
     let (units, wait) = (charge.ahead.saturating_add(charge.cost), usage.wait_nanos());
-    // Of a lease, this replica may hold some of what remains.
+    // Some of what remains to a lease may be in this replica.
     let is_exact = charge.lease == 0 && usage.is_known() && usage.reset() > Duration::ZERO;
     let fewer = usage.remaining().saturating_add(1);
     let fewer = (is_exact && fewer < units).then(|| (fewer, nanos(usage.reset()).min(wait)));
     fewer.into_iter().chain([(units, wait)])
 }
 
-impl Denied {
-    /// When the last of it ends.
+impl DeniedKey {
+    /// When its last refusal ends.
     fn ends(&self) -> u64 {
-        self.refusals.iter().map(|refusal| refusal.ends.0).max().unwrap_or(0)
+        self.refusals.iter().map(|refusal| refusal.first_end).max().unwrap_or(0)
     }
 
-    /// Of more units than there is room for, the largest are kept: all others are between two.
+    /// Adds a refusal. Where there are too many, the second largest goes: any other number of units
+    /// is then still between two that are known.
     fn add(&mut self, new: Refusal) {
-        let place = self.refusals.partition_point(|refusal| refusal.units < new.units);
-        match self.refusals.get_mut(place).filter(|known| known.units == new.units) {
+        let index = self.refusals.partition_point(|refusal| refusal.units < new.units);
+        match self.refusals.get_mut(index).filter(|known| known.units == new.units) {
             Some(known) => *known = new,
-            None => self.refusals.insert(place, new),
+            None => self.refusals.insert(index, new),
         }
-        if self.refusals.len() > REFUSALS {
-            self.refusals.remove(REFUSALS - 1);
+        if self.refusals.len() > MAX_REFUSALS {
+            self.refusals.remove(MAX_REFUSALS - 1);
         }
     }
 
-    /// If a charge is sure to be refused now: when it is sure to fit, unless others use more.
-    fn until(&self, charge: &Charge, now: u64) -> Option<u64> {
+    /// If a charge is certainly refused now: when it certainly fits, unless others use more.
+    fn refused_until(&self, charge: &Charge, now: u64) -> Option<u64> {
         let units = charge.ahead.saturating_add(charge.cost);
-        let place = self.refusals.partition_point(|refusal| refusal.units <= units);
-        let (fewer, more) = self.refusals.split_at(place);
-        let fewer = fewer.iter().rev().find(|refusal| refusal.ends.0 > now)?;
-        if fewer.units == units {
-            return Some(fewer.ends.1);
-        }
+        let index = self.refusals.partition_point(|refusal| refusal.units <= units);
+        let (fewer, more) = self.refusals.split_at(index);
+        let fewer = fewer.iter().rev().find(|refusal| refusal.first_end > now)?;
+        let further = units.checked_sub(fewer.units).filter(|further| *further > 0);
+        let Some(further) = further else { return Some(fewer.last_end) };
         let (quota, capacity) = (&charge.quota, charge.algorithm.capacity(&charge.quota));
         match charge.algorithm {
             Algorithm::TokenBucket => {
-                let refill = charge.algorithm.longest_wait(quota, units - fewer.units);
-                Some(fewer.ends.1.saturating_add(refill))
+                let refill = charge.algorithm.longest_wait(quota, further);
+                Some(fewer.last_end.saturating_add(refill))
             }
-            Algorithm::FixedWindow if units <= capacity => Some(fewer.ends.1),
-            // None of these ever fits.
-            _ if fewer.units > capacity => Some(fewer.ends.1),
-            // Between two it is the time of one of them. The server knows which, as long as there is room.
-            _ if self.refusals.len() < REFUSALS => None,
-            _ => more.iter().map(|refusal| refusal.ends.1).find(|ends| *ends >= fewer.ends.1),
+            Algorithm::FixedWindow if units <= capacity => Some(fewer.last_end),
+            // Neither ever fits.
+            _ if fewer.units > capacity => Some(fewer.last_end),
+            // Units between two refusals end with one of them. The server knows which, and is asked
+            // while there is room for its answer.
+            _ if self.refusals.len() < MAX_REFUSALS => None,
+            _ => more.iter().map(|refusal| refusal.last_end).find(|end| *end >= fewer.last_end),
         }
     }
 }

@@ -1,3 +1,5 @@
+//! The cache in front of a server, which is memory: it refuses only what the server would.
+
 use std::{
     pin::pin,
     task::{Context, Poll, Waker},
@@ -18,6 +20,10 @@ const ALGORITHMS: [Algorithm; 3] =
 fn at(millis: u64) -> Now {
     let time = Duration::from_millis(1_000_000 + millis);
     Now::new(time, time)
+}
+
+fn times(sent: u64, received: u64) -> RoundTrip {
+    RoundTrip { sent: at(sent).monotonic_nanos(), received: at(received).monotonic_nanos() }
 }
 
 fn charge(key: u128, algorithm: Algorithm, quota: Quota) -> Charge {
@@ -48,16 +54,15 @@ impl Cached {
         }
     }
 
-    /// The server is `there` milliseconds away, and hears of it after as many.
+    /// A command takes `there` milliseconds to the server, and its reply as many back.
     fn charge(&mut self, charges: &[Charge], millis: u64, there: u64) -> Answer {
-        let begun = match self.cache.look(charges, at(millis), |_| false) {
+        let miss = match self.cache.look_up(charges, at(millis), |_| false) {
             Ok(denied) => return denied,
-            Err(begun) => begun,
+            Err(miss) => miss,
         };
         self.asked += 1;
         let answer = self.ask_server(charges, at(millis + there));
-        let took = Duration::from_millis(2 * there);
-        self.cache.remember(charges, &begun, &answer, (Duration::ZERO, took));
+        self.cache.remember(charges, &miss, &answer, times(millis, millis + 2 * there));
         answer
     }
 }
@@ -78,7 +83,7 @@ fn a_flood_asks_the_server_once() {
     }
 }
 
-/// Whoever is refused and asks for another number of units is answered from here as well.
+/// Requests of another cost are refused from the cache as well.
 #[test]
 fn a_flood_of_many_costs_asks_the_server_a_few_times() {
     for algorithm in ALGORITHMS {
@@ -105,7 +110,7 @@ fn costs_that_grow_take_no_more_memory() {
     cached.charge(&one(1_000), 0, 0);
     (1..=1_000).for_each(|cost| drop(cached.charge(&one(cost), cost, 0)));
     let segment = cached.cache.segments[1].lock().unwrap();
-    assert!(segment.denied[&one(1)[0].id()].refusals.len() <= REFUSALS);
+    assert!(segment.denied[&one(1)[0].id()].refusals.len() <= MAX_REFUSALS);
     drop(segment);
     let asked = cached.asked;
     (1..=1_000).for_each(|cost| drop(cached.charge(&one(cost), 1_001, 0)));
@@ -135,17 +140,17 @@ fn what_was_given_back_or_raised_is_not_remembered() {
     let one = [spent(1)];
     cached.charge(&one, 0, 5);
     cached.charge(&one, 10, 5);
-    let refused = cached.cache.look(&one, at(31), |_| false).unwrap();
+    let refused = cached.cache.look_up(&one, at(31), |_| false).unwrap();
     assert!(!refused.usages[0].fits());
     cached.cache.forget(&one[0]);
-    let begun = cached.cache.look(&one, at(32), |_| false).err().unwrap();
-    // It was refused before, and is heard of afterwards.
+    let miss = cached.cache.look_up(&one, at(32), |_| false).err().unwrap();
+    // The server refuses it, units come back, and then the refusal is received.
     cached.cache.forget(&one[0]);
-    cached.cache.remember(&one, &begun, &refused, (Duration::ZERO, Duration::from_millis(1)));
-    assert!(cached.cache.look(&one, at(34), |_| false).is_err());
+    cached.cache.remember(&one, &miss, &refused, times(32, 33));
+    assert!(cached.cache.look_up(&one, at(34), |_| false).is_err());
 
     assert!(!cached.charge(&one, 40, 0).usages[0].fits());
-    assert!(cached.cache.look(&one, at(41), |_| false).is_ok());
+    assert!(cached.cache.look_up(&one, at(41), |_| false).is_ok());
     let raised = [Charge { quota: Quota::per_minute(2), ..one[0] }];
     assert!(cached.charge(&raised, 42, 0).usages[0].fits());
 }
@@ -194,13 +199,13 @@ fn others_of_the_request_are_not_told_of() {
     assert!(!denied.usages[0].fits() && denied.usages[0].is_known());
     assert!(!denied.usages[1].is_known());
     let peek = both.map(|charge| Charge { mode: Mode::Peek, ..charge });
-    assert!(cached.charge(&peek, 3, 0).usages[1].is_known(), "who looks gets an answer");
+    assert!(cached.charge(&peek, 3, 0).usages[1].is_known(), "a peek gets an answer");
     assert_eq!(cached.charge(&both[1..], 4, 0).usages[0].remaining(), 7);
 }
 
 proptest! {
-    /// What is remembered refuses nothing that the server would let pass, whatever the costs, and
-    /// while the key's quota changes; and it tells no caller to come back too early.
+    /// The cache refuses nothing that the server would let pass, whatever the costs, and while the
+    /// key's quota changes. No caller is told to come back too early.
     #[test]
     fn a_request_is_refused_as_long_as_the_server_would(
         algorithm in select(ALGORITHMS.to_vec()),
@@ -230,7 +235,7 @@ proptest! {
             if cost > quota {
                 continue; // waiting does not help
             }
-            prop_assert!(told.wait() >= known.wait(), "who comes back then is refused");
+            prop_assert!(told.wait() >= known.wait(), "a retry then is refused");
             if algorithm == Algorithm::SlidingWindow {
                 continue; // it may have the time of more units
             }

@@ -1,154 +1,162 @@
-//! The units of one key.
+//! The units of one key: [`Pool`], and what it reserves for a request: [`ReservedCharge`].
 
-use std::{mem, time::Duration};
+use std::mem;
 
 use tokio::sync::watch;
 
-use super::{Filling, asking::Part, give_back, lifetime};
+use super::{lease::Lease, rules::give_back};
 use crate::{
-    algorithm::Algorithm,
-    clock::{Now, nanos},
+    clock::nanos,
     store::{Charge, Correction, Usage},
 };
 
+/// A batch that a request has asked the server for. It changes when the batch has come in full. It is
+/// closed when fewer units have come, or none.
+pub(in crate::store::redis) type BatchInFlight = watch::Receiver<()>;
+
 pub(super) struct Pool {
-    /// Whose it is, and under which quota.
+    /// The latest charge of its key and policy, which has their current quota and lease.
     pub(super) charge: Charge,
-    /// The units to spend.
-    pub(super) left: u64,
-    /// Those in the hands of requests that ask the server for more, or for other policies.
+    /// Units to spend.
+    pub(super) available: u64,
+    /// Units that requests hold while they ask a server, for more units or for other policies.
     pub(super) reserved: u64,
-    /// Under which units are here. Of several, the one that ends first.
+    /// Of the available units: where they have several leases, the one that expires first.
     pub(super) lease: Lease,
-    /// What the server had left at last, and when that grows.
-    pub(super) remaining: u64,
-    pub(super) resets_at: u64,
-    /// While a batch is on its way.
-    pub(super) filling: Option<Filling>,
-    /// Whether it will be looked at when its lease ends.
-    pub(super) is_due: bool,
+    /// How much remained at the server when it last answered, and when that grows.
+    remaining: u64,
+    resets_at: u64,
+    pub(super) batch: Option<BatchInFlight>,
+    /// Whether the pool is looked at when its lease expires.
+    pub(super) is_scheduled: bool,
 }
 
-/// How long units may be spent.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Lease {
-    pub(super) expires_at: u64,
-    /// When they were taken by the server's clock, and heard of by ours.
-    pub(super) at: Now,
-    heard: u64,
-}
-
-impl Lease {
-    /// Of no units.
-    pub(super) const NONE: Self = Self { expires_at: 0, at: Now::ZERO, heard: 0 };
-
-    /// Of units that were asked for and heard of at these times: taken in between, so it never ends
-    /// later than a lifetime after that, and never after the fixed window they were taken in.
-    pub(super) fn new(charge: &Charge, usage: &Usage, at: Now, (asked, heard): (u64, u64)) -> Self {
-        let lasts = match charge.algorithm {
-            Algorithm::FixedWindow => lifetime(&charge.quota).min(nanos(usage.reset())),
-            Algorithm::TokenBucket | Algorithm::SlidingWindow => lifetime(&charge.quota),
-        };
-        Self { expires_at: asked.saturating_add(lasts), at, heard }
-    }
-
-    pub(super) const fn has_expired(&self, now: u64) -> bool {
-        self.expires_at <= now
-    }
-
-    /// The one that ends first.
-    pub(super) fn and(self, other: Self) -> Self {
-        if other.expires_at < self.expires_at { other } else { self }
-    }
-
-    /// What the server's clock says now, or a little earlier.
-    pub(super) fn server_time(&self, now: u64) -> Now {
-        let since = Duration::from_nanos(now.saturating_sub(self.heard));
-        Now::new(self.at.monotonic() + since, self.at.unix() + since)
-    }
+/// One charge of a request: what is reserved for it, and what the server is asked for.
+pub(super) struct ReservedCharge {
+    /// With a lease of 0 if it has no pool.
+    pub(super) charge: Charge,
+    /// The units that are reserved, and their lease.
+    pub(super) units: u64,
+    pub(super) lease: Lease,
+    /// What the server is asked for, if the reserved units are too few. Its lease is the batch.
+    pub(super) to_server: Option<Charge>,
+    /// Closes the pool's [`BatchInFlight`] when it is dropped.
+    pub(super) batch: Option<watch::Sender<()>>,
+    /// The answer if the server need not be asked.
+    pub(super) usage: Usage,
 }
 
 impl Pool {
     pub(super) fn new(charge: &Charge) -> Self {
         Self {
             charge: *charge,
-            left: 0,
+            available: 0,
             reserved: 0,
             lease: Lease::NONE,
             remaining: 0,
             resets_at: 0,
-            filling: None,
-            is_due: false,
+            batch: None,
+            is_scheduled: false,
         }
     }
 
-    /// Whether there are units for a charge, and for those ahead of it.
+    /// Whether there are enough units for a charge and for the requests ahead of it.
     #[inline]
     pub(super) fn covers(&self, charge: &Charge, now: u64) -> bool {
-        self.left >= charge.ahead.saturating_add(charge.cost)
+        self.available >= charge.ahead.saturating_add(charge.cost)
             && !self.lease.has_expired(now)
             && self.charge.quota == charge.quota
     }
 
-    /// What is told of a charge that was covered.
+    /// The answer to a charge that was covered.
     #[inline]
     pub(super) fn usage(&self, now: u64) -> Usage {
-        let remaining = self.remaining.saturating_add(self.left);
-        // Once more is there, that is known when the server is asked again.
-        let known_at = if self.resets_at > now { self.resets_at } else { self.lease.expires_at };
-        Usage::from_nanos(0, remaining, known_at.saturating_sub(now))
+        let remaining = self.remaining.saturating_add(self.available);
+        // Once more units are back at the server, the next batch shows it.
+        let grows_at = if self.resets_at > now { self.resets_at } else { self.lease.expires_at };
+        Usage::from_nanos(0, remaining, grows_at.saturating_sub(now))
     }
 
-    /// Reserves what a charge costs, or else all that there is; with the batch that is to be asked
-    /// for, unless one is on its way.
-    pub(super) fn reserve(&mut self, charge: &Charge, now: u64) -> Part {
+    /// Reserves what a charge costs, or all that there is. In the second case the charge is to ask the
+    /// server for the rest, and for a batch unless one is on its way.
+    #[expect(
+        clippy::arithmetic_side_effects,
+        reason = "units are parts of what they are taken from"
+    )]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "a batch is no more than a lease of 32 bits"
+    )]
+    pub(super) fn reserve(&mut self, charge: &Charge, now: u64) -> ReservedCharge {
         let wanted = charge.ahead.saturating_add(charge.cost);
         let is_covered = self.covers(charge, now);
-        let units = if is_covered { charge.cost } else { self.left };
+        let units = if is_covered { charge.cost } else { self.available };
         let room = u64::from(charge.lease).saturating_sub(self.reserved).saturating_sub(units);
-        self.left -= units;
-        self.reserved += units;
-        let mut part = Part::of_pool(charge, units, self.lease);
+        self.available -= units;
+        self.reserved = self.reserved.saturating_add(units);
+        let mut reserved = ReservedCharge::pooled(charge, units, self.lease);
         if is_covered {
-            part.told = self.usage(now);
-            return part;
+            reserved.usage = self.usage(now);
+            return reserved;
         }
         let cost = charge.cost.saturating_sub(units);
-        let batch = if room > cost && self.filling.is_none() { room } else { 0 };
+        let batch = if room > cost && self.batch.is_none() { room } else { 0 };
         if batch > 0 {
-            let (sender, filling) = watch::channel(());
-            (self.filling, part.filling) = (Some(filling), Some(sender));
+            let (sender, receiver) = watch::channel(());
+            (self.batch, reserved.batch) = (Some(receiver), Some(sender));
         }
-        // A lease is 32 bits long, and a batch is no more.
-        let lease = batch as u32;
-        part.asks = Some(Charge { cost, ahead: wanted - units - cost, lease, ..*charge });
-        part
+        let ahead = wanted - units - cost;
+        reserved.to_server = Some(Charge { cost, ahead, lease: batch as u32, ..*charge });
+        reserved
     }
 
-    /// Puts units in; these are too many.
-    pub(super) fn put(&mut self, units: u64, lease: Lease) -> Option<Correction> {
+    /// Adds units, and gives back those that the lease has no room for.
+    pub(super) fn deposit(&mut self, units: u64, lease: Lease) -> Option<Correction> {
         if units == 0 {
             return None;
         }
-        self.lease = if self.left == 0 { lease } else { self.lease.and(lease) };
-        let room = u64::from(self.charge.lease).saturating_sub(self.left + self.reserved);
-        self.left += units.min(room);
-        give_back(&self.charge, units.saturating_sub(room), lease.at)
+        self.lease = if self.available == 0 { lease } else { self.lease.earlier(lease) };
+        let held = self.available.saturating_add(self.reserved);
+        let room = u64::from(self.charge.lease).saturating_sub(held);
+        self.available = self.available.saturating_add(units.min(room));
+        give_back(&self.charge, units.saturating_sub(room), lease.taken_at)
     }
 
-    /// Takes all units, to be given back.
-    pub(super) fn empty(&mut self) -> Option<Correction> {
-        give_back(&self.charge, mem::take(&mut self.left), self.lease.at)
+    /// Removes the available units, and gives them back.
+    pub(super) fn drain(&mut self) -> Option<Correction> {
+        give_back(&self.charge, mem::take(&mut self.available), self.lease.taken_at)
     }
 
-    /// Whether something would be missed if it was not there.
+    /// Whether it must stay in the table.
     pub(super) fn is_needed(&self) -> bool {
-        self.left > 0 || self.reserved > 0 || self.is_due || self.filling.is_some()
+        self.available > 0 || self.reserved > 0 || self.is_scheduled || self.batch.is_some()
     }
 
-    /// What the server has said.
-    pub(super) fn hear(&mut self, remaining: u64, usage: &Usage, heard: u64) {
+    /// Notes what the server has answered.
+    pub(super) fn record_reply(&mut self, remaining: u64, usage: &Usage, received_at: u64) {
         self.remaining = remaining;
-        self.resets_at = heard.saturating_add(nanos(usage.reset()));
+        self.resets_at = received_at.saturating_add(nanos(usage.reset()));
+    }
+
+    /// Notes that a batch is on its way no more.
+    pub(super) fn end_batch(&mut self, sender: &watch::Sender<()>) {
+        self.batch.take_if(|batch| batch.same_channel(&sender.subscribe()));
+    }
+}
+
+impl ReservedCharge {
+    /// A charge that has no pool: the server is asked for all of it.
+    pub(super) fn unpooled(charge: &Charge) -> Self {
+        let charge = Charge { lease: 0, ..*charge };
+        Self { to_server: Some(charge), ..Self::pooled(&charge, 0, Lease::NONE) }
+    }
+
+    fn pooled(charge: &Charge, units: u64, lease: Lease) -> Self {
+        let usage = Usage::default();
+        Self { charge: *charge, units, lease, to_server: None, batch: None, usage }
+    }
+
+    pub(super) fn has_pool(&self) -> bool {
+        self.charge.lease > 0
     }
 }

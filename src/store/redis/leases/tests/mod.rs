@@ -3,12 +3,23 @@
 mod world;
 
 use std::{
+    mem,
     pin::pin,
+    sync::Arc,
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
-use super::*;
-use crate::store::{MemoryStore, Store, StoreFuture};
+use super::{pool::Pool, rules::give_back, table::SEGMENTS, *};
+use crate::{
+    algorithm::Algorithm,
+    clock::Now,
+    quota::{NANOS_PER_SECOND, Quota},
+    store::{
+        Answer, Change, Charge, Correction, MemoryStore, Mode, Store, StoreFuture, Usage,
+        redis::clock::RoundTrip,
+    },
+};
 
 const SECOND: u64 = NANOS_PER_SECOND;
 const MILLI: u64 = 1_000_000;
@@ -20,6 +31,10 @@ const ALGORITHMS: [Algorithm; 3] =
 
 fn at(nanos: u64) -> Now {
     Now::new(Duration::from_nanos(nanos), Duration::from_nanos(nanos))
+}
+
+fn at_once(now: u64) -> RoundTrip {
+    RoundTrip { sent: now, received: now }
 }
 
 fn ready(answer: StoreFuture) -> Answer {
@@ -42,7 +57,7 @@ fn serve(server: &MemoryStore, before: &[Correction], charges: &[Charge], now: N
     if !each().all(|(_, usage)| usage.fits()) {
         return peeked;
     }
-    let take = |(charge, usage)| Charge { cost: taken(charge, usage), ahead: 0, ..*charge };
+    let take = |(charge, usage)| Charge { cost: units_taken(charge, usage), ahead: 0, ..*charge };
     let taking: Vec<_> = each().map(take).collect();
     let mut answer = ready(server.charge(&taking, now));
     for ((charge, before), usage) in each().zip(&mut answer.usages) {
@@ -60,19 +75,23 @@ fn an_hour(lease: u32) -> Charge {
 
 #[test]
 fn a_batch_is_asked_for_once_and_told_as_one_quota() {
-    let (server, leases) = (MemoryStore::new(), Arc::new(Leases::new(64)));
+    let (server, leases) = (MemoryStore::new(), Arc::new(LeaseTable::new(64)));
     let one = an_hour(100);
     assert!(leases.spend(&one, START).is_none());
-    let mut asking = leases.begin(&[one], START, true).unwrap();
-    assert_eq!(asking.charges()[0].lease, 100);
-    let waits = leases.begin(&[one], START, true).err().unwrap();
+    let mut reservation = Reservation::new(&leases, &[one], START, true).unwrap();
+    assert_eq!(reservation.to_server()[0].lease, 100);
+    let waits = Reservation::new(&leases, &[one], START, true).err().unwrap();
     assert!(waits.has_changed().is_ok(), "another waits for it");
-    let alone = leases.begin(&[one], START, false).unwrap();
-    assert_eq!((alone.charges()[0].lease, alone.charges()[0].cost), (0, 1), "or asks for itself");
+    let alone = Reservation::new(&leases, &[one], START, false).unwrap();
+    assert_eq!(
+        (alone.to_server()[0].lease, alone.to_server()[0].cost),
+        (0, 1),
+        "or asks for itself"
+    );
     drop(alone);
-    let answer = serve(&server, &[], &asking.charges(), at(START));
-    assert_eq!(asking.hear(&answer, (START, START)).usages[0].remaining(), 999);
-    asking.told();
+    let answer = serve(&server, &[], &reservation.to_server(), at(START));
+    assert_eq!(reservation.apply_reply(&answer, at_once(START)).usages[0].remaining(), 999);
+    reservation.commit();
     assert!(waits.has_changed().is_err(), "and goes on");
     for left in (900..999).rev() {
         let usage = leases.spend(&one, START + MILLI).unwrap().usages[0];
@@ -82,11 +101,11 @@ fn a_batch_is_asked_for_once_and_told_as_one_quota() {
 }
 
 /// Takes a batch.
-fn fill_at(leases: &Arc<Leases>, charge: &Charge, server: &MemoryStore, now: u64) {
-    let mut asking = leases.begin(&[*charge], now, true).unwrap();
-    let answer = serve(server, &[], &asking.charges(), at(now));
-    asking.hear(&answer, (now, now));
-    asking.told();
+fn fill_at(leases: &Arc<LeaseTable>, charge: &Charge, server: &MemoryStore, now: u64) {
+    let mut reservation = Reservation::new(leases, &[*charge], now, true).unwrap();
+    let answer = serve(server, &[], &reservation.to_server(), at(now));
+    reservation.apply_reply(&answer, at_once(now));
+    reservation.commit();
 }
 
 #[test]
@@ -94,20 +113,20 @@ fn units_of_several_batches_end_with_the_first() {
     let (server, one) = (MemoryStore::new(), an_hour(100));
     let later = START + SECOND / 2;
     // Some come back when others are there already.
-    let leases = Arc::new(Leases::new(64));
+    let leases = Arc::new(LeaseTable::new(64));
     fill_at(&leases, &one, &server, START);
-    let held = leases.begin(&[Charge { cost: 30, ..one }], START, true).unwrap();
+    let held = Reservation::new(&leases, &[Charge { cost: 30, ..one }], START, true).unwrap();
     leases.spend(&Charge { cost: 69, ..one }, START).unwrap();
-    let asking = leases.begin(&[one], later, true).unwrap();
-    assert_eq!(asking.charges()[0].lease, 70, "with those that are held, a batch");
-    drop(asking);
+    let reservation = Reservation::new(&leases, &[one], later, true).unwrap();
+    assert_eq!(reservation.to_server()[0].lease, 70, "with those that are held, a batch");
+    drop(reservation);
     fill_at(&leases, &one, &server, later);
     assert!(leases.covers(&one, START + SECOND));
     drop(held);
     assert!(!leases.covers(&one, START + SECOND));
 
     // Some are there when more come for those ahead.
-    let leases = Arc::new(Leases::new(64));
+    let leases = Arc::new(LeaseTable::new(64));
     fill_at(&leases, &one, &server, START);
     leases.spend(&Charge { cost: 94, ..one }, START).unwrap();
     fill_at(&leases, &Charge { ahead: 10, ..one }, &server, later);
@@ -117,7 +136,7 @@ fn units_of_several_batches_end_with_the_first() {
 
 #[test]
 fn a_lease_ends_and_units_of_another_plan_go_back_first() {
-    let (server, leases) = (MemoryStore::new(), Arc::new(Leases::new(64)));
+    let (server, leases) = (MemoryStore::new(), Arc::new(LeaseTable::new(64)));
     let one = an_hour(100);
     fill_at(&leases, &one, &server, START);
     assert!(leases.covers(&one, START + SECOND - 1));
@@ -125,17 +144,17 @@ fn a_lease_ends_and_units_of_another_plan_go_back_first() {
     assert!(!leases.covers(&Charge { ahead: 99, ..one }, START), "others come before");
     let raised = Charge { quota: Quota::per_hour(2_000), ..one };
     assert!(!leases.covers(&raised, START));
-    let asking = leases.begin(&[raised], START, true).unwrap();
-    assert_eq!(asking.expired[0].change, Change::GiveBack(99));
-    assert_eq!(asking.expired[0].charge.quota, one.quota);
-    assert_eq!(asking.charges()[0].lease, 100);
-    drop(asking);
-    assert_eq!(leases.take_all().len(), 1, "it was not sent, and waits to be");
+    let reservation = Reservation::new(&leases, &[raised], START, true).unwrap();
+    assert_eq!(reservation.expired[0].change, Change::GiveBack(99));
+    assert_eq!(reservation.expired[0].charge.quota, one.quota);
+    assert_eq!(reservation.to_server()[0].lease, 100);
+    drop(reservation);
+    assert_eq!(leases.drain().len(), 1, "it was not sent, and waits to be");
 }
 
 #[test]
 fn what_cannot_be_leased_is_asked_for() {
-    let leases = Arc::new(Leases::new(1));
+    let leases = Arc::new(LeaseTable::new(1));
     let one = an_hour(100);
     for other in [
         Charge { mode: Mode::DryRun, ..one },
@@ -144,33 +163,33 @@ fn what_cannot_be_leased_is_asked_for() {
         Charge { cost: 0, ..one },
         Charge { lease: 0, ..one },
     ] {
-        let asking = leases.begin(&[other], START, true).unwrap();
-        assert_eq!(asking.charges()[0].lease, 0);
-        assert!(!asking.has_pool(0));
+        let reservation = Reservation::new(&leases, &[other], START, true).unwrap();
+        assert_eq!(reservation.to_server()[0].lease, 0);
+        assert!(!reservation.has_pool(0));
     }
     // There is room for one pool in each segment.
-    let first = leases.begin(&[one], START, true).unwrap();
+    let first = Reservation::new(&leases, &[one], START, true).unwrap();
     let beyond = Charge { key: one.key + SEGMENTS as u128, ..one };
-    assert!(!leases.begin(&[beyond], START, true).unwrap().has_pool(0));
+    assert!(!Reservation::new(&leases, &[beyond], START, true).unwrap().has_pool(0));
     drop(first);
-    assert!(leases.begin(&[beyond], START, true).unwrap().has_pool(0));
+    assert!(Reservation::new(&leases, &[beyond], START, true).unwrap().has_pool(0));
 }
 
 #[test]
-fn a_reset_forgets_what_was_taken() {
-    let (server, leases) = (MemoryStore::new(), Arc::new(Leases::new(64)));
+fn a_reset_forgets_what_wdate_back() {
+    let (server, leases) = (MemoryStore::new(), Arc::new(LeaseTable::new(64)));
     let one = an_hour(100);
     fill_at(&leases, &one, &server, START);
     leases.forget(&one);
     assert!(!leases.covers(&one, START));
-    assert!(leases.take_all().is_empty());
+    assert!(leases.drain().is_empty());
 }
 
 #[test]
-fn a_correction_of_a_lease_is_of_when_it_was_taken() {
+fn a_correction_of_a_lease_is_of_when_it_wdate_back() {
     let change = Change::GiveBack(1);
     let correction = |charge| {
-        as_taken(&Correction { charged_at: Some(at(START)), ..Correction::new(charge, change) })
+        date_back(&Correction { charged_at: Some(at(START)), ..Correction::new(charge, change) })
             .charged_at
     };
     assert_eq!(correction(an_hour(2)), Some(at(START - SECOND)));

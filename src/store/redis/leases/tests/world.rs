@@ -6,14 +6,14 @@ use proptest::{collection::vec, prelude::*, sample::select};
 use super::*;
 
 struct Replica {
-    leases: Arc<Leases>,
+    leases: Arc<LeaseTable>,
     /// How much its clock is ahead.
     offset: u64,
 }
 
 struct Asked {
     replica: usize,
-    asking: Asking,
+    reservation: Reservation,
     costs: Vec<u64>,
     /// Of its costs, what it had when it asked; and when that was, by its clock.
     had: Vec<u64>,
@@ -47,7 +47,7 @@ enum Step {
 impl World {
     fn new(policies: Vec<Charge>, replicas: usize) -> Self {
         let replica = |number| Replica {
-            leases: Arc::new(Leases::new(100)),
+            leases: Arc::new(LeaseTable::new(100)),
             offset: number as u64 * 3_600 * SECOND,
         };
         Self {
@@ -77,8 +77,8 @@ impl World {
                 if !unserved.is_empty() {
                     let which = which % unserved.len();
                     let asked = &mut unserved[which];
-                    let before = mem::take(&mut asked.asking.expired);
-                    let charges = asked.asking.charges();
+                    let before = mem::take(&mut asked.reservation.expired);
+                    let charges = asked.reservation.to_server();
                     let answer = serve(&self.server, &before, &charges, at(self.now));
                     asked.answer = Some((self.now, answer));
                 }
@@ -89,7 +89,7 @@ impl World {
         for Replica { leases, .. } in &self.replicas {
             for pool in leases.segments.iter().flat_map(|segment| {
                 let segment = segment.lock().unwrap();
-                let held = |pool: &Pool| (pool.left + pool.reserved, pool.charge);
+                let held = |pool: &Pool| (pool.available + pool.reserved, pool.charge);
                 segment.values().map(held).collect::<Vec<_>>()
             }) {
                 assert!(pool.0 <= u64::from(pool.1.lease), "{} units are here", pool.0);
@@ -111,14 +111,14 @@ impl World {
             return self.admitted.push((self.now, costs));
         }
         // Who had to wait does not come at all.
-        let Ok(mut asking) = leases.begin(&charges, local, true) else { return };
-        if asking.spend_covered(local).is_some() {
+        let Ok(mut reservation) = Reservation::new(leases, &charges, local, true) else { return };
+        if reservation.spend_if_covered(local).is_some() {
             return self.admitted.push((self.now, costs));
         }
-        let parts = asking.parts.iter().zip(&costs);
-        let had = parts.map(|(part, &cost)| part.units().min(cost)).collect();
+        let parts = reservation.charges.iter().zip(&costs);
+        let had = parts.map(|(part, &cost)| part.units.min(cost)).collect();
         let (asked, answer) = (local, None);
-        self.asked.push(Asked { replica: which, asking, costs, had, asked, answer });
+        self.asked.push(Asked { replica: which, reservation, costs, had, asked, answer });
     }
 
     fn hear(&mut self, which: usize, leaves: bool) {
@@ -127,16 +127,17 @@ impl World {
         if answered.is_empty() {
             return;
         }
-        let Asked { replica, mut asking, costs, had, asked, answer } =
+        let Asked { replica, mut reservation, costs, had, asked, answer } =
             self.asked.remove(answered[which % answered.len()]);
         let heard = self.now + self.replicas[replica].offset;
         let (served_at, answer) = answer.unwrap();
-        let told = asking.hear(&answer, (asked, heard));
+        let told = reservation.apply_reply(&answer, RoundTrip { sent: asked, received: heard });
         let passes = told.usages.iter().all(Usage::fits);
         if leaves {
             // What is of no pool is given back as it was charged.
-            let charged =
-                (0..costs.len()).filter(|&place| passes && !asking.has_pool(place)).map(|place| {
+            let charged = (0..costs.len())
+                .filter(|&place| passes && !reservation.has_pool(place))
+                .map(|place| {
                     let charge = self.policies[place];
                     give_back(&charge, costs[place], told.at).unwrap()
                 });
@@ -152,7 +153,7 @@ impl World {
         } else {
             self.refused = true;
         }
-        asking.told();
+        reservation.commit();
     }
 
     fn sweep(&mut self, replica: usize) {
@@ -303,7 +304,7 @@ proptest! {
         }
         for replica in 0..replicas {
             if is_shut_down {
-                let back = world.replicas[replica].leases.take_all();
+                let back = world.replicas[replica].leases.drain();
                 ready(world.server.correct(&back, at(world.now)));
             } else {
                 world.sweep(replica);

@@ -27,7 +27,7 @@ impl Timed {
     }
 
     fn set(&self, now: Now) {
-        *self.0.0.names.time.lock().unwrap() = Some(now);
+        *self.0.replica.shards.names.time.lock().unwrap() = Some(now);
     }
 }
 

@@ -1,0 +1,113 @@
+//! The units that one request holds while it asks a server: [`Reservation`].
+
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use super::{
+    pool::{BatchInFlight, ReservedCharge},
+    table::{LeaseTable, with_remaining},
+};
+use crate::store::{Answer, Charge, Correction, Mode, Usage, Usages, redis::clock::RoundTrip};
+
+/// Where it is dropped without [`commit`](Self::commit), its units go back to their pools.
+pub(in crate::store::redis) struct Reservation {
+    leases: Arc<LeaseTable>,
+    /// In the order of the request's charges.
+    pub(super) charges: SmallVec<[ReservedCharge; 2]>,
+    /// Units to give back before anything is charged.
+    pub(in crate::store::redis) expired: SmallVec<[Correction; 1]>,
+    passes: bool,
+    is_spent: bool,
+}
+
+impl Reservation {
+    /// Reserves what there is. Where a batch is on its way that the request needs and may wait for,
+    /// nothing is reserved.
+    pub(in crate::store::redis) fn new(
+        leases: &Arc<LeaseTable>,
+        charges: &[Charge],
+        now: u64,
+        may_wait: bool,
+    ) -> Result<Self, BatchInFlight> {
+        let (leases, reserved, expired) = (Arc::clone(leases), SmallVec::new(), SmallVec::new());
+        let mut new = Self { leases, charges: reserved, expired, passes: false, is_spent: false };
+        for charge in charges {
+            let reserved = new.leases.reserve(charge, now, may_wait, &mut new.expired)?;
+            new.charges.push(reserved);
+        }
+        Ok(new)
+    }
+
+    /// What the server is to be asked for.
+    pub(in crate::store::redis) fn to_server(&self) -> SmallVec<[Charge; 4]> {
+        self.charges.iter().filter_map(|reserved| reserved.to_server).collect()
+    }
+
+    /// Spends all units, if they suffice for the request.
+    pub(in crate::store::redis) fn spend_if_covered(&mut self, now: u64) -> Option<Answer> {
+        if self.charges.iter().any(|reserved| reserved.to_server.is_some()) {
+            return None;
+        }
+        let at = self.charges.first()?.lease.server_time(now);
+        self.is_spent = true;
+        Some(Answer { usages: self.charges.iter().map(|reserved| reserved.usage).collect(), at })
+    }
+
+    /// Takes in the server's answer, and returns the answer to the request. Units beyond the cost go
+    /// to the pools.
+    pub(in crate::store::redis) fn apply_reply(
+        &mut self,
+        answer: &Answer,
+        times: RoundTrip,
+    ) -> Answer {
+        let asked = self.charges.iter().filter_map(|reserved| reserved.to_server.as_ref());
+        let fits =
+            |(charge, usage): (&Charge, &Usage)| charge.mode != Mode::Enforced || usage.fits();
+        self.passes = asked.zip(&answer.usages).all(fits);
+        let mut from_server = answer.usages.iter();
+        let mut usages = Usages::default();
+        for reserved in &mut self.charges {
+            let with_reserved = |usage: &Usage| {
+                with_remaining(usage, usage.remaining().saturating_add(reserved.units))
+            };
+            let usage = match reserved.to_server {
+                None if self.passes => reserved.usage,
+                None => with_reserved(&reserved.usage),
+                Some(asked) => {
+                    let Some(usage) = from_server.next() else { break };
+                    if !reserved.has_pool() {
+                        *usage
+                    } else if self.passes {
+                        self.leases.apply_batch(reserved, &asked, usage, answer.at, times)
+                    } else {
+                        with_reserved(usage)
+                    }
+                }
+            };
+            usages.extend([usage]);
+        }
+        Answer { usages, at: answer.at }
+    }
+
+    /// Whether a charge is spent from a pool.
+    pub(in crate::store::redis) fn has_pool(&self, index: usize) -> bool {
+        self.charges.get(index).is_some_and(ReservedCharge::has_pool)
+    }
+
+    /// Ends it when the caller has its answer: if the request passes, its units are spent.
+    pub(in crate::store::redis) fn commit(mut self) {
+        self.is_spent = self.passes;
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        for reserved in self.charges.drain(..) {
+            if reserved.has_pool() {
+                self.leases.release(reserved, self.is_spent);
+            }
+        }
+        self.leases.return_later(self.expired.drain(..));
+    }
+}

@@ -1,0 +1,219 @@
+//! What one replica decides: from what it remembers, by units that it holds, or else by the servers.
+
+use std::{
+    mem,
+    sync::{Arc, Weak, atomic::AtomicBool},
+    time::Duration,
+};
+
+use tokio::{
+    runtime::Handle,
+    time::{Instant, sleep},
+};
+
+use super::{
+    clock::{ClockAnchor, RoundTrip, later},
+    deny_cache::CacheMiss,
+    leases::{LeaseTable, Reservation, is_leased},
+    shards::Shards,
+    time_budget::TimeBudget,
+};
+use crate::{
+    clock::{Now, nanos},
+    store::{Answer, Change, Charge, Correction, StoreError},
+};
+
+/// A request waits for batches that others have asked for. After this many that did not come in full,
+/// it asks the server itself.
+const MAX_FRUITLESS_WAITS: u32 = 3;
+const SWEEP_PAUSE: Duration = Duration::from_millis(50);
+/// The most corrections in one command: the server runs other commands in between.
+const MAX_CORRECTIONS: usize = 64;
+
+pub(super) struct Replica {
+    pub(super) shards: Arc<Shards>,
+    leases: Arc<LeaseTable>,
+    clock: ClockAnchor,
+}
+
+impl Replica {
+    pub(super) fn new(shards: Shards, leases: LeaseTable) -> Self {
+        let (shards, leases) = (Arc::new(shards), Arc::new(leases));
+        Self { shards, leases, clock: ClockAnchor::new() }
+    }
+
+    /// Decides without a server, if it can: by a refusal that is remembered, or by units that are here.
+    pub(super) fn decide_locally(&self, charges: &[Charge], now: Now) -> Result<Answer, CacheMiss> {
+        let at = now.monotonic_nanos();
+        if let [charge] = charges
+            && let Some(answer) = self.leases.spend(charge, at)
+        {
+            return Ok(answer);
+        }
+        let is_covered = |charge: &Charge| self.leases.covers(charge, at);
+        let miss = match self.shards.deny_cache.look_up(charges, now, is_covered) {
+            Ok(refusal) => return Ok(refusal),
+            Err(miss) => miss,
+        };
+        if charges.len() > 1
+            && charges.iter().all(is_covered)
+            && let Ok(mut reservation) = Reservation::new(&self.leases, charges, at, true)
+            && let Some(answer) = reservation.spend_if_covered(at)
+        {
+            return Ok(answer);
+        }
+        Err(miss)
+    }
+
+    /// Makes all charges or none. The caller commits the reservation when it has the answer. `is_sent`
+    /// is set when a server may have charged something.
+    pub(super) async fn decide(
+        self: Arc<Self>,
+        charges: Arc<[Charge]>,
+        now: Now,
+        miss: CacheMiss,
+        since: Instant,
+        is_sent: Arc<AtomicBool>,
+    ) -> Result<(Answer, Option<Reservation>), StoreError> {
+        let mut budget = self.shards.manager.time_budget().with_sent_flag(is_sent);
+        if charges.iter().any(is_leased) {
+            // Boxed, so that the futures of other requests stay small.
+            return Box::pin(self.decide_leased(&charges, now, miss, since, budget)).await;
+        }
+        let answer = self.shards.charge(&[], &charges, &mut budget).await?;
+        let began = now.monotonic_nanos();
+        let [sent, received] =
+            [budget.wait_began().saturating_duration_since(since), since.elapsed()]
+                .map(|passed| began.saturating_add(nanos(passed)));
+        self.shards.deny_cache.remember(&charges, &miss, &answer, RoundTrip { sent, received });
+        Ok((answer, None))
+    }
+
+    async fn decide_leased(
+        &self,
+        charges: &[Charge],
+        began: Now,
+        mut miss: CacheMiss,
+        since: Instant,
+        mut budget: TimeBudget,
+    ) -> Result<(Answer, Option<Reservation>), StoreError> {
+        // A request that has waited for others for half of its time asks the server itself.
+        let own_half = budget.left() / 2;
+        let (mut is_first, mut fruitless_waits) = (true, 0_u32);
+        loop {
+            let now = later(began, since.elapsed());
+            let sent = now.monotonic_nanos();
+            if !mem::take(&mut is_first) {
+                miss = match self.decide_locally(charges, now) {
+                    Ok(answer) => return Ok((answer, None)),
+                    Err(miss) => miss,
+                };
+            }
+            let may_wait = fruitless_waits < MAX_FRUITLESS_WAITS;
+            let mut reservation = match Reservation::new(&self.leases, charges, sent, may_wait) {
+                Ok(reservation) => reservation,
+                Err(mut batch) => {
+                    let for_others = budget.left().saturating_sub(own_half);
+                    match budget.wait(for_others, batch.changed()).await {
+                        Some(Ok(())) => {}
+                        Some(Err(_)) => fruitless_waits = fruitless_waits.saturating_add(1),
+                        None => fruitless_waits = MAX_FRUITLESS_WAITS,
+                    }
+                    continue;
+                }
+            };
+            if let Some(answer) = reservation.spend_if_covered(sent) {
+                return Ok((answer, None));
+            }
+            let expired = mem::take(&mut reservation.expired);
+            if !expired.is_empty() {
+                // They go back even if the caller leaves.
+                budget.mark_sent();
+            }
+            expired.iter().for_each(|correction| self.shards.deny_cache.forget(&correction.charge));
+            let to_server = reservation.to_server();
+            let answer = self.shards.charge(&expired, &to_server, &mut budget).await?;
+            let received = later(began, since.elapsed()).monotonic_nanos();
+            let times = RoundTrip { sent, received };
+            let answer = reservation.apply_reply(&answer, times);
+            self.shards.deny_cache.remember(charges, &miss, &answer, times);
+            self.clock.set(received);
+            return Ok((answer, Some(reservation)));
+        }
+    }
+
+    /// Makes all corrections. What is known here of the keys is forgotten.
+    pub(super) async fn correct(&self, corrections: &[Correction]) -> Result<Answer, StoreError> {
+        // A second time, for units that were taken meanwhile.
+        let forget_pools = || {
+            let resets = corrections.iter().filter(|correction| correction.change == Change::Reset);
+            resets.for_each(|correction| self.leases.forget(&correction.charge));
+        };
+        forget_pools();
+        let answer = self.shards.correct(corrections).await;
+        forget_pools();
+        answer
+    }
+
+    /// Has units given back in the background when they have expired.
+    pub(super) fn sweep_later(self: &Arc<Self>) {
+        if self.leases.needs_sweeper() {
+            tokio::spawn(sweep(Sweeper(Arc::downgrade(self))));
+        }
+    }
+
+    /// Gives back all units that are not spent.
+    pub(super) async fn give_back_leases(&self) -> Result<(), StoreError> {
+        let mut given_back = Ok(());
+        for some in self.leases.drain().chunks(MAX_CORRECTIONS) {
+            let answer = self.correct(some).await;
+            given_back = given_back.and(answer.map(drop));
+        }
+        given_back
+    }
+}
+
+/// With its last user, a store gives back the units that are not spent, as far as there is time for it.
+impl Drop for Replica {
+    fn drop(&mut self) {
+        let (unspent, Ok(runtime)) = (self.leases.drain(), Handle::try_current()) else { return };
+        if unspent.is_empty() {
+            return;
+        }
+        // In a cluster each correction has a time budget of its own.
+        let at_once = if self.shards.manager.is_cluster() { 1 } else { MAX_CORRECTIONS };
+        let shards = Arc::clone(&self.shards);
+        runtime.spawn(async move {
+            for some in unspent.chunks(at_once) {
+                let _ = shards.correct(some).await;
+            }
+        });
+    }
+}
+
+/// Ends with the task that gives back expired units, as when its runtime ends. Another task is started
+/// then.
+struct Sweeper(Weak<Replica>);
+
+impl Drop for Sweeper {
+    fn drop(&mut self) {
+        if let Some(replica) = self.0.upgrade() {
+            replica.leases.sweeper_ended();
+        }
+    }
+}
+
+async fn sweep(sweeper: Sweeper) {
+    loop {
+        sleep(SWEEP_PAUSE).await;
+        let Some(replica) = sweeper.0.upgrade() else { return };
+        let (back, goes_on) = replica.leases.sweep(replica.clock.now());
+        for some in back.chunks(MAX_CORRECTIONS) {
+            // Units that cannot be given back return as the quota's window passes.
+            let _ = replica.correct(some).await;
+        }
+        if !goes_on {
+            return;
+        }
+    }
+}

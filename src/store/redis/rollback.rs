@@ -1,0 +1,116 @@
+//! A charge whose caller may leave before the answer: [`RollbackOnDrop`].
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    task::{Context, Poll, ready},
+};
+
+use smallvec::SmallVec;
+use tokio::{runtime::Handle, time::Instant};
+
+use super::{
+    deny_cache::CacheMiss,
+    leases::{Reservation, date_back, normalize_lease},
+    replica::Replica,
+    shards::charges_made,
+};
+use crate::{
+    clock::Now,
+    store::{Answer, Charge, Correction, StoreError},
+};
+
+/// The future of a charge. If it is dropped before the charge was sent, the charge is never made. If
+/// later, a task waits for the answer and gives back what was charged.
+pub(super) struct RollbackOnDrop {
+    replica: Arc<Replica>,
+    charges: Arc<[Charge]>,
+    /// `None` at its end.
+    deciding: Option<Deciding>,
+    /// Whether a server may have made the charge.
+    is_sent: Arc<AtomicBool>,
+}
+
+type Deciding = Pin<Box<dyn Future<Output = Decided> + Send>>;
+type Decided = Result<(Answer, Option<Reservation>), StoreError>;
+
+impl RollbackOnDrop {
+    pub(super) fn new(
+        replica: &Arc<Replica>,
+        charges: &[Charge],
+        now: Now,
+        miss: CacheMiss,
+    ) -> Self {
+        let replica = Arc::clone(replica);
+        let charges: Arc<[Charge]> = charges.iter().map(normalize_lease).collect();
+        let is_sent = Arc::default();
+        let deciding = Arc::clone(&replica).decide(
+            Arc::clone(&charges),
+            now,
+            miss,
+            Instant::now(),
+            Arc::clone(&is_sent),
+        );
+        Self { replica, charges, deciding: Some(Box::pin(deciding)), is_sent }
+    }
+}
+
+impl Future for RollbackOnDrop {
+    type Output = Result<Answer, StoreError>;
+
+    #[expect(clippy::expect_used, reason = "a future may panic when it is polled after its end")]
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let Self { replica, deciding, .. } = &mut *self;
+        let pending = deciding.as_mut().expect("a future is not polled after its end");
+        let decided = ready!(pending.as_mut().poll(context));
+        *deciding = None;
+        let answer = decided.map(|(answer, reservation)| {
+            if let Some(reservation) = reservation {
+                reservation.commit();
+            }
+            answer
+        });
+        replica.sweep_later();
+        Poll::Ready(answer)
+    }
+}
+
+impl Drop for RollbackOnDrop {
+    fn drop(&mut self) {
+        let Some(deciding) = self.deciding.take() else { return };
+        let Ok(runtime) = Handle::try_current() else { return };
+        if !self.is_sent.load(Relaxed) {
+            drop(deciding);
+            return self.replica.sweep_later();
+        }
+        let (replica, charges) = (Arc::clone(&self.replica), Arc::clone(&self.charges));
+        runtime.spawn(async move {
+            let Ok((answer, reservation)) = deciding.await else { return replica.sweep_later() };
+            let made = made_at_server(&charges, &answer, reservation.as_ref());
+            // Puts the units of leases back into their pools.
+            drop(reservation);
+            replica.sweep_later();
+            if !made.is_empty() {
+                let _ = replica.correct(&made).await;
+            }
+        });
+    }
+}
+
+/// What gives back the charges that were made at a server, and not from a pool.
+fn made_at_server(
+    charges: &[Charge],
+    answer: &Answer,
+    reservation: Option<&Reservation>,
+) -> Vec<Correction> {
+    let has_pool =
+        |index| reservation.is_some_and(|reservation: &Reservation| reservation.has_pool(index));
+    let unleased: SmallVec<[Charge; 4]> =
+        charges.iter().map(|charge| Charge { lease: 0, ..*charge }).collect();
+    let made = charges_made(&unleased, answer).filter(|(index, _)| !has_pool(*index));
+    made.map(|(index, made)| date_back(&Correction { charge: charges[index], ..made })).collect()
+}
