@@ -250,8 +250,8 @@ impl DeniedKey {
         self.refusals.iter().map(|refusal| refusal.first_end).max().unwrap_or(0)
     }
 
-    /// Adds a refusal. Where there are too many, the second largest goes: any other number of units
-    /// is then still between two that are known.
+    /// Adds a refusal. Where there are too many, the second largest of the others goes: any other
+    /// number of units is then still between two that are known.
     fn add(&mut self, new: Refusal) {
         let index = self.refusals.partition_point(|refusal| refusal.units < new.units);
         match self.refusals.get_mut(index).filter(|known| known.units == new.units) {
@@ -259,7 +259,8 @@ impl DeniedKey {
             None => self.refusals.insert(index, new),
         }
         if self.refusals.len() > MAX_REFUSALS {
-            self.refusals.remove(MAX_REFUSALS - 1);
+            let second_largest = MAX_REFUSALS - 1;
+            self.refusals.remove(second_largest - usize::from(index == second_largest));
         }
     }
 

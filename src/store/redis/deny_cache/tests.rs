@@ -117,6 +117,21 @@ fn costs_that_grow_take_no_more_memory() {
     assert_eq!(cached.asked, asked, "each lies between two that are known");
 }
 
+/// Replies take different times, so a refusal of fewer units may seem to end after one of more units.
+#[test]
+fn a_cost_between_two_refusals_that_end_out_of_order_asks_the_server_once() {
+    let mut cached = Cached::new(64);
+    let one =
+        |cost| [Charge { cost, ..charge(1, Algorithm::SlidingWindow, Quota::per_minute(10)) }];
+    cached.charge(&one(10), 0, 0);
+    for (cost, there) in [(1, 0), (2, 0), (5, 0), (3, 40)] {
+        cached.charge(&one(cost), cost, there);
+    }
+    let asked = cached.asked;
+    (100..120).for_each(|millis| drop(cached.charge(&one(4), millis, 0)));
+    assert_eq!(cached.asked, asked + 1);
+}
+
 #[test]
 fn a_refusal_says_nothing_of_another_quota() {
     for algorithm in ALGORITHMS {
