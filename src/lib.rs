@@ -230,6 +230,8 @@ mod limiter;
 mod matcher;
 #[cfg(feature = "metrics")]
 mod metrics;
+#[cfg(any(feature = "describe", all(feature = "usage", feature = "axum")))]
+mod page;
 mod path;
 mod policy;
 mod quota;

@@ -3,14 +3,14 @@
 use std::fmt::{self, Display, Write};
 
 use super::document::{Block, Group, Span, Table};
+use crate::page::content_security_policy;
 
-const STYLE: &str = include_str!("page.css");
+const STYLE: &str = concat!(include_str!("../page/theme.css"), include_str!("page.css"));
 
-/// For the header `Content-Security-Policy` of [`Description::to_html`](super::Description::to_html)'s
-/// page: it allows the page's own style, known by its hash, and nothing else.
-pub const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; \
-    style-src 'sha256-7I79ezf+jSZdncl1sOvAZwkSVRWAer2U0ACqg1gR49g='; img-src data:; \
-    base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+/// The `Content-Security-Policy` of [`Description::to_html`](super::Description::to_html)'s page. It
+/// allows the page's own style, known by its hash, and nothing else.
+pub const CONTENT_SECURITY_POLICY: &str =
+    content_security_policy!("style-src 'sha256-5i7/RS/CjdOx8DXZxcV76s8kx/HVw8SoMZMCmOpsbYI='");
 
 pub(super) fn render(title: &str, blocks: &[Block]) -> String {
     Page { title, blocks }.to_string()
@@ -26,7 +26,7 @@ impl Display for Page<'_> {
         let title = Text(self.title);
         f.write_str("<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n")?;
         f.write_str("<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n")?;
-        // An icon of its own: a browser would ask the server for one.
+        // Without an icon of its own, a browser would ask the server for one.
         f.write_str("<link rel=\"icon\" href=\"data:,\">\n")?;
         writeln!(f, "<title>{title}</title>\n<style>{STYLE}</style>\n<main>\n<h1>{title}</h1>")?;
         self.blocks.iter().try_for_each(|block| writeln!(f, "{block}"))?;
@@ -75,8 +75,8 @@ impl Group {
         }
         for row in &self.rows {
             f.write_str("\n<tr>")?;
-            for (place, cell) in row.iter().enumerate() {
-                match place {
+            for (index, cell) in row.iter().enumerate() {
+                match index {
                     0 => write!(f, "<th scope=\"row\">{}</th>", Cell(cell))?,
                     _ => write!(f, "<td>{}</td>", Cell(cell))?,
                 }

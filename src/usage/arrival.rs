@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use http::{StatusCode, request::Parts};
 
-use super::{Entry, LoggedKey, RequestLog, UNMATCHED, Verdict, entry::method_name};
+use super::{Entry, LoggedKey, RequestLog, UNMATCHED, Verdict, log::method_name};
 use crate::{clock::Now, layer::Face, limiter::Decision, limiter::Limiter};
 
 /// What the log has to know of a request before the service gets it.

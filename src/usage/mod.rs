@@ -26,40 +26,25 @@
 //! With the feature `axum`, `OperatorPage` is a router that shows the busiest and the most refused
 //! keys, and lets those whom its guard lets in change what holds for one of them.
 
-#[cfg(feature = "axum")]
-mod answer;
 mod arrival;
-mod entry;
 #[cfg(feature = "axum")]
 mod known_keys;
-mod label;
-mod memory_log;
-#[cfg(feature = "axum")]
-mod operator;
-#[cfg(feature = "axum")]
-mod page;
+mod log;
 mod request_log;
-mod sink;
-#[cfg(feature = "usage-sqlite")]
-mod sqlite_log;
-mod sums;
-mod tally;
-#[cfg(feature = "tracing")]
-mod tracing_log;
+#[cfg(feature = "axum")]
+mod web;
 
 pub(crate) use self::arrival::Arrival;
-#[cfg(feature = "usage-sqlite")]
-pub use self::sqlite_log::{SqliteLog, SqliteLogBuilder, SqliteLogStats};
 #[cfg(feature = "tracing")]
-pub use self::tracing_log::TracingLog;
-pub use self::{
-    entry::{Entry, Fingerprint, LoggedKey, UNMATCHED, Verdict},
-    memory_log::MemoryLog,
-    request_log::{RequestLog, RequestLogBuilder},
-    sink::{KeySum, Page, ReadError, Reader, Sink, Sum},
-};
+pub use self::log::TracingLog;
+#[cfg(feature = "usage-sqlite")]
+pub use self::log::{SqliteLog, SqliteLogBuilder, SqliteLogStats};
 #[cfg(feature = "axum")]
+pub use self::web::{OperatorPage, OperatorPageBuilder, UsagePage};
 pub use self::{
-    operator::{OperatorPage, OperatorPageBuilder},
-    page::UsagePage,
+    log::{
+        Entry, Fingerprint, KeySum, LoggedKey, MemoryLog, Page, ReadError, Reader, Sink, Sum,
+        UNMATCHED, Verdict,
+    },
+    request_log::{RequestLog, RequestLogBuilder},
 };

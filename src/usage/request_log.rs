@@ -4,7 +4,10 @@ use http::{StatusCode, request::Parts};
 
 #[cfg(feature = "axum")]
 use super::known_keys::KnownKeys;
-use super::{Entry, Fingerprint, LoggedKey, Sink, label};
+use super::{
+    Entry, Fingerprint, LoggedKey, Sink,
+    log::{cut_label, label_of_api_key},
+};
 use crate::{
     error::BuildError,
     key::{Extracted, Fingerprinter, Key, KeyExtractor},
@@ -70,10 +73,10 @@ impl RequestLog {
         let Some(key) = key else { return Ok(None) };
         let label = match label {
             Some(label) => label(&key),
-            None => label::of_api_key(&extractor.kind(), &key),
+            None => label_of_api_key(&extractor.kind(), &key),
         };
         let fingerprint = Fingerprint(fingerprints.fingerprint(0, &key));
-        Ok(Some(LoggedKey::new(fingerprint, label::cut(&label))))
+        Ok(Some(LoggedKey::new(fingerprint, cut_label(&label))))
     }
 
     /// Keeps in mind what the request's key draws on, where an operator wants to know.

@@ -127,7 +127,7 @@ mod tests {
     use super::*;
     use crate::{
         limiter::Reason,
-        usage::{Verdict, entry::tests::entry},
+        usage::{Verdict, log::tests::entry},
     };
 
     const ABUSER: u128 = 7;

@@ -10,7 +10,7 @@ use super::{
     micros,
     queue::{BATCH, Queue},
 };
-use crate::usage::{
+use crate::usage::log::{
     Entry, Sum,
     sums::{DAY, Slot},
 };
@@ -98,7 +98,7 @@ fn insert(transaction: &Transaction<'_>, batch: &[Entry]) -> rusqlite::Result<()
     let mut insert = transaction.prepare_cached(INSERT)?;
     let mut sums: HashMap<Slot, Sum> = HashMap::new();
     for entry in batch {
-        sums.entry(Slot::of(entry)).or_insert_with(|| Sum::of(entry)).add(entry);
+        sums.entry(Slot::new(entry)).or_insert_with(|| Sum::empty_for(entry)).add(entry);
         let key = entry.key.as_ref();
         insert.execute(params![
             micros(entry.at),

@@ -24,7 +24,7 @@ const MAX_PREFIX: usize = 12;
 
 /// Prefix and last four characters of what looks like an API key: `pk_live_…9f2c`. Of anything
 /// else, only what kind of key it is.
-pub(super) fn of_api_key(kind: &str, key: &Key<'_>) -> String {
+pub(crate) fn label_of_api_key(kind: &str, key: &Key<'_>) -> String {
     masked(key.as_bytes()).unwrap_or_else(|| kind.to_owned())
 }
 
@@ -50,7 +50,7 @@ fn masked(key: &[u8]) -> Option<String> {
 }
 
 /// A label as the log keeps it.
-pub(super) fn cut(label: &str) -> Arc<str> {
+pub(crate) fn cut_label(label: &str) -> Arc<str> {
     if label.len() <= MAX_LABEL {
         return label.into();
     }
@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     fn label(key: &str) -> String {
-        of_api_key("api key", &key.into())
+        label_of_api_key("api key", &key.into())
     }
 
     #[test]
@@ -89,12 +89,12 @@ mod tests {
             assert_eq!(label(key), "api key", "{key}");
         }
         let address = Key::from(std::net::IpAddr::from([192, 0, 2, 1]));
-        assert_eq!(of_api_key("ip", &address), "ip");
+        assert_eq!(label_of_api_key("ip", &address), "ip");
     }
 
     #[test]
     fn long_labels_are_cut_between_characters() {
-        assert_eq!(&*cut("short"), "short");
-        assert_eq!(cut(&"é".repeat(100)).chars().count(), MAX_LABEL);
+        assert_eq!(&*cut_label("short"), "short");
+        assert_eq!(cut_label(&"é".repeat(100)).chars().count(), MAX_LABEL);
     }
 }

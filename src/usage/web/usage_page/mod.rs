@@ -1,6 +1,6 @@
-//! Usage for the caller: what its key has used, as JSON and as a page.
+//! The page on which callers see their own usage: [`UsagePage`].
 
-pub(super) mod summary;
+mod summary;
 
 use std::{fmt, sync::Arc};
 
@@ -17,17 +17,20 @@ use http::{
 };
 use serde_json::json;
 
-use self::summary::{Log, Span, Usage};
-use super::{
-    Reader, RequestLog,
-    answer::{accepts_html, html, json, problem, read, script, style, unreadable},
+use self::summary::{LogJson, Span, Summary};
+use super::answer::{Page, json, problem, problem_with, read};
+use crate::{
+    limiter::Limiter,
+    usage::{Reader, RequestLog},
 };
-use crate::limiter::Limiter;
 
-/// What a caller is shown of the log at once, and at most.
-const SHOWN: usize = 20;
-const MOST_SHOWN: usize = 100;
-const SCRIPT: &str = concat!(include_str!("../assets/common.js"), include_str!("script.js"));
+/// How many entries of the log an answer has by default, and at most.
+const DEFAULT_LIMIT: usize = 20;
+const MAX_LIMIT: usize = 100;
+const PAGE: Page = Page {
+    html: include_str!("index.html"),
+    script: concat!(include_str!("../common.js"), include_str!("script.js")),
+};
 
 /// The usage of whoever asks: what is left of its quotas, and its part of the request log.
 ///
@@ -49,7 +52,7 @@ const SCRIPT: &str = concat!(include_str!("../assets/common.js"), include_str!("
 /// `algorithm`, `limit`, `used`, `remaining` and `reset_seconds` as in
 /// [`Outcome`](crate::Outcome), and its `units` per `window_seconds`. A minute tells how many
 /// requests ended with `2xx`, `3xx`, `4xx` or `5xx`, were `refused`, or had no answer (`none`). An
-/// entry of the log has the fields of [`Entry`](super::Entry), but for the key.
+/// entry of the log has the fields of [`Entry`](crate::usage::Entry), but for the key.
 ///
 /// The page has no inline script or style and asks no other host.
 ///
@@ -106,73 +109,70 @@ impl UsagePage {
     }
 }
 
-/// The page and its parts are the same for everybody; what they show is asked for with a key.
+/// The page and its parts are the same for all callers; its script asks for the data with a key.
 async fn overview(State(UsagePage(page)): State<UsagePage>, request: Request) -> Response {
     let request = request.into_parts().0;
-    match request.uri.query() {
-        Some("style.css") => return style(),
-        Some("script.js") => return script(SCRIPT),
-        _ if accepts_html(&request.headers) => return html(include_str!("index.html")),
-        _ => {}
+    if let Some(page) = PAGE.answer(&request) {
+        return page;
     }
-    let Some(span) =
-        parameter(&request, "span").map_or(Some(Span::Hour), |span| Span::named(&span))
-    else {
-        return problem(StatusCode::BAD_REQUEST, "`span` is `hour` or `day`.", json!({}));
+    let span = parameter(&request, "span").map_or(Some(Span::Hour), |span| Span::named(&span));
+    let Some(span) = span else {
+        return problem(StatusCode::BAD_REQUEST, "`span` is `hour` or `day`.");
     };
     let Ok(Some(key)) = page.log.key_of(&request) else { return page.no_key() };
     let decision = page.limiter.peek_request_for(&request, key.fingerprint.0).await;
     let now = decision.decided_at();
     let fingerprint = key.fingerprint;
-    let told = read(&page.reader, move |reader| {
+    let read = read(&page.reader, move |reader| {
         let sums = reader.sums(fingerprint, span.since(now))?;
-        Ok((sums, reader.entries(fingerprint, None, SHOWN)?))
+        Ok((sums, reader.entries(fingerprint, None, DEFAULT_LIMIT)?))
     });
-    match told.await {
+    match read.await {
         Ok((sums, latest)) => {
             let blocked = page.limiter.exception(key.fingerprint.0).blocked;
-            json(&Usage::new(&key, blocked, &decision, span, &sums, &latest))
+            json(&Summary::new(&key, blocked, &decision, span, &sums, &latest))
         }
-        Err(error) => unreadable(&error),
+        Err(answer) => answer,
     }
 }
 
 async fn entries(State(UsagePage(page)): State<UsagePage>, request: Request) -> Response {
     let request = request.into_parts().0;
     let (limit, before) = (parameter(&request, "limit"), parameter(&request, "before"));
-    let limit = limit.map_or(Some(SHOWN), |limit| limit.parse().ok());
+    let limit = limit.map_or(Some(DEFAULT_LIMIT), |limit| limit.parse().ok());
     let before = before.map(|before| before.parse().ok());
-    let (Some(limit @ 1..=MOST_SHOWN), None | Some(Some(_))) = (limit, before) else {
+    let (Some(limit @ 1..=MAX_LIMIT), None | Some(Some(_))) = (limit, before) else {
         let detail = "`limit` is a number from 1 to 100, `before` the `next` of another page.";
-        return problem(StatusCode::BAD_REQUEST, detail, json!({}));
+        return problem(StatusCode::BAD_REQUEST, detail);
     };
     let Ok(Some(key)) = page.log.key_of(&request) else { return page.no_key() };
     let read =
         read(&page.reader, move |reader| reader.entries(key.fingerprint, before.flatten(), limit))
             .await;
     match read {
-        Ok(read) => json(&Log::new(&read)),
-        Err(error) => unreadable(&error),
+        Ok(entries) => json(&LogJson::new(&entries)),
+        Err(answer) => answer,
     }
 }
 
 impl Settings {
-    /// The page asks for what the answer says; 401 needs a challenge (RFC 9110, section 15.5.2).
+    /// The page asks its user for what this answer says. A 401 needs a challenge (RFC 9110, section
+    /// 15.5.2), which only `Authorization` has.
     fn no_key(&self) -> Response {
         let Some((header, prefix)) = &self.asks else {
             let detail = "The request has no key by which its usage could be found.";
-            return problem(StatusCode::FORBIDDEN, detail, json!({}));
+            return problem(StatusCode::FORBIDDEN, detail);
         };
-        let more = json!({ "header": header.as_str(), "prefix": prefix });
+        let members = json!({ "header": header.as_str(), "prefix": prefix });
         let detail = format!("Send your API key in the header `{header}`.");
         let challenge = HeaderValue::from_str(prefix.trim());
         match challenge {
             Ok(scheme) if *header == AUTHORIZATION && !scheme.is_empty() => {
-                let mut response = problem(StatusCode::UNAUTHORIZED, &detail, more);
+                let mut response = problem_with(StatusCode::UNAUTHORIZED, &detail, members);
                 response.headers_mut().insert(WWW_AUTHENTICATE, scheme);
                 response
             }
-            _ => problem(StatusCode::FORBIDDEN, &detail, more),
+            _ => problem_with(StatusCode::FORBIDDEN, &detail, members),
         }
     }
 }

@@ -1,4 +1,5 @@
-//! For the operator: which keys are busy, and what holds for each.
+//! The page on which operators see the busiest keys, and change what holds for one:
+//! [`OperatorPage`].
 
 mod change;
 
@@ -16,14 +17,13 @@ use serde_json::json;
 
 use self::change::{Change, Changes, Made, with_units};
 use super::{
-    Fingerprint, KeySum, Reader, RequestLog,
-    answer::{accepts_html, html, json, problem, read, script, style, unreadable},
-    known_keys::AllDrawn,
-    page::summary::{Quota, quota, whole_millis},
+    answer::{Page, json, problem, read},
+    quota_json::{QuotaJson, unix_millis},
 };
 use crate::{
     error::BuildError,
     limiter::{Limiter, Unchanged},
+    usage::{Fingerprint, KeySum, Reader, RequestLog, known_keys::AllDrawn},
 };
 
 /// How many of the busiest, and of the most refused keys are shown.
@@ -32,7 +32,10 @@ const HOUR: Duration = Duration::from_secs(3_600);
 /// The body of a change is shorter.
 const MAX_BODY: usize = 4_096;
 
-const SCRIPT: &str = concat!(include_str!("../assets/common.js"), include_str!("script.js"));
+const PAGE: Page = Page {
+    html: include_str!("index.html"),
+    script: concat!(include_str!("../common.js"), include_str!("script.js")),
+};
 
 type Guard = Arc<dyn Fn(&Parts) -> Option<String> + Send + Sync>;
 
@@ -40,7 +43,7 @@ type Guard = Arc<dyn Fn(&Parts) -> Option<String> + Send + Sync>;
 /// and what an operator may do about it: give a key more or less for a time, reset it, block it.
 ///
 /// A key that makes more than 1/16 of all requests, or of all refused ones, is always shown, however
-/// many other keys there are; with a [`MemoryLog`](super::MemoryLog), its count may lack 1/129 of all.
+/// many other keys there are; with a [`MemoryLog`](crate::usage::MemoryLog), its count may lack 1/129 of all.
 ///
 /// [`router`](Self::router) is to be mounted with `Router::nest`, outside of the
 /// [`RateLimitLayer`](crate::RateLimitLayer). `/` shows, as JSON or to a browser as a page. A `POST`
@@ -174,7 +177,7 @@ struct Key {
 #[derive(Serialize)]
 struct Held<'a> {
     #[serde(flatten)]
-    quota: Quota<'a>,
+    quota: QuotaJson<'a>,
     /// How long the key has this quota instead of its plan's.
     changed_seconds: Option<f64>,
 }
@@ -184,16 +187,13 @@ async fn overview(State(OperatorPage(page)): State<OperatorPage>, request: Reque
     if (page.guard)(&request).is_none() {
         return forbidden();
     }
-    match request.uri.query() {
-        Some("style.css") => return style(),
-        Some("script.js") => return script(SCRIPT),
-        _ if accepts_html(&request.headers) => return html(include_str!("index.html")),
-        _ => {}
+    if let Some(page) = PAGE.answer(&request) {
+        return page;
     }
     let now = page.limiter.now().unix();
     let mut keys = match read(&page.reader, move |reader| reader.keys(now - HOUR.min(now))).await {
         Ok(keys) => keys,
-        Err(error) => return unreadable(&error),
+        Err(answer) => return answer,
     };
     keys.sort_by_key(|key| (Reverse(key.requests), key.key.fingerprint));
     let busiest = page.told(&keys[..keys.len().min(TOP)]).await;
@@ -201,7 +201,7 @@ async fn overview(State(OperatorPage(page)): State<OperatorPage>, request: Reque
     keys.sort_by_key(|key| (Reverse(key.refused), key.key.fingerprint));
     let most_refused = page.told(&keys[..keys.len().min(TOP)]).await;
     let changes = page.changes.all();
-    json(&Overview { at: whole_millis(now), busiest, most_refused, changes })
+    json(&Overview { at: unix_millis(now), busiest, most_refused, changes })
 }
 
 async fn change(
@@ -211,10 +211,10 @@ async fn change(
 ) -> Response {
     let (request, body) = request.into_parts();
     let Some(operator) = (page.guard)(&request) else { return forbidden() };
-    let refuse = |detail: &str| problem(StatusCode::BAD_REQUEST, detail, json!({}));
+    let refuse = |detail: &str| problem(StatusCode::BAD_REQUEST, detail);
     // No other site's form can send this, whatever cookies a browser adds to it.
     if !is_json(&request.headers) {
-        return problem(StatusCode::UNSUPPORTED_MEDIA_TYPE, "Send `application/json`.", json!({}));
+        return problem(StatusCode::UNSUPPORTED_MEDIA_TYPE, "Send `application/json`.");
     }
     let Ok(body) = axum::body::to_bytes(body, MAX_BODY).await else {
         return refuse("The body is too long, or did not come.");
@@ -229,7 +229,7 @@ async fn change(
     match page.make(key, &change).await {
         Ok(()) => {
             page.changes.add(Made {
-                at: whole_millis(page.limiter.now().unix()),
+                at: unix_millis(page.limiter.now().unix()),
                 operator,
                 key: fingerprint,
                 change: change.to_string(),
@@ -241,7 +241,7 @@ async fn change(
 }
 
 fn forbidden() -> Response {
-    problem(StatusCode::FORBIDDEN, "This page is the operator's.", json!({}))
+    problem(StatusCode::FORBIDDEN, "This page is the operator's.")
 }
 
 impl Settings {
@@ -260,7 +260,7 @@ impl Settings {
                 Some(own.1.as_secs_f64())
             };
             let quotas = decision.outcomes().iter().map(|outcome| Held {
-                quota: quota(outcome),
+                quota: QuotaJson::new(outcome),
                 changed_seconds: changed(outcome.policy()),
             });
             told.push(Key {

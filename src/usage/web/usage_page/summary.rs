@@ -1,18 +1,22 @@
-//! What the page draws, as JSON.
+//! What the usage page draws, as JSON: [`Summary`] and [`LogJson`].
 
 use std::{collections::BTreeMap, time::Duration};
 
 use serde::Serialize;
 
 use crate::{
-    limiter::{Decision, Outcome},
-    usage::{Entry, LoggedKey, Page, Sum, entry::millis},
+    limiter::Decision,
+    usage::{
+        Entry, LoggedKey, Page, Sum,
+        log::millis,
+        web::quota_json::{QuotaJson, unix_millis},
+    },
 };
 
-/// How many endpoints are told.
+/// How many of the slowest, and of the most refused endpoints are listed.
 const TOP: usize = 5;
 
-/// What is looked back on.
+/// The time that a summary covers.
 #[derive(Clone, Copy, Debug, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Span {
@@ -29,7 +33,7 @@ impl Span {
         }
     }
 
-    /// Where it begins, this minute being its last.
+    /// When the span begins whose last minute is that of `now`.
     pub(super) fn since(self, now: Duration) -> Duration {
         let minutes = match self {
             Self::Hour => 60,
@@ -40,61 +44,48 @@ impl Span {
     }
 }
 
-/// Times are in milliseconds since 1970 UTC.
+/// A caller's quotas, sums and latest requests. Times are in milliseconds since 1970 UTC.
 #[derive(Serialize)]
-pub(super) struct Usage<'a> {
+pub(super) struct Summary<'a> {
     key: &'a str,
     at: u64,
-    /// How long an operator refuses this key still.
+    /// How much longer an operator blocks this key.
     blocked_seconds: Option<f64>,
-    quotas: Vec<Quota<'a>>,
+    quotas: Vec<QuotaJson<'a>>,
     span: Span,
-    minutes: Vec<Minute>,
-    slowest: Vec<Endpoint<'a>>,
-    most_refused: Vec<Endpoint<'a>>,
-    log: Log<'a>,
+    minutes: Vec<MinuteJson>,
+    slowest: Vec<EndpointJson<'a>>,
+    most_refused: Vec<EndpointJson<'a>>,
+    log: LogJson<'a>,
 }
 
 #[derive(Serialize)]
-pub(in crate::usage) struct Quota<'a> {
-    pub(in crate::usage) policy: &'a str,
-    counted_by: String,
-    algorithm: &'static str,
-    limit: u64,
-    used: u64,
-    remaining: u64,
-    reset_seconds: f64,
-    units: u64,
-    window_seconds: f64,
-}
-
-#[derive(Serialize)]
-struct Minute {
+struct MinuteJson {
     at: u64,
-    /// How many, by how they ended: `2xx`, `refused`, `none` for no answer.
+    /// The number of requests by how they ended: `2xx`, `refused`, or `none` for no answer.
     #[serde(flatten)]
     requests: BTreeMap<&'static str, u64>,
 }
 
 #[derive(Clone, Serialize)]
-struct Endpoint<'a> {
+struct EndpointJson<'a> {
     method: &'static str,
     endpoint: &'a str,
     requests: u64,
     refused: u64,
-    /// Of those that were not refused.
+    /// Of the requests that were not refused.
     mean_ms: f64,
     longest_ms: f64,
 }
 
 #[derive(Serialize)]
-pub(super) struct Log<'a> {
-    entries: Vec<Told<'a>>,
+pub(super) struct LogJson<'a> {
+    entries: Vec<EntryJson<'a>>,
     next: Option<u64>,
 }
 
 #[derive(Serialize)]
-struct Told<'a> {
+struct EntryJson<'a> {
     at: u64,
     method: &'static str,
     endpoint: &'a str,
@@ -107,7 +98,7 @@ struct Told<'a> {
     held_ms: f64,
 }
 
-impl<'a> Usage<'a> {
+impl<'a> Summary<'a> {
     pub(super) fn new(
         key: &'a LoggedKey,
         blocked: Option<Duration>,
@@ -119,47 +110,49 @@ impl<'a> Usage<'a> {
         let endpoints = endpoints(sums);
         Self {
             key: &key.label,
-            at: whole_millis(decision.decided_at()),
+            at: unix_millis(decision.decided_at()),
             blocked_seconds: blocked.map(|left| left.as_secs_f64()),
-            quotas: decision.outcomes().iter().map(quota).collect(),
+            quotas: decision.outcomes().iter().map(QuotaJson::new).collect(),
             span,
             minutes: minutes(sums),
             slowest: top(&endpoints, |endpoint| endpoint.mean_ms),
             most_refused: top(&endpoints, |endpoint| endpoint.refused as f64),
-            log: Log::new(latest),
+            log: LogJson::new(latest),
         }
     }
 }
 
-impl<'a> Log<'a> {
+impl<'a> LogJson<'a> {
     pub(super) fn new(page: &'a Page) -> Self {
-        Self { entries: page.entries.iter().map(told).collect(), next: page.next }
+        Self { entries: page.entries.iter().map(EntryJson::new).collect(), next: page.next }
     }
 }
 
-pub(in crate::usage) fn quota(outcome: &Outcome) -> Quota<'_> {
-    let (limit, quota) = (outcome.limit(), outcome.quota());
-    Quota {
-        policy: outcome.policy(),
-        counted_by: outcome.key_kind().to_owned(),
-        algorithm: outcome.algorithm().as_str(),
-        limit,
-        used: limit.saturating_sub(outcome.remaining()),
-        remaining: outcome.remaining(),
-        reset_seconds: outcome.reset().as_secs_f64(),
-        units: quota.units(),
-        window_seconds: quota.window().as_secs_f64(),
+impl<'a> EntryJson<'a> {
+    fn new(entry: &'a Entry) -> Self {
+        Self {
+            at: unix_millis(entry.at),
+            method: entry.method,
+            endpoint: &entry.endpoint,
+            status: entry.status,
+            response_ms: millis(entry.response_time),
+            policy: entry.policy.as_deref(),
+            verdict: entry.verdict.as_str(),
+            refused: entry.verdict.is_refused(),
+            units: entry.units,
+            held_ms: millis(entry.held),
+        }
     }
 }
 
-fn minutes(sums: &[Sum]) -> Vec<Minute> {
+fn minutes(sums: &[Sum]) -> Vec<MinuteJson> {
     let mut minutes: BTreeMap<u64, BTreeMap<&'static str, u64>> = BTreeMap::new();
     for sum in sums {
-        let minute = minutes.entry(whole_millis(sum.minute)).or_default();
+        let minute = minutes.entry(unix_millis(sum.minute)).or_default();
         let requests = minute.entry(ending(sum)).or_default();
         *requests = requests.saturating_add(sum.requests);
     }
-    minutes.into_iter().map(|(at, requests)| Minute { at, requests }).collect()
+    minutes.into_iter().map(|(at, requests)| MinuteJson { at, requests }).collect()
 }
 
 fn ending(sum: &Sum) -> &'static str {
@@ -173,11 +166,11 @@ fn ending(sum: &Sum) -> &'static str {
     }
 }
 
-fn endpoints(sums: &[Sum]) -> Vec<Endpoint<'_>> {
-    let mut endpoints: BTreeMap<_, Endpoint<'_>> = BTreeMap::new();
+fn endpoints(sums: &[Sum]) -> Vec<EndpointJson<'_>> {
+    let mut endpoints: BTreeMap<_, EndpointJson<'_>> = BTreeMap::new();
     for sum in sums {
         let (method, endpoint) = (sum.method, &*sum.endpoint);
-        let told = endpoints.entry((endpoint, method)).or_insert(Endpoint {
+        let known = endpoints.entry((endpoint, method)).or_insert(EndpointJson {
             method,
             endpoint,
             requests: 0,
@@ -185,13 +178,13 @@ fn endpoints(sums: &[Sum]) -> Vec<Endpoint<'_>> {
             mean_ms: 0.0,
             longest_ms: 0.0,
         });
-        told.requests = told.requests.saturating_add(sum.requests);
+        known.requests = known.requests.saturating_add(sum.requests);
         if sum.refused {
-            told.refused = told.refused.saturating_add(sum.requests);
+            known.refused = known.refused.saturating_add(sum.requests);
         } else {
-            // All together, until they are all there.
-            told.mean_ms += millis(sum.response_time);
-            told.longest_ms = told.longest_ms.max(millis(sum.longest));
+            // The sum of the times, until all are added.
+            known.mean_ms += millis(sum.response_time);
+            known.longest_ms = known.longest_ms.max(millis(sum.longest));
         }
     }
     for endpoint in endpoints.values_mut() {
@@ -200,42 +193,26 @@ fn endpoints(sums: &[Sum]) -> Vec<Endpoint<'_>> {
     endpoints.into_values().collect()
 }
 
-/// Those with the most, as far as they have any.
-fn top<'a>(endpoints: &[Endpoint<'a>], by: impl Fn(&Endpoint<'_>) -> f64) -> Vec<Endpoint<'a>> {
+/// The endpoints with the highest numbers above 0, the highest first.
+fn top<'a>(
+    endpoints: &[EndpointJson<'a>],
+    number: impl Fn(&EndpointJson<'_>) -> f64,
+) -> Vec<EndpointJson<'a>> {
     let mut some: Vec<_> =
-        endpoints.iter().filter(|endpoint| by(endpoint) > 0.0).cloned().collect();
-    some.sort_by(|one, other| by(other).total_cmp(&by(one)));
+        endpoints.iter().filter(|endpoint| number(endpoint) > 0.0).cloned().collect();
+    some.sort_by(|one, other| number(other).total_cmp(&number(one)));
     some.truncate(TOP);
     some
-}
-
-fn told(entry: &Entry) -> Told<'_> {
-    Told {
-        at: whole_millis(entry.at),
-        method: entry.method,
-        endpoint: &entry.endpoint,
-        status: entry.status,
-        response_ms: millis(entry.response_time),
-        policy: entry.policy.as_deref(),
-        verdict: entry.verdict.as_str(),
-        refused: entry.verdict.is_refused(),
-        units: entry.units,
-        held_ms: millis(entry.held),
-    }
-}
-
-pub(in crate::usage) fn whole_millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::usage::entry::tests::entry;
+    use crate::usage::log::tests::entry;
 
     #[test]
     fn sums_of_a_log_that_is_out_of_order_are_told() {
-        let sum = |refused| Sum { requests: u64::MAX, refused, ..Sum::of(&entry(7)) };
+        let sum = |refused| Sum { requests: u64::MAX, refused, ..Sum::empty_for(&entry(7)) };
         let sums = [sum(true), sum(true), sum(false)];
         assert_eq!(minutes(&sums)[0].requests["refused"], u64::MAX);
         let [endpoint] = &endpoints(&sums)[..] else { panic!("it is one endpoint") };

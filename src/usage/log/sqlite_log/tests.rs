@@ -4,7 +4,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::{
     limiter::Reason,
-    usage::{LoggedKey, MemoryLog, Verdict, entry::tests::entry},
+    usage::{LoggedKey, MemoryLog, Verdict, log::tests::entry},
 };
 
 const PATIENCE: Duration = Duration::from_secs(30);

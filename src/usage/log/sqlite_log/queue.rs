@@ -4,7 +4,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::usage::Entry;
+use crate::usage::log::Entry;
 
 /// How many entries are written at once, at most.
 pub(super) const BATCH: usize = 1_000;

@@ -38,7 +38,7 @@ impl Hash for Slot {
 }
 
 impl Slot {
-    pub(super) fn of(entry: &Entry) -> Self {
+    pub(super) fn new(entry: &Entry) -> Self {
         Self {
             key: entry.key.as_ref().map(|key| key.fingerprint),
             minute: minute_of(entry),
@@ -51,7 +51,8 @@ impl Slot {
 }
 
 impl Sum {
-    pub(super) fn of(entry: &Entry) -> Self {
+    /// A sum of no requests, for those that end as `entry` did.
+    pub(crate) fn empty_for(entry: &Entry) -> Self {
         Self {
             key: entry.key.clone(),
             minute: Duration::from_secs(minute_of(entry) * MINUTE),
@@ -110,7 +111,7 @@ impl Sums {
     }
 
     pub(super) fn add(&mut self, entry: &Entry) {
-        let mut slot = Slot::of(entry);
+        let mut slot = Slot::new(entry);
         // A minute back is a request that ended as the minute did. More is a step of the clock.
         let just_ended = slot.minute + 1 == self.minute;
         if just_ended {
@@ -129,7 +130,7 @@ impl Sums {
                     self.left_out += 1;
                 } else {
                     *owned += 1;
-                    place.insert(Sum::of(entry)).add(entry);
+                    place.insert(Sum::empty_for(entry)).add(entry);
                 }
             }
         }
@@ -186,7 +187,7 @@ impl Sums {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::usage::entry::tests::entry;
+    use crate::usage::log::tests::entry;
 
     const KEY: u128 = 7;
 

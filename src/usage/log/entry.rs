@@ -125,7 +125,7 @@ impl Verdict {
 
 /// In milliseconds, with the digits of whole nanoseconds and no others.
 #[cfg(any(feature = "axum", feature = "tracing"))]
-pub(super) fn millis(time: Duration) -> f64 {
+pub(crate) fn millis(time: Duration) -> f64 {
     time.as_nanos() as f64 / 1e6
 }
 

@@ -122,11 +122,11 @@ function drawChart() {
       nodes.push(shape('text', { x: x + 1, y: height - 5 }, clock(bar.start)));
     }
     if (!bar.total) return;
-    const told = Object.keys(KINDS).filter((kind) => bar.counts[kind]);
-    const title = told.map((kind) => `${KINDS[kind]}: ${count(bar.counts[kind])}`).join('\n');
+    const kinds = Object.keys(KINDS).filter((kind) => bar.counts[kind]);
+    const title = kinds.map((kind) => `${KINDS[kind]}: ${count(bar.counts[kind])}`).join('\n');
     const group = shape('g', {}, shape('title', {}, `${clock(bar.start)}\n${title}`));
     let under = 0;
-    for (const kind of told) {
+    for (const kind of kinds) {
       const [from, to] = [y(under), y(under += bar.counts[kind])];
       group.append(shape('rect', {
         class: `c-${kind}`, x: x + 0.5, width: Math.max(1, wide - 1.5), y: to, height: Math.max(1, from - to),
@@ -158,8 +158,8 @@ function endpoint({ method, endpoint: pattern }) {
 }
 
 function drawEndpoints(id, endpoints, ...columns) {
-  const rows = endpoints.map((told) => element('tr', {}, endpoint(told),
-    ...columns.map((column) => element('td', { class: 'number' }, column(told)))));
+  const rows = endpoints.map((known) => element('tr', {}, endpoint(known),
+    ...columns.map((column) => element('td', { class: 'number' }, column(known)))));
   const none = element('tr', {}, element('td', { class: 'empty', colspan: columns.length + 1 }, 'None'));
   put(at(id), ...(rows.length ? rows : [none]));
 }
@@ -251,8 +251,8 @@ function draw() {
   drawQuotas();
   drawResets();
   drawChart();
-  drawEndpoints('slowest', usage.slowest, (told) => milliseconds(told.mean_ms), (told) => milliseconds(told.longest_ms));
-  drawEndpoints('most-refused', usage.most_refused, (told) => count(told.refused), (told) => count(told.requests));
+  drawEndpoints('slowest', usage.slowest, (known) => milliseconds(known.mean_ms), (known) => milliseconds(known.longest_ms));
+  drawEndpoints('most-refused', usage.most_refused, (known) => count(known.refused), (known) => count(known.requests));
   drawLog();
 }
 

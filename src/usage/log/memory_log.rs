@@ -206,7 +206,7 @@ impl fmt::Debug for MemoryLog {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::usage::entry::tests::entry;
+    use crate::usage::log::tests::entry;
 
     /// A log of entries that tell, as their cost, which of them they are.
     fn log(max: usize, keys: impl IntoIterator<Item = u128>) -> MemoryLog {

@@ -6,7 +6,7 @@ use std::{
 use rusqlite::{Connection, Row, params, types::Type};
 
 use super::micros;
-use crate::usage::{
+use crate::usage::log::{
     Entry, Fingerprint, KeySum, LoggedKey, Page, ReadError, Sum, Verdict, entry::method_name,
 };
 

@@ -1,0 +1,33 @@
+//! The entries of the request log, and the sinks that keep them.
+//!
+//! A sink that keeps entries also keeps sums of each minute: `sums` for those in memory, and `tally`
+//! for the heaviest keys, which no flood of other keys hides.
+
+mod entry;
+mod label;
+mod memory_log;
+mod sink;
+#[cfg(feature = "usage-sqlite")]
+mod sqlite_log;
+mod sums;
+mod tally;
+#[cfg(feature = "tracing")]
+mod tracing_log;
+
+#[cfg(feature = "axum")]
+pub(crate) use self::entry::millis;
+#[cfg(test)]
+pub(crate) use self::entry::tests;
+#[cfg(feature = "usage-sqlite")]
+pub use self::sqlite_log::{SqliteLog, SqliteLogBuilder, SqliteLogStats};
+#[cfg(feature = "tracing")]
+pub use self::tracing_log::TracingLog;
+pub(crate) use self::{
+    entry::method_name,
+    label::{cut_label, label_of_api_key},
+};
+pub use self::{
+    entry::{Entry, Fingerprint, LoggedKey, UNMATCHED, Verdict},
+    memory_log::MemoryLog,
+    sink::{KeySum, Page, ReadError, Reader, Sink, Sum},
+};
