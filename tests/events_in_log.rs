@@ -1,16 +1,11 @@
 //! Without a subscriber to `tracing` events, the `log` crate's logger hears of them: axum has that
 //! switched on (`tracing`'s feature `log`).
-#![cfg(feature = "tracing")]
-
-#[path = "common/lines.rs"]
-mod lines;
 
 use std::io::Write;
 
+use common::Lines;
 use log::{LevelFilter, Log, Metadata, Record};
 use tower_quota::{Limiter, Policy, Quota};
-
-use self::lines::Lines;
 
 struct Logger(Lines);
 

@@ -1,36 +1,15 @@
 //! A server that forgot to hand on the peer's address: told once, and never a 500. In a file of its
 //! own, because what is logged once is logged once a process.
-#![cfg(all(feature = "axum", feature = "tracing"))]
-
-use std::{
-    io,
-    sync::{Arc, Mutex},
-};
 
 use axum::{Router, body::Body, http::Request, routing::get};
+use common::Lines;
 use tower::ServiceExt;
 use tower_quota::{Limiter, Policy, Quota, RateLimitLayer, key::ClientIp};
 
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 #[tokio::test]
 async fn without_connect_info_one_warning_is_logged_and_the_policy_says_what_happens() {
-    let log = Log::default();
-    let writer = log.clone();
-    let subscriber =
-        tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    let lines = Lines::default();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(lines.clone()).finish();
     let _guard = tracing::subscriber::set_default(subscriber);
 
     let by_ip = || Policy::token_bucket("per ip", Quota::per_minute(1)).key(ClientIp::new());
@@ -44,7 +23,7 @@ async fn without_connect_info_one_warning_is_logged_and_the_policy_says_what_hap
         }
     }
 
-    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let log = lines.text();
     assert_eq!(log.matches("WARN").count(), 1, "{log}");
     assert!(log.contains("into_make_service_with_connect_info::<SocketAddr>()"), "{log}");
 }

@@ -1,4 +1,5 @@
-//! Holding where there is no timer to wait by: a refusal at once, and nothing left in the line.
+//! Holding where there is no timer to wait by: a refusal at once, and nothing left in the line. In a
+//! process of its own, because it reads all warnings of the process.
 
 use std::{
     future::Future,

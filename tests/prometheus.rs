@@ -1,10 +1,7 @@
 //! The Prometheus example, and the dashboard that is made for its numbers.
-#![cfg(all(feature = "axum", feature = "describe", feature = "metrics", feature = "redis"))]
+//! In a process of its own, because the recorder that the example installs is the process's.
 
-#[path = "common/redis/mod.rs"]
-mod harness;
-
-#[path = "../examples/prometheus.rs"]
+#[path = "../examples/prometheus/main.rs"]
 mod prometheus;
 
 use std::{
@@ -14,6 +11,7 @@ use std::{
 };
 
 use axum::{Router, body::Body, http::Request};
+use common::redis::{PATIENCE, Server};
 use http_body_util::BodyExt;
 use serde_json::Value;
 use tower::ServiceExt;
@@ -63,9 +61,9 @@ async fn exposed() -> String {
     remote.check("delivery", "key").await.unwrap();
     // The second is refused by Redis, and the third by what is remembered of that.
     tokio::time::resume(); // a real server takes real time
-    let server = harness::Server::start();
-    let redis = RedisStore::builder(server.url()).connect_timeout(harness::PATIENCE);
-    let redis = redis.response_timeout(harness::PATIENCE).decision_timeout(harness::PATIENCE);
+    let server = Server::start();
+    let redis = RedisStore::builder(server.url()).connect_timeout(PATIENCE);
+    let redis = redis.response_timeout(PATIENCE).decision_timeout(PATIENCE);
     let redis = redis.secret(7).build().unwrap();
     let policy = Policy::sliding_window("replicated delivery", Quota::per_hour(1));
     let redis = Limiter::builder().store(redis).direct(policy).build().unwrap();

@@ -7,6 +7,7 @@ mod bare;
 #[path = "../common/mod.rs"]
 mod common;
 #[path = "../../tests/common/redis/mod.rs"]
+#[allow(dead_code, unused_imports, reason = "this benchmark uses a part")]
 mod harness;
 
 use std::time::{Duration, Instant};

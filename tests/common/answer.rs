@@ -42,10 +42,22 @@ impl Answer {
         Self { status: head.status.as_u16(), headers, body }
     }
 
+    /// With the headers `X-RateLimit-*`.
     pub fn quota(self, limit: u64, remaining: u64, reset: u64) -> Self {
         self.header("x-ratelimit-limit", &limit.to_string())
             .header("x-ratelimit-remaining", &remaining.to_string())
             .header("x-ratelimit-reset", &reset.to_string())
+    }
+
+    /// With the headers `RateLimit-*`.
+    pub fn ratelimit(self, limit: u64, remaining: u64, reset: u64) -> Self {
+        self.header("ratelimit-limit", &limit.to_string())
+            .header("ratelimit-remaining", &remaining.to_string())
+            .header("ratelimit-reset", &reset.to_string())
+    }
+
+    pub fn without_body(self) -> Self {
+        Self { body: Value::Null, ..self }
     }
 
     pub fn header(mut self, name: &str, value: &str) -> Self {

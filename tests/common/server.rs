@@ -66,7 +66,7 @@ async fn build_example(example: &str) -> Result<PathBuf> {
     };
     let built = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .args(["build", "--quiet", "--example", example, "--profile", profile, "--all-features"])
-        .args(["--manifest-path", concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")])
+        .args(["--manifest-path", concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml")])
         .arg("--target-dir")
         .arg(target)
         .kill_on_drop(true)

@@ -2,10 +2,11 @@
 
 use std::{thread, time::Duration};
 
+use common::redis::{APPEND_ONLY, Cluster, Proxy, Server};
+
 use crate::{
     quotas::{KEYS, POLICIES, Quotas},
     replica::{Orders, Verdict},
-    servers::{APPEND_ONLY, Cluster, Proxy, Server},
     stage::{Row, Stage, WITH_PASSWORD, url},
 };
 

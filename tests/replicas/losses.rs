@@ -2,11 +2,12 @@
 
 use std::{ops::Range, thread, time::Duration};
 
+use common::redis::{Cluster, Server, wait_for};
+
 use crate::{
     faults::{PATIENCE, a_hot_key},
     quotas::{KEYS, POLICIES, Quotas},
     replica::Orders,
-    servers::{Cluster, Server, wait_for},
     stage::{Row, Stage, WITH_PASSWORD},
 };
 

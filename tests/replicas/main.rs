@@ -4,13 +4,9 @@
 //! scenarios by their names, as with the harness.
 
 mod faults;
-#[path = "../common/lines.rs"]
-mod lines;
 mod losses;
 mod quotas;
 mod replica;
-#[path = "../common/redis/mod.rs"]
-mod servers;
 mod stage;
 
 use std::{

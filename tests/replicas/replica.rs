@@ -20,10 +20,9 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
-use crate::{
-    lines::Lines,
-    quotas::{KEYS, PATHS, Quotas, request},
-};
+use common::Lines;
+
+use crate::quotas::{KEYS, PATHS, Quotas, request};
 
 /// The variable by which this program knows that it is a replica, and which.
 pub const ORDERS: &str = "REPLICA_ORDERS";

@@ -10,10 +10,11 @@ use std::{
     time::Duration,
 };
 
+use common::redis::Server;
+
 use crate::{
     quotas::{KEYS, POLICIES, Quotas, SECRET, Used, charges},
     replica::{Asked, ORDERS, Orders, Report, Verdict, micros},
-    servers::Server,
 };
 
 const REPLICAS: usize = 3;

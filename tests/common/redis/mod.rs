@@ -2,12 +2,6 @@
 //!
 //! Needs Debian's packages `redis-server` and `util-linux`. It blocks and keeps real time in threads
 //! of its own, so a test may use it with any runtime or none. What goes wrong in it panics.
-#![allow(
-    dead_code,
-    unreachable_pub,
-    unused_imports,
-    reason = "each test, of a file or of a unit, uses its part"
-)]
 
 mod cluster;
 mod port;

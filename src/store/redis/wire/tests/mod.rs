@@ -12,6 +12,7 @@ use crate::store::{
 };
 
 #[path = "../../../../../tests/common/redis/mod.rs"]
+#[allow(dead_code, unreachable_pub, unused_imports, reason = "these tests use a part")]
 mod servers;
 use self::servers::{Cluster, Server};
 

@@ -1,0 +1,13 @@
+//! What the tests share.
+
+mod answer;
+mod lines;
+#[cfg(feature = "redis")]
+pub mod redis;
+mod server;
+
+pub use self::{
+    answer::{Answer, answer},
+    lines::Lines,
+    server::{PATIENCE, Result, Server},
+};

@@ -1,0 +1,81 @@
+//! What a limiter tells those who subscribe to `tracing` events.
+#![cfg(feature = "tracing")]
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use http::{Request, request::Parts};
+use tower_quota::{Category, Clock, Limiter, Matcher, Policy, Quota, key::header};
+
+use crate::log;
+
+const SECRET: &str = "sk_live_secret";
+
+/// The events of `story`, on a paused clock.
+fn events(story: impl AsyncFnOnce()) -> Vec<String> {
+    log::keep();
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_time().start_paused(true).build().unwrap();
+    log::take();
+    runtime.block_on(story());
+    let without_time = |line: String| line.split_once(' ').unwrap().1.trim().to_owned();
+    log::take().into_iter().map(without_time).collect()
+}
+
+fn from(key: &str) -> Parts {
+    Request::get("/jobs/7").header("x-key", key).body(()).unwrap().into_parts().0
+}
+
+#[test]
+fn refused_and_held_requests_and_dry_runs_are_told_without_whose_they_are() {
+    let told = events(async || {
+        let slow = Policy::token_bucket("slow", Quota::per_second(1)).key(header("x-key"));
+        let tried = Policy::fixed_window("tried", Quota::per_minute(1)).global().dry_run();
+        let jobs = Category::new("jobs")
+            .on(Matcher::path("/jobs/{id}"))
+            .policy(slow.or_refuse().hold(Duration::from_secs(1)))
+            .policy(tried);
+        let delivery = Policy::sliding_window("delivery", Quota::per_hour(1));
+        let limiter = Limiter::builder()
+            .clock(Clock::tokio(UNIX_EPOCH))
+            .category(jobs)
+            .direct(delivery)
+            .build()
+            .unwrap();
+        assert!(limiter.decide(&from(SECRET)).await.is_allowed());
+        assert!(limiter.decide(&from(SECRET)).await.is_allowed(), "after a second");
+        assert!(!limiter.decide(&from("")).await.is_allowed());
+        for _ in 0..2 {
+            limiter.check("delivery", SECRET).await.unwrap();
+        }
+        limiter.peek("delivery", SECRET).await.unwrap();
+    });
+    let expected = [
+        r#"INFO a dry run would have refused this request policy="tried" category="jobs""#,
+        r#"DEBUG a request was held category="jobs" held=1s"#,
+        r#"DEBUG a request was refused policy="slow" category="jobs" reason=MissingKey key_kind="x-key" limit=1"#,
+        r#"DEBUG a request was refused policy="delivery" reason=QuotaExceeded key_kind="all" limit=1 retry_after=3600s"#,
+    ];
+    assert_eq!(told, expected);
+}
+
+#[test]
+fn what_is_answered_at_once_is_told_like_what_is_awaited() {
+    let told = events(async || {
+        let policy = |name| Policy::sliding_window(name, Quota::per_hour(1));
+        let limiter = Limiter::builder()
+            .clock(Clock::tokio(UNIX_EPOCH))
+            .direct(policy("delivery"))
+            .direct(policy("tried").dry_run())
+            .build()
+            .unwrap();
+        for name in ["delivery", "tried", "delivery", "tried"] {
+            limiter.check(name, SECRET).at_once().unwrap();
+        }
+        limiter.peek("delivery", SECRET).at_once().unwrap();
+    });
+    let expected = [
+        r#"DEBUG a request was refused policy="delivery" reason=QuotaExceeded key_kind="all" limit=1 retry_after=3600s"#,
+        r#"INFO a dry run would have refused this request policy="tried""#,
+    ];
+    assert_eq!(told, expected);
+}

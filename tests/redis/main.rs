@@ -1,0 +1,7 @@
+//! The Redis store on real servers, in real time: in a process of its own, so that no computing test
+//! takes its processors.
+
+mod leases;
+mod outage;
+mod servers;
+mod store;
