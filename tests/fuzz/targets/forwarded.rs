@@ -69,19 +69,34 @@ fn request(name: &'static str, lines: impl Iterator<Item = Vec<u8>>) -> Parts {
 fn check_counted(client_ip: &ClientIp, request: &Parts) {
     let policy = Policy::fixed_window("each", Quota::per_hour(2)).key(client_ip.clone()).or_skip();
     let limiter = Limiter::builder()
-        .exempt(Matcher::client_ip(client_ip.clone(), all_but_one()))
+        .exempt(Matcher::client_ip(client_ip.clone(), all_but_counted()))
         .policy(policy)
         .build()
         .expect("the settings are right");
     let admitted = (0..4).filter(|_| now(limiter.decide(request)).is_allowed()).count();
-    let is_exempt = client_ip.resolve(request).is_some_and(|ip| !ip.is_unspecified());
+    let is_exempt = client_ip.resolve(request).is_some_and(|ip| !COUNTED.contains(&ip));
     assert_eq!(admitted, if is_exempt { 4 } else { 2 }, "{request:?}");
 }
 
-/// All addresses but the first of either kind: an exemption of all is an error.
-fn all_but_one() -> impl Iterator<Item = String> {
-    let v4 = (1..=32).map(|bits| format!("{}/{bits}", Ipv4Addr::from_bits(1 << (32 - bits))));
-    v4.chain((1..=128).map(|bits| format!("{}/{bits}", Ipv6Addr::from_bits(1 << (128 - bits)))))
+/// One address of each kind that callers can have: an exemption of all of them is an error.
+const COUNTED: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::new(0x2000, 0, 0, 0, 0, 0, 0, 0))];
+
+/// All addresses but those counted: the networks that differ from these in one bit and share all the
+/// bits before it.
+fn all_but_counted() -> impl Iterator<Item = String> {
+    let [IpAddr::V4(v4), IpAddr::V6(v6)] = COUNTED else { unreachable!("one of each kind") };
+    let v4 = (1..=32).map(move |bits| {
+        let from_bit = 32 - bits;
+        let network = (v4.to_bits() >> from_bit ^ 1) << from_bit;
+        format!("{}/{bits}", Ipv4Addr::from_bits(network))
+    });
+    let v6 = (1..=128).map(move |bits| {
+        let from_bit = 128 - bits;
+        let network = (v6.to_bits() >> from_bit ^ 1) << from_bit;
+        format!("{}/{bits}", Ipv6Addr::from_bits(network))
+    });
+    v4.chain(v6)
 }
 
 /// What a store in memory answers at once.
