@@ -27,8 +27,9 @@ use axum::{
 use serde_json::{Map, Value, json};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tower_quota::{
-    BuildError, Category, Clock, Limiter, Matcher, Policy, Quota, RateLimitLayer, Rejection,
-    key::{BodyFieldLayer, ClientIp, Key, body_field, extension},
+    BodyFieldLayer, BuildError, Category, Clock, Limiter, Matcher, Policy, Quota, RateLimitLayer,
+    Rejection,
+    key::{ClientIp, Key, body_field, extension},
     response,
 };
 

@@ -215,6 +215,7 @@
 extern crate self as tower_quota;
 
 mod algorithm;
+mod body_field;
 mod category;
 mod clock;
 #[cfg(feature = "describe")]
@@ -242,6 +243,7 @@ pub mod warning;
 
 pub use crate::{
     algorithm::Algorithm,
+    body_field::{BodyField, BodyFieldLayer, PeekedBody},
     category::Category,
     clock::{Clock, Now},
     error::BuildError,

@@ -69,9 +69,9 @@
 //! with `RedisStoreBuilder::prefix`.
 //!
 //! ## `body_field_not_read`
-//! A policy counts by a field of the body, and no [`BodyFieldLayer`](crate::key::BodyFieldLayer) has
+//! A policy counts by a field of the body, and no [`BodyFieldLayer`](crate::BodyFieldLayer) has
 //! read the body. The request is refused, as the handler may read the field. Add the layer outside of
-//! the limiter's, with this field, and let its [`only`](crate::key::BodyFieldLayer::only) match each
+//! the limiter's, with this field, and let its [`only`](crate::BodyFieldLayer::only) match each
 //! request for which the policy holds.
 //!
 //! [`ClientIp`]: crate::key::ClientIp

@@ -8,11 +8,10 @@ use super::{Extracted, Fingerprinter, Key, KeyExtractor};
 
 /// Who a request comes from: a [`KeyExtractor`], and a secret.
 ///
-/// A policy's key says whose quota a request uses; a caller is one and the same for all policies. The
-/// caller's key is kept only as a fingerprint, which depends on the secret.
+/// Each policy has its own key, which says whose quota a request uses. The caller does not depend on
+/// the policy. Its key is kept only as a fingerprint, which depends on the secret.
 ///
-/// Wherever a `Caller` is expected, an extractor can be given: it then has a random secret. A clone is
-/// the same caller.
+/// An extractor converts into a `Caller` with a random secret. Clones are the same caller.
 ///
 /// ```
 /// use tower_quota::key::{self, Caller};

@@ -25,22 +25,22 @@ use super::Key;
 #[derive(Clone, Debug, PartialEq)]
 #[must_use]
 pub enum Extracted<'a> {
-    /// The key. An empty one counts as missing.
+    /// The request's key. An empty key counts as missing.
     Found(Key<'a>),
-    /// The request has no key; the policy says what happens then.
+    /// The request has no key. The policy says what happens then.
     Missing,
-    /// The request has a key that cannot be read: it is there twice, say, or malformed. The handler
-    /// may read it in another way, so every policy refuses the request with this status, unless it
-    /// counts the key [as missing](crate::Policy::unreadable_as_missing). A status that is no error
-    /// counts as 400 Bad Request.
+    /// The request has a key that cannot be read with certainty: it is sent twice, for example, or is
+    /// malformed. The handler may read it in another way. So the policy refuses the request with this
+    /// status, unless it counts the key [as missing](crate::Policy::unreadable_as_missing). A status
+    /// that is not an error counts as 400 Bad Request.
     Unreadable(StatusCode),
 }
 
 impl<'a> Extracted<'a> {
-    /// A key that cannot be read; the request is refused with 400 Bad Request.
+    /// An unreadable key; the request is refused with 400 Bad Request.
     pub const UNREADABLE: Self = Self::Unreadable(StatusCode::BAD_REQUEST);
 
-    /// The key if it is found and not empty.
+    /// The key, if it is found and not empty.
     #[inline]
     #[must_use]
     pub fn found(self) -> Option<Key<'a>> {

@@ -1,3 +1,5 @@
+//! What the limiter keeps instead of keys: keyed hashes of 128 bits, by [`Fingerprinter`].
+
 use std::{
     collections::BTreeMap,
     hash::{BuildHasher, Hasher, RandomState},
@@ -7,41 +9,42 @@ use siphasher::sip128::{Hasher128, SipHasher13, SipHasher24};
 
 use super::Key;
 
-/// What tells the keys of a kind from those of other kinds.
+/// Is hashed with each key of a kind, so that equal keys of two kinds have different fingerprints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Domain {
     pub(crate) key: u64,
-    /// Of the first of the keys that one is joined from: the same as where it stands alone.
+    /// The domain of the first key, for joined keys: the same as if that key stood alone.
     pub(crate) first_part: u64,
 }
 
-/// Turns keys into 128 bits that say nothing of them, and that nobody without the secret can
-/// make collide: SipHash-1-3 (Aumasson and Bernstein, 2012), with which the standard library keeps
-/// its maps from being flooded.
+/// Turns keys into fingerprints of 128 bits. A fingerprint does not disclose its key, and without the
+/// secret no one can find two keys with the same one. It is SipHash-1-3 (Aumasson and Bernstein, 2012),
+/// which protects the standard library's maps from floods of colliding keys.
 #[derive(Clone)]
 pub(crate) struct Fingerprinter {
     secret: (u64, u64),
-    /// For fingerprints that never leave the process, in 40 % of the time: who sees no hash has
-    /// only chance to find two keys that share one, and here they would have to share both.
+    /// For fingerprints that never leave the process: two hashes of 64 bits, which take 40 % of the
+    /// time. An attacker who sees no hash can find two keys that collide only by chance, and they
+    /// would have to collide in both hashes.
     undisclosed: Option<[ahash::RandomState; 2]>,
 }
 
 impl Fingerprinter {
-    /// With a secret of its own, gone with the process.
+    /// With a random secret, which is lost when the process ends.
     pub(crate) fn random() -> Self {
         // The standard library's hasher is keyed by the operating system's random numbers.
         let random = RandomState::new();
         Self { secret: (random.hash_one(0), random.hash_one(1)), undisclosed: None }
     }
 
-    /// With a secret that other processes have too: 128 bits that nobody can guess.
+    /// With a secret that other processes know too: 128 random bits.
     #[expect(clippy::cast_possible_truncation, reason = "the two halves of 128 bits")]
     pub(crate) fn with_secret(secret: u128) -> Self {
         Self { secret: ((secret >> 64) as u64, secret as u64), undisclosed: None }
     }
 
-    /// With secrets of its own, for fingerprints that nobody outside of this process gets to see;
-    /// what [`public`](Self::public) makes of them may be told.
+    /// With random secrets, for fingerprints that must not leave this process. Only what
+    /// [`public`](Self::public) makes of them may.
     pub(crate) fn undisclosed() -> Self {
         let random = RandomState::new();
         let seeds = |first: u64| {
@@ -51,25 +54,26 @@ impl Fingerprinter {
         Self { undisclosed: Some([seeds(0), seeds(4)]), ..Self::random() }
     }
 
-    /// Whether both make the same fingerprints, where these may leave the process.
+    /// Whether both make the same fingerprints, unless they are `undisclosed`.
     pub(crate) fn has_secret_of(&self, other: &Self) -> bool {
         self.secret == other.secret
     }
 
-    /// The domains of kinds of key, each by its name: of two kinds of one name, each has its own.
-    /// None depends on the other kinds, so that a release that adds one or changes their order
-    /// leaves each key what it has used.
+    /// The domains of a policy's kinds of key. Two kinds with the same name have different domains.
+    ///
+    /// A domain depends only on its kind's name. So when a release adds a kind or changes their order,
+    /// each key keeps what it has used.
     pub(crate) fn domains<'a>(&self, kinds: impl IntoIterator<Item = &'a str>) -> Box<[Domain]> {
-        let mut namesakes = BTreeMap::<&str, u64>::new();
+        let mut seen = BTreeMap::<&str, u64>::new();
         let domain = |kind: &'a str| {
-            let number = namesakes.entry(kind).or_default();
+            let number = seen.entry(kind).or_default();
             *number = number.saturating_add(1);
             self.nth_domain(*number, kind)
         };
         kinds.into_iter().map(domain).collect()
     }
 
-    /// The domain of a kind of key, the first of its name.
+    /// The domain of the first kind with this name.
     pub(crate) fn domain(&self, kind: &str) -> Domain {
         self.nth_domain(1, kind)
     }
@@ -82,8 +86,8 @@ impl Fingerprinter {
         Domain { key, first_part }
     }
 
-    /// `domain` keeps keys of different kinds apart: an API key that reads like an address is not
-    /// that address.
+    /// The fingerprint of a key whose kind has this domain: an API key with the bytes of an address has
+    /// another fingerprint than the address.
     #[inline]
     pub(crate) fn fingerprint(&self, domain: u64, key: &Key<'_>) -> u128 {
         let Some([first, second]) = &self.undisclosed else { return self.siphash(domain, key) };
@@ -98,8 +102,8 @@ impl Fingerprinter {
         hasher.finish128().as_u128()
     }
 
-    /// What may be told to anybody: neither the key nor `fingerprint` follows from it, by
-    /// SipHash-2-4, with the secret's halves the other way around.
+    /// A hash that may be published, by SipHash-2-4 with the halves of the secret swapped. Neither the
+    /// key nor the fingerprint can be found from it.
     pub(crate) fn public(&self, fingerprint: u128) -> u64 {
         let mut hasher = SipHasher24::new_with_keys(self.secret.1, self.secret.0);
         hasher.write(&fingerprint.to_le_bytes());
@@ -162,7 +166,7 @@ mod tests {
             let fingerprint = fingerprints.fingerprint(0, &key.into());
             assert!(halves.insert(fingerprint as u64) && halves.insert((fingerprint >> 64) as u64));
         };
-        // Of each length to that of long keys, and with each bit of one flipped.
+        // Keys of each length, and a key with each of its bits flipped.
         (0..300).for_each(|length| see(&vec![0; length]));
         let key = *b"sk_live_4f9a1c77b2e05d3388aa9f2c0123456z";
         for bit in 0..8 * key.len() {

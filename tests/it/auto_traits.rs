@@ -7,10 +7,10 @@ use http::{Request, Response};
 use http_body_util::Empty;
 use tower::{Layer, Service, service_fn};
 use tower_quota::{
-    BuildError, Category, Check, CheckError, Clock, Decision, DecisionFuture, Limiter,
-    LimiterBuilder, Matcher, OnStoreFailure, Outcome, Policy, Quota, RateLimitLayer, Rejection,
-    ResponseBody,
-    key::{BodyFieldLayer, Caller, ClientIp, Key, PeekedBody},
+    BodyFieldLayer, BuildError, Category, Check, CheckError, Clock, Decision, DecisionFuture,
+    Limiter, LimiterBuilder, Matcher, OnStoreFailure, Outcome, PeekedBody, Policy, Quota,
+    RateLimitLayer, Rejection, ResponseBody,
+    key::{Caller, ClientIp, Key},
     store::{Answer, Charge, MemoryStore, StoreError, StoreFuture, Usage},
 };
 

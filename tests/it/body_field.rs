@@ -15,8 +15,8 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, Empty, Full};
 use tower::{Layer, ServiceBuilder, ServiceExt, service_fn};
 use tower_quota::{
-    Limiter, Matcher, Policy, Quota, RateLimitLayer,
-    key::{BodyFieldLayer, body_field, from_fn},
+    BodyFieldLayer, Limiter, Matcher, Policy, Quota, RateLimitLayer,
+    key::{body_field, from_fn},
 };
 
 type Parcel = Result<Frame<Bytes>, &'static str>;

@@ -14,8 +14,8 @@ use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Full};
 use tower::{Layer, ServiceBuilder, ServiceExt, service_fn};
 use tower_quota::{
-    Limiter, Policy, Quota, RateLimitLayer,
-    key::{BodyFieldLayer, Extracted, KeyExtractor, body_field},
+    BodyFieldLayer, Limiter, Policy, Quota, RateLimitLayer,
+    key::{Extracted, KeyExtractor, body_field},
 };
 
 /// Pieces, and then nothing for ever.
@@ -104,7 +104,7 @@ async fn crumbs(document: &str, empty: usize) -> (Extracted<'static>, usize) {
             Extracted::Missing => Extracted::Missing,
             Extracted::Unreadable(status) => Extracted::Unreadable(status),
         };
-        let body: tower_quota::key::PeekedBody<Crumbs> = body;
+        let body: tower_quota::PeekedBody<Crumbs> = body;
         let Ok(body) = body.collect().await;
         Ok::<_, Infallible>(Response::new((found, body.to_bytes().len())))
     });

@@ -52,7 +52,7 @@ fn each_error_names_the_culprit_and_says_what_to_write() {
         ),
         (
             with(valid().shard(header("x tenant"))),
-            "policy `read`: `\"x tenant\"` is no header name; write one like `x-api-key`",
+            "policy `read`: `x tenant` is no header name; write one like `x-api-key`",
         ),
         (
             quota(Quota::per_minute(0)),
@@ -197,7 +197,7 @@ fn each_error_names_the_culprit_and_says_what_to_write() {
         ),
         (
             with(Policy::token_bucket("read", Quota::per_minute(1)).key(header("x key")).or_skip()),
-            "policy `read`: `\"x key\"` is no header name; write one like `x-api-key`",
+            "policy `read`: `x key` is no header name; write one like `x-api-key`",
         ),
         (
             with(
@@ -268,6 +268,10 @@ fn each_error_names_the_culprit_and_says_what_to_write() {
         ),
         (
             with(valid()).exempt(Matcher::client_ip(ClientIp::new(), ["::/0"])),
+            "an exemption: its networks are all addresses, so that no request is counted; write those of your own",
+        ),
+        (
+            with(valid()).exempt(Matcher::client_ip(ClientIp::new(), ["2000::/3"])),
             "an exemption: its networks are all addresses, so that no request is counted; write those of your own",
         ),
         (

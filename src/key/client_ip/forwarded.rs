@@ -1,5 +1,5 @@
-//! Reading the addresses that proxies write into headers: as bytes and from the right, so that what
-//! a caller wrote cannot touch what a proxy appended to it.
+//! Reads the addresses that proxies write into headers. They are read as bytes and from the right, so
+//! that what a caller wrote cannot change what a proxy appended to it.
 
 use std::{
     borrow::Cow,
@@ -8,8 +8,8 @@ use std::{
 
 use http::{HeaderMap, HeaderName, header::FORWARDED};
 
-/// `X-Forwarded-For` and its like, over all field lines: the addresses, the nearest first; `None`
-/// for an entry that is none.
+/// The addresses in all field lines of `X-Forwarded-For`, the nearest hop first; `None` for an entry
+/// that is not an address.
 pub(super) fn x_forwarded_for<'a>(
     headers: &'a HeaderMap,
     name: &HeaderName,
@@ -18,14 +18,15 @@ pub(super) fn x_forwarded_for<'a>(
     lines.flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b',')).map(node)
 }
 
-/// `Forwarded` (RFC 7239, section 4), over all field lines: the addresses of `for=`, the nearest
-/// first; `None` for an element that has none, or that is malformed.
+/// The addresses of `for=` in all field lines of `Forwarded` (RFC 7239, section 4), the nearest hop
+/// first; `None` for an element that is malformed or has no address.
 pub(super) fn forwarded(headers: &HeaderMap) -> impl Iterator<Item = Option<IpAddr>> + '_ {
     let lines = headers.get_all(FORWARDED).iter().rev();
     lines.flat_map(|line| Elements(Some(line.as_bytes()))).map(|element| address_of(element?))
 }
 
-/// A header that holds one address; `None` where that is none, or where there are several lines.
+/// The address in a header that holds only one; `None` if it is not an address, or there are several
+/// lines.
 pub(super) fn single(
     headers: &HeaderMap,
     name: &HeaderName,
@@ -38,11 +39,11 @@ pub(super) fn single(
     only.into_iter()
 }
 
-/// The elements of a line, the last first: what is between commas outside of quoted strings. A
-/// quote that nothing opens ends them with `None`.
+/// The elements of a line, the last one first. Commas separate them, but not inside of quoted strings.
+/// After a closing quote without an opening one, the last item is `None`.
 ///
-/// Read from the right, a quoted string begins at the first quote that is not escaped. So the end
-/// of a line means the same whatever is to the left of it.
+/// A quoted string is read from its closing quote leftwards to the first quote that is not escaped. So
+/// text to the left of an element cannot change its meaning.
 struct Elements<'a>(Option<&'a [u8]>);
 
 impl<'a> Iterator for Elements<'a> {
@@ -69,7 +70,7 @@ impl<'a> Iterator for Elements<'a> {
     }
 }
 
-/// What is before the quoted string that ends with `text` and a quote.
+/// The text before a quoted string, if `text` is what is before its closing quote.
 fn before_opening_quote(mut text: &[u8]) -> Option<&[u8]> {
     loop {
         let quote = text.iter().rposition(|byte| *byte == b'"')?;
@@ -81,11 +82,11 @@ fn before_opening_quote(mut text: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// The address of an element, which is pairs between semicolons.
+/// The address of an element, which consists of pairs with semicolons between them.
 fn address_of(element: &[u8]) -> Option<IpAddr> {
     let (mut rest, mut found) = (element.trim_ascii(), None);
     loop {
-        // A pair may be left out.
+        // A pair may be empty.
         let (name, after) = split_while(rest, is_token);
         if !name.is_empty() {
             let (value, after) = value(after.strip_prefix(b"=")?)?;
@@ -102,8 +103,8 @@ fn address_of(element: &[u8]) -> Option<IpAddr> {
     }
 }
 
-/// The value that `text` begins with, and what is after it: a token, a quoted string, or an address
-/// that should be quoted for its colons and brackets, and is not.
+/// The value at the beginning of `text`, and the text after it. The value is a token, a quoted string,
+/// or an IPv6 address that should be quoted and is not.
 fn value(text: &[u8]) -> Option<(Cow<'_, [u8]>, &[u8])> {
     let Some(quoted) = text.strip_prefix(b"\"") else {
         let (value, after) = split_while(text, |byte| is_token(byte) || b":[]".contains(byte));
@@ -136,8 +137,8 @@ fn is_token(byte: &u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte)
 }
 
-/// An address as proxies write it: `ip`, `ip:port`, `[v6]`, `[v6]:port`, with or without a zone.
-/// An IPv4-mapped address comes out as IPv4.
+/// Parses an address as proxies write it: `ip`, `ip:port`, `[v6]`, `[v6]:port`, with or without a
+/// zone. An IPv4-mapped address becomes IPv4.
 fn node(text: &[u8]) -> Option<IpAddr> {
     let text = std::str::from_utf8(text.trim_ascii()).ok()?;
     if let Some(rest) = text.strip_prefix('[') {

@@ -28,25 +28,26 @@ use crate::warning::{Code, warn};
 
 /// The client's address.
 ///
-/// It is the peer's address, unless proxies are trusted by address or by number. Then it is read from
-/// `X-Forwarded-For`, or another header, from the right, as far as trust reaches. So what a caller
-/// wrote is never read.
+/// It is the peer's address, unless proxies are trusted, by address or by number. Then it is read from
+/// `X-Forwarded-For` or another header. The header is read from the right, and only as far as the
+/// proxies are trusted: what a caller wrote is never read.
 ///
-/// - Where a trusted proxy does not send the header at all, it speaks for itself: its own address
-///   is the client's.
-/// - Where the header ends while all hops are trusted, the farthest hop is the client.
-/// - Where a trusted proxy has written something else than an address (`unknown`, `_hidden`, nothing
-///   after a comma), or a header for one address is there twice, the client is hidden behind that
-///   hop. All clients that are hidden behind one hop share a quota of their own. None of them counts
-///   as the hop, and [`Matcher::client_ip`](crate::Matcher::client_ip) matches none.
+/// - If a trusted proxy does not send the header, its own address is the client's.
+/// - If all addresses in the header are trusted, the leftmost one is the client's.
+/// - If a trusted proxy wrote something that is not an address (`unknown`, `_hidden`, nothing after a
+///   comma), or sent a header for one address twice, it hides the client. All clients that one hop
+///   hides share one quota, which is not the quota of the hop itself.
+///   [`Matcher::client_ip`](crate::Matcher::client_ip) matches none of them.
 ///
-/// IPv6 addresses count by their /64, IPv4 addresses by themselves. An address behind NAT64
+/// # Networks
+/// An IPv4 address counts by itself, and an IPv6 address by its /64. An address behind NAT64
 /// (`64:ff9b::/96`, RFC 6052) counts as the IPv4 address in it. An address behind a network's own
-/// translator (`64:ff9b:1::/48`, RFC 8215) counts by itself: only that network knows where the IPv4
-/// address is in it, and no client has more than one.
+/// translator (`64:ff9b:1::/48`, RFC 8215) counts by itself: its /64 may hold many clients, and each
+/// client has only one such address.
 ///
-/// The peer's address comes from axum's `ConnectInfo<SocketAddr>`, tonic's `TcpConnectInfo`, or
-/// [`PeerAddr`]; a peer on a Unix socket is [`UnixPeer`].
+/// # Where the peer's address comes from
+/// From axum's `ConnectInfo<SocketAddr>`, tonic's `TcpConnectInfo`, or [`PeerAddr`] in the request's
+/// extensions. A peer on a Unix socket is [`UnixPeer`].
 ///
 /// ```
 /// use tower_quota::key::ClientIp;
@@ -81,19 +82,18 @@ enum Source {
 }
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-/// How `trust_proxies` names the peer of a Unix socket.
+/// A peer on a Unix socket, in `trust_proxies`.
 const UNIX: &str = "unix:";
 
-/// The farthest known hop.
 #[derive(Clone, Copy, Debug)]
 struct Client {
+    /// The client, or the hop that hides it.
     hop: Hop,
-    /// Whether the client is beyond it.
     hidden: bool,
 }
 
 impl ClientIp {
-    /// The peer's address; no header is read.
+    /// The peer's address. No header is read.
     #[must_use]
     pub fn new() -> Self {
         Self {
@@ -106,7 +106,7 @@ impl ClientIp {
         }
     }
 
-    /// Trusts proxies at these addresses or networks, such as `10.0.0.0/8`; `unix:` is a peer on a
+    /// Trusts proxies with these addresses or networks, such as `10.0.0.0/8`. `unix:` is a peer on a
     /// Unix socket ([`UnixPeer`]). Default: no proxy is trusted.
     #[must_use]
     pub fn trust_proxies<T: AsRef<str>>(mut self, proxies: impl IntoIterator<Item = T>) -> Self {
@@ -130,8 +130,8 @@ impl ClientIp {
         self
     }
 
-    /// Trusts this many proxies, the peer being the first of them. Use it only where every request
-    /// comes through all of them. 0 says that there is no proxy, so no header is read.
+    /// Trusts this number of proxies; the peer is the first one. Use it only if every request comes
+    /// through all of them. With 0, there is no proxy, and no header is read.
     #[must_use]
     pub fn trust_hops(mut self, proxies: usize) -> Self {
         self.set_trust(Trust::Hops(proxies));
@@ -146,8 +146,8 @@ impl ClientIp {
     }
 
     /// Reads a header that holds one address, such as `cf-connecting-ip`, instead of
-    /// `X-Forwarded-For`. The trusted proxy must overwrite it. `forwarded` and `x-forwarded-for` are
-    /// read as they are by [`forwarded`](Self::forwarded) and by default: they may hold several.
+    /// `X-Forwarded-For`. The trusted proxy must overwrite this header. The names `forwarded` and
+    /// `x-forwarded-for` mean the same as [`forwarded`](Self::forwarded) and the default.
     #[must_use]
     pub fn header(mut self, name: &str) -> Self {
         match HeaderName::try_from(name) {
@@ -155,8 +155,9 @@ impl ClientIp {
             Ok(name) if name == X_FORWARDED_FOR => self.set_source(Source::XForwardedFor),
             Ok(name) => self.set_source(Source::Single(name)),
             Err(_) => {
+                let name = name.escape_debug();
                 self.problem =
-                    Some(format!("`{name:?}` is no header name; write one like `x-real-ip`"));
+                    Some(format!("`{name}` is no header name; write one like `x-real-ip`"));
             }
         }
         self
@@ -186,8 +187,9 @@ impl ClientIp {
         self
     }
 
-    /// The whole address of the client. `None` where it is not known: the server does not pass the
-    /// peer's address on, a trusted proxy hides the client, or the peer has no address.
+    /// The whole address of the client, not its network. `None` if it is not known: the server does not
+    /// put the peer's address into the extensions, a trusted proxy hides the client, or the client is
+    /// on a Unix socket.
     #[must_use]
     pub fn resolve(&self, request: &Parts) -> Option<IpAddr> {
         match self.find(request)? {
@@ -202,7 +204,7 @@ impl ClientIp {
             return None;
         };
         let (client, seen) = match self.trusts(peer, 0) {
-            false => (Client { hop: peer, hidden: false }, Seen::Stranger),
+            false => (Client { hop: peer, hidden: false }, Seen::UntrustedPeer),
             true => {
                 let headers = &request.headers;
                 match &self.source {
@@ -223,14 +225,14 @@ impl ClientIp {
         Some(client)
     }
 
-    /// Walks from the nearest hop outwards while the hop that names the next one is trusted.
+    /// Goes from the peer to the next hop as long as the hop is trusted.
     fn walk(&self, peer: Hop, mut hops: impl Iterator<Item = Option<IpAddr>>) -> (Client, Seen) {
         let (mut hop, mut walked) = (peer, 0);
         while self.trusts(hop, walked) {
             match hops.next() {
                 Some(Some(next)) => (hop, walked) = (Hop::Ip(next), walked.saturating_add(1)),
                 Some(None) => return (Client { hop, hidden: true }, Seen::Client),
-                None if walked == 0 => return (Client { hop, hidden: false }, Seen::Silence),
+                None if walked == 0 => return (Client { hop, hidden: false }, Seen::NoHeader),
                 None => return (Client { hop, hidden: false }, Seen::OnlyTrusted),
             }
         }
@@ -248,7 +250,7 @@ impl ClientIp {
         }
     }
 
-    /// The address that stands for all that share its quota.
+    /// The address, or the network that it counts by.
     fn counted(&self, ip: IpAddr) -> IpAddr {
         let v4 = |ip: Ipv4Addr| {
             let mask = u32::MAX.unbounded_shl(32_u32.saturating_sub(self.ipv4_prefix.into()));
@@ -271,7 +273,7 @@ impl ClientIp {
         }
     }
 
-    /// The key of all clients that are hidden behind a hop. It is longer than any address.
+    /// The key of all clients that this hop hides. It is longer than any address, and so equals none.
     #[cold]
     fn hidden_behind(&self, hop: Hop) -> Key<'static> {
         let mut key = b"hidden behind ".to_vec();
@@ -282,7 +284,7 @@ impl ClientIp {
         key.into()
     }
 
-    /// The header that is read.
+    /// The header that addresses are read from.
     fn header_name(&self) -> &str {
         match &self.source {
             Source::XForwardedFor => "x-forwarded-for",
@@ -328,18 +330,18 @@ impl KeyExtractor for ClientIp {
         }
     }
 
-    /// An address, as such or as text.
+    /// The key may be an address, or the text of one.
     fn canonical<'a>(&self, key: Key<'a>) -> Option<Key<'a>> {
         Some(self.counted(address(key.as_bytes())?.to_canonical()).into())
     }
 
     fn problem(&self) -> Option<String> {
         let reads_a_header = !matches!(self.source, Source::XForwardedFor);
-        let unbelieved = (reads_a_header && matches!(self.trust, Trust::NoProxy)).then(|| {
+        let untrusted = (reads_a_header && matches!(self.trust, Trust::NoProxy)).then(|| {
             "a header is named but no proxy is trusted to write it; add `trust_proxies([…])` or `trust_hops(n)`"
                 .to_owned()
         });
-        self.problem.clone().or(unbelieved)
+        self.problem.clone().or(untrusted)
     }
 
     fn identity(&self) -> Option<String> {
@@ -347,7 +349,8 @@ impl KeyExtractor for ClientIp {
     }
 }
 
-/// What a key was made from. No address that is in use has the bytes of one in text.
+/// Parses a key as text or as the bytes of an address. No address in use has bytes that are the text of
+/// another.
 fn address(key: &[u8]) -> Option<IpAddr> {
     let of_text = || str::from_utf8(key).ok()?.parse().ok();
     let of_octets = || match key.len() {

@@ -1,14 +1,17 @@
-//! Networks as settings name them.
+//! Networks, as text in settings: [`parse_network`].
 
 use std::net::IpAddr;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-/// The length of the prefix before an IPv4-mapped address.
+/// The prefix of IPv4-mapped addresses, in bits.
 const MAPPED: u8 = 96;
 
-/// A network as text; a single address is a network of its own. A network of IPv4-mapped addresses
-/// becomes the IPv4 network, as addresses are compared as IPv4.
+/// Parses a network, or a single address as a network of its own. A network of IPv4-mapped addresses
+/// becomes the IPv4 network, as clients' addresses are converted in the same way.
+///
+/// # Errors
+/// What is wrong with it, and what to write instead.
 pub(crate) fn parse_network(text: &str) -> Result<IpNet, String> {
     let parsed = text
         .parse()
@@ -28,7 +31,7 @@ pub(crate) fn parse_network(text: &str) -> Result<IpNet, String> {
     }
 }
 
-/// Networks as text.
+/// Parses several networks, as [`parse_network`] does.
 pub(crate) fn parse_networks<T: AsRef<str>>(
     networks: impl IntoIterator<Item = T>,
 ) -> Result<Vec<IpNet>, String> {

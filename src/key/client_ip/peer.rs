@@ -1,24 +1,24 @@
-//! The peer that has connected to the server: [`PeerAddr`], [`UnixPeer`], and what servers put into a
-//! request's extensions.
+//! The peer that is connected to the server, as servers put it into a request's extensions:
+//! [`PeerAddr`], [`UnixPeer`].
 
 use std::net::{IpAddr, SocketAddr};
 
 use http::request::Parts;
 
-/// The peer's address, for servers other than axum's and tonic's: put it into the request's
-/// extensions.
+/// The peer's address. Put it into each request's extensions if your server is neither axum's nor
+/// tonic's.
 ///
-/// With the feature `axum`, axum's `ConnectInfo<SocketAddr>` is read as well; with the feature
-/// `tonic`, tonic's `TcpConnectInfo`.
+/// The features `axum` and `tonic` read axum's `ConnectInfo<SocketAddr>` and tonic's
+/// `TcpConnectInfo`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PeerAddr(pub SocketAddr);
 
-/// A peer on a Unix socket, which has no address: put this into the request's extensions.
+/// A peer on a Unix socket, which has no address. Put this into each request's extensions.
 ///
 /// A [`ClientIp`](super::ClientIp) trusts such a peer as the proxy `unix:`
 /// ([`trust_proxies`](super::ClientIp::trust_proxies)) or as a hop
-/// ([`trust_hops`](super::ClientIp::trust_hops)). Without a forwarded header, all its requests share
-/// one key. With the feature `tonic`, tonic's `UdsConnectInfo` means the same.
+/// ([`trust_hops`](super::ClientIp::trust_hops)). Requests without a forwarded header all have the same
+/// key. The feature `tonic` reads tonic's `UdsConnectInfo` too.
 ///
 /// ```
 /// use axum::{Extension, Router, routing::get};
@@ -38,7 +38,7 @@ pub struct PeerAddr(pub SocketAddr);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UnixPeer;
 
-/// A peer or proxy on the way of a request.
+/// A peer or a proxy that a request came through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Hop {
     Ip(IpAddr),
@@ -47,11 +47,11 @@ pub(super) enum Hop {
 }
 
 impl Hop {
-    /// The nearest hop; `None` where the server does not pass the peer on.
+    /// The nearest hop; `None` if the server does not put the peer into the extensions.
     pub(super) fn peer(request: &Parts) -> Option<Self> {
         let extensions = &request.extensions;
         if let Some(PeerAddr(peer)) = extensions.get() {
-            return Some(Self::of(*peer));
+            return Some(Self::at(*peer));
         }
         if let Some(UnixPeer) = extensions.get() {
             return Some(Self::Unix);
@@ -60,17 +60,17 @@ impl Hop {
         {
             use axum::extract::connect_info::{ConnectInfo, MockConnectInfo};
             if let Some(ConnectInfo(peer)) = extensions.get::<ConnectInfo<SocketAddr>>() {
-                return Some(Self::of(*peer));
+                return Some(Self::at(*peer));
             }
             if let Some(MockConnectInfo(peer)) = extensions.get::<MockConnectInfo<SocketAddr>>() {
-                return Some(Self::of(*peer));
+                return Some(Self::at(*peer));
             }
         }
         #[cfg(feature = "tonic")]
         {
-            // tonic puts it there under TLS as well.
+            // tonic sets it for connections with TLS too.
             if let Some(info) = extensions.get::<tonic::transport::server::TcpConnectInfo>() {
-                return info.remote_addr.map(Self::of);
+                return info.remote_addr.map(Self::at);
             }
             #[cfg(unix)]
             if extensions.get::<tonic::transport::server::UdsConnectInfo>().is_some() {
@@ -80,7 +80,7 @@ impl Hop {
         None
     }
 
-    fn of(peer: SocketAddr) -> Self {
+    fn at(peer: SocketAddr) -> Self {
         Self::Ip(peer.ip().to_canonical())
     }
 }

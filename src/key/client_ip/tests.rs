@@ -302,7 +302,7 @@ fn settings_that_cannot_be_right() {
         ),
         (
             ClientIp::new().trust_hops(1).header("x real ip"),
-            "`\"x real ip\"` is no header name; write one like `x-real-ip`",
+            "`x real ip` is no header name; write one like `x-real-ip`",
         ),
         (
             ClientIp::new().ipv4_prefix(33),

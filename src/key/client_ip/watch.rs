@@ -1,4 +1,4 @@
-//! What the first requests show of how a [`ClientIp`] is set up.
+//! Finds mistakes in the settings of a [`ClientIp`] by the first requests: [`Watch`].
 
 use std::{
     fmt,
@@ -16,27 +16,26 @@ use crate::{
 /// The headers in which proxies write addresses.
 const HEADERS: [&str; 4] = ["x-forwarded-for", "forwarded", "x-real-ip", "cf-connecting-ip"];
 
-/// Warns of what is wrong.
 #[derive(Default)]
 pub(super) struct Watch {
     first: FirstRequests,
-    /// What was seen in them: the sum of each [`Seen`].
+    /// Each [`Seen`] of these requests, as bits.
     seen: AtomicU8,
     has_warned_of_hidden: AtomicBool,
 }
 
-/// How the client was found.
+/// How the client of a request was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Seen {
     /// The peer is not trusted.
-    Stranger = 1,
-    /// As [`Stranger`](Self::Stranger), and sent a header in which proxies write addresses.
-    ForwardingStranger = 2,
+    UntrustedPeer = 1,
+    /// The peer is not trusted, and sent a header in which proxies write addresses.
+    UntrustedPeerWithHeader = 2,
     /// The peer is trusted, and did not send the header that is read.
-    Silence = 4,
-    /// The header was read to its end, and each hop is trusted.
+    NoHeader = 4,
+    /// Each address in the header is trusted.
     OnlyTrusted = 8,
-    /// The header tells of a client.
+    /// The header has the address of a client, or hides it.
     Client = 16,
 }
 
@@ -46,14 +45,14 @@ impl Watch {
         self.first.are_over()
     }
 
-    /// Looks at one of the first requests.
+    /// Checks one of the first requests.
     #[cold]
     pub(super) fn look(&self, client_ip: &ClientIp, request: &Parts, mut seen: Seen) {
         let header = HEADERS.into_iter().find(|name| request.headers.contains_key(*name));
         match (seen, header, &client_ip.trust) {
-            // It is read, and somebody is not trusted: as it should be.
+            // The settings are right: a header was read up to a client, or there is no proxy.
             (Seen::Client, ..) | (_, _, Trust::Hops(0)) => return self.first.end(),
-            (Seen::Stranger, Some(header), Trust::NoProxy) => {
+            (Seen::UntrustedPeer, Some(header), Trust::NoProxy) => {
                 self.first.end();
                 return log_unread(header, || {
                     format!(
@@ -61,8 +60,8 @@ impl Watch {
                     )
                 });
             }
-            (Seen::Stranger, Some(_), _) => seen = Seen::ForwardingStranger,
-            (Seen::Silence, Some(header), _) => {
+            (Seen::UntrustedPeer, Some(_), _) => seen = Seen::UntrustedPeerWithHeader,
+            (Seen::NoHeader, Some(header), _) => {
                 self.first.end();
                 return log_unread(client_ip.header_name(), || {
                     format!(
@@ -78,16 +77,16 @@ impl Watch {
             return;
         }
         let has_seen = |seen: Seen| all & seen as u8 != 0;
-        let (strangers, proxies) = (
-            has_seen(Seen::Stranger) || has_seen(Seen::ForwardingStranger),
-            has_seen(Seen::Silence) || has_seen(Seen::OnlyTrusted),
+        let (untrusted, proxies) = (
+            has_seen(Seen::UntrustedPeer) || has_seen(Seen::UntrustedPeerWithHeader),
+            has_seen(Seen::NoHeader) || has_seen(Seen::OnlyTrusted),
         );
-        if has_seen(Seen::OnlyTrusted) && !strangers {
-            // A header with one address is the proxy's alone, so that no client chooses there.
+        if has_seen(Seen::OnlyTrusted) && !untrusted {
+            // The proxy overwrites a header with one address, so no client can choose it.
             if !matches!(client_ip.source, Source::Single(_)) {
                 log_everybody(client_ip);
             }
-        } else if has_seen(Seen::ForwardingStranger) && !proxies {
+        } else if has_seen(Seen::UntrustedPeerWithHeader) && !proxies {
             let header = client_ip.header_name();
             log_unread(header, || {
                 format!(
@@ -98,7 +97,7 @@ impl Watch {
         }
     }
 
-    /// A client is hidden behind a trusted hop.
+    /// Reports that a trusted hop hides a client.
     #[cold]
     pub(super) fn log_hidden(&self, client_ip: &ClientIp) {
         if self.has_warned_of_hidden.load(Relaxed) || self.has_warned_of_hidden.swap(true, Relaxed)
@@ -133,7 +132,7 @@ fn log_everybody(client_ip: &ClientIp) {
     });
 }
 
-/// It is no setting: extractors that differ in it alone are the same.
+/// Always the same text: a `ClientIp`'s identity is its `Debug` output, and this is not a setting.
 impl fmt::Debug for Watch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Watch")

@@ -19,7 +19,10 @@ use http_body::Frame;
 use http_body_util::BodyExt;
 use serde::Deserialize;
 use tower::{Layer, ServiceExt, service_fn};
-use tower_quota::key::{BodyFieldLayer, Extracted, KeyExtractor, body_field};
+use tower_quota::{
+    BodyFieldLayer,
+    key::{Extracted, KeyExtractor, body_field},
+};
 
 const MAX_BYTES: usize = 256;
 
@@ -218,7 +221,7 @@ where
             Extracted::Missing => Extracted::Missing,
             Extracted::Unreadable(status) => Extracted::Unreadable(status),
         });
-        let body: tower_quota::key::PeekedBody<B> = body;
+        let body: tower_quota::PeekedBody<B> = body;
         let body = body.collect().await.unwrap_or_else(|error| match error {}).to_bytes();
         Ok::<_, Infallible>(Response::new((found.to_vec(), body)))
     });

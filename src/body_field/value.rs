@@ -1,4 +1,4 @@
-//! What a document says of a field, and which values are one key.
+//! The value of a field, and which values are the same key: [`Value`].
 
 use std::borrow::Cow;
 
@@ -14,7 +14,7 @@ pub(super) enum Value {
     Absent,
     Null,
     Scalar(String),
-    /// Twice, or no scalar: what the handler reads is unknown.
+    /// There twice, or an array or object: it is not known what the handler reads.
     Unclear,
 }
 
@@ -30,12 +30,12 @@ impl Value {
         Self::Scalar(text.to_owned())
     }
 
-    /// As a key.
+    /// The field as a key.
     pub(super) fn extracted(&self) -> Extracted<'static> {
         match self {
             Self::Absent | Self::Null => Extracted::Missing,
             Self::Unclear => Extracted::UNREADABLE,
-            // A handler in another language may end the text there.
+            // Handlers in some languages end the text at a NUL.
             Self::Scalar(text) if text.contains('\0') => Extracted::UNREADABLE,
             Self::Scalar(text) => Extracted::Found(normal(text).into_owned().into()),
         }
@@ -54,8 +54,8 @@ impl From<serde_json::Value> for Value {
     }
 }
 
-/// The text that stands for all that handlers may take for the same: trimmed, in lower case, and a
-/// number in its shortest form, as `7` for `"007"`, `"+7"` and `7.0`.
+/// The same text for all values that handlers may treat as the same one: trimmed, in lower case, and a
+/// number in its shortest form, such as `7` for `"007"`, `"+7"` and `7.0`.
 fn normal(text: &str) -> Cow<'_, str> {
     let text = text.trim();
     match number(text) {
@@ -75,7 +75,7 @@ fn number(text: &str) -> Option<String> {
     }
 }
 
-/// Whether it is one of the whole numbers that JSON's readers keep exactly.
+/// Whether JSON parsers keep this whole number exactly.
 fn is_whole(number: i128) -> bool {
     (i64::MIN.into()..=u64::MAX.into()).contains(&number)
 }

@@ -1,4 +1,4 @@
-//! Fields of a document: a JSON document, or a form.
+//! Finds fields in a JSON document or a form: [`read`].
 
 use std::{fmt, sync::Arc};
 
@@ -11,7 +11,10 @@ use serde::{
 use super::{format::Format, value::Value};
 use crate::key::Extracted;
 
-/// What a document says of each of the fields named.
+/// Each of the named fields in a document.
+///
+/// # Errors
+/// 400 for a malformed document, and 415 for JSON that is sent as a form.
 pub(super) fn read(
     format: Format,
     document: &[u8],
@@ -22,7 +25,7 @@ pub(super) fn read(
     }
     let found = match format {
         Format::Json => json(document, names).map_err(|_| StatusCode::BAD_REQUEST)?,
-        // A handler that looks at the document alone reads JSON here.
+        // Some handlers do not look at the content type, and read JSON here.
         Format::Form if matches!(document.trim_ascii_start(), [b'{' | b'[', ..]) => {
             return Err(StatusCode::UNSUPPORTED_MEDIA_TYPE);
         }
@@ -31,13 +34,12 @@ pub(super) fn read(
     Ok(found.iter().map(Value::extracted).collect())
 }
 
-/// What a query says of each of the fields named: a handler reads a form from there if the method
-/// is GET.
+/// Each of the named fields in a query, from which handlers read a form if the method is GET.
 pub(super) fn read_query(query: &str, names: &[Arc<str>]) -> Vec<Extracted<'static>> {
     form(query.as_bytes(), names).iter().map(Value::extracted).collect()
 }
 
-/// Forms know no nesting: `user.id` is written so, or as `user[id]`.
+/// A form is not nested: the field `user.id` is written as `user.id` or as `user[id]`.
 fn form(document: &[u8], names: &[Arc<str>]) -> Vec<Value> {
     let mut found = vec![Value::Absent; names.len()];
     for (name, value) in form_urlencoded::parse(document) {
@@ -56,20 +58,20 @@ fn json(document: &[u8], names: &[Arc<str>]) -> serde_json::Result<Vec<Value>> {
     let mut found = vec![Value::Absent; names.len()];
     let wanted = names.iter().enumerate().map(|(index, name)| (index, Some(&**name))).collect();
     Within { wanted, found: &mut found }.deserialize(&mut parser)?;
-    // What follows the document would make the handler refuse it.
+    // A handler refuses a document with anything after it.
     parser.end()?;
     Ok(found)
 }
 
-/// Reads a value for the fields that lie within it, and skips the others.
+/// Reads a value, and finds the fields in it.
 struct Within<'a> {
-    /// Which fields, and their path from here; `None` where the value itself is the field.
+    /// The index of each field, and its path from this value; `None` if the value is the field.
     wanted: Vec<(usize, Option<&'a str>)>,
     found: &'a mut [Value],
 }
 
 impl<'a> Within<'a> {
-    /// The fields that lie within the member `name`. Its letter case is ignored, as some readers do.
+    /// The fields in the member `name`. Letter case is ignored, as some handlers ignore it.
     fn in_member(&self, name: &str) -> Vec<(usize, Option<&'a str>)> {
         let in_member = |(index, path): &(usize, Option<&'a str>)| {
             let path = (*path)?;
@@ -83,7 +85,7 @@ impl<'a> Within<'a> {
         self.wanted.iter().filter_map(in_member).collect()
     }
 
-    /// The value is a scalar: the field, if it is wanted itself.
+    /// Adds a value that has no members. It is unclear for a field that should be in it.
     #[expect(clippy::indexing_slicing, reason = "each wanted field has a value in `found`")]
     fn scalar<E: Error>(self, value: Value) -> Result<(), E> {
         for (index, path) in self.wanted {
@@ -126,7 +128,7 @@ impl<'de> Visitor<'de> for Within<'_> {
             }
             seen.push(name);
             if wanted.iter().all(|(_, path)| path.is_none()) {
-                // Numbers come as maps where a feature of serde_json keeps all of their digits.
+                // With its feature `arbitrary_precision`, serde_json passes numbers as maps.
                 let value = Value::from(members.next_value::<serde_json::Value>()?);
                 wanted.iter().for_each(|(index, _)| self.found[*index].add(value.clone()));
             } else {
@@ -136,7 +138,7 @@ impl<'de> Visitor<'de> for Within<'_> {
         Ok(())
     }
 
-    /// A struct may be written as an array of its fields, and a field as an array of one.
+    /// Unclear: some handlers read a struct from an array of its fields, or a field from an array of one.
     fn visit_seq<S: SeqAccess<'de>>(self, mut items: S) -> Result<(), S::Error> {
         while items.next_element::<IgnoredAny>()?.is_some() {}
         self.scalar(Value::Unclear)

@@ -1,4 +1,4 @@
-//! A body of which the beginning is read ahead: [`PeekedBody`].
+//! A body whose beginning was read ahead: [`PeekedBody`].
 
 use std::{
     fmt,
@@ -10,12 +10,12 @@ use bytes::{Bytes, BytesMut};
 use http::StatusCode;
 use http_body::{Body, Frame, SizeHint};
 
-/// A body of which the first part may have been read ahead. It hands on the same bytes, the same
-/// trailers and the same error, and what was read ahead in one piece.
+/// A body whose beginning may have been read ahead. It passes on the same bytes, trailers and error; the
+/// bytes that were read ahead come as one frame.
 pub struct PeekedBody<B: Body> {
-    /// Data that was read ahead.
+    /// The data that was read ahead.
     read: BytesMut,
-    /// What followed it: trailers, an error, or a piece that is too long.
+    /// What came after it: trailers, an error, or a frame that is too long.
     next: Option<Result<Frame<Bytes>, B::Error>>,
     rest: B,
 }
@@ -25,11 +25,11 @@ impl<B: Body<Data = Bytes> + Unpin> PeekedBody<B> {
         Self { read: BytesMut::new(), next: None, rest }
     }
 
-    /// Reads the whole body ahead, if it ends within `max_bytes`. A piece counts at least one byte,
-    /// so that there are no more pieces than bytes.
+    /// Reads the whole body ahead, up to `max_bytes`. An empty frame counts as one byte, so that there
+    /// are never more frames than bytes.
     ///
     /// # Errors
-    /// 413 Content Too Large for a longer one, and 400 Bad Request for one that breaks off.
+    /// 413 Content Too Large for a longer body, and 400 Bad Request for one that is cut off.
     pub(super) async fn peek(&mut self, max_bytes: usize) -> Result<(), StatusCode> {
         if self.rest.size_hint().lower() > max_bytes as u64 {
             return Err(StatusCode::PAYLOAD_TOO_LARGE);
@@ -54,7 +54,7 @@ impl<B: Body<Data = Bytes> + Unpin> PeekedBody<B> {
                     return Err(StatusCode::BAD_REQUEST);
                 }
             }
-            // Trailers end a body.
+            // Trailers are a body's last frame.
             self.next = Some(frame);
             break;
         }
@@ -70,7 +70,7 @@ impl<B: Body<Data = Bytes> + Unpin> PeekedBody<B> {
         &mut self,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        // A body that has ended is not polled again: not every one can bear it.
+        // Some bodies panic if they are polled after their end.
         if self.rest.is_end_stream() {
             return Poll::Ready(None);
         }
@@ -78,7 +78,7 @@ impl<B: Body<Data = Bytes> + Unpin> PeekedBody<B> {
     }
 }
 
-/// Nothing in it is pinned but the rest, which is `Unpin` wherever it is polled.
+/// Only `rest` is ever pinned, and it is polled only if it is `Unpin`.
 impl<B: Body> Unpin for PeekedBody<B> {}
 
 impl<B: Body<Data = Bytes> + Unpin> Body for PeekedBody<B> {

@@ -1,4 +1,4 @@
-//! The format of a body, from the request's head.
+//! Which format a body has, by the request's head: [`Format`].
 
 use std::sync::Arc;
 
@@ -14,13 +14,14 @@ pub(super) enum Format {
 }
 
 impl Format {
-    /// The format that the headers tell. `json` are further media types that mean JSON.
+    /// The format by the content type. `json` are more media types that count as JSON.
+    ///
+    /// Accepts all that axum's `Json` and `Form` accept: these also include `application/json+x`, and
+    /// any type that begins with the type of forms.
     ///
     /// # Errors
-    /// 415 Unsupported Media Type for another type, none, several, or an encoding. What axum's
-    /// `Json` and `Form` take is taken here: `application/json+x` by the one, and whatever begins
-    /// with the type of forms by the other.
-    pub(super) fn of(headers: &HeaderMap, json: &[Arc<str>]) -> Result<Self, StatusCode> {
+    /// 415 Unsupported Media Type for another type, no type, several types, or an encoded body.
+    pub(super) fn from_headers(headers: &HeaderMap, json: &[Arc<str>]) -> Result<Self, StatusCode> {
         let unsupported = StatusCode::UNSUPPORTED_MEDIA_TYPE;
         if headers.get_all(CONTENT_ENCODING).iter().any(|value| !is_identity(value.as_bytes())) {
             return Err(unsupported);
@@ -42,7 +43,7 @@ impl Format {
     }
 }
 
-/// Whether a body is encoded by none of these (RFC 9110, section 8.4).
+/// Whether none of these encodings changes the body (RFC 9110, section 8.4).
 fn is_identity(encodings: &[u8]) -> bool {
     let mut encodings = encodings.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
     encodings.all(|encoding| encoding.is_empty() || encoding.eq_ignore_ascii_case(b"identity"))
@@ -57,7 +58,7 @@ mod tests {
         for (name, value) in lines {
             headers.append(name, value.parse().unwrap());
         }
-        Format::of(&headers, &["text/plain".into()]).ok()
+        Format::from_headers(&headers, &["text/plain".into()]).ok()
     }
 
     #[test]

@@ -1,63 +1,21 @@
-//! Keys from the parts of a request's head.
+//! Keys from a request's head: [`header`], [`bearer`], [`query`] and [`path_param`].
 
 use std::borrow::Cow;
 
-use http::{HeaderMap, HeaderName, header::AUTHORIZATION, request::Parts};
+use http::{HeaderMap, HeaderName, header::AUTHORIZATION};
 
-use super::{Extracted, Key, KeyExtractor};
+use super::{Extracted, KeyExtractor, closure::identified};
 use crate::path::{Param, Pattern, SentPath};
 
-/// A key read by a closure; `None` when the request has none.
+/// The value of a header, without whitespace around it. The value may be any bytes.
 ///
-/// `kind` names the kind of key in messages and logs. Where a key may be there and not be readable,
-/// take [`try_from_fn`].
-///
-/// ```
-/// use tower_quota::key;
-///
-/// let by_host = key::from_fn("host", |request| Some(request.uri.host()?.into()));
-/// # let _ = by_host;
-/// ```
-pub fn from_fn<F>(kind: impl Into<Cow<'static, str>>, extract: F) -> impl KeyExtractor
-where
-    F: for<'a> Fn(&'a Parts) -> Option<Key<'a>> + Send + Sync + 'static,
-{
-    try_from_fn(kind, move |request| extract(request).into())
-}
-
-/// A key read by a closure that tells what is unreadable from what is missing.
-///
-/// ```
-/// use tower_quota::key::{self, Extracted};
-///
-/// let by_tenant = key::try_from_fn("tenant", |request| {
-///     let mut lines = request.headers.get_all("host").iter();
-///     let (Some(host), None) = (lines.next(), lines.next()) else {
-///         return Extracted::UNREADABLE;
-///     };
-///     match host.to_str() {
-///         Ok(host) => Extracted::Found(host.split('.').next().unwrap_or_default().into()),
-///         Err(_) => Extracted::UNREADABLE,
-///     }
-/// });
-/// # let _ = by_tenant;
-/// ```
-pub fn try_from_fn<F>(kind: impl Into<Cow<'static, str>>, extract: F) -> impl KeyExtractor
-where
-    F: for<'a> Fn(&'a Parts) -> Extracted<'a> + Send + Sync + 'static,
-{
-    Extract { kind: kind.into(), extract, problem: None, identity: None, path: None }
-}
-
-/// The value of a header: any bytes, without the whitespace around them.
-///
-/// A header sent twice is unreadable: which one the handler reads is unknown.
+/// If a request has the header twice, the key is unreadable: the handler may read either of them.
 pub fn header(name: impl AsRef<str>) -> impl KeyExtractor {
     let name = name.as_ref().to_ascii_lowercase();
     let parsed = HeaderName::try_from(&name).ok();
-    let problem = parsed
-        .is_none()
-        .then(|| format!("`{name:?}` is no header name; write one like `x-api-key`"));
+    let problem = parsed.is_none().then(|| {
+        format!("`{}` is no header name; write one like `x-api-key`", name.escape_debug())
+    });
     let identity = format!("header {name}");
     identified(identity, name, problem, move |request| match &parsed {
         Some(name) => single(&request.headers, name),
@@ -67,9 +25,9 @@ pub fn header(name: impl AsRef<str>) -> impl KeyExtractor {
 
 /// The token of `Authorization: Bearer …` (RFC 6750, section 2.1).
 ///
-/// Another scheme, and a token that is empty, count as missing. Unreadable are two lines of the
-/// header, a token with whitespace in it, and what only begins like the scheme, as `Bearerabc`: some
-/// handlers read a token from these.
+/// The key is missing if the scheme is another one, or the token is empty. It is unreadable if the
+/// request has the header twice, if there is whitespace in the token, or if there is no space after
+/// the scheme, as in `Bearerabc`: some handlers read a token from these.
 #[must_use]
 pub fn bearer() -> impl KeyExtractor {
     const SCHEME: &[u8] = b"bearer";
@@ -91,8 +49,8 @@ pub fn bearer() -> impl KeyExtractor {
 
 /// A parameter of the query string, decoded.
 ///
-/// Unreadable are a parameter that is there twice, and a value whose percent-encoding is not that of
-/// a text without NUL: which one the handler reads, and how, is unknown.
+/// The key is unreadable if the parameter is there twice, or if its value does not decode to UTF-8
+/// without NUL: it is not known what the handler reads.
 pub fn query(name: impl Into<Cow<'static, str>>) -> impl KeyExtractor {
     let name = name.into();
     identified(format!("query {name}"), name.clone(), None, move |request| {
@@ -113,10 +71,10 @@ pub fn query(name: impl Into<Cow<'static, str>>) -> impl KeyExtractor {
 
 /// A segment of the path, decoded: the parameter `name` of `pattern`, in axum's syntax.
 ///
-/// It is unreadable where its percent-encoding is not that of a text without NUL, and where routers
-/// read different segments from the path, as from `/v1/tenants//a` or `/v1/tenants/a/../b`. It is
-/// missing where the path is not that of the pattern. An encoded slash belongs to its segment. The
-/// path is read as [`Matcher`](crate::Matcher) reads it.
+/// The key is missing if the path does not match the pattern. It is unreadable if the segment does not
+/// decode to UTF-8 without NUL, or if routers may read different segments from the path, as from
+/// `/v1/tenants//a` or `/v1/tenants/a/../b`. An encoded slash is part of its segment. The path is read
+/// as [`Matcher`](crate::Matcher) reads it.
 ///
 /// ```
 /// use tower_quota::key;
@@ -135,7 +93,6 @@ pub fn path_param(pattern: &str, name: impl Into<Cow<'static, str>>) -> impl Key
         Ok(_) => None,
     };
     let identity = format!("path {pattern:?} {name}");
-    let path = Some(pattern.to_owned());
     let extract = identified(identity, name.clone(), problem, move |request| {
         let Ok(pattern) = &parsed else { return Extracted::Missing };
         let sent = SentPath::from_request(request);
@@ -152,76 +109,11 @@ pub fn path_param(pattern: &str, name: impl Into<Cow<'static, str>>) -> impl Key
             Param::Ambiguous => Extracted::UNREADABLE,
         }
     });
-    Extract { path, ..extract }
+    extract.only_on_path(pattern)
 }
 
-/// What an earlier middleware found out: a user, a tenant, a session.
-///
-/// ```
-/// use tower_quota::key;
-///
-/// #[derive(Clone)]
-/// struct User { id: u64 }
-///
-/// let by_user = key::extension("user", |user: &User| user.id.into());
-/// # let _ = by_user;
-/// ```
-pub fn extension<T, F>(kind: impl Into<Cow<'static, str>>, key: F) -> impl KeyExtractor
-where
-    T: Send + Sync + 'static,
-    F: for<'a> Fn(&'a T) -> Key<'a> + Send + Sync + 'static,
-{
-    from_fn(kind, move |request| request.extensions.get().map(&key))
-}
-
-/// A key read by a closure of which the [identity](KeyExtractor::identity) says all.
-pub(super) fn identified<F>(
-    identity: String,
-    kind: impl Into<Cow<'static, str>>,
-    problem: Option<String>,
-    extract: F,
-) -> Extract<F>
-where
-    F: for<'a> Fn(&'a Parts) -> Extracted<'a> + Send + Sync + 'static,
-{
-    Extract { kind: kind.into(), extract, problem, identity: Some(identity), path: None }
-}
-
-pub(super) struct Extract<F> {
-    kind: Cow<'static, str>,
-    extract: F,
-    problem: Option<String>,
-    identity: Option<String>,
-    /// The path outside of which there is none.
-    path: Option<String>,
-}
-
-impl<F> KeyExtractor for Extract<F>
-where
-    F: for<'a> Fn(&'a Parts) -> Extracted<'a> + Send + Sync + 'static,
-{
-    fn kind(&self) -> Cow<'_, str> {
-        Cow::Borrowed(&self.kind)
-    }
-
-    fn extract<'a>(&self, request: &'a Parts) -> Extracted<'a> {
-        (self.extract)(request)
-    }
-
-    fn problem(&self) -> Option<String> {
-        self.problem.clone()
-    }
-
-    fn identity(&self) -> Option<String> {
-        self.identity.clone()
-    }
-
-    fn paths(&self) -> Vec<String> {
-        self.path.iter().cloned().collect()
-    }
-}
-
-/// What is read from the only one of some items; several are unreadable.
+/// Reads the key from the only item. It is missing if there is none, and unreadable if there are
+/// several.
 #[inline]
 fn only<'a, T>(
     mut items: impl Iterator<Item = T>,
@@ -241,8 +133,8 @@ fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Extracted<'a> {
     })
 }
 
-/// The text that is percent-encoded, if it is encoded as it has to be (RFC 3986, section 2.1). A
-/// text with NUL is none: where a handler reads it, it may end there.
+/// Decodes a percent-encoded text. `None` if an encoding is not complete (RFC 3986, section 2.1), or
+/// if the text is not UTF-8, or has a NUL, where some handlers end it.
 fn decoded(encoded: &str) -> Option<Cow<'_, str>> {
     let whole = |rest: &str| {
         let digits = rest.as_bytes().get(..2);
@@ -298,7 +190,7 @@ mod tests {
         }
         assert_eq!(
             header("x api").problem().unwrap(),
-            "`\"x api\"` is no header name; write one like `x-api-key`"
+            "`x api` is no header name; write one like `x-api-key`"
         );
         let long = "k".repeat(100 * 1024);
         assert_eq!(read(&api_key, "/", &[("x-api-key", long.as_bytes())]), format!("found {long}"));
@@ -383,20 +275,5 @@ mod tests {
             "the path `/v1/{user}` has no parameter `{tenant}`; write it there"
         );
         assert!(path_param("/v1/{user", "user").problem().is_some());
-    }
-
-    #[test]
-    fn extensions() {
-        let user = extension("user", |id: &u64| (*id).into());
-        let with = |extensions| {
-            let mut parts = Request::get("/").body(()).unwrap().into_parts().0;
-            parts.extensions = extensions;
-            user.extract(&parts).found().is_some()
-        };
-        let mut extensions = http::Extensions::new();
-        extensions.insert(7_u32);
-        assert!(!with(extensions.clone()));
-        extensions.insert(7_u64);
-        assert!(with(extensions));
     }
 }
