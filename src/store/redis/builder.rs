@@ -12,9 +12,9 @@ use super::{
     deny_cache::DenyCache,
     leases::LeaseTable,
     replica::Replica,
+    script::{KeyNames, ScriptCall},
     shards::Shards,
     time_budget::Timeouts,
-    wire::{Names, Request},
 };
 use crate::error::BuildError;
 
@@ -182,9 +182,9 @@ impl RedisStoreBuilder {
         }
         let servers = self.address.servers(&self.timeouts)?;
         let announced = AnnouncedPolicies::new(&self.prefix);
-        let names = Names::new(self.prefix);
+        let names = KeyNames::new(self.prefix);
         let probe_names = names.clone();
-        let probe = move |shard| Request::probe(&probe_names, shard);
+        let probe = move |shard| ScriptCall::probe(&probe_names, shard);
         let manager = ConnectionManager::new(servers, self.timeouts, probe, announced);
         let deny_cache = DenyCache::new(self.max_denied, LONGEST_DENIED);
         let shards = Shards { manager, names, deny_cache };

@@ -10,8 +10,8 @@ use redis::{
 use tokio::time::{sleep, timeout};
 
 use super::{
+    script::ScriptCall,
     time_budget::{TimeBudget, Timeouts},
-    wire::{self, Request},
 };
 use crate::store::{Answer, StoreError};
 
@@ -85,10 +85,10 @@ impl Servers {
 
 impl Connection {
     /// Runs the script.
-    pub(super) async fn run(&self, request: &Request) -> Result<Answer, CommandError> {
+    pub(super) async fn run(&self, call: &ScriptCall) -> Result<Answer, CommandError> {
         let answer = match self {
-            Self::One(connection) => wire::run(&mut connection.clone(), request).await,
-            Self::Cluster(connection) => run_in_cluster(&mut connection.clone(), request).await,
+            Self::One(connection) => call.run(&mut connection.clone()).await,
+            Self::Cluster(connection) => run_in_cluster(&mut connection.clone(), call).await,
         };
         answer.map_err(CommandError::from)
     }
@@ -131,12 +131,12 @@ impl Connection {
 /// the cluster's client retries nothing.
 async fn run_in_cluster(
     connection: &mut ClusterConnection,
-    request: &Request,
+    call: &ScriptCall,
 ) -> RedisResult<Answer> {
     loop {
-        let mut answer = wire::run(connection, request).await;
+        let mut answer = call.run(connection).await;
         if let Some(node) = answer.as_ref().err().and_then(taking_over) {
-            answer = wire::run_asking(connection, request, node).await;
+            answer = call.run_asking(connection, node).await;
         }
         match answer {
             Err(error) if is_rearranged(&error) => sleep(REARRANGING_PAUSE).await,

@@ -9,9 +9,9 @@ mod deny_cache;
 mod leases;
 mod replica;
 mod rollback;
+mod script;
 mod shards;
 mod time_budget;
-mod wire;
 
 use std::{fmt, sync::Arc};
 
@@ -20,7 +20,7 @@ use tokio::runtime::Handle;
 
 pub use self::builder::RedisStoreBuilder;
 #[cfg(any(fuzzing, test))]
-pub(crate) use self::wire::read_any as read_any_reply;
+pub(crate) use self::script::read_any as read_any_reply;
 use self::{leases::date_back, replica::Replica, rollback::RollbackOnDrop};
 use super::{Announcement, Charge, Correction, Store, StoreError, StoreFuture};
 use crate::clock::Now;

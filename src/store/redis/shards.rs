@@ -9,8 +9,8 @@ use super::{
     connection_manager::ConnectionManager,
     deny_cache::DenyCache,
     leases::units_taken,
+    script::{KeyNames, ScriptCall},
     time_budget::TimeBudget,
-    wire::{Names, Request},
 };
 use crate::{
     clock::Now,
@@ -21,7 +21,7 @@ use crate::{
 /// asked one after the other.
 pub(super) struct Shards {
     pub(super) manager: Arc<ConnectionManager>,
-    pub(super) names: Names,
+    pub(super) names: KeyNames,
     pub(super) deny_cache: DenyCache,
 }
 
@@ -39,8 +39,8 @@ impl Shards {
     ) -> Result<Answer, StoreError> {
         let is_one_shard = |first: &Charge| charges.iter().all(|each| each.shard == first.shard);
         if charges.first().is_none_or(is_one_shard) || !self.manager.is_cluster() {
-            let request = Request::correct_and_charge(&self.names, before, charges);
-            let mut answer = self.manager.run(&request, budget).await?;
+            let call = ScriptCall::correct_and_charge(&self.names, before, charges);
+            let mut answer = self.manager.run(&call, budget).await?;
             if !before.is_empty() {
                 answer.usages = answer.usages.iter().skip(before.len()).copied().collect();
             }
@@ -62,7 +62,7 @@ impl Shards {
         let mut made_before: Vec<(usize, Correction)> = Vec::new();
         for indices in self.by_shard(charges.iter().map(|charge| charge.shard)) {
             let charges: SmallVec<[Charge; 4]> = indices.iter().map(|&at| charges[at]).collect();
-            let answer = self.manager.run(&Request::charge(&self.names, &charges), budget).await;
+            let answer = self.manager.run(&ScriptCall::charge(&self.names, &charges), budget).await;
             let answer = match answer {
                 Ok(answer) => answer,
                 Err(error) => {
@@ -110,8 +110,8 @@ impl Shards {
         for indices in self.by_shard(corrections.iter().map(|correction| correction.charge.shard)) {
             let corrections: SmallVec<[Correction; 4]> =
                 indices.iter().map(|&at| corrections[at]).collect();
-            let request = Request::correct(&self.names, &corrections);
-            match self.manager.run(&request, &mut budget).await {
+            let call = ScriptCall::correct(&self.names, &corrections);
+            match self.manager.run(&call, &mut budget).await {
                 Ok(answer) => merged.add(&indices, &answer),
                 Err(error) => failed = Some(error),
             }

@@ -37,8 +37,8 @@ use self::{
 use super::{
     announced_policies::AnnouncedPolicies,
     connection::{Connection, Servers},
+    script::ScriptCall,
     time_budget::{TimeBudget, Timeouts},
-    wire::Request,
 };
 use crate::{
     store::{Answer, StoreError},
@@ -52,7 +52,7 @@ pub(super) struct ConnectionManager {
     servers: Servers,
     timeouts: Timeouts,
     /// Makes the cheapest command for the server of a shard.
-    probe: Box<dyn Fn(u64) -> Request + Send + Sync>,
+    probe: Box<dyn Fn(u64) -> ScriptCall + Send + Sync>,
     state: watch::Sender<State>,
     /// Whether the warning about the queue is still to be given.
     warns_of_queue: AtomicBool,
@@ -73,7 +73,7 @@ impl ConnectionManager {
     pub(super) fn new(
         servers: Servers,
         timeouts: Timeouts,
-        probe: impl Fn(u64) -> Request + Send + Sync + 'static,
+        probe: impl Fn(u64) -> ScriptCall + Send + Sync + 'static,
         announced: AnnouncedPolicies,
     ) -> Arc<Self> {
         let (probe, state) = (Box::new(probe), watch::Sender::new(State::Closed));
@@ -95,14 +95,14 @@ impl ConnectionManager {
         &self.announced
     }
 
-    /// Runs the script on the server of the request's shard. Fails at once while that is down.
+    /// Runs the script on the server of its shard. Fails at once while that is down.
     pub(super) async fn run(
         self: &Arc<Self>,
-        request: &Request,
+        call: &ScriptCall,
         budget: &mut TimeBudget,
     ) -> Result<Answer, StoreError> {
         let connected = self.connected(budget).await?;
-        let range = connected.range(|| request.slot());
+        let range = connected.range(|| call.slot());
         let permit = range.send_queue.acquire(self.timeouts.queue).await;
         let _permit = permit.map_err(|why| self.not_sent(why))?;
         if range.is_down.load(Relaxed) {
@@ -110,7 +110,7 @@ impl ConnectionManager {
         }
         budget.mark_sent();
         let answers_before = range.answers.load(Relaxed);
-        let reply = budget.wait(self.timeouts.response, connected.connection.run(request)).await;
+        let reply = budget.wait(self.timeouts.response, connected.connection.run(call)).await;
         let error = match reply {
             Some(Ok(answer)) => {
                 range.answers.fetch_add(1, Relaxed);
@@ -122,7 +122,7 @@ impl ConnectionManager {
             }
             Some(Err(error)) if !error.is_timeout => error,
             Some(Err(_)) | None => {
-                self.start_probe(&connected, request, answers_before);
+                self.start_probe(&connected, call, answers_before);
                 return Err(not_in_time());
             }
         };
@@ -130,11 +130,11 @@ impl ConnectionManager {
         let error = error.into();
         let errors = range.errors.fetch_add(1, Relaxed).saturating_add(1);
         if is_lost {
-            self.mark_down(&connected, request, DownReason::ConnectionLost, &error);
+            self.mark_down(&connected, call, DownReason::ConnectionLost, &error);
         } else {
             range.answers.fetch_add(1, Relaxed);
             if errors >= MAX_ERRORS {
-                self.mark_down(&connected, request, DownReason::Errors, &error);
+                self.mark_down(&connected, call, DownReason::Errors, &error);
             }
         }
         Err(error)
@@ -188,17 +188,17 @@ impl ConnectionManager {
     fn start_probe(
         self: &Arc<Self>,
         connected: &Arc<Connected>,
-        request: &Request,
+        call: &ScriptCall,
         answers_before: u64,
     ) {
-        let range = connected.range(|| request.slot());
+        let range = connected.range(|| call.slot());
         if range.is_probed.swap(true, Relaxed) {
             return;
         }
         if range.answers.load(Relaxed) == answers_before {
             range.send_queue.abandon_waiting();
         }
-        tokio::spawn(probe_once(Arc::clone(self), Arc::clone(connected), request.shard()));
+        tokio::spawn(probe_once(Arc::clone(self), Arc::clone(connected), call.shard()));
     }
 
     /// Uses the server, or the range of a cluster, no more until it works again.
@@ -206,11 +206,11 @@ impl ConnectionManager {
     fn mark_down(
         self: &Arc<Self>,
         failed: &Arc<Connected>,
-        request: &Request,
+        call: &ScriptCall,
         reason: DownReason,
         error: &StoreError,
     ) {
-        let range = failed.range(|| request.slot());
+        let range = failed.range(|| call.slot());
         if !self.is_cluster() {
             let is_current =
                 |state: &State| matches!(state, State::Open(now) if Arc::ptr_eq(now, failed));
@@ -222,7 +222,7 @@ impl ConnectionManager {
         } else if !range.is_down.swap(true, Relaxed) {
             range.send_queue.abandon_waiting();
             log_down(error);
-            let (manager, probe) = (Arc::downgrade(self), (self.probe)(request.shard()));
+            let (manager, probe) = (Arc::downgrade(self), (self.probe)(call.shard()));
             tokio::spawn(probe_until_up(manager, Arc::clone(failed), probe, reason));
         }
     }
@@ -238,7 +238,7 @@ impl ConnectionManager {
         })
     }
 
-    async fn probe(&self, connection: &Connection, probe: &Request) -> Result<(), StoreError> {
+    async fn probe(&self, connection: &Connection, probe: &ScriptCall) -> Result<(), StoreError> {
         let mut budget = TimeBudget::new(self.timeouts.response);
         match budget.wait(Duration::MAX, connection.run(probe)).await {
             Some(answer) => answer.map(drop).map_err(StoreError::from),
@@ -319,7 +319,7 @@ async fn probe_once(manager: Arc<ConnectionManager>, connected: Arc<Connected>, 
 async fn probe_until_up(
     manager: Weak<ConnectionManager>,
     connected: Arc<Connected>,
-    probe: Request,
+    probe: ScriptCall,
     reason: DownReason,
 ) {
     let range = connected.range(|| probe.slot());

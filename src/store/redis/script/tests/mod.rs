@@ -1,14 +1,22 @@
+//! The script in a real server and a real cluster.
+
 mod hostile;
 mod plans;
 
 use std::{sync::Arc, time::Duration};
 
-use redis::Client;
+use redis::{Client, ErrorKind, Value};
 use tokio::runtime::Runtime;
 
-use super::*;
-use crate::store::{
-    MemoryStore, RedisStore, RedisStoreBuilder, Store, StoreFuture, Usage, conformance,
+use super::{rate::Rate, *};
+use crate::{
+    algorithm::Algorithm,
+    clock::Now,
+    quota::Quota,
+    store::{
+        Answer, Change, Charge, Correction, MemoryStore, Mode, RedisStore, RedisStoreBuilder,
+        Store, StoreFuture, Usage, conformance,
+    },
 };
 
 #[path = "../../../../../tests/common/redis/mod.rs"]
@@ -132,7 +140,7 @@ const SECOND: u64 = 1_000_000;
 /// One server, and what is sent to it.
 struct Sent {
     server: Server,
-    names: Names,
+    names: KeyNames,
     connection: redis::Connection,
     runtime: Runtime,
     asynchronous: redis::aio::MultiplexedConnection,
@@ -144,24 +152,24 @@ impl Sent {
         let client = Client::open(server.url()).unwrap();
         let asynchronous = runtime.block_on(client.get_multiplexed_async_connection()).unwrap();
         let connection = server.connection();
-        Self { server, names: Names::new("test"), connection, runtime, asynchronous }
+        Self { server, names: KeyNames::new("test"), connection, runtime, asynchronous }
     }
 
-    fn run(&mut self, request: &Request) -> Answer {
-        self.runtime.block_on(run(&mut self.asynchronous, request)).unwrap()
+    fn run(&mut self, call: &ScriptCall) -> Answer {
+        self.runtime.block_on(call.run(&mut self.asynchronous)).unwrap()
     }
 
     /// At a time, without keeping anything for longer: how long until it fits, and what is left.
     fn charge(&mut self, micros: u64, charge: Charge) -> (u64, u64) {
-        let request = Request::charge(&self.names, &[charge]).at(time(micros), Duration::ZERO);
-        let usage = self.run(&request).usages[0];
+        let call = ScriptCall::charge(&self.names, &[charge]).at(time(micros), Duration::ZERO);
+        let usage = self.run(&call).usages[0];
         (usage.wait().as_micros() as u64, usage.remaining())
     }
 
     fn correct(&mut self, micros: u64, charge: Charge, change: Change) {
         let correction = Correction::new(charge, change);
-        let request = Request::correct(&self.names, &[correction]);
-        self.run(&request.at(time(micros), Duration::ZERO));
+        let call = ScriptCall::correct(&self.names, &[correction]);
+        self.run(&call.at(time(micros), Duration::ZERO));
     }
 
     /// In milliseconds; below 0 where there is no key.
@@ -234,12 +242,12 @@ fn the_shortest_count_is_kept_to_its_end() {
         let algorithm = ALGORITHMS[number % 3];
         let quota = Quota::per_window(1, Duration::from_micros(600));
         let charge = Charge { policy: number as u64, ..charge(algorithm, quota) };
-        let request = Request::charge(&names, &[charge]);
+        let call = ScriptCall::charge(&names, &[charge]);
         let mut both = redis::pipe();
-        let look = both.atomic().add_command(request.with_source()).cmd("PEXPIRETIME");
+        let look = both.atomic().add_command(call.with_source()).cmd("PEXPIRETIME");
         let look = look.arg(names.key(&charge));
         let (reply, ends): (Value, i64) = look.query(&mut sent.connection).unwrap();
-        let answer = request.read(&reply).unwrap();
+        let answer = call.read(&reply).unwrap();
         let lasts = answer.at.unix() + answer.usages[0].reset();
         // Otherwise it has ended.
         if let Ok(ends) = u64::try_from(ends) {
@@ -259,7 +267,7 @@ fn a_key_is_kept_as_long_as_the_longest_of_its_counts() {
             Charge { policy: 2 << 40, ..charge(Algorithm::TokenBucket, Quota::per_second(10)) };
         let charges = if swapped { [short, long] } else { [long, short] };
         let names = sent.names.clone();
-        sent.run(&Request::charge(&names, &charges).at(time(START), Duration::ZERO));
+        sent.run(&ScriptCall::charge(&names, &charges).at(time(START), Duration::ZERO));
         assert!(sent.ttl(&long) > 3_590_000, "swapped: {swapped}");
         // Neither does a count that ends sooner end it sooner.
         sent.charge(START + SECOND, short);
@@ -278,12 +286,14 @@ fn a_lease_takes_what_there_is_and_is_told_how_much_that_was() {
         assert_eq!(left(&mut sent), 4);
         // It fits, but another charge does not: nothing is taken.
         let other = Charge { policy: 2 << 40, cost: 11, ..one };
-        let both = Request::charge(&sent.names, &[leasing, other]).at(time(START), Duration::ZERO);
+        let both =
+            ScriptCall::charge(&sent.names, &[leasing, other]).at(time(START), Duration::ZERO);
         assert_eq!(sent.run(&both).usages[0].remaining(), 4);
         assert_eq!((sent.charge(START, leasing), left(&mut sent)), ((0, 4), 0), "{algorithm:?}");
         // It does not fit: nor does anything else of its request.
         let other = Charge { cost: 1, ..other };
-        let both = Request::charge(&sent.names, &[other, leasing]).at(time(START), Duration::ZERO);
+        let both =
+            ScriptCall::charge(&sent.names, &[other, leasing]).at(time(START), Duration::ZERO);
         let usages = sent.run(&both).usages;
         assert!(usages[0].fits() && !usages[1].fits());
         assert_eq!((usages[0].remaining(), usages[1].remaining()), (10, 0), "{algorithm:?}");
@@ -296,21 +306,21 @@ fn the_servers_clock_counts() {
     let names = sent.names.clone();
     for algorithm in ALGORITHMS {
         let charge = charge(algorithm, Quota::per_window(5, Duration::from_secs(86_400 * 365)));
-        let request = Request::charge(&names, &[charge]);
+        let call = ScriptCall::charge(&names, &[charge]);
         let before: (u64, u64) = redis::cmd("TIME").query(&mut sent.connection).unwrap();
-        let answer = sent.run(&request);
+        let answer = sent.run(&call);
         let after: (u64, u64) = redis::cmd("TIME").query(&mut sent.connection).unwrap();
         let [before, after] = [before, after]
             .map(|(secs, micros)| Duration::from_secs(secs) + Duration::from_micros(micros));
         assert!((before..=after).contains(&answer.at.unix()), "{:?}", answer.at);
         assert_eq!(answer.at.unix(), answer.at.monotonic());
-        assert_eq!(sent.run(&request).usages[0].remaining(), 3);
+        assert_eq!(sent.run(&call).usages[0].remaining(), 3);
         // What was answered says when it was.
         let correction = Correction {
             charged_at: Some(answer.at),
             ..Correction::new(charge, Change::GiveBack(1))
         };
-        let answer = sent.run(&Request::correct(&names, &[correction]));
+        let answer = sent.run(&ScriptCall::correct(&names, &[correction]));
         assert_eq!(answer.usages[0].remaining(), 4, "{algorithm:?}");
     }
     assert_eq!(sent.server.keys_without_ttl(), Vec::<String>::new());
@@ -330,15 +340,15 @@ fn a_clock_set_back_neither_grants_units_nor_blocks_longer_than_a_refill() {
         let all = Charge { cost: 6, ..charge(algorithm, quota) };
         let one = Charge { cost: 1, ..all };
         assert_eq!(sent.charge(START, all), (0, 0));
-        let request = Request::charge(&sent.names, &[one]);
+        let call = ScriptCall::charge(&sent.names, &[one]);
         let back = START - 12 * hour;
         let keep = Duration::from_secs(3_600);
-        let answer = sent.run(&request.clone().at(time(back), keep));
+        let answer = sent.run(&call.clone().at(time(back), keep));
         assert_eq!(answer.usages[0].wait(), Duration::from_micros(wait), "{algorithm:?}");
         // Who was refused is told the truth.
-        let early = sent.run(&request.clone().at(time(back + wait - 1), keep));
+        let early = sent.run(&call.clone().at(time(back + wait - 1), keep));
         assert_eq!(early.usages[0].wait(), Duration::from_micros(1), "{algorithm:?}");
-        assert!(sent.run(&request.at(time(back + wait), keep)).usages[0].fits(), "{algorithm:?}");
+        assert!(sent.run(&call.at(time(back + wait), keep)).usages[0].fits(), "{algorithm:?}");
     }
 }
 
@@ -347,13 +357,13 @@ fn a_server_that_does_not_know_the_script_is_sent_it_once() {
     let mut sent = Sent::start();
     let each = charge(Algorithm::TokenBucket, Quota::per_hour(10));
     let charges = [each, Charge { policy: 2 << 40, ..each }];
-    let request = Request::charge(&sent.names, &charges);
+    let call = ScriptCall::charge(&sent.names, &charges);
     for (round, sources) in [(0, 1), (1, 1), (2, 2), (3, 2)] {
         if round == 2 {
             let flush = redis::cmd("SCRIPT").arg("FLUSH").to_owned();
             sent.server.ask::<()>(&flush).unwrap();
         }
-        let answer = sent.run(&request);
+        let answer = sent.run(&call);
         assert_eq!(answer.usages[1].remaining(), 9 - round, "each is charged once");
         assert_eq!(sent.server.calls("eval"), sources);
     }
@@ -362,8 +372,8 @@ fn a_server_that_does_not_know_the_script_is_sent_it_once() {
     // A refusal and a question write nothing.
     let over = charges.map(|charge| Charge { cost: 11, ..charge });
     let peek = charges.map(|charge| Charge { mode: Mode::Peek, ..charge });
-    sent.run(&Request::charge(&sent.names, &over));
-    sent.run(&Request::charge(&sent.names, &peek));
+    sent.run(&ScriptCall::charge(&sent.names, &over));
+    sent.run(&ScriptCall::charge(&sent.names, &peek));
     assert_eq!(["hset", "hdel"].map(|command| sent.server.calls(command)), [4, 0]);
 }
 
@@ -382,5 +392,5 @@ fn it_is_seldom_said_again_how_long_a_count_is_kept() {
 #[test]
 fn no_charges_are_no_error() {
     let mut sent = Sent::start();
-    assert!(sent.run(&Request::charge(&sent.names, &[])).usages.is_empty());
+    assert!(sent.run(&ScriptCall::charge(&sent.names, &[])).usages.is_empty());
 }

@@ -1,16 +1,16 @@
-//! What the script answers: the states that it keeps. What they mean to a caller is worked out here,
-//! as for a count in memory, since the server is one and replicas are many.
+//! Reads the script's reply: [`read`]. The script sends states; what a state means to a caller is worked
+//! out here, by the same code as for a count in memory.
 //!
-//! A server may be out of order, or be none of ours. So a state counts only if the script can have
-//! written it under the quota that was asked about: then no number overflows, and no time is longer
-//! than that quota can make anyone wait. Anything else is no answer.
+//! A server may be broken, or none of ours. So a state is accepted only if the script can have written
+//! it under the charge's quota. Then no number overflows, and no time is longer than that quota makes a
+//! caller wait. Any other reply is an error.
 
 #[cfg(test)]
 mod tests;
 
 use std::time::Duration;
 
-use super::{EXACT, MOST, NANOS_PER_MICRO};
+use super::numbers::{EXACT, MAX_COUNT, NANOS_PER_MICRO};
 use crate::{
     algorithm::{Algorithm, Deficit, FixedWindow, MAX_AHEAD, QuotaState, SlidingWindow},
     clock::Now,
@@ -21,53 +21,57 @@ use crate::{
 /// The microseconds by which a fixed window may begin after now; as in the script.
 const AHEAD: u64 = MAX_AHEAD / NANOS_PER_MICRO;
 
-/// What is known of an operation when it is answered.
+/// What must be known of an operation to read its reply.
 #[derive(Clone, Debug)]
-pub(super) struct Asked {
+pub(super) struct ExpectedReply {
     pub(super) algorithm: Algorithm,
-    /// Its window is of so many nanoseconds as the script's is of microseconds.
+    /// Its nanoseconds are the script's microseconds.
     pub(super) quota: Quota,
     /// How many units must fit.
-    pub(super) wanted: u64,
-    /// Up to so many units may be taken, if they are leased.
+    pub(super) required: u64,
+    /// The most units that may be leased; 0 if it is no lease.
     pub(super) lease: u64,
 }
 
-/// `None` if it is malformed.
-pub(super) fn read(asked: &[Asked], reply: &[u8]) -> Option<Answer> {
-    let mut reply = Reply(reply);
+/// `None`: the script cannot have sent this.
+pub(super) fn read(expected: &[ExpectedReply], reply: &[u8]) -> Option<Answer> {
+    let mut reply = Unread(reply);
     let micros = reply.number()?;
-    let usages =
-        asked.iter().map(|asked| usage(asked, &mut reply, micros)).collect::<Option<Usages>>()?;
+    let each = expected.iter().map(|expected| usage(expected, &mut reply, micros));
+    let usages = each.collect::<Option<Usages>>()?;
     let at = Duration::from_micros(micros);
     reply.0.is_empty().then(|| Answer { usages, at: Now::new(at, at) })
 }
 
-fn usage(asked: &Asked, reply: &mut Reply<'_>, micros: u64) -> Option<Usage> {
+fn usage(expected: &ExpectedReply, reply: &mut Unread<'_>, micros: u64) -> Option<Usage> {
     let fits = match reply.take(1)? {
         [0] => false,
         [1] => true,
         _ => return None,
     };
-    let leased = if asked.lease > 0 { reply.number()? } else { 0 };
-    // The algorithms do not care what a unit of time is: here it is the script's.
-    let (quota, now) = (&asked.quota, Duration::from_nanos(micros));
+    let leased = if expected.lease > 0 { reply.number()? } else { 0 };
+    // The algorithms work with any unit of time: here with the script's.
+    let (quota, now) = (&expected.quota, Duration::from_nanos(micros));
     let now = Now::new(now, now);
-    let tell = |state: &dyn QuotaState| {
-        (state.wait(quota, now, asked.wanted), state.remaining(quota, now), state.reset(quota, now))
+    let derive = |state: &dyn QuotaState| {
+        (
+            state.wait(quota, now, expected.required),
+            state.remaining(quota, now),
+            state.reset(quota, now),
+        )
     };
-    let (wait, remaining, reset) = match asked.algorithm {
+    let (wait, remaining, reset) = match expected.algorithm {
         Algorithm::TokenBucket => {
             let missing = reply.missing(quota)?;
-            (missing.wait(quota, asked.wanted), missing.remaining(quota), missing.reset(quota))
+            (missing.wait(quota, expected.required), missing.remaining(quota), missing.reset(quota))
         }
-        Algorithm::FixedWindow => tell(&reply.fixed_window(quota, micros)?),
-        Algorithm::SlidingWindow => tell(&reply.sliding_window(quota, micros)?),
+        Algorithm::FixedWindow => derive(&reply.fixed_window(quota, micros)?),
+        Algorithm::SlidingWindow => derive(&reply.sliding_window(quota, micros)?),
     };
-    // The server decides: what did not fit there is no pass.
+    // The server decides: a charge that did not fit there does not pass here.
     let wait = if fits { 0 } else { wait.max(1) };
     let remaining = remaining.checked_add(leased)?;
-    let is_sound = leased <= asked.lease && remaining <= asked.algorithm.capacity(quota);
+    let is_sound = leased <= expected.lease && remaining <= expected.algorithm.capacity(quota);
     is_sound.then(|| Usage::from_nanos(nanos(wait), remaining, nanos(reset)))
 }
 
@@ -78,10 +82,10 @@ fn nanos(micros: u64) -> u64 {
 /// The packed size of a number.
 const NUMBER: usize = size_of::<f64>();
 
-/// What is not yet read.
-struct Reply<'a>(&'a [u8]);
+/// The part of a reply that is not read yet.
+struct Unread<'a>(&'a [u8]);
 
-impl<'a> Reply<'a> {
+impl<'a> Unread<'a> {
     fn take(&mut self, length: usize) -> Option<&'a [u8]> {
         let (taken, rest) = self.0.split_at_checked(length)?;
         self.0 = rest;
@@ -95,36 +99,36 @@ impl<'a> Reply<'a> {
         is_whole.then_some(number as u64)
     }
 
-    /// At most twice what the bucket holds.
+    /// The state of a bucket: at most twice its capacity is missing.
     #[expect(
         clippy::arithmetic_side_effects,
         reason = "numbers of a reply are at most 2^53, and those of a quota its own"
     )]
     fn missing(&mut self, quota: &Quota) -> Option<Deficit> {
         let (whole, rest) = (self.number()?, self.number()?);
-        // When that is and of what quota is known.
+        // Its time and its quota are known.
         self.take(4 * NUMBER)?;
-        // The script has the rate in lowest terms: its parts are the quota's.
+        // The script has the rate in lowest terms, and so has `quota`: their parts are the same.
         let unit = u128::from(quota.parts_per_unit());
         let (whole, rest) = (u128::from(whole) * unit, u128::from(rest));
         let most = 2 * u128::from(quota.capacity()) * unit;
         (rest < unit && whole + rest <= most).then_some(Deficit(whole + rest))
     }
 
-    /// The window of now, or one that is about to begin.
+    /// The current window, or one that is about to begin.
     #[expect(
         clippy::arithmetic_side_effects,
         reason = "numbers of a reply are at most 2^53, and those of a quota its own"
     )]
     fn fixed_window(&mut self, quota: &Quota, micros: u64) -> Option<FixedWindow> {
         let (start, used) = (self.number()?, self.number()?);
-        // Of what quota is known.
+        // Its quota is known.
         self.take(2 * NUMBER)?;
         let is_now = start <= micros + AHEAD && start + quota.window_nanos() > micros;
-        (is_now && used <= MOST).then_some(FixedWindow { start, used })
+        (is_now && used <= MAX_COUNT).then_some(FixedWindow { start, used })
     }
 
-    /// A log in order, of uses that the window has not passed over.
+    /// A log whose entries are in order, and still in the window.
     #[expect(
         clippy::arithmetic_side_effects,
         reason = "numbers of a reply are at most 2^53, and those of a quota its own"
@@ -139,7 +143,7 @@ impl<'a> Reply<'a> {
             let is_now = last_use <= micros && last_use + quota.window_nanos() > micros;
             let is_next = last_use >= before && units > 0;
             (before, sum) = (last_use, sum + units);
-            (is_now && is_next && sum <= MOST).then_some((last_use, units))
+            (is_now && is_next && sum <= MAX_COUNT).then_some((last_use, units))
         };
         let older = (0..older).map(|_| Some((self.number()?, self.number()?)));
         let entries = older.chain((newest.1 > 0).then_some(Some(newest)));
@@ -148,15 +152,17 @@ impl<'a> Reply<'a> {
     }
 }
 
-/// Panics where an answer can be true of no state: where more is left than there is, or where a time
-/// is longer than it takes until twice that and what was wanted are back.
+/// Panics if an answer cannot be true: if more is left than the capacity, or if a time is longer than
+/// twice the capacity and the required units take to come back.
 #[cfg(any(test, fuzzing))]
-pub(super) fn check(asked: &[Asked], answer: &Answer) {
-    assert_eq!(answer.usages.len(), asked.len());
+pub(super) fn check(expected: &[ExpectedReply], answer: &Answer) {
+    assert_eq!(answer.usages.len(), expected.len());
     assert!(answer.at.unix() <= Duration::from_micros(EXACT));
-    for (Asked { algorithm, quota, wanted, .. }, usage) in asked.iter().zip(&answer.usages) {
+    for (ExpectedReply { algorithm, quota, required, .. }, usage) in
+        expected.iter().zip(&answer.usages)
+    {
         let capacity = algorithm.capacity(quota);
-        let units = 2 * u128::from(capacity) + u128::from(*wanted);
+        let units = 2 * u128::from(capacity) + u128::from(*required);
         let windows = units.div_ceil(u128::from(quota.units().max(1))) + 1;
         let most = windows * u128::from(quota.window_nanos()) + u128::from(AHEAD);
         let most = most.saturating_mul(NANOS_PER_MICRO.into());

@@ -9,13 +9,13 @@ use super::*;
 const ALGORITHMS: [Algorithm; 3] =
     [Algorithm::TokenBucket, Algorithm::FixedWindow, Algorithm::SlidingWindow];
 
-fn asked(algorithm: Algorithm) -> Asked {
+fn expected(algorithm: Algorithm) -> ExpectedReply {
     let quota = if algorithm == Algorithm::TokenBucket {
         Quota::per_window(1, Duration::from_nanos(10)).burst(6)
     } else {
         Quota::per_window(6, Duration::from_nanos(60))
     };
-    Asked { algorithm, quota, wanted: 2, lease: 0 }
+    ExpectedReply { algorithm, quota, required: 2, lease: 0 }
 }
 
 /// Packed as the script does.
@@ -33,8 +33,8 @@ fn log(fits: u8, newest: [u64; 2], older: &[u64]) -> Vec<u8> {
 }
 
 /// At 610 microseconds.
-fn read_one(asked: &Asked, reply: &[u8]) -> Option<(u64, u64, u64)> {
-    let answer = read(slice::from_ref(asked), &[&pack(0, &[610])[1..], reply].concat())?;
+fn read_one(expected: &ExpectedReply, reply: &[u8]) -> Option<(u64, u64, u64)> {
+    let answer = read(slice::from_ref(expected), &[&pack(0, &[610])[1..], reply].concat())?;
     assert_eq!(answer.at.unix(), Duration::from_micros(610));
     let usage = answer.usages[0];
     let [wait, reset] = [usage.wait(), usage.reset()].map(|time| time.as_micros() as u64);
@@ -43,17 +43,17 @@ fn read_one(asked: &Asked, reply: &[u8]) -> Option<(u64, u64, u64)> {
 
 #[test]
 fn a_state_is_told_as_what_it_means() {
-    let bucket = asked(Algorithm::TokenBucket);
+    let bucket = expected(Algorithm::TokenBucket);
     // Five units and a half: a unit is back every ten microseconds.
     assert_eq!(read_one(&bucket, &pack(0, &[5, 5, 0, 0, 0, 0])), Some((15, 0, 5)));
     assert_eq!(read_one(&bucket, &pack(1, &[5, 0, 0, 0, 0, 0])), Some((0, 1, 10)));
-    let window = asked(Algorithm::FixedWindow);
+    let window = expected(Algorithm::FixedWindow);
     assert_eq!(read_one(&window, &pack(0, &[600, 5, 6, 60])), Some((50, 1, 50)));
     assert_eq!(read_one(&window, &pack(1, &[600, 5, 6, 60])), Some((0, 1, 50)));
-    let sliding = asked(Algorithm::SlidingWindow);
+    let sliding = expected(Algorithm::SlidingWindow);
     assert_eq!(read_one(&sliding, &log(0, [590, 4], &[570, 1])), Some((20, 1, 20)));
     assert_eq!(read_one(&sliding, &log(1, [0, 0], &[])), Some((0, 6, 0)));
-    let lease = Asked { lease: 3, ..window };
+    let lease = ExpectedReply { lease: 3, ..window };
     assert_eq!(read_one(&lease, &pack(1, &[3, 600, 5, 6, 60])), Some((0, 4, 50)));
     // The server decides: what did not fit there is no pass.
     let free = pack(0, &[0; 6]);
@@ -65,15 +65,15 @@ fn an_answer_that_is_none_is_an_error() {
     for (algorithm, good) in [
         (Algorithm::TokenBucket, pack(1, &[12, 0, 610, 1, 10, 6])),
         (Algorithm::FixedWindow, pack(1, &[600, 12, 6, 60])),
-        (Algorithm::SlidingWindow, log(0, [610, 4], &[551, 1, 551, MOST - 5])),
+        (Algorithm::SlidingWindow, log(0, [610, 4], &[551, 1, 551, MAX_COUNT - 5])),
     ] {
-        let asked = asked(algorithm);
-        assert!(read_one(&asked, &good).is_some());
+        let expected = expected(algorithm);
+        assert!(read_one(&expected, &good).is_some());
         for length in 0..good.len() {
-            assert_eq!(read_one(&asked, &good[..length]), None, "{algorithm:?}: {length}");
+            assert_eq!(read_one(&expected, &good[..length]), None, "{algorithm:?}: {length}");
         }
-        assert_eq!(read_one(&asked, &[&good[..], &[0]].concat()), None);
-        assert_eq!(read_one(&asked, &[&[2], &good[1..]].concat()), None);
+        assert_eq!(read_one(&expected, &[&good[..], &[0]].concat()), None);
+        assert_eq!(read_one(&expected, &[&[2], &good[1..]].concat()), None);
     }
     for number in [-1.0, 0.5, f64::NAN, f64::INFINITY, (EXACT + 2) as f64] {
         assert!(read(&[], &number.to_le_bytes()).is_none(), "{number}");
@@ -85,13 +85,13 @@ fn an_answer_that_is_none_is_an_error() {
 
 #[test]
 fn a_state_that_the_script_cannot_have_written_is_an_error() {
-    let of = asked;
-    for (what, asked, reply) in [
+    let of = expected;
+    for (what, expected, reply) in [
         ("a debt beyond a bucket", of(Algorithm::TokenBucket), pack(0, &[12, 1, 0, 0, 0, 0])),
         ("more than a unit as a rest", of(Algorithm::TokenBucket), pack(0, &[1, 10, 0, 0, 0, 0])),
         ("a window that is over", of(Algorithm::FixedWindow), pack(0, &[550, 1, 6, 60])),
         ("a window far ahead", of(Algorithm::FixedWindow), pack(0, &[2_000_611, 1, 6, 60])),
-        ("more than is counted", of(Algorithm::FixedWindow), pack(0, &[600, MOST + 1, 6, 60])),
+        ("more than is counted", of(Algorithm::FixedWindow), pack(0, &[600, MAX_COUNT + 1, 6, 60])),
         ("a use to come", of(Algorithm::SlidingWindow), log(0, [611, 1], &[])),
         ("a use that is over", of(Algorithm::SlidingWindow), log(0, [610, 1], &[550, 1])),
         ("a log out of order", of(Algorithm::SlidingWindow), log(0, [560, 9], &[600, 1])),
@@ -100,51 +100,53 @@ fn a_state_that_the_script_cannot_have_written_is_an_error() {
         ("more than can be counted", of(Algorithm::SlidingWindow), log(0, [610, EXACT], &[])),
         (
             "more than was asked for",
-            Asked { lease: 3, ..of(Algorithm::FixedWindow) },
+            ExpectedReply { lease: 3, ..of(Algorithm::FixedWindow) },
             pack(1, &[4, 600, 1, 6, 60]),
         ),
         (
             "more than there is",
-            Asked { lease: 3, ..of(Algorithm::FixedWindow) },
+            ExpectedReply { lease: 3, ..of(Algorithm::FixedWindow) },
             pack(1, &[3, 600, 2, 6, 60]),
         ),
     ] {
-        assert_eq!(read_one(&asked, &reply), None, "{what}");
+        assert_eq!(read_one(&expected, &reply), None, "{what}");
     }
     let mut sum = log(0, [610, 2], &[600, 1]);
     sum[1..9].copy_from_slice(&2.0_f64.to_le_bytes());
     assert_eq!(read_one(&of(Algorithm::SlidingWindow), &sum), None, "units that are in no entry");
 }
 
-fn anything() -> impl Strategy<Value = Asked> {
+fn anything() -> impl Strategy<Value = ExpectedReply> {
     let size = |most: u64| prop_oneof![Just(1), 1..20_u64, 1..=most, Just(most)];
-    let most = super::super::LONGEST_WINDOW;
+    let most = super::super::rate::MAX_WINDOW_MICROS;
     (select(ALGORITHMS.to_vec()), size(999_999_999_999_999), size(most), 0..30_u64, 0..3_u64)
-        .prop_map(|(algorithm, units, window, wanted, lease)| {
+        .prop_map(|(algorithm, units, window, required, lease)| {
             let quota = Quota::per_window(units, Duration::from_micros(window));
-            let quota = super::super::Rate::new(algorithm, &quota).quota(algorithm);
-            Asked { algorithm, quota, wanted, lease: lease * 10 }
+            let quota = super::super::rate::Rate::new(algorithm, &quota).quota(algorithm);
+            ExpectedReply { algorithm, quota, required, lease: lease * 10 }
         })
 }
 
 /// A state that the script can have written, from some numbers.
-fn state(asked: &Asked, micros: u64, numbers: &[u64]) -> Vec<u8> {
-    let (capacity, window) = (asked.algorithm.capacity(&asked.quota), asked.quota.window_nanos());
+fn state(expected: &ExpectedReply, micros: u64, numbers: &[u64]) -> Vec<u8> {
+    let (capacity, window) =
+        (expected.algorithm.capacity(&expected.quota), expected.quota.window_nanos());
     let at = |place: usize| numbers[place % numbers.len()];
     let each = (capacity / 8).max(1);
-    let used = match asked.algorithm {
+    let used = match expected.algorithm {
         Algorithm::SlidingWindow => 8 * each,
         _ => at(1) % (2 * capacity + 1),
     };
-    let lease = at(0) % (asked.lease.min(used).min(capacity) + 1);
+    let lease = at(0) % (expected.lease.min(used).min(capacity) + 1);
     let mut reply = pack((at(2) % 2) as u8, &[]);
     let push = |reply: &mut Vec<u8>, numbers: &[u64]| reply.extend(&pack(0, numbers)[1..]);
-    if asked.lease > 0 {
+    if expected.lease > 0 {
         push(&mut reply, &[lease]);
     }
-    match asked.algorithm {
+    match expected.algorithm {
         Algorithm::TokenBucket => {
-            let rest = if used < 2 * capacity { at(3) % asked.quota.parts_per_unit() } else { 0 };
+            let rest =
+                if used < 2 * capacity { at(3) % expected.quota.parts_per_unit() } else { 0 };
             push(&mut reply, &[used, rest, micros, 0, 0, 0]);
         }
         Algorithm::FixedWindow => {
@@ -233,39 +235,39 @@ proptest! {
 
     #[test]
     fn what_the_script_writes_is_an_answer(
-        asked in vec(anything(), 0..4),
+        expected in vec(anything(), 0..4),
         micros in 0..EXACT / 4,
         numbers in vec(any::<u64>(), 8),
     ) {
-        let states = asked.iter().flat_map(|asked| state(asked, micros, &numbers));
+        let states = expected.iter().flat_map(|expected| state(expected, micros, &numbers));
         let reply: Vec<u8> = (micros as f64).to_le_bytes().into_iter().chain(states).collect();
-        let answer = read(&asked, &reply);
+        let answer = read(&expected, &reply);
         prop_assert!(answer.is_some());
-        check(&asked, &answer.unwrap());
+        check(&expected, &answer.unwrap());
     }
 
     #[test]
     fn any_disorder_is_an_error_or_an_answer_that_can_be_true(
-        asked in vec(anything(), 0..4),
+        expected in vec(anything(), 0..4),
         micros in 0..EXACT / 4,
         numbers in vec(any::<u64>(), 8),
         disorders in vec(disorder(), 1..6),
     ) {
-        let states = asked.iter().flat_map(|asked| state(asked, micros, &numbers));
+        let states = expected.iter().flat_map(|expected| state(expected, micros, &numbers));
         let mut reply: Vec<u8> = (micros as f64).to_le_bytes().into_iter().chain(states).collect();
         disorders.iter().for_each(|disorder| disorder.befalls(&mut reply));
-        if let Some(answer) = read(&asked, &reply) {
-            check(&asked, &answer);
+        if let Some(answer) = read(&expected, &reply) {
+            check(&expected, &answer);
         }
     }
 
     #[test]
     fn any_bytes_are_an_error_or_an_answer_that_can_be_true(
-        asked in vec(anything(), 0..4),
+        expected in vec(anything(), 0..4),
         reply in vec(any::<u8>(), 0..400),
     ) {
-        if let Some(answer) = read(&asked, &reply) {
-            check(&asked, &answer);
+        if let Some(answer) = read(&expected, &reply) {
+            check(&expected, &answer);
         }
     }
 }

@@ -1,23 +1,25 @@
+//! The names of keys and fields in Redis, and the cluster's slot of a key.
+
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 
 #[cfg(test)]
 use crate::clock::Now;
 use crate::{algorithm::Algorithm, store::Charge};
 
-/// Of a cluster.
+/// The number of a cluster's slots.
 const SLOTS: u16 = 16_384;
 
-/// How counts are called in Redis.
+/// Makes the names of keys.
 #[derive(Clone, Debug)]
-pub(in super::super) struct Names {
+pub(in super::super) struct KeyNames {
     prefix: String,
-    /// What a test says that the time is, if it does.
+    /// The time that a test sets.
     #[cfg(test)]
     pub(super) time: std::sync::Arc<std::sync::Mutex<Option<Now>>>,
 }
 
-impl Names {
-    /// Without a brace in `prefix`, so that the shard decides alone where a cluster keeps a key.
+impl KeyNames {
+    /// `prefix` has no brace, so that a cluster places a key by its shard alone.
     pub(in super::super) fn new(prefix: impl Into<String>) -> Self {
         Self {
             prefix: prefix.into(),
@@ -30,7 +32,7 @@ impl Names {
         &self.prefix
     }
 
-    /// Where the counts of a key are: in the part of a cluster that its shard says.
+    /// The Redis key of a charge's counts.
     #[expect(
         clippy::arithmetic_side_effects,
         clippy::cast_possible_truncation,
@@ -51,11 +53,11 @@ impl Names {
     }
 }
 
-/// How counts are written. Another way to write them needs another number.
+/// The version of the states that the script writes. Another way to write them needs another number.
 const FORMAT: u8 = 2;
 
-/// The field of a policy. Algorithms cannot read each other's counts, so each has its own; and so does
-/// each format, so that replicas of two releases neither misread nor overwrite each other's.
+/// The field of a policy. Each algorithm and each format has fields of its own, since it cannot read
+/// the counts of others.
 pub(super) fn field(charge: &Charge) -> [u8; 9] {
     let mut field = [0; 9];
     field[..8].copy_from_slice(&charge.policy.to_le_bytes());
@@ -72,15 +74,16 @@ pub(super) fn algorithm(charge: &Charge) -> u8 {
     }
 }
 
-/// The slot of a cluster that the keys of a shard are in: of what is between the braces of their
-/// names, CRC-16/XMODEM modulo the number of slots (Redis Cluster specification).
+/// The cluster's slot of a shard's keys, as in the Redis Cluster specification: CRC-16/XMODEM of what is
+/// between the braces, modulo the number of slots. The `redis` crate computes it by the same crate,
+/// and does not show the number.
 pub(super) fn slot(shard: u64) -> u16 {
     let mut tag = String::new();
     push(&mut tag, shard);
     crc16::State::<crc16::XMODEM>::calculate(tag.as_bytes()) % SLOTS
 }
 
-/// In 11 characters.
+/// Adds a number as 11 characters of base64.
 fn push(name: &mut String, number: u64) {
     URL_SAFE_NO_PAD.encode_string(number.to_be_bytes(), name);
 }
@@ -95,9 +98,9 @@ mod tests {
 
     #[test]
     fn a_name_is_short_and_no_other_s() {
-        let names = Names::new("test");
+        let names = KeyNames::new("test");
         assert_eq!(names.key(&CHARGE), "test:{AAAAAAAAAAI}AAAAAAAAAAE");
-        let place = |names: &Names, charge: &Charge| (names.key(charge), field(charge));
+        let place = |names: &KeyNames, charge: &Charge| (names.key(charge), field(charge));
         let others = [
             Charge { key: 1 << 64 | 3, ..CHARGE },
             Charge { key: 2 << 64 | 2, ..CHARGE },
@@ -108,7 +111,7 @@ mod tests {
             Charge { algorithm: Algorithm::SlidingWindow, ..CHARGE },
         ];
         let mut all: Vec<_> = others.iter().map(|charge| place(&names, charge)).collect();
-        all.extend([place(&names, &CHARGE), place(&Names::new("other"), &CHARGE)]);
+        all.extend([place(&names, &CHARGE), place(&KeyNames::new("other"), &CHARGE)]);
         all.sort();
         let count = all.len();
         all.dedup();
@@ -117,7 +120,7 @@ mod tests {
 
     #[test]
     fn a_shard_has_one_slot() {
-        // Told by `CLUSTER KEYSLOT`.
+        // From `CLUSTER KEYSLOT`.
         assert_eq!([0, 1, u64::MAX].map(slot), [8_595, 8_471, 13_281]);
     }
 }

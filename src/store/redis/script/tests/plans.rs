@@ -11,7 +11,7 @@ impl Sent {
 
     /// Of what is written.
     fn length(&mut self, charge: &Charge) -> usize {
-        let (name, field) = (self.names.key(charge), names::field(charge));
+        let (name, field) = (self.names.key(charge), keys::field(charge));
         redis::cmd("HSTRLEN").arg(name).arg(&field).query(&mut self.connection).unwrap()
     }
 
@@ -19,8 +19,8 @@ impl Sent {
     fn give_back(&mut self, micros: u64, charged_at: u64, charge: Charge) {
         let correction = Correction::new(charge, Change::GiveBack(charge.cost));
         let correction = Correction { charged_at: Some(time(charged_at)), ..correction };
-        let request = Request::correct(&self.names, &[correction]);
-        self.run(&request.at(time(micros), Duration::ZERO));
+        let call = ScriptCall::correct(&self.names, &[correction]);
+        self.run(&call.at(time(micros), Duration::ZERO));
     }
 }
 

@@ -18,14 +18,14 @@ const HOUR: Quota = Quota::per_hour(10);
 impl Sent {
     /// Writes a text where a count is kept.
     fn leave(&mut self, charge: &Charge, text: &[u8]) {
-        let (name, field) = (self.names.key(charge), names::field(charge));
+        let (name, field) = (self.names.key(charge), keys::field(charge));
         let mut leave = redis::pipe();
         leave.cmd("DEL").arg(&name).cmd("HSET").arg(&name).arg(&field).arg(text);
         leave.cmd("PEXPIRE").arg(&name).arg(600_000).exec(&mut self.connection).unwrap();
     }
 
     fn text(&mut self, charge: &Charge) -> Vec<u8> {
-        let (name, field) = (self.names.key(charge), names::field(charge));
+        let (name, field) = (self.names.key(charge), keys::field(charge));
         redis::cmd("HGET").arg(name).arg(&field).query(&mut self.connection).unwrap()
     }
 }
@@ -144,8 +144,8 @@ fn another_format_is_neither_read_nor_overwritten() {
         let charge = charge(algorithm, HOUR);
         let name = sent.names.key(&charge);
         // As it was before it had a mark.
-        let mut field = names::field(&charge);
-        field[8] = names::algorithm(&charge);
+        let mut field = keys::field(&charge);
+        field[8] = keys::algorithm(&charge);
         let write = redis::cmd("HSET").arg(&name).arg(&field).arg("spent").to_owned();
         write.exec(&mut sent.connection).unwrap();
         assert_eq!(sent.charge(START, charge), (0, 9), "{algorithm:?}");
@@ -197,11 +197,11 @@ fn whatever_is_written_the_script_answers() {
         sent.leave(&one, &text);
         for (now, charge) in [(START, one), (START + SECOND, other), (START + 2 * SECOND, one)] {
             let correction = Correction::new(charge, Change::GiveBack(1));
-            let request = Request::correct_and_charge(&sent.names, &[correction], &[charge])
+            let call = ScriptCall::correct_and_charge(&sent.names, &[correction], &[charge])
                 .at(time(now), Duration::ZERO);
             let Sent { runtime, asynchronous, .. } = &mut *sent;
             // Of a log, not all is looked at: that may be no answer, and never an error of the script.
-            match runtime.block_on(run(asynchronous, &request)) {
+            match runtime.block_on(call.run(asynchronous)) {
                 Ok(answer) => {
                     for usage in &answer.usages {
                         let longest = 2 * charge.quota.window() + Duration::from_secs(2);

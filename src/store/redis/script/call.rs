@@ -1,0 +1,203 @@
+//! One run of the script: [`ScriptCall`].
+
+use std::sync::LazyLock;
+#[cfg(test)]
+use std::time::Duration;
+
+use redis::{
+    Arg, Cmd, ErrorKind, RedisError, RedisResult, Script, ServerErrorKind, Value,
+    aio::ConnectionLike, cluster_async::ClusterConnection, cluster_routing::SingleNodeRoutingInfo,
+};
+use smallvec::SmallVec;
+
+use super::{
+    keys::{self, KeyNames},
+    operation::{OPERATION_SIZE, Operation},
+    reply::{self, ExpectedReply},
+};
+use crate::{
+    algorithm::Algorithm,
+    quota::{MAX_UNITS, Quota},
+    store::{Answer, Charge, Correction},
+};
+#[cfg(test)]
+use crate::{clock::Now, store::redis::script::numbers::micros};
+
+static SCRIPT: LazyLock<(Script, &str)> = LazyLock::new(|| {
+    let source = include_str!("count.lua");
+    (Script::new(source), source)
+});
+
+#[derive(Clone, Debug)]
+pub(in crate::store::redis) struct ScriptCall {
+    command: Cmd,
+    expected: SmallVec<[ExpectedReply; 4]>,
+    shard: u64,
+}
+
+impl ScriptCall {
+    /// Makes all charges or none. No two are of the same key and policy. A charge with a lease takes as
+    /// many units as there are, up to the lease, and its usage says how many there were before.
+    pub(in crate::store::redis) fn charge(names: &KeyNames, charges: &[Charge]) -> Self {
+        Self::correct_and_charge(names, &[], charges)
+    }
+
+    /// Makes all corrections.
+    pub(in crate::store::redis) fn correct(names: &KeyNames, corrections: &[Correction]) -> Self {
+        Self::correct_and_charge(names, corrections, &[])
+    }
+
+    /// Makes all corrections, and then all charges or none.
+    #[expect(clippy::arithmetic_side_effects, reason = "lengths of what is in memory")]
+    pub(in crate::store::redis) fn correct_and_charge(
+        names: &KeyNames,
+        corrections: &[Correction],
+        charges: &[Charge],
+    ) -> Self {
+        let before = corrections.iter();
+        let before = before.map(|correction| (&correction.charge, Operation::correct(correction)));
+        let charged = charges.iter().map(|charge| (charge, Operation::charge(charge)));
+        Self::new(names, corrections.len() + charges.len(), before.chain(charged))
+    }
+
+    /// Charges a key that no caller has. It writes, since some servers that answer cannot write.
+    pub(in crate::store::redis) fn probe(names: &KeyNames, shard: u64) -> Self {
+        let quota = Quota::per_second(MAX_UNITS);
+        let charge = Charge::new(0, shard.into(), Algorithm::TokenBucket, quota);
+        Self::charge(names, &[charge])
+    }
+
+    /// The shard of its keys. A cluster keeps them on one server.
+    pub(in crate::store::redis) fn shard(&self) -> u64 {
+        self.shard
+    }
+
+    /// The cluster's slot of its keys.
+    pub(in crate::store::redis) fn slot(&self) -> u16 {
+        keys::slot(self.shard)
+    }
+
+    #[expect(clippy::arithmetic_side_effects, reason = "lengths of what is in memory")]
+    fn new<'a>(
+        names: &KeyNames,
+        operations: usize,
+        each: impl Iterator<Item = (&'a Charge, Operation)> + Clone,
+    ) -> Self {
+        let mut keys: SmallVec<[&Charge; 4]> = SmallVec::new();
+        // Each with the index of its key.
+        let mut fields: SmallVec<[(usize, [u8; 9]); 8]> = SmallVec::new();
+        let mut packed = Vec::with_capacity(operations * OPERATION_SIZE);
+        let mut expected = SmallVec::with_capacity(operations);
+        for (charge, operation) in each {
+            let is_same = |other: &&Charge| (other.shard, other.key) == (charge.shard, charge.key);
+            let key = keys.iter().position(is_same).unwrap_or_else(|| {
+                keys.push(charge);
+                keys.len() - 1
+            });
+            let field = (key, keys::field(charge));
+            let fields_of_key = fields.iter().filter(|(of_key, _)| *of_key == key);
+            let field = match fields_of_key.clone().position(|other| *other == field) {
+                Some(index) => index,
+                None => {
+                    let index = fields_of_key.count();
+                    fields.push(field);
+                    index
+                }
+            };
+            expected.push(operation.pack(charge, (key, field), &mut packed));
+        }
+        let mut command = Cmd::with_capacity(4 + keys.len(), 96 + keys.len() * 64 + packed.len());
+        command.arg("EVALSHA").arg(SCRIPT.0.get_hash()).arg(keys.len());
+        for key in &keys {
+            command.arg(names.key(key));
+        }
+        // A call without keys asks for the time only, which any server tells.
+        let shard = keys.last().map_or(0, |key| key.shard);
+        command.arg(packed);
+        let call = Self { command, expected, shard };
+        #[cfg(test)]
+        if let Some(now) = *names.time.lock().unwrap() {
+            return call.at(now, Duration::from_secs(3_600));
+        }
+        call
+    }
+
+    /// The same call, run as if it was `now`. Counts are kept longer than they matter, since a test's
+    /// time is not the server's.
+    #[cfg(test)]
+    pub(super) fn at(mut self, now: Now, longer: Duration) -> Self {
+        self.command.arg(micros(now)).arg(longer.as_millis() as u64);
+        self
+    }
+
+    /// Runs the script where its keys are. A server that does not know the script gets it with the
+    /// call.
+    pub(in crate::store::redis) async fn run(
+        &self,
+        connection: &mut impl ConnectionLike,
+    ) -> RedisResult<Answer> {
+        let reply = match self.command.query_async(connection).await {
+            Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
+                self.with_source().query_async(connection).await
+            }
+            reply => reply,
+        };
+        self.read(&reply?)
+    }
+
+    /// Runs the script on a server of a cluster that takes over the slot of its keys.
+    pub(in crate::store::redis) async fn run_asking(
+        &self,
+        connection: &mut ClusterConnection,
+        node: SingleNodeRoutingInfo,
+    ) -> RedisResult<Answer> {
+        let mut asking = redis::pipe();
+        asking.cmd("ASKING").add_command(self.with_source());
+        let mut replies = connection.route_pipeline(asking, 0, 2, node).await?;
+        self.read(&replies.pop().ok_or_else(unexpected)?.extract_error()?)
+    }
+
+    /// The command that brings the script along.
+    pub(super) fn with_source(&self) -> Cmd {
+        let mut command = redis::cmd("EVAL");
+        command.arg(SCRIPT.1);
+        for argument in self.command.args_iter().skip(2) {
+            if let Arg::Simple(argument) = argument {
+                command.arg(argument);
+            }
+        }
+        command
+    }
+
+    /// Whatever bytes a server sends, they are an answer or an error.
+    pub(super) fn read(&self, reply: &Value) -> RedisResult<Answer> {
+        let answer = match reply {
+            Value::BulkString(reply) => reply::read(&self.expected, reply),
+            _ => None,
+        };
+        answer.ok_or_else(unexpected)
+    }
+}
+
+fn unexpected() -> RedisError {
+    let problem = "the script's answer is not as expected";
+    RedisError::from((ErrorKind::UnexpectedReturnType, problem))
+}
+
+/// Reads any bytes as the reply to these corrections and charges.
+///
+/// # Panics
+/// If the answer cannot be true.
+#[cfg(any(fuzzing, test))]
+pub(crate) fn read_any(
+    corrections: &[Correction],
+    charges: &[Charge],
+    reply: &[u8],
+) -> Result<Answer, crate::store::StoreError> {
+    let call = ScriptCall::correct_and_charge(&KeyNames::new(""), corrections, charges);
+    let answer = call.read(&Value::BulkString(reply.to_vec()));
+    if let Ok(answer) = &answer {
+        reply::check(&call.expected, answer);
+    }
+    answer.map_err(|error| crate::store::StoreError::new(error.to_string()))
+}

@@ -1,0 +1,67 @@
+//! The script that counts in Redis, and its Rust side.
+//!
+//! A request is one run of `count.lua`: the server makes some corrections, and then all charges or
+//! none, while no other command runs. Its clock counts, and not the replicas'.
+//!
+//! # Keys and fields
+//! A caller's key is a Redis hash. It has one field for each policy, and one for when the hash expires:
+//! ```text
+//! tower-quota:{<shard>}<key>             base64; a cluster places the key by what is in the braces
+//!   <policy: u64><format | algorithm>    9 bytes: the policy's count, see below
+//!   expires                              microseconds since 1970
+//! ```
+//!
+//! # Arguments
+//! `KEYS` are the hashes. `ARGV[1]` has 79 bytes for each operation. Corrections come first. All
+//! numbers are little-endian:
+//! ```text
+//!  0  u16  key        from 1: which of KEYS
+//!  2  u16  field      from 1: which of the key's fields in this call
+//!  4  [9]  field name
+//! 13  u8   algorithm  1 token bucket, 2 fixed window, 3 sliding window
+//! 14  u8   action     0 enforced, 1 dry run, 2 peek, 3 lease, 4 give back, 5 take, 6 reset
+//! 15  f64  first      charge: how many units must fit; correction: when its charge was made
+//! 23  f64  amount     how many units are charged, leased or corrected
+//! 31  f64  units      the quota …
+//! 39  f64  window     … in microseconds
+//! 47  f64  capacity
+//! 55  f64  cost       correction: the cost of its charge
+//! 63  f64  missing    correction in a bucket: what was missing right after its charge,
+//! 71  f64  rest       as whole units and parts of one (`window` parts are one unit)
+//! ```
+//!
+//! # Reply
+//! One string: the server's time, and for each operation whether it fits and the count's state.
+//! [`reply`] works out what a state means to a caller, since the server is one and the replicas are
+//! many.
+//! ```text
+//! f64 now
+//! for each operation:
+//!   u8  1: fits, 0: does not
+//!   f64 units taken, if the action is a lease
+//!   state:
+//!     token bucket    f64 missing, rest, at, units, window, capacity
+//!     fixed window    f64 start, used, units, window
+//!     sliding window  f64 used, end of newest entry, units in it; u16 number of older entries;
+//!                     f64 units, window; for each older entry: f64 end, units
+//! ```
+//! A count in a field is one state, or several: one for each of the key's last four quotas.
+//!
+//! # Versions, and rolling releases
+//! A release that writes states in another way has another [`FORMAT`](keys). Its fields have other
+//! names, so replicas of two releases neither misread nor overwrite each other's counts; each release
+//! counts by itself. The script's text may change freely: a server that does not know it gets it with
+//! the call. A state that cannot be read counts as a key that has used its whole quota.
+
+mod call;
+mod keys;
+mod numbers;
+mod operation;
+mod rate;
+mod reply;
+#[cfg(test)]
+mod tests;
+
+#[cfg(any(fuzzing, test))]
+pub(crate) use self::call::read_any;
+pub(super) use self::{call::ScriptCall, keys::KeyNames};

@@ -1,0 +1,98 @@
+//! What the script does for one charge or correction, as it is packed: [`Operation`].
+
+use super::{
+    keys,
+    numbers::{EXACT, MAX_COUNT, micros},
+    rate::Rate,
+    reply::ExpectedReply,
+};
+use crate::store::{Change, Charge, Correction, Mode};
+
+/// The packed size of an operation, as the module's documentation draws it.
+pub(super) const OPERATION_SIZE: usize = 2 + 2 + 9 + 1 + 1 + 8 * 8;
+
+/// The numbers are those of the script.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Action {
+    Enforced = 0,
+    DryRun = 1,
+    Peek = 2,
+    /// Takes as many units as there are, up to a number.
+    Lease = 3,
+    GiveBack = 4,
+    Take = 5,
+    Reset = 6,
+}
+
+pub(super) struct Operation {
+    action: Action,
+    /// Of a charge: how many units must fit. Of a correction: when its charge was made.
+    first: u64,
+    amount: u64,
+    /// Of a correction: the cost of its charge.
+    cost: u64,
+    /// Of a correction in a bucket: what was missing right after its charge, as whole units and parts
+    /// of one.
+    missing: (u64, u64),
+}
+
+impl Operation {
+    pub(super) fn charge(charge: &Charge) -> Self {
+        let (action, amount) = match charge.mode {
+            Mode::Enforced if charge.lease > 0 => (Action::Lease, charge.lease.into()),
+            Mode::Enforced => (Action::Enforced, charge.cost),
+            Mode::DryRun => (Action::DryRun, charge.cost),
+            Mode::Peek => (Action::Peek, charge.cost),
+        };
+        let first = charge.units_required().min(MAX_COUNT);
+        Self { action, first, amount, cost: 0, missing: (0, 0) }
+    }
+
+    pub(super) fn correct(correction: &Correction) -> Self {
+        let (action, amount) = match correction.change {
+            Change::GiveBack(units) => (Action::GiveBack, units),
+            Change::Take(units) => (Action::Take, units),
+            Change::Reset => (Action::Reset, 0),
+        };
+        // Where the time is not known, none of its units have come back.
+        let first = correction.charged_at.map_or(EXACT - 1, micros);
+        let Correction { charge, usage, .. } = correction;
+        let rate = Rate::new(charge.algorithm, &charge.quota);
+        let missing = rate.missing(usage).unwrap_or((charge.cost, 0));
+        Self { action, first, amount, cost: charge.cost, missing }
+    }
+
+    /// Packs it behind other operations. `key` and `field` are the places of the charge's key and
+    /// field, from 0. Returns how to read the reply.
+    #[expect(
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation,
+        reason = "no request has as many keys and policies as 16 bits count"
+    )]
+    pub(super) fn pack(
+        &self,
+        charge: &Charge,
+        (key, field): (usize, usize),
+        packed: &mut Vec<u8>,
+    ) -> ExpectedReply {
+        let rate = Rate::new(charge.algorithm, &charge.quota);
+        packed.extend((key as u16 + 1).to_le_bytes());
+        packed.extend((field as u16 + 1).to_le_bytes());
+        packed.extend(keys::field(charge));
+        packed.extend([keys::algorithm(charge), self.action as u8]);
+        let [amount, cost, missing] =
+            [self.amount, self.cost, self.missing.0].map(|units| units.min(MAX_COUNT));
+        let quota = [rate.units, rate.window, rate.capacity];
+        for number in
+            [self.first, amount].into_iter().chain(quota).chain([cost, missing, self.missing.1])
+        {
+            packed.extend((number as f64).to_le_bytes());
+        }
+        ExpectedReply {
+            algorithm: charge.algorithm,
+            quota: rate.quota(charge.algorithm),
+            required: self.first,
+            lease: if self.action == Action::Lease { amount } else { 0 },
+        }
+    }
+}
