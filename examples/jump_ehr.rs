@@ -56,13 +56,13 @@ pub fn app(clock: Clock) -> Result<Router, BuildError> {
         .or_key(ClientIp::new())
         .or_refuse();
     let limiter = Limiter::builder().clock(clock).policy(hourly).build()?;
-    let newest = MemoryLog::new();
     let log = RequestLog::builder(key::from_fn(API_KEY, api_key))
         .sink(TracingLog::new())
-        .sink(newest.clone())
+        .sink(MemoryLog::new())
         .build()?;
-    let usage =
-        UsagePage::new(limiter.clone(), log.clone(), newest).ask_for_key(AUTHORIZATION, "Bearer ");
+    let usage = UsagePage::builder(limiter.clone(), log.clone())
+        .ask_for_key(AUTHORIZATION, "Bearer ")
+        .build()?;
     let rate_limit = RateLimitLayer::builder(limiter)
         .headers([HeaderStyle::x_ratelimit().reset(ResetFormat::Omitted)])
         .retry_after(false)

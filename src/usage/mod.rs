@@ -40,7 +40,7 @@ pub use self::log::TracingLog;
 #[cfg(feature = "usage-sqlite")]
 pub use self::log::{SqliteLog, SqliteLogBuilder, SqliteLogStats};
 #[cfg(feature = "axum")]
-pub use self::web::{OperatorPage, OperatorPageBuilder, UsagePage};
+pub use self::web::{OperatorPage, OperatorPageBuilder, UsagePage, UsagePageBuilder};
 pub use self::{
     log::{
         Entry, Fingerprint, KeySum, LoggedKey, MemoryLog, Page, ReadError, Reader, Sink, Sum,

@@ -5,7 +5,7 @@ use http::{StatusCode, request::Parts};
 #[cfg(feature = "axum")]
 use super::known_keys::KnownKeys;
 use super::{
-    Entry, Fingerprint, LoggedKey, Sink,
+    Entry, Fingerprint, LoggedKey, Reader, Sink,
     log::{cut_label, label_of_api_key},
 };
 use crate::{
@@ -58,6 +58,13 @@ impl RequestLog {
             #[cfg(feature = "axum")]
             known: None,
         })
+    }
+
+    /// Reads back what the log has written: by the first of its sinks that can be read. `None` where
+    /// none can.
+    #[must_use]
+    pub fn reader(&self) -> Option<Arc<dyn Reader>> {
+        self.0.sinks.iter().find_map(|sink| sink.reader())
     }
 
     /// The key of a request, as the log knows it.

@@ -78,6 +78,7 @@ fn the_log_and_its_pages_as_well() {
         shared::<OperatorPage>();
         shared::<OperatorPageBuilder>();
         shared::<UsagePage>();
+        shared::<UsagePageBuilder>();
     }
     #[cfg(feature = "tracing")]
     shared::<TracingLog>();

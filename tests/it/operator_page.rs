@@ -39,17 +39,16 @@ fn app_that_remembers(keys: usize) -> Router {
         )
         .build()
         .unwrap();
-    let newest = MemoryLog::new();
-    let log = RequestLog::builder(bearer()).sink(newest.clone()).remember_keys(keys);
+    let log = RequestLog::builder(bearer()).sink(MemoryLog::new()).remember_keys(keys);
     let log = log.build().unwrap();
-    let operator = OperatorPage::builder(limiter.clone(), log.clone(), newest.clone())
+    let operator = OperatorPage::builder(limiter.clone(), log.clone())
         .guard(|request| {
             let name = request.headers.get("x-operator")?.to_str().ok()?;
             Some(name.to_owned())
         })
         .build()
         .unwrap();
-    let usage = UsagePage::new(limiter.clone(), log.clone(), newest);
+    let usage = UsagePage::builder(limiter.clone(), log.clone()).build().unwrap();
     Router::new()
         .route("/read", get(|| async {}))
         .route("/write", axum::routing::post(|| async {}))
@@ -417,9 +416,9 @@ async fn a_key_that_came_again_is_remembered_beside_any_number_that_come_once() 
 #[test]
 fn without_a_guard_there_is_no_page() {
     let page = |keys: usize| {
-        let (limiter, newest) = (Limiter::builder().build().unwrap(), MemoryLog::new());
-        let log = RequestLog::builder(bearer()).sink(newest.clone()).remember_keys(keys);
-        OperatorPage::builder(limiter, log.build().unwrap(), newest)
+        let limiter = Limiter::builder().build().unwrap();
+        let log = RequestLog::builder(bearer()).sink(MemoryLog::new()).remember_keys(keys);
+        OperatorPage::builder(limiter, log.build().unwrap())
     };
     assert_eq!(
         page(7).build().unwrap_err().to_string(),

@@ -1,7 +1,10 @@
 //! The usage page's answers: to whom, of what, and what they cost.
 #![cfg(all(feature = "axum", feature = "usage"))]
 
-use std::time::{Duration, UNIX_EPOCH};
+use std::{
+    sync::Arc,
+    time::{Duration, UNIX_EPOCH},
+};
 
 use axum::{
     Router,
@@ -16,8 +19,8 @@ use tower_quota::{
     Category, Clock, Limiter, Matcher, Policy, Quota, RateLimitLayer,
     key::{bearer, header, path_param},
     usage::{
-        Fingerprint, KeySum, MemoryLog, OperatorPage, Page, ReadError, Reader, RequestLog, Sum,
-        UsagePage,
+        Entry, Fingerprint, KeySum, MemoryLog, OperatorPage, Page, ReadError, Reader, RequestLog,
+        Sink, Sum, UsagePage,
     },
 };
 
@@ -28,10 +31,8 @@ const START: u64 = 1_705_410_000;
 const MINE: &str = "sk_live_0000000000000000mine1111";
 const OTHER: &str = "sk_live_0000000000000000othe2222";
 
-fn log() -> (MemoryLog, RequestLog) {
-    let newest = MemoryLog::new();
-    let log = RequestLog::builder(bearer()).sink(newest.clone()).build().unwrap();
-    (newest, log)
+fn log() -> RequestLog {
+    RequestLog::builder(bearer()).sink(MemoryLog::new()).build().unwrap()
 }
 
 fn limiter() -> Limiter {
@@ -69,14 +70,14 @@ fn limiter() -> Limiter {
 
 /// An API with a usage page.
 fn app() -> Router {
-    let (limiter, (newest, log)) = (limiter(), log());
-    let usage = UsagePage::new(limiter.clone(), log.clone(), newest);
+    let (limiter, log) = (limiter(), log());
+    let usage = UsagePage::builder(limiter.clone(), log.clone());
     let slow = get(async || sleep(Duration::from_millis(40)).await);
     Router::new()
         .route("/things/{id}", slow)
         .route("/things", post(async || sleep(Duration::from_millis(100)).await))
         .layer(RateLimitLayer::builder(limiter).log(log).build().unwrap())
-        .nest("/usage", usage.ask_for_key(AUTHORIZATION, "Bearer ").router())
+        .nest("/usage", usage.ask_for_key(AUTHORIZATION, "Bearer ").build().unwrap().router())
 }
 
 async fn send(app: &Router, method: &str, uri: &str, key: Option<&str>) -> Answer {
@@ -243,20 +244,27 @@ async fn without_a_key_there_is_nothing_to_see() {
         let (header, prefix) = (&answer.body["header"], &answer.body["prefix"]);
         assert_eq!((header, prefix), (&json!("authorization"), &json!("Bearer ")));
     }
-    let (limiter, (newest, log)) = (limiter(), log());
-    let page = UsagePage::new(limiter, log, newest);
+    let page = UsagePage::builder(limiter(), log());
     let api_key = HeaderName::from_static("x-api-key");
     for (page, header) in
         [(page.clone(), Value::Null), (page.ask_for_key(api_key, ""), json!("x-api-key"))]
     {
-        let answer = send(&page.router(), "GET", "/", None).await;
+        let answer = send(&page.build().unwrap().router(), "GET", "/", None).await;
         assert_eq!((answer.status, &answer.body["header"]), (403, &header));
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_log_that_cannot_be_read_is_a_503_that_tells_callers_nothing_of_it() {
+    #[derive(Clone, Copy)]
     struct Broken;
+    impl Sink for Broken {
+        fn record(&self, _: &Entry) {}
+
+        fn reader(&self) -> Option<Arc<dyn Reader>> {
+            Some(Arc::new(*self))
+        }
+    }
     impl Reader for Broken {
         fn entries(&self, _: Fingerprint, _: Option<u64>, _: usize) -> Result<Page, ReadError> {
             Err(ReadError::new("disk 7 is gone"))
@@ -270,10 +278,9 @@ async fn a_log_that_cannot_be_read_is_a_503_that_tells_callers_nothing_of_it() {
             Err(ReadError::new("disk 7 is gone"))
         }
     }
-    let (newest, log) = log();
-    let known = RequestLog::builder(bearer()).sink(newest).remember_keys(7).build().unwrap();
-    let operator = OperatorPage::builder(limiter(), known, Broken).guard(|_| Some("nora".into()));
-    let app = UsagePage::new(limiter(), log, Broken).router();
+    let log = RequestLog::builder(bearer()).sink(Broken).remember_keys(7).build().unwrap();
+    let operator = OperatorPage::builder(limiter(), log.clone()).guard(|_| Some("nora".into()));
+    let app = UsagePage::builder(limiter(), log).build().unwrap().router();
     let app = app.nest("/operator", operator.build().unwrap().router());
     for path in ["/", "/log", "/operator"] {
         let answer = send(&app, "GET", path, Some(MINE)).await;
@@ -287,8 +294,30 @@ async fn a_quota_by_a_key_that_the_request_lacks_is_left_out() {
     let policy =
         Policy::fixed_window("by header", Quota::per_day(5)).key(header("x-key")).or_skip();
     let limiter = Limiter::builder().policy(policy).build().unwrap();
-    let (newest, log) = log();
-    let app = UsagePage::new(limiter, log, newest).router();
+    let app = UsagePage::builder(limiter, log()).build().unwrap().router();
     let told = send(&app, "GET", "/", Some(MINE)).await.body;
     assert_eq!(told["quotas"], json!([]));
+}
+
+#[test]
+fn settings_that_cannot_work_fail() {
+    struct Unread;
+    impl Sink for Unread {
+        fn record(&self, _: &Entry) {}
+    }
+    let unread = || RequestLog::builder(bearer()).sink(Unread).remember_keys(7).build().unwrap();
+    let usage = UsagePage::builder(limiter(), unread()).build();
+    let operator = OperatorPage::builder(limiter(), unread()).guard(|_| None).build();
+    let remedy =
+        "its log has no sink that can be read; add `.sink(MemoryLog::new())` to the `RequestLog`";
+    assert_eq!(usage.unwrap_err().to_string(), format!("usage page: {remedy}"));
+    assert_eq!(operator.unwrap_err().to_string(), format!("operator page: {remedy}"));
+    let both = RequestLog::builder(bearer()).sink(Unread).sink(MemoryLog::new()).build().unwrap();
+    assert!(UsagePage::builder(limiter(), both.clone()).build().is_ok(), "one can be read");
+    let prefix =
+        UsagePage::builder(limiter(), both).ask_for_key(AUTHORIZATION, "Bearer\n ").build();
+    assert_eq!(
+        prefix.unwrap_err().to_string(),
+        "usage page: no header can have its key's prefix; write one like `Bearer `"
+    );
 }

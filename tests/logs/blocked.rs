@@ -27,9 +27,9 @@ fn app() -> Router {
         .category(Category::new("reads").on(Matcher::get("/read")).policy(reads))
         .build()
         .unwrap();
-    let newest = MemoryLog::new();
-    let log = RequestLog::builder(bearer()).sink(newest.clone()).remember_keys(2).build().unwrap();
-    let operator = OperatorPage::builder(limiter.clone(), log.clone(), newest)
+    let log =
+        RequestLog::builder(bearer()).sink(MemoryLog::new()).remember_keys(2).build().unwrap();
+    let operator = OperatorPage::builder(limiter.clone(), log.clone())
         .guard(|_| Some("nora".to_owned()))
         .build()
         .unwrap();

@@ -151,6 +151,10 @@ impl Sink for MemoryLog {
         drop(kept);
         drop(oldest);
     }
+
+    fn reader(&self) -> Option<Arc<dyn Reader>> {
+        Some(Arc::new(self.clone()))
+    }
 }
 
 impl Reader for MemoryLog {

@@ -32,6 +32,11 @@ pub trait Sink: Send + Sync + 'static {
     fn is_persistent(&self) -> bool {
         false
     }
+
+    /// What reads the entries back for the pages. Default: none, the sink keeps nothing to read.
+    fn reader(&self) -> Option<Arc<dyn Reader>> {
+        None
+    }
 }
 
 impl<S: Sink + ?Sized> Sink for Arc<S> {
@@ -41,6 +46,10 @@ impl<S: Sink + ?Sized> Sink for Arc<S> {
 
     fn is_persistent(&self) -> bool {
         (**self).is_persistent()
+    }
+
+    fn reader(&self) -> Option<Arc<dyn Reader>> {
+        (**self).reader()
     }
 }
 

@@ -18,6 +18,10 @@ const CONTENT_SECURITY_POLICY: &str =
 
 const STYLE: &str = concat!(include_str!("../../page/theme.css"), include_str!("style.css"));
 
+/// Why a page cannot be built over a log that no sink can be read of.
+pub(super) const UNREADABLE: &str =
+    "its log has no sink that can be read; add `.sink(MemoryLog::new())` to the `RequestLog`";
+
 /// A page that draws with its script the JSON of its own address.
 pub(super) struct Page {
     pub(super) html: &'static str,

@@ -10,5 +10,5 @@ mod usage_page;
 
 pub use self::{
     operator_page::{OperatorPage, OperatorPageBuilder},
-    usage_page::UsagePage,
+    usage_page::{UsagePage, UsagePageBuilder},
 };

@@ -225,11 +225,13 @@ async fn markup_in_a_route_a_policy_or_a_label_is_shown_as_text() -> Result<()> 
     const IMAGE: &str = "<img src=x onerror=\"document.title='run'\">";
     let policy = Policy::token_bucket(IMAGE, Quota::per_hour(1)).key(key::bearer()).or_refuse();
     let limiter = Limiter::builder().policy(policy).build()?;
-    let newest = MemoryLog::new();
-    let log =
-        RequestLog::builder(key::bearer()).label(|_| SCRIPT.into()).sink(newest.clone()).build()?;
-    let usage =
-        UsagePage::new(limiter.clone(), log.clone(), newest).ask_for_key(AUTHORIZATION, "Bearer ");
+    let log = RequestLog::builder(key::bearer())
+        .label(|_| SCRIPT.into())
+        .sink(MemoryLog::new())
+        .build()?;
+    let usage = UsagePage::builder(limiter.clone(), log.clone())
+        .ask_for_key(AUTHORIZATION, "Bearer ")
+        .build()?;
     // A pattern that any path matches.
     let path = "/{*<script>document.title='run'}";
     let app = Router::new()
@@ -268,10 +270,9 @@ async fn an_operator_blocks_raises_and_resets_a_key_on_a_page() -> Result<()> {
     let policy = Policy::fixed_window("read", Quota::per_day(3)).key(key::bearer()).or_refuse();
     let clock = Clock::tokio(UNIX_EPOCH + START);
     let limiter = Limiter::builder().clock(clock).policy(policy).build()?;
-    let newest = MemoryLog::new();
-    let log = RequestLog::builder(key::bearer()).label(|_| LABEL.into()).sink(newest.clone());
+    let log = RequestLog::builder(key::bearer()).label(|_| LABEL.into()).sink(MemoryLog::new());
     let log = log.remember_keys(100).build()?;
-    let operator = OperatorPage::builder(limiter.clone(), log.clone(), newest);
+    let operator = OperatorPage::builder(limiter.clone(), log.clone());
     let operator = operator.guard(|_| Some("nora".into())).build()?;
     let app = Router::new()
         .route(PATIENTS, get(|| async { "hello" }))

@@ -225,6 +225,10 @@ impl Sink for SqliteLog {
     fn is_persistent(&self) -> bool {
         true
     }
+
+    fn reader(&self) -> Option<Arc<dyn Reader>> {
+        Some(Arc::new(self.clone()))
+    }
 }
 
 impl Reader for SqliteLog {

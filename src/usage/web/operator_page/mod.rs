@@ -17,7 +17,7 @@ use serde_json::json;
 
 use self::change::{Change, Changes, Made, with_units};
 use super::{
-    answer::{Page, json, problem, read},
+    answer::{Page, UNREADABLE, json, problem, read},
     quota_json::{QuotaJson, unix_millis},
 };
 use crate::{
@@ -77,12 +77,11 @@ type Guard = Arc<dyn Fn(&Parts) -> Option<String> + Send + Sync>;
 /// struct Operator(String);
 ///
 /// let limiter = Limiter::builder().build()?;
-/// let newest = MemoryLog::new();
 /// let log = RequestLog::builder(key::bearer())
-///     .sink(newest.clone())
+///     .sink(MemoryLog::new())
 ///     .remember_keys(10_000)
 ///     .build()?;
-/// let operator = OperatorPage::builder(limiter, log, newest)
+/// let operator = OperatorPage::builder(limiter, log)
 ///     .guard(|request| request.extensions.get().map(|operator: &Operator| operator.0.clone()))
 ///     .build()?;
 /// let app: Router = Router::new().nest("/operator/quotas", operator.router());
@@ -102,9 +101,10 @@ struct Settings {
 }
 
 impl OperatorPage {
-    /// Of the requests that `limiter` counts and `log` tells of, which `reader` keeps.
-    pub fn builder(limiter: Limiter, log: RequestLog, reader: impl Reader) -> OperatorPageBuilder {
-        OperatorPageBuilder { limiter, log, reader: Arc::new(reader), guard: None }
+    /// A page over the requests that `limiter` counts and `log` logs: those of the layer that has
+    /// both. It reads the [first sink](RequestLog::reader) that can be read.
+    pub fn builder(limiter: Limiter, log: RequestLog) -> OperatorPageBuilder {
+        OperatorPageBuilder { limiter, log, guard: None }
     }
 
     /// To be mounted with `Router::nest`.
@@ -121,7 +121,6 @@ impl OperatorPage {
 pub struct OperatorPageBuilder {
     limiter: Limiter,
     log: RequestLog,
-    reader: Arc<dyn Reader>,
     guard: Option<Guard>,
 }
 
@@ -139,7 +138,7 @@ impl OperatorPageBuilder {
     /// The page.
     ///
     /// # Errors
-    /// There is no guard, or the log remembers no keys.
+    /// There is no guard, or the log remembers no keys, or cannot be read.
     pub fn build(self) -> Result<OperatorPage, BuildError> {
         let fail = |problem: &str| Err(BuildError::new("operator page", problem));
         let Some(guard) = self.guard else {
@@ -150,7 +149,8 @@ impl OperatorPageBuilder {
                 "its log remembers no keys; add `.remember_keys(10_000)` to the `RequestLog`",
             );
         }
-        let Self { limiter, log, reader, .. } = self;
+        let Some(reader) = self.log.reader() else { return fail(UNREADABLE) };
+        let Self { limiter, log, .. } = self;
         let changes = Changes::default();
         Ok(OperatorPage(Arc::new(Settings { limiter, log, reader, guard, changes })))
     }

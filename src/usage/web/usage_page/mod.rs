@@ -12,14 +12,15 @@ use axum::{
 };
 use http::{
     HeaderName, HeaderValue, StatusCode,
-    header::{AUTHORIZATION, WWW_AUTHENTICATE},
+    header::{AUTHORIZATION, InvalidHeaderValue, WWW_AUTHENTICATE},
     request::Parts,
 };
 use serde_json::json;
 
 use self::summary::{LogJson, Span, Summary};
-use super::answer::{Page, json, problem, problem_with, read};
+use super::answer::{Page, UNREADABLE, json, problem, problem_with, read};
 use crate::{
+    error::BuildError,
     limiter::Limiter,
     usage::{Reader, RequestLog},
 };
@@ -65,11 +66,11 @@ const PAGE: Page = Page {
 ///
 /// let policy = Policy::fixed_window("hourly", Quota::per_hour(1_000)).key(key::bearer()).or_refuse();
 /// let limiter = Limiter::builder().policy(policy).build()?;
-/// let newest = MemoryLog::new();
-/// let log = RequestLog::builder(key::bearer()).sink(newest.clone()).build()?;
+/// let log = RequestLog::builder(key::bearer()).sink(MemoryLog::new()).build()?;
 ///
-/// let usage = UsagePage::new(limiter.clone(), log.clone(), newest)
-///     .ask_for_key(AUTHORIZATION, "Bearer ");
+/// let usage = UsagePage::builder(limiter.clone(), log.clone())
+///     .ask_for_key(AUTHORIZATION, "Bearer ")
+///     .build()?;
 /// let app: Router = Router::new()
 ///     .route("/things", get(|| async { "things" }))
 ///     .layer(RateLimitLayer::builder(limiter).log(log).build()?)
@@ -81,31 +82,73 @@ const PAGE: Page = Page {
 #[must_use]
 pub struct UsagePage(Arc<Settings>);
 
-#[derive(Clone)]
 struct Settings {
     limiter: Limiter,
     log: RequestLog,
     reader: Arc<dyn Reader>,
-    asks: Option<(HeaderName, &'static str)>,
+    key_header: Option<KeyHeader>,
+}
+
+/// The header in which the page sends the API key that it has asked for.
+struct KeyHeader {
+    name: HeaderName,
+    prefix: &'static str,
+    /// The prefix without the space at its end.
+    scheme: HeaderValue,
+}
+
+impl KeyHeader {
+    fn new(name: HeaderName, prefix: &'static str) -> Result<Self, InvalidHeaderValue> {
+        HeaderValue::from_str(prefix)?;
+        let scheme = HeaderValue::from_str(prefix.trim())?;
+        Ok(Self { name, prefix, scheme })
+    }
 }
 
 impl UsagePage {
-    /// Of the requests that `limiter` counts and `log` tells of, which `reader` keeps.
-    pub fn new(limiter: Limiter, log: RequestLog, reader: impl Reader) -> Self {
-        Self(Arc::new(Settings { limiter, log, reader: Arc::new(reader), asks: None }))
+    /// A page over the requests that `limiter` counts and `log` logs: those of the layer that has
+    /// both. It reads the [first sink](RequestLog::reader) that can be read.
+    pub fn builder(limiter: Limiter, log: RequestLog) -> UsagePageBuilder {
+        UsagePageBuilder { limiter, log, key_header: None }
     }
 
+    /// The page as a router, for `Router::nest`.
+    pub fn router<S: Clone + Send + Sync + 'static>(self) -> Router<S> {
+        Router::new().route("/", get(overview)).route("/log", get(entries)).with_state(self)
+    }
+}
+
+/// Collects what a [`UsagePage`] needs.
+#[derive(Clone)]
+#[must_use]
+pub struct UsagePageBuilder {
+    limiter: Limiter,
+    log: RequestLog,
+    key_header: Option<(HeaderName, &'static str)>,
+}
+
+impl UsagePageBuilder {
     /// Lets the page ask for an API key, and send it in this header, after `prefix`. The key stays
     /// in the open page and is stored nowhere. Default: it does not ask; the browser's own
-    /// credentials (a session's cookie, say) tell who the caller is.
+    /// credentials (a session's cookie, say) say who the caller is.
     pub fn ask_for_key(mut self, header: HeaderName, prefix: &'static str) -> Self {
-        Arc::make_mut(&mut self.0).asks = Some((header, prefix));
+        self.key_header = Some((header, prefix));
         self
     }
 
-    /// To be mounted with `Router::nest`.
-    pub fn router<S: Clone + Send + Sync + 'static>(self) -> Router<S> {
-        Router::new().route("/", get(overview)).route("/log", get(entries)).with_state(self)
+    /// The page.
+    ///
+    /// # Errors
+    /// The log cannot be read, or no header can have the prefix.
+    pub fn build(self) -> Result<UsagePage, BuildError> {
+        let Self { limiter, log, key_header } = self;
+        let fail = |problem: &str| Err(BuildError::new("usage page", problem));
+        let Some(reader) = log.reader() else { return fail(UNREADABLE) };
+        let key_header = key_header.map(|(name, prefix)| KeyHeader::new(name, prefix)).transpose();
+        let Ok(key_header) = key_header else {
+            return fail("no header can have its key's prefix; write one like `Bearer `");
+        };
+        Ok(UsagePage(Arc::new(Settings { limiter, log, reader, key_header })))
     }
 }
 
@@ -159,21 +202,18 @@ impl Settings {
     /// The page asks its user for what this answer says. A 401 needs a challenge (RFC 9110, section
     /// 15.5.2), which only `Authorization` has.
     fn no_key(&self) -> Response {
-        let Some((header, prefix)) = &self.asks else {
+        let Some(KeyHeader { name, prefix, scheme }) = &self.key_header else {
             let detail = "The request has no key by which its usage could be found.";
             return problem(StatusCode::FORBIDDEN, detail);
         };
-        let members = json!({ "header": header.as_str(), "prefix": prefix });
-        let detail = format!("Send your API key in the header `{header}`.");
-        let challenge = HeaderValue::from_str(prefix.trim());
-        match challenge {
-            Ok(scheme) if *header == AUTHORIZATION && !scheme.is_empty() => {
-                let mut response = problem_with(StatusCode::UNAUTHORIZED, &detail, members);
-                response.headers_mut().insert(WWW_AUTHENTICATE, scheme);
-                response
-            }
-            _ => problem_with(StatusCode::FORBIDDEN, &detail, members),
+        let members = json!({ "header": name.as_str(), "prefix": prefix });
+        let detail = format!("Send your API key in the header `{name}`.");
+        if *name != AUTHORIZATION || scheme.is_empty() {
+            return problem_with(StatusCode::FORBIDDEN, &detail, members);
         }
+        let mut response = problem_with(StatusCode::UNAUTHORIZED, &detail, members);
+        response.headers_mut().insert(WWW_AUTHENTICATE, scheme.clone());
+        response
     }
 }
 
@@ -187,6 +227,15 @@ impl fmt::Debug for UsagePage {
         f.debug_struct("UsagePage")
             .field("limiter", &self.0.limiter)
             .field("log", &self.0.log)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for UsagePageBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UsagePageBuilder")
+            .field("limiter", &self.limiter)
+            .field("log", &self.log)
             .finish_non_exhaustive()
     }
 }
