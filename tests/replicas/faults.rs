@@ -16,6 +16,7 @@ pub const PATIENCE: Option<Duration> = Some(Duration::from_secs(1));
 pub fn none() -> Row {
     let server = Server::start_with(WITH_PASSWORD);
     let stage = Stage::start(&Orders::server(&server));
+    stage.until_busy();
     stage.pass(5);
     let run = stage.end();
     assert_eq!(server.keys_without_ttl(), Vec::<String>::new());
@@ -25,7 +26,7 @@ pub fn none() -> Row {
 pub fn stopped() -> Row {
     let server = Server::start_with(WITH_PASSWORD);
     let mut stage = Stage::start(&Orders::server(&server));
-    stage.pass(2);
+    stage.until_busy();
     stage.fault(|| {
         server.pause();
         thread::sleep(Duration::from_secs(1));
@@ -39,7 +40,7 @@ pub fn lost_connections() -> Row {
     let server = Server::start_with(WITH_PASSWORD);
     let proxy = Proxy::before(&server);
     let mut stage = Stage::start(&Orders::new(vec![url(proxy.port())]));
-    stage.pass(2);
+    stage.until_busy();
     stage.fault(|| {
         for _ in 0..8 {
             proxy.lose_replies("EVALSHA", 3);
@@ -55,7 +56,7 @@ pub fn lost_connections() -> Row {
 pub fn flushed_scripts() -> Row {
     let server = Server::start_with(WITH_PASSWORD);
     let mut stage = Stage::start(&Orders::server(&server));
-    stage.pass(2);
+    stage.until_busy();
     stage.fault(|| {
         for _ in 0..100 {
             server.ask::<()>(redis::cmd("SCRIPT").arg("FLUSH")).unwrap();
@@ -69,7 +70,7 @@ pub fn flushed_scripts() -> Row {
 pub fn restarted_with_its_file() -> Row {
     let server = Server::start_with(&[WITH_PASSWORD, APPEND_ONLY].concat());
     let mut stage = Stage::start(&Orders::server(&server));
-    stage.pass(2);
+    stage.until_busy();
     stage.fault(|| {
         server.kill();
         server.restart();
@@ -84,6 +85,7 @@ pub fn clocks_an_hour_off() -> Row {
     let hours = [0, 1, -1];
     let stage =
         Stage::start_each(|place| Orders { clock_ahead: 3_600 * hours[place], ..orders.clone() });
+    stage.until_busy();
     stage.pass(5);
     stage.end().keeps_the_quota().row("clocks an hour off")
 }
@@ -94,7 +96,7 @@ pub fn leaving_callers() -> Row {
     let quotas = Quotas { units: 1_000_000, window: Duration::from_secs(86_400) };
     let orders = Orders { quotas, patience: PATIENCE, leaves: true, ..Orders::server(&server) };
     let stage = Stage::start(&orders);
-    thread::sleep(Duration::from_secs(2));
+    thread::sleep(Duration::from_secs(4));
     let run = stage.end();
     let left = run.asked().filter(|one| one.verdict == Verdict::Left).count();
     let stayed = run.asked().filter(|one| one.path.is_some()).count() - left;
@@ -132,7 +134,7 @@ pub fn waits() -> Row {
     let server = Server::start_with(WITH_PASSWORD);
     let proxy = Proxy::before(&server);
     let mut stage = Stage::start(&Orders::new(vec![url(proxy.port())]));
-    stage.pass(2);
+    stage.until_busy();
     stage.fault(|| {
         for _ in 0..8 {
             server.pause();
@@ -142,6 +144,7 @@ pub fn waits() -> Row {
         }
         proxy.swallow();
         thread::sleep(Duration::from_millis(500));
+        proxy.pass();
     });
     let run = stage.end();
     let mut waits: Vec<_> = run.asked().map(|one| one.wait).collect();
@@ -150,8 +153,11 @@ pub fn waits() -> Row {
     assert!(slow >= 30, "{slow} requests met the fault");
     let quantile = |of: f64| waits[((waits.len() - 1) as f64 * of) as usize];
     let [half, most, nearly_all, all] = [0.5, 0.99, 0.999, 1.0].map(quantile);
-    // A decision may take 50 ms; the rest is for a machine that does other things.
-    assert!(nearly_all <= Duration::from_millis(50 + 100), "{nearly_all:?}");
+    // A decision may take 50 ms; the rest is for a machine that does other things, which shows in
+    // how late it wakes a thread that only sleeps.
+    let lateness = run.lateness();
+    let bound = Duration::from_millis(50 + 100) + 2 * lateness;
+    assert!(nearly_all <= bound, "{nearly_all:?}, where threads wake {lateness:?} late");
     let seen = format!(
         "waits of {}: p50 {half:.1?}, p99 {most:.1?}, p99.9 {nearly_all:.1?}, max {all:.1?}; \
          {slow} took a time-out",
@@ -167,7 +173,7 @@ pub fn waits() -> Row {
 pub fn moved_slots() -> Row {
     let cluster = Cluster::start();
     let mut stage = Stage::start(&Orders::new(cluster.urls()));
-    stage.pass(2);
+    stage.until_busy();
     let moment = Duration::from_secs(1);
     let moved =
         stage.fault(|| cluster.move_slot_of(&a_hot_key(cluster.nodes()), || thread::sleep(moment)));

@@ -28,7 +28,7 @@ use crate::quotas::{KEYS, PATHS, Quotas, request};
 pub const ORDERS: &str = "REPLICA_ORDERS";
 const CALLERS: usize = 6;
 /// Nothing goes on for longer.
-const LONGEST: Duration = Duration::from_secs(60);
+pub const LONGEST: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Orders {
@@ -51,6 +51,8 @@ pub struct Report {
     pub asked: Vec<Asked>,
     /// What was logged, and how often.
     pub logged: BTreeMap<String, u32>,
+    /// The longest that a thread woke after its time: the machine does other things.
+    pub lateness: Duration,
 }
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -97,12 +99,26 @@ pub fn run(orders: &str) {
 
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = runtime.worker_threads(2).enable_all().build().unwrap();
-    let asked = runtime.block_on(ask_until_told(orders));
-    let logged = counted(&lines.text());
-    println!("{}", serde_json::to_string(&Report { asked, logged }).unwrap());
+    let ends = Arc::new(AtomicBool::new(false));
+    let told = Arc::clone(&ends);
+    let lateness = thread::spawn(move || lateness(&told));
+    let asked = runtime.block_on(ask_until_told(orders, ends));
+    let (logged, lateness) = (counted(&lines.text()), lateness.join().unwrap());
+    println!("{}", serde_json::to_string(&Report { asked, logged, lateness }).unwrap());
 }
 
-async fn ask_until_told(orders: Orders) -> Vec<Asked> {
+/// Measures by how much the machine is late, at the most, when a thread only sleeps.
+fn lateness(ends: &AtomicBool) -> Duration {
+    let mut longest = Duration::ZERO;
+    while !ends.load(Relaxed) {
+        let (start, time) = (Instant::now(), Duration::from_millis(5));
+        thread::sleep(time);
+        longest = longest.max(start.elapsed() - time);
+    }
+    longest
+}
+
+async fn ask_until_told(orders: Orders, ends: Arc<AtomicBool>) -> Vec<Asked> {
     let mut store = Quotas::store(&orders.urls);
     if let Some(patience) = orders.patience {
         store = store.response_timeout(patience).decision_timeout(patience);
@@ -122,7 +138,6 @@ async fn ask_until_told(orders: Orders) -> Vec<Asked> {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     println!("ready");
-    let ends = Arc::new(AtomicBool::new(false));
     let told = Arc::clone(&ends);
     thread::spawn(move || {
         let _ = io::stdin().read(&mut [0]);
@@ -147,13 +162,17 @@ async fn ask_until_told(orders: Orders) -> Vec<Asked> {
 
 async fn feel_the_pulse(limiter: Limiter, keys: usize, ends: Arc<AtomicBool>) -> Vec<Asked> {
     let (mut asked, start) = (Vec::new(), Instant::now());
+    // It ends when each server has decided once more: a slow machine heals later, and not never.
+    let mut decided = vec![false; keys];
     for key in (0..keys).cycle() {
-        if ends.load(Relaxed) || start.elapsed() > LONGEST {
+        let ends = ends.load(Relaxed);
+        if ends && !decided.contains(&false) || start.elapsed() > LONGEST {
             break;
         }
         let (at, begun) = (micros(), Instant::now());
         let decision = limiter.check("pulse", key as u64).await.unwrap();
         let (wait, verdict) = (begun.elapsed(), Verdict::from(&decision));
+        decided[key] |= ends && verdict != Verdict::Unavailable;
         asked.push(Asked { path: None, key, cost: 1, at, wait, verdict });
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
