@@ -1,4 +1,46 @@
-//! Counts in Redis or Valkey, which several replicas share.
+//! Counts in Redis or Valkey, which several replicas share: [`RedisStore`].
+//!
+//! # The chain
+//! Each link uses those below it, and knows nothing of those above:
+//! ```text
+//! RedisStore                 the public face; builder.rs has its settings
+//!  └ RollbackOnDrop          gives a charge back if its caller leaves
+//!     └ Replica              decides by what this process knows, or else asks the servers
+//!        ├ LeaseTable        leases/: units that this process holds
+//!        └ Shards            a request's charges, on one server after the other
+//!           ├ DenyCache      deny_cache/: refusals that this process remembers
+//!           └ ConnectionManager  connection_manager/: one connection, its queue, up or down
+//!              ├ Connection  connection.rs: the `redis` crate
+//!              └ ScriptCall  script/: one run of the script that counts
+//! ```
+//! Beside the chain stand `time_budget.rs` (how long requests wait), `clock.rs` (whose times are which)
+//! and `announced_policies.rs` (limiters that count together by mistake).
+//!
+//! # The way of one charge
+//! 1. [`RedisStore`] asks [`Replica::decide_locally`]: units of a lease are spent, or a remembered
+//!    refusal answers. Nothing waits, and nothing is allocated.
+//! 2. Otherwise [`RollbackOnDrop`] holds the future of [`Replica::decide`]. A policy with a lease
+//!    reserves units first, and asks for a batch.
+//! 3. [`Shards::charge`](shards::Shards::charge) runs the script once; in a cluster, once for each
+//!    shard.
+//! 4. [`ConnectionManager::run`](connection_manager::ConnectionManager::run) waits for the connection
+//!    and for a place in the send queue, sends, and waits for the reply as long as the budget lasts.
+//! 5. The reply is read, batches fill their pools, and a refusal is remembered.
+//!
+//! # What happens on a fault
+//! | fault | what happens |
+//! |---|---|
+//! | a reply comes too late | the request fails; a probe shows if the server is down; what the server has counted stays counted |
+//! | three errors in a row, or a failed probe | the server is down: requests fail at once until a probe works |
+//! | the connection is lost | the same; it is opened again at once, and then after growing pauses |
+//! | a later shard refuses or fails | the charges on earlier shards are given back |
+//! | the caller leaves | before the command is sent, nothing is charged; after that, the charge is given back |
+//! | the queue is full | requests wait for `queue_timeout`, and then fail |
+//! | units cannot be given back | they return as the quota's window passes |
+//! | the tokio runtime ends | its tasks end; the next request starts new ones in its own runtime |
+//!
+//! Whatever fails, no more is admitted than the quota; a request that fails is decided by its policy's
+//! `on_store_failure`.
 
 mod announced_policies;
 mod builder;
@@ -25,61 +67,63 @@ use self::{leases::date_back, replica::Replica, rollback::RollbackOnDrop};
 use super::{Announcement, Charge, Correction, Store, StoreError, StoreFuture};
 use crate::clock::Now;
 
-/// Counts in a Redis or Valkey server, or a cluster of them, which several replicas share.
+/// Counts in a Redis or Valkey server, or in a cluster, which several replicas share.
 ///
-/// A request takes one round trip, whatever the number of its policies: a script checks all and
-/// charges all or none, by the server's own clock. In a cluster that holds for the policies whose
-/// counts are on one server, see [`Policy::shard`](crate::Policy::shard); the others are charged one
-/// server after the other, and given back when a later one refuses. Until then they are missing to
-/// others, who may be refused in that moment; never is more admitted than the quota.
+/// A request takes one round trip, however many policies it has. A script checks all policies and
+/// charges all or none, by the server's clock. In a cluster, that holds for policies whose counts are
+/// on one server, see [`Policy::shard`](crate::Policy::shard). Other policies are charged one server
+/// after the other, and given back when a later server refuses. Until then other requests may be
+/// refused for these units. No more is ever admitted than the quota.
 ///
-/// While the server is slow or down, no decision waits longer for it than
-/// [`decision_timeout`](RedisStoreBuilder::decision_timeout), and
-/// [`Policy::on_store_failure`](crate::Policy::on_store_failure) says what is decided. A server that
-/// has not answered in time gets one more question, in the background. If it does not answer that
-/// either, or after three errors in a row or a lost connection, requests do without it, which costs
-/// them nothing, until it is seen to work in the background. With the feature `tracing` both changes
-/// are logged. The server need not be there when this replica starts.
+/// # Faults
+/// No decision waits longer for a server than
+/// [`decision_timeout`](RedisStoreBuilder::decision_timeout).
+/// [`Policy::on_store_failure`](crate::Policy::on_store_failure) says what is decided then. A server
+/// that has not answered in time is probed once in the background. It counts as down if the probe
+/// fails too, after three errors in a row, or when the connection is lost. Requests then do without it
+/// at once, until a probe in the background works. The feature `tracing` logs both changes. The server
+/// need not run when this replica starts.
 ///
-/// A crowd of our own is no failure of the server: 256 commands are on their way to it at once, and
-/// other requests wait for their turn, for
-/// [`queue_timeout`](RedisStoreBuilder::queue_timeout) at most. The server's time counts from when a
-/// command has its turn, and only while this process itself runs.
+/// Many requests at once are no fault of the server. At most 256 commands are on their way to it, and
+/// other requests wait in a queue, for [`queue_timeout`](RedisStoreBuilder::queue_timeout) at most.
+/// The server's time counts from when the command is sent, and only while this process runs.
 ///
-/// What a server has counted though its answer came too late stays counted; so do units that were
-/// to be given back while it was down. Never is more admitted for that.
+/// A charge stays counted if the server made it and its answer came too late. So do units that were to
+/// be given back while the server was down. This never admits more than the quota.
 ///
-/// Keys in Redis are fingerprints, and each has a time to live. Policies with the same name and
-/// algorithm count together, whatever their quotas: a quota may change at any time, in a rolling
-/// release as well. Services that must not count together need a
-/// [`prefix`](RedisStoreBuilder::prefix) each. The quota and the kinds of key of each policy are kept
-/// in words, so that the warning [`policy_differs`](crate::warning#policy_differs) can be given.
+/// # What is stored
+/// Keys are stored as fingerprints, and each expires. Policies with the same name and algorithm count
+/// together, whatever their quotas: a quota may change at any time, also in a rolling release.
+/// Services that must not count together need different [prefixes](RedisStoreBuilder::prefix). Each
+/// policy's quota and kinds of key are stored as text, for the warning
+/// [`policy_differs`](crate::warning#policy_differs).
 ///
-/// A release that writes counts in another format counts anew: it neither reads nor overwrites the
-/// counts of others. A count that cannot be read means a key that has used its whole quota, until that
-/// has come back: something was used, and it is not known how much.
+/// A release with another storage format counts anew. It neither reads nor overwrites the counts of
+/// other releases. A count that cannot be read is taken for a key that has used its whole quota, which
+/// comes back as usual.
 ///
-/// It takes Redis 6.2, Valkey 7.2 or later; it was tried with Redis 7.0. A Redis user of its own needs
-/// no more than this:
+/// # Server
+/// Redis 6.2, Valkey 7.2 or later; tested with Redis 7.0. A Redis user of its own needs these
+/// permissions:
 /// ```text
 /// ACL SETUSER quota on >password ~tower-quota:* +evalsha +eval +time +hmget +hset +hdel +hlen +pexpire +del +select +info +set +cluster|slots +ping +asking
 /// ```
-/// `SELECT` is for a database other than 0, `CLUSTER SLOTS`, `PING` and `ASKING` are for clusters.
-/// Without `INFO` and `SET`, no warning is given about eviction or about policies that differ. `AUTH`
-/// and `HELLO` need no permission, and `CLIENT SETINFO`, by which the `redis` crate tells its name,
-/// may be refused.
+/// `SELECT` is for a database other than 0. `CLUSTER SLOTS`, `PING` and `ASKING` are for clusters.
+/// Without `INFO` and `SET`, there are no warnings about eviction or about policies that differ. `AUTH`
+/// and `HELLO` need no permission. `CLIENT SETINFO`, by which the `redis` crate sends its name, may be
+/// refused.
 ///
 /// A clone is the same store.
 ///
 /// # Panics
-/// A tokio runtime has to drive it: a request that is decided outside of any is decided without the
-/// store, and in one whose time or I/O is not enabled it panics.
+/// It needs a tokio runtime. Outside of one, requests are decided without the store. In a runtime
+/// whose time or I/O is not enabled, it panics.
 ///
 /// ```no_run
 /// use tower_quota::{Limiter, Policy, Quota, key, store::RedisStore};
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// // Of all replicas, and no one else's: made once with `openssl rand -hex 16`.
+/// // The same for all replicas, and secret: from `openssl rand -hex 16`.
 /// let secret = u128::from_str_radix(&std::env::var("QUOTA_SECRET")?, 16)?;
 /// let limiter = Limiter::builder()
 ///     .policy(Policy::token_bucket("api", Quota::per_minute(600)).key(key::bearer()).or_refuse())
@@ -119,16 +163,17 @@ impl RedisStore {
         RedisStoreBuilder::client(client)
     }
 
-    /// Gives back what this replica has taken by [`Policy::lease`](crate::Policy::lease) and has not
-    /// spent, so that others have it at once and not after a second. To be awaited when no more
-    /// requests come; dropping the last clone inside of a tokio runtime begins the same, and nobody
-    /// knows whether it ends.
+    /// Gives back the units that this replica has leased, see [`Policy::lease`](crate::Policy::lease),
+    /// and has not spent. Other replicas have them at once, and not after a second.
+    ///
+    /// Await it when no more requests come. Dropping the last clone in a tokio runtime starts the same
+    /// in the background, but the process may end before it is done.
     ///
     /// ```no_run
     /// # use tower_quota::store::RedisStore;
     /// # async fn serve(app: (), store: RedisStore) {}
     /// # async fn shut_down(store: RedisStore) {
-    /// // after the server has ended, as when `axum::serve(…).with_graceful_shutdown(…)` returns
+    /// // After the server has ended: when `axum::serve(…).with_graceful_shutdown(…)` returns.
     /// if let Err(error) = store.give_back_leases().await {
     ///     eprintln!("leases come back by themselves: {error}");
     /// }
@@ -136,12 +181,12 @@ impl RedisStore {
     /// ```
     ///
     /// # Errors
-    /// Where a server does not answer, what it has counted comes back as the quota's window passes.
+    /// If a server does not answer. Its units then come back as the quota's window passes.
     pub async fn give_back_leases(&self) -> Result<(), StoreError> {
         self.replica.give_back_leases().await
     }
 
-    /// How many requests were refused by what is remembered, without asking a server.
+    /// How many requests were refused by a remembered refusal, without asking a server.
     #[must_use]
     pub fn denied_from_cache(&self) -> u64 {
         self.replica.shards.deny_cache.hits()
