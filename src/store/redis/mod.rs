@@ -58,7 +58,7 @@ mod time_budget;
 use std::{fmt, sync::Arc};
 
 use smallvec::SmallVec;
-use tokio::runtime::Handle;
+use tokio::{runtime::Handle, task::JoinError};
 
 pub use self::builder::RedisStoreBuilder;
 #[cfg(any(fuzzing, test))]
@@ -211,8 +211,7 @@ impl Store for RedisStore {
         // A task makes the corrections even if the caller leaves.
         let correcting = runtime.spawn(async move { replica.correct(&corrections).await });
         StoreFuture::later(async {
-            let ended = |_| Err(StoreError::new("the tokio runtime has ended"));
-            correcting.await.unwrap_or_else(ended)
+            correcting.await.unwrap_or_else(|error| Err(ended_early(&error)))
         })
     }
 
@@ -225,6 +224,15 @@ impl Store for RedisStore {
     }
 }
 
+/// Why a task has no result.
+fn ended_early(error: &JoinError) -> StoreError {
+    StoreError::new(if error.is_panic() {
+        "a task that corrects counts in Redis has panicked, which is a bug in tower-quota"
+    } else {
+        "the tokio runtime has ended"
+    })
+}
+
 fn no_runtime() -> StoreError {
     StoreError::new("there is no tokio runtime to ask Redis in")
 }
@@ -233,5 +241,43 @@ impl fmt::Debug for RedisStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let prefix = self.replica.shards.names.prefix();
         f.debug_struct("RedisStore").field("prefix", &prefix).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use tokio::runtime::{Builder, Runtime};
+
+    use super::*;
+    use crate::{Algorithm, Quota, store::Change};
+
+    #[test]
+    fn a_correction_that_panics_is_told_from_a_runtime_that_ends() {
+        let store = RedisStore::builder("redis://127.0.0.1:1/").secret(1).build().unwrap();
+        let charge = Charge::new(1, 2, Algorithm::TokenBucket, Quota::per_second(1));
+        let reset = [Correction::new(charge, Change::Reset)];
+        let correct = |runtime: &Runtime| {
+            let _in_runtime = runtime.enter();
+            store.correct(&reset, Now::ZERO)
+        };
+        let runtime = Runtime::new().unwrap();
+        // A runtime of one thread runs no task but in `block_on`.
+        let ends = Builder::new_current_thread().build().unwrap();
+        let correction = correct(&ends);
+        drop(ends);
+        let error = runtime.block_on(correction).unwrap_err();
+        assert!(error.to_string().contains("runtime has ended"), "{error}");
+
+        // The task panics when it reads the time.
+        let time = Arc::clone(&store.replica.shards.names.time);
+        let poisoned = thread::spawn(move || {
+            let _time = time.lock();
+            panic!("on purpose");
+        });
+        poisoned.join().unwrap_err();
+        let error = runtime.block_on(correct(&runtime)).unwrap_err();
+        assert!(error.to_string().contains("has panicked"), "{error}");
     }
 }

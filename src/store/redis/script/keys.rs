@@ -15,7 +15,7 @@ pub(in super::super) struct KeyNames {
     prefix: String,
     /// The time that a test sets.
     #[cfg(test)]
-    pub(super) time: std::sync::Arc<std::sync::Mutex<Option<Now>>>,
+    pub(in crate::store::redis) time: std::sync::Arc<std::sync::Mutex<Option<Now>>>,
 }
 
 impl KeyNames {
