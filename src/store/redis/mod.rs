@@ -42,6 +42,16 @@
 //! Whatever fails, no more is admitted than the quota; a request that fails is decided by its policy's
 //! `on_store_failure`.
 
+#![cfg_attr(
+    not(test),
+    warn(
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation,
+        clippy::indexing_slicing,
+        clippy::string_slice
+    )
+)]
+
 mod announced_policies;
 mod builder;
 mod clock;

@@ -89,6 +89,7 @@ impl Replica {
         Ok((answer, None))
     }
 
+    #[expect(clippy::arithmetic_side_effects, reason = "a time is divided by a constant")]
     async fn decide_leased(
         &self,
         charges: &[Charge],

@@ -102,6 +102,7 @@ impl Drop for RollbackOnDrop {
 }
 
 /// What gives back the charges that were made at a server, and not from a pool.
+#[expect(clippy::indexing_slicing, reason = "an index is of the charges")]
 fn made_at_server(
     charges: &[Charge],
     answer: &Answer,

@@ -53,6 +53,7 @@ impl Shards {
         Box::pin(self.charge_each_shard(charges, budget)).await
     }
 
+    #[expect(clippy::indexing_slicing, reason = "an index is of the charges")]
     async fn charge_each_shard(
         self: &Arc<Self>,
         charges: &[Charge],
@@ -98,6 +99,7 @@ impl Shards {
     }
 
     /// Makes all corrections, also when some of them fail.
+    #[expect(clippy::indexing_slicing, reason = "an index is of the corrections")]
     pub(super) async fn correct(&self, corrections: &[Correction]) -> Result<Answer, StoreError> {
         // Requests that were refused before may pass now. A second time, for refusals that were
         // remembered meanwhile.
@@ -125,6 +127,7 @@ impl Shards {
 
     /// Groups what one server can do at once, in the order of the shards. There is one group at least,
     /// perhaps of nothing: its answer still has the server's time.
+    #[expect(clippy::indexing_slicing, reason = "an index is of the shards")]
     fn by_shard(&self, shards: impl Iterator<Item = u64>) -> SmallVec<[Indices; 1]> {
         let shards: SmallVec<[u64; 4]> = shards.collect();
         let mut indices: Indices = (0..shards.len()).collect();
@@ -172,6 +175,7 @@ impl MergedAnswer {
         Self { usages: Usages::unknown(length), at: None }
     }
 
+    #[expect(clippy::indexing_slicing, reason = "an index is of the usages")]
     fn add(&mut self, indices: &[usize], answer: &Answer) {
         indices.iter().zip(&answer.usages).for_each(|(&index, usage)| self.usages[index] = *usage);
         // The earliest time: units that go back to a later time than they were used at could be used

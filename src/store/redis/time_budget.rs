@@ -63,6 +63,7 @@ impl TimeBudget {
     }
 
     /// Waits for an answer: at most for this time, and at most for what is left.
+    #[expect(clippy::arithmetic_side_effects, reason = "a time is divided by a constant")]
     pub(super) async fn wait<T>(
         &mut self,
         at_most: Duration,

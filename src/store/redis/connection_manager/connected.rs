@@ -60,6 +60,11 @@ impl Connected {
     }
 
     /// The range of a slot. A single server does not need to know the slot.
+    #[expect(
+        clippy::arithmetic_side_effects,
+        clippy::indexing_slicing,
+        reason = "a slot is below the number of slots, and so is its part of the ranges"
+    )]
     pub(super) fn range(&self, slot: impl FnOnce() -> u16) -> &SlotRange {
         match &*self.ranges {
             [all] => all,

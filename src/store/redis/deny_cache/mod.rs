@@ -112,6 +112,7 @@ impl DenyCache {
     }
 
     /// Finds what refuses the charges now. Charges that are covered by a lease are left out.
+    #[expect(clippy::indexing_slicing, reason = "there is a usage for each charge")]
     pub(super) fn look_up(
         &self,
         charges: &[Charge],
@@ -165,6 +166,7 @@ impl DenyCache {
         segment.denied.remove(&charge.id());
     }
 
+    #[expect(clippy::indexing_slicing, reason = "the remainder is below the number of segments")]
     fn segment(&self, charge: &Charge) -> MutexGuard<'_, Segment> {
         let segment = &self.segments[charge.id() as usize % SEGMENTS];
         segment.lock().unwrap_or_else(PoisonError::into_inner)
@@ -260,7 +262,8 @@ impl DeniedKey {
         }
         if self.refusals.len() > MAX_REFUSALS {
             let second_largest = MAX_REFUSALS - 1;
-            self.refusals.remove(second_largest - usize::from(index == second_largest));
+            self.refusals
+                .remove(second_largest.saturating_sub(usize::from(index == second_largest)));
         }
     }
 

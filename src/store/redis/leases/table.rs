@@ -255,7 +255,6 @@ impl LeaseTable {
         }
     }
 
-    #[expect(clippy::cast_possible_truncation, reason = "the lowest bits choose the segment")]
     #[expect(clippy::indexing_slicing, reason = "the remainder is below the number of segments")]
     fn segment(&self, slot: u128) -> MutexGuard<'_, Segment> {
         let segment = &self.segments[slot as usize % SEGMENTS];
