@@ -1,4 +1,4 @@
-//! How much a key may use: [`Quota`].
+//! Units per window, and the burst: [`Quota`].
 
 #![cfg_attr(
     not(test),
@@ -12,24 +12,24 @@
 
 use std::{fmt, time::Duration};
 
-/// The largest number of units a quota may hold: the largest integer that structured header
-/// fields can carry (RFC 9651, section 3.3.1).
+/// The most units of a quota: the largest integer in a structured header field (RFC 9651, section
+/// 3.3.1).
 pub(crate) const MAX_UNITS: u64 = 999_999_999_999_999;
 
-/// The longest window: a hundred years.
+/// The longest window, in nanoseconds: a hundred years.
 pub(crate) const MAX_WINDOW: u64 = 100 * 365 * 86_400 * NANOS_PER_SECOND;
 
 pub(crate) const NANOS_PER_SECOND: u64 = 1_000_000_000;
 
-/// More units than any quota may hold.
+/// In `units`: [`Quota::unlimited`].
 const UNLIMITED: u64 = u64::MAX;
 
-/// More than any burst may be.
+/// In `burst`: there is none.
 const NO_BURST: u64 = u64::MAX;
 
-/// Units per window, and the burst allowed at once.
+/// The units that a key may use in each window, and the burst that it may use at once.
 ///
-/// A unit is one request, unless the policy says that a request costs more.
+/// A request costs one unit, unless the policy has a [`cost`](crate::Policy::cost).
 ///
 /// ```
 /// use std::time::Duration;
@@ -45,16 +45,16 @@ const NO_BURST: u64 = u64::MAX;
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Quota {
-    // Three words, as each decision holds some quotas.
+    // Only three words, as each decision holds several quotas.
     units: u64,
-    /// The nanoseconds in which a unit comes back, with [`WHOLE`], where that is a whole number, as
-    /// it is for most quotas: it saves token buckets their divisions. Or else those of the window.
+    /// The nanoseconds in which one unit comes back, and the bit [`WHOLE`], if that is a whole number.
+    /// It is for most quotas, and saves token buckets a division. Otherwise the nanoseconds of the
+    /// window.
     time: u64,
-    /// Or `NO_BURST`.
     burst: u64,
 }
 
-/// In a quota's time: that of a unit. No window is so long.
+/// In `time`: the rest is the time of a unit. No window is long enough to set this bit.
 const WHOLE: u64 = 1 << 63;
 
 impl Quota {
@@ -76,7 +76,7 @@ impl Quota {
         Self::per_nanos(units, 3_600 * NANOS_PER_SECOND)
     }
 
-    /// `units` in each day of 24 hours; a fixed window begins at midnight UTC.
+    /// `units` in each day of 24 hours. A fixed window begins at midnight UTC.
     #[must_use]
     pub const fn per_day(units: u64) -> Self {
         Self::per_nanos(units, 86_400 * NANOS_PER_SECOND)
@@ -90,21 +90,21 @@ impl Quota {
         Self::per_nanos(units, if nanos > u64::MAX as u128 { u64::MAX } else { nanos as u64 })
     }
 
-    /// No limit: requests pass uncounted, and no header speaks of this policy.
+    /// No limit: requests pass and are not counted, and headers do not show the policy.
     #[must_use]
     pub const fn unlimited() -> Self {
         Self { units: UNLIMITED, time: WHOLE - 1, burst: NO_BURST }
     }
 
-    /// Of no units: it refuses every request.
+    /// The same window with 0 units, which refuses every request.
     pub(crate) const fn nothing(self) -> Self {
         Self::per_nanos(0, self.window_nanos())
     }
 
     #[expect(clippy::arithmetic_side_effects, reason = "the units that divide a window are not 0")]
     const fn per_nanos(units: u64, window: u64) -> Self {
-        // As many are as many as can be, and not unlimited: who computes a quota may come to them by
-        // mistake. What is longer is far beyond the longest window. Both are refused at `build()`.
+        // A quota that was computed wrong must not become unlimited, nor set the bit `WHOLE`. What is
+        // too large here is still too large for `build()`, which refuses it.
         let units = if units == UNLIMITED { UNLIMITED - 1 } else { units };
         let window = if window < WHOLE { window } else { WHOLE - 1 };
         let time = match window.checked_rem(units) {
@@ -114,15 +114,15 @@ impl Quota {
         Self { units, time, burst: NO_BURST }
     }
 
-    /// How many units a token bucket holds when full, which is what may be used at once.
-    /// Default: the units of one window. Windows have no burst.
+    /// The units of a full token bucket, which may be used at once. Default: the units of one window.
+    /// Only a token bucket has a burst; `build()` fails for other policies.
     #[must_use]
     pub const fn burst(mut self, units: u64) -> Self {
         self.burst = if units == NO_BURST { NO_BURST - 1 } else { units };
         self
     }
 
-    /// What one of several has of this, but at least 1 unit of what is not nothing.
+    /// The share of one of several replicas: at least 1 unit, unless the quota has 0.
     #[inline]
     #[expect(clippy::arithmetic_side_effects, reason = "the replicas are not 0")]
     pub(crate) fn share(&self, replicas: u32) -> Self {
@@ -170,8 +170,8 @@ impl Quota {
         self.time & WHOLE != 0
     }
 
-    /// The parts of a unit, of which [`parts_per_nano`](Self::parts_per_nano) come back in a
-    /// nanosecond: both whole numbers, so that a token bucket counts without rounding.
+    /// A token bucket divides each unit into so many parts, and [`parts_per_nano`](Self::parts_per_nano)
+    /// of them come back in a nanosecond. Both are whole numbers, so it never rounds.
     pub(crate) const fn parts_per_unit(&self) -> u64 {
         self.time & !WHOLE
     }
@@ -180,7 +180,7 @@ impl Quota {
         if self.is_whole() { 1 } else { self.units }
     }
 
-    /// How long a token bucket takes to fill, rounded up; `None` where it never does.
+    /// The nanoseconds in which an empty token bucket fills, rounded up; `None` if it never does.
     #[expect(
         clippy::arithmetic_side_effects,
         reason = "128 bits hold the product of two 64, and the units are not 0"
@@ -229,10 +229,8 @@ impl Quota {
             _ => None,
         }
     }
-}
 
-impl Quota {
-    /// What it is shown as. Refusals tell it: format strings would take several times as long.
+    /// Writes it as text. Refusals have this text, and format strings would take several times as long.
     pub(crate) fn write(&self, to: &mut impl fmt::Write) -> fmt::Result {
         if self.is_unlimited() {
             return to.write_str("unlimited");
