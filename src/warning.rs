@@ -1,78 +1,77 @@
 //! Mistakes in the settings that only requests show: [`warnings`].
 //!
-//! `build()` refuses what it can see. Some mistakes it cannot see: that a load balancer stands in
-//! front of the server, say. The first request that shows such a mistake makes a [`Warning`]. It has
-//! a code, and a sentence that says what to write instead. With the feature `tracing`, it is logged
-//! as an event of level `WARN` with the fields `code` and `culprit`. Each mistake is reported once
-//! for each culprit.
+//! `build()` fails if the settings themselves are wrong. It cannot find some mistakes, such as a load
+//! balancer in front of the server that is not trusted. The first request that shows such a mistake
+//! makes a [`Warning`], which has a code and a sentence that says what to write instead. With the
+//! feature `tracing`, it is also logged as an event of level `WARN`, with the fields `code` and
+//! `culprit`. Each mistake is reported once for each culprit, the setting that is wrong.
 //!
-//! What each code means, and what to do:
+//! These are the codes, and what to do:
 //!
 //! ## `no_peer_address`
-//! A policy counts by the client's address, and the server does not pass the peer's address on. With
-//! axum, serve `app.into_make_service_with_connect_info::<SocketAddr>()`. Elsewhere, insert
-//! [`PeerAddr`](crate::key::PeerAddr) into the request's extensions.
+//! A policy counts by the client's address, and the peer's address is not in the request's extensions.
+//! With axum, serve `app.into_make_service_with_connect_info::<SocketAddr>()`. With another server,
+//! insert [`PeerAddr`](crate::key::PeerAddr).
 //!
 //! ## `forwarded_unread`
 //! Requests have a header in which proxies write the client's address, and [`ClientIp`] does not read
-//! it: no proxy is trusted, or not this one, or another header is read. Then all clients behind the
-//! proxy are one client. Write [`trust_proxies`] with the addresses of the proxies, or [`trust_hops`]
-//! with their number, and name the header that they write. Where there is no proxy, callers made the
-//! header up: say so with `trust_hops(0)`.
+//! it: no proxy is trusted, or this one is not, or another header is read. Then all clients behind the
+//! proxy count as one client. Set [`trust_proxies`] to the addresses of the proxies, or [`trust_hops`]
+//! to their number, and set the header that they write. If there is no proxy, callers wrote the header:
+//! set `trust_hops(0)`.
 //!
 //! ## `everybody_trusted`
-//! Every address in the first 1,000 requests is a trusted proxy, so any caller may write its own
-//! address. Write only the addresses of the proxies into [`trust_proxies`], or their real number into
-//! [`trust_hops`].
+//! Every address in the first 1,000 requests is that of a trusted proxy, so any caller may write its
+//! own address. Set [`trust_proxies`] to the addresses of the proxies only, or [`trust_hops`] to their
+//! real number.
 //!
 //! ## `hidden_client`
-//! A trusted proxy wrote something else than an address, such as `unknown`. All clients that it hides
+//! A trusted proxy wrote something that is not an address, such as `unknown`. All clients that it hides
 //! share one quota. Let the proxy write addresses, or count by another key.
 //!
 //! ## `key_never_found`
-//! None of the first 1,000 requests of a policy had the key by which it counts first. Compare the name
-//! in the settings with what callers send. Where another middleware finds out the key, add its layer
-//! after the limiter's, so that it is outside of it.
+//! A policy has a key, and none of its first 1,000 requests had it. Check that callers send the key
+//! under the name in the settings. If another middleware sets the key, add its layer after the
+//! limiter's, so that it runs first.
 //!
 //! ## `invalid_plan`
-//! The function that chooses a request's plan returned a quota that no policy can have. The plan's
-//! requests are refused, as it is not known how many it may make. Return a quota that `build()` would
-//! accept.
+//! The function of [`quota_by`](crate::Policy::quota_by) returned an invalid quota, and the request was
+//! refused. Return a quota that `build()` would accept.
 //!
 //! ## `unknown_plan`
-//! A policy has a table of [plans](crate::Policy::plans), and the function that chooses a request's
-//! plan returned a name that is not in it. The policy's own quota holds. Add the plan to the table,
-//! or return `None` for a request without a plan.
+//! A policy has a table of [plans](crate::Policy::plans), and the function that names a request's plan
+//! returned a name that is not in it. The policy's own quota holds. Add the plan to the table, or
+//! return `None` for a request without a plan.
 //!
 //! ## `all_exempt`
 //! The first 1,000 requests were all exempt, so nothing is counted. Unless these are health checks,
-//! let the [exemptions](crate::LimiterBuilder::exempt) match less.
+//! let the [exemptions](crate::LimiterBuilder::exempt) match fewer requests.
 //!
 //! ## `no_timer`
-//! A policy would have [held](crate::Policy::hold) a request, and there was no tokio runtime with
-//! time. The request was refused at once. Call `enable_time` on the runtime's builder, or await the
+//! A policy would have [held](crate::Policy::hold) a request, but there was no tokio runtime with time
+//! enabled. The request was refused at once. Call `enable_time` on the runtime's builder, or await the
 //! decision inside of the runtime.
 //!
 //! ## `store_full`
-//! The memory store has no room for more keys of a policy, and new keys share one quota. Where they
-//! are honest callers, raise [`with_max_keys`](crate::store::MemoryStore::with_max_keys).
+//! The memory store has no room for more keys of a policy, and new keys share one quota. If these are
+//! real callers and not an attack, raise
+//! [`with_max_keys`](crate::store::MemoryStore::with_max_keys).
 //!
 //! ## `redis_queue`
-//! This process has more requests for Redis than it or Redis can serve. Some waited too long for their
-//! turn, and were decided without Redis. Lease units with
-//! [`Policy::lease`](crate::Policy::lease), add processors or servers, or let requests wait longer
-//! with `RedisStoreBuilder::queue_timeout`.
+//! This process has more requests for Redis than it or Redis can serve. Some waited too long, and were
+//! decided without Redis. Lease units with [`Policy::lease`](crate::Policy::lease), add processors or
+//! servers, or let requests wait longer with `RedisStoreBuilder::queue_timeout`.
 //!
 //! ## `policy_differs`
-//! Two limiters count a policy of the same name and algorithm together in Redis, and its quota or
-//! its keys differ. That is right while a release changes the policy. Give two services a prefix each,
-//! with `RedisStoreBuilder::prefix`.
+//! Two limiters have a policy of the same name and algorithm in the same Redis, so that they count
+//! together, but its quota or its keys differ. That is right while a release changes the policy. If
+//! these are two services, give each a prefix with `RedisStoreBuilder::prefix`.
 //!
 //! ## `body_field_not_read`
-//! A policy counts by a field of the body, and no [`BodyFieldLayer`](crate::BodyFieldLayer) has
-//! read the body. The request is refused, as the handler may read the field. Add the layer outside of
-//! the limiter's, with this field, and let its [`only`](crate::BodyFieldLayer::only) match each
-//! request for which the policy holds.
+//! A policy counts by a field of the body, and no [`BodyFieldLayer`](crate::BodyFieldLayer) has read
+//! the body. The request is refused, as the handler may read the field. Add the layer with this field
+//! after the limiter's layer, and let its [`only`](crate::BodyFieldLayer::only) match each request of
+//! the policy.
 //!
 //! [`ClientIp`]: crate::key::ClientIp
 //! [`trust_proxies`]: crate::key::ClientIp::trust_proxies
@@ -84,8 +83,8 @@ use std::{
     sync::{LazyLock, Mutex, PoisonError},
 };
 
-/// The most warnings of one process. Culprits are names of settings, never of callers, so there are
-/// few.
+/// The most warnings of one process. Culprits are names in the settings, never in requests, so there
+/// are few.
 const MAX_WARNINGS: usize = 1_000;
 
 static GIVEN: LazyLock<Mutex<Given>> = LazyLock::new(Mutex::default);
@@ -112,25 +111,25 @@ pub enum Code {
     NoPeerAddress,
     /// Requests have a header with the client's address that is not read.
     ForwardedUnread,
-    /// Every address in the first 1,000 requests is a trusted proxy.
+    /// Every address in the first 1,000 requests is that of a trusted proxy.
     EverybodyTrusted,
     /// A trusted proxy hides the client's address.
     HiddenClient,
-    /// None of the first 1,000 requests has the key by which a policy counts first.
+    /// None of the first 1,000 requests of a policy has its first key.
     KeyNeverFound,
-    /// A plan's quota is one that no policy can have.
+    /// The quota of a request is invalid.
     InvalidPlan,
     /// The name of a request's plan is not in the policy's table.
     UnknownPlan,
     /// The first 1,000 requests were all exempt.
     AllExempt,
-    /// A request could not be held, for want of a runtime with time.
+    /// A request could not be held, as there is no runtime with time.
     NoTimer,
     /// The memory store has no room for more keys.
     StoreFull,
-    /// Requests waited too long for their turn to use Redis.
+    /// Requests waited too long before they were sent to Redis.
     RedisQueue,
-    /// Two limiters count policies of one name together, and these differ.
+    /// Two limiters count together for policies of one name that differ.
     PolicyDiffers,
     /// No layer has read the field of the body by which a policy counts.
     BodyFieldNotRead,
@@ -196,7 +195,7 @@ impl Warning {
         self.code
     }
 
-    /// The wrong setting, such as a policy's name; empty where the code alone says it.
+    /// The wrong setting, such as a policy's name; empty if the code says it.
     #[must_use]
     pub fn culprit(&self) -> &str {
         &self.culprit
@@ -210,15 +209,15 @@ impl fmt::Display for Warning {
     }
 }
 
-/// The warnings of this process so far, in the order in which they came. An operator's page or a
-/// test reads them here; with the feature `tracing`, they are in the log as well.
+/// The warnings of this process so far, the earliest first, for an operator's page or a test. With the
+/// feature `tracing`, they are in the log too.
 #[must_use]
 pub fn warnings() -> Vec<Warning> {
     GIVEN.lock().unwrap_or_else(PoisonError::into_inner).in_order.clone()
 }
 
-/// Reports a mistake once for each culprit. It takes a lock, so it is called where a mistake was found
-/// and not for each request.
+/// Reports a mistake, once for each culprit. It takes a lock, so call it only if there is a mistake, and
+/// not for each request.
 #[cold]
 pub(crate) fn warn(code: Code, culprit: &str, sentence: impl FnOnce() -> String) {
     let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
