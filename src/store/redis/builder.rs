@@ -1,4 +1,4 @@
-//! The settings of a store, and their mistakes: [`RedisStoreBuilder`].
+//! The settings of a store, and what is wrong with them: [`RedisStoreBuilder`].
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -70,60 +70,59 @@ impl RedisStoreBuilder {
         }
     }
 
-    /// The secret by which keys become fingerprints: the same for all replicas, and known to them
-    /// alone. `openssl rand -hex 16` makes one, `u128::from_str_radix(hex, 16)` reads it. Another
-    /// secret means other fingerprints: all quotas are whole again.
+    /// The secret by which keys become fingerprints. All replicas need the same one, and no one else may
+    /// know it. `openssl rand -hex 16` makes one, `u128::from_str_radix(hex, 16)` reads it. A new secret
+    /// makes new fingerprints: every key has its whole quota again.
     pub fn secret(mut self, secret: u128) -> Self {
         self.secret = Some(secret);
         self
     }
 
-    /// What the names of all keys begin with. Default: `tower-quota`.
+    /// The text before the name of each Redis key. Default: `tower-quota`.
     ///
     /// Services with the same prefix and secret count policies with the same name and algorithm
-    /// together. Services that must not need a prefix each. Where two such policies differ in their
-    /// quota or keys, the warning [`policy_differs`](crate::warning#policy_differs) is given.
+    /// together. Services that must not count together need different prefixes. If two such policies
+    /// differ in quota or keys, the warning [`policy_differs`](crate::warning#policy_differs) is given.
     pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
         self.prefix = prefix.into();
         self
     }
 
-    /// How long opening a connection may take. Default: 90 ms. A cluster, which takes several
-    /// connections, has ten times as long. Requests wait for the first connection only, and never
-    /// longer than a decision may take.
+    /// How long it may take to open a connection. Default: 90 ms, and ten times as long for a cluster,
+    /// which needs several connections. Requests wait for the first connection only, and never longer
+    /// than [`decision_timeout`](Self::decision_timeout).
     pub fn connect_timeout(mut self, time: Duration) -> Self {
         self.timeouts.connect = time;
         self
     }
 
-    /// How long a server may take to answer. Default: 40 ms, from when the command is on its way.
+    /// How long a server may take to answer a command, from when it is sent. Default: 40 ms.
     pub fn response_timeout(mut self, time: Duration) -> Self {
         self.timeouts.response = time;
         self
     }
 
-    /// How long servers may take for a decision, however many commands it needs. Default: 50 ms.
+    /// How long servers may take for one decision, however many commands it needs. Default: 50 ms.
     pub fn decision_timeout(mut self, time: Duration) -> Self {
         self.timeouts.decision = time;
         self
     }
 
-    /// How long a request may wait for its turn while 256 commands are on their way to the server, or
-    /// 64 to each 64th of a cluster's slots. Default: 1 s.
+    /// How long a request may wait to be sent. Default: 1 s. Requests wait while 256 commands are on
+    /// their way to the server, or 64 to each 64th of a cluster's slots.
     ///
-    /// This is a queue of this process, and no failure of the server: requests wait in the order in
-    /// which they came, as long as the server answers any of them. A request that has waited for so
-    /// long is decided as [`Policy::on_store_failure`](crate::Policy::on_store_failure) says, and the
-    /// warning [`redis_queue`](crate::warning#redis_queue) is given once. A request waits for this and
-    /// [`decision_timeout`](Self::decision_timeout) together at most, and longer only while this
-    /// process does not run.
+    /// This is a queue of this process, and no fault of the server. Requests wait in the order in which
+    /// they came, as long as the server answers any of them. A request that has waited too long is
+    /// decided by [`Policy::on_store_failure`](crate::Policy::on_store_failure), and the warning
+    /// [`redis_queue`](crate::warning#redis_queue) is given once. In all, a request waits no longer than
+    /// this and [`decision_timeout`](Self::decision_timeout) together, while this process runs.
     ///
     /// ```
     /// use std::time::Duration;
     ///
     /// use tower_quota::store::RedisStore;
     ///
-    /// // At once or not at all: a crowd is decided by `on_store_failure` instead of waiting.
+    /// // Requests hardly wait: when there are too many, `on_store_failure` decides.
     /// let store = RedisStore::builder("redis://127.0.0.1/")
     ///     .secret(7)
     ///     .queue_timeout(Duration::from_millis(5))
@@ -136,34 +135,35 @@ impl RedisStoreBuilder {
         self
     }
 
-    /// The number of keys whose refusal is remembered, so that a refused flood costs the server next to
-    /// nothing: a key takes another command when its refusal ends, and a few more at most where
-    /// requests cost different numbers of units. Default: 100,000, about 15 MB, or 25 MB where costs
-    /// differ; 0 remembers none.
+    /// The number of keys whose refusal is remembered. Default: 100,000, about 15 MB, or 25 MB if
+    /// requests differ in cost; 0 remembers none.
     ///
-    /// A refusal holds for its key, policy and quota, and for all requests that cost as much or more.
+    /// A flood of refused requests then costs the server next to nothing: a key takes one command when
+    /// its refusal ends, and at most a few more if requests differ in cost. A refusal holds for its key,
+    /// policy and quota, and for all requests that cost as much or more.
     ///
-    /// It is remembered until it ends, but for 10 seconds at most: when another replica resets the
-    /// key, this one knows by then. What this one resets or gives back it knows at once, and so it
-    /// does when the key's plan changes. Where a response may change what a request has cost
-    /// ([`Policy::settle`](crate::Policy::settle)), nothing is remembered.
+    /// A refusal is remembered until it ends, and for 10 seconds at most: by then a replica knows that
+    /// another one has reset the key. What a replica itself resets or gives back it knows at once, and
+    /// also when the key's plan changes. Nothing is remembered of policies whose cost a response may
+    /// change ([`Policy::settle`](crate::Policy::settle)).
     pub fn max_denied(mut self, keys: usize) -> Self {
         self.max_denied = keys;
         self
     }
 
-    /// For how many keys units may be leased at once; see [`Policy::lease`](crate::Policy::lease).
-    /// Those of other keys ask the server. Default: 100,000, about 30 MB.
+    /// The number of keys that may have leased units at once, see
+    /// [`Policy::lease`](crate::Policy::lease). Default: 100,000, about 30 MB. Requests of other keys
+    /// ask the server.
     pub fn max_leased(mut self, keys: usize) -> Self {
         self.max_leased = keys;
         self
     }
 
-    /// The store. It connects in the background when it is first asked.
+    /// Builds the store. It connects in the background at the first request.
     ///
     /// # Errors
-    /// A missing secret; a URL that is none; a time-out of zero; a prefix with `{` or `}`, which
-    /// would decide where a cluster keeps the keys.
+    /// If there is no secret, if a URL cannot be read, if a time-out is zero, or if the prefix contains
+    /// `{` or `}`, by which a cluster would place all keys.
     pub fn build(self) -> Result<RedisStore, BuildError> {
         let fail = |problem: &str| Err(BuildError::new(CULPRIT, problem));
         let Some(secret) = self.secret else {
@@ -195,7 +195,7 @@ impl RedisStoreBuilder {
 
 impl Address {
     fn servers(self, timeouts: &Timeouts) -> Result<Servers, BuildError> {
-        // The crate's errors may repeat a password.
+        // The errors of the `redis` crate may repeat a password.
         let fail = |problem: &str| BuildError::new(CULPRIT, problem);
         match self {
             Self::One(url) => Client::open(&*url).map(Servers::One).map_err(|_| bad_url(&url)),
@@ -214,7 +214,7 @@ impl Address {
                     .connection_timeout(timeouts.connect)
                     // `TimeBudget` counts the time, from when a command is sent.
                     .response_timeout(timeouts.response.saturating_mul(4))
-                    // It would also repeat what may have been done.
+                    // A retry would repeat what a server may have done.
                     .retries(0);
                 let cluster = cluster.build().map(|client| Servers::Cluster(Box::new(client)));
                 cluster.map_err(|_| {
@@ -232,7 +232,7 @@ const NO_TLS: &str = "it asks for TLS, and the `redis` crate is built without; a
                       features to your Cargo.toml, as in `redis = { version = \"1\", features = \
                       [\"tokio-native-tls-comp\"] }`";
 
-/// A URL that asks for TLS is never answered by one that does not.
+/// The error never proposes a URL without TLS for one with TLS.
 fn bad_url(url: &str) -> BuildError {
     let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
     let wants_tls = ["rediss", "valkeys"].iter().any(|tls| scheme.eq_ignore_ascii_case(tls));

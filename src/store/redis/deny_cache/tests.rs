@@ -34,7 +34,7 @@ fn spent(key: u128) -> Charge {
     charge(key, Algorithm::SlidingWindow, Quota::per_minute(1))
 }
 
-/// A server, and the cache before it.
+/// A server, and the cache in front of it.
 struct Cached {
     server: MemoryStore,
     cache: DenyCache,
@@ -101,7 +101,7 @@ fn a_flood_of_many_costs_asks_the_server_a_few_times() {
     }
 }
 
-/// Each request costs one unit more than the one before, far beyond what can be remembered.
+/// Each request costs one unit more than the last. There are far more costs than refusals of a key.
 #[test]
 fn costs_that_grow_take_no_more_memory() {
     let mut cached = Cached::new(64);

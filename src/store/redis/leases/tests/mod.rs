@@ -48,7 +48,7 @@ fn policy(number: u64, algorithm: Algorithm, quota: Quota, lease: u32) -> Charge
     Charge { lease, ..Charge::new(number, 7, algorithm, quota) }
 }
 
-/// What the script does.
+/// Runs corrections and charges as the script does.
 fn serve(server: &MemoryStore, before: &[Correction], charges: &[Charge], now: Now) -> Answer {
     ready(server.correct(before, now));
     let peeks: Vec<_> = charges.iter().map(|one| Charge { mode: Mode::Peek, ..*one }).collect();
@@ -112,7 +112,7 @@ fn fill_at(leases: &Arc<LeaseTable>, charge: &Charge, server: &MemoryStore, now:
 fn units_of_several_batches_end_with_the_first() {
     let (server, one) = (MemoryStore::new(), an_hour(100));
     let later = START + SECOND / 2;
-    // Some come back when others are there already.
+    // Reserved units come back to a pool that has other units.
     let leases = Arc::new(LeaseTable::new(64));
     fill_at(&leases, &one, &server, START);
     let held = Reservation::new(&leases, &[Charge { cost: 30, ..one }], START, true).unwrap();
@@ -125,7 +125,7 @@ fn units_of_several_batches_end_with_the_first() {
     drop(held);
     assert!(!leases.covers(&one, START + SECOND));
 
-    // Some are there when more come for those ahead.
+    // A batch comes to a pool that has units, for requests ahead.
     let leases = Arc::new(LeaseTable::new(64));
     fill_at(&leases, &one, &server, START);
     leases.spend(&Charge { cost: 94, ..one }, START).unwrap();

@@ -1,5 +1,5 @@
-//! Several replicas before one server, with requests, answers and callers that come and go in any
-//! order. The server is memory; a replica's clock is its own.
+//! Several replicas and one server: requests, replies and sweeps come in any order, and callers leave. The
+//! server is the memory store. Each replica has a clock of its own.
 
 use proptest::{collection::vec, prelude::*, sample::select};
 
@@ -7,7 +7,7 @@ use super::*;
 
 struct Replica {
     leases: Arc<LeaseTable>,
-    /// How much its clock is ahead.
+    /// The nanoseconds by which its clock is ahead.
     offset: u64,
 }
 
@@ -15,22 +15,22 @@ struct Asked {
     replica: usize,
     reservation: Reservation,
     costs: Vec<u64>,
-    /// Of its costs, what it had when it asked; and when that was, by its clock.
+    /// How much of each cost was reserved when it asked; and when that was, by its clock.
     had: Vec<u64>,
     asked: u64,
-    /// When the server has answered, and what.
+    /// The server's answer, and when it was made.
     answer: Option<(u64, Answer)>,
 }
 
 struct World {
     server: MemoryStore,
     policies: Vec<Charge>,
-    /// Those of the first policy, where it has several.
+    /// The plans of the first policy, if it has several.
     plans: Vec<Quota>,
     replicas: Vec<Replica>,
     now: u64,
     asked: Vec<Asked>,
-    /// When, and how much of each policy.
+    /// The time, and the units of each policy.
     admitted: Vec<(u64, Vec<u64>)>,
     refused: bool,
 }
@@ -110,7 +110,7 @@ impl World {
         {
             return self.admitted.push((self.now, costs));
         }
-        // Who had to wait does not come at all.
+        // A request that would have to wait leaves.
         let Ok(mut reservation) = Reservation::new(leases, &charges, local, true) else { return };
         if reservation.spend_if_covered(local).is_some() {
             return self.admitted.push((self.now, costs));
@@ -134,7 +134,7 @@ impl World {
         let told = reservation.apply_reply(&answer, RoundTrip { sent: asked, received: heard });
         let passes = told.usages.iter().all(Usage::fits);
         if leaves {
-            // What is of no pool is given back as it was charged.
+            // Charges without a pool are given back as they were made.
             let charged = (0..costs.len())
                 .filter(|&place| passes && !reservation.has_pool(place))
                 .map(|place| {
@@ -146,7 +146,7 @@ impl World {
             return;
         }
         if passes {
-            // What it had was spent when it asked.
+            // The reserved units were spent when it asked.
             let rest = costs.iter().zip(&had).map(|(cost, had)| cost - had).collect();
             self.admitted.push((asked - self.replicas[replica].offset, had));
             self.admitted.push((served_at, rest));
@@ -162,7 +162,7 @@ impl World {
         ready(self.server.correct(&back, at(self.now)));
     }
 
-    /// Nothing is on its way any more.
+    /// Answers all requests that are on their way.
     fn settle(&mut self) {
         while !self.asked.is_empty() {
             self.step(&Step::Serve(0));
@@ -218,7 +218,7 @@ fn steps(longest: u64) -> impl Strategy<Value = Vec<Step>> {
     vec(step, 1..300)
 }
 
-/// Of two policies, of which one may have none.
+/// The leases of two policies. The second may have none.
 fn leases() -> impl Strategy<Value = [u32; 2]> {
     (4..16_u32, prop_oneof![Just(0), 4..16_u32]).prop_map(|(one, other)| [one, other])
 }
@@ -246,14 +246,14 @@ proptest! {
                     prop_assert!(world.most_within(place, window) <= units + held),
                 Algorithm::FixedWindow =>
                     prop_assert!(world.most_in_aligned(place, window) <= units),
-                // What is full may be spent at once, and what comes back meanwhile.
+                // A full bucket may be spent at once, and what comes back meanwhile.
                 Algorithm::TokenBucket =>
                     prop_assert!(world.most_within(place, window) <= 2 * units + held),
             }
         }
     }
 
-    /// Units that are here under one plan are none of another's.
+    /// Units that were leased under one plan cannot be spent under another.
     #[test]
     fn plans_admit_together_no_more_than_the_largest_and_what_replicas_may_hold(
         algorithm in select(ALGORITHMS.to_vec()),
@@ -277,13 +277,13 @@ proptest! {
                 prop_assert!(world.most_within(0, window) <= most + held),
             Algorithm::FixedWindow =>
                 prop_assert!(world.most_in_aligned(0, window) <= *most),
-            // What is full may be spent at once, and what comes back meanwhile.
+            // A full bucket may be spent at once, and what comes back meanwhile.
             Algorithm::TokenBucket =>
                 prop_assert!(world.most_within(0, window) <= 2 * all + held),
         }
     }
 
-    /// Nothing is charged twice or lost, and nothing stays.
+    /// Nothing is charged twice or lost, and no pool stays.
     #[test]
     fn what_is_not_spent_goes_back(
         algorithm in select(ALGORITHMS.to_vec()),
@@ -313,8 +313,8 @@ proptest! {
         let seconds = (world.now - START).div_ceil(SECOND);
         for place in [0, 1] {
             let used = world.used(place);
-            // What has come back by itself is not given back: of several batches that were taken
-            // one after the other, some of it is counted with each.
+            // Units that have come back by the clock are not given back. If several batches were taken
+            // one after the other, a part of that time counts for each.
             let (back, lost) = if algorithm == Algorithm::TokenBucket { (seconds, 1) } else { (0, 0) };
             let remaining = world.remaining(place);
             prop_assert!(remaining + lost >= units - used, "{remaining} of {units} left, {used} used");

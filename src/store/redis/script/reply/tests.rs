@@ -18,7 +18,7 @@ fn expected(algorithm: Algorithm) -> ExpectedReply {
     ExpectedReply { algorithm, quota, required: 2, lease: 0 }
 }
 
-/// Packed as the script does.
+/// Packs a state as the script does.
 fn pack(fits: u8, numbers: &[u64]) -> Vec<u8> {
     let numbers = numbers.iter().flat_map(|number| (*number as f64).to_le_bytes());
     [fits].into_iter().chain(numbers).collect()
@@ -32,7 +32,7 @@ fn log(fits: u8, newest: [u64; 2], older: &[u64]) -> Vec<u8> {
     [pack(fits, &[used, newest[0], newest[1]]), count, quota, older].concat()
 }
 
-/// At 610 microseconds.
+/// Reads one state of a reply at 610 microseconds.
 fn read_one(expected: &ExpectedReply, reply: &[u8]) -> Option<(u64, u64, u64)> {
     let answer = read(slice::from_ref(expected), &[&pack(0, &[610])[1..], reply].concat())?;
     assert_eq!(answer.at.unix(), Duration::from_micros(610));
@@ -55,7 +55,7 @@ fn a_state_is_told_as_what_it_means() {
     assert_eq!(read_one(&sliding, &log(1, [0, 0], &[])), Some((0, 6, 0)));
     let lease = ExpectedReply { lease: 3, ..window };
     assert_eq!(read_one(&lease, &pack(1, &[3, 600, 5, 6, 60])), Some((0, 4, 50)));
-    // The server decides: what did not fit there is no pass.
+    // The server decides: a charge that did not fit there does not pass.
     let free = pack(0, &[0; 6]);
     assert!(!read(&[bucket], &[&[0; NUMBER][..], &free].concat()).unwrap().usages[0].fits());
 }
@@ -167,7 +167,7 @@ fn state(expected: &ExpectedReply, micros: u64, numbers: &[u64]) -> Vec<u8> {
     reply
 }
 
-/// What a server in disorder does to an answer.
+/// What a broken server does to a reply.
 #[derive(Clone, Debug)]
 enum Disorder {
     Byte(usize, u8),
@@ -195,7 +195,7 @@ fn disorder() -> impl Strategy<Value = Disorder> {
 }
 
 impl Disorder {
-    /// Numbers begin after the time, which is one, and a byte.
+    /// Numbers begin after the time and a byte.
     fn number(place: usize, reply: &[u8]) -> Option<std::ops::Range<usize>> {
         let places = reply.len().checked_sub(NUMBER + 1)? / NUMBER;
         let begins = (place % (places + 1)).checked_sub(1).map_or(0, |place| 9 + place * NUMBER);

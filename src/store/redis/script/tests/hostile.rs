@@ -1,4 +1,4 @@
-//! Texts that are no counts, as others may leave them in a server.
+//! Texts in a server that are no counts of ours.
 
 use proptest::{
     collection::vec,
@@ -34,7 +34,7 @@ fn pack(numbers: &[f64]) -> Vec<u8> {
     numbers.iter().flat_map(|number| number.to_le_bytes()).collect()
 }
 
-/// What is used up comes back as the quota does, and no later.
+/// Checks that a key counts as spent, and has its units again no later than after a quota's window.
 fn is_spent(sent: &mut Sent, charge: Charge, what: &str) {
     let waits = |algorithm| match algorithm {
         Algorithm::TokenBucket => 360 * SECOND,
@@ -143,7 +143,7 @@ fn another_format_is_neither_read_nor_overwritten() {
     for algorithm in ALGORITHMS {
         let charge = charge(algorithm, HOUR);
         let name = sent.names.key(&charge);
-        // As it was before it had a mark.
+        // The first format had no mark.
         let mut field = keys::field(&charge);
         field[8] = keys::algorithm(&charge);
         let write = redis::cmd("HSET").arg(&name).arg(&field).arg("spent").to_owned();
@@ -155,7 +155,7 @@ fn another_format_is_neither_read_nor_overwritten() {
     }
 }
 
-/// What may befall a text.
+/// Changes to a text: numbers are replaced, and it is cut or extended.
 fn texts() -> impl Strategy<Value = (usize, Vec<(usize, f64)>, Option<usize>, usize)> {
     let odd = prop_oneof![
         any::<f64>(),
@@ -200,7 +200,7 @@ fn whatever_is_written_the_script_answers() {
             let call = ScriptCall::correct_and_charge(&sent.names, &[correction], &[charge])
                 .at(time(now), Duration::ZERO);
             let Sent { runtime, asynchronous, .. } = &mut *sent;
-            // Of a log, not all is looked at: that may be no answer, and never an error of the script.
+            // The script does not check all of a log, so its reply may be rejected; the script never fails.
             match runtime.block_on(call.run(asynchronous)) {
                 Ok(answer) => {
                     for usage in &answer.usages {

@@ -24,14 +24,14 @@ use crate::{
 mod servers;
 use self::servers::{Cluster, Server};
 
-/// At the time of its caller.
+/// A store whose script runs at the caller's time.
 struct Timed(RedisStore);
 
 impl Timed {
     fn new(builder: RedisStoreBuilder) -> Self {
         let patience = Duration::from_secs(30);
         let builder = builder.connect_timeout(patience).response_timeout(patience);
-        // What is remembered answers less than a server.
+        // A remembered refusal would say less than the server.
         Self(builder.decision_timeout(patience).max_denied(0).secret(1).build().unwrap())
     }
 
@@ -52,8 +52,7 @@ impl Store for Timed {
     }
 }
 
-/// Memory that counts as the script does, in microseconds: they are nanoseconds to it. Then both
-/// round alike.
+/// The memory store in the script's microseconds, which it takes for nanoseconds. So both round alike.
 struct Coarse(MemoryStore);
 
 impl Coarse {
@@ -102,7 +101,7 @@ impl Store for Coarse {
     }
 }
 
-/// Replicas of their own, which count together.
+/// Checks three replicas that count together.
 fn conforms(builder: impl Fn() -> RedisStoreBuilder, cases: u32) {
     let runtime = Runtime::new().unwrap();
     let stores = [(); 3].map(|()| Arc::new(Timed::new(builder())) as Arc<dyn Store>);
@@ -137,7 +136,7 @@ fn a_cluster_conforms() {
 const START: u64 = 1_705_402_770_000_000;
 const SECOND: u64 = 1_000_000;
 
-/// One server, and what is sent to it.
+/// One server, to which calls are sent.
 struct Sent {
     server: Server,
     names: KeyNames,
@@ -159,7 +158,8 @@ impl Sent {
         self.runtime.block_on(call.run(&mut self.asynchronous)).unwrap()
     }
 
-    /// At a time, without keeping anything for longer: how long until it fits, and what is left.
+    /// Charges at a time, and returns the wait in microseconds and what remains. Nothing is kept longer
+    /// than it matters.
     fn charge(&mut self, micros: u64, charge: Charge) -> (u64, u64) {
         let call = ScriptCall::charge(&self.names, &[charge]).at(time(micros), Duration::ZERO);
         let usage = self.run(&call).usages[0];
@@ -172,7 +172,7 @@ impl Sent {
         self.run(&call.at(time(micros), Duration::ZERO));
     }
 
-    /// In milliseconds; below 0 where there is no key.
+    /// The key's time to live in milliseconds; below 0 if there is no key.
     fn ttl(&mut self, charge: &Charge) -> i64 {
         redis::cmd("PTTL").arg(self.names.key(charge)).query(&mut self.connection).unwrap()
     }
@@ -194,7 +194,7 @@ fn a_count_is_kept_as_long_as_it_says_something() {
     let mut sent = Sent::start();
     let hour = Quota::per_hour(3_600);
     for (algorithm, millis) in [
-        // And a quarter longer.
+        // Two seconds, and a quarter longer.
         (Algorithm::TokenBucket, 2_500..=2_502),
         // The hour ends in half a minute.
         (Algorithm::FixedWindow, 37_500..=37_502),
@@ -207,7 +207,7 @@ fn a_count_is_kept_as_long_as_it_says_something() {
         assert_eq!(sent.ttl(&charge), -2, "{algorithm:?}: nothing was used, and nothing kept");
         assert_eq!(sent.charge(START, charge).0, 0);
         let (least, most) = millis.into_inner();
-        // Some of it may have passed.
+        // A part of that may have passed.
         let ttl = sent.ttl(&charge);
         assert!((least - 1_000..=most).contains(&ttl), "{algorithm:?} is kept for {ttl} ms");
         sent.correct(START, charge, Change::GiveBack(2));
@@ -219,13 +219,13 @@ fn a_count_is_kept_as_long_as_it_says_something() {
         sent.correct(START, charge, Change::GiveBack(1));
         assert_eq!(sent.ttl(&charge), -2, "{algorithm:?}: there was nothing to give back");
     }
-    // For less than the shortest time that Redis knows.
+    // It matters for less than Redis's shortest time.
     let short = Quota::per_window(1, Duration::from_micros(3));
     for algorithm in ALGORITHMS {
         let charge = Charge { policy: 2 << 40, ..charge(algorithm, short) };
         assert_eq!(sent.charge(START, charge), (0, 0), "{algorithm:?}");
     }
-    // Far longer than Redis can say: it is kept, and still has a time to live.
+    // It matters for longer than Redis can count: it is kept, and still has a time to live.
     let century = Quota::per_window(1, Duration::from_secs(100 * 365 * 86_400)).burst(1 << 49);
     let slow = Charge { cost: 1 << 49, ..charge(Algorithm::TokenBucket, century) };
     assert_eq!(sent.charge(START, slow), (0, 0));
@@ -249,7 +249,7 @@ fn the_shortest_count_is_kept_to_its_end() {
         let (reply, ends): (Value, i64) = look.query(&mut sent.connection).unwrap();
         let answer = call.read(&reply).unwrap();
         let lasts = answer.at.unix() + answer.usages[0].reset();
-        // Otherwise it has ended.
+        // Otherwise it has expired already.
         if let Ok(ends) = u64::try_from(ends) {
             assert!(Duration::from_millis(ends) >= lasts, "{algorithm:?}: {ends} ms, {lasts:?}");
             looked += 1;
@@ -269,7 +269,7 @@ fn a_key_is_kept_as_long_as_the_longest_of_its_counts() {
         let names = sent.names.clone();
         sent.run(&ScriptCall::charge(&names, &charges).at(time(START), Duration::ZERO));
         assert!(sent.ttl(&long) > 3_590_000, "swapped: {swapped}");
-        // Neither does a count that ends sooner end it sooner.
+        // A count that ends sooner does not end the key sooner.
         sent.charge(START + SECOND, short);
         assert!(sent.ttl(&long) > 3_590_000, "swapped: {swapped}");
     }
@@ -290,7 +290,7 @@ fn a_lease_takes_what_there_is_and_is_told_how_much_that_was() {
             ScriptCall::charge(&sent.names, &[leasing, other]).at(time(START), Duration::ZERO);
         assert_eq!(sent.run(&both).usages[0].remaining(), 4);
         assert_eq!((sent.charge(START, leasing), left(&mut sent)), ((0, 4), 0), "{algorithm:?}");
-        // It does not fit: nor does anything else of its request.
+        // It does not fit, so nothing else of its request is charged.
         let other = Charge { cost: 1, ..other };
         let both =
             ScriptCall::charge(&sent.names, &[other, leasing]).at(time(START), Duration::ZERO);
@@ -315,7 +315,7 @@ fn the_servers_clock_counts() {
         assert!((before..=after).contains(&answer.at.unix()), "{:?}", answer.at);
         assert_eq!(answer.at.unix(), answer.at.monotonic());
         assert_eq!(sent.run(&call).usages[0].remaining(), 3);
-        // What was answered says when it was.
+        // The answer says when the charge was made.
         let correction = Correction {
             charged_at: Some(answer.at),
             ..Correction::new(charge, Change::GiveBack(1))
@@ -345,7 +345,7 @@ fn a_clock_set_back_neither_grants_units_nor_blocks_longer_than_a_refill() {
         let keep = Duration::from_secs(3_600);
         let answer = sent.run(&call.clone().at(time(back), keep));
         assert_eq!(answer.usages[0].wait(), Duration::from_micros(wait), "{algorithm:?}");
-        // Who was refused is told the truth.
+        // A refused request is told the exact wait.
         let early = sent.run(&call.clone().at(time(back + wait - 1), keep));
         assert_eq!(early.usages[0].wait(), Duration::from_micros(1), "{algorithm:?}");
         assert!(sent.run(&call.at(time(back + wait), keep)).usages[0].fits(), "{algorithm:?}");
@@ -369,7 +369,7 @@ fn a_server_that_does_not_know_the_script_is_sent_it_once() {
     }
     let calls = ["evalsha", "hmget", "hset", "time"].map(|command| sent.server.calls(command));
     assert_eq!(calls, [4; 4], "each request reads at once, and writes at once");
-    // A refusal and a question write nothing.
+    // A refusal and a peek write nothing.
     let over = charges.map(|charge| Charge { cost: 11, ..charge });
     let peek = charges.map(|charge| Charge { mode: Mode::Peek, ..charge });
     sent.run(&ScriptCall::charge(&sent.names, &over));

@@ -9,13 +9,13 @@ impl Sent {
         self.charge(micros, Charge { mode: Mode::Peek, cost: 1, ..charge }).1
     }
 
-    /// Of what is written.
+    /// The length of the count's text.
     fn length(&mut self, charge: &Charge) -> usize {
         let (name, field) = (self.names.key(charge), keys::field(charge));
         redis::cmd("HSTRLEN").arg(name).arg(&field).query(&mut self.connection).unwrap()
     }
 
-    /// What was used at a time was not, some time later.
+    /// Gives back, at `micros`, what was charged at `charged_at`.
     fn give_back(&mut self, micros: u64, charged_at: u64, charge: Charge) {
         let correction = Correction::new(charge, Change::GiveBack(charge.cost));
         let correction = Correction { charged_at: Some(time(charged_at)), ..correction };
@@ -37,7 +37,7 @@ fn who_waits_as_long_as_told_under_another_plan_passes() {
                 let (wait, left) = sent.charge(now, other);
                 assert!(wait > 0 && left == 0, "{algorithm:?} of {quota:?}: {wait}, {left}");
                 told.push(wait);
-                // Some ask before it is time.
+                // Some retry early.
                 let early = if told.len() < 8 { wait / 2 } else { wait - 1 };
                 now += early;
                 assert_eq!(sent.charge(now, other).0, wait - early, "{algorithm:?} of {quota:?}");
@@ -86,15 +86,15 @@ fn a_plan_in_between_changes_nothing() {
         let (day, second) = (charge(algorithm, DAY), charge(algorithm, Quota::per_second(1)));
         sent.charge(START, Charge { cost: 999, ..day });
         assert!(sent.charge(START, second).0 > 0, "{algorithm:?}");
-        // Used under the other plan, and under this as well.
+        // Units used under the other plan count under this one as well.
         let later = START + SECOND;
         assert_eq!(sent.charge(later, second).0, 0, "{algorithm:?}");
         assert_eq!(sent.left(later, day), 0, "{algorithm:?}");
         assert!(sent.charge(later, day).0 > SECOND, "{algorithm:?}");
-        // The longest of them says how long it is kept.
+        // The key is kept as long as its longest count.
         let whole = sent.ttl(&day);
         assert!(whole > 12 * 3_600_000, "{algorithm:?} is kept for {whole} ms");
-        // Both are given back to, and both are forgotten.
+        // Giving back changes both counts, and a reset removes both.
         sent.give_back(later, later, second);
         assert_eq!([day, second].map(|charge| sent.left(later, charge)), [1; 2], "{algorithm:?}");
         sent.correct(later, second, Change::Reset);
@@ -129,7 +129,7 @@ fn a_key_has_few_plans_and_the_last_written_stay() {
         let four = sent.length(&plans[0]);
         plans.iter().for_each(|plan| _ = sent.charge(START, *plan));
         assert_eq!(sent.length(&plans[0]), four, "{algorithm:?}");
-        // The first was the last: it begins with what the others have.
+        // The first plan's state was dropped: it begins with what the others have.
         assert_eq!(sent.left(START, plans[0]), 90, "{algorithm:?}");
         sent.correct(START, plans[0], Change::Reset);
     }
@@ -152,7 +152,7 @@ fn a_debt_has_an_end_and_what_costs_nothing_passes() {
         assert_eq!(sent.charge(START, one), (wait, 0), "{algorithm:?}");
         let free = Charge { cost: 0, ahead: 9, ..one };
         assert_eq!(sent.charge(START, free), (0, 0), "{algorithm:?}");
-        // Elsewhere it is no debt: of a day's 8,640, one comes back in ten seconds.
+        // Under another plan there is no debt: of a day's 8,640, one comes back in ten seconds.
         let day = charge(algorithm, Quota::per_day(6 * 24 * 60).burst(10));
         if algorithm == Algorithm::TokenBucket {
             assert_eq!(sent.charge(START, day), (10 * SECOND, 0));
@@ -179,7 +179,7 @@ fn a_bucket_is_given_back_only_what_has_not_come_back() {
     let mut sent = Sent::start();
     let quota = Quota::per_minute(10);
     let one = charge(Algorithm::TokenBucket, quota);
-    // Ten are used, and come back by themselves; then ten more.
+    // Ten are used and come back by the clock; then ten more are used.
     let later = START + 60 * SECOND;
     for moment in [START, later] {
         assert_eq!(sent.charge(moment, Charge { cost: 10, ..one }), (0, 0));
