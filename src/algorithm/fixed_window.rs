@@ -1,15 +1,15 @@
 //! The fixed window counter: windows aligned to the wall clock.
 
-use super::{PastUse, QuotaState, units_required};
+use super::quota_state::{PastUse, QuotaState, units_required};
 use crate::{
     clock::Now,
     quota::{NANOS_PER_SECOND, Quota},
 };
 
-/// The nanoseconds by which a window may begin after now though no clock was set back. A thread may be
-/// interrupted between reading the clock and counting, while others begin the next window. That takes
-/// milliseconds, and more on overloaded processors. A window that begins later still was begun before
-/// the clock was set back.
+/// The nanoseconds by which a window may begin after now though no clock was set back. A thread may
+/// be interrupted between reading the clock and counting, while others begin the next window. That
+/// takes milliseconds, and more on overloaded processors. A window that begins later still was
+/// begun before the clock was set back.
 pub(crate) const MAX_AHEAD: u64 = 2 * NANOS_PER_SECOND;
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -27,8 +27,9 @@ impl FixedWindow {
         if self.start < start {
             return Self { start, used: 0 };
         }
-        // This thread may have read the clock just before the window began, and count after a thread
-        // that read it later. It counts in the later window, or the quota would be granted twice.
+        // This thread may have read the clock just before the window began, and count after a
+        // thread that read it later. It counts in the later window, or the quota would be granted
+        // twice.
         if !self.is_ahead(now) {
             return *self;
         }
@@ -37,8 +38,8 @@ impl FixedWindow {
     }
 
     /// Whether the window was begun before the clock was set back. It must then be
-    /// [realigned](QuotaState::realign) before any answer, or its uses would count in each window until
-    /// this one.
+    /// [realigned](QuotaState::realign) before any answer, or its uses would count in each window
+    /// until this one.
     #[inline]
     pub(crate) fn is_ahead(&self, now: Now) -> bool {
         self.start > now.unix_nanos().saturating_add(MAX_AHEAD)

@@ -9,9 +9,9 @@ use crate::{clock::Now, quota::Quota};
 
 /// The simplest thing that could be right.
 trait Oracle {
-    /// Whether `cost` fits at `now`; if so it is used.
+    /// Whether `cost` fits at `now`. If so, it is used.
     fn admit(&mut self, now: u64, cost: u64) -> bool;
-    /// The last use was none after all.
+    /// Gives the last use back.
     fn give_back(&mut self, now: u64);
     /// The least and the most that may be left at `now`.
     fn left(&mut self, now: u64) -> (u64, u64);
@@ -52,7 +52,7 @@ impl Oracle for Bucket {
         fits
     }
 
-    /// What came back of itself right after it stays as it is.
+    /// Does not give back what has come back by itself since the use.
     fn give_back(&mut self, now: u64) {
         let full = u128::from(self.quota.capacity()) * window(self.quota);
         self.flow(now);
@@ -110,7 +110,7 @@ impl Log {
 }
 
 impl Oracle for Log {
-    /// Told by the subject what it admitted: the oracle only knows what it must and must not.
+    /// The subject says what fits: the oracle only knows the least and the most that may be left.
     fn admit(&mut self, now: u64, cost: u64) -> bool {
         let fits = cost <= self.left(now).1;
         if fits {
@@ -140,7 +140,7 @@ pub(super) fn at(nanos: u64) -> Now {
     Now::new(Duration::from_nanos(nanos), Duration::from_nanos(nanos))
 }
 
-/// Runs the subject beside the oracle, and asks it at each step whether what it says of the future
+/// Runs the subject beside the oracle, and checks at each step that what it answers about the future
 /// comes true.
 fn compare(algorithm: Algorithm, quota: Quota, steps: &[Step], oracle: &mut dyn Oracle) {
     let mut state = State::new(algorithm);
@@ -166,12 +166,12 @@ fn compare(algorithm: Algorithm, quota: Quota, steps: &[Step], oracle: &mut dyn 
             last = Some((now, cost));
             left = Some((state.remaining(&quota, at(now)), state.reset(&quota, at(now))));
         }
-        told_truly(&state, &quota, now, cost);
+        assert_times_come_true(&state, &quota, now, cost);
     }
 }
 
-/// What `state` says of the future is neither early nor late.
-fn told_truly(state: &State, quota: &Quota, now: u64, cost: u64) {
+/// The times that `state` answers are neither early nor late.
+fn assert_times_come_true(state: &State, quota: &Quota, now: u64, cost: u64) {
     let remaining = state.remaining(quota, at(now));
 
     let reset = state.reset(quota, at(now));
@@ -194,13 +194,13 @@ fn told_truly(state: &State, quota: &Quota, now: u64, cost: u64) {
     }
 }
 
-/// Several callers who each wait their turn: what `wait` says of costs beyond the capacity.
+/// Callers that wait one after another: the `wait` of costs beyond the capacity.
 fn queue_of_single_units(algorithm: Algorithm, quota: Quota, used: u64, callers: u64) {
     let mut state = State::new(algorithm);
     state.consume(&quota, at(0), used);
-    let told: Vec<u64> = (1..=callers).map(|cost| state.wait(&quota, at(0), cost)).collect();
+    let waits: Vec<u64> = (1..=callers).map(|cost| state.wait(&quota, at(0), cost)).collect();
     let mut last = 0;
-    for due in told {
+    for due in waits {
         assert_eq!(state.wait(&quota, at(due), 1), 0, "due at {due}");
         assert!(due == last || state.wait(&quota, at(due - 1), 1) > 0, "passes before {due}");
         last = due;
@@ -272,14 +272,14 @@ proptest! {
     }
 
     #[test]
-    fn those_who_queue_are_told_their_turn(quota in quotas(), used in 0u64..5_000, callers in 1u64..60) {
+    fn queued_callers_pass_at_their_turn(quota in quotas(), used in 0u64..5_000, callers in 1u64..60) {
         let used = used.min(quota.units());
         for algorithm in [Algorithm::TokenBucket, Algorithm::FixedWindow, Algorithm::SlidingWindow] {
             queue_of_single_units(algorithm, quota, used, callers);
         }
     }
 
-    /// Whatever numbers come in, no arithmetic overflows.
+    /// No number makes any arithmetic overflow.
     #[test]
     fn nothing_panics(
         units: u64, window: u64, burst: Option<u64>, calls in prop::collection::vec((any::<u64>(), any::<u64>()), 1..20)

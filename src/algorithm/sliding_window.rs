@@ -7,15 +7,15 @@
 
 use smallvec::SmallVec;
 
-use super::{PastUse, QuotaState, units_required};
+use super::quota_state::{PastUse, QuotaState, units_required};
 use crate::{clock::Now, quota::Quota};
 
 const STEPS_PER_WINDOW: u64 = 60;
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct SlidingWindow {
-    /// In order of time. Most callers make few requests in a window: uses in up to six steps need no
-    /// heap.
+    /// In order of time. Most callers make few requests in a window: uses in up to six steps need
+    /// no heap.
     entries: SmallVec<[Entry; 6]>,
 }
 
@@ -135,15 +135,15 @@ impl QuotaState for SlidingWindow {
             return;
         }
         let later = self.entries.partition_point(|entry| entry.last_use < used_at);
-        // The entry of that moment first. Then the entries before it, as the moment may not be known
-        // exactly.
+        // The entry of that moment first. Then the entries before it, as the moment may not be
+        // known exactly.
         for entry in self.entries.iter_mut().take(later.saturating_add(1)).rev() {
             let given = entry.units.min(units);
             entry.units = entry.units.saturating_sub(given);
             units = units.saturating_sub(given);
         }
-        // An empty entry would still collect later uses, and later corrections of its moment. Without
-        // it, a log of which all is given back is a new one.
+        // An empty entry would still collect later uses, and later corrections of its moment.
+        // Without it, a log of which all is given back is a new one.
         self.entries.retain(|entry| entry.units > 0);
     }
 

@@ -1,16 +1,16 @@
 //! What a key has used under one policy, by each of its last few quotas: [`StatesByQuota`].
 //!
-//! A key's quota changes with its plan. So that no change frees or costs units, the key has one state
-//! for each of its last quotas, up to four:
+//! A key's quota changes with its plan. So that no change frees or costs units, the key has one
+//! state for each of its last quotas, up to four:
 //!
 //! 1. Each state counts *every* use of the key, by its own quota. So an answer under one plan stays
 //!    true whatever the key is charged under later, and switching away and back changes nothing.
 //! 2. Only the charged quota admits or refuses. The others [record](QuotaState::record) the use and
 //!    never owe anything for it.
 //! 3. A new quota begins with what the newest state has used, [converted](QuotaState::convert).
-//! 4. A fifth quota removes the one that remembers for the shortest time. So a caller that chooses its
-//!    plan cannot wash a long window clean by short ones. The new one then begins with the emptiest of
-//!    all converted buckets, as the newest bucket may be too small to hold all uses.
+//! 4. A fifth quota removes the one that remembers for the shortest time. So a caller that chooses
+//!    its plan cannot wash a long window clean by short ones. The new one then begins with the
+//!    emptiest of all converted buckets, as the newest bucket may be too small to hold all uses.
 //! 5. When all units have come back under each quota, the key is as a new one.
 //!
 //! `conformance/changes.rs` and `conformance/promises.rs` of the store check this.
@@ -19,14 +19,17 @@ use std::borrow::Cow;
 
 use smallvec::SmallVec;
 
-use super::{PastUse, QuotaState, State};
+use super::{
+    quota_state::{PastUse, QuotaState},
+    state::State,
+};
 use crate::{clock::Now, quota::Quota};
 
 /// The most quotas of a key that are kept.
 const MAX_QUOTAS: usize = 4;
 
-/// The states of a key, one for each quota that it was lately charged under: the last one first, and
-/// never none. Nearly all keys have one.
+/// The states of a key, one for each quota that it was lately charged under: the last one first,
+/// and never none. Nearly all keys have one.
 #[derive(Clone, Debug)]
 pub(crate) struct StatesByQuota(SmallVec<[(Quota, State); 1]>);
 

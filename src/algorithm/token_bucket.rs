@@ -1,7 +1,7 @@
 //! The token bucket, as a generic cell rate algorithm (GCRA) without rounding.
 //!
-//! The GCRA of ITU-T I.371 (in its form as virtual scheduling) has two parameters and one variable. They
-//! are called here:
+//! The GCRA of ITU-T I.371 (in its form as virtual scheduling) has two parameters and one variable.
+//! They are called here:
 //!
 //! | I.371 | here |
 //! |---|---|
@@ -9,15 +9,15 @@
 //! | τ, the tolerance | the burst beyond one unit: (capacity - 1) · T |
 //! | TAT, the theoretical arrival time | when the bucket is full again: `full_at` and `parts` |
 //!
-//! A request at time t conforms if TAT - t ≤ τ. That is the same as: with one unit more, no more than
-//! the capacity is missing. Then TAT becomes max(t, TAT) + T, so T more is missing.
+//! A request at time t conforms if TAT - t ≤ τ. That is the same as: with one unit more, no more
+//! than the capacity is missing. Then TAT becomes max(t, TAT) + T, so T more is missing.
 //!
-//! What is missing, TAT - t, is the [`Deficit`]. It is not always a whole number of nanoseconds: at 3
-//! units per second, T is a third of a second. So it is counted in parts of a nanosecond
-//! ([`Quota::parts_per_nano`]), of which T is a whole number. 3 units are back after exactly one second,
-//! not one nanosecond later.
+//! What is missing, TAT - t, is the [`Deficit`]. It is not always a whole number of nanoseconds: at
+//! 3 units per second, T is a third of a second. So it is counted in parts of a nanosecond
+//! ([`Quota::parts_per_nano`]), of which T is a whole number. 3 units are back after exactly one
+//! second, not one nanosecond later.
 
-use super::{PastUse, QuotaState, ceil_div, saturate, units_required};
+use super::quota_state::{PastUse, QuotaState, ceil_div, saturate, units_required};
 use crate::{clock::Now, quota::Quota};
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -29,8 +29,8 @@ pub(crate) struct TokenBucket {
 }
 
 impl TokenBucket {
-    /// Does what [`charge`](QuotaState::charge) does in few steps, if a part is a nanosecond and all
-    /// numbers are of usual size.
+    /// Does what [`charge`](QuotaState::charge) does in few steps, if a part is a nanosecond and
+    /// all numbers are of usual size.
     #[inline(always)]
     #[expect(
         clippy::arithmetic_side_effects,
@@ -128,8 +128,8 @@ impl TokenBucket {
         *self = Self::with_deficit(after.min(most.max(before)), quota, now);
     }
 
-    /// Gives back `units` of a use right after which the deficit was `then`. Gives back no more than
-    /// what has not come back of that deficit.
+    /// Gives back `units` of a use right after which the deficit was `then`. Gives back no more
+    /// than what has not come back of that deficit.
     fn give_back_of(
         &mut self,
         then: u128,
@@ -176,8 +176,8 @@ impl Deficit {
         if short == 0 { 0 } else { ceil_div(short, quota.parts_per_nano()) }
     }
 
-    /// The wait in a bucket that keeps its TAT. A use after which the TAT is later than can be counted
-    /// would be forgotten, so it never fits.
+    /// The wait in a bucket that keeps its TAT. A use after which the TAT is later than can be
+    /// counted would be forgotten, so it never fits.
     #[inline]
     fn wait_at(self, now: u64, quota: &Quota, cost: u64) -> u64 {
         let wait = self.wait(quota, cost);
@@ -229,8 +229,8 @@ impl QuotaState for TokenBucket {
         charged.unwrap_or_else(|| self.charge_in_parts(quota, now, ahead, cost))
     }
 
-    /// A use has come back once all that was missing right after it has. If that is not known, it was
-    /// at least the use itself.
+    /// A use has come back once all that was missing right after it has. If that is not known, it
+    /// was at least the use itself.
     fn give_back(&mut self, quota: &Quota, now: Now, units: u64, past_use: &PastUse) {
         let then = match past_use.left {
             Some((remaining, reset)) => Deficit::from_answer(quota, remaining, reset).0,
@@ -239,8 +239,8 @@ impl QuotaState for TokenBucket {
         self.give_back_of(then, quota, now, units, past_use);
     }
 
-    /// A bucket that may have been empty at the time of the use has recorded it in part or not at all.
-    /// It gives nothing back.
+    /// A bucket that may have been empty at the time of the use has recorded it in part or not at
+    /// all. It gives nothing back.
     fn give_back_recorded(&mut self, quota: &Quota, now: Now, units: u64, past_use: &PastUse) {
         let deficit = self.deficit(quota, now.monotonic_nanos()).0;
         let then = deficit.saturating_add(refilled_since(past_use, quota, now));
@@ -264,8 +264,8 @@ impl QuotaState for TokenBucket {
         ceil_div(self.deficit(quota, now.monotonic_nanos()).0, quota.parts_per_nano())
     }
 
-    /// The same number of units stays missing, and the same fraction of one, rounded up to a part; but
-    /// no more than the whole bucket.
+    /// The same number of units stays missing, and the same fraction of one, rounded up to a part;
+    /// but no more than the whole bucket.
     #[expect(
         clippy::arithmetic_side_effects,
         reason = "the divisor is not 0, and what is left of a division is no more than 64 bits"
@@ -304,7 +304,7 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::{super::charge_by_steps, *};
+    use super::{super::quota_state::charge_by_steps, *};
 
     /// Numbers of every size, small ones as often as large ones.
     fn number() -> impl Strategy<Value = u64> {
@@ -325,7 +325,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(20_000))]
 
         #[test]
-        fn few_steps_say_what_many_say(
+        fn charges_in_nanos_and_in_parts_agree(
             (unit, units, burst) in (number(), number(), number()),
             (full_at, now, ahead, cost) in (number(), number(), number(), number()),
             (cost_edge, now_edge) in (0_u8..6, 0_u8..6),
@@ -333,10 +333,10 @@ mod tests {
             let units = units.max(1);
             let window = Duration::from_nanos(unit.saturating_mul(units));
             let quota = Quota::per_window(units, window).burst(burst);
-            // All that is left of the bucket is wanted, or the bucket is full when time ends.
+            // The cost is near all that is left, and the TAT near the end of time.
             let cost = near(quota.capacity().saturating_sub(ahead), cost, cost_edge);
-            let wanted = quota.parts_per_unit().saturating_mul(ahead.saturating_add(cost));
-            let now = near(u64::MAX.saturating_sub(wanted), now, now_edge);
+            let required = quota.parts_per_unit().saturating_mul(ahead.saturating_add(cost));
+            let now = near(u64::MAX.saturating_sub(required), now, now_edge);
             let mut few = TokenBucket { full_at, parts: 0 };
             let mut many = few;
             if let Some(charged) = few.charge_in_nanos(&quota, now, ahead, cost) {

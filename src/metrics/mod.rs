@@ -6,7 +6,7 @@
 //! | `tower_quota_held_duration_seconds`, by category | [`CategoryMetrics`] |
 //! | `tower_quota_overflowed_total`, by policy | [`OverflowCounter`] |
 //! | `tower_quota_live_keys`, `tower_quota_held_requests` | [`SharedGauge`] |
-//! | `tower_quota_store_duration_seconds`, `tower_quota_store_errors_total` | `store.rs` |
+//! | `tower_quota_store_duration_seconds`, `tower_quota_store_errors_total` | `store/metered.rs` |
 //! | `tower_quota_deny_cache_hits_total` | `deny_cache.rs` |
 //!
 //! The crate's documentation says what each means. Each label is a name from the settings or from

@@ -1,4 +1,4 @@
-//! What a store is asked for: [`Charge`], one policy's part of a request.
+//! What one policy charges for a request: [`Charge`].
 
 use crate::{
     algorithm::{Algorithm, units_required},
@@ -55,9 +55,9 @@ impl Charge {
         Self { key, policy, shard, algorithm, quota, cost, ahead, mode, is_settled, lease }
     }
 
-    /// Identifies the count: no two keys of one policy, and no two policies of one key, have the same.
-    /// The lower half depends on the key alone, so that a store can keep the counts of one key side by
-    /// side.
+    /// Identifies the count: no two keys of one policy, and no two policies of one key, have the
+    /// same. The lower half depends on the key alone, so that a store can keep the counts of one
+    /// key side by side.
     #[must_use]
     pub const fn id(&self) -> u128 {
         (self.policy as u128) << 64 ^ self.key

@@ -34,8 +34,8 @@ pub struct Correction {
     /// When the charge was made, as the store [answered](super::Answer::at). `None` if that is not
     /// known: the store then assumes a charge of now.
     pub charged_at: Option<Now>,
-    /// The store's answer to the charge. The store works out from it how many units have come back by
-    /// themselves since then. [`Usage::unknown`] if there is none.
+    /// The store's answer to the charge. The store works out from it how many units have come back
+    /// by themselves since then. [`Usage::unknown`] if there is none.
     pub usage: Usage,
     /// What changes.
     pub change: Change,
@@ -62,11 +62,11 @@ impl Correction {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
     /// These units were not used after all. The store gives back only those that have not come back
-    /// by themselves. A window's units come back by the clock. A token bucket's units have come back
-    /// once all units have that were missing right after the charge.
+    /// by themselves. A window's units come back by the clock. A token bucket's units have come
+    /// back once all units have that were missing right after the charge.
     GiveBack(u64),
-    /// These units were used as well, whether or not they fit. A token bucket owes at most one whole
-    /// capacity beyond empty; units beyond that are dropped.
+    /// These units were used as well, whether or not they fit. A token bucket owes at most one
+    /// whole capacity beyond empty; units beyond that are dropped.
     Take(u64),
     /// The key has its whole quota again.
     Reset,

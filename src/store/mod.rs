@@ -4,8 +4,8 @@
 //! [`MemoryStore`] is the default.
 //!
 //! # A store of one's own
-//! The [`Store`] trait has two required methods, and what each must do. This store counts fixed windows
-//! only, and never forgets a key:
+//! The [`Store`] trait has two required methods, and what each must do. This store counts fixed
+//! windows only, and never forgets a key:
 //!
 //! ```
 //! use std::{collections::HashMap, sync::Mutex, time::Duration};
@@ -101,6 +101,7 @@ mod answer;
 mod charge;
 #[cfg(test)]
 mod conformance;
+mod contract;
 mod correction;
 mod future;
 mod memory;
@@ -109,8 +110,6 @@ mod metered;
 #[cfg(feature = "redis")]
 mod redis;
 mod usage;
-
-use std::sync::Arc;
 
 #[cfg(feature = "metrics")]
 pub(crate) use self::metered::MeteredStore;
@@ -122,74 +121,9 @@ pub use self::{
     announcement::Announcement,
     answer::{Answer, StoreError},
     charge::{Charge, Mode},
+    contract::Store,
     correction::{Change, Correction},
     future::StoreFuture,
     memory::MemoryStore,
     usage::{Usage, Usages},
 };
-use crate::clock::Now;
-
-/// Where counts live. The [module](self) has an example of a store of one's own.
-///
-/// A store must keep these promises:
-/// - **All or nothing**: a request is charged in full or not at all, also while other requests are
-///   charged.
-/// - **In bounded time**: a store that asks another process answers with a [`StoreError`] when that
-///   process is slow or down. [`Policy::on_store_failure`](crate::Policy::on_store_failure) says what
-///   is decided then.
-/// - **One answer for each charge**, in their order.
-/// - **True answers**: a retry after [`Usage::wait`] passes if nobody else has used units since then.
-pub trait Store: Send + Sync + 'static {
-    /// Makes all of `charges` if each enforced one fits, or else none.
-    ///
-    /// The quota of a key may change from one charge to the next, as its plan does. A use counts
-    /// under each of the key's last few quotas, so that earlier answers stay true. An answer under a
-    /// new quota holds even if the charge was not made.
-    fn charge(&self, charges: &[Charge], now: Now) -> StoreFuture;
-
-    /// Does the same as [`charge`](Self::charge) if it can without waiting, and writes what became of
-    /// each charge to `usages`, which is as long as `charges`. `false`, the default, means that nothing
-    /// was done: the limiter then calls `charge`.
-    fn charge_at_once(&self, charges: &[Charge], usages: &mut [Usage], now: Now) -> bool {
-        let _ = (charges, usages, now);
-        false
-    }
-
-    /// Fetches the counts of a [key](Charge::key) that is about to be charged into a cache. It changes
-    /// nothing. The default does nothing.
-    fn prefetch(&self, key: u128) {
-        let _ = key;
-    }
-
-    /// Makes all of `corrections`, one after another, and answers with what is left after each. They
-    /// are made even if the answer is not awaited.
-    fn correct(&self, corrections: &[Correction], now: Now) -> StoreFuture;
-
-    /// How many keys have used units that have not come back at `now`. A key counts once for each of
-    /// its policies. `None`, the default, if that is not known.
-    fn live_keys(&self, now: Now) -> Option<usize> {
-        let _ = now;
-        None
-    }
-
-    /// How many charges of a policy had no room for a count of their own. `None`, the default, if that
-    /// is not known.
-    fn overflowed(&self, policy: u64) -> Option<u64> {
-        let _ = policy;
-        None
-    }
-
-    /// Announces the policies of a limiter when it is built. The limiter keeps `policies` alive until
-    /// its last clone is dropped. A store that several limiters share
-    /// [compares](Announcement::compare) their settings. The default does nothing.
-    fn announce(&self, policies: &Arc<[Announcement]>) {
-        let _ = policies;
-    }
-
-    /// The secret by which keys become fingerprints, if several processes share the counts. `None`,
-    /// the default, if each process has its own counts: fingerprints are then made in a quicker way,
-    /// which is safe only as long as no one outside of the process sees them.
-    fn secret(&self) -> Option<u128> {
-        None
-    }
-}

@@ -25,8 +25,8 @@ impl Usage {
         Self::from_nanos(nanos(wait), remaining, nanos(reset))
     }
 
-    /// The store does not know what is left, as when a charge was not made because another one of its
-    /// request does not fit. Such an outcome appears in no header and no
+    /// The store does not know what is left, as when a charge was not made because another one of
+    /// its request does not fit. Such an outcome appears in no header and no
     /// [`Decision`](crate::Decision).
     #[must_use]
     pub const fn unknown() -> Self {
@@ -41,8 +41,8 @@ impl Usage {
         Self { wait, remaining, reset }
     }
 
-    /// Whether the cost fits now. The request passes when this is so for all of its enforced charges.
-    /// Only then were its charges made.
+    /// Whether the cost fits now. The request passes when this is so for all of its enforced
+    /// charges. Only then were its charges made.
     #[must_use]
     pub const fn fits(&self) -> bool {
         self.wait == 0

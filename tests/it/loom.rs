@@ -7,16 +7,16 @@ use loom::{
 
 use self::atomic::AtomicU64;
 
-#[path = "../../src/store/memory/sync.rs"]
-mod sync;
+#[path = "../../src/store/memory/seqlock.rs"]
+mod seqlock;
 
-use self::sync::{TAKEN, Version, Words};
+use self::seqlock::{AtomicSlot, LOCKED, Stamp, Version};
 
-/// A segment of two slots, in which a key is moved from the first to the second. A slot has three
-/// words, or one more in between.
-struct Segment<const N: usize> {
+/// A shard of two slots, in which a key is moved from the first to the second. A slot has three
+/// words, or four.
+struct Shard<const N: usize> {
     version: Version,
-    slots: [Words<N>; 2],
+    slots: [AtomicSlot<N>; 2],
 }
 
 const KEY: u64 = 7;
@@ -26,7 +26,7 @@ fn state<const N: usize>(uses: u64) -> [u64; N] {
     std::array::from_fn(|at| if at == 0 { KEY } else { (1 + uses) * at as u64 })
 }
 
-/// How many uses a state tells, which is whole.
+/// How many uses a state has counted. Asserts that it is whole.
 fn uses<const N: usize>(read: [u64; N]) -> u64 {
     let uses = read[1] - 1;
     assert_eq!(read, state(uses), "what is still there is whole");
@@ -37,75 +37,79 @@ fn is_of_key<const N: usize>(read: &[u64; N]) -> bool {
     read[0] == KEY && read[N - 1] != 0
 }
 
-impl<const N: usize> Segment<N> {
+impl<const N: usize> Shard<N> {
     fn new() -> Arc<Self> {
         let slot = |words: [u64; N]| words.map(AtomicU64::new);
         let slots = [slot(state(0)), slot([0; N])];
         Arc::new(Self { version: Version::default(), slots })
     }
 
-    /// What `found` makes of the key's slot as it was read, if it was found whole.
-    fn glance<T>(&self, found: impl Fn(sync::Seen, &Words<N>, [u64; N]) -> Option<T>) -> Option<T> {
-        let seen = self.version.see()?;
+    /// What `found` makes of the key's slot as it was read, if the slot was found and is not
+    /// locked.
+    fn read_whole<T>(
+        &self,
+        found: impl Fn(Stamp, &AtomicSlot<N>, [u64; N]) -> Option<T>,
+    ) -> Option<T> {
+        let stamp = self.version.stamp()?;
         let slots = self.slots.iter();
-        let mut ends = slots.map(|words| (words, sync::ends(words)));
-        let (words, ends) = ends.find(|(_, ends)| is_of_key(ends))?;
-        let read = sync::read_between(ends, words);
-        if read[N - 1] & TAKEN != 0 {
+        let mut ends = slots.map(|slot| (slot, seqlock::read_ends(slot)));
+        let (slot, ends) = ends.find(|(_, ends)| is_of_key(ends))?;
+        let read = seqlock::read_between(ends, slot);
+        if read[N - 1] & LOCKED != 0 {
             return None;
         }
-        found(seen, words, read)
+        found(stamp, slot, read)
     }
 
-    /// Counts one use, where nobody is in the way.
+    /// Counts one use, if no other thread is in the way.
     fn count(&self) -> u64 {
-        let counted = self.glance(|seen, words, read| {
-            let taken = self.version.take(seen, words, read)?;
-            taken.write(state(uses(read) + 1));
+        let counted = self.read_whole(|stamp, slot, read| {
+            let guard = self.version.try_lock(stamp, slot, read)?;
+            guard.write(state(uses(read) + 1));
             Some(())
         });
         u64::from(counted.is_some())
     }
 
-    /// Moves the key to the other slot, as the one who has the lock.
+    /// Moves the key to the other slot, as the thread that has the mutex.
     fn change_place(&self, others: &mut Others) {
-        let moving = self.version.try_move().expect("nobody else moves slots");
+        let writer = self.version.try_write().expect("no other thread moves slots");
         let [from, to] = self.slots.each_ref();
-        let read = others.wait_until(|| moving.empty(from));
-        moving.fill(to, state(uses::<N>(read)));
+        let read = others.wait_until(|| writer.clear(from));
+        writer.fill(to, state(uses::<N>(read)));
     }
 
-    /// Drops the key, and gives its slot to another; what was in it.
+    /// Drops the key, and gives its slot to another key. Returns what was in it.
     fn give_to(&self, other: [u64; N], others: &mut Others) -> [u64; N] {
-        let moving = self.version.try_move().expect("nobody else moves slots");
-        let slot = others.wait_until(|| moving.empty(&self.slots[0]));
-        moving.fill(&self.slots[0], other);
+        let writer = self.version.try_write().expect("no other thread moves slots");
+        let slot = others.wait_until(|| writer.clear(&self.slots[0]));
+        writer.fill(&self.slots[0], other);
         slot
     }
 
-    /// Counts one use, as the one who has the lock.
+    /// Counts one use, as the thread that has the mutex.
     fn count_locked(&self, others: &mut Others) {
-        let moving = self.version.try_move().expect("nobody else moves slots");
-        let read = others.wait_until(|| moving.settle(&self.slots[0]));
-        others.wait_until(|| moving.write(&self.slots[0], state(uses::<N>(read) + 1)));
+        let writer = self.version.try_write().expect("no other thread moves slots");
+        let read = others.wait_until(|| writer.read(&self.slots[0]));
+        others.wait_until(|| writer.write(&self.slots[0], state(uses::<N>(read) + 1)));
     }
 
     fn assert_counted(&self, times: u64) {
-        let read = self.slots.each_ref().map(sync::read);
+        let read = self.slots.each_ref().map(seqlock::read);
         let held: Vec<_> = read.iter().filter(|slot| is_of_key(slot)).collect();
         assert_eq!(held, [&state::<N>(times)]);
     }
 }
 
-/// Those who count meanwhile, and what those have counted who are done.
+/// The threads that count meanwhile, and what those have counted that are done.
 struct Others {
     counting: Vec<thread::JoinHandle<u64>>,
     counted: u64,
 }
 
 impl Others {
-    fn counting<const N: usize>(segment: &Arc<Segment<N>>, threads: usize) -> Self {
-        let counting = (0..threads).map(|_| in_thread(segment, Segment::count)).collect();
+    fn counting<const N: usize>(shard: &Arc<Shard<N>>, threads: usize) -> Self {
+        let counting = (0..threads).map(|_| in_thread(shard, Shard::count)).collect();
         Self { counting, counted: 0 }
     }
 
@@ -114,13 +118,13 @@ impl Others {
         Some(())
     }
 
-    /// Tries again whenever one of the others is done: loom has no patience with those who spin.
+    /// Tries again whenever one of the others is done: loom does not end if a thread spins.
     fn wait_until<T>(&mut self, mut attempt: impl FnMut() -> Option<T>) -> T {
         loop {
             if let Some(done) = attempt() {
                 return done;
             }
-            self.join_one().expect("when all are done, nobody is in the way");
+            self.join_one().expect("when all are done, none is in the way");
         }
     }
 
@@ -131,14 +135,15 @@ impl Others {
 }
 
 fn in_thread<T: 'static, const N: usize>(
-    segment: &Arc<Segment<N>>,
-    run: impl FnOnce(&Segment<N>) -> T + 'static,
+    shard: &Arc<Shard<N>>,
+    run: impl FnOnce(&Shard<N>) -> T + 'static,
 ) -> thread::JoinHandle<T> {
-    let segment = Arc::clone(segment);
-    thread::spawn(move || run(&segment))
+    let shard = Arc::clone(shard);
+    thread::spawn(move || run(&shard))
 }
 
-/// Up to `preemptions` of threads that could go on: without a bound, these take minutes.
+/// Checks interleavings with up to `preemptions` of threads that could go on. Without a bound, the
+/// tests take minutes.
 fn bounded(preemptions: usize, model: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(preemptions);
@@ -147,29 +152,29 @@ fn bounded(preemptions: usize, model: impl Fn() + Sync + Send + 'static) {
 
 fn what_is_read_is_never_half_of_a_write<const N: usize>() {
     bounded(4, || {
-        let segment = Segment::<N>::new();
-        let writer = in_thread(&segment, Segment::count);
-        let reader = in_thread(&segment, |segment| {
-            segment.glance(|seen, words, read| {
-                if segment.version.still(seen, words, read) {
+        let shard = Shard::<N>::new();
+        let writer = in_thread(&shard, Shard::count);
+        let reader = in_thread(&shard, |shard| {
+            shard.read_whole(|stamp, slot, read| {
+                if shard.version.validate(stamp, slot, read) {
                     uses(read);
                 }
                 Some(())
             })
         });
-        assert_eq!(writer.join().unwrap(), 1, "nobody else writes");
+        assert_eq!(writer.join().unwrap(), 1, "no other thread writes");
         reader.join().unwrap();
     });
 }
 
 fn what_moves_is_never_half_read<const N: usize>() {
     bounded(4, || {
-        let segment = Segment::<N>::new();
-        let mut others = Others::counting(&segment, 0);
-        let mover = in_thread(&segment, move |segment| segment.change_place(&mut others));
-        let reader = in_thread(&segment, |segment| {
-            segment.glance(|seen, words, read| {
-                if segment.version.still(seen, words, read) {
+        let shard = Shard::<N>::new();
+        let mut others = Others::counting(&shard, 0);
+        let mover = in_thread(&shard, move |shard| shard.change_place(&mut others));
+        let reader = in_thread(&shard, |shard| {
+            shard.read_whole(|stamp, slot, read| {
+                if shard.version.validate(stamp, slot, read) {
                     assert_eq!(read, state(0));
                 }
                 Some(())
@@ -182,14 +187,14 @@ fn what_moves_is_never_half_read<const N: usize>() {
 
 fn who_sees_that_all_has_moved_finds_it_moved<const N: usize>() {
     bounded(4, || {
-        let segment = Segment::<N>::new();
-        let before = segment.version.see();
-        let mut others = Others::counting(&segment, 0);
-        let mover = in_thread(&segment, move |segment| segment.change_place(&mut others));
-        let reader = in_thread(&segment, move |segment| {
-            segment.glance(|seen, words, _| {
-                let is_moved = std::ptr::eq(words, &segment.slots[1]);
-                assert!(is_moved || Some(seen) == before);
+        let shard = Shard::<N>::new();
+        let before = shard.version.stamp();
+        let mut others = Others::counting(&shard, 0);
+        let mover = in_thread(&shard, move |shard| shard.change_place(&mut others));
+        let reader = in_thread(&shard, move |shard| {
+            shard.read_whole(|stamp, slot, _| {
+                let is_moved = std::ptr::eq(slot, &shard.slots[1]);
+                assert!(is_moved || Some(stamp) == before);
                 Some(())
             })
         });
@@ -205,25 +210,25 @@ fn other<const N: usize>(time: u64) -> [u64; N] {
 
 fn a_slot_that_another_key_has_got_is_not_charged<const N: usize>() {
     bounded(4, || {
-        let segment = Segment::<N>::new();
-        let mut others = Others::counting(&segment, 1);
-        let mover = in_thread(&segment, move |segment| {
-            let before = segment.give_to(other(1), &mut others);
+        let shard = Shard::<N>::new();
+        let mut others = Others::counting(&shard, 1);
+        let mover = in_thread(&shard, move |shard| {
+            let before = shard.give_to(other(1), &mut others);
             assert_eq!(uses(before), others.join());
         });
         mover.join().unwrap();
-        assert_eq!(sync::read(&segment.slots[0]), other(1));
+        assert_eq!(seqlock::read(&shard.slots[0]), other(1));
     });
 }
 
 fn a_slot_that_another_key_has_got_is_not_read<const N: usize>() {
     bounded(4, || {
-        let segment = Segment::<N>::new();
-        let mut others = Others::counting(&segment, 0);
-        let mover = in_thread(&segment, move |segment| segment.give_to(other(5), &mut others));
-        let reader = in_thread(&segment, |segment| {
-            segment.glance(|seen, words, read| {
-                if segment.version.still(seen, words, read) {
+        let shard = Shard::<N>::new();
+        let mut others = Others::counting(&shard, 0);
+        let mover = in_thread(&shard, move |shard| shard.give_to(other(5), &mut others));
+        let reader = in_thread(&shard, |shard| {
+            shard.read_whole(|stamp, slot, read| {
+                if shard.version.validate(stamp, slot, read) {
                     assert_eq!(read, state(0));
                 }
                 Some(())
@@ -234,46 +239,46 @@ fn a_slot_that_another_key_has_got_is_not_read<const N: usize>() {
     });
 }
 
-/// As with token buckets, whose number is mostly 0, and with the older entries of a log.
+/// As with token buckets, whose number is mostly 0, and with the older steps of a log.
 fn nothing_is_lost_where_one_word_before_the_last_tells<const N: usize>() {
     bounded(4, || {
-        let segment = Segment::<N>::new();
-        let count = |segment: &Segment<N>| {
-            let counted = segment.glance(|seen, words, read| {
+        let shard = Shard::<N>::new();
+        let count = |shard: &Shard<N>| {
+            let counted = shard.read_whole(|stamp, slot, read| {
                 let mut written = read;
                 written[N - 2] += 1;
-                segment.version.take(seen, words, read)?.write(written);
+                shard.version.try_lock(stamp, slot, read)?.write(written);
                 Some(())
             });
             u64::from(counted.is_some())
         };
-        let counting = [(); 2].map(|()| in_thread(&segment, count));
+        let counting = [(); 2].map(|()| in_thread(&shard, count));
         let counted: u64 = counting.into_iter().map(|thread| thread.join().unwrap()).sum();
         let mut expected = state::<N>(0);
         expected[N - 2] += counted;
-        assert_eq!(sync::read(&segment.slots[0]), expected);
+        assert_eq!(seqlock::read(&shard.slots[0]), expected);
     });
 }
 
 fn of_what_two_count_nothing_is_lost<const N: usize>() {
     bounded(4, || {
-        let segment = Segment::<N>::new();
-        // Both in threads of their own: loom does not interleave the one that starts them.
-        let counted = Others::counting(&segment, 2).join();
+        let shard = Shard::<N>::new();
+        // Both in threads of their own: loom does not interleave the thread that starts them.
+        let counted = Others::counting(&shard, 2).join();
         assert!(counted >= 1, "one of them was first");
-        segment.assert_counted(counted);
+        shard.assert_counted(counted);
     });
 }
 
 fn nothing_is_lost_while_slots_move<const N: usize>() {
     bounded(4, || {
-        let segment = Segment::<N>::new();
-        let mut others = Others::counting(&segment, 1);
-        let mover = in_thread(&segment, move |segment| {
-            segment.change_place(&mut others);
+        let shard = Shard::<N>::new();
+        let mut others = Others::counting(&shard, 1);
+        let mover = in_thread(&shard, move |shard| {
+            shard.change_place(&mut others);
             others.join()
         });
-        segment.assert_counted(mover.join().unwrap());
+        shard.assert_counted(mover.join().unwrap());
     });
 }
 
@@ -288,17 +293,18 @@ fn nothing_is_lost_of_two_beside_one_who_has_the_lock() {
 
 fn beside_one_who_has_the_lock<const N: usize>(others: usize, preemptions: usize) {
     bounded(preemptions, move || {
-        let segment = Segment::<N>::new();
-        let mut others = Others::counting(&segment, others);
-        let locked = in_thread(&segment, move |segment| {
-            segment.count_locked(&mut others);
+        let shard = Shard::<N>::new();
+        let mut others = Others::counting(&shard, others);
+        let locked = in_thread(&shard, move |shard| {
+            shard.count_locked(&mut others);
             others.join()
         });
-        segment.assert_counted(locked.join().unwrap() + 1);
+        shard.assert_counted(locked.join().unwrap() + 1);
     });
 }
 
-/// Each with slots of three words and of four.
+/// Each test with slots of three words, as of counters, and of four, which has an older step of a
+/// log.
 macro_rules! with_each_width {
     ($($name:ident)*) => { $(mod $name {
         #[test]

@@ -4,7 +4,7 @@ use super::{Algorithm::*, *};
 
 pub(super) async fn all(store: &dyn Store) {
     each!(store:
-        who_waits_as_long_as_told_after_a_change_of_plan_passes
+        a_retry_after_the_wait_passes_after_a_change_of_plan
         a_refusal_under_a_new_plan_is_kept_in_mind
         a_plan_of_a_shorter_window_wipes_nothing
         a_longer_window_still_counts_what_the_shorter_one_did
@@ -23,18 +23,18 @@ pub(super) async fn all(store: &dyn Store) {
 }
 
 impl Subject<'_> {
-    /// How many of `requests` pass, one after each `pause`.
-    async fn pass_of(&self, charges: &[Charge], requests: usize, pause: u64) -> u64 {
+    /// Makes so many `requests` with a `pause` after each. Returns how many pass.
+    async fn count_passed(&self, charges: &[Charge], requests: usize, pause: u64) -> u64 {
         let mut passed = 0;
         for charge in charges.iter().cycle().take(requests) {
-            passed += u64::from(self.ask(*charge).await.0 == 0);
-            self.pass(pause);
+            passed += u64::from(self.charge_one(*charge).await.0 == 0);
+            self.advance(pause);
         }
         passed
     }
 }
 
-async fn who_waits_as_long_as_told_after_a_change_of_plan_passes(subject: &Subject<'_>) {
+async fn a_retry_after_the_wait_passes_after_a_change_of_plan(subject: &Subject<'_>) {
     let (slow, fast) = (Quota::per_day(1_000), Quota::per_second(100));
     let (slower, other) = (Quota::per_day(5), Quota::per_minute(7).burst(3));
     for (number, (before, after)) in
@@ -43,22 +43,26 @@ async fn who_waits_as_long_as_told_after_a_change_of_plan_passes(subject: &Subje
         for algorithm in ALGORITHMS {
             let under = |quota| subject.one(number, algorithm, quota);
             let spent = Charge { cost: algorithm.capacity(&before), ..under(before) };
-            assert_eq!(subject.ask(spent).await.0, 0);
+            assert_eq!(subject.charge_one(spent).await.0, 0);
             let mut waits = 0;
             for _ in 0..20 {
-                let (wait, left, _) = subject.ask(under(after)).await;
+                let (wait, left, _) = subject.charge_one(under(after)).await;
                 if wait == 0 {
                     break;
                 }
-                // All is asked for again and again, and nothing is put off.
+                // Refused requests do not make the wait longer.
                 assert_eq!((waits, left), (0, 0), "{algorithm:?}: {before:?}, then {after:?}");
-                subject.pass(wait - 1);
-                assert_eq!(subject.ask(under(after)).await.0, 1, "no earlier: {algorithm:?}");
-                subject.pass(1);
+                subject.advance(wait - 1);
+                assert_eq!(
+                    subject.charge_one(under(after)).await.0,
+                    1,
+                    "no earlier: {algorithm:?}"
+                );
+                subject.advance(1);
                 waits += 1;
             }
             assert!(waits <= 1, "{algorithm:?}: {before:?}, then {after:?}");
-            subject.set(START);
+            subject.set_time(START);
         }
     }
 }
@@ -66,31 +70,31 @@ async fn who_waits_as_long_as_told_after_a_change_of_plan_passes(subject: &Subje
 async fn a_refusal_under_a_new_plan_is_kept_in_mind(subject: &Subject<'_>) {
     let (slow, fast) = (Quota::per_day(10), Quota::per_second(10));
     let spent = Charge { cost: 10, ..subject.one(1, TokenBucket, slow) };
-    assert_eq!(subject.ask(spent).await.0, 0);
-    // Beside another that refuses, as what is only tried out, and at no cost.
+    assert_eq!(subject.charge_one(spent).await.0, 0);
+    // Beside a charge that refuses the request, then as a dry run, and then at no cost.
     let beside = subject.one(2, FixedWindow, Quota::per_day(1));
-    assert_eq!(subject.ask(beside).await.0, 0);
+    assert_eq!(subject.charge_one(beside).await.0, 0);
     let charge = subject.one(1, TokenBucket, fast);
-    let told = subject.charge(&[charge, beside]).await;
-    assert_eq!(told[0], (SECOND / 10, 0, SECOND / 10));
-    subject.pass(SECOND / 10);
+    let answered = subject.charge(&[charge, beside]).await;
+    assert_eq!(answered[0], (SECOND / 10, 0, SECOND / 10));
+    subject.advance(SECOND / 10);
     assert_eq!(subject.peek(charge).await, (0, 1, SECOND / 10));
     for (number, charge) in
         [(3, Charge { mode: Mode::DryRun, ..charge }), (4, Charge { cost: 0, ..charge })]
     {
         let of =
             |charge: Charge| Charge { key: subject.one(number, TokenBucket, slow).key, ..charge };
-        assert_eq!(subject.ask(of(spent)).await.0, 0);
-        assert_eq!(subject.ask(of(charge)).await.1, 0);
-        subject.pass(SECOND / 2);
+        assert_eq!(subject.charge_one(of(spent)).await.0, 0);
+        assert_eq!(subject.charge_one(of(charge)).await.1, 0);
+        subject.advance(SECOND / 2);
         assert_eq!(subject.peek(of(charge)).await.1, 5, "{charge:?}");
     }
-    // To peek says what is so now, and nothing for later.
+    // A peek does not make the new plan count.
     let of = |charge: Charge| Charge { key: subject.one(5, TokenBucket, slow).key, ..charge };
-    assert_eq!(subject.ask(of(spent)).await.0, 0);
+    assert_eq!(subject.charge_one(of(spent)).await.0, 0);
     for _ in 0..3 {
         assert_eq!(subject.peek(of(charge)).await.0.div_ceil(1_000), 100);
-        subject.pass(SECOND / 10);
+        subject.advance(SECOND / 10);
     }
 }
 
@@ -98,17 +102,17 @@ async fn a_plan_of_a_shorter_window_wipes_nothing(subject: &Subject<'_>) {
     for algorithm in ALGORITHMS {
         let under = |quota| subject.one(1, algorithm, quota);
         let (minute, second) = (Quota::per_minute(5), Quota::per_second(1));
-        assert_eq!(subject.ask(Charge { cost: 5, ..under(minute) }).await.1, 0);
-        subject.pass(2 * SECOND);
-        // What was used in this minute may have been used in this second.
-        let wait = subject.ask(under(second)).await.0;
+        assert_eq!(subject.charge_one(Charge { cost: 5, ..under(minute) }).await.1, 0);
+        subject.advance(2 * SECOND);
+        // The units used in this minute may have been used in this second.
+        let wait = subject.charge_one(under(second)).await.0;
         assert!(wait <= SECOND, "{algorithm:?} waits {wait}");
-        subject.pass(wait);
+        subject.advance(wait);
         let again = Charge { cost: u64::from(wait > 0), ..under(second) };
-        assert_eq!(subject.ask(again).await.0, 0, "{algorithm:?}");
-        assert_eq!(subject.ask(under(minute)).await.1, 0, "{algorithm:?}");
-        assert!(subject.ask(under(minute)).await.0 > 9 * SECOND, "{algorithm:?}");
-        subject.set(START);
+        assert_eq!(subject.charge_one(again).await.0, 0, "{algorithm:?}");
+        assert_eq!(subject.charge_one(under(minute)).await.1, 0, "{algorithm:?}");
+        assert!(subject.charge_one(under(minute)).await.0 > 9 * SECOND, "{algorithm:?}");
+        subject.set_time(START);
     }
 }
 
@@ -116,15 +120,19 @@ async fn a_longer_window_still_counts_what_the_shorter_one_did(subject: &Subject
     // Both uses are of one sixtieth of the longer window.
     for (algorithm, reset) in [(FixedWindow, 10 * SECOND), (SlidingWindow, 60 * MINUTE)] {
         let under = |quota| Charge { cost: 3, ..subject.one(1, algorithm, quota) };
-        assert_eq!(subject.ask(under(Quota::per_minute(5))).await.1, 2);
-        subject.pass(20 * SECOND);
-        assert_eq!(subject.ask(under(Quota::per_hour(6))).await, (0, 0, reset), "{algorithm:?}");
-        subject.set(START);
+        assert_eq!(subject.charge_one(under(Quota::per_minute(5))).await.1, 2);
+        subject.advance(20 * SECOND);
+        assert_eq!(
+            subject.charge_one(under(Quota::per_hour(6))).await,
+            (0, 0, reset),
+            "{algorithm:?}"
+        );
+        subject.set_time(START);
     }
 }
 
 async fn plans_in_turn_admit_as_many_as_one(subject: &Subject<'_>) {
-    // Written in several ways, one quota: 3 units each second, and 10 at once.
+    // The same quota, written in three ways: 3 units each second, and 10 at once.
     let same = [
         Quota::per_second(3).burst(10),
         Quota::per_minute(180).burst(10),
@@ -133,10 +141,10 @@ async fn plans_in_turn_admit_as_many_as_one(subject: &Subject<'_>) {
     let one = [subject.one(1, TokenBucket, same[0])];
     let in_turn = same.map(|quota| subject.one(2, TokenBucket, quota));
     for (requests, pause) in [(200, 0), (200, 111_111), (200, 333_333), (500, 166_667)] {
-        let alone = subject.pass_of(&one, requests, pause).await;
-        subject.set(subject.micros() - pause * requests as u64);
-        assert_eq!(subject.pass_of(&in_turn, requests, pause).await, alone, "each {pause} us");
-        subject.pass(MINUTE);
+        let alone = subject.count_passed(&one, requests, pause).await;
+        subject.set_time(subject.micros() - pause * requests as u64);
+        assert_eq!(subject.count_passed(&in_turn, requests, pause).await, alone, "each {pause} us");
+        subject.advance(MINUTE);
     }
 }
 
@@ -145,31 +153,35 @@ async fn to_switch_away_and_back_is_to_stay(subject: &Subject<'_>) {
         let (stays, away) = (Quota::per_hour(60), [Quota::per_second(2), Quota::per_day(90)]);
         let [one, other] = [1, 2].map(|number| subject.one(number, algorithm, stays));
         for step in 0..30 {
-            // The same uses at the same times: one of them under other plans in between.
+            // The same uses at the same times, but one of the keys uses other plans in between.
             let under = away[step % 2];
-            let switched = subject.ask(Charge { quota: under, ..one }).await.0 == 0;
+            let switched = subject.charge_one(Charge { quota: under, ..one }).await.0 == 0;
             if switched {
-                assert_eq!(subject.change(other, None, Change::Take(1)).await.0, 0);
+                assert_eq!(subject.correct_one(other, None, Change::Take(1)).await.0, 0);
             }
             assert_eq!(subject.peek(one).await, subject.peek(other).await, "{algorithm:?} {step}");
-            assert_eq!(subject.ask(one).await, subject.ask(other).await, "{algorithm:?} {step}");
-            subject.pass(7 * SECOND);
+            assert_eq!(
+                subject.charge_one(one).await,
+                subject.charge_one(other).await,
+                "{algorithm:?} {step}"
+            );
+            subject.advance(7 * SECOND);
         }
-        subject.set(START);
+        subject.set_time(START);
     }
 }
 
 async fn a_smaller_bucket_is_empty_no_longer_than_it_takes_to_fill(subject: &Subject<'_>) {
     let (large, small) = (Quota::per_hour(3_600), Quota::per_minute(6));
     let under = |quota| subject.one(1, TokenBucket, quota);
-    assert_eq!(subject.ask(Charge { cost: 3_000, ..under(large) }).await.1, 600);
-    assert_eq!(subject.ask(under(small)).await, (10 * SECOND, 0, 10 * SECOND));
-    // Uses under the large one count, and none is owed.
-    assert_eq!(subject.ask(Charge { cost: 600, ..under(large) }).await.1, 0);
-    assert_eq!(subject.ask(under(small)).await.0, 10 * SECOND);
-    subject.pass(10 * SECOND);
-    assert_eq!(subject.ask(under(small)).await, (0, 0, 10 * SECOND));
-    // What is missing beyond the small one is missing on the way back.
+    assert_eq!(subject.charge_one(Charge { cost: 3_000, ..under(large) }).await.1, 600);
+    assert_eq!(subject.charge_one(under(small)).await, (10 * SECOND, 0, 10 * SECOND));
+    // The small bucket counts uses under the large one, but never owes them.
+    assert_eq!(subject.charge_one(Charge { cost: 600, ..under(large) }).await.1, 0);
+    assert_eq!(subject.charge_one(under(small)).await.0, 10 * SECOND);
+    subject.advance(10 * SECOND);
+    assert_eq!(subject.charge_one(under(small)).await, (0, 0, 10 * SECOND));
+    // The large bucket still misses what was more than the small one holds.
     assert_eq!(subject.peek(under(large)).await.1, 9);
 }
 
@@ -177,13 +189,13 @@ async fn many_plans_in_turn_wash_none_of_them_clean(subject: &Subject<'_>) {
     for algorithm in ALGORITHMS {
         let long = subject.one(1, algorithm, Quota::per_day(10));
         let short = |units| subject.one(1, algorithm, Quota::per_second(units));
-        assert_eq!(subject.pass_of(&[long], 20, 0).await, 10);
+        assert_eq!(subject.count_passed(&[long], 20, 0).await, 10);
         for _ in 0..5 {
             for units in 1..9 {
-                subject.pass(SECOND);
-                subject.ask(short(units)).await;
+                subject.advance(SECOND);
+                subject.charge_one(short(units)).await;
             }
-            assert_eq!(subject.ask(long).await.1, 0, "{algorithm:?}");
+            assert_eq!(subject.charge_one(long).await.1, 0, "{algorithm:?}");
         }
     }
 }
@@ -192,8 +204,8 @@ async fn larger_plans_in_turn_pass_no_more_than_the_largest(subject: &Subject<'_
     for algorithm in ALGORITHMS {
         let plans =
             [10, 11, 12, 13, 14].map(|units| subject.one(1, algorithm, Quota::per_day(units)));
-        // In these 5,000 seconds, the largest gets back less than a unit.
-        assert!(subject.pass_of(&plans, 500, 10 * SECOND).await <= 15, "{algorithm:?}");
+        // In these 5,000 seconds, less than a unit of the largest plan comes back.
+        assert!(subject.count_passed(&plans, 500, 10 * SECOND).await <= 15, "{algorithm:?}");
     }
 }
 
@@ -207,57 +219,59 @@ async fn failures_pass_the_burst_and_no_more_however_slow_successes_are(subject:
             under_way.push((subject.now(), usage));
         }
         // They take so long that all has come back by itself.
-        subject.pass(MINUTE);
-        let mut failures = subject.pass_of(&[charge], 10, 0).await;
+        subject.advance(MINUTE);
+        let mut failures = subject.count_passed(&[charge], 10, 0).await;
         for (at, usage) in under_way {
             let correction = Correction::new(charge, Change::GiveBack(1));
             subject.correct(&[Correction { charged_at: Some(at), usage, ..correction }]).await;
         }
-        failures += subject.pass_of(&[charge], 10, 0).await;
+        failures += subject.count_passed(&[charge], 10, 0).await;
         assert_eq!(failures, 10, "{algorithm:?}");
-        subject.set(START);
+        subject.set_time(START);
     }
     // Quick ones cost nothing at all, whatever else was used.
     let charge = subject.one(2, TokenBucket, Quota::per_minute(10));
-    assert_eq!(subject.pass_of(&[charge], 4, SECOND).await, 4);
+    assert_eq!(subject.count_passed(&[charge], 4, SECOND).await, 4);
     let before = subject.peek(charge).await;
     let (at, usage) = (subject.now(), subject.usage(charge).await);
-    subject.pass(SECOND);
+    subject.advance(SECOND);
     let correction = Correction::new(charge, Change::GiveBack(1));
-    let told = subject.correct(&[Correction { charged_at: Some(at), usage, ..correction }]).await;
-    assert_eq!(told[0], (0, before.1, before.2 - SECOND));
+    let answered =
+        subject.correct(&[Correction { charged_at: Some(at), usage, ..correction }]).await;
+    assert_eq!(answered[0], (0, before.1, before.2 - SECOND));
 }
 
 async fn a_use_comes_back_under_each_plan_that_has_counted_it(subject: &Subject<'_>) {
     for algorithm in ALGORITHMS {
         let under = |units| subject.one(1, algorithm, Quota::per_hour(units));
-        assert_eq!(subject.ask(under(100)).await.1, 99);
-        assert_eq!(subject.ask(Charge { cost: 5, ..under(1_000) }).await.1, 994);
+        assert_eq!(subject.charge_one(under(100)).await.1, 99);
+        assert_eq!(subject.charge_one(Charge { cost: 5, ..under(1_000) }).await.1, 994);
         let of_five = Charge { cost: 5, ..under(1_000) };
-        let told = subject.change(of_five, Some(subject.micros()), Change::GiveBack(5)).await;
-        assert_eq!(told.1, 999, "{algorithm:?}");
+        let answered =
+            subject.correct_one(of_five, Some(subject.micros()), Change::GiveBack(5)).await;
+        assert_eq!(answered.1, 999, "{algorithm:?}");
         assert_eq!(subject.peek(under(100)).await.1, 99, "{algorithm:?}");
     }
 }
 
 async fn what_an_empty_bucket_has_not_counted_does_not_come_back_to_it(subject: &Subject<'_>) {
     let under = |units| subject.one(1, TokenBucket, Quota::per_hour(units));
-    assert_eq!(subject.ask(Charge { cost: 8, ..under(10) }).await.1, 2);
-    // Two of these are counted under the small plan, and it cannot tell which.
+    assert_eq!(subject.charge_one(Charge { cost: 8, ..under(10) }).await.1, 2);
+    // The small bucket has counted two of these units, and cannot tell which.
     let large = Charge { cost: 5, ..under(1_000) };
-    assert_eq!(subject.ask(large).await.1, 987);
-    let told = subject.change(large, Some(subject.micros()), Change::GiveBack(5)).await;
-    assert_eq!(told.1, 992);
+    assert_eq!(subject.charge_one(large).await.1, 987);
+    let answered = subject.correct_one(large, Some(subject.micros()), Change::GiveBack(5)).await;
+    assert_eq!(answered.1, 992);
     assert_eq!(subject.peek(under(10)).await.1, 0);
 }
 
 async fn what_costs_nothing_passes_under_a_debt_and_before_those_who_wait(subject: &Subject<'_>) {
     for algorithm in ALGORITHMS {
         let charge = subject.one(1, algorithm, Quota::per_minute(5));
-        subject.change(charge, None, Change::Take(9)).await;
+        subject.correct_one(charge, None, Change::Take(9)).await;
         let free = Charge { cost: 0, ..charge };
         for ahead in [0, 3, u64::MAX] {
-            assert_eq!(subject.ask(Charge { ahead, ..free }).await.0, 0, "{algorithm:?}");
+            assert_eq!(subject.charge_one(Charge { ahead, ..free }).await.0, 0, "{algorithm:?}");
             assert_eq!(subject.peek(Charge { ahead, ..free }).await.0, 0, "{algorithm:?}");
         }
     }
@@ -267,15 +281,15 @@ async fn a_debt_is_one_more_capacity_at_most(subject: &Subject<'_>) {
     for units in [20, 1 << 40, u64::MAX] {
         for algorithm in ALGORITHMS {
             let charge = subject.one(1, algorithm, Quota::per_minute(10));
-            assert_eq!(subject.change(charge, None, Change::Take(units)).await.1, 0);
-            subject.change(charge, None, Change::Take(units)).await;
+            assert_eq!(subject.correct_one(charge, None, Change::Take(units)).await.1, 0);
+            subject.correct_one(charge, None, Change::Take(units)).await;
             let most = if algorithm == TokenBucket { 66 * SECOND } else { MINUTE };
-            let (wait, left, _) = subject.ask(charge).await;
+            let (wait, left, _) = subject.charge_one(charge).await;
             assert!(wait <= most && left == 0, "{algorithm:?} waits {wait}");
-            subject.pass(wait);
-            assert_eq!(subject.ask(charge).await.0, 0, "{algorithm:?}");
-            subject.change(charge, None, Change::Reset).await;
-            subject.set(START);
+            subject.advance(wait);
+            assert_eq!(subject.charge_one(charge).await.0, 0, "{algorithm:?}");
+            subject.correct_one(charge, None, Change::Reset).await;
+            subject.set_time(START);
         }
     }
 }
@@ -283,13 +297,13 @@ async fn a_debt_is_one_more_capacity_at_most(subject: &Subject<'_>) {
 async fn a_clock_that_was_ahead_locks_no_window(subject: &Subject<'_>) {
     let charge = subject.one(1, FixedWindow, Quota::per_minute(1));
     for (ahead, end) in [(3_600 * SECOND, 30 * SECOND), (33 * SECOND, 30 * SECOND)] {
-        subject.set(START + ahead);
-        assert_eq!(subject.ask(charge).await.0, 0);
-        // A refusal says how long it takes, and that is so.
-        subject.set(START);
-        assert_eq!(subject.ask(charge).await, (end, 0, end));
-        subject.pass(end);
-        assert_eq!(subject.ask(charge).await.0, 0);
-        subject.change(charge, None, Change::Reset).await;
+        subject.set_time(START + ahead);
+        assert_eq!(subject.charge_one(charge).await.0, 0);
+        // The wait that a refusal answers is true.
+        subject.set_time(START);
+        assert_eq!(subject.charge_one(charge).await, (end, 0, end));
+        subject.advance(end);
+        assert_eq!(subject.charge_one(charge).await.0, 0);
+        subject.correct_one(charge, None, Change::Reset).await;
     }
 }

@@ -27,8 +27,8 @@ pub(crate) async fn counts_each_request_once(stores: &[Arc<dyn Store>]) {
                     let first = (task + request) % 3;
                     let second = (first + 1 + request % 2) % 3;
                     let pair = [first, second].map(|key| charge(&subject, key, algorithm));
-                    let told = subject.charge(&pair).await;
-                    if told.iter().all(|(wait, ..)| *wait == 0) {
+                    let answered = subject.charge(&pair).await;
+                    if answered.iter().all(|(wait, ..)| *wait == 0) {
                         admitted[first as usize].fetch_add(1, Relaxed);
                         admitted[second as usize].fetch_add(1, Relaxed);
                     }

@@ -1,4 +1,4 @@
-//! Any history of charges and corrections.
+//! Any history of charges and corrections: two stores answer the same.
 
 use std::collections::HashMap;
 
@@ -11,16 +11,16 @@ use tokio::runtime::Runtime;
 use super::*;
 use crate::quota::{MAX_UNITS, NANOS_PER_SECOND};
 
-/// So far a history goes.
+/// No history goes on longer.
 const END: u64 = START + 3_000_000_000 * SECOND;
-/// Memory does not count further than 584 years ahead. Corrections that take units stay far below.
+/// The memory store counts up to 584 years ahead. Corrections that take units stay far below.
 const LONGEST_TAKEN: u128 = NANOS_PER_SECOND as u128 * 86_400 * 100;
 const LONGEST_REFILL: u128 = NANOS_PER_SECOND as u128 * 86_400 * 36_500;
 
-/// More than a key is kept in mind under.
+/// More plans than a key tracks.
 const PLANS: usize = 5;
 
-/// A history under three policies, one for each algorithm, of whose plans each step takes one.
+/// A history under three policies, one for each algorithm. Each step uses one of their plans.
 #[derive(Clone, Debug)]
 struct History {
     plans: Vec<[Quota; 3]>,
@@ -29,15 +29,15 @@ struct History {
 
 #[derive(Clone, Debug)]
 enum Step {
-    Charge(Vec<Asks>),
-    /// Of a charge as it was made, or of one that nothing is known of.
-    Correct(Vec<(Asks, Changes, bool)>),
+    Charge(Vec<ChargeSpec>),
+    /// Corrects a charge as it was made, or one of which nothing is known.
+    Correct(Vec<(ChargeSpec, ChangeSpec, bool)>),
     Later(Later),
 }
 
-/// What a charge is made of.
+/// What a [`Charge`] is made from.
 #[derive(Clone, Debug)]
-struct Asks {
+struct ChargeSpec {
     key: u64,
     policy: usize,
     plan: usize,
@@ -46,12 +46,12 @@ struct Asks {
     ahead: Units,
 }
 
-/// A number of units, or parts of 16 of the capacity, and some more.
+/// So many sixteenths of the capacity, and some units more.
 #[derive(Clone, Debug)]
 struct Units(u64, u64);
 
 #[derive(Clone, Debug)]
-enum Changes {
+enum ChangeSpec {
     GiveBack(Units),
     Take(Units),
     Reset,
@@ -60,10 +60,10 @@ enum Changes {
 #[derive(Clone, Debug)]
 enum Later {
     Micros(u64),
-    /// Parts of 240 of the window.
+    /// So many 240ths of a policy's window.
     Window(usize, u64),
-    /// As long as was told at last, or one microsecond less.
-    Told(bool),
+    /// The shortest time of the last answer, or one microsecond less.
+    Answered(bool),
 }
 
 fn quotas() -> impl Strategy<Value = (u64, u64)> {
@@ -101,35 +101,42 @@ fn units() -> impl Strategy<Value = Units> {
     prop_oneof![6 => few, 1 => (0..33_u64, 0..2_u64).prop_map(|(parts, few)| Units(parts, few))]
 }
 
-fn asks() -> impl Strategy<Value = Asks> {
+fn charge_spec() -> impl Strategy<Value = ChargeSpec> {
     let mode =
         prop_oneof![7 => Just(Mode::Enforced), 1 => Just(Mode::DryRun), 1 => Just(Mode::Peek)];
     let ahead = prop_oneof![5 => Just(Units(0, 0)), 1 => units()];
-    // Mostly the first plan: it is the one that lasts.
+    // Mostly the first plan, so that one plan lasts.
     let plan = prop_oneof![6 => Just(0_usize), 3 => 1..3_usize, 1 => 3..PLANS];
     (0..3_u64, 0..3_usize, plan, mode, units(), ahead).prop_map(
-        |(key, policy, plan, mode, cost, ahead)| Asks { key, policy, plan, mode, cost, ahead },
+        |(key, policy, plan, mode, cost, ahead)| ChargeSpec {
+            key,
+            policy,
+            plan,
+            mode,
+            cost,
+            ahead,
+        },
     )
 }
 
 fn histories() -> impl Strategy<Value = History> {
-    let charge = prop::collection::vec(asks(), 1..5).prop_map(|mut asks| {
-        asks.sort_by_key(|asks| (asks.policy, asks.key));
-        asks.dedup_by_key(|asks| (asks.policy, asks.key));
-        Step::Charge(asks)
+    let charge = prop::collection::vec(charge_spec(), 1..5).prop_map(|mut specs| {
+        specs.sort_by_key(|spec| (spec.policy, spec.key));
+        specs.dedup_by_key(|spec| (spec.policy, spec.key));
+        Step::Charge(specs)
     });
     let change = prop_oneof![
-        4 => units().prop_map(Changes::GiveBack),
-        3 => units().prop_map(Changes::Take),
-        1 => Just(Changes::Reset),
+        4 => units().prop_map(ChangeSpec::GiveBack),
+        3 => units().prop_map(ChangeSpec::Take),
+        1 => Just(ChangeSpec::Reset),
     ];
     let correct =
-        prop::collection::vec((asks(), change, any::<bool>()), 1..4).prop_map(Step::Correct);
+        prop::collection::vec((charge_spec(), change, any::<bool>()), 1..4).prop_map(Step::Correct);
     let later = prop_oneof![
         2 => (0..20_u64).prop_map(Later::Micros),
         2 => (0..3 * SECOND).prop_map(Later::Micros),
         4 => (0..3_usize, 0..500_u64).prop_map(|(policy, parts)| Later::Window(policy, parts)),
-        4 => any::<bool>().prop_map(Later::Told),
+        4 => any::<bool>().prop_map(Later::Answered),
     ];
     let step = prop_oneof![6 => charge, 2 => correct, 3 => later.prop_map(Step::Later)];
     (plans(), prop::collection::vec(step, 1..60))
@@ -137,89 +144,91 @@ fn histories() -> impl Strategy<Value = History> {
 }
 
 impl Units {
-    fn of(&self, quota: &Quota) -> u64 {
+    fn for_quota(&self, quota: &Quota) -> u64 {
         quota.capacity() / 16 * self.0 + self.1
     }
 }
 
-impl Asks {
+impl ChargeSpec {
     fn charge(&self, subject: &Subject<'_>, plans: &[[Quota; 3]]) -> Charge {
         let quota = plans[self.plan][self.policy];
         let one = subject.one(self.key, ALGORITHMS[self.policy], quota);
-        let (cost, ahead) = (self.cost.of(&quota), self.ahead.of(&quota));
+        let (cost, ahead) = (self.cost.for_quota(&quota), self.ahead.for_quota(&quota));
         Charge { mode: self.mode, cost, ahead, ..one }
     }
 }
 
-impl Changes {
-    fn of(&self, charge: &Charge) -> Change {
+impl ChangeSpec {
+    fn for_charge(&self, charge: &Charge) -> Change {
         let quota = &charge.quota;
         match self {
-            Self::GiveBack(units) => Change::GiveBack(units.of(quota)),
+            Self::GiveBack(units) => Change::GiveBack(units.for_quota(quota)),
             Self::Take(units) => {
                 let most = LONGEST_TAKEN * u128::from(quota.units()) / quota.window().as_nanos();
-                Change::Take(units.of(quota).min(u64::try_from(most).unwrap_or(u64::MAX)))
+                Change::Take(units.for_quota(quota).min(u64::try_from(most).unwrap_or(u64::MAX)))
             }
             Self::Reset => Change::Reset,
         }
     }
 }
 
-/// A charge that was made, when that was, and what either store has answered.
-struct Made {
+/// A charge that was made, when, and what each store has answered.
+struct PastCharge {
     charge: Charge,
     at: Now,
     usages: [Usage; 2],
 }
 
-impl Made {
-    /// As its store knows it.
+impl PastCharge {
+    /// The correction, with what its store has answered.
     fn correction(&self, store: usize, change: Change) -> Correction {
         let Self { charge, at, usages } = self;
         Correction { charge: *charge, charged_at: Some(*at), usage: usages[store], change }
     }
 }
 
-/// Makes the history in both stores. What became of charges is known when they are corrected, as of
-/// requests that are given back; or no more than when there was one at last.
+/// Makes the history in both stores. A correction knows the answer to its charge, as that of a
+/// request that is given back does, or else only the time of the last charge.
 async fn compare(subject: &Subject<'_>, memory: &Subject<'_>, History { plans, steps }: &History) {
     let (mut made, mut charged_at) = (HashMap::new(), None);
     let mut times = vec![0];
     for step in steps {
         match step {
-            Step::Charge(asks) => {
-                let charges: Vec<_> = asks.iter().map(|asks| asks.charge(memory, plans)).collect();
+            Step::Charge(specs) => {
+                let charges: Vec<_> = specs.iter().map(|spec| spec.charge(memory, plans)).collect();
                 let answers = [subject.answer(&charges).await, memory.answer(&charges).await];
-                let [told, expected] = answers.each_ref().map(|answer| memory.told(answer));
-                assert_eq!(told, expected, "{charges:#?} at {}", memory.micros());
-                let passes = |(charge, (wait, ..)): (&Charge, &Told)| {
+                let [answered, expected] =
+                    answers.each_ref().map(|answer| memory.snapshots(answer));
+                assert_eq!(answered, expected, "{charges:#?} at {}", memory.micros());
+                let passes = |(charge, (wait, ..)): (&Charge, &Snapshot)| {
                     charge.mode != Mode::Enforced || *wait == 0
                 };
-                let all_pass = charges.iter().zip(&told).all(passes);
-                for (place, (asks, charge)) in asks.iter().zip(&charges).enumerate() {
-                    let usages = answers.each_ref().map(|answer| answer.usages[place]);
+                let all_pass = charges.iter().zip(&answered).all(passes);
+                for (index, (spec, charge)) in specs.iter().zip(&charges).enumerate() {
+                    let usages = answers.each_ref().map(|answer| answer.usages[index]);
                     if all_pass && charge.uses_units() && usages[0].fits() {
-                        let made_now = Made { charge: *charge, at: memory.now(), usages };
-                        made.insert((asks.policy, asks.key), made_now);
+                        let made_now = PastCharge { charge: *charge, at: memory.now(), usages };
+                        made.insert((spec.policy, spec.key), made_now);
                     }
                 }
                 charged_at = Some(memory.now());
                 times = expected.iter().flat_map(|&(wait, _, reset)| [wait, reset]).collect();
             }
-            Step::Correct(asks) => {
-                let correction = |store, (asks, changes, is_known): &(Asks, Changes, bool)| {
-                    let charge = asks.charge(memory, plans);
-                    let known: Option<&Made> = made.get(&(asks.policy, asks.key));
-                    match known.filter(|_| *is_known) {
-                        Some(made) => made.correction(store, changes.of(&made.charge)),
-                        None => Correction {
-                            charged_at,
-                            ..Correction::new(charge, changes.of(&charge))
-                        },
-                    }
-                };
+            Step::Correct(specs) => {
+                let correction =
+                    |store, (spec, change, is_known): &(ChargeSpec, ChangeSpec, bool)| {
+                        let charge = spec.charge(memory, plans);
+                        let known: Option<&PastCharge> = made.get(&(spec.policy, spec.key));
+                        match known.filter(|_| *is_known) {
+                            Some(made) => made.correction(store, change.for_charge(&made.charge)),
+                            None => Correction {
+                                charged_at,
+                                ..Correction::new(charge, change.for_charge(&charge))
+                            },
+                        }
+                    };
                 let [ours, theirs] = [0, 1].map(|store| -> Vec<_> {
-                    asks.iter().map(|asks| correction(store, asks)).collect()
+                    specs.iter().map(|spec| correction(store, spec)).collect()
                 });
                 let expected = memory.correct(&theirs).await;
                 let context = || format!("{ours:#?} at {}", memory.micros());
@@ -232,21 +241,21 @@ async fn compare(subject: &Subject<'_>, memory: &Subject<'_>, History { plans, s
                         let window = plans[0][policy].window().as_micros() as u64;
                         (window / 240).saturating_mul(parts)
                     }
-                    Later::Told(exactly) => {
+                    Later::Answered(exactly) => {
                         let shortest = times.iter().filter(|&&time| time > 0).min();
                         shortest.map_or(0, |time| time - u64::from(!exactly))
                     }
                 };
                 if micros < END - memory.micros() {
-                    memory.pass(micros);
-                    subject.pass(micros);
+                    memory.advance(micros);
+                    subject.advance(micros);
                 }
             }
         }
     }
 }
 
-/// After any history, `store` answers as a fresh one does.
+/// After any history, `store` answers as a `fresh` one does.
 pub(crate) fn says_what_another_says<S: Store>(
     store: &dyn Store,
     fresh: impl Fn() -> S,

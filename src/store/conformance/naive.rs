@@ -1,5 +1,5 @@
 //! The simplest store that could be right: it keeps every use for ever, and works out what is left
-//! by making all of them anew, under each quota that a key has.
+//! by making all of them again, under each quota that a key has.
 
 use std::{
     collections::HashMap,
@@ -14,9 +14,9 @@ use crate::{
 };
 
 #[derive(Default)]
-pub(crate) struct Naive(Mutex<HashMap<u128, Vec<Plan>>>);
+pub(crate) struct NaiveStore(Mutex<HashMap<u128, Vec<Plan>>>);
 
-/// What a key has used by one quota, from when it was first charged under that.
+/// What a key has used by one quota, since it was first charged under it.
 #[derive(Clone)]
 struct Plan {
     quota: Quota,
@@ -25,20 +25,20 @@ struct Plan {
 
 #[derive(Clone)]
 enum Counted {
-    /// What was missing at first and when that was, and all that came then.
-    Bucket((u128, u64), Vec<(u64, Came)>),
+    /// What was missing at first and when that was, and all events since then.
+    Bucket((u128, u64), Vec<(u64, Event)>),
     /// The beginning of the window that each use counts in, and its units.
     Fixed(Vec<(u64, u64)>),
     /// When each use was, and its units.
     Sliding(Vec<(u64, u64)>),
 }
 
-/// What came to a bucket: parts, of which a unit has as many as the window has nanoseconds.
+/// What happens to a bucket, in parts: a unit has as many as the window has nanoseconds.
 #[derive(Clone, Copy)]
-enum Came {
-    /// A use, and what may be missing with it.
+enum Event {
+    /// A use, and the most that may be missing after it.
     Use(u128, u128),
-    /// What was given back.
+    /// Parts given back.
     Back(u128),
 }
 
@@ -79,15 +79,15 @@ impl Plan {
 
     /// What is missing in a bucket.
     fn missing(&self, now: Now) -> u128 {
-        let Counted::Bucket(first, came) = &self.counted else { return 0 };
+        let Counted::Bucket(first, events) = &self.counted else { return 0 };
         let (mut missing, mut at) = *first;
-        let now = (now.monotonic_nanos(), Came::Back(0));
-        for &(then, came) in came.iter().chain([&now]) {
+        let now = (now.monotonic_nanos(), Event::Back(0));
+        for &(then, event) in events.iter().chain([&now]) {
             missing = missing.saturating_sub(refill(then - at, &self.quota));
             at = then;
-            missing = match came {
-                Came::Use(parts, most) => (missing + parts).min(most.max(missing)),
-                Came::Back(parts) => missing.saturating_sub(parts),
+            missing = match event {
+                Event::Use(parts, most) => (missing + parts).min(most.max(missing)),
+                Event::Back(parts) => missing.saturating_sub(parts),
             };
         }
         missing
@@ -143,7 +143,7 @@ impl Plan {
         }
     }
 
-    /// As it is under another quota.
+    /// Converts it to another quota.
     fn under(&self, quota: &Quota, now: Now) -> Self {
         let counted = match &self.counted {
             Counted::Bucket(..) => {
@@ -171,15 +171,15 @@ impl Plan {
     }
 
     /// Uses `units`, whether they fit or not.
-    fn take(&mut self, units: u64, now: Now, is_own: bool) {
+    fn consume(&mut self, units: u64, now: Now, is_own: bool) {
         let (quota, current) = (self.quota, self.fixed(now).0);
         match &mut self.counted {
-            Counted::Bucket(_, came) => {
+            Counted::Bucket(_, events) => {
                 let most = whole(&quota) * if is_own { 2 } else { 1 };
-                came.push((now.monotonic_nanos(), Came::Use(parts(units, &quota), most)));
+                events.push((now.monotonic_nanos(), Event::Use(parts(units, &quota), most)));
             }
             Counted::Fixed(uses) => {
-                // A window that is over stays so, whatever becomes of the clock.
+                // A window that is over stays over, even if the clock is set back.
                 uses.retain(|(start, _)| *start == current);
                 uses.push((current, units));
             }
@@ -194,7 +194,7 @@ impl Plan {
         let usage = &correction.usage;
         let steps = self.steps();
         match &mut self.counted {
-            Counted::Bucket(_, came) => {
+            Counted::Bucket(_, events) => {
                 let left = (usage.remaining(), usage.reset().as_nanos() as u64);
                 let at_first = match left {
                     (remaining, _) if is_own && remaining < quota.capacity() => {
@@ -207,7 +207,7 @@ impl Plan {
                 let still = at_first.saturating_sub(refill(since, &quota));
                 if is_own || missing + refill(since, &quota) < whole(&quota) {
                     let back = parts(units, &quota).min(still);
-                    came.push((now.monotonic_nanos(), Came::Back(back)));
+                    events.push((now.monotonic_nanos(), Event::Back(back)));
                 }
             }
             Counted::Fixed(uses) => {
@@ -219,7 +219,7 @@ impl Plan {
                 }
             }
             Counted::Sliding(uses) if since < window(&quota) => {
-                // Of the step of that moment, and of those before it.
+                // First the step of that moment, then those before it.
                 let of_moment = steps.iter().find(|(last, _)| *last >= made.monotonic_nanos());
                 let until = of_moment.map_or(u64::MAX, |(last, _)| *last);
                 for (_, used) in uses.iter_mut().rev().filter(|(at, _)| *at <= until) {
@@ -227,7 +227,7 @@ impl Plan {
                     *used -= back;
                     units -= back;
                 }
-                // A step of which nothing is left has never been.
+                // A step of which nothing is left is dropped.
                 let empty = self.steps().into_iter().filter(|(_, units)| *units == 0);
                 let empty: Vec<u64> = empty.map(|(last, _)| last).collect();
                 let ends: Vec<u64> = steps.iter().map(|(last, _)| *last).collect();
@@ -242,7 +242,7 @@ impl Plan {
     }
 
     /// How long until `cost` fits, what remains, and how long until that is more.
-    fn tell(&self, now: Now, cost: u64) -> (u64, u64, u64) {
+    fn usage(&self, now: Now, cost: u64) -> (u64, u64, u64) {
         let quota = &self.quota;
         match self.counted {
             Counted::Bucket(..) => {
@@ -284,8 +284,8 @@ impl Plan {
     }
 }
 
-/// What a key has used, under each of its quotas.
-fn adopt(plans: &mut Vec<Plan>, charge: &Charge, now: Now) {
+/// Counts under the charge's quota from now on.
+fn track(plans: &mut Vec<Plan>, charge: &Charge, now: Now) {
     for plan in &mut *plans {
         if let Counted::Fixed(uses) = &mut plan.counted {
             let (of_now, ahead) = (begins(now, &plan.quota), now.unix_nanos() + 2_000_000_000);
@@ -318,7 +318,7 @@ fn adopt(plans: &mut Vec<Plan>, charge: &Charge, now: Now) {
     }
 }
 
-/// The plan that is changed comes to the front.
+/// Changes all plans. The plan of the charge comes to the front.
 fn change(plans: &mut [Plan], charge: &Charge, mut change: impl FnMut(&mut Plan, bool)) {
     let place = plans.iter().position(|plan| plan.quota == charge.quota).unwrap();
     plans[..=place].rotate_right(1);
@@ -328,29 +328,29 @@ fn change(plans: &mut [Plan], charge: &Charge, mut change: impl FnMut(&mut Plan,
 }
 
 fn look(plans: Option<&Vec<Plan>>, charge: &Charge, now: Now, cost: u64) -> (u64, u64, u64) {
-    let Some(plans) = plans else { return Plan::new(charge).tell(now, cost) };
+    let Some(plans) = plans else { return Plan::new(charge).usage(now, cost) };
     let mut plans = plans.clone();
-    adopt(&mut plans, charge, now);
-    plans.iter().find(|plan| plan.quota == charge.quota).unwrap().tell(now, cost)
+    track(&mut plans, charge, now);
+    plans.iter().find(|plan| plan.quota == charge.quota).unwrap().usage(now, cost)
 }
 
-impl Naive {
+impl NaiveStore {
     /// Whether this key is as a new one.
-    pub(crate) fn has_forgotten(&self, charge: &Charge, now: Now) -> bool {
-        let keys = self.all();
+    pub(crate) fn has_expired(&self, charge: &Charge, now: Now) -> bool {
+        let keys = self.lock();
         keys.get(&charge.id()).is_none_or(|plans| plans.iter().all(|plan| plan.is_over(now)))
     }
 
-    fn all(&self) -> std::sync::MutexGuard<'_, HashMap<u128, Vec<Plan>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u128, Vec<Plan>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Store for Naive {
+impl Store for NaiveStore {
     fn charge(&self, charges: &[Charge], now: Now) -> StoreFuture {
-        let keys = &mut *self.all();
+        let keys = &mut *self.lock();
         for charge in charges.iter().filter(|charge| charge.mode != Mode::Peek) {
-            keys.get_mut(&charge.id()).into_iter().for_each(|plans| adopt(plans, charge, now));
+            keys.get_mut(&charge.id()).into_iter().for_each(|plans| track(plans, charge, now));
         }
         let wanted = |charge: &Charge| match charge.cost {
             0 => 0,
@@ -360,32 +360,32 @@ impl Store for Naive {
         let waits: Vec<u64> = charges.iter().map(wait).collect();
         let mut all = charges.iter().zip(&waits);
         let passes = all.all(|(charge, wait)| charge.mode != Mode::Enforced || *wait == 0);
-        let tell = |(charge, wait): (&Charge, u64)| {
+        let make = |(charge, wait): (&Charge, u64)| {
             if passes && wait == 0 && charge.mode != Mode::Peek && charge.cost > 0 {
                 let new = || vec![Plan::new(charge)];
                 let plans = keys.entry(charge.id()).or_insert_with(new);
-                change(plans, charge, |plan, is_own| plan.take(charge.cost, now, is_own));
+                change(plans, charge, |plan, is_own| plan.consume(charge.cost, now, is_own));
             }
             let (_, remaining, reset) = look(keys.get(&charge.id()), charge, now, 0);
             Usage::from_nanos(wait, remaining, reset)
         };
-        let usages = charges.iter().zip(waits.iter().copied()).map(tell).collect();
+        let usages = charges.iter().zip(waits.iter().copied()).map(make).collect();
         StoreFuture::ready(Ok(Answer { usages, at: now }))
     }
 
     fn correct(&self, corrections: &[Correction], now: Now) -> StoreFuture {
-        let keys = &mut *self.all();
+        let keys = &mut *self.lock();
         let correct = |correction: &Correction| {
             let charge = &correction.charge;
             match (correction.change, keys.get_mut(&charge.id())) {
                 (Change::Take(0), _) | (Change::GiveBack(_), None) => {}
                 (Change::Take(units), _) => {
                     let plans = keys.entry(charge.id()).or_insert_with(|| vec![Plan::new(charge)]);
-                    adopt(plans, charge, now);
-                    change(plans, charge, |plan, is_own| plan.take(units, now, is_own));
+                    track(plans, charge, now);
+                    change(plans, charge, |plan, is_own| plan.consume(units, now, is_own));
                 }
                 (Change::GiveBack(units), Some(plans)) => {
-                    adopt(plans, charge, now);
+                    track(plans, charge, now);
                     change(plans, charge, |plan, is_own| {
                         plan.give_back(units, now, correction, is_own);
                     });

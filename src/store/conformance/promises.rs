@@ -1,4 +1,4 @@
-//! What is promised to a key whose plan changes, each as a property over random plans and uses.
+//! Promises to a key whose plan changes, each as a property over random plans and uses.
 
 use proptest::{
     prelude::*,
@@ -8,13 +8,13 @@ use tokio::runtime::Runtime;
 
 use super::*;
 
-/// Up to as many as are kept in mind.
+/// Up to as many plans as a key tracks.
 const PLANS: std::ops::Range<usize> = 1..5;
 
-/// What is asked of one key: after so many thousandths of the first plan's window, so many units
-/// under one of the plans.
+/// One request of a key: after so many thousandths of the first plan's window, it charges so many
+/// units under one of the plans.
 #[derive(Clone, Debug)]
-struct Asked {
+struct Step {
     later: u64,
     plan: usize,
     cost: u64,
@@ -24,23 +24,23 @@ struct Asked {
 struct Life {
     algorithm: Algorithm,
     plans: Vec<Quota>,
-    asked: Vec<Asked>,
+    steps: Vec<Step>,
 }
 
 fn lives() -> impl Strategy<Value = Life> {
     let window = prop_oneof![Just(1), Just(7), Just(60), Just(3_600), 1..100_000_u64];
     let quota = (1..30_u64, window, prop::option::of(1..40_u64));
     let plans = prop::collection::vec(quota, PLANS);
-    let asked = (prop_oneof![Just(0), 0..30_u64, 0..1_500_u64], 0..4_usize, 0..12_u64);
-    let asked = asked.prop_map(|(later, plan, cost)| Asked { later, plan, cost });
-    let asked = prop::collection::vec(asked, 1..60);
-    (prop::sample::select(&ALGORITHMS[..]), plans, asked).prop_map(|(algorithm, plans, asked)| {
+    let steps = (prop_oneof![Just(0), 0..30_u64, 0..1_500_u64], 0..4_usize, 0..12_u64);
+    let steps = steps.prop_map(|(later, plan, cost)| Step { later, plan, cost });
+    let steps = prop::collection::vec(steps, 1..60);
+    (prop::sample::select(&ALGORITHMS[..]), plans, steps).prop_map(|(algorithm, plans, steps)| {
         let quota = |(units, seconds, burst): (u64, u64, Option<u64>)| {
             let quota = Quota::per_window(units, Duration::from_secs(seconds));
             let burst = burst.filter(|_| algorithm == TokenBucket);
             burst.map_or(quota, |burst| quota.burst(burst))
         };
-        Life { algorithm, plans: plans.into_iter().map(quota).collect(), asked }
+        Life { algorithm, plans: plans.into_iter().map(quota).collect(), steps }
     })
 }
 
@@ -53,20 +53,20 @@ impl Life {
         Charge { cost, ..subject.one(number, self.algorithm, quota) }
     }
 
-    /// Lives it, and hands out what was admitted.
-    async fn live(&self, subject: &Subject<'_>) -> Vec<Use> {
+    /// Makes all steps, and returns what was admitted.
+    async fn run(&self, subject: &Subject<'_>) -> Vec<Use> {
         let mut admitted = Vec::new();
-        for &Asked { later, plan, cost } in &self.asked {
-            subject.pass(self.plans[0].window().as_micros() as u64 / 1_000 * later);
-            if subject.ask(self.charge(subject, 1, plan, cost)).await.0 == 0 {
+        for &Step { later, plan, cost } in &self.steps {
+            subject.advance(self.plans[0].window().as_micros() as u64 / 1_000 * later);
+            if subject.charge_one(self.charge(subject, 1, plan, cost)).await.0 == 0 {
                 admitted.push((subject.micros(), cost, plan % self.plans.len()));
             }
         }
         admitted
     }
 
-    /// What a plan admits at most within an interval that begins and ends with a use.
-    fn most(&self, plan: usize, from: u64, to: u64) -> u64 {
+    /// The most that a plan admits within an interval that begins and ends with a use.
+    fn max_admitted(&self, plan: usize, from: u64, to: u64) -> u64 {
         let quota = &self.plans[plan];
         let window = quota.window().as_micros() as u64;
         match self.algorithm {
@@ -82,68 +82,68 @@ impl Life {
 
 use Algorithm::*;
 
-/// (a) Who waits as long as told passes, and no earlier.
-async fn what_is_told_is_true(subject: &Subject<'_>, life: &Life) {
-    life.live(subject).await;
+/// (a) A retry passes after the wait, and not earlier.
+async fn a_retry_passes_after_the_wait_and_not_earlier(subject: &Subject<'_>, life: &Life) {
+    life.run(subject).await;
     for plan in 0..life.plans.len() {
         let cost = life.algorithm.capacity(&life.plans[plan]).min(3);
         let charge = life.charge(subject, 1, plan, cost);
-        let (wait, ..) = subject.ask(charge).await;
+        let (wait, ..) = subject.charge_one(charge).await;
         if wait > 0 {
-            subject.pass(wait - 1);
-            assert!(subject.ask(charge).await.0 > 0, "{charge:?} passes early");
-            subject.pass(1);
-            assert_eq!(subject.ask(charge).await.0, 0, "{charge:?} after {wait} us");
+            subject.advance(wait - 1);
+            assert!(subject.charge_one(charge).await.0 > 0, "{charge:?} passes early");
+            subject.advance(1);
+            assert_eq!(subject.charge_one(charge).await.0, 0, "{charge:?} after {wait} us");
         }
     }
 }
 
-/// (b) No key is locked out longer than a fresh one that had used as much as it can.
-async fn nobody_is_locked_out_longer_than_a_fresh_key(subject: &Subject<'_>, life: &Life) {
-    life.live(subject).await;
+/// (b) No key is locked out longer than a fresh key that has used all it can.
+async fn no_key_is_locked_out_longer_than_a_fresh_one(subject: &Subject<'_>, life: &Life) {
+    life.run(subject).await;
     for plan in 0..life.plans.len() {
         let one = life.charge(subject, 1, plan, 1);
         let all = life.algorithm.capacity(&one.quota);
         let fresh = life.charge(subject, 2 + plan as u64, plan, all);
-        assert_eq!(subject.ask(fresh).await.0, 0);
+        assert_eq!(subject.charge_one(fresh).await.0, 0);
         let longest = subject.peek(Charge { cost: 1, ..fresh }).await.0;
-        let wait = subject.ask(one).await.0;
+        let wait = subject.charge_one(one).await.0;
         assert!(wait <= longest, "{one:?} waits {wait} us, a fresh one {longest} us");
     }
 }
 
-/// (c) Whoever switches away and back has no more left than who stayed and used less.
+/// (c) A key that switches away and back has no more left than a key that stayed and used less.
 async fn to_switch_away_and_back_frees_nothing(subject: &Subject<'_>, life: &Life) {
-    for &Asked { later, plan, cost } in &life.asked {
-        subject.pass(life.plans[0].window().as_micros() as u64 / 1_000 * later);
-        let admitted = subject.ask(life.charge(subject, 1, plan, cost)).await.0 == 0;
+    for &Step { later, plan, cost } in &life.steps {
+        subject.advance(life.plans[0].window().as_micros() as u64 / 1_000 * later);
+        let admitted = subject.charge_one(life.charge(subject, 1, plan, cost)).await.0 == 0;
         if admitted && plan % life.plans.len() == 0 {
-            subject.change(life.charge(subject, 2, 0, 1), None, Change::Take(cost)).await;
+            subject.correct_one(life.charge(subject, 2, 0, 1), None, Change::Take(cost)).await;
         }
         let switches = subject.peek(life.charge(subject, 1, 0, 1)).await.1;
         let stays = subject.peek(life.charge(subject, 2, 0, 1)).await.1;
-        // Until it has drawn on the plan, that begins with what the others say.
-        assert!(switches <= stays, "{switches} are left to who switches, {stays} to who stays");
+        // The plan begins with what the other plans have used.
+        assert!(switches <= stays, "{switches} are left after switching, {stays} after staying");
     }
 }
 
-/// (d) As long as a bucket has not been empty, its refill is that of one that has stayed.
+/// (d) As long as a bucket has not been empty, its refill is that of a key that has stayed.
 async fn no_refill_is_lost_or_won(subject: &Subject<'_>, life: &Life) {
     let stays = life.charge(subject, 2, 0, 0);
     let mut was_empty = false;
-    // Both begin under the plan that one of them keeps.
+    // Both keys begin under the first plan, which one of them keeps.
     for number in [1, 2] {
-        subject.ask(life.charge(subject, number, 0, 1)).await;
+        subject.charge_one(life.charge(subject, number, 0, 1)).await;
     }
-    for &Asked { later, plan, cost } in &life.asked {
+    for &Step { later, plan, cost } in &life.steps {
         let later = life.plans[0].window().as_micros() as u64 / 1_000 * later;
-        // What has all come back is forgotten as a whole.
+        // A key of which all has come back is forgotten, with all of its plans.
         let left = subject.peek(stays).await;
-        subject.pass(if left.1 + 1 < stays.quota.capacity() { later.min(left.2) } else { 0 });
-        if subject.ask(life.charge(subject, 1, plan, cost)).await.0 == 0 {
+        subject.advance(if left.1 + 1 < stays.quota.capacity() { later.min(left.2) } else { 0 });
+        if subject.charge_one(life.charge(subject, 1, plan, cost)).await.0 == 0 {
             let left = subject.peek(stays).await.1;
             was_empty |= cost > left;
-            subject.change(stays, None, Change::Take(cost)).await;
+            subject.correct_one(stays, None, Change::Take(cost)).await;
         }
         if was_empty || life.algorithm != TokenBucket {
             break;
@@ -153,22 +153,22 @@ async fn no_refill_is_lost_or_won(subject: &Subject<'_>, life: &Life) {
     }
 }
 
-/// (e) In no interval is more admitted than the plans in force in it would admit together.
+/// (e) In no interval is more admitted than the plans used in it admit together.
 async fn no_interval_has_more_than_its_plans_admit(subject: &Subject<'_>, life: &Life) {
-    let admitted = life.live(subject).await;
+    let admitted = life.run(subject).await;
     for (first, &(from, ..)) in admitted.iter().enumerate() {
         let mut used = 0;
         let mut plans = std::collections::BTreeSet::new();
         for &(to, cost, plan) in &admitted[first..] {
             used += cost;
             plans.insert(plan);
-            let most: u64 = plans.iter().map(|plan| life.most(*plan, from, to)).sum();
+            let most: u64 = plans.iter().map(|plan| life.max_admitted(*plan, from, to)).sum();
             assert!(used <= most, "{used} from {from} to {to}, where {plans:?} admit {most}");
         }
     }
 }
 
-/// Each promise, for lives of any kind.
+/// Checks each promise for so many random lives.
 pub(crate) fn keeps_what_plans_promise(store: &dyn Store, runtime: &Runtime, cases: u32) {
     let config = Config { failure_persistence: None, ..Config::with_cases(cases) };
     let run = |promise: &dyn Fn(&Subject<'_>, &Life)| {
@@ -184,8 +184,8 @@ pub(crate) fn keeps_what_plans_promise(store: &dyn Store, runtime: &Runtime, cas
         };
     }
     promises!(
-        what_is_told_is_true
-        nobody_is_locked_out_longer_than_a_fresh_key
+        a_retry_passes_after_the_wait_and_not_earlier
+        no_key_is_locked_out_longer_than_a_fresh_one
         to_switch_away_and_back_frees_nothing
         no_refill_is_lost_or_won
         no_interval_has_more_than_its_plans_admit

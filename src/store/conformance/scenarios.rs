@@ -8,14 +8,14 @@ pub(super) async fn all(store: &dyn Store) {
         a_fixed_window_ends_on_the_minute
         a_sliding_window_passes_over_each_use
         uses_of_one_sixtieth_of_a_window_leave_together
-        uses_in_a_window_of_microseconds_are_told_apart
+        uses_in_a_window_of_microseconds_are_distinct
         a_retry_in_time_passes_and_no_earlier_one
-        centuries_are_told_exactly
+        times_of_centuries_are_exact
         what_costs_nothing_uses_nothing
         what_costs_more_than_the_quota_never_fits
         units_ahead_have_to_fit_as_well
         a_dry_run_is_charged_with_its_request_and_refuses_none
-        a_peek_asks_only
+        a_peek_changes_nothing
         a_request_is_charged_for_all_its_keys_and_policies_or_none
         what_was_used_stays_used_under_another_plan
         a_bucket_of_another_rate_has_the_same_fraction_of_a_unit
@@ -26,130 +26,133 @@ pub(super) async fn all(store: &dyn Store) {
 
 async fn a_bucket_refills_evenly(subject: &Subject<'_>) {
     let quota = Quota::per_second(3);
-    assert_eq!(subject.uses(TokenBucket, quota, 2).await, (0, 1, 333_334));
-    assert_eq!(subject.uses(TokenBucket, quota, 2).await, (333_334, 1, 333_334));
-    subject.pass(333_333);
-    assert_eq!(subject.uses(TokenBucket, quota, 2).await, (1, 1, 1));
-    subject.pass(1);
-    assert_eq!(subject.uses(TokenBucket, quota, 2).await, (0, 0, 333_333));
-    // A third of a second is no whole number of microseconds, and nothing is lost: 5 units are back
-    // after five thirds.
-    subject.pass(1_333_332);
-    assert_eq!(subject.uses(TokenBucket, quota, 0).await, (0, 3, 0));
+    assert_eq!(subject.charge_cost(TokenBucket, quota, 2).await, (0, 1, 333_334));
+    assert_eq!(subject.charge_cost(TokenBucket, quota, 2).await, (333_334, 1, 333_334));
+    subject.advance(333_333);
+    assert_eq!(subject.charge_cost(TokenBucket, quota, 2).await, (1, 1, 1));
+    subject.advance(1);
+    assert_eq!(subject.charge_cost(TokenBucket, quota, 2).await, (0, 0, 333_333));
+    // A third of a second is not a whole number of microseconds, but nothing is lost: 5 units are
+    // back after five thirds.
+    subject.advance(1_333_332);
+    assert_eq!(subject.charge_cost(TokenBucket, quota, 0).await, (0, 3, 0));
     let burst = Quota::per_minute(60).burst(10);
     assert_eq!(
-        subject.ask(Charge { cost: 10, ..subject.one(2, TokenBucket, burst) }).await,
+        subject.charge_one(Charge { cost: 10, ..subject.one(2, TokenBucket, burst) }).await,
         (0, 0, SECOND)
     );
 }
 
 async fn a_fixed_window_ends_on_the_minute(subject: &Subject<'_>) {
     let quota = Quota::per_minute(10);
-    assert_eq!(subject.uses(FixedWindow, quota, 7).await, (0, 3, 30 * SECOND));
-    assert_eq!(subject.uses(FixedWindow, quota, 4).await, (30 * SECOND, 3, 30 * SECOND));
-    subject.pass(30 * SECOND - 1);
-    assert_eq!(subject.uses(FixedWindow, quota, 4).await, (1, 3, 1));
-    subject.pass(1);
-    assert_eq!(subject.uses(FixedWindow, quota, 4).await, (0, 6, MINUTE));
-    assert_eq!(subject.uses(FixedWindow, quota, 17).await, (2 * MINUTE, 6, MINUTE));
+    assert_eq!(subject.charge_cost(FixedWindow, quota, 7).await, (0, 3, 30 * SECOND));
+    assert_eq!(subject.charge_cost(FixedWindow, quota, 4).await, (30 * SECOND, 3, 30 * SECOND));
+    subject.advance(30 * SECOND - 1);
+    assert_eq!(subject.charge_cost(FixedWindow, quota, 4).await, (1, 3, 1));
+    subject.advance(1);
+    assert_eq!(subject.charge_cost(FixedWindow, quota, 4).await, (0, 6, MINUTE));
+    assert_eq!(subject.charge_cost(FixedWindow, quota, 17).await, (2 * MINUTE, 6, MINUTE));
 }
 
 async fn a_sliding_window_passes_over_each_use(subject: &Subject<'_>) {
     let quota = Quota::per_minute(3);
-    assert_eq!(subject.uses(SlidingWindow, quota, 1).await, (0, 2, MINUTE));
-    subject.pass(10 * SECOND);
-    assert_eq!(subject.uses(SlidingWindow, quota, 2).await, (0, 0, 50 * SECOND));
-    assert_eq!(subject.uses(SlidingWindow, quota, 1).await, (50 * SECOND, 0, 50 * SECOND));
-    assert_eq!(subject.uses(SlidingWindow, quota, 2).await, (MINUTE, 0, 50 * SECOND));
-    assert_eq!(subject.uses(SlidingWindow, quota, 5).await, (2 * MINUTE, 0, 50 * SECOND));
-    subject.pass(50 * SECOND - 1);
-    assert_eq!(subject.uses(SlidingWindow, quota, 1).await, (1, 0, 1));
-    subject.pass(1);
-    assert_eq!(subject.uses(SlidingWindow, quota, 1).await, (0, 0, 10 * SECOND));
-    subject.pass(MINUTE);
-    assert_eq!(subject.uses(SlidingWindow, quota, 0).await, (0, 3, 0));
+    assert_eq!(subject.charge_cost(SlidingWindow, quota, 1).await, (0, 2, MINUTE));
+    subject.advance(10 * SECOND);
+    assert_eq!(subject.charge_cost(SlidingWindow, quota, 2).await, (0, 0, 50 * SECOND));
+    assert_eq!(subject.charge_cost(SlidingWindow, quota, 1).await, (50 * SECOND, 0, 50 * SECOND));
+    assert_eq!(subject.charge_cost(SlidingWindow, quota, 2).await, (MINUTE, 0, 50 * SECOND));
+    assert_eq!(subject.charge_cost(SlidingWindow, quota, 5).await, (2 * MINUTE, 0, 50 * SECOND));
+    subject.advance(50 * SECOND - 1);
+    assert_eq!(subject.charge_cost(SlidingWindow, quota, 1).await, (1, 0, 1));
+    subject.advance(1);
+    assert_eq!(subject.charge_cost(SlidingWindow, quota, 1).await, (0, 0, 10 * SECOND));
+    subject.advance(MINUTE);
+    assert_eq!(subject.charge_cost(SlidingWindow, quota, 0).await, (0, 3, 0));
 }
 
 async fn uses_of_one_sixtieth_of_a_window_leave_together(subject: &Subject<'_>) {
     let quota = Quota::per_minute(10);
     for passed in [SECOND - 1, 0, 1, SECOND] {
-        assert_eq!(subject.uses(SlidingWindow, quota, 1).await.0, 0);
-        subject.pass(passed);
+        assert_eq!(subject.charge_cost(SlidingWindow, quota, 1).await.0, 0);
+        subject.advance(passed);
     }
     // At 0, 0.999999, 0.999999 and 1: the first three share an entry.
-    subject.pass(MINUTE - SECOND - 2);
-    assert_eq!(subject.uses(SlidingWindow, quota, 0).await, (0, 6, 1));
-    subject.pass(1);
-    assert_eq!(subject.uses(SlidingWindow, quota, 0).await, (0, 9, 1));
-    subject.pass(1);
-    assert_eq!(subject.uses(SlidingWindow, quota, 0).await, (0, 10, 0));
+    subject.advance(MINUTE - SECOND - 2);
+    assert_eq!(subject.charge_cost(SlidingWindow, quota, 0).await, (0, 6, 1));
+    subject.advance(1);
+    assert_eq!(subject.charge_cost(SlidingWindow, quota, 0).await, (0, 9, 1));
+    subject.advance(1);
+    assert_eq!(subject.charge_cost(SlidingWindow, quota, 0).await, (0, 10, 0));
 }
 
-async fn uses_in_a_window_of_microseconds_are_told_apart(subject: &Subject<'_>) {
+async fn uses_in_a_window_of_microseconds_are_distinct(subject: &Subject<'_>) {
     let quota = Quota::per_window(4, Duration::from_micros(9));
-    // Of sixtieths of such a window, there were more than 2^54 by then.
-    subject.set(3_152_529_081_571_881);
-    assert_eq!(subject.uses(SlidingWindow, quota, 1).await, (0, 3, 9));
-    subject.pass(1);
-    assert_eq!(subject.uses(SlidingWindow, quota, 1).await, (0, 2, 8));
+    // By then, more than 2^54 sixtieths of such a window have passed.
+    subject.set_time(3_152_529_081_571_881);
+    assert_eq!(subject.charge_cost(SlidingWindow, quota, 1).await, (0, 3, 9));
+    subject.advance(1);
+    assert_eq!(subject.charge_cost(SlidingWindow, quota, 1).await, (0, 2, 8));
 }
 
 async fn a_retry_in_time_passes_and_no_earlier_one(subject: &Subject<'_>) {
     for (number, algorithm) in (1..).zip(ALGORITHMS) {
         let charge = subject.one(number, algorithm, Quota::per_minute(7));
-        assert_eq!(subject.ask(Charge { cost: 7, ..charge }).await.0, 0);
-        let (wait, remaining, reset) = subject.ask(charge).await;
+        assert_eq!(subject.charge_one(Charge { cost: 7, ..charge }).await.0, 0);
+        let (wait, remaining, reset) = subject.charge_one(charge).await;
         assert!(wait > 1, "{algorithm:?} waits {wait}");
         assert_eq!((remaining, reset), (0, wait), "{algorithm:?}");
-        subject.pass(wait - 1);
-        assert_eq!(subject.ask(charge).await, (1, 0, 1), "{algorithm:?}");
-        subject.pass(1);
-        assert_eq!(subject.ask(charge).await.0, 0, "{algorithm:?}");
+        subject.advance(wait - 1);
+        assert_eq!(subject.charge_one(charge).await, (1, 0, 1), "{algorithm:?}");
+        subject.advance(1);
+        assert_eq!(subject.charge_one(charge).await.0, 0, "{algorithm:?}");
     }
 }
 
-async fn centuries_are_told_exactly(subject: &Subject<'_>) {
+async fn times_of_centuries_are_exact(subject: &Subject<'_>) {
     // The first window began in 1970. Three of them are more microseconds than a double can count.
     let quota = Quota::per_window(1, Duration::from_micros(3_016_523_538_046_877));
     let (second, fourth) = (1_311_120_768_046_877, 7_344_167_844_140_631);
-    assert_eq!(subject.uses(FixedWindow, quota, 1).await, (0, 0, second));
-    assert_eq!(subject.uses(FixedWindow, quota, 3).await, (fourth, 0, second));
+    assert_eq!(subject.charge_cost(FixedWindow, quota, 1).await, (0, 0, second));
+    assert_eq!(subject.charge_cost(FixedWindow, quota, 3).await, (fourth, 0, second));
     let charge = subject.one(2, TokenBucket, quota.burst(2));
-    assert_eq!(subject.ask(Charge { cost: 2, ..charge }).await, (0, 0, 3_016_523_538_046_877));
-    subject.pass(1);
-    let told = (6_033_047_076_093_753, 0, 3_016_523_538_046_876);
-    assert_eq!(subject.ask(Charge { cost: 2, ..charge }).await, told);
+    assert_eq!(
+        subject.charge_one(Charge { cost: 2, ..charge }).await,
+        (0, 0, 3_016_523_538_046_877)
+    );
+    subject.advance(1);
+    let answered = (6_033_047_076_093_753, 0, 3_016_523_538_046_876);
+    assert_eq!(subject.charge_one(Charge { cost: 2, ..charge }).await, answered);
 }
 
 async fn what_costs_nothing_uses_nothing(subject: &Subject<'_>) {
     for (algorithm, reset) in [(TokenBucket, 0), (FixedWindow, 30 * SECOND), (SlidingWindow, 0)] {
         let charge = Charge { cost: 0, ..subject.one(1, algorithm, Quota::per_minute(1)) };
-        assert_eq!(subject.ask(charge).await, (0, 1, reset), "{algorithm:?}");
-        assert_eq!(subject.ask(Charge { cost: 1, ..charge }).await.0, 0, "{algorithm:?}");
-        let (wait, remaining, _) = subject.ask(charge).await;
+        assert_eq!(subject.charge_one(charge).await, (0, 1, reset), "{algorithm:?}");
+        assert_eq!(subject.charge_one(Charge { cost: 1, ..charge }).await.0, 0, "{algorithm:?}");
+        let (wait, remaining, _) = subject.charge_one(charge).await;
         assert_eq!((wait, remaining), (0, 0), "{algorithm:?} passes when all is used, too");
     }
 }
 
 async fn what_costs_more_than_the_quota_never_fits(subject: &Subject<'_>) {
-    // Read as eleven that are asked for one after another: the last of them waits so long.
+    // It waits as long as the last of eleven single units.
     let waits = [6 * SECOND, 30 * SECOND, MINUTE];
     for (algorithm, expected) in ALGORITHMS.into_iter().zip(waits) {
         let charge = Charge { cost: 11, ..subject.one(1, algorithm, Quota::per_minute(10)) };
-        let (wait, remaining, _) = subject.ask(charge).await;
+        let (wait, remaining, _) = subject.charge_one(charge).await;
         assert_eq!((wait, remaining), (expected, 10), "{algorithm:?}");
-        subject.pass(wait);
-        assert!(subject.ask(charge).await.0 > 0, "{algorithm:?}");
-        subject.set(START);
+        subject.advance(wait);
+        assert!(subject.charge_one(charge).await.0 > 0, "{algorithm:?}");
+        subject.set_time(START);
     }
 }
 
 async fn units_ahead_have_to_fit_as_well(subject: &Subject<'_>) {
     for algorithm in ALGORITHMS {
         let charge = subject.one(1, algorithm, Quota::per_minute(5));
-        let (wait, remaining, _) = subject.ask(Charge { ahead: 4, cost: 2, ..charge }).await;
+        let (wait, remaining, _) = subject.charge_one(Charge { ahead: 4, cost: 2, ..charge }).await;
         assert_eq!((wait > 0, remaining), (true, 5), "{algorithm:?}");
-        let (wait, remaining, _) = subject.ask(Charge { ahead: 4, cost: 1, ..charge }).await;
+        let (wait, remaining, _) = subject.charge_one(Charge { ahead: 4, cost: 1, ..charge }).await;
         assert_eq!((wait, remaining), (0, 4), "{algorithm:?} charges its cost only");
     }
 }
@@ -159,37 +162,47 @@ async fn a_dry_run_is_charged_with_its_request_and_refuses_none(subject: &Subjec
         let enforced = subject.one(1, algorithm, Quota::per_minute(2));
         let dry = Charge { mode: Mode::DryRun, ..subject.one(2, algorithm, Quota::per_minute(1)) };
         let charges = [dry, enforced];
-        let left = |told: Vec<Told>| [told[0], told[1]].map(|(wait, left, _)| (wait == 0, left));
+        let left = |answered: Vec<Snapshot>| {
+            [answered[0], answered[1]].map(|(wait, left, _)| (wait == 0, left))
+        };
         assert_eq!(left(subject.charge(&charges).await), [(true, 0), (true, 1)], "{algorithm:?}");
         assert_eq!(left(subject.charge(&charges).await), [(false, 0), (true, 0)], "{algorithm:?}");
-        // Now the enforced one refuses: nothing is charged to a dry run that would fit.
+        // Now the enforced charge refuses: a dry run that would fit is not made.
         let fresh = Charge { mode: Mode::DryRun, ..subject.one(3, algorithm, dry.quota) };
-        let told = left(subject.charge(&[fresh, enforced]).await);
-        assert_eq!(told, [(true, 1), (false, 0)], "{algorithm:?}");
+        let answered = left(subject.charge(&[fresh, enforced]).await);
+        assert_eq!(answered, [(true, 1), (false, 0)], "{algorithm:?}");
     }
 }
 
-async fn a_peek_asks_only(subject: &Subject<'_>) {
+async fn a_peek_changes_nothing(subject: &Subject<'_>) {
     for algorithm in ALGORITHMS {
         let charge = subject.one(1, algorithm, Quota::per_minute(1));
         let before = subject.peek(charge).await;
         assert_eq!((before.0, before.1), (0, 1), "{algorithm:?}");
         assert_eq!(subject.peek(charge).await, before, "{algorithm:?}");
-        assert_eq!(subject.ask(charge).await.0, 0, "{algorithm:?}");
-        // It refuses no request either.
+        assert_eq!(subject.charge_one(charge).await.0, 0, "{algorithm:?}");
+        // It does not refuse a request either.
         let peek = Charge { mode: Mode::Peek, ..charge };
-        let told = subject.charge(&[peek, subject.one(2, algorithm, charge.quota)]).await;
-        assert!(told[0].0 > 0 && told[1] == (0, 0, told[1].2), "{algorithm:?}: {told:?}");
-        assert_eq!(subject.ask(subject.one(2, algorithm, charge.quota)).await.1, 0, "it was made");
+        let answered = subject.charge(&[peek, subject.one(2, algorithm, charge.quota)]).await;
+        assert!(
+            answered[0].0 > 0 && answered[1] == (0, 0, answered[1].2),
+            "{algorithm:?}: {answered:?}"
+        );
+        assert_eq!(
+            subject.charge_one(subject.one(2, algorithm, charge.quota)).await.1,
+            0,
+            "it was made"
+        );
     }
 }
 
 async fn a_request_is_charged_for_all_its_keys_and_policies_or_none(subject: &Subject<'_>) {
     let one = |number, algorithm, units| subject.one(number, algorithm, Quota::per_minute(units));
     let spent = one(1, SlidingWindow, 1);
-    assert_eq!(subject.ask(spent).await.0, 0);
+    assert_eq!(subject.charge_one(spent).await.0, 0);
     let charges = [one(1, TokenBucket, 5), one(1, FixedWindow, 5), one(2, FixedWindow, 5)];
-    let left = |told: Vec<Told>| told.into_iter().map(|(_, left, _)| left).collect::<Vec<_>>();
+    let left =
+        |answered: Vec<Snapshot>| answered.into_iter().map(|(_, left, _)| left).collect::<Vec<_>>();
     for place in 0..=charges.len() {
         let mut request = charges.to_vec();
         request.insert(place, spent);
@@ -203,7 +216,7 @@ async fn a_request_is_charged_for_all_its_keys_and_policies_or_none(subject: &Su
 async fn what_was_used_stays_used_under_another_plan(subject: &Subject<'_>) {
     for algorithm in ALGORITHMS {
         let under = |units| subject.one(1, algorithm, Quota::per_minute(units));
-        assert_eq!(subject.ask(Charge { cost: 50, ..under(100) }).await.1, 50);
+        assert_eq!(subject.charge_one(Charge { cost: 50, ..under(100) }).await.1, 50);
         assert_eq!(subject.peek(under(1_000)).await.1, 950, "{algorithm:?} raised");
         assert_eq!(subject.peek(under(60)).await.1, 10, "{algorithm:?} lowered");
         let (wait, left, reset) = subject.peek(under(20)).await;
@@ -211,35 +224,39 @@ async fn what_was_used_stays_used_under_another_plan(subject: &Subject<'_>) {
         assert!((1..=MINUTE).contains(&wait), "{algorithm:?} waits {wait}");
         assert_eq!(wait, reset, "{algorithm:?}");
         assert_eq!(subject.peek(under(100)).await.1, 50, "{algorithm:?}: to ask changes nothing");
-        assert_eq!(subject.ask(Charge { cost: 900, ..under(1_000) }).await.1, 50, "{algorithm:?}");
+        assert_eq!(
+            subject.charge_one(Charge { cost: 900, ..under(1_000) }).await.1,
+            50,
+            "{algorithm:?}"
+        );
     }
 }
 
 async fn a_bucket_of_another_rate_has_the_same_fraction_of_a_unit(subject: &Subject<'_>) {
     let (slow, fast) = (Quota::per_minute(60), Quota::per_minute(600).burst(60));
-    assert_eq!(subject.uses(TokenBucket, slow, 2).await, (0, 58, SECOND));
-    subject.pass(SECOND / 2);
+    assert_eq!(subject.charge_cost(TokenBucket, slow, 2).await, (0, 58, SECOND));
+    subject.advance(SECOND / 2);
     // One and a half are missing.
-    assert_eq!(subject.uses(TokenBucket, fast, 1).await, (0, 57, SECOND / 20));
+    assert_eq!(subject.charge_cost(TokenBucket, fast, 1).await, (0, 57, SECOND / 20));
     let burst = Quota::per_minute(600).burst(2);
-    assert_eq!(subject.uses(TokenBucket, burst, 1).await, (SECOND / 10, 0, SECOND / 10));
+    assert_eq!(subject.charge_cost(TokenBucket, burst, 1).await, (SECOND / 10, 0, SECOND / 10));
 }
 
 async fn a_clock_set_back_neither_grants_a_window_twice_nor_blocks_for_hours(
     subject: &Subject<'_>,
 ) {
     let quota = Quota::per_minute(10);
-    subject.pass(30 * SECOND);
-    assert_eq!(subject.uses(FixedWindow, quota, 10).await, (0, 0, MINUTE));
+    subject.advance(30 * SECOND);
+    assert_eq!(subject.charge_cost(FixedWindow, quota, 10).await, (0, 0, MINUTE));
     // A second back, over the edge of the window: it is still the later one.
-    subject.set(subject.micros() - SECOND);
-    assert_eq!(subject.uses(FixedWindow, quota, 1).await, (61 * SECOND, 0, 61 * SECOND));
+    subject.set_time(subject.micros() - SECOND);
+    assert_eq!(subject.charge_cost(FixedWindow, quota, 1).await, (61 * SECOND, 0, 61 * SECOND));
     // Twelve hours back: what was used stays used, until the end of the minute it is now.
-    subject.set(START - 43_200 * SECOND);
-    assert_eq!(subject.uses(FixedWindow, quota, 1).await, (30 * SECOND, 0, 30 * SECOND));
-    // And no longer, as was told.
-    subject.pass(30 * SECOND);
-    assert_eq!(subject.uses(FixedWindow, quota, 1).await, (0, 9, MINUTE));
+    subject.set_time(START - 43_200 * SECOND);
+    assert_eq!(subject.charge_cost(FixedWindow, quota, 1).await, (30 * SECOND, 0, 30 * SECOND));
+    // And no longer.
+    subject.advance(30 * SECOND);
+    assert_eq!(subject.charge_cost(FixedWindow, quota, 1).await, (0, 9, MINUTE));
 }
 
 async fn huge_numbers_are_no_error(subject: &Subject<'_>) {
@@ -253,24 +270,27 @@ async fn huge_numbers_are_no_error(subject: &Subject<'_>) {
         for algorithm in ALGORITHMS {
             let charge = subject.one(number, algorithm, quota);
             let huge = Charge { cost: u64::MAX, ahead: u64::MAX, ..charge };
-            assert!(subject.ask(huge).await.0 > 0 || quota.is_unlimited(), "{huge:?} does not fit");
+            assert!(
+                subject.charge_one(huge).await.0 > 0 || quota.is_unlimited(),
+                "{huge:?} does not fit"
+            );
             for units in [u64::MAX, 1 << 56] {
-                let left = subject.change(charge, None, Change::Take(units)).await.1;
+                let left = subject.correct_one(charge, None, Change::Take(units)).await.1;
                 assert!(left == 0 || quota.is_unlimited(), "{algorithm:?}: {left} of {quota:?}");
-                subject.ask(huge).await;
+                subject.charge_one(huge).await;
                 let (all, give_back) =
                     (Charge { cost: u64::MAX, ..charge }, Change::GiveBack(u64::MAX));
-                subject.change(all, Some(1 << 60), give_back).await;
-                subject.change(all, Some(0), give_back).await;
-                let left = subject.change(all, None, Change::GiveBack(units)).await.1;
+                subject.correct_one(all, Some(1 << 60), give_back).await;
+                subject.correct_one(all, Some(0), give_back).await;
+                let left = subject.correct_one(all, None, Change::GiveBack(units)).await.1;
                 assert!(left >= algorithm.capacity(&quota) || quota.is_unlimited(), "{charge:?}");
                 // No sum wraps around.
                 for _ in 0..16 {
-                    subject.change(charge, None, Change::Take(units)).await;
+                    subject.correct_one(charge, None, Change::Take(units)).await;
                 }
                 let left = subject.peek(charge).await.1;
                 assert!(left == 0 || quota.is_unlimited(), "{algorithm:?}: {left} of {quota:?}");
-                subject.change(charge, None, Change::Reset).await;
+                subject.correct_one(charge, None, Change::Reset).await;
             }
         }
     }

@@ -1,4 +1,4 @@
-//! A flood of new keys under one policy, in a store that is full: what it does to others.
+//! Tests: a flood of new keys under one policy of a full store, and what it does to other policies.
 
 use std::sync::atomic::Ordering::SeqCst;
 
@@ -19,7 +19,7 @@ const MAX_KEYS: usize = 8_192;
 const ALGORITHMS: [Algorithm; 3] =
     [Algorithm::TokenBucket, Algorithm::FixedWindow, Algorithm::SlidingWindow];
 
-/// A sign-in by an email address, of which five an hour may be tried.
+/// A sign-in with an email address, of which five an hour are allowed.
 fn email(number: u64, algorithm: Algorithm) -> Charge {
     Charge { policy: EMAILS, ..charge(key(number), algorithm, Quota::per_hour(5)) }
 }
@@ -30,14 +30,14 @@ fn request(number: u64, algorithm: Algorithm) -> Charge {
     Charge { policy: CALLERS, ..charge }
 }
 
-/// The part of `requests` that is lost.
+/// The share of `requests` that is refused.
 fn lost(store: &MemoryStore, requests: impl Iterator<Item = Charge>, now: Now) -> f64 {
     let admitted: Vec<bool> = requests.map(|request| admits(store, request, now)).collect();
     let lost = admitted.iter().filter(|admitted| !**admitted).count();
     lost as f64 / admitted.len() as f64
 }
 
-/// A tenth more addresses than there is room for, each tried until it is spent.
+/// Spends a tenth more addresses than there is room for.
 fn flood(store: &MemoryStore, algorithm: Algorithm, now: Now) {
     for number in 0..MAX_KEYS as u64 * 11 / 10 {
         while admits(store, email(number, algorithm), now) {}
@@ -57,7 +57,7 @@ fn a_flood_under_one_policy_costs_the_callers_of_another_nothing() {
         let new = lost(&store, of_each(500..2_500), at(201));
         assert_eq!((regulars, new), (0.0, 0.0), "{algorithm:?}: idle regulars, and new callers");
         assert!(store.len() <= MAX_KEYS, "{} keys", store.len());
-        assert_eq!(store.overflow.of(CALLERS), 0);
+        assert_eq!(store.shards.overflow.get(CALLERS), 0);
     }
 }
 
@@ -67,14 +67,14 @@ fn no_spent_key_has_its_quota_back_when_another_policy_takes_its_room() {
         let store = MemoryStore::with_max_keys(MAX_KEYS);
         flood(&store, algorithm, at(0));
         (0..3_000).for_each(|number| assert!(admits(&store, request(number, algorithm), at(1))));
-        // Those are idle, and their room is free again.
+        // The callers are idle by then, and their room is free again.
         let again = |now| {
             (0..MAX_KEYS as u64)
                 .filter(move |&number| admits(&store, email(number, algorithm), now))
         };
         assert_eq!(again(at(600)).count(), 0, "{algorithm:?}: a unit comes back after 720 s");
     }
-    // Where they are not spent, no more is gone than was used.
+    // Keys that are not spent lose no more than was used.
     let store = MemoryStore::with_max_keys(MAX_KEYS);
     let tried = |number| email(number, Algorithm::FixedWindow);
     (0..MAX_KEYS as u64).for_each(|number| {
@@ -87,7 +87,8 @@ fn no_spent_key_has_its_quota_back_when_another_policy_takes_its_room() {
     });
     let later = |number| (0..5).filter(|_| admits(&store, tried(number), at(30))).count();
     let later: Vec<usize> = (0..7_000).map(later).collect();
-    // Five in all; but for the units that keys shared while there was no room, in each of two parts.
+    // Five units in all, and those that keys shared while there was no room, in each of two
+    // shards.
     let more: usize = later.iter().map(|admitted| admitted.saturating_sub(3)).sum();
     assert!(more <= 2 * 5, "{more} more");
     assert!(later.iter().filter(|&&admitted| admitted == 3).count() > 5_000);
@@ -100,10 +101,10 @@ fn a_policy_that_has_its_share_takes_no_more_from_others() {
     assert!((0..3_000).all(|number| admits(&store, request(number), at(0))));
     flood(&store, Algorithm::FixedWindow, at(1));
     assert!((0..3_000).all(|number| !admits(&store, request(number), at(2))), "all are there");
-    // It takes the rest of its share, and not more.
+    // It takes the rest of its share, and no more.
     let new = (3_000..20_000).filter(|&number| admits(&store, request(number), at(3))).count();
     assert!((1_000..1_200).contains(&new), "{new}");
-    assert!(store.overflow.of(EMAILS) > 0);
+    assert!(store.shards.overflow.get(EMAILS) > 0);
 }
 
 #[test]
@@ -123,7 +124,7 @@ fn a_quota_that_all_share_counts_on_beside_a_flood_of_new_keys() {
 }
 
 #[test]
-fn what_had_no_room_is_told_by_policy_once() {
+fn what_had_no_room_is_reported_once_per_policy() {
     let store = MemoryStore::with_max_keys(100);
     let announce = |policy, name: &str| {
         let (name, settings) = (name.to_owned(), String::new());
@@ -157,7 +158,7 @@ fn keys_that_have_their_quota_again_are_not_live_though_no_new_one_comes() {
             assert!(admits(&store, Charge { policy: policy << 40, ..charge }, at(0)));
         }
     }
-    // A log in seven steps, which has no room in a slot.
+    // A log of seven steps, which has no room in an entry.
     (0..7).for_each(|second| {
         admits(&store, request(1_000, Algorithm::SlidingWindow), at(second));
     });

@@ -1,20 +1,114 @@
-//! Counts in this process's memory.
+//! Counts in this process's memory: hash tables of small entries, which known keys use without
+//! waiting.
+//!
+//! # What a store of N keys is made of
+//! [`Shards`] has about N / 4,096 shards, a power of two. Each shard has:
+//! - a [`Version`](seqlock::Version), odd while its entries move;
+//! - two hash tables with linear probing ([`table`]), of counter entries and of log entries;
+//! - a mutex around [`ShardMeta`](shard_meta::ShardMeta): the budget, each policy's use of it, the
+//!   sweep's cursor, and the states that have no room in an entry.
+//!
+//! Half of a key's fingerprint depends on the key alone: it chooses the shard and the *home* slot.
+//! So a key's entries under several policies lie side by side ([`address`]).
+//!
+//! # An entry's bits
+//! ```text
+//!          63        52 51  49 48      39  38   37                    0
+//! word 0  |  tag: 32 bits of policy and key  | 32 bits of the key: home |
+//! word 1  |  time, in nanoseconds                                       |
+//! last    | rest of tag | kind | quota no. | L |  number                |
+//!              12 bits     3        10       1      38
+//!
+//! counter entry, 3 words:  word 0, word 1, last
+//! log entry, 8 words:      word 0, word 1, five older steps, last
+//! ```
+//! | kind | time | number |
+//! |---|---|---|
+//! | 0 empty | | |
+//! | 1 token bucket | when it is full (TAT) | the rest of that, in parts of a nanosecond |
+//! | 2 fixed window | when the window began | the units used |
+//! | 3 sliding window | the last use | the units of its step; each older step has a word: `units << bits of the window \| nanoseconds before the last use` |
+//! | 4 spilled | when it expires | its index in `ShardMeta::spilled` |
+//!
+//! `L` is the lock bit. The quota number stands for a quota and its policy ([`quota_table`]). A
+//! state that needs more bits, more steps or more quotas is *spilled* ([`spilled`]).
+//!
+//! # One charge's way
+//! 1. [`fast_path`]: finds the entry, works out the entry after the charge, locks the slot if the
+//!    entry is unchanged, writes. A refusal writes nothing. All charges of a request are locked
+//!    before any is written. After a conflict it tries again, 16 times.
+//! 2. [`slow_path`]: for a new key, a new quota, a spilled state, or while entries move. It locks
+//!    the shards, makes room ([`eviction`]), charges, and inserts the entry.
+//!
+//! # The order of locks
+//! 1. The shards of a request, in the order of their numbers: of each first the mutex, then the
+//!    version ([`ShardWriter`](seqlock::ShardWriter)).
+//! 2. Single slots. A thread that moves entries waits for the lock bit of one slot at a time. The
+//!    fast path has no other lock, holds lock bits for a few instructions and never waits, so it
+//!    needs no order.
+//! 3. The lock in [`overflow_counts`]. A thread that has it takes no other.
+//!
+//! # What makes room in a full store
+//! In this order ([`eviction`]), until a new key has room:
+//! 1. Each new key sweeps 4 slots: expired keys go.
+//! 2. Full: the next 32 slots are swept. Expired keys go, or else the first key with 7/8 of its
+//!    quota left, of the same policy or of one above its share.
+//! 3. The key's policy uses less than its equal share of the shard: up to 256 slots are swept for a
+//!    key of a policy above its share, first for one with half of its quota left.
+//! 4. Otherwise the new key gets no entry. It *overflows*: such keys of a policy share one state in
+//!    the shard, and are counted.
+//!
+//! In the literature's words: lazy expiration, and *sampled eviction by cost with admission
+//! control*, within *equal partitions* that borrow what others leave. The sample is what a clock
+//! hand passes. There are no reference bits: it is neither second chance nor LRU, as recency does
+//! not matter. The cost of a victim is the units that dropping it gives back, and the first victim
+//! that is cheap enough goes. No such victim means no admission. What a victim of step 3 had used
+//! is where new keys of its policy begin, so that no flood frees a spent key.
+//!
+//! # Why each memory ordering is enough
+//! Words are read and written `Relaxed`. These edges order them ([`seqlock`]):
+//! - *Version, even*: the writer's `Release` store and the reader's `Acquire` load. A reader sees
+//!   all that was written before.
+//! - *Validation*: a `Release` fence after the version is odd, or after the lock bit is set, and
+//!   before the words are written; an `Acquire` fence before they are read again. A reader that saw
+//!   one word of a write sees that version or that lock bit, or what came after it, and so finds a
+//!   difference.
+//! - *Lock bit*: set with `Acquire`, cleared with `Release`, and a shard's writer exchanges the
+//!   last word with `AcqRel`. Two threads that have the same slot one after the other see each
+//!   other's words, and a thread that locks a slot behind a writer sees the odd version.
+//! - Writers of one shard are ordered by its mutex. Capacities change only while the version is
+//!   odd.
+//!
+//! # What the tests check
+//! | invariant | tests |
+//! |---|---|
+//! | No thread reads half of a write or of a move. | `loom.rs`: `what_is_read_is_never_half_of_a_write`, `what_moves_is_never_half_read`, `a_slot_that_another_key_has_got_is_not_read` |
+//! | No use is lost or charged to another key. | `loom.rs`: `of_what_two_count_nothing_is_lost`, `nothing_is_lost_while_slots_move`, `a_slot_that_another_key_has_got_is_not_charged` |
+//! | Each answer is that of a naive store. | `tests.rs`: `it_says_what_a_naive_store_says`, `it_conforms` |
+//! | No key is admitted more than its quota by many threads. | `tests.rs`: `keys_that_come_from_many_threads_are_admitted_their_quota_each` |
+//! | Memory is bounded. A flood frees no spent key. | `tests.rs`: `a_flood_of_new_keys_stays_bounded_and_frees_no_spent_key`, `a_bound_in_bytes_counts_what_keys_take` |
+//! | A flood under one policy takes no other policy's share. | `floods.rs`: `a_flood_under_one_policy_costs_the_callers_of_another_nothing`, `no_spent_key_has_its_quota_back_when_another_policy_takes_its_room` |
 
-mod aside;
+#![cfg_attr(not(test), warn(clippy::cast_possible_truncation, clippy::string_slice))]
+
+mod address;
+mod entry;
+mod eviction;
+mod fair_shares;
+mod fast_path;
 #[cfg(test)]
 mod floods;
-mod ledger;
-mod locked;
-mod overflow;
-mod quotas;
-mod segment;
-mod shares;
-mod slot;
-mod sync;
+mod locked_shard;
+mod overflow_counts;
+mod quota_table;
+mod seqlock;
+mod shard;
+mod shard_meta;
+mod slow_path;
+mod spilled;
 mod table;
 #[cfg(test)]
 mod tests;
-mod unlocked;
 
 use std::{
     fmt,
@@ -22,45 +116,44 @@ use std::{
 };
 
 use self::{
-    ledger::{Needs, Room},
-    locked::Locked,
-    overflow::Overflow,
-    quotas::Quotas,
-    segment::{Segment, Segments},
-    slot::Address,
+    address::Address,
+    shard::Shards,
+    shard_meta::{Budget, Cost},
 };
 use super::{Announcement, Answer, Charge, Correction, Store, StoreFuture, Usage, Usages};
 use crate::clock::Now;
 
 const DEFAULT_MAX_KEYS: usize = 1_000_000;
-/// So few that a segment grows within microseconds.
-const KEYS_PER_SEGMENT: usize = 4_096;
-const MAX_SEGMENTS: usize = 1 << 16;
+/// So few that a shard grows within microseconds.
+const KEYS_PER_SHARD: usize = 4_096;
+const MAX_SHARDS: usize = 1 << 16;
 /// Four billion keys in all, which take 150 GB.
-const MAX_KEYS_PER_SEGMENT: isize = 1 << 16;
-/// What a key takes at most, its share of free slots counted, and more with a full log of a sliding
-/// window.
-const BYTES: Needs = Needs { narrow: 40, wide: 105, aside: 1_400 };
+const MAX_KEYS_PER_SHARD: isize = 1 << 16;
+/// The bytes that a key uses at most, with its share of free slots; and more with a full log of a
+/// sliding window.
+const BYTES: Cost = Cost { counter: 40, log: 105, spilled: 1_400 };
 
 /// Counts in this process's memory, up to a number of keys.
 ///
-/// A key takes about 35 bytes for each token bucket or fixed window that it is counted under, and 90
-/// for each sliding window, which has room for the uses in six of its 60 steps. A key with uses in
-/// more steps takes from 370 bytes to 1.25 KB. Beyond some 900 different quotas, those of each policy
-/// counted on their own, a state takes 150 bytes more. Keys that have their whole quota again are
-/// dropped little by little while others are charged: there is no thread or timer, and no pause.
-/// Memory is taken as keys come, however many there is room for.
+/// **Memory.** A key takes about 35 bytes for each token bucket or fixed window that it is counted
+/// under, and 90 bytes for each sliding window. These have room for the uses in six of the window's
+/// 60 steps. A key with uses in more steps takes from 370 bytes to 1.25 KB. Beyond some 900
+/// different quotas, where those of each policy count on their own, a state takes 150 bytes more.
+/// Memory is taken as keys come, however many there is room for. Keys that have their whole quota
+/// again are dropped little by little while others are charged: there is no thread, no timer and no
+/// pause.
 ///
-/// When the store is full, keys that have their whole quota again make room, and then those that
-/// have seven eighths of it. If neither is at hand, a new key may take the room of another policy's:
-/// each policy that has keys has an equal share of the room, and one that has less than its share
-/// takes room from one that has more. Otherwise new keys share one quota per policy in each part of
-/// the store (of about 4,000 keys). So a flood of new keys under one policy neither passes freely nor
-/// takes the room that another needs. Nor does it give a spent key its quota back: where a key was
-/// dropped to make room, new keys of its policy begin with what it had used, until that has come
-/// back. The first shared charge of each policy is reported
-/// ([`store_full`](crate::warning#store_full)), and [`Limiter::overflowed`](crate::Limiter::overflowed)
-/// counts them.
+/// **When the store is full**, keys that have their whole quota again make room, and then keys that
+/// have seven eighths of it. If neither is at hand, a new key may take the room of another policy's
+/// key: each policy that has keys has an equal share of the room, and a policy with less than its
+/// share takes room from one with more. Otherwise new keys share one quota per policy in each part
+/// of the store, of about 4,000 keys. So a flood of new keys under one policy neither passes freely
+/// nor takes the room that another policy needs.
+///
+/// A flood does not give a spent key its quota back either: where a key was dropped to make room,
+/// new keys of its policy begin with what it had used, until that has come back. The first shared
+/// charge of each policy is reported ([`store_full`](crate::warning#store_full)), and
+/// [`Limiter::overflowed`](crate::Limiter::overflowed) counts them.
 ///
 /// ```
 /// use tower_quota::{Limiter, store::MemoryStore};
@@ -70,10 +163,7 @@ const BYTES: Needs = Needs { narrow: 40, wide: 105, aside: 1_400 };
 /// # Ok::<(), tower_quota::BuildError>(())
 /// ```
 pub struct MemoryStore {
-    /// A power of two.
-    segments: Segments,
-    quotas: Quotas,
-    overflow: Overflow,
+    shards: Shards,
 }
 
 impl MemoryStore {
@@ -86,38 +176,34 @@ impl MemoryStore {
     /// A store for up to `max_keys` keys, each counted once per policy; for four billion at most.
     #[must_use]
     pub fn with_max_keys(max_keys: usize) -> Self {
-        Self::with_room(max_keys, Needs { narrow: 1, wide: 1, aside: 0 })
+        Self::with_budget(max_keys, Cost { counter: 1, log: 1, spilled: 0 })
     }
 
     /// A store that takes up to about `max_bytes` of memory, beside a fixed 100 KB or less than a
     /// hundredth.
     ///
-    /// A key under a sliding window is expected to need all it may: 1.5 KB.
+    /// A key under a sliding window is expected to need the most that it may: 1.5 KB.
     #[must_use]
     pub fn with_max_bytes(max_bytes: usize) -> Self {
-        Self::with_room(max_bytes, BYTES)
+        Self::with_budget(max_bytes, BYTES)
     }
 
-    /// With room for `all`, of which a `key` takes so much.
-    fn with_room(all: usize, key: Needs) -> Self {
-        let segments = all / key.narrow.unsigned_abs() / KEYS_PER_SEGMENT;
-        let segments = segments.clamp(1, MAX_SEGMENTS).next_power_of_two();
-        let most = MAX_KEYS_PER_SEGMENT * key.narrow;
-        let left = isize::try_from(all / segments).map_or(most, |left| left.min(most));
-        let max_keys = |key: isize| (left / key).unsigned_abs();
-        let (max_narrow, max_wide) = (max_keys(key.narrow), max_keys(key.wide));
-        Self {
-            segments: Segments::new(segments, Room { left, key }, max_narrow, max_wide),
-            quotas: Quotas::new(),
-            overflow: Overflow::default(),
-        }
+    /// With so much room in all. Each key uses its `cost` of it.
+    fn with_budget(total: usize, cost: Cost) -> Self {
+        let shards = total / cost.counter.unsigned_abs() / KEYS_PER_SHARD;
+        let shards = shards.clamp(1, MAX_SHARDS).next_power_of_two();
+        let max = MAX_KEYS_PER_SHARD * cost.counter;
+        let left = isize::try_from(total / shards).map_or(max, |left| left.min(max));
+        let max_keys = |cost: isize| (left / cost).unsigned_abs();
+        let (max_counters, max_logs) = (max_keys(cost.counter), max_keys(cost.log));
+        Self { shards: Shards::new(shards, Budget { left, cost }, max_counters, max_logs) }
     }
 
     /// How many keys take room, each once per policy. Keys that have their whole quota again count
     /// until they are dropped; [`Store::live_keys`] leaves them out.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.segments.keys()
+        self.shards.keys()
     }
 
     /// Whether no key takes room.
@@ -126,16 +212,12 @@ impl MemoryStore {
         self.len() == 0
     }
 
-    /// How many charges were counted in a quota that new keys share, because the store was full; the
-    /// sum over all policies. [`Limiter::overflowed`](crate::Limiter::overflowed) says each policy's.
+    /// How many charges were counted in a quota that new keys share, because the store was full:
+    /// the sum over all policies. [`Limiter::overflowed`](crate::Limiter::overflowed) has each
+    /// policy's.
     #[must_use]
     pub fn overflowed(&self) -> u64 {
-        self.overflow.all()
-    }
-
-    #[inline]
-    fn segment(&self, address: &Address) -> Segment<'_> {
-        self.segments.get(address.segment(self.segments.count()))
+        self.shards.overflow.total()
     }
 }
 
@@ -148,16 +230,16 @@ impl Default for MemoryStore {
 impl Store for MemoryStore {
     fn charge_at_once(&self, charges: &[Charge], usages: &mut [Usage], now: Now) -> bool {
         match (charges, usages) {
-            ([charge], [usage]) => self.charge_one(charge, usage, now),
+            ([charge], [usage]) => fast_path::charge_one(&self.shards, charge, usage, now),
             (charges, usages) if charges.len() != usages.len() => return false,
-            (charges, usages) => self.charge_all(charges, usages, now),
+            (charges, usages) => fast_path::charge_all(&self.shards, charges, usages, now),
         }
         true
     }
 
     fn prefetch(&self, key: u128) {
         let address = Address::new(key);
-        self.segment(&address).prefetch(&address);
+        self.shards.shard(&address).prefetch(&address);
     }
 
     fn charge(&self, charges: &[Charge], now: Now) -> StoreFuture {
@@ -167,25 +249,22 @@ impl Store for MemoryStore {
     }
 
     fn correct(&self, corrections: &[Correction], now: Now) -> StoreFuture {
-        let correct = |correction: &Correction| {
-            let charge = &correction.charge;
-            let segment = self.segment(&Address::of(charge));
-            Locked::new(segment, &self.quotas, now).correct(correction)
-        };
+        let correct = |correction: &Correction| slow_path::correct(&self.shards, correction, now);
         let usages = corrections.iter().map(correct).collect();
         StoreFuture::ready(Ok(Answer { usages, at: now }))
     }
 
     fn live_keys(&self, now: Now) -> Option<usize> {
-        Some(self.segments.live_keys(&self.quotas, now))
+        Some(self.shards.live_keys(now))
     }
 
     fn announce(&self, policies: &Arc<[Announcement]>) {
-        policies.iter().for_each(|announced| self.overflow.name(announced.policy, &announced.name));
+        let overflow = &self.shards.overflow;
+        policies.iter().for_each(|policy| overflow.set_name(policy.policy, &policy.name));
     }
 
     fn overflowed(&self, policy: u64) -> Option<u64> {
-        Some(self.overflow.of(policy))
+        Some(self.shards.overflow.get(policy))
     }
 }
 

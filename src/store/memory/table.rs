@@ -1,46 +1,49 @@
+//! The hash tables of entries: [`Tables`], one [`Table`] for each shard.
+
 use std::sync::OnceLock;
 
 use prefetch_index::prefetch_index;
 
 use super::{
+    address::Address,
     atomic::{AtomicU32, Ordering::Relaxed},
-    slot::{Address, Slot},
-    sync::{self, Moving, Seen, Taken, Version, Words},
+    entry::Entry,
+    seqlock::{self, AtomicSlot, ShardWriter, SlotGuard, Stamp, Version},
 };
 
 /// How many slots a table begins with.
 const FIRST_SLOTS: usize = 8;
-/// At most four fifths of the slots are taken, so that a key is found near its home.
+/// At most four fifths of the slots have keys, so that a key is found near its home.
 const SLOTS_PER_FOUR_KEYS: usize = 5;
 
-/// So many slots of a table lie in a row, and beside them as many of other tables.
+/// So many slots of a table lie in a row, beside as many slots of other tables.
 const RUN: usize = 64;
-/// A row is allocated as one piece, when the first of its tables needs it. It is small, as some
+/// A row is allocated as one piece when the first of its tables needs it. It is small, as some
 /// allocators have to fill it with zeros while a key waits.
 const ROW_BYTES: usize = 64 << 10;
 
-/// The tables of all segments, of slots of `N` words.
+/// The tables of all shards, with slots of `N` words.
 pub(super) struct Tables<const N: usize> {
-    /// Slots that each has in use, empty or not.
+    /// The slots that each table has in use, empty or not.
     capacities: Box<[AtomicU32]>,
     /// The rows of each block of tables, as many as they may come to use. All tables grow alike: a
     /// row that one of them needs is soon needed by the others.
     rows: Box<[Row<N>]>,
     rows_per_block: usize,
-    /// A block is of so many tables: two to the power of this.
+    /// A block has two to the power of this many tables.
     block_shift: u32,
 }
 
-type Row<const N: usize> = OnceLock<Box<[Words<N>]>>;
+type Row<const N: usize> = OnceLock<Box<[AtomicSlot<N>]>>;
 
-/// A hash table with linear probing, that grows by a quarter at a time.
+/// A hash table with linear probing that grows by a quarter at a time.
 ///
-/// A slot's state may be changed by whoever takes that slot; slots come, go and move only by whom
-/// has the right to move those of the segment.
+/// Any thread may change the state in a slot that it has locked. Entries come, go and move only
+/// with the shard's [`ShardWriter`].
 #[derive(Clone, Copy)]
 pub(super) struct Table<'a, const N: usize> {
     all: &'a Tables<N>,
-    number: usize,
+    shard: usize,
 }
 
 /// The slots of a table that are in use, empty or not.
@@ -48,88 +51,88 @@ pub(super) struct Table<'a, const N: usize> {
 struct Slots<'a, const N: usize> {
     rows: &'a [Row<N>],
     first_row: usize,
-    /// Where in each row the table's run begins.
+    /// Where the table's run begins in each row.
     run: usize,
     capacity: usize,
 }
 
 impl<'a, const N: usize> Slots<'a, N> {
-    /// A row, and where in it a slot is.
+    /// The row of a slot, and the slot's index in it.
     #[inline]
-    fn locate(self, place: usize) -> Option<(&'a [Words<N>], usize)> {
-        let row = self.rows.get(self.first_row + place / RUN)?.get()?;
-        (place < self.capacity).then_some((row, self.run + place % RUN))
+    fn locate(self, index: usize) -> Option<(&'a [AtomicSlot<N>], usize)> {
+        let row = self.rows.get(self.first_row + index / RUN)?.get()?;
+        (index < self.capacity).then_some((row, self.run + index % RUN))
     }
 
     #[inline]
-    fn get(self, place: usize) -> Option<&'a Words<N>> {
-        let (row, index) = self.locate(place)?;
-        row.get(index)
+    fn get(self, index: usize) -> Option<&'a AtomicSlot<N>> {
+        let (row, index_in_row) = self.locate(index)?;
+        row.get(index_in_row)
     }
 
-    /// Where the key's slot is, from its home on, and the words that tell it.
+    /// The index of the key's slot, the slot, and its end words.
     #[inline]
-    fn find(self, address: &Address) -> Option<(usize, &'a Words<N>, [u64; 2])> {
-        let mut place = address.home(self.capacity);
+    fn find(self, address: &Address) -> Option<(usize, &'a AtomicSlot<N>, [u64; 2])> {
+        let mut index = address.home(self.capacity);
         let mut left = self.capacity;
-        // Around once at most, also while slots move under an onlooker's eyes.
+        // Once around at most, also while another thread moves slots.
         while left > 0 {
-            let (row, index) = self.locate(place)?;
-            let run = (RUN - place % RUN).min(self.capacity - place).min(left);
-            for words in row.get(index..index + run)? {
-                // As a slot that has no others.
-                let ends = sync::ends(words);
-                if Slot(ends).is_of(address) {
-                    return Some((place, words, ends));
+            let (row, index_in_row) = self.locate(index)?;
+            let run = (RUN - index % RUN).min(self.capacity - index).min(left);
+            for slot in row.get(index_in_row..index_in_row + run)? {
+                // The end words are read as an entry that has no others.
+                let ends = seqlock::read_ends(slot);
+                if Entry(ends).is_at(address) {
+                    return Some((index, slot, ends));
                 }
-                if Slot(ends).is_empty() {
+                if Entry(ends).is_empty() {
                     return None;
                 }
-                place += 1;
+                index += 1;
             }
             left -= run;
-            place = if place == self.capacity { 0 } else { place };
+            index = if index == self.capacity { 0 } else { index };
         }
         None
     }
 }
 
-/// A slot as it was found without the lock.
+/// An entry that was read without the shard's lock.
 #[derive(Clone, Copy)]
-pub(super) struct Glance<'a, const N: usize> {
+pub(super) struct SlotRead<'a, const N: usize> {
     version: &'a Version,
-    words: &'a Words<N>,
-    seen: Seen,
-    pub(super) place: usize,
-    pub(super) slot: Slot<N>,
+    slot: &'a AtomicSlot<N>,
+    stamp: Stamp,
+    pub(super) index: usize,
+    pub(super) entry: Entry<N>,
 }
 
-impl<'a, const N: usize> Glance<'a, N> {
-    /// Whether it is still so.
+impl<'a, const N: usize> SlotRead<'a, N> {
+    /// Whether the slot still has this entry.
     #[inline]
-    pub(super) fn still(&self) -> bool {
-        self.version.still(self.seen, self.words, self.slot.0)
+    pub(super) fn is_valid(&self) -> bool {
+        self.version.validate(self.stamp, self.slot, self.entry.0)
     }
 
-    /// Writes when the state may be forgotten, of a slot whose state is kept aside: only who has the
-    /// ledger changes these.
-    pub(super) fn forget_aside_at(&self, time: u64) {
-        self.words[1].store(time, Relaxed);
+    /// Locks the slot if it still has this entry.
+    #[inline]
+    pub(super) fn try_lock(&self) -> Option<SlotGuard<'a, N>> {
+        self.version.try_lock(self.stamp, self.slot, self.entry.0)
     }
 
-    /// Takes the slot, if it is still so.
-    #[inline]
-    pub(super) fn take(&self) -> Option<Taken<'a, N>> {
-        self.version.take(self.seen, self.words, self.slot.0)
+    /// Writes when the state of a spilled entry expires. Only a thread that has the lock of the
+    /// shard's [`ShardMeta`](super::shard_meta::ShardMeta) changes these entries.
+    pub(super) fn set_spilled_expiry(&self, time: u64) {
+        self.slot[1].store(time, Relaxed);
     }
 }
 
 impl<const N: usize> Tables<N> {
-    /// So many, a power of two, each for up to `max_keys`.
+    /// So many tables, a power of two, each for up to `max_keys`.
     pub(super) fn new(tables: usize, max_keys: usize) -> Self {
         let max_slots = max_keys * SLOTS_PER_FOUR_KEYS / 4 + 1;
         let rows_per_block = max_slots.div_ceil(RUN);
-        let in_block = ROW_BYTES / size_of::<[Words<N>; RUN]>();
+        let in_block = ROW_BYTES / size_of::<[AtomicSlot<N>; RUN]>();
         let block_shift = in_block.min(tables).ilog2();
         let rows = (tables >> block_shift) * rows_per_block;
         Self {
@@ -141,195 +144,208 @@ impl<const N: usize> Tables<N> {
     }
 
     #[inline]
-    pub(super) fn get(&self, number: usize) -> Table<'_, N> {
-        Table { all: self, number }
+    pub(super) fn get(&self, shard: usize) -> Table<'_, N> {
+        Table { all: self, shard }
     }
 }
 
 impl<'a, const N: usize> Table<'a, N> {
-    /// Slots that are in use, empty or not.
+    /// The number of slots in use, empty or not.
     pub(super) fn capacity(self) -> usize {
-        self.in_use().capacity
+        self.slots().capacity
     }
 
     #[inline]
-    fn in_use(self) -> Slots<'a, N> {
+    fn slots(self) -> Slots<'a, N> {
         let Tables { capacities, rows, rows_per_block, block_shift } = self.all;
-        let block = self.number >> block_shift;
+        let block = self.shard >> block_shift;
         Slots {
             rows,
             first_row: block * rows_per_block,
-            run: (self.number - (block << block_shift)) * RUN,
-            capacity: capacities[self.number].load(Relaxed) as usize,
+            run: (self.shard - (block << block_shift)) * RUN,
+            capacity: capacities[self.shard].load(Relaxed) as usize,
         }
     }
 
-    /// The key's slot, unless slots move, or it has none. It is looked for from its home on, or
-    /// first where it is `expected`.
+    /// Reads the key's entry without a lock; `None` while slots move, or if the key has none. The
+    /// search begins at the slot `expected`, or else at the key's home.
     #[inline(always)]
-    pub(super) fn glance(
+    pub(super) fn read(
         self,
         version: &'a Version,
         address: &Address,
         expected: Option<usize>,
-    ) -> Option<Glance<'a, N>> {
-        let seen = version.see()?;
-        let slots = self.in_use();
-        let expected = expected.and_then(|place| {
-            let words = slots.get(place)?;
-            Some((place, words, sync::ends(words)))
+    ) -> Option<SlotRead<'a, N>> {
+        let stamp = version.stamp()?;
+        let slots = self.slots();
+        let expected = expected.and_then(|index| {
+            let slot = slots.get(index)?;
+            Some((index, slot, seqlock::read_ends(slot)))
         });
-        let (place, words, ends) = match expected {
-            Some((place, words, ends)) if Slot(ends).is_of(address) => (place, words, ends),
+        let (index, slot, ends) = match expected {
+            Some((index, slot, ends)) if Entry(ends).is_at(address) => (index, slot, ends),
             _ => slots.find(address)?,
         };
-        Some(Glance { version, words, seen, place, slot: Slot(sync::read_between(ends, words)) })
+        let entry = Entry(seqlock::read_between(ends, slot));
+        Some(SlotRead { version, slot, stamp, index, entry })
     }
 
-    /// Has the processor fetch into its cache what a [`glance`](Self::glance) will read: what a key
-    /// has is mostly in the first slot, or in one of a few behind it.
+    /// Has the processor fetch what a [`read`](Self::read) will need: a key's entry is mostly in
+    /// its home slot, or in one of a few `further` slots.
     #[inline]
     pub(super) fn prefetch(self, address: &Address, further: &[usize]) {
-        let slots = self.in_use();
+        let slots = self.slots();
         if let Some((row, index)) = slots.locate(address.home(slots.capacity)) {
             further.iter().for_each(|further| prefetch_index(row, index + further));
         }
     }
 
-    /// Whether another key, beside so many, would fill the slots too much.
-    pub(super) fn is_tight(self, keys: usize) -> bool {
+    /// Whether the table must grow before it has one key more than `keys`.
+    pub(super) fn must_grow(self, keys: usize) -> bool {
         (keys + 1) * SLOTS_PER_FOUR_KEYS > self.capacity() * 4
     }
 
-    pub(super) fn find(self, moving: &Moving<'_>, address: &Address) -> Option<(usize, Slot<N>)> {
-        let (place, ..) = self.in_use().find(address)?;
-        Some((place, self.get(moving, place)))
+    /// The key's slot and its entry.
+    pub(super) fn find(
+        self,
+        writer: &ShardWriter<'_>,
+        address: &Address,
+    ) -> Option<(usize, Entry<N>)> {
+        let (index, ..) = self.slots().find(address)?;
+        Some((index, self.get(writer, index)))
     }
 
-    /// What is in a slot, and stays there.
-    pub(super) fn get(self, moving: &Moving<'_>, place: usize) -> Slot<N> {
-        let words = self.words(place);
-        Slot(until_some(|| moving.settle(words)))
+    /// The entry in a slot, which stays as it is.
+    pub(super) fn get(self, writer: &ShardWriter<'_>, index: usize) -> Entry<N> {
+        let slot = self.slot(index);
+        Entry(spin_until_some(|| writer.read(slot)))
     }
 
-    /// Whose slot it is; its state may be changing.
-    pub(super) fn peek(self, place: usize) -> Slot<N> {
-        Slot(sync::read(self.words(place)))
+    /// The entry in a slot. Its key stays, but its state may be changing.
+    pub(super) fn peek(self, index: usize) -> Entry<N> {
+        Entry(seqlock::read(self.slot(index)))
     }
 
-    /// Of a slot that is in use; who has the segment's ledger knows which are.
-    #[expect(clippy::expect_used, reason = "a slot that is taken for empty gives a quota back")]
-    fn words(self, place: usize) -> &'a Words<N> {
-        self.in_use().get(place).expect("the rows of the slots in use are allocated")
+    /// A slot in use; a thread that has the lock of the shard knows which are.
+    #[expect(clippy::expect_used, reason = "a key that is taken for a new one has its quota again")]
+    fn slot(self, index: usize) -> &'a AtomicSlot<N> {
+        self.slots().get(index).expect("the rows of the slots in use are allocated")
     }
 
-    /// How many slots that have keys are meant; their states may be changing.
-    pub(super) fn count(self, meant: impl Fn(&Slot<N>) -> bool) -> usize {
-        let is_meant = |place: &usize| {
-            let slot = self.peek(*place);
-            !slot.is_empty() && meant(&slot)
+    /// How many keys' entries match. Their states may be changing.
+    pub(super) fn count(self, matches: impl Fn(&Entry<N>) -> bool) -> usize {
+        let is_match = |index: &usize| {
+            let entry = self.peek(*index);
+            !entry.is_empty() && matches(&entry)
         };
-        (0..self.capacity()).filter(is_meant).count()
+        (0..self.capacity()).filter(is_match).count()
     }
 
-    /// Writes a slot that was [got](Self::get).
-    pub(super) fn set(self, moving: &Moving<'_>, place: usize, slot: Slot<N>) {
-        let words = self.words(place);
-        until_some(|| moving.write(words, slot.0));
+    /// Replaces an entry that the writer [got](Self::get).
+    pub(super) fn set(self, writer: &ShardWriter<'_>, index: usize, entry: Entry<N>) {
+        let slot = self.slot(index);
+        spin_until_some(|| writer.write(slot, entry.0));
     }
 
-    /// Puts a key into the first free slot, of which there is one.
+    /// Puts an entry into the first free slot. There is one, as the table has grown.
     #[expect(clippy::expect_used, reason = "a key that is not kept has its whole quota again")]
-    pub(super) fn insert(self, moving: &Moving<'_>, slot: Slot<N>) {
+    pub(super) fn insert(self, writer: &ShardWriter<'_>, entry: Entry<N>) {
         let capacity = self.capacity();
-        let home = slot.home(capacity);
-        let free = (home..capacity).chain(0..home).find(|&place| self.peek(place).is_empty());
-        self.fill(moving, free.expect("a table grows before it is full"), slot);
+        let home = entry.home(capacity);
+        let free = (home..capacity).chain(0..home).find(|&index| self.peek(index).is_empty());
+        self.fill(writer, free.expect("a table grows before it is full"), entry);
     }
 
-    /// Empties a slot, and moves those behind it nearer to their homes.
-    pub(super) fn remove(self, moving: &Moving<'_>, mut hole: usize) {
+    /// Empties a slot, and moves the entries behind it nearer to their homes.
+    pub(super) fn remove(self, writer: &ShardWriter<'_>, mut hole: usize) {
         let capacity = self.capacity();
-        self.empty(moving, hole);
-        let mut place = hole;
+        self.clear(writer, hole);
+        let mut index = hole;
         for _ in 0..capacity {
-            place = if place + 1 == capacity { 0 } else { place + 1 };
-            let slot = self.peek(place);
-            if slot.is_empty() {
+            index = if index + 1 == capacity { 0 } else { index + 1 };
+            let entry = self.peek(index);
+            if entry.is_empty() {
                 break;
             }
-            // How far each is from the slot's home: it may move no further back than that.
-            let home = slot.home(capacity);
-            let from_home = |place: usize| (place + capacity - home) % capacity;
-            if from_home(hole) < from_home(place) {
-                let slot = self.empty(moving, place);
-                self.fill(moving, hole, slot);
-                hole = place;
+            // An entry may not move in front of its home.
+            let home = entry.home(capacity);
+            let from_home = |index: usize| (index + capacity - home) % capacity;
+            if from_home(hole) < from_home(index) {
+                let entry = self.clear(writer, index);
+                self.fill(writer, hole, entry);
+                hole = index;
             }
         }
     }
 
-    /// Takes more slots into use, and drops those that `forgets` says have expired.
-    pub(super) fn grow(self, moving: &Moving<'_>, mut forgets: impl FnMut(&Slot<N>) -> bool) {
+    /// Drops the entries that `is_dropped` chooses. Then takes more slots into use, if most still
+    /// have keys.
+    pub(super) fn grow(
+        self,
+        writer: &ShardWriter<'_>,
+        mut is_dropped: impl FnMut(&Entry<N>) -> bool,
+    ) {
         let before = self.capacity();
         let mut kept = Vec::with_capacity(before);
-        for place in 0..before {
-            if self.peek(place).is_empty() {
+        for index in 0..before {
+            if self.peek(index).is_empty() {
                 continue;
             }
-            let slot = self.empty(moving, place);
-            if !forgets(&slot) {
-                kept.push(slot);
+            let entry = self.clear(writer, index);
+            if !is_dropped(&entry) {
+                kept.push(entry);
             }
         }
         let mostly_full = kept.len() * 2 >= before;
-        self.use_slots(if mostly_full { self.grown() } else { before });
-        for slot in kept {
-            self.insert(moving, slot);
+        self.set_capacity(if mostly_full { self.next_capacity() } else { before });
+        for entry in kept {
+            self.insert(writer, entry);
         }
     }
 
-    /// Shortly before it grows, allocates one of the rows that it will need: all at once would take
-    /// as long as thousands of decisions. Another key, beside so many, has come.
-    pub(super) fn prepare(self, keys: usize) {
+    /// Shortly before the table grows, allocates one of the rows that it will need: to allocate all
+    /// at once would take as long as thousands of decisions. The table has so many `keys`, one of
+    /// them new.
+    pub(super) fn allocate_ahead(self, keys: usize) {
         let capacity = self.capacity();
-        let keys_until_tight = (capacity * 4 / SLOTS_PER_FOUR_KEYS).saturating_sub(keys);
-        let row = capacity.div_ceil(RUN) + keys_until_tight;
-        if row < self.grown().div_ceil(RUN) {
+        let keys_until_growth = (capacity * 4 / SLOTS_PER_FOUR_KEYS).saturating_sub(keys);
+        let row = capacity.div_ceil(RUN) + keys_until_growth;
+        if row < self.next_capacity().div_ceil(RUN) {
             self.allocate(row);
         }
     }
 
-    /// How many slots it will use when it grows.
-    fn grown(self) -> usize {
+    /// How many slots it will have in use when it has grown.
+    fn next_capacity(self) -> usize {
         let capacity = self.capacity();
         (capacity + capacity / 4).max(FIRST_SLOTS).min(self.all.rows_per_block * RUN)
     }
 
-    fn use_slots(self, capacity: usize) {
+    #[expect(clippy::cast_possible_truncation, reason = "a table has fewer than 2^17 slots")]
+    fn set_capacity(self, capacity: usize) {
         (0..capacity.div_ceil(RUN)).for_each(|row| self.allocate(row));
-        self.all.capacities[self.number].store(capacity as u32, Relaxed);
+        self.all.capacities[self.shard].store(capacity as u32, Relaxed);
     }
 
     fn allocate(self, row: usize) {
-        let row = &self.all.rows[self.in_use().first_row + row];
+        let row = &self.all.rows[self.slots().first_row + row];
         row.get_or_init(|| bytemuck::zeroed_slice_box(RUN << self.all.block_shift));
     }
 
-    /// Takes out what is in a slot that has a key.
-    fn empty(self, moving: &Moving<'_>, place: usize) -> Slot<N> {
-        let words = self.words(place);
-        Slot(until_some(|| moving.empty(words)))
+    /// Makes a slot that has a key empty, and returns its entry.
+    fn clear(self, writer: &ShardWriter<'_>, index: usize) -> Entry<N> {
+        let slot = self.slot(index);
+        Entry(spin_until_some(|| writer.clear(slot)))
     }
 
     /// Writes an empty slot.
-    fn fill(self, moving: &Moving<'_>, place: usize, slot: Slot<N>) {
-        moving.fill(self.words(place), slot.0);
+    fn fill(self, writer: &ShardWriter<'_>, index: usize, entry: Entry<N>) {
+        writer.fill(self.slot(index), entry.0);
     }
 }
 
-/// Tries until others have written the few words that are in the way.
-pub(super) fn until_some<T>(mut attempt: impl FnMut() -> Option<T>) -> T {
+/// Tries until other threads have written the few words that are in the way.
+pub(super) fn spin_until_some<T>(mut attempt: impl FnMut() -> Option<T>) -> T {
     let mut tries = 0_u32;
     loop {
         if let Some(done) = attempt() {
@@ -351,10 +367,10 @@ mod tests {
         let allocated = || tables.rows.iter().filter(|row| row.get().is_some()).count();
         for keys in 0..20_000 {
             let before = allocated();
-            if table.is_tight(keys) {
-                table.use_slots(table.grown());
+            if table.must_grow(keys) {
+                table.set_capacity(table.next_capacity());
             } else {
-                table.prepare(keys);
+                table.allocate_ahead(keys);
             }
             assert!(allocated() <= before + 1, "{} rows for key {keys}", allocated() - before);
         }

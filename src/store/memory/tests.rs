@@ -1,3 +1,5 @@
+//! The memory store beside a naive one, in few and in many threads, and at its bounds.
+
 use std::{
     sync::atomic::{AtomicU64, Ordering::SeqCst},
     task::{Context, Poll, Waker},
@@ -12,7 +14,7 @@ use crate::{
     quota::Quota,
     store::{
         Change, Mode, Usages,
-        conformance::{self, Naive},
+        conformance::{self, NaiveStore},
     },
 };
 
@@ -41,7 +43,7 @@ pub(super) fn admits(store: &MemoryStore, charge: Charge, now: Now) -> bool {
     usages(store.charge(&[charge], now))[0].fits()
 }
 
-/// A minute's quota of one: what is admitted is spent.
+/// One unit of a minute's quota of one.
 fn one(number: u64) -> Charge {
     charge(key(number), Algorithm::FixedWindow, Quota::per_minute(1))
 }
@@ -49,13 +51,13 @@ fn one(number: u64) -> Charge {
 #[derive(Clone, Debug)]
 enum Step {
     Charge(Vec<Charge>),
-    /// Of a charge that was made so many milliseconds ago.
+    /// Corrects a charge of so many milliseconds ago.
     Correct(Charge, u64, Change),
-    /// Many keys at once, so that the segment grows and its slots move.
+    /// Charges many keys, so that the shard grows and its entries move.
     Many(u64),
-    /// Milliseconds.
+    /// Lets milliseconds pass.
     Later(u64),
-    /// The wall clock is set, by so many milliseconds before or after what it was.
+    /// Sets the wall clock back or forward by so many milliseconds.
     Set(i64),
 }
 
@@ -65,10 +67,10 @@ fn any_charge() -> impl Strategy<Value = Charge> {
     let quotas = prop_oneof![
         6 => Just(Quota::per_minute(5)),
         2 => Just(Quota::per_minute(7)),
-        // Enough for more steps than a slot has room for.
+        // Enough for more steps than an entry has room for.
         2 => Just(Quota::per_minute(40)),
         1 => Just(Quota::per_second(3).burst(9)),
-        // Too large for a slot.
+        // Too large for an entry.
         1 => Just(Quota::per_minute(500_000_000_000_000)),
     ];
     let modes =
@@ -86,7 +88,7 @@ fn any_charge() -> impl Strategy<Value = Charge> {
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let charges = prop::collection::vec(any_charge(), 1..4).prop_map(|mut charges| {
-        // A request asks each policy once.
+        // A request charges each policy once.
         charges.sort_by_key(|charge| charge.policy);
         charges.dedup_by_key(|charge| charge.policy);
         Step::Charge(charges)
@@ -110,10 +112,10 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
-    /// Whatever is charged, moved, swept and begun again: each answer is the naive one.
+    /// Charges, corrections, growth and sweeps: each answer is that of the naive store.
     #[test]
     fn it_says_what_a_naive_store_says(steps in steps()) {
-        let (store, naive) = (MemoryStore::with_max_keys(4_000), Naive::default());
+        let (store, naive) = (MemoryStore::with_max_keys(4_000), NaiveStore::default());
         let (mut now, mut wall, mut fresh) = (1_000_000, 1_000_000_000_u64, 1_000);
         for step in steps {
             let at = Now::new(Duration::from_millis(now), Duration::from_millis(wall));
@@ -140,13 +142,13 @@ proptest! {
                 }
                 Step::Later(millis) => (now, wall) = (now + millis, wall + millis),
                 Step::Set(millis) => {
-                    // Of a window that is over, nothing is known any more, or all still: so that
-                    // nothing depends on it, none comes again.
+                    // A store may or may not have dropped a window that is over. So that nothing
+                    // depends on it, both stores drop all of these.
                     let window = |number| Charge {
                         policy: 2 << 40,
                         ..charge(key(number), Algorithm::FixedWindow, Quota::per_minute(5))
                     };
-                    let over = (0..40).map(window).filter(|window| naive.has_forgotten(window, at));
+                    let over = (0..40).map(window).filter(|window| naive.has_expired(window, at));
                     let over = over.map(|window| Correction::new(window, Change::Reset));
                     let over: Vec<_> = over.collect();
                     let _ = (usages(naive.correct(&over, at)), usages(store.correct(&over, at)));
@@ -218,7 +220,7 @@ fn a_request_with_two_new_keys_does_not_count_on_the_same_room_twice() {
 }
 
 #[test]
-fn without_a_place_for_each_answer_nothing_is_charged() {
+fn without_room_for_each_answer_nothing_is_charged() {
     let store = MemoryStore::new();
     assert!(admits(&store, one(2), at(0)));
     for charges in [&[one(1), one(3)][..], &[one(2), one(2)]] {
@@ -229,7 +231,7 @@ fn without_a_place_for_each_answer_nothing_is_charged() {
 }
 
 #[test]
-fn to_ask_about_a_new_key_drops_no_other() {
+fn a_peek_at_a_new_key_drops_no_other() {
     let store = MemoryStore::with_max_keys(10);
     let quota = Quota::per_hour(10);
     let bucket = |number| charge(key(number), Algorithm::TokenBucket, quota);
@@ -252,14 +254,14 @@ fn a_bound_in_bytes_counts_what_keys_take() {
 
     let store = MemoryStore::with_max_bytes(1_000_000);
     let sliding = |number| charge(key(number), Algorithm::SlidingWindow, Quota::per_minute(2));
-    // In the seventh step their logs outgrow their slots.
+    // In the seventh step their logs outgrow their entries.
     for seconds in 0..8 {
         (0..5_000).for_each(|number| {
             admits(&store, sliding(number), at(seconds));
         });
         assert!((600..=664).contains(&store.len()), "{} of 1,505 bytes", store.len());
     }
-    // Their memory is used again.
+    // Their room is used again.
     assert!(admits(&store, one(7), at(68)));
 }
 
@@ -274,8 +276,8 @@ fn stores_for_no_key_and_for_more_than_there_can_be() {
 }
 
 #[test]
-fn each_segment_has_slots_of_its_own() {
-    // 64 segments, nearly full.
+fn each_shard_has_slots_of_its_own() {
+    // 64 shards, nearly full.
     const KEYS: u64 = 240_000;
     let store = MemoryStore::with_max_keys(262_144);
     let log = |number| Charge { algorithm: Algorithm::SlidingWindow, ..one(number) };
@@ -302,7 +304,7 @@ fn keys_that_come_from_many_threads_are_admitted_their_quota_each() {
                     let log = charge(key(number), Algorithm::SlidingWindow, quota);
                     let window = Charge { policy: 2 << 40, ..window };
                     let log = Charge { policy: 3 << 40, ..log };
-                    // A step of the log later in each turn.
+                    // Each round is in a later step of the log.
                     let now = at(1 + 60 * (round / KEYS));
                     let passed = usages(store.charge(&[bucket, window, log], now));
                     let passed = passed.iter().all(Usage::fits);
@@ -321,6 +323,6 @@ fn it_conforms() {
     let store = std::sync::Arc::new(MemoryStore::new());
     runtime.block_on(conformance::keeps_every_promise(&*store));
     runtime.block_on(conformance::counts_each_request_once(&[store.clone(), store.clone()]));
-    conformance::says_what_another_says(&*store, Naive::default, &runtime, 500);
+    conformance::says_what_another_says(&*store, NaiveStore::default, &runtime, 500);
     conformance::keeps_what_plans_promise(&*store, &runtime, 200);
 }

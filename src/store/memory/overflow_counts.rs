@@ -1,4 +1,4 @@
-//! Policies that had no room for new keys: counted, and each reported once.
+//! How many charges had no room for an entry, by policy: [`OverflowCounts`].
 
 use std::{
     collections::HashMap,
@@ -12,38 +12,39 @@ use crate::warning::{Code, warn};
 
 /// How many charges of each policy were counted in a quota that its new keys share.
 #[derive(Default)]
-pub(super) struct Overflow {
-    by_policy: RwLock<HashMap<u64, OfPolicy>>,
+pub(super) struct OverflowCounts {
+    by_policy: RwLock<HashMap<u64, PolicyOverflow>>,
 }
 
 #[derive(Default)]
-struct OfPolicy {
-    /// Empty where no limiter has announced it.
+struct PolicyOverflow {
+    /// Empty if no limiter has announced the policy.
     name: String,
     charges: AtomicU64,
     is_reported: AtomicBool,
 }
 
-impl Overflow {
-    pub(super) fn name(&self, policy: u64, name: &str) {
+impl OverflowCounts {
+    /// Names a policy, for its warning.
+    pub(super) fn set_name(&self, policy: u64, name: &str) {
         let mut by_policy = self.by_policy.write().unwrap_or_else(PoisonError::into_inner);
         by_policy.entry(policy).or_default().name = name.to_owned();
     }
 
-    /// Counts one charge, and reports the first of a policy.
+    /// Counts one charge, and warns of the first one of a policy.
     #[cold]
-    pub(super) fn count(&self, policy: u64) {
-        if !self.count_known(policy) {
+    pub(super) fn record(&self, policy: u64) {
+        if !self.record_known(policy) {
             let mut by_policy = self.by_policy.write().unwrap_or_else(PoisonError::into_inner);
             by_policy.entry(policy).or_default();
             drop(by_policy);
-            self.count_known(policy);
+            self.record_known(policy);
         }
     }
 
-    fn count_known(&self, policy: u64) -> bool {
+    fn record_known(&self, policy: u64) -> bool {
         let by_policy = self.by_policy.read().unwrap_or_else(PoisonError::into_inner);
-        let Some(OfPolicy { name, charges, is_reported }) = by_policy.get(&policy) else {
+        let Some(PolicyOverflow { name, charges, is_reported }) = by_policy.get(&policy) else {
             return false;
         };
         charges.fetch_add(1, Relaxed);
@@ -59,13 +60,13 @@ impl Overflow {
         true
     }
 
-    pub(super) fn of(&self, policy: u64) -> u64 {
+    pub(super) fn get(&self, policy: u64) -> u64 {
         let by_policy = self.by_policy.read().unwrap_or_else(PoisonError::into_inner);
-        by_policy.get(&policy).map_or(0, |of| of.charges.load(Relaxed))
+        by_policy.get(&policy).map_or(0, |overflow| overflow.charges.load(Relaxed))
     }
 
-    pub(super) fn all(&self) -> u64 {
+    pub(super) fn total(&self) -> u64 {
         let by_policy = self.by_policy.read().unwrap_or_else(PoisonError::into_inner);
-        by_policy.values().map(|of| of.charges.load(Relaxed)).sum()
+        by_policy.values().map(|overflow| overflow.charges.load(Relaxed)).sum()
     }
 }

@@ -1,4 +1,12 @@
-use super::{quotas::Quotas, sync::TAKEN};
+//! What a slot of a table holds: [`Entry`], one key's state in a few words. The [overview](super)
+//! draws its bits.
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects, clippy::indexing_slicing))]
+
+use super::{
+    address::{Address, TAG_REST_BITS, home},
+    quota_table::QuotaTable,
+    seqlock::LOCKED,
+};
 use crate::{
     algorithm::{Algorithm, FixedWindow, SlidingWindow, State, TokenBucket},
     clock::Now,
@@ -6,86 +14,41 @@ use crate::{
     store::Charge,
 };
 
-const NUMBER_BITS: u32 = TAKEN.trailing_zeros();
-/// Beside the number, the bit [`TAKEN`].
+const NUMBER_BITS: u32 = LOCKED.trailing_zeros();
+/// Above the number and the bit [`LOCKED`].
 const QUOTA_SHIFT: u32 = NUMBER_BITS + 1;
 const QUOTA_BITS: u32 = 10;
 const KIND_SHIFT: u32 = QUOTA_SHIFT + QUOTA_BITS;
 const KIND_BITS: u32 = 3;
 const TAG_SHIFT: u32 = KIND_SHIFT + KIND_BITS;
-const TAG_BITS: u32 = 64 - TAG_SHIFT;
+const _: () = assert!(TAG_SHIFT + TAG_REST_BITS == u64::BITS);
 
-/// A key of a policy, as 128 bits of which the lower half is the key's alone.
-///
-/// Part of that half chooses the segment and the home in it, so that the states of one key under
-/// several policies lie side by side. The others, 76 bits, are compared: two keys of a segment of
-/// 4,096 share a state once in 2^64 insertions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Address {
-    segment: u32,
-    /// Its lower half is the home.
-    tag: u64,
-    tag_rest: u64,
-}
+/// The words of an entry for a token bucket or a fixed window: the key, a time and a number.
+pub(super) const COUNTER: usize = 3;
+/// The words of an entry for the log of a sliding window: the key, and the uses of six steps.
+pub(super) const LOG: usize = 8;
 
-impl Address {
-    pub(super) const fn of(charge: &Charge) -> Self {
-        Self::new(charge.id())
-    }
-
-    /// Under no policy, the key alone has the same segment and home.
-    pub(super) const fn new(slot: u128) -> Self {
-        let (key, both) = (slot as u64, (slot >> 64) as u64);
-        Self {
-            segment: (key >> 32) as u32,
-            tag: (both & !0xFFFF_FFFF) | (key & 0xFFFF_FFFF),
-            tag_rest: both & ((1 << TAG_BITS) - 1),
-        }
-    }
-
-    /// Which of `segments`, a power of two.
-    pub(super) const fn segment(&self, segments: usize) -> usize {
-        self.segment as usize & (segments - 1)
-    }
-
-    /// Where its slot would be best.
-    pub(super) const fn home(&self, capacity: usize) -> usize {
-        home(self.tag, capacity)
-    }
-}
-
-const fn home(tag: u64, capacity: usize) -> usize {
-    (((tag & 0xFFFF_FFFF) * capacity as u64) >> 32) as usize
-}
-
-/// The words of a slot for a token bucket or a fixed window.
-pub(super) const NARROW: usize = 3;
-/// Those for a sliding window: what was used in its last six steps.
-pub(super) const WIDE: usize = 8;
-
-/// Whether a charge's key has a wide slot.
-pub(super) const fn is_wide(charge: &Charge) -> bool {
+/// Whether a charge's key has the entry of a log.
+pub(super) const fn uses_log(charge: &Charge) -> bool {
     matches!(charge.algorithm, Algorithm::SlidingWindow)
 }
 
-/// A key's state in `N` words. The first is its tag, the second a time, and the last has, from the
-/// high bits to the low ones, the rest of the tag, the kind of state, the number of its quota, and a
-/// number of the state. Those between are for the older entries of a log.
+/// A key's state in `N` words: [`COUNTER`] or [`LOG`].
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Slot<const N: usize>(pub(super) [u64; N]);
+pub(super) struct Entry<const N: usize>(pub(super) [u64; N]);
 
-/// What a slot holds.
+/// What an entry holds: a time and a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
-    Nothing = 0,
-    /// When it is full, and the parts.
+    Empty = 0,
+    /// When the bucket is full, and the parts.
     TokenBucket = 1,
-    /// When it began, and what was used.
+    /// When the window began, and the units used.
     FixedWindow = 2,
-    /// When it was used last, and the units of that step; those before it are older entries.
+    /// The last use, and the units of its step. The older steps are in words of their own.
     SlidingWindow = 3,
-    /// When it may be forgotten, and where it is kept.
-    Aside = 4,
+    /// When the state expires, and where it is kept outside of the table.
+    Spilled = 4,
 }
 
 impl Kind {
@@ -94,9 +57,9 @@ impl Kind {
     }
 }
 
-/// What a slot holds of a state.
+/// A state that may fit into an entry.
 pub(super) trait Pack {
-    /// A time and a number, and the rest in `older`; `None` where that has no room.
+    /// A time and a number, and the rest in `older`; `None` if that has no room.
     fn pack(&self, quota: &Quota, older: &mut [u64]) -> Option<(u64, u64)>;
 }
 
@@ -117,10 +80,11 @@ impl Pack for FixedWindow {
 impl Pack for SlidingWindow {
     fn pack(&self, quota: &Quota, older: &mut [u64]) -> Option<(u64, u64)> {
         let mut newest_first = self.entries().rev();
-        let newest = newest_first.next().unwrap_or_default();
+        // A log without a step, as all units were given back, is stored as no units at time 0.
+        let newest = newest_first.next().unwrap_or((0, 0));
         let mut older = older.iter_mut();
         for (last_use, units) in newest_first {
-            *older.next()? = pack_older(newest.0.checked_sub(last_use)?, units, quota)?;
+            *older.next()? = pack_step(newest.0.checked_sub(last_use)?, units, quota)?;
         }
         older.for_each(|word| *word = 0);
         Some(newest)
@@ -137,74 +101,83 @@ impl Pack for State {
     }
 }
 
-/// An older entry of a log, in one word: the units above, and below how long before the last one it
-/// was. `None` where that does not fit; in a window of a day, 100,000 units do.
-fn pack_older(before: u64, units: u64, quota: &Quota) -> Option<u64> {
+/// An older step of a log in one word: its units above, and below how long it was before the
+/// newest. `None` if that does not fit. In a window of a day, 100,000 units do.
+fn pack_step(before: u64, units: u64, quota: &Quota) -> Option<u64> {
     let bits = bits_of_window(quota);
     let fits = before >> bits == 0 && units.leading_zeros() >= bits;
     fits.then_some(units << bits | before)
 }
 
-fn unpack_older(word: u64, quota: &Quota) -> (u64, u64) {
+#[expect(clippy::arithmetic_side_effects, reason = "a window has fewer than 64 bits")]
+fn unpack_step(word: u64, quota: &Quota) -> (u64, u64) {
     let bits = bits_of_window(quota);
     (word & ((1 << bits) - 1), word >> bits)
 }
 
 /// At most 63: no quota's window is longer.
+#[expect(clippy::arithmetic_side_effects, reason = "a number has no more zeros than bits")]
 const fn bits_of_window(quota: &Quota) -> u32 {
     u64::BITS - quota.window_nanos().leading_zeros()
 }
 
-impl<const N: usize> Slot<N> {
+impl<const N: usize> Entry<N> {
     pub(super) const EMPTY: Self = Self([0; N]);
 
-    /// A state in few bits; `None` where it needs more.
+    /// The entry of a state; `None` if the state needs more bits.
     pub(super) fn pack(
         address: &Address,
         policy: u64,
         state: &State,
         quota: &Quota,
-        quotas: &Quotas,
+        quotas: &QuotaTable,
     ) -> Option<Self> {
         let kind = match state {
             State::TokenBucket(_) => Kind::TokenBucket,
             State::FixedWindow(_) => Kind::FixedWindow,
             State::SlidingWindow(_) => Kind::SlidingWindow,
         };
-        Self::new(address, kind, quotas.number(policy, quota)?, 0, 0).with(state, quota)
+        Self::new(address, kind, quotas.intern(policy, quota)?, 0, 0).with(state, quota)
     }
 
-    /// The same key's, with another state under the same quota; `None` where it needs more.
+    /// The same key's entry with another state under the same quota; `None` if it needs more bits.
     #[inline]
     pub(super) fn with(&self, state: &impl Pack, quota: &Quota) -> Option<Self> {
-        let mut slot = *self;
-        let [_, time, older @ .., last] = &mut slot.0[..] else { return None };
+        let mut entry = *self;
+        let [_, time, older @ .., last] = &mut entry.0[..] else { return None };
         let number;
         (*time, number) = state.pack(quota, older)?;
         *last = *last >> QUOTA_SHIFT << QUOTA_SHIFT | number;
-        (number >> NUMBER_BITS == 0).then_some(slot)
+        (number >> NUMBER_BITS == 0).then_some(entry)
     }
 
-    /// A state that is kept aside, at `index`; the number of one of its quotas tells its policy.
-    pub(super) fn aside(address: &Address, quota: u64, forgotten_at: u64, index: usize) -> Self {
-        Self::new(address, Kind::Aside, quota, forgotten_at, index as u64)
+    /// The entry of a state that is kept outside of the table, at `index`. The number of one of its
+    /// quotas tells its policy.
+    pub(super) fn spilled(address: &Address, quota: u64, expires_at: u64, index: usize) -> Self {
+        Self::new(address, Kind::Spilled, quota, expires_at, index as u64)
     }
 
+    #[expect(
+        clippy::arithmetic_side_effects,
+        clippy::indexing_slicing,
+        reason = "an entry has a last word"
+    )]
     fn new(address: &Address, kind: Kind, quota: u64, time: u64, number: u64) -> Self {
-        let mut slot = Self::EMPTY;
-        slot.0[0] = address.tag;
-        slot.0[1] = time;
-        slot.0[N - 1] = address.tag_rest << TAG_SHIFT | kind.bits() | quota << QUOTA_SHIFT | number;
-        slot
+        let mut entry = Self::EMPTY;
+        entry.0[0] = address.tag;
+        entry.0[1] = time;
+        entry.0[N - 1] =
+            address.tag_rest << TAG_SHIFT | kind.bits() | quota << QUOTA_SHIFT | number;
+        entry
     }
 
-    /// The state and the quota it was counted under; `None` where it is kept aside.
-    pub(super) fn unpack<'a>(&self, quotas: &'a Quotas) -> Option<(State, &'a Quota)> {
+    /// The state, and the quota under which it was counted; `None` if it is spilled.
+    pub(super) fn unpack<'a>(&self, quotas: &'a QuotaTable) -> Option<(State, &'a Quota)> {
         let state = match self.kind() {
             Kind::TokenBucket => self.token_bucket()?.into(),
             Kind::FixedWindow => self.fixed_window()?.into(),
             Kind::SlidingWindow => self.sliding_window(quotas)?.into(),
-            Kind::Nothing | Kind::Aside => return None,
+            Kind::Empty | Kind::Spilled => return None,
         };
         Some((state, self.quota(quotas)?))
     }
@@ -220,42 +193,48 @@ impl<const N: usize> Slot<N> {
         Some(FixedWindow { start: self.time(), used: self.number() })
     }
 
-    pub(super) fn sliding_window(&self, quotas: &Quotas) -> Option<SlidingWindow> {
+    #[expect(
+        clippy::arithmetic_side_effects,
+        reason = "a log has two words at least, and each older step was before the newest"
+    )]
+    pub(super) fn sliding_window(&self, quotas: &QuotaTable) -> Option<SlidingWindow> {
         let Kind::SlidingWindow = self.kind() else { return None };
         let quota = self.quota(quotas)?;
         let older = self.0[2..N - 1].iter().rev().filter(|&&word| word != 0);
         let older = older.map(|&word| {
-            let (before, units) = unpack_older(word, quota);
+            let (before, units) = unpack_step(word, quota);
             (self.time() - before, units)
         });
         let newest = Some((self.time(), self.number())).filter(|&(_, units)| units > 0);
         Some(older.chain(newest).collect())
     }
 
-    /// Under which its state was counted; `None` where it is kept aside.
+    /// The quota under which its state was counted; `None` if a spilled state's quotas have no
+    /// number.
     #[inline]
-    pub(super) fn quota<'a>(&self, quotas: &'a Quotas) -> Option<&'a Quota> {
+    pub(super) fn quota<'a>(&self, quotas: &'a QuotaTable) -> Option<&'a Quota> {
         quotas.get(self.quota_number())
     }
 
-    /// The number of its quota, or of one of those whose states are kept aside.
+    /// The number of its quota, or of one of the quotas of a spilled state.
     #[inline]
     pub(super) fn quota_number(&self) -> u64 {
         (self.last() >> QUOTA_SHIFT) & ((1 << QUOTA_BITS) - 1)
     }
 
     #[inline]
-    pub(super) fn is_taken(&self) -> bool {
-        self.last() & TAKEN != 0
+    pub(super) fn is_locked(&self) -> bool {
+        self.last() & LOCKED != 0
     }
 
     #[inline]
     pub(super) fn is_empty(&self) -> bool {
-        self.kind() == Kind::Nothing
+        self.kind() == Kind::Empty
     }
 
+    /// Whether it is the entry of this key.
     #[inline]
-    pub(super) fn is_of(&self, address: &Address) -> bool {
+    pub(super) fn is_at(&self, address: &Address) -> bool {
         self.0[0] == address.tag && self.last() >> TAG_SHIFT == address.tag_rest && !self.is_empty()
     }
 
@@ -263,21 +242,22 @@ impl<const N: usize> Slot<N> {
         home(self.0[0], capacity)
     }
 
-    /// Where a state is kept aside.
-    pub(super) fn index_aside(&self) -> Option<usize> {
-        (self.kind() == Kind::Aside).then(|| self.number() as usize)
+    /// Where a spilled state is kept.
+    #[expect(clippy::cast_possible_truncation, reason = "the index was a usize")]
+    pub(super) fn spilled_index(&self) -> Option<usize> {
+        (self.kind() == Kind::Spilled).then(|| self.number() as usize)
     }
 
-    /// Whether its state is kept aside, or may come to be.
-    pub(super) fn may_be_aside(&self) -> bool {
-        matches!(self.kind(), Kind::SlidingWindow | Kind::Aside)
+    /// Whether its state is spilled, or may come to be.
+    pub(super) fn may_spill(&self) -> bool {
+        matches!(self.kind(), Kind::SlidingWindow | Kind::Spilled)
     }
 
-    /// Whether the state says no more than a new one.
-    pub(super) fn is_expired(&self, quotas: &Quotas, now: Now) -> bool {
+    /// Whether the state answers as a new one does.
+    pub(super) fn is_expired(&self, quotas: &QuotaTable, now: Now) -> bool {
         let time = self.time();
         match self.kind() {
-            Kind::Nothing => false,
+            Kind::Empty => false,
             Kind::TokenBucket => time < now.monotonic_nanos(),
             Kind::FixedWindow => self
                 .quota(quotas)
@@ -285,7 +265,7 @@ impl<const N: usize> Slot<N> {
             Kind::SlidingWindow => self.quota(quotas).is_some_and(|quota| {
                 time.saturating_add(quota.window_nanos()) <= now.monotonic_nanos()
             }),
-            Kind::Aside => time <= now.monotonic_nanos(),
+            Kind::Spilled => time <= now.monotonic_nanos(),
         }
     }
 
@@ -295,6 +275,11 @@ impl<const N: usize> Slot<N> {
     }
 
     #[inline]
+    #[expect(
+        clippy::arithmetic_side_effects,
+        clippy::indexing_slicing,
+        reason = "an entry has a last word"
+    )]
     const fn last(&self) -> u64 {
         self.0[N - 1]
     }
@@ -302,11 +287,11 @@ impl<const N: usize> Slot<N> {
     #[inline]
     fn kind(&self) -> Kind {
         match (self.last() >> KIND_SHIFT) & ((1 << KIND_BITS) - 1) {
-            0 => Kind::Nothing,
+            0 => Kind::Empty,
             1 => Kind::TokenBucket,
             2 => Kind::FixedWindow,
             3 => Kind::SlidingWindow,
-            _ => Kind::Aside,
+            _ => Kind::Spilled,
         }
     }
 
@@ -327,18 +312,18 @@ mod tests {
         Now::new(Duration::from_secs(seconds), Duration::from_secs(seconds))
     }
 
-    fn packed(state: &State, quota: &Quota, quotas: &Quotas) -> Option<Slot<WIDE>> {
-        Slot::pack(&Address::new(1), 7, state, quota, quotas)
+    fn packed(state: &State, quota: &Quota, quotas: &QuotaTable) -> Option<Entry<LOG>> {
+        Entry::pack(&Address::new(1), 7, state, quota, quotas)
     }
 
     #[test]
-    fn a_log_of_six_steps_needs_no_more_than_its_slot() {
-        let (quotas, quota) = (Quotas::new(), Quota::per_minute(100));
+    fn a_log_of_six_steps_needs_no_more_than_its_entry() {
+        let (quotas, quota) = (QuotaTable::new(), Quota::per_minute(100));
         let mut state = State::new(Algorithm::SlidingWindow);
         for second in 60..66 {
             state.consume(&quota, at(second), second);
             let kept = packed(&state, &quota, &quotas).expect("it fits");
-            let (read, _) = kept.unpack(&quotas).expect("not aside");
+            let (read, _) = kept.unpack(&quotas).expect("not spilled");
             for later in [0, 30, 60, 62, 65] {
                 let now = at(second + later);
                 let say = |state: &State| {
@@ -360,8 +345,8 @@ mod tests {
     }
 
     #[test]
-    fn what_a_word_has_no_room_for_does_not_get_into_a_slot() {
-        let quotas = Quotas::new();
+    fn what_a_word_has_no_room_for_does_not_get_into_an_entry() {
+        let quotas = QuotaTable::new();
         let fits = |units: u64, quota: Quota, later: u64| {
             let mut state = State::new(Algorithm::SlidingWindow);
             state.consume(&quota, at(60), units);

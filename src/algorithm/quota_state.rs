@@ -1,0 +1,107 @@
+//! What an algorithm implements, [`QuotaState`], and what it calculates with.
+
+use crate::{clock::Now, quota::Quota};
+
+/// An earlier use. Some of its units are given back.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PastUse {
+    pub(crate) at: Now,
+    /// All units of the use.
+    pub(crate) cost: u64,
+    /// The units that remained right after it and the reset, if these are known.
+    pub(crate) left: Option<(u64, u64)>,
+}
+
+/// A key's state under one quota. Each algorithm implements it.
+pub(crate) trait QuotaState {
+    /// How long until `cost` units fit: 0 if they fit now, and always for a cost of 0. A cost above
+    /// the quota's capacity waits as long as that many single units, one after another.
+    fn wait(&self, quota: &Quota, now: Now, cost: u64) -> u64;
+
+    /// Uses `cost` units, whether or not they fit. A bucket owes at most one capacity beyond empty.
+    fn consume(&mut self, quota: &Quota, now: Now, cost: u64);
+
+    /// Counts a use that another quota of the key has admitted. This quota has not admitted it, so
+    /// it never owes anything for it.
+    fn record(&mut self, quota: &Quota, now: Now, cost: u64) {
+        self.consume(quota, now, cost);
+    }
+
+    /// Gives back `units` of a use, as far as they have not come back by themselves.
+    fn give_back(&mut self, quota: &Quota, now: Now, units: u64, past_use: &PastUse);
+
+    /// Gives back `units` of a use that was [recorded](Self::record).
+    fn give_back_recorded(&mut self, quota: &Quota, now: Now, units: u64, past_use: &PastUse) {
+        self.give_back(quota, now, units, past_use);
+    }
+
+    /// The units left.
+    fn remaining(&self, quota: &Quota, now: Now) -> u64;
+
+    /// How long until [`remaining`](Self::remaining) grows, or until a fixed window ends. 0 if
+    /// nothing is used of a token bucket or a sliding window.
+    fn reset(&self, quota: &Quota, now: Now) -> u64;
+
+    /// Uses `cost` units if these fit behind the units `ahead`. Returns the [`wait`](Self::wait), 0
+    /// if they fit, and what is so afterwards: what [remains](Self::remaining), and the
+    /// [`reset`](Self::reset).
+    #[inline]
+    fn charge(&mut self, quota: &Quota, now: Now, ahead: u64, cost: u64) -> (u64, u64, u64) {
+        charge_by_steps(self, quota, now, ahead, cost)
+    }
+
+    /// The state under the quota `to` of a key with this state under the quota `from`: what was
+    /// used stays used.
+    fn convert(&self, from: &Quota, to: &Quota, now: Now) -> Self
+    where
+        Self: Sized;
+
+    /// After the clock was set back, moves a window that is ahead of the clock to now. Returns
+    /// whether it was ahead.
+    fn realign(&mut self, _quota: &Quota, _now: Now) -> bool {
+        false
+    }
+
+    /// How long until this state answers as a new one does.
+    fn expires_in(&self, quota: &Quota, now: Now) -> u64;
+}
+
+/// How many units must be left for `cost` to fit behind the units `ahead`. A cost of 0 waits for no
+/// other units.
+#[inline]
+pub(crate) fn units_required(ahead: u64, cost: u64) -> u64 {
+    if cost == 0 { 0 } else { ahead.saturating_add(cost) }
+}
+
+#[inline]
+pub(super) fn charge_by_steps(
+    state: &mut (impl QuotaState + ?Sized),
+    quota: &Quota,
+    now: Now,
+    ahead: u64,
+    cost: u64,
+) -> (u64, u64, u64) {
+    let wait = state.wait(quota, now, units_required(ahead, cost));
+    if wait == 0 && cost > 0 {
+        state.consume(quota, now, cost);
+    }
+    (wait, state.remaining(quota, now), state.reset(quota, now))
+}
+
+/// `a / b`, rounded up; the largest `u64` where it is more, or where `b` is 0.
+#[inline]
+pub(super) fn ceil_div(a: u128, b: u64) -> u64 {
+    match (u64::try_from(a), b) {
+        (Ok(a), 1) => a,
+        (Ok(0), 0) => 0,
+        (_, 0) => u64::MAX,
+        // A division of 128 bits takes several times as long.
+        (Ok(a), _) => a.div_ceil(b),
+        (Err(_), _) => saturate(a.div_ceil(u128::from(b))),
+    }
+}
+
+#[inline]
+pub(super) fn saturate(number: u128) -> u64 {
+    u64::try_from(number).unwrap_or(u64::MAX)
+}

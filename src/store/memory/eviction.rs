@@ -1,0 +1,99 @@
+//! What makes room for a new key, and in which order. The [overview](super) names the policy.
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects, clippy::indexing_slicing))]
+
+use super::locked_shard::LockedShard;
+use crate::{
+    algorithm::{QuotaState, StatesByQuota},
+    clock::Now,
+};
+
+/// How many slots are swept for each new key: more than one, so that expired keys go faster than
+/// new ones come.
+const SWEEP_PER_KEY: usize = 4;
+/// How many slots are swept when there is no room.
+const SWEEP_WHEN_FULL: usize = 32;
+/// How many slots are swept for a policy with less than its share, in each of two rounds.
+const SWEEP_FOR_SHARE: usize = 128;
+
+/// Sweeps the next slots: removes the keys that have expired.
+pub(super) fn sweep(locked: &mut LockedShard<'_>) {
+    for _ in 0..SWEEP_PER_KEY.min(locked.capacity()) {
+        let index = locked.next_index();
+        if locked.is_expired_at(index) {
+            locked.remove_at(index);
+        }
+    }
+}
+
+/// Makes room for a new key of a policy in a full shard, if it can.
+pub(super) fn make_room<const N: usize>(locked: &mut LockedShard<'_>, policy: u64) {
+    evict_cheap::<N>(locked, policy);
+    if locked.is_full_for::<N>() {
+        evict_for_share::<N>(locked, policy);
+    }
+}
+
+/// Removes keys that have expired until there is room. If there are none, evicts a key that has
+/// nearly all of its quota left, so that little is given back. That key is not one of another
+/// policy within its share: to give such a key its units back again and again would give back all
+/// of them.
+fn evict_cheap<const N: usize>(locked: &mut LockedShard<'_>, policy: u64) {
+    let share = locked.meta.shares.share(policy);
+    let mut nearly_full = None;
+    for _ in 0..SWEEP_WHEN_FULL.min(locked.capacity()) {
+        let index = locked.next_index();
+        if locked.is_expired_at(index) {
+            locked.remove_at(index);
+            nearly_full = None;
+            if !locked.is_full_for::<N>() {
+                return;
+            }
+        } else if nearly_full.is_none() {
+            nearly_full = locked.states_at(index).and_then(|(other, states)| {
+                let may_go = other == policy || !locked.meta.shares.is_within(share, other, 0);
+                (may_go && has_eighths_left(&states, 7, locked.now)).then_some(index)
+            });
+        }
+    }
+    if let Some(index) = nearly_full {
+        locked.remove_at(index);
+    }
+}
+
+/// If a policy uses less than its share of the room, evicts keys of policies that use more until
+/// there is room: first keys that have half of their quota left, and then any. What these had used
+/// is remembered, so that no flood gives a spent key its quota back.
+#[cold]
+#[inline(never)]
+#[expect(clippy::arithmetic_side_effects, reason = "a shard has room for fewer than 2^40 bytes")]
+fn evict_for_share<const N: usize>(locked: &mut LockedShard<'_>, policy: u64) {
+    let max_cost = locked.meta.budget.cost.max::<N>();
+    let share = locked.meta.shares.share(policy);
+    if !locked.meta.shares.is_within(share, policy, locked.reserved + max_cost) {
+        return;
+    }
+    for least_left in [4, 0] {
+        for _ in 0..SWEEP_FOR_SHARE.min(locked.capacity()) {
+            let index = locked.next_index();
+            let Some((other, states)) = locked.states_at(index) else { continue };
+            if !locked.meta.shares.is_within(share, other, 0)
+                && has_eighths_left(&states, least_left, locked.now)
+            {
+                let now = locked.now;
+                locked.meta.remember_evicted(other, states, now);
+                locked.remove_at(index);
+                if !locked.is_full_for::<N>() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Whether so many eighths of each quota are left.
+fn has_eighths_left(states: &StatesByQuota, eighths: u64, now: Now) -> bool {
+    states.iter().all(|(quota, state)| {
+        let capacity = state.algorithm().capacity(quota);
+        state.remaining(quota, now).saturating_mul(8) >= capacity.saturating_mul(eighths)
+    })
+}

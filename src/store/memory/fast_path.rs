@@ -1,0 +1,298 @@
+//! Charges of known keys without waiting for any thread: an entry is read, and written on condition
+//! that it has not changed meanwhile. A refusal writes nothing. Where this is not enough, the [slow
+//! path](super::slow_path) charges under a lock.
+//!
+//! Most decisions are made here. The `inline` attributes keep each way through it in one piece: the
+//! compiler would not inline functions that have two callers.
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects, clippy::indexing_slicing))]
+
+use std::hint::spin_loop;
+
+use smallvec::SmallVec;
+
+use super::{
+    address::Address,
+    entry::{Entry, Pack, uses_log},
+    seqlock::SlotGuard,
+    shard::Shards,
+    slow_path,
+    table::{SlotRead, Tables},
+};
+use crate::{
+    algorithm::{QuotaState, State},
+    clock::Now,
+    quota::Quota,
+    store::{Charge, Mode, Usage},
+};
+
+/// How often a request is tried again while other threads charge the same keys.
+const RETRIES: usize = 16;
+
+/// Why a charge was not made.
+enum NotMade {
+    /// Another thread has changed what was read.
+    Conflict,
+    /// The key is new, or its state is spilled, or slots move.
+    NeedsLock,
+}
+
+/// A charge that is worked out and not yet made.
+struct Prepared<'a, const N: usize> {
+    /// The charge's index in its request.
+    index: usize,
+    read: SlotRead<'a, N>,
+    guard: Option<SlotGuard<'a, N>>,
+    after: Entry<N>,
+}
+
+/// The charges of a request that are made in tables of one kind.
+type AllPrepared<'a, const N: usize> = SmallVec<[Prepared<'a, N>; 8]>;
+
+/// Makes the only charge of a request.
+#[inline(always)]
+pub(super) fn charge_one(shards: &Shards, charge: &Charge, usage: &mut Usage, now: Now) {
+    if uses_log(charge) {
+        charge_one_log(shards, charge, usage, now);
+    } else {
+        charge_one_in(shards, &shards.counters, charge, usage, now);
+    }
+}
+
+/// Not inlined, so that counters do not pay for its stack frame.
+#[inline(never)]
+fn charge_one_log(shards: &Shards, charge: &Charge, usage: &mut Usage, now: Now) {
+    charge_one_in(shards, &shards.logs, charge, usage, now);
+}
+
+#[inline(always)]
+fn charge_one_in<const N: usize>(
+    shards: &Shards,
+    tables: &Tables<N>,
+    charge: &Charge,
+    usage: &mut Usage,
+    now: Now,
+) {
+    let made = match try_one(shards, tables, charge, usage, now) {
+        Err(NotMade::Conflict) => retry(|| try_one(shards, tables, charge, usage, now)),
+        made => made.ok(),
+    };
+    if made.is_none() {
+        slow_path::charge_one(shards, charge, usage, now);
+    }
+}
+
+#[inline(always)]
+fn try_one<const N: usize>(
+    shards: &Shards,
+    tables: &Tables<N>,
+    charge: &Charge,
+    usage: &mut Usage,
+    now: Now,
+) -> Result<(), NotMade> {
+    let (read, after) = evaluate(shards, tables, charge, None, usage, now)?;
+    if !usage.fits() || !charge.uses_units() {
+        return read.is_valid().then_some(()).ok_or(NotMade::Conflict);
+    }
+    read.try_lock().ok_or(NotMade::Conflict)?.write(after.0);
+    Ok(())
+}
+
+/// Makes all the charges of a request, or none.
+#[inline(never)]
+pub(super) fn charge_all(shards: &Shards, charges: &[Charge], usages: &mut [Usage], now: Now) {
+    let made = match try_all(shards, charges, usages, now) {
+        Err(NotMade::Conflict) => retry(|| try_all(shards, charges, usages, now)),
+        made => made.ok(),
+    };
+    if made.is_none() {
+        slow_path::charge_all(shards, charges, usages, now);
+    }
+}
+
+/// Tries again after a conflict. Not inlined, so that the first try has no loop around it.
+#[inline(never)]
+fn retry<T>(mut attempt: impl FnMut() -> Result<T, NotMade>) -> Option<T> {
+    for _ in 0..RETRIES {
+        spin_loop();
+        match attempt() {
+            Err(NotMade::Conflict) => {}
+            made => return made.ok(),
+        }
+    }
+    None
+}
+
+fn try_all(
+    shards: &Shards,
+    charges: &[Charge],
+    usages: &mut [Usage],
+    now: Now,
+) -> Result<(), NotMade> {
+    let (mut counters, mut logs) = (AllPrepared::new(), AllPrepared::new());
+    let uses_counter = |charge: &Charge| !uses_log(charge);
+    prepare(uses_counter, shards, &shards.counters, charges, usages, now, &mut counters)?;
+    prepare(uses_log, shards, &shards.logs, charges, usages, now, &mut logs)?;
+    let fits = |(charge, usage): (&Charge, &Usage)| charge.mode != Mode::Enforced || usage.fits();
+    if charges.iter().zip(&*usages).all(fits) {
+        // All are locked before any is written. No thread waits here, so they need no order.
+        lock(&mut counters)?;
+        lock(&mut logs)?;
+        write(&mut counters);
+        write(&mut logs);
+    } else {
+        report_refused(shards, &counters, charges, usages, now)?;
+        report_refused(shards, &logs, charges, usages, now)?;
+    }
+    Ok(())
+}
+
+/// Prepares those of the charges that are `of_kind`.
+#[inline(always)]
+#[expect(clippy::arithmetic_side_effects, reason = "a table has fewer than 2^17 slots")]
+fn prepare<'a, const N: usize>(
+    of_kind: impl Fn(&Charge) -> bool,
+    shards: &'a Shards,
+    tables: &'a Tables<N>,
+    charges: &[Charge],
+    usages: &mut [Usage],
+    now: Now,
+    prepared: &mut AllPrepared<'a, N>,
+) -> Result<(), NotMade> {
+    let mut last = None;
+    for (index, (charge, usage)) in charges.iter().zip(usages).enumerate() {
+        if of_kind(charge) {
+            // A key's entries under several policies came together: each lies behind the last.
+            let behind = last.and_then(|(key, index)| (key == charge.key).then_some(index + 1));
+            let (read, after) = evaluate(shards, tables, charge, behind, usage, now)?;
+            last = Some((charge.key, read.index));
+            prepared.push(Prepared { index, read, guard: None, after });
+        }
+    }
+    Ok(())
+}
+
+/// Writes to `usage` what becomes of a charge if its request passes. Returns the key's entry before
+/// and after it.
+#[inline(always)]
+fn evaluate<'a, const N: usize>(
+    shards: &'a Shards,
+    tables: &'a Tables<N>,
+    charge: &Charge,
+    expected: Option<usize>,
+    usage: &mut Usage,
+    now: Now,
+) -> Result<(SlotRead<'a, N>, Entry<N>), NotMade> {
+    let address = Address::of(charge);
+    let shard = shards.shard(&address);
+    let read = tables.get(shard.number).read(shard.version(), &address, expected);
+    let read = read.ok_or(NotMade::NeedsLock)?;
+    if read.entry.is_locked() {
+        return Err(NotMade::Conflict);
+    }
+    let after = match read.entry.token_bucket() {
+        Some(bucket) => evaluate_state(shards, bucket, charge, &read.entry, usage, now),
+        // Half of a write must not be unpacked as a window.
+        None if !read.is_valid() => return Err(NotMade::Conflict),
+        None => evaluate_window(shards, charge, &read.entry, usage, now),
+    };
+    Ok((read, after.ok_or(NotMade::NeedsLock)?))
+}
+
+/// Not inlined, so that token buckets do not pay for its registers.
+#[inline(never)]
+fn evaluate_window<const N: usize>(
+    shards: &Shards,
+    charge: &Charge,
+    entry: &Entry<N>,
+    usage: &mut Usage,
+    now: Now,
+) -> Option<Entry<N>> {
+    match entry.fixed_window() {
+        Some(window) if window.is_ahead(now) && charge.mode != Mode::Peek => None,
+        Some(window) => evaluate_state(shards, window, charge, entry, usage, now),
+        None => {
+            let log = entry.sliding_window(&shards.quotas)?;
+            evaluate_state(shards, log, charge, entry, usage, now)
+        }
+    }
+}
+
+/// Compiled for each algorithm by itself, and inlined.
+#[inline(always)]
+fn evaluate_state<S: QuotaState + Pack + Into<State>, const N: usize>(
+    shards: &Shards,
+    mut state: S,
+    charge: &Charge,
+    entry: &Entry<N>,
+    usage: &mut Usage,
+    now: Now,
+) -> Option<Entry<N>> {
+    let quota = entry.quota(&shards.quotas)?;
+    if *quota != charge.quota || charge.mode == Mode::Peek {
+        return peek(&state.into(), quota, charge, entry, usage, now);
+    }
+    let (wait, remaining, reset) = state.charge(&charge.quota, now, charge.ahead, charge.cost);
+    let is_changed = wait == 0 && charge.cost > 0;
+    *usage = Usage::from_nanos(wait, remaining, reset);
+    if is_changed { entry.with(&state, quota) } else { Some(*entry) }
+}
+
+/// Answers a peek, which few charges are. Any other charge under a new quota needs the lock: the
+/// new quota is tracked beside the old one, for which the entry has no room.
+#[inline(never)]
+fn peek<const N: usize>(
+    state: &State,
+    quota: &Quota,
+    charge: &Charge,
+    entry: &Entry<N>,
+    usage: &mut Usage,
+    now: Now,
+) -> Option<Entry<N>> {
+    if charge.mode != Mode::Peek {
+        return None;
+    }
+    let state = state.convert(quota, &charge.quota, now);
+    let wait = state.wait(&charge.quota, now, charge.units_required());
+    *usage = usage_of(&state, &charge.quota, wait, now);
+    Some(*entry)
+}
+
+/// Writes to `usages` what is left if the request does not pass.
+#[expect(clippy::indexing_slicing, reason = "the index is that of a charge, and of its usage")]
+fn report_refused<const N: usize>(
+    shards: &Shards,
+    prepared: &AllPrepared<'_, N>,
+    charges: &[Charge],
+    usages: &mut [Usage],
+    now: Now,
+) -> Result<(), NotMade> {
+    for Prepared { index, read, .. } in prepared {
+        let (quota, usage) = (&charges[*index].quota, &mut usages[*index]);
+        let (state, before) = read.entry.unpack(&shards.quotas).ok_or(NotMade::NeedsLock)?;
+        *usage = usage_of(&state.convert(before, quota, now), quota, usage.wait_nanos(), now);
+        read.is_valid().then_some(()).ok_or(NotMade::Conflict)?;
+    }
+    Ok(())
+}
+
+/// What is left, for a charge that fits after `wait`.
+fn usage_of(state: &State, quota: &Quota, wait: u64, now: Now) -> Usage {
+    Usage::from_nanos(wait, state.remaining(quota, now), state.reset(quota, now))
+}
+
+#[inline(always)]
+fn lock<const N: usize>(prepared: &mut AllPrepared<'_, N>) -> Result<(), NotMade> {
+    for charge in prepared {
+        charge.guard = Some(charge.read.try_lock().ok_or(NotMade::Conflict)?);
+    }
+    Ok(())
+}
+
+#[inline(always)]
+fn write<const N: usize>(prepared: &mut AllPrepared<'_, N>) {
+    for charge in prepared {
+        if let Some(guard) = charge.guard.take() {
+            guard.write(charge.after.0);
+        }
+    }
+}

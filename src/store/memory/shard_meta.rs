@@ -1,0 +1,222 @@
+//! What a shard knows beside its entries: [`ShardMeta`], behind the shard's mutex.
+
+use std::collections::{HashMap, hash_map};
+
+use slab::Slab;
+
+use super::{
+    entry::{Entry, LOG},
+    fair_shares::FairShares,
+    quota_table::QuotaTable,
+};
+use crate::{
+    algorithm::{QuotaState, State, StatesByQuota},
+    clock::Now,
+    quota::Quota,
+};
+
+/// What a shard knows beside its entries.
+pub(super) struct ShardMeta {
+    pub(super) budget: Budget,
+    pub(super) shares: FairShares,
+    counter_keys: usize,
+    log_keys: usize,
+    /// The slot that is swept next. The slots of the log table follow those of the counter table.
+    pub(super) cursor: usize,
+    /// The states that have no room in an entry: long logs, large numbers, and those of several
+    /// quotas.
+    pub(super) spilled: Slab<StatesByQuota>,
+    /// By policy, what new keys without an entry share.
+    pub(super) shared: HashMap<u64, StatesByQuota>,
+    /// By policy, the most that a key had used that was evicted to make room for another policy's
+    /// key. New keys of the policy begin with it, so that an evicted key that comes back gains
+    /// nothing.
+    evicted: HashMap<u64, StatesByQuota>,
+}
+
+/// How much room the keys of a shard may use: a number of keys, or of bytes.
+#[derive(Clone, Copy)]
+pub(super) struct Budget {
+    /// Below 0 if keys needed more after they had come.
+    pub(super) left: isize,
+    pub(super) cost: Cost,
+}
+
+/// What a key uses of the budget.
+#[derive(Clone, Copy)]
+pub(super) struct Cost {
+    pub(super) counter: isize,
+    pub(super) log: isize,
+    /// What a key uses beside its entry if its state is spilled: for a log, or for a few other
+    /// states.
+    pub(super) spilled: isize,
+}
+
+/// Where a key's state is kept.
+pub(super) enum Stored<'a> {
+    InEntry(State, &'a Quota),
+    Spilled(&'a StatesByQuota),
+}
+
+impl Cost {
+    const fn entry<const N: usize>(&self) -> isize {
+        if N == LOG { self.log } else { self.counter }
+    }
+
+    fn of<const N: usize>(&self, entry: &Entry<N>, spilled: Option<&StatesByQuota>) -> isize {
+        let logs = if N == LOG { spilled.map_or(1, StatesByQuota::len) as isize } else { 1 };
+        self.entry::<N>() + if entry.may_spill() { logs * self.spilled } else { 0 }
+    }
+
+    /// The most that a new key may use.
+    pub(super) const fn max<const N: usize>(&self) -> isize {
+        self.entry::<N>() + self.spilled
+    }
+}
+
+impl ShardMeta {
+    pub(super) fn new(budget: Budget) -> Self {
+        Self {
+            budget,
+            shares: FairShares::new(budget.left),
+            counter_keys: 0,
+            log_keys: 0,
+            cursor: 0,
+            spilled: Slab::new(),
+            shared: HashMap::new(),
+            evicted: HashMap::new(),
+        }
+    }
+
+    /// How many keys have entries.
+    pub(super) fn keys(&self) -> usize {
+        self.counter_keys + self.log_keys
+    }
+
+    /// How many keys have entries of `N` words.
+    pub(super) fn keys_in<const N: usize>(&mut self) -> &mut usize {
+        if N == LOG { &mut self.log_keys } else { &mut self.counter_keys }
+    }
+
+    /// Accounts for a new entry.
+    pub(super) fn add<const N: usize>(&mut self, entry: &Entry<N>, quotas: &QuotaTable) {
+        self.spend(quotas.policy(entry.quota_number()), self.cost(entry));
+        *self.keys_in::<N>() += 1;
+    }
+
+    /// Accounts for an entry that goes, and drops its spilled state.
+    pub(super) fn remove<const N: usize>(&mut self, entry: &Entry<N>, quotas: &QuotaTable) {
+        self.spend(quotas.policy(entry.quota_number()), -self.cost(entry));
+        *self.keys_in::<N>() -= 1;
+        if let Some(index) = entry.spilled_index() {
+            self.spilled.remove(index);
+        }
+    }
+
+    /// The keys of a policy use `more` of the budget, or less if it is negative.
+    pub(super) fn spend(&mut self, policy: u64, more: isize) {
+        self.budget.left -= more;
+        self.shares.add(policy, more);
+    }
+
+    /// The state of an entry.
+    #[expect(clippy::expect_used, reason = "a key whose state is lost has its whole quota again")]
+    pub(super) fn stored<'a, const N: usize>(
+        &'a self,
+        entry: &Entry<N>,
+        quotas: &'a QuotaTable,
+    ) -> Stored<'a> {
+        match entry.unpack(quotas) {
+            Some((state, quota)) => Stored::InEntry(state, quota),
+            None => {
+                let spilled = self.spilled_of(entry);
+                Stored::Spilled(spilled.expect("a state that is not in its entry is spilled"))
+            }
+        }
+    }
+
+    /// The spilled state of an entry; `None` if the entry holds its state itself.
+    #[expect(clippy::expect_used, reason = "a key whose state is lost has its whole quota again")]
+    fn spilled_of<const N: usize>(&self, entry: &Entry<N>) -> Option<&StatesByQuota> {
+        let index = entry.spilled_index()?;
+        Some(self.spilled.get(index).expect("a spilled state lives as long as its entry"))
+    }
+
+    /// The spilled states of an entry that does not hold its state itself, and their index.
+    #[expect(clippy::expect_used, reason = "a key whose state is lost has its whole quota again")]
+    pub(super) fn spilled_mut<const N: usize>(
+        &mut self,
+        entry: &Entry<N>,
+    ) -> (usize, &mut StatesByQuota) {
+        let index = entry.spilled_index().expect("a state that is not in its entry is spilled");
+        let states = self.spilled.get_mut(index);
+        (index, states.expect("a spilled state lives as long as its entry"))
+    }
+
+    /// The states of an entry.
+    pub(super) fn states<const N: usize>(
+        &self,
+        entry: &Entry<N>,
+        quotas: &QuotaTable,
+    ) -> StatesByQuota {
+        match self.stored(entry, quotas) {
+            Stored::InEntry(state, quota) => StatesByQuota::new(*quota, state),
+            Stored::Spilled(states) => states.clone(),
+        }
+    }
+
+    /// Keeps what a key had used that is about to be evicted.
+    pub(super) fn remember_evicted(&mut self, policy: u64, states: StatesByQuota, now: Now) {
+        if let Some(shared) = self.shared.get_mut(&policy) {
+            raise(shared, &states, now);
+        }
+        match self.evicted.entry(policy) {
+            hash_map::Entry::Occupied(evicted) => raise(evicted.into_mut(), &states, now),
+            hash_map::Entry::Vacant(evicted) => {
+                evicted.insert(states);
+            }
+        }
+    }
+
+    /// What new keys of a policy begin with; `None` for a whole quota.
+    pub(super) fn beginning(&self, policy: u64) -> Option<&StatesByQuota> {
+        self.evicted.get(&policy)
+    }
+
+    /// What an entry uses of the budget.
+    pub(super) fn cost<const N: usize>(&self, entry: &Entry<N>) -> isize {
+        self.budget.cost.of(entry, self.spilled_of(entry))
+    }
+
+    /// Whether an entry's state answers as a new one does. The expiry that a spilled entry has is
+    /// right only as long as no clock steps, so the state is looked at as well.
+    pub(super) fn is_expired<const N: usize>(
+        &self,
+        entry: &Entry<N>,
+        quotas: &QuotaTable,
+        now: Now,
+    ) -> bool {
+        let is_expired = |states: &StatesByQuota| states.is_expired(now);
+        entry.is_expired(quotas, now) && self.spilled_of(entry).is_none_or(is_expired)
+    }
+}
+
+/// Uses units until no more are left than in `other`, under each quota of that.
+fn raise(states: &mut StatesByQuota, other: &StatesByQuota, now: Now) {
+    for (quota, state) in other.iter() {
+        let left = |states: &StatesByQuota| states.under(quota, now).remaining(quota, now);
+        let too_much = left(states).saturating_sub(state.remaining(quota, now));
+        if too_much > 0 {
+            states.consume(quota, now, too_much);
+        }
+        // Of a token bucket, a part of a unit more may be missing.
+        if states.under(quota, now).wait(quota, now, 1) < state.wait(quota, now, 1) {
+            states.consume(quota, now, 1);
+        }
+    }
+}
+
+/// The monotonic nanoseconds at which the states may be forgotten.
+pub(super) fn expires_at(states: &StatesByQuota, now: Now) -> u64 {
+    now.monotonic_nanos().saturating_add(states.expires_in(now))
+}

@@ -1,0 +1,56 @@
+//! Charges of keys whose states are spilled, as are those of several quotas, and those of sliding
+//! windows with uses in more than six steps. They take the shard's mutex, and need no right to move
+//! slots.
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects, clippy::indexing_slicing))]
+
+use super::{
+    address::Address, entry::uses_log, shard::Shards, shard_meta::expires_at, table::Tables,
+};
+use crate::{
+    clock::Now,
+    store::{Charge, Mode, Usage},
+};
+
+/// Makes one charge. `None` if the key's state is not spilled, or may have room in its entry again,
+/// or if the charge is a peek.
+#[inline(never)]
+pub(super) fn charge(shards: &Shards, charge: &Charge, now: Now) -> Option<Usage> {
+    if charge.mode == Mode::Peek {
+        return None;
+    }
+    if uses_log(charge) {
+        charge_in(shards, &shards.logs, charge, now)
+    } else {
+        charge_in(shards, &shards.counters, charge, now)
+    }
+}
+
+#[expect(clippy::arithmetic_side_effects, reason = "both costs are a few thousand bytes")]
+fn charge_in<const N: usize>(
+    shards: &Shards,
+    tables: &Tables<N>,
+    charge: &Charge,
+    now: Now,
+) -> Option<Usage> {
+    let address = Address::of(charge);
+    let shard = shards.shard(&address);
+    let mut meta = shard.meta();
+    let read = tables.get(shard.number).read(shard.version(), &address, None)?;
+    let cost_before = meta.cost(&read.entry);
+    let states = meta.spilled.get_mut(read.entry.spilled_index()?)?;
+    if states.single().is_none() && states.is_expired(now) {
+        return None;
+    }
+    let (quota, cost) = (&charge.quota, charge.cost);
+    let has_changed = states.track(quota, now);
+    let (wait, remaining, reset) = states.charge(quota, now, charge.ahead, cost);
+    if has_changed || (wait == 0 && cost > 0) {
+        read.set_spilled_expiry(expires_at(states, now));
+    }
+    if has_changed {
+        let cost = meta.cost(&read.entry);
+        let policy = shards.quotas.policy(read.entry.quota_number());
+        meta.spend(policy, cost - cost_before);
+    }
+    Some(Usage::from_nanos(wait, remaining, reset))
+}
