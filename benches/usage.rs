@@ -1,10 +1,9 @@
 //! What the request log adds to a request, and how long a page of a large log takes.
 //!
-//! `cargo bench --features usage-sqlite --bench usage` prints the tables. Rounds alternate, so that
-//! noise hits all alike; a figure is the median over rounds, with the quartiles beside it; where a
-//! machine is busy, the fastest rounds tell more. The file
-//! is written by its own thread meanwhile; between rounds it may catch up, so that each entry is
-//! really taken in.
+//! `cargo bench -p tower-quota-benches --features usage-sqlite --bench usage`
+//! prints the tables. Rounds alternate, so that noise hits all alike. A figure is the median over
+//! rounds, with the quartiles beside it; on a busy machine, the fastest rounds say more. A thread of
+//! the log writes the file meanwhile. Between rounds it may catch up, so that each entry is written.
 
 use std::{
     convert::Infallible,

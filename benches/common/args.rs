@@ -1,4 +1,4 @@
-//! The command line: `cargo bench -- [--quick] [--seconds N] [part of a title …]`.
+//! The command line: `benches/run [--quick] [--seconds N] [part of a title …]`.
 
 /// What was asked for.
 pub struct Args {

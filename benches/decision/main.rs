@@ -1,6 +1,6 @@
-//! One decision, ours beside its peers': from a bare key to the verdict, and from a request's head.
+//! One decision, ours beside other limiters': from a bare key to the verdict, and from a request's head.
 //!
-//! `cargo bench --bench decision -- [--quick] [part of a title …]`
+//! `cargo bench -p tower-quota-benches --bench decision -- [--quick] [part of a title …]`
 
 #[path = "../common/mod.rs"]
 mod common;

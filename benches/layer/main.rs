@@ -1,7 +1,7 @@
 //! What a layer adds to a request that an axum router answers, without a network.
 //!
-//! `cargo bench --bench layer -- [--quick] [part of a title …]`; instructions and allocations are
-//! counted where valgrind is installed.
+//! `cargo bench -p tower-quota-benches --bench layer -- [--quick] [part of a title …]`
+//! counts instructions and allocations, too, where valgrind is installed.
 
 #[path = "../common/mod.rs"]
 mod common;

@@ -1,7 +1,7 @@
-//! What keys cost in memory, and how long one of them may have to wait for the others.
+//! How much memory keys take, and how long the store's upkeep makes a request wait.
 //!
-//! `cargo bench --bench memory -- [--quick] [--seconds N] [part of a title …]`; needs Linux's
-//! `/proc`. Each measurement has a process of its own, which this program starts.
+//! `cargo bench -p tower-quota-benches --bench memory -- [--quick] [--seconds N] [part of a title …]`
+//! needs Linux's `/proc`. It starts a process for each measurement.
 
 #[path = "../common/mod.rs"]
 mod common;

@@ -1,7 +1,8 @@
-//! Decisions by a Redis server on loopback, beside what it does without us.
+//! Decisions by a Redis server on loopback, beside the same server without this crate.
 //!
-//! `cargo bench --features redis --bench redis -- [--quick]`; needs `redis-server`. All callers are
-//! tasks of one thread, and each asks again as soon as it is answered.
+//! `cargo bench -p tower-quota-benches --features redis --bench redis -- [--quick]`
+//! needs `redis-server`. All callers are tasks of one thread, and each asks again as soon as it is
+//! answered.
 
 mod bare;
 #[path = "../common/mod.rs"]

@@ -1,7 +1,8 @@
-//! The processor time of an axum "hello" over loopback: what a limiter costs a whole server.
+//! The processor time of an axum "hello" over loopback: how much a limiter adds to a whole server.
 //!
-//! `cargo bench --bench server -- [--quick]`; needs Linux's `/proc`. Each variant is a server in a
-//! process of its own, on one core; the client is on another. All are asked in turn.
+//! `cargo bench -p tower-quota-benches --bench server -- [--quick]`
+//! needs Linux's `/proc`. Each variant is a server in a process of its own, on one core; the client is
+//! on another. It sends to all servers in turn.
 
 mod client;
 #[path = "../common/mod.rs"]

@@ -19,7 +19,7 @@ use tower_quota::{Clock, key::PeerAddr};
 use common::{Answer, answer};
 
 #[path = "../../examples/jump_ehr.rs"]
-mod jump_ehr;
+mod example;
 
 use crate::log;
 
@@ -43,7 +43,7 @@ impl Api {
     fn new(past: Duration) -> Self {
         log::keep();
         let clock = Clock::tokio(UNIX_EPOCH + Duration::from_secs(ONE_O_CLOCK) + past);
-        Self { app: jump_ehr::app(clock).unwrap(), seen: Mutex::default() }
+        Self { app: example::app(clock).unwrap(), seen: Mutex::default() }
     }
 
     async fn get(&self, path: &str, credential: &str) -> Answer {
