@@ -22,7 +22,7 @@ pub struct PolicyDescription {
     pub quota: Quota,
     /// The quotas of [plans](Policy::plans).
     pub plans: Vec<PlanDescription>,
-    /// Whether a function may give a request [another quota](Policy::plan), which nobody knows
+    /// Whether a function may give a request [another quota](Policy::quota_by), which nobody knows
     /// beforehand.
     pub other_quotas: bool,
     /// What its [units](Policy::unit) are; `None`: requests.

@@ -52,6 +52,7 @@ fn window(length: Duration) -> String {
 }
 
 /// The duration in the largest unit of which it is a whole number.
+#[expect(clippy::arithmetic_side_effects, reason = "no unit is 0 seconds long")]
 fn in_units(duration: Duration) -> (String, &'static str) {
     let seconds = duration.as_secs();
     if duration.subsec_nanos() != 0 {
@@ -65,6 +66,7 @@ fn in_units(duration: Duration) -> (String, &'static str) {
 }
 
 /// The number with a comma between thousands: `1,000`.
+#[expect(clippy::arithmetic_side_effects, reason = "an index is less than the length")]
 fn number(number: u64) -> String {
     let digits = number.to_string();
     let mut grouped = String::new();

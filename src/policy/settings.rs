@@ -20,6 +20,10 @@ use crate::{
     warning::{Code, warn},
 };
 
+type QuotaBy = Arc<dyn Fn(&Parts) -> Option<Quota> + Send + Sync>;
+type Cost = Arc<dyn Fn(&Parts) -> u64 + Send + Sync>;
+type Settle = Arc<dyn Fn(&response::Parts) -> Option<u64> + Send + Sync>;
+
 #[derive(Clone)]
 pub(crate) struct Settings {
     pub(crate) name: Arc<str>,
@@ -27,15 +31,15 @@ pub(crate) struct Settings {
     /// The quota of requests without a plan.
     pub(crate) quota: Quota,
     pub(crate) keys: Keys,
-    pub(crate) quota_by: Option<Arc<dyn Fn(&Parts) -> Option<Quota> + Send + Sync>>,
+    pub(crate) quota_by: Option<QuotaBy>,
     /// An invalid quota is reported once.
     pub(super) invalid_quota: Arc<Once>,
     pub(crate) plans: Option<Plans>,
     /// `None` if each request costs 1.
-    pub(crate) cost: Option<Arc<dyn Fn(&Parts) -> u64 + Send + Sync>>,
+    pub(crate) cost: Option<Cost>,
     /// `None` for requests.
     pub(crate) unit: Option<Arc<str>>,
-    pub(crate) settle: Option<Arc<dyn Fn(&response::Parts) -> Option<u64> + Send + Sync>>,
+    pub(crate) settle: Option<Settle>,
     /// `None` if the category decides.
     pub(crate) hold: Option<Duration>,
     pub(crate) dry_run: bool,

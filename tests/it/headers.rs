@@ -122,7 +122,7 @@ fn an_unknown_header_policy_is_an_error() {
         assert_eq!(
             error.to_string(),
             format!(
-                "header policy `{name}`: requests are held to no policy of this name; write one of `burst`, `hourly`"
+                "header policy `{name}`: no policy for requests has this name; write one of `burst`, `hourly`"
             ),
         );
     }
@@ -350,7 +350,7 @@ fn a_header_policy_that_nothing_tells_of_is_an_error() {
     let builder = RateLimitLayer::builder(limiter()).headers([HeaderStyle::ratelimit_lists()]);
     assert_eq!(
         builder.header_policy("burst").build().unwrap_err().to_string(),
-        "header policy `burst`: no header style speaks of one policy; leave `.header_policy(…)` out",
+        "header policy `burst`: no header style shows a single policy; leave `.header_policy(…)` out",
     );
 }
 

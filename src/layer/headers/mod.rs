@@ -98,11 +98,11 @@ impl Headers {
                 [] => "leave `.header_policy(…)` out".to_owned(),
                 names => format!("write one of {}", names.join(", ")),
             };
-            return fail(format!("requests are held to no policy of this name; {remedy}"));
+            return fail(format!("no policy for requests has this name; {remedy}"));
         }
         if !self.styles.iter().any(|style| style.tells_one()) {
             return fail(
-                "no header style speaks of one policy; leave `.header_policy(…)` out".into(),
+                "no header style shows a single policy; leave `.header_policy(…)` out".into(),
             );
         }
         Ok(())
