@@ -1,4 +1,4 @@
-//! What a page says, whatever it is written in.
+//! The page as blocks of text and tables, which `html` and `markdown` write: [`Block`].
 
 use http::StatusCode;
 
@@ -13,7 +13,7 @@ pub(super) enum Block {
     Text(Cell),
     List(Vec<Cell>),
     Table(Table),
-    /// An HTTP message, line by line.
+    /// An HTTP message, with its line breaks.
     Message(String),
 }
 
@@ -23,7 +23,7 @@ pub(super) struct Table {
     pub(super) groups: Vec<Group>,
 }
 
-/// Rows of a table that belong together. The first cell of a row names it.
+/// Rows of a table that belong together. The first cell of each row is its heading.
 pub(super) struct Group {
     pub(super) heading: Option<Cell>,
     pub(super) rows: Vec<Vec<Cell>>,
@@ -35,7 +35,7 @@ pub(super) enum Span {
     Text(String),
     Strong(String),
     Code(String),
-    /// A remark on what is before it.
+    /// A remark on the span before it.
     Note(String),
 }
 
@@ -59,7 +59,7 @@ impl Description {
         blocks.extend(self.algorithms());
         if !self.exempt.is_empty() {
             blocks.push(Block::Heading("Not counted"));
-            let exempt = self.exempt.iter().map(|requests| vec![spoken(requests)]);
+            let exempt = self.exempt.iter().map(|requests| vec![requests_span(requests)]);
             blocks.push(Block::List(exempt.collect()));
         }
         blocks.extend(self.responses.iter().flat_map(ResponseDescription::document));
@@ -87,7 +87,12 @@ impl Description {
         if !self.categories.is_empty() {
             let groups = self.categories.iter().map(|category| {
                 let mut heading = vec![Span::Strong(category.name.clone())];
-                heading.extend(category.requests.iter().flat_map(|of| [text(" "), spoken(of)]));
+                heading.extend(
+                    category
+                        .requests
+                        .iter()
+                        .flat_map(|requests| [text(" "), requests_span(requests)]),
+                );
                 Group { heading: Some(heading), rows: rows(&category.policies) }
             });
             blocks.push(Block::Heading("By category"));
@@ -104,7 +109,7 @@ impl Description {
         blocks
     }
 
-    /// Plans beside each other, for all policies that have some.
+    /// A table of plans, with a column for each policy that has plans.
     fn by_plan(&self) -> Vec<Block> {
         let mut policies: Vec<&PolicyDescription> = Vec::new();
         let mut plans: Vec<&str> = Vec::new();
@@ -139,7 +144,7 @@ impl Description {
         vec![Block::Heading("By plan"), Block::Table(Table { caption, columns, groups })]
     }
 
-    /// What each algorithm in use means for a caller.
+    /// When units come back, for each algorithm in use.
     fn algorithms(&self) -> Vec<Block> {
         let all = [
             (
@@ -177,14 +182,14 @@ fn algorithm_name(algorithm: Algorithm) -> String {
     algorithm.as_str().replace('_', " ")
 }
 
-fn spoken(requests: &Requests) -> Span {
+fn requests_span(requests: &Requests) -> Span {
     match requests {
         Requests::Endpoint { .. } => Span::Code(requests.to_string()),
         _ => text(requests.to_string()),
     }
 }
 
-/// A policy's name, limit and keys, with remarks.
+/// A row of a policy: its name, limit and keys, with remarks.
 fn row(policy: &PolicyDescription) -> Vec<Cell> {
     let mut name = vec![text(&*policy.name)];
     if policy.dry_run {

@@ -1,4 +1,4 @@
-//! A page of HTML that stands by itself.
+//! Writes a page as HTML that needs no other file.
 
 use std::fmt::{self, Display, Write};
 
@@ -45,7 +45,7 @@ impl Display for Block {
                 f.write_str("</ul>")
             }
             Self::Table(table) => table.fmt(f),
-            // It may be wider than the page: the keyboard scrolls it too.
+            // A message may be wider than the page: `tabindex` lets the keyboard scroll it.
             Self::Message(message) => {
                 write!(f, "<pre tabindex=\"0\" role=\"region\" aria-label=\"HTTP response\">")?;
                 write!(f, "{}</pre>", Text(message))
@@ -100,7 +100,7 @@ impl Display for Cell<'_> {
     }
 }
 
-/// Text that has no meaning to HTML, in an element or in a quoted attribute.
+/// Escapes text for an element or a quoted attribute.
 struct Text<'a>(&'a str);
 
 impl Display for Text<'_> {

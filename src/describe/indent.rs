@@ -1,8 +1,10 @@
+//! Breaks JSON into indented lines: [`indented`].
+
 use serde::de::IgnoredAny;
 
-/// JSON with a line for each member; any other text as it is.
+/// JSON with a line for each member; any other text unchanged.
 ///
-/// Text for text: a value that is read and written again may tell its members in another order.
+/// It works on the text: to parse and write a value may change the order of its members.
 pub(super) fn indented(text: &str) -> String {
     if serde_json::from_str::<IgnoredAny>(text).is_err() {
         return text.to_owned();

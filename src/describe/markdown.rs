@@ -1,4 +1,4 @@
-//! CommonMark, with the tables of GitHub's.
+//! Writes a page as CommonMark, with GitHub's tables.
 
 use super::document::{Block, Span, Table};
 
@@ -24,7 +24,7 @@ pub(super) fn render(title: &str, blocks: &[Block]) -> String {
 
 fn push_table(page: &mut String, table: &Table) {
     let row = |cells: Vec<String>| format!("| {} |\n", cells.join(" | "));
-    // Escaped text has no bars; in code they are escaped like this within tables only.
+    // Escaped text has no bars. In code, only a table needs them escaped.
     let cell = |spans: &Vec<Span>| line(spans).replace('|', r"\|");
     let width = table.columns.len();
     page.push_str(&row(table.columns.iter().map(|column| escaped(column)).collect()));
@@ -45,7 +45,7 @@ fn line(spans: &[Span]) -> String {
         Span::Strong(text) => format!("**{}**", escaped(text)),
         Span::Code(text) => {
             let (fence, text) = (fence(text, 1), one_line(text));
-            // A space keeps the text's own backticks apart from the fence.
+            // A space separates the text's own backticks from the fence.
             let pad = if text.contains('`') { " " } else { "" };
             format!("{fence}{pad}{text}{pad}{fence}")
         }
@@ -54,7 +54,7 @@ fn line(spans: &[Span]) -> String {
     written.collect()
 }
 
-/// As text that has no meaning to Markdown within a line.
+/// Escapes text for a line of Markdown.
 fn escaped(text: &str) -> String {
     let mut escaped = String::new();
     for character in one_line(text).chars() {
@@ -73,7 +73,7 @@ fn one_line(text: &str) -> String {
     text.replace(|character: char| character.is_control(), " ")
 }
 
-/// More backticks than the text has side by side.
+/// A fence of more backticks than the text has in a row.
 fn fence(text: &str, at_least: usize) -> String {
     let longest = text.split(|character| character != '`').map(str::len).max().unwrap_or(0);
     "`".repeat(at_least.max(longest + 1))

@@ -1,29 +1,31 @@
+//! What responses look like: their headers, and a refusal as an example.
+
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Response};
 use serde::Serialize;
 
-/// What responses tell.
+/// The headers of responses, and a refusal as an example.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct ResponseDescription {
     /// The headers, in the order of the [styles](crate::RateLimitLayerBuilder::headers).
     pub headers: Vec<HeaderDescription>,
-    /// The policy of which headers tell that have room for one, while it passes; `None`: the one
-    /// [tightest](crate::Decision::tightest).
+    /// The policy whose numbers stand in headers for one policy, while the request passes. `None`:
+    /// the [tightest](crate::Decision::tightest).
     pub header_policy: Option<String>,
-    /// An example; `None` where nothing is ever refused.
+    /// An example of a refusal; `None` where nothing is ever refused.
     pub refusal: Option<RefusalDescription>,
 }
 
-/// A header and what it tells.
+/// A header and its meaning.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct HeaderDescription {
     /// The name, in lower case.
     pub name: String,
-    /// What it tells, in a sentence.
+    /// Its meaning, in a sentence.
     pub meaning: String,
 }
 
@@ -33,20 +35,18 @@ impl HeaderDescription {
     }
 }
 
-/// A refusal as a caller gets it.
-///
-/// The layer has made it as it makes all others, of a policy's quota that is used up. Counts are
-/// those of nobody.
+/// A refusal as a caller gets it: the layer's response when the quota of a policy is used up. The
+/// example draws on no caller's quota.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct RefusalDescription {
     /// The policy that refuses.
     pub policy: String,
-    /// The `X-Request-Id` that the request had.
+    /// The `X-Request-Id` of the request.
     pub request_id: String,
     /// The HTTP status.
     pub status: u16,
-    /// The headers that the layer has written, names in lower case.
+    /// The headers that the layer has written, by names in lower case.
     pub headers: BTreeMap<String, String>,
     /// The body.
     pub body: String,

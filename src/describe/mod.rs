@@ -1,8 +1,8 @@
-//! Limits that document themselves: what a limiter does, as data, JSON, Markdown and HTML.
+//! Limits that document themselves, as data, JSON, Markdown and HTML.
 //!
-//! [`RateLimitLayer::describe`](crate::RateLimitLayer::describe) reads it from the settings that
-//! decide about requests, and has the layer answer a refusal for an example: what callers read can
-//! not differ from what the server does.
+//! [`RateLimitLayer::describe`](crate::RateLimitLayer::describe) reads the same settings that decide
+//! about requests, and lets the layer answer a refusal as an example. So the documentation cannot
+//! differ from what the server does.
 //!
 //! ```
 //! use tower_quota::{Category, Limiter, Matcher, Policy, Quota, RateLimitLayer, key::ClientIp};
@@ -22,7 +22,7 @@
 //!
 //! With the feature `axum`, [`Description::route`] serves all three formats.
 //!
-//! No key is told, nor an address: only what kinds of key there are.
+//! A description contains no keys and no addresses, only kinds of key.
 
 mod document;
 mod html;
@@ -43,11 +43,10 @@ pub use self::{
     requests::Requests,
 };
 
-/// What a limiter does; made by [`Limiter::describe`](crate::Limiter::describe), or with what
-/// responses tell by [`RateLimitLayer::describe`](crate::RateLimitLayer::describe).
+/// The limits of a limiter, from [`Limiter::describe`](crate::Limiter::describe). From
+/// [`RateLimitLayer::describe`](crate::RateLimitLayer::describe), it also has the responses.
 ///
-/// The module's documentation has an example. Its fields may be changed, where a page shall say
-/// less.
+/// The module's documentation has an example. Change its fields where a page should say less.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Description {
@@ -55,15 +54,13 @@ pub struct Description {
     pub title: String,
     /// The policies that every request must pass.
     pub every_request: Vec<PolicyDescription>,
-    /// The categories, in the order in which they are asked: the first that matches is a request's
-    /// only one.
+    /// The categories, in order: the first that matches a request is its only one.
     pub categories: Vec<CategoryDescription>,
-    /// The policies that hold for no request: asked through
-    /// [`Limiter::check`](crate::Limiter::check) only.
+    /// The policies for [`Limiter::check`](crate::Limiter::check) only, which no request draws on.
     pub direct: Vec<PolicyDescription>,
     /// The requests that are not counted at all.
     pub exempt: Vec<Requests>,
-    /// What responses tell; `None` from a limiter, which knows of no responses.
+    /// The responses; `None` from a limiter, which has none.
     pub responses: Option<ResponseDescription>,
 }
 
@@ -75,34 +72,34 @@ pub struct CategoryDescription {
     pub name: String,
     /// Its requests.
     pub requests: Vec<Requests>,
-    /// What they must pass, beside the policies of every request. Where a policy of the same name
-    /// is in another category as well, both draw on one quota.
+    /// The policies that these requests must pass, in addition to those of every request. A policy
+    /// of the same name in another category is the same quota.
     pub policies: Vec<PolicyDescription>,
 }
 
 impl Description {
-    /// With this heading, such as `Rate limits of the API`.
+    /// Sets the heading, such as `Rate limits of the API`.
     #[must_use]
     pub fn title(self, title: impl Into<String>) -> Self {
         Self { title: title.into(), ..self }
     }
 
-    /// As JSON, in the shape of these types' fields: durations in seconds, requests by what tells
-    /// them (`"by"`: `endpoint`, `client_ip`, `key` or `function`).
+    /// The description as JSON, with the fields of these types. Durations are in seconds. Requests have
+    /// a member `by`: `endpoint`, `client_ip`, `key` or `function`.
     #[must_use]
     #[expect(clippy::expect_used, clippy::missing_panics_doc, reason = "it cannot fail")]
     pub fn to_json(&self) -> String {
         serde_json::to_string_pretty(self).expect("strings and numbers, under names, are JSON")
     }
 
-    /// As a page of Markdown (CommonMark, with GitHub's tables).
+    /// The description as a page of Markdown (CommonMark, with GitHub's tables).
     #[must_use]
     pub fn to_markdown(&self) -> String {
         markdown::render(&self.title, &self.document())
     }
 
-    /// As a page of HTML that needs no script and nothing of another host. Serve it with
-    /// [`CONTENT_SECURITY_POLICY`].
+    /// The description as a page of HTML, without scripts, and without files of any host. Serve it
+    /// with [`CONTENT_SECURITY_POLICY`].
     #[must_use]
     pub fn to_html(&self) -> String {
         html::render(&self.title, &self.document())

@@ -1,3 +1,5 @@
+//! A policy in a description: [`PolicyDescription`].
+
 use std::time::Duration;
 
 use serde::{Serialize, Serializer};
@@ -8,41 +10,39 @@ use crate::{
     quota::Quota,
 };
 
-/// What a policy holds requests to.
+/// A policy, as callers need to know it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct PolicyDescription {
     /// The name.
     pub name: String,
-    /// How it counts.
+    /// How units come back.
     pub algorithm: Algorithm,
-    /// The quota of requests without a plan. In JSON `units`, `window_seconds` and, where it has
-    /// one, `burst`; or `"unlimited"`.
+    /// The quota of requests without a plan. In JSON an object of `units`, `window_seconds` and, where
+    /// the quota has one, `burst`; or `"unlimited"`.
     #[serde(serialize_with = "quota")]
     pub quota: Quota,
     /// The quotas of [plans](Policy::plans).
     pub plans: Vec<PlanDescription>,
-    /// Whether a function may give a request [another quota](Policy::quota_by), which nobody knows
-    /// beforehand.
+    /// Whether a function may give a request [another quota](Policy::quota_by), unknown in advance.
     pub other_quotas: bool,
-    /// What its [units](Policy::unit) are; `None`: requests.
+    /// The name of its [units](Policy::unit); `None`: requests.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unit: Option<String>,
-    /// The kinds of key by which it counts, in the order in which they are tried: `ip`.
+    /// The kinds of key, such as `ip`, in the order in which they are tried.
     pub keys: Vec<String>,
-    /// Whether a request with none of these is refused; else it passes uncounted.
+    /// Whether a request without any of these keys is refused; else it passes uncounted.
     pub refuses_without_key: bool,
-    /// Whether all requests count together.
+    /// Whether all requests draw on one quota.
     pub global: bool,
-    /// How long a request may be held instead of being refused; zero: it is not.
+    /// How long a request may be held instead of being refused; zero: it is not held.
     #[serde(rename = "hold_seconds", serialize_with = "seconds")]
     pub hold: Duration,
-    /// Whether a function of the request tells [how many units](Policy::cost) it uses; else it is
-    /// one.
+    /// Whether the request decides [how many units](Policy::cost) it uses; else it uses one.
     pub cost_by_request: bool,
-    /// Whether the response tells what the request [has cost](Policy::settle).
+    /// Whether the response decides [how many units](Policy::settle) the request has used.
     pub cost_by_response: bool,
-    /// Whether it only tries out, and refuses nothing.
+    /// Whether the policy is a dry run, which refuses nothing.
     pub dry_run: bool,
 }
 
@@ -58,7 +58,7 @@ pub struct PlanDescription {
 }
 
 impl PolicyDescription {
-    /// `hold`: what the category says of it counts too.
+    /// `hold` is the longest wait, by the policy's own setting or its category's.
     pub(crate) fn new(policy: &Policy, hold: Duration) -> Self {
         let plan =
             |(name, quota): &(String, Quota)| PlanDescription { name: name.clone(), quota: *quota };
@@ -96,7 +96,7 @@ fn quota<S: Serializer>(quota: &Quota, serializer: S) -> Result<S::Ok, S::Error>
     Limited { units: quota.units(), window_seconds: quota.window(), burst }.serialize(serializer)
 }
 
-/// Whole where it can be.
+/// Seconds as a whole number where possible.
 fn seconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     match duration.subsec_nanos() {
         0 => serializer.serialize_u64(duration.as_secs()),

@@ -1,3 +1,5 @@
+//! The requests of a matcher, in a description: [`Requests`].
+
 use std::fmt;
 
 use serde::Serialize;
@@ -7,7 +9,7 @@ use crate::{
     matcher::{Kind, Matcher, Methods},
 };
 
-/// Which requests a [`Matcher`] means.
+/// The requests that a [`Matcher`] matches.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case", tag = "by")]
 #[non_exhaustive]
@@ -19,11 +21,11 @@ pub enum Requests {
         /// The path, in axum's syntax: `/users/{id}`.
         path: String,
     },
-    /// By the client's address; which ones are meant is not told.
+    /// By the client's address. The addresses are not shown.
     ClientIp,
-    /// By a key; which ones are meant is not told.
+    /// By a key. The keys are not shown.
     Key {
-        /// What kind of key: `x-api-key`.
+        /// The kind of key, such as `x-api-key`.
         kind: String,
     },
     /// By a function of the request.
@@ -47,7 +49,7 @@ impl From<&Matcher> for Requests {
     }
 }
 
-/// `GET, HEAD /users/{id}`, or in words.
+/// `GET, HEAD /users/{id}`, or plain English.
 impl fmt::Display for Requests {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

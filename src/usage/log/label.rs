@@ -1,4 +1,4 @@
-//! What identifies a key to its owner and discloses it to nobody.
+//! Labels of keys: they identify a key to its owner, and disclose it to no reader of the log.
 
 #![cfg_attr(
     not(test),
@@ -16,20 +16,20 @@ use crate::key::Key;
 
 /// Longer labels are cut.
 const MAX_LABEL: usize = 64;
-/// What is hidden of a key whose last four characters are told.
+/// The fewest characters that stay hidden where the last four are shown.
 const MIN_HIDDEN: usize = 12;
-const TOLD: usize = 4;
-/// Prefixes are told in full, as far as they are as short as `sk_live_` or `github_pat_`.
+const SHOWN: usize = 4;
+/// A longer prefix is no prefix of an API key: `sk_live_` and `github_pat_` are shorter.
 const MAX_PREFIX: usize = 12;
 
-/// Prefix and last four characters of what looks like an API key: `pk_live_…9f2c`. Of anything
-/// else, only what kind of key it is.
+/// The prefix and the last four characters of an API key: `pk_live_…9f2c`. For a key that does not
+/// look like one, its kind.
 pub(crate) fn label_of_api_key(kind: &str, key: &Key<'_>) -> String {
     masked(key.as_bytes()).unwrap_or_else(|| kind.to_owned())
 }
 
-/// A name or an email address has no such secret: letters, digits and dashes, a digit among them.
-/// This is on the way of each request, so it goes over the key once.
+/// `None` for a name or an email address: a secret consists of letters, digits and dashes, and has a
+/// digit. This runs for each request, so it reads the key once.
 fn masked(key: &[u8]) -> Option<String> {
     let (mut hidden, mut has_digit) = (0_usize, false);
     for byte in key.iter().rev().take_while(|byte| **byte != b'_') {
@@ -42,14 +42,14 @@ fn masked(key: &[u8]) -> Option<String> {
     let (prefix, _) = key.split_at_checked(key.len().saturating_sub(hidden))?;
     let is_prefix = prefix.len() <= MAX_PREFIX
         && prefix.iter().all(|byte| byte.is_ascii_lowercase() || *byte == b'_');
-    if !is_prefix || !has_digit || hidden < MIN_HIDDEN + TOLD {
+    if !is_prefix || !has_digit || hidden < MIN_HIDDEN + SHOWN {
         return None;
     }
     let text = |bytes| str::from_utf8(bytes).ok();
-    Some([text(prefix)?, "…", text(key.last_chunk::<TOLD>()?)?].concat())
+    Some([text(prefix)?, "…", text(key.last_chunk::<SHOWN>()?)?].concat())
 }
 
-/// A label as the log keeps it.
+/// Cuts a label to 64 characters.
 pub(crate) fn cut_label(label: &str) -> Arc<str> {
     if label.len() <= MAX_LABEL {
         return label.into();
@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_be_a_name_or_is_too_short_to_hide_is_not_told() {
+    fn what_may_be_a_name_or_is_too_short_to_hide_is_not_shown() {
         for key in [
             "",
             "pk_live_mine",

@@ -1,4 +1,4 @@
-//! A log in this process's memory: [`MemoryLog`].
+//! A log in the memory of this process: [`MemoryLog`].
 
 use std::{
     cmp::Reverse,
@@ -16,18 +16,21 @@ use super::{
 const DEFAULT_MAX_ENTRIES: usize = 10_000;
 const DEFAULT_MAX_SUMS: usize = 60_000;
 
-/// The newest entries, and the sums of the last day's minutes, in this process's memory.
+/// The newest entries, and the sums of the last day's minutes, in the memory of this process.
 ///
-/// Both are bounded: 10,000 entries (3 to 5 MB) and 60,000 sums (about 10 MB), unless told
-/// otherwise. Where entries have no more room, the key that has most of them loses its oldest, so
-/// that a flood of one key pushes out its own entries before those of others; requests without a
-/// key count as one key's. A sum is of one key, endpoint, method and status class; no minute takes
-/// more than a sixtieth of their number, so the last hour is always there, and no key has more in a
-/// minute than are free. What finds no room in its minute is [left out](Self::left_out).
+/// Both are bounded, by default to 10,000 entries (3 to 5 MB) and 60,000 sums (about 10 MB).
 ///
-/// The keys that ask most are counted apart, so that no number of others hides them: a key that
-/// makes more than 1/129 of the last hour's requests, or of those that are refused, is always among
-/// those that [`keys`](Reader::keys) lists, and less than 1/129 of all is missing from its count.
+/// Where entries have no more room, the key with the most entries loses its oldest. So a flood of one
+/// key pushes out its own entries before those of others. Requests without a key count as those of
+/// one key.
+///
+/// A sum is of one key, endpoint, method and status class. One minute has at most 1/60 of the sums, so
+/// the last hour always has room, and a key has at most as many sums in a minute as are free. Requests
+/// without room in their minute are [left out](Self::left_out) of the sums.
+///
+/// The busiest keys have counts of their own, so that other keys cannot hide them, however many they
+/// are. [`keys`](Reader::keys) always lists a key that makes more than 1/129 of the last hour's
+/// requests, or of the refused ones. Its count may lack less than 1/129 of all.
 ///
 /// A clone is the same log.
 ///
@@ -48,16 +51,16 @@ struct Kept {
 }
 
 /// The entries of one key, each with its number, the oldest first.
-type Own = VecDeque<(u64, Entry)>;
+type OwnerEntries = VecDeque<(u64, Entry)>;
 
-/// The newest entries of all keys, up to a number.
+/// The newest entries of all keys, up to a maximum.
 struct Newest {
     max: usize,
     kept: usize,
-    /// How many there were: the number of the next.
+    /// The number of entries recorded so far, and of the next entry.
     recorded: u64,
-    by_owner: HashMap<Owner, Own>,
-    /// Each owner by how many it has. Of those that have as many, the last has the oldest entry.
+    by_owner: HashMap<Owner, OwnerEntries>,
+    /// The owners, by their number of entries, then by their oldest entry: the last loses the next one.
     order: BTreeSet<(usize, Reverse<u64>, Owner)>,
 }
 
@@ -67,36 +70,43 @@ impl Newest {
         Self { max, kept: 0, recorded: 0, by_owner, order }
     }
 
-    /// Adds an entry. Returns the one that it pushes out: the oldest of the owner that has most.
-    #[expect(clippy::expect_used, reason = "without, entries would only grow")]
+    /// Adds an entry. Returns the one that it pushes out: the oldest of the owner with the most entries.
+    #[expect(
+        clippy::expect_used,
+        reason = "adding without a removal would let entries grow without bound"
+    )]
     fn add(&mut self, entry: Entry) -> Option<Entry> {
         let owner = entry.key.as_ref().map(|key| key.fingerprint);
         let number = self.recorded;
         self.recorded += 1;
-        self.change(owner, |own| own.push_back((number, entry)));
+        self.change(owner, |entries| entries.push_back((number, entry)));
         if self.kept < self.max {
             self.kept += 1;
             return None;
         }
-        let (_, _, owner) = *self.order.last().expect("an entry has just come");
-        let (_, oldest) = self.change(owner, VecDeque::pop_front).expect("its owner has one");
+        let (_, _, owner) = *self.order.last().expect("an entry was just added");
+        let (_, oldest) =
+            self.change(owner, VecDeque::pop_front).expect("each owner in `order` has an entry");
         Some(oldest)
     }
 
-    /// Changes an owner's entries, and its rank.
-    fn change<T>(&mut self, owner: Owner, change: impl FnOnce(&mut Own) -> T) -> T {
-        let rank = |own: &Own| own.front().map(|(oldest, _)| (own.len(), Reverse(*oldest), owner));
-        let own = self.by_owner.entry(owner).or_insert_with(|| VecDeque::with_capacity(1));
-        if let Some(before) = rank(own) {
+    /// Changes the entries of an owner, and keeps its place in `order` right.
+    fn change<T>(&mut self, owner: Owner, change: impl FnOnce(&mut OwnerEntries) -> T) -> T {
+        let rank = |entries: &OwnerEntries| {
+            let (oldest, _) = entries.front()?;
+            Some((entries.len(), Reverse(*oldest), owner))
+        };
+        let entries = self.by_owner.entry(owner).or_insert_with(|| VecDeque::with_capacity(1));
+        if let Some(before) = rank(entries) {
             self.order.remove(&before);
         }
-        let changed = change(own);
-        match rank(own) {
+        let changed = change(entries);
+        match rank(entries) {
             Some(after) => {
                 self.order.insert(after);
-                // Of a flood that is over, the room is given back.
-                if own.len() <= own.capacity() / 4 {
-                    own.shrink_to(own.len() * 2);
+                // A flood leaves an empty buffer behind: give the memory back.
+                if entries.len() <= entries.capacity() / 4 {
+                    entries.shrink_to(entries.len() * 2);
                 }
             }
             None => {
@@ -114,7 +124,7 @@ impl MemoryLog {
         Self::with_max(DEFAULT_MAX_ENTRIES, DEFAULT_MAX_SUMS)
     }
 
-    /// A log of up to `entries` entries and `sums` sums; at least one of each.
+    /// A log of at most `entries` entries and `sums` sums; of at least one of each.
     #[must_use]
     pub fn with_max(entries: usize, sums: usize) -> Self {
         Self(Arc::new(Mutex::new(Kept {
@@ -123,13 +133,13 @@ impl MemoryLog {
         })))
     }
 
-    /// How many requests are in no sum, because those of their minute had no room.
+    /// The number of requests that are in no sum, because their minute had no more room.
     #[must_use]
     pub fn left_out(&self) -> u64 {
         self.lock().sums.left_out()
     }
 
-    /// A thread that panicked under the lock left a log that is whole but for its entry.
+    /// A thread that panicked under the lock has lost its own entry at most.
     fn lock(&self) -> MutexGuard<'_, Kept> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -147,7 +157,7 @@ impl Sink for MemoryLog {
         let mut kept = self.lock();
         kept.sums.add(entry);
         let oldest = kept.newest.add(newest);
-        // What is not kept any more is freed when nobody waits for it.
+        // The old entry is freed outside of the lock.
         drop(kept);
         drop(oldest);
     }
@@ -169,7 +179,7 @@ impl Reader for MemoryLog {
         let end = before.map_or(own.len(), |before| own.partition_point(|(nth, _)| *nth < before));
         let start = end.saturating_sub(limit);
         let entries = own.range(start..end).rev().map(|(_, entry)| entry.clone()).collect();
-        // Older than the oldest of these.
+        // The next page ends before the oldest entry of this one.
         let next = own.get(start).filter(|_| start > 0).map(|(number, _)| *number);
         Ok(Page::new(entries, next))
     }
@@ -183,15 +193,15 @@ impl Reader for MemoryLog {
             let kept = self.lock();
             (kept.sums.owners(), kept.sums.heaviest(since))
         };
-        // Under a lock for each, as requests wait for it.
+        // Requests wait for the lock, so each key takes it anew.
         for owner in owners {
             let sums = self.lock().sums.of_key(owner, since);
             let Some(key) = sums.last().and_then(|sum| sum.key.clone()) else { continue };
             let refused = sums.iter().filter(|sum| sum.refused);
             let refused = refused.map(|sum| sum.requests).sum();
             let requests = sums.iter().map(|sum| sum.requests).sum();
-            // Each counts no more than there were: the sums some that found no room, the others
-            // those of an hour.
+            // Neither counts too many: the sums lack requests that had no room, and `heaviest` covers
+            // one hour only. So the higher number is the better one.
             let known = keys.entry(owner).or_insert_with(|| KeySum::new(key.clone(), 0, 0));
             *known = KeySum::new(key, known.requests.max(requests), known.refused.max(refused));
         }

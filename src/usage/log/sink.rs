@@ -1,17 +1,19 @@
+//! The traits of what keeps entries, [`Sink`], and of what reads them back, [`Reader`].
+
 use std::{fmt, sync::Arc, time::Duration};
 
 use super::{Entry, Fingerprint, LoggedKey};
 
-/// Takes the entries of a [`RequestLog`](super::RequestLog).
+/// Receives the entries of a [`RequestLog`](super::RequestLog).
 ///
-/// It is called on the request's way, when the head of the response is ready: an implementation
-/// does not wait for anything and does not panic. What takes time belongs onto a thread of its own.
+/// The log calls it for each request, before the response leaves. So an implementation must not wait
+/// and must not panic; slow work belongs on another thread.
 ///
 /// ```
 /// use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 /// use tower_quota::usage::{Entry, Sink};
 ///
-/// /// Counts the answers that came from a fault of the server.
+/// /// Counts the responses with a server error.
 /// #[derive(Default)]
 /// struct Faults(AtomicU64);
 ///
@@ -24,11 +26,11 @@ use super::{Entry, Fingerprint, LoggedKey};
 /// }
 /// ```
 pub trait Sink: Send + Sync + 'static {
-    /// Takes one entry.
+    /// Receives one entry.
     fn record(&self, entry: &Entry);
 
-    /// Whether what it has taken is still there when the process is gone. Then the log needs a
-    /// [secret](super::RequestLogBuilder::secret), without which nothing would find it again.
+    /// Whether the entries survive the process. Then the log needs a secret, or a later process could
+    /// not find the entries of a key. Default: no.
     fn is_persistent(&self) -> bool {
         false
     }
@@ -53,8 +55,7 @@ impl<S: Sink + ?Sized> Sink for Arc<S> {
     }
 }
 
-/// What can be read back from a sink, by key. Calls may block; the usage page makes them where that
-/// hurts nobody.
+/// Reads a sink's entries back, by key. A call may block: the pages call it on a thread for that.
 pub trait Reader: Send + Sync + 'static {
     /// The `limit` newest entries of a key, or those that are older than the cursor `before`;
     /// the newest first.
@@ -74,7 +75,7 @@ pub trait Reader: Send + Sync + 'static {
     /// The log cannot be read.
     fn sums(&self, key: Fingerprint, since: Duration) -> Result<Vec<Sum>, ReadError>;
 
-    /// How much each key has asked for, by the sums of the minutes from `since` (since 1970 UTC) on,
+    /// The number of requests of each key, by the sums of the minutes from `since` (since 1970 UTC) on,
     /// in any order.
     ///
     /// # Errors
@@ -82,29 +83,29 @@ pub trait Reader: Send + Sync + 'static {
     fn keys(&self, since: Duration) -> Result<Vec<KeySum>, ReadError>;
 }
 
-/// Entries, and where the next older ones are.
+/// Entries, and a cursor to older ones.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Page {
     /// The newest first.
     pub entries: Vec<Entry>,
-    /// The cursor of older ones; `None` where there are none.
+    /// The cursor to older entries; `None` where there are none.
     pub next: Option<u64>,
 }
 
 impl Page {
-    /// Entries, and the cursor of older ones.
+    /// A page of these entries, with the cursor to older ones.
     #[must_use]
     pub fn new(entries: Vec<Entry>, next: Option<u64>) -> Self {
         Self { entries, next }
     }
 }
 
-/// The requests of one key to one endpoint within a minute that ended alike.
+/// The sum of the requests of one key, to one endpoint, in one minute, with the same ending.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Sum {
-    /// Whose requests.
+    /// The key of the requests.
     pub key: Option<LoggedKey>,
     /// The beginning of the minute, since 1970 UTC.
     pub minute: Duration,
@@ -112,44 +113,44 @@ pub struct Sum {
     pub endpoint: Arc<str>,
     /// As in [`Entry::method`].
     pub method: &'static str,
-    /// The first digit of the status; 0 where there was none.
+    /// The first digit of the status; 0 where there was no response.
     pub status_class: u8,
     /// Whether the limiter refused them.
     pub refused: bool,
-    /// How many.
+    /// The number of requests.
     pub requests: u64,
-    /// Their response times together.
+    /// The sum of their response times.
     pub response_time: Duration,
     /// The longest of their response times.
     pub longest: Duration,
 }
 
-/// The requests of one key.
+/// The number of requests of one key.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct KeySum {
-    /// Whose requests.
+    /// The key.
     pub key: LoggedKey,
-    /// How many.
+    /// The number of requests.
     pub requests: u64,
-    /// How many of them the limiter refused.
+    /// The number of those that the limiter refused.
     pub refused: u64,
 }
 
 impl KeySum {
-    /// So many requests of this key.
+    /// The number of a key's requests, and of those that were refused.
     #[must_use]
     pub fn new(key: LoggedKey, requests: u64, refused: u64) -> Self {
         Self { key, requests, refused }
     }
 }
 
-/// A log could not be read: the message says why, for whoever operates it.
+/// The log could not be read. The message says why, for operators.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReadError(String);
 
 impl ReadError {
-    /// With a message for whoever operates the log.
+    /// An error with a message for operators.
     pub fn new(message: impl Into<String>) -> Self {
         Self(message.into())
     }

@@ -1,5 +1,7 @@
+//! The sums of the last day's minutes, in bounded memory: [`Sums`].
+
 use std::{
-    collections::{HashMap, HashSet, VecDeque, hash_map::Entry as Place},
+    collections::{HashMap, HashSet, VecDeque, hash_map::Entry as Occupancy},
     hash::{Hash, Hasher},
     mem,
     sync::Arc,
@@ -12,12 +14,12 @@ use super::{Entry, Fingerprint, KeySum, Sum, tally::Tally};
 pub(super) const DAY: Duration = Duration::from_secs(86_400);
 const MINUTE: u64 = 60;
 
-/// Whose requests; `None` for those without a key.
+/// The key of some requests; `None` for requests without a key.
 pub(super) type Owner = Option<Fingerprint>;
 
-/// What tells two sums apart.
+/// What identifies a sum.
 #[derive(PartialEq, Eq)]
-pub(super) struct Slot {
+pub(super) struct SumId {
     key: Owner,
     minute: u64,
     endpoint: Arc<str>,
@@ -26,9 +28,9 @@ pub(super) struct Slot {
     refused: bool,
 }
 
-/// On the way of each request: a hash of all fields, one by one, takes several times as long. The
-/// fingerprint is as good as random; what else tells slots apart is little.
-impl Hash for Slot {
+/// Hashes less than all fields, because it runs for each request: to hash them one by one takes several
+/// times as long. The fingerprint is as good as random, and a key has few sums in a minute.
+impl Hash for SumId {
     fn hash<H: Hasher>(&self, hasher: &mut H) {
         let key = self.key.map_or(0, |key| key.0 as u64);
         let ending = u64::from(self.status_class) << 1 | u64::from(self.refused);
@@ -37,7 +39,7 @@ impl Hash for Slot {
     }
 }
 
-impl Slot {
+impl SumId {
     pub(super) fn new(entry: &Entry) -> Self {
         Self {
             key: entry.key.as_ref().map(|key| key.fingerprint),
@@ -73,7 +75,7 @@ impl Sum {
     }
 }
 
-/// The minute in which it was answered: so minutes come in order, but for those that just ended.
+/// The minute of the response. So entries come in order of their minutes, except at the turn of one.
 fn minute_of(entry: &Entry) -> u64 {
     entry.at.saturating_add(entry.response_time).as_secs() / MINUTE
 }
@@ -82,18 +84,19 @@ fn status_class(entry: &Entry) -> u8 {
     entry.status.map_or(0, |status| u8::try_from(status / 100).unwrap_or(u8::MAX))
 }
 
-/// The sums of the last day, as far as they find room.
+/// The sums of the last day, as far as they have room.
 pub(super) struct Sums {
     max: usize,
     minute: u64,
-    current: HashMap<Slot, Sum>,
-    /// How many sums of the current minute each has.
+    current: HashMap<SumId, Sum>,
+    /// The number of sums of the current minute, by owner.
     owned: HashMap<Owner, usize>,
-    /// The heaviest keys, which may have found no room for a sum.
+    /// The heaviest keys, with or without a sum.
     tally: Tally,
     past: HashMap<Owner, VecDeque<Sum>>,
-    /// Whose sums went into `past`, one for each, the oldest first.
+    /// The owner of each sum in `past`, the oldest first.
     order: VecDeque<Owner>,
+    /// The number of requests in no sum.
     left_out: u64,
 }
 
@@ -104,39 +107,40 @@ impl Sums {
         Self { max, minute: 0, current, owned, tally, past, order, left_out: 0 }
     }
 
-    /// No minute takes more than its share of the room, so that a flood of new keys does not push
-    /// out what was before: the last hour always finds room.
+    /// The most sums of one minute. A flood of new keys fills no more, so the last hour always has room.
     fn max_per_minute(&self) -> usize {
         (self.max / 60).max(1)
     }
 
     pub(super) fn add(&mut self, entry: &Entry) {
-        let mut slot = Slot::new(entry);
-        // A minute back is a request that ended as the minute did. More is a step of the clock.
-        let just_ended = slot.minute + 1 == self.minute;
+        let mut id = SumId::new(entry);
+        // One minute back: the request ended as its minute did. More: the clock was set.
+        let just_ended = id.minute + 1 == self.minute;
         if just_ended {
-            slot.minute = self.minute;
-        } else if slot.minute != self.minute {
-            self.begin(slot.minute);
+            id.minute = self.minute;
+        } else if id.minute != self.minute {
+            self.begin(id.minute);
         }
-        self.tally.add(slot.minute, entry);
+        self.tally.add(id.minute, entry);
         let free = self.max_per_minute().saturating_sub(self.current.len());
-        match self.current.entry(slot) {
-            Place::Occupied(sum) => sum.into_mut().add(entry),
-            Place::Vacant(place) => {
-                // No one has more than are free, so that one leaves room for others.
-                let owned = self.owned.entry(place.key().key).or_default();
+        match self.current.entry(id) {
+            Occupancy::Occupied(sum) => sum.into_mut().add(entry),
+            Occupancy::Vacant(vacant) => {
+                // An owner has no more sums than are free, which leaves room for others.
+                let owned = self.owned.entry(vacant.key().key).or_default();
                 if *owned >= free {
                     self.left_out += 1;
                 } else {
                     *owned += 1;
-                    place.insert(Sum::empty_for(entry)).add(entry);
+                    vacant.insert(Sum::empty_for(entry)).add(entry);
                 }
             }
         }
     }
 
-    #[expect(clippy::expect_used, reason = "without, sums would only grow")]
+    /// Begins a new minute: the sums of the last one are past, and the oldest go that have expired or
+    /// have no room.
+    #[expect(clippy::expect_used, reason = "skipping an owner would let sums grow without bound")]
     fn begin(&mut self, minute: u64) {
         self.minute = minute;
         self.owned.clear();
@@ -148,7 +152,7 @@ impl Sums {
         let now = Duration::from_secs(minute * MINUTE);
         let room = self.max - self.max_per_minute().min(self.max);
         while let Some(owner) = self.order.front() {
-            let sums = self.past.get_mut(owner).expect("each in the order has a sum");
+            let sums = self.past.get_mut(owner).expect("each owner in `order` has a sum");
             let expired = sums.front().is_some_and(|sum| sum.minute.saturating_add(DAY) < now);
             if !expired && self.order.len() <= room {
                 break;
@@ -163,19 +167,19 @@ impl Sums {
 
     pub(super) fn of_key(&self, key: Fingerprint, since: Duration) -> Vec<Sum> {
         let past = self.past.get(&Some(key)).into_iter().flatten();
-        let is_own = |sum: &&Sum| sum.key.as_ref().is_some_and(|own| own.fingerprint == key);
-        let current = self.current.values().filter(is_own);
+        let is_of_key = |sum: &&Sum| sum.key.as_ref().is_some_and(|known| known.fingerprint == key);
+        let current = self.current.values().filter(is_of_key);
         past.chain(current).filter(|sum| sum.minute >= since).cloned().collect()
     }
 
-    /// What is known of the heaviest keys, whether or not they have sums.
+    /// The counts of the heaviest keys, with or without sums.
     pub(super) fn heaviest(&self, since: Duration) -> HashMap<Fingerprint, KeySum> {
         self.tally.keys(since.as_secs().div_ceil(MINUTE))
     }
 
     /// The keys that have sums.
     pub(super) fn owners(&self) -> HashSet<Fingerprint> {
-        let current = self.current.keys().map(|slot| slot.key);
+        let current = self.current.keys().map(|id| id.key);
         self.past.keys().copied().chain(current).flatten().collect()
     }
 

@@ -1,9 +1,9 @@
-//! Bounded counts of the heaviest keys, however many keys there are: [`Tally`].
+//! Counts of the heaviest keys, in bounded memory: [`Tally`].
 //!
-//! The sums of a minute have a bounded number of keys. Made-up keys could fill it and hide the
-//! busiest key. So the heaviest keys of each minute are counted apart, by the algorithm of Misra and
-//! Gries ("Finding repeated elements", 1982): with [`MAX_KEYS`] counters, it never loses a key that
-//! makes more than one of `MAX_KEYS + 1` requests.
+//! The sums of a minute are bounded. Made-up keys could fill them and hide the busiest key. So the
+//! heaviest keys of each minute have counts of their own, by the algorithm of Misra and Gries
+//! ("Finding repeated elements", 1982): with [`MAX_KEYS`] counters, it never loses a key that makes
+//! more than one of `MAX_KEYS + 1` requests.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -12,9 +12,9 @@ use std::{
 
 use super::{Entry, Fingerprint, KeySum, LoggedKey};
 
-/// How many keys a minute has counters for.
+/// The most keys that a minute has counters for.
 const MAX_KEYS: usize = 128;
-/// How many minutes are kept.
+/// The number of minutes kept.
 const MAX_MINUTES: usize = 60;
 
 /// The heaviest keys of the last hour's minutes.
@@ -28,26 +28,26 @@ struct Minute {
     by_refusals: Heaviest,
 }
 
-/// The heaviest keys among those that are weighed.
+/// The heaviest keys. A key weighs what counts for its rank: its requests, or its refused ones.
 #[derive(Default)]
 struct Heaviest(HashMap<Fingerprint, Counter>);
 
 struct Counter {
     label: Arc<str>,
-    /// How often the key was weighed, less how often all keys were lightened.
+    /// The key's weight, less the number of times that all weights were lowered.
     weight: u64,
-    counted: Counted,
+    counts: Counts,
 }
 
-/// The requests of a key since it has a counter: never more than it has made.
+/// The requests of a key since it got its counter: never more than it has made.
 #[derive(Clone, Copy, Default)]
-struct Counted {
+struct Counts {
     requests: u64,
     refused: u64,
 }
 
 impl Tally {
-    /// Counts a request of a minute, which is the newest or begins.
+    /// Counts a request. Its minute is the newest, or begins.
     pub(super) fn add(&mut self, minute: u64, entry: &Entry) {
         let Some(key) = &entry.key else { return };
         if self.0.back().is_none_or(|newest| newest.minute != minute) {
@@ -63,7 +63,7 @@ impl Tally {
         }
     }
 
-    /// What was counted of the heaviest keys in the minutes from `since` on.
+    /// The counts of the heaviest keys, of the minutes from `since` on.
     pub(super) fn keys(&self, since: u64) -> HashMap<Fingerprint, KeySum> {
         let mut keys: HashMap<Fingerprint, KeySum> = HashMap::new();
         for minute in self.0.iter().filter(|minute| minute.minute >= since) {
@@ -72,20 +72,20 @@ impl Tally {
             let only_by_refusals =
                 by_refusals.iter().filter(|(key, _)| !by_requests.contains_key(key));
             for (&fingerprint, counter) in by_requests.iter().chain(only_by_refusals) {
-                let refusals = by_refusals.get(&fingerprint).map(|counter| counter.counted);
-                let most = counter.counted.most(refusals.unwrap_or_default());
+                let refusals = by_refusals.get(&fingerprint).map(|counter| counter.counts);
+                let counts = counter.counts.max(refusals.unwrap_or_default());
                 let key = || LoggedKey::new(fingerprint, Arc::clone(&counter.label));
                 let sum = keys.entry(fingerprint).or_insert_with(|| KeySum::new(key(), 0, 0));
-                sum.requests += most.requests;
-                sum.refused += most.refused;
+                sum.requests += counts.requests;
+                sum.refused += counts.refused;
             }
         }
         keys
     }
 }
 
-impl Counted {
-    fn most(self, other: Self) -> Self {
+impl Counts {
+    fn max(self, other: Self) -> Self {
         Self {
             requests: self.requests.max(other.requests),
             refused: self.refused.max(other.refused),
@@ -100,8 +100,8 @@ impl Heaviest {
                 return;
             }
             if self.0.len() == MAX_KEYS {
-                // It and one of each other cancel out. Each was weighed before, so that this takes
-                // no longer than to count did.
+                // The new key and one weight of each other key cancel out. Each lowering was paid
+                // by an earlier raise, so the cost for each request is constant on average.
                 self.0.retain(|_, counter| {
                     counter.weight -= 1;
                     counter.weight > 0
@@ -109,13 +109,13 @@ impl Heaviest {
                 return;
             }
             let label = Arc::clone(&key.label);
-            let counter = Counter { label, weight: 0, counted: Counted::default() };
+            let counter = Counter { label, weight: 0, counts: Counts::default() };
             self.0.insert(key.fingerprint, counter);
         }
-        if let Some(Counter { weight, counted, .. }) = self.0.get_mut(&key.fingerprint) {
+        if let Some(Counter { weight, counts, .. }) = self.0.get_mut(&key.fingerprint) {
             *weight += u64::from(weighs);
-            counted.requests += 1;
-            counted.refused += u64::from(refused);
+            counts.requests += 1;
+            counts.refused += u64::from(refused);
         }
     }
 }

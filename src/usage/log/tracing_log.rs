@@ -1,10 +1,12 @@
+//! A sink that writes entries as `tracing` events: [`TracingLog`].
+
 use super::{Entry, Sink, entry::millis};
 
-/// Makes an event of each request: level `INFO`, target `tower_quota::request`, with the fields of
-/// [`Entry`]; times are in milliseconds. It is made within the span of the request, where there is
-/// one, and has the time that the subscriber gives it: that of the response.
+/// Writes each entry as an event: level `INFO`, target `tower_quota::request`, with the fields of
+/// [`Entry`], times in milliseconds. The event is in the span of the request, where there is one. Its
+/// time is that of the response.
 ///
-/// The event has the label of the key, and not its fingerprint.
+/// The event has the label of the key, not its fingerprint.
 ///
 /// ```
 /// use tower_quota::{key, usage::{RequestLog, TracingLog}};

@@ -1,4 +1,7 @@
 //! A log in a SQLite file: [`SqliteLog`].
+//!
+//! Requests put entries into the `queue`, a thread (`writer`) writes them, and `read` has a
+//! connection of its own.
 
 mod queue;
 mod read;
@@ -27,25 +30,25 @@ const DEFAULT_MAX_BYTES: u64 = 1 << 30;
 const DEFAULT_MAX_WAITING: usize = 10_000;
 /// An empty database takes a twentieth of this.
 const MIN_MAX_BYTES: u64 = 1 << 20;
-/// How long the file may be locked by someone else, until a write or a read fails.
+/// How long another process may lock the file until a write or a read fails.
 const BUSY: Duration = Duration::from_secs(1);
-/// What this version of the crate writes.
+/// The version of the tables.
 const VERSION: i64 = 1;
 
 /// The newest entries, and the sums of the last day's minutes, in a SQLite file: they survive a
 /// restart.
 ///
-/// Entries go through a bounded queue to a thread that writes them in batches: at most 1,000, and
-/// no later than 100 ms after the first of them has come, while the disk keeps up. A batch is
-/// written in full, synchronously, or not at all: what is [written](Self::flush) survives a crash,
-/// and a crash loses no more than what was waiting.
+/// Entries go through a bounded queue to a thread that writes them in batches of at most 1,000. While
+/// the disk keeps up, a batch begins at most 100 ms after its first entry. A batch is written in full,
+/// synchronously, or not at all. So a crash loses no entry that is [written](Self::flush), only those
+/// that wait.
 ///
-/// A request never waits for the disk. While that is locked, full or slow, entries wait; those that
-/// find no more room are lost, and [counted](Self::stats). With the feature `tracing`, each change
-/// between writing, failing and losing is logged once.
+/// A request never waits for the disk. While the disk is locked, full or slow, entries wait in the
+/// queue. Entries beyond its bound are lost, and [counted](Self::stats). With the feature `tracing`,
+/// each change between writing, failing and losing is logged once.
 ///
-/// On Unix, the file is made with the mode 0600: only this process's user reads it. A file that is
-/// there keeps its mode.
+/// On Unix, a new file has the mode 0600: only the user of this process can read it. A file that is
+/// already there keeps its mode.
 ///
 /// The log needs a [secret](super::RequestLogBuilder::secret), or a later process would not find
 /// the entries of a key. A clone is the same log; dropping the last one writes what waits.
@@ -79,7 +82,7 @@ struct Running {
 }
 
 impl SqliteLog {
-    /// A log in the file at `path`, which is made if it is not there.
+    /// A log in the file at `path`. A file that does not exist is created.
     pub fn builder(path: impl Into<PathBuf>) -> SqliteLogBuilder {
         SqliteLogBuilder {
             path: path.into(),
@@ -89,14 +92,14 @@ impl SqliteLog {
         }
     }
 
-    /// Waits until all that was recorded before is written, at most `patience`; whether it was.
-    /// It blocks: under tokio, call it in `spawn_blocking`.
+    /// Waits until all entries recorded so far are written, for at most `patience`. `true` if all were
+    /// written. It blocks: under tokio, call it in `spawn_blocking`.
     #[must_use]
     pub fn flush(&self, patience: Duration) -> bool {
         self.0.queue.flush(patience)
     }
 
-    /// What has become of the entries, since the log was opened.
+    /// What became of the entries since the log was opened.
     #[must_use]
     pub fn stats(&self) -> SqliteLogStats {
         self.0.queue.stats()
@@ -120,14 +123,14 @@ impl SqliteLogBuilder {
         self
     }
 
-    /// How much of the file may be in use; then the oldest entries go. Default: 1 GiB, about five
-    /// million entries. The file does not shrink by itself; its journal beside it takes a few MB.
+    /// The most bytes of the file in use; beyond, the oldest entries go. Default: 1 GiB, about five
+    /// million entries. The file does not shrink. Its journal takes a few MB more.
     pub fn max_bytes(mut self, bytes: u64) -> Self {
         self.max_bytes = bytes;
         self
     }
 
-    /// How many entries may wait to be written; beyond, they are lost. Default: 10,000, which take
+    /// The most entries that wait to be written; beyond, entries are lost. Default: 10,000, which take
     /// about 3 MB.
     pub fn max_waiting(mut self, entries: usize) -> Self {
         self.max_waiting = entries;
@@ -142,7 +145,7 @@ impl SqliteLogBuilder {
     pub fn build(self) -> Result<SqliteLog, BuildError> {
         let culprit = format!("request log `{}`", self.path.display());
         let fail = |problem: &str| Err(BuildError::new(&culprit, problem));
-        // To SQLite, these are no files.
+        // SQLite takes these for databases in memory.
         if self.path.as_os_str().is_empty() || self.path.as_os_str() == ":memory:" {
             return fail(
                 "that is no file, so that it would be gone with the process; write a path",
@@ -188,9 +191,9 @@ impl SqliteLogBuilder {
     }
 }
 
-/// Makes the file that is not there: who called when is only for this user to read. The files that
-/// SQLite makes beside it have the same mode.
-fn make(path: &Path) -> std::io::Result<()> {
+/// Creates the file if it does not exist, readable by this user only. SQLite gives its other files the
+/// same mode.
+fn create(path: &Path) -> std::io::Result<()> {
     let mut options = OpenOptions::new();
     options.append(true).create(true);
     #[cfg(unix)]
@@ -198,15 +201,15 @@ fn make(path: &Path) -> std::io::Result<()> {
     options.open(path).map(drop)
 }
 
-/// Opens the file for writing, and makes the tables that are not there.
+/// Opens the file for writing, and creates missing tables.
 fn open(path: &Path) -> Result<Connection, Box<dyn std::error::Error>> {
-    make(path)?;
+    create(path)?;
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let database = Connection::open_with_flags(path, flags)?;
     database.busy_timeout(BUSY)?;
     // Readers and the writer do not wait for each other.
     database.pragma_update(None, "journal_mode", "wal")?;
-    // What is committed survives a power failure.
+    // A committed batch survives a power failure.
     database.pragma_update(None, "synchronous", "full")?;
     match database.pragma_query_value(None, "user_version", |row| row.get(0))? {
         0 | VERSION => {}
@@ -254,7 +257,7 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.queue.close();
         if let Some(writer) = self.writer.take() {
-            // It has not panicked; and if it had, there is nothing to do about it here.
+            // A panic of the writer has been reported already.
             drop(writer.join());
         }
     }
@@ -269,7 +272,7 @@ impl fmt::Debug for SqliteLog {
     }
 }
 
-/// How times are kept; beyond 292,000 years, the latest of them.
+/// A time in the file, in microseconds. More than 292,000 years count as that.
 fn micros(time: Duration) -> i64 {
     i64::try_from(time.as_micros()).unwrap_or(i64::MAX)
 }

@@ -1,3 +1,5 @@
+//! The queue from requests to the thread that writes: requests never wait.
+
 use std::{
     collections::VecDeque,
     sync::{Condvar, Mutex, MutexGuard, PoisonError},
@@ -6,17 +8,17 @@ use std::{
 
 use crate::usage::log::Entry;
 
-/// How many entries are written at once, at most.
+/// The most entries written at once.
 pub(super) const BATCH: usize = 1_000;
-/// As long as a wait is asked of the system.
+/// The longest single wait of a condition variable.
 const LONG: Duration = Duration::from_secs(3_600);
 /// How long the first entry of a batch waits for others.
 const GATHER: Duration = Duration::from_millis(100);
 
-/// The way of entries from the requests to the thread that writes them: requests never wait.
+/// The entries that wait to be written, and counts of what became of the others.
 pub(super) struct Queue {
     state: Mutex<State>,
-    /// There is something to do for the writer, or for those who wait for it.
+    /// Signals that the writer, or a caller of `flush`, has something to do.
     changed: Condvar,
     max: usize,
 }
@@ -24,15 +26,15 @@ pub(super) struct Queue {
 #[derive(Default)]
 struct State {
     waiting: VecDeque<Entry>,
-    /// How many were taken in since the beginning, and what became of them.
-    taken: u64,
+    /// The number of entries queued so far; each ends as written or given up.
+    queued: u64,
     written: u64,
     given_up: u64,
-    /// How many found no room.
-    turned_away: u64,
+    /// The number of entries that found no room.
+    rejected: u64,
     failing: bool,
-    /// How many of those taken in somebody waits for.
-    wanted: u64,
+    /// The number of entries, of those queued, that a caller of `flush` waits for.
+    flush_goal: u64,
     closed: bool,
 }
 
@@ -40,11 +42,11 @@ struct State {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SqliteLogStats {
-    /// Entries that were written: they survive a crash of the process or of the machine.
+    /// The number of entries written: they survive a crash of the process or of the machine.
     pub written: u64,
-    /// Entries that wait to be written.
+    /// The number of entries that wait to be written.
     pub waiting: u64,
-    /// Entries that were lost, because the disk was full, locked or slow for too long.
+    /// The number of entries lost, because the disk was full, locked or slow for too long.
     pub lost: u64,
     /// Whether writing fails now.
     pub is_failing: bool,
@@ -59,11 +61,11 @@ impl Queue {
         let entry = entry.clone();
         let mut state = self.lock();
         if state.waiting.len() >= self.max {
-            state.turned_away += 1;
+            state.rejected += 1;
             return;
         }
         state.waiting.push_back(entry);
-        state.taken += 1;
+        state.queued += 1;
         let wakes = matches!(state.waiting.len(), 1 | BATCH);
         drop(state);
         if wakes {
@@ -71,8 +73,9 @@ impl Queue {
         }
     }
 
-    /// The next batch: as soon as it is full, its first entry has waited, or somebody waits for it.
-    /// Nothing comes within `idle`: an empty one. `None` when the log is closed and all is taken.
+    /// Waits for the next batch, until it is full, its first entry has waited for `GATHER`, or a caller
+    /// flushes. An empty batch where no entry comes within `idle`. `None` when the log is closed and
+    /// its last batch was returned.
     pub(super) fn next(&self, idle: Duration) -> Option<Vec<Entry>> {
         let is_idle = |state: &mut State| state.waiting.is_empty() && !state.closed;
         let state = self.changed.wait_timeout_while(self.lock(), idle, is_idle);
@@ -81,7 +84,7 @@ impl Queue {
             return (!state.closed).then(Vec::new);
         }
         let gathers = |state: &mut State| {
-            state.waiting.len() < BATCH && !state.closed && state.wanted <= state.settled()
+            state.waiting.len() < BATCH && !state.closed && state.flush_goal <= state.settled()
         };
         let gathered = self.changed.wait_timeout_while(state, GATHER, gathers);
         state = gathered.unwrap_or_else(PoisonError::into_inner).0;
@@ -100,8 +103,8 @@ impl Queue {
         self.changed.notify_all();
     }
 
-    /// A batch could not be written. Waits `pause` for another try; `false` where there is none,
-    /// because the log is closed.
+    /// Notes that a batch could not be written, and waits for `pause`. `false` where the log is closed,
+    /// so that there is no further try.
     pub(super) fn failed(&self, pause: Duration) -> bool {
         let mut state = self.lock();
         state.failing = true;
@@ -119,14 +122,14 @@ impl Queue {
         self.changed.notify_all();
     }
 
-    /// Waits until what is in the queue now is written; whether it was, within `patience`.
+    /// Waits until the entries queued so far are written. `true` if they were, within `patience`.
     pub(super) fn flush(&self, patience: Duration) -> bool {
-        // Where that is no time, it waits for as long as it takes.
+        // Without a deadline, it waits for as long as it takes.
         let deadline = Instant::now().checked_add(patience);
         let mut state = self.lock();
-        let goal = state.taken;
+        let goal = state.queued;
         let lost = state.given_up;
-        state.wanted = state.wanted.max(goal);
+        state.flush_goal = state.flush_goal.max(goal);
         self.changed.notify_all();
         while state.settled() < goal {
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
@@ -143,13 +146,13 @@ impl Queue {
         let state = self.lock();
         SqliteLogStats {
             written: state.written,
-            waiting: state.taken - state.settled(),
-            lost: state.given_up + state.turned_away,
+            waiting: state.queued - state.settled(),
+            lost: state.given_up + state.rejected,
             is_failing: state.failing,
         }
     }
 
-    /// Each change under the lock is whole.
+    /// No thread panics between two changes that belong together.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

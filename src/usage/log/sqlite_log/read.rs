@@ -1,3 +1,5 @@
+//! Reads the file: pages of entries, and sums.
+
 use std::{
     sync::{Mutex, PoisonError},
     time::Duration,
@@ -18,12 +20,12 @@ pub(super) const SUMS: &str = "SELECT fingerprint, label, minute, endpoint, meth
     refused, requests, response_time, longest FROM sums
     WHERE fingerprint = ?1 AND minute >= ?2 ORDER BY minute";
 
-/// Where two labels were given to one key, the one of a later minute.
+/// Where a key has two labels, that of the later minute.
 const KEYS: &str = "SELECT fingerprint, label, max(minute), sum(requests) AS requests,
     sum(requests * refused) AS refused FROM sums
     WHERE minute >= ?1 AND fingerprint != x'' GROUP BY fingerprint";
 
-/// A connection for those who read, one at a time. They do not wait for the writer, nor it for them.
+/// A connection for one reader at a time. Readers and the writer do not wait for each other.
 pub(super) struct Readers(pub(super) Mutex<Connection>);
 
 impl Readers {
@@ -34,7 +36,7 @@ impl Readers {
         limit: usize,
     ) -> Result<Page, ReadError> {
         let before = before.and_then(|before| i64::try_from(before).ok()).unwrap_or(i64::MAX);
-        // One more tells whether there are older ones.
+        // One more entry than asked for shows that there are older ones.
         let rows = params![key.to_bytes(), before, limit.saturating_add(1)];
         let mut found: Vec<(u64, Entry)> = self.rows(PAGE, rows, entry)?;
         let has_more = found.len() > limit;

@@ -1,4 +1,4 @@
--- Times are in microseconds, those that are points in time since 1970 UTC.
+-- Times are in microseconds. `at` and `minute` count from 1970 UTC.
 
 CREATE TABLE IF NOT EXISTS entries (
     id INTEGER PRIMARY KEY,
@@ -15,10 +15,10 @@ CREATE TABLE IF NOT EXISTS entries (
     label TEXT
 ) STRICT;
 
--- With the id, as SQLite ends each entry of an index with it: the pages of a key are ranges of it.
+-- SQLite ends each index entry with the id, so a page of a key's entries is one range of the index.
 CREATE INDEX IF NOT EXISTS entries_of_key ON entries (fingerprint);
 
--- Where nobody's key is counted, the fingerprint is empty: each NULL would be another.
+-- Requests without a key have an empty fingerprint: in UNIQUE, no two NULLs are equal.
 CREATE TABLE IF NOT EXISTS sums (
     id INTEGER PRIMARY KEY,
     fingerprint BLOB NOT NULL,

@@ -1,3 +1,5 @@
+//! The thread that writes entries and sums, and deletes old ones: [`Writer`].
+
 use std::{
     collections::HashMap,
     sync::Arc,
@@ -12,16 +14,16 @@ use super::{
 };
 use crate::usage::log::{
     Entry, Sum,
-    sums::{DAY, Slot},
+    sums::{DAY, SumId},
 };
 
-/// How long after a failure the same batch is tried again.
+/// The time between a failure and the next try of the same batch.
 const RETRY: Duration = Duration::from_secs(1);
-/// How often old entries are looked for while there are no new ones.
+/// How often old entries are deleted while no new ones come.
 const IDLE: Duration = Duration::from_secs(60);
-/// How long nothing may be lost until that is called over.
+/// How long no entry must be lost until losing is over.
 const CALM: Duration = Duration::from_secs(60);
-/// How many entries are deleted in one transaction: more than come in with a batch.
+/// The most entries deleted in one transaction: more than a batch adds.
 const PRUNE: usize = 2 * BATCH;
 
 const INSERT: &str = "INSERT INTO entries (at, endpoint, method, status, response_time, policy,
@@ -33,14 +35,14 @@ const ADD: &str = "INSERT INTO sums (fingerprint, minute, endpoint, method, stat
     response_time = response_time + excluded.response_time,
     longest = max(longest, excluded.longest), label = excluded.label";
 
-/// Ids grow with time: the oldest entries are the first.
+/// Ids grow with time, so the first entries are the oldest.
 const EXPIRE: &str = "DELETE FROM entries WHERE id IN (SELECT id FROM
     (SELECT id, at FROM entries ORDER BY id LIMIT ?2) WHERE at < ?1)";
 
 const EXPIRE_SUMS: &str = "DELETE FROM sums WHERE id IN
     (SELECT id FROM sums WHERE minute < ?1 ORDER BY minute LIMIT ?2)";
 
-/// The thread that writes, all by itself.
+/// The only writer of the file, on a thread of its own.
 pub(super) struct Writer {
     pub(super) queue: Arc<Queue>,
     pub(super) database: Connection,
@@ -61,19 +63,19 @@ impl Writer {
             }
             self.queue.written(batch.len());
             health.wrote(self.queue.stats().lost);
-            // What is due is deleted bit by bit, unless there is more urgent work.
+            // Old entries go in small transactions, as long as no new ones wait.
             while !self.queue.has_waiting() && matches!(self.prune_alone(), Ok(true)) {}
         }
     }
 
-    /// The log is closed and cannot be written: what waits is lost.
+    /// The log is closed and cannot be written: the entries that wait are lost.
     fn give_up(self) {
         while let Some(batch) = self.queue.next(Duration::ZERO) {
             self.queue.gave_up(batch.len());
         }
     }
 
-    /// All of the batch or nothing.
+    /// Writes all of the batch or nothing.
     fn write(&mut self, batch: &[Entry]) -> rusqlite::Result<()> {
         let (max_age, max_bytes) = (self.max_age, self.max_bytes);
         let transaction =
@@ -83,7 +85,7 @@ impl Writer {
         transaction.commit()
     }
 
-    /// Whether there may be more to delete.
+    /// Deletes without writing. `true` where there may be more to delete.
     fn prune_alone(&mut self) -> rusqlite::Result<bool> {
         let (max_age, max_bytes) = (self.max_age, self.max_bytes);
         let transaction =
@@ -96,9 +98,9 @@ impl Writer {
 
 fn insert(transaction: &Transaction<'_>, batch: &[Entry]) -> rusqlite::Result<()> {
     let mut insert = transaction.prepare_cached(INSERT)?;
-    let mut sums: HashMap<Slot, Sum> = HashMap::new();
+    let mut sums: HashMap<SumId, Sum> = HashMap::new();
     for entry in batch {
-        sums.entry(Slot::new(entry)).or_insert_with(|| Sum::empty_for(entry)).add(entry);
+        sums.entry(SumId::new(entry)).or_insert_with(|| Sum::empty_for(entry)).add(entry);
         let key = entry.key.as_ref();
         insert.execute(params![
             micros(entry.at),
@@ -133,8 +135,8 @@ fn insert(transaction: &Transaction<'_>, batch: &[Entry]) -> rusqlite::Result<()
     Ok(())
 }
 
-/// Deletes what is too old, and the oldest of what is too much; returns how many entries or sums,
-/// of which there are at most [`PRUNE`] each time.
+/// Deletes entries and sums that are too old, and the oldest where the file is too large. Returns the
+/// most rows that one statement has deleted: [`PRUNE`] where more may be left.
 fn prune(
     transaction: &Transaction<'_>,
     max_age: Duration,
@@ -158,7 +160,7 @@ fn prune(
     Ok(deleted)
 }
 
-/// How writing goes. Each change is told once.
+/// Whether writing works. Each change is logged once.
 #[derive(Default)]
 pub(super) struct Health {
     failing: bool,

@@ -1,4 +1,4 @@
-//! What an operator changes about a key.
+//! The changes that an operator can make to a key, and those made: [`Change`] and [`Changes`].
 
 use std::{
     collections::VecDeque,
@@ -11,9 +11,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::quota::Quota;
 
-/// How many changes are shown.
+/// The most changes shown.
 const SHOWN: usize = 50;
-/// The longest exception: a year.
+/// The longest time of a change: a year.
 const MAX_TIME: Duration = Duration::from_secs(366 * 86_400);
 
 #[derive(Debug, Deserialize)]
@@ -23,7 +23,7 @@ pub(super) enum Change {
     Reset,
     /// Each of its requests is refused for a time.
     Block { seconds: u64 },
-    /// Not any more.
+    /// Its requests are not blocked any more.
     Unblock,
     /// It has another number of units in each window of a policy, for a time.
     SetQuota { policy: String, units: u64, seconds: u64 },
@@ -32,7 +32,7 @@ pub(super) enum Change {
 }
 
 impl Change {
-    /// How long it lasts, where it does.
+    /// How long the change holds; zero for one that is done at once.
     pub(super) fn time(&self) -> Result<Duration, String> {
         let seconds = match self {
             Self::Block { seconds } | Self::SetQuota { seconds, .. } => *seconds,
@@ -46,7 +46,8 @@ impl Change {
     }
 }
 
-/// As many units as given in each window. A burst stays what it is, but for one that was all of it.
+/// The quota with another number of units in each window. A burst that was set stays; else it is the
+/// new number of units.
 pub(super) fn with_units(quota: Quota, units: u64) -> Result<Quota, String> {
     let mut changed = Quota::per_window(units, quota.window());
     if quota.has_burst() {
@@ -80,7 +81,7 @@ pub(super) struct Made {
     pub(super) change: String,
 }
 
-/// The changes that were made last, the newest first.
+/// The last changes, the newest first.
 #[derive(Default)]
 pub(super) struct Changes(Mutex<VecDeque<Made>>);
 
