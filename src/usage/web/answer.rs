@@ -18,7 +18,7 @@ const CONTENT_SECURITY_POLICY: &str =
 
 const STYLE: &str = concat!(include_str!("../../page/theme.css"), include_str!("style.css"));
 
-/// Why a page cannot be built over a log that no sink can be read of.
+/// The problem of a log without a sink that can be read.
 pub(super) const UNREADABLE: &str =
     "its log has no sink that can be read; add `.sink(MemoryLog::new())` to the `RequestLog`";
 

@@ -1,11 +1,11 @@
-// What the pages share. Whatever they show goes in as text: nothing here makes markup of an answer.
+// Shared by the pages. All that they show is set as text, never as markup.
 
 const REFRESH = 2000;
 const SVG = 'http://www.w3.org/2000/svg';
 const WINDOWS = { 1: 'second', 60: 'minute', 3600: 'hour', 86400: 'day' };
 const HOURS = { hourCycle: 'h23', hour: '2-digit', minute: '2-digit' };
 
-const at = (id) => document.getElementById(id);
+const byId = (id) => document.getElementById(id);
 const base = location.pathname.replace(/\/$/, '');
 const count = (number) => number.toLocaleString();
 const clock = (time) => new Date(time).toLocaleTimeString([], HOURS);
@@ -33,18 +33,18 @@ function fill(node, attributes, children) {
   return node;
 }
 
-// Leaves alone what is as it was, so that no reader or selection loses its place.
-function put(parent, ...children) {
+// Replaces children only if they differ, so that screen readers and selections keep their place.
+function replaceIfChanged(parent, ...children) {
   const same = parent.childNodes.length === children.length
-    && children.every((child, place) => parent.childNodes[place].isEqualNode(child));
+    && children.every((child, index) => parent.childNodes[index].isEqualNode(child));
   if (!same) parent.replaceChildren(...children);
 }
 
-function say(id, text) {
-  if (at(id).textContent !== text) at(id).textContent = text;
+function setText(id, text) {
+  if (byId(id).textContent !== text) byId(id).textContent = text;
 }
 
 function problem(text) {
-  say('problem', text);
-  at('problem').hidden = !text;
+  setText('problem', text);
+  byId('problem').hidden = !text;
 }

@@ -1,5 +1,5 @@
 
-// Draws what the address of this page answers as JSON, and sends what the operator decides.
+// Draws the JSON of this page's address, and sends the changes that the operator makes.
 
 const TIMES = { '1 hour': 3600, '1 day': 86400, '1 week': 604800, '30 days': 2592000 };
 
@@ -70,15 +70,15 @@ function card(key) {
 }
 
 function draw() {
-  say('updated', `Updated ${exactly(overview.at)}`);
+  setText('updated', `Updated ${exactly(overview.at)}`);
   const order = document.querySelector('[name=order]:checked').value;
   const keys = overview[order].map(card);
-  put(at('keys'), ...(keys.length ? keys : [element('li', { class: 'card' }, 'None')]));
+  replaceIfChanged(byId('keys'), ...(keys.length ? keys : [element('li', { class: 'card' }, 'None')]));
   const changes = overview.changes.map((made) => element('tr', {},
     element('td', { class: 'time' }, exactly(made.at)), element('td', {}, made.operator),
     element('td', { class: 'endpoint' }, made.key.slice(0, 8)), element('td', {}, made.change)));
   const none = element('tr', {}, element('td', { class: 'empty', colspan: 4 }, 'None'));
-  put(at('changes'), ...(changes.length ? changes : [none]));
+  replaceIfChanged(byId('changes'), ...(changes.length ? changes : [none]));
 }
 
 // --- Asking ----------------------------------------------------------------------------------
@@ -99,15 +99,15 @@ async function send(key, change) {
   const headers = { 'content-type': 'application/json' };
   const done = await ask(`${base}/keys/${key.fingerprint}`, { method: 'POST', headers, body: JSON.stringify(change) });
   if (!done) return;
-  say('news', `Done: ${change.action.replace('_', ' ')}, ${key.label}`);
+  setText('news', `Done: ${change.action.replace('_', ' ')}, ${key.label}`);
   document.activeElement?.blur();
   refresh();
 }
 
 async function refresh() {
   clearTimeout(timer);
-  // Who is writing or choosing is not disturbed.
-  const busy = at('keys').contains(document.activeElement);
+  // While the operator types or chooses, nothing is redrawn.
+  const busy = byId('keys').contains(document.activeElement);
   const latest = busy || document.hidden ? null : await ask(base || '/');
   if (latest) {
     overview = latest;

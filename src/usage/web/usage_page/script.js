@@ -1,5 +1,5 @@
 
-// Draws what the address of this page answers as JSON, and asks again every two seconds.
+// Draws the JSON of this page's address, and asks for it again every two seconds.
 
 const KINDS = {
   '2xx': '2xx', '3xx': '3xx', '4xx': '4xx', '5xx': '5xx',
@@ -48,10 +48,10 @@ function quotaCard() {
 }
 
 function drawQuotas() {
-  const list = at('quotas');
+  const list = byId('quotas');
   while (list.children.length > usage.quotas.length) list.lastChild.remove();
-  usage.quotas.forEach((quota, place) => {
-    const card = list.children[place] ?? list.appendChild(quotaCard());
+  usage.quotas.forEach((quota, index) => {
+    const card = list.children[index] ?? list.appendChild(quotaCard());
     const share = quota.limit ? quota.remaining / quota.limit : 0;
     card.className = `card${quota.remaining === 0 ? ' spent' : share <= 0.2 ? ' low' : ''}`;
     const text = (css, value) => { card.querySelector(css).textContent = value; };
@@ -67,12 +67,12 @@ function drawQuotas() {
     meter.firstChild.style.width = `${share * 100}%`;
   });
   const spent = usage.quotas.filter((quota) => quota.remaining === 0).map((quota) => quota.policy);
-  say('news', spent.length ? `Used up: ${spent.join(', ')}` : '');
+  setText('news', spent.length ? `Used up: ${spent.join(', ')}` : '');
 }
 
 function drawResets() {
-  usage?.quotas.forEach((quota, place) => {
-    const reset = at('quotas').children[place]?.querySelector('.reset');
+  usage?.quotas.forEach((quota, index) => {
+    const reset = byId('quotas').children[index]?.querySelector('.reset');
     const text = resetText(quota);
     if (reset && reset.textContent !== text) reset.textContent = text;
   });
@@ -107,7 +107,7 @@ function ceiling(number) {
 function drawChart() {
   const all = bars();
   const { step } = SPANS[usage.span];
-  const [width, height, left, bottom] = [at('chart').clientWidth || 600, 200, 44, 22];
+  const [width, height, left, bottom] = [byId('chart').clientWidth || 600, 200, 44, 22];
   const top = ceiling(Math.max(4, ...all.map((bar) => bar.total)));
   const y = (value) => 8 + (height - bottom - 8) * (1 - value / top);
   const wide = (width - left) / all.length;
@@ -115,10 +115,10 @@ function drawChart() {
     shape('line', { x1: left, x2: width, y1: y(value), y2: y(value) }),
     shape('text', { x: left - 8, y: y(value) + 4, 'text-anchor': 'end' }, count(value)),
   ]);
-  all.forEach((bar, place) => {
-    const x = left + place * wide;
+  all.forEach((bar, index) => {
+    const x = left + index * wide;
     const labels = width < 500 ? 4 : 6;
-    if (place % Math.round(all.length / labels) === 0) {
+    if (index % Math.round(all.length / labels) === 0) {
       nodes.push(shape('text', { x: x + 1, y: height - 5 }, clock(bar.start)));
     }
     if (!bar.total) return;
@@ -134,21 +134,21 @@ function drawChart() {
     }
     nodes.push(group);
   });
-  put(at('chart'), ...nodes);
-  at('chart').setAttribute('viewBox', `0 0 ${width} ${height}`);
+  replaceIfChanged(byId('chart'), ...nodes);
+  byId('chart').setAttribute('viewBox', `0 0 ${width} ${height}`);
 
   const totals = Object.keys(KINDS).map((kind) => [kind, all.reduce((sum, bar) => sum + (bar.counts[kind] ?? 0), 0)]);
   const seen = totals.filter(([, total]) => total > 0);
-  put(at('legend'),
+  replaceIfChanged(byId('legend'),
     ...seen.map(([kind, total]) => element('span', {}, element('i', { class: `c-${kind}` }), `${KINDS[kind]} ${count(total)}`)),
     element('span', { class: 'unit' }, step === 1 ? 'per minute' : `per ${step} minutes`));
   const summary = seen.map(([kind, total]) => `${count(total)} ${KINDS[kind]}`).join(', ') || 'no requests';
-  at('chart').setAttribute('aria-label', `Requests of the last ${usage.span}: ${summary}`);
+  byId('chart').setAttribute('aria-label', `Requests of the last ${usage.span}: ${summary}`);
 
   const kinds = seen.map(([kind]) => kind);
-  put(at('minutes').tHead, element('tr', {}, ...['Time', ...kinds.map((kind) => KINDS[kind])]
+  replaceIfChanged(byId('minutes').tHead, element('tr', {}, ...['Time', ...kinds.map((kind) => KINDS[kind])]
     .map((name) => element('th', { scope: 'col' }, name))));
-  put(at('minutes').tBodies[0], ...all.filter((bar) => bar.total).reverse().map((bar) =>
+  replaceIfChanged(byId('minutes').tBodies[0], ...all.filter((bar) => bar.total).reverse().map((bar) =>
     element('tr', {}, element('th', { scope: 'row', class: 'time' }, clock(bar.start)),
       ...kinds.map((kind) => element('td', { class: 'number' }, count(bar.counts[kind] ?? 0))))));
 }
@@ -161,7 +161,7 @@ function drawEndpoints(id, endpoints, ...columns) {
   const rows = endpoints.map((known) => element('tr', {}, endpoint(known),
     ...columns.map((column) => element('td', { class: 'number' }, column(known)))));
   const none = element('tr', {}, element('td', { class: 'empty', colspan: columns.length + 1 }, 'None'));
-  put(at(id), ...(rows.length ? rows : [none]));
+  replaceIfChanged(byId(id), ...(rows.length ? rows : [none]));
 }
 
 // --- Log -------------------------------------------------------------------------------------
@@ -191,14 +191,14 @@ function row(entry) {
 function drawLog() {
   const entries = [...usage.log.entries, ...older];
   const none = element('tr', {}, element('td', { class: 'empty', colspan: 4 }, 'None yet'));
-  put(at('entries'), ...(entries.length ? entries.map(row) : [none]));
+  replaceIfChanged(byId('entries'), ...(entries.length ? entries.map(row) : [none]));
   if (!older.length) next = usage.log.next;
-  at('older').hidden = next === null;
-  at('newest').hidden = !older.length;
+  byId('older').hidden = next === null;
+  byId('newest').hidden = !older.length;
 }
 
-// The page under those shown. From then on the newest stay as they were, or the two would part.
-at('older').addEventListener('click', async () => {
+// Shows the next older entries. From then on the newest ones stay as they are, or there would be a gap.
+byId('older').addEventListener('click', async () => {
   const page = await ask(`${base}/log?limit=50&before=${next}`);
   if (!page) return;
   older.push(...page.entries);
@@ -206,9 +206,9 @@ at('older').addEventListener('click', async () => {
   draw();
 });
 
-at('newest').addEventListener('click', () => {
+byId('newest').addEventListener('click', () => {
   older = [];
-  at('older').focus();
+  byId('older').focus();
   refresh();
 });
 
@@ -220,10 +220,10 @@ async function ask(url) {
     const answer = await response.json();
     if (response.ok) return answer;
     const wantsKey = Boolean(answer.header);
-    at('ask').hidden = !wantsKey;
-    at('ask').dataset.header = answer.header ?? '';
-    at('ask').dataset.prefix = answer.prefix ?? '';
-    // Who has not given a key yet has made no mistake.
+    byId('ask').hidden = !wantsKey;
+    byId('ask').dataset.header = answer.header ?? '';
+    byId('ask').dataset.prefix = answer.prefix ?? '';
+    // As long as no key was given, there is no problem to show.
     problem(wantsKey && !Object.keys(credential).length ? '' : answer.detail ?? 'The usage cannot be shown.');
     if (response.status === 401 || response.status === 403) forget();
   } catch {
@@ -236,16 +236,16 @@ function forget() {
   usage = null;
   older = [];
   credential = {};
-  at('usage').hidden = true;
-  say('key', '');
-  say('updated', '');
+  byId('usage').hidden = true;
+  setText('key', '');
+  setText('updated', '');
 }
 
 function draw() {
-  at('usage').hidden = false;
-  at('ask').hidden = true;
-  say('key', usage.key);
-  say('updated', `Updated ${exactly(usage.at)}`);
+  byId('usage').hidden = false;
+  byId('ask').hidden = true;
+  setText('key', usage.key);
+  setText('updated', `Updated ${exactly(usage.at)}`);
   const blocked = usage.blocked_seconds;
   problem(blocked === null ? '' : `This key is blocked for ${duration(blocked)}.`);
   drawQuotas();
@@ -261,7 +261,7 @@ async function refresh() {
   const mine = ++turn;
   const span = document.querySelector('[name=span]:checked').value;
   const latest = document.hidden ? null : await ask(`${base || '/'}?span=${span}`);
-  if (mine !== turn) return; // asked again meanwhile
+  if (mine !== turn) return; // a later call has asked again
   if (latest) {
     const shown = usage;
     usage = latest;
@@ -269,24 +269,24 @@ async function refresh() {
     if (older.length && shown) usage.log = shown.log;
     draw();
   }
-  if (at('ask').hidden) timer = setTimeout(refresh, REFRESH);
+  if (byId('ask').hidden) timer = setTimeout(refresh, REFRESH);
 }
 
-at('ask').addEventListener('submit', (event) => {
+byId('ask').addEventListener('submit', (event) => {
   event.preventDefault();
-  const { header, prefix } = at('ask').dataset;
+  const { header, prefix } = byId('ask').dataset;
   try {
-    credential = Object.fromEntries(new Headers({ [header]: prefix + at('credential').value.trim() }));
+    credential = Object.fromEntries(new Headers({ [header]: prefix + byId('credential').value.trim() }));
   } catch {
     problem('No API key has such characters.');
     return;
   }
-  at('credential').value = '';
-  at('ask').hidden = true;
+  byId('credential').value = '';
+  byId('ask').hidden = true;
   refresh();
 });
 document.querySelectorAll('[name=span]').forEach((choice) => choice.addEventListener('change', refresh));
 document.addEventListener('visibilitychange', () => { if (!document.hidden && usage) refresh(); });
-new ResizeObserver(() => { if (usage) drawChart(); }).observe(at('chart'));
+new ResizeObserver(() => { if (usage) drawChart(); }).observe(byId('chart'));
 setInterval(drawResets, 1000);
 refresh();
