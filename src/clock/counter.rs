@@ -24,7 +24,7 @@ use std::{
     time::Instant,
 };
 
-use super::{Now, reference::Reference, wall::WallOffset};
+use super::{now::Now, reference::Reference, wall::WallOffset};
 use crate::quota::NANOS_PER_SECOND;
 
 /// How long the offset to the system's clock holds, in nanoseconds: 8.4 ms.

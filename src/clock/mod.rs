@@ -11,55 +11,17 @@
 )]
 
 mod counter;
+mod now;
 mod reference;
 mod wall;
 
-use std::{
-    sync::LazyLock,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{sync::LazyLock, time::SystemTime};
 
 use tokio::time::Instant;
 
-use self::counter::Counter;
-
-/// One reading of both clocks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Now {
-    monotonic: u64,
-    unix: u64,
-}
-
-impl Now {
-    pub(crate) const ZERO: Self = Self { monotonic: 0, unix: 0 };
-
-    /// A reading: the time since some fixed moment, which never goes back, and the time since 1970
-    /// UTC. More than 584 years count as 584 years.
-    #[must_use]
-    pub fn new(monotonic: Duration, unix: Duration) -> Self {
-        Self { monotonic: nanos(monotonic), unix: nanos(unix) }
-    }
-
-    /// The time since a fixed moment. A step of the wall clock does not change it.
-    #[must_use]
-    pub const fn monotonic(&self) -> Duration {
-        Duration::from_nanos(self.monotonic)
-    }
-
-    /// The time since 1970 UTC, by the wall clock.
-    #[must_use]
-    pub const fn unix(&self) -> Duration {
-        Duration::from_nanos(self.unix)
-    }
-
-    pub(crate) const fn monotonic_nanos(&self) -> u64 {
-        self.monotonic
-    }
-
-    pub(crate) const fn unix_nanos(&self) -> u64 {
-        self.unix
-    }
-}
+pub use self::now::Now;
+pub(crate) use self::now::nanos;
+use self::{counter::Counter, now::since_epoch};
 
 /// Where a limiter reads the time.
 ///
@@ -133,17 +95,10 @@ impl Default for Clock {
     }
 }
 
-pub(crate) fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
-}
-
-/// Zero before 1970.
-fn since_epoch(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH).map_or(0, nanos)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, UNIX_EPOCH};
+
     use super::*;
 
     #[test]

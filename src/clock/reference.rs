@@ -2,7 +2,7 @@
 
 use std::time::{Instant, SystemTime};
 
-use super::{nanos, since_epoch};
+use super::now::{nanos, since_epoch};
 
 #[derive(Debug)]
 pub(super) enum Reference {

@@ -124,7 +124,7 @@ impl LimiterBuilder {
         // The first place of each.
         let mut key_sources = BTreeMap::new();
         let mut add = |rules: &mut Vec<Rule>, policy: Policy, for_requests, hold: Duration| {
-            validate(&policy, for_requests)?;
+            validate(&policy.settings, for_requests)?;
             let id =
                 fingerprints.fingerprint(NO_KIND, &policy.settings.counts_name().into()) as u64;
             let hold = policy.settings.hold.unwrap_or(hold).min(LONGEST_HOLD);

@@ -9,8 +9,8 @@ use std::{
 use http::{request::Parts, response};
 
 use super::{
-    OnStoreFailure,
     keys::Keys,
+    on_store_failure::OnStoreFailure,
     plans::{Plans, quota_problem},
 };
 use crate::{

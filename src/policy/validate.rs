@@ -3,8 +3,8 @@
 use std::collections::HashSet;
 
 use super::{
-    OnStoreFailure, Policy,
     keys::{Keys, WithoutKey},
+    on_store_failure::OnStoreFailure,
     plans::{Plans, quota_problem},
     settings::Settings,
 };
@@ -12,8 +12,7 @@ use crate::error::BuildError;
 
 /// Fails on settings that cannot work. `for_requests` is false if only checks use the policy: a check
 /// brings its key itself.
-pub(crate) fn validate(policy: &Policy, for_requests: bool) -> Result<(), BuildError> {
-    let settings = &*policy.settings;
+pub(crate) fn validate(settings: &Settings, for_requests: bool) -> Result<(), BuildError> {
     let unset = || if for_requests { unset_key(&settings.keys).map(str::to_owned) } else { None };
     match problem(settings).or_else(unset) {
         Some(problem) => Err(BuildError::new(format!("policy `{}`", settings.name), problem)),

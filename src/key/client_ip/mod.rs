@@ -3,6 +3,7 @@
 mod forwarded;
 mod networks;
 mod peer;
+mod proxies;
 #[cfg(test)]
 mod tests;
 mod watch;
@@ -14,13 +15,13 @@ use std::{
 };
 
 use http::{HeaderName, header::FORWARDED, request::Parts};
-use ipnet::IpNet;
 
 pub(crate) use self::networks::{hold_all_callers, parse_networks};
 pub use self::peer::{PeerAddr, UnixPeer};
 use self::{
     networks::parse_network,
     peer::Hop,
+    proxies::{Proxies, Source, Trust, X_FORWARDED_FOR},
     watch::{Seen, Watch},
 };
 use super::{Extracted, Key, KeyExtractor};
@@ -59,29 +60,13 @@ use crate::warning::{Code, warn};
 /// ```
 #[derive(Clone, Debug)]
 pub struct ClientIp {
-    trust: Trust,
-    source: Source,
+    proxies: Proxies,
     ipv4_prefix: u8,
     ipv6_prefix: u8,
     problem: Option<String>,
     watch: Arc<Watch>,
 }
 
-#[derive(Clone, Debug)]
-enum Trust {
-    NoProxy,
-    Proxies { networks: Vec<IpNet>, unix: bool },
-    Hops(usize),
-}
-
-#[derive(Clone, Debug)]
-enum Source {
-    XForwardedFor,
-    Forwarded,
-    Single(HeaderName),
-}
-
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// A peer on a Unix socket, in `trust_proxies`.
 const UNIX: &str = "unix:";
 
@@ -97,8 +82,7 @@ impl ClientIp {
     #[must_use]
     pub fn new() -> Self {
         Self {
-            trust: Trust::NoProxy,
-            source: Source::XForwardedFor,
+            proxies: Proxies { trust: Trust::NoProxy, source: Source::XForwardedFor },
             ipv4_prefix: 32,
             ipv6_prefix: 64,
             problem: None,
@@ -203,11 +187,11 @@ impl ClientIp {
             log_missing_peer();
             return None;
         };
-        let (client, seen) = match self.trusts(peer, 0) {
+        let (client, seen) = match self.proxies.trusts(peer, 0) {
             false => (Client { hop: peer, hidden: false }, Seen::UntrustedPeer),
             true => {
                 let headers = &request.headers;
-                match &self.source {
+                match &self.proxies.source {
                     Source::XForwardedFor => {
                         self.walk(peer, forwarded::x_forwarded_for(headers, &X_FORWARDED_FOR))
                     }
@@ -217,10 +201,10 @@ impl ClientIp {
             }
         };
         if !self.watch.is_over() {
-            self.watch.look(self, request, seen);
+            self.watch.look(&self.proxies, request, seen);
         }
         if client.hidden {
-            self.watch.log_hidden(self);
+            self.watch.log_hidden(&self.proxies);
         }
         Some(client)
     }
@@ -228,7 +212,7 @@ impl ClientIp {
     /// Goes from the peer to the next hop as long as the hop is trusted.
     fn walk(&self, peer: Hop, mut hops: impl Iterator<Item = Option<IpAddr>>) -> (Client, Seen) {
         let (mut hop, mut walked) = (peer, 0);
-        while self.trusts(hop, walked) {
+        while self.proxies.trusts(hop, walked) {
             match hops.next() {
                 Some(Some(next)) => (hop, walked) = (Hop::Ip(next), walked.saturating_add(1)),
                 Some(None) => return (Client { hop, hidden: true }, Seen::Client),
@@ -237,17 +221,6 @@ impl ClientIp {
             }
         }
         (Client { hop, hidden: false }, Seen::Client)
-    }
-
-    fn trusts(&self, hop: Hop, walked: usize) -> bool {
-        match (&self.trust, hop) {
-            (Trust::NoProxy, _) => false,
-            (Trust::Hops(hops), _) => walked < *hops,
-            (Trust::Proxies { networks, .. }, Hop::Ip(ip)) => {
-                networks.iter().any(|network| network.contains(&ip))
-            }
-            (Trust::Proxies { unix, .. }, Hop::Unix) => *unix,
-        }
     }
 
     /// The address, or the network that it counts by.
@@ -284,27 +257,18 @@ impl ClientIp {
         key.into()
     }
 
-    /// The header that addresses are read from.
-    fn header_name(&self) -> &str {
-        match &self.source {
-            Source::XForwardedFor => "x-forwarded-for",
-            Source::Forwarded => "forwarded",
-            Source::Single(name) => name.as_str(),
-        }
-    }
-
     fn set_source(&mut self, source: Source) {
-        self.source = source;
+        self.proxies.source = source;
         self.watch = Arc::default();
     }
 
     fn set_trust(&mut self, trust: Trust) {
-        if !matches!(self.trust, Trust::NoProxy) {
+        if !matches!(self.proxies.trust, Trust::NoProxy) {
             self.problem = Some(
                 "proxies are trusted twice; write `trust_proxies` or `trust_hops`, once".to_owned(),
             );
         }
-        self.trust = trust;
+        self.proxies.trust = trust;
         self.watch = Arc::default();
     }
 }
@@ -336,8 +300,8 @@ impl KeyExtractor for ClientIp {
     }
 
     fn problem(&self) -> Option<String> {
-        let reads_a_header = !matches!(self.source, Source::XForwardedFor);
-        let untrusted = (reads_a_header && matches!(self.trust, Trust::NoProxy)).then(|| {
+        let reads_a_header = !matches!(self.proxies.source, Source::XForwardedFor);
+        let untrusted = (reads_a_header && matches!(self.proxies.trust, Trust::NoProxy)).then(|| {
             "a header is named but no proxy is trusted to write it; add `trust_proxies([…])` or `trust_hops(n)`"
                 .to_owned()
         });

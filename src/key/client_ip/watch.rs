@@ -1,4 +1,4 @@
-//! Finds mistakes in the settings of a [`ClientIp`] by the first requests: [`Watch`].
+//! Finds mistakes in the settings of a [`ClientIp`](super::ClientIp) by the first requests: [`Watch`].
 
 use std::{
     fmt,
@@ -7,7 +7,7 @@ use std::{
 
 use http::request::Parts;
 
-use super::{ClientIp, Source, Trust};
+use super::proxies::{Proxies, Source, Trust};
 use crate::{
     first_requests::FirstRequests,
     warning::{Code, warn},
@@ -47,9 +47,9 @@ impl Watch {
 
     /// Checks one of the first requests.
     #[cold]
-    pub(super) fn look(&self, client_ip: &ClientIp, request: &Parts, mut seen: Seen) {
+    pub(super) fn look(&self, proxies: &Proxies, request: &Parts, mut seen: Seen) {
         let header = HEADERS.into_iter().find(|name| request.headers.contains_key(*name));
-        match (seen, header, &client_ip.trust) {
+        match (seen, header, &proxies.trust) {
             // The settings are right: a header was read up to a client, or there is no proxy.
             (Seen::Client, ..) | (_, _, Trust::Hops(0)) => return self.first.end(),
             (Seen::UntrustedPeer, Some(header), Trust::NoProxy) => {
@@ -63,10 +63,10 @@ impl Watch {
             (Seen::UntrustedPeer, Some(_), _) => seen = Seen::UntrustedPeerWithHeader,
             (Seen::NoHeader, Some(header), _) => {
                 self.first.end();
-                return log_unread(client_ip.header_name(), || {
+                return log_unread(proxies.header_name(), || {
                     format!(
                         "a trusted proxy sends `{header}`, and `{}` is read: all clients behind that proxy are one client. Write `.header(\"{header}\")`, or let the proxy send what is read",
-                        client_ip.header_name()
+                        proxies.header_name()
                     )
                 });
             }
@@ -77,17 +77,17 @@ impl Watch {
             return;
         }
         let has_seen = |seen: Seen| all & seen as u8 != 0;
-        let (untrusted, proxies) = (
+        let (untrusted, trusted) = (
             has_seen(Seen::UntrustedPeer) || has_seen(Seen::UntrustedPeerWithHeader),
             has_seen(Seen::NoHeader) || has_seen(Seen::OnlyTrusted),
         );
         if has_seen(Seen::OnlyTrusted) && !untrusted {
             // The proxy overwrites a header with one address, so no client can choose it.
-            if !matches!(client_ip.source, Source::Single(_)) {
-                log_everybody(client_ip);
+            if !matches!(proxies.source, Source::Single(_)) {
+                log_everybody(proxies);
             }
-        } else if has_seen(Seen::UntrustedPeerWithHeader) && !proxies {
-            let header = client_ip.header_name();
+        } else if has_seen(Seen::UntrustedPeerWithHeader) && !trusted {
+            let header = proxies.header_name();
             log_unread(header, || {
                 format!(
                     "of the first {} requests, none came from a trusted proxy, and some had a header like `{header}`: if a proxy writes it, all clients behind that proxy are one client. Add its address to `trust_proxies`",
@@ -99,12 +99,12 @@ impl Watch {
 
     /// Reports that a trusted hop hides a client.
     #[cold]
-    pub(super) fn log_hidden(&self, client_ip: &ClientIp) {
+    pub(super) fn log_hidden(&self, proxies: &Proxies) {
         if self.has_warned_of_hidden.load(Relaxed) || self.has_warned_of_hidden.swap(true, Relaxed)
         {
             return;
         }
-        let header = client_ip.header_name();
+        let header = proxies.header_name();
         warn(Code::HiddenClient, header, || {
             format!(
                 "a trusted proxy writes into `{header}` what is no address: all clients that it hides share one quota. Let it write addresses there, or count these clients by another key"
@@ -117,11 +117,11 @@ fn log_unread(header: &str, sentence: impl FnOnce() -> String) {
     warn(Code::ForwardedUnread, header, sentence);
 }
 
-fn log_everybody(client_ip: &ClientIp) {
-    let header = client_ip.header_name();
+fn log_everybody(proxies: &Proxies) {
+    let header = proxies.header_name();
     warn(Code::EverybodyTrusted, header, || {
         let first = format!("in the first {} requests", FirstRequests::MANY);
-        match &client_ip.trust {
+        match &proxies.trust {
             Trust::Hops(hops) => format!(
                 "{first}, `{header}` never had more addresses than `trust_hops({hops})` believes: a caller may write the missing ones itself. Write the number of the proxies that there are"
             ),
