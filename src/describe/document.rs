@@ -50,9 +50,9 @@ fn note(note: impl Into<String>) -> Span {
 impl Description {
     pub(super) fn document(&self) -> Vec<Block> {
         let mut blocks = vec![Block::Text(vec![text(
-            "Each request uses one unit of every policy that holds for it, unless that says \
-             otherwise. It passes if all of them let it pass; a request that one of them refuses \
-             costs nothing in the others.",
+            "Each request uses one unit of every policy that applies to it, unless the policy says \
+             otherwise. It passes if all of them let it pass. A request that one policy refuses \
+             uses no units of the others.",
         )])];
         blocks.extend(self.limits());
         blocks.extend(self.by_plan());
@@ -82,7 +82,7 @@ impl Description {
         let mut blocks = Vec::new();
         if !self.every_request.is_empty() {
             blocks.push(Block::Heading("Every request"));
-            blocks.push(whole("Policies that hold for every request", &self.every_request));
+            blocks.push(whole("Policies that apply to every request", &self.every_request));
         }
         if !self.categories.is_empty() {
             let groups = self.categories.iter().map(|category| {
@@ -97,14 +97,14 @@ impl Description {
             });
             blocks.push(Block::Heading("By category"));
             blocks.push(Block::Text(vec![text(
-                "The first category that matches is a request's only one. A policy that several of \
-                 them name is one quota over all of them.",
+                "A request belongs to the first category that matches it. A policy in several \
+                 categories is one quota for all of them.",
             )]));
             blocks.push(table("Policies by category of requests", groups.collect()));
         }
         if !self.direct.is_empty() {
             blocks.push(Block::Heading("Beside requests"));
-            blocks.push(whole("Policies of work that is no request", &self.direct));
+            blocks.push(whole("Policies for work other than requests", &self.direct));
         }
         blocks
     }
@@ -237,9 +237,9 @@ impl ResponseDescription {
             blocks.push(Block::Table(Table { caption: "Headers of responses", columns, groups }));
             if let Some(policy) = &self.header_policy {
                 blocks.push(Block::Text(vec![
-                    text("While it passes, they tell of "),
+                    text("While requests pass, headers for one policy show "),
                     Span::Strong(policy.clone()),
-                    text("; on a refusal, of the policy that refuses."),
+                    text(". On a refusal, they show the policy that refuses."),
                 ]));
             }
         }
