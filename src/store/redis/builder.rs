@@ -34,26 +34,15 @@ pub struct RedisStoreBuilder {
     max_leased: usize,
 }
 
-enum Address {
+/// Where the servers are.
+pub(super) enum Address {
     One(String),
     Client(Client),
     Cluster(Vec<String>),
 }
 
 impl RedisStoreBuilder {
-    pub(super) fn one(url: String) -> Self {
-        Self::new(Address::One(url))
-    }
-
-    pub(super) fn client(client: Client) -> Self {
-        Self::new(Address::Client(client))
-    }
-
-    pub(super) fn cluster(urls: Vec<String>) -> Self {
-        Self::new(Address::Cluster(urls))
-    }
-
-    fn new(address: Address) -> Self {
+    pub(super) fn new(address: Address) -> Self {
         let timeouts = Timeouts {
             connect: Duration::from_millis(90),
             response: Duration::from_millis(40),

@@ -3,9 +3,10 @@
 use std::{fmt, time::Duration};
 
 use redis::{
-    AsyncConnectionConfig, Client, ErrorKind, RedisError, RedisResult, ServerErrorKind, Value,
-    aio::MultiplexedConnection, cluster::ClusterClient, cluster_async::ClusterConnection,
-    cluster_routing::SingleNodeRoutingInfo, cmd, from_redis_value,
+    AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, RedisError, RedisResult,
+    ServerErrorKind, Value, aio::MultiplexedConnection, cluster::ClusterClient,
+    cluster_async::ClusterConnection, cluster_routing::SingleNodeRoutingInfo, cmd,
+    from_redis_value,
 };
 use tokio::time::{sleep, timeout};
 
@@ -84,6 +85,13 @@ impl Servers {
 }
 
 impl Connection {
+    async fn query<T: FromRedisValue>(&self, command: &Cmd) -> RedisResult<T> {
+        match self {
+            Self::One(connection) => command.query_async(&mut connection.clone()).await,
+            Self::Cluster(connection) => command.query_async(&mut connection.clone()).await,
+        }
+    }
+
     /// Runs the script.
     pub(super) async fn run(&self, call: &ScriptCall) -> Result<Answer, CommandError> {
         let answer = match self {
@@ -97,11 +105,7 @@ impl Connection {
     pub(super) async fn replace(&self, key: &str, text: &str) -> Option<String> {
         let mut set = cmd("SET");
         set.arg(key).arg(text).arg("GET").arg("EX").arg(ANNOUNCEMENT_TTL.as_secs());
-        let before: RedisResult<Option<String>> = match self {
-            Self::One(connection) => set.query_async(&mut connection.clone()).await,
-            Self::Cluster(connection) => set.query_async(&mut connection.clone()).await,
-        };
-        before.ok()?
+        self.query(&set).await.ok()?
     }
 
     /// Warns if a full server makes room by dropping counts that still matter.
@@ -114,12 +118,8 @@ impl Connection {
     async fn eviction_policy(&self) -> Option<String> {
         let mut info = cmd("INFO");
         info.arg("memory");
-        let reply: RedisResult<Value> = match self {
-            Self::One(connection) => info.query_async(&mut connection.clone()).await,
-            // Each server of the cluster answers.
-            Self::Cluster(connection) => info.query_async(&mut connection.clone()).await,
-        };
-        match reply.ok()? {
+        match self.query(&info).await.ok()? {
+            // Each server of a cluster answers.
             Value::Map(servers) => servers.into_iter().find_map(|(_, memory)| evicting(memory)),
             memory => evicting(memory),
         }

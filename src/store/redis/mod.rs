@@ -73,7 +73,7 @@ use tokio::{runtime::Handle, task::JoinError};
 pub use self::builder::RedisStoreBuilder;
 #[cfg(any(fuzzing, test))]
 pub(crate) use self::script::read_any as read_any_reply;
-use self::{leases::date_back, replica::Replica, rollback::RollbackOnDrop};
+use self::{builder::Address, leases::date_back, replica::Replica, rollback::RollbackOnDrop};
 use super::{Announcement, Charge, Correction, Store, StoreError, StoreFuture};
 use crate::clock::Now;
 
@@ -156,7 +156,7 @@ impl RedisStore {
     /// of its TLS features: `tokio-native-tls-comp`, or `tokio-rustls-comp` beside a crypto provider
     /// that you install for `rustls`.
     pub fn builder(url: impl Into<String>) -> RedisStoreBuilder {
-        RedisStoreBuilder::one(url.into())
+        RedisStoreBuilder::new(Address::One(url.into()))
     }
 
     /// A builder for a store on a cluster, by the URLs of some of its servers. The store learns the
@@ -164,13 +164,13 @@ impl RedisStore {
     pub fn cluster_builder<U: Into<String>>(
         urls: impl IntoIterator<Item = U>,
     ) -> RedisStoreBuilder {
-        RedisStoreBuilder::cluster(urls.into_iter().map(Into::into).collect())
+        RedisStoreBuilder::new(Address::Cluster(urls.into_iter().map(Into::into).collect()))
     }
 
     /// A builder for a store on one server, by a client of the `redis` crate (version 1). It is for
     /// settings that a URL cannot hold: certificates, credentials that change.
     pub fn client_builder(client: redis::Client) -> RedisStoreBuilder {
-        RedisStoreBuilder::client(client)
+        RedisStoreBuilder::new(Address::Client(client))
     }
 
     /// Gives back the units that this replica has leased, see [`Policy::lease`](crate::Policy::lease),

@@ -1,4 +1,4 @@
-//! How long units may be spent: [`Lease`].
+//! Which charges are spent from a lease, how long: [`Lease`], and how units go back.
 
 use std::time::Duration;
 
@@ -7,14 +7,32 @@ use crate::{
     clock::{Now, nanos},
     quota::{NANOS_PER_SECOND, Quota},
     store::{
-        Charge, Usage,
+        Change, Charge, Correction, Mode, Usage,
         redis::clock::{RoundTrip, later},
     },
 };
 
+/// Whether a charge is spent from a lease. One that the response may correct is not: the correction
+/// asks the server anyway.
+pub(crate) fn is_leased(charge: &Charge) -> bool {
+    charge.lease > 0 && charge.mode == Mode::Enforced && charge.cost > 0 && !charge.is_settled
+}
+
+/// The same charge, with a lease of 0 if it is not spent from a lease.
+pub(crate) fn normalize_lease(charge: &Charge) -> Charge {
+    let lease = if is_leased(charge) { charge.lease } else { 0 };
+    Charge { lease, ..*charge }
+}
+
+/// How many units the server has taken for a charge that fits. For a lease, `usage` says what remained
+/// before.
+pub(crate) fn units_taken(charge: &Charge, usage: &Usage) -> u64 {
+    if charge.lease == 0 { charge.cost } else { usage.remaining().min(charge.lease.into()) }
+}
+
 /// How long units may be spent after a server has taken them: a second, or a tenth of a shorter
 /// window.
-pub(in crate::store::redis) fn lifetime(quota: &Quota) -> u64 {
+pub(crate) fn lifetime(quota: &Quota) -> u64 {
     NANOS_PER_SECOND.min(quota.window_nanos() / 10)
 }
 
@@ -56,4 +74,25 @@ impl Lease {
     pub(super) fn server_time(&self, now: u64) -> Now {
         later(self.taken_at, Duration::from_nanos(now.saturating_sub(self.received_at)))
     }
+}
+
+/// The same correction, dated back by the lifetime of a lease, since its units may have been taken so
+/// long before they were spent. Units that go back to a later time than they were taken at could be
+/// used twice: in a bucket they would also come back by themselves. In a fixed window the time does
+/// not matter, as no unit is spent after its window.
+pub(crate) fn date_back(correction: &Correction) -> Correction {
+    let Correction { charge, charged_at: Some(at), .. } = *correction else { return *correction };
+    if !is_leased(&charge) || charge.algorithm == Algorithm::FixedWindow {
+        return *correction;
+    }
+    let lifetime = Duration::from_nanos(lifetime(&charge.quota));
+    let [monotonic, unix] = [at.monotonic(), at.unix()].map(|time| time.saturating_sub(lifetime));
+    Correction { charged_at: Some(Now::new(monotonic, unix)), ..*correction }
+}
+
+/// The correction that gives units back which were taken in one batch.
+pub(super) fn give_back(charge: &Charge, units: u64, taken_at: Now) -> Option<Correction> {
+    let charge = Charge { cost: units, ..*charge };
+    let correction = Correction::new(charge, Change::GiveBack(units));
+    (units > 0).then_some(Correction { charged_at: Some(taken_at), ..correction })
 }

@@ -45,14 +45,12 @@
 mod lease;
 mod pool;
 mod reservation;
-mod rules;
 mod table;
 #[cfg(test)]
 mod tests;
 
 pub(super) use self::{
-    lease::lifetime,
+    lease::{date_back, is_leased, lifetime, normalize_lease, units_taken},
     reservation::Reservation,
-    rules::{date_back, is_leased, normalize_lease, units_taken},
     table::LeaseTable,
 };

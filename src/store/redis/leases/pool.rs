@@ -4,7 +4,7 @@ use std::mem;
 
 use tokio::sync::watch;
 
-use super::{lease::Lease, rules::give_back};
+use super::lease::{Lease, give_back};
 use crate::{
     clock::nanos,
     store::{Charge, Correction, Usage},
@@ -12,7 +12,7 @@ use crate::{
 
 /// A batch that a request has asked the server for. It changes when the batch has come in full. It is
 /// closed when fewer units have come, or none.
-pub(in crate::store::redis) type BatchInFlight = watch::Receiver<()>;
+pub(crate) type BatchInFlight = watch::Receiver<()>;
 
 pub(super) struct Pool {
     /// The latest charge of its key and policy, which has their current quota and lease.

@@ -11,12 +11,12 @@ use super::{
 use crate::store::{Answer, Charge, Correction, Mode, Usage, Usages, redis::clock::RoundTrip};
 
 /// Where it is dropped without [`commit`](Self::commit), its units go back to their pools.
-pub(in crate::store::redis) struct Reservation {
+pub(crate) struct Reservation {
     leases: Arc<LeaseTable>,
     /// In the order of the request's charges.
     pub(super) charges: SmallVec<[ReservedCharge; 2]>,
     /// Units to give back before anything is charged.
-    pub(in crate::store::redis) expired: SmallVec<[Correction; 1]>,
+    pub(crate) expired: SmallVec<[Correction; 1]>,
     passes: bool,
     is_spent: bool,
 }
@@ -24,7 +24,7 @@ pub(in crate::store::redis) struct Reservation {
 impl Reservation {
     /// Reserves what there is. Where a batch is on its way that the request needs and may wait for,
     /// nothing is reserved.
-    pub(in crate::store::redis) fn new(
+    pub(crate) fn new(
         leases: &Arc<LeaseTable>,
         charges: &[Charge],
         now: u64,
@@ -40,12 +40,12 @@ impl Reservation {
     }
 
     /// What the server is to be asked for.
-    pub(in crate::store::redis) fn to_server(&self) -> SmallVec<[Charge; 4]> {
+    pub(crate) fn to_server(&self) -> SmallVec<[Charge; 4]> {
         self.charges.iter().filter_map(|reserved| reserved.to_server).collect()
     }
 
     /// Spends all units, if they suffice for the request.
-    pub(in crate::store::redis) fn spend_if_covered(&mut self, now: u64) -> Option<Answer> {
+    pub(crate) fn spend_if_covered(&mut self, now: u64) -> Option<Answer> {
         if self.charges.iter().any(|reserved| reserved.to_server.is_some()) {
             return None;
         }
@@ -56,11 +56,7 @@ impl Reservation {
 
     /// Takes in the server's answer, and returns the answer to the request. Units beyond the cost go
     /// to the pools.
-    pub(in crate::store::redis) fn apply_reply(
-        &mut self,
-        answer: &Answer,
-        times: RoundTrip,
-    ) -> Answer {
+    pub(crate) fn apply_reply(&mut self, answer: &Answer, times: RoundTrip) -> Answer {
         let asked = self.charges.iter().filter_map(|reserved| reserved.to_server.as_ref());
         let fits =
             |(charge, usage): (&Charge, &Usage)| charge.mode != Mode::Enforced || usage.fits();
@@ -91,12 +87,12 @@ impl Reservation {
     }
 
     /// Whether a charge is spent from a pool.
-    pub(in crate::store::redis) fn has_pool(&self, index: usize) -> bool {
+    pub(crate) fn has_pool(&self, index: usize) -> bool {
         self.charges.get(index).is_some_and(ReservedCharge::has_pool)
     }
 
     /// Ends it when the caller has its answer: if the request passes, its units are spent.
-    pub(in crate::store::redis) fn commit(mut self) {
+    pub(crate) fn commit(mut self) {
         self.is_spent = self.passes;
     }
 }

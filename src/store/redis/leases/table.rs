@@ -15,9 +15,8 @@ use std::{
 use smallvec::SmallVec;
 
 use super::{
-    lease::Lease,
+    lease::{Lease, give_back, is_leased, units_taken},
     pool::{BatchInFlight, Pool, ReservedCharge},
-    rules::{give_back, is_leased, units_taken},
 };
 use crate::{
     clock::Now,
@@ -30,7 +29,7 @@ const MAX_SWEPT: usize = 1_024;
 
 /// Locks are taken in this order: a segment, then the return queue. Both are held briefly, and never
 /// while a server is asked.
-pub(in crate::store::redis) struct LeaseTable {
+pub(crate) struct LeaseTable {
     pub(super) segments: Box<[Mutex<Segment>]>,
     max_pools_per_segment: usize,
     returns: Mutex<ReturnQueue>,
@@ -51,7 +50,7 @@ struct ReturnQueue {
 
 impl LeaseTable {
     /// For this many keys. Charges of other keys are made one by one at the server.
-    pub(in crate::store::redis) fn new(max_keys: usize) -> Self {
+    pub(crate) fn new(max_keys: usize) -> Self {
         Self {
             segments: (0..SEGMENTS).map(|_| Mutex::default()).collect(),
             max_pools_per_segment: max_keys.div_ceil(SEGMENTS),
@@ -60,14 +59,14 @@ impl LeaseTable {
     }
 
     /// Whether a charge can be spent here and now.
-    pub(in crate::store::redis) fn covers(&self, charge: &Charge, now: u64) -> bool {
+    pub(crate) fn covers(&self, charge: &Charge, now: u64) -> bool {
         let covers = |pool: &Pool| pool.covers(charge, now);
         is_leased(charge) && self.segment(charge.id()).get(&charge.id()).is_some_and(covers)
     }
 
     /// Spends what a charge costs, if the pool covers it.
     #[expect(clippy::arithmetic_side_effects, reason = "the pool covers the cost")]
-    pub(in crate::store::redis) fn spend(&self, charge: &Charge, now: u64) -> Option<Answer> {
+    pub(crate) fn spend(&self, charge: &Charge, now: u64) -> Option<Answer> {
         if !is_leased(charge) {
             return None;
         }
@@ -182,7 +181,7 @@ impl LeaseTable {
 
     /// Removes what is to go back to the server: units that belong to no pool, and those that have
     /// expired. `false`: nothing will be left to sweep, and the sweeper ends.
-    pub(in crate::store::redis) fn sweep(&self, now: u64) -> (Vec<Correction>, bool) {
+    pub(crate) fn sweep(&self, now: u64) -> (Vec<Correction>, bool) {
         let mut returns = self.returns();
         let mut back = mem::take(&mut returns.unpooled);
         let mut due: SmallVec<[u128; 16]> = SmallVec::new();
@@ -209,7 +208,7 @@ impl LeaseTable {
     }
 
     /// Whether the caller must start a task that [sweeps](Self::sweep).
-    pub(in crate::store::redis) fn needs_sweeper(&self) -> bool {
+    pub(crate) fn needs_sweeper(&self) -> bool {
         let mut returns = self.returns();
         let needs_one = !returns.has_sweeper && !returns.is_empty();
         returns.has_sweeper |= needs_one;
@@ -217,12 +216,12 @@ impl LeaseTable {
     }
 
     /// Notes that the sweeper has ended, perhaps before everything was swept.
-    pub(in crate::store::redis) fn sweeper_ended(&self) {
+    pub(crate) fn sweeper_ended(&self) {
         self.returns().has_sweeper = false;
     }
 
     /// Removes all units that are not reserved, to be given back.
-    pub(in crate::store::redis) fn drain(&self) -> Vec<Correction> {
+    pub(crate) fn drain(&self) -> Vec<Correction> {
         let mut back = mem::take(&mut self.returns().unpooled);
         for segment in &self.segments {
             let mut segment = segment.lock().unwrap_or_else(PoisonError::into_inner);
@@ -233,7 +232,7 @@ impl LeaseTable {
     }
 
     /// Drops the pool of a key that is reset. Its units count no more, so none go back.
-    pub(in crate::store::redis) fn forget(&self, charge: &Charge) {
+    pub(crate) fn forget(&self, charge: &Charge) {
         self.segment(charge.id()).remove(&charge.id());
     }
 

@@ -29,7 +29,7 @@ static SCRIPT: LazyLock<(Script, &str)> = LazyLock::new(|| {
 });
 
 #[derive(Clone, Debug)]
-pub(in crate::store::redis) struct ScriptCall {
+pub(crate) struct ScriptCall {
     command: Cmd,
     expected: SmallVec<[ExpectedReply; 4]>,
     shard: u64,
@@ -38,18 +38,18 @@ pub(in crate::store::redis) struct ScriptCall {
 impl ScriptCall {
     /// Makes all charges or none. No two are of the same key and policy. A charge with a lease takes as
     /// many units as there are, up to the lease, and its usage says how many there were before.
-    pub(in crate::store::redis) fn charge(names: &KeyNames, charges: &[Charge]) -> Self {
+    pub(crate) fn charge(names: &KeyNames, charges: &[Charge]) -> Self {
         Self::correct_and_charge(names, &[], charges)
     }
 
     /// Makes all corrections.
-    pub(in crate::store::redis) fn correct(names: &KeyNames, corrections: &[Correction]) -> Self {
+    pub(crate) fn correct(names: &KeyNames, corrections: &[Correction]) -> Self {
         Self::correct_and_charge(names, corrections, &[])
     }
 
     /// Makes all corrections, and then all charges or none.
     #[expect(clippy::arithmetic_side_effects, reason = "lengths of what is in memory")]
-    pub(in crate::store::redis) fn correct_and_charge(
+    pub(crate) fn correct_and_charge(
         names: &KeyNames,
         corrections: &[Correction],
         charges: &[Charge],
@@ -61,19 +61,19 @@ impl ScriptCall {
     }
 
     /// Charges a key that no caller has. It writes, since some servers that answer cannot write.
-    pub(in crate::store::redis) fn probe(names: &KeyNames, shard: u64) -> Self {
+    pub(crate) fn probe(names: &KeyNames, shard: u64) -> Self {
         let quota = Quota::per_second(MAX_UNITS);
         let charge = Charge::new(0, shard.into(), Algorithm::TokenBucket, quota);
         Self::charge(names, &[charge])
     }
 
     /// The shard of its keys. A cluster keeps them on one server.
-    pub(in crate::store::redis) fn shard(&self) -> u64 {
+    pub(crate) fn shard(&self) -> u64 {
         self.shard
     }
 
     /// The cluster's slot of its keys.
-    pub(in crate::store::redis) fn slot(&self) -> u16 {
+    pub(crate) fn slot(&self) -> u16 {
         keys::slot(self.shard)
     }
 
@@ -132,10 +132,7 @@ impl ScriptCall {
 
     /// Runs the script where its keys are. A server that does not know the script gets it with the
     /// call.
-    pub(in crate::store::redis) async fn run(
-        &self,
-        connection: &mut impl ConnectionLike,
-    ) -> RedisResult<Answer> {
+    pub(crate) async fn run(&self, connection: &mut impl ConnectionLike) -> RedisResult<Answer> {
         let reply = match self.command.query_async(connection).await {
             Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
                 self.with_source().query_async(connection).await
@@ -146,7 +143,7 @@ impl ScriptCall {
     }
 
     /// Runs the script on a server of a cluster that takes over the slot of its keys.
-    pub(in crate::store::redis) async fn run_asking(
+    pub(crate) async fn run_asking(
         &self,
         connection: &mut ClusterConnection,
         node: SingleNodeRoutingInfo,

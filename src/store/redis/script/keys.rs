@@ -11,16 +11,16 @@ const SLOTS: u16 = 16_384;
 
 /// Makes the names of keys.
 #[derive(Clone, Debug)]
-pub(in super::super) struct KeyNames {
+pub(crate) struct KeyNames {
     prefix: String,
     /// The time that a test sets.
     #[cfg(test)]
-    pub(in crate::store::redis) time: std::sync::Arc<std::sync::Mutex<Option<Now>>>,
+    pub(crate) time: std::sync::Arc<std::sync::Mutex<Option<Now>>>,
 }
 
 impl KeyNames {
     /// `prefix` has no brace, so that a cluster places a key by its shard alone.
-    pub(in super::super) fn new(prefix: impl Into<String>) -> Self {
+    pub(crate) fn new(prefix: impl Into<String>) -> Self {
         Self {
             prefix: prefix.into(),
             #[cfg(test)]
@@ -28,7 +28,7 @@ impl KeyNames {
         }
     }
 
-    pub(in super::super) fn prefix(&self) -> &str {
+    pub(crate) fn prefix(&self) -> &str {
         &self.prefix
     }
 

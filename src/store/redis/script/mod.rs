@@ -57,7 +57,6 @@ mod call;
 mod keys;
 mod numbers;
 mod operation;
-mod rate;
 mod reply;
 #[cfg(test)]
 mod tests;

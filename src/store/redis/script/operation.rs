@@ -2,8 +2,7 @@
 
 use super::{
     keys,
-    numbers::{EXACT, MAX_COUNT, micros},
-    rate::Rate,
+    numbers::{EXACT, MAX_COUNT, Rate, micros},
     reply::ExpectedReply,
 };
 use crate::store::{Change, Charge, Correction, Mode};

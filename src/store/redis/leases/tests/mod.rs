@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use super::{pool::Pool, rules::give_back, table::SEGMENTS, *};
+use super::{lease::give_back, pool::Pool, table::SEGMENTS, *};
 use crate::{
     algorithm::Algorithm,
     clock::Now,

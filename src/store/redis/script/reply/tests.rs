@@ -118,11 +118,11 @@ fn a_state_that_the_script_cannot_have_written_is_an_error() {
 
 fn anything() -> impl Strategy<Value = ExpectedReply> {
     let size = |most: u64| prop_oneof![Just(1), 1..20_u64, 1..=most, Just(most)];
-    let most = super::super::rate::MAX_WINDOW_MICROS;
+    let most = super::super::numbers::MAX_WINDOW_MICROS;
     (select(ALGORITHMS.to_vec()), size(999_999_999_999_999), size(most), 0..30_u64, 0..3_u64)
         .prop_map(|(algorithm, units, window, required, lease)| {
             let quota = Quota::per_window(units, Duration::from_micros(window));
-            let quota = super::super::rate::Rate::new(algorithm, &quota).quota(algorithm);
+            let quota = super::super::numbers::Rate::new(algorithm, &quota).quota(algorithm);
             ExpectedReply { algorithm, quota, required, lease: lease * 10 }
         })
 }

@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 use redis::{Client, ErrorKind, Value};
 use tokio::runtime::Runtime;
 
-use super::{rate::Rate, *};
+use super::{numbers::Rate, *};
 use crate::{
     algorithm::Algorithm,
     clock::Now,
