@@ -18,7 +18,7 @@
 //!
 //! # The way of one charge
 //! 1. [`RedisStore`] asks [`Replica::decide_locally`]: units of a lease are spent, or a remembered
-//!    refusal answers. Nothing waits, and nothing is allocated.
+//!    refusal answers. Nothing waits.
 //! 2. Otherwise [`RollbackOnDrop`] holds the future of [`Replica::decide`]. A policy with a lease
 //!    reserves units first, and asks for a batch.
 //! 3. [`Shards::charge`](shards::Shards::charge) runs the script once; in a cluster, once for each
@@ -39,8 +39,8 @@
 //! | units cannot be given back | they return as the quota's window passes |
 //! | the tokio runtime ends | its tasks end; the next request starts new ones in its own runtime |
 //!
-//! Whatever fails, no more is admitted than the quota; a request that fails is decided by its policy's
-//! `on_store_failure`.
+//! A request that fails is decided by its policies' `on_store_failure`. As long as the servers keep their
+//! counts, no fault lets more pass than the quota.
 
 #![cfg_attr(
     not(test),

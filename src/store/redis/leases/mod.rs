@@ -7,18 +7,17 @@
 //!
 //! # How a batch is divided
 //! A request that its pool covers spends the units at once. Any other request makes a
-//! [`Reservation`]:
+//! [`Reservation`], and asks the server by one charge: its `cost` must fit, and up to `lease` units are
+//! taken, the cost included.
 //! ```text
-//!  pool                                 server
-//!   available ── all that there are ──┐
-//!                                     ├─► reserved by the request: what it costs
-//!   the missing units ◄───────────────┘◄─ cost    ┐ one charge: `cost` must fit, and up to
-//!   available ◄── the rest of the batch ─ lease   ┘ `lease` units are taken, `cost` included
+//! the pool's available units ──── all of them ─────────┐
+//! the server's units ──── the cost that is missing ────┴──► reserved for the request
+//!                    └─── the rest of the batch ──────────► the pool's available units
 //! ```
-//! The batch fills what the lease has room for. Other requests of the key wait until the batch has
-//! come ([`BatchInFlight`](pool::BatchInFlight)), with nothing reserved: so no two requests wait for
-//! each other. After three batches that did not come in full, or half of its time, a request asks for
-//! its own cost alone.
+//! A batch fills what the lease has room for: `n`, less what is reserved. Meanwhile other requests of
+//! the key wait for it ([`BatchInFlight`](pool::BatchInFlight)) with nothing reserved, so no two
+//! requests wait for each other. A request that has waited for three batches which did not come in full,
+//! or for half of its time, asks for its own cost alone.
 //!
 //! # How it ends
 //! - The caller has its answer: [`Reservation::commit`] spends the units if the request passes.
