@@ -18,8 +18,8 @@ use http_body_util::Empty;
 use tower::{Layer, Service, service_fn};
 use tower_quota::{
     Category, Limiter, Matcher, Policy, Quota, RateLimitLayer,
-    key::header,
-    usage::{Entry, Fingerprint, MemoryLog, Reader, RequestLog, Sink, SqliteLog, TracingLog},
+    key::{Caller, Fingerprint, header},
+    usage::{Entry, MemoryLog, Reader, RequestLog, Sink, SqliteLog, TracingLog},
 };
 use tracing_subscriber::layer::SubscriberExt;
 
@@ -34,7 +34,7 @@ fn main() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = SqliteLog::builder(folder.path().join("log")).build().expect("a file");
     let memory = MemoryLog::new();
-    let log = || RequestLog::builder(header("x-api-key")).secret(7);
+    let log = || RequestLog::builder(Caller::new(header("x-api-key")).secret(7));
     let all = log().sink(memory.clone()).sink(file.clone()).sink(TracingLog::new());
     let all = all.remember_keys(10_000);
     let layers = [
@@ -81,7 +81,7 @@ fn layer(log: Option<RequestLog>) -> RateLimitLayer {
     let limiter = Limiter::builder().category(reads).build().expect("settings that work");
     let layer = RateLimitLayer::builder(limiter);
     match log {
-        Some(log) => layer.log(log),
+        Some(log) => layer.observe(log),
         None => layer,
     }
     .build()
@@ -121,7 +121,7 @@ fn spread(mut times: Vec<f64>) -> String {
 fn page(path: &std::path::Path) {
     let file = SqliteLog::builder(path).max_waiting(2_000_000).build().expect("a file");
     let seen = KeyOf::default();
-    let log = RequestLog::builder(header("x-api-key")).secret(7);
+    let log = RequestLog::builder(Caller::new(header("x-api-key")).secret(7));
     let layer = layer(Some(log.sink(file.clone()).sink(seen.clone()).build().expect("a log")));
     let keys: Vec<_> = (0..KEYS).map(|key| format!("sk_live_{:032x}", key % 10)).collect();
     for _ in 0..1_000_000 / REQUESTS {

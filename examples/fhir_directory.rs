@@ -116,7 +116,8 @@ pub fn limiter(clock: Clock) -> Result<Limiter, BuildError> {
 
 /// The page's 429.
 fn rate_limited(rejection: &Rejection) -> Value {
-    let (code, message) = match (rejection.status(), rejection.key_kind()) {
+    let key_kind = rejection.outcome().map_or("", |outcome| outcome.key_kind());
+    let (code, message) = match (rejection.status(), key_kind) {
         (StatusCode::TOO_MANY_REQUESTS, API_KEY) => {
             ("TOO_MANY_REQUESTS", "Rate limit exceeded. Contact us for higher limits.")
         }

@@ -73,7 +73,7 @@ async fn authorize(
     request: Request,
     next: Next,
 ) -> Response {
-    if decision.outcomes().iter().all(|outcome| outcome.key_kind() == API_KEY) {
+    if decision.outcomes().all(|outcome| outcome.key_kind() == API_KEY) {
         return next.run(request).await;
     }
     error(&decision, StatusCode::UNAUTHORIZED, "UNAUTHORIZED", "Send `x-api-key`.")
@@ -143,13 +143,13 @@ fn refusal(rejection: &Rejection) -> Envelope {
             code: "RATE_LIMIT_EXCEEDED",
             message: "Rate limit exceeded. Please try again later.",
             details: Some(Details {
-                limit: rejection.limit(),
-                remaining: rejection.remaining(),
+                limit: rejection.outcome().map_or(0, |outcome| outcome.limit()),
+                remaining: rejection.decision().remaining(),
                 reset_at: moment(rejection.resets_at_seconds()),
             }),
         },
     };
-    Envelope::new(Content::Error(complaint), rejection.decided_at())
+    Envelope::new(Content::Error(complaint), rejection.decision().decided_at())
 }
 
 fn data(decision: &Decision, data: Value) -> Json<Envelope> {

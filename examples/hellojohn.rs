@@ -232,7 +232,7 @@ pub fn limiter(contracts: Contracts, clock: Clock) -> Result<Limiter, BuildError
                 })),
         )
         // No request: the delivery worker asks for it.
-        .direct(policy("delivery", Quota::per_hour(100)))
+        .check_only(policy("delivery", Quota::per_hour(100)))
         .build()
 }
 

@@ -68,7 +68,7 @@ pub fn app(clock: Clock) -> Result<Router, BuildError> {
         .retry_after(false)
         .on_rejection(response::json(refusal))
         .expose_decision()
-        .log(log)
+        .observe(log)
         .build()?;
     let rate_limits = rate_limit.describe().title("Rate limits of the Jump EHR API");
     Ok(Router::new()
@@ -115,7 +115,7 @@ async fn authorize(
     request: Request,
     next: Next,
 ) -> Response {
-    if decision.outcomes().iter().all(|outcome| outcome.key_kind() == API_KEY) {
+    if decision.outcomes().all(|outcome| outcome.key_kind() == API_KEY) {
         return next.run(request).await;
     }
     let message = "Send `Authorization: Bearer pk_live_…`.";

@@ -248,11 +248,13 @@ pub use crate::{
     clock::{Clock, Now},
     error::BuildError,
     layer::{
-        HeaderStyle, RateLimit, RateLimitLayer, RateLimitLayerBuilder, Rejection, ResetFormat,
-        ResponseBody, ResponseFuture, response,
+        Ended, HeaderStyle, PendingResponse, RateLimit, RateLimitLayer, RateLimitLayerBuilder,
+        Rejection, ResetFormat, ResponseBody, ResponseFuture, ResponseObserver, response,
     },
     limiter::{
-        Check, CheckError, Decision, DecisionFuture, Limiter, LimiterBuilder, Outcome, Reason,
+        CallerOverrides, Check, CheckError, Decision, DecisionFuture, Limiter, LimiterBuilder,
+        Outcome, OverrideError, OverrideView, Overrides, PolicyHandle, QuotaOverride, QuotaRef,
+        Reason, Refund, Verdict,
     },
     matcher::Matcher,
     policy::{OnStoreFailure, Policy},

@@ -237,7 +237,6 @@ impl Matcher {
     }
 
     /// The path as it was set, if it matches by path.
-    #[cfg(feature = "usage")]
     pub(crate) fn pattern(&self) -> Option<&Arc<str>> {
         match &self.kind {
             Kind::Route { path, .. } => Some(path),

@@ -57,8 +57,8 @@ async fn exposed() -> String {
     }
     let remote = Remote(MemoryStore::new());
     let policy = Policy::sliding_window("delivery", Quota::per_hour(100));
-    let remote = Limiter::builder().store(remote).direct(policy).build().unwrap();
-    remote.check("delivery", "key").await.unwrap();
+    let remote = Limiter::builder().store(remote).check_only(policy).build().unwrap();
+    let _ = remote.check("delivery", "key").await.unwrap();
     // The second is refused by Redis, and the third by what is remembered of that.
     tokio::time::resume(); // a real server takes real time
     let server = Server::start();
@@ -66,11 +66,11 @@ async fn exposed() -> String {
     let redis = redis.response_timeout(PATIENCE).decision_timeout(PATIENCE);
     let redis = redis.secret(7).build().unwrap();
     let policy = Policy::sliding_window("replicated delivery", Quota::per_hour(1));
-    let redis = Limiter::builder().store(redis).direct(policy).build().unwrap();
+    let redis = Limiter::builder().store(redis).check_only(policy).build().unwrap();
     for _ in 0..3 {
-        redis.check("replicated delivery", "key").await.unwrap();
+        let _ = redis.check("replicated delivery", "key").await.unwrap();
     }
-    remote.reset("delivery", "key").await.unwrap();
+    let _ = remote.reset("delivery", "key").await.unwrap();
     let (status, told) = ask(&app, "GET", "/metrics").await;
     assert_eq!(status, 200);
     told

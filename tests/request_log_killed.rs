@@ -17,7 +17,7 @@ use tempfile::TempDir;
 use tower::{Service, ServiceBuilder};
 use tower_quota::{
     Limiter, RateLimitLayer,
-    key::header,
+    key::{Caller, header},
     usage::{RequestLog, SqliteLog},
 };
 
@@ -45,8 +45,9 @@ fn main() -> Result<(), Box<dyn Error>> {
 /// Answers requests without end, and tells how many of them are surely in the log.
 fn answer_until_killed(path: &Path) -> Result<(), Box<dyn Error>> {
     let file = SqliteLog::builder(path).max_waiting(100_000).build()?;
-    let log = RequestLog::builder(header("x-key")).secret(7).sink(file.clone()).build()?;
-    let layer = RateLimitLayer::builder(Limiter::builder().build()?).log(log).build()?;
+    let log =
+        RequestLog::builder(Caller::new(header("x-key")).secret(7)).sink(file.clone()).build()?;
+    let layer = RateLimitLayer::builder(Limiter::builder().build()?).observe(log).build()?;
     let answer = async |_: Request<Body>| Ok::<_, Box<dyn Error>>(Response::new(Body::new()));
     let mut service = ServiceBuilder::new().layer(layer).service_fn(answer);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

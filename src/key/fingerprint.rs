@@ -119,6 +119,24 @@ fn hash(state: &ahash::RandomState, domain: u64, key: &[u8]) -> u64 {
     hasher.finish()
 }
 
+/// 128 bits that tell keys apart and do not disclose them: a keyed hash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Fingerprint(pub(crate) u128);
+
+impl Fingerprint {
+    /// The bits, for a sink that keeps them.
+    #[must_use]
+    pub const fn to_bytes(self) -> [u8; 16] {
+        self.0.to_be_bytes()
+    }
+
+    /// What [`to_bytes`](Self::to_bytes) gave.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(u128::from_be_bytes(bytes))
+    }
+}
+
 impl std::fmt::Debug for Fingerprinter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Fingerprinter(..)")

@@ -67,5 +67,6 @@ pub use self::{
     closure::{extension, from_fn, try_from_fn},
     extracted::Extracted,
     extractor::KeyExtractor,
+    fingerprint::Fingerprint,
     head::{bearer, header, path_param, query},
 };

@@ -1,3 +1,5 @@
+//! The response to come of a limited service: [`ResponseFuture`].
+
 use std::{
     fmt,
     future::Future,
@@ -7,29 +9,15 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{
-    HeaderName, HeaderValue, Request, Response, Version,
-    header::{CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING},
-    request::Parts,
-};
+use http::{Request, Response, request::Parts};
 use pin_project_lite::pin_project;
 use tower::Service;
 
-#[cfg(feature = "grpc")]
-use crate::layer::response::grpc;
-use crate::{
-    layer::Face,
-    layer::body::ResponseBody,
-    layer::rejection::{NO_STORE, Refused, RefusedByHandler, Rejection},
-    layer::report::Report,
-    limiter::Decision,
-    limiter::{DecisionFuture, Settling},
-};
+use super::{ResponseBody, observer::Observation, responder::Responder};
+use crate::limiter::{Correcting, Decision, DecisionFuture};
 
 /// Waiting would have no end.
 const OVER: &str = "a response is not polled after it was ready";
-
-pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 pin_project! {
     /// The response to come of a [`RateLimit`](crate::RateLimit).
@@ -53,7 +41,7 @@ pin_project! {
         // The verdict came late: the inner service is called when it is ready again.
         Readying { readying: Box<Readying<S, B>> },
         Calling { #[pin] response: S::Future, passed: Option<Passed> },
-        // The response is there, and what it has cost is being corrected.
+        // The response is there, and its cost is being corrected.
         Settling { late: Option<Box<Late<S::Response>>> },
         Refused { response: Option<Response<Bytes>> },
     }
@@ -64,8 +52,8 @@ struct Waiting<S, B> {
     inner: S,
     head: Parts,
     body: B,
-    report: Report,
-    face: Arc<Face>,
+    observation: Observation,
+    responder: Arc<Responder>,
 }
 
 /// A request that has passed, and the service that is not ready yet.
@@ -75,16 +63,17 @@ struct Readying<S, B> {
     uncalled: Uncalled,
 }
 
-/// What the response of an admitted request has to tell.
+/// What the response of an admitted request needs.
 struct Passed {
     decision: Decision,
-    report: Report,
-    face: Arc<Face>,
+    observation: Observation,
+    responder: Arc<Responder>,
 }
 
 impl Drop for Passed {
     fn drop(&mut self) {
-        self.report.given_up(&self.decision);
+        // No response comes, unless it has come already.
+        self.observation.finish(&self.responder, Some(&self.decision), None);
     }
 }
 
@@ -95,14 +84,14 @@ struct Uncalled(Option<Passed>);
 impl Drop for Uncalled {
     fn drop(&mut self) {
         if let Some(passed) = &self.0 {
-            passed.face.limiter.undo(&passed.decision);
+            passed.responder.limiter.undo(&passed.decision);
         }
     }
 }
 
 /// A response whose cost is being corrected.
 struct Late<R> {
-    settling: Settling,
+    correcting: Correcting,
     response: R,
     passed: Passed,
 }
@@ -111,29 +100,29 @@ impl<S, B> ResponseFuture<S, B>
 where
     S: Service<Request<B>>,
 {
-    pub(crate) fn calling(
+    pub(super) fn calling(
         response: S::Future,
         decision: Decision,
-        report: Report,
-        face: Arc<Face>,
+        observation: Observation,
+        responder: Arc<Responder>,
     ) -> Self {
-        let passed = Some(Passed { decision, report, face });
+        let passed = Some(Passed { decision, observation, responder });
         Self { state: State::Calling { response, passed } }
     }
 
-    pub(crate) fn refused(response: Response<Bytes>) -> Self {
+    pub(super) fn refused(response: Response<Bytes>) -> Self {
         Self { state: State::Refused { response: Some(response) } }
     }
 
-    pub(crate) fn deciding(
+    pub(super) fn deciding(
         deciding: Box<DecisionFuture>,
         inner: S,
         head: Parts,
         body: B,
-        report: Report,
-        face: Arc<Face>,
+        observation: Observation,
+        responder: Arc<Responder>,
     ) -> Self {
-        let waiting = Box::new(Waiting { inner, head, body, report, face });
+        let waiting = Box::new(Waiting { inner, head, body, observation, responder });
         Self { state: State::Deciding { deciding, waiting: Some(waiting) } }
     }
 }
@@ -167,7 +156,7 @@ where
                     let mut response = ready!(response.poll(context))?;
                     match passed {
                         Some(known) if !known.decision.is_settled_later() => {
-                            known.tell(&mut response);
+                            known.answer(&mut response);
                             return Poll::Ready(Ok(response.map(ResponseBody::inner)));
                         }
                         _ => {}
@@ -182,10 +171,12 @@ where
                 }
                 StateProjection::Settling { late } => {
                     if let Some(late) = late {
-                        ready!(late.settling.poll(&mut late.passed.decision, context));
+                        // Where the store does not answer, the response says what was charged.
+                        let Late { correcting, passed, .. } = &mut **late;
+                        let _ = ready!(correcting.poll_settled(&mut passed.decision, context));
                     }
                     let mut late = late.take().expect(OVER);
-                    late.passed.tell(&mut late.response);
+                    late.passed.answer(&mut late.response);
                     return Poll::Ready(Ok(late.response.map(ResponseBody::inner)));
                 }
                 StateProjection::Refused { response } => {
@@ -203,16 +194,16 @@ where
     S: Service<Request<B>>,
 {
     fn decided(self, decision: Decision) -> State<S, B> {
-        let Self { inner, mut head, body, mut report, face } = self;
-        if !decision.is_allowed() {
-            let response = face.refuse(&head, decision, &mut report);
-            return State::Refused { response: Some(response) };
+        let Self { inner, mut head, body, mut observation, responder } = self;
+        match responder.admit(&mut head, decision, &mut observation) {
+            Ok(decision) => {
+                let request = Request::from_parts(head, body);
+                let uncalled = Uncalled(Some(Passed { decision, observation, responder }));
+                let readying = Readying { inner, request: Some(request), uncalled };
+                State::Readying { readying: Box::new(readying) }
+            }
+            Err(response) => State::Refused { response: Some(response) },
         }
-        face.tell_inside(&mut head, &decision);
-        let request = Request::from_parts(head, body);
-        let uncalled = Uncalled(Some(Passed { decision, report, face }));
-        let readying = Readying { inner, request: Some(request), uncalled };
-        State::Readying { readying: Box::new(readying) }
     }
 }
 
@@ -220,96 +211,22 @@ impl Passed {
     /// The response to send, unless its cost is to be corrected first.
     fn settle<R>(mut self, response: Response<R>) -> Result<Response<R>, Box<Late<Response<R>>>> {
         let (head, body) = response.into_parts();
-        let settling = self.face.limiter.settle(&self.decision, &head);
+        let correcting = self.responder.limiter.settle(&self.decision, &head);
         let mut response = Response::from_parts(head, body);
-        match settling {
+        match correcting {
             None => {
-                self.tell(&mut response);
+                self.answer(&mut response);
                 Ok(response)
             }
-            Some(settling) => Err(Box::new(Late { settling, response, passed: self })),
+            Some(correcting) => Err(Box::new(Late { correcting, response, passed: self })),
         }
     }
 
-    /// Writes into the response what there is to tell.
-    fn tell<R>(&mut self, response: &mut Response<R>) {
-        // What a limiter further inside says of its refusal is what the caller has to know.
-        if response.extensions().get::<Refused>().is_some() {
-            self.leave_refusal(response);
-        } else {
-            let Face { headers, limiter, .. } = &*self.face;
-            headers.write(response.headers_mut(), &self.decision, limiter);
-        }
-        self.report.answered(&self.decision, response.status());
+    /// Writes the quota headers, and ends the observation.
+    fn answer<R>(&mut self, response: &mut Response<R>) {
+        self.responder.write_headers(response, &self.decision);
+        self.observation.finish(&self.responder, Some(&self.decision), Some(response.status()));
     }
-
-    /// Leaves a refusal as it is, but for the quota headers of a handler's, which has none.
-    #[cold]
-    fn leave_refusal<R>(&self, response: &mut Response<R>) {
-        if let Some(RefusedByHandler(decision)) = response.extensions_mut().remove() {
-            self.face.headers.write_foreign(response.headers_mut(), &decision);
-        }
-    }
-}
-
-impl Face {
-    /// Tells the handlers of a request that passes, if they are to know.
-    pub(crate) fn tell_inside(&self, head: &mut Parts, decision: &Decision) {
-        if self.expose_decision {
-            head.extensions.insert(decision.clone());
-        }
-    }
-
-    /// The response to a request that does not pass.
-    #[expect(clippy::expect_used, reason = "a refusal must not become a success")]
-    pub(crate) fn refuse(
-        &self,
-        head: &Parts,
-        mut decision: Decision,
-        report: &mut Report,
-    ) -> Response<Bytes> {
-        self.spread.apply(&mut decision, &self.limiter);
-        let request_id = head.headers.get(X_REQUEST_ID).cloned();
-        let rejection = Rejection::of_layer(decision, self.headers.count(), request_id);
-        let rejection = rejection.expect("a decision that refuses has a policy that does");
-        let response = self.refusal(head, &rejection);
-        report.answered(rejection.decision(), response.status());
-        response
-    }
-
-    fn refusal(&self, head: &Parts, rejection: &Rejection) -> Response<Bytes> {
-        let mut response = self.render(head, rejection);
-        let headers = response.headers_mut();
-        self.headers.write_refusal(headers, rejection, &self.limiter);
-        headers.entry(CACHE_CONTROL).or_insert(NO_STORE);
-        if leaves_body(head) {
-            headers.insert(CONNECTION, HeaderValue::from_static("close"));
-        }
-        response.extensions_mut().insert(Refused);
-        response
-    }
-
-    #[cfg_attr(not(feature = "grpc"), expect(unused_variables))]
-    fn render(&self, request: &Parts, rejection: &Rejection) -> Response<Bytes> {
-        #[cfg(feature = "grpc")]
-        if grpc::is_call(request) {
-            return grpc::respond(request, rejection);
-        }
-        (self.renderer)(rejection)
-    }
-}
-
-/// Whether a body may be left on the connection, which then ends: the layer reads none, as it takes
-/// bodies of any type. Only HTTP/1 says so (RFC 9112, section 9.6); later versions end the request's
-/// stream, and must not have the header (RFC 9113, section 8.2.2).
-fn leaves_body(request: &Parts) -> bool {
-    if !matches!(request.version, Version::HTTP_10 | Version::HTTP_11) {
-        return false;
-    }
-    // One pass takes less than two look-ups, as most requests have few headers.
-    request.headers.iter().any(|(name, value)| {
-        *name == TRANSFER_ENCODING || (*name == CONTENT_LENGTH && value != "0")
-    })
 }
 
 impl<S, B> fmt::Debug for ResponseFuture<S, B>

@@ -1,22 +1,23 @@
-//! Callers that were refused together come back apart.
+//! Longer waits, so that callers that are refused together do not come back together.
 
 use std::time::Duration;
 
-use crate::{limiter::Decision, limiter::Limiter};
+use crate::limiter::{Decision, Limiter};
 
 /// The most by which a wait is lengthened; zero: it is not.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Spread(pub(crate) Duration);
+pub(super) struct Jitter(pub(super) Duration);
 
-impl Spread {
-    /// Makes of a refusal what its caller is told: with waits lengthened by the caller's share.
-    pub(crate) fn apply(self, decision: &mut Decision, limiter: &Limiter) {
+impl Jitter {
+    /// Lengthens the waits of a refusal by the caller's share.
+    pub(super) fn lengthen(self, decision: &mut Decision, limiter: &Limiter) {
         if self.0.is_zero() {
             return;
         }
-        // A global policy does not tell callers apart; another of the request's policies may.
-        let mut outcomes = decision.tightest().into_iter().chain(decision.outcomes());
-        if let Some(key) = outcomes.find_map(|outcome| limiter.public_fingerprint(outcome)) {
+        // A global policy has one key for all callers; another of the request's policies may not.
+        let public = |outcome| limiter.public_fingerprint(&outcome);
+        let key = decision.tightest().into_iter().chain(decision.outcomes()).find_map(public);
+        if let Some(key) = key {
             decision.delay(self.share(key));
         }
     }
@@ -35,11 +36,11 @@ mod tests {
 
     #[test]
     fn shares_are_even() {
-        let spread = Spread(Duration::from_secs(60));
-        assert_eq!(spread.share(0), Duration::ZERO);
-        assert_eq!(spread.share(1 << 63), Duration::from_secs(30));
-        let last = spread.share(u64::MAX);
+        let jitter = Jitter(Duration::from_secs(60));
+        assert_eq!(jitter.share(0), Duration::ZERO);
+        assert_eq!(jitter.share(1 << 63), Duration::from_secs(30));
+        let last = jitter.share(u64::MAX);
         assert!(Duration::from_secs(59) < last && last < Duration::from_secs(60));
-        assert!(Spread(Duration::MAX).share(u64::MAX) < Duration::MAX);
+        assert!(Jitter(Duration::MAX).share(u64::MAX) < Duration::MAX);
     }
 }

@@ -10,21 +10,19 @@
     )
 )]
 
-use std::{cmp::Reverse, fmt, iter, ptr, sync::Arc, time::Duration};
+use std::{fmt, time::Duration};
 
 use bytes::Bytes;
 use http::{
-    HeaderMap, HeaderValue, Response, StatusCode,
-    header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER},
+    HeaderValue, Response, StatusCode,
+    header::{CACHE_CONTROL, CONTENT_TYPE},
 };
-use smallvec::SmallVec;
 
-use crate::{
-    layer::headers::{number, whole_seconds},
-    layer::response::object::Object,
-    limiter::{Decision, Outcome, Reason},
-    quota::Quota,
+use super::{
+    headers::{self, whole_seconds},
+    json_object::{Object, USUAL_LENGTH},
 };
+use crate::limiter::{Decision, Outcome, Reason, Verdict, error_status};
 
 /// Why a request was refused, for whoever writes the response.
 ///
@@ -37,7 +35,7 @@ use crate::{
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let limiter = Limiter::builder()
-///     .direct(Policy::sliding_window("delivery", Quota::per_hour(1)))
+///     .check_only(Policy::sliding_window("delivery", Quota::per_hour(1)))
 ///     .build()?;
 /// limiter.check("delivery", "key").await?;
 /// let refused = limiter.check("delivery", "key").await?;
@@ -50,9 +48,7 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct Rejection {
     reason: Reason,
-    decision: Decision,
-    /// Of the outcome that is told of.
-    place: usize,
+    pub(super) decision: Decision,
     origin: Origin,
     request_id: Option<HeaderValue>,
 }
@@ -106,32 +102,47 @@ impl Rejection {
     /// ```
     #[must_use]
     pub fn of(decision: &Decision) -> Option<Self> {
-        decision.reason().and_then(|_| Self::new(decision.clone(), Origin::Handler, None))
+        let (reason, decision) = (decision.reason()?, decision.clone());
+        Some(Self { reason, decision, origin: Origin::Handler, request_id: None })
     }
 
-    /// A layer's rejection, without a copy of the decision.
-    pub(crate) fn of_layer(
+    /// A layer's rejection, or the decision if that lets the request pass. The layer adds this many
+    /// `headers`.
+    #[inline]
+    pub(super) fn by_layer(
         decision: Decision,
         headers: usize,
-        request_id: Option<HeaderValue>,
-    ) -> Option<Self> {
-        Self::new(decision, Origin::Layer { headers }, request_id)
+        request_id: impl FnOnce() -> Option<HeaderValue>,
+    ) -> Result<Self, Decision> {
+        match decision.reason() {
+            None => Err(decision),
+            Some(reason) => {
+                let origin = Origin::Layer { headers };
+                Ok(Self { reason, decision, origin, request_id: request_id() })
+            }
+        }
     }
 
-    fn new(decision: Decision, origin: Origin, request_id: Option<HeaderValue>) -> Option<Self> {
-        let reason = decision.reason()?;
-        let tightest = decision.tightest()?;
-        let place = decision.outcomes().iter().position(|outcome| ptr::eq(outcome, tightest))?;
-        Some(Self { reason, decision, place, origin, request_id })
-    }
-
-    pub(crate) fn decision(&self) -> &Decision {
+    /// The decision that refuses the request.
+    pub fn decision(&self) -> &Decision {
         &self.decision
     }
 
-    #[expect(clippy::indexing_slicing, reason = "it was made with the place of an outcome")]
-    fn outcome(&self) -> &Outcome {
-        &self.decision.outcomes()[self.place]
+    /// The policy that refuses the request: of several, the one with the longest wait. `None` where
+    /// an operator has blocked the caller, or some callers are blocked and this one is unreadable.
+    #[must_use]
+    pub fn outcome(&self) -> Option<Outcome<'_>> {
+        match self.decision.verdict() {
+            Verdict::Refused(outcome) => Some(outcome),
+            _ => None,
+        }
+    }
+
+    /// The name of the policy that refuses the request; empty where there is no
+    /// [`outcome`](Self::outcome).
+    #[must_use]
+    pub fn policy(&self) -> &str {
+        self.outcome().map_or("", |outcome| outcome.policy())
     }
 
     /// Why it was refused.
@@ -140,84 +151,36 @@ impl Rejection {
         self.reason
     }
 
-    /// The name of the policy that refused.
-    #[must_use]
-    pub fn policy(&self) -> &str {
-        self.outcome().policy()
+    /// What each policy says that refuses, the longest wait first. The first is the
+    /// [`outcome`](Self::outcome).
+    pub fn refusing(&self) -> impl Iterator<Item = Outcome<'_>> {
+        self.decision.refusing()
     }
 
-    /// What kind of key it counts by: `ip`, `x-api-key`.
-    #[must_use]
-    pub fn key_kind(&self) -> &str {
-        self.outcome().key_kind()
-    }
-
-    /// The quota that held.
-    #[must_use]
-    pub fn quota(&self) -> Quota {
-        self.outcome().quota()
-    }
-
-    /// The most that `remaining` can be.
-    #[must_use]
-    pub fn limit(&self) -> u64 {
-        self.outcome().limit()
-    }
-
-    /// The units left: more than none when the request costs more than those.
-    #[must_use]
-    pub fn remaining(&self) -> u64 {
-        self.outcome().remaining()
-    }
-
-    /// What each policy says that refuses, the longest wait first: this rejection tells of the
-    /// first of them.
-    pub fn refusing(&self) -> impl Iterator<Item = &Outcome> {
-        let first = self.outcome();
-        let refuses_too = |other: &&Outcome| !other.is_allowed() && !ptr::eq(*other, first);
-        let mut others: SmallVec<[&Outcome; 4]> =
-            self.decision.outcomes().iter().filter(refuses_too).collect();
-        others.sort_by_key(|other| Reverse(other.wait_or_never()));
-        iter::once(first).chain(others)
-    }
-
-    /// How long until `remaining` grows.
-    #[must_use]
-    pub fn reset(&self) -> Duration {
-        self.outcome().reset()
-    }
-
-    /// When `remaining` grows, since 1970 UTC.
-    #[must_use]
-    pub fn resets_at(&self) -> Duration {
-        self.decided_at().saturating_add(self.reset())
-    }
-
-    /// What a reset in Unix seconds says ([`ResetFormat::UnixSeconds`](crate::ResetFormat)): rounded
-    /// up, so that a body tells the same moment as the header.
+    /// When more units come back, in whole seconds since 1970 UTC, rounded up, as a header with a
+    /// reset in [Unix seconds](crate::ResetFormat::UnixSeconds) says it; the end of an operator's
+    /// block.
     #[must_use]
     pub fn resets_at_seconds(&self) -> u64 {
-        whole_seconds(self.resets_at())
+        let reset = match self.decision.verdict() {
+            Verdict::Blocked { wait } => wait,
+            _ => self.outcome().map_or(Duration::ZERO, |outcome| outcome.reset()),
+        };
+        whole_seconds(self.decision.decided_at().saturating_add(reset))
     }
 
-    /// How long until the same request would pass; `None` when waiting does not help. One second when
+    /// How long until the same request passes; `None` where waiting does not help. One second where
     /// the store does not answer.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
-        self.outcome().retry_after()
+        self.decision.retry_after()
     }
 
     /// What the header `Retry-After` says (RFC 9110, section 10.2.3): whole seconds, rounded up,
     /// at least 1.
     #[must_use]
     pub fn retry_after_seconds(&self) -> Option<u64> {
-        self.retry_after().map(|wait| whole_seconds(wait).max(1))
-    }
-
-    /// When it was refused, since 1970 UTC.
-    #[must_use]
-    pub fn decided_at(&self) -> Duration {
-        self.decision.decided_at()
+        headers::retry_after_seconds(&self.decision)
     }
 
     /// The request's `X-Request-Id`, if it had one that is text.
@@ -237,7 +200,11 @@ impl Rejection {
             | Reason::NoQuota
             | Reason::Blocked => StatusCode::TOO_MANY_REQUESTS,
             Reason::MissingKey => StatusCode::BAD_REQUEST,
-            Reason::UnreadableKey => self.outcome().unreadable_status(),
+            Reason::UnreadableKey => match self.decision.verdict() {
+                Verdict::UnreadableCaller { status } => error_status(Some(status)),
+                Verdict::Refused(outcome) => outcome.unreadable_status(),
+                _ => StatusCode::BAD_REQUEST,
+            },
             Reason::StoreUnavailable => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
@@ -257,10 +224,12 @@ impl Rejection {
         let mut body = Object::new();
         body.text("error", error);
         body.text_by("message", |to| self.push_text(to));
-        body.text("policy", self.policy());
-        if self.reason.is_counted() {
-            body.number("limit", self.limit());
-            body.number("remaining", self.remaining());
+        if let Some(outcome) = self.outcome() {
+            body.text("policy", outcome.policy());
+            if self.reason.is_counted() {
+                body.number("limit", outcome.limit());
+                body.number("remaining", outcome.remaining());
+            }
         }
         if let Some(seconds) = self.retry_after_seconds() {
             body.number("retry_after", seconds);
@@ -290,24 +259,15 @@ impl Rejection {
     /// Marks the response as a refusal, for the layer outside and for caches.
     #[cold]
     fn mark(&self, response: &mut Response<Bytes>) {
-        self.write_retry_after(response.headers_mut());
+        headers::write_retry_after(response.headers_mut(), &self.decision);
         response.headers_mut().insert(CACHE_CONTROL, NO_STORE);
         response.extensions_mut().insert(Refused);
         response.extensions_mut().insert(RefusedByHandler(self.decision.clone()));
-    }
-
-    pub(crate) fn write_retry_after(&self, headers: &mut HeaderMap) {
-        if let Some(seconds) = self.retry_after_seconds() {
-            headers.insert(RETRY_AFTER, number::of(seconds));
-        }
     }
 }
 
 /// A cache must not answer the next caller with this one's refusal (RFC 9111, section 5.2.2.5).
 pub(crate) const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
-
-/// Of a body or a message in bytes: enough not to grow while it is written.
-pub(crate) const USUAL_LENGTH: usize = 256;
 
 impl Rejection {
     /// What it is displayed as.
@@ -326,7 +286,14 @@ impl Rejection {
     // Part by part, as the most frequent of the sentences before it: format strings take several
     // times as long.
     fn write_text(&self, to: &mut impl fmt::Write) -> fmt::Result {
-        Complaint(self.outcome()).write_text(to)?;
+        match self.decision.verdict() {
+            Verdict::Admitted => {}
+            Verdict::Refused(outcome) => Complaint(outcome).write_text(to)?,
+            Verdict::Blocked { .. } => to.write_str("An operator has blocked the key.")?,
+            Verdict::UnreadableCaller { status } => {
+                write!(to, "The caller's key cannot be read: {}.", why_unreadable(status))?;
+            }
+        }
         match self.retry_after_seconds() {
             Some(1) => to.write_str(" Retry after 1 second."),
             Some(seconds) => {
@@ -346,18 +313,19 @@ impl fmt::Display for Rejection {
 }
 
 /// Why a policy refuses, in a sentence; empty where it does not.
-pub(crate) struct Complaint<'a>(pub(crate) &'a Outcome);
+pub(crate) struct Complaint<'a>(pub(crate) Outcome<'a>);
 
 impl Complaint<'_> {
     fn write_text(&self, to: &mut impl fmt::Write) -> fmt::Result {
         let (policy, quota) = (self.0.policy(), self.0.quota());
-        match self.0.refused {
+        match self.0.reason() {
             None => Ok(()),
             Some(Reason::QuotaExceeded) if self.0.lacks_some() => {
-                let (cost, left) = (self.0.charge.cost, self.0.remaining());
+                let (cost, left) = (self.0.cost(), self.0.remaining());
+                let unit = self.0.entry.labels.unit.as_deref().unwrap_or("units");
                 write!(
                     to,
-                    "The request costs {cost} units, and policy `{policy}` ({quota:?}) has {left} left."
+                    "The request costs {cost} {unit}, and policy `{policy}` ({quota:?}) has {left} left."
                 )
             }
             Some(Reason::QuotaExceeded) => {
@@ -384,22 +352,24 @@ impl Complaint<'_> {
                 )
             }
             Some(Reason::UnreadableKey) => {
-                let how = match self.0.unreadable_status() {
-                    StatusCode::REQUEST_TIMEOUT => "the body that has it takes too long",
-                    StatusCode::PAYLOAD_TOO_LARGE => "the body that has it is too large",
-                    StatusCode::UNSUPPORTED_MEDIA_TYPE => {
-                        "the body that has it is of another type or encoding"
-                    }
-                    _ => "the request has it twice, or is malformed",
-                };
+                let how = why_unreadable(self.0.unreadable_status());
                 let kind = self.0.key_kind();
                 write!(to, "Policy `{policy}` counts by {kind}, which cannot be read: {how}.")
             }
-            Some(Reason::Blocked) => to.write_str("An operator has blocked the key."),
+            Some(Reason::Blocked) => Ok(()),
             Some(Reason::StoreUnavailable) => {
                 write!(to, "Quota of policy `{policy}` cannot be told at the moment.")
             }
         }
+    }
+}
+
+fn why_unreadable(status: StatusCode) -> &'static str {
+    match status {
+        StatusCode::REQUEST_TIMEOUT => "the body that has it takes too long",
+        StatusCode::PAYLOAD_TOO_LARGE => "the body that has it is too large",
+        StatusCode::UNSUPPORTED_MEDIA_TYPE => "the body that has it is of another type or encoding",
+        _ => "the request has it twice, or is malformed",
     }
 }
 
@@ -417,6 +387,3 @@ impl axum::response::IntoResponse for Rejection {
         self.to_response().map(axum::body::Body::from)
     }
 }
-
-/// Turns a rejection into the house's own response.
-pub(crate) type Renderer = Arc<dyn Fn(&Rejection) -> Response<Bytes> + Send + Sync>;

@@ -1,3 +1,5 @@
+//! The service that the layer makes: [`RateLimit`].
+
 use std::{
     fmt,
     sync::Arc,
@@ -9,22 +11,34 @@ use http::{Request, Response};
 use http_body::Body;
 use tower::Service;
 
-use crate::{
-    layer::Face, layer::body::ResponseBody, layer::future::ResponseFuture, layer::report::Report,
-    limiter::Decision,
-};
+use super::{ResponseBody, ResponseFuture, observer::Observation, responder::Responder};
 
 /// A service whose requests are held to policies; made by
 /// [`RateLimitLayer`](crate::RateLimitLayer).
 #[derive(Clone)]
 pub struct RateLimit<S> {
     inner: S,
-    face: Arc<Face>,
+    responder: Arc<Responder>,
 }
 
 impl<S> RateLimit<S> {
-    pub(crate) fn new(inner: S, face: Arc<Face>) -> Self {
-        Self { inner, face }
+    pub(super) fn new(inner: S, responder: Arc<Responder>) -> Self {
+        Self { inner, responder }
+    }
+
+    /// The service that is called for requests that pass.
+    pub fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// The service that is called for requests that pass.
+    pub fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
+    /// The service, without limits.
+    pub fn into_inner(self) -> S {
+        self.inner
     }
 }
 
@@ -42,24 +56,24 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let face = Arc::clone(&self.face);
+        let responder = Arc::clone(&self.responder);
         let (mut head, body) = request.into_parts();
-        let mut report = Report::of(&head, &face);
-        let mut decision = Decision::new();
-        match report.decide_at_once(&head, &face.limiter, &mut decision) {
-            None if decision.is_allowed() => {
-                face.tell_inside(&mut head, &decision);
-                // `self.inner` is the instance that was polled ready.
-                let response = self.inner.call(Request::from_parts(head, body));
-                ResponseFuture::calling(response, decision, report, face)
-            }
-            None => ResponseFuture::refused(face.refuse(&head, decision, &mut report)),
-            Some(deciding) => {
+        let mut observation = Observation::start(&responder, &head);
+        match responder.limiter.try_decide(&head) {
+            Ok(decision) => match responder.admit(&mut head, decision, &mut observation) {
+                Ok(decision) => {
+                    // `self.inner` is the instance that was polled ready.
+                    let response = self.inner.call(Request::from_parts(head, body));
+                    ResponseFuture::calling(response, decision, observation, responder)
+                }
+                Err(response) => ResponseFuture::refused(response),
+            },
+            Err(deciding) => {
                 // The ready instance goes: what it has reserved (a permit, say) is not to be kept
-                // while waiting. Its clones become ready when they are needed.
+                // while the request waits. A clone becomes ready when it is needed.
                 let inner = self.inner.clone();
                 self.inner = inner.clone();
-                ResponseFuture::deciding(deciding, inner, head, body, report, face)
+                ResponseFuture::deciding(deciding, inner, head, body, observation, responder)
             }
         }
     }
@@ -67,6 +81,6 @@ where
 
 impl<S> fmt::Debug for RateLimit<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.face.fmt(f)
+        self.responder.fmt(f)
     }
 }

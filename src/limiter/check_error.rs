@@ -9,7 +9,7 @@ use std::fmt;
 /// use tower_quota::{CheckError, Limiter, Policy, Quota};
 ///
 /// let limiter = Limiter::builder()
-///     .direct(Policy::token_bucket("delivery", Quota::per_hour(100)))
+///     .check_only(Policy::token_bucket("delivery", Quota::per_hour(100)))
 ///     .build()?;
 /// let misspelt = limiter.check("delivrey", "tenant-7").at_once();
 /// assert!(matches!(misspelt, Err(CheckError::UnknownPolicy(name)) if name == "delivrey"));
@@ -25,7 +25,7 @@ pub enum CheckError {
     /// No policy of the limiter has this name.
     UnknownPolicy(String),
     /// The policy counts by several kinds of key, and the check [names](crate::Check::kind) none.
-    WhichKind {
+    MissingKind {
         /// The policy.
         policy: String,
         /// Its kinds of key.
@@ -50,7 +50,7 @@ pub enum CheckError {
     },
     /// The policy has plans, and the check says the key's neither by [name](crate::Check::plan) nor by
     /// [quota](crate::Check::quota).
-    WhichPlan {
+    MissingPlan {
         /// The policy.
         policy: String,
         /// Its [plans](crate::Policy::plans).
@@ -84,9 +84,9 @@ impl fmt::Display for CheckError {
         match self {
             Self::UnknownPolicy(name) => write!(
                 f,
-                "no policy is named `{name}`; add it to the limiter, as with `.direct(…)`"
+                "no policy is named `{name}`; add it to the limiter, as with `.check_only(…)`"
             ),
-            Self::WhichKind { policy, kinds } => {
+            Self::MissingKind { policy, kinds } => {
                 let kinds = quoted(kinds, " or ");
                 write!(f, "policy `{policy}` counts by {kinds}; write which, as `.kind(\"…\")`")
             }
@@ -98,10 +98,10 @@ impl fmt::Display for CheckError {
                 f,
                 "no request has such a key under policy `{policy}`, which counts by `{kind}`; write an address as an `IpAddr`, and several keys together as a tuple"
             ),
-            Self::WhichPlan { policy, plans } if plans.is_empty() => {
+            Self::MissingPlan { policy, plans } if plans.is_empty() => {
                 write!(f, "policy `{policy}` has plans; write the key's quota, as `.quota(…)`")
             }
-            Self::WhichPlan { policy, plans } => {
+            Self::MissingPlan { policy, plans } => {
                 let plans = quoted(plans, " or ");
                 write!(
                     f,

@@ -22,7 +22,7 @@ pub(crate) struct Labels {
 }
 
 impl Labels {
-    pub(crate) fn of(policy: &Policy) -> &'static Self {
+    pub(crate) fn intern(policy: &Policy) -> &'static Self {
         static ALL: Mutex<Option<HashSet<&'static Labels>>> = Mutex::new(None);
         let labels = Self {
             policy: Arc::clone(&policy.settings.name),
@@ -65,11 +65,12 @@ mod tests {
     #[test]
     fn equal_labels_are_kept_once() {
         let policy = |name: &str| Policy::token_bucket(name, Quota::per_minute(60));
-        let labels = |name| Labels::of(&policy(name).key(key::bearer()).or_key(key::header("x")));
+        let labels =
+            |name| Labels::intern(&policy(name).key(key::bearer()).or_key(key::header("x")));
         assert!(std::ptr::eq(labels("first"), labels("first")));
         assert!(!std::ptr::eq(labels("first"), labels("second")));
         assert_eq!([0, 1, 2].map(|kind| labels("first").kind(kind)), ["bearer token", "x", "all"]);
-        assert!(Labels::of(&policy("first").global()).is_global);
+        assert!(Labels::intern(&policy("first").global()).is_global);
         assert!(!labels("first").is_global);
     }
 }

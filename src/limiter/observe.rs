@@ -1,110 +1,65 @@
-use super::Inner;
-#[cfg(feature = "metrics")]
-use super::Limiter;
-use crate::limiter::{Decision, Outcome};
+//! What metrics and events learn of decisions.
+
 #[cfg(feature = "tracing")]
-use crate::{limiter::Reason, store::Mode};
+use super::decision::Outcome;
+use super::{Core, decision::Decision};
+#[cfg(any(feature = "metrics", feature = "tracing"))]
+use crate::store::Mode;
 
-impl Inner {
-    /// Tells metrics and events of a decision.
-    #[inline]
-    pub(super) fn observe(&self, decision: &Decision) {
-        #[cfg(feature = "metrics")]
-        if !decision.only_peeks() {
-            self.metrics.count(decision);
-        }
-        #[cfg(feature = "tracing")]
-        if !decision.is_uneventful() {
-            self.log(decision);
-        }
-        #[cfg(not(any(feature = "metrics", feature = "tracing")))]
-        let _ = decision;
+/// Reports a decision to metrics and events.
+#[inline]
+pub(super) fn observe(core: &Core, decision: &Decision) {
+    #[cfg(feature = "metrics")]
+    if !is_peek(decision) {
+        core.metrics.count(decision);
     }
-
-    /// Tells metrics and events of what one policy said, asked directly and not only to peek.
-    #[inline]
-    pub(super) fn observe_one(&self, outcome: &Outcome) {
-        #[cfg(feature = "metrics")]
-        self.metrics.count_one(outcome);
-        #[cfg(feature = "tracing")]
-        match outcome.refused {
-            None => {}
-            Some(_) if outcome.charge.mode == Mode::DryRun => self.log_dry_run(None, outcome),
-            Some(reason) => self.log_refusal(None, reason, || Some(outcome)),
-        }
-        #[cfg(not(any(feature = "metrics", feature = "tracing")))]
-        let _ = outcome;
+    #[cfg(feature = "tracing")]
+    if !decision.is_uneventful() {
+        log(core, decision);
     }
+    #[cfg(not(any(feature = "metrics", feature = "tracing")))]
+    let _ = (core, decision);
 }
 
-/// Events tell of policies, categories and kinds of key by their names; of no keys. What is to be
-/// told is looked for only where someone hears it: most do not listen to each refusal.
-///
-/// Whether anyone does is the macros' to find out: where there is no subscriber, the `log` crate's
-/// logger may listen instead.
-#[cfg(feature = "tracing")]
-impl Inner {
-    #[inline(never)]
-    fn log(&self, decision: &Decision) {
-        if decision.only_peeks() {
-            return;
-        }
-        let category = decision.record.category;
-        for outcome in decision.dry_runs().iter().filter(|outcome| !outcome.is_allowed()) {
-            self.log_dry_run(category, outcome);
-        }
-        if !decision.held().is_zero() {
-            let category = self.category_name(category);
-            tracing::debug!(category, held = ?decision.held(), "a request was held");
-        }
-        if let Some(reason) = decision.reason() {
-            self.log_refusal(category, reason, || decision.tightest());
-        }
-    }
+#[cfg(any(feature = "metrics", feature = "tracing"))]
+fn is_peek(decision: &Decision) -> bool {
+    decision.record.charges.first().is_some_and(|charge| charge.mode == Mode::Peek)
+}
 
-    fn log_dry_run(&self, category: Option<u32>, outcome: &Outcome) {
+/// Events have the names of policies, categories and kinds of key, and no keys. The fields are looked
+/// up inside of the macros, which find out first whether anything listens: where there is no
+/// subscriber, the `log` crate's logger may.
+#[cfg(feature = "tracing")]
+#[inline(never)]
+fn log(core: &Core, decision: &Decision) {
+    if is_peek(decision) {
+        return;
+    }
+    let category = || core.rules.category_name(decision.record.category);
+    for outcome in decision.dry_runs().filter(|outcome| !outcome.is_allowed()) {
         tracing::info!(
             policy = outcome.policy(),
-            category = self.category_name(category),
+            category = category(),
             "a dry run would have refused this request"
         );
     }
-
-    #[inline]
-    fn log_refusal<'d>(
-        &self,
-        category: Option<u32>,
-        reason: Reason,
-        refusing: impl Fn() -> Option<&'d Outcome>,
-    ) {
+    if !decision.held().is_zero() {
         tracing::debug!(
-            policy = refusing().map(Outcome::policy),
-            category = self.category_name(category),
-            ?reason,
-            key_kind = refusing().map(Outcome::key_kind),
-            limit = refusing().map(Outcome::limit),
-            retry_after = refusing().and_then(Outcome::retry_after).map(tracing::field::debug),
-            "a request was refused"
+            category = category(),
+            held = ?decision.held(),
+            "a request was held"
         );
     }
-
-    fn category_name(&self, number: Option<u32>) -> Option<&str> {
-        self.categories.get(number? as usize).map(|category| &*category.name)
-    }
-}
-
-#[cfg(feature = "metrics")]
-impl Limiter {
-    /// Sets the gauges `tower_quota_live_keys` and `tower_quota_held_requests`, and counts on
-    /// `tower_quota_overflowed_total`: to be called when an exporter tells its numbers, or
-    /// every few seconds. With the store in memory it goes over all keys, a million in a few
-    /// milliseconds; no request waits for more than some 4,000 of them.
-    ///
-    /// Of several limiters in a process, the gauges tell the sum.
-    pub fn update_gauges(&self) {
-        let inner = &self.inner;
-        let live_keys = inner.store.live_keys(inner.clock.now());
-        let overflowed = |policy: &str| self.overflowed(policy);
-        inner.metrics.update_gauges(live_keys, inner.line.waiting(), overflowed);
+    if let Some(reason) = decision.reason() {
+        let tightest = || decision.tightest();
+        tracing::debug!(
+            policy = tightest().map(|outcome| Outcome::policy(&outcome)),
+            category = category(),
+            ?reason,
+            key_kind = tightest().map(|outcome| outcome.key_kind()),
+            limit = tightest().map(|outcome| outcome.limit()),
+            retry_after = decision.retry_after().map(tracing::field::debug),
+            "a request was refused"
+        );
     }
 }

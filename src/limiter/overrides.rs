@@ -1,299 +1,374 @@
-//! What an operator decides about one key, for a time.
+//! What an operator decides about one caller, for a time: [`Overrides`].
 
 use std::{
     collections::HashMap,
+    error::Error,
+    fmt,
     sync::{
-        LazyLock, PoisonError, RwLock,
+        PoisonError, RwLock,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
-use http::{StatusCode, request::Parts};
-
-use super::{Decision, DecisionFuture, Limiter, Outcome, Reason, decision::NO_POLICY};
+use super::{Core, Limiter};
 use crate::{
-    algorithm::Algorithm,
     clock::{Now, nanos},
-    key,
-    policy::{Labels, Policy},
+    key::{Fingerprint, Key},
+    policy::quota_problem,
     quota::Quota,
-    store::{Change, Charge, Usage},
 };
 
-/// How many keys an operator may treat differently at once.
-const MAX_KEYS: usize = 10_000;
-/// The policy that refuses whoever is blocked.
-const BLOCKED: &str = "blocked";
+/// How many callers may have overrides at once.
+const MAX_CALLERS: usize = 10_000;
+/// The longest override.
+const MAX_TIME: Duration = Duration::from_secs(366 * 86_400);
 
-/// By the request log's fingerprint of a key.
-#[derive(Default)]
-pub(super) struct Overrides {
-    /// Nearly always there are none, and no request has to look.
-    any: AtomicBool,
-    by_key: RwLock<HashMap<u128, Override>>,
+/// Blocks callers and gives them quotas of their own, for a time; made by [`Limiter::overrides`].
+///
+/// An override is for one caller, in requests and in checks alike. The caller of a request is what
+/// [`LimiterBuilder::caller`](crate::LimiterBuilder::caller) finds; the caller of a
+/// [`check`](Limiter::check) is the key that it checks. A block goes before exemptions and before
+/// all policies, costs nothing, and is a decision with the verdict
+/// [`Blocked`](crate::Verdict::Blocked). While any caller has an override, a request whose caller
+/// cannot be read is refused, as it may be that caller.
+///
+/// Overrides live in this process, for 10,000 callers at once and 366 days each at most, and end with
+/// the process.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use tower_quota::{Limiter, Policy, Quota, Reason, key};
+///
+/// let reads = Policy::fixed_window("read", Quota::per_minute(60)).key(key::bearer()).or_refuse();
+/// let limiter = Limiter::builder().policy(reads).caller(key::bearer()).build()?;
+///
+/// let hour = Duration::from_secs(3_600);
+/// let caller = limiter.overrides().caller("sk_live_1")?;
+/// caller.set_quota("read", Quota::per_minute(600), hour)?;
+/// assert_eq!(limiter.check("read", "sk_live_1").at_once()?.remaining(), 599);
+/// caller.block(hour)?;
+/// let decision = limiter.check("read", "sk_live_1").at_once()?;
+/// assert_eq!((decision.reason(), decision.retry_after()), (Some(Reason::Blocked), Some(hour)));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Overrides {
+    limiter: Limiter,
 }
 
-/// Until when a key is treated differently, by the monotonic clock.
-#[derive(Clone, Default)]
-struct Override {
-    blocked: Option<Until>,
-    quotas: Vec<(u64, Quota, Until)>,
+/// The overrides of one caller; made by [`Overrides::caller`].
+#[derive(Clone, Debug)]
+pub struct CallerOverrides {
+    limiter: Limiter,
+    caller: u128,
 }
 
-type Until = u64;
-
-/// What holds for one key instead of what holds for others, and how long still.
-#[derive(Default)]
-pub(crate) struct Exception {
-    pub(crate) blocked: Option<Duration>,
-    /// Policies, and how long the key has another quota of each.
-    pub(crate) quotas: Vec<(Policy, Duration)>,
+/// What holds for one caller instead of what holds for others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct OverrideView {
+    /// The caller.
+    pub caller: Fingerprint,
+    /// How long the caller is still blocked; `None` where it is not.
+    pub blocked: Option<Duration>,
+    /// The caller's own quotas.
+    pub quotas: Vec<QuotaOverride>,
 }
 
-/// What a key has drawn on: by this, it is asked about again without the key itself.
-#[derive(Clone, Copy)]
-pub(crate) struct Drawn {
-    place: u32,
-    key_kind: u8,
-    charge: Charge,
+/// A quota that one caller has instead of its plan's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct QuotaOverride {
+    /// The policy's name.
+    pub policy: String,
+    /// The caller's quota.
+    pub quota: Quota,
+    /// How long the caller still has it.
+    pub left: Duration,
 }
 
-impl Drawn {
-    /// From a quota that is the key's own.
-    pub(crate) fn of(outcome: &Outcome) -> Option<Self> {
-        outcome.fingerprint()?;
-        let Outcome { place, key_kind, charge, .. } = *outcome;
-        Some(Self { place, key_kind, charge })
-    }
-
-    pub(crate) fn is_of_policy_of(&self, other: &Self) -> bool {
-        self.charge.policy == other.charge.policy
-    }
-
-    /// Where the quota is an exception, the one that holds when that ends.
-    pub(crate) fn without_exception(mut self, before: &Self) -> Self {
-        self.charge.quota = before.charge.quota;
-        self
-    }
-}
-
-/// Why an operator's change was not made.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Unchanged {
-    /// There is no room for more exceptions.
-    TooMany,
-    /// No policy has that name.
-    UnknownPolicy,
+/// Why an override was not made. Nothing was changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OverrideError {
+    /// The limiter does not know who a request comes from: it has no
+    /// [`caller`](crate::LimiterBuilder::caller).
+    NoCaller,
+    /// No request can have this key: the caller is an address and the key is none, or the caller has
+    /// several parts and the key has another number of them.
+    UnfitKey,
+    /// No policy of the limiter has this name.
+    UnknownPolicy(String),
+    /// The quota cannot be.
+    InvalidQuota {
+        /// The policy.
+        policy: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// The time is zero, or longer than 366 days.
+    InvalidTime,
+    /// 10,000 callers have overrides.
+    Full,
 }
 
 impl Overrides {
-    /// What holds for a key now.
-    fn of(&self, key: u128, now: impl Fn() -> Now) -> Option<Override> {
-        if !self.any.load(Ordering::Acquire) {
-            return None;
+    pub(super) fn new(limiter: Limiter) -> Self {
+        Self { limiter }
+    }
+
+    /// The overrides of the caller with this key.
+    ///
+    /// # Errors
+    /// [`OverrideError::NoCaller`] where the limiter has policies for requests and no
+    /// [`caller`](crate::LimiterBuilder::caller): requests would not feel the override.
+    /// [`OverrideError::UnfitKey`] where no request has such a key.
+    pub fn caller<'k>(&self, key: impl Into<Key<'k>>) -> Result<CallerOverrides, OverrideError> {
+        let core = &*self.limiter.core;
+        let key = match &core.caller {
+            Some(caller) => caller.canonical(key.into()).ok_or(OverrideError::UnfitKey)?,
+            None => key.into(),
+        };
+        self.by_fingerprint(Fingerprint(core.caller_fingerprint(&key)))
+    }
+
+    /// The overrides of the caller with this fingerprint, as a request log with the same
+    /// [`Caller`](crate::key::Caller) has it.
+    ///
+    /// # Errors
+    /// [`OverrideError::NoCaller`].
+    pub fn by_fingerprint(&self, caller: Fingerprint) -> Result<CallerOverrides, OverrideError> {
+        let core = &*self.limiter.core;
+        if core.caller.is_none() && core.rules.for_requests().next().is_some() {
+            return Err(OverrideError::NoCaller);
         }
-        let by_key = self.by_key.read().unwrap_or_else(PoisonError::into_inner);
-        let mut own = by_key.get(&key)?.clone();
-        own.expire(now());
+        Ok(CallerOverrides { limiter: self.limiter.clone(), caller: caller.0 })
+    }
+
+    /// All overrides that hold now, in no order.
+    #[must_use]
+    pub fn list(&self) -> Vec<OverrideView> {
+        let core = &*self.limiter.core;
+        let now = core.clock.now();
+        let by_caller = core.overrides.by_caller.read().unwrap_or_else(PoisonError::into_inner);
+        let all = by_caller.iter().map(|(caller, entry)| entry.view(*caller, core, now));
+        all.filter(|view| view.blocked.is_some() || !view.quotas.is_empty()).collect()
+    }
+}
+
+impl CallerOverrides {
+    /// Refuses each request and each check of the caller for `time`.
+    ///
+    /// # Errors
+    /// [`OverrideError::InvalidTime`], [`OverrideError::Full`].
+    pub fn block(&self, time: Duration) -> Result<(), OverrideError> {
+        let until = self.until(time)?;
+        self.change(|own| own.blocked = Some(until))
+    }
+
+    /// Ends the caller's block. Returns whether it was blocked.
+    pub fn unblock(&self) -> bool {
+        self.end(|own| own.blocked.take().is_some())
+    }
+
+    /// Gives the caller a quota of its own under a policy for `time`. What the caller has used
+    /// counts. A quota of no units refuses the caller under this policy.
+    ///
+    /// # Errors
+    /// [`OverrideError::UnknownPolicy`], [`OverrideError::InvalidQuota`],
+    /// [`OverrideError::InvalidTime`], [`OverrideError::Full`].
+    pub fn set_quota(
+        &self,
+        policy: &str,
+        quota: Quota,
+        time: Duration,
+    ) -> Result<(), OverrideError> {
+        let core = &*self.limiter.core;
+        let id = core.rules.by_name(policy);
+        let id = id.ok_or_else(|| OverrideError::UnknownPolicy(policy.to_owned()))?;
+        let rule = core.rules.rule(id);
+        if let Some(problem) =
+            quota_problem(rule.policy.algorithm(), &quota).filter(|_| quota.units() > 0)
+        {
+            let policy = policy.to_owned();
+            return Err(OverrideError::InvalidQuota { policy, problem });
+        }
+        let (policy, until) = (rule.charge.policy, self.until(time)?);
+        self.change(|own| {
+            own.quotas.retain(|known| known.policy != policy);
+            own.quotas.push(OwnQuota { policy, quota, until });
+        })
+    }
+
+    /// Gives the caller its plan's quota under a policy again. Returns whether it had another one.
+    pub fn restore_quota(&self, policy: &str) -> bool {
+        let core = &*self.limiter.core;
+        let Some(id) = core.rules.by_name(policy) else { return false };
+        let policy = core.rules.rule(id).charge.policy;
+        self.end(|own| {
+            let before = own.quotas.len();
+            own.quotas.retain(|known| known.policy != policy);
+            own.quotas.len() < before
+        })
+    }
+
+    /// What holds for the caller now.
+    #[must_use]
+    pub fn get(&self) -> OverrideView {
+        let core = &*self.limiter.core;
+        let now = core.clock.now();
+        core.overrides.get(self.caller, now).unwrap_or_default().view(self.caller, core, now)
+    }
+
+    fn until(&self, time: Duration) -> Result<Until, OverrideError> {
+        if time.is_zero() || time > MAX_TIME {
+            return Err(OverrideError::InvalidTime);
+        }
+        Ok(nanos(self.limiter.core.clock.now().monotonic().saturating_add(time)))
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Override)) -> Result<(), OverrideError> {
+        let core = &*self.limiter.core;
+        core.overrides.change(self.caller, core.clock.now(), change)
+    }
+
+    /// Ends an override; whether there was one.
+    fn end(&self, end: impl FnOnce(&mut Override) -> bool) -> bool {
+        let core = &*self.limiter.core;
+        let now = core.clock.now();
+        if core.overrides.get(self.caller, now).is_none() {
+            return false;
+        }
+        let mut ended = false;
+        // A caller that has overrides already needs no room.
+        core.overrides.change(self.caller, now, |own| ended = end(own)).is_ok() && ended
+    }
+}
+
+/// All overrides of a limiter, by the fingerprints of callers.
+#[derive(Default)]
+pub(super) struct OverrideTable {
+    /// Mostly there are none, and no request has to look.
+    any: AtomicBool,
+    by_caller: RwLock<HashMap<u128, Override>>,
+}
+
+/// What holds for one caller.
+#[derive(Clone, Default)]
+pub(super) struct Override {
+    blocked: Option<Until>,
+    quotas: Vec<OwnQuota>,
+}
+
+#[derive(Clone, Copy)]
+struct OwnQuota {
+    /// The policy's fingerprint.
+    policy: u64,
+    quota: Quota,
+    until: Until,
+}
+
+/// A monotonic time, in nanoseconds.
+type Until = u64;
+
+impl OverrideTable {
+    #[inline]
+    pub(super) fn is_empty(&self) -> bool {
+        !self.any.load(Ordering::Acquire)
+    }
+
+    /// What holds for a caller at `now`.
+    pub(super) fn get(&self, caller: u128, now: Now) -> Option<Override> {
+        let by_caller = self.by_caller.read().unwrap_or_else(PoisonError::into_inner);
+        let mut own = by_caller.get(&caller)?.clone();
+        own.expire(now);
         Some(own)
     }
 
     fn change(
         &self,
-        key: u128,
+        caller: u128,
         now: Now,
         change: impl FnOnce(&mut Override),
-    ) -> Result<(), Unchanged> {
-        let mut by_key = self.by_key.write().unwrap_or_else(PoisonError::into_inner);
-        by_key.retain(|_, own| {
+    ) -> Result<(), OverrideError> {
+        let mut by_caller = self.by_caller.write().unwrap_or_else(PoisonError::into_inner);
+        by_caller.retain(|_, own| {
             own.expire(now);
             !own.is_empty()
         });
-        if by_key.len() >= MAX_KEYS && !by_key.contains_key(&key) {
-            return Err(Unchanged::TooMany);
+        if by_caller.len() >= MAX_CALLERS && !by_caller.contains_key(&caller) {
+            return Err(OverrideError::Full);
         }
-        change(by_key.entry(key).or_default());
-        by_key.retain(|_, own| !own.is_empty());
-        self.any.store(!by_key.is_empty(), Ordering::Release);
+        change(by_caller.entry(caller).or_default());
+        by_caller.retain(|_, own| !own.is_empty());
+        self.any.store(!by_caller.is_empty(), Ordering::Release);
         Ok(())
     }
 }
 
 impl Override {
+    /// The caller's own quota under a policy.
+    pub(super) fn quota(&self, policy: u64) -> Option<Quota> {
+        self.quotas.iter().find(|own| own.policy == policy).map(|own| own.quota)
+    }
+
+    /// How long the caller is blocked.
+    pub(super) fn blocked_for(&self, now: Now) -> Option<Duration> {
+        self.blocked.map(|until| left(until, now))
+    }
+
     fn expire(&mut self, now: Now) {
         let now = now.monotonic_nanos();
         self.blocked = self.blocked.filter(|until| *until > now);
-        self.quotas.retain(|(_, _, until)| *until > now);
+        self.quotas.retain(|own| own.until > now);
     }
 
     fn is_empty(&self) -> bool {
         self.blocked.is_none() && self.quotas.is_empty()
     }
 
-    fn adjust(&self, asked: &mut Decision) {
-        for charge in asked.charges_mut() {
-            let own = self.quotas.iter().find(|(policy, _, _)| *policy == charge.policy);
-            own.into_iter().for_each(|(_, quota, _)| charge.quota = *quota);
-        }
-    }
-}
-
-impl Limiter {
-    /// Decides as [`decide_at_once`](Self::decide_at_once) does, about a request of a key that the
-    /// log knows.
-    pub(crate) fn decide_at_once_for(
-        &self,
-        request: &Parts,
-        key: u128,
-        decision: &mut Decision,
-    ) -> Option<Box<DecisionFuture>> {
-        let Some(own) = self.inner.overrides.of(key, || self.now()) else {
-            return self.decide_at_once(request, decision);
+    fn view(&self, caller: u128, core: &Core, now: Now) -> OverrideView {
+        let mut own = self.clone();
+        own.expire(now);
+        let quota = |own: &OwnQuota| {
+            let rule = core.rules.all().find(|rule| rule.charge.policy == own.policy)?;
+            let policy = rule.policy.name().to_owned();
+            Some(QuotaOverride { policy, quota: own.quota, left: left(own.until, now) })
         };
-        if let Some(until) = own.blocked {
-            let now = self.now();
-            let left = until.saturating_sub(now.monotonic_nanos());
-            self.refuse(request, &blocked(Duration::from_nanos(left)), now, decision);
-            return None;
-        }
-        self.inner.ask(request, decision);
-        own.adjust(decision);
-        DecisionFuture::at_once(self, decision)
-    }
-
-    /// Decides as [`decide_at_once`](Self::decide_at_once) does, about a request of which the log
-    /// cannot read the key. Where some key is treated differently, this may be it, and the request
-    /// is refused with this status.
-    #[cold]
-    pub(crate) fn decide_at_once_unread(
-        &self,
-        request: &Parts,
-        status: StatusCode,
-        decision: &mut Decision,
-    ) -> Option<Box<DecisionFuture>> {
-        if !self.inner.overrides.any.load(Ordering::Acquire) {
-            return self.decide_at_once(request, decision);
-        }
-        static LABELS: LazyLock<&Labels> = LazyLock::new(|| {
-            let key = key::from_fn("the caller's key", |_| None);
-            Labels::of(&Policy::fixed_window(BLOCKED, Quota::per_second(0)).key(key))
-        });
-        let unread = Outcome {
-            labels: *LABELS,
-            refused: Some(Reason::UnreadableKey),
-            unreadable: Some(status),
-            ..blocked(Duration::ZERO)
-        };
-        self.refuse(request, &unread, self.now(), decision);
-        None
-    }
-
-    /// Refuses a request before a policy decides about it, and lets metrics and events know.
-    #[cold]
-    fn refuse(&self, request: &Parts, outcome: &Outcome, now: Now, decision: &mut Decision) {
-        let categories = self.inner.categories_of(request);
-        decision.record.category = categories.and_then(|(category, _)| category);
-        decision.push(outcome);
-        decision.record.close(now, Duration::ZERO);
-        self.inner.observe(decision);
-    }
-
-    /// Peeks as [`peek_request`](Self::peek_request) does, for a key that the log knows.
-    pub(crate) fn peek_request_for(&self, request: &Parts, key: u128) -> DecisionFuture {
-        self.peek_adjusted(self.ask_to_peek(request), key)
-    }
-
-    /// What these policies would do, if they were asked for one unit now.
-    pub(crate) fn peek_drawn(&self, drawn: &[Drawn], key: u128) -> DecisionFuture {
-        let mut asked = self.ask_again(drawn);
-        asked.only_peek();
-        self.peek_adjusted(asked, key)
-    }
-
-    fn peek_adjusted(&self, mut asked: Decision, key: u128) -> DecisionFuture {
-        if let Some(own) = self.inner.overrides.of(key, || self.now()) {
-            own.adjust(&mut asked);
-        }
-        DecisionFuture::new(self.clone(), asked)
-    }
-
-    /// Gives back all that was drawn.
-    pub(crate) fn reset_drawn(&self, drawn: &[Drawn]) -> DecisionFuture {
-        DecisionFuture::correcting(self.clone(), self.ask_again(drawn), Change::Reset)
-    }
-
-    fn ask_again(&self, drawn: &[Drawn]) -> Decision {
-        let mut asked = Decision::new();
-        for Drawn { place, key_kind, charge } in drawn {
-            let rule = self.inner.rule(*place);
-            let key = (charge.key, charge.shard);
-            rule.ask(&mut asked, *key_kind, key, charge.quota, 1);
-        }
-        asked
-    }
-
-    /// Refuses a key for a time, or not any more.
-    pub(crate) fn block(&self, key: u128, time: Option<Duration>) -> Result<(), Unchanged> {
-        let until = time.map(|time| self.until(time));
-        self.inner.overrides.change(key, self.now(), |own| own.blocked = until)
-    }
-
-    /// Gives a key a quota of its own for a time, or the one that others have.
-    pub(crate) fn set_quota(
-        &self,
-        key: u128,
-        policy: &str,
-        quota: Option<(Quota, Duration)>,
-    ) -> Result<(), Unchanged> {
-        let place = self.inner.by_name.get(policy).ok_or(Unchanged::UnknownPolicy)?;
-        let rule = self.inner.rule(*place);
-        let quota =
-            quota.map(|(quota, time)| (rule.unasked.charge.policy, quota, self.until(time)));
-        self.inner.overrides.change(key, self.now(), |own| {
-            own.quotas.retain(|(policy, _, _)| *policy != rule.unasked.charge.policy);
-            own.quotas.extend(quota);
-        })
-    }
-
-    pub(crate) fn exception(&self, key: u128) -> Exception {
-        let Some(own) = self.inner.overrides.of(key, || self.now()) else {
-            return Exception::default();
-        };
-        let now = self.now().monotonic_nanos();
-        let left = |until: Until| Duration::from_nanos(until.saturating_sub(now));
-        let quota = |(id, _, until): &(u64, Quota, Until)| {
-            let rule = self.inner.rules.iter().find(|rule| rule.unasked.charge.policy == *id)?;
-            Some((rule.policy.clone(), left(*until)))
-        };
-        Exception {
-            blocked: own.blocked.map(left),
+        OverrideView {
+            caller: Fingerprint(caller),
+            blocked: own.blocked_for(now),
             quotas: own.quotas.iter().filter_map(quota).collect(),
         }
     }
+}
 
-    fn until(&self, time: Duration) -> Until {
-        nanos(self.now().monotonic().saturating_add(time))
+fn left(until: Until, now: Now) -> Duration {
+    Duration::from_nanos(until.saturating_sub(now.monotonic_nanos()))
+}
+
+impl fmt::Display for OverrideError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoCaller => f.write_str(
+                "the limiter does not know who a request comes from; add `.caller(…)` to its builder",
+            ),
+            Self::UnfitKey => f.write_str(
+                "no request has such a caller; write an address as an `IpAddr`, and several keys together as a tuple",
+            ),
+            Self::UnknownPolicy(name) => write!(f, "no policy is named `{name}`"),
+            Self::InvalidQuota { policy, problem } => {
+                write!(f, "policy `{policy}` cannot have this quota: {problem}")
+            }
+            Self::InvalidTime => f.write_str("an override lasts from 1 nanosecond to 366 days"),
+            Self::Full => f.write_str("10,000 callers have overrides already; end some of them"),
+        }
     }
 }
 
-/// What refuses a blocked key: a quota of nothing until the block ends. No store is asked, and no
-/// rule of the limiter's.
-fn blocked(left: Duration) -> Outcome {
-    static LABELS: LazyLock<&Labels> =
-        LazyLock::new(|| Labels::of(&Policy::fixed_window(BLOCKED, Quota::per_second(0)).global()));
-    let quota = Quota::per_window(0, left);
-    Outcome {
-        labels: *LABELS,
-        charge: Charge::new(NO_POLICY, 0, Algorithm::FixedWindow, quota),
-        place: 0,
-        key_kind: 0,
-        refused: Some(Reason::Blocked),
-        unreadable: None,
-        replicas: 1,
-        usage: Usage::new(left, 0, left),
-    }
-}
+impl Error for OverrideError {}
 
 #[cfg(test)]
 mod tests {
@@ -305,38 +380,26 @@ mod tests {
 
     #[test]
     fn exceptions_are_bounded_and_room_comes_with_time() {
-        let overrides = Overrides::default();
+        let overrides = OverrideTable::default();
         let until = |seconds: u64| Some(seconds * 1_000_000_000);
-        for key in 0..MAX_KEYS as u128 {
-            overrides.change(key, at(0), |own| own.blocked = until(60)).unwrap();
+        for caller in 0..MAX_CALLERS as u128 {
+            overrides.change(caller, at(0), |own| own.blocked = until(60)).unwrap();
         }
         let one_more = |now| overrides.change(u128::MAX, at(now), |own| own.blocked = until(120));
-        assert!(one_more(59).is_err());
+        assert_eq!(one_more(59), Err(OverrideError::Full));
         assert!(overrides.change(7, at(59), |own| own.blocked = None).is_ok(), "a known one may");
         assert!(one_more(59).is_ok(), "and makes room");
         assert!(one_more(60).is_ok());
-        assert_eq!(overrides.by_key.read().unwrap().len(), 1);
+        assert_eq!(overrides.by_caller.read().unwrap().len(), 1);
     }
 
     #[test]
-    fn a_policy_that_there_is_not_is_no_success() {
-        let policy = Policy::token_bucket("read", Quota::per_minute(1)).global();
-        let limiter = Limiter::builder().policy(policy).build().unwrap();
-        let quota = || Some((Quota::per_minute(2), Duration::from_secs(1)));
-        assert_eq!(limiter.set_quota(7, "read", quota()), Ok(()));
-        for change in [quota(), None] {
-            assert_eq!(limiter.set_quota(7, "raed", change), Err(Unchanged::UnknownPolicy));
-        }
-    }
-
-    #[test]
-    fn without_exceptions_nobody_looks() {
-        let overrides = Overrides::default();
-        let never = || panic!("the clock is not read");
-        assert!(overrides.of(7, never).is_none());
+    fn a_table_is_empty_again_after_the_last_override() {
+        let overrides = OverrideTable::default();
+        assert!(overrides.is_empty());
         overrides.change(7, at(0), |own| own.blocked = Some(1)).unwrap();
-        assert!(overrides.of(7, || at(0)).is_some());
+        assert!(!overrides.is_empty() && overrides.get(7, at(0)).is_some());
         overrides.change(7, at(0), |own| own.blocked = None).unwrap();
-        assert!(overrides.of(7, never).is_none());
+        assert!(overrides.is_empty());
     }
 }

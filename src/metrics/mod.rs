@@ -37,8 +37,8 @@ use ::metrics::{
 pub(crate) use self::deny_cache::DenyCacheHits;
 use self::{shared_gauge::SharedGauge, verdict_label::VerdictLabel};
 use crate::{
-    limiter::{Decision, Outcome},
-    policy::{Labels, Policy},
+    limiter::{Decision, Labels, Outcome, Ruling},
+    policy::Policy,
 };
 
 /// The series of one limiter.
@@ -110,18 +110,20 @@ impl Metrics {
             self.categories.get(number as usize).expect("it is one of the limiter's categories")
         });
         let held = decision.held();
-        for outcome in decision.all() {
+        for outcome in decision.record.outcomes() {
             // Where routers may read a path differently, policies of other categories decide as well.
             let _ = category.count(outcome, held) || self.uncategorized.count(outcome, held);
+        }
+        match decision.record.ruling {
+            Ruling::Admitted | Ruling::Refused(_) => {}
+            Ruling::Blocked { .. } => category.count_without_policy(VerdictLabel::Blocked),
+            Ruling::UnreadableCaller(_) => {
+                category.count_without_policy(VerdictLabel::UnreadableKey);
+            }
         }
         if !held.is_zero() {
             category.held().record(held);
         }
-    }
-
-    /// Counts what one policy decided in [`Limiter::check`](crate::Limiter::check).
-    pub(crate) fn count_one(&self, outcome: &Outcome) {
-        self.uncategorized.count(outcome, Duration::ZERO);
     }
 
     /// Sets the gauges, and raises each policy's overflow counter to `overflowed(policy)`. `live_keys`
@@ -162,7 +164,7 @@ impl OverflowCounter {
 impl CategoryMetrics {
     fn new(name: String, policies: impl IntoIterator<Item = Policy>) -> Self {
         let policy = |policy| {
-            let labels = Labels::of(&policy);
+            let labels = Labels::intern(&policy);
             PolicyMetrics { policy, labels, decisions: OnceLock::new() }
         };
         let policies = policies.into_iter().map(policy).collect();
@@ -171,19 +173,21 @@ impl CategoryMetrics {
     }
 
     /// Counts a decision. `false` where its policy is another category's, which counts nothing.
-    fn count(&self, outcome: &Outcome, held: Duration) -> bool {
+    fn count(&self, outcome: Outcome<'_>, held: Duration) -> bool {
         let mut policies = self.policies.iter();
-        let verdict = VerdictLabel::new(outcome, held);
-        if let Some(known) = policies.find(|known| ptr::eq(known.labels, outcome.labels)) {
+        let known = policies.find(|known| ptr::eq(known.labels, outcome.entry.labels));
+        if let Some(known) = known {
+            let verdict = VerdictLabel::new(outcome, held);
             known.decisions(&self.name)[verdict as usize].increment(1);
-            return true;
         }
-        let has_no_policy = outcome.is_of_no_policy();
-        if has_no_policy {
-            let counter = || decisions(outcome.policy(), &self.name, verdict);
-            self.without_policy[verdict as usize].get_or_init(counter).increment(1);
-        }
-        has_no_policy
+        known.is_some()
+    }
+
+    /// Counts a decision that no policy has made.
+    #[cold]
+    fn count_without_policy(&self, verdict: VerdictLabel) {
+        let counter = || decisions("", &self.name, verdict);
+        self.without_policy[verdict as usize].get_or_init(counter).increment(1);
     }
 
     fn held(&self) -> &Histogram {

@@ -2,10 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{
-    limiter::{Outcome, Reason},
-    store::Mode,
-};
+use crate::limiter::{Outcome, Reason};
 
 /// What a policy decided about a request, as a value of the label `verdict`.
 #[derive(Clone, Copy, Debug)]
@@ -35,8 +32,8 @@ impl VerdictLabel {
     ];
 
     /// `held` is how long the request waited.
-    pub(super) fn new(outcome: &Outcome, held: Duration) -> Self {
-        match (outcome.charge.mode == Mode::DryRun, outcome.refused) {
+    pub(super) fn new(outcome: Outcome<'_>, held: Duration) -> Self {
+        match (outcome.is_dry_run(), outcome.reason()) {
             (true, None) => Self::DryRunAllowed,
             (true, Some(_)) => Self::DryRunRefused,
             (false, Some(Reason::MissingKey)) => Self::MissingKey,

@@ -69,7 +69,7 @@ impl Plans {
 
 /// What is wrong with a quota under this algorithm, and what to write instead.
 #[inline]
-pub(super) fn quota_problem(algorithm: Algorithm, quota: &Quota) -> Option<String> {
+pub(crate) fn quota_problem(algorithm: Algorithm, quota: &Quota) -> Option<String> {
     quota.problem().or_else(|| quota.has_burst().then(|| burst_problem(algorithm, quota))?)
 }
 

@@ -86,7 +86,7 @@
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let limiter = Limiter::builder()
 //!     .store(Windows::default())
-//!     .direct(Policy::fixed_window("exports", Quota::per_day(2)))
+//!     .check_only(Policy::fixed_window("exports", Quota::per_day(2)))
 //!     .build()?;
 //! assert!(limiter.check("exports", "tenant-7").cost(2).await?.is_allowed());
 //! assert!(!limiter.check("exports", "tenant-7").await?.is_allowed());

@@ -14,7 +14,7 @@
 //! | `TracingLog` | `usage`, `tracing` | nothing: it makes an event of each request |
 //!
 //! The log holds no key, no path and no text of a caller's: the endpoint is the pattern of a route,
-//! and a key is a keyed [`Fingerprint`] and a label that identifies without disclosing.
+//! and a key is a keyed [`Fingerprint`](crate::key::Fingerprint) and a label that identifies without disclosing.
 //!
 //! # Usage for the caller
 //!
@@ -26,25 +26,17 @@
 //! With the feature `axum`, `OperatorPage` is a router that shows the busiest and the most refused
 //! keys, and lets those whom its guard lets in change what holds for one of them.
 
-mod arrival;
-#[cfg(feature = "axum")]
-mod known_keys;
 mod log;
-mod request_log;
 #[cfg(feature = "axum")]
 mod web;
 
-pub(crate) use self::arrival::Arrival;
 #[cfg(feature = "tracing")]
 pub use self::log::TracingLog;
+pub use self::log::{
+    Entry, KeySum, LoggedKey, MemoryLog, Page, ReadError, Reader, RequestLog, RequestLogBuilder,
+    Sink, Sum, UNMATCHED, Verdict,
+};
 #[cfg(feature = "usage-sqlite")]
 pub use self::log::{SqliteLog, SqliteLogBuilder, SqliteLogStats};
 #[cfg(feature = "axum")]
 pub use self::web::{OperatorPage, OperatorPageBuilder, UsagePage, UsagePageBuilder};
-pub use self::{
-    log::{
-        Entry, Fingerprint, KeySum, LoggedKey, MemoryLog, Page, ReadError, Reader, Sink, Sum,
-        UNMATCHED, Verdict,
-    },
-    request_log::{RequestLog, RequestLogBuilder},
-};

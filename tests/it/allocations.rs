@@ -71,7 +71,7 @@ fn many_policies_allocate_no_more_than_one() {
 #[tokio::test]
 async fn decisions_that_are_kept_a_while_allocate_no_more_the_next_time() {
     let policy = Policy::token_bucket("p", Quota::per_hour(1_000));
-    let limiter = Limiter::builder().direct(policy).build().unwrap();
+    let limiter = Limiter::builder().check_only(policy).build().unwrap();
     let under_way = async || {
         let mut decisions = Vec::with_capacity(50);
         for _ in 0..50 {

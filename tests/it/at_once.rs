@@ -14,7 +14,7 @@ use std::{
 use proptest::prelude::*;
 use tokio::time::advance;
 use tower_quota::{
-    Check, CheckError, Clock, Limiter, LimiterBuilder, Now, Outcome, Policy, Quota,
+    Check, CheckError, Clock, Decision, Limiter, LimiterBuilder, Now, Policy, Quota, Refund,
     store::{Charge, Correction, MemoryStore, Store, StoreFuture},
 };
 
@@ -24,15 +24,16 @@ fn builder() -> LimiterBuilder {
 }
 
 fn limiter(policy: Policy) -> Limiter {
-    Limiter::builder().direct(policy).build().unwrap()
+    Limiter::builder().check_only(policy).build().unwrap()
 }
 
 fn token_bucket(units: u64) -> Policy {
     Policy::token_bucket("p", Quota::per_minute(units))
 }
 
-/// All that can be said of an outcome.
-fn said(outcome: &Outcome) -> impl PartialEq + std::fmt::Debug {
+/// All that can be said of a check.
+fn said(decision: &Decision) -> impl PartialEq + std::fmt::Debug {
+    let outcome = decision.outcomes().next().unwrap();
     (
         (outcome.policy().to_owned(), outcome.algorithm(), outcome.key_kind().to_owned()),
         (outcome.quota(), outcome.limit(), outcome.remaining(), outcome.reset()),
@@ -59,15 +60,33 @@ struct Asked {
 }
 
 impl Asked {
-    fn of<'a>(&self, limiter: &'a Limiter) -> Check<'a> {
-        let check = match self.question {
-            Question::Check => limiter.check(self.policy, self.key),
-            Question::Peek => limiter.peek(self.policy, self.key),
-            Question::GiveBack => limiter.give_back(self.policy, self.key),
-            Question::Reset => limiter.reset(self.policy, self.key),
-        };
+    fn check<'a>(&self, check: Check<'a>) -> Check<'a> {
         let check = self.cost.into_iter().fold(check, Check::cost);
         self.quota.map(Quota::per_minute).into_iter().fold(check, Check::quota)
+    }
+
+    fn refund<'a>(&self, refund: Refund<'a>) -> Refund<'a> {
+        self.quota.map(Quota::per_minute).into_iter().fold(refund, Refund::quota)
+    }
+
+    fn at_once(&self, limiter: &Limiter) -> Result<Decision, CheckError> {
+        let (policy, key, units) = (self.policy, self.key, self.cost.unwrap_or(1));
+        match self.question {
+            Question::Check => self.check(limiter.check(policy, key)).at_once(),
+            Question::Peek => self.check(limiter.peek(policy, key)).at_once(),
+            Question::GiveBack => self.refund(limiter.give_back(policy, key, units)).at_once(),
+            Question::Reset => self.refund(limiter.reset(policy, key)).at_once(),
+        }
+    }
+
+    async fn awaited(&self, limiter: &Limiter) -> Result<Decision, CheckError> {
+        let (policy, key, units) = (self.policy, self.key, self.cost.unwrap_or(1));
+        match self.question {
+            Question::Check => self.check(limiter.check(policy, key)).await,
+            Question::Peek => self.check(limiter.peek(policy, key)).await,
+            Question::GiveBack => self.refund(limiter.give_back(policy, key, units)).await,
+            Question::Reset => self.refund(limiter.reset(policy, key)).await,
+        }
     }
 }
 
@@ -99,18 +118,18 @@ proptest! {
             let quota = Quota::per_minute(10);
             let limiters = [(); 2].map(|()| {
                 builder()
-                    .direct(Policy::token_bucket("bucket", quota))
-                    .direct(Policy::fixed_window("fixed", quota))
-                    .direct(Policy::sliding_window("sliding", quota))
+                    .check_only(Policy::token_bucket("bucket", quota))
+                    .check_only(Policy::fixed_window("fixed", quota))
+                    .check_only(Policy::sliding_window("sliding", quota))
                     .build()
                     .unwrap()
             });
             for asked in asked {
-                let at_once = asked.of(&limiters[0]).at_once();
-                let awaited = asked.of(&limiters[1]).await;
+                let at_once = asked.at_once(&limiters[0]);
+                let awaited = asked.awaited(&limiters[1]).await;
                 match (&at_once, &awaited) {
-                    (Ok(outcome), Ok(decision)) => {
-                        prop_assert_eq!(said(outcome), said(&decision.outcomes()[0]), "{:?}", asked);
+                    (Ok(at_once), Ok(awaited)) => {
+                        prop_assert_eq!(said(at_once), said(awaited), "{:?}", asked);
                     }
                     (at_once, awaited) => {
                         prop_assert_eq!(at_once.as_ref().err(), awaited.as_ref().err());
@@ -143,7 +162,7 @@ fn threads_without_a_runtime_are_admitted_exactly_the_quota() {
 #[tokio::test(start_paused = true)]
 async fn a_policy_that_holds_refuses_who_cannot_wait_and_those_who_can_come_first() {
     let policy = token_bucket(60).hold(Duration::from_secs(9));
-    let limiter = builder().direct(policy).build().unwrap();
+    let limiter = builder().check_only(policy).build().unwrap();
     let at_once = || limiter.check("p", "key").at_once().unwrap();
     assert!(limiter.check("p", "key").cost(60).at_once().unwrap().is_allowed());
     assert_eq!(at_once().retry_after(), Some(Duration::from_secs(1)));
@@ -159,12 +178,12 @@ async fn a_policy_that_holds_refuses_who_cannot_wait_and_those_who_can_come_firs
 #[tokio::test(start_paused = true)]
 async fn what_comes_back_at_once_is_for_those_who_wait() {
     let policy = token_bucket(60).hold(Duration::from_secs(9));
-    let limiter = builder().direct(policy).build().unwrap();
+    let limiter = builder().check_only(policy).build().unwrap();
     assert!(limiter.check("p", "key").cost(60).at_once().unwrap().is_allowed());
     let mut waits = pin!(limiter.check("p", "key").cost(2).into_future());
     let mut context = Context::from_waker(Waker::noop());
     assert!(waits.as_mut().poll(&mut context).is_pending());
-    assert_eq!(limiter.give_back("p", "key").cost(2).at_once().unwrap().remaining(), 2);
+    assert_eq!(limiter.give_back("p", "key", 2).at_once().unwrap().remaining(), 2);
     let Poll::Ready(decision) = waits.poll(&mut context) else { panic!("it still waits") };
     assert!(decision.unwrap().is_allowed());
     assert!(!limiter.check("p", "key").at_once().unwrap().is_allowed(), "both are used");
@@ -174,18 +193,17 @@ async fn what_comes_back_at_once_is_for_those_who_wait() {
 fn a_dry_run_passes_and_an_unlimited_plan_is_not_counted() {
     let tried = limiter(token_bucket(1).dry_run());
     for _ in 0..3 {
-        let outcome = tried.check("p", "key").at_once().unwrap();
-        assert!(outcome.is_allowed() && outcome.retry_after().is_none());
-        assert_eq!(outcome.remaining(), 0);
+        let decision = tried.check("p", "key").at_once().unwrap();
+        assert!(decision.is_allowed() && decision.retry_after().is_none());
+        assert_eq!(decision.dry_runs().next().unwrap().remaining(), 0);
     }
     let limiter = limiter(token_bucket(1));
     for _ in 0..3 {
         let unlimited = limiter.check("p", "key").quota(Quota::unlimited()).at_once().unwrap();
         assert!(unlimited.is_allowed());
-        assert_eq!((unlimited.remaining(), unlimited.reset()), (u64::MAX, Duration::ZERO));
-        assert!(unlimited.quota().is_unlimited());
-        let given_back = limiter.give_back("p", "key").quota(Quota::unlimited()).at_once();
-        assert_eq!(given_back.unwrap().remaining(), u64::MAX);
+        assert_eq!((unlimited.remaining(), unlimited.outcomes().len()), (u64::MAX, 0));
+        let given_back = limiter.give_back("p", "key", 1).quota(Quota::unlimited()).at_once();
+        assert_eq!(given_back.unwrap_err(), CheckError::NothingUsed("p".to_owned()));
     }
     assert!(limiter.check("p", "key").at_once().unwrap().is_allowed(), "nothing was used");
 }
@@ -193,12 +211,21 @@ fn a_dry_run_passes_and_an_unlimited_plan_is_not_counted() {
 #[test]
 fn a_name_that_no_policy_has_is_an_error() {
     let limiter = limiter(token_bucket(1));
-    for check in [limiter.check("q", "key"), limiter.peek("q", "key"), limiter.reset("q", "key")] {
-        let error = check.cost(3).quota(Quota::per_hour(1)).at_once().unwrap_err();
+    for decision in [
+        limiter.check("q", "key").cost(3).quota(Quota::per_hour(1)).at_once(),
+        limiter.peek("q", "key").cost(3).quota(Quota::per_hour(1)).at_once(),
+        limiter.give_back("q", "key", 3).quota(Quota::per_hour(1)).at_once(),
+        limiter.reset("q", "key").quota(Quota::per_hour(1)).at_once(),
+        limiter
+            .policy("q")
+            .map(|policy| policy.check("key").at_once())
+            .and_then(|decision| decision),
+    ] {
+        let error = decision.unwrap_err();
         assert_eq!(error, CheckError::UnknownPolicy("q".to_owned()));
         assert_eq!(
             error.to_string(),
-            "no policy is named `q`; add it to the limiter, as with `.direct(…)`"
+            "no policy is named `q`; add it to the limiter, as with `.check_only(…)`"
         );
     }
 }
@@ -235,17 +262,20 @@ impl Store for Slow {
 #[tokio::test]
 async fn a_store_that_takes_its_time_is_not_charged_by_who_cannot_wait() {
     let store = Slow::default();
-    let limiter = builder().direct(token_bucket(5)).store(store.clone()).build().unwrap();
+    let limiter = builder().check_only(token_bucket(5)).store(store.clone()).build().unwrap();
     for check in [limiter.check("p", "key"), limiter.peek("p", "key")] {
         assert_eq!(check.at_once().unwrap_err(), CheckError::WouldWait);
     }
     assert_eq!(store.charged.load(SeqCst), 0);
-    assert_eq!(limiter.check("p", "key").cost(4).await.unwrap().outcomes()[0].remaining(), 1);
+    assert_eq!(
+        limiter.check("p", "key").cost(4).await.unwrap().outcomes().next().unwrap().remaining(),
+        1
+    );
     // What is given back needs no answer.
-    let given_back = limiter.give_back("p", "key").cost(2).at_once();
+    let given_back = limiter.give_back("p", "key", 2).at_once();
     assert_eq!(given_back.unwrap_err(), CheckError::WouldWait);
     assert_eq!(store.corrected.lock().unwrap().len(), 1);
-    assert_eq!(limiter.peek("p", "key").await.unwrap().outcomes()[0].remaining(), 3);
+    assert_eq!(limiter.peek("p", "key").await.unwrap().outcomes().next().unwrap().remaining(), 3);
 }
 
 #[test]

@@ -29,7 +29,7 @@ fn types_are_shared_between_threads_and_printed() {
     shared::<Limiter>();
     shared::<LimiterBuilder>();
     shared::<Matcher>();
-    shared::<Outcome>();
+    shared::<Outcome<'static>>();
     shared::<Policy>();
     shared::<Quota>();
     shared::<RateLimitLayer>();

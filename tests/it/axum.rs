@@ -160,15 +160,16 @@ async fn a_rejection_becomes_what_a_closure_makes_of_it() {
     let limiter = builder().policy(policy).build().unwrap();
     let layer =
         RateLimitLayer::builder(limiter).headers([]).on_rejection(|rejection: &Rejection| {
+            let outcome = rejection.outcome().unwrap();
             let text = format!(
                 "{} {} {:?} {} {} {:?} {} {:?} {:?}",
                 rejection.policy(),
-                rejection.key_kind(),
-                rejection.quota(),
-                rejection.limit(),
-                rejection.remaining(),
-                rejection.reset(),
-                rejection.resets_at().as_secs(),
+                outcome.key_kind(),
+                outcome.quota(),
+                outcome.limit(),
+                outcome.remaining(),
+                outcome.reset(),
+                rejection.resets_at_seconds(),
                 rejection.retry_after(),
                 rejection.request_id(),
             );
@@ -191,7 +192,7 @@ async fn a_rejection_becomes_what_a_closure_makes_of_it() {
 #[tokio::test(start_paused = true)]
 async fn a_handler_may_answer_with_a_rejection_itself() {
     let policy = Policy::fixed_window("exports", Quota::per_minute(1));
-    let limiter = builder().direct(policy).build().unwrap();
+    let limiter = builder().check_only(policy).build().unwrap();
     let handler = move || {
         let limiter = limiter.clone();
         async move {

@@ -111,7 +111,7 @@ fn each_error_names_the_culprit_and_says_what_to_write() {
             "policy `read`: two policies have this name; give each its own, or clone the one",
         ),
         (
-            with(valid()).direct(Policy::fixed_window("read", Quota::per_minute(2))),
+            with(valid()).check_only(Policy::fixed_window("read", Quota::per_minute(2))),
             "policy `read`: two policies have this name; give each its own, or clone the one",
         ),
         (

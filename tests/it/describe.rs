@@ -57,8 +57,8 @@ fn everything() -> LimiterBuilder {
                 .policy(read)
                 .hold(Duration::from_secs(2)),
         )
-        .direct(Policy::sliding_window("delivery", Quota::per_hour(100)))
-        .direct(Policy::sliding_window("backup", Quota::per_day(1)))
+        .check_only(Policy::sliding_window("delivery", Quota::per_hour(100)))
+        .check_only(Policy::sliding_window("backup", Quota::per_day(1)))
         .exempt(Matcher::path("/health"))
         .exempt(Matcher::client_ip(ClientIp::new(), ["192.0.2.7"]))
         .exempt(Matcher::key(header("x-partner"), [SECRET]))
@@ -164,7 +164,7 @@ async fn refusal(
     limiter: &Limiter,
 ) -> (u16, BTreeMap<String, String>, String) {
     let ip = IpAddr::from([192, 0, 2, 1]);
-    limiter.check("sign-in", ip).cost(10).await.unwrap();
+    let _ = limiter.check("sign-in", ip).cost(10).await.unwrap();
     let inner = service_fn(async |_: Request<Empty<Bytes>>| {
         Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
     });
@@ -219,7 +219,10 @@ async fn the_example_uses_up_nobodys_quota() {
     let limiter = Limiter::builder().policy(delivery).build().unwrap();
     let layer = RateLimitLayer::new(limiter.clone());
     assert!(layer.describe().responses.unwrap().refusal.is_some());
-    assert_eq!(limiter.peek("delivery", "").await.unwrap().outcomes()[0].remaining(), 100);
+    assert_eq!(
+        limiter.peek("delivery", "").await.unwrap().outcomes().next().unwrap().remaining(),
+        100
+    );
 }
 
 #[test]

@@ -34,7 +34,7 @@ fn limiter() -> Limiter {
     let write = Category::new("write").on(Matcher::path("/write")).policy(burst());
     let worker = Policy::fixed_window("worker", Quota::per_hour(1));
     let limiter = Limiter::builder().clock(clock()).policy(hourly()).category(write);
-    limiter.direct(worker).build().unwrap()
+    limiter.check_only(worker).build().unwrap()
 }
 
 async fn handler(_: Request<()>) -> Result<Response<Body>, Infallible> {
@@ -359,7 +359,7 @@ async fn waits(spread: Duration, each: Policy) -> Vec<u64> {
     let limiter = Limiter::builder().clock(clock()).policy(each);
     let keyed = Policy::fixed_window("keyed", Quota::per_hour(9)).key(key::header("x-api-key"));
     let limiter = limiter.policy(keyed.or_skip()).build().unwrap();
-    let layer = RateLimitLayer::builder(limiter).spread_retry_after(spread).build().unwrap();
+    let layer = RateLimitLayer::builder(limiter).jitter_retry_after(spread).build().unwrap();
     tokio::time::advance(Duration::from_millis(500)).await;
     let ask = async |key: &str| {
         let request = Request::get("/").header("x-api-key", key).body(()).unwrap();

@@ -160,7 +160,7 @@ async fn units_that_come_back_go_to_the_next_where_the_first_does_not_come() {
     let behind = ask(&limiter, "a", "k");
     yield_now().await;
     advance(SECOND).await;
-    limiter.give_back("p", "k").await.unwrap();
+    let _ = limiter.give_back("p", "k", 1).await.unwrap();
     assert_eq!(took(behind).await, Some(SECOND + LATE));
 }
 

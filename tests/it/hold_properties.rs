@@ -218,7 +218,7 @@ fn passes_when_told(rules: &[Rule], arrivals: &[Arrival]) -> Option<bool> {
         if refused.reason() != Some(Reason::QuotaExceeded) || refused.held() > Duration::ZERO {
             return None;
         }
-        let waits = refused.outcomes().iter().filter_map(|outcome| outcome.retry_after());
+        let waits = refused.outcomes().filter_map(|outcome| outcome.retry_after());
         sleep(waits.max()?).await;
         let again = limiter.decide(&request(last)).await;
         Some(again.is_allowed() && again.held() == Duration::ZERO)

@@ -36,6 +36,7 @@ mod loom;
 mod metrics;
 mod nested;
 mod operator_page;
+mod overrides;
 mod paths;
 mod privacy;
 mod rate_limits;

@@ -306,7 +306,7 @@ proptest! {
 }
 
 fn own() -> Limiter {
-    builder().direct(Policy::fixed_window("exports", Quota::per_hour(1))).build().unwrap()
+    builder().check_only(Policy::fixed_window("exports", Quota::per_hour(1))).build().unwrap()
 }
 
 /// A handler that asks by itself, and answers a rejection in some way.
@@ -357,7 +357,7 @@ async fn a_layer_around_tells_the_numbers_of_a_handlers_rejection_in_its_own_sty
 /// The layer has not read this policy's name, which a list cannot carry.
 #[tokio::test(start_paused = true)]
 async fn a_foreign_name_that_a_list_cannot_carry_is_left_out() {
-    let limiter = builder().direct(Policy::fixed_window("größe", Quota::per_hour(1)));
+    let limiter = builder().check_only(Policy::fixed_window("größe", Quota::per_hour(1)));
     let limiter = limiter.build().unwrap();
     let handler = move || async move {
         let decision = limiter.check("größe", "tenant").cost(2).await.unwrap();

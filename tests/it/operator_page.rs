@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use tokio::time::advance;
 use tower::ServiceExt;
 use tower_quota::{
-    Category, Clock, Limiter, Matcher, Policy, Quota, RateLimitLayer,
-    key::bearer,
+    Category, Clock, Limiter, LimiterBuilder, Matcher, Policy, Quota, RateLimitLayer,
+    key::{Caller, bearer, header},
     usage::{MemoryLog, OperatorPage, RequestLog, UsagePage},
 };
 
@@ -27,7 +27,9 @@ fn app_that_remembers(keys: usize) -> Router {
     let reads = Policy::sliding_window("read", Quota::per_hour(4)).key(bearer()).or_refuse();
     let writes = Policy::token_bucket("write", Quota::per_hour(60).burst(2));
     let tried = Policy::sliding_window("tried", Quota::per_hour(1)).key(bearer()).or_skip();
+    let caller = Caller::new(bearer());
     let limiter = Limiter::builder()
+        .caller(caller.clone())
         .clock(Clock::tokio(UNIX_EPOCH + 40 * 365 * 24 * HOUR))
         .exempt(Matcher::get("/free"))
         .policy(tried.dry_run())
@@ -39,7 +41,7 @@ fn app_that_remembers(keys: usize) -> Router {
         )
         .build()
         .unwrap();
-    let log = RequestLog::builder(bearer()).sink(MemoryLog::new()).remember_keys(keys);
+    let log = RequestLog::builder(caller).sink(MemoryLog::new()).remember_keys(keys);
     let log = log.build().unwrap();
     let operator = OperatorPage::builder(limiter.clone(), log.clone())
         .guard(|request| {
@@ -53,7 +55,7 @@ fn app_that_remembers(keys: usize) -> Router {
         .route("/read", get(|| async {}))
         .route("/write", axum::routing::post(|| async {}))
         .route("/free", get(|| async {}))
-        .layer(RateLimitLayer::builder(limiter).log(log).build().unwrap())
+        .layer(RateLimitLayer::builder(limiter).observe(log).build().unwrap())
         .nest("/operator", operator.router())
         .nest("/usage", usage.router())
 }
@@ -188,10 +190,10 @@ async fn while_a_key_is_blocked_one_that_cannot_be_read_is_refused() {
     changed(&app, LABEL_A, json!({ "action": "block", "seconds": 600 })).await;
     let refused = twice().await;
     assert_eq!((refused.status, &refused.body["error"]), (400, &json!("unreadable_key")));
-    assert_eq!(refused.body["policy"], "blocked");
+    assert_eq!(refused.body.get("policy"), None);
     assert_eq!(
         refused.body["message"],
-        "Policy `blocked` counts by the caller's key, which cannot be read: the request has it twice, or is malformed."
+        "The caller's key cannot be read: the request has it twice, or is malformed."
     );
     changed(&app, LABEL_A, json!({ "action": "unblock" })).await;
     assert_eq!(twice().await.status, 200);
@@ -239,13 +241,13 @@ async fn a_blocked_key_is_refused_everywhere_for_its_time_and_costs_nothing() {
     changed(&app, LABEL_A, json!({ "action": "block", "seconds": 600 })).await;
     for (method, path) in [("GET", "/read"), ("POST", "/write"), ("GET", "/free"), ("GET", "/none")]
     {
-        assert_eq!(call(&app, method, path, A).await, (429, Some("0".into())), "{path}");
+        assert_eq!(call(&app, method, path, A).await, (429, None), "{path}");
     }
     let refused = Request::get("/read").header("authorization", format!("Bearer {A}"));
     let refused = app.clone().oneshot(refused.body(Body::empty()).unwrap()).await.unwrap();
     let refused = Answer::of(refused).await;
     assert_eq!(
-        (&*refused.headers["retry-after"], &refused.body["policy"]),
+        (&*refused.headers["retry-after"], &refused.body["error"]),
         ("600", &json!("blocked"))
     );
     assert_eq!(reads(&app, B).await, 200);
@@ -416,8 +418,9 @@ async fn a_key_that_came_again_is_remembered_beside_any_number_that_come_once() 
 #[test]
 fn without_a_guard_there_is_no_page() {
     let page = |keys: usize| {
-        let limiter = Limiter::builder().build().unwrap();
-        let log = RequestLog::builder(bearer()).sink(MemoryLog::new()).remember_keys(keys);
+        let caller = Caller::new(bearer());
+        let limiter = Limiter::builder().caller(caller.clone()).build().unwrap();
+        let log = RequestLog::builder(caller).sink(MemoryLog::new()).remember_keys(keys);
         OperatorPage::builder(limiter, log.build().unwrap())
     };
     assert_eq!(
@@ -429,4 +432,18 @@ fn without_a_guard_there_is_no_page() {
         "operator page: its log remembers no keys; add `.remember_keys(10_000)` to the `RequestLog`"
     );
     assert!(page(7).guard(|_| None).build().is_ok());
+}
+
+#[test]
+fn a_limiter_that_knows_callers_otherwise_than_the_log_has_no_page() {
+    let caller = Caller::new(bearer());
+    for other in [None, Some(Caller::new(bearer())), Some(Caller::new(header("x-key")))] {
+        let limiter = other.into_iter().fold(Limiter::builder(), LimiterBuilder::caller);
+        let log = RequestLog::builder(caller.clone()).sink(MemoryLog::new()).remember_keys(7);
+        let page = OperatorPage::builder(limiter.build().unwrap(), log.build().unwrap());
+        assert_eq!(
+            page.guard(|_| None).build().unwrap_err().to_string(),
+            "operator page: the limiter does not know callers as the log does; give a clone of one `Caller` to `LimiterBuilder::caller` and to `RequestLog::builder`"
+        );
+    }
 }

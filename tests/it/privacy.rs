@@ -48,7 +48,7 @@ async fn stores_are_told_fingerprints_that_differ_from_limiter_to_limiter() {
     let mut fingerprints = Vec::new();
     for _ in 0..2 {
         let spy = Spy::default();
-        limiter(&spy).decide(&request).await;
+        let _ = limiter(&spy).decide(&request).await;
         let told = spy.told.lock().unwrap().clone();
         assert!(!format!("{told:?}").contains(SECRET));
         let announced = spy.announced.lock().unwrap().clone();
@@ -63,7 +63,7 @@ async fn nothing_that_can_be_printed_discloses_a_key() {
     let spy = Spy::default();
     let limiter = limiter(&spy);
     let request = Request::get("/").header("x-key", SECRET).body(()).unwrap().into_parts().0;
-    limiter.decide(&request).await;
+    let _ = limiter.decide(&request).await;
     let refused = limiter.decide(&request).await;
     let rejection = Rejection::of(&refused).unwrap();
     let response = rejection.to_response();

@@ -35,7 +35,7 @@ fn from(header: &str, value: &str) -> Parts {
 }
 
 async fn left(limiter: &Limiter, request: &Parts) -> u64 {
-    limiter.decide(request).await.outcomes()[0].remaining()
+    limiter.decide(request).await.outcomes().next().unwrap().remaining()
 }
 
 #[tokio::test]

@@ -14,7 +14,7 @@ use tokio::time::{advance, sleep};
 use tower::{Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_quota::{
     Category, Clock, Limiter, LimiterBuilder, Matcher, Policy, Quota, RateLimitLayer, Reason,
-    key::header,
+    key::{Caller, header},
     usage::{Entry, LoggedKey, RequestLog, Sink, Verdict},
 };
 
@@ -48,7 +48,7 @@ impl Told {
     fn layer(&self, limiter: LimiterBuilder) -> RateLimitLayer {
         let log = RequestLog::builder(header("x-key")).sink(self.clone()).build().unwrap();
         let clock = Clock::tokio(std::time::UNIX_EPOCH + START);
-        RateLimitLayer::builder(limiter.clock(clock).build().unwrap()).log(log).build().unwrap()
+        RateLimitLayer::builder(limiter.clock(clock).build().unwrap()).observe(log).build().unwrap()
     }
 }
 
@@ -189,14 +189,13 @@ async fn units_are_what_the_response_has_settled() {
 async fn fingerprints_last_as_long_as_the_secret() {
     async fn key(secret: Option<u128>) -> LoggedKey {
         let told = Told::default();
-        let mut log = RequestLog::builder(header("x-key"))
+        let caller = Caller::new(header("x-key"));
+        let caller = secret.into_iter().fold(caller, Caller::secret);
+        let log = RequestLog::builder(caller)
             .sink(told.clone())
             .label(|key| format!("{} bytes", key.as_bytes().len()));
-        if let Some(secret) = secret {
-            log = log.secret(secret);
-        }
         let limiter = Limiter::builder().build().unwrap();
-        let layer = RateLimitLayer::builder(limiter).log(log.build().unwrap()).build().unwrap();
+        let layer = RateLimitLayer::builder(limiter).observe(log.build().unwrap()).build().unwrap();
         let mut service = ServiceBuilder::new().layer(layer).service_fn(answer);
         service.call(request("/")).await.unwrap();
         told.one().key.unwrap()
@@ -225,9 +224,10 @@ fn settings_that_cannot_work_fail() {
     );
     assert_eq!(
         problem(log().sink(File)),
-        "request log: a sink outlives the process, and its fingerprints would not; add `.secret(…)`"
+        "request log: a sink outlives the process, and its fingerprints would not; give the log a `Caller` with a `.secret(…)`"
     );
-    assert!(log().sink(Arc::new(File)).secret(7).build().is_ok());
+    let caller = Caller::new(header("x-key")).secret(7);
+    assert!(RequestLog::builder(caller).sink(Arc::new(File)).build().is_ok());
     assert_eq!(
         problem(RequestLog::builder(header("x key")).sink(Told::default())),
         "request log: `x key` is no header name; write one like `x-api-key`"

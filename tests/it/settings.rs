@@ -65,7 +65,7 @@ fn ask_limiter(limiter: Limiter, spread: Duration) -> Told {
         HeaderStyle::ratelimit_lists().partition_key(),
     ] {
         let layer = RateLimitLayer::builder(limiter.clone());
-        let layer = layer.headers([style]).spread_retry_after(spread).build();
+        let layer = layer.headers([style]).jitter_retry_after(spread).build();
         let layer = layer.map_err(|error| error.to_string())?;
         let service = layer.layer(service_fn(async |_: Request<Empty<Bytes>>| {
             Ok::<_, std::convert::Infallible>(Response::new(Empty::<Bytes>::new()))
@@ -80,7 +80,7 @@ fn ask_limiter(limiter: Limiter, spread: Duration) -> Told {
             }
             drop(layer.describe().to_json());
             drop(limiter.peek("read", "a").await);
-            drop(limiter.give_back("read", "a").await);
+            drop(limiter.give_back("read", "a", 1).await);
             drop(limiter.reset("read", "a").await);
         });
     }
@@ -88,20 +88,24 @@ fn ask_limiter(limiter: Limiter, spread: Duration) -> Told {
 }
 
 fn check(cost: u64) -> Told {
-    let limiter = Limiter::builder().direct(one()).build().unwrap();
-    for check in [Limiter::check, Limiter::peek, Limiter::give_back, Limiter::check] {
+    let limiter = Limiter::builder().check_only(one()).build().unwrap();
+    for check in [Limiter::check, Limiter::peek, Limiter::check] {
         // Where nothing was used, there is nothing to give back.
         drop(check(&limiter, "read", "a").cost(cost).at_once());
         drop(runtime().block_on(check(&limiter, "read", "a").cost(cost)));
+        drop(limiter.give_back("read", "a", cost).at_once());
+        drop(runtime().block_on(limiter.give_back("read", "a", cost)));
     }
     Ok(())
 }
 
 fn plan(quota: Quota) -> Told {
     ask(one().quota_by(move |_| Some(quota)))?;
-    let limiter = Limiter::builder().direct(one()).build().unwrap();
-    for check in [Limiter::check, Limiter::peek, Limiter::give_back, Limiter::reset] {
+    let limiter = Limiter::builder().check_only(one()).build().unwrap();
+    for check in [Limiter::check, Limiter::peek] {
         drop(check(&limiter, "read", "a").quota(quota).at_once());
+        drop(limiter.give_back("read", "a", 1).quota(quota).at_once());
+        drop(limiter.reset("read", "a").quota(quota).at_once());
     }
     ask(read(quota))
 }
@@ -146,7 +150,7 @@ fn a_time_of_nothing_and_one_of_for_ever_are_errors_or_work() {
             let policy = Policy::sliding_window("read", Quota::per_window(5, time));
             ask(policy.key(header("x-key")).or_refuse())
         }),
-        ("spread_retry_after", |time| {
+        ("jitter_retry_after", |time| {
             ask_limiter(Limiter::builder().policy(one()).build().unwrap(), time)
         }),
         ("Now::new", |time| shown(&Now::new(time, time))),
@@ -200,7 +204,7 @@ fn a_number_of_nothing_and_the_largest_are_errors_or_work() {
             let log = tower_quota::usage::RequestLog::builder(header("x-key")).sink(log);
             let log = log.remember_keys(as_size(most)).build().map_err(|e| e.to_string())?;
             let limiter = Limiter::builder().policy(one()).build().unwrap();
-            let layer = RateLimitLayer::builder(limiter).log(log).build().unwrap();
+            let layer = RateLimitLayer::builder(limiter).observe(log).build().unwrap();
             let service = layer.layer(service_fn(async |_: Request<Empty<Bytes>>| {
                 Ok::<_, std::convert::Infallible>(Response::new(Empty::<Bytes>::new()))
             }));

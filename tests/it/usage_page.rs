@@ -17,10 +17,10 @@ use tokio::time::{advance, sleep};
 use tower::ServiceExt;
 use tower_quota::{
     Category, Clock, Limiter, Matcher, Policy, Quota, RateLimitLayer,
-    key::{bearer, header, path_param},
+    key::{Caller, Fingerprint, bearer, header, path_param},
     usage::{
-        Entry, Fingerprint, KeySum, MemoryLog, OperatorPage, Page, ReadError, Reader, RequestLog,
-        Sink, Sum, UsagePage,
+        Entry, KeySum, MemoryLog, OperatorPage, Page, ReadError, Reader, RequestLog, Sink, Sum,
+        UsagePage,
     },
 };
 
@@ -76,7 +76,7 @@ fn app() -> Router {
     Router::new()
         .route("/things/{id}", slow)
         .route("/things", post(async || sleep(Duration::from_millis(100)).await))
-        .layer(RateLimitLayer::builder(limiter).log(log).build().unwrap())
+        .layer(RateLimitLayer::builder(limiter).observe(log).build().unwrap())
         .nest("/usage", usage.ask_for_key(AUTHORIZATION, "Bearer ").build().unwrap().router())
 }
 
@@ -278,8 +278,10 @@ async fn a_log_that_cannot_be_read_is_a_503_that_tells_callers_nothing_of_it() {
             Err(ReadError::new("disk 7 is gone"))
         }
     }
-    let log = RequestLog::builder(bearer()).sink(Broken).remember_keys(7).build().unwrap();
-    let operator = OperatorPage::builder(limiter(), log.clone()).guard(|_| Some("nora".into()));
+    let caller = Caller::new(bearer());
+    let log = RequestLog::builder(caller.clone()).sink(Broken).remember_keys(7).build().unwrap();
+    let limited = Limiter::builder().caller(caller).build().unwrap();
+    let operator = OperatorPage::builder(limited, log.clone()).guard(|_| Some("nora".into()));
     let app = UsagePage::builder(limiter(), log).build().unwrap().router();
     let app = app.nest("/operator", operator.build().unwrap().router());
     for path in ["/", "/log", "/operator"] {
@@ -305,9 +307,11 @@ fn settings_that_cannot_work_fail() {
     impl Sink for Unread {
         fn record(&self, _: &Entry) {}
     }
-    let unread = || RequestLog::builder(bearer()).sink(Unread).remember_keys(7).build().unwrap();
-    let usage = UsagePage::builder(limiter(), unread()).build();
-    let operator = OperatorPage::builder(limiter(), unread()).guard(|_| None).build();
+    let caller = Caller::new(bearer());
+    let unread = RequestLog::builder(caller.clone()).sink(Unread).remember_keys(7).build().unwrap();
+    let limited = Limiter::builder().caller(caller).build().unwrap();
+    let usage = UsagePage::builder(limiter(), unread.clone()).build();
+    let operator = OperatorPage::builder(limited, unread).guard(|_| None).build();
     let remedy =
         "its log has no sink that can be read; add `.sink(MemoryLog::new())` to the `RequestLog`";
     assert_eq!(usage.unwrap_err().to_string(), format!("usage page: {remedy}"));

@@ -9,7 +9,7 @@ use serde_json::json;
 use tower::ServiceExt;
 use tower_quota::{
     Category, Clock, HeaderStyle, Limiter, Matcher, Policy, Quota, RateLimitLayer,
-    key::bearer,
+    key::{Caller, bearer},
     response::Problem,
     usage::{MemoryLog, OperatorPage, RequestLog},
 };
@@ -22,19 +22,20 @@ const KEY: &str = "sk_live_000000000000000000001111";
 
 fn app() -> Router {
     let reads = Policy::sliding_window("read", Quota::per_hour(4)).key(bearer()).or_refuse();
+    let caller = Caller::new(bearer());
     let limiter = Limiter::builder()
+        .caller(caller.clone())
         .clock(Clock::tokio(UNIX_EPOCH + Duration::from_secs(1_705_413_600)))
         .category(Category::new("reads").on(Matcher::get("/read")).policy(reads))
         .build()
         .unwrap();
-    let log =
-        RequestLog::builder(bearer()).sink(MemoryLog::new()).remember_keys(2).build().unwrap();
+    let log = RequestLog::builder(caller).sink(MemoryLog::new()).remember_keys(2).build().unwrap();
     let operator = OperatorPage::builder(limiter.clone(), log.clone())
         .guard(|_| Some("nora".to_owned()))
         .build()
         .unwrap();
     let layer = RateLimitLayer::builder(limiter)
-        .log(log)
+        .observe(log)
         .headers([HeaderStyle::ratelimit_lists(), HeaderStyle::x_ratelimit()])
         .on_rejection(Problem::quota_exceeded().renderer());
     Router::new()
@@ -84,9 +85,9 @@ fn its_caller_gets_a_429_that_says_what_it_is_and_how_long_it_lasts() {
         assert_eq!(refused.status, 429);
         let header = |name: &str| refused.headers[name].as_str();
         assert_eq!(header("retry-after"), "600");
-        assert_eq!(header("ratelimit-policy"), r#""blocked";q=0;w=600"#);
-        assert_eq!(header("ratelimit"), r#""blocked";r=0;t=600"#);
-        assert_eq!((header("x-ratelimit-limit"), header("x-ratelimit-remaining")), ("0", "0"));
+        // No policy decides, so there are no numbers of one.
+        let names: Vec<_> = refused.headers.keys().filter(|name| name.contains("limit")).collect();
+        assert!(names.is_empty(), "{names:?}");
         let expected = json!({
             "type": "https://iana.org/assignments/http-problem-types#abnormal-usage-detected",
             "title": "Abnormal usage detected",
@@ -118,19 +119,19 @@ fn it_is_counted_by_category_and_logged_as_refused() {
     let mut counted = Vec::new();
     for (key, _, _, value) in snapshotter.snapshot().into_vec() {
         let labels: Vec<_> = key.key().labels().map(metrics::Label::value).collect();
-        if let (DebugValue::Counter(count @ 1..), true) = (value, labels.contains(&"blocked")) {
+        if let (DebugValue::Counter(count @ 1..), Some(&"")) = (value, labels.first()) {
             counted.push((labels.join(" "), count));
         }
     }
     counted.sort();
     let expected = [
-        ("blocked  blocked".to_owned(), 1),
-        ("blocked reads blocked".to_owned(), 2),
-        ("blocked reads unreadable_key".to_owned(), 1),
+        ("  blocked".to_owned(), 1),
+        (" reads blocked".to_owned(), 2),
+        (" reads unreadable_key".to_owned(), 1),
     ];
     assert_eq!(counted, expected);
     let refused: Vec<_> = text.lines().filter(|line| line.contains("was refused")).collect();
     assert_eq!(refused.len(), 4, "{text}");
-    assert!(refused[0].contains(r#"policy="blocked" category="reads" reason=Blocked"#), "{text}");
+    assert!(refused[0].contains(r#"category="reads" reason=Blocked retry_after=600s"#), "{text}");
     assert!(!text.contains(KEY));
 }

@@ -38,16 +38,16 @@ fn refused_and_held_requests_and_dry_runs_are_told_without_whose_they_are() {
         let limiter = Limiter::builder()
             .clock(Clock::tokio(UNIX_EPOCH))
             .category(jobs)
-            .direct(delivery)
+            .check_only(delivery)
             .build()
             .unwrap();
         assert!(limiter.decide(&from(SECRET)).await.is_allowed());
         assert!(limiter.decide(&from(SECRET)).await.is_allowed(), "after a second");
         assert!(!limiter.decide(&from("")).await.is_allowed());
         for _ in 0..2 {
-            limiter.check("delivery", SECRET).await.unwrap();
+            let _ = limiter.check("delivery", SECRET).await.unwrap();
         }
-        limiter.peek("delivery", SECRET).await.unwrap();
+        let _ = limiter.peek("delivery", SECRET).await.unwrap();
     });
     let expected = [
         r#"INFO a dry run would have refused this request policy="tried" category="jobs""#,
@@ -64,14 +64,14 @@ fn what_is_answered_at_once_is_told_like_what_is_awaited() {
         let policy = |name| Policy::sliding_window(name, Quota::per_hour(1));
         let limiter = Limiter::builder()
             .clock(Clock::tokio(UNIX_EPOCH))
-            .direct(policy("delivery"))
-            .direct(policy("tried").dry_run())
+            .check_only(policy("delivery"))
+            .check_only(policy("tried").dry_run())
             .build()
             .unwrap();
         for name in ["delivery", "tried", "delivery", "tried"] {
-            limiter.check(name, SECRET).at_once().unwrap();
+            let _ = limiter.check(name, SECRET).at_once().unwrap();
         }
-        limiter.peek("delivery", SECRET).at_once().unwrap();
+        let _ = limiter.peek("delivery", SECRET).at_once().unwrap();
     });
     let expected = [
         r#"DEBUG a request was refused policy="delivery" reason=QuotaExceeded key_kind="all" limit=1 retry_after=3600s"#,

@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use tower::{Service, ServiceBuilder};
 use tower_quota::{
     Limiter, RateLimitLayer,
-    key::header,
+    key::{Caller, header},
     usage::{RequestLog, SqliteLog},
 };
 
@@ -65,9 +65,12 @@ async fn a_locked_file_stops_no_request_and_each_change_is_logged_once() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("log");
     let file = SqliteLog::builder(&path).max_waiting(2_000).build().unwrap();
-    let log = RequestLog::builder(header("x-key")).secret(7).sink(file.clone()).build().unwrap();
+    let log = RequestLog::builder(Caller::new(header("x-key")).secret(7))
+        .sink(file.clone())
+        .build()
+        .unwrap();
     let limiter = Limiter::builder().build().unwrap();
-    let layer = RateLimitLayer::builder(limiter).log(log).build().unwrap();
+    let layer = RateLimitLayer::builder(limiter).observe(log).build().unwrap();
     let mut service = ServiceBuilder::new().layer(layer).service_fn(answer);
     let mut send = async |times: u64| {
         for _ in 0..times {

@@ -24,7 +24,7 @@ fn patient(store: RedisStoreBuilder) -> RedisStoreBuilder {
 fn limiter(store: RedisStoreBuilder, then: OnStoreFailure) -> Limiter {
     let policy = Policy::token_bucket("p", Quota::per_hour(1_000)).on_store_failure(then);
     let store = store.secret(SECRET).build().unwrap();
-    Limiter::builder().direct(policy).store(store).build().unwrap()
+    Limiter::builder().check_only(policy).store(store).build().unwrap()
 }
 
 async fn ask(limiter: &Limiter) -> Decision {
@@ -50,10 +50,10 @@ async fn the_server_counts() {
     let server = Server::start();
     let limiter = limiter(patient(RedisStore::builder(server.url())), OnStoreFailure::Refuse);
     for left in [999, 998] {
-        assert_eq!(ask(&limiter).await.outcomes()[0].remaining(), left);
+        assert_eq!(ask(&limiter).await.outcomes().next().unwrap().remaining(), left);
     }
-    limiter.reset("p", "k").await.unwrap();
-    assert_eq!(limiter.peek("p", "k").await.unwrap().outcomes()[0].remaining(), 1_000);
+    let _ = limiter.reset("p", "k").await.unwrap();
+    assert_eq!(limiter.peek("p", "k").await.unwrap().outcomes().next().unwrap().remaining(), 1_000);
     assert!(server.keys().iter().all(|key| key.starts_with("tower-quota:")));
 }
 
@@ -114,7 +114,7 @@ async fn a_lost_reply_is_not_asked_for_twice() {
     proxy.lose_replies("EVALSHA", 1);
     assert!(!is_counted(&ask(&limiter).await));
     heals(&limiter).await;
-    let left = ask(&limiter).await.outcomes()[0].remaining();
+    let left = ask(&limiter).await.outcomes().next().unwrap().remaining();
     assert_eq!(left, 1_000 - 4, "one that was answered, one that was not, and two since");
 }
 
@@ -228,7 +228,7 @@ async fn a_cluster_is_not_asked_twice() {
     let patience = Duration::from_secs(2);
     let store = RedisStore::cluster_builder(cluster.urls()).response_timeout(patience);
     let limiter = limiter(store.decision_timeout(patience), OnStoreFailure::Refuse);
-    limiter.check("p", "k").cost(100).await.unwrap();
+    let _ = limiter.check("p", "k").cost(100).await.unwrap();
     let counts = |node: &&Server| node.keys().iter().any(|key| !key.contains("{AAAAAAAAAAA}"));
     let node = cluster.nodes().iter().find(counts).unwrap();
 
@@ -239,16 +239,16 @@ async fn a_cluster_is_not_asked_twice() {
         node.pause();
         let gives_back = {
             let limiter = limiter.clone();
-            tokio::spawn(async move { limiter.give_back("p", "k").cost(10).await.unwrap() })
+            tokio::spawn(async move { limiter.give_back("p", "k", 10).await.unwrap() })
         };
         // Mostly in this order: units are given back, and before that is told, the connection ends.
         tokio::time::sleep(Duration::from_millis(20)).await;
         others.send_packed_command(&kill).unwrap();
         node.resume();
-        gives_back.await.unwrap();
+        let _ = gives_back.await.unwrap();
         heals(&limiter).await;
     }
-    let left = limiter.peek("p", "k").await.unwrap().outcomes()[0].remaining();
+    let left = limiter.peek("p", "k").await.unwrap().outcomes().next().unwrap().remaining();
     // At most ten for each time, of which one was used when it had healed. Of a thousand an hour, two
     // may have come back by themselves.
     assert!(left <= 900 + 9 * ROUNDS + 2, "{left} are left");
@@ -308,7 +308,7 @@ async fn a_crowd_of_our_own_is_no_failure_of_the_server() {
     let store = store.secret(SECRET).build().unwrap();
     let policy = Policy::sliding_window("p", Quota::per_hour(1_000));
     let policy = policy.on_store_failure(OnStoreFailure::Allow);
-    let limiter = Limiter::builder().direct(policy).store(store).build().unwrap();
+    let limiter = Limiter::builder().check_only(policy).store(store).build().unwrap();
     assert!(is_counted(&ask(&limiter).await));
     let (allowed, _) = crowd(&limiter, 20_000).await;
     assert_eq!(allowed, 999, "of a thousand, one was used before");
@@ -397,7 +397,7 @@ async fn callers_that_leave_take_no_other_s_answer() {
         let limiter = limiter.clone();
         let asked = async move {
             let decision = limiter.check("p", cost).cost(cost).await.unwrap();
-            (cost, decision.outcomes()[0].remaining())
+            (cost, decision.outcomes().next().unwrap().remaining())
         };
         if cost % 3 == 0 {
             staying.spawn(asked);
@@ -414,7 +414,8 @@ async fn callers_that_leave_take_no_other_s_answer() {
     // What those who left were charged has come back.
     for cost in (1..=900).filter(|cost| cost % 12 == 1) {
         let start = Instant::now();
-        while limiter.peek("p", cost).await.unwrap().outcomes()[0].remaining() != 1_000 {
+        while limiter.peek("p", cost).await.unwrap().outcomes().next().unwrap().remaining() != 1_000
+        {
             assert!(start.elapsed() < PATIENCE, "what {cost} was charged does not come back");
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
@@ -439,7 +440,7 @@ async fn callers_that_leave_before_their_turn_cost_the_server_nothing() {
     leaving.shutdown().await;
     assert!(!staying.join_all().await.contains(&false));
     proxy.pass();
-    assert_eq!(ask(&limiter).await.outcomes()[0].remaining(), 1_000 - 1 - 256 - 1);
+    assert_eq!(ask(&limiter).await.outcomes().next().unwrap().remaining(), 1_000 - 1 - 256 - 1);
     assert_eq!(server.calls("evalsha") - before, 256 + 1);
 }
 
@@ -451,7 +452,7 @@ async fn the_longest_times_are_no_panic() {
         let store = store.decision_timeout(Duration::MAX).queue_timeout(Duration::MAX);
         let limiter = limiter(store, OnStoreFailure::Refuse);
         assert!(is_counted(&ask(&limiter).await));
-        limiter.give_back("p", "k").await.unwrap();
+        let _ = limiter.give_back("p", "k", 1).await.unwrap();
         assert_eq!(crowd(&limiter, 1_000).await, (1_000, 1_000));
     }
 }

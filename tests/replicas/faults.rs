@@ -109,7 +109,8 @@ pub fn leaving_callers() -> Row {
             for policy in 0..POLICIES {
                 let name = crate::quotas::NAMES[policy];
                 let decision = limiter.peek(name, format!("hot-{key}")).await.unwrap();
-                let missing = quotas.capacity(policy) - decision.outcomes()[0].remaining();
+                let missing =
+                    quotas.capacity(policy) - decision.outcomes().next().unwrap().remaining();
                 let day = quotas.window.as_micros() as u64;
                 let now = decision.decided_at().as_micros() as u64;
                 let since = if policy == 1 { now - now % day } else { 0 };

@@ -57,7 +57,7 @@ impl Quotas {
         // Never used up: it tells whether the server decides.
         let pulse = Policy::token_bucket("pulse", Quota::per_second(1_000_000));
         let limiter = Limiter::builder()
-            .direct(pulse.on_store_failure(OnStoreFailure::Refuse))
+            .check_only(pulse.on_store_failure(OnStoreFailure::Refuse))
             .category(all)
             .clock(clock)
             .store(store.secret(SECRET).build().unwrap());

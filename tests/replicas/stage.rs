@@ -287,7 +287,7 @@ impl Run {
 async fn is_used_up(limiter: &Limiter, policy: &str) -> bool {
     for key in 0..KEYS {
         let decision = limiter.peek(policy, format!("hot-{key}")).await.unwrap();
-        if decision.outcomes()[0].remaining() == 0 {
+        if decision.outcomes().next().unwrap().remaining() == 0 {
             return true;
         }
     }

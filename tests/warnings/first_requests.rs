@@ -135,16 +135,16 @@ async fn a_key_that_is_never_found() {
         let reported = names.map(|name| reported(Code::KeyNeverFound, name));
         reported.map(|sentences| sentences.len())
     };
-    limiter
+    let _ = limiter
         .decide(&request(CLIENT, &[("x-api-key", "a"), ("x-twice", "a"), ("x-twice", "b")]))
         .await;
     let without = request(CLIENT, &[]);
     for _ in 2..MANY {
-        limiter.decide(&without).await;
+        let _ = limiter.decide(&without).await;
     }
     assert_eq!(never_found(), [0; 5]);
     for _ in 0..MANY {
-        limiter.decide(&without).await;
+        let _ = limiter.decide(&without).await;
     }
     assert_eq!(never_found(), [1, 1, 0, 0, 0]);
     let sentence = reported(Code::KeyNeverFound, "skips").remove(0);
@@ -165,20 +165,20 @@ async fn exemptions_that_leave_no_request() {
     let (exempt, counted) = (get("/v1/things"), get("/other"));
     let mixed = limiter();
     for _ in 1..MANY {
-        mixed.decide(&exempt).await;
+        let _ = mixed.decide(&exempt).await;
     }
     assert_eq!(mixed.decide(&counted).await.outcomes().len(), 1);
     for _ in 0..MANY {
-        mixed.decide(&exempt).await;
+        let _ = mixed.decide(&exempt).await;
     }
     assert!(reported(Code::AllExempt, "").is_empty(), "one of the first is counted");
     let unlimited = limiter();
     for _ in 1..MANY {
-        unlimited.decide(&exempt).await;
+        let _ = unlimited.decide(&exempt).await;
     }
     assert!(reported(Code::AllExempt, "").is_empty(), "one more may be counted");
     for _ in 0..MANY {
-        unlimited.decide(&exempt).await;
+        let _ = unlimited.decide(&exempt).await;
     }
     let [sentence] = &reported(Code::AllExempt, "")[..] else { panic!("it is reported once") };
     assert!(sentence.starts_with("the first 1000 requests were all exempt"), "{sentence}");

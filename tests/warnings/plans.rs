@@ -22,7 +22,7 @@ fn on_plan(plan: &str) -> Parts {
 }
 
 async fn limit(limiter: &Limiter, plan: &str) -> u64 {
-    limiter.decide(&on_plan(plan)).await.outcomes()[0].limit()
+    limiter.decide(&on_plan(plan)).await.outcomes().next().unwrap().limit()
 }
 
 #[tokio::test]
@@ -33,7 +33,7 @@ async fn a_request_has_the_quota_of_the_plan_that_it_names() {
     assert_eq!(limit(&limiter, "pro").await, 50);
     assert_eq!(limit(&limiter, "Pro").await, 10, "of no plan that there is");
     let no_plan = Request::get("/").body(()).unwrap().into_parts().0;
-    assert_eq!(limiter.decide(&no_plan).await.outcomes()[0].limit(), 10);
+    assert_eq!(limiter.decide(&no_plan).await.outcomes().next().unwrap().limit(), 10);
 }
 
 #[tokio::test]
@@ -45,14 +45,14 @@ async fn a_quota_of_the_requests_own_goes_before_that_of_its_plan() {
     assert_eq!(limit(&limiter, "pro").await, 1_000);
     let mut vip = on_plan("pro");
     vip.headers.insert("x-vip", "1".parse().unwrap());
-    assert_eq!(limiter.decide(&vip).await.outcomes()[0].limit(), 5_000);
+    assert_eq!(limiter.decide(&vip).await.outcomes().next().unwrap().limit(), 5_000);
 }
 
 #[tokio::test]
 async fn an_unlimited_plan_is_not_counted() {
     let policy = with_plans(&[("partner", Quota::unlimited())]);
     let limiter = Limiter::builder().policy(policy).build().unwrap();
-    assert!(limiter.decide(&on_plan("partner")).await.outcomes().is_empty());
+    assert!(limiter.decide(&on_plan("partner")).await.outcomes().len() == 0);
 }
 
 /// Asserts that a request is refused for want of a quota, and is not told to come again.
@@ -85,7 +85,7 @@ async fn a_plan_of_no_units_refuses_and_leaves_what_was_used() {
         banned.headers.insert("x-banned", "1".parse().unwrap());
         let left = async |request: &Parts| {
             let decision = limiter.decide(request).await;
-            decision.outcomes().iter().map(|outcome| outcome.remaining()).collect::<Vec<_>>()
+            decision.outcomes().map(|outcome| outcome.remaining()).collect::<Vec<_>>()
         };
         assert_eq!(left(&free).await, [9, 4]);
         for _ in 0..20 {
@@ -156,8 +156,8 @@ async fn a_plan_that_is_not_in_the_table_is_reported_once() {
         let all = warnings().into_iter().filter(|warning| warning.culprit() == "typed");
         all.map(|warning| (warning.code(), warning.to_string())).collect::<Vec<_>>()
     };
-    limiter.decide(&on_plan("pro")).await;
-    limiter.decide(&Request::new(()).into_parts().0).await;
+    let _ = limiter.decide(&on_plan("pro")).await;
+    let _ = limiter.decide(&Request::new(()).into_parts().0).await;
     assert_eq!(told(), []);
     for _ in 0..3 {
         assert_eq!(limit(&limiter, "a secret").await, 10);

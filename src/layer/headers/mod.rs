@@ -28,7 +28,6 @@ use self::{
 };
 use crate::{
     error::BuildError,
-    layer::rejection::Rejection,
     limiter::Limiter,
     limiter::{Decision, Outcome, Reason},
     policy::Policy,
@@ -138,18 +137,18 @@ impl Headers {
         self.write_of(headers, decision, Some(limiter));
     }
 
-    /// Writes why a layer's own response refuses, and when to come back.
+    /// Writes the numbers of a layer's own refusal, and when to come back.
     pub(crate) fn write_refusal(
         &self,
         headers: &mut HeaderMap,
-        rejection: &Rejection,
+        decision: &Decision,
         limiter: &Limiter,
     ) {
-        if rejection.reason().is_counted() {
-            self.write_of(headers, rejection.decision(), Some(limiter));
+        if decision.reason().is_some_and(Reason::is_counted) {
+            self.write_of(headers, decision, Some(limiter));
         }
         if self.retry_after {
-            rejection.write_retry_after(headers);
+            write_retry_after(headers, decision);
         }
     }
 
@@ -161,7 +160,7 @@ impl Headers {
     }
 
     fn write_of(&self, headers: &mut HeaderMap, decision: &Decision, limiter: Option<&Limiter>) {
-        let Some(outcome) = self.speaker(decision) else { return };
+        let Some(outcome) = &self.outcome_of(decision) else { return };
         for style in &self.styles {
             match style.family {
                 Family::XRateLimit => {
@@ -183,7 +182,7 @@ impl Headers {
         headers: &mut HeaderMap,
         [limit, remaining, reset]: [HeaderName; 3],
         style: HeaderStyle,
-        outcome: &Outcome,
+        outcome: &Outcome<'_>,
         decision: &Decision,
     ) {
         if let Some(inner) = headers.insert(limit, number::limit(outcome.limit()))
@@ -202,7 +201,7 @@ impl Headers {
         headers: &mut HeaderMap,
         limit: HeaderValue,
         style: HeaderStyle,
-        outcome: &Outcome,
+        outcome: &Outcome<'_>,
         decision: &Decision,
     ) -> bool {
         let names = if style.family == Family::XRateLimit { X_RATELIMIT } else { RATELIMIT };
@@ -217,7 +216,12 @@ impl Headers {
         leaves
     }
 
-    fn write_dictionary(&self, headers: &mut HeaderMap, outcome: &Outcome, decision: &Decision) {
+    fn write_dictionary(
+        &self,
+        headers: &mut HeaderMap,
+        outcome: &Outcome<'_>,
+        decision: &Decision,
+    ) {
         if headers.contains_key(STRUCTURED) {
             let own = numbers(outcome, whole_seconds(outcome.reset()));
             let inner = Numbers::in_field(headers).filter(|_| self.weighs(outcome, decision));
@@ -252,17 +256,26 @@ impl Headers {
 
     /// Whether numbers of a layer further inside count against these: those of a refusal do not, nor
     /// of a request whose policy the settings name.
-    fn weighs(&self, outcome: &Outcome, decision: &Decision) -> bool {
+    fn weighs(&self, outcome: &Outcome<'_>, decision: &Decision) -> bool {
         decision.is_allowed()
             && self.policy.as_deref().is_none_or(|named| named != outcome.policy())
     }
 
-    /// The policy of which a header tells that has room for one only.
-    pub(crate) fn speaker<'a>(&self, decision: &'a Decision) -> Option<&'a Outcome> {
+    /// The policy whose numbers are in headers of one policy.
+    pub(crate) fn outcome_of<'a>(&self, decision: &'a Decision) -> Option<Outcome<'a>> {
         let name = self.policy.as_deref().filter(|_| decision.is_allowed());
-        let named = name
-            .and_then(|name| decision.outcomes().iter().find(|outcome| outcome.policy() == name));
-        named.or_else(|| decision.tightest())
+        name.and_then(|name| decision.outcome(name)).or_else(|| decision.tightest())
+    }
+}
+
+/// What `Retry-After` says (RFC 9110, section 10.2.3): whole seconds, rounded up, at least 1.
+pub(super) fn retry_after_seconds(decision: &Decision) -> Option<u64> {
+    decision.retry_after().map(|wait| whole_seconds(wait).max(1))
+}
+
+pub(super) fn write_retry_after(headers: &mut HeaderMap, decision: &Decision) {
+    if let Some(seconds) = retry_after_seconds(decision) {
+        headers.insert(RETRY_AFTER, number::of(seconds));
     }
 }
 
@@ -278,18 +291,18 @@ fn leaves_field(
     if inner::join_lists(headers, policies, limits) {
         return true;
     }
-    let own = decision.tightest().map(|own| numbers(own, whole_seconds(own.reset())));
+    let own = decision.tightest().map(|own| numbers(&own, whole_seconds(own.reset())));
     let is_tighter = |(inner, own): (Numbers, Numbers)| inner.is_tighter_than(&own);
     Numbers::in_field(headers).zip(own).is_some_and(is_tighter)
 }
 
-fn numbers(outcome: &Outcome, reset: u64) -> Numbers {
+fn numbers(outcome: &Outcome<'_>, reset: u64) -> Numbers {
     Numbers { limit: outcome.limit(), remaining: outcome.remaining(), reset }
 }
 
 /// When more units come back, as a style tells it.
 #[inline]
-fn reset_in(style: HeaderStyle, outcome: &Outcome, decision: &Decision) -> Option<u64> {
+fn reset_in(style: HeaderStyle, outcome: &Outcome<'_>, decision: &Decision) -> Option<u64> {
     let time = match style.reset_format() {
         // Nothing is to come back: it is there, and not by the end of this second.
         ResetFormat::UnixSeconds if outcome.reset().is_zero() => {

@@ -18,7 +18,7 @@ type Value = SmallVec<[u8; 256]>;
 
 /// `limit=100, remaining=50, reset=5`
 #[expect(clippy::expect_used, reason = "without, the field would be missing")]
-pub(super) fn dictionary(outcome: &Outcome) -> HeaderValue {
+pub(super) fn dictionary(outcome: &Outcome<'_>) -> HeaderValue {
     let mut value = Value::new();
     push_number(&mut value, "limit=", outcome.limit());
     push_number(&mut value, ", remaining=", outcome.remaining());
@@ -34,7 +34,7 @@ pub(super) fn policies(
 ) -> Option<HeaderValue> {
     list(decision, style, limiter, |value, outcome| {
         push_number(value, ";q=", outcome.limit());
-        if let Some(unit) = outcome.labels.unit.as_deref() {
+        if let Some(unit) = outcome.entry.labels.unit.as_deref() {
             value.extend_from_slice(b";qu=");
             push_string(value, unit);
         }
@@ -61,20 +61,20 @@ fn list(
     decision: &Decision,
     style: HeaderStyle,
     limiter: Option<&Limiter>,
-    push_parameters: fn(&mut Value, &Outcome),
+    push_parameters: fn(&mut Value, &Outcome<'_>),
 ) -> Option<HeaderValue> {
     let keys_of = limiter.filter(|_| style.partition_key);
     let mut value = Value::new();
     for outcome in decision.outcomes() {
-        if limiter.is_none() && !outcome.labels.fit(fits_string) {
+        if limiter.is_none() && !outcome.entry.labels.fit(fits_string) {
             continue;
         }
         if !value.is_empty() {
             value.extend_from_slice(b", ");
         }
         push_string(&mut value, outcome.policy());
-        push_parameters(&mut value, outcome);
-        if let Some(key) = keys_of.and_then(|limiter| limiter.public_fingerprint(outcome)) {
+        push_parameters(&mut value, &outcome);
+        if let Some(key) = keys_of.and_then(|limiter| limiter.public_fingerprint(&outcome)) {
             push_bytes(&mut value, ";pk=", key.to_be_bytes());
         }
     }
@@ -118,7 +118,7 @@ fn push_bytes(value: &mut Value, before: &str, bytes: [u8; 8]) {
 
 /// The time in which the limit comes back: the window, also of a quota of nothing, or what a bucket
 /// takes to refill.
-fn window_seconds(outcome: &Outcome) -> u64 {
+fn window_seconds(outcome: &Outcome<'_>) -> u64 {
     let quota = outcome.quota();
     if quota.units() == 0 {
         // It never comes back: a key is blocked.
@@ -141,7 +141,7 @@ fn seconds_of(quota: &Quota, units: u64) -> u64 {
 /// as the quota takes to give as much, so that who spreads `r` over `t` is never faster than the
 /// quota. Where nothing is left, it is the time until something is; and no longer than the wait of
 /// who is refused (section 6).
-fn effective_window_seconds(outcome: &Outcome) -> u64 {
+fn effective_window_seconds(outcome: &Outcome<'_>) -> u64 {
     let (remaining, reset) = (outcome.remaining(), whole_seconds(outcome.reset()));
     let window = match outcome.algorithm() {
         _ if remaining == 0 => reset,
@@ -162,16 +162,14 @@ mod tests {
     use crate::store::Usage;
     use crate::{policy::Policy, quota::Quota};
 
-    fn outcome(policy: Policy) -> Outcome {
-        {
-            let usage = Usage::new(Duration::ZERO, 50, Duration::from_millis(29_001));
-            Outcome { usage, ..Outcome::unused(policy) }
-        }
+    /// What `policies` say with 50 units left.
+    fn decision(policies: impl IntoIterator<Item = Policy>) -> Decision {
+        let usage = Usage::new(Duration::ZERO, 50, Duration::from_millis(29_001));
+        Decision::of(policies.into_iter().map(|policy| (policy, Some(usage), None)))
     }
 
-    fn both(policies_of: impl IntoIterator<Item = Policy>) -> (HeaderValue, HeaderValue) {
-        let decision = Decision::of(policies_of.into_iter().map(outcome));
-        lists(&decision, HeaderStyle::ratelimit_lists())
+    fn both(policies: impl IntoIterator<Item = Policy>) -> (HeaderValue, HeaderValue) {
+        lists(&decision(policies), HeaderStyle::ratelimit_lists())
     }
 
     fn lists(decision: &Decision, style: HeaderStyle) -> (HeaderValue, HeaderValue) {
@@ -183,8 +181,8 @@ mod tests {
 
     #[test]
     fn the_dictionary_is_a_dictionary() {
-        let outcome = outcome(Policy::fixed_window("burst", Quota::per_minute(100)));
-        assert_eq!(dictionary(&outcome), "limit=100, remaining=50, reset=30");
+        let decision = decision([Policy::fixed_window("burst", Quota::per_minute(100))]);
+        assert_eq!(dictionary(&decision.tightest().unwrap()), "limit=100, remaining=50, reset=30");
     }
 
     #[test]
@@ -226,13 +224,15 @@ mod tests {
         ] {
             let usage = Usage::new(second * refused.unwrap_or(0), remaining, second * reset);
             let refused = refused.map(|_| crate::limiter::Reason::QuotaExceeded);
-            let outcome = Outcome { usage, refused, ..Outcome::unused(policy) };
+            let decision = Decision::of([(policy, Some(usage), refused)]);
+            let outcome = decision.tightest().unwrap();
             assert_eq!(effective_window_seconds(&outcome), window, "{outcome:?}");
         }
         let quick = Policy::token_bucket("p", Quota::per_second(1_000));
         let usage = Usage::new(Duration::ZERO, 1, Duration::from_micros(900));
-        let quick = Outcome { usage, ..Outcome::unused(quick) };
-        assert_eq!(effective_window_seconds(&quick), 1, "never 0 where something is left");
+        let quick = Decision::of([(quick, Some(usage), None)]);
+        let seconds = effective_window_seconds(&quick.tightest().unwrap());
+        assert_eq!(seconds, 1, "never 0 where something is left");
     }
 
     #[test]
@@ -274,10 +274,10 @@ mod tests {
     #[test]
     fn the_partition_key_is_a_byte_sequence() {
         let limiter = Limiter::builder().build().unwrap();
-        let outcome = outcome(Policy::fixed_window("p", Quota::per_second(1)));
+        let decision = decision([Policy::fixed_window("p", Quota::per_second(1))]);
+        let outcome = decision.tightest().unwrap();
         let key =
             BASE64_STANDARD.encode(limiter.public_fingerprint(&outcome).unwrap().to_be_bytes());
-        let decision = Decision::of([outcome]);
         let style = HeaderStyle::ratelimit_lists().partition_key();
         let limits = limits(&decision, style, Some(&limiter)).unwrap();
         assert_eq!(limits, format!(r#""p";r=50;t=30;pk=:{key}:"#));

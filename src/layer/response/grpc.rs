@@ -93,7 +93,7 @@ fn details(rejection: &Rejection, wait: Option<u64>) -> Vec<Any> {
         let nanos = delay.subsec_nanos().cast_signed();
         Any::of("google.rpc.RetryInfo", &RetryInfo { delay: Some(Delay { seconds, nanos }) })
     });
-    let violations = rejection.refusing().map(Violation::of).collect();
+    let violations = rejection.refusing().map(Violation::new).collect();
     let quota_failure = Any::of("google.rpc.QuotaFailure", &QuotaFailure { violations });
     retry_info.into_iter().chain([quota_failure]).collect()
 }
@@ -167,7 +167,7 @@ struct Violation {
 }
 
 impl Violation {
-    fn of(outcome: &Outcome) -> Self {
+    fn new(outcome: Outcome<'_>) -> Self {
         Self {
             subject: outcome.key_kind().to_owned(),
             description: Complaint(outcome).to_string(),
@@ -187,10 +187,8 @@ mod tests {
 
     fn refused(reason: Reason, wait: Duration) -> Response<Bytes> {
         let policy = Policy::token_bucket("größe 100%", Quota::per_hour(100));
-        let refused = Some(reason);
-        let outcome =
-            Outcome { refused, usage: Usage::new(wait, 0, wait), ..Outcome::unused(policy) };
-        let decision = Decision::of([outcome]);
+        let usage = Usage::new(wait, 0, wait);
+        let decision = Decision::of([(policy, Some(usage), Some(reason))]);
         respond(&call("application/grpc"), &Rejection::of(&decision).unwrap())
     }
 
@@ -273,7 +271,7 @@ mod tests {
         let policy = Policy::token_bucket("p", Quota::per_hour(1));
         let (refused, wait) = (Some(Reason::QuotaExceeded), Duration::from_secs(1));
         let usage = Usage::new(wait, 0, wait);
-        let decision = Decision::of([Outcome { refused, usage, ..Outcome::unused(policy) }]);
+        let decision = Decision::of([(policy, Some(usage), refused)]);
         let rejection = Rejection::of(&decision).unwrap();
         for (asked, answered) in [
             ("application/grpc-web+proto", "application/grpc-web+proto"),

@@ -41,9 +41,8 @@
 )]
 
 #[cfg(feature = "grpc")]
-pub(crate) mod grpc;
+pub(super) mod grpc;
 mod json;
-pub(crate) mod object;
 mod plain_text;
 mod problem;
 

@@ -6,11 +6,7 @@ use bytes::Bytes;
 use http::Response;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-use crate::{
-    layer::rejection::Rejection,
-    layer::response::object::Object,
-    limiter::{Outcome, Reason},
-};
+use crate::{layer::json_object::Object, layer::rejection::Rejection, limiter::Reason};
 
 /// The problem types of draft-ietf-httpapi-ratelimit-headers-11, section 5.
 const QUOTA_EXCEEDED: &str = "https://iana.org/assignments/http-problem-types#quota-exceeded";
@@ -36,7 +32,7 @@ type Title = Arc<dyn Fn(&Rejection) -> Cow<'static, str> + Send + Sync>;
 ///     .title(|rejection| format!("Budget `{}` is spent", rejection.policy()));
 ///
 /// let limiter =
-///     Limiter::builder().direct(Policy::token_bucket("tenant", Quota::per_hour(1))).build()?;
+///     Limiter::builder().check_only(Policy::token_bucket("tenant", Quota::per_hour(1))).build()?;
 /// limiter.check("tenant", "key").await?;
 /// let refused = limiter.check("tenant", "key").await?;
 /// let rejection = Rejection::of(&refused).expect("the second is one too many");
@@ -136,7 +132,7 @@ impl Problem {
             body.text("instance", &uri_reference(id));
         }
         if self.drafted && (exceeded || reason == Reason::StoreUnavailable) {
-            body.texts("violated-policies", rejection.refusing().map(Outcome::policy));
+            body.texts("violated-policies", rejection.refusing().map(|outcome| outcome.policy()));
         }
         rejection.respond("application/problem+json", body.end())
     }

@@ -4,14 +4,21 @@
 
 mod outcome;
 mod record;
+mod verdict;
 
-use std::{mem, slice, time::Duration};
+use std::{cmp::Reverse, ops::Range, time::Duration};
 
-#[cfg(all(feature = "usage", feature = "axum"))]
-pub(crate) use self::outcome::NO_POLICY;
-pub use self::outcome::Outcome;
-use self::record::{Fields, Record};
-use crate::{clock::nanos, store::Mode};
+use smallvec::SmallVec;
+
+pub use self::{
+    outcome::Outcome,
+    verdict::{Reason, Verdict},
+};
+pub(crate) use self::{
+    outcome::error_status,
+    record::{Entry, Pooled, Record, Ruling},
+};
+use crate::clock::nanos;
 
 /// The verdict over all policies of a request, and what each of them says.
 ///
@@ -21,150 +28,123 @@ use crate::{clock::nanos, store::Mode};
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let limiter = Limiter::builder()
-///     .direct(Policy::sliding_window("delivery", Quota::per_hour(100)))
+///     .check_only(Policy::sliding_window("delivery", Quota::per_hour(100)))
 ///     .build()?;
 /// let decision = limiter.check("delivery", "sk_live_pro_tenant").await?;
 /// assert!(decision.is_allowed());
-/// let outcome = decision.tightest().expect("one policy was asked");
-/// assert_eq!((outcome.policy(), outcome.limit(), outcome.remaining()), ("delivery", 100, 99));
+/// assert_eq!(decision.remaining(), 99);
+/// let outcome = decision.outcome("delivery").expect("the policy was checked");
+/// assert_eq!((outcome.limit(), outcome.remaining()), (100, 99));
 /// # Ok(())
 /// # }
 /// ```
 #[derive(Clone, Debug)]
+#[must_use]
 pub struct Decision {
-    pub(crate) record: Record,
-}
-
-/// Why a request was refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Reason {
-    /// The quota is used up.
-    QuotaExceeded,
-    /// The request costs more than the whole quota: it will never pass.
-    CostExceedsQuota,
-    /// The key's plan has no units, or an invalid quota: none of its requests ever passes.
-    NoQuota,
-    /// The request has none of the keys by which the policy counts.
-    MissingKey,
-    /// The request has a key that cannot be read: it is there twice, or malformed. It costs nothing
-    /// anywhere.
-    UnreadableKey,
-    /// The store does not answer, and the policy refuses then
-    /// ([`OnStoreFailure::Refuse`](crate::OnStoreFailure)).
-    StoreUnavailable,
-    /// An operator refuses the key for a time.
-    Blocked,
-}
-
-impl Reason {
-    /// Whether there is a quota to tell of.
-    pub(crate) const fn is_counted(self) -> bool {
-        matches!(self, Self::QuotaExceeded | Self::CostExceedsQuota | Self::Blocked)
-    }
-
-    /// Whether there is nothing to count: no key, or no quota.
-    pub(crate) const fn lacks_key(self) -> bool {
-        matches!(self, Self::MissingKey | Self::UnreadableKey | Self::NoQuota)
-    }
+    pub(crate) record: Pooled,
 }
 
 impl Decision {
-    /// About nothing, at the beginning of time.
-    #[inline]
-    pub(crate) fn new() -> Self {
-        Self { record: Record::default() }
-    }
-
-    /// Takes it away; what stays behind is about nothing.
-    #[inline]
-    pub(crate) fn take(&mut self) -> Self {
-        Self { record: mem::take(&mut self.record) }
-    }
-
-    /// Adds what another policy says, to be completed where it is: to make it first and move it
-    /// would take longer.
-    #[inline]
-    #[expect(clippy::arithmetic_side_effects, reason = "it is a place of one that is there")]
-    pub(crate) fn push(&mut self, outcome: &Outcome) -> &mut Outcome {
-        let Fields { all, enforced, .. } = &mut *self.record;
-        let mut place = all.len();
-        if outcome.charge.mode != Mode::DryRun {
-            place = mem::replace(enforced, *enforced + 1);
-        }
-        if place == all.len() {
-            all.push(*outcome);
-        } else {
-            // Before what is only tried out.
-            all.insert(place, *outcome);
-        }
-        &mut all[place]
-    }
-
-    /// There will be so many.
-    #[inline]
-    pub(crate) fn reserve(&mut self, policies: usize) {
-        self.record.all.reserve(policies);
-    }
-
-    pub(crate) fn retain(&mut self, keeps: impl Fn(&Outcome) -> bool) {
-        self.record.enforced = self.outcomes().iter().filter(|outcome| keeps(outcome)).count();
-        self.record.all.retain(|outcome| keeps(outcome));
-    }
-
-    /// The outcomes, and after them those of dry runs.
-    #[inline]
-    pub(crate) fn all(&self) -> slice::Iter<'_, Outcome> {
-        self.record.all.iter()
-    }
-
-    #[inline]
-    pub(crate) fn all_mut(&mut self) -> slice::IterMut<'_, Outcome> {
-        self.record.all.iter_mut()
-    }
-
     /// Whether the request passes.
     #[must_use]
     #[inline]
     pub fn is_allowed(&self) -> bool {
-        self.record.reason.is_none()
+        self.record.ruling == Ruling::Admitted
     }
 
-    /// Why it does not pass.
+    /// What was decided, and what decided it.
+    #[must_use]
+    pub fn verdict(&self) -> Verdict<'_> {
+        match self.record.ruling {
+            Ruling::Admitted => Verdict::Admitted,
+            Ruling::Refused(index) => Verdict::Refused(self.record.outcome(index)),
+            Ruling::Blocked { wait } => Verdict::Blocked { wait },
+            Ruling::UnreadableCaller(status) => Verdict::UnreadableCaller { status },
+        }
+    }
+
+    /// Why the request does not pass; `None` where it passes.
     #[must_use]
     pub fn reason(&self) -> Option<Reason> {
-        self.record.reason
+        match self.verdict() {
+            Verdict::Admitted => None,
+            Verdict::Refused(outcome) => outcome.reason(),
+            Verdict::Blocked { .. } => Some(Reason::Blocked),
+            Verdict::UnreadableCaller { .. } => Some(Reason::UnreadableKey),
+        }
     }
 
-    /// What each policy says, in the order in which they were asked. Empty where nothing was
-    /// counted: the request was exempt, or no policy holds for it. A policy is left out where it is
-    /// not known what is left of it: the store does not answer, or was not used because another
-    /// policy is known to refuse.
+    /// How long until the same request passes; `None` where it passes now, and where waiting does
+    /// not help. See [`Outcome::retry_after`].
     #[must_use]
-    pub fn outcomes(&self) -> &[Outcome] {
-        self.record.outcomes()
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self.verdict() {
+            Verdict::Refused(outcome) => outcome.retry_after(),
+            Verdict::Blocked { wait } => Some(wait),
+            Verdict::Admitted | Verdict::UnreadableCaller { .. } => None,
+        }
+    }
+
+    /// The units that the [tightest](Self::tightest) policy has left; [`u64::MAX`] where nothing was
+    /// counted, as under an unlimited quota, and 0 where the caller is blocked.
+    #[must_use]
+    pub fn remaining(&self) -> u64 {
+        let uncounted = if self.is_allowed() { u64::MAX } else { 0 };
+        self.tightest().map_or(uncounted, |outcome| outcome.remaining())
+    }
+
+    /// What each policy says, in the order in which the limiter evaluates them. Empty where nothing
+    /// was counted: the request is exempt, the caller is blocked, or no policy holds for the
+    /// request. A policy is left out where the limiter does not know what is left: the store does not
+    /// answer, or was not used because another policy refuses without it.
+    #[must_use]
+    pub fn outcomes(&self) -> impl ExactSizeIterator<Item = Outcome<'_>> + Clone {
+        self.range(0..self.record.enforced)
+    }
+
+    /// What the policy of this name says, if it holds for the request and is no dry run.
+    #[must_use]
+    pub fn outcome(&self, policy: &str) -> Option<Outcome<'_>> {
+        self.outcomes().find(|outcome| outcome.policy() == policy)
     }
 
     /// What the policies say that are a [dry run](crate::Policy::dry_run): an
     /// [`Outcome::is_allowed`] that is `false` would be a refusal.
     #[must_use]
-    pub fn dry_runs(&self) -> &[Outcome] {
-        &self.record.all[self.record.enforced..]
+    pub fn dry_runs(&self) -> impl ExactSizeIterator<Item = Outcome<'_>> + Clone {
+        self.range(self.record.enforced..self.record.entries.len())
+    }
+
+    fn range(&self, range: Range<usize>) -> impl ExactSizeIterator<Item = Outcome<'_>> + Clone {
+        range.map(|index| self.record.outcome(index))
     }
 
     /// The policy that limits the caller first.
     ///
-    /// In a refusal, it is the policy that refused, with the longest wait; of several with the same
+    /// In a refusal, it is the policy that refuses, with the longest wait; of several with the same
     /// wait, the last. Otherwise it is the policy under which the fewest such requests still fit:
     /// [`remaining`](Outcome::remaining) divided by the request's [cost](crate::Policy::cost), which
     /// counts as 1 at least. Ties go to the smaller share of the [`limit`](Outcome::limit) left, then
     /// to the longer time until more is left, then to the policy that comes first.
     #[must_use]
-    pub fn tightest(&self) -> Option<&Outcome> {
-        match self.outcomes() {
-            [only] => Some(only),
-            all => self.record.refusing().or_else(|| all.iter().min_by(|a, b| a.cmp_room(b))),
+    pub fn tightest(&self) -> Option<Outcome<'_>> {
+        match self.record.ruling {
+            Ruling::Refused(index) => Some(self.record.outcome(index)),
+            _ if self.record.enforced == 1 => Some(self.record.outcome(0)),
+            _ => self.outcomes().min_by(Outcome::cmp_room),
         }
+    }
+
+    /// The policies that refuse the request: first the one of the verdict, then those with longer waits.
+    pub(crate) fn refusing(&self) -> impl Iterator<Item = Outcome<'_>> {
+        let record = &*self.record;
+        let mut refusing: SmallVec<[usize; 4]> =
+            (0..record.enforced).filter(|index| !record.outcome(*index).is_allowed()).collect();
+        refusing.sort_by_key(|index| {
+            let wait = record.outcome(*index).wait_or_never();
+            (record.ruling != Ruling::Refused(*index), Reverse(wait))
+        });
+        refusing.into_iter().map(|index| record.outcome(index))
     }
 
     /// When it was decided, since 1970 UTC; by the store's clock, where it has one of its own.
@@ -179,39 +159,53 @@ impl Decision {
         Duration::from_nanos(self.record.held)
     }
 
-    /// Whether all pass, and at once.
+    /// Whether there is nothing to log: every policy passes, dry runs are absent, and the request
+    /// was not held.
     #[cfg(feature = "tracing")]
     #[inline]
     pub(crate) fn is_uneventful(&self) -> bool {
-        self.record.reason.is_none()
-            && self.record.enforced == self.record.all.len()
+        self.is_allowed()
+            && self.record.enforced == self.record.entries.len()
             && self.record.held == 0
     }
 
     /// Whether a response may change what was charged.
     pub(crate) fn is_settled_later(&self) -> bool {
-        self.record.all.iter().any(|outcome| outcome.charge.is_settled)
+        self.record.charges.iter().any(|charge| charge.is_settled)
     }
 
-    /// With longer waits, where it refuses.
+    /// Lengthens the waits of a refusal.
     pub(crate) fn delay(&mut self, by: Duration) {
         let record = &mut *self.record;
-        let enforced = &mut record.all[..record.enforced];
-        for outcome in enforced.iter_mut().filter(|outcome| !outcome.is_allowed()) {
-            outcome.usage = outcome.usage.later(nanos(by), 0);
+        if let Ruling::Blocked { wait } = &mut record.ruling {
+            *wait = wait.saturating_add(by);
+        }
+        let refusing = record.entries.iter().zip(&mut record.usages).take(record.enforced);
+        for (_, usage) in refusing.filter(|(entry, _)| entry.refused.is_some()) {
+            *usage = usage.later(nanos(by), 0);
         }
     }
 }
 
 #[cfg(test)]
 impl Decision {
-    /// What is decided at the beginning of time.
-    pub(crate) fn of(outcomes: impl IntoIterator<Item = Outcome>) -> Self {
-        let mut decision = Self::new();
-        for outcome in outcomes {
-            decision.push(&outcome);
+    /// What is decided where policies answer so, by default of a key that has used nothing.
+    pub(crate) fn of(
+        policies: impl IntoIterator<
+            Item = (crate::policy::Policy, Option<crate::store::Usage>, Option<Reason>),
+        >,
+    ) -> Self {
+        use crate::{limiter::evaluation::Evaluation, limiter::rules::Rule, store::Usage};
+
+        let mut evaluation = Evaluation::default();
+        for (policy, usage, refused) in policies {
+            let unused = Usage::from_nanos(0, policy.algorithm().capacity(&policy.quota()), 0);
+            let quota = policy.quota();
+            evaluation.push(&Rule::for_test(policy), 0, (7, 7), quota, 1, None);
+            let index = evaluation.record.entries.len() - 1;
+            evaluation.record.usages[index] = usage.unwrap_or(unused);
+            evaluation.record.entries[index].refused = refused;
         }
-        decision.record.close(crate::clock::Now::ZERO, Duration::ZERO);
-        decision
+        evaluation.into_decision(crate::clock::Now::ZERO, Duration::ZERO)
     }
 }

@@ -1,69 +1,66 @@
+//! What one policy says of a request: [`Outcome`].
+
 use std::{cmp::Ordering, time::Duration};
 
 use http::StatusCode;
 
-use super::Reason;
+use super::{Reason, record::Entry};
 use crate::{
     algorithm::Algorithm,
-    policy::Labels,
     quota::Quota,
     store::{Charge, Usage},
 };
 
-/// What one policy says of a request: one snapshot of one quota.
+/// What one policy says of a request: one snapshot of one quota, as its
+/// [`Decision`](crate::Decision) has it.
 #[derive(Clone, Copy, Debug)]
-pub struct Outcome {
-    pub(crate) labels: &'static Labels,
-    /// Of the limiter's rules.
-    pub(crate) place: u32,
-    pub(crate) key_kind: u8,
-    pub(crate) refused: Option<Reason>,
-    /// With which status, where the key is unreadable.
-    pub(crate) unreadable: Option<StatusCode>,
-    /// Among how many the quota is divided: this replica counts alone where it is more than 1.
-    pub(crate) replicas: u32,
-    /// What was asked of the store, unless the key is missing or unreadable.
-    pub(crate) charge: Charge,
-    pub(crate) usage: Usage,
+pub struct Outcome<'a> {
+    pub(crate) entry: &'a Entry,
+    pub(crate) charge: &'a Charge,
+    pub(crate) usage: &'a Usage,
 }
 
-/// When to come back where the store does not answer: whether it does again is looked at more often
-/// than that.
+/// When to come back where the store does not answer. The limiter looks more often than that whether
+/// the store answers again.
 const STORE_RETRY: Duration = Duration::from_secs(1);
 
-/// The id of what is no policy of a limiter's.
-#[cfg(any(feature = "metrics", all(feature = "usage", feature = "axum")))]
-pub(crate) const NO_POLICY: u64 = 0;
-
-impl Outcome {
+impl<'a> Outcome<'a> {
     /// The policy's name.
     #[must_use]
-    pub fn policy(&self) -> &str {
-        &self.labels.policy
+    pub fn policy(&self) -> &'a str {
+        &self.entry.labels.policy
     }
 
-    /// How it counts.
+    /// How the policy counts.
     #[must_use]
     pub fn algorithm(&self) -> Algorithm {
         self.charge.algorithm
     }
 
-    /// What kind of key it counted by: `ip`, `x-api-key`; `all` where all requests count together.
+    /// The kind of the key by which the policy counted: `ip`, `x-api-key`; `all` where all requests
+    /// count together.
     #[must_use]
-    pub fn key_kind(&self) -> &str {
-        self.labels.kind(self.key_kind)
+    pub fn key_kind(&self) -> &'a str {
+        self.entry.labels.kind(self.entry.key_kind)
     }
 
     /// The quota that held.
     #[must_use]
     pub fn quota(&self) -> Quota {
-        self.charge.quota.share(self.replicas)
+        self.charge.quota.share(self.entry.replicas)
     }
 
-    /// The most that `remaining` can be: the units of a window, or the burst of a token bucket.
+    /// The most that [`remaining`](Self::remaining) can be: the units of a window, or the burst of a
+    /// token bucket.
     #[must_use]
     pub fn limit(&self) -> u64 {
         self.algorithm().capacity(&self.quota())
+    }
+
+    /// How many units the request costs.
+    #[must_use]
+    pub fn cost(&self) -> u64 {
+        self.charge.cost
     }
 
     /// The units left after this request.
@@ -80,77 +77,59 @@ impl Outcome {
         self.usage.reset()
     }
 
-    /// Whether it is what an operator blocks, about which no rule of the limiter's decides.
-    #[cfg(feature = "metrics")]
-    pub(crate) fn is_of_no_policy(&self) -> bool {
-        self.charge.policy == NO_POLICY
-    }
-
-    #[inline]
-    pub(crate) fn has_key(&self) -> bool {
-        !self.refused.is_some_and(Reason::lacks_key)
-    }
-
-    /// With which status an unreadable key is refused.
-    pub(crate) fn unreadable_status(&self) -> StatusCode {
-        let is_error = |status: &StatusCode| status.is_client_error() || status.is_server_error();
-        self.unreadable.filter(is_error).unwrap_or(StatusCode::BAD_REQUEST)
-    }
-
-    /// What was asked of the store.
-    #[inline]
-    pub(crate) fn charge(&self) -> Option<&Charge> {
-        self.has_key().then_some(&self.charge)
-    }
-
-    /// The charge as it was made.
-    pub(crate) fn made(&self) -> Charge {
-        Charge { quota: self.quota(), ..self.charge }
-    }
-
-    /// What the store has answered.
-    #[inline]
-    pub(crate) fn answer(&mut self, usage: &Usage) {
-        self.usage = *usage;
-        self.judge();
-    }
-
-    /// Says what follows from its usage.
-    #[inline]
-    pub(crate) fn judge(&mut self) {
-        self.refused = match self.usage.fits() {
-            true => None,
-            false if self.charge.cost > self.limit() => Some(Reason::CostExceedsQuota),
-            false => Some(Reason::QuotaExceeded),
-        };
-    }
-
-    /// Of the key, as the store knows it; `None` where there is none: the policy is global, or the
-    /// key is missing or unreadable.
-    pub(crate) fn fingerprint(&self) -> Option<u128> {
-        self.charge().filter(|_| !self.labels.is_global).map(|charge| charge.key)
-    }
-
     /// Whether this policy lets the request pass.
     #[must_use]
     pub fn is_allowed(&self) -> bool {
-        self.refused.is_none()
+        self.entry.refused.is_none()
     }
 
-    /// Where this policy refuses: how long until the same request would pass. `None` where it
-    /// passes, and where waiting does not help. Beside requests that are held, it would pass then if
-    /// no other comes, and perhaps before.
-    /// Where the store does not answer, that is not known, and it is a second.
+    /// Why this policy refuses the request; `None` where it lets the request pass.
+    #[must_use]
+    pub fn reason(&self) -> Option<Reason> {
+        self.entry.refused
+    }
+
+    /// How long until the same request passes this policy; `None` where it passes now, and where
+    /// waiting does not help. Where other requests are held, it passes then if no further request
+    /// comes, and perhaps earlier. One second where the store does not answer, as the time is not
+    /// known.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
-        match self.refused? {
-            Reason::QuotaExceeded | Reason::Blocked => Some(self.usage.wait()),
+        match self.entry.refused? {
+            Reason::QuotaExceeded => Some(self.usage.wait()),
             Reason::StoreUnavailable => Some(STORE_RETRY.saturating_add(self.usage.wait())),
             Reason::CostExceedsQuota
             | Reason::NoQuota
             | Reason::MissingKey
-            | Reason::UnreadableKey => None,
+            | Reason::UnreadableKey
+            | Reason::Blocked => None,
         }
+    }
+
+    #[cfg(feature = "metrics")]
+    pub(crate) fn is_dry_run(&self) -> bool {
+        self.charge.mode == crate::store::Mode::DryRun
+    }
+
+    #[inline]
+    pub(crate) fn has_key(&self) -> bool {
+        self.entry.has_key()
+    }
+
+    /// The status with which an unreadable key is refused.
+    pub(crate) fn unreadable_status(&self) -> StatusCode {
+        error_status(self.entry.unreadable)
+    }
+
+    /// The charge with the quota that held.
+    pub(crate) fn effective_charge(&self) -> Charge {
+        Charge { quota: self.quota(), ..*self.charge }
+    }
+
+    /// The key, as the store knows it; `None` where the policy is global, or the key is missing or
+    /// unreadable.
+    pub(crate) fn fingerprint(&self) -> Option<u128> {
+        (self.has_key() && !self.entry.labels.is_global).then_some(self.charge.key)
     }
 
     /// Whether something is left, and the request costs more than that.
@@ -158,16 +137,21 @@ impl Outcome {
         (1..self.charge.cost).contains(&self.remaining())
     }
 
-    /// Longer than any wait where it is not known whether waiting helps.
+    /// Whether nothing of the quota is used.
+    pub(crate) fn is_unused(&self) -> bool {
+        self.remaining() >= self.limit()
+    }
+
+    /// The wait, or more than any wait where waiting may not help.
     pub(crate) fn wait_or_never(&self) -> Duration {
-        match self.refused {
+        match self.entry.refused {
             Some(Reason::StoreUnavailable) => Duration::MAX,
             _ => self.retry_after().unwrap_or(Duration::MAX),
         }
     }
 
     /// Less where fewer such requests still fit; then where the smaller share is left, and then
-    /// where it takes longer until more is.
+    /// where it takes longer until more is left.
     #[expect(
         clippy::arithmetic_side_effects,
         reason = "128 bits hold the product of two 64, and no cost of 0 divides"
@@ -181,20 +165,8 @@ impl Outcome {
     }
 }
 
-#[cfg(test)]
-impl Outcome {
-    /// What a policy says of a key that has used nothing.
-    pub(crate) fn unused(policy: crate::policy::Policy) -> Self {
-        let (quota, algorithm) = (policy.quota(), policy.algorithm());
-        Self {
-            labels: Labels::of(&policy),
-            place: 0,
-            key_kind: 0,
-            replicas: 1,
-            charge: Charge::new(0, 7, algorithm, quota),
-            refused: None,
-            unreadable: None,
-            usage: Usage::from_nanos(0, algorithm.capacity(&quota), 0),
-        }
-    }
+/// The status of an unreadable key: an extractor of the user's may return one that is no error.
+pub(crate) fn error_status(status: Option<StatusCode>) -> StatusCode {
+    let is_error = |status: &StatusCode| status.is_client_error() || status.is_server_error();
+    status.filter(is_error).unwrap_or(StatusCode::BAD_REQUEST)
 }

@@ -1,131 +1,221 @@
+//! The data of an evaluation and of the decision that it becomes: [`Record`].
+
 use std::{
     cell::RefCell,
-    fmt, mem,
+    fmt,
     ops::{Deref, DerefMut},
     time::Duration,
 };
 
+use http::StatusCode;
+
 use super::{Outcome, Reason};
-use crate::clock::{Now, nanos};
+use crate::{
+    clock::Now,
+    limiter::{Labels, rules::RuleId},
+    store::{Charge, Usage},
+};
 
-/// How many boxes a thread keeps: as many as it has requests under way, mostly.
-const MOST_SPARES: usize = 64;
-
-thread_local! {
-    #[expect(clippy::vec_box, reason = "the boxes are what is kept")]
-    static SPARES: RefCell<Vec<Box<Fields>>> = const { RefCell::new(Vec::new()) };
-}
-
-/// What a decision consists of; nothing, before it is written and when it was taken away.
+/// What each policy charges and answers, and what follows from that.
 ///
-/// Decisions are moved about: out of futures, through `?`, into a response's future. To move some
-/// hundred bytes each time that have just been written takes a third of a decision's time, so they
-/// are in a box. To allocate that would take as long; but a thread keeps the boxes of decisions
-/// that are dropped for those it makes next.
-#[derive(Default)]
-pub(crate) struct Record(Option<Box<Fields>>);
-
-static NOTHING: Fields = Fields::new(Vec::new());
-
+/// `entries`, `charges` and `usages` have the same length: the same index is the same policy in
+/// each. Enforced policies come first, then dry runs with a key, then dry runs without one. So the
+/// store gets two slices.
 #[derive(Debug)]
-pub(crate) struct Fields {
-    pub(super) reason: Option<Reason>,
-    pub(crate) all: Vec<Outcome>,
-    /// How many of `all` requests feel: they come first, and then what is only tried out.
-    pub(super) enforced: usize,
-    pub(crate) now: Now,
-    /// In nanoseconds.
-    pub(super) held: u64,
-    /// The number of the request's category.
+pub(crate) struct Record {
+    pub(crate) entries: Vec<Entry>,
+    pub(crate) charges: Vec<Charge>,
+    pub(crate) usages: Vec<Usage>,
+    /// How many policies are enforced.
+    pub(crate) enforced: usize,
+    /// How many policies the store counts, if an enforced one does not lack its key.
+    pub(crate) counted: usize,
+    /// Whether an enforced policy lacks its key: the request is refused without the store.
+    pub(crate) lacks_key: bool,
+    /// The longest hold of a policy.
+    pub(crate) longest_hold: Duration,
+    /// The index of the request's category.
     pub(crate) category: Option<u32>,
-    /// Counted on this replica alone, because the store did not answer.
+    /// Whether this replica counted alone, because the store did not answer.
     pub(crate) counted_locally: bool,
+    pub(crate) ruling: Ruling,
+    /// When it was decided.
+    pub(crate) now: Now,
+    /// How long the request was held, in nanoseconds.
+    pub(crate) held: u64,
 }
 
-impl Fields {
-    const fn new(all: Vec<Outcome>) -> Self {
+/// One policy in a [`Record`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Entry {
+    pub(crate) labels: &'static Labels,
+    pub(crate) rule: RuleId,
+    /// The index of the key's kind in the policy's kinds.
+    pub(crate) key_kind: u8,
+    pub(crate) refused: Option<Reason>,
+    /// The status of a key that is unreadable.
+    pub(crate) unreadable: Option<StatusCode>,
+    /// More than 1 where this replica counts alone: its share of the quota.
+    pub(crate) replicas: u32,
+    /// How long the policy holds a request at most.
+    pub(crate) hold: Duration,
+}
+
+/// What is decided. [`Verdict`](super::Verdict) is its public view.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Ruling {
+    #[default]
+    Admitted,
+    /// The policy at this index refuses.
+    Refused(usize),
+    Blocked {
+        wait: Duration,
+    },
+    UnreadableCaller(StatusCode),
+}
+
+impl Record {
+    const fn new() -> Self {
         Self {
-            reason: None,
-            all,
+            entries: Vec::new(),
+            charges: Vec::new(),
+            usages: Vec::new(),
             enforced: 0,
-            now: Now::ZERO,
-            held: 0,
+            counted: 0,
+            lacks_key: false,
+            longest_hold: Duration::ZERO,
             category: None,
             counted_locally: false,
+            ruling: Ruling::Admitted,
+            now: Now::ZERO,
+            held: 0,
         }
     }
 
+    /// The policy at `index`.
     #[inline]
-    pub(super) fn outcomes(&self) -> &[Outcome] {
-        &self.all[..self.enforced]
+    pub(crate) fn outcome(&self, index: usize) -> Outcome<'_> {
+        Outcome {
+            entry: &self.entries[index],
+            charge: &self.charges[index],
+            usage: &self.usages[index],
+        }
     }
 
+    /// Every policy, dry runs last.
     #[inline]
-    pub(super) fn refusing(&self) -> Option<&Outcome> {
-        let refusing = self.outcomes().iter().filter(|outcome| !outcome.is_allowed());
-        refusing.max_by_key(|outcome| outcome.wait_or_never())
+    pub(crate) fn outcomes(&self) -> impl ExactSizeIterator<Item = Outcome<'_>> + Clone {
+        (0..self.entries.len()).map(|index| self.outcome(index))
     }
 
-    /// All is said.
+    /// What the policies decide together: the refusal with the longest wait, or to admit.
     #[inline]
-    pub(crate) fn close(&mut self, now: Now, held: Duration) {
-        let reason = match self.outcomes() {
-            [only] => only.refused,
-            _ => self.refusing().and_then(|outcome| outcome.refused),
+    pub(crate) fn ruling_of_policies(&self) -> Ruling {
+        let refuses = |index: &usize| self.entries[*index].refused.is_some();
+        let refusing = match self.enforced {
+            1 => Some(0).filter(refuses),
+            enforced => (0..enforced)
+                .filter(refuses)
+                .max_by_key(|index| self.outcome(*index).wait_or_never()),
         };
-        (self.reason, self.now, self.held) = (reason, now, nanos(held));
+        refusing.map_or(Ruling::Admitted, Ruling::Refused)
+    }
+
+    /// Empties the record and keeps its allocations.
+    fn clear(&mut self) {
+        self.entries.clear();
+        self.charges.clear();
+        self.usages.clear();
+        (self.enforced, self.counted, self.held) = (0, 0, 0);
+        (self.lacks_key, self.counted_locally) = (false, false);
+        self.longest_hold = Duration::ZERO;
+        self.category = None;
+        self.ruling = Ruling::Admitted;
+        self.now = Now::ZERO;
     }
 }
+
+impl Entry {
+    /// Whether there is something to count.
+    #[inline]
+    pub(crate) fn has_key(&self) -> bool {
+        !self.refused.is_some_and(Reason::lacks_key)
+    }
+}
+
+/// How many boxes a thread keeps: about as many as it has requests under way.
+const POOL_SIZE: usize = 64;
+
+thread_local! {
+    #[expect(clippy::vec_box, reason = "the pool keeps the boxes")]
+    static POOL: RefCell<Vec<Box<Record>>> = const { RefCell::new(Vec::new()) };
+}
+
+static EMPTY: Record = Record::new();
+
+/// A [`Record`] in a box from the thread's pool; empty until it is written.
+///
+/// Decisions are moved: out of futures, through `?`, into a response's future. A move of some hundred
+/// bytes that have just been written takes a third of a decision's time, so a record is in a box. An
+/// allocation takes as long as such a move, so a thread keeps the boxes of dropped records.
+#[derive(Default)]
+pub(crate) struct Pooled(Option<Box<Record>>);
 
 #[inline]
-fn new_box() -> Box<Fields> {
-    // Where a thread ends, there may be no spares any more.
-    let spare = SPARES.try_with(|spares| spares.borrow_mut().pop());
-    spare.ok().flatten().unwrap_or_else(|| Box::new(Fields::new(Vec::with_capacity(1))))
+fn from_pool() -> Box<Record> {
+    // While a thread ends, its pool may be gone already.
+    let pooled = POOL.try_with(|pool| pool.borrow_mut().pop());
+    pooled.ok().flatten().unwrap_or_else(|| Box::new(Record::new()))
 }
 
-impl Drop for Record {
+impl Drop for Pooled {
     #[inline]
     fn drop(&mut self) {
-        let Some(mut fields) = self.0.take() else { return };
-        fields.all.clear();
-        *fields = Fields::new(mem::take(&mut fields.all));
-        let _ = SPARES.try_with(|spares| {
-            let mut spares = spares.borrow_mut();
-            if spares.len() < MOST_SPARES {
-                spares.push(fields);
+        let Some(mut record) = self.0.take() else { return };
+        record.clear();
+        let _ = POOL.try_with(|pool| {
+            let mut pool = pool.borrow_mut();
+            if pool.len() < POOL_SIZE {
+                pool.push(record);
             }
         });
     }
 }
 
-impl Deref for Record {
-    type Target = Fields;
+impl Deref for Pooled {
+    type Target = Record;
 
     #[inline]
-    fn deref(&self) -> &Fields {
-        self.0.as_deref().unwrap_or(&NOTHING)
+    fn deref(&self) -> &Record {
+        self.0.as_deref().unwrap_or(&EMPTY)
     }
 }
 
-impl DerefMut for Record {
+impl DerefMut for Pooled {
     #[inline]
-    fn deref_mut(&mut self) -> &mut Fields {
-        self.0.get_or_insert_with(new_box)
+    fn deref_mut(&mut self) -> &mut Record {
+        self.0.get_or_insert_with(from_pool)
     }
 }
 
-impl Clone for Record {
+impl Clone for Pooled {
     fn clone(&self) -> Self {
         let mut copy = Self::default();
-        let mut all = mem::take(&mut copy.all);
-        all.extend_from_slice(&self.all);
-        *copy = Fields { all, ..**self };
+        let record = &mut *copy;
+        record.entries.extend_from_slice(&self.entries);
+        record.charges.extend_from_slice(&self.charges);
+        record.usages.extend_from_slice(&self.usages);
+        let Record { entries: _, charges: _, usages: _, ruling, now, held, .. } = **self;
+        (record.ruling, record.now, record.held) = (ruling, now, held);
+        (record.enforced, record.counted, record.lacks_key) =
+            (self.enforced, self.counted, self.lacks_key);
+        (record.longest_hold, record.category, record.counted_locally) =
+            (self.longest_hold, self.category, self.counted_locally);
         copy
     }
 }
 
-impl fmt::Debug for Record {
+impl fmt::Debug for Pooled {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         (**self).fmt(f)
     }
@@ -136,52 +226,46 @@ mod tests {
     use std::ptr;
 
     use super::*;
-    use crate::{policy::Policy, quota::Quota};
+    use crate::{limiter::Decision, policy::Policy, quota::Quota};
 
-    fn outcome() -> Outcome {
-        Outcome::unused(Policy::token_bucket("p", Quota::per_minute(60)))
-    }
-
-    fn written() -> Record {
-        let mut record = Record::default();
+    fn written() -> Pooled {
+        let mut record = Pooled::default();
         record.enforced = 1;
         record
     }
 
     #[test]
     fn a_box_is_used_again_and_nothing_is_left_in_it() {
-        let mut first = Record::default();
-        *first = Fields {
-            reason: Some(Reason::QuotaExceeded),
-            enforced: 7,
-            held: 8,
-            category: Some(9),
-            counted_locally: true,
-            ..Fields::new(vec![outcome(); 5])
-        };
+        let policy = || Policy::token_bucket("p", Quota::per_minute(60));
+        let mut first = Decision::of((0..5).map(|_| (policy(), None, None))).record;
+        first.held = 8;
+        first.category = Some(9);
+        (first.counted_locally, first.lacks_key) = (true, true);
+        first.longest_hold = Duration::from_secs(1);
+        first.ruling = Ruling::Refused(3);
         let copy = first.clone();
-        let place = ptr::from_ref(&*first);
+        assert_eq!(format!("{copy:?}"), format!("{first:?}"));
+        let address = ptr::from_ref(&*first);
         drop(first);
-        let mut again = Record::default();
+        let mut again = Pooled::default();
         again.counted_locally = false;
-        assert_eq!(ptr::from_ref(&*again), place);
-        assert_eq!(format!("{again:?}"), format!("{:?}", Fields::new(Vec::new())));
-        assert!(again.all.capacity() >= 5, "its room is kept");
-        assert_eq!((copy.all.len(), copy.enforced, copy.category), (5, 7, Some(9)));
+        assert_eq!(ptr::from_ref(&*again), address);
+        assert_eq!(format!("{again:?}"), format!("{:?}", Record::new()));
+        assert!(again.entries.capacity() >= 5, "its allocations are kept");
     }
 
     #[test]
     fn a_thread_keeps_no_more_boxes_than_it_may() {
-        drop((0..2 * MOST_SPARES).map(|_| written()).collect::<Vec<_>>());
-        assert_eq!(SPARES.with_borrow(Vec::len), MOST_SPARES);
+        drop((0..2 * POOL_SIZE).map(|_| written()).collect::<Vec<_>>());
+        assert_eq!(POOL.with_borrow(Vec::len), POOL_SIZE);
     }
 
     #[test]
     fn a_record_outlives_its_threads_boxes() {
         thread_local! {
-            static LAST: RefCell<Record> = const { RefCell::new(Record(None)) };
+            static LAST: RefCell<Pooled> = const { RefCell::new(Pooled(None)) };
         }
-        // Dropped when the thread's boxes are gone, or before: the order is not ours to choose.
+        // The order in which a thread drops these two is not ours to choose.
         let of_thread = || {
             LAST.set(written());
             drop(written());

@@ -1,4 +1,4 @@
-//! Waiting for quota in arrival order: the [`Line`].
+//! Waiting for quota in arrival order: the [`WaitQueue`].
 //!
 //! A request that waits reserves its units by its place in the line: whoever comes later to one of
 //! its keys passes only if the units of all those ahead would fit as well. Nothing is charged until
@@ -33,7 +33,7 @@ use crate::{
 
 /// Those who wait, over all keys.
 #[derive(Debug)]
-pub(crate) struct Line {
+pub(crate) struct WaitQueue {
     /// Read without the lock: mostly nobody waits.
     waiting: AtomicUsize,
     places: Mutex<Places>,
@@ -52,7 +52,7 @@ pub(crate) struct MaxHeld {
 const STORE_PATIENCE: u64 = Duration::from_secs(1).as_nanos() as u64;
 
 /// What a request asks of one key.
-pub(crate) struct Wanted<'a> {
+pub(crate) struct Request<'a> {
     pub(crate) charge: &'a Charge,
     /// How long until it fits, if all those ahead use their units as soon as they fit.
     pub(crate) wait: Duration,
@@ -62,7 +62,7 @@ pub(crate) struct Wanted<'a> {
     pub(crate) is_global: bool,
 }
 
-impl Wanted<'_> {
+impl Request<'_> {
     /// What costs nothing, or is only tried out, is not waited for.
     fn is_waited_for(&self) -> bool {
         self.charge.mode == Mode::Enforced && self.charge.cost > 0
@@ -71,7 +71,7 @@ impl Wanted<'_> {
 
 /// Why a ticket is to be polled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Woken {
+pub(crate) enum Wakeup {
     /// For no reason of the line's.
     No,
     /// The one ahead may be late earlier than was known: it looks again for how long it waits.
@@ -82,23 +82,23 @@ pub(crate) enum Woken {
 
 /// What came of joining.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Joined {
+pub(crate) enum Join {
     /// This is the ticket.
-    At(u64),
+    Queued(u64),
     /// The line is too long, or a wait might be longer than it may.
-    Refused,
+    Full,
     /// Someone has joined or left since the charges were looked at: the waits are no longer true.
     Outdated,
 }
 
-impl Line {
+impl WaitQueue {
     pub(crate) fn new(max: MaxHeld) -> Self {
         Self { waiting: AtomicUsize::new(0), places: Mutex::default(), max }
     }
 
     /// Whether anybody waits.
     #[inline]
-    pub(crate) fn is_waited_in(&self) -> bool {
+    pub(crate) fn has_waiting(&self) -> bool {
         self.waiting.load(Relaxed) > 0
     }
 
@@ -110,7 +110,7 @@ impl Line {
 
     /// Tells each charge what those who wait for its key will use before it: those ahead of
     /// `ticket`, or all for one who has just arrived. Who is late is not counted.
-    pub(crate) fn look<'a>(
+    pub(crate) fn set_queued_ahead<'a>(
         &self,
         charges: impl Iterator<Item = &'a mut Charge>,
         ticket: Option<u64>,
@@ -138,10 +138,10 @@ impl Line {
     pub(crate) fn join<'a>(
         &self,
         callers: Callers,
-        wanted: impl Iterator<Item = Wanted<'a>>,
+        wanted: impl Iterator<Item = Request<'a>>,
         now: Now,
-    ) -> Joined {
-        let wanted = wanted.filter(Wanted::is_waited_for);
+    ) -> Join {
+        let wanted = wanted.filter(Request::is_waited_for);
         let now = now.monotonic_nanos();
         let mut places = self.lock();
         let free = self.max.all.saturating_sub(places.tickets.len());
@@ -149,12 +149,12 @@ impl Line {
         let most_by_one = callers.iter().map(held_by).max().unwrap_or(0);
         let has_room = most_by_one < free.min(self.max.per_caller);
         if free == 0 || (!callers.is_empty() && !has_room) || self.max.per_key == 0 {
-            return Joined::Refused;
+            return Join::Full;
         }
         let ticket = places.next_ticket;
         let mut joining = Ticket::new(callers, now);
         let mut costs: SmallVec<[u64; 4]> = SmallVec::new();
-        for Wanted { charge, wait, hold, is_global } in wanted {
+        for Request { charge, wait, hold, is_global } in wanted {
             let key = charge.id();
             let due = now.saturating_add(nanos(wait));
             let latest = due.max(places.latest(charge));
@@ -162,16 +162,16 @@ impl Line {
                 let free = self.max.per_key.saturating_sub(line.waiting.len());
                 let takes_all = |caller: &u128| is_global && places.held_by(*caller, line) >= free;
                 if line.cost_ahead_of(None, now) != charge.ahead {
-                    return Joined::Outdated;
+                    return Join::Outdated;
                 }
                 if free == 0 || joining.callers.iter().any(takes_all) {
-                    return Joined::Refused;
+                    return Join::Full;
                 }
             } else if charge.ahead != 0 {
-                return Joined::Outdated;
+                return Join::Outdated;
             }
             if due > now && latest > now.saturating_add(nanos(hold)) {
-                return Joined::Refused;
+                return Join::Full;
             }
             joining.due = joining.due.max(due);
             joining.latest = joining.latest.max(latest);
@@ -187,21 +187,21 @@ impl Line {
         places.next_ticket += 1;
         places.tickets.insert(ticket, joining);
         self.waiting.store(places.tickets.len(), Relaxed);
-        Joined::At(ticket)
+        Join::Queued(ticket)
     }
 
     /// A ticket goes on waiting, perhaps until another time than was expected.
     pub(crate) fn wait_again<'a>(
         &self,
         ticket: u64,
-        wanted: impl Iterator<Item = Wanted<'a>>,
+        wanted: impl Iterator<Item = Request<'a>>,
         now: Now,
     ) {
         let now = now.monotonic_nanos();
         self.change(|places| {
             let Some(known) = places.tickets.get_mut(&ticket) else { return };
             let before = mem::replace(&mut known.due, now);
-            let enforced = wanted.filter(Wanted::is_waited_for);
+            let enforced = wanted.filter(Request::is_waited_for);
             for (awaited, wanted) in known.keys.iter_mut().zip(enforced) {
                 awaited.due = now.saturating_add(nanos(wanted.wait));
                 known.due = known.due.max(awaited.due);
@@ -232,14 +232,14 @@ impl Line {
     }
 
     /// Whether the ticket was woken since this was last asked; if not, `waker` is told when it is.
-    pub(crate) fn woken(&self, ticket: u64, waker: &Waker) -> Woken {
+    pub(crate) fn take_wakeup(&self, ticket: u64, waker: &Waker) -> Wakeup {
         let waker = waker.clone();
         let (woken, _replaced) = self.change(|places| {
-            let Some(known) = places.tickets.get_mut(&ticket) else { return (Woken::Yes, None) };
+            let Some(known) = places.tickets.get_mut(&ticket) else { return (Wakeup::Yes, None) };
             let woken = match (mem::take(&mut known.woken), mem::take(&mut known.nudged)) {
-                (true, _) => Woken::Yes,
-                (false, true) => Woken::Nudged,
-                (false, false) => Woken::No,
+                (true, _) => Wakeup::Yes,
+                (false, true) => Wakeup::Nudged,
+                (false, false) => Wakeup::No,
             };
             (woken, known.waker.replace(waker))
         });
@@ -248,7 +248,7 @@ impl Line {
 
     /// For how long the ticket gives way to those who came earlier to one of its keys and are due at
     /// `now` as well. It is woken when one ahead leaves.
-    pub(crate) fn gives_way(&self, ticket: u64, now: Now) -> Option<Duration> {
+    pub(crate) fn yields_turn(&self, ticket: u64, now: Now) -> Option<Duration> {
         let now = now.monotonic_nanos();
         let mut places = self.lock();
         let until = places.gives_way_until(ticket, now);
@@ -291,7 +291,7 @@ impl Line {
     }
 
     /// Units of these charges have come back out of turn: the first who waits may pass earlier.
-    pub(crate) fn freed<'a>(&self, charges: impl IntoIterator<Item = &'a Charge>, now: Now) {
+    pub(crate) fn on_released<'a>(&self, charges: impl IntoIterator<Item = &'a Charge>, now: Now) {
         if self.waiting.load(Relaxed) == 0 {
             return;
         }
@@ -335,9 +335,9 @@ mod tests {
         Charge { cost, ..Charge::new(1, 2, Algorithm::TokenBucket, quota) }
     }
 
-    fn join(line: &Line, charge: &Charge) -> Joined {
+    fn join(line: &WaitQueue, charge: &Charge) -> Join {
         let second = Duration::from_secs(1);
-        let wanted = Wanted { charge, wait: second, hold: 9 * second, is_global: false };
+        let wanted = Request { charge, wait: second, hold: 9 * second, is_global: false };
         line.join(Callers::new(), [wanted].into_iter(), now())
     }
 
@@ -345,33 +345,33 @@ mod tests {
         Now::new(Duration::from_secs(1), Duration::from_secs(1))
     }
 
-    fn line() -> Line {
-        Line::new(MaxHeld { all: 10, per_caller: 10, per_key: 10 })
+    fn line() -> WaitQueue {
+        WaitQueue::new(MaxHeld { all: 10, per_caller: 10, per_key: 10 })
     }
 
     #[test]
     fn who_looked_before_another_joined_looks_again() {
         let line = line();
         let (first, mut second) = ([charge(3)], [charge(1)]);
-        assert_eq!(join(&line, &first[0]), Joined::At(0));
-        assert_eq!(join(&line, &second[0]), Joined::Outdated, "it did not see the first");
-        line.look(second.iter_mut(), None, now());
+        assert_eq!(join(&line, &first[0]), Join::Queued(0));
+        assert_eq!(join(&line, &second[0]), Join::Outdated, "it did not see the first");
+        line.set_queued_ahead(second.iter_mut(), None, now());
         assert_eq!(second[0].ahead, 3);
-        assert_eq!(join(&line, &second[0]), Joined::At(1));
+        assert_eq!(join(&line, &second[0]), Join::Queued(1));
 
         line.leave(0, true, now());
-        line.look(second.iter_mut(), Some(1), now());
+        line.set_queued_ahead(second.iter_mut(), Some(1), now());
         assert_eq!(second[0].ahead, 0, "who left is not ahead");
         line.leave(1, false, now());
         second[0].ahead = 7;
-        line.look(second.iter_mut(), None, now());
+        line.set_queued_ahead(second.iter_mut(), None, now());
         assert_eq!(second[0].ahead, 0, "nobody waits any more");
         assert!(line.lock().keys.is_empty() && line.lock().tickets.is_empty());
     }
 
     /// A waker of a runtime that drops the task at once, which then leaves the line.
     struct Leaves {
-        line: Arc<Line>,
+        line: Arc<WaitQueue>,
         ticket: u64,
     }
 
@@ -385,11 +385,11 @@ mod tests {
     fn who_is_woken_may_leave_at_once() {
         let line = Arc::new(line());
         let (first, mut second) = ([charge(3)], [charge(1)]);
-        assert_eq!(join(&line, &first[0]), Joined::At(0));
-        line.look(second.iter_mut(), None, now());
-        assert_eq!(join(&line, &second[0]), Joined::At(1));
+        assert_eq!(join(&line, &first[0]), Join::Queued(0));
+        line.set_queued_ahead(second.iter_mut(), None, now());
+        assert_eq!(join(&line, &second[0]), Join::Queued(1));
         let waker = Waker::from(Arc::new(Leaves { line: Arc::clone(&line), ticket: 1 }));
-        assert_eq!(line.woken(1, &waker), Woken::No);
+        assert_eq!(line.take_wakeup(1, &waker), Wakeup::No);
         // This wakes the second, which leaves: it must find the line unlocked.
         line.leave(0, true, now());
         assert!(line.lock().tickets.is_empty());

@@ -1,5 +1,6 @@
 use std::{sync::Arc, time::Duration};
 
+use super::Fingerprint;
 use crate::limiter::Reason;
 
 /// The endpoint of requests whose route is not known. No route is called so: all begin with a slash.
@@ -48,24 +49,6 @@ pub struct LoggedKey {
 impl LoggedKey {
     pub(crate) fn new(fingerprint: Fingerprint, label: Arc<str>) -> Self {
         Self { fingerprint, label }
-    }
-}
-
-/// 128 bits that tell keys apart and do not disclose them: a keyed hash.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Fingerprint(pub(crate) u128);
-
-impl Fingerprint {
-    /// The bits, for a sink that keeps them.
-    #[must_use]
-    pub const fn to_bytes(self) -> [u8; 16] {
-        self.0.to_be_bytes()
-    }
-
-    /// What [`to_bytes`](Self::to_bytes) gave.
-    #[must_use]
-    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
-        Self(u128::from_be_bytes(bytes))
     }
 }
 

@@ -4,8 +4,12 @@
 //! for the heaviest keys, which no flood of other keys hides.
 
 mod entry;
+#[cfg(feature = "axum")]
+pub(super) mod known_keys;
 mod label;
 mod memory_log;
+mod pending_entry;
+mod request_log;
 mod sink;
 #[cfg(feature = "usage-sqlite")]
 mod sqlite_log;
@@ -22,12 +26,10 @@ pub(crate) use self::entry::tests;
 pub use self::sqlite_log::{SqliteLog, SqliteLogBuilder, SqliteLogStats};
 #[cfg(feature = "tracing")]
 pub use self::tracing_log::TracingLog;
-pub(crate) use self::{
-    entry::method_name,
-    label::{cut_label, label_of_api_key},
-};
 pub use self::{
-    entry::{Entry, Fingerprint, LoggedKey, UNMATCHED, Verdict},
+    entry::{Entry, LoggedKey, UNMATCHED, Verdict},
     memory_log::MemoryLog,
+    request_log::{RequestLog, RequestLogBuilder},
     sink::{KeySum, Page, ReadError, Reader, Sink, Sum},
 };
+use crate::key::Fingerprint;

@@ -21,7 +21,7 @@ pub(super) struct QuotaJson<'a> {
 }
 
 impl<'a> QuotaJson<'a> {
-    pub(super) fn new(outcome: &'a Outcome) -> Self {
+    pub(super) fn new(outcome: &Outcome<'a>) -> Self {
         let (limit, quota) = (outcome.limit(), outcome.quota());
         Self {
             policy: outcome.policy(),

@@ -78,7 +78,7 @@ fn check<K: KeyExtractor>(
             .policy(Policy::fixed_window("all", Quota::per_hour(1)).global())
             .build()
             .expect("the settings are right");
-        assert!(!now(exempt.decide(request)).outcomes().is_empty(), "{request:?}");
+        assert!(now(exempt.decide(request)).outcomes().len() > 0, "{request:?}");
     }
 }
 

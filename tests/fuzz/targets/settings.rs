@@ -43,7 +43,7 @@ pub fn settings(data: &[u8]) {
             panic!("nothing is waited for without a runtime");
         };
         look_at(&decision);
-        for outcome in decision.outcomes().iter().filter(|_| decision.is_allowed()) {
+        for outcome in decision.outcomes().filter(|_| decision.is_allowed()) {
             let id = match outcome.key_kind() {
                 "x-key" => request.headers["x-key"].to_str().unwrap().to_owned(),
                 _ => String::new(),
@@ -134,7 +134,7 @@ fn limiter(
         builder = builder.exempt(matcher(data));
     }
     if data.flag() {
-        builder = builder.direct(policy(data, policies));
+        builder = builder.check_only(policy(data, policies));
     }
     if data.flag() {
         builder = builder.max_held(data.number() as usize).max_held_per_key(data.number() as usize);
@@ -162,7 +162,7 @@ fn layer(data: &mut Data<'_>, limiter: &Limiter) -> Result<RateLimitLayer, Build
     let mut builder = RateLimitLayer::builder(limiter.clone())
         .headers(styles)
         .retry_after(data.flag())
-        .spread_retry_after(data.time());
+        .jitter_retry_after(data.time());
     if data.flag() {
         builder = builder.header_policy(data.one_of(&NAMES));
     }

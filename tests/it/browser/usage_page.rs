@@ -236,7 +236,7 @@ async fn markup_in_a_route_a_policy_or_a_label_is_shown_as_text() -> Result<()> 
     let path = "/{*<script>document.title='run'}";
     let app = Router::new()
         .route(path, get(|| async { "hello" }))
-        .layer(RateLimitLayer::builder(limiter).log(log).build()?)
+        .layer(RateLimitLayer::builder(limiter).observe(log).build()?)
         .nest(USAGE, usage.router());
     let origin = serve(app).await?;
     let stage = Stage { origin, browser: Browser::start().await?, client: client()? };
@@ -269,14 +269,15 @@ async fn an_operator_blocks_raises_and_resets_a_key_on_a_page() -> Result<()> {
     const LABEL: &str = "<img src=x onerror=\"document.title='run'\">";
     let policy = Policy::fixed_window("read", Quota::per_day(3)).key(key::bearer()).or_refuse();
     let clock = Clock::tokio(UNIX_EPOCH + START);
-    let limiter = Limiter::builder().clock(clock).policy(policy).build()?;
-    let log = RequestLog::builder(key::bearer()).label(|_| LABEL.into()).sink(MemoryLog::new());
+    let caller = key::Caller::new(key::bearer());
+    let limiter = Limiter::builder().clock(clock).policy(policy).caller(caller.clone()).build()?;
+    let log = RequestLog::builder(caller).label(|_| LABEL.into()).sink(MemoryLog::new());
     let log = log.remember_keys(100).build()?;
     let operator = OperatorPage::builder(limiter.clone(), log.clone());
     let operator = operator.guard(|_| Some("nora".into())).build()?;
     let app = Router::new()
         .route(PATIENTS, get(|| async { "hello" }))
-        .layer(RateLimitLayer::builder(limiter).log(log).build()?)
+        .layer(RateLimitLayer::builder(limiter).observe(log).build()?)
         .nest("/operator", operator.router());
     let origin = serve(app).await?;
     let stage = Stage { origin, browser: Browser::start().await?, client: client()? };

@@ -259,7 +259,7 @@ async fn of_two_limits_each_counts_what_reaches_it_and_a_refusal_is_told_by_who_
     assert_eq!(send("c").await, (429, [6, 0]), "the outer one's word");
     assert_eq!(calls.load(SeqCst), 5);
     let left = async |limiter: &Limiter, name, key| {
-        limiter.peek(name, key).await.unwrap().outcomes()[0].remaining()
+        limiter.peek(name, key).await.unwrap().outcomes().next().unwrap().remaining()
     };
     assert_eq!(left(&outer_limiter, "outer", "1.1.1.1").await, 0);
     assert_eq!(left(&inner_limiter, "inner", "c").await, 1, "it never saw what the outer refused");

@@ -22,8 +22,9 @@ use super::{
 };
 use crate::{
     error::BuildError,
-    limiter::{Limiter, Unchanged},
-    usage::{Fingerprint, KeySum, Reader, RequestLog, known_keys::AllDrawn},
+    key::{Caller, Fingerprint},
+    limiter::{CallerOverrides, Limiter, OverrideError},
+    usage::{KeySum, Reader, RequestLog, log::known_keys::Quotas},
 };
 
 /// How many of the busiest, and of the most refused keys are shown.
@@ -138,7 +139,8 @@ impl OperatorPageBuilder {
     /// The page.
     ///
     /// # Errors
-    /// There is no guard, or the log remembers no keys, or cannot be read.
+    /// There is no guard; the log remembers no keys, or cannot be read; or the limiter does not have
+    /// the log's [`Caller`](crate::key::Caller).
     pub fn build(self) -> Result<OperatorPage, BuildError> {
         let fail = |problem: &str| Err(BuildError::new("operator page", problem));
         let Some(guard) = self.guard else {
@@ -147,6 +149,12 @@ impl OperatorPageBuilder {
         if self.log.known().is_none() {
             return fail(
                 "its log remembers no keys; add `.remember_keys(10_000)` to the `RequestLog`",
+            );
+        }
+        let is_same = |caller: &Caller| caller.is_same(self.log.caller());
+        if !self.limiter.caller().is_some_and(is_same) {
+            return fail(
+                "the limiter does not know callers as the log does; give a clone of one `Caller` to `LimiterBuilder::caller` and to `RequestLog::builder`",
             );
         }
         let Some(reader) = self.log.reader() else { return fail(UNREADABLE) };
@@ -196,10 +204,10 @@ async fn overview(State(OperatorPage(page)): State<OperatorPage>, request: Reque
         Err(answer) => return answer,
     };
     keys.sort_by_key(|key| (Reverse(key.requests), key.key.fingerprint));
-    let busiest = page.told(&keys[..keys.len().min(TOP)]).await;
+    let busiest = page.summaries(&keys[..keys.len().min(TOP)]).await;
     keys.retain(|key| key.refused > 0);
     keys.sort_by_key(|key| (Reverse(key.refused), key.key.fingerprint));
-    let most_refused = page.told(&keys[..keys.len().min(TOP)]).await;
+    let most_refused = page.summaries(&keys[..keys.len().min(TOP)]).await;
     let changes = page.changes.all();
     json(&Overview { at: unix_millis(now), busiest, most_refused, changes })
 }
@@ -245,74 +253,79 @@ fn forbidden() -> Response {
 }
 
 impl Settings {
-    fn known(&self, key: Fingerprint) -> AllDrawn {
+    fn quotas(&self, key: Fingerprint) -> Quotas {
         self.log.known().map(|known| known.of(key)).unwrap_or_default()
     }
 
-    async fn told(&self, keys: &[KeySum]) -> Vec<Key> {
-        let mut told = Vec::new();
+    /// What holds for a caller. `build()` has seen that the limiter has a caller.
+    fn overrides(&self, key: Fingerprint) -> Result<CallerOverrides, String> {
+        self.limiter.overrides().by_fingerprint(key).map_err(|error| sentence(&error))
+    }
+
+    async fn summaries(&self, keys: &[KeySum]) -> Vec<Key> {
+        let mut summaries = Vec::new();
         for KeySum { key, requests, refused } in keys {
-            let drawn = self.known(key.fingerprint);
-            let decision = self.limiter.peek_drawn(&drawn, key.fingerprint.0).await;
-            let exception = self.limiter.exception(key.fingerprint.0);
+            let drawn = self.quotas(key.fingerprint);
+            let decision = self.limiter.peek_quotas(&drawn, Some(key.fingerprint)).await;
+            let own = self.overrides(key.fingerprint).map(|caller| caller.get()).ok();
             let changed = |policy: &str| {
-                let own = exception.quotas.iter().find(|(own, _)| own.name() == policy)?;
-                Some(own.1.as_secs_f64())
+                let own = own.as_ref()?.quotas.iter().find(|own| own.policy == policy)?;
+                Some(own.left.as_secs_f64())
             };
-            let quotas = decision.outcomes().iter().map(|outcome| Held {
-                quota: QuotaJson::new(outcome),
+            let quotas = decision.outcomes().map(|outcome| Held {
+                quota: QuotaJson::new(&outcome),
                 changed_seconds: changed(outcome.policy()),
             });
-            told.push(Key {
+            let blocked = own.as_ref().and_then(|own| own.blocked);
+            summaries.push(Key {
                 fingerprint: format!("{:032x}", key.fingerprint.0),
                 label: key.label.to_string(),
                 requests: *requests,
                 refused: *refused,
-                blocked_seconds: exception.blocked.map(|left| left.as_secs_f64()),
+                blocked_seconds: blocked.map(|left| left.as_secs_f64()),
                 quotas: json!(quotas.collect::<Vec<_>>()),
             });
         }
-        told
+        summaries
     }
 
     async fn make(&self, key: Fingerprint, change: &Change) -> Result<(), String> {
         let time = change.time()?;
-        let drawn = self.known(key);
+        let drawn = self.quotas(key);
+        let caller = self.overrides(key)?;
         let made = match change {
             Change::Reset if drawn.is_empty() => {
                 return Err("Nothing is known that the key has used, and nothing was reset.".into());
             }
-            Change::Reset => match self.limiter.reset_drawn(&drawn).await.is_allowed() {
+            Change::Reset => match self.limiter.reset_quotas(&drawn).await.is_allowed() {
                 true => Ok(()),
                 false => return Err("The store does not answer, and nothing was reset.".into()),
             },
-            Change::Block { .. } => self.limiter.block(key.0, Some(time)),
-            Change::Unblock if self.limiter.exception(key.0).blocked.is_none() => {
-                return Err("The key is not blocked.".into());
-            }
-            Change::Unblock => self.limiter.block(key.0, None),
+            Change::Block { .. } => caller.block(time),
+            Change::Unblock if caller.unblock() => Ok(()),
+            Change::Unblock => return Err("The key is not blocked.".into()),
             Change::SetQuota { policy, units, .. } => {
-                let decision = self.limiter.peek_drawn(&drawn, key.0).await;
-                let mut all = decision.outcomes().iter();
-                let Some(held) = all.find(|outcome| outcome.policy() == policy) else {
+                let decision = self.limiter.peek_quotas(&drawn, Some(key)).await;
+                let Some(held) = decision.outcome(policy) else {
                     return Err(format!("The key is not known to draw on a policy `{policy}`."));
                 };
-                let quota = with_units(held.quota(), *units)?;
-                self.limiter.set_quota(key.0, policy, Some((quota, time)))
+                caller.set_quota(policy, with_units(held.quota(), *units)?, time)
             }
+            Change::RestoreQuota { policy } if caller.restore_quota(policy) => Ok(()),
             Change::RestoreQuota { policy } => {
-                let exception = self.limiter.exception(key.0);
-                if !exception.quotas.iter().any(|(own, _)| own.name() == policy) {
-                    return Err(format!("The key has no quota of its own by policy `{policy}`."));
-                }
-                self.limiter.set_quota(key.0, policy, None)
+                return Err(format!("The key has no quota of its own by policy `{policy}`."));
             }
         };
-        made.map_err(|unchanged| match unchanged {
-            Unchanged::TooMany => "10,000 keys have exceptions already; end some of them.".into(),
-            Unchanged::UnknownPolicy => "No policy has this name.".into(),
-        })
+        made.map_err(|error| sentence(&error))
     }
+}
+
+/// An error as a sentence.
+fn sentence(error: &OverrideError) -> String {
+    let text = error.to_string();
+    let mut characters = text.chars();
+    let first = characters.next().map(|first| first.to_ascii_uppercase());
+    first.into_iter().chain(characters).chain(['.']).collect()
 }
 
 fn is_json(headers: &HeaderMap) -> bool {

@@ -163,7 +163,7 @@ async fn overview(State(UsagePage(page)): State<UsagePage>, request: Request) ->
         return problem(StatusCode::BAD_REQUEST, "`span` is `hour` or `day`.");
     };
     let Ok(Some(key)) = page.log.key_of(&request) else { return page.no_key() };
-    let decision = page.limiter.peek_request_for(&request, key.fingerprint.0).await;
+    let decision = page.limiter.peek_request(&request).await;
     let now = decision.decided_at();
     let fingerprint = key.fingerprint;
     let read = read(&page.reader, move |reader| {
@@ -172,7 +172,8 @@ async fn overview(State(UsagePage(page)): State<UsagePage>, request: Request) ->
     });
     match read.await {
         Ok((sums, latest)) => {
-            let blocked = page.limiter.exception(key.fingerprint.0).blocked;
+            let caller = page.limiter.overrides().by_fingerprint(key.fingerprint);
+            let blocked = caller.ok().and_then(|caller| caller.get().blocked);
             json(&Summary::new(&key, blocked, &decision, span, &sums, &latest))
         }
         Err(answer) => answer,

@@ -112,7 +112,7 @@ impl<'a> Summary<'a> {
             key: &key.label,
             at: unix_millis(decision.decided_at()),
             blocked_seconds: blocked.map(|left| left.as_secs_f64()),
-            quotas: decision.outcomes().iter().map(QuotaJson::new).collect(),
+            quotas: decision.outcomes().map(|outcome| QuotaJson::new(&outcome)).collect(),
             span,
             minutes: minutes(sums),
             slowest: top(&endpoints, |endpoint| endpoint.mean_ms),

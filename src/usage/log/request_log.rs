@@ -1,3 +1,5 @@
+//! The log of requests: [`RequestLog`].
+
 use std::{fmt, sync::Arc};
 
 use http::{StatusCode, request::Parts};
@@ -5,22 +7,25 @@ use http::{StatusCode, request::Parts};
 #[cfg(feature = "axum")]
 use super::known_keys::KnownKeys;
 use super::{
-    Entry, Fingerprint, LoggedKey, Reader, Sink,
-    log::{cut_label, label_of_api_key},
-};
-use crate::{
-    error::BuildError,
-    key::{Extracted, Fingerprinter, Key, KeyExtractor},
+    Entry, LoggedKey, Reader, Sink,
+    label::{cut_label, label_of_api_key},
+    pending_entry::PendingEntry,
 };
 #[cfg(feature = "axum")]
-use crate::{limiter::Decision, limiter::Limiter};
+use crate::limiter::Decision;
+use crate::{
+    error::BuildError,
+    key::{Caller, Extracted, Fingerprint, Key},
+    layer::{PendingResponse, ResponseObserver},
+    limiter::Limiter,
+};
 
 type Label = Arc<dyn Fn(&Key<'_>) -> String + Send + Sync>;
 
 /// Tells [sinks](Sink) of each request that a [`RateLimitLayer`](crate::RateLimitLayer) answers.
 ///
 /// A clone is the same log: give one to
-/// [`RateLimitLayerBuilder::log`](crate::RateLimitLayerBuilder::log) and one to the
+/// [`RateLimitLayerBuilder::observe`](crate::RateLimitLayerBuilder::observe) and one to the
 /// [usage page](crate::usage#usage-for-the-caller).
 ///
 /// ```
@@ -28,7 +33,7 @@ type Label = Arc<dyn Fn(&Key<'_>) -> String + Send + Sync>;
 ///
 /// let limiter = Limiter::builder().build()?;
 /// let log = RequestLog::builder(key::bearer()).sink(MemoryLog::new()).build()?;
-/// let layer = RateLimitLayer::builder(limiter).log(log).build()?;
+/// let layer = RateLimitLayer::builder(limiter).observe(log).build()?;
 /// # let _ = layer;
 /// # Ok::<(), tower_quota::BuildError>(())
 /// ```
@@ -36,24 +41,24 @@ type Label = Arc<dyn Fn(&Key<'_>) -> String + Send + Sync>;
 pub struct RequestLog(Arc<Settings>);
 
 struct Settings {
-    key: Arc<dyn KeyExtractor>,
+    caller: Caller,
     label: Option<Label>,
-    fingerprints: Fingerprinter,
-    has_secret: bool,
     sinks: Vec<Arc<dyn Sink>>,
     #[cfg(feature = "axum")]
     known: Option<KnownKeys>,
 }
 
 impl RequestLog {
-    /// A log that knows requests by `key`: the one that callers see their usage by. A request
-    /// without it is logged, and shown to no caller.
-    pub fn builder(key: impl KeyExtractor) -> RequestLogBuilder {
+    /// A log that knows requests by their `caller`, to whom it shows its usage. A request without a
+    /// caller is logged, and shown to no caller.
+    ///
+    /// Give the same [`Caller`] to [`LimiterBuilder::caller`](crate::LimiterBuilder::caller) where an
+    /// `OperatorPage` is to block callers. A sink that outlives the process needs a caller with a
+    /// [secret](Caller::secret).
+    pub fn builder(caller: impl Into<Caller>) -> RequestLogBuilder {
         RequestLogBuilder(Settings {
-            key: Arc::new(key),
+            caller: caller.into(),
             label: None,
-            fingerprints: Fingerprinter::random(),
-            has_secret: false,
             sinks: Vec::new(),
             #[cfg(feature = "axum")]
             known: None,
@@ -72,17 +77,17 @@ impl RequestLog {
     /// # Errors
     /// The extractor's status, for a key that is unreadable.
     pub(crate) fn key_of(&self, request: &Parts) -> Result<Option<LoggedKey>, StatusCode> {
-        let Settings { key: extractor, label, fingerprints, .. } = &*self.0;
-        let key = match extractor.extract(request) {
+        let Settings { caller, label, .. } = &*self.0;
+        let key = match caller.of_request(request) {
             Extracted::Unreadable(status) => return Err(status),
             extracted => extracted.found(),
         };
         let Some(key) = key else { return Ok(None) };
         let label = match label {
             Some(label) => label(&key),
-            None => label_of_api_key(&extractor.kind(), &key),
+            None => label_of_api_key(&caller.extractor().kind(), &key),
         };
-        let fingerprint = Fingerprint(fingerprints.fingerprint(0, &key));
+        let fingerprint = Fingerprint(caller.fingerprint(&key));
         Ok(Some(LoggedKey::new(fingerprint, cut_label(&label))))
     }
 
@@ -95,12 +100,23 @@ impl RequestLog {
     }
 
     #[cfg(feature = "axum")]
-    pub(super) fn known(&self) -> Option<&KnownKeys> {
+    pub(crate) fn known(&self) -> Option<&KnownKeys> {
         self.0.known.as_ref()
+    }
+
+    #[cfg(feature = "axum")]
+    pub(crate) fn caller(&self) -> &Caller {
+        &self.0.caller
     }
 
     pub(crate) fn record(&self, entry: &Entry) {
         self.0.sinks.iter().for_each(|sink| sink.record(entry));
+    }
+}
+
+impl ResponseObserver for RequestLog {
+    fn start(&self, limiter: &Limiter, request: &Parts) -> Box<dyn PendingResponse> {
+        Box::new(PendingEntry::new(self, limiter, request))
     }
 }
 
@@ -136,17 +152,6 @@ impl RequestLogBuilder {
         self
     }
 
-    /// The secret of the fingerprints. With the same one, a later process finds the entries of a
-    /// key that this one has written; without it, nobody does. Default: a random one, gone with
-    /// the process.
-    ///
-    /// `openssl rand -hex 16` makes one, `u128::from_str_radix(hex, 16)` reads it.
-    pub fn secret(mut self, secret: u128) -> Self {
-        self.0.fingerprints = Fingerprinter::with_secret(secret);
-        self.0.has_secret = true;
-        self
-    }
-
     /// Remembers which quotas up to `max` keys draw on, by fingerprints: an `OperatorPage` shows and
     /// resets these. A newer key takes the place of the oldest that has come but once. Default: none.
     #[cfg(feature = "axum")]
@@ -162,15 +167,15 @@ impl RequestLogBuilder {
     pub fn build(self) -> Result<RequestLog, BuildError> {
         let settings = &self.0;
         let fail = |problem: &str| Err(BuildError::new("request log", problem));
-        if let Some(problem) = settings.key.problem() {
+        if let Some(problem) = settings.caller.problem() {
             return fail(&problem);
         }
         if settings.sinks.is_empty() {
             return fail("it has nowhere to write to; add `.sink(MemoryLog::new())` or another");
         }
-        if !settings.has_secret && settings.sinks.iter().any(|sink| sink.is_persistent()) {
+        if !settings.caller.has_secret() && settings.sinks.iter().any(|sink| sink.is_persistent()) {
             return fail(
-                "a sink outlives the process, and its fingerprints would not; add `.secret(…)`",
+                "a sink outlives the process, and its fingerprints would not; give the log a `Caller` with a `.secret(…)`",
             );
         }
         Ok(RequestLog(Arc::new(self.0)))
@@ -192,7 +197,7 @@ impl fmt::Debug for RequestLogBuilder {
 impl fmt::Debug for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RequestLog")
-            .field("key", &self.key.kind())
+            .field("caller", &self.caller)
             .field("sinks", &self.sinks.len())
             .finish_non_exhaustive()
     }

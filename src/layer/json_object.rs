@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 
-use crate::layer::rejection::USUAL_LENGTH;
+/// The usual length of a refusal's body or message, in bytes: enough for most not to grow.
+pub(super) const USUAL_LENGTH: usize = 256;
 
 /// The body of a refusal. Its names and nearly all of its texts need no escape, and a flood of
 /// refusals is no time to go through each of their bytes, as serde has to.
@@ -41,8 +42,8 @@ impl Object {
     pub(crate) fn texts<'a>(&mut self, name: &'static str, texts: impl Iterator<Item = &'a str>) {
         self.name(name);
         self.0.push('[');
-        for (place, text) in texts.enumerate() {
-            if place > 0 {
+        for (index, text) in texts.enumerate() {
+            if index > 0 {
                 self.0.push(',');
             }
             self.push(|to| to.push_str(text));

@@ -8,16 +8,13 @@ use std::{
 use smallvec::SmallVec;
 
 use super::Fingerprint;
-use crate::{
-    limiter::Decision,
-    limiter::{Drawn, Limiter},
-};
+use crate::limiter::{Decision, Limiter, Outcome, QuotaRef};
 
-/// What a key has drawn on last, of each policy.
-pub(super) type AllDrawn = SmallVec<[Drawn; 4]>;
+/// The quotas that a key has drawn on last, one for each policy.
+pub(crate) type Quotas = SmallVec<[QuotaRef; 4]>;
 
 /// Which quotas the keys of the log draw on. The limiter counts by other fingerprints than the log.
-pub(super) struct KnownKeys {
+pub(crate) struct KnownKeys {
     max: usize,
     kept: Mutex<Kept>,
 }
@@ -31,7 +28,7 @@ struct Kept {
 
 #[derive(Default)]
 struct Known {
-    drawn: AllDrawn,
+    quotas: Quotas,
     /// Whether it has come again since it was put into the order.
     again: bool,
 }
@@ -40,18 +37,20 @@ struct Known {
 const LOOKED_AT: usize = 16;
 
 impl KnownKeys {
-    pub(super) fn new(max: usize) -> Self {
+    pub(crate) fn new(max: usize) -> Self {
         Self { max, kept: Mutex::default() }
     }
 
-    pub(super) fn remember(&self, key: Fingerprint, decision: &Decision, limiter: &Limiter) {
-        let own = decision.outcomes().iter();
-        let mut own =
-            own.filter_map(|outcome| Some((outcome.policy(), Drawn::of(outcome)?))).peekable();
-        if own.peek().is_none() {
+    pub(crate) fn remember(&self, key: Fingerprint, decision: &Decision, limiter: &Limiter) {
+        let drawn_on =
+            |outcome: Outcome<'_>| Some((outcome.policy().to_owned(), outcome.quota_ref()?));
+        let drawn: SmallVec<[(String, QuotaRef); 4]> =
+            decision.outcomes().filter_map(drawn_on).collect();
+        if drawn.is_empty() {
             return;
         }
-        let exception = limiter.exception(key.0);
+        let own = limiter.overrides().by_fingerprint(key).map(|caller| caller.get().quotas);
+        let own = own.unwrap_or_default();
         let kept = &mut *self.lock();
         match kept.by_key.get_mut(&key) {
             Some(known) => known.again = true,
@@ -62,20 +61,19 @@ impl KnownKeys {
                 kept.order.push_back(key);
             }
         }
-        let known = &mut kept.by_key.entry(key).or_default().drawn;
-        for (policy, drawn) in own {
-            let is_exception =
-                exception.quotas.iter().any(|(excepted, _)| excepted.name() == policy);
-            match known.iter_mut().find(|before| before.is_of_policy_of(&drawn)) {
-                Some(before) if is_exception => *before = drawn.without_exception(before),
-                Some(before) => *before = drawn,
-                None => known.push(drawn),
+        let known = &mut kept.by_key.entry(key).or_default().quotas;
+        for (policy, quota) in drawn {
+            let is_override = own.iter().any(|own| own.policy == policy);
+            match known.iter_mut().find(|before| before.is_of_same_policy(&quota)) {
+                Some(before) if is_override => *before = quota.with_quota_of(before),
+                Some(before) => *before = quota,
+                None => known.push(quota),
             }
         }
     }
 
-    pub(super) fn of(&self, key: Fingerprint) -> AllDrawn {
-        self.lock().by_key.get(&key).map(|known| known.drawn.clone()).unwrap_or_default()
+    pub(crate) fn of(&self, key: Fingerprint) -> Quotas {
+        self.lock().by_key.get(&key).map(|known| known.quotas.clone()).unwrap_or_default()
     }
 
     /// Each change under the lock is whole, but for one key's charges.

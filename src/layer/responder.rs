@@ -1,0 +1,159 @@
+//! What all clones of a layer share, and how they answer: [`Responder`].
+
+use std::{fmt, sync::Arc};
+
+use bytes::Bytes;
+use http::{
+    HeaderName, HeaderValue, Response, Version,
+    header::{CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING},
+    request::Parts,
+};
+
+#[cfg(feature = "grpc")]
+use super::response::grpc;
+use super::{
+    ResponseObserver,
+    headers::Headers,
+    jitter::Jitter,
+    observer::Observation,
+    rejection::{NO_STORE, Refused, RefusedByHandler, Rejection},
+};
+use crate::limiter::{Decision, Limiter};
+
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// The closure of [`on_rejection`](super::RateLimitLayerBuilder::on_rejection).
+type Render = Arc<dyn Fn(&Rejection) -> Response<Bytes> + Send + Sync>;
+
+pub(super) struct Responder {
+    pub(super) limiter: Limiter,
+    pub(super) headers: Headers,
+    pub(super) jitter: Jitter,
+    pub(super) render: Render,
+    pub(super) expose_decision: bool,
+    pub(super) observer: Option<Arc<dyn ResponseObserver>>,
+}
+
+impl Responder {
+    /// The defaults, which hold for any limiter.
+    pub(super) fn new(limiter: Limiter) -> Self {
+        Self {
+            limiter,
+            headers: Headers::default(),
+            jitter: Jitter::default(),
+            render: Arc::new(Rejection::to_response),
+            expose_decision: false,
+            observer: None,
+        }
+    }
+
+    /// The decision about a request that passes, or the response to one that is refused.
+    pub(super) fn admit(
+        &self,
+        head: &mut Parts,
+        decision: Decision,
+        observation: &mut Observation,
+    ) -> Result<Decision, Response<Bytes>> {
+        let request_id = |head: &Parts| head.headers.get(X_REQUEST_ID).cloned();
+        match Rejection::by_layer(decision, self.headers.count(), || request_id(head)) {
+            Ok(mut rejection) => {
+                self.jitter.lengthen(&mut rejection.decision, &self.limiter);
+                let response = self.refuse(head, &rejection);
+                observation.finish(self, Some(&rejection.decision), Some(response.status()));
+                Err(response)
+            }
+            Err(decision) => {
+                if self.expose_decision {
+                    head.extensions.insert(decision.clone());
+                }
+                Ok(decision)
+            }
+        }
+    }
+
+    fn refuse(&self, head: &Parts, rejection: &Rejection) -> Response<Bytes> {
+        let mut response = self.render(head, rejection);
+        let headers = response.headers_mut();
+        self.headers.write_refusal(headers, rejection.decision(), &self.limiter);
+        headers.entry(CACHE_CONTROL).or_insert(NO_STORE);
+        if leaves_body(head) {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        response.extensions_mut().insert(Refused);
+        response
+    }
+
+    #[cfg_attr(not(feature = "grpc"), expect(unused_variables))]
+    fn render(&self, request: &Parts, rejection: &Rejection) -> Response<Bytes> {
+        #[cfg(feature = "grpc")]
+        if grpc::is_call(request) {
+            return grpc::respond(request, rejection);
+        }
+        (self.render)(rejection)
+    }
+
+    /// Writes quota headers into the response of the inner service.
+    pub(super) fn write_headers<R>(&self, response: &mut Response<R>, decision: &Decision) {
+        // The caller has to know what a layer further inside says of its refusal.
+        if response.extensions().get::<Refused>().is_some() {
+            self.leave_refusal(response);
+        } else {
+            self.headers.write(response.headers_mut(), decision, &self.limiter);
+        }
+    }
+
+    /// Leaves a refusal as it is, but adds quota headers to a handler's, which has none.
+    #[cold]
+    fn leave_refusal<R>(&self, response: &mut Response<R>) {
+        if let Some(RefusedByHandler(decision)) = response.extensions_mut().remove() {
+            self.headers.write_foreign(response.headers_mut(), &decision);
+        }
+    }
+
+    #[cfg(feature = "describe")]
+    pub(super) fn describe(&self) -> crate::describe::Description {
+        use crate::describe::{Description, HeaderDescription, ResponseDescription};
+
+        let responses = ResponseDescription {
+            headers: self.headers.describe().map(HeaderDescription::new).collect(),
+            header_policy: self.headers.policy.clone(),
+            refusal: self.limiter.example_refusal().and_then(|decision| self.example(decision)),
+        };
+        Description { responses: Some(responses), ..self.limiter.describe() }
+    }
+
+    /// The response to a request that `decision` refuses.
+    #[cfg(feature = "describe")]
+    fn example(&self, decision: Decision) -> Option<crate::describe::RefusalDescription> {
+        const EXAMPLE_ID: &str = "req_example";
+        let mut head = http::Request::new(()).into_parts().0;
+        head.headers.insert(X_REQUEST_ID, HeaderValue::from_static(EXAMPLE_ID));
+        let policy = decision.tightest()?.policy().to_owned();
+        let response = self.admit(&mut head, decision, &mut Observation::default()).err()?;
+        Some(crate::describe::RefusalDescription::new(&policy, EXAMPLE_ID, response))
+    }
+}
+
+/// Whether a body may be left on the connection, which then ends. The layer reads no body, as it
+/// takes bodies of any type. Only HTTP/1 says so (RFC 9112, section 9.6); later versions end the
+/// request's stream, and must not have the header (RFC 9113, section 8.2.2).
+fn leaves_body(request: &Parts) -> bool {
+    if !matches!(request.version, Version::HTTP_10 | Version::HTTP_11) {
+        return false;
+    }
+    // One pass takes less than two look-ups, as most requests have few headers.
+    request.headers.iter().any(|(name, value)| {
+        *name == TRANSFER_ENCODING || (*name == CONTENT_LENGTH && value != "0")
+    })
+}
+
+impl fmt::Debug for Responder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RateLimit")
+            .field("limiter", &self.limiter)
+            .field("headers", &self.headers)
+            .field("jitter", &self.jitter)
+            .field("expose_decision", &self.expose_decision)
+            .finish_non_exhaustive()
+    }
+}

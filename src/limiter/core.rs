@@ -1,0 +1,166 @@
+//! What all clones of a limiter share: [`Core`].
+
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use http::{StatusCode, request::Parts};
+
+use super::{
+    decision::{Record, Ruling},
+    overrides::{Override, OverrideTable},
+    queue::WaitQueue,
+    rules::{Rule, RuleSet},
+};
+#[cfg(feature = "metrics")]
+use crate::metrics::Metrics;
+use crate::{
+    clock::Clock,
+    key::{Caller, Extracted, Fingerprinter, Key},
+    store::{Announcement, MemoryStore, Store},
+};
+
+pub(super) struct Core {
+    pub(super) rules: RuleSet,
+    pub(super) store: Arc<dyn Store>,
+    /// The store announces the policies to others for as long as this lives.
+    pub(super) announced: Arc<[Announcement]>,
+    /// Where counts live while the store does not answer.
+    pub(super) local: OnceLock<MemoryStore>,
+    /// Whether other processes share the counts.
+    pub(super) is_shared: bool,
+    pub(super) clock: Clock,
+    pub(super) keys: Fingerprinter,
+    pub(super) caller: Option<Caller>,
+    pub(super) overrides: OverrideTable,
+    pub(super) queue: WaitQueue,
+    #[cfg(feature = "metrics")]
+    pub(super) metrics: Metrics,
+}
+
+/// The domain of callers' fingerprints where the limiter has no [`Caller`].
+const CALLER: &str = "caller";
+
+impl Core {
+    /// The fingerprint of a key that is about to be charged. The store prefetches the key's count, as
+    /// early as can be.
+    #[inline]
+    pub(super) fn fingerprint(&self, rule: &Rule, kind: u8, key: &Key<'_>) -> u128 {
+        let fingerprint = self.keys.fingerprint(rule.domain(kind).key, key);
+        self.store.prefetch(fingerprint);
+        fingerprint
+    }
+
+    /// On which server of a cluster the counts of a key are kept, if not on the key's own.
+    #[inline]
+    pub(super) fn shard(&self, rule: &Rule, kind: u8, key: &Key<'_>) -> Option<u64> {
+        if !self.is_shared {
+            return None;
+        }
+        let domain = rule.domain(kind).first_part;
+        key.first_part().map(|first| self.keys.fingerprint(domain, &first) as u64)
+    }
+
+    /// The same for a request's key: the policy may read the shard from the request.
+    ///
+    /// # Errors
+    /// The status for a shard that cannot be read: it must not move the caller's counts to another
+    /// server.
+    #[inline]
+    pub(super) fn shard_of(
+        &self,
+        rule: &Rule,
+        request: &Parts,
+        kind: u8,
+        key: &Key<'_>,
+    ) -> Result<Option<u64>, StatusCode> {
+        if !self.is_shared {
+            return Ok(None);
+        }
+        match rule.policy.settings.shard_of(request) {
+            Extracted::Unreadable(status) => Err(status),
+            Extracted::Missing => Ok(self.shard(rule, kind, key)),
+            // Fingerprinted like the key of a policy that counts by it: both are on one server.
+            Extracted::Found(shard) => {
+                let domain = rule.shard_domain;
+                let fingerprint = match shard.first_part() {
+                    Some(first) => self.keys.fingerprint(domain.first_part, &first),
+                    None => self.keys.fingerprint(domain.key, &shard),
+                };
+                Ok(Some(fingerprint as u64))
+            }
+        }
+    }
+
+    /// The fingerprint of the caller from whom a request comes.
+    ///
+    /// # Errors
+    /// The status for a caller who cannot be read.
+    #[cold]
+    pub(super) fn caller_of(&self, request: &Parts) -> Result<Option<u128>, StatusCode> {
+        let Some(caller) = &self.caller else { return Ok(None) };
+        match caller.of_request(request) {
+            Extracted::Found(key) => Ok(Some(caller.fingerprint(&key))),
+            Extracted::Missing => Ok(None),
+            Extracted::Unreadable(status) => Err(status),
+        }
+    }
+
+    /// What holds for the caller of a request instead of what holds for others.
+    ///
+    /// # Errors
+    /// The ruling on a caller who is blocked, or who cannot be read: it may be one who has an
+    /// override.
+    #[cold]
+    pub(super) fn override_of(&self, request: &Parts) -> Result<Option<Override>, Ruling> {
+        let caller = self.caller_of(request).map_err(Ruling::UnreadableCaller)?;
+        let own = caller.map_or(Ok(None), |caller| self.override_by(caller));
+        own.map_err(|wait| Ruling::Blocked { wait })
+    }
+
+    /// What holds for the caller with a key that is checked.
+    ///
+    /// # Errors
+    /// How long the caller is blocked.
+    #[cold]
+    pub(super) fn override_of_key(&self, key: &Key<'_>) -> Result<Option<Override>, Duration> {
+        let canonical = match &self.caller {
+            Some(caller) => caller.canonical(key.clone()),
+            None => Some(key.clone()),
+        };
+        canonical.map_or(Ok(None), |key| self.override_by(self.caller_fingerprint(&key)))
+    }
+
+    /// What holds for the caller with this fingerprint.
+    ///
+    /// # Errors
+    /// How long the caller is blocked.
+    pub(super) fn override_by(&self, fingerprint: u128) -> Result<Option<Override>, Duration> {
+        let now = self.clock.now();
+        let own = self.overrides.get(fingerprint, now);
+        own.as_ref().and_then(|own| own.blocked_for(now)).map_or(Ok(own), Err)
+    }
+
+    /// The fingerprint by which overrides know the caller with this key.
+    pub(super) fn caller_fingerprint(&self, key: &Key<'_>) -> u128 {
+        match &self.caller {
+            Some(caller) => caller.fingerprint(key),
+            None => self.keys.fingerprint(self.keys.domain(CALLER).key, key),
+        }
+    }
+
+    /// Where counts live while the store does not answer.
+    pub(super) fn local(&self) -> &dyn Store {
+        self.local.get_or_init(|| {
+            let local = MemoryStore::default();
+            local.announce(&self.announced);
+            local
+        })
+    }
+
+    /// The store in which a decision was counted.
+    pub(super) fn store_of(&self, record: &Record) -> &dyn Store {
+        if record.counted_locally { self.local() } else { &*self.store }
+    }
+}

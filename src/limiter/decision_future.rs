@@ -1,0 +1,350 @@
+//! The way from an [`Evaluation`] to a [`Decision`]: at once, or as a [`DecisionFuture`].
+
+use std::{
+    fmt,
+    future::Future,
+    mem, panic,
+    pin::Pin,
+    sync::Once,
+    task::{Context, Poll, Waker, ready},
+    time::Duration,
+};
+
+use tokio::{
+    runtime::Handle,
+    time::{Instant, Sleep},
+};
+
+use super::{
+    Core, Limiter,
+    decision::Decision,
+    evaluation::Evaluation,
+    fallback::decide_without_store,
+    observe::observe,
+    queue::{Join, Wakeup},
+};
+use crate::{
+    clock::{Now, nanos},
+    store::{Answer, StoreError, StoreFuture},
+    warning::{Code, warn},
+};
+
+/// A [`Decision`] to come.
+///
+/// In memory it is ready at the first poll, unless the request is held. A future that is dropped
+/// while its request is held costs nothing.
+#[must_use = "nothing is decided unless it is awaited"]
+pub struct DecisionFuture {
+    limiter: Limiter,
+    evaluation: Evaluation,
+    arrived: Now,
+    step: Step,
+    /// Boxed: most requests are never held.
+    queued: Option<Box<Queued>>,
+}
+
+enum Step {
+    Evaluated,
+    Charging { answer: StoreFuture, now: Now },
+    Waiting,
+}
+
+/// Decides, if that needs no waiting; or else returns the future of the decision.
+///
+/// Most requests are decided here: each key is known, the store answers at once, and no request is
+/// held or may have to be.
+#[inline]
+pub(super) fn try_decide(
+    limiter: &Limiter,
+    mut evaluation: Evaluation,
+) -> Result<Decision, Box<DecisionFuture>> {
+    let core = &*limiter.core;
+    let now = core.clock.now();
+    let is_simple = evaluation.needs_store()
+        && evaluation.record.longest_hold.is_zero()
+        && !core.queue.has_waiting();
+    if is_simple && charge_at_once(core, &mut evaluation, now) {
+        let decision = evaluation.into_decision(now, Duration::ZERO);
+        observe(core, &decision);
+        return Ok(decision);
+    }
+    DecisionFuture::start(limiter, evaluation, now)
+}
+
+/// Decides as [`try_decide`] does, and never holds; `None` where the store does not answer at once.
+pub(super) fn decide_at_once(core: &Core, mut evaluation: Evaluation) -> Option<Decision> {
+    let now = core.clock.now();
+    if evaluation.needs_store() {
+        if core.queue.has_waiting() {
+            core.queue.set_queued_ahead(evaluation.charges_mut().iter_mut(), None, now);
+        }
+        if !charge_at_once(core, &mut evaluation, now) {
+            return None;
+        }
+    }
+    Some(finish(core, evaluation, now, Duration::ZERO, false))
+}
+
+/// Charges, if the store answers at once.
+#[inline]
+pub(super) fn charge_at_once(core: &Core, evaluation: &mut Evaluation, now: Now) -> bool {
+    let (charges, usages) = evaluation.charges_and_usages();
+    let charged = core.store.charge_at_once(charges, usages, now);
+    if charged {
+        evaluation.judge();
+    }
+    charged
+}
+
+/// The decision of an evaluation that needs nothing more.
+fn finish(
+    core: &Core,
+    mut evaluation: Evaluation,
+    at: Now,
+    held: Duration,
+    was_queued: bool,
+) -> Decision {
+    let decision = if evaluation.needs_store() {
+        if core.queue.has_waiting() {
+            lengthen_waits(core, &mut evaluation, was_queued, at);
+        }
+        evaluation.into_decision(at, held)
+    } else {
+        evaluation.into_uncounted_decision(at)
+    };
+    observe(core, &decision);
+    decision
+}
+
+/// Requests that are held may use their units later than they are due. A refusal says how long the
+/// request has to wait even then.
+#[cold]
+fn lengthen_waits(core: &Core, evaluation: &mut Evaluation, was_queued: bool, now: Now) {
+    for index in 0..evaluation.record.entries.len() {
+        if evaluation.record.outcome(index).retry_after().is_none() {
+            continue;
+        }
+        let record = &mut *evaluation.record;
+        let (charge, usage) = (&record.charges[index], &mut record.usages[index]);
+        let longest = core.queue.longest_wait(charge, was_queued, now);
+        *usage = usage.later(nanos(longest.saturating_sub(usage.wait())), 0);
+    }
+}
+
+impl DecisionFuture {
+    pub(super) fn new(limiter: Limiter, evaluation: Evaluation, arrived: Now) -> Self {
+        Self { limiter, evaluation, arrived, step: Step::Evaluated, queued: None }
+    }
+
+    /// Decides, if that needs no waiting; or else is the future of the decision.
+    #[inline(never)]
+    fn start(
+        limiter: &Limiter,
+        evaluation: Evaluation,
+        arrived: Now,
+    ) -> Result<Decision, Box<Self>> {
+        let mut deciding = Self::new(limiter.clone(), evaluation, arrived);
+        // The waker is not used: the future is polled again with the caller's.
+        match Pin::new(&mut deciding).poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(decision) => Ok(decision),
+            Poll::Pending => Err(Box::new(deciding)),
+        }
+    }
+
+    /// Asks the store for the units, behind the requests that wait for them already.
+    fn charge(&mut self, now: Now) {
+        let core = &*self.limiter.core;
+        let record = &mut *self.evaluation.record;
+        if mem::take(&mut record.counted_locally) {
+            record.entries.iter_mut().for_each(|entry| entry.replicas = 1);
+        }
+        let ticket = self.queued.as_ref().map(|queued| queued.ticket);
+        core.queue.set_queued_ahead(self.evaluation.charges_mut().iter_mut(), ticket, now);
+        let answer = core.store.charge(self.evaluation.charges(), now);
+        self.step = Step::Charging { answer, now };
+    }
+
+    /// Enters the store's answer, or decides without it. Returns when it was decided.
+    fn apply(&mut self, answer: Result<Answer, StoreError>, now: Now) -> Now {
+        let core = &*self.limiter.core;
+        let error = match answer {
+            Ok(Answer { usages, at }) if self.evaluation.set_usages(&usages) => return at,
+            // A store of the user's own: a charge that it leaves out does not fit.
+            Ok(_) => StoreError::new("it has not answered for each charge"),
+            Err(error) => error,
+        };
+        decide_without_store(core, &mut self.evaluation, &error, now);
+        now
+    }
+
+    /// Queues the request until its units fit. `false` where the queue has no room, and where the
+    /// wait is longer than a policy holds a request.
+    #[expect(
+        clippy::arithmetic_side_effects,
+        reason = "a wait of 584 years, the longest, leads to a moment"
+    )]
+    fn queue_up(&mut self, now: Now) -> bool {
+        let held_so_far = now.monotonic().saturating_sub(self.arrived.monotonic());
+        let Some(wait) = self.evaluation.wait_worthwhile(held_so_far) else { return false };
+        let due = Instant::now() + wait;
+        let queue = &self.limiter.core.queue;
+        let requests = self.evaluation.queue_requests();
+        match &mut self.queued {
+            Some(queued) => {
+                queue.wait_again(queued.ticket, requests, now);
+                queued.due = due;
+                queued.sleep_until_due_or_first(now);
+            }
+            None => {
+                // The timer comes first: without one, there is no ticket to give back.
+                let Some(sleep) = timer(due) else { return false };
+                let ticket = match queue.join(self.evaluation.callers(), requests, now) {
+                    Join::Queued(ticket) => ticket,
+                    Join::Full => return false,
+                    Join::Outdated => {
+                        self.charge(self.limiter.core.clock.now());
+                        return true;
+                    }
+                };
+                let (limiter, sleep) = (self.limiter.clone(), Box::pin(sleep));
+                let mut queued = Queued { limiter, ticket, due, sleep, turn_has_come: false };
+                queued.sleep_until_due_or_first(now);
+                self.queued = Some(Box::new(queued));
+            }
+        }
+        self.step = Step::Waiting;
+        true
+    }
+
+    /// Waits for the request's turn, and charges when it has come.
+    #[expect(clippy::expect_used, reason = "the step `Waiting` begins with a ticket")]
+    #[expect(
+        clippy::arithmetic_side_effects,
+        reason = "a wait of 584 years, the longest, leads to a moment"
+    )]
+    fn poll_turn(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let queued = self.queued.as_mut().expect("a request that waits has a ticket");
+        let core = &*self.limiter.core;
+        let wakeup = core.queue.take_wakeup(queued.ticket, context.waker());
+        let sleeps = queued.sleep.as_mut().poll(context).is_pending();
+        let now = match wakeup {
+            Wakeup::No if sleeps => return Poll::Pending,
+            Wakeup::Nudged if sleeps => {
+                queued.sleep_until_due_or_first(core.clock.now());
+                return queued.sleep.as_mut().poll(context);
+            }
+            _ => core.clock.now(),
+        };
+        // Requests that came earlier and are due as well go first, and the last of them wakes this
+        // one. A request that is not polled loses that right after a short time.
+        let waited = now.monotonic().saturating_sub(self.arrived.monotonic());
+        let patience = self.evaluation.record.longest_hold.saturating_sub(waited);
+        let yields = core.queue.yields_turn(queued.ticket, now).filter(|_| !patience.is_zero());
+        if let Some(yields) = yields {
+            queued.sleep.as_mut().reset(Instant::now() + yields.min(patience));
+            return queued.sleep.as_mut().poll(context);
+        }
+        self.charge(now);
+        Poll::Ready(())
+    }
+}
+
+impl Future for DecisionFuture {
+    type Output = Decision;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Decision> {
+        let this = &mut *self;
+        loop {
+            let (answer, now) = match &mut this.step {
+                Step::Evaluated if this.evaluation.needs_store() => {
+                    this.charge(this.arrived);
+                    continue;
+                }
+                Step::Evaluated => {
+                    let evaluation = mem::take(&mut this.evaluation);
+                    let core = &*this.limiter.core;
+                    let decision = finish(core, evaluation, this.arrived, Duration::ZERO, false);
+                    return Poll::Ready(decision);
+                }
+                Step::Waiting => {
+                    ready!(this.poll_turn(context));
+                    continue;
+                }
+                Step::Charging { answer, now } => (ready!(Pin::new(answer).poll(context)), *now),
+            };
+            let at = this.apply(answer, now);
+            if this.queue_up(now) {
+                continue;
+            }
+            // The requests behind may go on.
+            let was_queued =
+                this.queued.take().map(|mut queued| queued.turn_has_come = true).is_some();
+            let evaluation = mem::take(&mut this.evaluation);
+            let held = now.monotonic().saturating_sub(this.arrived.monotonic());
+            return Poll::Ready(finish(&this.limiter.core, evaluation, at, held, was_queued));
+        }
+    }
+}
+
+impl fmt::Debug for DecisionFuture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DecisionFuture")
+            .field("held", &self.queued.is_some())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A ticket in the queue, given back when it is dropped.
+struct Queued {
+    limiter: Limiter,
+    ticket: u64,
+    /// When its units are expected to fit.
+    due: Instant,
+    sleep: Pin<Box<Sleep>>,
+    turn_has_come: bool,
+}
+
+impl Queued {
+    /// Sleeps until its units are expected to fit; or, if that is earlier, until the request ahead is
+    /// late, which this one then overtakes.
+    #[expect(
+        clippy::arithmetic_side_effects,
+        reason = "a wait of 584 years, the longest, leads to a moment"
+    )]
+    fn sleep_until_due_or_first(&mut self, now: Now) {
+        let late_in = self.limiter.core.queue.next_late_in(self.ticket, now);
+        let late_at = late_in.map(|late_in| Instant::now() + late_in);
+        let wake_at = late_at.map_or(self.due, |late_at| late_at.min(self.due));
+        self.sleep.as_mut().reset(wake_at);
+    }
+}
+
+impl Drop for Queued {
+    fn drop(&mut self) {
+        let core = &self.limiter.core;
+        core.queue.leave(self.ticket, self.turn_has_come, core.clock.now());
+    }
+}
+
+/// A timer; `None` where no runtime has one.
+fn timer(wake_at: Instant) -> Option<Sleep> {
+    // Tokio says only by its panic whether a runtime's time is enabled.
+    let timer = || panic::catch_unwind(|| tokio::time::sleep_until(wake_at)).ok();
+    let timer = Handle::try_current().ok().and_then(|_| timer());
+    if timer.is_none() {
+        report_no_timer();
+    }
+    timer
+}
+
+#[cold]
+fn report_no_timer() {
+    static REPORTED: Once = Once::new();
+    REPORTED.call_once(|| {
+        warn(Code::NoTimer, "", || {
+            "a request could not be held and was refused, as there is no tokio runtime with time \
+             here; call `enable_time` on the runtime's builder, or ask inside of the runtime"
+                .to_owned()
+        });
+    });
+}

@@ -1,0 +1,392 @@
+//! What a request asks of the store: which policies hold, whose quota each draws on, and what it
+//! charges.
+
+use std::time::Duration;
+
+use http::{StatusCode, request::Parts};
+
+use super::{
+    Core,
+    decision::{Decision, Entry, Outcome, Pooled, Reason, Record, Ruling},
+    overrides::Override,
+    queue::{Callers, Request},
+    quota_ref::QuotaRef,
+    rules::Rule,
+};
+use crate::{
+    clock::{Now, nanos},
+    key::Extracted,
+    policy::WithoutKey,
+    quota::Quota,
+    store::{Charge, Mode, Usage},
+};
+
+/// A request before it is decided: the charges for the store, and then the store's answers.
+#[derive(Default)]
+#[must_use]
+pub(crate) struct Evaluation {
+    pub(crate) record: Pooled,
+}
+
+/// A key that was read from a request: policies by the same key read it once.
+struct KeyRead<'a> {
+    /// The [`Rule::key_source`].
+    source: u32,
+    kind: u8,
+    key: Extracted<'a>,
+    /// 0 unless the key is found.
+    fingerprint: u128,
+}
+
+impl Evaluation {
+    /// What each policy of a request charges.
+    #[inline]
+    pub(super) fn of_request(core: &Core, request: &Parts) -> Self {
+        let mut evaluation = Self::default();
+        let own = match core.overrides.is_empty() {
+            true => None,
+            false => match core.override_of(request) {
+                Ok(own) => own,
+                Err(ruling) => return Self::ruled(core, request, ruling),
+            },
+        };
+        let categories = match core.rules.is_plain() {
+            true => Default::default(),
+            false => match core.rules.categories_of(request) {
+                Some(categories) => categories,
+                None => return evaluation,
+            },
+        };
+        evaluation.record.category = categories.first;
+        let rules = core.rules.for_every_request().chain(core.rules.of_category(categories.first));
+        let mut read = None;
+        for rule in rules {
+            evaluation.add_rule(core, rule, request, own.as_ref(), &mut read);
+        }
+        if !categories.others.is_empty() {
+            evaluation.add_others(core, &categories.others, request, own.as_ref());
+        }
+        evaluation
+    }
+
+    /// The policies of further categories, each once.
+    #[cold]
+    fn add_others(&mut self, core: &Core, others: &[u32], request: &Parts, own: Option<&Override>) {
+        let mut read = None;
+        for rule in others.iter().flat_map(|other| core.rules.of_category(Some(*other))) {
+            if self.record.charges.iter().all(|charge| charge.policy != rule.charge.policy) {
+                self.add_rule(core, rule, request, own, &mut read);
+            }
+        }
+    }
+
+    fn add_rule<'a>(
+        &mut self,
+        core: &Core,
+        rule: &Rule,
+        request: &'a Parts,
+        own: Option<&Override>,
+        read: &mut Option<KeyRead<'a>>,
+    ) {
+        let policy = &rule.policy;
+        let own_quota = own.and_then(|own| own.quota(rule.charge.policy));
+        let quota = own_quota.unwrap_or_else(|| policy.settings.quota_of(request));
+        if quota.is_unlimited() {
+            return;
+        }
+        let read = match read {
+            Some(read) if read.source == rule.key_source => read,
+            _ => read.insert(KeyRead::new(core, rule, request)),
+        };
+        rule.watch_key(read.kind, &read.key);
+        match &read.key {
+            Extracted::Found(key) => match core.shard_of(rule, request, read.kind, key) {
+                Ok(shard) => {
+                    let key = (read.fingerprint, shard.unwrap_or(read.fingerprint as u64));
+                    self.push(rule, read.kind, key, quota, policy.settings.cost_of(request), None);
+                }
+                Err(status) => self.push_unreadable(rule, read.kind, quota, status),
+            },
+            Extracted::Missing if policy.settings.keys.without_key() == WithoutKey::Skip => {}
+            Extracted::Missing => {
+                self.push(rule, 0, (0, 0), quota, 0, Some(Reason::MissingKey));
+            }
+            Extracted::Unreadable(status) => self.push_unreadable(rule, read.kind, quota, *status),
+        }
+    }
+
+    #[cold]
+    fn push_unreadable(&mut self, rule: &Rule, kind: u8, quota: Quota, status: StatusCode) {
+        let index = self.push(rule, kind, (0, 0), quota, 0, Some(Reason::UnreadableKey));
+        self.record.entries[index].unreadable = Some(status);
+    }
+
+    /// What each policy that finds a key in a request would charge for one unit, whatever the
+    /// request's category. Global policies and unlimited plans are left out.
+    pub(super) fn of_all_policies(core: &Core, request: &Parts) -> Self {
+        let mut evaluation = Self::default();
+        let own = match core.overrides.is_empty() {
+            true => None,
+            false => core
+                .caller_of(request)
+                .ok()
+                .flatten()
+                .and_then(|caller| core.overrides.get(caller, core.clock.now())),
+        };
+        for rule in core.rules.for_requests() {
+            let is_known = |charge: &Charge| charge.policy == rule.charge.policy;
+            let own_quota = own.as_ref().and_then(|own| own.quota(rule.charge.policy));
+            let quota = own_quota.unwrap_or_else(|| rule.policy.settings.quota_of(request));
+            if rule.policy.settings.keys.is_global
+                || quota.is_unlimited()
+                || evaluation.record.charges.iter().any(is_known)
+            {
+                continue;
+            }
+            let KeyRead { kind, key, fingerprint, .. } = KeyRead::new(core, rule, request);
+            if let Some(key) = key.found()
+                && let Ok(shard) = core.shard_of(rule, request, kind, &key)
+            {
+                let key = (fingerprint, shard.unwrap_or(fingerprint as u64));
+                evaluation.push(rule, kind, key, quota, 1, None);
+            }
+        }
+        evaluation.only_peek();
+        evaluation
+    }
+
+    /// What one unit of each of these quotas would charge.
+    pub(super) fn of_quotas(core: &Core, quotas: &[QuotaRef], own: Option<&Override>) -> Self {
+        let mut evaluation = Self::default();
+        for QuotaRef { rule, key_kind, charge } in quotas {
+            let own_quota = own.and_then(|own| own.quota(charge.policy));
+            let quota = own_quota.unwrap_or(charge.quota);
+            let key = (charge.key, charge.shard);
+            evaluation.push(core.rules.rule(*rule), *key_kind, key, quota, 1, None);
+        }
+        evaluation
+    }
+
+    /// Adds what a policy charges to a key and its shard, or why it refuses without a key. Returns
+    /// its index.
+    #[inline]
+    pub(super) fn push(
+        &mut self,
+        rule: &Rule,
+        key_kind: u8,
+        (key, shard): (u128, u64),
+        quota: Quota,
+        cost: u64,
+        mut refused: Option<Reason>,
+    ) -> usize {
+        if quota.units() == 0 && refused.is_none() {
+            refused = Some(Reason::NoQuota);
+        }
+        let record = &mut *self.record;
+        record.longest_hold = record.longest_hold.max(rule.entry.hold);
+        let index = match (rule.charge.mode, refused) {
+            (Mode::DryRun, Some(_)) => record.entries.len(),
+            (Mode::DryRun, None) => post_increment(&mut record.counted),
+            _ => {
+                record.lacks_key |= refused.is_some();
+                record.counted += 1;
+                post_increment(&mut record.enforced)
+            }
+        };
+        let entry = Entry { key_kind, refused, ..rule.entry };
+        let charge = Charge { key, shard, quota, cost, ..rule.charge };
+        if index == record.entries.len() {
+            record.entries.push(entry);
+            record.charges.push(charge);
+            record.usages.push(Usage::default());
+        } else {
+            record.entries.insert(index, entry);
+            record.charges.insert(index, charge);
+            record.usages.insert(index, Usage::default());
+        }
+        index
+    }
+
+    /// A request about which no policy decides.
+    #[cold]
+    fn ruled(core: &Core, request: &Parts, ruling: Ruling) -> Self {
+        let mut evaluation = Self::default();
+        evaluation.record.category =
+            core.rules.categories_of(request).and_then(|categories| categories.first);
+        evaluation.record.ruling = ruling;
+        evaluation
+    }
+
+    /// A check about which no policy decides.
+    #[cold]
+    pub(super) fn blocked(wait: Duration) -> Self {
+        let mut evaluation = Self::default();
+        evaluation.record.ruling = Ruling::Blocked { wait };
+        evaluation
+    }
+
+    /// Charges nothing.
+    pub(super) fn only_peek(&mut self) {
+        self.record.charges.iter_mut().for_each(|charge| charge.mode = Mode::Peek);
+    }
+
+    /// Whether the store decides. A request whose key is missing or unreadable is refused without it
+    /// and costs nothing anywhere, unless only a dry run would refuse the request.
+    #[inline]
+    pub(super) fn needs_store(&self) -> bool {
+        self.record.counted > 0 && !self.record.lacks_key
+    }
+
+    /// The charges for the store.
+    #[inline]
+    pub(super) fn charges(&self) -> &[Charge] {
+        &self.record.charges[..self.record.counted]
+    }
+
+    #[inline]
+    pub(super) fn charges_mut(&mut self) -> &mut [Charge] {
+        let counted = self.record.counted;
+        &mut self.record.charges[..counted]
+    }
+
+    /// The charges, and where the store writes its answers.
+    #[inline]
+    pub(super) fn charges_and_usages(&mut self) -> (&[Charge], &mut [Usage]) {
+        let Record { charges, usages, counted, .. } = &mut *self.record;
+        (&charges[..*counted], &mut usages[..*counted])
+    }
+
+    /// Copies the store's answers; `false` where the store has not answered each charge.
+    #[must_use]
+    pub(super) fn set_usages(&mut self, answers: &[Usage]) -> bool {
+        let (_, usages) = self.charges_and_usages();
+        for (usage, answer) in usages.iter_mut().zip(answers) {
+            *usage = *answer;
+        }
+        let is_complete = usages.len() == answers.len();
+        self.judge();
+        is_complete
+    }
+
+    /// Says of each counted policy whether it refuses.
+    #[inline]
+    pub(super) fn judge(&mut self) {
+        for index in 0..self.record.counted {
+            self.judge_one(index);
+        }
+    }
+
+    #[inline]
+    pub(super) fn judge_one(&mut self, index: usize) {
+        let record = &mut *self.record;
+        let (charge, usage) = (&record.charges[index], &record.usages[index]);
+        let entry = &mut record.entries[index];
+        entry.refused = match usage.fits() {
+            true => None,
+            false
+                if charge.cost > charge.algorithm.capacity(&charge.quota.share(entry.replicas)) =>
+            {
+                Some(Reason::CostExceedsQuota)
+            }
+            false => Some(Reason::QuotaExceeded),
+        };
+    }
+
+    /// The enforced policies that keep the request from passing now.
+    fn refusing(&self) -> impl Iterator<Item = Outcome<'_>> {
+        let enforced = self.record.outcomes().take(self.record.enforced);
+        enforced.filter(|outcome| !outcome.usage.fits() && outcome.charge.mode == Mode::Enforced)
+    }
+
+    /// How long until all policies that refuse would let the request pass; `None` where none
+    /// refuses, and where one of them does not hold a request that long. `held_so_far` counts.
+    pub(super) fn wait_worthwhile(&self, held_so_far: Duration) -> Option<Duration> {
+        let waits = self.refusing().map(|outcome| {
+            let wait = outcome.usage.wait();
+            let in_time = held_so_far.saturating_add(wait) <= outcome.entry.hold;
+            (in_time && outcome.reason() == Some(Reason::QuotaExceeded)).then_some(wait)
+        });
+        waits.max_by_key(|wait| wait.unwrap_or(Duration::MAX))?
+    }
+
+    /// What the queue has to know of each charge.
+    pub(super) fn queue_requests(&self) -> impl Iterator<Item = Request<'_>> {
+        self.record.outcomes().map(|Outcome { entry, charge, usage }| Request {
+            charge,
+            wait: usage.wait(),
+            hold: entry.hold,
+            is_global: entry.labels.is_global,
+        })
+    }
+
+    /// The callers in whose name the request waits: each key that is not shared by all. There are
+    /// none where all policies are global.
+    pub(super) fn callers(&self) -> Callers {
+        let mut callers = Callers::new();
+        for key in self.record.outcomes().filter_map(|outcome| outcome.fingerprint()) {
+            if !callers.contains(&key) {
+                callers.push(key);
+            }
+        }
+        callers
+    }
+
+    /// Removes the policies whose numbers are not known, or that have no part in the verdict.
+    fn retain(&mut self, keeps: impl Fn(Outcome<'_>) -> bool) {
+        let record = &mut *self.record;
+        let (enforced, mut kept) = (record.enforced, 0);
+        record.enforced = 0;
+        for index in 0..record.entries.len() {
+            if keeps(record.outcome(index)) {
+                record.entries.swap(kept, index);
+                record.charges.swap(kept, index);
+                record.usages.swap(kept, index);
+                kept += 1;
+                record.enforced += usize::from(index < enforced);
+            }
+        }
+        record.entries.truncate(kept);
+        record.charges.truncate(kept);
+        record.usages.truncate(kept);
+    }
+
+    /// The decision without the store: only the policies that lack a key, or an operator, have a say.
+    #[cold]
+    pub(super) fn into_uncounted_decision(mut self, now: Now) -> Decision {
+        self.retain(|outcome| !outcome.has_key());
+        self.into_decision(now, Duration::ZERO)
+    }
+
+    /// The decision by the store's answers.
+    #[inline]
+    pub(super) fn into_decision(mut self, now: Now, held: Duration) -> Decision {
+        let record = &*self.record;
+        if record.usages.iter().any(|usage| !usage.is_known()) {
+            self.retain(|outcome| outcome.usage.is_known());
+        }
+        let record = &mut *self.record;
+        if record.ruling == Ruling::Admitted {
+            record.ruling = record.ruling_of_policies();
+        }
+        (record.now, record.held) = (now, nanos(held));
+        Decision { record: self.record }
+    }
+}
+
+impl<'a> KeyRead<'a> {
+    #[inline]
+    fn new(core: &Core, rule: &Rule, request: &'a Parts) -> Self {
+        let (kind, key) = rule.policy.settings.keys.find(request);
+        let fingerprint = match &key {
+            Extracted::Found(key) => core.fingerprint(rule, kind, key),
+            Extracted::Missing | Extracted::Unreadable(_) => 0,
+        };
+        Self { source: rule.key_source, kind, key, fingerprint }
+    }
+}
+
+#[inline]
+fn post_increment(number: &mut usize) -> usize {
+    *number += 1;
+    *number - 1
+}

@@ -1,0 +1,70 @@
+//! A policy of a limiter, found once: [`PolicyHandle`].
+
+use super::{Check, Limiter, Refund, rules::RuleId, target::Target};
+use crate::{key::Key, store::Change};
+
+/// A policy of a limiter, found once by its name; made by [`Limiter::policy`].
+///
+/// ```
+/// use tower_quota::{Limiter, Policy, Quota};
+///
+/// let limiter = Limiter::builder()
+///     .check_only(Policy::fixed_window("delivery", Quota::per_hour(100)))
+///     .build()?;
+/// let delivery = limiter.policy("delivery")?;
+/// assert_eq!(delivery.check("tenant-7").at_once()?.remaining(), 99);
+/// assert!(limiter.policy("delivrey").is_err());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct PolicyHandle {
+    limiter: Limiter,
+    rule: RuleId,
+}
+
+impl PolicyHandle {
+    pub(super) fn new(limiter: Limiter, rule: RuleId) -> Self {
+        Self { limiter, rule }
+    }
+
+    /// The policy's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.limiter.core.rules.rule(self.rule).policy.name()
+    }
+
+    /// Checks the policy for a key; see [`Limiter::check`].
+    #[inline]
+    pub fn check<'a>(&'a self, key: impl Into<Key<'a>>) -> Check<'a> {
+        Check::new(self.target(key))
+    }
+
+    /// Checks the policy for a key and charges nothing; see [`Limiter::peek`].
+    pub fn peek<'a>(&'a self, key: impl Into<Key<'a>>) -> Check<'a> {
+        Check::new(self.target(key)).only_peek()
+    }
+
+    /// Gives units back to a key; see [`Limiter::give_back`].
+    pub fn give_back<'a>(&'a self, key: impl Into<Key<'a>>, units: u64) -> Refund<'a> {
+        Refund::new(self.target(key), Change::GiveBack(units))
+    }
+
+    /// Gives a key its whole quota back; see [`Limiter::reset`].
+    pub fn reset<'a>(&'a self, key: impl Into<Key<'a>>) -> Refund<'a> {
+        Refund::new(self.target(key), Change::Reset)
+    }
+
+    /// How many charges of the policy were counted in a quota that new keys share, because the store
+    /// had no room for more keys; `None` where the store does not know.
+    /// [`MemoryStore`](crate::store::MemoryStore) knows.
+    #[must_use]
+    pub fn overflowed(&self) -> Option<u64> {
+        let core = &*self.limiter.core;
+        core.store.overflowed(core.rules.rule(self.rule).charge.policy)
+    }
+
+    #[inline]
+    fn target<'a>(&'a self, key: impl Into<Key<'a>>) -> Target<'a> {
+        Target::new(&self.limiter, Ok(self.rule), key)
+    }
+}

@@ -1,0 +1,375 @@
+//! The policies as a limiter holds them, and which of them hold for a request: [`RuleSet`].
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    ops::Range,
+    time::Duration,
+};
+
+use http::request::Parts;
+
+use super::{Labels, decision::Entry, reach};
+use crate::{
+    category::Category,
+    error::BuildError,
+    first_requests::FirstRequests,
+    key::{Domain, Extracted, Fingerprinter},
+    matcher::Matcher,
+    path::SentPath,
+    policy::{Policy, validate},
+    quota::MAX_WINDOW,
+    store::{Charge, Mode},
+    warning::{Code, warn},
+};
+
+/// The longest hold: no window is longer, and sums of times do not overflow.
+const LONGEST_HOLD: Duration = Duration::from_nanos(MAX_WINDOW);
+
+/// The domain of fingerprints that are not of a key: a policy's identity.
+pub(super) const NO_KIND: u64 = 0;
+
+/// The index of a rule in its limiter's [`RuleSet`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RuleId(u32);
+
+/// All policies of a limiter, and for which requests each holds.
+pub(super) struct RuleSet {
+    exempt: Vec<Matcher>,
+    /// Ended by the first request that is not exempt.
+    all_exempt: FirstRequests,
+    /// The rules for every request; then those of each category; then those for checks only.
+    rules: Vec<Rule>,
+    every_request: Range<u32>,
+    categories: Vec<CategoryRules>,
+    by_name: HashMap<String, RuleId, ahash::RandomState>,
+}
+
+/// A category, and which rules hold for its requests.
+struct CategoryRules {
+    #[cfg_attr(
+        not(any(feature = "describe", feature = "metrics", feature = "tracing")),
+        expect(dead_code, reason = "shown by these features only")
+    )]
+    name: String,
+    matchers: Vec<Matcher>,
+    rules: Range<u32>,
+}
+
+/// A policy in one category, or for every request.
+pub(super) struct Rule {
+    pub(super) policy: Policy,
+    /// The template of its entries.
+    pub(super) entry: Entry,
+    /// The template of its charges.
+    pub(super) charge: Charge,
+    /// Rules that have the same find the same key in a request.
+    pub(super) key_source: u32,
+    /// Ended by the first request that has the key by which the policy counts first.
+    without_key: FirstRequests,
+    /// The domain of each kind of key.
+    pub(super) domains: Box<[Domain]>,
+    /// The domain of the key that says where a cluster keeps the counts, if there is one.
+    pub(super) shard_domain: Domain,
+}
+
+/// The category of a request, and others in which it counts as well.
+#[derive(Default)]
+pub(super) struct Categories {
+    pub(super) first: Option<u32>,
+    pub(super) others: Vec<u32>,
+}
+
+/// What a [`RuleSet`] is made of.
+#[derive(Default)]
+pub(super) struct Policies {
+    pub(super) exempt: Vec<Matcher>,
+    pub(super) every_request: Vec<Policy>,
+    pub(super) categories: Vec<Category>,
+    pub(super) check_only: Vec<Policy>,
+}
+
+impl RuleSet {
+    /// # Errors
+    /// A setting that cannot work.
+    pub(super) fn new(policies: Policies, keys: &Fingerprinter) -> Result<Self, BuildError> {
+        let Policies { exempt, every_request, categories, check_only } = policies;
+        check_matchers(&exempt, "an exemption")?;
+        for category in &categories {
+            check_matchers(&category.matchers, &format!("category `{}`", category.name))?;
+        }
+        reach::check(&exempt, &every_request, &categories)?;
+        let mut set = Self {
+            exempt,
+            all_exempt: FirstRequests::default(),
+            rules: Vec::new(),
+            every_request: 0..0,
+            categories: Vec::new(),
+            by_name: HashMap::with_hasher(ahash::RandomState::new()),
+        };
+        // The first rule of each source of keys.
+        let sources = &mut BTreeMap::new();
+        set.every_request = set.add_all(every_request, true, Duration::ZERO, keys, sources)?;
+        for Category { name, matchers, policies, hold } in categories {
+            set.check_twice(&name, &policies)?;
+            let rules = set.add_all(policies, true, hold, keys, sources)?;
+            set.categories.push(CategoryRules { name, matchers, rules });
+        }
+        set.add_all(check_only, false, Duration::ZERO, keys, sources)?;
+        Ok(set)
+    }
+
+    fn add_all(
+        &mut self,
+        policies: Vec<Policy>,
+        for_requests: bool,
+        hold: Duration,
+        keys: &Fingerprinter,
+        sources: &mut BTreeMap<Vec<String>, u32>,
+    ) -> Result<Range<u32>, BuildError> {
+        let first = self.rules.len() as u32;
+        for policy in policies {
+            validate(&policy.settings, for_requests)?;
+            let id = RuleId(self.rules.len() as u32);
+            let known = *self.by_name.entry(policy.name().to_owned()).or_insert(id);
+            if known != id && !self.rule(known).policy.is_clone_of(&policy) {
+                let culprit = format!("policy `{}`", policy.name());
+                let problem = "two policies have this name; give each its own, or clone the one";
+                return Err(BuildError::new(culprit, problem));
+            }
+            let mut rule = Rule::new(policy, id, hold, keys);
+            if let Some(source) = rule.policy.settings.keys.identity() {
+                rule.key_source = *sources.entry(source).or_insert(id.0);
+            }
+            self.rules.push(rule);
+        }
+        Ok(first..self.rules.len() as u32)
+    }
+
+    /// Fails where a policy holds twice for a category.
+    fn check_twice(&self, category: &str, policies: &[Policy]) -> Result<(), BuildError> {
+        let for_every_request = || self.range(&self.every_request).map(|rule| &rule.policy);
+        for (index, policy) in policies.iter().enumerate() {
+            let mut same = for_every_request().chain(&policies[..index]);
+            if same.any(|other| other.is_clone_of(policy)) {
+                let problem =
+                    format!("policy `{}` holds for it twice; leave one out", policy.name());
+                return Err(BuildError::new(format!("category `{category}`"), problem));
+            }
+        }
+        Ok(())
+    }
+
+    #[inline]
+    pub(super) fn rule(&self, id: RuleId) -> &Rule {
+        &self.rules[id.0 as usize]
+    }
+
+    /// The first rule of the policy with this name.
+    #[inline]
+    pub(super) fn by_name(&self, policy: &str) -> Option<RuleId> {
+        self.by_name.get(policy).copied()
+    }
+
+    /// Every rule: one policy may have several.
+    pub(super) fn all(&self) -> impl Iterator<Item = &Rule> {
+        self.rules.iter()
+    }
+
+    fn range(&self, range: &Range<u32>) -> impl Iterator<Item = &Rule> + Clone {
+        self.rules[range.start as usize..range.end as usize].iter()
+    }
+
+    pub(super) fn for_every_request(&self) -> impl Iterator<Item = &Rule> + Clone {
+        self.range(&self.every_request)
+    }
+
+    /// The rules of a category, by its index, without those for every request.
+    #[inline]
+    pub(super) fn of_category(&self, category: Option<u32>) -> &[Rule] {
+        let Some(index) = category else { return &[] };
+        let Range { start, end } = self.categories[index as usize].rules;
+        &self.rules[start as usize..end as usize]
+    }
+
+    /// The rules for requests; several of them may be of one policy.
+    pub(super) fn for_requests(&self) -> impl Iterator<Item = &Rule> {
+        let categories = self.categories.iter().flat_map(|category| self.range(&category.rules));
+        self.for_every_request().chain(categories)
+    }
+
+    /// The rules for checks only.
+    #[cfg(feature = "describe")]
+    pub(super) fn check_only(&self) -> impl Iterator<Item = &Rule> {
+        let requests = self.categories.last().map_or(&self.every_request, |last| &last.rules);
+        self.rules[requests.end as usize..].iter()
+    }
+
+    /// Names, matchers and rules of the categories.
+    #[cfg(any(feature = "describe", feature = "metrics"))]
+    pub(super) fn categories(
+        &self,
+    ) -> impl Iterator<Item = (&str, &[Matcher], impl Iterator<Item = &Rule> + Clone)> {
+        self.categories
+            .iter()
+            .map(|category| (&*category.name, &*category.matchers, self.range(&category.rules)))
+    }
+
+    #[cfg(feature = "describe")]
+    pub(super) fn exempt(&self) -> &[Matcher] {
+        &self.exempt
+    }
+
+    pub(super) fn names(&self) -> impl Iterator<Item = &String> {
+        self.by_name.keys()
+    }
+
+    #[cfg(feature = "tracing")]
+    pub(super) fn category_name(&self, category: Option<u32>) -> Option<&str> {
+        self.categories.get(category? as usize).map(|category| &*category.name)
+    }
+
+    /// Whether the category of a request has no part in what is decided.
+    #[inline]
+    pub(super) fn is_plain(&self) -> bool {
+        self.exempt.is_empty() && self.categories.is_empty()
+    }
+
+    /// The categories of a request; `None` if the request is exempt.
+    pub(super) fn categories_of(&self, request: &Parts) -> Option<Categories> {
+        let path = SentPath::from_request(request);
+        if !self.exempt.is_empty() {
+            let is_exempt =
+                self.exempt.iter().any(|matcher| matcher.surely_matches(request, &path));
+            if !self.all_exempt.are_over() {
+                self.watch_exemptions(is_exempt);
+            }
+            if is_exempt {
+                return None;
+            }
+        }
+        let is_in = |category: &CategoryRules| {
+            category.matchers.iter().any(|matcher| matcher.matches_as_sent(request, &path))
+        };
+        let first = self.categories.iter().position(is_in).map(|index| index as u32);
+        Some(match path.is_plain() {
+            true => Categories { first, others: Vec::new() },
+            false => self.categories_of_odd(request, &path, first),
+        })
+    }
+
+    /// Some routers decode a path and split it as others do: they choose the first category that
+    /// matches the decoded path. Routers that split it differently, or trim a trailing slash, may
+    /// choose any category: a router that axum nests at `/v1` answers `/v1/`, or leaves it to the
+    /// router outside.
+    #[cold]
+    #[inline(never)]
+    fn categories_of_odd(
+        &self,
+        request: &Parts,
+        path: &SentPath<'_>,
+        as_sent: Option<u32>,
+    ) -> Categories {
+        let is_in = |category: &CategoryRules| {
+            category.matchers.iter().any(|matcher| matcher.may_match(request, path))
+        };
+        let all = self.categories.iter().enumerate().filter(|(_, category)| is_in(category));
+        let may_be_any = path.is_ambiguous() || path.text.ends_with('/');
+        let most = if may_be_any { usize::MAX } else { 1 };
+        let mut others: Vec<_> = all.map(|(index, _)| index as u32).take(most).collect();
+        let first = as_sent.or(others.first().copied());
+        others.retain(|index| Some(*index) != first);
+        Categories { first, others }
+    }
+
+    /// The matcher by which a request is in its category, where it has one.
+    pub(super) fn matcher_of(&self, request: &Parts) -> Option<&Matcher> {
+        let path = SentPath::from_request(request);
+        let all = || self.categories.iter().flat_map(|category| &category.matchers);
+        let as_sent = all().find(|matcher| matcher.matches_as_sent(request, &path));
+        as_sent.or_else(|| all().find(|matcher| matcher.may_match(request, &path)))
+    }
+
+    /// Warns that exemptions match each of the first requests, so that no request is counted.
+    #[cold]
+    fn watch_exemptions(&self, is_exempt: bool) {
+        if !is_exempt {
+            return self.all_exempt.end();
+        }
+        if self.all_exempt.count() {
+            warn(Code::AllExempt, "", || {
+                format!(
+                    "the first {} requests were all exempt, and nothing was counted; write \
+                     exemptions that match less, unless these are health checks",
+                    FirstRequests::MANY
+                )
+            });
+        }
+    }
+}
+
+impl Rule {
+    fn new(policy: Policy, id: RuleId, hold: Duration, keys: &Fingerprinter) -> Self {
+        let labels = Labels::intern(&policy);
+        let hold = policy.settings.hold.unwrap_or(hold).min(LONGEST_HOLD);
+        let policy_id = keys.fingerprint(NO_KIND, &policy.settings.counts_name().into()) as u64;
+        Self {
+            entry: Entry {
+                labels,
+                rule: id,
+                key_kind: 0,
+                refused: None,
+                unreadable: None,
+                replicas: 1,
+                hold,
+            },
+            charge: Charge {
+                mode: if policy.settings.dry_run { Mode::DryRun } else { Mode::Enforced },
+                is_settled: policy.settings.settle.is_some(),
+                lease: policy.settings.lease,
+                ..Charge::new(policy_id, 0, policy.algorithm(), policy.quota())
+            },
+            key_source: id.0,
+            without_key: FirstRequests::default(),
+            domains: keys.domains(labels.kinds()),
+            shard_domain: keys.domain(&policy.settings.shard_kind()),
+            policy,
+        }
+    }
+
+    /// The domain of the keys of this kind.
+    #[inline]
+    pub(super) fn domain(&self, kind: u8) -> Domain {
+        self.domains[usize::from(kind)]
+    }
+
+    /// Notes whether a request has the key by which the policy counts first, and warns where none of
+    /// the first requests has it.
+    #[inline]
+    pub(super) fn watch_key(&self, kind: u8, key: &Extracted<'_>) {
+        if !self.without_key.are_over() {
+            self.watch_first_keys(kind, key);
+        }
+    }
+
+    #[cold]
+    fn watch_first_keys(&self, kind: u8, key: &Extracted<'_>) {
+        if kind == 0 && !matches!(key, Extracted::Missing) {
+            return self.without_key.end();
+        }
+        if self.without_key.count() {
+            self.policy.settings.keys.warn_never_found(self.policy.name());
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn for_test(policy: Policy) -> Self {
+        Self::new(policy, RuleId(0), Duration::ZERO, &Fingerprinter::undisclosed())
+    }
+}
+
+fn check_matchers(matchers: &[Matcher], culprit: &str) -> Result<(), BuildError> {
+    match matchers.iter().find_map(Matcher::problem) {
+        Some(problem) => Err(BuildError::new(culprit, problem)),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,176 @@
+//! Which count a check or a refund means: a policy, a key, and the key's quota.
+
+use std::fmt;
+
+use super::{
+    Limiter,
+    check_error::CheckError,
+    evaluation::Evaluation,
+    overrides::Override,
+    rules::{Rule, RuleId},
+};
+use crate::{key::Key, quota::Quota};
+
+/// One key of one policy.
+pub(super) struct Target<'a> {
+    pub(super) limiter: &'a Limiter,
+    /// The rule, or a name that no policy has.
+    pub(super) rule: Result<RuleId, &'a str>,
+    pub(super) key: Key<'a>,
+    pub(super) kind: Option<&'a str>,
+    pub(super) plan: Option<Plan<'a>>,
+}
+
+/// Which quota the key has.
+#[derive(Clone, Copy)]
+pub(super) enum Plan<'a> {
+    Named(&'a str),
+    Quota(Quota),
+}
+
+impl<'a> Target<'a> {
+    #[inline]
+    pub(super) fn new(
+        limiter: &'a Limiter,
+        rule: Result<RuleId, &'a str>,
+        key: impl Into<Key<'a>>,
+    ) -> Self {
+        Self { limiter, rule, key: key.into(), kind: None, plan: None }
+    }
+
+    #[inline]
+    pub(super) fn rule(&self) -> Result<&'a Rule, CheckError> {
+        match self.rule {
+            Ok(id) => Ok(self.limiter.core.rules.rule(id)),
+            Err(name) => Err(CheckError::UnknownPolicy(name.to_owned())),
+        }
+    }
+
+    /// What a check charges. An unlimited quota counts nothing.
+    #[inline]
+    pub(super) fn charge(&self, cost: u64) -> Result<Evaluation, CheckError> {
+        let core = &*self.limiter.core;
+        let mut own_quota = None;
+        if !core.overrides.is_empty() {
+            match core.override_of_key(&self.key) {
+                Ok(own) => own_quota = self.own_quota(own.as_ref())?,
+                Err(wait) => return Ok(Evaluation::blocked(wait)),
+            }
+        }
+        self.evaluate(cost, |rule| own_quota.map_or_else(|| self.quota_of(rule), Ok))
+    }
+
+    /// What a refund gives back. An unlimited quota counts nothing. Units that were used before the
+    /// key's plan had none are counted under the policy's own quota.
+    pub(super) fn refund(&self, units: u64) -> Result<Evaluation, CheckError> {
+        let core = &*self.limiter.core;
+        let own = core.override_of_key(&self.key).ok().flatten();
+        let own_quota = self.own_quota(own.as_ref())?;
+        self.evaluate(units, |rule| {
+            let quota = own_quota.map_or_else(|| self.quota_of(rule), Ok)?;
+            Ok(if quota.units() == 0 { rule.charge.quota } else { quota })
+        })
+    }
+
+    fn own_quota(&self, own: Option<&Override>) -> Result<Option<Quota>, CheckError> {
+        let policy = self.rule()?.charge.policy;
+        Ok(own.and_then(|own| own.quota(policy)))
+    }
+
+    #[inline]
+    fn evaluate(
+        &self,
+        cost: u64,
+        quota_of: impl FnOnce(&Rule) -> Result<Quota, CheckError>,
+    ) -> Result<Evaluation, CheckError> {
+        let (core, rule) = (&*self.limiter.core, self.rule()?);
+        if core.is_shared && rule.policy.settings.shard.is_some() {
+            return Err(CheckError::Sharded(rule.policy.name().to_owned()));
+        }
+        let kind = self.kind_of(rule)?;
+        let counted;
+        let key = if rule.policy.settings.keys.are_canonical() {
+            &self.key
+        } else {
+            counted = self.counted_key(rule, kind)?;
+            &counted
+        };
+        let quota = quota_of(rule)?;
+        let mut evaluation = Evaluation::default();
+        if !quota.is_unlimited() {
+            let fingerprint = core.fingerprint(rule, kind, key);
+            let shard = core.shard(rule, kind, key).unwrap_or(fingerprint as u64);
+            evaluation.push(rule, kind, (fingerprint, shard), quota, cost, None);
+        }
+        Ok(evaluation)
+    }
+
+    #[inline]
+    fn kind_of(&self, rule: &Rule) -> Result<u8, CheckError> {
+        match self.kind {
+            None if rule.domains.len() == 1 => Ok(0),
+            name => named_kind(rule, name),
+        }
+    }
+
+    /// The key as the policy counts it.
+    #[inline(never)]
+    fn counted_key(&self, rule: &Rule, kind: u8) -> Result<Key<'a>, CheckError> {
+        rule.policy.settings.keys.canonical(kind, self.key.clone()).ok_or_else(|| {
+            CheckError::UnfitKey {
+                policy: rule.policy.name().to_owned(),
+                kind: rule.entry.labels.kind(kind).to_owned(),
+            }
+        })
+    }
+
+    #[inline]
+    fn quota_of(&self, rule: &Rule) -> Result<Quota, CheckError> {
+        match self.plan.is_some() || rule.policy.settings.has_plans() {
+            true => self.planned_quota(rule),
+            false => Ok(rule.charge.quota),
+        }
+    }
+
+    fn planned_quota(&self, rule: &Rule) -> Result<Quota, CheckError> {
+        let listed = rule.policy.settings.plan_table();
+        let policy = || rule.policy.name().to_owned();
+        let plans = || listed.iter().map(|(name, _)| name.clone()).collect();
+        match self.plan {
+            Some(Plan::Quota(quota)) => Ok(rule.policy.settings.checked(quota)),
+            Some(Plan::Named(name)) => match listed.iter().find(|(plan, _)| plan == name) {
+                Some((_, quota)) => Ok(*quota),
+                None => {
+                    let (policy, plan) = (policy(), name.to_owned());
+                    Err(CheckError::UnknownPlan { policy, plan, plans: plans() })
+                }
+            },
+            None => Err(CheckError::MissingPlan { policy: policy(), plans: plans() }),
+        }
+    }
+}
+
+#[inline(never)]
+fn named_kind(rule: &Rule, name: Option<&str>) -> Result<u8, CheckError> {
+    let kinds = || rule.entry.labels.kinds().map(str::to_owned).collect();
+    let policy = || rule.policy.name().to_owned();
+    let Some(name) = name else {
+        return Err(CheckError::MissingKind { policy: policy(), kinds: kinds() });
+    };
+    let found = (0..=u8::MAX).zip(rule.entry.labels.kinds()).find(|(_, kind)| *kind == name);
+    let unknown =
+        || CheckError::UnknownKind { policy: policy(), kind: name.to_owned(), kinds: kinds() };
+    found.map(|(index, _)| index).ok_or_else(unknown)
+}
+
+impl fmt::Debug for Target<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let policy = self
+            .rule()
+            .map_or_else(|_| self.rule.err().unwrap_or_default(), |rule| rule.policy.name());
+        f.debug_struct("Target")
+            .field("policy", &policy)
+            .field("kind", &self.kind)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,72 @@
+//! A request under way that is to be logged: [`PendingEntry`].
+
+use std::sync::Arc;
+
+use http::{StatusCode, request::Parts};
+
+use super::{Entry, LoggedKey, RequestLog, UNMATCHED, Verdict, entry::method_name};
+use crate::{
+    clock::Now,
+    layer::{Ended, PendingResponse},
+    limiter::{Decision, Limiter},
+};
+
+/// What the log has to know of a request before the service gets it.
+pub(super) struct PendingEntry {
+    log: RequestLog,
+    limiter: Limiter,
+    at: Now,
+    endpoint: Arc<str>,
+    method: &'static str,
+    /// Or the status with which an unreadable key is refused.
+    key: Result<Option<LoggedKey>, StatusCode>,
+}
+
+impl PendingEntry {
+    pub(super) fn new(log: &RequestLog, limiter: &Limiter, request: &Parts) -> Self {
+        Self {
+            log: log.clone(),
+            limiter: limiter.clone(),
+            at: limiter.now(),
+            endpoint: endpoint_of(request, limiter),
+            method: method_name(request.method.as_str()),
+            key: log.key_of(request),
+        }
+    }
+}
+
+impl PendingResponse for PendingEntry {
+    fn finish(self: Box<Self>, ended: Ended<'_>) {
+        let Self { log, limiter, at, endpoint, method, key } = *self;
+        let Ended { decision, outcome, status, .. } = ended;
+        let response_time = limiter.now().monotonic().saturating_sub(at.monotonic());
+        let charged = outcome.filter(|outcome| outcome.is_allowed());
+        let entry = Entry {
+            at: at.unix(),
+            endpoint,
+            method,
+            status: status.map(|status| status.as_u16()),
+            response_time,
+            policy: outcome.map(|outcome| Arc::clone(&outcome.entry.labels.policy)),
+            verdict: match decision.map(Decision::reason) {
+                None => Verdict::Undecided,
+                Some(None) => Verdict::Allowed,
+                Some(Some(reason)) => Verdict::Refused(reason),
+            },
+            units: charged.map_or(0, |outcome| outcome.cost()),
+            held: decision.map_or(response_time, Decision::held),
+            key: key.ok().flatten(),
+        };
+        #[cfg(feature = "axum")]
+        log.remember(&entry, decision, &limiter);
+        log.record(&entry);
+    }
+}
+
+fn endpoint_of(request: &Parts, limiter: &Limiter) -> Arc<str> {
+    #[cfg(feature = "axum")]
+    if let Some(path) = request.extensions.get::<axum::extract::MatchedPath>() {
+        return path.as_str().into();
+    }
+    limiter.matched_pattern(request).unwrap_or_else(|| UNMATCHED.into())
+}

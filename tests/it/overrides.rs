@@ -1,0 +1,124 @@
+//! Overrides of one caller hold for requests, checks and decisions alike.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use http::{Request, request::Parts};
+use tokio::time::advance;
+use tower_quota::{
+    Clock, Limiter, LimiterBuilder, Matcher, OverrideError, Policy, Quota, Reason, Verdict,
+    key::{self, ClientIp, header},
+};
+
+const HOUR: Duration = Duration::from_secs(3_600);
+
+fn builder() -> LimiterBuilder {
+    let reads = Policy::fixed_window("read", Quota::per_day(9)).key(header("x-key")).or_skip();
+    Limiter::builder()
+        .clock(Clock::tokio(UNIX_EPOCH))
+        .exempt(Matcher::get("/health"))
+        .policy(reads)
+        .check_only(Policy::token_bucket("jobs", Quota::per_day(9)))
+}
+
+fn request(path: &str, key: &str) -> Parts {
+    Request::get(path).header("x-key", key).body(()).unwrap().into_parts().0
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_blocked_caller_is_refused_in_each_way_of_asking_and_uses_nothing() {
+    let limiter = builder().caller(header("x-key")).build().unwrap();
+    let caller = limiter.overrides().caller("a").unwrap();
+    caller.block(HOUR).unwrap();
+    for decision in [
+        limiter.decide(&request("/", "a")).await,
+        limiter.decide(&request("/health", "a")).await,
+        limiter.check("read", "a").await.unwrap(),
+        limiter.check("jobs", "a").at_once().unwrap(),
+        limiter.peek("jobs", "a").await.unwrap(),
+        limiter.policy("jobs").unwrap().check("a").at_once().unwrap(),
+    ] {
+        assert!(matches!(decision.verdict(), Verdict::Blocked { wait } if wait == HOUR));
+        assert_eq!(decision.reason(), Some(Reason::Blocked));
+        assert_eq!((decision.remaining(), decision.outcomes().len()), (0, 0));
+    }
+    assert!(limiter.decide(&request("/", "b")).await.is_allowed());
+    assert!(limiter.check("jobs", "b").await.unwrap().is_allowed());
+
+    advance(HOUR - Duration::from_millis(1)).await;
+    assert!(!limiter.decide(&request("/", "a")).await.is_allowed());
+    advance(Duration::from_millis(1)).await;
+    assert_eq!(limiter.decide(&request("/", "a")).await.remaining(), 8, "nothing was used");
+    assert_eq!(limiter.check("jobs", "a").at_once().unwrap().remaining(), 8);
+    assert!(limiter.overrides().list().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_own_quota_holds_in_each_way_of_asking_and_for_its_policy_only() {
+    let limiter = builder().caller(header("x-key")).build().unwrap();
+    let caller = limiter.overrides().caller("a").unwrap();
+    caller.set_quota("read", Quota::per_day(100), HOUR).unwrap();
+    caller.set_quota("jobs", Quota::per_day(0), HOUR).unwrap();
+    assert_eq!(limiter.decide(&request("/", "a")).await.remaining(), 99);
+    assert_eq!(limiter.check("read", "a").await.unwrap().remaining(), 98);
+    assert_eq!(limiter.peek_request(&request("/", "a")).await.remaining(), 98);
+    let refused = limiter.check("jobs", "a").at_once().unwrap();
+    assert_eq!(refused.reason(), Some(Reason::NoQuota));
+    assert_eq!(limiter.decide(&request("/", "b")).await.remaining(), 8);
+
+    let view = caller.get();
+    assert_eq!(limiter.overrides().list(), [view.clone()]);
+    let quotas: Vec<_> = view.quotas.iter().map(|own| (&*own.policy, own.left)).collect();
+    assert_eq!((view.blocked, quotas), (None, vec![("read", HOUR), ("jobs", HOUR)]));
+    assert!(caller.restore_quota("jobs") && !caller.restore_quota("jobs"));
+    assert!(limiter.check("jobs", "a").at_once().unwrap().is_allowed());
+    assert_eq!(limiter.give_back("read", "a", 1).at_once().unwrap().remaining(), 99);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_is_counted_as_its_extractor_counts_it() {
+    let limiter = builder().caller(ClientIp::new()).build().unwrap();
+    let address = |text: &str| text.parse::<std::net::IpAddr>().unwrap();
+    limiter.overrides().caller(address("2001:db8::1")).unwrap().block(HOUR).unwrap();
+    let neighbour = limiter.check("jobs", address("2001:db8::2")).at_once().unwrap();
+    assert!(!neighbour.is_allowed(), "it has the same /64");
+    assert!(limiter.check("jobs", address("2001:db8:1::1")).at_once().unwrap().is_allowed());
+    assert!(limiter.check("jobs", "job 7").at_once().unwrap().is_allowed());
+    let unfit = limiter.overrides().caller("no address").unwrap_err();
+    assert_eq!(unfit, OverrideError::UnfitKey);
+}
+
+#[test]
+fn an_override_that_would_not_hold_is_an_error() {
+    let unknown = builder().build().unwrap();
+    let error = unknown.overrides().caller("a").unwrap_err();
+    assert_eq!(error, OverrideError::NoCaller);
+    assert_eq!(
+        error.to_string(),
+        "the limiter does not know who a request comes from; add `.caller(…)` to its builder"
+    );
+    let checks_only = Limiter::builder().check_only(Policy::token_bucket("p", Quota::per_day(1)));
+    let checks_only = checks_only.build().unwrap();
+    checks_only.overrides().caller("a").unwrap().block(HOUR).unwrap();
+    assert!(!checks_only.check("p", "a").at_once().unwrap().is_allowed());
+
+    let limiter = builder().caller(key::bearer()).build().unwrap();
+    let caller = limiter.overrides().caller("a").unwrap();
+    for (result, error) in [
+        (caller.block(Duration::ZERO), OverrideError::InvalidTime),
+        (caller.block(367 * 24 * HOUR), OverrideError::InvalidTime),
+        (
+            caller.set_quota("raed", Quota::per_day(1), HOUR),
+            OverrideError::UnknownPolicy("raed".to_owned()),
+        ),
+    ] {
+        assert_eq!(result, Err(error));
+    }
+    let cannot_be = caller.set_quota("read", Quota::per_window(1, Duration::ZERO), HOUR);
+    assert!(matches!(cannot_be, Err(OverrideError::InvalidQuota { .. })), "{cannot_be:?}");
+    assert!(!caller.unblock() && !caller.restore_quota("read") && !caller.restore_quota("raed"));
+    assert!(limiter.overrides().list().is_empty());
+    assert_eq!(
+        builder().caller(header("x key")).build().unwrap_err().to_string(),
+        "caller: `x key` is no header name; write one like `x-api-key`"
+    );
+}
