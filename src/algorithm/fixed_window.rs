@@ -1,6 +1,6 @@
 //! The fixed window counter: windows aligned to the wall clock.
 
-use super::quota_state::{PastUse, QuotaState, units_required};
+use super::quota_state::{Charged, PastUse, QuotaState, units_required};
 use crate::{
     clock::Now,
     quota::{NANOS_PER_SECOND, Quota},
@@ -84,14 +84,15 @@ impl QuotaState for FixedWindow {
 
     /// Finds the window once.
     #[inline]
-    fn charge(&mut self, quota: &Quota, now: Now, ahead: u64, cost: u64) -> (u64, u64, u64) {
+    fn charge(&mut self, quota: &Quota, now: Now, ahead: u64, cost: u64) -> Charged {
         let mut window = self.current(quota, now);
         let wait = window.wait_in(quota, now, units_required(ahead, cost));
         if wait == 0 && cost > 0 {
             window.used = window.used.saturating_add(cost);
             *self = window;
         }
-        (wait, quota.units().saturating_sub(window.used), window.until(1, quota, now))
+        let remaining = quota.units().saturating_sub(window.used);
+        Charged { wait, remaining, reset: window.until(1, quota, now) }
     }
 
     #[inline]

@@ -28,7 +28,7 @@ mod token_bucket;
 use self::quota_state::ceil_div;
 pub(crate) use self::{
     fixed_window::FixedWindow,
-    quota_state::{PastUse, QuotaState, units_required},
+    quota_state::{Charged, PastUse, QuotaState, units_required},
     sliding_window::SlidingWindow,
     state::State,
     states_by_quota::StatesByQuota,

@@ -12,6 +12,17 @@ pub(crate) struct PastUse {
     pub(crate) left: Option<(u64, u64)>,
 }
 
+/// What became of a charge. Times are in nanoseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Charged {
+    /// How long until the charge fits: 0 if it was made.
+    pub(crate) wait: u64,
+    /// The units left.
+    pub(crate) remaining: u64,
+    /// How long until there are more, or until a fixed window ends.
+    pub(crate) reset: u64,
+}
+
 /// A key's state under one quota. Each algorithm implements it.
 pub(crate) trait QuotaState {
     /// How long until `cost` units fit: 0 if they fit now, and always for a cost of 0. A cost above
@@ -42,11 +53,16 @@ pub(crate) trait QuotaState {
     /// nothing is used of a token bucket or a sliding window.
     fn reset(&self, quota: &Quota, now: Now) -> u64;
 
-    /// Uses `cost` units if these fit behind the units `ahead`. Returns the [`wait`](Self::wait), 0
-    /// if they fit, and what is so afterwards: what [remains](Self::remaining), and the
-    /// [`reset`](Self::reset).
+    /// What became of a charge that left this state and had this `wait`.
     #[inline]
-    fn charge(&mut self, quota: &Quota, now: Now, ahead: u64, cost: u64) -> (u64, u64, u64) {
+    fn charged(&self, quota: &Quota, now: Now, wait: u64) -> Charged {
+        Charged { wait, remaining: self.remaining(quota, now), reset: self.reset(quota, now) }
+    }
+
+    /// Uses `cost` units if these fit behind the units `ahead`. Returns the [`wait`](Self::wait) of
+    /// before, and what [remains](Self::remaining) and the [`reset`](Self::reset) of after.
+    #[inline]
+    fn charge(&mut self, quota: &Quota, now: Now, ahead: u64, cost: u64) -> Charged {
         charge_by_steps(self, quota, now, ahead, cost)
     }
 
@@ -80,12 +96,12 @@ pub(super) fn charge_by_steps(
     now: Now,
     ahead: u64,
     cost: u64,
-) -> (u64, u64, u64) {
+) -> Charged {
     let wait = state.wait(quota, now, units_required(ahead, cost));
     if wait == 0 && cost > 0 {
         state.consume(quota, now, cost);
     }
-    (wait, state.remaining(quota, now), state.reset(quota, now))
+    state.charged(quota, now, wait)
 }
 
 /// `a / b`, rounded up; the largest `u64` where it is more, or where `b` is 0.

@@ -7,7 +7,7 @@
 
 use smallvec::SmallVec;
 
-use super::quota_state::{PastUse, QuotaState, units_required};
+use super::quota_state::{Charged, PastUse, QuotaState, units_required};
 use crate::{clock::Now, quota::Quota};
 
 const STEPS_PER_WINDOW: u64 = 60;
@@ -157,7 +157,7 @@ impl QuotaState for SlidingWindow {
     }
 
     /// Sums the log up once.
-    fn charge(&mut self, quota: &Quota, now: Now, ahead: u64, cost: u64) -> (u64, u64, u64) {
+    fn charge(&mut self, quota: &Quota, now: Now, ahead: u64, cost: u64) -> Charged {
         let nanos = now.monotonic_nanos();
         let mut used = self.used(quota, nanos);
         let wait = self.wait_beside(used, quota, nanos, units_required(ahead, cost));
@@ -165,7 +165,8 @@ impl QuotaState for SlidingWindow {
             self.consume(quota, now, cost);
             used = used.saturating_add(cost);
         }
-        (wait, quota.units().saturating_sub(used), self.reset_from(used, quota, nanos))
+        let remaining = quota.units().saturating_sub(used);
+        Charged { wait, remaining, reset: self.reset_from(used, quota, nanos) }
     }
 
     /// What both windows still cover, in the steps of `to`.

@@ -3,7 +3,7 @@
 use super::{
     Algorithm,
     fixed_window::FixedWindow,
-    quota_state::{PastUse, QuotaState},
+    quota_state::{Charged, PastUse, QuotaState},
     sliding_window::SlidingWindow,
     token_bucket::TokenBucket,
 };
@@ -101,7 +101,7 @@ impl QuotaState for State {
         each!(self, inner => inner.reset(quota, now))
     }
 
-    fn charge(&mut self, quota: &Quota, now: Now, ahead: u64, cost: u64) -> (u64, u64, u64) {
+    fn charge(&mut self, quota: &Quota, now: Now, ahead: u64, cost: u64) -> Charged {
         each!(self, inner => inner.charge(quota, now, ahead, cost))
     }
 

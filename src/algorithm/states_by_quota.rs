@@ -20,7 +20,7 @@ use std::borrow::Cow;
 use smallvec::SmallVec;
 
 use super::{
-    quota_state::{PastUse, QuotaState},
+    quota_state::{Charged, PastUse, QuotaState},
     state::State,
 };
 use crate::{clock::Now, quota::Quota};
@@ -137,22 +137,16 @@ impl StatesByQuota {
 
     /// Charges `quota` as [`QuotaState::charge`] does. The others record what fits.
     #[expect(clippy::indexing_slicing, reason = "there is a first, and the index was found")]
-    pub(crate) fn charge(
-        &mut self,
-        quota: &Quota,
-        now: Now,
-        ahead: u64,
-        cost: u64,
-    ) -> (u64, u64, u64) {
+    pub(crate) fn charge(&mut self, quota: &Quota, now: Now, ahead: u64, cost: u64) -> Charged {
         let index = self.track_at(quota, now);
-        let usage = self.0[index].1.charge(quota, now, ahead, cost);
-        if usage.0 == 0 && cost > 0 {
+        let charged = self.0[index].1.charge(quota, now, ahead, cost);
+        if charged.wait == 0 && cost > 0 {
             self.0[..=index].rotate_right(1);
             for (quota, state) in &mut self.0[1..] {
                 state.record(quota, now, cost);
             }
         }
-        usage
+        charged
     }
 
     /// Uses `units` under `quota`, whether or not they fit.

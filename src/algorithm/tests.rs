@@ -124,7 +124,7 @@ fn a_bucket_that_takes_longer_to_fill_than_can_be_counted_refuses() {
     let century = Duration::from_secs(100 * 365 * 86_400);
     let quota = Quota::per_window(1, century).burst(4_900_000);
     let mut state = State::new(Algorithm::TokenBucket);
-    let admitted = (0..100).filter(|_| state.charge(&quota, at(0), 0, 1).0 == 0).count();
+    let admitted = (0..100).filter(|_| state.charge(&quota, at(0), 0, 1).wait == 0).count();
     assert_eq!(admitted, 5, "of which all are remembered");
     state.consume(&quota, at(0), 1_000_000);
     assert!(state.wait(&quota, at(0), 1) > 0);

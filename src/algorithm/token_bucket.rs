@@ -17,7 +17,7 @@
 //! ([`Quota::parts_per_nano`]), of which T is a whole number. 3 units are back after exactly one
 //! second, not one nanosecond later.
 
-use super::quota_state::{PastUse, QuotaState, ceil_div, saturate, units_required};
+use super::quota_state::{Charged, PastUse, QuotaState, ceil_div, saturate, units_required};
 use crate::{clock::Now, quota::Quota};
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -42,7 +42,7 @@ impl TokenBucket {
         now: u64,
         ahead: u64,
         cost: u64,
-    ) -> Option<(u64, u64, u64)> {
+    ) -> Option<Charged> {
         let (unit, capacity) = (quota.parts_per_unit(), quota.capacity());
         if quota.parts_per_nano() != 1 || self.parts != 0 || unit == 0 || cost == 0 {
             return None;
@@ -61,7 +61,7 @@ impl TokenBucket {
         // The units that are owed beyond the capacity come back first.
         let units = deficit.div_ceil(unit).min(capacity);
         let reset = deficit - units.saturating_sub(1) * unit;
-        Some((wait, capacity - units, reset))
+        Some(Charged { wait, remaining: capacity - units, reset })
     }
 
     /// Does what [`charge`](QuotaState::charge) does, for any quota and any number.
@@ -70,20 +70,14 @@ impl TokenBucket {
         clippy::arithmetic_side_effects,
         reason = "the cost fits, so that the sum is no more than the capacity"
     )]
-    fn charge_in_parts(
-        &mut self,
-        quota: &Quota,
-        now: u64,
-        ahead: u64,
-        cost: u64,
-    ) -> (u64, u64, u64) {
+    fn charge_in_parts(&mut self, quota: &Quota, now: u64, ahead: u64, cost: u64) -> Charged {
         let mut deficit = self.deficit(quota, now);
         let wait = deficit.wait_at(now, quota, units_required(ahead, cost));
         if wait == 0 && cost > 0 {
             deficit.0 += product(cost, quota.parts_per_unit());
             *self = Self::with_deficit(deficit.0, quota, now);
         }
-        (wait, deficit.remaining(quota), deficit.reset(quota))
+        Charged { wait, remaining: deficit.remaining(quota), reset: deficit.reset(quota) }
     }
 
     /// Whether more is missing than in another bucket of the same quota.
@@ -223,7 +217,7 @@ impl QuotaState for TokenBucket {
     }
 
     #[inline(always)]
-    fn charge(&mut self, quota: &Quota, now: Now, ahead: u64, cost: u64) -> (u64, u64, u64) {
+    fn charge(&mut self, quota: &Quota, now: Now, ahead: u64, cost: u64) -> Charged {
         let now = now.monotonic_nanos();
         let charged = self.charge_in_nanos(quota, now, ahead, cost);
         charged.unwrap_or_else(|| self.charge_in_parts(quota, now, ahead, cost))

@@ -13,12 +13,12 @@ use crate::clock::Now;
 /// A store must keep these promises:
 /// - **All or nothing**: a request is charged in full or not at all, also while other requests are
 ///   charged.
-/// - **In bounded time**: a store that asks another process answers with a [`StoreError`] when that
-///   process is slow or down. [`Policy::on_store_failure`](crate::Policy::on_store_failure) says
-///   what is decided then.
+/// - **In bounded time**: a store that asks another process answers with a
+///   [`StoreError`](super::StoreError) when that process is slow or down.
+///   [`Policy::on_store_failure`](crate::Policy::on_store_failure) says what is decided then.
 /// - **One answer for each charge**, in their order.
-/// - **True answers**: a retry after [`Usage::wait`] passes if nobody else has used units since
-///   then.
+/// - **True answers**: a retry after [`Usage::wait`] passes if no other request has used units
+///   since then.
 pub trait Store: Send + Sync + 'static {
     /// Makes all of `charges` if each enforced one fits, or else none.
     ///

@@ -8,7 +8,7 @@ use std::{
 
 use smallvec::{SmallVec, smallvec};
 
-use crate::clock::nanos;
+use crate::{algorithm::Charged, clock::nanos};
 
 /// What became of a [`Charge`](super::Charge): one snapshot of one quota, after the request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -80,6 +80,13 @@ impl Usage {
     pub(crate) const fn later(self, wait: u64, reset: u64) -> Self {
         let reset = if self.reset == 0 { 0 } else { self.reset.saturating_add(reset) };
         Self { wait: self.wait.saturating_add(wait), reset, ..self }
+    }
+}
+
+impl From<Charged> for Usage {
+    #[inline]
+    fn from(Charged { wait, remaining, reset }: Charged) -> Self {
+        Self { wait, remaining, reset }
     }
 }
 

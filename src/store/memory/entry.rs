@@ -1,5 +1,6 @@
 //! What a slot of a table holds: [`Entry`], one key's state in a few words. The [overview](super)
 //! draws its bits.
+
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects, clippy::indexing_slicing))]
 
 use super::{

@@ -1,4 +1,5 @@
 //! What makes room for a new key, and in which order. The [overview](super) names the policy.
+
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects, clippy::indexing_slicing))]
 
 use super::locked_shard::LockedShard;

@@ -4,6 +4,7 @@
 //!
 //! Most decisions are made here. The `inline` attributes keep each way through it in one piece: the
 //! compiler would not inline functions that have two callers.
+
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects, clippy::indexing_slicing))]
 
 use std::hint::spin_loop;
@@ -231,10 +232,8 @@ fn evaluate_state<S: QuotaState + Pack + Into<State>, const N: usize>(
     if *quota != charge.quota || charge.mode == Mode::Peek {
         return peek(&state.into(), quota, charge, entry, usage, now);
     }
-    let (wait, remaining, reset) = state.charge(&charge.quota, now, charge.ahead, charge.cost);
-    let is_changed = wait == 0 && charge.cost > 0;
-    *usage = Usage::from_nanos(wait, remaining, reset);
-    if is_changed { entry.with(&state, quota) } else { Some(*entry) }
+    *usage = state.charge(&charge.quota, now, charge.ahead, charge.cost).into();
+    if usage.fits() && charge.cost > 0 { entry.with(&state, quota) } else { Some(*entry) }
 }
 
 /// Answers a peek, which few charges are. Any other charge under a new quota needs the lock: the
@@ -253,7 +252,7 @@ fn peek<const N: usize>(
     }
     let state = state.convert(quota, &charge.quota, now);
     let wait = state.wait(&charge.quota, now, charge.units_required());
-    *usage = usage_of(&state, &charge.quota, wait, now);
+    *usage = state.charged(&charge.quota, now, wait).into();
     Some(*entry)
 }
 
@@ -269,15 +268,11 @@ fn report_refused<const N: usize>(
     for Prepared { index, read, .. } in prepared {
         let (quota, usage) = (&charges[*index].quota, &mut usages[*index]);
         let (state, before) = read.entry.unpack(&shards.quotas).ok_or(NotMade::NeedsLock)?;
-        *usage = usage_of(&state.convert(before, quota, now), quota, usage.wait_nanos(), now);
+        let state = state.convert(before, quota, now);
+        *usage = state.charged(quota, now, usage.wait_nanos()).into();
         read.is_valid().then_some(()).ok_or(NotMade::Conflict)?;
     }
     Ok(())
-}
-
-/// What is left, for a charge that fits after `wait`.
-fn usage_of(state: &State, quota: &Quota, wait: u64, now: Now) -> Usage {
-    Usage::from_nanos(wait, state.remaining(quota, now), state.reset(quota, now))
 }
 
 #[inline(always)]

@@ -1,5 +1,6 @@
 //! Charges and corrections under the locks of their shards. New keys are charged here, keys whose
 //! states are spilled, and all keys that the [fast path](super::fast_path) gives up on.
+
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects, clippy::indexing_slicing))]
 
 use std::slice;
@@ -52,7 +53,10 @@ pub(super) fn charge_all(shards: &Shards, charges: &[Charge], usages: &mut [Usag
     let found: SmallVec<[Found; 4]> = charges
         .iter()
         .zip(&homes)
-        .map(|(charge, home)| find(&mut locked[index(home)], charge))
+        .map(|(charge, home)| {
+            let shard = &mut locked[index(home)];
+            with_table!(if uses_log(charge), shard.shard, table => find(shard, table, charge))
+        })
         .collect();
     let fits =
         |(charge, found): (&Charge, &Found)| charge.mode != Mode::Enforced || found.wait == 0;
@@ -88,12 +92,6 @@ struct Found {
     is_shared: bool,
 }
 
-/// How long until `charge` fits, and where it is counted. Makes room for a new key if needed.
-/// Tracks the charge's quota, whether or not the charge will be made.
-fn find(locked: &mut LockedShard<'_>, charge: &Charge) -> Found {
-    with_table!(if uses_log(charge), locked.shard, table => find_in(locked, table, charge))
-}
-
 /// Makes a charge that was found to fit.
 fn consume(locked: &mut LockedShard<'_>, charge: &Charge, is_shared: bool) {
     let now = locked.now;
@@ -105,17 +103,16 @@ fn consume(locked: &mut LockedShard<'_>, charge: &Charge, is_shared: bool) {
 
 /// What is left for a charge.
 fn usage_of(locked: &LockedShard<'_>, charge: &Charge, Found { wait, is_shared }: Found) -> Usage {
-    let (quota, now) = (&charge.quota, locked.now);
-    let usage = |state: &State| {
-        Usage::from_nanos(wait, state.remaining(quota, now), state.reset(quota, now))
-    };
+    let usage = |state: &State| state.charged(&charge.quota, locked.now, wait).into();
     with_table!(
         if uses_log(charge), locked.shard, table => look(locked, table, charge, is_shared, usage)
     )
 }
 
+/// How long until `charge` fits, and where it is counted. Makes room for a new key if needed.
+/// Tracks the charge's quota, whether or not the charge will be made.
 #[expect(clippy::arithmetic_side_effects, reason = "a request has few charges")]
-fn find_in<const N: usize>(
+fn find<const N: usize>(
     locked: &mut LockedShard<'_>,
     table: Table<'_, N>,
     charge: &Charge,

@@ -1,6 +1,7 @@
 //! Charges of keys whose states are spilled, as are those of several quotas, and those of sliding
 //! windows with uses in more than six steps. They take the shard's mutex, and need no right to move
 //! slots.
+
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects, clippy::indexing_slicing))]
 
 use super::{
@@ -43,8 +44,8 @@ fn charge_in<const N: usize>(
     }
     let (quota, cost) = (&charge.quota, charge.cost);
     let has_changed = states.track(quota, now);
-    let (wait, remaining, reset) = states.charge(quota, now, charge.ahead, cost);
-    if has_changed || (wait == 0 && cost > 0) {
+    let charged = states.charge(quota, now, charge.ahead, cost);
+    if has_changed || (charged.wait == 0 && cost > 0) {
         read.set_spilled_expiry(expires_at(states, now));
     }
     if has_changed {
@@ -52,5 +53,5 @@ fn charge_in<const N: usize>(
         let policy = shards.quotas.policy(read.entry.quota_number());
         meta.spend(policy, cost - cost_before);
     }
-    Some(Usage::from_nanos(wait, remaining, reset))
+    Some(charged.into())
 }
