@@ -8,7 +8,7 @@ use super::{Extracted, Key, KeyExtractor};
 
 /// A key that a closure reads; `None` if the request has no key.
 ///
-/// `kind` is the kind of key in messages, logs and metrics. If a key can be unreadable, use
+/// `kind` is the kind of key in messages and logs. If a key can be unreadable, use
 /// [`try_from_fn`].
 ///
 /// ```

@@ -11,7 +11,8 @@ use super::{Extracted, Key};
 /// [`from_fn`](super::from_fn) makes an extractor from a closure. Implement the trait if yours has
 /// settings.
 pub trait KeyExtractor: Send + Sync + 'static {
-    /// The kind of key, for messages, logs and metrics: `ip`, `x-api-key`, `user`.
+    /// The kind of key, for messages and logs: `ip`, `x-api-key`, `user`. Keys of two kinds never share a
+    /// quota, so a key under a new kind has used nothing.
     fn kind(&self) -> Cow<'_, str>;
 
     /// The request's key: found, missing, or unreadable.

@@ -48,6 +48,7 @@ pub(super) enum Hop {
 
 impl Hop {
     /// The nearest hop; `None` if the server does not put the peer into the extensions.
+    #[inline]
     pub(super) fn peer(request: &Parts) -> Option<Self> {
         let extensions = &request.extensions;
         if let Some(PeerAddr(peer)) = extensions.get() {

@@ -31,6 +31,7 @@ pub(super) enum Source {
 
 impl Proxies {
     /// Whether a hop is trusted. `walked` is the number of hops before it.
+    #[inline]
     pub(super) fn trusts(&self, hop: Hop, walked: usize) -> bool {
         match (&self.trust, hop) {
             (Trust::NoProxy, _) => false,
