@@ -5,6 +5,8 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
+#[cfg(feature = "metrics")]
+use super::rules::Rule;
 use super::{
     Core, Limiter,
     overrides::OverrideTable,
@@ -21,7 +23,10 @@ use crate::{
     store::{Announcement, MemoryStore, Store},
 };
 #[cfg(feature = "metrics")]
-use crate::{metrics::Metrics, store::MeteredStore};
+use crate::{
+    metrics::{CountedPolicy, Metrics},
+    store::MeteredStore,
+};
 
 const DEFAULT_MAX_HELD: usize = 10_000;
 const DEFAULT_MAX_HELD_PER_KEY: usize = 100;
@@ -186,12 +191,15 @@ fn meter(store: Option<Arc<dyn Store>>) -> Arc<dyn Store> {
 
 #[cfg(feature = "metrics")]
 fn metrics(rules: &RuleSet) -> Metrics {
-    let every_request = || rules.for_every_request().map(|rule| rule.policy.clone());
+    let policy = |rule: &Rule| CountedPolicy {
+        name: &rule.entry.labels.policy,
+        is_dry_run: rule.policy.settings.dry_run,
+    };
+    let every_request = || rules.for_every_request().map(policy);
     let named = rules.categories().map(|(name, _, rules)| {
-        let policies = every_request().chain(rules.map(|rule| rule.policy.clone()));
-        (name.to_owned(), policies.collect())
+        (name.to_owned(), every_request().chain(rules.map(policy)).collect())
     });
-    Metrics::new(rules.all().map(|rule| rule.policy.clone()), named)
+    Metrics::new(rules.all().map(policy), named)
 }
 
 impl fmt::Debug for LimiterBuilder {

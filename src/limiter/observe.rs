@@ -1,8 +1,15 @@
 //! What metrics and events learn of decisions.
 
-#[cfg(feature = "tracing")]
+#[cfg(feature = "metrics")]
+use std::time::Duration;
+
+#[cfg(any(feature = "metrics", feature = "tracing"))]
 use super::decision::Outcome;
 use super::{Core, decision::Decision};
+#[cfg(feature = "metrics")]
+use super::{Reason, Ruling};
+#[cfg(feature = "metrics")]
+use crate::metrics::VerdictLabel;
 #[cfg(any(feature = "metrics", feature = "tracing"))]
 use crate::store::Mode;
 
@@ -11,7 +18,7 @@ use crate::store::Mode;
 pub(super) fn observe(core: &Core, decision: &Decision) {
     #[cfg(feature = "metrics")]
     if !is_peek(decision) {
-        core.metrics.count(decision);
+        count(core, decision);
     }
     #[cfg(feature = "tracing")]
     if !decision.is_uneventful() {
@@ -19,6 +26,39 @@ pub(super) fn observe(core: &Core, decision: &Decision) {
     }
     #[cfg(not(any(feature = "metrics", feature = "tracing")))]
     let _ = (core, decision);
+}
+
+#[cfg(feature = "metrics")]
+fn count(core: &Core, decision: &Decision) {
+    let (record, held) = (&decision.record, decision.held());
+    let verdict = |outcome: Outcome<'_>| {
+        let policy: &'static str = &outcome.entry.labels.policy;
+        (policy, verdict_label(outcome, held))
+    };
+    core.metrics.count(record.category, record.outcomes().map(verdict), held);
+    let verdict = match record.ruling {
+        Ruling::Admitted | Ruling::Refused(_) => return,
+        Ruling::Blocked { .. } => VerdictLabel::Blocked,
+        Ruling::UnreadableCaller(_) => VerdictLabel::UnreadableKey,
+    };
+    core.metrics.count_without_policy(record.category, verdict);
+}
+
+#[cfg(feature = "metrics")]
+fn verdict_label(outcome: Outcome<'_>, held: Duration) -> VerdictLabel {
+    match (outcome.is_dry_run(), outcome.reason()) {
+        (true, None) => VerdictLabel::DryRunAllowed,
+        (true, Some(_)) => VerdictLabel::DryRunRefused,
+        (false, Some(Reason::MissingKey)) => VerdictLabel::MissingKey,
+        (false, Some(Reason::UnreadableKey)) => VerdictLabel::UnreadableKey,
+        (false, Some(Reason::StoreUnavailable)) => VerdictLabel::Unavailable,
+        (false, Some(Reason::QuotaExceeded | Reason::CostExceedsQuota | Reason::NoQuota)) => {
+            VerdictLabel::Refused
+        }
+        (false, Some(Reason::Blocked)) => VerdictLabel::Blocked,
+        (false, None) if held.is_zero() => VerdictLabel::Allowed,
+        (false, None) => VerdictLabel::Held,
+    }
 }
 
 #[cfg(any(feature = "metrics", feature = "tracing"))]

@@ -35,11 +35,8 @@ use ::metrics::{
 
 #[cfg(feature = "redis")]
 pub(crate) use self::deny_cache::DenyCacheHits;
-use self::{shared_gauge::SharedGauge, verdict_label::VerdictLabel};
-use crate::{
-    limiter::{Decision, Labels, Outcome, Ruling},
-    policy::Policy,
-};
+use self::shared_gauge::SharedGauge;
+pub(crate) use self::verdict_label::VerdictLabel;
 
 /// The series of one limiter.
 #[derive(Debug)]
@@ -71,10 +68,17 @@ struct CategoryMetrics {
     held: OnceLock<Histogram>,
 }
 
+/// A policy whose decisions are counted.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CountedPolicy {
+    /// The interned name: its address identifies the policy.
+    pub(crate) name: &'static str,
+    pub(crate) is_dry_run: bool,
+}
+
 #[derive(Debug)]
 struct PolicyMetrics {
-    policy: Policy,
-    labels: &'static Labels,
+    policy: CountedPolicy,
     decisions: OnceLock<[Counter; VerdictLabel::ALL.len()]>,
 }
 
@@ -82,13 +86,13 @@ impl Metrics {
     /// `policies` are all of the limiter's. Each of `categories` has a name, and the policies of its
     /// requests.
     pub(crate) fn new(
-        policies: impl IntoIterator<Item = Policy>,
-        categories: impl IntoIterator<Item = (String, Vec<Policy>)>,
+        policies: impl IntoIterator<Item = CountedPolicy>,
+        categories: impl IntoIterator<Item = (String, Vec<CountedPolicy>)>,
     ) -> Self {
         // An empty label is the same as none.
         let uncategorized = CategoryMetrics::new(String::new(), policies);
         let names: BTreeSet<_> =
-            uncategorized.policies.iter().map(|known| known.policy.name().to_owned()).collect();
+            uncategorized.policies.iter().map(|known| known.policy.name.to_owned()).collect();
         let named =
             categories.into_iter().map(|(name, policies)| CategoryMetrics::new(name, policies));
         Self {
@@ -103,27 +107,37 @@ impl Metrics {
         }
     }
 
-    /// Counts a decision.
-    #[expect(clippy::expect_used, reason = "uncounted decisions would hide what is refused")]
-    pub(crate) fn count(&self, decision: &Decision) {
-        let category = decision.record.category.map_or(&self.uncategorized, |number| {
-            self.categories.get(number as usize).expect("it is one of the limiter's categories")
-        });
-        let held = decision.held();
-        for outcome in decision.record.outcomes() {
+    /// Counts a decision about a request of this category, by what each policy says, and the time that
+    /// the request was held.
+    pub(crate) fn count<'n>(
+        &self,
+        category: Option<u32>,
+        verdicts: impl Iterator<Item = (&'n str, VerdictLabel)>,
+        held: Duration,
+    ) {
+        let category = self.category(category);
+        for (policy, verdict) in verdicts {
             // Where routers may read a path differently, policies of other categories decide as well.
-            let _ = category.count(outcome, held) || self.uncategorized.count(outcome, held);
-        }
-        match decision.record.ruling {
-            Ruling::Admitted | Ruling::Refused(_) => {}
-            Ruling::Blocked { .. } => category.count_without_policy(VerdictLabel::Blocked),
-            Ruling::UnreadableCaller(_) => {
-                category.count_without_policy(VerdictLabel::UnreadableKey);
-            }
+            let _ = category.count(policy, verdict) || self.uncategorized.count(policy, verdict);
         }
         if !held.is_zero() {
             category.held().record(held);
         }
+    }
+
+    /// Counts a decision that no policy has made.
+    #[cold]
+    pub(crate) fn count_without_policy(&self, category: Option<u32>, verdict: VerdictLabel) {
+        let CategoryMetrics { name, without_policy, .. } = self.category(category);
+        let counter = || decisions("", name, verdict);
+        without_policy[verdict as usize].get_or_init(counter).increment(1);
+    }
+
+    #[expect(clippy::expect_used, reason = "uncounted decisions would hide what is refused")]
+    fn category(&self, number: Option<u32>) -> &CategoryMetrics {
+        number.map_or(&self.uncategorized, |number| {
+            self.categories.get(number as usize).expect("it is one of the limiter's categories")
+        })
     }
 
     /// Sets the gauges, and raises each policy's overflow counter to `overflowed(policy)`. `live_keys`
@@ -162,32 +176,21 @@ impl OverflowCounter {
 }
 
 impl CategoryMetrics {
-    fn new(name: String, policies: impl IntoIterator<Item = Policy>) -> Self {
-        let policy = |policy| {
-            let labels = Labels::intern(&policy);
-            PolicyMetrics { policy, labels, decisions: OnceLock::new() }
-        };
+    fn new(name: String, policies: impl IntoIterator<Item = CountedPolicy>) -> Self {
+        let policy = |policy| PolicyMetrics { policy, decisions: OnceLock::new() };
         let policies = policies.into_iter().map(policy).collect();
         let without_policy = [const { OnceLock::new() }; VerdictLabel::ALL.len()];
         Self { name, policies, without_policy, held: OnceLock::new() }
     }
 
     /// Counts a decision. `false` where its policy is another category's, which counts nothing.
-    fn count(&self, outcome: Outcome<'_>, held: Duration) -> bool {
+    fn count(&self, policy: &str, verdict: VerdictLabel) -> bool {
         let mut policies = self.policies.iter();
-        let known = policies.find(|known| ptr::eq(known.labels, outcome.entry.labels));
+        let known = policies.find(|known| ptr::eq(known.policy.name, policy));
         if let Some(known) = known {
-            let verdict = VerdictLabel::new(outcome, held);
             known.decisions(&self.name)[verdict as usize].increment(1);
         }
         known.is_some()
-    }
-
-    /// Counts a decision that no policy has made.
-    #[cold]
-    fn count_without_policy(&self, verdict: VerdictLabel) {
-        let counter = || decisions("", &self.name, verdict);
-        self.without_policy[verdict as usize].get_or_init(counter).increment(1);
     }
 
     fn held(&self) -> &Histogram {
@@ -205,11 +208,11 @@ impl PolicyMetrics {
     fn decisions(&self, category: &str) -> &[Counter; VerdictLabel::ALL.len()] {
         self.decisions.get_or_init(|| {
             VerdictLabel::ALL.map(|verdict| {
-                let never = verdict.is_dry_run() != self.policy.settings.dry_run;
+                let never = verdict.is_dry_run() != self.policy.is_dry_run;
                 if never || matches!(verdict, VerdictLabel::Blocked) {
                     return Counter::noop();
                 }
-                decisions(self.policy.name(), category, verdict)
+                decisions(self.policy.name, category, verdict)
             })
         })
     }

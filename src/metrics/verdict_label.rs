@@ -1,12 +1,8 @@
 //! The values of the label `verdict`: [`VerdictLabel`].
 
-use std::time::Duration;
-
-use crate::limiter::{Outcome, Reason};
-
 /// What a policy decided about a request, as a value of the label `verdict`.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum VerdictLabel {
+pub(crate) enum VerdictLabel {
     Allowed,
     Held,
     Refused,
@@ -30,23 +26,6 @@ impl VerdictLabel {
         Self::DryRunAllowed,
         Self::DryRunRefused,
     ];
-
-    /// `held` is how long the request waited.
-    pub(super) fn new(outcome: Outcome<'_>, held: Duration) -> Self {
-        match (outcome.is_dry_run(), outcome.reason()) {
-            (true, None) => Self::DryRunAllowed,
-            (true, Some(_)) => Self::DryRunRefused,
-            (false, Some(Reason::MissingKey)) => Self::MissingKey,
-            (false, Some(Reason::UnreadableKey)) => Self::UnreadableKey,
-            (false, Some(Reason::StoreUnavailable)) => Self::Unavailable,
-            (false, Some(Reason::QuotaExceeded | Reason::CostExceedsQuota | Reason::NoQuota)) => {
-                Self::Refused
-            }
-            (false, Some(Reason::Blocked)) => Self::Blocked,
-            (false, None) if held.is_zero() => Self::Allowed,
-            (false, None) => Self::Held,
-        }
-    }
 
     pub(super) fn as_str(self) -> &'static str {
         match self {
