@@ -68,7 +68,7 @@ impl Description {
 
     fn policies(&self) -> impl Iterator<Item = &PolicyDescription> {
         let of_categories = self.categories.iter().flat_map(|category| &category.policies);
-        self.every_request.iter().chain(of_categories).chain(&self.direct)
+        self.every_request.iter().chain(of_categories).chain(&self.check_only)
     }
 
     fn limits(&self) -> Vec<Block> {
@@ -102,9 +102,9 @@ impl Description {
             )]));
             blocks.push(table("Policies by category of requests", groups.collect()));
         }
-        if !self.direct.is_empty() {
+        if !self.check_only.is_empty() {
             blocks.push(Block::Heading("Beside requests"));
-            blocks.push(whole("Policies for work other than requests", &self.direct));
+            blocks.push(whole("Policies for work other than requests", &self.check_only));
         }
         blocks
     }

@@ -57,7 +57,7 @@ pub struct Description {
     /// The categories, in order: the first that matches a request is its only one.
     pub categories: Vec<CategoryDescription>,
     /// The policies for [`Limiter::check`](crate::Limiter::check) only, which no request draws on.
-    pub direct: Vec<PolicyDescription>,
+    pub check_only: Vec<PolicyDescription>,
     /// The requests that are not counted at all.
     pub exempt: Vec<Requests>,
     /// The responses; `None` from a limiter, which has none.

@@ -26,7 +26,7 @@ pub(super) fn describe(core: &Core) -> Description {
         title: "Rate limits".to_owned(),
         every_request: describe_all(rules.for_every_request()),
         categories: categories.collect(),
-        direct: describe_all(rules.check_only()),
+        check_only: describe_all(rules.check_only()),
         exempt: rules.exempt().iter().map(Requests::from).collect(),
         responses: None,
     }

@@ -1,30 +1,31 @@
-//! What callers and operators see: a log of requests, and pages made of it.
+//! A log of requests, and pages that show it to callers and operators.
 //!
 //! # The request log
 //!
-//! A [`RequestLog`] makes an [`Entry`] of each request that a
-//! [`RateLimitLayer`](crate::RateLimitLayer) answers, when the head of its response is ready, and
-//! tells its [sinks](Sink). It tells of those as well that get no response: the caller has left, or
-//! the service has failed.
+//! A [`RequestLog`] writes an [`Entry`] about each request of a
+//! [`RateLimitLayer`](crate::RateLimitLayer) to its [sinks](Sink), when the head of the response is
+//! ready. Requests that get no response, because the caller left or the service failed, have entries
+//! too.
 //!
 //! | sink | feature | keeps |
 //! |---|---|---|
 //! | [`MemoryLog`] | `usage` | the newest entries, and the sums of the last day's minutes, both bounded |
 //! | `SqliteLog` | `usage-sqlite` | the same in a file, which survives a restart; bounded by age and size |
-//! | `TracingLog` | `usage`, `tracing` | nothing: it makes an event of each request |
+//! | `TracingLog` | `usage`, `tracing` | nothing: it writes an event for each request |
 //!
-//! The log holds no key, no path and no text of a caller's: the endpoint is the pattern of a route,
-//! and a key is a keyed [`Fingerprint`](crate::key::Fingerprint) and a label that identifies without disclosing.
+//! The log contains no keys, no paths and no other text from callers. An endpoint is the pattern of a
+//! route. A key is a keyed [`Fingerprint`](crate::key::Fingerprint), and a label that identifies the
+//! key to its owner without disclosing it.
 //!
 //! # Usage for the caller
 //!
 //! With the feature `axum`, `UsagePage` is a router that shows callers what is left of their
-//! quotas, and their part of the log: as JSON, and as a page that keeps itself up to date.
+//! quotas, and their own requests: as JSON, and as a page that updates itself.
 //!
 //! # For the operator
 //!
 //! With the feature `axum`, `OperatorPage` is a router that shows the busiest and the most refused
-//! keys, and lets those whom its guard lets in change what holds for one of them.
+//! keys, and on which operators block a key, or change its quotas for a time.
 
 mod log;
 #[cfg(feature = "axum")]

@@ -126,7 +126,7 @@ fn a_limiter_tells_all_that_it_is_set_to() {
                 &[&read],
             ),
         ],
-        "direct": [
+        "check_only": [
             policy("delivery", "sliding_window", quota(100, 3_600), &[]),
             policy("backup", "sliding_window", quota(1, 86_400), &[]),
         ],

@@ -101,7 +101,7 @@ fn algorithms(told: &Value) -> Vec<&str> {
         .unwrap()
         .iter()
         .map(|category| &category["policies"])
-        .chain([&told["every_request"], &told["direct"]])
+        .chain([&told["every_request"], &told["check_only"]])
     {
         algorithms.extend(policies.as_array().unwrap().iter().map(|of| string(&of["algorithm"])));
     }
@@ -146,7 +146,7 @@ async fn hellojohn_tells_its_page() {
         data("POST,PUT,PATCH,DELETE /v1/{*rest}", "write", "30 in 60 s per api key, else ip"),
     ];
     assert_eq!(categories(&told), expected);
-    assert_eq!(lines(&told["direct"]), [("delivery", "100 in 3600 s per ".to_owned())]);
+    assert_eq!(lines(&told["check_only"]), [("delivery", "100 in 3600 s per ".to_owned())]);
 
     // Enterprise: custom, and until then as Pro.
     let by_plan = |name: &str, numbers: [u64; 4]| {

@@ -1,38 +1,40 @@
+//! What the log says about one request: [`Entry`].
+
 use std::{sync::Arc, time::Duration};
 
 use super::Fingerprint;
 use crate::limiter::Reason;
 
-/// The endpoint of requests whose route is not known. No route is called so: all begin with a slash.
+/// The endpoint of requests without a known route. Routes begin with a slash, so none has this name.
 pub const UNMATCHED: &str = "unmatched";
 
-/// What the log tells of one request. Nothing in it is the caller's own text.
+/// What the log says about one request. It contains no text from the caller.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Entry {
     /// When the request arrived, since 1970 UTC.
     pub at: Duration,
     /// The pattern of the route: axum's `MatchedPath`, or else the path of the
-    /// [`Matcher`](crate::Matcher) by which the request is in its category, or else [`UNMATCHED`].
-    /// Never the path itself, which may tell of persons.
+    /// [`Matcher`](crate::Matcher) that puts the request into its category, or else [`UNMATCHED`].
+    /// It is never the path itself, which may contain personal data.
     pub endpoint: Arc<str>,
     /// One of the methods of RFC 9110 and RFC 5789, or `_OTHER`.
     pub method: &'static str,
-    /// The status of the response; `None` where there was none: the caller left before, or the
+    /// The status of the response; `None` where there was no response, because the caller left or the
     /// service failed.
     pub status: Option<u16>,
-    /// From the arrival until the head of the response was there, the time held included; where
-    /// there was no response, until the request was given up.
+    /// The time from the arrival to the head of the response, including the time held. Without a
+    /// response, the time until the caller left or the service failed.
     pub response_time: Duration,
-    /// The name of the policy that refused, or of the one that speaks in the headers.
+    /// The policy that refused, or else the policy that the headers show.
     pub policy: Option<Arc<str>>,
     /// What was decided.
     pub verdict: Verdict,
-    /// The units that the request cost that policy, after its response settled them.
+    /// The units that the request used of that policy, once the response had settled them.
     pub units: u64,
     /// How long the request was held.
     pub held: Duration,
-    /// Whose request it is.
+    /// The key of the caller.
     pub key: Option<LoggedKey>,
 }
 
@@ -40,9 +42,9 @@ pub struct Entry {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LoggedKey {
-    /// By which the entries of one key are found.
+    /// Identifies the key: entries of one key have the same fingerprint.
     pub fingerprint: Fingerprint,
-    /// By which its owner knows it, and nobody else could use it: at most 64 characters.
+    /// Shows the owner which key it is, without disclosing it: at most 64 characters.
     pub label: Arc<str>,
 }
 
@@ -77,7 +79,7 @@ impl Verdict {
         Self::Undecided,
     ];
 
-    /// A name for logs: `allowed`, `undecided`, or the reason: `quota_exceeded`,
+    /// The name in logs: `allowed`, `undecided`, or the reason: `quota_exceeded`,
     /// `cost_exceeds_quota`, `no_quota`, `missing_key`, `unreadable_key`, `store_unavailable`,
     /// `blocked`.
     #[must_use]
@@ -95,7 +97,7 @@ impl Verdict {
         }
     }
 
-    /// The verdict that [`as_str`](Self::as_str) names.
+    /// The verdict with this [name](Self::as_str).
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|verdict| verdict.as_str() == name)
@@ -106,13 +108,13 @@ impl Verdict {
     }
 }
 
-/// In milliseconds, with the digits of whole nanoseconds and no others.
+/// A time in milliseconds, without digits beyond nanoseconds.
 #[cfg(any(feature = "axum", feature = "tracing"))]
 pub(crate) fn millis(time: Duration) -> f64 {
     time.as_nanos() as f64 / 1e6
 }
 
-/// Callers may invent methods, of any length; the log keeps none of their text.
+/// The name of a known method. Callers may invent others, of any length: these become `_OTHER`.
 pub(crate) fn method_name(method: &str) -> &'static str {
     const NAMES: [&str; 9] =
         ["GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS", "CONNECT", "TRACE"];

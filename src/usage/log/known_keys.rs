@@ -1,4 +1,4 @@
-//! What the keys of a log draw on, for the operator.
+//! The quotas that the keys of a log draw on, for the operator's page: [`KnownKeys`].
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -13,7 +13,8 @@ use crate::limiter::{Decision, Limiter, Outcome, QuotaRef};
 /// The quotas that a key has drawn on last, one for each policy.
 pub(crate) type Quotas = SmallVec<[QuotaRef; 4]>;
 
-/// Which quotas the keys of the log draw on. The limiter counts by other fingerprints than the log.
+/// The quotas of each key, in bounded memory. The log needs them because the limiter counts by other
+/// fingerprints than its own.
 pub(crate) struct KnownKeys {
     max: usize,
     kept: Mutex<Kept>,
@@ -22,19 +23,19 @@ pub(crate) struct KnownKeys {
 #[derive(Default)]
 struct Kept {
     by_key: HashMap<Fingerprint, Known>,
-    /// The next to be forgotten first.
+    /// The keys in the order in which they are forgotten.
     order: VecDeque<Fingerprint>,
 }
 
 #[derive(Default)]
 struct Known {
     quotas: Quotas,
-    /// Whether it has come again since it was put into the order.
-    again: bool,
+    /// Whether the key has had another request since it was put at the end of `order`.
+    came_again: bool,
 }
 
-/// How many keys that have come again are looked at for one that has not.
-const LOOKED_AT: usize = 16;
+/// The most keys looked at for one that has not come again.
+const MAX_LOOKED_AT: usize = 16;
 
 impl KnownKeys {
     pub(crate) fn new(max: usize) -> Self {
@@ -53,7 +54,7 @@ impl KnownKeys {
         let own = own.unwrap_or_default();
         let kept = &mut *self.lock();
         match kept.by_key.get_mut(&key) {
-            Some(known) => known.again = true,
+            Some(known) => known.came_again = true,
             None => {
                 if kept.by_key.len() >= self.max {
                     kept.forget_one();
@@ -76,21 +77,21 @@ impl KnownKeys {
         self.lock().by_key.get(&key).map(|known| known.quotas.clone()).unwrap_or_default()
     }
 
-    /// Each change under the lock is whole, but for one key's charges.
+    /// A thread that panicked under the lock has left one key's quotas incomplete at most.
     fn lock(&self) -> MutexGuard<'_, Kept> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Kept {
-    /// Forgets the oldest key; one that has come again stays for another round, so that keys that
-    /// come once, however many, push out no regular.
+    /// Forgets the oldest key, but gives a key that has come again another round (the clock algorithm).
+    /// So keys that come once, however many, push out no regular key.
     fn forget_one(&mut self) {
-        for left in (0..LOOKED_AT).rev() {
+        for left in (0..MAX_LOOKED_AT).rev() {
             let Some(oldest) = self.order.pop_front() else { return };
             match self.by_key.get_mut(&oldest) {
-                Some(known) if known.again && left > 0 => {
-                    known.again = false;
+                Some(known) if known.came_again && left > 0 => {
+                    known.came_again = false;
                     self.order.push_back(oldest);
                 }
                 _ => {

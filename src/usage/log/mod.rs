@@ -1,7 +1,7 @@
-//! The entries of the request log, and the sinks that keep them.
+//! The request log: it observes a layer, and writes an entry about each request to its sinks.
 //!
-//! A sink that keeps entries also keeps sums of each minute: `sums` for those in memory, and `tally`
-//! for the heaviest keys, which no flood of other keys hides.
+//! A sink that keeps entries also keeps sums of each minute. In memory these are bounded (`sums`), and
+//! `tally` counts the heaviest keys, so that no flood of other keys hides them.
 
 mod entry;
 #[cfg(feature = "axum")]

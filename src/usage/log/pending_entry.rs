@@ -1,4 +1,4 @@
-//! A request under way that is to be logged: [`PendingEntry`].
+//! The log's entry about a request that has no response yet: [`PendingEntry`].
 
 use std::sync::Arc;
 
@@ -11,14 +11,14 @@ use crate::{
     limiter::{Decision, Limiter},
 };
 
-/// What the log has to know of a request before the service gets it.
+/// What the log needs of a request before the service consumes it.
 pub(super) struct PendingEntry {
     log: RequestLog,
     limiter: Limiter,
     at: Now,
     endpoint: Arc<str>,
     method: &'static str,
-    /// Or the status with which an unreadable key is refused.
+    /// The caller's key; or the status of the refusal, where the key is unreadable.
     key: Result<Option<LoggedKey>, StatusCode>,
 }
 

@@ -22,7 +22,8 @@ use crate::{
 
 type Label = Arc<dyn Fn(&Key<'_>) -> String + Send + Sync>;
 
-/// Tells [sinks](Sink) of each request that a [`RateLimitLayer`](crate::RateLimitLayer) answers.
+/// Writes an [`Entry`] about each request of a [`RateLimitLayer`](crate::RateLimitLayer) to
+/// [sinks](Sink).
 ///
 /// A clone is the same log: give one to
 /// [`RateLimitLayerBuilder::observe`](crate::RateLimitLayerBuilder::observe) and one to the
@@ -49,8 +50,8 @@ struct Settings {
 }
 
 impl RequestLog {
-    /// A log that knows requests by their `caller`, to whom it shows its usage. A request without a
-    /// caller is logged, and shown to no caller.
+    /// A log that identifies requests by their `caller`. A caller sees its own requests. A request
+    /// without a caller is logged, and no caller sees it.
     ///
     /// Give the same [`Caller`] to [`LimiterBuilder::caller`](crate::LimiterBuilder::caller) where an
     /// `OperatorPage` is to block callers. A sink that outlives the process needs a caller with a
@@ -65,14 +66,13 @@ impl RequestLog {
         })
     }
 
-    /// Reads back what the log has written: by the first of its sinks that can be read. `None` where
-    /// none can.
+    /// What reads the log: the [reader](Sink::reader) of the first sink that has one.
     #[must_use]
     pub fn reader(&self) -> Option<Arc<dyn Reader>> {
         self.0.sinks.iter().find_map(|sink| sink.reader())
     }
 
-    /// The key of a request, as the log knows it.
+    /// The key of a request's caller.
     ///
     /// # Errors
     /// The extractor's status, for a key that is unreadable.
@@ -91,7 +91,7 @@ impl RequestLog {
         Ok(Some(LoggedKey::new(fingerprint, cut_label(&label))))
     }
 
-    /// Keeps in mind what the request's key draws on, where an operator wants to know.
+    /// Remembers the quotas that the key draws on, if the log remembers keys.
     #[cfg(feature = "axum")]
     pub(crate) fn remember(&self, entry: &Entry, decision: Option<&Decision>, limiter: &Limiter) {
         if let (Some(known), Some(key), Some(decision)) = (&self.0.known, &entry.key, decision) {
@@ -125,17 +125,17 @@ impl ResponseObserver for RequestLog {
 pub struct RequestLogBuilder(Settings);
 
 impl RequestLogBuilder {
-    /// Adds a sink: each of them is told of each request.
+    /// Adds a sink. Every sink gets every entry.
     pub fn sink(mut self, sink: impl Sink) -> Self {
         self.0.sinks.push(Arc::new(sink));
         self
     }
 
-    /// What identifies a key without disclosing it; cut after 64 characters.
+    /// A label that identifies a key to its owner without disclosing it; cut after 64 characters.
     ///
-    /// Default: prefix and last four characters of what looks like an API key (`pk_live_…9f2c`),
-    /// which has up to 12 lower-case letters and `_` as its prefix, and at least 16 letters, digits
-    /// or dashes after it, a digit among them; of anything else only the kind of key.
+    /// Default: the prefix and the last four characters of an API key, `pk_live_…9f2c`. An API key has
+    /// a prefix of up to 12 lower-case letters and `_`, and then at least 16 letters, digits or dashes,
+    /// with at least one digit. Any other key is labelled by its kind only.
     ///
     /// ```
     /// use tower_quota::{key, usage::RequestLog};
@@ -152,8 +152,8 @@ impl RequestLogBuilder {
         self
     }
 
-    /// Remembers which quotas up to `max` keys draw on, by fingerprints: an `OperatorPage` shows and
-    /// resets these. A newer key takes the place of the oldest that has come but once. Default: none.
+    /// Remembers the quotas that up to `max` keys draw on, by fingerprints: an `OperatorPage` shows and
+    /// resets these. A new key replaces the oldest that has come only once. Default: 0.
     #[cfg(feature = "axum")]
     pub fn remember_keys(mut self, max: usize) -> Self {
         self.0.known = (max > 0).then(|| KnownKeys::new(max));

@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use super::{Entry, Fingerprint, LoggedKey};
 
-/// Receives the entries of a [`RequestLog`](super::RequestLog).
+/// Receives the entries of a [`RequestLog`](crate::usage::RequestLog).
 ///
 /// The log calls it for each request, before the response leaves. So an implementation must not wait
 /// and must not panic; slow work belongs on another thread.
@@ -29,8 +29,9 @@ pub trait Sink: Send + Sync + 'static {
     /// Receives one entry.
     fn record(&self, entry: &Entry);
 
-    /// Whether the entries survive the process. Then the log needs a secret, or a later process could
-    /// not find the entries of a key. Default: no.
+    /// Whether the entries survive the process. Then the log's caller needs a
+    /// [secret](crate::key::Caller::secret), or a later process could not find the entries of a key.
+    /// Default: no.
     fn is_persistent(&self) -> bool {
         false
     }

@@ -1,4 +1,4 @@
-//! What the pages of the request log answer: [`Page`], JSON and problem details.
+//! What the pages of the request log answer: [`HtmlPage`], JSON and problem details.
 
 use std::sync::Arc;
 
@@ -23,12 +23,12 @@ pub(super) const UNREADABLE: &str =
     "its log has no sink that can be read; add `.sink(MemoryLog::new())` to the `RequestLog`";
 
 /// A page that draws with its script the JSON of its own address.
-pub(super) struct Page {
+pub(super) struct HtmlPage {
     pub(super) html: &'static str,
     pub(super) script: &'static str,
 }
 
-impl Page {
+impl HtmlPage {
     /// The page or one of its parts. `None` where the request asks for JSON.
     pub(super) fn answer(&self, request: &Parts) -> Option<Response> {
         let (content_type, body) = match request.uri.query() {

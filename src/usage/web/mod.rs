@@ -1,7 +1,6 @@
 //! Pages over the request log: [`UsagePage`] for callers, [`OperatorPage`] for operators.
 //!
-//! One address answers with data as JSON, and to a browser with a page that draws these data and
-//! keeps itself up to date.
+//! One address answers with JSON, and to a browser with a page that draws this JSON and updates itself.
 
 mod answer;
 mod operator_page;

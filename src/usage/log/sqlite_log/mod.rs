@@ -50,24 +50,23 @@ const VERSION: i64 = 1;
 /// On Unix, a new file has the mode 0600: only the user of this process can read it. A file that is
 /// already there keeps its mode.
 ///
-/// The log needs a [secret](super::RequestLogBuilder::secret), or a later process would not find
-/// the entries of a key. A clone is the same log; dropping the last one writes what waits.
+/// The log's caller needs a [secret](crate::key::Caller::secret), or a later process could not find
+/// the entries of a key. A clone is the same log. Dropping the last clone writes the entries that wait.
 ///
 /// ```
 /// # let folder = tempfile::tempdir()?;
 /// # let path = folder.path().join("requests.sqlite");
 /// use std::time::Duration;
-/// use tower_quota::{key, usage::{RequestLog, SqliteLog}};
+/// use tower_quota::{key::{self, Caller}, usage::{RequestLog, SqliteLog}};
 ///
 /// let file = SqliteLog::builder(path)
 ///     .max_age(Duration::from_secs(90 * 86_400))
 ///     .max_bytes(10 << 30)
 ///     .build()?;
 /// # let secret = 7;
-/// let log = RequestLog::builder(key::header("x-api-key"))
-///     .secret(secret) // u128::from_str_radix(&std::env::var("LOG_SECRET")?, 16)?
-///     .sink(file.clone())
-///     .build()?;
+/// // secret: u128::from_str_radix(&std::env::var("LOG_SECRET")?, 16)?
+/// let caller = Caller::new(key::header("x-api-key")).secret(secret);
+/// let log = RequestLog::builder(caller).sink(file.clone()).build()?;
 /// # let _ = log;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```

@@ -1,4 +1,5 @@
-//! The changes that an operator can make to a key, and those made: [`Change`] and [`Changes`].
+//! The changes that an operator can make to a key, and those made: [`Change`] and
+//! [`ChangeHistory`].
 
 use std::{
     collections::VecDeque,
@@ -74,7 +75,7 @@ impl fmt::Display for Change {
 
 /// A change that was made.
 #[derive(Clone, Serialize)]
-pub(super) struct Made {
+pub(super) struct ChangeRecord {
     pub(super) at: u64,
     pub(super) operator: String,
     pub(super) key: String,
@@ -83,10 +84,10 @@ pub(super) struct Made {
 
 /// The last changes, the newest first.
 #[derive(Default)]
-pub(super) struct Changes(Mutex<VecDeque<Made>>);
+pub(super) struct ChangeHistory(Mutex<VecDeque<ChangeRecord>>);
 
-impl Changes {
-    pub(super) fn add(&self, made: Made) {
+impl ChangeHistory {
+    pub(super) fn add(&self, made: ChangeRecord) {
         #[cfg(feature = "tracing")]
         tracing::info!(
             target: "tower_quota::operator",
@@ -100,7 +101,7 @@ impl Changes {
         all.push_front(made);
     }
 
-    pub(super) fn all(&self) -> Vec<Made> {
+    pub(super) fn all(&self) -> Vec<ChangeRecord> {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         all.iter().cloned().collect()
     }

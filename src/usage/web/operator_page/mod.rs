@@ -15,9 +15,9 @@ use http::{HeaderMap, StatusCode, header::CONTENT_TYPE, request::Parts};
 use serde::Serialize;
 use serde_json::json;
 
-use self::change::{Change, Changes, Made, with_units};
+use self::change::{Change, ChangeHistory, ChangeRecord, with_units};
 use super::{
-    answer::{Page, UNREADABLE, json, problem, read},
+    answer::{HtmlPage, UNREADABLE, json, problem, read},
     quota_json::{QuotaJson, unix_millis},
 };
 use crate::{
@@ -30,46 +30,45 @@ use crate::{
 /// How many of the busiest, and of the most refused keys are shown.
 const TOP: usize = 20;
 const HOUR: Duration = Duration::from_secs(3_600);
-/// The body of a change is shorter.
+/// The longest body of a change, in bytes.
 const MAX_BODY: usize = 4_096;
 
-const PAGE: Page = Page {
+const PAGE: HtmlPage = HtmlPage {
     html: include_str!("index.html"),
     script: concat!(include_str!("../common.js"), include_str!("script.js")),
 };
 
 type Guard = Arc<dyn Fn(&Parts) -> Option<String> + Send + Sync>;
 
-/// The busiest and the most refused keys of the last hour, what each policy would do to them now,
-/// and what an operator may do about it: give a key more or less for a time, reset it, block it.
+/// Shows operators the busiest and the most refused keys of the last hour, with the state of their
+/// quotas. Operators can change a key's quotas for a time, reset them, or block the key.
 ///
-/// A key that makes more than 1/16 of all requests, or of all refused ones, is always shown, however
-/// many other keys there are; with a [`MemoryLog`](crate::usage::MemoryLog), its count may lack 1/129 of all.
+/// The page always shows a key that makes more than 1/16 of all requests, or of all refused ones,
+/// however many other keys there are. With a [`MemoryLog`](crate::usage::MemoryLog), its count may lack
+/// 1/129 of all.
 ///
-/// [`router`](Self::router) is to be mounted with `Router::nest`, outside of the
-/// [`RateLimitLayer`](crate::RateLimitLayer). `/` shows, as JSON or to a browser as a page. A `POST`
-/// of JSON to `/keys/{fingerprint}` changes what holds for a key, from its next request on. Mounted
-/// at `/quotas`, `/` is `/quotas`: axum does not route `/quotas/` to it.
+/// Mount the [`router`](Self::router) with `Router::nest`, outside of the
+/// [`RateLimitLayer`](crate::RateLimitLayer). `/` answers with JSON, or to a browser with a page. A
+/// `POST` of JSON to `/keys/{fingerprint}` changes a key, from its next request on. Mounted at
+/// `/quotas`, `/` is `/quotas`: axum does not route `/quotas/` to it.
 ///
-/// | body | what it does |
+/// | body | effect |
 /// |---|---|
 /// | `{"action": "reset"}` | the key has its whole quotas again |
-/// | `{"action": "block", "seconds": 3600}` | its requests are refused with the reason [`Blocked`](crate::Reason::Blocked), by a policy `blocked` of no units; metrics and events tell of it |
-/// | `{"action": "unblock"}` | not any more |
-/// | `{"action": "set_quota", "policy": "read", "units": 500, "seconds": 3600}` | it has these units in each window; what it has used counts, and a burst of its own stays |
-/// | `{"action": "restore_quota", "policy": "read"}` | it has its plan's quota again |
+/// | `{"action": "block", "seconds": 3600}` | its requests are refused with the reason [`Blocked`](crate::Reason::Blocked) |
+/// | `{"action": "unblock"}` | its requests are not blocked any more |
+/// | `{"action": "set_quota", "policy": "read", "units": 500, "seconds": 3600}` | the key has this number of units in each window; units it has used count, and a burst that was set stays |
+/// | `{"action": "restore_quota", "policy": "read"}` | the key has its plan's quota again |
 ///
-/// Each change is shown on the page, and with the feature `tracing` logged with the target
-/// `tower_quota::operator`. Changes hold in this process, for at most 10,000 keys at once and a year
-/// each, and are gone with it.
-///
-/// A key is the [`RequestLog`]'s, wherever its requests go. What other than the layer asks
-/// ([`Limiter::check`]) knows no such key, and stays as it is.
+/// The page lists the latest changes. With the feature `tracing`, each is logged with the target
+/// `tower_quota::operator`. Blocks and quotas are the limiter's [`Overrides`](crate::Overrides): they
+/// hold in this process, for requests and checks alike.
 ///
 /// ```
 /// use axum::Router;
 /// use tower_quota::{
-///     Limiter, RateLimitLayer, key,
+///     Limiter,
+///     key::{self, Caller},
 ///     usage::{MemoryLog, OperatorPage, RequestLog},
 /// };
 ///
@@ -77,8 +76,9 @@ type Guard = Arc<dyn Fn(&Parts) -> Option<String> + Send + Sync>;
 /// #[derive(Clone)]
 /// struct Operator(String);
 ///
-/// let limiter = Limiter::builder().build()?;
-/// let log = RequestLog::builder(key::bearer())
+/// let caller = Caller::new(key::bearer());
+/// let limiter = Limiter::builder().caller(caller.clone()).build()?;
+/// let log = RequestLog::builder(caller)
 ///     .sink(MemoryLog::new())
 ///     .remember_keys(10_000)
 ///     .build()?;
@@ -98,17 +98,17 @@ struct Settings {
     log: RequestLog,
     reader: Arc<dyn Reader>,
     guard: Guard,
-    changes: Changes,
+    changes: ChangeHistory,
 }
 
 impl OperatorPage {
-    /// A page over the requests that `limiter` counts and `log` logs: those of the layer that has
-    /// both. It reads the [first sink](RequestLog::reader) that can be read.
+    /// A page for the layer that has this limiter and this log. It reads the
+    /// [first sink](RequestLog::reader) that can be read.
     pub fn builder(limiter: Limiter, log: RequestLog) -> OperatorPageBuilder {
         OperatorPageBuilder { limiter, log, guard: None }
     }
 
-    /// To be mounted with `Router::nest`.
+    /// The page as a router, for `Router::nest`.
     pub fn router<S: Clone + Send + Sync + 'static>(self) -> Router<S> {
         Router::new()
             .route("/", get(overview))
@@ -126,8 +126,8 @@ pub struct OperatorPageBuilder {
 }
 
 impl OperatorPageBuilder {
-    /// Who may see and change it: the name of the operator whose request it is, for the log of
-    /// changes; `None` for everybody else, who gets a 403. There is no default.
+    /// Says who may use the page: it returns the name of the operator, for the log of changes, or
+    /// `None` for anyone else, who gets a 403. It has no default.
     pub fn guard(
         mut self,
         operator: impl Fn(&Parts) -> Option<String> + Send + Sync + 'static,
@@ -159,7 +159,7 @@ impl OperatorPageBuilder {
         }
         let Some(reader) = self.log.reader() else { return fail(UNREADABLE) };
         let Self { limiter, log, .. } = self;
-        let changes = Changes::default();
+        let changes = ChangeHistory::default();
         Ok(OperatorPage(Arc::new(Settings { limiter, log, reader, guard, changes })))
     }
 }
@@ -167,13 +167,13 @@ impl OperatorPageBuilder {
 #[derive(Serialize)]
 struct Overview {
     at: u64,
-    busiest: Vec<Key>,
-    most_refused: Vec<Key>,
-    changes: Vec<Made>,
+    busiest: Vec<KeyJson>,
+    most_refused: Vec<KeyJson>,
+    changes: Vec<ChangeRecord>,
 }
 
 #[derive(Clone, Serialize)]
-struct Key {
+struct KeyJson {
     fingerprint: String,
     label: String,
     requests: u64,
@@ -183,7 +183,7 @@ struct Key {
 }
 
 #[derive(Serialize)]
-struct Held<'a> {
+struct KeyQuotaJson<'a> {
     #[serde(flatten)]
     quota: QuotaJson<'a>,
     /// How long the key has this quota instead of its plan's.
@@ -220,7 +220,7 @@ async fn change(
     let (request, body) = request.into_parts();
     let Some(operator) = (page.guard)(&request) else { return forbidden() };
     let refuse = |detail: &str| problem(StatusCode::BAD_REQUEST, detail);
-    // No other site's form can send this, whatever cookies a browser adds to it.
+    // A form of another site cannot send this type, so a browser's cookies alone change nothing.
     if !is_json(&request.headers) {
         return problem(StatusCode::UNSUPPORTED_MEDIA_TYPE, "Send `application/json`.");
     }
@@ -236,7 +236,7 @@ async fn change(
     };
     match page.make(key, &change).await {
         Ok(()) => {
-            page.changes.add(Made {
+            page.changes.add(ChangeRecord {
                 at: unix_millis(page.limiter.now().unix()),
                 operator,
                 key: fingerprint,
@@ -257,12 +257,12 @@ impl Settings {
         self.log.known().map(|known| known.of(key)).unwrap_or_default()
     }
 
-    /// What holds for a caller. `build()` has seen that the limiter has a caller.
+    /// The overrides of a caller. `build()` has checked that the limiter has a caller.
     fn overrides(&self, key: Fingerprint) -> Result<CallerOverrides, String> {
         self.limiter.overrides().by_fingerprint(key).map_err(|error| sentence(&error))
     }
 
-    async fn summaries(&self, keys: &[KeySum]) -> Vec<Key> {
+    async fn summaries(&self, keys: &[KeySum]) -> Vec<KeyJson> {
         let mut summaries = Vec::new();
         for KeySum { key, requests, refused } in keys {
             let drawn = self.quotas(key.fingerprint);
@@ -272,12 +272,12 @@ impl Settings {
                 let own = own.as_ref()?.quotas.iter().find(|own| own.policy == policy)?;
                 Some(own.left.as_secs_f64())
             };
-            let quotas = decision.outcomes().map(|outcome| Held {
+            let quotas = decision.outcomes().map(|outcome| KeyQuotaJson {
                 quota: QuotaJson::new(&outcome),
                 changed_seconds: changed(outcome.policy()),
             });
             let blocked = own.as_ref().and_then(|own| own.blocked);
-            summaries.push(Key {
+            summaries.push(KeyJson {
                 fingerprint: format!("{:032x}", key.fingerprint.0),
                 label: key.label.to_string(),
                 requests: *requests,

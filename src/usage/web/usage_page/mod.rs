@@ -18,7 +18,7 @@ use http::{
 use serde_json::json;
 
 use self::summary::{LogJson, Span, Summary};
-use super::answer::{Page, UNREADABLE, json, problem, problem_with, read};
+use super::answer::{HtmlPage, UNREADABLE, json, problem, problem_with, read};
 use crate::{
     error::BuildError,
     limiter::Limiter,
@@ -28,34 +28,33 @@ use crate::{
 /// How many entries of the log an answer has by default, and at most.
 const DEFAULT_LIMIT: usize = 20;
 const MAX_LIMIT: usize = 100;
-const PAGE: Page = Page {
+const PAGE: HtmlPage = HtmlPage {
     html: include_str!("index.html"),
     script: concat!(include_str!("../common.js"), include_str!("script.js")),
 };
 
-/// The usage of whoever asks: what is left of its quotas, and its part of the request log.
+/// Shows callers what is left of their quotas, and their own requests.
 ///
-/// [`router`](Self::router) serves two addresses below the one where it is mounted:
+/// [`router`](Self::router) serves two paths below the one where it is mounted:
 ///
-/// | | |
+/// | path | answer |
 /// |---|---|
-/// | `/` | quotas, the sums of the last hour or day (`?span=day`), and the latest requests; as JSON, or to a browser as a page that draws it and keeps itself up to date |
-/// | `/log` | the log, the newest first, `?limit=` (20, at most 100) at a time; `?before=` the `next` of the page before |
+/// | `/` | quotas, the sums of the last hour or day (`?span=day`), and the latest requests; as JSON, or to a browser as a page that draws it and updates itself |
+/// | `/log` | the log, the newest first: `?limit=` entries (default 20, at most 100), older than `?before=`, the `next` of the last answer |
 ///
 /// Mounted at `/usage`, `/` is `/usage`: axum does not route `/usage/` to it.
 ///
-/// The caller is who the request's own key says, as in the [`RequestLog`] and in the limiter's
-/// policies: no parameter tells whose usage is meant, so nobody sees another's. Nothing is charged
-/// or logged, provided that the router is mounted outside of the
-/// [`RateLimitLayer`](crate::RateLimitLayer).
+/// The caller is the one that the [`RequestLog`] finds in the request. No parameter names another
+/// caller, so no caller sees the usage of another. Mount the router outside of the
+/// [`RateLimitLayer`](crate::RateLimitLayer): then its requests are not charged or logged.
 ///
 /// In JSON, points in time are milliseconds since 1970 UTC. A quota has `policy`, `counted_by`,
 /// `algorithm`, `limit`, `used`, `remaining` and `reset_seconds` as in
-/// [`Outcome`](crate::Outcome), and its `units` per `window_seconds`. A minute tells how many
-/// requests ended with `2xx`, `3xx`, `4xx` or `5xx`, were `refused`, or had no answer (`none`). An
-/// entry of the log has the fields of [`Entry`](crate::usage::Entry), but for the key.
+/// [`Outcome`](crate::Outcome), and its `units` per `window_seconds`. A minute has the numbers of
+/// requests that ended with `2xx`, `3xx`, `4xx` or `5xx`, were `refused`, or got no response (`none`).
+/// An entry of the log has the fields of [`Entry`](crate::usage::Entry), without the key.
 ///
-/// The page has no inline script or style and asks no other host.
+/// The page has no inline script or style, and loads nothing from other hosts.
 ///
 /// ```
 /// use axum::{Router, http::header::AUTHORIZATION, routing::get};
@@ -73,7 +72,7 @@ const PAGE: Page = Page {
 ///     .build()?;
 /// let app: Router = Router::new()
 ///     .route("/things", get(|| async { "things" }))
-///     .layer(RateLimitLayer::builder(limiter).log(log).build()?)
+///     .layer(RateLimitLayer::builder(limiter).observe(log).build()?)
 ///     .nest("/usage", usage.router());
 /// # let _ = app;
 /// # Ok::<(), tower_quota::BuildError>(())
@@ -106,8 +105,8 @@ impl KeyHeader {
 }
 
 impl UsagePage {
-    /// A page over the requests that `limiter` counts and `log` logs: those of the layer that has
-    /// both. It reads the [first sink](RequestLog::reader) that can be read.
+    /// A page for the layer that has this limiter and this log. It reads the
+    /// [first sink](RequestLog::reader) that can be read.
     pub fn builder(limiter: Limiter, log: RequestLog) -> UsagePageBuilder {
         UsagePageBuilder { limiter, log, key_header: None }
     }
@@ -128,9 +127,9 @@ pub struct UsagePageBuilder {
 }
 
 impl UsagePageBuilder {
-    /// Lets the page ask for an API key, and send it in this header, after `prefix`. The key stays
-    /// in the open page and is stored nowhere. Default: it does not ask; the browser's own
-    /// credentials (a session's cookie, say) say who the caller is.
+    /// Lets the page ask for an API key, and send it in this header, after `prefix`. The open page
+    /// keeps the key in memory only. Default: the page does not ask, and the browser's own credentials,
+    /// such as a session cookie, identify the caller.
     pub fn ask_for_key(mut self, header: HeaderName, prefix: &'static str) -> Self {
         self.key_header = Some((header, prefix));
         self

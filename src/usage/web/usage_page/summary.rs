@@ -211,7 +211,7 @@ mod tests {
     use crate::usage::log::tests::entry;
 
     #[test]
-    fn sums_of_a_log_that_is_out_of_order_are_told() {
+    fn sums_of_a_log_that_is_out_of_order_do_not_overflow() {
         let sum = |refused| Sum { requests: u64::MAX, refused, ..Sum::empty_for(&entry(7)) };
         let sums = [sum(true), sum(true), sum(false)];
         assert_eq!(minutes(&sums)[0].requests["refused"], u64::MAX);
