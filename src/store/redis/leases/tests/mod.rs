@@ -176,7 +176,7 @@ fn what_cannot_be_leased_is_asked_for() {
 }
 
 #[test]
-fn a_reset_forgets_what_wdate_back() {
+fn a_reset_forgets_what_was_taken() {
     let (server, leases) = (MemoryStore::new(), Arc::new(LeaseTable::new(64)));
     let one = an_hour(100);
     fill_at(&leases, &one, &server, START);
@@ -186,7 +186,7 @@ fn a_reset_forgets_what_wdate_back() {
 }
 
 #[test]
-fn a_correction_of_a_lease_is_of_when_it_wdate_back() {
+fn a_correction_of_a_lease_is_of_when_it_was_taken() {
     let change = Change::GiveBack(1);
     let correction = |charge| {
         date_back(&Correction { charged_at: Some(at(START)), ..Correction::new(charge, change) })
