@@ -149,6 +149,53 @@ fn what_had_no_room_is_reported_once_per_policy() {
     assert_eq!(reported("callers of a full store"), 0);
 }
 
+/// Charges the store at each event.
+#[cfg(feature = "tracing")]
+struct ChargingSubscriber(Arc<MemoryStore>);
+
+#[cfg(feature = "tracing")]
+impl tracing::Subscriber for ChargingSubscriber {
+    fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+
+    fn event(&self, _: &tracing::Event<'_>) {
+        admits(&self.0, email(1_000_000, Algorithm::FixedWindow), at(0));
+    }
+
+    fn enter(&self, _: &tracing::span::Id) {}
+
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+#[cfg(feature = "tracing")]
+#[test]
+fn a_subscriber_that_logs_a_full_store_may_charge_it() {
+    let (done, is_done) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let store = Arc::new(MemoryStore::with_max_keys(100));
+        let (name, settings) = ("logged by a subscriber that charges".into(), String::new());
+        store.announce(&[Announcement { name, policy: EMAILS, settings }].into());
+        tracing::subscriber::with_default(ChargingSubscriber(store.clone()), || {
+            (0..200).for_each(|number| {
+                admits(&store, email(number, Algorithm::FixedWindow), at(0));
+            });
+        });
+        let full = warnings().iter().any(|given| given.culprit().ends_with("that charges"));
+        let _ = done.send((full, store.overflowed()));
+    });
+    let (full, overflowed) = is_done.recv_timeout(std::time::Duration::from_secs(30)).unwrap();
+    assert!(full && overflowed > 0);
+}
+
 #[test]
 fn keys_that_have_their_quota_again_are_not_live_though_no_new_one_comes() {
     let store = MemoryStore::with_max_keys(MAX_KEYS);

@@ -46,7 +46,8 @@
 //! 2. Single slots. A thread that moves entries waits for the lock bit of one slot at a time. The
 //!    fast path has no other lock, holds lock bits for a few instructions and never waits, so it
 //!    needs no order.
-//! 3. The lock in [`overflow_counts`]. A thread that has it takes no other.
+//!
+//! The lock in [`overflow_counts`] is taken alone, and nothing is logged under any of these locks.
 //!
 //! # What makes room in a full store
 //! In this order ([`eviction`]), until a new key has room:
@@ -153,7 +154,7 @@ const BYTES: Cost = Cost { counter: 40, log: 105, spilled: 1_400 };
 /// A flood does not give a spent key its quota back either: where a key was dropped to make room,
 /// new keys of its policy begin with what it had used, until that has come back. The first shared
 /// charge of each policy is reported ([`store_full`](crate::warning#store_full)), and
-/// [`Limiter::overflowed`](crate::Limiter::overflowed) counts them.
+/// [`PolicyHandle::overflowed`](crate::PolicyHandle::overflowed) counts them.
 ///
 /// ```
 /// use tower_quota::{Limiter, store::MemoryStore};
@@ -213,8 +214,8 @@ impl MemoryStore {
     }
 
     /// How many charges were counted in a quota that new keys share, because the store was full:
-    /// the sum over all policies. [`Limiter::overflowed`](crate::Limiter::overflowed) has each
-    /// policy's.
+    /// the sum over all policies. [`PolicyHandle::overflowed`](crate::PolicyHandle::overflowed) has
+    /// each policy's.
     #[must_use]
     pub fn overflowed(&self) -> u64 {
         self.shards.overflow.total()

@@ -49,7 +49,10 @@ impl OverflowCounts {
         };
         charges.fetch_add(1, Relaxed);
         if !is_reported.swap(true, Relaxed) {
-            warn(Code::StoreFull, name, || {
+            let name = name.clone();
+            drop(by_policy);
+            // Without the lock, as this may log, and a subscriber may charge the store.
+            warn(Code::StoreFull, &name, || {
                 format!(
                     "policy `{name}`: the memory store has no room for more of its keys, and new \
                      ones share a quota until others expire. If these are honest callers, raise \

@@ -61,15 +61,19 @@ pub(super) fn charge_all(shards: &Shards, charges: &[Charge], usages: &mut [Usag
     let fits =
         |(charge, found): (&Charge, &Found)| charge.mode != Mode::Enforced || found.wait == 0;
     let passes = charges.iter().zip(&found).all(fits);
-    for (((charge, home), found), usage) in charges.iter().zip(&homes).zip(found).zip(usages) {
+    let is_made = |charge: &Charge, found: &Found| passes && found.wait == 0 && charge.uses_units();
+    for (((charge, home), found), usage) in charges.iter().zip(&homes).zip(&found).zip(usages) {
         let shard = &mut locked[index(home)];
-        if passes && found.wait == 0 && charge.uses_units() {
+        if is_made(charge, found) {
             consume(shard, charge, found.is_shared);
-            if found.is_shared {
-                shards.overflow.record(charge.policy);
-            }
         }
-        *usage = usage_of(shard, charge, found);
+        *usage = usage_of(shard, charge, *found);
+    }
+    drop(locked);
+    // Without a lock, as this may log, and a subscriber may charge the store.
+    let shared = charges.iter().zip(&found).filter(|(_, found)| found.is_shared);
+    for (charge, _) in shared.filter(|(charge, found)| is_made(charge, found)) {
+        shards.overflow.record(charge.policy);
     }
 }
 
