@@ -1,40 +1,24 @@
 //! Reading a body for its key is bounded: in bytes, in pieces and in time.
 
-use std::{
-    collections::VecDeque,
-    convert::Infallible,
-    pin::Pin,
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::{convert::Infallible, pin::Pin, time::Duration};
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
-use http_body::{Body, Frame};
-use http_body_util::{BodyExt, Full};
+use http_body::Frame;
+use http_body_util::{BodyExt, Full, StreamBody};
+use tokio_stream::{Stream, StreamExt};
 use tower::{Layer, ServiceBuilder, ServiceExt, service_fn};
 use tower_quota::{
     BodyFieldLayer, Limiter, Policy, Quota, RateLimitLayer,
     key::{Extracted, KeyExtractor, body_field},
 };
 
-/// Pieces, and then nothing for ever.
-struct Slow(VecDeque<&'static str>);
-
-impl Body for Slow {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        match self.0.pop_front() {
-            Some(piece) => Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(piece.as_bytes()))))),
-            None => Poll::Pending,
-        }
-    }
+/// A body of these frames.
+fn body(frames: impl Stream<Item = Bytes> + Send + 'static) -> Pieces {
+    StreamBody::new(Box::pin(frames.map(|piece| Ok(Frame::data(piece)))))
 }
+
+type Pieces = StreamBody<Pin<Box<dyn Stream<Item = Result<Frame<Bytes>, Infallible>> + Send>>>;
 
 async fn send(layer: BodyFieldLayer, policy: Policy, content_type: &str) -> StatusCode {
     let limiter = Limiter::builder().policy(policy).build().unwrap();
@@ -44,7 +28,9 @@ async fn send(layer: BodyFieldLayer, policy: Policy, content_type: &str) -> Stat
     let service =
         ServiceBuilder::new().layer(layer).layer(RateLimitLayer::new(limiter)).service(handler);
     let request = Request::post("/").header("content-type", content_type);
-    let body = Slow(["{\"email\":", "\"a@b.c\"}"].into());
+    // A whole document, and no end.
+    let pieces = ["{\"email\":", "\"a@b.c\"}"].map(Bytes::from);
+    let body = body(tokio_stream::iter(pieces).chain(tokio_stream::pending()));
     service.oneshot(request.body(body).unwrap()).await.unwrap().status()
 }
 
@@ -72,30 +58,8 @@ async fn another_type_is_read_where_the_layer_is_given_it() {
     assert_eq!(status, StatusCode::REQUEST_TIMEOUT, "it is read, and takes too long");
 }
 
-/// Bytes, each in a piece of its own, of which some are empty.
-struct Crumbs {
-    left: VecDeque<u8>,
-    empty: usize,
-}
-
-impl Body for Crumbs {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        if let Some(empty) = self.empty.checked_sub(1) {
-            self.empty = empty;
-            return Poll::Ready(Some(Ok(Frame::data(Bytes::new()))));
-        }
-        let byte = self.left.pop_front();
-        Poll::Ready(byte.map(|byte| Ok(Frame::data(Bytes::copy_from_slice(&[byte])))))
-    }
-}
-
-/// What is found of the email, and how many bytes arrive.
+/// Sends a document, each byte in a frame of its own, after some empty frames. Returns the email that
+/// is found, and how many bytes arrive.
 async fn crumbs(document: &str, empty: usize) -> (Extracted<'static>, usize) {
     let handler = service_fn(async |request: Request<_>| {
         let (head, body) = request.into_parts();
@@ -104,11 +68,12 @@ async fn crumbs(document: &str, empty: usize) -> (Extracted<'static>, usize) {
             Extracted::Missing => Extracted::Missing,
             Extracted::Unreadable(status) => Extracted::Unreadable(status),
         };
-        let body: tower_quota::PeekedBody<Crumbs> = body;
+        let body: tower_quota::PeekedBody<Pieces> = body;
         let Ok(body) = body.collect().await;
         Ok::<_, Infallible>(Response::new((found, body.to_bytes().len())))
     });
-    let body = Crumbs { left: document.bytes().collect(), empty };
+    let bytes = document.as_bytes().to_vec().into_iter().map(|byte| Bytes::from(vec![byte]));
+    let body = body(tokio_stream::iter(std::iter::repeat_n(Bytes::new(), empty).chain(bytes)));
     let request = Request::post("/").header("content-type", "application/json").body(body).unwrap();
     let service = BodyFieldLayer::new(["email"]).layer(handler);
     let Ok(response) = service.oneshot(request).await;

@@ -8,7 +8,7 @@ use tokio::{
     task::{LocalSet, spawn_local, yield_now},
     time::{Instant, sleep, sleep_until, timeout},
 };
-use tower_quota::{Clock, Limiter, Policy, Quota, Reason, key::header};
+use tower_quota::{Clock, Limiter, LimiterBuilder, Policy, Quota, Reason, key::header};
 
 const HOUR: u64 = 3_600_000;
 
@@ -99,18 +99,21 @@ fn request(arrival: &Arrival) -> Parts {
     request.body(()).unwrap().into_parts().0
 }
 
-/// Sends all arrivals, and tells what became of each, and in which order they passed.
-fn run(rules: &[Rule], arrivals: &[Arrival]) -> (Vec<Fate>, Vec<usize>) {
+/// Runs `story` with a limiter of these rules, on a clock that is paused at midnight.
+fn with_limiter<T>(rules: &[Rule], story: impl AsyncFnOnce(Limiter) -> T) -> T {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
-    let arrivals = arrivals.to_vec();
-    LocalSet::new().block_on(&runtime.unwrap(), async move {
+    LocalSet::new().block_on(&runtime.unwrap(), async {
         let midnight = std::time::UNIX_EPOCH + Duration::from_secs(86_400);
-        let mut limiter = Limiter::builder().clock(Clock::tokio(midnight));
-        for (rule, name) in rules.iter().zip(["first", "second"]) {
-            limiter = limiter.policy(rule.policy(name));
-        }
-        let limiter = limiter.build().unwrap();
+        let limiter = Limiter::builder().clock(Clock::tokio(midnight));
+        let policies = rules.iter().zip(["first", "second"]).map(|(rule, name)| rule.policy(name));
+        story(policies.fold(limiter, LimiterBuilder::policy).build().unwrap()).await
+    })
+}
+
+/// Sends all arrivals. Returns the fate of each, and the order in which they passed.
+fn run(rules: &[Rule], arrivals: &[Arrival]) -> (Vec<Fate>, Vec<usize>) {
+    with_limiter(rules, async |limiter| {
         let start = Instant::now();
         let now = move || (Instant::now() - start).as_millis() as u64;
         let fates = Rc::new(RefCell::new(vec![Fate::HungUp; arrivals.len()]));
@@ -180,7 +183,7 @@ fn verify(rules: &[Rule], arrivals: &[Arrival]) {
             Fate::HungUp => assert!(arrivals[place].patience.is_some(), "{place} has no fate"),
         }
     }
-    // With the same keys, no one overtakes; with one policy, that is each key's order of arrival.
+    // No request overtakes one with the same keys.
     for (earlier, &first) in order.iter().enumerate() {
         for &second in &order[earlier + 1..] {
             let same_keys = (0..rules.len())
@@ -192,19 +195,10 @@ fn verify(rules: &[Rule], arrivals: &[Arrival]) {
     }
 }
 
-/// Sends all arrivals; where the last of them is refused and told when it would pass, sends it again
-/// then. Whether it passes at once; `None` where it was not refused, or is told no time.
+/// Sends all arrivals. If the last is refused with a time to retry, sends it again at that time, and
+/// returns whether it passes at once. `None`: it was not refused, or without such a time.
 fn passes_when_told(rules: &[Rule], arrivals: &[Arrival]) -> Option<bool> {
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
-    let arrivals = arrivals.to_vec();
-    LocalSet::new().block_on(&runtime.unwrap(), async move {
-        let midnight = std::time::UNIX_EPOCH + Duration::from_secs(86_400);
-        let mut limiter = Limiter::builder().clock(Clock::tokio(midnight));
-        for (rule, name) in rules.iter().zip(["first", "second"]) {
-            limiter = limiter.policy(rule.policy(name));
-        }
-        let limiter = limiter.build().unwrap();
+    with_limiter(rules, async |limiter| {
         let (last, before) = arrivals.split_last()?;
         for arrival in before {
             sleep(Duration::from_millis(arrival.later)).await;
@@ -312,9 +306,9 @@ fn ten_thousand_held_requests_take_less_than_two_kilobytes_each() {
         .key(header("first"))
         .or_refuse()
         .hold(Duration::from_secs(4 * 3_600));
-    // A small one: what it has reserved and not used is no part of what is measured.
+    // A small one, because memory that the store reserves and does not use must not be measured.
     let store = tower_quota::store::MemoryStore::with_max_keys(4_096);
-    // Room for more: when few positions are free, no one is held with as many requests.
+    // With room for more: when the queue is nearly full, callers with many requests are not held.
     let limiter = Limiter::builder().policy(policy).store(store).max_held(10_100).build().unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     let arrival = |key: u32| {

@@ -35,14 +35,18 @@ fn is_counted(decision: &Decision) -> bool {
     decision.reason() != Some(Reason::StoreUnavailable)
 }
 
-/// How long it takes until the server decides again.
-async fn heals(limiter: &Limiter) -> Duration {
+/// Looks every 2 ms until it is so: the servers are real, and so is the time.
+async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
     let start = Instant::now();
-    while !is_counted(&ask(limiter).await) {
-        assert!(start.elapsed() < PATIENCE, "it does not heal");
+    while !is_so().await {
+        assert!(start.elapsed() < PATIENCE, "waited too long for {what}");
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
-    start.elapsed()
+}
+
+/// Waits until the server decides again.
+async fn heals(limiter: &Limiter) {
+    until("the server to decide", async || is_counted(&ask(limiter).await)).await;
 }
 
 #[tokio::test]
@@ -126,27 +130,24 @@ async fn a_cluster_counts_and_goes_on_without_a_master() {
     cluster.nodes()[0].pause();
     let mut counted = 0;
     for _ in 0..30 {
-        for key in 0..50_u64 {
-            counted += u64::from(is_counted(&limiter.check("p", key).await.unwrap()));
-        }
+        counted += count_fifty(&limiter).await;
     }
     assert!((300..1_300).contains(&counted), "{counted} of 1,500 were counted");
     cluster.nodes()[0].resume();
     all_are_counted(&limiter).await;
 }
 
-/// Sooner or later, keys on all servers.
-async fn all_are_counted(limiter: &Limiter) {
-    let start = Instant::now();
-    let mut all = false;
-    while !all {
-        assert!(start.elapsed() < PATIENCE, "it does not heal");
-        tokio::time::sleep(Duration::from_millis(2)).await;
-        all = true;
-        for key in 0..50_u64 {
-            all &= is_counted(&limiter.check("p", key).await.unwrap());
-        }
+/// Asks for fifty keys, on all servers of a cluster, and returns how many the servers counted.
+async fn count_fifty(limiter: &Limiter) -> u64 {
+    let mut counted = 0;
+    for key in 0..50_u64 {
+        counted += u64::from(is_counted(&limiter.check("p", key).await.unwrap()));
     }
+    counted
+}
+
+async fn all_are_counted(limiter: &Limiter) {
+    until("all servers to decide", async || count_fifty(limiter).await == 50).await;
 }
 
 /// The probe passes and requests fail, as where a user may write the probe's key alone.
@@ -202,9 +203,7 @@ async fn a_connection_that_fails_when_it_opens_is_given_up_once() {
         })
         .collect();
     // The script is sent to be known, and then with the probe.
-    while server.calls("EVAL") == 0 {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    until("the probe", async || server.calls("EVAL") > 0).await;
     proxy.swallow();
     for one in waiting {
         assert!(!is_counted(&one.await.unwrap()));
@@ -241,7 +240,7 @@ async fn a_cluster_is_not_asked_twice() {
             let limiter = limiter.clone();
             tokio::spawn(async move { limiter.give_back("p", "k", 10).await.unwrap() })
         };
-        // Mostly in this order: units are given back, and before that is told, the connection ends.
+        // Mostly in this order: units are given back, and the connection ends before the reply.
         tokio::time::sleep(Duration::from_millis(20)).await;
         others.send_packed_command(&kill).unwrap();
         node.resume();
@@ -260,14 +259,12 @@ async fn a_cluster_that_lacks_a_master_at_the_start_counts_on_the_others() {
     // It has the slot of the probe.
     cluster.nodes()[1].kill();
     let limiter = limiter(RedisStore::cluster_builder(cluster.urls()), OnStoreFailure::Refuse);
-    let (start, mut counted) = (Instant::now(), 0);
-    while counted < 20 {
-        assert!(start.elapsed() < PATIENCE, "only {counted} were counted");
-        for key in 0..50_u64 {
-            counted += u64::from(is_counted(&limiter.check("p", key).await.unwrap()));
-        }
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
+    let mut counted = 0;
+    until("two servers to decide", async || {
+        counted += count_fifty(&limiter).await;
+        counted >= 20
+    })
+    .await;
 }
 
 #[test]
@@ -353,9 +350,7 @@ async fn a_server_that_was_late_is_asked_before_it_is_given_up() {
         let limiter = limiter.clone();
         tokio::spawn(async move { crowd(&limiter, 10).await })
     };
-    while server.calls("evalsha") < 12 {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    until("the question after the crowd's", async || server.calls("evalsha") >= 12).await;
     proxy.delay_replies(Duration::ZERO);
     assert_eq!(late.await.unwrap(), (0, 0));
     // Its answer to that question is behind those that were late.
@@ -384,7 +379,7 @@ async fn who_waits_too_long_for_a_turn_is_decided_without_the_server() {
     assert!(warned[0].to_string().contains("waited 20ms for their turn"), "{}", warned[0]);
 }
 
-/// Their commands are carried out, and the replies are read by no one.
+/// Their commands are carried out, and their replies are dropped.
 #[tokio::test]
 async fn callers_that_leave_take_no_other_s_answer() {
     let server = Server::start();
@@ -413,12 +408,10 @@ async fn callers_that_leave_take_no_other_s_answer() {
     proxy.pass();
     // What those who left were charged has come back.
     for cost in (1..=900).filter(|cost| cost % 12 == 1) {
-        let start = Instant::now();
-        while limiter.peek("p", cost).await.unwrap().outcomes().next().unwrap().remaining() != 1_000
-        {
-            assert!(start.elapsed() < PATIENCE, "what {cost} was charged does not come back");
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
+        until("what was charged to come back", async || {
+            limiter.peek("p", cost).await.unwrap().outcomes().next().unwrap().remaining() == 1_000
+        })
+        .await;
     }
 }
 

@@ -7,7 +7,7 @@ use common::redis::{APPEND_ONLY, Cluster, Proxy, Server};
 use crate::{
     quotas::{KEYS, POLICIES, Quotas},
     replica::{Orders, Verdict},
-    stage::{Row, Stage, WITH_PASSWORD, url},
+    stage::{Row, Run, Stage, WITH_PASSWORD, url},
 };
 
 /// Where the answer of a slow machine must not look like a failure.
@@ -23,17 +23,23 @@ pub fn none() -> Row {
     run.keeps_the_quota().row("none")
 }
 
-pub fn stopped() -> Row {
-    let server = Server::start_with(WITH_PASSWORD);
+/// Makes a server with these options fail while callers want more than there is.
+fn of_a_server(options: &[&str], fault: impl FnOnce(&Server)) -> Run {
+    let server = Server::start_with(&[WITH_PASSWORD, options].concat());
     let mut stage = Stage::start(&Orders::server(&server));
     stage.until_busy();
-    stage.fault(|| {
+    stage.fault(|| fault(&server));
+    stage.pass(3);
+    stage.end()
+}
+
+pub fn stopped() -> Row {
+    let run = of_a_server(&[], |server| {
         server.pause();
         thread::sleep(Duration::from_secs(1));
         server.resume();
     });
-    stage.pass(3);
-    stage.end().keeps_the_quota().row("server stopped for 1 s")
+    run.keeps_the_quota().row("server stopped for 1 s")
 }
 
 pub fn lost_connections() -> Row {
@@ -54,29 +60,21 @@ pub fn lost_connections() -> Row {
 }
 
 pub fn flushed_scripts() -> Row {
-    let server = Server::start_with(WITH_PASSWORD);
-    let mut stage = Stage::start(&Orders::server(&server));
-    stage.until_busy();
-    stage.fault(|| {
+    let run = of_a_server(&[], |server| {
         for _ in 0..100 {
             server.ask::<()>(redis::cmd("SCRIPT").arg("FLUSH")).unwrap();
             thread::sleep(Duration::from_millis(10));
         }
     });
-    stage.pass(2);
-    stage.end().keeps_the_quota().row("`SCRIPT FLUSH`, 100 times in 1 s")
+    run.keeps_the_quota().row("`SCRIPT FLUSH`, 100 times in 1 s")
 }
 
 pub fn restarted_with_its_file() -> Row {
-    let server = Server::start_with(&[WITH_PASSWORD, APPEND_ONLY].concat());
-    let mut stage = Stage::start(&Orders::server(&server));
-    stage.until_busy();
-    stage.fault(|| {
+    let run = of_a_server(APPEND_ONLY, |server| {
         server.kill();
         server.restart();
     });
-    stage.pass(3);
-    stage.end().keeps_the_quota().row("killed and restarted, `appendfsync always`")
+    run.keeps_the_quota().row("killed and restarted, `appendfsync always`")
 }
 
 pub fn clocks_an_hour_off() -> Row {
