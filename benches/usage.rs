@@ -145,7 +145,7 @@ fn page(path: &std::path::Path) {
     );
 }
 
-/// The key of the request that was made last.
+/// The key of the last request.
 #[derive(Clone, Default)]
 struct KeyOf(std::sync::Arc<std::sync::Mutex<Option<Fingerprint>>>);
 

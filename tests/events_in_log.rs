@@ -1,5 +1,5 @@
-//! Without a subscriber to `tracing` events, the `log` crate's logger hears of them: axum has that
-//! switched on (`tracing`'s feature `log`).
+//! Without a subscriber to `tracing` events, the logger of the `log` crate gets them, because axum
+//! turns on `tracing`'s feature `log`. In a process of its own, because the logger is the process's.
 
 use std::io::Write;
 

@@ -1,5 +1,5 @@
-//! A server that forgot to hand on the peer's address: told once, and never a 500. In a file of its
-//! own, because what is logged once is logged once a process.
+//! A server does not pass on the peer's address: one warning, and never a 500. In a process of its
+//! own, because the warning is logged once in a process.
 
 use axum::{Router, body::Body, http::Request, routing::get};
 use common::Lines;

@@ -1,4 +1,4 @@
-//! The Prometheus example, and the dashboard that is made for its numbers.
+//! The Prometheus example, and the dashboard for its numbers.
 //! In a process of its own, because the recorder that the example installs is the process's.
 
 #[path = "../examples/prometheus/main.rs"]
@@ -45,7 +45,7 @@ impl Store for Remote {
     }
 }
 
-/// What `/metrics` tells after each thing has happened that there is to count.
+/// The text at `/metrics` after all that is counted has happened.
 async fn exposed() -> String {
     let clock = Clock::tokio(UNIX_EPOCH + Duration::from_secs(1_705_399_200));
     let app = prometheus::app(prometheus::exporter().unwrap(), clock).unwrap();
@@ -147,7 +147,7 @@ async fn the_dashboard_asks_for_what_the_exporter_tells() {
         asked.extend(metrics.iter().map(|name| name.trim_end_matches("_bucket").to_owned()));
     }
 
-    // What is told is what is documented, and all of it is on the dashboard.
+    // The metrics are those that are documented, and all of them are on the dashboard.
     let types = told.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
     let names: BTreeSet<_> = types.map(|(name, _)| name.to_owned()).collect();
     assert_eq!(asked, names);

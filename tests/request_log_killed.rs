@@ -42,7 +42,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
 }
 
-/// Answers requests without end, and tells how many of them are surely in the log.
+/// Answers requests without end, and prints how many of them are surely in the log.
 fn answer_until_killed(path: &Path) -> Result<(), Box<dyn Error>> {
     let file = SqliteLog::builder(path).max_waiting(100_000).build()?;
     let log =
@@ -83,7 +83,7 @@ fn kill_after(acknowledgements: usize) -> Result<(), Box<dyn Error>> {
     // SIGKILL: nothing of the process runs any more.
     process.kill()?;
     process.wait()?;
-    // What it told between the last line read and its end.
+    // The lines that it printed between the last one read and its end.
     for line in lines {
         acknowledged = line?.parse()?;
     }

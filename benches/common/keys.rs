@@ -12,7 +12,7 @@ pub fn key(n: usize) -> String {
     key
 }
 
-/// Key number `n`, in place of what `key` was.
+/// Writes key number `n` into `key`.
 pub fn write_key(key: &mut String, n: usize) {
     key.clear();
     write!(key, "sk_live_{n:032x}").expect("a string takes all");

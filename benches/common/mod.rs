@@ -33,7 +33,7 @@ pub fn now_or_never<F: Future>(future: F) -> F::Output {
     }
 }
 
-/// The bound for that many keys: nobody sets it to the number itself.
+/// The bound for that many keys, with some room, as users set it.
 pub const fn room_for(keys: usize) -> usize {
     if keys < 8_000 { 10_000 } else { keys + keys / 4 }
 }

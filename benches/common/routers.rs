@@ -31,10 +31,10 @@ const DAY: Duration = Duration::from_secs(86_400);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Limit {
     Bare,
-    /// Nobody; but all answers get three headers that are always the same: what those cost anyway.
+    /// No limit, but three constant headers on each response: the cost of headers alone.
     FixedHeaders,
     TowerGovernor,
-    /// It tells quota headers with refusals only.
+    /// It sets quota headers on refusals only.
     RateNet,
     TowerQuota,
 }
@@ -44,7 +44,7 @@ pub enum Limit {
 pub struct Variant {
     pub limit: Limit,
     pub admitted: bool,
-    /// Whether answers tell of the quota in headers.
+    /// Whether responses have quota headers.
     pub headers: bool,
 }
 
@@ -56,7 +56,7 @@ impl Variant {
         if self.admitted { StatusCode::OK } else { StatusCode::TOO_MANY_REQUESTS }
     }
 
-    /// With each key's first request made.
+    /// Builds the router, and sends the first request of each key.
     pub fn router(self) -> Router {
         let router = Router::new().route("/", get(|| async { "hello" }));
         let units = if self.admitted { 100_000 } else { 1 };

@@ -18,7 +18,7 @@ use crate::common::{
 pub trait Item: Send + Sync {
     /// With key number `n`.
     fn numbered(n: usize) -> Self;
-    /// With key number `n` in place of its own.
+    /// The same, with key number `n`.
     fn renumber(&mut self, n: usize);
 }
 

@@ -16,10 +16,10 @@ use crate::{
     exists, peers,
 };
 
-/// The word by which this program is told to answer requests.
+/// The argument with which this program answers requests.
 pub const ANSWER: &str = "answer";
 
-/// Answers `requests` with the variant in that place, or bare beyond the last.
+/// Answers `requests` with the variant of that index, or bare beyond the last.
 pub fn answer(row: usize, column: usize, requests: usize) {
     let variant = ROWS.get(row).map_or(BARE, |(_, limits)| limits[column]);
     let mut router = variant.router();
@@ -27,7 +27,7 @@ pub fn answer(row: usize, column: usize, requests: usize) {
     assert_eq!(as_expected, requests, "{variant:?}");
 }
 
-/// In here, and only in here, callgrind counts: what it takes until a router is there varies.
+/// Callgrind counts only inside this function, because the cost of building a router varies.
 #[inline(never)]
 fn answer_all(router: &mut Router, requests: Vec<Request<Body>>, variant: Variant) -> usize {
     let answers = requests.into_iter().map(|request| answer_one(router, request));

@@ -33,7 +33,7 @@ const fn limits(admitted: bool, headers: bool) -> [Variant; 4] {
     ]
 }
 
-/// Whether there is such a thing: rate-net tells headers with refusals, and only with them.
+/// Whether the variant exists: rate-net sets headers on refusals, and only on those.
 fn exists(Variant { limit, admitted, headers }: Variant) -> bool {
     match limit {
         Limit::FixedHeaders => admitted && headers,

@@ -17,8 +17,8 @@ use crate::{
 };
 
 const ROOM: usize = 10_000_000;
-/// How often memory is looked at, and governor told to drop what has expired, as its
-/// documentation advises.
+/// How often memory is measured, and governor's expired keys are dropped, as its documentation
+/// advises.
 const TICK: Duration = Duration::from_secs(1);
 /// Fresh keys between two looks at the time.
 const STRIDE: usize = 1_000;

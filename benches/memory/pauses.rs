@@ -64,7 +64,7 @@ pub fn measure(subject: &str, keys: usize) {
     });
 }
 
-/// governor drops expired keys when it is told to, all at once.
+/// governor drops expired keys in one call, all at once.
 fn governors_own(keys: usize) {
     let clock = FakeRelativeClock::default();
     let governor = RateLimiter::dashmap_with_clock(governors(1, WINDOW), clock.clone());

@@ -77,7 +77,7 @@ async fn ours(url: String, policies: usize, quota: Quota, lease: u32) -> Subject
     ours
 }
 
-/// What one round of one subject has told.
+/// The result of one round of one subject.
 struct Told {
     /// Decisions in a second.
     rate: f64,

@@ -10,7 +10,7 @@ use std::{
 
 use crate::common::{process::again, routers::Variant};
 
-/// The word by which this program is told to serve.
+/// The argument with which this program serves.
 pub const SERVE: &str = "serve";
 
 /// Serves on one thread, on a free port that it prints, until its input ends.

@@ -6,7 +6,8 @@ use axum::{body::Body, http::Response};
 use http_body_util::BodyExt;
 use serde_json::Value;
 
-/// A whole response, with what is no JSON as a text: nothing of it goes unsaid but the length of its body, which is always right.
+/// A whole response. A body that is no JSON is a text. Only `content-length` is left out, after it was
+/// compared with the body.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Answer {
     pub status: u16,
@@ -30,7 +31,7 @@ impl Answer {
             .map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()))
             .collect();
         assert_eq!(headers.len(), head.headers.len(), "no header is sent twice");
-        // A response to HEAD tells the length of the body that it leaves out.
+        // A response to HEAD has the length of the body that it leaves out.
         if let Some(length) = headers.remove("content-length").filter(|_| !body.is_empty()) {
             assert_eq!(length, body.len().to_string());
         }
@@ -65,7 +66,7 @@ impl Answer {
         self
     }
 
-    /// What the page's callers read of a header: a whole number, or `otherwise` when it is missing.
+    /// The whole number in a header, or `otherwise` if it is missing, as the page's callers read it.
     pub fn number(&self, header: &str, otherwise: u64) -> u64 {
         self.headers.get(header).map_or(otherwise, |value| value.parse().unwrap())
     }

@@ -1,5 +1,5 @@
 //! An admitted request with a header key, in memory, allocates nothing on its way through `call`;
-//! a refused one, what its response is made of.
+//! a refused one allocates only its response.
 
 use std::{
     convert::Infallible,
@@ -93,7 +93,7 @@ fn each_header_value_is_allocated_once_unless_it_is_a_small_number_or_recurs() {
     let limiter = Limiter::builder().policy(policy("a")).policy(policy("b")).build().unwrap();
     let layer = |style| RateLimitLayer::builder(limiter.clone()).headers([style]).build().unwrap();
     // The map of headers has two vectors; beside them, one for each value but numbers: the Unix time
-    // has been told before.
+    // was written before.
     let allocations = |style| allocations(&layer(style), StatusCode::OK);
     assert_eq!(allocations(HeaderStyle::x_ratelimit()), 2);
     assert_eq!(allocations(HeaderStyle::ratelimit_lists().partition_key()), 2 + 2);

@@ -20,7 +20,7 @@ fn category(category: Category) -> LimiterBuilder {
     Limiter::builder().category(category)
 }
 
-/// What is said of keys, in the order in which it is said.
+/// A policy with these calls about its keys, in this order.
 fn keyed(say: impl FnOnce(Policy) -> Policy) -> LimiterBuilder {
     with(say(Policy::token_bucket("read", Quota::per_minute(1))))
 }

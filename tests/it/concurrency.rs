@@ -43,7 +43,7 @@ fn limiter() -> LimiterBuilder {
     Limiter::builder().clock(Clock::tokio(midnight))
 }
 
-/// Runs `work` in all threads at once; it is told which thread it is, and which round.
+/// Runs `work` in all threads at once, with the number of the thread and of the round.
 fn hammer(work: impl Fn(u64, u64) + Sync) {
     let start = Barrier::new(THREADS as usize);
     thread::scope(|scope| {

@@ -1,4 +1,4 @@
-//! A limiter tells what it does: as data, JSON, Markdown and HTML.
+//! A limiter describes its limits as data, JSON, Markdown and HTML.
 #![cfg(feature = "describe")]
 
 use std::{
@@ -25,7 +25,7 @@ use tower_quota::{
 
 const SECRET: &str = "sk_live_secret";
 
-/// One of each thing that there is to tell.
+/// One of each thing that a description can contain.
 fn everything() -> LimiterBuilder {
     let auth = Policy::sliding_window("auth", Quota::per_minute(5)).key(ClientIp::new()).or_skip();
     let forgot = Policy::sliding_window("forgot", Quota::per_window(5, Duration::from_secs(600)))
@@ -73,7 +73,7 @@ fn json_of(text: &str) -> Value {
     serde_json::from_str(text).unwrap()
 }
 
-/// What a policy tells where nothing is out of the ordinary.
+/// The description of an ordinary policy.
 fn policy(name: &str, algorithm: &str, quota: Value, keys: &[&str]) -> Value {
     json!({
         "name": name, "algorithm": algorithm, "quota": quota, "plans": [], "other_quotas": false,

@@ -17,7 +17,7 @@ use tower_quota::{
 
 type Body = Full<Bytes>;
 
-/// A request that finds both of its quotas used up, and tells of neither in headers.
+/// Refuses a request whose quotas are both used up, without quota headers.
 fn refused() -> Request<()> {
     request(&[("x-api-key", "k"), ("x-request-id", "req_01HX")])
 }

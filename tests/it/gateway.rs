@@ -75,7 +75,8 @@ impl Call {
     }
 }
 
-/// A whole response but the length of its body; the id of an instance is told apart.
+/// A whole response without the length of its body. The id of a problem's instance is a field of its
+/// own.
 #[derive(Clone, Debug, PartialEq)]
 struct Answer {
     status: u16,

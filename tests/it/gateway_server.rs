@@ -1,7 +1,7 @@
 //! The gateway example as its users run it: callers held over real connections.
 //!
-//! No time is asserted from above: this machine may be busy. The paused clock of `gateway.rs` tells
-//! the exact moments.
+//! No time has an upper bound here, because the machine may be busy. `gateway.rs` tests the exact
+//! times on a paused clock.
 #![cfg(all(feature = "axum", feature = "describe", target_os = "linux"))]
 
 use std::time::{Duration, Instant};
@@ -40,8 +40,8 @@ async fn held_connections_that_close_give_their_places_up() -> Result<()> {
     for _ in 0..10 {
         let _hung_up = timeout(Duration::from_millis(100), ask(&url, "gw_acme_nightly")).await;
     }
-    // The server notices within a few requests. Had each kept its place, there would be no room for
-    // another until more tokens are there than all of them want: thousands of requests later.
+    // The server notices within a few requests. If they stayed in the queue, it would be full until
+    // there are tokens for all of them: thousands of requests later.
     let served = async {
         let mut refused = 0;
         while ask(&url, "gw_acme_nightly").await? != 200 {

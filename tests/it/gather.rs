@@ -55,7 +55,7 @@ impl Api {
         self.send_as_it_is(request.extension(PeerAddr(peer))).await
     }
 
-    /// Puts the page's `uuid` in place of the response's own, and asserts that it tells the time.
+    /// Replaces the response's UUID by the page's, and asserts that the response has the time.
     async fn send_as_it_is(&self, request: request::Builder) -> Answer {
         self.send_with(request, Body::empty()).await
     }

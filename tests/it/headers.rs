@@ -1,4 +1,4 @@
-//! What responses tell of the quota, over the public API.
+//! Quota headers of responses, over the public API.
 
 use std::{
     convert::Infallible,
@@ -41,7 +41,7 @@ async fn handler(_: Request<()>) -> Result<Response<Body>, Infallible> {
     Ok(Response::new(Body::from("hello")))
 }
 
-/// The headers that tell of the quota, in the order of their names.
+/// The quota headers, in the order of their names.
 fn lines(headers: &HeaderMap) -> Vec<(&str, &str)> {
     let mut lines: Vec<_> = headers
         .iter()
@@ -85,7 +85,7 @@ async fn by_default_the_x_ratelimit_headers_of_the_tightest_policy() {
 async fn the_named_policy_speaks_where_it_holds_and_passes() {
     let layer = RateLimitLayer::builder(limiter()).header_policy("burst").build().unwrap();
     let limit = |headers: &HeaderMap| headers["x-ratelimit-limit"].clone();
-    // It does not hold here: the tightest speaks.
+    // It does not apply here, so the headers are of the tightest policy.
     assert_eq!(limit(&headers_of(&layer, "/read").await.1), "10");
     assert_eq!(limit(&headers_of(&layer, "/write").await.1), "2");
 
@@ -93,7 +93,7 @@ async fn the_named_policy_speaks_where_it_holds_and_passes() {
     for _ in 0..2 {
         assert_eq!(limit(&headers_of(&layer, "/write").await.1), "10");
     }
-    // On a 429 the refusing policy speaks, whichever was named.
+    // On a 429 the headers are of the refusing policy, whichever was named.
     let (status, headers) = headers_of(&layer, "/write").await;
     assert_eq!((status, limit(&headers).to_str().unwrap()), (429, "2"));
 }
@@ -394,7 +394,7 @@ async fn waits_are_spread_by_key_and_never_shortened() {
     let one = Policy::fixed_window("one", Quota::per_hour(1));
     let per_key = || one.clone().key(key::header("x-api-key")).or_skip();
     assert_eq!(waits(Duration::ZERO, per_key()).await, [3_600; 200]);
-    // Where all share the quota, the callers are told apart by the key of another policy.
+    // If all share the quota, the key of another policy distinguishes the callers.
     for policy in [per_key(), one.global()] {
         let waits = waits(Duration::from_secs(100), policy).await;
         assert!(waits[0] >= 3_600 && waits[199] <= 3_700, "{waits:?}");

@@ -34,7 +34,7 @@ fn request(key: &str) -> Request<Full<Bytes>> {
     Request::get("/").header("x-key", key).body(Full::default()).unwrap()
 }
 
-/// Asks in a task of its own, and tells the decision and when it came.
+/// Decides in a task of its own, and returns the decision and its time.
 fn ask(limiter: &Limiter, key: &str) -> JoinHandle<(Decision, Duration)> {
     let deciding = limiter.decide(&request(key).into_parts().0);
     let asked = Instant::now();
@@ -295,7 +295,7 @@ async fn a_job_may_wait_too() {
     assert!(!limiter.peek("p", "tenant").await.unwrap().is_allowed(), "a look does not wait");
 }
 
-/// An inner service that tells when it is called, and takes its time.
+/// An inner service that records its calls, and is slow.
 fn slow(
     calls: Arc<Mutex<Vec<u64>>>,
 ) -> impl Service<

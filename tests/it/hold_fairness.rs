@@ -31,7 +31,7 @@ fn decide(limiter: &Limiter, caller: &str, key: &str) -> DecisionFuture {
     limiter.decide(&request.body(()).unwrap().into_parts().0)
 }
 
-/// Asks in a task of its own, and tells the decision and how long that took.
+/// Decides in a task of its own, and returns the decision and how long it took.
 fn ask(limiter: &Limiter, caller: &str, key: &str) -> JoinHandle<(Decision, Duration)> {
     let (deciding, asked) = (decide(limiter, caller, key), Instant::now());
     tokio::spawn(async move { (deciding.await, asked.elapsed()) })

@@ -50,7 +50,7 @@ fn data() -> impl Strategy<Value = Vec<u8>> {
     vec(piece, 0..16).prop_map(|pieces| pieces.concat())
 }
 
-/// A trusted proxy in a network that is exempt: whoever is behind it must not pass for it.
+/// A trusted proxy is in an exempt network; the clients behind it are not exempt.
 #[tokio::test]
 async fn behind_a_proxy_in_an_exempt_network_each_client_is_counted() {
     for (name, values, why) in [

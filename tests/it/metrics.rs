@@ -1,4 +1,4 @@
-//! What a limiter tells the recorder of the `metrics` facade.
+//! What a limiter records with the `metrics` facade.
 #![cfg(feature = "metrics")]
 
 use std::{
@@ -19,7 +19,7 @@ use tower_quota::{
 
 const SECRET: &str = "sk_live_secret";
 
-/// What a recorder has been told since the beginning.
+/// All that was recorded since the beginning.
 struct Recorded {
     /// Tells what is new.
     snapshotter: Snapshotter,
@@ -266,7 +266,7 @@ fn what_had_no_room_in_the_store_is_counted_by_policy() {
     assert_eq!(series["tower_quota_overflowed_total{policy=all}"], Told::Count(0));
 }
 
-/// Answers after as long as it is told.
+/// A store that answers after this time.
 struct Slow(Arc<MemoryStore>, Duration);
 
 impl Slow {

@@ -1,5 +1,5 @@
-//! What a response tells where several limits have a say in it: layers around layers, and handlers
-//! that ask by themselves.
+//! Quota headers of responses under several limits: layers around layers, and handlers that check a
+//! quota themselves.
 #![cfg(feature = "axum")]
 
 use std::time::{Duration, UNIX_EPOCH};
@@ -45,7 +45,7 @@ fn behind(
     layers.into_iter().rev().fold(route, |app, layer| app.layer(layer))
 }
 
-/// The status, and all that tells of quotas, in the order of their names.
+/// The status, and all quota headers in the order of their names.
 async fn answer(app: &Router) -> (u16, Vec<(String, String)>) {
     let response = app.clone().oneshot(Request::new(Body::empty())).await.unwrap();
     (response.status().as_u16(), lines(response.headers()))
@@ -171,13 +171,13 @@ async fn of_two_generations_of_one_field_only_the_tighter_stands() {
 
 #[tokio::test(start_paused = true)]
 async fn numbers_of_two_policies_are_never_mixed() {
-    // Without the reset of the inner one, where the outer one speaks; and with it, where it does not.
+    // If the headers are of the outer layer, the inner one's reset is missing; otherwise it is there.
     let omitted = X.reset(ResetFormat::Omitted);
     let app = behind([layer("outer", 2, [omitted]), layer("inner", 9, [X])]);
     assert_eq!(answer(&app).await, (200, triple("2", "1")[..2].to_vec()));
     let app = behind([layer("outer", 9, [omitted]), layer("inner", 2, [X])]);
     assert_eq!(answer(&app).await, (200, triple("2", "1")));
-    // Of different styles, each tells of its own layer.
+    // Headers of different styles are each of their own layer.
     let app = behind([layer("outer", 9, [FIELDS]), layer("inner", 2, [X])]);
     let mut both = owned([
         ("ratelimit-limit", "9"),

@@ -79,7 +79,7 @@ async fn overview(app: &Router) -> Value {
     answer.body
 }
 
-/// What the overview tells of one of the busiest keys.
+/// The overview's entry of one of the busiest keys.
 async fn told(app: &Router, label: &str) -> Value {
     let all = overview(app).await["busiest"].take();
     let mut all = all.as_array().unwrap().iter().filter(|key| key["label"] == label);

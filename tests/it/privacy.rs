@@ -11,12 +11,12 @@ use tower_quota::{
 
 const SECRET: &str = "sk_live_secret";
 
-/// Writes down all that a store is told.
+/// A store that records its calls.
 #[derive(Clone, Default)]
 struct Spy {
     memory: Arc<MemoryStore>,
     told: Arc<Mutex<Vec<Charge>>>,
-    /// After how many charges it heard of which key.
+    /// Which key was announced, and after how many charges.
     announced: Arc<Mutex<Vec<(usize, u128)>>>,
 }
 

@@ -1,4 +1,4 @@
-//! What each example server tells at `/rate-limits`, beside the numbers of its reference page.
+//! The description at `/rate-limits` of each example server, beside the numbers of its reference page.
 #![cfg(all(feature = "axum", feature = "describe", feature = "tracing"))]
 
 use std::time::{Duration, UNIX_EPOCH};
@@ -25,7 +25,7 @@ async fn text(response: Response) -> String {
     String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().into()).unwrap()
 }
 
-/// What a server tells of itself, after it has told it more often than any of its quotas allows.
+/// The description of a server, after more requests for it than any of its quotas allows.
 async fn told(app: Router) -> Value {
     for nth in 0..1_100 {
         let response = ask(&app, "text/html").await;

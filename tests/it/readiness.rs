@@ -53,7 +53,7 @@ impl Service<Request<Body>> for Touchy {
     }
 }
 
-/// A store that answers when it is told to.
+/// A store that answers when the test lets it.
 #[derive(Clone, Default)]
 struct SlowStore {
     memory: Arc<MemoryStore>,

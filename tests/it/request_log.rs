@@ -1,4 +1,4 @@
-//! What the request log tells of each request, however it ends.
+//! The entry of the request log for each request, however the request ends.
 #![cfg(feature = "usage")]
 
 use std::{
@@ -24,7 +24,7 @@ const START: Duration = Duration::from_secs(1_705_410_000);
 
 type Body = Empty<Bytes>;
 
-/// Keeps all that it is told.
+/// Keeps all entries.
 #[derive(Clone, Default)]
 struct Told(Arc<Mutex<Vec<Entry>>>);
 

@@ -19,7 +19,7 @@ use tower_quota::{
     store::{MemoryStore, Usage},
 };
 
-/// What is said where a setting is taken: an error, or nothing.
+/// Whether a setting is accepted, or its error.
 type Told = Result<(), String>;
 /// A setting by its name, and what becomes of a value of it.
 type Setting<T> = (&'static str, fn(T) -> Told);
@@ -46,7 +46,7 @@ fn one() -> Policy {
     read(Quota::per_hour(1))
 }
 
-/// Asks for a unit more than there is, in each way, and writes what is told of it.
+/// Uses one unit more than the quota, in each way, and writes the responses.
 fn ask(policy: Policy) -> Told {
     ask_category(Category::new("a").on(Matcher::get("/a")).policy(policy))
 }

@@ -19,7 +19,7 @@ const MIDNIGHT: u64 = 86_400;
 const ALGORITHMS: [Algorithm; 3] =
     [Algorithm::TokenBucket, Algorithm::FixedWindow, Algorithm::SlidingWindow];
 
-/// What the handler tells of its cost.
+/// The cost that the handler reports.
 #[derive(Clone)]
 struct Rows(u64);
 
@@ -97,7 +97,7 @@ async fn send(limiter: &Limiter, request: Request<Body>) -> Response<ResponseBod
     limited(limiter).oneshot(request).await.unwrap()
 }
 
-/// Limit, remaining and reset, as the response tells them; none where it has no such headers.
+/// Limit, remaining and reset of the response's headers; `None` without such headers.
 fn told<B>(response: &Response<B>) -> Option<[u64; 3]> {
     let number = |name| Some(response.headers().get(name)?.to_str().unwrap().parse().unwrap());
     Some([
@@ -301,7 +301,7 @@ async fn a_caller_who_leaves_before_the_response_leaves_the_charge() {
 #[tokio::test(start_paused = true)]
 async fn a_response_after_the_windows_end_gives_the_next_window_nothing() {
     for algorithm in [Algorithm::FixedWindow, Algorithm::SlidingWindow] {
-        // Both limiters begin a window when they are made.
+        // Both limiters begin a window when they are built.
         let late = async |takes, units_left| {
             let limiter =
                 builder().policy(failures(algorithm, Quota::per_minute(3))).build().unwrap();

@@ -13,7 +13,7 @@ use tower_quota::{HeaderStyle, Limiter, Policy, Quota, RateLimitLayer, key};
 /// The largest integer of a structured field (RFC 9651, section 3.3.1).
 const MAX: u64 = 999_999_999_999_999;
 
-/// What a first request under these policies is told.
+/// The headers of a first request under these policies.
 fn headers_of(policies: Vec<Policy>, style: HeaderStyle) -> HeaderMap {
     let limiter = policies.into_iter().fold(Limiter::builder(), |limiter, policy| {
         limiter.policy(policy.key(key::header("x-api-key")).or_refuse())

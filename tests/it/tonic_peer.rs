@@ -1,4 +1,4 @@
-//! The peer of a tonic server, with nothing said of it: by TCP and by a Unix socket.
+//! The peer of a tonic server, without any setting: over TCP and over a Unix socket.
 #![cfg(feature = "tonic")]
 
 use std::{error::Error, net::SocketAddr};

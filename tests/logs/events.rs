@@ -1,4 +1,4 @@
-//! What a limiter tells those who subscribe to `tracing` events.
+//! The `tracing` events of a limiter.
 #![cfg(feature = "tracing")]
 
 use std::time::{Duration, UNIX_EPOCH};

@@ -321,7 +321,7 @@ async fn who_leaves_gives_back() {
         let mut leaves = pin!(limiter.check("p", "k").cost(7).into_future());
         let polled = poll_fn(|context| Poll::Ready(leaves.as_mut().poll(context)));
         assert!(polled.await.is_pending());
-        // Others wait for what it has asked for, and get it.
+        // Other requests wait for the units that it requested, and get them.
         assert!(passes(&limiter, 0).await);
     }
     assert!(passes(&limiter, 1).await);

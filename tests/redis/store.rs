@@ -433,7 +433,7 @@ async fn refused(store: RedisStoreBuilder, servers: &[Server], moment: impl Asyn
     for server in servers {
         let log: Vec<HashMap<String, redis::Value>> =
             server.ask(redis::cmd("ACL").arg("LOG")).unwrap();
-        // The crate tells its name, and does not mind when it may not.
+        // The redis crate sends its name, and goes on if that is forbidden.
         let setinfo = redis::Value::BulkString(b"client|setinfo".to_vec());
         let log: Vec<_> = log.into_iter().filter(|entry| entry["object"] != setinfo).collect();
         assert!(log.is_empty(), "{log:?}");

@@ -11,7 +11,7 @@ use crate::{
     stage::{Row, Stage, WITH_PASSWORD},
 };
 
-/// Keys that are nobody's quota, of which fewer fill the memory.
+/// The number of keys without a quota, of which fewer fill the memory.
 const OTHERS: u32 = 1_000;
 const EVER: Range<u64> = 0..u64::MAX;
 
@@ -35,7 +35,7 @@ pub fn killed() -> Row {
     run.row("killed and restarted, without persistence")
 }
 
-/// What a master has admitted and not told its replica is admitted once more, and no more than that.
+/// What a master has admitted and not sent to its replica is admitted once more, and nothing else is.
 pub fn failed_over() -> Row {
     let cluster = Cluster::start_with_replicas();
     // The fail-over takes seconds, and the window is not over then.
@@ -113,7 +113,7 @@ pub fn full() -> Row {
     run.keeps_the_quota().row("`maxmemory` reached with `noeviction`, for 1 s")
 }
 
-/// Fills the memory with what stays, until there is room for nothing or others have made it.
+/// Fills the memory with keys that stay, until a write is refused or all of them are written.
 fn fill(server: &Server) {
     let mut connection = server.connection();
     let text = "x".repeat(10_000);

@@ -54,7 +54,7 @@ impl Quotas {
         let alone = NAMES.iter().zip(policies).map(|(name, policy)| {
             Category::new(*name).on(Matcher::get(&format!("/{name}"))).policy(policy)
         });
-        // Never used up: it tells whether the server decides.
+        // Never used up: it shows whether the server decides.
         let pulse = Policy::token_bucket("pulse", Quota::per_second(1_000_000));
         let limiter = Limiter::builder()
             .check_only(pulse.on_store_failure(OnStoreFailure::Refuse))

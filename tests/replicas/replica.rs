@@ -87,7 +87,7 @@ impl From<&Decision> for Verdict {
     }
 }
 
-/// Says when it is ready; asks until its input ends; then says what it saw.
+/// Prints when it is ready, sends requests until its input ends, and then prints its report.
 pub fn run(orders: &str) {
     let orders: Orders = serde_json::from_str(orders).unwrap();
     let lines = Lines::default();
@@ -162,7 +162,7 @@ async fn ask_until_told(orders: Orders, ends: Arc<AtomicBool>) -> Vec<Asked> {
 
 async fn feel_the_pulse(limiter: Limiter, keys: usize, ends: Arc<AtomicBool>) -> Vec<Asked> {
     let (mut asked, start) = (Vec::new(), Instant::now());
-    // It ends when each server has decided once more: a slow machine heals later, and not never.
+    // It ends when each server has decided once more, because a slow machine heals later.
     let mut decided = vec![false; keys];
     for key in (0..keys).cycle() {
         let ends = ends.load(Relaxed);

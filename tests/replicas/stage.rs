@@ -21,7 +21,7 @@ use crate::{
 const REPLICAS: usize = 3;
 const PASSWORD: &str = "correct-horse";
 
-/// Options of a server that knows the replicas by a password, which is never told.
+/// Options of a server that knows the replicas by a password, which must not be logged.
 pub const WITH_PASSWORD: &[&str] =
     &["--user", "replica", "on", ">correct-horse", "~*", "&*", "+@all"];
 
@@ -131,7 +131,7 @@ impl Stage {
     }
 }
 
-/// What replicas have done.
+/// All requests of all replicas.
 pub struct Run {
     pub quotas: Quotas,
     span: Range<u64>,
@@ -139,7 +139,7 @@ pub struct Run {
     reports: Vec<Report>,
 }
 
-/// What is told of a fault.
+/// The report of a fault.
 pub struct Row {
     pub fault: &'static str,
     pub seen: String,
@@ -196,7 +196,7 @@ impl Run {
         self
     }
 
-    /// What the server may have counted before then, and the machine was too slow to hear of.
+    /// The units of requests that timed out before then, and that the server may have counted.
     fn unknown(&self, policy: usize, key: usize, before: u64) -> u64 {
         let is_unknown = |one: &&Asked| {
             one.verdict == Verdict::Unavailable

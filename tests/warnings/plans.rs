@@ -1,4 +1,4 @@
-//! Plans in a table: what a limiter tells of them is what it holds requests to.
+//! Plans in a table: a limiter enforces what it describes.
 
 use std::time::Duration;
 
@@ -55,7 +55,7 @@ async fn an_unlimited_plan_is_not_counted() {
     assert!(limiter.decide(&on_plan("partner")).await.outcomes().len() == 0);
 }
 
-/// Asserts that a request is refused for want of a quota, and is not told to come again.
+/// Asserts that a request is refused because it has no quota, and has no time to retry.
 fn assert_has_no_quota(decision: &Decision) {
     assert_eq!(decision.reason(), Some(Reason::NoQuota));
     let rejection = Rejection::of(decision).unwrap();

@@ -6,8 +6,8 @@ use std::{
     ops::Range,
 };
 
-/// Below the ports that Linux gives to whoever asks for any (from 32768), so that no other process
-/// happens to get one between a kill and a restart. The same goes for a cluster's second ports.
+/// Below the ports that Linux assigns by itself (from 32768), so that no other process gets one
+/// between a kill and a restart. The same goes for a cluster's second ports.
 const PORTS: Range<u16> = 10_000..22_000;
 
 /// A cluster's node talks to the others on a second port: Redis's default is this much higher.

@@ -17,7 +17,7 @@ use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 pub struct Process(Child);
 
 impl Process {
-    /// Runs a program that writes what it has to say into a file.
+    /// Runs a program whose output goes into a file.
     pub fn start(program: &str, args: &[String], log: File) -> Self {
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", program]).args(args);

@@ -15,9 +15,10 @@ use std::{
 
 use super::{Server, port::free_port, wait_for};
 
-/// Passes bytes between clients and a server until told otherwise. Connections end when it is dropped.
+/// Passes bytes between clients and a server, and fails on command. Connections end when it is
+/// dropped.
 ///
-/// It cannot stand before a cluster: that tells its clients the nodes' own ports.
+/// It cannot stand before a cluster, which sends its clients to the nodes' own ports.
 pub struct Proxy {
     port: u16,
     network: Arc<Network>,
@@ -99,7 +100,7 @@ impl Proxy {
         self.network.behaviour().drop_connections();
     }
 
-    /// Of the next commands of a name, as many as said: each reaches the server and is carried out, and
+    /// Loses the replies to the next `times` commands of that name: the server carries out each, and
     /// then its connection ends without the reply.
     pub fn lose_replies(&self, command: &str, times: u32) {
         self.network.behaviour().loses = Some((command.to_owned(), times));

@@ -32,7 +32,7 @@ impl Server {
     /// With options as on its command line, such as `--maxmemory 4mb --databases 2`, each a word.
     pub fn start_with(options: &[&str]) -> Self {
         let folder = TempDir::new().unwrap();
-        // Where it is told no port, no configuration file and no snapshots, it would take its own.
+        // Each has a default: the port, the folder, and snapshots.
         let fixed = ["--bind", "127.0.0.1", "--save", "", "--dir", folder.path().to_str().unwrap()];
         for _ in 0..10 {
             let port = free_port();

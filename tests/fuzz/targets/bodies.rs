@@ -26,7 +26,7 @@ use tower_quota::{
 
 const MAX_BYTES: usize = 256;
 
-/// What a document is made of. Bytes from 128 on stand for themselves, without their highest bit.
+/// Pieces of documents. Bytes from 128 on stand for themselves, without their highest bit.
 const PARTS: [&str; 64] = [
     "{",
     "}",

@@ -60,7 +60,7 @@ fn request(uri: &str, name: &'static str, lines: &[&[u8]]) -> Parts {
     request.body(()).expect("all headers are right").into_parts().0
 }
 
-/// A key in a header: of one line, `is_missing` tells; several are unreadable.
+/// A key in a header: `is_missing` decides about a single line, and several lines are unreadable.
 fn check<K: KeyExtractor>(
     key: impl Fn() -> K,
     request: &Parts,

@@ -26,7 +26,7 @@ use tower_quota::{
     key::{Extracted, KeyExtractor, path_param},
 };
 
-/// What a path is made of. Bytes from 128 on stand for themselves, without their highest bit.
+/// Pieces of paths. Bytes from 128 on stand for themselves, without their highest bit.
 const PARTS: [&str; 32] = [
     "/",
     "/",

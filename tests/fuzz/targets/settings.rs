@@ -1,4 +1,4 @@
-//! Settings made of bytes: `build()` fails and names the culprit, or the limiter decides without a
+//! Settings from random bytes: `build()` fails and names the culprit, or the limiter decides without a
 //! panic and admits no more than its quotas.
 
 use std::{
@@ -92,7 +92,7 @@ fn assert_names_a_culprit(error: &BuildError) {
     assert!(problem.contains("; ") || problem.contains(" leave "), "nothing to write: {text}");
 }
 
-/// A response to any decision is made without a panic, and a refusal is no success.
+/// Each decision becomes a response without a panic, and a refusal is no success.
 fn look_at(decision: &Decision) {
     drop(format!("{decision:?}{:?}", decision.tightest()));
     match Rejection::of(decision) {

@@ -8,7 +8,7 @@ use super::{Browser, client};
 use common::{Result, Server};
 
 const HOSTILE: &str = "<script>alert(1)</script>";
-/// As long as a path may be, and without a place to break it.
+/// As long as a path may be, and without a character where a line may break.
 const LONG: &str = "/0123456789012345678901234567890123456789012345678901234567890123456789";
 
 /// Serves a page with a hostile name wherever there may be one; returns its address.

@@ -53,7 +53,7 @@ impl Browser {
     }
 }
 
-/// All that the page tells a reader.
+/// The whole text of the page.
 #[derive(Debug, Deserialize, PartialEq)]
 struct Shown {
     left: String,
@@ -134,8 +134,8 @@ fn unix_now() -> std::result::Result<Duration, SystemTimeError> {
     SystemTime::now().duration_since(UNIX_EPOCH)
 }
 
-/// What `story` tells, the first time that a whole one fits into a minute: the windows are minutes
-/// of the clock. `None` is a story that something else has disturbed.
+/// Repeats `story` until a whole one fits into a minute of the clock, as windows do, and returns its
+/// result. A story returns `None` if something else has disturbed it.
 async fn undisturbed<T>(story: impl AsyncFn() -> Result<Option<T>>) -> Result<T> {
     let minute = || unix_now().map(|now| now.as_secs() / 60);
     for _ in 0..5 {

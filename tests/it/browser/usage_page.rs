@@ -43,7 +43,7 @@ struct Stage {
     client: reqwest::Client,
 }
 
-/// What the page tells a reader.
+/// The text of the page.
 #[derive(Debug, Deserialize, PartialEq)]
 struct Shown {
     key: String,
@@ -76,7 +76,7 @@ impl Stage {
         self.browser.wait_for("#usage:not([hidden])").await
     }
 
-    /// Waits until the page tells so, which it does by itself.
+    /// Waits until the page shows the text, without a reload.
     async fn shows(&self, text: &str) -> Result<()> {
         let (limit, interval) = (PATIENCE, Duration::from_millis(50));
         let page = format!("//main[contains(normalize-space(), '{text}')]");

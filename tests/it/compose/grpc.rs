@@ -30,7 +30,7 @@ fn service(name: &str) -> HealthCheckRequest {
 #[tokio::test]
 async fn an_admitted_calls_stream_and_status_pass_and_its_key_is_the_peers_address()
 -> Result<(), Box<dyn Error>> {
-    // tonic's extension, read by the policy, or told to `ClientIp` by a layer before.
+    // tonic's extension, which the policy reads, or a layer before it hands to `ClientIp`.
     let by_closure = key::from_fn("ip", |request| {
         let connection = request.extensions.get::<TcpConnectInfo>()?;
         Some(connection.remote_addr()?.ip().into())
@@ -65,7 +65,7 @@ async fn an_admitted_calls_stream_and_status_pass_and_its_key_is_the_peers_addre
         let mut checked = client.check(service("")).await?;
         assert_eq!(checked.metadata_mut().remove("grpc-status").unwrap(), "0", "{by}: a trailer");
 
-        // The handler's own refusal stays what it is, and the quota is told beside it.
+        // The handler's own refusal is unchanged, and the quota headers are added.
         let unknown = client.check(service("unknown")).await.unwrap_err();
         assert_eq!(unknown.code(), Code::NotFound, "{by}");
         assert_eq!(unknown.metadata().get("x-ratelimit-remaining").unwrap(), "0", "{by}");

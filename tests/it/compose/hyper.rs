@@ -34,8 +34,8 @@ use tower_quota::{
 /// Long enough for a busy machine; nothing waits for it to pass.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Serves each connection with a clone, and tells each request its peer's address. Tells where, and
-/// how many connections there were.
+/// Serves each connection with a clone, and adds the peer's address to each request. Returns the
+/// server's address, and the number of connections.
 pub(crate) async fn serve<S, B>(service: S) -> (SocketAddr, Arc<AtomicUsize>)
 where
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>
@@ -233,7 +233,7 @@ async fn a_held_caller_who_hangs_up_reaches_no_handler_and_keeps_nobody_waiting(
     let arrivals = Arc::clone(&arrived);
     let limited = RateLimitLayer::new(limiter).layer(inner);
     let service = limited.map_future(move |response| {
-        // The service has been called by now: the request has its place in the line.
+        // The service has been called by now: the request waits in the queue.
         let arrivals = Arc::clone(&arrivals);
         let mut noted = false;
         let mut response = Box::pin(response);
@@ -269,6 +269,6 @@ async fn a_held_caller_who_hangs_up_reaches_no_handler_and_keeps_nobody_waiting(
         assert_eq!(response.status(), StatusCode::OK);
     }
     assert_eq!(*called.lock().unwrap(), ["/0", "/1", "/4"], "who left reaches no handler");
-    // How much earlier is told on the paused clock of `hold.rs`; here the machine may be busy.
+    // How much earlier is tested on the paused clock of `hold.rs`; here the machine may be busy.
     assert!(began.elapsed() >= apart * 2);
 }

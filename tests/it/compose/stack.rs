@@ -217,7 +217,7 @@ async fn held_requests_keep_no_permit_and_shed_no_load() {
         }
         let (status, took) = timeout(9 * SECOND, send("b")).await.expect(order).unwrap();
         assert_eq!((status.as_u16(), took), (200, 100), "{order}: the permit is free");
-        // The last to come is held as well: nobody after it takes what it may have left behind.
+        // The last to come is held as well: no later request takes what it may have left behind.
         held.push(send("a"));
         for held in held {
             let (status, _) = timeout(9 * SECOND, held).await.expect(order).unwrap();

@@ -1,4 +1,4 @@
-//! Calls of the API, and what it answers.
+//! Calls of the API, and its answers.
 
 use std::{
     collections::VecDeque,
@@ -114,7 +114,7 @@ pub struct Call {
 #[derive(Clone, Debug)]
 enum Payload {
     Whole(Bytes),
-    /// Of no length told beforehand; `None` is where the connection breaks.
+    /// Without a `content-length`; `None` is where the connection breaks.
     Chunks(VecDeque<Option<Bytes>>),
 }
 

@@ -89,7 +89,7 @@ async fn fetch_with_retry_waits_twice_as_long_each_time_and_then_gives_up() {
 
 #[tokio::test(start_paused = true)]
 async fn api_request_is_never_refused() {
-    // Beginning within a second: the reset is told in whole ones.
+    // The clock starts within a second, and the reset is in whole seconds.
     for early in [Duration::ZERO, Duration::from_millis(250), Duration::from_nanos(1)] {
         let api = Api::new();
         advance(early).await;

@@ -101,7 +101,7 @@ async fn guessing_keys_at_auth_endpoints_is_limited_by_address() {
     for endpoint in 0..2 {
         let api = Api::new();
         let reset = api.after(MINUTE);
-        // With as much left for the email or user as for the address, the later reset is told.
+        // If as much is left for the email or user as for the address, the headers have the later reset.
         let first = unauthorized().quota(5, 4, api.after(TEN_MINUTES));
         assert_eq!(api.send(&guess(0)[endpoint]).await, first);
         for nth in 1..5 {

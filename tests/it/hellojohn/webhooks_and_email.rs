@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::api::*;
 
-/// Path, what it answers, limit and window of the lines that count per key.
+/// Path, answer, limit and window of the page's lines that count per key.
 fn table() -> [(Call, Answer, u64, u64); 3] {
     [
         (post("/v1/webhooks/wh_1/test"), queued(), 10, MINUTE),
