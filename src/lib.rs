@@ -113,7 +113,7 @@
 //!
 //! | metric | kind | labels | meaning |
 //! |---|---|---|---|
-//! | `tower_quota_decisions_total` | counter | `policy`, `category`, `verdict` | what each policy said of requests: `allowed`, `held` (allowed after a wait), `refused`, `missing_key`, `unreadable_key`, `unavailable` (the store did not answer), `blocked` (an operator has blocked the key; the policy is called `blocked` then), `dry_run_allowed`, `dry_run_refused` |
+//! | `tower_quota_decisions_total` | counter | `policy`, `category`, `verdict` | what each policy said of requests: `allowed`, `held` (allowed after a wait), `refused`, `missing_key`, `unreadable_key`, `unavailable` (the store did not answer), `blocked` (an operator has blocked the caller; `policy` is empty then), `dry_run_allowed`, `dry_run_refused` |
 //! | `tower_quota_held_duration_seconds` | histogram | `category` | how long held requests waited, whether or not they passed then |
 //! | `tower_quota_store_duration_seconds` | histogram | `operation` | how long a store took to `charge` or to `correct`; the memory store answers at once and is not measured |
 //! | `tower_quota_store_errors_total` | counter | `operation` | how often a store has not answered, so that policies decided without it |

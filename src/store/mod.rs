@@ -90,7 +90,7 @@
 //!     .build()?;
 //! assert!(limiter.check("exports", "tenant-7").cost(2).await?.is_allowed());
 //! assert!(!limiter.check("exports", "tenant-7").await?.is_allowed());
-//! limiter.give_back("exports", "tenant-7").await?;
+//! drop(limiter.give_back("exports", "tenant-7", 1).await?);
 //! assert!(limiter.check("exports", "tenant-7").await?.is_allowed());
 //! # Ok(())
 //! # }
