@@ -41,7 +41,8 @@ pub fn body_field(name: impl Into<Cow<'static, str>>) -> impl KeyExtractor {
         format!("`{name}` names no field of a body; write one like `email` or `user.id`")
     });
     let is_warned = AtomicBool::new(false);
-    identified(format!("body field {name}"), name.clone(), problem, move |request| {
+    let kind = format!("body field {name}");
+    identified(kind.clone(), kind, problem, move |request| {
         let fields = request.extensions.get::<Fields>();
         match fields.and_then(|Fields(fields)| fields.iter().find(|(field, _)| **field == *name)) {
             Some((_, Extracted::Found(key))) => Extracted::Found(key.as_bytes().into()),

@@ -96,7 +96,7 @@ fn a_limiter_tells_all_that_it_is_set_to() {
     let quota = |units: u64, seconds: u64| json!({ "units": units, "window_seconds": seconds });
     let auth = policy("auth", "sliding_window", quota(5, 60), &["ip"]);
     let forgot = but(
-        policy("forgot", "sliding_window", quota(5, 600), &["email", "ip"]),
+        policy("forgot", "sliding_window", quota(5, 600), &["body field email", "ip"]),
         json!({ "refuses_without_key": true, "cost_by_response": true, "dry_run": true }),
     );
     let bucket = json!({ "units": 60, "window_seconds": 60, "burst": 10 });
@@ -283,7 +283,7 @@ fn markdown_says_it_all_in_words() {
         "| **sign-in** `POST /sign-in` |  |  |",
         "| auth | 5 per minute _(sliding window)_ | ip _(else not counted)_ |",
         "| **forgot** `/forgot` |  |  |",
-        "| forgot _(tried out: refuses nothing)_ | 5 per 10 minutes _(sliding window)_ _(units depend on the response)_ | email, or else ip _(else refused)_ |",
+        "| forgot _(tried out: refuses nothing)_ | 5 per 10 minutes _(sliding window)_ _(units depend on the response)_ | body field email, or else ip _(else refused)_ |",
         "| **read** `GET, HEAD /v1/{*rest}` `PUT, PATCH /v1/{id}` |  |  |",
         "| read | 60 per minute, 10 at once _(token bucket)_ _(or as the plan says, or by arrangement)_ _(units depend on the request)_ _(waits up to 2 seconds before it refuses)_ | x-api-key+ip _(else refused)_ |",
         "## Beside requests",
