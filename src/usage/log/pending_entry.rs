@@ -1,4 +1,5 @@
-//! The log's entry about a request that has no response yet: [`PendingEntry`].
+//! The log as an observer of a layer: an entry begins with the request, and is written when the
+//! response is ready.
 
 use std::sync::Arc;
 
@@ -7,12 +8,12 @@ use http::{StatusCode, request::Parts};
 use super::{Entry, LoggedKey, RequestLog, UNMATCHED, Verdict, entry::method_name};
 use crate::{
     clock::Now,
-    layer::{Ended, PendingResponse},
+    layer::{Ended, PendingResponse, ResponseObserver},
     limiter::{Decision, Limiter},
 };
 
 /// What the log needs of a request before the service consumes it.
-pub(super) struct PendingEntry {
+struct PendingEntry {
     log: RequestLog,
     limiter: Limiter,
     at: Now,
@@ -22,8 +23,14 @@ pub(super) struct PendingEntry {
     key: Result<Option<LoggedKey>, StatusCode>,
 }
 
+impl ResponseObserver for RequestLog {
+    fn start(&self, limiter: &Limiter, request: &Parts) -> Box<dyn PendingResponse> {
+        Box::new(PendingEntry::new(self, limiter, request))
+    }
+}
+
 impl PendingEntry {
-    pub(super) fn new(log: &RequestLog, limiter: &Limiter, request: &Parts) -> Self {
+    fn new(log: &RequestLog, limiter: &Limiter, request: &Parts) -> Self {
         Self {
             log: log.clone(),
             limiter: limiter.clone(),

@@ -9,15 +9,12 @@ use super::known_keys::KnownKeys;
 use super::{
     Entry, LoggedKey, Reader, Sink,
     label::{cut_label, label_of_api_key},
-    pending_entry::PendingEntry,
 };
 #[cfg(feature = "axum")]
-use crate::limiter::Decision;
+use crate::limiter::{Decision, Limiter};
 use crate::{
     error::BuildError,
     key::{Caller, Extracted, Fingerprint, Key},
-    layer::{PendingResponse, ResponseObserver},
-    limiter::Limiter,
 };
 
 type Label = Arc<dyn Fn(&Key<'_>) -> String + Send + Sync>;
@@ -111,12 +108,6 @@ impl RequestLog {
 
     pub(crate) fn record(&self, entry: &Entry) {
         self.0.sinks.iter().for_each(|sink| sink.record(entry));
-    }
-}
-
-impl ResponseObserver for RequestLog {
-    fn start(&self, limiter: &Limiter, request: &Parts) -> Box<dyn PendingResponse> {
-        Box::new(PendingEntry::new(self, limiter, request))
     }
 }
 

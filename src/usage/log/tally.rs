@@ -127,7 +127,7 @@ mod tests {
     use super::*;
     use crate::{
         limiter::Reason,
-        usage::{Verdict, log::tests::entry},
+        usage::log::{Verdict, tests::entry},
     };
 
     const ABUSER: u128 = 7;

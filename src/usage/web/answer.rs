@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::{
     page::{self, content_security_policy},
-    usage::{ReadError, Reader},
+    usage::log::{ReadError, Reader},
 };
 
 /// Script, style and data come from the page's own origin.

@@ -1,10 +1,12 @@
+//! Tests of the file: what survives, what goes, and what is logged.
+
 use rusqlite::{StatementStatus, params};
 use tempfile::TempDir;
 
 use super::*;
 use crate::{
     limiter::Reason,
-    usage::{LoggedKey, MemoryLog, Verdict, log::tests::entry},
+    usage::log::{LoggedKey, MemoryLog, Verdict, tests::entry},
 };
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -163,7 +165,7 @@ fn what_is_too_old_goes() {
 
 #[cfg(feature = "tracing")]
 #[test]
-fn each_change_of_health_is_told_once() {
+fn each_change_of_health_is_logged_once() {
     #[derive(Clone, Default)]
     struct Told(Arc<Mutex<Vec<u8>>>);
     impl std::io::Write for Told {

@@ -24,7 +24,7 @@ use crate::{
     error::BuildError,
     key::{Caller, Fingerprint},
     limiter::{CallerOverrides, Limiter, OverrideError},
-    usage::{KeySum, Reader, RequestLog, log::known_keys::Quotas},
+    usage::log::{KeySum, Reader, RequestLog, known_keys::Quotas},
 };
 
 /// How many of the busiest, and of the most refused keys are shown.

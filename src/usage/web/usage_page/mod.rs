@@ -22,7 +22,7 @@ use super::answer::{HtmlPage, UNREADABLE, json, problem, problem_with, read};
 use crate::{
     error::BuildError,
     limiter::Limiter,
-    usage::{Reader, RequestLog},
+    usage::log::{Reader, RequestLog},
 };
 
 /// How many entries of the log an answer has by default, and at most.

@@ -7,8 +7,7 @@ use serde::Serialize;
 use crate::{
     limiter::Decision,
     usage::{
-        Entry, LoggedKey, Page, Sum,
-        log::millis,
+        log::{Entry, LoggedKey, Page, Sum, millis},
         web::quota_json::{QuotaJson, unix_millis},
     },
 };
