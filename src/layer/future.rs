@@ -73,7 +73,7 @@ struct Passed {
 impl Drop for Passed {
     fn drop(&mut self) {
         // No response comes, unless it has come already.
-        self.observation.finish(&self.responder, Some(&self.decision), None);
+        self.observation.finish(&self.responder.headers, Some(&self.decision), None);
     }
 }
 
@@ -225,7 +225,11 @@ impl Passed {
     /// Writes the quota headers, and ends the observation.
     fn answer<R>(&mut self, response: &mut Response<R>) {
         self.responder.write_headers(response, &self.decision);
-        self.observation.finish(&self.responder, Some(&self.decision), Some(response.status()));
+        self.observation.finish(
+            &self.responder.headers,
+            Some(&self.decision),
+            Some(response.status()),
+        );
     }
 }
 

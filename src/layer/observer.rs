@@ -1,8 +1,10 @@
 //! What watches the requests of a layer, such as a request log: [`ResponseObserver`].
 
+use std::sync::Arc;
+
 use http::{StatusCode, request::Parts};
 
-use super::responder::Responder;
+use super::headers::Headers;
 use crate::limiter::{Decision, Limiter, Outcome};
 
 /// Watches the requests of a [`RateLimitLayer`](crate::RateLimitLayer), and changes nothing.
@@ -65,21 +67,24 @@ pub(super) struct Observation(Option<Box<dyn PendingResponse>>);
 
 impl Observation {
     #[inline]
-    pub(super) fn start(responder: &Responder, request: &Parts) -> Self {
-        let observer = responder.observer.as_ref();
-        Self(observer.map(|observer| observer.start(&responder.limiter, request)))
+    pub(super) fn start(
+        observer: Option<&Arc<dyn ResponseObserver>>,
+        limiter: &Limiter,
+        request: &Parts,
+    ) -> Self {
+        Self(observer.map(|observer| observer.start(limiter, request)))
     }
 
     /// The request has ended; a second end is none.
     #[inline]
     pub(super) fn finish(
         &mut self,
-        responder: &Responder,
+        headers: &Headers,
         decision: Option<&Decision>,
         status: Option<StatusCode>,
     ) {
         if let Some(pending) = self.0.take() {
-            let outcome = decision.and_then(|decision| responder.headers.outcome_of(decision));
+            let outcome = decision.and_then(|decision| headers.outcome_of(decision));
             pending.finish(Ended { decision, outcome, status });
         }
     }

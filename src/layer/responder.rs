@@ -59,7 +59,11 @@ impl Responder {
             Ok(mut rejection) => {
                 self.jitter.lengthen(&mut rejection.decision, &self.limiter);
                 let response = self.refuse(head, &rejection);
-                observation.finish(self, Some(&rejection.decision), Some(response.status()));
+                observation.finish(
+                    &self.headers,
+                    Some(&rejection.decision),
+                    Some(response.status()),
+                );
                 Err(response)
             }
             Err(decision) => {

@@ -58,7 +58,8 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let responder = Arc::clone(&self.responder);
         let (mut head, body) = request.into_parts();
-        let mut observation = Observation::start(&responder, &head);
+        let mut observation =
+            Observation::start(responder.observer.as_ref(), &responder.limiter, &head);
         match responder.limiter.try_decide(&head) {
             Ok(decision) => match responder.admit(&mut head, decision, &mut observation) {
                 Ok(decision) => {

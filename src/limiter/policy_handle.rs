@@ -1,6 +1,6 @@
 //! A policy of a limiter, found once: [`PolicyHandle`].
 
-use super::{Check, Limiter, Refund, rules::RuleId, target::Target};
+use super::{Check, Limiter, Refund, decision::RuleId, target::Target};
 use crate::{key::Key, store::Change};
 
 /// A policy of a limiter, found once by its name; made by [`Limiter::policy`].

@@ -1,6 +1,6 @@
 //! The quota that a decision drew on, without its key: [`QuotaRef`].
 
-use super::{decision::Outcome, rules::RuleId};
+use super::{decision::Outcome, decision::RuleId};
 use crate::store::Charge;
 
 /// A key's quota under one policy, as a decision drew on it; from [`Outcome::quota_ref`]. It has no

@@ -8,7 +8,11 @@ use std::{
 
 use http::request::Parts;
 
-use super::{Labels, decision::Entry, reach};
+use super::{
+    Labels,
+    decision::{Entry, RuleId},
+    reach,
+};
 use crate::{
     category::Category,
     error::BuildError,
@@ -27,10 +31,6 @@ const LONGEST_HOLD: Duration = Duration::from_nanos(MAX_WINDOW);
 
 /// The domain of fingerprints that are not of a key: a policy's identity.
 pub(super) const NO_KIND: u64 = 0;
-
-/// The index of a rule in its limiter's [`RuleSet`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct RuleId(u32);
 
 /// All policies of a limiter, and for which requests each holds.
 pub(super) struct RuleSet {

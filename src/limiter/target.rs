@@ -3,11 +3,8 @@
 use std::fmt;
 
 use super::{
-    Limiter,
-    check_error::CheckError,
-    evaluation::Evaluation,
-    overrides::Override,
-    rules::{Rule, RuleId},
+    Limiter, check_error::CheckError, decision::RuleId, evaluation::Evaluation,
+    overrides::Override, rules::Rule,
 };
 use crate::{key::Key, quota::Quota};
 

@@ -16,7 +16,7 @@ pub use self::{
 };
 pub(crate) use self::{
     outcome::error_status,
-    record::{Entry, Pooled, Record, Ruling},
+    record::{Entry, Pooled, Record, RuleId, Ruling},
 };
 use crate::clock::nanos;
 

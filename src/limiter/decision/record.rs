@@ -12,7 +12,7 @@ use http::StatusCode;
 use super::{Outcome, Reason};
 use crate::{
     clock::Now,
-    limiter::{Labels, rules::RuleId},
+    limiter::labels::Labels,
     store::{Charge, Usage},
 };
 
@@ -44,6 +44,10 @@ pub(crate) struct Record {
     /// How long the request was held, in nanoseconds.
     pub(crate) held: u64,
 }
+
+/// The index of a rule in its limiter's [`RuleSet`](crate::limiter::rules::RuleSet).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RuleId(pub(in crate::limiter) u32);
 
 /// One policy in a [`Record`].
 #[derive(Clone, Copy, Debug)]
