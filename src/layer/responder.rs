@@ -48,6 +48,7 @@ impl Responder {
     }
 
     /// The decision about a request that passes, or the response to one that is refused.
+    #[expect(clippy::result_large_err, reason = "the response is returned as it is")]
     pub(super) fn admit(
         &self,
         head: &mut Parts,

@@ -170,6 +170,7 @@ impl Evaluation {
     /// Adds what a policy charges to a key and its shard, or why it refuses without a key. Returns
     /// its index.
     #[inline]
+    #[expect(clippy::arithmetic_side_effects, reason = "a limiter has far fewer policies")]
     pub(super) fn push(
         &mut self,
         rule: &Rule,
@@ -184,15 +185,17 @@ impl Evaluation {
         }
         let record = &mut *self.record;
         record.longest_hold = record.longest_hold.max(rule.entry.hold);
-        let index = match (rule.charge.mode, refused) {
-            (Mode::DryRun, Some(_)) => record.entries.len(),
-            (Mode::DryRun, None) => post_increment(&mut record.counted),
-            _ => {
-                record.lacks_key |= refused.is_some();
-                record.counted += 1;
-                post_increment(&mut record.enforced)
-            }
+        let is_dry_run = rule.charge.mode == Mode::DryRun;
+        let index = match (is_dry_run, refused) {
+            (false, _) => record.enforced,
+            (true, None) => record.counted,
+            (true, Some(_)) => record.entries.len(),
         };
+        if !is_dry_run {
+            record.enforced += 1;
+            record.lacks_key |= refused.is_some();
+        }
+        record.counted += usize::from(!is_dry_run || refused.is_none());
         let entry = Entry { key_kind, refused, ..rule.entry };
         let charge = Charge { key, shard, quota, cost, ..rule.charge };
         if index == record.entries.len() {
@@ -332,6 +335,7 @@ impl Evaluation {
     }
 
     /// Removes the policies whose numbers are not known, or that have no part in the verdict.
+    #[expect(clippy::arithmetic_side_effects, reason = "no more are kept than there are")]
     fn retain(&mut self, keeps: impl Fn(Outcome<'_>) -> bool) {
         let record = &mut *self.record;
         let (enforced, mut kept) = (record.enforced, 0);
@@ -383,10 +387,4 @@ impl<'a> KeyRead<'a> {
         };
         Self { source: rule.key_source, kind, key, fingerprint }
     }
-}
-
-#[inline]
-fn post_increment(number: &mut usize) -> usize {
-    *number += 1;
-    *number - 1
 }

@@ -169,6 +169,7 @@ impl CallerOverrides {
     }
 
     /// Ends the caller's block. Returns whether it was blocked.
+    #[allow(clippy::must_use_candidate, reason = "it ends the block, whatever the caller asks")]
     pub fn unblock(&self) -> bool {
         self.end(|own| own.blocked.take().is_some())
     }
@@ -203,6 +204,7 @@ impl CallerOverrides {
     }
 
     /// Gives the caller its plan's quota under a policy again. Returns whether it had another one.
+    #[allow(clippy::must_use_candidate, reason = "it ends the override, whatever the caller asks")]
     pub fn restore_quota(&self, policy: &str) -> bool {
         let core = &*self.limiter.core;
         let Some(id) = core.rules.by_name(policy) else { return false };

@@ -45,7 +45,7 @@ enum Step {
     Begun,
     /// Looks whether the key has used anything.
     Peeking(Box<DecisionFuture>),
-    Correcting(Evaluation, Correcting),
+    Correcting(Box<(Evaluation, Correcting)>),
 }
 
 impl<'a> Refund<'a> {
@@ -140,15 +140,15 @@ impl Future for Refund<'_> {
                     }
                 },
                 Step::Peeking(peeking) => ready!(Pin::new(peeking).poll(context)),
-                Step::Correcting(evaluation, correcting) => {
+                Step::Correcting(step) => {
+                    let (evaluation, correcting) = &mut **step;
                     return correcting.poll_corrected(evaluation, context).map(Ok);
                 }
             };
             if is_unused(&peeked) {
                 return Poll::Ready(Err(this.nothing_used()));
             }
-            let (evaluation, correcting) = this.correct()?;
-            this.step = Step::Correcting(evaluation, correcting);
+            this.step = Step::Correcting(Box::new(this.correct()?));
         }
     }
 }

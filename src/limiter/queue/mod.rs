@@ -182,9 +182,10 @@ impl WaitQueue {
             places.keys.entry(awaited.key).or_default().push(ticket, cost, joining.due);
         }
         for caller in &joining.callers {
-            *places.callers.entry(*caller).or_default() += 1;
+            let held = places.callers.entry(*caller).or_default();
+            *held = held.saturating_add(1);
         }
-        places.next_ticket += 1;
+        places.next_ticket = places.next_ticket.saturating_add(1);
         places.tickets.insert(ticket, joining);
         self.waiting.store(places.tickets.len(), Relaxed);
         Join::Queued(ticket)
@@ -279,7 +280,7 @@ impl WaitQueue {
             }
             for caller in &left.callers {
                 if let Entry::Occupied(mut held) = places.callers.entry(*caller) {
-                    *held.get_mut() -= 1;
+                    *held.get_mut() = held.get().saturating_sub(1);
                     if *held.get() == 0 {
                         held.remove();
                     }

@@ -196,7 +196,7 @@ impl Places {
     pub(super) fn forget_dues_behind(&mut self, ticket: u64) {
         let Some(known) = self.tickets.get(&ticket) else { return };
         for Awaited { key, .. } in known.keys.clone() {
-            self.forget_dues(key, ticket + 1);
+            self.forget_dues(key, ticket.saturating_add(1));
         }
     }
 
