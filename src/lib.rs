@@ -181,7 +181,7 @@
 //! |---|---|---|
 //! | `axum` | yes | reads the peer's address from axum's `ConnectInfo`, and the path from `OriginalUri`; `Rejection` is an `IntoResponse` |
 //! | `tracing` | yes | logs what an operator has to know: refusals, what a dry run would refuse, and each [`warning`] |
-//! | `describe` | no | the module `describe`: the limits as JSON, Markdown and an HTML page, and with `axum` a route that serves them |
+//! | `describe` | yes | the module `describe`: the limits as JSON, Markdown and an HTML page, and with `axum` a route that serves them |
 //! | `metrics` | no | counts decisions, waits and keys for the recorder of the `metrics` facade |
 //! | `redis` | no | `store::RedisStore`: counts that several replicas share, in Redis or Valkey |
 //! | `grpc` | no | answers refused gRPC calls with a gRPC status and its details |

@@ -66,7 +66,7 @@ async fn an_own_quota_holds_in_each_way_of_asking_and_for_its_policy_only() {
     assert_eq!(limiter.decide(&request("/", "b")).await.remaining(), 8);
 
     let view = caller.get();
-    assert_eq!(limiter.overrides().list(), [view.clone()]);
+    assert_eq!(limiter.overrides().list(), std::slice::from_ref(&view));
     let quotas: Vec<_> = view.quotas.iter().map(|own| (&*own.policy, own.left)).collect();
     assert_eq!((view.blocked, quotas), (None, vec![("read", HOUR), ("jobs", HOUR)]));
     assert!(caller.restore_quota("jobs") && !caller.restore_quota("jobs"));
