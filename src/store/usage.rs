@@ -96,6 +96,12 @@ impl From<Charged> for Usage {
 pub struct Usages(SmallVec<[Usage; 4]>);
 
 impl Usages {
+    #[cfg(feature = "redis")]
+    #[inline]
+    pub(crate) fn one(usage: Usage) -> Self {
+        Self(smallvec![usage])
+    }
+
     /// As many [unknown](Usage::unknown) ones.
     pub(crate) fn unknown(count: usize) -> Self {
         Self(smallvec![Usage::unknown(); count])
@@ -105,12 +111,14 @@ impl Usages {
 impl Deref for Usages {
     type Target = [Usage];
 
+    #[inline]
     fn deref(&self) -> &[Usage] {
         &self.0
     }
 }
 
 impl DerefMut for Usages {
+    #[inline]
     fn deref_mut(&mut self) -> &mut [Usage] {
         &mut self.0
     }

@@ -73,10 +73,7 @@ impl LeaseTable {
         let mut segment = self.segment(charge.id());
         let pool = segment.get_mut(&charge.id()).filter(|pool| pool.covers(charge, now))?;
         pool.available -= charge.cost;
-        Some(Answer {
-            usages: Usages::from_iter([pool.usage(now)]),
-            at: pool.lease.server_time(now),
-        })
+        Some(Answer { usages: Usages::one(pool.usage(now)), at: pool.lease.server_time(now) })
     }
 
     /// Reserves units for a charge. Units that cannot be spent any more are added to `expired`. Where
