@@ -91,6 +91,7 @@ impl SlidingWindow {
 
 /// From the last use and the units of each entry.
 impl FromIterator<(u64, u64)> for SlidingWindow {
+    #[inline]
     fn from_iter<I: IntoIterator<Item = (u64, u64)>>(entries: I) -> Self {
         let mut log = Self::default();
         for (last_use, units) in entries {

@@ -69,8 +69,8 @@ pub(super) fn charge_all(shards: &Shards, charges: &[Charge], usages: &mut [Usag
         }
         *usage = usage_of(shard, charge, *found);
     }
-    drop(locked);
-    // Without a lock, as this may log, and a subscriber may charge the store.
+    locked.clear();
+    // Unlocked, as this may log, and a subscriber may charge the store.
     let shared = charges.iter().zip(&found).filter(|(_, found)| found.is_shared);
     for (charge, _) in shared.filter(|(charge, found)| is_made(charge, found)) {
         shards.overflow.record(charge.policy);
@@ -121,7 +121,8 @@ fn find<const N: usize>(
     table: Table<'_, N>,
     charge: &Charge,
 ) -> Found {
-    let is_new = locked.find(table, &Address::of(charge)).is_none();
+    let entry = locked.find(table, &Address::of(charge)).map(|(_, entry)| entry);
+    let is_new = entry.is_none();
     if is_new && charge.uses_units() && locked.is_full_for::<N>() {
         eviction::make_room::<N>(locked, charge.policy);
     }
@@ -130,7 +131,7 @@ fn find<const N: usize>(
         locked.reserved += locked.meta.budget.cost.max::<N>();
     }
     if charge.mode != Mode::Peek {
-        track(locked, table, charge, is_shared);
+        track(locked, table, charge, entry, is_shared);
     }
     let now = locked.now;
     let wait = |state: &State| state.wait(&charge.quota, now, charge.units_required());
@@ -190,19 +191,20 @@ fn look<const N: usize, T>(
     }
 }
 
-/// Tracks the quota of `charge`, if its key has used anything.
+/// Tracks the quota of `charge`, if its key, which has this entry, has used anything.
 fn track<const N: usize>(
     locked: &mut LockedShard<'_>,
     table: Table<'_, N>,
     charge: &Charge,
+    entry: Option<Entry<N>>,
     is_shared: bool,
 ) {
     let (quota, now) = (&charge.quota, locked.now);
     let track = |states: &mut StatesByQuota| {
         states.track(quota, now);
     };
-    match locked.find(table, &Address::of(charge)) {
-        Some((_, entry)) => {
+    match entry {
+        Some(entry) => {
             let is_tracked =
                 |(mut state, tracked): (State, &_)| tracked == quota && !state.realign(quota, now);
             if !entry.unpack(locked.quotas()).is_some_and(is_tracked) {

@@ -222,6 +222,7 @@ impl<'a, const N: usize> Table<'a, N> {
     }
 
     /// The entry in a slot. Its key stays, but its state may be changing.
+    #[inline]
     pub(super) fn peek(self, index: usize) -> Entry<N> {
         Entry(seqlock::read(self.slot(index)))
     }
