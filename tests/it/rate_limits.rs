@@ -1,5 +1,5 @@
 //! The description at `/rate-limits` of each example server, beside the numbers of its reference page.
-#![cfg(all(feature = "axum", feature = "describe", feature = "tracing"))]
+#![cfg(all(feature = "axum", feature = "describe", feature = "tracing", feature = "usage"))]
 
 use std::time::{Duration, UNIX_EPOCH};
 

@@ -20,19 +20,20 @@ pub fn keep() {
     ONCE.call_once(|| log.with_target(false).with_writer(|| Writer).init());
 }
 
-/// Takes the lines that this thread has logged since it last took them: each test has a thread.
+/// Takes the lines that this thread has logged since the last call: each test has a thread.
 pub fn take() -> Vec<String> {
     let this = thread::current().id();
     let mut lines = LINES.lock().unwrap();
     lines.extract_if(.., |(thread, _)| *thread == this).map(|(_, line)| line).collect()
 }
 
-/// What all threads have logged, but for what was taken.
+/// The lines of all threads, without those taken.
+#[cfg(feature = "usage-sqlite")]
 pub fn of_all_threads() -> String {
     LINES.lock().unwrap().iter().map(|(_, line)| line.as_str()).collect()
 }
 
-/// Gets each event with one call.
+/// Gets each event in one call.
 struct Writer;
 
 impl io::Write for Writer {
