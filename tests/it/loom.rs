@@ -167,11 +167,14 @@ fn what_is_read_is_never_half_of_a_write<const N: usize>() {
     });
 }
 
-fn what_moves_is_never_half_read<const N: usize>() {
-    bounded(4, || {
+/// While one thread writes, another reads the key's first state, or nothing.
+fn assert_read_whole_beside<const N: usize>(
+    write: impl Fn(&Shard<N>, &mut Others) + Copy + Send + Sync + 'static,
+) {
+    bounded(4, move || {
         let shard = Shard::<N>::new();
         let mut others = Others::counting(&shard, 0);
-        let mover = in_thread(&shard, move |shard| shard.change_place(&mut others));
+        let writer = in_thread(&shard, move |shard| write(shard, &mut others));
         let reader = in_thread(&shard, |shard| {
             shard.read_whole(|stamp, slot, read| {
                 if shard.version.validate(stamp, slot, read) {
@@ -180,9 +183,13 @@ fn what_moves_is_never_half_read<const N: usize>() {
                 Some(())
             })
         });
-        mover.join().unwrap();
+        writer.join().unwrap();
         reader.join().unwrap();
     });
+}
+
+fn what_moves_is_never_half_read<const N: usize>() {
+    assert_read_whole_beside::<N>(Shard::change_place);
 }
 
 fn who_sees_that_all_has_moved_finds_it_moved<const N: usize>() {
@@ -222,20 +229,8 @@ fn a_slot_that_another_key_has_got_is_not_charged<const N: usize>() {
 }
 
 fn a_slot_that_another_key_has_got_is_not_read<const N: usize>() {
-    bounded(4, || {
-        let shard = Shard::<N>::new();
-        let mut others = Others::counting(&shard, 0);
-        let mover = in_thread(&shard, move |shard| shard.give_to(other(5), &mut others));
-        let reader = in_thread(&shard, |shard| {
-            shard.read_whole(|stamp, slot, read| {
-                if shard.version.validate(stamp, slot, read) {
-                    assert_eq!(read, state(0));
-                }
-                Some(())
-            })
-        });
-        mover.join().unwrap();
-        reader.join().unwrap();
+    assert_read_whole_beside::<N>(|shard, others| {
+        shard.give_to(other(5), others);
     });
 }
 
