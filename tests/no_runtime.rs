@@ -1,5 +1,5 @@
-//! Holding where there is no timer to wait by: a refusal at once, and nothing left in the line. In a
-//! process of its own, because it reads all warnings of the process.
+//! Holding without a timer: a refusal at once, and nothing is left in the queue. In a process of its
+//! own, because it reads all warnings of the process.
 
 use std::{
     future::Future,

@@ -1,5 +1,5 @@
-//! The Prometheus example, and the dashboard for its numbers.
-//! In a process of its own, because the recorder that the example installs is the process's.
+//! The Prometheus example, and the dashboard for its numbers. In a process of its own, because the
+//! recorder that the example installs is the process's.
 
 #[path = "../examples/prometheus/main.rs"]
 mod prometheus;

@@ -1,4 +1,4 @@
-//! What the benchmarks share: arguments, keys, quotas, paired rounds and Markdown tables.
+//! Shared by the benchmarks: arguments, keys, quotas, paired rounds and Markdown tables.
 #![allow(dead_code, reason = "each benchmark uses its part")]
 
 pub mod args;

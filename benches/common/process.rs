@@ -1,4 +1,4 @@
-//! What the operating system says of this process, and processes that do one measurement each.
+//! Memory and processor time of this process, and processes for one measurement each.
 
 use std::{
     fs,

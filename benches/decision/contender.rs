@@ -1,4 +1,4 @@
-//! Who decides: ours and its peers, each behind the same two closures.
+//! The contenders: this crate and other limiters, each behind the same two closures.
 
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
 

@@ -1,4 +1,5 @@
-//! One decision, ours beside other limiters': from a bare key to the verdict, and from a request's head.
+//! One decision, ours beside other limiters': from a bare key to the verdict, and from a request's
+//! head.
 //!
 //! `cargo bench -p tower-quota-benches --bench decision -- [--quick] [part of a title …]`
 

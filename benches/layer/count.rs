@@ -1,5 +1,4 @@
-//! Instructions and allocations of an answer, counted by valgrind: the same in each run, whatever
-//! else the machine does.
+//! Instructions and allocations of an answer, counted by valgrind: each run gives the same numbers.
 
 use std::{fmt, process::Command};
 

@@ -1,4 +1,4 @@
-//! Bytes a key.
+//! How many bytes of memory a key takes.
 
 use crate::{
     common::{

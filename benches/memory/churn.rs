@@ -1,4 +1,4 @@
-//! Fresh keys all the time, each forgotten a second later.
+//! A stream of fresh keys, each of which expires a second later.
 
 use std::{
     sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},

@@ -1,4 +1,4 @@
-//! Many more fresh keys than there is room for, and those that came first, which are spent.
+//! Many more fresh keys than the bound, and whether spent keys that came first stay spent.
 
 use crate::{
     common::{

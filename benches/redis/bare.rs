@@ -1,4 +1,4 @@
-//! The same server without us: its commands, sent over a connection of the same kind.
+//! The same server without this crate: its commands, over a connection of the same kind.
 
 use std::{
     io::{Read, Write},

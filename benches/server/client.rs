@@ -1,4 +1,4 @@
-//! A client that keeps some connections busy, with one request on the way on each.
+//! A client that keeps some connections busy, each with one request in flight.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},

@@ -1,4 +1,4 @@
-//! What an example server answers, for all tests of their routers.
+//! A response of an example server, for the tests of their routers.
 
 use std::collections::BTreeMap;
 

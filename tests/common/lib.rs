@@ -1,4 +1,4 @@
-//! What the tests share.
+//! Shared by the tests: answers, example servers, logged lines, and Redis servers.
 
 mod answer;
 mod lines;

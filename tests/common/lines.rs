@@ -1,4 +1,4 @@
-//! What `tracing` writes, for tests to read.
+//! The lines that `tracing` writes, for tests to read.
 
 use std::{
     io,

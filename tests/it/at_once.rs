@@ -1,4 +1,4 @@
-//! A question that is answered without waiting: as one that is awaited, or not at all.
+//! A check that is decided at once gives the same decision as one that is awaited, or none.
 
 use std::{
     pin::pin,

@@ -1,4 +1,4 @@
-//! What the public types can be used for.
+//! Auto traits and common traits of the public types.
 
 use std::{convert::Infallible, fmt::Debug};
 

@@ -1,4 +1,4 @@
-//! Under axum: wherever the layer is added, with whatever body, and what handlers see.
+//! Under axum: each way to add the layer, each type of body, and what handlers can read.
 #![cfg(feature = "axum")]
 
 use std::{net::SocketAddr, time::Duration};

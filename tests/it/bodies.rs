@@ -1,4 +1,4 @@
-//! What a handler reads in a field is what the policy counts by, or the request is refused.
+//! The policy counts by the value that a handler reads in a field, or the request is refused.
 #![cfg(feature = "axum")]
 
 use proptest::{collection::vec, prelude::*};

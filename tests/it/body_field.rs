@@ -1,4 +1,4 @@
-//! A key in the body: found where it can be, and the body untouched wherever it goes.
+//! A key in the body: where it is found, and that the body reaches the handler untouched.
 
 use std::{
     collections::VecDeque,

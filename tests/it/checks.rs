@@ -1,5 +1,4 @@
-//! Questions to one policy, without a request: whose counts they reach, and what they refuse to
-//! answer.
+//! Checks of one policy without a request: which counts they use, and their errors.
 
 use std::{
     net::IpAddr,

@@ -1,4 +1,4 @@
-//! What a refusal says of the connection, whatever the version of HTTP and the type of the body.
+//! The `connection` header of a refusal, for each version of HTTP and type of body.
 
 use std::convert::Infallible;
 

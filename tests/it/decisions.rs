@@ -1,4 +1,4 @@
-//! Which policies hold for a request, whose quota it draws on, and what is decided.
+//! Which policies apply to a request, whose quota it uses, and the decision.
 
 use std::{
     sync::{

@@ -1,4 +1,4 @@
-//! Refusals in each format, headers and bodies whole, over the public API.
+//! Refusals in each format, whole headers and bodies, over the public API.
 
 use std::{
     convert::Infallible,

@@ -1,4 +1,4 @@
-//! What fuzzing has found so far: each input of `tests/fuzz/corpus` keeps its promise.
+//! The inputs that fuzzing has found so far, in `tests/fuzz/corpus`: each keeps its promise.
 
 use std::{fs, panic, path::PathBuf};
 

@@ -1,4 +1,4 @@
-//! One caller's flood in the line of held requests leaves room for other callers.
+//! A caller who floods the queue of held requests leaves room for other callers.
 
 use std::{future::poll_fn, pin::Pin, task::Poll, time::Duration};
 

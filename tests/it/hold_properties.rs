@@ -1,4 +1,4 @@
-//! Holding under random arrivals and hang-ups, with several policies, against an oracle.
+//! Holding under random arrivals and hang-ups, with several policies, compared with an oracle.
 
 use std::{cell::RefCell, rc::Rc, time::Duration};
 

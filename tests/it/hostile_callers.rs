@@ -1,4 +1,4 @@
-//! What callers send, at random: the promises of the fuzz targets hold.
+//! Random input from callers keeps the promises of the fuzz targets.
 
 use http::Request;
 use proptest::{collection::vec, prelude::*, sample::select};

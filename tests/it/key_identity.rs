@@ -1,4 +1,4 @@
-//! Policies whose extractors say that they read the same read a request's key once.
+//! Policies whose extractors read the same part of a request extract its key once.
 
 use std::{
     borrow::Cow,

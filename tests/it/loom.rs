@@ -1,4 +1,4 @@
-//! How threads share the store's slots, under every interleaving that the memory model allows.
+//! Threads that share the store's slots, in every interleaving that the memory model allows.
 
 use loom::{
     sync::{Arc, atomic},

@@ -1,4 +1,5 @@
-//! What an operator sees, what each change does from the next request on, and to whom it is open.
+//! The operator's page: what it shows, what each change does from the next request on, and who may
+//! see it.
 #![cfg(all(feature = "axum", feature = "usage"))]
 
 use std::time::{Duration, UNIX_EPOCH};

@@ -1,4 +1,4 @@
-//! What reaches a handler of a category is counted in it, however routers read the path.
+//! A request that reaches a handler of a category is counted in it, however routers read the path.
 #![cfg(feature = "axum")]
 
 use axum::{

@@ -1,4 +1,4 @@
-//! No key in plain form, wherever one could look.
+//! No key is in plain form in a store, a log, a metric or a header.
 
 use std::sync::{Arc, Mutex};
 

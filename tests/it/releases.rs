@@ -1,4 +1,4 @@
-//! What a release changes: limiters that are built differently share the counts of one store.
+//! After a release, limiters that are built differently share the counts of one store.
 
 use std::sync::Arc;
 

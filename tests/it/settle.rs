@@ -1,4 +1,4 @@
-//! What a request has cost after all, what a job asks and gives back, and what is only tried out.
+//! Costs that are corrected after the response, jobs that reserve and give back, and dry runs.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What each policy says is to be done while the store does not answer.
+//! Each policy's choice while the store does not answer.
 
 use std::{
     sync::{

@@ -1,4 +1,4 @@
-//! The fields of the drafts, as a parser of RFC 9651 that is not ours reads them.
+//! The headers of the drafts, read by another crate's parser of RFC 9651.
 
 use std::{convert::Infallible, time::Duration};
 

@@ -1,4 +1,4 @@
-//! A key that is there and cannot be read is refused: it is never skipped, never exempt, and never
+//! A key that is there and cannot be read is refused. It is never skipped, never exempt, and never
 //! another key.
 
 use http::{Request, StatusCode, request::Parts};

@@ -1,4 +1,4 @@
-//! The usage page's answers: to whom, of what, and what they cost.
+//! The usage page: who may see it, what it shows, and what it costs.
 #![cfg(all(feature = "axum", feature = "usage"))]
 
 use std::{

@@ -1,4 +1,4 @@
-//! What is visible of a key that an operator has blocked: to its caller, in metrics and in events.
+//! A blocked key as its caller, metrics and events show it.
 #![cfg(all(feature = "axum", feature = "usage", feature = "metrics", feature = "tracing"))]
 
 use std::time::{Duration, UNIX_EPOCH};

@@ -1,4 +1,4 @@
-//! What is logged, which tests read: the subscriber to `tracing` events is the process's.
+//! Tests that read the log. In a process of their own, because the subscriber is the process's.
 
 mod blocked;
 mod events;

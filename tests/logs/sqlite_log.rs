@@ -1,4 +1,4 @@
-//! The log in a file, while the disk does not do its part.
+//! The request log in a file, while the disk fails.
 #![cfg(all(feature = "usage-sqlite", feature = "tracing"))]
 
 use std::{

@@ -1,4 +1,4 @@
-//! Units taken in batches from a Redis server, and spent without asking it.
+//! Units that are leased in batches from a Redis server, and used without a command each.
 #![cfg(feature = "redis")]
 
 use std::{

@@ -1,4 +1,4 @@
-//! The Redis store on real servers, in real time: in a process of its own, so that no computing test
+//! The Redis store on real servers, in real time. In a process of its own, so that no computing test
 //! takes its processors.
 
 mod leases;

@@ -1,4 +1,4 @@
-//! A Redis server that is slow, absent, stopped or lost: what requests wait, and how soon it heals.
+//! A Redis server that is slow, absent, stopped or lost: how long requests wait, and how soon it heals.
 #![cfg(feature = "redis")]
 
 use std::{

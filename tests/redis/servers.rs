@@ -1,4 +1,4 @@
-//! The servers, clusters and networks that other tests of the Redis store run on.
+//! The servers, clusters and networks that the other tests of the Redis store use.
 #![cfg(feature = "redis")]
 
 use std::{

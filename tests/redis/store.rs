@@ -1,4 +1,4 @@
-//! What the Redis store keeps, for whom, and on which server.
+//! What the Redis store keeps, for which key, and on which server.
 #![cfg(feature = "redis")]
 
 use std::{collections::HashMap, time::Duration};

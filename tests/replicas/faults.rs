@@ -1,4 +1,4 @@
-//! Faults that do not make the server forget: never is more admitted than the quota.
+//! Faults after which the server still has its counts: no more is admitted than the quota.
 
 use std::{thread, time::Duration};
 

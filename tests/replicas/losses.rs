@@ -1,4 +1,4 @@
-//! Faults by which the server itself forgets, or cannot count: how much more is admitted.
+//! Faults by which the server loses counts, or cannot count: how much more is admitted.
 
 use std::{ops::Range, thread, time::Duration};
 

@@ -1,4 +1,4 @@
-//! What replicas share: three policies of the hot keys, one for each algorithm.
+//! The quotas that replicas share: three policies of the hot keys, one for each algorithm.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! A replica: a process of its own, whose callers want more than there is.
+//! A replica: a process of its own, whose callers want more than the quota.
 
 use std::{
     collections::BTreeMap,

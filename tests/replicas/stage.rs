@@ -1,4 +1,4 @@
-//! Three replicas, a fault, and what came of it.
+//! Three replicas, a fault, and a report of its effects.
 
 use std::{
     collections::BTreeMap,

@@ -1,4 +1,4 @@
-//! Mistakes that the first requests show: each is reported once, with a code and with what to write.
+//! Mistakes that the first requests show. Each is reported once, with a code and a way to mend it.
 
 use http::{Request, request::Parts};
 use tower_quota::{

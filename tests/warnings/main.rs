@@ -1,5 +1,5 @@
-//! The warnings of a process, which tests read: each is given once in a process, to whichever test
-//! shows the mistake first.
+//! Tests that read warnings. In a process of their own, because each warning is given once in a
+//! process.
 
 mod first_requests;
 mod plans;

@@ -1,4 +1,4 @@
-//! Ports to listen on.
+//! Free ports for servers.
 
 use std::{
     hash::{BuildHasher, Hasher, RandomState},

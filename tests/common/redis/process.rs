@@ -1,4 +1,4 @@
-//! A process that ends with the test, whatever becomes of the test.
+//! A process that ends with the test, however the test ends.
 
 use std::{
     fs::File,

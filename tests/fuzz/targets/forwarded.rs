@@ -1,4 +1,4 @@
-//! What headers may do to the client's address: whatever bytes come, these promises hold.
+//! Forwarded headers and the client's address: promises that hold for any bytes.
 
 use std::{
     future::Future,

@@ -1,5 +1,4 @@
-//! What callers may do to keys that they alone write: whatever bytes come, a request passes uncounted
-//! only where it has no key.
+//! Keys that callers alone write: for any bytes, a request passes uncounted only if it has no key.
 
 use std::{
     future::Future,

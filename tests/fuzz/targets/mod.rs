@@ -1,6 +1,6 @@
-//! What is fed with hostile input: functions that fail where a promise is broken. Each has a corpus
-//! of its own in `tests/fuzz/corpus`, which `tests/it/fuzz_corpus.rs` runs again in each test run; that of
-//! `replies`, which are not public, a test of the module that reads them.
+//! The fuzz targets: functions that panic if an input breaks a promise. `tests/it/fuzz_corpus.rs` runs
+//! the inputs in `tests/fuzz/corpus` again in each test run. Those of `replies`, which are not public,
+//! run in a unit test of the module that reads replies.
 
 #[cfg(feature = "axum")]
 pub mod bodies;

@@ -1,5 +1,5 @@
-//! Paths: whichever way a router inside reads one, the handler that runs is counted in its category,
-//! and by the parameter that it reads.
+//! Paths: however a router inside the layer reads one, the handler that runs is counted in its
+//! category, and by the parameter that it reads.
 
 use std::{
     cell::RefCell,

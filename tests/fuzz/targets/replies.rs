@@ -1,4 +1,4 @@
-//! Replies of Redis: whatever bytes a server sends, they are an answer that can be, or an error.
+//! Replies of Redis: any bytes from a server are a possible answer, or an error.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! A browser in a test, with Debian's packages `chromium` and `chromium-driver`.
+//! A browser for tests, with Debian's packages `chromium` and `chromium-driver`.
 #![cfg(all(feature = "axum", feature = "describe", feature = "tracing", target_os = "linux"))]
 
 mod rate_limits_page;

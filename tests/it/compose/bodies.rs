@@ -1,4 +1,4 @@
-//! Whatever the body, the layer passes it on as it is.
+//! The layer passes on each type of body unchanged.
 
 use std::{
     collections::VecDeque,

@@ -1,4 +1,4 @@
-//! Under tonic: calls that are admitted.
+//! Under tonic: admitted calls.
 
 use std::error::Error;
 

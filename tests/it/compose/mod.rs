@@ -1,4 +1,4 @@
-//! The layer in company: other layers of tower, other servers than axum's, other bodies.
+//! The layer among others: layers of tower, servers other than axum's, bodies of other crates.
 //!
 //! None of this needs the crate's own features.
 

@@ -1,4 +1,4 @@
-//! Nothing but a `Service<http::Request<B>>`.
+//! A plain `Service<http::Request<B>>`, without any server.
 
 use std::convert::Infallible;
 

@@ -1,4 +1,4 @@
-//! In a stack of tower's and tower-http's layers, at each of its places.
+//! In a stack of layers of tower and tower-http, at each position.
 
 use std::{
     convert::Infallible,

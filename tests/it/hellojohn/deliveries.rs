@@ -1,4 +1,4 @@
-//! "Delivery retries": no request, but a worker that asks the same limiter.
+//! "Delivery retries": a worker, not a request, checks the same limiter.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! "Rate Limit Headers", and the bodies of what is not served.
+//! "Rate Limit Headers", and the bodies of refusals and errors.
 
 use std::time::Duration;
 
