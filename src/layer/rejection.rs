@@ -106,21 +106,25 @@ impl Rejection {
         Some(Self { reason, decision, origin: Origin::Handler, request_id: None })
     }
 
-    /// A layer's rejection, or the decision if that lets the request pass. The layer adds this many
-    /// `headers`.
+    /// A layer's rejection, or the decision if that lets the request pass.
     #[inline]
-    pub(super) fn by_layer(
-        decision: Decision,
-        headers: usize,
-        request_id: impl FnOnce() -> Option<HeaderValue>,
-    ) -> Result<Self, Decision> {
+    pub(super) fn by_layer(decision: Decision) -> Result<Self, Decision> {
         match decision.reason() {
             None => Err(decision),
             Some(reason) => {
-                let origin = Origin::Layer { headers };
-                Ok(Self { reason, decision, origin, request_id: request_id() })
+                let origin = Origin::Layer { headers: 0 };
+                Ok(Self { reason, decision, origin, request_id: None })
             }
         }
+    }
+
+    /// The layer adds this many headers to the response.
+    pub(super) fn expect_headers(&mut self, headers: usize) {
+        self.origin = Origin::Layer { headers };
+    }
+
+    pub(super) fn set_request_id(&mut self, id: Option<HeaderValue>) {
+        self.request_id = id;
     }
 
     /// The decision that refuses the request.

@@ -55,9 +55,10 @@ impl Responder {
         decision: Decision,
         observation: &mut Observation,
     ) -> Result<Decision, Response<Bytes>> {
-        let request_id = |head: &Parts| head.headers.get(X_REQUEST_ID).cloned();
-        match Rejection::by_layer(decision, self.headers.count(), || request_id(head)) {
+        match Rejection::by_layer(decision) {
             Ok(mut rejection) => {
+                rejection.expect_headers(self.headers.count());
+                rejection.set_request_id(head.headers.get(X_REQUEST_ID).cloned());
                 self.jitter.lengthen(&mut rejection.decision, &self.limiter);
                 let response = self.refuse(head, &rejection);
                 observation.finish(

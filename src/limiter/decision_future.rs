@@ -61,7 +61,7 @@ pub(super) fn try_decide(
     let core = &*limiter.core;
     let now = core.clock.now();
     let is_simple = evaluation.needs_store()
-        && evaluation.record.longest_hold.is_zero()
+        && evaluation.record.longest_hold == 0
         && !core.queue.has_waiting();
     if is_simple && charge_at_once(core, &mut evaluation, now) {
         let decision = evaluation.into_decision(now, Duration::ZERO);
@@ -72,15 +72,23 @@ pub(super) fn try_decide(
 }
 
 /// Decides as [`try_decide`] does, and never holds; `None` where the store does not answer at once.
+#[inline]
 pub(super) fn decide_at_once(core: &Core, mut evaluation: Evaluation) -> Option<Decision> {
     let now = core.clock.now();
-    if evaluation.needs_store() {
-        if core.queue.has_waiting() {
-            core.queue.set_queued_ahead(evaluation.charges_mut().iter_mut(), None, now);
-        }
-        if !charge_at_once(core, &mut evaluation, now) {
-            return None;
-        }
+    if !evaluation.needs_store() || core.queue.has_waiting() {
+        return decide_at_once_in_order(core, evaluation, now);
+    }
+    charge_at_once(core, &mut evaluation, now).then(|| {
+        let decision = evaluation.into_decision(now, Duration::ZERO);
+        observe(core, &decision);
+        decision
+    })
+}
+
+#[cold]
+fn decide_at_once_in_order(core: &Core, mut evaluation: Evaluation, now: Now) -> Option<Decision> {
+    if evaluation.needs_store() && !charge_at_once_in_order(core, &mut evaluation, now) {
+        return None;
     }
     Some(finish(core, evaluation, now, Duration::ZERO, false))
 }
@@ -94,6 +102,15 @@ pub(super) fn charge_at_once(core: &Core, evaluation: &mut Evaluation, now: Now)
         evaluation.judge();
     }
     charged
+}
+
+/// Charges behind the requests that wait, if the store answers at once.
+#[inline]
+fn charge_at_once_in_order(core: &Core, evaluation: &mut Evaluation, now: Now) -> bool {
+    if core.queue.has_waiting() {
+        core.queue.set_queued_ahead(evaluation.charges_mut().iter_mut(), None, now);
+    }
+    charge_at_once(core, evaluation, now)
 }
 
 /// The decision of an evaluation that needs nothing more.
@@ -149,6 +166,13 @@ impl DecisionFuture {
             Poll::Ready(decision) => Ok(decision),
             Poll::Pending => Err(Box::new(deciding)),
         }
+    }
+
+    /// Charges, if the store answers at once.
+    #[inline]
+    fn is_charged_at_once(&mut self) -> bool {
+        let core = &*self.limiter.core;
+        charge_at_once_in_order(core, &mut self.evaluation, self.arrived)
     }
 
     /// Asks the store for the units, behind the requests that wait for them already.
@@ -238,7 +262,8 @@ impl DecisionFuture {
         // Requests that came earlier and are due as well go first, and the last of them wakes this
         // one. A request that is not polled loses that right after a short time.
         let waited = now.monotonic().saturating_sub(self.arrived.monotonic());
-        let patience = self.evaluation.record.longest_hold.saturating_sub(waited);
+        let longest_hold = Duration::from_nanos(self.evaluation.record.longest_hold);
+        let patience = longest_hold.saturating_sub(waited);
         let yields = core.queue.yields_turn(queued.ticket, now).filter(|_| !patience.is_zero());
         if let Some(yields) = yields {
             queued.sleep.as_mut().reset(Instant::now() + yields.min(patience));
@@ -256,15 +281,17 @@ impl Future for DecisionFuture {
         let this = &mut *self;
         loop {
             let (answer, now) = match &mut this.step {
-                Step::Evaluated if this.evaluation.needs_store() => {
-                    this.charge(this.arrived);
-                    continue;
-                }
                 Step::Evaluated => {
-                    let evaluation = mem::take(&mut this.evaluation);
-                    let core = &*this.limiter.core;
-                    let decision = finish(core, evaluation, this.arrived, Duration::ZERO, false);
-                    return Poll::Ready(decision);
+                    let needs_store = this.evaluation.needs_store();
+                    if needs_store && !this.is_charged_at_once() {
+                        this.charge(this.arrived);
+                    } else if !this.queue_up(this.arrived) {
+                        let evaluation = mem::take(&mut this.evaluation);
+                        let (core, arrived) = (&*this.limiter.core, this.arrived);
+                        let decision = finish(core, evaluation, arrived, Duration::ZERO, false);
+                        return Poll::Ready(decision);
+                    }
+                    continue;
                 }
                 Step::Waiting => {
                     ready!(this.poll_turn(context));

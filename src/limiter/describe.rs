@@ -33,7 +33,9 @@ pub(super) fn describe(core: &Core) -> Description {
 }
 
 fn describe_all<'a>(rules: impl Iterator<Item = &'a Rule>) -> Vec<PolicyDescription> {
-    rules.map(|rule| PolicyDescription::new(&rule.policy, rule.entry.hold)).collect()
+    rules
+        .map(|rule| PolicyDescription::new(&rule.policy, Duration::from_nanos(rule.entry.hold)))
+        .collect()
 }
 
 /// What is decided about a caller who has used up a policy's quota: the first that refuses

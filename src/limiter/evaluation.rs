@@ -57,68 +57,19 @@ impl Evaluation {
                 None => return evaluation,
             },
         };
-        evaluation.record.category = categories.first;
-        let rules = core.rules.for_every_request().chain(core.rules.of_category(categories.first));
+        let record = &mut *evaluation.record;
+        record.category = categories.first;
         let mut read = None;
-        for rule in rules {
-            evaluation.add_rule(core, rule, request, own.as_ref(), &mut read);
+        for rule in core.rules.for_every_request() {
+            record.add_rule(core, rule, request, own.as_ref(), &mut read);
+        }
+        for rule in core.rules.of_category(categories.first) {
+            record.add_rule(core, rule, request, own.as_ref(), &mut read);
         }
         if !categories.others.is_empty() {
-            evaluation.add_others(core, &categories.others, request, own.as_ref());
+            record.add_others(core, &categories.others, request, own.as_ref());
         }
         evaluation
-    }
-
-    /// The policies of further categories, each once.
-    #[cold]
-    fn add_others(&mut self, core: &Core, others: &[u32], request: &Parts, own: Option<&Override>) {
-        let mut read = None;
-        for rule in others.iter().flat_map(|other| core.rules.of_category(Some(*other))) {
-            if self.record.charges.iter().all(|charge| charge.policy != rule.charge.policy) {
-                self.add_rule(core, rule, request, own, &mut read);
-            }
-        }
-    }
-
-    fn add_rule<'a>(
-        &mut self,
-        core: &Core,
-        rule: &Rule,
-        request: &'a Parts,
-        own: Option<&Override>,
-        read: &mut Option<KeyRead<'a>>,
-    ) {
-        let policy = &rule.policy;
-        let own_quota = own.and_then(|own| own.quota(rule.charge.policy));
-        let quota = own_quota.unwrap_or_else(|| policy.settings.quota_of(request));
-        if quota.is_unlimited() {
-            return;
-        }
-        let read = match read {
-            Some(read) if read.source == rule.key_source => read,
-            _ => read.insert(KeyRead::new(core, rule, request)),
-        };
-        rule.watch_key(read.kind, &read.key);
-        match &read.key {
-            Extracted::Found(key) => match core.shard_of(rule, request, read.kind, key) {
-                Ok(shard) => {
-                    let key = (read.fingerprint, shard.unwrap_or(read.fingerprint as u64));
-                    self.push(rule, read.kind, key, quota, policy.settings.cost_of(request), None);
-                }
-                Err(status) => self.push_unreadable(rule, read.kind, quota, status),
-            },
-            Extracted::Missing if policy.settings.keys.without_key() == WithoutKey::Skip => {}
-            Extracted::Missing => {
-                self.push(rule, 0, (0, 0), quota, 0, Some(Reason::MissingKey));
-            }
-            Extracted::Unreadable(status) => self.push_unreadable(rule, read.kind, quota, *status),
-        }
-    }
-
-    #[cold]
-    fn push_unreadable(&mut self, rule: &Rule, kind: u8, quota: Quota, status: StatusCode) {
-        let index = self.push(rule, kind, (0, 0), quota, 0, Some(Reason::UnreadableKey));
-        self.record.entries[index].unreadable = Some(status);
     }
 
     /// What each policy that finds a key in a request would charge for one unit, whatever the
@@ -167,47 +118,18 @@ impl Evaluation {
         evaluation
     }
 
-    /// Adds what a policy charges to a key and its shard, or why it refuses without a key. Returns
-    /// its index.
+    /// Adds a policy; see [`Record::push`].
     #[inline]
-    #[expect(clippy::arithmetic_side_effects, reason = "a limiter has far fewer policies")]
     pub(super) fn push(
         &mut self,
         rule: &Rule,
         key_kind: u8,
-        (key, shard): (u128, u64),
+        key: (u128, u64),
         quota: Quota,
         cost: u64,
-        mut refused: Option<Reason>,
+        refused: Option<Reason>,
     ) -> usize {
-        if quota.units() == 0 && refused.is_none() {
-            refused = Some(Reason::NoQuota);
-        }
-        let record = &mut *self.record;
-        record.longest_hold = record.longest_hold.max(rule.entry.hold);
-        let is_dry_run = rule.charge.mode == Mode::DryRun;
-        let index = match (is_dry_run, refused) {
-            (false, _) => record.enforced,
-            (true, None) => record.counted,
-            (true, Some(_)) => record.entries.len(),
-        };
-        if !is_dry_run {
-            record.enforced += 1;
-            record.lacks_key |= refused.is_some();
-        }
-        record.counted += usize::from(!is_dry_run || refused.is_none());
-        let entry = Entry { key_kind, refused, ..rule.entry };
-        let charge = Charge { key, shard, quota, cost, ..rule.charge };
-        if index == record.entries.len() {
-            record.entries.push(entry);
-            record.charges.push(charge);
-            record.usages.push(Usage::default());
-        } else {
-            record.entries.insert(index, entry);
-            record.charges.insert(index, charge);
-            record.usages.insert(index, Usage::default());
-        }
-        index
+        self.record.push(rule, key_kind, key, quota, cost, refused)
     }
 
     /// A request about which no policy decides.
@@ -272,27 +194,13 @@ impl Evaluation {
     }
 
     /// Says of each counted policy whether it refuses.
-    #[inline]
+    #[inline(always)]
     pub(super) fn judge(&mut self) {
-        for index in 0..self.record.counted {
-            self.judge_one(index);
+        let Record { entries, charges, usages, counted, .. } = &mut *self.record;
+        let counted = entries.iter_mut().zip(charges).zip(usages).take(*counted);
+        for ((entry, charge), usage) in counted {
+            entry.judge(charge, usage);
         }
-    }
-
-    #[inline]
-    pub(super) fn judge_one(&mut self, index: usize) {
-        let record = &mut *self.record;
-        let (charge, usage) = (&record.charges[index], &record.usages[index]);
-        let entry = &mut record.entries[index];
-        entry.refused = match usage.fits() {
-            true => None,
-            false
-                if charge.cost > charge.algorithm.capacity(&charge.quota.share(entry.replicas)) =>
-            {
-                Some(Reason::CostExceedsQuota)
-            }
-            false => Some(Reason::QuotaExceeded),
-        };
     }
 
     /// The enforced policies that keep the request from passing now.
@@ -306,7 +214,7 @@ impl Evaluation {
     pub(super) fn wait_worthwhile(&self, held_so_far: Duration) -> Option<Duration> {
         let waits = self.refusing().map(|outcome| {
             let wait = outcome.usage.wait();
-            let in_time = held_so_far.saturating_add(wait) <= outcome.entry.hold;
+            let in_time = nanos(held_so_far.saturating_add(wait)) <= outcome.entry.hold;
             (in_time && outcome.reason() == Some(Reason::QuotaExceeded)).then_some(wait)
         });
         waits.max_by_key(|wait| wait.unwrap_or(Duration::MAX))?
@@ -317,7 +225,7 @@ impl Evaluation {
         self.record.outcomes().map(|Outcome { entry, charge, usage }| Request {
             charge,
             wait: usage.wait(),
-            hold: entry.hold,
+            hold: Duration::from_nanos(entry.hold),
             is_global: entry.labels.is_global,
         })
     }
@@ -336,6 +244,7 @@ impl Evaluation {
 
     /// Removes the policies whose numbers are not known, or that have no part in the verdict.
     #[expect(clippy::arithmetic_side_effects, reason = "no more are kept than there are")]
+    #[cold]
     fn retain(&mut self, keeps: impl Fn(Outcome<'_>) -> bool) {
         let record = &mut *self.record;
         let (enforced, mut kept) = (record.enforced, 0);
@@ -364,16 +273,112 @@ impl Evaluation {
     /// The decision by the store's answers.
     #[inline]
     pub(super) fn into_decision(mut self, now: Now, held: Duration) -> Decision {
-        let record = &*self.record;
+        let mut record = &mut *self.record;
         if record.usages.iter().any(|usage| !usage.is_known()) {
             self.retain(|outcome| outcome.usage.is_known());
+            record = &mut *self.record;
         }
-        let record = &mut *self.record;
         if record.ruling == Ruling::Admitted {
             record.ruling = record.ruling_of_policies();
         }
         (record.now, record.held) = (now, nanos(held));
         Decision { record: self.record }
+    }
+}
+
+impl Record {
+    /// The policies of further categories, each once.
+    #[cold]
+    fn add_others(&mut self, core: &Core, others: &[u32], request: &Parts, own: Option<&Override>) {
+        let mut read = None;
+        for rule in others.iter().flat_map(|other| core.rules.of_category(Some(*other))) {
+            if self.charges.iter().all(|charge| charge.policy != rule.charge.policy) {
+                self.add_rule(core, rule, request, own, &mut read);
+            }
+        }
+    }
+
+    fn add_rule<'a>(
+        &mut self,
+        core: &Core,
+        rule: &Rule,
+        request: &'a Parts,
+        own: Option<&Override>,
+        read: &mut Option<KeyRead<'a>>,
+    ) {
+        let policy = &rule.policy;
+        let own_quota = own.and_then(|own| own.quota(rule.charge.policy));
+        let quota = own_quota.unwrap_or_else(|| policy.settings.quota_of(request));
+        if quota.is_unlimited() {
+            return;
+        }
+        let read = match read {
+            Some(read) if read.source == rule.key_source => read,
+            _ => read.insert(KeyRead::new(core, rule, request)),
+        };
+        rule.watch_key(read.kind, &read.key);
+        match &read.key {
+            Extracted::Found(key) => match core.shard_of(rule, request, read.kind, key) {
+                Ok(shard) => {
+                    let key = (read.fingerprint, shard.unwrap_or(read.fingerprint as u64));
+                    self.push(rule, read.kind, key, quota, policy.settings.cost_of(request), None);
+                }
+                Err(status) => self.push_unreadable(rule, read.kind, quota, status),
+            },
+            Extracted::Missing if policy.settings.keys.without_key() == WithoutKey::Skip => {}
+            Extracted::Missing => {
+                self.push(rule, 0, (0, 0), quota, 0, Some(Reason::MissingKey));
+            }
+            Extracted::Unreadable(status) => self.push_unreadable(rule, read.kind, quota, *status),
+        }
+    }
+
+    #[cold]
+    fn push_unreadable(&mut self, rule: &Rule, kind: u8, quota: Quota, status: StatusCode) {
+        let index = self.push(rule, kind, (0, 0), quota, 0, Some(Reason::UnreadableKey));
+        self.entries[index].unreadable = Some(status);
+    }
+
+    /// Adds what a policy charges to a key and its shard, or why it refuses without a key. Returns
+    /// its index.
+    #[inline(always)]
+    #[expect(clippy::arithmetic_side_effects, reason = "a limiter has far fewer policies")]
+    fn push(
+        &mut self,
+        rule: &Rule,
+        key_kind: u8,
+        (key, shard): (u128, u64),
+        quota: Quota,
+        cost: u64,
+        mut refused: Option<Reason>,
+    ) -> usize {
+        if quota.units() == 0 && refused.is_none() {
+            refused = Some(Reason::NoQuota);
+        }
+        self.longest_hold = self.longest_hold.max(rule.entry.hold);
+        let is_dry_run = rule.charge.mode == Mode::DryRun;
+        let index = match (is_dry_run, refused) {
+            (false, _) => self.enforced,
+            (true, None) => self.counted,
+            (true, Some(_)) => self.entries.len(),
+        };
+        if !is_dry_run {
+            self.enforced += 1;
+            self.lacks_key |= refused.is_some();
+        }
+        self.counted += usize::from(!is_dry_run || refused.is_none());
+        let entry = Entry { key_kind, refused, ..rule.entry };
+        let charge = Charge { key, shard, quota, cost, ..rule.charge };
+        if index == self.entries.len() {
+            self.entries.push(entry);
+            self.charges.push(charge);
+            self.usages.push(Usage::default());
+        } else {
+            self.entries.insert(index, entry);
+            self.charges.insert(index, charge);
+            self.usages.insert(index, Usage::default());
+        }
+        index
     }
 }
 

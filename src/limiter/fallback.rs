@@ -55,7 +55,8 @@ pub(super) fn decide_without_store(
     for (index, usage) in locally.into_iter().zip(usages) {
         if charged {
             evaluation.record.usages[index] = usage;
-            evaluation.judge_one(index);
+            let Record { entries, charges, usages, .. } = &mut *evaluation.record;
+            entries[index].judge(&charges[index], &usages[index]);
         } else {
             evaluation.record.refuse_without_store(index);
         }

@@ -1,10 +1,6 @@
 //! The policies as a limiter holds them, and which of them hold for a request: [`RuleSet`].
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    ops::Range,
-    time::Duration,
-};
+use std::{collections::BTreeMap, ops::Range, time::Duration};
 
 use http::request::Parts;
 
@@ -15,6 +11,7 @@ use super::{
 };
 use crate::{
     category::Category,
+    clock::nanos,
     error::BuildError,
     first_requests::FirstRequests,
     key::{Domain, Extracted, Fingerprinter},
@@ -41,7 +38,7 @@ pub(super) struct RuleSet {
     rules: Vec<Rule>,
     every_request: Range<u32>,
     categories: Vec<CategoryRules>,
-    by_name: HashMap<String, RuleId, ahash::RandomState>,
+    by_name: BTreeMap<String, RuleId>,
 }
 
 /// A category, and which rules hold for its requests.
@@ -104,7 +101,7 @@ impl RuleSet {
             rules: Vec::new(),
             every_request: 0..0,
             categories: Vec::new(),
-            by_name: HashMap::with_hasher(ahash::RandomState::new()),
+            by_name: BTreeMap::new(),
         };
         // The first rule of each source of keys.
         let sources = &mut BTreeMap::new();
@@ -320,7 +317,7 @@ impl Rule {
                 refused: None,
                 unreadable: None,
                 replicas: 1,
-                hold,
+                hold: nanos(hold),
             },
             charge: Charge {
                 mode: if policy.settings.dry_run { Mode::DryRun } else { Mode::Enforced },

@@ -44,17 +44,23 @@ impl<'a> Target<'a> {
     }
 
     /// What a check charges. An unlimited quota counts nothing.
-    #[inline]
+    #[inline(always)]
     pub(super) fn charge(&self, cost: u64) -> Result<Evaluation, CheckError> {
-        let core = &*self.limiter.core;
-        let mut own_quota = None;
-        if !core.overrides.is_empty() {
-            match core.override_of_key(&self.key) {
-                Ok(own) => own_quota = self.own_quota(own.as_ref())?,
-                Err(wait) => return Ok(Evaluation::blocked(wait)),
-            }
+        if self.limiter.core.overrides.is_empty() {
+            return self.evaluate(cost, |rule| self.quota_of(rule));
         }
-        self.evaluate(cost, |rule| own_quota.map_or_else(|| self.quota_of(rule), Ok))
+        self.charge_overridden(cost)
+    }
+
+    #[cold]
+    fn charge_overridden(&self, cost: u64) -> Result<Evaluation, CheckError> {
+        match self.limiter.core.override_of_key(&self.key) {
+            Ok(own) => {
+                let own_quota = self.own_quota(own.as_ref())?;
+                self.evaluate(cost, |rule| own_quota.map_or_else(|| self.quota_of(rule), Ok))
+            }
+            Err(wait) => Ok(Evaluation::blocked(wait)),
+        }
     }
 
     /// What a refund gives back. An unlimited quota counts nothing. Units that were used before the
@@ -74,7 +80,7 @@ impl<'a> Target<'a> {
         Ok(own.and_then(|own| own.quota(policy)))
     }
 
-    #[inline]
+    #[inline(always)]
     fn evaluate(
         &self,
         cost: u64,

@@ -54,6 +54,7 @@ impl Decision {
 
     /// What was decided, and what decided it.
     #[must_use]
+    #[inline]
     pub fn verdict(&self) -> Verdict<'_> {
         match self.record.ruling {
             Ruling::Admitted => Verdict::Admitted,
@@ -65,12 +66,13 @@ impl Decision {
 
     /// Why the request does not pass; `None` where it passes.
     #[must_use]
+    #[inline]
     pub fn reason(&self) -> Option<Reason> {
-        match self.verdict() {
-            Verdict::Admitted => None,
-            Verdict::Refused(outcome) => outcome.reason(),
-            Verdict::Blocked { .. } => Some(Reason::Blocked),
-            Verdict::UnreadableCaller { .. } => Some(Reason::UnreadableKey),
+        match self.record.ruling {
+            Ruling::Admitted => None,
+            Ruling::Refused(index) => self.record.entries[index].refused,
+            Ruling::Blocked { .. } => Some(Reason::Blocked),
+            Ruling::UnreadableCaller(_) => Some(Reason::UnreadableKey),
         }
     }
 

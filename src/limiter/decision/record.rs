@@ -32,8 +32,8 @@ pub(crate) struct Record {
     pub(crate) counted: usize,
     /// Whether an enforced policy lacks its key: the request is refused without the store.
     pub(crate) lacks_key: bool,
-    /// The longest hold of a policy.
-    pub(crate) longest_hold: Duration,
+    /// The longest hold of a policy, in nanoseconds.
+    pub(crate) longest_hold: u64,
     /// The index of the request's category.
     pub(crate) category: Option<u32>,
     /// Whether this replica counted alone, because the store did not answer.
@@ -61,8 +61,8 @@ pub(crate) struct Entry {
     pub(crate) unreadable: Option<StatusCode>,
     /// More than 1 where this replica counts alone: its share of the quota.
     pub(crate) replicas: u32,
-    /// How long the policy holds a request at most.
-    pub(crate) hold: Duration,
+    /// How long the policy holds a request at most, in nanoseconds.
+    pub(crate) hold: u64,
 }
 
 /// What is decided. [`Verdict`](super::Verdict) is its public view.
@@ -87,7 +87,7 @@ impl Record {
             enforced: 0,
             counted: 0,
             lacks_key: false,
-            longest_hold: Duration::ZERO,
+            longest_hold: 0,
             category: None,
             counted_locally: false,
             ruling: Ruling::Admitted,
@@ -115,13 +115,16 @@ impl Record {
     /// What the policies decide together: the refusal with the longest wait, or to admit.
     #[inline]
     pub(crate) fn ruling_of_policies(&self) -> Ruling {
+        match &self.entries[..] {
+            [Entry { refused: None, .. }] => Ruling::Admitted,
+            _ => self.ruling_of_several(),
+        }
+    }
+
+    fn ruling_of_several(&self) -> Ruling {
         let refuses = |index: &usize| self.entries[*index].refused.is_some();
-        let refusing = match self.enforced {
-            1 => Some(0).filter(refuses),
-            enforced => (0..enforced)
-                .filter(refuses)
-                .max_by_key(|index| self.outcome(*index).wait_or_never()),
-        };
+        let wait = |index: &usize| self.outcome(*index).wait_or_never();
+        let refusing = (0..self.enforced).filter(refuses).max_by_key(wait);
         refusing.map_or(Ruling::Admitted, Ruling::Refused)
     }
 
@@ -132,7 +135,7 @@ impl Record {
         self.usages.clear();
         (self.enforced, self.counted, self.held) = (0, 0, 0);
         (self.lacks_key, self.counted_locally) = (false, false);
-        self.longest_hold = Duration::ZERO;
+        self.longest_hold = 0;
         self.category = None;
         self.ruling = Ruling::Admitted;
         self.now = Now::ZERO;
@@ -140,6 +143,17 @@ impl Record {
 }
 
 impl Entry {
+    /// Says whether the policy refuses, by what the store answers.
+    #[inline]
+    pub(crate) fn judge(&mut self, charge: &Charge, usage: &Usage) {
+        let limit = || charge.algorithm.capacity(&charge.quota.share(self.replicas));
+        self.refused = match usage.fits() {
+            true => None,
+            false if charge.cost > limit() => Some(Reason::CostExceedsQuota),
+            false => Some(Reason::QuotaExceeded),
+        };
+    }
+
     /// Whether there is something to count.
     #[inline]
     pub(crate) fn has_key(&self) -> bool {
@@ -245,7 +259,7 @@ mod tests {
         first.held = 8;
         first.category = Some(9);
         (first.counted_locally, first.lacks_key) = (true, true);
-        first.longest_hold = Duration::from_secs(1);
+        first.longest_hold = 1;
         first.ruling = Ruling::Refused(3);
         let copy = first.clone();
         assert_eq!(format!("{copy:?}"), format!("{first:?}"));
