@@ -28,7 +28,13 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// More than one batch.
 const ROUND: u64 = 1_500;
 
+const NAME: &str = "what_was_acknowledged_survives_a_kill";
+
 fn main() -> Result<(), Box<dyn Error>> {
+    if env::args().any(|arg| arg == "--list") {
+        println!("{NAME}: test");
+        return Ok(());
+    }
     match env::var_os(FILE) {
         Some(path) => answer_until_killed(Path::new(&path)),
         None => {
@@ -36,7 +42,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             for acknowledged in [1, 2, 7] {
                 kill_after(acknowledged)?;
             }
-            println!("test what_was_acknowledged_survives_a_kill ... ok");
+            println!("test {NAME} ... ok");
             Ok(())
         }
     }

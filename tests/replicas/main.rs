@@ -45,6 +45,10 @@ fn main() -> ExitCode {
         replica::run(&orders);
         return ExitCode::SUCCESS;
     }
+    if env::args().any(|arg| arg == "--list") {
+        SCENARIOS.iter().for_each(|(name, _)| println!("{name}: test"));
+        return ExitCode::SUCCESS;
+    }
     quotas::the_checks_see_what_is_too_much();
     let words: Vec<_> = env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
     let wanted = |name: &str| words.is_empty() || words.iter().any(|word| name.contains(word));
