@@ -52,7 +52,7 @@ mod closure;
 mod extracted;
 mod extractor;
 mod fingerprint;
-mod head;
+mod request_head;
 
 pub(crate) use self::{
     body_field::Fields,
@@ -68,5 +68,5 @@ pub use self::{
     extracted::Extracted,
     extractor::KeyExtractor,
     fingerprint::Fingerprint,
-    head::{bearer, header, path_param, query},
+    request_head::{bearer, header, path_param, query},
 };

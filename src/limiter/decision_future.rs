@@ -20,8 +20,8 @@ use super::{
     decision::Decision,
     evaluation::Evaluation,
     fallback::decide_without_store,
-    observe::observe,
     queue::{Join, Wakeup},
+    telemetry::observe,
 };
 use crate::{
     clock::{Now, nanos},

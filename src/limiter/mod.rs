@@ -10,7 +10,7 @@ mod builder;
 mod check;
 mod check_error;
 mod core;
-mod correct;
+mod correcting;
 mod decision;
 mod decision_future;
 #[cfg(feature = "describe")]
@@ -18,15 +18,15 @@ mod describe;
 mod evaluation;
 mod fallback;
 mod labels;
-mod observe;
 mod overrides;
 mod policy_handle;
 mod queue;
 mod quota_ref;
-mod reach;
+mod reachability;
 mod refund;
 mod rules;
 mod target;
+mod telemetry;
 
 use std::{fmt, future::poll_fn, sync::Arc};
 
@@ -46,7 +46,7 @@ pub use self::{
     refund::Refund,
 };
 use self::{core::Core, evaluation::Evaluation, target::Target};
-pub(crate) use self::{correct::Correcting, decision::error_status, labels::Labels};
+pub(crate) use self::{correcting::Correcting, decision::error_status, labels::Labels};
 use crate::{
     clock::Now,
     key::{Fingerprint, Key},
@@ -146,7 +146,7 @@ impl Limiter {
     /// refuses with [`Reason::StoreUnavailable`].
     pub async fn reset_quotas(&self, quotas: &[QuotaRef]) -> Decision {
         let mut evaluation = Evaluation::of_quotas(&self.core, quotas, None);
-        let mut correcting = correct::correct(self, &evaluation, Change::Reset);
+        let mut correcting = correcting::correct(self, &evaluation, Change::Reset);
         poll_fn(|context| correcting.poll_corrected(&mut evaluation, context)).await
     }
 
@@ -270,12 +270,12 @@ impl Limiter {
         decision: &Decision,
         response: &response::Parts,
     ) -> Option<Correcting> {
-        correct::settle(self, decision, response)
+        correcting::settle(self, decision, response)
     }
 
     /// Gives back all that a decision has charged: the request was never served.
     pub(crate) fn undo(&self, decision: &Decision) {
-        correct::undo(&self.core, decision);
+        correcting::undo(&self.core, decision);
     }
 
     /// The enforced policies for requests, some of them more than once.

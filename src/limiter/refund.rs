@@ -9,7 +9,7 @@ use std::{
 
 use super::{
     CheckError, Limiter,
-    correct::{Correcting, correct},
+    correcting::{Correcting, correct},
     decision::{Decision, Outcome},
     decision_future::{DecisionFuture, decide_at_once, try_decide},
     evaluation::Evaluation,

@@ -7,7 +7,7 @@ use http::request::Parts;
 use super::{
     Labels,
     decision::{Entry, RuleId},
-    reach,
+    reachability,
 };
 use crate::{
     category::Category,
@@ -94,7 +94,7 @@ impl RuleSet {
         for category in &categories {
             check_matchers(&category.matchers, &format!("category `{}`", category.name))?;
         }
-        reach::check(&exempt, &every_request, &categories)?;
+        reachability::check(&exempt, &every_request, &categories)?;
         let mut set = Self {
             exempt,
             all_exempt: FirstRequests::default(),

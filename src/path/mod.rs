@@ -16,14 +16,14 @@
     )
 )]
 
+mod automaton;
 mod compare;
 mod pattern;
+mod request_path;
 mod segment;
-mod sent;
-mod states;
 
 pub(crate) use self::{
     compare::{covers, overlap},
     pattern::{Param, Pattern},
-    sent::SentPath,
+    request_path::SentPath,
 };

@@ -1,9 +1,9 @@
 //! Patterns of paths, in axum's syntax: [`Pattern`].
 
 use super::{
+    automaton::{MAX_SEGMENTS, States},
+    request_path::{DecodedSegment, SentPath},
     segment::Segment,
-    sent::{DecodedSegment, SentPath},
-    states::{MAX_SEGMENTS, States},
 };
 
 /// A path in axum's syntax, such as `/users/{id}` or `/files/{*path}`.

@@ -1,12 +1,12 @@
 //! The client's address: [`ClientIp`].
 
+mod diagnostics;
 mod forwarded;
 mod networks;
 mod peer;
 mod proxies;
 #[cfg(test)]
 mod tests;
-mod watch;
 
 use std::{
     borrow::Cow,
@@ -19,10 +19,10 @@ use http::{HeaderName, header::FORWARDED, request::Parts};
 pub(crate) use self::networks::{hold_all_callers, parse_networks};
 pub use self::peer::{PeerAddr, UnixPeer};
 use self::{
+    diagnostics::{Seen, Watch},
     networks::parse_network,
     peer::Hop,
     proxies::{Proxies, Source, Trust, X_FORWARDED_FOR},
-    watch::{Seen, Watch},
 };
 use super::{Extracted, Key, KeyExtractor};
 use crate::warning::{Code, warn};

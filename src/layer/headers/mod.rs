@@ -10,9 +10,9 @@
     )
 )]
 
-mod inner;
 #[cfg(feature = "describe")]
-mod meaning;
+mod descriptions;
+mod inner;
 pub(crate) mod number;
 mod structured;
 mod style;

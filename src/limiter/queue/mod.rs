@@ -1,15 +1,44 @@
-//! Waiting for quota in arrival order: the [`WaitQueue`].
+//! The requests that are held, in the order of their arrival: the [`WaitQueue`].
 //!
-//! A request that waits reserves its units by its place in the line: whoever comes later to one of
-//! its keys passes only if the units of all those ahead would fit as well. Nothing is charged until
-//! its turn comes, so there is nothing to give back when its caller leaves, and those behind move
-//! up by themselves.
+//! ```text
+//!             keys                                tickets
+//! key A:  [ #3 | #5 | #6 ]      #3: keys A, B; due at 10:00:01; waker
+//! key B:  [ #3 | #4 ]           #4: key B; …
+//! ```
+//! A request that is held has a *ticket*, numbered in order of arrival, and stands in the queue of each
+//! key that it charges. It charges nothing until its turn comes, so there is nothing to give back when
+//! its caller leaves, and the tickets behind move up.
 //!
-//! One caller leaves room for others: it waits with no more requests than positions are free, in all
-//! and in a line that all share. And a request whose turn has come has to be polled: if it is not
-//! for a tenth of a second, those behind go first.
+//! # How units are kept for a ticket
+//! Each charge carries the units of all tickets ahead of it ([`Charge::ahead`], set by
+//! [`WaitQueue::set_queued_ahead`]). The store lets a charge pass only if those units fit as well. So a
+//! later request cannot take the units that an earlier one waits for.
+//!
+//! # The way of a ticket
+//! 1. [`join`](WaitQueue::join): if the queue has changed since the charges were set, the request asks
+//!    the store again; if the queue is full, or the wait may become too long, the request is refused.
+//! 2. It sleeps until it is *due*: the moment at which its units fit by all of its keys.
+//! 3. [`yields_turn`](WaitQueue::yields_turn): tickets ahead that are due as well go first.
+//! 4. It charges. If another request was faster, it waits on ([`wait_again`](WaitQueue::wait_again)).
+//! 5. [`leave`](WaitQueue::leave) wakes the next ticket of each key.
+//!
+//! # Bounds
+//! The queue is bounded in all, per key and per caller. A caller has no more tickets than positions are
+//! free, so it leaves room for others. A ticket whose turn has come must be polled: if it is not for a
+//! tenth of a second, it is *late*, and those behind pass it.
+//!
+//! # Locks
+//! One mutex guards all tickets. Wakers are called after it is released: a waker may drop a request
+//! that waits here. `waiting` is the number of tickets, read without the lock, as mostly there are none.
+//!
+//! # What the tests check
+//! | invariant | tests |
+//! |---|---|
+//! | requests of one key pass in order of arrival, whatever they cost | `hold_properties.rs`, `hold_fairness.rs` |
+//! | a ticket that leaves gives its position to those behind | `who_is_woken_may_leave_at_once`, `hold.rs` |
+//! | a request that saw an old queue asks again | `who_looked_before_another_joined_looks_again` |
 
-mod places;
+mod waiters;
 
 use std::{
     collections::hash_map::Entry,
@@ -24,23 +53,23 @@ use std::{
 
 use smallvec::SmallVec;
 
-pub(crate) use self::places::Callers;
-use self::places::{Awaited, Places, Ticket};
+pub(crate) use self::waiters::Callers;
+use self::waiters::{AwaitedKey, Ticket, Waiters};
 use crate::{
     clock::{Now, nanos},
     store::{Charge, Mode},
 };
 
-/// Those who wait, over all keys.
+/// The tickets of all keys.
 #[derive(Debug)]
 pub(crate) struct WaitQueue {
-    /// Read without the lock: mostly nobody waits.
+    /// How many tickets there are.
     waiting: AtomicUsize,
-    places: Mutex<Places>,
+    waiters: Mutex<Waiters>,
     max: MaxHeld,
 }
 
-/// How many may wait.
+/// The bounds of the queue.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct MaxHeld {
     pub(crate) all: usize,
@@ -48,68 +77,68 @@ pub(crate) struct MaxHeld {
     pub(crate) per_key: usize,
 }
 
-/// A store that is asked for one who waits may take so long: then those behind go first.
+/// How long a store may take to answer a ticket. After that, those behind go first.
 const STORE_PATIENCE: u64 = Duration::from_secs(1).as_nanos() as u64;
 
-/// What a request asks of one key.
+/// One charge of a request that is to be held.
 pub(crate) struct Request<'a> {
     pub(crate) charge: &'a Charge,
-    /// How long until it fits, if all those ahead use their units as soon as they fit.
+    /// How long until it fits, if all tickets ahead use their units as soon as these fit.
     pub(crate) wait: Duration,
-    /// How long it may take.
+    /// How long the request may be held.
     pub(crate) hold: Duration,
     /// Whether all callers share the key.
     pub(crate) is_global: bool,
 }
 
 impl Request<'_> {
-    /// What costs nothing, or is only tried out, is not waited for.
+    /// Whether the request waits for this charge: not if it costs nothing or is a dry run.
     fn is_waited_for(&self) -> bool {
         self.charge.mode == Mode::Enforced && self.charge.cost > 0
     }
 }
 
-/// Why a ticket is to be polled.
+/// Why a ticket is polled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wakeup {
-    /// For no reason of the line's.
+    /// The queue has not woken it.
     No,
-    /// The one ahead may be late earlier than was known: it looks again for how long it waits.
+    /// The ticket ahead may be late earlier than expected: look again at how long to wait.
     Nudged,
     /// Its turn may have come.
     Yes,
 }
 
-/// What came of joining.
+/// The result of joining.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Join {
     /// This is the ticket.
     Queued(u64),
-    /// The line is too long, or a wait might be longer than it may.
+    /// The queue is full, or the wait may become longer than the hold.
     Full,
-    /// Someone has joined or left since the charges were looked at: the waits are no longer true.
+    /// The queue has changed since the charges were set: the waits are no longer true.
     Outdated,
 }
 
 impl WaitQueue {
     pub(crate) fn new(max: MaxHeld) -> Self {
-        Self { waiting: AtomicUsize::new(0), places: Mutex::default(), max }
+        Self { waiting: AtomicUsize::new(0), waiters: Mutex::default(), max }
     }
 
-    /// Whether anybody waits.
+    /// Whether there are tickets.
     #[inline]
     pub(crate) fn has_waiting(&self) -> bool {
         self.waiting.load(Relaxed) > 0
     }
 
-    /// How many wait.
+    /// How many tickets there are.
     #[cfg(feature = "metrics")]
     pub(crate) fn waiting(&self) -> usize {
         self.waiting.load(Relaxed)
     }
 
-    /// Tells each charge what those who wait for its key will use before it: those ahead of
-    /// `ticket`, or all for one who has just arrived. Who is late is not counted.
+    /// Writes into each charge the units of the tickets ahead of it: those before `ticket`, or all for a
+    /// request without one. Late tickets do not count.
     pub(crate) fn set_queued_ahead<'a>(
         &self,
         charges: impl Iterator<Item = &'a mut Charge>,
@@ -121,12 +150,12 @@ impl WaitQueue {
             return;
         }
         let now = now.monotonic_nanos();
-        let mut places = self.lock();
+        let mut waiters = self.lock();
         if let Some(ticket) = ticket {
-            places.expect(ticket, now.saturating_add(STORE_PATIENCE));
+            waiters.expect(ticket, now.saturating_add(STORE_PATIENCE));
         }
         for charge in charges {
-            let key = places
+            let key = waiters
                 .keys
                 .get(&charge.id())
                 .filter(|_| charge.mode != Mode::Peek && charge.cost > 0);
@@ -134,7 +163,7 @@ impl WaitQueue {
         }
     }
 
-    /// Joins the line for all that is wanted, in the name of these callers.
+    /// Gives a request a ticket in the queues of its charges, in the name of these callers.
     pub(crate) fn join<'a>(
         &self,
         callers: Callers,
@@ -143,24 +172,24 @@ impl WaitQueue {
     ) -> Join {
         let wanted = wanted.filter(Request::is_waited_for);
         let now = now.monotonic_nanos();
-        let mut places = self.lock();
-        let free = self.max.all.saturating_sub(places.tickets.len());
-        let held_by = |caller| places.callers.get(caller).copied().unwrap_or(0);
+        let mut waiters = self.lock();
+        let free = self.max.all.saturating_sub(waiters.tickets.len());
+        let held_by = |caller| waiters.callers.get(caller).copied().unwrap_or(0);
         let most_by_one = callers.iter().map(held_by).max().unwrap_or(0);
         let has_room = most_by_one < free.min(self.max.per_caller);
         if free == 0 || (!callers.is_empty() && !has_room) || self.max.per_key == 0 {
             return Join::Full;
         }
-        let ticket = places.next_ticket;
+        let ticket = waiters.next_ticket;
         let mut joining = Ticket::new(callers, now);
         let mut costs: SmallVec<[u64; 4]> = SmallVec::new();
         for Request { charge, wait, hold, is_global } in wanted {
             let key = charge.id();
             let due = now.saturating_add(nanos(wait));
-            let latest = due.max(places.latest(charge));
-            if let Some(line) = places.keys.get(&key) {
+            let latest = due.max(waiters.latest(charge));
+            if let Some(line) = waiters.keys.get(&key) {
                 let free = self.max.per_key.saturating_sub(line.waiting.len());
-                let takes_all = |caller: &u128| is_global && places.held_by(*caller, line) >= free;
+                let takes_all = |caller: &u128| is_global && waiters.held_by(*caller, line) >= free;
                 if line.cost_ahead_of(None, now) != charge.ahead {
                     return Join::Outdated;
                 }
@@ -175,23 +204,23 @@ impl WaitQueue {
             }
             joining.due = joining.due.max(due);
             joining.latest = joining.latest.max(latest);
-            joining.keys.push(Awaited { key, due });
+            joining.keys.push(AwaitedKey { key, due });
             costs.push(charge.cost);
         }
         for (awaited, cost) in joining.keys.iter().zip(costs) {
-            places.keys.entry(awaited.key).or_default().push(ticket, cost, joining.due);
+            waiters.keys.entry(awaited.key).or_default().push(ticket, cost, joining.due);
         }
         for caller in &joining.callers {
-            let held = places.callers.entry(*caller).or_default();
+            let held = waiters.callers.entry(*caller).or_default();
             *held = held.saturating_add(1);
         }
-        places.next_ticket = places.next_ticket.saturating_add(1);
-        places.tickets.insert(ticket, joining);
-        self.waiting.store(places.tickets.len(), Relaxed);
+        waiters.next_ticket = waiters.next_ticket.saturating_add(1);
+        waiters.tickets.insert(ticket, joining);
+        self.waiting.store(waiters.tickets.len(), Relaxed);
         Join::Queued(ticket)
     }
 
-    /// A ticket goes on waiting, perhaps until another time than was expected.
+    /// A ticket waits on, perhaps until another moment than before.
     pub(crate) fn wait_again<'a>(
         &self,
         ticket: u64,
@@ -199,8 +228,8 @@ impl WaitQueue {
         now: Now,
     ) {
         let now = now.monotonic_nanos();
-        self.change(|places| {
-            let Some(known) = places.tickets.get_mut(&ticket) else { return };
+        self.change(|waiters| {
+            let Some(known) = waiters.tickets.get_mut(&ticket) else { return };
             let before = mem::replace(&mut known.due, now);
             let enforced = wanted.filter(Request::is_waited_for);
             for (awaited, wanted) in known.keys.iter_mut().zip(enforced) {
@@ -208,35 +237,35 @@ impl WaitQueue {
                 known.due = known.due.max(awaited.due);
             }
             let (due, moved_up) = (known.due, mem::take(&mut known.moved_up));
-            places.expect(ticket, due);
+            waiters.expect(ticket, due);
             if moved_up || due < before {
-                places.wake_those_behind(ticket, true, now);
+                waiters.wake_those_behind(ticket, true, now);
             }
         });
     }
 
-    /// How long until the next ahead of the ticket is late: then this one is not to wait for it any
-    /// more. `None` where it is the first.
+    /// How long until the next ticket ahead is late: then this one passes it. `None` if this one is the
+    /// first.
     pub(crate) fn next_late_in(&self, ticket: u64, now: Now) -> Option<Duration> {
         let now = now.monotonic_nanos();
         let late_at = self.lock().next_late_at(ticket, now)?;
         Some(Duration::from_nanos(late_at.saturating_sub(now)))
     }
 
-    /// How long a refused charge waits at most, behind those who wait already, of whom some may
-    /// have come after it; zero where what is known of it stands.
+    /// How long a refused charge waits at most behind the tickets, or behind all of them, where some came
+    /// after it; zero where the store's answer stands.
     pub(crate) fn longest_wait(&self, charge: &Charge, behind_all: bool, now: Now) -> Duration {
-        let places = self.lock();
+        let waiters = self.lock();
         let latest =
-            if behind_all { places.latest_behind_all(charge) } else { places.latest(charge) };
+            if behind_all { waiters.latest_behind_all(charge) } else { waiters.latest(charge) };
         Duration::from_nanos(latest.saturating_sub(now.monotonic_nanos()))
     }
 
-    /// Whether the ticket was woken since this was last asked; if not, `waker` is told when it is.
+    /// Whether the ticket was woken since the last call. If not, `waker` is woken when it is.
     pub(crate) fn take_wakeup(&self, ticket: u64, waker: &Waker) -> Wakeup {
         let waker = waker.clone();
-        let (woken, _replaced) = self.change(|places| {
-            let Some(known) = places.tickets.get_mut(&ticket) else { return (Wakeup::Yes, None) };
+        let (woken, _replaced) = self.change(|waiters| {
+            let Some(known) = waiters.tickets.get_mut(&ticket) else { return (Wakeup::Yes, None) };
             let woken = match (mem::take(&mut known.woken), mem::take(&mut known.nudged)) {
                 (true, _) => Wakeup::Yes,
                 (false, true) => Wakeup::Nudged,
@@ -247,80 +276,80 @@ impl WaitQueue {
         woken
     }
 
-    /// For how long the ticket gives way to those who came earlier to one of its keys and are due at
-    /// `now` as well. It is woken when one ahead leaves.
+    /// For how long the ticket yields to tickets ahead that are due at `now` as well. It is woken when one
+    /// of them leaves.
     pub(crate) fn yields_turn(&self, ticket: u64, now: Now) -> Option<Duration> {
         let now = now.monotonic_nanos();
-        let mut places = self.lock();
-        let until = places.gives_way_until(ticket, now);
-        if let Some(known) = places.tickets.get_mut(&ticket) {
-            known.gives_way = until.is_some();
+        let mut waiters = self.lock();
+        let until = waiters.yields_until(ticket, now);
+        if let Some(known) = waiters.tickets.get_mut(&ticket) {
+            known.yields = until.is_some();
         }
         let until = until?;
-        places.expect(ticket, until);
+        waiters.expect(ticket, until);
         Some(Duration::from_nanos(until.saturating_sub(now)))
     }
 
-    /// Leaves the line: because its turn has come, as was expected of it, or before.
+    /// Removes a ticket: its turn has come, or its caller has left.
     pub(crate) fn leave(&self, ticket: u64, turn_has_come: bool, now: Now) {
         let now = now.monotonic_nanos();
-        let _left = self.change(|places| {
-            let moved_up = places.tickets.get(&ticket).is_some_and(|known| known.moved_up);
-            places.wake_those_behind(ticket, moved_up || !turn_has_come, now);
+        let _left = self.change(|waiters| {
+            let moved_up = waiters.tickets.get(&ticket).is_some_and(|known| known.moved_up);
+            waiters.wake_those_behind(ticket, moved_up || !turn_has_come, now);
             if !turn_has_come {
-                places.forget_dues_behind(ticket);
+                waiters.forget_dues_behind(ticket);
             }
-            let left = places.tickets.remove(&ticket)?;
-            for Awaited { key, .. } in &left.keys {
-                let Some(waiting) = places.keys.get_mut(key) else { continue };
+            let left = waiters.tickets.remove(&ticket)?;
+            for AwaitedKey { key, .. } in &left.keys {
+                let Some(waiting) = waiters.keys.get_mut(key) else { continue };
                 waiting.remove(ticket);
                 if waiting.waiting.is_empty() {
-                    places.keys.remove(key);
+                    waiters.keys.remove(key);
                 }
             }
             for caller in &left.callers {
-                if let Entry::Occupied(mut held) = places.callers.entry(*caller) {
+                if let Entry::Occupied(mut held) = waiters.callers.entry(*caller) {
                     *held.get_mut() = held.get().saturating_sub(1);
                     if *held.get() == 0 {
                         held.remove();
                     }
                 }
             }
-            self.waiting.store(places.tickets.len(), Relaxed);
+            self.waiting.store(waiters.tickets.len(), Relaxed);
             Some(left)
         });
     }
 
-    /// Units of these charges have come back out of turn: the first who waits may pass earlier.
+    /// Units of these charges were given back: the first ticket of each key may pass earlier.
     pub(crate) fn on_released<'a>(&self, charges: impl IntoIterator<Item = &'a Charge>, now: Now) {
         if self.waiting.load(Relaxed) == 0 {
             return;
         }
         let now = now.monotonic_nanos();
-        self.change(|places| {
+        self.change(|waiters| {
             for charge in charges {
-                let first = places.keys.get(&charge.id()).and_then(|key| key.waiting.front());
+                let first = waiters.keys.get(&charge.id()).and_then(|key| key.waiting.front());
                 if let Some(ticket) = first.map(|first| first.ticket) {
-                    places.wake(ticket, true, now);
-                    places.forget_dues(charge.id(), 0);
+                    waiters.wake(ticket, true, now);
+                    waiters.forget_dues(charge.id(), 0);
                 }
             }
         });
     }
 
-    /// Changes who waits; afterwards, without the lock, wakes whom that concerns. A waker is the
-    /// runtime's: woken or dropped, it may drop a request that waits here, which then leaves.
-    fn change<T>(&self, change: impl FnOnce(&mut Places) -> T) -> T {
-        let mut places = self.lock();
-        let changed = change(&mut places);
-        let woken = mem::take(&mut places.woken);
-        drop(places);
+    /// Changes the tickets under the lock, and wakes after it. A waker that is woken or dropped may drop a
+    /// request that waits here, which then takes the lock to leave.
+    fn change<T>(&self, change: impl FnOnce(&mut Waiters) -> T) -> T {
+        let mut waiters = self.lock();
+        let changed = change(&mut waiters);
+        let woken = mem::take(&mut waiters.woken);
+        drop(waiters);
         woken.into_iter().for_each(Waker::wake);
         changed
     }
 
-    fn lock(&self) -> MutexGuard<'_, Places> {
-        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Waiters> {
+        self.waiters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -99,6 +99,7 @@ mod fair_shares;
 mod fast_path;
 #[cfg(test)]
 mod floods;
+mod large_states;
 mod locked_shard;
 mod overflow_counts;
 mod quota_table;
@@ -106,7 +107,6 @@ mod seqlock;
 mod shard;
 mod shard_meta;
 mod slow_path;
-mod spilled;
 mod table;
 #[cfg(test)]
 mod tests;

@@ -10,11 +10,10 @@ use smallvec::SmallVec;
 use super::{
     address::Address,
     entry::{Entry, uses_log},
-    eviction,
+    eviction, large_states,
     locked_shard::LockedShard,
     shard::{Shards, with_table},
     shard_meta::{Stored, expires_at},
-    spilled,
     table::Table,
 };
 use crate::{
@@ -26,7 +25,7 @@ use crate::{
 /// Makes the only charge of a request.
 #[inline(never)]
 pub(super) fn charge_one(shards: &Shards, charge: &Charge, usage: &mut Usage, now: Now) {
-    match spilled::charge(shards, charge, now) {
+    match large_states::charge(shards, charge, now) {
         Some(charged) => *usage = charged,
         None => charge_all(shards, slice::from_ref(charge), slice::from_mut(usage), now),
     }

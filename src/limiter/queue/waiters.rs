@@ -1,4 +1,4 @@
-//! Who waits for which key.
+//! Which tickets wait for which key: [`Waiters`].
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -10,68 +10,68 @@ use smallvec::SmallVec;
 
 use crate::{algorithm::Algorithm, store::Charge};
 
-/// Who was to come and does not come for so long is late: those behind go first. An executor that
-/// is that busy has worse to do than to keep an order.
+/// A ticket that is due and is not polled for this long is late: those behind pass it. An executor that
+/// is that busy cannot keep an order.
 const LATE_AFTER: u64 = Duration::from_millis(100).as_nanos() as u64;
 
 /// The callers of a request, by their keys.
 pub(crate) type Callers = SmallVec<[u128; 2]>;
 
 #[derive(Debug, Default)]
-pub(super) struct Places {
+pub(super) struct Waiters {
     pub(super) next_ticket: u64,
     pub(super) tickets: HashMap<u64, Ticket>,
     /// For each key of a policy, in order of arrival.
-    pub(super) keys: HashMap<u128, Key>,
-    /// With how many requests each caller waits.
+    pub(super) keys: HashMap<u128, KeyQueue>,
+    /// How many tickets each caller has.
     pub(super) callers: HashMap<u128, usize>,
-    /// Who is to be woken as soon as the lock is given back.
+    /// The wakers to call as soon as the lock is released.
     pub(super) woken: Vec<Waker>,
 }
 
 #[derive(Debug)]
 pub(super) struct Ticket {
-    pub(super) keys: SmallVec<[Awaited; 4]>,
+    pub(super) keys: SmallVec<[AwaitedKey; 4]>,
     pub(super) callers: Callers,
     /// The monotonic time at which its units are expected to fit.
     pub(super) due: u64,
     /// The monotonic time at which they fit at the latest.
     pub(super) latest: u64,
     pub(super) woken: bool,
-    /// Whether it is to look again for how long it waits for the one ahead.
+    /// Whether it has to look again at how long it waits for the ticket ahead.
     pub(super) nudged: bool,
-    /// Whether someone ahead has left before its turn, which those behind are to learn as well.
+    /// Whether a ticket ahead has left before its turn. The tickets behind have to know it as well.
     pub(super) moved_up: bool,
-    /// Whether it is due, and waits for those ahead that are due as well.
-    pub(super) gives_way: bool,
+    /// Whether it is due, and yields to tickets ahead that are due as well.
+    pub(super) yields: bool,
     pub(super) waker: Option<Waker>,
 }
 
 /// A key that a ticket waits for.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Awaited {
+pub(super) struct AwaitedKey {
     pub(super) key: u128,
     /// When its units fit by this key alone.
     pub(super) due: u64,
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Key {
-    pub(super) waiting: VecDeque<Waiting>,
+pub(super) struct KeyQueue {
+    pub(super) waiting: VecDeque<Waiter>,
     pub(super) total_cost: u64,
 }
 
-/// A ticket in the line of a key.
+/// A ticket in the queue of a key.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Waiting {
+pub(super) struct Waiter {
     pub(super) ticket: u64,
     pub(super) cost: u64,
     /// The monotonic time at which it is expected to be polled.
     comes_at: u64,
 }
 
-impl Waiting {
-    /// When those behind stop waiting for it.
+impl Waiter {
+    /// When those behind pass it.
     const fn late_at(&self) -> u64 {
         self.comes_at.saturating_add(LATE_AFTER)
     }
@@ -91,19 +91,19 @@ impl Ticket {
             woken: false,
             nudged: false,
             moved_up: false,
-            gives_way: false,
+            yields: false,
             waker: None,
         }
     }
 }
 
-impl Places {
+impl Waiters {
     /// When a charge fits at the latest, where that may be later than when it is due.
     ///
-    /// It is due when all units ahead fit beside it. Where a whole quota has no room for them, it
-    /// depends on when they are used: one ahead may be kept by another of its keys, and several
-    /// units used at once leave a part of a window empty. The longest wait after the last of those
-    /// is enough.
+    /// A charge is due when all units ahead fit beside it. If a whole quota has no room for them, the
+    /// moment depends on when the units ahead are used: another key may hold a ticket ahead back, and
+    /// several units used at once leave a part of a window empty. The longest wait after the last such
+    /// ticket is enough.
     pub(super) fn latest(&self, charge: &Charge) -> u64 {
         self.latest_behind(charge, |ahead, here, cost| {
             let in_windows = charge.algorithm != Algorithm::TokenBucket;
@@ -112,24 +112,23 @@ impl Places {
         })
     }
 
-    /// When a charge fits at the latest behind all who wait, of whom some came after it.
+    /// When a charge fits at the latest behind all tickets, where some came after it.
     pub(super) fn latest_behind_all(&self, charge: &Charge) -> u64 {
         self.latest_behind(charge, |_, _, _| true)
     }
 
-    /// The longest wait after the last of those that are `unsure` to use their units when they are
-    /// due.
+    /// The longest wait after the last ticket that is `unsure` to use its units when it is due.
     fn latest_behind(
         &self,
         charge: &Charge,
-        unsure: impl Fn(&Ticket, &Awaited, u64) -> bool,
+        unsure: impl Fn(&Ticket, &AwaitedKey, u64) -> bool,
     ) -> u64 {
         let Some(key) = self.keys.get(&charge.id()) else { return 0 };
         let capacity = charge.algorithm.capacity(&charge.quota);
         if key.total_cost.saturating_add(charge.cost) <= capacity {
             return 0;
         }
-        let latest = key.waiting.iter().filter_map(|Waiting { ticket, cost, .. }| {
+        let latest = key.waiting.iter().filter_map(|Waiter { ticket, cost, .. }| {
             let ahead = self.tickets.get(ticket)?;
             let here = ahead.keys.iter().find(|awaited| awaited.key == charge.id())?;
             unsure(ahead, here, *cost).then_some(ahead.latest)
@@ -138,9 +137,9 @@ impl Places {
         latest.max().map_or(0, |latest| latest.saturating_add(longest_wait))
     }
 
-    /// With how many requests a caller waits in the line of `key`.
-    pub(super) fn held_by(&self, caller: u128, key: &Key) -> usize {
-        let is_callers = |waiting: &&Waiting| {
+    /// How many tickets a caller has in the queue of `key`.
+    pub(super) fn held_by(&self, caller: u128, key: &KeyQueue) -> usize {
+        let is_callers = |waiting: &&Waiter| {
             let known = self.tickets.get(&waiting.ticket);
             known.is_some_and(|known| known.callers.contains(&caller))
         };
@@ -150,61 +149,59 @@ impl Places {
     /// The ticket is expected to be polled at this time.
     pub(super) fn expect(&mut self, ticket: u64, comes_at: u64) {
         let Some(known) = self.tickets.get(&ticket) else { return };
-        for Awaited { key, .. } in &known.keys {
+        for AwaitedKey { key, .. } in &known.keys {
             if let Some(waiting) = self.keys.get_mut(key).and_then(|key| key.get_mut(ticket)) {
                 waiting.comes_at = comes_at;
             }
         }
     }
 
-    /// Until when the ticket gives way to those who came earlier to one of its keys and are due at
-    /// `now` as well, unless they are late; `None` where there are none.
-    pub(super) fn gives_way_until(&self, ticket: u64, now: u64) -> Option<u64> {
+    /// Until when the ticket yields to tickets ahead that are due at `now` as well and not late; `None`
+    /// where there are none.
+    pub(super) fn yields_until(&self, ticket: u64, now: u64) -> Option<u64> {
         let known = self.tickets.get(&ticket)?;
         let keys = known.keys.iter().filter_map(|awaited| self.keys.get(&awaited.key));
         let ahead = keys.flat_map(|key| key.ahead_of(ticket, now));
-        let is_due = |other: &&Waiting| {
-            self.tickets.get(&other.ticket).is_some_and(|other| other.due <= now)
-        };
-        ahead.filter(is_due).map(Waiting::late_at).max()
+        let is_due =
+            |other: &&Waiter| self.tickets.get(&other.ticket).is_some_and(|other| other.due <= now);
+        ahead.filter(is_due).map(Waiter::late_at).max()
     }
 
-    /// When the next ahead of the ticket, by any of its keys, is late unless it comes.
+    /// When the next ticket ahead, by any of its keys, is late unless it is polled.
     pub(super) fn next_late_at(&self, ticket: u64, now: u64) -> Option<u64> {
         let known = self.tickets.get(&ticket)?;
         let keys = known.keys.iter().filter_map(|awaited| self.keys.get(&awaited.key));
-        keys.filter_map(|key| key.ahead_of(ticket, now).next_back()).map(Waiting::late_at).min()
+        keys.filter_map(|key| key.ahead_of(ticket, now).next_back()).map(Waiter::late_at).min()
     }
 
-    /// Wakes, for each of the ticket's keys, the next one, and the next one that gives way. Who has
-    /// moved up wakes the one behind in turn.
+    /// Wakes, for each of the ticket's keys, the next ticket, and the next one that yields. A ticket that
+    /// has moved up wakes the one behind it in turn.
     pub(super) fn wake_those_behind(&mut self, ticket: u64, moved_up: bool, now: u64) {
         let Some(known) = self.tickets.get(&ticket) else { return };
         let mut woken: SmallVec<[u64; 4]> = SmallVec::new();
         for key in known.keys.iter().filter_map(|awaited| self.keys.get(&awaited.key)) {
-            let gives_way =
-                |other: &u64| self.tickets.get(other).is_some_and(|other| other.gives_way);
+            let yields = |other: &u64| self.tickets.get(other).is_some_and(|other| other.yields);
             woken.extend(key.behind(ticket).next());
-            woken.extend(key.behind(ticket).find(gives_way));
+            woken.extend(key.behind(ticket).find(yields));
         }
         for ticket in woken {
             self.wake(ticket, moved_up, now);
         }
     }
 
-    /// Those behind may be due earlier by the keys of this ticket than is known.
+    /// The tickets behind may be due earlier, by the keys of this ticket, than they know.
     pub(super) fn forget_dues_behind(&mut self, ticket: u64) {
         let Some(known) = self.tickets.get(&ticket) else { return };
-        for Awaited { key, .. } in known.keys.clone() {
+        for AwaitedKey { key, .. } in known.keys.clone() {
             self.forget_dues(key, ticket.saturating_add(1));
         }
     }
 
-    /// From `first` on, those who wait for `key` may be due earlier by it than is known: if they
-    /// wait for another key as well, that one may be what keeps them.
+    /// From `first` on, the tickets of `key` may be due earlier by this key than they know. If they wait
+    /// for another key as well, that one may hold them back.
     pub(super) fn forget_dues(&mut self, key: u128, first: u64) {
         let waiting = self.keys.get(&key).map(|key| &key.waiting);
-        for Waiting { ticket, .. } in waiting.into_iter().flatten() {
+        for Waiter { ticket, .. } in waiting.into_iter().flatten() {
             let Some(known) = self.tickets.get_mut(ticket).filter(|_| *ticket >= first) else {
                 continue;
             };
@@ -215,8 +212,8 @@ impl Places {
         }
     }
 
-    /// Wakes a ticket, which is expected to come at once; who is behind it waits no longer for it
-    /// than for any that is late.
+    /// Wakes a ticket, which is expected to be polled at once. The ticket behind waits no longer for it
+    /// than for a late one.
     pub(super) fn wake(&mut self, ticket: u64, moved_up: bool, now: u64) {
         let Some(known) = self.tickets.get_mut(&ticket) else { return };
         known.woken = true;
@@ -235,19 +232,19 @@ impl Places {
     }
 }
 
-impl Key {
+impl KeyQueue {
     pub(super) fn push(&mut self, ticket: u64, cost: u64, comes_at: u64) {
-        self.waiting.push_back(Waiting { ticket, cost, comes_at });
+        self.waiting.push_back(Waiter { ticket, cost, comes_at });
         self.total_cost = self.total_cost.saturating_add(cost);
     }
 
-    /// Those who came before `ticket` and are not late.
-    fn ahead_of(&self, ticket: u64, now: u64) -> impl DoubleEndedIterator<Item = &Waiting> {
+    /// The tickets before `ticket` that are not late.
+    fn ahead_of(&self, ticket: u64, now: u64) -> impl DoubleEndedIterator<Item = &Waiter> {
         let ahead = self.waiting.partition_point(|other| other.ticket < ticket);
         self.waiting.range(..ahead).filter(move |other| !other.is_late(now))
     }
 
-    /// What those before `ticket` will use, or all before one who has just arrived.
+    /// The units of the tickets before `ticket`, or of all for a request without one.
     pub(super) fn cost_ahead_of(&self, ticket: Option<u64>, now: u64) -> u64 {
         let ahead = self.ahead_of(ticket.unwrap_or(u64::MAX), now);
         ahead.fold(0, |sum, other| sum.saturating_add(other.cost))
@@ -262,12 +259,12 @@ impl Key {
         self.waiting.binary_search_by_key(&ticket, |other| other.ticket).ok()
     }
 
-    fn get_mut(&mut self, ticket: u64) -> Option<&mut Waiting> {
-        self.find(ticket).and_then(|place| self.waiting.get_mut(place))
+    fn get_mut(&mut self, ticket: u64) -> Option<&mut Waiter> {
+        self.find(ticket).and_then(|index| self.waiting.get_mut(index))
     }
 
     pub(super) fn remove(&mut self, ticket: u64) {
-        if let Some(removed) = self.find(ticket).and_then(|place| self.waiting.remove(place)) {
+        if let Some(removed) = self.find(ticket).and_then(|index| self.waiting.remove(index)) {
             self.total_cost = self.total_cost.saturating_sub(removed.cost);
         }
     }

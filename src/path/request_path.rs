@@ -3,7 +3,7 @@
 use http::request::Parts;
 use percent_encoding::percent_decode;
 
-use super::states::MAX_SEGMENTS;
+use super::automaton::MAX_SEGMENTS;
 
 /// The whole path that the client sent, even inside of a nested axum router.
 #[derive(Debug)]
