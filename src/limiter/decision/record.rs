@@ -1,7 +1,7 @@
 //! The data of an evaluation and of the decision that it becomes: [`Record`].
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     fmt,
     ops::{Deref, DerefMut},
     time::Duration,
@@ -165,6 +165,8 @@ impl Entry {
 const POOL_SIZE: usize = 64;
 
 thread_local! {
+    /// One record, so that a thread with one request under way does not touch the pool.
+    static SPARE: Cell<Option<Box<Record>>> = const { Cell::new(None) };
     #[expect(clippy::vec_box, reason = "the pool keeps the boxes")]
     static POOL: RefCell<Vec<Box<Record>>> = const { RefCell::new(Vec::new()) };
 }
@@ -179,11 +181,14 @@ static EMPTY: Record = Record::new();
 #[derive(Default)]
 pub(crate) struct Pooled(Option<Box<Record>>);
 
+/// While a thread ends, its records may be gone already.
 #[inline]
 fn from_pool() -> Box<Record> {
-    // While a thread ends, its pool may be gone already.
-    let pooled = POOL.try_with(|pool| pool.borrow_mut().pop());
-    pooled.ok().flatten().unwrap_or_else(|| Box::new(Record::new()))
+    let spare = SPARE.try_with(Cell::take).ok().flatten();
+    spare.unwrap_or_else(|| {
+        let pooled = POOL.try_with(|pool| pool.borrow_mut().pop());
+        pooled.ok().flatten().unwrap_or_else(|| Box::new(Record::new()))
+    })
 }
 
 impl Drop for Pooled {
@@ -191,13 +196,22 @@ impl Drop for Pooled {
     fn drop(&mut self) {
         let Some(mut record) = self.0.take() else { return };
         record.clear();
-        let _ = POOL.try_with(|pool| {
-            let mut pool = pool.borrow_mut();
-            if pool.len() < POOL_SIZE {
-                pool.push(record);
-            }
-        });
+        let surplus = SPARE.try_with(|spare| spare.replace(Some(record)));
+        if let Ok(Some(record)) = surplus {
+            keep(record);
+        }
     }
+}
+
+/// Keeps a further record in the pool, if that has room.
+#[cold]
+fn keep(record: Box<Record>) {
+    let _ = POOL.try_with(|pool| {
+        let mut pool = pool.borrow_mut();
+        if pool.len() < POOL_SIZE {
+            pool.push(record);
+        }
+    });
 }
 
 impl Deref for Pooled {
@@ -276,6 +290,7 @@ mod tests {
     fn a_thread_keeps_no_more_boxes_than_it_may() {
         drop((0..2 * POOL_SIZE).map(|_| written()).collect::<Vec<_>>());
         assert_eq!(POOL.with_borrow(Vec::len), POOL_SIZE);
+        assert!(SPARE.take().is_some());
     }
 
     #[test]
