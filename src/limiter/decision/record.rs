@@ -181,8 +181,9 @@ static EMPTY: Record = Record::new();
 #[derive(Default)]
 pub(crate) struct Pooled(Option<Box<Record>>);
 
-/// While a thread ends, its records may be gone already.
-#[inline]
+/// While a thread ends, its records may be gone already. Not inlined, so that an access to a record
+/// that is there is one comparison.
+#[inline(never)]
 fn from_pool() -> Box<Record> {
     let spare = SPARE.try_with(Cell::take).ok().flatten();
     spare.unwrap_or_else(|| {
