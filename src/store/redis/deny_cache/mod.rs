@@ -287,7 +287,8 @@ impl DeniedKey {
             // Units between two refusals end with one of them. The server knows which, and is asked
             // while there is room for its answer.
             _ if self.refusals.len() < MAX_REFUSALS => None,
-            _ => more.iter().map(|refusal| refusal.last_end).find(|end| *end >= fewer.last_end),
+            // More units end no earlier. A reply that was late may make it look so.
+            _ => more.first().map(|refusal| refusal.last_end.max(fewer.last_end)),
         }
     }
 }
