@@ -1,6 +1,6 @@
 //! The FHIR Directory API, as its rate-limit page describes it, with a search page of its own.
 //!
-//! `cargo run --release --features describe --example fhir_directory`, then open <http://127.0.0.1:3000/>, or
+//! `cargo run --release --example fhir_directory`, then open <http://127.0.0.1:3000/>, or
 //! `curl -i 'http://127.0.0.1:3000/api/v1/endpoints?query=hospital'`.
 
 mod common;
@@ -33,7 +33,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     common::serve(app(limiter)).await
 }
 
-// --- Who calls -------------------------------------------------------------------------------
+// --- Callers ---------------------------------------------------------------------------------
 
 const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 const API_KEY: &str = "api key";
@@ -51,12 +51,12 @@ struct ApiKey<'a> {
     plan: &'a str,
 }
 
-/// What each plan may.
+/// The quota of each plan.
 const PLANS: [(&str, Quota); 2] =
     [("free", Quota::per_minute(120)), ("pro", Quota::per_minute(1_200))];
 
 impl<'a> Caller<'a> {
-    /// By `X-Api-Key`, or else by `Authorization: Bearer`.
+    /// Reads `X-Api-Key`, or else `Authorization: Bearer`.
     fn of(headers: &'a HeaderMap) -> Self {
         let token = match (headers.get(X_API_KEY), headers.get(AUTHORIZATION)) {
             (None, None) => return Self::Anonymous,
@@ -87,7 +87,8 @@ fn bearer(credential: &HeaderValue) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
-/// Refuses credentials that are no keys. Inside of the limiter: guessing keys is limited too.
+/// Refuses credentials that are no keys. It runs inside of the limiter, so that guessing keys is
+/// limited too.
 async fn authorize(request: Request, next: Next) -> Response {
     match Caller::of(request.headers()) {
         Caller::Guessing => {
@@ -98,9 +99,9 @@ async fn authorize(request: Request, next: Next) -> Response {
     }
 }
 
-// --- What they may ---------------------------------------------------------------------------
+// --- The limits ------------------------------------------------------------------------------
 
-/// Fixed windows of a minute: per key by its plan, per address without one.
+/// Fixed windows of a minute: by key with the quota of its plan, or by address without a key.
 pub fn limiter(clock: Clock) -> Result<Limiter, BuildError> {
     let api_key = key::from_fn(API_KEY, |request| {
         Caller::of(&request.headers).key().map(|key| key.token.into())
@@ -110,7 +111,7 @@ pub fn limiter(clock: Clock) -> Result<Limiter, BuildError> {
         .or_key(ClientIp::new())
         .or_refuse()
         .plans(PLANS, |request| Some(Caller::of(&request.headers).key()?.plan));
-    // The search page costs nothing; only what it asks for does.
+    // The search page is not counted, but its searches are.
     Limiter::builder().clock(clock).exempt(Matcher::get("/")).policy(per_caller).build()
 }
 
@@ -130,9 +131,9 @@ fn rate_limited(rejection: &Rejection) -> Value {
     failure(code, message)
 }
 
-// --- What there is ---------------------------------------------------------------------------
+// --- The API ---------------------------------------------------------------------------------
 
-/// The API and its search page, held to `limiter`'s policy.
+/// The API and its search page, under `limiter`'s policy.
 pub fn app(limiter: Limiter) -> Router {
     let rate_limit = RateLimitLayer::builder(limiter)
         .headers([HeaderStyle::ratelimit().reset(ResetFormat::UnixSeconds)])
@@ -140,7 +141,7 @@ pub fn app(limiter: Limiter) -> Router {
         .build()
         .expect("the style has a reset to choose");
     let rate_limits = rate_limit.describe().title("Rate limits of the FHIR Directory");
-    // Outside of the limiter: scripts can read a 429, and a preflight never gets as far.
+    // Outside of the limiter: so scripts can read a 429, and preflight requests are not counted.
     let cors = CorsLayer::new()
         .allow_origin(Any)
         .allow_methods([Method::GET, Method::HEAD])
@@ -166,7 +167,7 @@ fn failure(code: &str, message: &str) -> Value {
     json!({ "success": false, "error": { "code": code, "message": message } })
 }
 
-/// An empty parameter is one that is not there.
+/// An empty parameter counts as missing.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Search {
@@ -200,7 +201,7 @@ fn number(text: &str, otherwise: usize, range: RangeInclusive<usize>) -> Option<
     }
 }
 
-/// In any letter case.
+/// Ignores letter case.
 fn contains(name: &str, searched: &str) -> bool {
     name.to_lowercase().contains(&searched.trim().to_lowercase())
 }
@@ -213,7 +214,7 @@ struct Endpoint {
     vendor_name: &'static str,
 }
 
-/// 120 endpoints of organisations that there are not, with the vendor that the page asks for.
+/// 120 endpoints of invented organisations.
 fn directory() -> impl Iterator<Item = Endpoint> {
     let places = "North, East, South, West, Central, Lakeside, Riverside, Hillside, Seaside, \
                   Valley, Meadow, Forest";

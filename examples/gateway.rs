@@ -1,6 +1,6 @@
 //! The gateway API, as its rate-limit page describes it.
 //!
-//! `cargo run --release --features describe --example gateway`, then for example
+//! `cargo run --release --example gateway`, then for example
 //! `curl -i -H 'Authorization: Bearer gw_mytenant_nightly' http://127.0.0.1:3000/v1/sites`.
 
 mod common;
@@ -38,10 +38,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
     common::serve(app(Clock::system())?).await
 }
 
-// --- What callers may ------------------------------------------------------------------------
+// --- The limits ------------------------------------------------------------------------------
 
-/// The page's budget: two buckets, both of which every request to `/v1/*` debits. Who has no
-/// credential has those of its address.
+/// The page's budget: each request to `/v1/*` uses two buckets. Without a credential, both count by
+/// the caller's address.
 fn rate_limit(clock: Clock) -> Result<RateLimitLayer, BuildError> {
     let tenant = key::from_fn("tenant", |request| Some(caller(&request.headers)?.0.into()));
     let credential = key::from_fn("credential", |request| Some(caller(&request.headers)?.into()));
@@ -74,7 +74,8 @@ fn caller(headers: &HeaderMap) -> Option<(&str, &str)> {
     (valid && !credential.is_empty() && values.next().is_none()).then_some((tenant, credential))
 }
 
-/// The tenant that calls, for handlers. Inside of the limiter: guessing credentials is limited too.
+/// The tenant that calls, for handlers. It is read inside of the limiter, so that guessing
+/// credentials is limited too.
 struct Tenant(String);
 
 impl<S: Sync> FromRequestParts<S> for Tenant {
@@ -86,7 +87,7 @@ impl<S: Sync> FromRequestParts<S> for Tenant {
     }
 }
 
-// --- What there is ---------------------------------------------------------------------------
+// --- The API ---------------------------------------------------------------------------------
 
 /// The API, on a clock.
 pub fn app(clock: Clock) -> Result<Router, BuildError> {
@@ -109,7 +110,7 @@ pub fn app(clock: Clock) -> Result<Router, BuildError> {
 #[derive(Clone)]
 struct Jobs {
     clock: Clock,
-    /// Of all tenants, the latest last.
+    /// The jobs of all tenants, the latest last.
     latest: Arc<Mutex<VecDeque<Job>>>,
 }
 
@@ -149,7 +150,7 @@ struct Page {
     page_size: Option<usize>,
 }
 
-/// The longest unchanged first, so that the last one's `updated_at` is where to go on.
+/// The jobs, the oldest change first. The next page begins at the `updated_at` of the last one.
 async fn jobs(
     State(jobs): State<Jobs>,
     Tenant(tenant): Tenant,
@@ -165,7 +166,7 @@ async fn jobs(
     Ok(Json(json!({ "data": page })))
 }
 
-// --- Which request it was --------------------------------------------------------------------
+// --- Request ids and errors ------------------------------------------------------------------
 
 #[derive(Clone)]
 struct NewRequestId;
@@ -176,13 +177,13 @@ impl MakeRequestId for NewRequestId {
     }
 }
 
-/// Ids are the gateway's own: a caller's would stand in their place.
+/// Removes the id that a caller sent: `SetRequestIdLayer` would keep it.
 async fn without_request_id(mut request: Request) -> Request {
     request.headers_mut().remove("x-request-id");
     request
 }
 
-/// Tells every error as the 429 is told, with the handler's words as its detail.
+/// Writes every error as problem details, as the 429 is. The handler's text becomes its `detail`.
 async fn as_problem(Extension(id): Extension<RequestId>, request: Request, next: Next) -> Response {
     let (mut head, body) = next.run(request).await.into_parts();
     if head.status.is_success() {

@@ -1,6 +1,6 @@
 //! The Gather API, as its rate-limit page describes it.
 //!
-//! `cargo run --release --features describe --example gather`, then for example
+//! `cargo run --release --example gather`, then for example
 //! `curl -i -H 'x-api-key: mine' http://127.0.0.1:3000/qsi/gather/questions`.
 
 mod common;
@@ -50,7 +50,7 @@ pub fn app(clock: Clock) -> Result<Router, BuildError> {
         .build()?;
     let rate_limit = RateLimitLayer::builder(limiter)
         .header_policy("hourly")
-        // The page's callers wait for the reset.
+        // The page documents no `Retry-After`: callers wait for the reset.
         .retry_after(false)
         .on_rejection(response::json(refusal))
         .expose_decision()
@@ -66,8 +66,8 @@ pub fn app(clock: Clock) -> Result<Router, BuildError> {
         .route("/rate-limits", rate_limits.route()))
 }
 
-/// Refuses who was counted by address, for want of a key. Inside of the limiter: guessing keys is
-/// limited too.
+/// Refuses requests without a key, which were counted by address. It runs inside of the limiter, so
+/// that guessing keys is limited too.
 async fn authorize(
     Extension(decision): Extension<Decision>,
     request: Request,
@@ -79,7 +79,7 @@ async fn authorize(
     error(&decision, StatusCode::UNAUTHORIZED, "UNAUTHORIZED", "Send `x-api-key`.")
 }
 
-// --- What callers are told -------------------------------------------------------------------
+// --- Responses -------------------------------------------------------------------------------
 
 #[derive(Serialize)]
 struct Envelope {
@@ -167,13 +167,13 @@ fn error(
     (status, Json(envelope)).into_response()
 }
 
-// --- What there is ---------------------------------------------------------------------------
+// --- The API ---------------------------------------------------------------------------------
 
 async fn questions(Extension(decision): Extension<Decision>) -> Json<Envelope> {
     data(&decision, json!([{ "id": "que_1", "text": "Why this role?" }]))
 }
 
-/// An answer is a JSON object, whatever is in it; nothing at all is an answer without a text.
+/// Accepts any JSON object as an answer, or an empty body.
 async fn answer(
     Extension(decision): Extension<Decision>,
     sent: Result<Bytes, BytesRejection>,

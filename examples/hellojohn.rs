@@ -1,6 +1,6 @@
 //! The HelloJohn API, as its rate-limit page describes it.
 //!
-//! `cargo run --release --features describe --example hellojohn`, then for example
+//! `cargo run --release --example hellojohn`, then for example
 //! `curl -i -H 'Authorization: Bearer sk_live_free_mytenant' http://127.0.0.1:3000/v1/users`.
 
 mod common;
@@ -43,7 +43,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     common::serve(app(limiter)).await
 }
 
-// --- Who calls -------------------------------------------------------------------------------
+// --- Callers ---------------------------------------------------------------------------------
 
 /// `sk_live_<plan>_<tenant>`: any key of this shape is valid.
 #[derive(Clone)]
@@ -61,7 +61,7 @@ static PLANS: [Plan; 4] = [
     Plan { name: "free", standard: Contract { read: 100, write: 30, auth: 5 } },
     Plan { name: "starter", standard: Contract { read: 500, write: 150, auth: 10 } },
     Plan { name: "pro", standard: Contract { read: 1_000, write: 500, auth: 20 } },
-    // Until its tenant has a contract of its own.
+    // For tenants without a contract of their own.
     Plan { name: ENTERPRISE, standard: Contract { read: 1_000, write: 500, auth: 20 } },
 ];
 const ENTERPRISE: &str = "enterprise";
@@ -77,7 +77,7 @@ impl ApiKey {
         self.token.splitn(4, '_').last().unwrap_or_default()
     }
 
-    /// Counts are per API key and tenant.
+    /// The page counts by API key and tenant.
     fn key(&self) -> Key<'_> {
         (&*self.token, self.tenant()).into()
     }
@@ -87,7 +87,7 @@ impl ApiKey {
 #[derive(Clone)]
 struct Guess;
 
-/// Whether the request has a credential, and leaves it for those who need it.
+/// Leaves the caller's API key, or `Guess`, in the request's extensions.
 async fn identify(mut request: Request, next: Next) -> Response {
     if let Some(credential) = request.headers().get(AUTHORIZATION) {
         match bearer(credential).and_then(ApiKey::parse) {
@@ -98,7 +98,8 @@ async fn identify(mut request: Request, next: Next) -> Response {
     next.run(request).await
 }
 
-/// Refuses what `identify` did not recognise. Inside of the limiter: guessing keys is limited too.
+/// Refuses requests without an API key. It runs inside of the limiter, so that guessing keys is
+/// limited too.
 async fn authorize(request: Request, next: Next) -> Response {
     let recognised = request.extensions().get::<ApiKey>().is_some();
     let guessed = request.extensions().get::<Guess>().is_some();
@@ -117,7 +118,7 @@ fn auth_endpoint(path: &str) -> bool {
     path.starts_with("/v1/auth/") || path == "/v1/mfa/verify"
 }
 
-// --- What they may ---------------------------------------------------------------------------
+// --- The limits ------------------------------------------------------------------------------
 
 /// A plan's numbers per minute.
 #[derive(Clone, Copy)]
@@ -162,8 +163,8 @@ pub fn limiter(contracts: Contracts, clock: Clock) -> Result<Limiter, BuildError
             .quota_by(move |request| contracts.of(request.extensions.get()?).map(quota))
     };
 
-    // One budget over all auth endpoints, for each API key and the addresses it calls from. Who
-    // guesses keys has one too: the endpoint's own limit may count by what the body says.
+    // One budget for all auth endpoints, for each API key from each address. Guessed keys share one
+    // for each address: the endpoint's own limit may count by a field that the caller invents.
     let guess = extension("unknown key", |_: &Guess| "any".into());
     let auth_budget = policy("auth", Quota::per_minute(5))
         .key((api_key(), ClientIp::new()))
@@ -231,7 +232,7 @@ pub fn limiter(contracts: Contracts, clock: Clock) -> Result<Limiter, BuildError
                     contract.write
                 })),
         )
-        // No request: the delivery worker asks for it.
+        // For the delivery worker only, not for requests.
         .check_only(policy("delivery", Quota::per_hour(100)))
         .build()
 }
@@ -248,7 +249,7 @@ fn rate_limited(rejection: &Rejection) -> Value {
     }
 }
 
-// --- What there is ---------------------------------------------------------------------------
+// --- The API ---------------------------------------------------------------------------------
 
 /// The API, held to `limiter`'s policies.
 pub fn app(limiter: Limiter) -> Router {
@@ -298,8 +299,8 @@ fn error(status: StatusCode, code: &str, message: &str) -> Response {
     (status, Json(json!({ "error": code, "message": message }))).into_response()
 }
 
-/// What the caller sends: a JSON object, whatever type it says it has, as browsers say `text/plain`;
-/// or a form. Nothing at all is an empty object.
+/// The body: a form, or a JSON object of any content type, as browsers send `text/plain`. An empty
+/// body is an empty object.
 struct Sent(Map<String, Value>);
 
 impl<S: Send + Sync> FromRequest<S> for Sent {
@@ -342,7 +343,7 @@ async fn users() -> Json<Value> {
     Json(json!({ "users": [{ "id": "usr_1", "name": "First User" }], "next": null }))
 }
 
-/// The users with the ids of `{"filters":{"ids":[…]}}`; all, where there is no such filter.
+/// The users with the ids in `{"filters":{"ids":[…]}}`, or all without this filter.
 async fn search_users(Sent(search): Sent) -> Response {
     let ids = search.get("filters").and_then(|filters| filters.get("ids"));
     let Some(ids) = ids else { return users().await.into_response() };
@@ -379,9 +380,9 @@ async fn preview(Path(template): Path<String>) -> Json<Value> {
     Json(json!({ "template": template, "html": "<p>Hello</p>" }))
 }
 
-// --- Deliveries: no requests, the same limiter -----------------------------------------------
+// --- Deliveries: the same limiter without HTTP -----------------------------------------------
 
-/// Webhook deliveries, retried by a background worker at the pace that each API key may.
+/// Webhook deliveries. A background worker makes them, within the limit of each API key.
 #[derive(Clone)]
 struct Deliveries {
     queue: mpsc::UnboundedSender<Delivery>,
@@ -392,7 +393,7 @@ struct Deliveries {
 struct Delivery {
     api_key: ApiKey,
     webhook: String,
-    /// What bounds the number of deliveries that wait.
+    /// Bounds the number of deliveries that wait.
     _place: OwnedSemaphorePermit,
 }
 
@@ -422,7 +423,7 @@ impl Deliveries {
             latest.push_front(done);
             return latest.truncate(1_024);
         };
-        // Back into the queue when its turn comes, so that other keys do not wait behind it.
+        // It goes back into the queue after the wait, so that other keys do not wait behind it.
         let queue = self.queue.clone();
         tokio::spawn(async move {
             tokio::time::sleep(wait).await;

@@ -1,6 +1,6 @@
 //! The Jump EHR API, as its rate-limit page describes it.
 //!
-//! `cargo run --release --features describe,usage --example jump_ehr`, then for example
+//! `cargo run --release --features usage --example jump_ehr`, then for example
 //! `curl -i -H 'Authorization: Bearer pk_live_mine'
 //! http://127.0.0.1:3000/functions/v1/api-v1/patients`. What a key has used is at
 //! http://127.0.0.1:3000/settings/api-keys/usage.
@@ -91,12 +91,12 @@ pub fn app(clock: Clock) -> Result<Router, BuildError> {
                 .propagate_x_request_id()
                 .layer(rate_limit),
         )
-        // Outside of the limiter: who looks at limits or usage uses nothing.
+        // Outside of the limiter: requests for limits and usage are not counted.
         .route("/rate-limits", rate_limits.route())
         .nest("/settings/api-keys/usage", usage.router()))
 }
 
-// --- Who calls -------------------------------------------------------------------------------
+// --- Callers ---------------------------------------------------------------------------------
 
 const API_KEY: &str = "api key";
 
@@ -107,8 +107,8 @@ fn api_key(request: &Parts) -> Option<Key<'_>> {
     (scheme.eq_ignore_ascii_case("bearer") && named).then(|| key.trim().into())
 }
 
-/// Refuses who was counted by address, for want of a key. Inside of the limiter: guessing keys is
-/// limited too.
+/// Refuses requests without a key, which were counted by address. It runs inside of the limiter, so
+/// that guessing keys is limited too.
 async fn authorize(
     Extension(decision): Extension<Decision>,
     Extension(id): Extension<RequestId>,
@@ -132,19 +132,19 @@ impl MakeRequestId for ReqUlid {
     }
 }
 
-/// Callers do not choose their ids: support finds one request by each, and the logs hold no text
-/// of a stranger's.
+/// Removes the id that a caller sent: each id belongs to one request, and the logs contain no text
+/// from callers.
 fn without_request_id(mut request: Request) -> Request {
     request.headers_mut().remove("x-request-id");
     request
 }
 
-/// The log's line of a request tells its id as well.
+/// Adds the request's id to its line in the log.
 fn request_span(request: &Request) -> Span {
     info_span!("request", id = request.extensions().get().map(id_of))
 }
 
-// --- What they are told ----------------------------------------------------------------------
+// --- Responses -------------------------------------------------------------------------------
 
 #[derive(Serialize)]
 struct Envelope {
@@ -200,7 +200,7 @@ fn refusal(rejection: &Rejection) -> Envelope {
     Envelope::error(rejection.request_id().unwrap_or_default(), code, message)
 }
 
-// --- What there is ---------------------------------------------------------------------------
+// --- The API ---------------------------------------------------------------------------------
 
 #[derive(Deserialize)]
 struct Page {

@@ -1,11 +1,11 @@
 //! Two servers that share one quota through Redis or Valkey.
 //!
-//! `redis-server`, and `cargo run --release --features describe,redis --example replicas`; then
+//! Run `redis-server` and `cargo run --release --features redis --example replicas`, then
 //! `for port in 3000 3001 3000 3001 3000 3001; do curl -i http://127.0.0.1:$port/; done`: five
-//! requests pass in all, whichever server they ask. Stop Redis, and each server counts by itself.
+//! requests pass in all, whichever server gets them. Without Redis, each server counts by itself.
 //!
-//! `REDIS_URL` says where Redis is, `QUOTA_SECRET` is what `openssl rand -hex 16` prints, the same
-//! for all servers.
+//! Set `REDIS_URL` to the address of Redis, and `QUOTA_SECRET` to the output of
+//! `openssl rand -hex 16`, the same for all servers.
 
 use std::{env, error::Error, net::SocketAddr};
 
@@ -27,14 +27,14 @@ async fn main() -> Result<(), Box<dyn Error>> {
     };
     let port = env::var("PORT").unwrap_or_else(|_| "3000".to_owned());
     let port: u16 = port.parse().map_err(|_| format!("PORT is `{port}`; write 0 to 65534"))?;
-    // As it would be on two machines: they have nothing in common but Redis.
+    // As on two machines: the servers share nothing but Redis.
     let first = serve(port, app("first", &redis, secret)?);
     let second = serve(if port == 0 { 0 } else { port + 1 }, app("second", &redis, secret)?);
     tokio::try_join!(first, second)?;
     Ok(())
 }
 
-/// One replica: 5 requests a minute for each address, over all of them.
+/// One replica. All of them together admit 5 requests a minute for each address.
 fn app(name: &'static str, redis: &str, secret: u128) -> Result<Router, Box<dyn Error>> {
     let per_client = Policy::sliding_window("per client", Quota::per_minute(5))
         .key(ClientIp::new())

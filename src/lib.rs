@@ -1,5 +1,5 @@
-//! Quotas for HTTP APIs: a [tower] layer that finds out whose quota a request draws on, and lets it
-//! pass or answers with a typed 429.
+//! Quotas for HTTP APIs: a [tower] layer that finds out whose quota a request uses, and lets it
+//! pass or refuses it with a typed 429.
 //!
 //! [tower]: https://docs.rs/tower
 //!
@@ -10,7 +10,7 @@
 //!     key::{self, ClientIp},
 //! };
 //!
-//! /// What your own middleware leaves in the request of a caller whose API key is good.
+//! /// Your own middleware checks the API key, and leaves this in the request.
 //! #[derive(Clone)]
 //! struct Caller {
 //!     tenant: String,
@@ -38,156 +38,187 @@
 //! # Ok::<(), tower_quota::BuildError>(())
 //! ```
 //!
-//! # A key has to be authenticated
+//! # Count by keys that callers cannot invent
 //!
-//! Each key has a quota of its own. Whoever can make keys up has as many quotas as they like: a
-//! policy by [`key::header`], [`key::bearer`], [`key::query`] or a field of the body counts what the
-//! request says, whether or not it is true. So put the layer inside of the middleware that
-//! authenticates, and count by what that leaves in the request ([`key::extension`]), as above; or
-//! add a second policy, by [`key::ClientIp`], for every request.
+//! Each key has its own quota. So a caller that can invent keys has as many quotas as it likes. A
+//! header, a bearer token, a query parameter or a field of the body is what the request says, true
+//! or not. There are two safe ways:
 //!
-//! A caller that guesses keys is limited only if that middleware lets unknown callers through to the
-//! layer, without the extension. `or_key(client_ip)` then counts them by address, and the handler, or a
-//! middleware inside of the layer, answers 401.
+//! - Put the layer inside of the middleware that authenticates, and count by what that middleware
+//!   leaves in the request ([`key::extension`]), as above.
+//! - Or add a second policy for every request, by [`key::ClientIp`].
+//!
+//! Callers that guess keys are limited only if the middleware passes them on to the layer, without
+//! the extension. `or_key(client_ip)` then counts them by address. The handler, or a middleware
+//! inside of the layer, answers 401.
 //!
 //! # How a request is decided
 //!
-//! A [`Limiter`] finds the **policies** that hold for the request: those of every request, and
-//! those of its **category**, which is the first that matches its method and path. Each [`Policy`]
-//! finds the request's **key**, looks up its **quota**, and charges its cost. All of them are
-//! charged, or none: a request that one policy refuses costs nothing in the others. The
-//! [`Decision`] has what each of them says. The [`RateLimitLayer`] passes it on to the caller, in
-//! headers and, if the request does not pass, in a [`Rejection`] that is yours to render.
+//! 1. The [`Limiter`] finds the **policies** of the request: those of every request, and those of
+//!    its **category**. The first category that matches the request is its category.
+//! 2. Each [`Policy`] finds the request's **key**, and the **quota** and the **cost** of the
+//!    request.
+//! 3. All policies are charged, or none: a request that one policy refuses costs nothing in the
+//!    others.
+//! 4. The [`Decision`] has the answer of each policy.
+//! 5. The [`RateLimitLayer`] writes the decision into headers. If the request is refused, it
+//!    answers with a [`Rejection`], in a format of your choice.
+//!
+//! An operator can block a caller, or give it other quotas for a time: see [`Limiter::overrides`].
 //!
 //! # Missing and unreadable keys
 //!
-//! A key is found, missing or unreadable ([`key::Extracted`]). A policy says what happens without
-//! its key: another key ([`Policy::or_key`]), no count ([`Policy::or_skip`]) or a refusal
-//! ([`Policy::or_refuse`]). A key is unreadable where it is there twice, or malformed, so that the
-//! handler may read another one: then the request is refused, unless the policy
-//! [says otherwise](Policy::unreadable_as_missing).
+//! A key is found, missing or unreadable ([`key::Extracted`]):
 //!
-//! # Kinds of mistakes
+//! - Without its key, a policy tries another one ([`Policy::or_key`]), does not count the request
+//!   ([`Policy::or_skip`]), or refuses it ([`Policy::or_refuse`]).
+//! - A key is unreadable if it is sent twice, or malformed: the handler may read another key than
+//!   the layer. Such a request is refused, unless the policy [counts the key as
+//!   missing](Policy::unreadable_as_missing).
 //!
-//! A mistake in the settings never means that a limit is silently not there:
+//! # Mistakes in the settings
 //!
-//! - What the settings alone show is an error of [`LimiterBuilder::build`], which names the setting
-//!   and says what to write instead.
-//! - What only requests show, such as a load balancer that is not trusted, is a [`warning`], given
-//!   once. It has a code, and is logged with the feature `tracing`.
-//! - What leaves the limit of a request unknown refuses that request: a plan with an invalid quota,
-//!   a body field that no layer has read.
+//! A mistake never removes a limit silently:
+//!
+//! | mistake | what happens |
+//! |---|---|
+//! | the settings alone show it | [`LimiterBuilder::build`] fails; the error names the setting and says what to write instead |
+//! | only requests show it, such as a load balancer that is not trusted | a [`warning`] with a code, once for each wrong setting; the feature `tracing` logs it |
+//! | the limit of a request is not known, because a function returns an invalid quota or no layer has read a field of the body | the request is refused, and a warning is given |
 //!
 //! # Which algorithm
 //!
-//! | | admits in any one window | memory per key | choose it for |
+//! | | admits in any window | memory per key | choose it for |
 //! |---|---|---|---|
 //! | [token bucket](Policy::token_bucket) | burst + units | 35 bytes | smoothing; most APIs |
 //! | [fixed window](Policy::fixed_window) | up to 2 × units, around an edge | 35 bytes | "resets on the hour" |
-//! | [sliding window](Policy::sliding_window) | units | 90 bytes, or 370 to 1,250 | limits that must hold, such as sign-in |
+//! | [sliding window](Policy::sliding_window) | units | 90 bytes; 370 to 1,250 if its uses are spread | limits that must hold, such as sign-in |
 //!
-//! A window is half-open: a unit comes back exactly one window after it was used. So the bound holds
-//! for intervals that have one of their two ends; an interval with both ends may admit more.
+//! A window includes only one of its two ends: two requests that are exactly one window apart are
+//! not in the same window.
 //!
 //! # Holding instead of refusing
 //!
-//! A policy or a category may [hold](Policy::hold) a request up to a maximum instead of refusing it.
-//! A held request charges nothing until its turn. It reserves its units by its place in the line: a
-//! later request for one of its keys must leave room for them. A request is held only where its units
-//! are expected in time. Where replicas share the counts, another one may take them first; then the
-//! request waits on, or is refused. When its caller leaves, those behind move up. A request that is
-//! due and is not polled for a tenth of a second is passed over until it is polled. The line is
-//! bounded [in all](LimiterBuilder::max_held), [per caller](LimiterBuilder::max_held_per_caller) and
-//! [per key](LimiterBuilder::max_held_per_key); a held request takes less than 2 KB beside the
-//! request itself. Holding needs a tokio runtime with time.
+//! A policy or a category may [hold](Policy::hold) a request for a time instead of refusing it.
+//! Holding needs a tokio runtime with time.
+//!
+//! - A held request charges nothing until its turn. Its units are reserved: a later request for one
+//!   of its keys passes only if it leaves these units.
+//! - A request is held only if its units are expected in time. If replicas share the counts,
+//!   another replica may use the units first. Then the request waits longer, or is refused.
+//! - When the caller of a held request leaves, the requests behind it move up.
+//! - A request whose turn has come, but which is not polled for 100 ms, lets others pass until it
+//!   is polled.
+//! - The number of held requests is bounded [in all](LimiterBuilder::max_held), [per
+//!   caller](LimiterBuilder::max_held_per_caller) and [per key](LimiterBuilder::max_held_per_key).
+//!   A held request takes less than 2 KB, beside the request itself.
 //!
 //! # Limits that document themselves
 //!
-//! With the feature `describe`, [`RateLimitLayer::describe`] describes the limits for callers, from
-//! the settings that decide; the module [`describe`] turns that into JSON, Markdown and an HTML page.
+//! With the feature `describe`, [`RateLimitLayer::describe`] describes the limits for callers. It
+//! reads the same settings that decide about requests. The module [`describe`] turns that into
+//! JSON, Markdown and an HTML page.
 //!
-//! # What operators see
+//! # Metrics
 //!
-//! With the feature `metrics`, these metrics go to the recorder that the process has installed for the
+//! With the feature `metrics`, these metrics go to the process's recorder for the
 //! [`metrics`](https://docs.rs/metrics) facade:
 //!
 //! | metric | kind | labels | meaning |
 //! |---|---|---|---|
-//! | `tower_quota_decisions_total` | counter | `policy`, `category`, `verdict` | what each policy said of requests: `allowed`, `held` (allowed after a wait), `refused`, `missing_key`, `unreadable_key`, `unavailable` (the store did not answer), `blocked` (an operator has blocked the caller; `policy` is empty then), `dry_run_allowed`, `dry_run_refused` |
+//! | `tower_quota_decisions_total` | counter | `policy`, `category`, `verdict` | what each policy decided about requests |
 //! | `tower_quota_held_duration_seconds` | histogram | `category` | how long held requests waited, whether or not they passed then |
 //! | `tower_quota_store_duration_seconds` | histogram | `operation` | how long a store took to `charge` or to `correct`; the memory store answers at once and is not measured |
-//! | `tower_quota_store_errors_total` | counter | `operation` | how often a store has not answered, so that policies decided without it |
-//! | `tower_quota_deny_cache_hits_total` | counter | | requests refused by what is remembered, without asking Redis |
+//! | `tower_quota_store_errors_total` | counter | `operation` | how often a store did not answer, so that policies decided without it |
+//! | `tower_quota_deny_cache_hits_total` | counter | | requests refused by a remembered refusal, without a command to Redis |
 //! | `tower_quota_overflowed_total` | counter | `policy` | charges for which the memory store had no room, so that new keys share a quota |
-//! | `tower_quota_live_keys` | gauge | | keys in the store, each once per policy, where the store knows |
-//! | `tower_quota_held_requests` | gauge | | requests that wait now |
+//! | `tower_quota_live_keys` | gauge | | keys in the store, each once per policy, if the store knows |
+//! | `tower_quota_held_requests` | gauge | | requests that are held now |
 //!
-//! Labels are the names of policies and categories, and the words above: never a key or a path.
-//! `category` is empty where there is none, and for [`Limiter::check`]. Install the recorder before
-//! the first request: a series is registered when it is first needed, and then kept.
-//! `Limiter::update_gauges` sets the gauges and `tower_quota_overflowed_total`; an exporter calls it
-//! before it reads the numbers. Where no recorder is installed, a decision by one policy takes some
-//! 170 processor instructions more than without the feature.
+//! | verdict | meaning |
+//! |---|---|
+//! | `allowed` | the policy let the request pass |
+//! | `held` | the same, after a wait |
+//! | `refused` | too few units were left, or the quota has none |
+//! | `missing_key`, `unreadable_key` | the request was refused without a key to count by |
+//! | `unavailable` | the store did not answer, and the policy refuses then |
+//! | `blocked` | an operator has blocked the caller |
+//! | `dry_run_allowed`, `dry_run_refused` | what a [dry run](Policy::dry_run) would have decided |
 //!
-//! With the feature `tracing`, there are events, their targets under `tower_quota`:
+//! Labels are names of policies and categories, and the words above: never a key or a path.
+//! `policy` is empty if no policy has decided: the caller is blocked, or the
+//! [caller's](LimiterBuilder::caller) key is unreadable. `category` is empty for a request without
+//! a category, and for [`Limiter::check`].
+//!
+//! Install the recorder before the first request: a series is registered when it is first needed,
+//! and then kept. `Limiter::update_gauges` sets the gauges and `tower_quota_overflowed_total`; call
+//! it before an exporter reads the numbers. Without a recorder, the feature costs a decision by one
+//! policy about 170 processor instructions.
+//!
+//! # Events
+//!
+//! With the feature `tracing`, there are these events. Their targets begin with `tower_quota`:
 //!
 //! | level | what happened | fields | how often |
 //! |---|---|---|---|
 //! | debug | a request was refused | `policy`, `category`, `reason`, `key_kind`, `limit`, `retry_after` | each |
 //! | debug | a request was held, and is decided now | `category`, `held` | each |
+//! | debug | a request was decided without the store | `error` | each |
 //! | info | a dry run would have refused a request | `policy`, `category` | each |
-//! | warn | a request showed a mistake in the settings: see the module [`warning`] | `code`, `culprit` | the first time |
-//! | warn | the processor's counter is not steady, and the time is read from the system's clock | | once |
+//! | warn | a request showed a mistake in the settings: see the module [`warning`] | `code`, `culprit` | once for each culprit |
+//! | warn | the processor's counter is not steady, so the system's clock is read instead | | once |
+//! | warn | Redis does not answer, and is not used until it does | `error` | each time |
+//! | info | Redis answers again | | each time |
+//! | warn | Redis evicts counts when it is full | `policy`: its `maxmemory-policy` | when first connected |
 //!
 //! # More than one replica
 //!
-//! Counts live in the memory of one process, and two replicas have two sets of them. With the feature
-//! `redis`, replicas share theirs through a Redis or Valkey server or a cluster, in one round trip a
-//! request: `.store(RedisStore::builder(url).secret(secret).build()?)`, where the secret makes
-//! fingerprints of keys and is the same for all replicas. By the server's clock, never more than the
-//! quota is admitted, as long as the server forgets nothing. A server that is killed without an
-//! append-only file admits up to one more quota for each kill. A fail-over admits once more what was
-//! not replicated, and a full server that evicts one more quota for each count.
+//! By default, counts live in the memory of one process, so two replicas have two sets of counts.
+//! With the feature `redis`, replicas share their counts through a Redis or Valkey server or a
+//! cluster, in one round trip a request:
+//! `.store(RedisStore::builder(url).secret(secret).build()?)`. The secret turns keys into
+//! fingerprints, and is the same for all replicas.
 //!
-//! By default, a decision waits 50 ms for the server at most. A server that has not answered in time gets one
-//! more question in the background, and is not used while it does not answer that either. Meanwhile
-//! [`Policy::on_store_failure`] says what is decided. Requests beyond those on their way to the server
-//! wait in a queue of this process, which is no failure of the server, for a second at most. The
-//! README has what callers see of each fault, and the docs of `store::RedisStore` have the rest.
+//! No more than the quota is admitted, by the server's clock, as long as the server forgets
+//! nothing:
 //!
-//! With `tracing`, these are logged as well:
+//! | the server | admits |
+//! |---|---|
+//! | is killed, without an append-only file | up to one more quota for each kill |
+//! | fails over to a replica | once more what was not replicated |
+//! | is full, and evicts counts | up to one more quota for each evicted count |
 //!
-//! | level | what happened | fields | how often |
-//! |---|---|---|---|
-//! | warn | Redis does not answer, and is not used until it does | `error` | each time |
-//! | info | Redis answers again | | each time |
-//! | warn | Redis evicts counts when it is full | `policy` | when first connected |
-//! | debug | a request was decided without the store | `error` | each |
+//! A decision waits for the server for 50 ms at most, by default. If a server does not answer in
+//! time, it is probed once in the background, and not used if it does not answer the probe either.
+//! [`Policy::on_store_failure`] says what is decided then. Many requests at once are no fault of
+//! the server: those that cannot be sent yet wait in a queue of this process, for a second at most.
+//! The README lists what callers see of each fault, and the docs of `store::RedisStore` have the
+//! rest.
 //!
 //! # What it does not do
 //!
-//! An extractor is synchronous: where identity takes a look-up, an earlier middleware does it and
-//! leaves an extension for [`key::extension`].
+//! An extractor cannot wait. If it takes a look-up to know the caller, let an earlier middleware do
+//! it and leave an extension for [`key::extension`].
 //!
-//! # Under other servers than axum's
+//! # Other servers than axum's
 //!
-//! Any `tower::Service<http::Request<B>>` whose response body has `Bytes` as its data can be
-//! wrapped. Put the peer's address into the extensions as [`key::PeerAddr`]; the feature `tonic` reads
-//! tonic's. A peer on a Unix socket is a [`key::UnixPeer`].
+//! The layer wraps any `tower::Service<http::Request<B>>` whose response body has `Bytes` as its
+//! data. Put the peer's address into the request's extensions as [`key::PeerAddr`], or
+//! [`key::UnixPeer`] for a peer on a Unix socket. The feature `tonic` reads tonic's.
 //!
 //! # Features
 //!
 //! | feature | default | adds |
 //! |---|---|---|
 //! | `axum` | yes | reads the peer's address from axum's `ConnectInfo`, and the path from `OriginalUri`; `Rejection` is an `IntoResponse` |
-//! | `tracing` | yes | logs what an operator has to know: refusals, what a dry run would refuse, and each [`warning`] |
+//! | `tracing` | yes | the [events](#events) above |
 //! | `describe` | yes | the module `describe`: the limits as JSON, Markdown and an HTML page, and with `axum` a route that serves them |
-//! | `metrics` | no | counts decisions, waits and keys for the recorder of the `metrics` facade |
+//! | `metrics` | no | the [metrics](#metrics) above |
 //! | `redis` | no | `store::RedisStore`: counts that several replicas share, in Redis or Valkey |
 //! | `grpc` | no | answers refused gRPC calls with a gRPC status and its details |
 //! | `tonic` | no | reads the peer's address from tonic's `TcpConnectInfo`, and a peer on a Unix socket from `UdsConnectInfo` |
-//! | `usage` | no | the module `usage`: a log of requests, and with `axum` a page that shows callers their usage, and one for the operator |
-//! | `usage-sqlite` | no | keeps that log in a SQLite file; builds SQLite, for which it takes a C compiler |
+//! | `usage` | no | the module `usage`: a log of requests, and with `axum` a page that shows callers their usage, and one for operators |
+//! | `usage-sqlite` | no | keeps that log in a SQLite file; needs a C compiler, to build SQLite |
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![forbid(unsafe_code)]

@@ -12,7 +12,7 @@ use crate::{
 
 /// Selects requests: by method and path, by address, by key, or by a closure.
 ///
-/// Paths are in axum's syntax: `/users/{id}`, `/files/{*path}`. A path is compared with the whole path
+/// A path is in axum's syntax: `/users/{id}`, `/files/{*path}`. It is compared with the whole path
 /// that the client sent, even inside of `Router::nest`. `/files/{*path}` also matches `/files` and
 /// `/files/`, which a router nested there answers. Letter case matters.
 ///

@@ -1,4 +1,4 @@
-//! What every example server does the same way: where it listens, and how it stops.
+//! What all example servers share: where they listen, and how they stop.
 
 use std::{env, error::Error, net::SocketAddr};
 
@@ -6,14 +6,14 @@ use axum::Router;
 use tokio::{net::TcpListener, signal};
 
 /// Serves `app` on `127.0.0.1:$PORT` (default 3000; 0 lets the system choose) until Ctrl-C or
-/// SIGTERM, and finishes the requests under way.
+/// SIGTERM. Then it finishes the requests that have begun.
 #[allow(dead_code, reason = "the tests call the router")]
 pub async fn serve(app: Router) -> Result<(), Box<dyn Error>> {
     let port = env::var("PORT").unwrap_or_else(|_| "3000".to_owned());
     let port: u16 = port.parse().map_err(|_| format!("PORT is `{port}`; write 0 to 65535"))?;
     let listener = TcpListener::bind(("127.0.0.1", port)).await?;
     println!("listening on http://{}", listener.local_addr()?);
-    // The limiter counts by the peer's address: this is where axum learns it.
+    // The limiter counts by the peer's address, which axum then puts into each request.
     let app = app.into_make_service_with_connect_info::<SocketAddr>();
     let mut terminate = signal::unix::signal(signal::unix::SignalKind::terminate())?;
     let stop = async move {

@@ -1,4 +1,4 @@
-//! A limiter's numbers for Prometheus at `/metrics`, and for Grafana by `dashboard.json` beside this file.
+//! A limiter's metrics for Prometheus, at `/metrics`. `dashboard.json` shows them in Grafana.
 //!
 //! `cargo run --release --package prometheus-example`, then
 //! `curl -i http://127.0.0.1:3000/search` until it refuses, `curl -X POST
@@ -22,7 +22,7 @@ use tower_quota::{
 #[tokio::main]
 #[allow(dead_code, reason = "the tests call the router")]
 async fn main() -> Result<(), Box<dyn Error>> {
-    // Before the first request: what is counted earlier is lost.
+    // Before the first request: what is counted without a recorder is lost.
     let prometheus = exporter()?;
     let upkeep = prometheus.clone();
     tokio::spawn(async move {
@@ -36,14 +36,14 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
 /// The recorder of this process.
 pub fn exporter() -> Result<PrometheusHandle, metrics_exporter_prometheus::BuildError> {
-    // Buckets, not quantiles: those of several servers cannot be added up.
+    // Buckets, not quantiles: quantiles of several servers cannot be added up.
     let seconds = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
     PrometheusBuilder::new()
         .set_buckets_for_metric(Metrics::Suffix("_duration_seconds".to_owned()), &seconds)?
         .install_recorder()
 }
 
-/// An API that refuses, one that holds, and the numbers of both.
+/// A route that refuses, one that holds, and the metrics of both.
 pub fn app(prometheus: PrometheusHandle, clock: Clock) -> Result<Router, BuildError> {
     let per_client = |policy: Policy| policy.key(ClientIp::new()).or_refuse();
     let search = Policy::sliding_window("search", Quota::per_minute(30));
@@ -76,6 +76,6 @@ pub fn app(prometheus: PrometheusHandle, clock: Clock) -> Result<Router, BuildEr
         .route("/exports", post(|| async { Json(json!({ "rows": 2 })) }))
         .layer(rate_limit)
         .route("/rate-limits", rate_limits.route())
-        // Outside of the limiter. Callers are not to see it: serve it on an address of its own.
+        // Outside of the limiter. In production, serve it on an address that callers cannot reach.
         .route("/metrics", get(metrics)))
 }

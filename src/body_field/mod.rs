@@ -43,8 +43,9 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Reads fields of a JSON or form body, for policies that count by [`key::body_field`].
 ///
-/// Add it after the limiter's layer, so that it runs before it. It waits for whole bodies, so say with
-/// [`only`](Self::only) which requests have the fields. It needs a tokio runtime with time.
+/// Add it after the limiter's layer: in axum, the layer that is added last runs first. It waits for
+/// whole bodies, so say with [`only`](Self::only) which requests have the fields. It needs a tokio
+/// runtime with time.
 ///
 /// The inner service gets the same body, byte for byte. The layer reads what axum's `Json` and `Form`
 /// read: `application/json`, `application/*+json`, `application/x-www-form-urlencoded`, and the query
@@ -120,8 +121,8 @@ impl BodyFieldLayer {
         self
     }
 
-    /// Reads bodies of this media type as JSON, if your handlers do: a vendor's type, or `text/plain`,
-    /// which browsers send by default. Called again, it adds another type.
+    /// Reads bodies of this media type as JSON, if your handlers do: a vendor's type, or
+    /// `text/plain`, which browsers send by default. Call it again to add another type.
     ///
     /// ```
     /// use tower_quota::BodyFieldLayer;
@@ -134,8 +135,8 @@ impl BodyFieldLayer {
         self
     }
 
-    /// Reads only the bodies of these requests. Called again, it adds others. Default: all requests. An
-    /// invalid matcher, which `build()` would refuse, matches all requests.
+    /// Reads only the bodies of these requests. Call it again to add others. Default: all requests.
+    /// An invalid matcher, which `build()` would refuse, matches all requests.
     pub fn only(mut self, matcher: Matcher) -> Self {
         self.settings_mut().only.push(matcher);
         self
@@ -154,8 +155,8 @@ impl<S> Layer<S> for BodyFieldLayer {
     }
 }
 
-/// A service that reads fields of a body before the inner service is called; made by
-/// [`BodyFieldLayer`].
+/// The service of a [`BodyFieldLayer`]: it reads fields of a body, and then calls the inner
+/// service.
 #[derive(Clone, Debug)]
 pub struct BodyField<S> {
     inner: S,

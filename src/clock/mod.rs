@@ -53,12 +53,13 @@ enum Source {
 }
 
 impl Clock {
-    /// The system's clocks. They are read by the processor's counter if it is steady, which takes half
-    /// the time.
+    /// The system's clocks. If the processor's counter is steady, the time is computed from the
+    /// counter, which is twice as fast.
     ///
-    /// The monotonic time is at most 5 microseconds behind the system's. The wall clock is read again
-    /// within a second: until then, a step of it does not move the fixed windows. It never moves
-    /// anything else. The first call in a process takes a few milliseconds, to calibrate the counter.
+    /// The monotonic time is at most 5 microseconds behind the system's. The wall clock is read
+    /// once a second. So if someone sets the wall clock, fixed windows move up to a second later.
+    /// Nothing else moves. The first call in a process takes a few milliseconds, to calibrate the
+    /// counter.
     ///
     /// This clock goes on while tokio's is paused; [`Clock::tokio`] does not.
     #[must_use]
@@ -68,8 +69,8 @@ impl Clock {
         Self(Source::System(&SYSTEM))
     }
 
-    /// Tokio's clock, for tests with `tokio::time::pause`. The wall clock is at `start` now, and the
-    /// monotonic time is zero.
+    /// Tokio's clock, for tests with `tokio::time::pause`. It begins with the wall clock at `start`
+    /// and the monotonic time at zero.
     #[must_use]
     pub fn tokio(start: SystemTime) -> Self {
         Self(Source::Tokio { origin: Instant::now(), unix: since_epoch(start) })

@@ -12,14 +12,14 @@ pub struct Now {
 impl Now {
     pub(crate) const ZERO: Self = Self { monotonic: 0, unix: 0 };
 
-    /// A reading: the time since some fixed moment, which never goes back, and the time since 1970
-    /// UTC. More than 584 years count as 584 years.
+    /// A reading of both clocks: `monotonic`, the time since some fixed moment, which never goes
+    /// back; and `unix`, the time since 1970 UTC. Both are cut to 584 years.
     #[must_use]
     pub fn new(monotonic: Duration, unix: Duration) -> Self {
         Self { monotonic: nanos(monotonic), unix: nanos(unix) }
     }
 
-    /// The time since a fixed moment. A step of the wall clock does not change it.
+    /// The time since a fixed moment. Setting the wall clock does not change it.
     #[must_use]
     pub const fn monotonic(&self) -> Duration {
         Duration::from_nanos(self.monotonic)

@@ -12,10 +12,10 @@ use serde::Serialize;
 pub struct ResponseDescription {
     /// The headers, in the order of the [styles](crate::RateLimitLayerBuilder::headers).
     pub headers: Vec<HeaderDescription>,
-    /// The policy whose numbers stand in headers for one policy, while the request passes. `None`:
-    /// the [tightest](crate::Decision::tightest).
+    /// The policy that headers with one policy's numbers show while requests pass; `None`: the
+    /// [tightest](crate::Decision::tightest).
     pub header_policy: Option<String>,
-    /// An example of a refusal; `None` where nothing is ever refused.
+    /// An example of a refusal; `None` if nothing is ever refused.
     pub refusal: Option<RefusalDescription>,
 }
 

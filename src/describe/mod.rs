@@ -46,7 +46,7 @@ pub use self::{
 /// The limits of a limiter, from [`Limiter::describe`](crate::Limiter::describe). From
 /// [`RateLimitLayer::describe`](crate::RateLimitLayer::describe), it also has the responses.
 ///
-/// The module's documentation has an example. Change its fields where a page should say less.
+/// The module's documentation has an example. Change the fields if a page should say less.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Description {
@@ -73,7 +73,7 @@ pub struct CategoryDescription {
     /// Its requests.
     pub requests: Vec<Requests>,
     /// The policies that these requests must pass, in addition to those of every request. A policy
-    /// of the same name in another category is the same quota.
+    /// with the same name in another category is the same policy, and shares its counts.
     pub policies: Vec<PolicyDescription>,
 }
 
@@ -98,7 +98,7 @@ impl Description {
         markdown::render(&self.title, &self.document())
     }
 
-    /// The description as a page of HTML, without scripts, and without files of any host. Serve it
+    /// The description as a page of HTML, without scripts, which loads no other files. Serve it
     /// with [`CONTENT_SECURITY_POLICY`].
     #[must_use]
     pub fn to_html(&self) -> String {

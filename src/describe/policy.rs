@@ -18,13 +18,14 @@ pub struct PolicyDescription {
     pub name: String,
     /// How units come back.
     pub algorithm: Algorithm,
-    /// The quota of requests without a plan. In JSON an object of `units`, `window_seconds` and, where
-    /// the quota has one, `burst`; or `"unlimited"`.
+    /// The quota of requests without a plan. In JSON: an object of `units`, `window_seconds`, and
+    /// `burst` if the quota has one; or `"unlimited"`.
     #[serde(serialize_with = "quota")]
     pub quota: Quota,
     /// The quotas of [plans](Policy::plans).
     pub plans: Vec<PlanDescription>,
-    /// Whether a function may give a request [another quota](Policy::quota_by), unknown in advance.
+    /// Whether a function may give a request [another quota](Policy::quota_by), which is not known
+    /// in advance.
     pub other_quotas: bool,
     /// The name of its [units](Policy::unit); `None`: requests.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -33,7 +34,7 @@ pub struct PolicyDescription {
     pub keys: Vec<String>,
     /// Whether a request without any of these keys is refused; else it passes uncounted.
     pub refuses_without_key: bool,
-    /// Whether all requests draw on one quota.
+    /// Whether all requests use one quota.
     pub global: bool,
     /// How long a request may be held instead of being refused; zero: it is not held.
     #[serde(rename = "hold_seconds", serialize_with = "seconds")]

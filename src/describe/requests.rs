@@ -16,7 +16,7 @@ use crate::{
 pub enum Requests {
     /// By method and path.
     Endpoint {
-        /// The methods; any, where there are none.
+        /// The methods; any method, if empty.
         methods: Vec<String>,
         /// The path, in axum's syntax: `/users/{id}`.
         path: String,

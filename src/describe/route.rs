@@ -9,8 +9,8 @@ use crate::page::{preferred, respond};
 
 impl Description {
     /// A route that serves the description as HTML, Markdown (`text/markdown`) or JSON
-    /// (`application/json`): as the request's `Accept` prefers (RFC 9110, section 12.5.1), and as HTML
-    /// where it prefers none.
+    /// (`application/json`), whichever the request's `Accept` prefers (RFC 9110, section 12.5.1);
+    /// HTML if it prefers none.
     ///
     /// Add the route after the limiter's layer, so that requests for it are not counted.
     ///

@@ -8,10 +8,11 @@ use super::{Extracted, Fingerprinter, Key, KeyExtractor};
 
 /// Who a request comes from: a [`KeyExtractor`], and a secret.
 ///
-/// Each policy has its own key, which says whose quota a request uses. The caller does not depend on
-/// the policy. Its key is kept only as a fingerprint, which depends on the secret.
+/// Each policy has its own key, which says whose quota a request uses. The caller does not depend
+/// on the policy: an operator's [overrides](crate::Overrides) and the request log know requests by
+/// it. Its key is kept only as a fingerprint, which depends on the secret.
 ///
-/// An extractor converts into a `Caller` with a random secret. Clones are the same caller.
+/// An extractor converts into a `Caller` with a random secret. A clone is the same caller.
 ///
 /// ```
 /// use tower_quota::key::{self, Caller};
@@ -29,8 +30,8 @@ pub struct Caller {
 }
 
 impl Caller {
-    /// Requests with the same key come from the same caller. The secret is random, and is lost when
-    /// the process ends.
+    /// A caller by this extractor: requests with the same key come from the same caller. The secret
+    /// is random, and is lost when the process ends.
     pub fn new(extractor: impl KeyExtractor) -> Self {
         Self {
             extractor: Arc::new(extractor),
@@ -39,9 +40,8 @@ impl Caller {
         }
     }
 
-    /// The secret that the fingerprints are made with. A fingerprint that this process has written to
-    /// a file is found again only by a process with the same secret. Default: a random one for each
-    /// process.
+    /// Sets the secret that makes fingerprints of keys. Fingerprints in a file are of use only to
+    /// processes with the same secret. Default: a random one for each process.
     ///
     /// `openssl rand -hex 16` makes one, and `u128::from_str_radix(hex, 16)` reads it.
     ///

@@ -11,8 +11,8 @@ use super::{Extracted, Key};
 /// [`from_fn`](super::from_fn) makes an extractor from a closure. Implement the trait if yours has
 /// settings.
 pub trait KeyExtractor: Send + Sync + 'static {
-    /// The kind of key, for messages and logs: `ip`, `x-api-key`, `user`. Keys of two kinds never share a
-    /// quota, so a key under a new kind has used nothing.
+    /// The kind of key, for messages and logs: `ip`, `x-api-key`, `user`. Keys of two kinds never
+    /// share a quota. So if the kind is renamed, all its keys have their whole quota again.
     fn kind(&self) -> Cow<'_, str>;
 
     /// The request's key: found, missing, or unreadable.
@@ -42,9 +42,10 @@ pub trait KeyExtractor: Send + Sync + 'static {
     /// A text that is the same for two extractors only if both read the same key from every request.
     /// If several policies have extractors with the same identity, a request's key is read only once.
     ///
-    /// Return the name of your type and all of its settings, as a derived `Debug` writes them. Default:
-    /// `None`, the key is read for each policy. A closure has no identity; an [`Arc`] of an extractor
-    /// without one has its address, so that its clones share it.
+    /// Return the name of your type and all of its settings, as a derived `Debug` writes them.
+    /// Default: `None`, the key is read for each policy. A closure has no identity. An [`Arc`] of
+    /// an extractor without an identity uses its own address, so all clones of the `Arc` have the
+    /// same identity.
     fn identity(&self) -> Option<String> {
         None
     }

@@ -119,18 +119,18 @@ fn hash(state: &ahash::RandomState, domain: u64, key: &[u8]) -> u64 {
     hasher.finish()
 }
 
-/// 128 bits that tell keys apart and do not disclose them: a keyed hash.
+/// A keyed hash of a key, of 128 bits: it identifies the key without disclosing it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Fingerprint(pub(crate) u128);
 
 impl Fingerprint {
-    /// The bits, for a sink that keeps them.
+    /// The fingerprint as bytes, for a log that stores it.
     #[must_use]
     pub const fn to_bytes(self) -> [u8; 16] {
         self.0.to_be_bytes()
     }
 
-    /// What [`to_bytes`](Self::to_bytes) gave.
+    /// The fingerprint whose bytes [`to_bytes`](Self::to_bytes) returned.
     #[must_use]
     pub const fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(u128::from_be_bytes(bytes))

@@ -71,17 +71,17 @@ impl Policy {
         Self::new(name, Algorithm::TokenBucket, quota)
     }
 
-    /// Windows aligned to the wall clock, in UTC: simple to explain. The first one begins with the year
-    /// 1970. So a window of an hour begins on the hour, and one of a day at midnight; a window whose
-    /// length does not divide a day begins at another time each day. Around the edge of two windows,
-    /// the quotas of both may be used in quick succession.
+    /// Windows aligned to the wall clock, in UTC: simple to explain. They are counted from the
+    /// beginning of 1970. So an hour begins on the hour, and a day at midnight. A window whose
+    /// length does not divide a day begins at another time each day. A caller may use the quotas of
+    /// two windows in quick succession: one just before the edge, the other just after it.
     pub fn fixed_window(name: impl Into<String>, quota: Quota) -> Self {
         Self::new(name, Algorithm::FixedWindow, quota)
     }
 
-    /// Never more than the quota in any interval of the window's length. A unit comes back one window
-    /// after it was used, or at most 1/60 of the window later. (The interval is half-open: it includes
-    /// only one of its two ends.)
+    /// Never more than the quota in any interval of the window's length, which includes only one of
+    /// its two ends. A unit comes back one window after it was used, or at most 1/60 of the window
+    /// later.
     pub fn sliding_window(name: impl Into<String>, quota: Quota) -> Self {
         Self::new(name, Algorithm::SlidingWindow, quota)
     }
@@ -107,8 +107,8 @@ impl Policy {
         })
     }
 
-    /// Counts requests without the key by this other key. Called again, it adds a key that is tried
-    /// after that. Equal values of two kinds of key do not share a quota.
+    /// Counts requests without the key by this other key. Call it again to add a third key, and so
+    /// on: keys are tried in this order. Equal values of two kinds of key do not share a quota.
     pub fn or_key(self, key: impl KeyExtractor) -> Self {
         self.set_keys(|keys| keys.extractors.push(Arc::new(key)))
     }
@@ -154,13 +154,14 @@ impl Policy {
     /// Sets a function that returns the quota of a request, or `None` for the policy's own quota.
     ///
     /// The function is called for each request, so a key may get another quota at any time. What it
-    /// used under one quota counts under the next. If a key changes between more than four quotas, the
-    /// one that remembers use for the shortest time is forgotten; when the key comes back to it, its
-    /// use is what the last quota says.
+    /// has used under one quota counts under the next. A key has counts under its last four quotas.
+    /// A fifth quota replaces the one with the shortest window, or of token buckets the one that
+    /// fills soonest. If that quota comes back, it begins with what the key has used under the
+    /// others.
     ///
-    /// A quota of 0 units refuses the request. So does an invalid quota, such as one with a window of 0;
-    /// the warning [`invalid_plan`](crate::warning#invalid_plan) is then given once. The policy's own
-    /// quota does not take its place, as it may be larger than the one that was meant.
+    /// A quota of 0 units refuses the request. So does an invalid quota, such as one with a window
+    /// of 0; the warning [`invalid_plan`](crate::warning#invalid_plan) is then given once. The
+    /// policy's own quota is not used instead, as it may be larger than the intended one.
     ///
     /// If the quotas are known in advance, [`plans`](Self::plans) is better.
     pub fn quota_by(
@@ -173,13 +174,14 @@ impl Policy {
     /// Sets a table of plans, each with its name and its quota, and a function that returns the name
     /// of a request's plan.
     ///
-    /// The policy's own quota holds if the function returns `None`, or a name that is not in the table;
-    /// for the latter, the warning [`unknown_plan`](crate::warning#unknown_plan) is given once. The
-    /// function is called for each request, so a caller may change its plan at any time. What it used
-    /// under one plan counts under the next.
+    /// The policy's own quota holds if the function returns `None`, or a name that is not in the
+    /// table; for the latter, the warning [`unknown_plan`](crate::warning#unknown_plan) is given
+    /// once. The function is called for each request, so a caller may change its plan at any time.
+    /// What it has used under one plan counts under the next.
     ///
-    /// `build()` checks the quotas, and [`Limiter::describe`](crate::Limiter::describe) lists the plans.
-    /// If there is also a [`quota_by`](Self::quota_by), a quota that it returns comes first.
+    /// `build()` checks the quotas, and [`Limiter::describe`](crate::Limiter::describe) lists the
+    /// plans. A quota from [`quota_by`](Self::quota_by), if the policy has both, wins over the
+    /// plan's.
     ///
     /// ```
     /// use tower_quota::{Policy, Quota, key};
@@ -205,8 +207,8 @@ impl Policy {
     /// passes and is not counted. A request that costs more than the whole quota is refused, without
     /// `Retry-After`.
     ///
-    /// Read the cost in the same way as the handler reads it. For a request that the handler refuses,
-    /// any cost will do.
+    /// Read the cost as the handler reads it, or a caller can pay less than it gets. If the handler
+    /// refuses the request, the cost does not matter.
     ///
     /// ```
     /// use axum::extract::Query;
@@ -259,9 +261,9 @@ impl Policy {
     /// Sets a function that corrects a request's cost by its response. It returns what the request
     /// really cost, or `None` to keep what was charged.
     ///
-    /// With it, a policy counts only requests that failed, or only those that succeeded. Or the handler
-    /// puts the cost into an extension of its response. The [`cost`](Self::cost) is always charged
-    /// before the handler is called, so that many requests at once do not pass on the same unit.
+    /// Use it to count only requests that failed, or only those that succeeded. Or let the handler
+    /// put the cost into an extension of its response. The [`cost`](Self::cost) is always charged
+    /// before the handler is called, so that many requests at once cannot use the same unit.
     ///
     /// ```
     /// use tower_quota::{Policy, Quota, key::ClientIp};
@@ -288,17 +290,17 @@ impl Policy {
 
     /// Holds a request up to `max` instead of refusing it, if its units will be available by then.
     ///
-    /// Default: as [`Category::hold`](crate::Category::hold) says. Zero refuses at once, even if the
-    /// category holds; a policy that only checks use is not held by default, so zero changes nothing
-    /// there.
+    /// Default: the time of [`Category::hold`](crate::Category::hold). A policy for every request,
+    /// or for checks only, has no category: its default is zero. Zero refuses at once, even if the
+    /// category holds.
     ///
     /// - The held requests of one key pass in the order in which they came.
     /// - A request that would wait longer than `max` is refused at once. So is a request that finds too
     ///   many held ones: see [`LimiterBuilder::max_held`](crate::LimiterBuilder::max_held).
     /// - A request that is held for several policies waits for the last of them, and is charged once.
-    /// - A held request has charged nothing, and has none of the inner service's permits.
-    /// - If a request's turn has come and it is not polled for 100 ms, those behind it pass first. It
-    ///   passes when it is polled again and there are units.
+    /// - A held request has charged nothing, and occupies no capacity of the inner service.
+    /// - If a request's turn has come and it is not polled for 100 ms, the requests behind it pass
+    ///   first. It passes when it is polled again and there are units.
     ///
     /// Holding needs a tokio runtime with time enabled. Without it, requests are refused at once, and
     /// the warning [`no_timer`](crate::warning#no_timer) is given once.
@@ -306,12 +308,12 @@ impl Policy {
         self.set(|settings| settings.hold = Some(max))
     }
 
-    /// Counts and reports, but never refuses: it shows what the policy would do. A request that another
-    /// policy refuses costs nothing here. A request that this policy would refuse costs the others as
-    /// usual.
+    /// Counts and reports, but never refuses: it shows what the policy would do. A request that
+    /// another policy refuses costs nothing under this one. A request that this policy would refuse
+    /// is charged to the others as usual.
     ///
-    /// What it would refuse is in [`Decision::dry_runs`](crate::Decision::dry_runs), and is logged with
-    /// the feature `tracing`. It is not in any header.
+    /// [`Decision::dry_runs`](crate::Decision::dry_runs) has its answers, and the feature `tracing`
+    /// logs what it would refuse. No header shows it.
     pub fn dry_run(self) -> Self {
         self.set(|settings| settings.dry_run = true)
     }
@@ -322,11 +324,11 @@ impl Policy {
         self.set(|settings| settings.on_store_failure = on_store_failure)
     }
 
-    /// In a Redis cluster, the counts of a policy's key are kept on the server of this other key. All
-    /// policies of a request with the same shard are then charged in one round trip.
+    /// Chooses the server of a Redis cluster: counts are on the server of this key, not on that of
+    /// the policy's own key. Policies with the same shard are charged in one round trip.
     ///
-    /// Each of the policy's keys must always have the same shard, as each user has one tenant:
-    /// otherwise one caller is counted in two places. The shard is read from requests, so
+    /// A key must always have the same shard, as a user always has the same tenant. Otherwise it is
+    /// counted on two servers, and has two quotas. The shard is read from requests, so
     /// [`Limiter::check`](crate::Limiter::check) cannot use the policy.
     ///
     /// Default: the policy's own key, or the first key of a tuple.
@@ -334,26 +336,27 @@ impl Policy {
         self.set(|settings| settings.shard = Some(Arc::new(key)))
     }
 
-    /// Lets each replica lease up to `units` of a key from Redis and spend them by itself, so that most
-    /// requests need no round trip. Default: 0, which asks Redis for each request. A store in memory
-    /// has no leases and is exact.
+    /// Lets each replica lease up to `units` of a key from Redis and spend them by itself, so that
+    /// most requests need no round trip. Default: 0, a round trip for each request. A store in
+    /// memory has no leases and is exact.
     ///
-    /// Leased units count as used from when they are leased. A lease ends after a second, or after a
-    /// tenth of a window of less than ten seconds, and at the end of its fixed window; the units that
-    /// are left then go back. A replica never holds more than `units` of a key. This means:
-    /// - In an interval of the window's length, up to the quota and `units` for each replica may pass;
-    ///   of a token bucket, the burst too. In a fixed window, no more than its quota passes, but for
-    ///   requests that are on their way to Redis when the window ends.
+    /// Leased units count as used at once. A lease ends after a second, or after a tenth of the
+    /// window if the window is shorter than ten seconds; and at the end of a fixed window. The
+    /// units that are left then go back. A replica never holds more than `units` of a key. This
+    /// means:
+    /// - In an interval of the window's length, up to the quota plus `units` for each replica may
+    ///   pass; under a token bucket, the burst too. In a fixed window, no more than its quota
+    ///   passes, except requests that are on their way to Redis when the window ends.
     /// - A key may be refused while other replicas hold up to `units` each. If they do not spend these
     ///   units, that part of the quota is not used. With one replica and one request at a time, the
     ///   whole quota passes.
-    /// - `remaining` is what Redis had left when it was asked last, and what this replica holds.
+    /// - `remaining` is what Redis had left at its last answer, plus what this replica holds.
     /// - The units that a replica holds when it dies count as used. Call `RedisStore::give_back_leases`
     ///   when it shuts down.
     ///
-    /// While Redis is down, leased units are still spent. Requests that cost `units` or more ask Redis,
-    /// as do those of a [dry run](Self::dry_run). A policy cannot have both a lease and
-    /// [`settle`](Self::settle), which asks Redis for each response.
+    /// While Redis is down, leased units are still spent. A request that costs `units` or more
+    /// takes a round trip, and so does each request of a [dry run](Self::dry_run). A policy cannot
+    /// have both a lease and [`settle`](Self::settle), which needs a round trip for each response.
     pub fn lease(self, units: u32) -> Self {
         self.set(|settings| settings.lease = units)
     }

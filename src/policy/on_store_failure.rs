@@ -8,9 +8,9 @@ pub enum OnStoreFailure {
     Allow,
     /// Requests are refused, with 503 Service Unavailable.
     Refuse,
-    /// This replica counts requests in its own memory, against its share of the quota: the units and
-    /// the burst, each divided by the number of replicas and rounded down, but at least 1. This is the
-    /// default, with 1 replica: each replica then admits the whole quota.
+    /// This replica counts requests in its own memory, against its share of the quota: the units
+    /// and the burst, each divided by the number of replicas and rounded down, but at least 1. (A
+    /// quota of 0 stays 0.) Default: 1 replica, so that each replica admits the whole quota.
     CountLocally {
         /// How many replicas share the quota.
         replicas: u32,

@@ -10,8 +10,8 @@ use crate::clock::Now;
 pub struct Answer {
     /// One for each charge or correction, in their order.
     pub usages: Usages,
-    /// When it was decided: by the store's own clock if it has one, or else the `now` that it was
-    /// given. Times of one store's answers can be compared with each other only.
+    /// The time of the decision: by the store's own clock, or else the `now` of the call. Compare
+    /// it only with times in other answers of the same store.
     pub at: Now,
 }
 

@@ -9,7 +9,7 @@ use crate::{
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Charge {
-    /// A fingerprint of the key: whose quota it is.
+    /// A fingerprint of the key, which says whose quota it is.
     pub key: u128,
     /// A fingerprint of the policy's name and its algorithm.
     pub policy: u64,
@@ -22,8 +22,8 @@ pub struct Charge {
     pub quota: Quota,
     /// How many units the request uses. A cost of 0 always fits.
     pub cost: u64,
-    /// Units of earlier requests that wait for this key. The charge fits only if these units fit as
-    /// well.
+    /// Units that are reserved for earlier requests of this key, which are held. The charge fits
+    /// only if these units fit as well.
     pub ahead: u64,
     /// What the charge does.
     pub mode: Mode,
@@ -40,9 +40,10 @@ pub struct Charge {
 pub enum Mode {
     /// The request passes only if the charge fits.
     Enforced,
-    /// The charge never refuses the request. It is made if it fits and the request passes.
+    /// The request may pass whether or not the charge fits. The charge is made if it fits and the
+    /// request passes.
     DryRun,
-    /// The charge is never made. Its answer is what a request would get now.
+    /// The charge is never made. Its answer is the one that a request would get now.
     Peek,
 }
 

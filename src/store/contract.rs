@@ -8,7 +8,7 @@ use super::{
 };
 use crate::clock::Now;
 
-/// Where counts live. The [module](super) has an example of a store of one's own.
+/// Where counts live. The [module](super) has an example of your own store.
 ///
 /// A store must keep these promises:
 /// - **All or nothing**: a request is charged in full or not at all, also while other requests are
@@ -20,23 +20,23 @@ use crate::clock::Now;
 /// - **True answers**: a retry after [`Usage::wait`] passes if no other request has used units
 ///   since then.
 pub trait Store: Send + Sync + 'static {
-    /// Makes all of `charges` if each enforced one fits, or else none.
+    /// Makes all of `charges` if each [enforced](super::Mode) one fits; otherwise makes none.
     ///
-    /// The quota of a key may change from one charge to the next, as its plan does. A use counts
-    /// under each of the key's last few quotas, so that earlier answers stay true. An answer under
-    /// a new quota holds even if the charge was not made.
+    /// The quota of a key may change from one charge to the next, with its plan. Earlier answers
+    /// must stay true: so a use counts under each of the key's last few quotas. This includes a
+    /// quota under which a charge was answered and not made.
     fn charge(&self, charges: &[Charge], now: Now) -> StoreFuture;
 
-    /// Does the same as [`charge`](Self::charge) if it can without waiting, and writes what became
-    /// of each charge to `usages`, which is as long as `charges`. `false`, the default, means that
+    /// Does the same as [`charge`](Self::charge), if it need not wait, and writes the answer to
+    /// each charge into `usages`, which is as long as `charges`. `false`, the default, means that
     /// nothing was done: the limiter then calls `charge`.
     fn charge_at_once(&self, charges: &[Charge], usages: &mut [Usage], now: Now) -> bool {
         let _ = (charges, usages, now);
         false
     }
 
-    /// Fetches the counts of a [key](Charge::key) that is about to be charged into a cache. It
-    /// changes nothing. The default does nothing.
+    /// Loads the counts of a [key](Charge::key) into the processor's cache, as it will be charged
+    /// soon. It changes nothing. The default does nothing.
     fn prefetch(&self, key: u128) {
         let _ = key;
     }
@@ -46,14 +46,14 @@ pub trait Store: Send + Sync + 'static {
     fn correct(&self, corrections: &[Correction], now: Now) -> StoreFuture;
 
     /// How many keys have used units that have not come back at `now`. A key counts once for each
-    /// of its policies. `None`, the default, if that is not known.
+    /// of its policies. `None`, the default, if the store does not know.
     fn live_keys(&self, now: Now) -> Option<usize> {
         let _ = now;
         None
     }
 
     /// How many charges of a policy had no room for a count of their own. `None`, the default, if
-    /// that is not known.
+    /// the store does not know.
     fn overflowed(&self, policy: u64) -> Option<u64> {
         let _ = policy;
         None
@@ -66,9 +66,9 @@ pub trait Store: Send + Sync + 'static {
         let _ = policies;
     }
 
-    /// The secret by which keys become fingerprints, if several processes share the counts. `None`,
-    /// the default, if each process has its own counts: fingerprints are then made in a quicker
-    /// way, which is safe only as long as no one outside of the process sees them.
+    /// The secret that turns keys into fingerprints, if several processes share the counts. `None`,
+    /// the default, if each process has its own counts: fingerprints are then made faster, which is
+    /// safe only if no one outside of the process sees them.
     fn secret(&self) -> Option<u128> {
         None
     }

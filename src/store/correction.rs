@@ -29,13 +29,13 @@ use crate::{algorithm::PastUse, clock::Now};
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Correction {
-    /// The charge as it was made, or as it would be made for its policy and key.
+    /// The charge as it was made; or, if none was made, as it would be for this policy and key.
     pub charge: Charge,
     /// When the charge was made, as the store [answered](super::Answer::at). `None` if that is not
     /// known: the store then assumes a charge of now.
     pub charged_at: Option<Now>,
-    /// The store's answer to the charge. The store works out from it how many units have come back
-    /// by themselves since then. [`Usage::unknown`] if there is none.
+    /// The store's answer to the charge. From it, the store computes how many units have come back
+    /// by themselves since then. [`Usage::unknown`] if there is no answer.
     pub usage: Usage,
     /// What changes.
     pub change: Change,
@@ -62,8 +62,8 @@ impl Correction {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
     /// These units were not used after all. The store gives back only those that have not come back
-    /// by themselves. A window's units come back by the clock. A token bucket's units have come
-    /// back once all units have that were missing right after the charge.
+    /// by themselves. In a window, units come back by the clock. In a token bucket, they have come
+    /// back once the bucket has refilled all that was missing right after the charge.
     GiveBack(u64),
     /// These units were used as well, whether or not they fit. A token bucket owes at most one
     /// whole capacity beyond empty; units beyond that are dropped.

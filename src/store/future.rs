@@ -21,7 +21,7 @@ enum Inner {
 }
 
 impl StoreFuture {
-    /// An answer that is there, without an allocation.
+    /// An answer that is known already. It needs no allocation.
     pub fn ready(answer: Result<Answer, StoreError>) -> Self {
         Self(Inner::Ready(Some(answer)))
     }

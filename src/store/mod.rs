@@ -1,11 +1,11 @@
 //! Where counts live.
 //!
-//! A [`Store`] takes all the [`Charge`]s of a request at once and makes all of them or none.
+//! A [`Store`] gets all the [`Charge`]s of a request at once, and makes all of them or none.
 //! [`MemoryStore`] is the default.
 //!
 //! # A store of one's own
-//! The [`Store`] trait has two required methods, and what each must do. This store counts fixed
-//! windows only, and never forgets a key:
+//! The [`Store`] trait has two required methods, and its docs say what each must do. This example
+//! counts fixed windows only, and never forgets a key:
 //!
 //! ```
 //! use std::{collections::HashMap, sync::Mutex, time::Duration};

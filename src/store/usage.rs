@@ -10,7 +10,7 @@ use smallvec::{SmallVec, smallvec};
 
 use crate::{algorithm::Charged, clock::nanos};
 
-/// What became of a [`Charge`](super::Charge): one snapshot of one quota, after the request.
+/// The answer to a [`Charge`](super::Charge): the state of one quota after the request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
     wait: u64,
@@ -25,8 +25,8 @@ impl Usage {
         Self::from_nanos(nanos(wait), remaining, nanos(reset))
     }
 
-    /// The store does not know what is left, as when a charge was not made because another one of
-    /// its request does not fit. Such an outcome appears in no header and no
+    /// The store does not know what is left: for example, it has not looked, because another charge
+    /// of the request does not fit. Such an answer appears in no header and no
     /// [`Decision`](crate::Decision).
     #[must_use]
     pub const fn unknown() -> Self {
@@ -41,14 +41,15 @@ impl Usage {
         Self { wait, remaining, reset }
     }
 
-    /// Whether the cost fits now. The request passes when this is so for all of its enforced
-    /// charges. Only then were its charges made.
+    /// Whether the cost fits now. A request passes if this is so for all of its enforced charges.
+    /// Only then are its charges made.
     #[must_use]
     pub const fn fits(&self) -> bool {
         self.wait == 0
     }
 
-    /// How long until the cost fits, after the units ahead of it; zero when it fits now.
+    /// How long until the cost fits, together with the [units ahead](super::Charge::ahead) of it.
+    /// Zero if it fits now.
     #[must_use]
     pub const fn wait(&self) -> Duration {
         Duration::from_nanos(self.wait)
@@ -60,8 +61,8 @@ impl Usage {
         self.remaining
     }
 
-    /// How long until `remaining` grows, or until a fixed window ends. Zero if nothing is used of a
-    /// token bucket or a sliding window.
+    /// How long until `remaining` grows, or until a fixed window ends. Zero if a token bucket or a
+    /// sliding window has its whole quota.
     #[must_use]
     pub const fn reset(&self) -> Duration {
         Duration::from_nanos(self.reset)
@@ -90,8 +91,8 @@ impl From<Charged> for Usage {
     }
 }
 
-/// The [`Usage`]s of a request, in the order of its charges. It derefs to a slice, and is collected
-/// from an iterator. Up to four need no allocation.
+/// The [`Usage`]s of a request, in the order of its charges. It derefs to a slice, and an iterator
+/// can be collected into it. Up to four need no allocation.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Usages(SmallVec<[Usage; 4]>);
 

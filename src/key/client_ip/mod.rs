@@ -35,9 +35,9 @@ use crate::warning::{Code, warn};
 ///
 /// - If a trusted proxy does not send the header, its own address is the client's.
 /// - If all addresses in the header are trusted, the leftmost one is the client's.
-/// - If a trusted proxy wrote something that is not an address (`unknown`, `_hidden`, nothing after a
-///   comma), or sent a header for one address twice, it hides the client. All clients that one hop
-///   hides share one quota, which is not the quota of the hop itself.
+/// - If a trusted proxy wrote something that is not an address (`unknown`, `_hidden`, nothing after
+///   a comma), or sent a [header with one address](Self::header) twice, it hides the client. All
+///   clients that one proxy hides share one quota, which is not the quota of the proxy itself.
 ///   [`Matcher::client_ip`](crate::Matcher::client_ip) matches none of them.
 ///
 /// # Networks

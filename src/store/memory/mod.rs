@@ -137,24 +137,24 @@ const BYTES: Cost = Cost { counter: 40, log: 105, spilled: 1_400 };
 /// Counts in this process's memory, up to a number of keys.
 ///
 /// **Memory.** A key takes about 35 bytes for each token bucket or fixed window that it is counted
-/// under, and 90 bytes for each sliding window. These have room for the uses in six of the window's
-/// 60 steps. A key with uses in more steps takes from 370 bytes to 1.25 KB. Beyond some 900
-/// different quotas, where those of each policy count on their own, a state takes 150 bytes more.
-/// Memory is taken as keys come, however many there is room for. Keys that have their whole quota
-/// again are dropped little by little while others are charged: there is no thread, no timer and no
+/// under, and 90 bytes for each sliding window. A sliding window has 60 steps; a key with uses in
+/// more than six of them takes from 370 bytes to 1.25 KB. A store numbers about 900 different
+/// quotas (the same quota under two policies is two); keys under further quotas take 150 bytes
+/// more. Memory grows as keys come, whatever the maximum. Keys that have their whole quota again
+/// are dropped little by little while others are charged: there is no thread, no timer and no
 /// pause.
 ///
-/// **When the store is full**, keys that have their whole quota again make room, and then keys that
-/// have seven eighths of it. If neither is at hand, a new key may take the room of another policy's
-/// key: each policy that has keys has an equal share of the room, and a policy with less than its
-/// share takes room from one with more. Otherwise new keys share one quota per policy in each part
-/// of the store, of about 4,000 keys. So a flood of new keys under one policy neither passes freely
-/// nor takes the room that another policy needs.
+/// **When the store is full**, a new key takes the room of another key, in this order: one that has
+/// its whole quota again; one that has seven eighths of it; one of a policy with more than its
+/// share, if the new key's policy has less. (Each policy that has keys has an equal share.)
+/// Otherwise the new key gets no room. All such keys of a policy share one quota, in each part of
+/// the store of about 4,000 keys. So a flood of new keys under one policy neither passes freely nor
+/// takes the room that another policy needs.
 ///
-/// A flood does not give a spent key its quota back either: where a key was dropped to make room,
-/// new keys of its policy begin with what it had used, until that has come back. The first shared
-/// charge of each policy is reported ([`store_full`](crate::warning#store_full)), and
-/// [`PolicyHandle::overflowed`](crate::PolicyHandle::overflowed) counts them.
+/// Nor does a flood give a used-up key its quota back: where a key was dropped, new keys of its
+/// policy begin with what it had used, until that has come back. The first shared charge of each
+/// policy gives the warning [`store_full`](crate::warning#store_full), and
+/// [`PolicyHandle::overflowed`](crate::PolicyHandle::overflowed) counts all.
 ///
 /// ```
 /// use tower_quota::{Limiter, store::MemoryStore};
@@ -180,10 +180,11 @@ impl MemoryStore {
         Self::with_budget(max_keys, Cost { counter: 1, log: 1, spilled: 0 })
     }
 
-    /// A store that takes up to about `max_bytes` of memory, beside a fixed 100 KB or less than a
-    /// hundredth.
+    /// A store that takes up to about `max_bytes` of memory, plus 100 KB, or less than one
+    /// hundredth of it.
     ///
-    /// A key under a sliding window is expected to need the most that it may: 1.5 KB.
+    /// A key with uses in many steps of a sliding window counts as the most that it may take, 1.5
+    /// KB.
     #[must_use]
     pub fn with_max_bytes(max_bytes: usize) -> Self {
         Self::with_budget(max_bytes, BYTES)
@@ -200,8 +201,8 @@ impl MemoryStore {
         Self { shards: Shards::new(shards, Budget { left, cost }, max_counters, max_logs) }
     }
 
-    /// How many keys take room, each once per policy. Keys that have their whole quota again count
-    /// until they are dropped; [`Store::live_keys`] leaves them out.
+    /// How many keys take room, each once per policy. This includes keys that have their whole
+    /// quota again and are not dropped yet; [`Store::live_keys`] does not.
     #[must_use]
     pub fn len(&self) -> usize {
         self.shards.keys()
@@ -213,9 +214,9 @@ impl MemoryStore {
         self.len() == 0
     }
 
-    /// How many charges were counted in a quota that new keys share, because the store was full:
-    /// the sum over all policies. [`PolicyHandle::overflowed`](crate::PolicyHandle::overflowed) has
-    /// each policy's.
+    /// How many charges were counted in a shared quota, because the store was full: the sum over
+    /// all policies. [`PolicyHandle::overflowed`](crate::PolicyHandle::overflowed) has the number
+    /// of each policy.
     #[must_use]
     pub fn overflowed(&self) -> u64 {
         self.shards.overflow.total()

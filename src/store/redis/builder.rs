@@ -97,8 +97,9 @@ impl RedisStoreBuilder {
         self
     }
 
-    /// How long a request may wait to be sent. Default: 1 s. Requests wait while 256 commands are on
-    /// their way to the server, or 64 to each 64th of a cluster's slots.
+    /// How long a request may wait to be sent. Default: 1 s. Requests wait while 256 commands are
+    /// on their way to the server. In a cluster, they wait while 64 commands are on their way to
+    /// their part of the slots, of which there are 64.
     ///
     /// This is a queue of this process, and no fault of the server. Requests wait in the order in which
     /// they came, as long as the server answers any of them. A request that has waited too long is
@@ -127,14 +128,14 @@ impl RedisStoreBuilder {
     /// The number of keys whose refusal is remembered. Default: 100,000, about 15 MB, or 25 MB if
     /// requests differ in cost; 0 remembers none.
     ///
-    /// A flood of refused requests then costs the server next to nothing: a key takes one command when
-    /// its refusal ends, and at most a few more if requests differ in cost. A refusal holds for its key,
+    /// Then many refused requests cost the server almost nothing: a key needs one command each time
+    /// that its refusal ends, and a few more if requests differ in cost. A refusal is for one key,
     /// policy and quota, and for all requests that cost as much or more.
     ///
-    /// A refusal is remembered until it ends, and for 10 seconds at most: by then a replica knows that
-    /// another one has reset the key. What a replica itself resets or gives back it knows at once, and
-    /// also when the key's plan changes. Nothing is remembered of policies whose cost a response may
-    /// change ([`Policy::settle`](crate::Policy::settle)).
+    /// A refusal is remembered until it ends, and for 10 seconds at most. So if another replica
+    /// resets the key, this one may refuse it for 10 seconds more. A reset by this replica, units
+    /// that it gives back, and a new plan of the key have effect at once. No refusal is remembered
+    /// for policies whose cost a response may change ([`Policy::settle`](crate::Policy::settle)).
     pub fn max_denied(mut self, keys: usize) -> Self {
         self.max_denied = keys;
         self

@@ -80,10 +80,10 @@ use crate::clock::Now;
 /// Counts in a Redis or Valkey server, or in a cluster, which several replicas share.
 ///
 /// A request takes one round trip, however many policies it has. A script checks all policies and
-/// charges all or none, by the server's clock. In a cluster, that holds for policies whose counts are
-/// on one server, see [`Policy::shard`](crate::Policy::shard). Other policies are charged one server
-/// after the other, and given back when a later server refuses. Until then other requests may be
-/// refused for these units. No more is ever admitted than the quota.
+/// charges all or none, by the server's clock. In a cluster, this is so if the counts are on one
+/// server, see [`Policy::shard`](crate::Policy::shard). Otherwise one server is charged after the
+/// other, and the charges are given back if a later server refuses. Until then, other requests may
+/// be refused for these units. No more than the quota is ever admitted.
 ///
 /// # Faults
 /// No decision waits longer for a server than
@@ -98,8 +98,8 @@ use crate::clock::Now;
 /// other requests wait in a queue, for [`queue_timeout`](RedisStoreBuilder::queue_timeout) at most.
 /// The server's time counts from when the command is sent, and only while this process runs.
 ///
-/// A charge stays counted if the server made it and its answer came too late. So do units that were to
-/// be given back while the server was down. This never admits more than the quota.
+/// If an answer comes too late, its charge stays counted. Units that cannot be given back, because
+/// the server is down, stay counted too. Neither admits more than the quota.
 ///
 /// # What is stored
 /// Keys are stored as fingerprints, and each expires. Policies with the same name and algorithm count
@@ -109,8 +109,8 @@ use crate::clock::Now;
 /// [`policy_differs`](crate::warning#policy_differs).
 ///
 /// A release with another storage format counts anew. It neither reads nor overwrites the counts of
-/// other releases. A count that cannot be read is taken for a key that has used its whole quota, which
-/// comes back as usual.
+/// other releases. A key whose count cannot be read has used its whole quota, which comes back as
+/// usual.
 ///
 /// # Server
 /// Redis 6.2, Valkey 7.2 or later; tested with Redis 7.0. A Redis user of its own needs these
@@ -118,10 +118,10 @@ use crate::clock::Now;
 /// ```text
 /// ACL SETUSER quota on >password ~tower-quota:* +evalsha +eval +time +hmget +hset +hdel +hlen +pexpire +del +select +info +set +cluster|slots +ping +asking
 /// ```
-/// `SELECT` is for a database other than 0. `CLUSTER SLOTS`, `PING` and `ASKING` are for clusters.
-/// Without `INFO` and `SET`, there are no warnings about eviction or about policies that differ. `AUTH`
-/// and `HELLO` need no permission. `CLIENT SETINFO`, by which the `redis` crate sends its name, may be
-/// refused.
+/// `SELECT` is needed only for a database other than 0; `CLUSTER SLOTS`, `PING` and `ASKING` only
+/// for a cluster. Without `INFO` and `SET`, there are no warnings about eviction or about policies
+/// that differ. `AUTH` and `HELLO` need no permission. `CLIENT SETINFO`, by which the `redis` crate
+/// sends its name, may be refused.
 ///
 /// A clone is the same store.
 ///
@@ -167,14 +167,15 @@ impl RedisStore {
         RedisStoreBuilder::new(Address::Cluster(urls.into_iter().map(Into::into).collect()))
     }
 
-    /// A builder for a store on one server, by a client of the `redis` crate (version 1). It is for
-    /// settings that a URL cannot hold: certificates, credentials that change.
+    /// A builder for a store on one server, by a client of the `redis` crate (version 1). Use it
+    /// for settings that a URL cannot have: certificates, or credentials that change.
     pub fn client_builder(client: redis::Client) -> RedisStoreBuilder {
         RedisStoreBuilder::new(Address::Client(client))
     }
 
-    /// Gives back the units that this replica has leased, see [`Policy::lease`](crate::Policy::lease),
-    /// and has not spent. Other replicas have them at once, and not after a second.
+    /// Gives back the units that this replica has leased, see
+    /// [`Policy::lease`](crate::Policy::lease), and has not spent. Other replicas then have them at
+    /// once, instead of after a second.
     ///
     /// Await it when no more requests come. Dropping the last clone in a tokio runtime starts the same
     /// in the background, but the process may end before it is done.
@@ -191,7 +192,7 @@ impl RedisStore {
     /// ```
     ///
     /// # Errors
-    /// If a server does not answer. Its units then come back as the quota's window passes.
+    /// If a server does not answer. Its units then come back by themselves, as used units do.
     pub async fn give_back_leases(&self) -> Result<(), StoreError> {
         self.replica.give_back_leases().await
     }

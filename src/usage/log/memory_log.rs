@@ -20,17 +20,18 @@ const DEFAULT_MAX_SUMS: usize = 60_000;
 ///
 /// Both are bounded, by default to 10,000 entries (3 to 5 MB) and 60,000 sums (about 10 MB).
 ///
-/// Where entries have no more room, the key with the most entries loses its oldest. So a flood of one
-/// key pushes out its own entries before those of others. Requests without a key count as those of
-/// one key.
+/// If there is no room for a new entry, the key with the most entries loses its oldest one. So a
+/// flood of one key pushes out its own entries, not those of others. Requests without a key count
+/// together, as one key.
 ///
-/// A sum is of one key, endpoint, method and status class. One minute has at most 1/60 of the sums, so
-/// the last hour always has room, and a key has at most as many sums in a minute as are free. Requests
-/// without room in their minute are [left out](Self::left_out) of the sums.
+/// A sum is the number of requests of one key, endpoint, method and status class in one minute. One
+/// minute may fill 1/60 of the sums, so that there is always room for the last hour. One key may
+/// fill at most half of a minute. Requests without room in their minute are [left
+/// out](Self::left_out) of the sums.
 ///
-/// The busiest keys have counts of their own, so that other keys cannot hide them, however many they
-/// are. [`keys`](Reader::keys) always lists a key that makes more than 1/129 of the last hour's
-/// requests, or of the refused ones. Its count may lack less than 1/129 of all.
+/// The busiest keys have counts of their own, so that no number of other keys hides them.
+/// [`keys`](Reader::keys) always lists a key that makes more than 1/129 of the last hour's
+/// requests, or of the refused ones. Its count may be too low, by less than 1/129 of all requests.
 ///
 /// A clone is the same log.
 ///

@@ -50,9 +50,9 @@ impl RequestLog {
     /// A log that identifies requests by their `caller`. A caller sees its own requests. A request
     /// without a caller is logged, and no caller sees it.
     ///
-    /// Give the same [`Caller`] to [`LimiterBuilder::caller`](crate::LimiterBuilder::caller) where an
-    /// `OperatorPage` is to block callers. A sink that outlives the process needs a caller with a
-    /// [secret](Caller::secret).
+    /// If an `OperatorPage` reads the log, give the same [`Caller`] to
+    /// [`LimiterBuilder::caller`](crate::LimiterBuilder::caller). A sink that outlives the process
+    /// needs a caller with a [secret](Caller::secret).
     pub fn builder(caller: impl Into<Caller>) -> RequestLogBuilder {
         RequestLogBuilder(Settings {
             caller: caller.into(),
@@ -143,8 +143,8 @@ impl RequestLogBuilder {
         self
     }
 
-    /// Remembers the quotas that up to `max` keys draw on, by fingerprints: an `OperatorPage` shows and
-    /// resets these. A new key replaces the oldest that has come only once. Default: 0.
+    /// Remembers the quotas that up to `max` keys use, by fingerprints: an `OperatorPage` shows and
+    /// resets them. A new key replaces the oldest one that made only one request. Default: 0.
     #[cfg(feature = "axum")]
     pub fn remember_keys(mut self, max: usize) -> Self {
         self.0.known = (max > 0).then(|| KnownKeys::new(max));

@@ -29,14 +29,14 @@ pub trait Sink: Send + Sync + 'static {
     /// Receives one entry.
     fn record(&self, entry: &Entry);
 
-    /// Whether the entries survive the process. Then the log's caller needs a
-    /// [secret](crate::key::Caller::secret), or a later process could not find the entries of a key.
-    /// Default: no.
+    /// Whether the entries outlive the process. If so, the log's caller needs a
+    /// [secret](crate::key::Caller::secret): without it, a later process could not find the entries
+    /// of a key. Default: no.
     fn is_persistent(&self) -> bool {
         false
     }
 
-    /// What reads the entries back for the pages. Default: none, the sink keeps nothing to read.
+    /// What reads the entries back for the pages. Default: `None`, the sink keeps no entries.
     fn reader(&self) -> Option<Arc<dyn Reader>> {
         None
     }
@@ -102,7 +102,7 @@ impl Page {
     }
 }
 
-/// The sum of the requests of one key, to one endpoint, in one minute, with the same ending.
+/// The sum of the requests of one key in one minute, with the same endpoint, method and outcome.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Sum {

@@ -50,8 +50,9 @@ const VERSION: i64 = 1;
 /// On Unix, a new file has the mode 0600: only the user of this process can read it. A file that is
 /// already there keeps its mode.
 ///
-/// The log's caller needs a [secret](crate::key::Caller::secret), or a later process could not find
-/// the entries of a key. A clone is the same log. Dropping the last clone writes the entries that wait.
+/// The log's caller needs a [secret](crate::key::Caller::secret): without it, a later process could
+/// not find the entries of a key. A clone is the same log. Dropping the last clone writes the
+/// entries that wait.
 ///
 /// ```
 /// # let folder = tempfile::tempdir()?;

@@ -44,13 +44,13 @@ type Guard = Arc<dyn Fn(&Parts) -> Option<String> + Send + Sync>;
 /// quotas. Operators can change a key's quotas for a time, reset them, or block the key.
 ///
 /// The page always shows a key that makes more than 1/16 of all requests, or of all refused ones,
-/// however many other keys there are. With a [`MemoryLog`](crate::usage::MemoryLog), its count may lack
-/// 1/129 of all.
+/// however many other keys there are. With a [`MemoryLog`](crate::usage::MemoryLog), its count may
+/// be too low, by less than 1/129 of all requests.
 ///
 /// Mount the [`router`](Self::router) with `Router::nest`, outside of the
 /// [`RateLimitLayer`](crate::RateLimitLayer). `/` answers with JSON, or to a browser with a page. A
-/// `POST` of JSON to `/keys/{fingerprint}` changes a key, from its next request on. Mounted at
-/// `/quotas`, `/` is `/quotas`: axum does not route `/quotas/` to it.
+/// `POST` of JSON to `/keys/{fingerprint}` changes a key, from its next request on. If the router
+/// is mounted at `/quotas`, the page's address is `/quotas`: axum does not route `/quotas/` to it.
 ///
 /// | body | effect |
 /// |---|---|
@@ -126,8 +126,8 @@ pub struct OperatorPageBuilder {
 }
 
 impl OperatorPageBuilder {
-    /// Says who may use the page: it returns the name of the operator, for the log of changes, or
-    /// `None` for anyone else, who gets a 403. It has no default.
+    /// Sets a function that says who may use the page. It returns the operator's name, for the list
+    /// of changes, or `None` for anyone else, who gets a 403. It is required.
     pub fn guard(
         mut self,
         operator: impl Fn(&Parts) -> Option<String> + Send + Sync + 'static,

@@ -40,9 +40,10 @@ const PAGE: HtmlPage = HtmlPage {
 /// | path | answer |
 /// |---|---|
 /// | `/` | quotas, the sums of the last hour or day (`?span=day`), and the latest requests; as JSON, or to a browser as a page that draws it and updates itself |
-/// | `/log` | the log, the newest first: `?limit=` entries (default 20, at most 100), older than `?before=`, the `next` of the last answer |
+/// | `/log` | the log, the newest entries first; `?limit=` says how many (default 20, at most 100), and `?before=` with the `next` of an answer continues it |
 ///
-/// Mounted at `/usage`, `/` is `/usage`: axum does not route `/usage/` to it.
+/// If the router is mounted at `/usage`, the page's address is `/usage`: axum does not route
+/// `/usage/` to it.
 ///
 /// The caller is the one that the [`RequestLog`] finds in the request. No parameter names another
 /// caller, so no caller sees the usage of another. Mount the router outside of the
@@ -128,8 +129,8 @@ pub struct UsagePageBuilder {
 
 impl UsagePageBuilder {
     /// Lets the page ask for an API key, and send it in this header, after `prefix`. The open page
-    /// keeps the key in memory only. Default: the page does not ask, and the browser's own credentials,
-    /// such as a session cookie, identify the caller.
+    /// keeps the key in memory only. Default: the page does not ask. The browser's own credentials,
+    /// such as a session cookie, then identify the caller.
     pub fn ask_for_key(mut self, header: HeaderName, prefix: &'static str) -> Self {
         self.key_header = Some((header, prefix));
         self
