@@ -1,4 +1,4 @@
-//! What a limiter is made of: [`LimiterBuilder`].
+//! The settings of a limiter: [`LimiterBuilder`].
 
 use std::{
     fmt,
@@ -31,7 +31,7 @@ use crate::{
 const DEFAULT_MAX_HELD: usize = 10_000;
 const DEFAULT_MAX_HELD_PER_KEY: usize = 100;
 
-/// Collects what a [`Limiter`] needs.
+/// The settings of a [`Limiter`], from [`Limiter::builder`].
 #[derive(Default)]
 #[must_use]
 pub struct LimiterBuilder {
@@ -45,33 +45,35 @@ pub struct LimiterBuilder {
 }
 
 impl LimiterBuilder {
-    /// A policy that every request must pass, beside those of its category.
+    /// Adds a policy for every request, in addition to the policies of the request's category.
     pub fn policy(mut self, policy: Policy) -> Self {
         self.policies.every_request.push(policy);
         self
     }
 
-    /// A category of requests with policies of its own. The first that matches a request counts.
+    /// Adds a category: requests that share some policies. A request is in the first category that
+    /// matches.
     pub fn category(mut self, category: Category) -> Self {
         self.policies.categories.push(category);
         self
     }
 
-    /// A policy that holds for no request: only [`Limiter::check`] and its like use it.
+    /// Adds a policy that applies to no request: only [`Limiter::check`] and the like use it.
     pub fn check_only(mut self, policy: Policy) -> Self {
         self.policies.check_only.push(policy);
         self
     }
 
-    /// Requests that are not counted at all.
+    /// Exempts requests: they pass, and no policy counts them. A request of a blocked caller
+    /// ([`Overrides`](crate::Overrides)) is refused even so.
     pub fn exempt(mut self, matcher: Matcher) -> Self {
         self.policies.exempt.push(matcher);
         self
     }
 
-    /// Who a request comes from: whom an operator's [`Overrides`](crate::Overrides) are for. A key of
-    /// a policy says whose quota a request draws on; a request has one caller, whatever its policies.
-    /// Default: none, and then requests have no overrides.
+    /// Sets how the caller of a request is found, for an operator's
+    /// [`Overrides`](crate::Overrides). Each policy may count by another key, but a request has one
+    /// caller. Default: none; then overrides do not apply to requests.
     ///
     /// ```
     /// use tower_quota::{Limiter, key};
@@ -85,53 +87,56 @@ impl LimiterBuilder {
         self
     }
 
-    /// Where counts live. Default: [`MemoryStore::new`].
+    /// Sets the store, which keeps the counts. Default: [`MemoryStore::new`], in this process.
     pub fn store(mut self, store: impl Store) -> Self {
         self.store = Some(Arc::new(store));
         self
     }
 
-    /// Where the time is read. Default: [`Clock::system`].
+    /// Sets the clock. Default: [`Clock::system`].
     pub fn clock(mut self, clock: Clock) -> Self {
         self.clock = clock;
         self
     }
 
-    /// How many requests may be held at once, over all keys; beyond, they are refused at once.
-    /// Default: 10,000.
+    /// Sets how many requests may be held at once, over all keys. Further requests are refused at
+    /// once. Default: 10,000.
     pub fn max_held(mut self, requests: usize) -> Self {
         self.max_held = Some(requests);
         self
     }
 
-    /// How many requests of one caller may be held at once, over all policies; beyond, they are
-    /// refused at once. Default: as many as are still free of [`max_held`](Self::max_held). So one
-    /// caller holds half of them at most, and two callers hold a third each.
+    /// Sets how many requests of one caller may be held at once, over all policies. Further
+    /// requests are refused at once. Default: as many as are still free of
+    /// [`max_held`](Self::max_held). So one caller holds at most half of them, and two callers hold
+    /// a third each.
     ///
-    /// A caller is a key: each of the keys that a request has under its policies, but for
-    /// [global](Policy::global) ones. A request with several keys counts for each of them. Where all
-    /// policies are global, callers are not distinguished. A key that callers can make up, such as
-    /// an email address, makes as many callers as it has values: then add a policy that counts by
-    /// [`ClientIp`](crate::key::ClientIp), if only as a [dry run](Policy::dry_run).
+    /// A caller is here each key that a request has under its policies, except for
+    /// [global](Policy::global) ones. A request with several keys counts for each of them. If all
+    /// policies are global, this bound does not apply.
+    ///
+    /// If clients can invent keys, such as email addresses, one client is many callers. Then add a
+    /// policy that counts by [`ClientIp`](crate::key::ClientIp), which may be a [dry
+    /// run](Policy::dry_run).
     pub fn max_held_per_caller(mut self, requests: usize) -> Self {
         self.max_held_per_caller = Some(requests);
         self
     }
 
-    /// How many requests may be held at once for one key of a policy; beyond, they are refused at
-    /// once. Default: 100.
+    /// Sets how many requests may be held at once for one key of a policy. Further requests are
+    /// refused at once. Default: 100.
     ///
-    /// All callers share the line of a [global](Policy::global) policy: there, each holds no more
-    /// requests than are still free of it.
+    /// Under a [global](Policy::global) policy all callers share one queue. There, one caller holds
+    /// at most as many requests as are still free in it.
     pub fn max_held_per_key(mut self, requests: usize) -> Self {
         self.max_held_per_key = Some(requests);
         self
     }
 
-    /// The limiter.
+    /// Builds the limiter.
     ///
     /// # Errors
-    /// A setting that cannot work: the error names its policy or category and says what to write
+    /// A setting that cannot work. The error names its policy or category, and says what to write
     /// instead.
     pub fn build(self) -> Result<Limiter, BuildError> {
         if let Some(problem) = self.caller.as_ref().and_then(Caller::problem) {
@@ -181,7 +186,7 @@ fn announce(store: &dyn Store, rules: &RuleSet) -> Arc<[Announcement]> {
     announced
 }
 
-/// The store with metrics. The memory needs none, as it answers at once.
+/// Adds metrics to a store. The default store in memory needs none, as it answers at once.
 fn meter(store: Option<Arc<dyn Store>>) -> Arc<dyn Store> {
     let Some(store) = store else { return Arc::new(MemoryStore::new()) };
     #[cfg(feature = "metrics")]

@@ -1,4 +1,4 @@
-//! One policy checked for one key, without a request: [`Check`].
+//! A check of one policy for one key, without a request: [`Check`].
 
 use std::{
     fmt,
@@ -16,8 +16,11 @@ use super::{
 };
 use crate::quota::Quota;
 
-/// A check of one policy for one key; made by [`Limiter::check`] and its like. It runs when it is
-/// awaited, or by [`at_once`](Self::at_once) where nothing can be awaited.
+/// A check of one policy for one key, from [`Limiter::check`], [`Limiter::peek`] or a
+/// [`PolicyHandle`](crate::PolicyHandle). It runs when it is awaited, or by
+/// [`at_once`](Self::at_once) in code that is not async.
+///
+/// A refusal is a [`Decision`] too; a [`CheckError`] means that the check itself cannot work.
 ///
 /// ```
 /// use tower_quota::{Limiter, Policy, Quota};
@@ -40,7 +43,7 @@ pub struct Check<'a> {
     target: Target<'a>,
     cost: u64,
     only_peeks: bool,
-    /// Boxed, as the answer is mostly there at once.
+    /// Boxed, as few checks need it: mostly the store answers at once.
     deciding: Option<Box<DecisionFuture>>,
 }
 
@@ -56,16 +59,16 @@ impl<'a> Check<'a> {
         self
     }
 
-    /// How many units it uses. Default: 1.
+    /// Sets how many units the check charges. Default: 1.
     #[inline]
     pub fn cost(mut self, units: u64) -> Self {
         self.cost = units;
         self
     }
 
-    /// The kind of the key, by the name that its extractor has: `ip`, `x-api-key`. A policy that
-    /// counts by several kinds ([`Policy::or_key`](crate::Policy::or_key)) needs it, as equal keys of
-    /// two kinds have two quotas. Default: the policy's only kind.
+    /// Names the kind of the key: the name of its extractor, such as `ip` or `x-api-key`. A policy
+    /// that counts by several kinds ([`Policy::or_key`](crate::Policy::or_key)) needs this, as
+    /// equal keys of two kinds have two quotas. Default: the policy's only kind.
     ///
     /// ```
     /// use std::net::IpAddr;
@@ -93,9 +96,9 @@ impl<'a> Check<'a> {
         self
     }
 
-    /// The plan of the key, by its name in [`Policy::plans`](crate::Policy::plans). A policy with
-    /// plans needs this or [`quota`](Self::quota): it finds a key's plan in a request, and a check
-    /// has none. The last of the two that is called counts.
+    /// Names the key's plan, one of [`Policy::plans`](crate::Policy::plans). A policy with plans
+    /// needs this or [`quota`](Self::quota), as it finds plans only in requests. If both are
+    /// called, the last one counts.
     ///
     /// ```
     /// use tower_quota::{Limiter, Policy, Quota, key};
@@ -115,17 +118,18 @@ impl<'a> Check<'a> {
         self
     }
 
-    /// The quota of this key's plan. Default: the policy's own, unless the policy has plans.
+    /// Sets the quota of the key's plan. Default: the policy's quota. A policy with plans has no
+    /// default.
     #[inline]
     pub fn quota(mut self, quota: Quota) -> Self {
         self.target.plan = Some(Plan::Quota(quota));
         self
     }
 
-    /// Makes the check from code that is not async: a thread, a callback, a loop over messages. It
-    /// needs no runtime.
+    /// Runs the check in code that is not async, such as a thread or a callback. It needs no
+    /// runtime.
     ///
-    /// Nothing is held: where a policy would hold a request, the check is refused, and
+    /// The check never waits. Where a policy would hold it, it is refused, and
     /// [`Decision::retry_after`] says how long to wait.
     ///
     /// ```
@@ -141,8 +145,8 @@ impl<'a> Check<'a> {
     /// ```
     ///
     /// # Errors
-    /// Those of [`Limiter::check`], and [`CheckError::WouldWait`] where the store does not answer at
-    /// once, as Redis does not. Then nothing is charged.
+    /// Those of [`Limiter::check`], and [`CheckError::WouldWait`] if the store cannot answer at
+    /// once, as Redis cannot. Then nothing is charged.
     #[inline]
     pub fn at_once(self) -> Result<Decision, CheckError> {
         let evaluation = self.evaluate()?;

@@ -1,9 +1,9 @@
-//! Why a [`Check`](super::Check) has no answer: [`CheckError`].
+//! Why a [`Check`](super::Check) or a [`Refund`](super::Refund) has no decision: [`CheckError`].
 
 use std::fmt;
 
-/// Why a [`Check`](crate::Check) has no answer. Nothing was changed, but for what
-/// [`WouldWait`](Self::WouldWait) says.
+/// Why a [`Check`](crate::Check) or a [`Refund`](crate::Refund) has no decision. Nothing was
+/// charged or given back, except in the case of [`WouldWait`](Self::WouldWait).
 ///
 /// ```
 /// use tower_quota::{CheckError, Limiter, Policy, Quota};
@@ -40,15 +40,15 @@ pub enum CheckError {
         /// Its kinds of key.
         kinds: Vec<String>,
     },
-    /// No request can have this key: the policy counts by an address and the key is none, or by
-    /// several keys together and the key has another number of parts.
+    /// No request can have this key. Either the policy counts by IP address and the key is none, or
+    /// it counts by several keys together and the key has another number of parts.
     UnfitKey {
         /// The policy.
         policy: String,
         /// The kind of key by which it counts.
         kind: String,
     },
-    /// The policy has plans, and the check says the key's neither by [name](crate::Check::plan) nor by
+    /// The policy has plans, and the check has neither a [plan](crate::Check::plan) nor a
     /// [quota](crate::Check::quota).
     MissingPlan {
         /// The policy.
@@ -67,11 +67,11 @@ pub enum CheckError {
     },
     /// The key has used nothing of this policy, so there is nothing to give back or reset.
     NothingUsed(String),
-    /// Only a request says on which server of a cluster this policy's counts are
+    /// The policy's counts are on a server of a cluster that only a request determines
     /// ([`Policy::shard`](crate::Policy::shard)).
     Sharded(String),
-    /// The store does not answer at once, as [`Check::at_once`](crate::Check::at_once) needs. Nothing was charged. Units
-    /// that the check gives back, or a key that it resets, will be so all the same.
+    /// The store cannot answer at once, as [`at_once`](crate::Check::at_once) needs. A check has
+    /// charged nothing. A refund is on its way, and will be made.
     WouldWait,
 }
 

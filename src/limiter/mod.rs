@@ -1,8 +1,8 @@
-//! The core without HTTP: which policies hold, whose quota is charged, and what is decided.
+//! The core without HTTP: which policies apply, whose quota is charged, and what is decided.
 //!
-//! A request becomes an [`Evaluation`](evaluation::Evaluation), the store answers it, and it becomes
-//! a [`Decision`]: `rules` finds the policies, `evaluation` reads keys and quotas, `decision_future`
-//! charges and holds, `queue` orders the requests that are held. `correct` changes what was charged.
+//! `rules` finds the policies of a request, and `evaluation` reads their keys, quotas and costs.
+//! `decision_future` sends the charges to the store and makes the [`Decision`]; `queue` orders the
+//! requests that are held. `correcting` changes a charge afterwards.
 
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
 
@@ -54,11 +54,13 @@ use crate::{
     store::Change,
 };
 
-/// Decides about requests: finds the policies that hold for one, and whose quota each draws on,
-/// and charges all of them or none.
+/// Decides whether requests pass. For each request, the limiter finds the policies that apply and
+/// the quota of the request's key under each. It charges all of these quotas, or none if a policy
+/// refuses.
 ///
-/// A clone shares the counts. [`RateLimitLayer`](crate::RateLimitLayer) asks it for each HTTP
-/// request; anything else asks [`check`](Self::check).
+/// Clones are cheap and share all counts. [`RateLimitLayer`](crate::RateLimitLayer) calls the
+/// limiter for each HTTP request. For other work, such as background jobs, call
+/// [`check`](Self::check).
 ///
 /// ```
 /// use tower_quota::{Category, Limiter, Matcher, Policy, Quota, key::{self, ClientIp}};
@@ -83,19 +85,23 @@ pub struct Limiter {
 }
 
 impl Limiter {
-    /// A limiter without policies, to which they are added.
+    /// A builder without policies.
     pub fn builder() -> LimiterBuilder {
         LimiterBuilder::default()
     }
 
-    /// Decides about a request, and charges it when it passes.
+    /// Decides about an HTTP request. A request that passes is charged its cost under each policy
+    /// that applies; a refused request is charged nothing.
+    ///
+    /// The future waits if a policy [holds](Policy::hold) the request, and while a remote store
+    /// answers. If the store does not answer, each policy's
+    /// [`OnStoreFailure`](crate::OnStoreFailure) decides.
     pub fn decide(&self, request: &request::Parts) -> DecisionFuture {
         let evaluation = Evaluation::of_request(&self.core, request);
         DecisionFuture::new(self.clone(), evaluation, self.now())
     }
 
-    /// Decides as [`decide`](Self::decide) does, if that needs no waiting; or else returns the future
-    /// of the decision.
+    /// Like [`decide`](Self::decide), but returns the decision itself if no waiting is needed.
     #[inline]
     pub(crate) fn try_decide(
         &self,
@@ -105,12 +111,13 @@ impl Limiter {
         decision_future::try_decide(self, evaluation)
     }
 
-    /// Says what each policy says of a request's keys, and charges nothing.
+    /// Reports what is left under each policy for the keys of a request, and charges nothing.
     ///
-    /// Unlike [`decide`](Self::decide), it evaluates the policies of all categories, so that a usage
-    /// page can show the whole API: each policy that finds a key in this request, as if the request
-    /// cost one unit. It leaves out what is [global](crate::Policy::global), as that shows all
-    /// callers, and what is unlimited. Exemptions do not count.
+    /// This is for usage pages, which show the limits of the whole API. So it evaluates the
+    /// policies of all categories, whatever the request's path, as if the request cost one unit. It
+    /// leaves out policies that find no key in the request, [global](crate::Policy::global) ones,
+    /// as their numbers show the traffic of all callers, and unlimited quotas. It ignores
+    /// exemptions.
     ///
     /// ```
     /// use http::Request;
@@ -133,8 +140,8 @@ impl Limiter {
         DecisionFuture::new(self.clone(), evaluation, self.now())
     }
 
-    /// Says what these quotas have left, as if each were charged one unit, and charges nothing.
-    /// Quotas that the caller has of its own ([`Overrides`]) count instead of those that it drew on.
+    /// Reports what is left of these quotas, and charges nothing. Each is evaluated as if one unit
+    /// were charged. If `caller` has [quota overrides](Overrides), these are reported instead.
     pub fn peek_quotas(&self, quotas: &[QuotaRef], caller: Option<Fingerprint>) -> DecisionFuture {
         let own = caller.and_then(|caller| self.core.overrides.get(caller.0, self.now()));
         let mut evaluation = Evaluation::of_quotas(&self.core, quotas, own.as_ref());
@@ -142,43 +149,48 @@ impl Limiter {
         DecisionFuture::new(self.clone(), evaluation, self.now())
     }
 
-    /// Gives each of these quotas back as a whole. Where the store does not answer, the decision
-    /// refuses with [`Reason::StoreUnavailable`].
+    /// Gives back all used units of these quotas. The decision shows what is left afterwards. If
+    /// the store does not answer, it is a refusal with [`Reason::StoreUnavailable`].
     pub async fn reset_quotas(&self, quotas: &[QuotaRef]) -> Decision {
         let mut evaluation = Evaluation::of_quotas(&self.core, quotas, None);
         let mut correcting = correcting::correct(self, &evaluation, Change::Reset);
         poll_fn(|context| correcting.poll_corrected(&mut evaluation, context)).await
     }
 
-    /// A policy, by its name, to check it without looking it up each time.
+    /// Finds a policy by its name. Checks by the handle need no look-up.
     ///
     /// # Errors
-    /// [`CheckError::UnknownPolicy`].
+    /// [`CheckError::UnknownPolicy`] if no policy has this name.
     pub fn policy(&self, name: &str) -> Result<PolicyHandle, CheckError> {
         let rule = self.core.rules.by_name(name);
         let rule = rule.ok_or_else(|| CheckError::UnknownPolicy(name.to_owned()))?;
         Ok(PolicyHandle::new(self.clone(), rule))
     }
 
-    /// Checks one policy, by its name, for a key. Awaiting the check charges one unit, or its
-    /// [`cost`](Check::cost), if that fits; [`Check::at_once`] does the same without awaiting. Code
-    /// that checks one policy again and again finds it once, by [`policy`](Self::policy).
+    /// Checks one policy for one key, for work that is no HTTP request: a background job, a message
+    /// from a queue. Await the [`Check`], or call [`Check::at_once`] in code that is not async. A
+    /// check that passes charges one unit, or its [`cost`](Check::cost); a refused check charges
+    /// nothing.
     ///
-    /// This is for work that is no HTTP request: a background job, a message from a queue. A key
-    /// counts as it does in a request: an address by its network, and all keys of a
-    /// [global](crate::Policy::global) policy together. Where the policy counts by several kinds of
-    /// key, [`Check::kind`] names the key's kind. Where the policy has plans, [`Check::plan`] or
-    /// [`Check::quota`] says the key's. An operator's [override](Self::overrides) of a caller with this
-    /// key holds.
+    /// The key counts as in a request: an IP address by its network, and all keys of a
+    /// [global](crate::Policy::global) policy together. An [override](Self::overrides) of the
+    /// caller with this key applies.
+    ///
+    /// - If the policy counts by several kinds of key, name the kind with [`Check::kind`].
+    /// - If the policy has plans, set the key's plan with [`Check::plan`] or [`Check::quota`].
+    ///
+    /// To check one policy many times, find it once with [`policy`](Self::policy).
     ///
     /// # Errors
-    /// A [`CheckError`] says what the check lacks, such as [`CheckError::UnknownPolicy`].
+    /// The result is a [`CheckError`] if the check is incomplete or wrong:
+    /// [`CheckError::UnknownPolicy`] for a misspelt name, for example.
     #[inline]
     pub fn check<'a>(&'a self, policy: &'a str, key: impl Into<Key<'a>>) -> Check<'a> {
         Check::new(self.target(policy, key))
     }
 
-    /// Checks as [`check`](Self::check) does, and charges nothing.
+    /// Like [`check`](Self::check), but charges nothing. The decision says whether the cost would
+    /// fit, and what is left now.
     ///
     /// # Errors
     /// Those of [`check`](Self::check).
@@ -186,12 +198,13 @@ impl Limiter {
         Check::new(self.target(policy, key)).only_peek()
     }
 
-    /// Gives `units` back that a key has used, and never more than are used now. Units that have come
-    /// back by themselves are not given back again. The limiter does not know when the units were
-    /// used, so a window gives back those that were used last.
+    /// Gives back `units` that a key has used, at most as many as are used now. So units that have
+    /// come back by themselves are not given back twice. The limiter does not know when the units
+    /// were used: a window gives back those that were used last. The decision shows what is left
+    /// afterwards.
     ///
     /// # Errors
-    /// Those of [`check`](Self::check), and [`CheckError::NothingUsed`] where the key has used
+    /// Those of [`check`](Self::check), and [`CheckError::NothingUsed`] if the key has used
     /// nothing: it may be misspelt.
     pub fn give_back<'a>(
         &'a self,
@@ -202,10 +215,10 @@ impl Limiter {
         Refund::new(self.target(policy, key), Change::GiveBack(units))
     }
 
-    /// Gives a key its whole quota back.
+    /// Gives back all units that a key has used.
     ///
     /// # Errors
-    /// Those of [`check`](Self::check), and [`CheckError::NothingUsed`] where the key has used
+    /// Those of [`check`](Self::check), and [`CheckError::NothingUsed`] if the key has used
     /// nothing: it may be misspelt.
     pub fn reset<'a>(&'a self, policy: &'a str, key: impl Into<Key<'a>>) -> Refund<'a> {
         Refund::new(self.target(policy, key), Change::Reset)
@@ -216,32 +229,32 @@ impl Limiter {
         Target::new(self, self.core.rules.by_name(policy).ok_or(policy), key)
     }
 
-    /// Blocks of callers, and quotas of their own.
+    /// Blocks of single callers, and quotas that replace those of their plans.
     #[must_use]
     pub fn overrides(&self) -> Overrides {
         Overrides::new(self.clone())
     }
 
-    /// The path pattern by which a request is in its category: `/v1/users/{id}`. `None` where the
-    /// request is in no category, or the category's matcher has no path.
+    /// The path pattern that puts a request into its category, such as `/v1/users/{id}`. `None` if
+    /// the request is in no category, or if the category's matcher has no path.
     #[must_use]
     pub fn matched_pattern(&self, request: &request::Parts) -> Option<Arc<str>> {
         self.core.rules.matcher_of(request)?.pattern().cloned()
     }
 
-    /// What requests are held to, as data; see the module [`describe`](crate::describe).
+    /// The limits as data; see the module [`describe`](crate::describe).
     #[cfg(feature = "describe")]
     #[must_use]
     pub fn describe(&self) -> crate::describe::Description {
         describe::describe(&self.core)
     }
 
-    /// Sets the gauges `tower_quota_live_keys` and `tower_quota_held_requests`, and counts on
-    /// `tower_quota_overflowed_total`: to be called when an exporter reads the metrics, or every few
-    /// seconds. With the store in memory it goes over all keys, a million in a few milliseconds; no
-    /// request waits for more than some 4,000 of them.
+    /// Updates the gauges `tower_quota_live_keys` and `tower_quota_held_requests`, and the counter
+    /// `tower_quota_overflowed_total`. Call it when an exporter reads the metrics, or every few
+    /// seconds. It goes through all keys of a memory store, a million in a few milliseconds; a
+    /// request waits for about 4,000 of them at most.
     ///
-    /// Of several limiters in a process, the gauges have the sum.
+    /// If a process has several limiters, the gauges show their sums.
     #[cfg(feature = "metrics")]
     pub fn update_gauges(&self) {
         let core = &*self.core;
@@ -258,13 +271,14 @@ impl Limiter {
         self.core.clock.now()
     }
 
-    /// Who a request comes from.
+    /// The extractor of the caller, from [`LimiterBuilder::caller`].
     #[cfg(all(feature = "usage", feature = "axum"))]
     pub(crate) fn caller(&self) -> Option<&crate::key::Caller> {
         self.core.caller.as_ref()
     }
 
-    /// Begins to correct what a decision has charged by what the response says, where it says that.
+    /// Starts to correct the charges of a decision by the cost that the response reports. `None` if
+    /// the response changes nothing.
     pub(crate) fn settle(
         &self,
         decision: &Decision,
@@ -273,23 +287,24 @@ impl Limiter {
         correcting::settle(self, decision, response)
     }
 
-    /// Gives back all that a decision has charged: the request was never served.
+    /// Gives back all units that a decision has charged, as the request was never served.
     pub(crate) fn undo(&self, decision: &Decision) {
         correcting::undo(&self.core, decision);
     }
 
-    /// The enforced policies for requests, some of them more than once.
+    /// The enforced policies for requests. A policy in several categories comes several times.
     pub(crate) fn request_policies(&self) -> impl Iterator<Item = &Policy> {
         let all = self.core.rules.for_requests().map(|rule| &rule.policy);
         all.filter(|policy| !policy.settings.dry_run)
     }
 
-    /// The fingerprint of a key that anybody may see; `None` where there is no key.
+    /// A fingerprint of the key for use in public: it discloses neither the key nor the store's
+    /// fingerprint. `None` if there is no key, or if all callers share the quota.
     pub(crate) fn public_fingerprint(&self, outcome: &Outcome<'_>) -> Option<u64> {
         outcome.fingerprint().map(|fingerprint| self.core.keys.public(fingerprint))
     }
 
-    /// The decision about a caller who has used up a quota.
+    /// An example for documentation: a decision that refuses a caller who has used up a quota.
     #[cfg(feature = "describe")]
     pub(crate) fn example_refusal(&self) -> Option<Decision> {
         describe::example_refusal(&self.core)

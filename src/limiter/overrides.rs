@@ -1,4 +1,4 @@
-//! What an operator decides about one caller, for a time: [`Overrides`].
+//! An operator's blocks and quotas for single callers, for a time: [`Overrides`].
 
 use std::{
     collections::HashMap,
@@ -21,20 +21,21 @@ use crate::{
 
 /// How many callers may have overrides at once.
 const MAX_CALLERS: usize = 10_000;
-/// The longest override.
+/// The longest time of an override.
 const MAX_TIME: Duration = Duration::from_secs(366 * 86_400);
 
-/// Blocks callers and gives them quotas of their own, for a time; made by [`Limiter::overrides`].
+/// Blocks single callers, or gives them other quotas, for a time. From [`Limiter::overrides`].
 ///
-/// An override is for one caller, in requests and in checks alike. The caller of a request is what
-/// [`LimiterBuilder::caller`](crate::LimiterBuilder::caller) finds; the caller of a
-/// [`check`](Limiter::check) is the key that it checks. A block goes before exemptions and before
-/// all policies, costs nothing, and is a decision with the verdict
-/// [`Blocked`](crate::Verdict::Blocked). While any caller has an override, a request whose caller
-/// cannot be read is refused, as it may be that caller.
+/// An override applies to the requests and to the checks of one caller. The caller of a request is
+/// what [`LimiterBuilder::caller`](crate::LimiterBuilder::caller) finds; the caller of a
+/// [`check`](Limiter::check) is its key.
 ///
-/// Overrides live in this process, for 10,000 callers at once and 366 days each at most, and end with
-/// the process.
+/// A block comes before exemptions and all policies. The decision has the verdict
+/// [`Blocked`](crate::Verdict::Blocked), and nothing is charged. While any caller has an override,
+/// a request whose caller cannot be read is refused, as it may be that caller.
+///
+/// Overrides exist only in this process: other replicas do not see them, and they end with the
+/// process. At most 10,000 callers have overrides at once, each for at most 366 days.
 ///
 /// ```
 /// use std::time::Duration;
@@ -58,26 +59,26 @@ pub struct Overrides {
     limiter: Limiter,
 }
 
-/// The overrides of one caller; made by [`Overrides::caller`].
+/// The overrides of one caller, from [`Overrides::caller`].
 #[derive(Clone, Debug)]
 pub struct CallerOverrides {
     limiter: Limiter,
     caller: u128,
 }
 
-/// What holds for one caller instead of what holds for others.
+/// The overrides of one caller at one time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct OverrideView {
     /// The caller.
     pub caller: Fingerprint,
-    /// How long the caller is still blocked; `None` where it is not.
+    /// How long the caller is still blocked; `None` if it is not.
     pub blocked: Option<Duration>,
-    /// The caller's own quotas.
+    /// The caller's quota overrides.
     pub quotas: Vec<QuotaOverride>,
 }
 
-/// A quota that one caller has instead of its plan's.
+/// A quota that one caller has instead of the policy's, or of its plan's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct QuotaOverride {
@@ -85,23 +86,23 @@ pub struct QuotaOverride {
     pub policy: String,
     /// The caller's quota.
     pub quota: Quota,
-    /// How long the caller still has it.
+    /// How long the override still lasts.
     pub left: Duration,
 }
 
-/// Why an override was not made. Nothing was changed.
+/// Why an override was not set. Nothing was changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OverrideError {
-    /// The limiter does not know who a request comes from: it has no
+    /// The limiter cannot find the caller of a request: it has no
     /// [`caller`](crate::LimiterBuilder::caller).
     NoCaller,
-    /// No request can have this key: the caller is an address and the key is none, or the caller has
-    /// several parts and the key has another number of them.
+    /// No request can have this key. Either the caller is an IP address and the key is none, or the
+    /// caller has several parts and the key has another number of them.
     UnfitKey,
     /// No policy of the limiter has this name.
     UnknownPolicy(String),
-    /// The quota cannot be.
+    /// The policy cannot have this quota.
     InvalidQuota {
         /// The policy.
         policy: String,
@@ -110,7 +111,7 @@ pub enum OverrideError {
     },
     /// The time is zero, or longer than 366 days.
     InvalidTime,
-    /// 10,000 callers have overrides.
+    /// 10,000 other callers have overrides.
     Full,
 }
 
@@ -122,9 +123,9 @@ impl Overrides {
     /// The overrides of the caller with this key.
     ///
     /// # Errors
-    /// [`OverrideError::NoCaller`] where the limiter has policies for requests and no
-    /// [`caller`](crate::LimiterBuilder::caller): requests would not feel the override.
-    /// [`OverrideError::UnfitKey`] where no request has such a key.
+    /// [`OverrideError::NoCaller`] if the limiter has policies for requests and no
+    /// [`caller`](crate::LimiterBuilder::caller): the override would not apply to requests.
+    /// [`OverrideError::UnfitKey`] if no request can have this key.
     pub fn caller<'k>(&self, key: impl Into<Key<'k>>) -> Result<CallerOverrides, OverrideError> {
         let core = &*self.limiter.core;
         let key = match &core.caller {
@@ -134,11 +135,11 @@ impl Overrides {
         self.by_fingerprint(Fingerprint(core.caller_fingerprint(&key)))
     }
 
-    /// The overrides of the caller with this fingerprint, as a request log with the same
-    /// [`Caller`](crate::key::Caller) has it.
+    /// The overrides of the caller with this fingerprint, such as one from a request log that uses
+    /// the same [`Caller`](crate::key::Caller).
     ///
     /// # Errors
-    /// [`OverrideError::NoCaller`].
+    /// [`OverrideError::NoCaller`], as in [`caller`](Self::caller).
     pub fn by_fingerprint(&self, caller: Fingerprint) -> Result<CallerOverrides, OverrideError> {
         let core = &*self.limiter.core;
         if core.caller.is_none() && core.rules.for_requests().next().is_some() {
@@ -147,7 +148,7 @@ impl Overrides {
         Ok(CallerOverrides { limiter: self.limiter.clone(), caller: caller.0 })
     }
 
-    /// All overrides that hold now, in no order.
+    /// All overrides that apply now, in any order.
     #[must_use]
     pub fn list(&self) -> Vec<OverrideView> {
         let core = &*self.limiter.core;
@@ -159,10 +160,11 @@ impl Overrides {
 }
 
 impl CallerOverrides {
-    /// Refuses each request and each check of the caller for `time`.
+    /// Refuses all requests and checks of the caller for `time` from now. It replaces an earlier
+    /// block.
     ///
     /// # Errors
-    /// [`OverrideError::InvalidTime`], [`OverrideError::Full`].
+    /// [`OverrideError::InvalidTime`] for zero or more than 366 days; [`OverrideError::Full`].
     pub fn block(&self, time: Duration) -> Result<(), OverrideError> {
         let until = self.until(time)?;
         self.change(|own| own.blocked = Some(until))
@@ -174,8 +176,8 @@ impl CallerOverrides {
         self.end(|own| own.blocked.take().is_some())
     }
 
-    /// Gives the caller a quota of its own under a policy for `time`. What the caller has used
-    /// counts. A quota of no units refuses the caller under this policy.
+    /// Gives the caller another quota under a policy for `time` from now. Units that the caller has
+    /// used still count. A quota of zero units refuses the caller under this policy.
     ///
     /// # Errors
     /// [`OverrideError::UnknownPolicy`], [`OverrideError::InvalidQuota`],
@@ -203,7 +205,7 @@ impl CallerOverrides {
         })
     }
 
-    /// Gives the caller its plan's quota under a policy again. Returns whether it had another one.
+    /// Ends the caller's quota override under a policy. Returns whether there was one.
     #[allow(clippy::must_use_candidate, reason = "it ends the override, whatever the caller asks")]
     pub fn restore_quota(&self, policy: &str) -> bool {
         let core = &*self.limiter.core;
@@ -216,7 +218,7 @@ impl CallerOverrides {
         })
     }
 
-    /// What holds for the caller now.
+    /// The caller's overrides now.
     #[must_use]
     pub fn get(&self) -> OverrideView {
         let core = &*self.limiter.core;
@@ -236,7 +238,7 @@ impl CallerOverrides {
         core.overrides.change(self.caller, core.clock.now(), change)
     }
 
-    /// Ends an override; whether there was one.
+    /// Ends an override. Returns whether there was one.
     fn end(&self, end: impl FnOnce(&mut Override) -> bool) -> bool {
         let core = &*self.limiter.core;
         let now = core.clock.now();
@@ -244,7 +246,7 @@ impl CallerOverrides {
             return false;
         }
         let mut ended = false;
-        // A caller that has overrides already needs no room.
+        // This does not fail: a caller with overrides needs no more room.
         core.overrides.change(self.caller, now, |own| ended = end(own)).is_ok() && ended
     }
 }
@@ -252,12 +254,12 @@ impl CallerOverrides {
 /// All overrides of a limiter, by the fingerprints of callers.
 #[derive(Default)]
 pub(super) struct OverrideTable {
-    /// Mostly there are none, and no request has to look.
+    /// Whether there are any. Mostly there are none, and requests skip the lock.
     any: AtomicBool,
     by_caller: RwLock<HashMap<u128, Override>>,
 }
 
-/// What holds for one caller.
+/// The overrides of one caller.
 #[derive(Clone, Default)]
 pub(super) struct Override {
     blocked: Option<Until>,
@@ -281,7 +283,7 @@ impl OverrideTable {
         !self.any.load(Ordering::Acquire)
     }
 
-    /// What holds for a caller at `now`.
+    /// The overrides of a caller at `now`.
     pub(super) fn get(&self, caller: u128, now: Now) -> Option<Override> {
         let by_caller = self.by_caller.read().unwrap_or_else(PoisonError::into_inner);
         let mut own = by_caller.get(&caller)?.clone();
@@ -311,12 +313,12 @@ impl OverrideTable {
 }
 
 impl Override {
-    /// The caller's own quota under a policy.
+    /// The caller's quota override under a policy.
     pub(super) fn quota(&self, policy: u64) -> Option<Quota> {
         self.quotas.iter().find(|own| own.policy == policy).map(|own| own.quota)
     }
 
-    /// How long the caller is blocked.
+    /// How long the caller is still blocked.
     pub(super) fn blocked_for(&self, now: Now) -> Option<Duration> {
         self.blocked.map(|until| left(until, now))
     }

@@ -3,7 +3,7 @@
 use super::{Check, Limiter, Refund, decision::RuleId, target::Target};
 use crate::{key::Key, store::Change};
 
-/// A policy of a limiter, found once by its name; made by [`Limiter::policy`].
+/// A policy of a limiter, from [`Limiter::policy`]. Its checks do not look the policy up by name.
 ///
 /// ```
 /// use tower_quota::{Limiter, Policy, Quota};
@@ -54,9 +54,9 @@ impl PolicyHandle {
         Refund::new(self.target(key), Change::Reset)
     }
 
-    /// How many charges of the policy were counted in a quota that new keys share, because the store
-    /// had no room for more keys; `None` where the store does not know.
-    /// [`MemoryStore`](crate::store::MemoryStore) knows.
+    /// How many charges of this policy went to a quota that new keys share, because the store had
+    /// no room for more keys. `None` if the store does not count this;
+    /// [`MemoryStore`](crate::store::MemoryStore) does.
     #[must_use]
     pub fn overflowed(&self) -> Option<u64> {
         let core = &*self.limiter.core;

@@ -1,13 +1,14 @@
-//! The quota that a decision drew on, without its key: [`QuotaRef`].
+//! A quota that a decision has charged, without its key: [`QuotaRef`].
 
 use super::{decision::Outcome, decision::RuleId};
 use crate::store::Charge;
 
-/// A key's quota under one policy, as a decision drew on it; from [`Outcome::quota_ref`]. It has no
-/// key, only what the store knows the key by: with it, a quota is looked at and reset by code that
-/// does not have the key, such as an operator's page.
+/// A reference to the quota of one key under one policy, from [`Outcome::quota_ref`]. It contains
+/// the key's fingerprint, not the key. So code that has no keys, such as an operator's page, can
+/// look at the quota ([`Limiter::peek_quotas`](crate::Limiter::peek_quotas)) or reset it
+/// ([`Limiter::reset_quotas`](crate::Limiter::reset_quotas)).
 ///
-/// It is of one limiter: another limiter's answer would be of another key.
+/// Use it only with the limiter that made the decision: another one would find another key's count.
 #[derive(Clone, Copy, Debug)]
 pub struct QuotaRef {
     pub(super) rule: RuleId,
@@ -16,13 +17,13 @@ pub struct QuotaRef {
 }
 
 impl QuotaRef {
-    /// Whether both are of one policy.
+    /// Whether both are quotas of the same policy.
     #[must_use]
     pub fn is_of_same_policy(&self, other: &Self) -> bool {
         self.charge.policy == other.charge.policy
     }
 
-    /// The same, with the quota of `before`: the one that holds when an override has ended.
+    /// Replaces the quota by that of `before`, which applies again after an override.
     #[cfg(all(feature = "usage", feature = "axum"))]
     pub(crate) fn with_quota_of(mut self, before: &Self) -> Self {
         self.charge.quota = before.charge.quota;
@@ -31,8 +32,8 @@ impl QuotaRef {
 }
 
 impl Outcome<'_> {
-    /// The quota that this outcome drew on; `None` where all callers share the quota, or the request
-    /// has no key.
+    /// A reference to this outcome's quota. `None` if all callers share the quota, or if the
+    /// request has no key.
     #[must_use]
     pub fn quota_ref(&self) -> Option<QuotaRef> {
         self.fingerprint()?;

@@ -17,9 +17,12 @@ use super::{
 };
 use crate::{quota::Quota, store::Change};
 
-/// Units given back to one key of one policy; made by [`Limiter::give_back`] and
-/// [`Limiter::reset`]. It runs when it is awaited, or by [`at_once`](Self::at_once) where nothing can
-/// be awaited.
+/// Gives units back to one key of one policy; from [`Limiter::give_back`], [`Limiter::reset`] or a
+/// [`PolicyHandle`](crate::PolicyHandle). It runs when it is awaited, or by
+/// [`at_once`](Self::at_once) in code that is not async.
+///
+/// The [`Decision`] shows what is left afterwards. If the store does not answer, it is a refusal
+/// with [`Reason::StoreUnavailable`](crate::Reason::StoreUnavailable).
 ///
 /// ```
 /// use tower_quota::{Limiter, Policy, Quota};
@@ -43,7 +46,7 @@ pub struct Refund<'a> {
 
 enum Step {
     Begun,
-    /// Looks whether the key has used anything.
+    /// Finds out whether the key has used anything.
     Peeking(Box<DecisionFuture>),
     Correcting(Box<(Evaluation, Correcting)>),
 }
@@ -53,29 +56,29 @@ impl<'a> Refund<'a> {
         Self { target, change, step: Step::Begun }
     }
 
-    /// The kind of the key, as [`Check::kind`](crate::Check::kind) says it.
+    /// Names the kind of the key; see [`Check::kind`](crate::Check::kind).
     pub fn kind(mut self, name: &'a str) -> Self {
         self.target.kind = Some(name);
         self
     }
 
-    /// The plan of the key, as [`Check::plan`](crate::Check::plan) says it.
+    /// Names the key's plan; see [`Check::plan`](crate::Check::plan).
     pub fn plan(mut self, name: &'a str) -> Self {
         self.target.plan = Some(Plan::Named(name));
         self
     }
 
-    /// The quota of the key's plan, as [`Check::quota`](crate::Check::quota) says it.
+    /// Sets the quota of the key's plan; see [`Check::quota`](crate::Check::quota).
     pub fn quota(mut self, quota: Quota) -> Self {
         self.target.plan = Some(Plan::Quota(quota));
         self
     }
 
-    /// Makes the refund from code that is not async. It needs no runtime.
+    /// Gives the units back in code that is not async. It needs no runtime.
     ///
     /// # Errors
-    /// Those of [`Limiter::give_back`], and [`CheckError::WouldWait`] where the store does not answer
-    /// at once, as Redis does not. Then the units are given back all the same.
+    /// Those of [`Limiter::give_back`], and [`CheckError::WouldWait`] if the store cannot answer at
+    /// once, as Redis cannot. Even then, the units will be given back.
     pub fn at_once(self) -> Result<Decision, CheckError> {
         let peeked = decide_at_once(&self.limiter().core, self.peek()?);
         if peeked.is_some_and(|peeked| is_unused(&peeked)) {
@@ -112,14 +115,14 @@ impl<'a> Refund<'a> {
         Ok((evaluation, correcting))
     }
 
-    /// The key may be misspelt.
+    /// The error for a key that has used nothing.
     fn nothing_used(&self) -> CheckError {
         let policy = self.target.rule().map(|rule| rule.policy.name().to_owned());
         policy.map_or_else(|error| error, CheckError::NothingUsed)
     }
 }
 
-/// Whether the store has said that the key has used nothing.
+/// Whether the store says that the key has used nothing.
 fn is_unused(peeked: &Decision) -> bool {
     !peeked.record.counted_locally
         && peeked.record.outcomes().all(|outcome| Outcome::is_unused(&outcome))

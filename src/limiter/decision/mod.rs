@@ -1,4 +1,4 @@
-//! What was decided about a request: [`Decision`].
+//! The decision about a request or a check: [`Decision`].
 
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
 
@@ -20,7 +20,7 @@ pub(crate) use self::{
 };
 use crate::clock::nanos;
 
-/// The verdict over all policies of a request, and what each of them says.
+/// The decision about a request or a check: whether it passes, and what each policy says about it.
 ///
 /// ```
 /// use tower_quota::{Limiter, Policy, Quota};
@@ -52,7 +52,7 @@ impl Decision {
         self.record.ruling == Ruling::Admitted
     }
 
-    /// What was decided, and what decided it.
+    /// Whether the request passes, and if not, what refuses it.
     #[must_use]
     #[inline]
     pub fn verdict(&self) -> Verdict<'_> {
@@ -64,7 +64,7 @@ impl Decision {
         }
     }
 
-    /// Why the request does not pass; `None` where it passes.
+    /// Why the request is refused; `None` if it passes.
     #[must_use]
     #[inline]
     pub fn reason(&self) -> Option<Reason> {
@@ -76,7 +76,7 @@ impl Decision {
         }
     }
 
-    /// How long until the same request passes; `None` where it passes now, and where waiting does
+    /// How long to wait until the same request passes. `None` if it passes now, or if waiting does
     /// not help. See [`Outcome::retry_after`].
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
@@ -87,31 +87,33 @@ impl Decision {
         }
     }
 
-    /// The units that the [tightest](Self::tightest) policy has left; [`u64::MAX`] where nothing was
-    /// counted, as under an unlimited quota, and 0 where the caller is blocked.
+    /// How many units the [tightest](Self::tightest) policy has left. [`u64::MAX`] if nothing was
+    /// counted, as under an unlimited quota; 0 if the caller is blocked.
     #[must_use]
     pub fn remaining(&self) -> u64 {
         let uncounted = if self.is_allowed() { u64::MAX } else { 0 };
         self.tightest().map_or(uncounted, |outcome| outcome.remaining())
     }
 
-    /// What each policy says, in the order in which the limiter evaluates them. Empty where nothing
-    /// was counted: the request is exempt, the caller is blocked, or no policy holds for the
-    /// request. A policy is left out where the limiter does not know what is left: the store does not
-    /// answer, or was not used because another policy refuses without it.
+    /// What each enforced policy says, in the order in which the limiter evaluates them.
+    ///
+    /// The list is empty if nothing was counted: the request is exempt, the caller is blocked, or
+    /// no policy applies. It leaves out policies whose numbers are not known: the store did not
+    /// answer, or was not called because another policy refuses without it.
     #[must_use]
     pub fn outcomes(&self) -> impl ExactSizeIterator<Item = Outcome<'_>> + Clone {
         self.range(0..self.record.enforced)
     }
 
-    /// What the policy of this name says, if it holds for the request and is no dry run.
+    /// What the policy with this name says. `None` if [`outcomes`](Self::outcomes) does not contain
+    /// it.
     #[must_use]
     pub fn outcome(&self, policy: &str) -> Option<Outcome<'_>> {
         self.outcomes().find(|outcome| outcome.policy() == policy)
     }
 
-    /// What the policies say that are a [dry run](crate::Policy::dry_run): an
-    /// [`Outcome::is_allowed`] that is `false` would be a refusal.
+    /// What the [dry runs](crate::Policy::dry_run) say. A dry run refuses no request: an
+    /// [`Outcome::is_allowed`] that is `false` only shows what an enforced policy would do.
     #[must_use]
     pub fn dry_runs(&self) -> impl ExactSizeIterator<Item = Outcome<'_>> + Clone {
         self.range(self.record.enforced..self.record.entries.len())
@@ -123,11 +125,12 @@ impl Decision {
 
     /// The policy that limits the caller first.
     ///
-    /// In a refusal, it is the policy that refuses, with the longest wait; of several with the same
-    /// wait, the last. Otherwise it is the policy under which the fewest such requests still fit:
-    /// [`remaining`](Outcome::remaining) divided by the request's [cost](crate::Policy::cost), which
-    /// counts as 1 at least. Ties go to the smaller share of the [`limit`](Outcome::limit) left, then
-    /// to the longer time until more is left, then to the policy that comes first.
+    /// In a refusal, this is the policy that refuses, with the longest wait; if waits are equal,
+    /// the last one. Otherwise it is the policy under which the fewest such requests still fit:
+    /// [`remaining`](Outcome::remaining) divided by the request's [cost](crate::Policy::cost),
+    /// which counts as 1 at least. Ties go to the smaller share of the [`limit`](Outcome::limit)
+    /// left, then to the longer time until more is left, then to the first policy. `None` if
+    /// nothing was counted.
     #[must_use]
     pub fn tightest(&self) -> Option<Outcome<'_>> {
         match self.record.ruling {
@@ -137,7 +140,8 @@ impl Decision {
         }
     }
 
-    /// The policies that refuse the request: first the one of the verdict, then those with longer waits.
+    /// The policies that refuse the request: that of the verdict, then the others, the longest wait
+    /// first.
     pub(crate) fn refusing(&self) -> impl Iterator<Item = Outcome<'_>> {
         let record = &*self.record;
         let mut refusing: SmallVec<[usize; 4]> =
@@ -149,20 +153,20 @@ impl Decision {
         refusing.into_iter().map(|index| record.outcome(index))
     }
 
-    /// When it was decided, since 1970 UTC; by the store's clock, where it has one of its own.
+    /// When the decision was made: the time since 1970 UTC, by the store's clock if it has one.
     #[must_use]
     pub fn decided_at(&self) -> Duration {
         self.record.now.unix()
     }
 
-    /// How long the request was held before it was decided.
+    /// How long the request was held before the decision; zero if it was not.
     #[must_use]
     pub fn held(&self) -> Duration {
         Duration::from_nanos(self.record.held)
     }
 
-    /// Whether there is nothing to log: every policy passes, dry runs are absent, and the request
-    /// was not held.
+    /// Whether there is nothing to log: the request passes and was not held, and there is no dry
+    /// run.
     #[cfg(feature = "tracing")]
     #[inline]
     pub(crate) fn is_uneventful(&self) -> bool {
@@ -191,7 +195,7 @@ impl Decision {
 
 #[cfg(test)]
 impl Decision {
-    /// What is decided where policies answer so, by default of a key that has used nothing.
+    /// The decision of these policies. By default, a key has used nothing.
     pub(crate) fn of(
         policies: impl IntoIterator<
             Item = (crate::policy::Policy, Option<crate::store::Usage>, Option<Reason>),

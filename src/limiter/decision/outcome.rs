@@ -1,4 +1,4 @@
-//! What one policy says of a request: [`Outcome`].
+//! What one policy says about a request: [`Outcome`].
 
 use std::{cmp::Ordering, time::Duration};
 
@@ -11,8 +11,25 @@ use crate::{
     store::{Charge, Usage},
 };
 
-/// What one policy says of a request: one snapshot of one quota, as its
-/// [`Decision`](crate::Decision) has it.
+/// What one policy says about a request: whether it passes, and what is left of the quota at the
+/// time of the decision. From [`Decision::outcomes`](crate::Decision::outcomes).
+///
+/// ```
+/// use tower_quota::{Limiter, Policy, Quota};
+///
+/// let limiter = Limiter::builder()
+///     .check_only(Policy::token_bucket("mails", Quota::per_minute(60).burst(5)))
+///     .build()?;
+/// let decision = limiter.check("mails", "tenant-7").cost(5).at_once()?;
+/// let mails = decision.outcome("mails").expect("the policy was checked");
+/// assert_eq!((mails.limit(), mails.cost(), mails.remaining()), (5, 5, 0));
+/// assert!(mails.is_allowed() && mails.retry_after().is_none());
+///
+/// let refused = limiter.check("mails", "tenant-7").at_once()?;
+/// let mails = refused.outcome("mails").expect("the policy was checked");
+/// assert!(mails.retry_after().is_some_and(|wait| wait.as_secs_f64() <= 1.0));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Outcome<'a> {
     pub(crate) entry: &'a Entry,
@@ -20,8 +37,7 @@ pub struct Outcome<'a> {
     pub(crate) usage: &'a Usage,
 }
 
-/// When to come back where the store does not answer. The limiter looks more often than that whether
-/// the store answers again.
+/// The wait if the store does not answer. The limiter itself tries the store more often than that.
 const STORE_RETRY: Duration = Duration::from_secs(1);
 
 impl<'a> Outcome<'a> {
@@ -37,21 +53,22 @@ impl<'a> Outcome<'a> {
         self.charge.algorithm
     }
 
-    /// The kind of the key by which the policy counted: `ip`, `x-api-key`; `all` where all requests
-    /// count together.
+    /// The kind of key by which the policy counted, such as `ip` or `x-api-key`; `all` if all
+    /// requests count together.
     #[must_use]
     pub fn key_kind(&self) -> &'a str {
         self.entry.labels.kind(self.entry.key_kind)
     }
 
-    /// The quota that held.
+    /// The quota that applied: the policy's, that of the key's plan, or an override. While this
+    /// replica [counts alone](crate::OnStoreFailure::CountLocally), it is the replica's share.
     #[must_use]
     pub fn quota(&self) -> Quota {
         self.charge.quota.share(self.entry.replicas)
     }
 
-    /// The most that [`remaining`](Self::remaining) can be: the units of a window, or the burst of a
-    /// token bucket.
+    /// The largest possible [`remaining`](Self::remaining): the units of a window, or the burst of
+    /// a token bucket.
     #[must_use]
     pub fn limit(&self) -> u64 {
         self.algorithm().capacity(&self.quota())
@@ -63,14 +80,14 @@ impl<'a> Outcome<'a> {
         self.charge.cost
     }
 
-    /// The units left after this request.
+    /// How many units are left after this request.
     #[must_use]
     pub fn remaining(&self) -> u64 {
         self.usage.remaining()
     }
 
-    /// How long until `remaining` grows: the end of a fixed window, the oldest unit leaving a
-    /// sliding one, the next token of a bucket. Zero for a bucket or a sliding window of which
+    /// How long until `remaining` grows: a fixed window ends, the oldest unit leaves a sliding
+    /// window, or a bucket gets its next token. Zero for a bucket or a sliding window of which
     /// nothing is used.
     #[must_use]
     pub fn reset(&self) -> Duration {
@@ -83,16 +100,17 @@ impl<'a> Outcome<'a> {
         self.entry.refused.is_none()
     }
 
-    /// Why this policy refuses the request; `None` where it lets the request pass.
+    /// Why this policy refuses the request; `None` if the policy lets it pass.
     #[must_use]
     pub fn reason(&self) -> Option<Reason> {
         self.entry.refused
     }
 
-    /// How long until the same request passes this policy; `None` where it passes now, and where
-    /// waiting does not help. Where other requests are held, it passes then if no further request
-    /// comes, and perhaps earlier. One second where the store does not answer, as the time is not
-    /// known.
+    /// How long to wait until this policy lets the same request pass. `None` if it passes now, or
+    /// if waiting does not help. One second if the store does not answer, as the time is not known.
+    ///
+    /// If other requests are held, this is the longest wait, provided that no further request
+    /// comes.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         match self.entry.refused? {
@@ -116,23 +134,23 @@ impl<'a> Outcome<'a> {
         self.entry.has_key()
     }
 
-    /// The status with which an unreadable key is refused.
+    /// The status of the refusal for an unreadable key.
     pub(crate) fn unreadable_status(&self) -> StatusCode {
         error_status(self.entry.unreadable)
     }
 
-    /// The charge with the quota that held.
+    /// The charge, with the quota that applied.
     pub(crate) fn effective_charge(&self) -> Charge {
         Charge { quota: self.quota(), ..*self.charge }
     }
 
-    /// The key, as the store knows it; `None` where the policy is global, or the key is missing or
-    /// unreadable.
+    /// The key's fingerprint in the store; `None` if the policy is global, or if the key is missing
+    /// or unreadable.
     pub(crate) fn fingerprint(&self) -> Option<u128> {
         (self.has_key() && !self.entry.labels.is_global).then_some(self.charge.key)
     }
 
-    /// Whether something is left, and the request costs more than that.
+    /// Whether some units are left, but fewer than the request costs.
     pub(crate) fn lacks_some(&self) -> bool {
         (1..self.charge.cost).contains(&self.remaining())
     }
@@ -142,7 +160,7 @@ impl<'a> Outcome<'a> {
         self.remaining() >= self.limit()
     }
 
-    /// The wait, or more than any wait where waiting may not help.
+    /// The wait, or the longest possible one if waiting may not help.
     pub(crate) fn wait_or_never(&self) -> Duration {
         match self.entry.refused {
             Some(Reason::StoreUnavailable) => Duration::MAX,
@@ -150,8 +168,7 @@ impl<'a> Outcome<'a> {
         }
     }
 
-    /// Less where fewer such requests still fit; then where the smaller share is left, and then
-    /// where it takes longer until more is left.
+    /// The order of `Decision::tightest`: the tighter outcome is the lesser one.
     #[expect(
         clippy::arithmetic_side_effects,
         reason = "128 bits hold the product of two 64, and no cost of 0 divides"
@@ -165,7 +182,7 @@ impl<'a> Outcome<'a> {
     }
 }
 
-/// The status of an unreadable key: an extractor of the user's may return one that is no error.
+/// The status for an unreadable key: 400 if a custom extractor gives a status that is no error.
 pub(crate) fn error_status(status: Option<StatusCode>) -> StatusCode {
     let is_error = |status: &StatusCode| status.is_client_error() || status.is_server_error();
     status.filter(is_error).unwrap_or(StatusCode::BAD_REQUEST)

@@ -6,7 +6,8 @@ use http::StatusCode;
 
 use super::Outcome;
 
-/// What was decided about a request, and what decided it.
+/// What was decided about a request: it passes, or what refuses it. From
+/// [`Decision::verdict`](crate::Decision::verdict).
 ///
 /// ```
 /// use tower_quota::{Limiter, Policy, Quota, Verdict};
@@ -27,38 +28,39 @@ use super::Outcome;
 pub enum Verdict<'a> {
     /// The request passes.
     Admitted,
-    /// This policy refuses the request. Of several that refuse, it is the one with the longest wait;
-    /// of several with the same wait, the last.
+    /// A policy refuses the request. If several refuse it, this is the one with the longest wait;
+    /// if waits are equal, the last one.
     Refused(Outcome<'a>),
     /// An operator has blocked the caller ([`Overrides`](crate::Overrides)).
     Blocked {
         /// How long the block still lasts.
         wait: Duration,
     },
-    /// Some callers have overrides, and the caller of this request cannot be read: it may be one of
-    /// them.
+    /// The caller of this request cannot be read, while some callers have overrides. The request is
+    /// refused, as its caller may be a blocked one.
     UnreadableCaller {
         /// The status to answer with.
         status: StatusCode,
     },
 }
 
-/// Why a request was refused.
+/// Why a request was refused. [`Rejection::status`](crate::Rejection::status) gives the HTTP
+/// status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Reason {
-    /// The quota is used up.
+    /// Fewer units are left than the request costs. The same request passes later.
     QuotaExceeded,
     /// The request costs more than the whole quota: it never passes.
     CostExceedsQuota,
-    /// The key's plan has no units, or an invalid quota: none of its requests ever passes.
+    /// The key's quota has no units, or is invalid: none of the key's requests ever passes.
     NoQuota,
     /// The request has none of the keys by which the policy counts.
     MissingKey,
-    /// The request has a key that cannot be read: the key is there twice, or malformed. The request
-    /// costs nothing under any policy.
+    /// The key of the request cannot be read: it is there twice, or is malformed. The request is
+    /// charged nothing under any policy.
     UnreadableKey,
-    /// The store does not answer, and the policy refuses then
+    /// The store does not answer, and the policy is set to refuse then
     /// ([`OnStoreFailure::Refuse`](crate::OnStoreFailure)).
     StoreUnavailable,
     /// An operator has blocked the caller for a time.
@@ -66,7 +68,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    /// Whether the outcome has numbers of a quota.
+    /// Whether the refusal has numbers of a quota to show.
     pub(crate) const fn is_counted(self) -> bool {
         matches!(self, Self::QuotaExceeded | Self::CostExceedsQuota)
     }
