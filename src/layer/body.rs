@@ -1,3 +1,5 @@
+//! The body of the layer's responses: [`ResponseBody`].
+
 use std::{
     pin::Pin,
     task::{Context, Poll},
@@ -8,7 +10,7 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
 pin_project! {
-    /// The body of a response: the inner service's, or that of a rejection.
+    /// The body of a response: the inner service's, or that of a refusal.
     #[derive(Debug)]
     pub struct ResponseBody<B> {
         #[pin]

@@ -1,4 +1,4 @@
-//! What a layer answers, and how: [`RateLimitLayerBuilder`].
+//! The settings of a layer: [`RateLimitLayerBuilder`].
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -10,7 +10,7 @@ use super::{
 };
 use crate::error::BuildError;
 
-/// Collects what a [`RateLimitLayer`] answers; made by [`RateLimitLayer::builder`].
+/// The settings of a [`RateLimitLayer`], from [`RateLimitLayer::builder`].
 ///
 /// ```
 /// use tower_quota::{HeaderStyle, Limiter, Policy, Quota, RateLimitLayer};
@@ -36,55 +36,56 @@ impl RateLimitLayerBuilder {
         Self { responder }
     }
 
-    /// The families of quota headers; none of them for an empty list. Default:
+    /// Sets the styles of quota headers; an empty list means no headers. Default:
     /// [`HeaderStyle::x_ratelimit`]. Every response to a counted request has them.
     ///
-    /// A layer further inside, or the handler, may have written the same headers. Then headers of one
-    /// policy stay those of the policy with the smaller share left (`remaining` of `limit`), all of
-    /// them from one policy, and lists have the policies of both. So give nested layers the same
-    /// styles. A response that a layer further inside has refused stays as it is. A [`Rejection`]
-    /// that the handler answers with gets its own decision's quota headers, and stays as it is
-    /// otherwise.
+    /// An inner layer or the handler may have written the same headers. Then:
+    ///
+    /// - Headers of one policy show the policy with the smaller share left (`remaining` of
+    ///   `limit`). All numbers are of that policy.
+    /// - Lists contain the policies of both layers. So give nested layers the same styles.
+    /// - The refusal of an inner layer stays as it is.
+    /// - A [`Rejection`] from the handler gets the quota headers of its own decision.
     pub fn headers(mut self, styles: impl IntoIterator<Item = HeaderStyle>) -> Self {
         self.responder.headers.styles = styles.into_iter().collect();
         self
     }
 
-    /// The policy whose numbers stand in headers of one policy, whatever layers further inside have
-    /// written there. Default, and where the policy does not hold for the request: the
-    /// [tightest](crate::Decision::tightest). A refusal always has the numbers of the policy that
-    /// refused, with the longest wait.
+    /// Sets the policy that headers of one policy show, such as `X-RateLimit-*`, whatever inner
+    /// layers have written. Default, and if the policy does not apply to the request: the
+    /// [tightest](crate::Decision::tightest). A refusal always shows the policy that refuses, with
+    /// the longest wait.
     pub fn header_policy(mut self, name: impl Into<String>) -> Self {
         self.responder.headers.policy = Some(name.into());
         self
     }
 
-    /// Whether refusals have `Retry-After` (RFC 9110, section 10.2.3): the seconds after which the
-    /// same request would pass, or after which the store may answer again. Default: true.
+    /// Sets whether refusals have `Retry-After` (RFC 9110, section 10.2.3): the seconds after which
+    /// the same request would pass, or after which the store may answer again. Default: true.
     pub fn retry_after(mut self, has_header: bool) -> Self {
         self.responder.headers.retry_after = has_header;
         self
     }
 
-    /// Lengthens the wait of each refused caller by up to `at_most`, so that callers that are refused
-    /// together do not come back in one wave. A caller's share of `at_most` is fixed for its key.
-    /// Default: zero, which is the exact wait.
+    /// Lengthens the wait of each refusal by up to `at_most`, so that callers that are refused
+    /// together do not come back together. The extra time depends on the key only: for one key it
+    /// is always the same. Default: zero, for exact waits.
     ///
-    /// `Retry-After`, the body and gRPC's retry delay have the longer wait; a reset stays exact.
-    /// Under a global policy, the key of another policy of the request fixes the share; without one,
-    /// all callers wait equally long.
+    /// The extra time is part of `Retry-After`, the body and gRPC's retry delay; resets stay exact.
+    /// Under a [global](crate::Policy::global) policy, it depends on the request's key under
+    /// another policy; if there is none, no time is added.
     pub fn jitter_retry_after(mut self, at_most: Duration) -> Self {
         self.responder.jitter = Jitter(at_most);
         self
     }
 
-    /// The response to a refused request. The layer adds the quota headers and `Retry-After`, and
-    /// `Cache-Control: no-store` (RFC 9111, section 5.2.2.5) where the response has none. The layer
-    /// does not read the request's body. To an HTTP/1 request with a body it therefore answers with
-    /// `Connection: close` (RFC 9112, section 9.6): the server cannot find the next request behind the
-    /// body.
-    /// Default: [`Rejection::to_response`]. The module [`response`](crate::layer::response) has other
-    /// formats.
+    /// Sets the response to a refused request. Default: [`Rejection::to_response`]. The module
+    /// [`response`](crate::layer::response) has other formats.
+    ///
+    /// The layer adds the quota headers, `Retry-After`, and `Cache-Control: no-store` (RFC 9111,
+    /// section 5.2.2.5) unless the response has a `Cache-Control`. To an HTTP/1 request with a
+    /// body, it also adds `Connection: close` (RFC 9112, section 9.6): it does not read the body,
+    /// so the server cannot find the next request behind it.
     ///
     /// ```
     /// use http::Response;
@@ -117,17 +118,17 @@ impl RateLimitLayerBuilder {
         self
     }
 
-    /// Lets `observer` watch each request, refused and exempt requests included. Default: none; the
-    /// last one counts.
+    /// Sets an observer of all requests, also of refused and exempt ones. Default: none. A second
+    /// call replaces the first.
     pub fn observe(mut self, observer: impl ResponseObserver) -> Self {
         self.responder.observer = Some(Arc::new(observer));
         self
     }
 
-    /// The layer.
+    /// Builds the layer.
     ///
     /// # Errors
-    /// A setting that cannot work: the error names it and says what to write instead.
+    /// A setting that cannot work. The error names it, and says what to write instead.
     pub fn build(self) -> Result<RateLimitLayer, BuildError> {
         self.responder.headers.validate(&self.responder.limiter)?;
         Ok(RateLimitLayer { responder: Arc::new(self.responder) })

@@ -1,4 +1,4 @@
-//! The response to come of a limited service: [`ResponseFuture`].
+//! The future of the layer's response: [`ResponseFuture`].
 
 use std::{
     fmt,
@@ -16,11 +16,11 @@ use tower::Service;
 use super::{ResponseBody, observer::Observation, responder::Responder};
 use crate::limiter::{Correcting, Decision, DecisionFuture};
 
-/// Waiting would have no end.
+/// The message of the panic in a poll after the end, where `Poll::Pending` would wait for ever.
 const OVER: &str = "a response is not polled after it was ready";
 
 pin_project! {
-    /// The response to come of a [`RateLimit`](crate::RateLimit).
+    /// The future of a response of [`RateLimit`](crate::RateLimit).
     pub struct ResponseFuture<S, B>
     where
         S: Service<Request<B>>,
@@ -36,18 +36,18 @@ pin_project! {
     where
         S: Service<Request<B>>,
     {
-        // Boxed, like all that few requests see: the others would be moved about with room for it.
+        // Boxed, as few requests need it: all other futures would have to be as large.
         Deciding { deciding: Box<DecisionFuture>, waiting: Option<Box<Waiting<S, B>>> },
-        // The verdict came late: the inner service is called when it is ready again.
+        // The request was not decided at once: the inner service is called when it is ready again.
         Readying { readying: Box<Readying<S, B>> },
         Calling { #[pin] response: S::Future, passed: Option<Passed> },
-        // The response is there, and its cost is being corrected.
+        // The response is ready, and the store corrects its cost.
         Settling { late: Option<Box<Late<S::Response>>> },
         Refused { response: Option<Response<Bytes>> },
     }
 }
 
-/// What is needed once the verdict is there.
+/// What is needed after the decision.
 struct Waiting<S, B> {
     inner: S,
     head: Parts,
@@ -72,13 +72,13 @@ struct Passed {
 
 impl Drop for Passed {
     fn drop(&mut self) {
-        // No response comes, unless it has come already.
+        // This does nothing if the response was observed already.
         self.observation.finish(&self.responder.headers, Some(&self.decision), None);
     }
 }
 
-/// A request that has passed and waits for the inner service. If its caller leaves before that is
-/// called, it gives back what it was charged.
+/// A request that has passed and waits for the inner service. If it is dropped before the call, its
+/// units are given back.
 struct Uncalled(Option<Passed>);
 
 impl Drop for Uncalled {
@@ -171,7 +171,7 @@ where
                 }
                 StateProjection::Settling { late } => {
                     if let Some(late) = late {
-                        // Where the store does not answer, the response says what was charged.
+                        // If the store does not answer, the headers show the first charge.
                         let Late { correcting, passed, .. } = &mut **late;
                         let _ = ready!(correcting.poll_settled(&mut passed.decision, context));
                     }
@@ -208,7 +208,7 @@ where
 }
 
 impl Passed {
-    /// The response to send, unless its cost is to be corrected first.
+    /// Returns the response, or else a [`Late`] one, whose cost the store has to correct first.
     fn settle<R>(mut self, response: Response<R>) -> Result<Response<R>, Box<Late<Response<R>>>> {
         let (head, body) = response.into_parts();
         let correcting = self.responder.limiter.settle(&self.decision, &head);

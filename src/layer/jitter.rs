@@ -1,20 +1,20 @@
-//! Longer waits, so that callers that are refused together do not come back together.
+//! Longer waits, so that callers that are refused together do not come back together: [`Jitter`].
 
 use std::time::Duration;
 
 use crate::limiter::{Decision, Limiter};
 
-/// The most by which a wait is lengthened; zero: it is not.
+/// The longest time that is added to a wait; zero adds none.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Jitter(pub(super) Duration);
 
 impl Jitter {
-    /// Lengthens the waits of a refusal by the caller's share.
+    /// Lengthens the waits of a refusal, by a time that depends on the caller's key.
     pub(super) fn lengthen(self, decision: &mut Decision, limiter: &Limiter) {
         if self.0.is_zero() {
             return;
         }
-        // A global policy has one key for all callers; another of the request's policies may not.
+        // Under a global policy all callers have one key; under another policy they may not.
         let public = |outcome| limiter.public_fingerprint(&outcome);
         let key = decision.tightest().into_iter().chain(decision.outcomes()).find_map(public);
         if let Some(key) = key {
@@ -22,7 +22,7 @@ impl Jitter {
         }
     }
 
-    /// Evenly spread over keys, and always the same for one of them.
+    /// The time to add for a key: evenly spread over keys, and always the same for one key.
     fn share(self, key: u64) -> Duration {
         let most = u64::try_from(self.0.as_nanos()).unwrap_or(u64::MAX);
         let nanos = (u128::from(most) * u128::from(key)) >> 64;

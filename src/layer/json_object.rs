@@ -2,11 +2,11 @@
 
 use bytes::Bytes;
 
-/// The usual length of a refusal's body or message, in bytes: enough for most not to grow.
+/// The initial capacity of a refusal's body or message, in bytes: most are shorter.
 pub(super) const USUAL_LENGTH: usize = 256;
 
-/// The body of a refusal. Its names and nearly all of its texts need no escape, and a flood of
-/// refusals is no time to go through each of their bytes, as serde has to.
+/// A JSON body. Names and nearly all texts need no escapes, so this is faster than serde, which has
+/// to look at each byte. That matters in a flood of refusals.
 pub(crate) struct Object(String);
 
 impl Object {
@@ -32,7 +32,7 @@ impl Object {
         self.text_by(name, |to| to.push_str(text));
     }
 
-    /// A text that is written in its place.
+    /// A text that `write` appends to the body itself, without a string of its own.
     #[inline]
     pub(crate) fn text_by(&mut self, name: &'static str, write: impl FnOnce(&mut String)) {
         self.name(name);
@@ -78,7 +78,7 @@ impl Object {
     }
 }
 
-/// All bytes are looked at, whatever the first of them are: the compiler takes many in one step.
+/// Reads all bytes, even after a match: so the compiler checks many in one step.
 fn needs_escape(text: &str) -> bool {
     text.bytes().fold(false, |found, byte| found | matches!(byte, 0..b' ' | b'"' | b'\\'))
 }

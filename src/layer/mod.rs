@@ -1,8 +1,8 @@
 //! The tower layer: decides about each HTTP request, and answers the ones that are refused.
 //!
-//! `service` and `future` carry a request through the limiter and the inner service. `responder` is
-//! what all clones share: it writes `headers`, and turns a refusal into a `rejection` and that into a
-//! `response`. `observer` watches, for a request log.
+//! `service` and `future` lead a request through the limiter and the inner service. All clones
+//! share a `responder`: it writes the `headers`, and turns a refusal into a `rejection` and then a
+//! `response`. `observer` is the hook for a request log.
 
 mod body;
 mod builder;
@@ -33,13 +33,14 @@ pub use self::{
 };
 use crate::limiter::Limiter;
 
-/// Holds the requests of a service to a [`Limiter`]'s policies.
+/// A tower layer that applies a [`Limiter`] to the HTTP requests of a service.
 ///
-/// The inner service is called only for requests that pass. The others are answered with a typed
-/// rejection, as a response: the service's error type stays what it is.
+/// The inner service is called only for requests that pass. A refused request gets a response, by
+/// default a 429 with a JSON body (see [`Rejection`]). A refusal is no error: the service's error
+/// type stays the same.
 ///
-/// Add it with axum's `Router::layer`. `route_layer` leaves out what no route matches, and with it the
-/// fallbacks of nested routers.
+/// In axum, add it with `Router::layer`. `Router::route_layer` does not limit requests that match
+/// no route, nor the fallbacks of nested routers.
 ///
 /// ```
 /// use axum::{Router, routing::get};
@@ -60,13 +61,14 @@ pub struct RateLimitLayer {
 }
 
 impl RateLimitLayer {
-    /// With the `X-RateLimit-*` headers, `Retry-After` on refusals, and a JSON body for these.
+    /// A layer with the defaults: responses have the `X-RateLimit-*` headers, and refusals also
+    /// `Retry-After` and a JSON body.
     pub fn new(limiter: Limiter) -> Self {
-        // The defaults hold for any limiter: there is nothing to validate.
+        // The defaults work for any limiter: there is nothing to validate.
         Self { responder: Arc::new(Responder::new(limiter)) }
     }
 
-    /// The defaults of [`new`](Self::new), which the builder's methods change.
+    /// A builder with the defaults of [`new`](Self::new).
     pub fn builder(limiter: Limiter) -> RateLimitLayerBuilder {
         RateLimitLayerBuilder::new(Responder::new(limiter))
     }
@@ -92,9 +94,9 @@ impl RateLimitLayer {
     /// The limits and the headers of responses as data, with an example of a refusal; see the module
     /// [`describe`](crate::describe).
     ///
-    /// The example is what [`on_rejection`](RateLimitLayerBuilder::on_rejection) answers to a caller
-    /// who has used up a quota. The policy is the first that refuses requests, with its first kind of
-    /// key and its first plan.
+    /// The example is what [`on_rejection`](RateLimitLayerBuilder::on_rejection) responds to a
+    /// caller who has used up a quota: that of the first policy that refuses requests, with its
+    /// first kind of key and its first plan.
     #[cfg(feature = "describe")]
     #[must_use]
     pub fn describe(&self) -> crate::describe::Description {

@@ -1,4 +1,4 @@
-//! What watches the requests of a layer, such as a request log: [`ResponseObserver`].
+//! The hook for a request log: [`ResponseObserver`].
 
 use std::sync::Arc;
 
@@ -7,7 +7,8 @@ use http::{StatusCode, request::Parts};
 use super::headers::Headers;
 use crate::limiter::{Decision, Limiter, Outcome};
 
-/// Watches the requests of a [`RateLimitLayer`](crate::RateLimitLayer), and changes nothing.
+/// Observes the requests of a [`RateLimitLayer`](crate::RateLimitLayer), and cannot change them.
+/// Set it with [`RateLimitLayerBuilder::observe`](crate::RateLimitLayerBuilder::observe).
 ///
 /// ```
 /// use std::sync::{Arc, atomic::{AtomicU64, Ordering}};
@@ -39,13 +40,14 @@ use crate::limiter::{Decision, Limiter, Outcome};
 /// # Ok::<(), tower_quota::BuildError>(())
 /// ```
 pub trait ResponseObserver: Send + Sync + 'static {
-    /// A request has come, about which `limiter` decides now.
+    /// Called for each request, before `limiter` decides about it. It must not block.
     fn start(&self, limiter: &Limiter, request: &Parts) -> Box<dyn PendingResponse>;
 }
 
 /// A request under way, from [`ResponseObserver::start`].
 pub trait PendingResponse: Send + Sync {
-    /// The head of the response is ready, or none will come. Called once for each request.
+    /// Called once for each request: when the head of the response is ready, or when there will be
+    /// no response. It must not block.
     fn finish(self: Box<Self>, ended: Ended<'_>);
 }
 
@@ -53,15 +55,15 @@ pub trait PendingResponse: Send + Sync {
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Ended<'a> {
-    /// What was decided; `None` where the caller left while its request was held.
+    /// The decision; `None` if the client left while its request was held.
     pub decision: Option<&'a Decision>,
-    /// The policy whose numbers are in headers of one policy.
+    /// The policy that headers of one policy show.
     pub outcome: Option<Outcome<'a>>,
-    /// The status of the response; `None` where the inner service failed or the caller left.
+    /// The status of the response; `None` if the inner service failed or the client left.
     pub status: Option<StatusCode>,
 }
 
-/// A request that is observed. If it is dropped before it has ended, the caller has left.
+/// The observation of one request. If it is dropped before its end, the client has left.
 #[derive(Default)]
 pub(super) struct Observation(Option<Box<dyn PendingResponse>>);
 
@@ -75,7 +77,7 @@ impl Observation {
         Self(observer.map(|observer| observer.start(limiter, request)))
     }
 
-    /// The request has ended; a second end is none.
+    /// Ends the observation. A second call does nothing.
     #[inline]
     pub(super) fn finish(
         &mut self,

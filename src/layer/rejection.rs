@@ -24,10 +24,10 @@ use super::{
 };
 use crate::limiter::{Decision, Outcome, Reason, Verdict, error_status};
 
-/// Why a request was refused, for whoever writes the response.
+/// A refused request: the reason, and the numbers for the response.
 ///
 /// [`RateLimitLayerBuilder::on_rejection`](crate::RateLimitLayerBuilder::on_rejection) takes a
-/// closure that turns it into the house's own response; [`to_response`](Self::to_response) is the default.
+/// closure that turns it into a response; [`to_response`](Self::to_response) is the default.
 ///
 /// ```
 /// use tower_quota::{Limiter, Policy, Quota, Rejection};
@@ -53,32 +53,32 @@ pub struct Rejection {
     request_id: Option<HeaderValue>,
 }
 
-/// What answers the request with the rejection.
+/// Who sends the rejection.
 #[derive(Clone, Copy, Debug)]
 enum Origin {
     /// A layer, which adds this many headers.
     Layer { headers: usize },
-    /// A handler, so the response needs `Retry-After` of its own.
+    /// A handler: the response needs its own `Retry-After`.
     Handler,
 }
 
-/// Marks a refusal, for the layers outside.
+/// Marks a response as a refusal, for outer layers.
 #[derive(Clone)]
 pub(crate) struct Refused;
 
-/// The decision of a handler's refusal, whose numbers the layer outside writes instead of its own.
+/// The decision of a handler's refusal. The outer layer writes its numbers, and not its own
+/// decision's.
 #[derive(Clone)]
 pub(crate) struct RefusedByHandler(pub(crate) Decision);
 
 impl Rejection {
-    /// Why the decision refuses; `None` when it does not. Of several policies that refuse, it is
-    /// the one with the longest wait.
+    /// The rejection of a refused decision; `None` if the decision lets the request pass. If
+    /// several policies refuse, it is about the one with the longest wait.
     ///
-    /// It is for a handler that asks by itself ([`Limiter::check`](crate::Limiter::check)): its
-    /// response has `Retry-After` and `Cache-Control: no-store`, and a
-    /// [`RateLimitLayer`](crate::RateLimitLayer) around writes its quota headers, in the layer's
-    /// styles, instead of numbers of the layer's own policies. The handler renders the body; the
-    /// layer's `on_rejection` is not called, so give both the same format.
+    /// Use it in a handler that calls [`Limiter::check`](crate::Limiter::check). The response has
+    /// `Retry-After` and `Cache-Control: no-store`. A [`RateLimitLayer`](crate::RateLimitLayer)
+    /// around the handler adds its styles of quota headers, with the numbers of this decision. It
+    /// does not call its `on_rejection`, so use the same format for both.
     ///
     /// ```
     /// use axum::{body::Body, http::StatusCode, response::{IntoResponse, Response}};
@@ -118,7 +118,7 @@ impl Rejection {
         }
     }
 
-    /// The layer adds this many headers to the response.
+    /// Sets how many headers the layer will add, so that the response has room for them.
     pub(super) fn expect_headers(&mut self, headers: usize) {
         self.origin = Origin::Layer { headers };
     }
@@ -132,8 +132,9 @@ impl Rejection {
         &self.decision
     }
 
-    /// The policy that refuses the request: of several, the one with the longest wait. `None` where
-    /// an operator has blocked the caller, or some callers are blocked and this one is unreadable.
+    /// What the policy that refuses the request says; of several, the one with the longest wait.
+    /// `None` if no policy refuses: an operator has blocked the caller, or the caller cannot be
+    /// read while some callers have overrides.
     #[must_use]
     pub fn outcome(&self) -> Option<Outcome<'_>> {
         match self.decision.verdict() {
@@ -149,21 +150,21 @@ impl Rejection {
         self.outcome().map_or("", |outcome| outcome.policy())
     }
 
-    /// Why it was refused.
+    /// Why the request was refused.
     #[must_use]
     pub fn reason(&self) -> Reason {
         self.reason
     }
 
-    /// What each policy says that refuses, the longest wait first. The first is the
+    /// What each policy that refuses says, the longest wait first. The first is the
     /// [`outcome`](Self::outcome).
     pub fn refusing(&self) -> impl Iterator<Item = Outcome<'_>> {
         self.decision.refusing()
     }
 
-    /// When more units come back, in whole seconds since 1970 UTC, rounded up, as a header with a
-    /// reset in [Unix seconds](crate::ResetFormat::UnixSeconds) says it; the end of an operator's
-    /// block.
+    /// When more units come back, or an operator's block ends: seconds since 1970 UTC, rounded up.
+    /// Headers with a reset in [Unix seconds](crate::ResetFormat::UnixSeconds) have the same
+    /// number.
     #[must_use]
     pub fn resets_at_seconds(&self) -> u64 {
         let reset = match self.decision.verdict() {
@@ -173,29 +174,34 @@ impl Rejection {
         whole_seconds(self.decision.decided_at().saturating_add(reset))
     }
 
-    /// How long until the same request passes; `None` where waiting does not help. One second where
-    /// the store does not answer.
+    /// How long to wait until the same request passes; `None` if waiting does not help. One second
+    /// if the store does not answer.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         self.decision.retry_after()
     }
 
-    /// What the header `Retry-After` says (RFC 9110, section 10.2.3): whole seconds, rounded up,
-    /// at least 1.
+    /// The value of the header `Retry-After` (RFC 9110, section 10.2.3): whole seconds, rounded up,
+    /// at least
+    /// 1. `None` if waiting does not help.
     #[must_use]
     pub fn retry_after_seconds(&self) -> Option<u64> {
         headers::retry_after_seconds(&self.decision)
     }
 
-    /// The request's `X-Request-Id`, if it had one that is text.
+    /// The request's `X-Request-Id`. `None` if there is none, if it is not text, and in a rejection
+    /// from [`of`](Self::of).
     #[must_use]
     pub fn request_id(&self) -> Option<&str> {
         self.request_id.as_ref()?.to_str().ok()
     }
 
-    /// 429 Too Many Requests (RFC 6585, section 4); 400 Bad Request when the key is missing; the
-    /// extractor's status, 400 mostly, when the key is unreadable; 503 Service Unavailable
-    /// (RFC 9110, section 15.6.4) when the store does not answer.
+    /// The HTTP status of the response:
+    ///
+    /// - 429 Too Many Requests (RFC 6585, section 4) in general;
+    /// - 400 Bad Request if the key is missing;
+    /// - the extractor's status, mostly 400, if the key cannot be read;
+    /// - 503 Service Unavailable (RFC 9110, section 15.6.4) if the store does not answer.
     #[must_use]
     pub fn status(&self) -> StatusCode {
         match self.reason {
@@ -213,7 +219,9 @@ impl Rejection {
         }
     }
 
-    /// The default response: JSON that tells policy, quota and when to come back.
+    /// The default response: a JSON object with `error`, a code such as `rate_limit_exceeded`, and
+    /// `message`. It also has `policy`, `limit`, `remaining`, `retry_after` (in seconds) and
+    /// `request_id`, as far as they are known.
     #[must_use]
     pub fn to_response(&self) -> Response<Bytes> {
         let error = match self.reason {
@@ -244,7 +252,7 @@ impl Rejection {
         self.respond("application/json", body.end())
     }
 
-    /// The response with a body of this type, and with room for the headers that are to come.
+    /// The response with a body of this type, and with room for the headers that the layer adds.
     pub(crate) fn respond(
         &self,
         content_type: &'static str,
@@ -260,7 +268,7 @@ impl Rejection {
         response
     }
 
-    /// Marks the response as a refusal, for the layer outside and for caches.
+    /// Marks the response as a refusal, for outer layers and for caches.
     #[cold]
     fn mark(&self, response: &mut Response<Bytes>) {
         headers::write_retry_after(response.headers_mut(), &self.decision);
@@ -274,21 +282,21 @@ impl Rejection {
 pub(crate) const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 
 impl Rejection {
-    /// What it is displayed as.
+    /// The message, as `Display` writes it.
     pub(crate) fn text(&self) -> String {
         let mut text = String::with_capacity(USUAL_LENGTH);
         self.push_text(&mut text);
         text
     }
 
-    /// Adds what it is displayed as.
+    /// Appends the message.
     pub(crate) fn push_text(&self, to: &mut String) {
-        // A string takes all.
+        // Writing into a string does not fail.
         let _ = self.write_text(to);
     }
 
-    // Part by part, as the most frequent of the sentences before it: format strings take several
-    // times as long.
+    // Written part by part, like the most frequent message above: format strings take several times
+    // as long.
     fn write_text(&self, to: &mut impl fmt::Write) -> fmt::Result {
         match self.decision.verdict() {
             Verdict::Admitted => {}
@@ -316,7 +324,7 @@ impl fmt::Display for Rejection {
     }
 }
 
-/// Why a policy refuses, in a sentence; empty where it does not.
+/// The sentence that says why a policy refuses; empty if it does not.
 pub(crate) struct Complaint<'a>(pub(crate) Outcome<'a>);
 
 impl Complaint<'_> {

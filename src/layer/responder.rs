@@ -1,4 +1,4 @@
-//! What all clones of a layer share, and how they answer: [`Responder`].
+//! What all clones of a layer share, and how they respond: [`Responder`].
 
 use std::{fmt, sync::Arc};
 
@@ -35,7 +35,7 @@ pub(super) struct Responder {
 }
 
 impl Responder {
-    /// The defaults, which hold for any limiter.
+    /// The defaults, which work for any limiter.
     pub(super) fn new(limiter: Limiter) -> Self {
         Self {
             limiter,
@@ -47,7 +47,7 @@ impl Responder {
         }
     }
 
-    /// The decision about a request that passes, or the response to one that is refused.
+    /// Returns the decision if the request passes, or else the response that refuses it.
     #[expect(clippy::result_large_err, reason = "the response is returned as it is")]
     pub(super) fn admit(
         &self,
@@ -100,7 +100,7 @@ impl Responder {
 
     /// Writes quota headers into the response of the inner service.
     pub(super) fn write_headers<R>(&self, response: &mut Response<R>, decision: &Decision) {
-        // The caller has to know what a layer further inside says of its refusal.
+        // An inner layer's refusal keeps its own headers: they explain it.
         if response.extensions().get::<Refused>().is_some() {
             self.leave_refusal(response);
         } else {
@@ -108,7 +108,8 @@ impl Responder {
         }
     }
 
-    /// Leaves a refusal as it is, but adds quota headers to a handler's, which has none.
+    /// Adds quota headers to a refusal by the handler, which has none. Other refusals stay as they
+    /// are.
     #[cold]
     fn leave_refusal<R>(&self, response: &mut Response<R>) {
         if let Some(RefusedByHandler(decision)) = response.extensions_mut().remove() {
@@ -140,14 +141,14 @@ impl Responder {
     }
 }
 
-/// Whether a body may be left on the connection, which then ends. The layer reads no body, as it
-/// takes bodies of any type. Only HTTP/1 says so (RFC 9112, section 9.6); later versions end the
-/// request's stream, and must not have the header (RFC 9113, section 8.2.2).
+/// Whether the connection has to end, as the request may have a body that the layer does not read.
+/// Only HTTP/1 says so in a header (RFC 9112, section 9.6). Later versions end the request's
+/// stream, and must not have the header (RFC 9113, section 8.2.2).
 fn leaves_body(request: &Parts) -> bool {
     if !matches!(request.version, Version::HTTP_10 | Version::HTTP_11) {
         return false;
     }
-    // One pass takes less than two look-ups, as most requests have few headers.
+    // One pass is faster than two look-ups, as most requests have few headers.
     request.headers.iter().any(|(name, value)| {
         *name == TRANSFER_ENCODING || (*name == CONTENT_LENGTH && value != "0")
     })

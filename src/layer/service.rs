@@ -1,4 +1,4 @@
-//! The service that the layer makes: [`RateLimit`].
+//! The service of the layer: [`RateLimit`].
 
 use std::{
     fmt,
@@ -13,8 +13,8 @@ use tower::Service;
 
 use super::{ResponseBody, ResponseFuture, observer::Observation, responder::Responder};
 
-/// A service whose requests are held to policies; made by
-/// [`RateLimitLayer`](crate::RateLimitLayer).
+/// The service of a [`RateLimitLayer`](crate::RateLimitLayer): it calls the inner service only for
+/// requests that pass.
 #[derive(Clone)]
 pub struct RateLimit<S> {
     inner: S,
@@ -26,17 +26,17 @@ impl<S> RateLimit<S> {
         Self { inner, responder }
     }
 
-    /// The service that is called for requests that pass.
+    /// The inner service.
     pub fn get_ref(&self) -> &S {
         &self.inner
     }
 
-    /// The service that is called for requests that pass.
+    /// The inner service.
     pub fn get_mut(&mut self) -> &mut S {
         &mut self.inner
     }
 
-    /// The service, without limits.
+    /// The inner service, without limits.
     pub fn into_inner(self) -> S {
         self.inner
     }
@@ -70,8 +70,9 @@ where
                 Err(response) => ResponseFuture::refused(response),
             },
             Err(deciding) => {
-                // The ready instance goes: what it has reserved (a permit, say) is not to be kept
-                // while the request waits. A clone becomes ready when it is needed.
+                // The instance that was polled ready is dropped: it must not keep what it has
+                // reserved (a permit, say) while the request waits. Its clone is polled ready
+                // later.
                 let inner = self.inner.clone();
                 self.inner = inner.clone();
                 ResponseFuture::deciding(deciding, inner, head, body, observation, responder)

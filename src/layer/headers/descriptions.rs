@@ -1,4 +1,4 @@
-//! What the headers tell, in words.
+//! Descriptions of the headers, for documentation.
 
 use http::HeaderName;
 
@@ -8,7 +8,7 @@ use super::{
 };
 
 impl HeaderStyle {
-    /// Its headers, each with a sentence.
+    /// Its headers, each with a sentence that explains it.
     pub(super) fn meanings(self) -> impl Iterator<Item = (HeaderName, &'static str)> {
         self.names().into_iter().enumerate().map(move |(place, name)| {
             let meaning = match (self.family, place) {

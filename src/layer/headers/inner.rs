@@ -1,7 +1,7 @@
-//! Quota headers that a layer further inside, or the handler, has already written.
+//! Joins quota headers with those that an inner layer, or the handler, has already written.
 //!
-//! A response has the numbers of the limit that its caller meets first. A field of one policy keeps
-//! those with the smaller share left; a list takes the members of all layers.
+//! A response shows the limit that its caller reaches first. A header of one policy keeps the
+//! numbers with the smaller share left; a list gets the members of all layers.
 
 use std::cmp::{Ordering, Reverse};
 
@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 
 use super::style::{POLICY, STRUCTURED};
 
-/// The numbers of one policy as a response tells them.
+/// The numbers of one policy in a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Numbers {
     pub(super) limit: u64,
@@ -19,7 +19,7 @@ pub(super) struct Numbers {
 }
 
 impl Numbers {
-    /// Whether the caller meets this limit before the other: a smaller share is left, or it takes
+    /// Whether the caller reaches this limit before the other: a smaller share is left, or it takes
     /// longer until more is.
     #[expect(clippy::arithmetic_side_effects, reason = "128 bits hold the product of two 64")]
     pub(super) fn is_tighter_than(&self, other: &Self) -> bool {
@@ -34,7 +34,7 @@ impl Numbers {
         share.then(Reverse(self.reset).cmp(&Reverse(other.reset))) == Ordering::Less
     }
 
-    /// The numbers of a family of three headers, whose limit has been taken out of the map.
+    /// The numbers of a family of three headers. The limit is no longer in the map.
     pub(super) fn in_triple(
         headers: &HeaderMap,
         limit: &HeaderValue,
@@ -68,7 +68,7 @@ impl Numbers {
     }
 }
 
-/// `100`, and `100` of `100, 100;w=60`.
+/// The first number: 100 in `100`, and in `100, 100;w=60`.
 fn first_number(value: &HeaderValue) -> Option<u64> {
     value.to_str().ok()?.split([',', ';']).next()?.trim().parse().ok()
 }
@@ -117,7 +117,8 @@ impl Members {
         self.0.iter().find(|own| own.is_of(member))
     }
 
-    /// The members of both, each policy once: the other's member where it `win`s.
+    /// The members of both lists, each policy once. If both have a policy, the member of `others`
+    /// is kept if it `win`s.
     fn join(&self, others: &Self, win: impl Fn(&Member) -> bool) -> Self {
         let keeps = |own: &&Member| others.of_policy(own).is_none() || !win(own);
         let takes = |other: &&Member| self.of_policy(other).is_none() || win(other);
@@ -193,9 +194,9 @@ fn string_length(text: &str) -> Option<usize> {
     None
 }
 
-/// Joins our lists to those in the headers; `false` where the headers have no such lists.
+/// Joins our lists with those in the headers; `false` if the headers have no such lists.
 ///
-/// A policy in both keeps the member with the fewer units, and the quota beside it.
+/// If both have a policy, the member with the fewer units is kept, with its quota.
 pub(super) fn join_lists(
     headers: &mut HeaderMap,
     policies: &HeaderValue,

@@ -1,4 +1,4 @@
-//! What a response tells of the quota.
+//! The quota headers of responses: [`Headers`].
 
 #![cfg_attr(
     not(test),
@@ -33,7 +33,7 @@ use crate::{
     policy::Policy,
 };
 
-/// What a layer's responses tell.
+/// The settings of a layer's quota headers.
 #[derive(Debug)]
 pub(crate) struct Headers {
     pub(crate) styles: Vec<HeaderStyle>,
@@ -48,7 +48,7 @@ impl Default for Headers {
 }
 
 impl Headers {
-    /// Fails on what cannot be told, or that no client could read.
+    /// Fails if the headers cannot be written, or if no client could read them.
     pub(crate) fn validate(&self, limiter: &Limiter) -> Result<(), BuildError> {
         for (index, &style) in self.styles.iter().enumerate() {
             let fail = |problem: &str| {
@@ -113,8 +113,8 @@ impl Headers {
         quota.chain(self.retry_after.then_some(RETRY_AFTER)).collect()
     }
 
-    /// How many headers a refusal has with all of these: one against caches, the type and the length
-    /// of the body, and one about the connection.
+    /// How many headers a refusal has: these, and `Cache-Control`, `Content-Type`, `Content-Length`
+    /// and `Connection`.
     #[expect(clippy::arithmetic_side_effects, reason = "the names of a few styles")]
     pub(crate) fn count(&self) -> usize {
         let quota: usize = self.styles.iter().map(|style| style.names().len()).sum();
@@ -131,13 +131,13 @@ impl Headers {
         quota.chain(retry_after)
     }
 
-    /// Writes what `decision` says, beside what a layer further inside has written: a field with room
-    /// for one policy keeps the tighter of both.
+    /// Writes the numbers of `decision`. A header of one policy keeps the numbers of an inner layer
+    /// if they are tighter.
     pub(crate) fn write(&self, headers: &mut HeaderMap, decision: &Decision, limiter: &Limiter) {
         self.write_of(headers, decision, Some(limiter));
     }
 
-    /// Writes the numbers of a layer's own refusal, and when to come back.
+    /// Writes the numbers of this layer's refusal, and `Retry-After`.
     pub(crate) fn write_refusal(
         &self,
         headers: &mut HeaderMap,
@@ -152,7 +152,7 @@ impl Headers {
         }
     }
 
-    /// Writes what a decision says that another limiter has made.
+    /// Writes the numbers of a decision that may be another limiter's.
     pub(crate) fn write_foreign(&self, headers: &mut HeaderMap, decision: &Decision) {
         if decision.reason().is_none_or(Reason::is_counted) {
             self.write_of(headers, decision, None);
@@ -175,7 +175,7 @@ impl Headers {
         }
     }
 
-    /// Limit, remaining and reset, in headers of their own.
+    /// Writes limit, remaining and reset, each into its own header.
     #[inline]
     fn write_triple(
         &self,
@@ -194,7 +194,8 @@ impl Headers {
         set(headers, reset, reset_in(style, outcome, decision).map(number::reset));
     }
 
-    /// Whether the numbers of a layer further inside stand, of which `limit` is one.
+    /// Whether an inner layer's numbers stay. `limit` is the inner layer's, and is put back if they
+    /// do.
     #[cold]
     fn leaves_triple(
         &self,
@@ -228,7 +229,7 @@ impl Headers {
             if inner.is_some_and(|inner| inner.is_tighter_than(&own)) {
                 return;
             }
-            // It may be of lists, which are no policies of this dictionary's.
+            // An inner layer's lists may have written it. It does not belong to a dictionary.
             headers.remove(POLICY);
         }
         headers.insert(STRUCTURED, structured::dictionary(outcome));
@@ -254,21 +255,21 @@ impl Headers {
         headers.insert(STRUCTURED, limits);
     }
 
-    /// Whether numbers of a layer further inside count against these: those of a refusal do not, nor
-    /// of a request whose policy the settings name.
+    /// Whether an inner layer's numbers may replace these. They may not in a refusal, nor if the
+    /// settings name this policy.
     fn weighs(&self, outcome: &Outcome<'_>, decision: &Decision) -> bool {
         decision.is_allowed()
             && self.policy.as_deref().is_none_or(|named| named != outcome.policy())
     }
 
-    /// The policy whose numbers are in headers of one policy.
+    /// The policy that headers of one policy show.
     pub(crate) fn outcome_of<'a>(&self, decision: &'a Decision) -> Option<Outcome<'a>> {
         let name = self.policy.as_deref().filter(|_| decision.is_allowed());
         name.and_then(|name| decision.outcome(name)).or_else(|| decision.tightest())
     }
 }
 
-/// What `Retry-After` says (RFC 9110, section 10.2.3): whole seconds, rounded up, at least 1.
+/// The value of `Retry-After` (RFC 9110, section 10.2.3): whole seconds, rounded up, at least 1.
 pub(super) fn retry_after_seconds(decision: &Decision) -> Option<u64> {
     decision.retry_after().map(|wait| whole_seconds(wait).max(1))
 }
@@ -279,8 +280,8 @@ pub(super) fn write_retry_after(headers: &mut HeaderMap, decision: &Decision) {
     }
 }
 
-/// Whether the field of a layer further inside holds all that there is to tell: our lists beside its
-/// own, or a dictionary that is tighter.
+/// Whether an inner layer's field stays: our lists are now a part of it, or it is a tighter
+/// dictionary.
 #[cold]
 fn leaves_field(
     headers: &mut HeaderMap,
@@ -300,11 +301,11 @@ fn numbers(outcome: &Outcome<'_>, reset: u64) -> Numbers {
     Numbers { limit: outcome.limit(), remaining: outcome.remaining(), reset }
 }
 
-/// When more units come back, as a style tells it.
+/// When more units come back, in the format of the style.
 #[inline]
 fn reset_in(style: HeaderStyle, outcome: &Outcome<'_>, decision: &Decision) -> Option<u64> {
     let time = match style.reset_format() {
-        // Nothing is to come back: it is there, and not by the end of this second.
+        // All units are there now, not only at the end of this second: so this is not rounded up.
         ResetFormat::UnixSeconds if outcome.reset().is_zero() => {
             return Some(decision.decided_at().as_secs());
         }
@@ -315,7 +316,7 @@ fn reset_in(style: HeaderStyle, outcome: &Outcome<'_>, decision: &Decision) -> O
     Some(whole_seconds(time))
 }
 
-/// Leaves no value of an inner layer beside those of this one.
+/// Sets the header, or removes it if an inner layer has written it.
 fn set(headers: &mut HeaderMap, name: HeaderName, value: Option<HeaderValue>) {
     match value {
         Some(value) => headers.insert(name, value),
@@ -323,7 +324,7 @@ fn set(headers: &mut HeaderMap, name: HeaderName, value: Option<HeaderValue>) {
     };
 }
 
-/// Rounded up: who waits this long has waited long enough.
+/// Whole seconds, rounded up: a caller who waits this long has waited long enough.
 pub(crate) fn whole_seconds(duration: Duration) -> u64 {
     duration.as_secs().saturating_add(u64::from(duration.subsec_nanos() > 0))
 }

@@ -4,7 +4,7 @@ use std::{cell::RefCell, thread::LocalKey};
 
 use http::HeaderValue;
 
-/// Four digits each: what most limits and most of what is left of them need.
+/// The numbers below 10,000, with four digits each: most limits and remaining units are among them.
 static SMALL_NUMBERS: [[u8; 4]; 10_000] = small_numbers();
 
 #[expect(
@@ -29,7 +29,7 @@ const fn small_numbers() -> [[u8; 4]; 10_000] {
     numbers
 }
 
-/// Without an allocation where the number is small, and else with one; `HeaderValue::from` needs
+/// A header value. A small number needs no allocation, and others one; `HeaderValue::from` needs
 /// two.
 pub(crate) fn of(number: u64) -> HeaderValue {
     small(number).unwrap_or_else(|| large(number))
@@ -51,8 +51,8 @@ fn large(number: u64) -> HeaderValue {
     HeaderValue::from_str(digits.format(number)).unwrap_or_else(|_| number.into())
 }
 
-/// Large numbers that a thread has written before, each where its remainder says, as many as a prime
-/// so that round ones differ; without a value when they have come once only.
+/// Large numbers that a thread has written before, each at its remainder by 7: a prime, so that
+/// round numbers differ. A number gets a value when it comes a second time in a row.
 type Recent = RefCell<[(u64, Option<HeaderValue>); 7]>;
 
 const fn none() -> Recent {
@@ -64,12 +64,12 @@ thread_local! {
     static RESETS: Recent = const { none() };
 }
 
-/// A limit, which many responses tell one after another: without an allocation from the third on.
+/// A limit. Many responses in a row have the same one: from the third on, it needs no allocation.
 pub(super) fn limit(number: u64) -> HeaderValue {
     recurring(number, &LIMITS)
 }
 
-/// The same for the moment of a reset.
+/// A reset, in the same way.
 pub(super) fn reset(number: u64) -> HeaderValue {
     recurring(number, &RESETS)
 }
@@ -88,7 +88,7 @@ fn recurring(number: u64, recent: &'static LocalKey<Recent>) -> HeaderValue {
         }
         value.get_or_insert_with(|| large(number)).clone()
     };
-    // Where a thread ends, there may be none any more.
+    // While a thread ends, its numbers may be gone already.
     recent.try_with(recur).unwrap_or_else(|_| large(number))
 }
 

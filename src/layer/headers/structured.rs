@@ -1,4 +1,4 @@
-//! The values of structured fields (RFC 9651) of the drafts since 07.
+//! The values of the structured fields (RFC 9651) of drafts 07 and later.
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use http::HeaderValue;
@@ -12,8 +12,8 @@ use crate::{
     quota::{MAX_UNITS, NANOS_PER_SECOND, Quota},
 };
 
-/// A value being written, on the stack unless its policies are many: the header then allocates
-/// just what it needs.
+/// A value while it is written: on the stack, unless it has many policies. The header then
+/// allocates exactly what it needs.
 type Value = SmallVec<[u8; 256]>;
 
 /// `limit=100, remaining=50, reset=5`
@@ -54,8 +54,9 @@ pub(super) fn limits(
     })
 }
 
-/// One member for each policy; `None` where there is none. Without the `limiter` that has decided, only those that a list can
-/// carry, and without partition keys.
+/// One member for each policy; `None` if there is none. A decision of another limiter comes without
+/// `limiter`: then there are no partition keys, and policies that a list cannot contain are left
+/// out.
 #[expect(clippy::expect_used, reason = "without, the field would be missing")]
 fn list(
     decision: &Decision,
@@ -95,7 +96,7 @@ fn push_string(value: &mut Value, text: &str) {
     value.push(b'"');
 }
 
-/// Whether a string can carry it: printable ASCII, and the space (RFC 9651, section 3.3.3).
+/// Whether a string can contain the text: printable ASCII and the space (RFC 9651, section 3.3.3).
 pub(super) fn fits_string(text: &str) -> bool {
     text.bytes().all(|byte| matches!(byte, b' '..=b'~'))
 }
@@ -116,31 +117,29 @@ fn push_bytes(value: &mut Value, before: &str, bytes: [u8; 8]) {
     value.push(b':');
 }
 
-/// The time in which the limit comes back: the window, also of a quota of nothing, or what a bucket
-/// takes to refill.
+/// `w`: the seconds in which the whole limit comes back. It is the window, or the time in which a
+/// bucket refills.
 fn window_seconds(outcome: &Outcome<'_>) -> u64 {
     let quota = outcome.quota();
     if quota.units() == 0 {
-        // It never comes back: a key is blocked.
+        // A quota of zero units never comes back: this shows its window.
         return whole_seconds(quota.window()).clamp(1, MAX_UNITS);
     }
     seconds_of(&quota, outcome.limit())
 }
 
-/// In how many seconds a quota gives so many units, evenly; rounded up.
+/// The seconds in which a quota gives so many units, rounded up.
 #[expect(clippy::arithmetic_side_effects, reason = "128 bits hold the product of two 64")]
 fn seconds_of(quota: &Quota, units: u64) -> u64 {
     let nanos = u128::from(quota.window_nanos()) * u128::from(units);
     let per_second = u128::from(quota.units().max(1)) * u128::from(NANOS_PER_SECOND);
-    // A large bucket that refills slowly may take longer than an integer can tell.
+    // A large bucket that refills slowly may take longer than an integer of RFC 9651 can say.
     u64::try_from(nanos.div_ceil(per_second)).unwrap_or(u64::MAX).min(MAX_UNITS)
 }
 
-/// The time in which the caller is to use no more than what is left
-/// (draft-ietf-httpapi-ratelimit-headers-11, section 4.1.2): until a fixed window ends, or as long
-/// as the quota takes to give as much, so that who spreads `r` over `t` is never faster than the
-/// quota. Where nothing is left, it is the time until something is; and no longer than the wait of
-/// who is refused (section 6).
+/// `t`: the seconds within which the caller may use no more than what is left; see
+/// [`HeaderStyle::ratelimit_lists`]. It is no longer than the wait of a refused caller
+/// (draft-ietf-httpapi-ratelimit-headers-11, section 6).
 fn effective_window_seconds(outcome: &Outcome<'_>) -> u64 {
     let (remaining, reset) = (outcome.remaining(), whole_seconds(outcome.reset()));
     let window = match outcome.algorithm() {
@@ -218,7 +217,7 @@ mod tests {
             (hourly(Policy::sliding_window, None), 50, 60, None, 1_800),
             (hourly(Policy::sliding_window, None), 1, 900, None, 900),
             (hourly(Policy::sliding_window, None), 0, 900, None, 900),
-            // Who is refused may come back before.
+            // A refused caller may come back before.
             (hourly(Policy::token_bucket, None), 5, 36, Some(36), 36),
             (hourly(Policy::sliding_window, None), 50, 60, Some(120), 120),
         ] {

@@ -1,4 +1,4 @@
-//! The families of quota headers: [`HeaderStyle`].
+//! The styles of quota headers: [`HeaderStyle`].
 
 use http::HeaderName;
 use smallvec::{SmallVec, smallvec};
@@ -17,10 +17,10 @@ pub(super) const RATELIMIT: [HeaderName; 3] = [
 pub(super) const STRUCTURED: HeaderName = HeaderName::from_static("ratelimit");
 pub(super) const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 
-/// A family of headers that tell a caller its quota.
+/// A style of quota headers.
 ///
-/// The drafts of draft-ietf-httpapi-ratelimit-headers have had three forms on the wire, and each
-/// style is one of them:
+/// The drafts of draft-ietf-httpapi-ratelimit-headers have had three formats, each of which is a
+/// style:
 ///
 /// | style | drafts | fields |
 /// |---|---|---|
@@ -29,8 +29,8 @@ pub(super) const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy"
 /// | [`ratelimit_dictionary`](Self::ratelimit_dictionary) | 07 | `RateLimit`, a dictionary |
 /// | [`ratelimit_lists`](Self::ratelimit_lists) | 08 to 11 | `RateLimit` and `RateLimit-Policy`, lists |
 ///
-/// Several families may be told side by side, as for clients that know only one of them. Within a
-/// family all numbers are of one decision; times are rounded up to whole seconds.
+/// A layer can write several styles, for clients that know only one of them. Times are rounded up
+/// to whole seconds.
 ///
 /// ```
 /// use tower_quota::{HeaderStyle, Limiter, RateLimitLayer, ResetFormat};
@@ -61,54 +61,55 @@ pub(super) enum Family {
     Lists,
 }
 
-/// How `X-RateLimit-Reset` or `RateLimit-Reset` tells when `remaining` grows.
+/// The format of `X-RateLimit-Reset` or `RateLimit-Reset`: when `remaining` grows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ResetFormat {
     /// Seconds since 1970 UTC, as most APIs write `X-RateLimit-Reset`.
     UnixSeconds,
-    /// Seconds from now, as the drafts up to 06 write `RateLimit-Reset`: right whatever the client's
-    /// clock says.
+    /// Seconds from now, as the drafts up to 06 write `RateLimit-Reset`. It does not depend on the
+    /// client's clock.
     Seconds,
-    /// Without the header.
+    /// No header for the reset.
     Omitted,
 }
 
 impl HeaderStyle {
-    /// `X-RateLimit-Limit`, `X-RateLimit-Remaining`, and `X-RateLimit-Reset` in Unix seconds
-    /// unless [told otherwise](Self::reset). They speak of one policy.
+    /// `X-RateLimit-Limit`, `X-RateLimit-Remaining` and `X-RateLimit-Reset`, for one policy. The
+    /// reset is in Unix seconds by default; see [`reset`](Self::reset).
     pub const fn x_ratelimit() -> Self {
         Self::of(Family::XRateLimit)
     }
 
-    /// `RateLimit-Limit`, `RateLimit-Remaining`, and `RateLimit-Reset` in seconds from now unless
-    /// [set otherwise](Self::reset): draft-ietf-httpapi-ratelimit-headers-00 to -06. They speak of
-    /// one policy.
+    /// `RateLimit-Limit`, `RateLimit-Remaining` and `RateLimit-Reset`, for one policy:
+    /// draft-ietf-httpapi-ratelimit-headers-00 to -06. The reset is in seconds from now by default;
+    /// see [`reset`](Self::reset).
     pub const fn ratelimit() -> Self {
         Self::of(Family::RateLimit)
     }
 
-    /// `RateLimit: limit=100, remaining=50, reset=5`: draft-ietf-httpapi-ratelimit-headers-07.
-    /// It speaks of one policy.
+    /// `RateLimit: limit=100, remaining=50, reset=5`, for one policy:
+    /// draft-ietf-httpapi-ratelimit-headers-07.
     pub const fn ratelimit_dictionary() -> Self {
         Self::of(Family::Dictionary)
     }
 
-    /// `RateLimit-Policy: "burst";q=100;w=60` and `RateLimit: "burst";r=50;t=30`, with all policies
-    /// of the request in each: draft-ietf-httpapi-ratelimit-headers-08 to -11, structured by
-    /// RFC 9651. The four drafts have one form on the wire; `t` means what draft 11 says. The names of
+    /// `RateLimit-Policy: "burst";q=100;w=60` and `RateLimit: "burst";r=50;t=30`, lists of all
+    /// policies of the request: draft-ietf-httpapi-ratelimit-headers-08 to -11, structured by RFC
+    /// 9651. The four drafts have one format; `t` has the meaning of draft 11. The names of
     /// policies and of their [units](crate::Policy::unit) must be printable ASCII.
     ///
-    /// The window `w` is in whole seconds, rounded up, so that a client which spreads `q` over it
-    /// is never too fast. A token bucket's `q` is its burst, and its `w` the time in which that
-    /// refills: 60 per minute with a burst of 10 is `q=10;w=10`. `qu` is the
-    /// [unit](crate::Policy::unit), where it is not `requests`.
-    ///
-    /// The effective window `t` is the time within which the caller is to use no more than `r`
-    /// (draft 11, section 4.1.2): until a fixed window ends, or as long as the quota takes to give as
-    /// much, so that a client which spreads `r` over it is as fast as the quota. Where nothing is
-    /// left, it is the time until something is. It is never longer than `Retry-After` of the policy
-    /// that refuses, and 0 only where `r` is.
+    /// - `q` is the limit; for a token bucket, its burst.
+    /// - `w` is the window in whole seconds, rounded up, so that a client which spreads `q` over it
+    ///   is never too fast. For a token bucket, it is the time in which the burst refills: 60 per
+    ///   minute with a burst of 10 is `q=10;w=10`.
+    /// - `qu` is the [unit](crate::Policy::unit), if it is not `requests`.
+    /// - `r` is what is left.
+    /// - `t`, the effective window (draft 11, section 4.1.2), is the time within which the caller
+    ///   may use no more than `r`: until a fixed window ends; otherwise, as long as the quota takes
+    ///   to give `r` units, so that a client which spreads `r` over it is as fast as the quota. If
+    ///   nothing is left, it is the time until something is. It is never longer than the
+    ///   `Retry-After` of the policy that refuses, and 0 only if `r` is.
     pub const fn ratelimit_lists() -> Self {
         Self::of(Family::Lists)
     }
@@ -117,8 +118,8 @@ impl HeaderStyle {
         Self { family, reset: None, partition_key: false }
     }
 
-    /// How the reset is told: of [`x_ratelimit`](Self::x_ratelimit) and
-    /// [`ratelimit`](Self::ratelimit) only.
+    /// Sets the format of the reset, for [`x_ratelimit`](Self::x_ratelimit) and
+    /// [`ratelimit`](Self::ratelimit) only. For other styles, `build()` fails.
     pub const fn reset(mut self, format: ResetFormat) -> Self {
         self.reset = Some(format);
         self
@@ -127,9 +128,9 @@ impl HeaderStyle {
     /// Adds the partition key `pk`, which says whose quota it is; for
     /// [`ratelimit_lists`](Self::ratelimit_lists) only. Default: off.
     ///
-    /// It is 8 bytes by which a client tells its own quotas apart: equal for equal keys of one
-    /// limiter, and they disclose neither the key nor what the store knows it by. A global policy
-    /// has none.
+    /// The partition key is 8 bytes, equal for equal keys of one limiter. A client
+    /// distinguishes its quotas by it. It discloses neither the key nor the store's fingerprint. A global
+    /// policy has none.
     pub const fn partition_key(mut self) -> Self {
         self.partition_key = true;
         self
@@ -140,7 +141,7 @@ impl HeaderStyle {
         self.family != Family::Lists
     }
 
-    /// How the reset is told, in families that leave the choice.
+    /// The format of the reset; by default, that of the family.
     pub(super) fn reset_format(self) -> ResetFormat {
         let default = match self.family {
             Family::XRateLimit => ResetFormat::UnixSeconds,

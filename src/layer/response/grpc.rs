@@ -21,7 +21,7 @@ const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 const DETAILS: HeaderName = HeaderName::from_static("grpc-status-details-bin");
 const PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 
-/// What `grpc-message` cannot carry as it is.
+/// The bytes that `grpc-message` has to encode, beside those that are not ASCII.
 const ENCODED: &AsciiSet = &CONTROLS.add(b'%');
 
 const INVALID_ARGUMENT: i32 = 3;
@@ -33,11 +33,11 @@ pub(crate) fn is_call(request: &Parts) -> bool {
     content_type(request).is_some()
 }
 
-/// The content type of an answer to a call; `None` where the request is no call.
+/// The content type of the response to a call; `None` if the request is no call.
 ///
-/// The media type is read as a whole (RFC 9110, section 8.3.1): `application/grpcfoo` is another
-/// one. Browsers want their own type back, of which some are known; what a caller writes is never
-/// sent back.
+/// The whole media type is compared (RFC 9110, section 8.3.1): `application/grpcfoo` is another
+/// one. Browsers expect the type that they have sent. Only known types are sent back, never the
+/// client's text.
 fn content_type(request: &Parts) -> Option<&'static str> {
     let sent = request.headers.get(CONTENT_TYPE)?.as_bytes();
     let media_type = sent.split(|byte| *byte == b';').next()?.trim_ascii().to_ascii_lowercase();
@@ -54,7 +54,7 @@ fn content_type(request: &Parts) -> Option<&'static str> {
     })
 }
 
-/// The status that refuses the call.
+/// The response that refuses the call.
 #[expect(clippy::expect_used, reason = "a status without its message or details says too little")]
 pub(crate) fn respond(request: &Parts, rejection: &Rejection) -> Response<Bytes> {
     let message = rejection.text();
@@ -73,8 +73,8 @@ pub(crate) fn respond(request: &Parts, rejection: &Rejection) -> Response<Bytes>
     let encoded = utf8_percent_encode(&message, ENCODED).to_string();
     headers.insert(MESSAGE, encoded.try_into().expect("what is encoded is visible ASCII"));
     let wait = rejection.retry_after().map(millis);
-    // A negative pushback asks for no retry at all. It is also better than one that comes early,
-    // as it would after the longest time that fits.
+    // A negative pushback forbids a retry. It is also sent for a wait that is too long for the
+    // header: no retry is better than an early one.
     let pushback = wait.and_then(|wait| i32::try_from(wait).ok()).unwrap_or(-1);
     headers.insert(PUSHBACK, pushback.into());
     if code == RESOURCE_EXHAUSTED {
@@ -98,7 +98,7 @@ fn details(rejection: &Rejection, wait: Option<u64>) -> Vec<Any> {
     retry_info.into_iter().chain([quota_failure]).collect()
 }
 
-/// Rounded up.
+/// In milliseconds, rounded up.
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
 }
@@ -155,7 +155,7 @@ struct QuotaFailure {
 /// `google.rpc.QuotaFailure.Violation`
 #[derive(Clone, PartialEq, Message)]
 struct Violation {
-    /// What kind of key it counts by: the key itself is not disclosed.
+    /// The kind of key. The key itself is not disclosed.
     #[prost(string, tag = "1")]
     subject: String,
     #[prost(string, tag = "2")]
@@ -254,7 +254,7 @@ mod tests {
             (Reason::CostExceedsQuota, Duration::from_secs(1)),
             (Reason::MissingKey, Duration::ZERO),
             (Reason::UnreadableKey, Duration::ZERO),
-            // Longer than the header can tell.
+            // Longer than the header can say.
             (Reason::QuotaExceeded, Duration::from_secs(30 * 86_400)),
         ] {
             assert_eq!(refused(reason, wait).headers()[PUSHBACK], "-1");

@@ -1,12 +1,14 @@
+//! A JSON body by a closure: [`json`].
+
 use bytes::Bytes;
 use http::Response;
 use serde::Serialize;
 
 use crate::layer::rejection::Rejection;
 
-/// A JSON body of the house's own (RFC 8259), by a closure.
+/// A JSON body (RFC 8259) that a closure makes from the rejection.
 ///
-/// A body that serde cannot write gives way to [`Rejection::to_response`].
+/// If serde cannot write the body, the response is [`Rejection::to_response`].
 ///
 /// ```
 /// use serde::Serialize;

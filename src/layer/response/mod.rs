@@ -4,18 +4,21 @@
 //! |---|---|
 //! | [`Rejection::to_response`](crate::Rejection::to_response), the default | `application/json` |
 //! | [`Problem`] | `application/problem+json` (RFC 9457) |
-//! | [`json`] | `application/json`, with a body of the house's own |
+//! | [`json`] | `application/json`, with a body of your own |
 //! | [`plain_text`] | `text/plain` |
 //!
-//! With the feature `grpc`, a refused gRPC call is answered as gRPC, whatever `on_rejection` says:
-//! HTTP status 200, no body, and in the headers `grpc-status` 8 (`RESOURCE_EXHAUSTED`; 3,
-//! `INVALID_ARGUMENT`, where the key is missing), the message, `grpc-status-details-bin` with
-//! `RetryInfo` and `QuotaFailure` of `google.rpc`, and `grpc-retry-pushback-ms` (gRFC A6), which is
-//! -1 where a retry does not help. A call is known by a content type that begins with
-//! `application/grpc`.
+//! With the feature `grpc`, a refused gRPC call gets a gRPC response, whatever `on_rejection` is. A
+//! call is a request with a content type of gRPC, such as `application/grpc+proto`. The HTTP status
+//! is 200, there is no body, and the headers are:
 //!
-//! All others answer with [`Rejection::status`](crate::Rejection::status). Any other format is a
-//! closure that returns a response.
+//! - `grpc-status`: 8 (`RESOURCE_EXHAUSTED`); 3 (`INVALID_ARGUMENT`) if the key is missing or
+//!   unreadable; 14 (`UNAVAILABLE`) if the store does not answer
+//! - `grpc-message`: the message
+//! - `grpc-status-details-bin`, with status 8: `RetryInfo` and `QuotaFailure` of `google.rpc`
+//! - `grpc-retry-pushback-ms` (gRFC A6): the wait in milliseconds, or -1 if a retry does not help
+//!
+//! All other responses have the status [`Rejection::status`](crate::Rejection::status). For any
+//! other format, write a closure that returns a response.
 //!
 //! ```
 //! use tower_quota::{Limiter, RateLimitLayer, response};

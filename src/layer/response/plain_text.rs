@@ -1,9 +1,11 @@
+//! A plain text body: [`plain_text`].
+
 use bytes::Bytes;
 use http::Response;
 
 use crate::layer::rejection::Rejection;
 
-/// The rejection's message, as it is displayed, in plain text.
+/// A body in plain text: the rejection's message.
 ///
 /// ```
 /// use tower_quota::{Limiter, RateLimitLayer, response};

@@ -1,4 +1,4 @@
-//! Problem details: [`Problem`].
+//! Problem details (RFC 9457): [`Problem`].
 
 use std::{borrow::Cow, fmt, sync::Arc};
 
@@ -17,11 +17,11 @@ const ABNORMAL_USAGE: &str =
 
 type Title = Arc<dyn Fn(&Rejection) -> Cow<'static, str> + Send + Sync>;
 
-/// `application/problem+json` (RFC 9457): a type of the house's own, or
-/// [`quota_exceeded`](Self::quota_exceeded).
+/// A body of `application/problem+json` (RFC 9457), with [a type of your own](Self::new) or [the
+/// standard types](Self::quota_exceeded).
 ///
-/// A request that has exceeded no quota is answered with the type `about:blank`, its status as the
-/// title, and the message as `detail`: one that lacks its key, say.
+/// If the request has exceeded no quota, for example because its key is missing, the type is
+/// `about:blank`, the title is the name of the status, and `detail` is the message.
 ///
 /// ```
 /// use tower_quota::{Limiter, Policy, Quota, Rejection, response::Problem};
@@ -50,35 +50,35 @@ pub struct Problem {
     title: Option<Title>,
     detail: bool,
     instance: bool,
-    /// Whether the types are the draft's.
+    /// Whether the types are those of the draft.
     drafted: bool,
 }
 
 impl Problem {
-    /// Of this type, which is a URI. The title is `Too Many Requests` unless
-    /// [told otherwise](Self::title).
+    /// Problem details of this type, a URI. The title is `Too Many Requests` by default; see
+    /// [`title`](Self::title).
     pub fn new(type_uri: impl Into<Cow<'static, str>>) -> Self {
         let kind = type_uri.into();
         Self { kind, title: None, detail: false, instance: false, drafted: false }
     }
 
-    /// Of the types of draft-ietf-httpapi-ratelimit-headers-11, section 5, with the message as
-    /// `detail`:
+    /// Problem details with the types of draft-ietf-httpapi-ratelimit-headers-11, section 5, and
+    /// with the message as `detail`:
     ///
     /// | the request | type |
     /// |---|---|
-    /// | exceeds a quota, also one of no units | `quota-exceeded` |
+    /// | exceeds a quota, or has a quota of zero units | `quota-exceeded` |
     /// | cannot be counted, as the store does not answer | `temporary-reduced-capacity` |
-    /// | is of a key that an operator has blocked | `abnormal-usage-detected` |
+    /// | comes from a caller that an operator has blocked | `abnormal-usage-detected` |
     ///
-    /// `violated-policies` has the names of all policies that refuse, the longest wait first; that
-    /// of a blocked key has none.
+    /// `violated-policies` lists the names of all policies that refuse, the longest wait first. For
+    /// a blocked caller, it is absent.
     pub fn quota_exceeded() -> Self {
         let problem = Self::new(QUOTA_EXCEEDED).title(|_| "Quota exceeded");
         Self { drafted: true, ..problem }.detail()
     }
 
-    /// The title, by a closure: `|_| "Too fast"`.
+    /// Sets the title, by a closure such as `|_| "Too fast"`.
     pub fn title<T: Into<Cow<'static, str>>>(
         mut self,
         title: impl Fn(&Rejection) -> T + Send + Sync + 'static,
@@ -87,18 +87,17 @@ impl Problem {
         self
     }
 
-    /// Adds `detail`: the rejection's message, as it is displayed. Where no quota is exceeded, it is
-    /// there without this as well.
+    /// Adds `detail`: the rejection's message. If no quota is exceeded, `detail` is there anyway.
     pub fn detail(mut self) -> Self {
         self.detail = true;
         self
     }
 
-    /// Adds `instance`: the request's [id](Rejection::request_id), where it has one.
+    /// Adds `instance`: the request's [id](Rejection::request_id), if it has one.
     ///
-    /// It is a URI reference (RFC 9457, section 3.1.5): a UUID becomes `urn:uuid:…` (RFC 9562,
-    /// section 4), a URI stays what it is, and of anything else the characters are percent-encoded
-    /// that a path's segment cannot have.
+    /// The id becomes a URI reference (RFC 9457, section 3.1.5): a UUID becomes `urn:uuid:…` (RFC
+    /// 9562, section 4), a URI stays as it is, and any other id is percent-encoded as a segment of
+    /// a path.
     pub fn instance(mut self) -> Self {
         self.instance = true;
         self
@@ -137,14 +136,14 @@ impl Problem {
         rejection.respond("application/problem+json", body.end())
     }
 
-    /// For [`on_rejection`](crate::RateLimitLayerBuilder::on_rejection).
+    /// Makes a closure for [`on_rejection`](crate::RateLimitLayerBuilder::on_rejection).
     pub fn renderer(self) -> impl Fn(&Rejection) -> Response<Bytes> + Send + Sync + 'static {
         move |rejection| self.respond(rejection)
     }
 }
 
-/// What a segment of a path cannot have (RFC 3986, section 3.3), and the colon, before which there
-/// would be a scheme.
+/// The characters that a segment of a path cannot have (RFC 3986, section 3.3), and the colon: the
+/// text before it would be a scheme.
 const NO_SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
