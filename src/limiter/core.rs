@@ -24,9 +24,9 @@ use crate::{
 pub(super) struct Core {
     pub(super) rules: RuleSet,
     pub(super) store: Arc<dyn Store>,
-    /// The store announces the policies to others for as long as this lives.
+    /// The store announces the policies to other processes as long as this is alive.
     pub(super) announced: Arc<[Announcement]>,
-    /// Where counts live while the store does not answer.
+    /// The counts while the store does not answer.
     pub(super) local: OnceLock<MemoryStore>,
     /// Whether other processes share the counts.
     pub(super) is_shared: bool,
@@ -39,12 +39,12 @@ pub(super) struct Core {
     pub(super) metrics: Metrics,
 }
 
-/// The domain of callers' fingerprints where the limiter has no [`Caller`].
+/// The domain of callers' fingerprints if the limiter has no [`Caller`].
 const CALLER: &str = "caller";
 
 impl Core {
-    /// The fingerprint of a key that is about to be charged. The store prefetches the key's count, as
-    /// early as can be.
+    /// The fingerprint of a key that will be charged. The store begins to load the key's count
+    /// already.
     #[inline]
     pub(super) fn fingerprint(&self, rule: &Rule, kind: u8, key: &Key<'_>) -> u128 {
         let fingerprint = self.keys.fingerprint(rule.domain(kind).key, key);
@@ -52,7 +52,8 @@ impl Core {
         fingerprint
     }
 
-    /// On which server of a cluster the counts of a key are kept, if not on the key's own.
+    /// The shard that chooses a cluster's server for the counts of a key: the key's first part.
+    /// `None` if the whole key chooses the server.
     #[inline]
     pub(super) fn shard(&self, rule: &Rule, kind: u8, key: &Key<'_>) -> Option<u64> {
         if !self.is_shared {
@@ -62,10 +63,10 @@ impl Core {
         key.first_part().map(|first| self.keys.fingerprint(domain, &first) as u64)
     }
 
-    /// The same for a request's key: the policy may read the shard from the request.
+    /// Like [`shard`](Self::shard), for a request: the policy may read the shard from the request.
     ///
     /// # Errors
-    /// The status for a shard that cannot be read: it must not move the caller's counts to another
+    /// The status for a shard that cannot be read. It must not move the caller's counts to another
     /// server.
     #[inline]
     pub(super) fn shard_of(
@@ -81,7 +82,8 @@ impl Core {
         match rule.policy.settings.shard_of(request) {
             Extracted::Unreadable(status) => Err(status),
             Extracted::Missing => Ok(self.shard(rule, kind, key)),
-            // Fingerprinted like the key of a policy that counts by it: both are on one server.
+            // The fingerprint is that of a policy which counts by this key, so that both are on one
+            // server.
             Extracted::Found(shard) => {
                 let domain = rule.shard_domain;
                 let fingerprint = match shard.first_part() {
@@ -93,10 +95,10 @@ impl Core {
         }
     }
 
-    /// The fingerprint of the caller from whom a request comes.
+    /// The fingerprint of the caller of a request.
     ///
     /// # Errors
-    /// The status for a caller who cannot be read.
+    /// The status for a caller that cannot be read.
     #[cold]
     pub(super) fn caller_of(&self, request: &Parts) -> Result<Option<u128>, StatusCode> {
         let Some(caller) = &self.caller else { return Ok(None) };
@@ -107,11 +109,10 @@ impl Core {
         }
     }
 
-    /// What holds for the caller of a request instead of what holds for others.
+    /// The override of the caller of a request.
     ///
     /// # Errors
-    /// The ruling on a caller who is blocked, or who cannot be read: it may be one who has an
-    /// override.
+    /// The ruling on a caller who is blocked, or who cannot be read and may be blocked.
     #[cold]
     pub(super) fn override_of(&self, request: &Parts) -> Result<Option<Override>, Ruling> {
         let caller = self.caller_of(request).map_err(Ruling::UnreadableCaller)?;
@@ -119,7 +120,7 @@ impl Core {
         own.map_err(|wait| Ruling::Blocked { wait })
     }
 
-    /// What holds for the caller with a key that is checked.
+    /// The override of the caller with the key of a check.
     ///
     /// # Errors
     /// How long the caller is blocked.
@@ -132,7 +133,7 @@ impl Core {
         canonical.map_or(Ok(None), |key| self.override_by(self.caller_fingerprint(&key)))
     }
 
-    /// What holds for the caller with this fingerprint.
+    /// The override of the caller with this fingerprint.
     ///
     /// # Errors
     /// How long the caller is blocked.
@@ -142,7 +143,7 @@ impl Core {
         own.as_ref().and_then(|own| own.blocked_for(now)).map_or(Ok(own), Err)
     }
 
-    /// The fingerprint by which overrides know the caller with this key.
+    /// The fingerprint of the caller with this key in the table of overrides.
     pub(super) fn caller_fingerprint(&self, key: &Key<'_>) -> u128 {
         match &self.caller {
             Some(caller) => caller.fingerprint(key),
@@ -150,7 +151,7 @@ impl Core {
         }
     }
 
-    /// Where counts live while the store does not answer.
+    /// The counts while the store does not answer.
     pub(super) fn local(&self) -> &dyn Store {
         self.local.get_or_init(|| {
             let local = MemoryStore::default();

@@ -20,7 +20,7 @@ use crate::{
     store::{Answer, Change, Correction, StoreError, StoreFuture},
 };
 
-/// A correction that the store is making. It is made whether or not it is polled.
+/// A correction that the store is making. The store makes it even if this is not polled.
 pub(crate) struct Correcting {
     limiter: Limiter,
     answer: StoreFuture,
@@ -35,8 +35,8 @@ struct Corrected {
     cost: u64,
 }
 
-/// Begins to correct what `decision` has charged, by what `response` says; `None` where nothing
-/// changes.
+/// Starts to correct the charges of `decision` by the cost that `response` reports. `None` if
+/// nothing changes.
 pub(super) fn settle(
     limiter: &Limiter,
     decision: &Decision,
@@ -57,7 +57,7 @@ pub(super) fn settle(
     Some(Correcting { limiter: limiter.clone(), answer, corrected })
 }
 
-/// What a response says that its request has cost, where that differs from the charge.
+/// The cost that a response reports, and the change to the charge; `None` if there is no change.
 fn settled(core: &Core, outcome: &Outcome<'_>, response: &Parts) -> Option<(u64, Change)> {
     // A dry run that did not fit was not charged.
     if !outcome.is_allowed() {
@@ -73,7 +73,7 @@ fn settled(core: &Core, outcome: &Outcome<'_>, response: &Parts) -> Option<(u64,
     }
 }
 
-/// Gives back all that `decision` has charged: the request was never served.
+/// Gives back all units that `decision` has charged, as the request was never served.
 pub(super) fn undo(core: &Core, decision: &Decision) {
     let record = &decision.record;
     let charged = record.outcomes().filter(Outcome::is_allowed);
@@ -85,8 +85,7 @@ pub(super) fn undo(core: &Core, decision: &Decision) {
     core.queue.on_released(corrections.iter().map(|correction| &correction.charge), now);
 }
 
-/// Begins to change what the keys of an evaluation have used. The time and the answer of their
-/// charges are not known.
+/// Starts to change what the keys of an evaluation have used. The time of the charges is not known.
 pub(super) fn correct(limiter: &Limiter, evaluation: &Evaluation, change: Change) -> Correcting {
     let core = &*limiter.core;
     let charges = evaluation.charges().iter();
@@ -98,7 +97,7 @@ pub(super) fn correct(limiter: &Limiter, evaluation: &Evaluation, change: Change
     Correcting { limiter: limiter.clone(), answer, corrected }
 }
 
-/// A change to what a charge of a decision has used.
+/// The correction of one charge of a decision.
 fn correction(record: &Record, outcome: &Outcome<'_>, change: Change) -> Correction {
     Correction {
         charged_at: Some(record.now),
@@ -108,10 +107,10 @@ fn correction(record: &Record, outcome: &Outcome<'_>, change: Change) -> Correct
 }
 
 impl Correcting {
-    /// Waits for the store, and writes into `decision` what is left.
+    /// Waits for the store, and updates in `decision` what is left.
     ///
     /// # Errors
-    /// The store does not answer; the decision is as before.
+    /// The store does not answer. Then the decision stays as it was.
     pub(crate) fn poll_settled(
         &mut self,
         decision: &mut Decision,
@@ -119,7 +118,7 @@ impl Correcting {
     ) -> Poll<Result<(), StoreError>> {
         let Answer { usages, at } = ready!(Pin::new(&mut self.answer).poll(context))?;
         let record = &mut *decision.record;
-        // A reset counts from the moment of the decision, as all others of the decision do.
+        // All resets of a decision count from its time, so this one does too.
         let since = at.monotonic().saturating_sub(record.now.monotonic());
         for (&Corrected { index, cost }, usage) in self.corrected.iter().zip(&usages) {
             record.charges[index].cost = cost;
@@ -129,8 +128,8 @@ impl Correcting {
         Poll::Ready(Ok(()))
     }
 
-    /// Waits for the store, and decides by what is left. Where the store does not answer, every
-    /// policy refuses.
+    /// Waits for the store, and decides by what is left. If the store does not answer, every policy
+    /// refuses.
     pub(super) fn poll_corrected(
         &mut self,
         evaluation: &mut Evaluation,
@@ -150,7 +149,7 @@ impl Correcting {
         Poll::Ready(std::mem::take(evaluation).into_decision(at, std::time::Duration::ZERO))
     }
 
-    /// Requests that wait for these keys may pass earlier.
+    /// Wakes requests that wait for these keys, as they may pass earlier.
     fn release(&self, record: &Record) {
         let core = &*self.limiter.core;
         let counted = record.outcomes().filter(|outcome| outcome.has_key());

@@ -1,4 +1,4 @@
-//! The way from an [`Evaluation`] to a [`Decision`]: at once, or as a [`DecisionFuture`].
+//! How an [`Evaluation`] becomes a [`Decision`]: at once, or by a [`DecisionFuture`].
 
 use std::{
     fmt,
@@ -29,10 +29,10 @@ use crate::{
     warning::{Code, warn},
 };
 
-/// A [`Decision`] to come.
+/// The future of a [`Decision`], such as from [`Limiter::decide`].
 ///
-/// In memory it is ready at the first poll, unless the request is held. A future that is dropped
-/// while its request is held costs nothing.
+/// With a store in memory it is ready at the first poll, unless the request is held. If it is
+/// dropped while the request is held, nothing is charged.
 #[must_use = "nothing is decided unless it is awaited"]
 pub struct DecisionFuture {
     limiter: Limiter,
@@ -49,10 +49,10 @@ enum Step {
     Waiting,
 }
 
-/// Decides, if that needs no waiting; or else returns the future of the decision.
+/// Decides at once if no waiting is needed; otherwise returns the future of the decision.
 ///
-/// Most requests are decided here: each key is known, the store answers at once, and no request is
-/// held or may have to be.
+/// Most requests are decided here: no key is missing, the store answers at once, and no request is
+/// held or may be held.
 #[inline]
 pub(super) fn try_decide(
     limiter: &Limiter,
@@ -71,7 +71,7 @@ pub(super) fn try_decide(
     DecisionFuture::start(limiter, evaluation, now)
 }
 
-/// Decides as [`try_decide`] does, and never holds; `None` where the store does not answer at once.
+/// Like [`try_decide`], but never holds. `None` if the store does not answer at once.
 #[inline]
 pub(super) fn decide_at_once(core: &Core, mut evaluation: Evaluation) -> Option<Decision> {
     let now = core.clock.now();
@@ -104,7 +104,7 @@ pub(super) fn charge_at_once(core: &Core, evaluation: &mut Evaluation, now: Now)
     charged
 }
 
-/// Charges behind the requests that wait, if the store answers at once.
+/// Like [`charge_at_once`], behind the requests that are held.
 #[inline]
 fn charge_at_once_in_order(core: &Core, evaluation: &mut Evaluation, now: Now) -> bool {
     if core.queue.has_waiting() {
@@ -113,7 +113,7 @@ fn charge_at_once_in_order(core: &Core, evaluation: &mut Evaluation, now: Now) -
     charge_at_once(core, evaluation, now)
 }
 
-/// The decision of an evaluation that needs nothing more.
+/// The decision by an evaluation that is complete.
 fn finish(
     core: &Core,
     mut evaluation: Evaluation,
@@ -133,8 +133,7 @@ fn finish(
     decision
 }
 
-/// Requests that are held may use their units later than they are due. A refusal says how long the
-/// request has to wait even then.
+/// Lengthens the waits of a refusal: requests that are held may charge later than they are due.
 #[cold]
 fn lengthen_waits(core: &Core, evaluation: &mut Evaluation, was_queued: bool, now: Now) {
     for index in 0..evaluation.record.entries.len() {
@@ -153,7 +152,7 @@ impl DecisionFuture {
         Self { limiter, evaluation, arrived, step: Step::Evaluated, queued: None }
     }
 
-    /// Decides, if that needs no waiting; or else is the future of the decision.
+    /// Polls the future once: returns the decision if it is ready, or else the future.
     #[inline(never)]
     fn start(
         limiter: &Limiter,
@@ -175,7 +174,7 @@ impl DecisionFuture {
         charge_at_once_in_order(core, &mut self.evaluation, self.arrived)
     }
 
-    /// Asks the store for the units, behind the requests that wait for them already.
+    /// Sends the charges to the store, behind the requests that are held already.
     fn charge(&mut self, now: Now) {
         let core = &*self.limiter.core;
         let record = &mut *self.evaluation.record;
@@ -188,12 +187,12 @@ impl DecisionFuture {
         self.step = Step::Charging { answer, now };
     }
 
-    /// Enters the store's answer, or decides without it. Returns when it was decided.
+    /// Applies the store's answer, or decides without it. Returns the time of the decision.
     fn apply(&mut self, answer: Result<Answer, StoreError>, now: Now) -> Now {
         let core = &*self.limiter.core;
         let error = match answer {
             Ok(Answer { usages, at }) if self.evaluation.set_usages(&usages) => return at,
-            // A store of the user's own: a charge that it leaves out does not fit.
+            // A custom store has left out a charge: it has not answered.
             Ok(_) => StoreError::new("it has not answered for each charge"),
             Err(error) => error,
         };
@@ -201,8 +200,8 @@ impl DecisionFuture {
         now
     }
 
-    /// Queues the request until its units fit. `false` where the queue has no room, and where the
-    /// wait is longer than a policy holds a request.
+    /// Queues the request until its units fit. `false` if the queue has no room, or if the wait is
+    /// longer than a policy holds a request.
     #[expect(
         clippy::arithmetic_side_effects,
         reason = "a wait of 584 years, the longest, leads to a moment"
@@ -220,7 +219,7 @@ impl DecisionFuture {
                 queued.sleep_until_due_or_first(now);
             }
             None => {
-                // The timer comes first: without one, there is no ticket to give back.
+                // The timer comes first: if there is none, no ticket has to leave the queue.
                 let Some(sleep) = timer(due) else { return false };
                 let ticket = match queue.join(self.evaluation.callers(), requests, now) {
                     Join::Queued(ticket) => ticket,
@@ -260,7 +259,7 @@ impl DecisionFuture {
             _ => core.clock.now(),
         };
         // Requests that came earlier and are due as well go first, and the last of them wakes this
-        // one. A request that is not polled loses that right after a short time.
+        // one. They lose that right if they are not polled for a short time.
         let waited = now.monotonic().saturating_sub(self.arrived.monotonic());
         let longest_hold = Duration::from_nanos(self.evaluation.record.longest_hold);
         let patience = longest_hold.saturating_sub(waited);
@@ -303,7 +302,7 @@ impl Future for DecisionFuture {
             if this.queue_up(now) {
                 continue;
             }
-            // The requests behind may go on.
+            // The ticket leaves, so that the tickets behind move up.
             let was_queued =
                 this.queued.take().map(|mut queued| queued.turn_has_come = true).is_some();
             let evaluation = mem::take(&mut this.evaluation);
@@ -321,7 +320,7 @@ impl fmt::Debug for DecisionFuture {
     }
 }
 
-/// A ticket in the queue, given back when it is dropped.
+/// A ticket in the queue, which leaves when this is dropped.
 struct Queued {
     limiter: Limiter,
     ticket: u64,
@@ -332,8 +331,8 @@ struct Queued {
 }
 
 impl Queued {
-    /// Sleeps until its units are expected to fit; or, if that is earlier, until the request ahead is
-    /// late, which this one then overtakes.
+    /// Sleeps until the units should fit; or, if that is earlier, until the ticket ahead is late,
+    /// so that this one passes it.
     #[expect(
         clippy::arithmetic_side_effects,
         reason = "a wait of 584 years, the longest, leads to a moment"
@@ -353,9 +352,9 @@ impl Drop for Queued {
     }
 }
 
-/// A timer; `None` where no runtime has one.
+/// A timer; `None` without a tokio runtime that has timers.
 fn timer(wake_at: Instant) -> Option<Sleep> {
-    // Tokio says only by its panic whether a runtime's time is enabled.
+    // Tokio has no query for this: it panics if the runtime's timers are off.
     let timer = || panic::catch_unwind(|| tokio::time::sleep_until(wake_at)).ok();
     let timer = Handle::try_current().ok().and_then(|_| timer());
     if timer.is_none() {

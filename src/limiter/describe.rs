@@ -1,4 +1,4 @@
-//! The limits as data, for callers, from the settings that decide.
+//! Describes the limits as data, from the settings by which the limiter decides.
 
 use std::{iter, time::Duration};
 
@@ -38,9 +38,9 @@ fn describe_all<'a>(rules: impl Iterator<Item = &'a Rule>) -> Vec<PolicyDescript
         .collect()
 }
 
-/// What is decided about a caller who has used up a policy's quota: the first that refuses
-/// requests, of the first category that has one. It is charged to counts of its own, those of the
-/// first kind of key and the first plan. `None` where no request is ever refused.
+/// An example of a refusal: a caller has used up the quota of the first policy that refuses
+/// requests, in the first category that has one. The counts are separate, and of the first kind of
+/// key and the first plan. `None` if no request is ever refused.
 pub(super) fn example_refusal(core: &Core) -> Option<Decision> {
     let of_categories = core.rules.categories().map(|(_, _, rules)| rules.collect());
     let mut all = of_categories.chain(iter::once(Vec::new()));
@@ -51,14 +51,14 @@ pub(super) fn example_refusal(core: &Core) -> Option<Decision> {
     })
 }
 
-/// What these rules say when the first that is enforced is used up.
+/// The decision by these rules when the quota of the first enforced one is used up.
 fn use_up(core: &Core, limited: &[(&Rule, Quota)]) -> Option<Decision> {
     let enforced = |(rule, _): &&(&Rule, Quota)| !rule.policy.settings.dry_run;
     let (first, quota) = limited.iter().find(enforced)?;
     let (store, now) = (MemoryStore::with_max_keys(1_024), core.clock.now());
     let key = core.keys.fingerprint(NO_KIND, &"example".into());
     let decide = |mut evaluation: Evaluation| {
-        // The memory answers at once.
+        // The store in memory answers at once.
         let (charges, usages) = evaluation.charges_and_usages();
         let is_charged = store.charge_at_once(charges, usages, now);
         evaluation.judge();

@@ -1,5 +1,4 @@
-//! What a request asks of the store: which policies hold, whose quota each draws on, and what it
-//! charges.
+//! What a request charges: which policies apply, the key and the quota of each, and the cost.
 
 use std::time::Duration;
 
@@ -28,7 +27,7 @@ pub(crate) struct Evaluation {
     pub(crate) record: Pooled,
 }
 
-/// A key that was read from a request: policies by the same key read it once.
+/// A key that was read from a request. Policies that count by the same key read it once.
 struct KeyRead<'a> {
     /// The [`Rule::key_source`].
     source: u32,
@@ -39,7 +38,7 @@ struct KeyRead<'a> {
 }
 
 impl Evaluation {
-    /// What each policy of a request charges.
+    /// The charges of all policies that apply to a request.
     #[inline]
     pub(super) fn of_request(core: &Core, request: &Parts) -> Self {
         let mut evaluation = Self::default();
@@ -72,8 +71,8 @@ impl Evaluation {
         evaluation
     }
 
-    /// What each policy that finds a key in a request would charge for one unit, whatever the
-    /// request's category. Global policies and unlimited plans are left out.
+    /// The charges, of one unit each, of all policies that find a key in a request, whatever its
+    /// category. Global policies and unlimited quotas are left out.
     pub(super) fn of_all_policies(core: &Core, request: &Parts) -> Self {
         let mut evaluation = Self::default();
         let own = match core.overrides.is_empty() {
@@ -106,7 +105,7 @@ impl Evaluation {
         evaluation
     }
 
-    /// What one unit of each of these quotas would charge.
+    /// A charge of one unit for each of these quotas.
     pub(super) fn of_quotas(core: &Core, quotas: &[QuotaRef], own: Option<&Override>) -> Self {
         let mut evaluation = Self::default();
         for QuotaRef { rule, key_kind, charge } in quotas {
@@ -132,7 +131,7 @@ impl Evaluation {
         self.record.push(rule, key_kind, key, quota, cost, refused)
     }
 
-    /// A request about which no policy decides.
+    /// The evaluation of a request that is refused before any policy.
     #[cold]
     fn ruled(core: &Core, request: &Parts, ruling: Ruling) -> Self {
         let mut evaluation = Self::default();
@@ -142,7 +141,7 @@ impl Evaluation {
         evaluation
     }
 
-    /// A check about which no policy decides.
+    /// The evaluation of a check of a blocked caller.
     #[cold]
     pub(super) fn blocked(wait: Duration) -> Self {
         let mut evaluation = Self::default();
@@ -150,13 +149,13 @@ impl Evaluation {
         evaluation
     }
 
-    /// Charges nothing.
+    /// Makes all charges peeks, which charge nothing.
     pub(super) fn only_peek(&mut self) {
         self.record.charges.iter_mut().for_each(|charge| charge.mode = Mode::Peek);
     }
 
-    /// Whether the store decides. A request whose key is missing or unreadable is refused without it
-    /// and costs nothing anywhere, unless only a dry run would refuse the request.
+    /// Whether the store has to be called. A request that an enforced policy refuses for its key is
+    /// refused without the store, and charged nothing under any policy.
     #[inline]
     pub(super) fn needs_store(&self) -> bool {
         self.record.counted > 0 && !self.record.lacks_key
@@ -174,14 +173,14 @@ impl Evaluation {
         &mut self.record.charges[..counted]
     }
 
-    /// The charges, and where the store writes its answers.
+    /// The charges, and the usages that the store fills in.
     #[inline]
     pub(super) fn charges_and_usages(&mut self) -> (&[Charge], &mut [Usage]) {
         let Record { charges, usages, counted, .. } = &mut *self.record;
         (&charges[..*counted], &mut usages[..*counted])
     }
 
-    /// Copies the store's answers; `false` where the store has not answered each charge.
+    /// Copies the store's answers; `false` if the store has not answered each charge.
     #[must_use]
     pub(super) fn set_usages(&mut self, answers: &[Usage]) -> bool {
         let (_, usages) = self.charges_and_usages();
@@ -193,7 +192,7 @@ impl Evaluation {
         is_complete
     }
 
-    /// Says of each counted policy whether it refuses.
+    /// Sets for each counted policy whether it refuses.
     #[inline(always)]
     pub(super) fn judge(&mut self) {
         let Record { entries, charges, usages, counted, .. } = &mut *self.record;
@@ -209,8 +208,8 @@ impl Evaluation {
         enforced.filter(|outcome| !outcome.usage.fits() && outcome.charge.mode == Mode::Enforced)
     }
 
-    /// How long until all policies that refuse would let the request pass; `None` where none
-    /// refuses, and where one of them does not hold a request that long. `held_so_far` counts.
+    /// How long until all policies let the request pass. `None` if none refuses, or if one of them
+    /// does not hold a request that long, `held_so_far` included.
     pub(super) fn wait_worthwhile(&self, held_so_far: Duration) -> Option<Duration> {
         let waits = self.refusing().map(|outcome| {
             let wait = outcome.usage.wait();
@@ -220,7 +219,7 @@ impl Evaluation {
         waits.max_by_key(|wait| wait.unwrap_or(Duration::MAX))?
     }
 
-    /// What the queue has to know of each charge.
+    /// The charges and their waits, for the queue.
     pub(super) fn queue_requests(&self) -> impl Iterator<Item = Request<'_>> {
         self.record.outcomes().map(|Outcome { entry, charge, usage }| Request {
             charge,
@@ -230,8 +229,8 @@ impl Evaluation {
         })
     }
 
-    /// The callers in whose name the request waits: each key that is not shared by all. There are
-    /// none where all policies are global.
+    /// The callers for the bounds of the queue: each key of the request, except for those that all
+    /// callers share. There are none if all policies are global.
     pub(super) fn callers(&self) -> Callers {
         let mut callers = Callers::new();
         for key in self.record.outcomes().filter_map(|outcome| outcome.fingerprint()) {
@@ -242,7 +241,7 @@ impl Evaluation {
         callers
     }
 
-    /// Removes the policies whose numbers are not known, or that have no part in the verdict.
+    /// Removes the policies that `keeps` does not accept.
     #[expect(clippy::arithmetic_side_effects, reason = "no more are kept than there are")]
     #[cold]
     fn retain(&mut self, keeps: impl Fn(Outcome<'_>) -> bool) {
@@ -263,7 +262,7 @@ impl Evaluation {
         record.usages.truncate(kept);
     }
 
-    /// The decision without the store: only the policies that lack a key, or an operator, have a say.
+    /// The decision without the store: by the policies that lack a key, or by an operator's block.
     #[cold]
     pub(super) fn into_uncounted_decision(mut self, now: Now) -> Decision {
         self.retain(|outcome| !outcome.has_key());
@@ -339,8 +338,8 @@ impl Record {
         self.entries[index].unreadable = Some(status);
     }
 
-    /// Adds what a policy charges to a key and its shard, or why it refuses without a key. Returns
-    /// its index.
+    /// Adds a policy's charge to a key and its shard, or its refusal for lack of a key. Returns the
+    /// policy's index.
     #[inline(always)]
     #[expect(clippy::arithmetic_side_effects, reason = "a limiter has far fewer policies")]
     fn push(

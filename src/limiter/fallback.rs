@@ -1,4 +1,4 @@
-//! What is decided when the store does not answer.
+//! The decision when the store does not answer.
 
 use smallvec::{SmallVec, smallvec};
 
@@ -13,7 +13,7 @@ use crate::{
     store::{Charge, Mode, StoreError, Usage},
 };
 
-/// Decides as each policy says for the time without the store ([`OnStoreFailure`]).
+/// Decides by what each policy is set to do without the store ([`OnStoreFailure`]).
 #[cold]
 pub(super) fn decide_without_store(
     core: &Core,
@@ -50,7 +50,7 @@ pub(super) fn decide_without_store(
     let effective = |index: &usize| record.outcome(*index).effective_charge();
     let charges: SmallVec<[Charge; 4]> = locally.iter().map(effective).collect();
     let mut usages: SmallVec<[Usage; 4]> = smallvec![Usage::unknown(); charges.len()];
-    // The memory answers at once.
+    // The store in memory answers at once.
     let charged = core.local().charge_at_once(&charges, &mut usages, now);
     for (index, usage) in locally.into_iter().zip(usages) {
         if charged {

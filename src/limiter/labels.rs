@@ -1,3 +1,5 @@
+//! The texts of a policy that its outcomes refer to: [`Labels`].
+
 use std::{
     borrow::Cow,
     collections::HashSet,
@@ -6,16 +8,16 @@ use std::{
 
 use crate::policy::Policy;
 
-/// What a policy is called wherever its outcomes go.
+/// The name, the unit and the kinds of key of a policy.
 ///
-/// An outcome may outlive its limiter. Counting references to a name that all threads share would
-/// take a tenth of a decision's time on one thread, and more on several. So labels are kept for the
-/// life of the process, each once, however many limiters are built.
+/// Labels are kept for the life of the process, as an outcome may outlive its limiter. A reference
+/// count that all threads share would take a tenth of a decision's time on one thread, and more on
+/// several. Equal labels are kept once, however many limiters are built.
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Labels {
     pub(crate) policy: Arc<str>,
     kinds: Vec<String>,
-    /// What it counts, where that is not requests.
+    /// What the policy counts, if not requests.
     pub(crate) unit: Option<Arc<str>>,
     /// Whether all requests count together.
     pub(crate) is_global: bool,
@@ -40,18 +42,18 @@ impl Labels {
         kept
     }
 
-    /// Whether its name and its unit do.
+    /// Whether `fits` accepts both the name and the unit.
     pub(crate) fn fit(&self, fits: fn(&str) -> bool) -> bool {
         fits(&self.policy) && self.unit.as_deref().is_none_or(fits)
     }
 
-    /// The kinds of key, of which there is one at least.
+    /// The kinds of key, at least one.
     #[expect(clippy::cast_possible_truncation, reason = "`build()` refuses more kinds")]
     pub(crate) fn kinds(&self) -> impl Iterator<Item = &str> {
         (0..self.kinds.len().max(1) as u8).map(|number| self.kind(number))
     }
 
-    /// The kind of key by which a request was counted.
+    /// The name of the kind with this index; `all` if there is none.
     pub(crate) fn kind(&self, number: u8) -> &str {
         self.kinds.get(usize::from(number)).map_or("all", |kind| kind)
     }

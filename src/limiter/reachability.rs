@@ -1,5 +1,4 @@
-//! Which requests reach which category and which key: a setting that certainly is never used is an
-//! error.
+//! Finds settings that no request can ever use: `build()` refuses them.
 
 use http::Method;
 
@@ -12,7 +11,7 @@ use crate::{
     policy::Policy,
 };
 
-/// Fails where an exemption leaves no request, no request reaches a category, or no request of a
+/// Fails if an exemption leaves no request, if no request reaches a category, or if no request of a
 /// policy's categories can have its key.
 pub(super) fn check(
     exempt: &[Matcher],
@@ -57,7 +56,7 @@ fn exempts_all(matcher: &Matcher) -> Option<&'static str> {
     }
 }
 
-/// Why no request reaches a category behind those `before` it.
+/// Why no request reaches a category that comes after those in `before`.
 fn problem_of(category: &Category, exempt: &[Matcher], before: &[Category]) -> Option<String> {
     let Category { name, matchers, .. } = category;
     if name.is_empty() {
@@ -137,7 +136,7 @@ fn path_of_no_category(policy: &Policy, categories: &[Category]) -> Option<Strin
     let patterns = own.map(|matcher| route(matcher).map(|(_, pattern)| pattern));
     let patterns = patterns.collect::<Option<Vec<_>>>()?;
     let is_of_none = |path: &String| {
-        // A path that does not parse is another error.
+        // Another check reports a path that does not parse.
         let key = Pattern::parse(path);
         key.is_ok_and(|key| !patterns.iter().any(|pattern| overlap(pattern, &key)))
     };

@@ -1,4 +1,4 @@
-//! The policies as a limiter holds them, and which of them hold for a request: [`RuleSet`].
+//! The policies of a limiter, and which of them apply to a request: [`RuleSet`].
 
 use std::{collections::BTreeMap, ops::Range, time::Duration};
 
@@ -23,16 +23,16 @@ use crate::{
     warning::{Code, warn},
 };
 
-/// The longest hold: no window is longer, and sums of times do not overflow.
+/// The longest hold. No window is longer, and sums of times do not overflow.
 const LONGEST_HOLD: Duration = Duration::from_nanos(MAX_WINDOW);
 
-/// The domain of fingerprints that are not of a key: a policy's identity.
+/// The domain of the fingerprints of policies, which are no keys.
 pub(super) const NO_KIND: u64 = 0;
 
-/// All policies of a limiter, and for which requests each holds.
+/// All policies of a limiter, and to which requests each applies.
 pub(super) struct RuleSet {
     exempt: Vec<Matcher>,
-    /// Ended by the first request that is not exempt.
+    /// Watches whether all of the first requests are exempt.
     all_exempt: FirstRequests,
     /// The rules for every request; then those of each category; then those for checks only.
     rules: Vec<Rule>,
@@ -41,7 +41,7 @@ pub(super) struct RuleSet {
     by_name: BTreeMap<String, RuleId>,
 }
 
-/// A category, and which rules hold for its requests.
+/// A category and its rules.
 struct CategoryRules {
     #[cfg_attr(
         not(any(feature = "describe", feature = "metrics", feature = "tracing")),
@@ -59,13 +59,13 @@ pub(super) struct Rule {
     pub(super) entry: Entry,
     /// The template of its charges.
     pub(super) charge: Charge,
-    /// Rules that have the same find the same key in a request.
+    /// Rules with the same number find the same key in a request.
     pub(super) key_source: u32,
-    /// Ended by the first request that has the key by which the policy counts first.
+    /// Watches whether all of the first requests lack the policy's first kind of key.
     without_key: FirstRequests,
     /// The domain of each kind of key.
     pub(super) domains: Box<[Domain]>,
-    /// The domain of the key that says where a cluster keeps the counts, if there is one.
+    /// The domain of the key that chooses a cluster's server, if the policy has a shard.
     pub(super) shard_domain: Domain,
 }
 
@@ -76,7 +76,7 @@ pub(super) struct Categories {
     pub(super) others: Vec<u32>,
 }
 
-/// What a [`RuleSet`] is made of.
+/// The policies and exemptions of a [`LimiterBuilder`](super::LimiterBuilder).
 #[derive(Default)]
 pub(super) struct Policies {
     pub(super) exempt: Vec<Matcher>,
@@ -142,7 +142,7 @@ impl RuleSet {
         Ok(first..self.rules.len() as u32)
     }
 
-    /// Fails where a policy holds twice for a category.
+    /// Fails if a policy applies twice to a category.
     fn check_twice(&self, category: &str, policies: &[Policy]) -> Result<(), BuildError> {
         let for_every_request = || self.range(&self.every_request).map(|rule| &rule.policy);
         for (index, policy) in policies.iter().enumerate() {
@@ -167,7 +167,7 @@ impl RuleSet {
         self.by_name.get(policy).copied()
     }
 
-    /// Every rule: one policy may have several.
+    /// All rules. One policy may have several.
     pub(super) fn all(&self) -> impl Iterator<Item = &Rule> {
         self.rules.iter()
     }
@@ -225,7 +225,7 @@ impl RuleSet {
         self.categories.get(category? as usize).map(|category| &*category.name)
     }
 
-    /// Whether the category of a request has no part in what is decided.
+    /// Whether requests need no matching: there are no exemptions and no categories.
     #[inline]
     pub(super) fn is_plain(&self) -> bool {
         self.exempt.is_empty() && self.categories.is_empty()
@@ -254,10 +254,10 @@ impl RuleSet {
         })
     }
 
-    /// Some routers decode a path and split it as others do: they choose the first category that
-    /// matches the decoded path. Routers that split it differently, or trim a trailing slash, may
-    /// choose any category: a router that axum nests at `/v1` answers `/v1/`, or leaves it to the
-    /// router outside.
+    /// The categories of a path that routers read in different ways. Some routers decode a path
+    /// before they match it: they choose the first category that matches the decoded path. Others
+    /// split it differently, or trim a trailing slash, and may choose any category: a router that
+    /// axum nests at `/v1` answers `/v1/`, or leaves it to the outer router.
     #[cold]
     #[inline(never)]
     fn categories_of_odd(
@@ -278,7 +278,7 @@ impl RuleSet {
         Categories { first, others }
     }
 
-    /// The matcher by which a request is in its category, where it has one.
+    /// The matcher that puts a request into its category.
     pub(super) fn matcher_of(&self, request: &Parts) -> Option<&Matcher> {
         let path = SentPath::from_request(request);
         let all = || self.categories.iter().flat_map(|category| &category.matchers);
@@ -286,7 +286,7 @@ impl RuleSet {
         as_sent.or_else(|| all().find(|matcher| matcher.may_match(request, &path)))
     }
 
-    /// Warns that exemptions match each of the first requests, so that no request is counted.
+    /// Warns if exemptions match all of the first requests, so that no request is counted.
     #[cold]
     fn watch_exemptions(&self, is_exempt: bool) {
         if !is_exempt {
@@ -339,8 +339,7 @@ impl Rule {
         self.domains[usize::from(kind)]
     }
 
-    /// Notes whether a request has the key by which the policy counts first, and warns where none of
-    /// the first requests has it.
+    /// Warns if none of the first requests has the policy's first kind of key.
     #[inline]
     pub(super) fn watch_key(&self, kind: u8, key: &Extracted<'_>) {
         if !self.without_key.are_over() {

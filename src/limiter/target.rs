@@ -1,4 +1,4 @@
-//! Which count a check or a refund means: a policy, a key, and the key's quota.
+//! The target of a check or a refund: a policy, a key, and the key's quota.
 
 use std::fmt;
 
@@ -43,7 +43,7 @@ impl<'a> Target<'a> {
         }
     }
 
-    /// What a check charges. An unlimited quota counts nothing.
+    /// The charge of a check. An unlimited quota is not counted.
     #[inline(always)]
     pub(super) fn charge(&self, cost: u64) -> Result<Evaluation, CheckError> {
         if self.limiter.core.overrides.is_empty() {
@@ -63,8 +63,8 @@ impl<'a> Target<'a> {
         }
     }
 
-    /// What a refund gives back. An unlimited quota counts nothing. Units that were used before the
-    /// key's plan had none are counted under the policy's own quota.
+    /// The charge that a refund gives back. An unlimited quota is not counted. If the key's quota
+    /// is of zero units now, earlier units are found under the policy's own quota.
     pub(super) fn refund(&self, units: u64) -> Result<Evaluation, CheckError> {
         let core = &*self.limiter.core;
         let own = core.override_of_key(&self.key).ok().flatten();

@@ -1,4 +1,4 @@
-//! What metrics and events learn of decisions.
+//! Counts decisions in metrics, and logs refusals, dry runs and held requests.
 
 #[cfg(feature = "metrics")]
 use std::time::Duration;
@@ -66,9 +66,9 @@ fn is_peek(decision: &Decision) -> bool {
     decision.record.charges.first().is_some_and(|charge| charge.mode == Mode::Peek)
 }
 
-/// Events have the names of policies, categories and kinds of key, and no keys. The fields are looked
-/// up inside of the macros, which find out first whether anything listens: where there is no
-/// subscriber, the `log` crate's logger may.
+/// Events contain the names of policies, categories and kinds of key, but no keys. The macros
+/// compute the fields, as they find out first whether a subscriber, or the `log` crate's logger,
+/// wants the event.
 #[cfg(feature = "tracing")]
 #[inline(never)]
 fn log(core: &Core, decision: &Decision) {

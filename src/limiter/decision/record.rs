@@ -16,11 +16,11 @@ use crate::{
     store::{Charge, Usage},
 };
 
-/// What each policy charges and answers, and what follows from that.
+/// The charge, the usage and the refusal of each policy, and the ruling over all of them.
 ///
-/// `entries`, `charges` and `usages` have the same length: the same index is the same policy in
-/// each. Enforced policies come first, then dry runs with a key, then dry runs without one. So the
-/// store gets two slices.
+/// `entries`, `charges` and `usages` have the same length: an index is the same policy in each.
+/// Enforced policies come first, then dry runs with a key, then dry runs without one. So the
+/// policies that the store counts are one slice.
 #[derive(Debug)]
 pub(crate) struct Record {
     pub(crate) entries: Vec<Entry>,
@@ -28,18 +28,18 @@ pub(crate) struct Record {
     pub(crate) usages: Vec<Usage>,
     /// How many policies are enforced.
     pub(crate) enforced: usize,
-    /// How many policies the store counts, if an enforced one does not lack its key.
+    /// How many policies the store counts, unless `lacks_key`.
     pub(crate) counted: usize,
-    /// Whether an enforced policy lacks its key: the request is refused without the store.
+    /// Whether an enforced policy lacks its key: then the request is refused without the store.
     pub(crate) lacks_key: bool,
-    /// The longest hold of a policy, in nanoseconds.
+    /// The longest hold of all policies, in nanoseconds.
     pub(crate) longest_hold: u64,
     /// The index of the request's category.
     pub(crate) category: Option<u32>,
-    /// Whether this replica counted alone, because the store did not answer.
+    /// Whether this replica counted alone, as the store did not answer.
     pub(crate) counted_locally: bool,
     pub(crate) ruling: Ruling,
-    /// When it was decided.
+    /// The time of the decision.
     pub(crate) now: Now,
     /// How long the request was held, in nanoseconds.
     pub(crate) held: u64,
@@ -57,15 +57,16 @@ pub(crate) struct Entry {
     /// The index of the key's kind in the policy's kinds.
     pub(crate) key_kind: u8,
     pub(crate) refused: Option<Reason>,
-    /// The status of a key that is unreadable.
+    /// The status for an unreadable key.
     pub(crate) unreadable: Option<StatusCode>,
-    /// More than 1 where this replica counts alone: its share of the quota.
+    /// The quota is divided by this. It is more than 1 if this replica counts alone, with a share
+    /// of the quota.
     pub(crate) replicas: u32,
-    /// How long the policy holds a request at most, in nanoseconds.
+    /// The longest time for which the policy holds a request, in nanoseconds.
     pub(crate) hold: u64,
 }
 
-/// What is decided. [`Verdict`](super::Verdict) is its public view.
+/// The verdict as it is stored. [`Verdict`](super::Verdict) is its public view.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Ruling {
     #[default]
@@ -112,7 +113,7 @@ impl Record {
         (0..self.entries.len()).map(|index| self.outcome(index))
     }
 
-    /// What the policies decide together: the refusal with the longest wait, or to admit.
+    /// The ruling of all policies: the refusal with the longest wait, or else admission.
     #[inline]
     pub(crate) fn ruling_of_policies(&self) -> Ruling {
         match &self.entries[..] {
@@ -143,7 +144,7 @@ impl Record {
 }
 
 impl Entry {
-    /// Says whether the policy refuses, by what the store answers.
+    /// Sets whether the policy refuses, by the store's answer.
     #[inline]
     pub(crate) fn judge(&mut self, charge: &Charge, usage: &Usage) {
         let limit = || charge.algorithm.capacity(&charge.quota.share(self.replicas));
@@ -154,14 +155,14 @@ impl Entry {
         };
     }
 
-    /// Whether there is something to count.
+    /// Whether there is a key and a quota to count.
     #[inline]
     pub(crate) fn has_key(&self) -> bool {
         !self.refused.is_some_and(Reason::lacks_key)
     }
 }
 
-/// How many boxes a thread keeps: about as many as it has requests under way.
+/// How many boxes a thread keeps: about as many as it has requests at once.
 const POOL_SIZE: usize = 64;
 
 thread_local! {
@@ -181,8 +182,8 @@ static EMPTY: Record = Record::new();
 #[derive(Default)]
 pub(crate) struct Pooled(Option<Box<Record>>);
 
-/// While a thread ends, its records may be gone already. Not inlined, so that an access to a record
-/// that is there is one comparison.
+/// A box of the thread, or a new one. While a thread ends, its boxes may be gone already. Not inlined,
+/// so that access to a record that is there costs one comparison.
 #[inline(never)]
 fn from_pool() -> Box<Record> {
     let spare = SPARE.try_with(Cell::take).ok().flatten();
@@ -204,7 +205,7 @@ impl Drop for Pooled {
     }
 }
 
-/// Keeps a further record in the pool, if that has room.
+/// Keeps one more record in the pool, if there is room.
 #[cold]
 fn keep(record: Box<Record>) {
     let _ = POOL.try_with(|pool| {
@@ -299,7 +300,7 @@ mod tests {
         thread_local! {
             static LAST: RefCell<Pooled> = const { RefCell::new(Pooled(None)) };
         }
-        // The order in which a thread drops these two is not ours to choose.
+        // A thread may drop these two in any order.
         let of_thread = || {
             LAST.set(written());
             drop(written());

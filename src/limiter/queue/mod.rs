@@ -14,29 +14,31 @@
 //! [`WaitQueue::set_queued_ahead`]). The store lets a charge pass only if those units fit as well. So a
 //! later request cannot take the units that an earlier one waits for.
 //!
-//! # The way of a ticket
-//! 1. [`join`](WaitQueue::join): if the queue has changed since the charges were set, the request asks
-//!    the store again; if the queue is full, or the wait may become too long, the request is refused.
+//! # The steps of a ticket
+//! 1. [`join`](WaitQueue::join): if the queue has changed since the charges were set, the request
+//!    is charged again; if the queue is full, or the wait may become too long, the request is
+//!    refused.
 //! 2. It sleeps until it is *due*: the moment at which its units fit by all of its keys.
 //! 3. [`yields_turn`](WaitQueue::yields_turn): tickets ahead that are due as well go first.
 //! 4. It charges. If another request was faster, it waits on ([`wait_again`](WaitQueue::wait_again)).
 //! 5. [`leave`](WaitQueue::leave) wakes the next ticket of each key.
 //!
 //! # Bounds
-//! The queue is bounded in all, per key and per caller. A caller has no more tickets than positions are
-//! free, so it leaves room for others. A ticket whose turn has come must be polled: if it is not for a
-//! tenth of a second, it is *late*, and those behind pass it.
+//! The queue has bounds: in total, per key and per caller. A caller has no more tickets than
+//! positions are free, so it leaves room for others. A ticket whose turn has come must be polled
+//! within a tenth of a second. After that it is *late*, and the tickets behind pass it.
 //!
 //! # Locks
 //! One mutex guards all tickets. Wakers are called after it is released: a waker may drop a request
-//! that waits here. `waiting` is the number of tickets, read without the lock, as mostly there are none.
+//! that waits here. `waiting`, the number of tickets, is read without the lock, as it is mostly
+//! zero.
 //!
 //! # What the tests check
 //! | invariant | tests |
 //! |---|---|
 //! | requests of one key pass in order of arrival, whatever they cost | `hold_properties.rs`, `hold_fairness.rs` |
 //! | a ticket that leaves gives its position to those behind | `who_is_woken_may_leave_at_once`, `hold.rs` |
-//! | a request that saw an old queue asks again | `who_looked_before_another_joined_looks_again` |
+//! | a request that saw an old queue is charged again | `who_looked_before_another_joined_looks_again` |
 
 mod waiters;
 
@@ -77,13 +79,14 @@ pub(crate) struct MaxHeld {
     pub(crate) per_key: usize,
 }
 
-/// How long a store may take to answer a ticket. After that, those behind go first.
+/// How long the store may take to answer a ticket, in nanoseconds. After that, the tickets behind
+/// go first.
 const STORE_PATIENCE: u64 = Duration::from_secs(1).as_nanos() as u64;
 
 /// One charge of a request that is to be held.
 pub(crate) struct Request<'a> {
     pub(crate) charge: &'a Charge,
-    /// How long until it fits, if all tickets ahead use their units as soon as these fit.
+    /// How long until the charge fits, if all tickets ahead charge as soon as they can.
     pub(crate) wait: Duration,
     /// How long the request may be held.
     pub(crate) hold: Duration,
@@ -92,7 +95,8 @@ pub(crate) struct Request<'a> {
 }
 
 impl Request<'_> {
-    /// Whether the request waits for this charge: not if it costs nothing or is a dry run.
+    /// Whether the request waits for this charge. It does not if the charge is of zero units, or a
+    /// dry run.
     fn is_waited_for(&self) -> bool {
         self.charge.mode == Mode::Enforced && self.charge.cost > 0
     }
@@ -103,7 +107,7 @@ impl Request<'_> {
 pub(crate) enum Wakeup {
     /// The queue has not woken it.
     No,
-    /// The ticket ahead may be late earlier than expected: look again at how long to wait.
+    /// The ticket ahead may be late earlier than expected: the wait has to be computed again.
     Nudged,
     /// Its turn may have come.
     Yes,
@@ -112,11 +116,11 @@ pub(crate) enum Wakeup {
 /// The result of joining.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Join {
-    /// This is the ticket.
+    /// The number of the ticket.
     Queued(u64),
     /// The queue is full, or the wait may become longer than the hold.
     Full,
-    /// The queue has changed since the charges were set: the waits are no longer true.
+    /// The queue has changed since the charges were set, so the waits are wrong.
     Outdated,
 }
 
@@ -137,8 +141,8 @@ impl WaitQueue {
         self.waiting.load(Relaxed)
     }
 
-    /// Writes into each charge the units of the tickets ahead of it: those before `ticket`, or all for a
-    /// request without one. Late tickets do not count.
+    /// Sets in each charge the units of the tickets ahead: those before `ticket`, or all if the
+    /// request has no ticket. Late tickets do not count.
     pub(crate) fn set_queued_ahead<'a>(
         &self,
         charges: impl Iterator<Item = &'a mut Charge>,
@@ -163,7 +167,8 @@ impl WaitQueue {
         }
     }
 
-    /// Gives a request a ticket in the queues of its charges, in the name of these callers.
+    /// Gives a request a ticket in the queues of its charges. The ticket counts for each of
+    /// `callers`.
     pub(crate) fn join<'a>(
         &self,
         callers: Callers,
@@ -220,7 +225,7 @@ impl WaitQueue {
         Join::Queued(ticket)
     }
 
-    /// A ticket waits on, perhaps until another moment than before.
+    /// Lets a ticket wait on, for the waits in a new answer of the store.
     pub(crate) fn wait_again<'a>(
         &self,
         ticket: u64,
@@ -244,16 +249,16 @@ impl WaitQueue {
         });
     }
 
-    /// How long until the next ticket ahead is late: then this one passes it. `None` if this one is the
-    /// first.
+    /// How long until a ticket directly ahead is late, so that this one passes it. `None` if this
+    /// one is the first.
     pub(crate) fn next_late_in(&self, ticket: u64, now: Now) -> Option<Duration> {
         let now = now.monotonic_nanos();
         let late_at = self.lock().next_late_at(ticket, now)?;
         Some(Duration::from_nanos(late_at.saturating_sub(now)))
     }
 
-    /// How long a refused charge waits at most behind the tickets, or behind all of them, where some came
-    /// after it; zero where the store's answer stands.
+    /// The longest wait of a refused charge behind the tickets; zero if the store's answer is
+    /// right. With `behind_all`, tickets that came after the request count as well.
     pub(crate) fn longest_wait(&self, charge: &Charge, behind_all: bool, now: Now) -> Duration {
         let waiters = self.lock();
         let latest =
@@ -261,7 +266,8 @@ impl WaitQueue {
         Duration::from_nanos(latest.saturating_sub(now.monotonic_nanos()))
     }
 
-    /// Whether the ticket was woken since the last call. If not, `waker` is woken when it is.
+    /// Returns whether the queue has woken the ticket since the last call, and keeps `waker` for
+    /// the next time.
     pub(crate) fn take_wakeup(&self, ticket: u64, waker: &Waker) -> Wakeup {
         let waker = waker.clone();
         let (woken, _replaced) = self.change(|waiters| {
@@ -276,8 +282,8 @@ impl WaitQueue {
         woken
     }
 
-    /// For how long the ticket yields to tickets ahead that are due at `now` as well. It is woken when one
-    /// of them leaves.
+    /// How long the ticket yields to tickets ahead that are due at `now` as well. It is woken when
+    /// one of them leaves.
     pub(crate) fn yields_turn(&self, ticket: u64, now: Now) -> Option<Duration> {
         let now = now.monotonic_nanos();
         let mut waiters = self.lock();
@@ -320,7 +326,7 @@ impl WaitQueue {
         });
     }
 
-    /// Units of these charges were given back: the first ticket of each key may pass earlier.
+    /// Wakes the first ticket of each key, as units of these charges were given back.
     pub(crate) fn on_released<'a>(&self, charges: impl IntoIterator<Item = &'a Charge>, now: Now) {
         if self.waiting.load(Relaxed) == 0 {
             return;
@@ -337,8 +343,8 @@ impl WaitQueue {
         });
     }
 
-    /// Changes the tickets under the lock, and wakes after it. A waker that is woken or dropped may drop a
-    /// request that waits here, which then takes the lock to leave.
+    /// Changes the tickets under the lock, and calls wakers after it is released. A waker that is
+    /// called or dropped may drop a request that waits here, which then needs the lock to leave.
     fn change<T>(&self, change: impl FnOnce(&mut Waiters) -> T) -> T {
         let mut waiters = self.lock();
         let changed = change(&mut waiters);
@@ -399,7 +405,7 @@ mod tests {
         assert!(line.lock().keys.is_empty() && line.lock().tickets.is_empty());
     }
 
-    /// A waker of a runtime that drops the task at once, which then leaves the line.
+    /// A waker that drops its task at once, so that the ticket leaves the queue.
     struct Leaves {
         line: Arc<WaitQueue>,
         ticket: u64,
@@ -420,7 +426,7 @@ mod tests {
         assert_eq!(join(&line, &second[0]), Join::Queued(1));
         let waker = Waker::from(Arc::new(Leaves { line: Arc::clone(&line), ticket: 1 }));
         assert_eq!(line.take_wakeup(1, &waker), Wakeup::No);
-        // This wakes the second, which leaves: it must find the line unlocked.
+        // This wakes the second ticket, which leaves and needs the lock.
         line.leave(0, true, now());
         assert!(line.lock().tickets.is_empty());
     }

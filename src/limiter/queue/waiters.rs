@@ -10,18 +10,18 @@ use smallvec::SmallVec;
 
 use crate::{algorithm::Algorithm, store::Charge};
 
-/// A ticket that is due and is not polled for this long is late: those behind pass it. An executor that
-/// is that busy cannot keep an order.
+/// A ticket that is due and is not polled for this long, in nanoseconds, is late: the tickets
+/// behind pass it. An executor that is so busy cannot keep an order.
 const LATE_AFTER: u64 = Duration::from_millis(100).as_nanos() as u64;
 
-/// The callers of a request, by their keys.
+/// The fingerprints of a request's callers.
 pub(crate) type Callers = SmallVec<[u128; 2]>;
 
 #[derive(Debug, Default)]
 pub(super) struct Waiters {
     pub(super) next_ticket: u64,
     pub(super) tickets: HashMap<u64, Ticket>,
-    /// For each key of a policy, in order of arrival.
+    /// The tickets of each key, in order of arrival.
     pub(super) keys: HashMap<u128, KeyQueue>,
     /// How many tickets each caller has.
     pub(super) callers: HashMap<u128, usize>,
@@ -38,9 +38,9 @@ pub(super) struct Ticket {
     /// The monotonic time at which they fit at the latest.
     pub(super) latest: u64,
     pub(super) woken: bool,
-    /// Whether it has to look again at how long it waits for the ticket ahead.
+    /// Whether the wait for the ticket ahead has to be computed again.
     pub(super) nudged: bool,
-    /// Whether a ticket ahead has left before its turn. The tickets behind have to know it as well.
+    /// Whether a ticket ahead has left before its turn. This is passed on to the tickets behind.
     pub(super) moved_up: bool,
     /// Whether it is due, and yields to tickets ahead that are due as well.
     pub(super) yields: bool,
@@ -51,7 +51,7 @@ pub(super) struct Ticket {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct AwaitedKey {
     pub(super) key: u128,
-    /// When its units fit by this key alone.
+    /// The monotonic time at which its units fit under this key alone; 0 if not known.
     pub(super) due: u64,
 }
 
@@ -71,7 +71,7 @@ pub(super) struct Waiter {
 }
 
 impl Waiter {
-    /// When those behind pass it.
+    /// When the tickets behind pass it.
     const fn late_at(&self) -> u64 {
         self.comes_at.saturating_add(LATE_AFTER)
     }
@@ -98,12 +98,12 @@ impl Ticket {
 }
 
 impl Waiters {
-    /// When a charge fits at the latest, where that may be later than when it is due.
+    /// The latest time at which a charge fits; 0 if that is when it is due.
     ///
-    /// A charge is due when all units ahead fit beside it. If a whole quota has no room for them, the
-    /// moment depends on when the units ahead are used: another key may hold a ticket ahead back, and
-    /// several units used at once leave a part of a window empty. The longest wait after the last such
-    /// ticket is enough.
+    /// A charge is due when it fits beside all units ahead. If these are more than a whole quota,
+    /// that depends on when the tickets ahead charge: another key may delay one, and several units
+    /// charged at once leave a part of a window empty. The longest wait after the last such ticket
+    /// is an upper bound.
     pub(super) fn latest(&self, charge: &Charge) -> u64 {
         self.latest_behind(charge, |ahead, here, cost| {
             let in_windows = charge.algorithm != Algorithm::TokenBucket;
@@ -112,12 +112,12 @@ impl Waiters {
         })
     }
 
-    /// When a charge fits at the latest behind all tickets, where some came after it.
+    /// The latest time at which a charge fits behind all tickets, also those that came after it.
     pub(super) fn latest_behind_all(&self, charge: &Charge) -> u64 {
         self.latest_behind(charge, |_, _, _| true)
     }
 
-    /// The longest wait after the last ticket that is `unsure` to use its units when it is due.
+    /// The longest wait after the last ticket that is `unsure` to charge when it is due.
     fn latest_behind(
         &self,
         charge: &Charge,
@@ -146,7 +146,7 @@ impl Waiters {
         key.waiting.iter().filter(is_callers).count()
     }
 
-    /// The ticket is expected to be polled at this time.
+    /// Sets when the ticket is expected to be polled.
     pub(super) fn expect(&mut self, ticket: u64, comes_at: u64) {
         let Some(known) = self.tickets.get(&ticket) else { return };
         for AwaitedKey { key, .. } in &known.keys {
@@ -167,15 +167,16 @@ impl Waiters {
         ahead.filter(is_due).map(Waiter::late_at).max()
     }
 
-    /// When the next ticket ahead, by any of its keys, is late unless it is polled.
+    /// The earliest time at which a ticket directly ahead, in any queue, is late unless it is
+    /// polled.
     pub(super) fn next_late_at(&self, ticket: u64, now: u64) -> Option<u64> {
         let known = self.tickets.get(&ticket)?;
         let keys = known.keys.iter().filter_map(|awaited| self.keys.get(&awaited.key));
         keys.filter_map(|key| key.ahead_of(ticket, now).next_back()).map(Waiter::late_at).min()
     }
 
-    /// Wakes, for each of the ticket's keys, the next ticket, and the next one that yields. A ticket that
-    /// has moved up wakes the one behind it in turn.
+    /// Wakes, in each queue of the ticket, the next ticket and the next one that yields. A ticket
+    /// that has moved up wakes the one behind it in turn.
     pub(super) fn wake_those_behind(&mut self, ticket: u64, moved_up: bool, now: u64) {
         let Some(known) = self.tickets.get(&ticket) else { return };
         let mut woken: SmallVec<[u64; 4]> = SmallVec::new();
@@ -189,7 +190,8 @@ impl Waiters {
         }
     }
 
-    /// The tickets behind may be due earlier, by the keys of this ticket, than they know.
+    /// Forgets when the tickets behind are due under the keys of this ticket: it may be earlier
+    /// now.
     pub(super) fn forget_dues_behind(&mut self, ticket: u64) {
         let Some(known) = self.tickets.get(&ticket) else { return };
         for AwaitedKey { key, .. } in known.keys.clone() {
@@ -197,8 +199,8 @@ impl Waiters {
         }
     }
 
-    /// From `first` on, the tickets of `key` may be due earlier by this key than they know. If they wait
-    /// for another key as well, that one may hold them back.
+    /// Forgets when the tickets of `key`, from `first` on, are due under this key: it may be
+    /// earlier now. A ticket of one key needs no change, as no other key can delay it.
     pub(super) fn forget_dues(&mut self, key: u128, first: u64) {
         let waiting = self.keys.get(&key).map(|key| &key.waiting);
         for Waiter { ticket, .. } in waiting.into_iter().flatten() {
@@ -212,8 +214,8 @@ impl Waiters {
         }
     }
 
-    /// Wakes a ticket, which is expected to be polled at once. The ticket behind waits no longer for it
-    /// than for a late one.
+    /// Wakes a ticket, which is expected to be polled at once. The ticket behind has to compute its
+    /// wait again, as this one may be late.
     pub(super) fn wake(&mut self, ticket: u64, moved_up: bool, now: u64) {
         let Some(known) = self.tickets.get_mut(&ticket) else { return };
         known.woken = true;
