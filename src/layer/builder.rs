@@ -41,8 +41,8 @@ impl RateLimitLayerBuilder {
     ///
     /// An inner layer or the handler may have written the same headers. Then:
     ///
-    /// - Headers of one policy show the policy with the smaller share left (`remaining` of
-    ///   `limit`). All numbers are of that policy.
+    /// - Headers with room for one policy show the one with the smaller share left (`remaining` of
+    ///   `limit`), with all of its numbers.
     /// - Lists contain the policies of both layers. So give nested layers the same styles.
     /// - The refusal of an inner layer stays as it is.
     /// - A [`Rejection`] from the handler gets the quota headers of its own decision.
@@ -51,10 +51,10 @@ impl RateLimitLayerBuilder {
         self
     }
 
-    /// Sets the policy that headers of one policy show, such as `X-RateLimit-*`, whatever inner
-    /// layers have written. Default, and if the policy does not apply to the request: the
-    /// [tightest](crate::Decision::tightest). A refusal always shows the policy that refuses, with
-    /// the longest wait.
+    /// Sets the policy that headers with room for one policy show, such as `X-RateLimit-*`. They
+    /// then replace those of inner layers. Default, and if the policy does not apply to the
+    /// request: the [tightest](crate::Decision::tightest). A refusal always shows the policy that
+    /// refuses, with the longest wait.
     pub fn header_policy(mut self, name: impl Into<String>) -> Self {
         self.responder.headers.policy = Some(name.into());
         self
@@ -111,8 +111,8 @@ impl RateLimitLayerBuilder {
         self
     }
 
-    /// Puts the [`Decision`](crate::Decision) into the extensions of requests that pass, for their
-    /// handlers. Off by default: it allocates.
+    /// Puts the [`Decision`](crate::Decision) into the extensions of requests that pass. In axum,
+    /// handlers read it as `Extension<Decision>`. Off by default: it allocates.
     pub fn expose_decision(mut self) -> Self {
         self.responder.expose_decision = true;
         self

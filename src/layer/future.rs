@@ -16,7 +16,7 @@ use tower::Service;
 use super::{ResponseBody, observer::Observation, responder::Responder};
 use crate::limiter::{Correcting, Decision, DecisionFuture};
 
-/// The message of the panic in a poll after the end, where `Poll::Pending` would wait for ever.
+/// The message of the panic in a poll after the end: `Poll::Pending` would wait for ever.
 const OVER: &str = "a response is not polled after it was ready";
 
 pin_project! {

@@ -143,7 +143,7 @@ impl Rejection {
         }
     }
 
-    /// The name of the policy that refuses the request; empty where there is no
+    /// The name of the policy that refuses the request; empty if there is no
     /// [`outcome`](Self::outcome).
     #[must_use]
     pub fn policy(&self) -> &str {
@@ -181,9 +181,8 @@ impl Rejection {
         self.decision.retry_after()
     }
 
-    /// The value of the header `Retry-After` (RFC 9110, section 10.2.3): whole seconds, rounded up,
-    /// at least
-    /// 1. `None` if waiting does not help.
+    /// The value of the header `Retry-After` (RFC 9110, section 10.2.3), at least 1: whole seconds,
+    /// rounded up. `None` if waiting does not help.
     #[must_use]
     pub fn retry_after_seconds(&self) -> Option<u64> {
         headers::retry_after_seconds(&self.decision)
@@ -295,8 +294,8 @@ impl Rejection {
         let _ = self.write_text(to);
     }
 
-    // Written part by part, like the most frequent message above: format strings take several times
-    // as long.
+    // Written part by part, like the most frequent sentence of `Complaint`: format strings take
+    // several times as long.
     fn write_text(&self, to: &mut impl fmt::Write) -> fmt::Result {
         match self.decision.verdict() {
             Verdict::Admitted => {}

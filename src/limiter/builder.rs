@@ -31,7 +31,22 @@ use crate::{
 const DEFAULT_MAX_HELD: usize = 10_000;
 const DEFAULT_MAX_HELD_PER_KEY: usize = 100;
 
-/// The settings of a [`Limiter`], from [`Limiter::builder`].
+/// The settings of a [`Limiter`], from [`Limiter::builder`]. Without policies, every request
+/// passes.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use tower_quota::{Limiter, Policy, Quota, key};
+///
+/// let reads = Policy::token_bucket("read", Quota::per_minute(600))
+///     .key(key::bearer())
+///     .or_refuse()
+///     .hold(Duration::from_secs(2));
+/// let limiter = Limiter::builder().policy(reads).max_held(1_000).build()?;
+/// # let _ = limiter;
+/// # Ok::<(), tower_quota::BuildError>(())
+/// ```
 #[derive(Default)]
 #[must_use]
 pub struct LimiterBuilder {
@@ -111,7 +126,7 @@ impl LimiterBuilder {
     /// [`max_held`](Self::max_held). So one caller holds at most half of them, and two callers hold
     /// a third each.
     ///
-    /// A caller is here each key that a request has under its policies, except for
+    /// Here, a caller is each key that a request has under its policies, except for
     /// [global](Policy::global) ones. A request with several keys counts for each of them. If all
     /// policies are global, this bound does not apply.
     ///

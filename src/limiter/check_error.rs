@@ -65,10 +65,10 @@ pub enum CheckError {
         /// Its [plans](crate::Policy::plans).
         plans: Vec<String>,
     },
-    /// The key has used nothing of this policy, so there is nothing to give back or reset.
+    /// The key has used nothing of the policy with this name: there is nothing to give back.
     NothingUsed(String),
-    /// The policy's counts are on a server of a cluster that only a request determines
-    /// ([`Policy::shard`](crate::Policy::shard)).
+    /// The counts of the policy with this name are on a server of a cluster that only a request
+    /// determines ([`Policy::shard`](crate::Policy::shard)).
     Sharded(String),
     /// The store cannot answer at once, as [`at_once`](crate::Check::at_once) needs. A check has
     /// charged nothing. A refund is on its way, and will be made.

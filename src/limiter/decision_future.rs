@@ -113,7 +113,7 @@ fn charge_at_once_in_order(core: &Core, evaluation: &mut Evaluation, now: Now) -
     charge_at_once(core, evaluation, now)
 }
 
-/// The decision by an evaluation that is complete.
+/// Makes the decision, and reports it to metrics and events.
 fn finish(
     core: &Core,
     mut evaluation: Evaluation,

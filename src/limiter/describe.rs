@@ -75,7 +75,7 @@ fn use_up(core: &Core, limited: &[(&Rule, Quota)]) -> Option<Decision> {
     decide(one_more).filter(|decision| !decision.is_allowed())
 }
 
-/// The quota of the first plan, or the policy's own; `None` where it is unlimited.
+/// The quota of the first plan, or else of the policy; `None` if that is unlimited.
 fn example_quota(policy: &Policy) -> Option<Quota> {
     let plans = policy.settings.plan_table().iter().map(|(_, quota)| *quota);
     plans.chain([policy.quota()]).find(|quota| !quota.is_unlimited())

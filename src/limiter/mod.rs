@@ -96,6 +96,23 @@ impl Limiter {
     /// The future waits if a policy [holds](Policy::hold) the request, and while a remote store
     /// answers. If the store does not answer, each policy's
     /// [`OnStoreFailure`](crate::OnStoreFailure) decides.
+    ///
+    /// ```
+    /// use http::Request;
+    /// use tower_quota::{Limiter, Policy, Quota, key};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let daily = Policy::fixed_window("daily", Quota::per_day(1)).key(key::bearer()).or_refuse();
+    /// let limiter = Limiter::builder().policy(daily).build()?;
+    /// let request = Request::get("/").header("authorization", "Bearer key").body(())?;
+    /// let (head, _) = request.into_parts();
+    /// assert!(limiter.decide(&head).await.is_allowed());
+    /// let refused = limiter.decide(&head).await;
+    /// assert!(!refused.is_allowed() && refused.retry_after().is_some());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn decide(&self, request: &request::Parts) -> DecisionFuture {
         let evaluation = Evaluation::of_request(&self.core, request);
         DecisionFuture::new(self.clone(), evaluation, self.now())
@@ -141,7 +158,8 @@ impl Limiter {
     }
 
     /// Reports what is left of these quotas, and charges nothing. Each is evaluated as if one unit
-    /// were charged. If `caller` has [quota overrides](Overrides), these are reported instead.
+    /// were charged. If `caller` has [quota overrides](Overrides), the overrides are reported
+    /// instead.
     pub fn peek_quotas(&self, quotas: &[QuotaRef], caller: Option<Fingerprint>) -> DecisionFuture {
         let own = caller.and_then(|caller| self.core.overrides.get(caller.0, self.now()));
         let mut evaluation = Evaluation::of_quotas(&self.core, quotas, own.as_ref());

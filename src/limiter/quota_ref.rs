@@ -9,6 +9,22 @@ use crate::store::Charge;
 /// ([`Limiter::reset_quotas`](crate::Limiter::reset_quotas)).
 ///
 /// Use it only with the limiter that made the decision: another one would find another key's count.
+///
+/// ```
+/// use tower_quota::{Limiter, Policy, Quota};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let limiter = Limiter::builder()
+///     .check_only(Policy::fixed_window("mails", Quota::per_day(100)))
+///     .build()?;
+/// let decision = limiter.check("mails", "tenant-7").cost(30).await?;
+/// let quotas: Vec<_> = decision.outcomes().filter_map(|outcome| outcome.quota_ref()).collect();
+/// assert_eq!(limiter.peek_quotas(&quotas, None).await.remaining(), 70);
+/// assert_eq!(limiter.reset_quotas(&quotas).await.remaining(), 100);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct QuotaRef {
     pub(super) rule: RuleId,

@@ -64,7 +64,7 @@ impl<'a> Target<'a> {
     }
 
     /// The charge that a refund gives back. An unlimited quota is not counted. If the key's quota
-    /// is of zero units now, earlier units are found under the policy's own quota.
+    /// has zero units now, the policy's quota is used: earlier units may be counted there.
     pub(super) fn refund(&self, units: u64) -> Result<Evaluation, CheckError> {
         let core = &*self.limiter.core;
         let own = core.override_of_key(&self.key).ok().flatten();

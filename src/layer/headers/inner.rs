@@ -1,7 +1,7 @@
 //! Joins quota headers with those that an inner layer, or the handler, has already written.
 //!
-//! A response shows the limit that its caller reaches first. A header of one policy keeps the
-//! numbers with the smaller share left; a list gets the members of all layers.
+//! A response shows the limit that its caller reaches first. A header with room for one policy
+//! keeps the numbers with the smaller share left; a list gets the members of all layers.
 
 use std::cmp::{Ordering, Reverse};
 
@@ -85,7 +85,7 @@ struct Member {
 }
 
 impl Members {
-    /// The members of a field; `None` where it is no such list.
+    /// The members of a field; `None` if it is no such list.
     fn of(headers: &HeaderMap, name: HeaderName) -> Option<Self> {
         let mut members = Vec::new();
         for line in headers.get_all(name) {

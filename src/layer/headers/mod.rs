@@ -131,8 +131,8 @@ impl Headers {
         quota.chain(retry_after)
     }
 
-    /// Writes the numbers of `decision`. A header of one policy keeps the numbers of an inner layer
-    /// if they are tighter.
+    /// Writes the numbers of `decision`. A header with room for one policy keeps the numbers of an
+    /// inner layer if they are tighter.
     pub(crate) fn write(&self, headers: &mut HeaderMap, decision: &Decision, limiter: &Limiter) {
         self.write_of(headers, decision, Some(limiter));
     }
@@ -255,14 +255,14 @@ impl Headers {
         headers.insert(STRUCTURED, limits);
     }
 
-    /// Whether an inner layer's numbers may replace these. They may not in a refusal, nor if the
-    /// settings name this policy.
+    /// Whether an inner layer's numbers may stay. They may not in a refusal, nor if the settings
+    /// name this policy.
     fn weighs(&self, outcome: &Outcome<'_>, decision: &Decision) -> bool {
         decision.is_allowed()
             && self.policy.as_deref().is_none_or(|named| named != outcome.policy())
     }
 
-    /// The policy that headers of one policy show.
+    /// The policy that headers with room for one policy show.
     pub(crate) fn outcome_of<'a>(&self, decision: &'a Decision) -> Option<Outcome<'a>> {
         let name = self.policy.as_deref().filter(|_| decision.is_allowed());
         name.and_then(|name| decision.outcome(name)).or_else(|| decision.tightest())

@@ -51,8 +51,8 @@ fn large(number: u64) -> HeaderValue {
     HeaderValue::from_str(digits.format(number)).unwrap_or_else(|_| number.into())
 }
 
-/// Large numbers that a thread has written before, each at its remainder by 7: a prime, so that
-/// round numbers differ. A number gets a value when it comes a second time in a row.
+/// Large numbers that a thread has written before. The index is the number modulo 7: with a prime,
+/// round numbers differ. A number gets a value when it comes twice in a row.
 type Recent = RefCell<[(u64, Option<HeaderValue>); 7]>;
 
 const fn none() -> Recent {

@@ -128,9 +128,9 @@ impl HeaderStyle {
     /// Adds the partition key `pk`, which says whose quota it is; for
     /// [`ratelimit_lists`](Self::ratelimit_lists) only. Default: off.
     ///
-    /// The partition key is 8 bytes, equal for equal keys of one limiter. A client
-    /// distinguishes its quotas by it. It discloses neither the key nor the store's fingerprint. A global
-    /// policy has none.
+    /// The partition key is 8 bytes, equal for equal keys of one limiter. A client distinguishes
+    /// its quotas by it. It discloses neither the key nor the store's fingerprint. A global policy
+    /// has none.
     pub const fn partition_key(mut self) -> Self {
         self.partition_key = true;
         self

@@ -85,7 +85,7 @@ pub(crate) fn respond(request: &Parts, rejection: &Rejection) -> Response<Bytes>
     response
 }
 
-/// When to retry, where that helps, and which quotas failed.
+/// When to retry, if that helps, and which quotas failed.
 fn details(rejection: &Rejection, wait: Option<u64>) -> Vec<Any> {
     let retry_info = wait.map(|millis| {
         let delay = Duration::from_millis(millis);

@@ -39,7 +39,7 @@ pub enum Verdict<'a> {
     /// The caller of this request cannot be read, while some callers have overrides. The request is
     /// refused, as its caller may be a blocked one.
     UnreadableCaller {
-        /// The status to answer with.
+        /// The HTTP status for the response, from the caller's extractor.
         status: StatusCode,
     },
 }

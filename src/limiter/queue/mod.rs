@@ -18,7 +18,7 @@
 //! 1. [`join`](WaitQueue::join): if the queue has changed since the charges were set, the request
 //!    is charged again; if the queue is full, or the wait may become too long, the request is
 //!    refused.
-//! 2. It sleeps until it is *due*: the moment at which its units fit by all of its keys.
+//! 2. It sleeps until it is *due*: the time at which its units fit under all of its keys.
 //! 3. [`yields_turn`](WaitQueue::yields_turn): tickets ahead that are due as well go first.
 //! 4. It charges. If another request was faster, it waits on ([`wait_again`](WaitQueue::wait_again)).
 //! 5. [`leave`](WaitQueue::leave) wakes the next ticket of each key.

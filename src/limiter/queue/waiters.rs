@@ -156,8 +156,8 @@ impl Waiters {
         }
     }
 
-    /// Until when the ticket yields to tickets ahead that are due at `now` as well and not late; `None`
-    /// where there are none.
+    /// Until when the ticket yields to tickets ahead that are due at `now` as well, and not late;
+    /// `None` if there are none.
     pub(super) fn yields_until(&self, ticket: u64, now: u64) -> Option<u64> {
         let known = self.tickets.get(&ticket)?;
         let keys = known.keys.iter().filter_map(|awaited| self.keys.get(&awaited.key));
