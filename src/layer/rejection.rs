@@ -132,9 +132,9 @@ impl Rejection {
         &self.decision
     }
 
-    /// What the policy that refuses the request says; of several, the one with the longest wait.
-    /// `None` if no policy refuses: an operator has blocked the caller, or the caller cannot be
-    /// read while some callers have overrides.
+    /// The outcome of the policy that refuses the request; if several do, of the one with the
+    /// longest wait. `None` if no policy refuses: an operator has blocked the caller, or the caller
+    /// cannot be read while some callers have overrides.
     #[must_use]
     pub fn outcome(&self) -> Option<Outcome<'_>> {
         match self.decision.verdict() {
@@ -156,7 +156,7 @@ impl Rejection {
         self.reason
     }
 
-    /// What each policy that refuses says, the longest wait first. The first is the
+    /// The outcomes of all policies that refuse, the longest wait first. The first is
     /// [`outcome`](Self::outcome).
     pub fn refusing(&self) -> impl Iterator<Item = Outcome<'_>> {
         self.decision.refusing()

@@ -142,7 +142,7 @@ impl Responder {
 }
 
 /// Whether the connection has to end, as the request may have a body that the layer does not read.
-/// Only HTTP/1 says so in a header (RFC 9112, section 9.6). Later versions end the request's
+/// Only HTTP/1 has a header for that (RFC 9112, section 9.6). Later versions end the request's
 /// stream, and must not have the header (RFC 9113, section 8.2.2).
 fn leaves_body(request: &Parts) -> bool {
     if !matches!(request.version, Version::HTTP_10 | Version::HTTP_11) {

@@ -192,7 +192,7 @@ impl DecisionFuture {
         let core = &*self.limiter.core;
         let error = match answer {
             Ok(Answer { usages, at }) if self.evaluation.set_usages(&usages) => return at,
-            // A custom store has left out a charge: it has not answered.
+            // A custom store has left out a charge. That counts as no answer.
             Ok(_) => StoreError::new("it has not answered for each charge"),
             Err(error) => error,
         };

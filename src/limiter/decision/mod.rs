@@ -20,7 +20,7 @@ pub(crate) use self::{
 };
 use crate::clock::nanos;
 
-/// The decision about a request or a check: whether it passes, and what each policy says about it.
+/// The decision about a request or a check: whether it passes, and the outcome under each policy.
 ///
 /// ```
 /// use tower_quota::{Limiter, Policy, Quota};
@@ -95,7 +95,7 @@ impl Decision {
         self.tightest().map_or(uncounted, |outcome| outcome.remaining())
     }
 
-    /// What each enforced policy says, in the order in which the limiter evaluates them.
+    /// The outcome of each enforced policy, in the order in which the limiter evaluates them.
     ///
     /// The list is empty if nothing was counted: the request is exempt, the caller is blocked, or
     /// no policy applies. It leaves out policies whose numbers are not known: the store did not
@@ -105,14 +105,14 @@ impl Decision {
         self.range(0..self.record.enforced)
     }
 
-    /// What the policy with this name says. `None` if [`outcomes`](Self::outcomes) does not contain
-    /// it.
+    /// The outcome of the policy with this name. `None` if [`outcomes`](Self::outcomes) does not
+    /// contain it.
     #[must_use]
     pub fn outcome(&self, policy: &str) -> Option<Outcome<'_>> {
         self.outcomes().find(|outcome| outcome.policy() == policy)
     }
 
-    /// What the [dry runs](crate::Policy::dry_run) say. A dry run refuses no request: an
+    /// The outcomes of [dry runs](crate::Policy::dry_run). A dry run refuses no request: an
     /// [`Outcome::is_allowed`] that is `false` only shows what an enforced policy would do.
     #[must_use]
     pub fn dry_runs(&self) -> impl ExactSizeIterator<Item = Outcome<'_>> + Clone {

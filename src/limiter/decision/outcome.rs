@@ -1,4 +1,4 @@
-//! What one policy says about a request: [`Outcome`].
+//! The outcome of a request under one policy: [`Outcome`].
 
 use std::{cmp::Ordering, time::Duration};
 
@@ -11,8 +11,8 @@ use crate::{
     store::{Charge, Usage},
 };
 
-/// What one policy says about a request: whether it passes, and what is left of the quota at the
-/// time of the decision. From [`Decision::outcomes`](crate::Decision::outcomes).
+/// The outcome of a request under one policy: whether it passes, and what is left of the quota at
+/// the time of the decision. From [`Decision::outcomes`](crate::Decision::outcomes).
 ///
 /// ```
 /// use tower_quota::{Limiter, Policy, Quota};
