@@ -60,9 +60,9 @@ impl Caller {
     }
 }
 
-#[allow(dead_code, reason = "the limiter and the request log are about to use these")]
 impl Caller {
     /// The extractor, for what messages and logs say of it.
+    #[cfg(feature = "usage")]
     pub(crate) fn extractor(&self) -> &dyn KeyExtractor {
         &*self.extractor
     }
@@ -84,6 +84,7 @@ impl Caller {
     }
 
     /// Whether the secret is set, so that the fingerprints outlive the process.
+    #[cfg(feature = "usage")]
     pub(crate) fn has_secret(&self) -> bool {
         self.has_secret
     }
@@ -94,6 +95,7 @@ impl Caller {
     }
 
     /// Whether both give each request the same fingerprint.
+    #[cfg(any(test, all(feature = "usage", feature = "axum")))]
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         // An `Arc` always has an identity: its extractor's, or its address.
         self.fingerprints.has_secret_of(&other.fingerprints)

@@ -55,6 +55,7 @@ impl Fingerprinter {
     }
 
     /// Whether both make the same fingerprints, unless they are `undisclosed`.
+    #[cfg(any(test, all(feature = "usage", feature = "axum")))]
     pub(crate) fn has_secret_of(&self, other: &Self) -> bool {
         self.secret == other.secret
     }
