@@ -22,7 +22,7 @@ use super::{
     headers::{self, whole_seconds},
     json_object::{Object, USUAL_LENGTH},
 };
-use crate::limiter::{Decision, Outcome, Reason, Verdict, error_status};
+use crate::limiter::{Decision, Outcome, Reason, Verdict};
 
 /// A refused request: the reason, and the numbers for the response.
 ///
@@ -210,7 +210,7 @@ impl Rejection {
             | Reason::Blocked => StatusCode::TOO_MANY_REQUESTS,
             Reason::MissingKey => StatusCode::BAD_REQUEST,
             Reason::UnreadableKey => match self.decision.verdict() {
-                Verdict::UnreadableCaller { status } => error_status(Some(status)),
+                Verdict::UnreadableCaller { status } => status,
                 Verdict::Refused(outcome) => outcome.unreadable_status(),
                 _ => StatusCode::BAD_REQUEST,
             },

@@ -8,7 +8,7 @@ use std::{
 use http::{StatusCode, request::Parts};
 
 use super::{
-    decision::{Record, Ruling},
+    decision::{Record, Ruling, error_status},
     overrides::{Override, OverrideTable},
     queue::WaitQueue,
     rules::{Rule, RuleSet},
@@ -105,7 +105,7 @@ impl Core {
         match caller.of_request(request) {
             Extracted::Found(key) => Ok(Some(caller.fingerprint(&key))),
             Extracted::Missing => Ok(None),
-            Extracted::Unreadable(status) => Err(status),
+            Extracted::Unreadable(status) => Err(error_status(Some(status))),
         }
     }
 

@@ -46,7 +46,7 @@ pub use self::{
     refund::Refund,
 };
 use self::{core::Core, evaluation::Evaluation, target::Target};
-pub(crate) use self::{correcting::Correcting, decision::error_status, labels::Labels};
+pub(crate) use self::{correcting::Correcting, labels::Labels};
 use crate::{
     clock::Now,
     key::{Fingerprint, Key},
