@@ -115,6 +115,28 @@ async fn a_request_that_routers_read_differently_counts_in_each_category_that_th
 }
 
 #[tokio::test]
+async fn a_policy_of_several_such_categories_is_charged_once() {
+    let shared = Policy::fixed_window("shared", Quota::per_hour(10)).global();
+    let category = |name, path| {
+        Category::new(name).on(Matcher::get(path)).policy(shared.clone()).policy(one(name))
+    };
+    let limiter = Limiter::builder()
+        .category(category("deep", "/v1/a/b"))
+        .category(category("short", "/v1/b"))
+        .category(category("rest", "/v1/{*rest}"))
+        .build()
+        .unwrap();
+    let (request, ()) = Request::get("/v1/a/../b").body(()).unwrap().into_parts();
+    let decision = limiter.decide(&request).await;
+    let mut policies: Vec<_> = decision.outcomes().map(|outcome| outcome.policy()).collect();
+    assert!(policies.len() > 2, "it counts in several categories: {policies:?}");
+    assert_eq!(decision.outcome("shared").unwrap().remaining(), 9);
+    policies.sort();
+    policies.dedup();
+    assert_eq!(policies.len(), decision.outcomes().len(), "each policy once");
+}
+
+#[tokio::test]
 async fn an_encoded_slash_is_part_of_its_segment() {
     let by_project = Policy::fixed_window("project", Quota::per_hour(1))
         .key(path_param("/projects/{id}/{*rest}", "id"))
