@@ -68,6 +68,29 @@ async fn a_request_waits_for_its_units_and_one_that_would_wait_too_long_is_refus
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_request_that_is_never_held_leaves_room_for_those_that_wait() {
+    let cost = |request: &http::request::Parts| if request.uri.path() == "/held" { 2 } else { 1 };
+    let policy = Policy::token_bucket("p", Quota::per_second(1).burst(2));
+    let policy = policy.key(header("x-key")).or_refuse().cost(cost);
+    let held = Category::new("held").on(Matcher::get("/held")).policy(policy.clone());
+    let now = Category::new("now").on(Matcher::get("/now")).policy(policy);
+    let limiter = builder().category(now).category(held.hold(9 * SECOND)).build().unwrap();
+    let decide = |path: &str| {
+        let request = Request::get(path).header("x-key", "a").body(()).unwrap();
+        tokio::spawn(limiter.decide(&request.into_parts().0))
+    };
+    assert!(decide("/now").await.unwrap().is_allowed());
+    let held = decide("/held");
+    yield_now().await;
+    let refused = decide("/now").await.unwrap();
+    assert_eq!(refused.reason(), Some(Reason::QuotaExceeded), "the unit that is left is reserved");
+    let checked = limiter.check("p", "a").await.unwrap();
+    assert_eq!(checked.reason(), Some(Reason::QuotaExceeded), "for a check, too");
+    let held = held.await.unwrap();
+    assert_eq!((held.is_allowed(), held.held()), (true, SECOND));
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_costs_nothing_passes_those_who_wait() {
     let cost = |request: &http::request::Parts| u64::from(!request.headers.contains_key("x-free"));
     let limiter = builder().policy(one_a_second("p").cost(cost).hold(9 * SECOND)).build().unwrap();

@@ -468,3 +468,21 @@ async fn where_nothing_is_used_nothing_is_waited_for() {
         }
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_dry_run_that_does_not_fit_has_charged_nothing_that_could_be_settled() {
+    for algorithm in ALGORITHMS {
+        let tried = policy("tried", algorithm, Quota::per_hour(2))
+            .cost(|request| request.headers["x-cost"].to_str().unwrap().parse().unwrap());
+        let tried = tried.settle(|_| Some(0)).dry_run();
+        let limiter = builder().policy(tried.clone()).build().unwrap();
+        let used = limiter.check("tried", "a").cost(2).await.unwrap();
+        assert_eq!(used.dry_runs().next().unwrap().remaining(), 0);
+        let mut request = request("a", Does::default());
+        request.headers_mut().insert("x-cost", 2.into());
+        send(&limiter, request).await;
+        let left = limiter.peek("tried", "a").await.unwrap();
+        let left = left.dry_runs().next().unwrap().remaining();
+        assert_eq!(left, 0, "{algorithm:?}: nothing came back");
+    }
+}
