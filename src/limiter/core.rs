@@ -126,11 +126,17 @@ impl Core {
     /// How long the caller is blocked.
     #[cold]
     pub(super) fn override_of_key(&self, key: &Key<'_>) -> Result<Option<Override>, Duration> {
+        self.caller_of_key(key).map_or(Ok(None), |caller| self.override_by(caller))
+    }
+
+    /// The fingerprint of the caller with the key of a check; `None` if no request has such a caller.
+    #[cold]
+    pub(super) fn caller_of_key(&self, key: &Key<'_>) -> Option<u128> {
         let canonical = match &self.caller {
             Some(caller) => caller.canonical(key.clone()),
             None => Some(key.clone()),
         };
-        canonical.map_or(Ok(None), |key| self.override_by(self.caller_fingerprint(&key)))
+        canonical.map(|key| self.caller_fingerprint(&key))
     }
 
     /// The override of the caller with this fingerprint.

@@ -67,7 +67,9 @@ impl<'a> Target<'a> {
     /// has zero units now, the policy's quota is used: earlier units may be counted there.
     pub(super) fn refund(&self, units: u64) -> Result<Evaluation, CheckError> {
         let core = &*self.limiter.core;
-        let own = core.override_of_key(&self.key).ok().flatten();
+        // A blocked caller has its own quota as well.
+        let caller = core.caller_of_key(&self.key);
+        let own = caller.and_then(|caller| core.overrides.get(caller, core.clock.now()));
         let own_quota = self.own_quota(own.as_ref())?;
         self.evaluate(units, |rule| {
             let quota = own_quota.map_or_else(|| self.quota_of(rule), Ok)?;

@@ -209,6 +209,14 @@ fn a_dry_run_passes_and_an_unlimited_plan_is_not_counted() {
 }
 
 #[test]
+fn a_refund_under_a_plan_of_no_units_is_of_the_policys_own_quota() {
+    let limiter = limiter(token_bucket(5));
+    assert!(limiter.check("p", "key").cost(3).at_once().unwrap().is_allowed());
+    let refund = limiter.give_back("p", "key", 1).quota(Quota::per_minute(0)).at_once();
+    assert_eq!(refund.unwrap().remaining(), 3);
+}
+
+#[test]
 fn a_name_that_no_policy_has_is_an_error() {
     let limiter = limiter(token_bucket(1));
     for decision in [

@@ -75,6 +75,16 @@ async fn an_own_quota_holds_in_each_way_of_asking_and_for_its_policy_only() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_blocked_caller_gets_units_back_under_its_own_quota() {
+    let limiter = builder().caller(header("x-key")).build().unwrap();
+    let caller = limiter.overrides().caller("a").unwrap();
+    caller.set_quota("read", Quota::per_day(100), HOUR).unwrap();
+    limiter.check("read", "a").cost(3).await.map(drop).unwrap();
+    caller.block(HOUR).unwrap();
+    assert_eq!(limiter.give_back("read", "a", 1).await.unwrap().remaining(), 98);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_caller_is_counted_as_its_extractor_counts_it() {
     let limiter = builder().caller(ClientIp::new()).build().unwrap();
     let address = |text: &str| text.parse::<std::net::IpAddr>().unwrap();

@@ -236,7 +236,7 @@ fn others_of_the_request_are_not_told_of() {
 
 proptest! {
     /// The cache refuses nothing that the server would let pass, whatever the costs, and while the
-    /// key's quota changes. No caller is told to come back too early.
+    /// key's quota changes. No answer has a wait that is too short.
     #[test]
     fn a_request_is_refused_as_long_as_the_server_would(
         algorithm in select(ALGORITHMS.to_vec()),

@@ -345,7 +345,7 @@ fn a_clock_set_back_neither_grants_units_nor_blocks_longer_than_a_refill() {
         let keep = Duration::from_secs(3_600);
         let answer = sent.run(&call.clone().at(time(back), keep));
         assert_eq!(answer.usages[0].wait(), Duration::from_micros(wait), "{algorithm:?}");
-        // A refused request is told the exact wait.
+        // A refusal has the exact wait.
         let early = sent.run(&call.clone().at(time(back + wait - 1), keep));
         assert_eq!(early.usages[0].wait(), Duration::from_micros(1), "{algorithm:?}");
         assert!(sent.run(&call.at(time(back + wait), keep)).usages[0].fits(), "{algorithm:?}");
