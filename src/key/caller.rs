@@ -62,7 +62,7 @@ impl Caller {
 
 impl Caller {
     /// The extractor, for what messages and logs say of it.
-    #[cfg(feature = "usage")]
+    #[cfg(any(test, feature = "usage"))]
     pub(crate) fn extractor(&self) -> &dyn KeyExtractor {
         &*self.extractor
     }
@@ -84,7 +84,7 @@ impl Caller {
     }
 
     /// Whether the secret is set, so that the fingerprints outlive the process.
-    #[cfg(feature = "usage")]
+    #[cfg(any(test, feature = "usage"))]
     pub(crate) fn has_secret(&self) -> bool {
         self.has_secret
     }
