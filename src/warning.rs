@@ -78,21 +78,19 @@
 //! [`trust_hops`]: crate::key::ClientIp::trust_hops
 
 use std::{
-    collections::HashSet,
     fmt,
-    sync::{LazyLock, Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 /// The most warnings of one process. Culprits are names in the settings, never in requests, so there
 /// are few.
 const MAX_WARNINGS: usize = 1_000;
 
-static GIVEN: LazyLock<Mutex<Given>> = LazyLock::new(Mutex::default);
+/// The warnings so far, the earliest first.
+static GIVEN: Mutex<Vec<Warning>> = Mutex::new(Vec::new());
 
-#[derive(Default)]
-struct Given {
-    known: HashSet<(Code, String)>,
-    in_order: Vec<Warning>,
+fn given() -> MutexGuard<'static, Vec<Warning>> {
+    GIVEN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Which mistake a [`Warning`] reports. The module's docs have a heading for each.
@@ -213,22 +211,32 @@ impl fmt::Display for Warning {
 /// feature `tracing`, they are in the log too.
 #[must_use]
 pub fn warnings() -> Vec<Warning> {
-    GIVEN.lock().unwrap_or_else(PoisonError::into_inner).in_order.clone()
+    given().clone()
 }
 
-/// Reports a mistake, once for each culprit. It takes a lock, so call it only if there is a mistake, and
-/// not for each request.
+/// Reports a mistake, once for each culprit. It locks, so call it only if there is a mistake.
+///
+/// The lock is free while the user's code runs: the sentence may name an extractor, and a subscriber
+/// of the event may read the warnings or cause another.
 #[cold]
 pub(crate) fn warn(code: Code, culprit: &str, sentence: impl FnOnce() -> String) {
-    let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
-    let Given { known, in_order } = &mut *given;
-    if in_order.len() >= MAX_WARNINGS || !known.insert((code, culprit.to_owned())) {
+    let is_known = |given: &[Warning]| {
+        given.iter().any(|known| known.code == code && known.culprit == culprit)
+            || given.len() >= MAX_WARNINGS
+    };
+    if is_known(&given()) {
         return;
     }
     let warning = Warning { code, culprit: culprit.to_owned(), sentence: sentence() };
+    let mut given = given();
+    // Another thread may have been faster.
+    if is_known(&given) {
+        return;
+    }
+    given.push(warning.clone());
+    drop(given);
     #[cfg(feature = "tracing")]
     tracing::warn!(code = code.as_str(), culprit, "{warning}");
-    in_order.push(warning);
 }
 
 #[cfg(test)]
@@ -242,6 +250,32 @@ mod tests {
             .filter_map(|line| line.strip_prefix("//! ## `")?.strip_suffix('`'))
             .collect();
         assert_eq!(headings, Code::ALL.iter().map(|code| code.as_str()).collect::<Vec<_>>());
+    }
+
+    /// An error reporter, for example, whose own use of a limiter shows a mistake.
+    #[cfg(feature = "tracing")]
+    #[test]
+    fn a_subscriber_may_cause_and_read_warnings() {
+        use std::{sync::mpsc, thread, time::Duration};
+        use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
+
+        struct Warns;
+        impl<S: tracing::Subscriber> Layer<S> for Warns {
+            fn on_event(&self, _: &tracing::Event<'_>, _: Context<'_, S>) {
+                assert!(warnings().iter().any(|given| given.culprit() == "by a request"));
+                warn(Code::InvalidPlan, "by the subscriber", || "write another".to_owned());
+            }
+        }
+        let (done, is_done) = mpsc::channel();
+        thread::spawn(move || {
+            let subscriber = tracing_subscriber::registry().with(Warns);
+            tracing::subscriber::with_default(subscriber, || {
+                warn(Code::InvalidPlan, "by a request", || "write another".to_owned());
+            });
+            done.send(()).unwrap();
+        });
+        is_done.recv_timeout(Duration::from_secs(10)).expect("no thread waits for itself");
+        assert!(warnings().iter().any(|given| given.culprit() == "by the subscriber"));
     }
 
     #[test]
