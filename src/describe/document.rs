@@ -3,24 +3,22 @@
 use http::StatusCode;
 
 use super::{
-    Description, PolicyDescription, RefusalDescription, Requests, ResponseDescription,
-    indent::indented,
+    Description, HeaderDescription, PolicyDescription, RefusalDescription, Requests,
+    ResponseDescription, indent::indented,
 };
-use crate::{algorithm::Algorithm, policy::english};
+use crate::{algorithm::Algorithm, policy::english, quota::Quota};
 
 pub(super) enum Block {
     Heading(&'static str),
     Text(Cell),
     List(Vec<Cell>),
-    Table(Table),
+    Table {
+        caption: &'static str,
+        columns: Vec<String>,
+        groups: Vec<Group>,
+    },
     /// An HTTP message, with its line breaks.
     Message(String),
-}
-
-pub(super) struct Table {
-    pub(super) caption: &'static str,
-    pub(super) columns: Vec<String>,
-    pub(super) groups: Vec<Group>,
 }
 
 /// Rows of a table that belong together. The first cell of each row is its heading.
@@ -45,6 +43,11 @@ fn text(text: impl Into<String>) -> Span {
 
 fn note(note: impl Into<String>) -> Span {
     Span::Note(note.into())
+}
+
+/// A table of one group, without a heading.
+fn table(caption: &'static str, columns: Vec<String>, rows: Vec<Vec<Cell>>) -> Block {
+    Block::Table { caption, columns, groups: vec![Group { heading: None, rows }] }
 }
 
 impl Description {
@@ -72,40 +75,36 @@ impl Description {
     }
 
     fn limits(&self) -> Vec<Block> {
+        let columns = || ["Policy", "Limit", "Counted per"].map(String::from).to_vec();
         let rows = |policies: &[PolicyDescription]| policies.iter().map(row).collect();
-        let table = |caption, groups| {
-            let columns = ["Policy", "Limit", "Counted per"].map(String::from).to_vec();
-            Block::Table(Table { caption, columns, groups })
+        let section = |heading, caption, policies: &[PolicyDescription]| match policies {
+            [] => Vec::new(),
+            _ => vec![Block::Heading(heading), table(caption, columns(), rows(policies))],
         };
-        let whole =
-            |caption, policies| table(caption, vec![Group { heading: None, rows: rows(policies) }]);
-        let mut blocks = Vec::new();
-        if !self.every_request.is_empty() {
-            blocks.push(Block::Heading("Every request"));
-            blocks.push(whole("Policies that apply to every request", &self.every_request));
-        }
+        let mut blocks =
+            section("Every request", "Policies that apply to every request", &self.every_request);
         if !self.categories.is_empty() {
             let groups = self.categories.iter().map(|category| {
                 let mut heading = vec![Span::Strong(category.name.clone())];
-                heading.extend(
-                    category
-                        .requests
-                        .iter()
-                        .flat_map(|requests| [text(" "), requests_span(requests)]),
-                );
+                for requests in &category.requests {
+                    heading.extend([text(" "), requests_span(requests)]);
+                }
                 Group { heading: Some(heading), rows: rows(&category.policies) }
             });
+            let groups = groups.collect();
+            let caption = "Policies by category of requests";
             blocks.push(Block::Heading("By category"));
             blocks.push(Block::Text(vec![text(
                 "A request belongs to the first category that matches it. A policy in several \
                  categories is one quota for all of them.",
             )]));
-            blocks.push(table("Policies by category of requests", groups.collect()));
+            blocks.push(Block::Table { caption, columns: columns(), groups });
         }
-        if !self.check_only.is_empty() {
-            blocks.push(Block::Heading("Beside requests"));
-            blocks.push(whole("Policies for work other than requests", &self.check_only));
-        }
+        blocks.extend(section(
+            "Beside requests",
+            "Policies for work other than requests",
+            &self.check_only,
+        ));
         blocks
     }
 
@@ -129,7 +128,7 @@ impl Description {
         let limit = |policy: &PolicyDescription, plan: Option<&str>| {
             let quota = policy.plans.iter().find(|known| Some(&*known.name) == plan);
             let quota = quota.map_or(policy.quota, |plan| plan.quota);
-            vec![text(english::limit(&quota, policy.algorithm, policy.unit.as_deref()))]
+            vec![text(limit_text(policy, &quota))]
         };
         let row = |plan: Option<&str>| {
             let name = vec![text(plan.unwrap_or("no plan"))];
@@ -139,40 +138,35 @@ impl Description {
         let rows = plans.into_iter().map(Some).chain([None]).map(row).collect();
         let names = policies.iter().map(|policy| policy.name.clone());
         let columns = std::iter::once("Plan".to_owned()).chain(names).collect();
-        let groups = vec![Group { heading: None, rows }];
-        let caption = "Limits of each plan, by policy";
-        vec![Block::Heading("By plan"), Block::Table(Table { caption, columns, groups })]
+        vec![Block::Heading("By plan"), table("Limits of each plan, by policy", columns, rows)]
     }
 
     /// When units come back, for each algorithm in use.
     fn algorithms(&self) -> Vec<Block> {
-        let all = [
-            (
-                Algorithm::TokenBucket,
-                ": units come back evenly, one after the other, up to what can be used at once.",
-            ),
-            (
-                Algorithm::FixedWindow,
+        let meaning = |algorithm| match algorithm {
+            Algorithm::TokenBucket => {
+                ": units come back evenly, one after the other, up to what can be used at once."
+            }
+            Algorithm::FixedWindow => {
                 ": all units come back when a window of the clock begins (UTC): a minute on the \
-                 minute, an hour on the hour. Windows are counted from the beginning of 1970.",
-            ),
-            (
-                Algorithm::SlidingWindow,
-                ": a unit comes back when the window's length has passed since it was used.",
-            ),
-        ];
-        let used = all
-            .into_iter()
-            .filter(|(algorithm, _)| self.policies().any(|policy| policy.algorithm == *algorithm));
-        let item = |(algorithm, meaning)| {
+                 minute, an hour on the hour. Windows are counted from the beginning of 1970."
+            }
+            Algorithm::SlidingWindow => {
+                ": a unit comes back when the window's length has passed since it was used."
+            }
+        };
+        let mut used =
+            vec![Algorithm::TokenBucket, Algorithm::FixedWindow, Algorithm::SlidingWindow];
+        used.retain(|algorithm| self.policies().any(|policy| policy.algorithm == *algorithm));
+        let item = |algorithm| {
             let mut name = algorithm_name(algorithm);
             name[..1].make_ascii_uppercase();
-            vec![Span::Strong(name), text(meaning)]
+            vec![Span::Strong(name), text(meaning(algorithm))]
         };
-        let items: Vec<Cell> = used.map(item).collect();
-        if items.is_empty() {
+        if used.is_empty() {
             return Vec::new();
         }
+        let items = used.into_iter().map(item).collect();
         vec![Block::Heading("When units come back"), Block::List(items)]
     }
 }
@@ -180,6 +174,10 @@ impl Description {
 /// `token bucket`
 fn algorithm_name(algorithm: Algorithm) -> String {
     algorithm.as_str().replace('_', " ")
+}
+
+fn limit_text(policy: &PolicyDescription, quota: &Quota) -> String {
+    english::limit(quota, policy.algorithm, policy.unit.as_deref())
 }
 
 fn requests_span(requests: &Requests) -> Span {
@@ -196,8 +194,7 @@ fn row(policy: &PolicyDescription) -> Vec<Cell> {
         name.push(note("tried out: refuses nothing"));
     }
     let mut limit =
-        vec![text(english::limit(&policy.quota, policy.algorithm, policy.unit.as_deref()))];
-    limit.push(note(algorithm_name(policy.algorithm)));
+        vec![text(limit_text(policy, &policy.quota)), note(algorithm_name(policy.algorithm))];
     match (policy.plans.is_empty(), policy.other_quotas) {
         (true, false) => {}
         (false, false) => limit.push(note("or as the plan says")),
@@ -210,10 +207,8 @@ fn row(policy: &PolicyDescription) -> Vec<Cell> {
         (_, true) => limit.push(note("units depend on the response")),
     }
     if !policy.hold.is_zero() {
-        limit.push(note(format!(
-            "waits up to {} before it refuses",
-            english::duration(policy.hold)
-        )));
+        let hold = english::duration(policy.hold);
+        limit.push(note(format!("waits up to {hold} before it refuses")));
     }
     let mut keys = vec![text(english::keys(policy.global, &policy.keys))];
     if !policy.keys.is_empty() {
@@ -228,13 +223,12 @@ impl ResponseDescription {
         let mut blocks = Vec::new();
         if !self.headers.is_empty() {
             blocks.push(Block::Heading("Headers"));
-            let rows = self.headers.iter();
-            let rows = rows.map(|header| {
+            let row = |header: &HeaderDescription| {
                 vec![vec![Span::Code(header.name.clone())], vec![text(&*header.meaning)]]
-            });
+            };
             let columns = ["Header", "Meaning"].map(String::from).to_vec();
-            let groups = vec![Group { heading: None, rows: rows.collect() }];
-            blocks.push(Block::Table(Table { caption: "Headers of responses", columns, groups }));
+            let rows = self.headers.iter().map(row).collect();
+            blocks.push(table("Headers of responses", columns, rows));
             if let Some(policy) = &self.header_policy {
                 blocks.push(Block::Text(vec![
                     text("While requests pass, headers for one policy show "),

@@ -1,8 +1,6 @@
 //! Writes a page as HTML that needs no other file.
 
-use std::fmt::{self, Display, Write};
-
-use super::document::{Block, Group, Span, Table};
+use super::document::{Block, Group, Span};
 use crate::page::content_security_policy;
 
 const STYLE: &str = concat!(include_str!("../page/theme.css"), include_str!("page.css"));
@@ -13,105 +11,80 @@ pub const CONTENT_SECURITY_POLICY: &str =
     content_security_policy!("style-src 'sha256-5i7/RS/CjdOx8DXZxcV76s8kx/HVw8SoMZMCmOpsbYI='");
 
 pub(super) fn render(title: &str, blocks: &[Block]) -> String {
-    Page { title, blocks }.to_string()
+    let title = escaped(title);
+    let blocks: String = blocks.iter().map(|block| format!("{}\n", element(block))).collect();
+    // Without an icon of its own, a browser would ask the server for one.
+    format!(
+        r#"<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<link rel="icon" href="data:,">
+<title>{title}</title>
+<style>{STYLE}</style>
+<main>
+<h1>{title}</h1>
+{blocks}</main>
+</html>
+"#
+    )
 }
 
-struct Page<'a> {
-    title: &'a str,
-    blocks: &'a [Block],
-}
-
-impl Display for Page<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let title = Text(self.title);
-        f.write_str("<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n")?;
-        f.write_str("<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n")?;
-        // Without an icon of its own, a browser would ask the server for one.
-        f.write_str("<link rel=\"icon\" href=\"data:,\">\n")?;
-        writeln!(f, "<title>{title}</title>\n<style>{STYLE}</style>\n<main>\n<h1>{title}</h1>")?;
-        self.blocks.iter().try_for_each(|block| writeln!(f, "{block}"))?;
-        f.write_str("</main>\n</html>\n")
-    }
-}
-
-impl Display for Block {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Heading(heading) => write!(f, "<h2>{}</h2>", Text(heading)),
-            Self::Text(spans) => write!(f, "<p>{}</p>", Cell(spans)),
-            Self::List(items) => {
-                f.write_str("<ul>")?;
-                items.iter().try_for_each(|item| write!(f, "<li>{}</li>", Cell(item)))?;
-                f.write_str("</ul>")
-            }
-            Self::Table(table) => table.fmt(f),
-            // A message may be wider than the page: `tabindex` lets the keyboard scroll it.
-            Self::Message(message) => {
-                write!(f, "<pre tabindex=\"0\" role=\"region\" aria-label=\"HTTP response\">")?;
-                write!(f, "{}</pre>", Text(message))
-            }
+fn element(block: &Block) -> String {
+    match block {
+        Block::Heading(heading) => format!("<h2>{}</h2>", escaped(heading)),
+        Block::Text(spans) => format!("<p>{}</p>", line(spans)),
+        Block::List(items) => {
+            let items: String =
+                items.iter().map(|item| format!("<li>{}</li>", line(item))).collect();
+            format!("<ul>{items}</ul>")
         }
+        Block::Table { caption, columns, groups } => table(caption, columns, groups),
+        // A message may be wider than the page: `tabindex` lets the keyboard scroll it.
+        Block::Message(message) => format!(
+            r#"<pre tabindex="0" role="region" aria-label="HTTP response">{}</pre>"#,
+            escaped(message)
+        ),
     }
 }
 
-impl Display for Table {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "<table>\n<caption>{}</caption>\n<thead><tr>", Text(self.caption))?;
-        for column in &self.columns {
-            write!(f, "<th scope=\"col\">{}</th>", Text(column))?;
-        }
-        f.write_str("</tr></thead>\n")?;
-        self.groups.iter().try_for_each(|group| group.write(f, self.columns.len()))?;
-        f.write_str("</table>")
-    }
+fn table(caption: &str, columns: &[String], groups: &[Group]) -> String {
+    let caption = escaped(caption);
+    let head = |column: &String| format!(r#"<th scope="col">{}</th>"#, escaped(column));
+    let head: String = columns.iter().map(head).collect();
+    let bodies: String = groups.iter().map(|group| table_body(group, columns.len())).collect();
+    format!(
+        "<table>\n<caption>{caption}</caption>\n<thead><tr>{head}</tr></thead>\n{bodies}</table>"
+    )
 }
 
-impl Group {
-    fn write(&self, f: &mut fmt::Formatter<'_>, columns: usize) -> fmt::Result {
-        f.write_str("<tbody>")?;
-        if let Some(heading) = &self.heading {
-            let heading = Cell(heading);
-            write!(f, "\n<tr><th scope=\"rowgroup\" colspan=\"{columns}\">{heading}</th></tr>")?;
-        }
-        for row in &self.rows {
-            f.write_str("\n<tr>")?;
-            for (index, cell) in row.iter().enumerate() {
-                match index {
-                    0 => write!(f, "<th scope=\"row\">{}</th>", Cell(cell))?,
-                    _ => write!(f, "<td>{}</td>", Cell(cell))?,
-                }
-            }
-            f.write_str("</tr>")?;
-        }
-        f.write_str("</tbody>\n")
-    }
+fn table_body(group: &Group, columns: usize) -> String {
+    let heading = group.heading.iter().map(|heading| {
+        let heading = line(heading);
+        format!("\n<tr><th scope=\"rowgroup\" colspan=\"{columns}\">{heading}</th></tr>")
+    });
+    let rows = group.rows.iter().map(|cells| {
+        let cells = cells.iter().enumerate().map(|(index, cell)| match index {
+            0 => format!(r#"<th scope="row">{}</th>"#, line(cell)),
+            _ => format!("<td>{}</td>", line(cell)),
+        });
+        format!("\n<tr>{}</tr>", cells.collect::<String>())
+    });
+    format!("<tbody>{}</tbody>\n", heading.chain(rows).collect::<String>())
 }
 
-struct Cell<'a>(&'a [Span]);
-
-impl Display for Cell<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|span| match span {
-            Span::Text(text) => Text(text).fmt(f),
-            Span::Strong(text) => write!(f, "<strong>{}</strong>", Text(text)),
-            Span::Code(text) => write!(f, "<code>{}</code>", Text(text)),
-            Span::Note(text) => write!(f, " <small>{}</small>", Text(text)),
-        })
-    }
+fn line(spans: &[Span]) -> String {
+    let written = spans.iter().map(|span| match span {
+        Span::Text(text) => escaped(text),
+        Span::Strong(text) => format!("<strong>{}</strong>", escaped(text)),
+        Span::Code(text) => format!("<code>{}</code>", escaped(text)),
+        Span::Note(text) => format!(" <small>{}</small>", escaped(text)),
+    });
+    written.collect()
 }
 
 /// Escapes text for an element or a quoted attribute.
-struct Text<'a>(&'a str);
-
-impl Display for Text<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.chars().try_for_each(|character| match character {
-            '<' => f.write_str("&lt;"),
-            '>' => f.write_str("&gt;"),
-            '&' => f.write_str("&amp;"),
-            '"' => f.write_str("&quot;"),
-            '\'' => f.write_str("&#39;"),
-            character => f.write_char(character),
-        })
-    }
+fn escaped(text: &str) -> String {
+    let text = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+    text.replace('"', "&quot;").replace('\'', "&#39;")
 }

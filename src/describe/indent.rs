@@ -9,57 +9,42 @@ pub(super) fn indented(text: &str) -> String {
     if serde_json::from_str::<IgnoredAny>(text).is_err() {
         return text.to_owned();
     }
-    let mut lines = Lines::default();
-    let mut characters = text.chars().peekable();
+    let (mut written, mut depth) = (String::new(), 0_usize);
+    let new_line = |depth| format!("\n{}", "  ".repeat(depth));
+    let mut characters = text.chars();
     while let Some(character) = characters.next() {
         match character {
             '"' => {
-                lines.written.push('"');
-                let mut escaped = false;
-                for character in characters.by_ref() {
-                    lines.written.push(character);
-                    match character {
-                        '"' if !escaped => break,
-                        _ => escaped = character == '\\' && !escaped,
-                    }
-                }
+                written.push('"');
+                let mut is_escaped = false;
+                written.extend(characters.by_ref().take_while(|character| {
+                    let ends = *character == '"' && !is_escaped;
+                    is_escaped = *character == '\\' && !is_escaped;
+                    !ends
+                }));
+                written.push('"');
             }
             '{' | '[' => {
-                while characters.next_if(|next| next.is_ascii_whitespace()).is_some() {}
-                lines.written.push(character);
-                match characters.next_if(|next| matches!(next, '}' | ']')) {
-                    Some(end) => lines.written.push(end),
-                    None => lines.break_at(lines.depth + 1),
-                }
+                depth += 1;
+                written.push(character);
+                written.push_str(&new_line(depth));
             }
             '}' | ']' => {
-                lines.break_at(lines.depth.saturating_sub(1));
-                lines.written.push(character);
+                depth = depth.saturating_sub(1);
+                written.truncate(written.trim_end().len());
+                // An empty object or list stays on its line.
+                if !written.ends_with(['{', '[']) {
+                    written.push_str(&new_line(depth));
+                }
+                written.push(character);
             }
-            ',' => {
-                lines.written.push(',');
-                lines.break_at(lines.depth);
-            }
-            ':' => lines.written.push_str(": "),
+            ',' => written.push_str(&format!(",{}", new_line(depth))),
+            ':' => written.push_str(": "),
             character if character.is_ascii_whitespace() => {}
-            character => lines.written.push(character),
+            character => written.push(character),
         }
     }
-    lines.written
-}
-
-#[derive(Default)]
-struct Lines {
-    written: String,
-    depth: usize,
-}
-
-impl Lines {
-    fn break_at(&mut self, depth: usize) {
-        self.depth = depth;
-        self.written.push('\n');
-        self.written.extend(std::iter::repeat_n("  ", depth));
-    }
+    written
 }
 
 #[cfg(test)]

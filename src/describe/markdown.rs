@@ -1,6 +1,6 @@
 //! Writes a page as CommonMark, with GitHub's tables.
 
-use super::document::{Block, Span, Table};
+use super::document::{Block, Group, Span};
 
 pub(super) fn render(title: &str, blocks: &[Block]) -> String {
     let mut page = format!("# {}\n", escaped(title));
@@ -12,7 +12,7 @@ pub(super) fn render(title: &str, blocks: &[Block]) -> String {
             Block::List(items) => {
                 page.extend(items.iter().map(|item| format!("- {}\n", line(item))));
             }
-            Block::Table(table) => push_table(&mut page, table),
+            Block::Table { columns, groups, .. } => push_table(&mut page, columns, groups),
             Block::Message(message) => {
                 let fence = fence(message, 3);
                 page.push_str(&format!("{fence}http\n{message}\n{fence}\n"));
@@ -22,17 +22,16 @@ pub(super) fn render(title: &str, blocks: &[Block]) -> String {
     page
 }
 
-fn push_table(page: &mut String, table: &Table) {
+fn push_table(page: &mut String, columns: &[String], groups: &[Group]) {
     let row = |cells: Vec<String>| format!("| {} |\n", cells.join(" | "));
     // Escaped text has no bars. In code, only a table needs them escaped.
     let cell = |spans: &Vec<Span>| line(spans).replace('|', r"\|");
-    let width = table.columns.len();
-    page.push_str(&row(table.columns.iter().map(|column| escaped(column)).collect()));
-    page.push_str(&row(vec!["---".to_owned(); width]));
-    for group in &table.groups {
+    page.push_str(&row(columns.iter().map(|column| escaped(column)).collect()));
+    page.push_str(&row(vec!["---".to_owned(); columns.len()]));
+    for group in groups {
         if let Some(heading) = &group.heading {
             let mut cells = vec![cell(heading)];
-            cells.resize(width, String::new());
+            cells.resize(columns.len(), String::new());
             page.push_str(&row(cells));
         }
         page.extend(group.rows.iter().map(|cells| row(cells.iter().map(cell).collect())));
