@@ -21,8 +21,8 @@ use std::{
 use rusqlite::{Connection, OpenFlags};
 
 pub use self::queue::SqliteLogStats;
-use self::{queue::Queue, read::Readers, writer::Writer};
-use super::{Entry, Fingerprint, KeySum, Page, ReadError, Reader, Sink, Sum};
+use self::{queue::Queue, writer::Writer};
+use super::{Entry, Reader, Sink};
 use crate::error::BuildError;
 
 const DEFAULT_MAX_AGE: Duration = Duration::from_secs(30 * 86_400);
@@ -77,7 +77,8 @@ pub struct SqliteLog(Arc<Running>);
 struct Running {
     path: PathBuf,
     queue: Arc<Queue>,
-    readers: Readers,
+    /// A connection for one reader at a time. Readers and the writer do not wait for each other.
+    reading: Mutex<Connection>,
     writer: Option<JoinHandle<()>>,
 }
 
@@ -160,15 +161,11 @@ impl SqliteLogBuilder {
         if self.max_waiting == 0 {
             return fail("no entry may wait, so none is written; write `.max_waiting(1)` or more");
         }
-        self.open().map_err(|error| {
+        let opened = open(&self.path).and_then(|database| self.start(database));
+        opened.map_err(|error| {
             let problem = format!("{error}; write the path of a file that this process may write");
             BuildError::new(culprit, problem)
         })
-    }
-
-    fn open(self) -> Result<SqliteLog, Box<dyn std::error::Error>> {
-        let database = open(&self.path)?;
-        self.start(database)
     }
 
     fn start(self, database: Connection) -> Result<SqliteLog, Box<dyn std::error::Error>> {
@@ -185,7 +182,7 @@ impl SqliteLogBuilder {
         Ok(SqliteLog(Arc::new(Running {
             path: self.path,
             queue,
-            readers: Readers(Mutex::new(reading)),
+            reading: Mutex::new(reading),
             writer: Some(writer),
         })))
     }
@@ -231,25 +228,6 @@ impl Sink for SqliteLog {
 
     fn reader(&self) -> Option<Arc<dyn Reader>> {
         Some(Arc::new(self.clone()))
-    }
-}
-
-impl Reader for SqliteLog {
-    fn entries(
-        &self,
-        key: Fingerprint,
-        before: Option<u64>,
-        limit: usize,
-    ) -> Result<Page, ReadError> {
-        self.0.readers.page(key, before, limit)
-    }
-
-    fn sums(&self, key: Fingerprint, since: Duration) -> Result<Vec<Sum>, ReadError> {
-        self.0.readers.sums(key, since)
-    }
-
-    fn keys(&self, since: Duration) -> Result<Vec<KeySum>, ReadError> {
-        self.0.readers.keys(since)
     }
 }
 

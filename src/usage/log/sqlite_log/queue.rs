@@ -3,15 +3,13 @@
 use std::{
     collections::VecDeque,
     sync::{Condvar, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use crate::usage::log::Entry;
 
 /// The most entries written at once.
 pub(super) const BATCH: usize = 1_000;
-/// The longest single wait of a condition variable.
-const LONG: Duration = Duration::from_secs(3_600);
 /// How long the first entry of a batch waits for others.
 const GATHER: Duration = Duration::from_millis(100);
 
@@ -25,15 +23,10 @@ pub(super) struct Queue {
 
 #[derive(Default)]
 struct State {
+    /// Without the batch that the writer has.
     waiting: VecDeque<Entry>,
-    /// The number of entries queued so far; each ends as written or given up.
-    queued: u64,
-    written: u64,
-    given_up: u64,
-    /// The number of entries that found no room.
-    rejected: u64,
-    failing: bool,
-    /// The number of entries, of those queued, that a caller of `flush` waits for.
+    stats: SqliteLogStats,
+    /// The number of entries written that a caller of `flush` waits for.
     flush_goal: u64,
     closed: bool,
 }
@@ -61,11 +54,11 @@ impl Queue {
         let entry = entry.clone();
         let mut state = self.lock();
         if state.waiting.len() >= self.max {
-            state.rejected += 1;
+            state.stats.lost += 1;
             return;
         }
         state.waiting.push_back(entry);
-        state.queued += 1;
+        state.stats.waiting += 1;
         let wakes = matches!(state.waiting.len(), 1 | BATCH);
         drop(state);
         if wakes {
@@ -84,7 +77,7 @@ impl Queue {
             return (!state.closed).then(Vec::new);
         }
         let gathers = |state: &mut State| {
-            state.waiting.len() < BATCH && !state.closed && state.flush_goal <= state.settled()
+            state.waiting.len() < BATCH && !state.closed && state.flush_goal <= state.stats.written
         };
         let gathered = self.changed.wait_timeout_while(state, GATHER, gathers);
         state = gathered.unwrap_or_else(PoisonError::into_inner).0;
@@ -98,8 +91,9 @@ impl Queue {
 
     pub(super) fn written(&self, entries: usize) {
         let mut state = self.lock();
-        state.written += entries as u64;
-        state.failing = false;
+        state.stats.written += entries as u64;
+        state.stats.waiting -= entries as u64;
+        state.stats.is_failing = false;
         self.changed.notify_all();
     }
 
@@ -107,14 +101,9 @@ impl Queue {
     /// so that there is no further try.
     pub(super) fn failed(&self, pause: Duration) -> bool {
         let mut state = self.lock();
-        state.failing = true;
+        state.stats.is_failing = true;
         let paused = self.changed.wait_timeout_while(state, pause, |state| !state.closed);
         !paused.unwrap_or_else(PoisonError::into_inner).0.closed
-    }
-
-    pub(super) fn gave_up(&self, entries: usize) {
-        self.lock().given_up += entries as u64;
-        self.changed.notify_all();
     }
 
     pub(super) fn close(&self) {
@@ -124,42 +113,21 @@ impl Queue {
 
     /// Waits until the entries queued so far are written. `true` if they were, within `patience`.
     pub(super) fn flush(&self, patience: Duration) -> bool {
-        // Without a deadline, it waits for as long as it takes.
-        let deadline = Instant::now().checked_add(patience);
         let mut state = self.lock();
-        let goal = state.queued;
-        let lost = state.given_up;
+        let goal = state.stats.written + state.stats.waiting;
         state.flush_goal = state.flush_goal.max(goal);
         self.changed.notify_all();
-        while state.settled() < goal {
-            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-            if left.is_some_and(|left| left.is_zero()) {
-                return false;
-            }
-            let waited = self.changed.wait_timeout(state, left.unwrap_or(LONG).min(LONG));
-            state = waited.unwrap_or_else(PoisonError::into_inner).0;
-        }
-        state.given_up == lost
+        let is_early = |state: &mut State| state.stats.written < goal;
+        let flushed = self.changed.wait_timeout_while(state, patience, is_early);
+        !flushed.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
 
     pub(super) fn stats(&self) -> SqliteLogStats {
-        let state = self.lock();
-        SqliteLogStats {
-            written: state.written,
-            waiting: state.queued - state.settled(),
-            lost: state.given_up + state.rejected,
-            is_failing: state.failing,
-        }
+        self.lock().stats
     }
 
     /// No thread panics between two changes that belong together.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl State {
-    fn settled(&self) -> u64 {
-        self.written + self.given_up
     }
 }

@@ -1,15 +1,13 @@
 //! Reads the file: pages of entries, and sums.
 
-use std::{
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::{sync::PoisonError, time::Duration};
 
-use rusqlite::{Connection, Row, params, types::Type};
+use rusqlite::{Row, params, types::Type};
 
-use super::micros;
+use super::{SqliteLog, micros};
 use crate::usage::log::{
-    Entry, Fingerprint, KeySum, LoggedKey, Page, ReadError, Sum, Verdict, entry::method_name,
+    Entry, Fingerprint, KeySum, LoggedKey, Page, ReadError, Reader, Sum, Verdict,
+    entry::method_name,
 };
 
 pub(super) const PAGE: &str = "SELECT id, at, endpoint, method, status, response_time, policy,
@@ -25,11 +23,8 @@ const KEYS: &str = "SELECT fingerprint, label, max(minute), sum(requests) AS req
     sum(requests * refused) AS refused FROM sums
     WHERE minute >= ?1 AND fingerprint != x'' GROUP BY fingerprint";
 
-/// A connection for one reader at a time. Readers and the writer do not wait for each other.
-pub(super) struct Readers(pub(super) Mutex<Connection>);
-
-impl Readers {
-    pub(super) fn page(
+impl Reader for SqliteLog {
+    fn entries(
         &self,
         key: Fingerprint,
         before: Option<u64>,
@@ -37,37 +32,37 @@ impl Readers {
     ) -> Result<Page, ReadError> {
         let before = before.and_then(|before| i64::try_from(before).ok()).unwrap_or(i64::MAX);
         // One more entry than asked for shows that there are older ones.
-        let rows = params![key.to_bytes(), before, limit.saturating_add(1)];
-        let mut found: Vec<(u64, Entry)> = self.rows(PAGE, rows, entry)?;
+        let parameters = params![key.to_bytes(), before, limit.saturating_add(1)];
+        let mut found = rows(self, PAGE, parameters, entry)?;
         let has_more = found.len() > limit;
         found.truncate(limit);
         let next = found.last().map(|(id, _)| *id).filter(|_| has_more);
         Ok(Page::new(found.into_iter().map(|(_, entry)| entry).collect(), next))
     }
 
-    pub(super) fn sums(&self, key: Fingerprint, since: Duration) -> Result<Vec<Sum>, ReadError> {
-        self.rows(SUMS, params![key.to_bytes(), micros(since)], sum)
+    fn sums(&self, key: Fingerprint, since: Duration) -> Result<Vec<Sum>, ReadError> {
+        rows(self, SUMS, params![key.to_bytes(), micros(since)], sum)
     }
 
-    pub(super) fn keys(&self, since: Duration) -> Result<Vec<KeySum>, ReadError> {
-        let keys = self.rows(KEYS, params![micros(since)], |row| {
+    fn keys(&self, since: Duration) -> Result<Vec<KeySum>, ReadError> {
+        let keys = rows(self, KEYS, params![micros(since)], |row| {
             let sum = |key| Ok(KeySum::new(key, row.get("requests")?, row.get("refused")?));
             key(row)?.map(sum).transpose()
         });
         Ok(keys?.into_iter().flatten().collect())
     }
+}
 
-    fn rows<T>(
-        &self,
-        query: &str,
-        parameters: &[&dyn rusqlite::ToSql],
-        read: fn(&Row<'_>) -> rusqlite::Result<T>,
-    ) -> Result<Vec<T>, ReadError> {
-        let database = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let all = || database.prepare_cached(query)?.query_map(parameters, read)?.collect();
-        let all: rusqlite::Result<Vec<T>> = all();
-        all.map_err(|error| ReadError::new(error.to_string()))
-    }
+fn rows<T>(
+    log: &SqliteLog,
+    query: &str,
+    parameters: &[&dyn rusqlite::ToSql],
+    read: fn(&Row<'_>) -> rusqlite::Result<T>,
+) -> Result<Vec<T>, ReadError> {
+    let database = log.0.reading.lock().unwrap_or_else(PoisonError::into_inner);
+    let all = || database.prepare_cached(query)?.query_map(parameters, read)?.collect();
+    let all: rusqlite::Result<Vec<T>> = all();
+    all.map_err(|error| ReadError::new(error.to_string()))
 }
 
 fn entry(row: &Row<'_>) -> rusqlite::Result<(u64, Entry)> {

@@ -57,40 +57,23 @@ impl Writer {
             while let Err(error) = self.write(&batch) {
                 health.failed(&error);
                 if !self.queue.failed(RETRY) {
-                    self.queue.gave_up(batch.len());
-                    return self.give_up();
+                    return;
                 }
             }
             self.queue.written(batch.len());
             health.wrote(self.queue.stats().lost);
             // Old entries go in small transactions, as long as no new ones wait.
-            while !self.queue.has_waiting() && matches!(self.prune_alone(), Ok(true)) {}
+            while !self.queue.has_waiting() && matches!(self.write(&[]), Ok(true)) {}
         }
     }
 
-    /// The log is closed and cannot be written: the entries that wait are lost.
-    fn give_up(self) {
-        while let Some(batch) = self.queue.next(Duration::ZERO) {
-            self.queue.gave_up(batch.len());
-        }
-    }
-
-    /// Writes all of the batch or nothing.
-    fn write(&mut self, batch: &[Entry]) -> rusqlite::Result<()> {
-        let (max_age, max_bytes) = (self.max_age, self.max_bytes);
-        let transaction =
-            self.database.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    /// Writes all of the batch or nothing, and deletes old entries. `true` if there may be more to
+    /// delete.
+    fn write(&mut self, batch: &[Entry]) -> rusqlite::Result<bool> {
+        let Self { database, max_age, max_bytes, .. } = self;
+        let transaction = database.transaction_with_behavior(TransactionBehavior::Immediate)?;
         insert(&transaction, batch)?;
-        prune(&transaction, max_age, max_bytes)?;
-        transaction.commit()
-    }
-
-    /// Deletes without writing. `true` where there may be more to delete.
-    fn prune_alone(&mut self) -> rusqlite::Result<bool> {
-        let (max_age, max_bytes) = (self.max_age, self.max_bytes);
-        let transaction =
-            self.database.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let deleted = prune(&transaction, max_age, max_bytes)?;
+        let deleted = prune(&transaction, *max_age, *max_bytes)?;
         transaction.commit()?;
         Ok(deleted >= PRUNE)
     }
@@ -144,18 +127,18 @@ fn prune(
 ) -> rusqlite::Result<usize> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let before = |age: Duration| micros(now.saturating_sub(age));
-    let mut expire = transaction.prepare_cached(EXPIRE)?;
-    let mut expire_sums = transaction.prepare_cached(EXPIRE_SUMS)?;
-    let mut deleted = expire.execute(params![before(max_age), PRUNE])?;
-    deleted = deleted.max(expire_sums.execute(params![before(DAY.min(max_age)), PRUNE])?);
+    let delete = |rows: &str, before: i64, at_most: usize| {
+        transaction.prepare_cached(rows)?.execute(params![before, at_most])
+    };
+    let entries = delete(EXPIRE, before(max_age), PRUNE)?;
+    let mut deleted = entries.max(delete(EXPIRE_SUMS, before(DAY.min(max_age)), PRUNE)?);
     let number =
         |pragma: &str| transaction.pragma_query_value(None, pragma, |row| row.get::<_, u64>(0));
     let pages = number("page_count")?.saturating_sub(number("freelist_count")?);
     let used = pages.saturating_mul(number("page_size")?);
     if used > max_bytes {
-        let all = i64::MAX;
-        deleted = deleted.max(expire.execute(params![all, PRUNE])?);
-        deleted = deleted.max(expire_sums.execute(params![all, PRUNE / 10])?);
+        deleted = deleted.max(delete(EXPIRE, i64::MAX, PRUNE)?);
+        deleted = deleted.max(delete(EXPIRE_SUMS, i64::MAX, PRUNE / 10)?);
     }
     Ok(deleted)
 }
