@@ -256,6 +256,7 @@ mod first_requests;
 #[cfg(any(fuzzing, test))]
 #[doc(hidden)]
 pub mod fuzzing;
+mod json_object;
 pub mod key;
 mod layer;
 mod limiter;

@@ -9,7 +9,6 @@ mod builder;
 mod future;
 mod headers;
 mod jitter;
-mod json_object;
 mod observer;
 mod rejection;
 mod responder;

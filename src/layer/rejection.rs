@@ -18,11 +18,11 @@ use http::{
     header::{CACHE_CONTROL, CONTENT_TYPE},
 };
 
-use super::{
-    headers::{self, whole_seconds},
+use super::headers::{self, whole_seconds};
+use crate::{
     json_object::{Object, USUAL_LENGTH},
+    limiter::{Decision, Outcome, Reason, Verdict},
 };
-use crate::limiter::{Decision, Outcome, Reason, Verdict};
 
 /// A refused request: the reason, and the numbers for the response.
 ///

@@ -6,7 +6,11 @@ use bytes::Bytes;
 use http::Response;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-use crate::{layer::json_object::Object, layer::rejection::Rejection, limiter::Reason};
+use crate::{
+    json_object::{ABOUT_BLANK, Object, PROBLEM},
+    layer::rejection::Rejection,
+    limiter::Reason,
+};
 
 /// The problem types of draft-ietf-httpapi-ratelimit-headers-11, section 5.
 const QUOTA_EXCEEDED: &str = "https://iana.org/assignments/http-problem-types#quota-exceeded";
@@ -118,12 +122,9 @@ impl Problem {
                 (REDUCED_CAPACITY, "Temporarily reduced capacity".into())
             }
             Reason::Blocked if self.drafted => (ABNORMAL_USAGE, "Abnormal usage detected".into()),
-            _ => ("about:blank", phrase()),
+            _ => (ABOUT_BLANK, phrase()),
         };
-        let mut body = Object::new();
-        body.text("type", kind);
-        body.text("title", &title);
-        body.number("status", status.as_u16().into());
+        let mut body = Object::problem(kind, &title, status);
         if self.detail || !exceeded {
             body.text_by("detail", |to| rejection.push_text(to));
         }
@@ -133,7 +134,7 @@ impl Problem {
         if self.drafted && (exceeded || reason == Reason::StoreUnavailable) {
             body.texts("violated-policies", rejection.refusing().map(|outcome| outcome.policy()));
         }
-        rejection.respond("application/problem+json", body.end())
+        rejection.respond(PROBLEM, body.end())
     }
 
     /// Makes a closure for [`on_rejection`](crate::RateLimitLayerBuilder::on_rejection).

@@ -35,7 +35,7 @@ type Label = Arc<dyn Fn(&Key<'_>) -> String + Send + Sync>;
 /// # let _ = layer;
 /// # Ok::<(), tower_quota::BuildError>(())
 /// ```
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct RequestLog(Arc<Settings>);
 
 struct Settings {
@@ -112,6 +112,7 @@ impl RequestLog {
 }
 
 /// Collects what a [`RequestLog`] needs.
+#[derive(Debug)]
 #[must_use]
 pub struct RequestLogBuilder(Settings);
 
@@ -173,21 +174,9 @@ impl RequestLogBuilder {
     }
 }
 
-impl fmt::Debug for RequestLog {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl fmt::Debug for RequestLogBuilder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
 impl fmt::Debug for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RequestLog")
+        f.debug_struct("Settings")
             .field("caller", &self.caller)
             .field("sinks", &self.sinks.len())
             .finish_non_exhaustive()

@@ -1,15 +1,13 @@
 //! What the pages of the request log answer: [`HtmlPage`], JSON and problem details.
 
-use std::sync::Arc;
-
 use axum::{body::Body, response::Response};
 use http::{HeaderValue, StatusCode, header::CACHE_CONTROL, request::Parts};
-use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::{
+    json_object::{ABOUT_BLANK, Object, PROBLEM},
     page::{self, content_security_policy},
-    usage::log::{ReadError, Reader},
+    usage::log::{ReadError, Reader, RequestLog},
 };
 
 /// Script, style and data come from the page's own origin.
@@ -45,23 +43,28 @@ impl HtmlPage {
     }
 }
 
-#[expect(clippy::expect_used, reason = "it cannot fail")]
-pub(super) fn json(value: &impl Serialize) -> Response {
-    let body = serde_json::to_vec(value).expect("strings and numbers, under names, are JSON");
-    respond(StatusCode::OK, "application/json", body)
+pub(super) fn json(value: &Value) -> Response {
+    respond(StatusCode::OK, "application/json", value.to_string())
 }
 
 /// Problem details (RFC 9457).
 pub(super) fn problem(status: StatusCode, detail: &str) -> Response {
-    problem_with(status, detail, json!({}))
+    problem_with(status, detail, [])
 }
 
 /// Problem details with extension members.
-pub(super) fn problem_with(status: StatusCode, detail: &str, mut members: Value) -> Response {
-    members["title"] = json!(status.canonical_reason());
-    members["status"] = json!(status.as_u16());
-    members["detail"] = json!(detail);
-    respond(status, "application/problem+json", members.to_string())
+pub(super) fn problem_with<const N: usize>(
+    status: StatusCode,
+    detail: &str,
+    members: [(&'static str, &str); N],
+) -> Response {
+    let title = status.canonical_reason().unwrap_or_default();
+    let mut body = Object::problem(ABOUT_BLANK, title, status);
+    body.text("detail", detail);
+    for (name, text) in members {
+        body.text(name, text);
+    }
+    respond(status, PROBLEM, body.end())
 }
 
 /// Reads the log on a thread that may block.
@@ -69,11 +72,15 @@ pub(super) fn problem_with(status: StatusCode, detail: &str, mut members: Value)
 /// # Errors
 /// The answer where the log cannot be read.
 pub(super) async fn read<T: Send + 'static>(
-    reader: &Arc<dyn Reader>,
+    log: &RequestLog,
     read: impl FnOnce(&dyn Reader) -> Result<T, ReadError> + Send + 'static,
 ) -> Result<T, Response> {
-    let reader = Arc::clone(reader);
-    let read = tokio::task::spawn_blocking(move || read(&*reader)).await;
+    let log = log.clone();
+    let read = move || {
+        let reader = log.reader().ok_or_else(|| ReadError::new(UNREADABLE))?;
+        read(&*reader)
+    };
+    let read = tokio::task::spawn_blocking(read).await;
     read.unwrap_or_else(|error| Err(ReadError::new(error.to_string()))).map_err(|error| {
         #[cfg(feature = "tracing")]
         tracing::warn!(%error, "a page of the request log could not be served");

@@ -1,40 +1,25 @@
-//! A quota as pages show it: [`QuotaJson`].
+//! A quota as pages show it: [`quota_json`].
 
 use std::time::Duration;
 
-use serde::Serialize;
+use serde_json::{Value, json};
 
 use crate::limiter::Outcome;
 
 /// A policy's quota, and how much of it is used.
-#[derive(Serialize)]
-pub(super) struct QuotaJson<'a> {
-    policy: &'a str,
-    counted_by: &'a str,
-    algorithm: &'static str,
-    limit: u64,
-    used: u64,
-    remaining: u64,
-    reset_seconds: f64,
-    units: u64,
-    window_seconds: f64,
-}
-
-impl<'a> QuotaJson<'a> {
-    pub(super) fn new(outcome: &Outcome<'a>) -> Self {
-        let (limit, quota) = (outcome.limit(), outcome.quota());
-        Self {
-            policy: outcome.policy(),
-            counted_by: outcome.key_kind(),
-            algorithm: outcome.algorithm().as_str(),
-            limit,
-            used: limit.saturating_sub(outcome.remaining()),
-            remaining: outcome.remaining(),
-            reset_seconds: outcome.reset().as_secs_f64(),
-            units: quota.units(),
-            window_seconds: quota.window().as_secs_f64(),
-        }
-    }
+pub(super) fn quota_json(outcome: Outcome<'_>) -> Value {
+    let (limit, remaining, quota) = (outcome.limit(), outcome.remaining(), outcome.quota());
+    json!({
+        "policy": outcome.policy(),
+        "counted_by": outcome.key_kind(),
+        "algorithm": outcome.algorithm().as_str(),
+        "limit": limit,
+        "used": limit.saturating_sub(remaining),
+        "remaining": remaining,
+        "reset_seconds": outcome.reset().as_secs_f64(),
+        "units": quota.units(),
+        "window_seconds": quota.window().as_secs_f64(),
+    })
 }
 
 /// A point in time, in milliseconds since 1970 UTC.

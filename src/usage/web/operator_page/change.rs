@@ -1,4 +1,4 @@
-//! The changes that an operator can make to a key, and those made: [`Change`] and
+//! The changes that an operator can make to a key, and the latest ones: [`Change`] and
 //! [`ChangeHistory`].
 
 use std::{
@@ -8,14 +8,15 @@ use std::{
     time::Duration,
 };
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
+use serde_json::{Value, json};
 
 use crate::quota::Quota;
 
 /// The most changes shown.
 const SHOWN: usize = 50;
 /// The longest time of a change: a year.
-const MAX_TIME: Duration = Duration::from_secs(366 * 86_400);
+const MAX_SECONDS: u64 = 366 * 86_400;
 
 #[derive(Debug, Deserialize)]
 #[serde(tag = "action", rename_all = "snake_case", deny_unknown_fields)]
@@ -32,18 +33,11 @@ pub(super) enum Change {
     RestoreQuota { policy: String },
 }
 
-impl Change {
-    /// How long the change holds; zero for one that is done at once.
-    pub(super) fn time(&self) -> Result<Duration, String> {
-        let seconds = match self {
-            Self::Block { seconds } | Self::SetQuota { seconds, .. } => *seconds,
-            _ => return Ok(Duration::ZERO),
-        };
-        let time = Duration::from_secs(seconds);
-        if time.is_zero() || time > MAX_TIME {
-            return Err(format!("`seconds` is from 1 to {}.", MAX_TIME.as_secs()));
-        }
-        Ok(time)
+/// How long a change lasts.
+pub(super) fn duration(seconds: u64) -> Result<Duration, String> {
+    match seconds {
+        1..=MAX_SECONDS => Ok(Duration::from_secs(seconds)),
+        _ => Err(format!("`seconds` is from 1 to {MAX_SECONDS}.")),
     }
 }
 
@@ -73,36 +67,26 @@ impl fmt::Display for Change {
     }
 }
 
-/// A change that was made.
-#[derive(Clone, Serialize)]
-pub(super) struct ChangeRecord {
-    pub(super) at: u64,
-    pub(super) operator: String,
-    pub(super) key: String,
-    pub(super) change: String,
-}
-
-/// The last changes, the newest first.
-#[derive(Default)]
-pub(super) struct ChangeHistory(Mutex<VecDeque<ChangeRecord>>);
+/// The latest changes, the newest first.
+#[derive(Debug, Default)]
+pub(super) struct ChangeHistory(Mutex<VecDeque<Value>>);
 
 impl ChangeHistory {
-    pub(super) fn add(&self, made: ChangeRecord) {
+    pub(super) fn add(&self, at: u64, operator: &str, key: &str, change: &str) {
         #[cfg(feature = "tracing")]
         tracing::info!(
             target: "tower_quota::operator",
-            operator = made.operator,
-            key = made.key,
-            change = made.change,
+            operator,
+            key,
+            change,
             "an operator has changed what holds for a key"
         );
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         all.truncate(SHOWN - 1);
-        all.push_front(made);
+        all.push_front(json!({ "at": at, "operator": operator, "key": key, "change": change }));
     }
 
-    pub(super) fn all(&self) -> Vec<ChangeRecord> {
-        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.iter().cloned().collect()
+    pub(super) fn to_json(&self) -> Value {
+        json!(*self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }

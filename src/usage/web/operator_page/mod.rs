@@ -12,19 +12,18 @@ use axum::{
     routing::{get, post},
 };
 use http::{HeaderMap, StatusCode, header::CONTENT_TYPE, request::Parts};
-use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use self::change::{Change, ChangeHistory, ChangeRecord, with_units};
+use self::change::{Change, ChangeHistory, duration, with_units};
 use super::{
     answer::{HtmlPage, UNREADABLE, json, problem, read},
-    quota_json::{QuotaJson, unix_millis},
+    quota_json::{quota_json, unix_millis},
 };
 use crate::{
     error::BuildError,
     key::{Caller, Fingerprint},
     limiter::{CallerOverrides, Limiter, OverrideError},
-    usage::log::{KeySum, Reader, RequestLog, known_keys::Quotas},
+    usage::log::{KeySum, RequestLog, known_keys::Quotas},
 };
 
 /// How many of the busiest, and of the most refused keys are shown.
@@ -38,7 +37,9 @@ const PAGE: HtmlPage = HtmlPage {
     script: concat!(include_str!("../common.js"), include_str!("script.js")),
 };
 
-type Guard = Arc<dyn Fn(&Parts) -> Option<String> + Send + Sync>;
+/// Finds the operator's name in a request.
+#[derive(Clone)]
+struct Guard(Arc<dyn Fn(&Parts) -> Option<String> + Send + Sync>);
 
 /// Shows operators the busiest and the most refused keys of the last hour, with the state of their
 /// quotas. Operators can change a key's quotas for a time, reset them, or block the key.
@@ -89,14 +90,14 @@ type Guard = Arc<dyn Fn(&Parts) -> Option<String> + Send + Sync>;
 /// # let _ = app;
 /// # Ok::<(), tower_quota::BuildError>(())
 /// ```
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 #[must_use]
 pub struct OperatorPage(Arc<Settings>);
 
+#[derive(Debug)]
 struct Settings {
     limiter: Limiter,
     log: RequestLog,
-    reader: Arc<dyn Reader>,
     guard: Guard,
     changes: ChangeHistory,
 }
@@ -118,6 +119,7 @@ impl OperatorPage {
 }
 
 /// Collects what an [`OperatorPage`] needs.
+#[derive(Debug)]
 #[must_use]
 pub struct OperatorPageBuilder {
     limiter: Limiter,
@@ -132,7 +134,7 @@ impl OperatorPageBuilder {
         mut self,
         operator: impl Fn(&Parts) -> Option<String> + Send + Sync + 'static,
     ) -> Self {
-        self.guard = Some(Arc::new(operator));
+        self.guard = Some(Guard(Arc::new(operator)));
         self
     }
 
@@ -157,171 +159,139 @@ impl OperatorPageBuilder {
                 "the limiter does not know callers as the log does; give a clone of one `Caller` to `LimiterBuilder::caller` and to `RequestLog::builder`",
             );
         }
-        let Some(reader) = self.log.reader() else { return fail(UNREADABLE) };
+        if self.log.reader().is_none() {
+            return fail(UNREADABLE);
+        }
         let Self { limiter, log, .. } = self;
         let changes = ChangeHistory::default();
-        Ok(OperatorPage(Arc::new(Settings { limiter, log, reader, guard, changes })))
+        Ok(OperatorPage(Arc::new(Settings { limiter, log, guard, changes })))
     }
 }
 
-#[derive(Serialize)]
-struct Overview {
-    at: u64,
-    busiest: Vec<KeyJson>,
-    most_refused: Vec<KeyJson>,
-    changes: Vec<ChangeRecord>,
-}
+type Answer = Result<Response, Response>;
 
-#[derive(Clone, Serialize)]
-struct KeyJson {
-    fingerprint: String,
-    label: String,
-    requests: u64,
-    refused: u64,
-    blocked_seconds: Option<f64>,
-    quotas: serde_json::Value,
-}
-
-#[derive(Serialize)]
-struct KeyQuotaJson<'a> {
-    #[serde(flatten)]
-    quota: QuotaJson<'a>,
-    /// How long the key has this quota instead of its plan's.
-    changed_seconds: Option<f64>,
-}
-
-async fn overview(State(OperatorPage(page)): State<OperatorPage>, request: Request) -> Response {
+async fn overview(State(OperatorPage(page)): State<OperatorPage>, request: Request) -> Answer {
     let request = request.into_parts().0;
-    if (page.guard)(&request).is_none() {
-        return forbidden();
-    }
+    page.operator_of(&request)?;
     if let Some(page) = PAGE.answer(&request) {
-        return page;
+        return Ok(page);
     }
     let now = page.limiter.now().unix();
-    let mut keys = match read(&page.reader, move |reader| reader.keys(now - HOUR.min(now))).await {
-        Ok(keys) => keys,
-        Err(answer) => return answer,
-    };
+    let mut keys = read(&page.log, move |log| log.keys(now - HOUR.min(now))).await?;
     keys.sort_by_key(|key| (Reverse(key.requests), key.key.fingerprint));
     let busiest = page.summaries(&keys[..keys.len().min(TOP)]).await;
     keys.retain(|key| key.refused > 0);
     keys.sort_by_key(|key| (Reverse(key.refused), key.key.fingerprint));
     let most_refused = page.summaries(&keys[..keys.len().min(TOP)]).await;
-    let changes = page.changes.all();
-    json(&Overview { at: unix_millis(now), busiest, most_refused, changes })
+    Ok(json(&json!({
+        "at": unix_millis(now),
+        "busiest": busiest,
+        "most_refused": most_refused,
+        "changes": page.changes.to_json(),
+    })))
 }
 
 async fn change(
     State(OperatorPage(page)): State<OperatorPage>,
     Path(fingerprint): Path<String>,
     request: Request,
-) -> Response {
+) -> Answer {
     let (request, body) = request.into_parts();
-    let Some(operator) = (page.guard)(&request) else { return forbidden() };
+    let operator = page.operator_of(&request)?;
     let refuse = |detail: &str| problem(StatusCode::BAD_REQUEST, detail);
     // A form of another site cannot send this type, so a browser's cookies alone change nothing.
     if !is_json(&request.headers) {
-        return problem(StatusCode::UNSUPPORTED_MEDIA_TYPE, "Send `application/json`.");
+        return Err(problem(StatusCode::UNSUPPORTED_MEDIA_TYPE, "Send `application/json`."));
     }
-    let Ok(body) = axum::body::to_bytes(body, MAX_BODY).await else {
-        return refuse("The body is too long, or did not come.");
-    };
-    let change: Change = match serde_json::from_slice(&body) {
-        Ok(change) => change,
-        Err(error) => return refuse(&error.to_string()),
-    };
-    let Some(key) = parse(&fingerprint) else {
-        return refuse("A fingerprint has 32 hexadecimal digits.");
-    };
-    match page.make(key, &change).await {
-        Ok(()) => {
-            page.changes.add(ChangeRecord {
-                at: unix_millis(page.limiter.now().unix()),
-                operator,
-                key: fingerprint,
-                change: change.to_string(),
-            });
-            json(&json!({}))
-        }
-        Err(detail) => refuse(&detail),
-    }
-}
-
-fn forbidden() -> Response {
-    problem(StatusCode::FORBIDDEN, "This page is the operator's.")
+    let body = axum::body::to_bytes(body, MAX_BODY).await;
+    let body = body.map_err(|_| refuse("The body is too long, or did not come."))?;
+    let change: Change =
+        serde_json::from_slice(&body).map_err(|error| refuse(&error.to_string()))?;
+    let key = parse(&fingerprint);
+    let key = key.ok_or_else(|| refuse("A fingerprint has 32 hexadecimal digits."))?;
+    page.apply(key, &change).await.map_err(|detail| refuse(&detail))?;
+    let at = unix_millis(page.limiter.now().unix());
+    page.changes.add(at, &operator, &fingerprint, &change.to_string());
+    Ok(json(&json!({})))
 }
 
 impl Settings {
+    #[expect(clippy::result_large_err, reason = "the response is returned as it is")]
+    fn operator_of(&self, request: &Parts) -> Result<String, Response> {
+        let forbidden = || problem(StatusCode::FORBIDDEN, "This page is the operator's.");
+        (self.guard.0)(request).ok_or_else(forbidden)
+    }
+
     fn quotas(&self, key: Fingerprint) -> Quotas {
         self.log.known().map(|known| known.of(key)).unwrap_or_default()
     }
 
     /// The overrides of a caller. `build()` has checked that the limiter has a caller.
-    fn overrides(&self, key: Fingerprint) -> Result<CallerOverrides, String> {
-        self.limiter.overrides().by_fingerprint(key).map_err(|error| sentence(&error))
+    fn overrides(&self, key: Fingerprint) -> Result<CallerOverrides, OverrideError> {
+        self.limiter.overrides().by_fingerprint(key)
     }
 
-    async fn summaries(&self, keys: &[KeySum]) -> Vec<KeyJson> {
+    async fn summaries(&self, keys: &[KeySum]) -> Vec<Value> {
         let mut summaries = Vec::new();
         for KeySum { key, requests, refused } in keys {
             let drawn = self.quotas(key.fingerprint);
             let decision = self.limiter.peek_quotas(&drawn, Some(key.fingerprint)).await;
             let own = self.overrides(key.fingerprint).map(|caller| caller.get()).ok();
-            let changed = |policy: &str| {
-                let own = own.as_ref()?.quotas.iter().find(|own| own.policy == policy)?;
-                Some(own.left.as_secs_f64())
-            };
-            let quotas = decision.outcomes().map(|outcome| KeyQuotaJson {
-                quota: QuotaJson::new(&outcome),
-                changed_seconds: changed(outcome.policy()),
+            let quotas = decision.outcomes().map(|outcome| {
+                let mut of_policy = own.iter().flat_map(|own| &own.quotas);
+                let own = of_policy.find(|own| own.policy == outcome.policy());
+                let mut quota = quota_json(outcome);
+                // How long the key has this quota instead of its plan's.
+                quota["changed_seconds"] = json!(own.map(|own| own.left.as_secs_f64()));
+                quota
             });
             let blocked = own.as_ref().and_then(|own| own.blocked);
-            summaries.push(KeyJson {
-                fingerprint: format!("{:032x}", key.fingerprint.0),
-                label: key.label.to_string(),
-                requests: *requests,
-                refused: *refused,
-                blocked_seconds: blocked.map(|left| left.as_secs_f64()),
-                quotas: json!(quotas.collect::<Vec<_>>()),
-            });
+            summaries.push(json!({
+                "fingerprint": format!("{:032x}", key.fingerprint.0),
+                "label": &*key.label,
+                "requests": requests,
+                "refused": refused,
+                "blocked_seconds": blocked.map(|left| left.as_secs_f64()),
+                "quotas": quotas.collect::<Vec<_>>(),
+            }));
         }
         summaries
     }
 
-    async fn make(&self, key: Fingerprint, change: &Change) -> Result<(), String> {
-        let time = change.time()?;
+    /// Makes a change, or returns a sentence that says why nothing was changed.
+    async fn apply(&self, key: Fingerprint, change: &Change) -> Result<(), String> {
         let drawn = self.quotas(key);
-        let caller = self.overrides(key)?;
-        let made = match change {
+        let caller = self.overrides(key).map_err(sentence)?;
+        match change {
             Change::Reset if drawn.is_empty() => {
-                return Err("Nothing is known that the key has used, and nothing was reset.".into());
+                Err("Nothing is known that the key has used, and nothing was reset.".into())
             }
             Change::Reset => match self.limiter.reset_quotas(&drawn).await.is_allowed() {
                 true => Ok(()),
-                false => return Err("The store does not answer, and nothing was reset.".into()),
+                false => Err("The store does not answer, and nothing was reset.".into()),
             },
-            Change::Block { .. } => caller.block(time),
+            Change::Block { seconds } => caller.block(duration(*seconds)?).map_err(sentence),
             Change::Unblock if caller.unblock() => Ok(()),
-            Change::Unblock => return Err("The key is not blocked.".into()),
-            Change::SetQuota { policy, units, .. } => {
+            Change::Unblock => Err("The key is not blocked.".into()),
+            Change::SetQuota { policy, units, seconds } => {
+                let time = duration(*seconds)?;
                 let decision = self.limiter.peek_quotas(&drawn, Some(key)).await;
                 let Some(held) = decision.outcome(policy) else {
                     return Err(format!("The key is not known to draw on a policy `{policy}`."));
                 };
-                caller.set_quota(policy, with_units(held.quota(), *units)?, time)
+                let quota = with_units(held.quota(), *units)?;
+                caller.set_quota(policy, quota, time).map_err(sentence)
             }
             Change::RestoreQuota { policy } if caller.restore_quota(policy) => Ok(()),
             Change::RestoreQuota { policy } => {
-                return Err(format!("The key has no quota of its own by policy `{policy}`."));
+                Err(format!("The key has no quota of its own by policy `{policy}`."))
             }
-        };
-        made.map_err(|error| sentence(&error))
+        }
     }
 }
 
 /// An error as a sentence.
-fn sentence(error: &OverrideError) -> String {
+fn sentence(error: OverrideError) -> String {
     let text = error.to_string();
     let mut characters = text.chars();
     let first = characters.next().map(|first| first.to_ascii_uppercase());
@@ -339,17 +309,8 @@ fn parse(fingerprint: &str) -> Option<Fingerprint> {
     u128::from_str_radix(fingerprint, 16).ok().filter(|_| is_hex).map(Fingerprint)
 }
 
-impl fmt::Debug for OperatorPage {
+impl fmt::Debug for Guard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("OperatorPage").field("limiter", &self.0.limiter).finish_non_exhaustive()
-    }
-}
-
-impl fmt::Debug for OperatorPageBuilder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("OperatorPageBuilder")
-            .field("limiter", &self.limiter)
-            .field("is_guarded", &self.guard.is_some())
-            .finish_non_exhaustive()
+        f.write_str("Guard(..)")
     }
 }

@@ -2,7 +2,7 @@
 
 mod summary;
 
-use std::{fmt, sync::Arc};
+use std::sync::Arc;
 
 use axum::{
     Router,
@@ -12,17 +12,16 @@ use axum::{
 };
 use http::{
     HeaderName, HeaderValue, StatusCode,
-    header::{AUTHORIZATION, InvalidHeaderValue, WWW_AUTHENTICATE},
+    header::{AUTHORIZATION, WWW_AUTHENTICATE},
     request::Parts,
 };
-use serde_json::json;
 
-use self::summary::{LogJson, Span, Summary};
+use self::summary::{log_json, since, summary_json};
 use super::answer::{HtmlPage, UNREADABLE, json, problem, problem_with, read};
 use crate::{
     error::BuildError,
     limiter::Limiter,
-    usage::log::{Reader, RequestLog},
+    usage::log::{LoggedKey, RequestLog},
 };
 
 /// How many entries of the log an answer has by default, and at most.
@@ -78,38 +77,23 @@ const PAGE: HtmlPage = HtmlPage {
 /// # let _ = app;
 /// # Ok::<(), tower_quota::BuildError>(())
 /// ```
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 #[must_use]
 pub struct UsagePage(Arc<Settings>);
 
+#[derive(Clone, Debug)]
 struct Settings {
     limiter: Limiter,
     log: RequestLog,
-    reader: Arc<dyn Reader>,
-    key_header: Option<KeyHeader>,
-}
-
-/// The header in which the page sends the API key that it has asked for.
-struct KeyHeader {
-    name: HeaderName,
-    prefix: &'static str,
-    /// The prefix without the space at its end.
-    scheme: HeaderValue,
-}
-
-impl KeyHeader {
-    fn new(name: HeaderName, prefix: &'static str) -> Result<Self, InvalidHeaderValue> {
-        HeaderValue::from_str(prefix)?;
-        let scheme = HeaderValue::from_str(prefix.trim())?;
-        Ok(Self { name, prefix, scheme })
-    }
+    /// The header in which the page sends an API key, and what stands there before the key.
+    key_header: Option<(HeaderName, &'static str)>,
 }
 
 impl UsagePage {
     /// A page for the layer that has this limiter and this log. It reads the
     /// [first sink](RequestLog::reader) that can be read.
     pub fn builder(limiter: Limiter, log: RequestLog) -> UsagePageBuilder {
-        UsagePageBuilder { limiter, log, key_header: None }
+        UsagePageBuilder(Settings { limiter, log, key_header: None })
     }
 
     /// The page as a router, for `Router::nest`.
@@ -119,20 +103,16 @@ impl UsagePage {
 }
 
 /// Collects what a [`UsagePage`] needs.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 #[must_use]
-pub struct UsagePageBuilder {
-    limiter: Limiter,
-    log: RequestLog,
-    key_header: Option<(HeaderName, &'static str)>,
-}
+pub struct UsagePageBuilder(Settings);
 
 impl UsagePageBuilder {
     /// Lets the page ask for an API key, and send it in this header, after `prefix`. The open page
     /// keeps the key in memory only. Default: the page does not ask. The browser's own credentials,
     /// such as a session cookie, then identify the caller.
     pub fn ask_for_key(mut self, header: HeaderName, prefix: &'static str) -> Self {
-        self.key_header = Some((header, prefix));
+        self.0.key_header = Some((header, prefix));
         self
     }
 
@@ -141,79 +121,81 @@ impl UsagePageBuilder {
     /// # Errors
     /// The log cannot be read, or no header can have the prefix.
     pub fn build(self) -> Result<UsagePage, BuildError> {
-        let Self { limiter, log, key_header } = self;
+        let Settings { log, key_header, .. } = &self.0;
         let fail = |problem: &str| Err(BuildError::new("usage page", problem));
-        let Some(reader) = log.reader() else { return fail(UNREADABLE) };
-        let key_header = key_header.map(|(name, prefix)| KeyHeader::new(name, prefix)).transpose();
-        let Ok(key_header) = key_header else {
+        if log.reader().is_none() {
+            return fail(UNREADABLE);
+        }
+        if key_header.as_ref().is_some_and(|(_, prefix)| HeaderValue::from_str(prefix).is_err()) {
             return fail("no header can have its key's prefix; write one like `Bearer `");
-        };
-        Ok(UsagePage(Arc::new(Settings { limiter, log, reader, key_header })))
+        }
+        Ok(UsagePage(Arc::new(self.0)))
     }
 }
+
+type Answer = Result<Response, Response>;
 
 /// The page and its parts are the same for all callers; its script asks for the data with a key.
-async fn overview(State(UsagePage(page)): State<UsagePage>, request: Request) -> Response {
+async fn overview(State(UsagePage(page)): State<UsagePage>, request: Request) -> Answer {
     let request = request.into_parts().0;
     if let Some(page) = PAGE.answer(&request) {
-        return page;
+        return Ok(page);
     }
-    let span = parameter(&request, "span").map_or(Some(Span::Hour), |span| Span::named(&span));
-    let Some(span) = span else {
-        return problem(StatusCode::BAD_REQUEST, "`span` is `hour` or `day`.");
+    let span = parameter(&request, "span").unwrap_or_else(|| "hour".to_owned());
+    let minutes = match &*span {
+        "hour" => 60,
+        "day" => 1_440,
+        _ => return Err(problem(StatusCode::BAD_REQUEST, "`span` is `hour` or `day`.")),
     };
-    let Ok(Some(key)) = page.log.key_of(&request) else { return page.no_key() };
+    let key = page.key_of(&request).ok_or_else(|| page.no_key())?;
     let decision = page.limiter.peek_request(&request).await;
-    let now = decision.decided_at();
-    let fingerprint = key.fingerprint;
-    let read = read(&page.reader, move |reader| {
-        let sums = reader.sums(fingerprint, span.since(now))?;
-        Ok((sums, reader.entries(fingerprint, None, DEFAULT_LIMIT)?))
-    });
-    match read.await {
-        Ok((sums, latest)) => {
-            let caller = page.limiter.overrides().by_fingerprint(key.fingerprint);
-            let blocked = caller.ok().and_then(|caller| caller.get().blocked);
-            json(&Summary::new(&key, blocked, &decision, span, &sums, &latest))
-        }
-        Err(answer) => answer,
-    }
+    let (now, fingerprint) = (decision.decided_at(), key.fingerprint);
+    let (sums, latest) = read(&page.log, move |log| {
+        let sums = log.sums(fingerprint, since(now, minutes))?;
+        Ok((sums, log.entries(fingerprint, None, DEFAULT_LIMIT)?))
+    })
+    .await?;
+    let caller = page.limiter.overrides().by_fingerprint(fingerprint);
+    let blocked = caller.ok().and_then(|caller| caller.get().blocked);
+    Ok(json(&summary_json(&key, blocked, &decision, &span, &sums, &latest)))
 }
 
-async fn entries(State(UsagePage(page)): State<UsagePage>, request: Request) -> Response {
+async fn entries(State(UsagePage(page)): State<UsagePage>, request: Request) -> Answer {
     let request = request.into_parts().0;
     let (limit, before) = (parameter(&request, "limit"), parameter(&request, "before"));
     let limit = limit.map_or(Some(DEFAULT_LIMIT), |limit| limit.parse().ok());
-    let before = before.map(|before| before.parse().ok());
-    let (Some(limit @ 1..=MAX_LIMIT), None | Some(Some(_))) = (limit, before) else {
+    let before = before.map(|before| before.parse()).transpose();
+    let (Some(limit @ 1..=MAX_LIMIT), Ok(before)) = (limit, before) else {
         let detail = "`limit` is a number from 1 to 100, `before` the `next` of another page.";
-        return problem(StatusCode::BAD_REQUEST, detail);
+        return Err(problem(StatusCode::BAD_REQUEST, detail));
     };
-    let Ok(Some(key)) = page.log.key_of(&request) else { return page.no_key() };
-    let read =
-        read(&page.reader, move |reader| reader.entries(key.fingerprint, before.flatten(), limit))
-            .await;
-    match read {
-        Ok(entries) => json(&LogJson::new(&entries)),
-        Err(answer) => answer,
-    }
+    let key = page.key_of(&request).ok_or_else(|| page.no_key())?;
+    let entries = read(&page.log, move |log| log.entries(key.fingerprint, before, limit));
+    Ok(json(&log_json(&entries.await?)))
 }
 
 impl Settings {
+    fn key_of(&self, request: &Parts) -> Option<LoggedKey> {
+        self.log.key_of(request).ok().flatten()
+    }
+
     /// The page asks its user for what this answer says. A 401 needs a challenge (RFC 9110, section
     /// 15.5.2), which only `Authorization` has.
     fn no_key(&self) -> Response {
-        let Some(KeyHeader { name, prefix, scheme }) = &self.key_header else {
+        let Some((name, prefix)) = &self.key_header else {
             let detail = "The request has no key by which its usage could be found.";
             return problem(StatusCode::FORBIDDEN, detail);
         };
-        let members = json!({ "header": name.as_str(), "prefix": prefix });
+        let scheme = HeaderValue::from_str(prefix.trim()).ok();
+        let challenge = scheme.filter(|scheme| *name == AUTHORIZATION && !scheme.is_empty());
+        let status = match challenge {
+            Some(_) => StatusCode::UNAUTHORIZED,
+            None => StatusCode::FORBIDDEN,
+        };
         let detail = format!("Send your API key in the header `{name}`.");
-        if *name != AUTHORIZATION || scheme.is_empty() {
-            return problem_with(StatusCode::FORBIDDEN, &detail, members);
-        }
-        let mut response = problem_with(StatusCode::UNAUTHORIZED, &detail, members);
-        response.headers_mut().insert(WWW_AUTHENTICATE, scheme.clone());
+        let members = [("header", name.as_str()), ("prefix", prefix)];
+        let mut response = problem_with(status, &detail, members);
+        response.headers_mut().extend(challenge.map(|scheme| (WWW_AUTHENTICATE, scheme)));
         response
     }
 }
@@ -221,22 +203,4 @@ impl Settings {
 fn parameter(request: &Parts, name: &str) -> Option<String> {
     let pairs = form_urlencoded::parse(request.uri.query()?.as_bytes());
     pairs.into_iter().find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
-}
-
-impl fmt::Debug for UsagePage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("UsagePage")
-            .field("limiter", &self.0.limiter)
-            .field("log", &self.0.log)
-            .finish_non_exhaustive()
-    }
-}
-
-impl fmt::Debug for UsagePageBuilder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("UsagePageBuilder")
-            .field("limiter", &self.limiter)
-            .field("log", &self.log)
-            .finish_non_exhaustive()
-    }
 }

@@ -1,9 +1,16 @@
-//! A JSON object (RFC 8259), written member by member.
+//! A JSON object (RFC 8259), written member by member: [`Object`].
 
 use bytes::Bytes;
+use http::StatusCode;
 
 /// The initial capacity of a refusal's body or message, in bytes: most are shorter.
-pub(super) const USUAL_LENGTH: usize = 256;
+pub(crate) const USUAL_LENGTH: usize = 256;
+
+/// The content type of problem details.
+pub(crate) const PROBLEM: &str = "application/problem+json";
+
+/// The type of a problem that says no more than its status.
+pub(crate) const ABOUT_BLANK: &str = "about:blank";
 
 /// A JSON body. Names and nearly all texts need no escapes, so this is faster than serde, which has
 /// to look at each byte. That matters in a flood of refusals.
@@ -12,6 +19,15 @@ pub(crate) struct Object(String);
 impl Object {
     pub(crate) fn new() -> Self {
         Self(String::with_capacity(USUAL_LENGTH))
+    }
+
+    /// Problem details (RFC 9457) of this type, a URI. Send them as [`PROBLEM`].
+    pub(crate) fn problem(kind: &str, title: &str, status: StatusCode) -> Self {
+        let mut problem = Self::new();
+        problem.text("type", kind);
+        problem.text("title", title);
+        problem.number("status", status.as_u16().into());
+        problem
     }
 
     #[inline]
