@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use http::StatusCode;
 
-/// The initial capacity of a refusal's body or message, in bytes: most are shorter.
-pub(crate) const USUAL_LENGTH: usize = 256;
+/// The initial capacity of a body, in bytes: most are shorter.
+const USUAL_LENGTH: usize = 256;
 
 /// The content type of problem details.
 pub(crate) const PROBLEM: &str = "application/problem+json";

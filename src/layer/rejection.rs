@@ -20,7 +20,7 @@ use http::{
 
 use super::headers::{self, whole_seconds};
 use crate::{
-    json_object::{Object, USUAL_LENGTH},
+    json_object::Object,
     limiter::{Decision, Outcome, Reason, Verdict},
 };
 
@@ -47,19 +47,12 @@ use crate::{
 /// ```
 #[derive(Clone, Debug)]
 pub struct Rejection {
-    reason: Reason,
+    pub(super) reason: Reason,
     pub(super) decision: Decision,
-    origin: Origin,
-    request_id: Option<HeaderValue>,
-}
-
-/// Who sends the rejection.
-#[derive(Clone, Copy, Debug)]
-enum Origin {
-    /// A layer, which adds this many headers.
-    Layer { headers: usize },
-    /// A handler: the response needs its own `Retry-After`.
-    Handler,
+    /// How many headers the layer adds. `None` in a handler, whose response needs a `Retry-After` of
+    /// its own.
+    pub(super) layer_headers: Option<usize>,
+    pub(super) request_id: Option<HeaderValue>,
 }
 
 /// Marks a response as a refusal, for outer layers.
@@ -103,28 +96,7 @@ impl Rejection {
     #[must_use]
     pub fn of(decision: &Decision) -> Option<Self> {
         let (reason, decision) = (decision.reason()?, decision.clone());
-        Some(Self { reason, decision, origin: Origin::Handler, request_id: None })
-    }
-
-    /// A layer's rejection, or the decision if that lets the request pass.
-    #[inline]
-    pub(super) fn by_layer(decision: Decision) -> Result<Self, Decision> {
-        match decision.reason() {
-            None => Err(decision),
-            Some(reason) => {
-                let origin = Origin::Layer { headers: 0 };
-                Ok(Self { reason, decision, origin, request_id: None })
-            }
-        }
-    }
-
-    /// Sets how many headers the layer will add, so that the response has room for them.
-    pub(super) fn expect_headers(&mut self, headers: usize) {
-        self.origin = Origin::Layer { headers };
-    }
-
-    pub(super) fn set_request_id(&mut self, id: Option<HeaderValue>) {
-        self.request_id = id;
+        Some(Self { reason, decision, layer_headers: None, request_id: None })
     }
 
     /// The decision that refuses the request.
@@ -259,9 +231,9 @@ impl Rejection {
     ) -> Response<Bytes> {
         let mut response = Response::new(body.into());
         *response.status_mut() = self.status();
-        match self.origin {
-            Origin::Layer { headers } => response.headers_mut().reserve(headers),
-            Origin::Handler => self.mark(&mut response),
+        match self.layer_headers {
+            Some(headers) => response.headers_mut().reserve(headers),
+            None => self.mark(&mut response),
         }
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
         response
@@ -281,13 +253,6 @@ impl Rejection {
 pub(crate) const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 
 impl Rejection {
-    /// The message, as `Display` writes it.
-    pub(crate) fn text(&self) -> String {
-        let mut text = String::with_capacity(USUAL_LENGTH);
-        self.push_text(&mut text);
-        text
-    }
-
     /// Appends the message.
     pub(crate) fn push_text(&self, to: &mut String) {
         // Writing into a string does not fail.

@@ -55,26 +55,23 @@ impl Responder {
         decision: Decision,
         observation: &mut Observation,
     ) -> Result<Decision, Response<Bytes>> {
-        match Rejection::by_layer(decision) {
-            Ok(mut rejection) => {
-                rejection.expect_headers(self.headers.count());
-                rejection.set_request_id(head.headers.get(X_REQUEST_ID).cloned());
-                self.jitter.lengthen(&mut rejection.decision, &self.limiter);
-                let response = self.refuse(head, &rejection);
-                observation.finish(
-                    &self.headers,
-                    Some(&rejection.decision),
-                    Some(response.status()),
-                );
-                Err(response)
-            }
-            Err(decision) => {
-                if self.expose_decision {
-                    head.extensions.insert(decision.clone());
-                }
-                Ok(decision)
-            }
+        if let Some(reason) = decision.reason() {
+            let mut rejection = Rejection {
+                reason,
+                decision,
+                layer_headers: Some(self.headers.count()),
+                request_id: head.headers.get(X_REQUEST_ID).cloned(),
+            };
+            self.jitter.lengthen(&mut rejection.decision, &self.limiter);
+            let response = self.refuse(head, &rejection);
+            let status = Some(response.status());
+            observation.finish(&self.headers, Some(&rejection.decision), status);
+            return Err(response);
         }
+        if self.expose_decision {
+            head.extensions.insert(decision.clone());
+        }
+        Ok(decision)
     }
 
     fn refuse(&self, head: &Parts, rejection: &Rejection) -> Response<Bytes> {

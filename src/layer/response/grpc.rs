@@ -57,7 +57,7 @@ fn content_type(request: &Parts) -> Option<&'static str> {
 /// The response that refuses the call.
 #[expect(clippy::expect_used, reason = "a status without its message or details says too little")]
 pub(crate) fn respond(request: &Parts, rejection: &Rejection) -> Response<Bytes> {
-    let message = rejection.text();
+    let message = rejection.to_string();
     let code = match rejection.reason() {
         Reason::QuotaExceeded | Reason::CostExceedsQuota | Reason::NoQuota | Reason::Blocked => {
             RESOURCE_EXHAUSTED

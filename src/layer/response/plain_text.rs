@@ -17,5 +17,5 @@ use crate::layer::rejection::Rejection;
 /// # Ok::<(), tower_quota::BuildError>(())
 /// ```
 pub fn plain_text() -> impl Fn(&Rejection) -> Response<Bytes> + Send + Sync + 'static {
-    |rejection| rejection.respond("text/plain; charset=utf-8", rejection.text())
+    |rejection| rejection.respond("text/plain; charset=utf-8", rejection.to_string())
 }
