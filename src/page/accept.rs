@@ -10,18 +10,14 @@ pub(crate) fn preferred<'f, T, const N: usize>(
 ) -> &'f (&'static str, T) {
     let lines = headers.get_all(ACCEPT).iter().filter_map(|line| line.to_str().ok());
     let accept = lines.collect::<Vec<_>>().join(",");
-    let (mut best, mut most) = (&formats[0], Wish::default());
-    for format in formats {
-        let wish = Wish::new(&accept, format.0);
-        if wish.quality > 0 && wish > most {
-            (best, most) = (format, wish);
-        }
-    }
-    best
+    let wish = |format: &&(&str, T)| Wish::new(&accept, format.0);
+    // Of those with the same wish, the last is the greatest.
+    let wanted = formats.iter().rev().filter(|format| wish(format).quality > 0);
+    wanted.max_by_key(wish).unwrap_or(&formats[0])
 }
 
 /// How much a media type is wanted.
-#[derive(Clone, Copy, Default, PartialEq, PartialOrd)]
+#[derive(Default, PartialEq, Eq, PartialOrd, Ord)]
 struct Wish {
     /// In thousandths.
     quality: u16,
