@@ -8,7 +8,7 @@ use std::{
 use smallvec::SmallVec;
 
 use super::Fingerprint;
-use crate::limiter::{Decision, Limiter, Outcome, QuotaRef};
+use crate::limiter::{Decision, Limiter, QuotaRef};
 
 /// The quotas that a key has drawn on last, one for each policy.
 pub(crate) type Quotas = SmallVec<[QuotaRef; 4]>;
@@ -43,15 +43,18 @@ impl KnownKeys {
     }
 
     pub(crate) fn remember(&self, key: Fingerprint, decision: &Decision, limiter: &Limiter) {
-        let drawn_on =
-            |outcome: Outcome<'_>| Some((outcome.policy().to_owned(), outcome.quota_ref()?));
-        let drawn: SmallVec<[(String, QuotaRef); 4]> =
-            decision.outcomes().filter_map(drawn_on).collect();
+        let caller = limiter.overrides().by_fingerprint(key);
+        let overrides = caller.map(|caller| caller.get().quotas).unwrap_or_default();
+        let drawn: SmallVec<[(QuotaRef, bool); 4]> = decision
+            .outcomes()
+            .filter_map(|outcome| {
+                let is_override = overrides.iter().any(|own| own.policy == outcome.policy());
+                Some((outcome.quota_ref()?, is_override))
+            })
+            .collect();
         if drawn.is_empty() {
             return;
         }
-        let own = limiter.overrides().by_fingerprint(key).map(|caller| caller.get().quotas);
-        let own = own.unwrap_or_default();
         let kept = &mut *self.lock();
         match kept.by_key.get_mut(&key) {
             Some(known) => known.came_again = true,
@@ -63,8 +66,7 @@ impl KnownKeys {
             }
         }
         let known = &mut kept.by_key.entry(key).or_default().quotas;
-        for (policy, quota) in drawn {
-            let is_override = own.iter().any(|own| own.policy == policy);
+        for (quota, is_override) in drawn {
             match known.iter_mut().find(|before| before.is_of_same_policy(&quota)) {
                 Some(before) if is_override => *before = quota.with_quota_of(before),
                 Some(before) => *before = quota,

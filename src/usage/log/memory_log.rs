@@ -11,6 +11,7 @@ use std::{
 use super::{
     Entry, Fingerprint, KeySum, Page, ReadError, Reader, Sink, Sum,
     sums::{Owner, Sums},
+    tally::join,
 };
 
 const DEFAULT_MAX_ENTRIES: usize = 10_000;
@@ -55,6 +56,7 @@ struct Kept {
 type OwnerEntries = VecDeque<(u64, Entry)>;
 
 /// The newest entries of all keys, up to a maximum.
+#[derive(Default)]
 struct Newest {
     max: usize,
     kept: usize,
@@ -66,11 +68,6 @@ struct Newest {
 }
 
 impl Newest {
-    fn new(max: usize) -> Self {
-        let (by_owner, order) = Default::default();
-        Self { max, kept: 0, recorded: 0, by_owner, order }
-    }
-
     /// Adds an entry. Returns the one that it pushes out: the oldest of the owner with the most entries.
     #[expect(
         clippy::expect_used,
@@ -129,7 +126,7 @@ impl MemoryLog {
     #[must_use]
     pub fn with_max(entries: usize, sums: usize) -> Self {
         Self(Arc::new(Mutex::new(Kept {
-            newest: Newest::new(entries.max(1)),
+            newest: Newest { max: entries.max(1), ..Newest::default() },
             sums: Sums::new(sums.max(1)),
         })))
     }
@@ -137,7 +134,7 @@ impl MemoryLog {
     /// The number of requests that are in no sum, because their minute had no more room.
     #[must_use]
     pub fn left_out(&self) -> u64 {
-        self.lock().sums.left_out()
+        self.lock().sums.left_out
     }
 
     /// A thread that panicked under the lock has lost its own entry at most.
@@ -203,8 +200,7 @@ impl Reader for MemoryLog {
             let requests = sums.iter().map(|sum| sum.requests).sum();
             // Neither counts too many: the sums lack requests that had no room, and `heaviest` covers
             // one hour only. So the higher number is the better one.
-            let known = keys.entry(owner).or_insert_with(|| KeySum::new(key.clone(), 0, 0));
-            *known = KeySum::new(key, known.requests.max(requests), known.refused.max(refused));
+            join(&mut keys, KeySum::new(key, requests, refused), u64::max);
         }
         Ok(keys.into_values().collect())
     }

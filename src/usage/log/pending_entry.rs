@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use http::{StatusCode, request::Parts};
+use http::request::Parts;
 
 use super::{Entry, LoggedKey, RequestLog, UNMATCHED, Verdict, entry::method_name};
 use crate::{
@@ -19,26 +19,19 @@ struct PendingEntry {
     at: Now,
     endpoint: Arc<str>,
     method: &'static str,
-    /// The caller's key; or the status of the refusal, where the key is unreadable.
-    key: Result<Option<LoggedKey>, StatusCode>,
+    key: Option<LoggedKey>,
 }
 
 impl ResponseObserver for RequestLog {
     fn start(&self, limiter: &Limiter, request: &Parts) -> Box<dyn PendingResponse> {
-        Box::new(PendingEntry::new(self, limiter, request))
-    }
-}
-
-impl PendingEntry {
-    fn new(log: &RequestLog, limiter: &Limiter, request: &Parts) -> Self {
-        Self {
-            log: log.clone(),
+        Box::new(PendingEntry {
+            log: self.clone(),
             limiter: limiter.clone(),
             at: limiter.now(),
             endpoint: endpoint_of(request, limiter),
             method: method_name(request.method.as_str()),
-            key: log.key_of(request),
-        }
+            key: self.key_of(request),
+        })
     }
 }
 
@@ -54,7 +47,7 @@ impl PendingResponse for PendingEntry {
             method,
             status: status.map(|status| status.as_u16()),
             response_time,
-            policy: outcome.map(|outcome| Arc::clone(&outcome.entry.labels.policy)),
+            policy: outcome.map(|outcome| outcome.policy().into()),
             verdict: match decision.map(Decision::reason) {
                 None => Verdict::Undecided,
                 Some(None) => Verdict::Allowed,
@@ -62,10 +55,12 @@ impl PendingResponse for PendingEntry {
             },
             units: charged.map_or(0, |outcome| outcome.cost()),
             held: decision.map_or(response_time, Decision::held),
-            key: key.ok().flatten(),
+            key,
         };
         #[cfg(feature = "axum")]
-        log.remember(&entry, decision, &limiter);
+        if let (Some(known), Some(key), Some(decision)) = (log.known_keys(), &entry.key, decision) {
+            known.remember(key.fingerprint, decision, &limiter);
+        }
         log.record(&entry);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use http::{StatusCode, request::Parts};
+use http::request::Parts;
 
 #[cfg(feature = "axum")]
 use super::known_keys::KnownKeys;
@@ -10,11 +10,9 @@ use super::{
     Entry, LoggedKey, Reader, Sink,
     label::{cut_label, label_of_api_key},
 };
-#[cfg(feature = "axum")]
-use crate::limiter::{Decision, Limiter};
 use crate::{
     error::BuildError,
-    key::{Caller, Extracted, Fingerprint, Key},
+    key::{Caller, Fingerprint, Key},
 };
 
 type Label = Arc<dyn Fn(&Key<'_>) -> String + Send + Sync>;
@@ -69,35 +67,21 @@ impl RequestLog {
         self.0.sinks.iter().find_map(|sink| sink.reader())
     }
 
-    /// The key of a request's caller.
-    ///
-    /// # Errors
-    /// The extractor's status, for a key that is unreadable.
-    pub(crate) fn key_of(&self, request: &Parts) -> Result<Option<LoggedKey>, StatusCode> {
+    /// The key of a request's caller; `None` if it is missing or unreadable.
+    pub(crate) fn key_of(&self, request: &Parts) -> Option<LoggedKey> {
         let Settings { caller, label, .. } = &*self.0;
-        let key = match caller.of_request(request) {
-            Extracted::Unreadable(status) => return Err(status),
-            extracted => extracted.found(),
-        };
-        let Some(key) = key else { return Ok(None) };
+        let key = caller.of_request(request).found()?;
         let label = match label {
             Some(label) => label(&key),
             None => label_of_api_key(&caller.extractor().kind(), &key),
         };
         let fingerprint = Fingerprint(caller.fingerprint(&key));
-        Ok(Some(LoggedKey::new(fingerprint, cut_label(&label))))
+        Some(LoggedKey::new(fingerprint, cut_label(&label)))
     }
 
-    /// Remembers the quotas that the key draws on, if the log remembers keys.
+    /// The quotas of keys; `None` if the log does not remember them.
     #[cfg(feature = "axum")]
-    pub(crate) fn remember(&self, entry: &Entry, decision: Option<&Decision>, limiter: &Limiter) {
-        if let (Some(known), Some(key), Some(decision)) = (&self.0.known, &entry.key, decision) {
-            known.remember(key.fingerprint, decision, limiter);
-        }
-    }
-
-    #[cfg(feature = "axum")]
-    pub(crate) fn known(&self) -> Option<&KnownKeys> {
+    pub(crate) fn known_keys(&self) -> Option<&KnownKeys> {
         self.0.known.as_ref()
     }
 

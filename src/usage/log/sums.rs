@@ -85,6 +85,7 @@ fn status_class(entry: &Entry) -> u8 {
 }
 
 /// The sums of the last day, as far as they have room.
+#[derive(Default)]
 pub(super) struct Sums {
     max: usize,
     minute: u64,
@@ -97,14 +98,12 @@ pub(super) struct Sums {
     /// The owner of each sum in `past`, the oldest first.
     order: VecDeque<Owner>,
     /// The number of requests in no sum.
-    left_out: u64,
+    pub(super) left_out: u64,
 }
 
 impl Sums {
     pub(super) fn new(max: usize) -> Self {
-        let (current, past, order) = Default::default();
-        let (owned, tally) = Default::default();
-        Self { max, minute: 0, current, owned, tally, past, order, left_out: 0 }
+        Self { max, ..Self::default() }
     }
 
     /// The most sums of one minute. A flood of new keys fills no more, so the last hour always has room.
@@ -181,10 +180,6 @@ impl Sums {
     pub(super) fn owners(&self) -> HashSet<Fingerprint> {
         let current = self.current.keys().map(|id| id.key);
         self.past.keys().copied().chain(current).flatten().collect()
-    }
-
-    pub(super) fn left_out(&self) -> u64 {
-        self.left_out
     }
 }
 
@@ -276,7 +271,7 @@ mod tests {
             assert!(sums.current.len() + sums.order.len() <= 600);
         }
         assert_eq!(requests(&sums, KEY, 0), [(60, 1)]);
-        assert_eq!(sums.left_out(), 58 * (1_000 - 10));
+        assert_eq!(sums.left_out, 58 * (1_000 - 10));
         for minute in 60..200 {
             for key in 0..10 {
                 sums.add(&at(minute * 60, key));

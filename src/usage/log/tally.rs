@@ -5,10 +5,7 @@
 //! ("Finding repeated elements", 1982): with [`MAX_KEYS`] counters, it never loses a key that makes
 //! more than one of `MAX_KEYS + 1` requests.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    sync::Arc,
-};
+use std::collections::{HashMap, VecDeque};
 
 use super::{Entry, Fingerprint, KeySum, LoggedKey};
 
@@ -33,17 +30,10 @@ struct Minute {
 struct Heaviest(HashMap<Fingerprint, Counter>);
 
 struct Counter {
-    label: Arc<str>,
     /// The key's weight, less the number of times that all weights were lowered.
     weight: u64,
-    counts: Counts,
-}
-
-/// The requests of a key since it got its counter: never more than it has made.
-#[derive(Clone, Copy, Default)]
-struct Counts {
-    requests: u64,
-    refused: u64,
+    /// The requests of the key since it got its counter: never more than it has made.
+    sum: KeySum,
 }
 
 impl Tally {
@@ -65,32 +55,32 @@ impl Tally {
 
     /// The counts of the heaviest keys, of the minutes from `since` on.
     pub(super) fn keys(&self, since: u64) -> HashMap<Fingerprint, KeySum> {
-        let mut keys: HashMap<Fingerprint, KeySum> = HashMap::new();
+        let mut keys = HashMap::new();
         for minute in self.0.iter().filter(|minute| minute.minute >= since) {
-            let Heaviest(by_requests) = &minute.by_requests;
-            let Heaviest(by_refusals) = &minute.by_refusals;
-            let only_by_refusals =
-                by_refusals.iter().filter(|(key, _)| !by_requests.contains_key(key));
-            for (&fingerprint, counter) in by_requests.iter().chain(only_by_refusals) {
-                let refusals = by_refusals.get(&fingerprint).map(|counter| counter.counts);
-                let counts = counter.counts.max(refusals.unwrap_or_default());
-                let key = || LoggedKey::new(fingerprint, Arc::clone(&counter.label));
-                let sum = keys.entry(fingerprint).or_insert_with(|| KeySum::new(key(), 0, 0));
-                sum.requests += counts.requests;
-                sum.refused += counts.refused;
+            let mut of_minute = HashMap::new();
+            let Minute { by_requests, by_refusals, .. } = minute;
+            for counter in by_requests.0.values().chain(by_refusals.0.values()) {
+                join(&mut of_minute, counter.sum.clone(), u64::max);
+            }
+            for sum in of_minute.into_values() {
+                join(&mut keys, sum, u64::saturating_add);
             }
         }
         keys
     }
 }
 
-impl Counts {
-    fn max(self, other: Self) -> Self {
-        Self {
-            requests: self.requests.max(other.requests),
-            refused: self.refused.max(other.refused),
-        }
-    }
+/// Joins the numbers of one more sum with those that a key has already.
+pub(super) fn join(
+    keys: &mut HashMap<Fingerprint, KeySum>,
+    sum: KeySum,
+    join: fn(u64, u64) -> u64,
+) {
+    let none = || KeySum::new(sum.key.clone(), 0, 0);
+    let known = keys.entry(sum.key.fingerprint).or_insert_with(none);
+    known.requests = join(known.requests, sum.requests);
+    known.refused = join(known.refused, sum.refused);
+    known.key = sum.key;
 }
 
 impl Heaviest {
@@ -108,14 +98,13 @@ impl Heaviest {
                 });
                 return;
             }
-            let label = Arc::clone(&key.label);
-            let counter = Counter { label, weight: 0, counts: Counts::default() };
-            self.0.insert(key.fingerprint, counter);
+            let sum = KeySum::new(key.clone(), 0, 0);
+            self.0.insert(key.fingerprint, Counter { weight: 0, sum });
         }
-        if let Some(Counter { weight, counts, .. }) = self.0.get_mut(&key.fingerprint) {
+        if let Some(Counter { weight, sum }) = self.0.get_mut(&key.fingerprint) {
             *weight += u64::from(weighs);
-            counts.requests += 1;
-            counts.refused += u64::from(refused);
+            sum.requests += 1;
+            sum.refused += u64::from(refused);
         }
     }
 }

@@ -148,7 +148,7 @@ impl OperatorPageBuilder {
         let Some(guard) = self.guard else {
             return fail("anybody could use it; add `.guard(…)`");
         };
-        if self.log.known().is_none() {
+        if self.log.known_keys().is_none() {
             return fail(
                 "its log remembers no keys; add `.remember_keys(10_000)` to the `RequestLog`",
             );
@@ -223,7 +223,7 @@ impl Settings {
     }
 
     fn quotas(&self, key: Fingerprint) -> Quotas {
-        self.log.known().map(|known| known.of(key)).unwrap_or_default()
+        self.log.known_keys().map(|known| known.of(key)).unwrap_or_default()
     }
 
     /// The overrides of a caller. `build()` has checked that the limiter has a caller.

@@ -18,11 +18,7 @@ use http::{
 
 use self::summary::{log_json, since, summary_json};
 use super::answer::{HtmlPage, UNREADABLE, json, problem, problem_with, read};
-use crate::{
-    error::BuildError,
-    limiter::Limiter,
-    usage::log::{LoggedKey, RequestLog},
-};
+use crate::{error::BuildError, limiter::Limiter, usage::log::RequestLog};
 
 /// How many entries of the log an answer has by default, and at most.
 const DEFAULT_LIMIT: usize = 20;
@@ -147,7 +143,7 @@ async fn overview(State(UsagePage(page)): State<UsagePage>, request: Request) ->
         "day" => 1_440,
         _ => return Err(problem(StatusCode::BAD_REQUEST, "`span` is `hour` or `day`.")),
     };
-    let key = page.key_of(&request).ok_or_else(|| page.no_key())?;
+    let key = page.log.key_of(&request).ok_or_else(|| page.no_key())?;
     let decision = page.limiter.peek_request(&request).await;
     let (now, fingerprint) = (decision.decided_at(), key.fingerprint);
     let (sums, latest) = read(&page.log, move |log| {
@@ -169,16 +165,12 @@ async fn entries(State(UsagePage(page)): State<UsagePage>, request: Request) -> 
         let detail = "`limit` is a number from 1 to 100, `before` the `next` of another page.";
         return Err(problem(StatusCode::BAD_REQUEST, detail));
     };
-    let key = page.key_of(&request).ok_or_else(|| page.no_key())?;
+    let key = page.log.key_of(&request).ok_or_else(|| page.no_key())?;
     let entries = read(&page.log, move |log| log.entries(key.fingerprint, before, limit));
     Ok(json(&log_json(&entries.await?)))
 }
 
 impl Settings {
-    fn key_of(&self, request: &Parts) -> Option<LoggedKey> {
-        self.log.key_of(request).ok().flatten()
-    }
-
     /// The page asks its user for what this answer says. A 401 needs a challenge (RFC 9110, section
     /// 15.5.2), which only `Authorization` has.
     fn no_key(&self) -> Response {
