@@ -34,8 +34,8 @@ mod web;
 #[cfg(feature = "tracing")]
 pub use self::log::TracingLog;
 pub use self::log::{
-    Entry, KeySum, LoggedKey, MemoryLog, Page, ReadError, Reader, RequestLog, RequestLogBuilder,
-    Sink, Sum, UNMATCHED, Verdict,
+    Entry, KeySum, LoggedKey, LoggedVerdict, MemoryLog, Page, ReadError, Reader, RequestLog,
+    RequestLogBuilder, Sink, Sum, UNMATCHED,
 };
 #[cfg(feature = "usage-sqlite")]
 pub use self::log::{SqliteLog, SqliteLogBuilder, SqliteLogStats};

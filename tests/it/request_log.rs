@@ -15,7 +15,7 @@ use tower::{Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_quota::{
     Category, Clock, Limiter, LimiterBuilder, Matcher, Policy, Quota, RateLimitLayer, Reason,
     key::{Caller, header},
-    usage::{Entry, LoggedKey, RequestLog, Sink, Verdict},
+    usage::{Entry, LoggedKey, LoggedVerdict, RequestLog, Sink},
 };
 
 const KEY: &str = "pk_live_4f9a1c77b2e05d3388aa9f2c";
@@ -87,14 +87,14 @@ async fn an_entry_tells_of_the_request_and_of_the_decision() {
     assert_eq!(&*entry.endpoint, "/things/{id}");
     assert_eq!((entry.method, entry.status), ("GET", Some(404)));
     assert_eq!(entry.response_time, Duration::from_millis(30));
-    assert_eq!((entry.policy.as_deref(), entry.verdict), (Some("read"), Verdict::Allowed));
+    assert_eq!((entry.policy.as_deref(), entry.verdict), (Some("read"), LoggedVerdict::Allowed));
     assert_eq!((entry.units, entry.held), (1, Duration::ZERO));
     assert_eq!(&*entry.key.as_ref().unwrap().label, LABEL);
 
     service.call(request("/things/404")).await.unwrap();
     let refused = told.one();
     assert_eq!(refused.status, Some(429));
-    assert_eq!(refused.verdict, Verdict::Refused(Reason::QuotaExceeded));
+    assert_eq!(refused.verdict, LoggedVerdict::Refused(Reason::QuotaExceeded));
     assert_eq!((refused.policy.as_deref(), refused.units), (Some("read"), 0));
     assert_eq!(refused.response_time, Duration::ZERO);
     assert_eq!(refused.key, entry.key, "the same key has the same fingerprint");
@@ -108,12 +108,12 @@ async fn what_is_not_counted_is_logged_as_well() {
     service.call(request("/health")).await.unwrap();
     let exempt = told.one();
     assert_eq!((&*exempt.endpoint, exempt.policy), ("unmatched", None));
-    assert_eq!((exempt.verdict, exempt.units), (Verdict::Allowed, 0));
+    assert_eq!((exempt.verdict, exempt.units), (LoggedVerdict::Allowed, 0));
 
     service.call(Request::get("/things/1").body(Body::new()).unwrap()).await.unwrap();
     let keyless = told.one();
     assert_eq!((keyless.status, keyless.key), (Some(400), None));
-    assert_eq!(keyless.verdict, Verdict::Refused(Reason::MissingKey));
+    assert_eq!(keyless.verdict, LoggedVerdict::Refused(Reason::MissingKey));
 }
 
 #[tokio::test(start_paused = true)]
@@ -150,7 +150,7 @@ async fn a_held_request_tells_how_long_it_was_held() {
 
     drop(service.call(request("/things/1")));
     let left = told.one();
-    assert_eq!((left.verdict, left.status, left.units), (Verdict::Undecided, None, 0));
+    assert_eq!((left.verdict, left.status, left.units), (LoggedVerdict::Undecided, None, 0));
 }
 
 #[tokio::test(start_paused = true)]
@@ -165,7 +165,7 @@ async fn a_request_without_a_response_is_logged_once() {
         () = sleep(Duration::from_millis(10)) => drop(left),
     }
     let entry = told.one();
-    assert_eq!((entry.verdict, entry.status), (Verdict::Allowed, None));
+    assert_eq!((entry.verdict, entry.status), (LoggedVerdict::Allowed, None));
     assert_eq!((entry.units, entry.response_time), (1, Duration::from_millis(10)));
 
     let failing = service_fn(|_| async { Err::<Response<Body>, _>("broken") });

@@ -29,7 +29,7 @@ pub struct Entry {
     /// The policy that refused, or else the policy that the headers show.
     pub policy: Option<Arc<str>>,
     /// What was decided.
-    pub verdict: Verdict,
+    pub verdict: LoggedVerdict,
     /// The units that the request used of that policy, once the response had settled them.
     pub units: u64,
     /// How long the request was held.
@@ -57,7 +57,7 @@ impl LoggedKey {
 /// What was decided about a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Verdict {
+pub enum LoggedVerdict {
     /// It passed.
     Allowed,
     /// It was refused.
@@ -66,7 +66,7 @@ pub enum Verdict {
     Undecided,
 }
 
-impl Verdict {
+impl LoggedVerdict {
     const ALL: [Self; 9] = [
         Self::Allowed,
         Self::Refused(Reason::QuotaExceeded),
@@ -134,7 +134,7 @@ pub(crate) mod tests {
             status: Some(200),
             response_time: Duration::from_millis(5),
             policy: Some("read".into()),
-            verdict: Verdict::Allowed,
+            verdict: LoggedVerdict::Allowed,
             units: 1,
             held: Duration::ZERO,
             key: Some(LoggedKey::new(Fingerprint(key), "pk_…0001".into())),
@@ -143,10 +143,10 @@ pub(crate) mod tests {
 
     #[test]
     fn names_of_verdicts_are_read_back() {
-        for verdict in Verdict::ALL {
-            assert_eq!(Verdict::from_name(verdict.as_str()), Some(verdict));
+        for verdict in LoggedVerdict::ALL {
+            assert_eq!(LoggedVerdict::from_name(verdict.as_str()), Some(verdict));
         }
-        assert_eq!(Verdict::from_name("else"), None);
+        assert_eq!(LoggedVerdict::from_name("else"), None);
     }
 
     #[cfg(any(feature = "axum", feature = "tracing"))]

@@ -27,7 +27,7 @@ pub use self::sqlite_log::{SqliteLog, SqliteLogBuilder, SqliteLogStats};
 #[cfg(feature = "tracing")]
 pub use self::tracing_log::TracingLog;
 pub use self::{
-    entry::{Entry, LoggedKey, UNMATCHED, Verdict},
+    entry::{Entry, LoggedKey, LoggedVerdict, UNMATCHED},
     memory_log::MemoryLog,
     request_log::{RequestLog, RequestLogBuilder},
     sink::{KeySum, Page, ReadError, Reader, Sink, Sum},

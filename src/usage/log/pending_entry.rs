@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use http::request::Parts;
 
-use super::{Entry, LoggedKey, RequestLog, UNMATCHED, Verdict, entry::method_name};
+use super::{Entry, LoggedKey, LoggedVerdict, RequestLog, UNMATCHED, entry::method_name};
 use crate::{
     clock::Now,
     layer::{Ended, PendingResponse, ResponseObserver},
@@ -49,9 +49,9 @@ impl PendingResponse for PendingEntry {
             response_time,
             policy: outcome.map(|outcome| outcome.policy().into()),
             verdict: match decision.map(Decision::reason) {
-                None => Verdict::Undecided,
-                Some(None) => Verdict::Allowed,
-                Some(Some(reason)) => Verdict::Refused(reason),
+                None => LoggedVerdict::Undecided,
+                Some(None) => LoggedVerdict::Allowed,
+                Some(Some(reason)) => LoggedVerdict::Refused(reason),
             },
             units: charged.map_or(0, |outcome| outcome.cost()),
             held: decision.map_or(response_time, Decision::held),

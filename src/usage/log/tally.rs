@@ -116,14 +116,17 @@ mod tests {
     use super::*;
     use crate::{
         limiter::Reason,
-        usage::log::{Verdict, tests::entry},
+        usage::log::{LoggedVerdict, tests::entry},
     };
 
     const ABUSER: u128 = 7;
 
     fn add(tally: &mut Tally, minute: u64, key: u128, refused: bool) {
-        let verdict =
-            if refused { Verdict::Refused(Reason::QuotaExceeded) } else { Verdict::Allowed };
+        let verdict = if refused {
+            LoggedVerdict::Refused(Reason::QuotaExceeded)
+        } else {
+            LoggedVerdict::Allowed
+        };
         tally.add(minute, &Entry { verdict, ..entry(key) });
     }
 

@@ -6,7 +6,7 @@ use rusqlite::{Row, params, types::Type};
 
 use super::{SqliteLog, micros};
 use crate::usage::log::{
-    Entry, Fingerprint, KeySum, LoggedKey, Page, ReadError, Reader, Sum, Verdict,
+    Entry, Fingerprint, KeySum, LoggedKey, LoggedVerdict, Page, ReadError, Reader, Sum,
     entry::method_name,
 };
 
@@ -75,7 +75,7 @@ fn entry(row: &Row<'_>) -> rusqlite::Result<(u64, Entry)> {
         status: row.get("status")?,
         response_time: duration(row, "response_time")?,
         policy: row.get("policy")?,
-        verdict: Verdict::from_name(&verdict).ok_or_else(unknown)?,
+        verdict: LoggedVerdict::from_name(&verdict).ok_or_else(unknown)?,
         units: row.get("units")?,
         held: duration(row, "held")?,
         key: key(row)?,

@@ -6,7 +6,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::{
     limiter::Reason,
-    usage::log::{Fingerprint, LoggedKey, MemoryLog, Verdict, tests::entry},
+    usage::log::{Fingerprint, LoggedKey, LoggedVerdict, MemoryLog, tests::entry},
 };
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -27,8 +27,8 @@ fn nth(nth: u64, start: Duration) -> Entry {
         response_time: Duration::from_micros(nth),
         policy: refused.then(|| "read".into()),
         verdict: match refused {
-            true => Verdict::Refused(Reason::QuotaExceeded),
-            false => Verdict::Allowed,
+            true => LoggedVerdict::Refused(Reason::QuotaExceeded),
+            false => LoggedVerdict::Allowed,
         },
         units: nth,
         held: Duration::from_micros(2 * nth),
