@@ -37,9 +37,10 @@ const PAGE: HtmlPage = HtmlPage {
     script: concat!(include_str!("../common.js"), include_str!("script.js")),
 };
 
-/// Finds the operator's name in a request.
-#[derive(Clone)]
-struct Guard(Arc<dyn Fn(&Parts) -> Option<String> + Send + Sync>);
+/// Returns the operator's name; `None` for anyone else.
+type FindOperator = dyn Fn(&Parts) -> Option<String> + Send + Sync;
+
+struct Guard(Arc<FindOperator>);
 
 /// Shows operators the busiest and the most refused keys of the last hour, with the state of their
 /// quotas. Operators can change a key's quotas for a time, reset them, or block the key.
