@@ -13,6 +13,8 @@ use super::{
     queue::{MaxHeld, WaitQueue},
     rules::{Policies, RuleSet},
 };
+#[cfg(feature = "metrics")]
+use crate::metrics::{CountedPolicy, Metrics};
 use crate::{
     category::Category,
     clock::Clock,
@@ -21,11 +23,6 @@ use crate::{
     matcher::Matcher,
     policy::{Policy, english},
     store::{Announcement, MemoryStore, Store},
-};
-#[cfg(feature = "metrics")]
-use crate::{
-    metrics::{CountedPolicy, Metrics},
-    store::MeteredStore,
 };
 
 const DEFAULT_MAX_HELD: usize = 10_000;
@@ -160,7 +157,7 @@ impl LimiterBuilder {
         let secret = self.store.as_ref().and_then(|store| store.secret());
         let keys = secret.map_or_else(Fingerprinter::undisclosed, Fingerprinter::with_secret);
         let rules = RuleSet::new(self.policies, &keys)?;
-        let store = meter(self.store);
+        let store = self.store.unwrap_or_else(|| Arc::new(MemoryStore::new()));
         let core = Core {
             announced: announce(&*store, &rules),
             #[cfg(feature = "metrics")]
@@ -199,14 +196,6 @@ fn announce(store: &dyn Store, rules: &RuleSet) -> Arc<[Announcement]> {
     let announced = announced.into();
     store.announce(&announced);
     announced
-}
-
-/// Adds metrics to a store. The default store in memory needs none, as it answers at once.
-fn meter(store: Option<Arc<dyn Store>>) -> Arc<dyn Store> {
-    let Some(store) = store else { return Arc::new(MemoryStore::new()) };
-    #[cfg(feature = "metrics")]
-    let store = Arc::new(MeteredStore::new(store));
-    store
 }
 
 #[cfg(feature = "metrics")]

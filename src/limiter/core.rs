@@ -16,9 +16,9 @@ use super::{
 #[cfg(feature = "metrics")]
 use crate::metrics::Metrics;
 use crate::{
-    clock::Clock,
+    clock::{Clock, Now},
     key::{Caller, Extracted, Fingerprinter, Key},
-    store::{Announcement, MemoryStore, Store},
+    store::{Announcement, Charge, Correction, MemoryStore, Store, StoreFuture},
 };
 
 pub(super) struct Core {
@@ -166,8 +166,25 @@ impl Core {
         })
     }
 
-    /// The store in which a decision was counted.
-    pub(super) fn store_of(&self, record: &Record) -> &dyn Store {
-        if record.counted_locally { self.local() } else { &*self.store }
+    /// Sends charges to the store.
+    pub(super) fn charge(&self, charges: &[Charge], now: Now) -> StoreFuture {
+        let answer = self.store.charge(charges, now);
+        #[cfg(feature = "metrics")]
+        let answer = answer.measured(&self.metrics.charge);
+        answer
+    }
+
+    /// Sends corrections to the store in which `record` was counted.
+    pub(super) fn correct(
+        &self,
+        record: &Record,
+        corrections: &[Correction],
+        now: Now,
+    ) -> StoreFuture {
+        let store = if record.counted_locally { self.local() } else { &*self.store };
+        let answer = store.correct(corrections, now);
+        #[cfg(feature = "metrics")]
+        let answer = answer.measured(&self.metrics.correct);
+        answer
     }
 }

@@ -52,8 +52,7 @@ pub(super) fn settle(
     if corrections.is_empty() {
         return None;
     }
-    let store = core.store_of(&decision.record);
-    let answer = store.correct(&corrections, core.clock.now());
+    let answer = core.correct(&decision.record, &corrections, core.clock.now());
     Some(Correcting { limiter: limiter.clone(), answer, corrected })
 }
 
@@ -81,7 +80,7 @@ pub(super) fn undo(core: &Core, decision: &Decision) {
         .map(|outcome| correction(record, &outcome, Change::GiveBack(outcome.cost())))
         .collect();
     let now = core.clock.now();
-    drop(core.store_of(record).correct(&corrections, now));
+    drop(core.correct(record, &corrections, now));
     core.queue.on_released(corrections.iter().map(|correction| &correction.charge), now);
 }
 
@@ -93,7 +92,7 @@ pub(super) fn correct(limiter: &Limiter, evaluation: &Evaluation, change: Change
         charges.map(|charge| Correction::new(*charge, change)).collect();
     let indices = evaluation.charges().iter().enumerate();
     let corrected = indices.map(|(index, charge)| Corrected { index, cost: charge.cost }).collect();
-    let answer = core.store.correct(&corrections, core.clock.now());
+    let answer = core.correct(&evaluation.record, &corrections, core.clock.now());
     Correcting { limiter: limiter.clone(), answer, corrected }
 }
 
@@ -120,7 +119,7 @@ impl Correcting {
         let record = &mut *decision.record;
         // All resets of a decision count from its time, so this one does too.
         let since = at.monotonic().saturating_sub(record.now.monotonic());
-        for (&Corrected { index, cost }, usage) in self.corrected.iter().zip(&usages) {
+        for (&Corrected { index, cost }, usage) in self.corrected.iter().zip(&*usages) {
             record.charges[index].cost = cost;
             record.usages[index] = usage.later(0, nanos(since));
         }

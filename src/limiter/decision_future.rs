@@ -183,7 +183,7 @@ impl DecisionFuture {
         }
         let ticket = self.queued.as_ref().map(|queued| queued.ticket);
         core.queue.set_queued_ahead(self.evaluation.charges_mut().iter_mut(), ticket, now);
-        let answer = core.store.charge(self.evaluation.charges(), now);
+        let answer = core.charge(self.evaluation.charges(), now);
         self.step = Step::Charging { answer, now };
     }
 

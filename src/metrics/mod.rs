@@ -6,16 +6,15 @@
 //! | `tower_quota_held_duration_seconds`, by category | [`CategoryMetrics`] |
 //! | `tower_quota_overflowed_total`, by policy | [`OverflowCounter`] |
 //! | `tower_quota_live_keys`, `tower_quota_held_requests` | [`SharedGauge`] |
-//! | `tower_quota_store_duration_seconds`, `tower_quota_store_errors_total` | `store/metered.rs` |
-//! | `tower_quota_deny_cache_hits_total` | `deny_cache.rs` |
+//! | `tower_quota_store_duration_seconds`, `tower_quota_store_errors_total` | [`OperationMetrics`] |
+//! | `tower_quota_deny_cache_hits_total` | [`deny_cache_hits`] |
 //!
 //! The crate's documentation says what each means. Each label is a name from the settings or from
 //! this module, so the number of series is known at `build()`. A series is registered when it is
 //! first needed, and then kept: a recorder that is installed before the first request gets all of
 //! them, and no request pays for a look-up.
 
-#[cfg(feature = "redis")]
-mod deny_cache;
+mod operation;
 mod shared_gauge;
 mod verdict_label;
 
@@ -33,10 +32,8 @@ use ::metrics::{
     Counter, Histogram, Unit, counter, describe_counter, describe_histogram, histogram,
 };
 
-#[cfg(feature = "redis")]
-pub(crate) use self::deny_cache::DenyCacheHits;
 use self::shared_gauge::SharedGauge;
-pub(crate) use self::verdict_label::VerdictLabel;
+pub(crate) use self::{operation::OperationMetrics, verdict_label::VerdictLabel};
 
 /// The series of one limiter.
 #[derive(Debug)]
@@ -48,6 +45,8 @@ pub(crate) struct Metrics {
     held_requests: SharedGauge,
     /// One for each policy.
     overflowed: Vec<OverflowCounter>,
+    pub(crate) charge: OperationMetrics,
+    pub(crate) correct: OperationMetrics,
 }
 
 /// Counts the charges of a policy for which the memory store had no room.
@@ -104,6 +103,8 @@ impl Metrics {
             ),
             held_requests: SharedGauge::new("tower_quota_held_requests", "Requests that wait."),
             overflowed: names.into_iter().map(OverflowCounter::new).collect(),
+            charge: OperationMetrics::new("charge"),
+            correct: OperationMetrics::new("correct"),
         }
     }
 
@@ -207,7 +208,7 @@ impl PolicyMetrics {
     /// A counter for each verdict. All are registered at once: so the first refusal is a rise from 0.
     fn decisions(&self, category: &str) -> &[Counter; VerdictLabel::ALL.len()] {
         self.decisions.get_or_init(|| {
-            VerdictLabel::ALL.map(|verdict| {
+            VerdictLabel::ALL.map(|(verdict, _)| {
                 let never = verdict.is_dry_run() != self.policy.is_dry_run;
                 if never || matches!(verdict, VerdictLabel::Blocked) {
                     return Counter::noop();
@@ -225,6 +226,15 @@ fn decisions(policy: &str, category: &str, verdict: VerdictLabel) -> Counter {
         NAME,
         "policy" => policy.to_owned(),
         "category" => category.to_owned(),
-        "verdict" => verdict.as_str(),
+        "verdict" => VerdictLabel::ALL[verdict as usize].1,
     )
+}
+
+/// The counter of requests that a remembered refusal refuses.
+#[cfg(feature = "redis")]
+pub(crate) fn deny_cache_hits() -> Counter {
+    const NAME: &str = "tower_quota_deny_cache_hits_total";
+    let help = "Requests refused by what is remembered, without asking the store.";
+    describe_counter!(NAME, Unit::Count, help);
+    counter!(NAME)
 }

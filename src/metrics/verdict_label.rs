@@ -15,31 +15,18 @@ pub(crate) enum VerdictLabel {
 }
 
 impl VerdictLabel {
-    pub(super) const ALL: [Self; 9] = [
-        Self::Allowed,
-        Self::Held,
-        Self::Refused,
-        Self::MissingKey,
-        Self::UnreadableKey,
-        Self::Unavailable,
-        Self::Blocked,
-        Self::DryRunAllowed,
-        Self::DryRunRefused,
+    /// Each with its text, in the order of their numbers.
+    pub(super) const ALL: [(Self, &str); 9] = [
+        (Self::Allowed, "allowed"),
+        (Self::Held, "held"),
+        (Self::Refused, "refused"),
+        (Self::MissingKey, "missing_key"),
+        (Self::UnreadableKey, "unreadable_key"),
+        (Self::Unavailable, "unavailable"),
+        (Self::Blocked, "blocked"),
+        (Self::DryRunAllowed, "dry_run_allowed"),
+        (Self::DryRunRefused, "dry_run_refused"),
     ];
-
-    pub(super) fn as_str(self) -> &'static str {
-        match self {
-            Self::Allowed => "allowed",
-            Self::Held => "held",
-            Self::Refused => "refused",
-            Self::MissingKey => "missing_key",
-            Self::UnreadableKey => "unreadable_key",
-            Self::Unavailable => "unavailable",
-            Self::Blocked => "blocked",
-            Self::DryRunAllowed => "dry_run_allowed",
-            Self::DryRunRefused => "dry_run_refused",
-        }
-    }
 
     pub(super) fn is_dry_run(self) -> bool {
         matches!(self, Self::DryRunAllowed | Self::DryRunRefused)

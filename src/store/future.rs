@@ -9,6 +9,8 @@ use std::{
 };
 
 use super::answer::{Answer, StoreError};
+#[cfg(feature = "metrics")]
+use crate::metrics::OperationMetrics;
 
 /// What a [`Store`](super::Store) answers: at once, or later.
 #[must_use = "futures do nothing unless polled"]
@@ -33,13 +35,15 @@ impl StoreFuture {
         Self(Inner::Later(Box::pin(answer)))
     }
 
-    /// Whether an answer that is there is no error; `None` if it comes later.
+    /// The same answer. It is timed if it comes later, and counted if it is an error.
     #[cfg(feature = "metrics")]
-    pub(super) fn is_ok_at_once(&self) -> Option<bool> {
-        match &self.0 {
-            Inner::Ready(answer) => answer.as_ref().map(Result::is_ok),
-            Inner::Later(_) => None,
+    pub(crate) fn measured(self, metrics: &OperationMetrics) -> Self {
+        match self.0 {
+            Inner::Ready(Some(Err(_))) => metrics.count_error(),
+            Inner::Ready(_) => {}
+            Inner::Later(answer) => return Self::later(metrics.time(answer)),
         }
+        self
     }
 }
 

@@ -105,14 +105,10 @@ mod contract;
 mod correction;
 mod future;
 mod memory;
-#[cfg(feature = "metrics")]
-mod metered;
 #[cfg(feature = "redis")]
 mod redis;
 mod usage;
 
-#[cfg(feature = "metrics")]
-pub(crate) use self::metered::MeteredStore;
 #[cfg(all(any(fuzzing, test), feature = "redis"))]
 pub(crate) use self::redis::read_any_reply;
 #[cfg(feature = "redis")]

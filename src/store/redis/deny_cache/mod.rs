@@ -48,7 +48,7 @@ pub(super) struct DenyCache {
     longest: u64,
     hits: AtomicU64,
     #[cfg(feature = "metrics")]
-    metric: crate::metrics::DenyCacheHits,
+    counter: std::sync::OnceLock<metrics::Counter>,
 }
 
 #[derive(Debug, Default)]
@@ -102,7 +102,7 @@ impl DenyCache {
             longest: nanos(longest),
             hits: AtomicU64::new(0),
             #[cfg(feature = "metrics")]
-            metric: Default::default(),
+            counter: Default::default(),
         }
     }
 
@@ -136,7 +136,7 @@ impl DenyCache {
         let refused = refused.ok_or(miss)?;
         self.hits.fetch_add(1, Relaxed);
         #[cfg(feature = "metrics")]
-        self.metric.count();
+        self.counter.get_or_init(crate::metrics::deny_cache_hits).increment(1);
         Ok(refused)
     }
 
@@ -148,7 +148,7 @@ impl DenyCache {
         answer: &Answer,
         times: RoundTrip,
     ) {
-        for ((charge, usage), version) in charges.iter().zip(&answer.usages).zip(&miss.versions) {
+        for ((charge, usage), version) in charges.iter().zip(&*answer.usages).zip(&miss.versions) {
             let mut segment = self.segment(charge);
             if usage.fits() {
                 // Perhaps it was charged: then other refusals of the key last longer now.
