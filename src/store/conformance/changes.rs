@@ -6,19 +6,21 @@ pub(super) async fn all(store: &dyn Store) {
     each!(store:
         a_retry_after_the_wait_passes_after_a_change_of_plan
         a_refusal_under_a_new_plan_is_kept_in_mind
-        a_plan_of_a_shorter_window_wipes_nothing
         a_longer_window_still_counts_what_the_shorter_one_did
         plans_in_turn_admit_as_many_as_one
-        to_switch_away_and_back_is_to_stay
         a_smaller_bucket_is_empty_no_longer_than_it_takes_to_fill
-        many_plans_in_turn_wash_none_of_them_clean
-        larger_plans_in_turn_pass_no_more_than_the_largest
         failures_pass_the_burst_and_no_more_however_slow_successes_are
-        a_use_comes_back_under_each_plan_that_has_counted_it
         what_an_empty_bucket_has_not_counted_does_not_come_back_to_it
-        what_costs_nothing_passes_under_a_debt_and_before_those_who_wait
         a_debt_is_one_more_capacity_at_most
         a_clock_that_was_ahead_locks_no_window
+    );
+    for_each_algorithm!(store:
+        a_plan_of_a_shorter_window_wipes_nothing
+        to_switch_away_and_back_is_to_stay
+        many_plans_in_turn_wash_none_of_them_clean
+        larger_plans_in_turn_pass_no_more_than_the_largest
+        a_use_comes_back_under_each_plan_that_has_counted_it
+        what_costs_nothing_passes_under_a_debt_and_before_those_who_wait
     );
 }
 
@@ -98,22 +100,19 @@ async fn a_refusal_under_a_new_plan_is_kept_in_mind(subject: &Subject<'_>) {
     }
 }
 
-async fn a_plan_of_a_shorter_window_wipes_nothing(subject: &Subject<'_>) {
-    for algorithm in ALGORITHMS {
-        let under = |quota| subject.one(1, algorithm, quota);
-        let (minute, second) = (Quota::per_minute(5), Quota::per_second(1));
-        assert_eq!(subject.charge_one(Charge { cost: 5, ..under(minute) }).await.1, 0);
-        subject.advance(2 * SECOND);
-        // The units used in this minute may have been used in this second.
-        let wait = subject.charge_one(under(second)).await.0;
-        assert!(wait <= SECOND, "{algorithm:?} waits {wait}");
-        subject.advance(wait);
-        let again = Charge { cost: u64::from(wait > 0), ..under(second) };
-        assert_eq!(subject.charge_one(again).await.0, 0, "{algorithm:?}");
-        assert_eq!(subject.charge_one(under(minute)).await.1, 0, "{algorithm:?}");
-        assert!(subject.charge_one(under(minute)).await.0 > 9 * SECOND, "{algorithm:?}");
-        subject.set_time(START);
-    }
+async fn a_plan_of_a_shorter_window_wipes_nothing(subject: &Subject<'_>, algorithm: Algorithm) {
+    let under = |quota| subject.one(1, algorithm, quota);
+    let (minute, second) = (Quota::per_minute(5), Quota::per_second(1));
+    assert_eq!(subject.charge_one(Charge { cost: 5, ..under(minute) }).await.1, 0);
+    subject.advance(2 * SECOND);
+    // The units used in this minute may have been used in this second.
+    let wait = subject.charge_one(under(second)).await.0;
+    assert!(wait <= SECOND, "waits {wait}");
+    subject.advance(wait);
+    let again = Charge { cost: u64::from(wait > 0), ..under(second) };
+    assert_eq!(subject.charge_one(again).await.0, 0);
+    assert_eq!(subject.charge_one(under(minute)).await.1, 0);
+    assert!(subject.charge_one(under(minute)).await.0 > 9 * SECOND);
 }
 
 async fn a_longer_window_still_counts_what_the_shorter_one_did(subject: &Subject<'_>) {
@@ -148,26 +147,19 @@ async fn plans_in_turn_admit_as_many_as_one(subject: &Subject<'_>) {
     }
 }
 
-async fn to_switch_away_and_back_is_to_stay(subject: &Subject<'_>) {
-    for algorithm in ALGORITHMS {
-        let (stays, away) = (Quota::per_hour(60), [Quota::per_second(2), Quota::per_day(90)]);
-        let [one, other] = [1, 2].map(|number| subject.one(number, algorithm, stays));
-        for step in 0..30 {
-            // The same uses at the same times, but one of the keys uses other plans in between.
-            let under = away[step % 2];
-            let switched = subject.charge_one(Charge { quota: under, ..one }).await.0 == 0;
-            if switched {
-                assert_eq!(subject.correct_one(other, None, Change::Take(1)).await.0, 0);
-            }
-            assert_eq!(subject.peek(one).await, subject.peek(other).await, "{algorithm:?} {step}");
-            assert_eq!(
-                subject.charge_one(one).await,
-                subject.charge_one(other).await,
-                "{algorithm:?} {step}"
-            );
-            subject.advance(7 * SECOND);
+async fn to_switch_away_and_back_is_to_stay(subject: &Subject<'_>, algorithm: Algorithm) {
+    let (stays, away) = (Quota::per_hour(60), [Quota::per_second(2), Quota::per_day(90)]);
+    let [one, other] = [1, 2].map(|number| subject.one(number, algorithm, stays));
+    for step in 0..30 {
+        // The same uses at the same times, but one of the keys uses other plans in between.
+        let under = away[step % 2];
+        let switched = subject.charge_one(Charge { quota: under, ..one }).await.0 == 0;
+        if switched {
+            assert_eq!(subject.correct_one(other, None, Change::Take(1)).await.0, 0);
         }
-        subject.set_time(START);
+        assert_eq!(subject.peek(one).await, subject.peek(other).await, "{step}");
+        assert_eq!(subject.charge_one(one).await, subject.charge_one(other).await, "{step}");
+        subject.advance(7 * SECOND);
     }
 }
 
@@ -185,28 +177,26 @@ async fn a_smaller_bucket_is_empty_no_longer_than_it_takes_to_fill(subject: &Sub
     assert_eq!(subject.peek(under(large)).await.1, 9);
 }
 
-async fn many_plans_in_turn_wash_none_of_them_clean(subject: &Subject<'_>) {
-    for algorithm in ALGORITHMS {
-        let long = subject.one(1, algorithm, Quota::per_day(10));
-        let short = |units| subject.one(1, algorithm, Quota::per_second(units));
-        assert_eq!(subject.count_passed(&[long], 20, 0).await, 10);
-        for _ in 0..5 {
-            for units in 1..9 {
-                subject.advance(SECOND);
-                subject.charge_one(short(units)).await;
-            }
-            assert_eq!(subject.charge_one(long).await.1, 0, "{algorithm:?}");
+async fn many_plans_in_turn_wash_none_of_them_clean(subject: &Subject<'_>, algorithm: Algorithm) {
+    let long = subject.one(1, algorithm, Quota::per_day(10));
+    let short = |units| subject.one(1, algorithm, Quota::per_second(units));
+    assert_eq!(subject.count_passed(&[long], 20, 0).await, 10);
+    for _ in 0..5 {
+        for units in 1..9 {
+            subject.advance(SECOND);
+            subject.charge_one(short(units)).await;
         }
+        assert_eq!(subject.charge_one(long).await.1, 0);
     }
 }
 
-async fn larger_plans_in_turn_pass_no_more_than_the_largest(subject: &Subject<'_>) {
-    for algorithm in ALGORITHMS {
-        let plans =
-            [10, 11, 12, 13, 14].map(|units| subject.one(1, algorithm, Quota::per_day(units)));
-        // In these 5,000 seconds, less than a unit of the largest plan comes back.
-        assert!(subject.count_passed(&plans, 500, 10 * SECOND).await <= 15, "{algorithm:?}");
-    }
+async fn larger_plans_in_turn_pass_no_more_than_the_largest(
+    subject: &Subject<'_>,
+    algorithm: Algorithm,
+) {
+    let plans = [10, 11, 12, 13, 14].map(|units| subject.one(1, algorithm, Quota::per_day(units)));
+    // In these 5,000 seconds, less than a unit of the largest plan comes back.
+    assert!(subject.count_passed(&plans, 500, 10 * SECOND).await <= 15);
 }
 
 async fn failures_pass_the_burst_and_no_more_however_slow_successes_are(subject: &Subject<'_>) {
@@ -241,17 +231,17 @@ async fn failures_pass_the_burst_and_no_more_however_slow_successes_are(subject:
     assert_eq!(answered[0], (0, before.1, before.2 - SECOND));
 }
 
-async fn a_use_comes_back_under_each_plan_that_has_counted_it(subject: &Subject<'_>) {
-    for algorithm in ALGORITHMS {
-        let under = |units| subject.one(1, algorithm, Quota::per_hour(units));
-        assert_eq!(subject.charge_one(under(100)).await.1, 99);
-        assert_eq!(subject.charge_one(Charge { cost: 5, ..under(1_000) }).await.1, 994);
-        let of_five = Charge { cost: 5, ..under(1_000) };
-        let answered =
-            subject.correct_one(of_five, Some(subject.micros()), Change::GiveBack(5)).await;
-        assert_eq!(answered.1, 999, "{algorithm:?}");
-        assert_eq!(subject.peek(under(100)).await.1, 99, "{algorithm:?}");
-    }
+async fn a_use_comes_back_under_each_plan_that_has_counted_it(
+    subject: &Subject<'_>,
+    algorithm: Algorithm,
+) {
+    let under = |units| subject.one(1, algorithm, Quota::per_hour(units));
+    assert_eq!(subject.charge_one(under(100)).await.1, 99);
+    assert_eq!(subject.charge_one(Charge { cost: 5, ..under(1_000) }).await.1, 994);
+    let of_five = Charge { cost: 5, ..under(1_000) };
+    let answered = subject.correct_one(of_five, Some(subject.micros()), Change::GiveBack(5)).await;
+    assert_eq!(answered.1, 999);
+    assert_eq!(subject.peek(under(100)).await.1, 99);
 }
 
 async fn what_an_empty_bucket_has_not_counted_does_not_come_back_to_it(subject: &Subject<'_>) {
@@ -265,15 +255,16 @@ async fn what_an_empty_bucket_has_not_counted_does_not_come_back_to_it(subject: 
     assert_eq!(subject.peek(under(10)).await.1, 0);
 }
 
-async fn what_costs_nothing_passes_under_a_debt_and_before_those_who_wait(subject: &Subject<'_>) {
-    for algorithm in ALGORITHMS {
-        let charge = subject.one(1, algorithm, Quota::per_minute(5));
-        subject.correct_one(charge, None, Change::Take(9)).await;
-        let free = Charge { cost: 0, ..charge };
-        for ahead in [0, 3, u64::MAX] {
-            assert_eq!(subject.charge_one(Charge { ahead, ..free }).await.0, 0, "{algorithm:?}");
-            assert_eq!(subject.peek(Charge { ahead, ..free }).await.0, 0, "{algorithm:?}");
-        }
+async fn what_costs_nothing_passes_under_a_debt_and_before_those_who_wait(
+    subject: &Subject<'_>,
+    algorithm: Algorithm,
+) {
+    let charge = subject.one(1, algorithm, Quota::per_minute(5));
+    subject.correct_one(charge, None, Change::Take(9)).await;
+    let free = Charge { cost: 0, ..charge };
+    for ahead in [0, 3, u64::MAX] {
+        assert_eq!(subject.charge_one(Charge { ahead, ..free }).await.0, 0);
+        assert_eq!(subject.peek(Charge { ahead, ..free }).await.0, 0);
     }
 }
 

@@ -6,6 +6,17 @@ macro_rules! each {
     ($store:ident: $($scenario:ident)*) => { $($scenario(&Subject::new($store)).await;)* };
 }
 
+/// Runs scenarios for each algorithm, each with keys of its own.
+macro_rules! for_each_algorithm {
+    ($store:ident: $($scenario:ident)*) => {
+        for algorithm in ALGORITHMS {
+            // Shown where one fails.
+            println!("{algorithm:?}");
+            $($scenario(&Subject::new($store), algorithm).await;)*
+        }
+    };
+}
+
 mod changes;
 mod concurrency;
 mod corrections;

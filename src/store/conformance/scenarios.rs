@@ -9,18 +9,20 @@ pub(super) async fn all(store: &dyn Store) {
         a_sliding_window_passes_over_each_use
         uses_of_one_sixtieth_of_a_window_leave_together
         uses_in_a_window_of_microseconds_are_distinct
-        a_retry_in_time_passes_and_no_earlier_one
         times_of_centuries_are_exact
         what_costs_nothing_uses_nothing
         what_costs_more_than_the_quota_never_fits
-        units_ahead_have_to_fit_as_well
-        a_dry_run_is_charged_with_its_request_and_refuses_none
-        a_peek_changes_nothing
         a_request_is_charged_for_all_its_keys_and_policies_or_none
-        what_was_used_stays_used_under_another_plan
         a_bucket_of_another_rate_has_the_same_fraction_of_a_unit
         a_clock_set_back_neither_grants_a_window_twice_nor_blocks_for_hours
         huge_numbers_are_no_error
+    );
+    for_each_algorithm!(store:
+        units_ahead_have_to_fit_as_well
+        a_dry_run_is_charged_with_its_request_and_refuses_none
+        a_peek_changes_nothing
+        what_was_used_stays_used_under_another_plan
+        a_retry_in_time_passes_and_no_earlier_one
     );
 }
 
@@ -94,18 +96,16 @@ async fn uses_in_a_window_of_microseconds_are_distinct(subject: &Subject<'_>) {
     assert_eq!(subject.charge_cost(SlidingWindow, quota, 1).await, (0, 2, 8));
 }
 
-async fn a_retry_in_time_passes_and_no_earlier_one(subject: &Subject<'_>) {
-    for (number, algorithm) in (1..).zip(ALGORITHMS) {
-        let charge = subject.one(number, algorithm, Quota::per_minute(7));
-        assert_eq!(subject.charge_one(Charge { cost: 7, ..charge }).await.0, 0);
-        let (wait, remaining, reset) = subject.charge_one(charge).await;
-        assert!(wait > 1, "{algorithm:?} waits {wait}");
-        assert_eq!((remaining, reset), (0, wait), "{algorithm:?}");
-        subject.advance(wait - 1);
-        assert_eq!(subject.charge_one(charge).await, (1, 0, 1), "{algorithm:?}");
-        subject.advance(1);
-        assert_eq!(subject.charge_one(charge).await.0, 0, "{algorithm:?}");
-    }
+async fn a_retry_in_time_passes_and_no_earlier_one(subject: &Subject<'_>, algorithm: Algorithm) {
+    let charge = subject.one(1, algorithm, Quota::per_minute(7));
+    assert_eq!(subject.charge_one(Charge { cost: 7, ..charge }).await.0, 0);
+    let (wait, remaining, reset) = subject.charge_one(charge).await;
+    assert!(wait > 1, "waits {wait}");
+    assert_eq!((remaining, reset), (0, wait));
+    subject.advance(wait - 1);
+    assert_eq!(subject.charge_one(charge).await, (1, 0, 1));
+    subject.advance(1);
+    assert_eq!(subject.charge_one(charge).await.0, 0);
 }
 
 async fn times_of_centuries_are_exact(subject: &Subject<'_>) {
@@ -147,53 +147,47 @@ async fn what_costs_more_than_the_quota_never_fits(subject: &Subject<'_>) {
     }
 }
 
-async fn units_ahead_have_to_fit_as_well(subject: &Subject<'_>) {
-    for algorithm in ALGORITHMS {
-        let charge = subject.one(1, algorithm, Quota::per_minute(5));
-        let (wait, remaining, _) = subject.charge_one(Charge { ahead: 4, cost: 2, ..charge }).await;
-        assert_eq!((wait > 0, remaining), (true, 5), "{algorithm:?}");
-        let (wait, remaining, _) = subject.charge_one(Charge { ahead: 4, cost: 1, ..charge }).await;
-        assert_eq!((wait, remaining), (0, 4), "{algorithm:?} charges its cost only");
-    }
+async fn units_ahead_have_to_fit_as_well(subject: &Subject<'_>, algorithm: Algorithm) {
+    let charge = subject.one(1, algorithm, Quota::per_minute(5));
+    let (wait, remaining, _) = subject.charge_one(Charge { ahead: 4, cost: 2, ..charge }).await;
+    assert_eq!((wait > 0, remaining), (true, 5));
+    let (wait, remaining, _) = subject.charge_one(Charge { ahead: 4, cost: 1, ..charge }).await;
+    assert_eq!((wait, remaining), (0, 4), "charges its cost only");
 }
 
-async fn a_dry_run_is_charged_with_its_request_and_refuses_none(subject: &Subject<'_>) {
-    for algorithm in ALGORITHMS {
-        let enforced = subject.one(1, algorithm, Quota::per_minute(2));
-        let dry = Charge { mode: Mode::DryRun, ..subject.one(2, algorithm, Quota::per_minute(1)) };
-        let charges = [dry, enforced];
-        let left = |answered: Vec<Snapshot>| {
-            [answered[0], answered[1]].map(|(wait, left, _)| (wait == 0, left))
-        };
-        assert_eq!(left(subject.charge(&charges).await), [(true, 0), (true, 1)], "{algorithm:?}");
-        assert_eq!(left(subject.charge(&charges).await), [(false, 0), (true, 0)], "{algorithm:?}");
-        // Now the enforced charge refuses: a dry run that would fit is not made.
-        let fresh = Charge { mode: Mode::DryRun, ..subject.one(3, algorithm, dry.quota) };
-        let answered = left(subject.charge(&[fresh, enforced]).await);
-        assert_eq!(answered, [(true, 1), (false, 0)], "{algorithm:?}");
-    }
+async fn a_dry_run_is_charged_with_its_request_and_refuses_none(
+    subject: &Subject<'_>,
+    algorithm: Algorithm,
+) {
+    let enforced = subject.one(1, algorithm, Quota::per_minute(2));
+    let dry = Charge { mode: Mode::DryRun, ..subject.one(2, algorithm, Quota::per_minute(1)) };
+    let charges = [dry, enforced];
+    let left = |answered: Vec<Snapshot>| {
+        [answered[0], answered[1]].map(|(wait, left, _)| (wait == 0, left))
+    };
+    assert_eq!(left(subject.charge(&charges).await), [(true, 0), (true, 1)]);
+    assert_eq!(left(subject.charge(&charges).await), [(false, 0), (true, 0)]);
+    // Now the enforced charge refuses: a dry run that would fit is not made.
+    let fresh = Charge { mode: Mode::DryRun, ..subject.one(3, algorithm, dry.quota) };
+    let answered = left(subject.charge(&[fresh, enforced]).await);
+    assert_eq!(answered, [(true, 1), (false, 0)]);
 }
 
-async fn a_peek_changes_nothing(subject: &Subject<'_>) {
-    for algorithm in ALGORITHMS {
-        let charge = subject.one(1, algorithm, Quota::per_minute(1));
-        let before = subject.peek(charge).await;
-        assert_eq!((before.0, before.1), (0, 1), "{algorithm:?}");
-        assert_eq!(subject.peek(charge).await, before, "{algorithm:?}");
-        assert_eq!(subject.charge_one(charge).await.0, 0, "{algorithm:?}");
-        // It does not refuse a request either.
-        let peek = Charge { mode: Mode::Peek, ..charge };
-        let answered = subject.charge(&[peek, subject.one(2, algorithm, charge.quota)]).await;
-        assert!(
-            answered[0].0 > 0 && answered[1] == (0, 0, answered[1].2),
-            "{algorithm:?}: {answered:?}"
-        );
-        assert_eq!(
-            subject.charge_one(subject.one(2, algorithm, charge.quota)).await.1,
-            0,
-            "it was made"
-        );
-    }
+async fn a_peek_changes_nothing(subject: &Subject<'_>, algorithm: Algorithm) {
+    let charge = subject.one(1, algorithm, Quota::per_minute(1));
+    let before = subject.peek(charge).await;
+    assert_eq!((before.0, before.1), (0, 1));
+    assert_eq!(subject.peek(charge).await, before);
+    assert_eq!(subject.charge_one(charge).await.0, 0);
+    // It does not refuse a request either.
+    let peek = Charge { mode: Mode::Peek, ..charge };
+    let answered = subject.charge(&[peek, subject.one(2, algorithm, charge.quota)]).await;
+    assert!(answered[0].0 > 0 && answered[1] == (0, 0, answered[1].2), "{answered:?}");
+    assert_eq!(
+        subject.charge_one(subject.one(2, algorithm, charge.quota)).await.1,
+        0,
+        "it was made"
+    );
 }
 
 async fn a_request_is_charged_for_all_its_keys_and_policies_or_none(subject: &Subject<'_>) {
@@ -213,23 +207,17 @@ async fn a_request_is_charged_for_all_its_keys_and_policies_or_none(subject: &Su
     assert_eq!(left(subject.charge(&charges).await), [4; 3]);
 }
 
-async fn what_was_used_stays_used_under_another_plan(subject: &Subject<'_>) {
-    for algorithm in ALGORITHMS {
-        let under = |units| subject.one(1, algorithm, Quota::per_minute(units));
-        assert_eq!(subject.charge_one(Charge { cost: 50, ..under(100) }).await.1, 50);
-        assert_eq!(subject.peek(under(1_000)).await.1, 950, "{algorithm:?} raised");
-        assert_eq!(subject.peek(under(60)).await.1, 10, "{algorithm:?} lowered");
-        let (wait, left, reset) = subject.peek(under(20)).await;
-        assert_eq!(left, 0, "{algorithm:?} far lowered");
-        assert!((1..=MINUTE).contains(&wait), "{algorithm:?} waits {wait}");
-        assert_eq!(wait, reset, "{algorithm:?}");
-        assert_eq!(subject.peek(under(100)).await.1, 50, "{algorithm:?}: to ask changes nothing");
-        assert_eq!(
-            subject.charge_one(Charge { cost: 900, ..under(1_000) }).await.1,
-            50,
-            "{algorithm:?}"
-        );
-    }
+async fn what_was_used_stays_used_under_another_plan(subject: &Subject<'_>, algorithm: Algorithm) {
+    let under = |units| subject.one(1, algorithm, Quota::per_minute(units));
+    assert_eq!(subject.charge_one(Charge { cost: 50, ..under(100) }).await.1, 50);
+    assert_eq!(subject.peek(under(1_000)).await.1, 950, "raised");
+    assert_eq!(subject.peek(under(60)).await.1, 10, "lowered");
+    let (wait, left, reset) = subject.peek(under(20)).await;
+    assert_eq!(left, 0, "far lowered");
+    assert!((1..=MINUTE).contains(&wait), "waits {wait}");
+    assert_eq!(wait, reset);
+    assert_eq!(subject.peek(under(100)).await.1, 50, "to ask changes nothing");
+    assert_eq!(subject.charge_one(Charge { cost: 900, ..under(1_000) }).await.1, 50);
 }
 
 async fn a_bucket_of_another_rate_has_the_same_fraction_of_a_unit(subject: &Subject<'_>) {
