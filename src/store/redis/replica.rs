@@ -2,24 +2,21 @@
 
 use std::{
     mem,
-    sync::{Arc, Weak, atomic::AtomicBool},
+    sync::{Arc, Mutex, PoisonError, Weak, atomic::AtomicBool},
     time::Duration,
 };
 
-use tokio::{
-    runtime::Handle,
-    time::{Instant, sleep},
-};
+use tokio::{runtime::Handle, time::sleep};
 
 use super::{
-    clock::{ClockAnchor, RoundTrip, later},
+    clock::{ClockAnchor, RoundTrip},
     deny_cache::CacheMiss,
     leases::{LeaseTable, Reservation, is_leased},
     shards::Shards,
     time_budget::TimeBudget,
 };
 use crate::{
-    clock::{Now, nanos},
+    clock::Now,
     store::{Answer, Change, Charge, Correction, StoreError},
 };
 
@@ -33,13 +30,14 @@ const MAX_CORRECTIONS: usize = 64;
 pub(super) struct Replica {
     pub(super) shards: Arc<Shards>,
     leases: Arc<LeaseTable>,
-    clock: ClockAnchor,
+    /// The clock of the last caller that leased units, for the sweeper.
+    clock: Mutex<ClockAnchor>,
 }
 
 impl Replica {
     pub(super) fn new(shards: Shards, leases: LeaseTable) -> Self {
         let (shards, leases) = (Arc::new(shards), Arc::new(leases));
-        Self { shards, leases, clock: ClockAnchor::new() }
+        Self { shards, leases, clock: Mutex::new(ClockAnchor::new(Now::ZERO)) }
     }
 
     /// Decides without a server, if it can: by a refusal that is remembered, or by units that are here.
@@ -70,22 +68,21 @@ impl Replica {
     pub(super) async fn decide(
         self: Arc<Self>,
         charges: Arc<[Charge]>,
-        now: Now,
         miss: CacheMiss,
-        since: Instant,
+        clock: ClockAnchor,
         is_sent: Arc<AtomicBool>,
     ) -> Result<(Answer, Option<Reservation>), StoreError> {
-        let mut budget = self.shards.manager.time_budget().with_sent_flag(is_sent);
+        let mut budget = TimeBudget { is_sent, ..self.shards.manager.time_budget() };
         if charges.iter().any(is_leased) {
             // Boxed, so that the futures of other requests stay small.
-            return Box::pin(self.decide_leased(&charges, now, miss, since, budget)).await;
+            return Box::pin(self.decide_leased(&charges, miss, clock, budget)).await;
         }
         let answer = self.shards.charge(&[], &charges, &mut budget).await?;
-        let began = now.monotonic_nanos();
-        let [sent, received] =
-            [budget.wait_began().saturating_duration_since(since), since.elapsed()]
-                .map(|passed| began.saturating_add(nanos(passed)));
-        self.shards.deny_cache.remember(&charges, &miss, &answer, RoundTrip { sent, received });
+        let times = RoundTrip {
+            sent: clock.at(budget.wait_began).monotonic_nanos(),
+            received: clock.now().monotonic_nanos(),
+        };
+        self.shards.deny_cache.remember(&charges, &miss, &answer, times);
         Ok((answer, None))
     }
 
@@ -93,16 +90,15 @@ impl Replica {
     async fn decide_leased(
         &self,
         charges: &[Charge],
-        began: Now,
         mut miss: CacheMiss,
-        since: Instant,
+        clock: ClockAnchor,
         mut budget: TimeBudget,
     ) -> Result<(Answer, Option<Reservation>), StoreError> {
         // A request that has waited for others for half of its time asks the server itself.
-        let own_half = budget.left() / 2;
+        let own_half = budget.left / 2;
         let (mut is_first, mut fruitless_waits) = (true, 0_u32);
         loop {
-            let now = later(began, since.elapsed());
+            let now = clock.now();
             let sent = now.monotonic_nanos();
             if !mem::take(&mut is_first) {
                 miss = match self.decide_locally(charges, now) {
@@ -114,7 +110,7 @@ impl Replica {
             let mut reservation = match Reservation::new(&self.leases, charges, sent, may_wait) {
                 Ok(reservation) => reservation,
                 Err(mut batch) => {
-                    let for_others = budget.left().saturating_sub(own_half);
+                    let for_others = budget.left.saturating_sub(own_half);
                     match budget.wait(for_others, batch.changed()).await {
                         Some(Ok(())) => {}
                         Some(Err(_)) => fruitless_waits = fruitless_waits.saturating_add(1),
@@ -134,11 +130,10 @@ impl Replica {
             expired.iter().for_each(|correction| self.shards.deny_cache.forget(&correction.charge));
             let to_server = reservation.to_server();
             let answer = self.shards.charge(&expired, &to_server, &mut budget).await?;
-            let received = later(began, since.elapsed()).monotonic_nanos();
-            let times = RoundTrip { sent, received };
+            let times = RoundTrip { sent, received: clock.now().monotonic_nanos() };
             let answer = reservation.apply_reply(&answer, times);
             self.shards.deny_cache.remember(charges, &miss, &answer, times);
-            self.clock.set(received);
+            *self.clock.lock().unwrap_or_else(PoisonError::into_inner) = clock;
             return Ok((answer, Some(reservation)));
         }
     }
@@ -158,9 +153,7 @@ impl Replica {
 
     /// Has units given back in the background when they have expired.
     pub(super) fn sweep_later(self: &Arc<Self>) {
-        if self.leases.needs_sweeper() {
-            tokio::spawn(sweep(Sweeper(Arc::downgrade(self))));
-        }
+        self.leases.start_sweeper(|| tokio::spawn(sweep(Arc::downgrade(self))).abort_handle());
     }
 
     /// Gives back all units that are not spent.
@@ -192,23 +185,12 @@ impl Drop for Replica {
     }
 }
 
-/// Ends with the task that gives back expired units, as when its runtime ends. Another task is started
-/// then.
-struct Sweeper(Weak<Replica>);
-
-impl Drop for Sweeper {
-    fn drop(&mut self) {
-        if let Some(replica) = self.0.upgrade() {
-            replica.leases.sweeper_ended();
-        }
-    }
-}
-
-async fn sweep(sweeper: Sweeper) {
+async fn sweep(replica: Weak<Replica>) {
     loop {
         sleep(SWEEP_PAUSE).await;
-        let Some(replica) = sweeper.0.upgrade() else { return };
-        let (back, goes_on) = replica.leases.sweep(replica.clock.now());
+        let Some(replica) = replica.upgrade() else { return };
+        let clock = *replica.clock.lock().unwrap_or_else(PoisonError::into_inner);
+        let (back, goes_on) = replica.leases.sweep(clock.now().monotonic_nanos());
         for some in back.chunks(MAX_CORRECTIONS) {
             // Units that cannot be given back return as the quota's window passes.
             let _ = replica.correct(some).await;

@@ -11,9 +11,10 @@ use std::{
 };
 
 use smallvec::SmallVec;
-use tokio::{runtime::Handle, time::Instant};
+use tokio::runtime::Handle;
 
 use super::{
+    clock::ClockAnchor,
     deny_cache::CacheMiss,
     leases::{Reservation, date_back, normalize_lease},
     replica::Replica,
@@ -48,13 +49,8 @@ impl RollbackOnDrop {
         let replica = Arc::clone(replica);
         let charges: Arc<[Charge]> = charges.iter().map(normalize_lease).collect();
         let is_sent = Arc::default();
-        let deciding = Arc::clone(&replica).decide(
-            Arc::clone(&charges),
-            now,
-            miss,
-            Instant::now(),
-            Arc::clone(&is_sent),
-        );
+        let (clock, sent) = (ClockAnchor::new(now), Arc::clone(&is_sent));
+        let deciding = Arc::clone(&replica).decide(Arc::clone(&charges), miss, clock, sent);
         Self { replica, charges, deciding: Some(Box::pin(deciding)), is_sent }
     }
 }

@@ -76,7 +76,7 @@ impl Shards {
             if refuses(&charges, &answer) {
                 let (indices, corrections): (Indices, Vec<_>) = made_before.into_iter().unzip();
                 // A budget of its own: the caller's keeps the time of the refusal.
-                let mut left = TimeBudget::new(budget.left());
+                let mut left = TimeBudget::new(budget.left);
                 let given_back = left.wait(Duration::MAX, self.give_back(corrections)).await;
                 if let Some(Ok(Ok(answer))) = given_back {
                     merged.add(&indices, &answer);

@@ -33,9 +33,11 @@ pub(super) struct Timeouts {
 /// What is left of the time that servers have for one decision.
 #[derive(Debug)]
 pub(super) struct TimeBudget {
-    left: Duration,
-    wait_began: Instant,
-    is_sent: Arc<AtomicBool>,
+    pub(super) left: Duration,
+    /// When the last wait began.
+    pub(super) wait_began: Instant,
+    /// Whether a server may have charged something.
+    pub(super) is_sent: Arc<AtomicBool>,
 }
 
 impl TimeBudget {
@@ -43,23 +45,9 @@ impl TimeBudget {
         Self { left: time, wait_began: Instant::now(), is_sent: Arc::default() }
     }
 
-    /// The same budget, with a flag that [`mark_sent`](Self::mark_sent) sets.
-    pub(super) fn with_sent_flag(self, is_sent: Arc<AtomicBool>) -> Self {
-        Self { is_sent, ..self }
-    }
-
-    /// Notes that a command is sent: from now on, a server may have charged something.
+    /// Notes that a command is sent.
     pub(super) fn mark_sent(&self) {
         self.is_sent.store(true, Relaxed);
-    }
-
-    pub(super) fn left(&self) -> Duration {
-        self.left
-    }
-
-    /// When the last wait began.
-    pub(super) fn wait_began(&self) -> Instant {
-        self.wait_began
     }
 
     /// Waits for an answer: at most for this time, and at most for what is left.
@@ -110,7 +98,7 @@ mod tests {
             assert!(budget.wait(at_most, pending::<()>()).await.is_none());
             let waited = began.elapsed();
             assert!(waited >= at_most && waited <= at_most + 9 * SHORTEST, "{waited:?}");
-            assert!(budget.left() <= Duration::from_secs(1) - at_most);
+            assert!(budget.left <= Duration::from_secs(1) - at_most);
         }
         let mut budget = TimeBudget::new(TIME);
         assert_eq!(budget.wait(Duration::MAX, async { 7 }).await, Some(7));
@@ -147,6 +135,6 @@ mod tests {
         });
         assert_eq!(budget.wait(TIME, answer).await, Some(7));
         waiting.await.unwrap();
-        assert!(budget.left() > Duration::ZERO);
+        assert!(budget.left > Duration::ZERO);
     }
 }

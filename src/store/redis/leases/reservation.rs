@@ -8,7 +8,7 @@ use super::{
     pool::{BatchInFlight, ReservedCharge},
     table::{LeaseTable, with_remaining},
 };
-use crate::store::{Answer, Charge, Correction, Mode, Usage, Usages, redis::clock::RoundTrip};
+use crate::store::{Answer, Charge, Correction, Mode, Usage, redis::clock::RoundTrip};
 
 /// Where it is dropped without [`commit`](Self::commit), its units go back to their pools.
 pub(crate) struct Reservation {
@@ -60,18 +60,17 @@ impl Reservation {
         let asked = self.charges.iter().filter_map(|reserved| reserved.to_server.as_ref());
         let fits =
             |(charge, usage): (&Charge, &Usage)| charge.mode != Mode::Enforced || usage.fits();
-        self.passes = asked.zip(&answer.usages).all(fits);
+        self.passes = asked.zip(&*answer.usages).all(fits);
         let mut from_server = answer.usages.iter();
-        let mut usages = Usages::default();
-        for reserved in &mut self.charges {
+        let apply = |reserved: &mut ReservedCharge| {
             let with_reserved = |usage: &Usage| {
                 with_remaining(usage, usage.remaining().saturating_add(reserved.units))
             };
-            let usage = match reserved.to_server {
+            Some(match reserved.to_server {
                 None if self.passes => reserved.usage,
                 None => with_reserved(&reserved.usage),
                 Some(asked) => {
-                    let Some(usage) = from_server.next() else { break };
+                    let usage = from_server.next()?;
                     if !reserved.has_pool() {
                         *usage
                     } else if self.passes {
@@ -80,9 +79,9 @@ impl Reservation {
                         with_reserved(usage)
                     }
                 }
-            };
-            usages.extend([usage]);
-        }
+            })
+        };
+        let usages = self.charges.iter_mut().map_while(apply).collect();
         Answer { usages, at: answer.at }
     }
 

@@ -13,6 +13,7 @@ use std::{
 };
 
 use smallvec::SmallVec;
+use tokio::task::AbortHandle;
 
 use super::{
     lease::{Lease, give_back, is_leased, units_taken},
@@ -20,7 +21,7 @@ use super::{
 };
 use crate::{
     clock::Now,
-    store::{Answer, Charge, Correction, Usage, Usages, redis::clock::RoundTrip},
+    store::{Answer, Charge, Correction, Usage, redis::clock::RoundTrip},
 };
 
 pub(super) const SEGMENTS: usize = 64;
@@ -44,8 +45,8 @@ struct ReturnQueue {
     schedule: BinaryHeap<Reverse<(u64, u128)>>,
     /// Units that belong to no pool any more.
     unpooled: Vec<Correction>,
-    /// Whether a task sweeps.
-    has_sweeper: bool,
+    /// The task that sweeps, perhaps of a runtime that has ended.
+    sweeper: Option<AbortHandle>,
 }
 
 impl LeaseTable {
@@ -73,7 +74,10 @@ impl LeaseTable {
         let mut segment = self.segment(charge.id());
         let pool = segment.get_mut(&charge.id()).filter(|pool| pool.covers(charge, now))?;
         pool.available -= charge.cost;
-        Some(Answer { usages: Usages::one(pool.usage(now)), at: pool.lease.server_time(now) })
+        Some(Answer {
+            usages: [pool.usage(now)].into_iter().collect(),
+            at: pool.lease.server_time(now),
+        })
     }
 
     /// Reserves units for a charge. Units that cannot be spent any more are added to `expired`. Where
@@ -200,21 +204,19 @@ impl LeaseTable {
             self.schedule_or_remove(slot, known);
         }
         let mut returns = self.returns();
-        returns.has_sweeper = !returns.is_empty();
-        (back, returns.has_sweeper)
+        let goes_on = !returns.is_empty();
+        if !goes_on {
+            returns.sweeper = None;
+        }
+        (back, goes_on)
     }
 
-    /// Whether the caller must start a task that [sweeps](Self::sweep).
-    pub(crate) fn needs_sweeper(&self) -> bool {
+    /// Starts a task that [sweeps](Self::sweep), if there is something to sweep and no such task.
+    pub(crate) fn start_sweeper(&self, start: impl FnOnce() -> AbortHandle) {
         let mut returns = self.returns();
-        let needs_one = !returns.has_sweeper && !returns.is_empty();
-        returns.has_sweeper |= needs_one;
-        needs_one
-    }
-
-    /// Notes that the sweeper has ended, perhaps before everything was swept.
-    pub(crate) fn sweeper_ended(&self) {
-        self.returns().has_sweeper = false;
+        if !returns.is_empty() && returns.sweeper.as_ref().is_none_or(AbortHandle::is_finished) {
+            returns.sweeper = Some(start());
+        }
     }
 
     /// Removes all units that are not reserved, to be given back.

@@ -53,14 +53,14 @@ fn serve(server: &MemoryStore, before: &[Correction], charges: &[Charge], now: N
     ready(server.correct(before, now));
     let peeks: Vec<_> = charges.iter().map(|one| Charge { mode: Mode::Peek, ..*one }).collect();
     let peeked = ready(server.charge(&peeks, now));
-    let each = || charges.iter().zip(&peeked.usages);
+    let each = || charges.iter().zip(&*peeked.usages);
     if !each().all(|(_, usage)| usage.fits()) {
         return peeked;
     }
     let take = |(charge, usage)| Charge { cost: units_taken(charge, usage), ahead: 0, ..*charge };
     let taking: Vec<_> = each().map(take).collect();
     let mut answer = ready(server.charge(&taking, now));
-    for ((charge, before), usage) in each().zip(&mut answer.usages) {
+    for ((charge, before), usage) in each().zip(&mut *answer.usages) {
         assert!(usage.fits());
         if charge.lease > 0 {
             *usage = Usage::new(usage.wait(), before.remaining(), usage.reset());
