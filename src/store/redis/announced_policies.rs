@@ -22,8 +22,8 @@ type Policies = [Announcement];
 pub(super) struct AnnouncedPolicies {
     prefix: String,
     all: Mutex<Vec<Weak<Policies>>>,
-    /// Whether some were added since they were sent, or the connection is a new one.
-    has_unsent: AtomicBool,
+    /// Whether some are to be sent: they are new, or the connection is and the server may be another.
+    pub(super) has_unsent: AtomicBool,
 }
 
 impl AnnouncedPolicies {
@@ -48,15 +48,6 @@ impl AnnouncedPolicies {
         }
         all.push(Arc::downgrade(policies));
         self.has_unsent.store(true, Relaxed);
-    }
-
-    /// Has all policies sent again: the server may be another one.
-    pub(super) fn resend(&self) {
-        self.has_unsent.store(true, Relaxed);
-    }
-
-    pub(super) fn has_unsent(&self) -> bool {
-        self.has_unsent.load(Relaxed)
     }
 
     /// Writes the policies to the server, and compares them with what others have written there.
@@ -132,7 +123,7 @@ mod tests {
         announced.add(&other);
         assert_eq!(warned("succeeded"), 1);
         assert_eq!(announced.take_unsent().len(), 3);
-        announced.resend();
+        announced.has_unsent.store(true, Relaxed);
         assert_eq!(announced.take_unsent().len(), 3);
         assert_eq!(announced.key(&other[0]), "tower-quota:{AAAAAAAAAAA}policy:AAAAAAAAAAc");
     }

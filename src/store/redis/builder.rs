@@ -5,22 +5,12 @@ use std::{fmt, sync::Arc, time::Duration};
 use redis::{Client, cluster::ClusterClientBuilder};
 
 use super::{
-    RedisStore,
-    announced_policies::AnnouncedPolicies,
-    connection::Servers,
-    connection_manager::ConnectionManager,
-    deny_cache::DenyCache,
-    leases::LeaseTable,
-    replica::Replica,
-    script::{KeyNames, ScriptCall},
-    shards::Shards,
-    time_budget::Timeouts,
+    RedisStore, connection::Servers, connection_manager::ConnectionManager, deny_cache::DenyCache,
+    leases::LeaseTable, replica::Replica, script::KeyNames, shards::Shards, time_budget::Timeouts,
 };
 use crate::error::BuildError;
 
 const CULPRIT: &str = "the Redis store";
-const MAX_DENIED: usize = 100_000;
-const MAX_LEASED: usize = 100_000;
 const LONGEST_DENIED: Duration = Duration::from_secs(10);
 
 /// Collects what a [`RedisStore`] needs.
@@ -54,8 +44,8 @@ impl RedisStoreBuilder {
             secret: None,
             prefix: "tower-quota".into(),
             timeouts,
-            max_denied: MAX_DENIED,
-            max_leased: MAX_LEASED,
+            max_denied: 100_000,
+            max_leased: 100_000,
         }
     }
 
@@ -171,13 +161,9 @@ impl RedisStoreBuilder {
             return fail("a time-out of 0 is over before it begins; write at least 1 ms");
         }
         let servers = self.address.servers(&self.timeouts)?;
-        let announced = AnnouncedPolicies::new(&self.prefix);
-        let names = KeyNames::new(self.prefix);
-        let probe_names = names.clone();
-        let probe = move |shard| ScriptCall::probe(&probe_names, shard);
-        let manager = ConnectionManager::new(servers, self.timeouts, probe, announced);
+        let manager = ConnectionManager::new(servers, self.timeouts, KeyNames::new(self.prefix));
         let deny_cache = DenyCache::new(self.max_denied, LONGEST_DENIED);
-        let shards = Shards { manager, names, deny_cache };
+        let shards = Shards { manager, deny_cache };
         let replica = Arc::new(Replica::new(shards, LeaseTable::new(self.max_leased)));
         Ok(RedisStore { replica, secret })
     }

@@ -1,6 +1,6 @@
-//! The `redis` crate behind three types: [`Servers`], a [`Connection`] to them, and [`CommandError`].
+//! The `redis` crate behind two types: [`Servers`], and a [`Connection`] to them.
 
-use std::{fmt, time::Duration};
+use std::time::Duration;
 
 use redis::{
     AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, RedisError, RedisResult,
@@ -43,15 +43,6 @@ pub(super) enum Connection {
     Cluster(ClusterConnection),
 }
 
-/// Why a server has not run a command.
-pub(super) struct CommandError {
-    problem: String,
-    /// Whether there was no answer in time.
-    pub(super) is_timeout: bool,
-    /// Whether the connection is lost, and with it all answers that were on their way.
-    pub(super) is_lost: bool,
-}
-
 impl Servers {
     pub(super) fn is_cluster(&self) -> bool {
         matches!(self, Self::Cluster(_))
@@ -78,7 +69,7 @@ impl Servers {
         let connections = if self.is_cluster() { CLUSTER_CONNECTIONS } else { 1 };
         let mut budget = TimeBudget::new(timeouts.connect.saturating_mul(connections));
         match budget.wait(Duration::MAX, connect).await {
-            Some(connection) => connection.map_err(|error| CommandError::from(error).into()),
+            Some(connection) => connection.map_err(|error| store_error(&error)),
             None => Err(StoreError::new("the connection to Redis was not opened in time")),
         }
     }
@@ -93,12 +84,11 @@ impl Connection {
     }
 
     /// Runs the script.
-    pub(super) async fn run(&self, call: &ScriptCall) -> Result<Answer, CommandError> {
-        let answer = match self {
+    pub(super) async fn run(&self, call: &ScriptCall) -> RedisResult<Answer> {
+        match self {
             Self::One(connection) => call.run(&mut connection.clone()).await,
             Self::Cluster(connection) => run_in_cluster(&mut connection.clone(), call).await,
-        };
-        answer.map_err(CommandError::from)
+        }
     }
 
     /// Writes a text that a server keeps for a while, and returns the text that was there before.
@@ -110,9 +100,17 @@ impl Connection {
 
     /// Warns if a full server makes room by dropping counts that still matter.
     pub(super) async fn warn_if_evicting(self, within: Duration) {
-        if let Ok(Some(policy)) = timeout(within, self.eviction_policy()).await {
-            log_evicting(&policy);
+        let policy = timeout(within, self.eviction_policy()).await;
+        #[cfg(feature = "tracing")]
+        if let Ok(Some(policy)) = policy {
+            tracing::warn!(
+                policy,
+                "a full Redis server forgets counts that still matter, and more is admitted than \
+                 the quota; set its `maxmemory-policy` to `noeviction`"
+            );
         }
+        #[cfg(not(feature = "tracing"))]
+        let _ = policy;
     }
 
     async fn eviction_policy(&self) -> Option<String> {
@@ -172,37 +170,11 @@ fn evicting(memory: Value) -> Option<String> {
     policy.map(str::to_owned)
 }
 
-impl From<RedisError> for CommandError {
-    fn from(error: RedisError) -> Self {
-        let is_timeout = error.is_timeout();
-        let is_lost = error.is_io_error() || error.is_connection_dropped();
-        Self { problem: error.to_string(), is_timeout, is_lost: is_lost && !is_timeout }
-    }
+/// Whether the connection is lost, and with it all answers that were on their way.
+pub(super) fn is_lost(error: &RedisError) -> bool {
+    error.is_io_error() || error.is_connection_dropped()
 }
 
-impl From<CommandError> for StoreError {
-    fn from(failure: CommandError) -> Self {
-        Self::new(failure.problem)
-    }
-}
-
-impl fmt::Debug for Servers {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Without addresses, which may hold a password.
-        f.write_str(match self {
-            Self::One(_) => "one server",
-            Self::Cluster(_) => "a cluster",
-        })
-    }
-}
-
-fn log_evicting(policy: &str) {
-    #[cfg(feature = "tracing")]
-    tracing::warn!(
-        policy,
-        "a full Redis server forgets counts that still matter, and more is admitted than the \
-         quota; set its `maxmemory-policy` to `noeviction`"
-    );
-    #[cfg(not(feature = "tracing"))]
-    let _ = policy;
+pub(super) fn store_error(error: &RedisError) -> StoreError {
+    StoreError::new(error.to_string())
 }

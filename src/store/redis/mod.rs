@@ -227,7 +227,7 @@ impl Store for RedisStore {
     }
 
     fn announce(&self, policies: &Arc<[Announcement]>) {
-        self.replica.shards.manager.announced().add(policies);
+        self.replica.shards.manager.announced.add(policies);
     }
 
     fn secret(&self) -> Option<u128> {
@@ -250,8 +250,8 @@ fn no_runtime() -> StoreError {
 
 impl fmt::Debug for RedisStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let prefix = self.replica.shards.names.prefix();
-        f.debug_struct("RedisStore").field("prefix", &prefix).finish_non_exhaustive()
+        let prefix = &self.replica.shards.manager.names.prefix;
+        f.debug_struct("RedisStore").field("prefix", prefix).finish_non_exhaustive()
     }
 }
 
@@ -282,7 +282,7 @@ mod tests {
         assert!(error.to_string().contains("runtime has ended"), "{error}");
 
         // The task panics when it reads the time.
-        let time = Arc::clone(&store.replica.shards.names.time);
+        let time = Arc::clone(&store.replica.shards.manager.names.time);
         let poisoned = thread::spawn(move || {
             let _time = time.lock();
             panic!("on purpose");

@@ -6,11 +6,8 @@ use smallvec::{SmallVec, smallvec};
 use tokio::task::JoinHandle;
 
 use super::{
-    connection_manager::ConnectionManager,
-    deny_cache::DenyCache,
-    leases::units_taken,
-    script::{KeyNames, ScriptCall},
-    time_budget::TimeBudget,
+    connection_manager::ConnectionManager, deny_cache::DenyCache, leases::units_taken,
+    script::ScriptCall, time_budget::TimeBudget,
 };
 use crate::{
     clock::Now,
@@ -21,7 +18,6 @@ use crate::{
 /// asked one after the other.
 pub(super) struct Shards {
     pub(super) manager: Arc<ConnectionManager>,
-    pub(super) names: KeyNames,
     pub(super) deny_cache: DenyCache,
 }
 
@@ -39,7 +35,7 @@ impl Shards {
     ) -> Result<Answer, StoreError> {
         let is_one_shard = |first: &Charge| charges.iter().all(|each| each.shard == first.shard);
         if charges.first().is_none_or(is_one_shard) || !self.manager.is_cluster() {
-            let call = ScriptCall::correct_and_charge(&self.names, before, charges);
+            let call = ScriptCall::new(&self.manager.names, before, charges);
             let mut answer = self.manager.run(&call, budget).await?;
             if !before.is_empty() {
                 answer.usages = answer.usages.iter().skip(before.len()).copied().collect();
@@ -59,12 +55,12 @@ impl Shards {
         charges: &[Charge],
         budget: &mut TimeBudget,
     ) -> Result<Answer, StoreError> {
-        let mut merged = MergedAnswer::new(charges.len());
+        let mut merged = not_answered(charges.len());
         let mut made_before: Vec<(usize, Correction)> = Vec::new();
         for indices in self.by_shard(charges.iter().map(|charge| charge.shard)) {
             let charges: SmallVec<[Charge; 4]> = indices.iter().map(|&at| charges[at]).collect();
-            let answer = self.manager.run(&ScriptCall::charge(&self.names, &charges), budget).await;
-            let answer = match answer {
+            let call = ScriptCall::new(&self.manager.names, &[], &charges);
+            let answer = match self.manager.run(&call, budget).await {
                 Ok(answer) => answer,
                 Err(error) => {
                     // In the background: the caller does not wait for it.
@@ -72,21 +68,21 @@ impl Shards {
                     return Err(error);
                 }
             };
-            merged.add(&indices, &answer);
+            merge(&mut merged, &indices, &answer);
             if refuses(&charges, &answer) {
                 let (indices, corrections): (Indices, Vec<_>) = made_before.into_iter().unzip();
                 // A budget of its own: the caller's keeps the time of the refusal.
                 let mut left = TimeBudget::new(budget.left);
                 let given_back = left.wait(Duration::MAX, self.give_back(corrections)).await;
                 if let Some(Ok(Ok(answer))) = given_back {
-                    merged.add(&indices, &answer);
+                    merge(&mut merged, &indices, &answer);
                 }
                 break;
             }
             let made = charges_made(&charges, &answer);
             made_before.extend(made.map(|(index, correction)| (indices[index], correction)));
         }
-        Ok(merged.finish())
+        Ok(merged)
     }
 
     /// Starts a task, which gives back even if the caller leaves.
@@ -108,21 +104,18 @@ impl Shards {
         };
         forget();
         let mut budget = self.manager.time_budget();
-        let (mut merged, mut failed) = (MergedAnswer::new(corrections.len()), None);
+        let (mut merged, mut failed) = (not_answered(corrections.len()), None);
         for indices in self.by_shard(corrections.iter().map(|correction| correction.charge.shard)) {
             let corrections: SmallVec<[Correction; 4]> =
                 indices.iter().map(|&at| corrections[at]).collect();
-            let call = ScriptCall::correct(&self.names, &corrections);
+            let call = ScriptCall::new(&self.manager.names, &corrections, &[]);
             match self.manager.run(&call, &mut budget).await {
-                Ok(answer) => merged.add(&indices, &answer),
+                Ok(answer) => merge(&mut merged, &indices, &answer),
                 Err(error) => failed = Some(error),
             }
         }
         forget();
-        match failed {
-            Some(error) => Err(error),
-            None => Ok(merged.finish()),
-        }
+        failed.map_or(Ok(merged), Err)
     }
 
     /// Groups what one server can do at once, in the order of the shards. There is one group at least,
@@ -140,7 +133,7 @@ impl Shards {
 }
 
 fn refuses(charges: &[Charge], answer: &Answer) -> bool {
-    let mut each = charges.iter().zip(&answer.usages);
+    let mut each = charges.iter().zip(&*answer.usages);
     each.any(|(charge, usage)| charge.mode == Mode::Enforced && !usage.fits())
 }
 
@@ -150,7 +143,7 @@ pub(super) fn charges_made(
     answer: &Answer,
 ) -> impl Iterator<Item = (usize, Correction)> {
     let passes = !refuses(charges, answer);
-    let each = charges.iter().zip(&answer.usages).enumerate();
+    let each = charges.iter().zip(&*answer.usages).enumerate();
     let made = each.filter(move |(_, (charge, usage))| {
         let uses_units = charge.uses_units() || charge.lease > 0;
         passes && uses_units && usage.fits()
@@ -164,28 +157,17 @@ pub(super) fn charges_made(
     })
 }
 
-/// One answer of the answers of several shards.
-struct MergedAnswer {
-    usages: Usages,
-    at: Option<Now>,
+/// An answer to so many charges or corrections, before any shard has answered.
+fn not_answered(length: usize) -> Answer {
+    Answer { usages: Usages::unknown(length), at: Now::new(Duration::MAX, Duration::MAX) }
 }
 
-impl MergedAnswer {
-    fn new(length: usize) -> Self {
-        Self { usages: Usages::unknown(length), at: None }
-    }
-
-    #[expect(clippy::indexing_slicing, reason = "an index is of the usages")]
-    fn add(&mut self, indices: &[usize], answer: &Answer) {
-        indices.iter().zip(&answer.usages).for_each(|(&index, usage)| self.usages[index] = *usage);
-        // The earliest time: units that go back to a later time than they were used at could be used
-        // twice.
-        let earlier = self.at.filter(|at| at.monotonic() <= answer.at.monotonic());
-        self.at = Some(earlier.unwrap_or(answer.at));
-    }
-
-    #[expect(clippy::expect_used, reason = "callers add an answer first")]
-    fn finish(self) -> Answer {
-        Answer { usages: self.usages, at: self.at.expect("a shard has answered") }
+/// Adds the answer of one shard. The time is the earliest of all: units that go back to a later time
+/// than they were used at could be used twice.
+#[expect(clippy::indexing_slicing, reason = "an index is of the usages")]
+fn merge(merged: &mut Answer, indices: &[usize], answer: &Answer) {
+    indices.iter().zip(&*answer.usages).for_each(|(&index, usage)| merged.usages[index] = *usage);
+    if answer.at.monotonic() < merged.at.monotonic() {
+        merged.at = answer.at;
     }
 }

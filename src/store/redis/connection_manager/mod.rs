@@ -36,8 +36,8 @@ use self::{
 };
 use super::{
     announced_policies::AnnouncedPolicies,
-    connection::{Connection, Servers},
-    script::ScriptCall,
+    connection::{Connection, Servers, is_lost, store_error},
+    script::{KeyNames, ScriptCall},
     time_budget::{TimeBudget, Timeouts},
 };
 use crate::{
@@ -51,12 +51,12 @@ const MAX_ERRORS: u32 = 3;
 pub(super) struct ConnectionManager {
     servers: Servers,
     timeouts: Timeouts,
-    /// Makes the cheapest command for the server of a shard.
-    probe: Box<dyn Fn(u64) -> ScriptCall + Send + Sync>,
+    pub(super) names: KeyNames,
     state: watch::Sender<State>,
     /// Whether the warning about the queue is still to be given.
     warns_of_queue: AtomicBool,
-    announced: AnnouncedPolicies,
+    /// The policies that limiters of this store have announced.
+    pub(super) announced: AnnouncedPolicies,
 }
 
 #[derive(Clone)]
@@ -70,15 +70,10 @@ enum State {
 }
 
 impl ConnectionManager {
-    pub(super) fn new(
-        servers: Servers,
-        timeouts: Timeouts,
-        probe: impl Fn(u64) -> ScriptCall + Send + Sync + 'static,
-        announced: AnnouncedPolicies,
-    ) -> Arc<Self> {
-        let (probe, state) = (Box::new(probe), watch::Sender::new(State::Closed));
-        let warns_of_queue = AtomicBool::new(true);
-        Arc::new(Self { servers, timeouts, probe, state, warns_of_queue, announced })
+    pub(super) fn new(servers: Servers, timeouts: Timeouts, names: KeyNames) -> Arc<Self> {
+        let (state, warns_of_queue) = (watch::Sender::new(State::Closed), AtomicBool::new(true));
+        let announced = AnnouncedPolicies::new(&names.prefix);
+        Arc::new(Self { servers, timeouts, names, state, warns_of_queue, announced })
     }
 
     pub(super) fn is_cluster(&self) -> bool {
@@ -88,11 +83,6 @@ impl ConnectionManager {
     /// The time that servers have for one decision.
     pub(super) fn time_budget(&self) -> TimeBudget {
         TimeBudget::new(self.timeouts.decision)
-    }
-
-    /// The policies that limiters of this store have announced.
-    pub(super) fn announced(&self) -> &AnnouncedPolicies {
-        &self.announced
     }
 
     /// Runs the script on the server of its shard. Fails at once while that is down.
@@ -115,19 +105,18 @@ impl ConnectionManager {
             Some(Ok(answer)) => {
                 range.answers.fetch_add(1, Relaxed);
                 range.errors.store(0, Relaxed);
-                if self.announced.has_unsent() {
+                if self.announced.has_unsent.load(Relaxed) {
                     self.announced.send(connected.connection.clone(), self.timeouts.response);
                 }
                 return Ok(answer);
             }
-            Some(Err(error)) if !error.is_timeout => error,
+            Some(Err(error)) if !error.is_timeout() => error,
             Some(Err(_)) | None => {
                 self.start_probe(&connected, call, answers_before);
                 return Err(not_in_time());
             }
         };
-        let is_lost = error.is_lost;
-        let error = error.into();
+        let (is_lost, error) = (is_lost(&error), store_error(&error));
         let errors = range.errors.fetch_add(1, Relaxed).saturating_add(1);
         if is_lost {
             self.mark_down(&connected, call, DownReason::ConnectionLost, &error);
@@ -198,7 +187,7 @@ impl ConnectionManager {
         if range.answers.load(Relaxed) == answers_before {
             range.send_queue.abandon_waiting();
         }
-        tokio::spawn(probe_once(Arc::clone(self), Arc::clone(connected), call.shard()));
+        tokio::spawn(probe_once(Arc::clone(self), Arc::clone(connected), call.shard));
     }
 
     /// Uses the server, or the range of a cluster, no more until it works again.
@@ -222,7 +211,8 @@ impl ConnectionManager {
         } else if !range.is_down.swap(true, Relaxed) {
             range.send_queue.abandon_waiting();
             log_down(error);
-            let (manager, probe) = (Arc::downgrade(self), (self.probe)(call.shard()));
+            let (manager, probe) =
+                (Arc::downgrade(self), ScriptCall::probe(&self.names, call.shard));
             tokio::spawn(probe_until_up(manager, Arc::clone(failed), probe, reason));
         }
     }
@@ -241,7 +231,7 @@ impl ConnectionManager {
     async fn probe(&self, connection: &Connection, probe: &ScriptCall) -> Result<(), StoreError> {
         let mut budget = TimeBudget::new(self.timeouts.response);
         match budget.wait(Duration::MAX, connection.run(probe)).await {
-            Some(answer) => answer.map(drop).map_err(StoreError::from),
+            Some(answer) => answer.map(drop).map_err(|error| store_error(&error)),
             None => Err(not_in_time()),
         }
     }
@@ -250,7 +240,7 @@ impl ConnectionManager {
         let connection = self.servers.connect(&self.timeouts).await?;
         // One server of a cluster may fail: then its ranges are down, and no others.
         if !self.is_cluster() {
-            self.probe(&connection, &(self.probe)(0)).await?;
+            self.probe(&connection, &ScriptCall::probe(&self.names, 0)).await?;
         }
         Ok(Connected::new(connection))
     }
@@ -280,7 +270,7 @@ async fn keep_connected(reconnector: Reconnector) {
                     log_up();
                 }
                 backoff.record_success();
-                manager.announced.resend();
+                manager.announced.has_unsent.store(true, Relaxed);
                 if mem::take(&mut is_first) {
                     tokio::spawn(connection.warn_if_evicting(manager.timeouts.response));
                 }
@@ -308,7 +298,7 @@ async fn until_down(mut state: watch::Receiver<State>) -> Option<DownReason> {
 
 /// Marks a server down if it does not answer a probe either.
 async fn probe_once(manager: Arc<ConnectionManager>, connected: Arc<Connected>, shard: u64) {
-    let probe = (manager.probe)(shard);
+    let probe = ScriptCall::probe(&manager.names, shard);
     if let Err(error) = manager.probe(&connected.connection, &probe).await {
         manager.mark_down(&connected, &probe, DownReason::Errors, &error);
     }

@@ -32,63 +32,25 @@ static SCRIPT: LazyLock<(Script, &str)> = LazyLock::new(|| {
 pub(crate) struct ScriptCall {
     command: Cmd,
     expected: SmallVec<[ExpectedReply; 4]>,
-    shard: u64,
+    /// The shard of its keys. A cluster keeps them on one server.
+    pub(crate) shard: u64,
 }
 
 impl ScriptCall {
-    /// Makes all charges or none. No two are of the same key and policy. A charge with a lease takes as
-    /// many units as there are, up to the lease, and its usage says how many there were before.
-    pub(crate) fn charge(names: &KeyNames, charges: &[Charge]) -> Self {
-        Self::correct_and_charge(names, &[], charges)
-    }
-
-    /// Makes all corrections.
-    pub(crate) fn correct(names: &KeyNames, corrections: &[Correction]) -> Self {
-        Self::correct_and_charge(names, corrections, &[])
-    }
-
-    /// Makes all corrections, and then all charges or none.
+    /// Makes all corrections, and then all charges or none. No two charges are of the same key and
+    /// policy. A charge with a lease takes as many units as there are, up to the lease, and its usage
+    /// says how many there were before.
     #[expect(clippy::arithmetic_side_effects, reason = "lengths of what is in memory")]
-    pub(crate) fn correct_and_charge(
-        names: &KeyNames,
-        corrections: &[Correction],
-        charges: &[Charge],
-    ) -> Self {
-        let before = corrections.iter();
-        let before = before.map(|correction| (&correction.charge, Operation::correct(correction)));
-        let charged = charges.iter().map(|charge| (charge, Operation::charge(charge)));
-        Self::new(names, corrections.len() + charges.len(), before.chain(charged))
-    }
-
-    /// Charges a key that no caller has. It writes, since some servers that answer cannot write.
-    pub(crate) fn probe(names: &KeyNames, shard: u64) -> Self {
-        let quota = Quota::per_second(MAX_UNITS);
-        let charge = Charge::new(0, shard.into(), Algorithm::TokenBucket, quota);
-        Self::charge(names, &[charge])
-    }
-
-    /// The shard of its keys. A cluster keeps them on one server.
-    pub(crate) fn shard(&self) -> u64 {
-        self.shard
-    }
-
-    /// The cluster's slot of its keys.
-    pub(crate) fn slot(&self) -> u16 {
-        keys::slot(self.shard)
-    }
-
-    #[expect(clippy::arithmetic_side_effects, reason = "lengths of what is in memory")]
-    fn new<'a>(
-        names: &KeyNames,
-        operations: usize,
-        each: impl Iterator<Item = (&'a Charge, Operation)> + Clone,
-    ) -> Self {
+    pub(crate) fn new(names: &KeyNames, corrections: &[Correction], charges: &[Charge]) -> Self {
+        let operations = corrections.len() + charges.len();
         let mut keys: SmallVec<[&Charge; 4]> = SmallVec::new();
         // Each with the index of its key.
         let mut fields: SmallVec<[(usize, [u8; 9]); 8]> = SmallVec::new();
         let mut packed = Vec::with_capacity(operations * OPERATION_SIZE);
         let mut expected = SmallVec::with_capacity(operations);
-        for (charge, operation) in each {
+        let each = corrections.iter().map(Operation::correct);
+        for operation in each.chain(charges.iter().map(Operation::charge)) {
+            let charge = operation.charge;
             let is_same = |other: &&Charge| (other.shard, other.key) == (charge.shard, charge.key);
             let key = keys.iter().position(is_same).unwrap_or_else(|| {
                 keys.push(charge);
@@ -104,7 +66,7 @@ impl ScriptCall {
                     index
                 }
             };
-            expected.push(operation.pack(charge, (key, field), &mut packed));
+            expected.push(operation.pack(key, field, &mut packed));
         }
         let mut command = Cmd::with_capacity(4 + keys.len(), 96 + keys.len() * 64 + packed.len());
         command.arg("EVALSHA").arg(SCRIPT.0.get_hash()).arg(keys.len());
@@ -120,6 +82,18 @@ impl ScriptCall {
             return call.at(now, Duration::from_secs(3_600));
         }
         call
+    }
+
+    /// Charges a key that no caller has. It writes, since some servers that answer cannot write.
+    pub(crate) fn probe(names: &KeyNames, shard: u64) -> Self {
+        let quota = Quota::per_second(MAX_UNITS);
+        let charge = Charge::new(0, shard.into(), Algorithm::TokenBucket, quota);
+        Self::new(names, &[], &[charge])
+    }
+
+    /// The cluster's slot of its keys.
+    pub(crate) fn slot(&self) -> u16 {
+        keys::slot(self.shard)
     }
 
     /// The same call, run as if it was `now`. Counts are kept longer than they matter, since a test's
@@ -191,7 +165,7 @@ pub(crate) fn read_any(
     charges: &[Charge],
     reply: &[u8],
 ) -> Result<Answer, crate::store::StoreError> {
-    let call = ScriptCall::correct_and_charge(&KeyNames::new(""), corrections, charges);
+    let call = ScriptCall::new(&KeyNames::new(""), corrections, charges);
     let answer = call.read(&Value::BulkString(reply.to_vec()));
     if let Ok(answer) = &answer {
         reply::check(&call.expected, answer);

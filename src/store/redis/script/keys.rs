@@ -12,7 +12,7 @@ const SLOTS: u16 = 16_384;
 /// Makes the names of keys.
 #[derive(Clone, Debug)]
 pub(crate) struct KeyNames {
-    prefix: String,
+    pub(crate) prefix: String,
     /// The time that a test sets.
     #[cfg(test)]
     pub(crate) time: std::sync::Arc<std::sync::Mutex<Option<Now>>>,
@@ -26,10 +26,6 @@ impl KeyNames {
             #[cfg(test)]
             time: std::sync::Arc::default(),
         }
-    }
-
-    pub(crate) fn prefix(&self) -> &str {
-        &self.prefix
     }
 
     /// The Redis key of a charge's counts.

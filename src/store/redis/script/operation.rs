@@ -23,7 +23,10 @@ enum Action {
     Reset = 6,
 }
 
-pub(super) struct Operation {
+pub(super) struct Operation<'a> {
+    /// The charge to make or to correct.
+    pub(super) charge: &'a Charge,
+    rate: Rate,
     action: Action,
     /// Of a charge: how many units must fit. Of a correction: when its charge was made.
     first: u64,
@@ -35,8 +38,8 @@ pub(super) struct Operation {
     missing: (u64, u64),
 }
 
-impl Operation {
-    pub(super) fn charge(charge: &Charge) -> Self {
+impl<'a> Operation<'a> {
+    pub(super) fn charge(charge: &'a Charge) -> Self {
         let (action, amount) = match charge.mode {
             Mode::Enforced if charge.lease > 0 => (Action::Lease, charge.lease.into()),
             Mode::Enforced => (Action::Enforced, charge.cost),
@@ -44,10 +47,11 @@ impl Operation {
             Mode::Peek => (Action::Peek, charge.cost),
         };
         let first = charge.units_required().min(MAX_COUNT);
-        Self { action, first, amount, cost: 0, missing: (0, 0) }
+        let rate = Rate::new(charge.algorithm, &charge.quota);
+        Self { charge, rate, action, first, amount, cost: 0, missing: (0, 0) }
     }
 
-    pub(super) fn correct(correction: &Correction) -> Self {
+    pub(super) fn correct(correction: &'a Correction) -> Self {
         let (action, amount) = match correction.change {
             Change::GiveBack(units) => (Action::GiveBack, units),
             Change::Take(units) => (Action::Take, units),
@@ -58,23 +62,18 @@ impl Operation {
         let Correction { charge, usage, .. } = correction;
         let rate = Rate::new(charge.algorithm, &charge.quota);
         let missing = rate.missing(usage).unwrap_or((charge.cost, 0));
-        Self { action, first, amount, cost: charge.cost, missing }
+        Self { charge, rate, action, first, amount, cost: charge.cost, missing }
     }
 
-    /// Packs it behind other operations. `key` and `field` are the places of the charge's key and
-    /// field, from 0. Returns how to read the reply.
+    /// Packs it behind other operations. `key` and `field` are the indices of the charge's key and
+    /// field. Returns how to read the reply.
     #[expect(
         clippy::arithmetic_side_effects,
         clippy::cast_possible_truncation,
         reason = "no request has as many keys and policies as 16 bits count"
     )]
-    pub(super) fn pack(
-        &self,
-        charge: &Charge,
-        (key, field): (usize, usize),
-        packed: &mut Vec<u8>,
-    ) -> ExpectedReply {
-        let rate = Rate::new(charge.algorithm, &charge.quota);
+    pub(super) fn pack(&self, key: usize, field: usize, packed: &mut Vec<u8>) -> ExpectedReply {
+        let Self { charge, rate, .. } = self;
         packed.extend((key as u16 + 1).to_le_bytes());
         packed.extend((field as u16 + 1).to_le_bytes());
         packed.extend(keys::field(charge));

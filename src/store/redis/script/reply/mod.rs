@@ -159,7 +159,7 @@ pub(super) fn check(expected: &[ExpectedReply], answer: &Answer) {
     assert_eq!(answer.usages.len(), expected.len());
     assert!(answer.at.unix() <= Duration::from_micros(EXACT));
     for (ExpectedReply { algorithm, quota, required, .. }, usage) in
-        expected.iter().zip(&answer.usages)
+        expected.iter().zip(&*answer.usages)
     {
         let capacity = algorithm.capacity(quota);
         let units = 2 * u128::from(capacity) + u128::from(*required);

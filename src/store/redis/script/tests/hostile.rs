@@ -197,13 +197,13 @@ fn whatever_is_written_the_script_answers() {
         sent.leave(&one, &text);
         for (now, charge) in [(START, one), (START + SECOND, other), (START + 2 * SECOND, one)] {
             let correction = Correction::new(charge, Change::GiveBack(1));
-            let call = ScriptCall::correct_and_charge(&sent.names, &[correction], &[charge])
+            let call = ScriptCall::new(&sent.names, &[correction], &[charge])
                 .at(time(now), Duration::ZERO);
             let Sent { runtime, asynchronous, .. } = &mut *sent;
             // The script does not check all of a log, so its reply may be rejected; the script never fails.
             match runtime.block_on(call.run(asynchronous)) {
                 Ok(answer) => {
-                    for usage in &answer.usages {
+                    for usage in &*answer.usages {
                         let longest = 2 * charge.quota.window() + Duration::from_secs(2);
                         assert!(usage.wait() <= longest && usage.reset() <= longest, "{usage:?}");
                     }

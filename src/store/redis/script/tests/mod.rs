@@ -36,7 +36,7 @@ impl Timed {
     }
 
     fn set(&self, now: Now) {
-        *self.0.replica.shards.names.time.lock().unwrap() = Some(now);
+        *self.0.replica.shards.manager.names.time.lock().unwrap() = Some(now);
     }
 }
 
@@ -161,14 +161,14 @@ impl Sent {
     /// Charges at a time, and returns the wait in microseconds and what remains. Nothing is kept longer
     /// than it matters.
     fn charge(&mut self, micros: u64, charge: Charge) -> (u64, u64) {
-        let call = ScriptCall::charge(&self.names, &[charge]).at(time(micros), Duration::ZERO);
+        let call = ScriptCall::new(&self.names, &[], &[charge]).at(time(micros), Duration::ZERO);
         let usage = self.run(&call).usages[0];
         (usage.wait().as_micros() as u64, usage.remaining())
     }
 
     fn correct(&mut self, micros: u64, charge: Charge, change: Change) {
         let correction = Correction::new(charge, change);
-        let call = ScriptCall::correct(&self.names, &[correction]);
+        let call = ScriptCall::new(&self.names, &[correction], &[]);
         self.run(&call.at(time(micros), Duration::ZERO));
     }
 
@@ -242,7 +242,7 @@ fn the_shortest_count_is_kept_to_its_end() {
         let algorithm = ALGORITHMS[number % 3];
         let quota = Quota::per_window(1, Duration::from_micros(600));
         let charge = Charge { policy: number as u64, ..charge(algorithm, quota) };
-        let call = ScriptCall::charge(&names, &[charge]);
+        let call = ScriptCall::new(&names, &[], &[charge]);
         let mut both = redis::pipe();
         let look = both.atomic().add_command(call.with_source()).cmd("PEXPIRETIME");
         let look = look.arg(names.key(&charge));
@@ -267,7 +267,7 @@ fn a_key_is_kept_as_long_as_the_longest_of_its_counts() {
             Charge { policy: 2 << 40, ..charge(Algorithm::TokenBucket, Quota::per_second(10)) };
         let charges = if swapped { [short, long] } else { [long, short] };
         let names = sent.names.clone();
-        sent.run(&ScriptCall::charge(&names, &charges).at(time(START), Duration::ZERO));
+        sent.run(&ScriptCall::new(&names, &[], &charges).at(time(START), Duration::ZERO));
         assert!(sent.ttl(&long) > 3_590_000, "swapped: {swapped}");
         // A count that ends sooner does not end the key sooner.
         sent.charge(START + SECOND, short);
@@ -287,13 +287,13 @@ fn a_lease_takes_what_there_is_and_is_told_how_much_that_was() {
         // It fits, but another charge does not: nothing is taken.
         let other = Charge { policy: 2 << 40, cost: 11, ..one };
         let both =
-            ScriptCall::charge(&sent.names, &[leasing, other]).at(time(START), Duration::ZERO);
+            ScriptCall::new(&sent.names, &[], &[leasing, other]).at(time(START), Duration::ZERO);
         assert_eq!(sent.run(&both).usages[0].remaining(), 4);
         assert_eq!((sent.charge(START, leasing), left(&mut sent)), ((0, 4), 0), "{algorithm:?}");
         // It does not fit, so nothing else of its request is charged.
         let other = Charge { cost: 1, ..other };
         let both =
-            ScriptCall::charge(&sent.names, &[other, leasing]).at(time(START), Duration::ZERO);
+            ScriptCall::new(&sent.names, &[], &[other, leasing]).at(time(START), Duration::ZERO);
         let usages = sent.run(&both).usages;
         assert!(usages[0].fits() && !usages[1].fits());
         assert_eq!((usages[0].remaining(), usages[1].remaining()), (10, 0), "{algorithm:?}");
@@ -306,7 +306,7 @@ fn the_servers_clock_counts() {
     let names = sent.names.clone();
     for algorithm in ALGORITHMS {
         let charge = charge(algorithm, Quota::per_window(5, Duration::from_secs(86_400 * 365)));
-        let call = ScriptCall::charge(&names, &[charge]);
+        let call = ScriptCall::new(&names, &[], &[charge]);
         let before: (u64, u64) = redis::cmd("TIME").query(&mut sent.connection).unwrap();
         let answer = sent.run(&call);
         let after: (u64, u64) = redis::cmd("TIME").query(&mut sent.connection).unwrap();
@@ -320,7 +320,7 @@ fn the_servers_clock_counts() {
             charged_at: Some(answer.at),
             ..Correction::new(charge, Change::GiveBack(1))
         };
-        let answer = sent.run(&ScriptCall::correct(&names, &[correction]));
+        let answer = sent.run(&ScriptCall::new(&names, &[correction], &[]));
         assert_eq!(answer.usages[0].remaining(), 4, "{algorithm:?}");
     }
     assert_eq!(sent.server.keys_without_ttl(), Vec::<String>::new());
@@ -340,7 +340,7 @@ fn a_clock_set_back_neither_grants_units_nor_blocks_longer_than_a_refill() {
         let all = Charge { cost: 6, ..charge(algorithm, quota) };
         let one = Charge { cost: 1, ..all };
         assert_eq!(sent.charge(START, all), (0, 0));
-        let call = ScriptCall::charge(&sent.names, &[one]);
+        let call = ScriptCall::new(&sent.names, &[], &[one]);
         let back = START - 12 * hour;
         let keep = Duration::from_secs(3_600);
         let answer = sent.run(&call.clone().at(time(back), keep));
@@ -357,7 +357,7 @@ fn a_server_that_does_not_know_the_script_is_sent_it_once() {
     let mut sent = Sent::start();
     let each = charge(Algorithm::TokenBucket, Quota::per_hour(10));
     let charges = [each, Charge { policy: 2 << 40, ..each }];
-    let call = ScriptCall::charge(&sent.names, &charges);
+    let call = ScriptCall::new(&sent.names, &[], &charges);
     for (round, sources) in [(0, 1), (1, 1), (2, 2), (3, 2)] {
         if round == 2 {
             let flush = redis::cmd("SCRIPT").arg("FLUSH").to_owned();
@@ -372,8 +372,8 @@ fn a_server_that_does_not_know_the_script_is_sent_it_once() {
     // A refusal and a peek write nothing.
     let over = charges.map(|charge| Charge { cost: 11, ..charge });
     let peek = charges.map(|charge| Charge { mode: Mode::Peek, ..charge });
-    sent.run(&ScriptCall::charge(&sent.names, &over));
-    sent.run(&ScriptCall::charge(&sent.names, &peek));
+    sent.run(&ScriptCall::new(&sent.names, &[], &over));
+    sent.run(&ScriptCall::new(&sent.names, &[], &peek));
     assert_eq!(["hset", "hdel"].map(|command| sent.server.calls(command)), [4, 0]);
 }
 
@@ -392,5 +392,5 @@ fn it_is_seldom_said_again_how_long_a_count_is_kept() {
 #[test]
 fn no_charges_are_no_error() {
     let mut sent = Sent::start();
-    assert!(sent.run(&ScriptCall::charge(&sent.names, &[])).usages.is_empty());
+    assert!(sent.run(&ScriptCall::new(&sent.names, &[], &[])).usages.is_empty());
 }

@@ -19,7 +19,7 @@ impl Sent {
     fn give_back(&mut self, micros: u64, charged_at: u64, charge: Charge) {
         let correction = Correction::new(charge, Change::GiveBack(charge.cost));
         let correction = Correction { charged_at: Some(time(charged_at)), ..correction };
-        let call = ScriptCall::correct(&self.names, &[correction]);
+        let call = ScriptCall::new(&self.names, &[correction], &[]);
         self.run(&call.at(time(micros), Duration::ZERO));
     }
 }
