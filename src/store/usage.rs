@@ -2,7 +2,6 @@
 
 use std::{
     ops::{Deref, DerefMut},
-    slice,
     time::Duration,
 };
 
@@ -97,12 +96,6 @@ impl From<Charged> for Usage {
 pub struct Usages(SmallVec<[Usage; 4]>);
 
 impl Usages {
-    #[cfg(feature = "redis")]
-    #[inline]
-    pub(crate) fn one(usage: Usage) -> Self {
-        Self(smallvec![usage])
-    }
-
     /// As many [unknown](Usage::unknown) ones.
     pub(crate) fn unknown(count: usize) -> Self {
         Self(smallvec![Usage::unknown(); count])
@@ -128,29 +121,5 @@ impl DerefMut for Usages {
 impl FromIterator<Usage> for Usages {
     fn from_iter<I: IntoIterator<Item = Usage>>(usages: I) -> Self {
         Self(usages.into_iter().collect())
-    }
-}
-
-impl Extend<Usage> for Usages {
-    fn extend<I: IntoIterator<Item = Usage>>(&mut self, usages: I) {
-        self.0.extend(usages);
-    }
-}
-
-impl<'a> IntoIterator for &'a Usages {
-    type Item = &'a Usage;
-    type IntoIter = slice::Iter<'a, Usage>;
-
-    fn into_iter(self) -> slice::Iter<'a, Usage> {
-        self.0.iter()
-    }
-}
-
-impl<'a> IntoIterator for &'a mut Usages {
-    type Item = &'a mut Usage;
-    type IntoIter = slice::IterMut<'a, Usage>;
-
-    fn into_iter(self) -> slice::IterMut<'a, Usage> {
-        self.0.iter_mut()
     }
 }
