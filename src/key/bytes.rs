@@ -96,24 +96,11 @@ impl<'a> From<Bytes<'a>> for Key<'a> {
     }
 }
 
-impl<'a> From<&'a [u8]> for Key<'a> {
+/// From `&str`, `&String`, `&[u8]` and the like.
+impl<'a, T: AsRef<[u8]> + ?Sized> From<&'a T> for Key<'a> {
     #[inline]
-    fn from(bytes: &'a [u8]) -> Self {
-        Bytes::Borrowed(bytes).into()
-    }
-}
-
-impl<'a> From<&'a str> for Key<'a> {
-    #[inline]
-    fn from(text: &'a str) -> Self {
-        text.as_bytes().into()
-    }
-}
-
-impl<'a> From<&'a String> for Key<'a> {
-    #[inline]
-    fn from(text: &'a String) -> Self {
-        text.as_bytes().into()
+    fn from(bytes: &'a T) -> Self {
+        Bytes::Borrowed(bytes.as_ref()).into()
     }
 }
 
