@@ -2,9 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use http::request::Parts;
-
-use super::{Extracted, Fingerprinter, Key, KeyExtractor};
+use super::{Fingerprinter, Key, KeyExtractor};
 
 /// Who a request comes from: a [`KeyExtractor`], and a secret.
 ///
@@ -24,9 +22,10 @@ use super::{Extracted, Fingerprinter, Key, KeyExtractor};
 #[derive(Clone)]
 #[must_use]
 pub struct Caller {
-    extractor: Arc<dyn KeyExtractor>,
+    pub(crate) extractor: Arc<dyn KeyExtractor>,
     fingerprints: Fingerprinter,
-    has_secret: bool,
+    /// Whether the secret is set, so that the fingerprints outlive the process.
+    pub(crate) has_secret: bool,
 }
 
 impl Caller {
@@ -58,47 +57,17 @@ impl Caller {
         self.has_secret = true;
         self
     }
-}
-
-impl Caller {
-    /// The extractor, for what messages and logs say of it.
-    #[cfg(any(test, feature = "usage"))]
-    pub(crate) fn extractor(&self) -> &dyn KeyExtractor {
-        &*self.extractor
-    }
-
-    /// The caller's key of this request.
-    #[inline]
-    pub(crate) fn of_request<'a>(&self, request: &'a Parts) -> Extracted<'a> {
-        self.extractor.extract(request)
-    }
-
-    /// The key that a request would have, for a key that was not read from a request.
-    pub(crate) fn canonical<'a>(&self, key: Key<'a>) -> Option<Key<'a>> {
-        self.extractor.canonical(key)
-    }
 
     #[inline]
     pub(crate) fn fingerprint(&self, key: &Key<'_>) -> u128 {
         self.fingerprints.fingerprint(0, key)
     }
 
-    /// Whether the secret is set, so that the fingerprints outlive the process.
-    #[cfg(any(test, feature = "usage"))]
-    pub(crate) fn has_secret(&self) -> bool {
-        self.has_secret
-    }
-
-    /// What is wrong with the settings, and what to write instead.
-    pub(crate) fn problem(&self) -> Option<String> {
-        self.extractor.problem()
-    }
-
     /// Whether both give each request the same fingerprint.
     #[cfg(any(test, all(feature = "usage", feature = "axum")))]
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         // An `Arc` always has an identity: its extractor's, or its address.
-        self.fingerprints.has_secret_of(&other.fingerprints)
+        self.fingerprints.secret == other.fingerprints.secret
             && self.extractor.identity() == other.extractor.identity()
     }
 }
@@ -122,7 +91,7 @@ impl fmt::Debug for Caller {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::key::{ClientIp, from_fn, header};
+    use crate::key::{from_fn, header};
 
     #[test]
     fn the_same_secret_and_extractor_are_the_same_caller() {
@@ -149,21 +118,7 @@ mod tests {
         let random = Caller::from(header("x-api-key"));
         assert_eq!(random.fingerprint(&key), random.clone().fingerprint(&key));
         assert_ne!(random.fingerprint(&key), Caller::from(header("x-api-key")).fingerprint(&key));
-        assert!(caller(7).has_secret() && !random.has_secret());
-    }
-
-    #[test]
-    fn a_caller_is_what_its_extractor_reads() {
-        let request = http::Request::builder().header("x-user", "ann").body(()).unwrap();
-        let request = request.into_parts().0;
-        let caller = Caller::new(header("x-user"));
-        assert_eq!(caller.of_request(&request), Extracted::Found("ann".into()));
-        assert_eq!(caller.extractor().kind(), "x-user");
-        let by_ip = Caller::new(ClientIp::new());
-        let network: std::net::IpAddr = "2001:db8::".parse().unwrap();
-        assert_eq!(by_ip.canonical("2001:db8::7".into()), Some(network.into()));
-        assert!(by_ip.problem().is_none());
-        assert!(Caller::new(header("no name")).problem().unwrap().contains("no header name"));
+        assert!(caller(7).has_secret && !random.has_secret);
     }
 
     #[test]

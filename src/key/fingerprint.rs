@@ -22,7 +22,7 @@ pub(crate) struct Domain {
 /// which protects the standard library's maps from floods of colliding keys.
 #[derive(Clone)]
 pub(crate) struct Fingerprinter {
-    secret: (u64, u64),
+    pub(super) secret: (u64, u64),
     /// For fingerprints that never leave the process: two hashes of 64 bits, which take 40 % of the
     /// time. An attacker who sees no hash can find two keys that collide only by chance, and they
     /// would have to collide in both hashes.
@@ -52,12 +52,6 @@ impl Fingerprinter {
             ahash::RandomState::with_seeds(a, b, c, d)
         };
         Self { undisclosed: Some([seeds(0), seeds(4)]), ..Self::random() }
-    }
-
-    /// Whether both make the same fingerprints, unless they are `undisclosed`.
-    #[cfg(any(test, all(feature = "usage", feature = "axum")))]
-    pub(crate) fn has_secret_of(&self, other: &Self) -> bool {
-        self.secret == other.secret
     }
 
     /// The domains of a policy's kinds of key. Two kinds with the same name have different domains.
@@ -135,12 +129,6 @@ impl Fingerprint {
     #[must_use]
     pub const fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(u128::from_be_bytes(bytes))
-    }
-}
-
-impl std::fmt::Debug for Fingerprinter {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Fingerprinter(..)")
     }
 }
 

@@ -151,7 +151,7 @@ impl LimiterBuilder {
     /// A setting that cannot work. The error names its policy or category, and says what to write
     /// instead.
     pub fn build(self) -> Result<Limiter, BuildError> {
-        if let Some(problem) = self.caller.as_ref().and_then(Caller::problem) {
+        if let Some(problem) = self.caller.as_ref().and_then(|caller| caller.extractor.problem()) {
             return Err(BuildError::new("caller", problem));
         }
         let secret = self.store.as_ref().and_then(|store| store.secret());

@@ -102,7 +102,7 @@ impl Core {
     #[cold]
     pub(super) fn caller_of(&self, request: &Parts) -> Result<Option<u128>, StatusCode> {
         let Some(caller) = &self.caller else { return Ok(None) };
-        match caller.of_request(request) {
+        match caller.extractor.extract(request) {
             Extracted::Found(key) => Ok(Some(caller.fingerprint(&key))),
             Extracted::Missing => Ok(None),
             Extracted::Unreadable(status) => Err(error_status(Some(status))),
@@ -133,7 +133,7 @@ impl Core {
     #[cold]
     pub(super) fn caller_of_key(&self, key: &Key<'_>) -> Option<u128> {
         let canonical = match &self.caller {
-            Some(caller) => caller.canonical(key.clone()),
+            Some(caller) => caller.extractor.canonical(key.clone()),
             None => Some(key.clone()),
         };
         canonical.map(|key| self.caller_fingerprint(&key))

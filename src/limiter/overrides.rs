@@ -129,7 +129,9 @@ impl Overrides {
     pub fn caller<'k>(&self, key: impl Into<Key<'k>>) -> Result<CallerOverrides, OverrideError> {
         let core = &*self.limiter.core;
         let key = match &core.caller {
-            Some(caller) => caller.canonical(key.into()).ok_or(OverrideError::UnfitKey)?,
+            Some(caller) => {
+                caller.extractor.canonical(key.into()).ok_or(OverrideError::UnfitKey)?
+            }
             None => key.into(),
         };
         self.by_fingerprint(Fingerprint(core.caller_fingerprint(&key)))

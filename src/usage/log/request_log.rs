@@ -70,10 +70,10 @@ impl RequestLog {
     /// The key of a request's caller; `None` if it is missing or unreadable.
     pub(crate) fn key_of(&self, request: &Parts) -> Option<LoggedKey> {
         let Settings { caller, label, .. } = &*self.0;
-        let key = caller.of_request(request).found()?;
+        let key = caller.extractor.extract(request).found()?;
         let label = match label {
             Some(label) => label(&key),
-            None => label_of_api_key(&caller.extractor().kind(), &key),
+            None => label_of_api_key(&caller.extractor.kind(), &key),
         };
         let fingerprint = Fingerprint(caller.fingerprint(&key));
         Some(LoggedKey::new(fingerprint, cut_label(&label)))
@@ -143,13 +143,13 @@ impl RequestLogBuilder {
     pub fn build(self) -> Result<RequestLog, BuildError> {
         let settings = &self.0;
         let fail = |problem: &str| Err(BuildError::new("request log", problem));
-        if let Some(problem) = settings.caller.problem() {
+        if let Some(problem) = settings.caller.extractor.problem() {
             return fail(&problem);
         }
         if settings.sinks.is_empty() {
             return fail("it has nowhere to write to; add `.sink(MemoryLog::new())` or another");
         }
-        if !settings.caller.has_secret() && settings.sinks.iter().any(|sink| sink.is_persistent()) {
+        if !settings.caller.has_secret && settings.sinks.iter().any(|sink| sink.is_persistent()) {
             return fail(
                 "a sink outlives the process, and its fingerprints would not; give the log a `Caller` with a `.secret(…)`",
             );
