@@ -87,13 +87,7 @@ pub(super) struct Extract<F> {
     problem: Option<String>,
     identity: Option<String>,
     /// The only path with a key; `None` if any path may have one.
-    path: Option<String>,
-}
-
-impl<F> Extract<F> {
-    pub(super) fn only_on_path(self, path: &str) -> Self {
-        Self { path: Some(path.to_owned()), ..self }
-    }
+    pub(super) path: Option<String>,
 }
 
 impl<F> KeyExtractor for Extract<F>

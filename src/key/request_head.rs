@@ -93,7 +93,7 @@ pub fn path_param(pattern: &str, name: impl Into<Cow<'static, str>>) -> impl Key
         Ok(_) => None,
     };
     let identity = format!("path {pattern:?} {name}");
-    let extract = identified(identity, name.clone(), problem, move |request| {
+    let mut extractor = identified(identity, name.clone(), problem, move |request| {
         let Ok(pattern) = &parsed else { return Extracted::Missing };
         let sent = SentPath::from_request(request);
         match pattern.param(&sent, &name) {
@@ -109,7 +109,8 @@ pub fn path_param(pattern: &str, name: impl Into<Cow<'static, str>>) -> impl Key
             Param::Ambiguous => Extracted::UNREADABLE,
         }
     });
-    extract.only_on_path(pattern)
+    extractor.path = Some(pattern.to_owned());
+    extractor
 }
 
 /// Reads the key from the only item. It is missing if there is none, and unreadable if there are

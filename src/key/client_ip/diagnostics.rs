@@ -18,7 +18,7 @@ const HEADERS: [&str; 4] = ["x-forwarded-for", "forwarded", "x-real-ip", "cf-con
 
 #[derive(Default)]
 pub(super) struct Watch {
-    first: FirstRequests,
+    pub(super) first: FirstRequests,
     /// Each [`Seen`] of these requests, as bits.
     seen: AtomicU8,
     has_warned_of_hidden: AtomicBool,
@@ -35,26 +35,23 @@ pub(super) enum Seen {
     NoHeader = 4,
     /// Each address in the header is trusted.
     OnlyTrusted = 8,
-    /// The header has the address of a client, or hides it.
+    /// The header has the address of a client.
     Client = 16,
+    /// A trusted hop wrote something that is no address.
+    Hidden = 32,
 }
 
 impl Watch {
-    #[inline]
-    pub(super) fn is_over(&self) -> bool {
-        self.first.are_over()
-    }
-
     /// Checks one of the first requests.
     #[cold]
     pub(super) fn look(&self, proxies: &Proxies, request: &Parts, mut seen: Seen) {
         let header = HEADERS.into_iter().find(|name| request.headers.contains_key(*name));
         match (seen, header, &proxies.trust) {
             // The settings are right: a header was read up to a client, or there is no proxy.
-            (Seen::Client, ..) | (_, _, Trust::Hops(0)) => return self.first.end(),
+            (Seen::Client | Seen::Hidden, ..) | (_, _, Trust::Hops(0)) => return self.first.end(),
             (Seen::UntrustedPeer, Some(header), Trust::NoProxy) => {
                 self.first.end();
-                return log_unread(header, || {
+                return warn(Code::ForwardedUnread, header, || {
                     format!(
                         "`{header}` arrives, and no proxy is trusted: if a proxy writes it, all clients behind that proxy are one client. Write `ClientIp::new().trust_proxies([…])` with the addresses of the proxies, or `.trust_hops(n)`; where there is no proxy, `.trust_hops(0)`"
                     )
@@ -63,7 +60,7 @@ impl Watch {
             (Seen::UntrustedPeer, Some(_), _) => seen = Seen::UntrustedPeerWithHeader,
             (Seen::NoHeader, Some(header), _) => {
                 self.first.end();
-                return log_unread(proxies.header_name(), || {
+                return warn(Code::ForwardedUnread, proxies.header_name(), || {
                     format!(
                         "a trusted proxy sends `{header}`, and `{}` is read: all clients behind that proxy are one client. Write `.header(\"{header}\")`, or let the proxy send what is read",
                         proxies.header_name()
@@ -88,7 +85,7 @@ impl Watch {
             }
         } else if has_seen(Seen::UntrustedPeerWithHeader) && !trusted {
             let header = proxies.header_name();
-            log_unread(header, || {
+            warn(Code::ForwardedUnread, header, || {
                 format!(
                     "of the first {} requests, none came from a trusted proxy, and some had a header like `{header}`: if a proxy writes it, all clients behind that proxy are one client. Add its address to `trust_proxies`",
                     FirstRequests::MANY
@@ -111,10 +108,6 @@ impl Watch {
             )
         });
     }
-}
-
-fn log_unread(header: &str, sentence: impl FnOnce() -> String) {
-    warn(Code::ForwardedUnread, header, sentence);
 }
 
 fn log_everybody(proxies: &Proxies) {

@@ -10,11 +10,12 @@ mod tests;
 
 use std::{
     borrow::Cow,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr},
     sync::{Arc, Once},
 };
 
 use http::{HeaderName, header::FORWARDED, request::Parts};
+use ipnet::IpNet;
 
 pub(crate) use self::networks::{hold_all_callers, parse_networks};
 pub use self::peer::{PeerAddr, UnixPeer};
@@ -69,13 +70,6 @@ pub struct ClientIp {
 
 /// A peer on a Unix socket, in `trust_proxies`.
 const UNIX: &str = "unix:";
-
-#[derive(Clone, Copy, Debug)]
-struct Client {
-    /// The client, or the hop that hides it.
-    hop: Hop,
-    hidden: bool,
-}
 
 impl ClientIp {
     /// The peer's address. No header is read.
@@ -177,73 +171,64 @@ impl ClientIp {
     #[must_use]
     pub fn resolve(&self, request: &Parts) -> Option<IpAddr> {
         match self.find(request)? {
-            Client { hop: Hop::Ip(ip), hidden: false } => Some(ip),
-            _ => None,
+            (_, Seen::Hidden) | (Hop::Unix, _) => None,
+            (Hop::Ip(ip), _) => Some(ip),
         }
     }
 
-    fn find(&self, request: &Parts) -> Option<Client> {
+    /// The client, or the hop that hides it; `None` if the peer is not known.
+    fn find(&self, request: &Parts) -> Option<(Hop, Seen)> {
         let Some(peer) = Hop::peer(request) else {
             log_missing_peer();
             return None;
         };
-        let (client, seen) = match self.proxies.trusts(peer, 0) {
-            false => (Client { hop: peer, hidden: false }, Seen::UntrustedPeer),
-            true => {
-                let headers = &request.headers;
-                match &self.proxies.source {
-                    Source::XForwardedFor => {
-                        self.walk(peer, forwarded::x_forwarded_for(headers, &X_FORWARDED_FOR))
-                    }
-                    Source::Forwarded => self.walk(peer, forwarded::forwarded(headers)),
-                    Source::Single(name) => self.walk(peer, forwarded::single(headers, name)),
-                }
+        let headers = &request.headers;
+        let (client, seen) = match &self.proxies.source {
+            _ if !self.proxies.trusts(peer, 0) => (peer, Seen::UntrustedPeer),
+            Source::XForwardedFor => {
+                self.walk(peer, forwarded::x_forwarded_for(headers, &X_FORWARDED_FOR))
             }
+            Source::Forwarded => self.walk(peer, forwarded::forwarded(headers)),
+            Source::Single(name) => self.walk(peer, forwarded::single(headers, name)),
         };
-        if !self.watch.is_over() {
+        if !self.watch.first.are_over() {
             self.watch.look(&self.proxies, request, seen);
         }
-        if client.hidden {
+        if seen == Seen::Hidden {
             self.watch.log_hidden(&self.proxies);
         }
-        Some(client)
+        Some((client, seen))
     }
 
     /// Goes from the peer to the next hop as long as the hop is trusted.
-    fn walk(&self, peer: Hop, mut hops: impl Iterator<Item = Option<IpAddr>>) -> (Client, Seen) {
+    fn walk(&self, peer: Hop, mut hops: impl Iterator<Item = Option<IpAddr>>) -> (Hop, Seen) {
         let (mut hop, mut walked) = (peer, 0);
         while self.proxies.trusts(hop, walked) {
             match hops.next() {
                 Some(Some(next)) => (hop, walked) = (Hop::Ip(next), walked.saturating_add(1)),
-                Some(None) => return (Client { hop, hidden: true }, Seen::Client),
-                None if walked == 0 => return (Client { hop, hidden: false }, Seen::NoHeader),
-                None => return (Client { hop, hidden: false }, Seen::OnlyTrusted),
+                Some(None) => return (hop, Seen::Hidden),
+                None if walked == 0 => return (hop, Seen::NoHeader),
+                None => return (hop, Seen::OnlyTrusted),
             }
         }
-        (Client { hop, hidden: false }, Seen::Client)
+        (hop, Seen::Client)
     }
 
     /// The address, or the network that it counts by.
     fn counted(&self, ip: IpAddr) -> IpAddr {
-        let v4 = |ip: Ipv4Addr| {
-            let mask = u32::MAX.unbounded_shl(32_u32.saturating_sub(self.ipv4_prefix.into()));
-            IpAddr::V4(Ipv4Addr::from_bits(ip.to_bits() & mask))
-        };
-        match ip {
-            IpAddr::V4(ip) => v4(ip),
-            IpAddr::V6(ip) => match ip.segments() {
+        let (ip, prefix) = match ip {
+            IpAddr::V4(_) => (ip, self.ipv4_prefix),
+            IpAddr::V6(v6) => match v6.segments() {
                 [0x64, 0xff9b, 0, 0, 0, 0, ..] => {
-                    let [.., a, b, c, d] = ip.octets();
-                    v4(Ipv4Addr::new(a, b, c, d))
+                    let [.., a, b, c, d] = v6.octets();
+                    (Ipv4Addr::new(a, b, c, d).into(), self.ipv4_prefix)
                 }
-                [0x64, 0xff9b, 1, ..] => ip.into(),
-                _ => {
-                    let mask =
-                        u128::MAX.unbounded_shl(128_u32.saturating_sub(self.ipv6_prefix.into()));
-                    IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() & mask))
-                }
+                [0x64, 0xff9b, 1, ..] => (ip, 128),
+                _ => (ip, self.ipv6_prefix),
             },
-        }
+        };
+        // `build()` refuses a prefix that is too long.
+        IpNet::new(ip, prefix).map_or(ip, |network| network.network())
     }
 
     /// The key of all clients that this hop hides. It is longer than any address, and so equals none.
@@ -286,11 +271,11 @@ impl KeyExtractor for ClientIp {
 
     fn extract<'a>(&self, request: &'a Parts) -> Extracted<'a> {
         match self.find(request) {
-            Some(Client { hop: Hop::Ip(ip), hidden: false }) => {
-                Extracted::Found(self.counted(ip).into())
-            }
-            Some(Client { hop, .. }) => Extracted::Found(self.hidden_behind(hop)),
             None => Extracted::Missing,
+            Some((hop, Seen::Hidden) | (hop @ Hop::Unix, _)) => {
+                Extracted::Found(self.hidden_behind(hop))
+            }
+            Some((Hop::Ip(ip), _)) => Extracted::Found(self.counted(ip).into()),
         }
     }
 

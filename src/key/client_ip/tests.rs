@@ -22,11 +22,11 @@ fn request(peer: &str, lines: &[(&str, impl AsRef<[u8]>)]) -> Parts {
     request.body(()).unwrap().into_parts().0
 }
 
-fn told(client_ip: &ClientIp, request: &Parts) -> String {
+fn client_of(client_ip: &ClientIp, request: &Parts) -> String {
     match client_ip.find(request) {
-        Some(Client { hop: Hop::Ip(ip), hidden: false }) => ip.to_string(),
-        Some(Client { hop: Hop::Ip(ip), hidden: true }) => format!("hidden behind {ip}"),
-        Some(Client { hop: Hop::Unix, hidden }) => format!("unix, hidden: {hidden}"),
+        Some((Hop::Ip(ip), Seen::Hidden)) => format!("hidden behind {ip}"),
+        Some((Hop::Ip(ip), _)) => ip.to_string(),
+        Some((Hop::Unix, seen)) => format!("unix, hidden: {}", seen == Seen::Hidden),
         None => "unknown".to_owned(),
     }
 }
@@ -123,7 +123,7 @@ fn x_forwarded_for() {
         (&by_hops, PEER, &[xff(b"6.6.6.6, junk")], HIDDEN, "junk first"),
     ];
     for (client_ip, peer, lines, client, why) in rows {
-        assert_eq!(told(client_ip, &request(peer, lines)), *client, "{why}");
+        assert_eq!(client_of(client_ip, &request(peer, lines)), *client, "{why}");
     }
 }
 
@@ -176,10 +176,10 @@ fn the_forwarded_header() {
     ];
     for (values, client) in rows {
         let lines: Vec<_> = values.iter().map(|value| fwd(value)).collect();
-        assert_eq!(told(&client_ip, &request(PEER, &lines)), *client, "{values:?}");
+        assert_eq!(client_of(&client_ip, &request(PEER, &lines)), *client, "{values:?}");
     }
     let stranger = request("192.0.2.9", &[fwd("for=6.6.6.6")]);
-    assert_eq!(told(&client_ip, &stranger), "192.0.2.9");
+    assert_eq!(client_of(&client_ip, &stranger), "192.0.2.9");
 }
 
 #[test]
@@ -199,7 +199,7 @@ fn a_header_with_one_address() {
         (PEER, &[xff(b"6.6.6.6")], PEER),
     ];
     for (peer, lines, client) in rows {
-        assert_eq!(told(&client_ip, &request(peer, lines)), *client, "{lines:?}");
+        assert_eq!(client_of(&client_ip, &request(peer, lines)), *client, "{lines:?}");
     }
 }
 
@@ -217,13 +217,13 @@ fn the_peer_of_a_unix_socket() {
     let others = ClientIp::new().trust_proxies(["10.0.0.0/8"]);
     let line = [xff(b"6.6.6.6, 192.0.2.7")];
     for client_ip in [&trusted, &chain, &by_hops] {
-        assert_eq!(told(client_ip, &request(&line)), "192.0.2.7");
-        assert_eq!(told(client_ip, &request(&[])), "unix, hidden: false");
-        assert_eq!(told(client_ip, &request(&[xff(b"unknown")])), "unix, hidden: true");
+        assert_eq!(client_of(client_ip, &request(&line)), "192.0.2.7");
+        assert_eq!(client_of(client_ip, &request(&[])), "unix, hidden: false");
+        assert_eq!(client_of(client_ip, &request(&[xff(b"unknown")])), "unix, hidden: true");
     }
-    assert_eq!(told(&chain, &request(&[xff(b"192.0.2.7, 10.1.1.1")])), "192.0.2.7");
+    assert_eq!(client_of(&chain, &request(&[xff(b"192.0.2.7, 10.1.1.1")])), "192.0.2.7");
     for client_ip in [&ClientIp::new(), &others] {
-        assert_eq!(told(client_ip, &request(&line)), "unix, hidden: false");
+        assert_eq!(client_of(client_ip, &request(&line)), "unix, hidden: false");
         assert_eq!(client_ip.resolve(&request(&line)), None, "it has no address");
         assert_ne!(client_ip.extract(&request(&line)), Extracted::Missing, "but a quota");
     }
@@ -322,10 +322,10 @@ fn settings_that_cannot_be_right() {
 #[test]
 fn a_network_of_mapped_addresses_is_the_one_of_ipv4() {
     let mapped = ClientIp::new().trust_proxies(["::ffff:10.0.0.0/104"]);
-    assert_eq!(told(&mapped, &request(PEER, &[xff(b"192.0.2.7")])), "192.0.2.7");
-    assert_eq!(told(&mapped, &request("11.0.0.9", &[xff(b"192.0.2.7")])), "11.0.0.9");
+    assert_eq!(client_of(&mapped, &request(PEER, &[xff(b"192.0.2.7")])), "192.0.2.7");
+    assert_eq!(client_of(&mapped, &request("11.0.0.9", &[xff(b"192.0.2.7")])), "11.0.0.9");
     let one = ClientIp::new().trust_proxies(["::ffff:10.0.0.9"]);
-    assert_eq!(told(&one, &request(PEER, &[xff(b"192.0.2.7")])), "192.0.2.7");
+    assert_eq!(client_of(&one, &request(PEER, &[xff(b"192.0.2.7")])), "192.0.2.7");
 }
 
 /// What a caller may send: any bytes that a header can have, and often those that mean something.
@@ -365,7 +365,7 @@ proptest! {
             let by_network = ClientIp::new().trust_proxies(["10.0.0.0/8"]).header(name);
             let by_hops = ClientIp::new().trust_hops(hops).header(name);
             for client_ip in [by_network, by_hops] {
-                prop_assert_eq!(told(&client_ip, &request), "192.0.2.7", "{:?}", lines);
+                prop_assert_eq!(client_of(&client_ip, &request), "192.0.2.7", "{:?}", lines);
             }
         }
     }
