@@ -37,39 +37,29 @@ use crate::{
 /// ```
 #[derive(Clone)]
 pub struct Matcher {
-    kind: Kind,
-    problem: Option<String>,
+    pub(crate) kind: Kind,
+    /// What is wrong with the settings, and what to write instead.
+    pub(crate) problem: Option<String>,
 }
 
 #[derive(Clone)]
 pub(crate) enum Kind {
-    Route { methods: Methods, path: Arc<str>, pattern: Option<Arc<Pattern>> },
+    /// Without `methods`, any method matches. Without a pattern, the path does not parse.
+    Route {
+        methods: Option<Vec<Method>>,
+        path: Arc<str>,
+        pattern: Option<Arc<Pattern>>,
+    },
     Closure(Arc<dyn Fn(&Parts) -> bool + Send + Sync>),
-    ClientIp { client_ip: ClientIp, networks: Vec<IpNet> },
-    Key { extractor: Arc<dyn KeyExtractor>, known: HashSet<u128>, fingerprints: Fingerprinter },
-}
-
-#[derive(Clone)]
-pub(crate) enum Methods {
-    Any,
-    These(Vec<Method>),
-}
-
-impl Methods {
-    /// Whether a request with this method may reach a handler for these methods. A WebSocket is opened
-    /// by `GET` over HTTP/1.1, and by `CONNECT` over HTTP/2 (RFC 8441, section 4).
-    #[inline]
-    fn reach(&self, method: &Method) -> bool {
-        self.name(method) || *method == Method::CONNECT && self.name(&Method::GET)
-    }
-
-    #[inline]
-    fn name(&self, method: &Method) -> bool {
-        match self {
-            Self::Any => true,
-            Self::These(methods) => methods.contains(method),
-        }
-    }
+    ClientIp {
+        client_ip: ClientIp,
+        networks: Vec<IpNet>,
+    },
+    Key {
+        extractor: Arc<dyn KeyExtractor>,
+        known: HashSet<u128>,
+        fingerprints: Fingerprinter,
+    },
 }
 
 impl Matcher {
@@ -127,7 +117,7 @@ impl Matcher {
             methods.push(Method::HEAD);
         }
         let is_empty = methods.is_empty();
-        let mut matcher = Self::route(Methods::These(methods), path);
+        let mut matcher = Self::route(Some(methods), path);
         if is_empty {
             let problem =
                 format!("`{path}` has no method; write one, or `Matcher::path` for any method");
@@ -139,10 +129,10 @@ impl Matcher {
     /// Requests to a path, with any method.
     #[must_use]
     pub fn path(path: &str) -> Self {
-        Self::route(Methods::Any, path)
+        Self::route(None, path)
     }
 
-    fn route(methods: Methods, path: &str) -> Self {
+    fn route(methods: Option<Vec<Method>>, path: &str) -> Self {
         let (pattern, problem) = match Pattern::parse(path) {
             Ok(pattern) => (Some(Arc::new(pattern)), None),
             Err(problem) => (None, Some(problem)),
@@ -152,7 +142,7 @@ impl Matcher {
 
     /// Requests for which the closure returns `true`.
     pub fn from_fn(matches: impl Fn(&Parts) -> bool + Send + Sync + 'static) -> Self {
-        Self::new(Kind::Closure(Arc::new(matches)))
+        Self { kind: Kind::Closure(Arc::new(matches)), problem: None }
     }
 
     /// Requests from these addresses or networks, such as `10.0.0.0/8`. A request whose address is
@@ -162,14 +152,11 @@ impl Matcher {
         client_ip: ClientIp,
         networks: impl IntoIterator<Item = T>,
     ) -> Self {
-        let problem = client_ip.problem();
-        match parse_networks(networks) {
-            Ok(networks) => Self { kind: Kind::ClientIp { client_ip, networks }, problem },
-            Err(problem) => {
-                let networks = Vec::new();
-                Self { kind: Kind::ClientIp { client_ip, networks }, problem: Some(problem) }
-            }
-        }
+        let (networks, problem) = match parse_networks(networks) {
+            Ok(networks) => (networks, client_ip.problem()),
+            Err(problem) => (Vec::new(), Some(problem)),
+        };
+        Self { kind: Kind::ClientIp { client_ip, networks }, problem }
     }
 
     /// Requests with one of these keys. A request whose key is missing or unreadable never matches.
@@ -184,10 +171,6 @@ impl Matcher {
         Self { kind: Kind::Key { extractor: Arc::new(extractor), known, fingerprints }, problem }
     }
 
-    fn new(kind: Kind) -> Self {
-        Self { kind, problem: None }
-    }
-
     /// Whether the request matches in any reading of its path.
     pub(crate) fn matches(&self, request: &Parts) -> bool {
         self.may_match(request, &SentPath::from_request(request))
@@ -198,7 +181,7 @@ impl Matcher {
     pub(crate) fn matches_as_sent(&self, request: &Parts, path: &SentPath<'_>) -> bool {
         match &self.kind {
             Kind::Route { methods, pattern: Some(pattern), .. } => {
-                methods.reach(&request.method) && pattern.matches_as_sent(path)
+                may_reach(methods, &request.method) && pattern.matches_as_sent(path)
             }
             Kind::Route { pattern: None, .. } => false,
             Kind::Closure(matches) => matches(request),
@@ -216,7 +199,7 @@ impl Matcher {
     pub(crate) fn may_match(&self, request: &Parts, path: &SentPath<'_>) -> bool {
         match &self.kind {
             Kind::Route { methods, pattern: Some(pattern), .. } => {
-                methods.reach(&request.method) && pattern.matches(path)
+                may_reach(methods, &request.method) && pattern.matches(path)
             }
             _ => self.matches_as_sent(request, path),
         }
@@ -226,14 +209,12 @@ impl Matcher {
     #[inline]
     pub(crate) fn surely_matches(&self, request: &Parts, path: &SentPath<'_>) -> bool {
         let is_sure = match &self.kind {
-            Kind::Route { methods, .. } => methods.name(&request.method) && !path.is_ambiguous(),
+            Kind::Route { methods, .. } => {
+                includes(methods, &request.method) && !path.is_ambiguous()
+            }
             _ => true,
         };
         is_sure && self.matches_as_sent(request, path)
-    }
-
-    pub(crate) fn kind(&self) -> &Kind {
-        &self.kind
     }
 
     /// The path as it was set, if it matches by path.
@@ -243,10 +224,18 @@ impl Matcher {
             _ => None,
         }
     }
+}
 
-    pub(crate) fn problem(&self) -> Option<&str> {
-        self.problem.as_deref()
-    }
+/// Whether a request with this method may reach a handler for these methods. A WebSocket is opened by
+/// `GET` over HTTP/1.1, and by `CONNECT` over HTTP/2 (RFC 8441, section 4).
+#[inline]
+fn may_reach(methods: &Option<Vec<Method>>, method: &Method) -> bool {
+    includes(methods, method) || *method == Method::CONNECT && includes(methods, &Method::GET)
+}
+
+#[inline]
+fn includes(methods: &Option<Vec<Method>>, method: &Method) -> bool {
+    methods.as_ref().is_none_or(|methods| methods.contains(method))
 }
 
 impl fmt::Debug for Matcher {
@@ -363,16 +352,16 @@ mod tests {
 
     #[test]
     fn problems_say_what_to_write() {
-        let problem = |path| Matcher::path(path).problem().map(str::to_owned);
+        let problem = |path| Matcher::path(path).problem;
         assert_eq!(
             problem("users").unwrap(),
             "the path `users` does not begin with a slash; write `/users`"
         );
         assert_eq!(
-            Matcher::methods([], "/users").problem().unwrap(),
+            Matcher::methods([], "/users").problem.unwrap(),
             "`/users` has no method; write one, or `Matcher::path` for any method"
         );
         let network = Matcher::client_ip(ClientIp::new(), ["10.0.0.0.0"]);
-        assert!(network.problem().unwrap().contains("`10.0.0.0.0`"));
+        assert!(network.problem.unwrap().contains("`10.0.0.0.0`"));
     }
 }

@@ -21,7 +21,7 @@ pub(super) fn read(
     names: &[Arc<str>],
 ) -> Result<Vec<Extracted<'static>>, StatusCode> {
     if document.trim_ascii().is_empty() {
-        return Ok(names.iter().map(|_| Extracted::Missing).collect());
+        return Ok(vec![Extracted::Missing; names.len()]);
     }
     let found = match format {
         Format::Json => json(document, names).map_err(|_| StatusCode::BAD_REQUEST)?,

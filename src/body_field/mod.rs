@@ -185,16 +185,17 @@ where
             return Box::pin(self.inner.call(Request::from_parts(head, body)));
         }
         let settings = Arc::clone(&self.settings);
-        let format = if body.is_end_stream() {
+        let format = match Format::from_headers(&head.headers, &settings.json) {
             // An empty body has no field in any format.
-            settings.insert_fields(&mut head, Ok(settings.all_missing()));
-            None
-        } else {
-            let format = Format::from_headers(&head.headers, &settings.json);
-            format.map_err(|status| settings.insert_fields(&mut head, Err(status))).ok()
+            _ if body.is_end_stream() => Err(Extracted::Missing),
+            format => format.map_err(Extracted::Unreadable),
         };
-        let Some(format) = format else {
-            return Box::pin(self.inner.call(Request::from_parts(head, body)));
+        let format = match format {
+            Ok(format) => format,
+            Err(each) => {
+                settings.insert_fields(&mut head, vec![each; settings.fields.len()]);
+                return Box::pin(self.inner.call(Request::from_parts(head, body)));
+            }
         };
         // As in `RateLimit`: a waiting request keeps no permit that the ready instance has reserved.
         let inner = self.inner.clone();
@@ -202,8 +203,11 @@ where
         Box::pin(async move {
             let reading = tokio::time::timeout(settings.timeout, body.peek(settings.max_bytes));
             let read = reading.await.unwrap_or(Err(StatusCode::REQUEST_TIMEOUT));
-            let fields =
-                read.and_then(|()| document::read(format, body.document(), &settings.fields));
+            let fields = read
+                .and_then(|()| document::read(format, &body.read, &settings.fields))
+                .unwrap_or_else(|status| {
+                    vec![Extracted::Unreadable(status); settings.fields.len()]
+                });
             settings.insert_fields(&mut head, fields);
             inner.oneshot(Request::from_parts(head, body)).await
         })
@@ -212,19 +216,12 @@ where
 
 impl Settings {
     fn applies_to(&self, head: &Parts) -> bool {
-        let matches = |matcher: &Matcher| matcher.problem().is_some() || matcher.matches(head);
+        let matches = |matcher: &Matcher| matcher.problem.is_some() || matcher.matches(head);
         self.only.is_empty() || self.only.iter().any(matches)
     }
 
-    fn all_missing(&self) -> Vec<Extracted<'static>> {
-        self.fields.iter().map(|_| Extracted::Missing).collect()
-    }
-
     /// Puts the fields into the request's extensions. Those of a `GET` request may be in its query too.
-    fn insert_fields(&self, head: &mut Parts, read: Result<Vec<Extracted<'static>>, StatusCode>) {
-        let mut read = read.unwrap_or_else(|status| {
-            self.fields.iter().map(|_| Extracted::Unreadable(status)).collect()
-        });
+    fn insert_fields(&self, head: &mut Parts, mut read: Vec<Extracted<'static>>) {
         if head.method == Method::GET {
             let query = head.uri.query().unwrap_or_default();
             for (read, in_query) in read.iter_mut().zip(document::read_query(query, &self.fields)) {

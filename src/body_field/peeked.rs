@@ -14,7 +14,7 @@ use http_body::{Body, Frame, SizeHint};
 /// bytes that were read ahead come as one frame.
 pub struct PeekedBody<B: Body> {
     /// The data that was read ahead.
-    read: BytesMut,
+    pub(super) read: BytesMut,
     /// What came after it: trailers, an error, or a frame that is too long.
     next: Option<Result<Frame<Bytes>, B::Error>>,
     rest: B,
@@ -36,34 +36,23 @@ impl<B: Body<Data = Bytes> + Unpin> PeekedBody<B> {
         }
         let mut left = max_bytes;
         while let Some(frame) = std::future::poll_fn(|context| self.poll_rest(context)).await {
-            let data = frame.as_ref().ok().and_then(Frame::data_ref);
-            let fits = data.and_then(|data| Some((data, left.checked_sub(data.len().max(1))?)));
-            match (fits, &frame) {
-                (Some((data, less)), _) => {
-                    self.read.extend_from_slice(data);
-                    left = less;
-                    continue;
-                }
-                (None, Ok(frame)) if frame.is_trailers() => {}
-                (None, Ok(_)) => {
-                    self.next = Some(frame);
-                    return Err(StatusCode::PAYLOAD_TOO_LARGE);
-                }
-                (None, Err(_)) => {
-                    self.next = Some(frame);
-                    return Err(StatusCode::BAD_REQUEST);
-                }
+            if let Some(data) = frame.as_ref().ok().and_then(Frame::data_ref)
+                && let Some(less) = left.checked_sub(data.len().max(1))
+            {
+                self.read.extend_from_slice(data);
+                left = less;
+                continue;
             }
-            // Trailers are a body's last frame.
+            let result = match &frame {
+                // Trailers are a body's last frame.
+                Ok(frame) if frame.is_trailers() => Ok(()),
+                Ok(_) => Err(StatusCode::PAYLOAD_TOO_LARGE),
+                Err(_) => Err(StatusCode::BAD_REQUEST),
+            };
             self.next = Some(frame);
-            break;
+            return result;
         }
         Ok(())
-    }
-
-    /// What was read ahead.
-    pub(super) fn document(&self) -> &[u8] {
-        &self.read
     }
 
     fn poll_rest(

@@ -1,16 +1,13 @@
 //! The value of a field, and which values are the same key: [`Value`].
 
-use std::borrow::Cow;
-
 use crate::key::Extracted;
 
 /// The longest text that may be a number.
 const MAX_NUMBER: usize = 64;
 
 /// What was found of a field so far.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) enum Value {
-    #[default]
     Absent,
     Null,
     Scalar(String),
@@ -37,7 +34,7 @@ impl Value {
             Self::Unclear => Extracted::UNREADABLE,
             // Handlers in some languages end the text at a NUL.
             Self::Scalar(text) if text.contains('\0') => Extracted::UNREADABLE,
-            Self::Scalar(text) => Extracted::Found(normal(text).into_owned().into()),
+            Self::Scalar(text) => Extracted::Found(normal(text).into()),
         }
     }
 }
@@ -56,12 +53,9 @@ impl From<serde_json::Value> for Value {
 
 /// The same text for all values that handlers may treat as the same one: trimmed, in lower case, and a
 /// number in its shortest form, such as `7` for `"007"`, `"+7"` and `7.0`.
-fn normal(text: &str) -> Cow<'_, str> {
+fn normal(text: &str) -> String {
     let text = text.trim();
-    match number(text) {
-        Some(number) => number.into(),
-        None => text.to_lowercase().into(),
-    }
+    number(text).unwrap_or_else(|| text.to_lowercase())
 }
 
 fn number(text: &str) -> Option<String> {

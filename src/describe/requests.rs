@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::{
     key::KeyExtractor,
-    matcher::{Kind, Matcher, Methods},
+    matcher::{Kind, Matcher},
 };
 
 /// The requests that a [`Matcher`] matches.
@@ -34,12 +34,9 @@ pub enum Requests {
 
 impl From<&Matcher> for Requests {
     fn from(matcher: &Matcher) -> Self {
-        match matcher.kind() {
+        match &matcher.kind {
             Kind::Route { methods, path, .. } => {
-                let methods = match methods {
-                    Methods::Any => Vec::new(),
-                    Methods::These(methods) => methods.iter().map(ToString::to_string).collect(),
-                };
+                let methods = methods.iter().flatten().map(ToString::to_string).collect();
                 Self::Endpoint { methods, path: path.to_string() }
             }
             Kind::Closure(_) => Self::Function,

@@ -6,7 +6,7 @@ use crate::{
     category::Category,
     error::BuildError,
     key::hold_all_callers,
-    matcher::{Kind, Matcher, Methods},
+    matcher::{Kind, Matcher},
     path::{Pattern, covers, overlap},
     policy::Policy,
 };
@@ -43,10 +43,8 @@ pub(super) fn check(
 }
 
 fn exempts_all(matcher: &Matcher) -> Option<&'static str> {
-    match matcher.kind() {
-        Kind::Route { methods: Methods::Any, pattern: Some(pattern), .. }
-            if pattern.matches_all() =>
-        {
+    match &matcher.kind {
+        Kind::Route { methods: None, pattern: Some(pattern), .. } if pattern.matches_all() => {
             Some("it has all requests, so that none is counted; write the paths that are free")
         }
         Kind::ClientIp { networks, .. } if hold_all_callers(networks) => Some(
@@ -92,7 +90,7 @@ fn problem_of(category: &Category, exempt: &[Matcher], before: &[Category]) -> O
 }
 
 fn matches_none(matcher: &Matcher) -> bool {
-    match matcher.kind() {
+    match &matcher.kind {
         Kind::ClientIp { networks, .. } => networks.is_empty(),
         Kind::Key { known, .. } => known.is_empty(),
         Kind::Route { .. } | Kind::Closure(_) => false,
@@ -100,7 +98,7 @@ fn matches_none(matcher: &Matcher) -> bool {
 }
 
 fn route(matcher: &Matcher) -> Option<(&str, &Pattern)> {
-    match matcher.kind() {
+    match &matcher.kind {
         Kind::Route { path, pattern, .. } => Some((path, pattern.as_deref()?)),
         Kind::Closure(_) | Kind::ClientIp { .. } | Kind::Key { .. } => None,
     }
@@ -108,22 +106,21 @@ fn route(matcher: &Matcher) -> Option<(&str, &Pattern)> {
 
 /// Whether `matchers` certainly match each request that `matcher` matches.
 fn has_all_of(matchers: &[Matcher], matcher: &Matcher) -> bool {
-    let Kind::Route { methods, pattern: Some(pattern), .. } = matcher.kind() else { return false };
+    let Kind::Route { methods, pattern: Some(pattern), .. } = &matcher.kind else { return false };
     let has_all = |method: Option<&Method>| {
-        matchers.iter().any(|other| match other.kind() {
+        matchers.iter().any(|other| match &other.kind {
             Kind::Route { methods, pattern: Some(other), .. } => {
-                let has_method = match methods {
-                    Methods::Any => true,
-                    Methods::These(these) => method.is_some_and(|method| these.contains(method)),
-                };
+                let has_method = methods
+                    .as_ref()
+                    .is_none_or(|methods| method.is_some_and(|method| methods.contains(method)));
                 has_method && covers(other, pattern)
             }
             _ => false,
         })
     };
     match methods {
-        Methods::Any => has_all(None),
-        Methods::These(methods) => methods.iter().all(|method| has_all(Some(method))),
+        None => has_all(None),
+        Some(methods) => methods.iter().all(|method| has_all(Some(method))),
     }
 }
 

@@ -364,7 +364,7 @@ impl Rule {
 }
 
 fn check_matchers(matchers: &[Matcher], culprit: &str) -> Result<(), BuildError> {
-    match matchers.iter().find_map(Matcher::problem) {
+    match matchers.iter().find_map(|matcher| matcher.problem.as_deref()) {
         Some(problem) => Err(BuildError::new(culprit, problem)),
         None => Ok(()),
     }
