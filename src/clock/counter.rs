@@ -25,13 +25,9 @@ use std::{
 };
 
 use super::{now::Now, reference::Reference, wall::WallOffset};
-use crate::quota::NANOS_PER_SECOND;
 
 /// How long the offset to the system's clock holds, in nanoseconds: 8.4 ms.
 const INTERVAL: u64 = 1 << 23;
-/// How long the offset of the wall clock holds, in nanoseconds. It is measured together with the
-/// other, and so once a second.
-const WALL_INTERVAL: u64 = NANOS_PER_SECOND - INTERVAL;
 /// The part of a tick that is not counted, as a shift: 244 millionths. No counter is faster than that.
 const SLOWER: u32 = 12;
 /// A counter that is further ahead than this is abandoned, in nanoseconds.
@@ -74,7 +70,7 @@ impl Counter {
             pace: exact - (exact >> SLOWER),
             offset: AtomicU64::new(0),
             measured: AtomicU64::new(0),
-            wall: WallOffset::new(&reference, WALL_INTERVAL),
+            wall: WallOffset::new(&reference),
             ticks,
             reference,
         }
@@ -332,10 +328,11 @@ mod tests {
     #[test]
     fn a_later_measurement_of_the_wall_clock_is_not_overwritten_by_an_earlier_one() {
         in_world(|world| {
-            let other = world.counter.wall.measuring().lock().unwrap();
+            // As if another thread measured meanwhile.
+            world.counter.wall.is_measuring.store(true, Relaxed);
             world.pass(2 * SECOND);
             let told = world.counter.now().unix;
-            drop(other);
+            world.counter.wall.is_measuring.store(false, Relaxed);
             world.real.wall.fetch_add(SECOND, Relaxed);
             let later = world.counter.now().unix;
             assert!(later >= told + SECOND - 5_000, "the other thread has not counted as this one");

@@ -1,30 +1,32 @@
 //! The wall clock minus the monotonic one, measured once a second: [`WallOffset`].
 
-use std::sync::{
-    Mutex, TryLockError,
-    atomic::{AtomicU64, Ordering::Relaxed},
+use std::sync::atomic::{
+    AtomicBool, AtomicU64,
+    Ordering::{Acquire, Relaxed, Release},
 };
 
 use super::reference::Reference;
+
+/// How long a measurement holds, in nanoseconds. It is slightly less than a second, as the offset is
+/// not looked at all the time, but only when the counter is set forward.
+const INTERVAL: u64 = 990_000_000;
 
 /// All times are nanoseconds.
 #[derive(Debug)]
 pub(super) struct WallOffset {
     offset: AtomicU64,
-    /// How long a measurement holds.
-    interval: u64,
     /// The monotonic time from which the offset is measured again.
     due: AtomicU64,
-    measuring: Mutex<()>,
+    /// Whether a thread measures now.
+    pub(super) is_measuring: AtomicBool,
 }
 
 impl WallOffset {
-    pub(super) fn new(reference: &Reference, interval: u64) -> Self {
+    pub(super) fn new(reference: &Reference) -> Self {
         Self {
             offset: AtomicU64::new(reference.wall_offset()),
-            interval,
-            due: AtomicU64::new(interval),
-            measuring: Mutex::new(()),
+            due: AtomicU64::new(INTERVAL),
+            is_measuring: AtomicBool::new(false),
         }
     }
 
@@ -36,20 +38,11 @@ impl WallOffset {
     /// Measures the offset if it is due. Only one thread measures at a time, so that none overwrites a
     /// later measurement with its own.
     pub(super) fn refresh(&self, reference: &Reference, monotonic: u64) {
-        if monotonic < self.due.load(Relaxed) {
+        if monotonic < self.due.load(Relaxed) || self.is_measuring.swap(true, Acquire) {
             return;
         }
-        let _measuring = match self.measuring.try_lock() {
-            Err(TryLockError::WouldBlock) => return,
-            Err(TryLockError::Poisoned(measuring)) => measuring.into_inner(),
-            Ok(measuring) => measuring,
-        };
         self.offset.store(reference.wall_offset(), Relaxed);
-        self.due.store(monotonic.saturating_add(self.interval), Relaxed);
-    }
-
-    #[cfg(test)]
-    pub(super) fn measuring(&self) -> &Mutex<()> {
-        &self.measuring
+        self.due.store(monotonic.saturating_add(INTERVAL), Relaxed);
+        self.is_measuring.store(false, Release);
     }
 }
