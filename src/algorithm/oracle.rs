@@ -4,7 +4,7 @@ use std::{collections::HashMap, time::Duration};
 
 use proptest::prelude::*;
 
-use super::{Algorithm, PastUse, QuotaState, State};
+use super::{Algorithm, PastUse, State};
 use crate::{clock::Now, quota::Quota};
 
 /// The simplest thing that could be right.

@@ -61,10 +61,7 @@ pub(crate) trait QuotaState {
 
     /// Uses `cost` units if these fit behind the units `ahead`. Returns the [`wait`](Self::wait) of
     /// before, and what [remains](Self::remaining) and the [`reset`](Self::reset) of after.
-    #[inline]
-    fn charge(&mut self, quota: &Quota, now: Now, ahead: u64, cost: u64) -> Charged {
-        charge_by_steps(self, quota, now, ahead, cost)
-    }
+    fn charge(&mut self, quota: &Quota, now: Now, ahead: u64, cost: u64) -> Charged;
 
     /// The state under the quota `to` of a key with this state under the quota `from`: what was
     /// used stays used.
@@ -89,9 +86,10 @@ pub(crate) fn units_required(ahead: u64, cost: u64) -> u64 {
     if cost == 0 { 0 } else { ahead.saturating_add(cost) }
 }
 
-#[inline]
+/// What [`charge`](QuotaState::charge) does, by the other methods.
+#[cfg(test)]
 pub(super) fn charge_by_steps(
-    state: &mut (impl QuotaState + ?Sized),
+    state: &mut dyn QuotaState,
     quota: &Quota,
     now: Now,
     ahead: u64,

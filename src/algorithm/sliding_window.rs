@@ -31,6 +31,17 @@ impl SlidingWindow {
         self.entries.iter().map(|entry| (entry.last_use, entry.units))
     }
 
+    /// Adds units to the newest entry if that is of the same step, or else in an entry of their own.
+    fn add(&mut self, used: Entry, window: u64) {
+        match self.entries.last_mut() {
+            Some(newest) if step(newest.last_use, window) == step(used.last_use, window) => {
+                newest.last_use = used.last_use;
+                newest.units = newest.units.saturating_add(used.units);
+            }
+            _ => self.entries.push(used),
+        }
+    }
+
     /// The entries that the window has not yet passed over.
     fn counted(&self, quota: &Quota, now: u64) -> impl Iterator<Item = &Entry> {
         let window = quota.window_nanos();
@@ -117,17 +128,9 @@ impl QuotaState for SlidingWindow {
         if left > 0 {
             self.entries.drain(..left);
         }
-        if let Some(newest) = self.entries.last_mut() {
-            // A thread that read the clock earlier may come later.
-            let now = now.max(newest.last_use);
-            if step(now, window) == step(newest.last_use, window) {
-                newest.last_use = now;
-                newest.units = newest.units.saturating_add(cost);
-                return;
-            }
-        }
-        let now = self.entries.last().map_or(now, |newest| now.max(newest.last_use));
-        self.entries.push(Entry { last_use: now, units: cost });
+        // A thread that read the clock earlier may come later.
+        let last_use = self.entries.last().map_or(now, |newest| now.max(newest.last_use));
+        self.add(Entry { last_use, units: cost }, window);
     }
 
     fn give_back(&mut self, quota: &Quota, now: Now, mut units: u64, past_use: &PastUse) {
@@ -176,13 +179,7 @@ impl QuotaState for SlidingWindow {
         let window = to.window_nanos();
         let mut log = Self::default();
         for entry in self.counted(from, now).filter(|entry| entry.leaves(window) > now) {
-            match log.entries.last_mut() {
-                Some(newest) if step(newest.last_use, window) == step(entry.last_use, window) => {
-                    newest.last_use = entry.last_use;
-                    newest.units = newest.units.saturating_add(entry.units);
-                }
-                _ => log.entries.push(*entry),
-            }
+            log.add(*entry, window);
         }
         log
     }
@@ -203,13 +200,6 @@ fn step(time: u64, window: u64) -> u128 {
     match time.checked_mul(STEPS_PER_WINDOW) {
         Some(steps) => u128::from(steps / window),
         None => u128::from(time) * u128::from(STEPS_PER_WINDOW) / u128::from(window),
-    }
-}
-
-#[cfg(test)]
-impl SlidingWindow {
-    pub(super) fn len(&self) -> usize {
-        self.entries.len()
     }
 }
 

@@ -1,15 +1,14 @@
 //! What one key has used under one policy, by any algorithm: [`State`].
 
+use std::ops::{Deref, DerefMut};
+
 use super::{
-    Algorithm,
-    fixed_window::FixedWindow,
-    quota_state::{Charged, PastUse, QuotaState},
-    sliding_window::SlidingWindow,
+    Algorithm, fixed_window::FixedWindow, quota_state::QuotaState, sliding_window::SlidingWindow,
     token_bucket::TokenBucket,
 };
 use crate::{clock::Now, quota::Quota};
 
-/// What one key has used under one policy.
+/// What one key has used under one policy. It has the methods of its algorithm's [`QuotaState`].
 #[derive(Clone, Debug)]
 pub(crate) enum State {
     TokenBucket(TokenBucket),
@@ -35,16 +34,6 @@ impl From<SlidingWindow> for State {
     }
 }
 
-macro_rules! each {
-    ($state:expr, $inner:ident => $do:expr) => {
-        match $state {
-            State::TokenBucket($inner) => $do,
-            State::FixedWindow($inner) => $do,
-            State::SlidingWindow($inner) => $do,
-        }
-    };
-}
-
 impl State {
     /// A key that has used nothing.
     pub(crate) fn new(algorithm: Algorithm) -> Self {
@@ -63,6 +52,16 @@ impl State {
         }
     }
 
+    /// The state under the quota `to` of a key with this state under the quota `from`.
+    pub(crate) fn convert(&self, from: &Quota, to: &Quota, now: Now) -> Self {
+        match self {
+            _ if from == to => self.clone(),
+            Self::TokenBucket(bucket) => bucket.convert(from, to, now).into(),
+            Self::FixedWindow(window) => window.convert(from, to, now).into(),
+            Self::SlidingWindow(log) => log.convert(from, to, now).into(),
+        }
+    }
+
     pub(crate) const fn algorithm(&self) -> Algorithm {
         match self {
             Self::TokenBucket(_) => Algorithm::TokenBucket,
@@ -72,51 +71,24 @@ impl State {
     }
 }
 
-impl QuotaState for State {
-    fn wait(&self, quota: &Quota, now: Now, cost: u64) -> u64 {
-        each!(self, inner => inner.wait(quota, now, cost))
-    }
+impl Deref for State {
+    type Target = dyn QuotaState;
 
-    fn consume(&mut self, quota: &Quota, now: Now, cost: u64) {
-        each!(self, inner => inner.consume(quota, now, cost));
-    }
-
-    fn record(&mut self, quota: &Quota, now: Now, cost: u64) {
-        each!(self, inner => inner.record(quota, now, cost));
-    }
-
-    fn give_back(&mut self, quota: &Quota, now: Now, units: u64, past_use: &PastUse) {
-        each!(self, inner => inner.give_back(quota, now, units, past_use));
-    }
-
-    fn give_back_recorded(&mut self, quota: &Quota, now: Now, units: u64, past_use: &PastUse) {
-        each!(self, inner => inner.give_back_recorded(quota, now, units, past_use));
-    }
-
-    fn remaining(&self, quota: &Quota, now: Now) -> u64 {
-        each!(self, inner => inner.remaining(quota, now))
-    }
-
-    fn reset(&self, quota: &Quota, now: Now) -> u64 {
-        each!(self, inner => inner.reset(quota, now))
-    }
-
-    fn charge(&mut self, quota: &Quota, now: Now, ahead: u64, cost: u64) -> Charged {
-        each!(self, inner => inner.charge(quota, now, ahead, cost))
-    }
-
-    fn convert(&self, from: &Quota, to: &Quota, now: Now) -> Self {
-        if from == to {
-            return self.clone();
+    fn deref(&self) -> &Self::Target {
+        match self {
+            Self::TokenBucket(bucket) => bucket,
+            Self::FixedWindow(window) => window,
+            Self::SlidingWindow(log) => log,
         }
-        each!(self, inner => inner.convert(from, to, now).into())
     }
+}
 
-    fn realign(&mut self, quota: &Quota, now: Now) -> bool {
-        each!(self, inner => inner.realign(quota, now))
-    }
-
-    fn expires_in(&self, quota: &Quota, now: Now) -> u64 {
-        each!(self, inner => inner.expires_in(quota, now))
+impl DerefMut for State {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        match self {
+            Self::TokenBucket(bucket) => bucket,
+            Self::FixedWindow(window) => window,
+            Self::SlidingWindow(log) => log,
+        }
     }
 }

@@ -5,9 +5,9 @@
 //!
 //! 1. Each state counts *every* use of the key, by its own quota. So an answer under one plan stays
 //!    true whatever the key is charged under later, and switching away and back changes nothing.
-//! 2. Only the charged quota admits or refuses. The others [record](QuotaState::record) the use and
+//! 2. Only the charged quota admits or refuses. The others [record](super::QuotaState::record) the use and
 //!    never owe anything for it.
-//! 3. A new quota begins with what the newest state has used, [converted](QuotaState::convert).
+//! 3. A new quota begins with what the newest state has used, [converted](State::convert).
 //! 4. A fifth quota removes the one that remembers for the shortest time. So a caller that chooses
 //!    its plan cannot wash a long window clean by short ones. The new one then begins with the
 //!    emptiest of all converted buckets, as the newest bucket may be too small to hold all uses.
@@ -20,7 +20,7 @@ use std::borrow::Cow;
 use smallvec::SmallVec;
 
 use super::{
-    quota_state::{Charged, PastUse, QuotaState},
+    quota_state::{Charged, PastUse},
     state::State,
 };
 use crate::{clock::Now, quota::Quota};
@@ -135,7 +135,7 @@ impl StatesByQuota {
         (&mut newest[0].1, others)
     }
 
-    /// Charges `quota` as [`QuotaState::charge`] does. The others record what fits.
+    /// Charges `quota` as [`QuotaState::charge`](super::QuotaState::charge) does. The others record what fits.
     #[expect(clippy::indexing_slicing, reason = "there is a first, and the index was found")]
     pub(crate) fn charge(&mut self, quota: &Quota, now: Now, ahead: u64, cost: u64) -> Charged {
         let index = self.track_at(quota, now);

@@ -307,7 +307,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::algorithm::{PastUse, QuotaState};
+    use crate::algorithm::PastUse;
 
     fn at(seconds: u64) -> Now {
         Now::new(Duration::from_secs(seconds), Duration::from_secs(seconds))

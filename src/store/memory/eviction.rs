@@ -3,10 +3,7 @@
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects, clippy::indexing_slicing))]
 
 use super::locked_shard::LockedShard;
-use crate::{
-    algorithm::{QuotaState, StatesByQuota},
-    clock::Now,
-};
+use crate::{algorithm::StatesByQuota, clock::Now};
 
 /// How many slots are swept for each new key: more than one, so that expired keys go faster than
 /// new ones come.

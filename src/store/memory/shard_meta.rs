@@ -10,7 +10,7 @@ use super::{
     quota_table::QuotaTable,
 };
 use crate::{
-    algorithm::{QuotaState, State, StatesByQuota},
+    algorithm::{State, StatesByQuota},
     clock::Now,
     quota::Quota,
 };

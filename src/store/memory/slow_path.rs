@@ -17,7 +17,7 @@ use super::{
     table::Table,
 };
 use crate::{
-    algorithm::{QuotaState, State, StatesByQuota},
+    algorithm::{State, StatesByQuota},
     clock::Now,
     store::{Change, Charge, Correction, Mode, Usage},
 };
