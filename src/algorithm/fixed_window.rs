@@ -37,14 +37,6 @@ impl FixedWindow {
         Self { start, used: self.used }
     }
 
-    /// Whether the window was begun before the clock was set back. It must then be
-    /// [realigned](QuotaState::realign) before any answer, or its uses would count in each window
-    /// until this one.
-    #[inline]
-    pub(crate) fn is_ahead(&self, now: Now) -> bool {
-        self.start > now.unix_nanos().saturating_add(MAX_AHEAD)
-    }
-
     /// How long until `cost` units fit into this window, or into one after it.
     #[inline]
     fn wait_in(&self, quota: &Quota, now: Now, cost: u64) -> u64 {
@@ -123,12 +115,13 @@ impl QuotaState for FixedWindow {
         Self { start: start(to, now), used: self.current(from, now).used }
     }
 
-    fn realign(&mut self, quota: &Quota, now: Now) -> bool {
-        let is_ahead = self.is_ahead(now);
-        if is_ahead {
-            *self = self.current(quota, now);
-        }
-        is_ahead
+    #[inline]
+    fn is_ahead(&self, now: Now) -> bool {
+        self.start > now.unix_nanos().saturating_add(MAX_AHEAD)
+    }
+
+    fn realign(&mut self, quota: &Quota, now: Now) {
+        *self = self.current(quota, now);
     }
 
     fn expires_in(&self, quota: &Quota, now: Now) -> u64 {

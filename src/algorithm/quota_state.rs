@@ -69,11 +69,15 @@ pub(crate) trait QuotaState {
     where
         Self: Sized;
 
-    /// After the clock was set back, moves a window that is ahead of the clock to now. Returns
-    /// whether it was ahead.
-    fn realign(&mut self, _quota: &Quota, _now: Now) -> bool {
+    /// Whether it is of a window that began before the clock was set back. It must then be
+    /// [realigned](Self::realign) before any answer, or its uses would count in each window until
+    /// that one.
+    fn is_ahead(&self, _now: Now) -> bool {
         false
     }
+
+    /// Moves a window that [is ahead](Self::is_ahead) of the clock to now.
+    fn realign(&mut self, _quota: &Quota, _now: Now) {}
 
     /// How long until this state answers as a new one does.
     fn expires_in(&self, quota: &Quota, now: Now) -> u64;

@@ -79,8 +79,9 @@ impl StatesByQuota {
     #[expect(clippy::indexing_slicing, reason = "there is a first, and the index was found")]
     pub(crate) fn track(&mut self, quota: &Quota, now: Now) -> bool {
         let mut changed = false;
-        for (quota, state) in &mut self.0 {
-            changed |= state.realign(quota, now);
+        for (quota, state) in self.0.iter_mut().filter(|(_, state)| state.is_ahead(now)) {
+            state.realign(quota, now);
+            changed = true;
         }
         let index = self.index_of(quota);
         if self.is_expired(now) && (index.is_none() || self.len() > 1) {

@@ -3,7 +3,7 @@
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects, clippy::indexing_slicing))]
 
 use super::locked_shard::LockedShard;
-use crate::{algorithm::StatesByQuota, clock::Now};
+use crate::{algorithm::StatesByQuota, clock::Now, store::Charge};
 
 /// How many slots are swept for each new key: more than one, so that expired keys go faster than
 /// new ones come.
@@ -23,11 +23,11 @@ pub(super) fn sweep(locked: &mut LockedShard<'_>) {
     }
 }
 
-/// Makes room for a new key of a policy in a full shard, if it can.
-pub(super) fn make_room<const N: usize>(locked: &mut LockedShard<'_>, policy: u64) {
-    evict_cheap::<N>(locked, policy);
-    if locked.is_full_for::<N>() {
-        evict_for_share::<N>(locked, policy);
+/// Makes room for the new key of a charge in a full shard, if it can.
+pub(super) fn make_room(locked: &mut LockedShard<'_>, charge: &Charge) {
+    evict_cheap(locked, charge);
+    if locked.is_full_for(charge) {
+        evict_for_share(locked, charge);
     }
 }
 
@@ -35,20 +35,21 @@ pub(super) fn make_room<const N: usize>(locked: &mut LockedShard<'_>, policy: u6
 /// nearly all of its quota left, so that little is given back. That key is not one of another
 /// policy within its share: to give such a key its units back again and again would give back all
 /// of them.
-fn evict_cheap<const N: usize>(locked: &mut LockedShard<'_>, policy: u64) {
-    let share = locked.meta.shares.share(policy);
+fn evict_cheap(locked: &mut LockedShard<'_>, charge: &Charge) {
+    let share = locked.meta.shares.share(charge.policy);
     let mut nearly_full = None;
     for _ in 0..SWEEP_WHEN_FULL.min(locked.capacity()) {
         let index = locked.next_index();
         if locked.is_expired_at(index) {
             locked.remove_at(index);
             nearly_full = None;
-            if !locked.is_full_for::<N>() {
+            if !locked.is_full_for(charge) {
                 return;
             }
         } else if nearly_full.is_none() {
             nearly_full = locked.states_at(index).and_then(|(other, states)| {
-                let may_go = other == policy || !locked.meta.shares.is_within(share, other, 0);
+                let may_go =
+                    other == charge.policy || !locked.meta.shares.is_within(share, other, 0);
                 (may_go && has_eighths_left(&states, 7, locked.now)).then_some(index)
             });
         }
@@ -64,10 +65,10 @@ fn evict_cheap<const N: usize>(locked: &mut LockedShard<'_>, policy: u64) {
 #[cold]
 #[inline(never)]
 #[expect(clippy::arithmetic_side_effects, reason = "a shard has room for fewer than 2^40 bytes")]
-fn evict_for_share<const N: usize>(locked: &mut LockedShard<'_>, policy: u64) {
-    let max_cost = locked.meta.budget.cost.max::<N>();
-    let share = locked.meta.shares.share(policy);
-    if !locked.meta.shares.is_within(share, policy, locked.reserved + max_cost) {
+fn evict_for_share(locked: &mut LockedShard<'_>, charge: &Charge) {
+    let needed = locked.reserved + locked.max_cost(charge);
+    let share = locked.meta.shares.share(charge.policy);
+    if !locked.meta.shares.is_within(share, charge.policy, needed) {
         return;
     }
     for least_left in [4, 0] {
@@ -77,10 +78,10 @@ fn evict_for_share<const N: usize>(locked: &mut LockedShard<'_>, policy: u64) {
             if !locked.meta.shares.is_within(share, other, 0)
                 && has_eighths_left(&states, least_left, locked.now)
             {
-                let now = locked.now;
+                let (states, now) = (states.into_owned(), locked.now);
                 locked.meta.remember_evicted(other, states, now);
                 locked.remove_at(index);
-                if !locked.is_full_for::<N>() {
+                if !locked.is_full_for(charge) {
                     return;
                 }
             }

@@ -1,17 +1,17 @@
 //! A shard under its lock, in which entries come, go and move: [`LockedShard`].
 
-use std::sync::MutexGuard;
+use std::{borrow::Cow, sync::MutexGuard};
 
 use super::{
     address::Address,
-    entry::Entry,
+    entry::{Entry, uses_log},
     quota_table::{NO_NUMBER, QuotaTable},
     seqlock::ShardWriter,
     shard::{Shard, with_table},
-    shard_meta::{Budget, ShardMeta, expires_at},
-    table::Table,
+    shard_meta::{ShardMeta, expires_at},
+    table::{Table, spin_until_some},
 };
-use crate::{algorithm::StatesByQuota, clock::Now};
+use crate::{algorithm::StatesByQuota, clock::Now, store::Charge};
 
 /// A shard under its lock.
 ///
@@ -20,7 +20,7 @@ use crate::{algorithm::StatesByQuota, clock::Now};
 pub(super) struct LockedShard<'a> {
     pub(super) shard: Shard<'a>,
     pub(super) meta: MutexGuard<'a, ShardMeta>,
-    writer: ShardWriter<'a>,
+    pub(super) writer: ShardWriter<'a>,
     pub(super) now: Now,
     /// The part of the budget that new keys of this request were promised.
     pub(super) reserved: isize,
@@ -28,47 +28,59 @@ pub(super) struct LockedShard<'a> {
 
 impl<'a> LockedShard<'a> {
     pub(super) fn new(shard: Shard<'a>, now: Now) -> Self {
-        let (meta, writer) = shard.lock();
+        // Threads that wait for the mutex sleep. The one that has it is the shard's only writer,
+        // and waits only for threads that are writing a few words.
+        let meta = shard.meta();
+        let writer = spin_until_some(|| shard.version().try_write());
         Self { shard, meta, writer, now, reserved: 0 }
     }
 
-    pub(super) fn quotas(&self) -> &'a QuotaTable {
+    fn quotas(&self) -> &'a QuotaTable {
         &self.shard.all.quotas
     }
 
-    /// Whether a new key has no room.
-    pub(super) fn is_full_for<const N: usize>(&self) -> bool {
-        let Budget { left, cost } = self.meta.budget;
-        left - self.reserved < cost.max::<N>()
+    /// The part of the budget that the key of a charge may use, if it is new.
+    pub(super) fn max_cost(&self, charge: &Charge) -> isize {
+        self.meta.budget.cost.max(uses_log(charge))
     }
 
-    /// The index of a key's slot in its table, and the entry.
-    pub(super) fn find<const N: usize>(
-        &self,
-        table: Table<'_, N>,
-        address: &Address,
-    ) -> Option<(usize, Entry<N>)> {
-        table.find(&self.writer, address)
+    /// Whether the key of a charge has no room, if it is new.
+    pub(super) fn is_full_for(&self, charge: &Charge) -> bool {
+        self.meta.budget.left - self.reserved < self.max_cost(charge)
     }
 
-    /// Replaces a key's entry, which has used so much of the budget.
-    pub(super) fn replace<const N: usize>(
+    /// The states of a charge's key; `None` if it is new.
+    pub(super) fn states(&self, charge: &Charge) -> Option<Cow<'_, StatesByQuota>> {
+        with_table!(if uses_log(charge), self.shard, table => {
+            let (_, entry) = table.find(&self.writer, &Address::of(charge))?;
+            Some(self.meta.states(&entry, self.quotas()))
+        })
+    }
+
+    /// Changes the states of a charge's key, which has this entry.
+    pub(super) fn change<const N: usize>(
         &mut self,
         table: Table<'_, N>,
-        index: usize,
-        (before, cost_before): (&Entry<N>, isize),
-        after: Entry<N>,
+        (index, entry): (usize, Entry<N>),
+        charge: &Charge,
+        change: impl FnOnce(&mut StatesByQuota),
     ) {
         let quotas = self.quotas();
-        let policy = |entry: &Entry<N>| quotas.policy(entry.quota_number());
-        let cost = self.meta.cost(&after);
-        self.meta.spend(policy(before), -cost_before);
-        self.meta.spend(policy(&after), cost);
-        table.set(&self.writer, index, after);
+        let mut states = self.meta.remove(&entry, quotas);
+        change(&mut states);
+        let entry = self.pack(charge, states, Some(entry.quota_number()));
+        self.meta.add(&entry, quotas);
+        table.set(&self.writer, index, entry);
     }
 
-    /// Adds a key's entry. If the table has to grow, it drops expired keys first.
-    pub(super) fn insert<const N: usize>(&mut self, table: Table<'_, N>, entry: Entry<N>) {
+    /// Adds a charge's key. If the table has to grow, it drops expired keys first.
+    pub(super) fn insert<const N: usize>(
+        &mut self,
+        table: Table<'_, N>,
+        charge: &Charge,
+        states: StatesByQuota,
+    ) {
+        let entry = self.pack(charge, states, None);
         let (meta, quotas, now) = (&mut *self.meta, &self.shard.all.quotas, self.now);
         let keys = *meta.keys_in::<N>();
         if table.must_grow(keys) {
@@ -86,34 +98,34 @@ impl<'a> LockedShard<'a> {
         table.insert(&self.writer, entry);
     }
 
-    /// Removes a key's entry.
-    pub(super) fn remove<const N: usize>(
-        &mut self,
-        table: Table<'_, N>,
-        index: usize,
-        entry: &Entry<N>,
-    ) {
-        let quotas = self.quotas();
-        self.meta.remove(entry, quotas);
-        table.remove(&self.writer, index);
+    /// Removes a charge's key.
+    pub(super) fn remove(&mut self, charge: &Charge) {
+        with_table!(if uses_log(charge), self.shard, table => {
+            if let Some((index, entry)) = table.find(&self.writer, &Address::of(charge)) {
+                self.meta.remove(&entry, &self.shard.all.quotas);
+                table.remove(&self.writer, index);
+            }
+        });
     }
 
-    /// The entry of these states, which are spilled if they have no room in it.
-    pub(super) fn pack<const N: usize>(
+    /// The entry of these states, which are spilled if they have no room in it. Such an entry has
+    /// the quota number of the one before it, so that its policy is known.
+    fn pack<const N: usize>(
         &mut self,
-        address: &Address,
-        policy: u64,
+        charge: &Charge,
         states: StatesByQuota,
+        number: Option<u64>,
     ) -> Entry<N> {
-        let quotas = self.quotas();
+        let (address, quotas, policy) = (Address::of(charge), self.quotas(), charge.policy);
         let packed = states
             .single()
-            .and_then(|(quota, state)| Entry::pack(address, policy, state, quota, quotas));
+            .and_then(|(quota, state)| Entry::pack(&address, policy, state, quota, quotas));
         packed.unwrap_or_else(|| {
             let expires_at = expires_at(&states, self.now);
-            let number = states.iter().find_map(|(quota, _)| quotas.intern(policy, quota));
+            let intern = || states.iter().find_map(|(quota, _)| quotas.intern(policy, quota));
+            let number = number.or_else(intern).unwrap_or(NO_NUMBER);
             let index = self.meta.spilled.insert(states);
-            Entry::spilled(address, number.unwrap_or(NO_NUMBER), expires_at, index)
+            Entry::spilled(&address, number, expires_at, index)
         })
     }
 
@@ -139,7 +151,7 @@ impl<'a> LockedShard<'a> {
     }
 
     /// The states of the key in a slot, and its policy; `None` if the slot is empty.
-    pub(super) fn states_at(&self, index: usize) -> Option<(u64, StatesByQuota)> {
+    pub(super) fn states_at(&self, index: usize) -> Option<(u64, Cow<'_, StatesByQuota>)> {
         with_table!(at index, self.shard, (table, index) => {
             let entry = table.get(&self.writer, index);
             let policy = self.quotas().policy(entry.quota_number());
@@ -152,8 +164,8 @@ impl<'a> LockedShard<'a> {
     pub(super) fn remove_at(&mut self, index: usize) {
         self.meta.cursor = index;
         with_table!(at index, self.shard, (table, index) => {
-            let entry = table.get(&self.writer, index);
-            self.remove(table, index, &entry);
+            self.meta.remove(&table.get(&self.writer, index), &self.shard.all.quotas);
+            table.remove(&self.writer, index);
         });
     }
 }

@@ -7,9 +7,9 @@ use super::{
     entry::{COUNTER, LOG},
     overflow_counts::OverflowCounts,
     quota_table::QuotaTable,
-    seqlock::{ShardWriter, Version},
+    seqlock::Version,
     shard_meta::{Budget, ShardMeta},
-    table::{Table, Tables, spin_until_some},
+    table::{Table, Tables},
 };
 use crate::{clock::Now, store::Charge};
 
@@ -112,15 +112,6 @@ impl<'a> Shard<'a> {
         // reaches from one line into the next.
         self.counters().prefetch(address, &[0, 2, 5]);
         self.logs().prefetch(address, &[0, 1]);
-    }
-
-    /// The mutex first, then the right to move slots.
-    pub(super) fn lock(self) -> (MutexGuard<'a, ShardMeta>, ShardWriter<'a>) {
-        // Threads that wait for the mutex sleep. The one that has it is the shard's only writer,
-        // and waits only for threads that are writing a few words.
-        let meta = self.meta();
-        let writer = spin_until_some(|| self.version().try_write());
-        (meta, writer)
     }
 
     /// A thread that panicked under the mutex left what is behind it whole.

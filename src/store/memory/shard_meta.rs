@@ -1,6 +1,6 @@
 //! What a shard knows beside its entries: [`ShardMeta`], behind the shard's mutex.
 
-use std::collections::{HashMap, hash_map};
+use std::{borrow::Cow, collections::HashMap};
 
 use slab::Slab;
 
@@ -9,11 +9,7 @@ use super::{
     fair_shares::FairShares,
     quota_table::QuotaTable,
 };
-use crate::{
-    algorithm::{State, StatesByQuota},
-    clock::Now,
-    quota::Quota,
-};
+use crate::{algorithm::StatesByQuota, clock::Now};
 
 /// What a shard knows beside its entries.
 pub(super) struct ShardMeta {
@@ -52,25 +48,14 @@ pub(super) struct Cost {
     pub(super) spilled: isize,
 }
 
-/// Where a key's state is kept.
-pub(super) enum Stored<'a> {
-    InEntry(State, &'a Quota),
-    Spilled(&'a StatesByQuota),
-}
-
 impl Cost {
-    const fn entry<const N: usize>(&self) -> isize {
-        if N == LOG { self.log } else { self.counter }
-    }
-
-    fn of<const N: usize>(&self, entry: &Entry<N>, spilled: Option<&StatesByQuota>) -> isize {
-        let logs = if N == LOG { spilled.map_or(1, StatesByQuota::len) as isize } else { 1 };
-        self.entry::<N>() + if entry.may_spill() { logs * self.spilled } else { 0 }
+    const fn entry(&self, is_log: bool) -> isize {
+        if is_log { self.log } else { self.counter }
     }
 
     /// The most that a new key may use.
-    pub(super) const fn max<const N: usize>(&self) -> isize {
-        self.entry::<N>() + self.spilled
+    pub(super) const fn max(&self, is_log: bool) -> isize {
+        self.entry(is_log) + self.spilled
     }
 }
 
@@ -104,12 +89,17 @@ impl ShardMeta {
         *self.keys_in::<N>() += 1;
     }
 
-    /// Accounts for an entry that goes, and drops its spilled state.
-    pub(super) fn remove<const N: usize>(&mut self, entry: &Entry<N>, quotas: &QuotaTable) {
+    /// Accounts for an entry that goes, and returns its states.
+    pub(super) fn remove<const N: usize>(
+        &mut self,
+        entry: &Entry<N>,
+        quotas: &QuotaTable,
+    ) -> StatesByQuota {
         self.spend(quotas.policy(entry.quota_number()), -self.cost(entry));
         *self.keys_in::<N>() -= 1;
-        if let Some(index) = entry.spilled_index() {
-            self.spilled.remove(index);
+        match entry.spilled_index() {
+            Some(index) => self.spilled.remove(index),
+            None => self.states(entry, quotas).into_owned(),
         }
     }
 
@@ -119,18 +109,18 @@ impl ShardMeta {
         self.shares.add(policy, more);
     }
 
-    /// The state of an entry.
+    /// The states of an entry.
     #[expect(clippy::expect_used, reason = "a key whose state is lost has its whole quota again")]
-    pub(super) fn stored<'a, const N: usize>(
-        &'a self,
+    pub(super) fn states<const N: usize>(
+        &self,
         entry: &Entry<N>,
-        quotas: &'a QuotaTable,
-    ) -> Stored<'a> {
+        quotas: &QuotaTable,
+    ) -> Cow<'_, StatesByQuota> {
         match entry.unpack(quotas) {
-            Some((state, quota)) => Stored::InEntry(state, quota),
+            Some((state, quota)) => Cow::Owned(StatesByQuota::new(*quota, state)),
             None => {
                 let spilled = self.spilled_of(entry);
-                Stored::Spilled(spilled.expect("a state that is not in its entry is spilled"))
+                Cow::Borrowed(spilled.expect("a state that is not in its entry is spilled"))
             }
         }
     }
@@ -142,40 +132,13 @@ impl ShardMeta {
         Some(self.spilled.get(index).expect("a spilled state lives as long as its entry"))
     }
 
-    /// The spilled states of an entry that does not hold its state itself, and their index.
-    #[expect(clippy::expect_used, reason = "a key whose state is lost has its whole quota again")]
-    pub(super) fn spilled_mut<const N: usize>(
-        &mut self,
-        entry: &Entry<N>,
-    ) -> (usize, &mut StatesByQuota) {
-        let index = entry.spilled_index().expect("a state that is not in its entry is spilled");
-        let states = self.spilled.get_mut(index);
-        (index, states.expect("a spilled state lives as long as its entry"))
-    }
-
-    /// The states of an entry.
-    pub(super) fn states<const N: usize>(
-        &self,
-        entry: &Entry<N>,
-        quotas: &QuotaTable,
-    ) -> StatesByQuota {
-        match self.stored(entry, quotas) {
-            Stored::InEntry(state, quota) => StatesByQuota::new(*quota, state),
-            Stored::Spilled(states) => states.clone(),
-        }
-    }
-
     /// Keeps what a key had used that is about to be evicted.
     pub(super) fn remember_evicted(&mut self, policy: u64, states: StatesByQuota, now: Now) {
         if let Some(shared) = self.shared.get_mut(&policy) {
             raise(shared, &states, now);
         }
-        match self.evicted.entry(policy) {
-            hash_map::Entry::Occupied(evicted) => raise(evicted.into_mut(), &states, now),
-            hash_map::Entry::Vacant(evicted) => {
-                evicted.insert(states);
-            }
-        }
+        let evicted = self.evicted.entry(policy);
+        evicted.and_modify(|evicted| raise(evicted, &states, now)).or_insert(states);
     }
 
     /// What new keys of a policy begin with; `None` for a whole quota.
@@ -185,7 +148,9 @@ impl ShardMeta {
 
     /// What an entry uses of the budget.
     pub(super) fn cost<const N: usize>(&self, entry: &Entry<N>) -> isize {
-        self.budget.cost.of(entry, self.spilled_of(entry))
+        let (cost, spilled) = (&self.budget.cost, self.spilled_of(entry));
+        let logs = if N == LOG { spilled.map_or(1, StatesByQuota::len) as isize } else { 1 };
+        cost.entry(N == LOG) + if entry.may_spill() { logs * cost.spilled } else { 0 }
     }
 
     /// Whether an entry's state answers as a new one does. The expiry that a spilled entry has is
