@@ -257,15 +257,14 @@ impl<const N: usize> Entry<N> {
     /// Whether the state answers as a new one does.
     pub(super) fn is_expired(&self, quotas: &QuotaTable, now: Now) -> bool {
         let time = self.time();
+        let is_window_over = |now: u64| {
+            self.quota(quotas).is_some_and(|quota| time.saturating_add(quota.window_nanos()) <= now)
+        };
         match self.kind() {
             Kind::Empty => false,
             Kind::TokenBucket => time < now.monotonic_nanos(),
-            Kind::FixedWindow => self
-                .quota(quotas)
-                .is_some_and(|quota| time.saturating_add(quota.window_nanos()) <= now.unix_nanos()),
-            Kind::SlidingWindow => self.quota(quotas).is_some_and(|quota| {
-                time.saturating_add(quota.window_nanos()) <= now.monotonic_nanos()
-            }),
+            Kind::FixedWindow => is_window_over(now.unix_nanos()),
+            Kind::SlidingWindow => is_window_over(now.monotonic_nanos()),
             Kind::Spilled => time <= now.monotonic_nanos(),
         }
     }

@@ -254,7 +254,8 @@ impl<'a, const N: usize> Table<'a, N> {
         let capacity = self.capacity();
         let home = entry.home(capacity);
         let free = (home..capacity).chain(0..home).find(|&index| self.peek(index).is_empty());
-        self.fill(writer, free.expect("a table grows before it is full"), entry);
+        let free = free.expect("a table grows before it is full");
+        writer.fill(self.slot(free), entry.0);
     }
 
     /// Empties a slot, and moves the entries behind it nearer to their homes.
@@ -273,7 +274,7 @@ impl<'a, const N: usize> Table<'a, N> {
             let from_home = |index: usize| (index + capacity - home) % capacity;
             if from_home(hole) < from_home(index) {
                 let entry = self.clear(writer, index);
-                self.fill(writer, hole, entry);
+                writer.fill(self.slot(hole), entry.0);
                 hole = index;
             }
         }
@@ -337,11 +338,6 @@ impl<'a, const N: usize> Table<'a, N> {
     fn clear(self, writer: &ShardWriter<'_>, index: usize) -> Entry<N> {
         let slot = self.slot(index);
         Entry(spin_until_some(|| writer.clear(slot)))
-    }
-
-    /// Writes an empty slot.
-    fn fill(self, writer: &ShardWriter<'_>, index: usize, entry: Entry<N>) {
-        writer.fill(self.slot(index), entry.0);
     }
 }
 
