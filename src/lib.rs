@@ -236,6 +236,8 @@
     clippy::unimplemented,
     clippy::print_stdout
 )]
+// Modules that calculate, or that read what callers send, add lints of arithmetic and of indexing.
+#![cfg_attr(not(test), warn(clippy::cast_possible_truncation, clippy::string_slice))]
 #![cfg_attr(
     test,
     allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::unreachable)

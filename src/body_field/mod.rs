@@ -3,15 +3,7 @@
 //! It reads the beginning of the body ahead ([`PeekedBody`]), parses it as JSON or as a form, and leaves
 //! the fields in the request's extensions.
 
-#![cfg_attr(
-    not(test),
-    warn(
-        clippy::arithmetic_side_effects,
-        clippy::cast_possible_truncation,
-        clippy::indexing_slicing,
-        clippy::string_slice
-    )
-)]
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects, clippy::indexing_slicing))]
 
 mod document;
 mod format;

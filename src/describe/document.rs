@@ -158,6 +158,7 @@ impl Description {
         let mut used =
             vec![Algorithm::TokenBucket, Algorithm::FixedWindow, Algorithm::SlidingWindow];
         used.retain(|algorithm| self.policies().any(|policy| policy.algorithm == *algorithm));
+        #[expect(clippy::string_slice, reason = "the name of an algorithm is ASCII")]
         let item = |algorithm| {
             let mut name = algorithm_name(algorithm);
             name[..1].make_ascii_uppercase();

@@ -34,15 +34,7 @@
 //! # let _ = (by_api_key, by_key_and_ip, by_user);
 //! ```
 
-#![cfg_attr(
-    not(test),
-    warn(
-        clippy::arithmetic_side_effects,
-        clippy::cast_possible_truncation,
-        clippy::indexing_slicing,
-        clippy::string_slice
-    )
-)]
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects, clippy::indexing_slicing))]
 
 mod body_field;
 mod bytes;

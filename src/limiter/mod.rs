@@ -5,6 +5,10 @@
 //! requests that are held. `correcting` changes a charge afterwards.
 
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
+#![allow(
+    clippy::cast_possible_truncation,
+    reason = "half of a fingerprint is meant, or the number of a rule or kind, which fits"
+)]
 
 mod builder;
 mod check;

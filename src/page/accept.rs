@@ -27,6 +27,7 @@ struct Wish {
 
 impl Wish {
     /// By the range of `accept` that names the content type most closely.
+    #[expect(clippy::cast_possible_truncation, reason = "a weight is no more than 1,000")]
     fn new(accept: &str, content_type: &str) -> Self {
         let media_type = content_type.split(';').next().unwrap_or(content_type);
         let wishes = accept.split(',').filter_map(|range| {

@@ -1,14 +1,6 @@
 //! A named quota, how it is counted, whose it is, and what a request costs: [`Policy`].
 
-#![cfg_attr(
-    not(test),
-    warn(
-        clippy::arithmetic_side_effects,
-        clippy::cast_possible_truncation,
-        clippy::indexing_slicing,
-        clippy::string_slice
-    )
-)]
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects, clippy::indexing_slicing))]
 
 pub(crate) mod english;
 mod keys;

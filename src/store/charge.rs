@@ -50,6 +50,10 @@ pub enum Mode {
 impl Charge {
     /// One unit, [enforced](Mode::Enforced).
     #[must_use]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the half of a fingerprint chooses a shard"
+    )]
     pub const fn new(policy: u64, key: u128, algorithm: Algorithm, quota: Quota) -> Self {
         let (shard, mode) = (key as u64, Mode::Enforced);
         let (cost, ahead, is_settled, lease) = (1, 0, false, 0);

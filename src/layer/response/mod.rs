@@ -33,15 +33,7 @@
 //! # Ok::<(), tower_quota::BuildError>(())
 //! ```
 
-#![cfg_attr(
-    not(test),
-    warn(
-        clippy::arithmetic_side_effects,
-        clippy::cast_possible_truncation,
-        clippy::indexing_slicing,
-        clippy::string_slice
-    )
-)]
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects, clippy::indexing_slicing))]
 
 #[cfg(feature = "grpc")]
 pub(super) mod grpc;

@@ -31,7 +31,7 @@
 //! | 4 spilled | when it expires | its index in `ShardMeta::spilled` |
 //!
 //! `L` is the lock bit. The quota number stands for a quota and its policy ([`quota_table`]). A
-//! state that needs more bits, more steps or more quotas is *spilled* ([`spilled`]).
+//! state that needs more bits, more steps or more quotas is *spilled* ([`large_states`]).
 //!
 //! # One charge's way
 //! 1. [`fast_path`]: finds the entry, works out the entry after the charge, locks the slot if the
@@ -89,8 +89,6 @@
 //! | No key is admitted more than its quota by many threads. | `tests.rs`: `keys_that_come_from_many_threads_are_admitted_their_quota_each` |
 //! | Memory is bounded. A flood frees no spent key. | `tests.rs`: `a_flood_of_new_keys_stays_bounded_and_frees_no_spent_key`, `a_bound_in_bytes_counts_what_keys_take` |
 //! | A flood under one policy takes no other policy's share. | `floods.rs`: `a_flood_under_one_policy_costs_the_callers_of_another_nothing`, `no_spent_key_has_its_quota_back_when_another_policy_takes_its_room` |
-
-#![cfg_attr(not(test), warn(clippy::cast_possible_truncation, clippy::string_slice))]
 
 mod address;
 mod entry;

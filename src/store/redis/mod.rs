@@ -42,15 +42,7 @@
 //! A request that fails is decided by its policies' `on_store_failure`. As long as the servers keep their
 //! counts, no fault lets more pass than the quota.
 
-#![cfg_attr(
-    not(test),
-    warn(
-        clippy::arithmetic_side_effects,
-        clippy::cast_possible_truncation,
-        clippy::indexing_slicing,
-        clippy::string_slice
-    )
-)]
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects, clippy::indexing_slicing))]
 
 mod announced_policies;
 mod builder;

@@ -31,6 +31,7 @@ pub(super) struct SumId {
 /// Hashes less than all fields, because it runs for each request: to hash them one by one takes several
 /// times as long. The fingerprint is as good as random, and a key has few sums in a minute.
 impl Hash for SumId {
+    #[expect(clippy::cast_possible_truncation, reason = "the half of a fingerprint is random too")]
     fn hash<H: Hasher>(&self, hasher: &mut H) {
         let key = self.key.map_or(0, |key| key.0 as u64);
         let ending = u64::from(self.status_class) << 1 | u64::from(self.refused);
