@@ -71,7 +71,7 @@ impl PolicyDescription {
             other_quotas: policy.settings.quota_by.is_some(),
             unit: policy.settings.unit.as_deref().map(Into::into),
             keys: policy.settings.keys.kinds().map(Into::into).collect(),
-            refuses_without_key: policy.settings.keys.without_key() == WithoutKey::Refuse,
+            refuses_without_key: policy.settings.keys.without_key() == Some(WithoutKey::Refuse),
             global: policy.settings.keys.is_global,
             hold,
             cost_by_request: policy.settings.cost.is_some(),

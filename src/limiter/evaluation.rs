@@ -324,7 +324,7 @@ impl Record {
                 }
                 Err(status) => self.push_unreadable(rule, read.kind, quota, status),
             },
-            Extracted::Missing if policy.settings.keys.without_key() == WithoutKey::Skip => {}
+            Extracted::Missing if policy.settings.keys.without_key() == Some(WithoutKey::Skip) => {}
             Extracted::Missing => {
                 self.push(rule, 0, (0, 0), quota, 0, Some(Reason::MissingKey));
             }

@@ -66,17 +66,10 @@ fn in_units(duration: Duration) -> (String, &'static str) {
 }
 
 /// The number with a comma between thousands: `1,000`.
-#[expect(clippy::arithmetic_side_effects, reason = "an index is less than the length")]
 fn number(number: u64) -> String {
     let digits = number.to_string();
-    let mut grouped = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            grouped.push(',');
-        }
-        grouped.push(digit);
-    }
-    grouped
+    let groups = digits.as_bytes().rchunks(3).rev().map(String::from_utf8_lossy);
+    groups.collect::<Vec<_>>().join(",")
 }
 
 #[cfg(test)]

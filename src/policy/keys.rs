@@ -18,22 +18,15 @@ pub(crate) struct Keys {
     /// All requests share one quota; then there is no extractor.
     pub(crate) is_global: bool,
     pub(crate) unreadable_as_missing: bool,
-    pub(super) calls: Calls,
-}
-
-/// How often each method of the builder was called that may be called only once.
-#[derive(Clone, Copy, Default)]
-pub(super) struct Calls {
-    pub(super) key: u32,
-    pub(super) or_skip: u32,
-    pub(super) or_refuse: u32,
+    /// How often [`Policy::key`](super::Policy::key) was called.
+    pub(super) first_keys: usize,
+    /// What each call of `or_skip` and `or_refuse` said.
+    pub(super) without_key: Vec<WithoutKey>,
 }
 
 /// What happens to a request that has none of a policy's keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum WithoutKey {
-    /// `build()` fails, unless only checks use the policy.
-    Unset,
     Skip,
     Refuse,
 }
@@ -55,12 +48,9 @@ impl Keys {
         (0, Extracted::Missing)
     }
 
-    pub(crate) fn without_key(&self) -> WithoutKey {
-        match self.calls {
-            Calls { or_skip: 0, or_refuse: 0, .. } => WithoutKey::Unset,
-            Calls { or_skip: 0, .. } => WithoutKey::Refuse,
-            _ => WithoutKey::Skip,
-        }
+    /// `None` if it is not said: `build()` then fails, unless only checks use the policy.
+    pub(crate) fn without_key(&self) -> Option<WithoutKey> {
+        self.without_key.first().copied()
     }
 
     /// The kinds of key, in the order in which they are tried.
@@ -103,7 +93,7 @@ impl Keys {
         let kind = self.extractors.first().map_or(Cow::Borrowed("key"), |key| key.kind());
         warn(Code::KeyNeverFound, policy, || {
             let then = match (self.extractors.len(), self.without_key()) {
-                (0 | 1, WithoutKey::Skip) => "All of them passed uncounted.",
+                (0 | 1, Some(WithoutKey::Skip)) => "All of them passed uncounted.",
                 (0 | 1, _) => "All of them were refused.",
                 _ => "The policy's other keys were tried.",
             };

@@ -94,7 +94,7 @@ impl Policy {
     /// Counts by this key. To count by several keys together, pass a tuple of them.
     pub fn key(self, key: impl KeyExtractor) -> Self {
         self.set_keys(|keys| {
-            keys.calls.key = keys.calls.key.saturating_add(1);
+            keys.first_keys = keys.first_keys.saturating_add(1);
             keys.extractors.insert(0, Arc::new(key));
         })
     }
@@ -107,12 +107,12 @@ impl Policy {
 
     /// Lets requests pass, and does not count them, if they have none of the keys.
     pub fn or_skip(self) -> Self {
-        self.set_keys(|keys| keys.calls.or_skip = keys.calls.or_skip.saturating_add(1))
+        self.set_keys(|keys| keys.without_key.push(WithoutKey::Skip))
     }
 
     /// Refuses requests that have none of the keys.
     pub fn or_refuse(self) -> Self {
-        self.set_keys(|keys| keys.calls.or_refuse = keys.calls.or_refuse.saturating_add(1))
+        self.set_keys(|keys| keys.without_key.push(WithoutKey::Refuse))
     }
 
     /// Counts an unreadable key as missing: [`or_key`](Self::or_key), [`or_skip`](Self::or_skip) or

@@ -17,7 +17,8 @@ type NameOf = Arc<dyn Fn(&Parts) -> Option<&str> + Send + Sync>;
 
 #[derive(Clone)]
 pub(crate) struct Plans {
-    table: Vec<(String, Quota)>,
+    /// In the order in which they were given.
+    pub(super) table: Vec<(String, Quota)>,
     name_of: NameOf,
     /// A name that is not in the table is reported once.
     unknown: Arc<Once>,
@@ -30,11 +31,6 @@ impl Plans {
     ) -> Self {
         let table = table.into_iter().map(|(name, quota)| (name.into(), quota)).collect();
         Self { table, name_of: Arc::new(name_of), unknown: Arc::new(Once::new()) }
-    }
-
-    /// Names and quotas, in the order in which they were given.
-    pub(super) fn table(&self) -> &[(String, Quota)] {
-        &self.table
     }
 
     /// The quota of the request's plan; `None` if it has no plan, or one that is not in the table.

@@ -80,7 +80,7 @@ impl Settings {
 
     /// The plans that are known beforehand.
     pub(crate) fn plan_table(&self) -> &[(String, Quota)] {
-        self.plans.as_ref().map_or(&[], Plans::table)
+        self.plans.as_ref().map_or(&[], |plans| &plans.table)
     }
 
     /// Whether a request may have another quota than the policy's own.

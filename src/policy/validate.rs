@@ -58,29 +58,31 @@ fn problem(settings: &Settings) -> Option<String> {
 }
 
 fn keys_problem(keys: &Keys) -> Option<String> {
-    let Keys { extractors, calls, .. } = keys;
+    let Keys { extractors, without_key, .. } = keys;
     if let Some(problem) = extractors.iter().find_map(|extractor| extractor.problem()) {
         return Some(problem);
     }
-    let without_key = [(calls.or_skip, ".or_skip()"), (calls.or_refuse, ".or_refuse()")];
     if keys.is_global && !extractors.is_empty() {
         return Some("it is global and has a key; leave one out".into());
     }
-    let as_missing = (u32::from(keys.unreadable_as_missing), ".unreadable_as_missing()");
-    let mut about_keys = without_key.into_iter().chain([as_missing]).filter(|_| keys.is_global);
-    if let Some((_, method)) = about_keys.find(|(calls, _)| *calls > 0) {
+    let method = without_key.first().map(|first| match first {
+        WithoutKey::Skip => ".or_skip()",
+        WithoutKey::Refuse => ".or_refuse()",
+    });
+    let as_missing = keys.unreadable_as_missing.then_some(".unreadable_as_missing()");
+    if let Some(method) = method.or(as_missing).filter(|_| keys.is_global) {
         return Some(format!("it is global and has no key to lack; leave `{method}` out"));
     }
-    if calls.key > 1 {
+    if keys.first_keys > 1 {
         return Some("it has two keys; write `.key((a, b))` to count by both together, or `.key(a).or_key(b)`".into());
     }
-    if calls.key == 0 && !extractors.is_empty() {
+    if keys.first_keys == 0 && !extractors.is_empty() {
         return Some("it has another key and none that is tried first; write `.key(…)` for the first `.or_key(…)`".into());
     }
-    if calls.or_skip > 0 && calls.or_refuse > 0 {
+    if without_key.contains(&WithoutKey::Skip) && without_key.contains(&WithoutKey::Refuse) {
         return Some("it both skips and refuses a request without its key; leave `.or_skip()` or `.or_refuse()` out".into());
     }
-    if let Some((_, method)) = without_key.into_iter().find(|(calls, _)| *calls > 1) {
+    if let Some(method) = method.filter(|_| without_key.len() > 1) {
         return Some(format!("it says `{method}` twice; write it once"));
     }
     if extractors.len() > usize::from(u8::MAX) {
@@ -98,10 +100,10 @@ fn unset_key(keys: &Keys) -> Option<&'static str> {
         (false, [], _) => Some(
             "it does not say whose quota it is; add `.key(ClientIp::new())` or another key, or `.global()`",
         ),
-        (false, [_], WithoutKey::Unset) => Some(
+        (false, [_], None) => Some(
             "it does not say what happens to a request without its key; add `.or_key(…)`, `.or_skip()` or `.or_refuse()`",
         ),
-        (false, _, WithoutKey::Unset) => Some(
+        (false, _, None) => Some(
             "it does not say what happens to a request with none of its keys; add `.or_skip()` or `.or_refuse()`",
         ),
         _ => None,
