@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use http::{HeaderMap, HeaderName, header::AUTHORIZATION};
+use http::{HeaderName, header::AUTHORIZATION};
 
 use super::{Extracted, KeyExtractor, closure::identified};
 use crate::path::{Param, Pattern, SentPath};
@@ -18,7 +18,9 @@ pub fn header(name: impl AsRef<str>) -> impl KeyExtractor {
     });
     let identity = format!("header {name}");
     identified(identity, name, problem, move |request| match &parsed {
-        Some(name) => single(&request.headers, name),
+        Some(name) => only(request.headers.get_all(name).iter(), |value| {
+            Extracted::Found(value.as_bytes().trim_ascii().into())
+        }),
         None => Extracted::Missing,
     })
 }
@@ -125,13 +127,6 @@ fn only<'a, T>(
         (Some(item), None) => read(item),
         (Some(_), Some(_)) => Extracted::UNREADABLE,
     }
-}
-
-#[inline]
-fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Extracted<'a> {
-    only(headers.get_all(name).iter(), |value| {
-        Extracted::Found(value.as_bytes().trim_ascii().into())
-    })
 }
 
 /// Decodes a percent-encoded text. `None` if an encoding is not complete (RFC 3986, section 2.1), or

@@ -21,7 +21,6 @@ pub(crate) use self::networks::{hold_all_callers, parse_networks};
 pub use self::peer::{PeerAddr, UnixPeer};
 use self::{
     diagnostics::{Seen, Watch},
-    networks::parse_network,
     peer::Hop,
     proxies::{Proxies, Source, Trust, X_FORWARDED_FOR},
 };
@@ -88,23 +87,19 @@ impl ClientIp {
     /// Unix socket ([`UnixPeer`]). Default: no proxy is trusted.
     #[must_use]
     pub fn trust_proxies<T: AsRef<str>>(mut self, proxies: impl IntoIterator<Item = T>) -> Self {
-        let (mut networks, mut unix) = (Vec::new(), false);
-        for proxy in proxies {
-            match proxy.as_ref() {
-                UNIX => unix = true,
-                text => match parse_network(text) {
-                    Ok(network) => networks.push(network),
-                    Err(problem) => self.problem = Some(problem),
-                },
-            }
-        }
+        let (unix, others): (Vec<_>, Vec<_>) =
+            proxies.into_iter().partition(|proxy| proxy.as_ref() == UNIX);
+        let networks = parse_networks(others).unwrap_or_else(|problem| {
+            self.problem = Some(problem);
+            Vec::new()
+        });
         if hold_all_callers(&networks) {
             self.problem = Some(
                 "the trusted proxies are everybody, and any caller writes its own address; write the networks of the proxies, or their number with `trust_hops(n)`"
                     .to_owned(),
             );
         }
-        self.set_trust(Trust::Proxies { networks, unix });
+        self.set_trust(Trust::Proxies { networks, unix: !unix.is_empty() });
         self
     }
 

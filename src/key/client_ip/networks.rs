@@ -12,7 +12,7 @@ const MAPPED: u8 = 96;
 ///
 /// # Errors
 /// What is wrong with it, and what to write instead.
-pub(crate) fn parse_network(text: &str) -> Result<IpNet, String> {
+fn parse_network(text: &str) -> Result<IpNet, String> {
     let parsed = text
         .parse()
         .ok()
