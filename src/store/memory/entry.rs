@@ -92,16 +92,6 @@ impl Pack for SlidingWindow {
     }
 }
 
-impl Pack for State {
-    fn pack(&self, quota: &Quota, older: &mut [u64]) -> Option<(u64, u64)> {
-        match self {
-            Self::TokenBucket(bucket) => bucket.pack(quota, older),
-            Self::FixedWindow(window) => window.pack(quota, older),
-            Self::SlidingWindow(log) => log.pack(quota, older),
-        }
-    }
-}
-
 /// An older step of a log in one word: its units above, and below how long it was before the
 /// newest. `None` if that does not fit. In a window of a day, 100,000 units do.
 fn pack_step(before: u64, units: u64, quota: &Quota) -> Option<u64> {
@@ -133,12 +123,13 @@ impl<const N: usize> Entry<N> {
         quota: &Quota,
         quotas: &QuotaTable,
     ) -> Option<Self> {
-        let kind = match state {
-            State::TokenBucket(_) => Kind::TokenBucket,
-            State::FixedWindow(_) => Kind::FixedWindow,
-            State::SlidingWindow(_) => Kind::SlidingWindow,
-        };
-        Self::new(address, kind, quotas.intern(policy, quota)?, 0, 0).with(state, quota)
+        let number = quotas.intern(policy, quota)?;
+        let new = |kind| Self::new(address, kind, number, 0, 0);
+        match state {
+            State::TokenBucket(bucket) => new(Kind::TokenBucket).with(bucket, quota),
+            State::FixedWindow(window) => new(Kind::FixedWindow).with(window, quota),
+            State::SlidingWindow(log) => new(Kind::SlidingWindow).with(log, quota),
+        }
     }
 
     /// The same key's entry with another state under the same quota; `None` if it needs more bits.

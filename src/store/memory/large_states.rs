@@ -5,7 +5,11 @@
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects, clippy::indexing_slicing))]
 
 use super::{
-    address::Address, entry::uses_log, shard::Shards, shard_meta::expires_at, table::Tables,
+    address::Address,
+    entry::uses_log,
+    shard::{Shard, Shards, with_table},
+    shard_meta::expires_at,
+    table::Table,
 };
 use crate::{
     clock::Now,
@@ -19,24 +23,19 @@ pub(super) fn charge(shards: &Shards, charge: &Charge, now: Now) -> Option<Usage
     if charge.mode == Mode::Peek {
         return None;
     }
-    if uses_log(charge) {
-        charge_in(shards, &shards.logs, charge, now)
-    } else {
-        charge_in(shards, &shards.counters, charge, now)
-    }
+    let shard = shards.shard(&Address::of(charge));
+    with_table!(if uses_log(charge), shard, table => charge_in(shard, table, charge, now))
 }
 
 #[expect(clippy::arithmetic_side_effects, reason = "both costs are a few thousand bytes")]
 fn charge_in<const N: usize>(
-    shards: &Shards,
-    tables: &Tables<N>,
+    shard: Shard<'_>,
+    table: Table<'_, N>,
     charge: &Charge,
     now: Now,
 ) -> Option<Usage> {
-    let address = Address::of(charge);
-    let shard = shards.shard(&address);
     let mut meta = shard.meta();
-    let read = tables.get(shard.number).read(shard.version(), &address, None)?;
+    let read = table.read(shard.version(), &Address::of(charge), None)?;
     let cost_before = meta.cost(&read.entry);
     let states = meta.spilled.get_mut(read.entry.spilled_index()?)?;
     if states.single().is_none() && states.is_expired(now) {
@@ -50,7 +49,7 @@ fn charge_in<const N: usize>(
     }
     if has_changed {
         let cost = meta.cost(&read.entry);
-        let policy = shards.quotas.policy(read.entry.quota_number());
+        let policy = shard.all.quotas.policy(read.entry.quota_number());
         meta.spend(policy, cost - cost_before);
     }
     Some(charged.into())

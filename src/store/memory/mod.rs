@@ -194,9 +194,7 @@ impl MemoryStore {
         let shards = shards.clamp(1, MAX_SHARDS).next_power_of_two();
         let max = MAX_KEYS_PER_SHARD * cost.counter;
         let left = isize::try_from(total / shards).map_or(max, |left| left.min(max));
-        let max_keys = |cost: isize| (left / cost).unsigned_abs();
-        let (max_counters, max_logs) = (max_keys(cost.counter), max_keys(cost.log));
-        Self { shards: Shards::new(shards, Budget { left, cost }, max_counters, max_logs) }
+        Self { shards: Shards::new(shards, Budget { left, cost }) }
     }
 
     /// How many keys take room, each once per policy. This includes keys that have their whole

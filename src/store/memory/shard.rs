@@ -37,13 +37,13 @@ pub(super) struct Shard<'a> {
 }
 
 impl Shards {
-    /// So many shards, a power of two, each with this budget and with up to so many keys of each
-    /// kind.
-    pub(super) fn new(count: usize, budget: Budget, max_counters: usize, max_logs: usize) -> Self {
+    /// So many shards, a power of two, each with this budget.
+    pub(super) fn new(count: usize, budget: Budget) -> Self {
+        let max_keys = |cost: isize| (budget.left / cost).unsigned_abs();
         Self {
             versions: (0..count).map(|_| Version::default()).collect(),
-            counters: Tables::new(count, max_counters),
-            logs: Tables::new(count, max_logs),
+            counters: Tables::new(count, max_keys(budget.cost.counter)),
+            logs: Tables::new(count, max_keys(budget.cost.log)),
             metas: (0..count).map(|_| Mutex::new(ShardMeta::new(budget))).collect(),
             quotas: QuotaTable::new(),
             overflow: OverflowCounts::default(),
