@@ -52,10 +52,8 @@ async fn units_may_be_given_back_to_when_they_were_used(subject: &Subject<'_>) {
     subject.advance(20 * SECOND);
     assert_eq!(subject.charge_one(charge).await, (0, 0, 20 * SECOND));
     // The first use is given back: the second is the next to leave.
-    assert_eq!(
-        subject.correct_one(charge, Some(first), Change::GiveBack(1)).await,
-        (0, 1, 40 * SECOND)
-    );
+    let answered = subject.correct_one(charge, Some(first), Change::GiveBack(1)).await;
+    assert_eq!(answered, (0, 1, 40 * SECOND));
     // The last use had one unit: the other one is taken from the use before.
     assert_eq!(subject.correct_one(charge, None, Change::GiveBack(2)).await, (0, 3, 0));
 }

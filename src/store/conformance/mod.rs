@@ -125,9 +125,11 @@ impl<'a> Subject<'a> {
         self.charge(&[charge]).await[0]
     }
 
-    /// Charges once, and returns the store's answer, for a correction.
-    async fn usage(&self, charge: Charge) -> Usage {
-        self.answer(&[charge]).await.usages[0]
+    /// Charges once, and returns the correction that gives a unit back.
+    async fn charge_to_give_back(&self, charge: Charge) -> Correction {
+        let (at, usage) = (Some(self.now()), self.answer(&[charge]).await.usages[0]);
+        let give_back = Correction::new(charge, Change::GiveBack(1));
+        Correction { charged_at: at, usage, ..give_back }
     }
 
     async fn peek(&self, charge: Charge) -> Snapshot {

@@ -1,5 +1,5 @@
-//! The simplest store that could be right: it keeps every use for ever, and works out what is left
-//! by making all of them again, under each quota that a key has.
+//! The simplest store that could be right: it forgets nothing, takes no shortcut, and counts all uses
+//! of a key under each of its quotas, in whole parts of a unit.
 
 use std::{
     collections::HashMap,
@@ -25,21 +25,12 @@ struct Plan {
 
 #[derive(Clone)]
 enum Counted {
-    /// What was missing at first and when that was, and all events since then.
-    Bucket((u128, u64), Vec<(u64, Event)>),
-    /// The beginning of the window that each use counts in, and its units.
-    Fixed(Vec<(u64, u64)>),
-    /// When each use was, and its units.
+    /// What was missing in parts, and when. A unit has as many parts as the window has nanoseconds.
+    Bucket(u128, u64),
+    /// The beginning of the last window that was used, and its units.
+    Fixed(u64, u64),
+    /// When each step was used last, and its units.
     Sliding(Vec<(u64, u64)>),
-}
-
-/// What happens to a bucket, in parts: a unit has as many as the window has nanoseconds.
-#[derive(Clone, Copy)]
-enum Event {
-    /// A use, and the most that may be missing after it.
-    Use(u128, u128),
-    /// Parts given back.
-    Back(u128),
 }
 
 fn window(quota: &Quota) -> u64 {
@@ -70,8 +61,8 @@ fn begins(now: Now, quota: &Quota) -> u64 {
 impl Plan {
     fn new(charge: &Charge) -> Self {
         let counted = match charge.algorithm {
-            Algorithm::TokenBucket => Counted::Bucket((0, 0), Vec::new()),
-            Algorithm::FixedWindow => Counted::Fixed(Vec::new()),
+            Algorithm::TokenBucket => Counted::Bucket(0, 0),
+            Algorithm::FixedWindow => Counted::Fixed(0, 0),
             Algorithm::SlidingWindow => Counted::Sliding(Vec::new()),
         };
         Self { quota: charge.quota, counted }
@@ -79,49 +70,24 @@ impl Plan {
 
     /// What is missing in a bucket.
     fn missing(&self, now: Now) -> u128 {
-        let Counted::Bucket(first, events) = &self.counted else { return 0 };
-        let (mut missing, mut at) = *first;
-        let now = (now.monotonic_nanos(), Event::Back(0));
-        for &(then, event) in events.iter().chain([&now]) {
-            missing = missing.saturating_sub(refill(then - at, &self.quota));
-            at = then;
-            missing = match event {
-                Event::Use(parts, most) => (missing + parts).min(most.max(missing)),
-                Event::Back(parts) => missing.saturating_sub(parts),
-            };
-        }
-        missing
+        let Counted::Bucket(missing, at) = self.counted else { return 0 };
+        missing.saturating_sub(refill(now.monotonic_nanos() - at, &self.quota))
     }
 
     /// The window of now, and what is used in it.
     fn fixed(&self, now: Now) -> (u64, u64) {
-        let Counted::Fixed(uses) = &self.counted else { return (0, 0) };
-        let of_now = begins(now, &self.quota);
-        let current = uses.iter().map(|(start, _)| *start).fold(of_now, u64::max);
-        let used = uses.iter().filter(|(start, _)| *start == current).map(|(_, units)| units);
-        (current, used.sum())
-    }
-
-    /// When each step of a sliding window was used last, and its units.
-    fn steps(&self) -> Vec<(u64, u64)> {
-        let Counted::Sliding(uses) = &self.counted else { return Vec::new() };
-        let step = |at: u64| u128::from(at) * 60 / u128::from(window(&self.quota));
-        let mut steps: Vec<(u64, u64)> = Vec::new();
-        for &(at, units) in uses {
-            match steps.last_mut() {
-                Some(last) if step(last.0) == step(at) => *last = (at, last.1 + units),
-                _ => steps.push((at, units)),
-            }
-        }
-        steps
+        let Counted::Fixed(start, used) = self.counted else { return (0, 0) };
+        let current = start.max(begins(now, &self.quota));
+        (current, if start == current { used } else { 0 })
     }
 
     /// How long until each step that is still counted leaves, and its units.
     fn leaving(&self, now: Now) -> Vec<(u64, u64)> {
-        let leaves = |(at, units): (u64, u64)| {
+        let Counted::Sliding(steps) = &self.counted else { return Vec::new() };
+        let leaves = |&(at, units): &(u64, u64)| {
             ((at + window(&self.quota)).saturating_sub(now.monotonic_nanos()), units)
         };
-        self.steps().into_iter().map(leaves).filter(|(left, _)| *left > 0).collect()
+        steps.iter().map(leaves).filter(|(left, _)| *left > 0).collect()
     }
 
     fn is_over(&self, now: Now) -> bool {
@@ -132,14 +98,7 @@ impl Plan {
     fn longest(&self) -> u64 {
         match &self.counted {
             Counted::Bucket(..) => nanos(whole(&self.quota), &self.quota),
-            Counted::Fixed(_) | Counted::Sliding(_) => window(&self.quota),
-        }
-    }
-
-    fn capacity(&self) -> u64 {
-        match &self.counted {
-            Counted::Bucket(..) => self.quota.capacity(),
-            Counted::Fixed(_) | Counted::Sliding(_) => self.quota.units(),
+            Counted::Fixed(..) | Counted::Sliding(_) => window(&self.quota),
         }
     }
 
@@ -153,18 +112,18 @@ impl Plan {
                 // A quota's part may be several of these, and is the smallest that can be missing.
                 let part = (window(quota) / quota.parts_per_unit().max(1)).into();
                 let missing = (missing.div_ceil(part) * part).min(whole(quota));
-                Counted::Bucket((missing, now.monotonic_nanos()), Vec::new())
+                Counted::Bucket(missing, now.monotonic_nanos())
             }
-            Counted::Fixed(_) => Counted::Fixed(vec![(begins(now, quota), self.fixed(now).1)]),
+            Counted::Fixed(..) => Counted::Fixed(begins(now, quota), self.fixed(now).1),
             Counted::Sliding(_) => {
-                let both = |(left, _): &(u64, u64)| {
+                let mut steps = Vec::new();
+                for (left, units) in self.leaving(now) {
                     let ago = window(&self.quota) - left;
-                    ago < window(quota)
-                };
-                let at =
-                    |(left, units)| (now.monotonic_nanos() + left - window(&self.quota), units);
-                let counted = self.leaving(now).into_iter().filter(both).map(at);
-                Counted::Sliding(counted.collect())
+                    if ago < window(quota) {
+                        add_use(&mut steps, quota, now.monotonic_nanos() - ago, units);
+                    }
+                }
+                Counted::Sliding(steps)
             }
         };
         Self { quota: *quota, counted }
@@ -172,29 +131,26 @@ impl Plan {
 
     /// Uses `units`, whether they fit or not.
     fn consume(&mut self, units: u64, now: Now, is_own: bool) {
-        let (quota, current) = (self.quota, self.fixed(now).0);
+        let (quota, missing, (current, used)) = (self.quota, self.missing(now), self.fixed(now));
         match &mut self.counted {
-            Counted::Bucket(_, events) => {
+            Counted::Bucket(before, at) => {
                 let most = whole(&quota) * if is_own { 2 } else { 1 };
-                events.push((now.monotonic_nanos(), Event::Use(parts(units, &quota), most)));
+                *before = (missing + parts(units, &quota)).min(most.max(missing));
+                *at = now.monotonic_nanos();
             }
-            Counted::Fixed(uses) => {
-                // A window that is over stays over, even if the clock is set back.
-                uses.retain(|(start, _)| *start == current);
-                uses.push((current, units));
-            }
-            Counted::Sliding(uses) => uses.push((now.monotonic_nanos(), units)),
+            // A window that is over stays over, even if the clock is set back.
+            counted @ Counted::Fixed(..) => *counted = Counted::Fixed(current, used + units),
+            Counted::Sliding(steps) => add_use(steps, &quota, now.monotonic_nanos(), units),
         }
     }
 
     fn give_back(&mut self, mut units: u64, now: Now, correction: &Correction, is_own: bool) {
-        let (quota, missing, current) = (self.quota, self.missing(now), self.fixed(now).0);
+        let (quota, missing, (current, used)) = (self.quota, self.missing(now), self.fixed(now));
         let made = correction.charged_at.unwrap_or(now);
         let since = now.monotonic_nanos().saturating_sub(made.monotonic_nanos());
         let usage = &correction.usage;
-        let steps = self.steps();
         match &mut self.counted {
-            Counted::Bucket(_, events) => {
+            Counted::Bucket(before, at) => {
                 let left = (usage.remaining(), usage.reset().as_nanos() as u64);
                 let at_first = match left {
                     (remaining, _) if is_own && remaining < quota.capacity() => {
@@ -206,36 +162,23 @@ impl Plan {
                 };
                 let still = at_first.saturating_sub(refill(since, &quota));
                 if is_own || missing + refill(since, &quota) < whole(&quota) {
-                    let back = parts(units, &quota).min(still);
-                    events.push((now.monotonic_nanos(), Event::Back(back)));
+                    *before = missing.saturating_sub(parts(units, &quota).min(still));
+                    *at = now.monotonic_nanos();
                 }
             }
-            Counted::Fixed(uses) => {
-                uses.retain(|(start, _)| *start == current);
-                for (_, used) in uses.iter_mut().filter(|_| begins(made, &quota) >= current) {
-                    let back = units.min(*used);
-                    *used -= back;
-                    units -= back;
-                }
+            counted @ Counted::Fixed(..) if begins(made, &quota) >= current => {
+                *counted = Counted::Fixed(current, used.saturating_sub(units));
             }
-            Counted::Sliding(uses) if since < window(&quota) => {
+            Counted::Sliding(steps) if since < window(&quota) => {
                 // First the step of that moment, then those before it.
-                let of_moment = steps.iter().find(|(last, _)| *last >= made.monotonic_nanos());
-                let until = of_moment.map_or(u64::MAX, |(last, _)| *last);
-                for (_, used) in uses.iter_mut().rev().filter(|(at, _)| *at <= until) {
+                let of_moment = steps.iter().position(|(last, _)| *last >= made.monotonic_nanos());
+                let until = of_moment.map_or(steps.len(), |index| index + 1);
+                for (_, used) in steps[..until].iter_mut().rev() {
                     let back = units.min(*used);
                     *used -= back;
                     units -= back;
                 }
-                // A step of which nothing is left is dropped.
-                let empty = self.steps().into_iter().filter(|(_, units)| *units == 0);
-                let empty: Vec<u64> = empty.map(|(last, _)| last).collect();
-                let ends: Vec<u64> = steps.iter().map(|(last, _)| *last).collect();
-                let Counted::Sliding(uses) = &mut self.counted else { return };
-                uses.retain(|(at, _)| {
-                    let end = ends.iter().find(|end| *end >= at);
-                    end.is_none_or(|end| !empty.contains(end))
-                });
+                steps.retain(|(_, used)| *used > 0);
             }
             _ => {}
         }
@@ -254,7 +197,7 @@ impl Plan {
                 let remaining = quota.capacity() - units as u64;
                 (wait, remaining, nanos(missing - further, quota))
             }
-            Counted::Fixed(_) => {
+            Counted::Fixed(..) => {
                 let (start, used) = self.fixed(now);
                 let remaining = quota.units().saturating_sub(used);
                 let ends = |windows: u64| {
@@ -284,14 +227,22 @@ impl Plan {
     }
 }
 
+/// Adds a use to the steps of a sliding window: uses of one 60th of the window leave together.
+fn add_use(steps: &mut Vec<(u64, u64)>, quota: &Quota, at: u64, units: u64) {
+    let step = |at: u64| u128::from(at) * 60 / u128::from(window(quota));
+    match steps.last_mut() {
+        Some(last) if step(last.0) == step(at) => *last = (at, last.1 + units),
+        _ => steps.push((at, units)),
+    }
+}
+
 /// Counts under the charge's quota from now on.
 fn track(plans: &mut Vec<Plan>, charge: &Charge, now: Now) {
     for plan in &mut *plans {
-        if let Counted::Fixed(uses) = &mut plan.counted {
-            let (of_now, ahead) = (begins(now, &plan.quota), now.unix_nanos() + 2_000_000_000);
-            uses.iter_mut()
-                .filter(|(start, _)| *start > ahead)
-                .for_each(|(start, _)| *start = of_now);
+        if let Counted::Fixed(start, _) = &mut plan.counted
+            && *start > now.unix_nanos() + 2_000_000_000
+        {
+            *start = begins(now, &plan.quota);
         }
     }
     if plans.iter().all(|plan| plan.is_over(now)) {
@@ -309,7 +260,7 @@ fn track(plans: &mut Vec<Plan>, charge: &Charge, now: Now) {
             }
             let remembers = |plan: &Plan| match plan.is_over(now) {
                 true => (0, 0),
-                false => (plan.longest(), plan.capacity()),
+                false => (plan.longest(), charge.algorithm.capacity(&plan.quota)),
             };
             let place = (0..4).rev().min_by_key(|place| remembers(&plans[*place]));
             plans.remove(place.unwrap());

@@ -53,11 +53,16 @@ impl Life {
         Charge { cost, ..subject.one(number, self.algorithm, quota) }
     }
 
+    /// How long it is from one step to the next.
+    fn micros(&self, later: u64) -> u64 {
+        self.plans[0].window().as_micros() as u64 / 1_000 * later
+    }
+
     /// Makes all steps, and returns what was admitted.
     async fn run(&self, subject: &Subject<'_>) -> Vec<Use> {
         let mut admitted = Vec::new();
         for &Step { later, plan, cost } in &self.steps {
-            subject.advance(self.plans[0].window().as_micros() as u64 / 1_000 * later);
+            subject.advance(self.micros(later));
             if subject.charge_one(self.charge(subject, 1, plan, cost)).await.0 == 0 {
                 admitted.push((subject.micros(), cost, plan % self.plans.len()));
             }
@@ -115,7 +120,7 @@ async fn no_key_is_locked_out_longer_than_a_fresh_one(subject: &Subject<'_>, lif
 /// (c) A key that switches away and back has no more left than a key that stayed and used less.
 async fn to_switch_away_and_back_frees_nothing(subject: &Subject<'_>, life: &Life) {
     for &Step { later, plan, cost } in &life.steps {
-        subject.advance(life.plans[0].window().as_micros() as u64 / 1_000 * later);
+        subject.advance(life.micros(later));
         let admitted = subject.charge_one(life.charge(subject, 1, plan, cost)).await.0 == 0;
         if admitted && plan % life.plans.len() == 0 {
             subject.correct_one(life.charge(subject, 2, 0, 1), None, Change::Take(cost)).await;
@@ -136,7 +141,7 @@ async fn no_refill_is_lost_or_won(subject: &Subject<'_>, life: &Life) {
         subject.charge_one(life.charge(subject, number, 0, 1)).await;
     }
     for &Step { later, plan, cost } in &life.steps {
-        let later = life.plans[0].window().as_micros() as u64 / 1_000 * later;
+        let later = life.micros(later);
         // A key of which all has come back is forgotten, with all of its plans.
         let left = subject.peek(stays).await;
         subject.advance(if left.1 + 1 < stays.quota.capacity() { later.min(left.2) } else { 0 });
