@@ -50,7 +50,7 @@ pub(crate) struct Metrics {
 }
 
 /// Counts the charges of a policy for which the memory store had no room.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct OverflowCounter {
     policy: String,
     counter: OnceLock<Counter>,
@@ -91,7 +91,9 @@ impl Metrics {
         // An empty label is the same as none.
         let uncategorized = CategoryMetrics::new(String::new(), policies);
         let names: BTreeSet<_> =
-            uncategorized.policies.iter().map(|known| known.policy.name.to_owned()).collect();
+            uncategorized.policies.iter().map(|known| known.policy.name).collect();
+        let overflow =
+            |name: &str| OverflowCounter { policy: name.to_owned(), ..Default::default() };
         let named =
             categories.into_iter().map(|(name, policies)| CategoryMetrics::new(name, policies));
         Self {
@@ -102,7 +104,7 @@ impl Metrics {
                 "Keys in the store, each once per policy.",
             ),
             held_requests: SharedGauge::new("tower_quota_held_requests", "Requests that wait."),
-            overflowed: names.into_iter().map(OverflowCounter::new).collect(),
+            overflowed: names.into_iter().map(overflow).collect(),
             charge: OperationMetrics::new("charge"),
             correct: OperationMetrics::new("correct"),
         }
@@ -160,10 +162,6 @@ impl Metrics {
 }
 
 impl OverflowCounter {
-    fn new(policy: String) -> Self {
-        Self { policy, counter: OnceLock::new(), reported: AtomicU64::new(0) }
-    }
-
     fn raise_to(&self, charges: Option<u64>) {
         const NAME: &str = "tower_quota_overflowed_total";
         let Some(charges) = charges else { return };
