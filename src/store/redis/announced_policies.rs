@@ -9,10 +9,9 @@ use std::{
     time::Duration,
 };
 
-use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use tokio::time::timeout;
 
-use super::connection::Connection;
+use super::{connection::Connection, script::KeyNames};
 use crate::store::Announcement;
 
 type Policies = [Announcement];
@@ -20,19 +19,15 @@ type Policies = [Announcement];
 /// The policies of the limiters that are alive.
 #[derive(Debug)]
 pub(super) struct AnnouncedPolicies {
-    prefix: String,
+    names: KeyNames,
     all: Mutex<Vec<Weak<Policies>>>,
     /// Whether some are to be sent: they are new, or the connection is and the server may be another.
     pub(super) has_unsent: AtomicBool,
 }
 
 impl AnnouncedPolicies {
-    pub(super) fn new(prefix: &str) -> Self {
-        Self {
-            prefix: prefix.to_owned(),
-            all: Mutex::default(),
-            has_unsent: AtomicBool::new(false),
-        }
+    pub(super) fn new(names: KeyNames) -> Self {
+        Self { names, all: Mutex::default(), has_unsent: AtomicBool::new(false) }
     }
 
     /// Adds the policies of a limiter, for as long as it keeps them, and compares them with those of
@@ -56,7 +51,8 @@ impl AnnouncedPolicies {
     pub(super) fn send(&self, connection: Connection, within: Duration) {
         let unsent = self.take_unsent();
         let unsent = unsent.iter().flat_map(|policies| policies.iter());
-        let unsent: Vec<_> = unsent.map(|policy| (self.key(policy), policy.clone())).collect();
+        let unsent: Vec<_> =
+            unsent.map(|policy| (self.names.announcement(policy.policy), policy.clone())).collect();
         tokio::spawn(async move {
             for (key, policy) in unsent {
                 let before = connection.replace(&key, &policy.settings);
@@ -73,13 +69,6 @@ impl AnnouncedPolicies {
         }
         let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         all.iter().filter_map(Weak::upgrade).collect()
-    }
-
-    /// The Redis key of an announcement. It is in the slot of the probe's key, and no count has it.
-    fn key(&self, announcement: &Announcement) -> String {
-        let [tag, policy] =
-            [0, announcement.policy].map(|number| URL_SAFE_NO_PAD.encode(number.to_be_bytes()));
-        format!("{}:{{{tag}}}policy:{policy}", self.prefix)
     }
 }
 
@@ -108,7 +97,7 @@ mod tests {
 
     #[test]
     fn limiters_that_live_at_once_and_differ_are_warned_of() {
-        let announced = AnnouncedPolicies::new("tower-quota");
+        let announced = AnnouncedPolicies::new(KeyNames::new("tower-quota"));
         let (slow, fast) = (Quota::per_minute(10), Quota::per_minute(20));
         let gone = policies("succeeded", slow);
         announced.add(&gone);
@@ -125,6 +114,5 @@ mod tests {
         assert_eq!(announced.take_unsent().len(), 3);
         announced.has_unsent.store(true, Relaxed);
         assert_eq!(announced.take_unsent().len(), 3);
-        assert_eq!(announced.key(&other[0]), "tower-quota:{AAAAAAAAAAA}policy:AAAAAAAAAAc");
     }
 }

@@ -186,7 +186,7 @@ impl RedisStore {
     /// # Errors
     /// If a server does not answer. Its units then come back by themselves, as used units do.
     pub async fn give_back_leases(&self) -> Result<(), StoreError> {
-        self.replica.give_back_leases().await
+        self.replica.shards.correct_all(&self.replica.leases.drain()).await
     }
 
     /// How many requests were refused by a remembered refusal, without asking a server.

@@ -24,12 +24,10 @@ use crate::{
 /// it asks the server itself.
 const MAX_FRUITLESS_WAITS: u32 = 3;
 const SWEEP_PAUSE: Duration = Duration::from_millis(50);
-/// The most corrections in one command: the server runs other commands in between.
-const MAX_CORRECTIONS: usize = 64;
 
 pub(super) struct Replica {
     pub(super) shards: Arc<Shards>,
-    leases: Arc<LeaseTable>,
+    pub(super) leases: Arc<LeaseTable>,
     /// The clock of the last caller that leased units, for the sweeper.
     clock: Mutex<ClockAnchor>,
 }
@@ -155,16 +153,6 @@ impl Replica {
     pub(super) fn sweep_later(self: &Arc<Self>) {
         self.leases.start_sweeper(|| tokio::spawn(sweep(Arc::downgrade(self))).abort_handle());
     }
-
-    /// Gives back all units that are not spent.
-    pub(super) async fn give_back_leases(&self) -> Result<(), StoreError> {
-        let mut given_back = Ok(());
-        for some in self.leases.drain().chunks(MAX_CORRECTIONS) {
-            let answer = self.correct(some).await;
-            given_back = given_back.and(answer.map(drop));
-        }
-        given_back
-    }
 }
 
 /// With its last user, a store gives back the units that are not spent, as far as there is time for it.
@@ -174,14 +162,8 @@ impl Drop for Replica {
         if unspent.is_empty() {
             return;
         }
-        // In a cluster each correction has a time budget of its own.
-        let at_once = if self.shards.manager.is_cluster() { 1 } else { MAX_CORRECTIONS };
         let shards = Arc::clone(&self.shards);
-        runtime.spawn(async move {
-            for some in unspent.chunks(at_once) {
-                let _ = shards.correct(some).await;
-            }
-        });
+        runtime.spawn(async move { shards.correct_all(&unspent).await });
     }
 }
 
@@ -191,10 +173,8 @@ async fn sweep(replica: Weak<Replica>) {
         let Some(replica) = replica.upgrade() else { return };
         let clock = *replica.clock.lock().unwrap_or_else(PoisonError::into_inner);
         let (back, goes_on) = replica.leases.sweep(clock.now().monotonic_nanos());
-        for some in back.chunks(MAX_CORRECTIONS) {
-            // Units that cannot be given back return as the quota's window passes.
-            let _ = replica.correct(some).await;
-        }
+        // Units that cannot be given back return as the quota's window passes.
+        let _ = replica.shards.correct_all(&back).await;
         if !goes_on {
             return;
         }

@@ -14,6 +14,9 @@ use crate::{
     store::{Answer, Change, Charge, Correction, Mode, StoreError, Usage, Usages},
 };
 
+/// The most corrections in one command.
+const MAX_CORRECTIONS: usize = 64;
+
 /// A single server runs a request's charges in one go, whatever their shards. In a cluster, shards are
 /// asked one after the other.
 pub(super) struct Shards {
@@ -116,6 +119,17 @@ impl Shards {
         }
         forget();
         failed.map_or(Ok(merged), Err)
+    }
+
+    /// Makes any number of corrections, in several commands: the server runs others in between. In a
+    /// cluster, each correction has a time budget of its own.
+    pub(super) async fn correct_all(&self, corrections: &[Correction]) -> Result<(), StoreError> {
+        let at_once = if self.manager.is_cluster() { 1 } else { MAX_CORRECTIONS };
+        let mut corrected = Ok(());
+        for some in corrections.chunks(at_once) {
+            corrected = corrected.and(self.correct(some).await.map(drop));
+        }
+        corrected
     }
 
     /// Groups what one server can do at once, in the order of the shards. There is one group at least,

@@ -72,7 +72,7 @@ enum State {
 impl ConnectionManager {
     pub(super) fn new(servers: Servers, timeouts: Timeouts, names: KeyNames) -> Arc<Self> {
         let (state, warns_of_queue) = (watch::Sender::new(State::Closed), AtomicBool::new(true));
-        let announced = AnnouncedPolicies::new(&names.prefix);
+        let announced = AnnouncedPolicies::new(names.clone());
         Arc::new(Self { servers, timeouts, names, state, warns_of_queue, announced })
     }
 

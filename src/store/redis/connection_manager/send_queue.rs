@@ -43,7 +43,10 @@ impl SendQueue {
         match Arc::clone(&semaphore).try_acquire_owned() {
             Ok(permit) => Ok(permit),
             // Boxed, so that the futures of requests that need not wait stay small.
-            Err(_) => Box::pin(wait(semaphore, at_most)).await,
+            Err(_) => match Box::pin(timeout(at_most, semaphore.acquire_owned())).await {
+                Ok(permit) => permit.map_err(|_| NotSent::Abandoned),
+                Err(_) => Err(NotSent::QueueTimeout),
+            },
         }
     }
 
@@ -55,13 +58,6 @@ impl SendQueue {
 
     fn semaphore(&self) -> MutexGuard<'_, Arc<Semaphore>> {
         self.semaphore.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-async fn wait(semaphore: Arc<Semaphore>, at_most: Duration) -> Result<SendPermit, NotSent> {
-    match timeout(at_most, semaphore.acquire_owned()).await {
-        Ok(permit) => permit.map_err(|_| NotSent::Abandoned),
-        Err(_) => Err(NotSent::QueueTimeout),
     }
 }
 

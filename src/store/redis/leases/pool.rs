@@ -81,11 +81,8 @@ impl Pool {
     /// server for the rest, and for a batch unless one is on its way.
     #[expect(
         clippy::arithmetic_side_effects,
-        reason = "units are parts of what they are taken from"
-    )]
-    #[expect(
         clippy::cast_possible_truncation,
-        reason = "a batch is no more than a lease of 32 bits"
+        reason = "units are parts of what they are taken from, and a batch is part of a lease"
     )]
     pub(super) fn reserve(&mut self, charge: &Charge, now: u64) -> ReservedCharge {
         let wanted = charge.ahead.saturating_add(charge.cost);

@@ -7,11 +7,12 @@ use std::{
         binary_heap::PeekMut,
         hash_map::{Entry, OccupiedEntry},
     },
-    hash::{BuildHasherDefault, Hasher},
+    hash::BuildHasherDefault,
     mem,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
+use ahash::AHasher;
 use smallvec::SmallVec;
 use tokio::task::AbortHandle;
 
@@ -36,7 +37,8 @@ pub(crate) struct LeaseTable {
     returns: Mutex<ReturnQueue>,
 }
 
-pub(super) type Segment = HashMap<u128, Pool, BuildHasherDefault<SlotHasher>>;
+/// Its keys are fingerprints, which no caller chooses.
+pub(super) type Segment = HashMap<u128, Pool, BuildHasherDefault<AHasher>>;
 
 /// What is to go back to the server in the background.
 #[derive(Default)]
@@ -276,26 +278,4 @@ pub(super) fn with_remaining(usage: &Usage, remaining: u64) -> Usage {
         return *usage;
     }
     Usage::new(usage.wait(), remaining, usage.reset())
-}
-
-/// Slots are fingerprints: no caller chooses them, and their bits are spread already.
-#[derive(Default)]
-pub(super) struct SlotHasher(u64);
-
-impl Hasher for SlotHasher {
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
-        }
-    }
-
-    #[expect(clippy::cast_possible_truncation, reason = "the two halves of 128 bits")]
-    fn write_u128(&mut self, slot: u128) {
-        // The lowest bits choose the segment.
-        self.0 = ((slot >> 64) as u64 ^ slot as u64).rotate_right(SEGMENTS.trailing_zeros());
-    }
-
-    fn finish(&self) -> u64 {
-        self.0
-    }
 }

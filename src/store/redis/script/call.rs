@@ -23,10 +23,8 @@ use crate::{
 #[cfg(test)]
 use crate::{clock::Now, store::redis::script::numbers::micros};
 
-static SCRIPT: LazyLock<(Script, &str)> = LazyLock::new(|| {
-    let source = include_str!("count.lua");
-    (Script::new(source), source)
-});
+const SOURCE: &str = include_str!("count.lua");
+static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(SOURCE));
 
 #[derive(Clone, Debug)]
 pub(crate) struct ScriptCall {
@@ -69,7 +67,7 @@ impl ScriptCall {
             expected.push(operation.pack(key, field, &mut packed));
         }
         let mut command = Cmd::with_capacity(4 + keys.len(), 96 + keys.len() * 64 + packed.len());
-        command.arg("EVALSHA").arg(SCRIPT.0.get_hash()).arg(keys.len());
+        command.arg("EVALSHA").arg(SCRIPT.get_hash()).arg(keys.len());
         for key in &keys {
             command.arg(names.key(key));
         }
@@ -131,7 +129,7 @@ impl ScriptCall {
     /// The command that brings the script along.
     pub(super) fn with_source(&self) -> Cmd {
         let mut command = redis::cmd("EVAL");
-        command.arg(SCRIPT.1);
+        command.arg(SOURCE);
         for argument in self.command.args_iter().skip(2) {
             if let Arg::Simple(argument) = argument {
                 command.arg(argument);

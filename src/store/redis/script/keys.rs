@@ -29,22 +29,33 @@ impl KeyNames {
     }
 
     /// The Redis key of a charge's counts.
-    #[expect(
-        clippy::arithmetic_side_effects,
-        clippy::cast_possible_truncation,
-        reason = "the two halves of 128 bits, and a length of what is in memory"
-    )]
+    #[expect(clippy::cast_possible_truncation, reason = "the two halves of 128 bits")]
     pub(super) fn key(&self, charge: &Charge) -> String {
         let (high, low) = ((charge.key >> 64) as u64, charge.key as u64);
-        let mut name = String::with_capacity(self.prefix.len() + 36);
-        name.push_str(&self.prefix);
-        name.push_str(":{");
-        push(&mut name, charge.shard);
-        name.push('}');
+        let mut name = self.in_shard(charge.shard);
         push(&mut name, high);
         if low != charge.shard {
             push(&mut name, low);
         }
+        name
+    }
+
+    /// The Redis key of what a policy's settings are. It is in the slot of the probe's key, and no count
+    /// has it.
+    pub(crate) fn announcement(&self, policy: u64) -> String {
+        let mut name = self.in_shard(0) + "policy:";
+        push(&mut name, policy);
+        name
+    }
+
+    /// The beginning of a name, by which a cluster places the key.
+    #[expect(clippy::arithmetic_side_effects, reason = "a length of what is in memory")]
+    fn in_shard(&self, shard: u64) -> String {
+        let mut name = String::with_capacity(self.prefix.len() + 36);
+        name.push_str(&self.prefix);
+        name.push_str(":{");
+        push(&mut name, shard);
+        name.push('}');
         name
     }
 }
@@ -96,6 +107,7 @@ mod tests {
     fn a_name_is_short_and_no_other_s() {
         let names = KeyNames::new("test");
         assert_eq!(names.key(&CHARGE), "test:{AAAAAAAAAAI}AAAAAAAAAAE");
+        assert_eq!(names.announcement(7), "test:{AAAAAAAAAAA}policy:AAAAAAAAAAc");
         let place = |names: &KeyNames, charge: &Charge| (names.key(charge), field(charge));
         let others = [
             Charge { key: 1 << 64 | 3, ..CHARGE },

@@ -85,6 +85,10 @@ const NUMBER: usize = size_of::<f64>();
 /// The part of a reply that is not read yet.
 struct Unread<'a>(&'a [u8]);
 
+#[expect(
+    clippy::arithmetic_side_effects,
+    reason = "numbers of a reply are at most 2^53, and those of a quota its own"
+)]
 impl<'a> Unread<'a> {
     fn take(&mut self, length: usize) -> Option<&'a [u8]> {
         let (taken, rest) = self.0.split_at_checked(length)?;
@@ -100,10 +104,6 @@ impl<'a> Unread<'a> {
     }
 
     /// The state of a bucket: at most twice its capacity is missing.
-    #[expect(
-        clippy::arithmetic_side_effects,
-        reason = "numbers of a reply are at most 2^53, and those of a quota its own"
-    )]
     fn missing(&mut self, quota: &Quota) -> Option<Deficit> {
         let (whole, rest) = (self.number()?, self.number()?);
         // Its time and its quota are known.
@@ -116,10 +116,6 @@ impl<'a> Unread<'a> {
     }
 
     /// The current window, or one that is about to begin.
-    #[expect(
-        clippy::arithmetic_side_effects,
-        reason = "numbers of a reply are at most 2^53, and those of a quota its own"
-    )]
     fn fixed_window(&mut self, quota: &Quota, micros: u64) -> Option<FixedWindow> {
         let (start, used) = (self.number()?, self.number()?);
         // Its quota is known.
@@ -129,10 +125,6 @@ impl<'a> Unread<'a> {
     }
 
     /// A log whose entries are in order, and still in the window.
-    #[expect(
-        clippy::arithmetic_side_effects,
-        reason = "numbers of a reply are at most 2^53, and those of a quota its own"
-    )]
     fn sliding_window(&mut self, quota: &Quota, micros: u64) -> Option<SlidingWindow> {
         let used = self.number()?;
         let newest = (self.number()?, self.number()?);
