@@ -71,6 +71,7 @@ struct Passed {
 }
 
 impl Drop for Passed {
+    #[inline]
     fn drop(&mut self) {
         // This does nothing if the response was observed already.
         self.observation.finish(&self.responder.headers, Some(&self.decision), None);

@@ -93,6 +93,7 @@ impl Observation {
 }
 
 impl Drop for Observation {
+    #[inline]
     fn drop(&mut self) {
         if let Some(pending) = self.0.take() {
             pending.finish(Ended { decision: None, outcome: None, status: None });

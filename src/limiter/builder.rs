@@ -49,7 +49,7 @@ const DEFAULT_MAX_HELD_PER_KEY: usize = 100;
 pub struct LimiterBuilder {
     policies: Policies,
     caller: Option<Caller>,
-    store: Option<Arc<dyn Store>>,
+    store: Option<Box<dyn Store>>,
     clock: Clock,
     max_held: Option<usize>,
     max_held_per_caller: Option<usize>,
@@ -101,7 +101,7 @@ impl LimiterBuilder {
 
     /// Sets the store, which keeps the counts. Default: [`MemoryStore::new`], in this process.
     pub fn store(mut self, store: impl Store) -> Self {
-        self.store = Some(Arc::new(store));
+        self.store = Some(Box::new(store));
         self
     }
 
@@ -157,7 +157,7 @@ impl LimiterBuilder {
         let secret = self.store.as_ref().and_then(|store| store.secret());
         let keys = secret.map_or_else(Fingerprinter::undisclosed, Fingerprinter::with_secret);
         let rules = RuleSet::new(self.policies, &keys)?;
-        let store = self.store.unwrap_or_else(|| Arc::new(MemoryStore::new()));
+        let store = self.store.unwrap_or_else(|| Box::new(MemoryStore::new()));
         let core = Core {
             announced: announce(&*store, &rules),
             #[cfg(feature = "metrics")]

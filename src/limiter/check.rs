@@ -149,11 +149,16 @@ impl<'a> Check<'a> {
     /// once, as Redis cannot. Then nothing is charged.
     #[inline]
     pub fn at_once(self) -> Result<Decision, CheckError> {
-        let evaluation = self.evaluate()?;
-        decide_at_once(&self.target.limiter.core, evaluation).ok_or(CheckError::WouldWait)
+        self.decide_at_once()
     }
 
-    #[inline]
+    /// By reference, so that callers do not move the check.
+    fn decide_at_once(&self) -> Result<Decision, CheckError> {
+        let evaluation = self.evaluate()?;
+        decide_at_once(&self.limiter().core, evaluation).ok_or(CheckError::WouldWait)
+    }
+
+    #[inline(always)]
     fn evaluate(&self) -> Result<Evaluation, CheckError> {
         let mut evaluation = self.target.charge(self.cost)?;
         if self.only_peeks {

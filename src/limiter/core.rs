@@ -23,7 +23,7 @@ use crate::{
 
 pub(super) struct Core {
     pub(super) rules: RuleSet,
-    pub(super) store: Arc<dyn Store>,
+    pub(super) store: Box<dyn Store>,
     /// The store announces the policies to other processes as long as this is alive.
     pub(super) announced: Arc<[Announcement]>,
     /// The counts while the store does not answer.
@@ -43,27 +43,20 @@ pub(super) struct Core {
 const CALLER: &str = "caller";
 
 impl Core {
-    /// The fingerprint of a key that will be charged. The store begins to load the key's count
+    /// The fingerprint of a key that will be charged, and its shard, which chooses a cluster's
+    /// server: the first of joined keys, or else the key. The store begins to load the key's count
     /// already.
-    #[inline]
-    pub(super) fn fingerprint(&self, rule: &Rule, kind: u8, key: &Key<'_>) -> u128 {
-        let fingerprint = self.keys.fingerprint(rule.domain(kind).key, key);
-        self.store.prefetch(fingerprint);
-        fingerprint
+    #[inline(always)]
+    pub(super) fn key_of(&self, rule: &Rule, kind: u8, key: &Key<'_>) -> (u128, u64) {
+        let domain = rule.domain(kind);
+        let fingerprint = self.keys.fingerprint(domain.key, key);
+        self.store.prefetch(fingerprint, rule.charge.algorithm);
+        let first_part = if self.is_shared { key.first_part() } else { None };
+        let first_part = first_part.map(|key| self.keys.fingerprint(domain.first_part, &key));
+        (fingerprint, first_part.unwrap_or(fingerprint) as u64)
     }
 
-    /// The shard that chooses a cluster's server for the counts of a key: the key's first part.
-    /// `None` if the whole key chooses the server.
-    #[inline]
-    pub(super) fn shard(&self, rule: &Rule, kind: u8, key: &Key<'_>) -> Option<u64> {
-        if !self.is_shared {
-            return None;
-        }
-        let domain = rule.domain(kind).first_part;
-        key.first_part().map(|first| self.keys.fingerprint(domain, &first) as u64)
-    }
-
-    /// Like [`shard`](Self::shard), for a request: the policy may read the shard from the request.
+    /// The shard that the policy reads from a request; `by_key` if it reads none.
     ///
     /// # Errors
     /// The status for a shard that cannot be read. It must not move the caller's counts to another
@@ -73,15 +66,15 @@ impl Core {
         &self,
         rule: &Rule,
         request: &Parts,
-        kind: u8,
-        key: &Key<'_>,
-    ) -> Result<Option<u64>, StatusCode> {
-        if !self.is_shared {
-            return Ok(None);
-        }
+        by_key: u64,
+    ) -> Result<u64, StatusCode> {
+        if self.is_shared { self.shard_by(rule, request, by_key) } else { Ok(by_key) }
+    }
+
+    fn shard_by(&self, rule: &Rule, request: &Parts, by_key: u64) -> Result<u64, StatusCode> {
         match rule.policy.settings.shard_of(request) {
             Extracted::Unreadable(status) => Err(status),
-            Extracted::Missing => Ok(self.shard(rule, kind, key)),
+            Extracted::Missing => Ok(by_key),
             // The fingerprint is that of a policy which counts by this key, so that both are on one
             // server.
             Extracted::Found(shard) => {
@@ -90,7 +83,7 @@ impl Core {
                     Some(first) => self.keys.fingerprint(domain.first_part, &first),
                     None => self.keys.fingerprint(domain.key, &shard),
                 };
-                Ok(Some(fingerprint as u64))
+                Ok(fingerprint as u64)
             }
         }
     }

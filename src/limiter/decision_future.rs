@@ -50,39 +50,41 @@ enum Step {
 }
 
 /// Decides at once if no waiting is needed; otherwise returns the future of the decision.
-///
-/// Most requests are decided here: no key is missing, the store answers at once, and no request is
-/// held or may be held.
 #[inline]
 pub(super) fn try_decide(
     limiter: &Limiter,
-    mut evaluation: Evaluation,
+    evaluation: Evaluation,
 ) -> Result<Decision, Box<DecisionFuture>> {
-    let core = &*limiter.core;
-    let now = core.clock.now();
+    let now = limiter.core.clock.now();
+    decide_simply(&limiter.core, evaluation, now)
+        .or_else(|evaluation| DecisionFuture::start(limiter, evaluation, now))
+}
+
+/// Decides most requests: no key is missing, the store answers at once, and no request is held or
+/// may be held.
+#[inline(always)]
+fn decide_simply(core: &Core, evaluation: Evaluation, now: Now) -> Result<Decision, Evaluation> {
     let is_simple = evaluation.needs_store()
         && evaluation.record.longest_hold == 0
         && !core.queue.has_waiting();
-    if is_simple && charge_at_once(core, &mut evaluation, now) {
-        let decision = evaluation.into_decision(now, Duration::ZERO);
-        observe(core, &decision);
-        return Ok(decision);
+    if !is_simple {
+        return Err(evaluation);
     }
-    DecisionFuture::start(limiter, evaluation, now)
+    let decision = evaluation.decide_at_once(&*core.store, now)?;
+    observe(core, &decision);
+    Ok(decision)
 }
 
 /// Like [`try_decide`], but never holds. `None` if the store does not answer at once.
 #[inline]
-pub(super) fn decide_at_once(core: &Core, mut evaluation: Evaluation) -> Option<Decision> {
+pub(super) fn decide_at_once(core: &Core, evaluation: Evaluation) -> Option<Decision> {
     let now = core.clock.now();
     if !evaluation.needs_store() || core.queue.has_waiting() {
         return decide_at_once_in_order(core, evaluation, now);
     }
-    charge_at_once(core, &mut evaluation, now).then(|| {
-        let decision = evaluation.into_decision(now, Duration::ZERO);
-        observe(core, &decision);
-        decision
-    })
+    let decision = evaluation.decide_at_once(&*core.store, now).ok()?;
+    observe(core, &decision);
+    Some(decision)
 }
 
 #[cold]
@@ -93,24 +95,13 @@ fn decide_at_once_in_order(core: &Core, mut evaluation: Evaluation, now: Now) ->
     Some(finish(core, evaluation, now, Duration::ZERO, false))
 }
 
-/// Charges, if the store answers at once.
-#[inline]
-pub(super) fn charge_at_once(core: &Core, evaluation: &mut Evaluation, now: Now) -> bool {
-    let (charges, usages) = evaluation.charges_and_usages();
-    let charged = core.store.charge_at_once(charges, usages, now);
-    if charged {
-        evaluation.judge();
-    }
-    charged
-}
-
-/// Like [`charge_at_once`], behind the requests that are held.
+/// Charges behind the requests that are held, if the store answers at once.
 #[inline]
 fn charge_at_once_in_order(core: &Core, evaluation: &mut Evaluation, now: Now) -> bool {
     if core.queue.has_waiting() {
         core.queue.set_queued_ahead(evaluation.charges_mut().iter_mut(), None, now);
     }
-    charge_at_once(core, evaluation, now)
+    evaluation.charge_at_once(&*core.store, now)
 }
 
 /// Makes the decision, and reports it to metrics and events.
@@ -281,6 +272,11 @@ impl Future for DecisionFuture {
         loop {
             let (answer, now) = match &mut this.step {
                 Step::Evaluated => {
+                    let core = &*this.limiter.core;
+                    match decide_simply(core, mem::take(&mut this.evaluation), this.arrived) {
+                        Ok(decision) => return Poll::Ready(decision),
+                        Err(evaluation) => this.evaluation = evaluation,
+                    }
                     let needs_store = this.evaluation.needs_store();
                     if needs_store && !this.is_charged_at_once() {
                         this.charge(this.arrived);

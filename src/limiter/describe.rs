@@ -12,7 +12,7 @@ use crate::{
     describe::{CategoryDescription, Description, PolicyDescription, Requests},
     policy::Policy,
     quota::Quota,
-    store::{MemoryStore, Store},
+    store::MemoryStore,
 };
 
 pub(super) fn describe(core: &Core) -> Description {
@@ -57,20 +57,15 @@ fn use_up(core: &Core, limited: &[(&Rule, Quota)]) -> Option<Decision> {
     let (first, quota) = limited.iter().find(enforced)?;
     let (store, now) = (MemoryStore::with_max_keys(1_024), core.clock.now());
     let key = core.keys.fingerprint(NO_KIND, &"example".into());
-    let decide = |mut evaluation: Evaluation| {
-        // The store in memory answers at once.
-        let (charges, usages) = evaluation.charges_and_usages();
-        let is_charged = store.charge_at_once(charges, usages, now);
-        evaluation.judge();
-        is_charged.then(|| evaluation.into_decision(now, Duration::ZERO))
-    };
+    // The store in memory answers at once.
+    let decide = |evaluation: Evaluation| evaluation.decide_at_once(&store, now).ok();
     let mut all_of_it = Evaluation::default();
     let capacity = first.policy.algorithm().capacity(quota);
-    all_of_it.push(first, 0, (key, key as u64), *quota, capacity, None);
+    all_of_it.push(first, 0, (key, key as u64), *quota, capacity);
     decide(all_of_it).map(drop)?;
     let mut one_more = Evaluation::default();
     for (rule, quota) in limited {
-        one_more.push(rule, 0, (key, key as u64), *quota, 1, None);
+        one_more.push(rule, 0, (key, key as u64), *quota, 1);
     }
     decide(one_more).filter(|decision| !decision.is_allowed())
 }

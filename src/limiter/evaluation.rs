@@ -17,7 +17,7 @@ use crate::{
     key::Extracted,
     policy::WithoutKey,
     quota::Quota,
-    store::{Charge, Mode, Usage},
+    store::{Charge, Mode, Store, Usage},
 };
 
 /// A request before it is decided: the charges for the store, and then the store's answers.
@@ -28,13 +28,13 @@ pub(crate) struct Evaluation {
 }
 
 /// A key that was read from a request. Policies that count by the same key read it once.
-struct KeyRead<'a> {
+struct KeyRead {
     /// The [`Rule::key_source`].
     source: u32,
     kind: u8,
-    key: Extracted<'a>,
-    /// 0 unless the key is found.
-    fingerprint: u128,
+    /// The key's fingerprint and shard; or the status for an unreadable key, and none for a missing
+    /// one.
+    found: Result<(u128, u64), Option<StatusCode>>,
 }
 
 impl Evaluation {
@@ -93,12 +93,11 @@ impl Evaluation {
             {
                 continue;
             }
-            let KeyRead { kind, key, fingerprint, .. } = KeyRead::new(core, rule, request);
-            if let Some(key) = key.found()
-                && let Ok(shard) = core.shard_of(rule, request, kind, &key)
+            let KeyRead { kind, found, .. } = KeyRead::new(core, rule, request);
+            if let Ok((key, shard)) = found
+                && let Ok(shard) = core.shard_of(rule, request, shard)
             {
-                let key = (fingerprint, shard.unwrap_or(fingerprint as u64));
-                evaluation.push(rule, kind, key, quota, 1, None);
+                evaluation.push(rule, kind, (key, shard), quota, 1);
             }
         }
         evaluation.only_peek();
@@ -112,7 +111,7 @@ impl Evaluation {
             let own_quota = own.and_then(|own| own.quota(charge.policy));
             let quota = own_quota.unwrap_or(charge.quota);
             let key = (charge.key, charge.shard);
-            evaluation.push(core.rules.rule(*rule), *key_kind, key, quota, 1, None);
+            evaluation.push(core.rules.rule(*rule), *key_kind, key, quota, 1);
         }
         evaluation
     }
@@ -126,9 +125,8 @@ impl Evaluation {
         key: (u128, u64),
         quota: Quota,
         cost: u64,
-        refused: Option<Reason>,
-    ) -> usize {
-        self.record.push(rule, key_kind, key, quota, cost, refused)
+    ) {
+        self.record.push(rule, key_kind, key, quota, cost);
     }
 
     /// The evaluation of a request that is refused before any policy.
@@ -173,11 +171,36 @@ impl Evaluation {
         &mut self.record.charges[..counted]
     }
 
-    /// The charges, and the usages that the store fills in.
-    #[inline]
-    pub(super) fn charges_and_usages(&mut self) -> (&[Charge], &mut [Usage]) {
+    #[inline(always)]
+    fn charges_and_usages(&mut self) -> (&[Charge], &mut [Usage]) {
         let Record { charges, usages, counted, .. } = &mut *self.record;
         (&charges[..*counted], &mut usages[..*counted])
+    }
+
+    /// Charges, if the store answers at once.
+    pub(super) fn charge_at_once(&mut self, store: &dyn Store, now: Now) -> bool {
+        let (charges, usages) = self.charges_and_usages();
+        let is_charged = store.charge_at_once(charges, usages, now);
+        if is_charged {
+            self.judge();
+        }
+        is_charged
+    }
+
+    /// Charges for the first time and decides, if the store answers at once.
+    #[inline(always)]
+    pub(super) fn decide_at_once(mut self, store: &dyn Store, now: Now) -> Result<Decision, Self> {
+        let (charges, usages) = self.charges_and_usages();
+        if !store.charge_at_once(charges, usages, now) {
+            return Err(self);
+        }
+        // Most requests pass, and need no verdict of each policy.
+        if usages.iter().any(|usage| !usage.fits() || !usage.is_known()) {
+            self.judge();
+            return Ok(self.into_decision(now, Duration::ZERO));
+        }
+        (self.record.now, self.record.held) = (now, 0);
+        Ok(Decision { record: self.record })
     }
 
     /// Copies the store's answers; `false` if the store has not answered each charge.
@@ -193,12 +216,10 @@ impl Evaluation {
     }
 
     /// Sets for each counted policy whether it refuses.
-    #[inline(always)]
-    pub(super) fn judge(&mut self) {
+    fn judge(&mut self) {
         let Record { entries, charges, usages, counted, .. } = &mut *self.record;
-        let counted = entries.iter_mut().zip(charges).zip(usages).take(*counted);
-        for ((entry, charge), usage) in counted {
-            entry.judge(charge, usage);
+        for index in 0..*counted {
+            entries[index].judge(&charges[index], &usages[index]);
         }
     }
 
@@ -277,8 +298,10 @@ impl Evaluation {
             self.retain(|outcome| outcome.usage.is_known());
             record = &mut *self.record;
         }
-        if record.ruling == Ruling::Admitted {
-            record.ruling = record.ruling_of_policies();
+        if record.ruling == Ruling::Admitted
+            && let Some(index) = record.refusing()
+        {
+            record.ruling = Ruling::Refused(index);
         }
         (record.now, record.held) = (now, nanos(held));
         Decision { record: self.record }
@@ -297,13 +320,13 @@ impl Record {
         }
     }
 
-    fn add_rule<'a>(
+    fn add_rule(
         &mut self,
         core: &Core,
         rule: &Rule,
-        request: &'a Parts,
+        request: &Parts,
         own: Option<&Override>,
-        read: &mut Option<KeyRead<'a>>,
+        read: &mut Option<KeyRead>,
     ) {
         let policy = &rule.policy;
         let own_quota = own.and_then(|own| own.quota(rule.charge.policy));
@@ -315,31 +338,29 @@ impl Record {
             Some(read) if read.source == rule.key_source => read,
             _ => read.insert(KeyRead::new(core, rule, request)),
         };
-        rule.watch_key(read.kind, &read.key);
-        match &read.key {
-            Extracted::Found(key) => match core.shard_of(rule, request, read.kind, key) {
-                Ok(shard) => {
-                    let key = (read.fingerprint, shard.unwrap_or(read.fingerprint as u64));
-                    self.push(rule, read.kind, key, quota, policy.settings.cost_of(request), None);
-                }
-                Err(status) => self.push_unreadable(rule, read.kind, quota, status),
-            },
-            Extracted::Missing if policy.settings.keys.without_key() == Some(WithoutKey::Skip) => {}
-            Extracted::Missing => {
-                self.push(rule, 0, (0, 0), quota, 0, Some(Reason::MissingKey));
-            }
-            Extracted::Unreadable(status) => self.push_unreadable(rule, read.kind, quota, *status),
+        let kind = read.kind;
+        rule.watch_key(kind == 0 && read.found != Err(None));
+        let found = read.found.and_then(|(key, shard)| {
+            let shard = core.shard_of(rule, request, shard).map_err(Some)?;
+            Ok((key, shard))
+        });
+        match found {
+            Ok(key) => self.push(rule, kind, key, quota, policy.settings.cost_of(request)),
+            Err(None) if policy.settings.keys.without_key() == Some(WithoutKey::Skip) => {}
+            Err(status) => self.push_keyless(rule, kind, quota, status),
         }
     }
 
+    /// Adds a policy whose key is missing, or is unreadable and refused with this status.
     #[cold]
-    fn push_unreadable(&mut self, rule: &Rule, kind: u8, quota: Quota, status: StatusCode) {
-        let index = self.push(rule, kind, (0, 0), quota, 0, Some(Reason::UnreadableKey));
-        self.entries[index].unreadable = Some(status);
+    fn push_keyless(&mut self, rule: &Rule, kind: u8, quota: Quota, status: Option<StatusCode>) {
+        let entry = Entry { key_kind: kind, unreadable: status, ..rule.entry };
+        let charge = Charge { quota, cost: 0, ..rule.charge };
+        let reason = status.map_or(Reason::MissingKey, |_| Reason::UnreadableKey);
+        self.push_refused(entry, charge, reason);
     }
 
-    /// Adds a policy's charge to a key and its shard, or its refusal for lack of a key. Returns the
-    /// policy's index.
+    /// Adds a policy that charges a key and its shard.
     #[inline(always)]
     #[expect(clippy::arithmetic_side_effects, reason = "a limiter has far fewer policies")]
     fn push(
@@ -349,46 +370,69 @@ impl Record {
         (key, shard): (u128, u64),
         quota: Quota,
         cost: u64,
-        mut refused: Option<Reason>,
-    ) -> usize {
-        if quota.units() == 0 && refused.is_none() {
-            refused = Some(Reason::NoQuota);
+    ) {
+        let index = self.enforced;
+        if quota.units() == 0 || rule.charge.mode == Mode::DryRun || index != self.entries.len() {
+            return self.push_unusual(rule, key_kind, (key, shard), quota, cost);
         }
         self.longest_hold = self.longest_hold.max(rule.entry.hold);
-        let is_dry_run = rule.charge.mode == Mode::DryRun;
-        let index = match (is_dry_run, refused) {
-            (false, _) => self.enforced,
-            (true, None) => self.counted,
-            (true, Some(_)) => self.entries.len(),
-        };
-        if !is_dry_run {
-            self.enforced += 1;
-            self.lacks_key |= refused.is_some();
-        }
-        self.counted += usize::from(!is_dry_run || refused.is_none());
-        let entry = Entry { key_kind, refused, ..rule.entry };
+        (self.enforced, self.counted) = (index + 1, index + 1);
+        self.entries.push(rule.entry);
+        self.entries[index].key_kind = key_kind;
+        self.charges.push(rule.charge);
+        let charge = &mut self.charges[index];
+        (charge.key, charge.shard, charge.quota, charge.cost) = (key, shard, quota, cost);
+        self.usages.push(Usage::default());
+    }
+
+    #[cold]
+    fn push_unusual(
+        &mut self,
+        rule: &Rule,
+        key_kind: u8,
+        (key, shard): (u128, u64),
+        quota: Quota,
+        cost: u64,
+    ) {
+        let entry = Entry { key_kind, ..rule.entry };
         let charge = Charge { key, shard, quota, cost, ..rule.charge };
-        if index == self.entries.len() {
-            self.entries.push(entry);
-            self.charges.push(charge);
-            self.usages.push(Usage::default());
-        } else {
-            self.entries.insert(index, entry);
-            self.charges.insert(index, charge);
-            self.usages.insert(index, Usage::default());
+        if quota.units() == 0 {
+            return self.push_refused(entry, charge, Reason::NoQuota);
         }
-        index
+        self.longest_hold = self.longest_hold.max(entry.hold);
+        let is_dry_run = charge.mode == Mode::DryRun;
+        self.insert(if is_dry_run { self.counted } else { self.enforced }, entry, charge);
+    }
+
+    /// Adds a policy that refuses for lack of a key or a quota.
+    #[cold]
+    fn push_refused(&mut self, entry: Entry, charge: Charge, reason: Reason) {
+        let index = if charge.mode == Mode::DryRun { self.entries.len() } else { self.enforced };
+        self.lacks_key |= charge.mode != Mode::DryRun;
+        self.insert(index, Entry { refused: Some(reason), ..entry }, charge);
+    }
+
+    #[cold]
+    #[expect(clippy::arithmetic_side_effects, reason = "a limiter has far fewer policies")]
+    fn insert(&mut self, index: usize, entry: Entry, charge: Charge) {
+        let is_enforced = charge.mode != Mode::DryRun;
+        self.enforced += usize::from(is_enforced);
+        self.counted += usize::from(is_enforced || entry.refused.is_none());
+        self.entries.insert(index, entry);
+        self.charges.insert(index, charge);
+        self.usages.insert(index, Usage::default());
     }
 }
 
-impl<'a> KeyRead<'a> {
+impl KeyRead {
     #[inline]
-    fn new(core: &Core, rule: &Rule, request: &'a Parts) -> Self {
+    fn new(core: &Core, rule: &Rule, request: &Parts) -> Self {
         let (kind, key) = rule.policy.settings.keys.find(request);
-        let fingerprint = match &key {
-            Extracted::Found(key) => core.fingerprint(rule, kind, key),
-            Extracted::Missing | Extracted::Unreadable(_) => 0,
+        let found = match &key {
+            Extracted::Found(key) => Ok(core.key_of(rule, kind, key)),
+            Extracted::Missing => Err(None),
+            Extracted::Unreadable(status) => Err(Some(*status)),
         };
-        Self { source: rule.key_source, kind, key, fingerprint }
+        Self { source: rule.key_source, kind, found }
     }
 }

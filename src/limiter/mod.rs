@@ -248,7 +248,9 @@ impl Limiter {
 
     #[inline]
     fn target<'a>(&'a self, policy: &'a str, key: impl Into<Key<'a>>) -> Target<'a> {
-        Target::new(self, self.core.rules.by_name(policy).ok_or(policy), key)
+        let rules = &self.core.rules;
+        let rule = rules.by_name(policy).map(|id| rules.rule(id));
+        Target::new(self, rule.ok_or(policy), key)
     }
 
     /// Blocks of single callers, and quotas that replace those of their plans.

@@ -1,6 +1,6 @@
 //! A policy of a limiter, found once: [`PolicyHandle`].
 
-use super::{Check, Limiter, Refund, decision::RuleId, target::Target};
+use super::{Check, Limiter, Refund, decision::RuleId, rules::Rule, target::Target};
 use crate::{key::Key, store::Change};
 
 /// A policy of a limiter, from [`Limiter::policy`]. Its checks do not look the policy up by name.
@@ -30,7 +30,7 @@ impl PolicyHandle {
     /// The policy's name.
     #[must_use]
     pub fn name(&self) -> &str {
-        self.limiter.core.rules.rule(self.rule).policy.name()
+        self.rule().policy.name()
     }
 
     /// Checks the policy for a key; see [`Limiter::check`].
@@ -59,12 +59,16 @@ impl PolicyHandle {
     /// [`MemoryStore`](crate::store::MemoryStore) does.
     #[must_use]
     pub fn overflowed(&self) -> Option<u64> {
-        let core = &*self.limiter.core;
-        core.store.overflowed(core.rules.rule(self.rule).charge.policy)
+        self.limiter.core.store.overflowed(self.rule().charge.policy)
+    }
+
+    #[inline]
+    fn rule(&self) -> &Rule {
+        self.limiter.core.rules.rule(self.rule)
     }
 
     #[inline]
     fn target<'a>(&'a self, key: impl Into<Key<'a>>) -> Target<'a> {
-        Target::new(&self.limiter, Ok(self.rule), key)
+        Target::new(&self.limiter, Ok(self.rule()), key)
     }
 }

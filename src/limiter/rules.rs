@@ -14,7 +14,7 @@ use crate::{
     clock::nanos,
     error::BuildError,
     first_requests::FirstRequests,
-    key::{Domain, Extracted, Fingerprinter},
+    key::{Domain, Fingerprinter},
     matcher::Matcher,
     path::SentPath,
     policy::{Policy, validate},
@@ -172,10 +172,12 @@ impl RuleSet {
         self.rules.iter()
     }
 
+    #[inline]
     fn range(&self, range: &Range<u32>) -> impl Iterator<Item = &Rule> + Clone {
         self.rules[range.start as usize..range.end as usize].iter()
     }
 
+    #[inline]
     pub(super) fn for_every_request(&self) -> impl Iterator<Item = &Rule> + Clone {
         self.range(&self.every_request)
     }
@@ -341,15 +343,15 @@ impl Rule {
 
     /// Warns if none of the first requests has the policy's first kind of key.
     #[inline]
-    pub(super) fn watch_key(&self, kind: u8, key: &Extracted<'_>) {
+    pub(super) fn watch_key(&self, is_first_kind: bool) {
         if !self.without_key.are_over() {
-            self.watch_first_keys(kind, key);
+            self.watch_first_keys(is_first_kind);
         }
     }
 
     #[cold]
-    fn watch_first_keys(&self, kind: u8, key: &Extracted<'_>) {
-        if kind == 0 && !matches!(key, Extracted::Missing) {
+    fn watch_first_keys(&self, is_first_kind: bool) {
+        if is_first_kind {
             return self.without_key.end();
         }
         if self.without_key.count() {

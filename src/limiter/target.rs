@@ -3,8 +3,7 @@
 use std::fmt;
 
 use super::{
-    Limiter, check_error::CheckError, decision::RuleId, evaluation::Evaluation,
-    overrides::Override, rules::Rule,
+    Limiter, check_error::CheckError, evaluation::Evaluation, overrides::Override, rules::Rule,
 };
 use crate::{key::Key, quota::Quota};
 
@@ -12,7 +11,7 @@ use crate::{key::Key, quota::Quota};
 pub(super) struct Target<'a> {
     pub(super) limiter: &'a Limiter,
     /// The rule, or a name that no policy has.
-    pub(super) rule: Result<RuleId, &'a str>,
+    pub(super) rule: Result<&'a Rule, &'a str>,
     pub(super) key: Key<'a>,
     pub(super) kind: Option<&'a str>,
     pub(super) plan: Option<Plan<'a>>,
@@ -29,7 +28,7 @@ impl<'a> Target<'a> {
     #[inline]
     pub(super) fn new(
         limiter: &'a Limiter,
-        rule: Result<RuleId, &'a str>,
+        rule: Result<&'a Rule, &'a str>,
         key: impl Into<Key<'a>>,
     ) -> Self {
         Self { limiter, rule, key: key.into(), kind: None, plan: None }
@@ -37,27 +36,27 @@ impl<'a> Target<'a> {
 
     #[inline]
     pub(super) fn rule(&self) -> Result<&'a Rule, CheckError> {
-        match self.rule {
-            Ok(id) => Ok(self.limiter.core.rules.rule(id)),
-            Err(name) => Err(CheckError::UnknownPolicy(name.to_owned())),
-        }
+        self.rule.map_err(|name| CheckError::UnknownPolicy(name.to_owned()))
     }
 
     /// The charge of a check. An unlimited quota is not counted.
     #[inline(always)]
     pub(super) fn charge(&self, cost: u64) -> Result<Evaluation, CheckError> {
-        if self.limiter.core.overrides.is_empty() {
-            return self.evaluate(cost, |rule| self.quota_of(rule));
+        if !self.limiter.core.overrides.is_empty() {
+            return self.charge_overridden(cost);
         }
-        self.charge_overridden(cost)
+        let (rule, kind) = self.rule_and_kind()?;
+        let quota = self.quota_of(rule, None)?;
+        self.evaluate(rule, kind, cost, quota)
     }
 
     #[cold]
     fn charge_overridden(&self, cost: u64) -> Result<Evaluation, CheckError> {
         match self.limiter.core.override_of_key(&self.key) {
             Ok(own) => {
-                let own_quota = self.own_quota(own.as_ref())?;
-                self.evaluate(cost, |rule| own_quota.map_or_else(|| self.quota_of(rule), Ok))
+                let (rule, kind) = self.rule_and_kind()?;
+                let quota = self.quota_of(rule, own.as_ref())?;
+                self.evaluate(rule, kind, cost, quota)
             }
             Err(wait) => Ok(Evaluation::blocked(wait)),
         }
@@ -70,29 +69,29 @@ impl<'a> Target<'a> {
         // A blocked caller has its own quota as well.
         let caller = core.caller_of_key(&self.key);
         let own = caller.and_then(|caller| core.overrides.get(caller, core.clock.now()));
-        let own_quota = self.own_quota(own.as_ref())?;
-        self.evaluate(units, |rule| {
-            let quota = own_quota.map_or_else(|| self.quota_of(rule), Ok)?;
-            Ok(if quota.units() == 0 { rule.charge.quota } else { quota })
-        })
+        let (rule, kind) = self.rule_and_kind()?;
+        let quota = self.quota_of(rule, own.as_ref())?;
+        let quota = if quota.units() == 0 { rule.charge.quota } else { quota };
+        self.evaluate(rule, kind, units, quota)
     }
 
-    fn own_quota(&self, own: Option<&Override>) -> Result<Option<Quota>, CheckError> {
-        let policy = self.rule()?.charge.policy;
-        Ok(own.and_then(|own| own.quota(policy)))
+    #[inline(always)]
+    fn rule_and_kind(&self) -> Result<(&'a Rule, u8), CheckError> {
+        let rule = self.rule()?;
+        if self.limiter.core.is_shared && rule.policy.settings.shard.is_some() {
+            return Err(CheckError::Sharded(rule.policy.name().to_owned()));
+        }
+        Ok((rule, self.kind_of(rule)?))
     }
 
     #[inline(always)]
     fn evaluate(
         &self,
+        rule: &Rule,
+        kind: u8,
         cost: u64,
-        quota_of: impl FnOnce(&Rule) -> Result<Quota, CheckError>,
+        quota: Quota,
     ) -> Result<Evaluation, CheckError> {
-        let (core, rule) = (&*self.limiter.core, self.rule()?);
-        if core.is_shared && rule.policy.settings.shard.is_some() {
-            return Err(CheckError::Sharded(rule.policy.name().to_owned()));
-        }
-        let kind = self.kind_of(rule)?;
         let counted;
         let key = if rule.policy.settings.keys.are_canonical() {
             &self.key
@@ -100,12 +99,10 @@ impl<'a> Target<'a> {
             counted = self.counted_key(rule, kind)?;
             &counted
         };
-        let quota = quota_of(rule)?;
         let mut evaluation = Evaluation::default();
         if !quota.is_unlimited() {
-            let fingerprint = core.fingerprint(rule, kind, key);
-            let shard = core.shard(rule, kind, key).unwrap_or(fingerprint as u64);
-            evaluation.push(rule, kind, (fingerprint, shard), quota, cost, None);
+            let key = self.limiter.core.key_of(rule, kind, key);
+            evaluation.push(rule, kind, key, quota, cost);
         }
         Ok(evaluation)
     }
@@ -129,11 +126,14 @@ impl<'a> Target<'a> {
         })
     }
 
-    #[inline]
-    fn quota_of(&self, rule: &Rule) -> Result<Quota, CheckError> {
-        match self.plan.is_some() || rule.policy.settings.has_plans() {
-            true => self.planned_quota(rule),
-            false => Ok(rule.charge.quota),
+    #[inline(always)]
+    fn quota_of(&self, rule: &Rule, own: Option<&Override>) -> Result<Quota, CheckError> {
+        match own.and_then(|own| own.quota(rule.charge.policy)) {
+            Some(quota) => Ok(quota),
+            None if self.plan.is_some() || rule.policy.settings.has_plans() => {
+                self.planned_quota(rule)
+            }
+            None => Ok(rule.charge.quota),
         }
     }
 
@@ -170,9 +170,7 @@ fn named_kind(rule: &Rule, name: Option<&str>) -> Result<u8, CheckError> {
 
 impl fmt::Debug for Target<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let policy = self
-            .rule()
-            .map_or_else(|_| self.rule.err().unwrap_or_default(), |rule| rule.policy.name());
+        let policy = self.rule.map_or_else(|name| name, |rule| rule.policy.name());
         f.debug_struct("Target")
             .field("policy", &policy)
             .field("kind", &self.kind)

@@ -90,7 +90,12 @@ impl Settings {
     }
 
     /// The quota of a request: by `quota_by`, or else by the plans, or else the policy's own.
+    #[inline]
     pub(crate) fn quota_of(&self, request: &Parts) -> Quota {
+        if self.has_plans() { self.planned_quota(request) } else { self.quota }
+    }
+
+    fn planned_quota(&self, request: &Parts) -> Quota {
         match self.quota_by.as_ref().and_then(|quota_by| quota_by(request)) {
             Some(quota) => self.checked(quota),
             None => {
@@ -124,6 +129,7 @@ impl Settings {
         quota.nothing()
     }
 
+    #[inline]
     pub(crate) fn cost_of(&self, request: &Parts) -> u64 {
         self.cost.as_ref().map_or(1, |cost| cost(request))
     }

@@ -6,7 +6,7 @@ use super::{
     announcement::Announcement, charge::Charge, correction::Correction, future::StoreFuture,
     usage::Usage,
 };
-use crate::clock::Now;
+use crate::{algorithm::Algorithm, clock::Now};
 
 /// Where counts live. The [module](super) has an example of your own store.
 ///
@@ -35,10 +35,10 @@ pub trait Store: Send + Sync + 'static {
         false
     }
 
-    /// Loads the counts of a [key](Charge::key) into the processor's cache, as it will be charged
-    /// soon. It changes nothing. The default does nothing.
-    fn prefetch(&self, key: u128) {
-        let _ = key;
+    /// Loads the counts of a [key](Charge::key) by this algorithm into the processor's cache, as the
+    /// key will be charged soon. It changes nothing. The default does nothing.
+    fn prefetch(&self, key: u128, algorithm: Algorithm) {
+        let _ = (key, algorithm);
     }
 
     /// Makes all of `corrections`, one after another, and answers with what is left after each.

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use http::Request;
 use tower_quota::{
-    Limiter, Matcher, Now, Policy, Quota, Rejection,
+    Algorithm, Limiter, Matcher, Now, Policy, Quota, Rejection,
     key::{Key, header},
     store::{Charge, Correction, MemoryStore, Store, StoreFuture},
 };
@@ -26,7 +26,7 @@ impl Store for Spy {
         self.memory.charge(charges, now)
     }
 
-    fn prefetch(&self, key: u128) {
+    fn prefetch(&self, key: u128, _: Algorithm) {
         let charges = self.told.lock().unwrap().len();
         self.announced.lock().unwrap().push((charges, key));
     }

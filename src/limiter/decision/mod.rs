@@ -207,7 +207,7 @@ impl Decision {
         for (policy, usage, refused) in policies {
             let unused = Usage::from_nanos(0, policy.algorithm().capacity(&policy.quota()), 0);
             let quota = policy.quota();
-            evaluation.push(&Rule::for_test(policy), 0, (7, 7), quota, 1, None);
+            evaluation.push(&Rule::for_test(policy), 0, (7, 7), quota, 1);
             let index = evaluation.record.entries.len() - 1;
             evaluation.record.usages[index] = usage.unwrap_or(unused);
             evaluation.record.entries[index].refused = refused;

@@ -113,20 +113,19 @@ impl Record {
         (0..self.entries.len()).map(|index| self.outcome(index))
     }
 
-    /// The ruling of all policies: the refusal with the longest wait, or else admission.
+    /// The index of the enforced policy that refuses with the longest wait.
     #[inline]
-    pub(crate) fn ruling_of_policies(&self) -> Ruling {
+    pub(crate) fn refusing(&self) -> Option<usize> {
         match &self.entries[..] {
-            [Entry { refused: None, .. }] => Ruling::Admitted,
-            _ => self.ruling_of_several(),
+            [entry] => (self.enforced == 1 && entry.refused.is_some()).then_some(0),
+            _ => self.refusing_longest(),
         }
     }
 
-    fn ruling_of_several(&self) -> Ruling {
+    fn refusing_longest(&self) -> Option<usize> {
         let refuses = |index: &usize| self.entries[*index].refused.is_some();
         let wait = |index: &usize| self.outcome(*index).wait_or_never();
-        let refusing = (0..self.enforced).filter(refuses).max_by_key(wait);
-        refusing.map_or(Ruling::Admitted, Ruling::Refused)
+        (0..self.enforced).filter(refuses).max_by_key(wait)
     }
 
     /// Empties the record and keeps its allocations.

@@ -108,7 +108,7 @@ impl<'a> Subject<'a> {
 
     async fn answer(&self, charges: &[Charge]) -> Answer {
         // A prefetch changes nothing.
-        charges.iter().for_each(|charge| self.store.prefetch(charge.key));
+        charges.iter().for_each(|charge| self.store.prefetch(charge.key, charge.algorithm));
         self.store.charge(charges, self.now()).await.unwrap()
     }
 

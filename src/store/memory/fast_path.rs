@@ -191,10 +191,10 @@ fn evaluate<'a, const N: usize>(
         return Err(NotMade::Conflict);
     }
     let after = match read.entry.token_bucket() {
-        Some(bucket) => evaluate_state(shards, bucket, charge, &read.entry, usage, now),
+        Some(bucket) => evaluate_state(shards, bucket, charge, read.entry, usage, now),
         // Half of a write must not be unpacked as a window.
         None if !read.is_valid() => return Err(NotMade::Conflict),
-        None => evaluate_window(shards, charge, &read.entry, usage, now),
+        None => evaluate_window(shards, charge, read.entry, usage, now),
     };
     Ok((read, after.ok_or(NotMade::NeedsLock)?))
 }
@@ -204,7 +204,7 @@ fn evaluate<'a, const N: usize>(
 fn evaluate_window<const N: usize>(
     shards: &Shards,
     charge: &Charge,
-    entry: &Entry<N>,
+    entry: Entry<N>,
     usage: &mut Usage,
     now: Now,
 ) -> Option<Entry<N>> {
@@ -224,7 +224,7 @@ fn evaluate_state<S: QuotaState + Pack + Into<State>, const N: usize>(
     shards: &Shards,
     mut state: S,
     charge: &Charge,
-    entry: &Entry<N>,
+    entry: Entry<N>,
     usage: &mut Usage,
     now: Now,
 ) -> Option<Entry<N>> {
@@ -233,7 +233,7 @@ fn evaluate_state<S: QuotaState + Pack + Into<State>, const N: usize>(
         return peek(&state.into(), quota, charge, entry, usage, now);
     }
     *usage = state.charge(&charge.quota, now, charge.ahead, charge.cost).into();
-    if usage.fits() && charge.cost > 0 { entry.with(&state, quota) } else { Some(*entry) }
+    if usage.fits() && charge.cost > 0 { entry.with(&state, quota) } else { Some(entry) }
 }
 
 /// Answers a peek, which few charges are. Any other charge under a new quota needs the lock: the
@@ -243,7 +243,7 @@ fn peek<const N: usize>(
     state: &State,
     quota: &Quota,
     charge: &Charge,
-    entry: &Entry<N>,
+    entry: Entry<N>,
     usage: &mut Usage,
     now: Now,
 ) -> Option<Entry<N>> {
@@ -253,7 +253,7 @@ fn peek<const N: usize>(
     let state = state.convert(quota, &charge.quota, now);
     let wait = state.wait(&charge.quota, now, charge.units_required());
     *usage = state.charged(&charge.quota, now, wait).into();
-    Some(*entry)
+    Some(entry)
 }
 
 /// Writes to `usages` what is left if the request does not pass.

@@ -120,7 +120,7 @@ use self::{
     shard_meta::{Budget, Cost},
 };
 use super::{Announcement, Answer, Charge, Correction, Store, StoreFuture, Usage, Usages};
-use crate::clock::Now;
+use crate::{algorithm::Algorithm, clock::Now};
 
 const DEFAULT_MAX_KEYS: usize = 1_000_000;
 /// So few that a shard grows within microseconds.
@@ -235,9 +235,9 @@ impl Store for MemoryStore {
         true
     }
 
-    fn prefetch(&self, key: u128) {
+    fn prefetch(&self, key: u128, algorithm: Algorithm) {
         let address = Address::new(key);
-        self.shards.shard(&address).prefetch(&address);
+        self.shards.shard(&address).prefetch(&address, algorithm);
     }
 
     fn charge(&self, charges: &[Charge], now: Now) -> StoreFuture {

@@ -11,7 +11,7 @@ use super::{
     shard_meta::{Budget, ShardMeta},
     table::{Table, Tables},
 };
-use crate::{clock::Now, store::Charge};
+use crate::{algorithm::Algorithm, clock::Now, store::Charge};
 
 /// The parts of the store, and what they share.
 ///
@@ -107,11 +107,13 @@ impl<'a> Shard<'a> {
 
     /// Has the processor fetch the entries that the key may have here.
     #[inline]
-    pub(super) fn prefetch(self, address: &Address) {
-        // The entries of a few policies lie in two or three lines of the cache. A log's entry
-        // reaches from one line into the next.
-        self.counters().prefetch(address, &[0, 2, 5]);
-        self.logs().prefetch(address, &[0, 1]);
+    pub(super) fn prefetch(self, address: &Address, algorithm: Algorithm) {
+        match algorithm {
+            // A log's entry reaches from one line of the cache into the next.
+            Algorithm::SlidingWindow => self.logs().prefetch(address, &[0, 1]),
+            // The entries of a few policies lie in two or three lines.
+            _ => self.counters().prefetch(address, &[0, 2, 5]),
+        }
     }
 
     /// A thread that panicked under the mutex left what is behind it whole.
