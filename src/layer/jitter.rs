@@ -23,6 +23,7 @@ impl Jitter {
     }
 
     /// The time to add for a key: evenly spread over keys, and always the same for one key.
+    #[expect(clippy::arithmetic_side_effects, reason = "128 bits hold the product of two 64")]
     fn share(self, key: u64) -> Duration {
         let most = u64::try_from(self.0.as_nanos()).unwrap_or(u64::MAX);
         let nanos = (u128::from(most) * u128::from(key)) >> 64;

@@ -4,6 +4,8 @@
 //! share a `responder`: it writes the `headers`, and turns a refusal into a `rejection` and then a
 //! `response`. `observer` is the hook for a request log.
 
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects, clippy::indexing_slicing))]
+
 mod body;
 mod builder;
 mod future;

@@ -1,7 +1,5 @@
 //! The typed reason of a refusal, and its default response: [`Rejection`].
 
-#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects, clippy::indexing_slicing))]
-
 use std::{fmt, time::Duration};
 
 use bytes::Bytes;
@@ -46,6 +44,9 @@ pub struct Rejection {
     pub(super) layer_headers: Option<usize>,
     pub(super) request_id: Option<HeaderValue>,
 }
+
+/// A cache must not answer the next caller with this one's refusal (RFC 9111, section 5.2.2.5).
+pub(crate) const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 
 /// Marks a response as a refusal, for outer layers.
 #[derive(Clone)]
@@ -239,12 +240,7 @@ impl Rejection {
         response.extensions_mut().insert(Refused);
         response.extensions_mut().insert(RefusedByHandler(self.decision.clone()));
     }
-}
 
-/// A cache must not answer the next caller with this one's refusal (RFC 9111, section 5.2.2.5).
-pub(crate) const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
-
-impl Rejection {
     /// Appends the message.
     pub(crate) fn push_text(&self, to: &mut String) {
         // Writing into a string does not fail.
@@ -287,7 +283,7 @@ impl Complaint<'_> {
     fn write_text(&self, to: &mut impl fmt::Write) -> fmt::Result {
         let (policy, quota) = (self.0.policy(), self.0.quota());
         match self.0.reason() {
-            None => Ok(()),
+            None | Some(Reason::Blocked) => Ok(()),
             Some(Reason::QuotaExceeded) if self.0.lacks_some() => {
                 let (cost, left) = (self.0.cost(), self.0.remaining());
                 let unit = self.0.entry.labels.unit.as_deref().unwrap_or("units");
@@ -324,7 +320,6 @@ impl Complaint<'_> {
                 let kind = self.0.key_kind();
                 write!(to, "Policy `{policy}` counts by {kind}, which cannot be read: {how}.")
             }
-            Some(Reason::Blocked) => Ok(()),
             Some(Reason::StoreUnavailable) => {
                 write!(to, "Quota of policy `{policy}` cannot be told at the moment.")
             }

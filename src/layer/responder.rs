@@ -89,8 +89,8 @@ impl Responder {
     #[cfg_attr(not(feature = "grpc"), expect(unused_variables))]
     fn render(&self, request: &Parts, rejection: &Rejection) -> Response<Bytes> {
         #[cfg(feature = "grpc")]
-        if grpc::is_call(request) {
-            return grpc::respond(request, rejection);
+        if let Some(response) = grpc::respond(request, rejection) {
+            return response;
         }
         (self.render)(rejection)
     }

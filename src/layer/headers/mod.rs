@@ -1,7 +1,5 @@
 //! The quota headers of responses: [`Headers`].
 
-#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects, clippy::indexing_slicing))]
-
 #[cfg(feature = "describe")]
 mod descriptions;
 mod inner;

@@ -28,11 +28,6 @@ const INVALID_ARGUMENT: i32 = 3;
 const RESOURCE_EXHAUSTED: i32 = 8;
 const UNAVAILABLE: i32 = 14;
 
-/// Whether the request is a gRPC call, by its content type.
-pub(crate) fn is_call(request: &Parts) -> bool {
-    content_type(request).is_some()
-}
-
 /// The content type of the response to a call; `None` if the request is no call.
 ///
 /// The whole media type is compared (RFC 9110, section 8.3.1): `application/grpcfoo` is another
@@ -54,9 +49,10 @@ fn content_type(request: &Parts) -> Option<&'static str> {
     })
 }
 
-/// The response that refuses the call.
+/// The response that refuses the call; `None` if the request is no call.
 #[expect(clippy::expect_used, reason = "a status without its message or details says too little")]
-pub(crate) fn respond(request: &Parts, rejection: &Rejection) -> Response<Bytes> {
+pub(crate) fn respond(request: &Parts, rejection: &Rejection) -> Option<Response<Bytes>> {
+    let content_type = content_type(request)?;
     let message = rejection.to_string();
     let code = match rejection.reason() {
         Reason::QuotaExceeded | Reason::CostExceedsQuota | Reason::NoQuota | Reason::Blocked => {
@@ -67,7 +63,6 @@ pub(crate) fn respond(request: &Parts, rejection: &Rejection) -> Response<Bytes>
     };
     let mut response = Response::new(Bytes::new());
     let headers = response.headers_mut();
-    let content_type = content_type(request).unwrap_or("application/grpc");
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(STATUS, code.into());
     let encoded = utf8_percent_encode(&message, ENCODED).to_string();
@@ -82,7 +77,7 @@ pub(crate) fn respond(request: &Parts, rejection: &Rejection) -> Response<Bytes>
         let status = BASE64_STANDARD_NO_PAD.encode(status.encode_to_vec());
         headers.insert(DETAILS, status.try_into().expect("base64 is visible ASCII"));
     }
-    response
+    Some(response)
 }
 
 /// When to retry, if that helps, and which quotas failed.
@@ -189,7 +184,7 @@ mod tests {
         let policy = Policy::token_bucket("größe 100%", Quota::per_hour(100));
         let usage = Usage::new(wait, 0, wait);
         let decision = Decision::of([(policy, Some(usage), Some(reason))]);
-        respond(&call("application/grpc"), &Rejection::of(&decision).unwrap())
+        respond(&call("application/grpc"), &Rejection::of(&decision).unwrap()).unwrap()
     }
 
     fn call(content_type: &str) -> Parts {
@@ -210,7 +205,7 @@ mod tests {
             "application/grpc-web+thrift",
             "application/grpc-web-text+proto",
         ] {
-            assert!(is_call(&call(content_type)), "{content_type}");
+            assert!(super::content_type(&call(content_type)).is_some(), "{content_type}");
         }
         for content_type in [
             "application/json",
@@ -225,9 +220,9 @@ mod tests {
             "text/grpc",
             "",
         ] {
-            assert!(!is_call(&call(content_type)), "{content_type}");
+            assert_eq!(super::content_type(&call(content_type)), None, "{content_type}");
         }
-        assert!(!is_call(&Request::new(()).into_parts().0));
+        assert_eq!(content_type(&Request::new(()).into_parts().0), None);
     }
 
     #[test]
@@ -281,7 +276,8 @@ mod tests {
             ("Application/gRPC-Web+Proto; charset=<x>", "application/grpc-web+proto"),
             ("application/grpc+proto", "application/grpc"),
         ] {
-            assert_eq!(respond(&call(asked), &rejection).headers()[CONTENT_TYPE], answered);
+            let response = respond(&call(asked), &rejection).unwrap();
+            assert_eq!(response.headers()[CONTENT_TYPE], answered);
         }
     }
 }

@@ -33,8 +33,6 @@
 //! # Ok::<(), tower_quota::BuildError>(())
 //! ```
 
-#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects, clippy::indexing_slicing))]
-
 #[cfg(feature = "grpc")]
 pub(super) mod grpc;
 mod json;
