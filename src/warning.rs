@@ -220,23 +220,25 @@ pub fn warnings() -> Vec<Warning> {
 /// of the event may read the warnings or cause another.
 #[cold]
 pub(crate) fn warn(code: Code, culprit: &str, sentence: impl FnOnce() -> String) {
-    let is_known = |given: &[Warning]| {
-        given.iter().any(|known| known.code == code && known.culprit == culprit)
-            || given.len() >= MAX_WARNINGS
-    };
-    if is_known(&given()) {
+    if !is_new(&given(), code, culprit) {
         return;
     }
     let warning = Warning { code, culprit: culprit.to_owned(), sentence: sentence() };
     let mut given = given();
     // Another thread may have been faster.
-    if is_known(&given) {
+    if !is_new(&given, code, culprit) {
         return;
     }
     given.push(warning.clone());
     drop(given);
     #[cfg(feature = "tracing")]
     tracing::warn!(code = code.as_str(), culprit, "{warning}");
+}
+
+/// Whether a mistake is not reported yet, and has room.
+fn is_new(given: &[Warning], code: Code, culprit: &str) -> bool {
+    let is_same = |known: &Warning| known.code == code && known.culprit == culprit;
+    given.len() < MAX_WARNINGS && !given.iter().any(is_same)
 }
 
 #[cfg(test)]
@@ -250,6 +252,19 @@ mod tests {
             .filter_map(|line| line.strip_prefix("//! ## `")?.strip_suffix('`'))
             .collect();
         assert_eq!(headings, Code::ALL.iter().map(|code| code.as_str()).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn warnings_are_bounded() {
+        let warning = |culprit: usize| Warning {
+            code: Code::InvalidPlan,
+            culprit: culprit.to_string(),
+            sentence: String::new(),
+        };
+        let mut given: Vec<_> = (1..MAX_WARNINGS).map(warning).collect();
+        assert!(is_new(&given, Code::InvalidPlan, "one more"));
+        given.push(warning(0));
+        assert!(!is_new(&given, Code::InvalidPlan, "one more"));
     }
 
     /// An error reporter, for example, whose own use of a limiter shows a mistake.
@@ -279,14 +294,14 @@ mod tests {
     }
 
     #[test]
-    fn a_culprit_is_reported_once() {
-        for _ in 0..2 {
-            warn(Code::InvalidPlan, "reported once", || "write another".to_owned());
+    fn a_culprit_is_reported_once_for_each_mistake() {
+        for code in [Code::InvalidPlan, Code::InvalidPlan, Code::UnknownPlan] {
+            warn(code, "reported once", || "write another".to_owned());
         }
         let given: Vec<_> =
             warnings().into_iter().filter(|given| given.culprit() == "reported once").collect();
-        assert_eq!(given.len(), 1);
-        assert_eq!(given[0].code(), Code::InvalidPlan);
+        let codes: Vec<_> = given.iter().map(Warning::code).collect();
+        assert_eq!(codes, [Code::InvalidPlan, Code::UnknownPlan]);
         assert_eq!(given[0].to_string(), "write another");
     }
 }

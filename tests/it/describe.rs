@@ -306,6 +306,17 @@ fn markdown_says_it_all_in_words() {
     }
 }
 
+#[test]
+fn a_policy_of_two_categories_is_one_column_of_the_table_of_plans() {
+    let reads = Policy::token_bucket("read", Quota::per_minute(60)).key(header("x-api-key"));
+    let reads = reads.or_refuse().plans([("vip", Quota::unlimited())], |_| None);
+    let category = |name, path| Category::new(name).on(Matcher::get(path)).policy(reads.clone());
+    let limiter =
+        Limiter::builder().category(category("one", "/1")).category(category("two", "/2"));
+    let page = limiter.build().unwrap().describe().to_markdown();
+    assert!(page.contains("\n| Plan | read |\n"), "{page}");
+}
+
 const HOSTILE: &str = "<script>alert(1)</script>\"'&|`x`";
 
 fn hostile() -> RateLimitLayer {

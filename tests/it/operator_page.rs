@@ -140,6 +140,15 @@ async fn the_busiest_and_the_most_refused_keys_are_told_with_what_each_policy_wo
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_key_without_refusals_is_not_among_the_most_refused() {
+    let app = app();
+    reads(&app, A).await;
+    let page = overview(&app).await;
+    assert_eq!(page["busiest"].as_array().unwrap().len(), 1);
+    assert_eq!(page["most_refused"], json!([]));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_thousand_decoys_hide_no_abuser() {
     let app = app_that_remembers(10);
     let decoy = |number: u32| format!("sk_live_{number:024}");

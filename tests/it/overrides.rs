@@ -5,7 +5,8 @@ use std::time::{Duration, UNIX_EPOCH};
 use http::{Request, request::Parts};
 use tokio::time::advance;
 use tower_quota::{
-    Clock, Limiter, LimiterBuilder, Matcher, OverrideError, Policy, Quota, Reason, Verdict,
+    Clock, Limiter, LimiterBuilder, Matcher, OverrideError, Policy, Quota, Reason, Rejection,
+    Verdict,
     key::{self, ClientIp, header},
 };
 
@@ -40,6 +41,10 @@ async fn a_blocked_caller_is_refused_in_each_way_of_asking_and_uses_nothing() {
         assert!(matches!(decision.verdict(), Verdict::Blocked { wait } if wait == HOUR));
         assert_eq!(decision.reason(), Some(Reason::Blocked));
         assert_eq!((decision.remaining(), decision.outcomes().len()), (0, 0));
+        let rejection = Rejection::of(&decision).unwrap();
+        assert_eq!(rejection.retry_after(), Some(HOUR));
+        let end = (decision.decided_at() + HOUR).as_secs();
+        assert_eq!((rejection.policy(), rejection.resets_at_seconds()), ("", end));
     }
     assert!(limiter.decide(&request("/", "b")).await.is_allowed());
     assert!(limiter.check("jobs", "b").await.unwrap().is_allowed());

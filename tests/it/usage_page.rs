@@ -245,12 +245,17 @@ async fn without_a_key_there_is_nothing_to_see() {
         assert_eq!((header, prefix), (&json!("authorization"), &json!("Bearer ")));
     }
     let page = UsagePage::builder(limiter(), log());
-    let api_key = HeaderName::from_static("x-api-key");
-    for (page, header) in
-        [(page.clone(), Value::Null), (page.ask_for_key(api_key, ""), json!("x-api-key"))]
-    {
+    let api_key = || HeaderName::from_static("x-api-key");
+    // Of these headers, only `Authorization` with a scheme has a challenge for a 401.
+    for (page, header) in [
+        (page.clone(), Value::Null),
+        (page.clone().ask_for_key(api_key(), ""), json!("x-api-key")),
+        (page.clone().ask_for_key(api_key(), "Key "), json!("x-api-key")),
+        (page.ask_for_key(AUTHORIZATION, ""), json!("authorization")),
+    ] {
         let answer = send(&page.build().unwrap().router(), "GET", "/", None).await;
         assert_eq!((answer.status, &answer.body["header"]), (403, &header));
+        assert_eq!(answer.headers.get("www-authenticate"), None);
     }
 }
 

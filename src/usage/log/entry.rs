@@ -149,6 +149,12 @@ pub(crate) mod tests {
         assert_eq!(LoggedVerdict::from_name("else"), None);
     }
 
+    #[test]
+    fn a_caller_who_left_while_it_was_held_was_not_refused() {
+        let passed = LoggedVerdict::ALL.into_iter().filter(|verdict| !verdict.is_refused());
+        assert!(passed.eq([LoggedVerdict::Allowed, LoggedVerdict::Undecided]));
+    }
+
     #[cfg(any(feature = "axum", feature = "tracing"))]
     #[test]
     fn a_time_in_milliseconds_has_no_more_digits_than_nanoseconds_are() {

@@ -45,3 +45,38 @@ impl Sink for TracingLog {
         );
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{Read, Seek},
+        sync::Arc,
+        time::Duration,
+    };
+
+    use super::*;
+    use crate::usage::log::tests::entry;
+
+    #[test]
+    fn each_field_of_an_entry_is_a_field_of_its_event() {
+        let mut file = tempfile::tempfile().unwrap();
+        let writer = Arc::new(file.try_clone().unwrap());
+        let subscriber = tracing_subscriber::fmt().with_writer(writer).without_time();
+        tracing::subscriber::with_default(subscriber.with_ansi(false).finish(), || {
+            let entry = Entry { held: Duration::from_millis(3), units: 2, ..entry(7) };
+            TracingLog::new().record(&entry);
+            TracingLog::new().record(&Entry { status: None, policy: None, key: None, ..entry });
+        });
+        let mut events = String::new();
+        file.rewind().unwrap();
+        file.read_to_string(&mut events).unwrap();
+        let event = |status, policy, key| {
+            format!(
+                " INFO tower_quota::request: request method=\"GET\" endpoint=\"/things/{{id}}\"\
+                 {status} response_ms=5.0{policy} verdict=\"allowed\" units=2 held_ms=3.0{key}\n"
+            )
+        };
+        let all = event(" status=200", " policy=\"read\"", " key=\"pk_…0001\"");
+        assert_eq!(events, all + &event("", "", ""));
+    }
+}

@@ -90,3 +90,17 @@ impl ChangeHistory {
         json!(*self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_latest_changes_are_kept_the_newest_first() {
+        let history = ChangeHistory::default();
+        (1..=SHOWN as u64 + 9).for_each(|at| history.add(at, "nora", "7", "unblocked"));
+        let Value::Array(kept) = history.to_json() else { panic!("it is a list") };
+        let times: Vec<u64> = kept.iter().map(|change| change["at"].as_u64().unwrap()).collect();
+        assert_eq!(times, (10..60).rev().collect::<Vec<_>>());
+    }
+}
