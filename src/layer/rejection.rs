@@ -350,3 +350,21 @@ impl axum::response::IntoResponse for Rejection {
         self.to_response().map(axum::body::Body::from)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{policy::Policy, quota::Quota, store::Usage};
+
+    #[test]
+    fn one_second_is_singular() {
+        for (seconds, text) in [(1, " Retry after 1 second."), (2, " Retry after 2 seconds.")] {
+            let wait = Duration::from_secs(seconds);
+            let policy = Policy::token_bucket("p", Quota::per_hour(100));
+            let (usage, reason) = (Usage::new(wait, 0, wait), Reason::QuotaExceeded);
+            let decision = Decision::of([(policy, Some(usage), Some(reason))]);
+            let message = Rejection::of(&decision).unwrap().to_string();
+            assert!(message.ends_with(text), "{message}");
+        }
+    }
+}

@@ -10,7 +10,7 @@ use std::{
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Empty};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -304,6 +304,18 @@ fn markdown_says_it_all_in_words() {
     for line in lines {
         assert!(rest.any(|told| told == line), "{line}\n\n{page}");
     }
+}
+
+#[test]
+fn the_example_has_the_status_of_the_response() {
+    let builder = RateLimitLayer::builder(everything().build().unwrap()).on_rejection(|_| {
+        let mut response = Response::new("later");
+        *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+        response
+    });
+    let description = builder.build().unwrap().describe();
+    let example = description.responses.unwrap().refusal.unwrap();
+    assert_eq!((example.status, &*example.body), (503, "later"));
 }
 
 #[test]
