@@ -2,46 +2,49 @@
 
 use http::{HeaderMap, header::ACCEPT};
 
-/// The format that the request wants most, of `formats` by their content types. Of those that it wants
-/// alike: the one that it names most closely, then the first. Where it wants none: the first.
+/// Returns the format with the highest quality in the request's `Accept`; `formats` have content types.
+/// Ties go to the format that the header names most specifically, then to the first. If no format is
+/// acceptable, it is the first.
 pub(crate) fn preferred<'f, T, const N: usize>(
     headers: &HeaderMap,
     formats: &'f [(&'static str, T); N],
 ) -> &'f (&'static str, T) {
     let lines = headers.get_all(ACCEPT).iter().filter_map(|line| line.to_str().ok());
     let accept = lines.collect::<Vec<_>>().join(",");
-    let wish = |format: &&(&str, T)| Wish::new(&accept, format.0);
-    // Of those with the same wish, the last is the greatest.
-    let wanted = formats.iter().rev().filter(|format| wish(format).quality > 0);
-    wanted.max_by_key(wish).unwrap_or(&formats[0])
+    let preference = |format: &&(&str, T)| Preference::new(&accept, format.0);
+    // `max_by_key` returns the last of equals, so the order is reversed.
+    let acceptable = formats.iter().rev().filter(|format| preference(format).quality > 0);
+    acceptable.max_by_key(preference).unwrap_or(&formats[0])
 }
 
-/// How much a media type is wanted.
+/// How much the request prefers a media type.
 #[derive(Default, PartialEq, Eq, PartialOrd, Ord)]
-struct Wish {
+struct Preference {
     /// In thousandths.
     quality: u16,
     /// 2 for the type itself, 1 for `text/*`, 0 for `*/*`.
-    closeness: u8,
+    specificity: u8,
 }
 
-impl Wish {
-    /// By the range of `accept` that names the content type most closely.
+impl Preference {
+    /// By the range of `accept` that names the content type most specifically.
     #[expect(clippy::cast_possible_truncation, reason = "a weight is no more than 1,000")]
     fn new(accept: &str, content_type: &str) -> Self {
         let media_type = content_type.split(';').next().unwrap_or(content_type);
-        let wishes = accept.split(',').filter_map(|range| {
+        let preferences = accept.split(',').filter_map(|range| {
             let mut parts = range.split(';').map(str::trim);
-            let closeness = closeness(parts.next()?, media_type)?;
+            let specificity = specificity(parts.next()?, media_type)?;
             let weight = parts.find_map(|part| part.strip_prefix("q=").or(part.strip_prefix("Q=")));
             let weight = weight.map_or(1.0, |weight| weight.parse::<f32>().unwrap_or(0.0));
-            Some(Self { quality: (weight.clamp(0.0, 1.0) * 1_000.0) as u16, closeness })
+            Some(Self { quality: (weight.clamp(0.0, 1.0) * 1_000.0) as u16, specificity })
         });
-        wishes.max_by_key(|wish| (wish.closeness, wish.quality)).unwrap_or_default()
+        preferences
+            .max_by_key(|preference| (preference.specificity, preference.quality))
+            .unwrap_or_default()
     }
 }
 
-fn closeness(range: &str, media_type: &str) -> Option<u8> {
+fn specificity(range: &str, media_type: &str) -> Option<u8> {
     if range == "*/*" {
         return Some(0);
     }
@@ -59,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_most_wanted_format_is_chosen_then_the_most_closely_named_then_the_first() {
+    fn the_format_of_highest_quality_is_chosen_then_the_most_specific_then_the_first() {
         let formats =
             [("text/html; charset=utf-8", 0), ("text/markdown", 1), ("application/json", 2)];
         for (accept, chosen) in [

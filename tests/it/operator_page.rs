@@ -81,14 +81,14 @@ async fn overview(app: &Router) -> Value {
 }
 
 /// The overview's entry of one of the busiest keys.
-async fn told(app: &Router, label: &str) -> Value {
+async fn listed(app: &Router, label: &str) -> Value {
     let all = overview(app).await["busiest"].take();
     let mut all = all.as_array().unwrap().iter().filter(|key| key["label"] == label);
-    all.next().expect("it is told of").clone()
+    all.next().expect("the key is listed").clone()
 }
 
 async fn change(app: &Router, label: &str, change: Value) -> Answer {
-    let fingerprint = told(app, label).await["fingerprint"].as_str().unwrap().to_owned();
+    let fingerprint = listed(app, label).await["fingerprint"].as_str().unwrap().to_owned();
     let request = Request::post(format!("/operator/keys/{fingerprint}"))
         .header("x-operator", "nora")
         .header("content-type", "application/json");
@@ -105,7 +105,7 @@ const LABEL_A: &str = "sk_live_…1111";
 const LABEL_B: &str = "sk_live_…2222";
 
 #[tokio::test(start_paused = true)]
-async fn the_busiest_and_the_most_refused_keys_are_told_with_what_each_policy_would_do() {
+async fn the_busiest_and_the_most_refused_keys_are_listed_with_their_quotas() {
     let app = app();
     for _ in 0..7 {
         reads(&app, A).await;
@@ -114,14 +114,14 @@ async fn the_busiest_and_the_most_refused_keys_are_told_with_what_each_policy_wo
         call(&app, "GET", "/free", B).await;
         call(&app, "POST", "/write", B).await;
     }
-    let told = overview(&app).await;
-    let label = |list: &str, place: usize| told[list][place]["label"].clone();
+    let page = overview(&app).await;
+    let label = |list: &str, place: usize| page[list][place]["label"].clone();
     assert_eq!((label("busiest", 0), label("busiest", 1)), (LABEL_B.into(), LABEL_A.into()));
     assert_eq!(
         (label("most_refused", 0), label("most_refused", 1)),
         (LABEL_A.into(), LABEL_B.into())
     );
-    let a = &told["most_refused"][0];
+    let a = &page["most_refused"][0];
     assert_eq!(
         (&a["requests"], &a["refused"], &a["blocked_seconds"]),
         (&json!(7), &json!(3), &Value::Null)
@@ -133,8 +133,8 @@ async fn the_busiest_and_the_most_refused_keys_are_told_with_what_each_policy_wo
     }]);
     assert_eq!(a["quotas"], read);
     let again = overview(&app).await;
-    assert_eq!(again["busiest"], told["busiest"], "looking costs nothing");
-    assert!(!told.to_string().contains("0000000000"), "no key is told");
+    assert_eq!(again["busiest"], page["busiest"], "looking costs nothing");
+    assert!(!page.to_string().contains("0000000000"), "no key is disclosed");
     advance(2 * HOUR).await;
     assert_eq!(overview(&app).await["busiest"], json!([]), "it is of the last hour");
 }
@@ -210,7 +210,7 @@ async fn while_a_key_is_blocked_one_that_cannot_be_read_is_refused() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_changes_nothing_is_no_success() {
+async fn a_change_without_effect_is_an_error() {
     let app = app();
     reads(&app, A).await;
     let refused = async |fingerprint: &str, change: Value| {
@@ -222,7 +222,7 @@ async fn what_changes_nothing_is_no_success() {
         assert_eq!(answer.status, 400, "{change}");
         answer.body["detail"].as_str().unwrap().to_owned()
     };
-    let (known, unknown) = (told(&app, LABEL_A).await["fingerprint"].take(), "0".repeat(32));
+    let (known, unknown) = (listed(&app, LABEL_A).await["fingerprint"].take(), "0".repeat(32));
     let known = known.as_str().unwrap();
     assert_eq!(
         refused(&unknown, json!({ "action": "reset" })).await,
@@ -261,10 +261,10 @@ async fn a_blocked_key_is_refused_everywhere_for_its_time_and_costs_nothing() {
         ("600", &json!("blocked"))
     );
     assert_eq!(reads(&app, B).await, 200);
-    assert_eq!(told(&app, LABEL_A).await["blocked_seconds"], 600.0);
+    assert_eq!(listed(&app, LABEL_A).await["blocked_seconds"], 600.0);
     let usage = Request::get("/usage").header("authorization", format!("Bearer {A}"));
     let usage = app.clone().oneshot(usage.body(Body::empty()).unwrap()).await.unwrap();
-    assert_eq!(Answer::of(usage).await.body["blocked_seconds"], 600.0, "its owner is told");
+    assert_eq!(Answer::of(usage).await.body["blocked_seconds"], 600.0, "its owner sees it");
 
     advance(Duration::from_millis(599_999)).await;
     assert_eq!(reads(&app, A).await, 429);
@@ -287,11 +287,11 @@ async fn a_quota_is_raised_and_lowered_for_a_time() {
     changed(&app, LABEL_A, set(3)).await;
     assert_eq!(call(&app, "GET", "/read", A).await, (429, Some("0".into())));
     assert_eq!(call(&app, "GET", "/read", B).await, (200, Some("3".into())));
-    let quota = told(&app, LABEL_A).await["quotas"][0].take();
+    let quota = listed(&app, LABEL_A).await["quotas"][0].take();
     assert_eq!((&quota["limit"], &quota["changed_seconds"]), (&json!(3), &json!(60.0)));
 
     changed(&app, LABEL_A, json!({ "action": "restore_quota", "policy": "read" })).await;
-    let quota = told(&app, LABEL_A).await["quotas"][0].take();
+    let quota = listed(&app, LABEL_A).await["quotas"][0].take();
     assert_eq!((&quota["limit"], &quota["changed_seconds"]), (&json!(4), &Value::Null));
     assert_eq!(call(&app, "GET", "/read", A).await, (200, Some("0".into())));
 
@@ -299,7 +299,7 @@ async fn a_quota_is_raised_and_lowered_for_a_time() {
     assert_eq!(reads(&app, A).await, 200);
     advance(Duration::from_secs(60)).await;
     assert_eq!(reads(&app, A).await, 429, "the minute is over");
-    assert_eq!(told(&app, LABEL_A).await["quotas"][0]["limit"], 4);
+    assert_eq!(listed(&app, LABEL_A).await["quotas"][0]["limit"], 4);
 }
 
 #[tokio::test(start_paused = true)]
@@ -309,7 +309,7 @@ async fn a_burst_of_its_own_stays() {
     let faster = json!({ "action": "set_quota", "policy": "write", "units": 3_600, "seconds": 60 });
     changed(&app, LABEL_A, faster).await;
     call(&app, "POST", "/write", A).await;
-    let quota = told(&app, LABEL_A).await["quotas"][0].take();
+    let quota = listed(&app, LABEL_A).await["quotas"][0].take();
     assert_eq!((&quota["limit"], &quota["units"]), (&json!(2), &json!(3_600)));
     advance(Duration::from_secs(1)).await;
     assert_eq!(call(&app, "POST", "/write", A).await, (200, Some("0".into())), "a unit a second");
@@ -317,22 +317,22 @@ async fn a_burst_of_its_own_stays() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn changes_are_told_with_who_made_them() {
+async fn changes_are_listed_with_the_operator_who_made_them() {
     let app = app();
     reads(&app, A).await;
     changed(&app, LABEL_A, json!({ "action": "block", "seconds": 1 })).await;
     changed(&app, LABEL_A, json!({ "action": "reset" })).await;
-    let told = overview(&app).await["changes"].take();
-    let texts: Vec<_> = told.as_array().unwrap().iter().map(|made| &made["change"]).collect();
+    let page = overview(&app).await["changes"].take();
+    let texts: Vec<_> = page.as_array().unwrap().iter().map(|made| &made["change"]).collect();
     assert_eq!(texts, ["reset all quotas", "blocked for 1 s"]);
-    assert_eq!(told[0]["operator"], "nora");
+    assert_eq!(page[0]["operator"], "nora");
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_else_sees_or_changes_anything() {
+async fn only_operators_see_or_change_anything() {
     let app = app();
     reads(&app, A).await;
-    let fingerprint = told(&app, LABEL_A).await["fingerprint"].as_str().unwrap().to_owned();
+    let fingerprint = listed(&app, LABEL_A).await["fingerprint"].as_str().unwrap().to_owned();
     let keys = format!("/operator/keys/{fingerprint}");
     for (method, path) in [
         ("GET", "/operator"),
@@ -401,15 +401,15 @@ async fn nonsense_is_a_400_and_changes_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_more_keys_are_remembered_than_told() {
+async fn no_more_keys_are_remembered_than_set() {
     let app = app();
     for key in [A, B, "sk_live_000000000000000000003333"] {
         reads(&app, key).await;
     }
-    assert_eq!(told(&app, LABEL_A).await["quotas"], json!([]));
-    assert_eq!(told(&app, LABEL_B).await["quotas"].as_array().unwrap().len(), 1);
+    assert_eq!(listed(&app, LABEL_A).await["quotas"], json!([]));
+    assert_eq!(listed(&app, LABEL_B).await["quotas"].as_array().unwrap().len(), 1);
     reads(&app, A).await;
-    assert_eq!(told(&app, LABEL_A).await["quotas"].as_array().unwrap().len(), 1);
+    assert_eq!(listed(&app, LABEL_A).await["quotas"].as_array().unwrap().len(), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -421,7 +421,7 @@ async fn a_key_that_came_again_is_remembered_beside_any_number_that_come_once() 
         if number % 5 == 0 {
             reads(&app, A).await;
         }
-        assert_eq!(told(&app, LABEL_A).await["quotas"].as_array().unwrap().len(), 1);
+        assert_eq!(listed(&app, LABEL_A).await["quotas"].as_array().unwrap().len(), 1);
     }
 }
 

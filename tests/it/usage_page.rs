@@ -95,16 +95,16 @@ async fn usage(app: &Router, path: &str) -> Value {
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_tells_what_is_left_of_each_quota_and_charges_none() {
+async fn the_page_shows_what_is_left_of_each_quota_and_charges_nothing() {
     let app = app();
     for _ in 0..3 {
         send(&app, "GET", "/things/7", Some(MINE)).await;
     }
     send(&app, "POST", "/things", Some(MINE)).await;
     send(&app, "POST", "/things", Some(OTHER)).await;
-    let mut told = Vec::new();
+    let mut shown = Vec::new();
     for _ in 0..5 {
-        told.push(usage(&app, "").await["quotas"].take());
+        shown.push(usage(&app, "").await["quotas"].take());
     }
     let quota = |policy, algorithm, limit, remaining, reset: f64, units, window: f64| {
         json!({
@@ -119,12 +119,12 @@ async fn it_tells_what_is_left_of_each_quota_and_charges_none() {
         quota("read", "token_bucket", 10, 7, 0.68, 60, 60.0),
         quota("write", "sliding_window", 100, 70, 3_599.8, 100, 3_600.0),
     ]);
-    assert_eq!(told[0], expected);
-    assert!(told.iter().all(|again| *again == expected), "looking costs nothing");
+    assert_eq!(shown[0], expected);
+    assert!(shown.iter().all(|again| *again == expected), "looking costs nothing");
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_sums_up_minutes_and_endpoints() {
+async fn the_page_sums_up_minutes_and_endpoints() {
     let app = app();
     for _ in 0..12 {
         send(&app, "GET", "/things/7", Some(MINE)).await;
@@ -135,14 +135,14 @@ async fn it_sums_up_minutes_and_endpoints() {
     }
     send(&app, "GET", "/nothing", Some(MINE)).await;
     send(&app, "GET", "/things/7", Some(OTHER)).await;
-    let told = usage(&app, "").await;
-    assert_eq!(told["key"], "sk_live_…1111");
+    let page = usage(&app, "").await;
+    assert_eq!(page["key"], "sk_live_…1111");
     let minute = |minute: u64| START * 1_000 + minute * 60_000;
     let expected = json!([
         { "at": minute(0), "2xx": 10, "refused": 2 },
         { "at": minute(2), "2xx": 3, "4xx": 1, "refused": 2 },
     ]);
-    assert_eq!(told["minutes"], expected);
+    assert_eq!(page["minutes"], expected);
     let reads = json!({
         "method": "GET", "endpoint": "/things/{id}", "requests": 12, "refused": 2,
         "mean_ms": 40.0, "longest_ms": 40.0,
@@ -151,8 +151,8 @@ async fn it_sums_up_minutes_and_endpoints() {
         "method": "POST", "endpoint": "/things", "requests": 5, "refused": 2,
         "mean_ms": 100.0, "longest_ms": 100.0,
     });
-    assert_eq!(told["slowest"], json!([writes, reads]));
-    assert_eq!(told["most_refused"].as_array().unwrap().len(), 2);
+    assert_eq!(page["slowest"], json!([writes, reads]));
+    assert_eq!(page["most_refused"].as_array().unwrap().len(), 2);
 
     advance(Duration::from_secs(3_600)).await;
     assert_eq!(usage(&app, "").await["minutes"], json!([]));
@@ -260,7 +260,7 @@ async fn without_a_key_there_is_nothing_to_see() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_log_that_cannot_be_read_is_a_503_that_tells_callers_nothing_of_it() {
+async fn an_unreadable_log_is_a_503_that_discloses_no_reason() {
     #[derive(Clone, Copy)]
     struct Broken;
     impl Sink for Broken {
@@ -302,8 +302,8 @@ async fn a_quota_by_a_key_that_the_request_lacks_is_left_out() {
         Policy::fixed_window("by header", Quota::per_day(5)).key(header("x-key")).or_skip();
     let limiter = Limiter::builder().policy(policy).build().unwrap();
     let app = UsagePage::builder(limiter, log()).build().unwrap().router();
-    let told = send(&app, "GET", "/", Some(MINE)).await.body;
-    assert_eq!(told["quotas"], json!([]));
+    let page = send(&app, "GET", "/", Some(MINE)).await.body;
+    assert_eq!(page["quotas"], json!([]));
 }
 
 #[test]

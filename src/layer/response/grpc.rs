@@ -262,13 +262,13 @@ mod tests {
     }
 
     #[test]
-    fn browsers_get_their_own_type_back_and_nothing_that_they_made_up() {
+    fn browsers_get_their_own_type_back_and_no_invented_one() {
         let policy = Policy::token_bucket("p", Quota::per_hour(1));
         let (refused, wait) = (Some(Reason::QuotaExceeded), Duration::from_secs(1));
         let usage = Usage::new(wait, 0, wait);
         let decision = Decision::of([(policy, Some(usage), refused)]);
         let rejection = Rejection::of(&decision).unwrap();
-        for (asked, answered) in [
+        for (sent, returned) in [
             ("application/grpc-web+proto", "application/grpc-web+proto"),
             ("application/grpc-web-text", "application/grpc-web-text"),
             ("application/grpc-web-text+proto; a=b", "application/grpc-web-text+proto"),
@@ -276,8 +276,8 @@ mod tests {
             ("Application/gRPC-Web+Proto; charset=<x>", "application/grpc-web+proto"),
             ("application/grpc+proto", "application/grpc"),
         ] {
-            let response = respond(&call(asked), &rejection).unwrap();
-            assert_eq!(response.headers()[CONTENT_TYPE], answered);
+            let response = respond(&call(sent), &rejection).unwrap();
+            assert_eq!(response.headers()[CONTENT_TYPE], returned);
         }
     }
 }

@@ -165,7 +165,7 @@ const NO_SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
 
 fn uri_reference(id: &str) -> Cow<'_, str> {
     let is_uuid = id.len() == 36
-        && id.bytes().enumerate().all(|(place, byte)| match place {
+        && id.bytes().enumerate().all(|(index, byte)| match index {
             8 | 13 | 18 | 23 => byte == b'-',
             _ => byte.is_ascii_hexdigit(),
         });

@@ -10,11 +10,11 @@ use smallvec::SmallVec;
 use super::Fingerprint;
 use crate::limiter::{Decision, Limiter, QuotaRef};
 
-/// The quotas that a key has drawn on last, one for each policy.
+/// The quotas that a key has used last, one for each policy.
 pub(crate) type Quotas = SmallVec<[QuotaRef; 4]>;
 
-/// The quotas of each key, in bounded memory. The log needs them because the limiter counts by other
-/// fingerprints than its own.
+/// The quotas of each key, in bounded memory. The log needs them because the limiter's fingerprints
+/// differ from the log's.
 pub(crate) struct KnownKeys {
     max: usize,
     kept: Mutex<Kept>,
@@ -34,7 +34,7 @@ struct Known {
     came_again: bool,
 }
 
-/// The most keys looked at for one that has not come again.
+/// How many keys are examined, at most, to find one that has not come again.
 const MAX_LOOKED_AT: usize = 16;
 
 impl KnownKeys {

@@ -66,13 +66,14 @@ mod tests {
     }
 
     #[test]
-    fn what_may_be_a_name_or_is_too_short_to_hide_is_not_shown() {
+    fn a_possible_name_or_a_short_key_is_not_shown() {
         for key in [
             "",
             "pk_live_mine",
             "sk_123456789abcdef",
             "reader@example.com",
             "some_body_with_a_long_and_winding_name",
+            "a-name-of-letters-and-dashes",
             "NAME_0123456789abcdef",
             "a_prefix_that_is_long_0123456789abcdef",
             "0123456789 abcdef0123",

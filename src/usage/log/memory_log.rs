@@ -88,7 +88,7 @@ impl Newest {
         Some(oldest)
     }
 
-    /// Changes the entries of an owner, and keeps its place in `order` right.
+    /// Changes the entries of an owner, and keeps its rank in `order` right.
     fn change<T>(&mut self, owner: Owner, change: impl FnOnce(&mut OwnerEntries) -> T) -> T {
         let rank = |entries: &OwnerEntries| {
             let (oldest, _) = entries.front()?;
@@ -219,7 +219,7 @@ mod tests {
     use super::*;
     use crate::usage::log::tests::entry;
 
-    /// A log of entries that tell, as their cost, which of them they are.
+    /// A log whose entries have their number as their units.
     fn log(max: usize, keys: impl IntoIterator<Item = u128>) -> MemoryLog {
         let log = MemoryLog::with_max(max, 100);
         for (nth, key) in (0..).zip(keys) {
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn of_keys_with_as_many_the_oldest_entry_goes() {
+    fn among_keys_with_equal_counts_the_oldest_entry_goes() {
         let log = log(3, [9, 1, 5, 7, 3]);
         let kept = |key| page(&log, key, None, 10).0;
         assert_eq!([9, 1, 5, 7, 3].map(kept), [vec![], vec![], vec![2], vec![3], vec![4]]);
@@ -269,8 +269,8 @@ mod tests {
         assert_eq!(page(&log, 1, None, 10), (vec![3, 2, 0], None));
         assert_eq!(page(&log, 2, None, 10), (vec![4, 1], None));
         assert_eq!(page(&log, 3, None, 10), (vec![], None));
-        let nobodys = Entry { key: None, ..entry(1) };
-        log.record(&nobodys);
+        let without_key = Entry { key: None, ..entry(1) };
+        log.record(&without_key);
         assert_eq!(page(&log, 1, None, 1).0, [3]);
     }
 

@@ -114,7 +114,7 @@ impl Sums {
 
     pub(super) fn add(&mut self, entry: &Entry) {
         let mut id = SumId::new(entry);
-        // One minute back: the request ended as its minute did. More: the clock was set.
+        // A request of the last minute ended as the minute did. If it is older, the clock was set.
         let just_ended = id.minute + 1 == self.minute;
         if just_ended {
             id.minute = self.minute;
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_just_ended_counts_in_the_new_minute_and_a_step_of_the_clock_begins_another() {
+    fn a_request_of_the_last_minute_counts_in_the_new_one_and_a_clock_step_begins_another() {
         let mut sums = Sums::new(1_000);
         sums.add(&at(120, KEY));
         sums.add(&at(119, KEY));
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_older_than_a_day_goes() {
+    fn sums_older_than_a_day_are_removed() {
         let mut sums = Sums::new(1_000);
         sums.add(&at(60, KEY));
         sums.add(&at(86_400 + 60, KEY));

@@ -32,7 +32,7 @@ struct Heaviest(HashMap<Fingerprint, Counter>);
 struct Counter {
     /// The key's weight, less the number of times that all weights were lowered.
     weight: u64,
-    /// The requests of the key since it got its counter: never more than it has made.
+    /// The requests of the key since it got its counter: never more than the key has sent.
     sum: KeySum,
 }
 
@@ -160,9 +160,9 @@ mod tests {
             rotation in any::<prop::sample::Index>(),
         ) {
             let mut all: Vec<(u64, u128, bool)> = Vec::new();
-            for (place, (minute, key, refused)) in requests.into_iter().enumerate() {
+            for (index, (minute, key, refused)) in requests.into_iter().enumerate() {
                 all.push((minute, 1_000 + key, refused));
-                if place % every == 0 {
+                if index % every == 0 {
                     all.push((minute, ABUSER, refused));
                 }
             }
@@ -181,8 +181,9 @@ mod tests {
                 let lost = by_key.values().sum::<u64>() / (MAX_KEYS as u64 + 1);
                 for (key, count) in by_key {
                     let sum = known.get(&Fingerprint(key));
-                    let told = sum.map_or(0, |sum| if refusals { sum.refused } else { sum.requests });
-                    prop_assert!(told <= count && told + lost >= count, "{told} of {count}");
+                    let counted =
+                        sum.map_or(0, |sum| if refusals { sum.refused } else { sum.requests });
+                    prop_assert!(counted <= count && counted + lost >= count, "{counted} of {count}");
                 }
             }
             for minute in &tally.0 {

@@ -27,7 +27,7 @@ pub(super) struct HtmlPage {
 }
 
 impl HtmlPage {
-    /// The page or one of its parts. `None` where the request asks for JSON.
+    /// The page or one of its parts. `None` if the request prefers JSON.
     pub(super) fn answer(&self, request: &Parts) -> Option<Response> {
         let (content_type, body) = match request.uri.query() {
             Some("style.css") => ("text/css; charset=utf-8", STYLE),
@@ -70,7 +70,7 @@ pub(super) fn problem_with<const N: usize>(
 /// Reads the log on a thread that may block.
 ///
 /// # Errors
-/// The answer where the log cannot be read.
+/// The answer, if the log cannot be read.
 pub(super) async fn read<T: Send + 'static>(
     log: &RequestLog,
     read: impl FnOnce(&dyn Reader) -> Result<T, ReadError> + Send + 'static,
@@ -90,7 +90,7 @@ pub(super) async fn read<T: Send + 'static>(
     })
 }
 
-/// What a page shows is for its reader only: nothing keeps it.
+/// A page's data is for its reader only: no cache keeps it.
 fn respond(status: StatusCode, content_type: &'static str, body: impl Into<Body>) -> Response {
     let mut response = page::respond(status, content_type, CONTENT_SECURITY_POLICY, body);
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));

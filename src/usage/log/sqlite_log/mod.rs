@@ -28,7 +28,7 @@ use crate::error::BuildError;
 const DEFAULT_MAX_AGE: Duration = Duration::from_secs(30 * 86_400);
 const DEFAULT_MAX_BYTES: u64 = 1 << 30;
 const DEFAULT_MAX_WAITING: usize = 10_000;
-/// An empty database takes a twentieth of this.
+/// An empty database needs a twentieth of this.
 const MIN_MAX_BYTES: u64 = 1 << 20;
 /// How long another process may lock the file until a write or a read fails.
 const BUSY: Duration = Duration::from_secs(1);
@@ -146,7 +146,7 @@ impl SqliteLogBuilder {
     pub fn build(self) -> Result<SqliteLog, BuildError> {
         let culprit = format!("request log `{}`", self.path.display());
         let fail = |problem: &str| Err(BuildError::new(&culprit, problem));
-        // SQLite takes these for databases in memory.
+        // SQLite would open a database in memory.
         if self.path.as_os_str().is_empty() || self.path.as_os_str() == ":memory:" {
             return fail(
                 "that is no file, so that it would be gone with the process; write a path",

@@ -23,7 +23,7 @@ pub(super) struct Queue {
 
 #[derive(Default)]
 struct State {
-    /// Without the batch that the writer has.
+    /// The entries that wait, without the batch that the writer has.
     waiting: VecDeque<Entry>,
     stats: SqliteLogStats,
     /// The number of entries written that a caller of `flush` waits for.
@@ -67,7 +67,7 @@ impl Queue {
     }
 
     /// Waits for the next batch, until it is full, its first entry has waited for `GATHER`, or a caller
-    /// flushes. An empty batch where no entry comes within `idle`. `None` when the log is closed and
+    /// flushes. An empty batch if no entry comes within `idle`. `None` when the log is closed and
     /// its last batch was returned.
     pub(super) fn next(&self, idle: Duration) -> Option<Vec<Entry>> {
         let is_idle = |state: &mut State| state.waiting.is_empty() && !state.closed;
@@ -97,7 +97,7 @@ impl Queue {
         self.changed.notify_all();
     }
 
-    /// Notes that a batch could not be written, and waits for `pause`. `false` where the log is closed,
+    /// Notes that a batch could not be written, and waits for `pause`. `false` if the log is closed,
     /// so that there is no further try.
     pub(super) fn failed(&self, pause: Duration) -> bool {
         let mut state = self.lock();

@@ -18,7 +18,7 @@ pub(super) const SUMS: &str = "SELECT fingerprint, label, minute, endpoint, meth
     refused, requests, response_time, longest FROM sums
     WHERE fingerprint = ?1 AND minute >= ?2 ORDER BY minute";
 
-/// Where a key has two labels, that of the later minute.
+/// If a key has two labels, the later minute has the right one.
 const KEYS: &str = "SELECT fingerprint, label, max(minute), sum(requests) AS requests,
     sum(requests * refused) AS refused FROM sums
     WHERE minute >= ?1 AND fingerprint != x'' GROUP BY fingerprint";
@@ -31,7 +31,7 @@ impl Reader for SqliteLog {
         limit: usize,
     ) -> Result<Page, ReadError> {
         let before = before.and_then(|before| i64::try_from(before).ok()).unwrap_or(i64::MAX);
-        // One more entry than asked for shows that there are older ones.
+        // One entry more than `limit` shows that there are older ones.
         let parameters = params![key.to_bytes(), before, limit.saturating_add(1)];
         let mut found = rows(self, PAGE, parameters, entry)?;
         let has_more = found.len() > limit;

@@ -65,7 +65,7 @@ fn sums(log: &impl Reader, key: u128, since: Duration) -> Vec<String> {
 }
 
 #[test]
-fn a_later_process_reads_what_the_log_in_memory_would_tell() {
+fn a_later_process_reads_what_a_memory_log_would_return() {
     let start = Duration::from_secs((now() - HOUR).as_secs());
     let folder = TempDir::new().unwrap();
     let memory = MemoryLog::new();
@@ -100,9 +100,9 @@ fn a_later_process_reads_what_the_log_in_memory_would_tell() {
 fn sums_grow_from_batch_to_batch() {
     let folder = TempDir::new().unwrap();
     let log = open_in(&folder);
-    for (millis, patience) in [(5, PATIENCE), (20, Duration::MAX), (10, PATIENCE)] {
+    for millis in [5, 20, 10] {
         log.record(&Entry { at: now(), response_time: Duration::from_millis(millis), ..entry(7) });
-        assert!(log.flush(patience));
+        assert!(log.flush(PATIENCE));
     }
     let sums = log.sums(Fingerprint(7), Duration::ZERO).unwrap();
     let requests: u64 = sums.iter().map(|sum| sum.requests).sum();
@@ -111,6 +111,16 @@ fn sums_grow_from_batch_to_batch() {
     assert_eq!((requests, time), (3, Duration::from_millis(35)));
     assert_eq!(longest, Some(Duration::from_millis(20)));
     assert_eq!(log.stats(), SqliteLogStats { written: 3, ..SqliteLogStats::default() });
+}
+
+#[test]
+fn a_flush_may_wait_for_any_time() {
+    let folder = TempDir::new().unwrap();
+    let log = open_in(&folder);
+    log.record(&Entry { at: now(), ..entry(7) });
+    let (flushed, is_flushed) = std::sync::mpsc::channel();
+    thread::spawn(move || flushed.send(log.flush(Duration::MAX)));
+    assert_eq!(is_flushed.recv_timeout(PATIENCE), Ok(true));
 }
 
 #[test]
@@ -127,7 +137,7 @@ fn a_full_disk_loses_entries_and_nothing_else() {
         assert!(recorded < 1_000_000);
         std::thread::yield_now();
     }
-    // Nobody waits for the disk: a thousand retries of a second each would not end.
+    // No request waits for the disk: a thousand retries of a second each would not end.
     for _ in 0..1_000 {
         log.record(&Entry { at: now(), ..entry(7) });
     }
@@ -144,7 +154,7 @@ fn a_full_disk_loses_entries_and_nothing_else() {
 }
 
 #[test]
-fn what_is_too_old_goes() {
+fn entries_that_are_too_old_are_deleted() {
     let folder = TempDir::new().unwrap();
     let builder = SqliteLog::builder(folder.path().join("log")).max_waiting(20_000);
     let log = builder.clone().build().unwrap();
@@ -167,8 +177,8 @@ fn what_is_too_old_goes() {
 #[test]
 fn each_change_of_health_is_logged_once() {
     #[derive(Clone, Default)]
-    struct Told(Arc<Mutex<Vec<u8>>>);
-    impl std::io::Write for Told {
+    struct Written(Arc<Mutex<Vec<u8>>>);
+    impl std::io::Write for Written {
         fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
             self.0.lock().unwrap().write(bytes)
         }
@@ -177,8 +187,8 @@ fn each_change_of_health_is_logged_once() {
             Ok(())
         }
     }
-    let told = Told::default();
-    let writer = told.clone();
+    let written = Written::default();
+    let writer = written.clone();
     let subscriber = tracing_subscriber::fmt()
         .with_writer(move || writer.clone())
         .without_time()
@@ -193,14 +203,14 @@ fn each_change_of_health_is_logged_once() {
             health.wrote(lost);
         }
     });
-    let told = String::from_utf8(told.0.lock().unwrap().clone()).unwrap();
-    let times = |what: &str| told.matches(what).count();
-    assert_eq!((times("trying again"), times("written again")), (4, 4), "{told}");
-    assert_eq!((times("loses entries"), told.lines().count()), (1, 9), "{told}");
+    let written = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
+    let times = |what: &str| written.matches(what).count();
+    assert_eq!((times("trying again"), times("written again")), (4, 4), "{written}");
+    assert_eq!((times("loses entries"), written.lines().count()), (1, 9), "{written}");
 }
 
 #[test]
-fn the_oldest_go_when_the_file_is_too_large() {
+fn the_oldest_entries_are_deleted_when_the_file_is_too_large() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("log");
     let log =

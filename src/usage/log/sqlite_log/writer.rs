@@ -21,7 +21,7 @@ use crate::usage::log::{
 const RETRY: Duration = Duration::from_secs(1);
 /// How often old entries are deleted while no new ones come.
 const IDLE: Duration = Duration::from_secs(60);
-/// How long no entry must be lost until losing is over.
+/// The time without a lost entry after which the log reports that it loses no more.
 const CALM: Duration = Duration::from_secs(60);
 /// The most entries deleted in one transaction: more than a batch adds.
 const PRUNE: usize = 2 * BATCH;
@@ -119,7 +119,7 @@ fn insert(transaction: &Transaction<'_>, batch: &[Entry]) -> rusqlite::Result<()
 }
 
 /// Deletes entries and sums that are too old, and the oldest where the file is too large. Returns the
-/// most rows that one statement has deleted: [`PRUNE`] where more may be left.
+/// most rows that one statement has deleted: [`PRUNE`] if more may be left.
 fn prune(
     transaction: &Transaction<'_>,
     max_age: Duration,

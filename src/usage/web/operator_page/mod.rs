@@ -1,4 +1,4 @@
-//! The page on which operators see the busiest keys, and change what holds for one:
+//! The page on which operators see the busiest keys, block a key, and change its quotas:
 //! [`OperatorPage`].
 
 mod change;

@@ -171,7 +171,7 @@ async fn entries(State(UsagePage(page)): State<UsagePage>, request: Request) -> 
 }
 
 impl Settings {
-    /// The page asks its user for what this answer says. A 401 needs a challenge (RFC 9110, section
+    /// The page's script reads this answer, and asks its user for a key. A 401 needs a challenge (RFC 9110, section
     /// 15.5.2), which only `Authorization` has.
     fn no_key(&self) -> Response {
         let Some((name, prefix)) = &self.key_header else {
