@@ -92,7 +92,7 @@ fn but(mut value: Value, members: Value) -> Value {
 }
 
 #[test]
-fn a_limiter_tells_all_that_it_is_set_to() {
+fn a_description_has_each_setting() {
     let quota = |units: u64, seconds: u64| json!({ "units": units, "window_seconds": seconds });
     let auth = policy("auth", "sliding_window", quota(5, 60), &["ip"]);
     let forgot = but(
@@ -181,13 +181,15 @@ async fn refusal(
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_example_is_what_a_caller_is_answered() {
+async fn the_example_is_the_response_that_a_caller_gets() {
     let own = |rejection: &Rejection| json!({ "why": rejection.to_string(), "id": rejection.request_id() });
     let set: [&dyn Fn(RateLimitLayerBuilder) -> RateLimitLayerBuilder; 4] = [
         &|layer| layer,
         &|layer| {
-            let told = HeaderStyle::ratelimit().reset(ResetFormat::UnixSeconds);
-            layer.headers([told, HeaderStyle::ratelimit_lists()]).on_rejection(response::json(own))
+            let described = HeaderStyle::ratelimit().reset(ResetFormat::UnixSeconds);
+            layer
+                .headers([described, HeaderStyle::ratelimit_lists()])
+                .on_rejection(response::json(own))
         },
         &|layer| {
             let problem = Problem::quota_exceeded().instance().renderer();
@@ -206,15 +208,15 @@ async fn the_example_is_what_a_caller_is_answered() {
             .policy(Policy::token_bucket("each", Quota::per_hour(1_000)).global());
         let limiter = Limiter::builder().category(auth).clock(clock()).max_held(0).build().unwrap();
         let layer = set(RateLimitLayer::builder(limiter.clone())).build().unwrap();
-        let told = layer.describe().responses.unwrap().refusal.unwrap();
-        assert_eq!((&*told.policy, &*told.request_id), ("sign-in", "req_example"));
-        let told = (told.status, told.headers, told.body);
-        assert_eq!(told, refusal(&layer, &limiter).await);
+        let described = layer.describe().responses.unwrap().refusal.unwrap();
+        assert_eq!((&*described.policy, &*described.request_id), ("sign-in", "req_example"));
+        let described = (described.status, described.headers, described.body);
+        assert_eq!(described, refusal(&layer, &limiter).await);
     }
 }
 
 #[tokio::test]
-async fn the_example_uses_up_nobodys_quota() {
+async fn the_example_uses_no_callers_quota() {
     let delivery = Policy::sliding_window("delivery", Quota::per_hour(100)).global();
     let limiter = Limiter::builder().policy(delivery).build().unwrap();
     let layer = RateLimitLayer::new(limiter.clone());
@@ -245,26 +247,26 @@ fn the_example_is_of_the_first_plan_and_passes_over_what_never_refuses() {
 }
 
 #[test]
-fn each_header_that_the_layer_writes_is_told_once_with_its_meaning() {
-    let told = |styles: &[HeaderStyle]| {
+fn each_header_that_the_layer_writes_is_described_once() {
+    let described = |styles: &[HeaderStyle]| {
         let limiter = everything().build().unwrap();
         let layer = RateLimitLayer::builder(limiter).headers(styles.iter().copied());
         let layer = layer.build().unwrap();
-        let told = layer.describe().responses.unwrap().headers;
-        let names: Vec<_> = told.iter().map(|header| &*header.name).collect();
+        let described = layer.describe().responses.unwrap().headers;
+        let names: Vec<_> = described.iter().map(|header| &*header.name).collect();
         assert_eq!(names, layer.exposed_headers());
-        told
+        described
     };
     for styles in [
         [HeaderStyle::x_ratelimit(), HeaderStyle::ratelimit_lists()],
         [HeaderStyle::ratelimit(), HeaderStyle::ratelimit_dictionary()],
     ] {
-        let told = told(&styles);
-        let meanings: BTreeSet<_> = told.iter().map(|header| &header.meaning).collect();
-        assert_eq!(meanings.len(), told.len(), "{meanings:?}");
+        let described = described(&styles);
+        let meanings: BTreeSet<_> = described.iter().map(|header| &header.meaning).collect();
+        assert_eq!(meanings.len(), described.len(), "{meanings:?}");
     }
-    told(&[HeaderStyle::x_ratelimit().reset(ResetFormat::Omitted)]);
-    let reset = |style| told(&[style])[2].meaning.clone();
+    described(&[HeaderStyle::x_ratelimit().reset(ResetFormat::Omitted)]);
+    let reset = |style| described(&[style])[2].meaning.clone();
     assert!(reset(HeaderStyle::x_ratelimit()).contains("since 1970"));
     assert!(!reset(HeaderStyle::ratelimit()).contains("since 1970"));
 }
@@ -302,7 +304,7 @@ fn markdown_says_it_all_in_words() {
     ];
     let mut rest = page.lines();
     for line in lines {
-        assert!(rest.any(|told| told == line), "{line}\n\n{page}");
+        assert!(rest.any(|described| described == line), "{line}\n\n{page}");
     }
 }
 
@@ -358,7 +360,7 @@ fn a_hostile_name_stays_text() {
 }
 
 #[test]
-fn the_page_asks_nobody_and_its_policy_allows_its_own_style_only() {
+fn the_page_loads_nothing_and_its_policy_allows_its_own_style_only() {
     let page = hostile().describe().to_html();
     let (_, rest) = page.split_once("<style>").unwrap();
     let (style, _) = rest.split_once("</style>").unwrap();

@@ -105,7 +105,7 @@ async fn a_client_learns_what_is_used_up_and_when_to_retry() -> Result<(), Box<d
 }
 
 #[tokio::test]
-async fn a_client_is_not_told_to_retry_where_that_does_not_help() -> Result<(), Box<dyn Error>> {
+async fn a_refusal_that_a_retry_does_not_help_forbids_it() -> Result<(), Box<dyn Error>> {
     let mut client = client().await?;
     let heavy = [("x-api-key", "one"), ("x-heavy", "1")];
     let refused = client.check(call(&heavy)).await.unwrap_err();

@@ -26,7 +26,7 @@ async fn text(response: Response) -> String {
 }
 
 /// The description of a server, after more requests for it than any of its quotas allows.
-async fn told(app: Router) -> Value {
+async fn description(app: Router) -> Value {
     for nth in 0..1_100 {
         let response = ask(&app, "text/html").await;
         assert_eq!(response.status(), 200, "request {nth}");
@@ -67,9 +67,9 @@ fn endpoints(requests: &Value) -> Vec<String> {
 }
 
 /// Endpoints, and what their category's policies hold them to, by name.
-fn categories(told: &Value) -> Vec<(String, Vec<(&str, String)>)> {
+fn categories(description: &Value) -> Vec<(String, Vec<(&str, String)>)> {
     let category = |category: &'_ Value| endpoints(&category["requests"]).join(" ");
-    let categories = told["categories"].as_array().unwrap().iter();
+    let categories = description["categories"].as_array().unwrap().iter();
     categories.map(|of| (category(of), lines(&of["policies"]))).collect()
 }
 
@@ -84,24 +84,24 @@ fn plans(policy: &Value) -> Vec<(&str, String)> {
     plans.map(|plan| (string(&plan["name"]), quota(&plan["quota"]))).collect()
 }
 
-fn headers(told: &Value) -> Vec<&str> {
-    let headers = told["responses"]["headers"].as_array().unwrap().iter();
+fn headers(description: &Value) -> Vec<&str> {
+    let headers = description["responses"]["headers"].as_array().unwrap().iter();
     headers.map(|header| string(&header["name"])).collect()
 }
 
 /// The body of the example refusal.
-fn refusal(told: &Value) -> Value {
-    serde_json::from_str(string(&told["responses"]["refusal"]["body"])).unwrap()
+fn refusal(description: &Value) -> Value {
+    serde_json::from_str(string(&description["responses"]["refusal"]["body"])).unwrap()
 }
 
-fn algorithms(told: &Value) -> Vec<&str> {
+fn algorithms(description: &Value) -> Vec<&str> {
     let mut algorithms = Vec::new();
-    for policies in told["categories"]
+    for policies in description["categories"]
         .as_array()
         .unwrap()
         .iter()
         .map(|category| &category["policies"])
-        .chain([&told["every_request"], &told["check_only"]])
+        .chain([&description["every_request"], &description["check_only"]])
     {
         algorithms.extend(policies.as_array().unwrap().iter().map(|of| string(&of["algorithm"])));
     }
@@ -111,10 +111,10 @@ fn algorithms(told: &Value) -> Vec<&str> {
 
 /// "Limits by Category", "Limits by Plan", "Rate Limit Exemptions".
 #[tokio::test(start_paused = true)]
-async fn hellojohn_tells_its_page() {
+async fn hellojohn_describes_its_limits() {
     let limiter = hellojohn::limiter(hellojohn::Contracts::default(), clock()).unwrap();
-    let told = told(hellojohn::app(limiter)).await;
-    assert_eq!(algorithms(&told), ["sliding_window"]);
+    let description = description(hellojohn::app(limiter)).await;
+    assert_eq!(algorithms(&description), ["sliding_window"]);
 
     // Beside each authentication endpoint's own limit, the plan's budget over all of them.
     let budget = ("auth", "5 in 60 s per api key+ip, else unknown key+ip".to_owned());
@@ -149,12 +149,12 @@ async fn hellojohn_tells_its_page() {
         data("GET,HEAD /v1/{*rest}", "read", "100 in 60 s per api key, else ip"),
         data("POST,PUT,PATCH,DELETE /v1/{*rest}", "write", "30 in 60 s per api key, else ip"),
     ];
-    assert_eq!(categories(&told), expected);
-    assert_eq!(lines(&told["check_only"]), [("delivery", "100 in 3600 s per ".to_owned())]);
+    assert_eq!(categories(&description), expected);
+    assert_eq!(lines(&description["check_only"]), [("delivery", "100 in 3600 s per ".to_owned())]);
 
     // Enterprise: custom, and until then as Pro.
     let by_plan = |name: &str, numbers: [u64; 4]| {
-        let categories = told["categories"].as_array().unwrap().iter();
+        let categories = description["categories"].as_array().unwrap().iter();
         let mut policies = categories.flat_map(|category| category["policies"].as_array().unwrap());
         let policy = policies.find(|policy| policy["name"] == name).unwrap();
         assert_eq!(policy["other_quotas"], true, "custom");
@@ -167,41 +167,41 @@ async fn hellojohn_tells_its_page() {
     by_plan("auth", [5, 10, 20, 20]);
 
     let exempt = ["/health", "/.well-known/jwks.json", "POST /v1/webhooks/callback"];
-    assert_eq!(endpoints(&told["exempt"]), exempt);
+    assert_eq!(endpoints(&description["exempt"]), exempt);
     let names = ["x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset", "retry-after"];
-    assert_eq!(headers(&told), names);
+    assert_eq!(headers(&description), names);
     assert_eq!(
-        refusal(&told),
+        refusal(&description),
         json!({
             "error": "rate_limit_exceeded",
             "message": "Rate limit exceeded. Retry after 60 seconds.",
             "retry_after": 60,
         })
     );
-    assert_eq!(told["responses"]["refusal"]["headers"]["retry-after"], "60");
+    assert_eq!(description["responses"]["refusal"]["headers"]["retry-after"], "60");
 }
 
 /// "Every request to /v1/* debits two token buckets", "hold your request for up to 2 seconds".
 #[tokio::test(start_paused = true)]
-async fn the_gateway_tells_its_page() {
-    let told = told(gateway::app(clock()).unwrap()).await;
-    assert_eq!(algorithms(&told), ["token_bucket"]);
+async fn the_gateway_describes_its_limits() {
+    let description = description(gateway::app(clock()).unwrap()).await;
+    assert_eq!(algorithms(&description), ["token_bucket"]);
     let expected = vec![
         ("tenant", "60 in 60 s, 60 at once per tenant, else ip".to_owned()),
         ("credential", "40 in 60 s, 60 at once per credential, else ip".to_owned()),
     ];
-    assert_eq!(categories(&told), [("/v1/{*rest}".to_owned(), expected)]);
-    for policy in told["categories"][0]["policies"].as_array().unwrap() {
+    assert_eq!(categories(&description), [("/v1/{*rest}".to_owned(), expected)]);
+    for policy in description["categories"][0]["policies"].as_array().unwrap() {
         assert_eq!(policy["hold_seconds"], 2);
     }
-    assert_eq!(headers(&told), [""; 0], "no Retry-After, no quota headers");
-    let refused = &told["responses"]["refusal"];
+    assert_eq!(headers(&description), [""; 0], "no Retry-After, no quota headers");
+    let refused = &description["responses"]["refusal"];
     assert_eq!((&refused["status"], &refused["policy"]), (&json!(429), &json!("tenant")));
     let headers =
         json!({ "content-type": "application/problem+json", "cache-control": "no-store" });
     assert_eq!(refused["headers"], headers);
     assert_eq!(
-        refusal(&told),
+        refusal(&description),
         json!({
             "type": "https://gateway/errors/rate-limited",
             "title": "Rate-limit budget for purpose 'tenant' exhausted",
@@ -213,44 +213,44 @@ async fn the_gateway_tells_its_page() {
 
 /// "The exact limits and how they apply depend on your plan and whether you're using an API key".
 #[tokio::test(start_paused = true)]
-async fn the_fhir_directory_tells_its_page() {
+async fn the_fhir_directory_describes_its_limits() {
     let limiter = fhir_directory::limiter(clock()).unwrap();
-    let told = told(fhir_directory::app(limiter)).await;
-    assert_eq!(algorithms(&told), ["fixed_window"]);
+    let description = description(fhir_directory::app(limiter)).await;
+    assert_eq!(algorithms(&description), ["fixed_window"]);
     let anonymous = ("per caller", "60 in 60 s per api key, else ip".to_owned());
-    assert_eq!(lines(&told["every_request"]), [anonymous]);
+    assert_eq!(lines(&description["every_request"]), [anonymous]);
     let expected = [("free", "120 in 60 s".to_owned()), ("pro", "1200 in 60 s".to_owned())];
-    assert_eq!(plans(&told["every_request"][0]), expected);
+    assert_eq!(plans(&description["every_request"][0]), expected);
     let names = ["ratelimit-limit", "ratelimit-remaining", "ratelimit-reset", "retry-after"];
-    assert_eq!(headers(&told), names);
-    let reset = string(&told["responses"]["headers"][2]["meaning"]);
+    assert_eq!(headers(&description), names);
+    let reset = string(&description["responses"]["headers"][2]["meaning"]);
     assert!(reset.contains("Unix timestamp"), "{reset}");
-    let refused = &told["responses"]["refusal"]["headers"];
+    let refused = &description["responses"]["refusal"]["headers"];
     assert_eq!(
         (&refused["ratelimit-limit"], &refused["retry-after"]),
         (&json!("120"), &json!("60"))
     );
     let message = "Rate limit exceeded. Contact us for higher limits.";
     let error = json!({ "code": "TOO_MANY_REQUESTS", "message": message });
-    assert_eq!(refusal(&told), json!({ "success": false, "error": error }));
+    assert_eq!(refusal(&description), json!({ "success": false, "error": error }));
 }
 
 /// "Hourly Window: 1000 requests per hour", "Burst Window: 100 requests per minute".
 #[tokio::test(start_paused = true)]
-async fn gather_tells_its_page() {
-    let told = told(gather::app(clock()).unwrap()).await;
-    assert_eq!(algorithms(&told), ["sliding_window"]);
+async fn gather_describes_its_limits() {
+    let description = description(gather::app(clock()).unwrap()).await;
+    assert_eq!(algorithms(&description), ["sliding_window"]);
     let expected = [
         ("hourly", "1000 in 3600 s per x-api-key, else ip".to_owned()),
         ("burst", "100 in 60 s per x-api-key, else ip".to_owned()),
     ];
-    assert_eq!(lines(&told["every_request"]), expected);
+    assert_eq!(lines(&description["every_request"]), expected);
     let names = ["x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset"];
     assert_eq!(
-        (headers(&told), &told["responses"]["header_policy"]),
+        (headers(&description), &description["responses"]["header_policy"]),
         (names.to_vec(), &json!("hourly"))
     );
-    let error = &refusal(&told)["error"];
+    let error = &refusal(&description)["error"];
     let details = json!({ "limit": 1_000, "remaining": 0, "resetAt": "2024-01-16T14:00:00Z" });
     let message = "Rate limit exceeded. Please try again later.";
     let expected = json!({ "code": "RATE_LIMIT_EXCEEDED", "message": message, "details": details });
@@ -259,15 +259,15 @@ async fn gather_tells_its_page() {
 
 /// "Requests per hour | 1,000 | Resets on the hour".
 #[tokio::test(start_paused = true)]
-async fn jump_ehr_tells_its_page() {
-    let told = told(jump_ehr::app(clock()).unwrap()).await;
-    assert_eq!(algorithms(&told), ["fixed_window"]);
+async fn jump_ehr_describes_its_limits() {
+    let description = description(jump_ehr::app(clock()).unwrap()).await;
+    assert_eq!(algorithms(&description), ["fixed_window"]);
     let hourly = ("hourly", "1000 in 3600 s per api key, else ip".to_owned());
-    assert_eq!(lines(&told["every_request"]), [hourly]);
-    assert_eq!(headers(&told), ["x-ratelimit-limit", "x-ratelimit-remaining"]);
+    assert_eq!(lines(&description["every_request"]), [hourly]);
+    assert_eq!(headers(&description), ["x-ratelimit-limit", "x-ratelimit-remaining"]);
     let message = "Rate limit exceeded. Limit: 1000 requests per hour. Resets on the hour.";
     assert_eq!(
-        refusal(&told),
+        refusal(&description),
         json!({
             "data": null,
             "meta": { "request_id": "req_example" },
@@ -278,7 +278,7 @@ async fn jump_ehr_tells_its_page() {
 
 /// RFC 9110, section 12.5.1.
 #[tokio::test]
-async fn who_asks_chooses_the_format() {
+async fn the_accept_header_chooses_the_format() {
     let app = jump_ehr::app(clock()).unwrap();
     for (accept, content_type) in [
         ("text/html,application/xhtml+xml,*/*;q=0.8", "text/html; charset=utf-8"),

@@ -40,9 +40,9 @@ impl Told {
     }
 
     fn one(&self) -> Entry {
-        let told = self.take();
-        assert_eq!(told.len(), 1, "{told:?}");
-        told.into_iter().next().unwrap()
+        let logged = self.take();
+        assert_eq!(logged.len(), 1, "{logged:?}");
+        logged.into_iter().next().unwrap()
     }
 
     fn layer(&self, limiter: LimiterBuilder) -> RateLimitLayer {
@@ -77,12 +77,13 @@ async fn answer(request: Request<Body>) -> Result<Response<Body>, Infallible> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_entry_tells_of_the_request_and_of_the_decision() {
-    let told = Told::default();
-    let mut service = ServiceBuilder::new().layer(told.layer(things(policy(1)))).service_fn(answer);
+async fn an_entry_describes_the_request_and_the_decision() {
+    let logged = Told::default();
+    let mut service =
+        ServiceBuilder::new().layer(logged.layer(things(policy(1)))).service_fn(answer);
     advance(Duration::from_millis(1_500)).await;
     service.call(request("/things/404")).await.unwrap();
-    let entry = told.one();
+    let entry = logged.one();
     assert_eq!(entry.at, START + Duration::from_millis(1_500));
     assert_eq!(&*entry.endpoint, "/things/{id}");
     assert_eq!((entry.method, entry.status), ("GET", Some(404)));
@@ -92,7 +93,7 @@ async fn an_entry_tells_of_the_request_and_of_the_decision() {
     assert_eq!(&*entry.key.as_ref().unwrap().label, LABEL);
 
     service.call(request("/things/404")).await.unwrap();
-    let refused = told.one();
+    let refused = logged.one();
     assert_eq!(refused.status, Some(429));
     assert_eq!(refused.verdict, LoggedVerdict::Refused(Reason::QuotaExceeded));
     assert_eq!((refused.policy.as_deref(), refused.units), (Some("read"), 0));
@@ -102,25 +103,25 @@ async fn an_entry_tells_of_the_request_and_of_the_decision() {
 
 #[tokio::test(start_paused = true)]
 async fn what_is_not_counted_is_logged_as_well() {
-    let told = Told::default();
+    let logged = Told::default();
     let limiter = things(policy(1)).exempt(Matcher::path("/health"));
-    let mut service = ServiceBuilder::new().layer(told.layer(limiter)).service_fn(answer);
+    let mut service = ServiceBuilder::new().layer(logged.layer(limiter)).service_fn(answer);
     service.call(request("/health")).await.unwrap();
-    let exempt = told.one();
+    let exempt = logged.one();
     assert_eq!((&*exempt.endpoint, exempt.policy), ("unmatched", None));
     assert_eq!((exempt.verdict, exempt.units), (LoggedVerdict::Allowed, 0));
 
     service.call(Request::get("/things/1").body(Body::new()).unwrap()).await.unwrap();
-    let keyless = told.one();
+    let keyless = logged.one();
     assert_eq!((keyless.status, keyless.key), (Some(400), None));
     assert_eq!(keyless.verdict, LoggedVerdict::Refused(Reason::MissingKey));
 }
 
 #[tokio::test(start_paused = true)]
 async fn nothing_that_a_caller_writes_is_logged() {
-    let told = Told::default();
+    let logged = Told::default();
     let mut service =
-        ServiceBuilder::new().layer(told.layer(things(policy(100)))).service_fn(answer);
+        ServiceBuilder::new().layer(logged.layer(things(policy(100)))).service_fn(answer);
     let hostile = Request::builder()
         .method("SECRET")
         .uri("/things/SECRET?q=SECRET")
@@ -128,35 +129,36 @@ async fn nothing_that_a_caller_writes_is_logged() {
         .header("x-key", "SECRET");
     service.call(hostile.body(Body::new()).unwrap()).await.unwrap();
     service.call(request("/SECRET")).await.unwrap();
-    let entries = told.take();
+    let entries = logged.take();
     assert_eq!(entries[0].method, "_OTHER");
     let printed = format!("{entries:?}");
     assert!(!printed.contains("SECRET") && !printed.contains(KEY), "{printed}");
-    assert!(printed.contains("x-key"), "what is no API key is told by its kind");
+    assert!(printed.contains("x-key"), "what is no API key is logged by its kind");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_held_request_tells_how_long_it_was_held() {
-    let told = Told::default();
+async fn the_entry_of_a_held_request_has_the_time_held() {
+    let logged = Told::default();
     let bucket = Policy::token_bucket("smooth", Quota::per_second(10).burst(1));
     let bucket = bucket.key(header("x-key")).or_refuse().hold(Duration::from_secs(1));
-    let mut service = ServiceBuilder::new().layer(told.layer(things(bucket))).service_fn(answer);
+    let mut service = ServiceBuilder::new().layer(logged.layer(things(bucket))).service_fn(answer);
     let (first, second) = (service.call(request("/things/1")), service.call(request("/things/1")));
     let (first, second) = tokio::join!(first, second);
     assert!(first.is_ok() && second.is_ok());
-    let held: Vec<_> = told.take().iter().map(|entry| (entry.held, entry.response_time)).collect();
+    let held: Vec<_> =
+        logged.take().iter().map(|entry| (entry.held, entry.response_time)).collect();
     let (ms, zero) = (Duration::from_millis, Duration::ZERO);
     assert_eq!(held, [(zero, ms(30)), (ms(100), ms(130))]);
 
     drop(service.call(request("/things/1")));
-    let left = told.one();
+    let left = logged.one();
     assert_eq!((left.verdict, left.status, left.units), (LoggedVerdict::Undecided, None, 0));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_request_without_a_response_is_logged_once() {
-    let told = Told::default();
-    let layer = told.layer(things(policy(100)));
+    let logged = Told::default();
+    let layer = logged.layer(things(policy(100)));
     let mut service = ServiceBuilder::new().layer(layer.clone()).service_fn(answer);
     let mut left = Box::pin(service.call(request("/things/1")));
     tokio::select! {
@@ -164,41 +166,41 @@ async fn a_request_without_a_response_is_logged_once() {
         _ = &mut left => panic!("it takes 30 ms"),
         () = sleep(Duration::from_millis(10)) => drop(left),
     }
-    let entry = told.one();
+    let entry = logged.one();
     assert_eq!((entry.verdict, entry.status), (LoggedVerdict::Allowed, None));
     assert_eq!((entry.units, entry.response_time), (1, Duration::from_millis(10)));
 
     let failing = service_fn(|_| async { Err::<Response<Body>, _>("broken") });
     let failed = ServiceBuilder::new().layer(layer).service(failing).oneshot(request("/things/1"));
     assert_eq!(failed.await.err(), Some("broken"));
-    assert_eq!(told.one().status, None);
+    assert_eq!(logged.one().status, None);
 }
 
 #[tokio::test(start_paused = true)]
 async fn units_are_what_the_response_has_settled() {
-    let told = Told::default();
+    let logged = Told::default();
     let settled = policy(100).settle(|response| Some(u64::from(response.status.as_u16()) - 190));
-    let mut service = ServiceBuilder::new().layer(told.layer(things(settled))).service_fn(answer);
+    let mut service = ServiceBuilder::new().layer(logged.layer(things(settled))).service_fn(answer);
     for (status, units) in [(200, 10), (191, 1), (190, 0)] {
         service.call(request(&format!("/things/{status}"))).await.unwrap();
-        assert_eq!(told.one().units, units);
+        assert_eq!(logged.one().units, units);
     }
 }
 
 #[tokio::test]
 async fn fingerprints_last_as_long_as_the_secret() {
     async fn key(secret: Option<u128>) -> LoggedKey {
-        let told = Told::default();
+        let logged = Told::default();
         let caller = Caller::new(header("x-key"));
         let caller = secret.into_iter().fold(caller, Caller::secret);
         let log = RequestLog::builder(caller)
-            .sink(told.clone())
+            .sink(logged.clone())
             .label(|key| format!("{} bytes", key.as_bytes().len()));
         let limiter = Limiter::builder().build().unwrap();
         let layer = RateLimitLayer::builder(limiter).observe(log.build().unwrap()).build().unwrap();
         let mut service = ServiceBuilder::new().layer(layer).service_fn(answer);
         service.call(request("/")).await.unwrap();
-        told.one().key.unwrap()
+        logged.one().key.unwrap()
     }
     assert_eq!(key(Some(1)).await, key(Some(1)).await);
     assert_ne!(key(Some(1)).await, key(Some(2)).await);

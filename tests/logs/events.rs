@@ -26,7 +26,7 @@ fn from(key: &str) -> Parts {
 }
 
 #[test]
-fn refused_and_held_requests_and_dry_runs_are_told_without_whose_they_are() {
+fn refused_and_held_requests_and_dry_runs_are_logged_without_their_keys() {
     let told = events(async || {
         let slow = Policy::token_bucket("slow", Quota::per_second(1)).key(header("x-key"));
         let tried = Policy::fixed_window("tried", Quota::per_minute(1)).global().dry_run();
@@ -59,7 +59,7 @@ fn refused_and_held_requests_and_dry_runs_are_told_without_whose_they_are() {
 }
 
 #[test]
-fn what_is_answered_at_once_is_told_like_what_is_awaited() {
+fn a_decision_at_once_is_logged_like_an_awaited_one() {
     let told = events(async || {
         let policy = |name| Policy::sliding_window(name, Quota::per_hour(1));
         let limiter = Limiter::builder()
