@@ -123,3 +123,14 @@ impl FromIterator<Usage> for Usages {
         Self(usages.into_iter().collect())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_later_reset_is_none_if_nothing_is_to_come_back() {
+        assert_eq!(Usage::from_nanos(3, 2, 5).later(10, 20), Usage::from_nanos(13, 2, 25));
+        assert_eq!(Usage::from_nanos(0, 9, 0).later(10, 20), Usage::from_nanos(10, 9, 0));
+    }
+}

@@ -185,3 +185,21 @@ fn merge(merged: &mut Answer, indices: &[usize], answer: &Answer) {
         merged.at = answer.at;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_of_several_shards_has_the_earliest_time() {
+        let at = |secs| Now::new(Duration::from_secs(secs), Duration::from_secs(secs));
+        let mut merged = not_answered(3);
+        for (index, remaining, secs) in [(2, 7, 5), (0, 8, 3), (1, 9, 4)] {
+            let usage = Usage::new(Duration::ZERO, remaining, Duration::ZERO);
+            let usages = [usage].into_iter().collect();
+            merge(&mut merged, &[index], &Answer { usages, at: at(secs) });
+        }
+        let remaining: Vec<_> = merged.usages.iter().map(Usage::remaining).collect();
+        assert_eq!((merged.at, &*remaining), (at(3), &[8, 9, 7][..]));
+    }
+}

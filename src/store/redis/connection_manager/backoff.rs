@@ -56,3 +56,38 @@ impl Backoff {
         if worked >= steady { Duration::ZERO } else { self.next_pause() }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+
+    /// The backoff after a server has failed five times.
+    fn after_failures() -> Backoff {
+        let mut backoff = Backoff::default();
+        let pauses = [(); 5].map(|()| backoff.next_pause().as_millis());
+        assert_eq!(pauses, [25, 50, 100, 200, 400]);
+        backoff
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_worked_for_a_while_is_tried_again_at_once() {
+        let mut backoff = after_failures();
+        backoff.record_success();
+        advance(STEADY - Duration::from_millis(1)).await;
+        assert_eq!(backoff.first_pause(DownReason::Errors), LONGEST_PAUSE);
+        advance(Duration::from_millis(1)).await;
+        assert_eq!(backoff.first_pause(DownReason::Errors), Duration::ZERO);
+        assert_eq!(backoff.next_pause(), FIRST_PAUSE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lost_connection_has_the_shortest_pause_or_none() {
+        let mut backoff = after_failures();
+        backoff.record_success();
+        assert_eq!(backoff.first_pause(DownReason::ConnectionLost), FIRST_PAUSE);
+        advance(FIRST_PAUSE).await;
+        assert_eq!(backoff.first_pause(DownReason::ConnectionLost), Duration::ZERO);
+    }
+}
