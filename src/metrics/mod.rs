@@ -182,7 +182,7 @@ impl CategoryMetrics {
         Self { name, policies, without_policy, held: OnceLock::new() }
     }
 
-    /// Counts a decision. `false` where its policy is another category's, which counts nothing.
+    /// Counts a decision. `false` if its policy is another category's: then nothing is counted.
     fn count(&self, policy: &str, verdict: VerdictLabel) -> bool {
         let mut policies = self.policies.iter();
         let known = policies.find(|known| ptr::eq(known.policy.name, policy));
@@ -203,7 +203,7 @@ impl CategoryMetrics {
 }
 
 impl PolicyMetrics {
-    /// A counter for each verdict. All are registered at once: so the first refusal is a rise from 0.
+    /// A counter for each verdict. All are registered at once, so that the first refusal is a rise from 0.
     fn decisions(&self, category: &str) -> &[Counter; VerdictLabel::ALL.len()] {
         self.decisions.get_or_init(|| {
             VerdictLabel::ALL.map(|(verdict, _)| {

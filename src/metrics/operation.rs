@@ -41,7 +41,7 @@ impl OperationMetrics {
         }
     }
 
-    /// Registers both at once: so the first error is a rise from 0.
+    /// Both are registered at once, so that the first error is a rise from 0.
     fn series(&self) -> &(Histogram, Counter) {
         const DURATION: &str = "tower_quota_store_duration_seconds";
         const ERRORS: &str = "tower_quota_store_errors_total";

@@ -262,8 +262,8 @@ fn track(plans: &mut Vec<Plan>, charge: &Charge, now: Now) {
                 true => (0, 0),
                 false => (plan.longest(), charge.algorithm.capacity(&plan.quota)),
             };
-            let place = (0..4).rev().min_by_key(|place| remembers(&plans[*place]));
-            plans.remove(place.unwrap());
+            let index = (0..4).rev().min_by_key(|index| remembers(&plans[*index]));
+            plans.remove(index.unwrap());
         }
         plans.insert(0, own);
     }
@@ -271,8 +271,8 @@ fn track(plans: &mut Vec<Plan>, charge: &Charge, now: Now) {
 
 /// Changes all plans. The plan of the charge comes to the front.
 fn change(plans: &mut [Plan], charge: &Charge, mut change: impl FnMut(&mut Plan, bool)) {
-    let place = plans.iter().position(|plan| plan.quota == charge.quota).unwrap();
-    plans[..=place].rotate_right(1);
+    let index = plans.iter().position(|plan| plan.quota == charge.quota).unwrap();
+    plans[..=index].rotate_right(1);
     let (own, others) = plans.split_first_mut().unwrap();
     change(own, true);
     others.iter_mut().for_each(|other| change(other, false));

@@ -53,7 +53,7 @@ impl Life {
         Charge { cost, ..subject.one(number, self.algorithm, quota) }
     }
 
-    /// How long it is from one step to the next.
+    /// So many thousandths of the first plan's window.
     fn micros(&self, later: u64) -> u64 {
         self.plans[0].window().as_micros() as u64 / 1_000 * later
     }

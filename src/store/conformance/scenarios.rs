@@ -189,12 +189,12 @@ async fn a_request_is_charged_for_all_its_keys_and_policies_or_none(subject: &Su
     let charges = [one(1, TokenBucket, 5), one(1, FixedWindow, 5), one(2, FixedWindow, 5)];
     let left =
         |answered: Vec<Snapshot>| answered.into_iter().map(|(_, left, _)| left).collect::<Vec<_>>();
-    for place in 0..=charges.len() {
+    for index in 0..=charges.len() {
         let mut request = charges.to_vec();
-        request.insert(place, spent);
+        request.insert(index, spent);
         let mut expected = vec![5; 3];
-        expected.insert(place, 0);
-        assert_eq!(left(subject.charge(&request).await), expected, "spent at {place}");
+        expected.insert(index, 0);
+        assert_eq!(left(subject.charge(&request).await), expected, "spent at {index}");
     }
     assert_eq!(left(subject.charge(&charges).await), [4; 3]);
 }

@@ -13,8 +13,8 @@
 //!              ├ Connection  connection.rs: the `redis` crate
 //!              └ ScriptCall  script/: one run of the script that counts
 //! ```
-//! Beside the chain stand `time_budget.rs` (how long requests wait), `clock.rs` (whose times are which)
-//! and `announced_policies.rs` (limiters that count together by mistake).
+//! Beside the chain stand `time_budget.rs` (how long requests wait), `clock.rs` (the caller's time) and
+//! `announced_policies.rs` (limiters that count together by mistake).
 //!
 //! # The way of one charge
 //! 1. [`RedisStore`] asks [`Replica::decide_locally`]: units of a lease are spent, or a remembered
@@ -257,7 +257,7 @@ mod tests {
     use crate::{Algorithm, Quota, store::Change};
 
     #[test]
-    fn a_correction_that_panics_is_told_from_a_runtime_that_ends() {
+    fn the_error_says_whether_a_correction_panicked_or_its_runtime_ended() {
         let store = RedisStore::builder("redis://127.0.0.1:1/").secret(1).build().unwrap();
         let charge = Charge::new(1, 2, Algorithm::TokenBucket, Quota::per_second(1));
         let reset = [Correction::new(charge, Change::Reset)];

@@ -148,7 +148,7 @@ impl ConnectionManager {
         StoreError::new("this process has too many requests for Redis")
     }
 
-    /// The connection. Requests wait for the first one; the first request has it opened.
+    /// The connection. The first request opens it, and requests wait for it while it opens.
     async fn connected(
         self: &Arc<Self>,
         budget: &mut TimeBudget,
@@ -190,7 +190,7 @@ impl ConnectionManager {
         tokio::spawn(probe_once(Arc::clone(self), Arc::clone(connected), call.shard));
     }
 
-    /// Uses the server, or the range of a cluster, no more until it works again.
+    /// Marks the server down, or the range of a cluster, until it works again.
     #[cold]
     fn mark_down(
         self: &Arc<Self>,

@@ -267,7 +267,7 @@ impl DeniedKey {
         }
     }
 
-    /// If a charge is certainly refused now: when it certainly fits, unless others use more.
+    /// When a charge certainly fits, unless others use more; `None` if it may fit now.
     fn refused_until(&self, charge: &Charge, now: u64) -> Option<u64> {
         let units = charge.ahead.saturating_add(charge.cost);
         let index = self.refusals.partition_point(|refusal| refusal.units <= units);

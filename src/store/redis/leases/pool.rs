@@ -21,7 +21,7 @@ pub(super) struct Pool {
     pub(super) available: u64,
     /// Units that requests hold while they ask a server, for more units or for other policies.
     pub(super) reserved: u64,
-    /// Of the available units: where they have several leases, the one that expires first.
+    /// The lease of the available units; if they have several, the one that expires first.
     pub(super) lease: Lease,
     /// How much remained at the server when it last answered, and when that grows.
     remaining: u64,
@@ -38,7 +38,7 @@ pub(super) struct ReservedCharge {
     /// The units that are reserved, and their lease.
     pub(super) units: u64,
     pub(super) lease: Lease,
-    /// What the server is asked for, if the reserved units are too few. Its lease is the batch.
+    /// What the server is to charge, if the reserved units are too few. Its lease is the batch.
     pub(super) to_server: Option<Charge>,
     /// Closes the pool's [`BatchInFlight`] when it is dropped.
     pub(super) batch: Option<watch::Sender<()>>,

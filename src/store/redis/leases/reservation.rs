@@ -10,7 +10,7 @@ use super::{
 };
 use crate::store::{Answer, Charge, Correction, Mode, Usage, redis::clock::RoundTrip};
 
-/// Where it is dropped without [`commit`](Self::commit), its units go back to their pools.
+/// If it is dropped without [`commit`](Self::commit), its units go back to their pools.
 pub(crate) struct Reservation {
     leases: Arc<LeaseTable>,
     /// In the order of the request's charges.
@@ -39,7 +39,7 @@ impl Reservation {
         Ok(new)
     }
 
-    /// What the server is to be asked for.
+    /// What the server is to charge.
     pub(crate) fn to_server(&self) -> SmallVec<[Charge; 4]> {
         self.charges.iter().filter_map(|reserved| reserved.to_server).collect()
     }

@@ -71,7 +71,7 @@ impl ScriptCall {
         for key in &keys {
             command.arg(names.key(key));
         }
-        // A call without keys asks for the time only, which any server tells.
+        // A call without keys only reads the time, which is the same on any server.
         let shard = keys.last().map_or(0, |key| key.shard);
         command.arg(packed);
         let call = Self { command, expected, shard };

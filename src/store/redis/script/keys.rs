@@ -104,11 +104,11 @@ mod tests {
         Charge::new(3, 1 << 64 | 2, Algorithm::TokenBucket, Quota::per_second(1));
 
     #[test]
-    fn a_name_is_short_and_no_other_s() {
+    fn each_count_has_a_short_name_of_its_own() {
         let names = KeyNames::new("test");
         assert_eq!(names.key(&CHARGE), "test:{AAAAAAAAAAI}AAAAAAAAAAE");
         assert_eq!(names.announcement(7), "test:{AAAAAAAAAAA}policy:AAAAAAAAAAc");
-        let place = |names: &KeyNames, charge: &Charge| (names.key(charge), field(charge));
+        let name = |names: &KeyNames, charge: &Charge| (names.key(charge), field(charge));
         let others = [
             Charge { key: 1 << 64 | 3, ..CHARGE },
             Charge { key: 2 << 64 | 2, ..CHARGE },
@@ -118,8 +118,8 @@ mod tests {
             Charge { algorithm: Algorithm::FixedWindow, ..CHARGE },
             Charge { algorithm: Algorithm::SlidingWindow, ..CHARGE },
         ];
-        let mut all: Vec<_> = others.iter().map(|charge| place(&names, charge)).collect();
-        all.extend([place(&names, &CHARGE), place(&KeyNames::new("other"), &CHARGE)]);
+        let mut all: Vec<_> = others.iter().map(|charge| name(&names, charge)).collect();
+        all.extend([name(&names, &CHARGE), name(&KeyNames::new("other"), &CHARGE)]);
         all.sort();
         let count = all.len();
         all.dedup();

@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_quota_is_told_in_small_numbers_and_never_as_a_faster_one() {
+    fn a_quota_becomes_small_numbers_and_never_a_faster_quota() {
         let rate = |algorithm, quota: Quota| {
             let Rate { units, window, capacity } = Rate::new(algorithm, &quota);
             (units, window, capacity)

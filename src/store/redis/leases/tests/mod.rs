@@ -74,7 +74,7 @@ fn an_hour(lease: u32) -> Charge {
 }
 
 #[test]
-fn a_batch_is_asked_for_once_and_told_as_one_quota() {
+fn a_key_has_one_batch_at_a_time_and_one_count_of_what_is_left() {
     let (server, leases) = (MemoryStore::new(), Arc::new(LeaseTable::new(64)));
     let one = an_hour(100);
     assert!(leases.spend(&one, START).is_none());
@@ -153,7 +153,7 @@ fn a_lease_ends_and_units_of_another_plan_go_back_first() {
 }
 
 #[test]
-fn what_cannot_be_leased_is_asked_for() {
+fn what_cannot_be_leased_is_charged_at_the_server() {
     let leases = Arc::new(LeaseTable::new(1));
     let one = an_hour(100);
     for other in [
@@ -183,6 +183,25 @@ fn a_reset_forgets_what_was_taken() {
     leases.forget(&one);
     assert!(!leases.covers(&one, START));
     assert!(leases.drain().is_empty());
+}
+
+#[test]
+fn a_batch_from_before_a_reset_does_not_end_the_batch_from_after_it() {
+    let (leases, one) = (Arc::new(LeaseTable::new(64)), an_hour(100));
+    let before = Reservation::new(&leases, &[one], START, true).unwrap();
+    leases.forget(&one);
+    let _after = Reservation::new(&leases, &[one], START, true).unwrap();
+    drop(before);
+    assert!(Reservation::new(&leases, &[one], START, true).is_err(), "another waits for it");
+}
+
+#[test]
+fn no_request_waits_for_a_batch_that_is_used_up_by_its_own_request() {
+    let leases = Arc::new(LeaseTable::new(64));
+    let all = Charge { cost: 5, ..an_hour(5) };
+    let reservation = Reservation::new(&leases, &[all], START, true).unwrap();
+    assert_eq!(reservation.to_server()[0].lease, 0);
+    assert!(Reservation::new(&leases, &[all], START, true).is_ok());
 }
 
 #[test]

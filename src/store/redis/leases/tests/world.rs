@@ -11,13 +11,14 @@ struct Replica {
     offset: u64,
 }
 
-struct Asked {
+struct Pending {
     replica: usize,
     reservation: Reservation,
     costs: Vec<u64>,
-    /// How much of each cost was reserved when it asked; and when that was, by its clock.
+    /// How much of each cost was reserved when the command was sent; and when that was, by the
+    /// replica's clock.
     had: Vec<u64>,
-    asked: u64,
+    sent: u64,
     /// The server's answer, and when it was made.
     answer: Option<(u64, Answer)>,
 }
@@ -29,7 +30,8 @@ struct World {
     plans: Vec<Quota>,
     replicas: Vec<Replica>,
     now: u64,
-    asked: Vec<Asked>,
+    /// The requests that wait for the server.
+    pending: Vec<Pending>,
     /// The time, and the units of each policy.
     admitted: Vec<(u64, Vec<u64>)>,
     refused: bool,
@@ -37,10 +39,10 @@ struct World {
 
 #[derive(Clone, Debug)]
 enum Step {
-    Ask { replica: usize, costs: [u64; 2], ahead: u64, plan: usize },
+    Request { replica: usize, costs: [u64; 2], ahead: u64, plan: usize },
     Pass(u64),
     Serve(usize),
-    Hear { which: usize, leaves: bool },
+    Receive { which: usize, leaves: bool },
     Sweep(usize),
 }
 
@@ -56,7 +58,7 @@ impl World {
             plans: Vec::new(),
             replicas: (0..replicas).map(replica).collect(),
             now: START,
-            asked: Vec::new(),
+            pending: Vec::new(),
             admitted: Vec::new(),
             refused: false,
         }
@@ -65,25 +67,25 @@ impl World {
     fn step(&mut self, step: &Step) {
         match *step {
             Step::Pass(nanos) => self.now += nanos,
-            Step::Ask { replica, costs, ahead, plan } => {
+            Step::Request { replica, costs, ahead, plan } => {
                 if !self.plans.is_empty() {
                     self.policies[0].quota = self.plans[plan % self.plans.len()];
                 }
-                self.ask(replica, &costs, ahead);
+                self.request(replica, &costs, ahead);
             }
             Step::Serve(which) => {
                 let mut unserved: Vec<_> =
-                    self.asked.iter_mut().filter(|asked| asked.answer.is_none()).collect();
+                    self.pending.iter_mut().filter(|pending| pending.answer.is_none()).collect();
                 if !unserved.is_empty() {
                     let which = which % unserved.len();
-                    let asked = &mut unserved[which];
-                    let before = mem::take(&mut asked.reservation.expired);
-                    let charges = asked.reservation.to_server();
+                    let pending = &mut unserved[which];
+                    let before = mem::take(&mut pending.reservation.expired);
+                    let charges = pending.reservation.to_server();
                     let answer = serve(&self.server, &before, &charges, at(self.now));
-                    asked.answer = Some((self.now, answer));
+                    pending.answer = Some((self.now, answer));
                 }
             }
-            Step::Hear { which, leaves } => self.hear(which, leaves),
+            Step::Receive { which, leaves } => self.receive(which, leaves),
             Step::Sweep(replica) => self.sweep(replica),
         }
         for Replica { leases, .. } in &self.replicas {
@@ -97,7 +99,7 @@ impl World {
         }
     }
 
-    fn ask(&mut self, replica: usize, costs: &[u64], ahead: u64) {
+    fn request(&mut self, replica: usize, costs: &[u64], ahead: u64) {
         let which = replica % self.replicas.len();
         let Replica { leases, offset } = &self.replicas[which];
         let local = self.now + offset;
@@ -117,38 +119,38 @@ impl World {
         }
         let parts = reservation.charges.iter().zip(&costs);
         let had = parts.map(|(part, &cost)| part.units.min(cost)).collect();
-        let (asked, answer) = (local, None);
-        self.asked.push(Asked { replica: which, reservation, costs, had, asked, answer });
+        let (sent, answer) = (local, None);
+        self.pending.push(Pending { replica: which, reservation, costs, had, sent, answer });
     }
 
-    fn hear(&mut self, which: usize, leaves: bool) {
+    fn receive(&mut self, which: usize, leaves: bool) {
         let answered: Vec<_> =
-            (0..self.asked.len()).filter(|&which| self.asked[which].answer.is_some()).collect();
+            (0..self.pending.len()).filter(|&which| self.pending[which].answer.is_some()).collect();
         if answered.is_empty() {
             return;
         }
-        let Asked { replica, mut reservation, costs, had, asked, answer } =
-            self.asked.remove(answered[which % answered.len()]);
-        let heard = self.now + self.replicas[replica].offset;
+        let Pending { replica, mut reservation, costs, had, sent, answer } =
+            self.pending.remove(answered[which % answered.len()]);
+        let received = self.now + self.replicas[replica].offset;
         let (served_at, answer) = answer.unwrap();
-        let told = reservation.apply_reply(&answer, RoundTrip { sent: asked, received: heard });
-        let passes = told.usages.iter().all(Usage::fits);
+        let answer = reservation.apply_reply(&answer, RoundTrip { sent, received });
+        let passes = answer.usages.iter().all(Usage::fits);
         if leaves {
             // Charges without a pool are given back as they were made.
             let charged = (0..costs.len())
-                .filter(|&place| passes && !reservation.has_pool(place))
-                .map(|place| {
-                    let charge = self.policies[place];
-                    give_back(&charge, costs[place], told.at).unwrap()
+                .filter(|&index| passes && !reservation.has_pool(index))
+                .map(|index| {
+                    let charge = self.policies[index];
+                    give_back(&charge, costs[index], answer.at).unwrap()
                 });
             let charged: Vec<_> = charged.collect();
             ready(self.server.correct(&charged, at(self.now)));
             return;
         }
         if passes {
-            // The reserved units were spent when it asked.
+            // The reserved units were spent when the command was sent.
             let rest = costs.iter().zip(&had).map(|(cost, had)| cost - had).collect();
-            self.admitted.push((asked - self.replicas[replica].offset, had));
+            self.admitted.push((sent - self.replicas[replica].offset, had));
             self.admitted.push((served_at, rest));
         } else {
             self.refused = true;
@@ -164,9 +166,9 @@ impl World {
 
     /// Answers all requests that are on their way.
     fn settle(&mut self) {
-        while !self.asked.is_empty() {
+        while !self.pending.is_empty() {
             self.step(&Step::Serve(0));
-            self.step(&Step::Hear { which: 0, leaves: false });
+            self.step(&Step::Receive { which: 0, leaves: false });
         }
     }
 
@@ -201,18 +203,18 @@ impl World {
 fn steps(longest: u64) -> impl Strategy<Value = Vec<Step>> {
     let cost = || prop_oneof![4 => Just(1_u64), 1 => 1..4_u64];
     let ahead = prop_oneof![8 => Just(0_u64), 1 => 1..3_u64];
-    let ask = (0..3_usize, cost(), cost(), ahead, 0..6_usize);
-    let ask = ask.prop_map(|(replica, one, other, ahead, plan)| {
+    let request = (0..3_usize, cost(), cost(), ahead, 0..6_usize);
+    let request = request.prop_map(|(replica, one, other, ahead, plan)| {
         let costs = [one, other];
-        Step::Ask { replica, costs, ahead, plan }
+        Step::Request { replica, costs, ahead, plan }
     });
-    let hear = (any::<usize>(), prop::bool::weighted(0.15))
-        .prop_map(|(which, leaves)| Step::Hear { which, leaves });
+    let receive = (any::<usize>(), prop::bool::weighted(0.15))
+        .prop_map(|(which, leaves)| Step::Receive { which, leaves });
     let step = prop_oneof![
-        12 => ask,
+        12 => request,
         3 => (0..longest).prop_map(Step::Pass),
         6 => any::<usize>().prop_map(Step::Serve),
-        6 => hear,
+        6 => receive,
         1 => (0..3_usize).prop_map(Step::Sweep),
     ];
     vec(step, 1..300)
@@ -239,16 +241,16 @@ proptest! {
         let mut world = World::new(policies.to_vec(), replicas);
         steps.iter().for_each(|step| world.step(step));
         world.settle();
-        for place in [0, 1] {
-            let held = replicas as u64 * u64::from(leases[place]);
+        for index in [0, 1] {
+            let held = replicas as u64 * u64::from(leases[index]);
             match algorithm {
                 Algorithm::SlidingWindow =>
-                    prop_assert!(world.most_within(place, window) <= units + held),
+                    prop_assert!(world.most_within(index, window) <= units + held),
                 Algorithm::FixedWindow =>
-                    prop_assert!(world.most_in_aligned(place, window) <= units),
+                    prop_assert!(world.most_in_aligned(index, window) <= units),
                 // A full bucket may be spent at once, and what comes back meanwhile.
                 Algorithm::TokenBucket =>
-                    prop_assert!(world.most_within(place, window) <= 2 * units + held),
+                    prop_assert!(world.most_within(index, window) <= 2 * units + held),
             }
         }
     }
@@ -311,12 +313,12 @@ proptest! {
             }
         }
         let seconds = (world.now - START).div_ceil(SECOND);
-        for place in [0, 1] {
-            let used = world.used(place);
+        for index in [0, 1] {
+            let used = world.used(index);
             // Units that have come back by the clock are not given back. If several batches were taken
             // one after the other, a part of that time counts for each.
             let (back, lost) = if algorithm == Algorithm::TokenBucket { (seconds, 1) } else { (0, 0) };
-            let remaining = world.remaining(place);
+            let remaining = world.remaining(index);
             prop_assert!(remaining + lost >= units - used, "{remaining} of {units} left, {used} used");
             prop_assert!(remaining <= units - used + back);
         }
@@ -331,13 +333,13 @@ proptest! {
         units in 1..200_u64,
         lease in 1..30_u32,
         replicas in 1..4_usize,
-        asks in vec((0..3_usize, 0..20_u64), 400),
+        requests in vec((0..3_usize, 0..20_u64), 400),
     ) {
         let quota = Quota::per_window(units, Duration::from_secs(86_400 * 365));
         let mut world = World::new(vec![policy(1, algorithm, quota, lease)], replicas);
-        for (replica, millis) in asks {
+        for (replica, millis) in requests {
             world.step(&Step::Pass(millis * MILLI));
-            world.step(&Step::Ask { replica, costs: [1, 1], ahead: 0, plan: 0 });
+            world.step(&Step::Request { replica, costs: [1, 1], ahead: 0, plan: 0 });
             world.settle();
             if millis == 0 {
                 world.step(&Step::Sweep(replica));

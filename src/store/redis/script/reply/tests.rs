@@ -131,7 +131,7 @@ fn anything() -> impl Strategy<Value = ExpectedReply> {
 fn state(expected: &ExpectedReply, micros: u64, numbers: &[u64]) -> Vec<u8> {
     let (capacity, window) =
         (expected.algorithm.capacity(&expected.quota), expected.quota.window_nanos());
-    let at = |place: usize| numbers[place % numbers.len()];
+    let at = |index: usize| numbers[index % numbers.len()];
     let each = (capacity / 8).max(1);
     let used = match expected.algorithm {
         Algorithm::SlidingWindow => 8 * each,
@@ -186,8 +186,8 @@ fn disorder() -> impl Strategy<Value = Disorder> {
         select(vec![f64::NAN, f64::INFINITY, f64::NEG_INFINITY, f64::MAX, f64::MIN_POSITIVE]),
     ];
     prop_oneof![
-        (any::<usize>(), any::<u8>()).prop_map(|(place, byte)| Disorder::Byte(place, byte)),
-        (any::<usize>(), odd).prop_map(|(place, number)| Disorder::Number(place, number)),
+        (any::<usize>(), any::<u8>()).prop_map(|(index, byte)| Disorder::Byte(index, byte)),
+        (any::<usize>(), odd).prop_map(|(index, number)| Disorder::Number(index, number)),
         any::<(usize, usize)>().prop_map(|(one, other)| Disorder::Swap(one, other)),
         any::<usize>().prop_map(Disorder::Cut),
         vec(any::<u8>(), 1..20).prop_map(Disorder::More),
@@ -196,22 +196,22 @@ fn disorder() -> impl Strategy<Value = Disorder> {
 
 impl Disorder {
     /// Numbers begin after the time and a byte.
-    fn number(place: usize, reply: &[u8]) -> Option<std::ops::Range<usize>> {
-        let places = reply.len().checked_sub(NUMBER + 1)? / NUMBER;
-        let begins = (place % (places + 1)).checked_sub(1).map_or(0, |place| 9 + place * NUMBER);
+    fn number(index: usize, reply: &[u8]) -> Option<std::ops::Range<usize>> {
+        let count = reply.len().checked_sub(NUMBER + 1)? / NUMBER;
+        let begins = (index % (count + 1)).checked_sub(1).map_or(0, |index| 9 + index * NUMBER);
         Some(begins..begins + NUMBER).filter(|range| range.end <= reply.len())
     }
 
     fn befalls(&self, reply: &mut Vec<u8>) {
         match self {
-            Self::Byte(place, byte) => {
+            Self::Byte(index, byte) => {
                 let length = reply.len().max(1);
-                if let Some(at) = reply.get_mut(place % length) {
+                if let Some(at) = reply.get_mut(index % length) {
                     *at = *byte;
                 }
             }
-            Self::Number(place, number) => {
-                if let Some(range) = Self::number(*place, reply) {
+            Self::Number(index, number) => {
+                if let Some(range) = Self::number(*index, reply) {
                     reply[range].copy_from_slice(&number.to_le_bytes());
                 }
             }
@@ -224,7 +224,7 @@ impl Disorder {
                     reply[other].copy_from_slice(&before);
                 }
             }
-            Self::Cut(place) => reply.truncate(place % (reply.len() + 1)),
+            Self::Cut(index) => reply.truncate(index % (reply.len() + 1)),
             Self::More(bytes) => reply.extend(bytes),
         }
     }

@@ -59,9 +59,9 @@ fn what_cannot_be_read_is_a_spent_key_and_comes_back() {
         let charge = charge(algorithm, HOUR);
         sent.charge(START, charge);
         let good = sent.text(&charge);
-        let with = |place: usize, number: f64| {
+        let with = |offset: usize, number: f64| {
             let mut text = good.clone();
-            text[place..place + 8].copy_from_slice(&number.to_le_bytes());
+            text[offset..offset + 8].copy_from_slice(&number.to_le_bytes());
             text
         };
         let mut texts = vec![
@@ -185,11 +185,11 @@ fn whatever_is_written_the_script_answers() {
     let result = TestRunner::new(config).run(&texts(), |(which, changes, cut, times)| {
         let mut sent = sent.borrow_mut();
         let mut text = good[which].repeat(times);
-        for (place, number) in changes {
-            let places = text.len() / 8;
+        for (offset, number) in changes {
+            let numbers = text.len() / 8;
             // Behind the count of a log, numbers are two bytes later.
-            let place = place % (2 * places) * 4 % (text.len() - 8);
-            text[place..place + 8].copy_from_slice(&number.to_le_bytes());
+            let offset = offset % (2 * numbers) * 4 % (text.len() - 8);
+            text[offset..offset + 8].copy_from_slice(&number.to_le_bytes());
         }
         text.truncate(cut.map_or(text.len(), |cut| cut % text.len()));
         let one = charge(ALGORITHMS[which], HOUR);

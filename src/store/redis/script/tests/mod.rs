@@ -276,7 +276,7 @@ fn a_key_is_kept_as_long_as_the_longest_of_its_counts() {
 }
 
 #[test]
-fn a_lease_takes_what_there_is_and_is_told_how_much_that_was() {
+fn a_lease_takes_what_there_is_and_learns_how_much_there_was() {
     let mut sent = Sent::start();
     for algorithm in ALGORITHMS {
         let one = charge(algorithm, Quota::per_hour(10));

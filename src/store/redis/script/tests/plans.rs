@@ -32,20 +32,20 @@ fn who_waits_as_long_as_told_under_another_plan_passes() {
             let all = Charge { cost: 1_000, ..charge(algorithm, DAY) };
             assert_eq!(sent.charge(START, all), (0, 0), "{algorithm:?}");
             let other = charge(algorithm, quota);
-            let (mut now, mut told) = (START + 7, vec![]);
-            while told.len() < 9 {
+            let (mut now, mut waits) = (START + 7, vec![]);
+            while waits.len() < 9 {
                 let (wait, left) = sent.charge(now, other);
                 assert!(wait > 0 && left == 0, "{algorithm:?} of {quota:?}: {wait}, {left}");
-                told.push(wait);
+                waits.push(wait);
                 // Some retry early.
-                let early = if told.len() < 8 { wait / 2 } else { wait - 1 };
+                let early = if waits.len() < 8 { wait / 2 } else { wait - 1 };
                 now += early;
                 assert_eq!(sent.charge(now, other).0, wait - early, "{algorithm:?} of {quota:?}");
-                if told.len() == 8 {
+                if waits.len() == 8 {
                     break;
                 }
             }
-            assert_eq!(sent.charge(now + 1, other).0, 0, "{algorithm:?} of {quota:?}: {told:?}");
+            assert_eq!(sent.charge(now + 1, other).0, 0, "{algorithm:?} of {quota:?}: {waits:?}");
             sent.correct(now, all, Change::Reset);
         }
     }
