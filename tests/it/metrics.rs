@@ -195,6 +195,25 @@ fn what_is_answered_at_once_is_counted_like_what_is_awaited() {
     assert_eq!(decisions(&series), expected);
 }
 
+/// Routers may read the path differently, so policies of both categories decide.
+#[test]
+fn policies_of_another_category_that_a_router_may_choose_are_counted_without_a_category() {
+    let series = record(async |_| {
+        let category = |name, path| {
+            let policy = per_key(name, Quota::per_minute(9));
+            Category::new(name).on(Matcher::get(path)).policy(policy)
+        };
+        let (ping, any) = (category("ping", "/ping"), category("any", "/{name}"));
+        let limiter = builder().category(ping).category(any).build().unwrap();
+        let _ = limiter.decide(&to("/%70ing", SECRET)).await;
+    });
+    let expected = [
+        ("{category=,policy=any,verdict=allowed}", 1),
+        ("{category=ping,policy=ping,verdict=allowed}", 1),
+    ];
+    assert_eq!(decisions(&series), expected);
+}
+
 #[test]
 fn held_requests_are_counted_and_timed_and_shown_while_they_wait() {
     let series = record(async |recorded| {

@@ -158,6 +158,20 @@ async fn what_nobody_asks_for_any_more_goes_back_by_itself() {
     assert!(comes_back(&limiter, 999).await < Duration::from_secs(4));
 }
 
+/// The task that gives them back ends with its runtime. The next command starts another.
+#[test]
+fn what_a_runtime_that_has_ended_has_leased_goes_back_by_itself() {
+    let server = Server::start();
+    let policy = Policy::sliding_window("p", Quota::per_window(1_000, Duration::from_secs(5)));
+    let (limiter, _) = replica(patient(RedisStore::builder(server.url())), policy.lease(100));
+    let runtime = || tokio::runtime::Runtime::new().unwrap();
+    assert!(runtime().block_on(passes(&limiter, 1)));
+    runtime().block_on(async {
+        assert_eq!(remaining(&limiter).await, 900);
+        assert!(comes_back(&limiter, 999).await < Duration::from_secs(4));
+    });
+}
+
 #[tokio::test]
 async fn a_reset_and_another_plan_count_what_was_spent() {
     let server = Server::start();

@@ -315,7 +315,7 @@ async fn a_crowd_of_our_own_is_no_failure_of_the_server() {
 async fn a_crowd_before_a_server_that_stalls_gives_up_together() {
     let server = Server::start();
     let proxy = Proxy::before(&server);
-    let timeout = 2 * AMPLE;
+    let timeout = 4 * AMPLE;
     let store = RedisStore::builder(proxy.url()).response_timeout(timeout);
     let store = store.decision_timeout(timeout).queue_timeout(PATIENCE);
     let limiter = limiter(store, OnStoreFailure::Refuse);
@@ -323,8 +323,9 @@ async fn a_crowd_before_a_server_that_stalls_gives_up_together() {
     proxy.swallow();
     let start = Instant::now();
     assert_eq!(crowd(&limiter, 3_000).await, (0, 0));
-    // They are more than ten times as many as have a turn at once.
-    assert!(start.elapsed() < 5 * timeout, "they waited one after the other");
+    // They are more than ten times as many as have a turn at once. Those that have none do not even
+    // wait for the probe.
+    assert!(start.elapsed() < timeout + 3 * AMPLE, "they waited one after the other");
     // One more question goes to it in the background, and then no request waits.
     let mut slow = 0;
     for _ in 0..500 {
@@ -357,6 +358,54 @@ async fn a_server_that_was_late_is_asked_before_it_is_given_up() {
     while !is_counted(&ask(&limiter).await) {}
     assert_eq!(crowd(&limiter, 10).await, (10, 10));
     assert_eq!(proxy.connections(), 1, "it was never given up");
+    // The next time that it is late, it gets another probe.
+    proxy.swallow();
+    until("requests to fail at once", async || {
+        let begun = Instant::now();
+        assert!(!is_counted(&ask(&limiter).await));
+        begun.elapsed() < AMPLE / 2
+    })
+    .await;
+}
+
+/// It is remembered until the server's own refusal ends.
+#[tokio::test]
+async fn a_refusal_whose_reply_was_late_ends_in_time() {
+    let server = Server::start();
+    let proxy = Proxy::before(&server);
+    let store = patient(RedisStore::builder(proxy.url())).secret(SECRET).build().unwrap();
+    let policy = Policy::sliding_window("p", Quota::per_window(1, 2 * AMPLE));
+    let policy = policy.on_store_failure(OnStoreFailure::Refuse);
+    let limiter = Limiter::builder().check_only(policy).store(store).build().unwrap();
+    assert!(ask(&limiter).await.is_allowed());
+    let used_by = Instant::now();
+    proxy.delay_replies(AMPLE);
+    assert!(!ask(&limiter).await.is_allowed());
+    proxy.delay_replies(Duration::ZERO);
+    let until_back = (used_by + 2 * AMPLE).saturating_duration_since(Instant::now());
+    tokio::time::sleep(until_back + Duration::from_millis(1)).await;
+    assert!(ask(&limiter).await.is_allowed());
+}
+
+#[tokio::test]
+async fn three_errors_in_a_row_bring_a_server_down_and_no_fewer() {
+    let server = Server::start();
+    let limiter = limiter(patient(RedisStore::builder(server.url())), OnStoreFailure::Refuse);
+    let set_rule = |rule| {
+        let rule = redis::cmd("ACL").arg(&["SETUSER", "default", rule]).clone();
+        server.ask::<()>(&rule).unwrap();
+    };
+    assert!(is_counted(&ask(&limiter).await));
+    for (errors, is_down) in [(2, false), (2, false), (3, true)] {
+        set_rule("-evalsha");
+        for _ in 0..errors {
+            assert!(!is_counted(&ask(&limiter).await));
+        }
+        set_rule("+evalsha");
+        // The task that connects again has not run yet.
+        assert_eq!(is_counted(&ask(&limiter).await), !is_down, "after {errors} errors");
+    }
+    heals(&limiter).await;
 }
 
 #[tokio::test]

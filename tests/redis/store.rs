@@ -528,3 +528,20 @@ async fn services_that_count_together_and_differ_are_warned_of() {
     assert_eq!(warned_of("stays"), None);
     assert_eq!(server.keys_without_ttl(), Vec::<String>::new());
 }
+
+/// It may be another server.
+#[tokio::test]
+async fn a_server_that_restarts_gets_the_settings_of_policies_again() {
+    let server = Server::start();
+    let policy = policy("restarts", "x-key", Quota::per_minute(10));
+    let limiter = limiter(RedisStore::builder(server.url()), [policy]);
+    for _ in 0..2 {
+        let began = std::time::Instant::now();
+        while server.calls("set") == 0 {
+            assert!(began.elapsed() < PATIENCE, "the server has no settings");
+            let _ = limiter.decide(&request(&[("x-key", "k")])).await;
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        server.restart();
+    }
+}
