@@ -57,7 +57,10 @@ mod script;
 mod shards;
 mod time_budget;
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
 
 use smallvec::SmallVec;
 use tokio::{runtime::Handle, task::JoinError};
@@ -192,7 +195,7 @@ impl RedisStore {
     /// How many requests were refused by a remembered refusal, without asking a server.
     #[must_use]
     pub fn denied_from_cache(&self) -> u64 {
-        self.replica.shards.deny_cache.hits()
+        self.replica.shards.deny_cache.hits.load(Relaxed)
     }
 }
 

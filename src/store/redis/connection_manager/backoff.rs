@@ -18,23 +18,19 @@ pub(super) enum DownReason {
 }
 
 /// Pauses that double until the server has worked for a while.
+#[derive(Default)]
 pub(super) struct Backoff {
-    next: Duration,
+    /// The number of pauses since the shortest one.
+    pauses: u32,
     works_since: Option<Instant>,
-}
-
-impl Default for Backoff {
-    fn default() -> Self {
-        Self { next: FIRST_PAUSE, works_since: None }
-    }
 }
 
 impl Backoff {
     /// The pause after an attempt that failed.
     pub(super) fn next_pause(&mut self) -> Duration {
-        let pause = self.next;
-        self.next = pause.saturating_mul(2).min(LONGEST_PAUSE);
-        pause
+        let pause = FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(self.pauses));
+        self.pauses = self.pauses.saturating_add(1);
+        pause.min(LONGEST_PAUSE)
     }
 
     /// Notes that an attempt has worked.
@@ -51,7 +47,7 @@ impl Backoff {
             DownReason::ConnectionLost => FIRST_PAUSE,
         };
         if worked >= steady || reason == DownReason::ConnectionLost {
-            self.next = FIRST_PAUSE;
+            self.pauses = 0;
         }
         if worked >= steady { Duration::ZERO } else { self.next_pause() }
     }

@@ -14,9 +14,6 @@ use tokio::{
     time::timeout,
 };
 
-/// Held while a command is on its way.
-pub(super) type SendPermit = OwnedSemaphorePermit;
-
 /// Gives permits in the order of the requests.
 #[derive(Debug)]
 pub(super) struct SendQueue {
@@ -38,7 +35,8 @@ impl SendQueue {
         Self { max_in_flight, semaphore: Mutex::new(Arc::new(Semaphore::new(max_in_flight))) }
     }
 
-    pub(super) async fn acquire(&self, at_most: Duration) -> Result<SendPermit, NotSent> {
+    /// Waits for a permit, which is held while a command is on its way.
+    pub(super) async fn acquire(&self, at_most: Duration) -> Result<OwnedSemaphorePermit, NotSent> {
         let semaphore = Arc::clone(&self.semaphore());
         match Arc::clone(&semaphore).try_acquire_owned() {
             Ok(permit) => Ok(permit),

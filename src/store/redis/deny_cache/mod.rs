@@ -46,7 +46,8 @@ pub(super) struct DenyCache {
     max_keys_per_segment: usize,
     /// Nothing is remembered longer.
     longest: u64,
-    hits: AtomicU64,
+    /// How many requests were refused without asking a server.
+    pub(super) hits: AtomicU64,
     #[cfg(feature = "metrics")]
     counter: std::sync::OnceLock<metrics::Counter>,
 }
@@ -104,11 +105,6 @@ impl DenyCache {
             #[cfg(feature = "metrics")]
             counter: Default::default(),
         }
-    }
-
-    /// How many requests were refused without asking a server.
-    pub(super) fn hits(&self) -> u64 {
-        self.hits.load(Relaxed)
     }
 
     /// Finds what refuses the charges now. Charges that are covered by a lease are left out.
