@@ -174,15 +174,11 @@ impl Deficit {
     /// counted would be forgotten, so it never fits.
     #[inline]
     fn wait_at(self, now: u64, quota: &Quota, cost: u64) -> u64 {
-        let wait = self.wait(quota, cost);
-        if wait > 0 || cost == 0 {
-            return wait;
-        }
-        let after = self.0.saturating_add(product(cost, quota.parts_per_unit()));
-        if after > product(u64::MAX.saturating_sub(now), quota.parts_per_nano()) {
-            u64::MAX
-        } else {
-            0
+        let after = || self.0.saturating_add(product(cost, quota.parts_per_unit()));
+        let most = || product(u64::MAX.saturating_sub(now), quota.parts_per_nano());
+        match self.wait(quota, cost) {
+            0 if cost > 0 && after() > most() => u64::MAX,
+            wait => wait,
         }
     }
 

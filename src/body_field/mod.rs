@@ -70,11 +70,6 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct BodyFieldLayer {
-    settings: Arc<Settings>,
-}
-
-#[derive(Clone, Debug)]
-struct Settings {
     fields: Vec<Arc<str>>,
     max_bytes: usize,
     timeout: Duration,
@@ -88,28 +83,27 @@ impl BodyFieldLayer {
     ///
     /// [`key::body_field`]: crate::key::body_field
     pub fn new<N: Into<Arc<str>>>(fields: impl IntoIterator<Item = N>) -> Self {
-        let settings = Settings {
+        Self {
             fields: fields.into_iter().map(Into::into).collect(),
             max_bytes: DEFAULT_MAX_BYTES,
             timeout: DEFAULT_TIMEOUT,
             json: Vec::new(),
             only: Vec::new(),
-        };
-        Self { settings: Arc::new(settings) }
+        }
     }
 
     /// The longest body that is read, in bytes. The fields of a longer one are unreadable (413).
     /// Default: 16 KiB. While its body is read, a request takes up to twice this memory, and one frame
     /// of the body.
     pub fn max_bytes(mut self, bytes: usize) -> Self {
-        self.settings_mut().max_bytes = bytes;
+        self.max_bytes = bytes;
         self
     }
 
     /// How long the layer waits for a whole body. The fields of a slower one are unreadable (408).
     /// Default: 10 seconds.
     pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.settings_mut().timeout = timeout;
+        self.timeout = timeout;
         self
     }
 
@@ -123,19 +117,41 @@ impl BodyFieldLayer {
     /// # let _ = layer;
     /// ```
     pub fn json_type(mut self, media_type: impl Into<Arc<str>>) -> Self {
-        self.settings_mut().json.push(media_type.into());
+        self.json.push(media_type.into());
         self
     }
 
     /// Reads only the bodies of these requests. Call it again to add others. Default: all requests.
     /// An invalid matcher, which `build()` would refuse, matches all requests.
     pub fn only(mut self, matcher: Matcher) -> Self {
-        self.settings_mut().only.push(matcher);
+        self.only.push(matcher);
         self
     }
 
-    fn settings_mut(&mut self) -> &mut Settings {
-        Arc::make_mut(&mut self.settings)
+    fn applies_to(&self, head: &Parts) -> bool {
+        let matches = |matcher: &Matcher| matcher.problem.is_some() || matcher.matches(head);
+        self.only.is_empty() || self.only.iter().any(matches)
+    }
+
+    /// Puts the fields into the request's extensions. Those of a `GET` request may be in its query too.
+    fn insert_fields(&self, head: &mut Parts, mut read: Vec<Extracted<'static>>) {
+        if head.method == Method::GET {
+            let query = head.uri.query().unwrap_or_default();
+            for (read, in_query) in read.iter_mut().zip(document::read_query(query, &self.fields)) {
+                match (&*read, in_query) {
+                    (_, Extracted::Missing) | (Extracted::Unreadable(_), _) => {}
+                    (Extracted::Missing, in_query) => *read = in_query,
+                    (in_body, in_query) if *in_body == in_query => {}
+                    _ => *read = Extracted::UNREADABLE,
+                }
+            }
+        }
+        let mut fields: Vec<_> = self.fields.iter().cloned().zip(read).collect();
+        // Another such layer outside of this one may have read other fields.
+        if let Some(Fields(others)) = head.extensions.remove() {
+            fields.extend(others);
+        }
+        head.extensions.insert(Fields(fields));
     }
 }
 
@@ -143,7 +159,7 @@ impl<S> Layer<S> for BodyFieldLayer {
     type Service = BodyField<S>;
 
     fn layer(&self, inner: S) -> BodyField<S> {
-        BodyField { inner, settings: Arc::clone(&self.settings) }
+        BodyField { inner, settings: Arc::new(self.clone()) }
     }
 }
 
@@ -152,7 +168,7 @@ impl<S> Layer<S> for BodyFieldLayer {
 #[derive(Clone, Debug)]
 pub struct BodyField<S> {
     inner: S,
-    settings: Arc<Settings>,
+    settings: Arc<BodyFieldLayer>,
 }
 
 impl<S, B> Service<Request<B>> for BodyField<S>
@@ -203,33 +219,5 @@ where
             settings.insert_fields(&mut head, fields);
             inner.oneshot(Request::from_parts(head, body)).await
         })
-    }
-}
-
-impl Settings {
-    fn applies_to(&self, head: &Parts) -> bool {
-        let matches = |matcher: &Matcher| matcher.problem.is_some() || matcher.matches(head);
-        self.only.is_empty() || self.only.iter().any(matches)
-    }
-
-    /// Puts the fields into the request's extensions. Those of a `GET` request may be in its query too.
-    fn insert_fields(&self, head: &mut Parts, mut read: Vec<Extracted<'static>>) {
-        if head.method == Method::GET {
-            let query = head.uri.query().unwrap_or_default();
-            for (read, in_query) in read.iter_mut().zip(document::read_query(query, &self.fields)) {
-                match (&*read, in_query) {
-                    (_, Extracted::Missing) | (Extracted::Unreadable(_), _) => {}
-                    (Extracted::Missing, in_query) => *read = in_query,
-                    (in_body, in_query) if *in_body == in_query => {}
-                    _ => *read = Extracted::UNREADABLE,
-                }
-            }
-        }
-        let mut fields: Vec<_> = self.fields.iter().cloned().zip(read).collect();
-        // Another such layer outside of this one may have read other fields.
-        if let Some(Fields(others)) = head.extensions.remove() {
-            fields.extend(others);
-        }
-        head.extensions.insert(Fields(fields));
     }
 }

@@ -118,14 +118,13 @@ impl Settings {
     #[cold]
     fn refuse_invalid(&self, quota: Quota, problem: &str) -> Quota {
         let name = &*self.name;
-        let report = || {
+        self.invalid_quota.call_once(|| {
             warn(Code::InvalidPlan, name, || {
                 format!(
                     "policy `{name}`: a plan's quota cannot be ({problem}); its requests are refused"
                 )
             });
-        };
-        self.invalid_quota.call_once(report);
+        });
         quota.nothing()
     }
 

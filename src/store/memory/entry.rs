@@ -52,12 +52,6 @@ enum Kind {
     Spilled = 4,
 }
 
-impl Kind {
-    const fn bits(self) -> u64 {
-        (self as u64) << KIND_SHIFT
-    }
-}
-
 /// A state that may fit into an entry.
 pub(super) trait Pack {
     /// A time and a number, and the rest in `older`; `None` if that has no room.
@@ -158,8 +152,10 @@ impl<const N: usize> Entry<N> {
         let mut entry = Self::EMPTY;
         entry.0[0] = address.tag;
         entry.0[1] = time;
-        entry.0[N - 1] =
-            address.tag_rest << TAG_SHIFT | kind.bits() | quota << QUOTA_SHIFT | number;
+        entry.0[N - 1] = address.tag_rest << TAG_SHIFT
+            | (kind as u64) << KIND_SHIFT
+            | quota << QUOTA_SHIFT
+            | number;
         entry
     }
 
