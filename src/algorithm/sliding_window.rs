@@ -104,11 +104,8 @@ impl SlidingWindow {
 impl FromIterator<(u64, u64)> for SlidingWindow {
     #[inline]
     fn from_iter<I: IntoIterator<Item = (u64, u64)>>(entries: I) -> Self {
-        let mut log = Self::default();
-        for (last_use, units) in entries {
-            log.entries.push(Entry { last_use, units });
-        }
-        log
+        let entry = |(last_use, units)| Entry { last_use, units };
+        Self { entries: entries.into_iter().map(entry).collect() }
     }
 }
 

@@ -7,19 +7,16 @@ use super::pattern::Pattern;
 /// Whether `all` certainly matches every path that `some` matches.
 pub(crate) fn covers(all: &Pattern, some: &Pattern) -> bool {
     let depth = all.segments.len();
-    if some.segments.len() < depth {
-        return false;
-    }
-    if !all.segments.iter().zip(&some.segments).all(|(all, some)| all.covers(some)) {
-        return false;
-    }
+    let mut both = all.segments.iter().zip(&some.segments);
     let next = some.segments.get(depth).or(some.rest.as_ref());
-    match &all.rest {
-        Some(rest) => {
-            rest.is_any() || next.is_some_and(|next| next.literal.starts_with(&*rest.literal))
+    some.segments.len() >= depth
+        && both.all(|(all, some)| all.covers(some))
+        && match &all.rest {
+            Some(rest) => {
+                rest.is_any() || next.is_some_and(|next| next.literal.starts_with(&*rest.literal))
+            }
+            None => next.is_none() && (all.has_slash || !some.has_slash),
         }
-        None => next.is_none() && (all.has_slash || !some.has_slash),
-    }
 }
 
 /// Whether some plain path may match both patterns.

@@ -29,7 +29,7 @@ impl Segment {
         let broken = || {
             format!("has `{text}`, which does not parse; write one like `{{id}}` or `{{*path}}`")
         };
-        let (mut literal, mut param) = (String::new(), None);
+        let (mut literal, mut param) = (String::new(), None::<String>);
         let mut left = text.chars().peekable();
         while let Some(character) = left.next() {
             match character {
@@ -48,18 +48,13 @@ impl Segment {
                 _ => literal.push(character),
             }
         }
-        let (param, is_rest) = match param {
-            None => (None, false),
-            Some(name) => match name.strip_prefix('*') {
-                Some(name) => (Some(name.to_owned()), true),
-                None => (Some(name), false),
-            },
-        };
+        let is_rest = param.as_ref().is_some_and(|name| name.starts_with('*'));
+        let param: Option<Box<str>> =
+            param.map(|name| name.strip_prefix('*').unwrap_or(&name).into());
         if param.as_ref().is_some_and(|name| name.is_empty() || name.contains(['*', '{', '}'])) {
             return Err(broken());
         }
         let decoded = Cow::from(percent_decode_str(&literal)).into();
-        let param = param.map(Into::into);
         Ok((Self { literal: literal.into(), decoded, param }, is_rest))
     }
 

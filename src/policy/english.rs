@@ -45,10 +45,8 @@ pub(crate) fn duration(duration: Duration) -> String {
 
 /// `hour`, `10 minutes`
 fn window(length: Duration) -> String {
-    match in_units(length) {
-        (count, unit) if count == "1" => unit.to_owned(),
-        _ => duration(length),
-    }
+    let text = duration(length);
+    text.strip_prefix("1 ").unwrap_or(&text).to_owned()
 }
 
 /// The duration in the largest unit of which it is a whole number.

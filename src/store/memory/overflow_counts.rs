@@ -9,9 +9,7 @@ use crate::warning::{Code, warn};
 
 /// How many charges of each policy were counted in a quota that its new keys share.
 #[derive(Default)]
-pub(super) struct OverflowCounts {
-    by_policy: Mutex<HashMap<u64, PolicyOverflow>>,
-}
+pub(super) struct OverflowCounts(Mutex<HashMap<u64, PolicyOverflow>>);
 
 #[derive(Default)]
 struct PolicyOverflow {
@@ -22,7 +20,7 @@ struct PolicyOverflow {
 
 impl OverflowCounts {
     fn by_policy(&self) -> MutexGuard<'_, HashMap<u64, PolicyOverflow>> {
-        self.by_policy.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Names a policy, for its warning.
