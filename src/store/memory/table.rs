@@ -235,11 +235,8 @@ impl<'a, const N: usize> Table<'a, N> {
 
     /// How many keys' entries match. Their states may be changing.
     pub(super) fn count(self, matches: impl Fn(&Entry<N>) -> bool) -> usize {
-        let is_match = |index: &usize| {
-            let entry = self.peek(*index);
-            !entry.is_empty() && matches(&entry)
-        };
-        (0..self.capacity()).filter(is_match).count()
+        let entries = (0..self.capacity()).map(|index| self.peek(index));
+        entries.filter(|entry| !entry.is_empty() && matches(entry)).count()
     }
 
     /// Replaces an entry that the writer [got](Self::get).
@@ -289,15 +286,9 @@ impl<'a, const N: usize> Table<'a, N> {
     ) {
         let before = self.capacity();
         let mut kept = Vec::with_capacity(before);
-        for index in 0..before {
-            if self.peek(index).is_empty() {
-                continue;
-            }
-            let entry = self.clear(writer, index);
-            if !is_dropped(&entry) {
-                kept.push(entry);
-            }
-        }
+        let with_keys = (0..before).filter(|&index| !self.peek(index).is_empty());
+        let entries = with_keys.map(|index| self.clear(writer, index));
+        kept.extend(entries.filter(|entry| !is_dropped(entry)));
         let mostly_full = kept.len() * 2 >= before;
         self.set_capacity(if mostly_full { self.next_capacity() } else { before });
         for entry in kept {
