@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn a_method_means_those_that_reach_its_handler() {
+    fn a_matcher_includes_the_methods_that_reach_its_handler() {
         let (get, post) = (Matcher::methods([Method::GET], "/ws"), Matcher::post("/ws"));
         for method in [Method::GET, Method::HEAD, Method::CONNECT] {
             assert!(get.matches(&request(method.clone(), "/ws")), "{method}");

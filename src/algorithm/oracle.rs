@@ -110,7 +110,7 @@ impl Log {
 }
 
 impl Oracle for Log {
-    /// The subject says what fits: the oracle only knows the least and the most that may be left.
+    /// The subject decides what fits: the oracle only knows the least and the most that may be left.
     fn admit(&mut self, now: u64, cost: u64) -> bool {
         let fits = cost <= self.left(now).1;
         if fits {

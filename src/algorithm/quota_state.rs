@@ -12,7 +12,7 @@ pub(crate) struct PastUse {
     pub(crate) left: Option<(u64, u64)>,
 }
 
-/// What became of a charge. Times are in nanoseconds.
+/// The result of a charge. Times are in nanoseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Charged {
     /// How long until the charge fits: 0 if it was made.
@@ -53,7 +53,7 @@ pub(crate) trait QuotaState {
     /// nothing is used of a token bucket or a sliding window.
     fn reset(&self, quota: &Quota, now: Now) -> u64;
 
-    /// What became of a charge that left this state and had this `wait`.
+    /// The result of a charge that has left this state and had this `wait`.
     #[inline]
     fn charged(&self, quota: &Quota, now: Now, wait: u64) -> Charged {
         Charged { wait, remaining: self.remaining(quota, now), reset: self.reset(quota, now) }

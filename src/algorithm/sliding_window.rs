@@ -1,4 +1,4 @@
-//! The sliding window log, in steps: coarse enough to stay small, and never too kind.
+//! The sliding window log, in steps. They are so coarse that it stays small, and it never admits too much.
 //!
 //! Time is divided into steps of 1/60 of the window. Uses within a step share an entry, and the
 //! entry leaves when the window has passed over its *last* use. So no interval of the window's

@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn values_that_handlers_may_take_for_the_same_are_one_key() {
+    fn values_that_handlers_may_treat_as_the_same_are_one_key() {
         for (one, others) in [
             ("a@b.c", &[" A@B.C\t", "a@B.c"][..]),
             ("7", &["007", "+7", "7.0", "7e0", "0.7e1", " 7 "]),

@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn a_step_of_the_wall_clock_is_told_within_a_second_and_moves_nothing_else() {
+    fn a_step_of_the_wall_clock_shows_within_a_second_and_moves_nothing_else() {
         in_world(|mut world| {
             world.pass(SECOND);
             world.read();
@@ -318,9 +318,9 @@ mod tests {
                 world.real.wall.fetch_add(step, Relaxed);
                 world.pass(SECOND);
                 assert!(world.read().abs() <= 5_000);
-                let told = i128::from(world.counter.now().unix);
+                let read = i128::from(world.counter.now().unix);
                 let real = i128::from(world.real.wall.load(Relaxed));
-                assert!((told - real).abs() <= 5_000, "{told} and not {real}");
+                assert!((read - real).abs() <= 5_000, "{read} and not {real}");
             }
         });
     }
@@ -331,11 +331,14 @@ mod tests {
             // As if another thread measured meanwhile.
             world.counter.wall.is_measuring.store(true, Relaxed);
             world.pass(2 * SECOND);
-            let told = world.counter.now().unix;
+            let before = world.counter.now().unix;
             world.counter.wall.is_measuring.store(false, Relaxed);
             world.real.wall.fetch_add(SECOND, Relaxed);
             let later = world.counter.now().unix;
-            assert!(later >= told + SECOND - 5_000, "the other thread has not counted as this one");
+            assert!(
+                later >= before + SECOND - 5_000,
+                "the other thread has not counted as this one"
+            );
         });
     }
 

@@ -49,7 +49,7 @@ impl Key<'_> {
         Key { bytes: Bytes::Owned(bytes), is_joined: keys.len() > 1 }
     }
 
-    /// The keys that this one was joined from; `None` if it was not joined.
+    /// The keys that this one was joined from; `None` if its bytes are not those of joined keys.
     pub(super) fn parts(&self) -> Option<SmallVec<[Key<'_>; 4]>> {
         let (mut parts, mut rest) = (SmallVec::new(), self.as_bytes());
         while !rest.is_empty() {
@@ -59,7 +59,7 @@ impl Key<'_> {
             parts.push(part.into());
             rest = after;
         }
-        (parts.len() > 1).then_some(parts)
+        Some(parts)
     }
 
     pub(super) fn into_owned(self) -> Key<'static> {

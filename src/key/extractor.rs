@@ -147,7 +147,7 @@ mod tests {
     use crate::key::{ClientIp, bearer, body_field, extension, from_fn, header, path_param, query};
 
     #[test]
-    fn a_key_from_elsewhere_is_made_what_its_extractor_reads() {
+    fn a_key_from_elsewhere_becomes_what_its_extractor_reads() {
         let ip = |text: &str| text.parse::<IpAddr>().unwrap();
         let by_ip = ClientIp::new();
         let of_48 = ClientIp::new().ipv6_prefix(48);
@@ -201,7 +201,7 @@ mod tests {
             || Box::new((header("x-user"), header("x-tenant"))),
             || Box::new((header("x-tenant"), (header("x-user"), bearer()))),
         ];
-        let identities = || all.map(|make| make().identity().expect("each says its own"));
+        let identities = || all.map(|make| make().identity().expect("each has one"));
         assert_eq!(identities(), identities());
         assert_eq!(std::collections::HashSet::from(identities()).len(), all.len());
     }

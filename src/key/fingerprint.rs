@@ -43,8 +43,8 @@ impl Fingerprinter {
         Self { secret: ((secret >> 64) as u64, secret as u64), undisclosed: None }
     }
 
-    /// With random secrets, for fingerprints that must not leave this process. Only what
-    /// [`public`](Self::public) makes of them may.
+    /// With random secrets, for fingerprints that must not leave this process. Only their
+    /// [`public`](Self::public) hashes may.
     pub(crate) fn undisclosed() -> Self {
         let random = RandomState::new();
         let seeds = |first: u64| {

@@ -98,7 +98,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(10_000))]
 
         #[test]
-        fn what_is_said_of_patterns_is_true_of_paths(
+        fn covers_and_overlap_hold_for_each_path(
             all in pattern(), some in pattern(), path in "(/[ab]{1,2}){0,3}/?",
         ) {
             let (all_of, some_of) = parsed(&all, &some);

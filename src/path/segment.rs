@@ -14,7 +14,7 @@ pub(super) struct Segment {
 }
 
 impl Segment {
-    /// Parses a segment, and tells whether it is `{*rest}`.
+    /// Parses a segment, and returns whether it is `{*rest}`.
     ///
     /// # Errors
     /// What is wrong with it and what to write instead, to follow "the path `…`".

@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn limits_read_as_people_say_them() {
+    fn limits_are_written_in_plain_english() {
         let (bucket, window) = (Algorithm::TokenBucket, Algorithm::SlidingWindow);
         for (quota, algorithm, words) in [
             (Quota::per_hour(1_000), window, "1,000 per hour"),

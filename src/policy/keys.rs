@@ -20,7 +20,7 @@ pub(crate) struct Keys {
     pub(crate) unreadable_as_missing: bool,
     /// How often [`Policy::key`](super::Policy::key) was called.
     pub(super) first_keys: usize,
-    /// What each call of `or_skip` and `or_refuse` said.
+    /// One for each call of `or_skip` and `or_refuse`.
     pub(super) without_key: Vec<WithoutKey>,
 }
 
@@ -48,7 +48,7 @@ impl Keys {
         (0, Extracted::Missing)
     }
 
-    /// `None` if it is not said: `build()` then fails, unless only checks use the policy.
+    /// `None` if it is not set: `build()` then fails, unless only checks use the policy.
     pub(crate) fn without_key(&self) -> Option<WithoutKey> {
         self.without_key.first().copied()
     }

@@ -156,8 +156,8 @@ fn node(text: &[u8]) -> Option<IpAddr> {
 
 fn ipv6(text: &str) -> Option<IpAddr> {
     let (address, zone) = text.split_once('%').unwrap_or((text, "none"));
-    let of_zone = |byte: u8| byte.is_ascii_alphanumeric() || b"%-._~".contains(&byte);
-    let zone_is_right = !zone.is_empty() && zone.bytes().all(of_zone);
+    let is_zone_byte = |byte: u8| byte.is_ascii_alphanumeric() || b"%-._~".contains(&byte);
+    let zone_is_right = !zone.is_empty() && zone.bytes().all(is_zone_byte);
     let address = address.parse::<Ipv6Addr>().ok().filter(|_| zone_is_right);
     address.map(|ip| ip.to_canonical())
 }
@@ -166,8 +166,8 @@ fn ipv6(text: &str) -> Option<IpAddr> {
 fn is_port(text: &str) -> bool {
     match text.strip_prefix('_') {
         Some(name) => {
-            let of_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
-            !name.is_empty() && name.bytes().all(of_name)
+            let is_name_byte = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+            !name.is_empty() && name.bytes().all(is_name_byte)
         }
         None => text.bytes().all(|byte| byte.is_ascii_digit()) && text.parse::<u16>().is_ok(),
     }

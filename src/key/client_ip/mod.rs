@@ -296,13 +296,13 @@ impl KeyExtractor for ClientIp {
 /// Parses a key as text or as the bytes of an address. No address in use has bytes that are the text of
 /// another.
 fn address(key: &[u8]) -> Option<IpAddr> {
-    let of_text = || str::from_utf8(key).ok()?.parse().ok();
-    let of_octets = || match key.len() {
+    let as_text = || str::from_utf8(key).ok()?.parse().ok();
+    let as_octets = || match key.len() {
         4 => Some(IpAddr::from(*key.first_chunk::<4>()?)),
         16 => Some(IpAddr::from(*key.first_chunk::<16>()?)),
         _ => None,
     };
-    of_text().or_else(of_octets)
+    as_text().or_else(as_octets)
 }
 
 fn log_missing_peer() {

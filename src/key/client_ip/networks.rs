@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn networks_as_settings_name_them() {
+    fn networks_and_single_addresses_parse() {
         for (text, read) in [
             ("10.0.0.0/8", Some("10.0.0.0/8")),
             ("192.0.2.1", Some("192.0.2.1/32")),

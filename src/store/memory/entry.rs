@@ -138,7 +138,7 @@ impl<const N: usize> Entry<N> {
     }
 
     /// The entry of a state that is kept outside of the table, at `index`. The number of one of its
-    /// quotas tells its policy.
+    /// quotas identifies its policy.
     pub(super) fn spilled(address: &Address, quota: u64, expires_at: u64, index: usize) -> Self {
         Self::new(address, Kind::Spilled, quota, expires_at, index as u64)
     }
@@ -236,7 +236,7 @@ impl<const N: usize> Entry<N> {
         (self.kind() == Kind::Spilled).then(|| self.number() as usize)
     }
 
-    /// Whether its state is spilled, or may come to be.
+    /// Whether its state is spilled, or may be spilled later.
     pub(super) fn may_spill(&self) -> bool {
         matches!(self.kind(), Kind::SlidingWindow | Kind::Spilled)
     }
@@ -313,14 +313,14 @@ mod tests {
             let (read, _) = kept.unpack(&quotas).expect("not spilled");
             for later in [0, 30, 60, 62, 65] {
                 let now = at(second + later);
-                let say = |state: &State| {
+                let answers = |state: &State| {
                     (
                         state.wait(&quota, now, 1),
                         state.remaining(&quota, now),
                         state.reset(&quota, now),
                     )
                 };
-                assert_eq!(say(&read), say(&state), "{later} s after {second}");
+                assert_eq!(answers(&read), answers(&state), "{later} s after {second}");
             }
             let is_expired = [59, 60].map(|later| kept.is_expired(&quotas, at(second + later)));
             assert_eq!(is_expired, [false, true]);
@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_word_has_no_room_for_does_not_get_into_an_entry() {
+    fn a_number_without_room_in_a_word_is_not_packed() {
         let quotas = QuotaTable::new();
         let fits = |units: u64, quota: Quota, later: u64| {
             let mut state = State::new(Algorithm::SlidingWindow);
@@ -350,7 +350,7 @@ mod tests {
         assert!(fits((1 << 17) - 1, day, 3_600).is_some());
         assert!(fits(1 << 17, day, 3_600).is_none());
         assert!(fits(1 << 17, day, 1).is_some(), "in one step");
-        // No policy has such a window, but a store may be asked about it.
+        // No policy has such a window, but a caller of the store may pass it.
         let vast = Quota::per_window(1_000, Duration::from_nanos(u64::MAX));
         let ten_years = 10 * 365 * 86_400;
         assert!(fits(1, vast, ten_years).is_some());

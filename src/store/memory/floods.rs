@@ -48,13 +48,13 @@ fn flood(store: &MemoryStore, algorithm: Algorithm, now: Now) {
 fn a_flood_under_one_policy_costs_the_callers_of_another_nothing() {
     for algorithm in ALGORITHMS {
         let store = MemoryStore::with_max_keys(MAX_KEYS);
-        let of_each = |callers: std::ops::Range<u64>| {
+        let requests_of = |callers: std::ops::Range<u64>| {
             callers.flat_map(move |number| (0..3).map(move |_| request(number, algorithm)))
         };
-        assert_eq!(lost(&store, of_each(0..500), at(0)), 0.0);
+        assert_eq!(lost(&store, requests_of(0..500), at(0)), 0.0);
         flood(&store, algorithm, at(90));
-        let regulars = lost(&store, of_each(0..500), at(200));
-        let new = lost(&store, of_each(500..2_500), at(201));
+        let regulars = lost(&store, requests_of(0..500), at(200));
+        let new = lost(&store, requests_of(500..2_500), at(201));
         assert_eq!((regulars, new), (0.0, 0.0), "{algorithm:?}: idle regulars, and new callers");
         assert!(store.len() <= MAX_KEYS, "{} keys", store.len());
         assert_eq!(store.shards.overflow.get(CALLERS), 0);
@@ -108,7 +108,7 @@ fn a_policy_that_has_its_share_takes_no_more_from_others() {
 }
 
 #[test]
-fn a_quota_that_all_share_counts_on_beside_a_flood_of_new_keys() {
+fn a_shared_quota_still_counts_during_a_flood_of_new_keys() {
     let store = MemoryStore::with_max_keys(100);
     let all = Charge { policy: CALLERS, ..charge(7, Algorithm::TokenBucket, Quota::per_hour(500)) };
     let both = |number| [email(number, Algorithm::TokenBucket), all];

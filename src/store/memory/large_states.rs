@@ -1,6 +1,6 @@
-//! Charges of keys whose states are spilled, as are those of several quotas, and those of sliding
-//! windows with uses in more than six steps. They take the shard's mutex, and need no right to move
-//! slots.
+//! Charges of keys whose states are spilled: states of several quotas, and sliding windows with uses
+//! in more than six steps. Such a charge locks the shard's mutex, and does not stop the fast path of
+//! other keys.
 
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects, clippy::indexing_slicing))]
 

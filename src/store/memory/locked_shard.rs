@@ -22,7 +22,7 @@ pub(super) struct LockedShard<'a> {
     pub(super) meta: MutexGuard<'a, ShardMeta>,
     pub(super) writer: ShardWriter<'a>,
     pub(super) now: Now,
-    /// The part of the budget that new keys of this request were promised.
+    /// The part of the budget that is reserved for new keys of this request.
     pub(super) reserved: isize,
 }
 

@@ -85,7 +85,7 @@
 //! |---|---|
 //! | No thread reads half of a write or of a move. | `loom.rs`: `what_is_read_is_never_half_of_a_write`, `what_moves_is_never_half_read`, `a_slot_that_another_key_has_got_is_not_read` |
 //! | No use is lost or charged to another key. | `loom.rs`: `of_what_two_count_nothing_is_lost`, `nothing_is_lost_while_slots_move`, `a_slot_that_another_key_has_got_is_not_charged` |
-//! | Each answer is that of a naive store. | `tests.rs`: `it_says_what_a_naive_store_says`, `it_conforms` |
+//! | Each answer is that of a naive store. | `tests.rs`: `each_answer_is_that_of_a_naive_store`, `it_conforms` |
 //! | No key is admitted more than its quota by many threads. | `tests.rs`: `keys_that_come_from_many_threads_are_admitted_their_quota_each` |
 //! | Memory is bounded. A flood frees no spent key. | `tests.rs`: `a_flood_of_new_keys_stays_bounded_and_frees_no_spent_key`, `a_bound_in_bytes_counts_what_keys_take` |
 //! | A flood under one policy takes no other policy's share. | `floods.rs`: `a_flood_under_one_policy_costs_the_callers_of_another_nothing`, `no_spent_key_has_its_quota_back_when_another_policy_takes_its_room` |

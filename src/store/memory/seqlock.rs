@@ -106,7 +106,7 @@ pub(crate) fn read<const N: usize>(slot: &AtomicSlot<N>) -> [u64; N] {
     read_between(read_ends(slot), slot)
 }
 
-/// The first and the last word of a slot, which tell its key.
+/// The first and the last word of a slot, which identify its key.
 #[inline]
 pub(crate) fn read_ends<const N: usize>(slot: &AtomicSlot<N>) -> [u64; 2] {
     [0, N - 1].map(|at| slot[at].load(Relaxed))

@@ -105,7 +105,7 @@ impl<'a> Shard<'a> {
         self.all.logs.get(self.number)
     }
 
-    /// Has the processor fetch the entries that the key may have here.
+    /// Makes the processor fetch the entries that the key may have here.
     #[inline]
     pub(super) fn prefetch(self, address: &Address, algorithm: Algorithm) {
         match algorithm {
@@ -116,7 +116,7 @@ impl<'a> Shard<'a> {
         }
     }
 
-    /// A thread that panicked under the mutex left what is behind it whole.
+    /// If a thread has panicked under the mutex, the data is whole all the same.
     pub(super) fn meta(self) -> MutexGuard<'a, ShardMeta> {
         self.all.metas[self.number].lock().unwrap_or_else(PoisonError::into_inner)
     }

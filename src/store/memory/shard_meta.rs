@@ -132,7 +132,7 @@ impl ShardMeta {
         Some(self.spilled.get(index).expect("a spilled state lives as long as its entry"))
     }
 
-    /// Keeps what a key had used that is about to be evicted.
+    /// Remembers what a key has used that will be evicted.
     pub(super) fn remember_evicted(&mut self, policy: u64, states: StatesByQuota, now: Now) {
         if let Some(shared) = self.shared.get_mut(&policy) {
             raise(shared, &states, now);

@@ -30,8 +30,8 @@ pub(super) fn charge_one(shards: &Shards, charge: &Charge, usage: &mut Usage, no
     }
 }
 
-/// Makes all the charges of a request, or none. This function has a large stack frame, which its
-/// callers shall not have.
+/// Makes all the charges of a request, or none. It is not inlined, so that its callers do not
+/// pay for its large stack frame.
 #[inline(never)]
 #[expect(
     clippy::expect_used,
@@ -147,8 +147,8 @@ fn look<T>(
 ) -> T {
     let meta = &locked.meta;
     let shared = meta.shared.get(&charge.policy).filter(|_| is_shared);
-    let of_new_key = || shared.or_else(|| meta.beginning(charge.policy)).map(Cow::Borrowed);
-    match locked.states(charge).or_else(of_new_key) {
+    let new_key = || shared.or_else(|| meta.beginning(charge.policy)).map(Cow::Borrowed);
+    match locked.states(charge).or_else(new_key) {
         Some(states) => read(&states.under(&charge.quota, locked.now)),
         None => read(&State::new(charge.algorithm)),
     }

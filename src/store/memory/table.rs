@@ -190,7 +190,7 @@ impl<'a, const N: usize> Table<'a, N> {
         Some(SlotRead { version, slot, stamp, index, entry })
     }
 
-    /// Has the processor fetch what a [`read`](Self::read) will need: a key's entry is mostly in
+    /// Makes the processor fetch what a [`read`](Self::read) will need: a key's entry is mostly in
     /// its home slot, or in one of a few `further` slots.
     #[inline]
     pub(super) fn prefetch(self, address: &Address, further: &[usize]) {

@@ -114,7 +114,7 @@ proptest! {
 
     /// Charges, corrections, growth and sweeps: each answer is that of the naive store.
     #[test]
-    fn it_says_what_a_naive_store_says(steps in steps()) {
+    fn each_answer_is_that_of_a_naive_store(steps in steps()) {
         let (store, naive) = (MemoryStore::with_max_keys(4_000), NaiveStore::default());
         let (mut now, mut wall, mut fresh) = (1_000_000, 1_000_000_000_u64, 1_000);
         for step in steps {
