@@ -67,3 +67,21 @@ impl<'a> From<Option<Key<'a>>> for Extracted<'a> {
         key.map_or(Self::Missing, Self::Found)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_key_counts_as_missing() {
+        for (extracted, is_found, is_missing) in [
+            (Extracted::Found("a".into()), true, false),
+            (Extracted::Found("".into()), false, true),
+            (Extracted::Missing, false, true),
+            (Extracted::UNREADABLE, false, false),
+        ] {
+            assert_eq!(extracted.is_missing(), is_missing, "{extracted:?}");
+            assert_eq!(extracted.found().is_some(), is_found);
+        }
+    }
+}

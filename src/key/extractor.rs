@@ -223,12 +223,13 @@ mod tests {
     fn a_tuple_needs_each_of_its_keys() {
         let both = (header("x-tenant"), header("x-user"));
         assert_eq!(both.kind(), "x-tenant+x-user");
-        let request = |user: &str| {
-            let request = http::Request::builder().header("x-tenant", "7").header("x-user", user);
-            request.body(()).unwrap().into_parts().0
+        let request = |tenant: &str, user: &str| {
+            let request = http::Request::builder().header("x-tenant", tenant);
+            request.header("x-user", user).body(()).unwrap().into_parts().0
         };
-        assert!(both.extract(&request("8")).found().is_some());
-        assert_eq!(both.extract(&request("")), Extracted::Missing);
+        assert!(both.extract(&request("7", "8")).found().is_some());
+        assert_eq!(both.extract(&request("7", "")), Extracted::Missing);
+        assert_eq!(both.extract(&request("", "8")), Extracted::Missing);
         assert!((bearer(), header("no such name\n")).problem().is_some());
     }
 }

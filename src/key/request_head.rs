@@ -263,6 +263,10 @@ mod tests {
             ("/v1/%zz/users", UNREADABLE),
             ("/v1/%ff/users", UNREADABLE),
             ("/v1/abc%00/users", UNREADABLE),
+            ("/v1/abc//users", "found abc"),
+            ("/v1/a%zz//users", UNREADABLE),
+            ("/v1/a%ff//users", UNREADABLE),
+            ("/v1/a%00//users", UNREADABLE),
         ] {
             assert_eq!(read(&tenant, uri, &[]), expected, "{uri}");
         }

@@ -284,6 +284,13 @@ mod tests {
     }
 
     #[test]
+    fn a_path_with_one_slash_more_does_not_match_as_it_was_sent() {
+        for (text, path) in [("/a/{x}", "/a/b/"), ("/a/{x}/", "/a/b//"), ("/a", "/a/")] {
+            assert!(!pattern(text).matches_as_sent(&SentPath::new(path)), "{text} {path}");
+        }
+    }
+
+    #[test]
     fn odd_paths_match_in_any_reading() {
         for (text, path) in [
             ("/v1/auth/sign-in", "/v1/auth//sign-in"),

@@ -119,9 +119,11 @@ async fn what_a_handler_may_read_and_the_layer_cannot_is_refused_under_every_pol
     let json = "application/json";
     let email = "{\"email\":\"a@b.c\"}";
     let long = format!("{{\"email\":\"{}@b.c\"}}", "a".repeat(64));
+    let empty_first = (0..64).map(|_| data("")).chain([data(email)]).collect();
     for (why, status, content_type, parcels) in [
         ("over the cap", 413, json, vec![data(&long)]),
         ("over the cap in parts", 413, json, vec![data(&long[..40]), data(&long[40..])]),
+        ("in too many frames", 413, json, empty_first),
         ("cut off", 400, json, vec![data("{\"email\":\"a@b.c"), Err("reset by peer")]),
         ("cut off after it", 400, json, vec![data(email), Err("reset by peer")]),
         ("ended early", 400, json, vec![data("{\"email\":\"a@b.c")]),
@@ -244,6 +246,23 @@ async fn a_query_is_read_where_a_form_is() {
     assert_eq!(send(Request::get("/?email=c&email=d"), "").await.unwrap().status(), 400);
     let posted = send(Request::post("/?email=a"), "{}").await.unwrap();
     assert_eq!(posted.status(), 200, "a form is in the body");
+}
+
+#[tokio::test]
+async fn two_layers_may_read_a_field_each() {
+    let both = (body_field("tenant"), body_field("email"));
+    let policy = Policy::fixed_window("p", Quota::per_hour(1)).key(both).or_refuse();
+    let limiter = Limiter::builder().policy(policy).build().unwrap();
+    let service = ServiceBuilder::new()
+        .layer(BodyFieldLayer::new(["tenant"]))
+        .layer(BodyFieldLayer::new(["email"]))
+        .layer(RateLimitLayer::new(limiter))
+        .service_fn(async |_: Request<_>| {
+            Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
+        });
+    let request = Request::post("/").header("content-type", "application/json");
+    let request = request.body(Full::from(r#"{"tenant":7,"email":"a@b.c"}"#)).unwrap();
+    assert_eq!(service.oneshot(request).await.unwrap().status(), 200);
 }
 
 #[tokio::test]

@@ -238,6 +238,7 @@ mod tests {
         assert_eq!(elements(r#"a="b,c",d"#), [Some("d"), Some(r#"a="b,c""#)]);
         assert_eq!(elements(r#"a="b\",c",d"#), [Some("d"), Some(r#"a="b\",c""#)]);
         assert_eq!(elements(r#"a="b\\",c"#), [Some("c"), Some(r#"a="b\\""#)]);
+        assert_eq!(elements(r#"a\\"b,c""#), [Some(r#"a\\"b,c""#)]);
         assert_eq!(elements(r#"a="b,c"#), [Some("c"), None]);
         assert_eq!(elements(r#"a,b\"c"#), [None]);
     }

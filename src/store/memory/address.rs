@@ -49,3 +49,17 @@ impl Address {
 pub(super) const fn home(tag: u64, capacity: usize) -> usize {
     (((tag & 0xFFFF_FFFF) * capacity as u64) >> 32) as usize
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_bit_of_the_tag_distinguishes_keys() {
+        let tag = |id: u128| (Address::new(id).tag, Address::new(id).tag_rest);
+        let id = 0x0123_4567_89AB_CDEF_0123_4567_89AB_CDEF;
+        for bit in (0..32).chain(64..64 + TAG_REST_BITS).chain(96..128) {
+            assert_ne!(tag(id), tag(id ^ 1 << bit), "bit {bit}");
+        }
+    }
+}
