@@ -74,29 +74,27 @@ impl StatesByQuota {
     }
 
     /// Counts under `quota` as well from now on, and realigns windows that are ahead of the clock.
-    /// Returns whether that has changed anything. A refusal does this too: its answer under a new
-    /// quota stays true only if the quota is tracked.
+    /// Returns the index of `quota`.
+    /// A refusal does this too: its answer under a new quota stays true only if the quota is tracked.
     #[expect(clippy::indexing_slicing, reason = "there is a first, and the index was found")]
-    pub(crate) fn track(&mut self, quota: &Quota, now: Now) -> bool {
-        let mut changed = false;
+    pub(crate) fn track(&mut self, quota: &Quota, now: Now) -> usize {
         for (quota, state) in self.0.iter_mut().filter(|(_, state)| state.is_ahead(now)) {
             state.realign(quota, now);
-            changed = true;
         }
         let index = self.index_of(quota);
         if self.is_expired(now) && (index.is_none() || self.len() > 1) {
             // The store may have swept the key already: the result is the same.
             *self = Self::new(*quota, State::new(self.0[0].1.algorithm()));
-            changed = true;
-        } else if index.is_none() {
+        } else if let Some(index) = index {
+            return index;
+        } else {
             let state = self.under(quota, now).into_owned();
             if self.len() >= MAX_QUOTAS {
                 self.remove_shortest(now);
             }
             self.0.insert(0, (*quota, state));
-            changed = true;
         }
-        changed
+        0
     }
 
     /// Removes a quota that has expired, or else the one that remembers for the shortest time: of
@@ -116,13 +114,6 @@ impl StatesByQuota {
         self.iter().all(|(quota, state)| state.expires_in(quota, now) == 0)
     }
 
-    /// Tracks `quota`, and returns its index.
-    #[expect(clippy::expect_used, reason = "under another quota, the units would be other ones")]
-    fn track_at(&mut self, quota: &Quota, now: Now) -> usize {
-        self.track(quota, now);
-        self.index_of(quota).expect("the quota is tracked")
-    }
-
     /// Makes the state of `quota` the newest, and returns it and the others.
     #[expect(clippy::indexing_slicing, reason = "there is a first, and the index was found")]
     fn newest_and_others(
@@ -130,7 +121,7 @@ impl StatesByQuota {
         quota: &Quota,
         now: Now,
     ) -> (&mut State, &mut [(Quota, State)]) {
-        let index = self.track_at(quota, now);
+        let index = self.track(quota, now);
         self.0[..=index].rotate_right(1);
         let (newest, others) = self.0.split_at_mut(1);
         (&mut newest[0].1, others)
@@ -139,7 +130,7 @@ impl StatesByQuota {
     /// Charges `quota` as [`QuotaState::charge`](super::QuotaState::charge) does. The others record what fits.
     #[expect(clippy::indexing_slicing, reason = "there is a first, and the index was found")]
     pub(crate) fn charge(&mut self, quota: &Quota, now: Now, ahead: u64, cost: u64) -> Charged {
-        let index = self.track_at(quota, now);
+        let index = self.track(quota, now);
         let charged = self.0[index].1.charge(quota, now, ahead, cost);
         if charged.wait == 0 && cost > 0 {
             self.0[..=index].rotate_right(1);

@@ -34,7 +34,7 @@ const PROXY: [u8; 4] = [10, 0, 0, 9];
 const CLIENT: [u8; 4] = [192, 0, 2, 7];
 
 #[test]
-fn forwarded_headers_that_nobody_is_trusted_to_write() {
+fn forwarded_headers_without_a_trusted_proxy() {
     for header in ["x-forwarded-for", "forwarded", "x-real-ip", "cf-connecting-ip"] {
         let request = request(PROXY, &[(header, "192.0.2.7")]);
         resolve(&ClientIp::new().trust_hops(0), MANY, &request);
@@ -56,6 +56,11 @@ fn forwarded_headers_of_a_peer_that_is_not_trusted() {
         reported(Code::ForwardedUnread, "x-read-a")
     };
     assert!(found(MANY - 1).is_empty(), "one of them is trusted");
+    let proxy_without_header = client_ip();
+    let stranger = request(PROXY, &[("x-forwarded-for", "192.0.2.7")]);
+    resolve(&proxy_without_header, MANY - 1, &stranger);
+    resolve(&proxy_without_header, 1, &request([172, 16, 0, 1], &[]));
+    assert!(reported(Code::ForwardedUnread, "x-read-a").is_empty(), "one of them is trusted");
     let [sentence] = &found(MANY)[..] else { panic!("it is reported once") };
     assert!(sentence.contains("Add its address to `trust_proxies`"), "{sentence}");
 }
@@ -86,8 +91,11 @@ fn proxies_that_are_everybody() {
     resolve(&client_ip, 1, &outside);
     resolve(&client_ip, MANY, &inside);
     let client_ip = by_network();
-    resolve(&client_ip, MANY, &request(PROXY, &[]));
-    assert!(reported(Code::EverybodyTrusted, "forwarded").is_empty(), "the proxy spoke for itself");
+    resolve(&client_ip, 1, &request(PROXY, &[("forwarded", "for=unknown")]));
+    resolve(&client_ip, MANY, &inside);
+    assert!(reported(Code::EverybodyTrusted, "forwarded").is_empty(), "one of them is hidden");
+    resolve(&by_network(), MANY, &request(PROXY, &[]));
+    assert!(reported(Code::EverybodyTrusted, "forwarded").is_empty(), "the header is not sent");
     resolve(&by_network(), MANY, &inside);
     let [sentence] = &reported(Code::EverybodyTrusted, "forwarded")[..] else { panic!("once") };
     assert!(sentence.contains("Write the addresses of the proxies alone"), "{sentence}");

@@ -95,6 +95,20 @@ fn no_spent_key_has_its_quota_back_when_another_policy_takes_its_room() {
 }
 
 #[test]
+fn no_spent_key_is_admitted_by_the_quota_that_keys_without_room_share() {
+    let store = MemoryStore::with_max_keys(100);
+    let email = |number| email(number, Algorithm::FixedWindow);
+    (0..100).for_each(|number| assert!(admits(&store, Charge { cost: 5, ..email(number) }, at(0))));
+    assert!(admits(&store, email(100), at(0)), "it has no room, and the shared quota has units");
+    let request = |number| request(number, Algorithm::FixedWindow);
+    assert!(
+        (0..30).all(|number| admits(&store, request(number), at(1))),
+        "30 of the 100 make room"
+    );
+    assert_eq!((0..100).filter(|&number| admits(&store, email(number), at(2))).count(), 0);
+}
+
+#[test]
 fn a_policy_that_has_its_share_takes_no_more_from_others() {
     let store = MemoryStore::with_max_keys(MAX_KEYS);
     let request = |number| Charge { cost: 100, ..request(number, Algorithm::FixedWindow) };

@@ -41,14 +41,10 @@ fn charge_in<const N: usize>(
     if states.single().is_none() && states.is_expired(now) {
         return None;
     }
-    let (quota, cost) = (&charge.quota, charge.cost);
-    let has_changed = states.track(quota, now);
-    let charged = states.charge(quota, now, charge.ahead, cost);
-    if has_changed || (charged.wait == 0 && cost > 0) {
-        read.set_spilled_expiry(expires_at(states, now));
-    }
-    if has_changed {
-        let cost = meta.cost(&read.entry);
+    let charged = states.charge(&charge.quota, now, charge.ahead, charge.cost);
+    read.set_spilled_expiry(expires_at(states, now));
+    let cost = meta.cost(&read.entry);
+    if cost != cost_before {
         let policy = shard.all.quotas.policy(read.entry.quota_number());
         meta.spend(policy, cost - cost_before);
     }

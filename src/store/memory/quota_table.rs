@@ -80,6 +80,7 @@ mod tests {
             assert_eq!(quotas.get(number), Some(&quota));
         }
         assert_eq!(quotas.intern(7, &Quota::per_minute(1).burst(7)), None, "another quota");
+        assert_eq!(quotas.intern(8, &Quota::per_minute(1)), None, "another policy");
         assert_eq!(quotas.get(u64::MAX), None);
         assert_eq!((quotas.get(NO_NUMBER), quotas.policy(NO_NUMBER)), (None, 0));
     }

@@ -185,3 +185,27 @@ fn raise(states: &mut StatesByQuota, other: &StatesByQuota, now: Now) {
 pub(super) fn expires_at(states: &StatesByQuota, now: Now) -> u64 {
     now.monotonic_nanos().saturating_add(states.expires_in(now))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        algorithm::{Algorithm, State},
+        quota::Quota,
+        store::memory::tests::at,
+    };
+
+    #[test]
+    fn a_raised_bucket_has_its_next_unit_no_earlier_than_the_other() {
+        let quota = Quota::per_hour(5);
+        let spent_at = |seconds| {
+            let mut states = StatesByQuota::new(quota, State::new(Algorithm::TokenBucket));
+            states.consume(&quota, at(seconds), 5);
+            states
+        };
+        let (mut raised, other) = (spent_at(0), spent_at(60));
+        raise(&mut raised, &other, at(90));
+        let wait = |states: &StatesByQuota| states.under(&quota, at(90)).wait(&quota, at(90), 1);
+        assert!(wait(&raised) >= wait(&other));
+    }
+}

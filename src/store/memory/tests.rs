@@ -199,6 +199,18 @@ fn expired_keys_make_room_little_by_little() {
 }
 
 #[test]
+fn keys_that_have_expired_when_a_table_grows_use_no_room() {
+    let store = MemoryStore::with_max_keys(4_000);
+    for number in 0..3_000 {
+        let hour = charge(key(number), Algorithm::FixedWindow, Quota::per_hour(1));
+        let charge = if number % 10 == 0 { one(number) } else { hour };
+        assert!(admits(&store, charge, at(number / 20)));
+    }
+    let shard = store.shards.get(0);
+    assert_eq!(store.len(), shard.counters().count(|_| true));
+}
+
+#[test]
 fn a_request_that_costs_nothing_leaves_no_trace() {
     let store = MemoryStore::new();
     assert!(admits(&store, Charge { cost: 0, ..one(1) }, at(0)));
@@ -263,6 +275,18 @@ fn a_bound_in_bytes_counts_what_keys_take() {
     }
     // Their room is used again.
     assert!(admits(&store, one(7), at(68)));
+}
+
+#[test]
+fn a_bound_in_bytes_counts_each_quota_of_a_key() {
+    let store = MemoryStore::with_max_bytes(1_000_000);
+    for number in 0..3_000 {
+        for units in [2, 3, 4] {
+            let quota = Quota::per_minute(units);
+            admits(&store, charge(key(number), Algorithm::SlidingWindow, quota), at(0));
+        }
+    }
+    assert!((224..=240).contains(&store.len()), "{} of 4,305 bytes", store.len());
 }
 
 #[test]
