@@ -57,7 +57,9 @@ pub trait PendingResponse: Send + Sync {
 pub struct Ended<'a> {
     /// The decision; `None` if the client left while its request was held.
     pub decision: Option<&'a Decision>,
-    /// The policy that headers with room for one policy show.
+    /// The policy that headers with room for one policy show: the
+    /// [tightest](Decision::tightest), unless
+    /// [`header_policy`](crate::RateLimitLayerBuilder::header_policy) names another.
     pub outcome: Option<Outcome<'a>>,
     /// The status of the response; `None` if the inner service failed or the client left.
     pub status: Option<StatusCode>,

@@ -46,7 +46,12 @@ impl Evaluation {
             true => None,
             false => match core.override_of(request) {
                 Ok(own) => own,
-                Err(ruling) => return Self::ruled(core, request, ruling),
+                Err(ruling) => {
+                    evaluation = Self::ruled(ruling);
+                    evaluation.record.category =
+                        core.rules.categories_of(request).and_then(|categories| categories.first);
+                    return evaluation;
+                }
             },
         };
         let categories = match core.rules.is_plain() {
@@ -56,17 +61,16 @@ impl Evaluation {
                 None => return evaluation,
             },
         };
-        let record = &mut *evaluation.record;
-        record.category = categories.first;
+        evaluation.record.category = categories.first;
         let mut read = None;
         for rule in core.rules.for_every_request() {
-            record.add_rule(core, rule, request, own.as_ref(), &mut read);
+            evaluation.add_rule(core, rule, request, own.as_ref(), &mut read);
         }
         for rule in core.rules.of_category(categories.first) {
-            record.add_rule(core, rule, request, own.as_ref(), &mut read);
+            evaluation.add_rule(core, rule, request, own.as_ref(), &mut read);
         }
         if !categories.others.is_empty() {
-            record.add_others(core, &categories.others, request, own.as_ref());
+            evaluation.add_others(core, &categories.others, request, own.as_ref());
         }
         evaluation
     }
@@ -116,8 +120,16 @@ impl Evaluation {
         evaluation
     }
 
-    /// Adds a policy; see [`Record::push`].
-    #[inline]
+    /// The evaluation of a request or a check that is refused before any policy.
+    #[cold]
+    pub(super) fn ruled(ruling: Ruling) -> Self {
+        let mut evaluation = Self::default();
+        evaluation.record.ruling = ruling;
+        evaluation
+    }
+
+    /// Adds a policy that charges a key and its shard.
+    #[inline(always)]
     pub(super) fn push(
         &mut self,
         rule: &Rule,
@@ -126,25 +138,59 @@ impl Evaluation {
         quota: Quota,
         cost: u64,
     ) {
-        self.record.push(rule, key_kind, key, quota, cost);
+        self.record.push(&rule.entry, &rule.charge, key_kind, key, quota, cost);
     }
 
-    /// The evaluation of a request that is refused before any policy.
+    /// Adds the policies of further categories, each once.
     #[cold]
-    fn ruled(core: &Core, request: &Parts, ruling: Ruling) -> Self {
-        let mut evaluation = Self::default();
-        evaluation.record.category =
-            core.rules.categories_of(request).and_then(|categories| categories.first);
-        evaluation.record.ruling = ruling;
-        evaluation
+    fn add_others(&mut self, core: &Core, others: &[u32], request: &Parts, own: Option<&Override>) {
+        let mut read = None;
+        for rule in others.iter().flat_map(|other| core.rules.of_category(Some(*other))) {
+            if self.record.charges.iter().all(|charge| charge.policy != rule.charge.policy) {
+                self.add_rule(core, rule, request, own, &mut read);
+            }
+        }
     }
 
-    /// The evaluation of a check of a blocked caller.
-    #[cold]
-    pub(super) fn blocked(wait: Duration) -> Self {
-        let mut evaluation = Self::default();
-        evaluation.record.ruling = Ruling::Blocked { wait };
-        evaluation
+    fn add_rule(
+        &mut self,
+        core: &Core,
+        rule: &Rule,
+        request: &Parts,
+        own: Option<&Override>,
+        read: &mut Option<KeyRead>,
+    ) {
+        let settings = &rule.policy.settings;
+        let own_quota = own.and_then(|own| own.quota(rule.charge.policy));
+        let quota = own_quota.unwrap_or_else(|| settings.quota_of(request));
+        if quota.is_unlimited() {
+            return;
+        }
+        let &mut KeyRead { kind, found, .. } = match read {
+            Some(read) if read.source == rule.key_source => read,
+            _ => read.insert(KeyRead::new(core, rule, request)),
+        };
+        rule.watch_key(kind == 0 && found != Err(None));
+        let found = found.and_then(|(key, shard)| {
+            let shard = core.shard_of(rule, request, shard).map_err(Some)?;
+            Ok((key, shard))
+        });
+        match found {
+            Ok(key) => self.push(rule, kind, key, quota, settings.cost_of(request)),
+            Err(None) if settings.keys.without_key() == Some(WithoutKey::Skip) => {}
+            Err(status) => {
+                let refused = status.map_or(Reason::MissingKey, |_| Reason::UnreadableKey);
+                self.record.insert(
+                    Entry {
+                        key_kind: kind,
+                        refused: Some(refused),
+                        unreadable: status,
+                        ..rule.entry
+                    },
+                    Charge { quota, cost: 0, ..rule.charge },
+                );
+            }
+        }
     }
 
     /// Makes all charges peeks, which charge nothing.
@@ -182,7 +228,7 @@ impl Evaluation {
         let (charges, usages) = self.charges_and_usages();
         let is_charged = store.charge_at_once(charges, usages, now);
         if is_charged {
-            self.judge();
+            self.record.judge();
         }
         is_charged
     }
@@ -196,7 +242,7 @@ impl Evaluation {
         }
         // Most requests pass, and need no verdict of each policy.
         if usages.iter().any(|usage| !usage.fits() || !usage.is_known()) {
-            self.judge();
+            self.record.judge();
             return Ok(self.into_decision(now, Duration::ZERO));
         }
         (self.record.now, self.record.held) = (now, 0);
@@ -211,16 +257,8 @@ impl Evaluation {
             *usage = *answer;
         }
         let is_complete = usages.len() == answers.len();
-        self.judge();
+        self.record.judge();
         is_complete
-    }
-
-    /// Sets for each counted policy whether it refuses.
-    fn judge(&mut self) {
-        let Record { entries, charges, usages, counted, .. } = &mut *self.record;
-        for index in 0..*counted {
-            entries[index].judge(&charges[index], &usages[index]);
-        }
     }
 
     /// The enforced policies that keep the request from passing now.
@@ -262,31 +300,10 @@ impl Evaluation {
         callers
     }
 
-    /// Removes the policies that `keeps` does not accept.
-    #[expect(clippy::arithmetic_side_effects, reason = "no more are kept than there are")]
-    #[cold]
-    fn retain(&mut self, keeps: impl Fn(Outcome<'_>) -> bool) {
-        let record = &mut *self.record;
-        let (enforced, mut kept) = (record.enforced, 0);
-        record.enforced = 0;
-        for index in 0..record.entries.len() {
-            if keeps(record.outcome(index)) {
-                record.entries.swap(kept, index);
-                record.charges.swap(kept, index);
-                record.usages.swap(kept, index);
-                kept += 1;
-                record.enforced += usize::from(index < enforced);
-            }
-        }
-        record.entries.truncate(kept);
-        record.charges.truncate(kept);
-        record.usages.truncate(kept);
-    }
-
     /// The decision without the store: by the policies that lack a key, or by an operator's block.
     #[cold]
     pub(super) fn into_uncounted_decision(mut self, now: Now) -> Decision {
-        self.retain(|outcome| !outcome.has_key());
+        self.record.retain(|outcome| !outcome.has_key());
         self.into_decision(now, Duration::ZERO)
     }
 
@@ -295,7 +312,7 @@ impl Evaluation {
     pub(super) fn into_decision(mut self, now: Now, held: Duration) -> Decision {
         let mut record = &mut *self.record;
         if record.usages.iter().any(|usage| !usage.is_known()) {
-            self.retain(|outcome| outcome.usage.is_known());
+            self.record.retain(|outcome| outcome.usage.is_known());
             record = &mut *self.record;
         }
         if record.ruling == Ruling::Admitted
@@ -305,122 +322,6 @@ impl Evaluation {
         }
         (record.now, record.held) = (now, nanos(held));
         Decision { record: self.record }
-    }
-}
-
-impl Record {
-    /// The policies of further categories, each once.
-    #[cold]
-    fn add_others(&mut self, core: &Core, others: &[u32], request: &Parts, own: Option<&Override>) {
-        let mut read = None;
-        for rule in others.iter().flat_map(|other| core.rules.of_category(Some(*other))) {
-            if self.charges.iter().all(|charge| charge.policy != rule.charge.policy) {
-                self.add_rule(core, rule, request, own, &mut read);
-            }
-        }
-    }
-
-    fn add_rule(
-        &mut self,
-        core: &Core,
-        rule: &Rule,
-        request: &Parts,
-        own: Option<&Override>,
-        read: &mut Option<KeyRead>,
-    ) {
-        let policy = &rule.policy;
-        let own_quota = own.and_then(|own| own.quota(rule.charge.policy));
-        let quota = own_quota.unwrap_or_else(|| policy.settings.quota_of(request));
-        if quota.is_unlimited() {
-            return;
-        }
-        let read = match read {
-            Some(read) if read.source == rule.key_source => read,
-            _ => read.insert(KeyRead::new(core, rule, request)),
-        };
-        let kind = read.kind;
-        rule.watch_key(kind == 0 && read.found != Err(None));
-        let found = read.found.and_then(|(key, shard)| {
-            let shard = core.shard_of(rule, request, shard).map_err(Some)?;
-            Ok((key, shard))
-        });
-        match found {
-            Ok(key) => self.push(rule, kind, key, quota, policy.settings.cost_of(request)),
-            Err(None) if policy.settings.keys.without_key() == Some(WithoutKey::Skip) => {}
-            Err(status) => self.push_keyless(rule, kind, quota, status),
-        }
-    }
-
-    /// Adds a policy whose key is missing, or is unreadable and refused with this status.
-    #[cold]
-    fn push_keyless(&mut self, rule: &Rule, kind: u8, quota: Quota, status: Option<StatusCode>) {
-        let entry = Entry { key_kind: kind, unreadable: status, ..rule.entry };
-        let charge = Charge { quota, cost: 0, ..rule.charge };
-        let reason = status.map_or(Reason::MissingKey, |_| Reason::UnreadableKey);
-        self.push_refused(entry, charge, reason);
-    }
-
-    /// Adds a policy that charges a key and its shard.
-    #[inline(always)]
-    #[expect(clippy::arithmetic_side_effects, reason = "a limiter has far fewer policies")]
-    fn push(
-        &mut self,
-        rule: &Rule,
-        key_kind: u8,
-        (key, shard): (u128, u64),
-        quota: Quota,
-        cost: u64,
-    ) {
-        let index = self.enforced;
-        if quota.units() == 0 || rule.charge.mode == Mode::DryRun || index != self.entries.len() {
-            return self.push_unusual(rule, key_kind, (key, shard), quota, cost);
-        }
-        self.longest_hold = self.longest_hold.max(rule.entry.hold);
-        (self.enforced, self.counted) = (index + 1, index + 1);
-        self.entries.push(rule.entry);
-        self.entries[index].key_kind = key_kind;
-        self.charges.push(rule.charge);
-        let charge = &mut self.charges[index];
-        (charge.key, charge.shard, charge.quota, charge.cost) = (key, shard, quota, cost);
-        self.usages.push(Usage::default());
-    }
-
-    #[cold]
-    fn push_unusual(
-        &mut self,
-        rule: &Rule,
-        key_kind: u8,
-        (key, shard): (u128, u64),
-        quota: Quota,
-        cost: u64,
-    ) {
-        let entry = Entry { key_kind, ..rule.entry };
-        let charge = Charge { key, shard, quota, cost, ..rule.charge };
-        if quota.units() == 0 {
-            return self.push_refused(entry, charge, Reason::NoQuota);
-        }
-        self.longest_hold = self.longest_hold.max(entry.hold);
-        let is_dry_run = charge.mode == Mode::DryRun;
-        self.insert(if is_dry_run { self.counted } else { self.enforced }, entry, charge);
-    }
-
-    /// Adds a policy that refuses for lack of a key or a quota.
-    #[cold]
-    fn push_refused(&mut self, entry: Entry, charge: Charge, reason: Reason) {
-        let index = if charge.mode == Mode::DryRun { self.entries.len() } else { self.enforced };
-        self.lacks_key |= charge.mode != Mode::DryRun;
-        self.insert(index, Entry { refused: Some(reason), ..entry }, charge);
-    }
-
-    #[cold]
-    #[expect(clippy::arithmetic_side_effects, reason = "a limiter has far fewer policies")]
-    fn insert(&mut self, index: usize, entry: Entry, charge: Charge) {
-        let is_enforced = charge.mode != Mode::DryRun;
-        self.enforced += usize::from(is_enforced);
-        self.counted += usize::from(is_enforced || entry.refused.is_none());
-        self.entries.insert(index, entry);
-        self.charges.insert(index, charge);
-        self.usages.insert(index, Usage::default());
     }
 }
 

@@ -4,7 +4,7 @@ use smallvec::{SmallVec, smallvec};
 
 use super::{
     Core,
-    decision::{Outcome, Reason, Record},
+    decision::{Outcome, Record},
     evaluation::Evaluation,
 };
 use crate::{
@@ -60,18 +60,6 @@ pub(super) fn decide_without_store(
         } else {
             evaluation.record.refuse_without_store(index);
         }
-    }
-}
-
-impl Record {
-    fn leave_uncounted(&mut self, index: usize) {
-        (self.usages[index], self.entries[index].refused) = (Usage::unknown(), None);
-    }
-
-    /// The policy refuses, as the store does not answer.
-    pub(super) fn refuse_without_store(&mut self, index: usize) {
-        self.usages[index] = Usage::default();
-        self.entries[index].refused = Some(Reason::StoreUnavailable);
     }
 }
 

@@ -111,7 +111,7 @@ pub enum OverrideError {
     },
     /// The time is zero, or longer than 366 days.
     InvalidTime,
-    /// 10,000 other callers have overrides.
+    /// 10,000 other callers have overrides. There is room when one of these ends.
     Full,
 }
 

@@ -3,7 +3,8 @@
 use std::fmt;
 
 use super::{
-    Limiter, check_error::CheckError, evaluation::Evaluation, overrides::Override, rules::Rule,
+    Limiter, check_error::CheckError, decision::Ruling, evaluation::Evaluation,
+    overrides::Override, rules::Rule,
 };
 use crate::{key::Key, quota::Quota};
 
@@ -58,7 +59,7 @@ impl<'a> Target<'a> {
                 let quota = self.quota_of(rule, own.as_ref())?;
                 self.evaluate(rule, kind, cost, quota)
             }
-            Err(wait) => Ok(Evaluation::blocked(wait)),
+            Err(wait) => Ok(Evaluation::ruled(Ruling::Blocked { wait })),
         }
     }
 

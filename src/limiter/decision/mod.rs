@@ -3,6 +3,7 @@
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
 
 mod outcome;
+mod pooled;
 mod record;
 mod verdict;
 
@@ -16,7 +17,8 @@ pub use self::{
 };
 pub(crate) use self::{
     outcome::error_status,
-    record::{Entry, Pooled, Record, RuleId, Ruling},
+    pooled::Pooled,
+    record::{Entry, Record, RuleId, Ruling},
 };
 use crate::clock::nanos;
 

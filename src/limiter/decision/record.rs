@@ -1,11 +1,6 @@
 //! The data of an evaluation and of the decision that it becomes: [`Record`].
 
-use std::{
-    cell::{Cell, RefCell},
-    fmt,
-    ops::{Deref, DerefMut},
-    time::Duration,
-};
+use std::time::Duration;
 
 use http::StatusCode;
 
@@ -13,7 +8,8 @@ use super::{Outcome, Reason};
 use crate::{
     clock::Now,
     limiter::labels::Labels,
-    store::{Charge, Usage},
+    quota::Quota,
+    store::{Charge, Mode, Usage},
 };
 
 /// The charge, the usage and the refusal of each policy, and the ruling over all of them.
@@ -80,7 +76,7 @@ pub(crate) enum Ruling {
 }
 
 impl Record {
-    const fn new() -> Self {
+    pub(super) const fn new() -> Self {
         Self {
             entries: Vec::new(),
             charges: Vec::new(),
@@ -128,8 +124,93 @@ impl Record {
         (0..self.enforced).filter(refuses).max_by_key(wait)
     }
 
+    /// Adds a policy that charges a key and its shard, by the templates of its rule.
+    #[inline(always)]
+    #[expect(clippy::arithmetic_side_effects, reason = "a limiter has far fewer policies")]
+    pub(in crate::limiter) fn push(
+        &mut self,
+        entry: &Entry,
+        charge: &Charge,
+        key_kind: u8,
+        (key, shard): (u128, u64),
+        quota: Quota,
+        cost: u64,
+    ) {
+        let index = self.enforced;
+        if quota.units() == 0 || charge.mode == Mode::DryRun || index != self.entries.len() {
+            let refused = (quota.units() == 0).then_some(Reason::NoQuota);
+            let charge = Charge { key, shard, quota, cost, ..*charge };
+            return self.insert(Entry { key_kind, refused, ..*entry }, charge);
+        }
+        self.longest_hold = self.longest_hold.max(entry.hold);
+        (self.enforced, self.counted) = (index + 1, index + 1);
+        self.entries.push(*entry);
+        self.entries[index].key_kind = key_kind;
+        self.charges.push(*charge);
+        let charge = &mut self.charges[index];
+        (charge.key, charge.shard, charge.quota, charge.cost) = (key, shard, quota, cost);
+        self.usages.push(Usage::default());
+    }
+
+    /// Adds any policy. An enforced one comes before dry runs.
+    #[cold]
+    #[expect(clippy::arithmetic_side_effects, reason = "a limiter has far fewer policies")]
+    pub(in crate::limiter) fn insert(&mut self, entry: Entry, charge: Charge) {
+        let (is_enforced, lacks_key) = (charge.mode != Mode::DryRun, entry.refused.is_some());
+        let index = match (is_enforced, lacks_key) {
+            (true, _) => self.enforced,
+            (false, false) => self.counted,
+            (false, true) => self.entries.len(),
+        };
+        self.longest_hold = self.longest_hold.max(entry.hold);
+        self.lacks_key |= is_enforced && lacks_key;
+        self.enforced += usize::from(is_enforced);
+        self.counted += usize::from(is_enforced || !lacks_key);
+        self.entries.insert(index, entry);
+        self.charges.insert(index, charge);
+        self.usages.insert(index, Usage::default());
+    }
+
+    /// Sets for each counted policy whether it refuses.
+    pub(in crate::limiter) fn judge(&mut self) {
+        for index in 0..self.counted {
+            self.entries[index].judge(&self.charges[index], &self.usages[index]);
+        }
+    }
+
+    /// Sets that the policy is not counted, as the store does not answer.
+    pub(in crate::limiter) fn leave_uncounted(&mut self, index: usize) {
+        (self.usages[index], self.entries[index].refused) = (Usage::unknown(), None);
+    }
+
+    /// Sets that the policy refuses, as the store does not answer.
+    pub(in crate::limiter) fn refuse_without_store(&mut self, index: usize) {
+        self.usages[index] = Usage::default();
+        self.entries[index].refused = Some(Reason::StoreUnavailable);
+    }
+
+    /// Removes the policies that `keeps` does not accept.
+    #[expect(clippy::arithmetic_side_effects, reason = "no more are kept than there are")]
+    #[cold]
+    pub(in crate::limiter) fn retain(&mut self, keeps: impl Fn(Outcome<'_>) -> bool) {
+        let (enforced, mut kept) = (self.enforced, 0);
+        self.enforced = 0;
+        for index in 0..self.entries.len() {
+            if keeps(self.outcome(index)) {
+                self.entries.swap(kept, index);
+                self.charges.swap(kept, index);
+                self.usages.swap(kept, index);
+                kept += 1;
+                self.enforced += usize::from(index < enforced);
+            }
+        }
+        self.entries.truncate(kept);
+        self.charges.truncate(kept);
+        self.usages.truncate(kept);
+    }
+
     /// Empties the record and keeps its allocations.
-    fn clear(&mut self) {
+    pub(super) fn clear(&mut self) {
         self.entries.clear();
         self.charges.clear();
         self.usages.clear();
@@ -158,152 +239,5 @@ impl Entry {
     #[inline]
     pub(crate) fn has_key(&self) -> bool {
         !self.refused.is_some_and(Reason::lacks_key)
-    }
-}
-
-/// How many boxes a thread keeps: about as many as it has requests at once.
-const POOL_SIZE: usize = 64;
-
-thread_local! {
-    /// One record, so that a thread with one request under way does not touch the pool.
-    static SPARE: Cell<Option<Box<Record>>> = const { Cell::new(None) };
-    #[expect(clippy::vec_box, reason = "the pool keeps the boxes")]
-    static POOL: RefCell<Vec<Box<Record>>> = const { RefCell::new(Vec::new()) };
-}
-
-static EMPTY: Record = Record::new();
-
-/// A [`Record`] in a box from the thread's pool; empty until it is written.
-///
-/// Decisions are moved: out of futures, through `?`, into a response's future. A move of some hundred
-/// bytes that have just been written takes a third of a decision's time, so a record is in a box. An
-/// allocation takes as long as such a move, so a thread keeps the boxes of dropped records.
-#[derive(Default)]
-pub(crate) struct Pooled(Option<Box<Record>>);
-
-/// A box of the thread, or a new one. While a thread ends, its boxes may be gone already. Not inlined,
-/// so that access to a record that is there costs one comparison.
-#[inline(never)]
-fn from_pool() -> Box<Record> {
-    let spare = SPARE.try_with(Cell::take).ok().flatten();
-    spare.unwrap_or_else(|| {
-        let pooled = POOL.try_with(|pool| pool.borrow_mut().pop());
-        pooled.ok().flatten().unwrap_or_else(|| Box::new(Record::new()))
-    })
-}
-
-impl Drop for Pooled {
-    #[inline]
-    fn drop(&mut self) {
-        let Some(mut record) = self.0.take() else { return };
-        record.clear();
-        let surplus = SPARE.try_with(|spare| spare.replace(Some(record)));
-        if let Ok(Some(record)) = surplus {
-            keep(record);
-        }
-    }
-}
-
-/// Keeps one more record in the pool, if there is room.
-#[cold]
-fn keep(record: Box<Record>) {
-    let _ = POOL.try_with(|pool| {
-        let mut pool = pool.borrow_mut();
-        if pool.len() < POOL_SIZE {
-            pool.push(record);
-        }
-    });
-}
-
-impl Deref for Pooled {
-    type Target = Record;
-
-    #[inline]
-    fn deref(&self) -> &Record {
-        self.0.as_deref().unwrap_or(&EMPTY)
-    }
-}
-
-impl DerefMut for Pooled {
-    #[inline]
-    fn deref_mut(&mut self) -> &mut Record {
-        self.0.get_or_insert_with(from_pool)
-    }
-}
-
-impl Clone for Pooled {
-    fn clone(&self) -> Self {
-        let mut copy = Self::default();
-        let record = &mut *copy;
-        record.entries.extend_from_slice(&self.entries);
-        record.charges.extend_from_slice(&self.charges);
-        record.usages.extend_from_slice(&self.usages);
-        let Record { entries: _, charges: _, usages: _, ruling, now, held, .. } = **self;
-        (record.ruling, record.now, record.held) = (ruling, now, held);
-        (record.enforced, record.counted, record.lacks_key) =
-            (self.enforced, self.counted, self.lacks_key);
-        (record.longest_hold, record.category, record.counted_locally) =
-            (self.longest_hold, self.category, self.counted_locally);
-        copy
-    }
-}
-
-impl fmt::Debug for Pooled {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        (**self).fmt(f)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::ptr;
-
-    use super::*;
-    use crate::{limiter::Decision, policy::Policy, quota::Quota};
-
-    fn written() -> Pooled {
-        let mut record = Pooled::default();
-        record.enforced = 1;
-        record
-    }
-
-    #[test]
-    fn a_box_is_used_again_and_nothing_is_left_in_it() {
-        let policy = || Policy::token_bucket("p", Quota::per_minute(60));
-        let mut first = Decision::of((0..5).map(|_| (policy(), None, None))).record;
-        first.held = 8;
-        first.category = Some(9);
-        (first.counted_locally, first.lacks_key) = (true, true);
-        first.longest_hold = 1;
-        first.ruling = Ruling::Refused(3);
-        let copy = first.clone();
-        assert_eq!(format!("{copy:?}"), format!("{first:?}"));
-        let address = ptr::from_ref(&*first);
-        drop(first);
-        let mut again = Pooled::default();
-        again.counted_locally = false;
-        assert_eq!(ptr::from_ref(&*again), address);
-        assert_eq!(format!("{again:?}"), format!("{:?}", Record::new()));
-        assert!(again.entries.capacity() >= 5, "its allocations are kept");
-    }
-
-    #[test]
-    fn a_thread_keeps_no_more_boxes_than_it_may() {
-        drop((0..2 * POOL_SIZE).map(|_| written()).collect::<Vec<_>>());
-        assert_eq!(POOL.with_borrow(Vec::len), POOL_SIZE);
-        assert!(SPARE.take().is_some());
-    }
-
-    #[test]
-    fn a_record_outlives_its_threads_boxes() {
-        thread_local! {
-            static LAST: RefCell<Pooled> = const { RefCell::new(Pooled(None)) };
-        }
-        // A thread may drop these two in any order.
-        let of_thread = || {
-            LAST.set(written());
-            drop(written());
-        };
-        std::thread::spawn(of_thread).join().expect("no panic as the thread ends");
     }
 }

@@ -53,7 +53,8 @@ pub enum Reason {
     QuotaExceeded,
     /// The request costs more than the whole quota: it never passes.
     CostExceedsQuota,
-    /// The key's quota has no units, or is invalid: none of the key's requests ever passes.
+    /// The key's quota has no units, or is invalid: none of the key's requests ever passes. The
+    /// warning [`invalid_plan`](crate::warning#invalid_plan) reports an invalid quota.
     NoQuota,
     /// The request has none of the keys by which the policy counts.
     MissingKey,
