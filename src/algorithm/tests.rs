@@ -53,6 +53,20 @@ fn a_lowered_plan_blocks_no_longer_than_its_own_window() {
 }
 
 #[test]
+fn a_lowered_plan_resets_when_a_unit_is_left_again() {
+    let mut state = State::new(Algorithm::SlidingWindow);
+    let (first, lowered) = (Quota::per_minute(10), Quota::per_minute(5));
+    state.consume(&first, at(0), 5);
+    state.consume(&first, at(10 * SECOND), 5);
+    let state = state.convert(&first, &lowered, at(10 * SECOND));
+    assert_eq!(
+        state.reset(&lowered, at(10 * SECOND)),
+        60 * SECOND,
+        "when the first five leave, none is left yet"
+    );
+}
+
+#[test]
 fn windows_begin_on_the_hour() {
     let quota = Quota::per_hour(1_000);
     let mut state = State::new(Algorithm::FixedWindow);

@@ -80,8 +80,16 @@ mod tests {
             assert_eq!(quotas.get(number), Some(&quota));
         }
         assert_eq!(quotas.intern(7, &Quota::per_minute(1).burst(7)), None, "another quota");
-        assert_eq!(quotas.intern(8, &Quota::per_minute(1)), None, "another policy");
         assert_eq!(quotas.get(u64::MAX), None);
         assert_eq!((quotas.get(NO_NUMBER), quotas.policy(NO_NUMBER)), (None, 0));
+    }
+
+    #[test]
+    fn policies_with_equal_quotas_have_numbers_of_their_own() {
+        let (quotas, quota) = (QuotaTable::new(), Quota::per_minute(1));
+        for policy in 1..=600 {
+            let number = quotas.intern(policy, &quota).unwrap();
+            assert_eq!(quotas.policy(number), policy);
+        }
     }
 }
