@@ -5,13 +5,11 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-#[cfg(feature = "metrics")]
-use super::rules::Rule;
 use super::{
     Core, Limiter,
     overrides::OverrideTable,
     queue::{MaxHeld, WaitQueue},
-    rules::{Policies, RuleSet},
+    rules::{Policies, Rule, RuleSet},
 };
 #[cfg(feature = "metrics")]
 use crate::metrics::{CountedPolicy, Metrics};
@@ -24,9 +22,6 @@ use crate::{
     policy::{Policy, english},
     store::{Announcement, MemoryStore, Store},
 };
-
-const DEFAULT_MAX_HELD: usize = 10_000;
-const DEFAULT_MAX_HELD_PER_KEY: usize = 100;
 
 /// The settings of a [`Limiter`], from [`Limiter::builder`]. Without policies, every request
 /// passes.
@@ -51,9 +46,7 @@ pub struct LimiterBuilder {
     caller: Option<Caller>,
     store: Option<Box<dyn Store>>,
     clock: Clock,
-    max_held: Option<usize>,
-    max_held_per_caller: Option<usize>,
-    max_held_per_key: Option<usize>,
+    max_held: MaxHeld,
 }
 
 impl LimiterBuilder {
@@ -114,7 +107,7 @@ impl LimiterBuilder {
     /// Sets how many requests may be held at once, over all keys. Further requests are refused at
     /// once. Default: 10,000.
     pub fn max_held(mut self, requests: usize) -> Self {
-        self.max_held = Some(requests);
+        self.max_held.all = requests;
         self
     }
 
@@ -131,7 +124,7 @@ impl LimiterBuilder {
     /// policy that counts by [`ClientIp`](crate::key::ClientIp), which may be a [dry
     /// run](Policy::dry_run).
     pub fn max_held_per_caller(mut self, requests: usize) -> Self {
-        self.max_held_per_caller = Some(requests);
+        self.max_held.per_caller = requests;
         self
     }
 
@@ -141,7 +134,7 @@ impl LimiterBuilder {
     /// Under a [global](Policy::global) policy all callers share one queue. There, one caller holds
     /// at most as many requests as are still free in it.
     pub fn max_held_per_key(mut self, requests: usize) -> Self {
-        self.max_held_per_key = Some(requests);
+        self.max_held.per_key = requests;
         self
     }
 
@@ -170,11 +163,7 @@ impl LimiterBuilder {
             keys,
             caller: self.caller,
             overrides: OverrideTable::default(),
-            queue: WaitQueue::new(MaxHeld {
-                all: self.max_held.unwrap_or(DEFAULT_MAX_HELD),
-                per_caller: self.max_held_per_caller.unwrap_or(usize::MAX),
-                per_key: self.max_held_per_key.unwrap_or(DEFAULT_MAX_HELD_PER_KEY),
-            }),
+            queue: WaitQueue::new(self.max_held),
         };
         Ok(Limiter { core: Arc::new(core) })
     }
@@ -182,18 +171,11 @@ impl LimiterBuilder {
 
 /// Announces each policy to the store once.
 fn announce(store: &dyn Store, rules: &RuleSet) -> Arc<[Announcement]> {
-    let mut announced: Vec<Announcement> = Vec::new();
-    for rule in rules.all() {
-        let fingerprint = rule.charge.policy;
-        if announced.iter().all(|known| known.policy != fingerprint) {
-            announced.push(Announcement::new(
-                rule.policy.name(),
-                fingerprint,
-                english::settings(&rule.policy),
-            ));
-        }
-    }
-    let announced = announced.into();
+    let announcement = |rule: &Rule| {
+        let summary = english::settings(&rule.policy);
+        Announcement::new(rule.policy.name(), rule.charge.policy, summary)
+    };
+    let announced: Arc<[_]> = rules.policies().map(announcement).collect();
     store.announce(&announced);
     announced
 }
@@ -204,11 +186,11 @@ fn metrics(rules: &RuleSet) -> Metrics {
         name: &rule.entry.labels.policy,
         is_dry_run: rule.policy.settings.dry_run,
     };
-    let every_request = || rules.for_every_request().map(policy);
-    let named = rules.categories().map(|(name, _, rules)| {
-        (name.to_owned(), every_request().chain(rules.map(policy)).collect())
+    let named = rules.categories.iter().map(|category| {
+        let all = rules.for_every_request().iter().chain(rules.range(&category.rules));
+        (category.name.clone(), all.map(policy).collect())
     });
-    Metrics::new(rules.all().map(policy), named)
+    Metrics::new(rules.policies().map(policy), named)
 }
 
 impl fmt::Debug for LimiterBuilder {

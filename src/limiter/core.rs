@@ -109,45 +109,27 @@ impl Core {
     #[cold]
     pub(super) fn override_of(&self, request: &Parts) -> Result<Option<Override>, Ruling> {
         let caller = self.caller_of(request).map_err(Ruling::UnreadableCaller)?;
-        let own = caller.map_or(Ok(None), |caller| self.override_by(caller));
-        own.map_err(|wait| Ruling::Blocked { wait })
+        self.override_by(caller).map_err(|wait| Ruling::Blocked { wait })
     }
 
-    /// The override of the caller with the key of a check.
+    /// The override of the caller with this fingerprint; none for a request without a caller.
     ///
     /// # Errors
     /// How long the caller is blocked.
     #[cold]
-    pub(super) fn override_of_key(&self, key: &Key<'_>) -> Result<Option<Override>, Duration> {
-        self.caller_of_key(key).map_or(Ok(None), |caller| self.override_by(caller))
+    pub(super) fn override_by(&self, caller: Option<u128>) -> Result<Option<Override>, Duration> {
+        let now = self.clock.now();
+        let own = caller.and_then(|caller| self.overrides.get(caller, now));
+        own.as_ref().and_then(|own| own.blocked_for(now)).map_or(Ok(own), Err)
     }
 
     /// The fingerprint of the caller with the key of a check; `None` if no request has such a caller.
     #[cold]
-    pub(super) fn caller_of_key(&self, key: &Key<'_>) -> Option<u128> {
-        let canonical = match &self.caller {
-            Some(caller) => caller.extractor.canonical(key.clone()),
-            None => Some(key.clone()),
-        };
-        canonical.map(|key| self.caller_fingerprint(&key))
-    }
-
-    /// The override of the caller with this fingerprint.
-    ///
-    /// # Errors
-    /// How long the caller is blocked.
-    pub(super) fn override_by(&self, fingerprint: u128) -> Result<Option<Override>, Duration> {
-        let now = self.clock.now();
-        let own = self.overrides.get(fingerprint, now);
-        own.as_ref().and_then(|own| own.blocked_for(now)).map_or(Ok(own), Err)
-    }
-
-    /// The fingerprint of the caller with this key in the table of overrides.
-    pub(super) fn caller_fingerprint(&self, key: &Key<'_>) -> u128 {
-        match &self.caller {
-            Some(caller) => caller.fingerprint(key),
-            None => self.keys.fingerprint(self.keys.domain(CALLER).key, key),
-        }
+    pub(super) fn caller_of_key(&self, key: Key<'_>) -> Option<u128> {
+        Some(match &self.caller {
+            Some(caller) => caller.fingerprint(&caller.extractor.canonical(key)?),
+            None => self.keys.fingerprint(self.keys.domain(CALLER).key, &key),
+        })
     }
 
     /// The counts while the store does not answer.

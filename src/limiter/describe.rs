@@ -1,6 +1,6 @@
 //! Describes the limits as data, from the settings by which the limiter decides.
 
-use std::{iter, time::Duration};
+use std::time::Duration;
 
 use super::{
     Core,
@@ -17,36 +17,35 @@ use crate::{
 
 pub(super) fn describe(core: &Core) -> Description {
     let rules = &core.rules;
-    let categories = rules.categories().map(|(name, matchers, rules)| CategoryDescription {
-        name: name.to_owned(),
-        requests: matchers.iter().map(Requests::from).collect(),
-        policies: describe_all(rules),
+    let categories = rules.categories.iter().map(|category| CategoryDescription {
+        name: category.name.clone(),
+        requests: category.matchers.iter().map(Requests::from).collect(),
+        policies: describe_all(rules.range(&category.rules)),
     });
     Description {
         title: "Rate limits".to_owned(),
         every_request: describe_all(rules.for_every_request()),
         categories: categories.collect(),
         check_only: describe_all(rules.check_only()),
-        exempt: rules.exempt().iter().map(Requests::from).collect(),
+        exempt: rules.exempt.iter().map(Requests::from).collect(),
         responses: None,
     }
 }
 
-fn describe_all<'a>(rules: impl Iterator<Item = &'a Rule>) -> Vec<PolicyDescription> {
-    rules
-        .map(|rule| PolicyDescription::new(&rule.policy, Duration::from_nanos(rule.entry.hold)))
-        .collect()
+fn describe_all(rules: &[Rule]) -> Vec<PolicyDescription> {
+    let hold = |rule: &Rule| Duration::from_nanos(rule.entry.hold);
+    rules.iter().map(|rule| PolicyDescription::new(&rule.policy, hold(rule))).collect()
 }
 
 /// An example of a refusal: a caller has used up the quota of the first policy that refuses
 /// requests, in the first category that has one. The counts are separate, and of the first kind of
 /// key and the first plan. `None` if no request is ever refused.
 pub(super) fn example_refusal(core: &Core) -> Option<Decision> {
-    let of_categories = core.rules.categories().map(|(_, _, rules)| rules.collect());
-    let mut all = of_categories.chain(iter::once(Vec::new()));
-    all.find_map(|rules: Vec<&Rule>| {
-        let rules = core.rules.for_every_request().chain(rules);
-        let limited = rules.filter_map(|rule| Some((rule, example_quota(&rule.policy)?)));
+    let rules = &core.rules;
+    let of_categories = rules.categories.iter().map(|category| rules.range(&category.rules));
+    of_categories.chain([&[][..]]).find_map(|of_category| {
+        let all = rules.for_every_request().iter().chain(of_category);
+        let limited = all.filter_map(|rule| Some((rule, example_quota(&rule.policy)?)));
         use_up(core, &limited.collect::<Vec<_>>())
     })
 }

@@ -256,7 +256,7 @@ impl Limiter {
     /// Blocks of single callers, and quotas that replace those of their plans.
     #[must_use]
     pub fn overrides(&self) -> Overrides {
-        Overrides::new(self.clone())
+        Overrides { limiter: self.clone() }
     }
 
     /// The path pattern that puts a request into its category, such as `/v1/users/{id}`. `None` if
@@ -337,7 +337,7 @@ impl Limiter {
 
 impl fmt::Debug for Limiter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names: Vec<_> = self.core.rules.names().collect();
+        let names: Vec<_> = self.core.rules.policies().map(|rule| rule.policy.name()).collect();
         f.debug_struct("Limiter").field("policies", &names).finish_non_exhaustive()
     }
 }

@@ -31,25 +31,25 @@ pub(super) const NO_KIND: u64 = 0;
 
 /// All policies of a limiter, and to which requests each applies.
 pub(super) struct RuleSet {
-    exempt: Vec<Matcher>,
+    pub(super) exempt: Vec<Matcher>,
     /// Watches whether all of the first requests are exempt.
     all_exempt: FirstRequests,
     /// The rules for every request; then those of each category; then those for checks only.
     rules: Vec<Rule>,
     every_request: Range<u32>,
-    categories: Vec<CategoryRules>,
+    pub(super) categories: Vec<CategoryRules>,
     by_name: BTreeMap<String, RuleId>,
 }
 
 /// A category and its rules.
-struct CategoryRules {
+pub(super) struct CategoryRules {
     #[cfg_attr(
         not(any(feature = "describe", feature = "metrics", feature = "tracing")),
         expect(dead_code, reason = "shown by these features only")
     )]
-    name: String,
-    matchers: Vec<Matcher>,
-    rules: Range<u32>,
+    pub(super) name: String,
+    pub(super) matchers: Vec<Matcher>,
+    pub(super) rules: Range<u32>,
 }
 
 /// A policy in one category, or for every request.
@@ -144,7 +144,7 @@ impl RuleSet {
 
     /// Fails if a policy applies twice to a category.
     fn check_twice(&self, category: &str, policies: &[Policy]) -> Result<(), BuildError> {
-        let for_every_request = || self.range(&self.every_request).map(|rule| &rule.policy);
+        let for_every_request = || self.for_every_request().iter().map(|rule| &rule.policy);
         for (index, policy) in policies.iter().enumerate() {
             let mut same = for_every_request().chain(&policies[..index]);
             if same.any(|other| other.is_clone_of(policy)) {
@@ -167,59 +167,39 @@ impl RuleSet {
         self.by_name.get(policy).copied()
     }
 
-    /// All rules. One policy may have several.
-    pub(super) fn all(&self) -> impl Iterator<Item = &Rule> {
-        self.rules.iter()
+    /// The first rule of each policy.
+    pub(super) fn policies(&self) -> impl Iterator<Item = &Rule> {
+        let is_first = |rule: &&Rule| self.by_name(rule.policy.name()) == Some(rule.entry.rule);
+        self.rules.iter().filter(is_first)
     }
 
     #[inline]
-    fn range(&self, range: &Range<u32>) -> impl Iterator<Item = &Rule> + Clone {
-        self.rules[range.start as usize..range.end as usize].iter()
+    pub(super) fn range(&self, range: &Range<u32>) -> &[Rule] {
+        &self.rules[range.start as usize..range.end as usize]
     }
 
     #[inline]
-    pub(super) fn for_every_request(&self) -> impl Iterator<Item = &Rule> + Clone {
+    pub(super) fn for_every_request(&self) -> &[Rule] {
         self.range(&self.every_request)
     }
 
     /// The rules of a category, by its index, without those for every request.
     #[inline]
     pub(super) fn of_category(&self, category: Option<u32>) -> &[Rule] {
-        let Some(index) = category else { return &[] };
-        let Range { start, end } = self.categories[index as usize].rules;
-        &self.rules[start as usize..end as usize]
+        category.map_or(&[], |index| self.range(&self.categories[index as usize].rules))
     }
 
     /// The rules for requests; several of them may be of one policy.
     pub(super) fn for_requests(&self) -> impl Iterator<Item = &Rule> {
         let categories = self.categories.iter().flat_map(|category| self.range(&category.rules));
-        self.for_every_request().chain(categories)
+        self.for_every_request().iter().chain(categories)
     }
 
     /// The rules for checks only.
     #[cfg(feature = "describe")]
-    pub(super) fn check_only(&self) -> impl Iterator<Item = &Rule> {
+    pub(super) fn check_only(&self) -> &[Rule] {
         let requests = self.categories.last().map_or(&self.every_request, |last| &last.rules);
-        self.rules[requests.end as usize..].iter()
-    }
-
-    /// Names, matchers and rules of the categories.
-    #[cfg(any(feature = "describe", feature = "metrics"))]
-    pub(super) fn categories(
-        &self,
-    ) -> impl Iterator<Item = (&str, &[Matcher], impl Iterator<Item = &Rule> + Clone)> {
-        self.categories
-            .iter()
-            .map(|category| (&*category.name, &*category.matchers, self.range(&category.rules)))
-    }
-
-    #[cfg(feature = "describe")]
-    pub(super) fn exempt(&self) -> &[Matcher] {
-        &self.exempt
-    }
-
-    pub(super) fn names(&self) -> impl Iterator<Item = &String> {
-        self.by_name.keys()
+        &self.rules[requests.end as usize..]
     }
 
     #[cfg(feature = "tracing")]

@@ -53,7 +53,8 @@ impl<'a> Target<'a> {
 
     #[cold]
     fn charge_overridden(&self, cost: u64) -> Result<Evaluation, CheckError> {
-        match self.limiter.core.override_of_key(&self.key) {
+        let core = &*self.limiter.core;
+        match core.override_by(core.caller_of_key(self.key.clone())) {
             Ok(own) => {
                 let (rule, kind) = self.rule_and_kind()?;
                 let quota = self.quota_of(rule, own.as_ref())?;
@@ -68,7 +69,7 @@ impl<'a> Target<'a> {
     pub(super) fn refund(&self, units: u64) -> Result<Evaluation, CheckError> {
         let core = &*self.limiter.core;
         // A blocked caller has its own quota as well.
-        let caller = core.caller_of_key(&self.key);
+        let caller = core.caller_of_key(self.key.clone());
         let own = caller.and_then(|caller| core.overrides.get(caller, core.clock.now()));
         let (rule, kind) = self.rule_and_kind()?;
         let quota = self.quota_of(rule, own.as_ref())?;

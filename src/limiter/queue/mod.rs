@@ -79,6 +79,12 @@ pub(crate) struct MaxHeld {
     pub(crate) per_key: usize,
 }
 
+impl Default for MaxHeld {
+    fn default() -> Self {
+        Self { all: 10_000, per_caller: usize::MAX, per_key: 100 }
+    }
+}
+
 /// How long the store may take to answer a ticket, in nanoseconds. After that, the tickets behind
 /// go first.
 const STORE_PATIENCE: u64 = Duration::from_secs(1).as_nanos() as u64;

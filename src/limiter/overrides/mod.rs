@@ -1,16 +1,12 @@
-//! An operator's blocks and quotas for single callers, for a time: [`Overrides`].
+//! An operator's blocks and quotas for single callers, for a time: [`Overrides`]. The
+//! [`OverrideTable`] keeps them.
 
-use std::{
-    collections::HashMap,
-    error::Error,
-    fmt,
-    sync::{
-        PoisonError, RwLock,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+mod table;
 
+use std::{error::Error, fmt, time::Duration};
+
+pub(super) use self::table::{Override, OverrideTable};
+use self::table::{Until, left};
 use super::{Core, Limiter};
 use crate::{
     clock::{Now, nanos},
@@ -19,8 +15,6 @@ use crate::{
     quota::Quota,
 };
 
-/// How many callers may have overrides at once.
-const MAX_CALLERS: usize = 10_000;
 /// The longest time of an override.
 const MAX_TIME: Duration = Duration::from_secs(366 * 86_400);
 
@@ -56,7 +50,7 @@ const MAX_TIME: Duration = Duration::from_secs(366 * 86_400);
 /// ```
 #[derive(Clone, Debug)]
 pub struct Overrides {
-    limiter: Limiter,
+    pub(super) limiter: Limiter,
 }
 
 /// The overrides of one caller, from [`Overrides::caller`].
@@ -74,7 +68,7 @@ pub struct OverrideView {
     pub caller: Fingerprint,
     /// How long the caller is still blocked; `None` if it is not.
     pub blocked: Option<Duration>,
-    /// The caller's quota overrides.
+    /// The caller's quota overrides, in the order of the limiter's policies.
     pub quotas: Vec<QuotaOverride>,
 }
 
@@ -116,10 +110,6 @@ pub enum OverrideError {
 }
 
 impl Overrides {
-    pub(super) fn new(limiter: Limiter) -> Self {
-        Self { limiter }
-    }
-
     /// The overrides of the caller with this key.
     ///
     /// # Errors
@@ -127,14 +117,8 @@ impl Overrides {
     /// [`caller`](crate::LimiterBuilder::caller): the override would not apply to requests.
     /// [`OverrideError::UnfitKey`] if no request can have this key.
     pub fn caller<'k>(&self, key: impl Into<Key<'k>>) -> Result<CallerOverrides, OverrideError> {
-        let core = &*self.limiter.core;
-        let key = match &core.caller {
-            Some(caller) => {
-                caller.extractor.canonical(key.into()).ok_or(OverrideError::UnfitKey)?
-            }
-            None => key.into(),
-        };
-        self.by_fingerprint(Fingerprint(core.caller_fingerprint(&key)))
+        let caller = self.limiter.core.caller_of_key(key.into());
+        self.by_fingerprint(Fingerprint(caller.ok_or(OverrideError::UnfitKey)?))
     }
 
     /// The overrides of the caller with this fingerprint, such as one from a request log that uses
@@ -155,9 +139,8 @@ impl Overrides {
     pub fn list(&self) -> Vec<OverrideView> {
         let core = &*self.limiter.core;
         let now = core.clock.now();
-        let by_caller = core.overrides.by_caller.read().unwrap_or_else(PoisonError::into_inner);
-        let all = by_caller.iter().map(|(caller, entry)| entry.view(*caller, core, now));
-        all.filter(|view| view.blocked.is_some() || !view.quotas.is_empty()).collect()
+        let all = core.overrides.all(now).into_iter();
+        all.map(|(caller, own)| OverrideView::new(caller, &own, core, now)).collect()
     }
 }
 
@@ -200,24 +183,16 @@ impl CallerOverrides {
             let policy = policy.to_owned();
             return Err(OverrideError::InvalidQuota { policy, problem });
         }
-        let (policy, until) = (rule.charge.policy, self.until(time)?);
-        self.change(|own| {
-            own.quotas.retain(|known| known.policy != policy);
-            own.quotas.push(OwnQuota { policy, quota, until });
-        })
+        let until = self.until(time)?;
+        self.change(|own| own.quotas.insert(rule.charge.policy, (quota, until))).map(drop)
     }
 
     /// Ends the caller's quota override under a policy. Returns whether there was one.
     #[allow(clippy::must_use_candidate, reason = "it ends the override, whatever the caller asks")]
     pub fn restore_quota(&self, policy: &str) -> bool {
-        let core = &*self.limiter.core;
-        let Some(id) = core.rules.by_name(policy) else { return false };
-        let policy = core.rules.rule(id).charge.policy;
-        self.end(|own| {
-            let before = own.quotas.len();
-            own.quotas.retain(|known| known.policy != policy);
-            own.quotas.len() < before
-        })
+        let rules = &self.limiter.core.rules;
+        let Some(id) = rules.by_name(policy) else { return false };
+        self.end(|own| own.quotas.remove(&rules.rule(id).charge.policy).is_some())
     }
 
     /// The caller's overrides now.
@@ -225,7 +200,8 @@ impl CallerOverrides {
     pub fn get(&self) -> OverrideView {
         let core = &*self.limiter.core;
         let now = core.clock.now();
-        core.overrides.get(self.caller, now).unwrap_or_default().view(self.caller, core, now)
+        let own = core.overrides.get(self.caller, now).unwrap_or_default();
+        OverrideView::new(self.caller, &own, core, now)
     }
 
     fn until(&self, time: Duration) -> Result<Until, OverrideError> {
@@ -235,124 +211,28 @@ impl CallerOverrides {
         Ok(nanos(self.limiter.core.clock.now().monotonic().saturating_add(time)))
     }
 
-    fn change(&self, change: impl FnOnce(&mut Override)) -> Result<(), OverrideError> {
+    fn change<T>(&self, change: impl FnOnce(&mut Override) -> T) -> Result<T, OverrideError> {
         let core = &*self.limiter.core;
         core.overrides.change(self.caller, core.clock.now(), change)
     }
 
     /// Ends an override. Returns whether there was one.
     fn end(&self, end: impl FnOnce(&mut Override) -> bool) -> bool {
-        let core = &*self.limiter.core;
-        let now = core.clock.now();
-        if core.overrides.get(self.caller, now).is_none() {
-            return false;
-        }
-        let mut ended = false;
-        // This does not fail: a caller with overrides needs no more room.
-        core.overrides.change(self.caller, now, |own| ended = end(own)).is_ok() && ended
+        // A full table has no override of this caller.
+        self.change(end).unwrap_or(false)
     }
 }
 
-/// All overrides of a limiter, by the fingerprints of callers.
-#[derive(Default)]
-pub(super) struct OverrideTable {
-    /// Whether there are any. Mostly there are none, and requests skip the lock.
-    any: AtomicBool,
-    by_caller: RwLock<HashMap<u128, Override>>,
-}
-
-/// The overrides of one caller.
-#[derive(Clone, Default)]
-pub(super) struct Override {
-    blocked: Option<Until>,
-    quotas: Vec<OwnQuota>,
-}
-
-#[derive(Clone, Copy)]
-struct OwnQuota {
-    /// The policy's fingerprint.
-    policy: u64,
-    quota: Quota,
-    until: Until,
-}
-
-/// A monotonic time, in nanoseconds.
-type Until = u64;
-
-impl OverrideTable {
-    #[inline]
-    pub(super) fn is_empty(&self) -> bool {
-        !self.any.load(Ordering::Acquire)
-    }
-
-    /// The overrides of a caller at `now`.
-    pub(super) fn get(&self, caller: u128, now: Now) -> Option<Override> {
-        let by_caller = self.by_caller.read().unwrap_or_else(PoisonError::into_inner);
-        let mut own = by_caller.get(&caller)?.clone();
-        own.expire(now);
-        Some(own)
-    }
-
-    fn change(
-        &self,
-        caller: u128,
-        now: Now,
-        change: impl FnOnce(&mut Override),
-    ) -> Result<(), OverrideError> {
-        let mut by_caller = self.by_caller.write().unwrap_or_else(PoisonError::into_inner);
-        by_caller.retain(|_, own| {
-            own.expire(now);
-            !own.is_empty()
-        });
-        if by_caller.len() >= MAX_CALLERS && !by_caller.contains_key(&caller) {
-            return Err(OverrideError::Full);
-        }
-        change(by_caller.entry(caller).or_default());
-        by_caller.retain(|_, own| !own.is_empty());
-        self.any.store(!by_caller.is_empty(), Ordering::Release);
-        Ok(())
-    }
-}
-
-impl Override {
-    /// The caller's quota override under a policy.
-    pub(super) fn quota(&self, policy: u64) -> Option<Quota> {
-        self.quotas.iter().find(|own| own.policy == policy).map(|own| own.quota)
-    }
-
-    /// How long the caller is still blocked.
-    pub(super) fn blocked_for(&self, now: Now) -> Option<Duration> {
-        self.blocked.map(|until| left(until, now))
-    }
-
-    fn expire(&mut self, now: Now) {
-        let now = now.monotonic_nanos();
-        self.blocked = self.blocked.filter(|until| *until > now);
-        self.quotas.retain(|own| own.until > now);
-    }
-
-    fn is_empty(&self) -> bool {
-        self.blocked.is_none() && self.quotas.is_empty()
-    }
-
-    fn view(&self, caller: u128, core: &Core, now: Now) -> OverrideView {
-        let mut own = self.clone();
-        own.expire(now);
-        let quota = |own: &OwnQuota| {
-            let rule = core.rules.all().find(|rule| rule.charge.policy == own.policy)?;
+impl OverrideView {
+    fn new(caller: u128, own: &Override, core: &Core, now: Now) -> Self {
+        let quotas = core.rules.policies().filter_map(|rule| {
+            let (quota, until) = *own.quotas.get(&rule.charge.policy)?;
             let policy = rule.policy.name().to_owned();
-            Some(QuotaOverride { policy, quota: own.quota, left: left(own.until, now) })
-        };
-        OverrideView {
-            caller: Fingerprint(caller),
-            blocked: own.blocked_for(now),
-            quotas: own.quotas.iter().filter_map(quota).collect(),
-        }
+            Some(QuotaOverride { policy, quota, left: left(until, now) })
+        });
+        let blocked = own.blocked_for(now);
+        Self { caller: Fingerprint(caller), blocked, quotas: quotas.collect() }
     }
-}
-
-fn left(until: Until, now: Now) -> Duration {
-    Duration::from_nanos(until.saturating_sub(now.monotonic_nanos()))
 }
 
 impl fmt::Display for OverrideError {
@@ -375,37 +255,3 @@ impl fmt::Display for OverrideError {
 }
 
 impl Error for OverrideError {}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn at(seconds: u64) -> Now {
-        Now::new(Duration::from_secs(seconds), Duration::ZERO)
-    }
-
-    #[test]
-    fn exceptions_are_bounded_and_room_comes_with_time() {
-        let overrides = OverrideTable::default();
-        let until = |seconds: u64| Some(seconds * 1_000_000_000);
-        for caller in 0..MAX_CALLERS as u128 {
-            overrides.change(caller, at(0), |own| own.blocked = until(60)).unwrap();
-        }
-        let one_more = |now| overrides.change(u128::MAX, at(now), |own| own.blocked = until(120));
-        assert_eq!(one_more(59), Err(OverrideError::Full));
-        assert!(overrides.change(7, at(59), |own| own.blocked = None).is_ok(), "a known one may");
-        assert!(one_more(59).is_ok(), "and makes room");
-        assert!(one_more(60).is_ok());
-        assert_eq!(overrides.by_caller.read().unwrap().len(), 1);
-    }
-
-    #[test]
-    fn a_table_is_empty_again_after_the_last_override() {
-        let overrides = OverrideTable::default();
-        assert!(overrides.is_empty());
-        overrides.change(7, at(0), |own| own.blocked = Some(1)).unwrap();
-        assert!(!overrides.is_empty() && overrides.get(7, at(0)).is_some());
-        overrides.change(7, at(0), |own| own.blocked = None).unwrap();
-        assert!(overrides.is_empty());
-    }
-}
