@@ -14,7 +14,7 @@ use pin_project_lite::pin_project;
 use tower::Service;
 
 use super::{ResponseBody, observer::Observation, responder::Responder};
-use crate::limiter::{Correcting, Decision, DecisionFuture};
+use crate::limiter::{Correcting, Decision, DecisionFuture, undo};
 
 /// The message of the panic in a poll after the end: `Poll::Pending` would wait for ever.
 const OVER: &str = "a response is not polled after it was ready";
@@ -85,7 +85,7 @@ struct Uncalled(Option<Passed>);
 impl Drop for Uncalled {
     fn drop(&mut self) {
         if let Some(passed) = &self.0 {
-            passed.responder.limiter.undo(&passed.decision);
+            undo(&passed.responder.limiter, &passed.decision);
         }
     }
 }
@@ -174,7 +174,7 @@ where
                     if let Some(late) = late {
                         // If the store does not answer, the headers show the first charge.
                         let Late { correcting, passed, .. } = &mut **late;
-                        let _ = ready!(correcting.poll_settled(&mut passed.decision, context));
+                        let _ = ready!(correcting.poll(&mut passed.decision, context));
                     }
                     let mut late = late.take().expect(OVER);
                     late.passed.answer(&mut late.response);
@@ -212,7 +212,7 @@ impl Passed {
     /// Returns the response, or else a [`Late`] one, whose cost the store has to correct first.
     fn settle<R>(mut self, response: Response<R>) -> Result<Response<R>, Box<Late<Response<R>>>> {
         let (head, body) = response.into_parts();
-        let correcting = self.responder.limiter.settle(&self.decision, &head);
+        let correcting = Correcting::start(&self.responder.limiter, &self.decision, &head);
         let mut response = Response::from_parts(head, body);
         match correcting {
             None => {

@@ -1,14 +1,13 @@
 //! A check of one policy for one key, without a request: [`Check`].
 
 use std::{
-    fmt,
     future::Future,
     pin::Pin,
     task::{Context, Poll},
 };
 
 use super::{
-    CheckError, Limiter,
+    CheckError,
     decision::Decision,
     decision_future::{DecisionFuture, decide_at_once, try_decide},
     evaluation::Evaluation,
@@ -38,6 +37,7 @@ use crate::quota::Quota;
 /// # Ok(())
 /// # }
 /// ```
+#[derive(Debug)]
 #[must_use = "a check does nothing unless it is awaited, or made `at_once`"]
 pub struct Check<'a> {
     target: Target<'a>,
@@ -155,7 +155,7 @@ impl<'a> Check<'a> {
     /// By reference, so that callers do not move the check.
     fn decide_at_once(&self) -> Result<Decision, CheckError> {
         let evaluation = self.evaluate()?;
-        decide_at_once(&self.limiter().core, evaluation).ok_or(CheckError::WouldWait)
+        decide_at_once(&self.target.limiter.core, evaluation).ok_or(CheckError::WouldWait)
     }
 
     #[inline(always)]
@@ -165,10 +165,6 @@ impl<'a> Check<'a> {
             evaluation.only_peek();
         }
         Ok(evaluation)
-    }
-
-    fn limiter(&self) -> &'a Limiter {
-        self.target.limiter
     }
 }
 
@@ -181,20 +177,10 @@ impl Future for Check<'_> {
             if let Some(deciding) = &mut self.deciding {
                 return Pin::new(deciding).poll(context).map(Ok);
             }
-            match try_decide(self.limiter(), self.evaluate()?) {
+            match try_decide(self.target.limiter, self.evaluate()?) {
                 Ok(decision) => return Poll::Ready(Ok(decision)),
                 Err(deciding) => self.deciding = Some(deciding),
             }
         }
-    }
-}
-
-impl fmt::Debug for Check<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Check")
-            .field("target", &self.target)
-            .field("cost", &self.cost)
-            .field("only_peeks", &self.only_peeks)
-            .finish_non_exhaustive()
     }
 }

@@ -32,9 +32,9 @@ mod rules;
 mod target;
 mod telemetry;
 
-use std::{fmt, future::poll_fn, sync::Arc};
+use std::{fmt, sync::Arc};
 
-use http::{request, response};
+use http::request;
 
 #[cfg(feature = "metrics")]
 pub(crate) use self::decision::Ruling;
@@ -49,8 +49,11 @@ pub use self::{
     quota_ref::QuotaRef,
     refund::Refund,
 };
-use self::{core::Core, evaluation::Evaluation, target::Target};
-pub(crate) use self::{correcting::Correcting, labels::Labels};
+use self::{core::Core, correcting::correct, evaluation::Evaluation, target::Target};
+pub(crate) use self::{
+    correcting::{Correcting, undo},
+    labels::Labels,
+};
 use crate::{
     clock::Now,
     key::{Fingerprint, Key},
@@ -174,9 +177,8 @@ impl Limiter {
     /// Gives back all used units of these quotas. The decision shows what is left afterwards. If
     /// the store does not answer, it is a refusal with [`Reason::StoreUnavailable`].
     pub async fn reset_quotas(&self, quotas: &[QuotaRef]) -> Decision {
-        let mut evaluation = Evaluation::of_quotas(&self.core, quotas, None);
-        let mut correcting = correcting::correct(self, &evaluation, Change::Reset);
-        poll_fn(|context| correcting.poll_corrected(&mut evaluation, context)).await
+        let evaluation = Evaluation::of_quotas(&self.core, quotas, None);
+        correct(&self.core, evaluation, Change::Reset).await
     }
 
     /// Finds a policy by its name. Checks by the handle need no look-up.
@@ -299,21 +301,6 @@ impl Limiter {
     #[cfg(all(feature = "usage", feature = "axum"))]
     pub(crate) fn caller(&self) -> Option<&crate::key::Caller> {
         self.core.caller.as_ref()
-    }
-
-    /// Starts to correct the charges of a decision by the cost that the response reports. `None` if
-    /// the response changes nothing.
-    pub(crate) fn settle(
-        &self,
-        decision: &Decision,
-        response: &response::Parts,
-    ) -> Option<Correcting> {
-        correcting::settle(self, decision, response)
-    }
-
-    /// Gives back all units that a decision has charged, as the request was never served.
-    pub(crate) fn undo(&self, decision: &Decision) {
-        correcting::undo(&self.core, decision);
     }
 
     /// The enforced policies for requests. A policy in several categories comes several times.

@@ -3,15 +3,15 @@
 use std::{
     fmt,
     future::Future,
-    pin::Pin,
-    task::{Context, Poll, Waker, ready},
+    pin::{Pin, pin},
+    task::{Context, Poll, Waker},
 };
 
 use super::{
-    CheckError, Limiter,
-    correcting::{Correcting, correct},
-    decision::{Decision, Outcome},
-    decision_future::{DecisionFuture, decide_at_once, try_decide},
+    CheckError,
+    correcting::correct,
+    decision::Decision,
+    decision_future::{decide_at_once, try_decide},
     evaluation::Evaluation,
     target::{Plan, Target},
 };
@@ -41,19 +41,15 @@ use crate::{quota::Quota, store::Change};
 pub struct Refund<'a> {
     target: Target<'a>,
     change: Change,
-    step: Step,
+    /// Begins at the first poll.
+    refunding: Option<Refunding<'a>>,
 }
 
-enum Step {
-    Begun,
-    /// Finds out whether the key has used anything.
-    Peeking(Box<DecisionFuture>),
-    Correcting(Box<(Evaluation, Correcting)>),
-}
+type Refunding<'a> = Pin<Box<dyn Future<Output = Result<Decision, CheckError>> + Send + 'a>>;
 
 impl<'a> Refund<'a> {
     pub(super) fn new(target: Target<'a>, change: Change) -> Self {
-        Self { target, change, step: Step::Begun }
+        Self { target, change, refunding: None }
     }
 
     /// Names the kind of the key; see [`Check::kind`](crate::Check::kind).
@@ -80,79 +76,52 @@ impl<'a> Refund<'a> {
     /// Those of [`Limiter::give_back`], and [`CheckError::WouldWait`] if the store cannot answer at
     /// once, as Redis cannot. Even then, the units will be given back.
     pub fn at_once(self) -> Result<Decision, CheckError> {
-        let peeked = decide_at_once(&self.limiter().core, self.peek()?);
-        if peeked.is_some_and(|peeked| is_unused(&peeked)) {
-            return Err(self.nothing_used());
+        let Self { target, change, .. } = self;
+        let core = &*target.limiter.core;
+        if let Some(peeked) = decide_at_once(core, peek(&target, change)?) {
+            check_used(&target, &peeked)?;
         }
-        let (mut evaluation, mut correcting) = self.correct()?;
-        let context = &mut Context::from_waker(Waker::noop());
-        match correcting.poll_corrected(&mut evaluation, context) {
+        let correcting = pin!(correct(core, target.refund(change)?, change));
+        match correcting.poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(decision) => Ok(decision),
             Poll::Pending => Err(CheckError::WouldWait),
         }
     }
-
-    fn limiter(&self) -> &'a Limiter {
-        self.target.limiter
-    }
-
-    fn units(&self) -> u64 {
-        match self.change {
-            Change::GiveBack(units) | Change::Take(units) => units,
-            Change::Reset => 1,
-        }
-    }
-
-    fn peek(&self) -> Result<Evaluation, CheckError> {
-        let mut evaluation = self.target.refund(self.units())?;
-        evaluation.only_peek();
-        Ok(evaluation)
-    }
-
-    fn correct(&self) -> Result<(Evaluation, Correcting), CheckError> {
-        let evaluation = self.target.refund(self.units())?;
-        let correcting = correct(self.limiter(), &evaluation, self.change);
-        Ok((evaluation, correcting))
-    }
-
-    /// The error for a key that has used nothing.
-    fn nothing_used(&self) -> CheckError {
-        let policy = self.target.rule().map(|rule| rule.policy.name().to_owned());
-        policy.map_or_else(|error| error, CheckError::NothingUsed)
-    }
 }
 
-/// Whether the store says that the key has used nothing.
-fn is_unused(peeked: &Decision) -> bool {
-    !peeked.record.counted_locally
-        && peeked.record.outcomes().all(|outcome| Outcome::is_unused(&outcome))
+/// Gives units back, if the key has used any.
+async fn refund(target: Target<'_>, change: Change) -> Result<Decision, CheckError> {
+    let peeked = match try_decide(target.limiter, peek(&target, change)?) {
+        Ok(peeked) => peeked,
+        Err(peeking) => peeking.await,
+    };
+    check_used(&target, &peeked)?;
+    Ok(correct(&target.limiter.core, target.refund(change)?, change).await)
+}
+
+/// The evaluation that finds out whether the key has used anything.
+fn peek(target: &Target<'_>, change: Change) -> Result<Evaluation, CheckError> {
+    let mut evaluation = target.refund(change)?;
+    evaluation.only_peek();
+    Ok(evaluation)
+}
+
+/// Fails if the store says that the key has used nothing.
+fn check_used(target: &Target<'_>, peeked: &Decision) -> Result<(), CheckError> {
+    let record = &peeked.record;
+    if record.counted_locally || record.outcomes().any(|outcome| !outcome.is_unused()) {
+        return Ok(());
+    }
+    Err(CheckError::NothingUsed(target.rule()?.policy.name().to_owned()))
 }
 
 impl Future for Refund<'_> {
     type Output = Result<Decision, CheckError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = &mut *self;
-        loop {
-            let peeked = match &mut this.step {
-                Step::Begun => match try_decide(this.target.limiter, this.peek()?) {
-                    Ok(peeked) => peeked,
-                    Err(peeking) => {
-                        this.step = Step::Peeking(peeking);
-                        continue;
-                    }
-                },
-                Step::Peeking(peeking) => ready!(Pin::new(peeking).poll(context)),
-                Step::Correcting(step) => {
-                    let (evaluation, correcting) = &mut **step;
-                    return correcting.poll_corrected(evaluation, context).map(Ok);
-                }
-            };
-            if is_unused(&peeked) {
-                return Poll::Ready(Err(this.nothing_used()));
-            }
-            this.step = Step::Correcting(Box::new(this.correct()?));
-        }
+        let Self { target, change, refunding } = &mut *self;
+        let refunding = refunding.get_or_insert_with(|| Box::pin(refund(target.clone(), *change)));
+        refunding.as_mut().poll(context)
     }
 }
 

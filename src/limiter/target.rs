@@ -6,9 +6,10 @@ use super::{
     Limiter, check_error::CheckError, decision::Ruling, evaluation::Evaluation,
     overrides::Override, rules::Rule,
 };
-use crate::{key::Key, quota::Quota};
+use crate::{key::Key, quota::Quota, store::Change};
 
 /// One key of one policy.
+#[derive(Clone)]
 pub(super) struct Target<'a> {
     pub(super) limiter: &'a Limiter,
     /// The rule, or a name that no policy has.
@@ -66,7 +67,7 @@ impl<'a> Target<'a> {
 
     /// The charge that a refund gives back. An unlimited quota is not counted. If the key's quota
     /// has zero units now, the policy's quota is used: earlier units may be counted there.
-    pub(super) fn refund(&self, units: u64) -> Result<Evaluation, CheckError> {
+    pub(super) fn refund(&self, change: Change) -> Result<Evaluation, CheckError> {
         let core = &*self.limiter.core;
         // A blocked caller has its own quota as well.
         let caller = core.caller_of_key(self.key.clone());
@@ -74,6 +75,10 @@ impl<'a> Target<'a> {
         let (rule, kind) = self.rule_and_kind()?;
         let quota = self.quota_of(rule, own.as_ref())?;
         let quota = if quota.units() == 0 { rule.charge.quota } else { quota };
+        let units = match change {
+            Change::GiveBack(units) | Change::Take(units) => units,
+            Change::Reset => 1,
+        };
         self.evaluate(rule, kind, units, quota)
     }
 
