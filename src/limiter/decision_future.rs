@@ -202,17 +202,17 @@ impl DecisionFuture {
         let Some(wait) = self.evaluation.wait_worthwhile(held_so_far) else { return false };
         let due = Instant::now() + wait;
         let queue = &self.limiter.core.queue;
-        let requests = self.evaluation.queue_requests();
+        let outcomes = self.evaluation.record.outcomes();
         match &mut self.queued {
             Some(queued) => {
-                queue.wait_again(queued.ticket, requests, now);
+                queue.wait_again(queued.ticket, outcomes, now);
                 queued.due = due;
                 queued.sleep_until_due_or_first(now);
             }
             None => {
                 // The timer comes first: if there is none, no ticket has to leave the queue.
                 let Some(sleep) = timer(due) else { return false };
-                let ticket = match queue.join(self.evaluation.callers(), requests, now) {
+                let ticket = match queue.join(outcomes, now) {
                     Join::Queued(ticket) => ticket,
                     Join::Full => return false,
                     Join::Outdated => {

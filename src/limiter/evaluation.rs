@@ -8,7 +8,6 @@ use super::{
     Core,
     decision::{Decision, Entry, Outcome, Pooled, Reason, Record, Ruling},
     overrides::Override,
-    queue::{Callers, Request},
     quota_ref::QuotaRef,
     rules::Rule,
 };
@@ -276,28 +275,6 @@ impl Evaluation {
             (in_time && outcome.reason() == Some(Reason::QuotaExceeded)).then_some(wait)
         });
         waits.max_by_key(|wait| wait.unwrap_or(Duration::MAX))?
-    }
-
-    /// The charges and their waits, for the queue.
-    pub(super) fn queue_requests(&self) -> impl Iterator<Item = Request<'_>> {
-        self.record.outcomes().map(|Outcome { entry, charge, usage }| Request {
-            charge,
-            wait: usage.wait(),
-            hold: Duration::from_nanos(entry.hold),
-            is_global: entry.labels.is_global,
-        })
-    }
-
-    /// The callers for the bounds of the queue: each key of the request, except for those that all
-    /// callers share. There are none if all policies are global.
-    pub(super) fn callers(&self) -> Callers {
-        let mut callers = Callers::new();
-        for key in self.record.outcomes().filter_map(|outcome| outcome.fingerprint()) {
-            if !callers.contains(&key) {
-                callers.push(key);
-            }
-        }
-        callers
     }
 
     /// The decision without the store: by the policies that lack a key, or by an operator's block.

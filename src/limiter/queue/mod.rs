@@ -37,8 +37,8 @@
 //! | invariant | tests |
 //! |---|---|
 //! | requests of one key pass in order of arrival, whatever they cost | `hold_properties.rs`, `hold_fairness.rs` |
-//! | a ticket that leaves gives its position to those behind | `who_is_woken_may_leave_at_once`, `hold.rs` |
-//! | a request that saw an old queue is charged again | `who_looked_before_another_joined_looks_again` |
+//! | a ticket that leaves gives its position to those behind | `a_ticket_may_leave_while_it_is_woken`, `hold.rs` |
+//! | a request that saw an old queue is charged again | `a_request_that_saw_an_old_queue_is_charged_again` |
 
 mod waiters;
 
@@ -53,12 +53,10 @@ use std::{
     time::Duration,
 };
 
-use smallvec::SmallVec;
-
-pub(crate) use self::waiters::Callers;
-use self::waiters::{AwaitedKey, Ticket, Waiters};
+use self::waiters::{AwaitedKey, Callers, Ticket, Waiters};
+use super::decision::Outcome;
 use crate::{
-    clock::{Now, nanos},
+    clock::Now,
     store::{Charge, Mode},
 };
 
@@ -89,29 +87,11 @@ impl Default for MaxHeld {
 /// go first.
 const STORE_PATIENCE: u64 = Duration::from_secs(1).as_nanos() as u64;
 
-/// One charge of a request that is to be held.
-pub(crate) struct Request<'a> {
-    pub(crate) charge: &'a Charge,
-    /// How long until the charge fits, if all tickets ahead charge as soon as they can.
-    pub(crate) wait: Duration,
-    /// How long the request may be held.
-    pub(crate) hold: Duration,
-    /// Whether all callers share the key.
-    pub(crate) is_global: bool,
-}
-
-impl Request<'_> {
-    /// Whether the request waits for this charge. It does not if the charge is of zero units, or a
-    /// dry run.
-    fn is_waited_for(&self) -> bool {
-        self.charge.mode == Mode::Enforced && self.charge.cost > 0
-    }
-}
-
 /// Why a ticket is polled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Wakeup {
     /// The queue has not woken it.
+    #[default]
     No,
     /// The ticket ahead may be late earlier than expected: the wait has to be computed again.
     Nudged,
@@ -155,7 +135,7 @@ impl WaitQueue {
         ticket: Option<u64>,
         now: Now,
     ) {
-        if self.waiting.load(Relaxed) == 0 {
+        if !self.has_waiting() {
             charges.for_each(|charge| charge.ahead = 0);
             return;
         }
@@ -173,16 +153,15 @@ impl WaitQueue {
         }
     }
 
-    /// Gives a request a ticket in the queues of its charges. The ticket counts for each of
-    /// `callers`.
+    /// Gives a request a ticket in the queues of the charges that it waits for.
     pub(crate) fn join<'a>(
         &self,
-        callers: Callers,
-        wanted: impl Iterator<Item = Request<'a>>,
+        outcomes: impl Iterator<Item = Outcome<'a>> + Clone,
         now: Now,
     ) -> Join {
-        let wanted = wanted.filter(Request::is_waited_for);
         let now = now.monotonic_nanos();
+        let callers = callers(outcomes.clone());
+        let awaited = outcomes.filter(is_waited_for);
         let mut waiters = self.lock();
         let free = self.max.all.saturating_sub(waiters.tickets.len());
         let held_by = |caller| waiters.callers.get(caller).copied().unwrap_or(0);
@@ -192,16 +171,17 @@ impl WaitQueue {
             return Join::Full;
         }
         let ticket = waiters.next_ticket;
-        let mut joining = Ticket::new(callers, now);
-        let mut costs: SmallVec<[u64; 4]> = SmallVec::new();
-        for Request { charge, wait, hold, is_global } in wanted {
+        let mut joining = Ticket { callers, due: now, latest: now, ..Ticket::default() };
+        for Outcome { entry, charge, usage } in awaited.clone() {
             let key = charge.id();
-            let due = now.saturating_add(nanos(wait));
-            let latest = due.max(waiters.latest(charge));
-            if let Some(line) = waiters.keys.get(&key) {
-                let free = self.max.per_key.saturating_sub(line.waiting.len());
-                let takes_all = |caller: &u128| is_global && waiters.held_by(*caller, line) >= free;
-                if line.cost_ahead_of(None, now) != charge.ahead {
+            let due = now.saturating_add(usage.wait_nanos());
+            let latest = due.max(waiters.latest(charge, false));
+            if let Some(queue) = waiters.keys.get(&key) {
+                let free = self.max.per_key.saturating_sub(queue.waiting.len());
+                let takes_all = |caller: &u128| {
+                    entry.labels.is_global && waiters.held_by(*caller, queue) >= free
+                };
+                if queue.cost_ahead_of(None, now) != charge.ahead {
                     return Join::Outdated;
                 }
                 if free == 0 || joining.callers.iter().any(takes_all) {
@@ -210,16 +190,15 @@ impl WaitQueue {
             } else if charge.ahead != 0 {
                 return Join::Outdated;
             }
-            if due > now && latest > now.saturating_add(nanos(hold)) {
+            if due > now && latest > now.saturating_add(entry.hold) {
                 return Join::Full;
             }
             joining.due = joining.due.max(due);
             joining.latest = joining.latest.max(latest);
             joining.keys.push(AwaitedKey { key, due });
-            costs.push(charge.cost);
         }
-        for (awaited, cost) in joining.keys.iter().zip(costs) {
-            waiters.keys.entry(awaited.key).or_default().push(ticket, cost, joining.due);
+        for Outcome { charge, .. } in awaited {
+            waiters.keys.entry(charge.id()).or_default().push(ticket, charge.cost, joining.due);
         }
         for caller in &joining.callers {
             let held = waiters.callers.entry(*caller).or_default();
@@ -235,16 +214,15 @@ impl WaitQueue {
     pub(crate) fn wait_again<'a>(
         &self,
         ticket: u64,
-        wanted: impl Iterator<Item = Request<'a>>,
+        outcomes: impl Iterator<Item = Outcome<'a>>,
         now: Now,
     ) {
         let now = now.monotonic_nanos();
         self.change(|waiters| {
             let Some(known) = waiters.tickets.get_mut(&ticket) else { return };
             let before = mem::replace(&mut known.due, now);
-            let enforced = wanted.filter(Request::is_waited_for);
-            for (awaited, wanted) in known.keys.iter_mut().zip(enforced) {
-                awaited.due = now.saturating_add(nanos(wanted.wait));
+            for (awaited, outcome) in known.keys.iter_mut().zip(outcomes.filter(is_waited_for)) {
+                awaited.due = now.saturating_add(outcome.usage.wait_nanos());
                 known.due = known.due.max(awaited.due);
             }
             let (due, moved_up) = (known.due, mem::take(&mut known.moved_up));
@@ -266,9 +244,7 @@ impl WaitQueue {
     /// The longest wait of a refused charge behind the tickets; zero if the store's answer is
     /// right. With `behind_all`, tickets that came after the request count as well.
     pub(crate) fn longest_wait(&self, charge: &Charge, behind_all: bool, now: Now) -> Duration {
-        let waiters = self.lock();
-        let latest =
-            if behind_all { waiters.latest_behind_all(charge) } else { waiters.latest(charge) };
+        let latest = self.lock().latest(charge, behind_all);
         Duration::from_nanos(latest.saturating_sub(now.monotonic_nanos()))
     }
 
@@ -276,16 +252,11 @@ impl WaitQueue {
     /// the next time.
     pub(crate) fn take_wakeup(&self, ticket: u64, waker: &Waker) -> Wakeup {
         let waker = waker.clone();
-        let (woken, _replaced) = self.change(|waiters| {
+        let (wakeup, _replaced) = self.change(|waiters| {
             let Some(known) = waiters.tickets.get_mut(&ticket) else { return (Wakeup::Yes, None) };
-            let woken = match (mem::take(&mut known.woken), mem::take(&mut known.nudged)) {
-                (true, _) => Wakeup::Yes,
-                (false, true) => Wakeup::Nudged,
-                (false, false) => Wakeup::No,
-            };
-            (woken, known.waker.replace(waker))
+            (mem::take(&mut known.wakeup), known.waker.replace(waker))
         });
-        woken
+        wakeup
     }
 
     /// How long the ticket yields to tickets ahead that are due at `now` as well. It is woken when
@@ -334,7 +305,7 @@ impl WaitQueue {
 
     /// Wakes the first ticket of each key, as units of these charges were given back.
     pub(crate) fn on_released<'a>(&self, charges: impl IntoIterator<Item = &'a Charge>, now: Now) {
-        if self.waiting.load(Relaxed) == 0 {
+        if !self.has_waiting() {
             return;
         }
         let now = now.monotonic_nanos();
@@ -365,75 +336,109 @@ impl WaitQueue {
     }
 }
 
+/// Whether a request waits for this charge. It does not if the charge is of zero units, or a dry
+/// run.
+fn is_waited_for(outcome: &Outcome<'_>) -> bool {
+    outcome.charge.mode == Mode::Enforced && outcome.charge.cost > 0
+}
+
+/// The callers for the bounds of the queue: each key of the request, except for those that all
+/// callers share. There are none if all policies are global.
+fn callers<'a>(outcomes: impl Iterator<Item = Outcome<'a>>) -> Callers {
+    let mut callers = Callers::new();
+    for key in outcomes.filter_map(|outcome| outcome.fingerprint()) {
+        if !callers.contains(&key) {
+            callers.push(key);
+        }
+    }
+    callers
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::{algorithm::Algorithm, quota::Quota};
+    use crate::{
+        limiter::{evaluation::Evaluation, rules::Rule},
+        policy::Policy,
+        quota::Quota,
+        store::Usage,
+    };
 
-    fn charge(cost: u64) -> Charge {
-        let quota = Quota::per_second(1);
-        Charge { cost, ..Charge::new(1, 2, Algorithm::TokenBucket, quota) }
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn rule() -> Rule {
+        Rule::for_test(Policy::token_bucket("p", Quota::per_second(1)).hold(9 * SECOND))
     }
 
-    fn join(line: &WaitQueue, charge: &Charge) -> Join {
-        let second = Duration::from_secs(1);
-        let wanted = Request { charge, wait: second, hold: 9 * second, is_global: false };
-        line.join(Callers::new(), [wanted].into_iter(), now())
+    /// A request of this cost, which fits in one second.
+    fn request(rule: &Rule, cost: u64) -> Evaluation {
+        let mut request = Evaluation::default();
+        request.push(rule, 0, (2, 2), rule.charge.quota, cost);
+        request.record.usages[0] = Usage::new(SECOND, 0, SECOND);
+        request
+    }
+
+    fn join(queue: &WaitQueue, request: &Evaluation) -> Join {
+        queue.join(request.record.outcomes(), now())
     }
 
     fn now() -> Now {
-        Now::new(Duration::from_secs(1), Duration::from_secs(1))
+        Now::new(SECOND, SECOND)
     }
 
-    fn line() -> WaitQueue {
+    fn queue() -> WaitQueue {
         WaitQueue::new(MaxHeld { all: 10, per_caller: 10, per_key: 10 })
     }
 
-    #[test]
-    fn who_looked_before_another_joined_looks_again() {
-        let line = line();
-        let (first, mut second) = ([charge(3)], [charge(1)]);
-        assert_eq!(join(&line, &first[0]), Join::Queued(0));
-        assert_eq!(join(&line, &second[0]), Join::Outdated, "it did not see the first");
-        line.set_queued_ahead(second.iter_mut(), None, now());
-        assert_eq!(second[0].ahead, 3);
-        assert_eq!(join(&line, &second[0]), Join::Queued(1));
+    /// The units ahead of a request with this ticket.
+    fn ahead(queue: &WaitQueue, request: &mut Evaluation, ticket: Option<u64>) -> u64 {
+        queue.set_queued_ahead(request.charges_mut().iter_mut(), ticket, now());
+        request.charges()[0].ahead
+    }
 
-        line.leave(0, true, now());
-        line.set_queued_ahead(second.iter_mut(), Some(1), now());
-        assert_eq!(second[0].ahead, 0, "who left is not ahead");
-        line.leave(1, false, now());
-        second[0].ahead = 7;
-        line.set_queued_ahead(second.iter_mut(), None, now());
-        assert_eq!(second[0].ahead, 0, "nobody waits any more");
-        assert!(line.lock().keys.is_empty() && line.lock().tickets.is_empty());
+    #[test]
+    fn a_request_that_saw_an_old_queue_is_charged_again() {
+        let (queue, rule) = (queue(), rule());
+        let (first, mut second) = (request(&rule, 3), request(&rule, 1));
+        assert_eq!(join(&queue, &first), Join::Queued(0));
+        assert_eq!(join(&queue, &second), Join::Outdated, "it did not see the first");
+        assert_eq!(ahead(&queue, &mut second, None), 3);
+        assert_eq!(join(&queue, &second), Join::Queued(1));
+
+        queue.leave(0, true, now());
+        assert_eq!(ahead(&queue, &mut second, Some(1)), 0, "the first has left");
+        queue.leave(1, false, now());
+        second.charges_mut()[0].ahead = 7;
+        assert_eq!(ahead(&queue, &mut second, None), 0, "the queue is empty");
+        assert!(queue.lock().keys.is_empty() && queue.lock().tickets.is_empty());
+        assert!(queue.lock().callers.is_empty());
     }
 
     /// A waker that drops its task at once, so that the ticket leaves the queue.
     struct Leaves {
-        line: Arc<WaitQueue>,
+        queue: Arc<WaitQueue>,
         ticket: u64,
     }
 
     impl std::task::Wake for Leaves {
         fn wake(self: Arc<Self>) {
-            self.line.leave(self.ticket, false, now());
+            self.queue.leave(self.ticket, false, now());
         }
     }
 
     #[test]
-    fn who_is_woken_may_leave_at_once() {
-        let line = Arc::new(line());
-        let (first, mut second) = ([charge(3)], [charge(1)]);
-        assert_eq!(join(&line, &first[0]), Join::Queued(0));
-        line.set_queued_ahead(second.iter_mut(), None, now());
-        assert_eq!(join(&line, &second[0]), Join::Queued(1));
-        let waker = Waker::from(Arc::new(Leaves { line: Arc::clone(&line), ticket: 1 }));
-        assert_eq!(line.take_wakeup(1, &waker), Wakeup::No);
+    fn a_ticket_may_leave_while_it_is_woken() {
+        let (queue, rule) = (Arc::new(queue()), rule());
+        let mut second = request(&rule, 1);
+        assert_eq!(join(&queue, &request(&rule, 3)), Join::Queued(0));
+        assert_eq!(ahead(&queue, &mut second, None), 3);
+        assert_eq!(join(&queue, &second), Join::Queued(1));
+        let waker = Waker::from(Arc::new(Leaves { queue: Arc::clone(&queue), ticket: 1 }));
+        assert_eq!(queue.take_wakeup(1, &waker), Wakeup::No);
         // This wakes the second ticket, which leaves and needs the lock.
-        line.leave(0, true, now());
-        assert!(line.lock().tickets.is_empty());
+        queue.leave(0, true, now());
+        assert!(queue.lock().tickets.is_empty());
     }
 }

@@ -8,6 +8,7 @@ use std::{
 
 use smallvec::SmallVec;
 
+use super::Wakeup;
 use crate::{algorithm::Algorithm, store::Charge};
 
 /// A ticket that is due and is not polled for this long, in nanoseconds, is late: the tickets
@@ -15,7 +16,7 @@ use crate::{algorithm::Algorithm, store::Charge};
 const LATE_AFTER: u64 = Duration::from_millis(100).as_nanos() as u64;
 
 /// The fingerprints of a request's callers.
-pub(crate) type Callers = SmallVec<[u128; 2]>;
+pub(super) type Callers = SmallVec<[u128; 2]>;
 
 #[derive(Debug, Default)]
 pub(super) struct Waiters {
@@ -29,7 +30,7 @@ pub(super) struct Waiters {
     pub(super) woken: Vec<Waker>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Ticket {
     pub(super) keys: SmallVec<[AwaitedKey; 4]>,
     pub(super) callers: Callers,
@@ -37,9 +38,8 @@ pub(super) struct Ticket {
     pub(super) due: u64,
     /// The monotonic time at which they fit at the latest.
     pub(super) latest: u64,
-    pub(super) woken: bool,
-    /// Whether the wait for the ticket ahead has to be computed again.
-    pub(super) nudged: bool,
+    /// Whether the queue has woken it since it was polled.
+    pub(super) wakeup: Wakeup,
     /// Whether a ticket ahead has left before its turn. This is passed on to the tickets behind.
     pub(super) moved_up: bool,
     /// Whether it is due, and yields to tickets ahead that are due as well.
@@ -81,60 +81,37 @@ impl Waiter {
     }
 }
 
-impl Ticket {
-    pub(super) fn new(callers: Callers, now: u64) -> Self {
-        Self {
-            keys: SmallVec::new(),
-            callers,
-            due: now,
-            latest: now,
-            woken: false,
-            nudged: false,
-            moved_up: false,
-            yields: false,
-            waker: None,
-        }
-    }
-}
-
 impl Waiters {
-    /// The latest time at which a charge fits; 0 if that is when it is due.
+    /// The latest time at which a charge fits; 0 if that is when it is due. With `behind_all`, it
+    /// charges behind the tickets that came after it as well.
     ///
     /// A charge is due when it fits beside all units ahead. If these are more than a whole quota,
     /// that depends on when the tickets ahead charge: another key may delay one, and several units
     /// charged at once leave a part of a window empty. The longest wait after the last such ticket
     /// is an upper bound.
-    pub(super) fn latest(&self, charge: &Charge) -> u64 {
-        self.latest_behind(charge, |ahead, here, cost| {
-            let in_windows = charge.algorithm != Algorithm::TokenBucket;
-            let uneven = |cost: u64| in_windows && cost > 1;
-            ahead.latest > here.due || uneven(cost) || uneven(charge.cost)
-        })
-    }
-
-    /// The latest time at which a charge fits behind all tickets, also those that came after it.
-    pub(super) fn latest_behind_all(&self, charge: &Charge) -> u64 {
-        self.latest_behind(charge, |_, _, _| true)
-    }
-
-    /// The longest wait after the last ticket that is `unsure` to charge when it is due.
-    fn latest_behind(
-        &self,
-        charge: &Charge,
-        unsure: impl Fn(&Ticket, &AwaitedKey, u64) -> bool,
-    ) -> u64 {
+    pub(super) fn latest(&self, charge: &Charge, behind_all: bool) -> u64 {
         let Some(key) = self.keys.get(&charge.id()) else { return 0 };
         let capacity = charge.algorithm.capacity(&charge.quota);
         if key.total_cost.saturating_add(charge.cost) <= capacity {
             return 0;
         }
+        let in_windows = charge.algorithm != Algorithm::TokenBucket;
+        let uneven = |cost: u64| in_windows && cost > 1;
+        let all_unsure = behind_all || uneven(charge.cost);
         let latest = key.waiting.iter().filter_map(|Waiter { ticket, cost, .. }| {
             let ahead = self.tickets.get(ticket)?;
             let here = ahead.keys.iter().find(|awaited| awaited.key == charge.id())?;
-            unsure(ahead, here, *cost).then_some(ahead.latest)
+            let is_unsure = all_unsure || uneven(*cost) || ahead.latest > here.due;
+            is_unsure.then_some(ahead.latest)
         });
         let longest_wait = charge.algorithm.longest_wait(&charge.quota, charge.cost);
         latest.max().map_or(0, |latest| latest.saturating_add(longest_wait))
+    }
+
+    /// The queues in which a ticket waits.
+    fn queues_of(&self, ticket: u64) -> impl Iterator<Item = &KeyQueue> {
+        let keys = self.tickets.get(&ticket).map(|known| &known.keys);
+        keys.into_iter().flatten().filter_map(|awaited| self.keys.get(&awaited.key))
     }
 
     /// How many tickets a caller has in the queue of `key`.
@@ -159,9 +136,7 @@ impl Waiters {
     /// Until when the ticket yields to tickets ahead that are due at `now` as well, and not late;
     /// `None` if there are none.
     pub(super) fn yields_until(&self, ticket: u64, now: u64) -> Option<u64> {
-        let known = self.tickets.get(&ticket)?;
-        let keys = known.keys.iter().filter_map(|awaited| self.keys.get(&awaited.key));
-        let ahead = keys.flat_map(|key| key.ahead_of(ticket, now));
+        let ahead = self.queues_of(ticket).flat_map(|key| key.ahead_of(ticket, now));
         let is_due =
             |other: &&Waiter| self.tickets.get(&other.ticket).is_some_and(|other| other.due <= now);
         ahead.filter(is_due).map(Waiter::late_at).max()
@@ -170,17 +145,16 @@ impl Waiters {
     /// The earliest time at which a ticket directly ahead, in any queue, is late unless it is
     /// polled.
     pub(super) fn next_late_at(&self, ticket: u64, now: u64) -> Option<u64> {
-        let known = self.tickets.get(&ticket)?;
-        let keys = known.keys.iter().filter_map(|awaited| self.keys.get(&awaited.key));
-        keys.filter_map(|key| key.ahead_of(ticket, now).next_back()).map(Waiter::late_at).min()
+        let directly_ahead =
+            self.queues_of(ticket).filter_map(|key| key.ahead_of(ticket, now).next_back());
+        directly_ahead.map(Waiter::late_at).min()
     }
 
     /// Wakes, in each queue of the ticket, the next ticket and the next one that yields. A ticket
     /// that has moved up wakes the one behind it in turn.
     pub(super) fn wake_those_behind(&mut self, ticket: u64, moved_up: bool, now: u64) {
-        let Some(known) = self.tickets.get(&ticket) else { return };
         let mut woken: SmallVec<[u64; 4]> = SmallVec::new();
-        for key in known.keys.iter().filter_map(|awaited| self.keys.get(&awaited.key)) {
+        for key in self.queues_of(ticket) {
             let yields = |other: &u64| self.tickets.get(other).is_some_and(|other| other.yields);
             woken.extend(key.behind(ticket).next());
             woken.extend(key.behind(ticket).find(yields));
@@ -218,7 +192,7 @@ impl Waiters {
     /// wait again, as this one may be late.
     pub(super) fn wake(&mut self, ticket: u64, moved_up: bool, now: u64) {
         let Some(known) = self.tickets.get_mut(&ticket) else { return };
-        known.woken = true;
+        known.wakeup = Wakeup::Yes;
         known.moved_up |= moved_up;
         self.woken.extend(known.waker.take());
         let keys: SmallVec<[u128; 4]> = known.keys.iter().map(|awaited| awaited.key).collect();
@@ -228,7 +202,7 @@ impl Waiters {
             let Some(behind) = behind.and_then(|behind| self.tickets.get_mut(&behind)) else {
                 continue;
             };
-            behind.nudged = true;
+            behind.wakeup = behind.wakeup.max(Wakeup::Nudged);
             self.woken.extend(behind.waker.take());
         }
     }
