@@ -262,6 +262,7 @@ mod json_object;
 pub mod key;
 mod layer;
 mod limiter;
+mod lock;
 mod matcher;
 #[cfg(feature = "metrics")]
 mod metrics;

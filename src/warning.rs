@@ -77,10 +77,9 @@
 //! [`trust_proxies`]: crate::key::ClientIp::trust_proxies
 //! [`trust_hops`]: crate::key::ClientIp::trust_hops
 
-use std::{
-    fmt,
-    sync::{Mutex, MutexGuard, PoisonError},
-};
+use std::fmt;
+
+use crate::lock::Mutex;
 
 /// The most warnings of one process. Culprits are names in the settings, never in requests, so there
 /// are few.
@@ -88,10 +87,6 @@ const MAX_WARNINGS: usize = 1_000;
 
 /// The warnings so far, the earliest first.
 static GIVEN: Mutex<Vec<Warning>> = Mutex::new(Vec::new());
-
-fn given() -> MutexGuard<'static, Vec<Warning>> {
-    GIVEN.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// Which mistake a [`Warning`] reports. The module's docs have a heading for each.
 ///
@@ -211,7 +206,7 @@ impl fmt::Display for Warning {
 /// feature `tracing`, they are in the log too.
 #[must_use]
 pub fn warnings() -> Vec<Warning> {
-    given().clone()
+    GIVEN.lock().clone()
 }
 
 /// Reports a mistake, once for each culprit. It locks, so call it only if there is a mistake.
@@ -220,11 +215,11 @@ pub fn warnings() -> Vec<Warning> {
 /// of the event may read the warnings or cause another.
 #[cold]
 pub(crate) fn warn(code: Code, culprit: &str, sentence: impl FnOnce() -> String) {
-    if !is_new(&given(), code, culprit) {
+    if !is_new(&GIVEN.lock(), code, culprit) {
         return;
     }
     let warning = Warning { code, culprit: culprit.to_owned(), sentence: sentence() };
-    let mut given = given();
+    let mut given = GIVEN.lock();
     // Another thread may have been faster.
     if !is_new(&given, code, culprit) {
         return;

@@ -1,12 +1,8 @@
 //! The texts of a policy that its outcomes refer to: [`Labels`].
 
-use std::{
-    borrow::Cow,
-    collections::HashSet,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{borrow::Cow, collections::HashSet, sync::Arc};
 
-use crate::policy::Policy;
+use crate::{lock::Mutex, policy::Policy};
 
 /// The name, the unit and the kinds of key of a policy.
 ///
@@ -32,7 +28,7 @@ impl Labels {
             unit: policy.settings.unit.clone(),
             is_global: policy.settings.keys.is_global,
         };
-        let mut all = ALL.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = ALL.lock();
         let all = all.get_or_insert_default();
         if let Some(known) = all.get(&labels) {
             return known;

@@ -3,14 +3,14 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{
-        PoisonError, RwLock,
+        RwLock,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
 use super::OverrideError;
-use crate::{clock::Now, quota::Quota};
+use crate::{clock::Now, lock::unpoisoned, quota::Quota};
 
 /// How many callers may have overrides at once.
 const MAX_CALLERS: usize = 10_000;
@@ -42,14 +42,14 @@ impl OverrideTable {
 
     /// The overrides of a caller that apply at `now`; `None` if there are none.
     pub(in crate::limiter) fn get(&self, caller: u128, now: Now) -> Option<Override> {
-        let by_caller = self.by_caller.read().unwrap_or_else(PoisonError::into_inner);
+        let by_caller = unpoisoned(self.by_caller.read());
         let mut own = by_caller.get(&caller)?.clone();
         own.expire(now).then_some(own)
     }
 
     /// All overrides that apply at `now`, by callers.
     pub(super) fn all(&self, now: Now) -> HashMap<u128, Override> {
-        let mut all = self.by_caller.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut all = unpoisoned(self.by_caller.read()).clone();
         all.retain(|_, own| own.expire(now));
         all
     }
@@ -65,7 +65,7 @@ impl OverrideTable {
         now: Now,
         change: impl FnOnce(&mut Override) -> T,
     ) -> Result<T, OverrideError> {
-        let mut by_caller = self.by_caller.write().unwrap_or_else(PoisonError::into_inner);
+        let mut by_caller = unpoisoned(self.by_caller.write());
         by_caller.retain(|_, own| own.expire(now));
         if by_caller.len() >= MAX_CALLERS && !by_caller.contains_key(&caller) {
             return Err(OverrideError::Full);

@@ -45,10 +45,7 @@ mod waiters;
 use std::{
     collections::hash_map::Entry,
     mem,
-    sync::{
-        Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
     task::Waker,
     time::Duration,
 };
@@ -57,6 +54,7 @@ use self::waiters::{AwaitedKey, Callers, Ticket, Waiters};
 use super::decision::Outcome;
 use crate::{
     clock::Now,
+    lock::Mutex,
     store::{Charge, Mode},
 };
 
@@ -140,7 +138,7 @@ impl WaitQueue {
             return;
         }
         let now = now.monotonic_nanos();
-        let mut waiters = self.lock();
+        let mut waiters = self.waiters.lock();
         if let Some(ticket) = ticket {
             waiters.expect(ticket, now.saturating_add(STORE_PATIENCE));
         }
@@ -162,7 +160,7 @@ impl WaitQueue {
         let now = now.monotonic_nanos();
         let callers = callers(outcomes.clone());
         let awaited = outcomes.filter(is_waited_for);
-        let mut waiters = self.lock();
+        let mut waiters = self.waiters.lock();
         let free = self.max.all.saturating_sub(waiters.tickets.len());
         let held_by = |caller| waiters.callers.get(caller).copied().unwrap_or(0);
         let most_by_one = callers.iter().map(held_by).max().unwrap_or(0);
@@ -237,14 +235,14 @@ impl WaitQueue {
     /// one is the first.
     pub(crate) fn next_late_in(&self, ticket: u64, now: Now) -> Option<Duration> {
         let now = now.monotonic_nanos();
-        let late_at = self.lock().next_late_at(ticket, now)?;
+        let late_at = self.waiters.lock().next_late_at(ticket, now)?;
         Some(Duration::from_nanos(late_at.saturating_sub(now)))
     }
 
     /// The longest wait of a refused charge behind the tickets; zero if the store's answer is
     /// right. With `behind_all`, tickets that came after the request count as well.
     pub(crate) fn longest_wait(&self, charge: &Charge, behind_all: bool, now: Now) -> Duration {
-        let latest = self.lock().latest(charge, behind_all);
+        let latest = self.waiters.lock().latest(charge, behind_all);
         Duration::from_nanos(latest.saturating_sub(now.monotonic_nanos()))
     }
 
@@ -263,7 +261,7 @@ impl WaitQueue {
     /// one of them leaves.
     pub(crate) fn yields_turn(&self, ticket: u64, now: Now) -> Option<Duration> {
         let now = now.monotonic_nanos();
-        let mut waiters = self.lock();
+        let mut waiters = self.waiters.lock();
         let until = waiters.yields_until(ticket, now);
         if let Some(known) = waiters.tickets.get_mut(&ticket) {
             known.yields = until.is_some();
@@ -323,16 +321,12 @@ impl WaitQueue {
     /// Changes the tickets under the lock, and calls wakers after it is released. A waker that is
     /// called or dropped may drop a request that waits here, which then needs the lock to leave.
     fn change<T>(&self, change: impl FnOnce(&mut Waiters) -> T) -> T {
-        let mut waiters = self.lock();
+        let mut waiters = self.waiters.lock();
         let changed = change(&mut waiters);
         let woken = mem::take(&mut waiters.woken);
         drop(waiters);
         woken.into_iter().for_each(Waker::wake);
         changed
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Waiters> {
-        self.waiters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -412,8 +406,8 @@ mod tests {
         queue.leave(1, false, now());
         second.charges_mut()[0].ahead = 7;
         assert_eq!(ahead(&queue, &mut second, None), 0, "the queue is empty");
-        assert!(queue.lock().keys.is_empty() && queue.lock().tickets.is_empty());
-        assert!(queue.lock().callers.is_empty());
+        assert!(queue.waiters.lock().keys.is_empty() && queue.waiters.lock().tickets.is_empty());
+        assert!(queue.waiters.lock().callers.is_empty());
     }
 
     /// A waker that drops its task at once, so that the ticket leaves the queue.
@@ -439,6 +433,6 @@ mod tests {
         assert_eq!(queue.take_wakeup(1, &waker), Wakeup::No);
         // This wakes the second ticket, which leaves and needs the lock.
         queue.leave(0, true, now());
-        assert!(queue.lock().tickets.is_empty());
+        assert!(queue.waiters.lock().tickets.is_empty());
     }
 }

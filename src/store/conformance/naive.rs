@@ -1,14 +1,12 @@
 //! The simplest store that could be right: it forgets nothing, takes no shortcut, and counts all uses
 //! of a key under each of its quotas, in whole parts of a unit.
 
-use std::{
-    collections::HashMap,
-    sync::{Mutex, PoisonError},
-};
+use std::collections::HashMap;
 
 use crate::{
     algorithm::Algorithm,
     clock::Now,
+    lock::Mutex,
     quota::Quota,
     store::{Answer, Change, Charge, Correction, Mode, Store, StoreFuture, Usage},
 };
@@ -288,18 +286,14 @@ fn look(plans: Option<&Vec<Plan>>, charge: &Charge, now: Now, cost: u64) -> (u64
 impl NaiveStore {
     /// Whether this key is as a new one.
     pub(crate) fn has_expired(&self, charge: &Charge, now: Now) -> bool {
-        let keys = self.lock();
+        let keys = self.0.lock();
         keys.get(&charge.id()).is_none_or(|plans| plans.iter().all(|plan| plan.is_over(now)))
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u128, Vec<Plan>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Store for NaiveStore {
     fn charge(&self, charges: &[Charge], now: Now) -> StoreFuture {
-        let keys = &mut *self.lock();
+        let keys = &mut *self.0.lock();
         for charge in charges.iter().filter(|charge| charge.mode != Mode::Peek) {
             keys.get_mut(&charge.id()).into_iter().for_each(|plans| track(plans, charge, now));
         }
@@ -325,7 +319,7 @@ impl Store for NaiveStore {
     }
 
     fn correct(&self, corrections: &[Correction], now: Now) -> StoreFuture {
-        let keys = &mut *self.lock();
+        let keys = &mut *self.0.lock();
         let correct = |correction: &Correction| {
             let charge = &correction.charge;
             match (correction.change, keys.get_mut(&charge.id())) {

@@ -1,11 +1,11 @@
 //! How many charges had no room for an entry, by policy: [`OverflowCounts`].
 
-use std::{
-    collections::HashMap,
-    sync::{Mutex, MutexGuard, PoisonError},
-};
+use std::collections::HashMap;
 
-use crate::warning::{Code, warn};
+use crate::{
+    lock::Mutex,
+    warning::{Code, warn},
+};
 
 /// How many charges of each policy were counted in a quota that its new keys share.
 #[derive(Default)]
@@ -19,19 +19,15 @@ struct PolicyOverflow {
 }
 
 impl OverflowCounts {
-    fn by_policy(&self) -> MutexGuard<'_, HashMap<u64, PolicyOverflow>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Names a policy, for its warning.
     pub(super) fn set_name(&self, policy: u64, name: &str) {
-        self.by_policy().entry(policy).or_default().name = name.to_owned();
+        self.0.lock().entry(policy).or_default().name = name.to_owned();
     }
 
     /// Counts one charge, and warns of the first one of a policy.
     #[cold]
     pub(super) fn record(&self, policy: u64) {
-        let mut by_policy = self.by_policy();
+        let mut by_policy = self.0.lock();
         let PolicyOverflow { name, charges } = by_policy.entry(policy).or_default();
         *charges += 1;
         if *charges > 1 {
@@ -50,10 +46,10 @@ impl OverflowCounts {
     }
 
     pub(super) fn get(&self, policy: u64) -> u64 {
-        self.by_policy().get(&policy).map_or(0, |overflow| overflow.charges)
+        self.0.lock().get(&policy).map_or(0, |overflow| overflow.charges)
     }
 
     pub(super) fn total(&self) -> u64 {
-        self.by_policy().values().map(|overflow| overflow.charges).sum()
+        self.0.lock().values().map(|overflow| overflow.charges).sum()
     }
 }

@@ -1,6 +1,6 @@
 //! The parts of the store, each with a lock of its own: [`Shards`], and one [`Shard`].
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::MutexGuard;
 
 use super::{
     address::Address,
@@ -11,7 +11,7 @@ use super::{
     shard_meta::{Budget, ShardMeta},
     table::{Table, Tables},
 };
-use crate::{algorithm::Algorithm, clock::Now, store::Charge};
+use crate::{algorithm::Algorithm, clock::Now, lock::Mutex, store::Charge};
 
 /// The parts of the store, and what they share.
 ///
@@ -118,7 +118,7 @@ impl<'a> Shard<'a> {
 
     /// If a thread has panicked under the mutex, the data is whole all the same.
     pub(super) fn meta(self) -> MutexGuard<'a, ShardMeta> {
-        self.all.metas[self.number].lock().unwrap_or_else(PoisonError::into_inner)
+        self.all.metas[self.number].lock()
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError, Weak,
+        Arc, Weak,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     time::Duration,
@@ -12,7 +12,7 @@ use std::{
 use tokio::time::timeout;
 
 use super::{connection::Connection, script::KeyNames};
-use crate::store::Announcement;
+use crate::{lock::Mutex, store::Announcement};
 
 type Policies = [Announcement];
 
@@ -33,7 +33,7 @@ impl AnnouncedPolicies {
     /// Adds the policies of a limiter, for as long as it keeps them, and compares them with those of
     /// other limiters in this process.
     pub(super) fn add(&self, policies: &Arc<Policies>) {
-        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.all.lock();
         all.retain(|others| others.strong_count() > 0);
         for others in all.iter().filter_map(Weak::upgrade) {
             for policy in &**policies {
@@ -67,7 +67,7 @@ impl AnnouncedPolicies {
         if !self.has_unsent.swap(false, Relaxed) {
             return Vec::new();
         }
-        let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = self.all.lock();
         all.iter().filter_map(Weak::upgrade).collect()
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{
     mem,
-    sync::{Arc, Mutex, PoisonError, Weak, atomic::AtomicBool},
+    sync::{Arc, Weak, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     clock::Now,
+    lock::Mutex,
     store::{Answer, Change, Charge, Correction, StoreError},
 };
 
@@ -131,7 +132,7 @@ impl Replica {
             let times = RoundTrip { sent, received: clock.now().monotonic_nanos() };
             let answer = reservation.apply_reply(&answer, times);
             self.shards.deny_cache.remember(charges, &miss, &answer, times);
-            *self.clock.lock().unwrap_or_else(PoisonError::into_inner) = clock;
+            *self.clock.lock() = clock;
             return Ok((answer, Some(reservation)));
         }
     }
@@ -171,7 +172,7 @@ async fn sweep(replica: Weak<Replica>) {
     loop {
         sleep(SWEEP_PAUSE).await;
         let Some(replica) = replica.upgrade() else { return };
-        let clock = *replica.clock.lock().unwrap_or_else(PoisonError::into_inner);
+        let clock = *replica.clock.lock();
         let (back, goes_on) = replica.leases.sweep(clock.now().monotonic_nanos());
         // Units that cannot be given back return as the quota's window passes.
         let _ = replica.shards.correct_all(&back).await;

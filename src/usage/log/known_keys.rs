@@ -1,14 +1,14 @@
 //! The quotas that the keys of a log draw on, for the operator's page: [`KnownKeys`].
 
-use std::{
-    collections::{HashMap, VecDeque},
-    sync::{Mutex, MutexGuard, PoisonError},
-};
+use std::collections::{HashMap, VecDeque};
 
 use smallvec::SmallVec;
 
 use super::Fingerprint;
-use crate::limiter::{Decision, Limiter, QuotaRef};
+use crate::{
+    limiter::{Decision, Limiter, QuotaRef},
+    lock::Mutex,
+};
 
 /// The quotas that a key has used last, one for each policy.
 pub(crate) type Quotas = SmallVec<[QuotaRef; 4]>;
@@ -55,7 +55,7 @@ impl KnownKeys {
         if drawn.is_empty() {
             return;
         }
-        let kept = &mut *self.lock();
+        let kept = &mut *self.kept.lock();
         match kept.by_key.get_mut(&key) {
             Some(known) => known.came_again = true,
             None => {
@@ -76,12 +76,7 @@ impl KnownKeys {
     }
 
     pub(crate) fn of(&self, key: Fingerprint) -> Quotas {
-        self.lock().by_key.get(&key).map(|known| known.quotas.clone()).unwrap_or_default()
-    }
-
-    /// A thread that panicked under the lock has left one key's quotas incomplete at most.
-    fn lock(&self) -> MutexGuard<'_, Kept> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+        self.kept.lock().by_key.get(&key).map(|known| known.quotas.clone()).unwrap_or_default()
     }
 }
 

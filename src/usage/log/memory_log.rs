@@ -4,7 +4,7 @@ use std::{
     cmp::Reverse,
     collections::{BTreeSet, HashMap, VecDeque},
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
@@ -13,6 +13,7 @@ use super::{
     sums::{Owner, Sums},
     tally::join,
 };
+use crate::lock::Mutex;
 
 const DEFAULT_MAX_ENTRIES: usize = 10_000;
 const DEFAULT_MAX_SUMS: usize = 60_000;
@@ -134,12 +135,7 @@ impl MemoryLog {
     /// The number of requests that are in no sum, because their minute had no more room.
     #[must_use]
     pub fn left_out(&self) -> u64 {
-        self.lock().sums.left_out
-    }
-
-    /// A thread that panicked under the lock has lost its own entry at most.
-    fn lock(&self) -> MutexGuard<'_, Kept> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().sums.left_out
     }
 }
 
@@ -152,7 +148,7 @@ impl Default for MemoryLog {
 impl Sink for MemoryLog {
     fn record(&self, entry: &Entry) {
         let newest = entry.clone();
-        let mut kept = self.lock();
+        let mut kept = self.0.lock();
         kept.sums.add(entry);
         let oldest = kept.newest.add(newest);
         // The old entry is freed outside of the lock.
@@ -172,7 +168,7 @@ impl Reader for MemoryLog {
         before: Option<u64>,
         limit: usize,
     ) -> Result<Page, ReadError> {
-        let kept = self.lock();
+        let kept = self.0.lock();
         let Some(own) = kept.newest.by_owner.get(&Some(key)) else { return Ok(Page::default()) };
         let end = before.map_or(own.len(), |before| own.partition_point(|(nth, _)| *nth < before));
         let start = end.saturating_sub(limit);
@@ -183,17 +179,17 @@ impl Reader for MemoryLog {
     }
 
     fn sums(&self, key: Fingerprint, since: Duration) -> Result<Vec<Sum>, ReadError> {
-        Ok(self.lock().sums.of_key(key, since))
+        Ok(self.0.lock().sums.of_key(key, since))
     }
 
     fn keys(&self, since: Duration) -> Result<Vec<KeySum>, ReadError> {
         let (owners, mut keys) = {
-            let kept = self.lock();
+            let kept = self.0.lock();
             (kept.sums.owners(), kept.sums.heaviest(since))
         };
         // Requests wait for the lock, so each key takes it anew.
         for owner in owners {
-            let sums = self.lock().sums.of_key(owner, since);
+            let sums = self.0.lock().sums.of_key(owner, since);
             let Some(key) = sums.last().and_then(|sum| sum.key.clone()) else { continue };
             let refused = sums.iter().filter(|sum| sum.refused);
             let refused = refused.map(|sum| sum.requests).sum();
@@ -209,7 +205,7 @@ impl Reader for MemoryLog {
 impl fmt::Debug for MemoryLog {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MemoryLog")
-            .field("entries", &self.lock().newest.kept)
+            .field("entries", &self.0.lock().newest.kept)
             .finish_non_exhaustive()
     }
 }
@@ -259,7 +255,7 @@ mod tests {
         let log = log(3, [9, 1, 5, 7, 3]);
         let kept = |key| page(&log, key, None, 10).0;
         assert_eq!([9, 1, 5, 7, 3].map(kept), [vec![], vec![], vec![2], vec![3], vec![4]]);
-        let kept = log.lock();
+        let kept = log.0.lock();
         assert_eq!((kept.newest.by_owner.len(), kept.newest.order.len()), (3, 3));
     }
 

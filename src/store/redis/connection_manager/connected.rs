@@ -1,12 +1,12 @@
 //! An open connection, and which servers behind it work: [`Connected`].
 
-use std::sync::{
-    Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicBool, AtomicU32, AtomicU64},
-};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 
 use super::{backoff::Backoff, send_queue::SendQueue};
-use crate::store::redis::connection::{Connection, MAX_IN_FLIGHT};
+use crate::{
+    lock::Mutex,
+    store::redis::connection::{Connection, MAX_IN_FLIGHT},
+};
 
 /// The most commands on their way to one slot range of a cluster.
 const MAX_IN_FLIGHT_PER_RANGE: usize = 64;
@@ -30,7 +30,7 @@ pub(super) struct SlotRange {
     /// Whether a probe is on its way, which shows if the server still answers.
     pub(super) is_probed: AtomicBool,
     pub(super) is_down: AtomicBool,
-    backoff: Mutex<Backoff>,
+    pub(super) backoff: Mutex<Backoff>,
 }
 
 impl SlotRange {
@@ -43,10 +43,6 @@ impl SlotRange {
             is_down: AtomicBool::new(false),
             backoff: Mutex::default(),
         }
-    }
-
-    pub(super) fn backoff(&self) -> MutexGuard<'_, Backoff> {
-        self.backoff.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

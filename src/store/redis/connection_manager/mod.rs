@@ -313,18 +313,18 @@ async fn probe_until_up(
     reason: DownReason,
 ) {
     let range = connected.range(|| probe.slot());
-    let mut pause = range.backoff().first_pause(reason);
+    let mut pause = range.backoff.lock().first_pause(reason);
     loop {
         sleep(pause).await;
         let Some(manager) = manager.upgrade() else { return };
         if manager.probe(&connected.connection, &probe).await.is_ok() {
-            range.backoff().record_success();
+            range.backoff.lock().record_success();
             range.errors.store(0, Relaxed);
             range.is_down.store(false, Relaxed);
             return log_up();
         }
         drop(manager);
-        pause = range.backoff().next_pause();
+        pause = range.backoff.lock().next_pause();
     }
 }
 

@@ -3,16 +3,14 @@
 //! Few commands are on their way to a server at once, so that a crowd of our own does not look like a
 //! slow server.
 
-use std::{
-    mem,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{mem, sync::Arc, time::Duration};
 
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::timeout,
 };
+
+use crate::lock::Mutex;
 
 /// Gives permits in the order of the requests.
 #[derive(Debug)]
@@ -37,7 +35,7 @@ impl SendQueue {
 
     /// Waits for a permit, which is held while a command is on its way.
     pub(super) async fn acquire(&self, at_most: Duration) -> Result<OwnedSemaphorePermit, NotSent> {
-        let semaphore = Arc::clone(&self.semaphore());
+        let semaphore = Arc::clone(&self.semaphore.lock());
         match Arc::clone(&semaphore).try_acquire_owned() {
             Ok(permit) => Ok(permit),
             // Boxed, so that the futures of requests that need not wait stay small.
@@ -51,11 +49,7 @@ impl SendQueue {
     /// Fails all requests that wait now. Later requests get permits, whatever is still on its way.
     pub(super) fn abandon_waiting(&self) {
         let fresh = Arc::new(Semaphore::new(self.max_in_flight));
-        mem::replace(&mut *self.semaphore(), fresh).close();
-    }
-
-    fn semaphore(&self) -> MutexGuard<'_, Arc<Semaphore>> {
-        self.semaphore.lock().unwrap_or_else(PoisonError::into_inner)
+        mem::replace(&mut *self.semaphore.lock(), fresh).close();
     }
 }
 

@@ -17,7 +17,7 @@ mod tests;
 use std::{
     collections::HashMap,
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        MutexGuard,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
@@ -32,6 +32,7 @@ use super::{
 use crate::{
     algorithm::Algorithm,
     clock::{Now, nanos},
+    lock::Mutex,
     quota::Quota,
     store::{Answer, Charge, Mode, Usage, Usages},
 };
@@ -165,7 +166,7 @@ impl DenyCache {
     #[expect(clippy::indexing_slicing, reason = "the remainder is below the number of segments")]
     fn segment(&self, charge: &Charge) -> MutexGuard<'_, Segment> {
         let segment = &self.segments[charge.id() as usize % SEGMENTS];
-        segment.lock().unwrap_or_else(PoisonError::into_inner)
+        segment.lock()
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
     },
     hash::BuildHasherDefault,
     mem,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::MutexGuard,
 };
 
 use ahash::AHasher;
@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{
     clock::Now,
+    lock::Mutex,
     store::{Answer, Charge, Correction, Usage, redis::clock::RoundTrip},
 };
 
@@ -185,7 +186,7 @@ impl LeaseTable {
     /// Removes what is to go back to the server: units that belong to no pool, and those that have
     /// expired. `false`: nothing will be left to sweep, and the sweeper ends.
     pub(crate) fn sweep(&self, now: u64) -> (Vec<Correction>, bool) {
-        let mut returns = self.returns();
+        let mut returns = self.returns.lock();
         let mut back = mem::take(&mut returns.unpooled);
         let mut due: SmallVec<[u128; 16]> = SmallVec::new();
         while due.len() < MAX_SWEPT
@@ -205,7 +206,7 @@ impl LeaseTable {
             }
             self.schedule_or_remove(slot, known);
         }
-        let mut returns = self.returns();
+        let mut returns = self.returns.lock();
         let goes_on = !returns.is_empty();
         if !goes_on {
             returns.sweeper = None;
@@ -215,7 +216,7 @@ impl LeaseTable {
 
     /// Starts a task that [sweeps](Self::sweep), if there is something to sweep and no such task.
     pub(crate) fn start_sweeper(&self, start: impl FnOnce() -> AbortHandle) {
-        let mut returns = self.returns();
+        let mut returns = self.returns.lock();
         if !returns.is_empty() && returns.sweeper.as_ref().is_none_or(AbortHandle::is_finished) {
             returns.sweeper = Some(start());
         }
@@ -223,9 +224,9 @@ impl LeaseTable {
 
     /// Removes all units that are not reserved, to be given back.
     pub(crate) fn drain(&self) -> Vec<Correction> {
-        let mut back = mem::take(&mut self.returns().unpooled);
+        let mut back = mem::take(&mut self.returns.lock().unpooled);
         for segment in &self.segments {
-            let mut segment = segment.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut segment = segment.lock();
             back.extend(segment.values_mut().filter_map(Pool::drain));
             segment.retain(|_, pool| pool.is_needed());
         }
@@ -242,7 +243,7 @@ impl LeaseTable {
         let pool = known.get_mut();
         if pool.available > 0 && !pool.is_scheduled {
             pool.is_scheduled = true;
-            self.returns().schedule.push(Reverse((pool.lease.expires_at, slot)));
+            self.returns.lock().schedule.push(Reverse((pool.lease.expires_at, slot)));
         } else if !pool.is_needed() {
             known.remove();
         }
@@ -251,18 +252,14 @@ impl LeaseTable {
     pub(super) fn return_later(&self, corrections: impl IntoIterator<Item = Correction>) {
         let mut corrections = corrections.into_iter().peekable();
         if corrections.peek().is_some() {
-            self.returns().unpooled.extend(corrections);
+            self.returns.lock().unpooled.extend(corrections);
         }
     }
 
     #[expect(clippy::indexing_slicing, reason = "the remainder is below the number of segments")]
     fn segment(&self, slot: u128) -> MutexGuard<'_, Segment> {
         let segment = &self.segments[slot as usize % SEGMENTS];
-        segment.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn returns(&self) -> MutexGuard<'_, ReturnQueue> {
-        self.returns.lock().unwrap_or_else(PoisonError::into_inner)
+        segment.lock()
     }
 }
 

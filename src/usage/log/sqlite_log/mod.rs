@@ -13,7 +13,7 @@ use std::{
     fmt,
     fs::OpenOptions,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    sync::Arc,
     thread::{self, JoinHandle},
     time::Duration,
 };
@@ -23,7 +23,7 @@ use rusqlite::{Connection, OpenFlags};
 pub use self::queue::SqliteLogStats;
 use self::{queue::Queue, writer::Writer};
 use super::{Entry, Reader, Sink};
-use crate::error::BuildError;
+use crate::{error::BuildError, lock::Mutex};
 
 const DEFAULT_MAX_AGE: Duration = Duration::from_secs(30 * 86_400);
 const DEFAULT_MAX_BYTES: u64 = 1 << 30;

@@ -1,12 +1,11 @@
 //! The queue from requests to the thread that writes: requests never wait.
 
-use std::{
-    collections::VecDeque,
-    sync::{Condvar, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::VecDeque, sync::Condvar, time::Duration};
 
-use crate::usage::log::Entry;
+use crate::{
+    lock::{Mutex, unpoisoned},
+    usage::log::Entry,
+};
 
 /// The most entries written at once.
 pub(super) const BATCH: usize = 1_000;
@@ -52,7 +51,7 @@ impl Queue {
 
     pub(super) fn push(&self, entry: &Entry) {
         let entry = entry.clone();
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         if state.waiting.len() >= self.max {
             state.stats.lost += 1;
             return;
@@ -71,8 +70,8 @@ impl Queue {
     /// its last batch was returned.
     pub(super) fn next(&self, idle: Duration) -> Option<Vec<Entry>> {
         let is_idle = |state: &mut State| state.waiting.is_empty() && !state.closed;
-        let state = self.changed.wait_timeout_while(self.lock(), idle, is_idle);
-        let mut state = state.unwrap_or_else(PoisonError::into_inner).0;
+        let state = self.changed.wait_timeout_while(self.state.lock(), idle, is_idle);
+        let mut state = unpoisoned(state).0;
         if state.waiting.is_empty() {
             return (!state.closed).then(Vec::new);
         }
@@ -80,17 +79,17 @@ impl Queue {
             state.waiting.len() < BATCH && !state.closed && state.flush_goal <= state.stats.written
         };
         let gathered = self.changed.wait_timeout_while(state, GATHER, gathers);
-        state = gathered.unwrap_or_else(PoisonError::into_inner).0;
+        state = unpoisoned(gathered).0;
         let batch = state.waiting.len().min(BATCH);
         Some(state.waiting.drain(..batch).collect())
     }
 
     pub(super) fn has_waiting(&self) -> bool {
-        !self.lock().waiting.is_empty()
+        !self.state.lock().waiting.is_empty()
     }
 
     pub(super) fn written(&self, entries: usize) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         state.stats.written += entries as u64;
         state.stats.waiting -= entries as u64;
         state.stats.is_failing = false;
@@ -100,34 +99,29 @@ impl Queue {
     /// Notes that a batch could not be written, and waits for `pause`. `false` if the log is closed,
     /// so that there is no further try.
     pub(super) fn failed(&self, pause: Duration) -> bool {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         state.stats.is_failing = true;
         let paused = self.changed.wait_timeout_while(state, pause, |state| !state.closed);
-        !paused.unwrap_or_else(PoisonError::into_inner).0.closed
+        !unpoisoned(paused).0.closed
     }
 
     pub(super) fn close(&self) {
-        self.lock().closed = true;
+        self.state.lock().closed = true;
         self.changed.notify_all();
     }
 
     /// Waits until the entries queued so far are written. `true` if they were, within `patience`.
     pub(super) fn flush(&self, patience: Duration) -> bool {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         let goal = state.stats.written + state.stats.waiting;
         state.flush_goal = state.flush_goal.max(goal);
         self.changed.notify_all();
         let is_early = |state: &mut State| state.stats.written < goal;
         let flushed = self.changed.wait_timeout_while(state, patience, is_early);
-        !flushed.unwrap_or_else(PoisonError::into_inner).1.timed_out()
+        !unpoisoned(flushed).1.timed_out()
     }
 
     pub(super) fn stats(&self) -> SqliteLogStats {
-        self.lock().stats
-    }
-
-    /// No thread panics between two changes that belong together.
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().stats
     }
 }

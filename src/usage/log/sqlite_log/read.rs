@@ -1,6 +1,6 @@
 //! Reads the file: pages of entries, and sums.
 
-use std::{sync::PoisonError, time::Duration};
+use std::time::Duration;
 
 use rusqlite::{Row, params, types::Type};
 
@@ -59,7 +59,7 @@ fn rows<T>(
     parameters: &[&dyn rusqlite::ToSql],
     read: fn(&Row<'_>) -> rusqlite::Result<T>,
 ) -> Result<Vec<T>, ReadError> {
-    let database = log.0.reading.lock().unwrap_or_else(PoisonError::into_inner);
+    let database = log.0.reading.lock();
     let all = || database.prepare_cached(query)?.query_map(parameters, read)?.collect();
     let all: rusqlite::Result<Vec<T>> = all();
     all.map_err(|error| ReadError::new(error.to_string()))

@@ -180,7 +180,7 @@ fn each_change_of_health_is_logged_once() {
     struct Written(Arc<Mutex<Vec<u8>>>);
     impl std::io::Write for Written {
         fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().unwrap().write(bytes)
+            self.0.lock().write(bytes)
         }
 
         fn flush(&mut self) -> std::io::Result<()> {
@@ -203,7 +203,7 @@ fn each_change_of_health_is_logged_once() {
             health.wrote(lost);
         }
     });
-    let written = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
+    let written = String::from_utf8(written.0.lock().clone()).unwrap();
     let times = |what: &str| written.matches(what).count();
     assert_eq!((times("trying again"), times("written again")), (4, 4), "{written}");
     assert_eq!((times("loses entries"), written.lines().count()), (1, 9), "{written}");

@@ -1,17 +1,12 @@
 //! The changes that an operator can make to a key, and the latest ones: [`Change`] and
 //! [`ChangeHistory`].
 
-use std::{
-    collections::VecDeque,
-    fmt,
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::VecDeque, fmt, time::Duration};
 
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::quota::Quota;
+use crate::{lock::Mutex, quota::Quota};
 
 /// The most changes shown.
 const SHOWN: usize = 50;
@@ -81,13 +76,13 @@ impl ChangeHistory {
             change,
             "an operator has changed what holds for a key"
         );
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.0.lock();
         all.truncate(SHOWN - 1);
         all.push_front(json!({ "at": at, "operator": operator, "key": key, "change": change }));
     }
 
     pub(super) fn to_json(&self) -> Value {
-        json!(*self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        json!(*self.0.lock())
     }
 }
 

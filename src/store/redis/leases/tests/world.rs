@@ -90,7 +90,7 @@ impl World {
         }
         for Replica { leases, .. } in &self.replicas {
             for pool in leases.segments.iter().flat_map(|segment| {
-                let segment = segment.lock().unwrap();
+                let segment = segment.lock();
                 let held = |pool: &Pool| (pool.available + pool.reserved, pool.charge);
                 segment.values().map(held).collect::<Vec<_>>()
             }) {
@@ -323,7 +323,7 @@ proptest! {
             prop_assert!(remaining <= units - used + back);
         }
         for replica in &world.replicas {
-            prop_assert!(is_shut_down || replica.leases.segments.iter().all(|segment| segment.lock().unwrap().is_empty()));
+            prop_assert!(is_shut_down || replica.leases.segments.iter().all(|segment| segment.lock().is_empty()));
         }
     }
 
