@@ -5,7 +5,6 @@ use std::{
     future::Future,
     mem, panic,
     pin::Pin,
-    sync::Once,
     task::{Context, Poll, Waker, ready},
     time::Duration,
 };
@@ -26,7 +25,7 @@ use super::{
 use crate::{
     clock::{Now, nanos},
     store::{Answer, StoreError, StoreFuture},
-    warning::{Code, warn},
+    warning::{Code, Reported, warn},
 };
 
 /// The future of a [`Decision`], such as from [`Limiter::decide`].
@@ -361,12 +360,12 @@ fn timer(wake_at: Instant) -> Option<Sleep> {
 
 #[cold]
 fn report_no_timer() {
-    static REPORTED: Once = Once::new();
-    REPORTED.call_once(|| {
+    static REPORTED: Reported = Reported::new();
+    if REPORTED.is_first() {
         warn(Code::NoTimer, "", || {
             "a request could not be held and was refused, as there is no tokio runtime with time \
              here; call `enable_time` on the runtime's builder, or ask inside of the runtime"
                 .to_owned()
         });
-    });
+    }
 }

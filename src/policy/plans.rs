@@ -1,16 +1,13 @@
 //! The plans of a policy: a table of quotas by name, and the function that names a request's plan.
 
-use std::{
-    collections::HashSet,
-    sync::{Arc, Once},
-};
+use std::{collections::HashSet, sync::Arc};
 
 use http::request::Parts;
 
 use crate::{
     algorithm::Algorithm,
     quota::{MAX_WINDOW, Quota},
-    warning::{Code, warn},
+    warning::{Code, Reported, warn},
 };
 
 type NameOf = Arc<dyn Fn(&Parts) -> Option<&str> + Send + Sync>;
@@ -21,7 +18,7 @@ pub(crate) struct Plans {
     pub(super) table: Vec<(String, Quota)>,
     name_of: NameOf,
     /// A name that is not in the table is reported once.
-    unknown: Arc<Once>,
+    unknown: Arc<Reported>,
 }
 
 impl Plans {
@@ -30,15 +27,15 @@ impl Plans {
         name_of: impl Fn(&Parts) -> Option<&str> + Send + Sync + 'static,
     ) -> Self {
         let table = table.into_iter().map(|(name, quota)| (name.into(), quota)).collect();
-        Self { table, name_of: Arc::new(name_of), unknown: Arc::new(Once::new()) }
+        Self { table, name_of: Arc::new(name_of), unknown: Arc::default() }
     }
 
     /// The quota of the request's plan; `None` if it has no plan, or one that is not in the table.
     pub(super) fn quota_of(&self, policy: &str, request: &Parts) -> Option<Quota> {
         let plan = (self.name_of)(request)?;
         let known = self.table.iter().find(|(name, _)| name == plan).map(|(_, quota)| *quota);
-        if known.is_none() {
-            self.unknown.call_once(|| self.report_unknown(policy));
+        if known.is_none() && self.unknown.is_first() {
+            self.report_unknown(policy);
         }
         known
     }

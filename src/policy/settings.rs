@@ -1,10 +1,6 @@
 //! The settings of a policy, and the quota, cost and shard of a request by them: [`Settings`].
 
-use std::{
-    borrow::Cow,
-    sync::{Arc, Once},
-    time::Duration,
-};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use http::{request::Parts, response};
 
@@ -17,7 +13,7 @@ use crate::{
     algorithm::Algorithm,
     key::{Extracted, KeyExtractor},
     quota::Quota,
-    warning::{Code, warn},
+    warning::{Code, Reported, warn},
 };
 
 type QuotaBy = Arc<dyn Fn(&Parts) -> Option<Quota> + Send + Sync>;
@@ -33,7 +29,7 @@ pub(crate) struct Settings {
     pub(crate) keys: Keys,
     pub(crate) quota_by: Option<QuotaBy>,
     /// An invalid quota is reported once.
-    pub(super) invalid_quota: Arc<Once>,
+    pub(super) invalid_quota: Arc<Reported>,
     pub(crate) plans: Option<Plans>,
     /// `None` if each request costs 1.
     pub(crate) cost: Option<Cost>,
@@ -57,7 +53,7 @@ impl Settings {
             quota,
             keys: Keys::default(),
             quota_by: None,
-            invalid_quota: Arc::new(Once::new()),
+            invalid_quota: Arc::default(),
             plans: None,
             cost: None,
             unit: None,
@@ -118,13 +114,13 @@ impl Settings {
     #[cold]
     fn refuse_invalid(&self, quota: Quota, problem: &str) -> Quota {
         let name = &*self.name;
-        self.invalid_quota.call_once(|| {
+        if self.invalid_quota.is_first() {
             warn(Code::InvalidPlan, name, || {
                 format!(
                     "policy `{name}`: a plan's quota cannot be ({problem}); its requests are refused"
                 )
             });
-        });
+        }
         quota.nothing()
     }
 

@@ -4,4 +4,5 @@ mod blocked;
 mod events;
 mod jump_ehr;
 mod log;
+mod same_mistake;
 mod sqlite_log;

@@ -11,7 +11,7 @@ mod tests;
 use std::{
     borrow::Cow,
     net::{IpAddr, Ipv4Addr},
-    sync::{Arc, Once},
+    sync::Arc,
 };
 
 use http::{HeaderName, header::FORWARDED, request::Parts};
@@ -25,7 +25,7 @@ use self::{
     proxies::{Proxies, Source, Trust, X_FORWARDED_FOR},
 };
 use super::{Extracted, Key, KeyExtractor};
-use crate::warning::{Code, warn};
+use crate::warning::{Code, Reported, warn};
 
 /// The client's address.
 ///
@@ -306,8 +306,8 @@ fn address(key: &[u8]) -> Option<IpAddr> {
 }
 
 fn log_missing_peer() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
+    static REPORTED: Reported = Reported::new();
+    if REPORTED.is_first() {
         warn(Code::NoPeerAddress, "", || {
             "no client address: the peer's is not in the request's extensions. With axum, serve \
              `app.into_make_service_with_connect_info::<SocketAddr>()`; elsewhere insert \
@@ -315,5 +315,5 @@ fn log_missing_peer() {
              missing key"
                 .to_owned()
         });
-    });
+    }
 }

@@ -1,0 +1,46 @@
+//! A subscriber whose own use of a limiter shows the mistake that it logs.
+
+use std::{sync::mpsc, thread, time::Duration};
+
+use http::{Request, request::Parts};
+use tower_quota::{Limiter, Policy, Quota, Reason, key::ClientIp};
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
+
+struct Decides(Limiter);
+
+impl<S: tracing::Subscriber> Layer<S> for Decides {
+    fn on_event(&self, _: &tracing::Event<'_>, _: Context<'_, S>) {
+        decide(&self.0);
+    }
+}
+
+/// Without a plan of the table, an address, or a valid quota.
+fn request() -> Parts {
+    Request::new(()).into_parts().0
+}
+
+fn decide(limiter: &Limiter) -> Option<Reason> {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(limiter.decide(&request())).reason()
+}
+
+#[test]
+fn a_subscriber_may_cause_the_mistake_that_it_logs() {
+    let policy = |name: &str| Policy::token_bucket(name, Quota::per_minute(1_000));
+    for policy in [
+        policy("unknown plan").global().plans([("pro", Quota::per_minute(9))], |_| Some("por")),
+        policy("invalid plan").global().quota_by(|_| Some(Quota::per_window(1, Duration::ZERO))),
+        policy("no peer").key(ClientIp::new()).or_skip(),
+    ] {
+        let name = policy.name().to_owned();
+        let limiter = Limiter::builder().policy(policy).build().unwrap();
+        let (done, is_done) = mpsc::channel();
+        thread::spawn(move || {
+            let subscriber = tracing_subscriber::registry().with(Decides(limiter.clone()));
+            tracing::subscriber::with_default(subscriber, || decide(&limiter));
+            done.send(()).unwrap();
+        });
+        let ended = is_done.recv_timeout(Duration::from_secs(20));
+        assert!(ended.is_ok(), "{name}: no thread waits for itself");
+    }
+}
