@@ -414,15 +414,16 @@ impl Deliveries {
     async fn attempt(&self, limiter: &Limiter, delivery: Delivery) {
         let decision = limiter.check("delivery", delivery.api_key.key()).await;
         let decision = decision.expect("the limiter has this policy");
-        let Some(wait) = Rejection::of(&decision).and_then(|rejection| rejection.retry_after())
-        else {
+        if decision.is_allowed() {
             let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
             let tenant = delivery.api_key.tenant();
             let done = json!({ "webhook": delivery.webhook, "tenant": tenant, "delivered_at": at });
             let mut latest = self.latest.write().unwrap();
             latest.push_front(done);
             return latest.truncate(1_024);
-        };
+        }
+        // A delivery that no wait helps is dropped: its key is blocked, or has no units.
+        let Some(wait) = decision.retry_after() else { return };
         // It goes back into the queue after the wait, so that other keys do not wait behind it.
         let queue = self.queue.clone();
         tokio::spawn(async move {

@@ -47,6 +47,16 @@
 //! The first 1,000 requests were all exempt, so nothing is counted. Unless these are health checks,
 //! let the [exemptions](crate::LimiterBuilder::exempt) match fewer requests.
 //!
+//! ## `no_category`
+//! None of the first 1,000 requests is in a category, so that the policies of categories count
+//! nothing. Compare the paths of the [matchers](crate::Matcher) with those of the routes: a pattern is
+//! the whole path, with the prefix under which a router is nested.
+//!
+//! ## `caller_never_found`
+//! Callers have [overrides](crate::Overrides), and none of the first 1,000 requests since then had a
+//! caller, so that no override applies. If a middleware sets the caller, add its layer after the
+//! limiter's, so that it runs first.
+//!
 //! ## `no_timer`
 //! A policy would have [held](crate::Policy::hold) a request, but there was no tokio runtime with time
 //! enabled. The request was refused at once. Call `enable_time` on the runtime's builder, or await the
@@ -119,6 +129,10 @@ pub enum Code {
     UnknownPlan,
     /// The first 1,000 requests were all exempt.
     AllExempt,
+    /// None of the first 1,000 requests is in a category.
+    NoCategory,
+    /// There are overrides, and none of 1,000 requests has a caller.
+    CallerNeverFound,
     /// A request could not be held, as there is no runtime with time.
     NoTimer,
     /// The memory store has no room for more keys.
@@ -142,6 +156,8 @@ impl Code {
         Self::InvalidPlan,
         Self::UnknownPlan,
         Self::AllExempt,
+        Self::NoCategory,
+        Self::CallerNeverFound,
         Self::NoTimer,
         Self::StoreFull,
         Self::RedisQueue,
@@ -161,6 +177,8 @@ impl Code {
             Self::InvalidPlan => "invalid_plan",
             Self::UnknownPlan => "unknown_plan",
             Self::AllExempt => "all_exempt",
+            Self::NoCategory => "no_category",
+            Self::CallerNeverFound => "caller_never_found",
             Self::NoTimer => "no_timer",
             Self::StoreFull => "store_full",
             Self::RedisQueue => "redis_queue",

@@ -45,7 +45,8 @@ pub fn try_from_fn<F>(kind: impl Into<Cow<'static, str>>, extract: F) -> impl Ke
 where
     F: for<'a> Fn(&'a Parts) -> Extracted<'a> + Send + Sync + 'static,
 {
-    Extract { kind: kind.into(), extract, problem: None, identity: None, path: None }
+    let kind = kind.into();
+    Extract { kind, extract, problem: None, identity: None, path: None, is_trimmed: false }
 }
 
 /// A key from a request's extensions, where an earlier middleware has put it: a user, a tenant, a
@@ -78,7 +79,8 @@ pub(super) fn identified<F>(
 where
     F: for<'a> Fn(&'a Parts) -> Extracted<'a> + Send + Sync + 'static,
 {
-    Extract { kind: kind.into(), extract, problem, identity: Some(identity), path: None }
+    let (kind, identity) = (kind.into(), Some(identity));
+    Extract { kind, extract, problem, identity, path: None, is_trimmed: false }
 }
 
 pub(super) struct Extract<F> {
@@ -88,6 +90,8 @@ pub(super) struct Extract<F> {
     identity: Option<String>,
     /// The only path with a key; `None` if any path may have one.
     pub(super) path: Option<String>,
+    /// Whether no key has whitespace around it.
+    pub(super) is_trimmed: bool,
 }
 
 impl<F> KeyExtractor for Extract<F>
@@ -100,6 +104,16 @@ where
 
     fn extract<'a>(&self, request: &'a Parts) -> Extracted<'a> {
         (self.extract)(request)
+    }
+
+    fn canonical<'a>(&self, key: Key<'a>) -> Option<Key<'a>> {
+        // A part of a request is one text. Of a closure's keys nothing is known.
+        let fits = self.identity.is_none() || {
+            let bytes = key.as_bytes();
+            let is_trimmed = !self.is_trimmed || bytes.trim_ascii() == bytes;
+            is_trimmed && !bytes.is_empty() && key.first_part().is_none()
+        };
+        fits.then_some(key)
     }
 
     fn problem(&self) -> Option<String> {

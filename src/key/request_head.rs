@@ -17,12 +17,14 @@ pub fn header(name: impl AsRef<str>) -> impl KeyExtractor {
         format!("`{}` is no header name; write one like `x-api-key`", name.escape_debug())
     });
     let identity = format!("header {name}");
-    identified(identity, name, problem, move |request| match &parsed {
+    let mut header = identified(identity, name, problem, move |request| match &parsed {
         Some(name) => only(request.headers.get_all(name).iter(), |value| {
             Extracted::Found(value.as_bytes().trim_ascii().into())
         }),
         None => Extracted::Missing,
-    })
+    });
+    header.is_trimmed = true;
+    header
 }
 
 /// The token of `Authorization: Bearer …` (RFC 6750, section 2.1).
@@ -33,7 +35,7 @@ pub fn header(name: impl AsRef<str>) -> impl KeyExtractor {
 #[must_use]
 pub fn bearer() -> impl KeyExtractor {
     const SCHEME: &[u8] = b"bearer";
-    identified("bearer token".to_owned(), "bearer token", None, |request| {
+    let mut token = identified("bearer token".to_owned(), "bearer token", None, |request| {
         let lines = request.headers.get_all(AUTHORIZATION).iter();
         only(lines, |value| match value.as_bytes().trim_ascii().split_at_checked(SCHEME.len()) {
             Some((scheme, rest)) if scheme.eq_ignore_ascii_case(SCHEME) => {
@@ -46,7 +48,9 @@ pub fn bearer() -> impl KeyExtractor {
             }
             _ => Extracted::Missing,
         })
-    })
+    });
+    token.is_trimmed = true;
+    token
 }
 
 /// A parameter of the query string, decoded.

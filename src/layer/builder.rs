@@ -6,7 +6,8 @@ use bytes::Bytes;
 use http::Response;
 
 use super::{
-    HeaderStyle, RateLimitLayer, Rejection, ResponseObserver, jitter::Jitter, responder::Responder,
+    HeaderStyle, RateLimitLayer, Rejection, ResponseObserver, jitter::Jitter, observer::Both,
+    responder::Responder,
 };
 use crate::error::BuildError;
 
@@ -118,10 +119,14 @@ impl RateLimitLayerBuilder {
         self
     }
 
-    /// Sets an observer of all requests, also of refused and exempt ones. Default: none. A second
-    /// call replaces the first.
+    /// Adds an observer of all requests, also of refused and exempt ones. Several observers are
+    /// called one after another, in this order. Default: none.
     pub fn observe(mut self, observer: impl ResponseObserver) -> Self {
-        self.responder.observer = Some(Arc::new(observer));
+        let before = self.responder.observer.take();
+        self.responder.observer = Some(match before {
+            Some(before) => Arc::new(Both(before, Arc::new(observer))),
+            None => Arc::new(observer),
+        });
         self
     }
 

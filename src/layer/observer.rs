@@ -51,6 +51,25 @@ pub trait PendingResponse: Send + Sync {
     fn finish(self: Box<Self>, ended: Ended<'_>);
 }
 
+/// Two observers of the same requests.
+pub(super) struct Both(pub(super) Arc<dyn ResponseObserver>, pub(super) Arc<dyn ResponseObserver>);
+
+impl ResponseObserver for Both {
+    fn start(&self, limiter: &Limiter, request: &Parts) -> Box<dyn PendingResponse> {
+        let Self(first, second) = self;
+        Box::new(BothPending(first.start(limiter, request), second.start(limiter, request)))
+    }
+}
+
+struct BothPending(Box<dyn PendingResponse>, Box<dyn PendingResponse>);
+
+impl PendingResponse for BothPending {
+    fn finish(self: Box<Self>, ended: Ended<'_>) {
+        self.0.finish(ended);
+        self.1.finish(ended);
+    }
+}
+
 /// How a request has ended.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]

@@ -17,6 +17,7 @@ use crate::{
     category::Category,
     clock::Clock,
     error::BuildError,
+    first_requests::FirstRequests,
     key::{Caller, Fingerprinter},
     matcher::Matcher,
     policy::{Policy, english},
@@ -163,6 +164,7 @@ impl LimiterBuilder {
             keys,
             caller: self.caller,
             overrides: OverrideTable::default(),
+            without_caller: FirstRequests::default(),
             queue: WaitQueue::new(self.max_held),
         };
         Ok(Limiter { core: Arc::new(core) })

@@ -96,7 +96,7 @@ impl fmt::Display for CheckError {
             }
             Self::UnfitKey { policy, kind } => write!(
                 f,
-                "no request has such a key under policy `{policy}`, which counts by `{kind}`; write an address as an `IpAddr`, and several keys together as a tuple"
+                "no request has such a key under policy `{policy}`, which counts by `{kind}`; write a key without blanks around it, an address as an `IpAddr`, and several keys together as a tuple"
             ),
             Self::MissingPlan { policy, plans } if plans.is_empty() => {
                 write!(f, "policy `{policy}` has plans; write the key's quota, as `.quota(…)`")

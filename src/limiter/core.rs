@@ -17,8 +17,10 @@ use super::{
 use crate::metrics::Metrics;
 use crate::{
     clock::{Clock, Now},
+    first_requests::FirstRequests,
     key::{Caller, Extracted, Fingerprinter, Key},
     store::{Announcement, Charge, Correction, MemoryStore, Store, StoreFuture},
+    warning::{Code, warn},
 };
 
 pub(super) struct Core {
@@ -34,6 +36,8 @@ pub(super) struct Core {
     pub(super) keys: Fingerprinter,
     pub(super) caller: Option<Caller>,
     pub(super) overrides: OverrideTable,
+    /// Watches whether requests have no caller.
+    pub(super) without_caller: FirstRequests,
     pub(super) queue: WaitQueue,
     #[cfg(feature = "metrics")]
     pub(super) metrics: Metrics,
@@ -96,9 +100,8 @@ impl Core {
     pub(super) fn caller_of(&self, request: &Parts) -> Result<Option<u128>, StatusCode> {
         let Some(caller) = &self.caller else { return Ok(None) };
         match caller.extractor.extract(request) {
-            Extracted::Found(key) => Ok(Some(caller.fingerprint(&key))),
-            Extracted::Missing => Ok(None),
             Extracted::Unreadable(status) => Err(error_status(Some(status))),
+            extracted => Ok(extracted.found().map(|key| caller.fingerprint(&key))),
         }
     }
 
@@ -108,8 +111,27 @@ impl Core {
     /// The ruling on a caller who is blocked, or who cannot be read and may be blocked.
     #[cold]
     pub(super) fn override_of(&self, request: &Parts) -> Result<Option<Override>, Ruling> {
-        let caller = self.caller_of(request).map_err(Ruling::UnreadableCaller)?;
+        let caller = self.caller_of(request);
+        self.watch_caller(caller != Ok(None));
+        let caller = caller.map_err(Ruling::UnreadableCaller)?;
         self.override_by(caller).map_err(|wait| Ruling::Blocked { wait })
+    }
+
+    /// Warns if none of the first requests after an override has a caller.
+    fn watch_caller(&self, is_found: bool) {
+        if is_found {
+            return self.without_caller.end();
+        }
+        if self.without_caller.count() {
+            warn(Code::CallerNeverFound, "", || {
+                format!(
+                    "callers have overrides, and none of {} requests had a caller, so that no \
+                     override applies; if a middleware sets the caller, add its layer after the \
+                     limiter's, so that it runs first",
+                    FirstRequests::MANY
+                )
+            });
+        }
     }
 
     /// The override of the caller with this fingerprint; none for a request without a caller.

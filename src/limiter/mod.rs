@@ -222,10 +222,12 @@ impl Limiter {
         Check::new(self.target(policy, key)).only_peek()
     }
 
-    /// Gives back `units` that a key has used, at most as many as are used now. So units that have
-    /// come back by themselves are not given back twice. The limiter does not know when the units
-    /// were used: a window gives back those that were used last. The decision shows what is left
-    /// afterwards.
+    /// Gives back `units` that a key has used, at most as many as are used now. The decision shows
+    /// what is left afterwards.
+    ///
+    /// The limiter does not know when the units were used: a window gives back those that were used
+    /// last. So give units back only while they still count. After a fixed window has ended, or when
+    /// the units have come back by themselves, this would give back what other work has used since.
     ///
     /// # Errors
     /// Those of [`check`](Self::check), and [`CheckError::NothingUsed`] if the key has used

@@ -34,6 +34,8 @@ pub(super) struct RuleSet {
     pub(super) exempt: Vec<Matcher>,
     /// Watches whether all of the first requests are exempt.
     all_exempt: FirstRequests,
+    /// Watches whether none of the first requests is in a category.
+    no_category: FirstRequests,
     /// The rules for every request; then those of each category; then those for checks only.
     rules: Vec<Rule>,
     every_request: Range<u32>,
@@ -98,6 +100,7 @@ impl RuleSet {
         let mut set = Self {
             exempt,
             all_exempt: FirstRequests::default(),
+            no_category: FirstRequests::default(),
             rules: Vec::new(),
             every_request: 0..0,
             categories: Vec::new(),
@@ -230,6 +233,9 @@ impl RuleSet {
             category.matchers.iter().any(|matcher| matcher.matches_as_sent(request, &path))
         };
         let first = self.categories.iter().position(is_in).map(|index| index as u32);
+        if !self.no_category.are_over() && !self.categories.is_empty() {
+            self.watch_categories(first.is_some());
+        }
         Some(match path.is_plain() {
             true => Categories { first, others: Vec::new() },
             false => self.categories_of_odd(request, &path, first),
@@ -266,6 +272,24 @@ impl RuleSet {
         let all = || self.categories.iter().flat_map(|category| &category.matchers);
         let as_sent = all().find(|matcher| matcher.matches_as_sent(request, &path));
         as_sent.or_else(|| all().find(|matcher| matcher.may_match(request, &path)))
+    }
+
+    /// Warns if none of the first requests is in a category.
+    #[cold]
+    fn watch_categories(&self, is_in_one: bool) {
+        if is_in_one {
+            return self.no_category.end();
+        }
+        if self.no_category.count() {
+            warn(Code::NoCategory, "", || {
+                format!(
+                    "none of the first {} requests is in a category; compare the paths of the \
+                     matchers with those of the routes, and write them whole, with the prefix under \
+                     which a router is nested, unless such requests are rare",
+                    FirstRequests::MANY
+                )
+            });
+        }
     }
 
     /// Warns if exemptions match all of the first requests, so that no request is counted.

@@ -168,11 +168,11 @@ async fn what_cannot_be_meant_is_an_error_that_says_what_to_write() {
         ),
         (
             two_kinds.give_back("read", "k", 1).kind("ip").await,
-            "no request has such a key under policy `read`, which counts by `ip`; write an address as an `IpAddr`, and several keys together as a tuple",
+            "no request has such a key under policy `read`, which counts by `ip`; write a key without blanks around it, an address as an `IpAddr`, and several keys together as a tuple",
         ),
         (
             both.check("both", "token").await,
-            "no request has such a key under policy `both`, which counts by `bearer token+ip`; write an address as an `IpAddr`, and several keys together as a tuple",
+            "no request has such a key under policy `both`, which counts by `bearer token+ip`; write a key without blanks around it, an address as an `IpAddr`, and several keys together as a tuple",
         ),
         (
             direct.check("job", "k").kind("ip").await,

@@ -35,6 +35,7 @@ mod key_identity;
 mod loom;
 mod metrics;
 mod nested;
+mod observers;
 mod operator_page;
 mod overrides;
 mod paths;

@@ -2,7 +2,7 @@
 
 use http::{Request, request::Parts};
 use tower_quota::{
-    Limiter, Matcher, Policy, Quota,
+    Category, Limiter, Matcher, Policy, Quota,
     key::{self, ClientIp, KeyExtractor, PeerAddr},
     warning::{Code, warnings},
 };
@@ -191,4 +191,57 @@ async fn exemptions_that_leave_no_request() {
     let [sentence] = &reported(Code::AllExempt, "")[..] else { panic!("it is reported once") };
     assert!(sentence.starts_with("the first 1000 requests were all exempt"), "{sentence}");
     assert!(sentence.contains("write exemptions that match less"), "{sentence}");
+}
+
+#[tokio::test]
+async fn categories_that_no_request_is_in() {
+    let limiter = || {
+        let policy = Policy::fixed_window("in a category", Quota::per_minute(10)).global();
+        let category = Category::new("exports").on(Matcher::get("/exports")).policy(policy);
+        Limiter::builder().category(category).build().unwrap()
+    };
+    let get = |path: &str| Request::get(path).body(()).unwrap().into_parts().0;
+    let (nested, in_category) = (get("/v1/exports"), get("/exports"));
+    let mixed = limiter();
+    for _ in 1..MANY {
+        let _ = mixed.decide(&nested).await;
+    }
+    let _ = mixed.decide(&in_category).await;
+    let _ = mixed.decide(&nested).await;
+    assert!(reported(Code::NoCategory, "").is_empty(), "one of the first is in it");
+    let unlimited = limiter();
+    for _ in 1..MANY {
+        let _ = unlimited.decide(&nested).await;
+    }
+    assert!(reported(Code::NoCategory, "").is_empty(), "one more may be in it");
+    let _ = unlimited.decide(&nested).await;
+    let [sentence] = &reported(Code::NoCategory, "")[..] else { panic!("it is reported once") };
+    assert!(sentence.starts_with("none of the first 1000 requests is in a category"), "{sentence}");
+}
+
+#[tokio::test]
+async fn overrides_of_callers_that_are_never_found() {
+    let policy = Policy::fixed_window("by customer", Quota::per_minute(10_000)).global();
+    let limiter = Limiter::builder()
+        .policy(policy)
+        .caller(key::extension("customer", |customer: &String| customer.into()))
+        .build()
+        .unwrap();
+    let request = || Request::new(()).into_parts().0;
+    for _ in 0..MANY {
+        let _ = limiter.decide(&request()).await;
+    }
+    assert!(reported(Code::CallerNeverFound, "").is_empty(), "there is no override");
+    let minute = std::time::Duration::from_secs(60);
+    limiter.overrides().caller("acme").unwrap().block(minute).unwrap();
+    for _ in 1..MANY {
+        assert!(limiter.decide(&request()).await.is_allowed());
+    }
+    assert!(reported(Code::CallerNeverFound, "").is_empty(), "one more may have a caller");
+    let _ = limiter.decide(&request()).await;
+    let [sentence] = &reported(Code::CallerNeverFound, "")[..] else { panic!("reported once") };
+    assert!(sentence.contains("add its layer after the limiter's"), "{sentence}");
+    let mut found = request();
+    found.extensions.insert("acme".to_owned());
+    assert!(!limiter.decide(&found).await.is_allowed());
 }

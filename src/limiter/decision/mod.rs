@@ -41,7 +41,7 @@ use crate::clock::nanos;
 /// # }
 /// ```
 #[derive(Clone, Debug)]
-#[must_use]
+#[must_use = "a refusal is not an error: look at `is_allowed`"]
 pub struct Decision {
     pub(crate) record: Pooled,
 }

@@ -91,8 +91,8 @@ pub enum OverrideError {
     /// The limiter cannot find the caller of a request: it has no
     /// [`caller`](crate::LimiterBuilder::caller).
     NoCaller,
-    /// No request can have this key. Either the caller is an IP address and the key is none, or the
-    /// caller has several parts and the key has another number of them.
+    /// No request can have this key: it is empty or has blanks around it, or it is no IP address
+    /// though the caller is one, or it has another number of parts than the caller.
     UnfitKey,
     /// No policy of the limiter has this name.
     UnknownPolicy(String),
@@ -163,6 +163,9 @@ impl CallerOverrides {
 
     /// Gives the caller another quota under a policy for `time` from now. Units that the caller has
     /// used still count. A quota of zero units refuses the caller under this policy.
+    ///
+    /// The new quota replaces the old one as a whole. If that has a [burst](Quota::burst), set one here
+    /// too: without it, the caller may use all units of a window at once.
     ///
     /// # Errors
     /// [`OverrideError::UnknownPolicy`], [`OverrideError::InvalidQuota`],
@@ -242,7 +245,7 @@ impl fmt::Display for OverrideError {
                 "the limiter does not know who a request comes from; add `.caller(…)` to its builder",
             ),
             Self::UnfitKey => f.write_str(
-                "no request has such a caller; write an address as an `IpAddr`, and several keys together as a tuple",
+                "no request has such a caller; write a key without blanks around it, an address as an `IpAddr`, and several keys together as a tuple",
             ),
             Self::UnknownPolicy(name) => write!(f, "no policy is named `{name}`"),
             Self::InvalidQuota { policy, problem } => {
