@@ -196,7 +196,8 @@ impl Quota {
     /// What is wrong with this quota, and what to write instead.
     pub(crate) fn problem(&self) -> Option<String> {
         if self.is_unlimited() {
-            return None;
+            let problem = "an unlimited quota has no burst; leave `burst` out, or write the units";
+            return self.has_burst().then(|| problem.to_owned());
         }
         if self.units == 0 {
             return Some("a quota of 0 units refuses every request; write at least 1".into());

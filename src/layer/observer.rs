@@ -47,7 +47,7 @@ pub trait ResponseObserver: Send + Sync + 'static {
 /// A request under way, from [`ResponseObserver::start`].
 pub trait PendingResponse: Send + Sync {
     /// Called once for each request: when the head of the response is ready, or when there will be
-    /// no response. It must not block.
+    /// no response. It must not block, and must not panic: it may be called while a panic unwinds.
     fn finish(self: Box<Self>, ended: Ended<'_>);
 }
 
@@ -74,7 +74,9 @@ impl PendingResponse for BothPending {
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Ended<'a> {
-    /// The decision; `None` if the client left while its request was held.
+    /// The decision; `None` if the client left while its request was held, or if the closure of
+    /// [`on_rejection`](crate::RateLimitLayerBuilder::on_rejection) or the call of the inner service
+    /// panicked.
     pub decision: Option<&'a Decision>,
     /// The policy that headers with room for one policy show: the
     /// [tightest](Decision::tightest), unless

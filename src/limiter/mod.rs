@@ -214,7 +214,7 @@ impl Limiter {
     }
 
     /// Like [`check`](Self::check), but charges nothing. The decision says whether the cost would
-    /// fit, and what is left now.
+    /// fit, and what is left now; it does not consider requests that are held.
     ///
     /// # Errors
     /// Those of [`check`](Self::check).
@@ -241,7 +241,8 @@ impl Limiter {
         Refund::new(self.target(policy, key), Change::GiveBack(units))
     }
 
-    /// Gives back all units that a key has used.
+    /// Gives back all units that a key has used. A key that shares a count, because the
+    /// [store is full](crate::store::MemoryStore), gets nothing back: the units may be another key's.
     ///
     /// # Errors
     /// Those of [`check`](Self::check), and [`CheckError::NothingUsed`] if the key has used

@@ -110,6 +110,11 @@ impl RuleSet {
         let sources = &mut BTreeMap::new();
         set.every_request = set.add_all(every_request, true, Duration::ZERO, keys, sources)?;
         for Category { name, matchers, policies, hold } in categories {
+            if policies.is_empty() && set.every_request.is_empty() {
+                let problem = "it has no policy, and its requests would pass uncounted; add \
+                               `.policy(…)`, or write `.exempt(…)` for its matchers";
+                return Err(BuildError::new(format!("category `{name}`"), problem));
+            }
             set.check_twice(&name, &policies)?;
             let rules = set.add_all(policies, true, hold, keys, sources)?;
             set.categories.push(CategoryRules { name, matchers, rules });

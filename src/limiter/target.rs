@@ -3,8 +3,7 @@
 use std::fmt;
 
 use super::{
-    Limiter, check_error::CheckError, decision::Ruling, evaluation::Evaluation,
-    overrides::Override, rules::Rule,
+    Limiter, check_error::CheckError, decision::Ruling, evaluation::Evaluation, rules::Rule,
 };
 use crate::{key::Key, quota::Quota, store::Change};
 
@@ -48,32 +47,37 @@ impl<'a> Target<'a> {
             return self.charge_overridden(cost);
         }
         let (rule, kind) = self.rule_and_kind()?;
-        let quota = self.quota_of(rule, None)?;
+        let quota = self.quota_of(rule)?;
         self.evaluate(rule, kind, cost, quota)
     }
 
     #[cold]
     fn charge_overridden(&self, cost: u64) -> Result<Evaluation, CheckError> {
         let core = &*self.limiter.core;
+        // A mistake in the check is an error whatever the caller's overrides are.
+        let (rule, kind) = self.rule_and_kind()?;
+        let quota = self.quota_of(rule)?;
         match core.override_by(core.caller_of_key(self.key.clone())) {
             Ok(own) => {
-                let (rule, kind) = self.rule_and_kind()?;
-                let quota = self.quota_of(rule, own.as_ref())?;
-                self.evaluate(rule, kind, cost, quota)
+                let own = own.and_then(|own| own.quota(rule.charge.policy));
+                self.evaluate(rule, kind, cost, own.unwrap_or(quota))
             }
             Err(wait) => Ok(Evaluation::ruled(Ruling::Blocked { wait })),
         }
     }
 
     /// The charge that a refund gives back. An unlimited quota is not counted. If the key's quota
-    /// has zero units now, the policy's quota is used: earlier units may be counted there.
+    /// has zero units now, or an unlimited override, the policy's quota is used: earlier units may be
+    /// counted there.
     pub(super) fn refund(&self, change: Change) -> Result<Evaluation, CheckError> {
         let core = &*self.limiter.core;
         // A blocked caller has its own quota as well.
         let caller = core.caller_of_key(self.key.clone());
         let own = caller.and_then(|caller| core.overrides.get(caller, core.clock.now()));
         let (rule, kind) = self.rule_and_kind()?;
-        let quota = self.quota_of(rule, own.as_ref())?;
+        let own = own.and_then(|own| own.quota(rule.charge.policy));
+        let own = own.filter(|own| !own.is_unlimited());
+        let quota = own.map_or_else(|| self.quota_of(rule), Ok)?;
         let quota = if quota.units() == 0 { rule.charge.quota } else { quota };
         let units = match change {
             Change::GiveBack(units) | Change::Take(units) => units,
@@ -134,13 +138,10 @@ impl<'a> Target<'a> {
     }
 
     #[inline(always)]
-    fn quota_of(&self, rule: &Rule, own: Option<&Override>) -> Result<Quota, CheckError> {
-        match own.and_then(|own| own.quota(rule.charge.policy)) {
-            Some(quota) => Ok(quota),
-            None if self.plan.is_some() || rule.policy.settings.has_plans() => {
-                self.planned_quota(rule)
-            }
-            None => Ok(rule.charge.quota),
+    fn quota_of(&self, rule: &Rule) -> Result<Quota, CheckError> {
+        match self.plan.is_some() || rule.policy.settings.has_plans() {
+            true => self.planned_quota(rule),
+            false => Ok(rule.charge.quota),
         }
     }
 

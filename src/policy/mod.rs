@@ -87,6 +87,15 @@ impl Policy {
         self
     }
 
+    /// Sets what would silently replace an earlier one: `build()` fails if `replace` says that it did.
+    fn set_once(self, method: &'static str, replace: impl FnOnce(&mut Settings) -> bool) -> Self {
+        self.set(|settings| {
+            if replace(settings) {
+                settings.set_twice = Some(method);
+            }
+        })
+    }
+
     fn set_keys(self, change: impl FnOnce(&mut Keys)) -> Self {
         self.set(|settings| change(&mut settings.keys))
     }
@@ -160,7 +169,9 @@ impl Policy {
         self,
         quota_by: impl Fn(&Parts) -> Option<Quota> + Send + Sync + 'static,
     ) -> Self {
-        self.set(|settings| settings.quota_by = Some(Arc::new(quota_by)))
+        self.set_once("quota_by", |settings| {
+            settings.quota_by.replace(Arc::new(quota_by)).is_some()
+        })
     }
 
     /// Sets a table of plans, each with its name and its quota, and a function that returns the name
@@ -192,7 +203,9 @@ impl Policy {
         table: impl IntoIterator<Item = (N, Quota)>,
         name_of: impl Fn(&Parts) -> Option<&str> + Send + Sync + 'static,
     ) -> Self {
-        self.set(|settings| settings.plans = Some(Plans::new(table, name_of)))
+        self.set_once("plans", |settings| {
+            settings.plans.replace(Plans::new(table, name_of)).is_some()
+        })
     }
 
     /// Sets a function that returns how many units a request costs. Default: 1. A request that costs 0
@@ -219,7 +232,7 @@ impl Policy {
     /// # let _ = exports;
     /// ```
     pub fn cost(self, cost: impl Fn(&Parts) -> u64 + Send + Sync + 'static) -> Self {
-        self.set(|settings| settings.cost = Some(Arc::new(cost)))
+        self.set_once("cost", |settings| settings.cost.replace(Arc::new(cost)).is_some())
     }
 
     /// The name of the policy's units, such as `tokens` or `content-bytes`. Default: `requests`.
@@ -277,7 +290,7 @@ impl Policy {
         self,
         cost: impl Fn(&response::Parts) -> Option<u64> + Send + Sync + 'static,
     ) -> Self {
-        self.set(|settings| settings.settle = Some(Arc::new(cost)))
+        self.set_once("settle", |settings| settings.settle.replace(Arc::new(cost)).is_some())
     }
 
     /// Holds a request up to `max` instead of refusing it, if its units will be available by then.
@@ -325,7 +338,7 @@ impl Policy {
     ///
     /// Default: the policy's own key, or the first key of a tuple.
     pub fn shard(self, key: impl KeyExtractor) -> Self {
-        self.set(|settings| settings.shard = Some(Arc::new(key)))
+        self.set_once("shard", |settings| settings.shard.replace(Arc::new(key)).is_some())
     }
 
     /// Lets each replica lease up to `units` of a key from Redis and spend them by itself, so that

@@ -43,6 +43,8 @@ pub(crate) struct Settings {
     pub(crate) shard: Option<Arc<dyn KeyExtractor>>,
     /// The units that a replica takes at once; 0 for none.
     pub(crate) lease: u32,
+    /// A method that was called twice, though its second value replaces the first.
+    pub(super) set_twice: Option<&'static str>,
 }
 
 impl Settings {
@@ -63,6 +65,7 @@ impl Settings {
             on_store_failure: OnStoreFailure::default(),
             shard: None,
             lease: 0,
+            set_twice: None,
         }
     }
 

@@ -24,6 +24,11 @@ fn problem(settings: &Settings) -> Option<String> {
     if settings.name.is_empty() {
         return Some("it has no name; write one like `read`".into());
     }
+    if let Some(method) = settings.set_twice {
+        return Some(format!(
+            "it says `.{method}(…)` twice, and the first would be lost; write it once"
+        ));
+    }
     if let Some(problem) = quota_problem(settings.algorithm, &settings.quota) {
         return Some(problem);
     }

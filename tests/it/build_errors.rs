@@ -8,6 +8,8 @@ use tower_quota::{
     key::{ClientIp, bearer, from_fn, header, path_param},
 };
 
+const ONE: Quota = Quota::per_minute(1);
+
 fn with(policy: Policy) -> LimiterBuilder {
     Limiter::builder().policy(policy)
 }
@@ -27,7 +29,10 @@ fn keyed(say: impl FnOnce(Policy) -> Policy) -> LimiterBuilder {
 
 /// A category `first` before a category `second`.
 fn behind(first: Matcher, second: Matcher) -> LimiterBuilder {
-    category(Category::new("first").on(first)).category(Category::new("second").on(second))
+    let all = Policy::token_bucket("all", Quota::per_minute(1)).global();
+    category(Category::new("first").on(first))
+        .category(Category::new("second").on(second))
+        .policy(all)
 }
 
 /// By a parameter of `path`, in a category with `matcher`.
@@ -150,6 +155,36 @@ fn each_error_names_the_culprit_and_says_what_to_write() {
         (
             keyed(|policy| policy.or_refuse().or_key(ClientIp::new()).or_key(bearer())),
             "policy `read`: it has another key and none that is tried first; write `.key(…)` for the first `.or_key(…)`",
+        ),
+        (
+            keyed(|policy| {
+                policy.global().plans([("a", ONE)], |_| None).plans([("b", ONE)], |_| None)
+            }),
+            "policy `read`: it says `.plans(…)` twice, and the first would be lost; write it once",
+        ),
+        (
+            keyed(|policy| policy.global().quota_by(|_| None).quota_by(|_| Some(ONE))),
+            "policy `read`: it says `.quota_by(…)` twice, and the first would be lost; write it once",
+        ),
+        (
+            keyed(|policy| policy.global().cost(|_| 1).cost(|_| 2)),
+            "policy `read`: it says `.cost(…)` twice, and the first would be lost; write it once",
+        ),
+        (
+            keyed(|policy| policy.global().settle(|_| None).settle(|_| Some(1))),
+            "policy `read`: it says `.settle(…)` twice, and the first would be lost; write it once",
+        ),
+        (
+            keyed(|policy| policy.global().shard(bearer()).shard(ClientIp::new())),
+            "policy `read`: it says `.shard(…)` twice, and the first would be lost; write it once",
+        ),
+        (
+            with(Policy::token_bucket("read", Quota::unlimited().burst(3)).global()),
+            "policy `read`: an unlimited quota has no burst; leave `burst` out, or write the units",
+        ),
+        (
+            Limiter::builder().category(Category::new("exports").on(Matcher::get("/exports"))),
+            "category `exports`: it has no policy, and its requests would pass uncounted; add `.policy(…)`, or write `.exempt(…)` for its matchers",
         ),
         (
             keyed(|policy| policy.or_refuse()),

@@ -137,3 +137,51 @@ fn an_override_that_would_not_hold_is_an_error() {
         "caller: `x key` is no header name; write one like `x-api-key`"
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_cannot_be_read_is_refused_only_while_overrides_apply() {
+    let limiter = builder().caller(header("x-key")).build().unwrap();
+    let twice = Request::get("/health").header("x-key", "a").header("x-key", "b");
+    let twice = twice.body(()).unwrap().into_parts().0;
+    assert!(limiter.decide(&twice).await.is_allowed());
+    limiter.overrides().caller("a").unwrap().block(HOUR).unwrap();
+    limiter.overrides().caller("b").unwrap().block(2 * HOUR).unwrap();
+    advance(2 * HOUR - Duration::from_millis(1)).await;
+    assert_eq!(limiter.decide(&twice).await.reason(), Some(Reason::UnreadableKey));
+    advance(Duration::from_millis(1)).await;
+    assert!(limiter.decide(&twice).await.is_allowed(), "the last override has ended");
+    limiter.overrides().caller("a").unwrap().block(HOUR).unwrap();
+    assert!(!limiter.decide(&twice).await.is_allowed(), "and there is another");
+}
+
+#[test]
+fn a_wrong_check_fails_whatever_the_overrides_of_its_caller_are() {
+    let plans = [("pro", Quota::per_day(90))];
+    let policy = Policy::fixed_window("planned", Quota::per_day(9)).global().plans(plans, |_| None);
+    let limiter = Limiter::builder().policy(policy).caller(header("x-key")).build().unwrap();
+    let caller = limiter.overrides().caller("a").unwrap();
+    let wrong = || {
+        limiter.check("planned", "a").plan("por").at_once().is_err()
+            && limiter.check("planned", "a").at_once().is_err()
+            && limiter.check("planned", "a").plan("pro").kind("ip").at_once().is_err()
+    };
+    assert!(wrong());
+    caller.set_quota("planned", Quota::per_day(5), HOUR).unwrap();
+    assert!(wrong());
+    assert_eq!(limiter.check("planned", "a").plan("pro").at_once().unwrap().remaining(), 4);
+    caller.block(HOUR).unwrap();
+    assert!(wrong());
+    let decision = limiter.check("planned", "a").plan("pro").at_once().unwrap();
+    assert_eq!(decision.reason(), Some(Reason::Blocked));
+}
+
+#[test]
+fn units_are_given_back_also_under_an_unlimited_override() {
+    let limiter = builder().caller(header("x-key")).build().unwrap();
+    assert!(limiter.check("read", "a").cost(9).at_once().unwrap().is_allowed());
+    let caller = limiter.overrides().caller("a").unwrap();
+    caller.set_quota("read", Quota::unlimited(), HOUR).unwrap();
+    assert_eq!(limiter.reset("read", "a").at_once().unwrap().remaining(), 9);
+    caller.restore_quota("read");
+    assert_eq!(limiter.check("read", "a").at_once().unwrap().remaining(), 8);
+}

@@ -146,7 +146,7 @@ impl Overrides {
 
 impl CallerOverrides {
     /// Refuses all requests and checks of the caller for `time` from now. It replaces an earlier
-    /// block.
+    /// block. Requests that are held already are decided as they came.
     ///
     /// # Errors
     /// [`OverrideError::InvalidTime`] for zero or more than 366 days; [`OverrideError::Full`].

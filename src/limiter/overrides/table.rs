@@ -47,6 +47,14 @@ impl OverrideTable {
         own.expire(now).then_some(own)
     }
 
+    /// Whether any override applies at `now`.
+    pub(in crate::limiter) fn any_applies(&self, now: Now) -> bool {
+        let mut by_caller = unpoisoned(self.by_caller.write());
+        by_caller.retain(|_, own| own.expire(now));
+        self.any.store(!by_caller.is_empty(), Ordering::Release);
+        !by_caller.is_empty()
+    }
+
     /// All overrides that apply at `now`, by callers.
     pub(super) fn all(&self, now: Now) -> HashMap<u128, Override> {
         let mut all = unpoisoned(self.by_caller.read()).clone();
