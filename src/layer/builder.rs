@@ -1,6 +1,6 @@
 //! The settings of a layer: [`RateLimitLayerBuilder`].
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::Response;
@@ -27,16 +27,13 @@ use crate::error::BuildError;
 /// # let _ = layer;
 /// # Ok::<(), tower_quota::BuildError>(())
 /// ```
+#[derive(Debug)]
 #[must_use]
 pub struct RateLimitLayerBuilder {
-    responder: Responder,
+    pub(super) responder: Responder,
 }
 
 impl RateLimitLayerBuilder {
-    pub(super) fn new(responder: Responder) -> Self {
-        Self { responder }
-    }
-
     /// Sets the styles of quota headers; an empty list means no headers. Default:
     /// [`HeaderStyle::x_ratelimit`]. Every response to a counted request has them.
     ///
@@ -137,11 +134,5 @@ impl RateLimitLayerBuilder {
     pub fn build(self) -> Result<RateLimitLayer, BuildError> {
         self.responder.headers.validate(&self.responder.limiter)?;
         Ok(RateLimitLayer { responder: Arc::new(self.responder) })
-    }
-}
-
-impl fmt::Debug for RateLimitLayerBuilder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.responder.fmt(f)
     }
 }

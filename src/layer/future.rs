@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response, request::Parts};
+use http::{Request, Response, StatusCode, request::Parts};
 use pin_project_lite::pin_project;
 use tower::Service;
 
@@ -26,17 +26,17 @@ pin_project! {
         S: Service<Request<B>>,
     {
         #[pin]
-        state: State<S, B>,
+        pub(super) state: State<S, B>,
     }
 }
 
 pin_project! {
     #[project = StateProjection]
-    enum State<S, B>
+    pub(super) enum State<S, B>
     where
         S: Service<Request<B>>,
     {
-        // Boxed, as few requests need it: all other futures would have to be as large.
+        // Boxed, as few requests need it: unboxed, it would enlarge all futures.
         Deciding { deciding: Box<DecisionFuture>, waiting: Option<Box<Waiting<S, B>>> },
         // The request was not decided at once: the inner service is called when it is ready again.
         Readying { readying: Box<Readying<S, B>> },
@@ -48,43 +48,40 @@ pin_project! {
 }
 
 /// What is needed after the decision.
-struct Waiting<S, B> {
-    inner: S,
-    head: Parts,
-    body: B,
-    observation: Observation,
-    responder: Arc<Responder>,
-}
-
-/// A request that has passed, and the service that is not ready yet.
-struct Readying<S, B> {
-    inner: S,
-    request: Option<Request<B>>,
-    uncalled: Uncalled,
+pub(super) struct Waiting<S, B> {
+    pub(super) inner: S,
+    pub(super) head: Parts,
+    pub(super) body: B,
+    pub(super) observation: Observation,
+    pub(super) responder: Arc<Responder>,
 }
 
 /// What the response of an admitted request needs.
-struct Passed {
-    decision: Decision,
-    observation: Observation,
-    responder: Arc<Responder>,
+pub(super) struct Passed {
+    pub(super) decision: Decision,
+    pub(super) observation: Observation,
+    pub(super) responder: Arc<Responder>,
 }
 
 impl Drop for Passed {
     #[inline]
     fn drop(&mut self) {
         // This does nothing if the response was observed already.
-        self.observation.finish(&self.responder.headers, Some(&self.decision), None);
+        self.finish(None);
     }
 }
 
-/// A request that has passed and waits for the inner service. If it is dropped before the call, its
-/// units are given back.
-struct Uncalled(Option<Passed>);
+/// A request that has passed, and the service that is not ready yet. If it is dropped before the
+/// call, its units are given back.
+struct Readying<S, B> {
+    inner: S,
+    request: Option<Request<B>>,
+    passed: Option<Passed>,
+}
 
-impl Drop for Uncalled {
+impl<S, B> Drop for Readying<S, B> {
     fn drop(&mut self) {
-        if let Some(passed) = &self.0 {
+        if let Some(passed) = &self.passed {
             undo(&passed.responder.limiter, &passed.decision);
         }
     }
@@ -97,37 +94,6 @@ struct Late<R> {
     passed: Passed,
 }
 
-impl<S, B> ResponseFuture<S, B>
-where
-    S: Service<Request<B>>,
-{
-    pub(super) fn calling(
-        response: S::Future,
-        decision: Decision,
-        observation: Observation,
-        responder: Arc<Responder>,
-    ) -> Self {
-        let passed = Some(Passed { decision, observation, responder });
-        Self { state: State::Calling { response, passed } }
-    }
-
-    pub(super) fn refused(response: Response<Bytes>) -> Self {
-        Self { state: State::Refused { response: Some(response) } }
-    }
-
-    pub(super) fn deciding(
-        deciding: Box<DecisionFuture>,
-        inner: S,
-        head: Parts,
-        body: B,
-        observation: Observation,
-        responder: Arc<Responder>,
-    ) -> Self {
-        let waiting = Box::new(Waiting { inner, head, body, observation, responder });
-        Self { state: State::Deciding { deciding, waiting: Some(waiting) } }
-    }
-}
-
 impl<S, B, R> Future for ResponseFuture<S, B>
 where
     S: Service<Request<B>, Response = Response<R>>,
@@ -138,37 +104,34 @@ where
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         loop {
-            let late = match this.state.as_mut().project() {
+            match this.state.as_mut().project() {
                 StateProjection::Deciding { deciding, waiting } => {
                     let decision = ready!(Pin::new(deciding).poll(context));
                     let waiting = waiting.take().expect(OVER);
                     this.state.set(waiting.decided(decision));
-                    continue;
                 }
                 StateProjection::Readying { readying } => {
-                    let Readying { inner, request, uncalled } = &mut **readying;
+                    let Readying { inner, request, passed } = &mut **readying;
                     ready!(inner.poll_ready(context))?;
                     let request = request.take().expect(OVER);
-                    let (response, passed) = (inner.call(request), uncalled.0.take());
+                    let (response, passed) = (inner.call(request), passed.take());
                     this.state.set(State::Calling { response, passed });
-                    continue;
                 }
                 StateProjection::Calling { response, passed } => {
                     let mut response = ready!(response.poll(context))?;
-                    match passed {
-                        Some(known) if !known.decision.is_settled_later() => {
-                            known.answer(&mut response);
-                            return Poll::Ready(Ok(response.map(ResponseBody::inner)));
+                    let known = passed.as_mut().expect(OVER);
+                    if known.decision.is_settled_later() {
+                        let correcting;
+                        (response, correcting) = known.settle(response);
+                        if let Some(correcting) = correcting {
+                            let passed = passed.take().expect(OVER);
+                            let late = Some(Box::new(Late { correcting, response, passed }));
+                            this.state.set(State::Settling { late });
+                            continue;
                         }
-                        _ => {}
                     }
-                    let passed = passed.take().expect(OVER);
-                    match passed.settle(response) {
-                        Ok(response) => {
-                            return Poll::Ready(Ok(response.map(ResponseBody::inner)));
-                        }
-                        Err(late) => late,
-                    }
+                    known.answer(&mut response);
+                    return Poll::Ready(Ok(response.map(ResponseBody::inner)));
                 }
                 StateProjection::Settling { late } => {
                     if let Some(late) = late {
@@ -184,8 +147,7 @@ where
                     let response = response.take().expect(OVER);
                     return Poll::Ready(Ok(response.map(ResponseBody::rejection)));
                 }
-            };
-            this.state.set(State::Settling { late: Some(late) });
+            }
         }
     }
 }
@@ -199,8 +161,8 @@ where
         match responder.admit(&mut head, decision, &mut observation) {
             Ok(decision) => {
                 let request = Request::from_parts(head, body);
-                let uncalled = Uncalled(Some(Passed { decision, observation, responder }));
-                let readying = Readying { inner, request: Some(request), uncalled };
+                let passed = Some(Passed { decision, observation, responder });
+                let readying = Readying { inner, request: Some(request), passed };
                 State::Readying { readying: Box::new(readying) }
             }
             Err(response) => State::Refused { response: Some(response) },
@@ -209,28 +171,22 @@ where
 }
 
 impl Passed {
-    /// Returns the response, or else a [`Late`] one, whose cost the store has to correct first.
-    fn settle<R>(mut self, response: Response<R>) -> Result<Response<R>, Box<Late<Response<R>>>> {
+    /// Settles the cost; a store that does not answer at once is still correcting it.
+    fn settle<R>(&self, response: Response<R>) -> (Response<R>, Option<Correcting>) {
         let (head, body) = response.into_parts();
         let correcting = Correcting::start(&self.responder.limiter, &self.decision, &head);
-        let mut response = Response::from_parts(head, body);
-        match correcting {
-            None => {
-                self.answer(&mut response);
-                Ok(response)
-            }
-            Some(correcting) => Err(Box::new(Late { correcting, response, passed: self })),
-        }
+        (Response::from_parts(head, body), correcting)
     }
 
     /// Writes the quota headers, and ends the observation.
     fn answer<R>(&mut self, response: &mut Response<R>) {
         self.responder.write_headers(response, &self.decision);
-        self.observation.finish(
-            &self.responder.headers,
-            Some(&self.decision),
-            Some(response.status()),
-        );
+        self.finish(Some(response.status()));
+    }
+
+    #[inline]
+    fn finish(&mut self, status: Option<StatusCode>) {
+        self.observation.finish(&self.responder.headers, &self.decision, status);
     }
 }
 

@@ -17,7 +17,7 @@ mod responder;
 pub mod response;
 mod service;
 
-use std::{fmt, sync::Arc};
+use std::sync::Arc;
 
 use http::HeaderName;
 use tower::Layer;
@@ -55,7 +55,7 @@ use crate::limiter::Limiter;
 /// # let _ = app;
 /// # Ok::<(), tower_quota::BuildError>(())
 /// ```
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 #[must_use]
 pub struct RateLimitLayer {
     responder: Arc<Responder>,
@@ -71,7 +71,7 @@ impl RateLimitLayer {
 
     /// A builder with the defaults of [`new`](Self::new).
     pub fn builder(limiter: Limiter) -> RateLimitLayerBuilder {
-        RateLimitLayerBuilder::new(Responder::new(limiter))
+        RateLimitLayerBuilder { responder: Responder::new(limiter) }
     }
 
     /// The names of the headers that the layer may add to a response, for
@@ -109,12 +109,6 @@ impl<S> Layer<S> for RateLimitLayer {
     type Service = RateLimit<S>;
 
     fn layer(&self, inner: S) -> RateLimit<S> {
-        RateLimit::new(inner, Arc::clone(&self.responder))
-    }
-}
-
-impl fmt::Debug for RateLimitLayer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.responder.fmt(f)
+        RateLimit { inner, responder: Arc::clone(&self.responder) }
     }
 }

@@ -105,12 +105,12 @@ impl Observation {
     pub(super) fn finish(
         &mut self,
         headers: &Headers,
-        decision: Option<&Decision>,
+        decision: &Decision,
         status: Option<StatusCode>,
     ) {
         if let Some(pending) = self.0.take() {
-            let outcome = decision.and_then(|decision| headers.outcome_of(decision));
-            pending.finish(Ended { decision, outcome, status });
+            let outcome = headers.outcome_of(decision);
+            pending.finish(Ended { decision: Some(decision), outcome, status });
         }
     }
 }

@@ -65,7 +65,7 @@ impl Responder {
             self.jitter.lengthen(&mut rejection.decision, &self.limiter);
             let response = self.refuse(head, &rejection);
             let status = Some(response.status());
-            observation.finish(&self.headers, Some(&rejection.decision), status);
+            observation.finish(&self.headers, &rejection.decision, status);
             return Err(response);
         }
         if self.expose_decision {
@@ -153,7 +153,7 @@ fn leaves_body(request: &Parts) -> bool {
 
 impl fmt::Debug for Responder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RateLimit")
+        f.debug_struct("Responder")
             .field("limiter", &self.limiter)
             .field("headers", &self.headers)
             .field("jitter", &self.jitter)

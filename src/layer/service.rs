@@ -11,21 +11,22 @@ use http::{Request, Response};
 use http_body::Body;
 use tower::Service;
 
-use super::{ResponseBody, ResponseFuture, observer::Observation, responder::Responder};
+use super::{
+    ResponseBody, ResponseFuture,
+    future::{Passed, State, Waiting},
+    observer::Observation,
+    responder::Responder,
+};
 
 /// The service of a [`RateLimitLayer`](crate::RateLimitLayer): it calls the inner service only for
 /// requests that pass.
 #[derive(Clone)]
 pub struct RateLimit<S> {
-    inner: S,
-    responder: Arc<Responder>,
+    pub(super) inner: S,
+    pub(super) responder: Arc<Responder>,
 }
 
 impl<S> RateLimit<S> {
-    pub(super) fn new(inner: S, responder: Arc<Responder>) -> Self {
-        Self { inner, responder }
-    }
-
     /// The inner service.
     pub fn get_ref(&self) -> &S {
         &self.inner
@@ -60,14 +61,15 @@ where
         let (mut head, body) = request.into_parts();
         let mut observation =
             Observation::start(responder.observer.as_ref(), &responder.limiter, &head);
-        match responder.limiter.try_decide(&head) {
+        let state = match responder.limiter.try_decide(&head) {
             Ok(decision) => match responder.admit(&mut head, decision, &mut observation) {
                 Ok(decision) => {
                     // `self.inner` is the instance that was polled ready.
                     let response = self.inner.call(Request::from_parts(head, body));
-                    ResponseFuture::calling(response, decision, observation, responder)
+                    let passed = Some(Passed { decision, observation, responder });
+                    State::Calling { response, passed }
                 }
-                Err(response) => ResponseFuture::refused(response),
+                Err(response) => State::Refused { response: Some(response) },
             },
             Err(deciding) => {
                 // The instance that was polled ready is dropped: it must not keep what it has
@@ -75,14 +77,16 @@ where
                 // later.
                 let inner = self.inner.clone();
                 self.inner = inner.clone();
-                ResponseFuture::deciding(deciding, inner, head, body, observation, responder)
+                let waiting = Waiting { inner, head, body, observation, responder };
+                State::Deciding { deciding, waiting: Some(Box::new(waiting)) }
             }
-        }
+        };
+        ResponseFuture { state }
     }
 }
 
 impl<S> fmt::Debug for RateLimit<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.responder.fmt(f)
+        f.debug_struct("RateLimit").field("responder", &self.responder).finish_non_exhaustive()
     }
 }
