@@ -89,7 +89,7 @@ impl RateLimitLayer {
     /// ```
     #[must_use]
     pub fn exposed_headers(&self) -> Vec<HeaderName> {
-        self.responder.headers.names()
+        self.responder.headers.names().collect()
     }
 
     /// The limits and the headers of responses as data, with an example of a refusal; see the module

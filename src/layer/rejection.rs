@@ -4,11 +4,11 @@ use std::{fmt, time::Duration};
 
 use bytes::Bytes;
 use http::{
-    HeaderValue, Response, StatusCode,
-    header::{CACHE_CONTROL, CONTENT_TYPE},
+    HeaderMap, HeaderValue, Response, StatusCode,
+    header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER},
 };
 
-use super::headers::{self, whole_seconds};
+use super::headers::{number, whole_seconds};
 use crate::{
     json_object::Object,
     limiter::{Decision, Outcome, Reason, Verdict},
@@ -150,7 +150,13 @@ impl Rejection {
     /// rounded up. `None` if waiting does not help.
     #[must_use]
     pub fn retry_after_seconds(&self) -> Option<u64> {
-        headers::retry_after_seconds(&self.decision)
+        self.retry_after().map(|wait| whole_seconds(wait).max(1))
+    }
+
+    pub(super) fn write_retry_after(&self, headers: &mut HeaderMap) {
+        if let Some(seconds) = self.retry_after_seconds() {
+            headers.insert(RETRY_AFTER, number::of(seconds));
+        }
     }
 
     /// The request's `X-Request-Id`. `None` if there is none, if it is not text, and in a rejection
@@ -235,7 +241,7 @@ impl Rejection {
     /// Marks the response as a refusal, for outer layers and for caches.
     #[cold]
     fn mark(&self, response: &mut Response<Bytes>) {
-        headers::write_retry_after(response.headers_mut(), &self.decision);
+        self.write_retry_after(response.headers_mut());
         response.headers_mut().insert(CACHE_CONTROL, NO_STORE);
         response.extensions_mut().insert(Refused);
         response.extensions_mut().insert(RefusedByHandler(self.decision.clone()));
@@ -281,7 +287,7 @@ pub(crate) struct Complaint<'a>(pub(crate) Outcome<'a>);
 
 impl Complaint<'_> {
     fn write_text(&self, to: &mut impl fmt::Write) -> fmt::Result {
-        let (policy, quota) = (self.0.policy(), self.0.quota());
+        let (policy, quota, kind) = (self.0.policy(), self.0.quota(), self.0.key_kind());
         match self.0.reason() {
             None | Some(Reason::Blocked) => Ok(()),
             Some(Reason::QuotaExceeded) if self.0.lacks_some() => {
@@ -309,15 +315,10 @@ impl Complaint<'_> {
                 write!(to, "Policy `{policy}` gives the plan of this request no units.")
             }
             Some(Reason::MissingKey) => {
-                write!(
-                    to,
-                    "Policy `{policy}` counts by {}, which the request does not tell.",
-                    self.0.key_kind()
-                )
+                write!(to, "Policy `{policy}` counts by {kind}, which the request does not tell.")
             }
             Some(Reason::UnreadableKey) => {
                 let how = why_unreadable(self.0.unreadable_status());
-                let kind = self.0.key_kind();
                 write!(to, "Policy `{policy}` counts by {kind}, which cannot be read: {how}.")
             }
             Some(Reason::StoreUnavailable) => {

@@ -59,7 +59,8 @@ impl Responder {
             let mut rejection = Rejection {
                 reason,
                 decision,
-                layer_headers: Some(self.headers.count()),
+                // Also `Cache-Control`, `Content-Type`, `Content-Length` and `Connection`.
+                layer_headers: Some(self.headers.names().count().saturating_add(4)),
                 request_id: head.headers.get(X_REQUEST_ID).cloned(),
             };
             self.jitter.lengthen(&mut rejection.decision, &self.limiter);
@@ -75,9 +76,16 @@ impl Responder {
     }
 
     fn refuse(&self, head: &Parts, rejection: &Rejection) -> Response<Bytes> {
-        let mut response = self.render(head, rejection);
+        #[cfg(feature = "grpc")]
+        let grpc = grpc::respond(head, rejection);
+        #[cfg(not(feature = "grpc"))]
+        let grpc = None;
+        let mut response = grpc.unwrap_or_else(|| (self.render)(rejection));
         let headers = response.headers_mut();
-        self.headers.write_refusal(headers, rejection.decision(), &self.limiter);
+        self.headers.write_refusal(headers, &rejection.decision, Some(&self.limiter));
+        if self.headers.retry_after {
+            rejection.write_retry_after(headers);
+        }
         headers.entry(CACHE_CONTROL).or_insert(NO_STORE);
         if leaves_body(head) {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
@@ -86,22 +94,13 @@ impl Responder {
         response
     }
 
-    #[cfg_attr(not(feature = "grpc"), expect(unused_variables))]
-    fn render(&self, request: &Parts, rejection: &Rejection) -> Response<Bytes> {
-        #[cfg(feature = "grpc")]
-        if let Some(response) = grpc::respond(request, rejection) {
-            return response;
-        }
-        (self.render)(rejection)
-    }
-
     /// Writes quota headers into the response of the inner service.
     pub(super) fn write_headers<R>(&self, response: &mut Response<R>, decision: &Decision) {
         // An inner layer's refusal keeps its own headers: they explain it.
         if response.extensions().get::<Refused>().is_some() {
             self.leave_refusal(response);
         } else {
-            self.headers.write(response.headers_mut(), decision, &self.limiter);
+            self.headers.write(response.headers_mut(), decision, Some(&self.limiter));
         }
     }
 
@@ -110,7 +109,7 @@ impl Responder {
     #[cold]
     fn leave_refusal<R>(&self, response: &mut Response<R>) {
         if let Some(RefusedByHandler(decision)) = response.extensions_mut().remove() {
-            self.headers.write_foreign(response.headers_mut(), &decision);
+            self.headers.write_refusal(response.headers_mut(), &decision, None);
         }
     }
 

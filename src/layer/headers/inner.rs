@@ -3,10 +3,7 @@
 //! A response shows the limit that its caller reaches first. A header with room for one policy
 //! keeps the numbers with the smaller share left; a list gets the members of all layers.
 
-use std::cmp::{Ordering, Reverse};
-
 use http::{HeaderMap, HeaderName, HeaderValue};
-use smallvec::SmallVec;
 
 use super::style::{POLICY, STRUCTURED};
 
@@ -24,14 +21,13 @@ impl Numbers {
     #[expect(clippy::arithmetic_side_effects, reason = "128 bits hold the product of two 64")]
     pub(super) fn is_tighter_than(&self, other: &Self) -> bool {
         let scaled = |of: &Self, by: &Self| u128::from(of.remaining) * u128::from(by.limit);
-        let share = scaled(self, other).cmp(&scaled(other, self));
-        // A limit of 0 has no share.
-        let share = if self.limit == 0 || other.limit == 0 {
+        let left = if self.limit == 0 || other.limit == 0 {
+            // A limit of 0 has no share.
             self.remaining.cmp(&other.remaining)
         } else {
-            share
+            scaled(self, other).cmp(&scaled(other, self))
         };
-        share.then(Reverse(self.reset).cmp(&Reverse(other.reset))) == Ordering::Less
+        left.then(other.reset.cmp(&self.reset)).is_lt()
     }
 
     /// The numbers of a family of three headers. The limit is no longer in the map.
@@ -40,184 +36,126 @@ impl Numbers {
         limit: &HeaderValue,
         [_, remaining, reset]: &[HeaderName; 3],
     ) -> Option<Self> {
-        Some(Self {
-            limit: first_number(limit)?,
-            remaining: first_number(headers.get(remaining)?)?,
-            reset: headers.get(reset).and_then(first_number).unwrap_or(0),
-        })
-    }
-
-    /// The numbers of the field `RateLimit`, a dictionary or a list.
-    pub(super) fn in_field(headers: &HeaderMap) -> Option<Self> {
-        match Members::of(headers, STRUCTURED) {
-            Some(limits) => limits.tightest(&Members::of(headers, POLICY)?),
-            None => Self::in_dictionary(headers.get(STRUCTURED)?.to_str().ok()?),
-        }
-    }
-
-    fn in_dictionary(text: &str) -> Option<Self> {
-        let member = |name: &str| {
-            let mut members = text.split(',').filter_map(|member| member.trim().split_once('='));
-            members.find(|(key, _)| *key == name)?.1.parse().ok()
+        // The first number: 100 in `100`, and in `100, 100;w=60`.
+        let first = |value: &HeaderValue| {
+            value.to_str().ok()?.split([',', ';']).next()?.trim().parse().ok()
         };
         Some(Self {
-            limit: member("limit")?,
-            remaining: member("remaining")?,
-            reset: member("reset").unwrap_or(0),
+            limit: first(limit)?,
+            remaining: first(headers.get(remaining)?)?,
+            reset: headers.get(reset).and_then(first).unwrap_or(0),
         })
     }
-}
 
-/// The first number: 100 in `100`, and in `100, 100;w=60`.
-fn first_number(value: &HeaderValue) -> Option<u64> {
-    value.to_str().ok()?.split([',', ';']).next()?.trim().parse().ok()
-}
-
-/// The members of a list of policies, from all lines of a field.
-pub(super) struct Members(Vec<Member>);
-
-/// A string with parameters, as it is written.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Member {
-    text: String,
-    /// The length of the name at the beginning of `text`, quotation marks included.
-    name: usize,
-}
-
-impl Members {
-    /// The members of a field; `None` if it is no such list.
-    fn of(headers: &HeaderMap, name: HeaderName) -> Option<Self> {
-        let mut members = Vec::new();
-        for line in headers.get_all(name) {
-            read_line(line.to_str().ok()?, &mut members)?;
-        }
-        (!members.is_empty()).then_some(Self(members))
-    }
-
-    fn in_line(line: &HeaderValue) -> Option<Self> {
-        let mut members = Vec::new();
-        read_line(line.to_str().ok()?, &mut members)?;
-        Some(Self(members))
-    }
-
-    /// The tightest numbers of those policies whose limit is in `policies`.
-    fn tightest(&self, policies: &Self) -> Option<Numbers> {
-        let numbers = self.0.iter().filter_map(|member| {
-            let policy = policies.of_policy(member)?;
-            Some(Numbers {
-                limit: policy.parameter("q")?,
-                remaining: member.parameter("r")?,
-                reset: member.parameter("t").unwrap_or(0),
+    /// The numbers of the field `RateLimit`: those of a dictionary, or the tightest of a list.
+    pub(super) fn in_field(headers: &HeaderMap) -> Option<Self> {
+        let Some(limits) = members(headers.get_all(STRUCTURED)) else {
+            let dictionary = split(headers.get(STRUCTURED)?.to_str().ok()?, ',')?;
+            return Some(Self {
+                limit: number(&dictionary, "limit")?,
+                remaining: number(&dictionary, "remaining")?,
+                reset: number(&dictionary, "reset").unwrap_or(0),
+            });
+        };
+        let policies = members(headers.get_all(POLICY))?;
+        let numbers = limits.iter().filter_map(|limit| {
+            Some(Self {
+                limit: number(&find(&policies, limit)?.parts, "q")?,
+                remaining: number(&limit.parts, "r")?,
+                reset: number(&limit.parts, "t").unwrap_or(0),
             })
         });
         numbers.reduce(|first, other| if other.is_tighter_than(&first) { other } else { first })
     }
-
-    fn of_policy(&self, member: &Member) -> Option<&Member> {
-        self.0.iter().find(|own| own.is_of(member))
-    }
-
-    /// The members of both lists, each policy once. If both have a policy, the member of `others`
-    /// is kept if it `win`s.
-    fn join(&self, others: &Self, win: impl Fn(&Member) -> bool) -> Self {
-        let keeps = |own: &&Member| others.of_policy(own).is_none() || !win(own);
-        let takes = |other: &&Member| self.of_policy(other).is_none() || win(other);
-        let own = self.0.iter().filter(keeps);
-        Self(own.chain(others.0.iter().filter(takes)).cloned().collect())
-    }
-
-    fn value(&self) -> Option<HeaderValue> {
-        let texts: SmallVec<[&str; 8]> = self.0.iter().map(|member| &*member.text).collect();
-        HeaderValue::try_from(texts.join(", ")).ok()
-    }
 }
 
-impl Member {
-    /// Whether both are the same policy and the same partition of it.
-    fn is_of(&self, other: &Self) -> bool {
-        self.name() == other.name() && self.raw_parameter("pk") == other.raw_parameter("pk")
-    }
-
-    /// The name, and the parameters.
-    fn parts(&self) -> (&str, &str) {
-        self.text.split_at_checked(self.name).unwrap_or((&self.text, ""))
-    }
-
-    fn name(&self) -> &str {
-        self.parts().0
-    }
-
-    fn raw_parameter(&self, key: &str) -> Option<&str> {
-        let mut parameters = self.parts().1.split(';').filter_map(|one| one.split_once('='));
-        parameters.find(|(name, _)| name.trim() == key).map(|(_, value)| value.trim())
-    }
-
-    fn parameter(&self, key: &str) -> Option<u64> {
-        self.raw_parameter(key)?.parse().ok()
-    }
+/// A member of a list of policies, as it is written.
+struct Member<'a> {
+    text: &'a str,
+    /// The name of the policy, and the partition key.
+    identity: (&'a str, Option<&'a str>),
+    /// The name and the parameters.
+    parts: Vec<&'a str>,
 }
 
-/// Adds the members of a line: strings (RFC 9651, section 3.3.3) with parameters, none of which has
-/// a comma outside of a string.
-fn read_line(line: &str, members: &mut Vec<Member>) -> Option<()> {
-    let mut rest = line.trim();
-    loop {
-        let name = string_length(rest)?;
-        let mut end = name;
-        while let Some(byte) = rest.as_bytes().get(end).filter(|byte| **byte != b',') {
-            let length = if *byte == b'"' { string_length(rest.get(end..)?)? } else { 1 };
-            end = end.checked_add(length)?;
-        }
-        let text = rest.get(..end)?.trim_end();
-        if !matches!(text.as_bytes().get(name), None | Some(b';')) {
-            return None;
-        }
-        members.push(Member { text: text.to_owned(), name });
-        match rest.get(end.checked_add(1)?..) {
-            None => return Some(()),
-            Some(next) => rest = next.trim_start(),
+/// The members of a list of policies, from all lines of a field: strings (RFC 9651, section 3.3.3)
+/// with parameters. `None` if the field is no such list.
+fn members<'a>(lines: impl IntoIterator<Item = &'a HeaderValue>) -> Option<Vec<Member<'a>>> {
+    let mut members = Vec::new();
+    for line in lines {
+        for text in split(line.to_str().ok()?, ',')? {
+            let text = text.trim();
+            let parts = split(text, ';')?;
+            let name = parts.first().filter(|name| is_string(name))?;
+            members.push(Member { text, identity: (name, value(&parts, "pk")), parts });
         }
     }
+    (!members.is_empty()).then_some(members)
 }
 
-/// The length of the string at the beginning of a text, quotation marks included.
-fn string_length(text: &str) -> Option<usize> {
-    let mut bytes = text.bytes().enumerate();
-    bytes.next().filter(|(_, byte)| *byte == b'"')?;
-    while let Some((place, byte)) = bytes.next() {
-        match byte {
-            b'"' => return place.checked_add(1),
-            b'\\' => drop(bytes.next()?),
+/// The parts of a text between the separators outside of its strings; `None` if a string has no
+/// end.
+fn split(text: &str, separator: char) -> Option<Vec<&str>> {
+    let (mut in_string, mut is_escaped) = (false, false);
+    let is_end = |character| {
+        match character {
+            _ if is_escaped => is_escaped = false,
+            '\\' => is_escaped = in_string,
+            '"' => in_string = !in_string,
             _ => {}
         }
-    }
-    None
+        character == separator && !in_string
+    };
+    let parts = text.split(is_end).collect();
+    (!in_string).then_some(parts)
 }
 
-/// Joins our lists with those in the headers; `false` if the headers have no such lists.
+/// Whether the text is one string, and nothing else.
+fn is_string(text: &str) -> bool {
+    let inside = text.strip_prefix('"').and_then(|text| text.strip_suffix('"'));
+    let unescaped = inside.map(|inside| inside.replace(r"\\", "").replace(r#"\""#, ""));
+    unescaped.is_some_and(|rest| !rest.contains(['"', '\\']))
+}
+
+/// The value of `key=value` among the parts.
+fn value<'a>(parts: &[&'a str], key: &str) -> Option<&'a str> {
+    parts.iter().find_map(|part| part.trim().strip_prefix(key)?.strip_prefix('='))
+}
+
+fn number(parts: &[&str], key: &str) -> Option<u64> {
+    value(parts, key)?.parse().ok()
+}
+
+/// The member of a list with the policy of `member`, and the same partition of it.
+fn find<'a>(list: &'a [Member<'a>], member: &Member<'_>) -> Option<&'a Member<'a>> {
+    list.iter().find(|other| other.identity == member.identity)
+}
+
+/// Joins our lists with those in the headers; `None` if the headers have no such lists.
 ///
 /// If both have a policy, the member with the fewer units is kept, with its quota.
+#[cold]
 pub(super) fn join_lists(
-    headers: &mut HeaderMap,
+    headers: &HeaderMap,
     policies: &HeaderValue,
     limits: &HeaderValue,
-) -> bool {
-    let join = || {
-        let theirs = [Members::of(headers, POLICY)?, Members::of(headers, STRUCTURED)?];
-        let ours = [Members::in_line(policies)?, Members::in_line(limits)?];
-        let ([our_policies, our_limits], [their_policies, their_limits]) = (&ours, &theirs);
-        let they_have_fewer = |member: &Member| {
-            let [ours, theirs] =
-                [our_limits, their_limits].map(|limits| limits.of_policy(member)?.parameter("r"));
-            ours.zip(theirs).is_some_and(|(ours, theirs)| theirs < ours)
-        };
-        let policies = our_policies.join(their_policies, they_have_fewer).value();
-        policies.zip(our_limits.join(their_limits, they_have_fewer).value())
+) -> Option<(HeaderValue, HeaderValue)> {
+    let [our_policies, our_limits] = [members([policies])?, members([limits])?];
+    let their_policies = members(headers.get_all(POLICY))?;
+    let their_limits = members(headers.get_all(STRUCTURED))?;
+    let they_have_fewer = |member: &Member<'_>| {
+        let [theirs, ours] =
+            [&their_limits, &our_limits].map(|limits| number(&find(limits, member)?.parts, "r"));
+        theirs.zip(ours).is_some_and(|(theirs, ours)| theirs < ours)
     };
-    let Some((policies, limits)) = join() else { return false };
-    headers.insert(POLICY, policies);
-    headers.insert(STRUCTURED, limits);
-    true
+    let join = |ours: &[Member<'_>], theirs: &[Member<'_>]| {
+        let kept = ours.iter().filter(|own| find(theirs, own).is_none() || !they_have_fewer(own));
+        let added =
+            theirs.iter().filter(|other| find(ours, other).is_none() || they_have_fewer(other));
+        let texts: Vec<_> = kept.chain(added).map(|member| member.text).collect();
+        HeaderValue::try_from(texts.join(", ")).ok()
+    };
+    join(&our_policies, &their_policies).zip(join(&our_limits, &their_limits))
 }
 
 #[cfg(test)]
@@ -246,9 +184,9 @@ mod tests {
     #[test]
     fn lines_are_read_as_lists_of_strings_or_not_at_all() {
         let read = |line: &str| {
-            let mut members = Vec::new();
-            read_line(line, &mut members)?;
-            Some(members.iter().map(|member| member.text.clone()).collect::<Vec<_>>().join("|"))
+            let line = HeaderValue::from_str(line).unwrap();
+            let members = members([&line])?;
+            Some(members.iter().map(|member| member.text).collect::<Vec<_>>().join("|"))
         };
         for (line, members) in [
             (r#""a";r=1;t=2"#, Some(r#""a";r=1;t=2"#)),
@@ -296,8 +234,8 @@ mod tests {
             headers.insert(POLICY, HeaderValue::from_static(theirs[0]));
             headers.insert(STRUCTURED, HeaderValue::from_static(theirs[1]));
             let [policies, limits] = ours.map(HeaderValue::from_static);
-            assert!(join_lists(&mut headers, &policies, &limits));
-            assert_eq!([&headers[POLICY], &headers[STRUCTURED]], both);
+            let (policies, limits) = join_lists(&headers, &policies, &limits).unwrap();
+            assert_eq!([policies, limits], both);
         }
     }
 }

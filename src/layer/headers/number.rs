@@ -14,16 +14,14 @@ static SMALL_NUMBERS: [[u8; 4]; 10_000] = small_numbers();
     reason = "it is run by the compiler, which counts for itself"
 )]
 const fn small_numbers() -> [[u8; 4]; 10_000] {
+    const fn digit(number: usize) -> u8 {
+        b'0' + (number % 10) as u8
+    }
     let mut numbers = [[b'0'; 4]; 10_000];
     let mut number = 0;
     while number < numbers.len() {
-        let mut rest = number;
-        let mut place = 4;
-        while place > 0 {
-            place -= 1;
-            numbers[number][place] = b'0' + (rest % 10) as u8;
-            rest /= 10;
-        }
+        let [thousands, hundreds, tens] = [number / 1_000, number / 100, number / 10];
+        numbers[number] = [digit(thousands), digit(hundreds), digit(tens), digit(number)];
         number += 1;
     }
     numbers
@@ -38,7 +36,7 @@ pub(crate) fn of(number: u64) -> HeaderValue {
 #[expect(
     clippy::expect_used,
     clippy::indexing_slicing,
-    reason = "an empty header would tell nothing, and of four digits three may be zeros"
+    reason = "an empty header would say nothing, and of four digits three may be zeros"
 )]
 fn small(number: u64) -> Option<HeaderValue> {
     let digits = SMALL_NUMBERS.get(usize::try_from(number).ok()?)?;

@@ -3,12 +3,12 @@
 use http::HeaderName;
 use smallvec::{SmallVec, smallvec};
 
-pub(super) const X_RATELIMIT: [HeaderName; 3] = [
+const X_RATELIMIT: [HeaderName; 3] = [
     HeaderName::from_static("x-ratelimit-limit"),
     HeaderName::from_static("x-ratelimit-remaining"),
     HeaderName::from_static("x-ratelimit-reset"),
 ];
-pub(super) const RATELIMIT: [HeaderName; 3] = [
+const RATELIMIT: [HeaderName; 3] = [
     HeaderName::from_static("ratelimit-limit"),
     HeaderName::from_static("ratelimit-remaining"),
     HeaderName::from_static("ratelimit-reset"),
@@ -136,11 +136,6 @@ impl HeaderStyle {
         self
     }
 
-    /// Whether it has room for one policy only.
-    pub(super) fn tells_one(self) -> bool {
-        self.family != Family::Lists
-    }
-
     /// The format of the reset; by default, that of the family.
     pub(super) fn reset_format(self) -> ResetFormat {
         let default = match self.family {
@@ -150,11 +145,16 @@ impl HeaderStyle {
         self.reset.unwrap_or(default)
     }
 
+    /// The headers of a family of three: limit, remaining and reset.
+    #[inline]
+    pub(super) fn triple(self) -> [HeaderName; 3] {
+        if self.family == Family::XRateLimit { X_RATELIMIT } else { RATELIMIT }
+    }
+
     /// The headers it writes.
     pub(super) fn names(self) -> SmallVec<[HeaderName; 3]> {
         let mut names = match self.family {
-            Family::XRateLimit => X_RATELIMIT.into(),
-            Family::RateLimit => RATELIMIT.into(),
+            Family::XRateLimit | Family::RateLimit => self.triple().into(),
             Family::Dictionary => smallvec![STRUCTURED],
             Family::Lists => smallvec![POLICY, STRUCTURED],
         };
@@ -175,15 +175,14 @@ impl HeaderStyle {
 
     /// What is wrong with it, and what to write instead.
     pub(super) fn problem(self) -> Option<&'static str> {
-        let chooses_reset = matches!(self.family, Family::XRateLimit | Family::RateLimit);
-        if self.reset.is_some() && !chooses_reset {
-            return Some("it always tells the reset in seconds; leave `.reset(…)` out");
+        match self.family {
+            Family::Dictionary | Family::Lists if self.reset.is_some() => {
+                Some("it always tells the reset in seconds; leave `.reset(…)` out")
+            }
+            Family::XRateLimit | Family::RateLimit | Family::Dictionary if self.partition_key => {
+                Some("only `ratelimit_lists` has a partition key; leave `.partition_key()` out")
+            }
+            _ => None,
         }
-        if self.partition_key && self.family != Family::Lists {
-            return Some(
-                "only `ratelimit_lists` has a partition key; leave `.partition_key()` out",
-            );
-        }
-        None
     }
 }
