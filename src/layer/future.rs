@@ -119,10 +119,10 @@ where
                 }
                 StateProjection::Calling { response, passed } => {
                     let mut response = ready!(response.poll(context))?;
-                    let known = passed.as_mut().expect(OVER);
-                    if known.decision.is_settled_later() {
+                    let admitted = passed.as_mut().expect(OVER);
+                    if admitted.decision.is_settled_later() {
                         let correcting;
-                        (response, correcting) = known.settle(response);
+                        (response, correcting) = admitted.settle(response);
                         if let Some(correcting) = correcting {
                             let passed = passed.take().expect(OVER);
                             let late = Some(Box::new(Late { correcting, response, passed }));
@@ -130,7 +130,7 @@ where
                             continue;
                         }
                     }
-                    known.answer(&mut response);
+                    admitted.answer(&mut response);
                     return Poll::Ready(Ok(response.map(ResponseBody::inner)));
                 }
                 StateProjection::Settling { late } => {

@@ -155,7 +155,7 @@ impl Rejection {
 
     pub(super) fn write_retry_after(&self, headers: &mut HeaderMap) {
         if let Some(seconds) = self.retry_after_seconds() {
-            headers.insert(RETRY_AFTER, number::of(seconds));
+            headers.insert(RETRY_AFTER, number::value(seconds));
         }
     }
 

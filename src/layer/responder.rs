@@ -59,8 +59,7 @@ impl Responder {
             let mut rejection = Rejection {
                 reason,
                 decision,
-                // Also `Cache-Control`, `Content-Type`, `Content-Length` and `Connection`.
-                layer_headers: Some(self.headers.names().count().saturating_add(4)),
+                layer_headers: Some(self.headers.capacity()),
                 request_id: head.headers.get(X_REQUEST_ID).cloned(),
             };
             self.jitter.lengthen(&mut rejection.decision, &self.limiter);
@@ -87,7 +86,7 @@ impl Responder {
             rejection.write_retry_after(headers);
         }
         headers.entry(CACHE_CONTROL).or_insert(NO_STORE);
-        if leaves_body(head) {
+        if has_unread_body(head) {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         response.extensions_mut().insert(Refused);
@@ -98,7 +97,7 @@ impl Responder {
     pub(super) fn write_headers<R>(&self, response: &mut Response<R>, decision: &Decision) {
         // An inner layer's refusal keeps its own headers: they explain it.
         if response.extensions().get::<Refused>().is_some() {
-            self.leave_refusal(response);
+            self.write_into_refusal(response);
         } else {
             self.headers.write(response.headers_mut(), decision, Some(&self.limiter));
         }
@@ -107,7 +106,7 @@ impl Responder {
     /// Adds quota headers to a refusal by the handler, which has none. Other refusals stay as they
     /// are.
     #[cold]
-    fn leave_refusal<R>(&self, response: &mut Response<R>) {
+    fn write_into_refusal<R>(&self, response: &mut Response<R>) {
         if let Some(RefusedByHandler(decision)) = response.extensions_mut().remove() {
             self.headers.write_refusal(response.headers_mut(), &decision, None);
         }
@@ -137,10 +136,10 @@ impl Responder {
     }
 }
 
-/// Whether the connection has to end, as the request may have a body that the layer does not read.
+/// Whether the request may have a body, which the layer does not read: the connection has to end.
 /// Only HTTP/1 has a header for that (RFC 9112, section 9.6). Later versions end the request's
 /// stream, and must not have the header (RFC 9113, section 8.2.2).
-fn leaves_body(request: &Parts) -> bool {
+fn has_unread_body(request: &Parts) -> bool {
     if !matches!(request.version, Version::HTTP_10 | Version::HTTP_11) {
         return false;
     }

@@ -20,14 +20,14 @@ impl Numbers {
     /// longer until more is.
     #[expect(clippy::arithmetic_side_effects, reason = "128 bits hold the product of two 64")]
     pub(super) fn is_tighter_than(&self, other: &Self) -> bool {
-        let scaled = |of: &Self, by: &Self| u128::from(of.remaining) * u128::from(by.limit);
-        let left = if self.limit == 0 || other.limit == 0 {
+        let scaled = |own: &Self, by: &Self| u128::from(own.remaining) * u128::from(by.limit);
+        let share = if self.limit == 0 || other.limit == 0 {
             // A limit of 0 has no share.
             self.remaining.cmp(&other.remaining)
         } else {
             scaled(self, other).cmp(&scaled(other, self))
         };
-        left.then(other.reset.cmp(&self.reset)).is_lt()
+        share.then(other.reset.cmp(&self.reset)).is_lt()
     }
 
     /// The numbers of a family of three headers. The limit is no longer in the map.
@@ -198,6 +198,10 @@ mod tests {
             (r#""a"#, None),
             (r#""a\"#, None),
             (r#""a" b"#, None),
+            (r#""a" "b""#, None),
+            (r#""a" ;r=1"#, None),
+            (r#""a\b""#, None),
+            (r#""a\\";r=1"#, Some(r#""a\\";r=1"#)),
             (r#""a","#, None),
             (r#""a";qu="b"#, None),
             ("größe", None),
@@ -221,7 +225,7 @@ mod tests {
             ),
             (
                 [r#""a";q=5"#, r#""a";r=3"#],
-                [r#""a";q=6"#, r#""a";r=4"#],
+                [r#""a";q=6"#, r#""a";qu=";r=2";r=4"#],
                 [r#""a";q=5"#, r#""a";r=3"#],
             ),
             (

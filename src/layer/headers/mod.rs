@@ -18,8 +18,7 @@ use self::{
 };
 use crate::{
     error::BuildError,
-    limiter::Limiter,
-    limiter::{Decision, Outcome, Reason},
+    limiter::{Decision, Limiter, Outcome, Reason},
     policy::Policy,
 };
 
@@ -98,6 +97,12 @@ impl Headers {
         quota.chain(self.retry_after.then_some(RETRY_AFTER))
     }
 
+    /// The most headers of a refusal: three for each style, `Retry-After`, `Cache-Control`,
+    /// `Content-Type`, `Content-Length` and `Connection`.
+    pub(crate) fn capacity(&self) -> usize {
+        self.styles.len().saturating_mul(3).saturating_add(5)
+    }
+
     /// The same headers, each with its meaning.
     #[cfg(feature = "describe")]
     pub(crate) fn describe(&self) -> impl Iterator<Item = (HeaderName, &'static str)> {
@@ -154,7 +159,7 @@ impl Headers {
         {
             return;
         }
-        headers.insert(remaining, number::of(outcome.remaining()));
+        headers.insert(remaining, number::value(outcome.remaining()));
         match reset_in(style, outcome, decision) {
             Some(seconds) => headers.insert(reset, number::reset(seconds)),
             // An inner layer may have written it.

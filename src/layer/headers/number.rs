@@ -27,9 +27,9 @@ const fn small_numbers() -> [[u8; 4]; 10_000] {
     numbers
 }
 
-/// A header value. A small number needs no allocation, and others one; `HeaderValue::from` needs
-/// two.
-pub(crate) fn of(number: u64) -> HeaderValue {
+/// The number as a header value. A small one needs no allocation, and others one:
+/// `HeaderValue::from` needs two.
+pub(crate) fn value(number: u64) -> HeaderValue {
     small(number).unwrap_or_else(|| large(number))
 }
 
@@ -53,13 +53,13 @@ fn large(number: u64) -> HeaderValue {
 /// round numbers differ. A number gets a value when it comes twice in a row.
 type Recent = RefCell<[(u64, Option<HeaderValue>); 7]>;
 
-const fn none() -> Recent {
+const fn empty() -> Recent {
     RefCell::new([const { (0, None) }; 7])
 }
 
 thread_local! {
-    static LIMITS: Recent = const { none() };
-    static RESETS: Recent = const { none() };
+    static LIMITS: Recent = const { empty() };
+    static RESETS: Recent = const { empty() };
 }
 
 /// A limit. Many responses in a row have the same one: from the third on, it needs no allocation.
@@ -86,7 +86,7 @@ fn recurring(number: u64, recent: &'static LocalKey<Recent>) -> HeaderValue {
         }
         value.get_or_insert_with(|| large(number)).clone()
     };
-    // While a thread ends, its numbers may be gone already.
+    // A thread that ends may have dropped its numbers already.
     recent.try_with(recur).unwrap_or_else(|_| large(number))
 }
 
@@ -97,7 +97,7 @@ mod tests {
     #[test]
     fn numbers_are_written_without_leading_zeros() {
         for n in (0..20_000).chain([99_999, u64::MAX - 1, u64::MAX]) {
-            assert_eq!(of(n), n.to_string());
+            assert_eq!(value(n), n.to_string());
         }
     }
 

@@ -7,8 +7,7 @@ use smallvec::SmallVec;
 use super::{HeaderStyle, whole_seconds};
 use crate::{
     algorithm::Algorithm,
-    limiter::Limiter,
-    limiter::{Decision, Outcome},
+    limiter::{Decision, Limiter, Outcome},
     quota::{MAX_UNITS, NANOS_PER_SECOND, Quota},
 };
 
@@ -161,7 +160,7 @@ mod tests {
     use crate::store::Usage;
     use crate::{policy::Policy, quota::Quota};
 
-    /// What `policies` say with 50 units left.
+    /// A decision under these policies, with 50 units left.
     fn decision(policies: impl IntoIterator<Item = Policy>) -> Decision {
         let usage = Usage::new(Duration::ZERO, 50, Duration::from_millis(29_001));
         Decision::of(policies.into_iter().map(|policy| (policy, Some(usage), None)))
@@ -185,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn every_policy_has_its_place_in_both_lists() {
+    fn both_lists_contain_every_policy() {
         let (policies, limits) = both([
             Policy::fixed_window("burst", Quota::per_minute(100)),
             Policy::sliding_window("hourly", Quota::per_hour(1_000)),
@@ -257,16 +256,16 @@ mod tests {
     }
 
     #[test]
-    fn windows_are_whole_seconds_and_a_bucket_tells_when_it_is_full_again() {
+    fn windows_are_whole_seconds_and_that_of_a_bucket_is_the_time_in_which_it_refills() {
         let window = |millis| Quota::per_window(5, Duration::from_millis(millis));
-        for (policy, told) in [
+        for (policy, list) in [
             (Policy::fixed_window("p", window(100)), r#""p";q=5;w=1"#),
             (Policy::fixed_window("p", window(1_500)), r#""p";q=5;w=2"#),
             (Policy::token_bucket("p", Quota::per_minute(60).burst(10)), r#""p";q=10;w=10"#),
             (Policy::token_bucket("p", Quota::per_minute(40).burst(60)), r#""p";q=60;w=90"#),
             (Policy::token_bucket("p", Quota::per_hour(7).burst(1)), r#""p";q=1;w=515"#),
         ] {
-            assert_eq!(both([policy]).0, told);
+            assert_eq!(both([policy]).0, list);
         }
     }
 

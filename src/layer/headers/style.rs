@@ -78,20 +78,20 @@ impl HeaderStyle {
     /// `X-RateLimit-Limit`, `X-RateLimit-Remaining` and `X-RateLimit-Reset`, for one policy. The
     /// reset is in Unix seconds by default; see [`reset`](Self::reset).
     pub const fn x_ratelimit() -> Self {
-        Self::of(Family::XRateLimit)
+        Self::new(Family::XRateLimit)
     }
 
     /// `RateLimit-Limit`, `RateLimit-Remaining` and `RateLimit-Reset`, for one policy:
     /// draft-ietf-httpapi-ratelimit-headers-00 to -06. The reset is in seconds from now by default;
     /// see [`reset`](Self::reset).
     pub const fn ratelimit() -> Self {
-        Self::of(Family::RateLimit)
+        Self::new(Family::RateLimit)
     }
 
     /// `RateLimit: limit=100, remaining=50, reset=5`, for one policy:
     /// draft-ietf-httpapi-ratelimit-headers-07.
     pub const fn ratelimit_dictionary() -> Self {
-        Self::of(Family::Dictionary)
+        Self::new(Family::Dictionary)
     }
 
     /// `RateLimit-Policy: "burst";q=100;w=60` and `RateLimit: "burst";r=50;t=30`, lists of all
@@ -111,10 +111,10 @@ impl HeaderStyle {
     ///   nothing is left, it is the time until something is. It is never longer than the
     ///   `Retry-After` of the policy that refuses, and 0 only if `r` is.
     pub const fn ratelimit_lists() -> Self {
-        Self::of(Family::Lists)
+        Self::new(Family::Lists)
     }
 
-    const fn of(family: Family) -> Self {
+    const fn new(family: Family) -> Self {
         Self { family, reset: None, partition_key: false }
     }
 

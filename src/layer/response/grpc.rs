@@ -86,10 +86,10 @@ fn details(rejection: &Rejection, wait: Option<u64>) -> Vec<Any> {
         let delay = Duration::from_millis(millis);
         let seconds = i64::try_from(delay.as_secs()).unwrap_or(i64::MAX);
         let nanos = delay.subsec_nanos().cast_signed();
-        Any::of("google.rpc.RetryInfo", &RetryInfo { delay: Some(Delay { seconds, nanos }) })
+        Any::new("google.rpc.RetryInfo", &RetryInfo { delay: Some(Delay { seconds, nanos }) })
     });
     let violations = rejection.refusing().map(Violation::new).collect();
-    let quota_failure = Any::of("google.rpc.QuotaFailure", &QuotaFailure { violations });
+    let quota_failure = Any::new("google.rpc.QuotaFailure", &QuotaFailure { violations });
     retry_info.into_iter().chain([quota_failure]).collect()
 }
 
@@ -119,7 +119,7 @@ struct Any {
 }
 
 impl Any {
-    fn of(name: &str, message: &impl Message) -> Self {
+    fn new(name: &str, message: &impl Message) -> Self {
         Self { type_url: format!("type.googleapis.com/{name}"), value: message.encode_to_vec() }
     }
 }
