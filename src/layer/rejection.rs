@@ -358,9 +358,13 @@ mod tests {
     use crate::{policy::Policy, quota::Quota, store::Usage};
 
     #[test]
-    fn one_second_is_singular() {
-        for (seconds, text) in [(1, " Retry after 1 second."), (2, " Retry after 2 seconds.")] {
-            let wait = Duration::from_secs(seconds);
+    fn waits_are_whole_seconds_and_at_least_one() {
+        for (millis, text) in [
+            (0, " Retry after 1 second."),
+            (1_000, " Retry after 1 second."),
+            (1_001, " Retry after 2 seconds."),
+        ] {
+            let wait = Duration::from_millis(millis);
             let policy = Policy::token_bucket("p", Quota::per_hour(100));
             let (usage, reason) = (Usage::new(wait, 0, wait), Reason::QuotaExceeded);
             let decision = Decision::of([(policy, Some(usage), Some(reason))]);

@@ -288,6 +288,31 @@ async fn stacked_layers_do_not_double_and_an_inner_refusal_speaks_for_itself() {
     assert_eq!((told[2].0, &*lines(&told[2].1)), (429, &inner[..]));
 }
 
+#[tokio::test(start_paused = true)]
+async fn lists_that_a_renderer_writes_are_replaced_by_those_of_the_refusal() {
+    let render = |_: &Rejection| {
+        let response = Response::builder().header("ratelimit-policy", r#""other";q=9"#);
+        response.header("ratelimit", r#""other";r=9"#).body("").unwrap()
+    };
+    let one = Policy::fixed_window("one", Quota::per_hour(1)).global();
+    let limiter = Limiter::builder().clock(clock()).policy(one).build().unwrap();
+    let builder = RateLimitLayer::builder(limiter).headers([HeaderStyle::ratelimit_lists()]);
+    let layer = builder.on_rejection(render).build().unwrap();
+    headers_of(&layer, "/").await;
+    let (_, headers) = headers_of(&layer, "/").await;
+    assert_eq!(headers["ratelimit-policy"], r#""one";q=1;w=3600"#);
+    assert_eq!(headers["ratelimit"], r#""one";r=0;t=3600"#);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_quota_that_is_whole_resets_in_the_second_that_has_begun() {
+    let free = Policy::token_bucket("free", Quota::per_hour(1)).global().cost(|_| 0);
+    let limiter = Limiter::builder().clock(clock()).policy(free).build().unwrap();
+    tokio::time::advance(Duration::from_millis(1_500)).await;
+    let (_, headers) = headers_of(&RateLimitLayer::new(limiter), "/").await;
+    assert_eq!(headers["x-ratelimit-reset"], "1705413601");
+}
+
 #[test]
 fn styles_that_cannot_work_are_errors() {
     let (x, seconds) = (HeaderStyle::x_ratelimit(), ResetFormat::Seconds);
@@ -309,6 +334,14 @@ fn styles_that_cannot_work_are_errors() {
         (
             vec![x.partition_key()],
             "header style `x_ratelimit`: only `ratelimit_lists` has a partition key; leave `.partition_key()` out",
+        ),
+        (
+            vec![dictionary.partition_key()],
+            "header style `ratelimit_dictionary`: only `ratelimit_lists` has a partition key; leave `.partition_key()` out",
+        ),
+        (
+            vec![lists.reset(seconds)],
+            "header style `ratelimit_lists`: it always tells the reset in seconds; leave `.reset(…)` out",
         ),
     ] {
         let error = RateLimitLayer::builder(limiter()).headers(styles).build().unwrap_err();

@@ -211,6 +211,31 @@ mod tests {
     }
 
     #[test]
+    fn of_a_list_the_tightest_numbers_are_read() {
+        for (policies, limits, expected) in [
+            (r#""a";q=9, "b";q=9"#, r#""a";r=5;t=1, "b";r=2;t=7"#, Some(numbers(2, 9, 7))),
+            (r#""a";q=9, "b";q=9"#, r#""a";r=2, "b";r=5;t=7"#, Some(numbers(2, 9, 0))),
+            (r#""a";q=9"#, r#""b";r=5"#, None),
+            ("", r#""a";r=5"#, None),
+            ("", "limit=9, remaining=2;x, reset=7", None),
+            ("", "limit=9, remaining=2, reset=7", Some(numbers(2, 9, 7))),
+        ] {
+            let lines = [(POLICY, policies), (STRUCTURED, limits)].into_iter();
+            let lines = lines.filter(|(_, line)| !line.is_empty());
+            let headers = lines.map(|(name, line)| (name, HeaderValue::from_static(line)));
+            assert_eq!(Numbers::in_field(&headers.collect()), expected, "{policies} {limits}");
+        }
+    }
+
+    #[test]
+    fn a_list_without_policies_is_not_joined() {
+        let mut headers = HeaderMap::new();
+        headers.insert(STRUCTURED, HeaderValue::from_static(r#""a";r=3"#));
+        let own = [r#""b";q=5"#, r#""b";r=3"#].map(HeaderValue::from_static);
+        assert_eq!(join_lists(&headers, &own[0], &own[1]), None);
+    }
+
+    #[test]
     fn joined_lists_have_each_policy_of_a_partition_once() {
         for (ours, theirs, both) in [
             (
@@ -227,6 +252,17 @@ mod tests {
                 [r#""a";q=5"#, r#""a";r=3"#],
                 [r#""a";q=6"#, r#""a";qu=";r=2";r=4"#],
                 [r#""a";q=5"#, r#""a";r=3"#],
+            ),
+            (
+                [r#""a";q=5"#, r#""a";r=3"#],
+                [r#""a";q=6"#, r#""a";r=3"#],
+                [r#""a";q=5"#, r#""a";r=3"#],
+            ),
+            // Without its quota, a policy cannot replace ours.
+            (
+                [r#""a";q=5"#, r#""a";r=3"#],
+                [r#""b";q=6"#, r#""a";r=2, "b";r=4"#],
+                [r#""a";q=5, "b";q=6"#, r#""a";r=2, "b";r=4"#],
             ),
             (
                 [r#""a";q=5;pk=:x:"#, r#""a";r=3;pk=:x:"#],

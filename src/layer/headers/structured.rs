@@ -205,6 +205,7 @@ mod tests {
             (hourly(Policy::fixed_window, None), 100, 3_600, None, 3_600),
             (hourly(Policy::fixed_window, None), 99, 7, None, 7),
             (hourly(Policy::fixed_window, None), 0, 7, None, 7),
+            (hourly(Policy::fixed_window, None), 100, 0, None, 1),
             // A bucket: 36 s for each unit, and until there is one.
             (hourly(Policy::token_bucket, None), 100, 0, None, 3_600),
             (hourly(Policy::token_bucket, None), 99, 36, None, 3_564),
@@ -264,6 +265,7 @@ mod tests {
             (Policy::token_bucket("p", Quota::per_minute(60).burst(10)), r#""p";q=10;w=10"#),
             (Policy::token_bucket("p", Quota::per_minute(40).burst(60)), r#""p";q=60;w=90"#),
             (Policy::token_bucket("p", Quota::per_hour(7).burst(1)), r#""p";q=1;w=515"#),
+            (Policy::token_bucket("p", Quota::per_hour(0)), r#""p";q=0;w=3600"#),
         ] {
             assert_eq!(both([policy]).0, list);
         }
