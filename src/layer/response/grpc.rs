@@ -10,6 +10,7 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Response, header::CONTENT_TYPE, request::Parts};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use prost::Message;
+use prost_types::{Any, Duration as Delay};
 
 use crate::{
     layer::rejection::{Complaint, Rejection},
@@ -86,11 +87,15 @@ fn details(rejection: &Rejection, wait: Option<u64>) -> Vec<Any> {
         let delay = Duration::from_millis(millis);
         let seconds = i64::try_from(delay.as_secs()).unwrap_or(i64::MAX);
         let nanos = delay.subsec_nanos().cast_signed();
-        Any::new("google.rpc.RetryInfo", &RetryInfo { delay: Some(Delay { seconds, nanos }) })
+        any("google.rpc.RetryInfo", &RetryInfo { delay: Some(Delay { seconds, nanos }) })
     });
     let violations = rejection.refusing().map(Violation::new).collect();
-    let quota_failure = Any::new("google.rpc.QuotaFailure", &QuotaFailure { violations });
+    let quota_failure = any("google.rpc.QuotaFailure", &QuotaFailure { violations });
     retry_info.into_iter().chain([quota_failure]).collect()
+}
+
+fn any(name: &str, message: &impl Message) -> Any {
+    Any { type_url: format!("type.googleapis.com/{name}"), value: message.encode_to_vec() }
 }
 
 /// In milliseconds, rounded up.
@@ -109,35 +114,11 @@ struct Status {
     details: Vec<Any>,
 }
 
-/// `google.protobuf.Any`
-#[derive(Clone, PartialEq, Message)]
-struct Any {
-    #[prost(string, tag = "1")]
-    type_url: String,
-    #[prost(bytes = "vec", tag = "2")]
-    value: Vec<u8>,
-}
-
-impl Any {
-    fn new(name: &str, message: &impl Message) -> Self {
-        Self { type_url: format!("type.googleapis.com/{name}"), value: message.encode_to_vec() }
-    }
-}
-
 /// `google.rpc.RetryInfo`
 #[derive(Clone, PartialEq, Message)]
 struct RetryInfo {
     #[prost(message, optional, tag = "1")]
     delay: Option<Delay>,
-}
-
-/// `google.protobuf.Duration`
-#[derive(Clone, PartialEq, Message)]
-struct Delay {
-    #[prost(int64, tag = "1")]
-    seconds: i64,
-    #[prost(int32, tag = "2")]
-    nanos: i32,
 }
 
 /// `google.rpc.QuotaFailure`
