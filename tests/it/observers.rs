@@ -57,7 +57,7 @@ async fn each_of_several_observers_sees_each_request_and_its_end() {
     });
     let mut service = layer.layer(respond);
     let request = |path: &str| Request::get(path).header("x-key", "k").body(()).unwrap();
-    let mut seen = |path: &str, end: &str| {
+    let seen = |path: &str, end: &str| {
         let expected: Vec<_> = ["first", "second", "third"]
             .map(|name| format!("{name} {path}"))
             .into_iter()
