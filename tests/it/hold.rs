@@ -409,6 +409,27 @@ async fn who_leaves_before_the_inner_service_is_ready_gives_its_units_back() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn units_of_a_request_that_was_never_served_let_the_next_one_pass() {
+    let policy = Policy::fixed_window("p", Quota::per_minute(2)).key(header("x-key")).or_refuse();
+    let slow_start = one_a_second("slow start").hold(60 * SECOND);
+    let limiter = builder().policy(policy.hold(60 * SECOND)).policy(slow_start).build().unwrap();
+    let inner = ServiceBuilder::new().concurrency_limit(1).service(service_fn(async |_| {
+        sleep(60 * SECOND).await;
+        Ok::<_, tower::BoxError>(Response::<Full<Bytes>>::default())
+    }));
+    let service = RateLimitLayer::new(limiter.clone()).layer(inner);
+    let first = tokio::spawn(service.clone().oneshot(request("a")));
+    yield_now().await;
+    // It is held for a second, then passes, and waits for the only permit until its caller leaves.
+    let mut busy = service.clone();
+    let leaves = tokio::spawn(timeout(5 * SECOND, busy.call(request("a"))));
+    yield_now().await;
+    let (decision, waited) = ask(&limiter, "a").await.unwrap();
+    assert_eq!((decision.is_allowed(), waited), (true, 5 * SECOND));
+    assert!(leaves.await.unwrap().is_err() && first.await.unwrap().is_ok());
+}
+
+#[tokio::test(start_paused = true)]
 async fn units_that_come_back_out_of_turn_let_those_who_wait_pass() {
     let policy = Policy::fixed_window("p", Quota::per_minute(2)).key(header("x-key")).or_refuse();
     let limiter = builder().policy(policy.hold(60 * SECOND)).build().unwrap();
