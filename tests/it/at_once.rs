@@ -160,7 +160,7 @@ fn threads_without_a_runtime_are_admitted_exactly_the_quota() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_policy_that_holds_refuses_who_cannot_wait_and_those_who_can_come_first() {
+async fn a_policy_that_holds_refuses_a_check_at_once_and_waiting_requests_come_first() {
     let policy = token_bucket(60).hold(Duration::from_secs(9));
     let limiter = builder().check_only(policy).build().unwrap();
     let at_once = || limiter.check("p", "key").at_once().unwrap();
@@ -176,7 +176,7 @@ async fn a_policy_that_holds_refuses_who_cannot_wait_and_those_who_can_come_firs
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_comes_back_at_once_is_for_those_who_wait() {
+async fn units_given_back_at_once_are_for_waiting_requests() {
     let policy = token_bucket(60).hold(Duration::from_secs(9));
     let limiter = builder().check_only(policy).build().unwrap();
     assert!(limiter.check("p", "key").cost(60).at_once().unwrap().is_allowed());
@@ -268,7 +268,7 @@ impl Store for Slow {
 }
 
 #[tokio::test]
-async fn a_store_that_takes_its_time_is_not_charged_by_who_cannot_wait() {
+async fn a_slow_store_is_not_charged_by_a_check_at_once() {
     let store = Slow::default();
     let limiter = builder().check_only(token_bucket(5)).store(store.clone()).build().unwrap();
     for check in [limiter.check("p", "key"), limiter.peek("p", "key")] {

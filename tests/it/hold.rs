@@ -91,7 +91,7 @@ async fn a_request_that_is_never_held_leaves_room_for_those_that_wait() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_costs_nothing_passes_those_who_wait() {
+async fn a_request_that_costs_nothing_passes_those_that_wait() {
     let cost = |request: &http::request::Parts| u64::from(!request.headers.contains_key("x-free"));
     let limiter = builder().policy(one_a_second("p").cost(cost).hold(9 * SECOND)).build().unwrap();
     let _held = ask_all(&limiter, "a", 4).await;
@@ -110,7 +110,7 @@ async fn other_keys_do_not_wait() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_comes_later_does_not_overtake() {
+async fn a_later_request_does_not_overtake() {
     let limiter = builder().policy(one_a_second("p").hold(9 * SECOND)).build().unwrap();
     let mut held = ask_all(&limiter, "a", 3).await;
     // A token is there in the very moment in which someone new comes.
@@ -124,7 +124,7 @@ async fn who_comes_later_does_not_overtake() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_is_not_held_does_not_overtake_either() {
+async fn a_request_that_is_not_held_does_not_overtake_either() {
     let policy = Policy::token_bucket("p", Quota::per_second(1).burst(2))
         .key(header("x-key"))
         .or_refuse()
@@ -148,7 +148,7 @@ async fn who_is_not_held_does_not_overtake_either() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn when_one_hangs_up_those_behind_move_up_and_nothing_is_lost() {
+async fn when_a_caller_leaves_the_requests_behind_move_up_and_no_unit_is_lost() {
     let limiter = builder().policy(one_a_second("p").hold(9 * SECOND)).build().unwrap();
     let mut asked = ask_all(&limiter, "a", 5).await;
     advance(SECOND / 2).await;
@@ -200,7 +200,7 @@ async fn what_is_waited_for_is_reserved_in_the_other_policies() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_waits_for_another_quota_keeps_nobody_waiting() {
+async fn a_request_that_waits_for_another_quota_delays_no_other() {
     let shared = Policy::fixed_window("shared", Quota::per_hour(10)).global().hold(9 * SECOND);
     let limiter =
         builder().policy(one_a_second("own").hold(9 * SECOND)).policy(shared).build().unwrap();
@@ -210,18 +210,18 @@ async fn who_waits_for_another_quota_keeps_nobody_waiting() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn those_who_are_due_together_pass_in_order_of_arrival() {
+async fn requests_that_are_due_together_pass_in_order_of_arrival() {
     let policy = Policy::fixed_window("p", Quota::per_second(50)).key(header("x-key")).or_refuse();
     let limiter = builder().policy(policy.hold(SECOND)).build().unwrap();
     ask_all(&limiter, "a", 50).await;
     let order = Arc::new(Mutex::new(Vec::new()));
     let mut tasks = Vec::new();
-    for place in 0..50 {
+    for number in 0..50 {
         let deciding = limiter.decide(&request("a").into_parts().0);
         let order = Arc::clone(&order);
         tasks.push(tokio::spawn(async move {
             assert!(deciding.await.is_allowed());
-            order.lock().unwrap().push(place);
+            order.lock().unwrap().push(number);
         }));
         yield_now().await;
     }
@@ -232,7 +232,7 @@ async fn those_who_are_due_together_pass_in_order_of_arrival() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_gives_way_goes_on_though_another_between_waits_longer() {
+async fn a_request_that_yields_goes_on_though_one_between_waits_longer() {
     // All share one quota. Of those with the key `a`, the first hangs up, so that the next two are
     // due after one second and two. The one with the key `b` is due after one second as well: it
     // gives way to the one, and must not wait for the other.
@@ -253,7 +253,7 @@ async fn who_gives_way_goes_on_though_another_between_waits_longer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_line_is_bounded_per_key_and_in_all() {
+async fn the_queue_is_bounded_per_key_and_in_all() {
     let limiter = builder()
         .policy(one_a_second("p").hold(100 * SECOND))
         .max_held_per_key(2)
@@ -272,7 +272,7 @@ async fn the_line_is_bounded_per_key_and_in_all() {
     b.iter().for_each(JoinHandle::abort);
     yield_now().await;
     let _c = ask_all(&limiter, "c", 2).await;
-    assert!(refused_at_once("c").await, "the place that came free is taken again");
+    assert!(refused_at_once("c").await, "the position that came free is used again");
 }
 
 #[tokio::test(start_paused = true)]
@@ -359,7 +359,7 @@ async fn while_held_none_of_the_inner_services_permits_is_kept() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_timeout_outside_gives_the_place_up() {
+async fn a_request_that_times_out_leaves_the_queue() {
     let limiter = builder().policy(one_a_second("p").hold(5 * SECOND)).build().unwrap();
     let calls = Arc::default();
     let service = ServiceBuilder::new()
@@ -379,7 +379,7 @@ async fn a_timeout_outside_gives_the_place_up() {
         statuses.push(task.await.unwrap().map(|response| response.status()).is_ok());
     }
     // The third and the fourth would have been called at 2 and 3: at 1.5 they were gone, and the
-    // last, which came at 1, was called at 2 in their place.
+    // last, which came at 1, was called at 2 instead of them.
     assert_eq!(statuses, [true, true, false, false, true]);
     assert_eq!(*calls.lock().unwrap(), [0, 1_000, 2_000]);
     advance(SECOND).await;
@@ -387,7 +387,7 @@ async fn a_timeout_outside_gives_the_place_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_leaves_before_the_inner_service_is_ready_gives_its_units_back() {
+async fn a_request_dropped_before_the_inner_service_is_ready_gives_its_units_back() {
     let policy = Policy::fixed_window("p", Quota::per_hour(3)).key(header("x-key")).or_refuse();
     let slow_start = one_a_second("slow start").hold(9 * SECOND);
     let limiter = builder().policy(policy).policy(slow_start).build().unwrap();
@@ -430,7 +430,7 @@ async fn units_of_a_request_that_was_never_served_let_the_next_one_pass() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn units_that_come_back_out_of_turn_let_those_who_wait_pass() {
+async fn units_given_back_early_let_waiting_requests_pass() {
     let policy = Policy::fixed_window("p", Quota::per_minute(2)).key(header("x-key")).or_refuse();
     let limiter = builder().policy(policy.hold(60 * SECOND)).build().unwrap();
     let held = ask_all(&limiter, "a", 4).await;

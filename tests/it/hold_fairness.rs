@@ -12,7 +12,7 @@ use tower_quota::{
 };
 
 const SECOND: Duration = Duration::from_secs(1);
-/// What those behind wait for one who does not come.
+/// How long those behind wait for a request that is not polled.
 const LATE: Duration = Duration::from_millis(100);
 
 fn builder() -> LimiterBuilder {
@@ -67,7 +67,7 @@ fn caller(name: &str, requests: usize) -> impl Iterator<Item = (String, String)>
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_does_not_come_keeps_no_one_behind_for_longer_than_a_moment() {
+async fn a_request_that_is_not_polled_delays_those_behind_for_a_moment_only() {
     let policy = one_a_second("p").key(header("x-key")).or_refuse().hold(9 * SECOND);
     let limiter = builder().policy(policy).build().unwrap();
     assert_eq!(took(ask(&limiter, "a", "k")).await, Some(Duration::ZERO));
@@ -81,7 +81,7 @@ async fn who_does_not_come_keeps_no_one_behind_for_longer_than_a_moment() {
     // It was due after a second; each of them is one unit earlier than it was to be.
     assert_eq!(passed, [1, 2, 3].map(|seconds| Some(seconds * SECOND + LATE)));
 
-    // It has its right still: the next unit is its own, and who comes later waits for it.
+    // It keeps its right: the next unit is its own, and a later request waits for it.
     assert!(poll_once(&mut stuck).await.is_none());
     let later = ask(&limiter, "a", "k");
     assert!(stuck.await.is_allowed());
@@ -89,7 +89,7 @@ async fn who_does_not_come_keeps_no_one_behind_for_longer_than_a_moment() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn two_in_a_row_who_do_not_come_and_those_who_are_not_held() {
+async fn two_requests_in_a_row_are_not_polled_and_others_are_not_held() {
     let policy = one_a_second("p").key(header("x-key")).or_refuse();
     let hasty = policy.clone();
     let of = |name: &str, policy: Policy| {
@@ -116,11 +116,14 @@ async fn two_in_a_row_who_do_not_come_and_those_who_are_not_held() {
     let third = third.await.unwrap();
     assert_eq!((third.is_allowed(), third.held()), (true, 2 * SECOND + LATE));
     advance(SECOND).await;
-    assert!(decide("/hasty").await.is_allowed(), "the unit is there, and who is late counts not");
+    assert!(
+        decide("/hasty").await.is_allowed(),
+        "the unit is there, and a late request does not count"
+    );
 }
 
 #[tokio::test(start_paused = true)]
-async fn those_who_are_due_together_go_on_in_order_without_the_one_who_does_not_come() {
+async fn requests_that_are_due_together_keep_their_order_without_one_that_is_not_polled() {
     let policy = Policy::fixed_window("p", Quota::per_second(50)).key(header("x-key")).or_refuse();
     let limiter = builder().policy(policy.hold(3 * SECOND)).build().unwrap();
     for _ in 0..50 {
@@ -130,12 +133,12 @@ async fn those_who_are_due_together_go_on_in_order_without_the_one_who_does_not_
     assert!(poll_once(&mut stuck).await.is_none());
     let order = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
     let mut tasks = Vec::new();
-    for place in 0..40 {
+    for number in 0..40 {
         let (deciding, order) = (decide(&limiter, "a", "k"), order.clone());
         tasks.push(tokio::spawn(async move {
             let decision = deciding.await;
             assert!(decision.is_allowed());
-            order.lock().unwrap().push(place);
+            order.lock().unwrap().push(number);
             decision.held()
         }));
         yield_now().await;
@@ -207,13 +210,13 @@ async fn what_a_caller_was_held_with_comes_free_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_caller_fills_a_line_that_all_share() {
+async fn no_caller_fills_a_queue_that_all_share() {
     let own =
         Policy::fixed_window("own", Quota::per_hour(1_000)).key(header("x-caller")).or_refuse();
     let shared = one_a_second("shared").global().hold(1_000 * SECOND);
     let limiter = builder().policy(own).policy(shared).build().unwrap();
     assert_eq!(took(ask(&limiter, "first", "")).await, Some(Duration::ZERO));
-    assert_eq!(held(&limiter, caller("flood", 200)).await, 50, "half of a line of 100");
+    assert_eq!(held(&limiter, caller("flood", 200)).await, 50, "half of a queue of 100");
     assert_eq!(held(&limiter, caller("second", 200)).await, 25);
     for honest in ["a", "b", "c"] {
         assert_eq!(held(&limiter, caller(honest, 2)).await, 2);
@@ -221,7 +224,7 @@ async fn no_caller_fills_a_line_that_all_share() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn where_all_is_shared_no_caller_is_told_apart() {
+async fn where_all_policies_are_global_callers_are_not_bounded() {
     let limiter =
         builder().policy(one_a_second("shared").global().hold(1_000 * SECOND)).build().unwrap();
     assert!(decide(&limiter, "a", "").await.is_allowed());
