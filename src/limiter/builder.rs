@@ -204,3 +204,57 @@ impl fmt::Debug for LimiterBuilder {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        clock::Now,
+        lock::Mutex,
+        quota::Quota,
+        store::{Charge, Correction, StoreError, StoreFuture},
+    };
+
+    #[test]
+    fn each_bound_of_held_requests_is_set_by_its_own_step() {
+        let builder = Limiter::builder().max_held(1).max_held_per_caller(2).max_held_per_key(3);
+        let max = builder.max_held;
+        assert_eq!((max.all, max.per_caller, max.per_key), (1, 2, 3));
+    }
+
+    /// A store that keeps the names that were announced.
+    struct Announced(Arc<Mutex<Vec<String>>>);
+
+    impl Store for Announced {
+        fn charge(&self, _: &[Charge], _: Now) -> StoreFuture {
+            StoreFuture::ready(Err(StoreError::new("it only keeps names")))
+        }
+
+        fn correct(&self, _: &[Correction], _: Now) -> StoreFuture {
+            StoreFuture::ready(Err(StoreError::new("it only keeps names")))
+        }
+
+        fn announce(&self, policies: &Arc<[Announcement]>) {
+            self.0.lock().extend(policies.iter().map(|policy| policy.name.clone()));
+        }
+    }
+
+    #[test]
+    fn a_policy_of_two_categories_is_announced_once() {
+        let names = Arc::<Mutex<Vec<String>>>::default();
+        let policy = Policy::fixed_window("shared", Quota::per_hour(1)).global();
+        let category = |name: &str| {
+            let matcher = Matcher::path(&format!("/{name}"));
+            Category::new(name).on(matcher).policy(policy.clone())
+        };
+        let limiter = Limiter::builder()
+            .category(category("a"))
+            .category(category("b"))
+            .check_only(Policy::fixed_window("jobs", Quota::per_hour(1)))
+            .store(Announced(Arc::clone(&names)))
+            .build()
+            .unwrap();
+        assert_eq!(*names.lock(), ["shared", "jobs"]);
+        assert_eq!(format!("{limiter:?}"), r#"Limiter { policies: ["shared", "jobs"], .. }"#);
+    }
+}

@@ -380,3 +380,16 @@ fn check_matchers(matchers: &[Matcher], culprit: &str) -> Result<(), BuildError>
         None => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::quota::Quota;
+
+    #[test]
+    fn a_request_is_held_for_no_longer_than_the_longest_window() {
+        let policy = Policy::fixed_window("p", Quota::per_hour(1));
+        assert_eq!(Rule::for_test(policy.clone().hold(Duration::MAX)).entry.hold, MAX_WINDOW);
+        assert_eq!(Rule::for_test(policy.hold(LONGEST_HOLD)).entry.hold, MAX_WINDOW);
+    }
+}

@@ -207,3 +207,34 @@ async fn what_cannot_be_meant_is_an_error_that_says_what_to_write() {
     }
     assert!(both.check("both", ("token", ip("192.0.2.7"))).await.unwrap().is_allowed());
 }
+
+#[test]
+fn a_handle_checks_peeks_gives_back_and_resets_its_policy() {
+    let jobs = Policy::fixed_window("jobs", Quota::per_day(10));
+    let other = Policy::fixed_window("other", Quota::per_day(3));
+    let limiter = builder().check_only(other).check_only(jobs).build().unwrap();
+    let jobs = limiter.policy("jobs").unwrap();
+    assert_eq!(jobs.name(), "jobs");
+    assert_eq!(jobs.check("a").cost(4).at_once().unwrap().remaining(), 6);
+    for _ in 0..2 {
+        assert_eq!(jobs.peek("a").at_once().unwrap().outcomes().next().unwrap().cost(), 1);
+    }
+    assert_eq!(jobs.give_back("a", 1).at_once().unwrap().remaining(), 7);
+    assert_eq!(jobs.reset("a").at_once().unwrap().remaining(), 10);
+}
+
+#[test]
+fn a_quota_ref_is_of_one_key_of_one_policy() {
+    let policy = |name| Policy::fixed_window(name, Quota::per_day(10));
+    let all = policy("all").global();
+    let limiter = builder().check_only(policy("mails")).check_only(policy("rows")).check_only(all);
+    let limiter = limiter.build().unwrap();
+    let quota_ref = |policy, key: &str| {
+        let decision = limiter.check(policy, key).at_once().unwrap();
+        decision.outcome(policy).unwrap().quota_ref()
+    };
+    assert!(quota_ref("all", "a").is_none(), "all callers share this quota");
+    let mails = quota_ref("mails", "a").unwrap();
+    assert!(mails.is_of_same_policy(&quota_ref("mails", "b").unwrap()));
+    assert!(!mails.is_of_same_policy(&quota_ref("rows", "a").unwrap()));
+}

@@ -486,3 +486,27 @@ async fn a_dry_run_that_does_not_fit_has_charged_nothing_that_could_be_settled()
         assert_eq!(left, 0, "{algorithm:?}: nothing came back");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_reset_that_is_corrected_counts_from_the_decision() {
+    let policy = failures(Algorithm::FixedWindow, Quota::per_minute(3));
+    let limiter = builder().policy(policy).build().unwrap();
+    let takes = Duration::from_secs(10);
+    let response = send(&limiter, request("a", Does { takes, ..Does::default() })).await;
+    assert_eq!(told(&response), Some([3, 3, 60]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn units_that_a_response_gives_back_let_a_waiting_request_pass() {
+    let policy = failures(Algorithm::FixedWindow, Quota::per_minute(1));
+    let limiter = builder().policy(policy.hold(Duration::from_secs(60))).build().unwrap();
+    let takes = Duration::from_secs(5);
+    let slow = request("a", Does { takes, ..Does::default() });
+    let slow = tokio::spawn(limited(&limiter).oneshot(slow));
+    tokio::task::yield_now().await;
+    let start = tokio::time::Instant::now();
+    let waiting = request("a", Does::default()).into_parts().0;
+    assert!(limiter.decide(&waiting).await.is_allowed());
+    assert_eq!(start.elapsed(), takes);
+    assert!(slow.await.unwrap().is_ok());
+}
