@@ -70,5 +70,7 @@ mod tests {
         assert_eq!([0, 1, 2].map(|kind| labels("first").kind(kind)), ["bearer token", "x", "all"]);
         assert!(Labels::intern(&policy("first").global()).is_global);
         assert!(!labels("first").is_global);
+        assert!(labels("first").fit(str::is_ascii));
+        assert!(!Labels::intern(&policy("first").unit("Größe")).fit(str::is_ascii));
     }
 }

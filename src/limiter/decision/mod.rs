@@ -217,3 +217,34 @@ impl Decision {
         evaluation.into_decision(crate::clock::Now::ZERO, Duration::ZERO)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{policy::Policy, quota::Quota, store::Usage};
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn of_equal_numbers_left_the_smaller_share_is_the_tightest() {
+        let policy = |name, units| {
+            let usage = Usage::new(Duration::ZERO, 5, SECOND);
+            (Policy::fixed_window(name, Quota::per_hour(units)), Some(usage), None)
+        };
+        for policies in [
+            [policy("small", 10), policy("large", 100)],
+            [policy("large", 100), policy("small", 10)],
+        ] {
+            let decision = Decision::of(policies);
+            assert_eq!(decision.tightest().map(|outcome| outcome.policy()), Some("large"));
+        }
+    }
+
+    #[test]
+    fn a_delay_lengthens_the_wait_of_a_blocked_caller() {
+        let mut decision = Decision::of([]);
+        decision.record.ruling = Ruling::Blocked { wait: SECOND };
+        decision.delay(SECOND);
+        assert_eq!(decision.retry_after(), Some(2 * SECOND));
+    }
+}
