@@ -15,6 +15,24 @@ impl FirstRequests {
         self.0.load(Relaxed) == 0
     }
 
+    /// Watches a request for a mistake that all of the first ones share. The last of them reports it,
+    /// unless one was right.
+    #[inline]
+    pub(crate) fn watch(&self, is_right: bool, report: impl FnOnce()) {
+        if !self.are_over() {
+            self.watch_first(is_right, report);
+        }
+    }
+
+    #[cold]
+    fn watch_first(&self, is_right: bool, report: impl FnOnce()) {
+        if is_right {
+            self.end();
+        } else if self.count() {
+            report();
+        }
+    }
+
     /// Counts a request. `true` if it is the last of the first ones.
     pub(crate) fn count(&self) -> bool {
         self.0.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)) == Ok(1)

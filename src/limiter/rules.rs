@@ -227,9 +227,15 @@ impl RuleSet {
         if !self.exempt.is_empty() {
             let is_exempt =
                 self.exempt.iter().any(|matcher| matcher.surely_matches(request, &path));
-            if !self.all_exempt.are_over() {
-                self.watch_exemptions(is_exempt);
-            }
+            self.all_exempt.watch(!is_exempt, || {
+                warn(Code::AllExempt, "", || {
+                    format!(
+                        "the first {} requests were all exempt, and nothing was counted; write \
+                         exemptions that match less, unless these are health checks",
+                        FirstRequests::MANY
+                    )
+                });
+            });
             if is_exempt {
                 return None;
             }
@@ -238,9 +244,16 @@ impl RuleSet {
             category.matchers.iter().any(|matcher| matcher.matches_as_sent(request, &path))
         };
         let first = self.categories.iter().position(is_in).map(|index| index as u32);
-        if !self.no_category.are_over() && !self.categories.is_empty() {
-            self.watch_categories(first.is_some());
-        }
+        self.no_category.watch(first.is_some() || self.categories.is_empty(), || {
+            warn(Code::NoCategory, "", || {
+                format!(
+                    "none of the first {} requests is in a category; compare the paths of the \
+                     matchers with those of the routes, and write them whole, with the prefix under \
+                     which a router is nested, unless such requests are rare",
+                    FirstRequests::MANY
+                )
+            });
+        });
         Some(match path.is_plain() {
             true => Categories { first, others: Vec::new() },
             false => self.categories_of_odd(request, &path, first),
@@ -277,41 +290,6 @@ impl RuleSet {
         let all = || self.categories.iter().flat_map(|category| &category.matchers);
         let as_sent = all().find(|matcher| matcher.matches_as_sent(request, &path));
         as_sent.or_else(|| all().find(|matcher| matcher.may_match(request, &path)))
-    }
-
-    /// Warns if none of the first requests is in a category.
-    #[cold]
-    fn watch_categories(&self, is_in_one: bool) {
-        if is_in_one {
-            return self.no_category.end();
-        }
-        if self.no_category.count() {
-            warn(Code::NoCategory, "", || {
-                format!(
-                    "none of the first {} requests is in a category; compare the paths of the \
-                     matchers with those of the routes, and write them whole, with the prefix under \
-                     which a router is nested, unless such requests are rare",
-                    FirstRequests::MANY
-                )
-            });
-        }
-    }
-
-    /// Warns if exemptions match all of the first requests, so that no request is counted.
-    #[cold]
-    fn watch_exemptions(&self, is_exempt: bool) {
-        if !is_exempt {
-            return self.all_exempt.end();
-        }
-        if self.all_exempt.count() {
-            warn(Code::AllExempt, "", || {
-                format!(
-                    "the first {} requests were all exempt, and nothing was counted; write \
-                     exemptions that match less, unless these are health checks",
-                    FirstRequests::MANY
-                )
-            });
-        }
     }
 }
 
@@ -353,19 +331,8 @@ impl Rule {
     /// Warns if none of the first requests has the policy's first kind of key.
     #[inline]
     pub(super) fn watch_key(&self, is_first_kind: bool) {
-        if !self.without_key.are_over() {
-            self.watch_first_keys(is_first_kind);
-        }
-    }
-
-    #[cold]
-    fn watch_first_keys(&self, is_first_kind: bool) {
-        if is_first_kind {
-            return self.without_key.end();
-        }
-        if self.without_key.count() {
-            self.policy.settings.keys.warn_never_found(self.policy.name());
-        }
+        let keys = &self.policy.settings.keys;
+        self.without_key.watch(is_first_kind, || keys.warn_never_found(self.policy.name()));
     }
 
     #[cfg(test)]
