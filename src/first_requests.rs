@@ -7,6 +7,11 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 pub(crate) struct FirstRequests(AtomicU32);
 
 impl FirstRequests {
+    /// Only the first one: for a mistake that is reported once, though each request may show it.
+    pub(crate) const fn one() -> Self {
+        Self(AtomicU32::new(1))
+    }
+
     /// The number of first requests.
     pub(crate) const MANY: u32 = 1_000;
 

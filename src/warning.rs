@@ -87,10 +87,7 @@
 //! [`trust_proxies`]: crate::key::ClientIp::trust_proxies
 //! [`trust_hops`]: crate::key::ClientIp::trust_hops
 
-use std::{
-    fmt,
-    sync::atomic::{AtomicBool, Ordering::Relaxed},
-};
+use std::fmt;
 
 use crate::lock::Mutex;
 
@@ -249,22 +246,6 @@ pub(crate) fn warn(code: Code, culprit: &str, sentence: impl FnOnce() -> String)
     drop(given);
     #[cfg(feature = "tracing")]
     tracing::warn!(code = code.as_str(), culprit, "{warning}");
-}
-
-/// Whether a mistake that each request may show was reported. It costs one atomic load, and waits for
-/// no thread: a subscriber may cause the same mistake while it is reported.
-#[derive(Default)]
-pub(crate) struct Reported(AtomicBool);
-
-impl Reported {
-    pub(crate) const fn new() -> Self {
-        Self(AtomicBool::new(false))
-    }
-
-    /// `true` for the first call only.
-    pub(crate) fn is_first(&self) -> bool {
-        !self.0.load(Relaxed) && !self.0.swap(true, Relaxed)
-    }
 }
 
 /// Whether a mistake is not reported yet, and has room.

@@ -6,8 +6,7 @@ use bytes::Bytes;
 use http::Response;
 
 use super::{
-    HeaderStyle, RateLimitLayer, Rejection, ResponseObserver, jitter::Jitter, observer::Both,
-    responder::Responder,
+    HeaderStyle, RateLimitLayer, Rejection, ResponseObserver, jitter::Jitter, responder::Responder,
 };
 use crate::error::BuildError;
 
@@ -121,7 +120,7 @@ impl RateLimitLayerBuilder {
     pub fn observe(mut self, observer: impl ResponseObserver) -> Self {
         let before = self.responder.observer.take();
         self.responder.observer = Some(match before {
-            Some(before) => Arc::new(Both(before, Arc::new(observer))),
+            Some(before) => Arc::new([before, Arc::new(observer)]),
             None => Arc::new(observer),
         });
         self

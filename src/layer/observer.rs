@@ -52,21 +52,15 @@ pub trait PendingResponse: Send + Sync {
 }
 
 /// Two observers of the same requests.
-pub(super) struct Both(pub(super) Arc<dyn ResponseObserver>, pub(super) Arc<dyn ResponseObserver>);
-
-impl ResponseObserver for Both {
+impl ResponseObserver for [Arc<dyn ResponseObserver>; 2] {
     fn start(&self, limiter: &Limiter, request: &Parts) -> Box<dyn PendingResponse> {
-        let Self(first, second) = self;
-        Box::new(BothPending(first.start(limiter, request), second.start(limiter, request)))
+        Box::new(self.each_ref().map(|observer| observer.start(limiter, request)))
     }
 }
 
-struct BothPending(Box<dyn PendingResponse>, Box<dyn PendingResponse>);
-
-impl PendingResponse for BothPending {
+impl PendingResponse for [Box<dyn PendingResponse>; 2] {
     fn finish(self: Box<Self>, ended: Ended<'_>) {
-        self.0.finish(ended);
-        self.1.finish(ended);
+        self.into_iter().for_each(|pending| pending.finish(ended));
     }
 }
 

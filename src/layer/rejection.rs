@@ -11,7 +11,7 @@ use http::{
 use super::headers::{number, whole_seconds};
 use crate::{
     json_object::Object,
-    limiter::{Decision, Outcome, Reason, Verdict},
+    limiter::{Decision, Outcome, Reason, Verdict, error_status},
 };
 
 /// A refused request: the reason, and the numbers for the response.
@@ -182,7 +182,7 @@ impl Rejection {
             Reason::MissingKey => StatusCode::BAD_REQUEST,
             Reason::UnreadableKey => match self.decision.verdict() {
                 Verdict::UnreadableCaller { status } => status,
-                Verdict::Refused(outcome) => outcome.unreadable_status(),
+                Verdict::Refused(outcome) => error_status(outcome.entry.unreadable),
                 _ => StatusCode::BAD_REQUEST,
             },
             Reason::StoreUnavailable => StatusCode::SERVICE_UNAVAILABLE,
@@ -290,7 +290,8 @@ impl Complaint<'_> {
         let (policy, quota, kind) = (self.0.policy(), self.0.quota(), self.0.key_kind());
         match self.0.reason() {
             None | Some(Reason::Blocked) => Ok(()),
-            Some(Reason::QuotaExceeded) if self.0.lacks_some() => {
+            // Some units are left, but fewer than the request costs.
+            Some(Reason::QuotaExceeded) if (1..self.0.cost()).contains(&self.0.remaining()) => {
                 let (cost, left) = (self.0.cost(), self.0.remaining());
                 let unit = self.0.entry.labels.unit.as_deref().unwrap_or("units");
                 write!(
@@ -318,7 +319,7 @@ impl Complaint<'_> {
                 write!(to, "Policy `{policy}` counts by {kind}, which the request does not tell.")
             }
             Some(Reason::UnreadableKey) => {
-                let how = why_unreadable(self.0.unreadable_status());
+                let how = why_unreadable(error_status(self.0.entry.unreadable));
                 write!(to, "Policy `{policy}` counts by {kind}, which cannot be read: {how}.")
             }
             Some(Reason::StoreUnavailable) => {

@@ -197,11 +197,7 @@ fn metrics(rules: &RuleSet) -> Metrics {
 
 impl fmt::Debug for LimiterBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LimiterBuilder")
-            .field("every_request", &self.policies.every_request)
-            .field("categories", &self.policies.categories)
-            .field("check_only", &self.policies.check_only)
-            .finish_non_exhaustive()
+        f.debug_struct("LimiterBuilder").field("policies", &self.policies).finish_non_exhaustive()
     }
 }
 

@@ -134,6 +134,6 @@ fn correction(record: &Record, outcome: &Outcome<'_>, change: Change) -> Correct
 
 /// Wakes requests that wait for the keys of `record`, as they may pass earlier.
 fn release(core: &Core, record: &Record) {
-    let counted = record.outcomes().filter(|outcome| outcome.has_key());
+    let counted = record.outcomes().filter(|outcome| outcome.entry.has_key());
     core.queue.on_released(counted.map(|outcome| outcome.charge), core.clock.now());
 }

@@ -24,8 +24,9 @@ use super::{
 };
 use crate::{
     clock::{Now, nanos},
+    first_requests::FirstRequests,
     store::{Answer, StoreError, StoreFuture},
-    warning::{Code, Reported, warn},
+    warning::{Code, warn},
 };
 
 /// The future of a [`Decision`], such as from [`Limiter::decide`].
@@ -360,8 +361,8 @@ fn timer(wake_at: Instant) -> Option<Sleep> {
 
 #[cold]
 fn report_no_timer() {
-    static REPORTED: Reported = Reported::new();
-    if REPORTED.is_first() {
+    static REPORTED: FirstRequests = FirstRequests::one();
+    if REPORTED.count() {
         warn(Code::NoTimer, "", || {
             "a request could not be held and was refused, as there is no tokio runtime with time \
              here; call `enable_time` on the runtime's builder, or ask inside of the runtime"

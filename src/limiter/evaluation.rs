@@ -280,7 +280,7 @@ impl Evaluation {
     /// The decision without the store: by the policies that lack a key, or by an operator's block.
     #[cold]
     pub(super) fn into_uncounted_decision(mut self, now: Now) -> Decision {
-        self.record.retain(|outcome| !outcome.has_key());
+        self.record.retain(|outcome| !outcome.entry.has_key());
         self.into_decision(now, Duration::ZERO)
     }
 

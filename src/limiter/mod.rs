@@ -36,8 +36,7 @@ use std::{fmt, sync::Arc};
 
 use http::request;
 
-#[cfg(feature = "metrics")]
-pub(crate) use self::decision::Ruling;
+pub(crate) use self::decision::error_status;
 pub use self::{
     builder::LimiterBuilder,
     check::Check,

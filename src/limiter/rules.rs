@@ -79,7 +79,7 @@ pub(super) struct Categories {
 }
 
 /// The policies and exemptions of a [`LimiterBuilder`](super::LimiterBuilder).
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(super) struct Policies {
     pub(super) exempt: Vec<Matcher>,
     pub(super) every_request: Vec<Policy>,

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 #[cfg(any(feature = "metrics", feature = "tracing"))]
 use super::decision::Outcome;
-use super::{Core, decision::Decision};
 #[cfg(feature = "metrics")]
-use super::{Reason, Ruling};
+use super::decision::{Reason, Ruling};
+use super::{Core, decision::Decision};
 #[cfg(feature = "metrics")]
 use crate::metrics::VerdictLabel;
 #[cfg(any(feature = "metrics", feature = "tracing"))]
@@ -46,7 +46,7 @@ fn count(core: &Core, decision: &Decision) {
 
 #[cfg(feature = "metrics")]
 fn verdict_label(outcome: Outcome<'_>, held: Duration) -> VerdictLabel {
-    match (outcome.is_dry_run(), outcome.reason()) {
+    match (outcome.charge.mode == Mode::DryRun, outcome.reason()) {
         (true, None) => VerdictLabel::DryRunAllowed,
         (true, Some(_)) => VerdictLabel::DryRunRefused,
         (false, Some(Reason::MissingKey)) => VerdictLabel::MissingKey,

@@ -6,8 +6,9 @@ use http::request::Parts;
 
 use crate::{
     algorithm::Algorithm,
+    first_requests::FirstRequests,
     quota::{MAX_WINDOW, Quota},
-    warning::{Code, Reported, warn},
+    warning::{Code, warn},
 };
 
 type NameOf = Arc<dyn Fn(&Parts) -> Option<&str> + Send + Sync>;
@@ -18,7 +19,7 @@ pub(crate) struct Plans {
     pub(super) table: Vec<(String, Quota)>,
     name_of: NameOf,
     /// A name that is not in the table is reported once.
-    unknown: Arc<Reported>,
+    unknown: Arc<FirstRequests>,
 }
 
 impl Plans {
@@ -27,14 +28,14 @@ impl Plans {
         name_of: impl Fn(&Parts) -> Option<&str> + Send + Sync + 'static,
     ) -> Self {
         let table = table.into_iter().map(|(name, quota)| (name.into(), quota)).collect();
-        Self { table, name_of: Arc::new(name_of), unknown: Arc::default() }
+        Self { table, name_of: Arc::new(name_of), unknown: Arc::new(FirstRequests::one()) }
     }
 
     /// The quota of the request's plan; `None` if it has no plan, or one that is not in the table.
     pub(super) fn quota_of(&self, policy: &str, request: &Parts) -> Option<Quota> {
         let plan = (self.name_of)(request)?;
         let known = self.table.iter().find(|(name, _)| name == plan).map(|(_, quota)| *quota);
-        if known.is_none() && self.unknown.is_first() {
+        if known.is_none() && self.unknown.count() {
             self.report_unknown(policy);
         }
         known

@@ -11,9 +11,10 @@ use super::{
 };
 use crate::{
     algorithm::Algorithm,
+    first_requests::FirstRequests,
     key::{Extracted, KeyExtractor},
     quota::Quota,
-    warning::{Code, Reported, warn},
+    warning::{Code, warn},
 };
 
 type QuotaBy = Arc<dyn Fn(&Parts) -> Option<Quota> + Send + Sync>;
@@ -29,7 +30,7 @@ pub(crate) struct Settings {
     pub(crate) keys: Keys,
     pub(crate) quota_by: Option<QuotaBy>,
     /// An invalid quota is reported once.
-    pub(super) invalid_quota: Arc<Reported>,
+    pub(super) invalid_quota: Arc<FirstRequests>,
     pub(crate) plans: Option<Plans>,
     /// `None` if each request costs 1.
     pub(crate) cost: Option<Cost>,
@@ -55,7 +56,7 @@ impl Settings {
             quota,
             keys: Keys::default(),
             quota_by: None,
-            invalid_quota: Arc::default(),
+            invalid_quota: Arc::new(FirstRequests::one()),
             plans: None,
             cost: None,
             unit: None,
@@ -117,7 +118,7 @@ impl Settings {
     #[cold]
     fn refuse_invalid(&self, quota: Quota, problem: &str) -> Quota {
         let name = &*self.name;
-        if self.invalid_quota.is_first() {
+        if self.invalid_quota.count() {
             warn(Code::InvalidPlan, name, || {
                 format!(
                     "policy `{name}`: a plan's quota cannot be ({problem}); its requests are refused"

@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    sync::atomic::{AtomicU8, Ordering::Relaxed},
+    sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed},
 };
 
 use http::request::Parts;
@@ -10,7 +10,7 @@ use http::request::Parts;
 use super::proxies::{Proxies, Source, Trust};
 use crate::{
     first_requests::FirstRequests,
-    warning::{Code, Reported, warn},
+    warning::{Code, warn},
 };
 
 /// The headers in which proxies write addresses.
@@ -21,7 +21,7 @@ pub(super) struct Watch {
     pub(super) first: FirstRequests,
     /// Each [`Seen`] of these requests, as bits.
     seen: AtomicU8,
-    hidden: Reported,
+    has_warned_of_hidden: AtomicBool,
 }
 
 /// How the client of a request was found.
@@ -97,7 +97,8 @@ impl Watch {
     /// Reports that a trusted hop hides a client.
     #[cold]
     pub(super) fn log_hidden(&self, proxies: &Proxies) {
-        if !self.hidden.is_first() {
+        if self.has_warned_of_hidden.load(Relaxed) || self.has_warned_of_hidden.swap(true, Relaxed)
+        {
             return;
         }
         let header = proxies.header_name();

@@ -25,7 +25,10 @@ use self::{
     proxies::{Proxies, Source, Trust, X_FORWARDED_FOR},
 };
 use super::{Extracted, Key, KeyExtractor};
-use crate::warning::{Code, Reported, warn};
+use crate::{
+    first_requests::FirstRequests,
+    warning::{Code, warn},
+};
 
 /// The client's address.
 ///
@@ -306,8 +309,8 @@ fn address(key: &[u8]) -> Option<IpAddr> {
 }
 
 fn log_missing_peer() {
-    static REPORTED: Reported = Reported::new();
-    if REPORTED.is_first() {
+    static REPORTED: FirstRequests = FirstRequests::one();
+    if REPORTED.count() {
         warn(Code::NoPeerAddress, "", || {
             "no client address: the peer's is not in the request's extensions. With axum, serve \
              `app.into_make_service_with_connect_info::<SocketAddr>()`; elsewhere insert \

@@ -124,21 +124,6 @@ impl<'a> Outcome<'a> {
         }
     }
 
-    #[cfg(feature = "metrics")]
-    pub(crate) fn is_dry_run(&self) -> bool {
-        self.charge.mode == crate::store::Mode::DryRun
-    }
-
-    #[inline]
-    pub(crate) fn has_key(&self) -> bool {
-        self.entry.has_key()
-    }
-
-    /// The status of the refusal for an unreadable key.
-    pub(crate) fn unreadable_status(&self) -> StatusCode {
-        error_status(self.entry.unreadable)
-    }
-
     /// The charge, with the quota that applied.
     pub(crate) fn effective_charge(&self) -> Charge {
         Charge { quota: self.quota(), ..*self.charge }
@@ -147,12 +132,7 @@ impl<'a> Outcome<'a> {
     /// The key's fingerprint in the store; `None` if the policy is global, or if the key is missing
     /// or unreadable.
     pub(crate) fn fingerprint(&self) -> Option<u128> {
-        (self.has_key() && !self.entry.labels.is_global).then_some(self.charge.key)
-    }
-
-    /// Whether some units are left, but fewer than the request costs.
-    pub(crate) fn lacks_some(&self) -> bool {
-        (1..self.charge.cost).contains(&self.remaining())
+        (self.entry.has_key() && !self.entry.labels.is_global).then_some(self.charge.key)
     }
 
     /// Whether nothing of the quota is used.

@@ -2,7 +2,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    fmt,
+    mem,
     ops::{Deref, DerefMut},
 };
 
@@ -25,7 +25,7 @@ static EMPTY: Record = Record::new();
 /// Decisions are moved: out of futures, through `?`, into a response's future. A move of some hundred
 /// bytes that have just been written takes a third of a decision's time, so a record is in a box. An
 /// allocation takes as long as such a move, so a thread keeps the boxes of dropped records.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Pooled(Option<Box<Record>>);
 
 /// A box of the thread, or a new one. While a thread ends, its boxes may be gone already. Not inlined,
@@ -81,23 +81,13 @@ impl DerefMut for Pooled {
 impl Clone for Pooled {
     fn clone(&self) -> Self {
         let mut copy = Self::default();
-        let record = &mut *copy;
-        record.entries.extend_from_slice(&self.entries);
-        record.charges.extend_from_slice(&self.charges);
-        record.usages.extend_from_slice(&self.usages);
-        let Record { entries: _, charges: _, usages: _, ruling, now, held, .. } = **self;
-        (record.ruling, record.now, record.held) = (ruling, now, held);
-        (record.enforced, record.counted, record.lacks_key) =
-            (self.enforced, self.counted, self.lacks_key);
-        (record.longest_hold, record.category, record.counted_locally) =
-            (self.longest_hold, self.category, self.counted_locally);
+        let Record { mut entries, mut charges, mut usages, .. } =
+            mem::replace(&mut *copy, Record::new());
+        entries.extend_from_slice(&self.entries);
+        charges.extend_from_slice(&self.charges);
+        usages.extend_from_slice(&self.usages);
+        *copy = Record { entries, charges, usages, ..**self };
         copy
-    }
-}
-
-impl fmt::Debug for Pooled {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        (**self).fmt(f)
     }
 }
 
@@ -131,7 +121,7 @@ mod tests {
         let mut again = Pooled::default();
         again.counted_locally = false;
         assert_eq!(ptr::from_ref(&*again), address);
-        assert_eq!(format!("{again:?}"), format!("{:?}", Record::new()));
+        assert_eq!(format!("{:?}", *again), format!("{:?}", Record::new()));
         assert!(again.entries.capacity() >= 5, "its allocations are kept");
     }
 

@@ -88,7 +88,8 @@ impl Waiters {
     /// A charge is due when it fits beside all units ahead. If these are more than a whole quota,
     /// that depends on when the tickets ahead charge: another key may delay one, and several units
     /// charged at once leave a part of a window empty. The longest wait after the last such ticket
-    /// is an upper bound.
+    /// is an upper bound; in a window, after the last ticket of all, as a unit that is charged late
+    /// may stay as long as one that is charged shortly after it.
     pub(super) fn latest(&self, charge: &Charge, behind_all: bool) -> u64 {
         let Some(key) = self.keys.get(&charge.id()) else { return 0 };
         let capacity = charge.algorithm.capacity(&charge.quota);
@@ -97,13 +98,16 @@ impl Waiters {
         }
         let in_windows = charge.algorithm != Algorithm::TokenBucket;
         let uneven = |cost: u64| in_windows && cost > 1;
-        let all_unsure = behind_all || uneven(charge.cost);
-        let latest = key.waiting.iter().filter_map(|Waiter { ticket, cost, .. }| {
+        let tickets = key.waiting.iter().filter_map(|Waiter { ticket, cost, .. }| {
             let ahead = self.tickets.get(ticket)?;
             let here = ahead.keys.iter().find(|awaited| awaited.key == charge.id())?;
-            let is_unsure = all_unsure || uneven(*cost) || ahead.latest > here.due;
-            is_unsure.then_some(ahead.latest)
+            Some((uneven(*cost) || ahead.latest > here.due, ahead.latest))
         });
+        let all_unsure = behind_all
+            || uneven(charge.cost)
+            || in_windows && tickets.clone().any(|(is_unsure, _)| is_unsure);
+        let latest = tickets.filter(|(is_unsure, _)| all_unsure || *is_unsure);
+        let latest = latest.map(|(_, latest)| latest);
         let longest_wait = charge.algorithm.longest_wait(&charge.quota, charge.cost);
         latest.max().map_or(0, |latest| latest.saturating_add(longest_wait))
     }
