@@ -1,15 +1,21 @@
 //! A subscriber whose own use of a limiter shows the mistake that it logs.
 
-use std::{sync::mpsc, thread, time::Duration};
+use std::{
+    pin::pin,
+    sync::mpsc,
+    task::{Context, Poll, Waker},
+    thread,
+    time::Duration,
+};
 
 use http::{Request, request::Parts};
 use tower_quota::{Limiter, Policy, Quota, Reason, key::ClientIp};
-use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
+use tracing_subscriber::layer::{self, Layer, SubscriberExt};
 
 struct Decides(Limiter);
 
 impl<S: tracing::Subscriber> Layer<S> for Decides {
-    fn on_event(&self, _: &tracing::Event<'_>, _: Context<'_, S>) {
+    fn on_event(&self, _: &tracing::Event<'_>, _: layer::Context<'_, S>) {
         decide(&self.0);
     }
 }
@@ -19,9 +25,13 @@ fn request() -> Parts {
     Request::new(()).into_parts().0
 }
 
+/// Without a runtime: a subscriber may be called in one.
 fn decide(limiter: &Limiter) -> Option<Reason> {
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    runtime.block_on(limiter.decide(&request())).reason()
+    let mut deciding = pin!(limiter.decide(&request()));
+    match deciding.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(decision) => decision.reason(),
+        Poll::Pending => panic!("the store in memory answers at once"),
+    }
 }
 
 #[test]
