@@ -75,11 +75,11 @@ impl Responder {
     }
 
     fn refuse(&self, head: &Parts, rejection: &Rejection) -> Response<Bytes> {
+        let rendered = || (self.render)(rejection);
         #[cfg(feature = "grpc")]
-        let grpc = grpc::respond(head, rejection);
+        let mut response = grpc::respond(head, rejection).unwrap_or_else(rendered);
         #[cfg(not(feature = "grpc"))]
-        let grpc = None;
-        let mut response = grpc.unwrap_or_else(|| (self.render)(rejection));
+        let mut response = rendered();
         let headers = response.headers_mut();
         self.headers.write_refusal(headers, &rejection.decision, Some(&self.limiter));
         if self.headers.retry_after {
