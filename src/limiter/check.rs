@@ -15,9 +15,9 @@ use super::{
 };
 use crate::quota::Quota;
 
-/// A check of one policy for one key, from [`Limiter::check`], [`Limiter::peek`] or a
-/// [`PolicyHandle`](crate::PolicyHandle). It runs when it is awaited, or by
-/// [`at_once`](Self::at_once) in code that is not async.
+/// A check of one policy for one key, from [`Limiter::check`](crate::Limiter::check),
+/// [`Limiter::peek`](crate::Limiter::peek) or a [`PolicyHandle`](crate::PolicyHandle). It runs when
+/// it is awaited, or by [`at_once`](Self::at_once) in code that is not async.
 ///
 /// A refusal is a [`Decision`] too; a [`CheckError`] means that the check itself cannot work.
 ///
@@ -145,8 +145,8 @@ impl<'a> Check<'a> {
     /// ```
     ///
     /// # Errors
-    /// Those of [`Limiter::check`], and [`CheckError::WouldWait`] if the store cannot answer at
-    /// once, as Redis cannot. Then nothing is charged.
+    /// Those of [`Limiter::check`](crate::Limiter::check), and [`CheckError::WouldWait`] if the store
+    /// cannot answer at once, as Redis cannot. Then nothing is charged.
     #[inline]
     pub fn at_once(self) -> Result<Decision, CheckError> {
         self.decide_at_once()

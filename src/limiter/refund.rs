@@ -17,9 +17,9 @@ use super::{
 };
 use crate::{quota::Quota, store::Change};
 
-/// Gives units back to one key of one policy; from [`Limiter::give_back`], [`Limiter::reset`] or a
-/// [`PolicyHandle`](crate::PolicyHandle). It runs when it is awaited, or by
-/// [`at_once`](Self::at_once) in code that is not async.
+/// Gives units back to one key of one policy; from [`Limiter::give_back`](crate::Limiter::give_back),
+/// [`Limiter::reset`](crate::Limiter::reset) or a [`PolicyHandle`](crate::PolicyHandle). It runs when
+/// it is awaited, or by [`at_once`](Self::at_once) in code that is not async.
 ///
 /// The [`Decision`] shows what is left afterwards. If the store does not answer, it is a refusal
 /// with [`Reason::StoreUnavailable`](crate::Reason::StoreUnavailable).
@@ -73,8 +73,8 @@ impl<'a> Refund<'a> {
     /// Gives the units back in code that is not async. It needs no runtime.
     ///
     /// # Errors
-    /// Those of [`Limiter::give_back`], and [`CheckError::WouldWait`] if the store cannot answer at
-    /// once, as Redis cannot. Even then, the units will be given back.
+    /// Those of [`Limiter::give_back`](crate::Limiter::give_back), and [`CheckError::WouldWait`] if
+    /// the store cannot answer at once, as Redis cannot. Even then, the units will be given back.
     pub fn at_once(self) -> Result<Decision, CheckError> {
         let Self { target, change, .. } = self;
         let core = &*target.limiter.core;
