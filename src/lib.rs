@@ -78,13 +78,16 @@
 //!
 //! # Mistakes in the settings
 //!
-//! A mistake never removes a limit silently:
+//! A mistake that the crate can see never removes a limit silently:
 //!
 //! | mistake | what happens |
 //! |---|---|
 //! | the settings alone show it | [`LimiterBuilder::build`] fails; the error names the setting and says what to write instead |
 //! | only requests show it, such as a load balancer that is not trusted | a [`warning`] with a code, once for each wrong setting; the feature `tracing` logs it |
 //! | the limit of a request is not known, because a function returns an invalid quota or no layer has read a field of the body | the request is refused, and a warning is given |
+//!
+//! The crate does not know your routes: a category whose path has a typo matches no request. Test that
+//! each route is in its category, with [`Limiter::matched_pattern`].
 //!
 //! # Which algorithm
 //!
