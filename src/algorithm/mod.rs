@@ -73,6 +73,14 @@ impl Algorithm {
         }
     }
 
+    /// The nanoseconds by which a use may delay units that were used before it.
+    pub(crate) const fn step(self, quota: &Quota) -> u64 {
+        match self {
+            Self::TokenBucket | Self::FixedWindow => 0,
+            Self::SlidingWindow => quota.window_nanos().div_ceil(sliding_window::STEPS_PER_WINDOW),
+        }
+    }
+
     /// The nanoseconds until `cost` units are left at the latest, however many were used.
     #[expect(clippy::arithmetic_side_effects, reason = "128 bits hold the product of two 64")]
     pub(crate) fn longest_wait(self, quota: &Quota, cost: u64) -> u64 {

@@ -133,7 +133,7 @@ fn lengthen_waits(core: &Core, evaluation: &mut Evaluation, was_queued: bool, no
         }
         let record = &mut *evaluation.record;
         let (charge, usage) = (&record.charges[index], &mut record.usages[index]);
-        let longest = core.queue.longest_wait(charge, was_queued, now);
+        let longest = core.queue.longest_wait(charge, usage.wait(), was_queued, now);
         *usage = usage.later(nanos(longest.saturating_sub(usage.wait())), 0);
     }
 }

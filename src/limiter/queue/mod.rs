@@ -239,11 +239,22 @@ impl WaitQueue {
         Some(Duration::from_nanos(late_at.saturating_sub(now)))
     }
 
-    /// The longest wait of a refused charge behind the tickets; zero if the store's answer is
-    /// right. With `behind_all`, tickets that came after the request count as well.
-    pub(crate) fn longest_wait(&self, charge: &Charge, behind_all: bool, now: Now) -> Duration {
-        let latest = self.waiters.lock().latest(charge, behind_all);
-        Duration::from_nanos(latest.saturating_sub(now.monotonic_nanos()))
+    /// The longest wait of a refused charge behind the tickets. `wait` is the store's answer. With
+    /// `behind_all`, tickets that came after the request count as well.
+    pub(crate) fn longest_wait(
+        &self,
+        charge: &Charge,
+        wait: Duration,
+        behind_all: bool,
+        now: Now,
+    ) -> Duration {
+        let waiters = self.waiters.lock();
+        let latest = waiters.latest(charge, behind_all).saturating_sub(now.monotonic_nanos());
+        // A ticket may charge in a step of the window that has units already: all of these then come
+        // back with the ticket's.
+        let is_delayed = waiters.keys.contains_key(&charge.id());
+        let step = if is_delayed { charge.algorithm.step(&charge.quota) } else { 0 };
+        wait.saturating_add(Duration::from_nanos(step)).max(Duration::from_nanos(latest))
     }
 
     /// Returns whether the queue has woken the ticket since the last call, and keeps `waker` for
