@@ -24,17 +24,10 @@ impl FirstRequests {
     /// unless one was right.
     #[inline]
     pub(crate) fn watch(&self, is_right: bool, report: impl FnOnce()) {
-        if !self.are_over() {
-            self.watch_first(is_right, report);
-        }
-    }
-
-    #[cold]
-    fn watch_first(&self, is_right: bool, report: impl FnOnce()) {
-        if is_right {
-            self.end();
-        } else if self.count() {
-            report();
+        match (self.are_over(), is_right) {
+            (false, true) => self.end(),
+            (false, false) if self.count() => report(),
+            _ => {}
         }
     }
 

@@ -21,7 +21,7 @@ use self::quota_state::ceil_div;
 pub(crate) use self::{
     fixed_window::FixedWindow,
     quota_state::{Charged, PastUse, QuotaState, units_required},
-    sliding_window::SlidingWindow,
+    sliding_window::{STEPS_PER_WINDOW, SlidingWindow},
     state::State,
     states_by_quota::StatesByQuota,
     token_bucket::TokenBucket,
@@ -70,14 +70,6 @@ impl Algorithm {
         match self {
             Self::TokenBucket => quota.capacity(),
             Self::FixedWindow | Self::SlidingWindow => quota.units(),
-        }
-    }
-
-    /// The nanoseconds by which a use may delay units that were used before it.
-    pub(crate) const fn step(self, quota: &Quota) -> u64 {
-        match self {
-            Self::TokenBucket | Self::FixedWindow => 0,
-            Self::SlidingWindow => quota.window_nanos().div_ceil(sliding_window::STEPS_PER_WINDOW),
         }
     }
 

@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 use super::quota_state::{Charged, PastUse, QuotaState, units_required};
 use crate::{clock::Now, quota::Quota};
 
-pub(super) const STEPS_PER_WINDOW: u64 = 60;
+pub(crate) const STEPS_PER_WINDOW: u64 = 60;
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct SlidingWindow {

@@ -187,7 +187,7 @@ impl Limiter {
     pub fn policy(&self, name: &str) -> Result<PolicyHandle, CheckError> {
         let rule = self.core.rules.by_name(name);
         let rule = rule.ok_or_else(|| CheckError::UnknownPolicy(name.to_owned()))?;
-        Ok(PolicyHandle::new(self.clone(), rule))
+        Ok(PolicyHandle::new(self.clone(), rule.entry.rule))
     }
 
     /// Checks one policy for one key, for work that is no HTTP request: a background job, a message
@@ -252,9 +252,7 @@ impl Limiter {
 
     #[inline]
     fn target<'a>(&'a self, policy: &'a str, key: impl Into<Key<'a>>) -> Target<'a> {
-        let rules = &self.core.rules;
-        let rule = rules.by_name(policy).map(|id| rules.rule(id));
-        Target::new(self, rule.ok_or(policy), key)
+        Target::new(self, self.core.rules.by_name(policy).ok_or(policy), key)
     }
 
     /// Blocks of single callers, and quotas that replace those of their plans.
@@ -287,10 +285,8 @@ impl Limiter {
     pub fn update_gauges(&self) {
         let core = &*self.core;
         let live_keys = core.store.live_keys(self.now());
-        let overflowed = |policy: &str| {
-            let rule = core.rules.by_name(policy)?;
-            core.store.overflowed(core.rules.rule(rule).charge.policy)
-        };
+        let overflowed =
+            |policy: &str| core.store.overflowed(core.rules.by_name(policy)?.charge.policy);
         core.metrics.update_gauges(live_keys, core.queue.waiting(), overflowed);
     }
 

@@ -171,13 +171,13 @@ impl RuleSet {
 
     /// The first rule of the policy with this name.
     #[inline]
-    pub(super) fn by_name(&self, policy: &str) -> Option<RuleId> {
-        self.by_name.get(policy).copied()
+    pub(super) fn by_name(&self, policy: &str) -> Option<&Rule> {
+        self.by_name.get(policy).map(|id| self.rule(*id))
     }
 
     /// The first rule of each policy.
     pub(super) fn policies(&self) -> impl Iterator<Item = &Rule> {
-        let is_first = |rule: &&Rule| self.by_name(rule.policy.name()) == Some(rule.entry.rule);
+        let is_first = |rule: &&Rule| self.by_name[rule.policy.name()] == rule.entry.rule;
         self.rules.iter().filter(is_first)
     }
 

@@ -177,9 +177,8 @@ impl CallerOverrides {
         time: Duration,
     ) -> Result<(), OverrideError> {
         let core = &*self.limiter.core;
-        let id = core.rules.by_name(policy);
-        let id = id.ok_or_else(|| OverrideError::UnknownPolicy(policy.to_owned()))?;
-        let rule = core.rules.rule(id);
+        let rule = core.rules.by_name(policy);
+        let rule = rule.ok_or_else(|| OverrideError::UnknownPolicy(policy.to_owned()))?;
         if let Some(problem) =
             quota_problem(rule.policy.algorithm(), &quota).filter(|_| quota.units() > 0)
         {
@@ -193,9 +192,8 @@ impl CallerOverrides {
     /// Ends the caller's quota override under a policy. Returns whether there was one.
     #[allow(clippy::must_use_candidate, reason = "it ends the override, whatever the caller asks")]
     pub fn restore_quota(&self, policy: &str) -> bool {
-        let rules = &self.limiter.core.rules;
-        let Some(id) = rules.by_name(policy) else { return false };
-        self.end(|own| own.quotas.remove(&rules.rule(id).charge.policy).is_some())
+        let Some(rule) = self.limiter.core.rules.by_name(policy) else { return false };
+        self.end(|own| own.quotas.remove(&rule.charge.policy).is_some())
     }
 
     /// The caller's overrides now.

@@ -53,6 +53,7 @@ use std::{
 use self::waiters::{AwaitedKey, Callers, Ticket, Waiters};
 use super::decision::Outcome;
 use crate::{
+    algorithm::{Algorithm, STEPS_PER_WINDOW},
     clock::Now,
     lock::Mutex,
     store::{Charge, Mode},
@@ -252,8 +253,9 @@ impl WaitQueue {
         let latest = waiters.latest(charge, behind_all).saturating_sub(now.monotonic_nanos());
         // A ticket may charge in a step of the window that has units already: all of these then come
         // back with the ticket's.
-        let is_delayed = waiters.keys.contains_key(&charge.id());
-        let step = if is_delayed { charge.algorithm.step(&charge.quota) } else { 0 };
+        let is_delayed =
+            charge.algorithm == Algorithm::SlidingWindow && waiters.keys.contains_key(&charge.id());
+        let step = charge.quota.window_nanos().div_ceil(STEPS_PER_WINDOW) * u64::from(is_delayed);
         wait.saturating_add(Duration::from_nanos(step)).max(Duration::from_nanos(latest))
     }
 
