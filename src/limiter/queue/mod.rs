@@ -255,7 +255,8 @@ impl WaitQueue {
         // back with the ticket's.
         let is_delayed =
             charge.algorithm == Algorithm::SlidingWindow && waiters.keys.contains_key(&charge.id());
-        let step = charge.quota.window_nanos().div_ceil(STEPS_PER_WINDOW) * u64::from(is_delayed);
+        let step = charge.quota.window_nanos().div_ceil(STEPS_PER_WINDOW);
+        let step = if is_delayed { step } else { 0 };
         wait.saturating_add(Duration::from_nanos(step)).max(Duration::from_nanos(latest))
     }
 
