@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     sync::{
         RwLock,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -18,8 +18,9 @@ const MAX_CALLERS: usize = 10_000;
 /// All overrides of a limiter, by the fingerprints of callers.
 #[derive(Default)]
 pub(in crate::limiter) struct OverrideTable {
-    /// Whether there are any. Mostly there are none, and requests skip the lock.
-    any: AtomicBool,
+    /// When the last of them ends; 0 if there are none. Mostly there are none, and requests skip the
+    /// lock.
+    last_end: AtomicU64,
     by_caller: RwLock<HashMap<u128, Override>>,
 }
 
@@ -37,7 +38,7 @@ pub(super) type Until = u64;
 impl OverrideTable {
     #[inline]
     pub(in crate::limiter) fn is_empty(&self) -> bool {
-        !self.any.load(Ordering::Acquire)
+        self.last_end.load(Ordering::Acquire) == 0
     }
 
     /// The overrides of a caller that apply at `now`; `None` if there are none.
@@ -47,12 +48,10 @@ impl OverrideTable {
         own.expire(now).then_some(own)
     }
 
-    /// Whether any override applies at `now`.
+    /// Whether any override applies at `now`. It takes no lock, as a flood of callers that cannot be
+    /// read calls it.
     pub(in crate::limiter) fn any_applies(&self, now: Now) -> bool {
-        let mut by_caller = unpoisoned(self.by_caller.write());
-        by_caller.retain(|_, own| own.expire(now));
-        self.any.store(!by_caller.is_empty(), Ordering::Release);
-        !by_caller.is_empty()
+        self.last_end.load(Ordering::Acquire) > now.monotonic_nanos()
     }
 
     /// All overrides that apply at `now`, by callers.
@@ -83,7 +82,8 @@ impl OverrideTable {
         if !own.expire(now) {
             by_caller.remove(&caller);
         }
-        self.any.store(!by_caller.is_empty(), Ordering::Release);
+        let last_end = by_caller.values().map(Override::last_end).max().unwrap_or(0);
+        self.last_end.store(last_end, Ordering::Release);
         Ok(changed)
     }
 }
@@ -97,6 +97,11 @@ impl Override {
     /// How long the caller is still blocked.
     pub(in crate::limiter) fn blocked_for(&self, now: Now) -> Option<Duration> {
         self.blocked.map(|until| left(until, now))
+    }
+
+    fn last_end(&self) -> Until {
+        let ends = self.quotas.values().map(|(_, until)| *until).chain(self.blocked);
+        ends.max().unwrap_or(0)
     }
 
     /// Removes what has ended. Returns whether anything is left.
