@@ -111,7 +111,7 @@ where
         let fits = self.identity.is_none() || {
             let bytes = key.as_bytes();
             let is_trimmed = !self.is_trimmed || bytes.trim_ascii() == bytes;
-            is_trimmed && !bytes.is_empty() && key.first_part().is_none()
+            is_trimmed && key.first_part().is_none()
         };
         fits.then_some(key)
     }

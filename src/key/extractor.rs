@@ -78,6 +78,12 @@ impl<K: KeyExtractor + ?Sized> KeyExtractor for Arc<K> {
     }
 }
 
+/// A key that was not read from a request, as the extractor would read it. `None` if no request can
+/// have this key. Whatever the extractor is, an empty key is no key.
+pub(crate) fn canonical<'a>(extractor: &dyn KeyExtractor, key: Key<'a>) -> Option<Key<'a>> {
+    extractor.canonical(key).filter(|key| !key.as_bytes().is_empty())
+}
+
 /// A tuple of keys is a key, and a tuple of extractors is an extractor. It counts each combination of
 /// keys separately. The tuple's key is unreadable if one of its keys is, and missing if one is missing.
 macro_rules! tuples {
@@ -114,7 +120,7 @@ macro_rules! tuples {
             fn canonical<'a>(&self, key: Key<'a>) -> Option<Key<'a>> {
                 let ($($name,)+) = self;
                 let mut parts = key.parts()?.into_iter();
-                let keys = [$($name.canonical(parts.next()?)?.into_owned()),+];
+                let keys = [$(canonical($name, parts.next()?)?.into_owned()),+];
                 parts.next().is_none().then(|| Key::joined(&keys))
             }
 
@@ -169,6 +175,8 @@ mod tests {
             (&query("y"), "".into(), None),
             (&body_field("y"), ("a", "b").into(), None),
             (&from_fn("f", |_| None), ("a", "").into(), Some(("a", "").into())),
+            (&from_fn("f", |_| None), "".into(), None),
+            (&(from_fn("f", |_| None), query("y")), ("", "b").into(), None),
             (
                 &(header("x"), by_ip.clone()),
                 ("a", ip("2001:db8::7")).into(),
@@ -185,7 +193,7 @@ mod tests {
             (&(header("x"), by_ip.clone()), ("a", "b").into(), None),
             (&Arc::new(by_ip.clone()), "2001:db8::7".into(), Some(ip("2001:db8::").into())),
         ] {
-            assert_eq!(extractor.canonical(key), canonical);
+            assert_eq!(super::canonical(extractor, key), canonical);
         }
     }
 

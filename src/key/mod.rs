@@ -49,6 +49,7 @@ mod request_head;
 pub(crate) use self::{
     body_field::Fields,
     client_ip::{hold_all_callers, parse_networks},
+    extractor::canonical,
     fingerprint::{Domain, Fingerprinter},
 };
 pub use self::{

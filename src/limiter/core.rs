@@ -18,7 +18,7 @@ use crate::metrics::Metrics;
 use crate::{
     clock::{Clock, Now},
     first_requests::FirstRequests,
-    key::{Caller, Extracted, Fingerprinter, Key},
+    key::{Caller, Extracted, Fingerprinter, Key, canonical},
     store::{Announcement, Charge, Correction, MemoryStore, Store, StoreFuture},
     warning::{Code, warn},
 };
@@ -145,7 +145,7 @@ impl Core {
     #[cold]
     pub(super) fn caller_of_key(&self, key: Key<'_>) -> Option<u128> {
         Some(match &self.caller {
-            Some(caller) => caller.fingerprint(&caller.extractor.canonical(key)?),
+            Some(caller) => caller.fingerprint(&canonical(&*caller.extractor, key)?),
             None => self.keys.fingerprint(self.keys.domain(CALLER).key, &key),
         })
     }

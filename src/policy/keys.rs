@@ -6,7 +6,7 @@ use http::request::Parts;
 
 use crate::{
     first_requests::FirstRequests,
-    key::{Extracted, Key, KeyExtractor},
+    key::{Extracted, Key, KeyExtractor, canonical},
     warning::{Code, warn},
 };
 
@@ -83,7 +83,7 @@ impl Keys {
     /// if no request can have this key.
     pub(crate) fn canonical<'a>(&self, kind: u8, key: Key<'a>) -> Option<Key<'a>> {
         match self.extractors.get(usize::from(kind)) {
-            Some(extractor) => extractor.canonical(key),
+            Some(extractor) => canonical(&**extractor, key),
             None => Some("".into()),
         }
     }
