@@ -12,10 +12,12 @@ use tokio::{
     task::{JoinHandle, yield_now},
     time::{Instant, advance, sleep, timeout},
 };
-use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
+use tower::{
+    BoxError, Layer, Service, ServiceBuilder, ServiceExt, service_fn, util::BoxCloneService,
+};
 use tower_quota::{
     Category, Clock, Decision, Limiter, LimiterBuilder, Matcher, Policy, Quota, RateLimitLayer,
-    Reason, key::header,
+    Reason, ResponseBody, key::header,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -32,6 +34,18 @@ fn one_a_second(name: &str) -> Policy {
 
 fn request(key: &str) -> Request<Full<Bytes>> {
     Request::get("/").header("x-key", key).body(Full::default()).unwrap()
+}
+
+/// A service behind the limiter that serves one request at a time, for a minute.
+fn with_one_permit(
+    limiter: &Limiter,
+) -> BoxCloneService<Request<Full<Bytes>>, Response<ResponseBody<Full<Bytes>>>, BoxError> {
+    let serve = service_fn(async |_| {
+        sleep(60 * SECOND).await;
+        Ok::<_, BoxError>(Response::<Full<Bytes>>::default())
+    });
+    let inner = ServiceBuilder::new().concurrency_limit(1).service(serve);
+    RateLimitLayer::new(limiter.clone()).layer(inner).boxed_clone()
 }
 
 /// Decides in a task of its own, and returns the decision and its time.
@@ -391,12 +405,7 @@ async fn a_request_dropped_before_the_inner_service_is_ready_gives_its_units_bac
     let policy = Policy::fixed_window("p", Quota::per_hour(3)).key(header("x-key")).or_refuse();
     let slow_start = one_a_second("slow start").hold(9 * SECOND);
     let limiter = builder().policy(policy).policy(slow_start).build().unwrap();
-    // Someone else keeps the only permit for a minute.
-    let inner = ServiceBuilder::new().concurrency_limit(1).service(service_fn(async |_| {
-        sleep(60 * SECOND).await;
-        Ok::<_, tower::BoxError>(Response::<Full<Bytes>>::default())
-    }));
-    let service = RateLimitLayer::new(limiter.clone()).layer(inner);
+    let service = with_one_permit(&limiter);
     let first = tokio::spawn(service.clone().oneshot(request("a")));
     yield_now().await;
     // It is held for a second, then passes, and waits for the permit until its caller leaves. It is
@@ -413,11 +422,7 @@ async fn units_of_a_request_that_was_never_served_let_the_next_one_pass() {
     let policy = Policy::fixed_window("p", Quota::per_minute(2)).key(header("x-key")).or_refuse();
     let slow_start = one_a_second("slow start").hold(60 * SECOND);
     let limiter = builder().policy(policy.hold(60 * SECOND)).policy(slow_start).build().unwrap();
-    let inner = ServiceBuilder::new().concurrency_limit(1).service(service_fn(async |_| {
-        sleep(60 * SECOND).await;
-        Ok::<_, tower::BoxError>(Response::<Full<Bytes>>::default())
-    }));
-    let service = RateLimitLayer::new(limiter.clone()).layer(inner);
+    let service = with_one_permit(&limiter);
     let first = tokio::spawn(service.clone().oneshot(request("a")));
     yield_now().await;
     // It is held for a second, then passes, and waits for the only permit until its caller leaves.

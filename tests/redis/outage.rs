@@ -36,7 +36,7 @@ fn is_counted(decision: &Decision) -> bool {
 }
 
 /// Looks every 2 ms until it is so: the servers are real, and so is the time.
-async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+pub(crate) async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
     let start = Instant::now();
     while !is_so().await {
         assert!(start.elapsed() < PATIENCE, "waited too long for {what}");
