@@ -108,11 +108,8 @@ where
 
     fn canonical<'a>(&self, key: Key<'a>) -> Option<Key<'a>> {
         // A part of a request is one text. Of a closure's keys nothing is known.
-        let fits = self.identity.is_none() || {
-            let bytes = key.as_bytes();
-            let is_trimmed = !self.is_trimmed || bytes.trim_ascii() == bytes;
-            is_trimmed && key.first_part().is_none()
-        };
+        let is_trimmed = !self.is_trimmed || key.as_bytes().trim_ascii() == key.as_bytes();
+        let fits = self.identity.is_none() || is_trimmed && key.first_part().is_none();
         fits.then_some(key)
     }
 

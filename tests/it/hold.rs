@@ -36,10 +36,10 @@ fn request(key: &str) -> Request<Full<Bytes>> {
     Request::get("/").header("x-key", key).body(Full::default()).unwrap()
 }
 
+type Answer = Response<ResponseBody<Full<Bytes>>>;
+
 /// A service behind the limiter that serves one request at a time, for a minute.
-fn with_one_permit(
-    limiter: &Limiter,
-) -> BoxCloneService<Request<Full<Bytes>>, Response<ResponseBody<Full<Bytes>>>, BoxError> {
+fn with_one_permit(limiter: &Limiter) -> BoxCloneService<Request<Full<Bytes>>, Answer, BoxError> {
     let serve = service_fn(async |_| {
         sleep(60 * SECOND).await;
         Ok::<_, BoxError>(Response::<Full<Bytes>>::default())

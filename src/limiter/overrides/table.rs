@@ -82,7 +82,9 @@ impl OverrideTable {
         if !own.expire(now) {
             by_caller.remove(&caller);
         }
-        let last_end = by_caller.values().map(Override::last_end).max().unwrap_or(0);
+        let end =
+            |own: &Override| own.quotas.values().map(|(_, end)| *end).chain(own.blocked).max();
+        let last_end = by_caller.values().filter_map(end).max().unwrap_or(0);
         self.last_end.store(last_end, Ordering::Release);
         Ok(changed)
     }
@@ -97,11 +99,6 @@ impl Override {
     /// How long the caller is still blocked.
     pub(in crate::limiter) fn blocked_for(&self, now: Now) -> Option<Duration> {
         self.blocked.map(|until| left(until, now))
-    }
-
-    fn last_end(&self) -> Until {
-        let ends = self.quotas.values().map(|(_, until)| *until).chain(self.blocked);
-        ends.max().unwrap_or(0)
     }
 
     /// Removes what has ended. Returns whether anything is left.

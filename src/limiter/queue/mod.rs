@@ -54,7 +54,7 @@ use self::waiters::{AwaitedKey, Callers, Ticket, Waiters};
 use super::decision::Outcome;
 use crate::{
     algorithm::{Algorithm, STEPS_PER_WINDOW},
-    clock::Now,
+    clock::{Now, nanos},
     lock::Mutex,
     store::{Charge, Mode},
 };
@@ -256,8 +256,8 @@ impl WaitQueue {
         let is_delayed =
             charge.algorithm == Algorithm::SlidingWindow && waiters.keys.contains_key(&charge.id());
         let step = charge.quota.window_nanos().div_ceil(STEPS_PER_WINDOW);
-        let step = if is_delayed { step } else { 0 };
-        wait.saturating_add(Duration::from_nanos(step)).max(Duration::from_nanos(latest))
+        let wait = nanos(wait).saturating_add(if is_delayed { step } else { 0 });
+        Duration::from_nanos(wait.max(latest))
     }
 
     /// Returns whether the queue has woken the ticket since the last call, and keeps `waker` for
