@@ -2,20 +2,92 @@
 
 use std::fmt;
 
-/// Settings that cannot work. The message names the wrong setting and says what to write instead.
+/// Settings that cannot work: all [problems](Self::problems) that were found, at least one.
+///
+/// As text, each problem is a line.
+///
+/// ```
+/// use tower_quota::{Limiter, Policy, Quota};
+///
+/// let error = Limiter::builder()
+///     .policy(Policy::token_bucket("read", Quota::per_minute(0)).global())
+///     .check_only(Policy::fixed_window("jobs", Quota::per_hour(5).burst(9)))
+///     .build()
+///     .expect_err("neither can be");
+/// let culprits: Vec<_> = error.problems().iter().map(|problem| problem.culprit()).collect();
+/// assert_eq!(culprits, ["policy `read`", "policy `jobs`"]);
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BuildError {
-    culprit: String,
-    problem: String,
+    problems: Vec<BuildProblem>,
 }
 
+/// One setting that cannot work. As text, it names the setting and says what to write instead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BuildProblem {
+    culprit: String,
+    problem: String,
+    setting: Setting,
+}
+
+/// Which of a culprit's settings is wrong: the name of the builder's method, and which of its values
+/// if it was called several times. The name is empty if it is none in particular.
+pub(crate) type Setting = (&'static str, Option<usize>);
+
 impl BuildError {
+    /// A single problem.
+    #[cfg(any(feature = "redis", feature = "usage"))]
     pub(crate) fn new(culprit: impl Into<String>, problem: impl Into<String>) -> Self {
-        Self { culprit: culprit.into(), problem: problem.into() }
+        Self { problems: vec![BuildProblem::new(culprit, problem)] }
+    }
+
+    /// Fails if there is a problem.
+    pub(crate) fn if_any(problems: Vec<BuildProblem>) -> Result<(), Self> {
+        if problems.is_empty() { Ok(()) } else { Err(Self { problems }) }
+    }
+
+    /// All problems, in the order of the settings.
+    #[must_use]
+    pub fn problems(&self) -> &[BuildProblem] {
+        &self.problems
+    }
+}
+
+impl BuildProblem {
+    pub(crate) fn new(culprit: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self { culprit: culprit.into(), problem: problem.into(), setting: ("", None) }
+    }
+
+    /// Names the method that the problem is about.
+    pub(crate) fn of(mut self, method: &'static str) -> Self {
+        self.setting.0 = method;
+        self
+    }
+
+    /// Says which of the method's values the problem is about.
+    pub(crate) fn nth(mut self, index: usize) -> Self {
+        self.setting.1 = Some(index);
+        self
+    }
+
+    /// What is wrong: ``policy `read` ``, ``category `auth` ``, `an exemption`.
+    #[must_use]
+    pub fn culprit(&self) -> &str {
+        &self.culprit
     }
 }
 
 impl fmt::Display for BuildError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, problem) in self.problems.iter().enumerate() {
+            let end = if index > 0 { "\n" } else { "" };
+            write!(f, "{end}{problem}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for BuildProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.culprit, self.problem)
     }

@@ -284,7 +284,7 @@ pub use crate::{
     body_field::{BodyField, BodyFieldLayer, PeekedBody},
     category::Category,
     clock::{Clock, Now},
-    error::BuildError,
+    error::{BuildError, BuildProblem},
     layer::{
         Ended, HeaderStyle, PendingResponse, RateLimit, RateLimitLayer, RateLimitLayerBuilder,
         Rejection, ResetFormat, ResponseBody, ResponseFuture, ResponseObserver, response,

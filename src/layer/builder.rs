@@ -129,9 +129,10 @@ impl RateLimitLayerBuilder {
     /// Builds the layer.
     ///
     /// # Errors
-    /// A setting that cannot work. The error names it, and says what to write instead.
+    /// Settings that cannot work. The error names each of them, and says what to write instead.
     pub fn build(self) -> Result<RateLimitLayer, BuildError> {
-        self.responder.headers.validate(&self.responder.limiter)?;
+        let Responder { limiter, headers, .. } = &self.responder;
+        BuildError::if_any(headers.problems(limiter.request_policies()))?;
         Ok(RateLimitLayer { responder: Arc::new(self.responder) })
     }
 }

@@ -10,13 +10,14 @@ use super::{
     overrides::OverrideTable,
     queue::{MaxHeld, WaitQueue},
     rules::{Policies, Rule, RuleSet},
+    validate,
 };
 #[cfg(feature = "metrics")]
 use crate::metrics::{CountedPolicy, Metrics};
 use crate::{
     category::Category,
     clock::Clock,
-    error::BuildError,
+    error::{BuildError, BuildProblem},
     first_requests::FirstRequests,
     key::{Caller, Fingerprinter},
     matcher::Matcher,
@@ -142,15 +143,13 @@ impl LimiterBuilder {
     /// Builds the limiter.
     ///
     /// # Errors
-    /// A setting that cannot work. The error names its policy or category, and says what to write
-    /// instead.
+    /// Settings that cannot work. The error has all of them: each names its policy or category, and
+    /// says what to write instead.
     pub fn build(self) -> Result<Limiter, BuildError> {
-        if let Some(problem) = self.caller.as_ref().and_then(|caller| caller.extractor.problem()) {
-            return Err(BuildError::new("caller", problem));
-        }
+        BuildError::if_any(self.problems())?;
         let secret = self.store.as_ref().and_then(|store| store.secret());
         let keys = secret.map_or_else(Fingerprinter::undisclosed, Fingerprinter::with_secret);
-        let rules = RuleSet::new(self.policies, &keys)?;
+        let rules = RuleSet::new(self.policies, &keys);
         let store = self.store.unwrap_or_else(|| Box::new(MemoryStore::new()));
         let core = Core {
             announced: announce(&*store, &rules),
@@ -168,6 +167,14 @@ impl LimiterBuilder {
             queue: WaitQueue::new(self.max_held),
         };
         Ok(Limiter { core: Arc::new(core) })
+    }
+
+    /// What is wrong with the settings, in their order.
+    pub(crate) fn problems(&self) -> Vec<BuildProblem> {
+        let caller = self.caller.as_ref().and_then(|caller| caller.extractor.problem());
+        let mut problems = validate::problems(&self.policies);
+        problems.extend(caller.map(|problem| BuildProblem::new("caller", problem)));
+        problems
     }
 }
 

@@ -31,6 +31,7 @@ mod refund;
 mod rules;
 mod target;
 mod telemetry;
+mod validate;
 
 use std::{fmt, sync::Arc};
 

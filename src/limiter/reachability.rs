@@ -2,44 +2,46 @@
 
 use http::Method;
 
+use super::rules::Policies;
 use crate::{
     category::Category,
-    error::BuildError,
+    error::BuildProblem,
     key::hold_all_callers,
     matcher::{Kind, Matcher},
     path::{Pattern, covers, overlap},
     policy::Policy,
 };
 
-/// Fails if an exemption leaves no request, if no request reaches a category, or if no request of a
-/// policy's categories can have its key.
-pub(super) fn check(
-    exempt: &[Matcher],
-    every_request: &[Policy],
-    categories: &[Category],
-) -> Result<(), BuildError> {
-    if let Some(problem) = exempt.iter().find_map(exempts_all) {
-        return Err(BuildError::new("an exemption", problem));
+/// Exemptions that leave no request, categories that no request reaches, and policies by a part of the
+/// path that no request of their categories can have.
+pub(super) fn problems(policies: &Policies) -> Vec<BuildProblem> {
+    let Policies { exempt, every_request, categories, .. } = policies;
+    let mut problems = Vec::new();
+    for (index, matcher) in exempt.iter().enumerate() {
+        if let Some(problem) = exempts_all(matcher) {
+            problems.push(BuildProblem::new("an exemption", problem).of("exempt").nth(index));
+        }
     }
     for (index, category) in categories.iter().enumerate() {
-        let before = &categories[..index];
-        if let Some(problem) = problem_of(category, exempt, before) {
-            return Err(BuildError::new(format!("category `{}`", category.name), problem));
-        }
+        find_of(category, exempt, &categories[..index], &mut problems);
     }
-    for policy in categories.iter().flat_map(|category| &category.policies) {
-        if every_request.iter().any(|other| other.is_clone_of(policy)) {
+    let of_categories = categories.iter().flat_map(|category| &category.policies);
+    let mut seen: Vec<&Policy> = every_request.iter().collect();
+    for policy in of_categories {
+        if seen.iter().any(|other| other.is_clone_of(policy)) {
             continue;
         }
+        seen.push(policy);
         if let Some(path) = path_of_no_category(policy, categories) {
             let problem = format!(
                 "it counts by a parameter of the path `{path}`, and no category that it is in has \
                  such a path; write the path of one, or add it there"
             );
-            return Err(BuildError::new(format!("policy `{}`", policy.name()), problem));
+            let culprit = format!("policy `{}`", policy.name());
+            problems.push(BuildProblem::new(culprit, problem).of("key"));
         }
     }
-    Ok(())
+    problems
 }
 
 fn exempts_all(matcher: &Matcher) -> Option<&'static str> {
@@ -55,38 +57,54 @@ fn exempts_all(matcher: &Matcher) -> Option<&'static str> {
 }
 
 /// Why no request reaches a category that comes after those in `before`.
-fn problem_of(category: &Category, exempt: &[Matcher], before: &[Category]) -> Option<String> {
+fn find_of(
+    category: &Category,
+    exempt: &[Matcher],
+    before: &[Category],
+    problems: &mut Vec<BuildProblem>,
+) {
     let Category { name, matchers, .. } = category;
+    let mut add = |problem: &str| {
+        problems.push(BuildProblem::new(format!("category `{name}`"), problem));
+    };
     if name.is_empty() {
-        return Some("it has no name; write one like `read`".into());
-    }
-    if before.iter().any(|other| other.name == *name) {
-        return Some("two categories have this name; give each its own".into());
+        add("it has no name; write one like `read`");
+    } else if before.iter().any(|other| other.name == *name) {
+        add("two categories have this name; give each its own");
     }
     if matchers.is_empty() {
-        return Some("it holds for no request; add `.on(Matcher::…)`".into());
+        add("it holds for no request; add `.on(Matcher::…)`");
     }
-    matchers.iter().find_map(|matcher| {
-        if matches_none(matcher) {
-            return Some(
-                "one of its matchers has no networks or keys, and holds for no request; write \
-                 some, or leave it out"
-                    .into(),
-            );
+    // Another check reports a matcher that cannot be.
+    let valid = matchers.iter().enumerate().filter(|(_, matcher)| matcher.problem.is_none());
+    for (index, matcher) in valid {
+        if let Some(problem) = why_unreached(matcher, exempt, before) {
+            let culprit = format!("category `{name}`");
+            problems.push(BuildProblem::new(culprit, problem).of("on").nth(index));
         }
-        let (path, _) = route(matcher)?;
-        if has_all_of(exempt, matcher) {
-            return Some(format!(
-                "an exemption has all its requests to `{path}`; leave one of them out"
-            ));
-        }
-        let first = before.iter().find(|other| has_all_of(&other.matchers, matcher))?;
-        Some(format!(
-            "category `{}` comes before it and has all its requests to `{path}`; put the narrower \
-             one first, or leave one out",
-            first.name
-        ))
-    })
+    }
+}
+
+fn why_unreached(matcher: &Matcher, exempt: &[Matcher], before: &[Category]) -> Option<String> {
+    if matches_none(matcher) {
+        return Some(
+            "one of its matchers has no networks or keys, and holds for no request; write some, or \
+             leave it out"
+                .into(),
+        );
+    }
+    let (path, _) = route(matcher)?;
+    if has_all_of(exempt, matcher) {
+        return Some(format!(
+            "an exemption has all its requests to `{path}`; leave one of them out"
+        ));
+    }
+    let first = before.iter().find(|other| has_all_of(&other.matchers, matcher))?;
+    Some(format!(
+        "category `{}` comes before it and has all its requests to `{path}`; put the narrower one \
+         first, or leave one out",
+        first.name
+    ))
 }
 
 fn matches_none(matcher: &Matcher) -> bool {

@@ -7,17 +7,15 @@ use http::request::Parts;
 use super::{
     Labels,
     decision::{Entry, RuleId},
-    reachability,
 };
 use crate::{
     category::Category,
     clock::nanos,
-    error::BuildError,
     first_requests::FirstRequests,
     key::{Domain, Fingerprinter},
     matcher::Matcher,
     path::SentPath,
-    policy::{Policy, validate},
+    policy::Policy,
     quota::MAX_WINDOW,
     store::{Charge, Mode},
     warning::{Code, warn},
@@ -88,15 +86,9 @@ pub(super) struct Policies {
 }
 
 impl RuleSet {
-    /// # Errors
-    /// A setting that cannot work.
-    pub(super) fn new(policies: Policies, keys: &Fingerprinter) -> Result<Self, BuildError> {
+    /// The rules of policies that have no [problems](super::validate::problems).
+    pub(super) fn new(policies: Policies, keys: &Fingerprinter) -> Self {
         let Policies { exempt, every_request, categories, check_only } = policies;
-        check_matchers(&exempt, "an exemption")?;
-        for category in &categories {
-            check_matchers(&category.matchers, &format!("category `{}`", category.name))?;
-        }
-        reachability::check(&exempt, &every_request, &categories)?;
         let mut set = Self {
             exempt,
             all_exempt: FirstRequests::default(),
@@ -108,60 +100,33 @@ impl RuleSet {
         };
         // The first rule of each source of keys.
         let sources = &mut BTreeMap::new();
-        set.every_request = set.add_all(every_request, true, Duration::ZERO, keys, sources)?;
+        set.every_request = set.add_all(every_request, Duration::ZERO, keys, sources);
         for Category { name, matchers, policies, hold } in categories {
-            if policies.is_empty() && set.every_request.is_empty() {
-                let problem = "it has no policy, and its requests would pass uncounted; add \
-                               `.policy(…)`, or write `.exempt(…)` for its matchers";
-                return Err(BuildError::new(format!("category `{name}`"), problem));
-            }
-            set.check_twice(&name, &policies)?;
-            let rules = set.add_all(policies, true, hold, keys, sources)?;
+            let rules = set.add_all(policies, hold, keys, sources);
             set.categories.push(CategoryRules { name, matchers, rules });
         }
-        set.add_all(check_only, false, Duration::ZERO, keys, sources)?;
-        Ok(set)
+        set.add_all(check_only, Duration::ZERO, keys, sources);
+        set
     }
 
     fn add_all(
         &mut self,
         policies: Vec<Policy>,
-        for_requests: bool,
         hold: Duration,
         keys: &Fingerprinter,
         sources: &mut BTreeMap<Vec<String>, u32>,
-    ) -> Result<Range<u32>, BuildError> {
+    ) -> Range<u32> {
         let first = self.rules.len() as u32;
         for policy in policies {
-            validate(&policy.settings, for_requests)?;
             let id = RuleId(self.rules.len() as u32);
-            let known = *self.by_name.entry(policy.name().to_owned()).or_insert(id);
-            if known != id && !self.rule(known).policy.is_clone_of(&policy) {
-                let culprit = format!("policy `{}`", policy.name());
-                let problem = "two policies have this name; give each its own, or clone the one";
-                return Err(BuildError::new(culprit, problem));
-            }
+            self.by_name.entry(policy.name().to_owned()).or_insert(id);
             let mut rule = Rule::new(policy, id, hold, keys);
             if let Some(source) = rule.policy.settings.keys.identity() {
                 rule.key_source = *sources.entry(source).or_insert(id.0);
             }
             self.rules.push(rule);
         }
-        Ok(first..self.rules.len() as u32)
-    }
-
-    /// Fails if a policy applies twice to a category.
-    fn check_twice(&self, category: &str, policies: &[Policy]) -> Result<(), BuildError> {
-        let for_every_request = || self.for_every_request().iter().map(|rule| &rule.policy);
-        for (index, policy) in policies.iter().enumerate() {
-            let mut same = for_every_request().chain(&policies[..index]);
-            if same.any(|other| other.is_clone_of(policy)) {
-                let problem =
-                    format!("policy `{}` holds for it twice; leave one out", policy.name());
-                return Err(BuildError::new(format!("category `{category}`"), problem));
-            }
-        }
-        Ok(())
+        first..self.rules.len() as u32
     }
 
     #[inline]
@@ -338,13 +303,6 @@ impl Rule {
     #[cfg(test)]
     pub(super) fn for_test(policy: Policy) -> Self {
         Self::new(policy, RuleId(0), Duration::ZERO, &Fingerprinter::undisclosed())
-    }
-}
-
-fn check_matchers(matchers: &[Matcher], culprit: &str) -> Result<(), BuildError> {
-    match matchers.iter().find_map(|matcher| matcher.problem.as_deref()) {
-        Some(problem) => Err(BuildError::new(culprit, problem)),
-        None => Ok(()),
     }
 }
 

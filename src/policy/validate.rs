@@ -1,4 +1,4 @@
-//! Finds settings that cannot work, and says what to write instead: [`validate`].
+//! Finds settings that cannot work, and says what to write instead: [`problems`].
 
 use std::collections::HashSet;
 
@@ -8,58 +8,68 @@ use super::{
     plans::{Plans, quota_problem},
     settings::Settings,
 };
-use crate::error::BuildError;
+use crate::error::{BuildProblem, Setting};
 
-/// Fails on settings that cannot work. `for_requests` is false if only checks use the policy: a check
-/// brings its key itself.
-pub(crate) fn validate(settings: &Settings, for_requests: bool) -> Result<(), BuildError> {
-    let unset = || if for_requests { unset_key(&settings.keys).map(str::to_owned) } else { None };
-    match problem(settings).or_else(unset) {
-        Some(problem) => Err(BuildError::new(format!("policy `{}`", settings.name), problem)),
-        None => Ok(()),
-    }
+/// The problems of a policy. `for_requests` is false if only checks use the policy: a check brings its
+/// key itself.
+pub(crate) fn problems(settings: &Settings, for_requests: bool) -> Vec<BuildProblem> {
+    let culprit = format!("policy `{}`", settings.name);
+    let mut problems = Vec::new();
+    let mut add = |(method, index), problem: String| {
+        let problem = BuildProblem::new(&*culprit, problem).of(method);
+        problems.push(match index {
+            Some(index) => problem.nth(index),
+            None => problem,
+        });
+    };
+    find(settings, for_requests, &mut add);
+    problems
 }
 
-fn problem(settings: &Settings) -> Option<String> {
+fn find(settings: &Settings, for_requests: bool, add: &mut impl FnMut(Setting, String)) {
+    let mut at = |method, problem: String| add((method, None), problem);
     if settings.name.is_empty() {
-        return Some("it has no name; write one like `read`".into());
+        at("", "it has no name; write one like `read`".into());
     }
     if let Some(method) = settings.set_twice {
-        return Some(format!(
-            "it says `.{method}(…)` twice, and the first would be lost; write it once"
-        ));
+        let problem =
+            format!("it says `.{method}(…)` twice, and the first would be lost; write it once");
+        at(method, problem);
     }
     if let Some(problem) = quota_problem(settings.algorithm, &settings.quota) {
-        return Some(problem);
+        at("quota", problem);
     }
     if settings.plans.is_some() && settings.plan_table().is_empty() {
-        return Some(
-            "its table of plans is empty; write one there, or leave `.plans(…)` out".into(),
-        );
-    }
-    for (plan, quota) in settings.plan_table() {
-        if let Some(problem) = quota_problem(settings.algorithm, quota) {
-            return Some(format!("plan `{plan}`: {problem}"));
-        }
+        let problem = "its table of plans is empty; write one there, or leave `.plans(…)` out";
+        at("plans", problem.into());
     }
     if let Some(plan) = settings.plans.as_ref().and_then(Plans::duplicate) {
-        return Some(format!("two plans are named `{plan}`; give each its own name"));
+        at("plans", format!("two plans are named `{plan}`; give each its own name"));
     }
+    for (index, (plan, quota)) in settings.plan_table().iter().enumerate() {
+        if let Some(problem) = quota_problem(settings.algorithm, quota) {
+            add(("plans", Some(index)), format!("plan `{plan}`: {problem}"));
+        }
+    }
+    let mut at = |method, problem: String| add((method, None), problem);
     if settings.unit.as_deref() == Some("") {
-        return Some("its unit has no name; write `.unit(\"tokens\")`, or leave it out".into());
+        at("unit", "its unit has no name; write `.unit(\"tokens\")`, or leave it out".into());
     }
-    if let Some(problem) = keys_problem(&settings.keys) {
-        return Some(problem);
+    let unset_key = || unset_key(&settings.keys).filter(|_| for_requests).map(str::to_owned);
+    if let Some(problem) = keys_problem(&settings.keys).or_else(unset_key) {
+        at("key", problem);
     }
     if settings.on_store_failure == (OnStoreFailure::CountLocally { replicas: 0 }) {
-        return Some("0 replicas have no share of the quota; write how many there are".into());
+        let problem = "0 replicas have no share of the quota; write how many there are";
+        at("on_store_failure", problem.into());
     }
     if settings.lease > 0 && settings.settle.is_some() {
-        return Some(
-            "it has a lease, and responses settle its cost: each request asks the store anyway; leave one out".into(),
-        );
+        let problem = "it has a lease, and responses settle its cost: each request asks the store anyway; leave one out";
+        at("lease", problem.into());
     }
-    settings.shard.as_ref().and_then(|shard| shard.problem())
+    if let Some(problem) = settings.shard.as_ref().and_then(|shard| shard.problem()) {
+        at("shard", problem);
+    }
 }
 
 fn keys_problem(keys: &Keys) -> Option<String> {

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use http::Method;
 use tower_quota::{
-    Category, Limiter, LimiterBuilder, Matcher, OnStoreFailure, Policy, Quota,
+    Category, HeaderStyle, Limiter, LimiterBuilder, Matcher, OnStoreFailure, Policy, Quota,
+    RateLimitLayer, ResetFormat,
     key::{ClientIp, bearer, from_fn, header, path_param},
 };
 
@@ -18,8 +19,10 @@ fn quota(quota: Quota) -> LimiterBuilder {
     with(Policy::token_bucket("read", quota).global())
 }
 
+/// Beside a policy for every request, so that the category needs none of its own.
 fn category(category: Category) -> LimiterBuilder {
-    Limiter::builder().category(category)
+    let all = Policy::token_bucket("all", Quota::per_minute(1)).global();
+    Limiter::builder().policy(all).category(category)
 }
 
 /// A policy with these calls about its keys, in this order.
@@ -29,10 +32,7 @@ fn keyed(say: impl FnOnce(Policy) -> Policy) -> LimiterBuilder {
 
 /// A category `first` before a category `second`.
 fn behind(first: Matcher, second: Matcher) -> LimiterBuilder {
-    let all = Policy::token_bucket("all", Quota::per_minute(1)).global();
-    category(Category::new("first").on(first))
-        .category(Category::new("second").on(second))
-        .policy(all)
+    category(Category::new("first").on(first)).category(Category::new("second").on(second))
 }
 
 /// By a parameter of `path`, in a category with `matcher`.
@@ -328,6 +328,60 @@ fn each_error_names_the_culprit_and_says_what_to_write() {
     ] {
         assert_eq!(builder.build().unwrap_err().to_string(), message);
     }
+}
+
+#[test]
+fn an_error_has_all_problems_in_the_order_of_the_settings() {
+    let nowhere =
+        Policy::fixed_window("nowhere", ONE.burst(2)).plans([("pro", ONE.burst(0))], |_| None);
+    let error = Limiter::builder()
+        .check_only(Policy::token_bucket("jobs", Quota::per_minute(0)))
+        .exempt(Matcher::get("/health"))
+        .exempt(Matcher::get("health"))
+        .policy(nowhere.clone())
+        .category(Category::new("bulk").on(Matcher::get("bulk")).policy(nowhere))
+        .category(Category::new("bulk").on(Matcher::get("/health")))
+        .caller(header("x key"))
+        .build()
+        .unwrap_err();
+    let problems: Vec<_> = error.problems().iter().map(ToString::to_string).collect();
+    assert_eq!(
+        problems,
+        [
+            "an exemption: the path `health` does not begin with a slash; write `/health`",
+            "category `bulk`: the path `bulk` does not begin with a slash; write `/bulk`",
+            "category `bulk`: two categories have this name; give each its own",
+            "category `bulk`: an exemption has all its requests to `/health`; leave one of them out",
+            "policy `nowhere`: only a token bucket has a burst; write `Policy::token_bucket`, or leave `burst` out",
+            "policy `nowhere`: plan `pro`: a burst of 0 refuses every request; write at least 1",
+            "policy `nowhere`: it does not say whose quota it is; add `.key(ClientIp::new())` or another key, or `.global()`",
+            "category `bulk`: policy `nowhere` holds for it twice; leave one out",
+            "policy `jobs`: a quota of 0 units refuses every request; write at least 1",
+            "caller: `x key` is no header name; write one like `x-api-key`",
+        ]
+    );
+    assert_eq!(error.to_string(), problems.join("\n"));
+}
+
+#[test]
+fn a_layer_has_all_problems_of_its_headers() {
+    let policy = |name| Policy::fixed_window(name, ONE).global();
+    let limiter = with(policy("größe")).policy(policy("read")).build().unwrap();
+    let error = RateLimitLayer::builder(limiter)
+        .headers([
+            HeaderStyle::ratelimit_dictionary().reset(ResetFormat::Seconds),
+            HeaderStyle::ratelimit_lists(),
+        ])
+        .header_policy("reed")
+        .build()
+        .unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "header style `ratelimit_dictionary`: it always tells the reset in seconds; leave `.reset(…)` out\n\
+         header style `ratelimit_lists`: `ratelimit_dictionary` writes the same header otherwise; leave one out\n\
+         policy `größe`: header style `ratelimit_lists` tells its name, which is not printable ASCII; rename it\n\
+         header policy `reed`: no policy for requests has this name; write one of `größe`, `read`"
+    );
 }
 
 #[test]

@@ -17,7 +17,7 @@ use self::{
     style::{Family, POLICY, STRUCTURED},
 };
 use crate::{
-    error::BuildError,
+    error::BuildProblem,
     limiter::{Decision, Limiter, Outcome, Reason},
     policy::Policy,
 };
@@ -37,9 +37,30 @@ impl Default for Headers {
 }
 
 impl Headers {
-    /// Fails if the headers cannot be written, or if no client could read them.
-    pub(crate) fn validate(&self, limiter: &Limiter) -> Result<(), BuildError> {
-        for (index, style) in self.styles.iter().enumerate() {
+    /// Why the headers of these policies cannot be written, or cannot be read by any client.
+    pub(crate) fn problems<'a>(
+        &self,
+        policies: impl IntoIterator<Item = &'a Policy>,
+    ) -> Vec<BuildProblem> {
+        let mut problems = self.problems_of_styles();
+        let has_lists = self.styles.iter().any(|style| style.family == Family::Lists);
+        let mut names = BTreeSet::new();
+        for policy in policies {
+            if names.insert(policy.name()) && has_lists {
+                problems.extend(problem_in_lists(policy));
+            }
+        }
+        if let Some(policy) = &self.policy
+            && let Some(problem) = self.problem_of_policy(policy, &names)
+        {
+            let culprit = format!("header policy `{policy}`");
+            problems.push(BuildProblem::new(culprit, problem).of("header_policy"));
+        }
+        problems
+    }
+
+    fn problems_of_styles(&self) -> Vec<BuildProblem> {
+        let problem = |(index, style): (usize, &HeaderStyle)| {
             let names = style.names();
             let shares_header =
                 |other: &&HeaderStyle| other.names().iter().any(|name| names.contains(name));
@@ -52,43 +73,28 @@ impl Headers {
                 (None, Some(other)) => {
                     format!("`{}` writes the same header otherwise; leave one out", other.name())
                 }
-                (None, None) => continue,
+                (None, None) => return None,
             };
-            return Err(BuildError::new(format!("header style `{}`", style.name()), problem));
-        }
-        if self.styles.iter().any(|style| style.family == Family::Lists) {
-            for policy in limiter.request_policies() {
-                let texts =
-                    [("name", Some(policy.name())), ("unit", policy.settings.unit.as_deref())];
-                let is_unfit = |text: &str| !structured::fits_string(text);
-                if let Some((what, _)) = texts.iter().find(|(_, text)| text.is_some_and(is_unfit)) {
-                    let problem = format!(
-                        "header style `ratelimit_lists` tells its {what}, which is not printable ASCII; rename it"
-                    );
-                    return Err(BuildError::new(format!("policy `{}`", policy.name()), problem));
-                }
-            }
-        }
-        self.policy.as_ref().map_or(Ok(()), |policy| self.validate_policy(policy, limiter))
+            let culprit = format!("header style `{}`", style.name());
+            Some(BuildProblem::new(culprit, problem).of("headers").nth(index))
+        };
+        self.styles.iter().enumerate().filter_map(problem).collect()
     }
 
-    fn validate_policy(&self, policy: &str, limiter: &Limiter) -> Result<(), BuildError> {
-        let fail = |problem| Err(BuildError::new(format!("header policy `{policy}`"), problem));
-        let names: BTreeSet<&str> = limiter.request_policies().map(Policy::name).collect();
+    /// Why headers for one policy cannot show the one of this name.
+    fn problem_of_policy(&self, policy: &str, names: &BTreeSet<&str>) -> Option<String> {
         if !names.contains(policy) {
             let names: Vec<_> = names.iter().map(|name| format!("`{name}`")).collect();
             let remedy = match &*names {
                 [] => "leave `.header_policy(…)` out".to_owned(),
                 names => format!("write one of {}", names.join(", ")),
             };
-            return fail(format!("no policy for requests has this name; {remedy}"));
+            return Some(format!("no policy for requests has this name; {remedy}"));
         }
-        if self.styles.iter().all(|style| style.family == Family::Lists) {
-            return fail(
-                "no header style shows a single policy; leave `.header_policy(…)` out".into(),
-            );
-        }
-        Ok(())
+        let has_one = self.styles.iter().any(|style| style.family != Family::Lists);
+        (!has_one).then(|| {
+            "no header style shows a single policy; leave `.header_policy(…)` out".to_owned()
+        })
     }
 
     /// The headers that responses may have.
@@ -246,6 +252,17 @@ impl Headers {
         let name = self.policy.as_deref().filter(|_| decision.is_allowed());
         name.and_then(|name| decision.outcome(name)).or_else(|| decision.tightest())
     }
+}
+
+/// Why the lists cannot have the policy.
+fn problem_in_lists(policy: &Policy) -> Option<BuildProblem> {
+    let texts = [("name", Some(policy.name())), ("unit", policy.settings.unit.as_deref())];
+    let is_unfit = |text: &str| !structured::fits_string(text);
+    let (what, _) = texts.iter().find(|(_, text)| text.is_some_and(is_unfit))?;
+    let problem = format!(
+        "header style `ratelimit_lists` tells its {what}, which is not printable ASCII; rename it"
+    );
+    Some(BuildProblem::new(format!("policy `{}`", policy.name()), problem))
 }
 
 /// Whether the caller reaches an inner layer's limit before that of `outcome`.

@@ -1,0 +1,82 @@
+//! Finds what is wrong with the policies of a limiter, and says what to write instead: [`problems`].
+
+use super::{reachability, rules::Policies};
+use crate::{
+    category::Category,
+    error::BuildProblem,
+    matcher::Matcher,
+    policy::{self, Policy},
+};
+
+/// All problems, in the order of the settings.
+pub(super) fn problems(policies: &Policies) -> Vec<BuildProblem> {
+    let Policies { exempt, every_request, categories, check_only } = policies;
+    let mut problems = Vec::new();
+    find_of_matchers(exempt, "an exemption", "exempt", &mut problems);
+    for Category { name, matchers, .. } in categories {
+        find_of_matchers(matchers, &format!("category `{name}`"), "on", &mut problems);
+    }
+    problems.extend(reachability::problems(policies));
+    let mut seen = Vec::new();
+    find_of_policies(every_request, true, &mut seen, &mut problems);
+    for category in categories {
+        find_of_category(category, every_request, &mut problems);
+        find_of_policies(&category.policies, true, &mut seen, &mut problems);
+    }
+    find_of_policies(check_only, false, &mut seen, &mut problems);
+    problems
+}
+
+fn find_of_matchers(
+    matchers: &[Matcher],
+    culprit: &str,
+    method: &'static str,
+    problems: &mut Vec<BuildProblem>,
+) {
+    for (index, matcher) in matchers.iter().enumerate() {
+        if let Some(problem) = &matcher.problem {
+            problems.push(BuildProblem::new(culprit, &**problem).of(method).nth(index));
+        }
+    }
+}
+
+/// `seen` are the policies before these. A clone of one of them has the same problems.
+fn find_of_policies<'a>(
+    policies: &'a [Policy],
+    for_requests: bool,
+    seen: &mut Vec<&'a Policy>,
+    problems: &mut Vec<BuildProblem>,
+) {
+    for policy in policies {
+        if seen.iter().any(|other| other.is_clone_of(policy)) {
+            continue;
+        }
+        if seen.iter().any(|other| other.name() == policy.name()) {
+            let problem = "two policies have this name; give each its own, or clone the one";
+            problems.push(BuildProblem::new(format!("policy `{}`", policy.name()), problem));
+        }
+        problems.extend(policy::problems(&policy.settings, for_requests));
+        seen.push(policy);
+    }
+}
+
+fn find_of_category(
+    category: &Category,
+    every_request: &[Policy],
+    problems: &mut Vec<BuildProblem>,
+) {
+    let Category { name, policies, .. } = category;
+    let culprit = format!("category `{name}`");
+    if policies.is_empty() && every_request.is_empty() {
+        let problem = "it has no policy, and its requests would pass uncounted; add \
+                       `.policy(…)`, or write `.exempt(…)` for its matchers";
+        problems.push(BuildProblem::new(&*culprit, problem).of("policy"));
+    }
+    for (index, policy) in policies.iter().enumerate() {
+        let mut same = every_request.iter().chain(&policies[..index]);
+        if same.any(|other| other.is_clone_of(policy)) {
+            let problem = format!("policy `{}` holds for it twice; leave one out", policy.name());
+            problems.push(BuildProblem::new(&*culprit, problem).of("policy").nth(index));
+        }
+    }
+}
