@@ -132,7 +132,7 @@ impl RateLimitLayerBuilder {
     /// Settings that cannot work. The error names each of them, and says what to write instead.
     pub fn build(self) -> Result<RateLimitLayer, BuildError> {
         let Responder { limiter, headers, .. } = &self.responder;
-        BuildError::if_any(headers.problems(limiter.request_policies()))?;
+        BuildError::if_any(headers.problems(&limiter.request_policies()))?;
         Ok(RateLimitLayer { responder: Arc::new(self.responder) })
     }
 }

@@ -7,19 +7,21 @@ use std::{
 
 use super::{
     Core, Limiter,
+    current_rules::CurrentRules,
     overrides::OverrideTable,
     queue::{MaxHeld, WaitQueue},
     rules::{Policies, Rule, RuleSet},
     validate,
 };
 #[cfg(feature = "metrics")]
-use crate::metrics::{CountedPolicy, Metrics};
+use crate::metrics::Metrics;
 use crate::{
     category::Category,
     clock::Clock,
     error::{BuildError, BuildProblem},
     first_requests::FirstRequests,
     key::{Caller, Fingerprinter},
+    lock::Mutex,
     matcher::Matcher,
     policy::{Policy, english},
     store::{Announcement, MemoryStore, Store},
@@ -152,10 +154,8 @@ impl LimiterBuilder {
         let rules = RuleSet::new(self.policies, &keys);
         let store = self.store.unwrap_or_else(|| Box::new(MemoryStore::new()));
         let core = Core {
-            announced: announce(&*store, &rules),
-            #[cfg(feature = "metrics")]
-            metrics: metrics(&rules),
-            rules,
+            announced: Mutex::new(announce(&*store, &rules)),
+            rules: CurrentRules::new(rules),
             store,
             local: OnceLock::new(),
             is_shared: secret.is_some(),
@@ -165,6 +165,8 @@ impl LimiterBuilder {
             overrides: OverrideTable::default(),
             without_caller: FirstRequests::default(),
             queue: WaitQueue::new(self.max_held),
+            #[cfg(feature = "metrics")]
+            metrics: Metrics::default(),
         };
         Ok(Limiter { core: Arc::new(core) })
     }
@@ -189,19 +191,6 @@ fn announce(store: &dyn Store, rules: &RuleSet) -> Arc<[Announcement]> {
     announced
 }
 
-#[cfg(feature = "metrics")]
-fn metrics(rules: &RuleSet) -> Metrics {
-    let policy = |rule: &Rule| CountedPolicy {
-        name: &rule.entry.labels.policy,
-        is_dry_run: rule.policy.settings.dry_run,
-    };
-    let named = rules.categories.iter().map(|category| {
-        let all = rules.for_every_request().iter().chain(rules.range(&category.rules));
-        (category.name.clone(), all.map(policy).collect())
-    });
-    Metrics::new(rules.policies().map(policy), named)
-}
-
 impl fmt::Debug for LimiterBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LimiterBuilder").field("policies", &self.policies).finish_non_exhaustive()
@@ -213,7 +202,6 @@ mod tests {
     use super::*;
     use crate::{
         clock::Now,
-        lock::Mutex,
         quota::Quota,
         store::{Charge, Correction, StoreError, StoreFuture},
     };

@@ -11,6 +11,7 @@ use super::{
     decision::Decision,
     decision_future::{DecisionFuture, decide_at_once, try_decide},
     evaluation::Evaluation,
+    rules::RuleSet,
     target::{Plan, Target},
 };
 use crate::quota::Quota;
@@ -154,13 +155,15 @@ impl<'a> Check<'a> {
 
     /// By reference, so that callers do not move the check.
     fn decide_at_once(&self) -> Result<Decision, CheckError> {
-        let evaluation = self.evaluate()?;
-        decide_at_once(&self.target.limiter.core, evaluation).ok_or(CheckError::WouldWait)
+        let core = &*self.target.limiter.core;
+        let rules = core.rules();
+        let evaluation = self.evaluate(&rules)?;
+        decide_at_once(core, &rules, evaluation).ok_or(CheckError::WouldWait)
     }
 
     #[inline(always)]
-    fn evaluate(&self) -> Result<Evaluation, CheckError> {
-        let mut evaluation = self.target.charge(self.cost)?;
+    fn evaluate(&self, rules: &RuleSet) -> Result<Evaluation, CheckError> {
+        let mut evaluation = self.target.charge(rules, self.cost)?;
         if self.only_peeks {
             evaluation.only_peek();
         }
@@ -177,7 +180,9 @@ impl Future for Check<'_> {
             if let Some(deciding) = &mut self.deciding {
                 return Pin::new(deciding).poll(context).map(Ok);
             }
-            match try_decide(self.target.limiter, self.evaluate()?) {
+            let limiter = self.target.limiter;
+            let rules = limiter.core.rules();
+            match try_decide(limiter, &rules, self.evaluate(&rules)?) {
                 Ok(decision) => return Poll::Ready(Ok(decision)),
                 Err(deciding) => self.deciding = Some(deciding),
             }

@@ -8,10 +8,11 @@ use std::{
 use http::{StatusCode, request::Parts};
 
 use super::{
+    current_rules::{CurrentRules, LoadedRules},
     decision::{Record, Ruling, error_status},
     overrides::{Override, OverrideTable},
     queue::WaitQueue,
-    rules::{Rule, RuleSet},
+    rules::Rule,
 };
 #[cfg(feature = "metrics")]
 use crate::metrics::Metrics;
@@ -19,15 +20,17 @@ use crate::{
     clock::{Clock, Now},
     first_requests::FirstRequests,
     key::{Caller, Extracted, Fingerprinter, Key, canonical},
+    lock::Mutex,
     store::{Announcement, Charge, Correction, MemoryStore, Store, StoreFuture},
     warning::{Code, warn},
 };
 
+/// It lasts as long as the limiter, while [rules](Self::rules) are replaced.
 pub(super) struct Core {
-    pub(super) rules: RuleSet,
+    pub(super) rules: CurrentRules,
     pub(super) store: Box<dyn Store>,
     /// The store announces the policies to other processes as long as this is alive.
-    pub(super) announced: Arc<[Announcement]>,
+    pub(super) announced: Mutex<Arc<[Announcement]>>,
     /// The counts while the store does not answer.
     pub(super) local: OnceLock<MemoryStore>,
     /// Whether other processes share the counts.
@@ -47,6 +50,12 @@ pub(super) struct Core {
 const CALLER: &str = "caller";
 
 impl Core {
+    /// The current rules. A decision calls this once: it must not use the indices of two rule sets.
+    #[inline]
+    pub(super) fn rules(&self) -> LoadedRules<'_> {
+        self.rules.load()
+    }
+
     /// The fingerprint of a key that will be charged, and its shard, which chooses a cluster's
     /// server: the first of joined keys, or else the key. The store begins to load the key's count
     /// already.
@@ -154,7 +163,7 @@ impl Core {
     pub(super) fn local(&self) -> &dyn Store {
         self.local.get_or_init(|| {
             let local = MemoryStore::default();
-            local.announce(&self.announced);
+            local.announce(&self.announced.lock());
             local
         })
     }

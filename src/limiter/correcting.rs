@@ -15,6 +15,7 @@ use super::{
     decision::{Decision, Outcome, Record},
     evaluation::Evaluation,
     fallback,
+    rules::RuleSet,
 };
 use crate::{
     clock::nanos,
@@ -42,8 +43,9 @@ impl Correcting {
     /// nothing changes.
     pub(crate) fn start(limiter: &Limiter, decision: &Decision, response: &Parts) -> Option<Self> {
         let (core, record) = (&*limiter.core, &decision.record);
+        let rules = core.rules();
         let settled = record.outcomes().enumerate().filter_map(|(index, outcome)| {
-            let (cost, change) = settled(core, &outcome, response)?;
+            let (cost, change) = settled(&rules, &outcome, response)?;
             Some((correction(record, &outcome, change), Corrected { index, cost }))
         });
         let (corrections, corrected): (SmallVec<[Correction; 4]>, SmallVec<_>) = settled.unzip();
@@ -77,13 +79,14 @@ impl Correcting {
 }
 
 /// The cost that a response reports, and the change to the charge; `None` if there is no change.
-fn settled(core: &Core, outcome: &Outcome<'_>, response: &Parts) -> Option<(u64, Change)> {
+fn settled(rules: &RuleSet, outcome: &Outcome<'_>, response: &Parts) -> Option<(u64, Change)> {
     // A dry run that did not fit was not charged.
     if !outcome.is_allowed() {
         return None;
     }
     let charged = outcome.cost();
-    let cost = core.rules.rule(outcome.entry.rule).policy.settings.cost_from_response(response)?;
+    let policy = &rules.of_charge(outcome.charge)?.policy;
+    let cost = policy.settings.cost_from_response(response)?;
     let by = cost.abs_diff(charged);
     match cost.cmp(&charged) {
         Ordering::Equal => None,

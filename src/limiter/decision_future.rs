@@ -5,6 +5,7 @@ use std::{
     future::Future,
     mem, panic,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, Waker, ready},
     time::Duration,
 };
@@ -20,6 +21,7 @@ use super::{
     evaluation::Evaluation,
     fallback::decide_without_store,
     queue::{Join, Wakeup},
+    rules::RuleSet,
     telemetry::observe,
 };
 use crate::{
@@ -36,6 +38,8 @@ use crate::{
 #[must_use = "nothing is decided unless it is awaited"]
 pub struct DecisionFuture {
     limiter: Limiter,
+    /// Those of the evaluation.
+    rules: Arc<RuleSet>,
     evaluation: Evaluation,
     arrived: Now,
     step: Step,
@@ -53,17 +57,23 @@ enum Step {
 #[inline]
 pub(super) fn try_decide(
     limiter: &Limiter,
+    rules: &Arc<RuleSet>,
     evaluation: Evaluation,
 ) -> Result<Decision, Box<DecisionFuture>> {
     let now = limiter.core.clock.now();
-    decide_simply(&limiter.core, evaluation, now)
-        .or_else(|evaluation| DecisionFuture::start(limiter, evaluation, now))
+    decide_simply(&limiter.core, rules, evaluation, now)
+        .or_else(|evaluation| DecisionFuture::start(limiter, rules, evaluation, now))
 }
 
 /// Decides most requests: no key is missing, the store answers at once, and no request is held or
 /// may be held.
 #[inline(always)]
-fn decide_simply(core: &Core, evaluation: Evaluation, now: Now) -> Result<Decision, Evaluation> {
+fn decide_simply(
+    core: &Core,
+    rules: &RuleSet,
+    evaluation: Evaluation,
+    now: Now,
+) -> Result<Decision, Evaluation> {
     let is_simple = evaluation.needs_store()
         && evaluation.record.longest_hold == 0
         && !core.queue.has_waiting();
@@ -71,28 +81,37 @@ fn decide_simply(core: &Core, evaluation: Evaluation, now: Now) -> Result<Decisi
         return Err(evaluation);
     }
     let decision = evaluation.decide_at_once(&*core.store, now)?;
-    observe(core, &decision);
+    observe(rules, &decision);
     Ok(decision)
 }
 
 /// Like [`try_decide`], but never holds. `None` if the store does not answer at once.
 #[inline]
-pub(super) fn decide_at_once(core: &Core, evaluation: Evaluation) -> Option<Decision> {
+pub(super) fn decide_at_once(
+    core: &Core,
+    rules: &RuleSet,
+    evaluation: Evaluation,
+) -> Option<Decision> {
     let now = core.clock.now();
     if !evaluation.needs_store() || core.queue.has_waiting() {
-        return decide_at_once_in_order(core, evaluation, now);
+        return decide_at_once_in_order(core, rules, evaluation, now);
     }
     let decision = evaluation.decide_at_once(&*core.store, now).ok()?;
-    observe(core, &decision);
+    observe(rules, &decision);
     Some(decision)
 }
 
 #[cold]
-fn decide_at_once_in_order(core: &Core, mut evaluation: Evaluation, now: Now) -> Option<Decision> {
+fn decide_at_once_in_order(
+    core: &Core,
+    rules: &RuleSet,
+    mut evaluation: Evaluation,
+    now: Now,
+) -> Option<Decision> {
     if evaluation.needs_store() && !charge_at_once_in_order(core, &mut evaluation, now) {
         return None;
     }
-    Some(finish(core, evaluation, now, Duration::ZERO, false))
+    Some(finish(core, rules, evaluation, now, Duration::ZERO, false))
 }
 
 /// Charges behind the requests that are held, if the store answers at once.
@@ -107,6 +126,7 @@ fn charge_at_once_in_order(core: &Core, evaluation: &mut Evaluation, now: Now) -
 /// Makes the decision, and reports it to metrics and events.
 fn finish(
     core: &Core,
+    rules: &RuleSet,
     mut evaluation: Evaluation,
     at: Now,
     held: Duration,
@@ -120,7 +140,7 @@ fn finish(
     } else {
         evaluation.into_uncounted_decision(at)
     };
-    observe(core, &decision);
+    observe(rules, &decision);
     decision
 }
 
@@ -139,18 +159,25 @@ fn lengthen_waits(core: &Core, evaluation: &mut Evaluation, was_queued: bool, no
 }
 
 impl DecisionFuture {
-    pub(super) fn new(limiter: Limiter, evaluation: Evaluation, arrived: Now) -> Self {
-        Self { limiter, evaluation, arrived, step: Step::Evaluated, queued: None }
+    pub(super) fn new(
+        limiter: Limiter,
+        rules: &Arc<RuleSet>,
+        evaluation: Evaluation,
+        arrived: Now,
+    ) -> Self {
+        let rules = Arc::clone(rules);
+        Self { limiter, rules, evaluation, arrived, step: Step::Evaluated, queued: None }
     }
 
     /// Polls the future once: returns the decision if it is ready, or else the future.
     #[inline(never)]
     fn start(
         limiter: &Limiter,
+        rules: &Arc<RuleSet>,
         evaluation: Evaluation,
         arrived: Now,
     ) -> Result<Decision, Box<Self>> {
-        let mut deciding = Self::new(limiter.clone(), evaluation, arrived);
+        let mut deciding = Self::new(limiter.clone(), rules, evaluation, arrived);
         // The waker is not used: the future is polled again with the caller's.
         match Pin::new(&mut deciding).poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(decision) => Ok(decision),
@@ -187,7 +214,7 @@ impl DecisionFuture {
             Ok(_) => StoreError::new("it has not answered for each charge"),
             Err(error) => error,
         };
-        decide_without_store(core, &mut self.evaluation, &error, now);
+        decide_without_store(core, &self.rules, &mut self.evaluation, &error, now);
         now
     }
 
@@ -272,8 +299,8 @@ impl Future for DecisionFuture {
         loop {
             let (answer, now) = match &mut this.step {
                 Step::Evaluated => {
-                    let core = &*this.limiter.core;
-                    match decide_simply(core, mem::take(&mut this.evaluation), this.arrived) {
+                    let (core, evaluation) = (&*this.limiter.core, mem::take(&mut this.evaluation));
+                    match decide_simply(core, &this.rules, evaluation, this.arrived) {
                         Ok(decision) => return Poll::Ready(decision),
                         Err(evaluation) => this.evaluation = evaluation,
                     }
@@ -283,7 +310,8 @@ impl Future for DecisionFuture {
                     } else if !this.queue_up(this.arrived) {
                         let evaluation = mem::take(&mut this.evaluation);
                         let (core, arrived) = (&*this.limiter.core, this.arrived);
-                        let decision = finish(core, evaluation, arrived, Duration::ZERO, false);
+                        let held = Duration::ZERO;
+                        let decision = finish(core, &this.rules, evaluation, arrived, held, false);
                         return Poll::Ready(decision);
                     }
                     continue;
@@ -303,7 +331,8 @@ impl Future for DecisionFuture {
                 this.queued.take().map(|mut queued| queued.turn_has_come = true).is_some();
             let evaluation = mem::take(&mut this.evaluation);
             let held = now.monotonic().saturating_sub(this.arrived.monotonic());
-            return Poll::Ready(finish(&this.limiter.core, evaluation, at, held, was_queued));
+            let (core, rules) = (&*this.limiter.core, &*this.rules);
+            return Poll::Ready(finish(core, rules, evaluation, at, held, was_queued));
         }
     }
 }

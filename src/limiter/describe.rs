@@ -16,7 +16,7 @@ use crate::{
 };
 
 pub(super) fn describe(core: &Core) -> Description {
-    let rules = &core.rules;
+    let rules = &*core.rules();
     let categories = rules.categories.iter().map(|category| CategoryDescription {
         name: category.name.clone(),
         requests: category.matchers.iter().map(Requests::from).collect(),
@@ -41,7 +41,7 @@ fn describe_all(rules: &[Rule]) -> Vec<PolicyDescription> {
 /// requests, in the first category that has one. The counts are separate, and of the first kind of
 /// key and the first plan. `None` if no request is ever refused.
 pub(super) fn example_refusal(core: &Core) -> Option<Decision> {
-    let rules = &core.rules;
+    let rules = &*core.rules();
     let of_categories = rules.categories.iter().map(|category| rules.range(&category.rules));
     of_categories.chain([&[][..]]).find_map(|of_category| {
         let all = rules.for_every_request().iter().chain(of_category);

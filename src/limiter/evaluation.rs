@@ -9,7 +9,7 @@ use super::{
     decision::{Decision, Entry, Outcome, Pooled, Reason, Record, Ruling},
     overrides::Override,
     quota_ref::QuotaRef,
-    rules::Rule,
+    rules::{Rule, RuleSet},
 };
 use crate::{
     clock::{Now, nanos},
@@ -39,7 +39,7 @@ struct KeyRead {
 impl Evaluation {
     /// The charges of all policies that apply to a request.
     #[inline]
-    pub(super) fn of_request(core: &Core, request: &Parts) -> Self {
+    pub(super) fn of_request(core: &Core, rules: &RuleSet, request: &Parts) -> Self {
         let mut evaluation = Self::default();
         let own = match core.overrides.is_empty() {
             true => None,
@@ -48,35 +48,35 @@ impl Evaluation {
                 Err(ruling) => {
                     evaluation = Self::ruled(ruling);
                     evaluation.record.category =
-                        core.rules.categories_of(request).and_then(|categories| categories.first);
+                        rules.categories_of(request).and_then(|categories| categories.first);
                     return evaluation;
                 }
             },
         };
-        let categories = match core.rules.is_plain() {
+        let categories = match rules.is_plain() {
             true => Default::default(),
-            false => match core.rules.categories_of(request) {
+            false => match rules.categories_of(request) {
                 Some(categories) => categories,
                 None => return evaluation,
             },
         };
         evaluation.record.category = categories.first;
         let mut read = None;
-        for rule in core.rules.for_every_request() {
+        for rule in rules.for_every_request() {
             evaluation.add_rule(core, rule, request, own.as_ref(), &mut read);
         }
-        for rule in core.rules.of_category(categories.first) {
+        for rule in rules.of_category(categories.first) {
             evaluation.add_rule(core, rule, request, own.as_ref(), &mut read);
         }
         if !categories.others.is_empty() {
-            evaluation.add_others(core, &categories.others, request, own.as_ref());
+            evaluation.add_others(core, rules, &categories.others, request, own.as_ref());
         }
         evaluation
     }
 
     /// The charges, of one unit each, of all policies that find a key in a request, whatever its
     /// category. Global policies and unlimited quotas are left out.
-    pub(super) fn of_all_policies(core: &Core, request: &Parts) -> Self {
+    pub(super) fn of_all_policies(core: &Core, rules: &RuleSet, request: &Parts) -> Self {
         let mut evaluation = Self::default();
         let own = match core.overrides.is_empty() {
             true => None,
@@ -86,7 +86,7 @@ impl Evaluation {
                 .flatten()
                 .and_then(|caller| core.overrides.get(caller, core.clock.now())),
         };
-        for rule in core.rules.for_requests() {
+        for rule in rules.for_requests() {
             let is_known = |charge: &Charge| charge.policy == rule.charge.policy;
             let own_quota = own.as_ref().and_then(|own| own.quota(rule.charge.policy));
             let quota = own_quota.unwrap_or_else(|| rule.policy.settings.quota_of(request));
@@ -107,14 +107,16 @@ impl Evaluation {
         evaluation
     }
 
-    /// A charge of one unit for each of these quotas.
-    pub(super) fn of_quotas(core: &Core, quotas: &[QuotaRef], own: Option<&Override>) -> Self {
+    /// A charge of one unit for each of these quotas. Those on which no key draws any more are left
+    /// out.
+    pub(super) fn of_quotas(rules: &RuleSet, quotas: &[QuotaRef], own: Option<&Override>) -> Self {
         let mut evaluation = Self::default();
-        for QuotaRef { rule, key_kind, charge } in quotas {
+        for quota_ref @ QuotaRef { charge, .. } in quotas {
+            let Some((rule, key_kind)) = quota_ref.find_in(rules) else { continue };
             let own_quota = own.and_then(|own| own.quota(charge.policy));
             let quota = own_quota.unwrap_or(charge.quota);
             let key = (charge.key, charge.shard);
-            evaluation.push(core.rules.rule(*rule), *key_kind, key, quota, 1);
+            evaluation.push(rule, key_kind, key, quota, 1);
         }
         evaluation
     }
@@ -142,9 +144,16 @@ impl Evaluation {
 
     /// Adds the policies of further categories, each once.
     #[cold]
-    fn add_others(&mut self, core: &Core, others: &[u32], request: &Parts, own: Option<&Override>) {
+    fn add_others(
+        &mut self,
+        core: &Core,
+        rules: &RuleSet,
+        others: &[u32],
+        request: &Parts,
+        own: Option<&Override>,
+    ) {
         let mut read = None;
-        for rule in others.iter().flat_map(|other| core.rules.of_category(Some(*other))) {
+        for rule in others.iter().flat_map(|other| rules.of_category(Some(*other))) {
             if self.record.charges.iter().all(|charge| charge.policy != rule.charge.policy) {
                 self.add_rule(core, rule, request, own, &mut read);
             }

@@ -6,6 +6,7 @@ use super::{
     Core,
     decision::{Outcome, Record},
     evaluation::Evaluation,
+    rules::RuleSet,
 };
 use crate::{
     clock::Now,
@@ -13,18 +14,21 @@ use crate::{
     store::{Charge, Mode, StoreError, Usage},
 };
 
-/// Decides by what each policy is set to do without the store ([`OnStoreFailure`]).
+/// Decides by what each policy is set to do without the store ([`OnStoreFailure`]). `rules` are
+/// those of the evaluation.
 #[cold]
+#[expect(clippy::expect_used, reason = "a policy without its setting would be another one")]
 pub(super) fn decide_without_store(
     core: &Core,
+    rules: &RuleSet,
     evaluation: &mut Evaluation,
     error: &StoreError,
     now: Now,
 ) {
     log(error);
     let on_failure = |outcome: &Outcome<'_>| {
-        let policy = &core.rules.rule(outcome.entry.rule).policy;
-        match policy.settings.on_store_failure {
+        let rule = rules.of_charge(outcome.charge).expect("the rules have charged it");
+        match rule.policy.settings.on_store_failure {
             // A dry run refuses no request.
             OnStoreFailure::Refuse if outcome.charge.mode == Mode::DryRun => OnStoreFailure::Allow,
             on_failure => on_failure,

@@ -1,6 +1,6 @@
 //! The texts of a policy that its outcomes refer to: [`Labels`].
 
-use std::{borrow::Cow, collections::HashSet, sync::Arc};
+use std::{borrow::Cow, collections::HashSet, ptr, sync::Arc};
 
 use crate::{lock::Mutex, policy::Policy};
 
@@ -47,6 +47,18 @@ impl Labels {
     #[expect(clippy::cast_possible_truncation, reason = "`build()` refuses more kinds")]
     pub(crate) fn kinds(&self) -> impl Iterator<Item = &str> {
         (0..self.kinds.len().max(1) as u8).map(|number| self.kind(number))
+    }
+
+    /// The index of the kind that `other` has at `number`, so that equal keys have the same
+    /// fingerprint. Of several kinds with one name, each corresponds to its own.
+    pub(crate) fn same_kind(&'static self, other: &'static Self, number: u8) -> Option<u8> {
+        if ptr::eq(self, other) {
+            return Some(number);
+        }
+        let name = other.kind(number);
+        let nth = other.kinds().take(number.into()).filter(|kind| *kind == name).count();
+        let mut same = (0..).zip(self.kinds()).filter(|(_, kind)| *kind == name);
+        same.nth(nth).map(|(number, _)| number)
     }
 
     /// The name of the kind with this index; `all` if there is none.

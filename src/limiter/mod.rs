@@ -15,6 +15,7 @@ mod check;
 mod check_error;
 mod core;
 mod correcting;
+mod current_rules;
 mod decision;
 mod decision_future;
 #[cfg(feature = "describe")]
@@ -121,8 +122,9 @@ impl Limiter {
     /// # }
     /// ```
     pub fn decide(&self, request: &request::Parts) -> DecisionFuture {
-        let evaluation = Evaluation::of_request(&self.core, request);
-        DecisionFuture::new(self.clone(), evaluation, self.now())
+        let rules = self.core.rules();
+        let evaluation = Evaluation::of_request(&self.core, &rules, request);
+        DecisionFuture::new(self.clone(), &rules, evaluation, self.now())
     }
 
     /// Like [`decide`](Self::decide), but returns the decision itself if no waiting is needed.
@@ -131,8 +133,9 @@ impl Limiter {
         &self,
         request: &request::Parts,
     ) -> Result<Decision, Box<DecisionFuture>> {
-        let evaluation = Evaluation::of_request(&self.core, request);
-        decision_future::try_decide(self, evaluation)
+        let rules = self.core.rules();
+        let evaluation = Evaluation::of_request(&self.core, &rules, request);
+        decision_future::try_decide(self, &rules, evaluation)
     }
 
     /// Reports what is left under each policy for the keys of a request, and charges nothing.
@@ -160,8 +163,9 @@ impl Limiter {
     /// # }
     /// ```
     pub fn peek_request(&self, request: &request::Parts) -> DecisionFuture {
-        let evaluation = Evaluation::of_all_policies(&self.core, request);
-        DecisionFuture::new(self.clone(), evaluation, self.now())
+        let rules = self.core.rules();
+        let evaluation = Evaluation::of_all_policies(&self.core, &rules, request);
+        DecisionFuture::new(self.clone(), &rules, evaluation, self.now())
     }
 
     /// Reports what is left of these quotas, and charges nothing. Each is evaluated as if one unit
@@ -169,15 +173,16 @@ impl Limiter {
     /// instead.
     pub fn peek_quotas(&self, quotas: &[QuotaRef], caller: Option<Fingerprint>) -> DecisionFuture {
         let own = caller.and_then(|caller| self.core.overrides.get(caller.0, self.now()));
-        let mut evaluation = Evaluation::of_quotas(&self.core, quotas, own.as_ref());
+        let rules = self.core.rules();
+        let mut evaluation = Evaluation::of_quotas(&rules, quotas, own.as_ref());
         evaluation.only_peek();
-        DecisionFuture::new(self.clone(), evaluation, self.now())
+        DecisionFuture::new(self.clone(), &rules, evaluation, self.now())
     }
 
     /// Gives back all used units of these quotas. The decision shows what is left afterwards. If
     /// the store does not answer, it is a refusal with [`Reason::StoreUnavailable`].
     pub async fn reset_quotas(&self, quotas: &[QuotaRef]) -> Decision {
-        let evaluation = Evaluation::of_quotas(&self.core, quotas, None);
+        let evaluation = Evaluation::of_quotas(&self.core.rules(), quotas, None);
         correct(&self.core, evaluation, Change::Reset).await
     }
 
@@ -186,9 +191,9 @@ impl Limiter {
     /// # Errors
     /// [`CheckError::UnknownPolicy`] if no policy has this name.
     pub fn policy(&self, name: &str) -> Result<PolicyHandle, CheckError> {
-        let rule = self.core.rules.by_name(name);
+        let rule = self.core.rules().id_of(name);
         let rule = rule.ok_or_else(|| CheckError::UnknownPolicy(name.to_owned()))?;
-        Ok(PolicyHandle::new(self.clone(), rule.entry.rule))
+        Ok(PolicyHandle { limiter: self.clone(), name: name.into(), rule })
     }
 
     /// Checks one policy for one key, for work that is no HTTP request: a background job, a message
@@ -253,7 +258,7 @@ impl Limiter {
 
     #[inline]
     fn target<'a>(&'a self, policy: &'a str, key: impl Into<Key<'a>>) -> Target<'a> {
-        Target::new(self, self.core.rules.by_name(policy).ok_or(policy), key)
+        Target::new(self, policy, key)
     }
 
     /// Blocks of single callers, and quotas that replace those of their plans.
@@ -266,7 +271,7 @@ impl Limiter {
     /// the request is in no category, or if the category's matcher has no path.
     #[must_use]
     pub fn matched_pattern(&self, request: &request::Parts) -> Option<Arc<str>> {
-        self.core.rules.matcher_of(request)?.pattern().cloned()
+        self.core.rules().matcher_of(request)?.pattern().cloned()
     }
 
     /// The limits as data; see the module [`describe`](crate::describe).
@@ -286,8 +291,10 @@ impl Limiter {
     pub fn update_gauges(&self) {
         let core = &*self.core;
         let live_keys = core.store.live_keys(self.now());
-        let overflowed =
-            |policy: &str| core.store.overflowed(core.rules.by_name(policy)?.charge.policy);
+        let rules = core.rules();
+        let overflowed = rules
+            .policies()
+            .map(|rule| (rule.policy.name(), core.store.overflowed(rule.charge.policy)));
         core.metrics.update_gauges(live_keys, core.queue.waiting(), overflowed);
     }
 
@@ -303,9 +310,10 @@ impl Limiter {
     }
 
     /// The enforced policies for requests. A policy in several categories comes several times.
-    pub(crate) fn request_policies(&self) -> impl Iterator<Item = &Policy> {
-        let all = self.core.rules.for_requests().map(|rule| &rule.policy);
-        all.filter(|policy| !policy.settings.dry_run)
+    pub(crate) fn request_policies(&self) -> Vec<Policy> {
+        let rules = self.core.rules();
+        let all = rules.for_requests().map(|rule| &rule.policy);
+        all.filter(|policy| !policy.settings.dry_run).cloned().collect()
     }
 
     /// A fingerprint of the key for use in public: it discloses neither the key nor the store's
@@ -323,7 +331,8 @@ impl Limiter {
 
 impl fmt::Debug for Limiter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names: Vec<_> = self.core.rules.policies().map(|rule| rule.policy.name()).collect();
+        let rules = self.core.rules();
+        let names: Vec<_> = rules.policies().map(|rule| rule.policy.name()).collect();
         f.debug_struct("Limiter").field("policies", &names).finish_non_exhaustive()
     }
 }

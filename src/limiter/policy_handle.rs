@@ -1,6 +1,8 @@
 //! A policy of a limiter, found once: [`PolicyHandle`].
 
-use super::{Check, Limiter, Refund, decision::RuleId, rules::Rule, target::Target};
+use std::sync::Arc;
+
+use super::{Check, Limiter, Refund, rules::RuleId, target::Target};
 use crate::{key::Key, store::Change};
 
 /// A policy of a limiter, from [`Limiter::policy`]. Its checks do not look the policy up by name.
@@ -18,19 +20,17 @@ use crate::{key::Key, store::Change};
 /// ```
 #[derive(Clone, Debug)]
 pub struct PolicyHandle {
-    limiter: Limiter,
-    rule: RuleId,
+    pub(super) limiter: Limiter,
+    pub(super) name: Arc<str>,
+    /// Found by the name; another rule set has to find it again.
+    pub(super) rule: RuleId,
 }
 
 impl PolicyHandle {
-    pub(super) fn new(limiter: Limiter, rule: RuleId) -> Self {
-        Self { limiter, rule }
-    }
-
     /// The policy's name.
     #[must_use]
     pub fn name(&self) -> &str {
-        self.rule().policy.name()
+        &self.name
     }
 
     /// Checks the policy for a key; see [`Limiter::check`].
@@ -59,16 +59,13 @@ impl PolicyHandle {
     /// [`MemoryStore`](crate::store::MemoryStore) does.
     #[must_use]
     pub fn overflowed(&self) -> Option<u64> {
-        self.limiter.core.store.overflowed(self.rule().charge.policy)
-    }
-
-    #[inline]
-    fn rule(&self) -> &Rule {
-        self.limiter.core.rules.rule(self.rule)
+        let core = &*self.limiter.core;
+        let policy = core.rules().by_name(&self.name)?.charge.policy;
+        core.store.overflowed(policy)
     }
 
     #[inline]
     fn target<'a>(&'a self, key: impl Into<Key<'a>>) -> Target<'a> {
-        Target::new(&self.limiter, Ok(self.rule()), key)
+        Target { rule: Some(self.rule), ..Target::new(&self.limiter, &self.name, key) }
     }
 }

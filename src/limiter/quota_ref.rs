@@ -1,6 +1,10 @@
 //! A quota that a decision has charged, without its key: [`QuotaRef`].
 
-use super::{decision::Outcome, decision::RuleId};
+use super::{
+    Labels,
+    decision::Outcome,
+    rules::{Rule, RuleSet},
+};
 use crate::store::Charge;
 
 /// A reference to the quota of one key under one policy, from [`Outcome::quota_ref`]. It contains
@@ -27,8 +31,8 @@ use crate::store::Charge;
 /// ```
 #[derive(Clone, Copy, Debug)]
 pub struct QuotaRef {
-    pub(super) rule: RuleId,
-    pub(super) key_kind: u8,
+    labels: &'static Labels,
+    key_kind: u8,
     pub(super) charge: Charge,
 }
 
@@ -37,6 +41,13 @@ impl QuotaRef {
     #[must_use]
     pub fn is_of_same_policy(&self, other: &Self) -> bool {
         self.charge.policy == other.charge.policy
+    }
+
+    /// The rule of the quota's policy, and the index of the key's kind there. `None` if the limiter
+    /// has no such policy any more, or if the policy does not count by this kind any more.
+    pub(super) fn find_in<'r>(&self, rules: &'r RuleSet) -> Option<(&'r Rule, u8)> {
+        let rule = rules.of_charge(&self.charge)?;
+        Some((rule, rule.entry.labels.same_kind(self.labels, self.key_kind)?))
     }
 
     /// Replaces the quota by that of `before`, which applies again after an override.
@@ -53,7 +64,7 @@ impl Outcome<'_> {
     #[must_use]
     pub fn quota_ref(&self) -> Option<QuotaRef> {
         self.fingerprint()?;
-        let (rule, key_kind) = (self.entry.rule, self.entry.key_kind);
-        Some(QuotaRef { rule, key_kind, charge: *self.charge })
+        let (labels, key_kind) = (self.entry.labels, self.entry.key_kind);
+        Some(QuotaRef { labels, key_kind, charge: *self.charge })
     }
 }

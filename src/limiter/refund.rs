@@ -11,8 +11,9 @@ use super::{
     CheckError,
     correcting::correct,
     decision::Decision,
-    decision_future::{decide_at_once, try_decide},
+    decision_future::{DecisionFuture, decide_at_once, try_decide},
     evaluation::Evaluation,
+    rules::RuleSet,
     target::{Plan, Target},
 };
 use crate::{quota::Quota, store::Change};
@@ -78,10 +79,11 @@ impl<'a> Refund<'a> {
     pub fn at_once(self) -> Result<Decision, CheckError> {
         let Self { target, change, .. } = self;
         let core = &*target.limiter.core;
-        if let Some(peeked) = decide_at_once(core, peek(&target, change)?) {
+        let rules = core.rules();
+        if let Some(peeked) = decide_at_once(core, &rules, peek(&target, &rules, change)?) {
             check_used(&target, &peeked)?;
         }
-        let correcting = pin!(correct(core, target.refund(change)?, change));
+        let correcting = pin!(correct(core, target.refund(&rules, change)?, change));
         match correcting.poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(decision) => Ok(decision),
             Poll::Pending => Err(CheckError::WouldWait),
@@ -91,17 +93,29 @@ impl<'a> Refund<'a> {
 
 /// Gives units back, if the key has used any.
 async fn refund(target: Target<'_>, change: Change) -> Result<Decision, CheckError> {
-    let peeked = match try_decide(target.limiter, peek(&target, change)?) {
+    let core = &*target.limiter.core;
+    let peeked = match try_peek(&target, change)? {
         Ok(peeked) => peeked,
         Err(peeking) => peeking.await,
     };
     check_used(&target, &peeked)?;
-    Ok(correct(&target.limiter.core, target.refund(change)?, change).await)
+    // The peek may have waited, and the rules may be others now.
+    let evaluation = target.refund(&core.rules(), change)?;
+    Ok(correct(core, evaluation, change).await)
+}
+
+/// Finds out whether the key has used anything: at once, or by a future.
+fn try_peek(
+    target: &Target<'_>,
+    change: Change,
+) -> Result<Result<Decision, Box<DecisionFuture>>, CheckError> {
+    let rules = target.limiter.core.rules();
+    Ok(try_decide(target.limiter, &rules, peek(target, &rules, change)?))
 }
 
 /// The evaluation that finds out whether the key has used anything.
-fn peek(target: &Target<'_>, change: Change) -> Result<Evaluation, CheckError> {
-    let mut evaluation = target.refund(change)?;
+fn peek(target: &Target<'_>, rules: &RuleSet, change: Change) -> Result<Evaluation, CheckError> {
+    let mut evaluation = target.refund(rules, change)?;
     evaluation.only_peek();
     Ok(evaluation)
 }
@@ -112,7 +126,7 @@ fn check_used(target: &Target<'_>, peeked: &Decision) -> Result<(), CheckError> 
     if record.counted_locally || record.outcomes().any(|outcome| !outcome.is_unused()) {
         return Ok(());
     }
-    Err(CheckError::NothingUsed(target.rule()?.policy.name().to_owned()))
+    Err(CheckError::NothingUsed(target.policy.to_owned()))
 }
 
 impl Future for Refund<'_> {

@@ -1,13 +1,17 @@
 //! The policies of a limiter, and which of them apply to a request: [`RuleSet`].
 
-use std::{collections::BTreeMap, ops::Range, time::Duration};
+use std::{
+    collections::BTreeMap,
+    ops::Range,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::Duration,
+};
 
 use http::request::Parts;
 
-use super::{
-    Labels,
-    decision::{Entry, RuleId},
-};
+use super::{Labels, decision::Entry};
+#[cfg(feature = "metrics")]
+use crate::metrics::{CountedPolicy, DecisionMetrics};
 use crate::{
     category::Category,
     clock::nanos,
@@ -29,6 +33,8 @@ pub(super) const NO_KIND: u64 = 0;
 
 /// All policies of a limiter, and to which requests each applies.
 pub(super) struct RuleSet {
+    /// No other rule set of the process has this number.
+    number: u64,
     pub(super) exempt: Vec<Matcher>,
     /// Watches whether all of the first requests are exempt.
     all_exempt: FirstRequests,
@@ -38,7 +44,19 @@ pub(super) struct RuleSet {
     rules: Vec<Rule>,
     every_request: Range<u32>,
     pub(super) categories: Vec<CategoryRules>,
-    by_name: BTreeMap<String, RuleId>,
+    /// The first rule of each policy, by its name.
+    by_name: BTreeMap<String, u32>,
+    /// The same by the [`Charge::policy`].
+    by_policy: BTreeMap<u64, u32>,
+    #[cfg(feature = "metrics")]
+    pub(super) metrics: DecisionMetrics,
+}
+
+/// A rule of one rule set. In any other it finds nothing.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RuleId {
+    rule_set: u64,
+    index: u32,
 }
 
 /// A category and its rules.
@@ -89,7 +107,9 @@ impl RuleSet {
     /// The rules of policies that have no [problems](super::validate::problems).
     pub(super) fn new(policies: Policies, keys: &Fingerprinter) -> Self {
         let Policies { exempt, every_request, categories, check_only } = policies;
+        static NEXT: AtomicU64 = AtomicU64::new(0);
         let mut set = Self {
+            number: NEXT.fetch_add(1, Relaxed),
             exempt,
             all_exempt: FirstRequests::default(),
             no_category: FirstRequests::default(),
@@ -97,6 +117,9 @@ impl RuleSet {
             every_request: 0..0,
             categories: Vec::new(),
             by_name: BTreeMap::new(),
+            by_policy: BTreeMap::new(),
+            #[cfg(feature = "metrics")]
+            metrics: DecisionMetrics::new([], []),
         };
         // The first rule of each source of keys.
         let sources = &mut BTreeMap::new();
@@ -106,6 +129,10 @@ impl RuleSet {
             set.categories.push(CategoryRules { name, matchers, rules });
         }
         set.add_all(check_only, Duration::ZERO, keys, sources);
+        #[cfg(feature = "metrics")]
+        {
+            set.metrics = set.new_metrics();
+        }
         set
     }
 
@@ -118,11 +145,12 @@ impl RuleSet {
     ) -> Range<u32> {
         let first = self.rules.len() as u32;
         for policy in policies {
-            let id = RuleId(self.rules.len() as u32);
-            self.by_name.entry(policy.name().to_owned()).or_insert(id);
-            let mut rule = Rule::new(policy, id, hold, keys);
+            let index = self.rules.len() as u32;
+            self.by_name.entry(policy.name().to_owned()).or_insert(index);
+            let mut rule = Rule::new(policy, index, hold, keys);
+            self.by_policy.entry(rule.charge.policy).or_insert(index);
             if let Some(source) = rule.policy.settings.keys.identity() {
-                rule.key_source = *sources.entry(source).or_insert(id.0);
+                rule.key_source = *sources.entry(source).or_insert(index);
             }
             self.rules.push(rule);
         }
@@ -130,20 +158,39 @@ impl RuleSet {
     }
 
     #[inline]
-    pub(super) fn rule(&self, id: RuleId) -> &Rule {
-        &self.rules[id.0 as usize]
+    fn at(&self, index: u32) -> &Rule {
+        &self.rules[index as usize]
+    }
+
+    /// The rule with this number; `None` if it is of another rule set.
+    #[inline]
+    pub(super) fn rule(&self, id: RuleId) -> Option<&Rule> {
+        (id.rule_set == self.number).then(|| self.at(id.index))
     }
 
     /// The first rule of the policy with this name.
     #[inline]
     pub(super) fn by_name(&self, policy: &str) -> Option<&Rule> {
-        self.by_name.get(policy).map(|id| self.rule(*id))
+        self.by_name.get(policy).map(|index| self.at(*index))
+    }
+
+    /// The number of the first rule of the policy with this name.
+    pub(super) fn id_of(&self, policy: &str) -> Option<RuleId> {
+        let index = *self.by_name.get(policy)?;
+        Some(RuleId { rule_set: self.number, index })
+    }
+
+    /// The first rule of the policy that makes these charges, also those under an earlier rule set:
+    /// it has the same name and the same algorithm.
+    pub(super) fn of_charge(&self, charge: &Charge) -> Option<&Rule> {
+        self.by_policy.get(&charge.policy).map(|index| self.at(*index))
     }
 
     /// The first rule of each policy.
     pub(super) fn policies(&self) -> impl Iterator<Item = &Rule> {
-        let is_first = |rule: &&Rule| self.by_name[rule.policy.name()] == rule.entry.rule;
-        self.rules.iter().filter(is_first)
+        let all = (0..).zip(&self.rules);
+        let first = all.filter(|(index, rule)| self.by_name[rule.policy.name()] == *index);
+        first.map(|(_, rule)| rule)
     }
 
     #[inline]
@@ -184,6 +231,19 @@ impl RuleSet {
     #[inline]
     pub(super) fn is_plain(&self) -> bool {
         self.exempt.is_empty() && self.categories.is_empty()
+    }
+
+    #[cfg(feature = "metrics")]
+    fn new_metrics(&self) -> DecisionMetrics {
+        let policy = |rule: &Rule| CountedPolicy {
+            name: &rule.entry.labels.policy,
+            is_dry_run: rule.policy.settings.dry_run,
+        };
+        let named = self.categories.iter().map(|category| {
+            let all = self.for_every_request().iter().chain(self.range(&category.rules));
+            (category.name.clone(), all.map(policy).collect())
+        });
+        DecisionMetrics::new(self.policies().map(policy), named)
     }
 
     /// The categories of a request; `None` if the request is exempt.
@@ -259,14 +319,13 @@ impl RuleSet {
 }
 
 impl Rule {
-    fn new(policy: Policy, id: RuleId, hold: Duration, keys: &Fingerprinter) -> Self {
+    fn new(policy: Policy, index: u32, hold: Duration, keys: &Fingerprinter) -> Self {
         let labels = Labels::intern(&policy);
         let hold = policy.settings.hold.unwrap_or(hold).min(LONGEST_HOLD);
         let policy_id = keys.fingerprint(NO_KIND, &policy.settings.counts_name().into()) as u64;
         Self {
             entry: Entry {
                 labels,
-                rule: id,
                 key_kind: 0,
                 refused: None,
                 unreadable: None,
@@ -279,7 +338,7 @@ impl Rule {
                 lease: policy.settings.lease,
                 ..Charge::new(policy_id, 0, policy.algorithm(), policy.quota())
             },
-            key_source: id.0,
+            key_source: index,
             without_key: FirstRequests::default(),
             domains: keys.domains(labels.kinds()),
             shard_domain: keys.domain(&policy.settings.shard_kind()),
@@ -302,7 +361,7 @@ impl Rule {
 
     #[cfg(test)]
     pub(super) fn for_test(policy: Policy) -> Self {
-        Self::new(policy, RuleId(0), Duration::ZERO, &Fingerprinter::undisclosed())
+        Self::new(policy, 0, Duration::ZERO, &Fingerprinter::undisclosed())
     }
 }
 

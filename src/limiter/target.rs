@@ -3,7 +3,11 @@
 use std::fmt;
 
 use super::{
-    Limiter, check_error::CheckError, decision::Ruling, evaluation::Evaluation, rules::Rule,
+    Limiter,
+    check_error::CheckError,
+    decision::Ruling,
+    evaluation::Evaluation,
+    rules::{Rule, RuleId, RuleSet},
 };
 use crate::{key::Key, quota::Quota, store::Change};
 
@@ -11,8 +15,9 @@ use crate::{key::Key, quota::Quota, store::Change};
 #[derive(Clone)]
 pub(super) struct Target<'a> {
     pub(super) limiter: &'a Limiter,
-    /// The rule, or a name that no policy has.
-    pub(super) rule: Result<&'a Rule, &'a str>,
+    pub(super) policy: &'a str,
+    /// A rule of the policy, if it was found already.
+    pub(super) rule: Option<RuleId>,
     pub(super) key: Key<'a>,
     pub(super) kind: Option<&'a str>,
     pub(super) plan: Option<Plan<'a>>,
@@ -27,35 +32,32 @@ pub(super) enum Plan<'a> {
 
 impl<'a> Target<'a> {
     #[inline]
-    pub(super) fn new(
-        limiter: &'a Limiter,
-        rule: Result<&'a Rule, &'a str>,
-        key: impl Into<Key<'a>>,
-    ) -> Self {
-        Self { limiter, rule, key: key.into(), kind: None, plan: None }
+    pub(super) fn new(limiter: &'a Limiter, policy: &'a str, key: impl Into<Key<'a>>) -> Self {
+        Self { limiter, policy, rule: None, key: key.into(), kind: None, plan: None }
     }
 
     #[inline]
-    pub(super) fn rule(&self) -> Result<&'a Rule, CheckError> {
-        self.rule.map_err(|name| CheckError::UnknownPolicy(name.to_owned()))
+    fn rule<'r>(&self, rules: &'r RuleSet) -> Result<&'r Rule, CheckError> {
+        let found = self.rule.and_then(|id| rules.rule(id)).or_else(|| rules.by_name(self.policy));
+        found.ok_or_else(|| CheckError::UnknownPolicy(self.policy.to_owned()))
     }
 
     /// The charge of a check. An unlimited quota is not counted.
     #[inline(always)]
-    pub(super) fn charge(&self, cost: u64) -> Result<Evaluation, CheckError> {
+    pub(super) fn charge(&self, rules: &RuleSet, cost: u64) -> Result<Evaluation, CheckError> {
         if !self.limiter.core.overrides.is_empty() {
-            return self.charge_overridden(cost);
+            return self.charge_overridden(rules, cost);
         }
-        let (rule, kind) = self.rule_and_kind()?;
+        let (rule, kind) = self.rule_and_kind(rules)?;
         let quota = self.quota_of(rule)?;
         self.evaluate(rule, kind, cost, quota)
     }
 
     #[cold]
-    fn charge_overridden(&self, cost: u64) -> Result<Evaluation, CheckError> {
+    fn charge_overridden(&self, rules: &RuleSet, cost: u64) -> Result<Evaluation, CheckError> {
         let core = &*self.limiter.core;
         // A mistake in the check is an error whatever the caller's overrides are.
-        let (rule, kind) = self.rule_and_kind()?;
+        let (rule, kind) = self.rule_and_kind(rules)?;
         let quota = self.quota_of(rule)?;
         match core.override_by(core.caller_of_key(self.key.clone())) {
             Ok(own) => {
@@ -69,12 +71,12 @@ impl<'a> Target<'a> {
     /// The charge that a refund gives back. An unlimited quota is not counted. If the key's quota
     /// has zero units now, or an unlimited override, the policy's quota is used: earlier units may be
     /// counted there.
-    pub(super) fn refund(&self, change: Change) -> Result<Evaluation, CheckError> {
+    pub(super) fn refund(&self, rules: &RuleSet, change: Change) -> Result<Evaluation, CheckError> {
         let core = &*self.limiter.core;
         // A blocked caller has its own quota as well.
         let caller = core.caller_of_key(self.key.clone());
         let own = caller.and_then(|caller| core.overrides.get(caller, core.clock.now()));
-        let (rule, kind) = self.rule_and_kind()?;
+        let (rule, kind) = self.rule_and_kind(rules)?;
         let own = own.and_then(|own| own.quota(rule.charge.policy));
         let own = own.filter(|own| !own.is_unlimited());
         let quota = own.map_or_else(|| self.quota_of(rule), Ok)?;
@@ -87,8 +89,8 @@ impl<'a> Target<'a> {
     }
 
     #[inline(always)]
-    fn rule_and_kind(&self) -> Result<(&'a Rule, u8), CheckError> {
-        let rule = self.rule()?;
+    fn rule_and_kind<'r>(&self, rules: &'r RuleSet) -> Result<(&'r Rule, u8), CheckError> {
+        let rule = self.rule(rules)?;
         if self.limiter.core.is_shared && rule.policy.settings.shard.is_some() {
             return Err(CheckError::Sharded(rule.policy.name().to_owned()));
         }
@@ -178,9 +180,8 @@ fn named_kind(rule: &Rule, name: Option<&str>) -> Result<u8, CheckError> {
 
 impl fmt::Debug for Target<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let policy = self.rule.map_or_else(|name| name, |rule| rule.policy.name());
         f.debug_struct("Target")
-            .field("policy", &policy)
+            .field("policy", &self.policy)
             .field("kind", &self.kind)
             .finish_non_exhaustive()
     }

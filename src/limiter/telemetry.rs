@@ -7,41 +7,41 @@ use std::time::Duration;
 use super::decision::Outcome;
 #[cfg(feature = "metrics")]
 use super::decision::{Reason, Ruling};
-use super::{Core, decision::Decision};
+use super::{decision::Decision, rules::RuleSet};
 #[cfg(feature = "metrics")]
 use crate::metrics::VerdictLabel;
 #[cfg(any(feature = "metrics", feature = "tracing"))]
 use crate::store::Mode;
 
-/// Reports a decision to metrics and events.
+/// Reports a decision by these rules to metrics and events.
 #[inline]
-pub(super) fn observe(core: &Core, decision: &Decision) {
+pub(super) fn observe(rules: &RuleSet, decision: &Decision) {
     #[cfg(feature = "metrics")]
     if !is_peek(decision) {
-        count(core, decision);
+        count(rules, decision);
     }
     #[cfg(feature = "tracing")]
     if !decision.is_uneventful() {
-        log(core, decision);
+        log(rules, decision);
     }
     #[cfg(not(any(feature = "metrics", feature = "tracing")))]
-    let _ = (core, decision);
+    let _ = (rules, decision);
 }
 
 #[cfg(feature = "metrics")]
-fn count(core: &Core, decision: &Decision) {
+fn count(rules: &RuleSet, decision: &Decision) {
     let (record, held) = (&decision.record, decision.held());
     let verdict = |outcome: Outcome<'_>| {
         let policy: &'static str = &outcome.entry.labels.policy;
         (policy, verdict_label(outcome, held))
     };
-    core.metrics.count(record.category, record.outcomes().map(verdict), held);
+    rules.metrics.count(record.category, record.outcomes().map(verdict), held);
     let verdict = match record.ruling {
         Ruling::Admitted | Ruling::Refused(_) => return,
         Ruling::Blocked { .. } => VerdictLabel::Blocked,
         Ruling::UnreadableCaller(_) => VerdictLabel::UnreadableKey,
     };
-    core.metrics.count_without_policy(record.category, verdict);
+    rules.metrics.count_without_policy(record.category, verdict);
 }
 
 #[cfg(feature = "metrics")]
@@ -71,11 +71,11 @@ fn is_peek(decision: &Decision) -> bool {
 /// wants the event.
 #[cfg(feature = "tracing")]
 #[inline(never)]
-fn log(core: &Core, decision: &Decision) {
+fn log(rules: &RuleSet, decision: &Decision) {
     if is_peek(decision) {
         return;
     }
-    let category = || core.rules.category_name(decision.record.category);
+    let category = || rules.category_name(decision.record.category);
     for outcome in decision.dry_runs().filter(|outcome| !outcome.is_allowed()) {
         tracing::info!(
             policy = outcome.policy(),

@@ -2,15 +2,15 @@
 //!
 //! | series | where |
 //! |---|---|
-//! | `tower_quota_decisions_total`, by policy, category and verdict | [`PolicyMetrics`], [`VerdictLabel`] |
-//! | `tower_quota_held_duration_seconds`, by category | [`CategoryMetrics`] |
+//! | `tower_quota_decisions_total`, by policy, category and verdict | [`DecisionMetrics`], [`VerdictLabel`] |
+//! | `tower_quota_held_duration_seconds`, by category | [`DecisionMetrics`] |
 //! | `tower_quota_overflowed_total`, by policy | [`OverflowCounter`] |
 //! | `tower_quota_live_keys`, `tower_quota_held_requests` | [`SharedGauge`] |
 //! | `tower_quota_store_duration_seconds`, `tower_quota_store_errors_total` | [`OperationMetrics`] |
 //! | `tower_quota_deny_cache_hits_total` | [`deny_cache_hits`] |
 //!
 //! The crate's documentation says what each means. Each label is a name from the settings or from
-//! this module, so the number of series is known at `build()`. A series is registered when it is
+//! this module, so the number of series is known at `build()`, and after an apply. A series is registered when it is
 //! first needed, and then kept: a recorder that is installed before the first request gets all of
 //! them, and no request pays for a look-up.
 
@@ -19,7 +19,7 @@ mod shared_gauge;
 mod verdict_label;
 
 use std::{
-    collections::BTreeSet,
+    collections::BTreeMap,
     ptr,
     sync::{
         OnceLock,
@@ -34,25 +34,30 @@ use ::metrics::{
 
 use self::shared_gauge::SharedGauge;
 pub(crate) use self::{operation::OperationMetrics, verdict_label::VerdictLabel};
+use crate::lock::Mutex;
 
-/// The series of one limiter.
+/// The series of one limiter that do not depend on its rules.
 #[derive(Debug)]
 pub(crate) struct Metrics {
+    live_keys: SharedGauge,
+    held_requests: SharedGauge,
+    /// By the names of policies.
+    overflowed: Mutex<BTreeMap<String, OverflowCounter>>,
+    pub(crate) charge: OperationMetrics,
+    pub(crate) correct: OperationMetrics,
+}
+
+/// The series of the decisions by one rule set.
+#[derive(Debug)]
+pub(crate) struct DecisionMetrics {
     /// For requests of no category, and for [`Limiter::check`](crate::Limiter::check).
     uncategorized: CategoryMetrics,
     categories: Vec<CategoryMetrics>,
-    live_keys: SharedGauge,
-    held_requests: SharedGauge,
-    /// One for each policy.
-    overflowed: Vec<OverflowCounter>,
-    pub(crate) charge: OperationMetrics,
-    pub(crate) correct: OperationMetrics,
 }
 
 /// Counts the charges of a policy for which the memory store had no room.
 #[derive(Debug, Default)]
 struct OverflowCounter {
-    policy: String,
     counter: OnceLock<Counter>,
     /// The number that the counter has been raised to.
     reported: AtomicU64,
@@ -81,7 +86,44 @@ struct PolicyMetrics {
     decisions: OnceLock<[Counter; VerdictLabel::ALL.len()]>,
 }
 
+impl Default for Metrics {
+    fn default() -> Self {
+        Self {
+            live_keys: SharedGauge::new(
+                "tower_quota_live_keys",
+                "Keys in the store, each once per policy.",
+            ),
+            held_requests: SharedGauge::new("tower_quota_held_requests", "Requests that wait."),
+            overflowed: Mutex::default(),
+            charge: OperationMetrics::new("charge"),
+            correct: OperationMetrics::new("correct"),
+        }
+    }
+}
+
 impl Metrics {
+    /// Sets the gauges, and raises the overflow counter of each policy to the number beside its name.
+    /// `live_keys` and such a number are `None` where the store does not count them.
+    pub(crate) fn update_gauges<'n>(
+        &self,
+        live_keys: Option<usize>,
+        held_requests: usize,
+        overflowed: impl Iterator<Item = (&'n str, Option<u64>)>,
+    ) {
+        let mut counters = self.overflowed.lock();
+        for (policy, charges) in overflowed {
+            let Some(charges) = charges else { continue };
+            counters.entry(policy.to_owned()).or_default().raise_to(policy, charges);
+        }
+        drop(counters);
+        self.held_requests.set(held_requests);
+        if let Some(live_keys) = live_keys {
+            self.live_keys.set(live_keys);
+        }
+    }
+}
+
+impl DecisionMetrics {
     /// `policies` are all of the limiter's. Each of `categories` has a name, and the policies of its
     /// requests.
     pub(crate) fn new(
@@ -90,24 +132,9 @@ impl Metrics {
     ) -> Self {
         // An empty label is the same as none.
         let uncategorized = CategoryMetrics::new(String::new(), policies);
-        let names: BTreeSet<_> =
-            uncategorized.policies.iter().map(|known| known.policy.name).collect();
-        let overflow =
-            |name: &str| OverflowCounter { policy: name.to_owned(), ..Default::default() };
         let named =
             categories.into_iter().map(|(name, policies)| CategoryMetrics::new(name, policies));
-        Self {
-            uncategorized,
-            categories: named.collect(),
-            live_keys: SharedGauge::new(
-                "tower_quota_live_keys",
-                "Keys in the store, each once per policy.",
-            ),
-            held_requests: SharedGauge::new("tower_quota_held_requests", "Requests that wait."),
-            overflowed: names.into_iter().map(overflow).collect(),
-            charge: OperationMetrics::new("charge"),
-            correct: OperationMetrics::new("correct"),
-        }
+        Self { uncategorized, categories: named.collect() }
     }
 
     /// Counts a decision about a request of this category, by what each policy says, and the time that
@@ -139,36 +166,18 @@ impl Metrics {
     #[expect(clippy::expect_used, reason = "uncounted decisions would hide what is refused")]
     fn category(&self, number: Option<u32>) -> &CategoryMetrics {
         number.map_or(&self.uncategorized, |number| {
-            self.categories.get(number as usize).expect("it is one of the limiter's categories")
+            self.categories.get(number as usize).expect("the same rules found the category")
         })
-    }
-
-    /// Sets the gauges, and raises each policy's overflow counter to `overflowed(policy)`. `live_keys`
-    /// is `None` where the store does not count its keys.
-    pub(crate) fn update_gauges(
-        &self,
-        live_keys: Option<usize>,
-        held_requests: usize,
-        overflowed: impl Fn(&str) -> Option<u64>,
-    ) {
-        for counter in &self.overflowed {
-            counter.raise_to(overflowed(&counter.policy));
-        }
-        self.held_requests.set(held_requests);
-        if let Some(live_keys) = live_keys {
-            self.live_keys.set(live_keys);
-        }
     }
 }
 
 impl OverflowCounter {
-    fn raise_to(&self, charges: Option<u64>) {
+    fn raise_to(&self, policy: &str, charges: u64) {
         const NAME: &str = "tower_quota_overflowed_total";
-        let Some(charges) = charges else { return };
         let counter = self.counter.get_or_init(|| {
             let help = "Charges for which the store had no room, so that keys shared a quota.";
             describe_counter!(NAME, Unit::Count, help);
-            counter!(NAME, "policy" => self.policy.clone())
+            counter!(NAME, "policy" => policy.to_owned())
         });
         counter.increment(charges.saturating_sub(self.reported.swap(charges, Relaxed)));
     }

@@ -18,7 +18,7 @@ pub use self::{
 pub(crate) use self::{
     outcome::error_status,
     pooled::Pooled,
-    record::{Entry, Record, RuleId, Ruling},
+    record::{Entry, Record, Ruling},
 };
 use crate::clock::nanos;
 

@@ -30,7 +30,7 @@ pub(crate) struct Record {
     pub(crate) lacks_key: bool,
     /// The longest hold of all policies, in nanoseconds.
     pub(crate) longest_hold: u64,
-    /// The index of the request's category.
+    /// The index of the request's category in the rules that decide. It means nothing afterwards.
     pub(crate) category: Option<u32>,
     /// Whether this replica counted alone, as the store did not answer.
     pub(crate) counted_locally: bool,
@@ -41,15 +41,10 @@ pub(crate) struct Record {
     pub(crate) held: u64,
 }
 
-/// The index of a rule in its limiter's [`RuleSet`](crate::limiter::rules::RuleSet).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct RuleId(pub(in crate::limiter) u32);
-
 /// One policy in a [`Record`].
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Entry {
     pub(crate) labels: &'static Labels,
-    pub(crate) rule: RuleId,
     /// The index of the key's kind in the policy's kinds.
     pub(crate) key_kind: u8,
     pub(crate) refused: Option<Reason>,

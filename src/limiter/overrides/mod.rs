@@ -128,7 +128,7 @@ impl Overrides {
     /// [`OverrideError::NoCaller`], as in [`caller`](Self::caller).
     pub fn by_fingerprint(&self, caller: Fingerprint) -> Result<CallerOverrides, OverrideError> {
         let core = &*self.limiter.core;
-        if core.caller.is_none() && core.rules.for_requests().next().is_some() {
+        if core.caller.is_none() && core.rules().for_requests().next().is_some() {
             return Err(OverrideError::NoCaller);
         }
         Ok(CallerOverrides { limiter: self.limiter.clone(), caller: caller.0 })
@@ -177,7 +177,8 @@ impl CallerOverrides {
         time: Duration,
     ) -> Result<(), OverrideError> {
         let core = &*self.limiter.core;
-        let rule = core.rules.by_name(policy);
+        let rules = core.rules();
+        let rule = rules.by_name(policy);
         let rule = rule.ok_or_else(|| OverrideError::UnknownPolicy(policy.to_owned()))?;
         if let Some(problem) =
             quota_problem(rule.policy.algorithm(), &quota).filter(|_| quota.units() > 0)
@@ -192,7 +193,8 @@ impl CallerOverrides {
     /// Ends the caller's quota override under a policy. Returns whether there was one.
     #[allow(clippy::must_use_candidate, reason = "it ends the override, whatever the caller asks")]
     pub fn restore_quota(&self, policy: &str) -> bool {
-        let Some(rule) = self.limiter.core.rules.by_name(policy) else { return false };
+        let rules = self.limiter.core.rules();
+        let Some(rule) = rules.by_name(policy) else { return false };
         self.end(|own| own.quotas.remove(&rule.charge.policy).is_some())
     }
 
@@ -226,7 +228,8 @@ impl CallerOverrides {
 
 impl OverrideView {
     fn new(caller: u128, own: &Override, core: &Core, now: Now) -> Self {
-        let quotas = core.rules.policies().filter_map(|rule| {
+        let rules = core.rules();
+        let quotas = rules.policies().filter_map(|rule| {
             let (quota, until) = *own.quotas.get(&rule.charge.policy)?;
             let policy = rule.policy.name().to_owned();
             Some(QuotaOverride { policy, quota, left: left(until, now) })
