@@ -216,6 +216,7 @@
 //! | `axum` | yes | reads the peer's address from axum's `ConnectInfo`, and the path from `OriginalUri`; `Rejection` is an `IntoResponse` |
 //! | `tracing` | yes | the [events](#events) above |
 //! | `describe` | yes | the module `describe`: the limits as JSON, Markdown and an HTML page, and with `axum` a route that serves them |
+//! | `calendar` | no | the module `calendar`: quotas by calendar month, week, day or year in a time zone |
 //! | `metrics` | no | the [metrics](#metrics) above |
 //! | `redis` | no | `store::RedisStore`: counts that several replicas share, in Redis or Valkey |
 //! | `grpc` | no | answers refused gRPC calls with a gRPC status and its details |
@@ -252,6 +253,8 @@ extern crate self as tower_quota;
 
 mod algorithm;
 mod body_field;
+#[cfg(feature = "calendar")]
+pub mod calendar;
 mod category;
 mod clock;
 #[cfg(feature = "describe")]

@@ -4,6 +4,9 @@
 
 use std::{fmt, time::Duration};
 
+#[cfg(feature = "calendar")]
+use crate::calendar::{Anchor, Calendar, Period};
+
 /// The most units of a quota: the largest integer in a structured header field (RFC 9651, section
 /// 3.3.1).
 pub(crate) const MAX_UNITS: u64 = 999_999_999_999_999;
@@ -41,13 +44,16 @@ pub struct Quota {
     units: u64,
     /// The nanoseconds in which one unit comes back, and the bit [`WHOLE`], if that is a whole number.
     /// It is for most quotas, and saves token buckets a division. Otherwise the nanoseconds of the
-    /// window.
+    /// window; or a calendar, and the bit [`CALENDAR`].
     time: u64,
     burst: u64,
 }
 
 /// In `time`: the rest is the time of a unit. No window is long enough to set this bit.
 const WHOLE: u64 = 1 << 63;
+
+/// In `time`, without [`WHOLE`]: the rest is a calendar. No window is long enough to set this bit.
+const CALENDAR: u64 = 1 << 62;
 
 impl Quota {
     /// `units` in each second.
@@ -85,20 +91,30 @@ impl Quota {
     /// No limit: requests pass and are not counted, and headers do not show the policy.
     #[must_use]
     pub const fn unlimited() -> Self {
-        Self { units: UNLIMITED, time: WHOLE - 1, burst: NO_BURST }
+        Self { units: UNLIMITED, time: CALENDAR - 1, burst: NO_BURST }
     }
 
     /// The same window with 0 units, which refuses every request.
     pub(crate) const fn nothing(self) -> Self {
-        Self::per_nanos(0, self.window_nanos())
+        Self { burst: NO_BURST, ..self.with_units(0) }
+    }
+
+    /// The same window and burst with so many units.
+    pub(crate) const fn with_units(self, units: u64) -> Self {
+        let mut quota = Self::per_nanos(units, self.window_nanos());
+        if self.is_by_calendar() {
+            quota.time = self.time;
+        }
+        quota.burst = self.burst;
+        quota
     }
 
     #[expect(clippy::arithmetic_side_effects, reason = "the units that divide a window are not 0")]
     const fn per_nanos(units: u64, window: u64) -> Self {
-        // A quota that was computed wrong must not become unlimited, nor set the bit `WHOLE`. What is
-        // too large here is still too large for `build()`, which refuses it.
+        // A quota that was computed wrong must not become unlimited, nor set the bits `WHOLE` and
+        // `CALENDAR`. What is too large here is still too large for `build()`, which refuses it.
         let units = if units == UNLIMITED { UNLIMITED - 1 } else { units };
-        let window = if window < WHOLE { window } else { WHOLE - 1 };
+        let window = if window < CALENDAR { window } else { CALENDAR - 1 };
         let time = match window.checked_rem(units) {
             Some(0) => (window / units) | WHOLE,
             _ => window,
@@ -123,16 +139,109 @@ impl Quota {
         }
         let share = |units: u64| (units / u64::from(replicas)).max(units.min(1));
         let burst = self.own_burst().map_or(NO_BURST, share);
-        Self { burst, ..Self::per_nanos(share(self.units), self.window_nanos()) }
+        Self { burst, ..self.with_units(share(self.units)) }
+    }
+}
+
+/// By the calendar, with the feature `calendar`.
+#[cfg(feature = "calendar")]
+impl Quota {
+    /// `units` in each day of the calendar, from midnight to midnight in UTC, or
+    /// [in a time zone](Self::in_zone): see the module [`calendar`](crate::calendar).
+    #[must_use]
+    pub const fn per_calendar_day(units: u64) -> Self {
+        Self::per_calendar(units, Period::Day)
     }
 
+    /// `units` in each week of the calendar, from Monday, or another [anchor](Self::anchor).
+    #[must_use]
+    pub const fn per_calendar_week(units: u64) -> Self {
+        Self::per_calendar(units, Period::Week)
+    }
+
+    /// `units` in each month of the calendar, from its first day, or another
+    /// [anchor](Self::anchor).
+    ///
+    /// ```
+    /// use tower_quota::Quota;
+    ///
+    /// let billed = Quota::per_calendar_month(10_000).anchor(15).in_zone("Asia/Shanghai");
+    /// assert_eq!(format!("{billed:?}"), "10000 per calendar month from day 15 in Asia/Shanghai");
+    /// ```
+    #[must_use]
+    pub const fn per_calendar_month(units: u64) -> Self {
+        Self::per_calendar(units, Period::Month)
+    }
+
+    /// `units` in each year of the calendar, from January 1st, or another [anchor](Self::anchor).
+    #[must_use]
+    pub const fn per_calendar_year(units: u64) -> Self {
+        Self::per_calendar(units, Period::Year)
+    }
+
+    /// `units` in each of these periods of the calendar.
+    #[must_use]
+    pub const fn per_calendar(units: u64, period: Period) -> Self {
+        Self { time: CALENDAR | Calendar::new(period).to_bits(), ..Self::per_nanos(units, 1) }
+    }
+
+    /// Begins the windows elsewhere in their period: a month on this day (a shorter one on its last
+    /// day), a week on this weekday, a day at this time, a year on this date. `build()` fails for an
+    /// anchor that does not fit the period, and for a quota without a calendar.
+    ///
+    /// ```
+    /// use tower_quota::{Quota, calendar::{Anchor, Weekday}};
+    ///
+    /// let month = Quota::per_calendar_month(1_000).anchor(31);
+    /// let week = Quota::per_calendar_week(500).anchor(Weekday::Sunday);
+    /// let day = Quota::per_calendar_day(100).anchor(Anchor::Time { hour: 6, minute: 0 });
+    /// let year = Quota::per_calendar_year(9_000).anchor(Anchor::YearDay { month: 4, day: 1 });
+    /// # let _ = (month, week, day, year);
+    /// ```
+    #[must_use]
+    pub fn anchor(self, anchor: impl Into<Anchor>) -> Self {
+        self.with_calendar(|calendar| calendar.with_anchor(anchor.into()))
+    }
+
+    /// Begins the windows by the clocks of this time zone, by its name in the IANA database, such as
+    /// `Europe/Berlin`. Default: UTC. `build()` fails for a name that is not known, and for a quota
+    /// without a calendar; a request whose quota comes from
+    /// [`quota_by`](crate::Policy::quota_by) is refused.
+    #[must_use]
+    pub fn in_zone(self, name: &str) -> Self {
+        self.with_calendar(|calendar| calendar.in_zone(name))
+    }
+
+    fn with_calendar(mut self, change: impl FnOnce(Calendar) -> Calendar) -> Self {
+        if !self.is_unlimited() {
+            let calendar = self.calendar().unwrap_or(Calendar::NONE);
+            self.time = CALENDAR | change(calendar).to_bits();
+        }
+        self
+    }
+
+    /// Which windows it has; `None` if all have the same length.
+    #[must_use]
+    #[inline]
+    pub const fn calendar(&self) -> Option<Calendar> {
+        if self.is_by_calendar() { Some(self.calendar_bits()) } else { None }
+    }
+
+    const fn calendar_bits(&self) -> Calendar {
+        Calendar::from_bits(self.time)
+    }
+}
+
+impl Quota {
     /// Units per window.
     #[must_use]
     pub const fn units(&self) -> u64 {
         self.units
     }
 
-    /// The length of the window.
+    /// The length of the window. Of a quota by the calendar, it is that of the longest one, with days
+    /// of 24 hours: 366 days for a year, and 31 for a month. Where clocks are set back, a window is
+    /// longer by that.
     #[must_use]
     pub const fn window(&self) -> Duration {
         Duration::from_nanos(self.window_nanos())
@@ -155,11 +264,68 @@ impl Quota {
         reason = "it is the window that was divided by these units"
     )]
     pub(crate) const fn window_nanos(&self) -> u64 {
-        if self.is_whole() { self.parts_per_unit() * self.units } else { self.time }
+        if self.is_whole() {
+            return self.parts_per_unit() * self.units;
+        }
+        #[cfg(feature = "calendar")]
+        if self.is_by_calendar() {
+            return self.calendar_bits().longest();
+        }
+        self.time
     }
 
     const fn is_whole(&self) -> bool {
         self.time & WHOLE != 0
+    }
+
+    /// Whether its windows are those of a calendar.
+    #[inline]
+    pub(crate) const fn is_by_calendar(&self) -> bool {
+        cfg!(feature = "calendar") && self.time & (WHOLE | CALENDAR) == CALENDAR
+    }
+
+    /// Its calendar in words, if it has one.
+    pub(crate) fn calendar_words(&self) -> Option<String> {
+        #[cfg(feature = "calendar")]
+        return self.calendar().map(|calendar| calendar.to_string());
+        #[cfg(not(feature = "calendar"))]
+        None
+    }
+
+    /// The nanoseconds of the longest window.
+    pub(crate) const fn longest_window(&self) -> u64 {
+        // No zone has ever set its clocks back by more than a day.
+        let set_back = if self.is_by_calendar() { 86_400 * NANOS_PER_SECOND } else { 0 };
+        self.window_nanos().saturating_add(set_back)
+    }
+
+    /// When the fixed window of this time began, in nanoseconds since 1970.
+    #[inline]
+    #[expect(
+        clippy::arithmetic_side_effects,
+        reason = "a remainder is no more than what was divided, and the divisor is not 0"
+    )]
+    pub(crate) fn window_start(&self, at: u64) -> u64 {
+        #[cfg(feature = "calendar")]
+        if let Some(calendar) = self.calendar() {
+            return calendar.window(at).start;
+        }
+        at - at % self.window_nanos().max(1)
+    }
+
+    /// When so many fixed windows end: the one that begins at `start`, and those that follow it.
+    #[inline]
+    pub(crate) fn windows_end(&self, start: u64, windows: u64) -> u64 {
+        #[cfg(feature = "calendar")]
+        if let Some(calendar) = self.calendar() {
+            return calendar.end_of(start, windows);
+        }
+        start.saturating_add(windows.saturating_mul(self.window_nanos()))
+    }
+
+    /// A number that differs between quotas of equal units and windows, if their calendars differ.
+    pub(crate) const fn time_bits(&self) -> u64 {
+        self.time
     }
 
     /// A token bucket divides each unit into so many parts, and [`parts_per_nano`](Self::parts_per_nano)
@@ -202,6 +368,10 @@ impl Quota {
         if self.units == 0 {
             return Some("a quota of 0 units refuses every request; write at least 1".into());
         }
+        #[cfg(feature = "calendar")]
+        if let Some(problem) = self.calendar().and_then(Calendar::problem) {
+            return Some(problem);
+        }
         if self.window_nanos() == 0 {
             return Some("a window of 0 has no end; write its length, as in `Quota::per_window(5, Duration::from_secs(600))`".into());
         }
@@ -231,6 +401,10 @@ impl Quota {
         let window = self.window();
         to.write_str(itoa::Buffer::new().format(self.units))?;
         to.write_str(" per ")?;
+        #[cfg(feature = "calendar")]
+        if let Some(calendar) = self.calendar() {
+            return write!(to, "{calendar}");
+        }
         if window.subsec_nanos() == 0 {
             to.write_str(itoa::Buffer::new().format(window.as_secs()))?;
             to.write_str("s")?;

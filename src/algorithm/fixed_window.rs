@@ -53,19 +53,14 @@ impl FixedWindow {
     /// How long until so many windows have passed, this one included.
     #[inline]
     fn until(&self, windows: u64, quota: &Quota, now: Now) -> u64 {
-        let span = windows.saturating_mul(quota.window_nanos());
-        self.start.saturating_add(span).saturating_sub(now.unix_nanos())
+        quota.windows_end(self.start, windows).saturating_sub(now.unix_nanos())
     }
 }
 
 /// When the window of `now` began.
 #[inline]
-#[expect(
-    clippy::arithmetic_side_effects,
-    reason = "a remainder is no more than what was divided, and the divisor is not 0"
-)]
 fn start(quota: &Quota, now: Now) -> u64 {
-    now.unix_nanos() - now.unix_nanos() % quota.window_nanos().max(1)
+    quota.window_start(now.unix_nanos())
 }
 
 impl QuotaState for FixedWindow {

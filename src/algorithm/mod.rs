@@ -81,7 +81,7 @@ impl Algorithm {
                 u128::from(cost) * u128::from(quota.parts_per_unit()),
                 quota.parts_per_nano(),
             ),
-            Self::FixedWindow | Self::SlidingWindow => quota.window_nanos(),
+            Self::FixedWindow | Self::SlidingWindow => quota.longest_window(),
         }
     }
 }

@@ -143,9 +143,15 @@ impl Description {
 
     /// When units come back, for each algorithm in use.
     fn algorithms(&self) -> Vec<Block> {
+        let has_calendar = self.policies().any(PolicyDescription::counts_by_calendar);
         let meaning = |algorithm| match algorithm {
             Algorithm::TokenBucket => {
                 ": units come back evenly, one after the other, up to what can be used at once."
+            }
+            Algorithm::FixedWindow if has_calendar => {
+                ": all units come back when a window of the clock begins: a minute on the minute, \
+                 an hour on the hour (UTC), counted from the beginning of 1970. A window of the \
+                 calendar begins at midnight in its time zone, unless the limit says another time."
             }
             Algorithm::FixedWindow => {
                 ": all units come back when a window of the clock begins (UTC): a minute on the \

@@ -19,7 +19,7 @@ pub struct PolicyDescription {
     /// How units come back.
     pub algorithm: Algorithm,
     /// The quota of requests without a plan. In JSON: an object of `units`, `window_seconds`, and
-    /// `burst` if the quota has one; or `"unlimited"`.
+    /// `burst` and `calendar` if the quota has these; or `"unlimited"`.
     #[serde(serialize_with = "quota")]
     pub quota: Quota,
     /// The quotas of [plans](Policy::plans).
@@ -81,6 +81,14 @@ impl PolicyDescription {
     }
 }
 
+impl PolicyDescription {
+    /// Whether any of its quotas is by the calendar.
+    pub(super) fn counts_by_calendar(&self) -> bool {
+        let plans = self.plans.iter().map(|plan| plan.quota);
+        plans.chain([self.quota]).any(|quota| quota.is_by_calendar())
+    }
+}
+
 fn quota<S: Serializer>(quota: &Quota, serializer: S) -> Result<S::Ok, S::Error> {
     #[derive(Serialize)]
     struct Limited {
@@ -89,12 +97,22 @@ fn quota<S: Serializer>(quota: &Quota, serializer: S) -> Result<S::Ok, S::Error>
         window_seconds: Duration,
         #[serde(skip_serializing_if = "Option::is_none")]
         burst: Option<u64>,
+        #[cfg(feature = "calendar")]
+        #[serde(skip_serializing_if = "Option::is_none")]
+        calendar: Option<crate::calendar::Calendar>,
     }
     if quota.is_unlimited() {
         return serializer.serialize_str("unlimited");
     }
     let burst = quota.has_burst().then_some(quota.capacity());
-    Limited { units: quota.units(), window_seconds: quota.window(), burst }.serialize(serializer)
+    let limited = Limited {
+        units: quota.units(),
+        window_seconds: quota.window(),
+        burst,
+        #[cfg(feature = "calendar")]
+        calendar: quota.calendar(),
+    };
+    limited.serialize(serializer)
 }
 
 /// Seconds as a whole number where possible.

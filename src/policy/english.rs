@@ -11,7 +11,8 @@ pub(crate) fn limit(quota: &Quota, algorithm: Algorithm, unit: Option<&str>) -> 
         return "unlimited".to_owned();
     }
     let unit = unit.map(|unit| format!(" {unit}")).unwrap_or_default();
-    let rate = format!("{}{unit} per {}", number(quota.units()), window(quota.window()));
+    let window = quota.calendar_words().unwrap_or_else(|| window(quota.window()));
+    let rate = format!("{}{unit} per {window}", number(quota.units()));
     match algorithm {
         Algorithm::TokenBucket => format!("{rate}, {} at once", number(quota.capacity())),
         Algorithm::FixedWindow | Algorithm::SlidingWindow => rate,

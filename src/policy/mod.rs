@@ -63,7 +63,8 @@ impl Policy {
         Self::new(name, Algorithm::TokenBucket, quota)
     }
 
-    /// Windows aligned to the wall clock, in UTC: simple to explain. They are counted from the
+    /// Windows aligned to the wall clock, in UTC: simple to explain. With the feature `calendar`,
+    /// a quota may have those of a calendar instead, in any time zone. Others are counted from the
     /// beginning of 1970. So an hour begins on the hour, and a day at midnight. A window whose
     /// length does not divide a day begins at another time each day. A caller may use the quotas of
     /// two windows in quick succession: one just before the edge, the other just after it.

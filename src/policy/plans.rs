@@ -64,7 +64,15 @@ impl Plans {
 /// What is wrong with a quota under this algorithm, and what to write instead.
 #[inline]
 pub(crate) fn quota_problem(algorithm: Algorithm, quota: &Quota) -> Option<String> {
+    if quota.is_by_calendar() && algorithm != Algorithm::FixedWindow {
+        return Some(calendar_problem());
+    }
     quota.problem().or_else(|| quota.has_burst().then(|| burst_problem(algorithm, quota))?)
+}
+
+#[cold]
+fn calendar_problem() -> String {
+    "only a fixed window counts by the calendar; write `Policy::fixed_window`, or a quota such as `Quota::per_day(…)`".to_owned()
 }
 
 fn burst_problem(algorithm: Algorithm, quota: &Quota) -> Option<String> {

@@ -7,6 +7,7 @@ use smallvec::SmallVec;
 use super::{HeaderStyle, whole_seconds};
 use crate::{
     algorithm::Algorithm,
+    clock::Now,
     limiter::{Decision, Limiter, Outcome},
     quota::{MAX_UNITS, NANOS_PER_SECOND, Quota},
 };
@@ -31,13 +32,13 @@ pub(super) fn policies(
     style: HeaderStyle,
     limiter: Option<&Limiter>,
 ) -> Option<HeaderValue> {
-    list(decision, style, limiter, |value, outcome| {
+    list(decision, style, limiter, |value, outcome, now| {
         push_number(value, ";q=", outcome.limit());
         if let Some(unit) = outcome.entry.labels.unit.as_deref() {
             value.extend_from_slice(b";qu=");
             push_string(value, unit);
         }
-        push_number(value, ";w=", window_seconds(outcome));
+        push_number(value, ";w=", window_seconds(outcome, now));
     })
 }
 
@@ -47,7 +48,7 @@ pub(super) fn limits(
     style: HeaderStyle,
     limiter: Option<&Limiter>,
 ) -> Option<HeaderValue> {
-    list(decision, style, limiter, |value, outcome| {
+    list(decision, style, limiter, |value, outcome, _| {
         push_number(value, ";r=", outcome.remaining());
         push_number(value, ";t=", effective_window_seconds(outcome));
     })
@@ -61,7 +62,7 @@ fn list(
     decision: &Decision,
     style: HeaderStyle,
     limiter: Option<&Limiter>,
-    push_parameters: fn(&mut Value, &Outcome<'_>),
+    push_parameters: fn(&mut Value, &Outcome<'_>, Now),
 ) -> Option<HeaderValue> {
     let keys_of = limiter.filter(|_| style.partition_key);
     let mut value = Value::new();
@@ -73,7 +74,7 @@ fn list(
             value.extend_from_slice(b", ");
         }
         push_string(&mut value, outcome.policy());
-        push_parameters(&mut value, &outcome);
+        push_parameters(&mut value, &outcome, decision.record.now);
         if let Some(key) = keys_of.and_then(|limiter| limiter.public_fingerprint(&outcome)) {
             push_bytes(&mut value, ";pk=", key.to_be_bytes());
         }
@@ -117,9 +118,16 @@ fn push_bytes(value: &mut Value, before: &str, bytes: [u8; 8]) {
 }
 
 /// `w`: the seconds in which the whole limit comes back. It is the window, or the time in which a
-/// bucket refills.
-fn window_seconds(outcome: &Outcome<'_>) -> u64 {
+/// bucket refills. By the calendar, it is the window of now.
+fn window_seconds(outcome: &Outcome<'_>, now: Now) -> u64 {
     let quota = outcome.quota();
+    #[cfg(feature = "calendar")]
+    if let Some(calendar) = quota.calendar() {
+        let window = calendar.window_with(now.unix(), outcome.reset());
+        return whole_seconds(window.end.saturating_sub(window.start)).clamp(1, MAX_UNITS);
+    }
+    #[cfg(not(feature = "calendar"))]
+    let _ = now;
     if quota.units() == 0 {
         // A quota of zero units never comes back: this shows its window.
         return whole_seconds(quota.window()).clamp(1, MAX_UNITS);

@@ -100,7 +100,7 @@ fn unpack_step(word: u64, quota: &Quota) -> (u64, u64) {
     (word & ((1 << bits) - 1), word >> bits)
 }
 
-/// At most 63: no quota's window is longer.
+/// At most 62: no quota's window is longer.
 #[expect(clippy::arithmetic_side_effects, reason = "a number has no more zeros than bits")]
 const fn bits_of_window(quota: &Quota) -> u32 {
     u64::BITS - quota.window_nanos().leading_zeros()
@@ -244,14 +244,18 @@ impl<const N: usize> Entry<N> {
     /// Whether the state answers as a new one does.
     pub(super) fn is_expired(&self, quotas: &QuotaTable, now: Now) -> bool {
         let time = self.time();
-        let is_window_over = |now: u64| {
-            self.quota(quotas).is_some_and(|quota| time.saturating_add(quota.window_nanos()) <= now)
+        let is_over = |now: u64, end: fn(&Quota, u64) -> u64| {
+            self.quota(quotas).is_some_and(|quota| end(quota, time) <= now)
         };
         match self.kind() {
             Kind::Empty => false,
             Kind::TokenBucket => time < now.monotonic_nanos(),
-            Kind::FixedWindow => is_window_over(now.unix_nanos()),
-            Kind::SlidingWindow => is_window_over(now.monotonic_nanos()),
+            Kind::FixedWindow => {
+                is_over(now.unix_nanos(), |quota, start| quota.windows_end(start, 1))
+            }
+            Kind::SlidingWindow => is_over(now.monotonic_nanos(), |quota, last_use| {
+                last_use.saturating_add(quota.window_nanos())
+            }),
             Kind::Spilled => time <= now.monotonic_nanos(),
         }
     }
@@ -354,6 +358,7 @@ mod tests {
         let vast = Quota::per_window(1_000, Duration::from_nanos(u64::MAX));
         let ten_years = 10 * 365 * 86_400;
         assert!(fits(1, vast, ten_years).is_some());
-        assert!(fits(2, vast, ten_years).is_none());
+        assert!(fits(3, vast, ten_years).is_some());
+        assert!(fits(4, vast, ten_years).is_none());
     }
 }

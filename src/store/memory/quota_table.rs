@@ -57,7 +57,7 @@ impl QuotaTable {
 fn hash(policy: u64, quota: &Quota) -> usize {
     let mixed = policy.rotate_left(17)
         ^ quota.units().rotate_left(32)
-        ^ quota.window_nanos()
+        ^ quota.time_bits()
         ^ quota.capacity();
     (mixed.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 54) as usize
 }

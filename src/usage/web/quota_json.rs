@@ -9,7 +9,7 @@ use crate::limiter::Outcome;
 /// A policy's quota, and how much of it is used.
 pub(super) fn quota_json(outcome: Outcome<'_>) -> Value {
     let (limit, remaining, quota) = (outcome.limit(), outcome.remaining(), outcome.quota());
-    json!({
+    let mut json = json!({
         "policy": outcome.policy(),
         "counted_by": outcome.key_kind(),
         "algorithm": outcome.algorithm().as_str(),
@@ -19,7 +19,11 @@ pub(super) fn quota_json(outcome: Outcome<'_>) -> Value {
         "reset_seconds": outcome.reset().as_secs_f64(),
         "units": quota.units(),
         "window_seconds": quota.window().as_secs_f64(),
-    })
+    });
+    if let (Some(calendar), Value::Object(json)) = (quota.calendar_words(), &mut json) {
+        json.insert("calendar".to_owned(), calendar.into());
+    }
+    json
 }
 
 /// A point in time, in milliseconds since 1970 UTC.

@@ -39,10 +39,7 @@ pub(super) fn duration(seconds: u64) -> Result<Duration, String> {
 /// The quota with another number of units in each window. A burst that was set stays; else it is the
 /// new number of units.
 pub(super) fn with_units(quota: Quota, units: u64) -> Result<Quota, String> {
-    let mut changed = Quota::per_window(units, quota.window());
-    if quota.has_burst() {
-        changed = changed.burst(quota.capacity());
-    }
+    let changed = quota.with_units(units);
     let too_many = changed.is_unlimited().then(|| "write fewer units".to_owned());
     let problem = changed.problem().or(too_many);
     problem.map_or(Ok(changed), |problem| Err(format!("{problem}.")))

@@ -27,10 +27,10 @@ function quotaRow(key, quota) {
   ].filter(Boolean).join('; ');
   const units = element('input', {
     type: 'number', min: 1, required: '', value: quota.units,
-    'aria-label': `Units of ${quota.policy} per ${windowOf(quota.window_seconds)}`,
+    'aria-label': `Units of ${quota.policy} per ${quota.calendar ?? windowOf(quota.window_seconds)}`,
   });
   const time = times(`How long ${quota.policy} is changed`);
-  const form = element('form', { class: 'line' }, units, ` per ${windowOf(quota.window_seconds)} for `, time,
+  const form = element('form', { class: 'line' }, units, ` per ${quota.calendar ?? windowOf(quota.window_seconds)} for `, time,
     element('button', {}, 'Set'));
   form.addEventListener('submit', (event) => {
     event.preventDefault();

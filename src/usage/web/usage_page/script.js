@@ -58,7 +58,7 @@ function drawQuotas() {
     text('h3', quota.policy);
     text('.left strong', count(quota.remaining));
     text('.left span', ` of ${count(quota.limit)} left`);
-    text('.more span', `${count(quota.units)} per ${windowOf(quota.window_seconds)}, by ${quota.counted_by}`);
+    text('.more span', `${count(quota.units)} per ${quota.calendar ?? windowOf(quota.window_seconds)}, by ${quota.counted_by}`);
     const meter = card.querySelector('[role=meter]');
     meter.setAttribute('aria-label', quota.policy);
     meter.setAttribute('aria-valuemax', quota.limit);
