@@ -1,6 +1,32 @@
 //! Counts the first requests, which show mistakes that a single request does not: [`FirstRequests`].
 
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::{
+    cell::Cell,
+    sync::atomic::{AtomicU32, Ordering::Relaxed},
+};
+
+thread_local! {
+    /// Whether what this thread reads now is a request, and not an explanation of one.
+    static IS_COUNTING: Cell<bool> = const { Cell::new(true) };
+}
+
+pub(crate) fn is_counting() -> bool {
+    IS_COUNTING.get()
+}
+
+/// Reads a request that is only to be explained: it does not count as one of the first, and gives no
+/// warning.
+#[cfg(feature = "describe")]
+pub(crate) fn without_counting<T>(read: impl FnOnce() -> T) -> T {
+    struct Restore(bool);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            IS_COUNTING.set(self.0);
+        }
+    }
+    let _restore = Restore(IS_COUNTING.replace(false));
+    read()
+}
 
 /// Counts down the first 1,000 requests. After them, it costs one atomic load for each request.
 #[derive(Debug)]
@@ -33,12 +59,14 @@ impl FirstRequests {
 
     /// Counts a request. `true` if it is the last of the first ones.
     pub(crate) fn count(&self) -> bool {
-        self.0.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)) == Ok(1)
+        is_counting() && self.0.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)) == Ok(1)
     }
 
     /// Ends the count, when the mistake was reported or cannot happen any more.
     pub(crate) fn end(&self) {
-        self.0.store(0, Relaxed);
+        if is_counting() {
+            self.0.store(0, Relaxed);
+        }
     }
 }
 
@@ -63,5 +91,20 @@ mod tests {
         let ended = FirstRequests::default();
         ended.end();
         assert!(ended.are_over() && !ended.count());
+    }
+
+    #[cfg(feature = "describe")]
+    #[test]
+    fn what_is_explained_is_not_counted() {
+        let first = FirstRequests::one();
+        without_counting(|| {
+            assert!(!first.count());
+            first.end();
+            without_counting(|| first.watch(false, || panic!("it is no request")));
+            assert!(!is_counting());
+        });
+        std::panic::catch_unwind(|| without_counting(|| panic!("a closure of the user")))
+            .unwrap_err();
+        assert!(is_counting() && first.count());
     }
 }

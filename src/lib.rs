@@ -301,6 +301,11 @@ pub use crate::{
     policy::{OnStoreFailure, Policy},
     quota::Quota,
 };
+#[cfg(feature = "describe")]
+pub use crate::{
+    layer::{ExpectedResponse, LayerExplanation},
+    limiter::explain,
+};
 
 /// The README's code compiles.
 #[cfg(all(doctest, feature = "axum", feature = "describe", feature = "redis"))]

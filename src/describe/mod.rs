@@ -36,6 +36,7 @@ mod route;
 
 use serde::Serialize;
 
+pub(crate) use self::policy::{optional_seconds, quota, seconds};
 pub use self::{
     html::CONTENT_SECURITY_POLICY,
     message::{HeaderDescription, RefusalDescription, ResponseDescription},

@@ -89,7 +89,7 @@ impl PolicyDescription {
     }
 }
 
-fn quota<S: Serializer>(quota: &Quota, serializer: S) -> Result<S::Ok, S::Error> {
+pub(crate) fn quota<S: Serializer>(quota: &Quota, serializer: S) -> Result<S::Ok, S::Error> {
     #[derive(Serialize)]
     struct Limited {
         units: u64,
@@ -116,9 +116,23 @@ fn quota<S: Serializer>(quota: &Quota, serializer: S) -> Result<S::Ok, S::Error>
 }
 
 /// Seconds as a whole number where possible.
-fn seconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+pub(crate) fn seconds<S: Serializer>(
+    duration: &Duration,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
     match duration.subsec_nanos() {
         0 => serializer.serialize_u64(duration.as_secs()),
         _ => serializer.serialize_f64(duration.as_secs_f64()),
+    }
+}
+
+/// The same, or null.
+pub(crate) fn optional_seconds<S: Serializer>(
+    duration: &Option<Duration>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    match duration {
+        Some(duration) => seconds(duration, serializer),
+        None => serializer.serialize_none(),
     }
 }

@@ -1,17 +1,14 @@
 //! A key in the body, which a layer has read before: [`body_field`].
 
-use std::{
-    borrow::Cow,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+use std::{borrow::Cow, sync::Arc};
 
 use http::header::CONTENT_TYPE;
 
 use super::{Extracted, KeyExtractor, closure::identified};
-use crate::warning::{Code, warn};
+use crate::{
+    first_requests::FirstRequests,
+    warning::{Code, warn},
+};
 
 /// A field of a JSON or form body: a text, a number or a boolean. `user.id` is the field `id` of the
 /// object `user`. A [`BodyFieldLayer`](crate::BodyFieldLayer) outside of the limiter's layer reads it.
@@ -40,7 +37,7 @@ pub fn body_field(name: impl Into<Cow<'static, str>>) -> impl KeyExtractor {
         let name = name.escape_debug();
         format!("`{name}` names no field of a body; write one like `email` or `user.id`")
     });
-    let is_warned = AtomicBool::new(false);
+    let not_read = FirstRequests::one();
     let kind = format!("body field {name}");
     identified(kind.clone(), kind, problem, move |request| {
         let fields = request.extensions.get::<Fields>();
@@ -50,7 +47,7 @@ pub fn body_field(name: impl Into<Cow<'static, str>>) -> impl KeyExtractor {
             Some((_, Extracted::Unreadable(status))) => Extracted::Unreadable(*status),
             None => {
                 let has_body = request.headers.contains_key(CONTENT_TYPE);
-                if has_body && !is_warned.swap(true, Ordering::Relaxed) {
+                if has_body && not_read.count() {
                     warn_not_read(&name);
                 }
                 Extracted::UNREADABLE

@@ -4,7 +4,7 @@ use std::{borrow::Cow, sync::Arc};
 
 use http::request::Parts;
 
-use super::{Extracted, Key};
+use super::{AddressWalk, Extracted, Key};
 
 /// Reads the key from a request's head.
 ///
@@ -17,6 +17,14 @@ pub trait KeyExtractor: Send + Sync + 'static {
 
     /// The request's key: found, missing, or unreadable.
     fn extract<'a>(&self, request: &'a Parts) -> Extracted<'a>;
+
+    /// How the key is found, step by step, if it is an address that proxies forward: for
+    /// [`Limiter::explain`](crate::Limiter::explain). An extractor around a
+    /// [`ClientIp`](super::ClientIp) calls that one's method. Default: `None`.
+    fn address_walk(&self, request: &Parts) -> Option<AddressWalk> {
+        let _ = request;
+        None
+    }
 
     /// Turns a key that was not read from a request into the one that [`extract`](Self::extract) would
     /// return: [`ClientIp`](super::ClientIp) turns an address into its network, for example.
@@ -59,6 +67,10 @@ impl<K: KeyExtractor + ?Sized> KeyExtractor for Arc<K> {
 
     fn extract<'a>(&self, request: &'a Parts) -> Extracted<'a> {
         (**self).extract(request)
+    }
+
+    fn address_walk(&self, request: &Parts) -> Option<AddressWalk> {
+        (**self).address_walk(request)
     }
 
     fn canonical<'a>(&self, key: Key<'a>) -> Option<Key<'a>> {
@@ -115,6 +127,11 @@ macro_rules! tuples {
                     };
                 )+
                 if missing { Extracted::Missing } else { Extracted::Found(Key::joined(&[$($name),+])) }
+            }
+
+            fn address_walk(&self, request: &Parts) -> Option<AddressWalk> {
+                let ($($name,)+) = self;
+                None$(.or_else(|| $name.address_walk(request)))+
             }
 
             fn canonical<'a>(&self, key: Key<'a>) -> Option<Key<'a>> {

@@ -56,7 +56,7 @@ pub use self::{
     body_field::body_field,
     bytes::Key,
     caller::Caller,
-    client_ip::{ClientIp, PeerAddr, UnixPeer},
+    client_ip::{AddressHop, AddressWalk, ClientIp, FoundClient, HopAddress, PeerAddr, UnixPeer},
     closure::{extension, from_fn, try_from_fn},
     extracted::Extracted,
     extractor::KeyExtractor,

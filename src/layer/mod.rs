@@ -8,6 +8,8 @@
 
 mod body;
 mod builder;
+#[cfg(feature = "describe")]
+mod explain;
 mod future;
 mod headers;
 mod jitter;
@@ -22,6 +24,8 @@ use std::sync::Arc;
 use http::HeaderName;
 use tower::Layer;
 
+#[cfg(feature = "describe")]
+pub use self::explain::{ExpectedResponse, LayerExplanation};
 use self::responder::Responder;
 pub use self::{
     body::ResponseBody,
@@ -90,6 +94,13 @@ impl RateLimitLayer {
     #[must_use]
     pub fn exposed_headers(&self) -> Vec<HeaderName> {
         self.responder.headers.names().collect()
+    }
+
+    /// Explains what the layer would answer to a request now, and why. It charges nothing, and counts
+    /// in no metric, log or warning; an [observer](RateLimitLayerBuilder::observe) does not see it.
+    #[cfg(feature = "describe")]
+    pub async fn explain(&self, request: &http::request::Parts) -> LayerExplanation {
+        self.responder.explain(request).await
     }
 
     /// The limits and the headers of responses as data, with an example of a refusal; see the module

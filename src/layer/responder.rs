@@ -55,23 +55,39 @@ impl Responder {
         decision: Decision,
         observation: &mut Observation,
     ) -> Result<Decision, Response<Bytes>> {
-        if let Some(reason) = decision.reason() {
-            let mut rejection = Rejection {
-                reason,
-                decision,
-                layer_headers: Some(self.headers.capacity()),
-                request_id: head.headers.get(X_REQUEST_ID).cloned(),
-            };
-            self.jitter.lengthen(&mut rejection.decision, &self.limiter);
-            let response = self.refuse(head, &rejection);
-            let status = Some(response.status());
-            observation.finish(&self.headers, &rejection.decision, status);
-            return Err(response);
-        }
+        let request_id = || head.headers.get(X_REQUEST_ID).cloned();
+        let decision = match self.refusal(head, decision, request_id) {
+            Ok(decision) => decision,
+            Err((response, decision)) => {
+                observation.finish(&self.headers, &decision, Some(response.status()));
+                return Err(response);
+            }
+        };
         if self.expose_decision {
             head.extensions.insert(decision.clone());
         }
         Ok(decision)
+    }
+
+    /// Returns the decision if the request passes, or else the response that refuses it and the
+    /// decision with the waits of the response.
+    #[inline]
+    #[expect(clippy::result_large_err, reason = "the response is returned as it is")]
+    pub(super) fn refusal(
+        &self,
+        head: &Parts,
+        decision: Decision,
+        request_id: impl FnOnce() -> Option<HeaderValue>,
+    ) -> Result<Decision, (Response<Bytes>, Decision)> {
+        let Some(reason) = decision.reason() else { return Ok(decision) };
+        let mut rejection = Rejection {
+            reason,
+            decision,
+            layer_headers: Some(self.headers.capacity()),
+            request_id: request_id(),
+        };
+        self.jitter.lengthen(&mut rejection.decision, &self.limiter);
+        Err((self.refuse(head, &rejection), rejection.decision))
     }
 
     fn refuse(&self, head: &Parts, rejection: &Rejection) -> Response<Bytes> {

@@ -13,6 +13,7 @@ use super::{
     overrides::{Override, OverrideTable},
     queue::WaitQueue,
     rules::Rule,
+    trace::Trace,
 };
 #[cfg(feature = "metrics")]
 use crate::metrics::Metrics;
@@ -106,9 +107,15 @@ impl Core {
     /// # Errors
     /// The status for a caller that cannot be read.
     #[cold]
-    pub(super) fn caller_of(&self, request: &Parts) -> Result<Option<u128>, StatusCode> {
+    pub(super) fn caller_of(
+        &self,
+        request: &Parts,
+        trace: &mut impl Trace,
+    ) -> Result<Option<u128>, StatusCode> {
         let Some(caller) = &self.caller else { return Ok(None) };
-        match caller.extractor.extract(request) {
+        let extracted = caller.extractor.extract(request);
+        trace.caller(caller, &extracted);
+        match extracted {
             Extracted::Unreadable(status) => Err(error_status(Some(status))),
             extracted => Ok(extracted.found().map(|key| caller.fingerprint(&key))),
         }
@@ -119,8 +126,12 @@ impl Core {
     /// # Errors
     /// The ruling on a caller who is blocked, or who cannot be read and may be blocked.
     #[cold]
-    pub(super) fn override_of(&self, request: &Parts) -> Result<Option<Override>, Ruling> {
-        let caller = self.caller_of(request);
+    pub(super) fn override_of(
+        &self,
+        request: &Parts,
+        trace: &mut impl Trace,
+    ) -> Result<Option<Override>, Ruling> {
+        let caller = self.caller_of(request, trace);
         self.without_caller.watch(caller != Ok(None), || {
             warn(Code::CallerNeverFound, "", || {
                 format!(
@@ -136,7 +147,7 @@ impl Core {
             Err(_) if !self.overrides.any_applies(self.clock.now()) => None,
             caller => caller.map_err(Ruling::UnreadableCaller)?,
         };
-        self.override_by(caller).map_err(|wait| Ruling::Blocked { wait })
+        self.override_by(caller, trace).map_err(|wait| Ruling::Blocked { wait })
     }
 
     /// The override of the caller with this fingerprint; none for a request without a caller.
@@ -144,9 +155,14 @@ impl Core {
     /// # Errors
     /// How long the caller is blocked.
     #[cold]
-    pub(super) fn override_by(&self, caller: Option<u128>) -> Result<Option<Override>, Duration> {
+    pub(super) fn override_by(
+        &self,
+        caller: Option<u128>,
+        trace: &mut impl Trace,
+    ) -> Result<Option<Override>, Duration> {
         let now = self.clock.now();
         let own = caller.and_then(|caller| self.overrides.get(caller, now));
+        trace.overrides(own.as_ref());
         own.as_ref().and_then(|own| own.blocked_for(now)).map_or(Ok(own), Err)
     }
 
@@ -160,7 +176,7 @@ impl Core {
     }
 
     /// The counts while the store does not answer.
-    pub(super) fn local(&self) -> &dyn Store {
+    pub(super) fn local(&self) -> &MemoryStore {
         self.local.get_or_init(|| {
             let local = MemoryStore::default();
             local.announce(&self.announced.lock());

@@ -19,7 +19,7 @@ use super::{
     Core, Limiter,
     decision::Decision,
     evaluation::Evaluation,
-    fallback::decide_without_store,
+    fallback::{Fallback, decide_without_store},
     queue::{Join, Wakeup},
     rules::RuleSet,
     telemetry::observe,
@@ -127,21 +127,80 @@ fn charge_at_once_in_order(core: &Core, evaluation: &mut Evaluation, now: Now) -
 fn finish(
     core: &Core,
     rules: &RuleSet,
+    evaluation: Evaluation,
+    at: Now,
+    held: Duration,
+    was_queued: bool,
+) -> Decision {
+    let decision = conclude(core, evaluation, at, held, was_queued);
+    observe(rules, &decision);
+    decision
+}
+
+/// Makes the decision.
+fn conclude(
+    core: &Core,
     mut evaluation: Evaluation,
     at: Now,
     held: Duration,
     was_queued: bool,
 ) -> Decision {
-    let decision = if evaluation.needs_store() {
-        if core.queue.has_waiting() {
-            lengthen_waits(core, &mut evaluation, was_queued, at);
-        }
-        evaluation.into_decision(at, held)
-    } else {
-        evaluation.into_uncounted_decision(at)
+    if !evaluation.needs_store() {
+        return evaluation.into_uncounted_decision(at);
+    }
+    if core.queue.has_waiting() {
+        lengthen_waits(core, &mut evaluation, was_queued, at);
+    }
+    evaluation.into_decision(at, held)
+}
+
+/// What would be decided about a request.
+#[cfg(feature = "describe")]
+pub(super) struct Foreseen {
+    /// The decision, if the request is not held.
+    pub(super) decision: Decision,
+    /// How long the request would be held until its units are expected to be free.
+    pub(super) held: Option<Duration>,
+}
+
+/// What a [`DecisionFuture`] would decide about this evaluation. Nothing is charged, queued or
+/// reported.
+#[cfg(feature = "describe")]
+pub(super) async fn foresee(
+    core: &Core,
+    rules: &RuleSet,
+    mut evaluation: Evaluation,
+    now: Now,
+) -> Foreseen {
+    let (mut at, mut held) = (now, None);
+    if evaluation.needs_store() {
+        core.queue.set_queued_ahead(evaluation.charges_mut().iter_mut(), None, now);
+        let answer = core.store.preview(evaluation.charges(), now).await;
+        at = apply(core, rules, &mut evaluation, answer, now, Fallback::Preview);
+        let has_room = || core.queue.has_room(evaluation.record.outcomes(), now);
+        let wait = evaluation.wait_worthwhile(Duration::ZERO);
+        held = wait.filter(|_| Handle::try_current().is_ok() && has_room());
+    }
+    Foreseen { decision: conclude(core, evaluation, at, Duration::ZERO, false), held }
+}
+
+/// Applies the store's answer, or decides without it. Returns the time of the decision.
+fn apply(
+    core: &Core,
+    rules: &RuleSet,
+    evaluation: &mut Evaluation,
+    answer: Result<Answer, StoreError>,
+    now: Now,
+    fallback: Fallback,
+) -> Now {
+    let error = match answer {
+        Ok(Answer { usages, at }) if evaluation.set_usages(&usages) => return at,
+        // A custom store has left out a charge. That counts as no answer.
+        Ok(_) => StoreError::new("it has not answered for each charge"),
+        Err(error) => error,
     };
-    observe(rules, &decision);
-    decision
+    decide_without_store(core, rules, evaluation, &error, now, fallback);
+    now
 }
 
 /// Lengthens the waits of a refusal: requests that are held may charge later than they are due.
@@ -203,19 +262,6 @@ impl DecisionFuture {
         core.queue.set_queued_ahead(self.evaluation.charges_mut().iter_mut(), ticket, now);
         let answer = core.charge(self.evaluation.charges(), now);
         self.step = Step::Charging { answer, now };
-    }
-
-    /// Applies the store's answer, or decides without it. Returns the time of the decision.
-    fn apply(&mut self, answer: Result<Answer, StoreError>, now: Now) -> Now {
-        let core = &*self.limiter.core;
-        let error = match answer {
-            Ok(Answer { usages, at }) if self.evaluation.set_usages(&usages) => return at,
-            // A custom store has left out a charge. That counts as no answer.
-            Ok(_) => StoreError::new("it has not answered for each charge"),
-            Err(error) => error,
-        };
-        decide_without_store(core, &self.rules, &mut self.evaluation, &error, now);
-        now
     }
 
     /// Queues the request until its units fit. `false` if the queue has no room, or if the wait is
@@ -322,7 +368,8 @@ impl Future for DecisionFuture {
                 }
                 Step::Charging { answer, now } => (ready!(Pin::new(answer).poll(context)), *now),
             };
-            let at = this.apply(answer, now);
+            let (core, rules) = (&*this.limiter.core, &*this.rules);
+            let at = apply(core, rules, &mut this.evaluation, answer, now, Fallback::Charge);
             if this.queue_up(now) {
                 continue;
             }

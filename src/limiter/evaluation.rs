@@ -10,6 +10,7 @@ use super::{
     overrides::Override,
     quota_ref::QuotaRef,
     rules::{Rule, RuleSet},
+    trace::Trace,
 };
 use crate::{
     clock::{Now, nanos},
@@ -40,22 +41,33 @@ impl Evaluation {
     /// The charges of all policies that apply to a request.
     #[inline]
     pub(super) fn of_request(core: &Core, rules: &RuleSet, request: &Parts) -> Self {
+        Self::of_request_traced(core, rules, request, &mut ())
+    }
+
+    /// The same, step by step.
+    #[inline]
+    pub(super) fn of_request_traced(
+        core: &Core,
+        rules: &RuleSet,
+        request: &Parts,
+        trace: &mut impl Trace,
+    ) -> Self {
         let mut evaluation = Self::default();
         let own = match core.overrides.is_empty() {
             true => None,
-            false => match core.override_of(request) {
+            false => match core.override_of(request, trace) {
                 Ok(own) => own,
                 Err(ruling) => {
                     evaluation = Self::ruled(ruling);
-                    evaluation.record.category =
-                        rules.categories_of(request).and_then(|categories| categories.first);
+                    let categories = rules.categories_of(request, trace);
+                    evaluation.record.category = categories.and_then(|categories| categories.first);
                     return evaluation;
                 }
             },
         };
         let categories = match rules.is_plain() {
             true => Default::default(),
-            false => match rules.categories_of(request) {
+            false => match rules.categories_of(request, trace) {
                 Some(categories) => categories,
                 None => return evaluation,
             },
@@ -63,13 +75,13 @@ impl Evaluation {
         evaluation.record.category = categories.first;
         let mut read = None;
         for rule in rules.for_every_request() {
-            evaluation.add_rule(core, rule, request, own.as_ref(), &mut read);
+            evaluation.add_rule(core, rule, request, own.as_ref(), &mut read, trace);
         }
         for rule in rules.of_category(categories.first) {
-            evaluation.add_rule(core, rule, request, own.as_ref(), &mut read);
+            evaluation.add_rule(core, rule, request, own.as_ref(), &mut read, trace);
         }
         if !categories.others.is_empty() {
-            evaluation.add_others(core, rules, &categories.others, request, own.as_ref());
+            evaluation.add_others(core, rules, &categories.others, request, own.as_ref(), trace);
         }
         evaluation
     }
@@ -81,7 +93,7 @@ impl Evaluation {
         let own = match core.overrides.is_empty() {
             true => None,
             false => core
-                .caller_of(request)
+                .caller_of(request, &mut ())
                 .ok()
                 .flatten()
                 .and_then(|caller| core.overrides.get(caller, core.clock.now())),
@@ -89,14 +101,14 @@ impl Evaluation {
         for rule in rules.for_requests() {
             let is_known = |charge: &Charge| charge.policy == rule.charge.policy;
             let own_quota = own.as_ref().and_then(|own| own.quota(rule.charge.policy));
-            let quota = own_quota.unwrap_or_else(|| rule.policy.settings.quota_of(request));
+            let quota = own_quota.unwrap_or_else(|| rule.policy.settings.quota_of(request, |_| {}));
             if rule.policy.settings.keys.is_global
                 || quota.is_unlimited()
                 || evaluation.record.charges.iter().any(is_known)
             {
                 continue;
             }
-            let KeyRead { kind, found, .. } = KeyRead::new(core, rule, request);
+            let KeyRead { kind, found, .. } = KeyRead::new(core, rule, request, &mut ());
             if let Ok((key, shard)) = found
                 && let Ok(shard) = core.shard_of(rule, request, shard)
             {
@@ -151,11 +163,12 @@ impl Evaluation {
         others: &[u32],
         request: &Parts,
         own: Option<&Override>,
+        trace: &mut impl Trace,
     ) {
         let mut read = None;
         for rule in others.iter().flat_map(|other| rules.of_category(Some(*other))) {
             if self.record.charges.iter().all(|charge| charge.policy != rule.charge.policy) {
-                self.add_rule(core, rule, request, own, &mut read);
+                self.add_rule(core, rule, request, own, &mut read, trace);
             }
         }
     }
@@ -167,17 +180,26 @@ impl Evaluation {
         request: &Parts,
         own: Option<&Override>,
         read: &mut Option<KeyRead>,
+        trace: &mut impl Trace,
     ) {
         let settings = &rule.policy.settings;
-        let own_quota = own.and_then(|own| own.quota(rule.charge.policy));
-        let quota = own_quota.unwrap_or_else(|| settings.quota_of(request));
+        trace.policy(rule);
+        let quota = match own.and_then(|own| own.quota(rule.charge.policy)) {
+            Some(own_quota) => {
+                trace.quota_source(rule, None);
+                own_quota
+            }
+            None => settings.quota_of(request, |from| trace.quota_source(rule, Some(from))),
+        };
+        trace.quota(quota);
         if quota.is_unlimited() {
             return;
         }
         let &mut KeyRead { kind, found, .. } = match read {
             Some(read) if read.source == rule.key_source => read,
-            _ => read.insert(KeyRead::new(core, rule, request)),
+            _ => read.insert(KeyRead::new(core, rule, request, trace)),
         };
+        trace.key_searched();
         rule.watch_key(kind == 0 && found != Err(None));
         let found = found.and_then(|(key, shard)| {
             let shard = core.shard_of(rule, request, shard).map_err(Some)?;
@@ -185,7 +207,7 @@ impl Evaluation {
         });
         match found {
             Ok(key) => self.push(rule, kind, key, quota, settings.cost_of(request)),
-            Err(None) if settings.keys.without_key() == Some(WithoutKey::Skip) => {}
+            Err(None) if settings.keys.without_key() == Some(WithoutKey::Skip) => trace.skipped(),
             Err(status) => {
                 let refused = status.map_or(Reason::MissingKey, |_| Reason::UnreadableKey);
                 self.record.insert(
@@ -313,8 +335,10 @@ impl Evaluation {
 
 impl KeyRead {
     #[inline]
-    fn new(core: &Core, rule: &Rule, request: &Parts) -> Self {
-        let (kind, key) = rule.policy.settings.keys.find(request);
+    fn new(core: &Core, rule: &Rule, request: &Parts, trace: &mut impl Trace) -> Self {
+        trace.key_search();
+        let keys = &rule.policy.settings.keys;
+        let (kind, key) = keys.find(request, |kind, found| trace.key(rule, kind, found));
         let found = match &key {
             Extracted::Found(key) => Ok(core.key_of(rule, kind, key)),
             Extracted::Missing => Err(None),

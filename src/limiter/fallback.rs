@@ -11,8 +11,17 @@ use super::{
 use crate::{
     clock::Now,
     policy::OnStoreFailure,
-    store::{Charge, Mode, StoreError, Usage},
+    store::{Charge, Mode, Store, StoreError, Usage},
 };
+
+/// What is done with the charges that this replica counts alone.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fallback {
+    Charge,
+    /// Nothing is charged or logged: the request is only explained.
+    #[cfg(feature = "describe")]
+    Preview,
+}
 
 /// Decides by what each policy is set to do without the store ([`OnStoreFailure`]). `rules` are
 /// those of the evaluation.
@@ -24,8 +33,11 @@ pub(super) fn decide_without_store(
     evaluation: &mut Evaluation,
     error: &StoreError,
     now: Now,
+    fallback: Fallback,
 ) {
-    log(error);
+    if fallback == Fallback::Charge {
+        log(error);
+    }
     let on_failure = |outcome: &Outcome<'_>| {
         let rule = rules.of_charge(outcome.charge).expect("the rules have charged it");
         match rule.policy.settings.on_store_failure {
@@ -55,7 +67,14 @@ pub(super) fn decide_without_store(
     let charges: SmallVec<[Charge; 4]> = locally.iter().map(effective).collect();
     let mut usages: SmallVec<[Usage; 4]> = smallvec![Usage::unknown(); charges.len()];
     // The store in memory answers at once.
-    let charged = core.local().charge_at_once(&charges, &mut usages, now);
+    let charged = match fallback {
+        Fallback::Charge => core.local().charge_at_once(&charges, &mut usages, now),
+        #[cfg(feature = "describe")]
+        Fallback::Preview => {
+            usages = core.local().preview_at_once(&charges, now).iter().copied().collect();
+            true
+        }
+    };
     for (index, usage) in locally.into_iter().zip(usages) {
         if charged {
             evaluation.record.usages[index] = usage;

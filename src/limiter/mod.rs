@@ -21,6 +21,8 @@ mod decision_future;
 #[cfg(feature = "describe")]
 mod describe;
 mod evaluation;
+#[cfg(feature = "describe")]
+pub mod explain;
 mod fallback;
 mod labels;
 mod overrides;
@@ -32,6 +34,7 @@ mod refund;
 mod rules;
 mod target;
 mod telemetry;
+mod trace;
 mod validate;
 
 use std::{fmt, sync::Arc};
@@ -265,6 +268,22 @@ impl Limiter {
     #[must_use]
     pub fn overrides(&self) -> Overrides {
         Overrides { limiter: self.clone() }
+    }
+
+    /// Explains what would be decided about a request now, and why; see the module
+    /// [`explain`](crate::explain). It charges nothing, and counts in no metric, log or warning.
+    ///
+    /// The verdict is what [`decide`](Self::decide) would return now. While other requests come, it
+    /// may have changed until then. If the store does not know all of a request's quotas at one moment,
+    /// or is not the [`MemoryStore`](crate::store::MemoryStore), see
+    /// [`Store::preview`](crate::store::Store::preview).
+    #[cfg(feature = "describe")]
+    pub fn explain(
+        &self,
+        request: &request::Parts,
+    ) -> impl Future<Output = explain::Explanation> + Send + use<> {
+        let explained = explain::explain(self, request);
+        async move { explained.await.0 }
     }
 
     /// The path pattern that puts a request into its category, such as `/v1/users/{id}`. `None` if

@@ -9,7 +9,7 @@ use std::{
 
 use http::request::Parts;
 
-use super::{Labels, decision::Entry};
+use super::{Labels, decision::Entry, trace::Trace};
 #[cfg(feature = "metrics")]
 use crate::metrics::{CountedPolicy, DecisionMetrics};
 use crate::{
@@ -247,11 +247,18 @@ impl RuleSet {
     }
 
     /// The categories of a request; `None` if the request is exempt.
-    pub(super) fn categories_of(&self, request: &Parts) -> Option<Categories> {
+    pub(super) fn categories_of(
+        &self,
+        request: &Parts,
+        trace: &mut impl Trace,
+    ) -> Option<Categories> {
         let path = SentPath::from_request(request);
         if !self.exempt.is_empty() {
-            let is_exempt =
-                self.exempt.iter().any(|matcher| matcher.surely_matches(request, &path));
+            let is_exempt = self.exempt.iter().any(|matcher| {
+                let matches = matcher.surely_matches(request, &path);
+                trace.exemption(matcher, matches);
+                matches
+            });
             self.all_exempt.watch(!is_exempt, || {
                 warn(Code::AllExempt, "", || {
                     format!(
@@ -265,10 +272,14 @@ impl RuleSet {
                 return None;
             }
         }
-        let is_in = |category: &CategoryRules| {
-            category.matchers.iter().any(|matcher| matcher.matches_as_sent(request, &path))
+        let mut is_in = |category: &CategoryRules| {
+            category.matchers.iter().any(|matcher| {
+                let matches = matcher.matches_as_sent(request, &path);
+                trace.category(category, matcher, true, matches);
+                matches
+            })
         };
-        let first = self.categories.iter().position(is_in).map(|index| index as u32);
+        let first = self.categories.iter().position(&mut is_in).map(|index| index as u32);
         self.no_category.watch(first.is_some() || self.categories.is_empty(), || {
             warn(Code::NoCategory, "", || {
                 format!(
@@ -279,10 +290,12 @@ impl RuleSet {
                 )
             });
         });
-        Some(match path.is_plain() {
+        let categories = match path.is_plain() {
             true => Categories { first, others: Vec::new() },
-            false => self.categories_of_odd(request, &path, first),
-        })
+            false => self.categories_of_odd(request, &path, first, trace),
+        };
+        trace.categories(&self.categories, &categories);
+        Some(categories)
     }
 
     /// The categories of a path that routers read in different ways. Some routers decode a path
@@ -296,9 +309,14 @@ impl RuleSet {
         request: &Parts,
         path: &SentPath<'_>,
         as_sent: Option<u32>,
+        trace: &mut impl Trace,
     ) -> Categories {
-        let is_in = |category: &CategoryRules| {
-            category.matchers.iter().any(|matcher| matcher.may_match(request, path))
+        let mut is_in = |category: &CategoryRules| {
+            category.matchers.iter().any(|matcher| {
+                let matches = matcher.may_match(request, path);
+                trace.category(category, matcher, false, matches);
+                matches
+            })
         };
         let all = self.categories.iter().enumerate().filter(|(_, category)| is_in(category));
         let may_be_any = path.is_ambiguous() || path.text.ends_with('/');

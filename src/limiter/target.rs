@@ -59,7 +59,7 @@ impl<'a> Target<'a> {
         // A mistake in the check is an error whatever the caller's overrides are.
         let (rule, kind) = self.rule_and_kind(rules)?;
         let quota = self.quota_of(rule)?;
-        match core.override_by(core.caller_of_key(self.key.clone())) {
+        match core.override_by(core.caller_of_key(self.key.clone()), &mut ()) {
             Ok(own) => {
                 let own = own.and_then(|own| own.quota(rule.charge.policy));
                 self.evaluate(rule, kind, cost, own.unwrap_or(quota))

@@ -32,14 +32,20 @@ pub(crate) enum WithoutKey {
 }
 
 impl Keys {
-    /// The request's key, and the index of the extractor that has found it or could not read it.
+    /// The request's key, and the index of the extractor that has found it or could not read it. Calls
+    /// `on_key` with the answer of each extractor that is tried.
     #[inline]
-    pub(crate) fn find<'a>(&self, request: &'a Parts) -> (u8, Extracted<'a>) {
+    pub(crate) fn find<'a>(
+        &self,
+        request: &'a Parts,
+        mut on_key: impl FnMut(u8, &Extracted<'a>),
+    ) -> (u8, Extracted<'a>) {
         if self.is_global {
             return (0, Extracted::Found("".into()));
         }
         for (kind, extractor) in (0_u8..).zip(&self.extractors) {
             let extracted = extractor.extract(request);
+            on_key(kind, &extracted);
             let is_unreadable = matches!(extracted, Extracted::Unreadable(_));
             if !(extracted.is_missing() || is_unreadable && self.unreadable_as_missing) {
                 return (kind, extracted);

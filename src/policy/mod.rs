@@ -15,7 +15,9 @@ use http::{request::Parts, response};
 
 pub use self::on_store_failure::OnStoreFailure;
 use self::{keys::Keys, plans::Plans, settings::Settings};
-pub(crate) use self::{keys::WithoutKey, plans::quota_problem, validate::problems};
+pub(crate) use self::{
+    keys::WithoutKey, plans::quota_problem, settings::QuotaSource, validate::problems,
+};
 use crate::{algorithm::Algorithm, key::KeyExtractor, quota::Quota};
 
 /// A named quota, how it is counted, whose it is, and what a request costs.

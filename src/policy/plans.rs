@@ -22,6 +22,9 @@ pub(crate) struct Plans {
     unknown: Arc<FirstRequests>,
 }
 
+/// The name of a request's plan is not in the table.
+pub(super) struct UnknownPlan;
+
 impl Plans {
     pub(super) fn new<N: Into<String>>(
         table: impl IntoIterator<Item = (N, Quota)>,
@@ -31,14 +34,19 @@ impl Plans {
         Self { table, name_of: Arc::new(name_of), unknown: Arc::new(FirstRequests::one()) }
     }
 
-    /// The quota of the request's plan; `None` if it has no plan, or one that is not in the table.
-    pub(super) fn quota_of(&self, policy: &str, request: &Parts) -> Option<Quota> {
-        let plan = (self.name_of)(request)?;
-        let known = self.table.iter().find(|(name, _)| name == plan).map(|(_, quota)| *quota);
+    /// The plan of the request and its quota: `None` if it has no plan, and an error if its plan is not
+    /// in the table.
+    pub(super) fn plan_of(
+        &self,
+        policy: &str,
+        request: &Parts,
+    ) -> Result<Option<&(String, Quota)>, UnknownPlan> {
+        let Some(plan) = (self.name_of)(request) else { return Ok(None) };
+        let known = self.table.iter().find(|(name, _)| name == plan);
         if known.is_none() && self.unknown.count() {
             self.report_unknown(policy);
         }
-        known
+        known.map(Some).ok_or(UnknownPlan)
     }
 
     /// The name is not part of the report: a caller may have sent it.

@@ -7,7 +7,7 @@ use http::{request::Parts, response};
 use super::{
     keys::Keys,
     on_store_failure::OnStoreFailure,
-    plans::{Plans, quota_problem},
+    plans::{Plans, UnknownPlan, quota_problem},
 };
 use crate::{
     algorithm::Algorithm,
@@ -46,6 +46,21 @@ pub(crate) struct Settings {
     pub(crate) lease: u32,
     /// A method that was called twice, though its second value replaces the first.
     pub(super) set_twice: Option<&'static str>,
+}
+
+/// Where the quota of a request comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum QuotaSource<'a> {
+    /// The policy has no other, or the request no plan.
+    Policy,
+    /// The plan of this name.
+    Plan(&'a str),
+    /// The name of the request's plan is not in the table, so that the policy's own quota holds.
+    UnknownPlan,
+    /// The function of `quota_by`.
+    Function,
+    /// That function returned a quota that cannot be.
+    Invalid,
 }
 
 impl Settings {
@@ -89,21 +104,37 @@ impl Settings {
         self.quota_by.is_some() || self.plans.is_some()
     }
 
-    /// The quota of a request: by `quota_by`, or else by the plans, or else the policy's own.
+    /// The quota of a request: by `quota_by`, or else by the plans, or else the policy's own. Calls
+    /// `on_source` with where it comes from.
     #[inline]
-    pub(crate) fn quota_of(&self, request: &Parts) -> Quota {
-        if self.has_plans() { self.planned_quota(request) } else { self.quota }
+    pub(crate) fn quota_of(
+        &self,
+        request: &Parts,
+        on_source: impl FnOnce(QuotaSource<'_>),
+    ) -> Quota {
+        if self.has_plans() {
+            return self.planned_quota(request, on_source);
+        }
+        on_source(QuotaSource::Policy);
+        self.quota
     }
 
-    fn planned_quota(&self, request: &Parts) -> Quota {
-        match self.quota_by.as_ref().and_then(|quota_by| quota_by(request)) {
-            Some(quota) => self.checked(quota),
-            None => {
-                let plans = self.plans.as_ref();
-                let planned = plans.and_then(|plans| plans.quota_of(&self.name, request));
-                planned.unwrap_or(self.quota)
-            }
+    fn planned_quota(&self, request: &Parts, on_source: impl FnOnce(QuotaSource<'_>)) -> Quota {
+        if let Some(quota) = self.quota_by.as_ref().and_then(|quota_by| quota_by(request)) {
+            let checked = self.checked(quota);
+            on_source(if checked == quota { QuotaSource::Function } else { QuotaSource::Invalid });
+            return checked;
         }
+        let plans = self.plans.as_ref();
+        match plans.map_or(Ok(None), |plans| plans.plan_of(&self.name, request)) {
+            Ok(Some((name, quota))) => {
+                on_source(QuotaSource::Plan(name));
+                return *quota;
+            }
+            Ok(None) => on_source(QuotaSource::Policy),
+            Err(UnknownPlan) => on_source(QuotaSource::UnknownPlan),
+        }
+        self.quota
     }
 
     /// A quota that `build()` has not checked. An invalid one becomes a quota of 0 units.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{
     announcement::Announcement, charge::Charge, correction::Correction, future::StoreFuture,
-    usage::Usage,
+    preview::preview_by_peeks, usage::Usage,
 };
 use crate::{algorithm::Algorithm, clock::Now};
 
@@ -33,6 +33,15 @@ pub trait Store: Send + Sync + 'static {
     fn charge_at_once(&self, charges: &[Charge], usages: &mut [Usage], now: Now) -> bool {
         let _ = (charges, usages, now);
         false
+    }
+
+    /// Answers what [`charge`](Self::charge) would answer now, and changes nothing. For
+    /// [`Limiter::explain`](crate::Limiter::explain), which is rare: it may be slow.
+    ///
+    /// The default sends peeks to `charge`, and subtracts what the request would use. Where a sliding
+    /// window has uses already, its [`reset`](Usage::reset) is then that of before the request.
+    fn preview(&self, charges: &[Charge], now: Now) -> StoreFuture {
+        preview_by_peeks(self, charges, now)
     }
 
     /// Loads the counts of a [key](Charge::key) by this algorithm into the processor's cache, as the

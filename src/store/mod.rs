@@ -105,6 +105,7 @@ mod contract;
 mod correction;
 mod future;
 mod memory;
+mod preview;
 #[cfg(feature = "redis")]
 mod redis;
 mod usage;

@@ -16,6 +16,8 @@ mod connection;
 mod decisions;
 mod describe;
 mod examples;
+#[cfg(feature = "describe")]
+mod explain;
 mod fhir_directory;
 mod formats;
 mod fuzz_corpus;

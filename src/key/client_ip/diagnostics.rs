@@ -2,26 +2,33 @@
 
 use std::{
     fmt,
-    sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed},
+    sync::atomic::{AtomicU8, Ordering::Relaxed},
 };
 
 use http::request::Parts;
 
 use super::proxies::{Proxies, Source, Trust};
 use crate::{
-    first_requests::FirstRequests,
+    first_requests::{self, FirstRequests},
     warning::{Code, warn},
 };
 
 /// The headers in which proxies write addresses.
 const HEADERS: [&str; 4] = ["x-forwarded-for", "forwarded", "x-real-ip", "cf-connecting-ip"];
 
-#[derive(Default)]
 pub(super) struct Watch {
     pub(super) first: FirstRequests,
     /// Each [`Seen`] of these requests, as bits.
     seen: AtomicU8,
-    has_warned_of_hidden: AtomicBool,
+    /// A hidden client is reported once.
+    hidden: FirstRequests,
+}
+
+impl Default for Watch {
+    fn default() -> Self {
+        let first = FirstRequests::default();
+        Self { first, seen: AtomicU8::new(0), hidden: FirstRequests::one() }
+    }
 }
 
 /// How the client of a request was found.
@@ -45,6 +52,9 @@ impl Watch {
     /// Checks one of the first requests.
     #[cold]
     pub(super) fn look(&self, proxies: &Proxies, request: &Parts, mut seen: Seen) {
+        if !first_requests::is_counting() {
+            return;
+        }
         let header = HEADERS.into_iter().find(|name| request.headers.contains_key(*name));
         match (seen, header, &proxies.trust) {
             // The settings are right: a header was read up to a client, or there is no proxy.
@@ -97,8 +107,7 @@ impl Watch {
     /// Reports that a trusted hop hides a client.
     #[cold]
     pub(super) fn log_hidden(&self, proxies: &Proxies) {
-        if self.has_warned_of_hidden.load(Relaxed) || self.has_warned_of_hidden.swap(true, Relaxed)
-        {
+        if !self.hidden.count() {
             return;
         }
         let header = proxies.header_name();

@@ -7,22 +7,21 @@ mod peer;
 mod proxies;
 #[cfg(test)]
 mod tests;
+mod walk;
 
-use std::{
-    borrow::Cow,
-    net::{IpAddr, Ipv4Addr},
-    sync::Arc,
-};
+use std::{borrow::Cow, net::IpAddr, sync::Arc};
 
 use http::{HeaderName, header::FORWARDED, request::Parts};
-use ipnet::IpNet;
 
 pub(crate) use self::networks::{hold_all_callers, parse_networks};
-pub use self::peer::{PeerAddr, UnixPeer};
 use self::{
     diagnostics::{Seen, Watch},
     peer::Hop,
     proxies::{Proxies, Source, Trust, X_FORWARDED_FOR},
+};
+pub use self::{
+    peer::{PeerAddr, UnixPeer},
+    walk::{AddressHop, AddressWalk, FoundClient, HopAddress},
 };
 use super::{Extracted, Key, KeyExtractor};
 use crate::{
@@ -176,18 +175,9 @@ impl ClientIp {
 
     /// The client, or the hop that hides it; `None` if the peer is not known.
     fn find(&self, request: &Parts) -> Option<(Hop, Seen)> {
-        let Some(peer) = Hop::peer(request) else {
+        let Some((client, seen)) = self.find_traced(request, |_, _| {}) else {
             log_missing_peer();
             return None;
-        };
-        let headers = &request.headers;
-        let (client, seen) = match &self.proxies.source {
-            _ if !self.proxies.trusts(peer, 0) => (peer, Seen::UntrustedPeer),
-            Source::XForwardedFor => {
-                self.walk(peer, forwarded::x_forwarded_for(headers, &X_FORWARDED_FOR))
-            }
-            Source::Forwarded => self.walk(peer, forwarded::forwarded(headers)),
-            Source::Single(name) => self.walk(peer, forwarded::single(headers, name)),
         };
         if !self.watch.first.are_over() {
             self.watch.look(&self.proxies, request, seen);
@@ -198,35 +188,58 @@ impl ClientIp {
         Some((client, seen))
     }
 
-    /// Goes from the peer to the next hop as long as the hop is trusted.
-    fn walk(&self, peer: Hop, mut hops: impl Iterator<Item = Option<IpAddr>>) -> (Hop, Seen) {
-        let (mut hop, mut walked) = (peer, 0);
-        while self.proxies.trusts(hop, walked) {
+    /// Calls `on_hop` with each hop and whether it is trusted; with none for one that is no address.
+    #[inline]
+    fn find_traced(
+        &self,
+        request: &Parts,
+        mut on_hop: impl FnMut(Option<Hop>, bool),
+    ) -> Option<(Hop, Seen)> {
+        let peer = Hop::peer(request)?;
+        let is_trusted = self.proxies.trusts(peer, 0);
+        on_hop(Some(peer), is_trusted);
+        if !is_trusted {
+            return Some((peer, Seen::UntrustedPeer));
+        }
+        let headers = &request.headers;
+        Some(match &self.proxies.source {
+            Source::XForwardedFor => {
+                self.go(peer, forwarded::x_forwarded_for(headers, &X_FORWARDED_FOR), on_hop)
+            }
+            Source::Forwarded => self.go(peer, forwarded::forwarded(headers), on_hop),
+            Source::Single(name) => self.go(peer, forwarded::single(headers, name), on_hop),
+        })
+    }
+
+    /// Goes from the peer, which is trusted, to the next hop as long as the hop is trusted.
+    fn go(
+        &self,
+        peer: Hop,
+        mut hops: impl Iterator<Item = Option<IpAddr>>,
+        mut on_hop: impl FnMut(Option<Hop>, bool),
+    ) -> (Hop, Seen) {
+        let (mut hop, mut walked) = (peer, 0_usize);
+        loop {
             match hops.next() {
                 Some(Some(next)) => (hop, walked) = (Hop::Ip(next), walked.saturating_add(1)),
-                Some(None) => return (hop, Seen::Hidden),
+                Some(None) => {
+                    on_hop(None, false);
+                    return (hop, Seen::Hidden);
+                }
                 None if walked == 0 => return (hop, Seen::NoHeader),
                 None => return (hop, Seen::OnlyTrusted),
             }
+            let is_trusted = self.proxies.trusts(hop, walked);
+            on_hop(Some(hop), is_trusted);
+            if !is_trusted {
+                return (hop, Seen::Client);
+            }
         }
-        (hop, Seen::Client)
     }
 
     /// The address, or the network that it counts by.
     fn counted(&self, ip: IpAddr) -> IpAddr {
-        let (ip, prefix) = match ip {
-            IpAddr::V4(_) => (ip, self.ipv4_prefix),
-            IpAddr::V6(v6) => match v6.segments() {
-                [0x64, 0xff9b, 0, 0, 0, 0, ..] => {
-                    let [.., a, b, c, d] = v6.octets();
-                    (Ipv4Addr::new(a, b, c, d).into(), self.ipv4_prefix)
-                }
-                [0x64, 0xff9b, 1, ..] => (ip, 128),
-                _ => (ip, self.ipv6_prefix),
-            },
-        };
-        // `build()` refuses a prefix that is too long.
-        IpNet::new(ip, prefix).map_or(ip, |network| network.network())
+        self.network(ip).0
     }
 
     /// The key of all clients that this hop hides. It is longer than any address, and so equals none.
@@ -275,6 +288,10 @@ impl KeyExtractor for ClientIp {
             }
             Some((Hop::Ip(ip), _)) => Extracted::Found(self.counted(ip).into()),
         }
+    }
+
+    fn address_walk(&self, request: &Parts) -> Option<AddressWalk> {
+        Some(self.walk(request))
     }
 
     /// The key may be an address, or the text of one.

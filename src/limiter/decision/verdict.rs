@@ -47,6 +47,7 @@ pub enum Verdict<'a> {
 /// Why a request was refused. [`Rejection::status`](crate::Rejection::status) gives the HTTP
 /// status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "describe", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum Reason {
     /// Fewer units are left than the request costs. The same request passes later.

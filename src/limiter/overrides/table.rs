@@ -96,6 +96,12 @@ impl Override {
         self.quotas.get(&policy).map(|(quota, _)| *quota)
     }
 
+    /// How long the caller's quota override under a policy still lasts.
+    #[cfg(feature = "describe")]
+    pub(in crate::limiter) fn quota_lasts(&self, policy: u64, now: Now) -> Option<Duration> {
+        self.quotas.get(&policy).map(|(_, until)| left(*until, now))
+    }
+
     /// How long the caller is still blocked.
     pub(in crate::limiter) fn blocked_for(&self, now: Now) -> Option<Duration> {
         self.blocked.map(|until| left(until, now))

@@ -158,45 +158,13 @@ impl WaitQueue {
         outcomes: impl Iterator<Item = Outcome<'a>> + Clone,
         now: Now,
     ) -> Join {
-        let now = now.monotonic_nanos();
-        let callers = callers(outcomes.clone());
-        let awaited = outcomes.filter(is_waited_for);
         let mut waiters = self.waiters.lock();
-        let free = self.max.all.saturating_sub(waiters.tickets.len());
-        let held_by = |caller| waiters.callers.get(caller).copied().unwrap_or(0);
-        let most_by_one = callers.iter().map(held_by).max().unwrap_or(0);
-        let has_room = most_by_one < free.min(self.max.per_caller);
-        if free == 0 || (!callers.is_empty() && !has_room) || self.max.per_key == 0 {
-            return Join::Full;
-        }
+        let joining = match self.new_ticket(&waiters, outcomes.clone(), now) {
+            Ok(joining) => joining,
+            Err(join) => return join,
+        };
         let ticket = waiters.next_ticket;
-        let mut joining = Ticket { callers, due: now, latest: now, ..Ticket::default() };
-        for Outcome { entry, charge, usage } in awaited.clone() {
-            let key = charge.id();
-            let due = now.saturating_add(usage.wait_nanos());
-            let latest = due.max(waiters.latest(charge, false));
-            if let Some(queue) = waiters.keys.get(&key) {
-                let free = self.max.per_key.saturating_sub(queue.waiting.len());
-                let takes_all = |caller: &u128| {
-                    entry.labels.is_global && waiters.held_by(*caller, queue) >= free
-                };
-                if queue.cost_ahead_of(None, now) != charge.ahead {
-                    return Join::Outdated;
-                }
-                if free == 0 || joining.callers.iter().any(takes_all) {
-                    return Join::Full;
-                }
-            } else if charge.ahead != 0 {
-                return Join::Outdated;
-            }
-            if due > now && latest > now.saturating_add(entry.hold) {
-                return Join::Full;
-            }
-            joining.due = joining.due.max(due);
-            joining.latest = joining.latest.max(latest);
-            joining.keys.push(AwaitedKey { key, due });
-        }
-        for Outcome { charge, .. } in awaited {
+        for Outcome { charge, .. } in outcomes.filter(is_waited_for) {
             waiters.keys.entry(charge.id()).or_default().push(ticket, charge.cost, joining.due);
         }
         for caller in &joining.callers {
@@ -207,6 +175,63 @@ impl WaitQueue {
         waiters.tickets.insert(ticket, joining);
         self.waiting.store(waiters.tickets.len(), Relaxed);
         Join::Queued(ticket)
+    }
+
+    /// Whether a request would get a ticket now.
+    #[cfg(feature = "describe")]
+    pub(crate) fn has_room<'a>(
+        &self,
+        outcomes: impl Iterator<Item = Outcome<'a>> + Clone,
+        now: Now,
+    ) -> bool {
+        // If the queue has just changed, the request would ask the store again.
+        let ticket = self.new_ticket(&self.waiters.lock(), outcomes, now);
+        matches!(ticket, Ok(_) | Err(Join::Outdated))
+    }
+
+    /// The ticket of a request that joins now, or why it cannot.
+    fn new_ticket<'a>(
+        &self,
+        waiters: &Waiters,
+        outcomes: impl Iterator<Item = Outcome<'a>> + Clone,
+        now: Now,
+    ) -> Result<Ticket, Join> {
+        let now = now.monotonic_nanos();
+        let callers = callers(outcomes.clone());
+        let free = self.max.all.saturating_sub(waiters.tickets.len());
+        let held_by = |caller| waiters.callers.get(caller).copied().unwrap_or(0);
+        let most_by_one = callers.iter().map(held_by).max().unwrap_or(0);
+        let has_room = most_by_one < free.min(self.max.per_caller);
+        if free == 0 || (!callers.is_empty() && !has_room) || self.max.per_key == 0 {
+            return Err(Join::Full);
+        }
+        let mut joining = Ticket { callers, due: now, latest: now, ..Ticket::default() };
+        for Outcome { entry, charge, usage } in outcomes.filter(is_waited_for) {
+            let key = charge.id();
+            let due = now.saturating_add(usage.wait_nanos());
+            let latest = due.max(waiters.latest(charge, false));
+            if let Some(queue) = waiters.keys.get(&key) {
+                let free = self.max.per_key.saturating_sub(queue.waiting.len());
+                let takes_all = |caller: &u128| {
+                    entry.labels.is_global && waiters.held_by(*caller, queue) >= free
+                };
+                if queue.cost_ahead_of(None, now) != charge.ahead {
+                    return Err(Join::Outdated);
+                }
+                if free == 0 || joining.callers.iter().any(takes_all) {
+                    return Err(Join::Full);
+                }
+            } else if charge.ahead != 0 {
+                return Err(Join::Outdated);
+            }
+            if due > now && latest > now.saturating_add(entry.hold) {
+                return Err(Join::Full);
+            }
+            joining.due = joining.due.max(due);
+            joining.latest = joining.latest.max(latest);
+            joining.keys.push(AwaitedKey { key, due });
+        }
+        Ok(joining)
     }
 
     /// Lets a ticket wait on, for the waits in a new answer of the store.

@@ -196,7 +196,13 @@ async fn compare(subject: &Subject<'_>, memory: &Subject<'_>, History { plans, s
         match step {
             Step::Charge(specs) => {
                 let charges: Vec<_> = specs.iter().map(|spec| spec.charge(memory, plans)).collect();
+                let foreseen = subject.store.preview(&charges, subject.now()).await.unwrap();
                 let answers = [subject.answer(&charges).await, memory.answer(&charges).await];
+                let known = |answer: &Answer| -> Vec<_> {
+                    let snapshots = memory.snapshots(answer).into_iter();
+                    snapshots.map(|(wait, remaining, _)| (wait, remaining)).collect()
+                };
+                assert_eq!(known(&foreseen), known(&answers[0]), "{charges:#?}");
                 let [answered, expected] =
                     answers.each_ref().map(|answer| memory.snapshots(answer));
                 assert_eq!(answered, expected, "{charges:#?} at {}", memory.micros());

@@ -100,6 +100,7 @@ mod floods;
 mod large_states;
 mod locked_shard;
 mod overflow_counts;
+mod preview;
 mod quota_table;
 mod seqlock;
 mod shard;
@@ -188,6 +189,11 @@ impl MemoryStore {
         Self::with_budget(max_bytes, BYTES)
     }
 
+    /// The answer of [`preview`](Store::preview).
+    pub(crate) fn preview_at_once(&self, charges: &[Charge], now: Now) -> Usages {
+        preview::preview(&self.shards, charges, now)
+    }
+
     /// With so much room in all. Each key uses its `cost` of it.
     fn with_budget(total: usize, cost: Cost) -> Self {
         let shards = total / cost.counter.unsigned_abs() / KEYS_PER_SHARD;
@@ -244,6 +250,10 @@ impl Store for MemoryStore {
         let mut usages = Usages::unknown(charges.len());
         self.charge_at_once(charges, &mut usages, now);
         StoreFuture::ready(Ok(Answer { usages, at: now }))
+    }
+
+    fn preview(&self, charges: &[Charge], now: Now) -> StoreFuture {
+        StoreFuture::ready(Ok(Answer { usages: self.preview_at_once(charges, now), at: now }))
     }
 
     fn correct(&self, corrections: &[Correction], now: Now) -> StoreFuture {

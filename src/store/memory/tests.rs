@@ -122,7 +122,9 @@ proptest! {
             match step {
                 Step::Charge(charges) => {
                     let expected = usages(naive.charge(&charges, at));
+                    let foreseen = usages(store.preview(&charges, at));
                     assert_eq!(usages(store.charge(&charges, at)), expected, "{charges:?}");
+                    assert_eq!(foreseen, expected, "{charges:?}");
                 }
                 Step::Correct(charge, ago, change) => {
                     let [monotonic, unix] = [now - ago, wall - ago].map(Duration::from_millis);

@@ -1,0 +1,158 @@
+//! What is seen while a request is evaluated to be explained: [`Steps`].
+
+use http::request::Parts;
+
+use super::{
+    CallerExplanation, ExpectedVerdict, Explanation, PolicyExplanation, PolicyVerdict, QuotaFrom,
+    TriedKey, TriedMatcher,
+};
+use crate::{
+    clock::Now,
+    describe::Requests,
+    key::{Caller, Extracted, KeyExtractor},
+    limiter::{
+        overrides::Override,
+        rules::{Categories, CategoryRules, Rule},
+        trace::Trace,
+    },
+    matcher::{Kind, Matcher},
+    policy::QuotaSource,
+    quota::Quota,
+};
+
+/// The trace that becomes an [`Explanation`].
+pub(super) struct Steps<'r> {
+    request: &'r Parts,
+    now: Now,
+    explanation: Explanation,
+    /// The number under which each of the explained policies is counted.
+    counted_as: Vec<u64>,
+    /// The keys of the last search.
+    searched: Vec<TriedKey>,
+    own: Option<Override>,
+}
+
+impl<'r> Steps<'r> {
+    pub(super) fn new(now: Now, request: &'r Parts) -> Self {
+        let explanation = Explanation {
+            verdict: ExpectedVerdict::Admitted,
+            tried: Vec::new(),
+            is_exempt: false,
+            category: None,
+            other_categories: Vec::new(),
+            caller: None,
+            addresses: Vec::new(),
+            policies: Vec::new(),
+            counted_locally: false,
+        };
+        let (counted_as, searched) = (Vec::new(), Vec::new());
+        Self { request, now, explanation, counted_as, searched, own: None }
+    }
+
+    /// What was seen, and the number under which each policy is counted.
+    pub(super) fn end(self) -> (Explanation, Vec<u64>) {
+        (self.explanation, self.counted_as)
+    }
+
+    fn walk(&mut self, extractor: &dyn KeyExtractor) {
+        if let Some(walk) = extractor.address_walk(self.request)
+            && !self.explanation.addresses.contains(&walk)
+        {
+            self.explanation.addresses.push(walk);
+        }
+    }
+
+    fn tried(
+        &mut self,
+        category: Option<&str>,
+        by: &Matcher,
+        in_all_readings: bool,
+        matches: bool,
+    ) {
+        match &by.kind {
+            Kind::ClientIp { client_ip, .. } => self.walk(client_ip),
+            Kind::Key { extractor, .. } => self.walk(&**extractor),
+            Kind::Route { .. } | Kind::Closure(_) => {}
+        }
+        let (category, requests) = (category.map(str::to_owned), Requests::from(by));
+        self.explanation.tried.push(TriedMatcher { category, requests, in_all_readings, matches });
+    }
+
+    fn policy(&mut self) -> Option<&mut PolicyExplanation> {
+        self.explanation.policies.last_mut()
+    }
+}
+
+impl Trace for Steps<'_> {
+    fn exemption(&mut self, matcher: &Matcher, matches: bool) {
+        self.tried(None, matcher, false, matches);
+        self.explanation.is_exempt |= matches;
+    }
+
+    fn category(&mut self, of: &CategoryRules, by: &Matcher, as_sent: bool, matches: bool) {
+        self.tried(Some(&of.name), by, !as_sent, matches);
+    }
+
+    fn categories(&mut self, all: &[CategoryRules], found: &Categories) {
+        let name = |index: u32| all.get(index as usize).map(|category| category.name.clone());
+        self.explanation.category = found.first.and_then(name);
+        self.explanation.other_categories =
+            found.others.iter().filter_map(|index| name(*index)).collect();
+    }
+
+    fn caller(&mut self, caller: &Caller, extracted: &Extracted<'_>) {
+        self.walk(&*caller.extractor);
+        let key = TriedKey::new(caller.extractor.kind(), extracted);
+        self.explanation.caller = Some(CallerExplanation { key, blocked: None });
+    }
+
+    fn overrides(&mut self, own: Option<&Override>) {
+        self.own = own.cloned();
+        if let Some(caller) = &mut self.explanation.caller {
+            caller.blocked = own.and_then(|own| own.blocked_for(self.now));
+        }
+    }
+
+    fn policy(&mut self, rule: &Rule) {
+        self.explanation.policies.push(PolicyExplanation::new(rule));
+        self.counted_as.push(rule.charge.policy);
+    }
+
+    fn quota_source(&mut self, rule: &Rule, from: Option<QuotaSource<'_>>) {
+        let own = || self.own.as_ref()?.quota_lasts(rule.charge.policy, self.now);
+        let from = match from {
+            Some(from) => from.into(),
+            None => QuotaFrom::Override { left: own().unwrap_or_default() },
+        };
+        self.policy().into_iter().for_each(|policy| policy.quota_from = from.clone());
+    }
+
+    fn quota(&mut self, quota: Quota) {
+        if let Some(policy) = self.policy() {
+            policy.quota = quota;
+            if quota.is_unlimited() {
+                policy.verdict = PolicyVerdict::Unlimited;
+            }
+        }
+    }
+
+    fn key_search(&mut self) {
+        self.searched.clear();
+    }
+
+    fn key(&mut self, rule: &Rule, kind: u8, extracted: &Extracted<'_>) {
+        if let Some(extractor) = rule.policy.settings.keys.extractors.get(usize::from(kind)) {
+            self.walk(&**extractor);
+            self.searched.push(TriedKey::new(extractor.kind(), extracted));
+        }
+    }
+
+    fn key_searched(&mut self) {
+        let keys = self.searched.clone();
+        self.policy().into_iter().for_each(|policy| policy.keys.clone_from(&keys));
+    }
+
+    fn skipped(&mut self) {
+        self.policy().into_iter().for_each(|policy| policy.verdict = PolicyVerdict::Skipped);
+    }
+}

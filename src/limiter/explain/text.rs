@@ -1,0 +1,179 @@
+//! An explanation as plain text.
+
+use std::{fmt, time::Duration};
+
+use super::{
+    CallerExplanation, ExpectedVerdict, Explanation, Numbers, PolicyExplanation, PolicyVerdict,
+    QuotaFrom, TriedKey, TriedMatcher,
+};
+use crate::{limiter::Reason, policy::english};
+
+/// Several lines of plain text, for a terminal.
+impl fmt::Display for Explanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}", self.verdict)?;
+        if self.counted_locally {
+            f.write_str(
+                "The store does not answer: each policy does what it is set to do then.\n",
+            )?;
+        }
+        for tried in &self.tried {
+            writeln!(f, "{tried}")?;
+        }
+        match &self.category {
+            None if self.is_exempt => {
+                f.write_str("The request is exempt: no policy counts it.\n")?
+            }
+            None => f.write_str("The request is in no category.\n")?,
+            Some(_) => {}
+        }
+        for other in &self.other_categories {
+            writeln!(f, "It counts in category `{other}` too: routers read its path differently.")?;
+        }
+        self.caller.iter().try_for_each(|caller| write!(f, "{caller}"))?;
+        for walk in &self.addresses {
+            f.write_str("\nThe client's address:\n")?;
+            walk.to_string().lines().try_for_each(|line| writeln!(f, "  {line}"))?;
+        }
+        if self.policies.is_empty() && !self.is_exempt && self.verdict == ExpectedVerdict::Admitted
+        {
+            f.write_str("No policy applies.\n")?;
+        }
+        self.policies.iter().try_for_each(|policy| write!(f, "\n{policy}"))
+    }
+}
+
+impl fmt::Display for ExpectedVerdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Admitted => f.write_str("The request passes."),
+            Self::Held { wait } => {
+                write!(f, "The request is held for {}, and then passes.", rounded(*wait))
+            }
+            Self::Refused { policy, reason, retry_after } => {
+                f.write_str("The request is refused")?;
+                if let Some(policy) = policy {
+                    write!(f, " by policy `{policy}`")?;
+                }
+                write!(f, ": {}", why(*reason))?;
+                match retry_after {
+                    Some(wait) => write!(f, ". It passes in {}.", rounded(*wait)),
+                    None => f.write_str(". Waiting does not help."),
+                }
+            }
+        }
+    }
+}
+
+impl fmt::Display for TriedMatcher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.category {
+            Some(category) => write!(f, "category `{category}`: {}", self.requests)?,
+            None => write!(f, "exemption: {}", self.requests)?,
+        }
+        if self.in_all_readings {
+            f.write_str(", in any reading of the path")?;
+        }
+        f.write_str(if self.matches { ": matches" } else { ": does not match" })
+    }
+}
+
+impl fmt::Display for CallerExplanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "The caller: {}", self.key)?;
+        if let Some(left) = self.blocked {
+            write!(f, ", blocked by an operator for {}", rounded(left))?;
+        }
+        f.write_str("\n")
+    }
+}
+
+impl fmt::Display for TriedKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Found { kind } => write!(f, "{kind}"),
+            Self::Missing { kind } => write!(f, "{kind} (missing)"),
+            Self::Unreadable { kind, status } => write!(f, "{kind} (unreadable, {status})"),
+        }
+    }
+}
+
+impl fmt::Display for PolicyExplanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let dry_run = if self.dry_run { ", a dry run" } else { "" };
+        writeln!(f, "Policy `{}`{dry_run}: {}", self.name, self.verdict)?;
+        let limit = english::limit(&self.quota, self.algorithm, self.unit.as_deref());
+        writeln!(f, "  quota: {limit}{}", self.quota_from)?;
+        match &self.keys[..] {
+            [] if self.global => f.write_str("  key: none, all requests count together\n")?,
+            [] => {}
+            keys => {
+                let keys: Vec<_> = keys.iter().map(ToString::to_string).collect();
+                writeln!(f, "  key: {}", keys.join(", then "))?;
+            }
+        }
+        if let Some(Numbers { cost, limit, remaining, reset }) = self.numbers {
+            write!(f, "  cost: {cost}\n  left: {remaining} of {limit}")?;
+            match (remaining < limit, self.verdict) {
+                (true, PolicyVerdict::Passes) => {
+                    writeln!(f, " after the request, more in {}", rounded(reset))?;
+                }
+                (true, _) => writeln!(f, ", more in {}", rounded(reset))?,
+                (false, _) => f.write_str("\n")?,
+            }
+        }
+        if !self.hold.is_zero() {
+            writeln!(f, "  holds a request: up to {}", rounded(self.hold))?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for PolicyVerdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unlimited => f.write_str("passes, as the quota is unlimited"),
+            Self::Skipped => f.write_str("passes uncounted, as there is no key"),
+            Self::Passes => f.write_str("passes"),
+            Self::Refuses { reason, retry_after: None } => write!(f, "refuses: {}", why(*reason)),
+            Self::Refuses { reason, retry_after: Some(wait) } => {
+                write!(f, "refuses for {}: {}", rounded(*wait), why(*reason))
+            }
+            Self::NotAsked => f.write_str("not asked"),
+        }
+    }
+}
+
+/// What follows the quota.
+impl fmt::Display for QuotaFrom {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Policy => Ok(()),
+            Self::Plan { name } => write!(f, " (plan `{name}`)"),
+            Self::UnknownPlan => f.write_str(" (the policy's own: the plan is not in its table)"),
+            Self::Function => f.write_str(" (by a function of the request)"),
+            Self::Invalid => f.write_str(" (a function gave a quota that cannot be)"),
+            Self::Override { left } => {
+                write!(f, " (set by an operator, for {} more)", rounded(*left))
+            }
+        }
+    }
+}
+
+fn why(reason: Reason) -> &'static str {
+    match reason {
+        Reason::QuotaExceeded => "too few units are left",
+        Reason::CostExceedsQuota => "the request costs more than the whole quota",
+        Reason::NoQuota => "the quota has no units",
+        Reason::MissingKey => "the request has no key",
+        Reason::UnreadableKey => "the key cannot be read",
+        Reason::StoreUnavailable => "the store does not answer",
+        Reason::Blocked => "an operator has blocked the caller",
+    }
+}
+
+/// The duration in words, rounded up to milliseconds.
+fn rounded(duration: Duration) -> String {
+    let millis = u64::try_from(duration.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
+    english::duration(Duration::from_millis(millis))
+}

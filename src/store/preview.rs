@@ -1,0 +1,54 @@
+//! What a store that can only peek answers to a preview: [`preview_by_peeks`].
+
+use super::{
+    answer::Answer,
+    charge::{Charge, Mode},
+    contract::Store,
+    future::StoreFuture,
+    usage::Usage,
+};
+use crate::{algorithm::Algorithm, clock::Now, quota::Quota};
+
+/// The default of [`Store::preview`]: asks with peeks, which the store answers as of before the
+/// request, and subtracts what the request would use.
+pub(super) fn preview_by_peeks(
+    store: &(impl Store + ?Sized),
+    charges: &[Charge],
+    now: Now,
+) -> StoreFuture {
+    let peeks: Vec<_> =
+        charges.iter().map(|charge| Charge { mode: Mode::Peek, ..*charge }).collect();
+    let answer = store.charge(&peeks, now);
+    let charges = charges.to_vec();
+    StoreFuture::later(async move {
+        let mut answer = answer.await?;
+        use_units(&charges, &mut answer);
+        Ok(answer)
+    })
+}
+
+/// Turns what is left before a request into what is left after it, if it passes.
+fn use_units(charges: &[Charge], answer: &mut Answer) {
+    let each = || charges.iter().zip(&*answer.usages);
+    if each().any(|(charge, usage)| charge.mode == Mode::Enforced && !usage.fits()) {
+        return;
+    }
+    for (charge, usage) in charges.iter().zip(&mut *answer.usages) {
+        if usage.fits() && usage.is_known() && charge.uses_units() {
+            let remaining = usage.remaining().saturating_sub(charge.cost);
+            let reset = match usage.remaining_and_reset() {
+                (_, 0) => first_reset(charge.algorithm, &charge.quota),
+                (_, reset) => reset,
+            };
+            *usage = Usage::from_nanos(0, remaining, reset);
+        }
+    }
+}
+
+/// How long until more is left, right after the first use of a whole quota, in nanoseconds.
+fn first_reset(algorithm: Algorithm, quota: &Quota) -> u64 {
+    match algorithm {
+        Algorithm::TokenBucket => algorithm.longest_wait(quota, 1),
+        Algorithm::FixedWindow | Algorithm::SlidingWindow => quota.window_nanos(),
+    }
+}
