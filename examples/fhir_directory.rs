@@ -10,7 +10,10 @@ use std::{error::Error, ops::RangeInclusive, str::FromStr};
 use axum::{
     Json, Router,
     extract::{Query, Request, rejection::QueryRejection},
-    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header::AUTHORIZATION},
+    http::{
+        HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header::AUTHORIZATION,
+        request::Parts,
+    },
     middleware::{self, Next},
     response::{Html, IntoResponse, Response},
     routing::get,
@@ -21,7 +24,7 @@ use tower_http::cors::{Any, CorsLayer};
 use tower_quota::{
     BuildError, Clock, HeaderStyle, Limiter, Matcher, Policy, Quota, RateLimitLayer, Rejection,
     ResetFormat,
-    key::{self, ClientIp},
+    key::{self, ClientIp, KeyExtractor},
     response,
 };
 
@@ -29,8 +32,7 @@ use tower_quota::{
 #[allow(dead_code, reason = "the tests call the router")]
 async fn main() -> Result<(), Box<dyn Error>> {
     tracing_subscriber::fmt().with_writer(std::io::stderr).init();
-    let limiter = limiter(Clock::system())?;
-    common::serve(app(limiter)).await
+    common::serve(app(rate_limit(Clock::system())?)).await
 }
 
 // --- Callers ---------------------------------------------------------------------------------
@@ -102,21 +104,30 @@ async fn authorize(request: Request, next: Next) -> Response {
 // --- The limits ------------------------------------------------------------------------------
 
 /// Fixed windows of a minute: by key with the quota of its plan, or by address without a key.
-pub fn limiter(clock: Clock) -> Result<Limiter, BuildError> {
-    let api_key = key::from_fn(API_KEY, |request| {
-        Caller::of(&request.headers).key().map(|key| key.token.into())
-    });
+pub fn rate_limit(clock: Clock) -> Result<RateLimitLayer, BuildError> {
     let per_caller = Policy::fixed_window("per caller", Quota::per_minute(60))
-        .key(api_key)
+        .key(api_key())
         .or_key(ClientIp::new())
         .or_refuse()
-        .plans(PLANS, |request| Some(Caller::of(&request.headers).key()?.plan));
+        .plans(PLANS, plan);
     // The search page is not counted, but its searches are.
-    Limiter::builder().clock(clock).exempt(Matcher::get("/")).policy(per_caller).build()
+    let limiter = Limiter::builder().clock(clock).exempt(Matcher::get("/")).policy(per_caller);
+    RateLimitLayer::builder(limiter.build()?)
+        .headers([HeaderStyle::ratelimit().reset(ResetFormat::UnixSeconds)])
+        .on_rejection(response::json(rate_limited))
+        .build()
+}
+
+pub fn api_key() -> impl KeyExtractor {
+    key::from_fn(API_KEY, |request| Caller::of(&request.headers).key().map(|key| key.token.into()))
+}
+
+pub fn plan(request: &Parts) -> Option<&str> {
+    Some(Caller::of(&request.headers).key()?.plan)
 }
 
 /// The page's 429.
-fn rate_limited(rejection: &Rejection) -> Value {
+pub fn rate_limited(rejection: &Rejection) -> Value {
     let key_kind = rejection.outcome().map_or("", |outcome| outcome.key_kind());
     let (code, message) = match (rejection.status(), key_kind) {
         (StatusCode::TOO_MANY_REQUESTS, API_KEY) => {
@@ -133,13 +144,8 @@ fn rate_limited(rejection: &Rejection) -> Value {
 
 // --- The API ---------------------------------------------------------------------------------
 
-/// The API and its search page, under `limiter`'s policy.
-pub fn app(limiter: Limiter) -> Router {
-    let rate_limit = RateLimitLayer::builder(limiter)
-        .headers([HeaderStyle::ratelimit().reset(ResetFormat::UnixSeconds)])
-        .on_rejection(response::json(rate_limited))
-        .build()
-        .expect("the style has a reset to choose");
+/// The API and its search page, held to the limits of `rate_limit`.
+pub fn app(rate_limit: RateLimitLayer) -> Router {
     let rate_limits = rate_limit.describe().title("Rate limits of the FHIR Directory");
     // Outside of the limiter: so scripts can read a 429, and preflight requests are not counted.
     let cors = CorsLayer::new()

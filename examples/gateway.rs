@@ -27,7 +27,7 @@ use serde_json::{Value, json};
 use tower_http::request_id::{MakeRequestId, RequestId, SetRequestIdLayer};
 use tower_quota::{
     BuildError, Category, Clock, Limiter, Matcher, Policy, Quota, RateLimitLayer,
-    key::{self, ClientIp},
+    key::{self, ClientIp, KeyExtractor},
     response::Problem,
 };
 use ulid::Ulid;
@@ -35,19 +35,18 @@ use ulid::Ulid;
 #[tokio::main]
 #[allow(dead_code, reason = "the tests call the router")]
 async fn main() -> Result<(), Box<dyn Error>> {
-    common::serve(app(Clock::system())?).await
+    let clock = Clock::system();
+    common::serve(app(rate_limit(clock.clone())?, clock)).await
 }
 
 // --- The limits ------------------------------------------------------------------------------
 
 /// The page's budget: each request to `/v1/*` uses two buckets. Without a credential, both count by
 /// the caller's address.
-fn rate_limit(clock: Clock) -> Result<RateLimitLayer, BuildError> {
-    let tenant = key::from_fn("tenant", |request| Some(caller(&request.headers)?.0.into()));
-    let credential = key::from_fn("credential", |request| Some(caller(&request.headers)?.into()));
-    let tenant = Policy::token_bucket("tenant", Quota::per_minute(60).burst(60)).key(tenant);
+pub fn rate_limit(clock: Clock) -> Result<RateLimitLayer, BuildError> {
+    let tenant = Policy::token_bucket("tenant", Quota::per_minute(60).burst(60)).key(tenant());
     let credential =
-        Policy::token_bucket("credential", Quota::per_minute(40).burst(60)).key(credential);
+        Policy::token_bucket("credential", Quota::per_minute(40).burst(60)).key(credential());
     let budget = Category::new("budget")
         .on(Matcher::path("/v1/{*rest}"))
         .policy(tenant.or_key(ClientIp::new()).or_refuse())
@@ -63,6 +62,14 @@ fn rate_limit(clock: Clock) -> Result<RateLimitLayer, BuildError> {
         .retry_after(false)
         .on_rejection(exhausted.renderer())
         .build()
+}
+
+pub fn tenant() -> impl KeyExtractor {
+    key::from_fn("tenant", |request| Some(caller(&request.headers)?.0.into()))
+}
+
+pub fn credential() -> impl KeyExtractor {
+    key::from_fn("credential", |request| Some(caller(&request.headers)?.into()))
 }
 
 /// Tenant and credential of `Authorization: Bearer gw_<tenant>_<credential>`.
@@ -89,12 +96,11 @@ impl<S: Sync> FromRequestParts<S> for Tenant {
 
 // --- The API ---------------------------------------------------------------------------------
 
-/// The API, on a clock.
-pub fn app(clock: Clock) -> Result<Router, BuildError> {
-    let rate_limit = rate_limit(clock.clone())?;
+/// The API, held to the limits of `rate_limit`, on the same clock.
+pub fn app(rate_limit: RateLimitLayer, clock: Clock) -> Router {
     let rate_limits = rate_limit.describe().title("Rate limits of the gateway");
     let lookup = |entry: Value| get(async move |_: Tenant| Json(json!({ "data": [entry] })));
-    Ok(Router::new()
+    Router::new()
         .route("/v1/sites", lookup(json!({ "id": "site_1", "name": "Head Office" })))
         .route("/v1/job-types", lookup(json!({ "id": "type_1", "name": "Repair" })))
         .route("/v1/custom-fields", lookup(json!({ "id": "field_1", "name": "Gate code" })))
@@ -104,7 +110,7 @@ pub fn app(clock: Clock) -> Result<Router, BuildError> {
         .layer(rate_limit)
         .layer(SetRequestIdLayer::x_request_id(NewRequestId))
         .layer(map_request(without_request_id))
-        .route("/rate-limits", rate_limits.route()))
+        .route("/rate-limits", rate_limits.route())
 }
 
 #[derive(Clone)]

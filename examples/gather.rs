@@ -30,13 +30,13 @@ use uuid::Uuid;
 #[allow(dead_code, reason = "the tests call the router")]
 async fn main() -> Result<(), Box<dyn Error>> {
     tracing_subscriber::fmt().with_writer(std::io::stderr).init();
-    common::serve(app(Clock::system())?).await
+    common::serve(app(rate_limit(Clock::system())?)).await
 }
 
 const API_KEY: &str = "x-api-key";
 
-/// The API, which counts by `clock`.
-pub fn app(clock: Clock) -> Result<Router, BuildError> {
+/// The page's two windows, by `clock`.
+pub fn rate_limit(clock: Clock) -> Result<RateLimitLayer, BuildError> {
     let per_key = |name, quota| {
         Policy::sliding_window(name, quota)
             .key(key::header(API_KEY))
@@ -48,22 +48,26 @@ pub fn app(clock: Clock) -> Result<Router, BuildError> {
         .policy(per_key("hourly", Quota::per_hour(1_000)))
         .policy(per_key("burst", Quota::per_minute(100)))
         .build()?;
-    let rate_limit = RateLimitLayer::builder(limiter)
+    RateLimitLayer::builder(limiter)
         .header_policy("hourly")
         // The page documents no `Retry-After`: callers wait for the reset.
         .retry_after(false)
         .on_rejection(response::json(refusal))
         .expose_decision()
-        .build()?;
+        .build()
+}
+
+/// The API, held to the limits of `rate_limit`, which exposes its decisions.
+pub fn app(rate_limit: RateLimitLayer) -> Router {
     let rate_limits = rate_limit.describe().title("Rate limits of the Gather API");
-    Ok(Router::new()
+    Router::new()
         .route("/qsi/gather/questions", get(questions))
         .route("/qsi/gather/answers", post(answer))
         .layer(middleware::from_fn(authorize))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(rate_limit)
-        .route("/rate-limits", rate_limits.route()))
+        .route("/rate-limits", rate_limits.route())
 }
 
 /// Refuses requests without a key, which were counted by address. It runs inside of the limiter, so
@@ -82,7 +86,7 @@ async fn authorize(
 // --- Responses -------------------------------------------------------------------------------
 
 #[derive(Serialize)]
-struct Envelope {
+pub struct Envelope {
     #[serde(flatten)]
     content: Content,
     meta: Meta,
@@ -133,7 +137,7 @@ fn moment(unix_seconds: u64) -> String {
 }
 
 /// The page's 429.
-fn refusal(rejection: &Rejection) -> Envelope {
+pub fn refusal(rejection: &Rejection) -> Envelope {
     let complaint = match rejection.reason() {
         Reason::MissingKey => {
             let message = "The caller has neither key nor address.";

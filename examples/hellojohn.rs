@@ -40,7 +40,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let contracts = Contracts::default();
     contracts.set("example", Contract { read: 5_000, write: 2_500, auth: 100 });
     let limiter = limiter(contracts, Clock::system())?;
-    common::serve(app(limiter)).await
+    common::serve(app(limiter.clone(), rate_limit(limiter)?)).await
 }
 
 // --- Callers ---------------------------------------------------------------------------------
@@ -77,15 +77,19 @@ impl ApiKey {
         self.token.splitn(4, '_').last().unwrap_or_default()
     }
 
+    pub fn plan(&self) -> &'static str {
+        self.plan.name
+    }
+
     /// The page counts by API key and tenant.
-    fn key(&self) -> Key<'_> {
+    pub fn key(&self) -> Key<'_> {
         (&*self.token, self.tenant()).into()
     }
 }
 
 /// A credential that is no API key.
 #[derive(Clone)]
-struct Guess;
+pub struct Guess;
 
 /// Leaves the caller's API key, or `Guess`, in the request's extensions.
 async fn identify(mut request: Request, next: Next) -> Response {
@@ -137,7 +141,7 @@ impl Contracts {
         self.0.write().unwrap().insert(tenant.to_owned(), contract);
     }
 
-    fn of(&self, key: &ApiKey) -> Option<Contract> {
+    pub fn of(&self, key: &ApiKey) -> Option<Contract> {
         let contracts = self.0.read().unwrap();
         contracts.get(key.tenant()).filter(|_| key.plan.name == ENTERPRISE).copied()
     }
@@ -159,7 +163,7 @@ pub fn limiter(contracts: Contracts, clock: Clock) -> Result<Limiter, BuildError
         let quota = move |contract| Quota::per_minute(number(contract));
         let plans = PLANS.each_ref().map(|plan| (plan.name, quota(plan.standard)));
         policy
-            .plans(plans, |request| Some(request.extensions.get::<ApiKey>()?.plan.name))
+            .plans(plans, |request| Some(request.extensions.get::<ApiKey>()?.plan()))
             .quota_by(move |request| contracts.of(request.extensions.get()?).map(quota))
     };
 
@@ -237,8 +241,12 @@ pub fn limiter(contracts: Contracts, clock: Clock) -> Result<Limiter, BuildError
         .build()
 }
 
+pub fn rate_limit(limiter: Limiter) -> Result<RateLimitLayer, BuildError> {
+    RateLimitLayer::builder(limiter).on_rejection(response::json(rate_limited)).build()
+}
+
 /// The page's 429.
-fn rate_limited(rejection: &Rejection) -> Value {
+pub fn rate_limited(rejection: &Rejection) -> Value {
     match rejection.retry_after_seconds() {
         Some(seconds) => json!({
             "error": "rate_limit_exceeded",
@@ -251,12 +259,9 @@ fn rate_limited(rejection: &Rejection) -> Value {
 
 // --- The API ---------------------------------------------------------------------------------
 
-/// The API, held to `limiter`'s policies.
-pub fn app(limiter: Limiter) -> Router {
-    let deliveries = Deliveries::start(limiter.clone());
-    let rate_limit =
-        RateLimitLayer::builder(limiter).on_rejection(response::json(rate_limited)).build();
-    let rate_limit = rate_limit.expect("nothing is set that could fail");
+/// The API, held to the limits of `rate_limit`; deliveries are held to those of `limiter`.
+pub fn app(limiter: Limiter, rate_limit: RateLimitLayer) -> Router {
+    let deliveries = Deliveries::start(limiter);
     let rate_limits = rate_limit.describe().title("Rate limits of the HelloJohn API");
     let ok = async |_: Sent| Json(json!({ "ok": true }));
     let bulk = async |_: Sent| Json(json!({ "results": [] }));

@@ -32,8 +32,8 @@ use tower_http::{
     trace::TraceLayer,
 };
 use tower_quota::{
-    BuildError, Clock, Decision, HeaderStyle, Limiter, Policy, Quota, RateLimitLayer, Reason,
-    Rejection, ResetFormat,
+    BuildError, Clock, Decision, HeaderStyle, Limiter, Policy, Quota, RateLimitLayer,
+    RateLimitLayerBuilder, Reason, Rejection, ResetFormat,
     key::{self, ClientIp, Key},
     response,
     usage::{MemoryLog, RequestLog, TracingLog, UsagePage},
@@ -46,30 +46,37 @@ use ulid::Ulid;
 async fn main() -> Result<(), Box<dyn Error>> {
     let color = stderr().is_terminal();
     tracing_subscriber::fmt().with_writer(stderr).with_ansi(color).init();
-    common::serve(app(Clock::system())?).await
+    let limiter = limiter(Clock::system())?;
+    common::serve(app(limiter.clone(), responses(limiter))?).await
 }
 
-/// The API, which counts by `clock`.
-pub fn app(clock: Clock) -> Result<Router, BuildError> {
+/// The page's quota, by `clock`.
+pub fn limiter(clock: Clock) -> Result<Limiter, BuildError> {
     let hourly = Policy::fixed_window("hourly", Quota::per_hour(1_000))
         .key(key::from_fn(API_KEY, api_key))
         .or_key(ClientIp::new())
         .or_refuse();
-    let limiter = Limiter::builder().clock(clock).policy(hourly).build()?;
-    let log = RequestLog::builder(key::from_fn(API_KEY, api_key))
-        .sink(TracingLog::new())
-        .sink(MemoryLog::new())
-        .build()?;
-    let usage = UsagePage::builder(limiter.clone(), log.clone())
-        .ask_for_key(AUTHORIZATION, "Bearer ")
-        .build()?;
-    let rate_limit = RateLimitLayer::builder(limiter)
+    Limiter::builder().clock(clock).policy(hourly).build()
+}
+
+/// The page's headers and 429.
+pub fn responses(limiter: Limiter) -> RateLimitLayerBuilder {
+    RateLimitLayer::builder(limiter)
         .headers([HeaderStyle::x_ratelimit().reset(ResetFormat::Omitted)])
         .retry_after(false)
         .on_rejection(response::json(refusal))
         .expose_decision()
-        .observe(log)
+}
+
+/// The API, held to the limits of `limiter`.
+pub fn app(limiter: Limiter, rate_limit: RateLimitLayerBuilder) -> Result<Router, BuildError> {
+    let log = RequestLog::builder(key::from_fn(API_KEY, api_key))
+        .sink(TracingLog::new())
+        .sink(MemoryLog::new())
         .build()?;
+    let usage =
+        UsagePage::builder(limiter, log.clone()).ask_for_key(AUTHORIZATION, "Bearer ").build()?;
+    let rate_limit = rate_limit.observe(log).build()?;
     let rate_limits = rate_limit.describe().title("Rate limits of the Jump EHR API");
     Ok(Router::new()
         .route("/functions/v1/api-v1/patients", get(patients))
@@ -98,10 +105,10 @@ pub fn app(clock: Clock) -> Result<Router, BuildError> {
 
 // --- Callers ---------------------------------------------------------------------------------
 
-const API_KEY: &str = "api key";
+pub const API_KEY: &str = "api key";
 
 /// `Authorization: Bearer pk_live_<anything>`: any key of this shape is valid.
-fn api_key(request: &Parts) -> Option<Key<'_>> {
+pub fn api_key(request: &Parts) -> Option<Key<'_>> {
     let (scheme, key) = request.headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
     let named = key.trim().strip_prefix("pk_live_").is_some_and(|name| !name.is_empty());
     (scheme.eq_ignore_ascii_case("bearer") && named).then(|| key.trim().into())
@@ -147,7 +154,7 @@ fn request_span(request: &Request) -> Span {
 // --- Responses -------------------------------------------------------------------------------
 
 #[derive(Serialize)]
-struct Envelope {
+pub struct Envelope {
     data: Option<Value>,
     meta: Meta,
     error: Option<Complaint>,
@@ -189,7 +196,7 @@ fn error(
 }
 
 /// The page's 429.
-fn refusal(rejection: &Rejection) -> Envelope {
+pub fn refusal(rejection: &Rejection) -> Envelope {
     let (code, message) = match rejection.reason() {
         Reason::MissingKey => ("BAD_REQUEST", "The caller has neither key nor address."),
         _ => (

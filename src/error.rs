@@ -70,6 +70,11 @@ impl BuildProblem {
         self
     }
 
+    #[cfg(feature = "config")]
+    pub(crate) fn setting(&self) -> Setting {
+        self.setting
+    }
+
     /// What is wrong: ``policy `read` ``, ``category `auth` ``, `an exemption`.
     #[must_use]
     pub fn culprit(&self) -> &str {

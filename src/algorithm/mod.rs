@@ -32,6 +32,11 @@ use crate::quota::Quota;
 
 /// How a quota is counted. [`Policy`](crate::Policy) has a constructor for each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(
+    feature = "config",
+    derive(serde::Deserialize, schemars::JsonSchema),
+    serde(rename_all = "snake_case")
+)]
 #[non_exhaustive]
 pub enum Algorithm {
     /// A bucket that holds the quota's burst and refills evenly over the window: the generic cell

@@ -8,7 +8,10 @@ use http::Response;
 use super::{
     HeaderStyle, RateLimitLayer, Rejection, ResponseObserver, jitter::Jitter, responder::Responder,
 };
-use crate::error::BuildError;
+use crate::{
+    error::{BuildError, BuildProblem},
+    policy::Policy,
+};
 
 /// The settings of a [`RateLimitLayer`], from [`RateLimitLayer::builder`].
 ///
@@ -131,8 +134,15 @@ impl RateLimitLayerBuilder {
     /// # Errors
     /// Settings that cannot work. The error names each of them, and says what to write instead.
     pub fn build(self) -> Result<RateLimitLayer, BuildError> {
-        let Responder { limiter, headers, .. } = &self.responder;
-        BuildError::if_any(headers.problems(&limiter.request_policies()))?;
+        BuildError::if_any(self.problems(&self.responder.limiter.request_policies()))?;
         Ok(RateLimitLayer { responder: Arc::new(self.responder) })
+    }
+
+    /// What is wrong with the settings, for a limiter with these policies for requests.
+    pub(crate) fn problems<'a>(
+        &self,
+        policies: impl IntoIterator<Item = &'a Policy>,
+    ) -> Vec<BuildProblem> {
+        self.responder.headers.problems(policies)
     }
 }

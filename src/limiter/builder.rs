@@ -171,6 +171,14 @@ impl LimiterBuilder {
         Ok(Limiter { core: Arc::new(core) })
     }
 
+    /// The enforced policies for requests. A policy in several categories comes several times.
+    #[cfg(feature = "config")]
+    pub(crate) fn request_policies(&self) -> impl Iterator<Item = &Policy> {
+        let categories = self.policies.categories.iter().flat_map(|category| &category.policies);
+        let all = self.policies.every_request.iter().chain(categories);
+        all.filter(|policy| !policy.settings.dry_run)
+    }
+
     /// What is wrong with the settings, in their order.
     pub(crate) fn problems(&self) -> Vec<BuildProblem> {
         let caller = self.caller.as_ref().and_then(|caller| caller.extractor.problem());

@@ -64,16 +64,16 @@ fn find_of(
     problems: &mut Vec<BuildProblem>,
 ) {
     let Category { name, matchers, .. } = category;
-    let mut add = |problem: &str| {
-        problems.push(BuildProblem::new(format!("category `{name}`"), problem));
+    let mut add = |method, problem: &str| {
+        problems.push(BuildProblem::new(format!("category `{name}`"), problem).of(method));
     };
     if name.is_empty() {
-        add("it has no name; write one like `read`");
+        add("name", "it has no name; write one like `read`");
     } else if before.iter().any(|other| other.name == *name) {
-        add("two categories have this name; give each its own");
+        add("name", "two categories have this name; give each its own");
     }
     if matchers.is_empty() {
-        add("it holds for no request; add `.on(Matcher::…)`");
+        add("on", "it holds for no request; add `.on(Matcher::…)`");
     }
     // Another check reports a matcher that cannot be.
     let valid = matchers.iter().enumerate().filter(|(_, matcher)| matcher.problem.is_none());

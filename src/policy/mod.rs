@@ -81,7 +81,7 @@ impl Policy {
         Self::new(name, Algorithm::SlidingWindow, quota)
     }
 
-    fn new(name: impl Into<String>, algorithm: Algorithm, quota: Quota) -> Self {
+    pub(crate) fn new(name: impl Into<String>, algorithm: Algorithm, quota: Quota) -> Self {
         Self { settings: Arc::new(Settings::new(name.into(), algorithm, quota)) }
     }
 

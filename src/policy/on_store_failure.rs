@@ -2,6 +2,11 @@
 
 /// What a policy does while the store is slow or down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(
+    feature = "config",
+    derive(serde::Serialize, serde::Deserialize, schemars::JsonSchema),
+    serde(rename_all = "snake_case", deny_unknown_fields)
+)]
 #[non_exhaustive]
 pub enum OnStoreFailure {
     /// Requests pass, and are not counted.

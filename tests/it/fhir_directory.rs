@@ -21,7 +21,7 @@ use tower_quota::{Clock, key::PeerAddr};
 
 use common::Answer;
 
-use crate::examples::fhir_directory;
+use super::examples::fhir_directory;
 
 /// Unix time when each test begins, on a full minute.
 const START: u64 = 1_705_399_200;
@@ -51,8 +51,8 @@ struct Api {
 impl Api {
     fn new() -> Self {
         let clock = Clock::tokio(UNIX_EPOCH + Duration::from_secs(START));
-        let limiter = fhir_directory::limiter(clock).unwrap();
-        Self { app: fhir_directory::app(limiter), began: Instant::now() }
+        let rate_limit = fhir_directory::rate_limit(clock).unwrap();
+        Self { app: fhir_directory::app(rate_limit), began: Instant::now() }
     }
 
     async fn send(&self, call: &Call) -> Answer {

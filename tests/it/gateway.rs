@@ -19,7 +19,7 @@ use tokio::{
 use tower::{ServiceBuilder, ServiceExt};
 use tower_quota::{Clock, key::PeerAddr};
 
-use crate::examples::gateway;
+use super::examples::gateway;
 
 const SECOND: Duration = Duration::from_secs(1);
 const NIGHTLY: &str = "Bearer gw_acme_nightly";
@@ -28,7 +28,8 @@ const OTHER: &str = "Bearer gw_globex_nightly";
 
 /// 2024-01-16T10:00:00Z.
 fn api() -> Router {
-    gateway::app(Clock::tokio(UNIX_EPOCH + Duration::from_secs(1_705_399_200))).unwrap()
+    let clock = Clock::tokio(UNIX_EPOCH + Duration::from_secs(1_705_399_200));
+    gateway::app(gateway::rate_limit(clock.clone()).unwrap(), clock)
 }
 
 #[derive(Clone, Debug)]

@@ -21,7 +21,7 @@ use uuid::Uuid;
 
 use common::{Answer, answer};
 
-use crate::examples::gather;
+use super::examples::gather;
 
 /// 2024-01-01 00:00 UTC, as on the page.
 const START: u64 = 1_704_067_200;
@@ -38,7 +38,7 @@ struct Api {
 impl Api {
     fn new() -> Self {
         let clock = Clock::tokio(UNIX_EPOCH + Duration::from_secs(START));
-        Self { app: gather::app(clock).unwrap(), began: Instant::now() }
+        Self { app: gather::app(gather::rate_limit(clock).unwrap()), began: Instant::now() }
     }
 
     /// Asks for the questions, with the key `mine`.

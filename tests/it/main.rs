@@ -33,6 +33,7 @@ mod hold;
 mod hold_fairness;
 mod hold_properties;
 mod hostile_callers;
+mod in_toml;
 mod key_identity;
 mod loom;
 mod metrics;

@@ -9,11 +9,16 @@ use serde_json::{Value, json};
 use tower::ServiceExt;
 use tower_quota::Clock;
 
-use crate::examples::{fhir_directory, gateway, gather, hellojohn, jump_ehr};
+use super::examples::{fhir_directory, gateway, gather, hellojohn, jump_ehr};
 
 /// 2024-01-16 13:00 UTC.
 fn clock() -> Clock {
     Clock::tokio(UNIX_EPOCH + Duration::from_secs(1_705_410_000))
+}
+
+fn jump_ehr_app() -> Router {
+    let limiter = jump_ehr::limiter(clock()).unwrap();
+    jump_ehr::app(limiter.clone(), jump_ehr::responses(limiter)).unwrap()
 }
 
 async fn ask(app: &Router, accept: &str) -> Response {
@@ -113,7 +118,8 @@ fn algorithms(description: &Value) -> Vec<&str> {
 #[tokio::test(start_paused = true)]
 async fn hellojohn_describes_its_limits() {
     let limiter = hellojohn::limiter(hellojohn::Contracts::default(), clock()).unwrap();
-    let description = description(hellojohn::app(limiter)).await;
+    let rate_limit = hellojohn::rate_limit(limiter.clone()).unwrap();
+    let description = description(hellojohn::app(limiter, rate_limit)).await;
     assert_eq!(algorithms(&description), ["sliding_window"]);
 
     // Beside each authentication endpoint's own limit, the plan's budget over all of them.
@@ -184,7 +190,8 @@ async fn hellojohn_describes_its_limits() {
 /// "Every request to /v1/* debits two token buckets", "hold your request for up to 2 seconds".
 #[tokio::test(start_paused = true)]
 async fn the_gateway_describes_its_limits() {
-    let description = description(gateway::app(clock()).unwrap()).await;
+    let description =
+        description(gateway::app(gateway::rate_limit(clock()).unwrap(), clock())).await;
     assert_eq!(algorithms(&description), ["token_bucket"]);
     let expected = vec![
         ("tenant", "60 in 60 s, 60 at once per tenant, else ip".to_owned()),
@@ -214,8 +221,8 @@ async fn the_gateway_describes_its_limits() {
 /// "The exact limits and how they apply depend on your plan and whether you're using an API key".
 #[tokio::test(start_paused = true)]
 async fn the_fhir_directory_describes_its_limits() {
-    let limiter = fhir_directory::limiter(clock()).unwrap();
-    let description = description(fhir_directory::app(limiter)).await;
+    let rate_limit = fhir_directory::rate_limit(clock()).unwrap();
+    let description = description(fhir_directory::app(rate_limit)).await;
     assert_eq!(algorithms(&description), ["fixed_window"]);
     let anonymous = ("per caller", "60 in 60 s per api key, else ip".to_owned());
     assert_eq!(lines(&description["every_request"]), [anonymous]);
@@ -238,7 +245,7 @@ async fn the_fhir_directory_describes_its_limits() {
 /// "Hourly Window: 1000 requests per hour", "Burst Window: 100 requests per minute".
 #[tokio::test(start_paused = true)]
 async fn gather_describes_its_limits() {
-    let description = description(gather::app(clock()).unwrap()).await;
+    let description = description(gather::app(gather::rate_limit(clock()).unwrap())).await;
     assert_eq!(algorithms(&description), ["sliding_window"]);
     let expected = [
         ("hourly", "1000 in 3600 s per x-api-key, else ip".to_owned()),
@@ -260,7 +267,7 @@ async fn gather_describes_its_limits() {
 /// "Requests per hour | 1,000 | Resets on the hour".
 #[tokio::test(start_paused = true)]
 async fn jump_ehr_describes_its_limits() {
-    let description = description(jump_ehr::app(clock()).unwrap()).await;
+    let description = description(jump_ehr_app()).await;
     assert_eq!(algorithms(&description), ["fixed_window"]);
     let hourly = ("hourly", "1000 in 3600 s per api key, else ip".to_owned());
     assert_eq!(lines(&description["every_request"]), [hourly]);
@@ -279,7 +286,7 @@ async fn jump_ehr_describes_its_limits() {
 /// RFC 9110, section 12.5.1.
 #[tokio::test]
 async fn the_accept_header_chooses_the_format() {
-    let app = jump_ehr::app(clock()).unwrap();
+    let app = jump_ehr_app();
     for (accept, content_type) in [
         ("text/html,application/xhtml+xml,*/*;q=0.8", "text/html; charset=utf-8"),
         ("*/*", "text/html; charset=utf-8"),

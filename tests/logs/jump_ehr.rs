@@ -43,7 +43,9 @@ impl Api {
     fn new(past: Duration) -> Self {
         log::keep();
         let clock = Clock::tokio(UNIX_EPOCH + Duration::from_secs(ONE_O_CLOCK) + past);
-        Self { app: example::app(clock).unwrap(), seen: Mutex::default() }
+        let limiter = example::limiter(clock).unwrap();
+        let app = example::app(limiter.clone(), example::responses(limiter)).unwrap();
+        Self { app, seen: Mutex::default() }
     }
 
     async fn get(&self, path: &str, credential: &str) -> Answer {

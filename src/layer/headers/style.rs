@@ -63,6 +63,11 @@ pub(super) enum Family {
 
 /// The format of `X-RateLimit-Reset` or `RateLimit-Reset`: when `remaining` grows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(
+    feature = "config",
+    derive(serde::Serialize, serde::Deserialize, schemars::JsonSchema),
+    serde(rename_all = "snake_case")
+)]
 #[non_exhaustive]
 pub enum ResetFormat {
     /// Seconds since 1970 UTC, as most APIs write `X-RateLimit-Reset`.

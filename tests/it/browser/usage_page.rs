@@ -54,7 +54,9 @@ struct Shown {
 
 impl Stage {
     async fn set() -> Result<Self> {
-        let origin = serve(jump_ehr::app(Clock::tokio(UNIX_EPOCH + START))?).await?;
+        let limiter = jump_ehr::limiter(Clock::tokio(UNIX_EPOCH + START))?;
+        let app = jump_ehr::app(limiter.clone(), jump_ehr::responses(limiter))?;
+        let origin = serve(app).await?;
         Ok(Self { origin, browser: Browser::start().await?, client: client()? })
     }
 

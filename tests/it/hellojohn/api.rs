@@ -20,7 +20,7 @@ use tokio::time::{Instant, advance};
 use tower::ServiceExt;
 use tower_quota::{Clock, Limiter, key::PeerAddr};
 
-use crate::examples::hellojohn::{Contract, Contracts, app, limiter};
+use super::super::examples::hellojohn::{Contract, Contracts, app, limiter, rate_limit};
 pub use common::{Answer, answer};
 
 /// Unix time when each test begins, on a full minute.
@@ -57,7 +57,12 @@ impl Api {
         }
         let clock = Clock::tokio(UNIX_EPOCH + Duration::from_secs(START));
         let limiter = limiter(contracts.clone(), clock).unwrap();
-        Self { app: app(limiter.clone()), limiter, contracts, began: Instant::now() }
+        Self {
+            app: app(limiter.clone(), rate_limit(limiter.clone()).unwrap()),
+            limiter,
+            contracts,
+            began: Instant::now(),
+        }
     }
 
     pub async fn send(&self, call: &Call) -> Answer {

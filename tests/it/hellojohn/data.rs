@@ -6,8 +6,8 @@ use axum::http::Method;
 use serde_json::json;
 use tokio::time::advance;
 
+use super::super::examples::hellojohn::Contract;
 use super::api::*;
-use crate::examples::hellojohn::Contract;
 
 /// The page's numbers. An enterprise tenant without a contract has the largest of them.
 const PLANS: [(&str, u64, u64); 4] = [

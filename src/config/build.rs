@@ -1,0 +1,414 @@
+//! Makes a limiter and a layer of limits, and finds all that cannot be: [`limiter`], [`layer`].
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use super::{
+    ConfigError, ConfigProblem, Key, Limits, OnRejection, Registry, Requests, WithoutKey,
+    key::Prefixes, nearest::instead, phrases::in_file, source::Steps,
+};
+use crate::{
+    category::Category,
+    error::BuildProblem,
+    key::{self, KeyExtractor},
+    layer::{RateLimitLayer, RateLimitLayerBuilder, Rejection, response::plain_text},
+    limiter::{Limiter, LimiterBuilder},
+    matcher::Matcher,
+    policy::Policy,
+};
+
+pub(super) fn limiter(limits: &Limits, registry: &Registry) -> Result<LimiterBuilder, ConfigError> {
+    let (builder, problems) = check(limits, registry);
+    ConfigError::if_any(problems)?;
+    Ok(builder)
+}
+
+pub(super) fn layer(
+    limits: &Limits,
+    limiter: Limiter,
+    registry: &Registry,
+) -> Result<RateLimitLayerBuilder, ConfigError> {
+    ConfigError::if_any(problems(limits, registry))?;
+    let mut build = Build::new(limits, registry);
+    Ok(build.layer(RateLimitLayer::builder(limiter)))
+}
+
+/// All problems of the limits, beside mistakes in their syntax.
+pub(super) fn problems(limits: &Limits, registry: &Registry) -> Vec<ConfigProblem> {
+    check(limits, registry).1
+}
+
+fn check(limits: &Limits, registry: &Registry) -> (LimiterBuilder, Vec<ConfigProblem>) {
+    let mut build = Build::new(limits, registry);
+    build.find_in_registry();
+    build.find_in_client_ip();
+    build.find_in_use();
+    let builder = build.limiter();
+    for problem in builder.problems() {
+        build.add_of_build(&problem);
+    }
+    if let Ok(without_policies) = Limiter::builder().build() {
+        let layer = build.layer(RateLimitLayer::builder(without_policies));
+        for problem in layer.problems(builder.request_policies()) {
+            build.add_of_build(&problem);
+        }
+    }
+    (builder, build.problems)
+}
+
+/// Limits on their way to a builder. What cannot be is a problem, and something harmless stands in
+/// its place so that the rest is checked.
+struct Build<'a> {
+    limits: &'a Limits,
+    registry: &'a Registry,
+    problems: Vec<ConfigProblem>,
+}
+
+impl<'a> Build<'a> {
+    fn new(limits: &'a Limits, registry: &'a Registry) -> Self {
+        Self { limits, registry, problems: Vec::new() }
+    }
+
+    fn add(&mut self, steps: &[String], text: String) {
+        if !self.limits.source.is_repaired(steps) {
+            self.problems.push(self.limits.source.problem(steps, text));
+        }
+    }
+
+    /// Adds a problem that `build()` would find.
+    fn add_of_build(&mut self, problem: &BuildProblem) {
+        let steps = self.steps_to(problem);
+        self.add(&steps, in_file(&problem.to_string()));
+    }
+
+    /// The way to the setting that a problem is about.
+    fn steps_to(&self, problem: &BuildProblem) -> Steps {
+        let (method, index) = problem.setting();
+        let culprit = problem.culprit();
+        let field = match method {
+            "on" => "requests",
+            "policy" => "policies",
+            "key" => "keys",
+            method => method,
+        };
+        let mut steps: Steps = Vec::new();
+        let named = |kind: &str, name: &str| culprit == format!("{kind} `{name}`");
+        let policy = self.limits.policies.iter().find(|(name, _)| named("policy", name));
+        let categories = &self.limits.categories;
+        let category = categories.iter().rposition(|category| named("category", &category.name));
+        let mut index = index.map(|index| index.to_string());
+        match (policy, category) {
+            (Some((name, policy)), _) => {
+                steps.extend(["policies".to_owned(), name.clone()]);
+                if field == "plans" {
+                    let nth = problem.setting().1.and_then(|index| policy.plans.0.get(index));
+                    index = nth.map(|(plan, _)| plan.clone());
+                }
+            }
+            (_, Some(category)) => steps.extend(["categories".to_owned(), category.to_string()]),
+            _ if matches!(field, "headers" | "header_policy") => steps.push("layer".to_owned()),
+            _ if culprit == "caller" => steps.push("caller".to_owned()),
+            _ => {}
+        }
+        steps.extend(Some(field).filter(|field| !field.is_empty()).map(str::to_owned));
+        steps.extend(index);
+        steps
+    }
+
+    fn find_in_registry(&mut self) {
+        for problem in &self.registry.problems {
+            let problem =
+                ConfigProblem { file: String::new(), position: None, text: problem.clone() };
+            self.problems.push(problem);
+        }
+    }
+
+    /// The address is read for many policies, and what is wrong with it is said once.
+    fn find_in_client_ip(&mut self) {
+        let client_ip = self.limits.client_ip.extractor(Prefixes::default());
+        if let Some(problem) = client_ip.problem() {
+            self.add(&steps(["client_ip"]), format!("client_ip: {}", in_file(&problem)));
+        }
+    }
+
+    /// Policies that are not there or not used, and limits that limit nothing.
+    fn find_in_use(&mut self) {
+        let limits = self.limits;
+        let mut used = BTreeSet::new();
+        let of_categories = limits.categories.iter().enumerate().map(|(index, category)| {
+            (steps(["categories", &index.to_string(), "policies"]), &category.policies)
+        });
+        let lists = [
+            (steps(["every_request"]), &limits.every_request),
+            (steps(["check_only"]), &limits.check_only),
+        ];
+        for (list, names) in lists.into_iter().chain(of_categories) {
+            for (index, name) in names.iter().enumerate() {
+                used.insert(name);
+                if !limits.policies.contains_key(name) {
+                    self.add_unknown_policy(&list, index, name);
+                }
+            }
+        }
+        let lists_are_whole = !["every_request", "check_only", "categories"]
+            .iter()
+            .any(|list| limits.source.is_repaired(&steps([*list])));
+        for name in limits.policies.keys().filter(|name| lists_are_whole && !used.contains(name)) {
+            let text = format!(
+                "policy `{name}`: nothing uses it; name it in `every_request`, in the `policies` of a \
+                 category or in `check_only`, or delete it"
+            );
+            self.problems.push(limits.source.problem(&steps(["policies", name]), text));
+        }
+        let has_policies = !limits.policies.is_empty() || !used.is_empty();
+        if limits.no_limits && has_policies {
+            let text = "`no_limits` is set, and there are policies; leave `no_limits` out, or the policies";
+            self.add(&steps(["no_limits"]), text.to_owned());
+        }
+        if !limits.no_limits && !has_policies {
+            let text = "no request would be limited; add a policy, or write `no_limits = true` if that \
+                        is meant";
+            self.add(&[], text.to_owned());
+        }
+    }
+
+    fn add_unknown_policy(&mut self, list: &[String], index: usize, name: &str) {
+        // A policy whose own table was wrong is there.
+        if self.limits.source.is_repaired(&steps(["policies", name])) {
+            return;
+        }
+        let name = name.escape_debug();
+        let known = self.limits.policies.keys().map(|name| &**name);
+        let text = match instead(&name.to_string(), known) {
+            Some(instead) => format!("no policy is named `{name}`; {instead}"),
+            None => format!("no policy is named `{name}`; add `[policies.\"{name}\"]`"),
+        };
+        self.add(&[list, &[index.to_string()]].concat(), text);
+    }
+
+    fn limiter(&mut self) -> LimiterBuilder {
+        let limits = self.limits;
+        let mut builder = Limiter::builder();
+        if let Some(caller) = &limits.caller {
+            builder = builder.caller(self.key(caller, &steps(["caller"])));
+        }
+        if let Some(requests) = limits.max_held {
+            builder = builder.max_held(requests);
+        }
+        if let Some(requests) = limits.max_held_per_caller {
+            builder = builder.max_held_per_caller(requests);
+        }
+        if let Some(requests) = limits.max_held_per_key {
+            builder = builder.max_held_per_key(requests);
+        }
+        for (index, requests) in limits.exempt.iter().enumerate() {
+            let steps = steps(["exempt", &index.to_string()]);
+            builder = builder.exempt(self.matcher(requests, &steps));
+        }
+        // A policy of several categories is one policy, and these have clones of it.
+        let policies: Vec<(&str, Policy)> = limits
+            .policies
+            .iter()
+            .map(|(name, policy)| (&**name, self.policy(name, policy)))
+            .collect();
+        let named = |name: &String| {
+            let policy = policies.iter().find(|(other, _)| other == name);
+            policy.map(|(_, policy)| policy.clone())
+        };
+        for policy in limits.every_request.iter().filter_map(named) {
+            builder = builder.policy(policy);
+        }
+        for (index, category) in limits.categories.iter().enumerate() {
+            let mut built = Category::new(&*category.name).hold(category.hold);
+            for (nth, requests) in category.requests.iter().enumerate() {
+                let steps = steps(["categories", &index.to_string(), "requests", &nth.to_string()]);
+                built = built.on(self.matcher(requests, &steps));
+            }
+            for policy in category.policies.iter().filter_map(named) {
+                built = built.policy(policy);
+            }
+            builder = builder.category(built);
+        }
+        for policy in limits.check_only.iter().filter_map(named) {
+            builder = builder.check_only(policy);
+        }
+        builder
+    }
+
+    fn policy(&mut self, name: &str, policy: &super::Policy) -> Policy {
+        let at = |field: &str| steps(["policies", name, field]);
+        let mut built = Policy::new(name, policy.algorithm, policy.quota);
+        for (index, key) in policy.keys.iter().enumerate() {
+            let key = self.key(key, &steps(["policies", name, "keys", &index.to_string()]));
+            built = if index == 0 { built.key(key) } else { built.or_key(key) };
+        }
+        built = match policy.without_key {
+            Some(WithoutKey::Skip) => built.or_skip(),
+            Some(WithoutKey::Refuse) => built.or_refuse(),
+            None => built,
+        };
+        if policy.global {
+            built = built.global();
+        }
+        if policy.unreadable_as_missing {
+            built = built.unreadable_as_missing();
+        }
+        if let Some(plan) = &policy.plan {
+            let plans = policy.plans.0.clone();
+            built = match self.registry.plans.get("plan", plan).cloned() {
+                Ok(name_of) => built.plans(plans, move |request| name_of(request)),
+                Err(problem) => {
+                    self.add(&at("plan"), format!("policy `{name}`: {problem}"));
+                    built.plans(plans, |_| None)
+                }
+            };
+        } else if !policy.plans.0.is_empty() {
+            let text = format!(
+                "policy `{name}`: nothing says which plan a request has; add `plan`, the name of a \
+                 registered function, or leave `plans` out"
+            );
+            self.add(&at("plans"), text);
+        }
+        if let Some(quota_by) = &policy.quota_by {
+            match self.registry.quotas.get("quota_by", quota_by).cloned() {
+                Ok(quota_by) => built = built.quota_by(move |request| quota_by(request)),
+                Err(problem) => self.add(&at("quota_by"), format!("policy `{name}`: {problem}")),
+            }
+        }
+        if let Some(cost) = &policy.cost {
+            match self.registry.costs.get("cost", cost).cloned() {
+                Ok(cost) => built = built.cost(move |request| cost(request)),
+                Err(problem) => self.add(&at("cost"), format!("policy `{name}`: {problem}")),
+            }
+        }
+        if let Some(settle) = &policy.settle {
+            match self.registry.settles.get("settle", settle).cloned() {
+                Ok(settle) => built = built.settle(move |response| settle(response)),
+                Err(problem) => self.add(&at("settle"), format!("policy `{name}`: {problem}")),
+            }
+        }
+        if let Some(unit) = &policy.unit {
+            built = built.unit(unit.clone());
+        }
+        if let Some(hold) = policy.hold {
+            built = built.hold(hold);
+        }
+        if policy.dry_run {
+            built = built.dry_run();
+        }
+        if let Some(shard) = &policy.shard {
+            built = built.shard(self.key(shard, &at("shard")));
+        }
+        built.on_store_failure(policy.on_store_failure).lease(policy.lease)
+    }
+
+    fn key(&mut self, key: &Key, steps: &[String]) -> Arc<dyn KeyExtractor> {
+        match key {
+            Key::Ip(prefixes) => Arc::new(self.client_ip(*prefixes)),
+            Key::Bearer => Arc::new(key::bearer()),
+            Key::Header(name) => Arc::new(key::header(name)),
+            Key::Query(name) => Arc::new(key::query(name.clone())),
+            Key::BodyField(name) => Arc::new(key::body_field(name.clone())),
+            Key::PathParam(param) => Arc::new(key::path_param(&param.path, param.name.clone())),
+            Key::Registered(name) => match self.registry.keys.get("key", name) {
+                Ok(extractor) => Arc::clone(extractor),
+                Err(problem) => {
+                    self.add(steps, problem);
+                    Arc::new(key::from_fn(name.clone(), |_| None))
+                }
+            },
+            Key::Together(keys) => {
+                let parts = keys
+                    .iter()
+                    .enumerate()
+                    .map(|(index, key)| self.key(key, &[steps, &[index.to_string()]].concat()));
+                let parts: Vec<_> = parts.collect();
+                match <[_; 2]>::try_from(parts) {
+                    Ok([a, b]) => Arc::new((a, b)),
+                    Err(parts) => match <[_; 3]>::try_from(parts) {
+                        Ok([a, b, c]) => Arc::new((a, b, c)),
+                        Err(parts) => match <[_; 4]>::try_from(parts) {
+                            Ok([a, b, c, d]) => Arc::new((a, b, c, d)),
+                            Err(parts) => {
+                                let text = format!(
+                                    "a list of {} keys cannot be a key; write two to four that count \
+                                     together",
+                                    parts.len()
+                                );
+                                self.add(steps, text);
+                                Arc::new(key::from_fn("keys", |_| None))
+                            }
+                        },
+                    },
+                }
+            }
+        }
+    }
+
+    /// How the client's address is read. What is wrong with `[client_ip]` is said elsewhere.
+    fn client_ip(&self, prefixes: Prefixes) -> key::ClientIp {
+        let settings = &self.limits.client_ip;
+        if settings.extractor(Prefixes::default()).problem().is_some() {
+            return super::ClientIp::default().extractor(prefixes);
+        }
+        settings.extractor(prefixes)
+    }
+
+    fn matcher(&mut self, requests: &Requests, steps: &[String]) -> Matcher {
+        match requests {
+            Requests::Endpoint { methods, path } if methods.is_empty() => Matcher::path(path),
+            Requests::Endpoint { methods, path } => Matcher::methods(methods.iter().cloned(), path),
+            Requests::ClientIp(networks) => {
+                Matcher::client_ip(self.client_ip(Prefixes::default()), networks)
+            }
+            Requests::Key(keys) => {
+                let by = self.key(&keys.by, &[steps, &self::steps(["key", "by"])].concat());
+                Matcher::key(by, keys.values.iter().map(|value| &**value))
+            }
+            Requests::Function(name) => {
+                match self.registry.matchers.get("matcher", name).cloned() {
+                    Ok(matches) => Matcher::from_fn(move |request| matches(request)),
+                    Err(problem) => {
+                        self.add(&[steps, &self::steps(["function"])].concat(), problem);
+                        Matcher::from_fn(|_| false)
+                    }
+                }
+            }
+        }
+    }
+
+    fn layer(&mut self, mut builder: RateLimitLayerBuilder) -> RateLimitLayerBuilder {
+        let layer = &self.limits.layer;
+        if let Some(styles) = &layer.headers {
+            builder = builder.headers(styles.iter().map(|style| style.style()));
+        }
+        if let Some(policy) = &layer.header_policy {
+            builder = builder.header_policy(policy.clone());
+        }
+        if let Some(has_header) = layer.retry_after {
+            builder = builder.retry_after(has_header);
+        }
+        if layer.expose_decision {
+            builder = builder.expose_decision();
+        }
+        builder = builder.jitter_retry_after(layer.jitter_retry_after);
+        match &layer.on_rejection {
+            OnRejection::Json => builder.on_rejection(Rejection::to_response),
+            OnRejection::PlainText => builder.on_rejection(plain_text()),
+            OnRejection::Problem(problem) => builder.on_rejection(problem.problem().renderer()),
+            OnRejection::Function(name) => {
+                match self.registry.rejections.get("on_rejection", name).cloned() {
+                    Ok(render) => builder.on_rejection(move |rejection| render(rejection)),
+                    Err(problem) => {
+                        let steps = steps(["layer", "on_rejection", "function"]);
+                        self.add(&steps, format!("layer: {problem}"));
+                        builder
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn steps<const N: usize>(steps: [&str; N]) -> Steps {
+    steps.map(str::to_owned).to_vec()
+}

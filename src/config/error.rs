@@ -1,0 +1,87 @@
+//! Why limits cannot be used: [`ConfigError`].
+
+use std::fmt;
+
+/// Limits that cannot be used: all problems that were found, at least one.
+///
+/// As text, each problem is a line: ``limits.toml:12:9: policy `read`: …``.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigError {
+    problems: Vec<ConfigProblem>,
+}
+
+/// One mistake in limits, and what to write instead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigProblem {
+    /// Empty if the limits are from no file.
+    pub(super) file: String,
+    pub(super) position: Option<Position>,
+    pub(super) text: String,
+}
+
+/// A place in a text. The first line and the first column are 1; a column is a character.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Position {
+    pub(super) line: usize,
+    pub(super) column: usize,
+}
+
+impl ConfigError {
+    /// Of at least one problem, in any order.
+    pub(super) fn of(mut problems: Vec<ConfigProblem>) -> Self {
+        // Those without a place come first: they are about the whole.
+        problems.sort_by_key(|problem| problem.position);
+        Self { problems }
+    }
+
+    /// Fails if there is a problem.
+    pub(super) fn if_any(problems: Vec<ConfigProblem>) -> Result<(), Self> {
+        if problems.is_empty() { Ok(()) } else { Err(Self::of(problems)) }
+    }
+
+    /// All problems, in the order of the file.
+    #[must_use]
+    pub fn problems(&self) -> &[ConfigProblem] {
+        &self.problems
+    }
+}
+
+impl ConfigProblem {
+    /// The line in the file, from 1; `None` if the limits were not read from TOML, or if it is about
+    /// all of them.
+    #[must_use]
+    pub fn line(&self) -> Option<usize> {
+        self.position.map(|position| position.line)
+    }
+
+    /// The column in its line, in characters, from 1.
+    #[must_use]
+    pub fn column(&self) -> Option<usize> {
+        self.position.map(|position| position.column)
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, problem) in self.problems.iter().enumerate() {
+            let end = if index > 0 { "\n" } else { "" };
+            write!(f, "{end}{problem}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for ConfigProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.file.is_empty() {
+            write!(f, "{}:", self.file)?;
+        }
+        if let Some(Position { line, column }) = self.position {
+            write!(f, "{line}:{column}:")?;
+        }
+        let space = if self.file.is_empty() && self.position.is_none() { "" } else { " " };
+        write!(f, "{space}{}", self.text)
+    }
+}
+
+impl std::error::Error for ConfigError {}

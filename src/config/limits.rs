@@ -1,0 +1,121 @@
+//! All limits of an API as data: [`Limits`].
+
+use std::{collections::BTreeMap, fs, path::Path};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Category, ClientIp, ConfigError, Key, Layer, Policy, Registry, Requests, build, is_default,
+    source::{self, Source},
+};
+use crate::{
+    layer::RateLimitLayerBuilder,
+    limiter::{Limiter, LimiterBuilder},
+};
+
+/// All limits of an API as data, from a file or from any other format of serde.
+///
+/// The module's documentation has an example and all fields.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
+pub struct Limits {
+    /// Whether no request is limited. Limits without any policy are an error unless this is set.
+    #[serde(skip_serializing_if = "is_default")]
+    pub no_limits: bool,
+    /// Who sends a request, for [overrides](crate::Overrides).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub caller: Option<Key>,
+    /// [`LimiterBuilder::max_held`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_held: Option<usize>,
+    /// [`LimiterBuilder::max_held_per_caller`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_held_per_caller: Option<usize>,
+    /// [`LimiterBuilder::max_held_per_key`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_held_per_key: Option<usize>,
+    /// The names of the policies that every request must pass.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub every_request: Vec<String>,
+    /// The names of the policies that no request is counted by, for
+    /// [`Limiter::check`](crate::Limiter::check).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub check_only: Vec<String>,
+    /// Requests that are not counted.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub exempt: Vec<Requests>,
+    /// How the client's address is read.
+    #[serde(skip_serializing_if = "is_default")]
+    pub client_ip: ClientIp,
+    /// The responses.
+    #[serde(skip_serializing_if = "is_default")]
+    pub layer: Layer,
+    /// The policies by their names. Each is used at least once.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub policies: BTreeMap<String, Policy>,
+    /// The categories, in order: a request counts in the first that matches it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub categories: Vec<Category>,
+    #[serde(skip)]
+    pub(super) source: Source,
+}
+
+impl Limits {
+    /// Reads a TOML file, and checks all that [`builder`](Self::builder) and [`layer`](Self::layer)
+    /// would.
+    ///
+    /// # Errors
+    /// The file cannot be read, or says something that cannot be. The error has all problems, each
+    /// with its line and what to write instead. If the file is no TOML, it has those of its syntax.
+    pub fn read(path: impl AsRef<Path>, registry: &Registry) -> Result<Self, ConfigError> {
+        let name = path.as_ref().display().to_string();
+        match fs::read_to_string(path) {
+            Ok(text) => source::load(&name, &text, registry),
+            Err(error) => Err(source::unreadable(&name, &error)),
+        }
+    }
+
+    /// As [`read`](Self::read), from a text.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn from_toml(text: &str, registry: &Registry) -> Result<Self, ConfigError> {
+        source::load("", text, registry)
+    }
+
+    /// The limits as TOML, without what is as by default.
+    #[must_use]
+    #[expect(clippy::expect_used, clippy::missing_panics_doc, reason = "it cannot fail")]
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).expect("tables, lists, texts and numbers are TOML")
+    }
+
+    /// The limiter of these limits. The store and the clock are not part of them: set them here.
+    ///
+    /// # Errors
+    /// Something that cannot be: all that `build()` would find, a function that is not registered, an
+    /// unknown policy, or one that is never used.
+    pub fn builder(&self, registry: &Registry) -> Result<LimiterBuilder, ConfigError> {
+        build::limiter(self, registry)
+    }
+
+    /// The layer of these limits around a limiter, which [`builder`](Self::builder) has built.
+    ///
+    /// # Errors
+    /// As [`builder`](Self::builder).
+    pub fn layer(
+        &self,
+        limiter: Limiter,
+        registry: &Registry,
+    ) -> Result<RateLimitLayerBuilder, ConfigError> {
+        build::layer(self, limiter, registry)
+    }
+
+    /// The JSON Schema of limits (draft 2020-12), by which editors complete and check a file.
+    #[must_use]
+    pub fn json_schema() -> serde_json::Value {
+        schemars::schema_for!(Self).to_value()
+    }
+}

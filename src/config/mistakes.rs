@@ -1,0 +1,153 @@
+//! Says what is wrong in a TOML file, and what to write instead: [`of_syntax`] and [`of_setting`].
+
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue, Error},
+};
+
+use super::{
+    nearest::instead,
+    repair::{Node, example},
+};
+
+/// What serde does not accept.
+pub(super) enum Mistake<'a> {
+    UnknownField { name: &'a str, known: Vec<&'a str> },
+    UnknownVariant { name: &'a str, known: Vec<&'a str> },
+    MissingField(&'a str),
+    WrongType { is: &'a str, expected: &'a str },
+    Other(&'a str),
+}
+
+impl<'a> Mistake<'a> {
+    /// Reads the message, as serde words it.
+    pub(super) fn of(error: &'a Error) -> Self {
+        let message = error.message();
+        let mut names = message.split('`').skip(1).step_by(2);
+        if message.starts_with("unknown field `") {
+            let name = names.next().unwrap_or_default();
+            return Self::UnknownField { name, known: names.collect() };
+        }
+        if message.starts_with("unknown variant `") {
+            let name = names.next().unwrap_or_default();
+            return Self::UnknownVariant { name, known: names.collect() };
+        }
+        if message.starts_with("missing field `") {
+            return Self::MissingField(names.next().unwrap_or_default());
+        }
+        if message == "wanted string or table" {
+            return Self::WrongType { is: "this", expected: "a text or a table" };
+        }
+        if message.starts_with("wanted exactly 1 element") {
+            return Self::WrongType { is: "this", expected: "a table with one entry" };
+        }
+        let of_type = message
+            .strip_prefix("invalid type: ")
+            .or_else(|| message.strip_prefix("invalid value: "));
+        match of_type.and_then(|types| types.split_once(", expected ")) {
+            Some((is, expected)) => Self::WrongType { is, expected },
+            None => Self::Other(message),
+        }
+    }
+}
+
+/// What is wrong with the syntax.
+pub(super) fn of_syntax(error: &Error, text: &str) -> String {
+    let word = error.span().and_then(|span| text.get(span)).unwrap_or_default();
+    match error.message() {
+        "duplicate key" => {
+            format!("`{}` is here for the second time; give each its own name", word.escape_debug())
+        }
+        message => format!("this is no TOML: {message}"),
+    }
+}
+
+/// What is wrong with a setting. `node` is where.
+pub(super) fn of_setting(
+    error: &Error,
+    tree: &Spanned<DeTable<'_>>,
+    node: Option<&Node>,
+) -> String {
+    let steps = node.map_or(&[][..], |node| &node.steps);
+    let setting = steps.iter().rev().find(|step| step.parse::<usize>().is_err());
+    let setting = setting.map_or("", |step| step);
+    let problem = match Mistake::of(error) {
+        Mistake::UnknownField { name, known } => {
+            let problem = format!("`{}` is no setting here", name.escape_debug());
+            match instead(name, known) {
+                Some(instead) => format!("{problem}; {instead}"),
+                None => format!("{problem}; leave it out"),
+            }
+        }
+        Mistake::UnknownVariant { name, known } => {
+            let instead = instead(name, known).unwrap_or_default();
+            format!("`{}` is not known; {instead}", name.escape_debug())
+        }
+        Mistake::MissingField(name) => match example(name) {
+            Some(value) => format!("it has no `{name}`; add one like `{name} = {value}`"),
+            None => format!("it has no `{name}`; add it"),
+        },
+        Mistake::WrongType { is, expected } => {
+            format!("`{setting}` cannot be {}; write {}", in_words(is), wanted(expected, setting))
+        }
+        Mistake::Other(message) => message.to_owned(),
+    };
+    match culprit(steps, tree) {
+        Some(culprit) => format!("{culprit}: {problem}"),
+        None => problem,
+    }
+}
+
+/// ``policy `read` ``, as `build()` names it; `None` for a setting of the whole limiter.
+fn culprit(steps: &[String], tree: &Spanned<DeTable<'_>>) -> Option<String> {
+    let (first, rest) = steps.split_first()?;
+    let second = rest.first();
+    match &**first {
+        "policies" => match rest {
+            [name, plans, plan, ..] if plans == "plans" => {
+                Some(format!("policy `{name}`: plan `{plan}`"))
+            }
+            _ => second.map(|name| format!("policy `{name}`")),
+        },
+        "categories" => {
+            let index: usize = second?.parse().ok()?;
+            let DeValue::Array(items) = tree.get_ref().get("categories")?.get_ref() else {
+                return None;
+            };
+            let DeValue::Table(category) = items.get(index)?.get_ref() else { return None };
+            match category.get("name").map(Spanned::get_ref) {
+                Some(DeValue::String(name)) => Some(format!("category `{name}`")),
+                _ => Some(format!("category {}", index.saturating_add(1))),
+            }
+        }
+        "exempt" if second.is_some() => Some("an exemption".to_owned()),
+        "layer" | "client_ip" if second.is_some() => Some(first.clone()),
+        _ => None,
+    }
+}
+
+fn in_words(is: &str) -> String {
+    match is {
+        "sequence" => "a list".to_owned(),
+        "map" => "a table".to_owned(),
+        is => is
+            .replace("boolean ", "")
+            .replace("integer ", "the number ")
+            .replace("floating point ", "the number ")
+            .replace("string ", "the text "),
+    }
+}
+
+/// What serde expects of a setting.
+fn wanted(expected: &str, setting: &str) -> String {
+    let like = example(setting).map(|value| format!(" like `{value}`")).unwrap_or_default();
+    match expected {
+        "a string" => format!("a text{like}"),
+        "a boolean" => "`true` or `false`".to_owned(),
+        "a sequence" => format!("a list{like}"),
+        "u8" | "u32" | "u64" | "usize" => "a whole number".to_owned(),
+        "a map" => "a table".to_owned(),
+        expected if expected.starts_with("struct ") => "a table".to_owned(),
+        expected => expected.to_owned(),
+    }
+}

@@ -1,0 +1,28 @@
+//! What `build()` says to write, in the words of a file: [`in_file`].
+
+/// The builder's calls, as problems name them, and what a file says instead.
+const PHRASES: [(&str, &str); 17] = [
+    ("`.key(ClientIp::new())`", "`keys = [\"ip\"]`"),
+    ("`.global()`", "`global = true`"),
+    ("`.or_key(…)`", "another key"),
+    ("`.or_skip()`", "`without_key = \"skip\"`"),
+    ("`.or_refuse()`", "`without_key = \"refuse\"`"),
+    ("`.unreadable_as_missing()`", "`unreadable_as_missing`"),
+    ("`.plans(…)`", "`plans`"),
+    ("`.unit(\"tokens\")`", "`unit = \"tokens\"`"),
+    ("`Policy::token_bucket`", "`algorithm = \"token_bucket\"`"),
+    ("`Quota::unlimited()`", "`unlimited`"),
+    ("`Quota::per_window(5, Duration::from_secs(600))`", "`5 per 10 minutes`"),
+    ("`.on(Matcher::…)`", "`requests = [\"GET /…\"]`"),
+    ("`.policy(…)`", "`policies = [\"…\"]`"),
+    ("`.exempt(…)` for its matchers", "its requests into `exempt`"),
+    ("`.header_policy(…)`", "`header_policy`"),
+    ("`.reset(…)`", "`reset`"),
+    ("`.partition_key()`", "`partition_key`"),
+];
+
+/// The problem, with what to write in a file.
+pub(super) fn in_file(problem: &str) -> String {
+    let replace = |text: String, (call, in_file): &(&str, &str)| text.replace(call, in_file);
+    PHRASES.iter().fold(problem.to_owned(), replace)
+}

@@ -1,0 +1,156 @@
+//! One limit: [`Policy`], its keys and its [`Plans`].
+
+use std::{borrow::Cow, fmt, time::Duration};
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{MapAccess, Visitor},
+};
+
+use super::{
+    is_default,
+    key::Key,
+    text::{self, Time},
+};
+use crate::{algorithm::Algorithm, policy::OnStoreFailure, quota::Quota};
+
+/// One limit; as [`crate::Policy`], whose methods have the same names and say more.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Policy {
+    /// How requests are counted.
+    pub algorithm: Algorithm,
+    /// The quota of requests without a plan.
+    pub quota: Quota,
+    /// Whose quota it is: keys in the order in which they are tried.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub keys: Vec<Key>,
+    /// What happens to a request with none of the keys.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub without_key: Option<WithoutKey>,
+    /// Whether all callers share the quota; then there are no keys.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub global: bool,
+    /// Whether an unreadable key counts as missing.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub unreadable_as_missing: bool,
+    /// The registered function that names the plan of a request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<String>,
+    /// The quota of each plan, by its name.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub plans: Plans,
+    /// The registered function that returns a request's quota.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quota_by: Option<String>,
+    /// The registered function that returns what a request costs. Default: 1 unit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost: Option<String>,
+    /// The registered function that corrects the cost by the response.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settle: Option<String>,
+    /// The name of its units. Default: `requests`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<String>,
+    /// How long a request is held instead of being refused. Default: as the category says.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "text::optional_duration")]
+    #[schemars(with = "Option<Time>")]
+    pub hold: Option<Duration>,
+    /// Whether it counts and reports, but never refuses.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub dry_run: bool,
+    /// What happens while the store is slow or down: `"allow"`, `"refuse"`, or
+    /// `{ count_locally = { replicas = 3 } }`. Default: one replica, which counts locally.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub on_store_failure: OnStoreFailure,
+    /// How many units of a key a replica leases from Redis at once. Default: 0, none.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub lease: u32,
+    /// The key that chooses a server of a Redis cluster. Default: the policy's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shard: Option<Key>,
+}
+
+impl Policy {
+    /// A policy of which only these are set.
+    #[must_use]
+    pub fn new(algorithm: Algorithm, quota: Quota) -> Self {
+        Self {
+            algorithm,
+            quota,
+            keys: Vec::new(),
+            without_key: None,
+            global: false,
+            unreadable_as_missing: false,
+            plan: None,
+            plans: Plans::default(),
+            quota_by: None,
+            cost: None,
+            settle: None,
+            unit: None,
+            hold: None,
+            dry_run: false,
+            on_store_failure: OnStoreFailure::default(),
+            lease: 0,
+            shard: None,
+        }
+    }
+}
+
+/// What happens to a request that has none of a policy's keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum WithoutKey {
+    /// It passes, and is not counted: [`or_skip`](crate::Policy::or_skip).
+    Skip,
+    /// It is refused: [`or_refuse`](crate::Policy::or_refuse).
+    Refuse,
+}
+
+/// The quotas of plans by their names, in the order in which they are described. In a file, a table:
+/// `{ free = "100 per minute", pro = "1000 per minute" }`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Plans(pub Vec<(String, Quota)>);
+
+impl Serialize for Plans {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(name, quota)| (name, quota)))
+    }
+}
+
+impl<'de> Deserialize<'de> for Plans {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct PlansVisitor;
+
+        impl<'de> Visitor<'de> for PlansVisitor {
+            type Value = Plans;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a table like `{ free = \"100 per minute\" }`")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Plans, A::Error> {
+                let mut plans = Vec::new();
+                while let Some(plan) = map.next_entry()? {
+                    plans.push(plan);
+                }
+                Ok(Plans(plans))
+            }
+        }
+
+        deserializer.deserialize_map(PlansVisitor)
+    }
+}
+
+impl JsonSchema for Plans {
+    fn schema_name() -> Cow<'static, str> {
+        "Plans".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let quota = generator.subschema_for::<Quota>();
+        json_schema!({ "type": "object", "additionalProperties": quota })
+    }
+}
