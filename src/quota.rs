@@ -284,6 +284,17 @@ impl Quota {
         cfg!(feature = "calendar") && self.time & (WHOLE | CALENDAR) == CALENDAR
     }
 
+    /// The same quota where times are in microseconds, and the code takes them for nanoseconds; `None`
+    /// without a calendar.
+    #[cfg(feature = "redis")]
+    pub(crate) const fn in_micros(&self) -> Option<Self> {
+        #[cfg(feature = "calendar")]
+        if let Some(calendar) = self.calendar() {
+            return Some(Self { time: CALENDAR | calendar.in_micros().to_bits(), ..*self });
+        }
+        None
+    }
+
     /// Its calendar in words, if it has one.
     pub(crate) fn calendar_words(&self) -> Option<String> {
         #[cfg(feature = "calendar")]

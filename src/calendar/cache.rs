@@ -2,6 +2,8 @@
 
 use std::{ops::Range, sync::OnceLock};
 
+#[cfg(feature = "redis")]
+use super::zone;
 use super::{Calendar, period};
 
 /// How many calendars are kept.
@@ -15,9 +17,18 @@ const SPANS: usize = 1 << (u64::BITS - SPAN_BITS);
 static CALENDARS: [OnceLock<Box<Edges>>; MAX] = [const { OnceLock::new() }; MAX];
 
 pub(super) struct Edges {
-    calendar: Calendar,
+    pub(super) calendar: Calendar,
+    /// The calendar's hash.
+    #[cfg(feature = "redis")]
+    pub(super) hash: u64,
     /// The edges of each span that was asked for, with one before it and one after it.
     spans: [OnceLock<Box<[u64]>>; SPANS],
+}
+
+/// As [`Calendar::hash`].
+#[cfg(feature = "redis")]
+pub(super) fn hash(calendar: Calendar) -> u64 {
+    zone::hash(calendar.to_string().bytes())
 }
 
 impl Edges {
@@ -37,7 +48,18 @@ impl Edges {
 
     #[cold]
     fn new(calendar: Calendar) -> Self {
-        Self { calendar, spans: [const { OnceLock::new() }; SPANS] }
+        Self {
+            calendar,
+            #[cfg(feature = "redis")]
+            hash: hash(calendar),
+            spans: [const { OnceLock::new() }; SPANS],
+        }
+    }
+
+    /// Those that are kept.
+    #[cfg(feature = "redis")]
+    pub(super) fn all() -> impl Iterator<Item = &'static Self> {
+        CALENDARS.iter().filter_map(|edges| edges.get().map(|edges| &**edges))
     }
 
     /// The window of a time.

@@ -31,6 +31,13 @@
 //! each. The windows of further calendars are computed for each request, which takes some
 //! microseconds.
 
+//! # In Redis
+//! Windows begin and end by the server's clock, whatever the replicas' clocks show. The server has no
+//! time zones: each request tells it the windows that are about now. If it needs others, it is asked
+//! again at once; that is so for the first request, and where a key changes between plans by
+//! different calendars. The replicas should have the same release of the database. Where they differ
+//! about an edge, a window that has begun for one of them never begins again for another.
+
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects, clippy::indexing_slicing))]
 
 mod anchor;
@@ -73,7 +80,8 @@ pub struct Calendar(u64);
 const ANCHOR_SHIFT: u32 = 12;
 const KIND_SHIFT: u32 = ANCHOR_SHIFT + 16;
 const PERIOD_SHIFT: u32 = KIND_SHIFT + 3;
-const USED_BITS: u32 = PERIOD_SHIFT + 3;
+/// Its nanoseconds are microseconds, as those of Redis are.
+const IN_MICROS: u64 = 1 << (PERIOD_SHIFT + 3);
 
 /// Without an anchor of its own.
 const NO_KIND: u16 = 0;
@@ -104,11 +112,11 @@ impl Calendar {
     }
 
     pub(crate) const fn from_bits(bits: u64) -> Self {
-        Self(bits & ((1 << USED_BITS) - 1))
+        Self(bits & (IN_MICROS | (IN_MICROS - 1)))
     }
 
     const fn own_period(self) -> Option<Period> {
-        Period::from_number(self.0 >> PERIOD_SHIFT)
+        Period::from_number((self.0 & !IN_MICROS) >> PERIOD_SHIFT)
     }
 
     /// How long a window is.
@@ -165,6 +173,10 @@ impl Calendar {
     /// The window of a time, in nanoseconds since 1970.
     #[inline]
     pub(crate) fn window(self, at: u64) -> Range<u64> {
+        if self.0 & IN_MICROS != 0 {
+            let window = Self(self.0 & !IN_MICROS).window(at.saturating_mul(1_000));
+            return window.start / 1_000..window.end / 1_000;
+        }
         match Edges::of(self) {
             Some(edges) => edges.window(at),
             None => period::window(self, at),
@@ -175,6 +187,10 @@ impl Calendar {
     #[inline]
     pub(crate) fn end_of(self, start: u64, windows: u64) -> u64 {
         match windows {
+            _ if self.0 & IN_MICROS != 0 => {
+                let calendar = Self(self.0 & !IN_MICROS);
+                calendar.end_of(start.saturating_mul(1_000), windows) / 1_000
+            }
             1 => self.window(start).end,
             windows => period::end_of(self, start, windows),
         }
@@ -183,9 +199,28 @@ impl Calendar {
     /// The nanoseconds of the longest window, if no clock is set back in it.
     pub(crate) const fn longest(self) -> u64 {
         match self.own_period() {
+            Some(period) if self.0 & IN_MICROS != 0 => period.longest() / 1_000,
             Some(period) => period.longest(),
             None => 0,
         }
+    }
+
+    /// A hash of it, which is the same in each process and each release.
+    #[cfg(feature = "redis")]
+    pub(crate) fn hash(self) -> u64 {
+        Edges::of(self).map_or_else(|| cache::hash(self), |edges| edges.hash)
+    }
+
+    /// The calendar for which `is_it` holds, if the process has used it.
+    #[cfg(feature = "redis")]
+    pub(crate) fn find(is_it: impl Fn(Self) -> bool) -> Option<Self> {
+        Edges::all().map(|edges| edges.calendar).find(|calendar| is_it(*calendar))
+    }
+
+    /// The same windows in microseconds: where others take and return nanoseconds, it does those.
+    #[cfg(feature = "redis")]
+    pub(crate) const fn in_micros(self) -> Self {
+        Self(self.0 | IN_MICROS)
     }
 
     /// What is wrong with it, and what to write instead.

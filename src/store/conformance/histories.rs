@@ -8,7 +8,7 @@ use proptest::{
 };
 use tokio::runtime::Runtime;
 
-use super::*;
+use super::{calendars::or_by_calendar, *};
 use crate::quota::{MAX_UNITS, NANOS_PER_SECOND};
 
 /// No history goes on longer.
@@ -91,8 +91,9 @@ fn plans() -> impl Strategy<Value = Vec<[Quota; 3]>> {
         let most = u64::try_from(most).unwrap_or(u64::MAX).max(1);
         burst.map_or(bucket, |burst| bucket.burst(burst.min(most)))
     });
-    let each = (bucket, quotas(), quotas())
-        .prop_map(move |(bucket, fixed, sliding)| [bucket, of(fixed), of(sliding)]);
+    let fixed = or_by_calendar(quotas().prop_map(of));
+    let each = (bucket, fixed, quotas().prop_map(of))
+        .prop_map(|(bucket, fixed, sliding)| [bucket, fixed, sliding]);
     prop::collection::vec(each, PLANS)
 }
 

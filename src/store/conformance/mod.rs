@@ -17,6 +17,7 @@ macro_rules! for_each_algorithm {
     };
 }
 
+mod calendars;
 mod changes;
 mod concurrency;
 mod corrections;

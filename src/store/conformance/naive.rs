@@ -53,7 +53,7 @@ fn nanos(parts: u128, quota: &Quota) -> u64 {
 }
 
 fn begins(now: Now, quota: &Quota) -> u64 {
-    now.unix_nanos() / window(quota) * window(quota)
+    quota.window_start(now.unix_nanos())
 }
 
 impl Plan {
@@ -198,10 +198,7 @@ impl Plan {
             Counted::Fixed(..) => {
                 let (start, used) = self.fixed(now);
                 let remaining = quota.units().saturating_sub(used);
-                let ends = |windows: u64| {
-                    let ends = start.saturating_add(windows.saturating_mul(window(quota)));
-                    ends - now.unix_nanos()
-                };
+                let ends = |windows: u64| quota.windows_end(start, windows) - now.unix_nanos();
                 let short = cost.saturating_sub(remaining);
                 let wait = if short == 0 { 0 } else { ends(short.div_ceil(quota.units())) };
                 (wait, remaining, ends(1))

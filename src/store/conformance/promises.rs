@@ -1,12 +1,14 @@
 //! Promises to a key whose plan changes, each as a property over random plans and uses.
 
+use std::iter;
+
 use proptest::{
     prelude::*,
     test_runner::{Config, TestRunner},
 };
 use tokio::runtime::Runtime;
 
-use super::*;
+use super::{calendars::or_by_calendar, *};
 
 /// Up to as many plans as a key tracks.
 const PLANS: std::ops::Range<usize> = 1..5;
@@ -29,16 +31,18 @@ struct Life {
 
 fn lives() -> impl Strategy<Value = Life> {
     let window = prop_oneof![Just(1), Just(7), Just(60), Just(3_600), 1..100_000_u64];
-    let quota = (1..30_u64, window, prop::option::of(1..40_u64));
+    let of = |(units, seconds)| Quota::per_window(units, Duration::from_secs(seconds));
+    let quota = (1..30_u64, window).prop_map(of);
+    let quota = (quota.clone(), or_by_calendar(quota), prop::option::of(1..40_u64));
     let plans = prop::collection::vec(quota, PLANS);
     let steps = (prop_oneof![Just(0), 0..30_u64, 0..1_500_u64], 0..4_usize, 0..12_u64);
     let steps = steps.prop_map(|(later, plan, cost)| Step { later, plan, cost });
     let steps = prop::collection::vec(steps, 1..60);
     (prop::sample::select(&ALGORITHMS[..]), plans, steps).prop_map(|(algorithm, plans, steps)| {
-        let quota = |(units, seconds, burst): (u64, u64, Option<u64>)| {
-            let quota = Quota::per_window(units, Duration::from_secs(seconds));
-            let burst = burst.filter(|_| algorithm == TokenBucket);
-            burst.map_or(quota, |burst| quota.burst(burst))
+        let quota = |(quota, fixed, burst): (Quota, Quota, Option<u64>)| match algorithm {
+            TokenBucket => burst.map_or(quota, |burst| quota.burst(burst)),
+            FixedWindow => fixed,
+            SlidingWindow => quota,
         };
         Life { algorithm, plans: plans.into_iter().map(quota).collect(), steps }
     })
@@ -79,7 +83,13 @@ impl Life {
                 let refill = u128::from(to - from) * u128::from(quota.units());
                 quota.capacity() + (refill / u128::from(window)) as u64
             }
-            FixedWindow => quota.units() * (to / window - from / window + 1),
+            FixedWindow => {
+                let start = quota.window_start(from * 1_000);
+                let ends = iter::successors(Some(start), |end| Some(quota.windows_end(*end, 1)));
+                // No life uses as much as a thousand windows admit.
+                let windows = ends.take_while(|start| *start <= to * 1_000).take(1_000).count();
+                quota.units() * windows as u64
+            }
             SlidingWindow => quota.units() * ((to - from) / window + 1),
         }
     }

@@ -1,6 +1,9 @@
 //! One run of the script: [`ScriptCall`].
 
-use std::sync::LazyLock;
+use std::sync::{
+    Arc, LazyLock,
+    atomic::{AtomicU64, Ordering::Relaxed},
+};
 #[cfg(test)]
 use std::time::Duration;
 
@@ -11,17 +14,19 @@ use redis::{
 use smallvec::SmallVec;
 
 use super::{
+    calendars::{self, Windows},
     keys::{self, KeyNames},
+    numbers::micros,
     operation::{OPERATION_SIZE, Operation},
     reply::{self, ExpectedReply},
 };
+#[cfg(test)]
+use crate::clock::Now;
 use crate::{
     algorithm::Algorithm,
     quota::{MAX_UNITS, Quota},
     store::{Answer, Charge, Correction},
 };
-#[cfg(test)]
-use crate::{clock::Now, store::redis::script::numbers::micros};
 
 const SOURCE: &str = include_str!("count.lua");
 static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(SOURCE));
@@ -32,7 +37,19 @@ pub(crate) struct ScriptCall {
     expected: SmallVec<[ExpectedReply; 4]>,
     /// The shard of its keys. A cluster keeps them on one server.
     pub(crate) shard: u64,
+    /// How many keys.
+    keys: usize,
+    /// The calendars of its quotas. With none, the command has no windows.
+    calendars: SmallVec<[u64; 2]>,
+    server_time: Arc<AtomicU64>,
 }
+
+/// How often a call is made, each time with the windows that the server has asked for. The second time
+/// is enough, unless another window begins just then, or another replica counts under further quotas.
+const MAX_TRIES: usize = 4;
+
+/// The microseconds after which the server's time is remembered again. Windows are much longer.
+const RENEWED_AFTER: u64 = 60_000_000;
 
 impl ScriptCall {
     /// Makes all corrections, and then all charges or none. No two charges are of the same key and
@@ -46,6 +63,7 @@ impl ScriptCall {
         let mut fields: SmallVec<[(usize, [u8; 9]); 8]> = SmallVec::new();
         let mut packed = Vec::with_capacity(operations * OPERATION_SIZE);
         let mut expected = SmallVec::with_capacity(operations);
+        let mut calendars = SmallVec::new();
         let each = corrections.iter().map(Operation::correct);
         for operation in each.chain(charges.iter().map(Operation::charge)) {
             let charge = operation.charge;
@@ -64,6 +82,7 @@ impl ScriptCall {
                     index
                 }
             };
+            calendars.extend(calendars::number(&charge.quota));
             expected.push(operation.pack(key, field, &mut packed));
         }
         let mut command = Cmd::with_capacity(4 + keys.len(), 96 + keys.len() * 64 + packed.len());
@@ -74,7 +93,12 @@ impl ScriptCall {
         // A call without keys only reads the time, which is the same on any server.
         let shard = keys.last().map_or(0, |key| key.shard);
         command.arg(packed);
-        let call = Self { command, expected, shard };
+        let server_time = Arc::clone(&names.server_time);
+        if !calendars.is_empty() {
+            command.arg(Windows::new(&calendars, server_time.load(Relaxed)).packed);
+        }
+        let keys = keys.len();
+        let call = Self { command, expected, shard, keys, calendars, server_time };
         #[cfg(test)]
         if let Some(now) = *names.time.lock().unwrap() {
             return call.at(now, Duration::from_secs(3_600));
@@ -98,6 +122,9 @@ impl ScriptCall {
     /// time is not the server's.
     #[cfg(test)]
     pub(super) fn at(mut self, now: Now, longer: Duration) -> Self {
+        if self.calendars.is_empty() {
+            self.command.arg("");
+        }
         self.command.arg(micros(now)).arg(longer.as_millis() as u64);
         self
     }
@@ -105,13 +132,21 @@ impl ScriptCall {
     /// Runs the script where its keys are. A server that does not know the script gets it with the
     /// call.
     pub(crate) async fn run(&self, connection: &mut impl ConnectionLike) -> RedisResult<Answer> {
-        let reply = match self.command.query_async(connection).await {
-            Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
-                self.with_source().query_async(connection).await
+        let mut again: Option<Box<Self>> = None;
+        for _ in 0..MAX_TRIES {
+            let call = again.as_deref().unwrap_or(self);
+            let reply = match call.command.query_async(connection).await {
+                Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
+                    call.with_source().query_async(connection).await
+                }
+                reply => reply,
+            };
+            match call.answer_or_again(&reply?)? {
+                Ok(answer) => return Ok(answer),
+                Err(call) => again = Some(call),
             }
-            reply => reply,
-        };
-        self.read(&reply?)
+        }
+        Err(unexpected())
     }
 
     /// Runs the script on a server of a cluster that takes over the slot of its keys.
@@ -120,10 +155,55 @@ impl ScriptCall {
         connection: &mut ClusterConnection,
         node: SingleNodeRoutingInfo,
     ) -> RedisResult<Answer> {
-        let mut asking = redis::pipe();
-        asking.cmd("ASKING").add_command(self.with_source());
-        let mut replies = connection.route_pipeline(asking, 0, 2, node).await?;
-        self.read(&replies.pop().ok_or_else(unexpected)?.extract_error()?)
+        let mut again: Option<Box<Self>> = None;
+        for _ in 0..MAX_TRIES {
+            let call = again.as_deref().unwrap_or(self);
+            let mut asking = redis::pipe();
+            asking.cmd("ASKING").add_command(call.with_source());
+            let mut replies = connection.route_pipeline(asking, 0, 2, node.clone()).await?;
+            let reply = replies.pop().ok_or_else(unexpected)?.extract_error()?;
+            match call.answer_or_again(&reply)? {
+                Ok(answer) => return Ok(answer),
+                Err(call) => again = Some(call),
+            }
+        }
+        Err(unexpected())
+    }
+
+    /// The answer; or the call that is to be made instead, as the script has done nothing without the
+    /// windows of some calendars.
+    fn answer_or_again(&self, reply: &Value) -> RedisResult<Result<Answer, Box<Self>>> {
+        if let Value::BulkString(bytes) = reply
+            && let Some((micros, needed)) = reply::calendars_needed(bytes)
+        {
+            self.server_time.store(micros, Relaxed);
+            return Ok(Err(Box::new(self.with_windows(needed, micros))));
+        }
+        let answer = self.read(reply)?;
+        let (now, before) = (micros(answer.at), self.server_time.load(Relaxed));
+        // Seldom, so that many threads do not wait for each other.
+        if now.abs_diff(before) > RENEWED_AFTER {
+            self.server_time.store(now, Relaxed);
+        }
+        Ok(Ok(answer))
+    }
+
+    /// The same call with the windows of these calendars as well, at this time of the server.
+    fn with_windows(&self, needed: SmallVec<[u64; 4]>, micros: u64) -> Self {
+        let mut calendars = self.calendars.clone();
+        calendars.extend(needed);
+        let windows = Windows::new(&calendars, micros).packed;
+        let arguments = self.command.args_iter().filter_map(|argument| match argument {
+            Arg::Simple(argument) => Some(argument),
+            _ => None,
+        });
+        let mut command = Cmd::new();
+        // The name of the command, the script, the number of keys, the keys, and the operations.
+        let before = self.keys.saturating_add(4);
+        arguments.clone().take(before).for_each(|argument| _ = command.arg(argument));
+        command.arg(windows);
+        arguments.skip(before.saturating_add(1)).for_each(|argument| _ = command.arg(argument));
+        Self { command, calendars, ..self.clone() }
     }
 
     /// The command that brings the script along.

@@ -3,8 +3,9 @@
 --
 -- KEYS      Each is the hash of one caller: a field for each policy, and one for when it expires.
 -- ARGV[1]   The operations. Several corrections may be of one field, and one charge after them.
--- ARGV[2]   Tests only: the time, in microseconds.
--- ARGV[3]   Tests only: how many milliseconds longer than needed counts are kept.
+-- ARGV[2]   The windows of calendars: those that are about now by the caller's guess.
+-- ARGV[3]   Tests only: the time, in microseconds.
+-- ARGV[4]   Tests only: how many milliseconds longer than needed counts are kept.
 --
 -- All times are microseconds. Each algorithm counts as its namesake in src/algorithm, where the reasons
 -- are, with two differences. Numbers are exact below 2^53 only. And the clock may be set back: units
@@ -23,15 +24,22 @@ local OPERATION, CORRECTION, OPERATION_SIZE, ACTION = '<I2I2c9BBddddd', '<I2I2c9
 local EXPIRES = 'expires'
 local ENFORCED, PEEK, LEASE, GIVE_BACK, TAKE, RESET = 0, 2, 3, 4, 5, 6
 
--- The first byte of an operation's reply.
-local FITS, REFUSED = '\1', '\0'
+-- The first byte of an operation's reply. Or else nothing is done, and the caller has to tell the windows
+-- of some calendars.
+local FITS, REFUSED, NEEDS_WINDOWS = '\1', '\0', '\2'
 
 -- Times and products are exact below this.
 local EXACT = 2 ^ 53
 -- Counts end here, so that the sum of two counts is exact.
 local MAX_COUNT = 2 ^ 52
 
-local now = tonumber(ARGV[2])
+-- A window in microseconds is no longer than this. A larger number identifies a calendar.
+local LONGEST_WINDOW = 100 * 365 * 86400000000
+-- A fixed window may begin this much after now without a clock that was set back: another server, whose
+-- clock was a little ahead, may have counted before.
+local AHEAD = 2000000
+
+local now = tonumber(ARGV[3])
 if not now then
   local time = call('TIME')
   now = time[1] * 1000000 + time[2]
@@ -56,6 +64,28 @@ for offset = 1, #operations, OPERATION_SIZE do
   key.arguments[field_number] = field
   if field_number > key.last then key.last = field_number end
 end
+
+-- The window of now of each calendar: when it begins and ends. `false` if the caller does not know the
+-- calendar.
+local calendars, needed = false, ''
+if ARGV[2] and ARGV[2] ~= '' then
+  calendars = {}
+  for offset = 1, #ARGV[2], 40 do
+    local calendar, before, start, ends, after = parse('<ddddd', ARGV[2], offset)
+    if after == 0 then
+      calendars[calendar] = false
+    elseif now < before or now >= after then
+      needed = needed .. pack('<d', calendar)
+    elseif now < start then
+      calendars[calendar] = { before, start }
+    elseif now < ends then
+      calendars[calendar] = { start, ends }
+    else
+      calendars[calendar] = { ends, after }
+    end
+  end
+end
+
 -- a * b / c, rounded down, and the rest. c is below 2^52. It is exact if the result is below 2^53.
 local function divide(a, b, c)
   local product = a * b
@@ -166,29 +196,48 @@ local function fit(used, action, first, amount, capacity)
   return true, amount
 end
 
--- A fixed window: when it began, what was used in it, and the quota.
+-- A fixed window: when it began, what was used in it, and the quota. By the calendar also when it ends.
 if ALGORITHMS[2] then
   ALGORITHMS[2] = function(text, action, first, amount, units, window, capacity)
-    -- A window may begin this much after now without a clock that was set back: another server, whose
-    -- clock was a little ahead, may have counted before.
-    local AHEAD = 2000000
-    local start, used, changed = now - now % window, 0, false
+    local by_calendar, used, changed = window > LONGEST_WINDOW, 0, false
+    local old_start, old_used, state_units, state_window, old_ends
     if text then
-      local old_start, old_used, state_units, state_window
-      if #text == 32 then old_start, old_used, state_units, state_window = parse('<dddd', text) end
+      if by_calendar and #text == 40 then
+        old_start, old_used, state_units, state_window, old_ends = parse('<ddddd', text)
+      elseif #text == 32 and not by_calendar then
+        old_start, old_used, state_units, state_window = parse('<dddd', text)
+      end
       if
         state_window ~= window or state_units ~= capacity
         or old_used % 1 ~= 0 or old_used < 0 or old_used > MAX_COUNT
         or old_start % 1 ~= 0 or old_start < 0
+        or by_calendar and (old_ends % 1 ~= 0 or old_ends <= old_start or old_ends > EXACT)
       then
         return under_several_quotas(2, text, action, first, amount, units, window, capacity)
       end
-      if old_start >= start then
-        used = old_used
-        if old_start > now then
-          -- The window of a clock that is a little ahead, or else a clock was set back.
-          if old_start - now <= AHEAD then start = old_start else changed = true end
-        end
+    end
+    local start, ends
+    if not by_calendar then
+      start = now - now % window
+      ends = start + window
+    elseif calendars and calendars[window] then
+      start, ends = unpack(calendars[window])
+    else
+      -- Of another quota than the action's: its window is not over, or its windows would be known.
+      start, ends = old_start, old_ends
+    end
+    if text and old_start >= start then
+      used = old_used
+      if old_start - now > AHEAD then
+        -- A clock was set back.
+        changed = true
+      elseif old_start > now then
+        -- The window of a clock that is a little ahead.
+        start, ends = old_start, by_calendar and old_ends or old_start + window
+      else
+        -- It is later where a caller has other rules of a time zone. A window that has begun never
+        -- begins again.
+        start = old_start
       end
     end
 
@@ -196,15 +245,19 @@ if ALGORITHMS[2] then
     fits, amount = fit(used, action, first, amount, capacity)
     if action == GIVE_BACK then
       changed = true
-      if first - first % window >= start then
+      if first >= start then
         used = used > amount and used - amount or 0
       end
     elseif amount > 0 then
       changed, used = true, used + amount
       if used > MAX_COUNT then used = MAX_COUNT end
     end
-    text = pack('<dddd', start, used, capacity, window)
-    return fits, text, used > 0 and start + window - now or 0, changed, amount
+    if by_calendar then
+      text = pack('<ddddd', start, used, capacity, window, ends)
+    else
+      text = pack('<dddd', start, used, capacity, window)
+    end
+    return fits, text, used > 0 and ends - now or 0, changed, amount
   end
 end
 
@@ -313,6 +366,8 @@ function under_several_quotas(
   algorithm, text, action, first, amount, units, window, capacity, cost, missing, missing_rest
 )
   local PEEK, GIVE_BACK, TAKE, SHARE, QUOTAS, MAX_COUNT, EXACT = 2, 4, 5, 7, 4, 2 ^ 52, 2 ^ 53
+  -- Days, weeks, months and years of calendars: the longest of each.
+  local DAY, DAYS = 86400000000, { 1, 7, 31, 366 }
   local count, states, changed, matters = ALGORITHMS[algorithm], {}, false, false
 
   -- Whether all are whole numbers that are exact.
@@ -335,8 +390,12 @@ function under_several_quotas(
       end
     elseif algorithm == 2 and rest >= 32 then
       local start, used, units, window = parse('<dddd', text, offset)
-      if are_whole(start, used, units, window) and used <= MAX_COUNT then
-        return offset + 32, units, window, units
+      if not are_whole(start, used, units, window) or used > MAX_COUNT then return end
+      if window <= LONGEST_WINDOW then return offset + 32, units, window, units end
+      local ends = rest >= 40 and parse('<d', text, offset + 32) or 0
+      if are_whole(ends) and ends > start then
+        local is_now = start <= now + AHEAD and now < ends
+        return offset + 40, units, window, units, is_now or calendars and calendars[window]
       end
     elseif algorithm == 3 and rest >= 42 then
       local used, newest_at, newest, older, units, window = parse('<dddI2dd', text, offset)
@@ -356,20 +415,33 @@ function under_several_quotas(
 
   local offset, is_valid = 1, text ~= ''
   while offset <= #text do
-    local next_offset, state_units, state_window, state_capacity = read(offset)
+    local next_offset, state_units, state_window, state_capacity, has_window = read(offset)
     is_valid = next_offset and state_window >= 1 and state_window < MAX_COUNT and #states < QUOTAS
     if algorithm == 1 and is_valid then is_valid = state_units >= 1 end
     if not is_valid then break end
-    -- Brings the state to the present.
-    local _, state, lasts, was_set_back = count(
-      text:sub(offset, next_offset - 1), PEEK, 0, 0, state_units, state_window, state_capacity
-    )
-    local longest = lasts > 0 and state_window or 0
-    if algorithm == 1 and lasts > 0 and state_capacity ~= state_units then
-      longest = math.ceil(state_window * 1000 * state_capacity / state_units) / 1000
+    local by_calendar = algorithm == 2 and state_window > LONGEST_WINDOW
+    if not by_calendar or has_window then
+      -- Brings the state to the present.
+      local old = text:sub(offset, next_offset - 1)
+      local _, state, lasts, was_set_back = count(
+        old, PEEK, 0, 0, state_units, state_window, state_capacity
+      )
+      local longest = lasts > 0 and state_window or 0
+      if by_calendar then
+        longest = lasts > 0 and DAYS[(state_window - LONGEST_WINDOW - 1) % 4 + 1] * DAY or 0
+        -- So that its window need not be told again.
+        was_set_back = was_set_back or parse('<d', old) ~= parse('<d', state)
+      end
+      if algorithm == 1 and lasts > 0 and state_capacity ~= state_units then
+        longest = math.ceil(state_window * 1000 * state_capacity / state_units) / 1000
+      end
+      states[#states + 1] = { state, state_units, state_window, state_capacity, longest }
+      matters, changed = matters or lasts > 0, changed or was_set_back
+    else
+      -- Its window is over, and the caller does not know the calendar.
+      changed = true
     end
-    states[#states + 1] = { state, state_units, state_window, state_capacity, longest }
-    matters, changed, offset = matters or lasts > 0, changed or was_set_back, next_offset
+    offset = next_offset
   end
   if not is_valid then
     local _, spent = count(false, TAKE, 0, capacity, units, window, capacity)
@@ -382,11 +454,11 @@ function under_several_quotas(
     )
   end
 
-  local current
+  local current, position = nil, 1
   for index = 1, #states do
     local _, state_units, state_window, state_capacity = unpack(states[index])
     if state_units == units and state_window == window and state_capacity == capacity then
-      current = table.remove(states, index)[1]
+      current, position = table.remove(states, index)[1], index
       break
     end
   end
@@ -410,7 +482,7 @@ function under_several_quotas(
       current = pack('<dddddd', whole, parts, now, units, window, capacity)
     elseif algorithm == 2 then
       local _, used = parse('<dd', state)
-      current = pack('<dddd', now - now % window, used, capacity, window)
+      _, current = count(false, TAKE, 0, used, units, window, capacity)
     else
       -- The entries that the new window still covers, in its steps.
       local used, newest_at, newest, older = 0, 0, 0, ''
@@ -440,7 +512,7 @@ function under_several_quotas(
   fits, current, lasts, is_changed, taken = count(
     current, action, first, amount, units, window, capacity, cost, missing, missing_rest
   )
-  local texts = { current }
+  local texts = {}
   for index = 1, #states do
     local state, state_units, state_window, state_capacity = unpack(states[index])
     local others, used = action == GIVE_BACK and GIVE_BACK or SHARE, taken
@@ -454,8 +526,11 @@ function under_several_quotas(
     local _, text, of_lasts = count(
       state, others, first, used, state_units, state_window, state_capacity, cost, cost, 0
     )
-    texts[#texts + 1], lasts = text, math.max(lasts, of_lasts)
+    texts[index], lasts = text, math.max(lasts, of_lasts)
   end
+  -- The last one under which something is charged or corrected comes first.
+  if taken > 0 or action > LEASE then position = 1 end
+  table.insert(texts, position, current)
   return fits, current, lasts, changed or is_changed, taken, table.concat(texts)
 end
 
@@ -467,9 +542,31 @@ for number = 1, #keys do
     -- The key is no hash, and not ours: no count in it can be read.
     for index = 2, key.last do texts[index] = '' end
   end
+  -- The windows of other quotas that a key is counted under.
+  for index = 2, key.last do
+    local text = texts[index]
+    if text and #text >= 40 and key.arguments[index + 1]:byte(9) % 16 == 2 then
+      local offset = 1
+      while offset + 31 <= #text do
+        local start, _, _, window = parse('<dddd', text, offset)
+        offset = offset + 32
+        if window > LONGEST_WINDOW then
+          local ends = offset + 7 <= #text and parse('<d', text, offset) or 0
+          offset = offset + 8
+          -- Where no other count is left, one that is over says nothing.
+          local is_needed = (start > now + AHEAD or now >= ends and #text > 40)
+            and window < MAX_COUNT and window % 1 == 0
+          if is_needed and not (calendars and calendars[window] ~= nil) then
+            needed = needed .. pack('<d', window)
+          end
+        end
+      end
+    end
+  end
   local expires = tonumber(texts[1]) or 0
   key.texts, key.expires, key.last = texts, expires < EXACT and expires or 0, 1
 end
+if needed ~= '' then return pack('<d', now) .. NEEDS_WINDOWS .. needed end
 
 -- Writes fields of a key: the first `last` of `arguments`. A key is kept a quarter longer than it
 -- matters, so that the next requests need not set its time to live again. It never is without one. Redis
@@ -484,7 +581,7 @@ local function set(key, arguments, last, lasts)
   key.expires = now + lasts
   arguments[last + 1], arguments[last + 2] = EXPIRES, key.expires
   call('HSET', unpack(arguments, 1, last + 2))
-  local millis = (lasts - lasts % 1000) / 1000 + 2 + (ARGV[3] or 0)
+  local millis = (lasts - lasts % 1000) / 1000 + 2 + (ARGV[4] or 0)
   local expires = redis.pcall('PEXPIRE', key.name, millis)
   if expires ~= 1 then
     -- Perhaps the user may not call PEXPIRE.

@@ -1,5 +1,7 @@
 //! The names of keys and fields in Redis, and the cluster's slot of a key.
 
+use std::sync::{Arc, atomic::AtomicU64};
+
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 
 #[cfg(test)]
@@ -13,6 +15,9 @@ const SLOTS: u16 = 16_384;
 #[derive(Clone, Debug)]
 pub(crate) struct KeyNames {
     pub(crate) prefix: String,
+    /// The server's time of about its last answer, in microseconds; 0 if there was none. A call tells the
+    /// windows of that time.
+    pub(super) server_time: Arc<AtomicU64>,
     /// The time that a test sets.
     #[cfg(test)]
     pub(crate) time: std::sync::Arc<std::sync::Mutex<Option<Now>>>,
@@ -23,6 +28,7 @@ impl KeyNames {
     pub(crate) fn new(prefix: impl Into<String>) -> Self {
         Self {
             prefix: prefix.into(),
+            server_time: Arc::default(),
             #[cfg(test)]
             time: std::sync::Arc::default(),
         }

@@ -30,6 +30,16 @@
 //! 71  f64  rest       as whole units and parts of one (`window` parts are one unit)
 //! ```
 //!
+//! `ARGV[2]` is there if any operation is of a calendar: 40 bytes for each calendar, see
+//! [`calendars`]. The window of such an operation is the calendar's number.
+//! ```text
+//!  0  f64  the calendar's number
+//!  8  f64  when the window before that of now begins, as far as the caller knows,
+//! 16  f64  … when that of now begins,
+//! 24  f64  … when it ends,
+//! 32  f64  … and when the next one ends. All are 0: the caller does not know the calendar.
+//! ```
+//!
 //! # Reply
 //! One string: the server's time, and for each operation whether it fits and the count's state.
 //! [`reply`] works out what a state means to a caller, since the server is one and the replicas are
@@ -41,10 +51,13 @@
 //!   f64 units taken, if the action is a lease
 //!   state:
 //!     token bucket    f64 missing, rest, at, units, window, capacity
-//!     fixed window    f64 start, used, units, window
+//!     fixed window    f64 start, used, units, window; and of a calendar: end
 //!     sliding window  f64 used, end of newest entry, units in it; u16 number of older entries;
 //!                     f64 units, window; for each older entry: f64 end, units
 //! ```
+//! If the script needs the windows of calendars that the call has not told, nothing is done, and the
+//! reply is: `f64 now; u8 2;` and for each of them its number as `f64`.
+//!
 //! A count in a field is one state, or several: one for each of the key's last four quotas.
 //!
 //! # Versions, and rolling releases
@@ -53,6 +66,7 @@
 //! counts by itself. The script's text may change freely: a server that does not know it gets it with
 //! the call. A state that cannot be read counts as a key that has used its whole quota.
 
+mod calendars;
 mod call;
 mod keys;
 mod numbers;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::calendars;
 use crate::{
     algorithm::Algorithm,
     clock::Now,
@@ -19,7 +20,7 @@ pub(super) const MAX_WINDOW_MICROS: u64 = MAX_WINDOW / NANOS_PER_MICRO;
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Rate {
     pub(super) units: u64,
-    /// In microseconds.
+    /// In microseconds; or the [number](calendars::number) of a calendar.
     pub(super) window: u64,
     pub(super) capacity: u64,
 }
@@ -33,6 +34,11 @@ impl Rate {
     )]
     pub(super) fn new(algorithm: Algorithm, quota: &Quota) -> Self {
         let units = quota.units().clamp(1, MAX_UNITS);
+        if algorithm == Algorithm::FixedWindow
+            && let Some(window) = calendars::number(quota)
+        {
+            return Self { units, window, capacity: quota.units().min(MAX_UNITS) };
+        }
         // Rounded up: never faster than the quota.
         let window = quota.window_nanos().max(1).div_ceil(NANOS_PER_MICRO);
         let capacity = match quota.units() {
@@ -67,9 +73,14 @@ impl Rate {
         }
     }
 
-    /// The quota by which the algorithms count the script's states. Its nanoseconds are the script's
-    /// microseconds.
-    pub(super) fn quota(&self, algorithm: Algorithm) -> Quota {
+    /// The quota by which the algorithms count the script's states of `quota`. Its nanoseconds are the
+    /// script's microseconds.
+    pub(super) fn quota(&self, algorithm: Algorithm, quota: &Quota) -> Quota {
+        if algorithm == Algorithm::FixedWindow
+            && let Some(quota) = quota.in_micros()
+        {
+            return quota.with_units(self.capacity);
+        }
         let window = Duration::from_nanos(self.window);
         match algorithm {
             Algorithm::TokenBucket => Quota::per_window(self.units, window).burst(self.capacity),

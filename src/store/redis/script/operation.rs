@@ -88,7 +88,7 @@ impl<'a> Operation<'a> {
         }
         ExpectedReply {
             algorithm: charge.algorithm,
-            quota: rate.quota(charge.algorithm),
+            quota: rate.quota(charge.algorithm, &charge.quota),
             required: self.first,
             lease: if self.action == Action::Lease { amount } else { 0 },
         }

@@ -10,6 +10,8 @@ mod tests;
 
 use std::time::Duration;
 
+use smallvec::SmallVec;
+
 use super::numbers::{EXACT, MAX_COUNT, NANOS_PER_MICRO};
 use crate::{
     algorithm::{Algorithm, Deficit, FixedWindow, MAX_AHEAD, QuotaState, SlidingWindow},
@@ -20,6 +22,11 @@ use crate::{
 
 /// The microseconds by which a fixed window may begin after now; as in the script.
 const AHEAD: u64 = MAX_AHEAD / NANOS_PER_MICRO;
+
+/// The first byte of a reply that asks for the windows of calendars.
+const NEEDS_WINDOWS: u8 = 2;
+/// A request has fewer of them.
+const MAX_CALENDARS: usize = 1_000;
 
 /// What must be known of an operation to read its reply.
 #[derive(Clone, Debug)]
@@ -41,6 +48,21 @@ pub(super) fn read(expected: &[ExpectedReply], reply: &[u8]) -> Option<Answer> {
     let usages = each.collect::<Option<Usages>>()?;
     let at = Duration::from_micros(micros);
     reply.0.is_empty().then(|| Answer { usages, at: Now::new(at, at) })
+}
+
+/// The server's time, and the calendars whose windows the script needs; `None` if the reply says that it
+/// has done its work.
+pub(super) fn calendars_needed(reply: &[u8]) -> Option<(u64, SmallVec<[u64; 4]>)> {
+    let mut reply = Unread(reply);
+    let micros = reply.number()?;
+    if reply.take(1)? != [NEEDS_WINDOWS] {
+        return None;
+    }
+    let mut calendars = SmallVec::new();
+    while !reply.0.is_empty() && calendars.len() < MAX_CALENDARS {
+        calendars.push(reply.number()?);
+    }
+    Some((micros, calendars))
 }
 
 fn usage(expected: &ExpectedReply, reply: &mut Unread<'_>, micros: u64) -> Option<Usage> {
@@ -119,8 +141,8 @@ impl<'a> Unread<'a> {
     fn fixed_window(&mut self, quota: &Quota, micros: u64) -> Option<FixedWindow> {
         let (start, used) = (self.number()?, self.number()?);
         // Its quota is known.
-        self.take(2 * NUMBER)?;
-        let is_now = start <= micros + AHEAD && start + quota.window_nanos() > micros;
+        self.take(if quota.is_by_calendar() { 3 } else { 2 } * NUMBER)?;
+        let is_now = start <= micros + AHEAD && quota.windows_end(start, 1) > micros;
         (is_now && used <= MAX_COUNT).then_some(FixedWindow { start, used })
     }
 
@@ -156,7 +178,7 @@ pub(super) fn check(expected: &[ExpectedReply], answer: &Answer) {
         let capacity = algorithm.capacity(quota);
         let units = 2 * u128::from(capacity) + u128::from(*required);
         let windows = units.div_ceil(u128::from(quota.units().max(1))) + 1;
-        let most = windows * u128::from(quota.window_nanos()) + u128::from(AHEAD);
+        let most = windows * u128::from(quota.longest_window()) + u128::from(AHEAD);
         let most = most.saturating_mul(NANOS_PER_MICRO.into());
         assert!(usage.remaining() <= capacity, "{usage:?} of {quota:?}");
         if quota.units() > 0 {

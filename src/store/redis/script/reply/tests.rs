@@ -122,7 +122,8 @@ fn anything() -> impl Strategy<Value = ExpectedReply> {
     (select(ALGORITHMS.to_vec()), size(999_999_999_999_999), size(most), 0..30_u64, 0..3_u64)
         .prop_map(|(algorithm, units, window, required, lease)| {
             let quota = Quota::per_window(units, Duration::from_micros(window));
-            let quota = super::super::numbers::Rate::new(algorithm, &quota).quota(algorithm);
+            let quota =
+                super::super::numbers::Rate::new(algorithm, &quota).quota(algorithm, &quota);
             ExpectedReply { algorithm, quota, required, lease: lease * 10 }
         })
 }

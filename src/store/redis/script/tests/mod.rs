@@ -1,5 +1,7 @@
 //! The script in a real server and a real cluster.
 
+#[cfg(feature = "calendar")]
+mod calendars;
 mod hostile;
 mod plans;
 
@@ -62,7 +64,8 @@ impl Coarse {
     }
 
     fn charge(charge: &Charge) -> Charge {
-        let quota = Rate::new(charge.algorithm, &charge.quota).quota(charge.algorithm);
+        let rate = Rate::new(charge.algorithm, &charge.quota);
+        let quota = rate.quota(charge.algorithm, &charge.quota);
         Charge { quota, ..*charge }
     }
 
