@@ -307,7 +307,7 @@ pub use crate::{
 #[cfg(feature = "describe")]
 pub use crate::{
     layer::{ExpectedResponse, LayerExplanation},
-    limiter::explain,
+    limiter::{Lint, LintKind, explain},
 };
 
 /// The README's code compiles.

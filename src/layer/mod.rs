@@ -78,6 +78,12 @@ impl RateLimitLayer {
         RateLimitLayerBuilder { responder: Responder::new(limiter) }
     }
 
+    /// The layer's limiter.
+    #[must_use]
+    pub fn limiter(&self) -> &Limiter {
+        &self.responder.limiter
+    }
+
     /// The names of the headers that the layer may add to a response, for
     /// `Access-Control-Expose-Headers`: without it, scripts on other origins cannot read them.
     /// `tower_http::cors::CorsLayer::expose_headers` takes this list.

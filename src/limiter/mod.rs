@@ -25,6 +25,8 @@ mod evaluation;
 pub mod explain;
 mod fallback;
 mod labels;
+#[cfg(feature = "describe")]
+mod lint;
 mod overrides;
 mod policy_handle;
 mod queue;
@@ -42,6 +44,8 @@ use std::{fmt, sync::Arc};
 use http::request;
 
 pub(crate) use self::decision::error_status;
+#[cfg(feature = "describe")]
+pub use self::lint::{Lint, LintKind};
 pub use self::{
     builder::LimiterBuilder,
     check::Check,
@@ -284,6 +288,54 @@ impl Limiter {
     ) -> impl Future<Output = explain::Explanation> + Send + use<> {
         let explained = explain::explain(self, request);
         async move { explained.await.0 }
+    }
+
+    /// Finds settings that are probably not meant, though [`build`](LimiterBuilder::build) accepts
+    /// them: categories that no request reaches, exemptions that together have all requests, requests
+    /// that match two categories of which neither is the narrower, and keys that no request has.
+    ///
+    /// It looks at methods and paths. It does not know what closures, addresses and keys match.
+    #[cfg(feature = "describe")]
+    #[must_use]
+    pub fn lint(&self) -> Vec<Lint> {
+        lint::lint(&self.core.rules())
+    }
+
+    /// Like [`lint`](Self::lint), and compares the settings with the routes of the program: their
+    /// methods, or `*` for any, and their whole paths in axum's syntax. So it also finds a route without
+    /// a policy, and a path in the settings that has a typo.
+    ///
+    /// In a test of your application, assert that there are none:
+    ///
+    /// ```
+    /// use tower_quota::{Category, Limiter, Matcher, Policy, Quota, key};
+    ///
+    /// let reads = Policy::token_bucket("read", Quota::per_minute(100)).key(key::bearer()).or_refuse();
+    /// let limiter = Limiter::builder()
+    ///     .exempt(Matcher::get("/health"))
+    ///     .category(Category::new("read").on(Matcher::get("/v1/users/{id}")).policy(reads))
+    ///     .build()?;
+    ///
+    /// let routes = [("GET", "/health"), ("GET", "/v1/users/{id}")];
+    /// let lints = limiter.lint_routes(routes);
+    /// assert!(lints.is_empty(), "{lints:#?}");
+    ///
+    /// let lints = limiter.lint_routes([("GET", "/health"), ("GET", "/v1/people/{id}")]);
+    /// assert_eq!(
+    ///     lints[0].to_string(),
+    ///     "route `GET /v1/people/{id}`: requests like `GET /v1/people/7` are in no category, and no \
+    ///      policy holds for every request: nothing limits them; add a matcher for them to a category, \
+    ///      or write `.exempt(…)`"
+    /// );
+    /// # Ok::<(), tower_quota::BuildError>(())
+    /// ```
+    #[cfg(feature = "describe")]
+    #[must_use]
+    pub fn lint_routes<M: AsRef<str>, P: AsRef<str>>(
+        &self,
+        routes: impl IntoIterator<Item = (M, P)>,
+    ) -> Vec<Lint> {
+        lint::lint_routes(&self.core.rules(), routes)
     }
 
     /// The path pattern that puts a request into its category, such as `/v1/users/{id}`. `None` if

@@ -10,10 +10,14 @@
 
 mod automaton;
 mod compare;
+#[cfg(feature = "describe")]
+mod examples;
 mod pattern;
 mod request_path;
 mod segment;
 
+#[cfg(feature = "describe")]
+pub(crate) use self::examples::examples;
 pub(crate) use self::{
     compare::{covers, overlap},
     pattern::{Param, Pattern},

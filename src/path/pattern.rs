@@ -105,6 +105,18 @@ impl Pattern {
         self.segments.iter().chain(&self.rest).any(|segment| segment.is_param(name))
     }
 
+    /// The segments, and then `{*rest}`.
+    #[cfg(feature = "describe")]
+    pub(super) fn parts(&self) -> impl Iterator<Item = &Segment> {
+        self.segments.iter().chain(&self.rest)
+    }
+
+    /// What matches the segment of a path at `index`.
+    #[cfg(feature = "describe")]
+    pub(super) fn part(&self, index: usize) -> Option<&Segment> {
+        self.segments.get(index).or(self.rest.as_ref())
+    }
+
     /// Whether it matches the path as it was sent, as axum would match it.
     #[inline]
     pub(crate) fn matches_as_sent(&self, path: &SentPath<'_>) -> bool {

@@ -39,7 +39,7 @@ impl<'a> SentPath<'a> {
     }
 
     #[inline]
-    pub(super) fn new(text: &'a str) -> Self {
+    pub(crate) fn new(text: &'a str) -> Self {
         let odd = if is_plain(text.as_bytes()) { None } else { Some(Odd::new(text)) };
         Self { text, odd }
     }

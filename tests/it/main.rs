@@ -35,6 +35,8 @@ mod hold_properties;
 mod hostile_callers;
 mod in_toml;
 mod key_identity;
+#[cfg(feature = "describe")]
+mod lint;
 mod loom;
 mod metrics;
 mod nested;

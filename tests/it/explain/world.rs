@@ -9,6 +9,10 @@ use tower_quota::{
     store::MemoryStore,
 };
 
+/// What a middleware leaves in a request.
+#[derive(Clone)]
+pub(crate) struct User(pub(crate) String);
+
 /// A generator of random numbers (Steele, Lea and Flood, 2014: SplitMix64).
 pub(crate) struct Random(pub(crate) u64);
 
@@ -90,7 +94,7 @@ fn with_key(policy: Policy, random: &mut Random) -> Policy {
     if random.one_in(6) {
         return policy.global();
     }
-    let mut kinds = [0, 1, 2, 3, 4];
+    let mut kinds = [0, 1, 2, 3, 4, 5, 6, 7];
     (1..kinds.len()).for_each(|at| kinds.swap(at, random.below(at as u64 + 1) as usize));
     let count = 1 + random.below(2) as usize;
     let keys = kinds[..count].iter().enumerate();
@@ -101,6 +105,9 @@ fn with_key(policy: Policy, random: &mut Random) -> Policy {
             1 => add(policy, is_first, client_ip(random)),
             2 => add(policy, is_first, key::query("user")),
             3 => add(policy, is_first, key::bearer()),
+            4 => add(policy, is_first, key::path_param("/a/{id}", "id")),
+            5 => add(policy, is_first, key::extension("user", |user: &User| (&user.0).into())),
+            6 => add(policy, is_first, key::body_field("email")),
             _ => add(policy, is_first, (key::header("x-key"), key::query("user"))),
         }
     });
@@ -228,6 +235,9 @@ pub(crate) fn request(random: &mut Random) -> Parts {
         if random.one_in(24) {
             request = request.header(name, random.pick(values));
         }
+    }
+    if random.one_in(3) {
+        request = request.extension(User(random.pick(&KEYS).to_owned()));
     }
     if !random.one_in(8) {
         let peer: std::net::IpAddr =

@@ -1,0 +1,99 @@
+//! Settings that `build()` accepts, and that are probably not meant: [`Lint`].
+
+mod overlaps;
+mod routes;
+mod subject;
+
+use std::fmt;
+
+use serde::Serialize;
+
+use self::{routes::Route, subject::Subject};
+use super::rules::RuleSet;
+
+/// A setting that `build()` accepts, and that is probably not meant. From
+/// [`Limiter::lint`](crate::Limiter::lint) and [`Limiter::lint_routes`](crate::Limiter::lint_routes).
+///
+/// `Display` names the setting and says what to write instead.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Lint {
+    kind: LintKind,
+    culprit: String,
+    problem: String,
+}
+
+/// What a [`Lint`] is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum LintKind {
+    /// The exemptions together have all requests, so that none is counted.
+    AllExempt,
+    /// Exemptions and earlier categories together have all requests of a category's matcher.
+    Unreachable,
+    /// Some requests match two categories, or an exemption and a category, and neither is the narrower
+    /// one. The first wins. This may be meant.
+    Overlap,
+    /// A policy counts by a part of the path that no request of its category has.
+    KeyNeverThere,
+    /// No policy and no exemption has all requests of a route.
+    RouteWithoutPolicy,
+    /// A matcher, or the path of a key, fits none of the routes.
+    NoSuchRoute,
+    /// A route of the list cannot be.
+    InvalidRoute,
+}
+
+impl Lint {
+    fn new(kind: LintKind, culprit: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self { kind, culprit: culprit.into(), problem: problem.into() }
+    }
+
+    /// What it is about.
+    #[must_use]
+    pub fn kind(&self) -> LintKind {
+        self.kind
+    }
+
+    /// The setting, such as ``category `read` ``.
+    #[must_use]
+    pub fn culprit(&self) -> &str {
+        &self.culprit
+    }
+}
+
+impl fmt::Display for Lint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.culprit, self.problem)
+    }
+}
+
+/// What the settings show by themselves.
+pub(super) fn lint(rules: &RuleSet) -> Vec<Lint> {
+    let subject = Subject::new(rules, &[]);
+    let mut lints = Vec::new();
+    overlaps::find_all_exempt(&subject, &mut lints);
+    overlaps::find_of_categories(&subject, &mut lints);
+    overlaps::find_keys_never_there(&subject, &mut lints);
+    lints
+}
+
+/// The same, and what these routes show: each a method, or `*` for any, and a path.
+pub(super) fn lint_routes<M: AsRef<str>, P: AsRef<str>>(
+    rules: &RuleSet,
+    routes: impl IntoIterator<Item = (M, P)>,
+) -> Vec<Lint> {
+    let mut lints = lint(rules);
+    let parse = |(method, path): (M, P)| Route::parse(method.as_ref(), path.as_ref());
+    let mut parsed = Vec::new();
+    for route in routes.into_iter().map(parse) {
+        match route {
+            Ok(route) => parsed.push(route),
+            Err(lint) => lints.push(lint),
+        }
+    }
+    let subject = Subject::new(rules, &parsed);
+    routes::find_without_policy(&subject, &parsed, &mut lints);
+    routes::find_without_route(&subject, &parsed, &mut lints);
+    lints
+}

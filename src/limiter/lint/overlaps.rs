@@ -1,0 +1,167 @@
+//! What no request reaches, and which requests match more than one setting.
+
+use super::{
+    Lint, LintKind,
+    subject::{Example, Subject, requests_of, route_of},
+};
+use crate::{
+    key::{KeyExtractor, hold_all_callers},
+    limiter::rules::{CategoryRules, Rule},
+    matcher::{Kind, Matcher},
+    path::{Pattern, overlap},
+};
+
+const ALL: &str = "/{*rest}";
+
+/// A matcher that comes before another one.
+struct Before<'r> {
+    /// `None` for an exemption.
+    category: Option<&'r CategoryRules>,
+    matcher: &'r Matcher,
+}
+
+impl Before<'_> {
+    fn has(&self, example: &Example) -> bool {
+        match self.category {
+            None => example.is_exempt(self.matcher),
+            Some(_) => example.matches(self.matcher),
+        }
+    }
+
+    fn name(&self) -> String {
+        match self.category {
+            None => "an exemption".to_owned(),
+            Some(category) => format!("category `{}`", category.name),
+        }
+    }
+}
+
+pub(super) fn find_all_exempt(subject: &Subject<'_>, lints: &mut Vec<Lint>) {
+    let exempt = &subject.rules.exempt;
+    let all = Pattern::parse(ALL).ok().and_then(|all| subject.examples(None, &all));
+    let all_paths = all.is_some_and(|all| {
+        all.iter().all(|example| exempt.iter().any(|matcher| example.is_exempt(matcher)))
+    });
+    let of_ips = exempt.iter().filter_map(|matcher| match &matcher.kind {
+        Kind::ClientIp { client_ip, networks } => Some((client_ip.identity(), networks)),
+        _ => None,
+    });
+    let mut by_ip: Vec<(Option<String>, Vec<_>)> = Vec::new();
+    for (identity, networks) in of_ips {
+        match by_ip.iter_mut().find(|(other, _)| *other == identity) {
+            Some((_, all)) => all.extend(networks.iter().copied()),
+            None => by_ip.push((identity, networks.clone())),
+        }
+    }
+    if all_paths || by_ip.iter().any(|(_, networks)| hold_all_callers(networks)) {
+        let problem = "together they have all requests, so that none is counted; leave one of them \
+                       out, or write less into it";
+        lints.push(Lint::new(LintKind::AllExempt, "exemptions", problem));
+    }
+}
+
+pub(super) fn find_of_categories(subject: &Subject<'_>, lints: &mut Vec<Lint>) {
+    let exempt = subject.rules.exempt.iter();
+    let mut before: Vec<_> = exempt.map(|matcher| Before { category: None, matcher }).collect();
+    for category in &subject.rules.categories {
+        for matcher in &category.matchers {
+            find_of_matcher(subject, category, matcher, &before, lints);
+        }
+        let category = Some(category);
+        before.extend(
+            category
+                .iter()
+                .flat_map(|known| &known.matchers)
+                .map(|matcher| Before { category, matcher }),
+        );
+    }
+}
+
+fn find_of_matcher(
+    subject: &Subject<'_>,
+    category: &CategoryRules,
+    matcher: &Matcher,
+    before: &[Before<'_>],
+    lints: &mut Vec<Lint>,
+) {
+    let examples = route_of(matcher).and_then(|(methods, own)| subject.examples(methods, own));
+    let Some(examples) = examples else { return };
+    let culprit = format!("category `{}`", category.name);
+    let first = |example| before.iter().position(|before| before.has(example));
+    let firsts: Vec<_> = examples.iter().map(|example| (example, first(example))).collect();
+    let mut winners: Vec<usize> = firsts.iter().filter_map(|(_, first)| *first).collect();
+    winners.sort_unstable();
+    winners.dedup();
+    let winners = winners.into_iter().filter_map(|index| Some((index, before.get(index)?)));
+    if firsts.iter().all(|(_, first)| first.is_some()) {
+        let mut names: Vec<_> = winners.map(|(_, before)| before.name()).collect();
+        names.dedup();
+        let problem = format!(
+            "no request reaches it by {}: {} before it together have all of these; put the narrower \
+             ones first, or leave it out",
+            requests_of(matcher),
+            names.join(" and ")
+        );
+        return lints.push(Lint::new(LintKind::Unreachable, culprit, problem));
+    }
+    for (index, winner) in winners {
+        if is_narrower(subject, winner.matcher, matcher) {
+            continue;
+        }
+        let Some((example, _)) = firsts.iter().find(|(_, first)| *first == Some(index)) else {
+            continue;
+        };
+        let problem = format!(
+            "requests like {} match its {}, and {} of {}, which comes first and has them; if they \
+             belong to `{}`, put it first, or write the narrower path",
+            example.text(),
+            requests_of(matcher),
+            requests_of(winner.matcher),
+            winner.name(),
+            category.name
+        );
+        lints.push(Lint::new(LintKind::Overlap, &*culprit, problem));
+    }
+}
+
+/// Whether all paths of `one` are paths of `other`, so that `one` is meant to come first.
+fn is_narrower(subject: &Subject<'_>, one: &Matcher, other: &Matcher) -> bool {
+    let (Some((methods, one)), Some((_, other))) = (route_of(one), route_of(other)) else {
+        return false;
+    };
+    let examples = subject.examples(methods, one);
+    examples.is_some_and(|examples| {
+        examples.iter().all(|example| other.matches_as_sent(&example.path()))
+    })
+}
+
+/// Policies all of whose keys are parts of paths that no request of their category has.
+pub(super) fn find_keys_never_there(subject: &Subject<'_>, lints: &mut Vec<Lint>) {
+    for category in &subject.rules.categories {
+        let patterns = category.matchers.iter().map(|matcher| Some(route_of(matcher)?.1));
+        let Some(patterns) = patterns.collect::<Option<Vec<_>>>() else { continue };
+        for rule in subject.rules.range(&category.rules) {
+            if let Some(path) = path_never_there(rule, &patterns) {
+                let problem = format!(
+                    "it counts by a parameter of the path `{path}`, which no request of category \
+                     `{}` has; write the path of one, or leave the policy out of this category",
+                    category.name
+                );
+                let culprit = format!("policy `{}`", rule.policy.name());
+                lints.push(Lint::new(LintKind::KeyNeverThere, culprit, problem));
+            }
+        }
+    }
+}
+
+/// The path of the first key, if no request with these patterns can have any of the policy's keys.
+fn path_never_there(rule: &Rule, patterns: &[&Pattern]) -> Option<String> {
+    let is_there = |path: &String| {
+        let key = Pattern::parse(path);
+        key.is_ok_and(|key| patterns.iter().any(|pattern| overlap(pattern, &key)))
+    };
+    let never = |paths: Vec<String>| paths.into_iter().find(|path| !is_there(path));
+    let extractors = &rule.policy.settings.keys.extractors;
+    let never = extractors.iter().map(|extractor| never(extractor.paths()));
+    never.collect::<Option<Vec<_>>>()?.into_iter().next()
+}
