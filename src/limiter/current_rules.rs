@@ -17,20 +17,23 @@ use super::rules::RuleSet;
 pub(super) struct CurrentRules {
     /// The rules from `build()`. They are kept as long as the limiter, so that they can be read by
     /// reference: a limiter whose rules are never replaced pays one atomic load for it.
-    first: Arc<RuleSet>,
+    first: RuleSet,
     /// The rules that were applied last. Reading them takes no lock, and no write that threads share.
     applied: OnceLock<ArcSwap<RuleSet>>,
 }
 
 /// Rules that stay what they are while this is there.
 pub(super) enum LoadedRules<'a> {
-    First(&'a Arc<RuleSet>),
+    First(&'a RuleSet),
     Applied(Guard<Arc<RuleSet>>),
 }
 
+/// Rules that a request keeps while it waits; `None` for the first ones, which the limiter keeps.
+pub(super) type KeptRules = Option<Arc<RuleSet>>;
+
 impl CurrentRules {
     pub(super) fn new(first: RuleSet) -> Self {
-        Self { first: Arc::new(first), applied: OnceLock::new() }
+        Self { first, applied: OnceLock::new() }
     }
 
     #[inline]
@@ -40,13 +43,28 @@ impl CurrentRules {
             Some(applied) => LoadedRules::Applied(applied.load()),
         }
     }
+
+    #[inline]
+    pub(super) fn of<'a>(&'a self, kept: &'a KeptRules) -> &'a RuleSet {
+        kept.as_deref().unwrap_or(&self.first)
+    }
+}
+
+impl LoadedRules<'_> {
+    #[inline]
+    pub(super) fn keep(&self) -> KeptRules {
+        match self {
+            Self::First(_) => None,
+            Self::Applied(rules) => Some(Arc::clone(rules)),
+        }
+    }
 }
 
 impl Deref for LoadedRules<'_> {
-    type Target = Arc<RuleSet>;
+    type Target = RuleSet;
 
     #[inline]
-    fn deref(&self) -> &Arc<RuleSet> {
+    fn deref(&self) -> &RuleSet {
         match self {
             Self::First(rules) => rules,
             Self::Applied(rules) => rules,

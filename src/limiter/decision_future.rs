@@ -5,7 +5,6 @@ use std::{
     future::Future,
     mem, panic,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll, Waker, ready},
     time::Duration,
 };
@@ -17,6 +16,7 @@ use tokio::{
 
 use super::{
     Core, Limiter,
+    current_rules::{KeptRules, LoadedRules},
     decision::Decision,
     evaluation::Evaluation,
     fallback::{Fallback, decide_without_store},
@@ -39,7 +39,7 @@ use crate::{
 pub struct DecisionFuture {
     limiter: Limiter,
     /// Those of the evaluation.
-    rules: Arc<RuleSet>,
+    rules: KeptRules,
     evaluation: Evaluation,
     arrived: Now,
     step: Step,
@@ -57,7 +57,7 @@ enum Step {
 #[inline]
 pub(super) fn try_decide(
     limiter: &Limiter,
-    rules: &Arc<RuleSet>,
+    rules: &LoadedRules<'_>,
     evaluation: Evaluation,
 ) -> Result<Decision, Box<DecisionFuture>> {
     let now = limiter.core.clock.now();
@@ -220,11 +220,11 @@ fn lengthen_waits(core: &Core, evaluation: &mut Evaluation, was_queued: bool, no
 impl DecisionFuture {
     pub(super) fn new(
         limiter: Limiter,
-        rules: &Arc<RuleSet>,
+        rules: &LoadedRules<'_>,
         evaluation: Evaluation,
         arrived: Now,
     ) -> Self {
-        let rules = Arc::clone(rules);
+        let rules = rules.keep();
         Self { limiter, rules, evaluation, arrived, step: Step::Evaluated, queued: None }
     }
 
@@ -232,7 +232,7 @@ impl DecisionFuture {
     #[inline(never)]
     fn start(
         limiter: &Limiter,
-        rules: &Arc<RuleSet>,
+        rules: &LoadedRules<'_>,
         evaluation: Evaluation,
         arrived: Now,
     ) -> Result<Decision, Box<Self>> {
@@ -346,7 +346,8 @@ impl Future for DecisionFuture {
             let (answer, now) = match &mut this.step {
                 Step::Evaluated => {
                     let (core, evaluation) = (&*this.limiter.core, mem::take(&mut this.evaluation));
-                    match decide_simply(core, &this.rules, evaluation, this.arrived) {
+                    match decide_simply(core, core.rules.of(&this.rules), evaluation, this.arrived)
+                    {
                         Ok(decision) => return Poll::Ready(decision),
                         Err(evaluation) => this.evaluation = evaluation,
                     }
@@ -357,7 +358,8 @@ impl Future for DecisionFuture {
                         let evaluation = mem::take(&mut this.evaluation);
                         let (core, arrived) = (&*this.limiter.core, this.arrived);
                         let held = Duration::ZERO;
-                        let decision = finish(core, &this.rules, evaluation, arrived, held, false);
+                        let rules = core.rules.of(&this.rules);
+                        let decision = finish(core, rules, evaluation, arrived, held, false);
                         return Poll::Ready(decision);
                     }
                     continue;
@@ -368,7 +370,8 @@ impl Future for DecisionFuture {
                 }
                 Step::Charging { answer, now } => (ready!(Pin::new(answer).poll(context)), *now),
             };
-            let (core, rules) = (&*this.limiter.core, &*this.rules);
+            let core = &*this.limiter.core;
+            let rules = core.rules.of(&this.rules);
             let at = apply(core, rules, &mut this.evaluation, answer, now, Fallback::Charge);
             if this.queue_up(now) {
                 continue;
@@ -378,7 +381,8 @@ impl Future for DecisionFuture {
                 this.queued.take().map(|mut queued| queued.turn_has_come = true).is_some();
             let evaluation = mem::take(&mut this.evaluation);
             let held = now.monotonic().saturating_sub(this.arrived.monotonic());
-            let (core, rules) = (&*this.limiter.core, &*this.rules);
+            let core = &*this.limiter.core;
+            let rules = core.rules.of(&this.rules);
             return Poll::Ready(finish(core, rules, evaluation, at, held, was_queued));
         }
     }

@@ -66,6 +66,6 @@ impl PolicyHandle {
 
     #[inline]
     fn target<'a>(&'a self, key: impl Into<Key<'a>>) -> Target<'a> {
-        Target { rule: Some(self.rule), ..Target::new(&self.limiter, &self.name, key) }
+        Target { rule: self.rule, ..Target::new(&self.limiter, &self.name, key) }
     }
 }

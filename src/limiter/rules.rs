@@ -33,7 +33,7 @@ pub(super) const NO_KIND: u64 = 0;
 
 /// All policies of a limiter, and to which requests each applies.
 pub(super) struct RuleSet {
-    /// No other rule set of the process has this number.
+    /// No other rule set of the process has this number, and none has 0.
     number: u64,
     pub(super) exempt: Vec<Matcher>,
     /// Watches whether all of the first requests are exempt.
@@ -52,8 +52,8 @@ pub(super) struct RuleSet {
     pub(super) metrics: DecisionMetrics,
 }
 
-/// A rule of one rule set. In any other it finds nothing.
-#[derive(Clone, Copy, Debug)]
+/// A rule of one rule set. In any other it finds nothing. The default is of none.
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct RuleId {
     rule_set: u64,
     index: u32,
@@ -107,7 +107,7 @@ impl RuleSet {
     /// The rules of policies that have no [problems](super::validate::problems).
     pub(super) fn new(policies: Policies, keys: &Fingerprinter) -> Self {
         let Policies { exempt, every_request, categories, check_only } = policies;
-        static NEXT: AtomicU64 = AtomicU64::new(0);
+        static NEXT: AtomicU64 = AtomicU64::new(1);
         let mut set = Self {
             number: NEXT.fetch_add(1, Relaxed),
             exempt,

@@ -141,13 +141,15 @@ pub(crate) fn explain(
     request: &Parts,
 ) -> impl Future<Output = (Explanation, Decision)> + Send + use<> {
     let core = Arc::clone(&limiter.core);
-    let (now, rules) = (core.clock.now(), Arc::clone(&core.rules()));
+    let now = core.clock.now();
     let mut steps = Steps::new(now, request);
+    let rules = core.rules();
     let evaluation =
         without_counting(|| Evaluation::of_request_traced(&core, &rules, request, &mut steps));
+    let rules = rules.keep();
     let (mut explanation, counted_as) = steps.end();
     async move {
-        let Foreseen { decision, held } = foresee(&core, &rules, evaluation, now).await;
+        let Foreseen { decision, held } = foresee(&core, core.rules.of(&rules), evaluation, now).await;
         for (policy, counted_as) in explanation.policies.iter_mut().zip(counted_as) {
             policy.decided(&decision, counted_as);
         }
