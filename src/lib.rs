@@ -135,6 +135,7 @@
 //! | `tower_quota_store_errors_total` | counter | `operation` | how often a store did not answer, so that policies decided without it |
 //! | `tower_quota_deny_cache_hits_total` | counter | | requests refused by a remembered refusal, without a command to Redis |
 //! | `tower_quota_overflowed_total` | counter | `policy` | charges for which the memory store had no room, so that new keys share a quota |
+//! | `tower_quota_reloads_total` | counter | `result` | new limits that `Limiter::apply` got: `applied`, or `failed` |
 //! | `tower_quota_live_keys` | gauge | | keys in the store, each once per policy, if the store knows |
 //! | `tower_quota_held_requests` | gauge | | requests that are held now |
 //!
@@ -296,9 +297,9 @@ pub use crate::{
         Rejection, ResetFormat, ResponseBody, ResponseFuture, ResponseObserver, response,
     },
     limiter::{
-        CallerOverrides, Check, CheckError, Decision, DecisionFuture, Limiter, LimiterBuilder,
-        Outcome, OverrideError, OverrideView, Overrides, PolicyHandle, QuotaOverride, QuotaRef,
-        Reason, Refund, Verdict,
+        CallerOverrides, Changes, Check, CheckError, Decision, DecisionFuture, Limiter,
+        LimiterBuilder, Outcome, OverrideError, OverrideView, Overrides, PolicyHandle,
+        QuotaOverride, QuotaRef, Reason, Refund, SettingChange, Verdict,
     },
     matcher::Matcher,
     policy::{OnStoreFailure, Policy},

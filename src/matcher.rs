@@ -217,6 +217,25 @@ impl Matcher {
         is_sure && self.matches_as_sent(request, path)
     }
 
+    /// `GET, HEAD /users/{id}`, `addresses in 10.0.0.0/8`; only the number of keys.
+    pub(crate) fn in_words(&self) -> String {
+        match &self.kind {
+            Kind::Route { methods: None, path, .. } => path.to_string(),
+            Kind::Route { methods: Some(methods), path, .. } => {
+                let methods: Vec<_> = methods.iter().map(Method::as_str).collect();
+                format!("{} {path}", methods.join(", "))
+            }
+            Kind::Closure(_) => "by a function".to_owned(),
+            Kind::ClientIp { networks, .. } => {
+                let networks: Vec<_> = networks.iter().map(ToString::to_string).collect();
+                format!("addresses in {}", networks.join(", "))
+            }
+            Kind::Key { extractor, known, .. } => {
+                format!("{} keys by {}", known.len(), extractor.kind())
+            }
+        }
+    }
+
     /// The path as it was set, if it matches by path.
     pub(crate) fn pattern(&self) -> Option<&Arc<str>> {
         match &self.kind {

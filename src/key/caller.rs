@@ -63,6 +63,13 @@ impl Caller {
         self.fingerprints.fingerprint(0, key)
     }
 
+    /// Whether a limiter with this caller goes on as before if its settings name `new`: by the same
+    /// extractor, and with the same secret or none of its own.
+    pub(crate) fn may_become(&self, new: &Self) -> bool {
+        self.extractor.identity() == new.extractor.identity()
+            && (!new.has_secret || self.fingerprints.secret == new.fingerprints.secret)
+    }
+
     /// Whether both give each request the same fingerprint.
     #[cfg(any(test, all(feature = "usage", feature = "axum")))]
     pub(crate) fn is_same(&self, other: &Self) -> bool {

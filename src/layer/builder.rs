@@ -8,10 +8,9 @@ use http::Response;
 use super::{
     HeaderStyle, RateLimitLayer, Rejection, ResponseObserver, jitter::Jitter, responder::Responder,
 };
-use crate::{
-    error::{BuildError, BuildProblem},
-    policy::Policy,
-};
+use crate::error::BuildError;
+#[cfg(feature = "config")]
+use crate::{error::BuildProblem, policy::Policy};
 
 /// The settings of a [`RateLimitLayer`], from [`RateLimitLayer::builder`].
 ///
@@ -134,11 +133,13 @@ impl RateLimitLayerBuilder {
     /// # Errors
     /// Settings that cannot work. The error names each of them, and says what to write instead.
     pub fn build(self) -> Result<RateLimitLayer, BuildError> {
-        BuildError::if_any(self.problems(&self.responder.limiter.request_policies()))?;
-        Ok(RateLimitLayer { responder: Arc::new(self.responder) })
+        let responder = Arc::new(self.responder);
+        responder.limiter.add_namer(&responder)?;
+        Ok(RateLimitLayer { responder })
     }
 
     /// What is wrong with the settings, for a limiter with these policies for requests.
+    #[cfg(feature = "config")]
     pub(crate) fn problems<'a>(
         &self,
         policies: impl IntoIterator<Item = &'a Policy>,

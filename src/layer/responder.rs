@@ -18,7 +18,11 @@ use super::{
     observer::Observation,
     rejection::{NO_STORE, Refused, RefusedByHandler, Rejection},
 };
-use crate::limiter::{Decision, Limiter};
+use crate::{
+    error::BuildProblem,
+    limiter::{Decision, Limiter, NamesPolicies},
+    policy::Policy,
+};
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -149,6 +153,13 @@ impl Responder {
         let policy = decision.tightest()?.policy().to_owned();
         let response = self.admit(&mut head, decision, &mut Observation::default()).err()?;
         Some(crate::describe::RefusalDescription::new(&policy, EXAMPLE_ID, response))
+    }
+}
+
+/// The settings of the headers name policies.
+impl NamesPolicies for Responder {
+    fn problems(&self, policies: &[Policy]) -> Vec<BuildProblem> {
+        self.headers.problems(policies)
     }
 }
 

@@ -10,7 +10,7 @@ use super::{
     current_rules::CurrentRules,
     overrides::OverrideTable,
     queue::{MaxHeld, WaitQueue},
-    rules::{Policies, Rule, RuleSet},
+    rules::{Policies, RuleSet},
     validate,
 };
 #[cfg(feature = "metrics")]
@@ -23,8 +23,8 @@ use crate::{
     key::{Caller, Fingerprinter},
     lock::Mutex,
     matcher::Matcher,
-    policy::{Policy, english},
-    store::{Announcement, MemoryStore, Store},
+    policy::Policy,
+    store::{MemoryStore, Store},
 };
 
 /// The settings of a [`Limiter`], from [`Limiter::builder`]. Without policies, every request
@@ -46,11 +46,11 @@ use crate::{
 #[derive(Default)]
 #[must_use]
 pub struct LimiterBuilder {
-    policies: Policies,
+    pub(super) policies: Policies,
     caller: Option<Caller>,
     store: Option<Box<dyn Store>>,
-    clock: Clock,
-    max_held: MaxHeld,
+    clock: Option<Clock>,
+    pub(super) max_held: MaxHeld,
 }
 
 impl LimiterBuilder {
@@ -104,7 +104,7 @@ impl LimiterBuilder {
 
     /// Sets the clock. Default: [`Clock::system`].
     pub fn clock(mut self, clock: Clock) -> Self {
-        self.clock = clock;
+        self.clock = Some(clock);
         self
     }
 
@@ -154,12 +154,13 @@ impl LimiterBuilder {
         let rules = RuleSet::new(self.policies, &keys);
         let store = self.store.unwrap_or_else(|| Box::new(MemoryStore::new()));
         let core = Core {
-            announced: Mutex::new(announce(&*store, &rules)),
+            announced: Mutex::default(),
+            namers: Mutex::default(),
             rules: CurrentRules::new(rules),
             store,
             local: OnceLock::new(),
             is_shared: secret.is_some(),
-            clock: self.clock,
+            clock: self.clock.unwrap_or_default(),
             keys,
             caller: self.caller,
             overrides: OverrideTable::default(),
@@ -168,6 +169,7 @@ impl LimiterBuilder {
             #[cfg(feature = "metrics")]
             metrics: Metrics::default(),
         };
+        core.announce();
         Ok(Limiter { core: Arc::new(core) })
     }
 
@@ -186,17 +188,25 @@ impl LimiterBuilder {
         problems.extend(caller.map(|problem| BuildProblem::new("caller", problem)));
         problems
     }
-}
 
-/// Announces each policy to the store once.
-fn announce(store: &dyn Store, rules: &RuleSet) -> Arc<[Announcement]> {
-    let announcement = |rule: &Rule| {
-        let summary = english::settings(&rule.policy);
-        Announcement::new(rule.policy.name(), rule.charge.policy, summary)
-    };
-    let announced: Arc<[_]> = rules.policies().map(announcement).collect();
-    store.announce(&announced);
-    announced
+    /// Which of the settings an apply cannot change. `caller` is the limiter's.
+    pub(super) fn problems_of_change(&self, caller: Option<&Caller>) -> Vec<BuildProblem> {
+        let is_other = |new: &Caller| caller.is_none_or(|caller| !caller.may_become(new));
+        let fixed = [
+            ("caller", self.caller.as_ref().is_some_and(is_other)),
+            ("store", self.store.is_some()),
+            ("clock", self.clock.is_some()),
+        ];
+        let changed = fixed.into_iter().filter(|(_, is_changed)| *is_changed);
+        let problem = |(setting, _)| {
+            let problem = format!(
+                "it cannot change while the limiter runs; leave `.{setting}(…)` out, or build \
+                 another limiter"
+            );
+            BuildProblem::new(setting, problem).of(setting)
+        };
+        changed.map(problem).collect()
+    }
 }
 
 impl fmt::Debug for LimiterBuilder {
@@ -211,7 +221,7 @@ mod tests {
     use crate::{
         clock::Now,
         quota::Quota,
-        store::{Charge, Correction, StoreError, StoreFuture},
+        store::{Announcement, Charge, Correction, StoreError, StoreFuture},
     };
 
     #[test]

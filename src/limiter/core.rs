@@ -8,6 +8,7 @@ use std::{
 use http::{StatusCode, request::Parts};
 
 use super::{
+    apply::Namers,
     current_rules::{CurrentRules, LoadedRules},
     decision::{Record, Ruling, error_status},
     overrides::{Override, OverrideTable},
@@ -32,6 +33,8 @@ pub(super) struct Core {
     pub(super) store: Box<dyn Store>,
     /// The store announces the policies to other processes as long as this is alive.
     pub(super) announced: Mutex<Arc<[Announcement]>>,
+    /// While this is locked, the rules stay what they are.
+    pub(super) namers: Mutex<Namers>,
     /// The counts while the store does not answer.
     pub(super) local: OnceLock<MemoryStore>,
     /// Whether other processes share the counts.

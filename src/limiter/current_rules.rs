@@ -44,6 +44,14 @@ impl CurrentRules {
         }
     }
 
+    /// Replaces the rules. Returns those from before: dropping them runs code of the user, so no lock
+    /// may be held then.
+    pub(super) fn replace(&self, rules: RuleSet) -> Arc<RuleSet> {
+        let rules = Arc::new(rules);
+        let applied = self.applied.get_or_init(|| ArcSwap::new(Arc::clone(&rules)));
+        applied.swap(rules)
+    }
+
     #[inline]
     pub(super) fn of<'a>(&'a self, kept: &'a KeptRules) -> &'a RuleSet {
         kept.as_deref().unwrap_or(&self.first)

@@ -38,8 +38,10 @@ use crate::{
 #[must_use = "nothing is decided unless it is awaited"]
 pub struct DecisionFuture {
     limiter: Limiter,
-    /// Those of the evaluation.
+    /// Those that it began with.
     rules: KeptRules,
+    /// Those whose quotas it has, if these are others.
+    adopted: KeptRules,
     evaluation: Evaluation,
     arrived: Now,
     step: Step,
@@ -49,7 +51,14 @@ pub struct DecisionFuture {
 
 enum Step {
     Evaluated,
-    Charging { answer: StoreFuture, now: Now },
+    Charging {
+        answer: StoreFuture,
+        now: Now,
+    },
+    /// By the current quotas, there is nothing to charge any more.
+    Uncounted {
+        now: Now,
+    },
     Waiting,
 }
 
@@ -146,7 +155,7 @@ fn conclude(
     was_queued: bool,
 ) -> Decision {
     if !evaluation.needs_store() {
-        return evaluation.into_uncounted_decision(at);
+        return evaluation.into_uncounted_decision(at, held);
     }
     if core.queue.has_waiting() {
         lengthen_waits(core, &mut evaluation, was_queued, at);
@@ -225,7 +234,8 @@ impl DecisionFuture {
         arrived: Now,
     ) -> Self {
         let rules = rules.keep();
-        Self { limiter, rules, evaluation, arrived, step: Step::Evaluated, queued: None }
+        let (step, adopted, queued) = (Step::Evaluated, None, None);
+        Self { limiter, rules, adopted, evaluation, arrived, step, queued }
     }
 
     /// Polls the future once: returns the decision if it is ready, or else the future.
@@ -244,6 +254,21 @@ impl DecisionFuture {
         }
     }
 
+    /// Replaces the quotas of the charges by those of the current rules. Returns whether there are
+    /// other rules.
+    #[inline]
+    fn adopt_quotas(&mut self) -> bool {
+        let core = &*self.limiter.core;
+        let current = core.rules();
+        let known = self.adopted.as_deref().unwrap_or_else(|| core.rules.of(&self.rules));
+        if known.number() == current.number() {
+            return false;
+        }
+        self.evaluation.adopt_quotas(known, &current);
+        self.adopted = current.keep();
+        true
+    }
+
     /// Charges, if the store answers at once.
     #[inline]
     fn is_charged_at_once(&mut self) -> bool {
@@ -251,8 +276,14 @@ impl DecisionFuture {
         charge_at_once_in_order(core, &mut self.evaluation, self.arrived)
     }
 
-    /// Sends the charges to the store, behind the requests that are held already.
+    /// Sends the charges to the store, behind the requests that are held already, if any charge has a
+    /// key and a quota.
     fn charge(&mut self, now: Now) {
+        self.adopt_quotas();
+        if !self.evaluation.needs_store() {
+            self.step = Step::Uncounted { now };
+            return;
+        }
         let core = &*self.limiter.core;
         let record = &mut *self.evaluation.record;
         if mem::take(&mut record.counted_locally) {
@@ -300,6 +331,10 @@ impl DecisionFuture {
             }
         }
         self.step = Step::Waiting;
+        if self.adopt_quotas() {
+            // They were applied after the charge, and perhaps too early to wake the ticket.
+            self.charge(self.limiter.core.clock.now());
+        }
         true
     }
 
@@ -345,6 +380,7 @@ impl Future for DecisionFuture {
         loop {
             let (answer, now) = match &mut this.step {
                 Step::Evaluated => {
+                    this.adopt_quotas();
                     let (core, evaluation) = (&*this.limiter.core, mem::take(&mut this.evaluation));
                     match decide_simply(core, core.rules.of(&this.rules), evaluation, this.arrived)
                     {
@@ -368,12 +404,17 @@ impl Future for DecisionFuture {
                     ready!(this.poll_turn(context));
                     continue;
                 }
-                Step::Charging { answer, now } => (ready!(Pin::new(answer).poll(context)), *now),
+                Step::Charging { answer, now } => {
+                    (Some(ready!(Pin::new(answer).poll(context))), *now)
+                }
+                Step::Uncounted { now } => (None, *now),
             };
             let core = &*this.limiter.core;
             let rules = core.rules.of(&this.rules);
-            let at = apply(core, rules, &mut this.evaluation, answer, now, Fallback::Charge);
-            if this.queue_up(now) {
+            let charged = &mut this.evaluation;
+            let at = answer
+                .map_or(now, |answer| apply(core, rules, charged, answer, now, Fallback::Charge));
+            if this.evaluation.needs_store() && this.queue_up(now) {
                 continue;
             }
             // The ticket leaves, so that the tickets behind move up.

@@ -228,6 +228,24 @@ impl Evaluation {
         self.record.charges.iter_mut().for_each(|charge| charge.mode = Mode::Peek);
     }
 
+    /// Replaces the quotas of the rules `from` by those of the same policies in `to`. Policies that are
+    /// gone stay.
+    #[cold]
+    pub(super) fn adopt_quotas(&mut self, from: &RuleSet, to: &RuleSet) {
+        for index in (0..self.record.charges.len()).rev() {
+            let charge = &self.record.charges[index];
+            if !self.record.entries[index].has_key() {
+                continue;
+            }
+            let (Some(before), Some(now)) = (from.of_charge(charge), to.of_charge(charge)) else {
+                continue;
+            };
+            let before = &before.policy.settings;
+            let quota = now.policy.settings.quota_instead_of(charge.quota, before);
+            self.record.set_quota(index, quota);
+        }
+    }
+
     /// Whether the store has to be called. A request that an enforced policy refuses for its key is
     /// refused without the store, and charged nothing under any policy.
     #[inline]
@@ -310,9 +328,9 @@ impl Evaluation {
 
     /// The decision without the store: by the policies that lack a key, or by an operator's block.
     #[cold]
-    pub(super) fn into_uncounted_decision(mut self, now: Now) -> Decision {
+    pub(super) fn into_uncounted_decision(mut self, now: Now, held: Duration) -> Decision {
         self.record.retain(|outcome| !outcome.entry.has_key());
-        self.into_decision(now, Duration::ZERO)
+        self.into_decision(now, held)
     }
 
     /// The decision by the store's answers.

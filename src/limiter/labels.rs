@@ -43,6 +43,11 @@ impl Labels {
         fits(&self.policy) && self.unit.as_deref().is_none_or(fits)
     }
 
+    /// The names of the policy's extractors; none if it has none.
+    pub(crate) fn key_kinds(&self) -> &[String] {
+        &self.kinds
+    }
+
     /// The kinds of key, at least one.
     #[expect(clippy::cast_possible_truncation, reason = "`build()` refuses more kinds")]
     pub(crate) fn kinds(&self) -> impl Iterator<Item = &str> {

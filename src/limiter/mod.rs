@@ -10,7 +10,9 @@
     reason = "half of a fingerprint is meant, or the number of a rule or kind, which fits"
 )]
 
+mod apply;
 mod builder;
+mod changes;
 mod check;
 mod check_error;
 mod core;
@@ -43,11 +45,12 @@ use std::{fmt, sync::Arc};
 
 use http::request;
 
-pub(crate) use self::decision::error_status;
 #[cfg(feature = "describe")]
 pub use self::lint::{Lint, LintKind};
+pub(crate) use self::{apply::NamesPolicies, decision::error_status};
 pub use self::{
     builder::LimiterBuilder,
+    changes::{Changes, SettingChange},
     check::Check,
     check_error::CheckError,
     decision::{Decision, Outcome, Reason, Verdict},
@@ -65,7 +68,6 @@ pub(crate) use self::{
 use crate::{
     clock::Now,
     key::{Fingerprint, Key},
-    policy::Policy,
     store::Change,
 };
 
@@ -108,7 +110,7 @@ impl Limiter {
     /// Decides about an HTTP request. A request that passes is charged its cost under each policy
     /// that applies; a refused request is charged nothing.
     ///
-    /// The future waits if a policy [holds](Policy::hold) the request, and while a remote store
+    /// The future waits if a policy [holds](crate::Policy::hold) the request, and while a remote store
     /// answers. If the store does not answer, each policy's
     /// [`OnStoreFailure`](crate::OnStoreFailure) decides.
     ///
@@ -378,13 +380,6 @@ impl Limiter {
     #[cfg(all(feature = "usage", feature = "axum"))]
     pub(crate) fn caller(&self) -> Option<&crate::key::Caller> {
         self.core.caller.as_ref()
-    }
-
-    /// The enforced policies for requests. A policy in several categories comes several times.
-    pub(crate) fn request_policies(&self) -> Vec<Policy> {
-        let rules = self.core.rules();
-        let all = rules.for_requests().map(|rule| &rule.policy);
-        all.filter(|policy| !policy.settings.dry_run).cloned().collect()
     }
 
     /// A fingerprint of the key for use in public: it discloses neither the key nor the store's

@@ -61,12 +61,9 @@ pub(super) struct RuleId {
 
 /// A category and its rules.
 pub(super) struct CategoryRules {
-    #[cfg_attr(
-        not(any(feature = "describe", feature = "metrics", feature = "tracing")),
-        expect(dead_code, reason = "shown by these features only")
-    )]
     pub(super) name: String,
     pub(super) matchers: Vec<Matcher>,
+    pub(super) hold: Duration,
     pub(super) rules: Range<u32>,
 }
 
@@ -126,7 +123,7 @@ impl RuleSet {
         set.every_request = set.add_all(every_request, Duration::ZERO, keys, sources);
         for Category { name, matchers, policies, hold } in categories {
             let rules = set.add_all(policies, hold, keys, sources);
-            set.categories.push(CategoryRules { name, matchers, rules });
+            set.categories.push(CategoryRules { name, matchers, hold, rules });
         }
         set.add_all(check_only, Duration::ZERO, keys, sources);
         #[cfg(feature = "metrics")]
@@ -155,6 +152,11 @@ impl RuleSet {
             self.rules.push(rule);
         }
         first..self.rules.len() as u32
+    }
+
+    #[inline]
+    pub(super) fn number(&self) -> u64 {
+        self.number
     }
 
     #[inline]
@@ -216,7 +218,6 @@ impl RuleSet {
     }
 
     /// The rules for checks only.
-    #[cfg(feature = "describe")]
     pub(super) fn check_only(&self) -> &[Rule] {
         let requests = self.categories.last().map_or(&self.every_request, |last| &last.rules);
         &self.rules[requests.end as usize..]
@@ -225,6 +226,12 @@ impl RuleSet {
     #[cfg(feature = "tracing")]
     pub(super) fn category_name(&self, category: Option<u32>) -> Option<&str> {
         self.categories.get(category? as usize).map(|category| &*category.name)
+    }
+
+    /// The enforced policies for requests. A policy in several categories comes several times.
+    pub(super) fn enforced_for_requests(&self) -> Vec<Policy> {
+        let all = self.for_requests().map(|rule| &rule.policy);
+        all.filter(|policy| !policy.settings.dry_run).cloned().collect()
     }
 
     /// Whether requests need no matching: there are no exemptions and no categories.

@@ -7,6 +7,7 @@
 //! | `tower_quota_overflowed_total`, by policy | [`OverflowCounter`] |
 //! | `tower_quota_live_keys`, `tower_quota_held_requests` | [`SharedGauge`] |
 //! | `tower_quota_store_duration_seconds`, `tower_quota_store_errors_total` | [`OperationMetrics`] |
+//! | `tower_quota_reloads_total`, by result | [`count_reload`] |
 //! | `tower_quota_deny_cache_hits_total` | [`deny_cache_hits`] |
 //!
 //! The crate's documentation says what each means. Each label is a name from the settings or from
@@ -235,6 +236,16 @@ fn decisions(policy: &str, category: &str, verdict: VerdictLabel) -> Counter {
         "category" => category.to_owned(),
         "verdict" => VerdictLabel::ALL[verdict as usize].1,
     )
+}
+
+/// Counts limits that were applied, or could not be. Both series are registered at once, so that the
+/// first failure is a rise from 0.
+pub(crate) fn count_reload(is_applied: bool) {
+    const NAME: &str = "tower_quota_reloads_total";
+    describe_counter!(NAME, Unit::Count, "How often the limits were to be replaced.");
+    for (result, is_result) in [("applied", is_applied), ("failed", !is_applied)] {
+        counter!(NAME, "result" => result).increment(u64::from(is_result));
+    }
 }
 
 /// The counter of requests that a remembered refusal refuses.

@@ -20,10 +20,9 @@ pub(crate) fn limit(quota: &Quota, algorithm: Algorithm, unit: Option<&str>) -> 
 }
 
 /// `5 per minute, by email, or else ip`
-pub(crate) fn settings(policy: &Policy) -> String {
+pub(crate) fn settings<K: Borrow<str>>(policy: &Policy, kinds: &[K]) -> String {
     let limit = limit(&policy.quota(), policy.algorithm(), policy.settings.unit.as_deref());
-    let kinds: Vec<_> = policy.settings.keys.kinds().collect();
-    format!("{limit}, by {}", keys(policy.settings.keys.is_global, &kinds))
+    format!("{limit}, by {}", keys(policy.settings.keys.is_global, kinds))
 }
 
 /// `ip`, `email, or else ip`

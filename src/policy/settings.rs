@@ -137,6 +137,19 @@ impl Settings {
         self.quota
     }
 
+    /// What is in place of `quota`, which a key had by the settings `before`: the own quota, or that of
+    /// the plan. A quota by a function, or an override, stays.
+    pub(crate) fn quota_instead_of(&self, quota: Quota, before: &Self) -> Quota {
+        if quota == before.quota {
+            return self.quota;
+        }
+        let Some((plan, _)) = before.plan_table().iter().find(|(_, known)| *known == quota) else {
+            return quota;
+        };
+        let same = self.plan_table().iter().find(|(name, _)| name == plan);
+        same.map_or(self.quota, |(_, quota)| *quota)
+    }
+
     /// A quota that `build()` has not checked. An invalid one becomes a quota of 0 units.
     #[inline]
     pub(crate) fn checked(&self, quota: Quota) -> Quota {

@@ -38,19 +38,18 @@ pub struct Announcement {
     pub policy: u64,
     /// The policy's own quota and its kinds of key, in words: `10 per minute, by ip`.
     pub settings: String,
+    /// The settings that the limiter has announced before, if they have been
+    /// [replaced](crate::Limiter::apply).
+    pub before: Option<String>,
 }
 
 impl Announcement {
-    pub(crate) fn new(name: &str, policy: u64, settings: String) -> Self {
-        Self { name: name.to_owned(), policy, settings }
-    }
-
     /// Gives the warning [`policy_differs`](crate::warning#policy_differs) if these settings differ
     /// from `other`: the [settings](Self::settings) of the same policy as another limiter has
-    /// announced it.
+    /// announced it. The limiter's own settings from [before](Self::before) are no difference.
     pub fn compare(&self, other: &str) {
-        let Self { name, settings, .. } = self;
-        if settings == other {
+        let Self { name, settings, before, .. } = self;
+        if settings == other || before.as_deref() == Some(other) {
             return;
         }
         warn(Code::PolicyDiffers, name, || {

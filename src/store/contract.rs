@@ -68,8 +68,9 @@ pub trait Store: Send + Sync + 'static {
         None
     }
 
-    /// Announces the policies of a limiter when it is built. The limiter keeps `policies` alive
-    /// until its last clone is dropped. A store that several limiters share
+    /// Announces the policies of a limiter: when it is built, and when [others are
+    /// applied](crate::Limiter::apply). The limiter keeps `policies` alive until it announces others,
+    /// or its last clone is dropped. A store that several limiters share
     /// [compares](Announcement::compare) their settings. The default does nothing.
     fn announce(&self, policies: &Arc<[Announcement]>) {
         let _ = policies;

@@ -48,6 +48,7 @@ mod privacy;
 mod rate_limits;
 mod readiness;
 mod releases;
+mod reload;
 mod request_log;
 mod server;
 mod settings;

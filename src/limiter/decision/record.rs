@@ -166,6 +166,19 @@ impl Record {
         self.usages.insert(index, Usage::default());
     }
 
+    /// Gives a counted policy another quota; an unlimited one is not counted.
+    #[expect(clippy::arithmetic_side_effects, reason = "the policy is one of them")]
+    pub(in crate::limiter) fn set_quota(&mut self, index: usize, quota: Quota) {
+        self.charges[index].quota = quota;
+        if quota.is_unlimited() {
+            self.entries.remove(index);
+            self.charges.remove(index);
+            self.usages.remove(index);
+            self.enforced -= usize::from(index < self.enforced);
+            self.counted -= 1;
+        }
+    }
+
     /// Sets for each counted policy whether it refuses.
     pub(in crate::limiter) fn judge(&mut self) {
         for index in 0..self.counted {

@@ -149,7 +149,8 @@ pub(crate) fn explain(
     let rules = rules.keep();
     let (mut explanation, counted_as) = steps.end();
     async move {
-        let Foreseen { decision, held } = foresee(&core, core.rules.of(&rules), evaluation, now).await;
+        let Foreseen { decision, held } =
+            foresee(&core, core.rules.of(&rules), evaluation, now).await;
         for (policy, counted_as) in explanation.policies.iter_mut().zip(counted_as) {
             policy.decided(&decision, counted_as);
         }

@@ -50,7 +50,7 @@ use std::{
     time::Duration,
 };
 
-use self::waiters::{AwaitedKey, Callers, Ticket, Waiters};
+use self::waiters::{AwaitedKey, Callers, KeyQueue, Ticket, Waiters};
 use super::decision::Outcome;
 use crate::{
     algorithm::{Algorithm, STEPS_PER_WINDOW},
@@ -65,11 +65,10 @@ pub(crate) struct WaitQueue {
     /// How many tickets there are.
     waiting: AtomicUsize,
     waiters: Mutex<Waiters>,
-    max: MaxHeld,
 }
 
 /// The bounds of the queue.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct MaxHeld {
     pub(crate) all: usize,
     pub(crate) per_caller: usize,
@@ -111,7 +110,8 @@ pub(crate) enum Join {
 
 impl WaitQueue {
     pub(crate) fn new(max: MaxHeld) -> Self {
-        Self { waiting: AtomicUsize::new(0), waiters: Mutex::default(), max }
+        let waiters = Waiters { max, ..Waiters::default() };
+        Self { waiting: AtomicUsize::new(0), waiters: Mutex::new(waiters) }
     }
 
     /// Whether there are tickets.
@@ -198,11 +198,11 @@ impl WaitQueue {
     ) -> Result<Ticket, Join> {
         let now = now.monotonic_nanos();
         let callers = callers(outcomes.clone());
-        let free = self.max.all.saturating_sub(waiters.tickets.len());
+        let free = waiters.max.all.saturating_sub(waiters.tickets.len());
         let held_by = |caller| waiters.callers.get(caller).copied().unwrap_or(0);
         let most_by_one = callers.iter().map(held_by).max().unwrap_or(0);
-        let has_room = most_by_one < free.min(self.max.per_caller);
-        if free == 0 || (!callers.is_empty() && !has_room) || self.max.per_key == 0 {
+        let has_room = most_by_one < free.min(waiters.max.per_caller);
+        if free == 0 || (!callers.is_empty() && !has_room) || waiters.max.per_key == 0 {
             return Err(Join::Full);
         }
         let mut joining = Ticket { callers, due: now, latest: now, ..Ticket::default() };
@@ -211,7 +211,7 @@ impl WaitQueue {
             let due = now.saturating_add(usage.wait_nanos());
             let latest = due.max(waiters.latest(charge, false));
             if let Some(queue) = waiters.keys.get(&key) {
-                let free = self.max.per_key.saturating_sub(queue.waiting.len());
+                let free = waiters.max.per_key.saturating_sub(queue.waiting.len());
                 let takes_all = |caller: &u128| {
                     entry.labels.is_global && waiters.held_by(*caller, queue) >= free
                 };
@@ -245,9 +245,12 @@ impl WaitQueue {
         self.change(|waiters| {
             let Some(known) = waiters.tickets.get_mut(&ticket) else { return };
             let before = mem::replace(&mut known.due, now);
-            for (awaited, outcome) in known.keys.iter_mut().zip(outcomes.filter(is_waited_for)) {
-                awaited.due = now.saturating_add(outcome.usage.wait_nanos());
-                known.due = known.due.max(awaited.due);
+            for outcome in outcomes.filter(is_waited_for) {
+                let due = now.saturating_add(outcome.usage.wait_nanos());
+                let key = outcome.charge.id();
+                let here = known.keys.iter_mut().filter(|awaited| awaited.key == key);
+                here.for_each(|awaited| awaited.due = due);
+                known.due = known.due.max(due);
             }
             let (due, moved_up) = (known.due, mem::take(&mut known.moved_up));
             waiters.expect(ticket, due);
@@ -348,11 +351,34 @@ impl WaitQueue {
         let now = now.monotonic_nanos();
         self.change(|waiters| {
             for charge in charges {
-                let first = waiters.keys.get(&charge.id()).and_then(|key| key.waiting.front());
-                if let Some(ticket) = first.map(|first| first.ticket) {
+                if let Some(ticket) = waiters.keys.get(&charge.id()).and_then(KeyQueue::first) {
                     waiters.wake(ticket, true, now);
                     waiters.forget_dues(charge.id(), 0);
                 }
+            }
+        });
+    }
+
+    /// The bounds.
+    pub(crate) fn max(&self) -> MaxHeld {
+        self.waiters.lock().max
+    }
+
+    /// Sets the bounds for requests that come later.
+    pub(crate) fn set_max(&self, max: MaxHeld) {
+        self.waiters.lock().max = max;
+    }
+
+    /// Wakes the first ticket of each key, as quotas may be others now. It always locks: a request
+    /// that joins at the same time is woken, or sees afterwards that the rules are others.
+    pub(crate) fn wake_all(&self, now: Now) {
+        let now = now.monotonic_nanos();
+        self.change(|waiters| {
+            let first = |(key, queue): (&u128, &KeyQueue)| Some((*key, queue.first()?));
+            let first: Vec<_> = waiters.keys.iter().filter_map(first).collect();
+            for (key, ticket) in first {
+                waiters.wake(ticket, true, now);
+                waiters.forget_dues(key, 0);
             }
         });
     }

@@ -8,7 +8,7 @@ use std::{
 
 use smallvec::SmallVec;
 
-use super::Wakeup;
+use super::{MaxHeld, Wakeup};
 use crate::{algorithm::Algorithm, store::Charge};
 
 /// A ticket that is due and is not polled for this long, in nanoseconds, is late: the tickets
@@ -26,6 +26,7 @@ pub(super) struct Waiters {
     pub(super) keys: HashMap<u128, KeyQueue>,
     /// How many tickets each caller has.
     pub(super) callers: HashMap<u128, usize>,
+    pub(super) max: MaxHeld,
     /// The wakers to call as soon as the lock is released.
     pub(super) woken: Vec<Waker>,
 }
@@ -233,6 +234,10 @@ impl KeyQueue {
     pub(super) fn behind(&self, ticket: u64) -> impl Iterator<Item = u64> {
         let next = self.waiting.partition_point(|other| other.ticket <= ticket);
         self.waiting.range(next..).map(|other| other.ticket)
+    }
+
+    pub(super) fn first(&self) -> Option<u64> {
+        self.waiting.front().map(|first| first.ticket)
     }
 
     fn find(&self, ticket: u64) -> Option<usize> {

@@ -142,7 +142,7 @@ fn what_had_no_room_is_reported_once_per_policy() {
     let store = MemoryStore::with_max_keys(100);
     let announce = |policy, name: &str| {
         let (name, settings) = (name.to_owned(), String::new());
-        store.announce(&[Announcement { name, policy, settings }].into());
+        store.announce(&[Announcement { name, policy, settings, before: None }].into());
     };
     announce(EMAILS, "sign-in attempts in a full store");
     announce(CALLERS, "callers of a full store");
@@ -197,7 +197,7 @@ fn a_subscriber_that_logs_a_full_store_may_charge_it() {
     std::thread::spawn(move || {
         let store = Arc::new(MemoryStore::with_max_keys(100));
         let (name, settings) = ("logged by a subscriber that charges".into(), String::new());
-        store.announce(&[Announcement { name, policy: EMAILS, settings }].into());
+        store.announce(&[Announcement { name, policy: EMAILS, settings, before: None }].into());
         tracing::subscriber::with_default(ChargingSubscriber(store.clone()), || {
             (0..200).for_each(|number| {
                 admits(&store, email(number, Algorithm::FixedWindow), at(0));

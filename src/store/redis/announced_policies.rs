@@ -82,11 +82,8 @@ mod tests {
     };
 
     fn policies(name: &str, quota: Quota) -> Arc<Policies> {
-        Arc::new([Announcement::new(
-            name,
-            7,
-            english::settings(&Policy::token_bucket(name, quota).global()),
-        )])
+        let settings = english::settings::<&str>(&Policy::token_bucket(name, quota).global(), &[]);
+        Arc::new([Announcement { name: name.to_owned(), policy: 7, settings, before: None }])
     }
 
     fn warned(name: &str) -> usize {

@@ -1,0 +1,290 @@
+//! What an apply has changed, in words: [`Changes`].
+
+use std::{collections::BTreeSet, fmt, time::Duration};
+
+use super::{
+    queue::MaxHeld,
+    rules::{CategoryRules, Rule, RuleSet},
+};
+use crate::{
+    matcher::Matcher,
+    policy::{OnStoreFailure, WithoutKey, english},
+};
+
+/// What [`Limiter::apply`](crate::Limiter::apply) has changed, for an audit log. As text, each change
+/// is a line.
+///
+/// Closures are not compared: a function that is replaced by another one is no change here, and
+/// neither are the keys of a [`Matcher::key`] if their number stays.
+///
+/// ```
+/// use tower_quota::{Limiter, Policy, Quota};
+///
+/// let mails = |quota| Policy::fixed_window("mails", quota);
+/// let limiter = Limiter::builder().check_only(mails(Quota::per_day(100))).build()?;
+/// let exports = Policy::token_bucket("exports", Quota::per_hour(10));
+/// let next = Limiter::builder().check_only(mails(Quota::per_day(50))).check_only(exports);
+///
+/// let changes = limiter.apply(next)?;
+/// let subjects: Vec<_> = changes.iter().map(|change| change.subject()).collect();
+/// assert_eq!(subjects, ["policy `mails`", "policy `exports`", "checks"]);
+/// let mails = changes.iter().next().expect("there are three");
+/// assert_eq!(mails.setting(), Some("quota"));
+/// assert_eq!((mails.from(), mails.to()), (Some("100 per day"), Some("50 per day")));
+/// # Ok::<(), tower_quota::BuildError>(())
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    all: Vec<SettingChange>,
+}
+
+/// One setting that an apply has changed, or a policy or category that it has added or removed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SettingChange {
+    subject: String,
+    setting: Option<&'static str>,
+    from: Option<String>,
+    to: Option<String>,
+}
+
+/// Each setting that is there, in words.
+type Settings = Vec<(&'static str, String)>;
+
+/// Something with settings, and a name by which it is found again.
+struct Subject {
+    name: String,
+    settings: Settings,
+}
+
+impl Changes {
+    pub(super) fn between(
+        (before, max_before): (&RuleSet, MaxHeld),
+        (after, max_after): (&RuleSet, MaxHeld),
+    ) -> Self {
+        let mut changes = Self::default();
+        changes.compare_all(policies(before), policies(after));
+        changes.compare_all(categories(before), categories(after));
+        let order = |rules: &RuleSet, others: &RuleSet| {
+            let others: BTreeSet<_> = others.categories.iter().map(|known| &*known.name).collect();
+            let names = rules.categories.iter().map(|category| &*category.name);
+            quoted(names.filter(|name| others.contains(name)))
+        };
+        let others = [
+            (
+                "every request",
+                "policies",
+                [before, after].map(|rules| names(rules.for_every_request())),
+            ),
+            ("checks", "policies", [before, after].map(|rules| names(rules.check_only()))),
+            ("categories", "order", [order(before, after), order(after, before)]),
+            ("exemptions", "requests", [before, after].map(|rules| requests(&rules.exempt))),
+            ("held requests", "bounds", [max_before, max_after].map(bounds)),
+        ];
+        for (subject, setting, [from, to]) in others {
+            let settings =
+                |text: String| Vec::from_iter((!text.is_empty()).then_some((setting, text)));
+            changes.compare(subject, settings(from), settings(to));
+        }
+        changes
+    }
+
+    /// Whether nothing has changed.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
+    /// The changes: of policies, then of categories, then of all else.
+    #[must_use]
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &SettingChange> {
+        self.all.iter()
+    }
+
+    #[cfg(feature = "tracing")]
+    pub(super) fn in_one_line(&self) -> String {
+        self.to_string().replace('\n', "; ")
+    }
+
+    /// Finds what was removed or has changed, and then what is new.
+    fn compare_all(&mut self, before: Vec<Subject>, after: Vec<Subject>) {
+        let mut added: Vec<Option<Subject>> = after.into_iter().map(Some).collect();
+        for Subject { name, settings } in before {
+            let same =
+                added.iter_mut().find(|new| new.as_ref().is_some_and(|new| new.name == name));
+            match same.and_then(Option::take) {
+                Some(new) => self.compare(&name, settings, new.settings),
+                None => self.all.push(SettingChange {
+                    subject: name,
+                    setting: None,
+                    from: Some(in_words(&settings)),
+                    to: None,
+                }),
+            }
+        }
+        for Subject { name, settings } in added.into_iter().flatten() {
+            let to = Some(in_words(&settings));
+            self.all.push(SettingChange { subject: name, setting: None, from: None, to });
+        }
+    }
+
+    fn compare(&mut self, subject: &str, before: Settings, after: Settings) {
+        let mut after: Vec<_> = after.into_iter().map(Some).collect();
+        let mut add = |setting, from: Option<String>, to: Option<String>| {
+            if from != to {
+                let subject = subject.to_owned();
+                self.all.push(SettingChange { subject, setting: Some(setting), from, to });
+            }
+        };
+        for (setting, from) in before {
+            let same =
+                after.iter_mut().find(|new| new.as_ref().is_some_and(|new| new.0 == setting));
+            add(setting, Some(from), same.and_then(Option::take).map(|(_, to)| to));
+        }
+        for (setting, to) in after.into_iter().flatten() {
+            add(setting, None, Some(to));
+        }
+    }
+}
+
+impl SettingChange {
+    /// What has changed: ``policy `read` ``, ``category `auth` ``, `every request`, `exemptions`.
+    #[must_use]
+    pub fn subject(&self) -> &str {
+        &self.subject
+    }
+
+    /// Which setting of it, such as `quota` or `hold`; `None` if the policy or the category itself was
+    /// added or removed.
+    #[must_use]
+    pub fn setting(&self) -> Option<&'static str> {
+        self.setting
+    }
+
+    /// What it was, in words; `None` if it is new.
+    #[must_use]
+    pub fn from(&self) -> Option<&str> {
+        self.from.as_deref()
+    }
+
+    /// What it is now, in words; `None` if it is gone.
+    #[must_use]
+    pub fn to(&self) -> Option<&str> {
+        self.to.as_deref()
+    }
+}
+
+/// A line for each change.
+impl fmt::Display for Changes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, change) in self.all.iter().enumerate() {
+            let end = if index > 0 { "\n" } else { "" };
+            write!(f, "{end}{change}")?;
+        }
+        Ok(())
+    }
+}
+
+/// ``policy `read`: quota 100 per minute → 200 per minute``
+impl fmt::Display for SettingChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { subject, setting, from, to } = self;
+        match (setting, from, to) {
+            (None, _, Some(to)) => write!(f, "{subject}: added ({to})"),
+            (None, _, None) => write!(f, "{subject}: removed"),
+            (Some(setting), from, to) => {
+                let or_none = |text: &'_ Option<String>| text.clone().unwrap_or("none".to_owned());
+                write!(f, "{subject}: {setting} {} → {}", or_none(from), or_none(to))
+            }
+        }
+    }
+}
+
+fn policies(rules: &RuleSet) -> Vec<Subject> {
+    let subject = |rule: &Rule| {
+        let name = format!("policy `{}`", rule.policy.name());
+        Subject { name, settings: settings(rule) }
+    };
+    rules.policies().map(subject).collect()
+}
+
+fn settings(rule: &Rule) -> Settings {
+    let policy = &rule.policy;
+    let settings = &*policy.settings;
+    let labels = rule.entry.labels;
+    let plan = |(name, quota): &(String, _)| {
+        format!("`{name}` {}", english::limit(quota, policy.algorithm(), None))
+    };
+    let plans: Vec<_> = settings.plan_table().iter().map(plan).collect();
+    let is = |is: bool, words: &str| is.then(|| words.to_owned());
+    let without_key = settings.keys.without_key().map(|without_key| match without_key {
+        WithoutKey::Skip => "not counted".to_owned(),
+        WithoutKey::Refuse => "refused".to_owned(),
+    });
+    let on_store_failure = match settings.on_store_failure {
+        OnStoreFailure::Allow => "all pass".to_owned(),
+        OnStoreFailure::Refuse => "all are refused".to_owned(),
+        OnStoreFailure::CountLocally { replicas } => {
+            format!("counted by each of {replicas} replicas")
+        }
+    };
+    let all = [
+        (
+            "quota",
+            Some(english::limit(&policy.quota(), policy.algorithm(), labels.unit.as_deref())),
+        ),
+        ("algorithm", Some(policy.algorithm().as_str().replace('_', " "))),
+        ("key", Some(english::keys(labels.is_global, labels.key_kinds()))),
+        ("requests without a key", without_key),
+        ("unreadable keys", is(settings.keys.unreadable_as_missing, "as missing ones")),
+        ("plans", is(!plans.is_empty(), &plans.join(", "))),
+        ("other quotas", is(settings.quota_by.is_some(), "by a function")),
+        ("cost", is(settings.cost.is_some(), "by the request")),
+        ("settled cost", is(settings.settle.is_some(), "by the response")),
+        ("hold", settings.hold.map(english::duration)),
+        ("dry run", is(settings.dry_run, "yes")),
+        ("store failure", Some(on_store_failure)),
+        ("shard", settings.shard.as_ref().map(|shard| shard.kind().into_owned())),
+        ("lease", is(settings.lease > 0, &settings.lease.to_string())),
+    ];
+    all.into_iter().filter_map(|(setting, text)| Some((setting, text?))).collect()
+}
+
+fn categories(rules: &RuleSet) -> Vec<Subject> {
+    let subject = |category: &CategoryRules| {
+        let CategoryRules { name, matchers, hold, rules: range } = category;
+        let mut settings =
+            vec![("requests", requests(matchers)), ("policies", names(rules.range(range)))];
+        if *hold > Duration::ZERO {
+            settings.push(("hold", english::duration(*hold)));
+        }
+        Subject { name: format!("category `{name}`"), settings }
+    };
+    rules.categories.iter().map(subject).collect()
+}
+
+fn names(rules: &[Rule]) -> String {
+    quoted(rules.iter().map(|rule| rule.policy.name()))
+}
+
+fn requests(matchers: &[Matcher]) -> String {
+    matchers.iter().map(Matcher::in_words).collect::<Vec<_>>().join("; ")
+}
+
+fn quoted<'n>(names: impl Iterator<Item = &'n str>) -> String {
+    names.map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+}
+
+fn bounds(max: MaxHeld) -> String {
+    let MaxHeld { all, per_caller, per_key } = max;
+    let bound = |what: &str, at_most: usize| match at_most {
+        usize::MAX => String::new(),
+        at_most => format!(", {at_most} {what}"),
+    };
+    format!("{all} in all{}{}", bound("per caller", per_caller), bound("per key", per_key))
+}
+
+/// `quota 100 per minute, key ip`
+fn in_words(settings: &Settings) -> String {
+    let words = settings.iter().map(|(setting, text)| format!("{setting} {text}"));
+    words.collect::<Vec<_>>().join("; ")
+}
