@@ -131,13 +131,14 @@
 //! |---|---|---|---|
 //! | `tower_quota_decisions_total` | counter | `policy`, `category`, `verdict` | what each policy decided about requests |
 //! | `tower_quota_held_duration_seconds` | histogram | `category` | how long held requests waited, whether or not they passed then |
-//! | `tower_quota_store_duration_seconds` | histogram | `operation` | how long a store took to `charge` or to `correct`; the memory store answers at once and is not measured |
-//! | `tower_quota_store_errors_total` | counter | `operation` | how often a store did not answer, so that policies decided without it |
+//! | `tower_quota_store_duration_seconds` | histogram | `operation` | how long a store took to `charge`, to `correct`, or to tell or change `overrides`; the memory store answers at once and is not measured |
+//! | `tower_quota_store_errors_total` | counter | `operation` | how often a store did not answer, so that policies decided without it, or by the `overrides` that were known |
 //! | `tower_quota_deny_cache_hits_total` | counter | | requests refused by a remembered refusal, without a command to Redis |
 //! | `tower_quota_overflowed_total` | counter | `policy` | charges for which the memory store had no room, so that new keys share a quota |
 //! | `tower_quota_reloads_total` | counter | `result` | new limits that `Limiter::apply` got: `applied`, or `failed` |
 //! | `tower_quota_live_keys` | gauge | | keys in the store, each once per policy, if the store knows |
 //! | `tower_quota_held_requests` | gauge | | requests that are held now |
+//! | `tower_quota_overrides` | gauge | | overrides of callers that apply now; each replica that shares them shows all |
 //!
 //! | verdict | meaning |
 //! |---|---|
@@ -276,6 +277,7 @@ mod lock;
 mod matcher;
 #[cfg(feature = "metrics")]
 mod metrics;
+mod override_record;
 #[cfg(any(feature = "describe", all(feature = "usage", feature = "axum")))]
 mod page;
 mod path;
@@ -298,10 +300,11 @@ pub use crate::{
     },
     limiter::{
         CallerOverrides, Changes, Check, CheckError, Decision, DecisionFuture, Limiter,
-        LimiterBuilder, Outcome, OverrideError, OverrideView, Overrides, PolicyHandle,
-        QuotaOverride, QuotaRef, Reason, Refund, SettingChange, Verdict,
+        LimiterBuilder, Outcome, OverrideChange, OverrideError, Overrides, PolicyHandle, QuotaRef,
+        Reason, Refund, SavedOverrides, SettingChange, Verdict,
     },
     matcher::Matcher,
+    override_record::{Override, OverrideKind},
     policy::{OnStoreFailure, Policy},
     quota::Quota,
 };

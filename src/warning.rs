@@ -57,6 +57,15 @@
 //! caller, so that no override applies. If a middleware sets the caller, add its layer after the
 //! limiter's, so that it runs first.
 //!
+//! ## `overrides_unknown`
+//! The store shares [overrides](crate::Overrides), and did not answer when this process started. None
+//! held until it answered. Let the store run before this process.
+//!
+//! ## `unreadable_override`
+//! The store has an override that cannot be read: a newer release has written it, or somebody else. If
+//! it is a block, the caller is blocked; if it is a quota, the policy's own quota holds. End it with
+//! [`end_all`](crate::CallerOverrides::end_all), or use the newer release.
+//!
 //! ## `no_timer`
 //! A policy would have [held](crate::Policy::hold) a request, but there was no tokio runtime with time
 //! enabled. The request was refused at once. Call `enable_time` on the runtime's builder, or await the
@@ -130,6 +139,10 @@ pub enum Code {
     NoCategory,
     /// There are overrides, and none of 1,000 requests has a caller.
     CallerNeverFound,
+    /// The store's overrides could not be read when the process started.
+    OverridesUnknown,
+    /// The store has an override that cannot be read.
+    UnreadableOverride,
     /// A request could not be held, as there is no runtime with time.
     NoTimer,
     /// The memory store has no room for more keys.
@@ -155,6 +168,8 @@ impl Code {
         Self::AllExempt,
         Self::NoCategory,
         Self::CallerNeverFound,
+        Self::OverridesUnknown,
+        Self::UnreadableOverride,
         Self::NoTimer,
         Self::StoreFull,
         Self::RedisQueue,
@@ -176,6 +191,8 @@ impl Code {
             Self::AllExempt => "all_exempt",
             Self::NoCategory => "no_category",
             Self::CallerNeverFound => "caller_never_found",
+            Self::OverridesUnknown => "overrides_unknown",
+            Self::UnreadableOverride => "unreadable_override",
             Self::NoTimer => "no_timer",
             Self::StoreFull => "store_full",
             Self::RedisQueue => "redis_queue",

@@ -1,6 +1,9 @@
 //! Who a request comes from: [`Caller`].
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+};
 
 use super::{Fingerprinter, Key, KeyExtractor};
 
@@ -23,24 +26,21 @@ use super::{Fingerprinter, Key, KeyExtractor};
 #[must_use]
 pub struct Caller {
     pub(crate) extractor: Arc<dyn KeyExtractor>,
-    fingerprints: Fingerprinter,
+    /// Empty until the secret is known. Clones share it.
+    fingerprints: Arc<OnceLock<Fingerprinter>>,
     /// Whether the secret is set, so that the fingerprints outlive the process.
     pub(crate) has_secret: bool,
 }
 
 impl Caller {
-    /// A caller by this extractor: requests with the same key come from the same caller. The secret
-    /// is random, and is lost when the process ends.
+    /// A caller by this extractor: requests with the same key come from the same caller.
     pub fn new(extractor: impl KeyExtractor) -> Self {
-        Self {
-            extractor: Arc::new(extractor),
-            fingerprints: Fingerprinter::random(),
-            has_secret: false,
-        }
+        Self { extractor: Arc::new(extractor), fingerprints: Arc::default(), has_secret: false }
     }
 
     /// Sets the secret that makes fingerprints of keys. Fingerprints in a file are of use only to
-    /// processes with the same secret. Default: a random one for each process.
+    /// processes with the same secret. Default: that of the limiter's store, or else a random one for
+    /// each process.
     ///
     /// `openssl rand -hex 16` makes one, and `u128::from_str_radix(hex, 16)` reads it.
     ///
@@ -53,33 +53,46 @@ impl Caller {
     /// # Ok::<(), std::num::ParseIntError>(())
     /// ```
     pub fn secret(mut self, secret: u128) -> Self {
-        self.fingerprints = Fingerprinter::with_secret(secret);
+        self.fingerprints = Arc::new(Fingerprinter::with_secret(secret).into());
         self.has_secret = true;
         self
     }
 
+    /// Takes the secret of a store, unless it has one of its own. `false` if it has a random one
+    /// already, or that of another store.
+    #[must_use]
+    pub(crate) fn adopt(&self, secret: u128) -> bool {
+        let of_store = Fingerprinter::with_secret(secret);
+        self.has_secret
+            || self.fingerprints.get_or_init(|| of_store.clone()).secret == of_store.secret
+    }
+
+    pub(crate) fn fingerprints(&self) -> &Fingerprinter {
+        self.fingerprints.get_or_init(Fingerprinter::random)
+    }
+
     #[inline]
     pub(crate) fn fingerprint(&self, key: &Key<'_>) -> u128 {
-        self.fingerprints.fingerprint(0, key)
+        self.fingerprints().fingerprint(0, key)
     }
 
     /// Whether a limiter with this caller goes on as before if its settings name `new`: by the same
     /// extractor, and with the same secret or none of its own.
     pub(crate) fn may_become(&self, new: &Self) -> bool {
         self.extractor.identity() == new.extractor.identity()
-            && (!new.has_secret || self.fingerprints.secret == new.fingerprints.secret)
+            && (!new.has_secret || self.fingerprints().secret == new.fingerprints().secret)
     }
 
     /// Whether both give each request the same fingerprint.
     #[cfg(any(test, all(feature = "usage", feature = "axum")))]
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         // An `Arc` always has an identity: its extractor's, or its address.
-        self.fingerprints.secret == other.fingerprints.secret
+        self.fingerprints().secret == other.fingerprints().secret
             && self.extractor.identity() == other.extractor.identity()
     }
 }
 
-/// With a random secret.
+/// Without a secret of its own.
 impl<E: KeyExtractor> From<E> for Caller {
     fn from(extractor: E) -> Self {
         Self::new(extractor)
@@ -126,6 +139,21 @@ mod tests {
         assert_eq!(random.fingerprint(&key), random.clone().fingerprint(&key));
         assert_ne!(random.fingerprint(&key), Caller::from(header("x-api-key")).fingerprint(&key));
         assert!(caller(7).has_secret && !random.has_secret);
+    }
+
+    #[test]
+    fn a_caller_without_a_secret_takes_that_of_the_first_store() {
+        let key = Key::from("sk_live_pro_tenant");
+        let caller = Caller::new(header("x-user"));
+        let clone = caller.clone();
+        assert!(caller.adopt(7) && clone.adopt(7) && !clone.adopt(8));
+        assert_eq!(clone.fingerprint(&key), Fingerprinter::with_secret(7).fingerprint(0, &key));
+        let own = Caller::new(header("x-user")).secret(9);
+        assert!(own.adopt(7));
+        assert_eq!(own.fingerprint(&key), Fingerprinter::with_secret(9).fingerprint(0, &key));
+        let used = Caller::new(header("x-user"));
+        let _ = used.fingerprint(&key);
+        assert!(!used.adopt(7), "its random secret is in use");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt,
     hash::{BuildHasher, Hasher, RandomState},
 };
 
@@ -97,6 +98,12 @@ impl Fingerprinter {
         hasher.finish128().as_u128()
     }
 
+    /// A number by which two processes see whether they have the same secret. It discloses nothing of
+    /// the secret.
+    pub(crate) fn identity(&self) -> u64 {
+        self.public(0)
+    }
+
     /// A hash that may be published, by SipHash-2-4 with the halves of the secret swapped. Neither the
     /// key nor the fingerprint can be found from it.
     pub(crate) fn public(&self, fingerprint: u128) -> u64 {
@@ -129,6 +136,29 @@ impl Fingerprint {
     #[must_use]
     pub const fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(u128::from_be_bytes(bytes))
+    }
+
+    /// The fingerprint of this text of 32 hexadecimal digits, as `to_string` returns it. `None` for
+    /// any other text.
+    ///
+    /// ```
+    /// use tower_quota::key::Fingerprint;
+    ///
+    /// let text = "00112233445566778899aabbccddeeff";
+    /// assert_eq!(Fingerprint::from_hex(text).unwrap().to_string(), text);
+    /// assert_eq!(Fingerprint::from_hex("+112233445566778899aabbccddeeff0"), None);
+    /// ```
+    #[must_use]
+    pub fn from_hex(text: &str) -> Option<Self> {
+        let is_hex = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        u128::from_str_radix(text, 16).ok().filter(|_| is_hex).map(Self)
+    }
+}
+
+/// 32 hexadecimal digits.
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
     }
 }
 

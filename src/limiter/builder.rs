@@ -8,7 +8,7 @@ use std::{
 use super::{
     Core, Limiter,
     current_rules::CurrentRules,
-    overrides::OverrideTable,
+    overrides::ActiveOverrides,
     queue::{MaxHeld, WaitQueue},
     rules::{Policies, RuleSet},
     validate,
@@ -153,6 +153,10 @@ impl LimiterBuilder {
         let keys = secret.map_or_else(Fingerprinter::undisclosed, Fingerprinter::with_secret);
         let rules = RuleSet::new(self.policies, &keys);
         let store = self.store.unwrap_or_else(|| Box::new(MemoryStore::new()));
+        let callers = self.caller.as_ref().map_or(&keys, Caller::fingerprints);
+        let shared = store.overrides().map(|store| (store, callers.identity()));
+        let clock = self.clock.unwrap_or_default();
+        let overrides = ActiveOverrides::new(clock.clone(), shared);
         let core = Core {
             announced: Mutex::default(),
             namers: Mutex::default(),
@@ -160,10 +164,10 @@ impl LimiterBuilder {
             store,
             local: OnceLock::new(),
             is_shared: secret.is_some(),
-            clock: self.clock.unwrap_or_default(),
+            clock,
             keys,
             caller: self.caller,
-            overrides: OverrideTable::default(),
+            overrides,
             without_caller: FirstRequests::default(),
             queue: WaitQueue::new(self.max_held),
             #[cfg(feature = "metrics")]
@@ -186,6 +190,12 @@ impl LimiterBuilder {
         let caller = self.caller.as_ref().and_then(|caller| caller.extractor.problem());
         let mut problems = validate::problems(&self.policies);
         problems.extend(caller.map(|problem| BuildProblem::new("caller", problem)));
+        let secret = self.store.as_ref().and_then(|store| store.secret());
+        if let (Some(secret), Some(caller)) = (secret, &self.caller)
+            && !caller.adopt(secret)
+        {
+            problems.push(BuildProblem::new("caller", OTHER_SECRET));
+        }
         problems
     }
 
@@ -208,6 +218,9 @@ impl LimiterBuilder {
         changed.map(problem).collect()
     }
 }
+
+const OTHER_SECRET: &str = "it has another secret than the store, as a log or another limiter uses it \
+                            already; add `.secret(…)` to the `Caller`, the same for all replicas";
 
 impl fmt::Debug for LimiterBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,9 +1,6 @@
 //! What all clones of a limiter share: [`Core`].
 
-use std::{
-    sync::{Arc, OnceLock},
-    time::Duration,
-};
+use std::sync::{Arc, OnceLock};
 
 use http::{StatusCode, request::Parts};
 
@@ -11,7 +8,7 @@ use super::{
     apply::Namers,
     current_rules::{CurrentRules, LoadedRules},
     decision::{Record, Ruling, error_status},
-    overrides::{Override, OverrideTable},
+    overrides::{ActiveOverrides, AwaitedCaller, CallersOwn},
     queue::WaitQueue,
     rules::Rule,
     trace::Trace,
@@ -42,13 +39,17 @@ pub(super) struct Core {
     pub(super) clock: Clock,
     pub(super) keys: Fingerprinter,
     pub(super) caller: Option<Caller>,
-    pub(super) overrides: OverrideTable,
+    pub(super) overrides: Arc<ActiveOverrides>,
     /// Watches whether requests have no caller.
     pub(super) without_caller: FirstRequests,
     pub(super) queue: WaitQueue,
     #[cfg(feature = "metrics")]
     pub(super) metrics: Metrics,
 }
+
+/// The overrides of a caller; or the ruling on a caller who is blocked, or who cannot be read and may
+/// be blocked.
+pub(super) type Overridden = Result<Option<CallersOwn>, Ruling>;
 
 /// The domain of callers' fingerprints if the limiter has no [`Caller`].
 const CALLER: &str = "caller";
@@ -124,16 +125,13 @@ impl Core {
         }
     }
 
-    /// The override of the caller of a request.
-    ///
-    /// # Errors
-    /// The ruling on a caller who is blocked, or who cannot be read and may be blocked.
+    /// The overrides of the caller of a request; or the future that ends when they are known.
     #[cold]
-    pub(super) fn override_of(
+    pub(super) fn overrides_of(
         &self,
         request: &Parts,
         trace: &mut impl Trace,
-    ) -> Result<Option<Override>, Ruling> {
+    ) -> Result<Overridden, Box<AwaitedCaller>> {
         let caller = self.caller_of(request, trace);
         self.without_caller.watch(caller != Ok(None), || {
             warn(Code::CallerNeverFound, "", || {
@@ -145,28 +143,41 @@ impl Core {
                 )
             });
         });
-        let caller = match caller {
-            // The last override has ended, so this caller has none.
-            Err(_) if !self.overrides.any_applies(self.clock.now()) => None,
-            caller => caller.map_err(Ruling::UnreadableCaller)?,
-        };
-        self.override_by(caller, trace).map_err(|wait| Ruling::Blocked { wait })
+        self.overrides_by(caller, trace)
     }
 
-    /// The override of the caller with this fingerprint; none for a request without a caller.
+    /// The overrides of the caller with this fingerprint; or the future that ends when they are known.
+    #[cold]
+    pub(super) fn overrides_by(
+        &self,
+        caller: Result<Option<u128>, StatusCode>,
+        trace: &mut impl Trace,
+    ) -> Result<Overridden, Box<AwaitedCaller>> {
+        match self.overrides.first_read() {
+            Some(first_read) => Err(Box::new(AwaitedCaller::new(caller, first_read))),
+            None => Ok(self.known_overrides(caller, trace)),
+        }
+    }
+
+    /// The overrides of a caller, as far as they are known; none for a request without a caller.
     ///
     /// # Errors
-    /// How long the caller is blocked.
-    #[cold]
-    pub(super) fn override_by(
+    /// The ruling on a caller who is blocked, or who cannot be read and may be blocked.
+    pub(super) fn known_overrides(
         &self,
-        caller: Option<u128>,
+        caller: Result<Option<u128>, StatusCode>,
         trace: &mut impl Trace,
-    ) -> Result<Option<Override>, Duration> {
+    ) -> Overridden {
         let now = self.clock.now();
-        let own = caller.and_then(|caller| self.overrides.get(caller, now));
+        let caller = match caller {
+            // The last override has ended, so this caller has none.
+            Err(_) if !self.overrides.table.any_applies(now) => None,
+            caller => caller.map_err(Ruling::UnreadableCaller)?,
+        };
+        let own = caller.and_then(|caller| self.overrides.table.get(caller, now));
         trace.overrides(own.as_ref());
-        own.as_ref().and_then(|own| own.blocked_for(now)).map_or(Ok(own), Err)
+        let blocked = own.as_ref().and_then(CallersOwn::blocked_for);
+        blocked.map_or(Ok(own), |wait| Err(Ruling::Blocked { wait }))
     }
 
     /// The fingerprint of the caller with the key of a check; `None` if no request has such a caller.

@@ -50,6 +50,7 @@ pub struct DecisionFuture {
 }
 
 enum Step {
+    /// The overrides of the caller may still have to be known.
     Evaluated,
     Charging {
         answer: StoreFuture,
@@ -117,6 +118,9 @@ fn decide_at_once_in_order(
     mut evaluation: Evaluation,
     now: Now,
 ) -> Option<Decision> {
+    if evaluation.awaited().is_some() {
+        return None;
+    }
     if evaluation.needs_store() && !charge_at_once_in_order(core, &mut evaluation, now) {
         return None;
     }
@@ -386,6 +390,12 @@ impl Future for DecisionFuture {
                     {
                         Ok(decision) => return Poll::Ready(decision),
                         Err(evaluation) => this.evaluation = evaluation,
+                    }
+                    if let Some(awaited) = this.evaluation.awaited() {
+                        ready!(Pin::new(awaited).poll(context));
+                        this.evaluation.apply_overrides(core, core.rules.of(&this.rules));
+                        this.arrived = core.clock.now();
+                        continue;
                     }
                     let needs_store = this.evaluation.needs_store();
                     if needs_store && !this.is_charged_at_once() {

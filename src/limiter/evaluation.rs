@@ -1,13 +1,13 @@
 //! What a request charges: which policies apply, the key and the quota of each, and the cost.
 
-use std::time::Duration;
+use std::{mem, time::Duration};
 
 use http::{StatusCode, request::Parts};
 
 use super::{
     Core,
     decision::{Decision, Entry, Outcome, Pooled, Reason, Record, Ruling},
-    overrides::Override,
+    overrides::{AwaitedCaller, CallersOwn},
     quota_ref::QuotaRef,
     rules::{Rule, RuleSet},
     trace::Trace,
@@ -25,6 +25,9 @@ use crate::{
 #[must_use]
 pub(crate) struct Evaluation {
     pub(crate) record: Pooled,
+    /// The caller, until its overrides are known. Until then the charges are those without overrides,
+    /// and unlimited quotas are among them.
+    awaited: Option<Box<AwaitedCaller>>,
 }
 
 /// A key that was read from a request. Policies that count by the same key read it once.
@@ -53,11 +56,15 @@ impl Evaluation {
         trace: &mut impl Trace,
     ) -> Self {
         let mut evaluation = Self::default();
-        let own = match core.overrides.is_empty() {
+        let own = match core.overrides.table.can_skip() {
             true => None,
-            false => match core.override_of(request, trace) {
-                Ok(own) => own,
-                Err(ruling) => {
+            false => match core.overrides_of(request, trace) {
+                Ok(Ok(own)) => own,
+                Err(awaited) => {
+                    evaluation.await_overrides(awaited);
+                    None
+                }
+                Ok(Err(ruling)) => {
                     evaluation = Self::ruled(ruling);
                     let categories = rules.categories_of(request, trace);
                     evaluation.record.category = categories.and_then(|categories| categories.first);
@@ -90,20 +97,23 @@ impl Evaluation {
     /// category. Global policies and unlimited quotas are left out.
     pub(super) fn of_all_policies(core: &Core, rules: &RuleSet, request: &Parts) -> Self {
         let mut evaluation = Self::default();
-        let own = match core.overrides.is_empty() {
+        let own = match core.overrides.table.can_skip() {
             true => None,
-            false => core
-                .caller_of(request, &mut ())
-                .ok()
-                .flatten()
-                .and_then(|caller| core.overrides.get(caller, core.clock.now())),
+            false => match core.overrides_by(core.caller_of(request, &mut ()), &mut ()) {
+                Ok(overridden) => overridden.unwrap_or_default(),
+                Err(mut awaited) => {
+                    awaited.ignores_block = true;
+                    evaluation.await_overrides(awaited);
+                    None
+                }
+            },
         };
         for rule in rules.for_requests() {
             let is_known = |charge: &Charge| charge.policy == rule.charge.policy;
-            let own_quota = own.as_ref().and_then(|own| own.quota(rule.charge.policy));
+            let own_quota = own.as_ref().and_then(|own| rule.overridden(own));
             let quota = own_quota.unwrap_or_else(|| rule.policy.settings.quota_of(request, |_| {}));
             if rule.policy.settings.keys.is_global
-                || quota.is_unlimited()
+                || evaluation.leaves_out(quota)
                 || evaluation.record.charges.iter().any(is_known)
             {
                 continue;
@@ -121,11 +131,15 @@ impl Evaluation {
 
     /// A charge of one unit for each of these quotas. Those on which no key draws any more are left
     /// out.
-    pub(super) fn of_quotas(rules: &RuleSet, quotas: &[QuotaRef], own: Option<&Override>) -> Self {
+    pub(super) fn of_quotas(
+        rules: &RuleSet,
+        quotas: &[QuotaRef],
+        own: Option<&CallersOwn>,
+    ) -> Self {
         let mut evaluation = Self::default();
         for quota_ref @ QuotaRef { charge, .. } in quotas {
             let Some((rule, key_kind)) = quota_ref.find_in(rules) else { continue };
-            let own_quota = own.and_then(|own| own.quota(charge.policy));
+            let own_quota = own.and_then(|own| rule.overridden(own));
             let quota = own_quota.unwrap_or(charge.quota);
             let key = (charge.key, charge.shard);
             evaluation.push(rule, key_kind, key, quota, 1);
@@ -139,6 +153,57 @@ impl Evaluation {
         let mut evaluation = Self::default();
         evaluation.record.ruling = ruling;
         evaluation
+    }
+
+    /// Waits for the overrides of the caller before anything is charged.
+    #[cold]
+    pub(super) fn await_overrides(&mut self, awaited: Box<AwaitedCaller>) {
+        self.record.skips_store = true;
+        self.awaited = Some(awaited);
+    }
+
+    /// The caller whose overrides have to be known first.
+    #[inline]
+    pub(super) fn awaited(&mut self) -> Option<&mut AwaitedCaller> {
+        self.awaited.as_deref_mut()
+    }
+
+    /// Applies the overrides of the caller, which are known now.
+    #[cold]
+    pub(super) fn apply_overrides(&mut self, core: &Core, rules: &RuleSet) {
+        let Some(awaited) = self.awaited.take() else { return };
+        let before = mem::take(&mut self.record);
+        let own = match core.known_overrides(awaited.caller, &mut ()) {
+            Ok(own) => own,
+            Err(_) if awaited.ignores_block => None,
+            Err(ruling) => {
+                *self = Self::ruled(ruling);
+                self.record.category = before.category;
+                return;
+            }
+        };
+        self.record.category = before.category;
+        for (entry, charge) in before.entries.iter().zip(&before.charges) {
+            let rule = rules.by_name(&entry.labels.policy);
+            let own_quota = rule.and_then(|rule| rule.overridden(own.as_ref()?));
+            let quota = own_quota.unwrap_or(charge.quota);
+            if quota.is_unlimited() {
+                continue;
+            }
+            if matches!(entry.refused, Some(Reason::MissingKey | Reason::UnreadableKey)) {
+                self.record.insert(*entry, Charge { quota, ..*charge });
+            } else {
+                let entry = Entry { refused: None, ..*entry };
+                let key = (charge.key, charge.shard);
+                self.record.push(&entry, charge, entry.key_kind, key, quota, charge.cost);
+            }
+        }
+    }
+
+    /// Whether a quota is not counted. An override may replace it as long as it is awaited.
+    #[inline]
+    pub(super) fn leaves_out(&self, quota: Quota) -> bool {
+        quota.is_unlimited() && self.awaited.is_none()
     }
 
     /// Adds a policy that charges a key and its shard.
@@ -162,7 +227,7 @@ impl Evaluation {
         rules: &RuleSet,
         others: &[u32],
         request: &Parts,
-        own: Option<&Override>,
+        own: Option<&CallersOwn>,
         trace: &mut impl Trace,
     ) {
         let mut read = None;
@@ -178,13 +243,13 @@ impl Evaluation {
         core: &Core,
         rule: &Rule,
         request: &Parts,
-        own: Option<&Override>,
+        own: Option<&CallersOwn>,
         read: &mut Option<KeyRead>,
         trace: &mut impl Trace,
     ) {
         let settings = &rule.policy.settings;
         trace.policy(rule);
-        let quota = match own.and_then(|own| own.quota(rule.charge.policy)) {
+        let quota = match own.and_then(|own| rule.overridden(own)) {
             Some(own_quota) => {
                 trace.quota_source(rule, None);
                 own_quota
@@ -192,7 +257,7 @@ impl Evaluation {
             None => settings.quota_of(request, |from| trace.quota_source(rule, Some(from))),
         };
         trace.quota(quota);
-        if quota.is_unlimited() {
+        if self.leaves_out(quota) {
             return;
         }
         let &mut KeyRead { kind, found, .. } = match read {
@@ -250,7 +315,7 @@ impl Evaluation {
     /// refused without the store, and charged nothing under any policy.
     #[inline]
     pub(super) fn needs_store(&self) -> bool {
-        self.record.counted > 0 && !self.record.lacks_key
+        self.record.counted > 0 && !self.record.skips_store
     }
 
     /// The charges for the store.

@@ -55,7 +55,7 @@ pub use self::{
     check_error::CheckError,
     decision::{Decision, Outcome, Reason, Verdict},
     decision_future::DecisionFuture,
-    overrides::{CallerOverrides, OverrideError, OverrideView, Overrides, QuotaOverride},
+    overrides::{CallerOverrides, OverrideChange, OverrideError, Overrides, SavedOverrides},
     policy_handle::PolicyHandle,
     quota_ref::QuotaRef,
     refund::Refund,
@@ -181,7 +181,7 @@ impl Limiter {
     /// were charged. If `caller` has [quota overrides](Overrides), the overrides are reported
     /// instead.
     pub fn peek_quotas(&self, quotas: &[QuotaRef], caller: Option<Fingerprint>) -> DecisionFuture {
-        let own = caller.and_then(|caller| self.core.overrides.get(caller.0, self.now()));
+        let own = caller.and_then(|caller| self.core.overrides.table.get(caller.0, self.now()));
         let rules = self.core.rules();
         let mut evaluation = Evaluation::of_quotas(&rules, quotas, own.as_ref());
         evaluation.only_peek();
@@ -354,8 +354,8 @@ impl Limiter {
         describe::describe(&self.core)
     }
 
-    /// Updates the gauges `tower_quota_live_keys` and `tower_quota_held_requests`, and the counter
-    /// `tower_quota_overflowed_total`. Call it when an exporter reads the metrics, or every few
+    /// Updates the gauges `tower_quota_live_keys`, `tower_quota_held_requests` and
+    /// `tower_quota_overrides`, and the counter `tower_quota_overflowed_total`. Call it when an exporter reads the metrics, or every few
     /// seconds. It goes through all keys of a memory store, a million in a few milliseconds; a
     /// request waits for about 4,000 of them at most.
     ///
@@ -368,6 +368,7 @@ impl Limiter {
         let overflowed = rules
             .policies()
             .map(|rule| (rule.policy.name(), core.store.overflowed(rule.charge.policy)));
+        core.overrides.update_gauge(self.now());
         core.metrics.update_gauges(live_keys, core.queue.waiting(), overflowed);
     }
 

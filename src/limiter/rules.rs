@@ -9,7 +9,7 @@ use std::{
 
 use http::request::Parts;
 
-use super::{Labels, decision::Entry, trace::Trace};
+use super::{Labels, decision::Entry, overrides::CallersOwn, trace::Trace};
 #[cfg(feature = "metrics")]
 use crate::metrics::{CountedPolicy, DecisionMetrics};
 use crate::{
@@ -20,7 +20,7 @@ use crate::{
     matcher::Matcher,
     path::SentPath,
     policy::Policy,
-    quota::MAX_WINDOW,
+    quota::{MAX_WINDOW, Quota},
     store::{Charge, Mode},
     warning::{Code, warn},
 };
@@ -373,6 +373,14 @@ impl Rule {
 
     /// The domain of the keys of this kind.
     #[inline]
+    /// The quota that a caller has instead of the policy's. What another release or a program of the
+    /// user's has set may not fit the policy: then it is a quota of 0 units.
+    #[cold]
+    pub(super) fn overridden(&self, own: &CallersOwn) -> Option<Quota> {
+        let settings = &self.policy.settings;
+        own.quota(self.policy.name()).map(|quota| settings.checked(quota))
+    }
+
     pub(super) fn domain(&self, kind: u8) -> Domain {
         self.domains[usize::from(kind)]
     }

@@ -5,7 +5,6 @@ use std::fmt;
 use super::{
     Limiter,
     check_error::CheckError,
-    decision::Ruling,
     evaluation::Evaluation,
     rules::{Rule, RuleId, RuleSet},
 };
@@ -45,12 +44,12 @@ impl<'a> Target<'a> {
     /// The charge of a check. An unlimited quota is not counted.
     #[inline(always)]
     pub(super) fn charge(&self, rules: &RuleSet, cost: u64) -> Result<Evaluation, CheckError> {
-        if !self.limiter.core.overrides.is_empty() {
+        if !self.limiter.core.overrides.table.can_skip() {
             return self.charge_overridden(rules, cost);
         }
         let (rule, kind) = self.rule_and_kind(rules)?;
         let quota = self.quota_of(rule)?;
-        self.evaluate(rule, kind, cost, quota)
+        self.evaluate(Evaluation::default(), rule, kind, cost, quota)
     }
 
     #[cold]
@@ -59,12 +58,17 @@ impl<'a> Target<'a> {
         // A mistake in the check is an error whatever the caller's overrides are.
         let (rule, kind) = self.rule_and_kind(rules)?;
         let quota = self.quota_of(rule)?;
-        match core.override_by(core.caller_of_key(self.key.clone()), &mut ()) {
-            Ok(own) => {
-                let own = own.and_then(|own| own.quota(rule.charge.policy));
-                self.evaluate(rule, kind, cost, own.unwrap_or(quota))
+        match core.overrides_by(Ok(core.caller_of_key(self.key.clone())), &mut ()) {
+            Ok(Ok(own)) => {
+                let own = own.and_then(|own| rule.overridden(&own));
+                self.evaluate(Evaluation::default(), rule, kind, cost, own.unwrap_or(quota))
             }
-            Err(wait) => Ok(Evaluation::ruled(Ruling::Blocked { wait })),
+            Ok(Err(ruling)) => Ok(Evaluation::ruled(ruling)),
+            Err(awaited) => {
+                let mut evaluation = Evaluation::default();
+                evaluation.await_overrides(awaited);
+                self.evaluate(evaluation, rule, kind, cost, quota)
+            }
         }
     }
 
@@ -75,9 +79,9 @@ impl<'a> Target<'a> {
         let core = &*self.limiter.core;
         // A blocked caller has its own quota as well.
         let caller = core.caller_of_key(self.key.clone());
-        let own = caller.and_then(|caller| core.overrides.get(caller, core.clock.now()));
+        let own = caller.and_then(|caller| core.overrides.table.get(caller, core.clock.now()));
         let (rule, kind) = self.rule_and_kind(rules)?;
-        let own = own.and_then(|own| own.quota(rule.charge.policy));
+        let own = own.and_then(|own| rule.overridden(&own));
         let own = own.filter(|own| !own.is_unlimited());
         let quota = own.map_or_else(|| self.quota_of(rule), Ok)?;
         let quota = if quota.units() == 0 { rule.charge.quota } else { quota };
@@ -85,7 +89,7 @@ impl<'a> Target<'a> {
             Change::GiveBack(units) | Change::Take(units) => units,
             Change::Reset => 1,
         };
-        self.evaluate(rule, kind, units, quota)
+        self.evaluate(Evaluation::default(), rule, kind, units, quota)
     }
 
     #[inline(always)]
@@ -100,6 +104,7 @@ impl<'a> Target<'a> {
     #[inline(always)]
     fn evaluate(
         &self,
+        mut evaluation: Evaluation,
         rule: &Rule,
         kind: u8,
         cost: u64,
@@ -112,8 +117,7 @@ impl<'a> Target<'a> {
             counted = self.counted_key(rule, kind)?;
             &counted
         };
-        let mut evaluation = Evaluation::default();
-        if !quota.is_unlimited() {
+        if !evaluation.leaves_out(quota) {
             let key = self.limiter.core.key_of(rule, kind, key);
             evaluation.push(rule, kind, key, quota, cost);
         }

@@ -1,7 +1,7 @@
 //! What watches the steps of an evaluation: [`Trace`].
 
 use super::{
-    overrides::Override,
+    overrides::CallersOwn,
     rules::{Categories, CategoryRules, Rule},
 };
 use crate::{
@@ -28,7 +28,7 @@ pub(super) trait Trace {
     fn caller(&mut self, _caller: &Caller, _extracted: &Extracted<'_>) {}
 
     /// The overrides of the request's caller.
-    fn overrides(&mut self, _own: Option<&Override>) {}
+    fn overrides(&mut self, _own: Option<&CallersOwn>) {}
 
     /// The evaluation of a policy begins.
     fn policy(&mut self, _rule: &Rule) {}

@@ -5,7 +5,7 @@
 //! | `tower_quota_decisions_total`, by policy, category and verdict | [`DecisionMetrics`], [`VerdictLabel`] |
 //! | `tower_quota_held_duration_seconds`, by category | [`DecisionMetrics`] |
 //! | `tower_quota_overflowed_total`, by policy | [`OverflowCounter`] |
-//! | `tower_quota_live_keys`, `tower_quota_held_requests` | [`SharedGauge`] |
+//! | `tower_quota_live_keys`, `tower_quota_held_requests`, `tower_quota_overrides` | [`SharedGauge`] |
 //! | `tower_quota_store_duration_seconds`, `tower_quota_store_errors_total` | [`OperationMetrics`] |
 //! | `tower_quota_reloads_total`, by result | [`count_reload`] |
 //! | `tower_quota_deny_cache_hits_total` | [`deny_cache_hits`] |
@@ -33,8 +33,9 @@ use ::metrics::{
     Counter, Histogram, Unit, counter, describe_counter, describe_histogram, histogram,
 };
 
-use self::shared_gauge::SharedGauge;
-pub(crate) use self::{operation::OperationMetrics, verdict_label::VerdictLabel};
+pub(crate) use self::{
+    operation::OperationMetrics, shared_gauge::SharedGauge, verdict_label::VerdictLabel,
+};
 use crate::lock::Mutex;
 
 /// The series of one limiter that do not depend on its rules.

@@ -15,7 +15,7 @@ pub(crate) struct OperationMetrics {
 }
 
 impl OperationMetrics {
-    pub(super) fn new(name: &'static str) -> Self {
+    pub(crate) fn new(name: &'static str) -> Self {
         Self { name, series: OnceLock::new() }
     }
 

@@ -9,7 +9,7 @@ use ::metrics::{Gauge, Unit, describe_gauge, gauge};
 
 /// One limiter's share of a gauge. Dropping it takes the share off the gauge.
 #[derive(Debug)]
-pub(super) struct SharedGauge {
+pub(crate) struct SharedGauge {
     name: &'static str,
     help: &'static str,
     gauge: OnceLock<Gauge>,
@@ -17,11 +17,11 @@ pub(super) struct SharedGauge {
 }
 
 impl SharedGauge {
-    pub(super) fn new(name: &'static str, help: &'static str) -> Self {
+    pub(crate) fn new(name: &'static str, help: &'static str) -> Self {
         Self { name, help, gauge: OnceLock::new(), share: AtomicU64::new(0) }
     }
 
-    pub(super) fn set(&self, share: usize) {
+    pub(crate) fn set(&self, share: usize) {
         let share = share as u64;
         let before = self.share.swap(share, Relaxed);
         let gauge = self.gauge.get_or_init(|| {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{
     announcement::Announcement, charge::Charge, correction::Correction, future::StoreFuture,
-    preview::preview_by_peeks, usage::Usage,
+    overrides::OverrideStore, preview::preview_by_peeks, usage::Usage,
 };
 use crate::{algorithm::Algorithm, clock::Now};
 
@@ -74,6 +74,12 @@ pub trait Store: Send + Sync + 'static {
     /// [compares](Announcement::compare) their settings. The default does nothing.
     fn announce(&self, policies: &Arc<[Announcement]>) {
         let _ = policies;
+    }
+
+    /// Where the overrides of callers are kept, if several processes share them. `None`, the default,
+    /// if each process has its own.
+    fn overrides(&self) -> Option<Arc<dyn OverrideStore>> {
+        None
     }
 
     /// The secret that turns keys into fingerprints, if several processes share the counts. `None`,

@@ -105,6 +105,7 @@ mod contract;
 mod correction;
 mod future;
 mod memory;
+mod overrides;
 mod preview;
 #[cfg(feature = "redis")]
 mod redis;
@@ -122,5 +123,9 @@ pub use self::{
     correction::{Change, Correction},
     future::StoreFuture,
     memory::MemoryStore,
+    overrides::{
+        MAX_OVERRIDES, OverrideFuture, OverrideStore, OverrideUpdate, OverrideVersion,
+        SharedOverrides,
+    },
     usage::{Usage, Usages},
 };

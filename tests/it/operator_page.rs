@@ -123,13 +123,13 @@ async fn the_busiest_and_the_most_refused_keys_are_listed_with_their_quotas() {
     );
     let a = &page["most_refused"][0];
     assert_eq!(
-        (&a["requests"], &a["refused"], &a["blocked_seconds"]),
+        (&a["requests"], &a["refused"], &a["blocked"]),
         (&json!(7), &json!(3), &Value::Null)
     );
     let read = json!([{
         "policy": "read", "counted_by": "bearer token", "algorithm": "sliding_window", "limit": 4,
         "used": 4, "remaining": 0, "reset_seconds": 3_600.0, "units": 4, "window_seconds": 3_600.0,
-        "changed_seconds": null,
+        "changed": null,
     }]);
     assert_eq!(a["quotas"], read);
     let again = overview(&app).await;
@@ -210,6 +210,26 @@ async fn while_a_key_is_blocked_one_that_cannot_be_read_is_refused() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_reason_and_the_operator_are_shown_beside_what_they_changed() {
+    let app = app();
+    reads(&app, A).await;
+    let block = json!({ "action": "block", "seconds": 600, "reason": " scraping " });
+    changed(&app, LABEL_A, block).await;
+    let set =
+        json!({ "action": "set_quota", "policy": "read", "units": 9, "seconds": 60, "reason": "" });
+    changed(&app, LABEL_A, set).await;
+    let listed = listed(&app, LABEL_A).await;
+    let (blocked, changed) = (&listed["blocked"], &listed["quotas"][0]["changed"]);
+    assert_eq!((&blocked["reason"], &blocked["author"]), (&json!("scraping"), &json!("nora")));
+    assert_eq!((&changed["reason"], &changed["author"]), (&Value::Null, &json!("nora")));
+    let changes = overview(&app).await["changes"].take();
+    assert_eq!(changes[1]["change"], "blocked for 600 s: scraping");
+    let too_long = json!({ "action": "block", "seconds": 600, "reason": "x".repeat(201) });
+    let refused = change(&app, LABEL_A, too_long).await;
+    assert_eq!(refused.body["detail"], "The reason has more than 200 characters.");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_change_without_effect_is_an_error() {
     let app = app();
     reads(&app, A).await;
@@ -261,7 +281,7 @@ async fn a_blocked_key_is_refused_everywhere_for_its_time_and_costs_nothing() {
         ("600", &json!("blocked"))
     );
     assert_eq!(reads(&app, B).await, 200);
-    assert_eq!(listed(&app, LABEL_A).await["blocked_seconds"], 600.0);
+    assert_eq!(listed(&app, LABEL_A).await["blocked"]["seconds"], 600.0);
     let usage = Request::get("/usage").header("authorization", format!("Bearer {A}"));
     let usage = app.clone().oneshot(usage.body(Body::empty()).unwrap()).await.unwrap();
     assert_eq!(Answer::of(usage).await.body["blocked_seconds"], 600.0, "its owner sees it");
@@ -288,11 +308,11 @@ async fn a_quota_is_raised_and_lowered_for_a_time() {
     assert_eq!(call(&app, "GET", "/read", A).await, (429, Some("0".into())));
     assert_eq!(call(&app, "GET", "/read", B).await, (200, Some("3".into())));
     let quota = listed(&app, LABEL_A).await["quotas"][0].take();
-    assert_eq!((&quota["limit"], &quota["changed_seconds"]), (&json!(3), &json!(60.0)));
+    assert_eq!((&quota["limit"], &quota["changed"]["seconds"]), (&json!(3), &json!(60.0)));
 
     changed(&app, LABEL_A, json!({ "action": "restore_quota", "policy": "read" })).await;
     let quota = listed(&app, LABEL_A).await["quotas"][0].take();
-    assert_eq!((&quota["limit"], &quota["changed_seconds"]), (&json!(4), &Value::Null));
+    assert_eq!((&quota["limit"], &quota["changed"]), (&json!(4), &Value::Null));
     assert_eq!(call(&app, "GET", "/read", A).await, (200, Some("0".into())));
 
     changed(&app, LABEL_A, set(100)).await;

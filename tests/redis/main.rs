@@ -3,5 +3,6 @@
 
 mod leases;
 mod outage;
+mod overrides;
 mod servers;
 mod store;

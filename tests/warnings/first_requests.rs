@@ -233,7 +233,7 @@ async fn overrides_of_callers_that_are_never_found() {
     }
     assert!(reported(Code::CallerNeverFound, "").is_empty(), "there is no override");
     let minute = std::time::Duration::from_secs(60);
-    limiter.overrides().caller("acme").unwrap().block(minute).unwrap();
+    limiter.overrides().caller("acme").unwrap().block(minute).at_once().unwrap();
     for _ in 1..MANY {
         assert!(limiter.decide(&request()).await.is_allowed());
     }

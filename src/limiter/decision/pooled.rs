@@ -111,7 +111,7 @@ mod tests {
         let mut first = Decision::of((0..5).map(|_| (policy(), None, None))).record;
         first.held = 8;
         first.category = Some(9);
-        (first.counted_locally, first.lacks_key) = (true, true);
+        (first.counted_locally, first.skips_store) = (true, true);
         first.longest_hold = 1;
         first.ruling = Ruling::Refused(3);
         let copy = first.clone();

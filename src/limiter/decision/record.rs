@@ -24,10 +24,11 @@ pub(crate) struct Record {
     pub(crate) usages: Vec<Usage>,
     /// How many policies are enforced.
     pub(crate) enforced: usize,
-    /// How many policies the store counts, unless `lacks_key`.
+    /// How many policies the store counts, unless `skips_store`.
     pub(crate) counted: usize,
-    /// Whether an enforced policy lacks its key: then the request is refused without the store.
-    pub(crate) lacks_key: bool,
+    /// Whether the store is not asked: an enforced policy lacks its key, and refuses the request
+    /// without the store; or the caller's overrides are not known yet.
+    pub(crate) skips_store: bool,
     /// The longest hold of all policies, in nanoseconds.
     pub(crate) longest_hold: u64,
     /// The index of the request's category in the rules that decide. It means nothing afterwards.
@@ -78,7 +79,7 @@ impl Record {
             usages: Vec::new(),
             enforced: 0,
             counted: 0,
-            lacks_key: false,
+            skips_store: false,
             longest_hold: 0,
             category: None,
             counted_locally: false,
@@ -158,7 +159,7 @@ impl Record {
             (false, true) => self.entries.len(),
         };
         self.longest_hold = self.longest_hold.max(entry.hold);
-        self.lacks_key |= is_enforced && lacks_key;
+        self.skips_store |= is_enforced && lacks_key;
         self.enforced += usize::from(is_enforced);
         self.counted += usize::from(is_enforced || !lacks_key);
         self.entries.insert(index, entry);
@@ -223,7 +224,7 @@ impl Record {
         self.charges.clear();
         self.usages.clear();
         (self.enforced, self.counted, self.held) = (0, 0, 0);
-        (self.lacks_key, self.counted_locally) = (false, false);
+        (self.skips_store, self.counted_locally) = (false, false);
         self.longest_hold = 0;
         self.category = None;
         self.ruling = Ruling::Admitted;

@@ -42,14 +42,17 @@ use serde::Serialize;
 pub use self::policy::{Numbers, PolicyExplanation, PolicyVerdict, QuotaFrom, TriedKey};
 use self::steps::Steps;
 use super::{
-    Decision, Limiter, Reason, Verdict,
+    Core, Decision, Limiter, Reason, Verdict,
+    current_rules::KeptRules,
     decision_future::{Foreseen, foresee},
     evaluation::Evaluation,
 };
 use crate::{
+    clock::Now,
     describe::{Requests, optional_seconds, seconds},
     first_requests::without_counting,
     key::AddressWalk,
+    override_record::Override,
 };
 
 /// What would be decided about a request now, and why. From
@@ -133,6 +136,30 @@ pub struct CallerExplanation {
     /// How long the caller is still blocked; `None` if it is not.
     #[serde(rename = "blocked_seconds", serialize_with = "optional_seconds")]
     pub blocked: Option<Duration>,
+    /// What operators have set for the caller, and why.
+    pub overrides: Vec<Override>,
+}
+
+/// A request that was evaluated to be explained.
+struct Evaluated {
+    now: Now,
+    rules: KeptRules,
+    evaluation: Evaluation,
+    explanation: Explanation,
+    /// The number under which each policy is counted.
+    counted_as: Vec<u64>,
+}
+
+impl Evaluated {
+    fn new(core: &Core, request: &Parts) -> Self {
+        let (now, rules) = (core.clock.now(), core.rules());
+        let mut steps = Steps::new(now, request);
+        let evaluation =
+            without_counting(|| Evaluation::of_request_traced(core, &rules, request, &mut steps));
+        let rules = rules.keep();
+        let (explanation, counted_as) = steps.end();
+        Self { now, rules, evaluation, explanation, counted_as }
+    }
 }
 
 /// Explains a request. The decision is the one that would be made, if the request is not held.
@@ -141,16 +168,18 @@ pub(crate) fn explain(
     request: &Parts,
 ) -> impl Future<Output = (Explanation, Decision)> + Send + use<> {
     let core = Arc::clone(&limiter.core);
-    let now = core.clock.now();
-    let mut steps = Steps::new(now, request);
-    let rules = core.rules();
-    let evaluation =
-        without_counting(|| Evaluation::of_request_traced(&core, &rules, request, &mut steps));
-    let rules = rules.keep();
-    let (mut explanation, counted_as) = steps.end();
+    let mut evaluated = Evaluated::new(&core, request);
+    // The overrides of the caller may not be known yet. Then the request is evaluated once more.
+    let later = evaluated.evaluation.awaited().is_some().then(|| request.clone());
     async move {
-        let Foreseen { decision, held } =
-            foresee(&core, core.rules.of(&rules), evaluation, now).await;
+        if let (Some(awaited), Some(request)) = (evaluated.evaluation.awaited(), later) {
+            awaited.await;
+            evaluated = Evaluated::new(&core, &request);
+        }
+        let Evaluated { now, rules, mut evaluation, mut explanation, counted_as } = evaluated;
+        let rules = core.rules.of(&rules);
+        evaluation.apply_overrides(&core, rules);
+        let Foreseen { decision, held } = foresee(&core, rules, evaluation, now).await;
         for (policy, counted_as) in explanation.policies.iter_mut().zip(counted_as) {
             policy.decided(&decision, counted_as);
         }

@@ -11,7 +11,7 @@ use crate::{
     describe::Requests,
     key::{Caller, Extracted, KeyExtractor},
     limiter::{
-        overrides::Override,
+        overrides::CallersOwn,
         rules::{Categories, CategoryRules, Rule},
         trace::Trace,
     },
@@ -29,7 +29,7 @@ pub(super) struct Steps<'r> {
     counted_as: Vec<u64>,
     /// The keys of the last search.
     searched: Vec<TriedKey>,
-    own: Option<Override>,
+    own: Option<CallersOwn>,
 }
 
 impl<'r> Steps<'r> {
@@ -103,13 +103,15 @@ impl Trace for Steps<'_> {
     fn caller(&mut self, caller: &Caller, extracted: &Extracted<'_>) {
         self.walk(&*caller.extractor);
         let key = TriedKey::new(caller.extractor.kind(), extracted);
-        self.explanation.caller = Some(CallerExplanation { key, blocked: None });
+        self.explanation.caller =
+            Some(CallerExplanation { key, blocked: None, overrides: Vec::new() });
     }
 
-    fn overrides(&mut self, own: Option<&Override>) {
+    fn overrides(&mut self, own: Option<&CallersOwn>) {
         self.own = own.cloned();
         if let Some(caller) = &mut self.explanation.caller {
-            caller.blocked = own.and_then(|own| own.blocked_for(self.now));
+            caller.blocked = own.and_then(CallersOwn::blocked_for);
+            caller.overrides = own.into_iter().flat_map(|own| own.views(self.now)).collect();
         }
     }
 
@@ -119,7 +121,7 @@ impl Trace for Steps<'_> {
     }
 
     fn quota_source(&mut self, rule: &Rule, from: Option<QuotaSource<'_>>) {
-        let own = || self.own.as_ref()?.quota_lasts(rule.charge.policy, self.now);
+        let own = || self.own.as_ref()?.quota_lasts(rule.policy.name());
         let from = match from {
             Some(from) => from.into(),
             None => QuotaFrom::Override { left: own().unwrap_or_default() },

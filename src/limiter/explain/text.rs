@@ -83,6 +83,10 @@ impl fmt::Display for CallerExplanation {
         write!(f, "The caller: {}", self.key)?;
         if let Some(left) = self.blocked {
             write!(f, ", blocked by an operator for {}", rounded(left))?;
+            let block = self.overrides.iter().find(|own| own.policy().is_none());
+            if let Some(reason) = block.and_then(|block| block.reason.as_deref()) {
+                write!(f, " ({reason})")?;
+            }
         }
         f.write_str("\n")
     }

@@ -1,53 +1,76 @@
-//! An operator's blocks and quotas for single callers, for a time: [`Overrides`]. The
-//! [`OverrideTable`] keeps them.
+//! An operator's blocks and quotas for single callers, for a time: [`Overrides`].
+//!
+//! [`ActiveOverrides`] knows what holds now. It keeps that in the [`OverrideTable`](table::OverrideTable),
+//! and reads the changes of a store that shares overrides. [`OverrideChange`] makes one change.
 
+mod active;
+mod awaited;
+mod change;
+mod error;
+mod saved;
 mod table;
 
-use std::{error::Error, fmt, time::Duration};
+use std::time::Duration;
 
-pub(super) use self::table::{Override, OverrideTable};
-use self::table::{Until, left};
+use self::change::What;
+pub(super) use self::{active::ActiveOverrides, awaited::AwaitedCaller, table::CallersOwn};
+pub use self::{change::OverrideChange, error::OverrideError, saved::SavedOverrides};
 use super::{Core, Limiter};
 use crate::{
-    clock::{Now, nanos},
-    key::{Fingerprint, Key},
+    key::{Fingerprint, Fingerprinter, Key},
+    override_record::{Override, OverrideKind},
     policy::quota_problem,
     quota::Quota,
 };
 
-/// The longest time of an override.
-const MAX_TIME: Duration = Duration::from_secs(366 * 86_400);
-
 /// Blocks single callers, or gives them other quotas, for a time. From [`Limiter::overrides`].
 ///
-/// An override applies to the requests and to the checks of one caller. The caller of a request is
-/// what [`LimiterBuilder::caller`](crate::LimiterBuilder::caller) finds; the caller of a
+/// An override applies to all requests, checks, peeks and refunds of one caller. The caller of a
+/// request is what [`LimiterBuilder::caller`](crate::LimiterBuilder::caller) finds; the caller of a
 /// [`check`](Limiter::check) is its key.
 ///
 /// A block comes before exemptions and all policies. The decision has the verdict
 /// [`Blocked`](crate::Verdict::Blocked), and nothing is charged. While any caller has an override,
 /// a request whose caller cannot be read is refused, as it may be that caller.
 ///
-/// Overrides exist only in this process: other replicas do not see them, and they end with the
-/// process. At most 10,000 callers have overrides at once, each for at most 366 days.
-///
 /// ```
 /// use std::time::Duration;
 ///
 /// use tower_quota::{Limiter, Policy, Quota, Reason, key};
 ///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let reads = Policy::fixed_window("read", Quota::per_minute(60)).key(key::bearer()).or_refuse();
 /// let limiter = Limiter::builder().policy(reads).caller(key::bearer()).build()?;
 ///
 /// let hour = Duration::from_secs(3_600);
 /// let caller = limiter.overrides().caller("sk_live_1")?;
-/// caller.set_quota("read", Quota::per_minute(600), hour)?;
-/// assert_eq!(limiter.check("read", "sk_live_1").at_once()?.remaining(), 599);
-/// caller.block(hour)?;
-/// let decision = limiter.check("read", "sk_live_1").at_once()?;
+/// caller.set_quota("read", Quota::per_minute(600), hour).reason("migration").await?;
+/// assert_eq!(limiter.check("read", "sk_live_1").await?.remaining(), 599);
+/// caller.block(hour).reason("scraping").author("ana").await?;
+/// let decision = limiter.check("read", "sk_live_1").await?;
 /// assert_eq!(decision.reason(), Some(Reason::Blocked));
-/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// assert_eq!(limiter.overrides().list().len(), 2);
+/// # Ok(())
+/// # }
 /// ```
+///
+/// # Time
+/// An override lasts for at most 366 days. Its end is a time of the wall clock: the limiter's, or the
+/// store's if that shares overrides. A process that knows an override counts its time by a clock that
+/// nobody can set. So if the wall clock is set, the override lasts as long as it was set for. If the
+/// wall clock is set back while a process restarts, the override may last that much longer in the new
+/// process, but at most as long again as it was set for.
+///
+/// # Where they are kept
+/// At most 10,000 overrides exist at once. With a [`RedisStore`](crate::store), all replicas share
+/// them: they hold everywhere within a second, and survive a restart as the server's data does. No
+/// request asks the server for them. While the server does not answer, what is known holds until its
+/// end, and a change is an error. A process that starts meanwhile knows none, gives the warning
+/// [`overrides_unknown`](crate::warning#overrides_unknown), and reads them as soon as the server answers.
+///
+/// With any other store, they exist in this process and end with it, unless you [save](Self::save)
+/// them and [load](Self::load) them again.
 #[derive(Clone, Debug)]
 pub struct Overrides {
     pub(super) limiter: Limiter,
@@ -57,56 +80,7 @@ pub struct Overrides {
 #[derive(Clone, Debug)]
 pub struct CallerOverrides {
     limiter: Limiter,
-    caller: u128,
-}
-
-/// The overrides of one caller at one time.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct OverrideView {
-    /// The caller.
-    pub caller: Fingerprint,
-    /// How long the caller is still blocked; `None` if it is not.
-    pub blocked: Option<Duration>,
-    /// The caller's quota overrides, in the order of the limiter's policies.
-    pub quotas: Vec<QuotaOverride>,
-}
-
-/// A quota that one caller has instead of the policy's, or of its plan's.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct QuotaOverride {
-    /// The policy's name.
-    pub policy: String,
-    /// The caller's quota.
-    pub quota: Quota,
-    /// How long the override still lasts.
-    pub left: Duration,
-}
-
-/// Why an override was not set. Nothing was changed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum OverrideError {
-    /// The limiter cannot find the caller of a request: it has no
-    /// [`caller`](crate::LimiterBuilder::caller).
-    NoCaller,
-    /// No request can have this key: it is empty or has blanks around it, or it is no IP address
-    /// though the caller is one, or it has another number of parts than the caller.
-    UnfitKey,
-    /// No policy of the limiter has this name.
-    UnknownPolicy(String),
-    /// The policy cannot have this quota.
-    InvalidQuota {
-        /// The policy.
-        policy: String,
-        /// What is wrong.
-        problem: String,
-    },
-    /// The time is zero, or longer than 366 days.
-    InvalidTime,
-    /// 10,000 other callers have overrides. There is room when one of these ends.
-    Full,
+    caller: Fingerprint,
 }
 
 impl Overrides {
@@ -121,8 +95,8 @@ impl Overrides {
         self.by_fingerprint(Fingerprint(caller.ok_or(OverrideError::UnfitKey)?))
     }
 
-    /// The overrides of the caller with this fingerprint, such as one from a request log that uses
-    /// the same [`Caller`](crate::key::Caller).
+    /// The overrides of the caller with this fingerprint, such as one from [`list`](Self::list), or
+    /// from a request log that uses the same [`Caller`](crate::key::Caller).
     ///
     /// # Errors
     /// [`OverrideError::NoCaller`], as in [`caller`](Self::caller).
@@ -131,16 +105,77 @@ impl Overrides {
         if core.caller.is_none() && core.rules().for_requests().next().is_some() {
             return Err(OverrideError::NoCaller);
         }
-        Ok(CallerOverrides { limiter: self.limiter.clone(), caller: caller.0 })
+        Ok(CallerOverrides { limiter: self.limiter.clone(), caller })
     }
 
-    /// All overrides that apply now, in any order.
+    /// All overrides that apply now, in the order in which they were set.
     #[must_use]
-    pub fn list(&self) -> Vec<OverrideView> {
-        let core = &*self.limiter.core;
-        let now = core.clock.now();
-        let all = core.overrides.all(now).into_iter();
-        all.map(|(caller, own)| OverrideView::new(caller, &own, core, now)).collect()
+    pub fn list(&self) -> Vec<Override> {
+        let overrides = &self.limiter.core.overrides;
+        let mut all = overrides.table.all(self.limiter.now());
+        all.sort_by(|a, b| (a.since, a.caller, a.policy()).cmp(&(b.since, b.caller, b.policy())));
+        all
+    }
+
+    /// All overrides as data, to be [loaded](Self::load) by the next process. The limiter's
+    /// [`Caller`](crate::key::Caller) needs a secret, so that the next process knows callers by the
+    /// same fingerprints.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use tower_quota::{
+    ///     BuildError, Limiter, SavedOverrides,
+    ///     key::{self, Caller},
+    /// };
+    ///
+    /// fn start() -> Result<Limiter, BuildError> {
+    ///     let secret = 0x8c1e_6a0f_5d2b_4973_9e04_c7d1_a6b8_f352; // from your secret store
+    ///     Limiter::builder().caller(Caller::new(key::bearer()).secret(secret)).build()
+    /// }
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let path = std::env::temp_dir().join(format!("overrides-{}.json", std::process::id()));
+    /// let limiter = start()?;
+    /// limiter.overrides().caller("sk_live_1")?.block(Duration::from_secs(3_600)).at_once()?;
+    /// // After each change. A rename keeps the file whole if the process ends meanwhile.
+    /// let text = serde_json::to_string(&limiter.overrides().save()?)?;
+    /// let new = path.with_extension("new");
+    /// std::fs::write(&new, text)?;
+    /// std::fs::rename(&new, &path)?;
+    ///
+    /// // When the next process starts:
+    /// let limiter = start()?;
+    /// let saved: SavedOverrides = serde_json::from_str(&std::fs::read_to_string(&path)?)?;
+    /// limiter.overrides().load(saved)?;
+    /// assert_eq!(limiter.overrides().list().len(), 1);
+    /// # std::fs::remove_file(&path)?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`OverrideError::NoSecret`]; [`OverrideError::InvalidQuota`] for a quota that cannot be saved.
+    pub fn save(&self) -> Result<SavedOverrides, OverrideError> {
+        SavedOverrides::new(self.limiter.core.lasting_fingerprints()?, self.list())
+    }
+
+    /// Loads overrides that a process with the same secret has saved, beside those that there are
+    /// already. An override of the same caller and policy is replaced. What has ended meanwhile is
+    /// left out; an override of a policy that the limiter does not have is kept.
+    ///
+    /// # Errors
+    /// [`OverrideError::NoSecret`], [`OverrideError::OtherSecret`]; [`OverrideError::KeptByStore`] if
+    /// the store shares overrides; [`OverrideError::Full`], after some were loaded.
+    pub fn load(&self, saved: SavedOverrides) -> Result<(), OverrideError> {
+        let core = &self.limiter.core;
+        if core.overrides.is_shared() {
+            return Err(OverrideError::KeptByStore);
+        }
+        saved
+            .for_secret(core.lasting_fingerprints()?)?
+            .into_iter()
+            .try_for_each(|saved| core.overrides.load(saved))
     }
 }
 
@@ -149,16 +184,18 @@ impl CallerOverrides {
     /// block. Requests that are held already are decided as they came.
     ///
     /// # Errors
-    /// [`OverrideError::InvalidTime`] for zero or more than 366 days; [`OverrideError::Full`].
-    pub fn block(&self, time: Duration) -> Result<(), OverrideError> {
-        let until = self.until(time)?;
-        self.change(|own| own.blocked = Some(until))
+    /// The change fails with [`OverrideError::InvalidTime`] for less than a microsecond or more than
+    /// 366 days; [`OverrideError::InvalidText`]; [`OverrideError::Full`]; [`OverrideError::Store`].
+    pub fn block(&self, time: Duration) -> OverrideChange {
+        self.change(Ok(What::Set { kind: OverrideKind::Block, time }))
     }
 
-    /// Ends the caller's block. Returns whether it was blocked.
-    #[allow(clippy::must_use_candidate, reason = "it ends the block, whatever the caller asks")]
-    pub fn unblock(&self) -> bool {
-        self.end(|own| own.blocked.take().is_some())
+    /// Ends the caller's block. The result of the change is empty if it was not blocked.
+    ///
+    /// # Errors
+    /// The change fails with [`OverrideError::Store`].
+    pub fn unblock(&self) -> OverrideChange {
+        self.change(Ok(What::End { policy: None }))
     }
 
     /// Gives the caller another quota under a policy for `time` from now. Units that the caller has
@@ -168,94 +205,68 @@ impl CallerOverrides {
     /// too: without it, the caller may use all units of a window at once.
     ///
     /// # Errors
-    /// [`OverrideError::UnknownPolicy`], [`OverrideError::InvalidQuota`],
-    /// [`OverrideError::InvalidTime`], [`OverrideError::Full`].
-    pub fn set_quota(
-        &self,
-        policy: &str,
-        quota: Quota,
-        time: Duration,
-    ) -> Result<(), OverrideError> {
-        let core = &*self.limiter.core;
-        let rules = core.rules();
-        let rule = rules.by_name(policy);
-        let rule = rule.ok_or_else(|| OverrideError::UnknownPolicy(policy.to_owned()))?;
-        if let Some(problem) =
-            quota_problem(rule.policy.algorithm(), &quota).filter(|_| quota.units() > 0)
-        {
-            let policy = policy.to_owned();
-            return Err(OverrideError::InvalidQuota { policy, problem });
-        }
-        let until = self.until(time)?;
-        self.change(|own| own.quotas.insert(rule.charge.policy, (quota, until))).map(drop)
-    }
-
-    /// Ends the caller's quota override under a policy. Returns whether there was one.
-    #[allow(clippy::must_use_candidate, reason = "it ends the override, whatever the caller asks")]
-    pub fn restore_quota(&self, policy: &str) -> bool {
+    /// The change fails with [`OverrideError::UnknownPolicy`], [`OverrideError::InvalidQuota`], and
+    /// with those of [`block`](Self::block).
+    pub fn set_quota(&self, policy: &str, quota: Quota, time: Duration) -> OverrideChange {
         let rules = self.limiter.core.rules();
-        let Some(rule) = rules.by_name(policy) else { return false };
-        self.end(|own| own.quotas.remove(&rule.charge.policy).is_some())
-    }
-
-    /// The caller's overrides now.
-    #[must_use]
-    pub fn get(&self) -> OverrideView {
-        let core = &*self.limiter.core;
-        let now = core.clock.now();
-        let own = core.overrides.get(self.caller, now).unwrap_or_default();
-        OverrideView::new(self.caller, &own, core, now)
-    }
-
-    fn until(&self, time: Duration) -> Result<Until, OverrideError> {
-        if time.is_zero() || time > MAX_TIME {
-            return Err(OverrideError::InvalidTime);
-        }
-        Ok(nanos(self.limiter.core.clock.now().monotonic().saturating_add(time)))
-    }
-
-    fn change<T>(&self, change: impl FnOnce(&mut Override) -> T) -> Result<T, OverrideError> {
-        let core = &*self.limiter.core;
-        core.overrides.change(self.caller, core.clock.now(), change)
-    }
-
-    /// Ends an override. Returns whether there was one.
-    fn end(&self, end: impl FnOnce(&mut Override) -> bool) -> bool {
-        // A full table has no override of this caller.
-        self.change(end).unwrap_or(false)
-    }
-}
-
-impl OverrideView {
-    fn new(caller: u128, own: &Override, core: &Core, now: Now) -> Self {
-        let rules = core.rules();
-        let quotas = rules.policies().filter_map(|rule| {
-            let (quota, until) = *own.quotas.get(&rule.charge.policy)?;
-            let policy = rule.policy.name().to_owned();
-            Some(QuotaOverride { policy, quota, left: left(until, now) })
-        });
-        let blocked = own.blocked_for(now);
-        Self { caller: Fingerprint(caller), blocked, quotas: quotas.collect() }
-    }
-}
-
-impl fmt::Display for OverrideError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NoCaller => f.write_str(
-                "the limiter does not know who a request comes from; add `.caller(…)` to its builder",
-            ),
-            Self::UnfitKey => f.write_str(
-                "no request has such a caller; write a key without blanks around it, an address as an `IpAddr`, and several keys together as a tuple",
-            ),
-            Self::UnknownPolicy(name) => write!(f, "no policy is named `{name}`"),
-            Self::InvalidQuota { policy, problem } => {
-                write!(f, "policy `{policy}` cannot have this quota: {problem}")
+        let what = match rules.by_name(policy) {
+            None => Err(OverrideError::UnknownPolicy(policy.to_owned())),
+            Some(rule) => {
+                let problem = quota_problem(rule.policy.algorithm(), &quota);
+                let policy = policy.to_owned();
+                match problem.filter(|_| quota.units() > 0) {
+                    Some(problem) => Err(OverrideError::InvalidQuota { policy, problem }),
+                    None => Ok(What::Set { kind: OverrideKind::Quota { policy, quota }, time }),
+                }
             }
-            Self::InvalidTime => f.write_str("an override lasts from 1 nanosecond to 366 days"),
-            Self::Full => f.write_str("10,000 callers have overrides already; end some of them"),
-        }
+        };
+        self.change(what)
+    }
+
+    /// Ends the caller's quota override under a policy. The result of the change is empty if there
+    /// was none. The policy may be one that the limiter does not have any more.
+    ///
+    /// # Errors
+    /// The change fails with [`OverrideError::Store`].
+    pub fn restore_quota(&self, policy: &str) -> OverrideChange {
+        self.change(Ok(What::End { policy: Some(policy.to_owned()) }))
+    }
+
+    /// Ends all overrides of the caller.
+    ///
+    /// # Errors
+    /// The change fails with [`OverrideError::Store`].
+    pub fn end_all(&self) -> OverrideChange {
+        self.change(Ok(What::EndAll))
+    }
+
+    /// The caller's overrides that apply now, in the order in which they were set.
+    #[must_use]
+    pub fn list(&self) -> Vec<Override> {
+        let overrides = &self.limiter.core.overrides;
+        let now = self.limiter.now();
+        let own = overrides.table.get(self.caller.0, now);
+        own.iter().flat_map(|own| own.views(now)).collect()
+    }
+
+    /// The caller.
+    #[must_use]
+    pub fn fingerprint(&self) -> Fingerprint {
+        self.caller
+    }
+
+    fn change(&self, what: Result<What, OverrideError>) -> OverrideChange {
+        OverrideChange::new(&self.limiter.core.overrides, self.caller, what)
     }
 }
 
-impl Error for OverrideError {}
+impl Core {
+    /// What makes fingerprints of callers, if they outlive the process.
+    fn lasting_fingerprints(&self) -> Result<&Fingerprinter, OverrideError> {
+        match &self.caller {
+            Some(caller) if caller.has_secret || self.is_shared => Ok(caller.fingerprints()),
+            None if self.is_shared => Ok(&self.keys),
+            _ => Err(OverrideError::NoSecret),
+        }
+    }
+}

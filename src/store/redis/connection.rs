@@ -11,6 +11,7 @@ use redis::{
 use tokio::time::{sleep, timeout};
 
 use super::{
+    overrides::OverrideCall,
     script::ScriptCall,
     time_budget::{TimeBudget, Timeouts},
 };
@@ -76,7 +77,7 @@ impl Servers {
 }
 
 impl Connection {
-    async fn query<T: FromRedisValue>(&self, command: &Cmd) -> RedisResult<T> {
+    pub(super) async fn query<T: FromRedisValue>(&self, command: &Cmd) -> RedisResult<T> {
         match self {
             Self::One(connection) => command.query_async(&mut connection.clone()).await,
             Self::Cluster(connection) => command.query_async(&mut connection.clone()).await,
@@ -88,6 +89,24 @@ impl Connection {
         match self {
             Self::One(connection) => call.run(&mut connection.clone()).await,
             Self::Cluster(connection) => run_in_cluster(&mut connection.clone(), call).await,
+        }
+    }
+
+    /// Runs the script of the overrides. A cluster that moves slots has not run it, and is asked again.
+    pub(super) async fn run_overrides(&self, call: &OverrideCall) -> RedisResult<Value> {
+        loop {
+            let mut answer = self.query(&call.known).await;
+            let is_unknown =
+                |error: &RedisError| error.kind() == ErrorKind::Server(ServerErrorKind::NoScript);
+            if answer.as_ref().is_err_and(is_unknown) {
+                answer = self.query(&call.with_source).await;
+            }
+            match answer {
+                Err(error) if matches!(self, Self::Cluster(_)) && is_rearranged(&error) => {
+                    sleep(REARRANGING_PAUSE).await;
+                }
+                answer => return answer,
+            }
         }
     }
 

@@ -13,8 +13,9 @@
 //!              ├ Connection  connection.rs: the `redis` crate
 //!              └ ScriptCall  script/: one run of the script that counts
 //! ```
-//! Beside the chain stand `time_budget.rs` (how long requests wait), `clock.rs` (the caller's time) and
-//! `announced_policies.rs` (limiters that count together by mistake).
+//! Beside the chain stand `time_budget.rs` (how long requests wait), `clock.rs` (the caller's time),
+//! `overrides/` (what replicas share of callers; no request waits for it) and `announced_policies.rs`
+//! (limiters that count together by mistake).
 //!
 //! # The way of one charge
 //! 1. [`RedisStore`] asks [`Replica::decide_locally`]: units of a lease are spent, or a remembered
@@ -51,6 +52,7 @@ mod connection;
 mod connection_manager;
 mod deny_cache;
 mod leases;
+mod overrides;
 mod replica;
 mod rollback;
 mod script;
@@ -68,8 +70,11 @@ use tokio::{runtime::Handle, task::JoinError};
 pub use self::builder::RedisStoreBuilder;
 #[cfg(any(fuzzing, test))]
 pub(crate) use self::script::read_any as read_any_reply;
-use self::{builder::Address, leases::date_back, replica::Replica, rollback::RollbackOnDrop};
-use super::{Announcement, Charge, Correction, Store, StoreError, StoreFuture};
+use self::{
+    builder::Address, leases::date_back, overrides::RedisOverrides, replica::Replica,
+    rollback::RollbackOnDrop,
+};
+use super::{Announcement, Charge, Correction, OverrideStore, Store, StoreError, StoreFuture};
 use crate::clock::Now;
 
 /// Counts in a Redis or Valkey server, or in a cluster, which several replicas share.
@@ -107,11 +112,16 @@ use crate::clock::Now;
 /// other releases. A key whose count cannot be read has used its whole quota, which comes back as
 /// usual.
 ///
+/// [Overrides](crate::Overrides) are in one hash, with the fingerprints of callers, the reasons and the
+/// authors. The hash expires a minute after its last override. Each replica asks for its version four
+/// times a second. The first requests of a process wait until the overrides were read, for
+/// `decision_timeout` at most.
+///
 /// # Server
 /// Redis 6.2, Valkey 7.2 or later; tested with Redis 7.0. A Redis user of its own needs these
 /// permissions:
 /// ```text
-/// ACL SETUSER quota on >password ~tower-quota:* +evalsha +eval +time +hmget +hset +hdel +hlen +pexpire +del +select +info +set +cluster|slots +ping +asking
+/// ACL SETUSER quota on >password ~tower-quota:* +evalsha +eval +time +hmget +hgetall +hset +hdel +hlen +pexpire +del +select +info +set +cluster|slots +ping +asking
 /// ```
 /// `SELECT` is needed only for a database other than 0; `CLUSTER SLOTS`, `PING` and `ASKING` only
 /// for a cluster. Without `INFO` and `SET`, there are no warnings about eviction or about policies
@@ -223,6 +233,10 @@ impl Store for RedisStore {
 
     fn announce(&self, policies: &Arc<[Announcement]>) {
         self.replica.shards.manager.announced.add(policies);
+    }
+
+    fn overrides(&self) -> Option<Arc<dyn OverrideStore>> {
+        Some(Arc::new(RedisOverrides { manager: Arc::clone(&self.replica.shards.manager) }))
     }
 
     fn secret(&self) -> Option<u128> {

@@ -44,11 +44,12 @@ impl KnownKeys {
 
     pub(crate) fn remember(&self, key: Fingerprint, decision: &Decision, limiter: &Limiter) {
         let caller = limiter.overrides().by_fingerprint(key);
-        let overrides = caller.map(|caller| caller.get().quotas).unwrap_or_default();
+        let overrides = caller.map(|caller| caller.list()).unwrap_or_default();
         let drawn: SmallVec<[(QuotaRef, bool); 4]> = decision
             .outcomes()
             .filter_map(|outcome| {
-                let is_override = overrides.iter().any(|own| own.policy == outcome.policy());
+                let is_override =
+                    overrides.iter().any(|own| own.policy() == Some(outcome.policy()));
                 Some((outcome.quota_ref()?, is_override))
             })
             .collect();

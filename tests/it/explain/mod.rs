@@ -209,14 +209,11 @@ fn no_key_is_shown_in_any_form() {
             let mut random = Random(seed);
             let (limiter, layer) = layer(&mut random);
             if let Ok(caller) = limiter.overrides().caller(SECRET) {
-                caller.block(Duration::from_secs(60)).unwrap();
+                caller.block(Duration::from_secs(60)).at_once().unwrap();
                 if random.below(2) == 0 {
-                    caller.unblock();
-                    let _ = caller.set_quota(
-                        "every 0",
-                        tower_quota::Quota::per_minute(1),
-                        Duration::from_secs(60),
-                    );
+                    drop(caller.unblock().at_once());
+                    let (quota, time) = (Quota::per_minute(1), Duration::from_secs(60));
+                    drop(caller.set_quota("every 0", quota, time).at_once());
                 }
             }
             for _ in 0..3 {
@@ -405,6 +402,7 @@ The response: 429
         .caller("7")
         .unwrap()
         .set_quota("read", Quota::per_hour(2), Duration::from_secs(60))
+        .at_once()
         .unwrap();
     let explained = limiter.explain(&head).await;
     assert_eq!(
@@ -430,7 +428,7 @@ Policy `read`: passes
   left: 1 of 2 after the request, more in 3,510 seconds
 "
     );
-    limiter.overrides().caller("7").unwrap().block(Duration::from_secs(5)).unwrap();
+    limiter.overrides().caller("7").unwrap().block(Duration::from_secs(5)).at_once().unwrap();
     let explained = limiter.explain(&head).await.to_string();
     let first =
         "The request is refused: an operator has blocked the caller. It passes in 5 seconds.\n";

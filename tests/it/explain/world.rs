@@ -205,10 +205,10 @@ pub(crate) fn set_override(limiter: &Limiter, random: &mut Random) {
     let Ok(caller) = limiter.overrides().caller(random.pick(&callers)) else { return };
     let time = Duration::from_secs(1 + random.below(60));
     match random.below(3) {
-        0 => caller.block(time).expect("there is room"),
+        0 => drop(caller.block(time).at_once().expect("there is room")),
         _ => {
-            let _ = caller.set_quota("every 0", quota(random), time);
-            let _ = caller.set_quota("of 0, 0", quota(random), time);
+            let _ = caller.set_quota("every 0", quota(random), time).at_once();
+            let _ = caller.set_quota("of 0, 0", quota(random), time).at_once();
         }
     }
 }

@@ -27,6 +27,7 @@ use std::{
     time::Duration,
 };
 
+use redis::{Cmd, RedisResult, Value};
 use tokio::{sync::watch, time::sleep};
 
 use self::{
@@ -37,6 +38,7 @@ use self::{
 use super::{
     announced_policies::AnnouncedPolicies,
     connection::{Connection, Servers, is_lost, store_error},
+    overrides::OverrideCall,
     script::{KeyNames, ScriptCall},
     time_budget::{TimeBudget, Timeouts},
 };
@@ -78,6 +80,57 @@ impl ConnectionManager {
 
     pub(super) fn is_cluster(&self) -> bool {
         self.servers.is_cluster()
+    }
+
+    /// How long servers may take for one decision.
+    pub(super) fn decision_timeout(&self) -> Duration {
+        self.timeouts.decision
+    }
+
+    /// Runs the script of the overrides, within a time of its own.
+    pub(super) async fn run_overrides(
+        self: &Arc<Self>,
+        call: &OverrideCall,
+        within: Duration,
+    ) -> Result<Value, StoreError> {
+        self.within(within, async |connection| connection.run_overrides(call).await).await
+    }
+
+    /// Runs one command that decides nothing, within a time of its own.
+    pub(super) async fn ask(
+        self: &Arc<Self>,
+        command: &Cmd,
+        within: Duration,
+    ) -> Result<Value, StoreError> {
+        self.within(within, async |connection| connection.query(command).await).await
+    }
+
+    /// Asks beside the requests, for which no server goes down but by a lost connection or a failed
+    /// probe.
+    async fn within(
+        self: &Arc<Self>,
+        within: Duration,
+        ask: impl AsyncFnOnce(&Connection) -> RedisResult<Value>,
+    ) -> Result<Value, StoreError> {
+        let mut budget = TimeBudget::new(within);
+        let connected = self.connected(&mut budget).await?;
+        let probe = || ScriptCall::probe(&self.names, 0);
+        let answers_before = connected.range(|| probe().slot()).answers.load(Relaxed);
+        match budget.wait(Duration::MAX, ask(&connected.connection)).await {
+            Some(Ok(answer)) => Ok(answer),
+            Some(Err(error)) if !error.is_timeout() => {
+                let is_lost = is_lost(&error) && !self.is_cluster();
+                let error = store_error(&error);
+                if is_lost {
+                    self.mark_down(&connected, &probe(), DownReason::ConnectionLost, &error);
+                }
+                Err(error)
+            }
+            Some(Err(_)) | None => {
+                self.start_probe(&connected, &probe(), answers_before);
+                Err(not_in_time())
+            }
+        }
     }
 
     /// The time that servers have for one decision.

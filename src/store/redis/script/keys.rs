@@ -54,6 +54,14 @@ impl KeyNames {
         name
     }
 
+    /// The Redis key of the overrides in a space. It is in the slot of the probe's key, and no count has
+    /// it.
+    pub(crate) fn overrides(&self, space: u64) -> String {
+        let mut name = self.in_shard(0) + "overrides:";
+        push(&mut name, space);
+        name
+    }
+
     /// The beginning of a name, by which a cluster places the key.
     #[expect(clippy::arithmetic_side_effects, reason = "a length of what is in memory")]
     fn in_shard(&self, shard: u64) -> String {
@@ -114,6 +122,7 @@ mod tests {
         let names = KeyNames::new("test");
         assert_eq!(names.key(&CHARGE), "test:{AAAAAAAAAAI}AAAAAAAAAAE");
         assert_eq!(names.announcement(7), "test:{AAAAAAAAAAA}policy:AAAAAAAAAAc");
+        assert_eq!(names.overrides(7), "test:{AAAAAAAAAAA}overrides:AAAAAAAAAAc");
         let name = |names: &KeyNames, charge: &Charge| (names.key(charge), field(charge));
         let others = [
             Charge { key: 1 << 64 | 3, ..CHARGE },

@@ -19,13 +19,25 @@ pub(super) enum Change {
     /// The key has its whole quotas again.
     Reset,
     /// Each of its requests is refused for a time.
-    Block { seconds: u64 },
+    Block { seconds: u64, reason: Option<String> },
     /// Its requests are not blocked any more.
     Unblock,
     /// It has another number of units in each window of a policy, for a time.
-    SetQuota { policy: String, units: u64, seconds: u64 },
+    SetQuota { policy: String, units: u64, seconds: u64, reason: Option<String> },
     /// It has the quota of its plan again.
     RestoreQuota { policy: String },
+}
+
+impl Change {
+    /// Why the operator makes it; `None` for an empty reason.
+    pub(super) fn reason(&self) -> Option<&str> {
+        match self {
+            Self::Block { reason, .. } | Self::SetQuota { reason, .. } => {
+                reason.as_deref().map(str::trim).filter(|reason| !reason.is_empty())
+            }
+            _ => None,
+        }
+    }
 }
 
 /// How long a change lasts.
@@ -49,13 +61,14 @@ impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Reset => f.write_str("reset all quotas"),
-            Self::Block { seconds } => write!(f, "blocked for {seconds} s"),
+            Self::Block { seconds, .. } => write!(f, "blocked for {seconds} s"),
             Self::Unblock => f.write_str("unblocked"),
-            Self::SetQuota { policy, units, seconds } => {
+            Self::SetQuota { policy, units, seconds, .. } => {
                 write!(f, "{units} units of policy `{policy}` for {seconds} s")
             }
             Self::RestoreQuota { policy } => write!(f, "restored the quota of policy `{policy}`"),
-        }
+        }?;
+        self.reason().map_or(Ok(()), |reason| write!(f, ": {reason}"))
     }
 }
 

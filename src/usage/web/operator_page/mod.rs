@@ -22,7 +22,8 @@ use super::{
 use crate::{
     error::BuildError,
     key::{Caller, Fingerprint},
-    limiter::{CallerOverrides, Limiter, OverrideError},
+    limiter::{CallerOverrides, Limiter, OverrideChange, OverrideError},
+    override_record::{MAX_AUTHOR, Override, is_unfit},
     usage::log::{KeySum, RequestLog, known_keys::Quotas},
 };
 
@@ -57,14 +58,14 @@ struct Guard(Arc<FindOperator>);
 /// | body | effect |
 /// |---|---|
 /// | `{"action": "reset"}` | the key has its whole quotas again |
-/// | `{"action": "block", "seconds": 3600}` | its requests are refused with the reason [`Blocked`](crate::Reason::Blocked) |
+/// | `{"action": "block", "seconds": 3600, "reason": "scraping"}` | its requests are refused with the reason [`Blocked`](crate::Reason::Blocked) |
 /// | `{"action": "unblock"}` | its requests are not blocked any more |
-/// | `{"action": "set_quota", "policy": "read", "units": 500, "seconds": 3600}` | the key has this number of units in each window; units it has used count, and a burst that was set stays |
+/// | `{"action": "set_quota", "policy": "read", "units": 500, "seconds": 3600, "reason": "migration"}` | the key has this number of units in each window; units it has used count, and a burst that was set stays |
 /// | `{"action": "restore_quota", "policy": "read"}` | the key has its plan's quota again |
 ///
 /// The page lists the latest changes. With the feature `tracing`, each is logged with the target
-/// `tower_quota::operator`. Blocks and quotas are the limiter's [`Overrides`](crate::Overrides): they
-/// hold in this process, for requests and checks alike.
+/// `tower_quota::operator`. Blocks and quotas are the limiter's [`Overrides`](crate::Overrides), with
+/// the operator as their author. A reason is optional. Their reasons and authors are shown.
 ///
 /// ```
 /// use axum::Router;
@@ -208,9 +209,9 @@ async fn change(
     let body = body.map_err(|_| refuse("The body is too long, or did not come."))?;
     let change: Change =
         serde_json::from_slice(&body).map_err(|error| refuse(&error.to_string()))?;
-    let key = parse(&fingerprint);
+    let key = Fingerprint::from_hex(&fingerprint);
     let key = key.ok_or_else(|| refuse("A fingerprint has 32 hexadecimal digits."))?;
-    page.apply(key, &change).await.map_err(|detail| refuse(&detail))?;
+    page.apply(key, &change, &operator).await.map_err(|detail| refuse(&detail))?;
     let at = unix_millis(page.limiter.now().unix());
     page.changes.add(at, &operator, &fingerprint, &change.to_string());
     Ok(json(&json!({})))
@@ -237,22 +238,22 @@ impl Settings {
         for KeySum { key, requests, refused } in keys {
             let drawn = self.quotas(key.fingerprint);
             let decision = self.limiter.peek_quotas(&drawn, Some(key.fingerprint)).await;
-            let own = self.overrides(key.fingerprint).map(|caller| caller.get()).ok();
+            let now = self.limiter.now().unix();
+            let own = self.overrides(key.fingerprint).map(|caller| caller.list());
+            let own = own.unwrap_or_default();
+            let of_policy = |policy| own.iter().find(|own| own.policy() == policy);
             let quotas = decision.outcomes().map(|outcome| {
-                let mut of_policy = own.iter().flat_map(|own| &own.quotas);
-                let own = of_policy.find(|own| own.policy == outcome.policy());
                 let mut quota = quota_json(outcome);
-                // How long the key has this quota instead of its plan's.
-                quota["changed_seconds"] = json!(own.map(|own| own.left.as_secs_f64()));
+                // The key has this quota instead of its plan's.
+                quota["changed"] = override_json(of_policy(Some(outcome.policy())), now);
                 quota
             });
-            let blocked = own.as_ref().and_then(|own| own.blocked);
             summaries.push(json!({
-                "fingerprint": format!("{:032x}", key.fingerprint.0),
+                "fingerprint": key.fingerprint.to_string(),
                 "label": &*key.label,
                 "requests": requests,
                 "refused": refused,
-                "blocked_seconds": blocked.map(|left| left.as_secs_f64()),
+                "blocked": override_json(of_policy(None), now),
                 "quotas": quotas.collect::<Vec<_>>(),
             }));
         }
@@ -260,9 +261,17 @@ impl Settings {
     }
 
     /// Makes a change, or returns a sentence that says why nothing was changed.
-    async fn apply(&self, key: Fingerprint, change: &Change) -> Result<(), String> {
+    async fn apply(&self, key: Fingerprint, change: &Change, operator: &str) -> Result<(), String> {
         let drawn = self.quotas(key);
         let caller = self.overrides(key).map_err(sentence)?;
+        let make = async |made: OverrideChange| {
+            let made = made.author(author(operator));
+            match change.reason() {
+                Some(reason) => made.reason(reason).await,
+                None => made.await,
+            }
+            .map_err(sentence)
+        };
         match change {
             Change::Reset if drawn.is_empty() => {
                 Err("Nothing is known that the key has used, and nothing was reset.".into())
@@ -271,21 +280,27 @@ impl Settings {
                 true => Ok(()),
                 false => Err("The store does not answer, and nothing was reset.".into()),
             },
-            Change::Block { seconds } => caller.block(duration(*seconds)?).map_err(sentence),
-            Change::Unblock if caller.unblock() => Ok(()),
-            Change::Unblock => Err("The key is not blocked.".into()),
-            Change::SetQuota { policy, units, seconds } => {
+            Change::Block { seconds, .. } => {
+                make(caller.block(duration(*seconds)?)).await.map(drop)
+            }
+            Change::Unblock => match make(caller.unblock()).await?.is_empty() {
+                true => Err("The key is not blocked.".into()),
+                false => Ok(()),
+            },
+            Change::SetQuota { policy, units, seconds, .. } => {
                 let time = duration(*seconds)?;
                 let decision = self.limiter.peek_quotas(&drawn, Some(key)).await;
                 let Some(held) = decision.outcome(policy) else {
                     return Err(format!("The key is not known to draw on a policy `{policy}`."));
                 };
                 let quota = with_units(held.quota(), *units)?;
-                caller.set_quota(policy, quota, time).map_err(sentence)
+                make(caller.set_quota(policy, quota, time)).await.map(drop)
             }
-            Change::RestoreQuota { policy } if caller.restore_quota(policy) => Ok(()),
             Change::RestoreQuota { policy } => {
-                Err(format!("The key has no quota of its own by policy `{policy}`."))
+                match make(caller.restore_quota(policy)).await?.is_empty() {
+                    true => Err(format!("The key has no quota of its own by policy `{policy}`.")),
+                    false => Ok(()),
+                }
             }
         }
     }
@@ -304,10 +319,22 @@ fn is_json(headers: &HeaderMap) -> bool {
     kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"))
 }
 
-fn parse(fingerprint: &str) -> Option<Fingerprint> {
-    let is_hex =
-        fingerprint.len() == 32 && fingerprint.bytes().all(|byte| byte.is_ascii_hexdigit());
-    u128::from_str_radix(fingerprint, 16).ok().filter(|_| is_hex).map(Fingerprint)
+/// An operator's name, as an override keeps it. The guard may return any text.
+fn author(operator: &str) -> String {
+    operator.chars().filter(|c| !is_unfit(*c)).take(MAX_AUTHOR).collect()
+}
+
+/// An override beside the key or the quota that it changes; null if there is none.
+fn override_json(own: Option<&Override>, now: Duration) -> Value {
+    let shown = |own: &Override| {
+        json!({
+            "seconds": own.until.saturating_sub(now).as_secs_f64(),
+            "since": unix_millis(own.since),
+            "reason": own.reason,
+            "author": own.author,
+        })
+    };
+    own.map_or(Value::Null, shown)
 }
 
 impl fmt::Debug for Guard {

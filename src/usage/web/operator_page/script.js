@@ -18,23 +18,36 @@ function meter(quota) {
   }, bar);
 }
 
+// Who has made a change, and why.
+function why(changed) {
+  return [changed.author && ` by ${changed.author}`, changed.reason && `: ${changed.reason}`].filter(Boolean).join('');
+}
+
+function reasonFor(label) {
+  return element('input', { type: 'text', maxlength: 200, placeholder: 'Reason', 'aria-label': label });
+}
+
 function quotaRow(key, quota) {
   const low = quota.limit && quota.remaining / quota.limit <= 0.2;
-  const changed = quota.changed_seconds !== null;
+  const changed = quota.changed;
   const notes = [
     quota.remaining === 0 ? `would refuse; more in ${duration(quota.reset_seconds)}` : '',
-    changed ? `changed for ${duration(quota.changed_seconds)}` : '',
+    changed ? `changed for ${duration(changed.seconds)}${why(changed)}` : '',
   ].filter(Boolean).join('; ');
   const units = element('input', {
     type: 'number', min: 1, required: '', value: quota.units,
     'aria-label': `Units of ${quota.policy} per ${quota.calendar ?? windowOf(quota.window_seconds)}`,
   });
   const time = times(`How long ${quota.policy} is changed`);
+  const reason = reasonFor(`Why ${quota.policy} is changed`);
   const form = element('form', { class: 'line' }, units, ` per ${quota.calendar ?? windowOf(quota.window_seconds)} for `, time,
-    element('button', {}, 'Set'));
+    reason, element('button', {}, 'Set'));
   form.addEventListener('submit', (event) => {
     event.preventDefault();
-    send(key, { action: 'set_quota', policy: quota.policy, units: Number(units.value), seconds: Number(time.value) });
+    send(key, {
+      action: 'set_quota', policy: quota.policy, units: Number(units.value), seconds: Number(time.value),
+      reason: reason.value,
+    });
   });
   if (changed) form.append(button('Restore', () => send(key, { action: 'restore_quota', policy: quota.policy })));
   return element('div', { class: low ? 'quota low' : 'quota' },
@@ -55,16 +68,17 @@ function button(name, act) {
 }
 
 function card(key) {
-  const blocked = key.blocked_seconds !== null;
+  const { blocked } = key;
   const time = times(`How long ${key.label} is blocked`);
+  const reason = reasonFor(`Why ${key.label} is blocked`);
   const block = blocked
     ? [button('Unblock', () => send(key, { action: 'unblock' }))]
-    : [button('Block', () => send(key, { action: 'block', seconds: Number(time.value) })), ' for ', time];
+    : [button('Block', () => send(key, { action: 'block', seconds: Number(time.value), reason: reason.value })), ' for ', time, reason];
   return element('li', { class: blocked ? 'card spent' : 'card', 'data-key': key.fingerprint },
     element('h3', {}, element('span', { class: 'endpoint' }, key.label),
       element('span', { class: 'note' }, key.fingerprint.slice(0, 8))),
     element('p', { class: 'left' }, `${count(key.requests)} requests, ${count(key.refused)} refused`,
-      blocked ? element('strong', { class: 'note' }, `Blocked for ${duration(key.blocked_seconds)}`) : ''),
+      blocked ? element('strong', { class: 'note' }, `Blocked for ${duration(blocked.seconds)}${why(blocked)}`) : ''),
     ...key.quotas.map((quota) => quotaRow(key, quota)),
     element('p', { class: 'line' }, button('Reset all', () => send(key, { action: 'reset' })), ...block));
 }

@@ -153,7 +153,9 @@ async fn overview(State(UsagePage(page)): State<UsagePage>, request: Request) ->
     })
     .await?;
     let caller = page.limiter.overrides().by_fingerprint(fingerprint);
-    let blocked = caller.ok().and_then(|caller| caller.get().blocked);
+    let own = caller.map(|caller| caller.list()).unwrap_or_default();
+    let blocked = own.into_iter().find(|own| own.policy().is_none());
+    let blocked = blocked.map(|block| block.until.saturating_sub(now));
     Ok(json(&summary_json(&key, blocked, &decision, &span, &sums, &latest)))
 }
 

@@ -1,0 +1,271 @@
+//! Overrides that replicas share through Redis, and what holds while it is down.
+#![cfg(feature = "redis")]
+
+use std::time::{Duration, Instant};
+
+use common::redis::{APPEND_ONLY, Cluster, PATIENCE, Server};
+use http::{Request, request::Parts};
+use tower_quota::{
+    Decision, Limiter, OnStoreFailure, Override, OverrideError, OverrideKind, Policy, Quota,
+    Reason, Verdict,
+    key::header,
+    store::{RedisStore, RedisStoreBuilder},
+    warning::{Code, warnings},
+};
+
+use crate::outage::until;
+
+const SECRET: u128 = 0x0123_4567_89ab_cdef_0123_4567_89ab_cdef;
+const HOUR: Duration = Duration::from_secs(3_600);
+
+/// A replica, which has its own connection.
+fn replica(store: RedisStoreBuilder) -> Limiter {
+    let store = store.connect_timeout(PATIENCE).response_timeout(PATIENCE);
+    start(store.decision_timeout(PATIENCE))
+}
+
+fn start(store: RedisStoreBuilder) -> Limiter {
+    let reads = Policy::fixed_window("read", Quota::per_day(900)).key(header("x-key")).or_skip();
+    Limiter::builder()
+        .policy(reads.on_store_failure(OnStoreFailure::Allow))
+        .caller(header("x-key"))
+        .store(store.secret(SECRET).build().unwrap())
+        .build()
+        .unwrap()
+}
+
+fn request(key: &str) -> Parts {
+    Request::get("/").header("x-key", key).body(()).unwrap().into_parts().0
+}
+
+async fn is_blocked(limiter: &Limiter, key: &str) -> bool {
+    limiter.decide(&request(key)).await.reason() == Some(Reason::Blocked)
+}
+
+/// What a replica has of each override: key, policy and reason.
+fn listed(limiter: &Limiter) -> Vec<(String, Option<String>, Option<String>)> {
+    let known: Vec<_> =
+        ["a", "b", "c"].map(|key| (key, limiter.overrides().caller(key).unwrap())).into();
+    let name = |caller| {
+        let (name, _) = known.iter().find(|(_, known)| known.fingerprint() == caller).unwrap();
+        (*name).to_owned()
+    };
+    let all = limiter.overrides().list().into_iter();
+    all.map(|own| (name(own.caller), own.policy().map(str::to_owned), own.reason)).collect()
+}
+
+#[tokio::test]
+async fn what_one_replica_sets_holds_on_all_within_a_second_and_costs_requests_nothing() {
+    let server = Server::start();
+    let [a, b] = [(); 2].map(|()| replica(RedisStore::builder(server.url())));
+    for limiter in [&a, &b] {
+        assert!(!is_blocked(limiter, "a").await);
+    }
+    let caller = a.overrides().caller("a").unwrap();
+    assert_eq!(caller.block(HOUR).at_once(), Err(OverrideError::WouldWait));
+    assert_eq!(caller.block(HOUR).reason("scraping").author("ana").await.unwrap(), []);
+    assert!(is_blocked(&a, "a").await, "at once where it was set");
+    let set = Instant::now();
+    until("the other replica to know", async || is_blocked(&b, "a").await).await;
+    // It takes a quarter of a second; a busy machine is given more.
+    assert!(set.elapsed() < Duration::from_secs(5), "{:?}", set.elapsed());
+    let list = b.overrides().list();
+    let [block] = &list[..] else { panic!("{list:?}") };
+    assert_eq!(block.kind, OverrideKind::Block);
+    let texts = (block.reason.as_deref(), block.author.as_deref());
+    assert_eq!(texts, (Some("scraping"), Some("ana")));
+    assert_eq!(block.until - block.since, HOUR);
+    let refused = b.decide(&request("a")).await;
+    let Verdict::Blocked { wait } = refused.verdict() else { panic!("{refused:?}") };
+    assert!(wait <= HOUR && wait > HOUR - Duration::from_secs(60), "{wait:?}");
+
+    // In each way of asking, and by the same caller's fingerprint.
+    let of_b = b.overrides().by_fingerprint(block.caller).unwrap();
+    let replaced = of_b.block(2 * HOUR).reason("still").await.unwrap();
+    assert_eq!(replaced[0].reason.as_deref(), Some("scraping"));
+    assert_eq!(of_b.unblock().await.unwrap().len(), 1);
+    assert_eq!(of_b.set_quota("read", Quota::per_day(5_000), HOUR).await.unwrap(), []);
+    let is_quota = |own: &Override| own.policy() == Some("read");
+    until("the quota on the other", async || {
+        let own = a.overrides().list();
+        own.iter().all(is_quota) && !own.is_empty()
+    })
+    .await;
+    let limit = |decision: &Decision| decision.outcomes().next().unwrap().limit();
+    assert_eq!(limit(&a.decide(&request("a")).await), 5_000);
+    assert_eq!(limit(&a.check("read", "a").await.unwrap()), 5_000);
+    assert_eq!(limit(&a.peek_request(&request("a")).await), 5_000);
+    assert_eq!(limit(&a.give_back("read", "a", 1).await.unwrap()), 5_000);
+
+    // A request is one command, whether or not its caller has an override.
+    for key in ["a", "b"] {
+        let _ = b.decide(&request(key)).await;
+        let before = server.calls("evalsha");
+        for _ in 0..50 {
+            let _ = b.decide(&request(key)).await;
+        }
+        assert_eq!(server.calls("evalsha") - before, 50, "{key}");
+    }
+    assert!(server.keys_without_ttl().is_empty());
+    assert_eq!(of_b.end_all().await.unwrap().len(), 1);
+    until("the end on the other", async || listed(&a).is_empty()).await;
+}
+
+#[tokio::test]
+async fn a_new_process_knows_all_overrides_before_its_first_request() {
+    let server = Server::start();
+    let first = replica(RedisStore::builder(server.url()));
+    let caller = |key| first.overrides().caller(key).unwrap();
+    let _ = caller("a").block(HOUR).await.unwrap();
+    let _ = caller("b").set_quota("read", Quota::per_day(3), HOUR).await.unwrap();
+    let _ = caller("c").set_quota("read", Quota::unlimited(), HOUR).await.unwrap();
+    let next = || replica(RedisStore::builder(server.url()));
+    assert!(is_blocked(&next(), "a").await);
+    assert_eq!(next().decide(&request("b")).await.remaining(), 2);
+    assert_eq!(next().decide(&request("c")).await.outcomes().len(), 0);
+    let peeked = next().peek_request(&request("b")).await;
+    assert_eq!(peeked.remaining(), 2);
+    let check = next();
+    assert_eq!(check.check("read", "a").await.unwrap().reason(), Some(Reason::Blocked));
+    assert_eq!(next().give_back("read", "b", 1).await.unwrap().remaining(), 3);
+    assert!(next().check("read", "a").at_once().is_err(), "it would wait");
+}
+
+#[tokio::test]
+async fn without_the_server_what_is_known_holds_and_changes_fail_and_a_restart_keeps_them() {
+    let server = Server::start_with(APPEND_ONLY);
+    let limiter = start(RedisStore::builder(server.url()));
+    let caller = |key| limiter.overrides().caller(key).unwrap();
+    until("the server", async || caller("a").block(HOUR).await.is_ok()).await;
+    let _ = caller("b").block(Duration::from_millis(600)).await.unwrap();
+    assert!(is_blocked(&limiter, "b").await);
+    server.kill();
+    let error = caller("c").block(HOUR).await.unwrap_err();
+    assert!(matches!(error, OverrideError::Store(_)), "{error}");
+    assert!(!is_blocked(&limiter, "c").await);
+    assert!(is_blocked(&limiter, "a").await, "it is known");
+    until("the end of a known one", async || !is_blocked(&limiter, "b").await).await;
+    assert!(is_blocked(&limiter, "a").await, "as long as it was set for");
+
+    // A process that starts meanwhile knows none, and says so.
+    let new = start(RedisStore::builder(server.url()));
+    assert!(!is_blocked(&new, "a").await);
+    until("the warning", async || {
+        warnings().iter().any(|given| given.code() == Code::OverridesUnknown)
+    })
+    .await;
+    server.restart();
+    until("the new process to know", async || is_blocked(&new, "a").await).await;
+    assert!(is_blocked(&limiter, "a").await);
+    until("a change", async || caller("c").block(HOUR).await.is_ok()).await;
+    until("it to be known", async || is_blocked(&new, "c").await).await;
+}
+
+#[tokio::test]
+async fn a_server_that_hangs_costs_a_new_process_its_decision_timeout_at_most() {
+    let server = Server::start();
+    let limiter = start(RedisStore::builder(server.url()));
+    let caller = limiter.overrides().caller("a").unwrap();
+    until("the server", async || caller.block(HOUR).await.is_ok()).await;
+    server.pause();
+    let new = start(RedisStore::builder(server.url()));
+    let asked = Instant::now();
+    assert!(!is_blocked(&new, "a").await);
+    // 50 ms for the overrides and 50 ms for the counts; a busy machine is given more.
+    assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
+    assert!(is_blocked(&limiter, "a").await);
+    let error = caller.unblock().await.unwrap_err();
+    assert!(matches!(error, OverrideError::Store(_)), "{error}");
+    server.resume();
+    until("the new process to know", async || {
+        is_blocked(&new, "a").await || listed(&new).is_empty()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_server_that_forgets_everything_is_followed() {
+    let server = Server::start();
+    let [a, b] = [(); 2].map(|()| replica(RedisStore::builder(server.url())));
+    for key in ["a", "b", "c"] {
+        let _ = a.overrides().caller(key).unwrap().block(HOUR).await.unwrap();
+    }
+    until("all three", async || listed(&b).len() == 3).await;
+    server.ask::<()>(&redis::cmd("FLUSHALL")).unwrap();
+    until("none", async || listed(&a).is_empty() && listed(&b).is_empty()).await;
+    let _ = b.overrides().caller("b").unwrap().block(HOUR).await.unwrap();
+    until("the new one", async || listed(&a) == [("b".to_owned(), None, None)]).await;
+    assert_eq!(listed(&b), listed(&a));
+}
+
+#[tokio::test]
+async fn more_than_ten_thousand_are_refused_whichever_replica_sets_them() {
+    let server = Server::start();
+    let [a, b] = [(); 2].map(|()| replica(RedisStore::builder(server.url())));
+    let set = async |limiter: &Limiter, number: u32, time| {
+        let caller = limiter.overrides().caller(format!("key {number}")).unwrap();
+        caller.block(time).await.map(drop)
+    };
+    // Those of the first ten end soon.
+    for number in 0..10_000 {
+        let time = if number < 10 { Duration::from_millis(1) } else { HOUR };
+        set(&a, number, time).await.unwrap();
+    }
+    assert_eq!(a.overrides().list().len(), 9_990);
+    for number in 10_000..10_010 {
+        set(&b, number, HOUR).await.unwrap();
+    }
+    assert_eq!(set(&b, 10_010, HOUR).await, Err(OverrideError::Full));
+    assert_eq!(set(&a, 10_011, HOUR).await, Err(OverrideError::Full));
+    set(&a, 10_000, 2 * HOUR).await.unwrap();
+    let new = replica(RedisStore::builder(server.url()));
+    assert!(is_blocked(&new, "key 9999").await && !is_blocked(&new, "key 10010").await);
+    assert_eq!(new.overrides().list().len(), 10_000);
+}
+
+#[tokio::test]
+async fn a_field_that_cannot_be_read_blocks_if_it_is_a_block_and_is_left_out_otherwise() {
+    let server = Server::start();
+    let limiter = replica(RedisStore::builder(server.url()));
+    let caller = limiter.overrides().caller("a").unwrap();
+    let _ = caller.set_quota("read", Quota::per_day(1), HOUR).await.unwrap();
+    let hash = server.keys().into_iter().find(|key| key.contains("overrides")).unwrap();
+    let mut field = caller.fingerprint().to_bytes().to_vec();
+    let write = |field: &[u8], value: &[u8]| {
+        server.ask::<()>(redis::cmd("HSET").arg(&hash).arg(field).arg(value)).unwrap();
+    };
+    field.extend(b"qread");
+    write(&field, b"nonsense");
+    write(b"of no caller at all", b"nonsense");
+    write(b"log", b"nonsense");
+    let mut field = limiter.overrides().caller("b").unwrap().fingerprint().to_bytes().to_vec();
+    field.push(b'b');
+    write(&field, b"nonsense");
+    let new = replica(RedisStore::builder(server.url()));
+    assert_eq!(new.decide(&request("a")).await.remaining(), 899, "the policy's own quota");
+    assert!(is_blocked(&new, "b").await);
+    assert!(warnings().iter().any(|given| given.code() == Code::UnreadableOverride));
+    let unreadable = (("b".to_owned()), None, Some("this block cannot be read".to_owned()));
+    assert_eq!(listed(&new), [unreadable]);
+    let _ = new.overrides().caller("b").unwrap().end_all().await.unwrap();
+    assert!(!is_blocked(&new, "b").await);
+    let of_a = new.overrides().caller("a").unwrap();
+    let _ = of_a.set_quota("read", Quota::per_day(2), HOUR).await.unwrap();
+    assert_eq!(listed(&new).len(), 1);
+    until("the other replica", async || {
+        limiter.peek("read", "a").await.unwrap().outcomes().next().unwrap().limit() == 2
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_cluster_shares_overrides_and_a_prefix_or_a_secret_keeps_them_apart() {
+    let cluster = Cluster::start();
+    let [a, b] = [(); 2].map(|()| replica(RedisStore::cluster_builder(cluster.urls())));
+    let _ = a.overrides().caller("a").unwrap().block(HOUR).await.unwrap();
+    until("the other replica", async || is_blocked(&b, "a").await).await;
+    let other = replica(RedisStore::cluster_builder(cluster.urls()).prefix("other"));
+    assert!(!is_blocked(&other, "a").await);
+    let _ = b.overrides().caller("a").unwrap().unblock().await.unwrap();
+    until("its end", async || !is_blocked(&a, "a").await).await;
+}
