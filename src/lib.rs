@@ -222,7 +222,7 @@
 //! | `metrics` | no | the [metrics](#metrics) above |
 //! | `redis` | no | `store::RedisStore`: counts that several replicas share, in Redis or Valkey |
 //! | `grpc` | no | answers refused gRPC calls with a gRPC status and its details |
-//! | `config` | no | the module `config`: limits from a TOML file, or from any other format of serde |
+//! | `config` | no | the module `config`: limits from a TOML file, or from any other format of serde; applies a file that changes |
 //! | `tonic` | no | reads the peer's address from tonic's `TcpConnectInfo`, and a peer on a Unix socket from `UdsConnectInfo` |
 //! | `usage` | no | the module `usage`: a log of requests, and with `axum` a page that shows callers their usage, and one for operators |
 //! | `usage-sqlite` | no | keeps that log in a SQLite file; needs a C compiler, to build SQLite |

@@ -14,6 +14,7 @@ mod registry;
 mod repair;
 mod source;
 mod text;
+mod watch;
 
 pub use self::{
     category::{Category, KnownKeys, Requests},
@@ -23,6 +24,7 @@ pub use self::{
     limits::Limits,
     policy::{Plans, Policy, WithoutKey},
     registry::Registry,
+    watch::Watch,
 };
 
 /// Whether a setting need not be written.

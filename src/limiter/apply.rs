@@ -1,6 +1,8 @@
 //! Replaces the limits of a limiter while it decides: [`Limiter::apply`].
 
 use std::sync::{Arc, Weak};
+#[cfg(feature = "config")]
+use std::{fmt, path::Path};
 
 use super::{
     Changes, Core, Limiter, LimiterBuilder,
@@ -86,6 +88,21 @@ impl Limiter {
         count_reload(applied.is_ok());
         report(&applied);
         applied
+    }
+
+    /// Reports limits that could not be read, so that nothing was applied.
+    #[cfg(feature = "config")]
+    pub(crate) fn report_unread(file: &Path, problems: &dyn fmt::Display) {
+        #[cfg(feature = "metrics")]
+        count_reload(false);
+        #[cfg(feature = "tracing")]
+        tracing::error!(
+            file = %file.display(),
+            problems = problems.to_string().replace('\n', "; "),
+            "the limits were not applied, and nothing has changed"
+        );
+        #[cfg(not(feature = "tracing"))]
+        let _ = (file, problems);
     }
 
     /// Adds what names policies of this limiter, as long as it is alive.

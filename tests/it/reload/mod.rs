@@ -3,6 +3,8 @@
 mod changes;
 mod counts;
 mod held;
+mod under_load;
+mod watch;
 mod whole_or_not;
 
 use std::time::{Duration, UNIX_EPOCH};

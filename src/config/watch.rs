@@ -1,0 +1,237 @@
+//! Applies a file of limits whenever it changes: [`Watch`].
+
+use std::{
+    fmt::{self, Display},
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{
+    task::{JoinHandle, spawn_blocking},
+    time::{MissedTickBehavior, interval},
+};
+
+use crate::limiter::{Limiter, LimiterBuilder};
+
+/// How often the file is read.
+const PERIOD: Duration = Duration::from_secs(1);
+
+/// How many times in a row the file must not be readable until that is reported: an editor or a
+/// deployment replaces it by another one.
+const UNREADABLE_AFTER: u32 = 5;
+
+/// Applies a file of limits to a limiter whenever the file changes, until it is dropped.
+///
+/// - The file is read once a second. A new text is applied when two reads in a row have found it, so
+///   that a file which is only half written is not. The file may be replaced by another one of the
+///   same name, and may be missing for some seconds.
+/// - On Unix, the signal `SIGHUP` applies the file at once, also if its text is the same. Without
+///   this, the signal would end the process.
+/// - If the file is wrong or cannot be read, the limits stay as they are. One event of `tracing` has
+///   all problems, and the counter `tower_quota_reloads_total` counts the failure. The same text is
+///   not tried again.
+/// - The file is applied for the first time after two seconds, as it may have changed since the
+///   limiter was built.
+///
+/// The settings of [`layer`](super::Limits::layer) are those of the layer that was built: they do
+/// not change.
+///
+/// ```no_run
+/// use std::sync::Arc;
+///
+/// use tower_quota::config::{Limits, Registry, Watch};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let registry = Registry::new();
+/// let limiter = Limits::read("limits.toml", &registry)?.builder(&registry)?.build()?;
+/// let watch = Watch::new(&limiter, "limits.toml", move |text| {
+///     Limits::from_toml(text, &registry)?.builder(&registry)
+/// });
+/// // Serve requests as long as `watch` is there.
+/// # drop(watch);
+/// # Ok(())
+/// # }
+/// ```
+#[must_use = "the file is watched until this is dropped"]
+pub struct Watch {
+    path: Arc<Path>,
+    task: JoinHandle<()>,
+}
+
+impl Watch {
+    /// Begins to watch a file. `load` makes limits of its text, for [`Limiter::apply`].
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime, or if its timers or its I/O are off (`enable_all`).
+    pub fn new<E: Display>(
+        limiter: &Limiter,
+        path: impl Into<PathBuf>,
+        load: impl Fn(&str) -> Result<LimiterBuilder, E> + Send + 'static,
+    ) -> Self {
+        let path: Arc<Path> = path.into().into();
+        let file =
+            WatchedFile { path: Arc::clone(&path), applied: None, seen: None, unreadable: 0 };
+        let limiter = limiter.clone();
+        let apply = move |path: &Path, text: &str| match load(text) {
+            // It reports an error itself.
+            Ok(builder) => drop(limiter.apply(builder)),
+            Err(error) => Limiter::report_unread(path, &error),
+        };
+        // A signal between here and the first turn of the task would end the process otherwise.
+        let hangups = Hangups::new();
+        Self { path, task: tokio::spawn(file.watch(hangups, apply)) }
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl fmt::Debug for Watch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Watch").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+/// What is known of the file.
+struct WatchedFile {
+    path: Arc<Path>,
+    /// The text that was applied, or could not be.
+    applied: Option<String>,
+    /// The text of the last read.
+    seen: Option<String>,
+    /// How many reads in a row have failed.
+    unreadable: u32,
+}
+
+impl WatchedFile {
+    async fn watch(mut self, mut hangups: Hangups, apply: impl Fn(&Path, &str)) {
+        let mut ticks = interval(PERIOD);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let is_asked = tokio::select! {
+                _ = ticks.tick() => false,
+                () = hangups.next() => true,
+            };
+            let path = Arc::clone(&self.path);
+            let Ok(read) = spawn_blocking(move || fs::read_to_string(path)).await else { continue };
+            if let Some(text) = self.take_new(read, is_asked) {
+                apply(&self.path, &text);
+            }
+        }
+    }
+
+    /// The text to apply; `None` if there is none, or none that is whole for sure. If the file
+    /// `is_asked` for, it is whole.
+    fn take_new(&mut self, read: io::Result<String>, is_asked: bool) -> Option<String> {
+        let text = match read {
+            Ok(text) => text,
+            Err(error) => {
+                self.seen = None;
+                self.unreadable = self.unreadable.saturating_add(1);
+                if is_asked || self.unreadable == UNREADABLE_AFTER {
+                    Limiter::report_unread(&self.path, &error);
+                }
+                return None;
+            }
+        };
+        self.unreadable = 0;
+        let is_whole = is_asked || self.seen.as_ref() == Some(&text);
+        let is_new = is_asked || self.applied.as_ref() != Some(&text);
+        if is_whole && is_new {
+            self.seen = Some(text.clone());
+            return Some(self.applied.insert(text).clone());
+        }
+        self.seen = Some(text);
+        None
+    }
+}
+
+/// The signals by which operators ask for a reload.
+struct Hangups {
+    /// `None` if the process cannot have them.
+    #[cfg(unix)]
+    signal: Option<tokio::signal::unix::Signal>,
+}
+
+impl Hangups {
+    #[cfg(unix)]
+    fn new() -> Self {
+        use tokio::signal::unix::{SignalKind, signal};
+        Self { signal: signal(SignalKind::hangup()).ok() }
+    }
+
+    #[cfg(not(unix))]
+    fn new() -> Self {
+        Self {}
+    }
+
+    async fn next(&mut self) {
+        #[cfg(unix)]
+        if let Some(signal) = &mut self.signal {
+            if signal.recv().await.is_some() {
+                return;
+            }
+            self.signal = None;
+        }
+        std::future::pending().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file() -> WatchedFile {
+        let path: Arc<Path> = PathBuf::from("limits.toml").into();
+        WatchedFile { path, applied: None, seen: None, unreadable: 0 }
+    }
+
+    /// What is applied after each of these reads; `!` fails.
+    fn applied(reads: &[(&str, bool)]) -> Vec<Option<String>> {
+        let mut file = file();
+        let read = |text: &str| match text {
+            "!" => Err(io::ErrorKind::NotFound.into()),
+            text => Ok(text.to_owned()),
+        };
+        let taken = reads.iter().map(|(text, is_asked)| file.take_new(read(text), *is_asked));
+        taken.collect()
+    }
+
+    #[test]
+    fn a_text_is_applied_once_when_two_reads_have_found_it_or_when_it_is_asked_for() {
+        let (a, b) = (Some("a".to_owned()), Some("b".to_owned()));
+        for (reads, expected) in [
+            (&[("a", false), ("a", false), ("a", false)][..], vec![None, a.clone(), None]),
+            // Half written, then whole.
+            (
+                &[("a", false), ("ab", false), ("b", false), ("b", false)],
+                vec![None, None, None, b.clone()],
+            ),
+            // Missing for a moment, and the same afterwards; or another.
+            (
+                &[("a", false), ("a", false), ("!", false), ("a", false), ("a", false)],
+                vec![None, a.clone(), None, None, None],
+            ),
+            (
+                &[("a", false), ("!", false), ("a", false), ("a", false)],
+                vec![None, None, None, a.clone()],
+            ),
+            // By a signal: at once, and again.
+            (&[("a", true), ("a", true), ("a", false)], vec![a.clone(), a.clone(), None]),
+            (&[("!", true), ("b", true), ("b", false)], vec![None, b.clone(), None]),
+            // Back to what was applied before.
+            (
+                &[("a", true), ("b", true), ("a", false), ("a", false)],
+                vec![a.clone(), b.clone(), None, a.clone()],
+            ),
+        ] {
+            assert_eq!(applied(reads), expected, "{reads:?}");
+        }
+    }
+}
