@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use super::{
     ConfigError, ConfigProblem, Key, Limits, OnRejection, Registry, Requests, WithoutKey,
-    key::Prefixes, nearest::instead, phrases::in_file, source::Steps,
+    key::Prefixes, nearest::nearest, phrases::in_file, source::Steps, text,
 };
 use crate::{
     category::Category,
@@ -68,16 +68,40 @@ impl<'a> Build<'a> {
         Self { limits, registry, problems: Vec::new() }
     }
 
-    fn add(&mut self, steps: &[String], text: String) {
-        if !self.limits.source.is_repaired(steps) {
-            self.problems.push(self.limits.source.problem(steps, text));
-        }
+    /// Adds a problem of the setting at the end of `steps`.
+    fn add(&mut self, steps: &[String], problem: &str) {
+        let text = match self.culprit(steps) {
+            Some(culprit) => format!("{culprit}: {problem}"),
+            None => problem.to_owned(),
+        };
+        self.add_text(steps, text);
     }
 
     /// Adds a problem that `build()` would find.
     fn add_of_build(&mut self, problem: &BuildProblem) {
         let steps = self.steps_to(problem);
-        self.add(&steps, in_file(&problem.to_string()));
+        self.add_text(&steps, in_file(&problem.to_string()));
+    }
+
+    fn add_text(&mut self, steps: &[String], text: String) {
+        if !self.limits.source.is_repaired(steps) {
+            self.problems.push(self.limits.source.problem(steps, text));
+        }
+    }
+
+    /// Whose setting it is, as `build()` names it.
+    fn culprit(&self, steps: &[String]) -> Option<String> {
+        let (first, rest) = steps.split_first()?;
+        match (&**first, rest.first()) {
+            ("policies", Some(name)) => Some(format!("policy `{name}`")),
+            ("categories", Some(index)) => {
+                let category = self.limits.categories.get(index.parse::<usize>().ok()?)?;
+                Some(format!("category `{}`", category.name))
+            }
+            ("exempt", _) => Some("an exemption".to_owned()),
+            ("no_limits", _) => None,
+            (first, _) => Some(first.to_owned()),
+        }
     }
 
     /// The way to the setting that a problem is about.
@@ -126,7 +150,7 @@ impl<'a> Build<'a> {
     fn find_in_client_ip(&mut self) {
         let client_ip = self.limits.client_ip.extractor(Prefixes::default());
         if let Some(problem) = client_ip.problem() {
-            self.add(&steps(["client_ip"]), format!("client_ip: {}", in_file(&problem)));
+            self.add(&steps(["client_ip"]), &in_file(&problem));
         }
     }
 
@@ -162,12 +186,13 @@ impl<'a> Build<'a> {
         let has_policies = !limits.policies.is_empty() || !used.is_empty();
         if limits.no_limits && has_policies {
             let text = "`no_limits` is set, and there are policies; leave `no_limits` out, or the policies";
-            self.add(&steps(["no_limits"]), text.to_owned());
+            self.add(&steps(["no_limits"]), text);
         }
-        if !limits.no_limits && !has_policies {
+        // A category without a policy has a problem of its own.
+        if !limits.no_limits && !has_policies && limits.categories.is_empty() {
             let text = "no request would be limited; add a policy, or write `no_limits = true` if that \
                         is meant";
-            self.add(&[], text.to_owned());
+            self.add(&[], text);
         }
     }
 
@@ -178,11 +203,12 @@ impl<'a> Build<'a> {
         }
         let name = name.escape_debug();
         let known = self.limits.policies.keys().map(|name| &**name);
-        let text = match instead(&name.to_string(), known) {
-            Some(instead) => format!("no policy is named `{name}`; {instead}"),
-            None => format!("no policy is named `{name}`; add `[policies.\"{name}\"]`"),
+        let instead = match nearest(&name.to_string(), known) {
+            Some(nearest) => format!("write `{nearest}`"),
+            None => format!("add the table `[policies.{}]`", text::key(&name.to_string())),
         };
-        self.add(&[list, &[index.to_string()]].concat(), text);
+        let text = format!("no policy is named `{name}`; {instead}");
+        self.add(&[list, &[index.to_string()]].concat(), &text);
     }
 
     fn limiter(&mut self) -> LimiterBuilder {
@@ -252,38 +278,38 @@ impl<'a> Build<'a> {
         if policy.unreadable_as_missing {
             built = built.unreadable_as_missing();
         }
-        if let Some(plan) = &policy.plan {
-            let plans = policy.plans.0.clone();
-            built = match self.registry.plans.get("plan", plan).cloned() {
-                Ok(name_of) => built.plans(plans, move |request| name_of(request)),
+        let plans = policy.plans.0.clone();
+        match &policy.plan {
+            Some(plan) => match self.registry.plans.get("plan", plan).cloned() {
+                Ok(name_of) => built = built.plans(plans, move |request| name_of(request)),
                 Err(problem) => {
-                    self.add(&at("plan"), format!("policy `{name}`: {problem}"));
-                    built.plans(plans, |_| None)
+                    self.add(&at("plan"), &problem);
+                    built = built.plans(plans, |_| None);
                 }
-            };
-        } else if !policy.plans.0.is_empty() {
-            let text = format!(
-                "policy `{name}`: nothing says which plan a request has; add `plan`, the name of a \
-                 registered function, or leave `plans` out"
-            );
-            self.add(&at("plans"), text);
+            },
+            None if plans.is_empty() => {}
+            None => {
+                let text = "nothing says which plan a request has; add `plan`, the name of a \
+                            registered function, or leave `plans` out";
+                self.add(&at("plans"), text);
+            }
         }
         if let Some(quota_by) = &policy.quota_by {
             match self.registry.quotas.get("quota_by", quota_by).cloned() {
                 Ok(quota_by) => built = built.quota_by(move |request| quota_by(request)),
-                Err(problem) => self.add(&at("quota_by"), format!("policy `{name}`: {problem}")),
+                Err(problem) => self.add(&at("quota_by"), &problem),
             }
         }
         if let Some(cost) = &policy.cost {
             match self.registry.costs.get("cost", cost).cloned() {
                 Ok(cost) => built = built.cost(move |request| cost(request)),
-                Err(problem) => self.add(&at("cost"), format!("policy `{name}`: {problem}")),
+                Err(problem) => self.add(&at("cost"), &problem),
             }
         }
         if let Some(settle) = &policy.settle {
             match self.registry.settles.get("settle", settle).cloned() {
                 Ok(settle) => built = built.settle(move |response| settle(response)),
-                Err(problem) => self.add(&at("settle"), format!("policy `{name}`: {problem}")),
+                Err(problem) => self.add(&at("settle"), &problem),
             }
         }
         if let Some(unit) = &policy.unit {
@@ -312,7 +338,7 @@ impl<'a> Build<'a> {
             Key::Registered(name) => match self.registry.keys.get("key", name) {
                 Ok(extractor) => Arc::clone(extractor),
                 Err(problem) => {
-                    self.add(steps, problem);
+                    self.add(steps, &problem);
                     Arc::new(key::from_fn(name.clone(), |_| None))
                 }
             },
@@ -334,7 +360,7 @@ impl<'a> Build<'a> {
                                      together",
                                     parts.len()
                                 );
-                                self.add(steps, text);
+                                self.add(steps, &text);
                                 Arc::new(key::from_fn("keys", |_| None))
                             }
                         },
@@ -368,7 +394,7 @@ impl<'a> Build<'a> {
                 match self.registry.matchers.get("matcher", name).cloned() {
                     Ok(matches) => Matcher::from_fn(move |request| matches(request)),
                     Err(problem) => {
-                        self.add(&[steps, &self::steps(["function"])].concat(), problem);
+                        self.add(&[steps, &self::steps(["function"])].concat(), &problem);
                         Matcher::from_fn(|_| false)
                     }
                 }
@@ -400,7 +426,7 @@ impl<'a> Build<'a> {
                     Ok(render) => builder.on_rejection(move |rejection| render(rejection)),
                     Err(problem) => {
                         let steps = steps(["layer", "on_rejection", "function"]);
-                        self.add(&steps, format!("layer: {problem}"));
+                        self.add(&steps, &problem);
                         builder
                     }
                 }

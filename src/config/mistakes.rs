@@ -1,5 +1,7 @@
 //! Says what is wrong in a TOML file, and what to write instead: [`of_syntax`] and [`of_setting`].
 
+use std::ops::Range;
+
 use toml::{
     Spanned,
     de::{DeTable, DeValue, Error},
@@ -45,21 +47,53 @@ impl<'a> Mistake<'a> {
             .strip_prefix("invalid type: ")
             .or_else(|| message.strip_prefix("invalid value: "));
         match of_type.and_then(|types| types.split_once(", expected ")) {
-            Some((is, expected)) => Self::WrongType { is, expected },
+            Some((is, expected)) => {
+                // A number that is too large for most types: `… as i128`.
+                let is = is.split_once(" as ").map_or(is, |(is, _)| is);
+                Self::WrongType { is, expected }
+            }
             None => Self::Other(message),
         }
     }
 }
 
-/// What is wrong with the syntax.
-pub(super) fn of_syntax(error: &Error, text: &str) -> String {
-    let word = error.span().and_then(|span| text.get(span)).unwrap_or_default();
-    match error.message() {
-        "duplicate key" => {
-            format!("`{}` is here for the second time; give each its own name", word.escape_debug())
+/// What is wrong with the syntax, and where. One slip makes several errors; only the first is told.
+pub(super) fn of_syntax<'a>(
+    errors: &[Error],
+    text: &'a str,
+) -> impl Iterator<Item = (usize, String)> + use<'a> {
+    const TWICE: &str = "duplicate key";
+    const COMMA: &str = "missing comma between array elements, expected `,`";
+    let span = |error: &Error| error.span().unwrap_or_default();
+    let mut errors: Vec<_> =
+        errors.iter().map(|error| (span(error), error.message().to_owned())).collect();
+    errors.sort_by_key(|(span, _)| span.start);
+    // A list that is not closed takes in all that follows.
+    let open = errors.iter().position(|(_, message)| message == COMMA);
+    errors.truncate(open.map_or(errors.len(), |index| index.saturating_add(1)));
+    let line_of = |span: &Range<usize>| {
+        text.get(..span.start)
+            .unwrap_or_default()
+            .rfind('\n')
+            .map_or(0, |end| end.saturating_add(1))
+    };
+    let is_header = |line: usize| text.get(line..).is_some_and(|line| line.starts_with('['));
+    errors.dedup_by(|(later, message), (first, of_first)| {
+        let (first, later) = (line_of(first), line_of(later));
+        let is_of_table = message == TWICE && of_first == TWICE && is_header(first);
+        first == later || is_of_table && !is_header(later)
+    });
+    errors.into_iter().map(move |(span, message)| {
+        let start = span.start;
+        let word = text.get(span).unwrap_or_default().escape_debug();
+        match &*message {
+            TWICE => {
+                let problem = "is here for the second time; write it once, or by another name";
+                (start, format!("`{word}` {problem}"))
+            }
+            message => (start, format!("this is no TOML: {message}")),
         }
-        message => format!("this is no TOML: {message}"),
-    }
+    })
 }
 
 /// What is wrong with a setting. `node` is where.
@@ -144,8 +178,10 @@ fn wanted(expected: &str, setting: &str) -> String {
     match expected {
         "a string" => format!("a text{like}"),
         "a boolean" => "`true` or `false`".to_owned(),
+        "a sequence" if setting == "categories" => "`[[categories]]`".to_owned(),
         "a sequence" => format!("a list{like}"),
         "u8" | "u32" | "u64" | "usize" => "a whole number".to_owned(),
+        "a map" if setting == "policies" => "`[policies.read]`".to_owned(),
         "a map" => "a table".to_owned(),
         expected if expected.starts_with("struct ") => "a table".to_owned(),
         expected => expected.to_owned(),

@@ -1,14 +1,14 @@
 //! What `build()` says to write, in the words of a file: [`in_file`].
 
 /// The builder's calls, as problems name them, and what a file says instead.
-const PHRASES: [(&str, &str); 17] = [
+const PHRASES: [(&str, &str); 19] = [
     ("`.key(ClientIp::new())`", "`keys = [\"ip\"]`"),
     ("`.global()`", "`global = true`"),
     ("`.or_key(…)`", "another key"),
     ("`.or_skip()`", "`without_key = \"skip\"`"),
     ("`.or_refuse()`", "`without_key = \"refuse\"`"),
     ("`.unreadable_as_missing()`", "`unreadable_as_missing`"),
-    ("`.plans(…)`", "`plans`"),
+    ("`.plans(…)`", "`plan`"),
     ("`.unit(\"tokens\")`", "`unit = \"tokens\"`"),
     ("`Policy::token_bucket`", "`algorithm = \"token_bucket\"`"),
     ("`Quota::unlimited()`", "`unlimited`"),
@@ -19,6 +19,8 @@ const PHRASES: [(&str, &str); 17] = [
     ("`.header_policy(…)`", "`header_policy`"),
     ("`.reset(…)`", "`reset`"),
     ("`.partition_key()`", "`partition_key`"),
+    ("`trust_hops(n)`", "`trust_hops`"),
+    ("`trust_proxies([…])`", "`trust_proxies`"),
 ];
 
 /// The problem, with what to write in a file.

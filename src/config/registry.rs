@@ -66,15 +66,18 @@ impl<T> Named<T> {
     /// registers it.
     pub(super) fn get(&self, kind: &str, name: &str) -> Result<&T, String> {
         self.0.get(name).ok_or_else(|| {
-            let what = if kind == "key" { "key" } else { "function" };
-            let problem = format!("no {what} is registered as `{}`", name.escape_debug());
-            let built_in = if kind == "key" { &BUILT_IN[..] } else { &[] };
+            let (what, built_in) = match kind {
+                "key" => ("key".to_owned(), &BUILT_IN[..]),
+                "matcher" => ("function for requests".to_owned(), &[][..]),
+                kind => (format!("function for `{kind}`"), &[][..]),
+            };
             let known = self.0.keys().map(|name| &**name).chain(built_in.iter().copied());
+            let shown = name.escape_debug();
             match instead(name, known) {
-                Some(instead) => format!("{problem}; {instead}"),
+                Some(instead) => format!("no {what} is registered as `{shown}`; {instead}"),
                 None => format!(
-                    "{problem}; the program registers it by `Registry::{kind}(\"{}\", …)`",
-                    name.escape_debug()
+                    "`{shown}` is not registered, nor is any other {what}; leave it out, or register \
+                     it in the program"
                 ),
             }
         })

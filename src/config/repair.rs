@@ -1,5 +1,7 @@
 //! Changes a setting that does not parse, so that the rest of a file can be checked: [`repair`].
 
+use std::ops::Range;
+
 use toml::{
     Spanned,
     de::{DeArray, DeTable, DeValue, Error},
@@ -14,8 +16,8 @@ pub(super) struct Node {
     pub(super) is_name: bool,
 }
 
-/// Valid values of the settings that must be there, as in a file.
-const EXAMPLES: [(&str, &str); 9] = [
+/// Valid values of settings, as in a file: of all that must be there, and of others.
+const EXAMPLES: [(&str, &str); 19] = [
     ("algorithm", "\"token_bucket\""),
     ("quota", "\"100 per minute\""),
     ("name", "\"read\""),
@@ -25,31 +27,54 @@ const EXAMPLES: [(&str, &str); 9] = [
     ("values", "[\"…\"]"),
     ("replicas", "3"),
     ("count_locally", "{ replicas = 3 }"),
+    ("keys", "[\"ip\"]"),
+    ("without_key", "\"refuse\""),
+    ("plans", "{ free = \"100 per minute\" }"),
+    ("hold", "\"2 seconds\""),
+    ("jitter_retry_after", "\"2 seconds\""),
+    ("on_store_failure", "\"refuse\""),
+    ("headers", "[\"x_ratelimit\"]"),
+    ("exempt", "[\"/health\"]"),
+    ("trust_proxies", "[\"10.0.0.0/8\"]"),
+    ("client_ip", "[\"10.0.0.0/8\"]"),
 ];
 
-/// A valid value of a setting that must be there.
+/// A valid value of a setting.
 pub(super) fn example(setting: &str) -> Option<&'static str> {
     EXAMPLES.iter().find(|(name, _)| *name == setting).map(|(_, value)| *value)
 }
 
-/// The innermost part of the file that is exactly there.
-pub(super) fn node_at(tree: &Spanned<DeTable<'_>>, span: &std::ops::Range<usize>) -> Option<Node> {
+/// The innermost part of the file that is exactly where the error is, and may be what it is about.
+pub(super) fn node_of(tree: &Spanned<DeTable<'_>>, error: &Error) -> Option<Node> {
+    let mistake = Mistake::of(error);
+    let searched = Searched {
+        span: error.span()?,
+        is_list: matches!(mistake, Mistake::WrongType { is: "sequence", .. }),
+        is_name: matches!(mistake, Mistake::UnknownField { .. } | Mistake::UnknownVariant { .. }),
+    };
     let mut steps = Vec::new();
-    let is_name = find_in_table(tree.get_ref(), span, &mut steps)?;
+    let is_name = find_in_table(tree.get_ref(), &searched, &mut steps)?;
     Some(Node { steps, is_name })
 }
 
-fn find_in_table(
-    table: &DeTable<'_>,
-    span: &std::ops::Range<usize>,
-    steps: &mut Steps,
-) -> Option<bool> {
+/// What is searched at a place: there may be a name and its table, or a list and its first item.
+struct Searched {
+    span: Range<usize>,
+    is_list: bool,
+    is_name: bool,
+}
+
+fn find_in_table(table: &DeTable<'_>, searched: &Searched, steps: &mut Steps) -> Option<bool> {
     for (name, value) in table.iter() {
         steps.push(name.get_ref().to_string());
-        if let Some(is_name) = find_in_value(value, span, steps) {
+        let is_here = name.span() == searched.span;
+        if is_here && searched.is_name {
+            return Some(true);
+        }
+        if let Some(is_name) = find_in_value(value, searched, steps) {
             return Some(is_name);
         }
-        if name.span() == *span {
+        if is_here {
             return Some(true);
         }
         steps.pop();
@@ -59,14 +84,14 @@ fn find_in_table(
 
 fn find_in_value(
     value: &Spanned<DeValue<'_>>,
-    span: &std::ops::Range<usize>,
+    searched: &Searched,
     steps: &mut Steps,
 ) -> Option<bool> {
     let inner = match value.get_ref() {
-        DeValue::Table(table) => find_in_table(table, span, steps),
+        DeValue::Table(table) => find_in_table(table, searched, steps),
         DeValue::Array(items) => items.iter().enumerate().find_map(|(index, item)| {
             steps.push(index.to_string());
-            let found = find_in_value(item, span, steps);
+            let found = find_in_value(item, searched, steps);
             if found.is_none() {
                 steps.pop();
             }
@@ -74,7 +99,9 @@ fn find_in_value(
         }),
         _ => None,
     };
-    inner.or_else(|| (value.span() == *span).then_some(false))
+    let is_list = matches!(value.get_ref(), DeValue::Array(_));
+    let is_it = value.span() == searched.span && (is_list || !searched.is_list);
+    inner.or_else(|| is_it.then_some(false))
 }
 
 /// Changes the node so that it makes this mistake no more, and returns what was changed.
@@ -86,13 +113,11 @@ pub(super) fn repair(tree: &mut Spanned<DeTable<'_>>, node: Node, error: &Error)
             steps.pop();
             let table = table_at(root, &steps)?;
             let (key, value) = table.remove_entry(name)?;
-            steps.push(name.to_owned());
             // The value of a misspelt setting is checked as well.
             if let Some(meant) = nearest(name, known).filter(|meant| !table.contains_key(*meant)) {
                 table.insert(Spanned::new(key.span(), meant.to_owned().into()), value);
-                steps.pop();
-                steps.push(meant.to_owned());
             }
+            steps.push(name.to_owned());
             Some(steps)
         }
         Mistake::MissingField(name) => {
@@ -113,8 +138,8 @@ pub(super) fn repair(tree: &mut Spanned<DeTable<'_>>, node: Node, error: &Error)
     }
 }
 
-/// Replaces what must be there by an example, and removes anything else; also the table of a kind,
-/// which has nothing else in it.
+/// Replaces a setting by an example, or removes it; also the table of a kind, which has nothing else in
+/// it.
 fn replace_or_remove(root: &mut DeTable<'_>, steps: &[String]) -> Option<()> {
     let (last, around) = steps.split_last()?;
     let parent = value_at(root, around);
@@ -172,7 +197,7 @@ fn value_at<'a, 'i>(root: &'a mut DeTable<'i>, steps: &[String]) -> Option<&'a m
     Some(value)
 }
 
-fn span_of(root: &DeTable<'_>, steps: &[String]) -> Option<std::ops::Range<usize>> {
+fn span_of(root: &DeTable<'_>, steps: &[String]) -> Option<Range<usize>> {
     let (first, rest) = steps.split_first()?;
     let mut value = root.get(&**first)?;
     for step in rest {

@@ -66,14 +66,9 @@ pub(super) fn load(file: &str, text: &str, registry: &Registry) -> Result<Limits
     let at = |span: Option<Range<usize>>| span.map(|span| lines.position(span.start));
     let problem = |position, text| ConfigProblem { file: file.to_owned(), position, text };
     if !errors.is_empty() {
-        let mut found: Vec<_> = errors
-            .iter()
-            .map(|error| problem(at(error.span()), mistakes::of_syntax(error, text)))
-            .collect();
-        // One slip makes several errors of the rest of its line.
-        found.sort_by_key(|problem| problem.position);
-        found.dedup_by_key(|problem| problem.line());
-        return Err(ConfigError::of(found));
+        let found = mistakes::of_syntax(&errors, text);
+        let found = found.map(|(start, text)| problem(at(Some(start..start)), text));
+        return Err(ConfigError::of(found.collect()));
     }
     let mut found = Vec::new();
     let mut repaired = Vec::new();
@@ -83,7 +78,7 @@ pub(super) fn load(file: &str, text: &str, registry: &Registry) -> Result<Limits
             Ok(limits) => break limits,
             Err(error) => error,
         };
-        let node = error.span().and_then(|span| repair::node_at(&tree, &span));
+        let node = repair::node_of(&tree, &error);
         found.push(problem(at(error.span()), mistakes::of_setting(&error, &tree, node.as_ref())));
         match node.and_then(|node| repair::repair(&mut tree, node, &error)) {
             Some(steps) => repaired.push(steps),

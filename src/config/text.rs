@@ -87,7 +87,14 @@ fn length(count: &str, unit: &str) -> Result<Duration, String> {
             unit.escape_debug()
         )
     })?;
-    let nanos = number::<u128>(count)?.saturating_mul(*length);
+    let nanos = number::<u128>(count)
+        .map_err(|problem| match count.contains('.') {
+            true => format!(
+                "`{count}` is no whole number; write a shorter unit, as in `1500 milliseconds`"
+            ),
+            false => problem,
+        })?
+        .saturating_mul(*length);
     let seconds = u64::try_from(nanos / 1_000_000_000)
         .map_err(|_| format!("`{count} {unit}` is too long; write a shorter time"))?;
     Ok(Duration::new(seconds, (nanos % 1_000_000_000) as u32))
@@ -105,6 +112,15 @@ fn number<T: FromStr>(text: &str) -> Result<T, String> {
         return Err(format!("`{shown}` is no whole number; write one like `100` or `1_000`"));
     }
     groups.concat().parse().map_err(|_| format!("`{shown}` is too large; write a smaller number"))
+}
+
+/// A name as a key of TOML, in quotes if need be.
+pub(super) fn key(name: &str) -> Cow<'_, str> {
+    let is_bare = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    match !name.is_empty() && name.bytes().all(is_bare) {
+        true => name.into(),
+        false => format!("\"{}\"", name.escape_debug()).into(),
+    }
 }
 
 /// The methods, none for any, and the path of `GET, POST /v1/users` or `/v1/users`.

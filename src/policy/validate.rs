@@ -59,6 +59,12 @@ fn find(settings: &Settings, for_requests: bool, add: &mut impl FnMut(Setting, S
     if let Some(problem) = keys_problem(&settings.keys).or_else(unset_key) {
         at("key", problem);
     }
+    for (index, extractor) in settings.keys.extractors.iter().enumerate() {
+        if let Some(problem) = extractor.problem() {
+            add(("key", Some(index)), problem);
+        }
+    }
+    let mut at = |method, problem: String| add((method, None), problem);
     if settings.on_store_failure == (OnStoreFailure::CountLocally { replicas: 0 }) {
         let problem = "0 replicas have no share of the quota; write how many there are";
         at("on_store_failure", problem.into());
@@ -74,9 +80,6 @@ fn find(settings: &Settings, for_requests: bool, add: &mut impl FnMut(Setting, S
 
 fn keys_problem(keys: &Keys) -> Option<String> {
     let Keys { extractors, without_key, .. } = keys;
-    if let Some(problem) = extractors.iter().find_map(|extractor| extractor.problem()) {
-        return Some(problem);
-    }
     if keys.is_global && !extractors.is_empty() {
         return Some("it is global and has a key; leave one out".into());
     }

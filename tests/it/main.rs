@@ -4,6 +4,7 @@ mod allocations;
 mod at_once;
 mod auto_traits;
 mod axum;
+mod bad_limits;
 mod bodies;
 mod body_field;
 mod body_limits;
