@@ -81,8 +81,9 @@ pub(super) fn load(file: &str, text: &str, registry: &Registry) -> Result<Limits
         let node = repair::node_of(&tree, &error);
         found.push(problem(at(error.span()), mistakes::of_setting(&error, &tree, node.as_ref())));
         match node.and_then(|node| repair::repair(&mut tree, node, &error)) {
-            Some(steps) => repaired.push(steps),
-            None => return Err(ConfigError::of(found)),
+            // What is wrong once more would be so for ever.
+            Some(steps) if !repaired.contains(&steps) => repaired.push(steps),
+            _ => return Err(ConfigError::of(found)),
         }
     };
     let mut places = BTreeMap::new();

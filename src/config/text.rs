@@ -20,7 +20,8 @@ const UNITS: [(&str, u128); 7] = [
     ("nanosecond", 1),
 ];
 
-/// `100 per minute`, `5 per 10 minutes`, `60 per minute, burst 10`, or `unlimited`.
+/// `100 per minute`, `5 per 10 minutes`, `60 per minute, burst 10`, or `unlimited`; with the feature
+/// `calendar` also `10000 per calendar month from 15 in Asia/Shanghai`.
 pub(super) fn parse_quota(text: &str) -> Result<Quota, String> {
     let no_quota = || {
         format!(
@@ -37,22 +38,77 @@ pub(super) fn parse_quota(text: &str) -> Result<Quota, String> {
         None => (text, None),
     };
     let (units, window) = rate.split_once(" per ").ok_or_else(no_quota)?;
-    let window = match window.split_once(' ') {
-        Some((count, unit)) => length(count, unit)?,
-        None => length("1", window)?,
+    let units = number(units)?;
+    let quota = match (window.strip_prefix("calendar "), window.split_once(' ')) {
+        (Some(calendar), _) => parse_calendar(units, calendar)?,
+        (None, Some((count, unit))) => Quota::per_window(units, length(count, unit)?),
+        (None, None) => Quota::per_window(units, length("1", window)?),
     };
-    let quota = Quota::per_window(number(units)?, window);
     Ok(match burst {
         Some(burst) => quota.burst(number(burst)?),
         None => quota,
     })
 }
 
+/// The rest of `10000 per calendar month from 15 in Asia/Shanghai`.
+#[cfg(feature = "calendar")]
+fn parse_calendar(units: u64, text: &str) -> Result<Quota, String> {
+    use crate::calendar::{Anchor, Period};
+
+    let (text, zone) = match text.split_once(" in ") {
+        Some((text, zone)) => (text, Some(zone)),
+        None => (text, None),
+    };
+    let (period, anchor) = match text.split_once(" from ") {
+        Some((period, anchor)) => (period, Some(anchor)),
+        None => (text, None),
+    };
+    let period = match period {
+        "day" => Period::Day,
+        "week" => Period::Week,
+        "month" => Period::Month,
+        "year" => Period::Year,
+        _ => {
+            return Err(format!(
+                "`{}` is no period of the calendar; write `day`, `week`, `month` or `year`, as in \
+                 `10000 per calendar month from 15 in Asia/Shanghai`",
+                period.escape_debug()
+            ));
+        }
+    };
+    let mut quota = Quota::per_calendar(units, period);
+    if let Some(anchor) = anchor {
+        quota = quota.anchor(anchor.parse::<Anchor>().map_err(|problem| problem.to_string())?);
+    }
+    Ok(zone.map_or(quota, |zone| quota.in_zone(zone)))
+}
+
+#[cfg(not(feature = "calendar"))]
+fn parse_calendar(_: u64, _: &str) -> Result<Quota, String> {
+    Err("this program has no calendar; write a length, as in `100 per day`, or build it with the \
+         feature `calendar`"
+        .into())
+}
+
+/// As it is read. The words after `per`; `None` without a calendar.
+fn write_calendar(quota: &Quota) -> Option<String> {
+    #[cfg(feature = "calendar")]
+    return quota.calendar().map(|calendar| {
+        let (period, anchor) = (calendar.period(), calendar.anchor());
+        let is_first = Quota::per_calendar(1, period).calendar().map(|first| first.anchor());
+        let from = (is_first != Some(anchor)).then(|| format!(" from {anchor}"));
+        let from = from.unwrap_or_default();
+        format!("calendar {}{from} in {}", period.as_str(), calendar.zone())
+    });
+    #[cfg(not(feature = "calendar"))]
+    return quota.calendar_words();
+}
+
 pub(super) fn write_quota(quota: &Quota) -> String {
     if quota.is_unlimited() {
         return "unlimited".to_owned();
     }
-    let window = write_duration(quota.window());
+    let window = write_calendar(quota).unwrap_or_else(|| write_duration(quota.window()));
     let window = window.strip_prefix("1 ").unwrap_or(&window);
     let burst = quota.has_burst().then(|| format!(", burst {}", quota.capacity()));
     format!("{} per {window}{}", quota.units(), burst.unwrap_or_default())
@@ -80,12 +136,15 @@ pub(super) fn write_duration(duration: Duration) -> String {
 
 fn length(count: &str, unit: &str) -> Result<Duration, String> {
     let named = |(name, _): &&(&str, u128)| unit == *name || unit.strip_suffix('s') == Some(*name);
-    let (_, length) = UNITS.iter().find(named).ok_or_else(|| {
-        format!(
+    let (_, length) = UNITS.iter().find(named).ok_or_else(|| match unit.trim_end_matches('s') {
+        period @ ("week" | "month" | "year") => format!(
+            "`{unit}` is no unit of time; write its days, as in `100 per 30 days`, or `calendar {period}`"
+        ),
+        _ => format!(
             "`{}` is no unit of time; write `second`, `minute`, `hour` or `day`, as in `5 per 10 \
              minutes`, or `milliseconds` for a part of a second",
             unit.escape_debug()
-        )
+        ),
     })?;
     let nanos = number::<u128>(count)
         .map_err(|problem| match count.contains('.') {
@@ -169,12 +228,16 @@ impl JsonSchema for Quota {
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({
             "type": "string",
-            "description": "`100 per minute`, `5 per 10 minutes`, `60 per minute, burst 10`, or `unlimited`",
-            "pattern": format!("^(unlimited|{NUMBER} per ({NUMBER} )?{UNIT}(, burst {NUMBER})?)$"),
+            "description": "`100 per minute`, `5 per 10 minutes`, `60 per minute, burst 10`, `10000 per calendar month from 15 in Asia/Shanghai`, or `unlimited`",
+            "pattern": format!(
+                "^(unlimited|{NUMBER} per (({NUMBER} )?{UNIT}|{CALENDAR})(, burst {NUMBER})?)$"
+            ),
         })
     }
 }
 const NUMBER: &str = "[0-9]+([_,][0-9]{3})*";
+const CALENDAR: &str =
+    "calendar (day|week|month|year)( from [0-9A-Za-z:-]+)?( in [0-9A-Za-z/_+-]+)?";
 const UNIT: &str = "((milli|micro|nano)?second|minute|hour|day)s?";
 
 /// For a field with `#[serde(with = "text::duration")]`.

@@ -1,7 +1,7 @@
 //! Files of limits that cannot be, and what is said of each of them.
 //!
 //! A file in `bad_limits/` ends with all of its problems, as comments.
-#![cfg(feature = "config")]
+#![cfg(all(feature = "calendar", feature = "config"))]
 
 use std::{
     fs,

@@ -36,6 +36,7 @@ mod hold_properties;
 mod hostile_callers;
 mod in_toml;
 mod key_identity;
+mod limits_as_data;
 #[cfg(feature = "describe")]
 mod lint;
 mod loom;
