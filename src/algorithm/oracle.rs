@@ -77,11 +77,11 @@ struct Windows {
 
 impl Oracle for Windows {
     fn admit(&mut self, now: u64, cost: u64) -> bool {
-        let used = self.used.entry(now / self.quota.window_nanos()).or_default();
+        let used = self.used.entry(self.quota.window_start(now)).or_default();
         let fits = *used + cost <= self.quota.units();
         if fits {
             *used += cost;
-            self.last = (now / self.quota.window_nanos(), cost);
+            self.last = (self.quota.window_start(now), cost);
         }
         fits
     }
@@ -92,7 +92,7 @@ impl Oracle for Windows {
     }
 
     fn left(&mut self, now: u64) -> (u64, u64) {
-        let used = self.used.get(&(now / self.quota.window_nanos())).copied().unwrap_or(0);
+        let used = self.used.get(&self.quota.window_start(now)).copied().unwrap_or(0);
         (self.quota.units() - used, self.quota.units() - used)
     }
 }
@@ -247,6 +247,15 @@ fn steps(quota: Quota) -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 1..120)
 }
 
+#[cfg(feature = "calendar")]
+fn by_calendar() -> impl Strategy<Value = Quota> {
+    use crate::calendar::Period;
+    let period = prop::sample::select(vec![Period::Day, Period::Week, Period::Month, Period::Year]);
+    let zone = prop::sample::select(vec!["UTC", "Europe/Berlin", "Asia/Tokyo", "Africa/Monrovia"]);
+    (1u64..20, period, zone)
+        .prop_map(|(units, period, zone)| Quota::per_calendar(units, period).in_zone(zone))
+}
+
 fn quota_and_steps() -> impl Strategy<Value = (Quota, Vec<Step>)> {
     quotas().prop_flat_map(|quota| (Just(quota), steps(quota)))
 }
@@ -258,6 +267,13 @@ proptest! {
     fn token_bucket((quota, steps) in quota_and_steps(), burst in prop::option::of(1u64..100)) {
         let quota = burst.map_or(quota, |burst| quota.burst(burst));
         compare(Algorithm::TokenBucket, quota, &steps, &mut Bucket::new(quota));
+    }
+
+    #[cfg(feature = "calendar")]
+    #[test]
+    fn fixed_window_by_the_calendar((quota, steps) in by_calendar().prop_flat_map(|quota| (Just(quota), steps(quota)))) {
+        let mut oracle = Windows { quota, used: HashMap::new(), last: (0, 0) };
+        compare(Algorithm::FixedWindow, quota, &steps, &mut oracle);
     }
 
     #[test]

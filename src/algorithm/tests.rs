@@ -145,3 +145,38 @@ fn a_bucket_that_takes_longer_to_fill_than_can_be_counted_refuses() {
     state.consume(&quota, at(0), 1_000_000);
     assert!(state.wait(&quota, at(0), 1) > 0);
 }
+
+#[cfg(feature = "calendar")]
+#[test]
+fn a_clock_set_back_over_the_edge_of_a_month_grants_nothing() {
+    let quota = Quota::per_calendar_month(5).in_zone("Asia/Shanghai");
+    // 2024-02-01 and 2024-03-01 in Shanghai.
+    let (february, march) = (1_706_716_800 * SECOND, 1_709_222_400 * SECOND);
+    let mut state = State::new(Algorithm::FixedWindow);
+    state.consume(&quota, at(february), 5);
+    // A little: another thread has begun the month already.
+    assert_eq!(state.wait(&quota, at(february - SECOND), 1), march - february + SECOND);
+    // More: what was used is used in the month of now.
+    let before = february - 3_600 * SECOND;
+    assert!(state.is_ahead(at(before)));
+    state.realign(&quota, at(before));
+    assert_eq!(state.wait(&quota, at(before), 1), 3_600 * SECOND);
+    assert_eq!(state.wait(&quota, at(february - 1), 1), 1);
+    assert_eq!(state.remaining(&quota, at(february)), 5);
+}
+
+/// Costs above the quota wait for as many months as it takes.
+#[cfg(feature = "calendar")]
+#[test]
+fn months_are_waited_for_by_their_lengths() {
+    let quota = Quota::per_calendar_month(5);
+    let day = 86_400 * SECOND;
+    // 2024-01-31
+    let now = at(19_753 * day);
+    let mut state = State::new(Algorithm::FixedWindow);
+    state.consume(&quota, now, 5);
+    for (cost, days) in [(1, 1), (5, 1), (6, 30), (10, 30), (11, 61), (60, 336)] {
+        assert_eq!(state.wait(&quota, now, cost), days * day, "{cost}");
+    }
+    assert_eq!(state.expires_in(&quota, now), day);
+}

@@ -1,4 +1,5 @@
-//! The windows of a calendar, worked out once: [`Edges`]. A request only searches for its own.
+//! What the rules of a time zone say, worked out once: [`Edges`] of a calendar, by [`Spans`]. A request
+//! only searches for its own.
 
 use std::{ops::Range, sync::OnceLock};
 
@@ -10,9 +11,29 @@ use super::{Calendar, period};
 const MAX: usize = 4_096;
 /// How many places are tried for a calendar.
 const PROBES: usize = 32;
-/// The edges of 2^57 nanoseconds, 4.6 years, are worked out at once: at most 1,670.
+/// What happens in 2^57 nanoseconds, 4.6 years, is worked out at once: at most 1,670 days.
 const SPAN_BITS: u32 = 57;
 const SPANS: usize = 1 << (u64::BITS - SPAN_BITS);
+
+/// For each span of time that was asked for, what happens in it.
+pub(super) struct Spans<T>([OnceLock<Box<[T]>>; SPANS]);
+
+impl<T> Spans<T> {
+    pub(super) fn new() -> Self {
+        Self([const { OnceLock::new() }; SPANS])
+    }
+
+    /// What happens in the span of this time.
+    #[inline]
+    #[expect(clippy::indexing_slicing, reason = "all times have a span")]
+    pub(super) fn at(&self, time: u64, work_out: impl FnOnce(Range<u64>) -> Box<[T]>) -> &[T] {
+        let span = time >> SPAN_BITS;
+        self.0[span as usize].get_or_init(|| {
+            let start = span << SPAN_BITS;
+            work_out(start..start.saturating_add(1 << SPAN_BITS))
+        })
+    }
+}
 
 static CALENDARS: [OnceLock<Box<Edges>>; MAX] = [const { OnceLock::new() }; MAX];
 
@@ -21,8 +42,8 @@ pub(super) struct Edges {
     /// The calendar's hash.
     #[cfg(feature = "redis")]
     pub(super) hash: u64,
-    /// The edges of each span that was asked for, with one before it and one after it.
-    spans: [OnceLock<Box<[u64]>>; SPANS],
+    /// The edges of each span, with one before it and one after it.
+    spans: Spans<u64>,
 }
 
 /// As [`Calendar::hash`].
@@ -52,7 +73,7 @@ impl Edges {
             calendar,
             #[cfg(feature = "redis")]
             hash: hash(calendar),
-            spans: [const { OnceLock::new() }; SPANS],
+            spans: Spans::new(),
         }
     }
 
@@ -67,18 +88,11 @@ impl Edges {
     #[expect(
         clippy::arithmetic_side_effects,
         clippy::indexing_slicing,
-        reason = "all times have a span, with an edge before it and one after it"
+        reason = "all times have an edge before them and one after them"
     )]
     pub(super) fn window(&self, at: u64) -> Range<u64> {
-        let span = (at >> SPAN_BITS) as usize;
-        let edges = self.spans[span].get_or_init(|| self.work_out(span as u64));
+        let edges = self.spans.at(at, |span| period::edges_of_span(self.calendar, span));
         let next = edges.partition_point(|edge| *edge <= at).min(edges.len() - 1).max(1);
         edges[next - 1]..edges[next]
-    }
-
-    #[cold]
-    fn work_out(&self, span: u64) -> Box<[u64]> {
-        let start = span << SPAN_BITS;
-        period::edges_of_span(self.calendar, start..start.saturating_add(1 << SPAN_BITS))
     }
 }

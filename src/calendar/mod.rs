@@ -1,4 +1,5 @@
-//! Windows by the calendar: months, weeks, days and years of a time zone.
+//! Windows by the calendar: months, weeks, days and years of a time zone. And hours of the week, in
+//! which a policy has [another quota](crate::Policy::schedule).
 //!
 //! A [`Quota`](crate::Quota) may count by the calendar instead of in windows of one length:
 //!
@@ -42,6 +43,7 @@
 
 mod anchor;
 mod cache;
+mod hours;
 mod period;
 #[cfg(test)]
 mod tests;
@@ -53,6 +55,7 @@ use serde::{Serializer, ser::SerializeStruct};
 
 pub use self::{
     anchor::{Anchor, ParseAnchorError, Weekday},
+    hours::{Hours, hours},
     period::Period,
 };
 use self::{cache::Edges, zone::Zone};
@@ -235,12 +238,7 @@ impl Calendar {
         }
         match self.own_zone() {
             Some(Zone { tz: Some(_), .. }) => None,
-            zone => {
-                let name = zone.map_or(String::new(), |zone| format!(" `{}`", zone.name));
-                Some(format!(
-                    "the time zone{name} is not known; write a name of the IANA database, as in `.in_zone(\"Asia/Shanghai\")`"
-                ))
-            }
+            zone => Some(zone::unknown(zone.map_or("", |zone| &zone.name))),
         }
     }
 }

@@ -1,12 +1,18 @@
 //! The time zones that a process uses, each with a number: [`number`]. They are never dropped, so
 //! a quota can name its zone by the number. There are no more of them than the database has.
 
-use std::sync::{
-    LazyLock, OnceLock,
-    atomic::{AtomicUsize, Ordering::Relaxed},
+use std::{
+    ops::Range,
+    sync::{
+        LazyLock, OnceLock,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
 };
 
-use jiff::tz::TimeZone;
+use jiff::{Timestamp, tz::TimeZone};
+
+use super::cache::Spans;
+use crate::quota::NANOS_PER_SECOND;
 
 /// How many zones have a number. A database has about 600, links included.
 const MAX: usize = 2_048;
@@ -20,7 +26,7 @@ const MAX_UNKNOWN: usize = 64;
 const MAX_LENGTH: usize = 64;
 
 /// Number 0.
-static UTC: LazyLock<Zone> = LazyLock::new(|| Zone { name: "UTC".into(), tz: Some(TimeZone::UTC) });
+static UTC: LazyLock<Zone> = LazyLock::new(|| Zone::new("UTC", Some(TimeZone::UTC)));
 /// From number 1 on.
 static ZONES: [OnceLock<Box<Zone>>; MAX] = [const { OnceLock::new() }; MAX];
 static UNKNOWN: AtomicUsize = AtomicUsize::new(0);
@@ -31,6 +37,44 @@ pub(super) struct Zone {
     pub(super) name: Box<str>,
     /// `None` if no zone has the name.
     pub(super) tz: Option<TimeZone>,
+    /// How far its clocks are ahead of UTC, if that was asked.
+    offsets: OnceLock<Spans<(u64, i32)>>,
+}
+
+impl Zone {
+    fn new(name: impl Into<Box<str>>, tz: Option<TimeZone>) -> Self {
+        Self { name: name.into(), tz, offsets: OnceLock::new() }
+    }
+
+    /// What its clocks show, as the seconds since clocks that showed the beginning of 1970.
+    #[expect(clippy::arithmetic_side_effects, reason = "a day is added to less than 585 years")]
+    pub(super) fn local_seconds(&self, nanos: u64) -> i64 {
+        let offsets = self.offsets.get_or_init(Spans::new).at(nanos, |span| self.offsets_of(span));
+        let index = offsets.partition_point(|(from, _)| *from <= nanos).saturating_sub(1);
+        let offset = offsets.get(index).map_or(0, |(_, offset)| *offset);
+        (nanos / NANOS_PER_SECOND).cast_signed() + i64::from(offset)
+    }
+
+    /// The offsets from UTC in a span of time, in seconds, each with the time from which it holds.
+    fn offsets_of(&self, span: Range<u64>) -> Box<[(u64, i32)]> {
+        let Some(tz) = &self.tz else { return Box::default() };
+        let moment =
+            |nanos: u64| Timestamp::from_nanosecond(nanos.into()).unwrap_or(Timestamp::MAX);
+        let first = (span.start, tz.to_offset(moment(span.start)).seconds());
+        let changes = tz.following(moment(span.start)).map(|change| {
+            let at = u64::try_from(change.timestamp().as_nanosecond()).unwrap_or(u64::MAX);
+            (at, change.offset().seconds())
+        });
+        std::iter::once(first).chain(changes.take_while(|(at, _)| *at < span.end)).collect()
+    }
+}
+
+/// What is wrong with a name that no zone has, and what to write instead.
+pub(super) fn unknown(name: &str) -> String {
+    let name = if name.is_empty() { String::new() } else { format!(" `{name}`") };
+    format!(
+        "the time zone{name} is not known; write a name of the IANA database, such as `Europe/Berlin`"
+    )
 }
 
 /// The number of the zone with this name. Letter case does not matter.
@@ -80,7 +124,8 @@ fn find(name: &str) -> Option<Box<Zone>> {
     }
     let spelled = tz.as_ref().and_then(TimeZone::iana_name);
     let spelled = spelled.filter(|spelled| spelled.eq_ignore_ascii_case(name)).unwrap_or(name);
-    Some(Box::new(Zone { name: spelled.into(), tz }))
+    let spelled: Box<str> = spelled.into();
+    Some(Box::new(Zone::new(spelled, tz)))
 }
 
 /// The zone with this number.

@@ -2,6 +2,8 @@
 
 use http::StatusCode;
 
+#[cfg(feature = "calendar")]
+use super::ScheduleDescription;
 use super::{
     Description, HeaderDescription, PolicyDescription, RefusalDescription, Requests,
     ResponseDescription, indent::indented,
@@ -202,6 +204,11 @@ fn row(policy: &PolicyDescription) -> Vec<Cell> {
     }
     let mut limit =
         vec![text(limit_text(policy, &policy.quota)), note(algorithm_name(policy.algorithm))];
+    #[cfg(feature = "calendar")]
+    limit.extend(policy.schedules.iter().map(|schedule| {
+        let ScheduleDescription { hours, zone, quota } = schedule;
+        note(format!("{hours} in {zone}: {}", limit_text(policy, quota)))
+    }));
     match (policy.plans.is_empty(), policy.other_quotas) {
         (true, false) => {}
         (false, false) => limit.push(note("or as the plan says")),

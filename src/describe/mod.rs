@@ -36,6 +36,8 @@ mod route;
 
 use serde::Serialize;
 
+#[cfg(feature = "calendar")]
+pub use self::policy::ScheduleDescription;
 pub(crate) use self::policy::{optional_seconds, quota, seconds};
 pub use self::{
     html::CONTENT_SECURITY_POLICY,

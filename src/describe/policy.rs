@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
+#[cfg(feature = "calendar")]
+use crate::calendar::Hours;
 use crate::{
     algorithm::Algorithm,
     policy::{Policy, WithoutKey},
@@ -22,6 +24,11 @@ pub struct PolicyDescription {
     /// `burst` and `calendar` if the quota has these; or `"unlimited"`.
     #[serde(serialize_with = "quota")]
     pub quota: Quota,
+    /// The quotas at some hours, by a [schedule](Policy::schedule): the first that includes the time
+    /// holds for requests without a plan. Not in JSON if there are none.
+    #[cfg(feature = "calendar")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub schedules: Vec<ScheduleDescription>,
     /// The quotas of [plans](Policy::plans).
     pub plans: Vec<PlanDescription>,
     /// Whether a function may give a request [another quota](Policy::quota_by), which is not known
@@ -58,6 +65,27 @@ pub struct PlanDescription {
     pub quota: Quota,
 }
 
+/// A policy's quota at some hours of the week.
+#[cfg(feature = "calendar")]
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct ScheduleDescription {
+    /// The hours, such as `Mo-Fr 08:00-18:00`.
+    pub hours: String,
+    /// The time zone of these hours, such as `Europe/Berlin`.
+    pub zone: String,
+    /// The quota.
+    #[serde(serialize_with = "quota")]
+    pub quota: Quota,
+}
+
+#[cfg(feature = "calendar")]
+impl ScheduleDescription {
+    fn new((hours, quota): &(Hours, Quota)) -> Self {
+        Self { hours: hours.text().to_owned(), zone: hours.zone().to_owned(), quota: *quota }
+    }
+}
+
 impl PolicyDescription {
     /// `hold` is the longest wait, by the policy's own setting or its category's.
     pub(crate) fn new(policy: &Policy, hold: Duration) -> Self {
@@ -67,6 +95,8 @@ impl PolicyDescription {
             name: policy.name().to_owned(),
             algorithm: policy.algorithm(),
             quota: policy.quota(),
+            #[cfg(feature = "calendar")]
+            schedules: policy.settings.schedules.iter().map(ScheduleDescription::new).collect(),
             plans: policy.settings.plan_table().iter().map(plan).collect(),
             other_quotas: policy.settings.quota_by.is_some(),
             unit: policy.settings.unit.as_deref().map(Into::into),
@@ -84,8 +114,10 @@ impl PolicyDescription {
 impl PolicyDescription {
     /// Whether any of its quotas is by the calendar.
     pub(super) fn counts_by_calendar(&self) -> bool {
-        let plans = self.plans.iter().map(|plan| plan.quota);
-        plans.chain([self.quota]).any(|quota| quota.is_by_calendar())
+        let quotas = self.plans.iter().map(|plan| plan.quota).chain([self.quota]);
+        #[cfg(feature = "calendar")]
+        let quotas = quotas.chain(self.schedules.iter().map(|schedule| schedule.quota));
+        quotas.into_iter().any(|quota| quota.is_by_calendar())
     }
 }
 

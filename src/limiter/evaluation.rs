@@ -111,7 +111,8 @@ impl Evaluation {
         for rule in rules.for_requests() {
             let is_known = |charge: &Charge| charge.policy == rule.charge.policy;
             let own_quota = own.as_ref().and_then(|own| rule.overridden(own));
-            let quota = own_quota.unwrap_or_else(|| rule.policy.settings.quota_of(request, |_| {}));
+            let quota = own_quota
+                .unwrap_or_else(|| rule.policy.settings.quota_of(request, &core.clock, |_| {}));
             if rule.policy.settings.keys.is_global
                 || evaluation.leaves_out(quota)
                 || evaluation.record.charges.iter().any(is_known)
@@ -254,7 +255,9 @@ impl Evaluation {
                 trace.quota_source(rule, None);
                 own_quota
             }
-            None => settings.quota_of(request, |from| trace.quota_source(rule, Some(from))),
+            None => settings.quota_of(request, &core.clock, |from| {
+                trace.quota_source(rule, Some(from));
+            }),
         };
         trace.quota(quota);
         if self.leaves_out(quota) {

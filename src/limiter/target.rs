@@ -147,7 +147,7 @@ impl<'a> Target<'a> {
     fn quota_of(&self, rule: &Rule) -> Result<Quota, CheckError> {
         match self.plan.is_some() || rule.policy.settings.has_plans() {
             true => self.planned_quota(rule),
-            false => Ok(rule.charge.quota),
+            false => Ok(rule.policy.settings.quota_now(&self.limiter.core.clock).0),
         }
     }
 

@@ -19,10 +19,18 @@ pub(crate) fn limit(quota: &Quota, algorithm: Algorithm, unit: Option<&str>) -> 
     }
 }
 
-/// `5 per minute, by email, or else ip`
+/// `5 per minute, by email, or else ip`; with a schedule `5 per minute (Sa 10:00-14:00 in UTC: 9 per
+/// minute), by ip`
 pub(crate) fn settings<K: Borrow<str>>(policy: &Policy, kinds: &[K]) -> String {
-    let limit = limit(&policy.quota(), policy.algorithm(), policy.settings.unit.as_deref());
-    format!("{limit}, by {}", keys(policy.settings.keys.is_global, kinds))
+    let limit = |quota| limit(quota, policy.algorithm(), policy.settings.unit.as_deref());
+    let settings = &policy.settings;
+    #[cfg(not(feature = "calendar"))]
+    let limit = limit(&settings.quota);
+    #[cfg(feature = "calendar")]
+    let limit = settings.schedules.iter().fold(limit(&settings.quota), |before, (hours, quota)| {
+        format!("{before} ({hours}: {})", limit(quota))
+    });
+    format!("{limit}, by {}", keys(settings.keys.is_global, kinds))
 }
 
 /// `ip`, `email, or else ip`

@@ -18,6 +18,8 @@ use self::{keys::Keys, plans::Plans, settings::Settings};
 pub(crate) use self::{
     keys::WithoutKey, plans::quota_problem, settings::QuotaSource, validate::problems,
 };
+#[cfg(feature = "calendar")]
+use crate::calendar::Hours;
 use crate::{algorithm::Algorithm, key::KeyExtractor, quota::Quota};
 
 /// A named quota, how it is counted, whose it is, and what a request costs.
@@ -211,6 +213,28 @@ impl Policy {
         })
     }
 
+    /// Sets another quota for some hours of the week. Call it again for others: the first schedule that
+    /// includes the time of a request holds, and else the policy's own quota.
+    ///
+    /// The time is that of the limiter's clock when the request comes, also for checks. What a key has
+    /// used under one quota counts under the next, as with [`quota_by`](Self::quota_by), so an edge of
+    /// the hours frees nothing that was used. The quota of a request's plan, or of `quota_by`, holds at
+    /// all hours.
+    ///
+    /// ```
+    /// use tower_quota::{Policy, Quota, calendar::hours, key};
+    ///
+    /// let exports = Policy::token_bucket("exports", Quota::per_hour(1_000))
+    ///     .key(key::header("x-api-key"))
+    ///     .or_refuse()
+    ///     .schedule(hours("Mo-Fr 08:00-18:00", "Europe/Berlin"), Quota::per_hour(100));
+    /// # let _ = exports;
+    /// ```
+    #[cfg(feature = "calendar")]
+    pub fn schedule(self, hours: Hours, quota: Quota) -> Self {
+        self.set(|settings| settings.schedules.push((hours, quota)))
+    }
+
     /// Sets a function that returns how many units a request costs. Default: 1. A request that costs 0
     /// passes and is not counted. A request that costs more than the whole quota is refused, without
     /// `Retry-After`.
@@ -382,7 +406,7 @@ impl Policy {
         self.settings.algorithm
     }
 
-    /// The quota of requests without a plan.
+    /// The quota of requests without a plan, where no schedule holds.
     #[must_use]
     pub fn quota(&self) -> Quota {
         self.settings.quota

@@ -11,11 +11,14 @@ use super::{
 };
 use crate::{
     algorithm::Algorithm,
+    clock::Clock,
     first_requests::FirstRequests,
     key::{Extracted, KeyExtractor},
     quota::Quota,
     warning::{Code, warn},
 };
+#[cfg(feature = "calendar")]
+use crate::{calendar::Hours, clock::Now};
 
 type QuotaBy = Arc<dyn Fn(&Parts) -> Option<Quota> + Send + Sync>;
 type Cost = Arc<dyn Fn(&Parts) -> u64 + Send + Sync>;
@@ -28,6 +31,9 @@ pub(crate) struct Settings {
     /// The quota of requests without a plan.
     pub(crate) quota: Quota,
     pub(crate) keys: Keys,
+    /// The quota at some hours, instead of the policy's own: the first that includes the time holds.
+    #[cfg(feature = "calendar")]
+    pub(crate) schedules: Vec<(Hours, Quota)>,
     pub(crate) quota_by: Option<QuotaBy>,
     /// An invalid quota is reported once.
     pub(super) invalid_quota: Arc<FirstRequests>,
@@ -53,6 +59,9 @@ pub(crate) struct Settings {
 pub(crate) enum QuotaSource<'a> {
     /// The policy has no other, or the request no plan.
     Policy,
+    /// The policy has another at these hours.
+    #[cfg(feature = "calendar")]
+    Schedule(&'a Hours),
     /// The plan of this name.
     Plan(&'a str),
     /// The name of the request's plan is not in the table, so that the policy's own quota holds.
@@ -70,6 +79,8 @@ impl Settings {
             algorithm,
             quota,
             keys: Keys::default(),
+            #[cfg(feature = "calendar")]
+            schedules: Vec::new(),
             quota_by: None,
             invalid_quota: Arc::new(FirstRequests::one()),
             plans: None,
@@ -104,37 +115,64 @@ impl Settings {
         self.quota_by.is_some() || self.plans.is_some()
     }
 
-    /// The quota of a request: by `quota_by`, or else by the plans, or else the policy's own. Calls
-    /// `on_source` with where it comes from.
+    /// The quota of a request: by `quota_by`, or else by the plans, or else that of
+    /// [now](Self::quota_now). Calls `on_source` with where it comes from.
     #[inline]
     pub(crate) fn quota_of(
         &self,
         request: &Parts,
+        clock: &Clock,
         on_source: impl FnOnce(QuotaSource<'_>),
     ) -> Quota {
         if self.has_plans() {
-            return self.planned_quota(request, on_source);
+            return self.planned_quota(request, clock, on_source);
         }
-        on_source(QuotaSource::Policy);
-        self.quota
+        let (quota, source) = self.quota_now(clock);
+        on_source(source);
+        quota
     }
 
-    fn planned_quota(&self, request: &Parts, on_source: impl FnOnce(QuotaSource<'_>)) -> Quota {
+    /// The quota without a plan: by the schedule that holds now, or else the policy's own. The time is
+    /// read only for a schedule.
+    #[inline]
+    pub(crate) fn quota_now(&self, clock: &Clock) -> (Quota, QuotaSource<'_>) {
+        #[cfg(feature = "calendar")]
+        if !self.schedules.is_empty() {
+            return self.scheduled_quota(clock.now());
+        }
+        let _ = clock;
+        (self.quota, QuotaSource::Policy)
+    }
+
+    #[cfg(feature = "calendar")]
+    fn scheduled_quota(&self, now: Now) -> (Quota, QuotaSource<'_>) {
+        let holding = self.schedules.iter().find(|(hours, _)| hours.include(now.unix()));
+        holding.map_or((self.quota, QuotaSource::Policy), |(hours, quota)| {
+            (*quota, QuotaSource::Schedule(hours))
+        })
+    }
+
+    fn planned_quota(
+        &self,
+        request: &Parts,
+        clock: &Clock,
+        on_source: impl FnOnce(QuotaSource<'_>),
+    ) -> Quota {
         if let Some(quota) = self.quota_by.as_ref().and_then(|quota_by| quota_by(request)) {
             let checked = self.checked(quota);
             on_source(if checked == quota { QuotaSource::Function } else { QuotaSource::Invalid });
             return checked;
         }
-        let plans = self.plans.as_ref();
+        let (plans, (quota, source)) = (self.plans.as_ref(), self.quota_now(clock));
         match plans.map_or(Ok(None), |plans| plans.plan_of(&self.name, request)) {
             Ok(Some((name, quota))) => {
                 on_source(QuotaSource::Plan(name));
                 return *quota;
             }
-            Ok(None) => on_source(QuotaSource::Policy),
+            Ok(None) => on_source(source),
             Err(UnknownPlan) => on_source(QuotaSource::UnknownPlan),
         }
-        self.quota
+        quota
     }
 
     /// What is in place of `quota`, which a key had by the settings `before`: the own quota, or that of

@@ -39,6 +39,13 @@ fn find(settings: &Settings, for_requests: bool, add: &mut impl FnMut(Setting, S
     if let Some(problem) = quota_problem(settings.algorithm, &settings.quota) {
         at("quota", problem);
     }
+    #[cfg(feature = "calendar")]
+    for (hours, quota) in &settings.schedules {
+        let problem = hours.problem().or_else(|| quota_problem(settings.algorithm, quota));
+        if let Some(problem) = problem {
+            at("schedule", format!("the schedule `{}`: {problem}", hours.text()));
+        }
+    }
     if settings.plans.is_some() && settings.plan_table().is_empty() {
         let problem = "its table of plans is empty; write one there, or leave `.plans(…)` out";
         at("plans", problem.into());

@@ -10,6 +10,8 @@ mod body_field;
 mod body_limits;
 mod browser;
 mod build_errors;
+#[cfg(feature = "calendar")]
+mod calendar;
 mod checks;
 mod compose;
 mod concurrency;

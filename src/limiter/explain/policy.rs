@@ -92,6 +92,12 @@ pub enum PolicyVerdict {
 pub enum QuotaFrom {
     /// It is the policy's own.
     Policy,
+    /// It is the policy's at these [hours](crate::Policy::schedule).
+    #[cfg(feature = "calendar")]
+    Schedule {
+        /// The hours and their time zone, such as `Mo-Fr 08:00-18:00 in Europe/Berlin`.
+        hours: String,
+    },
     /// The plan of the request, from the policy's [table](crate::Policy::plans).
     Plan {
         /// The plan's name.
@@ -197,6 +203,8 @@ impl From<QuotaSource<'_>> for QuotaFrom {
     fn from(source: QuotaSource<'_>) -> Self {
         match source {
             QuotaSource::Policy => Self::Policy,
+            #[cfg(feature = "calendar")]
+            QuotaSource::Schedule(hours) => Self::Schedule { hours: hours.to_string() },
             QuotaSource::Plan(name) => Self::Plan { name: name.to_owned() },
             QuotaSource::UnknownPlan => Self::UnknownPlan,
             QuotaSource::Function => Self::Function,

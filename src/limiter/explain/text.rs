@@ -153,6 +153,8 @@ impl fmt::Display for QuotaFrom {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Policy => Ok(()),
+            #[cfg(feature = "calendar")]
+            Self::Schedule { hours } => write!(f, " (at the hours {hours})"),
             Self::Plan { name } => write!(f, " (plan `{name}`)"),
             Self::UnknownPlan => f.write_str(" (the policy's own: the plan is not in its table)"),
             Self::Function => f.write_str(" (by a function of the request)"),
