@@ -232,6 +232,7 @@ fn settings(rule: &Rule) -> Settings {
             "quota",
             Some(english::limit(&policy.quota(), policy.algorithm(), labels.unit.as_deref())),
         ),
+        ("schedule", english::schedule(policy)),
         ("algorithm", Some(policy.algorithm().as_str().replace('_', " "))),
         ("key", Some(english::keys(labels.is_global, labels.key_kinds()))),
         ("requests without a key", without_key),

@@ -268,7 +268,7 @@ impl DecisionFuture {
         if known.number() == current.number() {
             return false;
         }
-        self.evaluation.adopt_quotas(known, &current);
+        self.evaluation.adopt_quotas(known, &current, &core.clock);
         self.adopted = current.keep();
         true
     }

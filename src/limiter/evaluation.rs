@@ -13,7 +13,7 @@ use super::{
     trace::Trace,
 };
 use crate::{
-    clock::{Now, nanos},
+    clock::{Clock, Now, nanos},
     key::Extracted,
     policy::WithoutKey,
     quota::Quota,
@@ -299,7 +299,7 @@ impl Evaluation {
     /// Replaces the quotas of the rules `from` by those of the same policies in `to`. Policies that are
     /// gone stay.
     #[cold]
-    pub(super) fn adopt_quotas(&mut self, from: &RuleSet, to: &RuleSet) {
+    pub(super) fn adopt_quotas(&mut self, from: &RuleSet, to: &RuleSet, clock: &Clock) {
         for index in (0..self.record.charges.len()).rev() {
             let charge = &self.record.charges[index];
             if !self.record.entries[index].has_key() {
@@ -309,7 +309,7 @@ impl Evaluation {
                 continue;
             };
             let before = &before.policy.settings;
-            let quota = now.policy.settings.quota_instead_of(charge.quota, before);
+            let quota = now.policy.settings.quota_instead_of(charge.quota, before, clock);
             self.record.set_quota(index, quota);
         }
     }

@@ -22,15 +22,22 @@ pub(crate) fn limit(quota: &Quota, algorithm: Algorithm, unit: Option<&str>) -> 
 /// `5 per minute, by email, or else ip`; with a schedule `5 per minute (Sa 10:00-14:00 in UTC: 9 per
 /// minute), by ip`
 pub(crate) fn settings<K: Borrow<str>>(policy: &Policy, kinds: &[K]) -> String {
-    let limit = |quota| limit(quota, policy.algorithm(), policy.settings.unit.as_deref());
-    let settings = &policy.settings;
-    #[cfg(not(feature = "calendar"))]
-    let limit = limit(&settings.quota);
+    let limit = limit(&policy.quota(), policy.algorithm(), policy.settings.unit.as_deref());
+    let schedule = schedule(policy).map_or(String::new(), |schedule| format!(" ({schedule})"));
+    format!("{limit}{schedule}, by {}", keys(policy.settings.keys.is_global, kinds))
+}
+
+/// `Sa 10:00-14:00 in UTC: 9 per minute`; `None` for a policy whose quota is the same at all hours.
+pub(crate) fn schedule(policy: &Policy) -> Option<String> {
     #[cfg(feature = "calendar")]
-    let limit = settings.schedules.iter().fold(limit(&settings.quota), |before, (hours, quota)| {
-        format!("{before} ({hours}: {})", limit(quota))
-    });
-    format!("{limit}, by {}", keys(settings.keys.is_global, kinds))
+    if !policy.settings.schedules.is_empty() {
+        let quota = |quota| limit(quota, policy.algorithm(), policy.settings.unit.as_deref());
+        let all = policy.settings.schedules.iter();
+        let all: Vec<_> = all.map(|(hours, limit)| format!("{hours}: {}", quota(limit))).collect();
+        return Some(all.join("; "));
+    }
+    let _ = policy;
+    None
 }
 
 /// `ip`, `email, or else ip`

@@ -175,17 +175,22 @@ impl Settings {
         quota
     }
 
-    /// What is in place of `quota`, which a key had by the settings `before`: the own quota, or that of
-    /// the plan. A quota by a function, or an override, stays.
-    pub(crate) fn quota_instead_of(&self, quota: Quota, before: &Self) -> Quota {
-        if quota == before.quota {
-            return self.quota;
+    /// What is in place of `quota`, which a key had by the settings `before`: the quota of
+    /// [now](Self::quota_now), or that of the plan. A quota by a function, or an override, stays.
+    pub(crate) fn quota_instead_of(&self, quota: Quota, before: &Self, clock: &Clock) -> Quota {
+        #[cfg(feature = "calendar")]
+        let was_scheduled = before.schedules.iter().any(|(_, known)| *known == quota);
+        #[cfg(not(feature = "calendar"))]
+        let was_scheduled = false;
+        let own = self.quota_now(clock).0;
+        if quota == before.quota || was_scheduled {
+            return own;
         }
         let Some((plan, _)) = before.plan_table().iter().find(|(_, known)| *known == quota) else {
             return quota;
         };
         let same = self.plan_table().iter().find(|(name, _)| name == plan);
-        same.map_or(self.quota, |(_, quota)| *quota)
+        same.map_or(own, |(_, quota)| *quota)
     }
 
     /// A quota that `build()` has not checked. An invalid one becomes a quota of 0 units.

@@ -174,7 +174,7 @@ async fn a_zone_that_is_not_known_at_run_time_is_a_refusal() {
     assert_eq!(reason("Asia/Tokyo").await, None);
     assert_eq!(reason("Asia/Tokio").await, Some(Reason::NoQuota));
     let overrides = limiter.overrides().caller("t").unwrap();
-    let problem = overrides.set_quota("p", month.in_zone("Asia/Tokio"), DAY).unwrap_err();
+    let problem = overrides.set_quota("p", month.in_zone("Asia/Tokio"), DAY).at_once().unwrap_err();
     assert!(problem.to_string().contains("the time zone `Asia/Tokio` is not known"), "{problem}");
 }
 
@@ -240,7 +240,7 @@ async fn the_quota_of_a_plan_holds_at_all_hours() {
     assert!(matches!(error, CheckError::MissingPlan { .. }));
     // An operator's quota holds as well.
     let overrides = limiter.overrides().caller("t").unwrap();
-    overrides.set_quota("p", Quota::per_day(50), DAY).unwrap();
+    overrides.set_quota("p", Quota::per_day(50), DAY).at_once().unwrap();
     assert_eq!(limit(None).await, 50);
 }
 
