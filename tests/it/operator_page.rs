@@ -44,7 +44,14 @@ fn app_that_remembers(keys: usize) -> Router {
         .unwrap();
     let log = RequestLog::builder(caller).sink(MemoryLog::new()).remember_keys(keys);
     let log = log.build().unwrap();
+    let layer = RateLimitLayer::builder(limiter.clone()).observe(log.clone()).build().unwrap();
     let operator = OperatorPage::builder(limiter.clone(), log.clone())
+        .layer(layer.clone())
+        .complete(|head| {
+            if let Some(key) = head.headers.get("x-session").cloned() {
+                head.headers.insert("authorization", key);
+            }
+        })
         .guard(|request| {
             let name = request.headers.get("x-operator")?.to_str().ok()?;
             Some(name.to_owned())
@@ -56,7 +63,7 @@ fn app_that_remembers(keys: usize) -> Router {
         .route("/read", get(|| async {}))
         .route("/write", axum::routing::post(|| async {}))
         .route("/free", get(|| async {}))
-        .layer(RateLimitLayer::builder(limiter).observe(log).build().unwrap())
+        .layer(layer)
         .nest("/operator", operator.router())
         .nest("/usage", usage.router())
 }
@@ -476,4 +483,76 @@ fn a_limiter_that_knows_callers_otherwise_than_the_log_has_no_page() {
             "operator page: the limiter does not know callers as the log does; give a clone of one `Caller` to `LimiterBuilder::caller` and to `RequestLog::builder`"
         );
     }
+}
+
+async fn explain(app: &Router, asked: Value) -> Answer {
+    let request = Request::post("/operator/explain")
+        .header("x-operator", "nora")
+        .header("content-type", "application/json");
+    let request = request.body(Body::from(asked.to_string())).unwrap();
+    Answer::of(app.clone().oneshot(request).await.unwrap()).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_is_explained_and_neither_charged_nor_shown() {
+    let app = app();
+    let bearer = format!("Bearer {A}");
+    let asked = json!({"method": "GET", "path": format!("/read?{A}"), "headers": [["authorization", bearer]]});
+    for left in ["3", "2"] {
+        for _ in 0..2 {
+            let answer = explain(&app, asked.clone()).await;
+            assert_eq!(answer.status, 200);
+            let explained = &answer.body["explanation"];
+            assert_eq!(explained["request"]["verdict"], json!({"verdict": "admitted"}));
+            assert_eq!(explained["request"]["category"], "reads");
+            assert_eq!(explained["response"]["headers"]["x-ratelimit-remaining"], left);
+            let text = answer.body["text"].as_str().unwrap();
+            assert!(text.contains("Policy `read`: passes\n"), "{text}");
+            assert!(!answer.body.to_string().contains(A));
+        }
+        assert_eq!(call(&app, "GET", "/read", A).await.1.as_deref(), Some(left));
+    }
+    // What a middleware would leave in the request is there as well.
+    let by_session = json!({"method": "GET", "path": "/read", "headers": [["x-session", bearer]]});
+    let answer = explain(&app, by_session).await.body;
+    assert_eq!(answer["explanation"]["response"]["headers"]["x-ratelimit-remaining"], "1");
+    let without_key = json!({"method": "GET", "path": "/read", "peer": "192.0.2.1"});
+    let answer = explain(&app, without_key).await.body;
+    assert_eq!(answer["explanation"]["response"]["status"], 400);
+    assert_eq!(
+        answer["explanation"]["request"]["verdict"],
+        json!({"verdict": "refused", "policy": "read", "reason": "missing_key", "retry_after_seconds": null})
+    );
+    assert_eq!(overview(&app).await["busiest"][0]["requests"], 2, "explanations are not logged");
+    assert_eq!(overview(&app).await["lints"], json!([]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_explained_is_refused_without_showing_it() {
+    let app = app();
+    for (asked, detail) in [
+        (json!({"method": "GET", "path": "/", "key": A}), "The body is no object of `method`"),
+        (json!({"method": "GET", "path": "/", A: 1}), "The body is no object of `method`"),
+        (json!({"method": "GET", "path": "/", "peer": A}), "The body is no object of `method`"),
+        (json!({"method": "", "path": "/"}), "The method is one like `GET`."),
+        (json!({"method": "GET", "path": A}), "The path is one like `/v1/users/7?page=2`"),
+        (json!({"method": "GET", "path": format!("/ {A}")}), "The path is one like"),
+        (
+            json!({"method": "GET", "path": "/", "headers": [["a", "b"], [format!("{A} {A}"), ""]]}),
+            "Header 2 is no header",
+        ),
+        (
+            json!({"method": "GET", "path": "/", "headers": vec![("a", "b"); 101]}),
+            "There are more than 100 headers.",
+        ),
+    ] {
+        let answer = explain(&app, asked).await;
+        assert_eq!(answer.status, 400);
+        let told = answer.body["detail"].as_str().unwrap();
+        assert!(told.starts_with(detail), "{told}");
+        assert!(!answer.body.to_string().contains(A));
+    }
+    let request = Request::post("/operator/explain").header("content-type", "application/json");
+    let request = request.body(Body::from("{}")).unwrap();
+    assert_eq!(app.clone().oneshot(request).await.unwrap().status(), 403);
 }

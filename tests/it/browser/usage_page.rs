@@ -276,10 +276,11 @@ async fn an_operator_blocks_raises_and_resets_a_key_on_a_page() -> Result<()> {
     let log = RequestLog::builder(caller).label(|_| LABEL.into()).sink(MemoryLog::new());
     let log = log.remember_keys(100).build()?;
     let operator = OperatorPage::builder(limiter.clone(), log.clone());
-    let operator = operator.guard(|_| Some("nora".into())).build()?;
+    let layer = RateLimitLayer::builder(limiter).observe(log).build()?;
+    let operator = operator.layer(layer.clone()).guard(|_| Some("nora".into())).build()?;
     let app = Router::new()
         .route(PATIENTS, get(|| async { "hello" }))
-        .layer(RateLimitLayer::builder(limiter).observe(log).build()?)
+        .layer(layer)
         .nest("/operator", operator.router());
     let origin = serve(app).await?;
     let stage = Stage { origin, browser: Browser::start().await?, client: client()? };
@@ -293,6 +294,15 @@ async fn an_operator_blocks_raises_and_resets_a_key_on_a_page() -> Result<()> {
     stage.shows("would refuse").await?;
     let label = stage.browser.driver.find(By::Css("#keys h3 .endpoint")).await?.text().await?;
     assert_eq!(label, LABEL);
+
+    let write = async |name: &str, text: String| -> Result<()> {
+        let field = By::Css(format!("#explain [name={name}]"));
+        Ok(stage.browser.driver.find(field).await?.send_keys(text).await?)
+    };
+    write("headers", format!("authorization: Bearer {MINE}")).await?;
+    write("path", format!("{PATIENTS}{}", Key::Enter + "")).await?;
+    stage.shows("The request is refused by policy `read`: too few units are left.").await?;
+    stage.shows("The response: 429").await?;
 
     let press = async |name: &str| -> Result<()> {
         let button = By::XPath(format!("//button[normalize-space() = '{name}']"));

@@ -2,6 +2,7 @@
 //! [`OperatorPage`].
 
 mod change;
+mod explain;
 
 use std::{cmp::Reverse, fmt, sync::Arc, time::Duration};
 
@@ -11,10 +12,14 @@ use axum::{
     response::Response,
     routing::{get, post},
 };
+use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header::CONTENT_TYPE, request::Parts};
 use serde_json::{Value, json};
 
-use self::change::{Change, ChangeHistory, duration, with_units};
+use self::{
+    change::{Change, ChangeHistory, duration, with_units},
+    explain::{Asked, Explainer},
+};
 use super::{
     answer::{HtmlPage, UNREADABLE, json, problem, read},
     quota_json::{quota_json, unix_millis},
@@ -22,6 +27,7 @@ use super::{
 use crate::{
     error::BuildError,
     key::{Caller, Fingerprint},
+    layer::RateLimitLayer,
     limiter::{CallerOverrides, Limiter, OverrideChange, OverrideError},
     override_record::{MAX_AUTHOR, Override, is_unfit},
     usage::log::{KeySum, RequestLog, known_keys::Quotas},
@@ -32,6 +38,8 @@ const TOP: usize = 20;
 const HOUR: Duration = Duration::from_secs(3_600);
 /// The longest body of a change, in bytes.
 const MAX_BODY: usize = 4_096;
+/// The longest body of a request to be explained, in bytes.
+const MAX_ASKED: usize = 65_536;
 
 const PAGE: HtmlPage = HtmlPage {
     html: include_str!("index.html"),
@@ -62,6 +70,11 @@ struct Guard(Arc<FindOperator>);
 /// | `{"action": "unblock"}` | its requests are not blocked any more |
 /// | `{"action": "set_quota", "policy": "read", "units": 500, "seconds": 3600, "reason": "migration"}` | the key has this number of units in each window; units it has used count, and a burst that was set stays |
 /// | `{"action": "restore_quota", "policy": "read"}` | the key has its plan's quota again |
+///
+/// A `POST` of JSON to `/explain` answers what would become of a request, and why, as `text` and as the
+/// data `explanation` ([`LayerExplanation`](crate::LayerExplanation)): `{"method": "GET", "path":
+/// "/v1/users/7", "headers": [["x-api-key", "…"]], "peer": "203.0.113.7"}`. It charges nothing. What is
+/// sent there is neither kept nor logged, and no key is in the answer.
 ///
 /// The page lists the latest changes. With the feature `tracing`, each is logged with the target
 /// `tower_quota::operator`. Blocks and quotas are the limiter's [`Overrides`](crate::Overrides), with
@@ -102,13 +115,15 @@ struct Settings {
     log: RequestLog,
     guard: Guard,
     changes: ChangeHistory,
+    explainer: Explainer,
 }
 
 impl OperatorPage {
     /// A page for the layer that has this limiter and this log. It reads the
     /// [first sink](RequestLog::reader) that can be read.
     pub fn builder(limiter: Limiter, log: RequestLog) -> OperatorPageBuilder {
-        OperatorPageBuilder { limiter, log, guard: None }
+        let explainer = Explainer { limiter: limiter.clone(), layer: None, complete: None };
+        OperatorPageBuilder { limiter, log, guard: None, explainer }
     }
 
     /// The page as a router, for `Router::nest`.
@@ -116,6 +131,7 @@ impl OperatorPage {
         Router::new()
             .route("/", get(overview))
             .route("/keys/{fingerprint}", post(change))
+            .route("/explain", post(explain))
             .with_state(self)
     }
 }
@@ -127,6 +143,7 @@ pub struct OperatorPageBuilder {
     limiter: Limiter,
     log: RequestLog,
     guard: Option<Guard>,
+    explainer: Explainer,
 }
 
 impl OperatorPageBuilder {
@@ -137,6 +154,36 @@ impl OperatorPageBuilder {
         operator: impl Fn(&Parts) -> Option<String> + Send + Sync + 'static,
     ) -> Self {
         self.guard = Some(Guard(Arc::new(operator)));
+        self
+    }
+
+    /// Sets the layer whose answers are shown where an operator has a request explained. Default: none,
+    /// only what the limiter decides.
+    pub fn layer(mut self, layer: RateLimitLayer) -> Self {
+        self.explainer.layer = Some(layer);
+        self
+    }
+
+    /// Sets a function that adds to a request to be explained what your middlewares would leave in it,
+    /// such as the extension of a user. Default: none, so that such keys are missing.
+    ///
+    /// ```
+    /// # use tower_quota::{Limiter, key::{self, Caller}, usage::{MemoryLog, OperatorPage, RequestLog}};
+    /// # #[derive(Clone)]
+    /// # struct Tenant(String);
+    /// # let caller = Caller::new(key::bearer());
+    /// # let limiter = Limiter::builder().caller(caller.clone()).build()?;
+    /// # let log = RequestLog::builder(caller).sink(MemoryLog::new()).remember_keys(9).build()?;
+    /// let page = OperatorPage::builder(limiter, log).complete(|head| {
+    ///     if let Some(tenant) = head.headers.get("x-tenant").and_then(|name| name.to_str().ok()) {
+    ///         head.extensions.insert(Tenant(tenant.to_owned()));
+    ///     }
+    /// });
+    /// # let _ = page;
+    /// # Ok::<(), tower_quota::BuildError>(())
+    /// ```
+    pub fn complete(mut self, complete: impl Fn(&mut Parts) + Send + Sync + 'static) -> Self {
+        self.explainer.complete = Some(Arc::new(complete));
         self
     }
 
@@ -164,9 +211,9 @@ impl OperatorPageBuilder {
         if self.log.reader().is_none() {
             return fail(UNREADABLE);
         }
-        let Self { limiter, log, .. } = self;
+        let Self { limiter, log, explainer, .. } = self;
         let changes = ChangeHistory::default();
-        Ok(OperatorPage(Arc::new(Settings { limiter, log, guard, changes })))
+        Ok(OperatorPage(Arc::new(Settings { limiter, log, guard, changes, explainer })))
     }
 }
 
@@ -190,6 +237,7 @@ async fn overview(State(OperatorPage(page)): State<OperatorPage>, request: Reque
         "busiest": busiest,
         "most_refused": most_refused,
         "changes": page.changes.to_json(),
+        "lints": page.explainer.lints(),
     })))
 }
 
@@ -198,15 +246,7 @@ async fn change(
     Path(fingerprint): Path<String>,
     request: Request,
 ) -> Answer {
-    let (request, body) = request.into_parts();
-    let operator = page.operator_of(&request)?;
-    let refuse = |detail: &str| problem(StatusCode::BAD_REQUEST, detail);
-    // A form of another site cannot send this type, so a browser's cookies alone change nothing.
-    if !is_json(&request.headers) {
-        return Err(problem(StatusCode::UNSUPPORTED_MEDIA_TYPE, "Send `application/json`."));
-    }
-    let body = axum::body::to_bytes(body, MAX_BODY).await;
-    let body = body.map_err(|_| refuse("The body is too long, or did not come."))?;
+    let (operator, body) = page.read_json(request, MAX_BODY).await?;
     let change: Change =
         serde_json::from_slice(&body).map_err(|error| refuse(&error.to_string()))?;
     let key = Fingerprint::from_hex(&fingerprint);
@@ -217,7 +257,33 @@ async fn change(
     Ok(json(&json!({})))
 }
 
+async fn explain(State(OperatorPage(page)): State<OperatorPage>, request: Request) -> Answer {
+    let (_, body) = page.read_json(request, MAX_ASKED).await?;
+    let explained = match Asked::parse(&body) {
+        Ok(asked) => page.explainer.explain(asked).await,
+        Err(detail) => Err(detail),
+    };
+    explained.map(|explained| json(&explained)).map_err(|detail| refuse(&detail))
+}
+
+fn refuse(detail: &str) -> Response {
+    problem(StatusCode::BAD_REQUEST, detail)
+}
+
 impl Settings {
+    /// The operator's name, and a body of JSON.
+    async fn read_json(&self, request: Request, max: usize) -> Result<(String, Bytes), Response> {
+        let (request, body) = request.into_parts();
+        let operator = self.operator_of(&request)?;
+        // A form of another site cannot send this type, so a browser's cookies alone change nothing.
+        if !is_json(&request.headers) {
+            return Err(problem(StatusCode::UNSUPPORTED_MEDIA_TYPE, "Send `application/json`."));
+        }
+        let body = axum::body::to_bytes(body, max).await;
+        let body = body.map_err(|_| refuse("The body is too long, or did not come."))?;
+        Ok((operator, body))
+    }
+
     #[expect(clippy::result_large_err, reason = "the response is returned as it is")]
     fn operator_of(&self, request: &Parts) -> Result<String, Response> {
         let forbidden = || problem(StatusCode::FORBIDDEN, "This page is the operator's.");

@@ -91,6 +91,8 @@ function draw() {
   const changes = overview.changes.map((made) => element('tr', {},
     element('td', { class: 'time' }, exactly(made.at)), element('td', {}, made.operator),
     element('td', { class: 'endpoint' }, made.key.slice(0, 8)), element('td', {}, made.change)));
+  replaceIfChanged(byId('lints'), ...overview.lints.map((lint) => element('li', {}, lint)));
+  byId('lints-section').hidden = !overview.lints.length;
   const none = element('tr', {}, element('td', { class: 'empty', colspan: 4 }, 'None'));
   replaceIfChanged(byId('changes'), ...(changes.length ? changes : [none]));
 }
@@ -118,6 +120,25 @@ async function send(key, change) {
   refresh();
 }
 
+// `x-api-key: 7`, a line for each header.
+function headersOf(text) {
+  const lines = text.split('\n').map((line) => line.trim()).filter(Boolean);
+  return lines.map((line) => {
+    const colon = line.indexOf(':');
+    return [line.slice(0, Math.max(colon, 0)).trim(), line.slice(colon + 1).trim()];
+  });
+}
+
+async function explain(event) {
+  event.preventDefault();
+  const { method, path, peer, headers } = event.target.elements;
+  const asked = { method: method.value.trim(), path: path.value.trim(), headers: headersOf(headers.value) };
+  if (peer.value.trim()) asked.peer = peer.value.trim();
+  const post = { method: 'POST', headers: { 'content-type': 'application/json' }, body: JSON.stringify(asked) };
+  const answer = await ask(`${base}/explain`, post);
+  setText('explanation', answer ? answer.text : '');
+}
+
 async function refresh() {
   clearTimeout(timer);
   // While the operator types or chooses, nothing is redrawn.
@@ -130,6 +151,7 @@ async function refresh() {
   timer = setTimeout(refresh, REFRESH);
 }
 
+byId('explain').addEventListener('submit', explain);
 document.querySelectorAll('[name=order]').forEach((choice) => choice.addEventListener('change', () => { if (overview) draw(); }));
 document.addEventListener('visibilitychange', () => { if (!document.hidden) refresh(); });
 refresh();
