@@ -114,6 +114,10 @@ pub enum QuotaFrom {
         /// How long it still lasts.
         #[serde(rename = "left_seconds", serialize_with = "seconds")]
         left: Duration,
+        /// Who has set it.
+        author: Option<String>,
+        /// Why.
+        reason: Option<String>,
     },
 }
 

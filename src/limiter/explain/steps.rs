@@ -78,6 +78,15 @@ impl<'r> Steps<'r> {
         self.explanation.tried.push(TriedMatcher { category, requests, in_all_readings, matches });
     }
 
+    /// The caller's override for a policy.
+    fn override_of(&self, policy: &str) -> QuotaFrom {
+        let left = self.own.as_ref().and_then(|own| own.quota_lasts(policy)).unwrap_or_default();
+        let mut overrides = self.explanation.caller.iter().flat_map(|caller| &caller.overrides);
+        let own = overrides.find(|own| own.policy() == Some(policy));
+        let (author, reason) = own.map(|own| (own.author.clone(), own.reason.clone())).unzip();
+        QuotaFrom::Override { left, author: author.flatten(), reason: reason.flatten() }
+    }
+
     fn policy(&mut self) -> Option<&mut PolicyExplanation> {
         self.explanation.policies.last_mut()
     }
@@ -121,10 +130,9 @@ impl Trace for Steps<'_> {
     }
 
     fn quota_source(&mut self, rule: &Rule, from: Option<QuotaSource<'_>>) {
-        let own = || self.own.as_ref()?.quota_lasts(rule.policy.name());
         let from = match from {
             Some(from) => from.into(),
-            None => QuotaFrom::Override { left: own().unwrap_or_default() },
+            None => self.override_of(rule.policy.name()),
         };
         self.policy().into_iter().for_each(|policy| policy.quota_from = from.clone());
     }

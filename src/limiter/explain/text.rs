@@ -82,10 +82,11 @@ impl fmt::Display for CallerExplanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "The caller: {}", self.key)?;
         if let Some(left) = self.blocked {
-            write!(f, ", blocked by an operator for {}", rounded(left))?;
             let block = self.overrides.iter().find(|own| own.policy().is_none());
+            let author = block.and_then(|block| block.author.as_deref());
+            write!(f, ", blocked by {} for {}", operator(author), rounded(left))?;
             if let Some(reason) = block.and_then(|block| block.reason.as_deref()) {
-                write!(f, " ({reason})")?;
+                write!(f, ": {reason}")?;
             }
         }
         f.write_str("\n")
@@ -159,8 +160,13 @@ impl fmt::Display for QuotaFrom {
             Self::UnknownPlan => f.write_str(" (the policy's own: the plan is not in its table)"),
             Self::Function => f.write_str(" (by a function of the request)"),
             Self::Invalid => f.write_str(" (a function gave a quota that cannot be)"),
-            Self::Override { left } => {
-                write!(f, " (set by an operator, for {} more)", rounded(*left))
+            Self::Override { left, author, reason } => {
+                let operator = operator(author.as_deref());
+                write!(f, " (set by {operator}, for {} more", rounded(*left))?;
+                if let Some(reason) = reason {
+                    write!(f, ": {reason}")?;
+                }
+                f.write_str(")")
             }
         }
     }
@@ -176,6 +182,10 @@ fn why(reason: Reason) -> &'static str {
         Reason::StoreUnavailable => "the store does not answer",
         Reason::Blocked => "an operator has blocked the caller",
     }
+}
+
+fn operator(author: Option<&str>) -> &str {
+    author.unwrap_or("an operator")
 }
 
 /// The duration in words, rounded up to milliseconds.

@@ -402,6 +402,8 @@ The response: 429
         .caller("7")
         .unwrap()
         .set_quota("read", Quota::per_hour(2), Duration::from_secs(60))
+        .author("nora")
+        .reason("a migration")
         .at_once()
         .unwrap();
     let explained = limiter.explain(&head).await;
@@ -422,18 +424,27 @@ Policy `trial`, a dry run: refuses for 1 second: too few units are left
   left: 0 of 1, more in 1 second
 
 Policy `read`: passes
-  quota: 2 tokens per hour (set by an operator, for 1 minute more)
+  quota: 2 tokens per hour (set by nora, for 1 minute more: a migration)
   key: x-key
   cost: 1
   left: 1 of 2 after the request, more in 3,510 seconds
 "
     );
-    limiter.overrides().caller("7").unwrap().block(Duration::from_secs(5)).at_once().unwrap();
+    limiter
+        .overrides()
+        .caller("7")
+        .unwrap()
+        .block(Duration::from_secs(5))
+        .reason("scraping")
+        .at_once()
+        .unwrap();
     let explained = limiter.explain(&head).await.to_string();
     let first =
         "The request is refused: an operator has blocked the caller. It passes in 5 seconds.\n";
     assert!(explained.starts_with(first), "{explained}");
-    assert!(explained.contains("The caller: x-key, blocked by an operator for 5 seconds\n"));
+    assert!(
+        explained.contains("The caller: x-key, blocked by an operator for 5 seconds: scraping\n")
+    );
 }
 
 /// Neither metrics nor the log hear of it.
