@@ -3,7 +3,7 @@
 //! `cargo run --release --example hellojohn`, then for example
 //! `curl -i -H 'Authorization: Bearer sk_live_free_mytenant' http://127.0.0.1:3000/v1/users`.
 
-mod common;
+pub mod common;
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -67,7 +67,7 @@ static PLANS: [Plan; 4] = [
 const ENTERPRISE: &str = "enterprise";
 
 impl ApiKey {
-    fn parse(token: &str) -> Option<Self> {
+    pub fn parse(token: &str) -> Option<Self> {
         let (plan, tenant) = token.strip_prefix("sk_live_")?.split_once('_')?;
         let plan = PLANS.iter().find(|known| known.name == plan)?;
         (!tenant.is_empty()).then(|| Self { token: token.to_owned(), plan })

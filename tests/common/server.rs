@@ -27,12 +27,15 @@ pub struct Server {
 
 impl Server {
     pub async fn start(example: &str) -> Result<Self> {
-        let mut process = Command::new(build_example(example).await?)
-            .env("PORT", "0")
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()?;
+        Self::start_with(example, |_| {}).await
+    }
+
+    /// With what `set` adds to the command: the environment, or where its log goes.
+    pub async fn start_with(example: &str, set: impl FnOnce(&mut Command)) -> Result<Self> {
+        let mut command = Command::new(build_example(example).await?);
+        command.env("PORT", "0").stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);
+        set(&mut command);
+        let mut process = command.spawn()?;
         let stdout = process.stdout.take().ok_or("stdout is piped")?;
         let line = timeout(PATIENCE, BufReader::new(stdout).lines().next_line()).await??;
         let line = line.ok_or("the server ends without a word")?;
@@ -42,11 +45,17 @@ impl Server {
         Ok(Self { process, address })
     }
 
+    /// Sends it a signal, such as `HUP`.
+    pub fn signal(&self, name: &str) -> Result<()> {
+        let id = self.process.id().ok_or("it runs")?.to_string();
+        let sent = std::process::Command::new("kill").args([&format!("-{name}"), &id]).status()?;
+        assert!(sent.success());
+        Ok(())
+    }
+
     /// Asks it to stop, as service managers do.
     pub async fn terminate(mut self) -> Result<ExitStatus> {
-        let id = self.process.id().ok_or("it runs")?;
-        let sent = std::process::Command::new("kill").args(["-TERM", &id.to_string()]).status()?;
-        assert!(sent.success());
+        self.signal("TERM")?;
         Ok(timeout(PATIENCE, self.process.wait()).await??)
     }
 }

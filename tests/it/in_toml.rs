@@ -4,6 +4,7 @@
     feature = "axum",
     feature = "config",
     feature = "describe",
+    feature = "redis",
     feature = "tracing",
     feature = "usage"
 ))]
@@ -78,7 +79,8 @@ mod examples {
 
     pub mod hellojohn {
         use super::*;
-        pub use crate::examples::hellojohn::*;
+        pub use crate::examples::configured::hellojohn::*;
+        use crate::examples::configured::registry;
 
         const FILE: &str = "configured/limits.toml";
 
@@ -90,26 +92,6 @@ mod examples {
         pub fn rate_limit(limiter: Limiter) -> Result<RateLimitLayer, BuildError> {
             let registry = registry(Contracts::default());
             limits(FILE, &registry).layer(limiter, &registry).unwrap().build()
-        }
-
-        fn registry(contracts: Contracts) -> Registry {
-            use tower_quota::Quota;
-
-            let quota = |number: fn(Contract) -> u64| {
-                let contracts = contracts.clone();
-                move |request: &http::request::Parts| {
-                    let contract = contracts.of(request.extensions.get()?)?;
-                    Some(Quota::per_minute(number(contract)))
-                }
-            };
-            Registry::new()
-                .key("api key", key::extension("api key", ApiKey::key))
-                .key("unknown key", key::extension("unknown key", |_: &Guess| "any".into()))
-                .plan("plan of the key", |request| Some(request.extensions.get::<ApiKey>()?.plan()))
-                .quota_by("auth by contract", quota(|contract| contract.auth))
-                .quota_by("read by contract", quota(|contract| contract.read))
-                .quota_by("write by contract", quota(|contract| contract.write))
-                .on_rejection("the page's 429", response::json(rate_limited))
         }
     }
 

@@ -15,6 +15,7 @@ mod calendar;
 mod checks;
 mod compose;
 mod concurrency;
+mod configured;
 mod connection;
 mod decisions;
 mod describe;
