@@ -105,6 +105,58 @@ fn per_key(name: &str, quota: Quota) -> Policy {
 }
 
 #[test]
+fn reloads_are_counted_and_the_counts_of_policies_go_on() {
+    let series = record(async |recorded| {
+        let of = |category: &str, units| {
+            let policy = Policy::fixed_window("p", Quota::per_hour(units)).global();
+            let category = Category::new(category).on(Matcher::path("/")).policy(policy);
+            Limiter::builder().category(category)
+        };
+        let limiter = of("first", 9).clock(Clock::tokio(UNIX_EPOCH)).build().unwrap();
+        let head = Request::get("/").body(()).unwrap().into_parts().0;
+        assert!(limiter.decide(&head).await.is_allowed());
+        limiter.apply(of("first", 8)).unwrap();
+        assert!(limiter.decide(&head).await.is_allowed());
+        let reloads = |result| {
+            recorded.series()[&format!("tower_quota_reloads_total{{result={result}}}")].clone()
+        };
+        assert_eq!([reloads("applied"), reloads("failed")], [Told::Count(1), Told::Count(0)]);
+        limiter.apply(of("first", 0)).unwrap_err();
+        limiter.apply(of("second", 8)).unwrap();
+        assert!(limiter.decide(&head).await.is_allowed());
+        assert_eq!([reloads("applied"), reloads("failed")], [Told::Count(2), Told::Count(1)]);
+    });
+    let allowed = |category| {
+        series[&format!(
+            "tower_quota_decisions_total{{category={category},policy=p,verdict=allowed}}"
+        )]
+            .clone()
+    };
+    assert_eq!([allowed("first"), allowed("second")], [Told::Count(2), Told::Count(1)]);
+}
+
+/// A charge that had no room is not counted again after a reload.
+#[test]
+fn what_was_reported_of_a_full_store_is_not_reported_again_after_a_reload() {
+    let series = record(async |_| {
+        let of = || Limiter::builder().check_only(Policy::fixed_window("p", Quota::per_hour(1)));
+        let store = MemoryStore::with_max_keys(1);
+        let limiter = of().store(store).clock(Clock::tokio(UNIX_EPOCH)).build().unwrap();
+        for key in 0..1_000 {
+            let _ = limiter.check("p", &*key.to_string()).at_once().unwrap();
+        }
+        limiter.update_gauges();
+        limiter.apply(of()).unwrap();
+        limiter.update_gauges();
+        let overflowed = limiter.policy("p").unwrap().overflowed().unwrap();
+        assert!(overflowed > 0);
+        metrics::counter!("expected_total").increment(overflowed);
+        metrics::describe_counter!("expected_total", "what the store says");
+    });
+    assert_eq!(series["tower_quota_overflowed_total{policy=p}"], series["expected_total{}"]);
+}
+
+#[test]
 fn decisions_are_counted_by_policy_category_and_verdict() {
     let series = record(async |_| {
         let limiter = builder()

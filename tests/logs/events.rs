@@ -79,3 +79,30 @@ fn a_decision_at_once_is_logged_like_an_awaited_one() {
     ];
     assert_eq!(told, expected);
 }
+
+#[test]
+fn each_apply_is_one_event_that_says_what_has_changed_or_all_that_is_wrong() {
+    let told = events(async || {
+        let of = |read, write| {
+            let policy = |name, units| Policy::fixed_window(name, Quota::per_hour(units)).global();
+            Limiter::builder().policy(policy("read", read)).policy(policy("write", write))
+        };
+        let limiter = of(5, 5).build().unwrap();
+        limiter.apply(of(5, 5)).unwrap();
+        limiter.apply(of(6, 7)).unwrap();
+        limiter.apply(of(0, 0)).unwrap_err();
+    });
+    let wrong = |policy: &str| {
+        format!("policy `{policy}`: a quota of 0 units refuses every request; write at least 1")
+    };
+    let expected = [
+        "INFO the limits were applied: no changes".to_owned(),
+        "INFO the limits were applied changes=policy `read`: quota 5 per hour → 6 per hour; policy `write`: quota 5 per hour → 7 per hour".to_owned(),
+        format!(
+            "ERROR the limits were not applied, and nothing has changed problems={}; {}",
+            wrong("read"),
+            wrong("write")
+        ),
+    ];
+    assert_eq!(told, expected);
+}

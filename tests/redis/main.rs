@@ -5,5 +5,6 @@ mod configured;
 mod leases;
 mod outage;
 mod overrides;
+mod reload;
 mod servers;
 mod store;

@@ -3,6 +3,7 @@
 mod changes;
 mod counts;
 mod held;
+mod property;
 mod under_load;
 mod watch;
 mod whole_or_not;
