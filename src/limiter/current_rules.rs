@@ -44,6 +44,12 @@ impl CurrentRules {
         }
     }
 
+    /// Whether the rules are others than the first ones.
+    #[inline]
+    pub(super) fn were_replaced(&self) -> bool {
+        self.applied.get().is_some()
+    }
+
     /// Replaces the rules. Returns those from before: dropping them runs code of the user, so no lock
     /// may be held then.
     pub(super) fn replace(&self, rules: RuleSet) -> Arc<RuleSet> {

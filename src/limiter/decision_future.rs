@@ -262,6 +262,11 @@ impl DecisionFuture {
     /// other rules.
     #[inline]
     fn adopt_quotas(&mut self) -> bool {
+        self.limiter.core.rules.were_replaced() && self.adopt_applied_quotas()
+    }
+
+    #[inline(never)]
+    fn adopt_applied_quotas(&mut self) -> bool {
         let core = &*self.limiter.core;
         let current = core.rules();
         let known = self.adopted.as_deref().unwrap_or_else(|| core.rules.of(&self.rules));

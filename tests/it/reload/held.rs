@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::{
     task::{JoinHandle, yield_now},
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 use tower_quota::{Algorithm, Decision, Limiter, LimiterBuilder, Policy, Quota};
 
@@ -137,5 +137,22 @@ async fn the_bounds_of_held_requests_change_for_those_that_come_later() {
     }
     for held in held {
         assert!(held.await.unwrap().0.is_allowed());
+    }
+}
+
+/// Whatever comes first, the larger quota or the request: it does not wait for the smaller one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_that_is_about_to_be_held_does_not_miss_a_larger_quota() {
+    for round in 0..500 {
+        let limiter = limits([slow(Quota::per_hour(1))]).build().unwrap();
+        assert!(limiter.decide(&request("/", "a")).await.is_allowed());
+        let held = limiter.clone();
+        let held = tokio::spawn(async move { held.decide(&request("/", "a")).await });
+        for _ in 0..round % 50 {
+            std::hint::spin_loop();
+        }
+        limiter.apply(limits([slow(Quota::per_hour(9))])).unwrap();
+        let decision = timeout(common::PATIENCE, held).await.expect("it waits no hour").unwrap();
+        assert!(decision.is_allowed());
     }
 }
