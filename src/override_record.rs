@@ -110,7 +110,7 @@ pub(crate) fn is_unfit(c: char) -> bool {
 }
 
 /// A quota as it is saved.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct SavedQuota {
     /// `None`: unlimited.
@@ -120,27 +120,33 @@ pub(crate) struct SavedQuota {
     window_nanos: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     burst: Option<u64>,
+    /// In place of `window_nanos`: `["month", "15", "Asia/Shanghai"]`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    calendar: Option<[String; 3]>,
 }
 
 impl SavedQuota {
     /// `None` for a quota of a kind that cannot be saved.
     pub(crate) fn new(quota: Quota) -> Option<Self> {
+        let calendar = quota.calendar_parts();
         let saved = match quota.is_unlimited() {
-            true => Self { units: None, window_nanos: None, burst: None },
+            true => Self { units: None, window_nanos: None, burst: None, calendar },
             false => Self {
                 units: Some(quota.units()),
-                window_nanos: Some(quota.window_nanos()),
+                window_nanos: calendar.is_none().then(|| quota.window_nanos()),
                 burst: quota.has_burst().then(|| quota.capacity()),
+                calendar,
             },
         };
         (saved.quota() == Some(quota)).then_some(saved)
     }
 
-    /// `None` for what is no quota.
-    pub(crate) fn quota(self) -> Option<Quota> {
-        match self {
-            Self { units: None, window_nanos: None, burst: None } => Some(Quota::unlimited()),
-            Self { units: Some(units), window_nanos: Some(window), burst } => {
+    /// `None` for what is no quota, or has a calendar that is not known here.
+    pub(crate) fn quota(&self) -> Option<Quota> {
+        match (self.units, self.window_nanos, self.burst, &self.calendar) {
+            (None, None, None, None) => Some(Quota::unlimited()),
+            (Some(units), None, None, Some(parts)) => Quota::by_calendar_parts(units, parts),
+            (Some(units), Some(window), burst, None) => {
                 let quota = Quota::per_window(units, Duration::from_nanos(window));
                 let quota = burst.map_or(quota, |burst| quota.burst(burst));
                 let is_read = quota.units() == units && quota.window_nanos() == window;
@@ -218,7 +224,7 @@ impl TryFrom<Form> for Override {
         let Some(caller) = Fingerprint::from_hex(&form.caller) else {
             return fail("a caller has 32 hexadecimal digits");
         };
-        let quota = form.quota.map(SavedQuota::quota);
+        let quota = form.quota.as_ref().map(SavedQuota::quota);
         let kind = match (form.kind, form.policy, quota) {
             (FormKind::Block, None, None) => OverrideKind::Block,
             (FormKind::Quota, Some(policy), Some(Some(quota))) => {
@@ -228,7 +234,7 @@ impl TryFrom<Form> for Override {
             (FormKind::Quota, None, _) => return fail("a quota needs a `policy`"),
             (FormKind::Quota, ..) => {
                 return fail(
-                    "a `quota` has `units` and `window_nanos`, or nothing if it is unlimited",
+                    "a `quota` has `units` and `window_nanos` or a known `calendar`, or nothing if it is unlimited",
                 );
             }
         };
@@ -269,6 +275,31 @@ mod tests {
             let text = serde_json::to_string(&saved).unwrap();
             assert_eq!(serde_json::from_str::<Override>(&text).unwrap(), saved, "{text}");
         }
+    }
+
+    #[cfg(feature = "calendar")]
+    #[test]
+    fn a_quota_by_the_calendar_is_read_as_it_was_saved() {
+        use crate::calendar::{Anchor, Weekday};
+        let quota = |quota| saved(OverrideKind::Quota { policy: "read".into(), quota });
+        for by_calendar in [
+            Quota::per_calendar_month(5),
+            Quota::per_calendar_month(5).anchor(31).in_zone("Asia/Shanghai"),
+            Quota::per_calendar_week(5).anchor(Weekday::Sunday).in_zone("Europe/Berlin"),
+            Quota::per_calendar_day(0).anchor(Anchor::Time { hour: 6, minute: 30 }),
+            Quota::per_calendar_year(5).anchor(Anchor::YearDay { month: 4, day: 6 }),
+        ] {
+            let saved = quota(by_calendar);
+            let text = serde_json::to_string(&saved).unwrap();
+            assert_eq!(serde_json::from_str::<Override>(&text).unwrap(), saved, "{text}");
+        }
+        let text = serde_json::to_string(&quota(Quota::per_calendar_month(5).anchor(2))).unwrap();
+        for (from, to) in [("UTC", "Mars"), ("\"2\"", "\"32\""), ("month", "moon")] {
+            let wrong = text.replacen(from, to, 1);
+            let error = serde_json::from_str::<Override>(&wrong).unwrap_err().to_string();
+            assert!(error.contains("or a known `calendar`"), "{wrong}: {error}");
+        }
+        assert!(SavedQuota::new(Quota::per_calendar_month(5).in_zone("Mars")).is_none());
     }
 
     #[test]

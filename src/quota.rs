@@ -303,6 +303,32 @@ impl Quota {
         None
     }
 
+    /// The period, the anchor and the zone of its calendar, if it has one, as they are saved.
+    pub(crate) fn calendar_parts(&self) -> Option<[String; 3]> {
+        #[cfg(feature = "calendar")]
+        return self.calendar().map(|calendar| {
+            [calendar.period().to_string(), calendar.anchor().to_string(), calendar.zone().into()]
+        });
+        #[cfg(not(feature = "calendar"))]
+        None
+    }
+
+    /// The quota of these units by the calendar of these parts; `None` if there is no such calendar here.
+    pub(crate) fn by_calendar_parts(units: u64, parts: &[String; 3]) -> Option<Self> {
+        #[cfg(feature = "calendar")]
+        {
+            let [period, anchor, zone] = parts;
+            let quota = Self::per_calendar(units, Period::named(period)?);
+            let quota = quota.anchor(anchor.parse::<Anchor>().ok()?).in_zone(zone);
+            quota.calendar().is_some_and(|calendar| calendar.problem().is_none()).then_some(quota)
+        }
+        #[cfg(not(feature = "calendar"))]
+        {
+            let _ = (units, parts);
+            None
+        }
+    }
+
     /// The nanoseconds of the longest window.
     pub(crate) const fn longest_window(&self) -> u64 {
         // No zone has ever set its clocks back by more than a day.

@@ -36,6 +36,11 @@ impl Period {
         }
     }
 
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        let all = [Self::Day, Self::Week, Self::Month, Self::Year];
+        all.into_iter().find(|period| period.as_str() == name)
+    }
+
     /// The name: `day`, `week`, `month` or `year`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
