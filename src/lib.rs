@@ -131,7 +131,7 @@
 //! |---|---|---|---|
 //! | `tower_quota_decisions_total` | counter | `policy`, `category`, `verdict` | what each policy decided about requests |
 //! | `tower_quota_held_duration_seconds` | histogram | `category` | how long held requests waited, whether or not they passed then |
-//! | `tower_quota_store_duration_seconds` | histogram | `operation` | how long a store took to `charge`, to `correct`, or to tell or change `overrides`; the memory store answers at once and is not measured |
+//! | `tower_quota_store_duration_seconds` | histogram | `operation` | how long a store took to `charge`, to `correct`, or to tell or change `overrides`, and how long an `override_source` took; the memory store answers at once and is not measured |
 //! | `tower_quota_store_errors_total` | counter | `operation` | how often a store did not answer, so that policies decided without it, or by the `overrides` that were known |
 //! | `tower_quota_deny_cache_hits_total` | counter | | requests refused by a remembered refusal, without a command to Redis |
 //! | `tower_quota_overflowed_total` | counter | `policy` | charges for which the memory store had no room, so that new keys share a quota |
@@ -299,9 +299,10 @@ pub use crate::{
         Rejection, ResetFormat, ResponseBody, ResponseFuture, ResponseObserver, response,
     },
     limiter::{
-        CallerOverrides, Changes, Check, CheckError, Decision, DecisionFuture, Limiter,
-        LimiterBuilder, Outcome, OverrideChange, OverrideError, Overrides, PolicyHandle, QuotaRef,
-        Reason, Refund, SavedOverrides, SettingChange, Verdict,
+        CachedSource, CallerOverrides, Changes, Check, CheckError, Decision, DecisionFuture,
+        Limiter, LimiterBuilder, OnSourceFailure, Outcome, OverrideChange, OverrideError,
+        OverrideSource, Overrides, PolicyHandle, QuotaRef, Reason, Refund, SavedOverrides,
+        SettingChange, SourceFuture, SourceOverrides, Verdict,
     },
     matcher::Matcher,
     override_record::{Override, OverrideKind},

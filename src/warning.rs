@@ -66,6 +66,10 @@
 //! it is a block, the caller is blocked; if it is a quota, the policy's own quota holds. End it with
 //! [`end_all`](crate::CallerOverrides::end_all), or use the newer release.
 //!
+//! ## `unknown_override_policy`
+//! The [`OverrideSource`](crate::OverrideSource) returned a quota under a policy that the limiter does
+//! not have, so that it has no effect. Return the name of one of its policies.
+//!
 //! ## `no_timer`
 //! A policy would have [held](crate::Policy::hold) a request, but there was no tokio runtime with time
 //! enabled. The request was refused at once. Call `enable_time` on the runtime's builder, or await the
@@ -143,6 +147,8 @@ pub enum Code {
     OverridesUnknown,
     /// The store has an override that cannot be read.
     UnreadableOverride,
+    /// The override source has named a policy that the limiter does not have.
+    UnknownOverridePolicy,
     /// A request could not be held, as there is no runtime with time.
     NoTimer,
     /// The memory store has no room for more keys.
@@ -170,6 +176,7 @@ impl Code {
         Self::CallerNeverFound,
         Self::OverridesUnknown,
         Self::UnreadableOverride,
+        Self::UnknownOverridePolicy,
         Self::NoTimer,
         Self::StoreFull,
         Self::RedisQueue,
@@ -193,6 +200,7 @@ impl Code {
             Self::CallerNeverFound => "caller_never_found",
             Self::OverridesUnknown => "overrides_unknown",
             Self::UnreadableOverride => "unreadable_override",
+            Self::UnknownOverridePolicy => "unknown_override_policy",
             Self::NoTimer => "no_timer",
             Self::StoreFull => "store_full",
             Self::RedisQueue => "redis_queue",

@@ -62,7 +62,7 @@ impl Key<'_> {
         Some(parts)
     }
 
-    pub(super) fn into_owned(self) -> Key<'static> {
+    pub(crate) fn into_owned(self) -> Key<'static> {
         let bytes = match self.bytes {
             Bytes::Borrowed(bytes) => bytes.into(),
             Bytes::Owned(bytes) => bytes,

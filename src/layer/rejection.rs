@@ -260,6 +260,9 @@ impl Rejection {
             Verdict::Admitted => {}
             Verdict::Refused(outcome) => Complaint(outcome).write_text(to)?,
             Verdict::Blocked { .. } => to.write_str("An operator has blocked the key.")?,
+            Verdict::SourceUnavailable => {
+                to.write_str("It is not known now what the key may do.")?
+            }
             Verdict::UnreadableCaller { status } => {
                 write!(to, "The caller's key cannot be read: {}.", why_unreadable(status))?;
             }

@@ -8,7 +8,7 @@ use std::{
 use super::{
     Core, Limiter,
     current_rules::CurrentRules,
-    overrides::ActiveOverrides,
+    overrides::{ActiveOverrides, CachedSource},
     queue::{MaxHeld, WaitQueue},
     rules::{Policies, RuleSet},
     validate,
@@ -48,6 +48,7 @@ use crate::{
 pub struct LimiterBuilder {
     pub(super) policies: Policies,
     caller: Option<Caller>,
+    override_source: Option<CachedSource>,
     store: Option<Box<dyn Store>>,
     clock: Option<Clock>,
     pub(super) max_held: MaxHeld,
@@ -93,6 +94,13 @@ impl LimiterBuilder {
     /// ```
     pub fn caller(mut self, caller: impl Into<Caller>) -> Self {
         self.caller = Some(caller.into());
+        self
+    }
+
+    /// Sets where overrides of callers are looked up, such as a database. Default: none; then only what
+    /// operators set applies.
+    pub fn override_source(mut self, source: CachedSource) -> Self {
+        self.override_source = Some(source);
         self
     }
 
@@ -156,7 +164,7 @@ impl LimiterBuilder {
         let callers = self.caller.as_ref().map_or(&keys, Caller::fingerprints);
         let shared = store.overrides().map(|store| (store, callers.identity()));
         let clock = self.clock.unwrap_or_default();
-        let overrides = ActiveOverrides::new(clock.clone(), shared);
+        let overrides = ActiveOverrides::new(clock.clone(), shared, self.override_source);
         let core = Core {
             announced: Mutex::default(),
             namers: Mutex::default(),
@@ -190,6 +198,12 @@ impl LimiterBuilder {
         let caller = self.caller.as_ref().and_then(|caller| caller.extractor.problem());
         let mut problems = validate::problems(&self.policies);
         problems.extend(caller.map(|problem| BuildProblem::new("caller", problem)));
+        problems.extend(self.override_source.iter().flat_map(CachedSource::problems));
+        if self.override_source.is_some() && self.caller.is_none() {
+            let problem =
+                "it is asked for the caller of a request, and none is known; add `.caller(…)`";
+            problems.push(BuildProblem::new("override source", problem));
+        }
         let secret = self.store.as_ref().and_then(|store| store.secret());
         if let (Some(secret), Some(caller)) = (secret, &self.caller)
             && !caller.adopt(secret)
@@ -204,6 +218,7 @@ impl LimiterBuilder {
         let is_other = |new: &Caller| caller.is_none_or(|caller| !caller.may_become(new));
         let fixed = [
             ("caller", self.caller.as_ref().is_some_and(is_other)),
+            ("override_source", self.override_source.is_some()),
             ("store", self.store.is_some()),
             ("clock", self.clock.is_some()),
         ];

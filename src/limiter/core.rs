@@ -8,7 +8,7 @@ use super::{
     apply::Namers,
     current_rules::{CurrentRules, LoadedRules},
     decision::{Record, Ruling, error_status},
-    overrides::{ActiveOverrides, AwaitedCaller, CallersOwn},
+    overrides::{ActiveOverrides, Answer, Ask, AwaitedCaller, CallersOwn, OnSourceFailure},
     queue::WaitQueue,
     rules::Rule,
     trace::Trace,
@@ -106,22 +106,22 @@ impl Core {
         }
     }
 
-    /// The fingerprint of the caller of a request.
+    /// The fingerprint of the caller of a request, and its key.
     ///
     /// # Errors
     /// The status for a caller that cannot be read.
     #[cold]
-    pub(super) fn caller_of(
+    pub(super) fn caller_of<'r>(
         &self,
-        request: &Parts,
+        request: &'r Parts,
         trace: &mut impl Trace,
-    ) -> Result<Option<u128>, StatusCode> {
+    ) -> Result<Option<(u128, Key<'r>)>, StatusCode> {
         let Some(caller) = &self.caller else { return Ok(None) };
         let extracted = caller.extractor.extract(request);
         trace.caller(caller, &extracted);
         match extracted {
             Extracted::Unreadable(status) => Err(error_status(Some(status))),
-            extracted => Ok(extracted.found().map(|key| caller.fingerprint(&key))),
+            extracted => Ok(extracted.found().map(|key| (caller.fingerprint(&key), key))),
         }
     }
 
@@ -146,46 +146,96 @@ impl Core {
         self.overrides_by(caller, trace)
     }
 
-    /// The overrides of the caller with this fingerprint; or the future that ends when they are known.
+    /// The overrides of the caller with this fingerprint and key; or the future that ends when they are
+    /// known.
     #[cold]
     pub(super) fn overrides_by(
         &self,
-        caller: Result<Option<u128>, StatusCode>,
+        caller: Result<Option<(u128, Key<'_>)>, StatusCode>,
         trace: &mut impl Trace,
     ) -> Result<Overridden, Box<AwaitedCaller>> {
-        match self.overrides.first_read() {
-            Some(first_read) => Err(Box::new(AwaitedCaller::new(caller, first_read))),
-            None => Ok(self.known_overrides(caller, trace)),
+        let first_read = self.overrides.first_read();
+        let asked = match (&self.overrides.source, &caller) {
+            (Some(source), Ok(Some((caller, key)))) => Some(source.ask(*caller, key)),
+            _ => None,
+        };
+        let caller = caller.map(|caller| caller.map(|(caller, _)| caller));
+        match (first_read, asked) {
+            (None, None) => Ok(self.known_overrides(caller, None, trace)),
+            (None, Some(Ask::Known(answer))) => {
+                Ok(self.known_overrides(caller, Some(answer), trace))
+            }
+            (first_read, asked) => Err(Box::new(AwaitedCaller::new(caller, async move {
+                if let Some(first_read) = first_read {
+                    first_read.await;
+                }
+                match asked? {
+                    Ask::Known(answer) => Some(answer),
+                    Ask::Later(answer) => Some(answer.await),
+                }
+            }))),
         }
     }
 
-    /// The overrides of a caller, as far as they are known; none for a request without a caller.
+    /// The overrides of a caller, by what is known and by what the source has answered; none for a
+    /// request without a caller.
     ///
     /// # Errors
-    /// The ruling on a caller who is blocked, or who cannot be read and may be blocked.
+    /// The ruling on a caller who is blocked, or who cannot be read and may be blocked, or of whom the
+    /// source does not tell.
     pub(super) fn known_overrides(
         &self,
         caller: Result<Option<u128>, StatusCode>,
+        answer: Option<Answer>,
         trace: &mut impl Trace,
     ) -> Overridden {
         let now = self.clock.now();
+        let (table, source) = (&self.overrides.table, &self.overrides.source);
         let caller = match caller {
             // The last override has ended, so this caller has none.
-            Err(_) if !self.overrides.table.any_applies(now) => None,
+            Err(_) if source.is_none() && !table.any_applies(now) => None,
             caller => caller.map_err(Ruling::UnreadableCaller)?,
         };
-        let own = caller.and_then(|caller| self.overrides.table.get(caller, now));
+        let own = caller.and_then(|caller| table.get(caller, now));
+        let blocked = own.as_ref().and_then(CallersOwn::blocked_for);
+        let refuses = || {
+            let on_failure = source.as_ref().map(|source| source.settings.on_failure);
+            on_failure == Some(OnSourceFailure::Refuse)
+        };
+        let own = match answer {
+            Some(Ok(found)) => Some(CallersOwn::with_source(own, found, now)),
+            Some(Err(_)) if blocked.is_none() && refuses() => {
+                trace.overrides(own.as_ref());
+                return Err(Ruling::SourceUnavailable);
+            }
+            _ => own,
+        };
         trace.overrides(own.as_ref());
         let blocked = own.as_ref().and_then(CallersOwn::blocked_for);
         blocked.map_or(Ok(own), |wait| Err(Ruling::Blocked { wait }))
     }
 
-    /// The fingerprint of the caller with the key of a check; `None` if no request has such a caller.
+    /// The overrides of a caller that are known without waiting; those of a blocked caller, too.
+    pub(super) fn remembered_overrides(&self, caller: u128) -> Option<CallersOwn> {
+        let now = self.clock.now();
+        let own = self.overrides.table.get(caller, now);
+        let found = self.overrides.source.as_ref().map(|source| source.remembered(caller));
+        match found {
+            Some(Ok(found)) => Some(CallersOwn::with_source(own, found, now)),
+            _ => own,
+        }
+    }
+
+    /// The fingerprint of the caller with the key of a check, and the key as it is counted; `None` if no
+    /// request has such a caller.
     #[cold]
-    pub(super) fn caller_of_key(&self, key: Key<'_>) -> Option<u128> {
+    pub(super) fn caller_of_key<'k>(&self, key: Key<'k>) -> Option<(u128, Key<'k>)> {
         Some(match &self.caller {
-            Some(caller) => caller.fingerprint(&canonical(&*caller.extractor, key)?),
-            None => self.keys.fingerprint(self.keys.domain(CALLER).key, &key),
+            Some(caller) => {
+                let key = canonical(&*caller.extractor, key)?;
+                (caller.fingerprint(&key), key)
+            }
+            None => (self.keys.fingerprint(self.keys.domain(CALLER).key, &key), key),
         })
     }
 

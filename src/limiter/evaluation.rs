@@ -18,6 +18,7 @@ use crate::{
     policy::WithoutKey,
     quota::Quota,
     store::{Charge, Mode, Store, Usage},
+    warning::{Code, warn},
 };
 
 /// A request before it is decided: the charges for the store, and then the store's answers.
@@ -174,7 +175,7 @@ impl Evaluation {
     pub(super) fn apply_overrides(&mut self, core: &Core, rules: &RuleSet) {
         let Some(awaited) = self.awaited.take() else { return };
         let before = mem::take(&mut self.record);
-        let own = match core.known_overrides(awaited.caller, &mut ()) {
+        let own = match core.known_overrides(awaited.caller, awaited.answer, &mut ()) {
             Ok(own) => own,
             Err(_) if awaited.ignores_block => None,
             Err(ruling) => {
@@ -183,6 +184,8 @@ impl Evaluation {
                 return;
             }
         };
+        let named = own.iter().flat_map(CallersOwn::source_policies);
+        named.filter(|name| rules.by_name(name).is_none()).for_each(warn_unknown_policy);
         self.record.category = before.category;
         for (entry, charge) in before.entries.iter().zip(&before.charges) {
             let rule = rules.by_name(&entry.labels.policy);
@@ -417,6 +420,16 @@ impl Evaluation {
         (record.now, record.held) = (now, nanos(held));
         Decision { record: self.record }
     }
+}
+
+#[cold]
+fn warn_unknown_policy(name: &str) {
+    warn(Code::UnknownOverridePolicy, name, || {
+        format!(
+            "the override source has a quota under a policy `{name}`, which the limiter does not \
+             have; return the name of one of its policies"
+        )
+    });
 }
 
 impl KeyRead {

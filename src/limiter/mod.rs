@@ -55,7 +55,10 @@ pub use self::{
     check_error::CheckError,
     decision::{Decision, Outcome, Reason, Verdict},
     decision_future::DecisionFuture,
-    overrides::{CallerOverrides, OverrideChange, OverrideError, Overrides, SavedOverrides},
+    overrides::{
+        CachedSource, CallerOverrides, OnSourceFailure, OverrideChange, OverrideError,
+        OverrideSource, Overrides, SavedOverrides, SourceFuture, SourceOverrides,
+    },
     policy_handle::PolicyHandle,
     quota_ref::QuotaRef,
     refund::Refund,
@@ -181,7 +184,7 @@ impl Limiter {
     /// were charged. If `caller` has [quota overrides](Overrides), the overrides are reported
     /// instead.
     pub fn peek_quotas(&self, quotas: &[QuotaRef], caller: Option<Fingerprint>) -> DecisionFuture {
-        let own = caller.and_then(|caller| self.core.overrides.table.get(caller.0, self.now()));
+        let own = caller.and_then(|caller| self.core.remembered_overrides(caller.0));
         let rules = self.core.rules();
         let mut evaluation = Evaluation::of_quotas(&rules, quotas, own.as_ref());
         evaluation.only_peek();

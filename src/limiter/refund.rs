@@ -94,8 +94,8 @@ impl<'a> Refund<'a> {
 /// Gives units back, if the key has used any.
 async fn refund(target: Target<'_>, change: Change) -> Result<Decision, CheckError> {
     let core = &*target.limiter.core;
-    if let Some(first_read) = core.overrides.first_read() {
-        first_read.await;
+    if let Some(awaited) = target.awaited() {
+        awaited.await;
     }
     let peeked = match try_peek(&target, change)? {
         Ok(peeked) => peeked,

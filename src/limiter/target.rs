@@ -6,6 +6,7 @@ use super::{
     Limiter,
     check_error::CheckError,
     evaluation::Evaluation,
+    overrides::AwaitedCaller,
     rules::{Rule, RuleId, RuleSet},
 };
 use crate::{key::Key, quota::Quota, store::Change};
@@ -72,6 +73,15 @@ impl<'a> Target<'a> {
         }
     }
 
+    /// The caller, if its overrides are not known yet.
+    pub(super) fn awaited(&self) -> Option<Box<AwaitedCaller>> {
+        let core = &*self.limiter.core;
+        if core.overrides.table.can_skip() {
+            return None;
+        }
+        core.overrides_by(Ok(core.caller_of_key(self.key.clone())), &mut ()).err()
+    }
+
     /// The charge that a refund gives back. An unlimited quota is not counted. If the key's quota
     /// has zero units now, or an unlimited override, the policy's quota is used: earlier units may be
     /// counted there.
@@ -79,7 +89,7 @@ impl<'a> Target<'a> {
         let core = &*self.limiter.core;
         // A blocked caller has its own quota as well.
         let caller = core.caller_of_key(self.key.clone());
-        let own = caller.and_then(|caller| core.overrides.table.get(caller, core.clock.now()));
+        let own = caller.and_then(|(caller, _)| core.remembered_overrides(caller));
         let (rule, kind) = self.rule_and_kind(rules)?;
         let own = own.and_then(|own| rule.overridden(&own));
         let own = own.filter(|own| !own.is_unlimited());

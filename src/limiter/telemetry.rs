@@ -40,6 +40,7 @@ fn count(rules: &RuleSet, decision: &Decision) {
         Ruling::Admitted | Ruling::Refused(_) => return,
         Ruling::Blocked { .. } => VerdictLabel::Blocked,
         Ruling::UnreadableCaller(_) => VerdictLabel::UnreadableKey,
+        Ruling::SourceUnavailable => VerdictLabel::Unavailable,
     };
     rules.metrics.count_without_policy(record.category, verdict);
 }

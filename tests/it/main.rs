@@ -47,6 +47,7 @@ mod metrics;
 mod nested;
 mod observers;
 mod operator_page;
+mod override_source;
 mod overrides;
 mod paths;
 mod privacy;

@@ -63,6 +63,7 @@ impl Decision {
             Ruling::Refused(index) => Verdict::Refused(self.record.outcome(index)),
             Ruling::Blocked { wait } => Verdict::Blocked { wait },
             Ruling::UnreadableCaller(status) => Verdict::UnreadableCaller { status },
+            Ruling::SourceUnavailable => Verdict::SourceUnavailable,
         }
     }
 
@@ -75,6 +76,7 @@ impl Decision {
             Ruling::Refused(index) => self.record.entries[index].refused,
             Ruling::Blocked { .. } => Some(Reason::Blocked),
             Ruling::UnreadableCaller(_) => Some(Reason::UnreadableKey),
+            Ruling::SourceUnavailable => Some(Reason::StoreUnavailable),
         }
     }
 
@@ -85,7 +87,9 @@ impl Decision {
         match self.verdict() {
             Verdict::Refused(outcome) => outcome.retry_after(),
             Verdict::Blocked { wait } => Some(wait),
-            Verdict::Admitted | Verdict::UnreadableCaller { .. } => None,
+            Verdict::Admitted | Verdict::UnreadableCaller { .. } | Verdict::SourceUnavailable => {
+                None
+            }
         }
     }
 

@@ -69,6 +69,7 @@ pub(crate) enum Ruling {
         wait: Duration,
     },
     UnreadableCaller(StatusCode),
+    SourceUnavailable,
 }
 
 impl Record {

@@ -42,6 +42,9 @@ pub enum Verdict<'a> {
         /// The HTTP status for the response, from the caller's extractor.
         status: StatusCode,
     },
+    /// The source of the caller's overrides does not answer, and is set to refuse then
+    /// ([`OnSourceFailure::Refuse`](crate::OnSourceFailure)).
+    SourceUnavailable,
 }
 
 /// Why a request was refused. [`Rejection::status`](crate::Rejection::status) gives the HTTP
@@ -63,7 +66,8 @@ pub enum Reason {
     /// charged nothing under any policy.
     UnreadableKey,
     /// The store does not answer, and the policy is set to refuse then
-    /// ([`OnStoreFailure::Refuse`](crate::OnStoreFailure)).
+    /// ([`OnStoreFailure::Refuse`](crate::OnStoreFailure)); or the source of the caller's overrides does
+    /// not.
     StoreUnavailable,
     /// An operator has blocked the caller for a time.
     Blocked,

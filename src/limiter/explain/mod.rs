@@ -178,6 +178,9 @@ pub(crate) fn explain(
         }
         let Evaluated { now, rules, mut evaluation, mut explanation, counted_as } = evaluated;
         let rules = core.rules.of(&rules);
+        if let Some(awaited) = evaluation.awaited() {
+            awaited.await;
+        }
         evaluation.apply_overrides(&core, rules);
         let Foreseen { decision, held } = foresee(&core, rules, evaluation, now).await;
         for (policy, counted_as) in explanation.policies.iter_mut().zip(counted_as) {
@@ -197,7 +200,10 @@ impl ExpectedVerdict {
         let Some(reason) = decision.reason() else { return Self::Admitted };
         let policy = match decision.verdict() {
             Verdict::Refused(outcome) => Some(outcome.policy().to_owned()),
-            Verdict::Admitted | Verdict::Blocked { .. } | Verdict::UnreadableCaller { .. } => None,
+            Verdict::Admitted
+            | Verdict::Blocked { .. }
+            | Verdict::UnreadableCaller { .. }
+            | Verdict::SourceUnavailable => None,
         };
         Self::Refused { policy, reason, retry_after: decision.retry_after() }
     }

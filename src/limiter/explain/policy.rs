@@ -119,6 +119,8 @@ pub enum QuotaFrom {
         /// Why.
         reason: Option<String>,
     },
+    /// The [`OverrideSource`](crate::OverrideSource).
+    OverrideSource,
 }
 
 /// A kind of key that was tried.

@@ -80,7 +80,8 @@ impl<'r> Steps<'r> {
 
     /// The caller's override for a policy.
     fn override_of(&self, policy: &str) -> QuotaFrom {
-        let left = self.own.as_ref().and_then(|own| own.quota_lasts(policy)).unwrap_or_default();
+        let left = self.own.as_ref().and_then(|own| own.quota_lasts(policy));
+        let Some(left) = left else { return QuotaFrom::OverrideSource };
         let mut overrides = self.explanation.caller.iter().flat_map(|caller| &caller.overrides);
         let own = overrides.find(|own| own.policy() == Some(policy));
         let (author, reason) = own.map(|own| (own.author.clone(), own.reason.clone())).unzip();

@@ -168,6 +168,7 @@ impl fmt::Display for QuotaFrom {
                 }
                 f.write_str(")")
             }
+            Self::OverrideSource => f.write_str(" (by the override source)"),
         }
     }
 }

@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use super::{
-    OverrideError,
+    CachedSource, OverrideError, SourceCache,
     table::{Edit, Known, OverrideTable},
 };
 #[cfg(feature = "metrics")]
@@ -39,6 +39,7 @@ const MAX_READS: usize = 3;
 /// The overrides of a limiter.
 pub(in crate::limiter) struct ActiveOverrides {
     pub(in crate::limiter) table: OverrideTable,
+    pub(in crate::limiter) source: Option<Arc<SourceCache>>,
     pub(super) clock: Clock,
     shared: Option<Shared>,
     #[cfg(feature = "metrics")]
@@ -71,6 +72,7 @@ impl ActiveOverrides {
     pub(in crate::limiter) fn new(
         clock: Clock,
         shared: Option<(Arc<dyn OverrideStore>, u64)>,
+        source: Option<CachedSource>,
     ) -> Arc<Self> {
         let shared = shared.map(|(store, space)| Shared {
             store,
@@ -82,17 +84,22 @@ impl ActiveOverrides {
         });
         let overrides = Self {
             table: OverrideTable::default(),
+            source: source.map(|source| SourceCache::new(source, clock.clone())),
             clock,
             shared,
             #[cfg(feature = "metrics")]
             gauge: SharedGauge::new("tower_quota_overrides", "Overrides of callers that apply."),
         };
         let overrides = Arc::new(overrides);
-        if overrides.is_shared() {
-            overrides.table.never_skip(true);
-            overrides.start_reading();
-        }
+        overrides.never_skip(overrides.is_shared());
+        overrides.start_reading();
         overrides
+    }
+
+    /// Sets whether requests look callers up even if the table is empty, as they also do if there is a
+    /// source.
+    fn never_skip(&self, never_skips: bool) {
+        self.table.never_skip(never_skips || self.source.is_some());
     }
 
     pub(super) fn is_shared(&self) -> bool {
@@ -233,7 +240,7 @@ impl Shared {
         if before != progress {
             log_change(before, error.as_ref());
         }
-        overrides.table.never_skip(false);
+        overrides.never_skip(false);
     }
 }
 
@@ -246,7 +253,7 @@ impl Drop for Reading {
         let Some(overrides) = self.0.upgrade() else { return };
         if let Some(shared) = &overrides.shared {
             shared.is_reading.store(false, Ordering::Release);
-            overrides.table.never_skip(true);
+            overrides.never_skip(true);
         }
     }
 }

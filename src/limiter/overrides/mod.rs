@@ -8,13 +8,20 @@ mod awaited;
 mod change;
 mod error;
 mod saved;
+mod source;
 mod table;
 
 use std::time::Duration;
 
 use self::change::What;
+pub(super) use self::source::{Answer, Ask, SourceCache};
 pub(super) use self::{active::ActiveOverrides, awaited::AwaitedCaller, table::CallersOwn};
-pub use self::{change::OverrideChange, error::OverrideError, saved::SavedOverrides};
+pub use self::{
+    change::OverrideChange,
+    error::OverrideError,
+    saved::SavedOverrides,
+    source::{CachedSource, OnSourceFailure, OverrideSource, SourceFuture, SourceOverrides},
+};
 use super::{Core, Limiter};
 use crate::{
     key::{Fingerprint, Fingerprinter, Key},
@@ -92,7 +99,8 @@ impl Overrides {
     /// [`OverrideError::UnfitKey`] if no request can have this key.
     pub fn caller<'k>(&self, key: impl Into<Key<'k>>) -> Result<CallerOverrides, OverrideError> {
         let caller = self.limiter.core.caller_of_key(key.into());
-        self.by_fingerprint(Fingerprint(caller.ok_or(OverrideError::UnfitKey)?))
+        let (caller, _) = caller.ok_or(OverrideError::UnfitKey)?;
+        self.by_fingerprint(Fingerprint(caller))
     }
 
     /// The overrides of the caller with this fingerprint, such as one from [`list`](Self::list), or

@@ -13,7 +13,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 
-use super::OverrideError;
+use super::{OverrideError, source::Found};
 use crate::{
     clock::{Now, nanos},
     lock::Mutex,
@@ -84,7 +84,10 @@ pub(in crate::limiter) struct Known {
 /// The overrides of one caller that apply at one time.
 #[derive(Clone, Debug)]
 pub(in crate::limiter) struct CallersOwn {
-    known: Arc<[Known]>,
+    /// What operators have set.
+    known: Option<Arc<[Known]>>,
+    /// What the source says.
+    found: Option<Found>,
     at: u64,
 }
 
@@ -157,10 +160,11 @@ impl OverrideTable {
         let part = self.part(caller).load();
         let known = part.get(&caller)?;
         let at = now.monotonic_nanos();
-        known
-            .iter()
-            .any(|known| known.ends_at > at)
-            .then(|| CallersOwn { known: Arc::clone(known), at })
+        known.iter().any(|known| known.ends_at > at).then(|| CallersOwn {
+            known: Some(Arc::clone(known)),
+            found: None,
+            at,
+        })
     }
 
     /// All overrides that apply at `now`.
@@ -373,21 +377,42 @@ impl CallersOwn {
         self.applying().map(move |known| known.view(now))
     }
 
-    fn applying(&self) -> impl Iterator<Item = &Known> {
-        self.known.iter().filter(|known| known.ends_at > self.at)
+    /// The policies whose quotas the source replaces.
+    pub(in crate::limiter) fn source_policies(&self) -> impl Iterator<Item = &str> {
+        let found = self.found.iter().flat_map(|found| &found.overrides.quotas);
+        found.map(|(policy, _)| &**policy)
     }
 
-    /// The caller's quota override under a policy.
+    fn applying(&self) -> impl Iterator<Item = &Known> {
+        let known = self.known.iter().flat_map(|known| known.iter());
+        known.filter(|known| known.ends_at > self.at)
+    }
+
+    /// The same caller, with what the source says of it.
+    pub(in crate::limiter) fn with_source(own: Option<Self>, found: Found, now: Now) -> Self {
+        let known = own.and_then(|own| own.known);
+        Self { known, found: Some(found), at: now.monotonic_nanos() }
+    }
+
+    /// The caller's quota override under a policy: an operator's, or else the source's.
     pub(in crate::limiter) fn quota(&self, policy: &str) -> Option<Quota> {
-        self.all().find_map(|own| match &own.kind {
+        let own = self.all().find_map(|own| match &own.kind {
             OverrideKind::Quota { policy: name, quota } if name == policy => Some(*quota),
             _ => None,
+        });
+        own.or_else(|| {
+            let found = self.found.iter().flat_map(|found| &found.overrides.quotas);
+            found.rev().find_map(|(name, quota)| (name == policy).then_some(*quota))
         })
     }
 
     /// How long the caller is still blocked; `None` if it is not.
     pub(in crate::limiter) fn blocked_for(&self) -> Option<Duration> {
-        self.lasts(None)
+        let by_source = self.found.as_ref().and_then(|found| {
+            let age = Duration::from_nanos(self.at.saturating_sub(found.at));
+            found.overrides.block?.checked_sub(age).filter(|left| !left.is_zero())
+        });
+        self.lasts(None).max(by_source)
     }
 
     /// How long the caller's quota override under a policy still lasts.
