@@ -41,7 +41,7 @@ pub trait Store: Send + Sync + 'static {
     /// The default sends peeks to `charge`, and subtracts what the request would use. Where a sliding
     /// window has uses already, its [`reset`](Usage::reset) is then that of before the request.
     fn preview(&self, charges: &[Charge], now: Now) -> StoreFuture {
-        preview_by_peeks(self, charges, now)
+        preview_by_peeks(self, charges, |_| 0, now)
     }
 
     /// Loads the counts of a [key](Charge::key) by this algorithm into the processor's cache, as the

@@ -10,18 +10,29 @@ use super::{
 use crate::{algorithm::Algorithm, clock::Now, quota::Quota};
 
 /// The default of [`Store::preview`]: asks with peeks, which the store answers as of before the
-/// request, and subtracts what the request would use.
+/// request, and subtracts what the request would use. `held` are the units for a charge that need not be
+/// asked for, as they were taken before.
 pub(super) fn preview_by_peeks(
     store: &(impl Store + ?Sized),
     charges: &[Charge],
+    held: impl Fn(&Charge) -> u64,
     now: Now,
 ) -> StoreFuture {
-    let peeks: Vec<_> =
-        charges.iter().map(|charge| Charge { mode: Mode::Peek, ..*charge }).collect();
-    let answer = store.charge(&peeks, now);
-    let charges = charges.to_vec();
+    let charges: Vec<_> = charges.iter().map(|charge| (*charge, held(charge))).collect();
+    let peek = |(charge, held): &(Charge, u64)| {
+        let cost = charge.cost.saturating_sub(*held);
+        Charge { mode: Mode::Peek, cost, ..*charge }
+    };
+    let answer = store.charge(&charges.iter().map(peek).collect::<Vec<_>>(), now);
     StoreFuture::later(async move {
         let mut answer = answer.await?;
+        for ((_, held), usage) in charges.iter().zip(&mut *answer.usages) {
+            if usage.is_known() {
+                let remaining = usage.remaining().saturating_add(*held);
+                *usage = Usage::new(usage.wait(), remaining, usage.reset());
+            }
+        }
+        let charges: Vec<_> = charges.into_iter().map(|(charge, _)| charge).collect();
         use_units(&charges, &mut answer);
         Ok(answer)
     })

@@ -343,3 +343,32 @@ async fn who_leaves_gives_back() {
     store.give_back_leases().await.unwrap();
     comes_back(&limiter, 999).await;
 }
+
+#[cfg(feature = "describe")]
+#[tokio::test]
+async fn an_explanation_counts_the_units_that_are_here() {
+    use tower_quota::explain::ExpectedVerdict;
+
+    let server = Server::start();
+    let build = || {
+        let store = patient(RedisStore::builder(server.url())).secret(SECRET).build().unwrap();
+        let policy = Policy::fixed_window("p", long(10)).global().lease(10);
+        let policy = policy.on_store_failure(OnStoreFailure::Refuse);
+        Limiter::builder().policy(policy).store(store).build().unwrap()
+    };
+    let (first, second) = (build(), build());
+    let head = http::Request::new(()).into_parts().0;
+    assert!(first.decide(&head).await.is_allowed());
+    for left in (0..9).rev() {
+        let explained = first.explain(&head).await;
+        assert_eq!(explained.verdict, ExpectedVerdict::Admitted);
+        assert_eq!(explained.policies[0].numbers.unwrap().remaining, left);
+        let other = second.explain(&head).await.verdict;
+        assert!(matches!(other, ExpectedVerdict::Refused { .. }), "{other:?}");
+        assert_eq!(first.explain(&head).await.verdict, ExpectedVerdict::Admitted);
+        assert!(first.decide(&head).await.is_allowed());
+    }
+    let explained = first.explain(&head).await;
+    assert!(matches!(explained.verdict, ExpectedVerdict::Refused { .. }), "{explained}");
+    assert!(!first.decide(&head).await.is_allowed());
+}

@@ -74,7 +74,10 @@ use self::{
     builder::Address, leases::date_back, overrides::RedisOverrides, replica::Replica,
     rollback::RollbackOnDrop,
 };
-use super::{Announcement, Charge, Correction, OverrideStore, Store, StoreError, StoreFuture};
+use super::{
+    Announcement, Charge, Correction, OverrideStore, Store, StoreError, StoreFuture,
+    preview::preview_by_peeks,
+};
 use crate::clock::Now;
 
 /// Counts in a Redis or Valkey server, or in a cluster, which several replicas share.
@@ -216,6 +219,12 @@ impl Store for RedisStore {
             Err(_) if Handle::try_current().is_err() => StoreFuture::ready(Err(no_runtime())),
             Err(miss) => StoreFuture::later(RollbackOnDrop::new(&self.replica, charges, now, miss)),
         }
+    }
+
+    /// The units that this replica has leased count as there.
+    fn preview(&self, charges: &[Charge], now: Now) -> StoreFuture {
+        let leases = &self.replica.leases;
+        preview_by_peeks(self, charges, |charge| leases.held(charge, now.monotonic_nanos()), now)
     }
 
     fn correct(&self, corrections: &[Correction], _: Now) -> StoreFuture {

@@ -62,6 +62,16 @@ impl LeaseTable {
         }
     }
 
+    /// The units for a charge that are here and may be spent.
+    pub(crate) fn held(&self, charge: &Charge, now: u64) -> u64 {
+        if !is_leased(charge) {
+            return 0;
+        }
+        let segment = self.segment(charge.id());
+        let fits = |pool: &&Pool| pool.charge.quota == charge.quota && !pool.lease.has_expired(now);
+        segment.get(&charge.id()).filter(fits).map_or(0, |pool| pool.available)
+    }
+
     /// Whether a charge can be spent here and now.
     pub(crate) fn covers(&self, charge: &Charge, now: u64) -> bool {
         let covers = |pool: &Pool| pool.covers(charge, now);
