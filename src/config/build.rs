@@ -112,6 +112,7 @@ impl<'a> Build<'a> {
             "on" => "requests",
             "policy" => "policies",
             "key" => "keys",
+            "schedule" => "schedules",
             method => method,
         };
         let mut steps: Steps = Vec::new();
@@ -294,6 +295,13 @@ impl<'a> Build<'a> {
                 self.add(&at("plans"), text);
             }
         }
+        for (index, schedule) in policy.schedules.iter().enumerate() {
+            built = self.schedule(
+                built,
+                schedule,
+                &[at("schedules"), vec![index.to_string()]].concat(),
+            );
+        }
         if let Some(quota_by) = &policy.quota_by {
             match self.registry.quotas.get("quota_by", quota_by).cloned() {
                 Ok(quota_by) => built = built.quota_by(move |request| quota_by(request)),
@@ -325,6 +333,20 @@ impl<'a> Build<'a> {
             built = built.shard(self.key(shard, &at("shard")));
         }
         built.on_store_failure(policy.on_store_failure).lease(policy.lease)
+    }
+
+    #[cfg(feature = "calendar")]
+    fn schedule(&mut self, policy: Policy, schedule: &super::Schedule, _: &[String]) -> Policy {
+        let hours = crate::calendar::hours(&schedule.hours, &schedule.zone);
+        policy.schedule(hours, schedule.quota)
+    }
+
+    #[cfg(not(feature = "calendar"))]
+    fn schedule(&mut self, policy: Policy, _: &super::Schedule, steps: &[String]) -> Policy {
+        let text = "this program has no calendar; leave the schedule out, or build it with the \
+                    feature `calendar`";
+        self.add(steps, text);
+        policy
     }
 
     fn key(&mut self, key: &Key, steps: &[String]) -> Arc<dyn KeyExtractor> {

@@ -123,6 +123,7 @@
 //! | `global` | whether all callers share the quota | `false` |
 //! | `unreadable_as_missing` | `true`, `false` | `false` |
 //! | `plan`, `plans` | the name of a function, and a table of quotas | none |
+//! | `schedules` | a list like `[{ hours = "Mo-Fr 08:00-18:00", zone = "Europe/Berlin", quota = "50 per minute" }]`, with the feature `calendar` | none |
 //! | `quota_by`, `cost`, `settle` | the name of a function | none |
 //! | `unit` | the name of the units | `"requests"` |
 //! | `hold` | a time | as the category says |
@@ -180,7 +181,7 @@ pub use self::{
     key::{ClientIp, Key, PathParam, Prefixes},
     layer::{HeaderStyle, Layer, OnRejection, Problem, StyleName},
     limits::Limits,
-    policy::{Plans, Policy, WithoutKey},
+    policy::{Plans, Policy, Schedule, WithoutKey},
     registry::Registry,
     watch::Watch,
 };

@@ -1,7 +1,7 @@
 //! What `build()` says to write, in the words of a file: [`in_file`].
 
 /// The builder's calls, as problems name them, and what a file says instead.
-const PHRASES: [(&str, &str); 26] = [
+const PHRASES: [(&str, &str); 25] = [
     ("`.key(ClientIp::new())`", "`keys = [\"ip\"]`"),
     ("`.global()`", "`global = true`"),
     ("`.or_key(…)`", "another key"),
@@ -23,7 +23,6 @@ const PHRASES: [(&str, &str); 26] = [
     ("`.anchor(Weekday::Sunday)`", "`from Sunday`"),
     ("`.anchor(Anchor::Time { hour: 6, minute: 0 })`", "`from 06:00`"),
     ("`.anchor(Anchor::YearDay { month: 4, day: 1 })`", "`from 04-01`"),
-    ("`.in_zone(\"Asia/Shanghai\")`", "`in Asia/Shanghai`"),
     ("a quota such as `Quota::per_day(…)`", "a length, as in `100 per day`"),
     ("`Policy::fixed_window`", "`algorithm = \"fixed_window\"`"),
     ("`trust_hops(n)`", "`trust_hops`"),

@@ -42,6 +42,9 @@ pub struct Policy {
     /// The quota of each plan, by its name.
     #[serde(default, skip_serializing_if = "is_default")]
     pub plans: Plans,
+    /// Other quotas at some hours of the week: the first that includes the time of a request holds.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub schedules: Vec<Schedule>,
     /// The registered function that returns a request's quota.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quota_by: Option<String>,
@@ -86,6 +89,7 @@ impl Policy {
             unreadable_as_missing: false,
             plan: None,
             plans: Plans::default(),
+            schedules: Vec::new(),
             quota_by: None,
             cost: None,
             settle: None,
@@ -96,6 +100,27 @@ impl Policy {
             lease: 0,
             shard: None,
         }
+    }
+}
+
+/// A quota at some hours of the week; as `Policy::schedule`, which needs the feature `calendar`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Schedule {
+    /// The hours, such as `Mo-Fr 08:00-18:00`.
+    pub hours: String,
+    /// Their time zone, such as `Europe/Berlin`.
+    pub zone: String,
+    /// The quota at these hours.
+    pub quota: Quota,
+}
+
+impl Schedule {
+    /// A quota at some hours of the week in a time zone.
+    #[must_use]
+    pub fn new(hours: impl Into<String>, zone: impl Into<String>, quota: Quota) -> Self {
+        Self { hours: hours.into(), zone: zone.into(), quota }
     }
 }
 

@@ -17,7 +17,7 @@ pub(super) struct Node {
 }
 
 /// Valid values of settings, as in a file: of all that must be there, and of others.
-const EXAMPLES: [(&str, &str); 18] = [
+const EXAMPLES: [(&str, &str); 20] = [
     ("algorithm", "\"token_bucket\""),
     ("quota", "\"100 per minute\""),
     ("name", "\"read\""),
@@ -25,6 +25,8 @@ const EXAMPLES: [(&str, &str); 18] = [
     ("path", "\"/v1/{tenant}\""),
     ("by", "\"bearer\""),
     ("values", "[\"…\"]"),
+    ("hours", "\"Mo-Fr 08:00-18:00\""),
+    ("zone", "\"Europe/Berlin\""),
     ("replicas", "3"),
     ("count_locally", "{ replicas = 3 }"),
     ("keys", "[\"ip\"]"),

@@ -40,12 +40,14 @@ fn find(settings: &Settings, for_requests: bool, add: &mut impl FnMut(Setting, S
         at("quota", problem);
     }
     #[cfg(feature = "calendar")]
-    for (hours, quota) in &settings.schedules {
+    for (index, (hours, quota)) in settings.schedules.iter().enumerate() {
         let problem = hours.problem().or_else(|| quota_problem(settings.algorithm, quota));
         if let Some(problem) = problem {
-            at("schedule", format!("the schedule `{}`: {problem}", hours.text()));
+            let problem = format!("the schedule `{}`: {problem}", hours.text());
+            add(("schedule", Some(index)), problem);
         }
     }
+    let mut at = |method, problem: String| add((method, None), problem);
     if settings.plans.is_some() && settings.plan_table().is_empty() {
         let problem = "its table of plans is empty; write one there, or leave `.plans(…)` out";
         at("plans", problem.into());

@@ -11,7 +11,7 @@ use tower_quota::{
     calendar::{Anchor, Period},
     config::{
         Category, ClientIp, HeaderStyle, Key, KnownKeys, Layer, Limits, OnRejection, PathParam,
-        Plans, Policy, Prefixes, Problem, Registry, Requests, StyleName, WithoutKey,
+        Plans, Policy, Prefixes, Problem, Registry, Requests, Schedule, StyleName, WithoutKey,
     },
     key, response,
 };
@@ -140,6 +140,12 @@ fn policy() -> impl Strategy<Value = Policy> {
             policy.plan = plans.as_ref().map(|_| FUNCTION.to_owned());
             policy.plans = Plans(plans.into_iter().flatten().collect());
             (policy.quota_by, policy.cost, policy.settle) = (quota_by, cost, settle);
+            if lease == 2 {
+                policy.schedules = vec![
+                    Schedule::new("Mo-Fr 08:00-18:00", "Europe/Berlin", quota),
+                    Schedule::new("Sa 22:00-06:00", "UTC", Quota::unlimited()),
+                ];
+            }
             policy.lease = if policy.settle.is_some() { 0 } else { lease };
             (policy.hold, policy.unit, policy.dry_run, policy.on_store_failure) = rest;
             policy

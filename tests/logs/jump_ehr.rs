@@ -18,9 +18,7 @@ use tower_quota::{Clock, key::PeerAddr};
 
 use common::{Answer, answer};
 
-#[path = "../../examples/jump_ehr.rs"]
-mod example;
-
+use super::example;
 use crate::log;
 
 /// 2024-01-16 13:00 UTC.

@@ -2,7 +2,12 @@
 
 mod blocked;
 mod events;
+#[cfg(all(feature = "axum", feature = "describe", feature = "usage"))]
+#[path = "../../examples/jump_ehr.rs"]
+mod example;
 mod jump_ehr;
+#[cfg(all(feature = "axum", feature = "config", feature = "describe", feature = "usage"))]
+mod jump_ehr_in_toml;
 mod log;
 mod same_mistake;
 mod sqlite_log;
