@@ -99,8 +99,15 @@ impl Quota {
         Self { burst: NO_BURST, ..self.with_units(0) }
     }
 
-    /// The same window and burst with so many units.
-    pub(crate) const fn with_units(self, units: u64) -> Self {
+    /// The same window and burst with another number of units.
+    ///
+    /// ```
+    /// use tower_quota::Quota;
+    ///
+    /// assert_eq!(Quota::per_minute(100).with_units(500), Quota::per_minute(500));
+    /// ```
+    #[must_use]
+    pub const fn with_units(self, units: u64) -> Self {
         let mut quota = Self::per_nanos(units, self.window_nanos());
         if self.is_by_calendar() {
             quota.time = self.time;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Check, Limiter, Refund, rules::RuleId, target::Target};
-use crate::{key::Key, store::Change};
+use crate::{key::Key, quota::Quota, store::Change};
 
 /// A policy of a limiter, from [`Limiter::policy`]. Its checks do not look the policy up by name.
 ///
@@ -14,6 +14,7 @@ use crate::{key::Key, store::Change};
 ///     .check_only(Policy::fixed_window("delivery", Quota::per_hour(100)))
 ///     .build()?;
 /// let delivery = limiter.policy("delivery")?;
+/// assert_eq!(delivery.quota(), Some(Quota::per_hour(100)));
 /// assert_eq!(delivery.check("tenant-7").at_once()?.remaining(), 99);
 /// assert!(limiter.policy("delivrey").is_err());
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -31,6 +32,13 @@ impl PolicyHandle {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The quota of keys without a plan, as it is now. `None` if the limiter does not have the policy
+    /// any more.
+    #[must_use]
+    pub fn quota(&self) -> Option<Quota> {
+        Some(self.limiter.core.rules().by_name(&self.name)?.policy.quota())
     }
 
     /// Checks the policy for a key; see [`Limiter::check`].
