@@ -44,6 +44,7 @@ use crate::limiter::{
 pub struct LayerExplanation {
     /// What the limiter would decide, and why. Its waits are exact: they do not have the extra time of
     /// [`jitter_retry_after`](crate::RateLimitLayerBuilder::jitter_retry_after).
+    #[serde(flatten)]
     pub request: Explanation,
     /// What the layer would answer, or add to the answer.
     pub response: ExpectedResponse,

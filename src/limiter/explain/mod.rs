@@ -64,6 +64,7 @@ use crate::{
 #[non_exhaustive]
 pub struct Explanation {
     /// What would be decided.
+    #[serde(flatten)]
     pub verdict: ExpectedVerdict,
     /// The matchers that were tried, in order: those of exemptions, and then those of categories, up to
     /// the first that matches. A path that routers read in different ways is tried again in all its
@@ -104,6 +105,7 @@ pub enum ExpectedVerdict {
     Refused {
         /// The policy that refuses, with the longest wait. `None` if the caller is blocked, or cannot be
         /// read while callers have overrides.
+        #[serde(rename = "refused_by")]
         policy: Option<String>,
         /// Why.
         reason: Reason,

@@ -39,6 +39,7 @@ pub struct PolicyExplanation {
     #[serde(rename = "hold_seconds", serialize_with = "seconds")]
     pub hold: Duration,
     /// What the policy would say.
+    #[serde(flatten)]
     pub verdict: PolicyVerdict,
     /// What would be told of the quota. `None` if it is not known: the policy does not count the
     /// request, or the store does not answer, or is not asked because a key is missing.
