@@ -1,74 +1,73 @@
-//! The HelloJohn API with its limits from a file, which may change while it runs, and with routes for
-//! operators.
+//! The HelloJohn API with its limits in a file, which operators change while it runs.
 //!
-//! `cargo run --release --features config,redis --example configured`, then for example
-//! `curl -i -H 'Authorization: Bearer sk_live_free_mytenant' http://127.0.0.1:3000/v1/users`.
+//! `cargo run --release --features config,redis --example configured` reads
+//! `examples/configured/limits.toml`, or the file that `LIMITS` names. It applies the file again within
+//! two seconds after a change, and at once on SIGHUP. An operator, whose key is `op_` and a name, blocks
+//! a caller, raises its quota, or asks why a request is refused:
 //!
-//! The file is `LIMITS`, by default `examples/configured/limits.toml`. A change of it is applied within
-//! two seconds, and at once on `SIGHUP`. With `REDIS_URL` (and `QUOTA_SECRET`, the output of
-//! `openssl rand -hex 16`), counts and overrides are those of all such servers.
+//! ```sh
+//! curl -H 'Authorization: Bearer op_ana' http://127.0.0.1:3000/admin/overrides \
+//!     --json '{"key":"sk_live_free_mytenant","block":true,"seconds":60,"reason":"scraping"}'
+//! curl -H 'Authorization: Bearer op_ana' \
+//!     'http://127.0.0.1:3000/admin/explain?path=/v1/users&key=sk_live_free_mytenant'
+//! ```
 //!
-//! An operator is `Authorization: Bearer op_<name>`:
-//! `curl -H 'Authorization: Bearer op_nora'
-//! 'http://127.0.0.1:3000/admin/explain?method=GET&path=/v1/users&key=sk_live_free_mytenant'`.
+//! With `REDIS_URL`, servers share their counts and overrides; `QUOTA_SECRET` is then as for `replicas`.
 
+#[allow(dead_code, reason = "its limits in code, and its `main`, are not used")]
 #[path = "hellojohn.rs"]
 pub mod hellojohn;
 
-use std::{env, error::Error, net::IpAddr, path::PathBuf, time::Duration};
+use std::{
+    env,
+    error::Error,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use axum::{
     Extension, Json, Router,
-    extract::{Query, Request, State},
+    body::Body,
+    extract::{ConnectInfo, Query, Request, State, rejection::JsonRejection},
     http::{StatusCode, header::AUTHORIZATION, request::Parts},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::get,
 };
-use hellojohn::{ApiKey, Contract, Contracts, Guess, common};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tower::ServiceExt;
 use tower_quota::{
-    Limiter, OverrideError, Quota, RateLimitLayer,
+    CallerOverrides, Limiter, LimiterBuilder, Override, OverrideError, OverrideKind, Quota,
+    RateLimitLayer,
     config::{Limits, Registry, Watch},
-    key::{PeerAddr, extension},
+    key::{self, PeerAddr},
     response,
     store::RedisStore,
 };
+
+use self::hellojohn::{ApiKey, Contract, Contracts, Guess, bearer, common, error};
 
 #[tokio::main]
 #[allow(dead_code, reason = "the tests call the router")]
 async fn main() -> Result<(), Box<dyn Error>> {
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).init();
+    let file = env::var("LIMITS").unwrap_or_else(|_| {
+        concat!(env!("CARGO_MANIFEST_DIR"), "/examples/configured/limits.toml").to_owned()
+    });
     let contracts = Contracts::default();
     contracts.set("example", Contract { read: 5_000, write: 2_500, auth: 100 });
     let registry = registry(contracts);
-    let default = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/configured/limits.toml");
-    let file = env::var_os("LIMITS").map_or_else(|| default.into(), PathBuf::from);
-
     let limits = Limits::read(&file, &registry)?;
-    let mut builder = limits.builder(&registry)?;
-    if let Ok(url) = env::var("REDIS_URL") {
-        builder = builder.store(RedisStore::builder(&url).secret(secret()?).build()?);
-    }
-    let limiter = builder.build()?;
+    let limiter = with_store(limits.builder(&registry)?)?.build()?;
     let rate_limit = limits.layer(limiter.clone(), &registry)?.build()?;
-    let _watch = Watch::new(&limiter, file, move |text| {
+    let _watch = Watch::new(&limiter, &file, move |text| {
         Limits::from_toml(text, &registry)?.builder(&registry)
     });
     common::serve(app(limiter, rate_limit)).await
 }
 
-/// What all servers make fingerprints of keys with.
-fn secret() -> Result<u128, &'static str> {
-    match env::var("QUOTA_SECRET") {
-        Ok(hex) => u128::from_str_radix(&hex, 16)
-            .map_err(|_| "QUOTA_SECRET is no number; write what `openssl rand -hex 16` prints"),
-        Err(_) => Ok(0x6a09_e667_f3bc_c908_b2fb_1366_ea95_7d3e), // for trying it out only
-    }
-}
-
-/// What the file names.
+/// The functions that the file names.
 pub fn registry(contracts: Contracts) -> Registry {
     let by_contract = |number: fn(Contract) -> u64| {
         let contracts = contracts.clone();
@@ -78,8 +77,8 @@ pub fn registry(contracts: Contracts) -> Registry {
         }
     };
     Registry::new()
-        .key("api key", extension("api key", ApiKey::key))
-        .key("unknown key", extension("unknown key", |_: &Guess| "any".into()))
+        .key("api key", key::extension("api key", ApiKey::key))
+        .key("unknown key", key::extension("unknown key", |_: &Guess| "any".into()))
         .plan("plan of the key", |request| Some(request.extensions.get::<ApiKey>()?.plan()))
         .quota_by("auth by contract", by_contract(|contract| contract.auth))
         .quota_by("read by contract", by_contract(|contract| contract.read))
@@ -87,66 +86,78 @@ pub fn registry(contracts: Contracts) -> Registry {
         .on_rejection("the page's 429", response::json(hellojohn::rate_limited))
 }
 
-/// The API, and the routes of operators.
+fn with_store(limits: LimiterBuilder) -> Result<LimiterBuilder, Box<dyn Error>> {
+    let Ok(redis) = env::var("REDIS_URL") else { return Ok(limits) };
+    let store = RedisStore::builder(redis).secret(common::shared_secret()?);
+    Ok(limits.store(store.build()?))
+}
+
+/// The API, and what operators may do under `/admin`.
 pub fn app(limiter: Limiter, rate_limit: RateLimitLayer) -> Router {
-    // Outside of the limiter: operators are not counted.
+    // A request that is explained runs through the same middleware as a real one.
+    let layer = rate_limit.clone();
+    let explained = Router::new()
+        .fallback(async move |request: Request| Json(layer.explain(&request.into_parts().0).await))
+        .layer(hellojohn::body_fields())
+        .layer(middleware::from_fn(hellojohn::identify));
     let admin = Router::new()
-        .route("/admin/explain", get(explain))
-        .route("/admin/overrides", get(overrides).post(set_override).delete(end_overrides))
-        .with_state(rate_limit.clone())
-        .layer(middleware::from_fn(operators_only));
-    hellojohn::app(limiter, rate_limit).merge(admin)
+        .route("/explain", get(explain).with_state(explained))
+        .route("/overrides", get(overrides).post(set_override).delete(end_overrides))
+        .with_state(limiter.clone())
+        .layer(middleware::from_fn(only_operators));
+    hellojohn::app(limiter, rate_limit).nest("/admin", admin)
 }
 
 // --- Operators -------------------------------------------------------------------------------
 
+/// An operator, by the name in its key.
 #[derive(Clone)]
 struct Operator(String);
 
-async fn operators_only(mut request: Request, next: Next) -> Response {
-    let sent = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let token = sent.and_then(|sent| sent.strip_prefix("Bearer "));
-    match token.and_then(|token| token.strip_prefix("op_")).filter(|name| !name.is_empty()) {
+async fn only_operators(mut request: Request, next: Next) -> Response {
+    let credential = request.headers().get(AUTHORIZATION).and_then(bearer);
+    match credential.and_then(|token| token.strip_prefix("op_")).filter(|name| !name.is_empty()) {
         Some(name) => {
             let operator = Operator(name.to_owned());
             request.extensions_mut().insert(operator);
             next.run(request).await
         }
-        None => failure(StatusCode::FORBIDDEN, "forbidden", "Only operators may do this."),
+        None => error(StatusCode::FORBIDDEN, "forbidden", "Only operators may do this."),
     }
 }
 
+/// A request to be explained: without a key if there is none, from this address or the operator's.
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Explained {
+    #[serde(default)]
     method: String,
     path: String,
     key: Option<String>,
     ip: Option<IpAddr>,
 }
 
-/// What a request would be answered. It costs nothing.
 async fn explain(
-    State(rate_limit): State<RateLimitLayer>,
-    Query(Explained { method, path, key, ip }): Query<Explained>,
+    State(explained): State<Router>,
+    ConnectInfo(operator): ConnectInfo<SocketAddr>,
+    Query(asked): Query<Explained>,
 ) -> Response {
-    let head = axum::http::Request::builder().method(&*method).uri(path).body(());
-    let Ok(request) = head else { return bad_request("`method` or `path` is none.") };
-    let mut head = request.into_parts().0;
-    let ip = ip.unwrap_or_else(|| [127, 0, 0, 1].into());
-    head.extensions.insert(PeerAddr((ip, 0).into()));
-    match key.as_deref().map(ApiKey::parse) {
-        Some(Some(key)) => drop(head.extensions.insert(key)),
-        Some(None) => drop(head.extensions.insert(Guess)),
-        None => {}
+    let method = if asked.method.is_empty() { "GET" } else { &*asked.method };
+    let peer = asked.ip.map_or(operator, |ip| (ip, 0).into());
+    let mut request = Request::builder().method(method).uri(&asked.path).extension(PeerAddr(peer));
+    if let Some(key) = asked.key {
+        request = request.header(AUTHORIZATION, format!("Bearer {key}"));
     }
-    let explanation = rate_limit.explain(&head).await;
-    let mut answer = json!(explanation.request);
-    answer["response"] = json!(explanation.response);
-    Json(answer).into_response()
+    match request.body(Body::empty()) {
+        Ok(request) => explained.oneshot(request).await.into_response(),
+        Err(why) => bad_request(&format!("There is no such request: {why}.")),
+    }
 }
 
+/// `{"key":"sk_live_…","block":true,"seconds":60}`, or `{"key":…,"policy":"read","units":500,…}`.
 #[derive(Deserialize)]
-struct SetOverride {
+#[serde(deny_unknown_fields)]
+struct NewOverride {
     key: String,
     #[serde(default)]
     block: bool,
@@ -158,79 +169,94 @@ struct SetOverride {
 }
 
 async fn set_override(
-    State(rate_limit): State<RateLimitLayer>,
-    Extension(Operator(author)): Extension<Operator>,
-    Json(sent): Json<SetOverride>,
+    State(limiter): State<Limiter>,
+    Extension(Operator(operator)): Extension<Operator>,
+    new: Result<Json<NewOverride>, JsonRejection>,
 ) -> Response {
-    let limiter = rate_limit.limiter();
-    let Some(key) = ApiKey::parse(&sent.key) else { return bad_request("`key` is no API key.") };
-    let caller = match limiter.overrides().caller(key.key()) {
-        Ok(caller) => caller,
-        Err(error) => return of_override(&error),
+    let new = match new {
+        Ok(Json(new)) => new,
+        Err(why) => return error(why.status(), "bad_request", &why.body_text()),
     };
-    let time = Duration::from_secs(sent.seconds);
-    let change = match (sent.block, sent.policy, sent.units) {
+    let time = Duration::from_secs(new.seconds);
+    let caller = match caller(&limiter, &new.key) {
+        Ok(caller) => caller,
+        Err(why) => return bad_request(&why),
+    };
+    let change = match (new.block, new.policy, new.units) {
         (true, None, None) => caller.block(time),
         (false, Some(policy), Some(units)) => {
-            let window = window_of(limiter, &policy).unwrap_or(Duration::from_secs(60));
-            caller.set_quota(&policy, Quota::per_window(units, window), time)
+            // The caller gets another number of units in the policy's window.
+            let quota = limiter.policy(&policy).ok().and_then(|policy| policy.quota());
+            let quota = quota.unwrap_or(Quota::unlimited()).with_units(units);
+            caller.set_quota(&policy, quota, time)
         }
-        _ => return bad_request("Send `\"block\": true`, or `policy` and `units`."),
+        _ => return bad_request("Send `block`: true, or a `policy` and its `units`."),
     };
-    match change.reason(sent.reason).author(author).await {
-        Ok(_) => Json(json!({ "overrides": caller.list() })).into_response(),
-        Err(error) => of_override(&error),
+    match change.reason(new.reason).author(operator).await {
+        Ok(_) => Json(list(caller.list())).into_response(),
+        Err(why) => refused(&why),
     }
 }
 
-/// An override has as many units in each window of the policy.
-fn window_of(limiter: &Limiter, policy: &str) -> Option<Duration> {
-    let description = limiter.describe();
-    let of_categories = description.categories.iter().flat_map(|category| &category.policies);
-    let all = description.every_request.iter().chain(of_categories).chain(&description.check_only);
-    let mut named = all.filter(|described| described.name == policy);
-    named.next().map(|described| described.quota.window())
+async fn overrides(State(limiter): State<Limiter>) -> Json<Value> {
+    Json(list(limiter.overrides().list()))
 }
 
 #[derive(Deserialize)]
-struct OfKey {
+#[serde(deny_unknown_fields)]
+struct OfCaller {
     key: String,
 }
 
 async fn end_overrides(
-    State(rate_limit): State<RateLimitLayer>,
-    Query(OfKey { key }): Query<OfKey>,
+    State(limiter): State<Limiter>,
+    Query(OfCaller { key }): Query<OfCaller>,
 ) -> Response {
-    let Some(key) = ApiKey::parse(&key) else { return bad_request("`key` is no API key.") };
-    let caller = rate_limit.limiter().overrides().caller(key.key());
-    let ended = match caller {
-        Ok(caller) => caller.end_all().await,
-        Err(error) => Err(error),
+    let caller = match caller(&limiter, &key) {
+        Ok(caller) => caller,
+        Err(why) => return bad_request(&why),
     };
-    match ended {
-        Ok(ended) => Json(json!({ "ended": ended })).into_response(),
-        Err(error) => of_override(&error),
+    match caller.end_all().await {
+        Ok(ended) => Json(json!({ "ended": ended.len() })).into_response(),
+        Err(why) => refused(&why),
     }
 }
 
-async fn overrides(State(rate_limit): State<RateLimitLayer>) -> Json<Value> {
-    Json(json!({ "overrides": rate_limit.limiter().overrides().list() }))
+fn caller(limiter: &Limiter, key: &str) -> Result<CallerOverrides, String> {
+    let key = ApiKey::parse(key).ok_or("The `key` is no API key.")?;
+    limiter.overrides().caller(key.key()).map_err(|why| format!("The `key` cannot be: {why}."))
 }
 
-fn of_override(error: &OverrideError) -> Response {
-    let message = error.to_string();
-    match error {
-        OverrideError::Store(_) => {
-            failure(StatusCode::SERVICE_UNAVAILABLE, "unavailable", &message)
-        }
-        _ => bad_request(&message),
-    }
+/// What operators see: the caller is a fingerprint, as no key is kept.
+fn list(all: Vec<Override>) -> Value {
+    let one = |own: &Override| {
+        let units = match &own.kind {
+            OverrideKind::Quota { quota, .. } => Some(quota.units()),
+            _ => None,
+        };
+        json!({
+            "caller": own.caller.to_string(),
+            "block": own.kind == OverrideKind::Block,
+            "policy": own.policy(),
+            "units": units,
+            "reason": own.reason,
+            "author": own.author,
+            "since": own.since.as_secs(),
+            "until": own.until.as_secs(),
+        })
+    };
+    json!({ "overrides": all.iter().map(one).collect::<Vec<_>>() })
 }
 
 fn bad_request(message: &str) -> Response {
-    failure(StatusCode::BAD_REQUEST, "bad_request", message)
+    error(StatusCode::BAD_REQUEST, "bad_request", message)
 }
 
-fn failure(status: StatusCode, code: &str, message: &str) -> Response {
-    (status, Json(json!({ "error": code, "message": message }))).into_response()
+fn refused(why: &OverrideError) -> Response {
+    let (status, code) = match why {
+        OverrideError::Store(_) => (StatusCode::SERVICE_UNAVAILABLE, "store_unavailable"),
+        OverrideError::Full => (StatusCode::CONFLICT, "full"),
+        _ => (StatusCode::BAD_REQUEST, "bad_request"),
+    };
+    error(status, code, &format!("No override was set: {why}."))
 }

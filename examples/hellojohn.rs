@@ -92,7 +92,7 @@ impl ApiKey {
 pub struct Guess;
 
 /// Leaves the caller's API key, or `Guess`, in the request's extensions.
-async fn identify(mut request: Request, next: Next) -> Response {
+pub async fn identify(mut request: Request, next: Next) -> Response {
     if let Some(credential) = request.headers().get(AUTHORIZATION) {
         match bearer(credential).and_then(ApiKey::parse) {
             Some(key) => drop(request.extensions_mut().insert(key)),
@@ -113,7 +113,7 @@ async fn authorize(request: Request, next: Next) -> Response {
     error(StatusCode::UNAUTHORIZED, "unauthorized", "Send `Authorization: Bearer sk_live_…`.")
 }
 
-fn bearer(credential: &HeaderValue) -> Option<&str> {
+pub fn bearer(credential: &HeaderValue) -> Option<&str> {
     let (scheme, token) = credential.to_str().ok()?.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
@@ -283,9 +283,6 @@ pub fn app(limiter: Limiter, rate_limit: RateLimitLayer) -> Router {
         .route("/v1/email/templates/{template}/preview", get(preview))
         .layer(middleware::from_fn(authorize))
         .with_state(deliveries);
-    let body_fields = BodyFieldLayer::new(["email", "user_id"])
-        .only(Matcher::post("/v1/auth/password/forgot"))
-        .only(Matcher::post("/v1/mfa/verify"));
     protected
         .route("/health", get(|| async { Json(json!({ "status": "ok" })) }))
         .route("/.well-known/jwks.json", get(|| async { Json(json!({ "keys": [] })) }))
@@ -295,12 +292,19 @@ pub fn app(limiter: Limiter, rate_limit: RateLimitLayer) -> Router {
             error(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "Not with this method.")
         })
         .layer(rate_limit)
-        .layer(body_fields)
+        .layer(body_fields())
         .layer(middleware::from_fn(identify))
         .route("/rate-limits", rate_limits.route())
 }
 
-fn error(status: StatusCode, code: &str, message: &str) -> Response {
+/// Reads the fields of bodies by which two policies count.
+pub fn body_fields() -> BodyFieldLayer {
+    BodyFieldLayer::new(["email", "user_id"])
+        .only(Matcher::post("/v1/auth/password/forgot"))
+        .only(Matcher::post("/v1/mfa/verify"))
+}
+
+pub fn error(status: StatusCode, code: &str, message: &str) -> Response {
     (status, Json(json!({ "error": code, "message": message }))).into_response()
 }
 

@@ -7,6 +7,8 @@
 //! Set `REDIS_URL` to the address of Redis, and `QUOTA_SECRET` to the output of
 //! `openssl rand -hex 16`, the same for all servers.
 
+mod common;
+
 use std::{env, error::Error, net::SocketAddr};
 
 use axum::{Router, routing::get};
@@ -20,11 +22,7 @@ use tracing_subscriber::filter::LevelFilter;
 async fn main() -> Result<(), Box<dyn Error>> {
     tracing_subscriber::fmt().with_max_level(LevelFilter::INFO).init();
     let redis = env::var("REDIS_URL").unwrap_or_else(|_| "redis://127.0.0.1:6379/".to_owned());
-    let secret = match env::var("QUOTA_SECRET") {
-        Ok(hex) => u128::from_str_radix(&hex, 16)
-            .map_err(|_| "QUOTA_SECRET is no number; write what `openssl rand -hex 16` prints")?,
-        Err(_) => 0x6a09_e667_f3bc_c908_b2fb_1366_ea95_7d3e, // for trying it out only
-    };
+    let secret = common::shared_secret()?;
     let port = env::var("PORT").unwrap_or_else(|_| "3000".to_owned());
     let port: u16 = port.parse().map_err(|_| format!("PORT is `{port}`; write 0 to 65534"))?;
     // As on two machines: the servers share nothing but Redis.

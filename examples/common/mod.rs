@@ -24,3 +24,14 @@ pub async fn serve(app: Router) -> Result<(), Box<dyn Error>> {
     };
     Ok(axum::serve(listener, app).with_graceful_shutdown(stop).await?)
 }
+
+/// The secret by which all servers that share a Redis make the same fingerprints: `$QUOTA_SECRET`, which
+/// `openssl rand -hex 16` prints.
+#[allow(dead_code, reason = "some examples share nothing")]
+pub fn shared_secret() -> Result<u128, Box<dyn Error>> {
+    match env::var("QUOTA_SECRET") {
+        Ok(hex) => Ok(u128::from_str_radix(&hex, 16)
+            .map_err(|_| "QUOTA_SECRET is no number; write what `openssl rand -hex 16` prints")?),
+        Err(_) => Ok(0x6a09_e667_f3bc_c908_b2fb_1366_ea95_7d3e), // for trying it out only
+    }
+}

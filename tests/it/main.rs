@@ -16,6 +16,7 @@ mod checks;
 mod compose;
 mod concurrency;
 mod configured;
+mod configured_server;
 mod connection;
 mod decisions;
 mod describe;
