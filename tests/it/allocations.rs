@@ -5,6 +5,7 @@ use std::{
     convert::Infallible,
     pin::pin,
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -106,4 +107,17 @@ fn a_refusal_allocates_each_of_its_parts_once() {
     let layer = RateLimitLayer::new(limiter);
     // Two each for the body, the map of headers, and the mark for layers around.
     assert_eq!(allocations(&layer, StatusCode::TOO_MANY_REQUESTS), 2 + 2 + 2);
+}
+
+#[test]
+fn ten_thousand_overrides_allocate_nothing_for_a_caller_without_one() {
+    let policy = Policy::token_bucket("p", Quota::per_hour(1_000)).key(header("x-api-key"));
+    let limiter = Limiter::builder().policy(policy.or_refuse()).caller(header("x-api-key"));
+    let limiter = limiter.build().unwrap();
+    for number in 0..10_000 {
+        let caller = limiter.overrides().caller(format!("key {number}")).unwrap();
+        caller.block(Duration::from_secs(3_600)).at_once().unwrap();
+    }
+    let layer = RateLimitLayer::builder(limiter).headers([]).build().unwrap();
+    assert_eq!(allocations(&layer, StatusCode::OK), 0);
 }

@@ -269,3 +269,124 @@ async fn a_cluster_shares_overrides_and_a_prefix_or_a_secret_keeps_them_apart() 
     let _ = b.overrides().caller("a").unwrap().unblock().await.unwrap();
     until("its end", async || !is_blocked(&a, "a").await).await;
 }
+
+/// This test runs itself once more, as the other process: it ends when it knows of the block.
+#[test]
+fn another_process_knows_within_a_second() {
+    const NAME: &str = "overrides::another_process_knows_within_a_second";
+    const URL: &str = "OVERRIDES_URL";
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    if let Ok(url) = std::env::var(URL) {
+        runtime.block_on(async {
+            let other = replica(RedisStore::builder(url));
+            assert!(!is_blocked(&other, "a").await, "it is set later");
+            let _ = other.overrides().caller("b").unwrap().block(HOUR).await.unwrap();
+            until("the block", async || is_blocked(&other, "a").await).await;
+            let _ = other.overrides().caller("c").unwrap().block(HOUR).await.unwrap();
+        });
+        return;
+    }
+    let server = Server::start();
+    let mut other = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", NAME])
+        .env(URL, server.url())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    runtime.block_on(async {
+        let this = replica(RedisStore::builder(server.url()));
+        until("the other process", async || is_blocked(&this, "b").await).await;
+        let set = Instant::now();
+        let _ = this.overrides().caller("a").unwrap().block(HOUR).await.unwrap();
+        until("its answer", async || is_blocked(&this, "c").await).await;
+        // There and back again, in half a second; a busy machine is given more.
+        assert!(set.elapsed() < Duration::from_secs(10), "{:?}", set.elapsed());
+    });
+    assert!(other.wait().unwrap().success());
+}
+
+/// Random changes on three replicas beside a naive model, with fail-overs to a server that has lost the
+/// last of them.
+#[tokio::test]
+async fn replicas_agree_with_a_naive_model_whatever_the_server_loses() {
+    type Model = std::collections::BTreeMap<(String, Option<String>), String>;
+    let mut seed = 0x2545_f491_4f6c_dd1d_u64;
+    let mut random = |below: u64| {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        seed % below
+    };
+    let server = Server::start();
+    let start = || replica(RedisStore::builder(server.url()));
+    let mut replicas = [start(), start(), start()];
+    let mut model = Model::new();
+    let mut saved: Option<(Vec<u8>, Model)> = None;
+    let hash = || server.keys().into_iter().find(|key| key.contains("overrides"));
+    for step in 0..250 {
+        let limiter = &replicas[random(3) as usize];
+        let key = ["a", "b", "c"][random(3) as usize].to_owned();
+        let caller = limiter.overrides().caller(&*key).unwrap();
+        let policy = (random(2) == 0).then(|| "read".to_owned());
+        let reason = step.to_string();
+        // A short one has ended before anybody looks.
+        let time = if random(4) == 0 { Duration::from_millis(1) } else { HOUR };
+        match random(8) {
+            0..4 => {
+                let change = match &policy {
+                    None => caller.block(time),
+                    Some(policy) => caller.set_quota(policy, Quota::per_day(step + 1), time),
+                };
+                let _ = change.reason(&reason).await.unwrap();
+                match time == HOUR {
+                    true => model.insert((key, policy), reason),
+                    false => model.remove(&(key, policy)),
+                };
+            }
+            4 | 5 => {
+                let change = match &policy {
+                    None => caller.unblock(),
+                    Some(policy) => caller.restore_quota(policy),
+                };
+                let _ = change.await.unwrap();
+                model.remove(&(key, policy));
+            }
+            6 => {
+                let _ = caller.end_all().await.unwrap();
+                model.retain(|(of, _), _| *of != key);
+            }
+            _ => match (&saved, hash()) {
+                (Some((dump, before)), Some(hash)) if random(2) == 0 => {
+                    let mut restore = redis::cmd("RESTORE");
+                    restore.arg(&hash).arg(3_600_000).arg(dump).arg("REPLACE");
+                    server.ask::<()>(&restore).unwrap();
+                    model = before.clone();
+                    // Sometimes nobody has looked when the next change follows.
+                    if random(2) == 0 {
+                        replicas[random(3) as usize] = start();
+                    }
+                }
+                (_, Some(hash)) => {
+                    let dump = server.ask(redis::cmd("DUMP").arg(&hash)).unwrap();
+                    saved = Some((dump, model.clone()));
+                }
+                _ => {}
+            },
+        }
+        if step % 10 == 9 {
+            let expected: Vec<_> =
+                model.iter().map(|((key, policy), why)| (key, policy, why)).collect();
+            for limiter in &replicas {
+                until(&format!("agreement after step {step}"), async || {
+                    let mut known = listed(limiter);
+                    known.sort();
+                    let known = known.iter().map(|(key, policy, why)| (key, policy, why.as_ref()));
+                    let expected =
+                        expected.iter().map(|(key, policy, why)| (*key, *policy, Some(*why)));
+                    known.eq(expected)
+                })
+                .await;
+            }
+        }
+    }
+}
