@@ -4,11 +4,14 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use super::{
     ConfigError, ConfigProblem, Key, Limits, OnRejection, Registry, Requests, WithoutKey,
-    key::Prefixes, nearest::nearest, phrases::in_file, source::Steps, text,
+    key::Prefixes,
+    nearest::nearest,
+    phrases::in_file,
+    problems::{Problems, steps},
+    text,
 };
 use crate::{
     category::Category,
-    error::BuildProblem,
     key::{self, KeyExtractor},
     layer::{RateLimitLayer, RateLimitLayerBuilder, Rejection, response::plain_text},
     limiter::{Limiter, LimiterBuilder},
@@ -44,15 +47,15 @@ fn check(limits: &Limits, registry: &Registry) -> (LimiterBuilder, Vec<ConfigPro
     build.find_in_use();
     let builder = build.limiter();
     for problem in builder.problems() {
-        build.add_of_build(&problem);
+        build.problems.add_of_build(&problem);
     }
     if let Ok(without_policies) = Limiter::builder().build() {
         let layer = build.layer(RateLimitLayer::builder(without_policies));
         for problem in layer.problems(builder.request_policies()) {
-            build.add_of_build(&problem);
+            build.problems.add_of_build(&problem);
         }
     }
-    (builder, build.problems)
+    (builder, build.problems.found)
 }
 
 /// Limits on their way to a builder. What cannot be is a problem, and something harmless stands in
@@ -60,90 +63,19 @@ fn check(limits: &Limits, registry: &Registry) -> (LimiterBuilder, Vec<ConfigPro
 struct Build<'a> {
     limits: &'a Limits,
     registry: &'a Registry,
-    problems: Vec<ConfigProblem>,
+    problems: Problems<'a>,
 }
 
 impl<'a> Build<'a> {
     fn new(limits: &'a Limits, registry: &'a Registry) -> Self {
-        Self { limits, registry, problems: Vec::new() }
-    }
-
-    /// Adds a problem of the setting at the end of `steps`.
-    fn add(&mut self, steps: &[String], problem: &str) {
-        let text = match self.culprit(steps) {
-            Some(culprit) => format!("{culprit}: {problem}"),
-            None => problem.to_owned(),
-        };
-        self.add_text(steps, text);
-    }
-
-    /// Adds a problem that `build()` would find.
-    fn add_of_build(&mut self, problem: &BuildProblem) {
-        let steps = self.steps_to(problem);
-        self.add_text(&steps, in_file(&problem.to_string()));
-    }
-
-    fn add_text(&mut self, steps: &[String], text: String) {
-        if !self.limits.source.is_repaired(steps) {
-            self.problems.push(self.limits.source.problem(steps, text));
-        }
-    }
-
-    /// Whose setting it is, as `build()` names it.
-    fn culprit(&self, steps: &[String]) -> Option<String> {
-        let (first, rest) = steps.split_first()?;
-        match (&**first, rest.first()) {
-            ("policies", Some(name)) => Some(format!("policy `{name}`")),
-            ("categories", Some(index)) => {
-                let category = self.limits.categories.get(index.parse::<usize>().ok()?)?;
-                Some(format!("category `{}`", category.name))
-            }
-            ("exempt", _) => Some("an exemption".to_owned()),
-            ("no_limits", _) => None,
-            (first, _) => Some(first.to_owned()),
-        }
-    }
-
-    /// The way to the setting that a problem is about.
-    fn steps_to(&self, problem: &BuildProblem) -> Steps {
-        let (method, index) = problem.setting();
-        let culprit = problem.culprit();
-        let field = match method {
-            "on" => "requests",
-            "policy" => "policies",
-            "key" => "keys",
-            "schedule" => "schedules",
-            method => method,
-        };
-        let mut steps: Steps = Vec::new();
-        let named = |kind: &str, name: &str| culprit == format!("{kind} `{name}`");
-        let policy = self.limits.policies.iter().find(|(name, _)| named("policy", name));
-        let categories = &self.limits.categories;
-        let category = categories.iter().rposition(|category| named("category", &category.name));
-        let mut index = index.map(|index| index.to_string());
-        match (policy, category) {
-            (Some((name, policy)), _) => {
-                steps.extend(["policies".to_owned(), name.clone()]);
-                if field == "plans" {
-                    let nth = problem.setting().1.and_then(|index| policy.plans.0.get(index));
-                    index = nth.map(|(plan, _)| plan.clone());
-                }
-            }
-            (_, Some(category)) => steps.extend(["categories".to_owned(), category.to_string()]),
-            _ if matches!(field, "headers" | "header_policy") => steps.push("layer".to_owned()),
-            _ if culprit == "caller" => steps.push("caller".to_owned()),
-            _ => {}
-        }
-        steps.extend(Some(field).filter(|field| !field.is_empty()).map(str::to_owned));
-        steps.extend(index);
-        steps
+        Self { limits, registry, problems: Problems::new(limits) }
     }
 
     fn find_in_registry(&mut self) {
         for problem in &self.registry.problems {
             let problem =
                 ConfigProblem { file: String::new(), position: None, text: problem.clone() };
-            self.problems.push(problem);
+            self.problems.found.push(problem);
         }
     }
 
@@ -151,7 +83,7 @@ impl<'a> Build<'a> {
     fn find_in_client_ip(&mut self) {
         let client_ip = self.limits.client_ip.extractor(Prefixes::default());
         if let Some(problem) = client_ip.problem() {
-            self.add(&steps(["client_ip"]), &in_file(&problem));
+            self.problems.add(&steps(["client_ip"]), &in_file(&problem));
         }
     }
 
@@ -182,18 +114,18 @@ impl<'a> Build<'a> {
                 "policy `{name}`: nothing uses it; name it in `every_request`, in the `policies` of a \
                  category or in `check_only`, or delete it"
             );
-            self.problems.push(limits.source.problem(&steps(["policies", name]), text));
+            self.problems.found.push(limits.source.problem(&steps(["policies", name]), text));
         }
         let has_policies = !limits.policies.is_empty() || !used.is_empty();
         if limits.no_limits && has_policies {
             let text = "`no_limits` is set, and there are policies; leave `no_limits` out, or the policies";
-            self.add(&steps(["no_limits"]), text);
+            self.problems.add(&steps(["no_limits"]), text);
         }
         // A category without a policy has a problem of its own.
         if !limits.no_limits && !has_policies && limits.categories.is_empty() {
             let text = "no request would be limited; add a policy, or write `no_limits = true` if that \
                         is meant";
-            self.add(&[], text);
+            self.problems.add(&[], text);
         }
     }
 
@@ -209,7 +141,7 @@ impl<'a> Build<'a> {
             None => format!("add the table `[policies.{}]`", text::key(&name.to_string())),
         };
         let text = format!("no policy is named `{name}`; {instead}");
-        self.add(&[list, &[index.to_string()]].concat(), &text);
+        self.problems.add(&[list, &[index.to_string()]].concat(), &text);
     }
 
     fn limiter(&mut self) -> LimiterBuilder {
@@ -284,7 +216,7 @@ impl<'a> Build<'a> {
             Some(plan) => match self.registry.plans.get("plan", plan).cloned() {
                 Ok(name_of) => built = built.plans(plans, move |request| name_of(request)),
                 Err(problem) => {
-                    self.add(&at("plan"), &problem);
+                    self.problems.add(&at("plan"), &problem);
                     built = built.plans(plans, |_| None);
                 }
             },
@@ -292,7 +224,7 @@ impl<'a> Build<'a> {
             None => {
                 let text = "nothing says which plan a request has; add `plan`, the name of a \
                             registered function, or leave `plans` out";
-                self.add(&at("plans"), text);
+                self.problems.add(&at("plans"), text);
             }
         }
         for (index, schedule) in policy.schedules.iter().enumerate() {
@@ -305,19 +237,19 @@ impl<'a> Build<'a> {
         if let Some(quota_by) = &policy.quota_by {
             match self.registry.quotas.get("quota_by", quota_by).cloned() {
                 Ok(quota_by) => built = built.quota_by(move |request| quota_by(request)),
-                Err(problem) => self.add(&at("quota_by"), &problem),
+                Err(problem) => self.problems.add(&at("quota_by"), &problem),
             }
         }
         if let Some(cost) = &policy.cost {
             match self.registry.costs.get("cost", cost).cloned() {
                 Ok(cost) => built = built.cost(move |request| cost(request)),
-                Err(problem) => self.add(&at("cost"), &problem),
+                Err(problem) => self.problems.add(&at("cost"), &problem),
             }
         }
         if let Some(settle) = &policy.settle {
             match self.registry.settles.get("settle", settle).cloned() {
                 Ok(settle) => built = built.settle(move |response| settle(response)),
-                Err(problem) => self.add(&at("settle"), &problem),
+                Err(problem) => self.problems.add(&at("settle"), &problem),
             }
         }
         if let Some(unit) = &policy.unit {
@@ -345,7 +277,7 @@ impl<'a> Build<'a> {
     fn schedule(&mut self, policy: Policy, _: &super::Schedule, steps: &[String]) -> Policy {
         let text = "this program has no calendar; leave the schedule out, or build it with the \
                     feature `calendar`";
-        self.add(steps, text);
+        self.problems.add(steps, text);
         policy
     }
 
@@ -360,7 +292,7 @@ impl<'a> Build<'a> {
             Key::Registered(name) => match self.registry.keys.get("key", name) {
                 Ok(extractor) => Arc::clone(extractor),
                 Err(problem) => {
-                    self.add(steps, &problem);
+                    self.problems.add(steps, &problem);
                     Arc::new(key::from_fn(name.clone(), |_| None))
                 }
             },
@@ -382,7 +314,7 @@ impl<'a> Build<'a> {
                                      together",
                                     parts.len()
                                 );
-                                self.add(steps, &text);
+                                self.problems.add(steps, &text);
                                 Arc::new(key::from_fn("keys", |_| None))
                             }
                         },
@@ -401,7 +333,7 @@ impl<'a> Build<'a> {
         settings.extractor(prefixes)
     }
 
-    fn matcher(&mut self, requests: &Requests, steps: &[String]) -> Matcher {
+    fn matcher(&mut self, requests: &Requests, at: &[String]) -> Matcher {
         match requests {
             Requests::Endpoint { methods, path } if methods.is_empty() => Matcher::path(path),
             Requests::Endpoint { methods, path } => Matcher::methods(methods.iter().cloned(), path),
@@ -409,14 +341,14 @@ impl<'a> Build<'a> {
                 Matcher::client_ip(self.client_ip(Prefixes::default()), networks)
             }
             Requests::Key(keys) => {
-                let by = self.key(&keys.by, &[steps, &self::steps(["key", "by"])].concat());
+                let by = self.key(&keys.by, &[at, &steps(["key", "by"])].concat());
                 Matcher::key(by, keys.values.iter().map(|value| &**value))
             }
             Requests::Function(name) => {
                 match self.registry.matchers.get("matcher", name).cloned() {
                     Ok(matches) => Matcher::from_fn(move |request| matches(request)),
                     Err(problem) => {
-                        self.add(&[steps, &self::steps(["function"])].concat(), &problem);
+                        self.problems.add(&[at, &steps(["function"])].concat(), &problem);
                         Matcher::from_fn(|_| false)
                     }
                 }
@@ -448,15 +380,11 @@ impl<'a> Build<'a> {
                     Ok(render) => builder.on_rejection(move |rejection| render(rejection)),
                     Err(problem) => {
                         let steps = steps(["layer", "on_rejection", "function"]);
-                        self.add(&steps, &problem);
+                        self.problems.add(&steps, &problem);
                         builder
                     }
                 }
             }
         }
     }
-}
-
-fn steps<const N: usize>(steps: [&str; N]) -> Steps {
-    steps.map(str::to_owned).to_vec()
 }

@@ -169,6 +169,7 @@ mod mistakes;
 mod nearest;
 mod phrases;
 mod policy;
+mod problems;
 mod registry;
 mod repair;
 mod source;

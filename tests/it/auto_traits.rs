@@ -54,6 +54,17 @@ fn types_are_shared_between_threads_and_printed() {
     error::<StoreError>();
 }
 
+#[cfg(feature = "config")]
+#[test]
+fn limits_as_data_as_well() {
+    use tower_quota::config::{ConfigError, Limits, Registry, Watch};
+
+    shared::<Limits>();
+    shared::<Registry>();
+    shared::<Watch>();
+    error::<ConfigError>();
+}
+
 #[cfg(feature = "redis")]
 #[test]
 fn the_redis_store_as_well() {

@@ -1,0 +1,92 @@
+//! Collects the problems of limits, each with its place in the file: [`Problems`].
+
+use super::{ConfigProblem, Limits, phrases::in_file, source::Steps};
+use crate::error::BuildProblem;
+
+/// The problems of limits that were found so far.
+pub(super) struct Problems<'a> {
+    limits: &'a Limits,
+    pub(super) found: Vec<ConfigProblem>,
+}
+
+impl<'a> Problems<'a> {
+    pub(super) fn new(limits: &'a Limits) -> Self {
+        Self { limits, found: Vec::new() }
+    }
+
+    /// Adds a problem of the setting at the end of `steps`.
+    pub(super) fn add(&mut self, steps: &[String], problem: &str) {
+        let text = match self.culprit(steps) {
+            Some(culprit) => format!("{culprit}: {problem}"),
+            None => problem.to_owned(),
+        };
+        self.add_text(steps, text);
+    }
+
+    /// Adds a problem that `build()` would find.
+    pub(super) fn add_of_build(&mut self, problem: &BuildProblem) {
+        let steps = self.steps_to(problem);
+        self.add_text(&steps, in_file(&problem.to_string()));
+    }
+
+    fn add_text(&mut self, steps: &[String], text: String) {
+        if !self.limits.source.is_repaired(steps) {
+            self.found.push(self.limits.source.problem(steps, text));
+        }
+    }
+
+    /// Whose setting it is, as `build()` names it.
+    fn culprit(&self, steps: &[String]) -> Option<String> {
+        let (first, rest) = steps.split_first()?;
+        match (&**first, rest.first()) {
+            ("policies", Some(name)) => Some(format!("policy `{name}`")),
+            ("categories", Some(index)) => {
+                let category = self.limits.categories.get(index.parse::<usize>().ok()?)?;
+                Some(format!("category `{}`", category.name))
+            }
+            ("exempt", _) => Some("an exemption".to_owned()),
+            ("no_limits", _) => None,
+            (first, _) => Some(first.to_owned()),
+        }
+    }
+
+    /// The way to the setting that a problem is about.
+    fn steps_to(&self, problem: &BuildProblem) -> Steps {
+        let (method, index) = problem.setting();
+        let culprit = problem.culprit();
+        let field = match method {
+            "on" => "requests",
+            "policy" => "policies",
+            "key" => "keys",
+            "schedule" => "schedules",
+            method => method,
+        };
+        let mut steps: Steps = Vec::new();
+        let named = |kind: &str, name: &str| culprit == format!("{kind} `{name}`");
+        let policy = self.limits.policies.iter().find(|(name, _)| named("policy", name));
+        let categories = &self.limits.categories;
+        let category = categories.iter().rposition(|category| named("category", &category.name));
+        let mut index = index.map(|index| index.to_string());
+        match (policy, category) {
+            (Some((name, policy)), _) => {
+                steps.extend(["policies".to_owned(), name.clone()]);
+                if field == "plans" {
+                    let nth = problem.setting().1.and_then(|index| policy.plans.0.get(index));
+                    index = nth.map(|(plan, _)| plan.clone());
+                }
+            }
+            (_, Some(category)) => steps.extend(["categories".to_owned(), category.to_string()]),
+            _ if matches!(field, "headers" | "header_policy") => steps.push("layer".to_owned()),
+            _ if culprit == "caller" => steps.push("caller".to_owned()),
+            _ => {}
+        }
+        steps.extend(Some(field).filter(|field| !field.is_empty()).map(str::to_owned));
+        steps.extend(index);
+        steps
+    }
+}
+
+/// The way to a setting.
+pub(super) fn steps<const N: usize>(steps: [&str; N]) -> Steps {
+    steps.map(str::to_owned).to_vec()
+}
