@@ -64,7 +64,9 @@
 //! 5. The [`RateLimitLayer`] writes the decision into headers. If the request is refused, it
 //!    answers with a [`Rejection`], in a format of your choice.
 //!
-//! An operator can block a caller, or give it other quotas for a time: see [`Limiter::overrides`].
+//! An operator can block a caller, or give it other quotas for a time: see [`Limiter::overrides`]. A
+//! running limiter can get other limits: see [`Limiter::apply`]. `Limiter::explain` says what would be
+//! decided about a request, and why.
 //!
 //! # Missing and unreadable keys
 //!
@@ -86,8 +88,8 @@
 //! | only requests show it, such as a load balancer that is not trusted | a [`warning`] with a code, once for each wrong setting; the feature `tracing` logs it |
 //! | the limit of a request is not known, because a function returns an invalid quota or no layer has read a field of the body | the request is refused, and a warning is given |
 //!
-//! The crate does not know your routes: a category whose path has a typo matches no request. Test that
-//! each route is in its category, with [`Limiter::matched_pattern`].
+//! The crate does not know your routes: a category whose path has a typo matches no request. Test with
+//! `Limiter::lint_routes` that each route has a limit and each category a route.
 //!
 //! # Which algorithm
 //!
@@ -171,6 +173,8 @@
 //! | debug | a request was decided without the store | `error` | each |
 //! | info | a dry run would have refused a request | `policy`, `category` | each |
 //! | warn | a request showed a mistake in the settings: see the module [`warning`] | `code`, `culprit` | once for each culprit |
+//! | info | other limits were applied | `changes`, if there are any | each time |
+//! | error | other limits were not applied, and nothing has changed | `problems`, and `file` | each time |
 //! | warn | the processor's counter is not steady, so the system's clock is read instead | | once |
 //! | warn | Redis does not answer, and is not used until it does | `error` | each time |
 //! | info | Redis answers again | | each time |

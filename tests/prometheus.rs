@@ -59,6 +59,9 @@ async fn exposed() -> String {
     let policy = Policy::sliding_window("delivery", Quota::per_hour(100));
     let remote = Limiter::builder().store(remote).check_only(policy).build().unwrap();
     let _ = remote.check("delivery", "key").await.unwrap();
+    let policy = |units| Policy::sliding_window("delivery", Quota::per_hour(units));
+    assert!(remote.apply(Limiter::builder().check_only(policy(200))).is_ok());
+    assert!(remote.apply(Limiter::builder().check_only(policy(0))).is_err());
     // The second is refused by Redis, and the third by what is remembered of that.
     tokio::time::resume(); // a real server takes real time
     let server = Server::start();
@@ -113,6 +116,8 @@ async fn the_dashboard_asks_for_what_the_exporter_tells() {
         "tower_quota_held_requests 0",
         "tower_quota_deny_cache_hits_total 1",
         r#"tower_quota_store_errors_total{operation="charge"} 0"#,
+        r#"tower_quota_reloads_total{result="applied"} 1"#,
+        r#"tower_quota_reloads_total{result="failed"} 1"#,
     ] {
         assert!(samples.contains(&sample), "{sample}\n\n{told}");
     }
@@ -130,7 +135,7 @@ async fn the_dashboard_asks_for_what_the_exporter_tells() {
         };
         let told: Vec<_> = samples.iter().copied().filter(of_metric).collect();
         assert!(!told.is_empty(), "nothing is told for {query}");
-        for label in ["policy", "category", "verdict", "operation", "le"] {
+        for label in ["policy", "category", "verdict", "operation", "result", "le"] {
             let asked = words(query).any(|word| word == label);
             assert!(
                 !asked || told.iter().any(|told| told.contains(&format!("{label}=\""))),
