@@ -1,12 +1,18 @@
 //! Requests that are held while limits are replaced.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use tokio::{
     task::{JoinHandle, yield_now},
     time::{Instant, sleep, timeout},
 };
-use tower_quota::{Algorithm, Decision, Limiter, LimiterBuilder, Policy, Quota};
+use tower_quota::{
+    Algorithm, Decision, Limiter, LimiterBuilder, Now, Policy, Quota,
+    store::{Charge, Correction, MemoryStore, Store, StoreFuture, Usage},
+};
 
 use super::{HOUR, SECOND, clock, limits, policy, request};
 
@@ -140,19 +146,58 @@ async fn the_bounds_of_held_requests_change_for_those_that_come_later() {
     }
 }
 
-/// Whatever comes first, the larger quota or the request: it does not wait for the smaller one.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_request_that_is_about_to_be_held_does_not_miss_a_larger_quota() {
-    for round in 0..500 {
-        let limiter = limits([slow(Quota::per_hour(1))]).build().unwrap();
-        assert!(limiter.decide(&request("/", "a")).await.is_allowed());
-        let held = limiter.clone();
-        let held = tokio::spawn(async move { held.decide(&request("/", "a")).await });
-        for _ in 0..round % 50 {
-            std::hint::spin_loop();
+/// A store that has answered a charge, and then runs a function before the limiter gets the answer.
+struct RunsAfterward {
+    counts: MemoryStore,
+    function: Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>>,
+    at_once: bool,
+}
+
+impl Store for RunsAfterward {
+    fn charge(&self, charges: &[Charge], now: Now) -> StoreFuture {
+        let answer = self.counts.charge(charges, now);
+        self.run();
+        StoreFuture::later(answer)
+    }
+
+    fn charge_at_once(&self, charges: &[Charge], usages: &mut [Usage], now: Now) -> bool {
+        let is_charged = self.at_once && self.counts.charge_at_once(charges, usages, now);
+        if is_charged {
+            self.run();
         }
-        limiter.apply(limits([slow(Quota::per_hour(9))])).unwrap();
-        let decision = timeout(common::PATIENCE, held).await.expect("it waits no hour").unwrap();
-        assert!(decision.is_allowed());
+        is_charged
+    }
+
+    fn correct(&self, corrections: &[Correction], now: Now) -> StoreFuture {
+        self.counts.correct(corrections, now)
+    }
+}
+
+impl RunsAfterward {
+    fn run(&self) {
+        let function = self.function.lock().unwrap().take();
+        if let Some(function) = function {
+            function();
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_is_about_to_be_held_does_not_miss_a_larger_quota() {
+    for at_once in [true, false] {
+        let function = Arc::<Mutex<Option<Box<dyn FnOnce() + Send>>>>::default();
+        let counts = MemoryStore::new();
+        let store = RunsAfterward { counts, function: Arc::clone(&function), at_once };
+        let limiter = limits([slow(Quota::per_hour(1))]).clock(clock()).store(store);
+        let limiter = limiter.build().unwrap();
+        assert!(limiter.decide(&request("/", "a")).await.is_allowed());
+        // The store refuses, and before the request is in the queue the quota is a larger one.
+        let applies = limiter.clone();
+        *function.lock().unwrap() = Some(Box::new(move || {
+            applies.apply(limits([slow(Quota::per_hour(9))])).unwrap();
+        }));
+        let held = limiter.decide(&request("/", "a"));
+        let decision = timeout(SECOND, held).await.expect("it waits no hour");
+        assert!(decision.is_allowed(), "{at_once}");
     }
 }
