@@ -503,8 +503,8 @@ async fn a_request_is_explained_and_neither_charged_nor_shown() {
             let answer = explain(&app, asked.clone()).await;
             assert_eq!(answer.status, 200);
             let explained = &answer.body["explanation"];
-            assert_eq!(explained["request"]["verdict"], json!({"verdict": "admitted"}));
-            assert_eq!(explained["request"]["category"], "reads");
+            assert_eq!(explained["verdict"], "admitted");
+            assert_eq!(explained["category"], "reads");
             assert_eq!(explained["response"]["headers"]["x-ratelimit-remaining"], left);
             let text = answer.body["text"].as_str().unwrap();
             assert!(text.contains("Policy `read`: passes\n"), "{text}");
@@ -518,13 +518,28 @@ async fn a_request_is_explained_and_neither_charged_nor_shown() {
     assert_eq!(answer["explanation"]["response"]["headers"]["x-ratelimit-remaining"], "1");
     let without_key = json!({"method": "GET", "path": "/read", "peer": "192.0.2.1"});
     let answer = explain(&app, without_key).await.body;
-    assert_eq!(answer["explanation"]["response"]["status"], 400);
+    let explained = &answer["explanation"];
+    assert_eq!(explained["response"]["status"], 400);
     assert_eq!(
-        answer["explanation"]["request"]["verdict"],
-        json!({"verdict": "refused", "policy": "read", "reason": "missing_key", "retry_after_seconds": null})
+        (&explained["verdict"], &explained["refused_by"]),
+        (&json!("refused"), &json!("read"))
     );
+    assert_eq!(explained["reason"], "missing_key");
     assert_eq!(overview(&app).await["busiest"][0]["requests"], 2, "explanations are not logged");
     assert_eq!(overview(&app).await["lints"], json!([]));
+}
+
+#[tokio::test]
+async fn without_a_layer_an_explanation_is_the_limiters() {
+    let policy = Policy::sliding_window("read", Quota::per_hour(4)).key(bearer()).or_refuse();
+    let caller = Caller::new(bearer());
+    let limiter = Limiter::builder().caller(caller.clone()).policy(policy).build().unwrap();
+    let log = RequestLog::builder(caller).sink(MemoryLog::new()).remember_keys(2).build().unwrap();
+    let operator = OperatorPage::builder(limiter, log).guard(|_| Some("nora".to_owned()));
+    let app = Router::new().nest("/operator", operator.build().unwrap().router());
+    let explained = explain(&app, json!({"method": "GET", "path": "/"})).await.body;
+    assert_eq!(explained["explanation"]["refused_by"], "read");
+    assert!(explained["explanation"]["response"].is_null());
 }
 
 #[tokio::test(start_paused = true)]

@@ -55,7 +55,7 @@ impl Explainer {
             }
             None => {
                 let explained = self.limiter.explain(&head).await;
-                json!({ "text": explained.to_string(), "explanation": { "request": explained } })
+                json!({ "text": explained.to_string(), "explanation": explained })
             }
         })
     }

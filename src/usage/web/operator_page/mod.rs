@@ -72,7 +72,8 @@ struct Guard(Arc<FindOperator>);
 /// | `{"action": "restore_quota", "policy": "read"}` | the key has its plan's quota again |
 ///
 /// A `POST` of JSON to `/explain` answers what would become of a request, and why, as `text` and as the
-/// data `explanation` ([`LayerExplanation`](crate::LayerExplanation)): `{"method": "GET", "path":
+/// data `explanation` ([`LayerExplanation`](crate::LayerExplanation); without a
+/// [layer](OperatorPageBuilder::layer), [`Explanation`](crate::explain::Explanation)): `{"method": "GET", "path":
 /// "/v1/users/7", "headers": [["x-api-key", "…"]], "peer": "203.0.113.7"}`. It charges nothing. What is
 /// sent there is neither kept nor logged, and no key is in the answer.
 ///
