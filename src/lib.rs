@@ -84,12 +84,13 @@
 //!
 //! | mistake | what happens |
 //! |---|---|
-//! | the settings alone show it | [`LimiterBuilder::build`] fails; the error names the setting and says what to write instead |
+//! | the settings alone show it | [`LimiterBuilder::build`] fails; the error names every wrong setting and says what to write instead |
 //! | only requests show it, such as a load balancer that is not trusted | a [`warning`] with a code, once for each wrong setting; the feature `tracing` logs it |
 //! | the limit of a request is not known, because a function returns an invalid quota or no layer has read a field of the body | the request is refused, and a warning is given |
 //!
-//! The crate does not know your routes: a category whose path has a typo matches no request. Test with
-//! `Limiter::lint_routes` that each route has a limit and each category a route.
+//! The crate sees no routes: a category whose path has a typo matches no request. `Limiter::lint_routes`
+//! compares your routes with the settings: assert in a test that it finds nothing. `Limiter::lint` does
+//! without the routes.
 //!
 //! # Which algorithm
 //!
@@ -117,6 +118,14 @@
 //! - The number of held requests is bounded [in all](LimiterBuilder::max_held), [per
 //!   caller](LimiterBuilder::max_held_per_caller) and [per key](LimiterBuilder::max_held_per_key).
 //!   A held request takes less than 2 KB, beside the request itself.
+//!
+//! # Limits that change while they run
+//!
+//! - [`Limiter::apply`] replaces all limits of a running limiter, or none. `config::Watch` does so whenever
+//!   a file of limits changes.
+//! - [`Limiter::overrides`] blocks one caller, or gives it another quota, for a time. Replicas that share
+//!   a store share them too. An [`OverrideSource`] reads them from a database.
+//! - `Limiter::explain` says why a request would pass or be refused, and charges nothing.
 //!
 //! # Limits that document themselves
 //!
@@ -148,13 +157,13 @@
 //! | `held` | the same, after a wait |
 //! | `refused` | too few units were left, or the quota has none |
 //! | `missing_key`, `unreadable_key` | the request was refused without a key to count by |
-//! | `unavailable` | the store did not answer, and the policy refuses then |
+//! | `unavailable` | the store did not answer, and the policy refuses then; or the [source](OverrideSource) of overrides did not, and is set to refuse |
 //! | `blocked` | an operator has blocked the caller |
 //! | `dry_run_allowed`, `dry_run_refused` | what a [dry run](Policy::dry_run) would have decided |
 //!
 //! Labels are names of policies and categories, and the words above: never a key or a path.
 //! `policy` is empty if no policy has decided: the caller is blocked, or the
-//! [caller's](LimiterBuilder::caller) key is unreadable. `category` is empty for a request without
+//! [caller's](LimiterBuilder::caller) key is unreadable, or the source of overrides does not answer. `category` is empty for a request without
 //! a category, and for [`Limiter::check`].
 //!
 //! Install the recorder before the first request: a series is registered when it is first needed,
@@ -173,11 +182,14 @@
 //! | debug | a request was decided without the store | `error` | each |
 //! | info | a dry run would have refused a request | `policy`, `category` | each |
 //! | warn | a request showed a mistake in the settings: see the module [`warning`] | `code`, `culprit` | once for each culprit |
-//! | info | other limits were applied | `changes`, if there are any | each time |
-//! | error | other limits were not applied, and nothing has changed | `problems`, and `file` | each time |
+//! | info | limits were applied | `changes`, if there are any | each time |
+//! | error | limits were not applied, and nothing has changed | `problems`, and `file` if it cannot be used | each time |
+//! | info | an operator has changed what holds for a key, on the operator's page | `operator`, `key`, `change` | each |
 //! | warn | the processor's counter is not steady, so the system's clock is read instead | | once |
 //! | warn | Redis does not answer, and is not used until it does | `error` | each time |
 //! | info | Redis answers again | | each time |
+//! | warn | the store's overrides cannot be read | `error` | each time |
+//! | info | they can be read again | | each time |
 //! | warn | Redis evicts counts when it is full | `policy`: its `maxmemory-policy` | when first connected |
 //!
 //! # More than one replica
@@ -221,14 +233,14 @@
 //! |---|---|---|
 //! | `axum` | yes | reads the peer's address from axum's `ConnectInfo`, and the path from `OriginalUri`; `Rejection` is an `IntoResponse` |
 //! | `tracing` | yes | the [events](#events) above |
-//! | `describe` | yes | the module `describe`: the limits as JSON, Markdown and an HTML page, and with `axum` a route that serves them |
-//! | `calendar` | no | the module `calendar`: quotas by calendar month, week, day or year in a time zone |
+//! | `describe` | yes | the module `describe`: the limits as JSON, Markdown and an HTML page, and with `axum` a route that serves them; the module `explain`: why a request would pass or be refused; lints, which find settings that are probably not meant |
+//! | `calendar` | no | the module `calendar`: quotas by calendar month, week, day or year in a time zone, and other quotas at some hours of the week |
 //! | `metrics` | no | the [metrics](#metrics) above |
 //! | `redis` | no | `store::RedisStore`: counts that several replicas share, in Redis or Valkey |
 //! | `grpc` | no | answers refused gRPC calls with a gRPC status and its details |
 //! | `config` | no | the module `config`: limits from a TOML file, or from any other format of serde; applies a file that changes |
 //! | `tonic` | no | reads the peer's address from tonic's `TcpConnectInfo`, and a peer on a Unix socket from `UdsConnectInfo` |
-//! | `usage` | no | the module `usage`: a log of requests, and with `axum` a page that shows callers their usage, and one for operators |
+//! | `usage` | no | includes `describe`; the module `usage`: a log of requests, and with `axum` a page that shows callers their usage, and one for operators |
 //! | `usage-sqlite` | no | keeps that log in a SQLite file; needs a C compiler, to build SQLite |
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
