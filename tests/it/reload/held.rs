@@ -146,10 +146,13 @@ async fn the_bounds_of_held_requests_change_for_those_that_come_later() {
     }
 }
 
+/// What runs once, if it is set.
+type Once = Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>>;
+
 /// A store that has answered a charge, and then runs a function before the limiter gets the answer.
 struct RunsAfterward {
     counts: MemoryStore,
-    function: Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>>,
+    function: Once,
     at_once: bool,
 }
 
@@ -185,7 +188,7 @@ impl RunsAfterward {
 #[tokio::test(start_paused = true)]
 async fn a_request_that_is_about_to_be_held_does_not_miss_a_larger_quota() {
     for at_once in [true, false] {
-        let function = Arc::<Mutex<Option<Box<dyn FnOnce() + Send>>>>::default();
+        let function = Once::default();
         let counts = MemoryStore::new();
         let store = RunsAfterward { counts, function: Arc::clone(&function), at_once };
         let limiter = limits([slow(Quota::per_hour(1))]).clock(clock()).store(store);
