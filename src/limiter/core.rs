@@ -243,7 +243,8 @@ impl Core {
     pub(super) fn local(&self) -> &MemoryStore {
         self.local.get_or_init(|| {
             let local = MemoryStore::default();
-            local.announce(&self.announced.lock());
+            let announced = Arc::clone(&self.announced.lock());
+            local.announce(&announced);
             local
         })
     }

@@ -368,11 +368,13 @@ impl Limiter {
         let core = &*self.core;
         let live_keys = core.store.live_keys(self.now());
         let rules = core.rules();
-        let overflowed = rules
-            .policies()
-            .map(|rule| (rule.policy.name(), core.store.overflowed(rule.charge.policy)));
+        let overflowed = rules.policies().filter_map(|rule| {
+            Some((rule.policy.name(), core.store.overflowed(rule.charge.policy)?))
+        });
+        // Collected first, as the metrics have a lock of their own.
+        let overflowed: Vec<_> = overflowed.collect();
         core.overrides.update_gauge(self.now());
-        core.metrics.update_gauges(live_keys, core.queue.waiting(), overflowed);
+        core.metrics.update_gauges(live_keys, core.queue.waiting(), &overflowed);
     }
 
     #[inline]

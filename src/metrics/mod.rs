@@ -105,17 +105,17 @@ impl Default for Metrics {
 
 impl Metrics {
     /// Sets the gauges, and raises the overflow counter of each policy to the number beside its name.
-    /// `live_keys` and such a number are `None` where the store does not count them.
-    pub(crate) fn update_gauges<'n>(
+    /// `live_keys` is `None`, and `overflowed` empty, where the store does not count them.
+    pub(crate) fn update_gauges(
         &self,
         live_keys: Option<usize>,
         held_requests: usize,
-        overflowed: impl Iterator<Item = (&'n str, Option<u64>)>,
+        overflowed: &[(&str, u64)],
     ) {
         let mut counters = self.overflowed.lock();
         for (policy, charges) in overflowed {
-            let Some(charges) = charges else { continue };
-            counters.entry(policy.to_owned()).or_default().raise_to(policy, charges);
+            let counter = counters.entry((*policy).to_owned()).or_default();
+            counter.raise_to(policy, *charges);
         }
         drop(counters);
         self.held_requests.set(held_requests);
