@@ -61,9 +61,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let limits = Limits::read(&file, &registry)?;
     let limiter = with_store(limits.builder(&registry)?)?.build()?;
     let rate_limit = limits.layer(limiter.clone(), &registry)?.build()?;
-    let _watch = Watch::new(&limiter, &file, move |text| {
-        Limits::from_toml(text, &registry)?.builder(&registry)
-    });
+    if let Err(error) = limits.apply_overrides(&limiter).await {
+        tracing::error!(%error, "the overrides of the limits are not set yet"); // `Watch` tries again
+    }
+    let _watch = Watch::new(&limiter, &file, registry);
     common::serve(app(limiter, rate_limit)).await
 }
 

@@ -93,6 +93,12 @@ impl Override {
     }
 }
 
+/// What is wrong with the reason of an override.
+#[cfg(feature = "config")]
+pub(crate) fn reason_problem(reason: &str) -> Option<String> {
+    text_problem("the reason", reason, MAX_REASON)
+}
+
 /// What is wrong with a text that pages and logs show.
 fn text_problem(name: &str, text: &str, max: usize) -> Option<String> {
     if text.chars().count() > max {

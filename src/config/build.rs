@@ -45,6 +45,7 @@ fn check(limits: &Limits, registry: &Registry) -> (LimiterBuilder, Vec<ConfigPro
     build.find_in_registry();
     build.find_in_client_ip();
     build.find_in_use();
+    build.find_in_overrides();
     let builder = build.limiter();
     for problem in builder.problems() {
         build.problems.add_of_build(&problem);
@@ -60,10 +61,10 @@ fn check(limits: &Limits, registry: &Registry) -> (LimiterBuilder, Vec<ConfigPro
 
 /// Limits on their way to a builder. What cannot be is a problem, and something harmless stands in
 /// its place so that the rest is checked.
-struct Build<'a> {
-    limits: &'a Limits,
+pub(super) struct Build<'a> {
+    pub(super) limits: &'a Limits,
     registry: &'a Registry,
-    problems: Problems<'a>,
+    pub(super) problems: Problems<'a>,
 }
 
 impl<'a> Build<'a> {
@@ -102,7 +103,7 @@ impl<'a> Build<'a> {
             for (index, name) in names.iter().enumerate() {
                 used.insert(name);
                 if !limits.policies.contains_key(name) {
-                    self.add_unknown_policy(&list, index, name);
+                    self.add_unknown_policy(&[&*list, &[index.to_string()]].concat(), name);
                 }
             }
         }
@@ -129,7 +130,7 @@ impl<'a> Build<'a> {
         }
     }
 
-    fn add_unknown_policy(&mut self, list: &[String], index: usize, name: &str) {
+    pub(super) fn add_unknown_policy(&mut self, at: &[String], name: &str) {
         // A policy whose own table was wrong is there.
         if self.limits.source.is_repaired(&steps(["policies", name])) {
             return;
@@ -141,7 +142,7 @@ impl<'a> Build<'a> {
             None => format!("add the table `[policies.{}]`", text::key(&name.to_string())),
         };
         let text = format!("no policy is named `{name}`; {instead}");
-        self.problems.add(&[list, &[index.to_string()]].concat(), &text);
+        self.problems.add(at, &text);
     }
 
     fn limiter(&mut self) -> LimiterBuilder {
@@ -281,7 +282,7 @@ impl<'a> Build<'a> {
         policy
     }
 
-    fn key(&mut self, key: &Key, steps: &[String]) -> Arc<dyn KeyExtractor> {
+    pub(super) fn key(&mut self, key: &Key, steps: &[String]) -> Arc<dyn KeyExtractor> {
         match key {
             Key::Ip(prefixes) => Arc::new(self.client_ip(*prefixes)),
             Key::Bearer => Arc::new(key::bearer()),

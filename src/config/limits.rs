@@ -6,12 +6,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Category, ClientIp, ConfigError, Key, Layer, Policy, Registry, Requests, build, is_default,
+    Category, ClientIp, ConfigError, Key, Layer, Override, Policy, Registry, Requests,
+    apply_overrides, build, is_default,
     source::{self, Source},
 };
 use crate::{
     layer::RateLimitLayerBuilder,
-    limiter::{Limiter, LimiterBuilder},
+    limiter::{Limiter, LimiterBuilder, OverrideError},
 };
 
 /// All limits of an API as data, from a file or from any other format of serde.
@@ -58,6 +59,9 @@ pub struct Limits {
     /// The categories, in order: a request counts in the first that matches it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub categories: Vec<Category>,
+    /// Blocks and quotas of single callers. A caller has at most one for each policy, and one block.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub overrides: Vec<Override>,
     #[serde(skip)]
     pub(super) source: Source,
 }
@@ -85,7 +89,8 @@ impl Limits {
         source::load("", text, registry)
     }
 
-    /// The limits as TOML, without what is as by default.
+    /// The limits as TOML, without what is as by default. The keys of overrides and of
+    /// [requests](Requests::Key) are in it, in plain text.
     #[must_use]
     #[expect(clippy::expect_used, clippy::missing_panics_doc, reason = "it cannot fail")]
     pub fn to_toml(&self) -> String {
@@ -111,6 +116,67 @@ impl Limits {
         registry: &Registry,
     ) -> Result<RateLimitLayerBuilder, ConfigError> {
         build::layer(self, limiter, registry)
+    }
+
+    /// Sets the [overrides](Self::overrides) of these limits, and ends those that an earlier call has set
+    /// and these limits do not have. Returns how many it has set or ended.
+    ///
+    /// Call it after [`build`](crate::LimiterBuilder::build) or [`apply`](crate::Limiter::apply), as
+    /// these do not set overrides. A [`Watch`](super::Watch) calls it whenever the file changes. It does
+    /// again only what is missing, so it may be repeated after an error.
+    ///
+    /// - The author of such an override is `limits file`; by this it is recognised.
+    /// - If an operator has set an override of the same caller and policy, that one stays. What the file
+    ///   says is set by the first call after the operator's has ended.
+    /// - If an operator ends an override of the file, the next call sets it again.
+    /// - An override is set again if its quota or its reason is another, or its end differs by more
+    ///   than 5 seconds.
+    /// - One whose [`until`](Override::until) has passed is left out.
+    ///
+    /// Where a store [shares overrides](crate::Overrides), all replicas need the same ones in their
+    /// files. It does not matter which of them applies its file first, or if all do. While a release
+    /// brings in another file, the overrides are those of the replica that called this last: at its
+    /// start, or when its file changed.
+    ///
+    /// ```
+    /// use std::time::{Duration, SystemTime, UNIX_EPOCH};
+    ///
+    /// use tower_quota::{
+    ///     Reason,
+    ///     config::{Key, Limits, Override, Registry},
+    /// };
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let registry = Registry::new();
+    /// let text = r#"
+    ///     check_only = ["mails"]
+    ///     caller = { header = "x-tenant" }
+    ///     policies.mails = { algorithm = "fixed_window", quota = "100 per day" }
+    /// "#;
+    /// let mut limits = Limits::from_toml(text, &registry)?;
+    /// let limiter = limits.builder(&registry)?.build()?;
+    ///
+    /// let tomorrow = SystemTime::now().duration_since(UNIX_EPOCH)? + Duration::from_secs(86_400);
+    /// limits.overrides.push(Override::block(["tenant-7"], tomorrow));
+    /// assert_eq!(limits.apply_overrides(&limiter).await?, 1);
+    /// assert_eq!(limiter.check("mails", "tenant-7").await?.reason(), Some(Reason::Blocked));
+    ///
+    /// limits.overrides.clear();
+    /// assert_eq!(limits.apply_overrides(&limiter).await?, 1);
+    /// assert!(limiter.check("mails", "tenant-7").await?.is_allowed());
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// The first that setting or ending one has had; what came before it was done.
+    /// [`OverrideError::Store`] if the store does not answer; [`OverrideError::Full`];
+    /// [`OverrideError::NoCaller`], [`OverrideError::UnfitKey`], [`OverrideError::UnknownPolicy`] and
+    /// [`OverrideError::InvalidQuota`] if the limiter has other limits than these;
+    /// [`OverrideError::InvalidTime`] if an end is more than 366 days ahead by the limiter's clock.
+    pub async fn apply_overrides(&self, limiter: &Limiter) -> Result<usize, OverrideError> {
+        apply_overrides::apply(&self.overrides, limiter).await
     }
 
     /// The JSON Schema of limits (draft 2020-12), by which editors complete and check a file.

@@ -105,9 +105,14 @@ pub(super) fn of_setting(
     let steps = node.map_or(&[][..], |node| &node.steps);
     let setting = steps.iter().rev().find(|step| step.parse::<usize>().is_err());
     let setting = setting.map_or("", |step| step);
+    // A caller's key in a wrong place is not shown.
+    let may_be_key = steps.first().is_some_and(|first| first == "overrides");
     let problem = match Mistake::of(error) {
         Mistake::UnknownField { name, known } => {
-            let problem = format!("`{}` is no setting here", name.escape_debug());
+            let problem = match may_be_key {
+                true => "this is no setting here".to_owned(),
+                false => format!("`{}` is no setting here", name.escape_debug()),
+            };
             match instead(name, known) {
                 Some(instead) => format!("{problem}; {instead}"),
                 None => format!("{problem}; leave it out"),
@@ -122,7 +127,8 @@ pub(super) fn of_setting(
             None => format!("it has no `{name}`; add it"),
         },
         Mistake::WrongType { is, expected } => {
-            format!("`{setting}` cannot be {}; write {}", in_words(is), wanted(expected, setting))
+            let is = if may_be_key { "this".to_owned() } else { in_words(is) };
+            format!("`{setting}` cannot be {is}; write {}", wanted(expected, setting))
         }
         Mistake::Other(message) => message.to_owned(),
     };
@@ -154,6 +160,10 @@ fn culprit(steps: &[String], tree: &Spanned<DeTable<'_>>) -> Option<String> {
                 _ => Some(format!("category {}", index.saturating_add(1))),
             }
         }
+        "overrides" => {
+            let index: usize = second?.parse().ok()?;
+            Some(format!("override {}", index.saturating_add(1)))
+        }
         "exempt" if second.is_some() => Some("an exemption".to_owned()),
         "layer" | "client_ip" if second.is_some() => Some(first.clone()),
         _ => None,
@@ -178,7 +188,7 @@ fn wanted(expected: &str, setting: &str) -> String {
     match expected {
         "a string" => format!("a text{like}"),
         "a boolean" => "`true` or `false`".to_owned(),
-        "a sequence" if setting == "categories" => "`[[categories]]`".to_owned(),
+        "a sequence" if matches!(setting, "categories" | "overrides") => format!("`[[{setting}]]`"),
         "a sequence" => format!("a list{like}"),
         "u8" | "u32" | "u64" | "usize" => "a whole number".to_owned(),
         "a map" if setting == "policies" => "`[policies.read]`".to_owned(),

@@ -10,6 +10,8 @@
 //!     key,
 //! };
 //!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! #[derive(Clone)]
 //! struct Tenant { id: String, plan: String } // your middleware leaves it in the request
 //!
@@ -60,6 +62,13 @@
 //! requests = ["POST, PATCH, DELETE /v1/{*rest}", { function = "imports" }]
 //! policies = ["read", "write"]
 //!
+//! [[overrides]]
+//! key = "tenant-7"
+//! policy = "read"
+//! quota = "5,000 per minute"
+//! until = 2027-01-31T00:00:00Z
+//! reason = "migration"
+//!
 //! [layer]
 //! headers = [{ x_ratelimit = { reset = "seconds" } }, "ratelimit_lists"]
 //! header_policy = "read"
@@ -79,7 +88,8 @@
 //!
 //! let limits = Limits::from_toml(text, &registry)?; // or `Limits::read("limits.toml", &registry)`
 //! let limiter = limits.builder(&registry)?.build()?; // add `.store(…)` before `build`
-//! let layer = limits.layer(limiter, &registry)?.build()?;
+//! let layer = limits.layer(limiter.clone(), &registry)?.build()?;
+//! limits.apply_overrides(&limiter).await?;
 //! # let _: RateLimitLayer = layer;
 //!
 //! // All mistakes come at once, each with its line and what to write instead.
@@ -92,10 +102,11 @@
 //!      27:1: policy `write`: `qouta` is no setting here; write `quota`\n\
 //!      27:9: policy `write`: a quota of 0 units refuses every request; write at least 1",
 //! );
-//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! # Ok(())
+//! # }
 //! ```
 //!
-//! A [`Watch`] applies the file again whenever it changes. [`Limits::to_toml`] writes limits, and
+//! A [`Watch`] applies the file again whenever it changes, with its overrides. [`Limits::to_toml`] writes limits, and
 //! [`Limits::json_schema`] is a schema by which editors complete and check a file.
 //!
 //! # What a file says
@@ -136,6 +147,12 @@
 //! | `requests` | a list of [requests](Requests) | |
 //! | `policies` | names of policies | none |
 //! | `hold` | a time | not at all |
+//! | **`[[overrides]]`** | [a block or a quota of one caller](Override), until a date; see [`apply_overrides`](Limits::apply_overrides) | |
+//! | `key` | the caller's key, a text; a list of texts if `caller` is several keys together; an address for `ip` | |
+//! | `block` | whether the caller is refused | `false` |
+//! | `policy`, `quota` | the name of a policy, and the caller's quota under it, instead of `block` | none |
+//! | `until` | a date-time with an offset, such as `2027-01-31T00:00:00Z`; at most 366 days ahead | |
+//! | `reason` | a text, at most 200 characters | none |
 //! | **`[layer]`** | [the responses](Layer) | |
 //! | `headers` | a list of [header styles](HeaderStyle) | `["x_ratelimit"]` |
 //! | `header_policy` | the name of a policy | the tightest |
@@ -157,16 +174,21 @@
 //! - What does not parse, is not known, or has the wrong type; and all that `build()` would find.
 //! - A function that is not registered: the error lists those that are.
 //! - A policy that is named and not there, or there and not used.
+//! - An override without its end, or whose end is more than 366 days ahead. One that has ended is no
+//!   error, and is left out.
 //! - Limits without any policy. If that is meant, write `no_limits = true`.
 
+mod apply_overrides;
 mod build;
 mod category;
+mod check_overrides;
 mod error;
 mod key;
 mod layer;
 mod limits;
 mod mistakes;
 mod nearest;
+mod overrides;
 mod phrases;
 mod policy;
 mod problems;
@@ -182,6 +204,7 @@ pub use self::{
     key::{ClientIp, Key, PathParam, Prefixes},
     layer::{HeaderStyle, Layer, OnRejection, Problem, StyleName},
     limits::Limits,
+    overrides::Override,
     policy::{Plans, Policy, Schedule, WithoutKey},
     registry::Registry,
     watch::Watch,
@@ -201,13 +224,14 @@ mod tests {
     fn each_setting_is_documented() {
         let schema = Limits::json_schema();
         let definitions = &schema["$defs"];
-        let parts = ["ClientIp", "Policy", "Category", "Layer"].map(|name| &definitions[name]);
+        let parts =
+            ["ClientIp", "Policy", "Category", "Override", "Layer"].map(|name| &definitions[name]);
         let table: String =
             include_str!("mod.rs").lines().filter(|line| line.starts_with("//! |")).collect();
         for part in parts.into_iter().chain([&schema]) {
             for setting in part["properties"].as_object().unwrap().keys() {
-                let is_part =
-                    ["client_ip", "policies", "categories", "layer"].contains(&&**setting);
+                let is_part = ["client_ip", "policies", "categories", "overrides", "layer"]
+                    .contains(&&**setting);
                 let is_there = table.contains(&format!("`{setting}`"));
                 assert!(is_there || is_part && table.contains(&format!("[{setting}")), "{setting}");
             }

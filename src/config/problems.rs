@@ -44,6 +44,9 @@ impl<'a> Problems<'a> {
                 let category = self.limits.categories.get(index.parse::<usize>().ok()?)?;
                 Some(format!("category `{}`", category.name))
             }
+            ("overrides", Some(index)) => {
+                Some(format!("override {}", index.parse::<usize>().ok()?.saturating_add(1)))
+            }
             ("exempt", _) => Some("an exemption".to_owned()),
             ("no_limits", _) => None,
             (first, _) => Some(first.to_owned()),

@@ -17,7 +17,7 @@ pub(super) struct Node {
 }
 
 /// Valid values of settings, as in a file: of all that must be there, and of others.
-const EXAMPLES: [(&str, &str); 20] = [
+const EXAMPLES: [(&str, &str); 21] = [
     ("algorithm", "\"token_bucket\""),
     ("quota", "\"100 per minute\""),
     ("name", "\"read\""),
@@ -37,6 +37,7 @@ const EXAMPLES: [(&str, &str); 20] = [
     ("on_store_failure", "\"refuse\""),
     ("headers", "[\"x_ratelimit\"]"),
     ("exempt", "[\"/health\"]"),
+    ("until", "2027-01-31T00:00:00Z"),
     ("trust_proxies", "[\"10.0.0.0/8\"]"),
 ];
 

@@ -1,8 +1,7 @@
 //! Applies a file of limits whenever it changes: [`Watch`].
 
 use std::{
-    fmt::{self, Display},
-    fs, io,
+    fmt, fs, io,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -13,9 +12,10 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 
-use crate::limiter::{Limiter, LimiterBuilder};
+use super::{Limits, Registry};
+use crate::limiter::{Limiter, OverrideError};
 
-/// How often the file is read.
+/// How often the file is read, and how often overrides that the store has not taken are sent again.
 const PERIOD: Duration = Duration::from_secs(1);
 
 /// How many times in a row the file must not be readable until that is reported: an editor or a
@@ -34,22 +34,25 @@ const UNREADABLE_AFTER: u32 = 5;
 ///   not tried again.
 /// - The file is applied for the first time after two seconds, as it may have changed since the
 ///   limiter was built.
+/// - After the limits, the [overrides](Limits::apply_overrides) of the file are set. If that fails, as
+///   while the store does not answer, the limits hold already. An event of `tracing` says why, and the
+///   overrides are sent again every second until they are set.
 ///
-/// The settings of [`layer`](super::Limits::layer) are those of the layer that was built: they do
+/// The settings of [`layer`](Limits::layer) are those of the layer that was built: they do
 /// not change.
 ///
 /// ```no_run
-/// use std::sync::Arc;
-///
 /// use tower_quota::config::{Limits, Registry, Watch};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let registry = Registry::new();
-/// let limiter = Limits::read("limits.toml", &registry)?.builder(&registry)?.build()?;
-/// let watch = Watch::new(&limiter, "limits.toml", move |text| {
-///     Limits::from_toml(text, &registry)?.builder(&registry)
-/// });
+/// let limits = Limits::read("limits.toml", &registry)?;
+/// let limiter = limits.builder(&registry)?.build()?;
+/// if let Err(error) = limits.apply_overrides(&limiter).await {
+///     eprintln!("the overrides are not set yet: {error}"); // the watch tries again
+/// }
+/// let watch = Watch::new(&limiter, "limits.toml", registry);
 /// // Serve requests as long as `watch` is there.
 /// # drop(watch);
 /// # Ok(())
@@ -62,27 +65,19 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Begins to watch a file. `load` makes limits of its text, for [`Limiter::apply`].
+    /// Begins to watch a file, which may name the functions of `registry`.
     ///
     /// # Panics
     /// Outside of a tokio runtime, or if its timers or its I/O are off (`enable_all`).
-    pub fn new<E: Display>(
-        limiter: &Limiter,
-        path: impl Into<PathBuf>,
-        load: impl Fn(&str) -> Result<LimiterBuilder, E> + Send + 'static,
-    ) -> Self {
+    pub fn new(limiter: &Limiter, path: impl Into<PathBuf>, registry: Registry) -> Self {
         let path: Arc<Path> = path.into().into();
         let file =
             WatchedFile { path: Arc::clone(&path), applied: None, seen: None, unreadable: 0 };
-        let limiter = limiter.clone();
-        let apply = move |path: &Path, text: &str| match load(text) {
-            // It reports an error itself.
-            Ok(builder) => drop(limiter.apply(builder)),
-            Err(error) => Limiter::report_unread(path, &error),
-        };
+        let applied =
+            Applied { limiter: limiter.clone(), registry, without_overrides: None, problem: None };
         // A signal between here and the first turn of the task would end the process otherwise.
         let hangups = Hangups::new();
-        Self { path, task: tokio::spawn(file.watch(hangups, apply)) }
+        Self { path, task: tokio::spawn(file.watch(hangups, applied)) }
     }
 }
 
@@ -110,7 +105,7 @@ struct WatchedFile {
 }
 
 impl WatchedFile {
-    async fn watch(mut self, mut hangups: Hangups, apply: impl Fn(&Path, &str)) {
+    async fn watch(mut self, mut hangups: Hangups, mut applied: Applied) {
         let mut ticks = interval(PERIOD);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -121,8 +116,9 @@ impl WatchedFile {
             let path = Arc::clone(&self.path);
             let Ok(read) = spawn_blocking(move || fs::read_to_string(path)).await else { continue };
             if let Some(text) = self.take_new(read, is_asked) {
-                apply(&self.path, &text);
+                applied.apply(&self.path, &text);
             }
+            applied.set_overrides().await;
         }
     }
 
@@ -149,6 +145,53 @@ impl WatchedFile {
         }
         self.seen = Some(text);
         None
+    }
+}
+
+/// What is applied to the limiter.
+struct Applied {
+    limiter: Limiter,
+    registry: Registry,
+    /// The limits that hold, whose overrides are not set yet.
+    without_overrides: Option<Limits>,
+    /// Why the overrides could not be set.
+    problem: Option<OverrideError>,
+}
+
+impl Applied {
+    fn apply(&mut self, path: &Path, text: &str) {
+        let limits = Limits::from_toml(text, &self.registry);
+        let built = limits.and_then(|limits| Ok((limits.builder(&self.registry)?, limits)));
+        match built {
+            // It reports an error itself.
+            Ok((builder, limits)) => {
+                if self.limiter.apply(builder).is_ok() {
+                    self.without_overrides = Some(limits);
+                }
+            }
+            Err(error) => Limiter::report_unread(path, &error),
+        }
+    }
+
+    /// Sets the overrides that are not set yet, and logs each new problem once.
+    async fn set_overrides(&mut self) {
+        let Some(limits) = &self.without_overrides else { return };
+        let problem = limits.apply_overrides(&self.limiter).await.err();
+        #[cfg(feature = "tracing")]
+        match &problem {
+            Some(error) if self.problem.as_ref() != Some(error) => tracing::error!(
+                %error,
+                "the overrides of the limits could not be set, and are sent again every second"
+            ),
+            None if self.problem.is_some() => {
+                tracing::info!("the overrides of the limits are set now");
+            }
+            _ => {}
+        }
+        if problem.is_none() {
+            self.without_overrides = None;
+        }
+        self.problem = problem;
     }
 }
 

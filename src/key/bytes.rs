@@ -40,7 +40,7 @@ impl Key<'_> {
     }
 
     /// Joins keys. Each has its length before it, so that ("ab", "c") is not ("a", "bc").
-    pub(super) fn joined(keys: &[Key<'_>]) -> Key<'static> {
+    pub(crate) fn joined(keys: &[Key<'_>]) -> Key<'static> {
         let mut bytes = SmallVec::new();
         for key in keys {
             bytes.extend_from_slice(&(key.as_bytes().len() as u64).to_le_bytes());

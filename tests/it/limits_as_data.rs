@@ -10,8 +10,9 @@ use tower_quota::{
     Algorithm, OnStoreFailure, Quota, ResetFormat,
     calendar::{Anchor, Period},
     config::{
-        Category, ClientIp, HeaderStyle, Key, KnownKeys, Layer, Limits, OnRejection, PathParam,
-        Plans, Policy, Prefixes, Problem, Registry, Requests, Schedule, StyleName, WithoutKey,
+        Category, ClientIp, HeaderStyle, Key, KnownKeys, Layer, Limits, OnRejection, Override,
+        PathParam, Plans, Policy, Prefixes, Problem, Registry, Requests, Schedule, StyleName,
+        WithoutKey,
     },
     key, response,
 };
@@ -227,8 +228,9 @@ fn limits() -> impl Strategy<Value = Limits> {
     let categories = (category(0), category(1), category(2));
     let client_ip = option::of(select(vec![Some("forwarded"), Some("x-real-ip"), None]));
     let held = option::of(0..1_000_usize);
-    (policies, categories, layer(), client_ip, held, option::of(keys())).prop_map(
-        |(policies, (a, b, c), layer, client_ip, held, caller)| {
+    let ends = vec((0..1_700_000_000_000_u64).prop_map(Duration::from_millis), 0..3);
+    (policies, categories, layer(), client_ip, held, option::of(keys()), ends).prop_map(
+        |(policies, (a, b, c), layer, client_ip, held, caller, ends)| {
             let mut limits = Limits::default();
             limits.categories = vec![a, b, c];
             for (index, policy) in policies.into_iter().enumerate() {
@@ -256,6 +258,7 @@ fn limits() -> impl Strategy<Value = Limits> {
             }
             (limits.max_held, limits.max_held_per_key) = (held, held.map(|held| held / 2));
             limits.caller = caller.and_then(|keys| keys.into_iter().next());
+            limits.overrides = overrides(&limits, ends);
             limits.exempt = vec![
                 Requests::Endpoint { methods: vec![Method::GET], path: "/health".to_owned() },
                 Requests::Function(FUNCTION.to_owned()),
@@ -263,6 +266,29 @@ fn limits() -> impl Strategy<Value = Limits> {
             limits
         },
     )
+}
+
+/// As many as there are ends: a block, and a quota of the same caller.
+fn overrides(limits: &Limits, ends: Vec<Duration>) -> Vec<Override> {
+    let Some(caller) = &limits.caller else { return Vec::new() };
+    let part = |key: &Key| match key {
+        Key::Ip(_) => "2001:db8::7",
+        _ => "sk_\"live\"",
+    };
+    let key: Vec<_> = match caller {
+        Key::Together(keys) => keys.iter().map(part).collect(),
+        key => vec![part(key)],
+    };
+    let (name, policy) = limits.policies.first_key_value().unwrap();
+    let make = |(index, until)| match index {
+        0 => {
+            let mut block = Override::block(key.clone(), until);
+            block.reason = Some("a \"reason\"".to_owned());
+            block
+        }
+        _ => Override::quota(key.clone(), name, policy.quota, until),
+    };
+    ends.into_iter().enumerate().map(make).collect()
 }
 
 fn description(limits: &Limits) -> Value {
@@ -321,7 +347,19 @@ fn schema() -> jsonschema::Validator {
 }
 
 fn as_json(text: &str) -> Value {
-    serde_json::to_value(toml::from_str::<toml::Value>(text).unwrap()).unwrap()
+    json_of(toml::from_str(text).unwrap())
+}
+
+/// As editors see TOML: a date-time is a text.
+fn json_of(value: toml::Value) -> Value {
+    match value {
+        toml::Value::Datetime(date) => date.to_string().into(),
+        toml::Value::Array(items) => items.into_iter().map(json_of).collect(),
+        toml::Value::Table(table) => {
+            table.into_iter().map(|(name, value)| (name, json_of(value))).collect()
+        }
+        value => serde_json::to_value(value).unwrap(),
+    }
 }
 
 /// The name and the text of each example's file.
@@ -342,9 +380,10 @@ fn examples() -> Vec<(String, String)> {
 const VALID_BY_SCHEMA: &str = "\
     bad_proxies burst_of_a_window category_twice empty everybody_is_a_proxy global_with_key \
     header_without_proxy key_twice lease_and_settle lists_of_a_name_that_is_not_ascii no_key \
-    no_limits_and_a_policy no_way_without_key only_a_layer path_of_no_category plan_without_plans \
-    plans_without_function policy_twice_in_a_category shadowed_category unknown_names \
-    unlimited_category unnamed unregistered_functions unused_policy";
+    no_limits_and_a_policy no_way_without_key only_a_layer overrides_of_joined_keys \
+    overrides_without_caller path_of_no_category plan_without_plans plans_without_function \
+    policy_twice_in_a_category shadowed_category unknown_names unlimited_category unnamed \
+    unregistered_functions unused_policy";
 
 #[test]
 fn the_schema_accepts_the_examples_and_refuses_what_does_not_parse() {
@@ -357,7 +396,7 @@ fn the_schema_accepts_the_examples_and_refuses_what_does_not_parse() {
     let files = fs::read_dir(folder).unwrap().map(|file| file.unwrap().path());
     let is_accepted = |path: &std::path::PathBuf| {
         let table = toml::from_str::<toml::Value>(&fs::read_to_string(path).unwrap());
-        table.is_ok_and(|table| schema.is_valid(&serde_json::to_value(table).unwrap()))
+        table.is_ok_and(|table| schema.is_valid(&json_of(table)))
     };
     let accepted: BTreeSet<_> = files
         .filter(is_accepted)

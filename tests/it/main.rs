@@ -50,6 +50,7 @@ mod observers;
 mod operator_page;
 mod override_source;
 mod overrides;
+mod overrides_in_file;
 mod paths;
 mod privacy;
 mod rate_limits;

@@ -390,3 +390,95 @@ async fn replicas_agree_with_a_naive_model_whatever_the_server_loses() {
         }
     }
 }
+
+#[cfg(feature = "config")]
+mod in_file {
+    //! Overrides in a file of limits, which all replicas have.
+
+    use std::{
+        fs,
+        time::{SystemTime, UNIX_EPOCH},
+    };
+
+    use tower_quota::config::{Limits, Override, Registry, Watch};
+
+    use super::*;
+
+    const LIMITS: &str = r#"
+every_request = ["read"]
+caller = { header = "x-key" }
+
+[policies.read]
+algorithm = "fixed_window"
+quota = "900 per day"
+keys = [{ header = "x-key" }]
+without_key = "skip"
+on_store_failure = "allow"
+"#;
+
+    fn limits<'a>(blocked: impl IntoIterator<Item = &'a str>) -> Limits {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        // The same moment for all replicas that begin within this test.
+        let until = Duration::from_secs(now.as_secs() / 86_400 * 86_400) + 48 * HOUR;
+        let mut limits = Limits::from_toml(LIMITS, &Registry::new()).unwrap();
+        limits.overrides = blocked.into_iter().map(|key| Override::block([key], until)).collect();
+        limits
+    }
+
+    fn of_file(server: &Server) -> Limiter {
+        let store = RedisStore::builder(server.url()).secret(SECRET);
+        let builder = limits([]).builder(&Registry::new()).unwrap();
+        builder.store(store.build().unwrap()).build().unwrap()
+    }
+
+    #[tokio::test]
+    async fn replicas_set_the_overrides_of_their_files_once_and_end_those_that_are_gone() {
+        let server = Server::start();
+        let [a, b] = [(); 2].map(|()| of_file(&server));
+        let old = limits(["a", "b"]);
+        until("the server", async || old.apply_overrides(&a).await.is_ok()).await;
+        assert_eq!(a.overrides().list().len(), 2);
+        // Each reads first what others have set, also if it has just started.
+        for limiter in [&b, &a, &b, &of_file(&server)] {
+            assert_eq!(old.apply_overrides(limiter).await, Ok(0));
+        }
+        assert_eq!(listed(&b), listed(&a));
+
+        // A release: the new file on one replica, while the other has the old one and runs on.
+        let new = limits(["b", "c"]);
+        assert_eq!(new.apply_overrides(&b).await, Ok(2));
+        until("the new ones on the other", async || {
+            !is_blocked(&a, "a").await && is_blocked(&a, "b").await && is_blocked(&a, "c").await
+        })
+        .await;
+        assert_eq!(new.apply_overrides(&a).await, Ok(0));
+
+        // What an operator has set on one replica stays on all.
+        let caller = a.overrides().caller("c").unwrap();
+        let _ = caller.block(HOUR).reason("scraping").author("ana").await.unwrap();
+        assert_eq!(new.apply_overrides(&b).await, Ok(0));
+        assert_eq!(limits([]).apply_overrides(&b).await, Ok(1));
+        until("the operator's alone", async || {
+            listed(&b) == [("c".to_owned(), None, Some("scraping".to_owned()))]
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_watch_sets_overrides_as_soon_as_the_server_answers() {
+        let server = Server::start();
+        let limiter = of_file(&server);
+        server.kill();
+        let error = limits(["a"]).apply_overrides(&limiter).await.unwrap_err();
+        assert!(matches!(error, OverrideError::Store(_)), "{error}");
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("limits.toml");
+        fs::write(&path, limits(["a"]).to_toml().replace("900 per day", "5 per day")).unwrap();
+        let _watch = Watch::new(&limiter, &path, Registry::new());
+        let limit = || limiter.policy("read").unwrap().quota().unwrap().units();
+        until("the limits", async || limit() == 5).await;
+        assert!(!is_blocked(&limiter, "a").await, "the server is down");
+        server.restart();
+        until("the override", async || is_blocked(&limiter, "a").await).await;
+    }
+}

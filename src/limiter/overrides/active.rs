@@ -200,6 +200,18 @@ impl ActiveOverrides {
         if is_full { Err(OverrideError::Full) } else { Ok(before) }
     }
 
+    /// Reads what others have changed meanwhile.
+    #[cfg(feature = "config")]
+    pub(super) async fn refresh(self: &Arc<Self>) -> Result<(), OverrideError> {
+        self.start_reading();
+        for _ in 0..MAX_READS {
+            if self.read().await.map_err(OverrideError::Store)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
     /// Reads what has changed in the store. `false` if a change was faster, and the answer is not used.
     async fn read(&self) -> Result<bool, StoreError> {
         let Some(shared) = &self.shared else { return Ok(true) };

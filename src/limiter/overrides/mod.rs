@@ -125,6 +125,12 @@ impl Overrides {
         all
     }
 
+    /// Reads what other processes have changed meanwhile, if the store shares overrides.
+    #[cfg(feature = "config")]
+    pub(crate) async fn refresh(&self) -> Result<(), OverrideError> {
+        self.limiter.core.overrides.refresh().await
+    }
+
     /// All overrides as data, to be [loaded](Self::load) by the next process. The limiter's
     /// [`Caller`](crate::key::Caller) needs a secret, so that the next process knows callers by the
     /// same fingerprints.

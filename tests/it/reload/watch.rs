@@ -37,8 +37,7 @@ impl Watched {
         let registry = Registry::new();
         let limits = Limits::read(&path, &registry).unwrap();
         let limiter = limits.builder(&registry).unwrap().build().unwrap();
-        let load = move |text: &str| Limits::from_toml(text, &registry)?.builder(&registry);
-        let watch = Watch::new(&limiter, &path, load);
+        let watch = Watch::new(&limiter, &path, registry);
         Self { limiter, watch, path, _folder: folder }
     }
 
