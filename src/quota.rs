@@ -6,6 +6,7 @@ use std::{fmt, time::Duration};
 
 #[cfg(feature = "calendar")]
 use crate::calendar::{Anchor, Calendar, Period};
+use crate::clock::NANOS_PER_SECOND;
 
 /// The most units of a quota: the largest integer in a structured header field (RFC 9651, section
 /// 3.3.1).
@@ -13,8 +14,6 @@ pub(crate) const MAX_UNITS: u64 = 999_999_999_999_999;
 
 /// The longest window, in nanoseconds: a hundred years.
 pub(crate) const MAX_WINDOW: u64 = 100 * 365 * 86_400 * NANOS_PER_SECOND;
-
-pub(crate) const NANOS_PER_SECOND: u64 = 1_000_000_000;
 
 /// In `units`: [`Quota::unlimited`].
 const UNLIMITED: u64 = u64::MAX;

@@ -2,8 +2,8 @@
 
 use super::quota_state::{Charged, PastUse, QuotaState, units_required};
 use crate::{
-    clock::Now,
-    quota::{NANOS_PER_SECOND, Quota},
+    clock::{NANOS_PER_SECOND, Now},
+    quota::Quota,
 };
 
 /// The nanoseconds by which a window may begin after now though no clock was set back. A thread may

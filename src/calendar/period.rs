@@ -9,7 +9,7 @@ use jiff::{
 };
 
 use super::{Anchor, Calendar, Weekday};
-use crate::quota::NANOS_PER_SECOND;
+use crate::clock::NANOS_PER_SECOND;
 
 /// How long a window of the calendar is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

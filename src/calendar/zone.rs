@@ -12,7 +12,7 @@ use std::{
 use jiff::{Timestamp, tz::TimeZone};
 
 use super::cache::Spans;
-use crate::quota::NANOS_PER_SECOND;
+use crate::clock::NANOS_PER_SECOND;
 
 /// How many zones have a number. A database has about 600, links included.
 const MAX: usize = 2_048;

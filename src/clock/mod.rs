@@ -12,7 +12,7 @@ use std::{sync::LazyLock, time::SystemTime};
 use tokio::time::Instant;
 
 pub use self::now::Now;
-pub(crate) use self::now::nanos;
+pub(crate) use self::now::{NANOS_PER_SECOND, nanos};
 use self::{counter::Counter, now::since_epoch};
 
 /// Where a limiter reads the time.

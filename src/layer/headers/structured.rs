@@ -7,9 +7,9 @@ use smallvec::SmallVec;
 use super::{HeaderStyle, whole_seconds};
 use crate::{
     algorithm::Algorithm,
-    clock::Now,
+    clock::{NANOS_PER_SECOND, Now},
     limiter::{Decision, Limiter, Outcome},
-    quota::{MAX_UNITS, NANOS_PER_SECOND, Quota},
+    quota::{MAX_UNITS, Quota},
 };
 
 /// A value while it is written: on the stack, unless it has many policies. The header then

@@ -9,7 +9,7 @@ use proptest::{
 use tokio::runtime::Runtime;
 
 use super::{calendars::or_by_calendar, *};
-use crate::quota::{MAX_UNITS, NANOS_PER_SECOND};
+use crate::{clock::NANOS_PER_SECOND, quota::MAX_UNITS};
 
 /// No history goes on longer.
 const END: u64 = START + 3_000_000_000 * SECOND;

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use crate::{
     algorithm::Algorithm,
-    clock::{Now, nanos},
-    quota::{NANOS_PER_SECOND, Quota},
+    clock::{NANOS_PER_SECOND, Now, nanos},
+    quota::Quota,
     store::{
         Change, Charge, Correction, Mode, Usage,
         redis::clock::{RoundTrip, later},

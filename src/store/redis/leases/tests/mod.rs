@@ -13,8 +13,8 @@ use std::{
 use super::{lease::give_back, pool::Pool, table::SEGMENTS, *};
 use crate::{
     algorithm::Algorithm,
-    clock::Now,
-    quota::{NANOS_PER_SECOND, Quota},
+    clock::{NANOS_PER_SECOND, Now},
+    quota::Quota,
     store::{
         Answer, Change, Charge, Correction, MemoryStore, Mode, Store, StoreFuture, Usage,
         redis::clock::RoundTrip,
