@@ -63,29 +63,30 @@ pub struct ExpectedResponse {
     pub body: Option<String>,
 }
 
-impl Responder {
-    pub(super) async fn explain(&self, request: &Parts) -> LayerExplanation {
-        let (explanation, decision) = explain(&self.limiter, request).await;
+impl LayerExplanation {
+    /// What the layer of this responder would answer to a request now.
+    pub(super) async fn new(responder: &Responder, request: &Parts) -> Self {
+        let (explanation, decision) = explain(&responder.limiter, request).await;
         let response = match explanation.verdict {
             ExpectedVerdict::Held { .. } => ExpectedResponse::passed(&HeaderMap::new()),
-            _ => self.foresee(request, decision),
+            _ => ExpectedResponse::new(responder, request, decision),
         };
-        LayerExplanation { request: explanation, response }
-    }
-
-    fn foresee(&self, request: &Parts, decision: Decision) -> ExpectedResponse {
-        match self.refusal(request, decision, || None) {
-            Ok(decision) => {
-                let mut response = Response::new(());
-                self.write_headers(&mut response, &decision);
-                ExpectedResponse::passed(response.headers())
-            }
-            Err((response, _)) => ExpectedResponse::refused(&response),
-        }
+        Self { request: explanation, response }
     }
 }
 
 impl ExpectedResponse {
+    fn new(responder: &Responder, request: &Parts, decision: Decision) -> Self {
+        match responder.refusal(request, decision, || None) {
+            Ok(decision) => {
+                let mut response = Response::new(());
+                responder.write_headers(&mut response, &decision);
+                Self::passed(response.headers())
+            }
+            Err((response, _)) => Self::refused(&response),
+        }
+    }
+
     fn passed(headers: &HeaderMap) -> Self {
         Self { status: None, headers: texts(headers), body: None }
     }

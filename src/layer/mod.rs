@@ -106,7 +106,7 @@ impl RateLimitLayer {
     /// in no metric, log or warning; an [observer](RateLimitLayerBuilder::observe) does not see it.
     #[cfg(feature = "describe")]
     pub async fn explain(&self, request: &http::request::Parts) -> LayerExplanation {
-        self.responder.explain(request).await
+        LayerExplanation::new(&self.responder, request).await
     }
 
     /// The limits and the headers of responses as data, with an example of a refusal; see the module

@@ -7,6 +7,7 @@ use std::{
 
 use super::{
     Core, Limiter,
+    apply::announce,
     current_rules::CurrentRules,
     overrides::{ActiveOverrides, CachedSource},
     queue::{MaxHeld, WaitQueue},
@@ -181,7 +182,7 @@ impl LimiterBuilder {
             #[cfg(feature = "metrics")]
             metrics: Metrics::default(),
         };
-        core.announce();
+        announce(&core);
         Ok(Limiter { core: Arc::new(core) })
     }
 

@@ -8,7 +8,9 @@ use super::{
     apply::Namers,
     current_rules::{CurrentRules, LoadedRules},
     decision::{Record, Ruling, error_status},
-    overrides::{ActiveOverrides, Answer, Ask, AwaitedCaller, CallersOwn, OnSourceFailure},
+    overrides::{
+        ActiveOverrides, Answer, Ask, AwaitedCaller, CallersOwn, OnSourceFailure, OverrideError,
+    },
     queue::WaitQueue,
     rules::Rule,
     trace::Trace,
@@ -237,6 +239,18 @@ impl Core {
             }
             None => (self.keys.fingerprint(self.keys.domain(CALLER).key, &key), key),
         })
+    }
+
+    /// What makes fingerprints of callers, if they outlive the process.
+    ///
+    /// # Errors
+    /// [`OverrideError::NoSecret`].
+    pub(super) fn lasting_fingerprints(&self) -> Result<&Fingerprinter, OverrideError> {
+        match &self.caller {
+            Some(caller) if caller.has_secret || self.is_shared => Ok(caller.fingerprints()),
+            None if self.is_shared => Ok(&self.keys),
+            _ => Err(OverrideError::NoSecret),
+        }
     }
 
     /// The counts while the store does not answer.

@@ -2,7 +2,9 @@
 //!
 //! `rules` finds the policies of a request, and `evaluation` reads their keys, quotas and costs.
 //! `decision_future` sends the charges to the store and makes the [`Decision`]; `queue` orders the
-//! requests that are held. `correcting` changes a charge afterwards.
+//! requests that are held. `correcting` changes a charge afterwards. `current_rules` keeps the rules, and
+//! `apply` replaces them. `overrides` has what operators set for callers. `explain` and `lint` only
+//! read.
 
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
 #![allow(
@@ -70,6 +72,7 @@ pub(crate) use self::{
 };
 use crate::{
     clock::Now,
+    error::BuildError,
     key::{Fingerprint, Key},
     store::Change,
 };
@@ -271,6 +274,74 @@ impl Limiter {
     #[inline]
     fn target<'a>(&'a self, policy: &'a str, key: impl Into<Key<'a>>) -> Target<'a> {
         Target::new(self, policy, key)
+    }
+
+    /// Replaces the limits by those of `builder`: its policies, categories, exemptions, and bounds of
+    /// held requests. All clones of the limiter, its layers and pages decide by them from now on.
+    ///
+    /// The new limits are built and validated first, as by [`build`](LimiterBuilder::build). If
+    /// anything is wrong, nothing changes. Otherwise all of them apply at once. The store, the clock
+    /// and the [caller](LimiterBuilder::caller) stay, and so do counts, leases, and
+    /// [overrides](crate::Overrides):
+    ///
+    /// - A policy is the same one if it has the same name and the same algorithm. It keeps what its
+    ///   keys have used, whatever its quota is now.
+    /// - A new policy begins with nothing used. A policy that is gone limits no new request. If it
+    ///   comes back, what its keys had used still counts, as long as it would have otherwise. The
+    ///   same is true of overrides of its quota.
+    /// - A request that is being decided ends under the policies that it began with. If it is
+    ///   [held](crate::Policy::hold), its quota is from now on the new one: it passes earlier under a larger
+    ///   quota, and waits longer or is refused under a smaller one. Under a policy that is gone, it
+    ///   waits as it would have, at most as long as the policy holds requests: new policies have not
+    ///   counted it.
+    /// - A response [settles](crate::Policy::settle) the cost as the policy says then. If the policy is
+    ///   gone, the charge stays as it is.
+    /// - A [`PolicyHandle`](crate::PolicyHandle) finds its policy again by the name.
+    ///
+    /// A [layer](crate::RateLimitLayer) may name a policy, as by
+    /// [`header_policy`](crate::RateLimitLayerBuilder::header_policy). Limits without that
+    /// policy are an error, as long as the layer is there.
+    ///
+    /// With several replicas, apply the same limits on each. Until then they may differ: of one key,
+    /// never more passes than the largest of the quotas allows.
+    ///
+    /// The limits of `build` are kept in memory as long as the limiter, and of all others only the last
+    /// ones. For each new name of a policy, some hundred bytes are kept for the life of the process.
+    ///
+    /// ```
+    /// use tower_quota::{Limiter, LimiterBuilder, Policy, Quota};
+    ///
+    /// fn limits(mails: u64) -> LimiterBuilder {
+    ///     Limiter::builder().check_only(Policy::fixed_window("mails", Quota::per_day(mails)))
+    /// }
+    /// let limiter = limits(100).build()?;
+    /// limiter.check("mails", "tenant-7").cost(30).at_once()?;
+    ///
+    /// let changes = limiter.apply(limits(200))?;
+    /// assert_eq!(changes.to_string(), "policy `mails`: quota 100 per day → 200 per day");
+    /// assert_eq!(limiter.peek("mails", "tenant-7").at_once()?.remaining(), 170);
+    ///
+    /// assert!(limiter.apply(limits(0)).is_err(), "and nothing has changed");
+    /// assert_eq!(limiter.peek("mails", "tenant-7").at_once()?.remaining(), 170);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// All settings that cannot work, or cannot change: a store, a clock, another caller than the
+    /// limiter's, and policies that a layer needs.
+    pub fn apply(&self, builder: LimiterBuilder) -> Result<Changes, BuildError> {
+        apply::apply(&self.core, builder)
+    }
+
+    /// Adds what names policies of this limiter, as long as it is alive.
+    ///
+    /// # Errors
+    /// Its settings do not fit the current policies.
+    pub(crate) fn add_namer<N: NamesPolicies + 'static>(
+        &self,
+        namer: &Arc<N>,
+    ) -> Result<(), BuildError> {
+        apply::add_namer(&self.core, namer)
     }
 
     /// Blocks of single callers, and quotas that replace those of their plans.

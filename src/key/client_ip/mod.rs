@@ -9,9 +9,14 @@ mod proxies;
 mod tests;
 mod walk;
 
-use std::{borrow::Cow, net::IpAddr, sync::Arc};
+use std::{
+    borrow::Cow,
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+};
 
 use http::{HeaderName, header::FORWARDED, request::Parts};
+use ipnet::IpNet;
 
 pub(crate) use self::networks::{hold_all_callers, parse_networks};
 use self::{
@@ -173,6 +178,12 @@ impl ClientIp {
         }
     }
 
+    /// How the client's address is found, step by step. It gives no [warning](crate::warning).
+    #[must_use]
+    pub fn walk(&self, request: &Parts) -> AddressWalk {
+        AddressWalk::new(self, request)
+    }
+
     /// The client, or the hop that hides it; `None` if the peer is not known.
     fn find(&self, request: &Parts) -> Option<(Hop, Seen)> {
         let Some((client, seen)) = self.find_traced(request, |_, _| {}) else {
@@ -235,6 +246,23 @@ impl ClientIp {
                 return (hop, Seen::Client);
             }
         }
+    }
+
+    /// The network by which an address counts: its first address, and the length of its prefix.
+    fn network(&self, ip: IpAddr) -> (IpAddr, u8) {
+        let (ip, prefix) = match ip {
+            IpAddr::V4(_) => (ip, self.ipv4_prefix),
+            IpAddr::V6(v6) => match v6.segments() {
+                [0x64, 0xff9b, 0, 0, 0, 0, ..] => {
+                    let [.., a, b, c, d] = v6.octets();
+                    (Ipv4Addr::new(a, b, c, d).into(), self.ipv4_prefix)
+                }
+                [0x64, 0xff9b, 1, ..] => (ip, 128),
+                _ => (ip, self.ipv6_prefix),
+            },
+        };
+        // `build()` refuses a prefix that is too long.
+        (IpNet::new(ip, prefix).map_or(ip, |network| network.network()), prefix)
     }
 
     /// The address, or the network that it counts by.

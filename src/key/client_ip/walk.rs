@@ -1,12 +1,8 @@
 //! How a client's address was found, step by step: [`AddressWalk`].
 
-use std::{
-    fmt,
-    net::{IpAddr, Ipv4Addr},
-};
+use std::{fmt, net::IpAddr};
 
 use http::request::Parts;
-use ipnet::IpNet;
 
 use super::{ClientIp, diagnostics::Seen, peer::Hop};
 
@@ -98,12 +94,10 @@ pub enum FoundClient {
     Unknown,
 }
 
-impl ClientIp {
-    /// How the client's address is found, step by step. It gives no [warning](crate::warning).
-    #[must_use]
-    pub fn walk(&self, request: &Parts) -> AddressWalk {
+impl AddressWalk {
+    pub(super) fn new(client_ip: &ClientIp, request: &Parts) -> Self {
         let mut hops = Vec::new();
-        let found = self.find_traced(request, |hop, is_trusted| {
+        let found = client_ip.find_traced(request, |hop, is_trusted| {
             let address = match hop {
                 Some(Hop::Ip(ip)) => HopAddress::Ip(ip),
                 Some(Hop::Unix) => HopAddress::UnixSocket,
@@ -116,28 +110,11 @@ impl ClientIp {
             Some((_, Seen::Hidden)) => FoundClient::Hidden,
             Some((Hop::Unix, _)) => FoundClient::UnixSocket,
             Some((Hop::Ip(ip), _)) => {
-                let (network, prefix) = self.network(ip);
+                let (network, prefix) = client_ip.network(ip);
                 FoundClient::Address { ip, network, prefix }
             }
         };
-        AddressWalk { header: self.proxies.header_name().to_owned(), hops, client }
-    }
-
-    /// The network by which an address counts: its first address, and the length of its prefix.
-    pub(super) fn network(&self, ip: IpAddr) -> (IpAddr, u8) {
-        let (ip, prefix) = match ip {
-            IpAddr::V4(_) => (ip, self.ipv4_prefix),
-            IpAddr::V6(v6) => match v6.segments() {
-                [0x64, 0xff9b, 0, 0, 0, 0, ..] => {
-                    let [.., a, b, c, d] = v6.octets();
-                    (Ipv4Addr::new(a, b, c, d).into(), self.ipv4_prefix)
-                }
-                [0x64, 0xff9b, 1, ..] => (ip, 128),
-                _ => (ip, self.ipv6_prefix),
-            },
-        };
-        // `build()` refuses a prefix that is too long.
-        (IpNet::new(ip, prefix).map_or(ip, |network| network.network()), prefix)
+        Self { header: client_ip.proxies.header_name().to_owned(), hops, client }
     }
 }
 

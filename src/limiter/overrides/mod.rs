@@ -22,9 +22,9 @@ pub use self::{
     saved::SavedOverrides,
     source::{CachedSource, OnSourceFailure, OverrideSource, SourceFuture, SourceOverrides},
 };
-use super::{Core, Limiter};
+use super::Limiter;
 use crate::{
-    key::{Fingerprint, Fingerprinter, Key},
+    key::{Fingerprint, Key},
     override_record::{Override, OverrideKind},
     policy::quota_problem,
     quota::Quota,
@@ -271,16 +271,5 @@ impl CallerOverrides {
 
     fn change(&self, what: Result<What, OverrideError>) -> OverrideChange {
         OverrideChange::new(&self.limiter.core.overrides, self.caller, what)
-    }
-}
-
-impl Core {
-    /// What makes fingerprints of callers, if they outlive the process.
-    fn lasting_fingerprints(&self) -> Result<&Fingerprinter, OverrideError> {
-        match &self.caller {
-            Some(caller) if caller.has_secret || self.is_shared => Ok(caller.fingerprints()),
-            None if self.is_shared => Ok(&self.keys),
-            _ => Err(OverrideError::NoSecret),
-        }
     }
 }
