@@ -4,7 +4,8 @@
 use std::{
     cell::RefCell,
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    sync::{Arc, Mutex, mpsc},
+    thread,
     time::{Duration, UNIX_EPOCH},
 };
 
@@ -335,6 +336,45 @@ fn what_had_no_room_in_the_store_is_counted_by_policy() {
     });
     assert_eq!(series["tower_quota_overflowed_total{policy=many}"], Told::Count(2));
     assert_eq!(series["tower_quota_overflowed_total{policy=all}"], Told::Count(0));
+}
+
+/// While this store is asked for its overflows, another thread updates the gauges of this limiter.
+struct Asked(Arc<Mutex<Option<Limiter>>>);
+
+impl Store for Asked {
+    fn charge(&self, _: &[Charge], _: Now) -> StoreFuture {
+        StoreFuture::ready(Err(StoreError::new("it only counts overflows")))
+    }
+
+    fn correct(&self, _: &[Correction], _: Now) -> StoreFuture {
+        StoreFuture::ready(Err(StoreError::new("it only counts overflows")))
+    }
+
+    fn overflowed(&self, _: u64) -> Option<u64> {
+        let limiter = self.0.lock().unwrap().take();
+        if let Some(limiter) = limiter {
+            let (updated, ended) = mpsc::channel();
+            thread::spawn(move || {
+                limiter.update_gauges();
+                updated.send(()).unwrap();
+            });
+            ended.recv_timeout(Duration::from_secs(20)).expect("no lock is held meanwhile");
+        }
+        Some(7)
+    }
+}
+
+#[test]
+fn gauges_are_updated_without_a_lock_while_the_store_is_asked() {
+    record(async |_| {
+        let asked = Arc::new(Mutex::new(None));
+        let store = Asked(Arc::clone(&asked));
+        let limiter =
+            builder().store(store).policy(per_key("each", Quota::per_minute(3))).build().unwrap();
+        *asked.lock().unwrap() = Some(limiter.clone());
+        limiter.update_gauges();
+        assert!(asked.lock().unwrap().is_none(), "the store was asked");
+    });
 }
 
 /// A store that answers after this time.
