@@ -17,7 +17,8 @@ use tokio::{
 
 use super::{
     CachedSource, OverrideError, SourceCache,
-    table::{Edit, Known, OverrideTable},
+    known::Known,
+    table::{Edit, OverrideTable},
 };
 #[cfg(feature = "metrics")]
 use crate::metrics::{OperationMetrics, SharedGauge};

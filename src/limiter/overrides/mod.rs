@@ -5,8 +5,10 @@
 
 mod active;
 mod awaited;
+mod callers_own;
 mod change;
 mod error;
+mod known;
 mod saved;
 mod source;
 mod table;
@@ -15,7 +17,7 @@ use std::time::Duration;
 
 use self::change::What;
 pub(super) use self::source::{Answer, Ask, SourceCache};
-pub(super) use self::{active::ActiveOverrides, awaited::AwaitedCaller, table::CallersOwn};
+pub(super) use self::{active::ActiveOverrides, awaited::AwaitedCaller, callers_own::CallersOwn};
 pub use self::{
     change::OverrideChange,
     error::OverrideError,

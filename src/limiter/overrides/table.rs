@@ -8,22 +8,17 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::Duration,
 };
 
 use arc_swap::ArcSwap;
 
-use super::{OverrideError, source::Found};
+use super::{CallersOwn, OverrideError, known::Known};
 use crate::{
-    clock::{Now, nanos},
+    clock::Now,
     lock::Mutex,
-    override_record::{Override, OverrideKind},
-    quota::Quota,
+    override_record::Override,
     store::{MAX_OVERRIDES, OverrideVersion},
 };
-
-/// Clocks that differ by less tell the same time: each is corrected now and then.
-const SAME_TIME: Duration = Duration::from_secs(1);
 
 /// A change copies one part of the table of so many.
 const PARTS: usize = 64;
@@ -73,49 +68,6 @@ struct Writer {
     never_skips: bool,
 }
 
-/// An override, and when it ends by this process's clock.
-#[derive(Clone, Debug)]
-pub(in crate::limiter) struct Known {
-    pub(super) data: Override,
-    /// Monotonic, in nanoseconds. So nobody is blocked for longer if the wall clock is set back.
-    ends_at: u64,
-}
-
-/// The overrides of one caller that apply at one time.
-#[derive(Clone, Debug)]
-pub(in crate::limiter) struct CallersOwn {
-    /// What operators have set.
-    known: Option<Arc<[Known]>>,
-    /// What the source says.
-    found: Option<Found>,
-    at: u64,
-}
-
-impl Known {
-    /// `store_now` is the time `now` by the clock that `data` is of.
-    pub(super) fn new(data: Override, store_now: Duration, now: Now) -> Self {
-        let ends_at = now.monotonic_nanos().saturating_add(nanos(data.left(store_now)));
-        Self { data, ends_at }
-    }
-
-    /// The override with its times by the clock of `now`. They differ from those of `data` if that
-    /// clock was set, or if the store has another.
-    pub(super) fn view(&self, now: Now) -> Override {
-        let left = Duration::from_nanos(self.ends_at.saturating_sub(now.monotonic_nanos()));
-        let until = now.unix().saturating_add(left);
-        let mut view = self.data.clone();
-        if until.abs_diff(view.until) > SAME_TIME {
-            let time = view.until.saturating_sub(view.since);
-            (view.since, view.until) = (until.saturating_sub(time), until);
-        }
-        view
-    }
-
-    fn is_of(&self, policy: Option<&str>) -> bool {
-        self.data.policy() == policy
-    }
-}
-
 /// One change of the table.
 pub(super) enum Edit {
     Set(Known),
@@ -157,14 +109,7 @@ impl OverrideTable {
 
     /// The overrides of a caller that apply at `now`; `None` if there are none.
     pub(in crate::limiter) fn get(&self, caller: u128, now: Now) -> Option<CallersOwn> {
-        let part = self.part(caller).load();
-        let known = part.get(&caller)?;
-        let at = now.monotonic_nanos();
-        known.iter().any(|known| known.ends_at > at).then(|| CallersOwn {
-            known: Some(Arc::clone(known)),
-            found: None,
-            at,
-        })
+        CallersOwn::known(self.part(caller).load().get(&caller)?, now)
     }
 
     /// All overrides that apply at `now`.
@@ -366,71 +311,12 @@ fn earlier(mut new: Known, known: &[Known]) -> Known {
     new
 }
 
-impl CallersOwn {
-    /// The overrides.
-    pub(in crate::limiter) fn all(&self) -> impl Iterator<Item = &Override> {
-        self.applying().map(|known| &known.data)
-    }
-
-    /// The overrides, with their times by the clock of `now`.
-    pub(in crate::limiter) fn views(&self, now: Now) -> impl Iterator<Item = Override> {
-        self.applying().map(move |known| known.view(now))
-    }
-
-    /// The policies whose quotas the source replaces.
-    pub(in crate::limiter) fn source_policies(&self) -> impl Iterator<Item = &str> {
-        let found = self.found.iter().flat_map(|found| &found.overrides.quotas);
-        found.map(|(policy, _)| &**policy)
-    }
-
-    fn applying(&self) -> impl Iterator<Item = &Known> {
-        let known = self.known.iter().flat_map(|known| known.iter());
-        known.filter(|known| known.ends_at > self.at)
-    }
-
-    /// The same caller, with what the source says of it.
-    pub(in crate::limiter) fn with_source(own: Option<Self>, found: Found, now: Now) -> Self {
-        let known = own.and_then(|own| own.known);
-        Self { known, found: Some(found), at: now.monotonic_nanos() }
-    }
-
-    /// The caller's quota override under a policy: an operator's, or else the source's.
-    pub(in crate::limiter) fn quota(&self, policy: &str) -> Option<Quota> {
-        let own = self.all().find_map(|own| match &own.kind {
-            OverrideKind::Quota { policy: name, quota } if name == policy => Some(*quota),
-            _ => None,
-        });
-        own.or_else(|| {
-            let found = self.found.iter().flat_map(|found| &found.overrides.quotas);
-            found.rev().find_map(|(name, quota)| (name == policy).then_some(*quota))
-        })
-    }
-
-    /// How long the caller is still blocked; `None` if it is not.
-    pub(in crate::limiter) fn blocked_for(&self) -> Option<Duration> {
-        let by_source = self.found.as_ref().and_then(|found| {
-            let age = Duration::from_nanos(self.at.saturating_sub(found.at));
-            found.overrides.block?.checked_sub(age).filter(|left| !left.is_zero())
-        });
-        self.lasts(None).max(by_source)
-    }
-
-    /// How long the caller's quota override under a policy still lasts.
-    #[cfg(feature = "describe")]
-    pub(in crate::limiter) fn quota_lasts(&self, policy: &str) -> Option<Duration> {
-        self.lasts(Some(policy))
-    }
-
-    fn lasts(&self, policy: Option<&str>) -> Option<Duration> {
-        let known = self.applying().find(|known| known.is_of(policy))?;
-        Some(Duration::from_nanos(known.ends_at.saturating_sub(self.at)))
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
-    use crate::key::Fingerprint;
+    use crate::{key::Fingerprint, override_record::OverrideKind};
 
     fn at(seconds: u64) -> Now {
         Now::new(Duration::from_secs(seconds), Duration::from_secs(seconds))
