@@ -6,7 +6,14 @@ use std::{collections::VecDeque, fmt, time::Duration};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::{lock::Mutex, quota::Quota};
+use super::Settings;
+use crate::{
+    key::Fingerprint,
+    limiter::{OverrideChange, OverrideError},
+    lock::Mutex,
+    override_record::{MAX_AUTHOR, is_unfit},
+    quota::Quota,
+};
 
 /// The most changes shown.
 const SHOWN: usize = 50;
@@ -29,8 +36,56 @@ pub(super) enum Change {
 }
 
 impl Change {
+    /// Makes the change of a key, or returns a sentence that says why nothing was changed.
+    pub(super) async fn make(
+        &self,
+        page: &Settings,
+        key: Fingerprint,
+        operator: &str,
+    ) -> Result<(), String> {
+        let drawn = page.quotas(key);
+        let caller = page.overrides(key).map_err(sentence)?;
+        let make = async |made: OverrideChange| {
+            let made = made.author(author(operator));
+            match self.reason() {
+                Some(reason) => made.reason(reason).await,
+                None => made.await,
+            }
+            .map_err(sentence)
+        };
+        match self {
+            Self::Reset if drawn.is_empty() => {
+                Err("Nothing is known that the key has used, and nothing was reset.".into())
+            }
+            Self::Reset => match page.limiter.reset_quotas(&drawn).await.is_allowed() {
+                true => Ok(()),
+                false => Err("The store does not answer, and nothing was reset.".into()),
+            },
+            Self::Block { seconds, .. } => make(caller.block(duration(*seconds)?)).await.map(drop),
+            Self::Unblock => match make(caller.unblock()).await?.is_empty() {
+                true => Err("The key is not blocked.".into()),
+                false => Ok(()),
+            },
+            Self::SetQuota { policy, units, seconds, .. } => {
+                let time = duration(*seconds)?;
+                let decision = page.limiter.peek_quotas(&drawn, Some(key)).await;
+                let Some(held) = decision.outcome(policy) else {
+                    return Err(format!("The key is not known to draw on a policy `{policy}`."));
+                };
+                let quota = with_units(held.quota(), *units)?;
+                make(caller.set_quota(policy, quota, time)).await.map(drop)
+            }
+            Self::RestoreQuota { policy } => {
+                match make(caller.restore_quota(policy)).await?.is_empty() {
+                    true => Err(format!("The key has no quota of its own by policy `{policy}`.")),
+                    false => Ok(()),
+                }
+            }
+        }
+    }
+
     /// Why the operator makes it; `None` for an empty reason.
-    pub(super) fn reason(&self) -> Option<&str> {
+    fn reason(&self) -> Option<&str> {
         match self {
             Self::Block { reason, .. } | Self::SetQuota { reason, .. } => {
                 reason.as_deref().map(str::trim).filter(|reason| !reason.is_empty())
@@ -41,7 +96,7 @@ impl Change {
 }
 
 /// How long a change lasts.
-pub(super) fn duration(seconds: u64) -> Result<Duration, String> {
+fn duration(seconds: u64) -> Result<Duration, String> {
     match seconds {
         1..=MAX_SECONDS => Ok(Duration::from_secs(seconds)),
         _ => Err(format!("`seconds` is from 1 to {MAX_SECONDS}.")),
@@ -50,11 +105,24 @@ pub(super) fn duration(seconds: u64) -> Result<Duration, String> {
 
 /// The quota with another number of units in each window. A burst that was set stays; else it is the
 /// new number of units.
-pub(super) fn with_units(quota: Quota, units: u64) -> Result<Quota, String> {
+fn with_units(quota: Quota, units: u64) -> Result<Quota, String> {
     let changed = quota.with_units(units);
     let too_many = changed.is_unlimited().then(|| "write fewer units".to_owned());
     let problem = changed.problem().or(too_many);
     problem.map_or(Ok(changed), |problem| Err(format!("{problem}.")))
+}
+
+/// An error as a sentence.
+fn sentence(error: OverrideError) -> String {
+    let text = error.to_string();
+    let mut characters = text.chars();
+    let first = characters.next().map(|first| first.to_ascii_uppercase());
+    first.into_iter().chain(characters).chain(['.']).collect()
+}
+
+/// An operator's name, as an override keeps it. The guard may return any text.
+fn author(operator: &str) -> String {
+    operator.chars().filter(|c| !is_unfit(*c)).take(MAX_AUTHOR).collect()
 }
 
 impl fmt::Display for Change {

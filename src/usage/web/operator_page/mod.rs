@@ -17,7 +17,7 @@ use http::{HeaderMap, StatusCode, header::CONTENT_TYPE, request::Parts};
 use serde_json::{Value, json};
 
 use self::{
-    change::{Change, ChangeHistory, duration, with_units},
+    change::{Change, ChangeHistory},
     explain::{Asked, Explainer},
 };
 use super::{
@@ -28,8 +28,8 @@ use crate::{
     error::BuildError,
     key::{Caller, Fingerprint},
     layer::RateLimitLayer,
-    limiter::{CallerOverrides, Limiter, OverrideChange, OverrideError},
-    override_record::{MAX_AUTHOR, Override, is_unfit},
+    limiter::{CallerOverrides, Limiter, OverrideError},
+    override_record::Override,
     usage::log::{KeySum, RequestLog, known_keys::Quotas},
 };
 
@@ -252,7 +252,7 @@ async fn change(
         serde_json::from_slice(&body).map_err(|error| refuse(&error.to_string()))?;
     let key = Fingerprint::from_hex(&fingerprint);
     let key = key.ok_or_else(|| refuse("A fingerprint has 32 hexadecimal digits."))?;
-    page.apply(key, &change, &operator).await.map_err(|detail| refuse(&detail))?;
+    change.make(&page, key, &operator).await.map_err(|detail| refuse(&detail))?;
     let at = unix_millis(page.limiter.now().unix());
     page.changes.add(at, &operator, &fingerprint, &change.to_string());
     Ok(json(&json!({})))
@@ -326,69 +326,11 @@ impl Settings {
         }
         summaries
     }
-
-    /// Makes a change, or returns a sentence that says why nothing was changed.
-    async fn apply(&self, key: Fingerprint, change: &Change, operator: &str) -> Result<(), String> {
-        let drawn = self.quotas(key);
-        let caller = self.overrides(key).map_err(sentence)?;
-        let make = async |made: OverrideChange| {
-            let made = made.author(author(operator));
-            match change.reason() {
-                Some(reason) => made.reason(reason).await,
-                None => made.await,
-            }
-            .map_err(sentence)
-        };
-        match change {
-            Change::Reset if drawn.is_empty() => {
-                Err("Nothing is known that the key has used, and nothing was reset.".into())
-            }
-            Change::Reset => match self.limiter.reset_quotas(&drawn).await.is_allowed() {
-                true => Ok(()),
-                false => Err("The store does not answer, and nothing was reset.".into()),
-            },
-            Change::Block { seconds, .. } => {
-                make(caller.block(duration(*seconds)?)).await.map(drop)
-            }
-            Change::Unblock => match make(caller.unblock()).await?.is_empty() {
-                true => Err("The key is not blocked.".into()),
-                false => Ok(()),
-            },
-            Change::SetQuota { policy, units, seconds, .. } => {
-                let time = duration(*seconds)?;
-                let decision = self.limiter.peek_quotas(&drawn, Some(key)).await;
-                let Some(held) = decision.outcome(policy) else {
-                    return Err(format!("The key is not known to draw on a policy `{policy}`."));
-                };
-                let quota = with_units(held.quota(), *units)?;
-                make(caller.set_quota(policy, quota, time)).await.map(drop)
-            }
-            Change::RestoreQuota { policy } => {
-                match make(caller.restore_quota(policy)).await?.is_empty() {
-                    true => Err(format!("The key has no quota of its own by policy `{policy}`.")),
-                    false => Ok(()),
-                }
-            }
-        }
-    }
-}
-
-/// An error as a sentence.
-fn sentence(error: OverrideError) -> String {
-    let text = error.to_string();
-    let mut characters = text.chars();
-    let first = characters.next().map(|first| first.to_ascii_uppercase());
-    first.into_iter().chain(characters).chain(['.']).collect()
 }
 
 fn is_json(headers: &HeaderMap) -> bool {
     let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"))
-}
-
-/// An operator's name, as an override keeps it. The guard may return any text.
-fn author(operator: &str) -> String {
-    operator.chars().filter(|c| !is_unfit(*c)).take(MAX_AUTHOR).collect()
 }
 
 /// An override beside the key or the quota that it changes; null if there is none.
