@@ -28,7 +28,12 @@ use crate::{
     store::{Answer, Charge, Correction},
 };
 
-const SOURCE: &str = include_str!("count.lua");
+const SOURCE: &str = concat!(
+    include_str!("arguments.lua"),
+    include_str!("algorithms.lua"),
+    include_str!("several_quotas.lua"),
+    include_str!("count.lua"),
+);
 static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(SOURCE));
 
 #[derive(Clone, Debug)]

@@ -1,0 +1,249 @@
+-- How each algorithm counts, in memory. The next file is several_quotas.lua.
+
+local under_several_quotas
+
+-- The algorithms.
+--   text    the count, or false if there is none
+--   first   of a charge, how many units must fit; of a correction, when its charge was made
+--   amount  how many units are charged or corrected
+-- Returns: whether it fits; the state under the action's quota; how long the count matters, which is
+-- until it is as good as none; whether it must be written; how many units were taken; and the text to
+-- write, if that is not the state.
+--
+-- A count is nearly always one state, under the action's quota. Any other text goes to
+-- `under_several_quotas`, which calls the algorithm with one state at a time.
+
+-- A token bucket: what is missing, as whole units and a rest (`window` parts are one unit), at what
+-- time, and the quota.
+if ALGORITHMS[1] then
+  ALGORITHMS[1] = function(
+    text, action, first, amount, units, window, capacity, cost, missing, missing_rest
+  )
+    local whole, rest, changed = 0, 0, false
+    if text then
+      local at, state_units, state_window, state_capacity
+      if #text == 48 then
+        whole, rest, at, state_units, state_window, state_capacity = parse('<dddddd', text)
+      end
+      if
+        state_window ~= window or state_units ~= units or state_capacity ~= capacity
+        or whole % 1 ~= 0 or whole < 0 or whole > 2 * capacity
+        or rest % 1 ~= 0 or rest < 0 or rest >= window
+        or at % 1 ~= 0 or at < 0
+      then
+        return under_several_quotas(
+          1, text, action, first, amount, units, window, capacity, cost, missing, missing_rest
+        )
+      end
+      if at < now then
+        local back, back_rest = divide(now - at, units, window)
+        whole, rest = whole - back, rest - back_rest
+        if rest < 0 then whole, rest = whole - 1, rest + window end
+        if whole < 0 then whole, rest = 0, 0 end
+      end
+      changed = at > now
+    end
+
+    local fits = true
+    if action <= LEASE then
+      local over = whole + first - capacity
+      fits = over < 0 or over == 0 and rest == 0 or first == 0
+      if not fits or action == PEEK then
+        amount = 0
+      elseif action == LEASE then
+        amount = math.min(amount, capacity - (rest > 0 and whole + 1 or whole))
+      end
+    end
+    if action == GIVE_BACK then
+      changed = true
+      -- Some of what was missing after the charge has come back by the clock.
+      local back, back_rest = divide(math.max(now - first, 0), units, window)
+      missing, missing_rest = missing - back, missing_rest - back_rest
+      if missing_rest < 0 then missing, missing_rest = missing - 1, missing_rest + window end
+      if missing >= amount then missing, missing_rest = amount, 0 end
+      if missing >= 0 then
+        whole, rest = whole - missing, rest - missing_rest
+        if rest < 0 then whole, rest = whole - 1, rest + window end
+        if whole < 0 then whole, rest = 0, 0 end
+      end
+    elseif amount > 0 then
+      -- A debt is at most one whole capacity. Only corrections make debts, not charges under other
+      -- quotas.
+      local most = action == TAKE and 2 * capacity or capacity
+      changed = true
+      if whole < most then
+        whole = whole + amount
+        if whole >= most then whole, rest = most, 0 end
+      end
+    end
+    text = pack('<dddddd', whole, rest, now, units, window, capacity)
+    return fits, text, (rest > 0 and whole + 1 or whole) * window / units, changed, amount
+  end
+end
+
+-- Whether an action fits in a window, and how many units it then takes.
+local function fit(used, action, first, amount, capacity)
+  if action > LEASE then return true, amount end
+  if first > 0 and used + first > capacity then return false, 0 end
+  if action == PEEK then return true, 0 end
+  if action == LEASE then amount = math.max(math.min(amount, capacity - used), 0) end
+  return true, amount
+end
+
+-- A fixed window: when it began, what was used in it, and the quota. By the calendar also when it ends.
+if ALGORITHMS[2] then
+  ALGORITHMS[2] = function(text, action, first, amount, units, window, capacity)
+    local by_calendar, used, changed = window > LONGEST_WINDOW, 0, false
+    local old_start, old_used, state_units, state_window, old_ends
+    if text then
+      if by_calendar and #text == 40 then
+        old_start, old_used, state_units, state_window, old_ends = parse('<ddddd', text)
+      elseif #text == 32 and not by_calendar then
+        old_start, old_used, state_units, state_window = parse('<dddd', text)
+      end
+      if
+        state_window ~= window or state_units ~= capacity
+        or old_used % 1 ~= 0 or old_used < 0 or old_used > MAX_COUNT
+        or old_start % 1 ~= 0 or old_start < 0
+        or by_calendar and (old_ends % 1 ~= 0 or old_ends <= old_start or old_ends > EXACT)
+      then
+        return under_several_quotas(2, text, action, first, amount, units, window, capacity)
+      end
+    end
+    local start, ends
+    if not by_calendar then
+      start = now - now % window
+      ends = start + window
+    elseif calendars and calendars[window] then
+      start, ends = unpack(calendars[window])
+    else
+      -- Of another quota than the action's: its window is not over, or its windows would be known.
+      start, ends = old_start, old_ends
+    end
+    if text and old_start >= start then
+      used = old_used
+      if old_start - now > AHEAD then
+        -- A clock was set back.
+        changed = true
+      elseif old_start > now then
+        -- The window of a clock that is a little ahead.
+        start, ends = old_start, by_calendar and old_ends or old_start + window
+      else
+        -- It is later where a caller has other rules of a time zone. A window that has begun never
+        -- begins again.
+        start = old_start
+      end
+    end
+
+    local fits
+    fits, amount = fit(used, action, first, amount, capacity)
+    if action == GIVE_BACK then
+      changed = true
+      if first >= start then
+        used = used > amount and used - amount or 0
+      end
+    elseif amount > 0 then
+      changed, used = true, used + amount
+      if used > MAX_COUNT then used = MAX_COUNT end
+    end
+    if by_calendar then
+      text = pack('<ddddd', start, used, capacity, window, ends)
+    else
+      text = pack('<dddd', start, used, capacity, window)
+    end
+    return fits, text, used > 0 and ends - now or 0, changed, amount
+  end
+end
+
+-- A sliding window, which is a log: how many units are used; the newest entry's last use, and its units;
+-- how many older entries there are; and the quota. Then each older entry: its last use, and its units.
+if ALGORITHMS[3] then
+  ALGORITHMS[3] = function(text, action, first, amount, units, window, capacity)
+    local HEAD, HEAD_SIZE, ENTRY, ENTRY_SIZE = '<dddI2dd', 42, '<dd', 16
+    local used, newest_at, newest, older, changed = 0, 0, 0, '', false
+    if text then
+      local count, state_units, state_window
+      if #text >= HEAD_SIZE then
+        used, newest_at, newest, count, state_units, state_window = parse(HEAD, text)
+      end
+      if
+        state_window ~= window or state_units ~= capacity or #text ~= HEAD_SIZE + count * ENTRY_SIZE
+        or used % 1 ~= 0 or newest % 1 ~= 0 or newest < 0 or used < newest or used > MAX_COUNT
+        or newest_at % 1 ~= 0 or newest_at < 0
+      then
+        return under_several_quotas(3, text, action, first, amount, units, window, capacity)
+      end
+      if count > 0 then older = text:sub(HEAD_SIZE + 1) end
+      if newest_at > now then
+        -- The clock was set back.
+        local moved = {}
+        for offset = 1, #older, ENTRY_SIZE do
+          local last_use, count = parse(ENTRY, older, offset)
+          moved[#moved + 1] = pack(ENTRY, math.min(last_use, now), count)
+        end
+        older, newest_at, changed = table.concat(moved), now, true
+      end
+      -- Entries that the window has passed leave.
+      if newest_at + window <= now then
+        used, newest, older = 0, 0, ''
+      elseif older ~= '' then
+        local offset = 1
+        while offset < #older do
+          local last_use, count = parse(ENTRY, older, offset)
+          -- Entries are checked when they are the oldest: to check all takes too long.
+          if not (last_use <= newest_at and count >= 1) then used = -1 end
+          if last_use + window > now then break end
+          used, offset = used - count, offset + ENTRY_SIZE
+        end
+        if used < newest or used % 1 ~= 0 then
+          return under_several_quotas(3, text, action, first, amount, units, window, capacity)
+        end
+        older = older:sub(offset)
+      end
+    end
+
+    local fits
+    fits, amount = fit(used, action, first, amount, capacity)
+    if action == GIVE_BACK then
+      changed = true
+      local amount = amount
+      if first + window > now then
+        -- From the entry of that time, and then from entries before it: the time may not be exact.
+        local offset = 1
+        while offset < #older and parse(ENTRY, older, offset) < first do offset = offset + ENTRY_SIZE end
+        if offset > #older then
+          local given = math.min(newest, amount)
+          newest, used, amount = newest - given, used - given, amount - given
+          offset = offset - ENTRY_SIZE
+        end
+        local later = older:sub(offset + ENTRY_SIZE)
+        while offset > 0 do
+          local last_use, count = parse(ENTRY, older, offset)
+          local given = math.min(count, amount)
+          used, amount = used - given, amount - given
+          if count > given then later = pack(ENTRY, last_use, count - given) .. later end
+          offset = offset - ENTRY_SIZE
+        end
+        older = later
+        if newest == 0 and older ~= '' then
+          newest_at, newest = parse(ENTRY, older, #older - ENTRY_SIZE + 1)
+          older = older:sub(1, -ENTRY_SIZE - 1)
+        end
+      end
+    elseif amount > 0 and used < MAX_COUNT then
+      if used + amount > MAX_COUNT then amount = MAX_COUNT - used end
+      -- Uses within a 60th of the window share an entry. The number of that step may not be exact, but
+      -- how far `now` is into it is.
+      if newest > 0 then
+        local _, rest = divide(now, 60, window)
+        if (now - newest_at) * 60 > rest then
+          older, newest = older .. pack(ENTRY, newest_at, newest), 0
+        end
+      end
+      used, newest_at, newest, changed = used + amount, now, newest + amount, true
+    end
+    text = pack(HEAD, used, newest_at, newest, #older / ENTRY_SIZE, capacity, window)
+    if older ~= '' then text = text .. older end
+    return fits, text, newest > 0 and newest_at + window - now or 0, changed, amount
+  end
+end

@@ -1,0 +1,99 @@
+-- The arguments of the script, its constants, and exact arithmetic.
+--
+-- KEYS      Each is the hash of one caller: a field for each policy, and one for when it expires.
+-- ARGV[1]   The operations. Several corrections may be of one field, and one charge after them.
+-- ARGV[2]   The windows of calendars: those that are about now by the caller's guess.
+-- ARGV[3]   Tests only: the time, in microseconds.
+-- ARGV[4]   Tests only: how many milliseconds longer than needed counts are kept.
+
+local call, pack, parse = redis.call, struct.pack, struct.unpack
+
+-- Key number, field number, field, algorithm, action, `first`, `amount`, and the quota: units, window,
+-- capacity. A correction has three more: the charge's cost, and what was missing in a bucket right after
+-- it, as whole units and a rest.
+local OPERATION, CORRECTION, OPERATION_SIZE, ACTION = '<I2I2c9BBddddd', '<I2I2c9BBdddddddd', 79, 14
+local EXPIRES = 'expires'
+local ENFORCED, PEEK, LEASE, GIVE_BACK, TAKE, RESET = 0, 2, 3, 4, 5, 6
+
+-- The first byte of an operation's reply. Or else nothing is done, and the caller has to tell the windows
+-- of some calendars.
+local FITS, REFUSED, NEEDS_WINDOWS = '\1', '\0', '\2'
+
+-- Times and products are exact below this.
+local EXACT = 2 ^ 53
+-- Counts end here, so that the sum of two counts is exact.
+local MAX_COUNT = 2 ^ 52
+
+-- A window in microseconds is no longer than this. A larger number identifies a calendar.
+local LONGEST_WINDOW = 100 * 365 * 86400000000
+-- A fixed window may begin this much after now without a clock that was set back: another server, whose
+-- clock was a little ahead, may have counted before.
+local AHEAD = 2000000
+
+local now = tonumber(ARGV[3])
+if not now then
+  local time = call('TIME')
+  now = time[1] * 1000000 + time[2]
+end
+
+-- The fields of each key, and which algorithms are used. `arguments` are those of HMGET, and later of
+-- HSET: there is room for five policies. `last` is the index of the last one in use.
+local operations, keys, ALGORITHMS = ARGV[1], { nil }, { false, false, false }
+for offset = 1, #operations, OPERATION_SIZE do
+  local key_number, field_number, field, algorithm = parse('<I2I2c9B', operations, offset)
+  ALGORITHMS[algorithm] = true
+  local key = keys[key_number]
+  if not key then
+    local name = KEYS[key_number]
+    key = {
+      name = name, expires = 0, texts = false, lasts = 0, last = 0,
+      arguments = { name, EXPIRES, nil, nil, nil, nil, nil, nil, nil, nil, nil },
+    }
+    keys[key_number] = key
+  end
+  field_number = field_number + 2
+  key.arguments[field_number] = field
+  if field_number > key.last then key.last = field_number end
+end
+
+-- The window of now of each calendar: when it begins and ends. `false` if the caller does not know the
+-- calendar.
+local calendars, needed = false, ''
+if ARGV[2] and ARGV[2] ~= '' then
+  calendars = {}
+  for offset = 1, #ARGV[2], 40 do
+    local calendar, before, start, ends, after = parse('<ddddd', ARGV[2], offset)
+    if after == 0 then
+      calendars[calendar] = false
+    elseif now < before or now >= after then
+      needed = needed .. pack('<d', calendar)
+    elseif now < start then
+      calendars[calendar] = { before, start }
+    elseif now < ends then
+      calendars[calendar] = { start, ends }
+    else
+      calendars[calendar] = { ends, after }
+    end
+  end
+end
+
+-- a * b / c, rounded down, and the rest. c is below 2^52. It is exact if the result is below 2^53.
+local function divide(a, b, c)
+  local product = a * b
+  if product < EXACT then
+    local rest = product % c
+    return (product - rest) / c, rest
+  end
+  -- Long division by the digits of a, in a base so small that its product with a rest is exact.
+  local b_rest = b % c
+  local base = math.floor(EXACT / c)
+  local digit = a % base
+  local whole, rest = divide((a - digit) / base, b_rest, c)
+  local left, right = rest * base, digit * b_rest
+  local left_rest, right_rest = left % c, right % c
+  local sum = left_rest + right_rest
+  rest = sum % c
+  whole = whole * base + (left - left_rest) / c + (right - right_rest) / c + (sum - rest) / c
+  return a * ((b - b_rest) / c) + whole, rest
+end
+
