@@ -150,7 +150,7 @@ impl Counter {
 #[cfg(test)]
 mod tests {
     use std::{
-        sync::{Arc, atomic::AtomicBool},
+        sync::{Arc, Barrier, atomic::AtomicBool},
         thread,
     };
 
@@ -349,9 +349,11 @@ mod tests {
     fn threads_that_measure_at_once_do_not_move_time_back() {
         let world = &World { drift: -150, ..World::new() };
         let (latest, is_over) = (&AtomicU64::new(0), &AtomicBool::new(false));
+        let have_begun = &Barrier::new(5);
         thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(move || {
+                    have_begun.wait();
                     while !is_over.load(Relaxed) {
                         let seen = latest.load(Acquire);
                         let now = world.counter.now().monotonic;
@@ -360,6 +362,7 @@ mod tests {
                     }
                 });
             }
+            have_begun.wait();
             for _ in 0..2_000 {
                 world.pass(100_000);
                 thread::yield_now();
@@ -367,7 +370,10 @@ mod tests {
             is_over.store(true, Relaxed);
         });
         assert!(!world.is_abandoned());
-        let off = world.real.monotonic.load(Relaxed).abs_diff(latest.load(Relaxed));
+        // On a busy machine, the threads may have read no time for long.
+        let now = world.counter.now().monotonic;
+        assert!(now >= latest.load(Relaxed));
+        let off = world.real.monotonic.load(Relaxed).abs_diff(now);
         assert!(off < 2 * INTERVAL, "{off}");
     }
 }
