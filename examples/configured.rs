@@ -19,6 +19,7 @@
 pub mod hellojohn;
 
 use std::{
+    convert::Infallible,
     env,
     error::Error,
     net::{IpAddr, SocketAddr},
@@ -28,18 +29,21 @@ use std::{
 use axum::{
     Extension, Json, Router,
     body::Body,
-    extract::{ConnectInfo, Query, Request, State, rejection::JsonRejection},
-    http::{StatusCode, header::AUTHORIZATION, request::Parts},
+    extract::{
+        ConnectInfo, Query, Request, State,
+        rejection::{JsonRejection, QueryRejection},
+    },
+    http::{HeaderValue, StatusCode, header::AUTHORIZATION, request::Parts},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::get,
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tower::ServiceExt;
+use tower::{ServiceBuilder, ServiceExt, util::BoxCloneSyncService};
 use tower_quota::{
-    CallerOverrides, Limiter, LimiterBuilder, Override, OverrideError, OverrideKind, Quota,
-    RateLimitLayer,
+    CallerOverrides, Limiter, LimiterBuilder, Override, OverrideError, OverrideKind, PeekedBody,
+    Quota, RateLimitLayer,
     config::{Limits, Registry, Watch},
     key::{self, PeerAddr},
     response,
@@ -97,10 +101,14 @@ fn with_store(limits: LimiterBuilder) -> Result<LimiterBuilder, Box<dyn Error>> 
 pub fn app(limiter: Limiter, rate_limit: RateLimitLayer) -> Router {
     // A request that is explained runs through the same middleware as a real one.
     let layer = rate_limit.clone();
-    let explained = Router::new()
-        .fallback(async move |request: Request| Json(layer.explain(&request.into_parts().0).await))
+    let explained = ServiceBuilder::new()
+        .layer(middleware::from_fn(hellojohn::identify))
         .layer(hellojohn::body_fields())
-        .layer(middleware::from_fn(hellojohn::identify));
+        .service_fn(move |request: axum::http::Request<PeekedBody<Body>>| {
+            let layer = layer.clone();
+            async move { Ok(Json(layer.explain(&request.into_parts().0).await).into_response()) }
+        });
+    let explained = BoxCloneSyncService::new(explained);
     let admin = Router::new()
         .route("/explain", get(explain).with_state(explained))
         .route("/overrides", get(overrides).post(set_override).delete(end_overrides))
@@ -139,10 +147,14 @@ struct Explained {
 }
 
 async fn explain(
-    State(explained): State<Router>,
+    State(explained): State<BoxCloneSyncService<Request, Response, Infallible>>,
     ConnectInfo(operator): ConnectInfo<SocketAddr>,
-    Query(asked): Query<Explained>,
+    asked: Result<Query<Explained>, QueryRejection>,
 ) -> Response {
+    let asked = match asked {
+        Ok(Query(asked)) => asked,
+        Err(why) => return bad_request(&why.body_text()),
+    };
     let method = if asked.method.is_empty() { "GET" } else { &*asked.method };
     let peer = asked.ip.map_or(operator, |ip| (ip, 0).into());
     let mut request = Request::builder().method(method).uri(&asked.path).extension(PeerAddr(peer));
@@ -211,9 +223,10 @@ struct OfCaller {
 
 async fn end_overrides(
     State(limiter): State<Limiter>,
-    Query(OfCaller { key }): Query<OfCaller>,
+    of: Result<Query<OfCaller>, QueryRejection>,
 ) -> Response {
-    let caller = match caller(&limiter, &key) {
+    let caller = of.map_err(|why| why.body_text()).and_then(|Query(of)| caller(&limiter, &of.key));
+    let caller = match caller {
         Ok(caller) => caller,
         Err(why) => return bad_request(&why),
     };
@@ -224,7 +237,10 @@ async fn end_overrides(
 }
 
 fn caller(limiter: &Limiter, key: &str) -> Result<CallerOverrides, String> {
-    let key = ApiKey::parse(key).ok_or("The `key` is no API key.")?;
+    // As a request sends it: no other key is one.
+    let sent = HeaderValue::try_from(format!("Bearer {key}")).ok();
+    let key = sent.as_ref().and_then(bearer).and_then(ApiKey::parse);
+    let key = key.ok_or("The `key` is no API key.")?;
     limiter.overrides().caller(key.key()).map_err(|why| format!("The `key` cannot be: {why}."))
 }
 

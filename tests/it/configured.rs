@@ -149,6 +149,10 @@ async fn an_override_that_cannot_be_is_refused_and_says_why() {
         ),
         (json!({ "key": "mine", "block": true, "seconds": 60 }), "The `key` is no API key."),
         (
+            json!({ "key": "sk_live_free_\n", "block": true, "seconds": 60 }),
+            "The `key` is no API key.",
+        ),
+        (
             json!({ "key": KEY, "policy": "read", "units": u64::MAX, "seconds": 60 }),
             "No override was set: policy `read` cannot have this quota: 18446744073709551614 units \
              are more than a header can carry; write at most 999999999999999, or \
@@ -160,6 +164,8 @@ async fn an_override_that_cannot_be_is_refused_and_says_why() {
     }
     let unknown = set(&server, json!({ "key": KEY, "blok": true, "seconds": 60 })).await;
     assert_eq!(unknown.status, 422);
+    let end = send(&server, OPERATOR, "DELETE /admin/overrides", None).await;
+    assert_eq!((end.status, &end.body["error"]), (400, &json!("bad_request")));
     let listed = send(&server, OPERATOR, "GET /admin/overrides", None).await.body;
     assert_eq!(listed, json!({ "overrides": [] }));
 }
@@ -198,6 +204,14 @@ async fn an_explanation_says_what_the_next_request_gets_and_charges_nothing() {
     assert_eq!((&exempt["is_exempt"], &exempt["verdict"]), (&json!(true), &json!("admitted")));
     set(&server, json!({ "key": KEY, "block": true, "seconds": 60 })).await;
     assert_eq!(explain(&server, &query).await["reason"], "blocked");
-    let no_path = send(&server, OPERATOR, "GET /admin/explain?path=%00", None).await;
-    assert_eq!(no_path.status, 400);
+    // Whatever its method, it is the question that is answered.
+    for method in ["HEAD", "CONNECT", "OPTIONS"] {
+        let explained = explain(&server, &format!("path=/v1/users&method={method}")).await;
+        assert!(explained["policies"].is_array(), "{method}: {explained}");
+    }
+    for query in ["path=%00", "", "path=/&ip=999", "path=/&path=/", "path=/&what=1"] {
+        let call = format!("GET /admin/explain?{query}");
+        let answer = send(&server, OPERATOR, &call, None).await;
+        assert_eq!((answer.status, &answer.body["error"]), (400, &json!("bad_request")), "{query}");
+    }
 }
