@@ -79,7 +79,9 @@ impl<'a> Problems<'a> {
                 }
             }
             (_, Some(category)) => steps.extend(["categories".to_owned(), category.to_string()]),
-            _ if matches!(field, "headers" | "header_policy") => steps.push("layer".to_owned()),
+            _ if matches!(field, "headers" | "header_policy" | "jitter_retry_after") => {
+                steps.push("layer".to_owned())
+            }
             _ if culprit == "caller" => steps.push("caller".to_owned()),
             _ => {}
         }

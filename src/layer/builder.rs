@@ -68,7 +68,8 @@ impl RateLimitLayerBuilder {
 
     /// Lengthens the wait of each refusal by up to `at_most`, so that callers that are refused
     /// together do not come back together. The extra time depends on the key only: for one key it
-    /// is always the same. Default: zero, for exact waits.
+    /// is always the same. Default: zero, for exact waits. More than a day is an error of
+    /// [`build`](Self::build).
     ///
     /// The extra time is part of `Retry-After`, the body and gRPC's retry delay; resets stay exact.
     /// Under a [global](crate::Policy::global) policy, it depends on the request's key under
@@ -144,6 +145,6 @@ impl RateLimitLayerBuilder {
         &self,
         policies: impl IntoIterator<Item = &'a Policy>,
     ) -> Vec<BuildProblem> {
-        self.responder.headers.problems(policies)
+        self.responder.all_problems(policies)
     }
 }

@@ -2,13 +2,27 @@
 
 use std::time::Duration;
 
-use crate::limiter::{Decision, Limiter};
+use crate::{
+    error::BuildProblem,
+    limiter::{Decision, Limiter},
+};
+
+/// The longest jitter: a day.
+const MAX: Duration = Duration::from_secs(86_400);
 
 /// The longest time that is added to a wait; zero adds none.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Jitter(pub(super) Duration);
 
 impl Jitter {
+    pub(super) fn problem(self) -> Option<BuildProblem> {
+        let problem =
+            "it lengthens waits by more than a day; write a shorter time, such as 10 seconds";
+        let is_too_long = self.0 > MAX;
+        is_too_long
+            .then(|| BuildProblem::new("jitter of `Retry-After`", problem).of("jitter_retry_after"))
+    }
+
     /// Lengthens the waits of a refusal, by a time that depends on the caller's key.
     pub(super) fn lengthen(self, decision: &mut Decision, limiter: &Limiter) {
         if self.0.is_zero() {

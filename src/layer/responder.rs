@@ -157,9 +157,21 @@ impl Responder {
 }
 
 /// The settings of the headers name policies.
+impl Responder {
+    /// What is wrong with the settings, for a limiter with these policies for requests.
+    pub(super) fn all_problems<'a>(
+        &self,
+        policies: impl IntoIterator<Item = &'a Policy>,
+    ) -> Vec<BuildProblem> {
+        let mut problems = self.headers.problems(policies);
+        problems.extend(self.jitter.problem());
+        problems
+    }
+}
+
 impl NamesPolicies for Responder {
     fn problems(&self, policies: &[Policy]) -> Vec<BuildProblem> {
-        self.headers.problems(policies)
+        self.all_problems(policies)
     }
 }
 

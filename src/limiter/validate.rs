@@ -17,6 +17,7 @@ pub(super) fn problems(policies: &Policies) -> Vec<BuildProblem> {
         find_of_matchers(matchers, &format!("category `{name}`"), "on", &mut problems);
     }
     problems.extend(reachability::problems(policies));
+    find_twice(every_request, &[], "every request", "every_request", &mut problems);
     let mut seen = Vec::new();
     find_of_policies(every_request, true, &mut seen, &mut problems);
     for category in categories {
@@ -72,11 +73,22 @@ fn find_of_category(
                        `.policy(…)`, or write `.exempt(…)` for its matchers";
         problems.push(BuildProblem::new(&*culprit, problem).of("policy"));
     }
+    find_twice(policies, every_request, &culprit, "policy", problems);
+}
+
+/// Finds policies by which a request would be counted twice: here, or here and in `others`.
+fn find_twice(
+    policies: &[Policy],
+    others: &[Policy],
+    culprit: &str,
+    method: &'static str,
+    problems: &mut Vec<BuildProblem>,
+) {
     for (index, policy) in policies.iter().enumerate() {
-        let mut same = every_request.iter().chain(&policies[..index]);
+        let mut same = others.iter().chain(&policies[..index]);
         if same.any(|other| other.is_clone_of(policy)) {
             let problem = format!("policy `{}` holds for it twice; leave one out", policy.name());
-            problems.push(BuildProblem::new(&*culprit, problem).of("policy").nth(index));
+            problems.push(BuildProblem::new(culprit, problem).of(method).nth(index));
         }
     }
 }

@@ -373,6 +373,7 @@ fn a_layer_has_all_problems_of_its_headers() {
             HeaderStyle::ratelimit_lists(),
         ])
         .header_policy("reed")
+        .jitter_retry_after(Duration::from_secs(86_401))
         .build()
         .unwrap_err();
     assert_eq!(
@@ -380,7 +381,8 @@ fn a_layer_has_all_problems_of_its_headers() {
         "header style `ratelimit_dictionary`: it always tells the reset in seconds; leave `.reset(…)` out\n\
          header style `ratelimit_lists`: `ratelimit_dictionary` writes the same header otherwise; leave one out\n\
          policy `größe`: header style `ratelimit_lists` tells its name, which is not printable ASCII; rename it\n\
-         header policy `reed`: no policy for requests has this name; write one of `größe`, `read`"
+         header policy `reed`: no policy for requests has this name; write one of `größe`, `read`\n\
+         jitter of `Retry-After`: it lengthens waits by more than a day; write a shorter time, such as 10 seconds"
     );
 }
 
@@ -391,6 +393,9 @@ fn a_policy_holds_once_for_a_request() {
     let twice = reads().policy(policy.clone()).policy(policy.clone());
     let message = "category `reads`: policy `read` holds for it twice; leave one out";
     assert_eq!(category(twice).build().unwrap_err().to_string(), message);
+    let everywhere = with(policy.clone()).policy(policy.clone());
+    let of_all = "every request: policy `read` holds for it twice; leave one out";
+    assert_eq!(everywhere.build().unwrap_err().to_string(), of_all);
     let everywhere_and_here = with(policy.clone()).category(reads().policy(policy));
     assert_eq!(everywhere_and_here.build().unwrap_err().to_string(), message);
 }

@@ -186,6 +186,7 @@ async fn an_operators_quota_comes_before_the_sources_and_a_block_of_either_holds
     let database = Database::default();
     database.set("a", SourceOverrides::none().quota("read", Quota::per_day(50)));
     database.set("c", SourceOverrides::none().block(2 * SECOND));
+    database.set("for ever", SourceOverrides::none().block(Duration::MAX));
     let limiter = limiter(&database);
     let of = |key| limiter.overrides().caller(key).unwrap();
     let decide = async |key| limiter.decide(&request("/", key)).await;
@@ -201,6 +202,7 @@ async fn an_operators_quota_comes_before_the_sources_and_a_block_of_either_holds
     assert_eq!(decide("c").await.retry_after(), Some(SECOND), "a quota lifts no block");
     advance(SECOND).await;
     assert!(decide("c").await.is_allowed());
+    assert_eq!(decide("for ever").await.retry_after(), Some(366 * 24 * HOUR));
 }
 
 #[tokio::test(start_paused = true)]

@@ -150,52 +150,12 @@ async fn an_override_that_the_limiter_cannot_have_is_an_error_without_its_key() 
     let error = all.apply_overrides(&limiter).await.unwrap_err();
     assert_eq!(error, OverrideError::UnknownPolicy("read".to_owned()));
     assert!(!format!("{error:?} {error} {changes:?} {changes}").contains("sk_live"));
-    for (block, quota) in [(true, Some(Quota::per_day(5))), (false, None)] {
-        let mut limits = limits(vec![]);
-        let mut both = Override::block([key], start + HOUR);
-        (both.block, both.quota) = (block, quota);
-        limits.overrides = vec![both];
-        let error = limits.apply_overrides(&limiter).await.unwrap_err();
-        assert!(matches!(error, OverrideError::InvalidQuota { .. }), "{error}");
-        assert!(limiter.overrides().list().is_empty());
-    }
     for unfit in [vec![], vec![" sk_live_secret"], vec!["sk_live_secret", "b"]] {
         let mut limits = limits(Vec::new());
         limits.overrides = vec![Override::block(unfit, start + HOUR)];
         assert_eq!(limits.apply_overrides(&limiter).await, Err(OverrideError::UnfitKey));
         let error = limits.builder(&Registry::new()).unwrap_err();
         assert!(!format!("{error:?} {error}").contains("sk_live"), "{error}");
-    }
-}
-
-#[test]
-fn no_mistake_in_a_file_shows_a_key() {
-    for line in [
-        "key = SECRET",
-        "key = \"SECRET",
-        "key = 'SECRET\"",
-        "key == \"SECRET\"",
-        "key = \"SECRET\" \"b\"",
-        "key = \"SECRET\\q\"",
-        "key = [\"SECRET\", 5]",
-        "key = [\"SECRET\" \"b\"]",
-        "key = [[\"SECRET\"]]",
-        "key = { SECRET = true }",
-        "key = { header = \"SECRET\" }",
-        "key = \"SECRET\"\nkey = \"SECRET\"",
-        "key = \" SECRET\"",
-        "kye = \"SECRET\"",
-        "block = \"SECRET\"",
-        "SECRET",
-        "SECRET = true",
-        "until = \"SECRET\"",
-    ] {
-        for name in ["[[overrides]]", "[overrides]"] {
-            let line = line.replace("SECRET", "sk_live_secret");
-            let text = format!("{LIMITS}\n{name}\n{line}\nreason = \"…\"\n");
-            let error = Limits::from_toml(&text, &Registry::new()).unwrap_err();
-            assert!(!format!("{error} {error:?}").contains("sk_live"), "{line}: {error}");
-        }
     }
 }
 

@@ -7,7 +7,7 @@ use std::{error::Error, fmt, future::Future, pin::Pin, sync::Arc, time::Duration
 
 pub(super) use self::cache::Found;
 pub(in crate::limiter) use self::cache::{Answer, Ask, SourceCache};
-use crate::{error::BuildProblem, key::Key, quota::Quota};
+use crate::{error::BuildProblem, key::Key, override_record::MAX_TIME, quota::Quota};
 
 /// What holds for single callers by a database, or by another service.
 ///
@@ -57,9 +57,10 @@ impl SourceOverrides {
         Self::default()
     }
 
-    /// All requests and checks of the caller are refused for this time from now.
+    /// All requests and checks of the caller are refused for this time from now, at most for 366
+    /// days.
     pub fn block(mut self, time: Duration) -> Self {
-        self.block = Some(time);
+        self.block = Some(time.min(MAX_TIME));
         self
     }
 
