@@ -190,6 +190,8 @@
 //! | info | Redis answers again | | each time |
 //! | warn | the store's overrides cannot be read | `error` | each time |
 //! | info | they can be read again | | each time |
+//! | warn | the override source does not answer | `error` | once in an outage, at most once a minute |
+//! | info | the override source answers again | | after each such event |
 //! | warn | Redis evicts counts when it is full | `policy`: its `maxmemory-policy` | when first connected |
 //!
 //! # More than one replica

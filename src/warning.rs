@@ -70,6 +70,11 @@
 //! The [`OverrideSource`](crate::OverrideSource) returned a quota under a policy that the limiter does
 //! not have, so that it has no effect. Return the name of one of its policies.
 //!
+//! ## `source_unavailable`
+//! The [`OverrideSource`](crate::OverrideSource) did not answer, and nothing was remembered of a caller,
+//! so that the caller had what its plan says. If the source can block callers, set
+//! [`OnSourceFailure::Refuse`](crate::OnSourceFailure::Refuse).
+//!
 //! ## `no_timer`
 //! A policy would have [held](crate::Policy::hold) a request, but there was no tokio runtime with time
 //! enabled. The request was refused at once. Call `enable_time` on the runtime's builder, or await the
@@ -149,6 +154,8 @@ pub enum Code {
     UnreadableOverride,
     /// The override source has named a policy that the limiter does not have.
     UnknownOverridePolicy,
+    /// The override source did not answer, and the caller's plan was used.
+    SourceUnavailable,
     /// A request could not be held, as there is no runtime with time.
     NoTimer,
     /// The memory store has no room for more keys.
@@ -177,6 +184,7 @@ impl Code {
         Self::OverridesUnknown,
         Self::UnreadableOverride,
         Self::UnknownOverridePolicy,
+        Self::SourceUnavailable,
         Self::NoTimer,
         Self::StoreFull,
         Self::RedisQueue,
@@ -201,6 +209,7 @@ impl Code {
             Self::OverridesUnknown => "overrides_unknown",
             Self::UnreadableOverride => "unreadable_override",
             Self::UnknownOverridePolicy => "unknown_override_policy",
+            Self::SourceUnavailable => "source_unavailable",
             Self::NoTimer => "no_timer",
             Self::StoreFull => "store_full",
             Self::RedisQueue => "redis_queue",

@@ -204,6 +204,9 @@ impl Core {
             let on_failure = source.as_ref().map(|source| source.settings.on_failure);
             on_failure == Some(OnSourceFailure::Refuse)
         };
+        if let Some(Err(_)) = answer {
+            trace.source_unavailable();
+        }
         let own = match answer {
             Some(Ok(found)) => Some(CallersOwn::with_source(own, found, now)),
             Some(Err(_)) if blocked.is_none() && refuses() => {

@@ -30,6 +30,9 @@ pub(super) trait Trace {
     /// The overrides of the request's caller.
     fn overrides(&mut self, _own: Option<&CallersOwn>) {}
 
+    /// The override source does not answer, and nothing is remembered of the caller.
+    fn source_unavailable(&mut self) {}
+
     /// The evaluation of a policy begins.
     fn policy(&mut self, _rule: &Rule) {}
 

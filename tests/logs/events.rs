@@ -1,10 +1,19 @@
 //! The `tracing` events of a limiter.
 #![cfg(feature = "tracing")]
 
-use std::time::{Duration, UNIX_EPOCH};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
+    time::{Duration, UNIX_EPOCH},
+};
 
 use http::{Request, request::Parts};
-use tower_quota::{Category, Clock, Limiter, Matcher, Policy, Quota, key::header};
+use tower_quota::{
+    CachedSource, Category, Clock, Limiter, Matcher, Policy, Quota, SourceOverrides,
+    key::{Key, header},
+};
 
 use crate::log;
 
@@ -105,4 +114,55 @@ fn each_apply_is_one_event_that_says_what_has_changed_or_all_that_is_wrong() {
         ),
     ];
     assert_eq!(told, expected);
+}
+
+/// Each look-up fails, and one event tells of the outage.
+#[test]
+fn an_outage_of_the_override_source_is_one_event_without_the_callers_key() {
+    let told = events(async || {
+        let is_down = Arc::new(AtomicBool::new(false));
+        let down = Arc::clone(&is_down);
+        let source = CachedSource::new(move |key: Key<'_>| {
+            let error = format!(
+                "connection lost while {} was read",
+                String::from_utf8_lossy(key.as_bytes())
+            );
+            let is_down = down.load(SeqCst);
+            async move { if is_down { Err(error.into()) } else { Ok(SourceOverrides::none()) } }
+        });
+        let limiter = Limiter::builder()
+            .clock(Clock::tokio(UNIX_EPOCH))
+            .caller(header("x-key"))
+            .override_source(source)
+            .build()
+            .unwrap();
+        let mut callers = 0;
+        let mut ask = async || {
+            callers += 1;
+            assert!(limiter.decide(&from(&format!("{SECRET}{callers}"))).await.is_allowed());
+        };
+        ask().await;
+        is_down.store(true, SeqCst);
+        for _ in 0..3 {
+            ask().await;
+        }
+        is_down.store(false, SeqCst);
+        ask().await;
+        // Another one within a minute is logged if it lasts until then.
+        is_down.store(true, SeqCst);
+        ask().await;
+        tokio::time::advance(Duration::from_secs(60)).await;
+        ask().await;
+        is_down.store(false, SeqCst);
+        ask().await;
+        ask().await;
+    });
+    let down =
+        r#"WARN the override source does not answer error="connection lost while … was read""#;
+    let again = "INFO the override source answers again";
+    let (warnings, outages): (Vec<_>, Vec<_>) =
+        told.iter().partition(|event| event.contains("code="));
+    assert_eq!(outages, [down, again, down, again]);
+    assert_eq!(warnings.len(), 1, "{told:?}");
+    assert!(warnings[0].contains(r#"code="source_unavailable""#), "{told:?}");
 }

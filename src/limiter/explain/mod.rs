@@ -140,6 +140,9 @@ pub struct CallerExplanation {
     pub blocked: Option<Duration>,
     /// What operators have set for the caller, and why.
     pub overrides: Vec<Override>,
+    /// Whether the [override source](crate::OverrideSource) does not answer, and nothing is remembered
+    /// of the caller.
+    pub source_unavailable: bool,
 }
 
 /// A request that was evaluated to be explained.

@@ -113,8 +113,16 @@ impl Trace for Steps<'_> {
     fn caller(&mut self, caller: &Caller, extracted: &Extracted<'_>) {
         self.walk(&*caller.extractor);
         let key = TriedKey::new(caller.extractor.kind(), extracted);
-        self.explanation.caller =
-            Some(CallerExplanation { key, blocked: None, overrides: Vec::new() });
+        self.explanation.caller = Some(CallerExplanation {
+            key,
+            blocked: None,
+            overrides: Vec::new(),
+            source_unavailable: false,
+        });
+    }
+
+    fn source_unavailable(&mut self) {
+        self.explanation.caller.iter_mut().for_each(|caller| caller.source_unavailable = true);
     }
 
     fn overrides(&mut self, own: Option<&CallersOwn>) {

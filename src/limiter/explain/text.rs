@@ -89,6 +89,9 @@ impl fmt::Display for CallerExplanation {
                 write!(f, ": {reason}")?;
             }
         }
+        if self.source_unavailable {
+            f.write_str(", of whom the override source does not tell: it does not answer")?;
+        }
         f.write_str("\n")
     }
 }

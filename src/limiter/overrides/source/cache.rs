@@ -1,6 +1,6 @@
 //! What is remembered of a source: the [`SourceCache`].
 
-use std::{collections::HashMap, future::Future, sync::Arc, time::Duration};
+use std::{collections::HashMap, future::Future, mem, sync::Arc, thread, time::Duration};
 
 use quick_cache::sync::Cache;
 use tokio::{
@@ -9,7 +9,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{CachedSource, SourceOverrides};
+use super::{CachedSource, OnSourceFailure, SourceOverrides};
 #[cfg(feature = "metrics")]
 use crate::metrics::OperationMetrics;
 use crate::{
@@ -17,10 +17,14 @@ use crate::{
     key::Key,
     lock::Mutex,
     store::StoreError,
+    warning::{Code, warn},
 };
 
 /// After a failure, the source is not asked for the same caller for this time.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
+
+/// After an outage was logged, another one is not logged for this time.
+const LOG_PAUSE: Duration = Duration::from_secs(60);
 
 /// The answers of a source, and the look-ups that are under way.
 pub(in crate::limiter) struct SourceCache {
@@ -30,6 +34,7 @@ pub(in crate::limiter) struct SourceCache {
     permits: Semaphore,
     /// By caller. A receiver has the answer when the look-up has ended.
     under_way: Mutex<HashMap<u128, watch::Receiver<Option<Answer>>>>,
+    outage: Mutex<Outage>,
     #[cfg(feature = "metrics")]
     metrics: OperationMetrics,
 }
@@ -54,6 +59,14 @@ struct Remembered {
     failed_at: Option<u64>,
 }
 
+/// What was logged of a source that does not answer.
+#[derive(Default)]
+struct Outage {
+    /// Whether it was logged, and that it answers again was not.
+    is_logged: bool,
+    logged_at: Option<u64>,
+}
+
 /// What is known of a caller.
 pub(in crate::limiter) enum Ask<F> {
     Known(Answer),
@@ -68,6 +81,7 @@ impl SourceCache {
             remembered: Cache::new(settings.max_callers),
             permits: Semaphore::new(settings.max_look_ups.min(Semaphore::MAX_PERMITS)),
             under_way: Mutex::default(),
+            outage: Mutex::default(),
             #[cfg(feature = "metrics")]
             metrics: OperationMetrics::new("override_source"),
             settings,
@@ -121,7 +135,10 @@ impl SourceCache {
         caller: u128,
         key: &Key<'_>,
     ) -> Option<watch::Receiver<Option<Answer>>> {
-        let runtime = Handle::try_current().ok()?;
+        let Ok(runtime) = Handle::try_current() else {
+            self.report_failure("there is no tokio runtime");
+            return None;
+        };
         let mut under_way = self.under_way.lock();
         if let Some(answered) = under_way.get(&caller) {
             return Some(answered.clone());
@@ -134,6 +151,41 @@ impl SourceCache {
         runtime.spawn(async move { answer.send_replace(Some(look_up.run(key).await)) });
         Some(answered)
     }
+
+    /// Remembers that a look-up has failed. Returns what is remembered and still holds.
+    fn fail(&self, caller: u128, error: &str) -> Answer {
+        self.report_failure(error);
+        let before = self.remembered.get(&caller).unwrap_or_default();
+        let failed_at = Some(self.clock.now().monotonic_nanos());
+        self.remembered.insert(caller, Remembered { failed_at, ..before });
+        let answer = self.remembered(caller);
+        if answer.is_err() && self.settings.on_failure == OnSourceFailure::UsePlan {
+            warn_plan_used();
+        }
+        answer
+    }
+
+    /// Logs the first failure of an outage. A source may fail for single callers only, so at most one
+    /// outage is logged each minute.
+    fn report_failure(&self, error: &str) {
+        let now = self.clock.now().monotonic_nanos();
+        let mut outage = self.outage.lock();
+        let is_recent =
+            outage.logged_at.is_some_and(|at| now.saturating_sub(at) < nanos(LOG_PAUSE));
+        if outage.is_logged || is_recent {
+            return;
+        }
+        *outage = Outage { is_logged: true, logged_at: Some(now) };
+        drop(outage);
+        log_failure(error);
+    }
+
+    /// Logs the first answer after an outage that was logged.
+    fn report_answer(&self) {
+        if mem::take(&mut self.outage.lock().is_logged) {
+            log_answer();
+        }
+    }
 }
 
 /// A look-up that is under way, until it ends in whatever way.
@@ -145,6 +197,7 @@ struct LookUp {
 impl LookUp {
     async fn run(self, key: Key<'static>) -> Answer {
         let cache = &*self.cache;
+        let key_text = key.as_bytes().to_vec();
         let find = async {
             let _permit = cache.permits.acquire().await;
             let found = cache.settings.source.find(key).await;
@@ -157,21 +210,16 @@ impl LookUp {
         #[cfg(feature = "metrics")]
         let found = cache.metrics.time(found);
         let found = found.await;
-        let now = cache.clock.now().monotonic_nanos();
         match found {
             Ok(overrides) => {
-                let found = Found { overrides: Arc::new(overrides), at: now };
+                cache.report_answer();
+                let at = cache.clock.now().monotonic_nanos();
+                let found = Found { overrides: Arc::new(overrides), at };
                 let remembered = Remembered { found: Some(found.clone()), failed_at: None };
                 cache.remembered.insert(self.caller, remembered);
                 Ok(found)
             }
-            Err(error) => {
-                log_failure(&error);
-                let before = cache.remembered.get(&self.caller).unwrap_or_default();
-                let failed_at = Some(now);
-                cache.remembered.insert(self.caller, Remembered { failed_at, ..before });
-                cache.remembered(self.caller)
-            }
+            Err(error) => cache.fail(self.caller, &without(&key_text, &error.to_string())),
         }
     }
 }
@@ -179,6 +227,9 @@ impl LookUp {
 impl Drop for LookUp {
     fn drop(&mut self) {
         self.cache.under_way.lock().remove(&self.caller);
+        if thread::panicking() {
+            let _ = self.cache.fail(self.caller, "it has panicked");
+        }
     }
 }
 
@@ -186,13 +237,45 @@ fn age(found: &Found, now: u64) -> u64 {
     now.saturating_sub(found.at)
 }
 
-/// The source's own words are for its operator, and may name a caller: they are not logged.
-fn log_failure(error: &StoreError) {
-    #[cfg(feature = "tracing")]
-    {
-        let _ = error;
-        tracing::debug!("an override source has not answered");
+/// The source's own words, without the caller's key, which no log has.
+fn without(key: &[u8], error: &str) -> String {
+    match std::str::from_utf8(key) {
+        Ok(key) if !key.is_empty() => error.replace(key, "…"),
+        _ => error.to_owned(),
     }
+}
+
+#[cold]
+fn warn_plan_used() {
+    warn(Code::SourceUnavailable, "", || {
+        "the override source did not answer, so a caller had what its plan says; if the source can \
+         block callers, write `.on_failure(OnSourceFailure::Refuse)`"
+            .to_owned()
+    });
+}
+
+fn log_failure(error: &str) {
+    #[cfg(feature = "tracing")]
+    tracing::warn!(error, "the override source does not answer");
     #[cfg(not(feature = "tracing"))]
     let _ = error;
+}
+
+fn log_answer() {
+    #[cfg(feature = "tracing")]
+    tracing::info!("the override source answers again");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_words_of_a_source_do_not_name_the_caller() {
+        let error = "no row for tenant-7: `tenant-7`";
+        assert_eq!(without(b"tenant-7", error), "no row for …: `…`");
+        for key in [&b""[..], b"\xff", b"tenant-8"] {
+            assert_eq!(without(key, error), error);
+        }
+    }
 }

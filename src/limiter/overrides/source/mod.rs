@@ -74,10 +74,14 @@ impl SourceOverrides {
 }
 
 /// What holds for a caller while its source does not answer, and nothing young enough is remembered.
+///
+/// With `UsePlan`, a caller that only your database blocks passes while it is down. If the source can
+/// block, use `Refuse`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OnSourceFailure {
-    /// What its plan says, as if the source knew nothing of the caller.
+    /// What its plan says, as if the source knew nothing of the caller. So a caller that only the
+    /// source blocks passes.
     #[default]
     UsePlan,
     /// Its requests are refused, with 503 Service Unavailable.
@@ -90,6 +94,13 @@ pub enum OnSourceFailure {
 /// A request waits for the source only if nothing young enough is remembered of its caller. Requests
 /// of one caller wait for one look-up, and there are at most so many look-ups at once. What has become
 /// old is looked up again in the background, while it still holds.
+///
+/// # While the source does not answer
+/// What is remembered holds until it is older than [`max_age`](Self::max_age), and then
+/// [`on_failure`](Self::on_failure) decides. By default, a caller that only your database blocks passes
+/// while it is down. If the source can block, use [`OnSourceFailure::Refuse`]. With the feature `tracing`,
+/// the beginning and the end of an outage are logged. The event has the text of the source's error, so
+/// that must name no caller; the caller's own key is left out of it.
 ///
 /// # Precedence
 /// 1. A block, whether an operator or the source has set it.
