@@ -4,7 +4,8 @@ use std::fmt;
 
 /// Settings that cannot work: all [problems](Self::problems) that were found, at least one.
 ///
-/// As text, each problem is a line.
+/// As text, each problem is a line. `Debug` is the same text, as that is what a `main` prints that
+/// returns the error.
 ///
 /// ```
 /// use tower_quota::{Limiter, Policy, Quota};
@@ -17,7 +18,7 @@ use std::fmt;
 /// let culprits: Vec<_> = error.problems().iter().map(|problem| problem.culprit()).collect();
 /// assert_eq!(culprits, ["policy `read`", "policy `jobs`"]);
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct BuildError {
     problems: Vec<BuildProblem>,
 }
@@ -98,6 +99,13 @@ impl fmt::Display for BuildError {
     }
 }
 
+/// The text.
+impl fmt::Debug for BuildError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
 impl fmt::Display for BuildProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.culprit, self.problem)
@@ -105,3 +113,19 @@ impl fmt::Display for BuildProblem {
 }
 
 impl std::error::Error for BuildError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `main` prints `Debug`, of a boxed error too.
+    #[test]
+    fn main_prints_a_line_for_each_problem() {
+        let problem = |name| BuildProblem::new(format!("policy `{name}`"), "write at least 1");
+        let error = BuildError::if_any(vec![problem("read"), problem("write")]).unwrap_err();
+        let text = "policy `read`: write at least 1\npolicy `write`: write at least 1";
+        assert_eq!((error.to_string(), format!("{error:?}")), (text.to_owned(), text.to_owned()));
+        let boxed: Box<dyn std::error::Error> = error.into();
+        assert_eq!(format!("{boxed:?}"), text);
+    }
+}

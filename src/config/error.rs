@@ -4,8 +4,9 @@ use std::fmt;
 
 /// Limits that cannot be used: all problems that were found, at least one.
 ///
-/// As text, each problem is a line: ``limits.toml:12:9: policy `read`: …``.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// As text, each problem is a line: ``limits.toml:12:9: policy `read`: …``. `Debug` is the same text, as
+/// that is what a `main` prints that returns the error.
+#[derive(Clone, PartialEq, Eq)]
 pub struct ConfigError {
     problems: Vec<ConfigProblem>,
 }
@@ -71,6 +72,13 @@ impl fmt::Display for ConfigError {
     }
 }
 
+/// The text.
+impl fmt::Debug for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
 impl fmt::Display for ConfigProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if !self.file.is_empty() {
@@ -85,3 +93,22 @@ impl fmt::Display for ConfigProblem {
 }
 
 impl std::error::Error for ConfigError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn main_prints_a_line_for_each_problem() {
+        let problem = |line| ConfigProblem {
+            file: "limits.toml".to_owned(),
+            position: Some(Position { line, column: 1 }),
+            text: "policy `read`: write at least 1".to_owned(),
+        };
+        let error: Box<dyn std::error::Error> =
+            ConfigError::of(vec![problem(1), problem(2)]).into();
+        let text = "limits.toml:1:1: policy `read`: write at least 1\n\
+                    limits.toml:2:1: policy `read`: write at least 1";
+        assert_eq!(format!("{error:?}"), text);
+    }
+}
