@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     category::Category,
-    key::{self, KeyExtractor},
+    key::{self, Caller, KeyExtractor},
     layer::{RateLimitLayer, RateLimitLayerBuilder, Rejection, response::plain_text},
     limiter::{Limiter, LimiterBuilder},
     matcher::Matcher,
@@ -149,7 +149,11 @@ impl<'a> Build<'a> {
         let limits = self.limits;
         let mut builder = Limiter::builder();
         if let Some(caller) = &limits.caller {
-            builder = builder.caller(self.key(caller, &steps(["caller"])));
+            let caller = Caller::new(self.key(caller, &steps(["caller"])));
+            builder = builder.caller(match self.registry.caller_secret {
+                Some(secret) => caller.secret(secret),
+                None => caller,
+            });
         }
         if let Some(requests) = limits.max_held {
             builder = builder.max_held(requests);

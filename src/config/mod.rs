@@ -167,7 +167,8 @@
 //! seconds"`, `"500 milliseconds"`. The units of time are `day`, `hour`, `minute`, `second`,
 //! `millisecond`, `microsecond` and `nanosecond`. A number may have `,` or `_` between thousands.
 //!
-//! The store, the clock and secrets are the program's: set them on the builder.
+//! The store, the clock and secrets are the program's: set them on the builder, and the secret of `caller`
+//! by [`Registry::caller_secret`].
 //! A key `{ body_field = … }` needs a [`BodyFieldLayer`](crate::BodyFieldLayer) in the program.
 //!
 //! # What is an error

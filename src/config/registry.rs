@@ -47,6 +47,7 @@ pub struct Registry {
     pub(super) costs: Named<Cost>,
     pub(super) settles: Named<Settle>,
     pub(super) rejections: Named<Render>,
+    pub(super) caller_secret: Option<u128>,
     /// Names that were registered twice, or that mean something else.
     pub(super) problems: Vec<String>,
 }
@@ -101,6 +102,35 @@ impl Registry {
         }
         let twice = self.keys.0.insert(name.clone(), Arc::new(extractor)).is_some();
         self.check(twice, "key", &name)
+    }
+
+    /// Sets the [secret](crate::key::Caller::secret) of a file's [`caller`](super::Limits::caller). With it,
+    /// [`Overrides::save`](crate::Overrides::save) works, and a request log knows callers by the same
+    /// fingerprints. Default: that of the limiter's store, or else a random one for each process.
+    ///
+    /// A [`Caller`](crate::key::Caller) that is set on the builder replaces that of the file. Then the
+    /// file can be applied again only if it finds callers by the same extractor.
+    ///
+    /// ```
+    /// use tower_quota::config::{Limits, Registry};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let hex = "8c1e6a0f5d2b49739e04c7d1a6b8f352"; // from a secret store, not from the source
+    /// let registry = Registry::new().caller_secret(u128::from_str_radix(hex, 16)?);
+    /// let text = r#"
+    ///     check_only = ["mails"]
+    ///     caller = { header = "x-tenant" }
+    ///     policies.mails = { algorithm = "fixed_window", quota = "100 per day" }
+    /// "#;
+    /// let limiter = Limits::from_toml(text, &registry)?.builder(&registry)?.build()?;
+    /// let saved = limiter.overrides().save()?;
+    /// # let _ = saved;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn caller_secret(mut self, secret: u128) -> Self {
+        self.caller_secret = Some(secret);
+        self
     }
 
     /// Registers a function that selects requests, for `{ function = "…" }`.

@@ -467,3 +467,36 @@ fn quota_in_json(text: &Value) -> Value {
     }
     json
 }
+
+/// So that overrides can be saved, and the file can be applied again.
+#[test]
+fn the_caller_of_a_file_has_the_secret_of_the_registry() {
+    let text = |quota| {
+        format!(
+            r#"
+            check_only = ["mails"]
+            caller = "tenant"
+            policies.mails = {{ algorithm = "fixed_window", quota = "{quota} per day" }}
+            "#
+        )
+    };
+    let tenant = || tower_quota::key::from_fn("tenant", |_| Some("tenant-7".into()));
+    let registry = || Registry::new().key("tenant", tenant());
+    let build = |registry: &Registry| {
+        let limits = Limits::from_toml(&text(1), registry).unwrap();
+        limits.builder(registry).unwrap().build().unwrap()
+    };
+    assert!(build(&registry()).overrides().save().is_err(), "no secret");
+    let registry = registry().caller_secret(7);
+    let limiter = build(&registry);
+    let hour = std::time::Duration::from_secs(3_600);
+    let _ = limiter.overrides().caller("tenant-7").unwrap().block(hour).at_once().unwrap();
+    let saved = limiter.overrides().save().unwrap();
+    // The next process.
+    let next = build(&registry);
+    next.overrides().load(saved).unwrap();
+    assert!(!next.check("mails", "tenant-7").at_once().unwrap().is_allowed());
+    let new = Limits::from_toml(&text(2), &registry).unwrap().builder(&registry).unwrap();
+    let changes = next.apply(new).unwrap().to_string();
+    assert_eq!(changes, "policy `mails`: quota 1 per day → 2 per day");
+}

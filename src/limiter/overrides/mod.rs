@@ -135,7 +135,7 @@ impl Overrides {
 
     /// All overrides as data, to be [loaded](Self::load) by the next process. The limiter's
     /// [`Caller`](crate::key::Caller) needs a secret, so that the next process knows callers by the
-    /// same fingerprints.
+    /// same fingerprints. With limits in a file, `config::Registry::caller_secret` sets it.
     ///
     /// ```
     /// use std::time::Duration;
