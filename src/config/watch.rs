@@ -38,6 +38,9 @@ const UNREADABLE_AFTER: u32 = 5;
 ///   while the store does not answer, the limits hold already. An event of `tracing` says why, and the
 ///   overrides are sent again every second until they are set.
 ///
+/// The store, the clock, the caller and the override source stay. A file that names another
+/// [`caller`](Limits::caller) is not applied.
+///
 /// The settings of [`layer`](Limits::layer) are those of the layer that was built: they do
 /// not change.
 ///

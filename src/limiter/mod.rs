@@ -327,8 +327,9 @@ impl Limiter {
     /// ```
     ///
     /// # Errors
-    /// All settings that cannot work, or cannot change: a store, a clock, another caller than the
-    /// limiter's, and policies that a layer needs.
+    /// All settings that cannot work, or cannot change: a store, a clock, an override source, another
+    /// caller than the limiter's, and policies that a layer needs. The store, the clock, the caller and the
+    /// override source stay; leave them out of the new limits.
     pub fn apply(&self, builder: LimiterBuilder) -> Result<Changes, BuildError> {
         apply::apply(&self.core, builder)
     }

@@ -31,7 +31,7 @@ use crate::{algorithm::Algorithm, key::KeyExtractor, quota::Quota};
 /// |---|---|
 /// | [`or_key`](Self::or_key) | is counted by another key |
 /// | [`or_skip`](Self::or_skip) | passes, and is not counted |
-/// | [`or_refuse`](Self::or_refuse) | is refused |
+/// | [`or_refuse`](Self::or_refuse) | is refused, with 400 Bad Request |
 ///
 /// `or_key` may be called several times; `or_skip` or `or_refuse` then says what happens to a request
 /// with none of the keys. `build()` fails if neither is called, or both. A request with an unreadable
@@ -124,7 +124,7 @@ impl Policy {
         self.set_keys(|keys| keys.without_key.push(WithoutKey::Skip))
     }
 
-    /// Refuses requests that have none of the keys.
+    /// Refuses requests that have none of the keys, with 400 Bad Request.
     pub fn or_refuse(self) -> Self {
         self.set_keys(|keys| keys.without_key.push(WithoutKey::Refuse))
     }
