@@ -98,7 +98,7 @@ impl Rejection {
     }
 
     /// The outcome of the policy that refuses the request; if several do, of the one with the
-    /// longest wait. `None` if no policy refuses: an operator has blocked the caller, or the caller
+    /// longest wait. `None` if no policy refuses: the caller is blocked, or it
     /// cannot be read while some callers have overrides.
     #[must_use]
     pub fn outcome(&self) -> Option<Outcome<'_>> {
@@ -259,7 +259,7 @@ impl Rejection {
         match self.decision.verdict() {
             Verdict::Admitted => {}
             Verdict::Refused(outcome) => Complaint(outcome).write_text(to)?,
-            Verdict::Blocked { .. } => to.write_str("An operator has blocked the key.")?,
+            Verdict::Blocked { .. } => to.write_str("The key is blocked.")?,
             Verdict::SourceUnavailable => {
                 to.write_str("It is not known now what the key may do.")?
             }

@@ -92,7 +92,7 @@ fn its_caller_gets_a_429_that_says_what_it_is_and_how_long_it_lasts() {
             "type": "https://iana.org/assignments/http-problem-types#abnormal-usage-detected",
             "title": "Abnormal usage detected",
             "status": 429,
-            "detail": "An operator has blocked the key. Retry after 600 seconds.",
+            "detail": "The key is blocked. Retry after 600 seconds.",
         });
         assert_eq!(refused.body, expected);
     });

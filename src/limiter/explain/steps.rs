@@ -116,6 +116,7 @@ impl Trace for Steps<'_> {
         self.explanation.caller = Some(CallerExplanation {
             key,
             blocked: None,
+            blocked_by_source: false,
             overrides: Vec::new(),
             source_unavailable: false,
         });
@@ -129,6 +130,7 @@ impl Trace for Steps<'_> {
         self.own = own.cloned();
         if let Some(caller) = &mut self.explanation.caller {
             caller.blocked = own.and_then(CallersOwn::blocked_for);
+            caller.blocked_by_source = own.is_some_and(CallersOwn::is_blocked_by_source);
             caller.overrides = own.into_iter().flat_map(|own| own.views(self.now)).collect();
         }
     }

@@ -84,8 +84,13 @@ impl fmt::Display for CallerExplanation {
         if let Some(left) = self.blocked {
             let block = self.overrides.iter().find(|own| own.policy().is_none());
             let author = block.and_then(|block| block.author.as_deref());
-            write!(f, ", blocked by {} for {}", operator(author), rounded(left))?;
-            if let Some(reason) = block.and_then(|block| block.reason.as_deref()) {
+            let by = match self.blocked_by_source {
+                true => "the override source",
+                false => operator(author),
+            };
+            write!(f, ", blocked by {by} for {}", rounded(left))?;
+            let reason = block.and_then(|block| block.reason.as_deref());
+            if let Some(reason) = reason.filter(|_| !self.blocked_by_source) {
                 write!(f, ": {reason}")?;
             }
         }
@@ -184,7 +189,7 @@ fn why(reason: Reason) -> &'static str {
         Reason::MissingKey => "the request has no key",
         Reason::UnreadableKey => "the key cannot be read",
         Reason::StoreUnavailable => "the store does not answer",
-        Reason::Blocked => "an operator has blocked the caller",
+        Reason::Blocked => "the caller is blocked",
     }
 }
 

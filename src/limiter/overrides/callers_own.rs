@@ -68,11 +68,19 @@ impl CallersOwn {
 
     /// How long the caller is still blocked; `None` if it is not.
     pub(in crate::limiter) fn blocked_for(&self) -> Option<Duration> {
-        let by_source = self.found.as_ref().and_then(|found| {
-            let age = Duration::from_nanos(self.at.saturating_sub(found.at));
-            found.overrides.block?.checked_sub(age).filter(|left| !left.is_zero())
-        });
-        self.lasts(None).max(by_source)
+        self.lasts(None).max(self.blocked_by_source_for())
+    }
+
+    /// Whether the source blocks the caller, and no operator for as long.
+    #[cfg(feature = "describe")]
+    pub(in crate::limiter) fn is_blocked_by_source(&self) -> bool {
+        self.blocked_by_source_for() > self.lasts(None)
+    }
+
+    fn blocked_by_source_for(&self) -> Option<Duration> {
+        let found = self.found.as_ref()?;
+        let age = Duration::from_nanos(self.at.saturating_sub(found.at));
+        found.overrides.block?.checked_sub(age).filter(|left| !left.is_zero())
     }
 
     /// How long the caller's quota override under a policy still lasts.

@@ -439,12 +439,55 @@ Policy `read`: passes
         .at_once()
         .unwrap();
     let explained = limiter.explain(&head).await.to_string();
-    let first =
-        "The request is refused: an operator has blocked the caller. It passes in 5 seconds.\n";
+    let first = "The request is refused: the caller is blocked. It passes in 5 seconds.\n";
     assert!(explained.starts_with(first), "{explained}");
     assert!(
         explained.contains("The caller: x-key, blocked by an operator for 5 seconds: scraping\n")
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_tells_whether_the_override_source_blocks_and_that_it_does_not_answer() {
+    use tower_quota::{CachedSource, SourceOverrides, key::Key};
+
+    let source = CachedSource::new(|key: Key<'_>| {
+        let is_known = key.as_bytes() == b"known";
+        async move {
+            match is_known {
+                true => Ok(SourceOverrides::none().block(Duration::from_secs(60))),
+                false => Err("it is down".into()),
+            }
+        }
+    });
+    let limiter = Limiter::builder()
+        .clock(Clock::tokio(UNIX_EPOCH))
+        .caller(key::header("x-key"))
+        .override_source(source)
+        .build()
+        .unwrap();
+    let explain = async |key| {
+        let head = Request::get("/").header("x-key", key).body(()).unwrap().into_parts().0;
+        limiter.explain(&head).await
+    };
+    let silent = explain("unknown").await;
+    assert!(silent.caller.as_ref().is_some_and(|caller| caller.source_unavailable));
+    let text = "x-key, of whom the override source does not tell: it does not answer\n";
+    assert!(silent.to_string().contains(text), "{silent}");
+    let blocked = |by| format!("x-key, blocked by {by}\n");
+    let operator = limiter.overrides().caller("known").unwrap();
+    for (seconds, by) in [
+        (0, "the override source for 1 minute"),
+        (30, "the override source for 1 minute"),
+        (90, "nora for 90 seconds: scraping"),
+    ] {
+        if seconds > 0 {
+            let block = operator.block(Duration::from_secs(seconds));
+            block.author("nora").reason("scraping").at_once().unwrap();
+        }
+        let explained = explain("known").await;
+        assert!(explained.to_string().contains(&blocked(by)), "{explained}");
+        assert!(!explained.caller.unwrap().source_unavailable);
+    }
 }
 
 /// Neither metrics nor the log hear of it.
