@@ -236,6 +236,15 @@ impl Matcher {
         }
     }
 
+    /// The [identity](KeyExtractor::identity) of the extractor by which it matches.
+    pub(crate) fn identity(&self) -> Option<String> {
+        match &self.kind {
+            Kind::ClientIp { client_ip, .. } => client_ip.identity(),
+            Kind::Key { extractor, .. } => (**extractor).identity(),
+            Kind::Route { .. } | Kind::Closure(_) => None,
+        }
+    }
+
     /// The path as it was set, if it matches by path.
     pub(crate) fn pattern(&self) -> Option<&Arc<str>> {
         match &self.kind {

@@ -14,8 +14,13 @@ use crate::{
 /// What [`Limiter::apply`](crate::Limiter::apply) has changed, for an audit log. As text, each change
 /// is a line.
 ///
+/// If a kind of key is the same and its settings are others, as when another proxy is trusted, the change
+/// says so without telling them. It goes by the [identity](crate::key::KeyExtractor::identity) of the
+/// extractor.
+///
 /// Closures are not compared: a function that is replaced by another one is no change here, and
-/// neither are the keys of a [`Matcher::key`] if their number stays.
+/// neither are the keys of a [`Matcher::key`] if their number stays. An extractor without an identity that
+/// is in another `Arc` counts as another one.
 ///
 /// ```
 /// use tower_quota::{Limiter, Policy, Quota};
@@ -47,8 +52,16 @@ pub struct SettingChange {
     to: Option<String>,
 }
 
-/// Each setting that is there, in words.
-type Settings = Vec<(&'static str, String)>;
+/// Each setting that is there.
+type Settings = Vec<Setting>;
+
+struct Setting {
+    name: &'static str,
+    /// In words.
+    text: String,
+    /// Those of the extractors that the text names by their kinds only; `None` if one cannot be compared.
+    identities: Vec<Option<String>>,
+}
 
 /// Something with settings, and a name by which it is found again.
 struct Subject {
@@ -69,21 +82,28 @@ impl Changes {
             let names = rules.categories.iter().map(|category| &*category.name);
             quoted(names.filter(|name| others.contains(name)))
         };
+        let policies = |text| Setting::new("policies", text);
         let others = [
             (
                 "every request",
-                "policies",
-                [before, after].map(|rules| names(rules.for_every_request())),
+                [before, after].map(|rules| policies(names(rules.for_every_request()))),
             ),
-            ("checks", "policies", [before, after].map(|rules| names(rules.check_only()))),
-            ("categories", "order", [order(before, after), order(after, before)]),
-            ("exemptions", "requests", [before, after].map(|rules| requests(&rules.exempt))),
-            ("held requests", "bounds", [max_before, max_after].map(bounds)),
+            ("checks", [before, after].map(|rules| policies(names(rules.check_only())))),
+            (
+                "categories",
+                [(before, after), (after, before)]
+                    .map(|(rules, others)| Setting::new("order", order(rules, others))),
+            ),
+            ("exemptions", [before, after].map(|rules| requests(&rules.exempt))),
+            (
+                "held requests",
+                [max_before, max_after].map(|max| Setting::new("bounds", bounds(max))),
+            ),
         ];
-        for (subject, setting, [from, to]) in others {
-            let settings =
-                |text: String| Vec::from_iter((!text.is_empty()).then_some((setting, text)));
-            changes.compare(subject, settings(from), settings(to));
+        for (subject, both) in others {
+            let [from, to] =
+                both.map(|setting| Vec::from_iter((!setting.text.is_empty()).then_some(setting)));
+            changes.compare(subject, from, to);
         }
         changes
     }
@@ -135,14 +155,35 @@ impl Changes {
                 self.all.push(SettingChange { subject, setting: Some(setting), from, to });
             }
         };
-        for (setting, from) in before {
-            let same =
-                after.iter_mut().find(|new| new.as_ref().is_some_and(|new| new.0 == setting));
-            add(setting, Some(from), same.and_then(Option::take).map(|(_, to)| to));
+        for from in before {
+            let same = after
+                .iter_mut()
+                .find(|new| new.as_ref().is_some_and(|new| new.name == from.name))
+                .and_then(Option::take);
+            let to = same.map(|to| match from.is_read_otherwise(&to) {
+                true => format!("{}, with other settings", to.text),
+                false => to.text,
+            });
+            add(from.name, Some(from.text), to);
         }
-        for (setting, to) in after.into_iter().flatten() {
-            add(setting, None, Some(to));
+        for to in after.into_iter().flatten() {
+            add(to.name, None, Some(to.text));
         }
+    }
+}
+
+impl Setting {
+    fn new(name: &'static str, text: String) -> Self {
+        Self { name, text, identities: Vec::new() }
+    }
+
+    /// Whether the texts are the same and the extractors are not.
+    fn is_read_otherwise(&self, new: &Self) -> bool {
+        let differ = |(before, after): (&Option<String>, &Option<String>)| match (before, after) {
+            (Some(before), Some(after)) => before != after,
+            _ => false,
+        };
+        self.text == new.text && self.identities.iter().zip(&new.identities).any(differ)
     }
 }
 
@@ -247,16 +288,24 @@ fn settings(rule: &Rule) -> Settings {
         ("shard", settings.shard.as_ref().map(|shard| shard.kind().into_owned())),
         ("lease", is(settings.lease > 0, &settings.lease.to_string())),
     ];
-    all.into_iter().filter_map(|(setting, text)| Some((setting, text?))).collect()
+    let with_identities = |(name, text): (&'static str, Option<String>)| {
+        let identities = match name {
+            "key" => settings.keys.extractors.iter().map(|key| (**key).identity()).collect(),
+            "shard" => settings.shard.iter().map(|shard| (**shard).identity()).collect(),
+            _ => Vec::new(),
+        };
+        Some(Setting { name, text: text?, identities })
+    };
+    all.into_iter().filter_map(with_identities).collect()
 }
 
 fn categories(rules: &RuleSet) -> Vec<Subject> {
     let subject = |category: &CategoryRules| {
         let CategoryRules { name, matchers, hold, rules: range } = category;
         let mut settings =
-            vec![("requests", requests(matchers)), ("policies", names(rules.range(range)))];
+            vec![requests(matchers), Setting::new("policies", names(rules.range(range)))];
         if *hold > Duration::ZERO {
-            settings.push(("hold", english::duration(*hold)));
+            settings.push(Setting::new("hold", english::duration(*hold)));
         }
         Subject { name: format!("category `{name}`"), settings }
     };
@@ -267,8 +316,10 @@ fn names(rules: &[Rule]) -> String {
     quoted(rules.iter().map(|rule| rule.policy.name()))
 }
 
-fn requests(matchers: &[Matcher]) -> String {
-    matchers.iter().map(Matcher::in_words).collect::<Vec<_>>().join("; ")
+fn requests(matchers: &[Matcher]) -> Setting {
+    let text = matchers.iter().map(Matcher::in_words).collect::<Vec<_>>().join("; ");
+    let identities = matchers.iter().map(Matcher::identity).collect();
+    Setting { identities, ..Setting::new("requests", text) }
 }
 
 fn quoted<'n>(names: impl Iterator<Item = &'n str>) -> String {
@@ -286,6 +337,6 @@ fn bounds(max: MaxHeld) -> String {
 
 /// `quota 100 per minute, key ip`
 fn in_words(settings: &Settings) -> String {
-    let words = settings.iter().map(|(setting, text)| format!("{setting} {text}"));
+    let words = settings.iter().map(|Setting { name, text, .. }| format!("{name} {text}"));
     words.collect::<Vec<_>>().join("; ")
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tower_quota::{
     Category, Limiter, LimiterBuilder, Matcher, OnStoreFailure, Policy, Quota,
-    key::{ClientIp, header},
+    key::{self, ClientIp, header},
 };
 
 use super::{daily, limits};
@@ -142,4 +142,28 @@ fn policies_categories_exemptions_and_bounds_are_told() {
         )
         .collect::<Vec<_>>()
     );
+}
+
+/// Trusting a proxy is a change of security, though the kind of key stays.
+#[test]
+fn other_settings_of_a_key_are_told_wherever_it_is_used() {
+    let limits = |client_ip: ClientIp| {
+        let policy =
+            Policy::fixed_window("p", Quota::per_day(9)).key(client_ip.clone()).or_refuse();
+        let matcher = Matcher::client_ip(client_ip, ["10.1.0.0/16"]);
+        let by_closure = key::from_fn("host", |request| Some(request.uri.host()?.into()));
+        let category = Category::new("c").on(matcher.clone());
+        let other = Policy::fixed_window("q", Quota::per_day(9)).key(by_closure).or_refuse();
+        Limiter::builder().exempt(matcher).policy(policy).category(category.policy(other))
+    };
+    let trusting = || ClientIp::new().trust_proxies(["10.0.0.0/8"]);
+    assert_eq!(
+        told(limits(ClientIp::new()), limits(trusting())),
+        [
+            "policy `p`: key ip → ip, with other settings",
+            "category `c`: requests addresses in 10.1.0.0/16 → addresses in 10.1.0.0/16, with other settings",
+            "exemptions: requests addresses in 10.1.0.0/16 → addresses in 10.1.0.0/16, with other settings",
+        ]
+    );
+    assert_eq!(told(limits(trusting()), limits(trusting())), [""; 0]);
 }
