@@ -173,8 +173,9 @@ impl Calendar {
         }
     }
 
-    /// The window of a time, in nanoseconds since 1970.
-    #[inline]
+    /// The window of a time, in nanoseconds since 1970. Not inlined, so that windows of a fixed length
+    /// do not pay for its registers.
+    #[inline(never)]
     pub(crate) fn window(self, at: u64) -> Range<u64> {
         if self.0 & IN_MICROS != 0 {
             let window = Self(self.0 & !IN_MICROS).window(at.saturating_mul(1_000));
@@ -187,7 +188,7 @@ impl Calendar {
     }
 
     /// When so many windows end: the one that begins at `start`, and those that follow it.
-    #[inline]
+    #[inline(never)]
     pub(crate) fn end_of(self, start: u64, windows: u64) -> u64 {
         match windows {
             _ if self.0 & IN_MICROS != 0 => {

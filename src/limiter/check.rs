@@ -182,7 +182,8 @@ impl Future for Check<'_> {
             }
             let limiter = self.target.limiter;
             let rules = limiter.core.rules();
-            match try_decide(limiter, &rules, self.evaluate(&rules)?) {
+            let evaluation = self.evaluate(&rules)?;
+            match try_decide(limiter, rules, evaluation) {
                 Ok(decision) => return Poll::Ready(Ok(decision)),
                 Err(deciding) => self.deciding = Some(deciding),
             }

@@ -2,7 +2,10 @@
 
 use std::{
     ops::Deref,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use arc_swap::{ArcSwap, Guard};
@@ -20,6 +23,8 @@ pub(super) struct CurrentRules {
     first: RuleSet,
     /// The rules that were applied last. Reading them takes no lock, and no write that threads share.
     applied: OnceLock<ArcSwap<RuleSet>>,
+    /// The number of the current rules. An apply writes it last.
+    number: AtomicU64,
 }
 
 /// Rules that stay what they are while this is there.
@@ -28,12 +33,14 @@ pub(super) enum LoadedRules<'a> {
     Applied(Guard<Arc<RuleSet>>),
 }
 
-/// Rules that a request keeps while it waits; `None` for the first ones, which the limiter keeps.
-pub(super) type KeptRules = Option<Arc<RuleSet>>;
+/// Rules that a request keeps; `None` for the first ones, which the limiter keeps.
+#[derive(Default)]
+pub(super) struct KeptRules(Option<Guard<Arc<RuleSet>>>);
 
 impl CurrentRules {
     pub(super) fn new(first: RuleSet) -> Self {
-        Self { first, applied: OnceLock::new() }
+        let number = AtomicU64::new(first.number());
+        Self { first, applied: OnceLock::new(), number }
     }
 
     #[inline]
@@ -44,33 +51,47 @@ impl CurrentRules {
         }
     }
 
-    /// Whether the rules are others than the first ones.
+    /// The number of the current rules, or of those before while an apply replaces them.
     #[inline]
-    pub(super) fn were_replaced(&self) -> bool {
-        self.applied.get().is_some()
+    pub(super) fn number(&self) -> u64 {
+        self.number.load(Ordering::Acquire)
     }
 
     /// Replaces the rules. Returns those from before: dropping them runs code of the user, so no lock
-    /// may be held then.
+    /// may be held then. No two threads may call this at once.
     pub(super) fn replace(&self, rules: RuleSet) -> Arc<RuleSet> {
         let rules = Arc::new(rules);
         let applied = self.applied.get_or_init(|| ArcSwap::new(Arc::clone(&rules)));
-        applied.swap(rules)
+        let number = rules.number();
+        let before = applied.swap(rules);
+        self.number.store(number, Ordering::Release);
+        before
     }
 
     #[inline]
     pub(super) fn of<'a>(&'a self, kept: &'a KeptRules) -> &'a RuleSet {
-        kept.as_deref().unwrap_or(&self.first)
+        kept.0.as_deref().map_or(&self.first, |rules| rules)
     }
 }
 
 impl LoadedRules<'_> {
+    /// Keeps the rules until a future is polled. A future that waits keeps them
+    /// [for long](KeptRules::for_long).
     #[inline]
-    pub(super) fn keep(&self) -> KeptRules {
-        match self {
+    pub(super) fn keep(self) -> KeptRules {
+        KeptRules(match self {
             Self::First(_) => None,
-            Self::Applied(rules) => Some(Arc::clone(rules)),
-        }
+            Self::Applied(rules) => Some(rules),
+        })
+    }
+}
+
+impl KeptRules {
+    /// The same rules, counted by a write that threads share. Without it, each thread has only a few
+    /// guards that are fast.
+    #[must_use]
+    pub(super) fn for_long(self) -> Self {
+        Self(self.0.map(|rules| Guard::from_inner(Guard::into_inner(rules))))
     }
 }
 

@@ -41,7 +41,7 @@ pub struct DecisionFuture {
     /// Those that it began with.
     rules: KeptRules,
     /// Those whose quotas it has, if these are others.
-    adopted: KeptRules,
+    adopted: Option<KeptRules>,
     evaluation: Evaluation,
     arrived: Now,
     step: Step,
@@ -67,11 +67,11 @@ enum Step {
 #[inline]
 pub(super) fn try_decide(
     limiter: &Limiter,
-    rules: &LoadedRules<'_>,
+    rules: LoadedRules<'_>,
     evaluation: Evaluation,
 ) -> Result<Decision, Box<DecisionFuture>> {
     let now = limiter.core.clock.now();
-    decide_simply(&limiter.core, rules, evaluation, now)
+    decide_simply(&limiter.core, &rules, evaluation, now)
         .or_else(|evaluation| DecisionFuture::start(limiter, rules, evaluation, now))
 }
 
@@ -233,7 +233,7 @@ fn lengthen_waits(core: &Core, evaluation: &mut Evaluation, was_queued: bool, no
 impl DecisionFuture {
     pub(super) fn new(
         limiter: Limiter,
-        rules: &LoadedRules<'_>,
+        rules: LoadedRules<'_>,
         evaluation: Evaluation,
         arrived: Now,
     ) -> Self {
@@ -246,7 +246,7 @@ impl DecisionFuture {
     #[inline(never)]
     fn start(
         limiter: &Limiter,
-        rules: &LoadedRules<'_>,
+        rules: LoadedRules<'_>,
         evaluation: Evaluation,
         arrived: Now,
     ) -> Result<Decision, Box<Self>> {
@@ -262,19 +262,21 @@ impl DecisionFuture {
     /// other rules.
     #[inline]
     fn adopt_quotas(&mut self) -> bool {
-        self.limiter.core.rules.were_replaced() && self.adopt_applied_quotas()
+        let current = &self.limiter.core.rules;
+        let known = current.of(self.adopted.as_ref().unwrap_or(&self.rules));
+        known.number() != current.number() && self.adopt_applied_quotas()
     }
 
     #[inline(never)]
     fn adopt_applied_quotas(&mut self) -> bool {
         let core = &*self.limiter.core;
         let current = core.rules();
-        let known = self.adopted.as_deref().unwrap_or_else(|| core.rules.of(&self.rules));
+        let known = core.rules.of(self.adopted.as_ref().unwrap_or(&self.rules));
         if known.number() == current.number() {
             return false;
         }
         self.evaluation.adopt_quotas(known, &current, &core.clock);
-        self.adopted = current.keep();
+        self.adopted = Some(current.keep().for_long());
         true
     }
 
@@ -396,6 +398,7 @@ impl Future for DecisionFuture {
                         Ok(decision) => return Poll::Ready(decision),
                         Err(evaluation) => this.evaluation = evaluation,
                     }
+                    this.rules = mem::take(&mut this.rules).for_long();
                     if let Some(awaited) = this.evaluation.awaited() {
                         ready!(Pin::new(awaited).poll(context));
                         this.evaluation.apply_overrides(core, core.rules.of(&this.rules));

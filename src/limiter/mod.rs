@@ -139,7 +139,7 @@ impl Limiter {
     pub fn decide(&self, request: &request::Parts) -> DecisionFuture {
         let rules = self.core.rules();
         let evaluation = Evaluation::of_request(&self.core, &rules, request);
-        DecisionFuture::new(self.clone(), &rules, evaluation, self.now())
+        DecisionFuture::new(self.clone(), rules, evaluation, self.now())
     }
 
     /// Like [`decide`](Self::decide), but returns the decision itself if no waiting is needed.
@@ -150,7 +150,7 @@ impl Limiter {
     ) -> Result<Decision, Box<DecisionFuture>> {
         let rules = self.core.rules();
         let evaluation = Evaluation::of_request(&self.core, &rules, request);
-        decision_future::try_decide(self, &rules, evaluation)
+        decision_future::try_decide(self, rules, evaluation)
     }
 
     /// Reports what is left under each policy for the keys of a request, and charges nothing.
@@ -180,7 +180,7 @@ impl Limiter {
     pub fn peek_request(&self, request: &request::Parts) -> DecisionFuture {
         let rules = self.core.rules();
         let evaluation = Evaluation::of_all_policies(&self.core, &rules, request);
-        DecisionFuture::new(self.clone(), &rules, evaluation, self.now())
+        DecisionFuture::new(self.clone(), rules, evaluation, self.now())
     }
 
     /// Reports what is left of these quotas, and charges nothing. Each is evaluated as if one unit
@@ -191,7 +191,7 @@ impl Limiter {
         let rules = self.core.rules();
         let mut evaluation = Evaluation::of_quotas(&rules, quotas, own.as_ref());
         evaluation.only_peek();
-        DecisionFuture::new(self.clone(), &rules, evaluation, self.now())
+        DecisionFuture::new(self.clone(), rules, evaluation, self.now())
     }
 
     /// Gives back all used units of these quotas. The decision shows what is left afterwards. If

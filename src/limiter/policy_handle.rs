@@ -23,7 +23,7 @@ use crate::{key::Key, quota::Quota, store::Change};
 pub struct PolicyHandle {
     pub(super) limiter: Limiter,
     pub(super) name: Arc<str>,
-    /// Found by the name; another rule set has to find it again.
+    /// Found by the name once.
     pub(super) rule: RuleId,
 }
 
@@ -74,6 +74,6 @@ impl PolicyHandle {
 
     #[inline]
     fn target<'a>(&'a self, key: impl Into<Key<'a>>) -> Target<'a> {
-        Target { rule: self.rule, ..Target::new(&self.limiter, &self.name, key) }
+        Target { rule: Some(self.rule), ..Target::new(&self.limiter, &self.name, key) }
     }
 }

@@ -113,7 +113,8 @@ fn try_peek(
     change: Change,
 ) -> Result<Result<Decision, Box<DecisionFuture>>, CheckError> {
     let rules = target.limiter.core.rules();
-    Ok(try_decide(target.limiter, &rules, peek(target, &rules, change)?))
+    let peek = peek(target, &rules, change)?;
+    Ok(try_decide(target.limiter, rules, peek))
 }
 
 /// The evaluation that finds out whether the key has used anything.

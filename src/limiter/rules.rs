@@ -52,11 +52,13 @@ pub(super) struct RuleSet {
     pub(super) metrics: DecisionMetrics,
 }
 
-/// A rule of one rule set. In any other it finds nothing. The default is of none.
-#[derive(Clone, Copy, Debug, Default)]
+/// The first rule of a policy. It is found at once in one rule set, and by the policy in any other.
+#[derive(Clone, Copy, Debug)]
 pub(super) struct RuleId {
     rule_set: u64,
     index: u32,
+    /// The [`Charge::policy`].
+    policy: u64,
 }
 
 /// A category and its rules.
@@ -164,10 +166,13 @@ impl RuleSet {
         &self.rules[index as usize]
     }
 
-    /// The rule with this number; `None` if it is of another rule set.
+    /// The first rule of the policy; `None` if it is not here, or has another algorithm.
     #[inline]
     pub(super) fn rule(&self, id: RuleId) -> Option<&Rule> {
-        (id.rule_set == self.number).then(|| self.at(id.index))
+        match id.rule_set == self.number {
+            true => Some(self.at(id.index)),
+            false => self.by_policy.get(&id.policy).map(|index| self.at(*index)),
+        }
     }
 
     /// The first rule of the policy with this name.
@@ -176,10 +181,11 @@ impl RuleSet {
         self.by_name.get(policy).map(|index| self.at(*index))
     }
 
-    /// The number of the first rule of the policy with this name.
+    /// Finds the first rule of the policy with this name again.
     pub(super) fn id_of(&self, policy: &str) -> Option<RuleId> {
         let index = *self.by_name.get(policy)?;
-        Some(RuleId { rule_set: self.number, index })
+        let policy = self.at(index).charge.policy;
+        Some(RuleId { rule_set: self.number, index, policy })
     }
 
     /// The first rule of the policy that makes these charges, also those under an earlier rule set:
@@ -371,8 +377,6 @@ impl Rule {
         }
     }
 
-    /// The domain of the keys of this kind.
-    #[inline]
     /// The quota that a caller has instead of the policy's. What another release or a program of the
     /// user's has set may not fit the policy: then it is a quota of 0 units.
     #[cold]
@@ -381,6 +385,8 @@ impl Rule {
         own.quota(self.policy.name()).map(|quota| settings.checked(quota))
     }
 
+    /// The domain of the keys of this kind.
+    #[inline]
     pub(super) fn domain(&self, kind: u8) -> Domain {
         self.domains[usize::from(kind)]
     }

@@ -17,7 +17,7 @@ pub(super) struct Target<'a> {
     pub(super) limiter: &'a Limiter,
     pub(super) policy: &'a str,
     /// A rule of the policy, if it was found already.
-    pub(super) rule: RuleId,
+    pub(super) rule: Option<RuleId>,
     pub(super) key: Key<'a>,
     pub(super) kind: Option<&'a str>,
     pub(super) plan: Option<Plan<'a>>,
@@ -33,12 +33,13 @@ pub(super) enum Plan<'a> {
 impl<'a> Target<'a> {
     #[inline]
     pub(super) fn new(limiter: &'a Limiter, policy: &'a str, key: impl Into<Key<'a>>) -> Self {
-        Self { limiter, policy, rule: RuleId::default(), key: key.into(), kind: None, plan: None }
+        Self { limiter, policy, rule: None, key: key.into(), kind: None, plan: None }
     }
 
     #[inline]
     fn rule<'r>(&self, rules: &'r RuleSet) -> Result<&'r Rule, CheckError> {
-        let found = rules.rule(self.rule).or_else(|| rules.by_name(self.policy));
+        let known = self.rule.and_then(|id| rules.rule(id));
+        let found = known.or_else(|| rules.by_name(self.policy));
         found.ok_or_else(|| CheckError::UnknownPolicy(self.policy.to_owned()))
     }
 

@@ -163,7 +163,7 @@ impl Evaluated {
         let mut steps = Steps::new(now, request);
         let evaluation =
             without_counting(|| Evaluation::of_request_traced(core, &rules, request, &mut steps));
-        let rules = rules.keep();
+        let rules = rules.keep().for_long();
         let (explanation, counted_as) = steps.end();
         Self { now, rules, evaluation, explanation, counted_as }
     }
