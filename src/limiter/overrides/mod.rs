@@ -137,8 +137,11 @@ impl Overrides {
     /// [`Caller`](crate::key::Caller) needs a secret, so that the next process knows callers by the
     /// same fingerprints. With limits in a file, `config::Registry::caller_secret` sets it.
     ///
+    /// Save under a lock: an older list must not replace a newer one, and two writers must not share the
+    /// file.
+    ///
     /// ```
-    /// use std::time::Duration;
+    /// use std::{error::Error, fs, path::Path, sync::Mutex, time::Duration};
     ///
     /// use tower_quota::{
     ///     BuildError, Limiter, SavedOverrides,
@@ -150,22 +153,30 @@ impl Overrides {
     ///     Limiter::builder().caller(Caller::new(key::bearer()).secret(secret)).build()
     /// }
     ///
-    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// /// Call it after each change.
+    /// fn save(limiter: &Limiter, path: &Path) -> Result<(), Box<dyn Error>> {
+    ///     static SAVING: Mutex<()> = Mutex::new(());
+    ///     // Lock first, and then list the overrides.
+    ///     let _saving = SAVING.lock();
+    ///     let text = serde_json::to_string(&limiter.overrides().save()?)?;
+    ///     // A rename keeps the file whole if the process ends meanwhile.
+    ///     let new = path.with_extension("new");
+    ///     fs::write(&new, text)?;
+    ///     Ok(fs::rename(&new, path)?)
+    /// }
+    ///
+    /// # fn main() -> Result<(), Box<dyn Error>> {
     /// # let path = std::env::temp_dir().join(format!("overrides-{}.json", std::process::id()));
     /// let limiter = start()?;
     /// limiter.overrides().caller("sk_live_1")?.block(Duration::from_secs(3_600)).at_once()?;
-    /// // After each change. A rename keeps the file whole if the process ends meanwhile.
-    /// let text = serde_json::to_string(&limiter.overrides().save()?)?;
-    /// let new = path.with_extension("new");
-    /// std::fs::write(&new, text)?;
-    /// std::fs::rename(&new, &path)?;
+    /// save(&limiter, &path)?;
     ///
     /// // When the next process starts:
     /// let limiter = start()?;
-    /// let saved: SavedOverrides = serde_json::from_str(&std::fs::read_to_string(&path)?)?;
+    /// let saved: SavedOverrides = serde_json::from_str(&fs::read_to_string(&path)?)?;
     /// limiter.overrides().load(saved)?;
     /// assert_eq!(limiter.overrides().list().len(), 1);
-    /// # std::fs::remove_file(&path)?;
+    /// # fs::remove_file(&path)?;
     /// # Ok(())
     /// # }
     /// ```
@@ -179,6 +190,61 @@ impl Overrides {
     /// Loads overrides that a process with the same secret has saved, beside those that there are
     /// already. An override of the same caller and policy is replaced. What has ended meanwhile is
     /// left out; an override of a policy that the limiter does not have is kept.
+    ///
+    /// A store that shares overrides keeps them itself. To move saved ones into it, set each of them once.
+    /// The [`Caller`](crate::key::Caller) needs the secret by which they were saved:
+    ///
+    /// ```
+    /// use std::time::SystemTime;
+    ///
+    /// use tower_quota::{Limiter, OverrideError, OverrideKind, SavedOverrides};
+    ///
+    /// async fn move_into_store(limiter: &Limiter, saved: &SavedOverrides) -> Result<(), OverrideError> {
+    ///     let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+    ///     for saved in saved.overrides() {
+    ///         let left = saved.until.saturating_sub(now);
+    ///         if left.is_zero() {
+    ///             continue;
+    ///         }
+    ///         let caller = limiter.overrides().by_fingerprint(saved.caller)?;
+    ///         let mut change = match &saved.kind {
+    ///             OverrideKind::Quota { policy, quota } => caller.set_quota(policy, *quota, left),
+    ///             _ => caller.block(left),
+    ///         };
+    ///         if let Some(reason) = &saved.reason {
+    ///             change = change.reason(reason);
+    ///         }
+    ///         if let Some(author) = &saved.author {
+    ///             change = change.author(author);
+    ///         }
+    ///         change.await?;
+    ///     }
+    ///     Ok(())
+    /// }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # use std::time::Duration;
+    /// # use tower_quota::{Quota, Policy, key::{self, Caller}};
+    /// # let start = || {
+    /// #     let mails = Policy::fixed_window("mails", Quota::per_day(9));
+    /// #     let caller = Caller::new(key::bearer()).secret(7);
+    /// #     Limiter::builder().check_only(mails).caller(caller).build()
+    /// # };
+    /// # let (before, after) = (start()?, start()?);
+    /// # let caller = before.overrides().caller("a")?;
+    /// # caller.block(Duration::from_secs(60)).reason("scraping").author("ana").await?;
+    /// # caller.set_quota("mails", Quota::per_day(5), Duration::from_secs(60)).await?;
+    /// # move_into_store(&after, &before.overrides().save()?).await?;
+    /// # let told = |limiter: &Limiter| {
+    /// #     let mut all = limiter.overrides().list();
+    /// #     all.sort_by_key(|own| own.policy().map(str::to_owned));
+    /// #     all.into_iter().map(|own| (own.caller, own.kind, own.reason, own.author)).collect::<Vec<_>>()
+    /// # };
+    /// # assert_eq!(told(&after), told(&before));
+    /// # assert_eq!(told(&after).len(), 2);
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// [`OverrideError::NoSecret`], [`OverrideError::OtherSecret`]; [`OverrideError::KeptByStore`] if
