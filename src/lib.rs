@@ -301,6 +301,7 @@ mod page;
 mod path;
 mod policy;
 mod quota;
+mod shown_text;
 pub mod store;
 #[cfg(feature = "usage")]
 pub mod usage;

@@ -4,7 +4,7 @@ use std::{fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{key::Fingerprint, quota::Quota};
+use crate::{key::Fingerprint, quota::Quota, shown_text::text_problem};
 
 /// The longest time of an override.
 pub(crate) const MAX_TIME: Duration = Duration::from_secs(366 * 86_400);
@@ -97,22 +97,6 @@ impl Override {
 #[cfg(feature = "config")]
 pub(crate) fn reason_problem(reason: &str) -> Option<String> {
     text_problem("the reason", reason, MAX_REASON)
-}
-
-/// What is wrong with a text that pages and logs show.
-fn text_problem(name: &str, text: &str, max: usize) -> Option<String> {
-    if text.chars().count() > max {
-        return Some(format!("{name} has more than {max} characters"));
-    }
-    text.contains(is_unfit).then(|| format!("{name} has a control character"))
-}
-
-/// Whether a character changes more than its own place: it controls a terminal, or the direction or
-/// the lines of the text around.
-pub(crate) fn is_unfit(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{061c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}')
-        || matches!(c, '\u{2066}'..='\u{2069}')
 }
 
 /// A quota as it is saved.

@@ -10,6 +10,7 @@ use crate::{
     matcher::{Kind, Matcher},
     path::{Pattern, covers, overlap},
     policy::Policy,
+    shown_text::{MAX_NAME, text_problem},
 };
 
 /// Exemptions that leave no request, categories that no request reaches, and policies by a part of the
@@ -26,8 +27,10 @@ pub(super) fn problems(policies: &Policies) -> Vec<BuildProblem> {
         find_of(category, exempt, &categories[..index], &mut problems);
     }
     let of_categories = categories.iter().flat_map(|category| &category.policies);
+    // To count by the path is rare, and what else there is need not be compared.
+    let by_path = |policy: &&Policy| policy.settings.keys.paths().next().is_some();
     let mut seen: Vec<&Policy> = every_request.iter().collect();
-    for policy in of_categories {
+    for policy in of_categories.filter(by_path) {
         if seen.iter().any(|other| other.is_clone_of(policy)) {
             continue;
         }
@@ -71,6 +74,9 @@ fn find_of(
         add("name", "it has no name; write one like `read`");
     } else if before.iter().any(|other| other.name == *name) {
         add("name", "two categories have this name; give each its own");
+    }
+    if let Some(problem) = text_problem("its name", name, MAX_NAME) {
+        add("name", &format!("{problem}; write another one"));
     }
     if matchers.is_empty() {
         add("on", "it holds for no request; add `.on(Matcher::…)`");

@@ -1,5 +1,7 @@
 //! Finds what is wrong with the policies of a limiter, and says what to write instead: [`problems`].
 
+use std::collections::HashMap;
+
 use super::{reachability, rules::Policies};
 use crate::{
     category::Category,
@@ -18,7 +20,7 @@ pub(super) fn problems(policies: &Policies) -> Vec<BuildProblem> {
     }
     problems.extend(reachability::problems(policies));
     find_twice(every_request, &[], "every request", "every_request", &mut problems);
-    let mut seen = Vec::new();
+    let mut seen = HashMap::new();
     find_of_policies(every_request, true, &mut seen, &mut problems);
     for category in categories {
         find_of_category(category, every_request, &mut problems);
@@ -45,14 +47,16 @@ fn find_of_matchers(
 fn find_of_policies<'a>(
     policies: &'a [Policy],
     for_requests: bool,
-    seen: &mut Vec<&'a Policy>,
+    seen: &mut HashMap<&'a str, Vec<&'a Policy>>,
     problems: &mut Vec<BuildProblem>,
 ) {
     for policy in policies {
+        // Clones have one name.
+        let seen = seen.entry(policy.name()).or_default();
         if seen.iter().any(|other| other.is_clone_of(policy)) {
             continue;
         }
-        if seen.iter().any(|other| other.name() == policy.name()) {
+        if !seen.is_empty() {
             let problem = "two policies have this name; give each its own, or clone the one";
             problems.push(BuildProblem::new(format!("policy `{}`", policy.name()), problem));
         }

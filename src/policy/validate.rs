@@ -8,7 +8,10 @@ use super::{
     plans::{Plans, quota_problem},
     settings::Settings,
 };
-use crate::error::{BuildProblem, Setting};
+use crate::{
+    error::{BuildProblem, Setting},
+    shown_text::{MAX_NAME, text_problem},
+};
 
 /// The problems of a policy. `for_requests` is false if only checks use the policy: a check brings its
 /// key itself.
@@ -30,6 +33,18 @@ fn find(settings: &Settings, for_requests: bool, add: &mut impl FnMut(Setting, S
     let mut at = |method, problem: String| add((method, None), problem);
     if settings.name.is_empty() {
         at("", "it has no name; write one like `read`".into());
+    }
+    let unfit = |what, text: &str| {
+        text_problem(what, text, MAX_NAME).map(|problem| format!("{problem}; write another one"))
+    };
+    let plans =
+        settings.plan_table().iter().map(|(plan, _)| ("plans", "the name of a plan", &**plan));
+    let unit = settings.unit.as_deref().map(|unit| ("unit", "its unit", unit));
+    let named = std::iter::once(("", "its name", &*settings.name)).chain(unit).chain(plans);
+    for (method, what, text) in named {
+        if let Some(problem) = unfit(what, text) {
+            at(method, problem);
+        }
     }
     if let Some(method) = settings.set_twice {
         let problem =

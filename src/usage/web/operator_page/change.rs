@@ -11,8 +11,9 @@ use crate::{
     key::Fingerprint,
     limiter::{OverrideChange, OverrideError},
     lock::Mutex,
-    override_record::{MAX_AUTHOR, is_unfit},
+    override_record::MAX_AUTHOR,
     quota::Quota,
+    shown_text::is_unfit,
 };
 
 /// The most changes shown.
