@@ -4,6 +4,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use super::{
     ConfigError, ConfigProblem, Key, Limits, OnRejection, Registry, Requests, WithoutKey,
+    error::MAX_TOLD,
     key::Prefixes,
     nearest::nearest,
     phrases::in_file,
@@ -136,7 +137,9 @@ impl<'a> Build<'a> {
             return;
         }
         let name = name.escape_debug();
+        // Those after them are only counted.
         let known = self.limits.policies.keys().map(|name| &**name);
+        let known = known.filter(|_| self.problems.found.len() < MAX_TOLD);
         let instead = match nearest(&name.to_string(), known) {
             Some(nearest) => format!("write `{nearest}`"),
             None => format!("add the table `[policies.{}]`", text::key(&name.to_string())),

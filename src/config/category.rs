@@ -6,11 +6,12 @@ use http::Method;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
-    de::{Error, MapAccess, Visitor, value::MapAccessDeserializer},
+    de::{Error, MapAccess, Visitor},
 };
 
 use super::{
     key::Key,
+    one_entry,
     text::{self, Time},
 };
 
@@ -123,8 +124,7 @@ impl<'de> Deserialize<'de> for Requests {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Requests, A::Error> {
-                let tagged = Tagged::deserialize(MapAccessDeserializer::new(map))?;
-                Ok(match tagged {
+                Ok(match one_entry::deserialize(map, "{ function = \"internal\" }")? {
                     Tagged::ClientIp(networks) => Requests::ClientIp(networks),
                     Tagged::Key(keys) => Requests::Key(keys),
                     Tagged::Function(name) => Requests::Function(name),

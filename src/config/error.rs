@@ -1,8 +1,17 @@
 //! Why limits cannot be used: [`ConfigError`].
 
-use std::fmt;
+use std::{fmt, fmt::Write as _};
 
-/// Limits that cannot be used: all problems that were found, at least one.
+use crate::shown_text::is_unfit;
+
+/// How many problems are told at most.
+pub(super) const MAX_TOLD: usize = 100;
+
+/// How many characters of a name or a value a problem shows.
+const MAX_SHOWN: usize = 200;
+
+/// Limits that cannot be used: all problems that were found, at least one. Of more than 100, the last
+/// one says how many are not told.
 ///
 /// As text, each problem is a line: ``limits.toml:12:9: policy `read`: …``. `Debug` is the same text, as
 /// that is what a `main` prints that returns the error.
@@ -32,7 +41,22 @@ impl ConfigError {
     pub(super) fn of(mut problems: Vec<ConfigProblem>) -> Self {
         // Those without a place come first: they are about the whole.
         problems.sort_by_key(|problem| problem.position);
+        let more = problems.len().saturating_sub(MAX_TOLD);
+        if more > 0 {
+            problems.truncate(MAX_TOLD);
+            problems.push(ConfigProblem::of_all(&format!("and {more} more")));
+        }
+        for problem in &mut problems {
+            problem.text = shown(&problem.text);
+        }
         Self { problems }
+    }
+
+    /// Of the problems up to which a text was read, and there may be more.
+    pub(super) fn of_first(problems: Vec<ConfigProblem>) -> Self {
+        let mut error = Self::of(problems);
+        error.problems.push(ConfigProblem::of_all("there may be more: the rest was not read"));
+        error
     }
 
     /// Fails if there is a problem.
@@ -48,6 +72,10 @@ impl ConfigError {
 }
 
 impl ConfigProblem {
+    fn of_all(text: &str) -> Self {
+        Self { file: String::new(), position: None, text: text.to_owned() }
+    }
+
     /// The line in the file, from 1; `None` if the limits were not read from TOML, or if it is about
     /// all of them.
     #[must_use]
@@ -60,6 +88,24 @@ impl ConfigProblem {
     pub fn column(&self) -> Option<usize> {
         self.position.map(|position| position.column)
     }
+}
+
+/// The text in one line, with the beginnings of long names and values, which are in backticks.
+fn shown(text: &str) -> String {
+    let mut shown = String::new();
+    for (index, part) in text.split('`').enumerate() {
+        let tick = if index > 0 { "`" } else { "" };
+        shown.push_str(tick);
+        let cut = part.char_indices().nth(MAX_SHOWN).map(|(end, _)| end);
+        for c in part.get(..cut.unwrap_or(part.len())).unwrap_or_default().chars() {
+            match is_unfit(c) {
+                true => write!(shown, "{}", c.escape_default()).unwrap_or_default(),
+                false => shown.push(c),
+            }
+        }
+        shown.push_str(if cut.is_some() { "…" } else { "" });
+    }
+    shown
 }
 
 impl fmt::Display for ConfigError {

@@ -5,8 +5,10 @@ use std::{borrow::Cow, fmt};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
-    de::{SeqAccess, Visitor, value::MapAccessDeserializer},
+    de::{MapAccess, SeqAccess, Visitor},
 };
+
+use super::one_entry;
 
 /// Where a key comes from.
 ///
@@ -184,8 +186,9 @@ impl<'de> Deserialize<'de> for Key {
                 Ok(Key::Together(keys))
             }
 
-            fn visit_map<A: serde::de::MapAccess<'de>>(self, map: A) -> Result<Key, A::Error> {
-                Tagged::deserialize(MapAccessDeserializer::new(map)).map(Into::into)
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Key, A::Error> {
+                let tagged: Tagged = one_entry::deserialize(map, "{ header = \"x-api-key\" }")?;
+                Ok(tagged.into())
             }
         }
 

@@ -10,7 +10,7 @@ use serde::{
 };
 
 use super::{
-    is_default,
+    is_default, one_entry,
     text::{self, Time},
 };
 use crate::{layer, layer::ResetFormat};
@@ -87,7 +87,10 @@ struct StyleSettings {
 }
 
 /// The response to a refused request; as [`crate::response`].
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+///
+/// In a file, its name, or a table of its name and its settings: `"json"`, `"plain_text"`, `"problem"`,
+/// `{ problem = { detail = true } }`, `{ function = "own" }`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum OnRejection {
@@ -99,6 +102,23 @@ pub enum OnRejection {
     /// [`response::Problem`](crate::response::Problem).
     Problem(Problem),
     /// The function that the program [registers](super::Registry::on_rejection) by this name.
+    Function(String),
+}
+
+/// Responses by their names alone.
+#[derive(Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+enum RejectionName {
+    Json,
+    PlainText,
+    Problem,
+}
+
+/// Responses with a setting: tables with one entry.
+#[derive(Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+enum TaggedRejection {
+    Problem(Problem),
     Function(String),
 }
 
@@ -193,15 +213,58 @@ impl<'de> Deserialize<'de> for HeaderStyle {
                 let (name, settings): (_, StyleSettings) = map
                     .next_entry()?
                     .ok_or_else(|| A::Error::invalid_value(Unexpected::Map, &self))?;
-                if map.next_key::<StyleName>()?.is_some() {
-                    return Err(A::Error::custom("two styles in one table; write two tables"));
-                }
+                one_entry::end(&mut map)?;
                 let StyleSettings { reset, partition_key } = settings;
                 Ok(HeaderStyle { name, reset, partition_key })
             }
         }
 
         deserializer.deserialize_any(StyleVisitor)
+    }
+}
+
+impl<'de> Deserialize<'de> for OnRejection {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct RejectionVisitor;
+
+        impl<'de> Visitor<'de> for RejectionVisitor {
+            type Value = OnRejection;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a response like `\"problem\"` or `{ function = \"own\" }`")
+            }
+
+            fn visit_str<E: Error>(self, name: &str) -> Result<OnRejection, E> {
+                let name =
+                    RejectionName::deserialize(serde::de::value::StrDeserializer::new(name))?;
+                Ok(match name {
+                    RejectionName::Json => OnRejection::Json,
+                    RejectionName::PlainText => OnRejection::PlainText,
+                    RejectionName::Problem => OnRejection::Problem(Problem::default()),
+                })
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<OnRejection, A::Error> {
+                Ok(match one_entry::deserialize(map, "{ problem = { detail = true } }")? {
+                    TaggedRejection::Problem(problem) => OnRejection::Problem(problem),
+                    TaggedRejection::Function(name) => OnRejection::Function(name),
+                })
+            }
+        }
+
+        deserializer.deserialize_any(RejectionVisitor)
+    }
+}
+
+impl JsonSchema for OnRejection {
+    fn schema_name() -> Cow<'static, str> {
+        "OnRejection".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let name = generator.subschema_for::<RejectionName>();
+        let tagged = generator.subschema_for::<TaggedRejection>();
+        json_schema!({ "anyOf": [name, tagged] })
     }
 }
 

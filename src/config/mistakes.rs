@@ -9,6 +9,7 @@ use toml::{
 
 use super::{
     nearest::instead,
+    one_entry,
     repair::{Node, example},
 };
 
@@ -18,6 +19,7 @@ pub(super) enum Mistake<'a> {
     UnknownVariant { name: &'a str, known: Vec<&'a str> },
     MissingField(&'a str),
     WrongType { is: &'a str, expected: &'a str },
+    SecondEntry(&'a str),
     Other(&'a str),
 }
 
@@ -36,6 +38,9 @@ impl<'a> Mistake<'a> {
         }
         if message.starts_with("missing field `") {
             return Self::MissingField(names.next().unwrap_or_default());
+        }
+        if message.ends_with(one_entry::SECOND) {
+            return Self::SecondEntry(message);
         }
         if message == "wanted string or table" {
             return Self::WrongType { is: "this", expected: "a text or a table" };
@@ -85,7 +90,7 @@ pub(super) fn of_syntax<'a>(
     });
     errors.into_iter().map(move |(span, message)| {
         let start = span.start;
-        let word = text.get(span).unwrap_or_default().escape_debug();
+        let word = text.get(span).unwrap_or_default().trim_matches(['"', '\'']).escape_debug();
         match &*message {
             TWICE => {
                 let problem = "is here for the second time; write it once, or by another name";
@@ -130,7 +135,7 @@ pub(super) fn of_setting(
             let is = if may_be_key { "this".to_owned() } else { in_words(is) };
             format!("`{setting}` cannot be {is}; write {}", wanted(expected, setting))
         }
-        Mistake::Other(message) => message.to_owned(),
+        Mistake::SecondEntry(message) | Mistake::Other(message) => message.to_owned(),
     };
     match culprit(steps, tree) {
         Some(culprit) => format!("{culprit}: {problem}"),
@@ -174,6 +179,7 @@ fn in_words(is: &str) -> String {
     match is {
         "sequence" => "a list".to_owned(),
         "map" => "a table".to_owned(),
+        "unit variant" => "a name alone".to_owned(),
         is => is
             .replace("boolean ", "")
             .replace("integer ", "the number ")
@@ -193,6 +199,9 @@ fn wanted(expected: &str, setting: &str) -> String {
         "u8" | "u32" | "u64" | "usize" => "a whole number".to_owned(),
         "a map" if setting == "policies" => "`[policies.read]`".to_owned(),
         "a map" => "a table".to_owned(),
+        "newtype variant" | "struct variant" => {
+            "a table of it and its settings, like `{ count_locally = { replicas = 3 } }`".to_owned()
+        }
         expected if expected.starts_with("struct ") => "a table".to_owned(),
         expected => expected.to_owned(),
     }

@@ -134,7 +134,7 @@
 //! | `global` | whether all callers share the quota | `false` |
 //! | `unreadable_as_missing` | `true`, `false` | `false` |
 //! | `plan`, `plans` | the name of a function, and a table of quotas | none |
-//! | `schedules` | a list like `[{ hours = "Mo-Fr 08:00-18:00", zone = "Europe/Berlin", quota = "50 per minute" }]`, with the feature `calendar` | none |
+//! | `schedules` | a list like `[{ hours = "Mo-Fr 08:00-18:00", zone = "Europe/Berlin", quota = "50 per minute" }]`, with the feature `calendar`; not for requests with a plan or `quota_by` | none |
 //! | `quota_by`, `cost`, `settle` | the name of a function | none |
 //! | `unit` | the name of the units | `"requests"` |
 //! | `hold` | a time | as the category says |
@@ -158,7 +158,7 @@
 //! | `header_policy` | the name of a policy | the tightest |
 //! | `retry_after` | `true`, `false` | `true` |
 //! | `jitter_retry_after` | a time | none |
-//! | `on_rejection` | `"json"`, `"plain_text"`, `{ problem = … }` ([fields](Problem)), `{ function = "…" }` | `"json"` |
+//! | `on_rejection` | `"json"`, `"plain_text"`, `"problem"`, `{ problem = … }` ([fields](Problem)), `{ function = "…" }` | `"json"` |
 //! | `expose_decision` | `true`, `false` | `false` |
 //!
 //! Quotas and times are texts, as limits are spoken of: `"100 per minute"`, `"5 per 10 minutes"`,
@@ -189,6 +189,7 @@ mod layer;
 mod limits;
 mod mistakes;
 mod nearest;
+mod one_entry;
 mod overrides;
 mod phrases;
 mod policy;

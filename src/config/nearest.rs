@@ -1,5 +1,8 @@
 //! What to write instead of a word that is not known: [`instead`], [`nearest`].
 
+/// How many characters a word has at most that is compared with others.
+const MAX_LENGTH: usize = 100;
+
 /// ``write `quota` `` if a known word is similar, or else all of them; `None` if there are none.
 pub(super) fn instead<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
     let known: Vec<_> = known.into_iter().collect();
@@ -16,9 +19,13 @@ pub(super) fn instead<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) 
 
 /// The known word that is most similar, if it is no further than one slip in three letters.
 pub(super) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let most = word.chars().count().div_ceil(3);
-    let distances =
-        known.into_iter().map(|other| (strsim::damerau_levenshtein(word, other), other));
+    let length = word.chars().count();
+    let most = length.div_ceil(3);
+    // To compare words takes the product of their lengths.
+    let known = known
+        .into_iter()
+        .filter(|other| length <= MAX_LENGTH && other.chars().count().abs_diff(length) <= most);
+    let distances = known.map(|other| (strsim::damerau_levenshtein(word, other), other));
     let near = distances.filter(|(distance, _)| *distance <= most);
     near.min_by_key(|(distance, _)| *distance).map(|(_, word)| word)
 }

@@ -13,7 +13,7 @@ use serde::{
 };
 use toml::value::Datetime;
 
-use super::is_default;
+use super::{is_default, one_entry};
 use crate::{key, quota::Quota};
 
 /// A block of one caller, or a quota of its own under one policy, until a date; as
@@ -193,9 +193,11 @@ mod end {
             }
 
             /// TOML's own date-time.
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Duration, A::Error> {
-                let date = Datetime::deserialize(MapAccessDeserializer::new(map))
-                    .map_err(|_| A::Error::custom(NO_DATE))?;
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Duration, A::Error> {
+                let no_date = |_| A::Error::custom(NO_DATE);
+                let date = Datetime::deserialize(MapAccessDeserializer::new(&mut map));
+                let date = date.map_err(no_date)?;
+                one_entry::end(&mut map).map_err(no_date)?;
                 self.visit_str(&date.to_string())
             }
         }

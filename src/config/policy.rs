@@ -42,7 +42,8 @@ pub struct Policy {
     /// The quota of each plan, by its name.
     #[serde(default, skip_serializing_if = "is_default")]
     pub plans: Plans,
-    /// Other quotas at some hours of the week: the first that includes the time of a request holds.
+    /// Other quotas at some hours of the week: the first that includes the time of a request holds. They
+    /// are not for requests with a plan, nor for policies with `quota_by`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub schedules: Vec<Schedule>,
     /// The registered function that returns a request's quota.

@@ -65,10 +65,11 @@ impl<'a> Problems<'a> {
             method => method,
         };
         let mut steps: Steps = Vec::new();
-        let named = |kind: &str, name: &str| culprit == format!("{kind} `{name}`");
-        let policy = self.limits.policies.iter().find(|(name, _)| named("policy", name));
+        let named = |kind: &str| culprit.strip_prefix(kind)?.strip_suffix('`');
+        let policy = named("policy `").and_then(|name| self.limits.policies.get_key_value(name));
         let categories = &self.limits.categories;
-        let category = categories.iter().rposition(|category| named("category", &category.name));
+        let category = named("category `")
+            .and_then(|name| categories.iter().rposition(|category| category.name == name));
         let mut index = index.map(|index| index.to_string());
         match (policy, category) {
             (Some((name, policy)), _) => {

@@ -122,6 +122,11 @@ pub(super) fn repair(tree: &mut Spanned<DeTable<'_>>, node: Node, error: &Error)
             steps.push(name.to_owned());
             Some(steps)
         }
+        Mistake::SecondEntry(_) if is_name => {
+            let (name, around) = steps.split_last()?;
+            table_at(root, around)?.remove(&**name)?;
+            Some(steps)
+        }
         Mistake::MissingField(name) => {
             let (span, table) = (span_of(root, &steps)?, table_at(root, &steps)?);
             let value = Spanned::new(span.clone(), parse(example(name)?)?);

@@ -8,7 +8,9 @@ use toml::{
 };
 
 use super::{
-    ConfigError, ConfigProblem, Limits, Registry, build, error::Position, mistakes, repair,
+    ConfigError, ConfigProblem, Limits, Registry, build,
+    error::{MAX_TOLD, Position},
+    mistakes, repair,
 };
 
 /// The way to a setting, by names and by indexes in lists: `policies`, `read`, `keys`, `0`.
@@ -62,7 +64,7 @@ pub(super) fn unreadable(file: &str, error: &io::Error) -> ConfigError {
 /// The limits of a TOML text, if a limiter and a layer can be built of them.
 pub(super) fn load(file: &str, text: &str, registry: &Registry) -> Result<Limits, ConfigError> {
     let (mut tree, errors) = DeTable::parse_recoverable(text);
-    let lines = Lines(text);
+    let lines = Lines::new(text);
     let at = |span: Option<Range<usize>>| span.map(|span| lines.position(span.start));
     let problem = |position, text| ConfigProblem { file: file.to_owned(), position, text };
     if !errors.is_empty() {
@@ -80,6 +82,9 @@ pub(super) fn load(file: &str, text: &str, registry: &Registry) -> Result<Limits
         };
         let node = repair::node_of(&tree, &error);
         found.push(problem(at(error.span()), mistakes::of_setting(&error, &tree, node.as_ref())));
+        if found.len() == MAX_TOLD {
+            return Err(ConfigError::of_first(found));
+        }
         match node.and_then(|node| repair::repair(&mut tree, node, &error)) {
             // What is wrong once more would be so for ever.
             Some(steps) if !repaired.contains(&steps) => repaired.push(steps),
@@ -137,15 +142,113 @@ fn add_places_in(
     }
 }
 
-/// A text, whose bytes are in lines and columns.
-struct Lines<'a>(&'a str);
+/// A text, whose bytes are in lines and columns. A place is found without a look at all that is
+/// before it: a file has a place for each of its settings.
+struct Lines<'a> {
+    text: &'a [u8],
+    /// Where lines begin.
+    starts: Vec<usize>,
+    /// How many characters are before each block of bytes.
+    before_blocks: Vec<usize>,
+}
 
-impl Lines<'_> {
+impl<'a> Lines<'a> {
+    const BLOCK: usize = 64;
+
+    fn new(text: &'a str) -> Self {
+        let ends = text.match_indices('\n').map(|(end, _)| end.saturating_add(1));
+        let text = text.as_bytes();
+        let before_blocks = text.chunks(Self::BLOCK).scan(0_usize, |before, block| {
+            let this = *before;
+            *before = before.saturating_add(characters(block));
+            Some(this)
+        });
+        let before_blocks = before_blocks.collect();
+        Self { text, starts: std::iter::once(0).chain(ends).collect(), before_blocks }
+    }
+
     fn position(&self, byte: usize) -> Position {
-        let before = self.0.get(..byte).unwrap_or(self.0);
-        let line = before.matches('\n').count().saturating_add(1);
-        let start = before.rfind('\n').map_or(0, |end| end.saturating_add(1));
-        let in_line = before.get(start..).unwrap_or_default();
-        Position { line, column: in_line.chars().count().saturating_add(1) }
+        let line = self.starts.partition_point(|start| *start <= byte);
+        let start = self.starts.get(line.saturating_sub(1)).copied().unwrap_or_default();
+        let column = self.characters_before(byte).saturating_sub(self.characters_before(start));
+        Position { line, column: column.saturating_add(1) }
+    }
+
+    fn characters_before(&self, byte: usize) -> usize {
+        let byte = byte.min(self.text.len());
+        let block = byte.checked_div(Self::BLOCK).unwrap_or_default();
+        let of_block = block.saturating_mul(Self::BLOCK);
+        match self.before_blocks.get(block) {
+            Some(before) => before.saturating_add(characters(&self.text[of_block..byte])),
+            // The end of a text that fills its last block.
+            None => characters(self.text),
+        }
+    }
+}
+
+/// How many characters begin in the bytes of a text.
+fn characters(bytes: &[u8]) -> usize {
+    bytes.iter().filter(|byte| **byte & 0b1100_0000 != 0b1000_0000).count()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_place_is_its_line_and_its_column(text in "[a-c\né✓]{0,200}") {
+            let lines = Lines::new(&text);
+            for (byte, _) in text.char_indices().chain([(text.len(), ' ')]) {
+                let before = &text[..byte];
+                let line = before.matches('\n').count() + 1;
+                let column = before.rsplit('\n').next().unwrap().chars().count() + 1;
+                prop_assert_eq!(lines.position(byte), Position { line, column });
+            }
+        }
+    }
+
+    fn file(policies: usize, settings: &str) -> String {
+        let policy = |index: usize| {
+            format!(
+                "[policies.p{index}]\nalgorithm = \"fixed_window\"\nquota = \"1 per day\"\n{settings}\n"
+            )
+        };
+        let names: Vec<_> = (0..policies).map(|index| format!("\"p{index}\"")).collect();
+        let tables: String = (0..policies).map(policy).collect();
+        format!("check_only = [{}]\n{tables}", names.join(", "))
+    }
+
+    /// It takes some seconds without optimisation, and took minutes when the whole file was read again
+    /// for each mistake.
+    #[test]
+    fn a_large_file_with_many_mistakes_is_checked_in_time_and_told_in_part() {
+        let bad_hours =
+            "schedules = [{ hours = \"Mo-Fr 25:00\", zone = \"UTC\", quota = \"1 per day\" }]";
+        let long = format!("unit = \"{}\"\nhold = 1", "x".repeat(3 << 20));
+        let list: String = (0..20_000).map(|index| format!("\"q{index}\", ")).collect();
+        for (text, bound) in [
+            (file(4_000, "unknown = 1"), 30_000),
+            (file(4_000, "quotas = 1"), 30_000),
+            (file(4_000, bad_hours), 50_000),
+            (file(4_000, "unit = \"\""), 30_000),
+            (file(1, &long), 2_000),
+            (format!("exempt = [{list}]\nevery_request = [{list}]"), 30_000),
+            (list, 1_000),
+        ] {
+            let started = Instant::now();
+            let error = load("", &text, &Registry::new()).unwrap_err();
+            let (told, length) = (error.problems().len(), error.to_string().len());
+            assert!(started.elapsed() < Duration::from_secs(60), "{:?}", started.elapsed());
+            assert!(told <= MAX_TOLD + 1 && length < bound, "{told} problems, {length} bytes");
+        }
+        let text = file(4_000, "");
+        let started = Instant::now();
+        assert!(load("", &text, &Registry::new()).is_ok());
+        assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
     }
 }

@@ -41,6 +41,14 @@ pub(super) fn parse_quota(text: &str) -> Result<Quota, String> {
     let units = number(units)?;
     let quota = match (window.strip_prefix("calendar "), window.split_once(' ')) {
         (Some(calendar), _) => parse_calendar(units, calendar)?,
+        (None, Some((period, rest)))
+            if ["day", "week", "month", "year"].contains(&period)
+                && (rest.starts_with("from ") || rest.starts_with("in ")) =>
+        {
+            return Err(format!(
+                "only windows of the calendar have `from` and `in`; write `calendar {period}`"
+            ));
+        }
         (None, Some((count, unit))) => Quota::per_window(units, length(count, unit)?),
         (None, None) => Quota::per_window(units, length("1", window)?),
     };
@@ -182,12 +190,30 @@ pub(super) fn key(name: &str) -> Cow<'_, str> {
     }
 }
 
+/// The usual method that is probably meant by a name that differs in a slip, or in two if it is long.
+/// Such a name would match no request, without a word.
+fn misspelt_method(name: &str) -> Option<&'static str> {
+    const USUAL: [&str; 10] =
+        ["CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE"];
+    if USUAL.contains(&name) || name.len() > 20 {
+        return None;
+    }
+    let most = if name.len() < 6 { 1 } else { 2 };
+    USUAL.into_iter().find(|usual| strsim::damerau_levenshtein(name, usual) <= most)
+}
+
 /// The methods, none for any, and the path of `GET, POST /v1/users` or `/v1/users`.
 pub(super) fn parse_endpoint(text: &str) -> Result<(Vec<Method>, String), String> {
     let Some((methods, path)) = text.rsplit_once(' ') else {
         return Ok((Vec::new(), text.to_owned()));
     };
     let method = |name: &str| {
+        if let Some(usual) = misspelt_method(name) {
+            return Err(format!(
+                "`{name}` is no usual method; write `{usual}`, or name a function that matches \
+                 `{name}` if that is meant"
+            ));
+        }
         let known = Method::from_bytes(name.as_bytes()).ok();
         known.filter(|_| name.bytes().all(|byte| byte.is_ascii_uppercase())).ok_or_else(|| {
             format!(
@@ -300,3 +326,30 @@ impl JsonSchema for Time {
 /// A string, which a format may lend or own.
 #[derive(Deserialize)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The registered methods of HTTP that are in capital letters, and a common one that is not registered.
+    #[test]
+    fn a_misspelt_method_is_an_error_and_an_unusual_one_is_not() {
+        let unusual = "ACL BIND CHECKIN CHECKOUT COPY LABEL LINK LOCK MERGE MKACTIVITY MKCALENDAR MKCOL MOVE \
+                       ORDERPATCH PROPFIND PROPPATCH QUERY REBIND REPORT SEARCH UNBIND UNLINK UNLOCK \
+                       UPDATE PURGE";
+        for method in unusual.split(' ') {
+            let (methods, _) = parse_endpoint(&format!("{method} /x")).unwrap();
+            assert_eq!(methods[0].as_str(), method);
+        }
+        for (wrong, meant) in [
+            ("GTE", "GET"),
+            ("PSOT", "POST"),
+            ("DELTE", "DELETE"),
+            ("OPTION", "OPTIONS"),
+            ("PATHC", "PATCH"),
+        ] {
+            let problem = parse_endpoint(&format!("GET, {wrong} /x")).unwrap_err();
+            assert!(problem.contains(&format!("write `{meant}`")), "{problem}");
+        }
+    }
+}
