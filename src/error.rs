@@ -47,12 +47,6 @@ impl BuildError {
         if problems.is_empty() { Ok(()) } else { Err(Self { problems }) }
     }
 
-    /// The problems in one line, for a log.
-    #[cfg(feature = "tracing")]
-    pub(crate) fn in_one_line(&self) -> String {
-        self.problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
-    }
-
     /// All problems, in the order of the settings.
     #[must_use]
     pub fn problems(&self) -> &[BuildProblem] {

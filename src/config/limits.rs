@@ -1,13 +1,13 @@
 //! All limits of an API as data: [`Limits`].
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{collections::BTreeMap, path::Path};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
     Category, ClientIp, ConfigError, Key, Layer, Override, Policy, Registry, Requests,
-    apply_overrides, build, is_default,
+    apply_overrides, build, file, is_default,
     source::{self, Source},
 };
 use crate::{
@@ -71,11 +71,11 @@ impl Limits {
     /// would.
     ///
     /// # Errors
-    /// The file cannot be read, or says something that cannot be. The error has all problems, each
-    /// with its line and what to write instead. If the file is no TOML, it has those of its syntax.
+    /// The file cannot be read, is no regular file or is larger than 4 MiB, or says something that cannot be. The error has all problems, each
+    /// with its line and what to write instead; at most the first 100 are told. If the file is no TOML, it has those of its syntax.
     pub fn read(path: impl AsRef<Path>, registry: &Registry) -> Result<Self, ConfigError> {
         let name = path.as_ref().display().to_string();
-        match fs::read_to_string(path) {
+        match file::read(path.as_ref()) {
             Ok(text) => source::load(&name, &text, registry),
             Err(error) => Err(source::unreadable(&name, &error)),
         }

@@ -1,22 +1,31 @@
 //! Applies a file of limits whenever it changes: [`Watch`].
 
 use std::{
-    fmt, fs, io,
+    fmt, io,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
 use tokio::{
-    task::{JoinHandle, spawn_blocking},
+    task::JoinHandle,
     time::{MissedTickBehavior, interval},
 };
 
-use super::{Limits, Registry};
+use super::{
+    Layer, Limits, Registry, file,
+    off_runtime::{Failed, Threads},
+};
 use crate::limiter::{Limiter, OverrideError};
 
 /// How often the file is read, and how often overrides that the store has not taken are sent again.
 const PERIOD: Duration = Duration::from_secs(1);
+
+/// How long a read may take: that of a network may never end.
+const MAX_READ: Duration = Duration::from_secs(10);
+
+/// How long it may take to check and apply a file. The largest takes some seconds.
+const MAX_APPLY: Duration = Duration::from_secs(600);
 
 /// How many times in a row the file must not be readable until that is reported: an editor or a
 /// deployment replaces it by another one.
@@ -34,6 +43,11 @@ const UNREADABLE_AFTER: u32 = 5;
 ///   not tried again.
 /// - The file is applied for the first time after two seconds, as it may have changed since the
 ///   limiter was built.
+/// - Only a regular file of at most 4 MiB is read, also by a symbolic link. The file is read and
+///   applied on a thread of its own. If a read does not end, as on a network that is down, that is
+///   reported, and tried again; neither the runtime nor its shutdown waits for it.
+/// - If a function of the registry panics while the file is applied, that is logged, and the watch
+///   goes on.
 /// - After the limits, the [overrides](Limits::apply_overrides) of the file are set. If that fails, as
 ///   while the store does not answer, the limits hold already. An event of `tracing` says why, and the
 ///   overrides are sent again every second until they are set.
@@ -42,7 +56,9 @@ const UNREADABLE_AFTER: u32 = 5;
 /// [`caller`](Limits::caller) is not applied.
 ///
 /// The settings of [`layer`](Limits::layer) are those of the layer that was built: they do
-/// not change.
+/// not change. If the file has others, a warning says that they apply at the next start.
+///
+/// Give it a name, if only `_watch`: `let _ = Watch::new(…)` ends it at once.
 ///
 /// ```no_run
 /// use tower_quota::config::{Limits, Registry, Watch};
@@ -76,8 +92,14 @@ impl Watch {
         let path: Arc<Path> = path.into().into();
         let file =
             WatchedFile { path: Arc::clone(&path), applied: None, seen: None, unreadable: 0 };
-        let applied =
-            Applied { limiter: limiter.clone(), registry, without_overrides: None, problem: None };
+        let applied = Applied {
+            limiter: limiter.clone(),
+            registry: Arc::new(registry),
+            threads: Threads::default(),
+            layer: None,
+            without_overrides: None,
+            problem: None,
+        };
         // A signal between here and the first turn of the task would end the process otherwise.
         let hangups = Hangups::new();
         Self { path, task: tokio::spawn(file.watch(hangups, applied)) }
@@ -117,9 +139,13 @@ impl WatchedFile {
                 () = hangups.next() => true,
             };
             let path = Arc::clone(&self.path);
-            let Ok(read) = spawn_blocking(move || fs::read_to_string(path)).await else { continue };
+            let read = applied.threads.run(MAX_READ, move || file::read(&path)).await;
+            let read = read.unwrap_or_else(|_| {
+                let text = format!("the read has not ended after {} seconds", MAX_READ.as_secs());
+                Err(io::Error::new(io::ErrorKind::TimedOut, text))
+            });
             if let Some(text) = self.take_new(read, is_asked) {
-                applied.apply(&self.path, &text);
+                applied.apply(&self.path, text).await;
             }
             applied.set_overrides().await;
         }
@@ -133,7 +159,12 @@ impl WatchedFile {
             Err(error) => {
                 self.seen = None;
                 self.unreadable = self.unreadable.saturating_add(1);
-                if is_asked || self.unreadable == UNREADABLE_AFTER {
+                // A missing file may be on its way. What is no file will not become one.
+                let after = match error.kind() {
+                    io::ErrorKind::NotFound => UNREADABLE_AFTER,
+                    _ => 1,
+                };
+                if is_asked || self.unreadable == after {
                     Limiter::report_unread(&self.path, &error);
                 }
                 return None;
@@ -154,7 +185,10 @@ impl WatchedFile {
 /// What is applied to the limiter.
 struct Applied {
     limiter: Limiter,
-    registry: Registry,
+    registry: Arc<Registry>,
+    threads: Threads,
+    /// The layer of the file when it was applied last.
+    layer: Option<Layer>,
     /// The limits that hold, whose overrides are not set yet.
     without_overrides: Option<Limits>,
     /// Why the overrides could not be set.
@@ -162,18 +196,46 @@ struct Applied {
 }
 
 impl Applied {
-    fn apply(&mut self, path: &Path, text: &str) {
-        let limits = Limits::from_toml(text, &self.registry);
-        let built = limits.and_then(|limits| Ok((limits.builder(&self.registry)?, limits)));
-        match built {
-            // It reports an error itself.
-            Ok((builder, limits)) => {
-                if self.limiter.apply(builder).is_ok() {
-                    self.without_overrides = Some(limits);
+    /// It reports an error itself.
+    async fn apply(&mut self, path: &Arc<Path>, text: String) {
+        let (limiter, registry) = (self.limiter.clone(), Arc::clone(&self.registry));
+        let file = Arc::clone(path);
+        let load = move || {
+            let limits = Limits::from_toml(&text, &registry);
+            let built = limits.and_then(|limits| Ok((limits.builder(&registry)?, limits)));
+            match built {
+                Ok((builder, limits)) => limiter.apply(builder).is_ok().then_some(limits),
+                Err(error) => {
+                    Limiter::report_unread(&file, &error);
+                    None
                 }
             }
-            Err(error) => Limiter::report_unread(path, &error),
+        };
+        match self.threads.run(MAX_APPLY, load).await {
+            Ok(None) => {}
+            Ok(Some(limits)) => {
+                self.note_layer(path, &limits.layer);
+                self.without_overrides = Some(limits);
+            }
+            Err(Failed::Panicked) => {
+                Limiter::report_unread(path, &"a function of the program panicked");
+            }
+            Err(Failed::TimedOut) => Limiter::report_unread(path, &"to apply them takes too long"),
         }
+    }
+
+    /// Warns if the layer has changed since the file was applied last.
+    fn note_layer(&mut self, path: &Path, layer: &Layer) {
+        let before = self.layer.replace(layer.clone());
+        #[cfg(feature = "tracing")]
+        if before.is_some_and(|before| before != *layer) {
+            tracing::warn!(
+                file = %path.display(),
+                "`[layer]` has changed in the file of limits: it applies at the next start"
+            );
+        }
+        #[cfg(not(feature = "tracing"))]
+        let _ = (before, path);
     }
 
     /// Sets the overrides that are not set yet, and logs each new problem once.

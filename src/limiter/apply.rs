@@ -37,7 +37,7 @@ impl Limiter {
         #[cfg(feature = "tracing")]
         tracing::error!(
             file = %file.display(),
-            problems = problems.to_string().replace('\n', "; "),
+            problems = in_one_line(&problems.to_string()),
             "the limits were not applied, and nothing has changed"
         );
         #[cfg(not(feature = "tracing"))]
@@ -139,17 +139,50 @@ fn announcements(rules: &RuleSet, before: &[Announcement]) -> Arc<[Announcement]
     rules.policies().map(announcement).collect()
 }
 
+/// The lines as one of some thousand bytes at most, and how many more there are.
+#[cfg(feature = "tracing")]
+fn in_one_line(lines: &str) -> String {
+    const MAX_BYTES: usize = 4_000;
+    let mut line = String::new();
+    let mut rest = lines.lines();
+    for one in rest.by_ref() {
+        if line.len().saturating_add(one.len()) > MAX_BYTES && !line.is_empty() {
+            return format!("{line}; and {} more", rest.count().saturating_add(1));
+        }
+        line.push_str(if line.is_empty() { "" } else { "; " });
+        line.push_str(one);
+    }
+    line
+}
+
 /// Logs what was applied, or all that is wrong, as one event.
 fn report(applied: &Result<Changes, BuildError>) {
     #[cfg(feature = "tracing")]
     match applied {
         Ok(changes) if changes.is_empty() => tracing::info!("the limits were applied: no changes"),
-        Ok(changes) => tracing::info!(changes = %changes.in_one_line(), "the limits were applied"),
+        Ok(changes) => {
+            tracing::info!(changes = in_one_line(&changes.to_string()), "the limits were applied")
+        }
         Err(error) => tracing::error!(
-            problems = %error.in_one_line(),
+            problems = in_one_line(&error.to_string()),
             "the limits were not applied, and nothing has changed"
         ),
     }
     #[cfg(not(feature = "tracing"))]
     let _ = applied;
+}
+
+#[cfg(all(test, feature = "tracing"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_of_a_log_has_some_of_many_problems() {
+        assert_eq!(in_one_line("a\nb"), "a; b");
+        let many = "a problem of a hundred letters\n".repeat(10_000);
+        let line = in_one_line(&many);
+        assert!(line.len() < 5_000 && line.ends_with(" more"), "{line}");
+        let told = line.matches("a problem").count();
+        assert!(line.ends_with(&format!("; and {} more", 10_000 - told)), "{line}");
+    }
 }

@@ -120,11 +120,6 @@ impl Changes {
         self.all.iter()
     }
 
-    #[cfg(feature = "tracing")]
-    pub(super) fn in_one_line(&self) -> String {
-        self.to_string().replace('\n', "; ")
-    }
-
     /// Finds what was removed or has changed, and then what is new.
     fn compare_all(&mut self, before: Vec<Subject>, after: Vec<Subject>) {
         let mut added: Vec<Option<Subject>> = after.into_iter().map(Some).collect();
