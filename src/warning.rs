@@ -35,8 +35,9 @@
 //! limiter's, so that it runs first.
 //!
 //! ## `invalid_plan`
-//! The function of [`quota_by`](crate::Policy::quota_by) returned an invalid quota, and the request was
-//! refused. Return a quota that `build()` would accept.
+//! The function of [`quota_by`](crate::Policy::quota_by), or the
+//! [`OverrideSource`](crate::OverrideSource), returned an invalid quota, and the request was refused.
+//! Return a quota that `build()` would accept.
 //!
 //! ## `unknown_plan`
 //! A policy has a table of [plans](crate::Policy::plans), and the function that names a request's plan
@@ -109,8 +110,8 @@ use std::fmt;
 
 use crate::lock::Mutex;
 
-/// The most warnings of one process. Culprits are names in the settings, never in requests, so there
-/// are few.
+/// The most warnings of one process. Culprits are names in the settings, or in what the override source
+/// returns; never in requests. So there are few.
 const MAX_WARNINGS: usize = 1_000;
 
 /// The warnings so far, the earliest first.

@@ -185,7 +185,7 @@ impl Rejection {
                 Verdict::Refused(outcome) => error_status(outcome.entry.unreadable),
                 _ => StatusCode::BAD_REQUEST,
             },
-            Reason::StoreUnavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Reason::StoreUnavailable | Reason::SourceUnavailable => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
@@ -200,7 +200,7 @@ impl Rejection {
             Reason::NoQuota => "no_quota",
             Reason::MissingKey => "missing_key",
             Reason::UnreadableKey => "unreadable_key",
-            Reason::StoreUnavailable => "rate_limit_unavailable",
+            Reason::StoreUnavailable | Reason::SourceUnavailable => "rate_limit_unavailable",
             Reason::Blocked => "blocked",
         };
         let mut body = Object::new();
@@ -261,7 +261,7 @@ impl Rejection {
             Verdict::Refused(outcome) => Complaint(outcome).write_text(to)?,
             Verdict::Blocked { .. } => to.write_str("The key is blocked.")?,
             Verdict::SourceUnavailable => {
-                to.write_str("It is not known now what the key may do.")?
+                to.write_str("The source of the key's quotas does not answer.")?
             }
             Verdict::UnreadableCaller { status } => {
                 write!(to, "The caller's key cannot be read: {}.", why_unreadable(status))?;
@@ -292,7 +292,7 @@ impl Complaint<'_> {
     fn write_text(&self, to: &mut impl fmt::Write) -> fmt::Result {
         let (policy, quota, kind) = (self.0.policy(), self.0.quota(), self.0.key_kind());
         match self.0.reason() {
-            None | Some(Reason::Blocked) => Ok(()),
+            None | Some(Reason::Blocked | Reason::SourceUnavailable) => Ok(()),
             // Some units are left, but fewer than the request costs.
             Some(Reason::QuotaExceeded) if (1..self.0.cost()).contains(&self.0.remaining()) => {
                 let (cost, left) = (self.0.cost(), self.0.remaining());

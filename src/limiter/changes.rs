@@ -330,7 +330,7 @@ fn bounds(max: MaxHeld) -> String {
     format!("{all} in all{}{}", bound("per caller", per_caller), bound("per key", per_key))
 }
 
-/// `quota 100 per minute, key ip`
+/// `quota 100 per minute; key ip`
 fn in_words(settings: &Settings) -> String {
     let words = settings.iter().map(|Setting { name, text, .. }| format!("{name} {text}"));
     words.collect::<Vec<_>>().join("; ")

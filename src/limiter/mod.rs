@@ -354,9 +354,9 @@ impl Limiter {
     /// Explains what would be decided about a request now, and why; see the module
     /// [`explain`](crate::explain). It charges nothing, and counts in no metric, log or warning.
     ///
-    /// The verdict is what [`decide`](Self::decide) would return now. While other requests come, it
-    /// may have changed until then. If the store does not know all of a request's quotas at one moment,
-    /// or is not the [`MemoryStore`](crate::store::MemoryStore), see
+    /// The verdict is what [`decide`](Self::decide) would return at this moment. Other requests may
+    /// change it before the explanation is read. Except with a
+    /// [`MemoryStore`](crate::store::MemoryStore), the numbers may be of slightly different moments: see
     /// [`Store::preview`](crate::store::Store::preview).
     #[cfg(feature = "describe")]
     pub fn explain(
@@ -430,9 +430,9 @@ impl Limiter {
     }
 
     /// Updates the gauges `tower_quota_live_keys`, `tower_quota_held_requests` and
-    /// `tower_quota_overrides`, and the counter `tower_quota_overflowed_total`. Call it when an exporter reads the metrics, or every few
-    /// seconds. It goes through all keys of a memory store, a million in a few milliseconds; a
-    /// request waits for about 4,000 of them at most.
+    /// `tower_quota_overrides`, and the counter `tower_quota_overflowed_total`. Call it when an exporter
+    /// reads the metrics, or every few seconds. It goes through all keys of a memory store, a million in
+    /// a few milliseconds; a request waits for about 4,000 of them at most.
     ///
     /// If a process has several limiters, the gauges show their sums.
     #[cfg(feature = "metrics")]

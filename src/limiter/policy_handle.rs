@@ -34,8 +34,8 @@ impl PolicyHandle {
         &self.name
     }
 
-    /// The quota of keys without a plan, as it is now. `None` if the limiter does not have the policy
-    /// any more.
+    /// The policy's own quota, by the limits that hold now: without plan and schedule. `None` if the
+    /// limiter does not have the policy any more.
     #[must_use]
     pub fn quota(&self) -> Option<Quota> {
         Some(self.limiter.core.rules().by_name(&self.name)?.policy.quota())

@@ -52,7 +52,9 @@ fn verdict_label(outcome: Outcome<'_>, held: Duration) -> VerdictLabel {
         (true, Some(_)) => VerdictLabel::DryRunRefused,
         (false, Some(Reason::MissingKey)) => VerdictLabel::MissingKey,
         (false, Some(Reason::UnreadableKey)) => VerdictLabel::UnreadableKey,
-        (false, Some(Reason::StoreUnavailable)) => VerdictLabel::Unavailable,
+        (false, Some(Reason::StoreUnavailable | Reason::SourceUnavailable)) => {
+            VerdictLabel::Unavailable
+        }
         (false, Some(Reason::QuotaExceeded | Reason::CostExceedsQuota | Reason::NoQuota)) => {
             VerdictLabel::Refused
         }

@@ -11,9 +11,9 @@
 //! | `tower_quota_deny_cache_hits_total` | [`deny_cache_hits`] |
 //!
 //! The crate's documentation says what each means. Each label is a name from the settings or from
-//! this module, so the number of series is known at `build()`, and after an apply. A series is registered when it is
-//! first needed, and then kept: a recorder that is installed before the first request gets all of
-//! them, and no request pays for a look-up.
+//! this module, so the number of series is known at `build()`, and after an apply. A series is
+//! registered when it is first needed, and then kept: a recorder that is installed before the first
+//! request gets all of them, and no request pays for a look-up.
 
 mod operation;
 mod shared_gauge;

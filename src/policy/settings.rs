@@ -209,7 +209,8 @@ impl Settings {
         if self.invalid_quota.count() {
             warn(Code::InvalidPlan, name, || {
                 format!(
-                    "policy `{name}`: a plan's quota cannot be ({problem}); its requests are refused"
+                    "policy `{name}`: a quota from a function or a source cannot be ({problem}); its \
+                     requests are refused"
                 )
             });
         }

@@ -231,10 +231,16 @@ async fn while_it_is_down_what_was_known_holds_and_then_what_is_set() {
                     OnSourceFailure::UsePlan => assert_eq!(limits(&decision), [("read", 9)]),
                     _ => {
                         assert!(matches!(decision.verdict(), Verdict::SourceUnavailable));
+                        let explained = limiter.explain(&request("/", key)).await.to_string();
+                        let why = "The request is refused: the override source does not answer.";
+                        assert!(explained.starts_with(why), "{explained}");
                         let rejection = Rejection::of(&decision).unwrap();
                         assert_eq!(rejection.status(), 503);
                         let text = rejection.to_string();
-                        assert_eq!(text, "It is not known now what the key may do.");
+                        assert_eq!(
+                            text,
+                            "The source of the key's quotas does not answer. Retry after 1 second."
+                        );
                     }
                 }
                 assert_eq!(decide(key).await.1, Duration::ZERO, "a second's pause");
@@ -293,7 +299,7 @@ async fn a_source_that_panics_has_not_answered() {
     let source = cached(&database).on_failure(OnSourceFailure::Refuse);
     let limiter = builder().override_source(source).build().unwrap();
     let refused = limiter.decide(&request("/", "a")).await;
-    assert_eq!(refused.reason(), Some(Reason::StoreUnavailable));
+    assert_eq!(refused.reason(), Some(Reason::SourceUnavailable));
     database.is(State::Up);
     sleep(2 * SECOND).await;
     assert!(limiter.decide(&request("/", "a")).await.is_allowed());

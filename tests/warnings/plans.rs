@@ -133,13 +133,13 @@ async fn a_plan_that_cannot_be_refuses_and_is_reported_once() {
     assert_eq!(
         told("read"),
         [
-            "policy `read`: a plan's quota cannot be (a window of 0 has no end; write its length, as in `Quota::per_window(5, Duration::from_secs(600))`); its requests are refused"
+            "policy `read`: a quota from a function or a source cannot be (a window of 0 has no end; write its length, as in `Quota::per_window(5, Duration::from_secs(600))`); its requests are refused"
         ]
     );
     assert_eq!(
         told("window"),
         [
-            "policy `window`: a plan's quota cannot be (only a token bucket has a burst; write `Policy::token_bucket`, or leave `burst` out); its requests are refused"
+            "policy `window`: a quota from a function or a source cannot be (only a token bucket has a burst; write `Policy::token_bucket`, or leave `burst` out); its requests are refused"
         ]
     );
 }

@@ -60,7 +60,7 @@ pub(crate) fn respond(request: &Parts, rejection: &Rejection) -> Option<Response
             RESOURCE_EXHAUSTED
         }
         Reason::MissingKey | Reason::UnreadableKey => INVALID_ARGUMENT,
-        Reason::StoreUnavailable => UNAVAILABLE,
+        Reason::StoreUnavailable | Reason::SourceUnavailable => UNAVAILABLE,
     };
     let mut response = Response::new(Bytes::new());
     let headers = response.headers_mut();

@@ -118,7 +118,7 @@ impl Problem {
             _ if exceeded => {
                 (&*self.kind, self.title.as_ref().map_or_else(phrase, |title| title(rejection)))
             }
-            Reason::StoreUnavailable if self.drafted => {
+            Reason::StoreUnavailable | Reason::SourceUnavailable if self.drafted => {
                 (REDUCED_CAPACITY, "Temporarily reduced capacity".into())
             }
             Reason::Blocked if self.drafted => (ABNORMAL_USAGE, "Abnormal usage detected".into()),

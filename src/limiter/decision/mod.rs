@@ -11,6 +11,7 @@ use std::{cmp::Reverse, ops::Range, time::Duration};
 
 use smallvec::SmallVec;
 
+use self::outcome::RETRY;
 pub use self::{
     outcome::Outcome,
     verdict::{Reason, Verdict},
@@ -76,20 +77,19 @@ impl Decision {
             Ruling::Refused(index) => self.record.entries[index].refused,
             Ruling::Blocked { .. } => Some(Reason::Blocked),
             Ruling::UnreadableCaller(_) => Some(Reason::UnreadableKey),
-            Ruling::SourceUnavailable => Some(Reason::StoreUnavailable),
+            Ruling::SourceUnavailable => Some(Reason::SourceUnavailable),
         }
     }
 
     /// How long to wait until the same request passes. `None` if it passes now, or if waiting does
-    /// not help. See [`Outcome::retry_after`].
+    /// not help. One second if the override source does not answer. See [`Outcome::retry_after`].
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         match self.verdict() {
             Verdict::Refused(outcome) => outcome.retry_after(),
             Verdict::Blocked { wait } => Some(wait),
-            Verdict::Admitted | Verdict::UnreadableCaller { .. } | Verdict::SourceUnavailable => {
-                None
-            }
+            Verdict::SourceUnavailable => Some(RETRY),
+            Verdict::Admitted | Verdict::UnreadableCaller { .. } => None,
         }
     }
 

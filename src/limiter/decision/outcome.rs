@@ -37,8 +37,9 @@ pub struct Outcome<'a> {
     pub(crate) usage: &'a Usage,
 }
 
-/// The wait if the store does not answer. The limiter itself tries the store more often than that.
-const STORE_RETRY: Duration = Duration::from_secs(1);
+/// The wait if the store or the override source does not answer. The limiter itself tries the store more
+/// often than that.
+pub(super) const RETRY: Duration = Duration::from_secs(1);
 
 impl<'a> Outcome<'a> {
     /// The policy's name.
@@ -115,11 +116,12 @@ impl<'a> Outcome<'a> {
     pub fn retry_after(&self) -> Option<Duration> {
         match self.entry.refused? {
             Reason::QuotaExceeded => Some(self.usage.wait()),
-            Reason::StoreUnavailable => Some(STORE_RETRY.saturating_add(self.usage.wait())),
+            Reason::StoreUnavailable => Some(RETRY.saturating_add(self.usage.wait())),
             Reason::CostExceedsQuota
             | Reason::NoQuota
             | Reason::MissingKey
             | Reason::UnreadableKey
+            | Reason::SourceUnavailable
             | Reason::Blocked => None,
         }
     }

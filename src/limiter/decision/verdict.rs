@@ -66,9 +66,11 @@ pub enum Reason {
     /// charged nothing under any policy.
     UnreadableKey,
     /// The store does not answer, and the policy is set to refuse then
-    /// ([`OnStoreFailure::Refuse`](crate::OnStoreFailure)); or the source of the caller's overrides does
-    /// not.
+    /// ([`OnStoreFailure::Refuse`](crate::OnStoreFailure)).
     StoreUnavailable,
+    /// The source of the caller's overrides does not answer, and is set to refuse then
+    /// ([`OnSourceFailure::Refuse`](crate::OnSourceFailure)).
+    SourceUnavailable,
     /// An operator has blocked the caller for a time.
     Blocked,
 }

@@ -104,7 +104,7 @@ pub enum ExpectedVerdict {
     /// The request would be refused.
     Refused {
         /// The policy that refuses, with the longest wait. `None` if the caller is blocked, or cannot be
-        /// read while callers have overrides.
+        /// read while callers have overrides, or if the override source does not answer.
         #[serde(rename = "refused_by")]
         policy: Option<String>,
         /// Why.

@@ -189,6 +189,7 @@ fn why(reason: Reason) -> &'static str {
         Reason::MissingKey => "the request has no key",
         Reason::UnreadableKey => "the key cannot be read",
         Reason::StoreUnavailable => "the store does not answer",
+        Reason::SourceUnavailable => "the override source does not answer",
         Reason::Blocked => "the caller is blocked",
     }
 }

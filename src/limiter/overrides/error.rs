@@ -23,7 +23,7 @@ pub enum OverrideError {
         /// What is wrong.
         problem: String,
     },
-    /// The time is zero, or longer than 366 days.
+    /// The time is shorter than a microsecond, or longer than 366 days.
     InvalidTime,
     /// The reason or the author is too long, or has a control character.
     InvalidText(String),

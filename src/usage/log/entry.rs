@@ -67,7 +67,7 @@ pub enum LoggedVerdict {
 }
 
 impl LoggedVerdict {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Allowed,
         Self::Refused(Reason::QuotaExceeded),
         Self::Refused(Reason::CostExceedsQuota),
@@ -75,13 +75,14 @@ impl LoggedVerdict {
         Self::Refused(Reason::MissingKey),
         Self::Refused(Reason::UnreadableKey),
         Self::Refused(Reason::StoreUnavailable),
+        Self::Refused(Reason::SourceUnavailable),
         Self::Refused(Reason::Blocked),
         Self::Undecided,
     ];
 
     /// The name in logs: `allowed`, `undecided`, or the reason: `quota_exceeded`,
     /// `cost_exceeds_quota`, `no_quota`, `missing_key`, `unreadable_key`, `store_unavailable`,
-    /// `blocked`.
+    /// `source_unavailable`, `blocked`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -92,6 +93,7 @@ impl LoggedVerdict {
             Self::Refused(Reason::MissingKey) => "missing_key",
             Self::Refused(Reason::UnreadableKey) => "unreadable_key",
             Self::Refused(Reason::StoreUnavailable) => "store_unavailable",
+            Self::Refused(Reason::SourceUnavailable) => "source_unavailable",
             Self::Refused(Reason::Blocked) => "blocked",
             Self::Undecided => "undecided",
         }

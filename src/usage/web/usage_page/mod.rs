@@ -46,9 +46,9 @@ const PAGE: HtmlPage = HtmlPage {
 ///
 /// In JSON, points in time are milliseconds since 1970 UTC. A quota has `policy`, `counted_by`,
 /// `algorithm`, `limit`, `used`, `remaining` and `reset_seconds` as in
-/// [`Outcome`](crate::Outcome), and its `units` per `window_seconds`; and by the
-/// calendar, its `calendar` in words. A minute has the numbers of
-/// requests that ended with `2xx`, `3xx`, `4xx` or `5xx`, were `refused`, or got no response (`none`).
+/// [`Outcome`](crate::Outcome), and its `units` per `window_seconds`; and by the calendar, its `calendar`
+/// in words. A minute has the numbers of requests that ended with `2xx`, `3xx`, `4xx` or `5xx`, were
+/// `refused`, or got no response (`none`).
 /// An entry of the log has the fields of [`Entry`](crate::usage::Entry), without the key.
 ///
 /// The page has no inline script or style, and loads nothing from other hosts.
@@ -174,8 +174,8 @@ async fn entries(State(UsagePage(page)): State<UsagePage>, request: Request) -> 
 }
 
 impl Settings {
-    /// The page's script reads this answer, and asks its user for a key. A 401 needs a challenge (RFC 9110, section
-    /// 15.5.2), which only `Authorization` has.
+    /// The page's script reads this answer, and asks its user for a key. A 401 needs a challenge (RFC
+    /// 9110, section 15.5.2), which only `Authorization` has.
     fn no_key(&self) -> Response {
         let Some((name, prefix)) = &self.key_header else {
             let detail = "The request has no key by which its usage could be found.";
