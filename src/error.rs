@@ -60,13 +60,13 @@ impl BuildProblem {
     }
 
     /// Names the method that the problem is about.
-    pub(crate) fn of(mut self, method: &'static str) -> Self {
+    pub(crate) fn in_setting(mut self, method: &'static str) -> Self {
         self.setting.0 = method;
         self
     }
 
     /// Says which of the method's values the problem is about.
-    pub(crate) fn nth(mut self, index: usize) -> Self {
+    pub(crate) fn at(mut self, index: usize) -> Self {
         self.setting.1 = Some(index);
         self
     }

@@ -27,8 +27,8 @@ const MINUTES: usize = 7 * MINUTES_OF_DAY;
 /// let nights = hours("Fr-Sa 22:00-06:00", "Europe/Berlin");
 /// assert_eq!(nights.to_string(), "Fr-Sa 22:00-06:00 in Europe/Berlin");
 /// // 2024-03-03 04:59 UTC, which is Sunday, 05:59, in Berlin.
-/// assert!(nights.include(Duration::from_secs(1_709_441_940)));
-/// assert!(!nights.include(Duration::from_secs(1_709_442_000)));
+/// assert!(nights.contains(Duration::from_secs(1_709_441_940)));
+/// assert!(!nights.contains(Duration::from_secs(1_709_442_000)));
 /// ```
 #[derive(Clone)]
 pub struct Hours {
@@ -63,7 +63,7 @@ impl Hours {
         clippy::cast_possible_truncation,
         reason = "the seconds of the years 1969 to 2555, and remainders of them"
     )]
-    pub fn include(&self, unix: Duration) -> bool {
+    pub fn contains(&self, unix: Duration) -> bool {
         let (Some(zone), Ok(minutes)) = (self.zone, &self.minutes) else { return false };
         let local = zone.local_seconds(u64::try_from(unix.as_nanos()).unwrap_or(u64::MAX));
         // 1970 began on a Thursday.
@@ -262,7 +262,7 @@ mod tests {
                     let local = tz.to_datetime(moment);
                     let day = local.weekday().to_monday_zero_offset();
                     let unix = Duration::from_secs(moment.as_second() as u64);
-                    let included = hours.include(unix);
+                    let included = hours.contains(unix);
                     assert_eq!(included, shown(day, local.hour()), "{hours} at {local}");
                     moment += 60.seconds();
                 }
@@ -276,11 +276,11 @@ mod tests {
         let nano = Duration::from_nanos(1);
         // A Monday, an hour earlier in UTC.
         let (opens, closes) = (at("2024-03-25T07:00:00Z"), at("2024-03-25T17:00:00Z"));
-        assert!(!office.include(opens - nano) && office.include(opens));
-        assert!(office.include(closes - nano) && !office.include(closes));
+        assert!(!office.contains(opens - nano) && office.contains(opens));
+        assert!(office.contains(closes - nano) && !office.contains(closes));
         // A week later clocks are set forward.
-        assert!(office.include(at("2024-04-01T06:00:00Z")));
-        assert!(!office.include(at("2024-04-01T16:00:00Z")));
+        assert!(office.contains(at("2024-04-01T06:00:00Z")));
+        assert!(!office.contains(at("2024-04-01T16:00:00Z")));
     }
 
     #[test]
@@ -303,8 +303,8 @@ mod tests {
         ] {
             let hours = hours(text, "UTC");
             assert_eq!(hours.problem(), None, "{text}");
-            assert!(hours.include(at(included)), "{text} at {included}");
-            assert!(!hours.include(at(excluded)), "{text} at {excluded}");
+            assert!(hours.contains(at(included)), "{text} at {included}");
+            assert!(!hours.contains(at(excluded)), "{text} at {excluded}");
         }
     }
 
@@ -336,7 +336,7 @@ mod tests {
             ("Mo-We 08:00-12:00; Tu 13:00-18:00", "`Tu` is there twice; write all its times in one part, as in `Mo-Fr 08:00-12:00,13:00-18:00`".into()),
         ] {
             assert_eq!(hours(text, "UTC").problem(), Some(problem), "{text}");
-            assert!(!hours(text, "UTC").include(at("2024-03-25T08:30:00Z")));
+            assert!(!hours(text, "UTC").contains(at("2024-03-25T08:30:00Z")));
         }
         assert_eq!(
             hours("Mo 08:00-18:00", "Europe/Berln").problem().unwrap(),

@@ -135,7 +135,7 @@ impl RateLimitLayerBuilder {
     /// Settings that cannot work. The error names each of them, and says what to write instead.
     pub fn build(self) -> Result<RateLimitLayer, BuildError> {
         let responder = Arc::new(self.responder);
-        responder.limiter.add_namer(&responder)?;
+        responder.limiter.register_dependent(&responder)?;
         Ok(RateLimitLayer { responder })
     }
 

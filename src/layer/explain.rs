@@ -1,6 +1,6 @@
 //! What a layer would answer to a request, and why: [`LayerExplanation`].
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, request::Parts};
@@ -45,7 +45,7 @@ pub struct LayerExplanation {
     /// What the limiter would decide, and why. Its waits are exact: they do not have the extra time of
     /// [`jitter_retry_after`](crate::RateLimitLayerBuilder::jitter_retry_after).
     #[serde(flatten)]
-    pub request: Explanation,
+    pub explanation: Explanation,
     /// What the layer would answer, or add to the answer.
     pub response: ExpectedResponse,
 }
@@ -65,13 +65,20 @@ pub struct ExpectedResponse {
 
 impl LayerExplanation {
     /// What the layer of this responder would answer to a request now.
-    pub(super) async fn new(responder: &Responder, request: &Parts) -> Self {
-        let (explanation, decision) = explain(&responder.limiter, request).await;
-        let response = match explanation.verdict {
-            ExpectedVerdict::Held { .. } => ExpectedResponse::passed(&HeaderMap::new()),
-            _ => ExpectedResponse::new(responder, request, decision),
-        };
-        Self { request: explanation, response }
+    pub(super) fn new(
+        responder: &Arc<Responder>,
+        request: &Parts,
+    ) -> impl Future<Output = Self> + Send + use<> {
+        let explained = explain(&responder.limiter, request);
+        let (responder, request) = (Arc::clone(responder), request.clone());
+        async move {
+            let (explanation, decision) = explained.await;
+            let response = match explanation.verdict {
+                ExpectedVerdict::Held { .. } => ExpectedResponse::passed(&HeaderMap::new()),
+                _ => ExpectedResponse::new(&responder, &request, decision),
+            };
+            Self { explanation, response }
+        }
     }
 }
 
@@ -111,7 +118,7 @@ fn texts(headers: &HeaderMap) -> BTreeMap<String, String> {
 impl fmt::Display for LayerExplanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ExpectedResponse { status, headers, body } = &self.response;
-        write!(f, "{}", self.request)?;
+        write!(f, "{}", self.explanation)?;
         match status {
             Some(status) => writeln!(f, "\nThe response: {status}")?,
             None if headers.is_empty() => {}

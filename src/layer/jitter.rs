@@ -19,8 +19,9 @@ impl Jitter {
         let problem =
             "it lengthens waits by more than a day; write a shorter time, such as 10 seconds";
         let is_too_long = self.0 > MAX;
-        is_too_long
-            .then(|| BuildProblem::new("jitter of `Retry-After`", problem).of("jitter_retry_after"))
+        is_too_long.then(|| {
+            BuildProblem::new("jitter of `Retry-After`", problem).in_setting("jitter_retry_after")
+        })
     }
 
     /// Lengthens the waits of a refusal, by a time that depends on the caller's key.

@@ -105,8 +105,11 @@ impl RateLimitLayer {
     /// Explains what the layer would answer to a request now, and why. It charges nothing, and counts
     /// in no metric, log or warning; an [observer](RateLimitLayerBuilder::observe) does not see it.
     #[cfg(feature = "describe")]
-    pub async fn explain(&self, request: &http::request::Parts) -> LayerExplanation {
-        LayerExplanation::new(&self.responder, request).await
+    pub fn explain(
+        &self,
+        request: &http::request::Parts,
+    ) -> impl Future<Output = LayerExplanation> + Send + use<> {
+        LayerExplanation::new(&self.responder, request)
     }
 
     /// The limits and the headers of responses as data, with an example of a refusal; see the module

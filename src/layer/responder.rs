@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     error::BuildProblem,
-    limiter::{Decision, Limiter, NamesPolicies},
+    limiter::{Decision, DependsOnPolicies, Limiter},
     policy::Policy,
 };
 
@@ -169,7 +169,7 @@ impl Responder {
     }
 }
 
-impl NamesPolicies for Responder {
+impl DependsOnPolicies for Responder {
     fn problems(&self, policies: &[Policy]) -> Vec<BuildProblem> {
         self.all_problems(policies)
     }

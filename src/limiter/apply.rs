@@ -19,14 +19,14 @@ use crate::{
 
 /// What has settings that name policies of a limiter, such as a layer. An apply must not make these
 /// settings wrong.
-pub(crate) trait NamesPolicies: Send + Sync {
+pub(crate) trait DependsOnPolicies: Send + Sync {
     /// What is wrong with the settings if these are the enforced policies for requests. It runs while
     /// no other apply does, so it must not run code of the user.
     fn problems(&self, policies: &[Policy]) -> Vec<BuildProblem>;
 }
 
 /// All that name policies of one limiter and are alive.
-pub(super) type Namers = Vec<Weak<dyn NamesPolicies>>;
+pub(super) type Dependents = Vec<Weak<dyn DependsOnPolicies>>;
 
 impl Limiter {
     /// Reports limits that could not be read, so that nothing was applied.
@@ -79,16 +79,16 @@ fn replace(
     rules: RuleSet,
     max_held: MaxHeld,
 ) -> Result<Result<(), RuleSet>, BuildError> {
-    let namers = core.namers.lock();
+    let dependents = core.dependents.lock();
     if core.rules().number() != before {
         return Ok(Err(rules));
     }
     let policies = rules.enforced_for_requests();
-    let alive = namers.iter().filter_map(Weak::upgrade);
-    BuildError::if_any(alive.flat_map(|namer| namer.problems(&policies)).collect())?;
+    let alive = dependents.iter().filter_map(Weak::upgrade);
+    BuildError::if_any(alive.flat_map(|dependent| dependent.problems(&policies)).collect())?;
     let old = core.rules.replace(rules);
     core.queue.set_max(max_held);
-    drop(namers);
+    drop(dependents);
     drop(old);
     announce(core);
     core.queue.wake_all(core.clock.now());
@@ -99,15 +99,15 @@ fn replace(
 ///
 /// # Errors
 /// Its settings do not fit the current policies.
-pub(super) fn add_namer<N: NamesPolicies + 'static>(
+pub(super) fn register_dependent<N: DependsOnPolicies + 'static>(
     core: &Core,
-    namer: &Arc<N>,
+    dependent: &Arc<N>,
 ) -> Result<(), BuildError> {
-    let mut namers = core.namers.lock();
-    BuildError::if_any(namer.problems(&core.rules().enforced_for_requests()))?;
-    namers.retain(|known| known.strong_count() > 0);
-    let namer: Weak<N> = Arc::downgrade(namer);
-    namers.push(namer);
+    let mut dependents = core.dependents.lock();
+    BuildError::if_any(dependent.problems(&core.rules().enforced_for_requests()))?;
+    dependents.retain(|known| known.strong_count() > 0);
+    let dependent: Weak<N> = Arc::downgrade(dependent);
+    dependents.push(dependent);
     Ok(())
 }
 

@@ -168,7 +168,7 @@ impl LimiterBuilder {
         let overrides = ActiveOverrides::new(clock.clone(), shared, self.override_source);
         let core = Core {
             announced: Mutex::default(),
-            namers: Mutex::default(),
+            dependents: Mutex::default(),
             rules: CurrentRules::new(rules),
             store,
             local: OnceLock::new(),
@@ -224,12 +224,12 @@ impl LimiterBuilder {
             ("clock", self.clock.is_some()),
         ];
         let changed = fixed.into_iter().filter(|(_, is_changed)| *is_changed);
-        let problem = |(setting, _)| {
+        let problem = |(setting, _): (&'static str, bool)| {
             let problem = format!(
                 "it cannot change while the limiter runs; leave `.{setting}(…)` out, or build \
                  another limiter"
             );
-            BuildProblem::new(setting, problem).of(setting)
+            BuildProblem::new(setting.replace('_', " "), problem).in_setting(setting)
         };
         changed.map(problem).collect()
     }

@@ -31,11 +31,11 @@ use crate::{
 /// let next = Limiter::builder().check_only(mails(Quota::per_day(50))).check_only(exports);
 ///
 /// let changes = limiter.apply(next)?;
-/// let subjects: Vec<_> = changes.iter().map(|change| change.subject()).collect();
+/// let subjects: Vec<_> = changes.all().iter().map(|change| change.subject()).collect();
 /// assert_eq!(subjects, ["policy `mails`", "policy `exports`", "checks"]);
-/// let mails = changes.iter().next().expect("there are three");
+/// let mails = &changes.all()[0];
 /// assert_eq!(mails.setting(), Some("quota"));
-/// assert_eq!((mails.from(), mails.to()), (Some("100 per day"), Some("50 per day")));
+/// assert_eq!((mails.before(), mails.after()), (Some("100 per day"), Some("50 per day")));
 /// # Ok::<(), tower_quota::BuildError>(())
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -48,8 +48,8 @@ pub struct Changes {
 pub struct SettingChange {
     subject: String,
     setting: Option<&'static str>,
-    from: Option<String>,
-    to: Option<String>,
+    before: Option<String>,
+    after: Option<String>,
 }
 
 /// Each setting that is there.
@@ -95,16 +95,13 @@ impl Changes {
                     .map(|(rules, others)| Setting::new("order", order(rules, others))),
             ),
             ("exemptions", [before, after].map(|rules| requests(&rules.exempt))),
-            (
-                "held requests",
-                [max_before, max_after].map(|max| Setting::new("bounds", bounds(max))),
-            ),
         ];
         for (subject, both) in others {
             let [from, to] =
                 both.map(|setting| Vec::from_iter((!setting.text.is_empty()).then_some(setting)));
             changes.compare(subject, from, to);
         }
+        changes.compare("held requests", bounds(max_before), bounds(max_after));
         changes
     }
 
@@ -116,8 +113,8 @@ impl Changes {
 
     /// The changes: of policies, then of categories, then of all else.
     #[must_use]
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = &SettingChange> {
-        self.all.iter()
+    pub fn all(&self) -> &[SettingChange] {
+        &self.all
     }
 
     /// Finds what was removed or has changed, and then what is new.
@@ -131,23 +128,23 @@ impl Changes {
                 None => self.all.push(SettingChange {
                     subject: name,
                     setting: None,
-                    from: Some(in_words(&settings)),
-                    to: None,
+                    before: Some(in_words(&settings)),
+                    after: None,
                 }),
             }
         }
         for Subject { name, settings } in added.into_iter().flatten() {
-            let to = Some(in_words(&settings));
-            self.all.push(SettingChange { subject: name, setting: None, from: None, to });
+            let after = Some(in_words(&settings));
+            self.all.push(SettingChange { subject: name, setting: None, before: None, after });
         }
     }
 
     fn compare(&mut self, subject: &str, before: Settings, after: Settings) {
         let mut after: Vec<_> = after.into_iter().map(Some).collect();
-        let mut add = |setting, from: Option<String>, to: Option<String>| {
-            if from != to {
+        let mut add = |setting, before: Option<String>, after: Option<String>| {
+            if before != after {
                 let subject = subject.to_owned();
-                self.all.push(SettingChange { subject, setting: Some(setting), from, to });
+                self.all.push(SettingChange { subject, setting: Some(setting), before, after });
             }
         };
         for from in before {
@@ -189,8 +186,17 @@ impl SettingChange {
         &self.subject
     }
 
-    /// Which setting of it, such as `quota` or `hold`; `None` if the policy or the category itself was
-    /// added or removed.
+    /// Which setting of it, by the name that it has in a file; `None` if the policy or the category
+    /// itself was added or removed.
+    ///
+    /// | of | settings |
+    /// |---|---|
+    /// | a policy | `quota` (with its unit), `schedules`, `algorithm`, `keys`, `without_key`, `unreadable_as_missing`, `plans`, `quota_by`, `cost`, `settle`, `hold`, `dry_run`, `on_store_failure`, `shard`, `lease` |
+    /// | a category | `requests`, `policies`, `hold` |
+    /// | `every request`, `checks` | `policies` |
+    /// | `categories` | `order` |
+    /// | `exemptions` | `requests` |
+    /// | `held requests` | `max_held`, `max_held_per_caller`, `max_held_per_key` |
     #[must_use]
     pub fn setting(&self) -> Option<&'static str> {
         self.setting
@@ -198,14 +204,14 @@ impl SettingChange {
 
     /// What it was, in words; `None` if it is new.
     #[must_use]
-    pub fn from(&self) -> Option<&str> {
-        self.from.as_deref()
+    pub fn before(&self) -> Option<&str> {
+        self.before.as_deref()
     }
 
     /// What it is now, in words; `None` if it is gone.
     #[must_use]
-    pub fn to(&self) -> Option<&str> {
-        self.to.as_deref()
+    pub fn after(&self) -> Option<&str> {
+        self.after.as_deref()
     }
 }
 
@@ -223,13 +229,13 @@ impl fmt::Display for Changes {
 /// ``policy `read`: quota 100 per minute → 200 per minute``
 impl fmt::Display for SettingChange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { subject, setting, from, to } = self;
-        match (setting, from, to) {
-            (None, _, Some(to)) => write!(f, "{subject}: added ({to})"),
-            (None, _, None) => write!(f, "{subject}: removed"),
-            (Some(setting), from, to) => {
-                let or_none = |text: &'_ Option<String>| text.clone().unwrap_or("none".to_owned());
-                write!(f, "{subject}: {setting} {} → {}", or_none(from), or_none(to))
+        let Self { subject, setting, before, after } = self;
+        let or_none = |text: &Option<String>| text.clone().unwrap_or_else(|| "none".to_owned());
+        match (setting, after) {
+            (None, Some(after)) => write!(f, "{subject}: added ({after})"),
+            (None, None) => write!(f, "{subject}: removed"),
+            (Some(setting), after) => {
+                write!(f, "{subject}: {setting} {} → {}", or_none(before), or_none(after))
             }
         }
     }
@@ -268,24 +274,24 @@ fn settings(rule: &Rule) -> Settings {
             "quota",
             Some(english::limit(&policy.quota(), policy.algorithm(), labels.unit.as_deref())),
         ),
-        ("schedule", english::schedule(policy)),
+        ("schedules", english::schedule(policy)),
         ("algorithm", Some(policy.algorithm().as_str().replace('_', " "))),
-        ("key", Some(english::keys(labels.is_global, labels.key_kinds()))),
-        ("requests without a key", without_key),
-        ("unreadable keys", is(settings.keys.unreadable_as_missing, "as missing ones")),
+        ("keys", Some(english::keys(labels.is_global, labels.key_kinds()))),
+        ("without_key", without_key),
+        ("unreadable_as_missing", is(settings.keys.unreadable_as_missing, "yes")),
         ("plans", is(!plans.is_empty(), &plans.join(", "))),
-        ("other quotas", is(settings.quota_by.is_some(), "by a function")),
+        ("quota_by", is(settings.quota_by.is_some(), "a function")),
         ("cost", is(settings.cost.is_some(), "by the request")),
-        ("settled cost", is(settings.settle.is_some(), "by the response")),
+        ("settle", is(settings.settle.is_some(), "by the response")),
         ("hold", settings.hold.map(english::duration)),
-        ("dry run", is(settings.dry_run, "yes")),
-        ("store failure", Some(on_store_failure)),
+        ("dry_run", is(settings.dry_run, "yes")),
+        ("on_store_failure", Some(on_store_failure)),
         ("shard", settings.shard.as_ref().map(|shard| shard.kind().into_owned())),
         ("lease", is(settings.lease > 0, &settings.lease.to_string())),
     ];
     let with_identities = |(name, text): (&'static str, Option<String>)| {
         let identities = match name {
-            "key" => settings.keys.extractors.iter().map(|key| (**key).identity()).collect(),
+            "keys" => settings.keys.extractors.iter().map(|key| (**key).identity()).collect(),
             "shard" => settings.shard.iter().map(|shard| (**shard).identity()).collect(),
             _ => Vec::new(),
         };
@@ -321,16 +327,16 @@ fn quoted<'n>(names: impl Iterator<Item = &'n str>) -> String {
     names.map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
 }
 
-fn bounds(max: MaxHeld) -> String {
+fn bounds(max: MaxHeld) -> Settings {
     let MaxHeld { all, per_caller, per_key } = max;
-    let bound = |what: &str, at_most: usize| match at_most {
-        usize::MAX => String::new(),
-        at_most => format!(", {at_most} {what}"),
-    };
-    format!("{all} in all{}{}", bound("per caller", per_caller), bound("per key", per_key))
+    let bounds =
+        [("max_held", all), ("max_held_per_caller", per_caller), ("max_held_per_key", per_key)];
+    let is_set = |(_, bound): &(_, usize)| *bound < usize::MAX;
+    let in_words = |(setting, bound): (_, usize)| Setting::new(setting, bound.to_string());
+    bounds.into_iter().filter(is_set).map(in_words).collect()
 }
 
-/// `quota 100 per minute; key ip`
+/// `quota 100 per minute; keys ip`
 fn in_words(settings: &Settings) -> String {
     let words = settings.iter().map(|Setting { name, text, .. }| format!("{name} {text}"));
     words.collect::<Vec<_>>().join("; ")

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use http::{StatusCode, request::Parts};
 
 use super::{
-    apply::Namers,
+    apply::Dependents,
     current_rules::{CurrentRules, LoadedRules},
     decision::{Record, Ruling, error_status},
     overrides::{
@@ -33,7 +33,7 @@ pub(super) struct Core {
     /// The store announces the policies to other processes as long as this is alive.
     pub(super) announced: Mutex<Arc<[Announcement]>>,
     /// While this is locked, the rules stay what they are.
-    pub(super) namers: Mutex<Namers>,
+    pub(super) dependents: Mutex<Dependents>,
     /// The counts while the store does not answer.
     pub(super) local: OnceLock<MemoryStore>,
     /// Whether other processes share the counts.

@@ -49,7 +49,7 @@ use http::request;
 
 #[cfg(feature = "describe")]
 pub use self::lint::{Lint, LintKind};
-pub(crate) use self::{apply::NamesPolicies, decision::error_status};
+pub(crate) use self::{apply::DependsOnPolicies, decision::error_status};
 pub use self::{
     builder::LimiterBuilder,
     changes::{Changes, SettingChange},
@@ -338,11 +338,11 @@ impl Limiter {
     ///
     /// # Errors
     /// Its settings do not fit the current policies.
-    pub(crate) fn add_namer<N: NamesPolicies + 'static>(
+    pub(crate) fn register_dependent<N: DependsOnPolicies + 'static>(
         &self,
-        namer: &Arc<N>,
+        dependent: &Arc<N>,
     ) -> Result<(), BuildError> {
-        apply::add_namer(&self.core, namer)
+        apply::register_dependent(&self.core, dependent)
     }
 
     /// Blocks of single callers, and quotas that replace those of their plans.

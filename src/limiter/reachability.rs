@@ -20,7 +20,8 @@ pub(super) fn problems(policies: &Policies) -> Vec<BuildProblem> {
     let mut problems = Vec::new();
     for (index, matcher) in exempt.iter().enumerate() {
         if let Some(problem) = exempts_all(matcher) {
-            problems.push(BuildProblem::new("an exemption", problem).of("exempt").nth(index));
+            problems
+                .push(BuildProblem::new("an exemption", problem).in_setting("exempt").at(index));
         }
     }
     for (index, category) in categories.iter().enumerate() {
@@ -41,7 +42,7 @@ pub(super) fn problems(policies: &Policies) -> Vec<BuildProblem> {
                  such a path; write the path of one, or add it there"
             );
             let culprit = format!("policy `{}`", policy.name());
-            problems.push(BuildProblem::new(culprit, problem).of("key"));
+            problems.push(BuildProblem::new(culprit, problem).in_setting("key"));
         }
     }
     problems
@@ -68,7 +69,7 @@ fn find_of(
 ) {
     let Category { name, matchers, .. } = category;
     let mut add = |method, problem: &str| {
-        problems.push(BuildProblem::new(format!("category `{name}`"), problem).of(method));
+        problems.push(BuildProblem::new(format!("category `{name}`"), problem).in_setting(method));
     };
     if name.is_empty() {
         add("name", "it has no name; write one like `read`");
@@ -86,7 +87,7 @@ fn find_of(
     for (index, matcher) in valid {
         if let Some(problem) = why_unreached(matcher, exempt, before) {
             let culprit = format!("category `{name}`");
-            problems.push(BuildProblem::new(culprit, problem).of("on").nth(index));
+            problems.push(BuildProblem::new(culprit, problem).in_setting("on").at(index));
         }
     }
 }

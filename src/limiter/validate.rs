@@ -38,7 +38,7 @@ fn find_of_matchers(
 ) {
     for (index, matcher) in matchers.iter().enumerate() {
         if let Some(problem) = &matcher.problem {
-            problems.push(BuildProblem::new(culprit, &**problem).of(method).nth(index));
+            problems.push(BuildProblem::new(culprit, &**problem).in_setting(method).at(index));
         }
     }
 }
@@ -75,7 +75,7 @@ fn find_of_category(
     if policies.is_empty() && every_request.is_empty() {
         let problem = "it has no policy, and its requests would pass uncounted; add \
                        `.policy(…)`, or write `.exempt(…)` for its matchers";
-        problems.push(BuildProblem::new(&*culprit, problem).of("policy"));
+        problems.push(BuildProblem::new(&*culprit, problem).in_setting("policy"));
     }
     find_twice(policies, every_request, &culprit, "policy", problems);
 }
@@ -92,7 +92,7 @@ fn find_twice(
         let mut same = others.iter().chain(&policies[..index]);
         if same.any(|other| other.is_clone_of(policy)) {
             let problem = format!("policy `{}` holds for it twice; leave one out", policy.name());
-            problems.push(BuildProblem::new(culprit, problem).of(method).nth(index));
+            problems.push(BuildProblem::new(culprit, problem).in_setting(method).at(index));
         }
     }
 }

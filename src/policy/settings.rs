@@ -147,7 +147,7 @@ impl Settings {
     #[cfg(feature = "calendar")]
     #[cold]
     fn scheduled_quota(&self, now: Now) -> (Quota, QuotaSource<'_>) {
-        let holding = self.schedules.iter().find(|(hours, _)| hours.include(now.unix()));
+        let holding = self.schedules.iter().find(|(hours, _)| hours.contains(now.unix()));
         holding.map_or((self.quota, QuotaSource::Policy), |(hours, quota)| {
             (*quota, QuotaSource::Schedule(hours))
         })

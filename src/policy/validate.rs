@@ -19,9 +19,9 @@ pub(crate) fn problems(settings: &Settings, for_requests: bool) -> Vec<BuildProb
     let culprit = format!("policy `{}`", settings.name);
     let mut problems = Vec::new();
     let mut add = |(method, index), problem: String| {
-        let problem = BuildProblem::new(&*culprit, problem).of(method);
+        let problem = BuildProblem::new(&*culprit, problem).in_setting(method);
         problems.push(match index {
-            Some(index) => problem.nth(index),
+            Some(index) => problem.at(index),
             None => problem,
         });
     };

@@ -201,7 +201,7 @@ async fn an_explanation_says_what_the_next_request_gets_and_charges_nothing() {
         (&json!("sign-in"), &json!("admitted"))
     );
     let exempt = explain(&server, "path=/health").await;
-    assert_eq!((&exempt["is_exempt"], &exempt["verdict"]), (&json!(true), &json!("admitted")));
+    assert_eq!((&exempt["exempt"], &exempt["verdict"]), (&json!(true), &json!("admitted")));
     set(&server, json!({ "key": KEY, "block": true, "seconds": 60 })).await;
     assert_eq!(explain(&server, &query).await["reason"], "blocked");
     // Whatever its method, it is the question that is answered.

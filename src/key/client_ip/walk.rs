@@ -51,7 +51,7 @@ pub struct AddressHop {
     /// Where it is.
     pub address: HopAddress,
     /// Whether it is a trusted proxy, so that the hop before it is read.
-    pub is_trusted: bool,
+    pub trusted: bool,
 }
 
 /// The address of an [`AddressHop`].
@@ -97,13 +97,13 @@ pub enum FoundClient {
 impl AddressWalk {
     pub(super) fn new(client_ip: &ClientIp, request: &Parts) -> Self {
         let mut hops = Vec::new();
-        let found = client_ip.find_traced(request, |hop, is_trusted| {
+        let found = client_ip.find_traced(request, |hop, trusted| {
             let address = match hop {
                 Some(Hop::Ip(ip)) => HopAddress::Ip(ip),
                 Some(Hop::Unix) => HopAddress::UnixSocket,
                 None => HopAddress::Unreadable,
             };
-            hops.push(AddressHop { address, is_trusted });
+            hops.push(AddressHop { address, trusted });
         });
         let client = match found {
             None => FoundClient::Unknown,
@@ -134,11 +134,11 @@ impl fmt::Display for AddressWalk {
                     continue;
                 }
             }
-            if hop.is_trusted {
+            if hop.trusted {
                 f.write_str("a trusted proxy")?;
             }
             if index == last {
-                match (hop.is_trusted, index) {
+                match (hop.trusted, index) {
                     (false, _) => f.write_str("the client")?,
                     (true, 0) => write!(f, " that sends no {}, so the client", self.header)?,
                     (true, _) => f.write_str(" with none before it, so the client")?,

@@ -54,7 +54,7 @@ impl Headers {
             && let Some(problem) = self.problem_of_policy(policy, &names)
         {
             let culprit = format!("header policy `{policy}`");
-            problems.push(BuildProblem::new(culprit, problem).of("header_policy"));
+            problems.push(BuildProblem::new(culprit, problem).in_setting("header_policy"));
         }
         problems
     }
@@ -76,7 +76,7 @@ impl Headers {
                 (None, None) => return None,
             };
             let culprit = format!("header style `{}`", style.name());
-            Some(BuildProblem::new(culprit, problem).of("headers").nth(index))
+            Some(BuildProblem::new(culprit, problem).in_setting("headers").at(index))
         };
         self.styles.iter().enumerate().filter_map(problem).collect()
     }

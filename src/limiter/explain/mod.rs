@@ -71,7 +71,7 @@ pub struct Explanation {
     /// readings.
     pub tried: Vec<TriedMatcher>,
     /// Whether an exemption matches, so that no policy counts the request.
-    pub is_exempt: bool,
+    pub exempt: bool,
     /// The request's category.
     pub category: Option<String>,
     /// Further categories in which the request counts, as routers read its path in different ways.
@@ -85,7 +85,7 @@ pub struct Explanation {
     pub policies: Vec<PolicyExplanation>,
     /// Whether the store does not answer, so that each policy does what it is [set to do
     /// then](crate::Policy::on_store_failure).
-    pub counted_locally: bool,
+    pub without_store: bool,
 }
 
 /// The verdict of an [`Explanation`].
@@ -193,7 +193,7 @@ pub(crate) fn explain(
         for (policy, counted_as) in explanation.policies.iter_mut().zip(counted_as) {
             policy.decided(&decision, counted_as);
         }
-        explanation.counted_locally = decision.record.counted_locally;
+        explanation.without_store = decision.record.counted_locally;
         explanation.verdict = ExpectedVerdict::new(&decision, held);
         (explanation, decision)
     }

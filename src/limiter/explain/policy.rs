@@ -72,9 +72,9 @@ pub enum PolicyVerdict {
     /// counted](crate::Policy::or_skip).
     Skipped,
     /// The request passes.
-    Passes,
+    Admitted,
     /// The request is refused, or would be if the policy were no dry run.
-    Refuses {
+    Refused {
         /// Why.
         reason: Reason,
         /// How long to wait until this policy lets the request pass; `None` if waiting does not help.
@@ -167,16 +167,15 @@ impl PolicyExplanation {
         }
     }
 
-    /// Adds what the decision says of the policy, which is counted under this
-    /// number.
+    /// Adds the decision's outcome for this policy, found by the number under which it is counted.
     pub(super) fn decided(&mut self, decision: &Decision, counted_as: u64) {
         let mut outcomes = decision.outcomes().chain(decision.dry_runs());
         let Some(outcome) = outcomes.find(|outcome| outcome.charge.policy == counted_as) else {
             return;
         };
         self.verdict = match outcome.reason() {
-            None => PolicyVerdict::Passes,
-            Some(reason) => PolicyVerdict::Refuses { reason, retry_after: outcome.retry_after() },
+            None => PolicyVerdict::Admitted,
+            Some(reason) => PolicyVerdict::Refused { reason, retry_after: outcome.retry_after() },
         };
         self.numbers = outcome.reason().is_none_or(Reason::is_counted).then(|| Numbers {
             cost: outcome.cost(),

@@ -37,13 +37,13 @@ impl<'r> Steps<'r> {
         let explanation = Explanation {
             verdict: ExpectedVerdict::Admitted,
             tried: Vec::new(),
-            is_exempt: false,
+            exempt: false,
             category: None,
             other_categories: Vec::new(),
             caller: None,
             addresses: Vec::new(),
             policies: Vec::new(),
-            counted_locally: false,
+            without_store: false,
         };
         let (counted_as, searched) = (Vec::new(), Vec::new());
         Self { request, now, explanation, counted_as, searched, own: None }
@@ -96,7 +96,7 @@ impl<'r> Steps<'r> {
 impl Trace for Steps<'_> {
     fn exemption(&mut self, matcher: &Matcher, matches: bool) {
         self.tried(None, matcher, false, matches);
-        self.explanation.is_exempt |= matches;
+        self.explanation.exempt |= matches;
     }
 
     fn category(&mut self, of: &CategoryRules, by: &Matcher, as_sent: bool, matches: bool) {

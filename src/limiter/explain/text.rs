@@ -12,7 +12,7 @@ use crate::{limiter::Reason, policy::english};
 impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.verdict)?;
-        if self.counted_locally {
+        if self.without_store {
             f.write_str(
                 "The store does not answer: each policy does what it is set to do then.\n",
             )?;
@@ -21,9 +21,7 @@ impl fmt::Display for Explanation {
             writeln!(f, "{tried}")?;
         }
         match &self.category {
-            None if self.is_exempt => {
-                f.write_str("The request is exempt: no policy counts it.\n")?
-            }
+            None if self.exempt => f.write_str("The request is exempt: no policy counts it.\n")?,
             None => f.write_str("The request is in no category.\n")?,
             Some(_) => {}
         }
@@ -35,8 +33,7 @@ impl fmt::Display for Explanation {
             f.write_str("\nThe client's address:\n")?;
             walk.to_string().lines().try_for_each(|line| writeln!(f, "  {line}"))?;
         }
-        if self.policies.is_empty() && !self.is_exempt && self.verdict == ExpectedVerdict::Admitted
-        {
+        if self.policies.is_empty() && !self.exempt && self.verdict == ExpectedVerdict::Admitted {
             f.write_str("No policy applies.\n")?;
         }
         self.policies.iter().try_for_each(|policy| write!(f, "\n{policy}"))
@@ -128,7 +125,7 @@ impl fmt::Display for PolicyExplanation {
         if let Some(Numbers { cost, limit, remaining, reset }) = self.numbers {
             write!(f, "  cost: {cost}\n  left: {remaining} of {limit}")?;
             match (remaining < limit, self.verdict) {
-                (true, PolicyVerdict::Passes) => {
+                (true, PolicyVerdict::Admitted) => {
                     writeln!(f, " after the request, more in {}", rounded(reset))?;
                 }
                 (true, _) => writeln!(f, ", more in {}", rounded(reset))?,
@@ -147,9 +144,9 @@ impl fmt::Display for PolicyVerdict {
         match self {
             Self::Unlimited => f.write_str("passes, as the quota is unlimited"),
             Self::Skipped => f.write_str("passes uncounted, as there is no key"),
-            Self::Passes => f.write_str("passes"),
-            Self::Refuses { reason, retry_after: None } => write!(f, "refuses: {}", why(*reason)),
-            Self::Refuses { reason, retry_after: Some(wait) } => {
+            Self::Admitted => f.write_str("passes"),
+            Self::Refused { reason, retry_after: None } => write!(f, "refuses: {}", why(*reason)),
+            Self::Refused { reason, retry_after: Some(wait) } => {
                 write!(f, "refuses for {}: {}", rounded(*wait), why(*reason))
             }
             Self::NotAsked => f.write_str("not asked"),

@@ -35,7 +35,7 @@ pub enum LintKind {
     /// one. The first wins. This may be meant.
     Overlap,
     /// A policy counts by a part of the path that no request of its category has.
-    KeyNeverThere,
+    KeyNeverFound,
     /// No policy and no exemption has all requests of a route.
     RouteWithoutPolicy,
     /// A matcher, or the path of a key, fits none of the routes.
@@ -74,7 +74,7 @@ pub(super) fn lint(rules: &RuleSet) -> Vec<Lint> {
     let mut lints = Vec::new();
     overlaps::find_all_exempt(&subject, &mut lints);
     overlaps::find_of_categories(&subject, &mut lints);
-    overlaps::find_keys_never_there(&subject, &mut lints);
+    overlaps::find_keys_never_found(&subject, &mut lints);
     lints
 }
 

@@ -136,26 +136,26 @@ fn is_narrower(subject: &Subject<'_>, one: &Matcher, other: &Matcher) -> bool {
 }
 
 /// Policies all of whose keys are parts of paths that no request of their category has.
-pub(super) fn find_keys_never_there(subject: &Subject<'_>, lints: &mut Vec<Lint>) {
+pub(super) fn find_keys_never_found(subject: &Subject<'_>, lints: &mut Vec<Lint>) {
     for category in &subject.rules.categories {
         let patterns = category.matchers.iter().map(|matcher| Some(route_of(matcher)?.1));
         let Some(patterns) = patterns.collect::<Option<Vec<_>>>() else { continue };
         for rule in subject.rules.range(&category.rules) {
-            if let Some(path) = path_never_there(rule, &patterns) {
+            if let Some(path) = path_never_found(rule, &patterns) {
                 let problem = format!(
                     "it counts by a parameter of the path `{path}`, which no request of category \
                      `{}` has; write the path of one, or leave the policy out of this category",
                     category.name
                 );
                 let culprit = format!("policy `{}`", rule.policy.name());
-                lints.push(Lint::new(LintKind::KeyNeverThere, culprit, problem));
+                lints.push(Lint::new(LintKind::KeyNeverFound, culprit, problem));
             }
         }
     }
 }
 
 /// The path of the first key, if no request with these patterns can have any of the policy's keys.
-fn path_never_there(rule: &Rule, patterns: &[&Pattern]) -> Option<String> {
+fn path_never_found(rule: &Rule, patterns: &[&Pattern]) -> Option<String> {
     let is_there = |path: &String| {
         let key = Pattern::parse(path);
         key.is_ok_and(|key| patterns.iter().any(|pattern| overlap(pattern, &key)))

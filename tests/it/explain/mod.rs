@@ -118,8 +118,8 @@ async fn compare(
         let policies = &explained.request.policies;
         let policy = policies.iter().find(|policy| policy.name == outcome.policy()).unwrap();
         let expected = match outcome.reason() {
-            None => PolicyVerdict::Passes,
-            Some(reason) => PolicyVerdict::Refuses { reason, retry_after: outcome.retry_after() },
+            None => PolicyVerdict::Admitted,
+            Some(reason) => PolicyVerdict::Refused { reason, retry_after: outcome.retry_after() },
         };
         assert_eq!(policy.verdict, expected);
         assert_eq!(policy.quota, outcome.quota());
@@ -131,7 +131,7 @@ async fn compare(
     }
     let told = explained.request.policies.iter();
     let told = told.filter(|policy| {
-        matches!(policy.verdict, PolicyVerdict::Passes | PolicyVerdict::Refuses { .. })
+        matches!(policy.verdict, PolicyVerdict::Admitted | PolicyVerdict::Refused { .. })
     });
     assert_eq!(told.count(), outcomes().count());
 }
@@ -306,7 +306,7 @@ async fn without_the_store_it_tells_what_each_policy_does_then() {
     for left in [Some(1), Some(0), None] {
         let explained = limiter.explain(&head).await;
         assert_eq!(limiter.explain(&head).await, explained);
-        assert!(explained.counted_locally);
+        assert!(explained.without_store);
         assert_eq!(explained.policies[1].verdict, PolicyVerdict::NotAsked);
         let numbers = explained.policies[0].numbers.unwrap();
         assert_eq!((numbers.limit, numbers.remaining), (2, left.unwrap_or(0)));

@@ -12,8 +12,8 @@ use super::{daily, limits};
 /// The lines that `after` is told in, applied to a limiter of `before`.
 fn told(before: LimiterBuilder, after: LimiterBuilder) -> Vec<String> {
     let changes = before.build().unwrap().apply(after).unwrap();
-    assert_eq!(changes.is_empty(), changes.iter().len() == 0);
-    let lines: Vec<_> = changes.iter().map(ToString::to_string).collect();
+    assert_eq!(changes.is_empty(), changes.all().is_empty());
+    let lines: Vec<_> = changes.all().iter().map(ToString::to_string).collect();
     assert_eq!(changes.to_string(), lines.join("\n"));
     lines
 }
@@ -48,25 +48,25 @@ fn each_setting_of_a_policy_is_told() {
         (bucket(Quota::per_hour(60)), "quota 60 per minute, 60 at once → 60 per hour, 60 at once"),
         (bucket(minute.burst(5)), "quota 60 per minute, 60 at once → 60 per minute, 5 at once"),
         (bucket(Quota::unlimited()), "quota 60 per minute, 60 at once → unlimited"),
-        (bucket(minute).or_key(ClientIp::new()), "key x-key → x-key, or else ip"),
+        (bucket(minute).or_key(ClientIp::new()), "keys x-key → x-key, or else ip"),
         (
             Policy::token_bucket("p", minute).key(header("x-key")).or_skip(),
-            "requests without a key refused → not counted",
+            "without_key refused → not counted",
         ),
-        (bucket(minute).unreadable_as_missing(), "unreadable keys none → as missing ones"),
+        (bucket(minute).unreadable_as_missing(), "unreadable_as_missing none → yes"),
         (
             bucket(minute)
                 .plans([("pro", Quota::per_minute(600)), ("none", Quota::unlimited())], |_| None),
             "plans none → `pro` 600 per minute, 600 at once, `none` unlimited",
         ),
-        (bucket(minute).quota_by(|_| None), "other quotas none → by a function"),
+        (bucket(minute).quota_by(|_| None), "quota_by none → a function"),
         (bucket(minute).cost(|_| 2), "cost none → by the request"),
-        (bucket(minute).settle(|_| None), "settled cost none → by the response"),
+        (bucket(minute).settle(|_| None), "settle none → by the response"),
         (bucket(minute).hold(Duration::from_secs(2)), "hold none → 2 seconds"),
-        (bucket(minute).dry_run(), "dry run none → yes"),
+        (bucket(minute).dry_run(), "dry_run none → yes"),
         (
             bucket(minute).on_store_failure(OnStoreFailure::Refuse),
-            "store failure counted by each of 1 replicas → all are refused",
+            "on_store_failure counted by each of 1 replicas → all are refused",
         ),
         (bucket(minute).lease(10), "lease none → 10"),
     ];
@@ -119,15 +119,15 @@ fn policies_categories_exemptions_and_bounds_are_told() {
         [
             "policy `all`: removed",
             "policy `jobs`: removed",
-            "policy `read`: added (quota 9 per day; algorithm fixed window; key x-key; requests without a key refused; store failure counted by each of 1 replicas)",
+            "policy `read`: added (quota 9 per day; algorithm fixed window; keys x-key; without_key refused; on_store_failure counted by each of 1 replicas)",
         ]
         .into_iter()
         .take(2)
         .map(str::to_owned)
         .chain(
             [
-                "policy `bulk`: added (quota 1 per day; algorithm fixed window; key x-key; requests without a key refused; store failure counted by each of 1 replicas)",
-                "policy `write`: added (quota 7 per day; algorithm fixed window; key x-key; requests without a key refused; store failure counted by each of 1 replicas)",
+                "policy `bulk`: added (quota 1 per day; algorithm fixed window; keys x-key; without_key refused; on_store_failure counted by each of 1 replicas)",
+                "policy `write`: added (quota 7 per day; algorithm fixed window; keys x-key; without_key refused; on_store_failure counted by each of 1 replicas)",
                 "category `auth`: hold none → 1 minute",
                 "category `read`: requests GET, HEAD /v1 → GET, HEAD /v2",
                 "category `read`: policies `read` → `read`, `bulk`",
@@ -136,7 +136,8 @@ fn policies_categories_exemptions_and_bounds_are_told() {
                 "checks: policies `jobs` → none",
                 "categories: order `auth`, `read` → `read`, `auth`",
                 "exemptions: requests GET, HEAD /health → GET, HEAD /health; addresses in 10.0.0.0/8",
-                "held requests: bounds 10000 in all, 100 per key → 50 in all, 5 per caller, 100 per key",
+                "held requests: max_held 10000 → 50",
+                "held requests: max_held_per_caller none → 5",
             ]
             .map(str::to_owned)
         )
@@ -160,7 +161,7 @@ fn other_settings_of_a_key_are_told_wherever_it_is_used() {
     assert_eq!(
         told(limits(ClientIp::new()), limits(trusting())),
         [
-            "policy `p`: key ip → ip, with other settings",
+            "policy `p`: keys ip → ip, with other settings",
             "category `c`: requests addresses in 10.1.0.0/16 → addresses in 10.1.0.0/16, with other settings",
             "exemptions: requests addresses in 10.1.0.0/16 → addresses in 10.1.0.0/16, with other settings",
         ]
