@@ -42,10 +42,10 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tower::{ServiceBuilder, ServiceExt, util::BoxCloneSyncService};
 use tower_quota::{
-    CallerOverrides, Limiter, LimiterBuilder, Override, OverrideError, OverrideKind, PeekedBody,
-    Quota, RateLimitLayer,
+    Limiter, LimiterBuilder, PeekedBody, Quota, RateLimitLayer,
     config::{Limits, Registry, Watch},
     key::{self, PeerAddr},
+    overrides::{CallerOverrides, Override, OverrideError, OverrideKind},
     response,
     store::RedisStore,
 };

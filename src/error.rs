@@ -31,6 +31,14 @@ pub struct BuildProblem {
     setting: Setting,
 }
 
+/// The policy or the category of this name, as problems tell it.
+pub(crate) fn named(kind: &str, name: &str) -> String {
+    match name {
+        "" => format!("a {kind} without a name"),
+        name => format!("{kind} `{name}`"),
+    }
+}
+
 /// Which of a culprit's settings is wrong: the name of the builder's method, and which of its values
 /// if it was called several times. The name is empty if it is none in particular.
 pub(crate) type Setting = (&'static str, Option<usize>);

@@ -124,7 +124,7 @@
 //! - [`Limiter::apply`] replaces all limits of a running limiter, or none. `config::Watch` does so whenever
 //!   a file of limits changes.
 //! - [`Limiter::overrides`] blocks one caller, or gives it another quota, for a time. Replicas that share
-//!   a store share them too. An [`OverrideSource`] reads them from a database.
+//!   a store share them too. An [`OverrideSource`](overrides::OverrideSource) reads them from a database.
 //! - `Limiter::explain` says why a request would pass or be refused, and charges nothing.
 //!
 //! # Limits that document themselves
@@ -157,7 +157,7 @@
 //! | `held` | the same, after a wait |
 //! | `refused` | too few units were left, or the quota has none |
 //! | `missing_key`, `unreadable_key` | the request was refused without a key to count by |
-//! | `unavailable` | the store did not answer, and the policy refuses then; or the [source](OverrideSource) of overrides did not, and is set to refuse |
+//! | `unavailable` | the store did not answer, and the policy refuses then; or the [source](overrides::OverrideSource) of overrides did not, and is set to refuse |
 //! | `blocked` | an operator has blocked the caller |
 //! | `dry_run_allowed`, `dry_run_refused` | what a [dry run](Policy::dry_run) would have decided |
 //!
@@ -318,13 +318,10 @@ pub use crate::{
         Rejection, ResetFormat, ResponseBody, ResponseFuture, ResponseObserver, response,
     },
     limiter::{
-        CachedSource, CallerOverrides, Changes, Check, CheckError, Decision, DecisionFuture,
-        Limiter, LimiterBuilder, OnSourceFailure, Outcome, OverrideChange, OverrideError,
-        OverrideSource, Overrides, PolicyHandle, QuotaRef, Reason, Refund, SavedOverrides,
-        SettingChange, SourceFuture, SourceOverrides, Verdict,
+        Changes, Check, CheckError, Decision, DecisionFuture, Limiter, LimiterBuilder, Outcome,
+        PolicyHandle, QuotaRef, Reason, Refund, SettingChange, Verdict, overrides,
     },
     matcher::Matcher,
-    override_record::{Override, OverrideKind},
     policy::{OnStoreFailure, Policy},
     quota::Quota,
 };

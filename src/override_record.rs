@@ -16,7 +16,7 @@ pub(crate) const MAX_REASON: usize = 200;
 pub(crate) const MAX_AUTHOR: usize = 100;
 
 /// What an operator has set for one caller, for a time: a block, or a quota under one policy. From
-/// [`Overrides::list`](crate::Overrides::list).
+/// [`Overrides::list`](crate::overrides::Overrides::list).
 ///
 /// Times are since 1970 UTC, by the limiter's clock.
 ///
@@ -116,19 +116,16 @@ pub(crate) struct SavedQuota {
 }
 
 impl SavedQuota {
-    /// `None` for a quota of a kind that cannot be saved.
-    pub(crate) fn new(quota: Quota) -> Option<Self> {
+    /// What [`quota`](Self::quota) reads again, if a policy can have the quota. Any other quota is not
+    /// read again.
+    pub(crate) fn new(quota: Quota) -> Self {
+        let burst = quota.has_burst().then(|| quota.capacity());
+        if quota.is_unlimited() {
+            return Self { units: None, window_nanos: None, burst, calendar: None };
+        }
         let calendar = quota.calendar_parts();
-        let saved = match quota.is_unlimited() {
-            true => Self { units: None, window_nanos: None, burst: None, calendar },
-            false => Self {
-                units: Some(quota.units()),
-                window_nanos: calendar.is_none().then(|| quota.window_nanos()),
-                burst: quota.has_burst().then(|| quota.capacity()),
-                calendar,
-            },
-        };
-        (saved.quota() == Some(quota)).then_some(saved)
+        let window_nanos = calendar.is_none().then(|| quota.window_nanos());
+        Self { units: Some(quota.units()), window_nanos, burst, calendar }
     }
 
     /// `None` for what is no quota, or has a calendar that is not known here.
@@ -178,9 +175,8 @@ impl From<Override> for Form {
         let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         let (kind, policy, quota) = match saved.kind {
             OverrideKind::Block => (FormKind::Block, None, None),
-            // A quota that cannot be saved is refused when it is set.
             OverrideKind::Quota { policy, quota } => {
-                (FormKind::Quota, Some(policy), SavedQuota::new(quota))
+                (FormKind::Quota, Some(policy), Some(SavedQuota::new(quota)))
             }
         };
         Self {
@@ -267,6 +263,11 @@ mod tests {
         }
     }
 
+    #[test]
+    fn what_no_policy_can_have_is_not_read_as_another_quota() {
+        assert_eq!(SavedQuota::new(Quota::unlimited().burst(3)).quota(), None);
+    }
+
     #[cfg(feature = "calendar")]
     #[test]
     fn a_quota_by_the_calendar_is_read_as_it_was_saved() {
@@ -289,7 +290,11 @@ mod tests {
             let error = serde_json::from_str::<Override>(&wrong).unwrap_err().to_string();
             assert!(error.contains("or a known `calendar`"), "{wrong}: {error}");
         }
-        assert!(SavedQuota::new(Quota::per_calendar_month(5).in_zone("Mars")).is_none());
+        for of_no_policy in
+            [Quota::per_calendar_month(5).in_zone("Mars"), Quota::per_calendar_month(5).burst(9)]
+        {
+            assert_eq!(SavedQuota::new(of_no_policy).quota(), None);
+        }
     }
 
     #[test]

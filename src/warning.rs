@@ -36,7 +36,7 @@
 //!
 //! ## `invalid_plan`
 //! The function of [`quota_by`](crate::Policy::quota_by), or the
-//! [`OverrideSource`](crate::OverrideSource), returned an invalid quota, and the request was refused.
+//! [`OverrideSource`](crate::overrides::OverrideSource), returned an invalid quota, and the request was refused.
 //! Return a quota that `build()` would accept.
 //!
 //! ## `unknown_plan`
@@ -54,27 +54,27 @@
 //! the whole path, with the prefix under which a router is nested.
 //!
 //! ## `caller_never_found`
-//! Callers have [overrides](crate::Overrides), and none of the first 1,000 requests since then had a
+//! Callers have [overrides](crate::overrides::Overrides), and none of the first 1,000 requests since then had a
 //! caller, so that no override applies. If a middleware sets the caller, add its layer after the
 //! limiter's, so that it runs first.
 //!
 //! ## `overrides_unknown`
-//! The store shares [overrides](crate::Overrides), and did not answer when this process started. None
+//! The store shares [overrides](crate::overrides::Overrides), and did not answer when this process started. None
 //! held until it answered. Let the store run before this process.
 //!
 //! ## `unreadable_override`
 //! The store has an override that cannot be read: a newer release has written it, or somebody else. If
 //! it is a block, the caller is blocked; if it is a quota, the policy's own quota holds. End it with
-//! [`end_all`](crate::CallerOverrides::end_all), or use the newer release.
+//! [`end_all`](crate::overrides::CallerOverrides::end_all), or use the newer release.
 //!
 //! ## `unknown_override_policy`
-//! The [`OverrideSource`](crate::OverrideSource) returned a quota under a policy that the limiter does
+//! The [`OverrideSource`](crate::overrides::OverrideSource) returned a quota under a policy that the limiter does
 //! not have, so that it has no effect. Return the name of one of its policies.
 //!
 //! ## `source_unavailable`
-//! The [`OverrideSource`](crate::OverrideSource) did not answer, and nothing was remembered of a caller,
+//! The [`OverrideSource`](crate::overrides::OverrideSource) did not answer, and nothing was remembered of a caller,
 //! so that the caller had what its plan says. If the source can block callers, set
-//! [`OnSourceFailure::Refuse`](crate::OnSourceFailure::Refuse).
+//! [`OnSourceFailure::Refuse`](crate::overrides::OnSourceFailure::Refuse).
 //!
 //! ## `no_timer`
 //! A policy would have [held](crate::Policy::hold) a request, but there was no tokio runtime with time

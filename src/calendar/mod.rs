@@ -83,14 +83,15 @@ pub struct Calendar(u64);
 const ANCHOR_SHIFT: u32 = 12;
 const KIND_SHIFT: u32 = ANCHOR_SHIFT + 16;
 const PERIOD_SHIFT: u32 = KIND_SHIFT + 3;
-/// Its nanoseconds are microseconds, as those of Redis are.
+/// Its windows are in microseconds instead of nanoseconds, as Redis counts.
 const IN_MICROS: u64 = 1 << (PERIOD_SHIFT + 3);
 
 /// Without an anchor of its own.
 const NO_KIND: u16 = 0;
 
 impl Calendar {
-    /// What `in_zone` and `anchor` make of a quota that has no calendar: [`Self::problem`] says so.
+    /// A calendar without a period, which `in_zone` or `anchor` makes of a quota that has none.
+    /// [`Self::problem`] reports it.
     pub(crate) const NONE: Self = Self(0);
 
     pub(crate) const fn new(period: Period) -> Self {

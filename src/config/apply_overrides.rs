@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, time::Duration};
 use super::Override;
 use crate::{
     key::Fingerprint,
-    limiter::{CallerOverrides, Limiter, OverrideError},
+    limiter::{
+        Limiter,
+        overrides::{CallerOverrides, OverrideError},
+    },
     override_record::{self, OverrideKind},
 };
 

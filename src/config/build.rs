@@ -219,7 +219,7 @@ impl<'a> Build<'a> {
         if policy.unreadable_as_missing {
             built = built.unreadable_as_missing();
         }
-        let plans = policy.plans.0.clone();
+        let plans = policy.plans.as_slice().to_vec();
         match &policy.plan {
             Some(plan) => match self.registry.plans.get("plan", plan).cloned() {
                 Ok(name_of) => built = built.plans(plans, move |request| name_of(request)),
@@ -318,8 +318,7 @@ impl<'a> Build<'a> {
                             Ok([a, b, c, d]) => Arc::new((a, b, c, d)),
                             Err(parts) => {
                                 let text = format!(
-                                    "a list of {} keys cannot be a key; write two to four that count \
-                                     together",
+                                    "a key of several parts has two to four; this has {}",
                                     parts.len()
                                 );
                                 self.problems.add(steps, &text);

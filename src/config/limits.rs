@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     layer::RateLimitLayerBuilder,
-    limiter::{Limiter, LimiterBuilder, OverrideError},
+    limiter::{Limiter, LimiterBuilder, overrides::OverrideError},
 };
 
 /// All limits of an API as data, from a file or from any other format of serde.
@@ -25,7 +25,7 @@ pub struct Limits {
     /// Whether no request is limited. Limits without any policy are an error unless this is set.
     #[serde(skip_serializing_if = "is_default")]
     pub no_limits: bool,
-    /// Who sends a request, for [overrides](crate::Overrides).
+    /// Who sends a request, for [overrides](crate::overrides::Overrides).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub caller: Option<Key>,
     /// [`LimiterBuilder::max_held`].
@@ -89,8 +89,8 @@ impl Limits {
         source::load("", text, registry)
     }
 
-    /// The limits as TOML, without what is as by default. The keys of overrides and of
-    /// [requests](Requests::Key) are in it, in plain text.
+    /// The limits as TOML, without settings that have their defaults. The keys of overrides and
+    /// of [requests](Requests::Key) are in it, in plain text.
     #[must_use]
     #[expect(clippy::expect_used, clippy::missing_panics_doc, reason = "it cannot fail")]
     pub fn to_toml(&self) -> String {
@@ -133,7 +133,7 @@ impl Limits {
     ///   than 5 seconds.
     /// - One whose [`until`](Override::until) has passed is left out.
     ///
-    /// Where a store [shares overrides](crate::Overrides), all replicas need the same ones in their
+    /// Where a store [shares overrides](crate::overrides::Overrides), all replicas need the same ones in their
     /// files. It does not matter which of them applies its file first, or if all do. While a release
     /// brings in another file, the overrides are those of the replica that called this last: at its
     /// start, or when its file changed.

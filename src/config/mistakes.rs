@@ -1,6 +1,6 @@
 //! Says what is wrong in a TOML file, and what to write instead: [`of_syntax`] and [`of_setting`].
 
-use std::ops::Range;
+use std::{fmt, ops::Range};
 
 use toml::{
     Spanned,
@@ -12,6 +12,7 @@ use super::{
     one_entry,
     repair::{Node, example},
 };
+use crate::error::named;
 
 /// What serde does not accept.
 pub(super) enum Mistake<'a> {
@@ -89,13 +90,14 @@ pub(super) fn of_syntax<'a>(
         first == later || is_of_table && !is_header(later)
     });
     errors.into_iter().map(move |(span, message)| {
-        let start = span.start;
+        let (start, line) = (span.start, line_of(&span));
         let word = text.get(span).unwrap_or_default().trim_matches(['"', '\'']).escape_debug();
         match &*message {
-            TWICE => {
-                let problem = "is here for the second time; write it once, or by another name";
+            TWICE if is_header(line) => {
+                let problem = "is written twice; write it once, or give the second another name";
                 (start, format!("`{word}` {problem}"))
             }
+            TWICE => (start, format!("`{word}` is written twice; write it once")),
             message => (start, format!("this is no TOML: {message}")),
         }
     })
@@ -150,9 +152,9 @@ fn culprit(steps: &[String], tree: &Spanned<DeTable<'_>>) -> Option<String> {
     match &**first {
         "policies" => match rest {
             [name, plans, plan, ..] if plans == "plans" => {
-                Some(format!("policy `{name}`: plan `{plan}`"))
+                Some(format!("{}: plan `{plan}`", named("policy", name)))
             }
-            _ => second.map(|name| format!("policy `{name}`")),
+            _ => second.map(|name| named("policy", name)),
         },
         "categories" => {
             let index: usize = second?.parse().ok()?;
@@ -161,7 +163,7 @@ fn culprit(steps: &[String], tree: &Spanned<DeTable<'_>>) -> Option<String> {
             };
             let DeValue::Table(category) = items.get(index)?.get_ref() else { return None };
             match category.get("name").map(Spanned::get_ref) {
-                Some(DeValue::String(name)) => Some(format!("category `{name}`")),
+                Some(DeValue::String(name)) => Some(named("category", name)),
                 _ => Some(format!("category {}", index.saturating_add(1))),
             }
         }
@@ -188,6 +190,10 @@ fn in_words(is: &str) -> String {
     }
 }
 
+fn whole_number(max: impl fmt::Display) -> String {
+    format!("a whole number from 0 to {max}")
+}
+
 /// What serde expects of a setting.
 fn wanted(expected: &str, setting: &str) -> String {
     let like = example(setting).map(|value| format!(" like `{value}`")).unwrap_or_default();
@@ -196,7 +202,10 @@ fn wanted(expected: &str, setting: &str) -> String {
         "a boolean" => "`true` or `false`".to_owned(),
         "a sequence" if matches!(setting, "categories" | "overrides") => format!("`[[{setting}]]`"),
         "a sequence" => format!("a list{like}"),
-        "u8" | "u32" | "u64" | "usize" => "a whole number".to_owned(),
+        "u8" => whole_number(u8::MAX),
+        "u32" => whole_number(u32::MAX),
+        "u64" => whole_number(u64::MAX),
+        "usize" => whole_number(usize::MAX),
         "a map" if setting == "policies" => "`[policies.read]`".to_owned(),
         "a map" => "a table".to_owned(),
         "newtype variant" | "struct variant" => {

@@ -17,7 +17,7 @@ use super::{is_default, one_entry};
 use crate::{key, quota::Quota};
 
 /// A block of one caller, or a quota of its own under one policy, until a date; as
-/// [`crate::Override`]. [`Limits::apply_overrides`](super::Limits::apply_overrides) sets it.
+/// [`overrides::Override`](crate::overrides::Override). [`Limits::apply_overrides`](super::Limits::apply_overrides) sets it.
 ///
 /// Its key may be a secret: `Debug` does not show it, nor do errors and logs. `Serialize` writes it,
 /// as the file has it.

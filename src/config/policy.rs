@@ -128,6 +128,7 @@ impl Schedule {
 /// What happens to a request that has none of a policy's keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum WithoutKey {
     /// It passes, and is not counted: [`or_skip`](crate::Policy::or_skip).
     Skip,
@@ -138,7 +139,21 @@ pub enum WithoutKey {
 /// The quotas of plans by their names, in the order in which they are described. In a file, a table:
 /// `{ free = "100 per minute", pro = "1000 per minute" }`.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Plans(pub Vec<(String, Quota)>);
+pub struct Plans(Vec<(String, Quota)>);
+
+impl Plans {
+    /// The plans and their quotas. Two plans of one name are an error of
+    /// [`Limits::builder`](super::Limits::builder).
+    pub fn new(plans: impl IntoIterator<Item = (impl Into<String>, Quota)>) -> Self {
+        Self(plans.into_iter().map(|(name, quota)| (name.into(), quota)).collect())
+    }
+
+    /// The plans and their quotas, in order.
+    #[must_use]
+    pub fn as_slice(&self) -> &[(String, Quota)] {
+        &self.0
+    }
+}
 
 impl Serialize for Plans {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

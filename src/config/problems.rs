@@ -1,7 +1,7 @@
 //! Collects the problems of limits, each with its place in the file: [`Problems`].
 
 use super::{ConfigProblem, Limits, phrases::in_file, source::Steps};
-use crate::error::BuildProblem;
+use crate::error::{BuildProblem, named};
 
 /// The problems of limits that were found so far.
 pub(super) struct Problems<'a> {
@@ -39,10 +39,10 @@ impl<'a> Problems<'a> {
     fn culprit(&self, steps: &[String]) -> Option<String> {
         let (first, rest) = steps.split_first()?;
         match (&**first, rest.first()) {
-            ("policies", Some(name)) => Some(format!("policy `{name}`")),
+            ("policies", Some(name)) => Some(named("policy", name)),
             ("categories", Some(index)) => {
                 let category = self.limits.categories.get(index.parse::<usize>().ok()?)?;
-                Some(format!("category `{}`", category.name))
+                Some(named("category", &category.name))
             }
             ("overrides", Some(index)) => {
                 Some(format!("override {}", index.parse::<usize>().ok()?.saturating_add(1)))
@@ -65,17 +65,21 @@ impl<'a> Problems<'a> {
             method => method,
         };
         let mut steps: Steps = Vec::new();
-        let named = |kind: &str| culprit.strip_prefix(kind)?.strip_suffix('`');
-        let policy = named("policy `").and_then(|name| self.limits.policies.get_key_value(name));
+        let name_of = |kind: &str| match culprit == named(kind, "") {
+            true => Some(""),
+            false => culprit.strip_prefix(kind)?.strip_prefix(" `")?.strip_suffix('`'),
+        };
+        let policy = name_of("policy").and_then(|name| self.limits.policies.get_key_value(name));
         let categories = &self.limits.categories;
-        let category = named("category `")
+        let category = name_of("category")
             .and_then(|name| categories.iter().rposition(|category| category.name == name));
         let mut index = index.map(|index| index.to_string());
         match (policy, category) {
             (Some((name, policy)), _) => {
                 steps.extend(["policies".to_owned(), name.clone()]);
                 if field == "plans" {
-                    let nth = problem.setting().1.and_then(|index| policy.plans.0.get(index));
+                    let nth =
+                        problem.setting().1.and_then(|index| policy.plans.as_slice().get(index));
                     index = nth.map(|(plan, _)| plan.clone());
                 }
             }

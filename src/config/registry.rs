@@ -76,10 +76,14 @@ impl<T> Named<T> {
             let shown = name.escape_debug();
             match instead(name, known) {
                 Some(instead) => format!("no {what} is registered as `{shown}`; {instead}"),
-                None => format!(
-                    "`{shown}` is not registered, nor is any other {what}; leave it out, or register \
-                     it in the program"
-                ),
+                None => {
+                    let setting =
+                        if kind == "matcher" { "it".to_owned() } else { format!("`{kind}`") };
+                    format!(
+                        "no {what} is registered, and the file names `{shown}`; register it in the \
+                         program, or leave {setting} out"
+                    )
+                }
             }
         })
     }
@@ -105,7 +109,7 @@ impl Registry {
     }
 
     /// Sets the [secret](crate::key::Caller::secret) of a file's [`caller`](super::Limits::caller). With it,
-    /// [`Overrides::save`](crate::Overrides::save) works, and a request log knows callers by the same
+    /// [`Overrides::save`](crate::overrides::Overrides::save) works, and a request log knows callers by the same
     /// fingerprints. Default: that of the limiter's store, or else a random one for each process.
     ///
     /// A [`Caller`](crate::key::Caller) that is set on the builder replaces that of the file. Then the

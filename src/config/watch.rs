@@ -16,7 +16,7 @@ use super::{
     Layer, Limits, Registry, file,
     off_runtime::{Failed, Threads},
 };
-use crate::limiter::{Limiter, OverrideError};
+use crate::limiter::{Limiter, overrides::OverrideError};
 
 /// How often the file is read, and how often overrides that the store has not taken are sent again.
 const PERIOD: Duration = Duration::from_secs(1);

@@ -10,7 +10,7 @@ use super::{Fingerprinter, Key, KeyExtractor};
 /// Who a request comes from: a [`KeyExtractor`], and a secret.
 ///
 /// Each policy has its own key, which says whose quota a request uses. The caller does not depend
-/// on the policy: an operator's [overrides](crate::Overrides) and the request log know requests by
+/// on the policy: an operator's [overrides](crate::overrides::Overrides) and the request log know requests by
 /// it. Its key is kept only as a fingerprint, which depends on the secret.
 ///
 /// An extractor converts into a `Caller` with a random secret. A clone is the same caller.

@@ -76,14 +76,14 @@ impl LimiterBuilder {
     }
 
     /// Exempts requests: they pass, and no policy counts them. A request of a blocked caller
-    /// ([`Overrides`](crate::Overrides)) is refused even so.
+    /// ([`Overrides`](crate::overrides::Overrides)) is refused even so.
     pub fn exempt(mut self, matcher: Matcher) -> Self {
         self.policies.exempt.push(matcher);
         self
     }
 
     /// Sets how the caller of a request is found, for an operator's
-    /// [`Overrides`](crate::Overrides). Each policy may count by another key, but a request has one
+    /// [`Overrides`](crate::overrides::Overrides). Each policy may count by another key, but a request has one
     /// caller. Default: none; then overrides do not apply to requests.
     ///
     /// ```

@@ -31,7 +31,7 @@ mod fallback;
 mod labels;
 #[cfg(feature = "describe")]
 mod lint;
-mod overrides;
+pub mod overrides;
 mod policy_handle;
 mod queue;
 mod quota_ref;
@@ -57,15 +57,13 @@ pub use self::{
     check_error::CheckError,
     decision::{Decision, Outcome, Reason, Verdict},
     decision_future::DecisionFuture,
-    overrides::{
-        CachedSource, CallerOverrides, OnSourceFailure, OverrideChange, OverrideError,
-        OverrideSource, Overrides, SavedOverrides, SourceFuture, SourceOverrides,
-    },
     policy_handle::PolicyHandle,
     quota_ref::QuotaRef,
     refund::Refund,
 };
-use self::{core::Core, correcting::correct, evaluation::Evaluation, target::Target};
+use self::{
+    core::Core, correcting::correct, evaluation::Evaluation, overrides::Overrides, target::Target,
+};
 pub(crate) use self::{
     correcting::{Correcting, undo},
     labels::Labels,
@@ -282,7 +280,7 @@ impl Limiter {
     /// The new limits are built and validated first, as by [`build`](LimiterBuilder::build). If
     /// anything is wrong, nothing changes. Otherwise all of them apply at once. The store, the clock
     /// and the [caller](LimiterBuilder::caller) stay, and so do counts, leases, and
-    /// [overrides](crate::Overrides):
+    /// [overrides](crate::overrides::Overrides):
     ///
     /// - A policy is the same one if it has the same name and the same algorithm. It keeps what its
     ///   keys have used, whatever its quota is now.

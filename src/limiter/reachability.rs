@@ -5,7 +5,7 @@ use http::Method;
 use super::rules::Policies;
 use crate::{
     category::Category,
-    error::BuildProblem,
+    error::{BuildProblem, named},
     key::hold_all_callers,
     matcher::{Kind, Matcher},
     path::{Pattern, covers, overlap},
@@ -41,7 +41,7 @@ pub(super) fn problems(policies: &Policies) -> Vec<BuildProblem> {
                 "it counts by a parameter of the path `{path}`, and no category that it is in has \
                  such a path; write the path of one, or add it there"
             );
-            let culprit = format!("policy `{}`", policy.name());
+            let culprit = named("policy", policy.name());
             problems.push(BuildProblem::new(culprit, problem).in_setting("key"));
         }
     }
@@ -69,10 +69,10 @@ fn find_of(
 ) {
     let Category { name, matchers, .. } = category;
     let mut add = |method, problem: &str| {
-        problems.push(BuildProblem::new(format!("category `{name}`"), problem).in_setting(method));
+        problems.push(BuildProblem::new(named("category", name), problem).in_setting(method));
     };
     if name.is_empty() {
-        add("name", "it has no name; write one like `read`");
+        add("name", "write one like `read`");
     } else if before.iter().any(|other| other.name == *name) {
         add("name", "two categories have this name; give each its own");
     }
@@ -86,7 +86,7 @@ fn find_of(
     let valid = matchers.iter().enumerate().filter(|(_, matcher)| matcher.problem.is_none());
     for (index, matcher) in valid {
         if let Some(problem) = why_unreached(matcher, exempt, before) {
-            let culprit = format!("category `{name}`");
+            let culprit = named("category", name);
             problems.push(BuildProblem::new(culprit, problem).in_setting("on").at(index));
         }
     }
@@ -95,8 +95,8 @@ fn find_of(
 fn why_unreached(matcher: &Matcher, exempt: &[Matcher], before: &[Category]) -> Option<String> {
     if matches_none(matcher) {
         return Some(
-            "one of its matchers has no networks or keys, and holds for no request; write some, or \
-             leave it out"
+            "requests by an empty list of networks or keys match nothing; write some, or leave them \
+             out"
                 .into(),
         );
     }
@@ -108,9 +108,9 @@ fn why_unreached(matcher: &Matcher, exempt: &[Matcher], before: &[Category]) -> 
     }
     let first = before.iter().find(|other| has_all_of(&other.matchers, matcher))?;
     Some(format!(
-        "category `{}` comes before it and has all its requests to `{path}`; put the narrower one \
-         first, or leave one out",
-        first.name
+        "{} comes before it and has all its requests to `{path}`; put the narrower one first, or \
+         leave one out",
+        named("category", &first.name)
     ))
 }
 

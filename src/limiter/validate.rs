@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::{reachability, rules::Policies};
 use crate::{
     category::Category,
-    error::BuildProblem,
+    error::{BuildProblem, named},
     matcher::Matcher,
     policy::{self, Policy},
 };
@@ -16,7 +16,7 @@ pub(super) fn problems(policies: &Policies) -> Vec<BuildProblem> {
     let mut problems = Vec::new();
     find_of_matchers(exempt, "an exemption", "exempt", &mut problems);
     for Category { name, matchers, .. } in categories {
-        find_of_matchers(matchers, &format!("category `{name}`"), "on", &mut problems);
+        find_of_matchers(matchers, &named("category", name), "on", &mut problems);
     }
     problems.extend(reachability::problems(policies));
     find_twice(every_request, &[], "every request", "every_request", &mut problems);
@@ -58,7 +58,7 @@ fn find_of_policies<'a>(
         }
         if !seen.is_empty() {
             let problem = "two policies have this name; give each its own, or clone the one";
-            problems.push(BuildProblem::new(format!("policy `{}`", policy.name()), problem));
+            problems.push(BuildProblem::new(named("policy", policy.name()), problem));
         }
         problems.extend(policy::problems(&policy.settings, for_requests));
         seen.push(policy);
@@ -71,7 +71,7 @@ fn find_of_category(
     problems: &mut Vec<BuildProblem>,
 ) {
     let Category { name, policies, .. } = category;
-    let culprit = format!("category `{name}`");
+    let culprit = named("category", name);
     if policies.is_empty() && every_request.is_empty() {
         let problem = "it has no policy, and its requests would pass uncounted; add \
                        `.policy(…)`, or write `.exempt(…)` for its matchers";
@@ -91,7 +91,8 @@ fn find_twice(
     for (index, policy) in policies.iter().enumerate() {
         let mut same = others.iter().chain(&policies[..index]);
         if same.any(|other| other.is_clone_of(policy)) {
-            let problem = format!("policy `{}` holds for it twice; leave one out", policy.name());
+            let problem =
+                format!("{} holds for it twice; leave one out", named("policy", policy.name()));
             problems.push(BuildProblem::new(culprit, problem).in_setting(method).at(index));
         }
     }

@@ -9,14 +9,14 @@ use super::{
     settings::Settings,
 };
 use crate::{
-    error::{BuildProblem, Setting},
+    error::{BuildProblem, Setting, named},
     shown_text::{MAX_NAME, text_problem},
 };
 
 /// The problems of a policy. `for_requests` is false if only checks use the policy: a check brings its
 /// key itself.
 pub(crate) fn problems(settings: &Settings, for_requests: bool) -> Vec<BuildProblem> {
-    let culprit = format!("policy `{}`", settings.name);
+    let culprit = named("policy", &settings.name);
     let mut problems = Vec::new();
     let mut add = |(method, index), problem: String| {
         let problem = BuildProblem::new(&*culprit, problem).in_setting(method);
@@ -32,7 +32,7 @@ pub(crate) fn problems(settings: &Settings, for_requests: bool) -> Vec<BuildProb
 fn find(settings: &Settings, for_requests: bool, add: &mut impl FnMut(Setting, String)) {
     let mut at = |method, problem: String| add((method, None), problem);
     if settings.name.is_empty() {
-        at("", "it has no name; write one like `read`".into());
+        at("", "write one like `read`".into());
     }
     let unfit = |what, text: &str| {
         text_problem(what, text, MAX_NAME).map(|problem| format!("{problem}; write another one"))
@@ -40,8 +40,8 @@ fn find(settings: &Settings, for_requests: bool, add: &mut impl FnMut(Setting, S
     let plans =
         settings.plan_table().iter().map(|(plan, _)| ("plans", "the name of a plan", &**plan));
     let unit = settings.unit.as_deref().map(|unit| ("unit", "its unit", unit));
-    let named = std::iter::once(("", "its name", &*settings.name)).chain(unit).chain(plans);
-    for (method, what, text) in named {
+    let texts = std::iter::once(("", "its name", &*settings.name)).chain(unit).chain(plans);
+    for (method, what, text) in texts {
         if let Some(problem) = unfit(what, text) {
             at(method, problem);
         }

@@ -68,6 +68,7 @@ pub enum OverrideUpdate {
 
 /// What an [`OverrideStore`] answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct SharedOverrides {
     /// The version that this answer leads to.
     pub version: OverrideVersion,
@@ -83,4 +84,21 @@ pub struct SharedOverrides {
     pub before: Vec<Override>,
     /// Whether nothing was set, as there are [`MAX_OVERRIDES`] already.
     pub is_full: bool,
+}
+
+impl SharedOverrides {
+    /// An answer by which nothing has changed since the version that the limiter knows. `now` is the
+    /// store's time, since 1970 UTC.
+    #[must_use]
+    pub const fn new(version: OverrideVersion, now: Duration) -> Self {
+        Self {
+            version,
+            now,
+            is_all: false,
+            set: Vec::new(),
+            ended: Vec::new(),
+            before: Vec::new(),
+            is_full: false,
+        }
+    }
 }

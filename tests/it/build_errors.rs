@@ -109,7 +109,7 @@ fn each_error_names_the_culprit_and_says_what_to_write() {
         ),
         (
             with(Policy::token_bucket("", Quota::per_minute(1)).global()),
-            "policy ``: it has no name; write one like `read`",
+            "a policy without a name: write one like `read`",
         ),
         (
             with(valid()).policy(Policy::fixed_window("read", Quota::per_minute(2)).global()),
@@ -248,7 +248,7 @@ fn each_error_names_the_culprit_and_says_what_to_write() {
         ),
         (
             category(Category::new("").on(Matcher::get("/bulk"))),
-            "category ``: it has no name; write one like `read`",
+            "a category without a name: write one like `read`",
         ),
         (
             category(Category::new("bulk").on(Matcher::get("/a")))
@@ -261,11 +261,11 @@ fn each_error_names_the_culprit_and_says_what_to_write() {
         ),
         (
             category(Category::new("bulk").on(Matcher::client_ip(ClientIp::new(), [""; 0]))),
-            "category `bulk`: one of its matchers has no networks or keys, and holds for no request; write some, or leave it out",
+            "category `bulk`: requests by an empty list of networks or keys match nothing; write some, or leave them out",
         ),
         (
             category(Category::new("bulk").on(Matcher::key(bearer(), [""; 0]))),
-            "category `bulk`: one of its matchers has no networks or keys, and holds for no request; write some, or leave it out",
+            "category `bulk`: requests by an empty list of networks or keys match nothing; write some, or leave them out",
         ),
         (
             behind(Matcher::path("/v1/{*rest}"), Matcher::get("/v1/users/{id}")),

@@ -139,7 +139,7 @@ fn policy() -> impl Strategy<Value = Policy> {
             }
             let (plans, quota_by, cost, settle, lease) = costs;
             policy.plan = plans.as_ref().map(|_| FUNCTION.to_owned());
-            policy.plans = Plans(plans.into_iter().flatten().collect());
+            policy.plans = Plans::new(plans.into_iter().flatten());
             (policy.quota_by, policy.cost, policy.settle) = (quota_by, cost, settle);
             if lease == 2 {
                 policy.schedules = vec![
@@ -206,7 +206,7 @@ fn layer() -> impl Strategy<Value = Layer> {
         |(headers, retry_after, jitter, on_rejection, expose_decision)| {
             let mut layer = Layer::default();
             (layer.headers, layer.retry_after, layer.jitter_retry_after) =
-                (headers, retry_after, jitter);
+                (headers, retry_after, jitter.min(Duration::from_secs(86_400)));
             (layer.on_rejection, layer.expose_decision) = (on_rejection, expose_decision);
             layer
         },
@@ -444,7 +444,7 @@ fn a_description_says_what_the_file_says() {
             assert_eq!(list(&policy["keys"]).len(), in_file.keys.len());
             assert_eq!(policy["quota"], quota_in_json(&json["quota"]));
             let plan = |(name, _): &(String, Quota)| json!({ "name": name, "quota": quota_in_json(&json["plans"][name]) });
-            let plans: Vec<_> = in_file.plans.0.iter().map(plan).collect();
+            let plans: Vec<_> = in_file.plans.as_slice().iter().map(plan).collect();
             assert_eq!(list(&policy["plans"]), plans);
         }
     }

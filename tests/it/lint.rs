@@ -76,8 +76,8 @@ fn what_earlier_settings_have_together_is_not_reached() {
     assert_eq!(
         texts(&limiter.lint()),
         ["category `late`: no request reaches it by `GET, HEAD /v1/{*rest}`: an exemption and \
-          category `a` and category `deep` before it together have all of these; put the narrower \
-          ones first, or leave it out"]
+          category `a` and category `deep` come first and together match all of them; put the \
+          narrower ones first, or leave it out"]
     );
 }
 

@@ -5,9 +5,9 @@ use std::time::{Duration, UNIX_EPOCH};
 use http::{Request, request::Parts};
 use tokio::time::advance;
 use tower_quota::{
-    Clock, Limiter, LimiterBuilder, Matcher, OverrideError, OverrideKind, Policy, Quota, Reason,
-    Rejection, SavedOverrides, Verdict,
+    Clock, Limiter, LimiterBuilder, Matcher, Policy, Quota, Reason, Rejection, Verdict,
     key::{self, Caller, ClientIp, header},
+    overrides::{OverrideError, OverrideKind, SavedOverrides},
 };
 
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -141,8 +141,19 @@ fn an_override_that_would_not_hold_is_an_error() {
     ] {
         assert_eq!(result.at_once(), Err(error));
     }
-    let cannot_be = caller.set_quota("read", Quota::per_window(1, Duration::ZERO), HOUR).at_once();
-    assert!(matches!(cannot_be, Err(OverrideError::InvalidQuota { .. })), "{cannot_be:?}");
+    // What no policy can have is refused with no units, too: it could not be read again after it was
+    // saved.
+    for quota in [
+        Quota::per_window(1, Duration::ZERO),
+        Quota::per_day(0).burst(2),
+        #[cfg(feature = "calendar")]
+        Quota::per_calendar_day(0).in_zone("Mars"),
+        #[cfg(feature = "calendar")]
+        Quota::per_calendar_day(0).burst(2),
+    ] {
+        let cannot_be = caller.set_quota("read", quota, HOUR).at_once();
+        assert!(matches!(cannot_be, Err(OverrideError::InvalidQuota { .. })), "{cannot_be:?}");
+    }
     for nothing in [caller.unblock(), caller.restore_quota("read"), caller.restore_quota("raed")] {
         assert_eq!(nothing.at_once().unwrap(), []);
     }

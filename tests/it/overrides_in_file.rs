@@ -10,9 +10,10 @@ use std::{
 use http::Request;
 use tokio::time::sleep;
 use tower_quota::{
-    Clock, Limiter, OverrideError, OverrideKind, Quota, Reason,
+    Clock, Limiter, Quota, Reason,
     config::{Limits, Override, Registry, Watch},
     key::PeerAddr,
+    overrides::{OverrideError, OverrideKind},
 };
 
 const HOUR: Duration = Duration::from_secs(3_600);

@@ -11,8 +11,9 @@ use std::{
 
 use http::{Request, request::Parts};
 use tower_quota::{
-    CachedSource, Category, Clock, Limiter, Matcher, Policy, Quota, SourceOverrides,
+    Category, Clock, Limiter, Matcher, Policy, Quota,
     key::{Key, header},
+    overrides::{CachedSource, SourceOverrides},
 };
 
 use crate::log;
@@ -128,7 +129,7 @@ fn an_outage_of_the_override_source_is_one_event_without_the_callers_key() {
                 String::from_utf8_lossy(key.as_bytes())
             );
             let is_down = down.load(SeqCst);
-            async move { if is_down { Err(error.into()) } else { Ok(SourceOverrides::none()) } }
+            async move { if is_down { Err(error.into()) } else { Ok(SourceOverrides::new()) } }
         });
         let limiter = Limiter::builder()
             .clock(Clock::tokio(UNIX_EPOCH))

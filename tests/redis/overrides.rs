@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use common::redis::{APPEND_ONLY, Cluster, PATIENCE, Server};
 use http::{Request, request::Parts};
 use tower_quota::{
-    Decision, Limiter, OnStoreFailure, Override, OverrideError, OverrideKind, Policy, Quota,
-    Reason, Verdict,
+    Decision, Limiter, OnStoreFailure, Policy, Quota, Reason, Verdict,
     key::header,
+    overrides::{Override, OverrideError, OverrideKind},
     store::{RedisStore, RedisStoreBuilder},
     warning::{Code, warnings},
 };

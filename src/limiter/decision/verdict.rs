@@ -31,7 +31,7 @@ pub enum Verdict<'a> {
     /// A policy refuses the request. If several refuse it, this is the one with the longest wait;
     /// if waits are equal, the last one.
     Refused(Outcome<'a>),
-    /// An operator has blocked the caller ([`Overrides`](crate::Overrides)).
+    /// An operator has blocked the caller ([`Overrides`](crate::overrides::Overrides)).
     Blocked {
         /// How long the block still lasts.
         wait: Duration,
@@ -43,7 +43,7 @@ pub enum Verdict<'a> {
         status: StatusCode,
     },
     /// The source of the caller's overrides does not answer, and is set to refuse then
-    /// ([`OnSourceFailure::Refuse`](crate::OnSourceFailure)).
+    /// ([`OnSourceFailure::Refuse`](crate::overrides::OnSourceFailure)).
     SourceUnavailable,
 }
 
@@ -69,7 +69,7 @@ pub enum Reason {
     /// ([`OnStoreFailure::Refuse`](crate::OnStoreFailure)).
     StoreUnavailable,
     /// The source of the caller's overrides does not answer, and is set to refuse then
-    /// ([`OnSourceFailure::Refuse`](crate::OnSourceFailure)).
+    /// ([`OnSourceFailure::Refuse`](crate::overrides::OnSourceFailure)).
     SourceUnavailable,
     /// An operator has blocked the caller for a time.
     Blocked,

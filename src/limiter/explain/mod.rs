@@ -138,11 +138,11 @@ pub struct CallerExplanation {
     /// How long the caller is still blocked; `None` if it is not.
     #[serde(rename = "blocked_seconds", serialize_with = "optional_seconds")]
     pub blocked: Option<Duration>,
-    /// Whether the [override source](crate::OverrideSource) blocks the caller, and no operator for as long.
+    /// Whether the [override source](crate::overrides::OverrideSource) blocks the caller, and no operator for as long.
     pub blocked_by_source: bool,
     /// What operators have set for the caller, and why.
     pub overrides: Vec<Override>,
-    /// Whether the [override source](crate::OverrideSource) does not answer, and nothing is remembered
+    /// Whether the [override source](crate::overrides::OverrideSource) does not answer, and nothing is remembered
     /// of the caller.
     pub source_unavailable: bool,
 }

@@ -120,7 +120,7 @@ pub enum QuotaFrom {
         /// Why.
         reason: Option<String>,
     },
-    /// The [`OverrideSource`](crate::OverrideSource).
+    /// The [`OverrideSource`](crate::overrides::OverrideSource).
     OverrideSource,
 }
 

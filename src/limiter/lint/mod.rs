@@ -44,6 +44,23 @@ pub enum LintKind {
     InvalidRoute,
 }
 
+impl LintKind {
+    /// The kind as text, as in JSON: `all_exempt`, `unreachable`, `overlap`, `key_never_found`,
+    /// `route_without_policy`, `no_such_route`, `invalid_route`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::AllExempt => "all_exempt",
+            Self::Unreachable => "unreachable",
+            Self::Overlap => "overlap",
+            Self::KeyNeverFound => "key_never_found",
+            Self::RouteWithoutPolicy => "route_without_policy",
+            Self::NoSuchRoute => "no_such_route",
+            Self::InvalidRoute => "invalid_route",
+        }
+    }
+}
+
 impl Lint {
     fn new(kind: LintKind, culprit: impl Into<String>, problem: impl Into<String>) -> Self {
         Self { kind, culprit: culprit.into(), problem: problem.into() }

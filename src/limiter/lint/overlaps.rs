@@ -96,11 +96,13 @@ fn find_of_matcher(
     if firsts.iter().all(|(_, first)| first.is_some()) {
         let mut names: Vec<_> = winners.map(|(_, before)| before.name()).collect();
         names.dedup();
+        let why = match &names[..] {
+            [name] => format!("{name} comes first and matches all of them"),
+            names => format!("{} come first and together match all of them", names.join(" and ")),
+        };
         let problem = format!(
-            "no request reaches it by {}: {} before it together have all of these; put the narrower \
-             ones first, or leave it out",
+            "no request reaches it by {}: {why}; put the narrower ones first, or leave it out",
             requests_of(matcher),
-            names.join(" and ")
         );
         return lints.push(Lint::new(LintKind::Unreachable, culprit, problem));
     }

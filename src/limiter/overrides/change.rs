@@ -12,7 +12,7 @@ use std::{
 use super::{ActiveOverrides, OverrideError};
 use crate::{
     key::Fingerprint,
-    override_record::{MAX_TIME, Override, OverrideKind, SavedQuota},
+    override_record::{MAX_TIME, Override, OverrideKind},
     store::OverrideUpdate,
 };
 
@@ -108,13 +108,6 @@ impl OverrideChange {
         let new = Override { caller, kind, reason, author, since, until };
         if let Some(problem) = new.text_problem() {
             return Err(OverrideError::InvalidText(problem));
-        }
-        if let OverrideKind::Quota { policy, quota } = &new.kind
-            && self.overrides.is_shared()
-            && SavedQuota::new(*quota).is_none()
-        {
-            let problem = "the store cannot keep a quota of this kind".to_owned();
-            return Err(OverrideError::InvalidQuota { policy: policy.clone(), problem });
         }
         Ok(OverrideUpdate::Set(new))
     }

@@ -1,7 +1,11 @@
-//! An operator's blocks and quotas for single callers, for a time: [`Overrides`].
+//! Blocks and quotas for single callers.
 //!
-//! [`ActiveOverrides`] knows what holds now. It keeps that in the [`OverrideTable`](table::OverrideTable),
-//! and reads the changes of a store that shares overrides. [`OverrideChange`] makes one change.
+//! An operator sets them for a time with [`Overrides`], from
+//! [`Limiter::overrides`](crate::Limiter::overrides). A database, or another service, tells them as an
+//! [`OverrideSource`], which a limiter asks through a [`CachedSource`].
+
+// `ActiveOverrides` knows what holds now. It keeps that in the `OverrideTable`, and reads the changes of
+// a store that shares overrides. `OverrideChange` makes one change.
 
 mod active;
 mod awaited;
@@ -25,9 +29,9 @@ pub use self::{
     source::{CachedSource, OnSourceFailure, OverrideSource, SourceFuture, SourceOverrides},
 };
 use super::Limiter;
+pub use crate::override_record::{Override, OverrideKind};
 use crate::{
     key::{Fingerprint, Key},
-    override_record::{Override, OverrideKind},
     policy::quota_problem,
     quota::Quota,
 };
@@ -144,8 +148,9 @@ impl Overrides {
     /// use std::{error::Error, fs, path::Path, sync::Mutex, time::Duration};
     ///
     /// use tower_quota::{
-    ///     BuildError, Limiter, SavedOverrides,
+    ///     BuildError, Limiter,
     ///     key::{self, Caller},
+    ///     overrides::SavedOverrides,
     /// };
     ///
     /// fn start() -> Result<Limiter, BuildError> {
@@ -182,9 +187,9 @@ impl Overrides {
     /// ```
     ///
     /// # Errors
-    /// [`OverrideError::NoSecret`]; [`OverrideError::InvalidQuota`] for a quota that cannot be saved.
+    /// [`OverrideError::NoSecret`].
     pub fn save(&self) -> Result<SavedOverrides, OverrideError> {
-        SavedOverrides::new(self.limiter.core.lasting_fingerprints()?, self.list())
+        Ok(SavedOverrides::new(self.limiter.core.lasting_fingerprints()?, self.list()))
     }
 
     /// Loads overrides that a process with the same secret has saved, beside those that there are
@@ -294,9 +299,12 @@ impl CallerOverrides {
         let what = match rules.by_name(policy) {
             None => Err(OverrideError::UnknownPolicy(policy.to_owned())),
             Some(rule) => {
-                let problem = quota_problem(rule.policy.algorithm(), &quota);
+                // No units may be set, but else the quota is one that `build()` accepts. So it is
+                // read again as it was saved.
+                let checked = if quota.units() == 0 { quota.with_units(1) } else { quota };
+                let problem = quota_problem(rule.policy.algorithm(), &checked);
                 let policy = policy.to_owned();
-                match problem.filter(|_| quota.units() > 0) {
+                match problem {
                     Some(problem) => Err(OverrideError::InvalidQuota { policy, problem }),
                     None => Ok(What::Set { kind: OverrideKind::Quota { policy, quota }, time }),
                 }

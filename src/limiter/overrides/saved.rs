@@ -3,13 +3,10 @@
 use serde::{Deserialize, Serialize};
 
 use super::OverrideError;
-use crate::{
-    key::Fingerprinter,
-    override_record::{Override, OverrideKind, SavedQuota},
-};
+use crate::{key::Fingerprinter, override_record::Override};
 
 /// All overrides of a limiter, to be kept in a file or in a database; from
-/// [`Overrides::save`](crate::Overrides::save).
+/// [`Overrides::save`](crate::overrides::Overrides::save).
 ///
 /// It implements the traits of `serde`. Callers are in it as fingerprints only.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,19 +18,8 @@ pub struct SavedOverrides {
 }
 
 impl SavedOverrides {
-    pub(super) fn new(
-        fingerprints: &Fingerprinter,
-        overrides: Vec<Override>,
-    ) -> Result<Self, OverrideError> {
-        for saved in &overrides {
-            if let OverrideKind::Quota { policy, quota } = &saved.kind
-                && SavedQuota::new(*quota).is_none()
-            {
-                let problem = "a quota of this kind cannot be saved".to_owned();
-                return Err(OverrideError::InvalidQuota { policy: policy.clone(), problem });
-            }
-        }
-        Ok(Self { secret_id: secret_id(fingerprints), overrides })
+    pub(super) fn new(fingerprints: &Fingerprinter, overrides: Vec<Override>) -> Self {
+        Self { secret_id: secret_id(fingerprints), overrides }
     }
 
     pub(super) fn for_secret(

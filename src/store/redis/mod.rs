@@ -115,7 +115,7 @@ use crate::clock::Now;
 /// other releases. A key whose count cannot be read has used its whole quota, which comes back as
 /// usual.
 ///
-/// [Overrides](crate::Overrides) are in one hash, with the fingerprints of callers, the reasons and the
+/// [Overrides](crate::overrides::Overrides) are in one hash, with the fingerprints of callers, the reasons and the
 /// authors. The hash expires a minute after its last override. Each replica asks for its version four
 /// times a second. The first requests of a process wait until the overrides were read, for
 /// `decision_timeout` at most.

@@ -87,9 +87,20 @@ impl Limits {
 fn assert_names_a_culprit(error: &BuildError) {
     let text = error.to_string();
     let (culprit, problem) = text.split_once(": ").unwrap_or_else(|| panic!("no culprit: {text}"));
-    let begins = ["policy `", "category `", "an exemption", "header style `", "header policy `"];
+    let begins = [
+        "policy `",
+        "a policy without a name",
+        "category `",
+        "a category without a name",
+        "an exemption",
+        "every request",
+        "jitter of",
+        "header style `",
+        "header policy `",
+    ];
     assert!(begins.iter().any(|begin| culprit.starts_with(begin)), "no culprit: {text}");
-    assert!(problem.contains("; ") || problem.contains(" leave "), "nothing to write: {text}");
+    let says_what = ["; ", " leave ", "write "].iter().any(|words| problem.contains(words));
+    assert!(says_what, "nothing to write: {text}");
 }
 
 /// Each decision becomes a response without a panic, and a refusal is no success.

@@ -73,7 +73,7 @@ async fn compare(
     let head = request(random);
     let explained = layer.explain(&head).await;
     assert_eq!(layer.explain(&head).await, explained, "the first has charged nothing");
-    let verdict = &explained.request.verdict;
+    let verdict = &explained.explanation.verdict;
     let is_held = matches!(verdict, ExpectedVerdict::Held { .. });
     if is_held && random.below(2) == 0 {
         let mut deciding = limiter.decide(&head);
@@ -115,7 +115,7 @@ async fn compare(
     }
     let outcomes = || decision.outcomes().chain(decision.dry_runs());
     for outcome in outcomes() {
-        let policies = &explained.request.policies;
+        let policies = &explained.explanation.policies;
         let policy = policies.iter().find(|policy| policy.name == outcome.policy()).unwrap();
         let expected = match outcome.reason() {
             None => PolicyVerdict::Admitted,
@@ -129,7 +129,7 @@ async fn compare(
             assert_eq!(told, expected);
         }
     }
-    let told = explained.request.policies.iter();
+    let told = explained.explanation.policies.iter();
     let told = told.filter(|policy| {
         matches!(policy.verdict, PolicyVerdict::Admitted | PolicyVerdict::Refused { .. })
     });
@@ -448,13 +448,16 @@ Policy `read`: passes
 
 #[tokio::test(start_paused = true)]
 async fn it_tells_whether_the_override_source_blocks_and_that_it_does_not_answer() {
-    use tower_quota::{CachedSource, SourceOverrides, key::Key};
+    use tower_quota::{
+        key::Key,
+        overrides::{CachedSource, SourceOverrides},
+    };
 
     let source = CachedSource::new(|key: Key<'_>| {
         let is_known = key.as_bytes() == b"known";
         async move {
             match is_known {
-                true => Ok(SourceOverrides::none().block(Duration::from_secs(60))),
+                true => Ok(SourceOverrides::new().block(Duration::from_secs(60))),
                 false => Err("it is down".into()),
             }
         }

@@ -9,7 +9,7 @@ pub(super) use self::cache::Found;
 pub(in crate::limiter) use self::cache::{Answer, Ask, SourceCache};
 use crate::{error::BuildProblem, key::Key, override_record::MAX_TIME, quota::Quota};
 
-/// What holds for single callers by a database, or by another service.
+/// A database or another service that knows the overrides of callers.
 ///
 /// A closure that returns such a future is a source.
 pub trait OverrideSource: Send + Sync + 'static {
@@ -37,11 +37,11 @@ where
 ///
 /// ```
 /// use std::time::Duration;
-/// use tower_quota::{Quota, SourceOverrides};
+/// use tower_quota::{Quota, overrides::SourceOverrides};
 ///
-/// let nothing = SourceOverrides::none();
-/// let customer = SourceOverrides::none().quota("read", Quota::per_minute(6_000));
-/// let abuser = SourceOverrides::none().block(Duration::from_secs(3_600));
+/// let nothing = SourceOverrides::new();
+/// let customer = SourceOverrides::new().quota("read", Quota::per_minute(6_000));
+/// let abuser = SourceOverrides::new().block(Duration::from_secs(3_600));
 /// # let _ = (nothing, customer, abuser);
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -53,7 +53,7 @@ pub struct SourceOverrides {
 
 impl SourceOverrides {
     /// The caller has what its plan says.
-    pub fn none() -> Self {
+    pub fn new() -> Self {
         Self::default()
     }
 
@@ -92,8 +92,8 @@ pub enum OnSourceFailure {
 /// [`LimiterBuilder::override_source`](crate::LimiterBuilder::override_source).
 ///
 /// A request waits for the source only if nothing young enough is remembered of its caller. Requests
-/// of one caller wait for one look-up, and there are at most so many look-ups at once. What has become
-/// old is looked up again in the background, while it still holds.
+/// of one caller wait for one look-up, and at most [`max_look_ups`](Self::max_look_ups) run at once. An
+/// answer that is no longer fresh still holds while it is looked up again.
 ///
 /// # While the source does not answer
 /// What is remembered holds until it is older than [`max_age`](Self::max_age), and then
@@ -104,7 +104,7 @@ pub enum OnSourceFailure {
 ///
 /// # Precedence
 /// 1. A block, whether an operator or the source has set it.
-/// 2. An operator's quota ([`Overrides`](crate::Overrides)).
+/// 2. An operator's quota ([`Overrides`](crate::overrides::Overrides)).
 /// 3. The source's quota.
 /// 4. The plan's quota, or the policy's.
 ///
@@ -112,8 +112,9 @@ pub enum OnSourceFailure {
 /// use std::time::Duration;
 ///
 /// use tower_quota::{
-///     CachedSource, Limiter, OnSourceFailure, Policy, Quota, SourceOverrides,
+///     Limiter, Policy, Quota,
 ///     key::{self, Key},
+///     overrides::{CachedSource, OnSourceFailure, SourceOverrides},
 /// };
 ///
 /// # #[tokio::main(flavor = "current_thread")]
@@ -123,8 +124,8 @@ pub enum OnSourceFailure {
 ///     let is_large = tenant.as_bytes() == b"tenant-7";
 ///     async move {
 ///         Ok(match is_large {
-///             true => SourceOverrides::none().quota("read", Quota::per_minute(6_000)),
-///             false => SourceOverrides::none(),
+///             true => SourceOverrides::new().quota("read", Quota::per_minute(6_000)),
+///             false => SourceOverrides::new(),
 ///         })
 ///     }
 /// })
@@ -187,8 +188,8 @@ impl CachedSource {
         self
     }
 
-    /// Sets of how many callers the answers are remembered. Default: 100,000. Callers that come again
-    /// stay longer than those that came once.
+    /// Sets how many callers' answers are remembered. Default: 100,000. Callers that come again stay
+    /// longer than those that came once.
     pub fn max_callers(mut self, callers: usize) -> Self {
         self.max_callers = callers;
         self

@@ -152,15 +152,7 @@ impl OverrideStore for RedisOverrides {
 
 /// The answer that nothing has changed.
 fn unchanged(version: OverrideVersion) -> SharedOverrides {
-    SharedOverrides {
-        version,
-        now: Duration::ZERO,
-        is_all: false,
-        set: Vec::new(),
-        ended: Vec::new(),
-        before: Vec::new(),
-        is_full: false,
-    }
+    SharedOverrides::new(version, Duration::ZERO)
 }
 
 /// Whether the reply is the hash's version. Without a hash, the version is 0.

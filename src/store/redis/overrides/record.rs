@@ -43,7 +43,7 @@ pub(super) fn field(caller: Fingerprint, policy: Option<&str>) -> Vec<u8> {
 pub(super) fn value(new: &Override) -> Vec<u8> {
     let quota = match &new.kind {
         OverrideKind::Block => None,
-        OverrideKind::Quota { quota, .. } => SavedQuota::new(*quota),
+        OverrideKind::Quota { quota, .. } => Some(SavedQuota::new(*quota)),
     };
     let text = Text { quota, reason: new.reason.clone(), author: new.author.clone() };
     serde_json::to_vec(&text).expect("it can be written as JSON")

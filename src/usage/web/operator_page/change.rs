@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::Settings;
 use crate::{
     key::Fingerprint,
-    limiter::{OverrideChange, OverrideError},
+    limiter::overrides::{OverrideChange, OverrideError},
     lock::Mutex,
     override_record::MAX_AUTHOR,
     quota::Quota,

@@ -28,8 +28,10 @@ use crate::{
     error::BuildError,
     key::{Caller, Fingerprint},
     layer::RateLimitLayer,
-    limiter::{CallerOverrides, Limiter, OverrideError},
-    override_record::Override,
+    limiter::{
+        Limiter,
+        overrides::{CallerOverrides, Override, OverrideError},
+    },
     usage::log::{KeySum, RequestLog, known_keys::Quotas},
 };
 
@@ -78,7 +80,7 @@ struct Guard(Arc<FindOperator>);
 /// sent there is neither kept nor logged, and no key is in the answer.
 ///
 /// The page lists the latest changes. With the feature `tracing`, each is logged with the target
-/// `tower_quota::operator`. Blocks and quotas are the limiter's [`Overrides`](crate::Overrides), with
+/// `tower_quota::operator`. Blocks and quotas are the limiter's [`Overrides`](crate::overrides::Overrides), with
 /// the operator as their author. A reason is optional. Their reasons and authors are shown.
 ///
 /// ```
