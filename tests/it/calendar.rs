@@ -1,4 +1,5 @@
 //! Quotas by the calendar, and schedules, from the settings to the headers.
+#![cfg(feature = "calendar")]
 
 use std::{
     convert::Infallible,

@@ -185,7 +185,7 @@ async fn an_explanation_says_what_the_next_request_gets_and_charges_nothing() {
         assert_eq!(explained["verdict"], if is_refused { "refused" } else { "admitted" });
         let policies = explained["policies"].as_array().unwrap();
         assert_eq!((&policies[0]["name"], policies.len()), (&json!("read"), 1));
-        assert_eq!(policies[0]["verdict"], if is_refused { "refuses" } else { "passes" });
+        assert_eq!(policies[0]["verdict"], if is_refused { "refused" } else { "admitted" });
         let status = if is_refused { json!(429) } else { json!(null) };
         assert_eq!(explained["response"]["status"], status);
         for (name, value) in &answer.headers {

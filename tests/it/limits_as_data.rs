@@ -382,8 +382,8 @@ const VALID_BY_SCHEMA: &str = "\
     header_without_proxy key_twice lease_and_settle lists_of_a_name_that_is_not_ascii misspelt_methods no_key \
     no_limits_and_a_policy no_way_without_key only_a_layer overrides_of_joined_keys \
     overrides_without_caller path_of_no_category plan_without_plans plans_without_function \
-    policy_twice_in_a_category shadowed_category unknown_names unlimited_category unnamed \
-    unregistered_functions unused_policy";
+    policy_twice_for_every_request policy_twice_in_a_category shadowed_category unknown_names \
+    unlimited_category unnamed unregistered_functions unused_policy";
 
 #[test]
 fn the_schema_accepts_the_examples_and_refuses_what_does_not_parse() {

@@ -1,4 +1,5 @@
 //! Lints tell what is probably not meant, and nothing of settings that are.
+#![cfg(feature = "describe")]
 
 use http::{Method, Request};
 use tower_quota::{

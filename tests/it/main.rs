@@ -10,7 +10,6 @@ mod body_field;
 mod body_limits;
 mod browser;
 mod build_errors;
-#[cfg(feature = "calendar")]
 mod calendar;
 mod checks;
 mod compose;
@@ -21,7 +20,6 @@ mod connection;
 mod decisions;
 mod describe;
 mod examples;
-#[cfg(feature = "describe")]
 mod explain;
 mod fhir_directory;
 mod formats;
@@ -41,7 +39,6 @@ mod hostile_callers;
 mod in_toml;
 mod key_identity;
 mod limits_as_data;
-#[cfg(feature = "describe")]
 mod lint;
 mod loom;
 mod metrics;

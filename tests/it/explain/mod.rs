@@ -1,4 +1,5 @@
 //! An explanation tells what would be decided, charges nothing, and discloses no key.
+#![cfg(feature = "describe")]
 
 pub(crate) mod world;
 
