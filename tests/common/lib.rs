@@ -9,5 +9,5 @@ mod server;
 pub use self::{
     answer::{Answer, answer},
     lines::Lines,
-    server::{PATIENCE, Result, Server},
+    server::{PATIENCE, Result, Server, until},
 };

@@ -84,3 +84,16 @@ async fn build_example(example: &str) -> Result<PathBuf> {
     assert!(built.success(), "the example does not build");
     Ok(folder.join("examples").join(example))
 }
+
+/// Asks until there is an answer, within [`PATIENCE`].
+pub async fn until<T>(mut ask: impl AsyncFnMut() -> Result<Option<T>>) -> Result<T> {
+    let answered = async {
+        loop {
+            if let Some(answer) = ask().await? {
+                return Ok(answer);
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, answered).await?
+}

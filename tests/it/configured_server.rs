@@ -8,10 +8,9 @@
     unix
 ))]
 
-use std::{fs, time::Duration};
+use std::fs;
 
-use common::{PATIENCE, Result, Server};
-use tokio::time::{sleep, timeout};
+use common::{PATIENCE, Result, Server, until};
 
 /// The limit of a new caller's reads.
 async fn limit(server: &Server) -> Result<String> {
@@ -22,13 +21,7 @@ async fn limit(server: &Server) -> Result<String> {
 }
 
 async fn becomes(server: &Server, expected: &str) -> Result<()> {
-    let changed = async {
-        while limit(server).await? != expected {
-            sleep(Duration::from_millis(20)).await;
-        }
-        Result::Ok(())
-    };
-    timeout(PATIENCE, changed).await?
+    until(async || Ok((limit(server).await? == expected).then_some(()))).await
 }
 
 #[tokio::test]
@@ -52,17 +45,12 @@ async fn a_file_that_changes_is_applied_and_a_bad_one_changes_nothing() -> Resul
     let bad = with_limit("0").replace("10 per minute", "10 per minuet");
     fs::write(&file, bad)?;
     server.signal("HUP")?;
-    let logged = async {
-        loop {
-            let log = fs::read_to_string(&log)?;
-            let lines: Vec<_> = log.lines().filter(|line| line.contains("ERROR")).collect();
-            if let [line] = lines[..] {
-                return Result::Ok(line.to_owned());
-            }
-            sleep(Duration::from_millis(20)).await;
-        }
+    let logged = async || {
+        let log = fs::read_to_string(&log)?;
+        let lines: Vec<_> = log.lines().filter(|line| line.contains("ERROR")).collect();
+        Ok(if let [line] = lines[..] { Some(line.to_owned()) } else { None })
     };
-    let line = timeout(PATIENCE, logged).await??;
+    let line = until(logged).await?;
     assert!(line.contains("`minuet` is no unit of time"), "{line}");
     assert!(line.contains("a quota of 0 units refuses every request"), "{line}");
     assert_eq!(limit(&server).await?, "70");

@@ -10,6 +10,7 @@ mod body_field;
 mod body_limits;
 mod browser;
 mod build_errors;
+mod by_key;
 mod calendar;
 mod checks;
 mod compose;

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, UNIX_EPOCH},
 };
 
-use http::{Request, request::Parts};
+use http::Request;
 use proptest::prelude::*;
 use tokio::time::{Instant, advance, sleep};
 use tower_quota::{
@@ -21,6 +21,8 @@ use tower_quota::{
     overrides::{CachedSource, OnSourceFailure, OverrideSource, SourceFuture, SourceOverrides},
     warning::{Code, Warning, warnings},
 };
+
+use crate::by_key::request;
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -100,10 +102,6 @@ fn builder() -> LimiterBuilder {
 
 fn limiter(database: &Database) -> Limiter {
     builder().override_source(cached(database)).build().unwrap()
-}
-
-fn request(path: &str, key: &str) -> Parts {
-    Request::get(path).header("x-key", key).body(()).unwrap().into_parts().0
 }
 
 fn limits(decision: &Decision) -> Vec<(&str, u64)> {

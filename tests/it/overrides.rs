@@ -2,13 +2,15 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
-use http::{Request, request::Parts};
+use http::Request;
 use tokio::time::advance;
 use tower_quota::{
     Clock, Limiter, LimiterBuilder, Matcher, Policy, Quota, Reason, Rejection, Verdict,
     key::{self, Caller, ClientIp, header},
     overrides::{OverrideError, OverrideKind, SavedOverrides},
 };
+
+use crate::by_key::request;
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
@@ -19,10 +21,6 @@ fn builder() -> LimiterBuilder {
         .exempt(Matcher::get("/health"))
         .policy(reads)
         .check_only(Policy::token_bucket("jobs", Quota::per_day(9)))
-}
-
-fn request(path: &str, key: &str) -> Parts {
-    Request::get(path).header("x-key", key).body(()).unwrap().into_parts().0
 }
 
 #[tokio::test(start_paused = true)]

@@ -13,6 +13,8 @@ use tower_quota::{
     RateLimitLayer, ResetFormat, ResponseBody, key::header,
 };
 
+use crate::by_key::policy;
+
 type Body = Full<Bytes>;
 
 const MIDNIGHT: u64 = 86_400;
@@ -26,15 +28,6 @@ struct Rows(u64);
 fn builder() -> LimiterBuilder {
     let midnight = std::time::UNIX_EPOCH + Duration::from_secs(MIDNIGHT);
     Limiter::builder().clock(Clock::tokio(midnight))
-}
-
-fn policy(name: &str, algorithm: Algorithm, quota: Quota) -> Policy {
-    let new = match algorithm {
-        Algorithm::TokenBucket => Policy::token_bucket,
-        Algorithm::FixedWindow => Policy::fixed_window,
-        _ => Policy::sliding_window,
-    };
-    new(name, quota).key(header("x-key")).or_refuse()
 }
 
 /// A policy that costs nothing but what fails.

@@ -1,9 +1,8 @@
 //! The configured example on several servers, which share counts and overrides.
 #![cfg(all(feature = "axum", feature = "config", feature = "describe", feature = "tracing"))]
 
-use common::{PATIENCE, Result, Server, redis};
+use common::{PATIENCE, Result, Server, redis, until};
 use serde_json::{Value, json};
-use tokio::time::{Duration, sleep, timeout};
 
 const FREE: &str = "sk_live_free_acme";
 
@@ -33,13 +32,7 @@ async fn users(server: &Server) -> Result<u16> {
 }
 
 async fn until_users_get(server: &Server, status: u16) -> Result<()> {
-    let told = async {
-        while users(server).await? != status {
-            sleep(Duration::from_millis(20)).await;
-        }
-        Result::Ok(())
-    };
-    timeout(PATIENCE, told).await?
+    until(async || Ok((users(server).await? == status).then_some(()))).await
 }
 
 #[tokio::test]

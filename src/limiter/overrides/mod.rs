@@ -202,7 +202,10 @@ impl Overrides {
     /// ```
     /// use std::time::SystemTime;
     ///
-    /// use tower_quota::{Limiter, OverrideError, OverrideKind, SavedOverrides};
+    /// use tower_quota::{
+    ///     Limiter,
+    ///     overrides::{OverrideError, OverrideKind, SavedOverrides},
+    /// };
     ///
     /// async fn move_into_store(limiter: &Limiter, saved: &SavedOverrides) -> Result<(), OverrideError> {
     ///     let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();

@@ -19,7 +19,8 @@ use tower_quota::{
     key::{self, header},
 };
 
-use super::{ALGORITHMS, HOUR, clock, daily, limits, policy, request};
+use super::{ALGORITHMS, HOUR, clock, daily, limits};
+use crate::by_key::{policy, request};
 
 async fn decide(limiter: &Limiter, key: &str) -> Decision {
     limiter.decide(&request("/", key)).await

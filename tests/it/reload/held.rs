@@ -14,7 +14,8 @@ use tower_quota::{
     store::{Charge, Correction, MemoryStore, Store, StoreFuture, Usage},
 };
 
-use super::{HOUR, SECOND, clock, limits, policy, request};
+use super::{HOUR, SECOND, clock, limits};
+use crate::by_key::{policy, request};
 
 fn slow(quota: Quota) -> Policy {
     policy("slow", Algorithm::TokenBucket, quota).hold(HOUR)

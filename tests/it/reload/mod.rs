@@ -10,8 +10,9 @@ mod whole_or_not;
 
 use std::time::{Duration, UNIX_EPOCH};
 
-use http::{Request, request::Parts};
-use tower_quota::{Algorithm, Clock, Limiter, LimiterBuilder, Policy, Quota, key::header};
+use tower_quota::{Algorithm, Clock, Limiter, LimiterBuilder, Policy, Quota};
+
+use crate::by_key::policy;
 
 const HOUR: Duration = Duration::from_secs(3_600);
 const SECOND: Duration = Duration::from_secs(1);
@@ -23,15 +24,6 @@ fn clock() -> Clock {
     Clock::tokio(UNIX_EPOCH + Duration::from_secs(20_000 * 86_400))
 }
 
-fn policy(name: &str, algorithm: Algorithm, quota: Quota) -> Policy {
-    let new = match algorithm {
-        Algorithm::TokenBucket => Policy::token_bucket,
-        Algorithm::FixedWindow => Policy::fixed_window,
-        _ => Policy::sliding_window,
-    };
-    new(name, quota).key(header("x-key")).or_refuse()
-}
-
 /// A policy of a day's window.
 fn daily(name: &str, units: u64) -> Policy {
     policy(name, Algorithm::FixedWindow, Quota::per_day(units))
@@ -39,8 +31,4 @@ fn daily(name: &str, units: u64) -> Policy {
 
 fn limits(policies: impl IntoIterator<Item = Policy>) -> LimiterBuilder {
     policies.into_iter().fold(Limiter::builder(), LimiterBuilder::policy)
-}
-
-fn request(path: &str, key: &str) -> Parts {
-    Request::get(path).header("x-key", key).body(()).unwrap().into_parts().0
 }

@@ -6,7 +6,8 @@ use proptest::{collection::vec, prelude::*, sample::select};
 use tokio::time::advance;
 use tower_quota::{Algorithm, Category, CheckError, Limiter, LimiterBuilder, Matcher, Quota};
 
-use super::{clock, policy, request};
+use super::clock;
+use crate::by_key::{policy, request};
 
 const NAMES: [&str; 4] = ["a", "b", "c", "d"];
 const PATHS: [&str; 3] = ["/one", "/two", "/other"];

@@ -12,7 +12,8 @@ use std::{
 
 use tower_quota::{Category, Limiter, LimiterBuilder, Matcher, Policy, Quota};
 
-use super::{ALGORITHMS, clock, daily, limits, policy, request};
+use super::{ALGORITHMS, clock, daily, limits};
+use crate::by_key::{policy, request};
 
 const RELOADS: u64 = 1_000;
 const THREADS: usize = 2;

@@ -8,7 +8,8 @@ use tower_quota::{
     store::MemoryStore,
 };
 
-use super::{clock, daily, limits, request};
+use super::{clock, daily, limits};
+use crate::by_key::request;
 
 fn problems(limiter: &Limiter, next: LimiterBuilder) -> Vec<String> {
     let before = format!("{limiter:?}");
