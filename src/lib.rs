@@ -184,6 +184,9 @@
 //! | warn | a request showed a mistake in the settings: see the module [`warning`] | `code`, `culprit` | once for each culprit |
 //! | info | limits were applied | `changes`, if there are any | each time |
 //! | error | limits were not applied, and nothing has changed | `problems`, and `file` if it cannot be used | each time |
+//! | info | the [overrides](Overrides) of limits from a file were applied | `set`, `ended`, `of_operators`: how many | each time, if there are any |
+//! | error | the overrides of a watched file could not be set | `error` | once for each problem |
+//! | info | they are set now | | each time |
 //! | info | an operator has changed what holds for a key, on the operator's page | `operator`, `key`, `change` | each |
 //! | warn | the processor's counter is not steady, so the system's clock is read instead | | once |
 //! | warn | Redis does not answer, and is not used until it does | `error` | each time |

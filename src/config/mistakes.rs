@@ -113,7 +113,7 @@ pub(super) fn of_setting(
     let setting = steps.iter().rev().find(|step| step.parse::<usize>().is_err());
     let setting = setting.map_or("", |step| step);
     // A caller's key in a wrong place is not shown.
-    let may_be_key = steps.first().is_some_and(|first| first == "overrides");
+    let may_be_key = steps.first().is_some_and(|first| first == "overrides") || setting == "values";
     let problem = match Mistake::of(error) {
         Mistake::UnknownField { name, known } => {
             let problem = match may_be_key {
@@ -182,11 +182,12 @@ fn in_words(is: &str) -> String {
         "sequence" => "a list".to_owned(),
         "map" => "a table".to_owned(),
         "unit variant" => "a name alone".to_owned(),
+        // It may be a secret.
+        is if is.starts_with("string ") => "a text".to_owned(),
         is => is
             .replace("boolean ", "")
             .replace("integer ", "the number ")
-            .replace("floating point ", "the number ")
-            .replace("string ", "the text "),
+            .replace("floating point ", "the number "),
     }
 }
 

@@ -50,9 +50,9 @@ fn each_problem_of_a_bad_file_has_its_line_and_what_to_write() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// What is said of a file is in the words of a file.
+/// What is said of a file is in the words of a file, and shows no key.
 #[test]
-fn no_problem_says_what_to_write_in_rust() {
+fn no_problem_says_what_to_write_in_rust_or_shows_a_key() {
     for file in files() {
         let problems = fs::read_to_string(&file).unwrap();
         for problem in problems.lines().filter(|line| line.starts_with(PROBLEM)) {
@@ -60,6 +60,7 @@ fn no_problem_says_what_to_write_in_rust() {
             assert!(is_of_registry || !problem.contains("::"), "{problem}");
             assert!(is_of_registry || !problem.contains("(…)"), "{problem}");
             assert!(!problem.contains("`."), "{problem}");
+            assert!(!problem.contains("sk_live"), "a key is a secret: {problem}");
         }
     }
 }

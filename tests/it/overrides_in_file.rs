@@ -160,6 +160,37 @@ async fn an_override_that_the_limiter_cannot_have_is_an_error_without_its_key() 
     }
 }
 
+#[test]
+fn no_mistake_in_a_file_shows_a_key() {
+    for line in [
+        "key = SECRET",
+        "key = \"SECRET",
+        "key = 'SECRET\"",
+        "key == \"SECRET\"",
+        "key = \"SECRET\" \"b\"",
+        "key = \"SECRET\\q\"",
+        "key = [\"SECRET\", 5]",
+        "key = [\"SECRET\" \"b\"]",
+        "key = [[\"SECRET\"]]",
+        "key = { SECRET = true }",
+        "key = { header = \"SECRET\" }",
+        "key = \"SECRET\"\nkey = \"SECRET\"",
+        "key = \" SECRET\"",
+        "kye = \"SECRET\"",
+        "block = \"SECRET\"",
+        "SECRET",
+        "SECRET = true",
+        "until = \"SECRET\"",
+    ] {
+        for name in ["[[overrides]]", "[overrides]"] {
+            let line = line.replace("SECRET", "sk_live_secret");
+            let text = format!("{LIMITS}\n{name}\n{line}\nreason = \"…\"\n");
+            let error = Limits::from_toml(&text, &Registry::new()).unwrap_err();
+            assert!(!format!("{error} {error:?}").contains("sk_live"), "{line}: {error}");
+        }
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_key_has_the_parts_of_the_caller_and_addresses_are_texts() {
     let (start, registry) = (now(), Registry::new());

@@ -24,7 +24,7 @@ const SECRET: &str = "sk_live_secret";
 fn events(story: impl AsyncFnOnce()) -> Vec<String> {
     log::keep();
     let mut runtime = tokio::runtime::Builder::new_current_thread();
-    let runtime = runtime.enable_time().start_paused(true).build().unwrap();
+    let runtime = runtime.enable_all().start_paused(true).build().unwrap();
     log::take();
     runtime.block_on(story());
     let without_time = |line: String| line.split_once(' ').unwrap().1.trim().to_owned();
@@ -166,4 +166,41 @@ fn an_outage_of_the_override_source_is_one_event_without_the_callers_key() {
     assert_eq!(outages, [down, again, down, again]);
     assert_eq!(warnings.len(), 1, "{told:?}");
     assert!(warnings[0].contains(r#"code="source_unavailable""#), "{told:?}");
+}
+
+#[cfg(feature = "config")]
+#[test]
+fn overrides_of_a_file_that_cannot_be_set_yet_are_logged_once_and_then_set() {
+    use std::{fs, time::SystemTime};
+
+    use tokio::time::sleep;
+    use tower_quota::config::{Limits, Override, Registry, Watch};
+
+    let told = events(async || {
+        let registry = Registry::new();
+        let text = "check_only = [\"jobs\"]\n[policies.jobs]\nalgorithm = \"token_bucket\"\n\
+                    quota = \"5 per hour\"\n";
+        let mut limits = Limits::from_toml(text, &registry).unwrap();
+        // For ten seconds, the end is too far ahead by the limiter's clock.
+        let end = SystemTime::now();
+        let start = end - Duration::from_secs(366 * 86_400 + 10);
+        let builder = limits.builder(&registry).unwrap().clock(Clock::tokio(start));
+        let limiter = builder.build().unwrap();
+        limits.overrides = vec![Override::block([SECRET], end.duration_since(UNIX_EPOCH).unwrap())];
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("limits.toml");
+        fs::write(&path, limits.to_toml()).unwrap();
+        let _watch = Watch::new(&limiter, &path, registry);
+        sleep(Duration::from_secs(5)).await;
+        assert!(limiter.overrides().list().is_empty());
+        sleep(Duration::from_secs(10)).await;
+        assert_eq!(limiter.overrides().list().len(), 1);
+    });
+    let expected = [
+        "INFO the limits were applied: no changes",
+        "ERROR the overrides of the limits could not be set, and are sent again every second error=an override lasts from 1 microsecond to 366 days",
+        "INFO the overrides of the limits were applied set=1 ended=0 of_operators=0",
+        "INFO the overrides of the limits are set now",
+    ];
+    assert_eq!(told, expected);
 }
