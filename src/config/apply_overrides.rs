@@ -66,9 +66,15 @@ async fn set_override(
     caller: &CallerOverrides,
     time: Duration,
 ) -> Result<(), OverrideError> {
-    let change = match (&new.policy, new.quota) {
-        (Some(policy), Some(quota)) => caller.set_quota(policy, quota, time),
-        _ => caller.block(time),
+    let change = match (new.block, &new.policy, new.quota) {
+        (true, None, None) => caller.block(time),
+        (false, Some(policy), Some(quota)) => caller.set_quota(policy, quota, time),
+        // From no file: it would have been a problem there.
+        (_, policy, _) => {
+            let problem = "it takes `block`, or a policy and a quota".to_owned();
+            let policy = policy.clone().unwrap_or_default();
+            return Err(OverrideError::InvalidQuota { policy, problem });
+        }
     };
     let change = change.author(AUTHOR);
     match &new.reason {

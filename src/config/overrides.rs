@@ -26,7 +26,9 @@ use crate::{key, quota::Quota};
 #[non_exhaustive]
 pub struct Override {
     /// The caller's key, as [`caller`](super::Limits::caller) finds it; an address for `ip`. If that is
-    /// several keys together, one text for each.
+    /// several keys together, or a registered extractor that makes a tuple of texts, one text for each.
+    /// Of a registered extractor, it is not known which keys it makes: a key of another form is no
+    /// error, and holds for nobody.
     #[serde(default, skip_serializing_if = "Vec::is_empty", with = "key_parts")]
     #[schemars(with = "KeyParts")]
     pub key: Vec<String>,

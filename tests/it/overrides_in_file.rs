@@ -151,6 +151,15 @@ async fn an_override_that_the_limiter_cannot_have_is_an_error_without_its_key() 
     let error = all.apply_overrides(&limiter).await.unwrap_err();
     assert_eq!(error, OverrideError::UnknownPolicy("read".to_owned()));
     assert!(!format!("{error:?} {error} {changes:?} {changes}").contains("sk_live"));
+    for (block, quota) in [(true, Some(Quota::per_day(5))), (false, None)] {
+        let mut limits = limits(vec![]);
+        let mut both = Override::block([key], start + HOUR);
+        (both.block, both.quota) = (block, quota);
+        limits.overrides = vec![both];
+        let error = limits.apply_overrides(&limiter).await.unwrap_err();
+        assert!(matches!(error, OverrideError::InvalidQuota { .. }), "{error}");
+        assert!(limiter.overrides().list().is_empty());
+    }
     for unfit in [vec![], vec![" sk_live_secret"], vec!["sk_live_secret", "b"]] {
         let mut limits = limits(Vec::new());
         limits.overrides = vec![Override::block(unfit, start + HOUR)];
