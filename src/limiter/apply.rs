@@ -37,7 +37,7 @@ impl Limiter {
         #[cfg(feature = "tracing")]
         tracing::error!(
             file = %file.display(),
-            problems = in_one_line(&problems.to_string()),
+            problems = %in_one_line(&problems.to_string()),
             "the limits were not applied, and nothing has changed"
         );
         #[cfg(not(feature = "tracing"))]
@@ -161,10 +161,10 @@ fn report(applied: &Result<Changes, BuildError>) {
     match applied {
         Ok(changes) if changes.is_empty() => tracing::info!("the limits were applied: no changes"),
         Ok(changes) => {
-            tracing::info!(changes = in_one_line(&changes.to_string()), "the limits were applied")
+            tracing::info!(changes = %in_one_line(&changes.to_string()), "the limits were applied")
         }
         Err(error) => tracing::error!(
-            problems = in_one_line(&error.to_string()),
+            problems = %in_one_line(&error.to_string()),
             "the limits were not applied, and nothing has changed"
         ),
     }
