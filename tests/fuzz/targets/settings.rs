@@ -97,7 +97,6 @@ fn assert_names_a_culprit(error: &BuildError) {
         "jitter of",
         "header style `",
         "header policy `",
-        "jitter of `Retry-After`",
     ];
     assert!(begins.iter().any(|begin| culprit.starts_with(begin)), "no culprit: {text}");
     let says_what = ["; ", " leave ", "write "].iter().any(|words| problem.contains(words));
