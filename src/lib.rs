@@ -184,7 +184,7 @@
 //! | warn | a request showed a mistake in the settings: see the module [`warning`] | `code`, `culprit` | once for each culprit |
 //! | info | limits were applied | `changes`, if there are any | each time |
 //! | error | limits were not applied, and nothing has changed | `problems`, and `file` if it cannot be used | each time |
-//! | info | the [overrides](Overrides) of limits from a file were applied | `set`, `ended`, `of_operators`: how many | each time, if there are any |
+//! | info | the [overrides] of limits from a file were applied | `set`, `ended`, `of_operators`: how many | each time, if there are any |
 //! | error | the overrides of a watched file could not be set | `error` | once for each problem |
 //! | info | they are set now | | each time |
 //! | info | an operator has changed what holds for a key, on the operator's page | `operator`, `key`, `change` | each |
