@@ -10,6 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tokio::runtime::Handle;
 use tower_quota::{Category, Limiter, LimiterBuilder, Matcher, Policy, Quota};
 
 use super::{ALGORITHMS, clock, daily, limits};
@@ -29,12 +30,14 @@ fn now<F: Future>(future: F) -> F::Output {
     }
 }
 
-/// Runs `work` in threads until `reload` was called often enough.
+/// Runs `work` in threads until `reload` was called often enough. They read the paused clock of this test.
 fn beside(work: impl Fn() + Sync, reload: impl Fn(u64)) {
     let (is_over, start) = (AtomicBool::new(false), Barrier::new(THREADS + 1));
+    let runtime = Handle::current();
     thread::scope(|scope| {
         for _ in 0..THREADS {
             scope.spawn(|| {
+                let _clock = runtime.enter();
                 start.wait();
                 while !is_over.load(SeqCst) {
                     work();
