@@ -118,7 +118,7 @@ use crate::clock::Now;
 /// [Overrides](crate::overrides::Overrides) are in one hash, with the fingerprints of callers, the reasons and the
 /// authors. The hash expires a minute after its last override. Each replica asks for its version four
 /// times a second. The first requests of a process wait until the overrides were read, for
-/// `decision_timeout` at most.
+/// `decision_timeout` at most, and never longer than a second.
 ///
 /// # Server
 /// Redis 6.2, Valkey 7.2 or later; tested with Redis 7.0. A Redis user of its own needs these

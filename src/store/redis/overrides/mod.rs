@@ -146,7 +146,8 @@ impl OverrideStore for RedisOverrides {
     }
 
     fn first_read_timeout(&self) -> Duration {
-        self.manager.decision_timeout()
+        // A read does not take longer.
+        self.manager.decision_timeout().min(TIMEOUT)
     }
 }
 
