@@ -116,7 +116,7 @@ pub(super) fn hash(bytes: impl IntoIterator<Item = u8>) -> u64 {
 
 /// `None` if no zone has the name, and no more such names are kept.
 fn find(name: &str) -> Option<Box<Zone>> {
-    // The database has a zone for those whose zone is not known. It would be UTC, which nobody meant.
+    // `Etc/Unknown` has the clocks of UTC. A setting with this name is refused as a mistake.
     let tz = TimeZone::get(name).ok().filter(|tz| !tz.is_unknown());
     if tz.is_none() && UNKNOWN.fetch_add(1, Relaxed) >= MAX_UNKNOWN {
         UNKNOWN.store(MAX_UNKNOWN, Relaxed);

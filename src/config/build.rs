@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use super::{
     ConfigError, ConfigProblem, Key, Limits, OnRejection, Registry, Requests, WithoutKey,
-    error::MAX_TOLD,
+    error::MAX_LISTED,
     key::Prefixes,
     nearest::nearest,
     phrases::in_file,
@@ -139,7 +139,7 @@ impl<'a> Build<'a> {
         let name = name.escape_debug();
         // Those after them are only counted.
         let known = self.limits.policies.keys().map(|name| &**name);
-        let known = known.filter(|_| self.problems.found.len() < MAX_TOLD);
+        let known = known.filter(|_| self.problems.found.len() < MAX_LISTED);
         let instead = match nearest(&name.to_string(), known) {
             Some(nearest) => format!("write `{nearest}`"),
             None => format!("add the table `[policies.{}]`", text::key(&name.to_string())),

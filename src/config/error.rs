@@ -4,8 +4,8 @@ use std::{fmt, fmt::Write as _};
 
 use crate::shown_text::is_unfit;
 
-/// How many problems are told at most.
-pub(super) const MAX_TOLD: usize = 100;
+/// The most problems that an error lists.
+pub(super) const MAX_LISTED: usize = 100;
 
 /// How many characters of a name or a value a problem shows.
 const MAX_SHOWN: usize = 200;
@@ -41,9 +41,9 @@ impl ConfigError {
     pub(super) fn of(mut problems: Vec<ConfigProblem>) -> Self {
         // Those without a place come first: they are about the whole.
         problems.sort_by_key(|problem| problem.position);
-        let more = problems.len().saturating_sub(MAX_TOLD);
+        let more = problems.len().saturating_sub(MAX_LISTED);
         if more > 0 {
-            problems.truncate(MAX_TOLD);
+            problems.truncate(MAX_LISTED);
             problems.push(ConfigProblem::of_all(&format!("and {more} more")));
         }
         for problem in &mut problems {

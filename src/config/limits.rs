@@ -72,7 +72,8 @@ impl Limits {
     ///
     /// # Errors
     /// The file cannot be read, is no regular file or is larger than 4 MiB, or says something that cannot be. The error has all problems, each
-    /// with its line and what to write instead; at most the first 100 are told. If the file is no TOML, it has those of its syntax.
+    /// with its line and what to write instead, but at most the first 100. If the file is no TOML, the
+    /// error has the problems of its syntax.
     pub fn read(path: impl AsRef<Path>, registry: &Registry) -> Result<Self, ConfigError> {
         let name = path.as_ref().display().to_string();
         match file::read(path.as_ref()) {

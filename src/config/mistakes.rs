@@ -63,7 +63,7 @@ impl<'a> Mistake<'a> {
     }
 }
 
-/// What is wrong with the syntax, and where. One slip makes several errors; only the first is told.
+/// What is wrong with the syntax, and where. One slip makes several errors, so only the first is reported.
 pub(super) fn of_syntax<'a>(
     errors: &[Error],
     text: &'a str,

@@ -49,7 +49,7 @@ impl Threads {
             let _runtime = runtime.enter();
             let done = work();
             drop(alive);
-            // Nobody waits any more if it came too late.
+            // It fails if the work took too long: the receiver is gone.
             let _ = sender.send(done);
         });
         if thread.is_err() {

@@ -27,8 +27,8 @@ use crate::{key, quota::Quota};
 pub struct Override {
     /// The caller's key, as [`caller`](super::Limits::caller) finds it; an address for `ip`. If that is
     /// several keys together, or a registered extractor that makes a tuple of texts, one text for each.
-    /// Of a registered extractor, it is not known which keys it makes: a key of another form is no
-    /// error, and holds for nobody.
+    /// The crate does not know which keys a registered extractor makes. So a key of another form is no
+    /// error, and applies to no caller.
     #[serde(default, skip_serializing_if = "Vec::is_empty", with = "key_parts")]
     #[schemars(with = "KeyParts")]
     pub key: Vec<String>,

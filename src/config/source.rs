@@ -9,7 +9,7 @@ use toml::{
 
 use super::{
     ConfigError, ConfigProblem, Limits, Registry, build,
-    error::{MAX_TOLD, Position},
+    error::{MAX_LISTED, Position},
     mistakes, repair,
 };
 
@@ -82,7 +82,7 @@ pub(super) fn load(file: &str, text: &str, registry: &Registry) -> Result<Limits
         };
         let node = repair::node_of(&tree, &error);
         found.push(problem(at(error.span()), mistakes::of_setting(&error, &tree, node.as_ref())));
-        if found.len() == MAX_TOLD {
+        if found.len() == MAX_LISTED {
             return Err(ConfigError::of_first(found));
         }
         match node.and_then(|node| repair::repair(&mut tree, node, &error)) {
@@ -244,7 +244,7 @@ mod tests {
             let error = load("", &text, &Registry::new()).unwrap_err();
             let (told, length) = (error.problems().len(), error.to_string().len());
             assert!(started.elapsed() < Duration::from_secs(60), "{:?}", started.elapsed());
-            assert!(told <= MAX_TOLD + 1 && length < bound, "{told} problems, {length} bytes");
+            assert!(told <= MAX_LISTED + 1 && length < bound, "{told} problems, {length} bytes");
         }
         let text = file(4_000, "");
         let started = Instant::now();

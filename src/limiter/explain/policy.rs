@@ -41,7 +41,7 @@ pub struct PolicyExplanation {
     /// What the policy would say.
     #[serde(flatten)]
     pub verdict: PolicyVerdict,
-    /// What would be told of the quota. `None` if it is not known: the policy does not count the
+    /// The numbers of the quota. `None` if they are not known: the policy does not count the
     /// request, or the store does not answer, or is not asked because a key is missing.
     pub numbers: Option<Numbers>,
 }

@@ -1,4 +1,4 @@
-//! The rules that are looked at, and the requests by which they are told apart: [`Subject`].
+//! The rules that a lint examines, and sample requests that show which rules match: [`Subject`].
 
 use http::{Method, Request, request::Parts};
 

@@ -38,7 +38,7 @@ pub enum OverrideError {
     /// limiter's [`caller`](crate::LimiterBuilder::caller) has no
     /// [`secret`](crate::key::Caller::secret).
     NoSecret,
-    /// The overrides were saved by a limiter with another secret, and would hold for nobody.
+    /// The overrides were saved by a limiter with another secret, and would apply to no caller.
     OtherSecret,
     /// The store shares the overrides, and keeps them itself.
     KeptByStore,

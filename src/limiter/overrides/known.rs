@@ -14,7 +14,7 @@ const SAME_TIME: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug)]
 pub(in crate::limiter) struct Known {
     pub(super) data: Override,
-    /// Monotonic, in nanoseconds. So nobody is blocked for longer if the wall clock is set back.
+    /// Monotonic, in nanoseconds. So a wall clock that is set back blocks no caller for longer.
     pub(super) ends_at: u64,
 }
 

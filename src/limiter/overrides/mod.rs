@@ -71,7 +71,7 @@ use crate::{
 /// # Time
 /// An override lasts for at most 366 days. Its end is a time of the wall clock: the limiter's, or the
 /// store's if that shares overrides. A process that knows an override counts its time by a clock that
-/// nobody can set. So if the wall clock is set, the override lasts as long as it was set for. If the
+/// cannot be set. So if the wall clock is set, the override lasts as long as it was set for. If the
 /// wall clock is set back while a process restarts, the override may last that much longer in the new
 /// process, but at most as long again as it was set for.
 ///

@@ -55,7 +55,7 @@
 //!     sliding window  f64 used, end of newest entry, units in it; u16 number of older entries;
 //!                     f64 units, window; for each older entry: f64 end, units
 //! ```
-//! If the script needs the windows of calendars that the call has not told, nothing is done, and the
+//! If the script needs windows of calendars that the call does not have, nothing is done, and the
 //! reply is: `f64 now; u8 2;` and for each of them its number as `f64`.
 //!
 //! A count in a field is one state, or several: one for each of the key's last four quotas.

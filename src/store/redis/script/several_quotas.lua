@@ -73,7 +73,7 @@ function under_several_quotas(
       local longest = lasts > 0 and state_window or 0
       if by_calendar then
         longest = lasts > 0 and DAYS[(state_window - LONGEST_WINDOW - 1) % 4 + 1] * DAY or 0
-        -- So that its window need not be told again.
+        -- So that the next call need not send its window.
         was_set_back = was_set_back or parse('<d', old) ~= parse('<d', state)
       end
       if algorithm == 1 and lasts > 0 and state_capacity ~= state_units then
