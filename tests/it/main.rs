@@ -43,6 +43,7 @@ mod limits_as_data;
 mod lint;
 mod loom;
 mod metrics;
+mod models;
 mod nested;
 mod observers;
 mod operator_page;
