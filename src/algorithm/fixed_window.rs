@@ -110,6 +110,10 @@ impl QuotaState for FixedWindow {
         Self { start: start(to, now), used: self.current(from, now).used }
     }
 
+    fn looks_back(&self, quota: &Quota, now: Now) -> u64 {
+        now.unix_nanos().saturating_sub(self.current(quota, now).start)
+    }
+
     #[inline]
     fn is_ahead(&self, now: Now) -> bool {
         self.start > now.unix_nanos().saturating_add(MAX_AHEAD)

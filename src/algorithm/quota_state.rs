@@ -69,6 +69,12 @@ pub(crate) trait QuotaState {
     where
         Self: Sized;
 
+    /// How long ago the uses were that a window still counts, in nanoseconds. A bucket counts them by
+    /// no window: 0.
+    fn looks_back(&self, _quota: &Quota, _now: Now) -> u64 {
+        0
+    }
+
     /// Whether it is of a window that began before the clock was set back. It must then be
     /// [realigned](Self::realign) before any answer, or its uses would count in each window until
     /// that one.

@@ -181,6 +181,10 @@ impl QuotaState for SlidingWindow {
         log
     }
 
+    fn looks_back(&self, quota: &Quota, _now: Now) -> u64 {
+        quota.window_nanos()
+    }
+
     fn expires_in(&self, quota: &Quota, now: Now) -> u64 {
         let newest = self.entries.last().map_or(0, |entry| entry.leaves(quota.window_nanos()));
         newest.saturating_sub(now.monotonic_nanos())

@@ -7,10 +7,16 @@
 //!    true whatever the key is charged under later, and switching away and back changes nothing.
 //! 2. Only the charged quota admits or refuses. The others [record](super::QuotaState::record) the use and
 //!    never owe anything for it.
-//! 3. A new quota begins with what the newest state has used, [converted](State::convert).
+//! 3. A new quota begins with the most exact of what the states know, [converted](State::convert), and
+//!    never with less than any of them knows for sure. Not the newest state alone: that one may be of
+//!    a quota too small, or of a window too short, to hold all uses.
+//!    - A bucket begins as the emptiest of all converted ones.
+//!    - A window begins with what the state counts that [looks back](super::QuotaState::looks_back)
+//!      just as far as the new window, or else the next one that looks back further: it holds all uses
+//!      of the new window, and the fewest uses from before it. If each looks back less far, the one
+//!      that looks back furthest knows the most.
 //! 4. A fifth quota removes the one that remembers for the shortest time. So a caller that chooses
-//!    its plan cannot wash a long window clean by short ones. The new one then begins with the
-//!    emptiest of all converted buckets, as the newest bucket may be too small to hold all uses.
+//!    its plan cannot wash a long window clean by short ones.
 //! 5. When all units have come back under each quota, the key is as a new one.
 //!
 //! `conformance/changes.rs` and `conformance/promises.rs` of the store check this.
@@ -59,18 +65,28 @@ impl StatesByQuota {
     }
 
     /// The state under `quota`, tracked or not.
-    #[expect(clippy::indexing_slicing, reason = "there is a first, and the index was found")]
+    #[expect(clippy::indexing_slicing, reason = "the index was found")]
     pub(crate) fn under(&self, quota: &Quota, now: Now) -> Cow<'_, State> {
         match self.index_of(quota) {
             Some(index) => Cow::Borrowed(&self.0[index].1),
-            None => {
-                let convert = |(from, state): &(Quota, State)| state.convert(from, quota, now);
-                let newest = convert(&self.0[0]);
-                // If one has to go, the newest may be a bucket that was too small to count all.
-                let others = if self.len() < MAX_QUOTAS { &[] } else { &self.0[1..] };
-                Cow::Owned(others.iter().map(convert).fold(newest, State::or_emptier))
-            }
+            None => Cow::Owned(self.begin(quota, now)),
         }
+    }
+
+    /// What a new quota begins with: rule 3.
+    #[expect(clippy::indexing_slicing, reason = "there is a first")]
+    fn begin(&self, quota: &Quota, now: Now) -> State {
+        let convert = |(from, state): &(Quota, State)| state.convert(from, quota, now);
+        let first = &self.0[0];
+        if let State::TokenBucket(_) = first.1 {
+            return self.0[1..].iter().map(convert).fold(convert(first), State::or_emptier);
+        }
+        let new = State::new(first.1.algorithm()).looks_back(quota, now);
+        let from_new = |(from, state): &&(Quota, State)| {
+            let looks_back = state.looks_back(from, now);
+            (looks_back < new, looks_back.abs_diff(new))
+        };
+        convert(self.0.iter().min_by_key(from_new).unwrap_or(first))
     }
 
     /// Counts under `quota` as well from now on, and realigns windows that are ahead of the clock.

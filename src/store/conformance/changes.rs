@@ -6,6 +6,7 @@ pub(super) async fn all(store: &dyn Store) {
     each!(store:
         a_refusal_under_a_new_plan_is_kept_in_mind
         a_longer_window_still_counts_what_the_shorter_one_did
+        a_new_window_counts_no_use_that_a_window_of_its_length_has_passed
         plans_in_turn_admit_as_many_as_one
         a_smaller_bucket_is_empty_no_longer_than_it_takes_to_fill
         a_quick_success_costs_nothing_whatever_else_was_used
@@ -20,6 +21,8 @@ pub(super) async fn all(store: &dyn Store) {
         to_switch_away_and_back_is_to_stay
         many_plans_in_turn_wash_none_of_them_clean
         larger_plans_in_turn_pass_no_more_than_the_largest
+        what_a_small_plan_could_not_hold_counts_under_a_new_one
+        what_a_short_plan_has_forgotten_counts_under_a_new_one
         a_use_comes_back_under_each_plan_that_has_counted_it
         what_costs_nothing_passes_under_a_debt_and_before_those_who_wait
     );
@@ -187,6 +190,45 @@ async fn larger_plans_in_turn_pass_no_more_than_the_largest(
     let plans = [10, 11, 12, 13, 14].map(|units| subject.one(1, algorithm, Quota::per_day(units)));
     // In these 5,000 seconds, less than a unit of the largest plan comes back.
     assert!(subject.count_passed(&plans, 500, 10 * SECOND).await <= 15);
+}
+
+async fn what_a_small_plan_could_not_hold_counts_under_a_new_one(
+    subject: &Subject<'_>,
+    algorithm: Algorithm,
+) {
+    let under = |units| subject.one(1, algorithm, Quota::per_day(units));
+    assert_eq!(subject.charge_one(Charge { cost: 1_403, ..under(3_000) }).await.1, 1_597);
+    assert!(subject.charge_one(under(1_000)).await.0 > 0);
+    assert_eq!(subject.peek(under(4_000)).await.1, 2_597);
+    assert_eq!(subject.charge_one(under(4_000)).await.1, 2_596);
+}
+
+async fn what_a_short_plan_has_forgotten_counts_under_a_new_one(
+    subject: &Subject<'_>,
+    algorithm: Algorithm,
+) {
+    let under = |quota| subject.one(1, algorithm, quota);
+    let (day, minute, new) = (Quota::per_day(1_000), Quota::per_minute(10), Quota::per_day(2_000));
+    assert_eq!(subject.charge_one(Charge { cost: 1_000, ..under(day) }).await.1, 0);
+    assert!(subject.charge_one(under(minute)).await.0 > 0);
+    subject.advance(2 * MINUTE);
+    assert_eq!(subject.charge_one(under(minute)).await.1, 9);
+    // At most two units have come back, in a bucket.
+    let left = subject.charge_one(under(new)).await.1;
+    assert!((998..=1_000).contains(&left), "{left} are left");
+}
+
+async fn a_new_window_counts_no_use_that_a_window_of_its_length_has_passed(subject: &Subject<'_>) {
+    for algorithm in [FixedWindow, SlidingWindow] {
+        let under = |quota| subject.one(1, algorithm, quota);
+        let days = under(Quota::per_window(10_000, 30 * 24 * Duration::from_secs(3_600)));
+        assert_eq!(subject.charge_one(Charge { cost: 9_000, ..days }).await.1, 1_000);
+        assert!(subject.charge_one(under(Quota::per_hour(100))).await.0 > 0);
+        subject.advance(61 * MINUTE);
+        assert_eq!(subject.charge_one(days).await.1, 999);
+        assert_eq!(subject.charge_one(under(Quota::per_hour(200))).await.1, 198, "{algorithm:?}");
+        subject.set_time(START);
+    }
 }
 
 async fn failures_pass_the_burst_and_no_more_however_slow_successes_are(

@@ -100,6 +100,17 @@ impl Plan {
         }
     }
 
+    /// When the window of now began, by the clock of its algorithm.
+    fn window_began(&self, now: Now) -> i128 {
+        match self.counted {
+            Counted::Bucket(..) => 0,
+            Counted::Fixed(..) => self.fixed(now).0.min(now.unix_nanos()).into(),
+            Counted::Sliding(_) => {
+                i128::from(now.monotonic_nanos()) - i128::from(window(&self.quota))
+            }
+        }
+    }
+
     /// Converts it to another quota.
     fn under(&self, quota: &Quota, now: Now) -> Self {
         let counted = match &self.counted {
@@ -231,6 +242,21 @@ fn add_use(steps: &mut Vec<(u64, u64)>, quota: &Quota, at: u64, units: u64) {
     }
 }
 
+/// What a plan begins with, beside others.
+fn beginning(plans: &[Plan], charge: &Charge, now: Now) -> Plan {
+    let converted: Vec<_> = plans.iter().map(|plan| plan.under(&charge.quota, now)).collect();
+    if charge.algorithm == Algorithm::TokenBucket {
+        return converted.into_iter().max_by_key(|plan| plan.missing(now)).unwrap();
+    }
+    // The windows that hold all of the new one, the shortest first; then the others, the longest first.
+    let began = Plan::new(charge).window_began(now);
+    let (mut hold_all, mut others): (Vec<_>, Vec<_>) =
+        plans.iter().zip(converted).partition(|(plan, _)| plan.window_began(now) <= began);
+    hold_all.sort_by_key(|(plan, _)| -plan.window_began(now));
+    others.sort_by_key(|(plan, _)| plan.window_began(now));
+    hold_all.into_iter().chain(others).next().unwrap().1
+}
+
 /// Counts under the charge's quota from now on.
 fn track(plans: &mut Vec<Plan>, charge: &Charge, now: Now) {
     for plan in &mut *plans {
@@ -244,15 +270,8 @@ fn track(plans: &mut Vec<Plan>, charge: &Charge, now: Now) {
         *plans = vec![Plan::new(charge)];
     }
     if plans.iter().all(|plan| plan.quota != charge.quota) {
-        let mut own = plans[0].under(&charge.quota, now);
+        let own = beginning(plans, charge, now);
         if plans.len() == 4 {
-            for other in plans[1..].iter().map(|plan| plan.under(&charge.quota, now)) {
-                if let Counted::Bucket(..) = other.counted
-                    && other.missing(now) > own.missing(now)
-                {
-                    own = other;
-                }
-            }
             let remembers = |plan: &Plan| match plan.is_over(now) {
                 true => (0, 0),
                 false => (plan.longest(), charge.algorithm.capacity(&plan.quota)),

@@ -1,6 +1,6 @@
 //! Promises to a key whose plan changes, each as a property over random plans and uses.
 
-use std::iter;
+use std::{collections::BTreeSet, iter};
 
 use proptest::{
     prelude::*,
@@ -173,12 +173,108 @@ async fn no_interval_has_more_than_its_plans_admit(subject: &Subject<'_>, life: 
     let admitted = life.run(subject).await;
     for (first, &(from, ..)) in admitted.iter().enumerate() {
         let mut used = 0;
-        let mut plans = std::collections::BTreeSet::new();
+        let mut plans = BTreeSet::new();
         for &(to, cost, plan) in &admitted[first..] {
             used += cost;
             plans.insert(plan);
             let most: u64 = plans.iter().map(|plan| life.max_admitted(*plan, from, to)).sum();
             assert!(used <= most, "{used} from {from} to {to}, where {plans:?} admit {most}");
+        }
+    }
+}
+
+/// A plan whose window holds all of a life, and is no window of another plan.
+const LONGEST_PLAN: Quota = Quota::per_window(1_000, Duration::from_secs(50 * 365 * 86_400));
+
+impl Life {
+    /// The same life, and a window that counts all of it beside the others.
+    fn with_longest_plan(&self) -> Self {
+        let mut life = self.clone();
+        if life.algorithm != TokenBucket {
+            life.plans.truncate(PLANS.end - 2);
+            life.plans.insert(0, LONGEST_PLAN);
+        }
+        life
+    }
+
+    /// When a plan's window began that holds a time; for a bucket that never does, 0.
+    fn counts_since(&self, plan: usize, at: u64) -> u64 {
+        let quota = &self.plans[plan];
+        match self.algorithm {
+            TokenBucket => 0,
+            FixedWindow => quota.window_start(at * 1_000) / 1_000,
+            // The use at its beginning has just left.
+            SlidingWindow => (at + 1).saturating_sub(quota.window().as_micros() as u64),
+        }
+    }
+
+    /// The most that buckets admit of a burst, and then of a refill, from one time to another.
+    fn largest_bucket(&self, plans: &BTreeSet<usize>, from: u64, to: u64) -> u64 {
+        let burst = plans.iter().map(|plan| self.plans[*plan].capacity()).max().unwrap();
+        let refill = |plan: &usize| {
+            let quota = &self.plans[*plan];
+            let parts = u128::from(to - from) * u128::from(quota.units());
+            (parts / quota.window().as_micros()) as u64
+        };
+        burst + plans.iter().map(refill).max().unwrap()
+    }
+}
+
+/// (f) What passes under a plan fits in its window beside all that any plan has admitted there. Of
+/// buckets, no interval has more than the largest burst and the fastest refill.
+async fn no_switch_frees_what_a_plan_has_counted(subject: &Subject<'_>, life: &Life) {
+    let life = life.with_longest_plan();
+    // So short that little comes back in a bucket: in a window, all does.
+    let thousandth = match life.algorithm {
+        TokenBucket => life.micros(1) / 100,
+        FixedWindow | SlidingWindow => {
+            life.plans[life.plans.len() - 1].window().as_micros() as u64 / 1_000
+        }
+    };
+    subject.charge_one(life.charge(subject, 1, 0, 1)).await;
+    let mut admitted: Vec<Use> = vec![(subject.micros(), 1, 0)];
+    for &Step { later, plan, cost } in &life.steps {
+        subject.advance(thousandth * later);
+        let (now, plan) = (subject.micros(), plan % life.plans.len());
+        if subject.charge_one(life.charge(subject, 1, plan, cost)).await.0 > 0 || cost == 0 {
+            continue;
+        }
+        admitted.push((now, cost, plan));
+        let (mut used, mut plans) = (0, BTreeSet::new());
+        let since = life.counts_since(plan, now);
+        for &(from, cost, of) in admitted.iter().rev().take_while(|(at, ..)| *at >= since) {
+            used += cost;
+            plans.insert(of);
+            let most = match life.algorithm {
+                TokenBucket => life.largest_bucket(&plans, from, now),
+                FixedWindow | SlidingWindow => life.plans[plan].units(),
+            };
+            assert!(used <= most, "{used} from {from} to {now}, under {plans:?}, at most {most}");
+        }
+    }
+}
+
+/// (g) A new window begins with no more than any window counts that began no later.
+async fn no_switch_counts_what_a_window_has_passed(subject: &Subject<'_>, life: &Life) {
+    if life.algorithm == TokenBucket {
+        return;
+    }
+    life.run(subject).await;
+    let window = life.plans[0].window();
+    for quota in [life.plans[0].with_units(10_000), Quota::per_window(10_000, window / 2)] {
+        let new = subject.one(1, life.algorithm, quota);
+        let used = 10_000 - subject.peek(new).await.1;
+        let since =
+            |quota| Life { plans: vec![quota], ..life.clone() }.counts_since(0, subject.micros());
+        for plan in (0..life.plans.len()).filter(|plan| since(life.plans[*plan]) <= since(quota)) {
+            let left = subject.peek(life.charge(subject, 1, plan, 0)).await.1;
+            let counted = life.plans[plan].units() - left;
+            let is_tracked = life.steps.iter().any(|step| step.plan % life.plans.len() == plan);
+            assert!(
+                used <= counted || left == 0 || !is_tracked,
+                "{quota:?} begins with {used}, and {:?} counts {counted}",
+                life.plans[plan],
+            );
         }
     }
 }
@@ -204,5 +300,7 @@ pub(crate) fn keeps_what_plans_promise(store: &dyn Store, runtime: &Runtime, cas
         to_switch_away_and_back_frees_nothing
         no_refill_is_lost_or_won
         no_interval_has_more_than_its_plans_admit
+        no_switch_frees_what_a_plan_has_counted
+        no_switch_counts_what_a_window_has_passed
     );
 }

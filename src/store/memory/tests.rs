@@ -350,5 +350,5 @@ fn it_conforms() {
     runtime.block_on(conformance::keeps_every_promise(&*store));
     runtime.block_on(conformance::counts_each_request_once(&[store.clone(), store.clone()]));
     conformance::says_what_another_says(&*store, NaiveStore::default, &runtime, 500);
-    conformance::keeps_what_plans_promise(&*store, &runtime, 200);
+    conformance::keeps_what_plans_promise(&*store, &runtime, 400);
 }

@@ -116,8 +116,9 @@ async fn a_request_that_is_held_twice_over_has_the_last_quota() {
         limiter.apply(limits([slow(Quota::per_window(1, seconds * SECOND))])).unwrap();
     }
     let (decision, took) = held.await.unwrap();
-    // Of the unit, 59 of 60 s are left after the first second, then 589 of 600, then 293.5 of 300.
-    let left = Duration::from_millis(29_350);
+    // Of the unit, 59 of 60 s are left after the first second, then 589 of 600. After the third, these
+    // are 588 of 600: the most that any of the quotas says.
+    let left = Duration::from_millis(29_400);
     assert_eq!((decision.is_allowed(), took), (true, 3 * SECOND + left));
     assert_eq!(decision.outcome("slow").unwrap().quota(), Quota::per_window(1, 30 * SECOND));
 }

@@ -1,7 +1,8 @@
 -- A count under several quotas, or under another quota than the action's: one state for each quota, the
 -- state that was written last comes first. Each counts every use of the key. A quota that has no state
--- yet begins with what the first state has. If there are too many states, one goes: one that matters no
--- more; or else the one that remembers for the shortest time; of several such, the smallest, and of
+-- yet begins as the emptiest bucket; or with what the shortest window counts that holds all of the new
+-- one, or else with what the longest one counts. If there are too many states, one goes: one that matters
+-- no more; or else the one that remembers for the shortest time; of several such, the smallest, and of
 -- these the last.
 --
 -- A text that cannot be read is no count of ours: something was used, and it is not known how much. So
@@ -57,6 +58,21 @@ function under_several_quotas(
     end
   end
 
+  -- The state of the shortest window that looks back at least as far as a new one, or else of the longest.
+  local function nearest(new)
+    local nearest_state, is_shorter, distance
+    for index = 1, #states do
+      local state, _, looks_back = unpack(states[index])
+      if algorithm == 2 then looks_back = math.max(now - parse('<d', state), 0) end
+      local shorter, from_new = looks_back < new, math.abs(looks_back - new)
+      local is_nearer = shorter == is_shorter and from_new < distance or is_shorter and not shorter
+      if not nearest_state or is_nearer then
+        nearest_state, is_shorter, distance = state, shorter, from_new
+      end
+    end
+    return nearest_state
+  end
+
   local offset, is_valid = 1, text ~= ''
   while offset <= #text do
     local next_offset, state_units, state_window, state_capacity, has_window = read(offset)
@@ -108,12 +124,11 @@ function under_several_quotas(
   end
   if not current then
     changed = true
-    local state = states[1][1]
     if algorithm == 1 then
-      -- What is missing, in parts of the new quota: what the first state says. If a state has to go, it
-      -- is the most that any says, as the first may be a bucket that was too small to count all.
+      -- What is missing, in parts of the new quota: the most that any state says, as a small bucket
+      -- cannot hold all uses.
       local whole, parts = 0, 0
-      for index = 1, #states == QUOTAS and QUOTAS or 1 do
+      for index = 1, #states do
         local of_whole, rest = parse('<dd', states[index][1])
         local of_parts, left = divide(rest, window, states[index][3])
         if left > 0 then of_parts = of_parts + 1 end
@@ -125,11 +140,12 @@ function under_several_quotas(
       if whole >= capacity then whole, parts = capacity, 0 end
       current = pack('<dddddd', whole, parts, now, units, window, capacity)
     elseif algorithm == 2 then
-      local _, used = parse('<dd', state)
+      local _, new = count(false, PEEK, 0, 0, units, window, capacity)
+      local _, used = parse('<dd', nearest(now - parse('<d', new)))
       _, current = count(false, TAKE, 0, used, units, window, capacity)
     else
       -- The entries that the new window still covers, in its steps.
-      local used, newest_at, newest, older = 0, 0, 0, ''
+      local state, used, newest_at, newest, older = nearest(window), 0, 0, 0, ''
       local function add(last_use, count)
         if count == 0 or last_use + window <= now then return end
         local _, rest = divide(last_use, 60, window)
