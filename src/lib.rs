@@ -322,7 +322,7 @@ pub use crate::{
     },
     limiter::{
         Changes, Check, CheckError, Decision, DecisionFuture, Limiter, LimiterBuilder, Outcome,
-        PolicyHandle, QuotaRef, Reason, Refund, SettingChange, Verdict, overrides,
+        Permit, PolicyHandle, QuotaRef, Reason, Refund, SettingChange, Verdict, overrides,
     },
     matcher::Matcher,
     policy::{OnStoreFailure, Policy},

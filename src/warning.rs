@@ -96,6 +96,12 @@
 //! together, but its quota or its keys differ. That is right while a release changes the policy. If
 //! these are two services, give each a prefix with `RedisStoreBuilder::prefix`.
 //!
+//! ## `upgrade_without_permit`
+//! A response has upgraded its connection, as a WebSocket does, and its units
+//! [in flight](crate::Policy::in_flight) came back at once, though the connection is open. Take the
+//! [`Permit`](crate::Permit) from the extensions of the request, and move it into the task that serves the
+//! connection.
+//!
 //! ## `body_field_not_read`
 //! A policy counts by a field of the body, and no [`BodyFieldLayer`](crate::BodyFieldLayer) has read
 //! the body. The request is refused, as the handler may read the field. Add the layer with this field
@@ -165,6 +171,8 @@ pub enum Code {
     RedisQueue,
     /// Two limiters count together for policies of one name that differ.
     PolicyDiffers,
+    /// A connection was upgraded, and nobody keeps its units in flight.
+    UpgradeWithoutPermit,
     /// No layer has read the field of the body by which a policy counts.
     BodyFieldNotRead,
 }
@@ -190,6 +198,7 @@ impl Code {
         Self::StoreFull,
         Self::RedisQueue,
         Self::PolicyDiffers,
+        Self::UpgradeWithoutPermit,
         Self::BodyFieldNotRead,
     ];
 
@@ -215,6 +224,7 @@ impl Code {
             Self::StoreFull => "store_full",
             Self::RedisQueue => "redis_queue",
             Self::PolicyDiffers => "policy_differs",
+            Self::UpgradeWithoutPermit => "upgrade_without_permit",
             Self::BodyFieldNotRead => "body_field_not_read",
         }
     }

@@ -7,6 +7,7 @@
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects, clippy::indexing_slicing))]
 
 mod fixed_window;
+mod in_flight;
 #[cfg(test)]
 mod oracle;
 mod quota_state;
@@ -20,6 +21,7 @@ mod token_bucket;
 use self::quota_state::ceil_div;
 pub(crate) use self::{
     fixed_window::FixedWindow,
+    in_flight::{InFlight, NOT_KNOWN},
     quota_state::{Charged, PastUse, QuotaState, units_required},
     sliding_window::{STEPS_PER_WINDOW, SlidingWindow},
     state::State,
@@ -48,16 +50,20 @@ pub enum Algorithm {
     /// No more than the quota in any half-open interval of the window's length. A unit comes back
     /// when the window has passed over it, at most 1/60 of the window late.
     SlidingWindow,
+    /// How many units are held at once, by requests that have begun and not ended. A unit comes back
+    /// when its request ends, and never by the clock.
+    InFlight,
 }
 
 impl Algorithm {
-    /// A name for logs and JSON: `token_bucket`, `fixed_window` or `sliding_window`.
+    /// A name for logs and JSON: `token_bucket`, `fixed_window`, `sliding_window` or `in_flight`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::TokenBucket => "token_bucket",
             Self::FixedWindow => "fixed_window",
             Self::SlidingWindow => "sliding_window",
+            Self::InFlight => "in_flight",
         }
     }
 
@@ -66,6 +72,7 @@ impl Algorithm {
         match self {
             Self::TokenBucket => quota.time_to_fill().unwrap_or(u128::MAX),
             Self::FixedWindow | Self::SlidingWindow => quota.window_nanos().into(),
+            Self::InFlight => u128::MAX,
         }
     }
 
@@ -74,7 +81,7 @@ impl Algorithm {
     pub(crate) fn capacity(self, quota: &Quota) -> u64 {
         match self {
             Self::TokenBucket => quota.capacity(),
-            Self::FixedWindow | Self::SlidingWindow => quota.units(),
+            Self::FixedWindow | Self::SlidingWindow | Self::InFlight => quota.units(),
         }
     }
 
@@ -87,6 +94,7 @@ impl Algorithm {
                 quota.parts_per_nano(),
             ),
             Self::FixedWindow | Self::SlidingWindow => quota.longest_window(),
+            Self::InFlight => NOT_KNOWN,
         }
     }
 }

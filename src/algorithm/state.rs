@@ -3,8 +3,8 @@
 use std::ops::{Deref, DerefMut};
 
 use super::{
-    Algorithm, fixed_window::FixedWindow, quota_state::QuotaState, sliding_window::SlidingWindow,
-    token_bucket::TokenBucket,
+    Algorithm, fixed_window::FixedWindow, in_flight::InFlight, quota_state::QuotaState,
+    sliding_window::SlidingWindow, token_bucket::TokenBucket,
 };
 use crate::{clock::Now, quota::Quota};
 
@@ -14,6 +14,7 @@ pub(crate) enum State {
     TokenBucket(TokenBucket),
     FixedWindow(FixedWindow),
     SlidingWindow(SlidingWindow),
+    InFlight(InFlight),
 }
 
 impl From<TokenBucket> for State {
@@ -34,6 +35,12 @@ impl From<SlidingWindow> for State {
     }
 }
 
+impl From<InFlight> for State {
+    fn from(units: InFlight) -> Self {
+        Self::InFlight(units)
+    }
+}
+
 impl State {
     /// A key that has used nothing.
     pub(crate) fn new(algorithm: Algorithm) -> Self {
@@ -41,6 +48,16 @@ impl State {
             Algorithm::TokenBucket => Self::TokenBucket(TokenBucket::default()),
             Algorithm::FixedWindow => Self::FixedWindow(FixedWindow::default()),
             Algorithm::SlidingWindow => Self::SlidingWindow(SlidingWindow::default()),
+            Algorithm::InFlight => Self::InFlight(InFlight::default()),
+        }
+    }
+
+    /// A key for which a full store has no count of its own. Keys can share other counts, but a unit in
+    /// flight has to come back to the count that it was taken from, so such a key has none left.
+    pub(crate) fn without_room(algorithm: Algorithm) -> Self {
+        match algorithm {
+            Algorithm::InFlight => InFlight::FULL.into(),
+            algorithm => Self::new(algorithm),
         }
     }
 
@@ -59,6 +76,7 @@ impl State {
             Self::TokenBucket(bucket) => bucket.convert(from, to, now).into(),
             Self::FixedWindow(window) => window.convert(from, to, now).into(),
             Self::SlidingWindow(log) => log.convert(from, to, now).into(),
+            Self::InFlight(units) => units.convert(from, to, now).into(),
         }
     }
 
@@ -67,6 +85,7 @@ impl State {
             Self::TokenBucket(_) => Algorithm::TokenBucket,
             Self::FixedWindow(_) => Algorithm::FixedWindow,
             Self::SlidingWindow(_) => Algorithm::SlidingWindow,
+            Self::InFlight(_) => Algorithm::InFlight,
         }
     }
 }
@@ -79,6 +98,7 @@ impl Deref for State {
             Self::TokenBucket(bucket) => bucket,
             Self::FixedWindow(window) => window,
             Self::SlidingWindow(log) => log,
+            Self::InFlight(units) => units,
         }
     }
 }
@@ -89,6 +109,7 @@ impl DerefMut for State {
             Self::TokenBucket(bucket) => bucket,
             Self::FixedWindow(window) => window,
             Self::SlidingWindow(log) => log,
+            Self::InFlight(units) => units,
         }
     }
 }

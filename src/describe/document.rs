@@ -162,9 +162,17 @@ impl Description {
             Algorithm::SlidingWindow => {
                 ": a unit comes back when the window's length has passed since it was used."
             }
+            Algorithm::InFlight => {
+                ": a unit comes back when the response to its request has ended, or when its \
+                 connection has closed."
+            }
         };
-        let mut used =
-            vec![Algorithm::TokenBucket, Algorithm::FixedWindow, Algorithm::SlidingWindow];
+        let mut used = vec![
+            Algorithm::TokenBucket,
+            Algorithm::FixedWindow,
+            Algorithm::SlidingWindow,
+            Algorithm::InFlight,
+        ];
         used.retain(|algorithm| self.policies().any(|policy| policy.algorithm == *algorithm));
         #[expect(clippy::string_slice, reason = "the name of an algorithm is ASCII")]
         let item = |algorithm| {

@@ -2,12 +2,14 @@
 
 use std::{
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
+
+use crate::limiter::Permit;
 
 pin_project! {
     /// The body of a response: the inner service's, or that of a refusal.
@@ -23,6 +25,8 @@ pin_project! {
     #[derive(Debug)]
     enum Kind<B> {
         Inner { #[pin] body: B },
+        // It holds units until it has ended. If it fails or is dropped, they come back as well.
+        Lasting { #[pin] body: B, permit: Option<Permit> },
         Rejection { bytes: Bytes },
     }
 }
@@ -30,6 +34,10 @@ pin_project! {
 impl<B> ResponseBody<B> {
     pub(crate) fn inner(body: B) -> Self {
         Self { kind: Kind::Inner { body } }
+    }
+
+    pub(crate) fn lasting(body: B, permit: Permit) -> Self {
+        Self { kind: Kind::Lasting { body, permit: Some(permit) } }
     }
 
     pub(crate) fn rejection(bytes: Bytes) -> Self {
@@ -47,6 +55,14 @@ impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         match self.project().kind.project() {
             KindProjection::Inner { body } => body.poll_frame(context),
+            KindProjection::Lasting { mut body, permit } => {
+                let frame = ready!(body.as_mut().poll_frame(context));
+                // A server need not poll a body again that says that it has ended.
+                if !matches!(frame, Some(Ok(_))) || body.is_end_stream() {
+                    drop(permit.take());
+                }
+                Poll::Ready(frame)
+            }
             KindProjection::Rejection { bytes } => {
                 let bytes = std::mem::take(bytes);
                 Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))))
@@ -56,14 +72,14 @@ impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
 
     fn is_end_stream(&self) -> bool {
         match &self.kind {
-            Kind::Inner { body } => body.is_end_stream(),
+            Kind::Inner { body } | Kind::Lasting { body, .. } => body.is_end_stream(),
             Kind::Rejection { bytes } => bytes.is_empty(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
-            Kind::Inner { body } => body.size_hint(),
+            Kind::Inner { body } | Kind::Lasting { body, .. } => body.size_hint(),
             Kind::Rejection { bytes } => SizeHint::with_exact(bytes.len() as u64),
         }
     }

@@ -14,7 +14,10 @@ use pin_project_lite::pin_project;
 use tower::Service;
 
 use super::{ResponseBody, observer::Observation, responder::Responder};
-use crate::limiter::{Correcting, Decision, DecisionFuture, undo};
+use crate::{
+    limiter::{Correcting, Decision, DecisionFuture, Permit, undo},
+    warning::{Code, warn},
+};
 
 /// The message of the panic in a poll after the end: `Poll::Pending` would wait for ever.
 const OVER: &str = "a response is not polled after it was ready";
@@ -121,14 +124,14 @@ where
                     let mut response = ready!(response.poll(context))?;
                     let admitted = passed.as_mut().expect(OVER);
                     if admitted.decision.is_settled_later() {
-                        let correcting;
-                        (response, correcting) = admitted.settle(response);
-                        if let Some(correcting) = correcting {
-                            let passed = passed.take().expect(OVER);
-                            let late = Some(Box::new(Late { correcting, response, passed }));
-                            this.state.set(State::Settling { late });
-                            continue;
-                        }
+                        let (response, correcting) = admitted.settle(response);
+                        let Some(correcting) = correcting else {
+                            return Poll::Ready(Ok(admitted.answer_lasting(response)));
+                        };
+                        let passed = passed.take().expect(OVER);
+                        let late = Some(Box::new(Late { correcting, response, passed }));
+                        this.state.set(State::Settling { late });
+                        continue;
                     }
                     admitted.answer(&mut response);
                     return Poll::Ready(Ok(response.map(ResponseBody::inner)));
@@ -139,9 +142,8 @@ where
                         let Late { correcting, passed, .. } = &mut **late;
                         let _ = ready!(correcting.poll(&mut passed.decision, context));
                     }
-                    let mut late = late.take().expect(OVER);
-                    late.passed.answer(&mut late.response);
-                    return Poll::Ready(Ok(late.response.map(ResponseBody::inner)));
+                    let mut late = *late.take().expect(OVER);
+                    return Poll::Ready(Ok(late.passed.answer_lasting(late.response)));
                 }
                 StateProjection::Refused { response } => {
                     let response = response.take().expect(OVER);
@@ -184,10 +186,37 @@ impl Passed {
         self.finish(Some(response.status()));
     }
 
+    /// The same; the body then holds the units in flight until it has ended.
+    #[cold]
+    fn answer_lasting<R>(&mut self, mut response: Response<R>) -> Response<ResponseBody<R>> {
+        self.answer(&mut response);
+        let Some(permit) = self.decision.record.permit.take() else {
+            return response.map(ResponseBody::inner);
+        };
+        let is_upgrade = response.status() == StatusCode::SWITCHING_PROTOCOLS
+            || permit.asks_for_tunnel() && response.status().is_success();
+        if is_upgrade && !permit.is_kept_elsewhere() {
+            warn_upgrade_without_permit(&permit);
+        }
+        response.map(|body| ResponseBody::lasting(body, permit))
+    }
+
     #[inline]
     fn finish(&mut self, status: Option<StatusCode>) {
         self.observation.finish(&self.responder.headers, &self.decision, status);
     }
+}
+
+#[cold]
+fn warn_upgrade_without_permit(permit: &Permit) {
+    let policy = permit.policy().unwrap_or_default();
+    warn(Code::UpgradeWithoutPermit, &policy, || {
+        format!(
+            "policy `{policy}`: a response has upgraded its connection, and the units in flight came \
+             back at once, as nobody keeps the request's `Permit`; take it from the request's \
+             extensions, and move it into the task of the connection"
+        )
+    });
 }
 
 impl<S, B> fmt::Debug for ResponseFuture<S, B>

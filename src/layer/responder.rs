@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use bytes::Bytes;
 use http::{
-    HeaderName, HeaderValue, Response, Version,
+    HeaderName, HeaderValue, Method, Response, Version,
     header::{CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING},
     request::Parts,
 };
@@ -69,6 +69,9 @@ impl Responder {
         };
         if self.expose_decision {
             head.extensions.insert(decision.clone());
+        }
+        if decision.record.permit.is_some() {
+            leave_permit(head, &decision);
         }
         Ok(decision)
     }
@@ -172,6 +175,18 @@ impl Responder {
 impl DependsOnPolicies for Responder {
     fn problems(&self, policies: &[Policy]) -> Vec<BuildProblem> {
         self.all_problems(policies)
+    }
+}
+
+/// Leaves a clone of the permit in the request.
+#[cold]
+fn leave_permit(head: &mut Parts, decision: &Decision) {
+    let Some(permit) = decision.permit() else { return };
+    if head.method == Method::CONNECT {
+        permit.set_asks_for_tunnel();
+    }
+    if let Some(outer) = head.extensions.insert(permit.clone()) {
+        permit.keep(outer);
     }
 }
 

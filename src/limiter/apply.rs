@@ -8,6 +8,7 @@ use super::{
     Changes, Core, Limiter, LimiterBuilder,
     queue::MaxHeld,
     rules::{Rule, RuleSet},
+    validate,
 };
 #[cfg(feature = "metrics")]
 use crate::metrics::count_reload;
@@ -57,6 +58,7 @@ pub(super) fn apply(core: &Core, builder: LimiterBuilder) -> Result<Changes, Bui
 fn try_apply(core: &Core, builder: LimiterBuilder) -> Result<Changes, BuildError> {
     let mut problems = builder.problems();
     problems.extend(builder.problems_of_change(core.caller.as_ref()));
+    problems.extend(validate::not_counted(&builder.policies, &*core.store));
     BuildError::if_any(problems)?;
     let max_held = builder.max_held;
     let mut rules = RuleSet::new(builder.policies, &core.keys);

@@ -205,7 +205,10 @@ impl LimiterBuilder {
                 "it is asked for the caller of a request, and none is known; add `.caller(…)`";
             problems.push(BuildProblem::new("override source", problem));
         }
-        let secret = self.store.as_ref().and_then(|store| store.secret());
+        let store = self.store.as_deref();
+        let not_counted = store.map(|store| validate::not_counted(&self.policies, store));
+        problems.extend(not_counted.into_iter().flatten());
+        let secret = store.and_then(Store::secret);
         if let (Some(secret), Some(caller)) = (secret, &self.caller)
             && !caller.adopt(secret)
         {

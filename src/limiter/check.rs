@@ -155,10 +155,9 @@ impl<'a> Check<'a> {
 
     /// By reference, so that callers do not move the check.
     fn decide_at_once(&self) -> Result<Decision, CheckError> {
-        let core = &*self.target.limiter.core;
-        let rules = core.rules();
+        let rules = self.target.limiter.core.rules();
         let evaluation = self.evaluate(&rules)?;
-        decide_at_once(core, &rules, evaluation).ok_or(CheckError::WouldWait)
+        decide_at_once(self.target.limiter, &rules, evaluation).ok_or(CheckError::WouldWait)
     }
 
     #[inline(always)]

@@ -7,7 +7,7 @@ use http::{StatusCode, request::Parts};
 use super::{
     apply::Dependents,
     current_rules::{CurrentRules, LoadedRules},
-    decision::{Record, Ruling, error_status},
+    decision::{Ruling, error_status},
     overrides::{
         ActiveOverrides, Answer, Ask, AwaitedCaller, CallersOwn, OnSourceFailure, OverrideError,
     },
@@ -274,14 +274,15 @@ impl Core {
         answer
     }
 
-    /// Sends corrections to the store in which `record` was counted.
+    /// Sends corrections to the store in which the charges were counted: this replica's own if
+    /// `counted_locally`.
     pub(super) fn correct(
         &self,
-        record: &Record,
+        counted_locally: bool,
         corrections: &[Correction],
         now: Now,
     ) -> StoreFuture {
-        let store = if record.counted_locally { self.local() } else { &*self.store };
+        let store = if counted_locally { self.local() } else { &*self.store };
         let answer = store.correct(corrections, now);
         #[cfg(feature = "metrics")]
         let answer = answer.measured(&self.metrics.correct);

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     clock::nanos,
-    store::{Answer, Change, Correction, StoreError, StoreFuture},
+    store::{Answer, Change, Charge, Correction, StoreError, StoreFuture},
 };
 
 /// The correction of a decision's charges by the cost that the response reports. The store makes it
@@ -52,7 +52,7 @@ impl Correcting {
         if corrections.is_empty() {
             return None;
         }
-        let answer = core.correct(record, &corrections, core.clock.now());
+        let answer = core.correct(record.counted_locally, &corrections, core.clock.now());
         Some(Self { limiter: limiter.clone(), answer, corrected })
     }
 
@@ -73,7 +73,7 @@ impl Correcting {
             record.charges[index].cost = cost;
             record.usages[index] = usage.later(0, nanos(since));
         }
-        release(&self.limiter.core, record);
+        release_all(&self.limiter.core, record);
         Poll::Ready(Ok(()))
     }
 }
@@ -101,33 +101,37 @@ pub(super) async fn correct(core: &Core, mut evaluation: Evaluation, change: Cha
     let charges = evaluation.charges().iter();
     let corrections: SmallVec<[Correction; 4]> =
         charges.map(|charge| Correction::new(*charge, change)).collect();
-    let at = match core.correct(&evaluation.record, &corrections, core.clock.now()).await {
-        Ok(Answer { usages, at }) if evaluation.set_usages(&usages) => at,
-        answer => {
-            let lacking = || StoreError::new("it has not answered for each correction");
-            fallback::log(&answer.err().unwrap_or_else(lacking));
-            let record = &mut *evaluation.record;
-            (0..record.counted).for_each(|index| record.refuse_without_store(index));
-            core.clock.now()
-        }
-    };
-    release(core, &evaluation.record);
+    let at =
+        match core.correct(evaluation.record.counted_locally, &corrections, core.clock.now()).await
+        {
+            Ok(Answer { usages, at }) if evaluation.set_usages(&usages) => at,
+            answer => {
+                let lacking = || StoreError::new("it has not answered for each correction");
+                fallback::log(&answer.err().unwrap_or_else(lacking));
+                let record = &mut *evaluation.record;
+                (0..record.counted).for_each(|index| record.refuse_without_store(index));
+                core.clock.now()
+            }
+        };
+    release_all(core, &evaluation.record);
     evaluation.into_decision(at, Duration::ZERO)
 }
 
-/// Gives back all units that `decision` has charged, as the request was never served.
+/// Gives back all units that `decision` has charged, as the request was never served. Units in flight
+/// come back by their [`Permit`](super::Permit).
 pub(crate) fn undo(limiter: &Limiter, decision: &Decision) {
     let (core, record) = (&*limiter.core, &decision.record);
-    let charged = record.outcomes().filter(Outcome::is_allowed);
+    let is_over = |outcome: &Outcome<'_>| outcome.is_allowed() && !outcome.entry.special.lasts();
+    let charged = record.outcomes().filter(is_over);
     let corrections: SmallVec<[Correction; 4]> = charged
         .map(|outcome| correction(record, &outcome, Change::GiveBack(outcome.cost())))
         .collect();
-    drop(core.correct(record, &corrections, core.clock.now()));
-    release(core, record);
+    drop(core.correct(record.counted_locally, &corrections, core.clock.now()));
+    release_all(core, record);
 }
 
 /// The correction of one charge of a decision.
-fn correction(record: &Record, outcome: &Outcome<'_>, change: Change) -> Correction {
+pub(super) fn correction(record: &Record, outcome: &Outcome<'_>, change: Change) -> Correction {
     Correction {
         charged_at: Some(record.now),
         usage: *outcome.usage,
@@ -136,7 +140,12 @@ fn correction(record: &Record, outcome: &Outcome<'_>, change: Change) -> Correct
 }
 
 /// Wakes requests that wait for the keys of `record`, as they may pass earlier.
-fn release(core: &Core, record: &Record) {
+fn release_all(core: &Core, record: &Record) {
     let counted = record.outcomes().filter(|outcome| outcome.entry.has_key());
-    core.queue.on_released(counted.map(|outcome| outcome.charge), core.clock.now());
+    release(core, counted.map(|outcome| outcome.charge));
+}
+
+/// Wakes requests that wait for the keys of these charges.
+pub(super) fn release<'a>(core: &Core, charges: impl IntoIterator<Item = &'a Charge>) {
+    core.queue.on_released(charges, core.clock.now());
 }

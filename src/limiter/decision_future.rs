@@ -15,9 +15,9 @@ use tokio::{
 };
 
 use super::{
-    Core, Limiter,
+    Core, Limiter, Permit,
     current_rules::{KeptRules, LoadedRules},
-    decision::Decision,
+    decision::{Decision, Record, Special},
     evaluation::Evaluation,
     fallback::{Fallback, decide_without_store},
     queue::{Join, Wakeup},
@@ -85,7 +85,7 @@ fn decide_simply(
     now: Now,
 ) -> Result<Decision, Evaluation> {
     let is_simple = evaluation.needs_store()
-        && evaluation.record.longest_hold == 0
+        && evaluation.record.special == Special::NONE
         && !core.queue.has_waiting();
     if !is_simple {
         return Err(evaluation);
@@ -98,13 +98,17 @@ fn decide_simply(
 /// Like [`try_decide`], but never holds. `None` if the store does not answer at once.
 #[inline]
 pub(super) fn decide_at_once(
-    core: &Core,
+    limiter: &Limiter,
     rules: &RuleSet,
     evaluation: Evaluation,
 ) -> Option<Decision> {
+    let core = &*limiter.core;
     let now = core.clock.now();
-    if !evaluation.needs_store() || core.queue.has_waiting() {
-        return decide_at_once_in_order(core, rules, evaluation, now);
+    let is_simple = evaluation.needs_store()
+        && evaluation.record.special == Special::NONE
+        && !core.queue.has_waiting();
+    if !is_simple {
+        return decide_at_once_in_order(limiter, rules, evaluation, now);
     }
     let decision = evaluation.decide_at_once(&*core.store, now).ok()?;
     observe(rules, &decision);
@@ -113,18 +117,19 @@ pub(super) fn decide_at_once(
 
 #[cold]
 fn decide_at_once_in_order(
-    core: &Core,
+    limiter: &Limiter,
     rules: &RuleSet,
     mut evaluation: Evaluation,
     now: Now,
 ) -> Option<Decision> {
+    let core = &*limiter.core;
     if evaluation.awaited().is_some() {
         return None;
     }
     if evaluation.needs_store() && !charge_at_once_in_order(core, &mut evaluation, now) {
         return None;
     }
-    Some(finish(core, rules, evaluation, now, Duration::ZERO, false))
+    Some(finish(limiter, rules, evaluation, now, Duration::ZERO, false))
 }
 
 /// Charges behind the requests that are held, if the store answers at once.
@@ -138,14 +143,18 @@ fn charge_at_once_in_order(core: &Core, evaluation: &mut Evaluation, now: Now) -
 
 /// Makes the decision, and reports it to metrics and events.
 fn finish(
-    core: &Core,
+    limiter: &Limiter,
     rules: &RuleSet,
     evaluation: Evaluation,
     at: Now,
     held: Duration,
     was_queued: bool,
 ) -> Decision {
-    let decision = conclude(core, evaluation, at, held, was_queued);
+    let mut decision = conclude(&limiter.core, evaluation, at, held, was_queued);
+    if decision.record.special.lasts() {
+        decision.record.permit = Permit::of(limiter, &decision.record);
+        tell_waits(rules, &mut decision);
+    }
     observe(rules, &decision);
     decision
 }
@@ -194,7 +203,9 @@ pub(super) async fn foresee(
         let wait = evaluation.wait_worthwhile(Duration::ZERO);
         held = wait.filter(|_| Handle::try_current().is_ok() && has_room());
     }
-    Foreseen { decision: conclude(core, evaluation, at, Duration::ZERO, false), held }
+    let mut decision = conclude(core, evaluation, at, Duration::ZERO, false);
+    tell_waits(rules, &mut decision);
+    Foreseen { decision, held }
 }
 
 /// Applies the store's answer, or decides without it. Returns the time of the decision.
@@ -214,6 +225,17 @@ fn apply(
     };
     decide_without_store(core, rules, evaluation, &error, now, fallback);
     now
+}
+
+/// Sets the waits that nobody knows to what the policies tell instead.
+#[cold]
+fn tell_waits(rules: &RuleSet, decision: &mut Decision) {
+    let Record { charges, usages, .. } = &mut *decision.record;
+    let unknown = charges.iter().zip(usages).filter(|(_, usage)| usage.known_wait().is_none());
+    for (charge, usage) in unknown {
+        let told = rules.of_charge(charge).and_then(|rule| rule.policy.settings.retry_after);
+        *usage = told.map_or(*usage, |wait| usage.with_wait(wait));
+    }
 }
 
 /// Lengthens the waits of a refusal: requests that are held may charge later than they are due.
@@ -371,7 +393,7 @@ impl DecisionFuture {
         // Requests that came earlier and are due as well go first, and the last of them wakes this
         // one. They lose that right if they are not polled for a short time.
         let waited = now.monotonic().saturating_sub(self.arrived.monotonic());
-        let longest_hold = Duration::from_nanos(self.evaluation.record.longest_hold);
+        let longest_hold = Duration::from_nanos(self.evaluation.record.longest_hold());
         let patience = longest_hold.saturating_sub(waited);
         let yields = core.queue.yields_turn(queued.ticket, now).filter(|_| !patience.is_zero());
         if let Some(yields) = yields {
@@ -410,10 +432,10 @@ impl Future for DecisionFuture {
                         this.charge(this.arrived);
                     } else if !this.queue_up(this.arrived) {
                         let evaluation = mem::take(&mut this.evaluation);
-                        let (core, arrived) = (&*this.limiter.core, this.arrived);
+                        let (limiter, arrived) = (&this.limiter, this.arrived);
                         let held = Duration::ZERO;
-                        let rules = core.rules.of(&this.rules);
-                        let decision = finish(core, rules, evaluation, arrived, held, false);
+                        let rules = limiter.core.rules.of(&this.rules);
+                        let decision = finish(limiter, rules, evaluation, arrived, held, false);
                         return Poll::Ready(decision);
                     }
                     continue;
@@ -440,9 +462,9 @@ impl Future for DecisionFuture {
                 this.queued.take().map(|mut queued| queued.turn_has_come = true).is_some();
             let evaluation = mem::take(&mut this.evaluation);
             let held = now.monotonic().saturating_sub(this.arrived.monotonic());
-            let core = &*this.limiter.core;
-            let rules = core.rules.of(&this.rules);
-            return Poll::Ready(finish(core, rules, evaluation, at, held, was_queued));
+            let limiter = &this.limiter;
+            let rules = limiter.core.rules.of(&this.rules);
+            return Poll::Ready(finish(limiter, rules, evaluation, at, held, was_queued));
         }
     }
 }

@@ -33,7 +33,7 @@ pub(super) fn describe(core: &Core) -> Description {
 }
 
 fn describe_all(rules: &[Rule]) -> Vec<PolicyDescription> {
-    let hold = |rule: &Rule| Duration::from_nanos(rule.entry.hold);
+    let hold = |rule: &Rule| Duration::from_nanos(rule.entry.special.hold());
     rules.iter().map(|rule| PolicyDescription::new(&rule.policy, hold(rule))).collect()
 }
 

@@ -390,8 +390,11 @@ impl Evaluation {
     /// does not hold a request that long, `held_so_far` included.
     pub(super) fn wait_worthwhile(&self, held_so_far: Duration) -> Option<Duration> {
         let waits = self.refusing().map(|outcome| {
-            let wait = outcome.usage.wait();
-            let in_time = nanos(held_so_far.saturating_add(wait)) <= outcome.entry.hold;
+            let hold = Duration::from_nanos(outcome.entry.special.hold());
+            let left = hold.checked_sub(held_so_far)?;
+            // Units of which nobody knows when they come back may do so at any time.
+            let wait = outcome.usage.known_wait().unwrap_or(left);
+            let in_time = wait <= left && !wait.is_zero();
             (in_time && outcome.reason() == Some(Reason::QuotaExceeded)).then_some(wait)
         });
         waits.max_by_key(|wait| wait.unwrap_or(Duration::MAX))?

@@ -32,6 +32,7 @@ mod labels;
 #[cfg(feature = "describe")]
 mod lint;
 pub mod overrides;
+mod permit;
 mod policy_handle;
 mod queue;
 mod quota_ref;
@@ -57,6 +58,7 @@ pub use self::{
     check_error::CheckError,
     decision::{Decision, Outcome, Reason, Verdict},
     decision_future::DecisionFuture,
+    permit::Permit,
     policy_handle::PolicyHandle,
     quota_ref::QuotaRef,
     refund::Refund,

@@ -80,7 +80,8 @@ impl<'a> Refund<'a> {
         let Self { target, change, .. } = self;
         let core = &*target.limiter.core;
         let rules = core.rules();
-        if let Some(peeked) = decide_at_once(core, &rules, peek(&target, &rules, change)?) {
+        if let Some(peeked) = decide_at_once(target.limiter, &rules, peek(&target, &rules, change)?)
+        {
             check_used(&target, &peeked)?;
         }
         let correcting = pin!(correct(core, target.refund(&rules, change)?, change));

@@ -9,12 +9,17 @@ use std::{
 
 use http::request::Parts;
 
-use super::{Labels, decision::Entry, overrides::CallersOwn, trace::Trace};
+use super::{
+    Labels,
+    decision::{Entry, Special},
+    overrides::CallersOwn,
+    trace::Trace,
+};
 #[cfg(feature = "metrics")]
 use crate::metrics::{CountedPolicy, DecisionMetrics};
 use crate::{
+    algorithm::Algorithm,
     category::Category,
-    clock::nanos,
     first_requests::FirstRequests,
     key::{Domain, Fingerprinter},
     matcher::Matcher,
@@ -352,6 +357,7 @@ impl RuleSet {
 impl Rule {
     fn new(policy: Policy, index: u32, hold: Duration, keys: &Fingerprinter) -> Self {
         let labels = Labels::intern(&policy);
+        let lasts = policy.algorithm() == Algorithm::InFlight;
         let hold = policy.settings.hold.unwrap_or(hold).min(LONGEST_HOLD);
         let policy_id = keys.fingerprint(NO_KIND, &policy.settings.counts_name().into()) as u64;
         Self {
@@ -361,11 +367,11 @@ impl Rule {
                 refused: None,
                 unreadable: None,
                 replicas: 1,
-                hold: nanos(hold),
+                special: Special::new(hold, lasts),
             },
             charge: Charge {
                 mode: if policy.settings.dry_run { Mode::DryRun } else { Mode::Enforced },
-                is_settled: policy.settings.settle.is_some(),
+                is_settled: policy.settings.settle.is_some() || lasts,
                 lease: policy.settings.lease,
                 ..Charge::new(policy_id, 0, policy.algorithm(), policy.quota())
             },
@@ -412,7 +418,10 @@ mod tests {
     #[test]
     fn a_request_is_held_for_no_longer_than_the_longest_window() {
         let policy = Policy::fixed_window("p", Quota::per_hour(1));
-        assert_eq!(Rule::for_test(policy.clone().hold(Duration::MAX)).entry.hold, MAX_WINDOW);
-        assert_eq!(Rule::for_test(policy.hold(LONGEST_HOLD)).entry.hold, MAX_WINDOW);
+        assert_eq!(
+            Rule::for_test(policy.clone().hold(Duration::MAX)).entry.special.hold(),
+            MAX_WINDOW
+        );
+        assert_eq!(Rule::for_test(policy.hold(LONGEST_HOLD)).entry.special.hold(), MAX_WINDOW);
     }
 }

@@ -8,6 +8,7 @@ use crate::{
     error::{BuildProblem, named},
     matcher::Matcher,
     policy::{self, Policy},
+    store::Store,
 };
 
 /// All problems, in the order of the settings.
@@ -28,6 +29,22 @@ pub(super) fn problems(policies: &Policies) -> Vec<BuildProblem> {
     }
     find_of_policies(check_only, false, &mut seen, &mut problems);
     problems
+}
+
+/// The policies that the store does not count.
+pub(super) fn not_counted(policies: &Policies, store: &dyn Store) -> Vec<BuildProblem> {
+    let Policies { every_request, categories, check_only, .. } = policies;
+    let of_categories = categories.iter().flat_map(|category| &category.policies);
+    let all = every_request.iter().chain(of_categories).chain(check_only);
+    let not_counted = all.filter(|policy| !store.counts(policy.algorithm()));
+    let problem = |policy: &Policy| {
+        let problem = format!(
+            "the limiter's store does not count by `{}`; write another algorithm, or leave `.store(…)` out",
+            policy.algorithm().as_str()
+        );
+        BuildProblem::new(named("policy", policy.name()), problem)
+    };
+    not_counted.map(problem).collect()
 }
 
 fn find_of_matchers(

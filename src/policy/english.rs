@@ -11,11 +11,14 @@ pub(crate) fn limit(quota: &Quota, algorithm: Algorithm, unit: Option<&str>) -> 
         return "unlimited".to_owned();
     }
     let unit = unit.map(|unit| format!(" {unit}")).unwrap_or_default();
+    if algorithm == Algorithm::InFlight {
+        return format!("{}{unit} in flight", number(quota.units()));
+    }
     let window = quota.calendar_words().unwrap_or_else(|| window(quota.window()));
     let rate = format!("{}{unit} per {window}", number(quota.units()));
     match algorithm {
         Algorithm::TokenBucket => format!("{rate}, {} at once", number(quota.capacity())),
-        Algorithm::FixedWindow | Algorithm::SlidingWindow => rate,
+        Algorithm::FixedWindow | Algorithm::SlidingWindow | Algorithm::InFlight => rate,
     }
 }
 

@@ -83,6 +83,36 @@ impl Policy {
         Self::new(name, Algorithm::SlidingWindow, quota)
     }
 
+    /// How many of a key's requests may be under way at once: `units`, if each costs one.
+    ///
+    /// A request takes its units when it is admitted, together with all its other charges. They come back
+    /// when the response's body has ended, failed or was dropped, when the handler panics, and when the
+    /// caller leaves, whatever comes first. For an upgraded connection, such as a WebSocket, and for work
+    /// that goes on in the background, keep a [`Permit`](crate::Permit). Without HTTP, call
+    /// [`PolicyHandle::enter`](crate::PolicyHandle::enter).
+    ///
+    /// - Nobody knows when a unit comes back. So a refusal has no `Retry-After`, unless the policy says
+    ///   what to tell: see [`retry_after`](Self::retry_after). No header tells a reset.
+    /// - A policy that [holds](Self::hold) lets the next request pass as soon as a unit comes back.
+    /// - The units are called `concurrent-requests` in headers, unless they have
+    ///   [another name](Self::unit).
+    /// - [`plans`](Self::plans) and overrides have quotas such as
+    ///   [`Quota::in_flight(16)`](crate::Quota::in_flight). Under a smaller quota, units that are held stay
+    ///   held, and no others are taken until enough have come back.
+    /// - In a full [`MemoryStore`](crate::store::MemoryStore), a key that holds units is never dropped. A
+    ///   new key without room is refused, and the warning [`store_full`](crate::warning#store_full) is
+    ///   given.
+    ///
+    /// ```
+    /// use tower_quota::{Policy, key};
+    ///
+    /// let exports = Policy::in_flight("exports", 4).key(key::bearer()).or_refuse();
+    /// # let _ = exports;
+    /// ```
+    pub fn in_flight(name: impl Into<String>, units: u64) -> Self {
+        Self::new(name, Algorithm::InFlight, Quota::in_flight(units))
+    }
+
     pub(crate) fn new(name: impl Into<String>, algorithm: Algorithm, quota: Quota) -> Self {
         Self { settings: Arc::new(Settings::new(name.into(), algorithm, quota)) }
     }
@@ -262,7 +292,8 @@ impl Policy {
         self.set_once("cost", |settings| settings.cost.replace(Arc::new(cost)).is_some())
     }
 
-    /// The name of the policy's units, such as `tokens` or `content-bytes`. Default: `requests`.
+    /// The name of the policy's units, such as `tokens` or `content-bytes`. Default: `requests`; and for
+    /// units [in flight](Self::in_flight), `concurrent-requests`.
     ///
     /// The name does not change how requests are counted. It is the parameter `qu` of
     /// [`HeaderStyle::ratelimit_lists`](crate::HeaderStyle::ratelimit_lists)
@@ -338,6 +369,26 @@ impl Policy {
     /// the warning [`no_timer`](crate::warning#no_timer) is given once.
     pub fn hold(self, max: Duration) -> Self {
         self.set(|settings| settings.hold = Some(max))
+    }
+
+    /// Sets what a refusal tells as `Retry-After`, for units [in flight](Self::in_flight): nobody knows when
+    /// one comes back. Default: it tells nothing, and so do the bodies of refusals.
+    ///
+    /// The layer's [jitter](crate::RateLimitLayerBuilder::jitter_retry_after) lengthens it too. Requests are
+    /// not [held](Self::hold) by it. For other algorithms, which know the wait, `build()` fails.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_quota::{Policy, key};
+    ///
+    /// let exports = Policy::in_flight("exports", 4)
+    ///     .key(key::bearer())
+    ///     .or_refuse()
+    ///     .retry_after(Duration::from_secs(5));
+    /// # let _ = exports;
+    /// ```
+    pub fn retry_after(self, wait: Duration) -> Self {
+        self.set(|settings| settings.retry_after = Some(wait))
     }
 
     /// Counts and reports, but never refuses: it shows what the policy would do. A request that

@@ -75,12 +75,24 @@ pub(crate) fn quota_problem(algorithm: Algorithm, quota: &Quota) -> Option<Strin
     if quota.is_by_calendar() && algorithm != Algorithm::FixedWindow {
         return Some(calendar_problem());
     }
+    if quota.is_in_flight() != (algorithm == Algorithm::InFlight) && !quota.is_unlimited() {
+        return Some(in_flight_problem(quota));
+    }
     quota.problem().or_else(|| quota.has_burst().then(|| burst_problem(algorithm, quota))?)
 }
 
 #[cold]
 fn calendar_problem() -> String {
     "only a fixed window counts by the calendar; write `Policy::fixed_window`, or a quota such as `Quota::per_day(…)`".to_owned()
+}
+
+#[cold]
+fn in_flight_problem(quota: &Quota) -> String {
+    match quota.is_in_flight() {
+        true => "only units in flight have no window; write `Policy::in_flight`, or a quota such as `Quota::per_minute(…)`",
+        false => "units in flight have no window, as they come back when their requests end; write `Quota::in_flight(…)`",
+    }
+    .to_owned()
 }
 
 fn burst_problem(algorithm: Algorithm, quota: &Quota) -> Option<String> {

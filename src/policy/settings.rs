@@ -20,6 +20,9 @@ use crate::{
 #[cfg(feature = "calendar")]
 use crate::{calendar::Hours, clock::Now};
 
+/// The unit of what is in flight, as draft-ietf-httpapi-ratelimit-headers-11 registers it.
+const IN_FLIGHT_UNIT: &str = "concurrent-requests";
+
 type QuotaBy = Arc<dyn Fn(&Parts) -> Option<Quota> + Send + Sync>;
 type Cost = Arc<dyn Fn(&Parts) -> u64 + Send + Sync>;
 type Settle = Arc<dyn Fn(&response::Parts) -> Option<u64> + Send + Sync>;
@@ -45,6 +48,8 @@ pub(crate) struct Settings {
     pub(crate) settle: Option<Settle>,
     /// `None` if the category decides.
     pub(crate) hold: Option<Duration>,
+    /// What a refusal tells when nobody knows the wait.
+    pub(crate) retry_after: Option<Duration>,
     pub(crate) dry_run: bool,
     pub(crate) on_store_failure: OnStoreFailure,
     pub(crate) shard: Option<Arc<dyn KeyExtractor>>,
@@ -85,9 +90,10 @@ impl Settings {
             invalid_quota: Arc::new(FirstRequests::one()),
             plans: None,
             cost: None,
-            unit: None,
+            unit: (algorithm == Algorithm::InFlight).then(|| IN_FLIGHT_UNIT.into()),
             settle: None,
             hold: None,
+            retry_after: None,
             dry_run: false,
             on_store_failure: OnStoreFailure::default(),
             shard: None,

@@ -1,6 +1,6 @@
 //! Finds settings that cannot work, and says what to write instead: [`problems`].
 
-use std::collections::HashSet;
+use std::{collections::HashSet, time::Duration};
 
 use super::{
     keys::{Keys, WithoutKey},
@@ -9,6 +9,7 @@ use super::{
     settings::Settings,
 };
 use crate::{
+    algorithm::Algorithm,
     error::{BuildProblem, Setting, named},
     shown_text::{MAX_NAME, text_problem},
 };
@@ -93,6 +94,9 @@ fn find(settings: &Settings, for_requests: bool, add: &mut impl FnMut(Setting, S
         let problem = "0 replicas have no share of the quota; write how many there are";
         at("on_store_failure", problem.into());
     }
+    for (method, problem) in in_flight_problems(settings) {
+        at(method, problem.to_owned());
+    }
     if settings.lease > 0 && settings.settle.is_some() {
         let problem = "it has a lease, and responses settle its cost: each request asks the store anyway; leave one out";
         at("lease", problem.into());
@@ -100,6 +104,26 @@ fn find(settings: &Settings, for_requests: bool, add: &mut impl FnMut(Setting, S
     if let Some(problem) = settings.shard.as_ref().and_then(|shard| shard.problem()) {
         at("shard", problem);
     }
+}
+
+/// What units in flight cannot have, or nothing else can.
+fn in_flight_problems(settings: &Settings) -> impl Iterator<Item = (&'static str, &'static str)> {
+    let is_in_flight = settings.algorithm == Algorithm::InFlight;
+    let waits =
+        "only units in flight come back at a time that nobody knows; leave `.retry_after(…)` out";
+    let none = "a wait of zero is none; write how long, such as 5 seconds, or leave it out";
+    let lease = "a replica cannot lease units in flight, as they come back one by one; leave `.lease(…)` out";
+    let settle =
+        "its units come back when the request ends, whatever it has cost; leave `.settle(…)` out";
+    let has_wait = settings.retry_after.is_some();
+    [
+        (!is_in_flight && has_wait, "retry_after", waits),
+        (is_in_flight && settings.retry_after == Some(Duration::ZERO), "retry_after", none),
+        (is_in_flight && settings.lease > 0, "lease", lease),
+        (is_in_flight && settings.settle.is_some(), "settle", settle),
+    ]
+    .into_iter()
+    .filter_map(|(is_wrong, method, problem)| is_wrong.then_some((method, problem)))
 }
 
 fn keys_problem(keys: &Keys) -> Option<String> {

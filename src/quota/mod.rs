@@ -53,6 +53,10 @@ pub struct Quota {
 /// In `time`: the rest is the time of a unit. No window is long enough to set this bit.
 const WHOLE: u64 = 1 << 63;
 
+/// In `time`, alone: the units are in flight, and have no window. A window of 0 that is a mistake has
+/// [`WHOLE`] as well.
+const IN_FLIGHT: u64 = 0;
+
 /// In `time`, without [`WHOLE`]: the rest is a calendar. No window is long enough to set this bit.
 const CALENDAR: u64 = 1 << 62;
 
@@ -89,6 +93,13 @@ impl Quota {
         Self::per_nanos(units, if nanos > u64::MAX as u128 { u64::MAX } else { nanos as u64 })
     }
 
+    /// `units` at once, for [`Policy::in_flight`](crate::Policy::in_flight) and its plans. They have no
+    /// window: each comes back when its request has ended.
+    #[must_use]
+    pub const fn in_flight(units: u64) -> Self {
+        Self { time: IN_FLIGHT, ..Self::per_nanos(units, 0) }
+    }
+
     /// No limit: requests pass and are not counted, and headers do not show the policy.
     #[must_use]
     pub const fn unlimited() -> Self {
@@ -110,7 +121,7 @@ impl Quota {
     #[must_use]
     pub const fn with_units(self, units: u64) -> Self {
         let mut quota = Self::per_nanos(units, self.window_nanos());
-        if self.is_by_calendar() {
+        if self.is_by_calendar() || self.is_in_flight() {
             quota.time = self.time;
         }
         quota.burst = self.burst;
@@ -158,9 +169,9 @@ impl Quota {
         self.units
     }
 
-    /// The length of the window. Of a quota by the calendar, it is that of the longest one, with days
-    /// of 24 hours: 366 days for a year, and 31 for a month. Where clocks are set back, a window is
-    /// longer by that.
+    /// The length of the window; zero for units [in flight](Self::in_flight). Of a quota by the
+    /// calendar, it is that of the longest one, with days of 24 hours: 366 days for a year, and 31 for
+    /// a month. Where clocks are set back, a window is longer by that.
     #[must_use]
     pub const fn window(&self) -> Duration {
         Duration::from_nanos(self.window_nanos())
@@ -176,6 +187,12 @@ impl Quota {
     #[must_use]
     pub const fn is_unlimited(&self) -> bool {
         self.units == UNLIMITED
+    }
+
+    /// Whether its units are [in flight](Self::in_flight), and have no window.
+    #[must_use]
+    pub const fn is_in_flight(&self) -> bool {
+        self.time == IN_FLIGHT
     }
 
     #[expect(
@@ -283,7 +300,7 @@ impl Quota {
         if let Some(problem) = self.calendar().and_then(Calendar::problem) {
             return Some(problem);
         }
-        if self.window_nanos() == 0 {
+        if self.window_nanos() == 0 && !self.is_in_flight() {
             return Some("a window of 0 has no end; write its length, as in `Quota::per_window(5, Duration::from_secs(600))`".into());
         }
         if self.units > MAX_UNITS {
@@ -310,6 +327,10 @@ impl Quota {
             return to.write_str("unlimited");
         }
         let window = self.window();
+        if self.is_in_flight() {
+            to.write_str(itoa::Buffer::new().format(self.units))?;
+            return to.write_str(" in flight");
+        }
         to.write_str(itoa::Buffer::new().format(self.units))?;
         to.write_str(" per ")?;
         #[cfg(feature = "calendar")]
@@ -343,6 +364,8 @@ mod tests {
             (Quota::per_day(u64::MAX - 1), "18446744073709551614 per 86400s"),
             (Quota::per_second(1).burst(5), "1 per 1s, burst 5"),
             (Quota::unlimited(), "unlimited"),
+            (Quota::in_flight(4), "4 in flight"),
+            (Quota::in_flight(4).with_units(9), "9 in flight"),
             (per_window(Duration::from_nanos(1)), "7 per 1ns"),
             (per_window(Duration::from_millis(1_500)), "7 per 1.5s"),
         ] {

@@ -27,6 +27,14 @@ pub trait Store: Send + Sync + 'static {
     /// quota under which a charge was answered and not made.
     fn charge(&self, charges: &[Charge], now: Now) -> StoreFuture;
 
+    /// Whether the store counts by this algorithm: `build()` fails if it does not. By default, it counts
+    /// by all but [`Algorithm::InFlight`]: a store that counts units in flight gives back exactly the
+    /// units that were taken, forgets none of them while they are held, and gives back those of a process
+    /// that has died.
+    fn counts(&self, algorithm: Algorithm) -> bool {
+        algorithm != Algorithm::InFlight
+    }
+
     /// Does the same as [`charge`](Self::charge), if it need not wait, and writes the answer to
     /// each charge into `usages`, which is as long as `charges`. `false`, the default, means that
     /// nothing was done: the limiter then calls `charge`.

@@ -61,5 +61,6 @@ fn first_reset(algorithm: Algorithm, quota: &Quota) -> u64 {
     match algorithm {
         Algorithm::TokenBucket => algorithm.longest_wait(quota, 1),
         Algorithm::FixedWindow | Algorithm::SlidingWindow => quota.window_nanos(),
+        Algorithm::InFlight => 0,
     }
 }

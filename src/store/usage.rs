@@ -7,7 +7,10 @@ use std::{
 
 use smallvec::{SmallVec, smallvec};
 
-use crate::{algorithm::Charged, clock::nanos};
+use crate::{
+    algorithm::{Charged, NOT_KNOWN},
+    clock::nanos,
+};
 
 /// The answer to a [`Charge`](super::Charge): the state of one quota after the request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -18,7 +21,8 @@ pub struct Usage {
 }
 
 impl Usage {
-    /// Times beyond 584 years are cut to that.
+    /// Times beyond 584 years are cut to that. A wait of [`Duration::MAX`] means that nobody knows when
+    /// the cost fits, as with units [in flight](crate::Algorithm::InFlight).
     #[must_use]
     pub fn new(wait: Duration, remaining: u64, reset: Duration) -> Self {
         Self::from_nanos(nanos(wait), remaining, nanos(reset))
@@ -52,6 +56,15 @@ impl Usage {
     #[must_use]
     pub const fn wait(&self) -> Duration {
         Duration::from_nanos(self.wait)
+    }
+
+    /// The same; `None` if nobody knows.
+    pub(crate) const fn known_wait(&self) -> Option<Duration> {
+        if self.wait == NOT_KNOWN { None } else { Some(self.wait()) }
+    }
+
+    pub(crate) fn with_wait(self, wait: Duration) -> Self {
+        Self { wait: nanos(wait), ..self }
     }
 
     /// The units left.

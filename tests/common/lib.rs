@@ -1,6 +1,8 @@
 //! Shared by the tests: answers, example servers, logged lines, and Redis servers.
 
 mod answer;
+#[cfg(feature = "axum")]
+pub mod endings;
 mod lines;
 #[cfg(feature = "redis")]
 pub mod redis;

@@ -37,6 +37,7 @@ mod hold;
 mod hold_fairness;
 mod hold_properties;
 mod hostile_callers;
+mod in_flight;
 mod in_toml;
 mod key_identity;
 mod limits_as_data;

@@ -277,16 +277,17 @@ fn is_tighter(
     inner.is_some_and(|inner| inner.is_tighter_than(&own))
 }
 
-/// When more units come back, in the format of the style.
+/// When more units come back, in the format of the style; `None` if nobody knows.
 #[inline]
 fn reset_in(style: HeaderStyle, outcome: &Outcome<'_>, decision: &Decision) -> Option<u64> {
+    let reset = outcome.known_reset()?;
     let time = match style.reset_format() {
         // All units are there now, not only at the end of this second: so this is not rounded up.
-        ResetFormat::UnixSeconds if outcome.reset().is_zero() => {
+        ResetFormat::UnixSeconds if reset.is_zero() => {
             return Some(decision.decided_at().as_secs());
         }
-        ResetFormat::UnixSeconds => decision.decided_at().saturating_add(outcome.reset()),
-        ResetFormat::Seconds => outcome.reset(),
+        ResetFormat::UnixSeconds => decision.decided_at().saturating_add(reset),
+        ResetFormat::Seconds => reset,
         ResetFormat::Omitted => return None,
     };
     Some(whole_seconds(time))

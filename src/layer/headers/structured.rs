@@ -22,7 +22,9 @@ pub(super) fn dictionary(outcome: &Outcome<'_>) -> HeaderValue {
     let mut value = Value::new();
     push_number(&mut value, "limit=", outcome.limit());
     push_number(&mut value, ", remaining=", outcome.remaining());
-    push_number(&mut value, ", reset=", whole_seconds(outcome.reset()));
+    if let Some(reset) = outcome.known_reset() {
+        push_number(&mut value, ", reset=", whole_seconds(reset));
+    }
     HeaderValue::from_bytes(&value).expect("names and digits are visible ASCII")
 }
 
@@ -38,7 +40,9 @@ pub(super) fn policies(
             value.extend_from_slice(b";qu=");
             push_string(value, unit);
         }
-        push_number(value, ";w=", window_seconds(outcome, now));
+        if !outcome.quota().is_in_flight() {
+            push_number(value, ";w=", window_seconds(outcome, now));
+        }
     })
 }
 
@@ -50,7 +54,9 @@ pub(super) fn limits(
 ) -> Option<HeaderValue> {
     list(decision, style, limiter, |value, outcome, _| {
         push_number(value, ";r=", outcome.remaining());
-        push_number(value, ";t=", effective_window_seconds(outcome));
+        if let Some(seconds) = effective_window_seconds(outcome) {
+            push_number(value, ";t=", seconds);
+        }
     })
 }
 
@@ -146,18 +152,18 @@ fn seconds_of(quota: &Quota, units: u64) -> u64 {
 
 /// `t`: the seconds within which the caller may use no more than what is left; see
 /// [`HeaderStyle::ratelimit_lists`]. It is no longer than the wait of a refused caller
-/// (draft-ietf-httpapi-ratelimit-headers-11, section 6).
-fn effective_window_seconds(outcome: &Outcome<'_>) -> u64 {
-    let (remaining, reset) = (outcome.remaining(), whole_seconds(outcome.reset()));
+/// (draft-ietf-httpapi-ratelimit-headers-11, section 6). `None` if nobody knows it.
+fn effective_window_seconds(outcome: &Outcome<'_>) -> Option<u64> {
+    let (remaining, reset) = (outcome.remaining(), whole_seconds(outcome.known_reset()?));
     let window = match outcome.algorithm() {
         _ if remaining == 0 => reset,
         Algorithm::FixedWindow => reset.max(1),
-        Algorithm::TokenBucket | Algorithm::SlidingWindow => {
+        Algorithm::TokenBucket | Algorithm::SlidingWindow | Algorithm::InFlight => {
             seconds_of(&outcome.quota(), remaining).max(reset)
         }
     };
     let wait = outcome.retry_after().map_or(u64::MAX, whole_seconds);
-    window.min(wait.max(1))
+    Some(window.min(wait.max(1)))
 }
 
 #[cfg(test)]
@@ -233,13 +239,13 @@ mod tests {
             let refused = refused.map(|_| crate::limiter::Reason::QuotaExceeded);
             let decision = Decision::of([(policy, Some(usage), refused)]);
             let outcome = decision.tightest().unwrap();
-            assert_eq!(effective_window_seconds(&outcome), window, "{outcome:?}");
+            assert_eq!(effective_window_seconds(&outcome), Some(window), "{outcome:?}");
         }
         let quick = Policy::token_bucket("p", Quota::per_second(1_000));
         let usage = Usage::new(Duration::ZERO, 1, Duration::from_micros(900));
         let quick = Decision::of([(quick, Some(usage), None)]);
         let seconds = effective_window_seconds(&quick.tightest().unwrap());
-        assert_eq!(seconds, 1, "never 0 where something is left");
+        assert_eq!(seconds, Some(1), "never 0 where something is left");
     }
 
     #[test]
@@ -251,6 +257,8 @@ mod tests {
             (policy().unit(r#"a"b"#), r#""p";q=60;qu="a\"b";w=60"#),
             (policy().unit("requests"), r#""p";q=60;w=60"#),
             (policy(), r#""p";q=60;w=60"#),
+            (Policy::in_flight("p", 4), r#""p";q=4;qu="concurrent-requests""#),
+            (Policy::in_flight("p", 4).unit("sockets"), r#""p";q=4;qu="sockets""#),
         ] {
             assert_eq!(both([policy]).0, lists);
         }

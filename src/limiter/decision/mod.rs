@@ -19,7 +19,7 @@ pub use self::{
 pub(crate) use self::{
     outcome::error_status,
     pooled::Pooled,
-    record::{Entry, Record, Ruling},
+    record::{Entry, Record, Ruling, Special},
 };
 use crate::clock::nanos;
 

@@ -89,10 +89,17 @@ impl<'a> Outcome<'a> {
 
     /// How long until `remaining` grows: a fixed window ends, the oldest unit leaves a sliding
     /// window, or a bucket gets its next token. Zero for a bucket or a sliding window of which
-    /// nothing is used.
+    /// nothing is used; and for units [in flight](crate::Policy::in_flight), as nobody knows when one
+    /// comes back.
     #[must_use]
     pub fn reset(&self) -> Duration {
         self.usage.reset()
+    }
+
+    /// How long until `remaining` grows; `None` if nobody knows.
+    #[inline]
+    pub(crate) fn known_reset(&self) -> Option<Duration> {
+        (self.charge.algorithm != Algorithm::InFlight).then(|| self.reset())
     }
 
     /// Whether this policy lets the request pass.
@@ -108,14 +115,16 @@ impl<'a> Outcome<'a> {
     }
 
     /// How long to wait until this policy lets the same request pass. `None` if it passes now, or
-    /// if waiting does not help. One second if the store does not answer, as the time is not known.
+    /// if waiting does not help, or if nobody knows how long, as with units
+    /// [in flight](crate::Policy::in_flight) without [`retry_after`](crate::Policy::retry_after). One
+    /// second if the store does not answer.
     ///
     /// If other requests are held, this is the longest wait, provided that no further request
     /// comes.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         match self.entry.refused? {
-            Reason::QuotaExceeded => Some(self.usage.wait()),
+            Reason::QuotaExceeded => self.usage.known_wait(),
             Reason::StoreUnavailable => Some(RETRY.saturating_add(self.usage.wait())),
             Reason::CostExceedsQuota
             | Reason::NoQuota

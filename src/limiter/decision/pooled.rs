@@ -86,16 +86,17 @@ impl Clone for Pooled {
         entries.extend_from_slice(&self.entries);
         charges.extend_from_slice(&self.charges);
         usages.extend_from_slice(&self.usages);
-        *copy = Record { entries, charges, usages, ..**self };
+        // Not the permit: a copy, as of a log, must not keep units in flight.
+        *copy = Record { entries, charges, usages, permit: None, ..**self };
         copy
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::ptr;
+    use std::{ptr, time::Duration};
 
-    use super::super::Ruling;
+    use super::super::{Ruling, Special};
     use super::*;
     use crate::{limiter::Decision, policy::Policy, quota::Quota};
 
@@ -112,7 +113,7 @@ mod tests {
         first.held = 8;
         first.category = Some(9);
         (first.counted_locally, first.skips_store) = (true, true);
-        first.longest_hold = 1;
+        first.special = Special::new(Duration::MAX, true);
         first.ruling = Ruling::Refused(3);
         let copy = first.clone();
         assert_eq!(format!("{copy:?}"), format!("{first:?}"));

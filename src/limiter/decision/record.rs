@@ -6,8 +6,8 @@ use http::StatusCode;
 
 use super::{Outcome, Reason};
 use crate::{
-    clock::Now,
-    limiter::labels::Labels,
+    clock::{Now, nanos},
+    limiter::{labels::Labels, permit::Permit},
     quota::Quota,
     store::{Charge, Mode, Usage},
 };
@@ -29,8 +29,8 @@ pub(crate) struct Record {
     /// Whether the store is not asked: an enforced policy lacks its key, and refuses the request
     /// without the store; or the caller's overrides are not known yet.
     pub(crate) skips_store: bool,
-    /// The longest hold of all policies, in nanoseconds.
-    pub(crate) longest_hold: u64,
+    /// What makes the decision a special one: what does so of any policy.
+    pub(crate) special: Special,
     /// The index of the request's category in the rules that decide. It means nothing afterwards.
     pub(crate) category: Option<u32>,
     /// Whether this replica counted alone, as the store did not answer.
@@ -40,6 +40,8 @@ pub(crate) struct Record {
     pub(crate) now: Now,
     /// How long the request was held, in nanoseconds.
     pub(crate) held: u64,
+    /// The units in flight that the decision has taken.
+    pub(crate) permit: Option<Permit>,
 }
 
 /// One policy in a [`Record`].
@@ -54,8 +56,39 @@ pub(crate) struct Entry {
     /// The quota is divided by this. It is more than 1 if this replica counts alone, with a share
     /// of the quota.
     pub(crate) replicas: u32,
+    pub(crate) special: Special,
+}
+
+/// What makes a decision a special one, in one number, which is 0 for nearly all: how long the policy
+/// holds a request, in nanoseconds, and the bit [`Special::LASTS`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Special(u64);
+
+impl Special {
+    pub(crate) const NONE: Self = Self(0);
+
+    /// The charge lasts as long as its request. No hold is long enough to set this bit.
+    const LASTS: u64 = 1 << 63;
+
+    pub(in crate::limiter) fn new(hold: Duration, lasts: bool) -> Self {
+        let hold = nanos(hold).min(Self::LASTS.saturating_sub(1));
+        Self(hold | if lasts { Self::LASTS } else { 0 })
+    }
+
     /// The longest time for which the policy holds a request, in nanoseconds.
-    pub(crate) hold: u64,
+    pub(crate) fn hold(self) -> u64 {
+        self.0 & !Self::LASTS
+    }
+
+    /// Whether the charge lasts as long as its request.
+    pub(crate) fn lasts(self) -> bool {
+        self.0 & Self::LASTS != 0
+    }
+
+    #[inline]
+    fn add(&mut self, other: Self) {
+        self.0 |= other.0;
+    }
 }
 
 /// The verdict as it is stored. [`Verdict`](super::Verdict) is its public view.
@@ -81,12 +114,13 @@ impl Record {
             enforced: 0,
             counted: 0,
             skips_store: false,
-            longest_hold: 0,
+            special: Special::NONE,
             category: None,
             counted_locally: false,
             ruling: Ruling::Admitted,
             now: Now::ZERO,
             held: 0,
+            permit: None,
         }
     }
 
@@ -98,6 +132,11 @@ impl Record {
             charge: &self.charges[index],
             usage: &self.usages[index],
         }
+    }
+
+    /// The longest time for which a policy holds the request, in nanoseconds.
+    pub(crate) fn longest_hold(&self) -> u64 {
+        self.entries.iter().map(|entry| entry.special.hold()).max().unwrap_or(0)
     }
 
     /// Every policy, dry runs last.
@@ -139,7 +178,7 @@ impl Record {
             let charge = Charge { key, shard, quota, cost, ..*charge };
             return self.insert(Entry { key_kind, refused, ..*entry }, charge);
         }
-        self.longest_hold = self.longest_hold.max(entry.hold);
+        self.special.add(entry.special);
         (self.enforced, self.counted) = (index + 1, index + 1);
         self.entries.push(*entry);
         self.entries[index].key_kind = key_kind;
@@ -159,7 +198,7 @@ impl Record {
             (false, false) => self.counted,
             (false, true) => self.entries.len(),
         };
-        self.longest_hold = self.longest_hold.max(entry.hold);
+        self.special.add(entry.special);
         self.skips_store |= is_enforced && lacks_key;
         self.enforced += usize::from(is_enforced);
         self.counted += usize::from(is_enforced || !lacks_key);
@@ -226,10 +265,11 @@ impl Record {
         self.usages.clear();
         (self.enforced, self.counted, self.held) = (0, 0, 0);
         (self.skips_store, self.counted_locally) = (false, false);
-        self.longest_hold = 0;
+        self.special = Special::NONE;
         self.category = None;
         self.ruling = Ruling::Admitted;
         self.now = Now::ZERO;
+        self.permit = None;
     }
 }
 

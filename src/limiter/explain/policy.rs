@@ -161,7 +161,7 @@ impl PolicyExplanation {
             quota: settings.quota,
             quota_from: QuotaFrom::Policy,
             unit: settings.unit.as_deref().map(Into::into),
-            hold: Duration::from_nanos(rule.entry.hold),
+            hold: Duration::from_nanos(rule.entry.special.hold()),
             verdict: PolicyVerdict::NotAsked,
             numbers: None,
         }

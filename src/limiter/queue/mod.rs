@@ -206,9 +206,10 @@ impl WaitQueue {
             return Err(Join::Full);
         }
         let mut joining = Ticket { callers, due: now, latest: now, ..Ticket::default() };
-        for Outcome { entry, charge, usage } in outcomes.filter(is_waited_for) {
+        for outcome in outcomes.filter(is_waited_for) {
+            let Outcome { entry, charge, .. } = outcome;
             let key = charge.id();
-            let due = now.saturating_add(usage.wait_nanos());
+            let due = due_at(&outcome, now);
             let latest = due.max(waiters.latest(charge, false));
             if let Some(queue) = waiters.keys.get(&key) {
                 let free = waiters.max.per_key.saturating_sub(queue.waiting.len());
@@ -224,7 +225,7 @@ impl WaitQueue {
             } else if charge.ahead != 0 {
                 return Err(Join::Outdated);
             }
-            if due > now && latest > now.saturating_add(entry.hold) {
+            if due > now && latest > now.saturating_add(entry.special.hold()) {
                 return Err(Join::Full);
             }
             joining.due = joining.due.max(due);
@@ -246,7 +247,7 @@ impl WaitQueue {
             let Some(known) = waiters.tickets.get_mut(&ticket) else { return };
             let before = mem::replace(&mut known.due, now);
             for outcome in outcomes.filter(is_waited_for) {
-                let due = now.saturating_add(outcome.usage.wait_nanos());
+                let due = due_at(&outcome, now);
                 let key = outcome.charge.id();
                 let here = known.keys.iter_mut().filter(|awaited| awaited.key == key);
                 here.for_each(|awaited| awaited.due = due);
@@ -393,6 +394,13 @@ impl WaitQueue {
         woken.into_iter().for_each(Waker::wake);
         changed
     }
+}
+
+/// When a charge is expected to fit. If nobody knows, the request waits until it is woken, or until it is
+/// not held any longer.
+fn due_at(outcome: &Outcome<'_>, now: u64) -> u64 {
+    let hold = Duration::from_nanos(outcome.entry.special.hold());
+    now.saturating_add(nanos(outcome.usage.known_wait().unwrap_or(hold)))
 }
 
 /// Whether a request waits for this charge. It does not if the charge is of zero units, or a dry

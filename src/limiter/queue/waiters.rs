@@ -83,7 +83,7 @@ impl Waiter {
 }
 
 impl Waiters {
-    /// The latest time at which a charge fits; 0 if that is when it is due. With `behind_all`, it
+    /// The latest time at which a charge fits; 0 if that is when it is due, or if nobody knows. With `behind_all`, it
     /// charges behind the tickets that came after it as well.
     ///
     /// A charge is due when it fits beside all units ahead. If these are more than a whole quota,
@@ -93,6 +93,9 @@ impl Waiters {
     /// may stay as long as one that is charged shortly after it.
     pub(super) fn latest(&self, charge: &Charge, behind_all: bool) -> u64 {
         let Some(key) = self.keys.get(&charge.id()) else { return 0 };
+        if charge.algorithm == Algorithm::InFlight {
+            return 0;
+        }
         let capacity = charge.algorithm.capacity(&charge.quota);
         if key.total_cost.saturating_add(charge.cost) <= capacity {
             return 0;

@@ -29,6 +29,8 @@ enum Counted {
     Fixed(u64, u64),
     /// When each step was used last, and its units.
     Sliding(Vec<(u64, u64)>),
+    /// The units that are held.
+    InFlight(u64),
 }
 
 fn window(quota: &Quota) -> u64 {
@@ -62,6 +64,7 @@ impl Plan {
             Algorithm::TokenBucket => Counted::Bucket(0, 0),
             Algorithm::FixedWindow => Counted::Fixed(0, 0),
             Algorithm::SlidingWindow => Counted::Sliding(Vec::new()),
+            Algorithm::InFlight => Counted::InFlight(0),
         };
         Self { quota: charge.quota, counted }
     }
@@ -89,7 +92,8 @@ impl Plan {
     }
 
     fn is_over(&self, now: Now) -> bool {
-        self.missing(now) == 0 && self.fixed(now).1 == 0 && self.leaving(now).is_empty()
+        let is_held = matches!(self.counted, Counted::InFlight(1..));
+        self.missing(now) == 0 && self.fixed(now).1 == 0 && self.leaving(now).is_empty() && !is_held
     }
 
     /// How long a use counts at most.
@@ -97,13 +101,14 @@ impl Plan {
         match &self.counted {
             Counted::Bucket(..) => nanos(whole(&self.quota), &self.quota),
             Counted::Fixed(..) | Counted::Sliding(_) => window(&self.quota),
+            Counted::InFlight(_) => u64::MAX,
         }
     }
 
     /// When the window of now began, by the clock of its algorithm.
     fn window_began(&self, now: Now) -> i128 {
         match self.counted {
-            Counted::Bucket(..) => 0,
+            Counted::Bucket(..) | Counted::InFlight(_) => 0,
             Counted::Fixed(..) => self.fixed(now).0.min(now.unix_nanos()).into(),
             Counted::Sliding(_) => {
                 i128::from(now.monotonic_nanos()) - i128::from(window(&self.quota))
@@ -134,6 +139,7 @@ impl Plan {
                 }
                 Counted::Sliding(steps)
             }
+            Counted::InFlight(held) => Counted::InFlight(*held),
         };
         Self { quota: *quota, counted }
     }
@@ -150,6 +156,7 @@ impl Plan {
             // A window that is over stays over, even if the clock is set back.
             counted @ Counted::Fixed(..) => *counted = Counted::Fixed(current, used + units),
             Counted::Sliding(steps) => add_use(steps, &quota, now.monotonic_nanos(), units),
+            Counted::InFlight(held) => *held += units,
         }
     }
 
@@ -189,6 +196,7 @@ impl Plan {
                 }
                 steps.retain(|(_, used)| *used > 0);
             }
+            Counted::InFlight(held) => *held = held.saturating_sub(units),
             _ => {}
         }
     }
@@ -228,6 +236,10 @@ impl Plan {
                 let wait = wait.saturating_add(windows.saturating_mul(window(quota)));
                 let reset = times().find(|time| remaining(*time) > remaining(0)).unwrap_or(0);
                 (if cost == 0 { 0 } else { wait }, remaining(0), reset)
+            }
+            Counted::InFlight(held) => {
+                let left = quota.units().saturating_sub(held);
+                (if cost <= left { 0 } else { u64::MAX }, left, 0)
             }
         }
     }

@@ -42,7 +42,7 @@ fn lives() -> impl Strategy<Value = Life> {
         let quota = |(quota, fixed, burst): (Quota, Quota, Option<u64>)| match algorithm {
             TokenBucket => burst.map_or(quota, |burst| quota.burst(burst)),
             FixedWindow => fixed,
-            SlidingWindow => quota,
+            SlidingWindow | InFlight => quota,
         };
         Life { algorithm, plans: plans.into_iter().map(quota).collect(), steps }
     })
@@ -90,7 +90,7 @@ impl Life {
                 let windows = ends.take_while(|start| *start <= to * 1_000).take(1_000).count();
                 quota.units() * windows as u64
             }
-            SlidingWindow => quota.units() * ((to - from) / window + 1),
+            SlidingWindow | InFlight => quota.units() * ((to - from) / window + 1),
         }
     }
 }
@@ -204,7 +204,7 @@ impl Life {
             TokenBucket => 0,
             FixedWindow => quota.window_start(at * 1_000) / 1_000,
             // The use at its beginning has just left.
-            SlidingWindow => (at + 1).saturating_sub(quota.window().as_micros() as u64),
+            SlidingWindow | InFlight => (at + 1).saturating_sub(quota.window().as_micros() as u64),
         }
     }
 
@@ -227,9 +227,7 @@ async fn no_switch_frees_what_a_plan_has_counted(subject: &Subject<'_>, life: &L
     // So short that little comes back in a bucket: in a window, all does.
     let thousandth = match life.algorithm {
         TokenBucket => life.micros(1) / 100,
-        FixedWindow | SlidingWindow => {
-            life.plans[life.plans.len() - 1].window().as_micros() as u64 / 1_000
-        }
+        _ => life.plans[life.plans.len() - 1].window().as_micros() as u64 / 1_000,
     };
     subject.charge_one(life.charge(subject, 1, 0, 1)).await;
     let mut admitted: Vec<Use> = vec![(subject.micros(), 1, 0)];
@@ -247,7 +245,7 @@ async fn no_switch_frees_what_a_plan_has_counted(subject: &Subject<'_>, life: &L
             plans.insert(of);
             let most = match life.algorithm {
                 TokenBucket => life.largest_bucket(&plans, from, now),
-                FixedWindow | SlidingWindow => life.plans[plan].units(),
+                _ => life.plans[plan].units(),
             };
             assert!(used <= most, "{used} from {from} to {now}, under {plans:?}, at most {most}");
         }

@@ -9,7 +9,7 @@ use super::{
     seqlock::LOCKED,
 };
 use crate::{
-    algorithm::{Algorithm, FixedWindow, SlidingWindow, State, TokenBucket},
+    algorithm::{Algorithm, FixedWindow, InFlight, SlidingWindow, State, TokenBucket},
     clock::Now,
     quota::Quota,
     store::Charge,
@@ -24,7 +24,8 @@ const KIND_BITS: u32 = 3;
 const TAG_SHIFT: u32 = KIND_SHIFT + KIND_BITS;
 const _: () = assert!(TAG_SHIFT + TAG_REST_BITS == u64::BITS);
 
-/// The words of an entry for a token bucket or a fixed window: the key, a time and a number.
+/// The words of an entry for a token bucket, a fixed window or units in flight: the key, a time and a
+/// number.
 pub(super) const COUNTER: usize = 3;
 /// The words of an entry for the log of a sliding window: the key, and the uses of six steps.
 pub(super) const LOG: usize = 8;
@@ -50,6 +51,8 @@ enum Kind {
     SlidingWindow = 3,
     /// When the state expires, and where it is kept outside of the table.
     Spilled = 4,
+    /// No time, and the units held.
+    InFlight = 5,
 }
 
 /// A state that may fit into an entry.
@@ -69,6 +72,13 @@ impl Pack for FixedWindow {
     #[inline]
     fn pack(&self, _: &Quota, _: &mut [u64]) -> Option<(u64, u64)> {
         Some((self.start, self.used))
+    }
+}
+
+impl Pack for InFlight {
+    #[inline]
+    fn pack(&self, _: &Quota, _: &mut [u64]) -> Option<(u64, u64)> {
+        Some((0, self.held))
     }
 }
 
@@ -123,6 +133,7 @@ impl<const N: usize> Entry<N> {
             State::TokenBucket(bucket) => new(Kind::TokenBucket).with(bucket, quota),
             State::FixedWindow(window) => new(Kind::FixedWindow).with(window, quota),
             State::SlidingWindow(log) => new(Kind::SlidingWindow).with(log, quota),
+            State::InFlight(units) => new(Kind::InFlight).with(units, quota),
         }
     }
 
@@ -165,6 +176,7 @@ impl<const N: usize> Entry<N> {
             Kind::TokenBucket => self.token_bucket()?.into(),
             Kind::FixedWindow => self.fixed_window()?.into(),
             Kind::SlidingWindow => self.sliding_window(quotas)?.into(),
+            Kind::InFlight => self.in_flight()?.into(),
             Kind::Empty | Kind::Spilled => return None,
         };
         Some((state, self.quota(quotas)?))
@@ -179,6 +191,11 @@ impl<const N: usize> Entry<N> {
     pub(super) fn fixed_window(&self) -> Option<FixedWindow> {
         let Kind::FixedWindow = self.kind() else { return None };
         Some(FixedWindow { start: self.time(), used: self.number() })
+    }
+
+    pub(super) fn in_flight(&self) -> Option<InFlight> {
+        let Kind::InFlight = self.kind() else { return None };
+        Some(InFlight { held: self.number() })
     }
 
     #[expect(
@@ -257,6 +274,7 @@ impl<const N: usize> Entry<N> {
                 last_use.saturating_add(quota.window_nanos())
             }),
             Kind::Spilled => time <= now.monotonic_nanos(),
+            Kind::InFlight => self.number() == 0,
         }
     }
 
@@ -282,6 +300,7 @@ impl<const N: usize> Entry<N> {
             1 => Kind::TokenBucket,
             2 => Kind::FixedWindow,
             3 => Kind::SlidingWindow,
+            5 => Kind::InFlight,
             _ => Kind::Spilled,
         }
     }

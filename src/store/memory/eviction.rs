@@ -3,7 +3,11 @@
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects, clippy::indexing_slicing))]
 
 use super::locked_shard::LockedShard;
-use crate::{algorithm::StatesByQuota, clock::Now, store::Charge};
+use crate::{
+    algorithm::{Algorithm, StatesByQuota},
+    clock::Now,
+    store::Charge,
+};
 
 /// How many slots are swept for each new key: more than one, so that expired keys go faster than
 /// new ones come.
@@ -89,10 +93,12 @@ fn evict_for_share(locked: &mut LockedShard<'_>, charge: &Charge) {
     }
 }
 
-/// Whether so many eighths of each quota are left.
+/// Whether so many eighths of each quota are left, and no unit is in flight: it comes back, and must
+/// find its count.
 fn has_eighths_left(states: &StatesByQuota, eighths: u64, now: Now) -> bool {
     states.iter().all(|(quota, state)| {
         let capacity = state.algorithm().capacity(quota);
-        state.remaining(quota, now).saturating_mul(8) >= capacity.saturating_mul(eighths)
+        state.algorithm() != Algorithm::InFlight
+            && state.remaining(quota, now).saturating_mul(8) >= capacity.saturating_mul(eighths)
     })
 }

@@ -211,10 +211,10 @@ fn evaluate_window<const N: usize>(
     match entry.fixed_window() {
         Some(window) if window.is_ahead(now) && charge.mode != Mode::Peek => None,
         Some(window) => evaluate_state(shards, window, charge, entry, usage, now),
-        None => {
-            let log = entry.sliding_window(&shards.quotas)?;
-            evaluate_state(shards, log, charge, entry, usage, now)
-        }
+        None => match entry.sliding_window(&shards.quotas) {
+            Some(log) => evaluate_state(shards, log, charge, entry, usage, now),
+            None => evaluate_state(shards, entry.in_flight()?, charge, entry, usage, now),
+        },
     }
 }
 

@@ -29,6 +29,7 @@
 //! | 2 fixed window | when the window began | the units used |
 //! | 3 sliding window | the last use | the units of its step; each older step has a word: `units << bits of the window \| nanoseconds before the last use` |
 //! | 4 spilled | when it expires | its index in `ShardMeta::spilled` |
+//! | 5 in flight | | the units held |
 //!
 //! `L` is the lock bit. The quota number stands for a quota and its policy ([`quota_table`]). A
 //! state that needs more bits, more steps or more quotas is *spilled* ([`large_states`]).
@@ -232,6 +233,10 @@ impl Default for MemoryStore {
 }
 
 impl Store for MemoryStore {
+    fn counts(&self, _: Algorithm) -> bool {
+        true
+    }
+
     fn charge_at_once(&self, charges: &[Charge], usages: &mut [Usage], now: Now) -> bool {
         match (charges, usages) {
             ([charge], [usage]) => fast_path::charge_one(&self.shards, charge, usage, now),

@@ -45,7 +45,9 @@ fn copy(shards: &Shards, charge: &Charge, now: Now) -> StatesByQuota {
     if let Some(states) = locked.states(charge) {
         return states.into_owned();
     }
-    let shared = locked.meta.shared.get(&charge.policy).filter(|_| locked.is_full_for(charge));
+    let is_full = locked.is_full_for(charge);
+    let shared = locked.meta.shared.get(&charge.policy).filter(|_| is_full);
     let beginning = shared.or_else(|| locked.meta.beginning(charge.policy)).cloned();
-    beginning.unwrap_or_else(|| StatesByQuota::new(charge.quota, State::new(charge.algorithm)))
+    let new = if is_full { State::without_room } else { State::new };
+    beginning.unwrap_or_else(|| StatesByQuota::new(charge.quota, new(charge.algorithm)))
 }

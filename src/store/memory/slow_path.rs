@@ -16,7 +16,7 @@ use super::{
     table::Table,
 };
 use crate::{
-    algorithm::{State, StatesByQuota},
+    algorithm::{Algorithm, State, StatesByQuota},
     clock::Now,
     store::{Change, Charge, Correction, Mode, Usage},
 };
@@ -65,8 +65,11 @@ pub(super) fn charge_all(shards: &Shards, charges: &[Charge], usages: &mut [Usag
     }
     locked.clear();
     // Unlocked, as this may log, and a subscriber may charge the store.
+    let lacks_room =
+        |charge: &Charge| charge.algorithm == Algorithm::InFlight && charge.uses_units();
     let shared = charges.iter().zip(&found).filter(|(_, found)| found.is_shared);
-    for (charge, _) in shared.filter(|(charge, found)| is_made(charge, found)) {
+    for (charge, _) in shared.filter(|(charge, found)| is_made(charge, found) || lacks_room(charge))
+    {
         shards.overflow.record(charge.policy);
     }
 }
@@ -150,6 +153,7 @@ fn look<T>(
     let new_key = || shared.or_else(|| meta.beginning(charge.policy)).map(Cow::Borrowed);
     match locked.states(charge).or_else(new_key) {
         Some(states) => read(&states.under(&charge.quota, locked.now)),
+        None if is_shared => read(&State::without_room(charge.algorithm)),
         None => read(&State::new(charge.algorithm)),
     }
 }

@@ -55,7 +55,9 @@ impl Lease {
     pub(super) fn new(charge: &Charge, usage: &Usage, taken_at: Now, times: RoundTrip) -> Self {
         let lasts = match charge.algorithm {
             Algorithm::FixedWindow => lifetime(&charge.quota).min(nanos(usage.reset())),
-            Algorithm::TokenBucket | Algorithm::SlidingWindow => lifetime(&charge.quota),
+            Algorithm::TokenBucket | Algorithm::SlidingWindow | Algorithm::InFlight => {
+                lifetime(&charge.quota)
+            }
         };
         let expires_at = times.sent.saturating_add(lasts);
         Self { expires_at, taken_at, received_at: times.received }

@@ -92,6 +92,7 @@ pub(super) fn algorithm(charge: &Charge) -> u8 {
         Algorithm::TokenBucket => 1,
         Algorithm::FixedWindow => 2,
         Algorithm::SlidingWindow => 3,
+        Algorithm::InFlight => 4,
     }
 }
 

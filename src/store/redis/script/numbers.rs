@@ -84,6 +84,7 @@ impl Rate {
         let window = Duration::from_nanos(self.window);
         match algorithm {
             Algorithm::TokenBucket => Quota::per_window(self.units, window).burst(self.capacity),
+            Algorithm::InFlight => Quota::in_flight(self.capacity),
             Algorithm::FixedWindow | Algorithm::SlidingWindow => {
                 Quota::per_window(self.capacity, window)
             }

@@ -251,6 +251,7 @@ proptest! {
                 // A full bucket may be spent at once, and what comes back meanwhile.
                 Algorithm::TokenBucket =>
                     prop_assert!(world.most_within(index, window) <= 2 * units + held),
+                Algorithm::InFlight => unreachable!("it has no lease"),
             }
         }
     }
@@ -282,6 +283,7 @@ proptest! {
             // A full bucket may be spent at once, and what comes back meanwhile.
             Algorithm::TokenBucket =>
                 prop_assert!(world.most_within(0, window) <= 2 * all + held),
+            Algorithm::InFlight => unreachable!("it has no lease"),
         }
     }
 

@@ -89,6 +89,8 @@ fn usage(expected: &ExpectedReply, reply: &mut Unread<'_>, micros: u64) -> Optio
         }
         Algorithm::FixedWindow => derive(&reply.fixed_window(quota, micros)?),
         Algorithm::SlidingWindow => derive(&reply.sliding_window(quota, micros)?),
+        // The store does not count them.
+        Algorithm::InFlight => return None,
     };
     // The server decides: a charge that did not fit there does not pass here.
     let wait = if fits { 0 } else { wait.max(1) };

@@ -40,6 +40,7 @@ fn is_spent(sent: &mut Sent, charge: Charge, what: &str) {
         Algorithm::TokenBucket => 360 * SECOND,
         Algorithm::FixedWindow => 30 * SECOND,
         Algorithm::SlidingWindow => 3_600 * SECOND,
+        Algorithm::InFlight => unreachable!("it has no window"),
     };
     let (wait, algorithm) = (waits(charge.algorithm), charge.algorithm);
     assert_eq!(sent.charge(START, charge), (wait, 0), "{algorithm:?}: {what}");

@@ -1,0 +1,167 @@
+//! Units that are held as long as a request or a piece of work lasts: [`Permit`].
+
+use std::{
+    fmt,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+};
+
+use smallvec::SmallVec;
+
+use super::{
+    Limiter,
+    correcting::{correction, release},
+    decision::{Decision, Outcome, Record, Ruling},
+};
+use crate::store::{Change, Correction, Mode};
+
+/// The units [in flight](crate::Policy::in_flight) that a request has taken. They come back when the
+/// last clone of the permit is dropped, on any thread, inside of a runtime or not.
+///
+/// The layer keeps one permit for each request: until the body of the response has ended, failed or
+/// was dropped; or until the handler has panicked, the inner service has failed, or the caller has
+/// left. A clone is in the extensions of the request. Keep it where a request lasts longer than its
+/// response: in the task of an upgraded connection, such as a WebSocket, or in work that goes on in the
+/// background.
+///
+/// ```
+/// use axum::{
+///     Extension,
+///     extract::ws::{WebSocket, WebSocketUpgrade},
+///     response::Response,
+/// };
+/// use tower_quota::Permit;
+///
+/// // The extension is not there if nothing was counted, as under an unlimited plan.
+/// async fn open(upgrade: WebSocketUpgrade, permit: Option<Extension<Permit>>) -> Response {
+///     upgrade.on_upgrade(|socket| async move {
+///         echo(socket).await;
+///         drop(permit); // the socket has closed: its place is free
+///     })
+/// }
+///
+/// async fn echo(mut socket: WebSocket) {
+///     while let Some(Ok(message)) = socket.recv().await {
+///         if socket.send(message).await.is_err() {
+///             return;
+///         }
+///     }
+/// }
+/// # let _ = axum::Router::<()>::new().route("/ws", axum::routing::any(open));
+/// ```
+///
+/// If no clone is kept of a response that upgrades its connection, the units come back at once, and
+/// the warning [`upgrade_without_permit`](crate::warning#upgrade_without_permit) is given.
+#[derive(Clone)]
+#[must_use = "its units come back when it is dropped"]
+pub struct Permit(Arc<Held>);
+
+/// Gives its units back when it is dropped, which happens once.
+struct Held {
+    limiter: Limiter,
+    /// What gives the units back.
+    corrections: SmallVec<[Correction; 1]>,
+    /// Whether this replica has counted them alone, as the store did not answer.
+    counted_locally: bool,
+    /// The permit of a layer around this one, for whoever keeps only this one.
+    outer: OnceLock<Permit>,
+    /// Whether the request asks for a tunnel, so that any successful response upgrades the connection.
+    asks_for_tunnel: AtomicBool,
+}
+
+impl Permit {
+    /// The permit for what a decision has taken; `None` if it has taken no units in flight.
+    #[cold]
+    pub(super) fn of(limiter: &Limiter, record: &Record) -> Option<Self> {
+        if record.ruling != Ruling::Admitted {
+            return None;
+        }
+        let has_taken = |outcome: &Outcome<'_>| {
+            let charge = outcome.charge;
+            outcome.entry.special.lasts()
+                && outcome.is_allowed()
+                && charge.mode != Mode::Peek
+                && charge.cost > 0
+        };
+        let taken = record.outcomes().filter(has_taken);
+        let corrections: SmallVec<[Correction; 1]> = taken
+            .map(|outcome| correction(record, &outcome, Change::GiveBack(outcome.cost())))
+            .collect();
+        if corrections.is_empty() {
+            return None;
+        }
+        let held = Held {
+            limiter: limiter.clone(),
+            corrections,
+            counted_locally: record.counted_locally,
+            outer: OnceLock::new(),
+            asks_for_tunnel: AtomicBool::new(false),
+        };
+        Some(Self(Arc::new(held)))
+    }
+
+    /// Keeps the permit of an outer layer as long as this one.
+    pub(crate) fn keep(&self, outer: Self) {
+        // A request passes a layer once.
+        let _ = self.0.outer.set(outer);
+    }
+
+    pub(crate) fn set_asks_for_tunnel(&self) {
+        self.0.asks_for_tunnel.store(true, Relaxed);
+    }
+
+    pub(crate) fn asks_for_tunnel(&self) -> bool {
+        self.0.asks_for_tunnel.load(Relaxed)
+    }
+
+    /// Whether there is another clone.
+    pub(crate) fn is_kept_elsewhere(&self) -> bool {
+        Arc::strong_count(&self.0) > 1
+    }
+
+    /// The name of the first policy whose units it holds.
+    pub(crate) fn policy(&self) -> Option<Arc<str>> {
+        let rules = self.0.limiter.core.rules();
+        let rule = rules.of_charge(&self.0.corrections.first()?.charge)?;
+        Some(Arc::clone(&rule.policy.settings.name))
+    }
+}
+
+impl Decision {
+    /// The units [in flight](crate::Policy::in_flight) that the request has taken; `None` if it has taken
+    /// none. They come back when this decision and all clones of the permit are dropped. A clone of the
+    /// decision has no permit.
+    ///
+    /// ```
+    /// use tower_quota::{Limiter, Policy};
+    ///
+    /// let limiter = Limiter::builder().check_only(Policy::in_flight("exports", 1)).build()?;
+    /// let permit = limiter.check("exports", "tenant-7").at_once()?.permit();
+    /// assert!(permit.is_some(), "one export is under way");
+    /// assert!(!limiter.check("exports", "tenant-7").at_once()?.is_allowed());
+    /// drop(permit);
+    /// assert!(limiter.check("exports", "tenant-7").at_once()?.is_allowed());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn permit(&self) -> Option<Permit> {
+        self.record.permit.clone()
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let core = &*self.limiter.core;
+        let now = core.clock.now();
+        drop(core.correct(self.counted_locally, &self.corrections, now));
+        release(core, self.corrections.iter().map(|correction| &correction.charge));
+    }
+}
+
+impl fmt::Debug for Permit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Permit").field("policy", &self.policy()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,4 @@
+//! Units in flight: how many requests of a key are under way at once.
+
+#[cfg(feature = "axum")]
+mod endings;
