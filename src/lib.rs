@@ -321,8 +321,9 @@ pub use crate::{
         Rejection, ResetFormat, ResponseBody, ResponseFuture, ResponseObserver, response,
     },
     limiter::{
-        Changes, Check, CheckError, Decision, DecisionFuture, Limiter, LimiterBuilder, Outcome,
-        Permit, PolicyHandle, QuotaRef, Reason, Refund, SettingChange, Verdict, overrides,
+        Changes, Check, CheckError, Decision, DecisionFuture, Enter, EnterError, Limiter,
+        LimiterBuilder, Outcome, Permit, PolicyHandle, QuotaRef, Reason, Refund, SettingChange,
+        Verdict, overrides,
     },
     matcher::Matcher,
     policy::{OnStoreFailure, Policy},

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    CheckError,
+    CheckError, Limiter,
     decision::Decision,
     decision_future::{DecisionFuture, decide_at_once, try_decide},
     evaluation::Evaluation,
@@ -125,6 +125,10 @@ impl<'a> Check<'a> {
     pub fn quota(mut self, quota: Quota) -> Self {
         self.target.plan = Some(Plan::Quota(quota));
         self
+    }
+
+    pub(super) fn limiter(&self) -> &Limiter {
+        self.target.limiter
     }
 
     /// Runs the check in code that is not async, such as a thread or a callback. It needs no

@@ -67,6 +67,11 @@ pub enum CheckError {
     },
     /// The key has used nothing of the policy with this name: there is nothing to give back.
     NothingUsed(String),
+    /// The units of the policy with this name are [in flight](crate::Policy::in_flight): each comes back
+    /// when what holds it ends, and not otherwise.
+    InFlight(String),
+    /// The policy with this name has no units [in flight](crate::Policy::in_flight).
+    NotInFlight(String),
     /// The counts of the policy with this name are on a server of a cluster that only a request
     /// determines ([`Policy::shard`](crate::Policy::shard)).
     Sharded(String),
@@ -119,6 +124,14 @@ impl fmt::Display for CheckError {
             Self::NothingUsed(policy) => write!(
                 f,
                 "the key has used nothing of policy `{policy}`, and nothing was changed; compare the key with what the policy counts by"
+            ),
+            Self::InFlight(policy) => write!(
+                f,
+                "policy `{policy}` counts what is in flight: a unit comes back when its request ends, or when its `Permit` is dropped, and not otherwise"
+            ),
+            Self::NotInFlight(policy) => write!(
+                f,
+                "policy `{policy}` has no units in flight; write `.check(…)`, or make it a `Policy::in_flight`"
             ),
             Self::Sharded(policy) => write!(
                 f,

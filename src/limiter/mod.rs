@@ -24,6 +24,7 @@ mod decision;
 mod decision_future;
 #[cfg(feature = "describe")]
 mod describe;
+mod enter;
 mod evaluation;
 #[cfg(feature = "describe")]
 pub mod explain;
@@ -58,6 +59,7 @@ pub use self::{
     check_error::CheckError,
     decision::{Decision, Outcome, Reason, Verdict},
     decision_future::DecisionFuture,
+    enter::{Enter, EnterError},
     permit::Permit,
     policy_handle::PolicyHandle,
     quota_ref::QuotaRef,
@@ -71,6 +73,7 @@ pub(crate) use self::{
     labels::Labels,
 };
 use crate::{
+    algorithm::Algorithm,
     clock::Now,
     error::BuildError,
     key::{Fingerprint, Key},
@@ -194,10 +197,13 @@ impl Limiter {
         DecisionFuture::new(self.clone(), rules, evaluation, self.now())
     }
 
-    /// Gives back all used units of these quotas. The decision shows what is left afterwards. If
+    /// Gives back all used units of these quotas, without those that are
+    /// [in flight](crate::Policy::in_flight), as their requests still hold them. The decision shows what is left afterwards. If
     /// the store does not answer, it is a refusal with [`Reason::StoreUnavailable`].
     pub async fn reset_quotas(&self, quotas: &[QuotaRef]) -> Decision {
-        let evaluation = Evaluation::of_quotas(&self.core.rules(), quotas, None);
+        let comes_back = |quota: &&QuotaRef| quota.charge.algorithm != Algorithm::InFlight;
+        let quotas: Vec<_> = quotas.iter().filter(comes_back).copied().collect();
+        let evaluation = Evaluation::of_quotas(&self.core.rules(), &quotas, None);
         correct(&self.core, evaluation, Change::Reset).await
     }
 

@@ -89,17 +89,27 @@ impl Permit {
         let corrections: SmallVec<[Correction; 1]> = taken
             .map(|outcome| correction(record, &outcome, Change::GiveBack(outcome.cost())))
             .collect();
-        if corrections.is_empty() {
-            return None;
-        }
-        let held = Held {
+        (!corrections.is_empty()).then(|| Self::new(limiter, corrections, record.counted_locally))
+    }
+
+    /// A permit for what is not counted.
+    #[cold]
+    pub(super) fn of_nothing(limiter: &Limiter) -> Self {
+        Self::new(limiter, SmallVec::new(), false)
+    }
+
+    fn new(
+        limiter: &Limiter,
+        corrections: SmallVec<[Correction; 1]>,
+        counted_locally: bool,
+    ) -> Self {
+        Self(Arc::new(Held {
             limiter: limiter.clone(),
             corrections,
-            counted_locally: record.counted_locally,
+            counted_locally,
             outer: OnceLock::new(),
             asks_for_tunnel: AtomicBool::new(false),
-        };
-        Some(Self(Arc::new(held)))
+        }))
     }
 
     /// Keeps the permit of an outer layer as long as this one.
@@ -153,6 +163,9 @@ impl Decision {
 
 impl Drop for Held {
     fn drop(&mut self) {
+        if self.corrections.is_empty() {
+            return;
+        }
         let core = &*self.limiter.core;
         let now = core.clock.now();
         drop(core.correct(self.counted_locally, &self.corrections, now));

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Check, Limiter, Refund, rules::RuleId, target::Target};
+use super::{Check, Enter, Limiter, Refund, rules::RuleId, target::Target};
 use crate::{key::Key, quota::Quota, store::Change};
 
 /// A policy of a limiter, from [`Limiter::policy`]. Its checks do not look the policy up by name.
@@ -50,6 +50,38 @@ impl PolicyHandle {
     /// Checks the policy for a key and charges nothing; see [`Limiter::peek`].
     pub fn peek<'a>(&'a self, key: impl Into<Key<'a>>) -> Check<'a> {
         Check::new(self.target(key)).only_peek()
+    }
+
+    /// Takes a unit [in flight](crate::Policy::in_flight) of a key, for work that is no HTTP request. The
+    /// unit is held as long as the permit, or a clone of it: it comes back when the last is dropped, on any
+    /// thread, inside of a runtime or not. If the policy [holds](crate::Policy::hold), this waits in line.
+    ///
+    /// ```
+    /// use tower_quota::{EnterError, Limiter, Policy};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let limiter = Limiter::builder().check_only(Policy::in_flight("exports", 2)).build()?;
+    /// let exports = limiter.policy("exports")?;
+    /// let first = exports.enter("tenant-7").await?;
+    /// let job = tokio::spawn({
+    ///     let second = exports.enter("tenant-7").await?;
+    ///     async move { drop(second) } // works, and is done
+    /// });
+    /// assert!(matches!(exports.enter("tenant-7").await, Err(EnterError::Refused(_))));
+    /// job.await?;
+    /// let third = exports.enter("tenant-7").await?;
+    /// # drop((first, third));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`EnterError::Refused`](crate::EnterError::Refused) if too many units are held, or if an operator has blocked the key; otherwise
+    /// those of [`Limiter::check`], and [`CheckError::NotInFlight`](crate::CheckError::NotInFlight) if the
+    /// policy has another algorithm.
+    pub fn enter<'a>(&'a self, key: impl Into<Key<'a>>) -> Enter<'a> {
+        Enter::new(self.target(key))
     }
 
     /// Gives units back to a key; see [`Limiter::give_back`].

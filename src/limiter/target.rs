@@ -9,7 +9,7 @@ use super::{
     overrides::AwaitedCaller,
     rules::{Rule, RuleId, RuleSet},
 };
-use crate::{key::Key, quota::Quota, store::Change};
+use crate::{algorithm::Algorithm, key::Key, quota::Quota, store::Change};
 
 /// One key of one policy.
 #[derive(Clone)]
@@ -88,6 +88,9 @@ impl<'a> Target<'a> {
     /// counted there.
     pub(super) fn refund(&self, rules: &RuleSet, change: Change) -> Result<Evaluation, CheckError> {
         let core = &*self.limiter.core;
+        if self.rule(rules)?.policy.algorithm() == Algorithm::InFlight {
+            return Err(CheckError::InFlight(self.policy.to_owned()));
+        }
         // A blocked caller has its own quota as well.
         let caller = core.caller_of_key(self.key.clone());
         let own = caller.and_then(|(caller, _)| core.remembered_overrides(caller));

@@ -2,3 +2,5 @@
 
 #[cfg(feature = "axum")]
 mod endings;
+mod enter;
+mod layer;

@@ -1,0 +1,131 @@
+//! Takes units in flight for work that is no HTTP request: [`Enter`].
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use super::{Check, CheckError, Permit, decision::Decision, target::Target};
+use crate::{algorithm::Algorithm, quota::Quota};
+
+/// Takes units in flight of one key, from [`PolicyHandle::enter`](crate::PolicyHandle::enter). It runs when
+/// it is awaited, or by [`at_once`](Self::at_once) in code that is not async.
+#[derive(Debug)]
+#[must_use = "nothing is taken unless it is awaited, or made `at_once`"]
+pub struct Enter<'a> {
+    check: Check<'a>,
+    /// Why it cannot work.
+    problem: Option<CheckError>,
+}
+
+/// Why work cannot begin: from [`Enter`].
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum EnterError {
+    /// The policy, or an operator, refuses it. The decision says why; nobody knows when a unit comes back.
+    Refused(Decision),
+    /// The check cannot work.
+    Check(CheckError),
+}
+
+impl<'a> Enter<'a> {
+    pub(super) fn new(target: Target<'a>) -> Self {
+        let rules = target.limiter.core.rules();
+        let rule = rules.by_name(target.policy);
+        let is_other = rule.is_some_and(|rule| rule.policy.algorithm() != Algorithm::InFlight);
+        let problem = is_other.then(|| CheckError::NotInFlight(target.policy.to_owned()));
+        Self { check: Check::new(target), problem }
+    }
+
+    /// Sets how many units the work takes. Default: 1.
+    pub fn cost(mut self, units: u64) -> Self {
+        self.check = self.check.cost(units);
+        self
+    }
+
+    /// Names the kind of the key; see [`Check::kind`](crate::Check::kind).
+    pub fn kind(mut self, name: &'a str) -> Self {
+        self.check = self.check.kind(name);
+        self
+    }
+
+    /// Names the key's plan; see [`Check::plan`](crate::Check::plan).
+    pub fn plan(mut self, name: &'a str) -> Self {
+        self.check = self.check.plan(name);
+        self
+    }
+
+    /// Sets the quota of the key's plan; see [`Check::quota`](crate::Check::quota).
+    pub fn quota(mut self, quota: Quota) -> Self {
+        self.check = self.check.quota(quota);
+        self
+    }
+
+    /// Takes the units in code that is not async. It never waits.
+    ///
+    /// # Errors
+    /// Those of [`PolicyHandle::enter`](crate::PolicyHandle::enter), and [`CheckError::WouldWait`] if the
+    /// store cannot answer at once, as Redis cannot.
+    pub fn at_once(self) -> Result<Permit, EnterError> {
+        let Self { check, problem } = self;
+        let limiter = check.limiter().clone();
+        match problem {
+            Some(problem) => Err(problem.into()),
+            None => permit(&limiter, check.at_once()),
+        }
+    }
+}
+
+/// What was decided: a permit, or the refusal. Where nothing is counted, as under an unlimited plan, the
+/// permit holds nothing.
+fn permit(
+    limiter: &super::Limiter,
+    decided: Result<Decision, CheckError>,
+) -> Result<Permit, EnterError> {
+    let decision = decided?;
+    if !decision.is_allowed() {
+        return Err(EnterError::Refused(decision));
+    }
+    Ok(decision.permit().unwrap_or_else(|| Permit::of_nothing(limiter)))
+}
+
+impl Future for Enter<'_> {
+    type Output = Result<Permit, EnterError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        if let Some(problem) = self.problem.take() {
+            return Poll::Ready(Err(problem.into()));
+        }
+        let decided = ready!(Pin::new(&mut self.check).poll(context));
+        Poll::Ready(permit(self.check.limiter(), decided))
+    }
+}
+
+impl From<CheckError> for EnterError {
+    fn from(error: CheckError) -> Self {
+        Self::Check(error)
+    }
+}
+
+impl fmt::Display for EnterError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused(decision) => match decision.tightest() {
+                Some(outcome) => write!(f, "policy `{}` refuses it", outcome.policy()),
+                None => f.write_str("an operator, or the source of overrides, refuses it"),
+            },
+            Self::Check(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for EnterError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Refused(_) => None,
+            Self::Check(error) => Some(error),
+        }
+    }
+}
