@@ -88,6 +88,14 @@ impl QuotaState for FixedWindow {
         self.used = self.used.saturating_add(cost);
     }
 
+    /// A window that has ended has nothing to charge any more.
+    fn consume_late(&mut self, quota: &Quota, now: Now, units: u64, at: Now) {
+        *self = self.current(quota, now);
+        if start(quota, at) >= self.start {
+            self.used = self.used.saturating_add(units);
+        }
+    }
+
     fn give_back(&mut self, quota: &Quota, now: Now, units: u64, past_use: &PastUse) {
         *self = self.current(quota, now);
         if start(quota, past_use.at) >= self.start {

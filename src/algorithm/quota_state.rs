@@ -38,6 +38,17 @@ pub(crate) trait QuotaState {
         self.consume(quota, now, cost);
     }
 
+    /// Uses `units` more for an earlier use, whether or not they fit. They come back when the earlier
+    /// use does. A bucket has no moments: it owes them as if they were used now.
+    fn consume_late(&mut self, quota: &Quota, now: Now, units: u64, _at: Now) {
+        self.consume(quota, now, units);
+    }
+
+    /// Counts units that were [used late](Self::consume_late) under another quota of the key.
+    fn record_late(&mut self, quota: &Quota, now: Now, units: u64, at: Now) {
+        self.consume_late(quota, now, units, at);
+    }
+
     /// Gives back `units` of a use, as far as they have not come back by themselves.
     fn give_back(&mut self, quota: &Quota, now: Now, units: u64, past_use: &PastUse);
 

@@ -42,6 +42,30 @@ impl SlidingWindow {
         }
     }
 
+    /// Adds units at any time: to an entry of the same step, if there is one.
+    fn insert(&mut self, used: Entry, window: u64) {
+        let index = self.entries.partition_point(|entry| entry.last_use < used.last_use);
+        let (before, after) = self.entries.split_at_mut(index);
+        let is_of_step =
+            |entry: &&mut Entry| step(entry.last_use, window) == step(used.last_use, window);
+        if let Some(same) = after.first_mut().filter(is_of_step) {
+            same.units = same.units.saturating_add(used.units);
+        } else if let Some(same) = before.last_mut().filter(is_of_step) {
+            same.last_use = used.last_use;
+            same.units = same.units.saturating_add(used.units);
+        } else {
+            self.entries.insert(index, used);
+        }
+    }
+
+    /// Forgets the entries that the window has passed over.
+    fn forget_passed(&mut self, window: u64, now: u64) {
+        let left = self.entries.partition_point(|entry| entry.leaves(window) <= now);
+        if left > 0 {
+            self.entries.drain(..left);
+        }
+    }
+
     /// The entries that the window has not yet passed over.
     fn counted(&self, quota: &Quota, now: u64) -> impl Iterator<Item = &Entry> {
         let window = quota.window_nanos();
@@ -121,13 +145,19 @@ impl QuotaState for SlidingWindow {
         }
         let now = now.monotonic_nanos();
         let window = quota.window_nanos();
-        let left = self.entries.partition_point(|entry| entry.leaves(window) <= now);
-        if left > 0 {
-            self.entries.drain(..left);
-        }
+        self.forget_passed(window, now);
         // A thread that read the clock earlier may come later.
         let last_use = self.entries.last().map_or(now, |newest| now.max(newest.last_use));
         self.add(Entry { last_use, units: cost }, window);
+    }
+
+    fn consume_late(&mut self, quota: &Quota, now: Now, units: u64, at: Now) {
+        let (now, window) = (now.monotonic_nanos(), quota.window_nanos());
+        self.forget_passed(window, now);
+        let used = Entry { last_use: at.monotonic_nanos().min(now), units };
+        if units > 0 && used.leaves(window) > now {
+            self.insert(used, window);
+        }
     }
 
     fn give_back(&mut self, quota: &Quota, now: Now, mut units: u64, past_use: &PastUse) {

@@ -166,6 +166,15 @@ impl StatesByQuota {
         }
     }
 
+    /// Uses `units` more for a use that was made at `at` under `quota`, whether or not they fit.
+    pub(crate) fn consume_late(&mut self, quota: &Quota, now: Now, units: u64, at: Now) {
+        let (newest, others) = self.newest_and_others(quota, now);
+        newest.consume_late(quota, now, units, at);
+        for (quota, state) in others {
+            state.record_late(quota, now, units, at);
+        }
+    }
+
     /// Takes back `units` of a use that was made under `quota`.
     pub(crate) fn give_back(&mut self, quota: &Quota, now: Now, units: u64, past_use: &PastUse) {
         let (newest, others) = self.newest_and_others(quota, now);

@@ -212,6 +212,10 @@ impl QuotaState for TokenBucket {
         self.consume_until(full_deficit(quota), quota, now, cost);
     }
 
+    fn record_late(&mut self, quota: &Quota, now: Now, units: u64, _at: Now) {
+        self.record(quota, now, units);
+    }
+
     #[inline(always)]
     fn charge(&mut self, quota: &Quota, now: Now, ahead: u64, cost: u64) -> Charged {
         let now = now.monotonic_nanos();

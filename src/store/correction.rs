@@ -65,8 +65,9 @@ pub enum Change {
     /// by themselves. In a window, units come back by the clock. In a token bucket, they have come
     /// back once the bucket has refilled all that was missing right after the charge.
     GiveBack(u64),
-    /// These units were used as well, whether or not they fit. A token bucket owes at most one
-    /// whole capacity beyond empty; units beyond that are dropped.
+    /// These units were used as well, whether or not they fit. In a window, they were used when the
+    /// charge was made, so that a window that has ended since is not charged. A token bucket owes them
+    /// from now on, at most one whole capacity beyond empty; units beyond that are dropped.
     Take(u64),
     /// The key has its whole quota again.
     Reset,

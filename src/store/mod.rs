@@ -67,9 +67,9 @@
 //!             let used = counts.entry((charge.id(), current)).or_default();
 //!             let charged_in = window(&charge.quota, charged_at.unwrap_or(now)).0;
 //!             match *change {
-//!                 Change::Take(units) => *used = used.saturating_add(units),
 //!                 // The units of an earlier window have come back by themselves.
-//!                 Change::GiveBack(_) if charged_in < current => {}
+//!                 Change::Take(_) | Change::GiveBack(_) if charged_in < current => {}
+//!                 Change::Take(units) => *used = used.saturating_add(units),
 //!                 Change::GiveBack(units) => *used = used.saturating_sub(units),
 //!                 Change::Reset => *used = 0,
 //!             }

@@ -8,6 +8,9 @@ pub(super) async fn all(store: &dyn Store) {
         units_given_back_of_a_moment_that_has_none_left_are_the_next_ones
         all_given_back_is_as_new
         units_are_taken_whether_they_fit_or_not
+        units_are_taken_when_their_charge_was_made
+        units_taken_late_share_the_step_of_their_charge
+        units_taken_late_count_under_each_quota_by_its_own_window
     );
     for_each_algorithm!(store:
         what_is_given_back_can_be_used_again
@@ -101,6 +104,95 @@ async fn units_are_taken_whether_they_fit_or_not(subject: &Subject<'_>) {
         let (wait, left, _) = subject.correct_one(charge, None, Change::Take(5)).await;
         assert_eq!((wait, left), (0, 0), "{algorithm:?}");
         assert_eq!(subject.charge_one(charge).await, expected, "{algorithm:?}");
+    }
+}
+
+async fn units_are_taken_when_their_charge_was_made(subject: &Subject<'_>) {
+    // To the edge of a minute.
+    subject.advance(MINUTE / 2);
+    for (index, algorithm) in [FixedWindow, SlidingWindow].into_iter().enumerate() {
+        let charge = subject.one(index as u64 + 1, algorithm, Quota::per_minute(10));
+        let made = subject.micros();
+        assert_eq!(subject.charge_one(charge).await, (0, 9, MINUTE), "{algorithm:?}");
+        subject.advance(MINUTE / 2);
+        assert_eq!(subject.charge_one(Charge { cost: 2, ..charge }).await.1, 7, "{algorithm:?}");
+        // With the earlier use, not with the later one.
+        let taken = subject.correct_one(charge, Some(made), Change::Take(12)).await;
+        assert_eq!(taken, (0, 0, MINUTE / 2), "{algorithm:?}");
+        assert_eq!(subject.charge_one(charge).await, (MINUTE / 2, 0, MINUTE / 2));
+        subject.advance(MINUTE / 2);
+        let left = if algorithm == FixedWindow { 10 } else { 8 };
+        assert_eq!(subject.peek(charge).await.1, left, "{algorithm:?}");
+        // A window that is over is charged nothing.
+        let late = subject.correct_one(charge, Some(made), Change::Take(12)).await;
+        assert_eq!(late.1, left, "{algorithm:?}");
+        assert_eq!(subject.charge_one(charge).await.1, left - 1, "{algorithm:?}");
+        subject.advance(MINUTE / 2);
+    }
+    // A bucket owes them from now on.
+    let charge = subject.one(3, TokenBucket, Quota::per_minute(10));
+    let made = subject.micros();
+    assert_eq!(subject.charge_one(charge).await.1, 9);
+    subject.advance(10 * MINUTE);
+    assert_eq!(subject.correct_one(charge, Some(made), Change::Take(12)).await.1, 0);
+    assert_eq!(subject.charge_one(charge).await.0, 18 * SECOND);
+}
+
+async fn units_taken_late_share_the_step_of_their_charge(subject: &Subject<'_>) {
+    let charge = subject.one(1, SlidingWindow, Quota::per_minute(100));
+    // Each time in milliseconds, and its units: in the steps of uses that are there, before and behind
+    // them, and between them. A step is a second.
+    let times: [(u64, u64); 9] = [
+        (0, 1),
+        (900, 1),
+        (5_500, 2),
+        (9_200, 4),
+        (9_800, 8),
+        (500, 16),
+        (5_100, 32),
+        (5_900, 5),
+        (7_000, 6),
+    ];
+    let begin = subject.micros();
+    let mut used = 0;
+    for (index, (at, units)) in times.into_iter().enumerate() {
+        let at = begin + at * 1_000;
+        if index < 5 {
+            subject.advance(at - subject.micros());
+            subject.charge_one(Charge { cost: units, ..charge }).await;
+        } else {
+            subject.correct_one(charge, Some(at), Change::Take(units)).await;
+        }
+        used += units;
+        assert_eq!(subject.peek(charge).await.1, 100 - used);
+    }
+    // What is used, and until when.
+    for (leaves, left) in [(900, 18), (5_900, 39), (7_000, 6), (9_800, 12)] {
+        assert_eq!(
+            subject.peek(charge).await.2,
+            begin + MINUTE + leaves * 1_000 - subject.micros()
+        );
+        subject.advance(begin + MINUTE + leaves * 1_000 - subject.micros());
+        used -= left;
+        assert_eq!(subject.peek(charge).await.1, 100 - used, "after {leaves} ms");
+    }
+}
+
+async fn units_taken_late_count_under_each_quota_by_its_own_window(subject: &Subject<'_>) {
+    // To the edge of an hour.
+    subject.advance(MINUTE / 2);
+    for (index, algorithm) in [FixedWindow, SlidingWindow].into_iter().enumerate() {
+        let minute = subject.one(index as u64 + 1, algorithm, Quota::per_minute(10));
+        let hour = Charge { quota: Quota::per_hour(100), ..minute };
+        let made = subject.micros();
+        assert_eq!(subject.charge_one(minute).await.1, 9, "{algorithm:?}");
+        assert_eq!(subject.charge_one(hour).await.1, 98, "{algorithm:?}");
+        subject.advance(MINUTE);
+        let taken = subject.correct_one(minute, Some(made), Change::Take(5)).await.1;
+        assert_eq!((taken, subject.peek(hour).await.1), (10, 93), "{algorithm:?}");
+        let taken = subject.correct_one(hour, Some(made), Change::Take(5)).await.1;
+        assert_eq!((taken, subject.peek(minute).await.1), (88, 10), "{algorithm:?}");
+        subject.advance(119 * MINUTE);
     }
 }
 

@@ -160,6 +160,28 @@ impl Plan {
         }
     }
 
+    /// Uses `units` more for a charge that was made at `made`.
+    fn consume_late(&mut self, units: u64, now: Now, made: Now, is_own: bool) {
+        let (quota, (current, used)) = (self.quota, self.fixed(now));
+        match &mut self.counted {
+            Counted::Bucket(..) | Counted::InFlight(_) => self.consume(units, now, is_own),
+            counted @ Counted::Fixed(..) if begins(made, &quota) >= current => {
+                *counted = Counted::Fixed(current, used + units);
+            }
+            Counted::Fixed(..) => {}
+            Counted::Sliding(steps) => {
+                let (at, now) = (made.monotonic_nanos(), now.monotonic_nanos());
+                if at.min(now) + window(&quota) > now {
+                    // As if all uses were made anew, in the order of time.
+                    let mut uses = std::mem::take(steps);
+                    uses.push((at.min(now), units));
+                    uses.sort_by_key(|(at, _)| *at);
+                    uses.into_iter().for_each(|(at, units)| add_use(steps, &quota, at, units));
+                }
+            }
+        }
+    }
+
     fn give_back(&mut self, mut units: u64, now: Now, correction: &Correction, is_own: bool) {
         let (quota, missing, (current, used)) = (self.quota, self.missing(now), self.fixed(now));
         let made = correction.charged_at.unwrap_or(now);
@@ -355,7 +377,10 @@ impl Store for NaiveStore {
                 (Change::Take(units), _) => {
                     let plans = keys.entry(charge.id()).or_insert_with(|| vec![Plan::new(charge)]);
                     track(plans, charge, now);
-                    change(plans, charge, |plan, is_own| plan.consume(units, now, is_own));
+                    let made = correction.charged_at.unwrap_or(now);
+                    change(plans, charge, |plan, is_own| {
+                        plan.consume_late(units, now, made, is_own);
+                    });
                 }
                 (Change::GiveBack(units), Some(plans)) => {
                     track(plans, charge, now);

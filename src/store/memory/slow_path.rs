@@ -84,7 +84,7 @@ pub(super) fn correct(shards: &Shards, correction: &Correction, now: Now) -> Usa
         Change::Take(0) => {}
         Change::Take(units) => {
             change(&mut locked, charge, is_shared, |states| {
-                states.consume(&charge.quota, now, units);
+                states.consume_late(&charge.quota, now, units, correction.past_use(now).at);
             });
         }
         Change::GiveBack(_) if is_new => {}

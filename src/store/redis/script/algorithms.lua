@@ -4,7 +4,8 @@ local under_several_quotas
 
 -- The algorithms.
 --   text    the count, or false if there is none
---   first   of a charge, how many units must fit; of a correction, when its charge was made
+--   first   of a charge, how many units must fit; of a correction, when its charge was made; of units
+--           that are shared, when they were used
 --   amount  how many units are charged or corrected
 -- Returns: whether it fits; the state under the action's quota; how long the count matters, which is
 -- until it is as good as none; whether it must be written; how many units were taken; and the text to
@@ -142,7 +143,7 @@ if ALGORITHMS[2] then
       if first >= start then
         used = used > amount and used - amount or 0
       end
-    elseif amount > 0 then
+    elseif amount > 0 and (action < TAKE or first >= start) then
       changed, used = true, used + amount
       if used > MAX_COUNT then used = MAX_COUNT end
     end
@@ -232,15 +233,44 @@ if ALGORITHMS[3] then
       end
     elseif amount > 0 and used < MAX_COUNT then
       if used + amount > MAX_COUNT then amount = MAX_COUNT - used end
+      local at = now
+      if action >= TAKE and first < now then at = first end
       -- Uses within a 60th of the window share an entry. The number of that step may not be exact, but
-      -- how far `now` is into it is.
-      if newest > 0 then
-        local _, rest = divide(now, 60, window)
-        if (now - newest_at) * 60 > rest then
-          older, newest = older .. pack(ENTRY, newest_at, newest), 0
+      -- how far a time is into it is.
+      if at + window <= now then
+        -- The window has passed over them.
+      elseif newest == 0 or at >= newest_at then
+        if newest > 0 then
+          local _, rest = divide(at, 60, window)
+          if (at - newest_at) * 60 > rest then
+            older, newest = older .. pack(ENTRY, newest_at, newest), 0
+          end
         end
+        used, newest_at, newest, changed = used + amount, at, newest + amount, true
+      else
+        local offset = 1
+        while offset < #older and parse(ENTRY, older, offset) < at do offset = offset + ENTRY_SIZE end
+        local before, after = older:sub(1, offset - 1), older:sub(offset)
+        local last_use, count = newest_at, newest
+        if after ~= '' then last_use, count = parse(ENTRY, after) end
+        local _, rest = divide(last_use, 60, window)
+        if (last_use - at) * 60 > rest then
+          count = 0
+          if before ~= '' then
+            _, rest = divide(at, 60, window)
+            local of_before, count_before = parse(ENTRY, before, #before - ENTRY_SIZE + 1)
+            if (at - of_before) * 60 <= rest then
+              before, count = before:sub(1, -ENTRY_SIZE - 1), count_before
+            end
+          end
+          older = before .. pack(ENTRY, at, count + amount) .. after
+        elseif after == '' then
+          newest = newest + amount
+        else
+          older = before .. pack(ENTRY, last_use, count + amount) .. after:sub(ENTRY_SIZE + 1)
+        end
+        used, changed = used + amount, true
       end
-      used, newest_at, newest, changed = used + amount, now, newest + amount, true
     end
     text = pack(HEAD, used, newest_at, newest, #older / ENTRY_SIZE, capacity, window)
     if older ~= '' then text = text .. older end

@@ -104,7 +104,7 @@ function under_several_quotas(
     offset = next_offset
   end
   if not is_valid then
-    local _, spent = count(false, TAKE, 0, capacity, units, window, capacity)
+    local _, spent = count(false, TAKE, math.huge, capacity, units, window, capacity)
     states, changed, matters = { { spent, units, window, capacity } }, true, true
   end
   if not matters then
@@ -142,7 +142,7 @@ function under_several_quotas(
     elseif algorithm == 2 then
       local _, new = count(false, PEEK, 0, 0, units, window, capacity)
       local _, used = parse('<dd', nearest(now - parse('<d', new)))
-      _, current = count(false, TAKE, 0, used, units, window, capacity)
+      _, current = count(false, TAKE, math.huge, used, units, window, capacity)
     else
       -- The entries that the new window still covers, in its steps.
       local state, used, newest_at, newest, older = nearest(window), 0, 0, 0, ''
@@ -172,6 +172,8 @@ function under_several_quotas(
   fits, current, lasts, is_changed, taken = count(
     current, action, first, amount, units, window, capacity, cost, missing, missing_rest
   )
+  -- What is charged was used now, and what is taken when its charge was made.
+  if action < GIVE_BACK then first = math.huge end
   local texts = {}
   for index = 1, #states do
     local state, state_units, state_window, state_capacity = unpack(states[index])
@@ -183,10 +185,10 @@ function under_several_quotas(
       if rest + back_rest >= state_window then whole = whole + 1 end
       if whole + back >= state_capacity then others, used = SHARE, 0 end
     end
-    local _, text, of_lasts = count(
+    local _, text, of_lasts, was_changed = count(
       state, others, first, used, state_units, state_window, state_capacity, cost, cost, 0
     )
-    texts[index], lasts = text, math.max(lasts, of_lasts)
+    texts[index], lasts, changed = text, math.max(lasts, of_lasts), changed or was_changed
   end
   -- The last one under which something is charged or corrected comes first.
   if taken > 0 or action > LEASE then position = 1 end
