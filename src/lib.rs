@@ -321,9 +321,9 @@ pub use crate::{
         Rejection, ResetFormat, ResponseBody, ResponseFuture, ResponseObserver, response,
     },
     limiter::{
-        Changes, Check, CheckError, Decision, DecisionFuture, Enter, EnterError, Limiter,
-        LimiterBuilder, Outcome, Permit, PolicyHandle, QuotaRef, Reason, Refund, SettingChange,
-        Verdict, overrides,
+        Changes, Check, CheckError, Commit, Decision, DecisionFuture, Enter, EnterError, Limiter,
+        LimiterBuilder, Outcome, Permit, PolicyHandle, QuotaRef, Reason, Refund, Reservation,
+        Reserve, ReserveError, SettingChange, Verdict, overrides,
     },
     matcher::Matcher,
     policy::{OnStoreFailure, Policy},

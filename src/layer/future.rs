@@ -176,7 +176,7 @@ impl Passed {
     /// Settles the cost; a store that does not answer at once is still correcting it.
     fn settle<R>(&self, response: Response<R>) -> (Response<R>, Option<Correcting>) {
         let (head, body) = response.into_parts();
-        let correcting = Correcting::start(&self.responder.limiter, &self.decision, &head);
+        let correcting = Correcting::by_response(&self.responder.limiter, &self.decision, &head);
         (Response::from_parts(head, body), correcting)
     }
 

@@ -1,9 +1,10 @@
-//! Why a [`Check`](super::Check) or a [`Refund`](super::Refund) has no decision: [`CheckError`].
+//! Why a [`Check`](super::Check), a [`Refund`](super::Refund) or a [`Reserve`](super::Reserve) has no
+//! decision: [`CheckError`].
 
 use std::fmt;
 
-/// Why a [`Check`](crate::Check) or a [`Refund`](crate::Refund) has no decision. Nothing was
-/// charged or given back, except in the case of [`WouldWait`](Self::WouldWait).
+/// Why a [`Check`](crate::Check), a [`Refund`](crate::Refund) or a [`Reserve`](crate::Reserve) has no
+/// decision. Nothing was charged or given back, except in the case of [`WouldWait`](Self::WouldWait).
 ///
 /// ```
 /// use tower_quota::{CheckError, Limiter, Policy, Quota};
@@ -75,8 +76,15 @@ pub enum CheckError {
     /// The counts of the policy with this name are on a server of a cluster that only a request
     /// determines ([`Policy::shard`](crate::Policy::shard)).
     Sharded(String),
+    /// A [reservation](crate::Limiter::reserve) of no policy would limit nothing.
+    NoPolicy,
+    /// The list of a [reservation](crate::Limiter::reserve) does not have the policy of this name, for
+    /// which a cost, a key, a plan or what was used is given.
+    NotListed(String),
+    /// A list has the policy of this name twice.
+    ListedTwice(String),
     /// The store cannot answer at once, as [`at_once`](crate::Check::at_once) needs. A check has
-    /// charged nothing. A refund is on its way, and will be made.
+    /// charged nothing. A refund or a [commit](crate::Reservation::commit) is on its way, and will be made.
     WouldWait,
 }
 
@@ -137,6 +145,16 @@ impl fmt::Display for CheckError {
                 f,
                 "policy `{policy}` has a shard, which only a request has; leave `.shard(…)` out, or use `Limiter::decide`"
             ),
+            Self::NoPolicy => f.write_str(
+                "a reservation of no policy limits nothing; write the names of its policies, as `.reserve([\"tokens\", \"requests\"], …)`",
+            ),
+            Self::NotListed(name) => write!(
+                f,
+                "the reservation does not have policy `{name}`; add it to the list of `.reserve([…], …)`, or compare the names"
+            ),
+            Self::ListedTwice(name) => {
+                write!(f, "policy `{name}` is listed twice; write it once")
+            }
             Self::WouldWait => f.write_str(
                 "the limiter's store cannot answer at once; write `.await` instead of `.at_once()`",
             ),

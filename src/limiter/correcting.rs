@@ -12,10 +12,9 @@ use smallvec::SmallVec;
 
 use super::{
     Core, Limiter,
-    decision::{Decision, Outcome, Record},
+    decision::{Decision, Outcome, Record, Ruling},
     evaluation::Evaluation,
     fallback,
-    rules::RuleSet,
 };
 use crate::{
     clock::nanos,
@@ -41,14 +40,36 @@ struct Corrected {
 impl Correcting {
     /// Starts to correct the charges of `decision` by the cost that `response` reports. `None` if
     /// nothing changes.
-    pub(crate) fn start(limiter: &Limiter, decision: &Decision, response: &Parts) -> Option<Self> {
+    pub(crate) fn by_response(
+        limiter: &Limiter,
+        decision: &Decision,
+        response: &Parts,
+    ) -> Option<Self> {
+        let rules = limiter.core.rules();
+        Self::start(limiter, decision, |outcome| {
+            let policy = &rules.of_charge(outcome.charge)?.policy;
+            policy.settings.cost_from_response(response)
+        })
+    }
+
+    /// Starts to correct the charges of `decision` by what each has really cost; `None` for a charge
+    /// that stays. `None` if nothing changes.
+    pub(super) fn start(
+        limiter: &Limiter,
+        decision: &Decision,
+        cost: impl Fn(&Outcome<'_>) -> Option<u64>,
+    ) -> Option<Self> {
         let (core, record) = (&*limiter.core, &decision.record);
-        let rules = core.rules();
-        let settled = record.outcomes().enumerate().filter_map(|(index, outcome)| {
-            let (cost, change) = settled(&rules, &outcome, response)?;
+        // A dry run that did not fit was not charged. What lasts comes back by itself.
+        let is_over =
+            |outcome: &Outcome<'_>| outcome.is_allowed() && !outcome.entry.special.lasts();
+        let charged = record.outcomes().enumerate().filter(|(_, outcome)| is_over(outcome));
+        let corrected = charged.filter_map(|(index, outcome)| {
+            let cost = cost(&outcome)?;
+            let change = change(outcome.cost(), cost)?;
             Some((correction(record, &outcome, change), Corrected { index, cost }))
         });
-        let (corrections, corrected): (SmallVec<[Correction; 4]>, SmallVec<_>) = settled.unzip();
+        let (corrections, corrected): (SmallVec<[Correction; 4]>, SmallVec<_>) = corrected.unzip();
         if corrections.is_empty() {
             return None;
         }
@@ -76,22 +97,32 @@ impl Correcting {
         release_all(&self.limiter.core, record);
         Poll::Ready(Ok(()))
     }
+
+    /// The same; but if the store does not answer, the policies of the corrected charges refuse.
+    pub(super) fn poll_or_refuse(
+        &mut self,
+        decision: &mut Decision,
+        context: &mut Context<'_>,
+    ) -> Poll<()> {
+        if let Err(error) = ready!(self.poll(decision, context)) {
+            fallback::log(&error);
+            let record = &mut *decision.record;
+            for &Corrected { index, .. } in &self.corrected {
+                record.refuse_without_store(index);
+            }
+            record.ruling = record.refusing().map_or(Ruling::Admitted, Ruling::Refused);
+        }
+        Poll::Ready(())
+    }
 }
 
-/// The cost that a response reports, and the change to the charge; `None` if there is no change.
-fn settled(rules: &RuleSet, outcome: &Outcome<'_>, response: &Parts) -> Option<(u64, Change)> {
-    // A dry run that did not fit was not charged.
-    if !outcome.is_allowed() {
-        return None;
-    }
-    let charged = outcome.cost();
-    let policy = &rules.of_charge(outcome.charge)?.policy;
-    let cost = policy.settings.cost_from_response(response)?;
+/// What changes a charge of `charged` units to one of `cost`.
+fn change(charged: u64, cost: u64) -> Option<Change> {
     let by = cost.abs_diff(charged);
     match cost.cmp(&charged) {
         Ordering::Equal => None,
-        Ordering::Greater => Some((cost, Change::Take(by))),
-        Ordering::Less => Some((cost, Change::GiveBack(by))),
+        Ordering::Greater => Some(Change::Take(by)),
+        Ordering::Less => Some(Change::GiveBack(by)),
     }
 }
 
@@ -117,17 +148,11 @@ pub(super) async fn correct(core: &Core, mut evaluation: Evaluation, change: Cha
     evaluation.into_decision(at, Duration::ZERO)
 }
 
-/// Gives back all units that `decision` has charged, as the request was never served. Units in flight
-/// come back by their [`Permit`](super::Permit).
+/// Gives back all units that `decision` has charged, as what they were charged for is not done. Units in
+/// flight come back by their [`Permit`](super::Permit).
 pub(crate) fn undo(limiter: &Limiter, decision: &Decision) {
-    let (core, record) = (&*limiter.core, &decision.record);
-    let is_over = |outcome: &Outcome<'_>| outcome.is_allowed() && !outcome.entry.special.lasts();
-    let charged = record.outcomes().filter(is_over);
-    let corrections: SmallVec<[Correction; 4]> = charged
-        .map(|outcome| correction(record, &outcome, Change::GiveBack(outcome.cost())))
-        .collect();
-    drop(core.correct(record.counted_locally, &corrections, core.clock.now()));
-    release_all(core, record);
+    drop(Correcting::start(limiter, decision, |_| Some(0)));
+    release_all(&limiter.core, &decision.record);
 }
 
 /// The correction of one charge of a decision.

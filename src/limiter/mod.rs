@@ -39,6 +39,8 @@ mod queue;
 mod quota_ref;
 mod reachability;
 mod refund;
+mod reservation;
+mod reserve;
 mod rules;
 mod target;
 mod telemetry;
@@ -64,6 +66,8 @@ pub use self::{
     policy_handle::PolicyHandle,
     quota_ref::QuotaRef,
     refund::Refund,
+    reservation::{Commit, Reservation},
+    reserve::{Reserve, ReserveError},
 };
 use self::{
     core::Core, correcting::correct, evaluation::Evaluation, overrides::Overrides, target::Target,
@@ -275,6 +279,26 @@ impl Limiter {
     /// nothing: it may be misspelt.
     pub fn reset<'a>(&'a self, policy: &'a str, key: impl Into<Key<'a>>) -> Refund<'a> {
         Refund::new(self.target(policy, key), Change::Reset)
+    }
+
+    /// Reserves units of several policies for work that is no HTTP request, until it is known how many
+    /// the work has used: see [`Reservation`]. All policies are charged in one step, or none. Set the
+    /// [cost](Reserve::cost) under each; the default is 1.
+    ///
+    /// The key counts as in [`check`](Self::check), under all of these policies unless one has [a key of
+    /// its own](Reserve::key). Overrides of its caller apply, policies [hold](crate::Policy::hold), and
+    /// do what they are set to do if the [store fails](crate::Policy::on_store_failure).
+    ///
+    /// # Errors
+    /// [`ReserveError::Refused`] with the decision, and else [`ReserveError::Check`] with the errors of
+    /// [`check`](Self::check); [`CheckError::NoPolicy`], [`CheckError::NotListed`] and
+    /// [`CheckError::ListedTwice`] for a list that cannot be meant.
+    pub fn reserve<'a>(
+        &'a self,
+        policies: impl IntoIterator<Item = &'a str>,
+        key: impl Into<Key<'a>>,
+    ) -> Reserve<'a> {
+        Reserve::new(self, policies, key.into())
     }
 
     #[inline]

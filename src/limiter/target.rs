@@ -2,11 +2,13 @@
 
 use std::fmt;
 
+use smallvec::SmallVec;
+
 use super::{
-    Limiter,
+    Core, Limiter,
     check_error::CheckError,
     evaluation::Evaluation,
-    overrides::AwaitedCaller,
+    overrides::{AwaitedCaller, CallersOwn},
     rules::{Rule, RuleId, RuleSet},
 };
 use crate::{algorithm::Algorithm, key::Key, quota::Quota, store::Change};
@@ -56,22 +58,43 @@ impl<'a> Target<'a> {
 
     #[cold]
     fn charge_overridden(&self, rules: &RuleSet, cost: u64) -> Result<Evaluation, CheckError> {
-        let core = &*self.limiter.core;
         // A mistake in the check is an error whatever the caller's overrides are.
         let (rule, kind) = self.rule_and_kind(rules)?;
         let quota = self.quota_of(rule)?;
-        match core.overrides_by(Ok(core.caller_of_key(self.key.clone())), &mut ()) {
-            Ok(Ok(own)) => {
+        match begin(&self.limiter.core, &self.key) {
+            Ok((evaluation, own)) => {
                 let own = own.and_then(|own| rule.overridden(&own));
-                self.evaluate(Evaluation::default(), rule, kind, cost, own.unwrap_or(quota))
+                self.evaluate(evaluation, rule, kind, cost, own.unwrap_or(quota))
             }
-            Ok(Err(ruling)) => Ok(Evaluation::ruled(ruling)),
-            Err(awaited) => {
-                let mut evaluation = Evaluation::default();
-                evaluation.await_overrides(awaited);
-                self.evaluate(evaluation, rule, kind, cost, quota)
-            }
+            Err(ruled) => Ok(ruled),
         }
+    }
+
+    /// The charges of several targets at once, each with its cost. `caller` is the key of whom
+    /// overrides are.
+    pub(super) fn charge_all(
+        caller: &Key<'_>,
+        targets: &[(Self, u64)],
+        core: &Core,
+        rules: &RuleSet,
+    ) -> Result<Evaluation, CheckError> {
+        let mut found: SmallVec<[_; 4]> = SmallVec::new();
+        for (target, _) in targets {
+            let (rule, kind) = target.rule_and_kind(rules)?;
+            found.push((rule, kind, target.quota_of(rule)?));
+        }
+        let (mut evaluation, own) = match core.overrides.table.can_skip() {
+            true => (Evaluation::default(), None),
+            false => match begin(core, caller) {
+                Ok(begun) => begun,
+                Err(ruled) => return Ok(ruled),
+            },
+        };
+        for ((target, cost), (rule, kind, quota)) in targets.iter().zip(found) {
+            let own = own.as_ref().and_then(|own| rule.overridden(own));
+            evaluation = target.evaluate(evaluation, rule, kind, *cost, own.unwrap_or(quota))?;
+        }
+        Ok(evaluation)
     }
 
     /// The caller, if its overrides are not known yet.
@@ -179,6 +202,24 @@ impl<'a> Target<'a> {
                 }
             },
             None => Err(CheckError::MissingPlan { policy: policy(), plans: plans() }),
+        }
+    }
+}
+
+/// An evaluation without charges, and the overrides of the caller with this key as far as they are
+/// known.
+///
+/// # Errors
+/// The evaluation of a caller who is blocked.
+#[cold]
+fn begin(core: &Core, caller: &Key<'_>) -> Result<(Evaluation, Option<CallersOwn>), Evaluation> {
+    match core.overrides_by(Ok(core.caller_of_key(caller.clone())), &mut ()) {
+        Ok(Ok(own)) => Ok((Evaluation::default(), own)),
+        Ok(Err(ruling)) => Err(Evaluation::ruled(ruling)),
+        Err(awaited) => {
+            let mut evaluation = Evaluation::default();
+            evaluation.await_overrides(awaited);
+            Ok((evaluation, None))
         }
     }
 }

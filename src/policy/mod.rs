@@ -326,7 +326,9 @@ impl Policy {
     ///
     /// Use it to count only requests that failed, or only those that succeeded. Or let the handler
     /// put the cost into an extension of its response. The [`cost`](Self::cost) is always charged
-    /// before the handler is called, so that many requests at once cannot use the same unit.
+    /// before the handler is called, so that many requests at once cannot use the same unit. The
+    /// difference is given back or charged as of that time: a window that has ended meanwhile is
+    /// corrected, and not the one that follows.
     ///
     /// ```
     /// use tower_quota::{Policy, Quota, key::ClientIp};

@@ -7,9 +7,9 @@ use http::{Request, Response};
 use http_body_util::Empty;
 use tower::{Layer, Service, service_fn};
 use tower_quota::{
-    BodyFieldLayer, BuildError, Category, Check, CheckError, Clock, Decision, DecisionFuture,
-    Limiter, LimiterBuilder, Matcher, OnStoreFailure, Outcome, PeekedBody, Policy, Quota,
-    RateLimitLayer, Rejection, ResponseBody,
+    BodyFieldLayer, BuildError, Category, Check, CheckError, Clock, Commit, Decision,
+    DecisionFuture, Limiter, LimiterBuilder, Matcher, OnStoreFailure, Outcome, PeekedBody, Policy,
+    Quota, RateLimitLayer, Rejection, Reservation, Reserve, ReserveError, ResponseBody,
     key::{Caller, ClientIp, Key},
     store::{Answer, Charge, MemoryStore, StoreError, StoreFuture, Usage},
 };
@@ -46,6 +46,10 @@ fn types_are_shared_between_threads_and_printed() {
     shared::<ResponseBody<Empty<Bytes>>>();
     shared::<PeekedBody<Empty<Bytes>>>();
     sent::<Check<'static>>();
+    sent::<Reserve<'static>>();
+    sent::<Reservation>();
+    sent::<Commit>();
+    error::<ReserveError>();
     sent::<DecisionFuture>();
     sent::<StoreFuture>();
     error::<BuildError>();

@@ -58,6 +58,7 @@ mod readiness;
 mod releases;
 mod reload;
 mod request_log;
+mod reservations;
 mod server;
 mod settings;
 mod settle;

@@ -6,5 +6,6 @@ mod leases;
 mod outage;
 mod overrides;
 mod reload;
+mod reservations;
 mod servers;
 mod store;
