@@ -99,6 +99,7 @@
 //! | [token bucket](Policy::token_bucket) | burst + units | 35 bytes | smoothing; most APIs |
 //! | [fixed window](Policy::fixed_window) | up to 2 × units, around an edge | 35 bytes | "resets on the hour" |
 //! | [sliding window](Policy::sliding_window) | units | 90 bytes; 370 to 1,250 if its uses are spread | limits that must hold, such as sign-in |
+//! | [in flight](Policy::in_flight) | units at once | 35 bytes, and 300 for each request under way | what lasts: exports, streams, sockets |
 //!
 //! A window includes only one of its two ends: two requests that are exactly one window apart are
 //! not in the same window.
@@ -213,6 +214,17 @@
 //! | is killed, without an append-only file | up to one more quota for each kill |
 //! | fails over to a replica | once more what was not replicated |
 //! | is full, and evicts counts | up to one more quota for each evicted count |
+//!
+//! Units [in flight](Policy::in_flight) are stated again and again by the replica that holds them. So what
+//! the server has lost is counted again after a fifth of
+//! `RedisStoreBuilder::in_flight_timeout`, which is 10 seconds by default:
+//!
+//! | a fault | units in flight |
+//! |---|---|
+//! | a replica is killed | its units are free after that time-out |
+//! | a replica is paused or cut off for longer | its units are free, and its requests go on: others may hold as many more |
+//! | the server is killed, or fails over | until the next statement, others may hold as many more as were lost |
+//! | a unit cannot be given back | it is free with the next statement |
 //!
 //! A decision waits for the server for 50 ms at most, by default. If a server does not answer in
 //! time, it is probed once in the background, and not used if it does not answer the probe either.

@@ -134,7 +134,10 @@ impl SavedQuota {
             (None, None, None, None) => Some(Quota::unlimited()),
             (Some(units), None, None, Some(parts)) => Quota::by_calendar_parts(units, parts),
             (Some(units), Some(window), burst, None) => {
-                let quota = Quota::per_window(units, Duration::from_nanos(window));
+                let quota = match window {
+                    0 => Quota::in_flight(units),
+                    _ => Quota::per_window(units, Duration::from_nanos(window)),
+                };
                 let quota = burst.map_or(quota, |burst| quota.burst(burst));
                 let is_read = quota.units() == units && quota.window_nanos() == window;
                 is_read.then_some(quota)

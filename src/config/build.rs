@@ -266,6 +266,9 @@ impl<'a> Build<'a> {
         if let Some(hold) = policy.hold {
             built = built.hold(hold);
         }
+        if let Some(wait) = policy.retry_after {
+            built = built.retry_after(wait);
+        }
         if policy.dry_run {
             built = built.dry_run();
         }

@@ -127,7 +127,7 @@
 //! | `header` | `"forwarded"`, or a header with one address | `"x-forwarded-for"` |
 //! | `ipv4_prefix`, `ipv6_prefix` | how many bits count | 32, 64 |
 //! | **`[policies.NAME]`** | [a policy](Policy) | |
-//! | `algorithm` | `"token_bucket"`, `"fixed_window"`, `"sliding_window"` | |
+//! | `algorithm` | `"token_bucket"`, `"fixed_window"`, `"sliding_window"`, `"in_flight"` | |
 //! | `quota` | a quota | |
 //! | `keys` | a list of [keys](Key), in the order in which they are tried | none |
 //! | `without_key` | `"skip"`, `"refuse"` | none: say it if there are keys |
@@ -136,8 +136,9 @@
 //! | `plan`, `plans` | the name of a function, and a table of quotas | none |
 //! | `schedules` | a list like `[{ hours = "Mo-Fr 08:00-18:00", zone = "Europe/Berlin", quota = "50 per minute" }]`, with the feature `calendar`; not for requests with a plan or `quota_by` | none |
 //! | `quota_by`, `cost`, `settle` | the name of a function | none |
-//! | `unit` | the name of the units | `"requests"` |
+//! | `unit` | the name of the units | `"requests"`, or `"concurrent-requests"` |
 //! | `hold` | a time | as the category says |
+//! | `retry_after` | a time; only for `"in_flight"` | none |
 //! | `dry_run` | `true`, `false` | `false` |
 //! | `on_store_failure` | `"allow"`, `"refuse"`, `{ count_locally = { replicas = 3 } }` | one replica |
 //! | `lease` | units | 0 |

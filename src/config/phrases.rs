@@ -1,7 +1,7 @@
 //! What `build()` says to write, in the words of a file: [`in_file`].
 
 /// The builder's calls, as problems name them, and what a file says instead.
-const PHRASES: [(&str, &str); 25] = [
+const PHRASES: [(&str, &str); 29] = [
     ("`.key(ClientIp::new())`", "`keys = [\"ip\"]`"),
     ("`.global()`", "`global = true`"),
     ("`.or_key(…)`", "another key"),
@@ -25,6 +25,13 @@ const PHRASES: [(&str, &str); 25] = [
     ("`.anchor(Anchor::YearDay { month: 4, day: 1 })`", "`from 04-01`"),
     ("a quota such as `Quota::per_day(…)`", "a length, as in `100 per day`"),
     ("`Policy::fixed_window`", "`algorithm = \"fixed_window\"`"),
+    ("`Quota::in_flight(…)`", "a quota such as `4 in flight`"),
+    (
+        "`Policy::in_flight`, or a quota such as `Quota::per_minute(…)`",
+        "`algorithm = \"in_flight\"`, or a quota such as `100 per minute`",
+    ),
+    ("`.retry_after(…)`", "`retry_after`"),
+    ("`.lease(…)`", "`lease`"),
     ("`trust_hops(n)`", "`trust_hops`"),
     ("`trust_proxies([…])`", "`trust_proxies`"),
 ];

@@ -55,13 +55,17 @@ pub struct Policy {
     /// The registered function that corrects the cost by the response.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub settle: Option<String>,
-    /// The name of its units. Default: `requests`.
+    /// The name of its units. Default: `requests`, or `concurrent-requests` if they are in flight.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unit: Option<String>,
     /// How long a request is held instead of being refused. Default: as the category says.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "text::optional_duration")]
     #[schemars(with = "Option<Time>")]
     pub hold: Option<Duration>,
+    /// What a refusal tells as `Retry-After` for units in flight. Default: nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "text::optional_duration")]
+    #[schemars(with = "Option<Time>")]
+    pub retry_after: Option<Duration>,
     /// Whether it counts and reports, but never refuses.
     #[serde(default, skip_serializing_if = "is_default")]
     pub dry_run: bool,
@@ -96,6 +100,7 @@ impl Policy {
             settle: None,
             unit: None,
             hold: None,
+            retry_after: None,
             dry_run: false,
             on_store_failure: OnStoreFailure::default(),
             lease: 0,

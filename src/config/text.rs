@@ -20,7 +20,7 @@ const UNITS: [(&str, u128); 7] = [
     ("nanosecond", 1),
 ];
 
-/// `100 per minute`, `5 per 10 minutes`, `60 per minute, burst 10`, or `unlimited`; with the feature
+/// `100 per minute`, `5 per 10 minutes`, `60 per minute, burst 10`, `4 in flight`, or `unlimited`; with the feature
 /// `calendar` also `10000 per calendar month from 15 in Asia/Shanghai`.
 pub(super) fn parse_quota(text: &str) -> Result<Quota, String> {
     let no_quota = || {
@@ -32,6 +32,9 @@ pub(super) fn parse_quota(text: &str) -> Result<Quota, String> {
     };
     if text == "unlimited" {
         return Ok(Quota::unlimited());
+    }
+    if let Some(units) = text.strip_suffix(" in flight") {
+        return Ok(Quota::in_flight(number(units)?));
     }
     let (rate, burst) = match text.split_once(", burst ") {
         Some((rate, burst)) => (rate, Some(burst)),
@@ -115,6 +118,9 @@ fn write_calendar(quota: &Quota) -> Option<String> {
 pub(super) fn write_quota(quota: &Quota) -> String {
     if quota.is_unlimited() {
         return "unlimited".to_owned();
+    }
+    if quota.is_in_flight() {
+        return format!("{} in flight", quota.units());
     }
     let window = write_calendar(quota).unwrap_or_else(|| write_duration(quota.window()));
     let window = window.strip_prefix("1 ").unwrap_or(&window);
@@ -254,9 +260,9 @@ impl JsonSchema for Quota {
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({
             "type": "string",
-            "description": "`100 per minute`, `5 per 10 minutes`, `60 per minute, burst 10`, `10000 per calendar month from 15 in Asia/Shanghai`, or `unlimited`",
+            "description": "`100 per minute`, `5 per 10 minutes`, `60 per minute, burst 10`, `4 in flight`, `10000 per calendar month from 15 in Asia/Shanghai`, or `unlimited`",
             "pattern": format!(
-                "^(unlimited|{NUMBER} per (({NUMBER} )?{UNIT}|{CALENDAR})(, burst {NUMBER})?)$"
+                "^(unlimited|{NUMBER} in flight|{NUMBER} per (({NUMBER} )?{UNIT}|{CALENDAR})(, burst {NUMBER})?)$"
             ),
         })
     }

@@ -20,8 +20,8 @@ pub struct PolicyDescription {
     pub name: String,
     /// How units come back.
     pub algorithm: Algorithm,
-    /// The quota of requests without a plan. In JSON: an object of `units`, `window_seconds`, and
-    /// `burst` and `calendar` if the quota has these; or `"unlimited"`.
+    /// The quota of requests without a plan. In JSON: an object of `units`, and of
+    /// `window_seconds`, `burst` and `calendar` what the quota has; or `"unlimited"`.
     #[serde(serialize_with = "quota")]
     pub quota: Quota,
     /// The quotas at some hours, by a [schedule](Policy::schedule): the first that includes the time
@@ -125,8 +125,8 @@ pub(crate) fn quota<S: Serializer>(quota: &Quota, serializer: S) -> Result<S::Ok
     #[derive(Serialize)]
     struct Limited {
         units: u64,
-        #[serde(serialize_with = "seconds")]
-        window_seconds: Duration,
+        #[serde(serialize_with = "optional_seconds", skip_serializing_if = "Option::is_none")]
+        window_seconds: Option<Duration>,
         #[serde(skip_serializing_if = "Option::is_none")]
         burst: Option<u64>,
         #[cfg(feature = "calendar")]
@@ -139,7 +139,7 @@ pub(crate) fn quota<S: Serializer>(quota: &Quota, serializer: S) -> Result<S::Ok
     let burst = quota.has_burst().then_some(quota.capacity());
     let limited = Limited {
         units: quota.units(),
-        window_seconds: quota.window(),
+        window_seconds: (!quota.is_in_flight()).then(|| quota.window()),
         burst,
         #[cfg(feature = "calendar")]
         calendar: quota.calendar(),

@@ -191,7 +191,7 @@ impl SettingChange {
     ///
     /// | of | settings |
     /// |---|---|
-    /// | a policy | `quota` (with its unit), `schedules`, `algorithm`, `keys`, `without_key`, `unreadable_as_missing`, `plans`, `quota_by`, `cost`, `settle`, `hold`, `dry_run`, `on_store_failure`, `shard`, `lease` |
+    /// | a policy | `quota` (with its unit), `schedules`, `algorithm`, `keys`, `without_key`, `unreadable_as_missing`, `plans`, `quota_by`, `cost`, `settle`, `hold`, `retry_after`, `dry_run`, `on_store_failure`, `shard`, `lease` |
     /// | a category | `requests`, `policies`, `hold` |
     /// | `every request`, `checks` | `policies` |
     /// | `categories` | `order` |
@@ -284,6 +284,7 @@ fn settings(rule: &Rule) -> Settings {
         ("cost", is(settings.cost.is_some(), "by the request")),
         ("settle", is(settings.settle.is_some(), "by the response")),
         ("hold", settings.hold.map(english::duration)),
+        ("retry_after", settings.retry_after.map(english::duration)),
         ("dry_run", is(settings.dry_run, "yes")),
         ("on_store_failure", Some(on_store_failure)),
         ("shard", settings.shard.as_ref().map(|shard| shard.kind().into_owned())),

@@ -31,6 +31,9 @@ use crate::{
     warning::{Code, warn},
 };
 
+/// How often the first in line asks the store for units that another process may give back at any time.
+const ASKS_AGAIN: Duration = Duration::from_millis(100);
+
 /// The future of a [`Decision`], such as from [`Limiter::decide`].
 ///
 /// With a store in memory it is ready at the first poll, unless the request is held. If it is
@@ -338,12 +341,13 @@ impl DecisionFuture {
         let held_so_far = now.monotonic().saturating_sub(self.arrived.monotonic());
         let Some(wait) = self.evaluation.wait_worthwhile(held_so_far) else { return false };
         let due = Instant::now() + wait;
+        let asks_again = self.limiter.core.is_shared && self.evaluation.waits_for_others();
         let queue = &self.limiter.core.queue;
         let outcomes = self.evaluation.record.outcomes();
         match &mut self.queued {
             Some(queued) => {
                 queue.wait_again(queued.ticket, outcomes, now);
-                queued.due = due;
+                (queued.due, queued.asks_again) = (due, asks_again);
                 queued.sleep_until_due_or_first(now);
             }
             None => {
@@ -358,7 +362,8 @@ impl DecisionFuture {
                     }
                 };
                 let (limiter, sleep) = (self.limiter.clone(), Box::pin(sleep));
-                let mut queued = Queued { limiter, ticket, due, sleep, turn_has_come: false };
+                let mut queued =
+                    Queued { limiter, ticket, due, asks_again, sleep, turn_has_come: false };
                 queued.sleep_until_due_or_first(now);
                 self.queued = Some(Box::new(queued));
             }
@@ -483,19 +488,26 @@ struct Queued {
     ticket: u64,
     /// When its units are expected to fit.
     due: Instant,
+    /// Whether another process may give back the units that it waits for.
+    asks_again: bool,
     sleep: Pin<Box<Sleep>>,
     turn_has_come: bool,
 }
 
 impl Queued {
     /// Sleeps until the units should fit; or, if that is earlier, until the ticket ahead is late,
-    /// so that this one passes it.
+    /// so that this one passes it. The first in line asks again where no one tells it that units are back.
     #[expect(
         clippy::arithmetic_side_effects,
         reason = "a wait of 584 years, the longest, leads to a moment"
     )]
     fn sleep_until_due_or_first(&mut self, now: Now) {
-        let late_in = self.limiter.core.queue.next_late_in(self.ticket, now);
+        let queue = &self.limiter.core.queue;
+        if self.asks_again && queue.is_first(self.ticket) {
+            let wake_at = self.due.min(Instant::now() + ASKS_AGAIN);
+            return self.sleep.as_mut().reset(wake_at);
+        }
+        let late_in = queue.next_late_in(self.ticket, now);
         let late_at = late_in.map(|late_in| Instant::now() + late_in);
         let wake_at = late_at.map_or(self.due, |late_at| late_at.min(self.due));
         self.sleep.as_mut().reset(wake_at);

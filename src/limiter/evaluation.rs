@@ -386,6 +386,11 @@ impl Evaluation {
         enforced.filter(|outcome| !outcome.usage.fits() && outcome.charge.mode == Mode::Enforced)
     }
 
+    /// Whether it waits for units of which nobody knows when they come back.
+    pub(super) fn waits_for_others(&self) -> bool {
+        self.refusing().any(|outcome| outcome.usage.known_wait().is_none())
+    }
+
     /// How long until all policies let the request pass. `None` if none refuses, or if one of them
     /// does not hold a request that long, `held_so_far` included.
     pub(super) fn wait_worthwhile(&self, held_so_far: Duration) -> Option<Duration> {

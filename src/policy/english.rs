@@ -2,14 +2,15 @@
 
 use std::{borrow::Borrow, time::Duration};
 
-use super::Policy;
+use super::{Policy, settings::IN_FLIGHT_UNIT};
 use crate::{algorithm::Algorithm, quota::Quota};
 
-/// `1,000 per hour`, `5 per 10 minutes`, `60 per minute, 10 at once`, `1,000 tokens per hour`
+/// `1,000 per hour`, `5 per 10 minutes`, `60 per minute, 10 at once`, `1,000 tokens per hour`, `4 in flight`
 pub(crate) fn limit(quota: &Quota, algorithm: Algorithm, unit: Option<&str>) -> String {
     if quota.is_unlimited() {
         return "unlimited".to_owned();
     }
+    let unit = unit.filter(|unit| *unit != IN_FLIGHT_UNIT);
     let unit = unit.map(|unit| format!(" {unit}")).unwrap_or_default();
     if algorithm == Algorithm::InFlight {
         return format!("{}{unit} in flight", number(quota.units()));
@@ -104,6 +105,7 @@ mod tests {
             (Quota::per_minute(60).burst(10), bucket, "60 per minute, 10 at once"),
             (Quota::per_minute(60), bucket, "60 per minute, 60 at once"),
             (Quota::unlimited(), bucket, "unlimited"),
+            (Quota::in_flight(4), Algorithm::InFlight, "4 in flight"),
         ] {
             assert_eq!(limit(&quota, algorithm, None), words);
         }

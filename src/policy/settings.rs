@@ -21,7 +21,7 @@ use crate::{
 use crate::{calendar::Hours, clock::Now};
 
 /// The unit of what is in flight, as draft-ietf-httpapi-ratelimit-headers-11 registers it.
-const IN_FLIGHT_UNIT: &str = "concurrent-requests";
+pub(super) const IN_FLIGHT_UNIT: &str = "concurrent-requests";
 
 type QuotaBy = Arc<dyn Fn(&Parts) -> Option<Quota> + Send + Sync>;
 type Cost = Arc<dyn Fn(&Parts) -> u64 + Send + Sync>;

@@ -8,8 +8,9 @@ use http_body_util::Empty;
 use tower::{Layer, Service, service_fn};
 use tower_quota::{
     BodyFieldLayer, BuildError, Category, Check, CheckError, Clock, Commit, Decision,
-    DecisionFuture, Limiter, LimiterBuilder, Matcher, OnStoreFailure, Outcome, PeekedBody, Policy,
-    Quota, RateLimitLayer, Rejection, Reservation, Reserve, ReserveError, ResponseBody,
+    DecisionFuture, Enter, EnterError, Limiter, LimiterBuilder, Matcher, OnStoreFailure, Outcome,
+    PeekedBody, Permit, Policy, Quota, RateLimitLayer, Rejection, Reservation, Reserve,
+    ReserveError, ResponseBody,
     key::{Caller, ClientIp, Key},
     store::{Answer, Charge, MemoryStore, StoreError, StoreFuture, Usage},
 };
@@ -30,6 +31,7 @@ fn types_are_shared_between_threads_and_printed() {
     shared::<LimiterBuilder>();
     shared::<Matcher>();
     shared::<Outcome<'static>>();
+    shared::<Permit>();
     shared::<Policy>();
     shared::<Quota>();
     shared::<RateLimitLayer>();
@@ -51,9 +53,11 @@ fn types_are_shared_between_threads_and_printed() {
     sent::<Commit>();
     error::<ReserveError>();
     sent::<DecisionFuture>();
+    sent::<Enter<'static>>();
     sent::<StoreFuture>();
     error::<BuildError>();
     error::<CheckError>();
+    error::<EnterError>();
     error::<Rejection>();
     error::<StoreError>();
 }

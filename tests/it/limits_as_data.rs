@@ -379,7 +379,7 @@ fn examples() -> Vec<(String, String)> {
 /// The bad files that have the right form: what is wrong with them, no editor can see.
 const VALID_BY_SCHEMA: &str = "\
     bad_proxies burst_of_a_window category_twice control_characters empty everybody_is_a_proxy global_with_key \
-    header_without_proxy key_twice lease_and_settle lists_of_a_name_that_is_not_ascii misspelt_methods no_key \
+    header_without_proxy in_flight key_twice lease_and_settle lists_of_a_name_that_is_not_ascii misspelt_methods no_key \
     no_limits_and_a_policy no_way_without_key only_a_layer overrides_of_joined_keys \
     overrides_without_caller path_of_no_category plan_without_plans plans_without_function \
     policy_twice_for_every_request policy_twice_in_a_category shadowed_category unknown_names \

@@ -2,6 +2,7 @@
 //! takes its processors.
 
 mod configured;
+mod in_flight;
 mod leases;
 mod outage;
 mod overrides;

@@ -6,7 +6,7 @@ use super::{
     CallerExplanation, ExpectedVerdict, Explanation, Numbers, PolicyExplanation, PolicyVerdict,
     QuotaFrom, TriedKey, TriedMatcher,
 };
-use crate::{limiter::Reason, policy::english};
+use crate::{algorithm::Algorithm, limiter::Reason, policy::english};
 
 /// Several lines of plain text, for a terminal.
 impl fmt::Display for Explanation {
@@ -124,7 +124,12 @@ impl fmt::Display for PolicyExplanation {
         }
         if let Some(Numbers { cost, limit, remaining, reset }) = self.numbers {
             write!(f, "  cost: {cost}\n  left: {remaining} of {limit}")?;
+            let is_in_flight = self.algorithm == Algorithm::InFlight;
             match (remaining < limit, self.verdict) {
+                (true, PolicyVerdict::Admitted) if is_in_flight => {
+                    f.write_str(" after the request, more when one ends\n")?;
+                }
+                (true, _) if is_in_flight => f.write_str(", more when a request ends\n")?,
                 (true, PolicyVerdict::Admitted) => {
                     writeln!(f, " after the request, more in {}", rounded(reset))?;
                 }

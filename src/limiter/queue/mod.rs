@@ -261,6 +261,11 @@ impl WaitQueue {
         });
     }
 
+    /// Whether no ticket is ahead of this one.
+    pub(crate) fn is_first(&self, ticket: u64) -> bool {
+        self.waiters.lock().is_first(ticket)
+    }
+
     /// How long until a ticket directly ahead is late, so that this one passes it. `None` if this
     /// one is the first.
     pub(crate) fn next_late_in(&self, ticket: u64, now: Now) -> Option<Duration> {

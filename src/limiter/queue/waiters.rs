@@ -122,6 +122,11 @@ impl Waiters {
         keys.into_iter().flatten().filter_map(|awaited| self.keys.get(&awaited.key))
     }
 
+    /// Whether the ticket is the first in each of its queues.
+    pub(super) fn is_first(&self, ticket: u64) -> bool {
+        self.queues_of(ticket).all(|key| key.first() == Some(ticket))
+    }
+
     /// How many tickets a caller has in the queue of `key`.
     pub(super) fn held_by(&self, caller: u128, key: &KeyQueue) -> usize {
         let is_callers = |waiting: &&Waiter| {

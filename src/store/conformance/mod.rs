@@ -22,6 +22,7 @@ mod changes;
 mod concurrency;
 mod corrections;
 mod histories;
+mod in_flight;
 mod naive;
 mod promises;
 mod scenarios;
@@ -32,8 +33,8 @@ use std::{
 };
 
 pub(super) use self::{
-    concurrency::counts_each_request_once, histories::says_what_another_says, naive::NaiveStore,
-    promises::keeps_what_plans_promise,
+    concurrency::counts_each_request_once, histories::says_what_another_says,
+    in_flight::holds_what_has_not_ended, naive::NaiveStore, promises::keeps_what_plans_promise,
 };
 use super::{Answer, Change, Charge, Correction, Mode, Store, Usage};
 use crate::{algorithm::Algorithm, clock::Now, quota::Quota};
@@ -54,6 +55,7 @@ pub(super) async fn keeps_every_promise(store: &dyn Store) {
     scenarios::all(store).await;
     corrections::all(store).await;
     changes::all(store).await;
+    in_flight::all(store).await;
 }
 
 /// A store, and the time that a test sets: microseconds, by both clocks.

@@ -9,6 +9,7 @@ use super::{
 use crate::{
     algorithm::Algorithm,
     quota::Quota,
+    store::Change,
     warning::{Code, warnings},
 };
 
@@ -245,4 +246,31 @@ fn live_keys_are_counted_while_others_come_and_go() {
             assert!(store.live_keys(at(0)).unwrap() <= 4_000);
         }
     });
+}
+
+#[test]
+fn a_full_store_drops_no_key_that_holds_units_and_gives_no_unit_without_room() {
+    const STREAMS: u64 = 3 << 40;
+    let stream = |number| {
+        let charge = charge(key(number), Algorithm::InFlight, Quota::in_flight(8));
+        Charge { policy: STREAMS, ..charge }
+    };
+    let give_back = |store: &MemoryStore, number| {
+        let correction = Correction::new(stream(number), Change::GiveBack(1));
+        usages(store.correct(&[correction], at(300)))[0].remaining()
+    };
+    let store = MemoryStore::with_max_keys(100);
+    // Each has seven eighths left, so that any other count would go.
+    assert!((0..100).all(|number| admits(&store, stream(number), at(0))));
+    (0..1_000)
+        .for_each(|number| _ = admits(&store, request(number, Algorithm::TokenBucket), at(1)));
+    assert!(!admits(&store, stream(100), at(2)), "no key may go");
+    let preview = store.preview_at_once(&[stream(100)], at(2));
+    assert_eq!((preview[0].fits(), preview[0].remaining()), (false, 0));
+    assert_eq!(store.shards.overflow.get(STREAMS), 1);
+    for number in 0..100 {
+        assert!(admits(&store, stream(number), at(3)), "{number} holds one of eight");
+        assert_eq!([give_back(&store, number), give_back(&store, number)], [7, 8]);
+    }
+    assert!(admits(&store, stream(100), at(400)), "all have ended");
 }

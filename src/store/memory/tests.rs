@@ -351,4 +351,5 @@ fn it_conforms() {
     runtime.block_on(conformance::counts_each_request_once(&[store.clone(), store.clone()]));
     conformance::says_what_another_says(&*store, NaiveStore::default, &runtime, 500);
     conformance::keeps_what_plans_promise(&*store, &runtime, 400);
+    conformance::holds_what_has_not_ended(&*store, &runtime, 400);
 }

@@ -11,6 +11,9 @@ use super::{
 use crate::error::BuildError;
 
 const CULPRIT: &str = "the Redis store";
+/// Shorter than a few round trips to a busy server would free units that are held.
+const SHORTEST_IN_FLIGHT: Duration = Duration::from_secs(1);
+const LONGEST_IN_FLIGHT: Duration = Duration::from_secs(3_600);
 const LONGEST_DENIED: Duration = Duration::from_secs(10);
 
 /// Collects what a [`RedisStore`] needs.
@@ -22,6 +25,7 @@ pub struct RedisStoreBuilder {
     timeouts: Timeouts,
     max_denied: usize,
     max_leased: usize,
+    in_flight_timeout: Duration,
 }
 
 /// Where the servers are.
@@ -46,6 +50,7 @@ impl RedisStoreBuilder {
             timeouts,
             max_denied: 100_000,
             max_leased: 100_000,
+            in_flight_timeout: Duration::from_secs(10),
         }
     }
 
@@ -139,6 +144,20 @@ impl RedisStoreBuilder {
         self
     }
 
+    /// After how long the units [in flight](crate::Policy::in_flight) of a replica are free again, if the
+    /// replica says no more: it was killed, or is cut off from the server. Default: 10 s; at least 1 s. Set
+    /// the same for all replicas.
+    ///
+    /// A replica states what it holds five times in this time, in one command for 64 keys. So a unit that
+    /// could not be given back, or that the server has lost, is counted right after a fifth of this time.
+    ///
+    /// If a replica is paused or cut off for longer, its requests go on while others take their units. The
+    /// excess is what that replica holds.
+    pub fn in_flight_timeout(mut self, time: Duration) -> Self {
+        self.in_flight_timeout = time;
+        self
+    }
+
     /// Builds the store. It connects in the background at the first request.
     ///
     /// # Errors
@@ -160,8 +179,15 @@ impl RedisStoreBuilder {
         if [connect, response, decision, queue].contains(&Duration::ZERO) {
             return fail("a time-out of 0 is over before it begins; write at least 1 ms");
         }
+        if !(SHORTEST_IN_FLIGHT..=LONGEST_IN_FLIGHT).contains(&self.in_flight_timeout) {
+            return fail(
+                "units in flight last from 1 second to 1 hour; write such a time, as 10 seconds",
+            );
+        }
         let servers = self.address.servers(&self.timeouts)?;
-        let manager = ConnectionManager::new(servers, self.timeouts, KeyNames::new(self.prefix));
+        let mut names = KeyNames::new(self.prefix);
+        names.holder.lasts = self.in_flight_timeout;
+        let manager = ConnectionManager::new(servers, self.timeouts, names);
         let deny_cache = DenyCache::new(self.max_denied, LONGEST_DENIED);
         let shards = Shards { manager, deny_cache };
         let replica = Arc::new(Replica::new(shards, LeaseTable::new(self.max_leased)));

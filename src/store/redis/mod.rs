@@ -7,6 +7,7 @@
 //!  └ RollbackOnDrop          gives a charge back if its caller leaves
 //!     └ Replica              decides by what this process knows, or else asks the servers
 //!        ├ LeaseTable        leases/: units that this process holds
+//!        ├ InFlightTable     in_flight.rs: units that requests under way hold
 //!        └ Shards            a request's charges, on one server after the other
 //!           ├ DenyCache      deny_cache/: refusals that this process remembers
 //!           └ ConnectionManager  connection_manager/: one connection, its queue, up or down
@@ -37,7 +38,10 @@
 //! | a later shard refuses or fails | the charges on earlier shards are given back |
 //! | the caller leaves | before the command is sent, nothing is charged; after that, the charge is given back |
 //! | the queue is full | requests wait for `queue_timeout`, and then fail |
-//! | units cannot be given back | they return as the quota's window passes |
+//! | units cannot be given back | they return as the quota's window passes; those in flight with the next statement that the server gets |
+//! | a replica is killed | its units in flight are back after `in_flight_timeout` |
+//! | a replica is paused, or cut off, for longer than that | its units are back too, though its requests go on: what they hold is the excess, until the next statement or their end |
+//! | a server has lost counts, as in a fail-over | units in flight are counted again with the next statement, a fifth of `in_flight_timeout` later at most; what is admitted meanwhile is the excess |
 //! | the tokio runtime ends | its tasks end; the next request starts new ones in its own runtime |
 //!
 //! A request that fails is decided by its policies' `on_store_failure`. As long as the servers keep their
@@ -51,6 +55,7 @@ mod clock;
 mod connection;
 mod connection_manager;
 mod deny_cache;
+mod in_flight;
 mod leases;
 mod overrides;
 mod replica;
@@ -78,7 +83,7 @@ use super::{
     Announcement, Charge, Correction, OverrideStore, Store, StoreError, StoreFuture,
     preview::preview_by_peeks,
 };
-use crate::clock::Now;
+use crate::{algorithm::Algorithm, clock::Now};
 
 /// Counts in a Redis or Valkey server, or in a cluster, which several replicas share.
 ///
@@ -103,6 +108,14 @@ use crate::clock::Now;
 ///
 /// If an answer comes too late, its charge stays counted. Units that cannot be given back, because
 /// the server is down, stay counted too. Neither admits more than the quota.
+///
+/// # Units in flight
+/// A replica states several times in [`in_flight_timeout`](RedisStoreBuilder::in_flight_timeout) which units
+/// [in flight](crate::Policy::in_flight) its requests hold. If it says no more, as it was killed, they are
+/// free after that time. What the server has lost, and units that could not be given back, are put right by
+/// the next statement. If the policy [holds](crate::Policy::hold) requests, the first in line asks the server
+/// ten times a second, as other replicas give back too. While a server is down,
+/// [`OnStoreFailure::CountLocally`](crate::OnStoreFailure::CountLocally) counts only what begins then.
 ///
 /// # What is stored
 /// Keys are stored as fingerprints, and each expires. Policies with the same name and algorithm count
@@ -227,11 +240,19 @@ impl Store for RedisStore {
         preview_by_peeks(self, charges, |charge| leases.held(charge, now.monotonic_nanos()), now)
     }
 
+    fn counts(&self, _: Algorithm) -> bool {
+        true
+    }
+
     fn correct(&self, corrections: &[Correction], _: Now) -> StoreFuture {
-        let Ok(runtime) = Handle::try_current() else {
+        let in_flight = &self.replica.in_flight;
+        // If it cannot be sent, the next statement tells it.
+        let released = in_flight.release(corrections);
+        let runtime = Handle::try_current().ok().or_else(|| in_flight.runtime());
+        let Some(runtime) = runtime else {
             return StoreFuture::ready(Err(no_runtime()));
         };
-        let corrections: SmallVec<[Correction; 4]> = corrections.iter().map(date_back).collect();
+        let corrections: SmallVec<[Correction; 4]> = released.iter().map(date_back).collect();
         let replica = Arc::clone(&self.replica);
         // A task makes the corrections even if the caller leaves.
         let correcting = runtime.spawn(async move { replica.correct(&corrections).await });

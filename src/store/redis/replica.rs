@@ -11,6 +11,7 @@ use tokio::{runtime::Handle, time::sleep};
 use super::{
     clock::{ClockAnchor, RoundTrip},
     deny_cache::CacheMiss,
+    in_flight::InFlightTable,
     leases::{LeaseTable, Reservation, is_leased},
     shards::Shards,
     time_budget::TimeBudget,
@@ -29,14 +30,22 @@ const SWEEP_PAUSE: Duration = Duration::from_millis(50);
 pub(super) struct Replica {
     pub(super) shards: Arc<Shards>,
     pub(super) leases: Arc<LeaseTable>,
+    pub(super) in_flight: Arc<InFlightTable>,
     /// The clock of the last caller that leased units, for the sweeper.
     clock: Mutex<ClockAnchor>,
 }
 
 impl Replica {
     pub(super) fn new(shards: Shards, leases: LeaseTable) -> Self {
+        let holder = &shards.manager.names.holder;
+        let in_flight = InFlightTable::new(Arc::clone(&holder.statement), holder.lasts);
         let (shards, leases) = (Arc::new(shards), Arc::new(leases));
-        Self { shards, leases, clock: Mutex::new(ClockAnchor::new(Now::ZERO)) }
+        Self {
+            shards,
+            leases,
+            in_flight: Arc::new(in_flight),
+            clock: Mutex::new(ClockAnchor::new(Now::ZERO)),
+        }
     }
 
     /// Decides without a server, if it can: by a refusal that is remembered, or by units that are here.
@@ -72,11 +81,19 @@ impl Replica {
         is_sent: Arc<AtomicBool>,
     ) -> Result<(Answer, Option<Reservation>), StoreError> {
         let mut budget = TimeBudget { is_sent, ..self.shards.manager.time_budget() };
+        let begun = self.in_flight.begin(&charges);
+        if begun.is_some() {
+            let start = || tokio::spawn(state_held(Arc::downgrade(&self))).abort_handle();
+            self.in_flight.start_heart(start);
+        }
         if charges.iter().any(is_leased) {
             // Boxed, so that the futures of other requests stay small.
-            return Box::pin(self.decide_leased(&charges, miss, clock, budget)).await;
+            let decided = Box::pin(self.decide_leased(&charges, miss, clock, budget)).await?;
+            begun.into_iter().for_each(|begun| begun.settle(&charges, &decided.0));
+            return Ok(decided);
         }
         let answer = self.shards.charge(&[], &charges, &mut budget).await?;
+        begun.into_iter().for_each(|begun| begun.settle(&charges, &answer));
         let times = RoundTrip {
             sent: clock.at(budget.wait_began).monotonic_nanos(),
             received: clock.now().monotonic_nanos(),
@@ -137,7 +154,7 @@ impl Replica {
         }
     }
 
-    /// Makes all corrections. What is known here of the keys is forgotten.
+    /// Makes all corrections; units in flight were [released](InFlightTable::release) before. What is known here of the keys is forgotten.
     pub(super) async fn correct(&self, corrections: &[Correction]) -> Result<Answer, StoreError> {
         // A second time, for units that were taken meanwhile.
         let forget_pools = || {
@@ -147,6 +164,9 @@ impl Replica {
         forget_pools();
         let answer = self.shards.correct(corrections).await;
         forget_pools();
+        if answer.is_ok() {
+            self.in_flight.released(corrections);
+        }
         answer
     }
 
@@ -165,6 +185,24 @@ impl Drop for Replica {
         }
         let shards = Arc::clone(&self.shards);
         runtime.spawn(async move { shards.correct_all(&unspent).await });
+    }
+}
+
+/// States again and again which units in flight this replica holds.
+async fn state_held(replica: Weak<Replica>) {
+    loop {
+        let Some(pause) = replica.upgrade().map(|replica| replica.in_flight.pause()) else {
+            return;
+        };
+        sleep(pause).await;
+        let Some(replica) = replica.upgrade() else { return };
+        let Some((number, statements)) = replica.in_flight.state() else { return };
+        for some in replica.shards.chunks(&statements) {
+            // If the server does not hear it, the next statement says it.
+            if replica.shards.correct(some).await.is_ok() {
+                replica.in_flight.stated(number, some);
+            }
+        }
     }
 }
 

@@ -1,15 +1,22 @@
 //! The charges and corrections of one request, on the servers that have their keys: [`Shards`].
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
 
 use smallvec::{SmallVec, smallvec};
 use tokio::task::JoinHandle;
 
 use super::{
-    connection_manager::ConnectionManager, deny_cache::DenyCache, leases::units_taken,
-    script::ScriptCall, time_budget::TimeBudget,
+    connection_manager::ConnectionManager,
+    deny_cache::DenyCache,
+    leases::units_taken,
+    script::{ScriptCall, stamped},
+    time_budget::TimeBudget,
 };
 use crate::{
+    algorithm::Algorithm,
     clock::Now,
     store::{Answer, Change, Charge, Correction, Mode, StoreError, Usage, Usages},
 };
@@ -83,7 +90,12 @@ impl Shards {
                 break;
             }
             let made = charges_made(&charges, &answer);
-            made_before.extend(made.map(|(index, correction)| (indices[index], correction)));
+            let statement = self.manager.names.holder.statement.load(Relaxed);
+            made_before.extend(made.map(|(index, made)| {
+                let is_in_flight = made.charge.algorithm == Algorithm::InFlight;
+                let made = if is_in_flight { stamped(&made, statement) } else { made };
+                (indices[index], made)
+            }));
         }
         Ok(merged)
     }
@@ -124,12 +136,19 @@ impl Shards {
     /// Makes any number of corrections, in several commands: the server runs others in between. In a
     /// cluster, each correction has a time budget of its own.
     pub(super) async fn correct_all(&self, corrections: &[Correction]) -> Result<(), StoreError> {
-        let at_once = if self.manager.is_cluster() { 1 } else { MAX_CORRECTIONS };
         let mut corrected = Ok(());
-        for some in corrections.chunks(at_once) {
+        for some in self.chunks(corrections) {
             corrected = corrected.and(self.correct(some).await.map(drop));
         }
         corrected
+    }
+
+    /// Divides corrections into those of one command each.
+    pub(super) fn chunks<'a>(
+        &self,
+        corrections: &'a [Correction],
+    ) -> impl Iterator<Item = &'a [Correction]> + Send + use<'a> {
+        corrections.chunks(if self.manager.is_cluster() { 1 } else { MAX_CORRECTIONS })
     }
 
     /// Groups what one server can do at once, in the order of the shards. There is one group at least,

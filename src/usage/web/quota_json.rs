@@ -16,10 +16,12 @@ pub(super) fn quota_json(outcome: Outcome<'_>) -> Value {
         "limit": limit,
         "used": limit.saturating_sub(remaining),
         "remaining": remaining,
-        "reset_seconds": outcome.reset().as_secs_f64(),
         "units": quota.units(),
-        "window_seconds": quota.window().as_secs_f64(),
     });
+    if let (Some(reset), Value::Object(json)) = (outcome.known_reset(), &mut json) {
+        json.insert("reset_seconds".to_owned(), reset.as_secs_f64().into());
+        json.insert("window_seconds".to_owned(), quota.window().as_secs_f64().into());
+    }
     if let (Some(calendar), Value::Object(json)) = (quota.calendar_words(), &mut json) {
         json.insert("calendar".to_owned(), calendar.into());
     }

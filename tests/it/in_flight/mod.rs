@@ -4,3 +4,4 @@
 mod endings;
 mod enter;
 mod layer;
+mod settings;

@@ -175,7 +175,8 @@ impl DenyCache {
 fn can_be_remembered(charge: &Charge) -> bool {
     let capacity = charge.algorithm.capacity(&charge.quota);
     let waits_in_line = capacity.checked_sub(charge.cost).is_some_and(|rest| charge.ahead > rest);
-    charge.mode == Mode::Enforced && !charge.is_settled && !waits_in_line
+    let comes_back = charge.is_settled || charge.algorithm == Algorithm::InFlight;
+    charge.mode == Mode::Enforced && !comes_back && !waits_in_line
 }
 
 impl Segment {

@@ -211,6 +211,7 @@ mod tests {
             quota(Quota::per_minute(7).burst(2)),
             quota(Quota::per_day(0)),
             quota(Quota::unlimited()),
+            quota(Quota::in_flight(4)),
         ] {
             let (caller, policy) = read_field(&field(CALLER, new.policy())).unwrap();
             assert_eq!(read_value(caller, policy.as_deref(), &stored(&new)), Some(new));

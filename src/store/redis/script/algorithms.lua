@@ -277,3 +277,63 @@ if ALGORITHMS[3] then
     return fits, text, newest > 0 and newest_at + window - now or 0, changed, amount
   end
 end
+
+-- Units in flight: each replica that holds some, until when it does if it says no more, the number of its
+-- last statement, and its units. `replica` is the caller, which holds for so long (`lasts`), and has made
+-- so many statements (`statement`). The action TAKE is a statement: the replica holds `amount` in all.
+-- The state in a reply is the sum. It is under no quota, so it never goes to `under_several_quotas`.
+if ALGORITHMS[4] then
+  ALGORITHMS[4] = function(text, action, first, amount, replica, lasts, capacity, statement)
+    local HOLDER, HOLDER_SIZE = '<dddd', 32
+    local others, sum, own, own_statement, own_until = '', 0, 0, 0, 0
+    local longest, changed = 0, false
+    local is_sound = not text or #text % HOLDER_SIZE == 0
+    for offset = 1, text and is_sound and #text or 0, HOLDER_SIZE do
+      local holder, holds_until, stated, units = parse(HOLDER, text, offset)
+      if
+        units % 1 ~= 0 or units < 1 or units > MAX_COUNT
+        or holds_until % 1 ~= 0 or holder % 1 ~= 0 or stated % 1 ~= 0
+      then
+        is_sound = false
+        break
+      end
+      -- The clock was set back.
+      if holds_until > now + lasts then holds_until, changed = now + lasts, true end
+      if holds_until <= now then
+        changed = true
+      elseif holder == replica then
+        own, own_statement, own_until = units, stated, holds_until
+      else
+        others, sum = others .. pack(HOLDER, holder, holds_until, stated, units), sum + units
+        longest = math.max(longest, holds_until - now)
+      end
+    end
+    if not is_sound then
+      -- Nobody knows who holds what: no unit is left for as long as a holder may say no more.
+      others, sum, own = pack(HOLDER, 0, now + lasts, 0, math.max(capacity, 1)), math.max(capacity, 1), 0
+      longest, changed = lasts, true
+    end
+
+    local fits, counts = true, false
+    if action <= LEASE then
+      fits = first == 0 or sum + own + first <= capacity
+      counts = fits and action ~= PEEK and amount > 0
+      if counts then own = own + amount else amount = 0 end
+    elseif action == GIVE_BACK then
+      -- A later statement has left these units out already.
+      counts = statement >= own_statement
+      if counts then own = math.max(own - amount, 0) end
+    elseif action == TAKE then
+      counts = statement > own_statement
+      if counts then own = amount end
+    end
+    if counts then
+      changed, own_until, own_statement = true, now + lasts, math.max(own_statement, statement)
+    end
+    if own > 0 then
+      others = others .. pack(HOLDER, replica, own_until, own_statement, own)
+      longest = math.max(longest, own_until - now)
+    end
+    return fits, pack('<d', sum + own), longest, changed, amount, others
+  end
+end

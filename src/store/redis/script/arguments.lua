@@ -9,9 +9,9 @@
 local call, pack, parse = redis.call, struct.pack, struct.unpack
 
 -- Key number, field number, field, algorithm, action, `first`, `amount`, and the quota: units, window,
--- capacity. A correction has three more: the charge's cost, and what was missing in a bucket right after
--- it, as whole units and a rest.
-local OPERATION, CORRECTION, OPERATION_SIZE, ACTION = '<I2I2c9BBddddd', '<I2I2c9BBdddddddd', 79, 14
+-- capacity, and the charge's cost. Units in flight have other numbers instead: see their algorithm. A
+-- correction has two more: what was missing in a bucket right after the charge, as whole units and a rest.
+local OPERATION, CORRECTION, OPERATION_SIZE, ACTION = '<I2I2c9BBdddddd', '<I2I2c9BBdddddddd', 79, 14
 local EXPIRES = 'expires'
 local ENFORCED, PEEK, LEASE, GIVE_BACK, TAKE, RESET = 0, 2, 3, 4, 5, 6
 
@@ -38,7 +38,7 @@ end
 
 -- The fields of each key, and which algorithms are used. `arguments` are those of HMGET, and later of
 -- HSET: there is room for five policies. `last` is the index of the last one in use.
-local operations, keys, ALGORITHMS = ARGV[1], { nil }, { false, false, false }
+local operations, keys, ALGORITHMS = ARGV[1], { nil }, { false, false, false, false }
 for offset = 1, #operations, OPERATION_SIZE do
   local key_number, field_number, field, algorithm = parse('<I2I2c9B', operations, offset)
   ALGORITHMS[algorithm] = true

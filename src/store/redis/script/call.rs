@@ -69,8 +69,10 @@ impl ScriptCall {
         let mut packed = Vec::with_capacity(operations * OPERATION_SIZE);
         let mut expected = SmallVec::with_capacity(operations);
         let mut calendars = SmallVec::new();
-        let each = corrections.iter().map(Operation::correct);
-        for operation in each.chain(charges.iter().map(Operation::charge)) {
+        let each =
+            corrections.iter().map(|correction| Operation::correct(correction, &names.holder));
+        let charged = charges.iter().map(|charge| Operation::charge(charge, &names.holder));
+        for operation in each.chain(charged) {
             let charge = operation.charge;
             let is_same = |other: &&Charge| (other.shard, other.key) == (charge.shard, charge.key);
             let key = keys.iter().position(is_same).unwrap_or_else(|| {

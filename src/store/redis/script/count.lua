@@ -92,7 +92,7 @@ while (operations:byte(offset + ACTION) or 0) > LEASE do
     missing_rest
   )
   answer[replied + 1], answer[replied + 2] = FITS, text
-  if changed and (amount > 0 or action == GIVE_BACK) or action == RESET then
+  if changed and (amount > 0 or action == GIVE_BACK or algorithm == 4) or action == RESET then
     text = list or text
     if lasts > 0 then
       set(key, { key.name, field, text }, 3, lasts)
@@ -111,12 +111,12 @@ end
 local function charge(makes)
   local replied = replied
   for offset = offset, #operations, OPERATION_SIZE do
-    local key_number, field_number, field, algorithm, action, first, amount, units, window, capacity =
+    local key_number, field_number, field, algorithm, action, first, amount, units, window, capacity, cost =
       parse(OPERATION, operations, offset)
     local key = keys[key_number]
     local old_text = key.texts[field_number + 1]
     local fits, text, lasts, changed, taken, list = ALGORITHMS[algorithm](
-      old_text, makes and action or PEEK, first, amount, units, window, capacity
+      old_text, makes and action or PEEK, first, amount, units, window, capacity, cost
     )
     if makes and not fits and (action == ENFORCED or action == LEASE) then return false end
     answer[replied + 1], answer[replied + 2] = fits and FITS or REFUSED, text

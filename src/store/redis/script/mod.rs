@@ -18,7 +18,7 @@
 //!  0  u16  key        from 1: which of KEYS
 //!  2  u16  field      from 1: which of the key's fields in this call
 //!  4  [9]  field name
-//! 13  u8   algorithm  1 token bucket, 2 fixed window, 3 sliding window
+//! 13  u8   algorithm  1 token bucket, 2 fixed window, 3 sliding window, 4 in flight
 //! 14  u8   action     0 enforced, 1 dry run, 2 peek, 3 lease, 4 give back, 5 take, 6 reset
 //! 15  f64  first      charge: how many units must fit; correction: when its charge was made
 //! 23  f64  amount     how many units are charged, leased or corrected
@@ -29,6 +29,8 @@
 //! 63  f64  missing    correction in a bucket: what was missing right after its charge,
 //! 71  f64  rest       as whole units and parts of one (`window` parts are one unit)
 //! ```
+//! For units in flight, `units` is the replica, `window` how long it holds them if it says no more, and
+//! `cost` the number of its last statement. The action *take* is a statement.
 //!
 //! `ARGV[2]` is there if any operation is of a calendar: 40 bytes for each calendar, see
 //! [`calendars`]. The window of such an operation is the calendar's number.
@@ -54,6 +56,7 @@
 //!     fixed window    f64 start, used, units, window; and of a calendar: end
 //!     sliding window  f64 used, end of newest entry, units in it; u16 number of older entries;
 //!                     f64 units, window; for each older entry: f64 end, units
+//!     in flight       f64 units held
 //! ```
 //! If the script needs windows of calendars that the call does not have, nothing is done, and the
 //! reply is: `f64 now; u8 2;` and for each of them its number as `f64`.
@@ -77,4 +80,4 @@ mod tests;
 
 #[cfg(any(fuzzing, test))]
 pub(crate) use self::call::read_any;
-pub(super) use self::{call::ScriptCall, keys::KeyNames};
+pub(super) use self::{call::ScriptCall, keys::KeyNames, numbers::stamped};

@@ -1,11 +1,14 @@
 //! What the script does for one charge or correction, as it is packed: [`Operation`].
 
 use super::{
-    keys,
+    keys::{self, Holder},
     numbers::{EXACT, MAX_COUNT, Rate, micros},
     reply::ExpectedReply,
 };
-use crate::store::{Change, Charge, Correction, Mode};
+use crate::{
+    algorithm::Algorithm,
+    store::{Change, Charge, Correction, Mode},
+};
 
 /// The packed size of an operation, as the module's documentation draws it.
 pub(super) const OPERATION_SIZE: usize = 2 + 2 + 9 + 1 + 1 + 8 * 8;
@@ -31,7 +34,7 @@ pub(super) struct Operation<'a> {
     /// Of a charge: how many units must fit. Of a correction: when its charge was made.
     first: u64,
     amount: u64,
-    /// Of a correction: the cost of its charge.
+    /// Of a correction: the cost of its charge. Of units in flight: the last statement before it.
     cost: u64,
     /// Of a correction in a bucket: what was missing right after its charge, as whole units and parts
     /// of one.
@@ -39,7 +42,7 @@ pub(super) struct Operation<'a> {
 }
 
 impl<'a> Operation<'a> {
-    pub(super) fn charge(charge: &'a Charge) -> Self {
+    pub(super) fn charge(charge: &'a Charge, holder: &Holder) -> Self {
         let (action, amount) = match charge.mode {
             Mode::Enforced if charge.lease > 0 => (Action::Lease, charge.lease.into()),
             Mode::Enforced => (Action::Enforced, charge.cost),
@@ -47,11 +50,14 @@ impl<'a> Operation<'a> {
             Mode::Peek => (Action::Peek, charge.cost),
         };
         let first = charge.units_required().min(MAX_COUNT);
-        let rate = Rate::new(charge.algorithm, &charge.quota);
-        Self { charge, rate, action, first, amount, cost: 0, missing: (0, 0) }
+        let (rate, cost) = match charge.algorithm {
+            Algorithm::InFlight => (Rate::of_holder(charge, holder), holder.last_statement()),
+            algorithm => (Rate::new(algorithm, &charge.quota), 0),
+        };
+        Self { charge, rate, action, first, amount, cost, missing: (0, 0) }
     }
 
-    pub(super) fn correct(correction: &'a Correction) -> Self {
+    pub(super) fn correct(correction: &'a Correction, holder: &Holder) -> Self {
         let (action, amount) = match correction.change {
             Change::GiveBack(units) => (Action::GiveBack, units),
             Change::Take(units) => (Action::Take, units),
@@ -60,6 +66,12 @@ impl<'a> Operation<'a> {
         // Where the time is not known, none of its units have come back.
         let first = correction.charged_at.map_or(EXACT - 1, micros);
         let Correction { charge, usage, .. } = correction;
+        if charge.algorithm == Algorithm::InFlight {
+            let rate = Rate::of_holder(charge, holder);
+            // Of which statement it comes after.
+            let cost = first.min(holder.last_statement());
+            return Self { charge, rate, action, first: 0, amount, cost, missing: (0, 0) };
+        }
         let rate = Rate::new(charge.algorithm, &charge.quota);
         let missing = rate.missing(usage).unwrap_or((charge.cost, 0));
         Self { charge, rate, action, first, amount, cost: charge.cost, missing }

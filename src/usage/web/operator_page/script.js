@@ -27,20 +27,29 @@ function reasonFor(label) {
   return element('input', { type: 'text', maxlength: 200, placeholder: 'Reason', 'aria-label': label });
 }
 
+function moreWhen(quota) {
+  return quota.reset_seconds === undefined ? 'when a request ends' : `in ${duration(quota.reset_seconds)}`;
+}
+
+function windowText(quota) {
+  return quota.window_seconds === undefined
+    ? 'in flight' : `per ${quota.calendar ?? windowOf(quota.window_seconds)}`;
+}
+
 function quotaRow(key, quota) {
   const low = quota.limit && quota.remaining / quota.limit <= 0.2;
   const changed = quota.changed;
   const notes = [
-    quota.remaining === 0 ? `would refuse; more in ${duration(quota.reset_seconds)}` : '',
+    quota.remaining === 0 ? `would refuse; more ${moreWhen(quota)}` : '',
     changed ? `changed for ${duration(changed.seconds)}${why(changed)}` : '',
   ].filter(Boolean).join('; ');
   const units = element('input', {
     type: 'number', min: 1, required: '', value: quota.units,
-    'aria-label': `Units of ${quota.policy} per ${quota.calendar ?? windowOf(quota.window_seconds)}`,
+    'aria-label': `Units of ${quota.policy} ${windowText(quota)}`,
   });
   const time = times(`How long ${quota.policy} is changed`);
   const reason = reasonFor(`Why ${quota.policy} is changed`);
-  const form = element('form', { class: 'line' }, units, ` per ${quota.calendar ?? windowOf(quota.window_seconds)} for `, time,
+  const form = element('form', { class: 'line' }, units, ` ${windowText(quota)} for `, time,
     reason, element('button', {}, 'Set'));
   form.addEventListener('submit', (event) => {
     event.preventDefault();

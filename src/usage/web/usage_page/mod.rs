@@ -46,7 +46,7 @@ const PAGE: HtmlPage = HtmlPage {
 ///
 /// In JSON, points in time are milliseconds since 1970 UTC. A quota has `policy`, `counted_by`,
 /// `algorithm`, `limit`, `used`, `remaining` and `reset_seconds` as in
-/// [`Outcome`](crate::Outcome), and its `units` per `window_seconds`; and by the calendar, its `calendar`
+/// [`Outcome`](crate::Outcome), and its `units` per `window_seconds` (units in flight have neither reset nor window); and by the calendar, its `calendar`
 /// in words. A minute has the numbers of requests that ended with `2xx`, `3xx`, `4xx` or `5xx`, were
 /// `refused`, or got no response (`none`).
 /// An entry of the log has the fields of [`Entry`](crate::usage::Entry), without the key.

@@ -33,6 +33,7 @@ const RESETS = {
 };
 
 function resetText(quota) {
+  if (quota.reset_seconds === undefined) return quota.used ? 'more when a request ends' : 'nothing used';
   const left = quota.reset_seconds - (performance.now() - answered) / 1000;
   const isFull = quota.used === 0 && quota.algorithm !== 'fixed_window';
   return isFull ? 'nothing used' : `${RESETS[quota.algorithm] ?? 'more in'} ${duration(left)}`;
@@ -58,7 +59,9 @@ function drawQuotas() {
     text('h3', quota.policy);
     text('.left strong', count(quota.remaining));
     text('.left span', ` of ${count(quota.limit)} left`);
-    text('.more span', `${count(quota.units)} per ${quota.calendar ?? windowOf(quota.window_seconds)}, by ${quota.counted_by}`);
+    const window = quota.window_seconds === undefined
+      ? 'in flight' : `per ${quota.calendar ?? windowOf(quota.window_seconds)}`;
+    text('.more span', `${count(quota.units)} ${window}, by ${quota.counted_by}`);
     const meter = card.querySelector('[role=meter]');
     meter.setAttribute('aria-label', quota.policy);
     meter.setAttribute('aria-valuemax', quota.limit);

@@ -14,7 +14,9 @@ use smallvec::SmallVec;
 
 use super::numbers::{EXACT, MAX_COUNT, NANOS_PER_MICRO};
 use crate::{
-    algorithm::{Algorithm, Deficit, FixedWindow, MAX_AHEAD, QuotaState, SlidingWindow},
+    algorithm::{
+        Algorithm, Deficit, FixedWindow, InFlight, MAX_AHEAD, NOT_KNOWN, QuotaState, SlidingWindow,
+    },
     clock::Now,
     quota::Quota,
     store::{Answer, Usage, Usages},
@@ -89,11 +91,14 @@ fn usage(expected: &ExpectedReply, reply: &mut Unread<'_>, micros: u64) -> Optio
         }
         Algorithm::FixedWindow => derive(&reply.fixed_window(quota, micros)?),
         Algorithm::SlidingWindow => derive(&reply.sliding_window(quota, micros)?),
-        // The store does not count them.
-        Algorithm::InFlight => return None,
+        Algorithm::InFlight => derive(&InFlight { held: reply.number()? }),
     };
     // The server decides: a charge that did not fit there does not pass here.
-    let wait = if fits { 0 } else { wait.max(1) };
+    let wait = match (fits, expected.algorithm) {
+        (true, _) => 0,
+        (false, Algorithm::InFlight) => NOT_KNOWN,
+        (false, _) => wait.max(1),
+    };
     let remaining = remaining.checked_add(leased)?;
     let is_sound = leased <= expected.lease && remaining <= expected.algorithm.capacity(quota);
     is_sound.then(|| Usage::from_nanos(nanos(wait), remaining, nanos(reset)))

@@ -164,7 +164,7 @@ fn state(expected: &ExpectedReply, micros: u64, numbers: &[u64]) -> Vec<u8> {
             push(&mut reply, &[capacity, window]);
             uses.iter().for_each(|last_use| push(&mut reply, &[*last_use, each]));
         }
-        Algorithm::InFlight => unreachable!("no reply of this kind is made"),
+        Algorithm::InFlight => push(&mut reply, &[used]),
     }
     reply
 }

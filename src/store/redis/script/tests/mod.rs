@@ -117,6 +117,7 @@ fn conforms(builder: impl Fn() -> RedisStoreBuilder, cases: u32) {
         cases,
     );
     conformance::keeps_what_plans_promise(&*stores[0], &runtime, cases / 8);
+    conformance::holds_what_has_not_ended(&*stores[0], &runtime, cases / 8);
 }
 
 #[test]
