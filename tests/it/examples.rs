@@ -19,3 +19,5 @@ pub mod hellojohn;
 #[cfg(all(feature = "tracing", feature = "usage"))]
 #[path = "../../examples/jump_ehr.rs"]
 pub mod jump_ehr;
+#[path = "../../examples/socket.rs"]
+pub mod socket;

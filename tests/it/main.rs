@@ -62,6 +62,7 @@ mod reservations;
 mod server;
 mod settings;
 mod settle;
+mod socket;
 mod store_failure;
 mod structured_fields;
 mod tonic_peer;
