@@ -5,6 +5,7 @@
 //! real servers, `redis` and `replicas`, do that. Each rule can be broken, and the checker must then
 //! find out why the rule is there.
 
+mod heartbeats;
 mod leases;
 mod override_versions;
 

@@ -1,0 +1,266 @@
+//! Units in flight over several replicas: each states what it holds, again and again, so that the server
+//! forgets what a killed one held, and learns again what it has lost itself. The model has one replica
+//! to which all can happen, and a rival that is always in step with the server.
+//! `src/store/redis/in_flight.rs` is the code.
+
+use stateright::{Model, Property};
+
+use super::{assert_breaks, assert_holds};
+
+const LIMIT: u8 = 1;
+/// In ticks: how long the server counts what the replica has said.
+const LIFETIME: u8 = 2;
+const END: u8 = 3;
+/// How often the replica says something.
+const MAX_WORDS: u8 = 4;
+const NEVER_MORE: &str = "no more is in flight than the limit, unless the replica was silent";
+const COMES_BACK: &str = "units of a killed replica come back within the lifetime";
+const NEVER_LESS: &str = "after its last statement, the server counts all that the replica holds";
+
+/// The protocol, and a rule of it that is left out.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Heartbeats {
+    Whole,
+    /// A statement has no unit for the charge that is under way at that moment.
+    ForgetsAsked,
+    /// The server counts a statement whatever came before it.
+    BelievesLate,
+    /// The server subtracts what a later statement has left out already.
+    GivesBackTwice,
+    /// The server counts what the replica has said for ever.
+    NeverExpires,
+    /// A request begins even if the answer comes after the time-out, which is shorter than the lifetime.
+    BeginsLate,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+struct Replica {
+    is_down: bool,
+    /// Requests that run.
+    held: u8,
+    /// The charge whose answer it waits for: which of its words it was, and when.
+    asked: Option<(u8, u8)>,
+    words: u8,
+    /// The number of its last statement.
+    statement: u8,
+    /// Whether the server has forgotten its units, as it has said nothing for too long, and has counted
+    /// no statement since. What it then gives back is subtracted from what it holds.
+    was_silent: bool,
+}
+
+/// What the server knows of the replica.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+struct Known {
+    units: u8,
+    until: u8,
+    statement: u8,
+    heard_at: u8,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Message {
+    Charge { id: u8, statement: u8 },
+    Answer { id: u8, fits: bool },
+    GiveBack { statement: u8 },
+    Statement { number: u8, units: u8 },
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+struct State {
+    now: u8,
+    known: Known,
+    replica: Replica,
+    /// The units of the rival.
+    rival: u8,
+    /// Between the replica and the server, in any order, each with when it was sent. A connection that
+    /// does not deliver them within the lifetime is closed.
+    messages: Vec<(u8, Message)>,
+    /// The last statement that the server has counted, and not forgotten since.
+    counted: u8,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Action {
+    Tick,
+    Ask,
+    /// The time-out of a charge.
+    GiveUp,
+    End,
+    State,
+    Kill,
+    Deliver(usize),
+    Lose(usize),
+    RivalBegins,
+    RivalEnds,
+}
+
+impl State {
+    fn send(&mut self, message: Message) {
+        self.messages.push((self.now, message));
+        self.messages.sort_unstable();
+    }
+
+    fn fits(&self) -> bool {
+        self.known.units + self.rival < LIMIT
+    }
+}
+
+impl Heartbeats {
+    fn deliver(self, state: &mut State, message: Message) {
+        let (now, fits) = (state.now, state.fits());
+        let known = &mut state.known;
+        let before = *known;
+        match message {
+            Message::Charge { id, statement } => {
+                if fits {
+                    known.units += 1;
+                    known.statement = known.statement.max(statement);
+                }
+                state.send(Message::Answer { id, fits });
+            }
+            Message::GiveBack { statement } => {
+                if statement >= known.statement || self == Self::GivesBackTwice {
+                    known.units = known.units.saturating_sub(1);
+                    known.statement = known.statement.max(statement);
+                }
+            }
+            Message::Statement { number, units } => {
+                if number > known.statement || self == Self::BelievesLate {
+                    (known.units, known.statement) = (units, number);
+                    state.counted = state.counted.max(number);
+                    state.replica.was_silent &= units + state.rival > LIMIT;
+                }
+            }
+            Message::Answer { id, fits } => {
+                let this = &mut state.replica;
+                let is_awaited = this.asked.is_some_and(|(asked, _)| asked == id);
+                let is_in_time = this.asked.is_some_and(|(_, at)| now < at + LIFETIME);
+                if is_awaited {
+                    this.asked = None;
+                }
+                if !this.is_down && (is_awaited && is_in_time || self == Self::BeginsLate) {
+                    this.held += u8::from(fits);
+                }
+                return;
+            }
+        }
+        let known = &mut state.known;
+        if *known != before {
+            (known.until, known.heard_at) = (now + LIFETIME, now);
+        }
+        // It keeps nothing of a replica that holds nothing.
+        if known.units == 0 {
+            known.statement = 0;
+        }
+    }
+}
+
+impl Model for Heartbeats {
+    type State = State;
+    type Action = Action;
+
+    fn init_states(&self) -> Vec<State> {
+        vec![State::default()]
+    }
+
+    fn actions(&self, state: &State, actions: &mut Vec<Action>) {
+        let Replica { is_down, held, asked, words, .. } = state.replica;
+        let may_speak = !is_down && words < MAX_WORDS;
+        let possible = [
+            (state.now < END, Action::Tick),
+            (may_speak && asked.is_none(), Action::Ask),
+            (!is_down && asked.is_some(), Action::GiveUp),
+            (may_speak && held > 0, Action::End),
+            (may_speak, Action::State),
+            (!is_down, Action::Kill),
+            (state.fits(), Action::RivalBegins),
+            (state.rival > 0, Action::RivalEnds),
+        ];
+        let possible = possible.into_iter().filter(|(is_possible, _)| *is_possible);
+        actions.extend(possible.map(|(_, action)| action));
+        let messages = 0..state.messages.len();
+        actions.extend(messages.flat_map(|index| [Action::Deliver(index), Action::Lose(index)]));
+    }
+
+    fn next_state(&self, before: &State, action: Action) -> Option<State> {
+        let mut state = before.clone();
+        let this = &mut state.replica;
+        this.words += u8::from(matches!(action, Action::Ask | Action::End | Action::State));
+        let Replica { words: id, statement, held, .. } = *this;
+        match action {
+            Action::Tick => {
+                state.now += 1;
+                let now = state.now;
+                state.messages.retain(|(sent, _)| now < sent + LIFETIME);
+                if state.known.until <= now && *self != Self::NeverExpires {
+                    this.was_silent |= state.known.units > 0;
+                    (state.known.units, state.known.statement, state.counted) = (0, 0, 0);
+                }
+            }
+            Action::Ask => {
+                this.asked = Some((id, before.now));
+                state.send(Message::Charge { id, statement });
+            }
+            Action::GiveUp => this.asked = None,
+            Action::End => {
+                this.held -= 1;
+                state.send(Message::GiveBack { statement });
+            }
+            Action::State => {
+                this.statement += 1;
+                let asked = this.asked.is_some() && *self != Self::ForgetsAsked;
+                let (number, units) = (this.statement, held + u8::from(asked));
+                state.send(Message::Statement { number, units });
+            }
+            Action::Kill => *this = Replica { is_down: true, ..Replica::default() },
+            Action::Deliver(index) => {
+                let (_, message) = state.messages.remove(index);
+                self.deliver(&mut state, message);
+            }
+            Action::Lose(index) => drop(state.messages.remove(index)),
+            Action::RivalBegins => state.rival += 1,
+            Action::RivalEnds => state.rival -= 1,
+        }
+        Some(state)
+    }
+
+    fn properties(&self) -> Vec<Property<Self>> {
+        vec![
+            Property::always(NEVER_MORE, |_, state: &State| {
+                state.replica.was_silent || state.replica.held + state.rival <= LIMIT
+            }),
+            Property::always(COMES_BACK, |_, state: &State| {
+                let is_over = state.now - state.known.heard_at >= LIFETIME;
+                !state.replica.is_down || !is_over || state.known.units == 0
+            }),
+            Property::always(
+                NEVER_LESS,
+                |_, State { now, known, replica, counted, .. }: &State| {
+                    let is_stated = replica.statement > 0 && *counted == replica.statement;
+                    let is_over = replica.is_down || known.until <= *now;
+                    !is_stated || is_over || known.units >= replica.held
+                },
+            ),
+            Property::sometimes("a killed replica's unit is used again", |_, state: &State| {
+                state.replica.is_down && state.known.heard_at > 0 && state.rival == 1
+            }),
+            Property::sometimes("silence leads to more than the limit", |_, state: &State| {
+                state.replica.held + state.rival > LIMIT
+            }),
+        ]
+    }
+}
+
+#[test]
+fn no_more_than_the_limit_is_in_flight_and_units_come_back() {
+    assert_holds(Heartbeats::Whole);
+}
+
+#[test]
+fn each_rule_of_the_heartbeats_is_needed() {
+    use Heartbeats::{BeginsLate, BelievesLate, ForgetsAsked, GivesBackTwice, NeverExpires};
+    for broken in [ForgetsAsked, BelievesLate, GivesBackTwice, BeginsLate] {
+        assert_breaks(broken, NEVER_MORE);
+    }
+    assert_breaks(NeverExpires, COMES_BACK);
+}
