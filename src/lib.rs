@@ -314,6 +314,7 @@ mod override_record;
 #[cfg(any(feature = "describe", all(feature = "usage", feature = "axum")))]
 mod page;
 mod path;
+mod penalty;
 mod policy;
 mod quota;
 mod shown_text;
@@ -338,6 +339,7 @@ pub use crate::{
         Reserve, ReserveError, SettingChange, Verdict, overrides,
     },
     matcher::Matcher,
+    penalty::Penalty,
     policy::{OnStoreFailure, Policy},
     quota::Quota,
 };

@@ -10,6 +10,9 @@ mod fixed_window;
 mod in_flight;
 #[cfg(test)]
 mod oracle;
+#[cfg(test)]
+mod penalty_oracle;
+mod penalty_state;
 mod quota_state;
 mod sliding_window;
 mod state;
@@ -18,10 +21,13 @@ mod states_by_quota;
 mod tests;
 mod token_bucket;
 
+#[cfg(test)]
+pub(crate) use self::penalty_oracle::NaivePenalty;
 use self::quota_state::ceil_div;
 pub(crate) use self::{
     fixed_window::FixedWindow,
     in_flight::{InFlight, NOT_KNOWN},
+    penalty_state::PenaltyState,
     quota_state::{Charged, PastUse, QuotaState, units_required},
     sliding_window::{STEPS_PER_WINDOW, SlidingWindow},
     state::State,

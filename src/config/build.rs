@@ -260,6 +260,9 @@ impl<'a> Build<'a> {
                 Err(problem) => self.problems.add(&at("settle"), &problem),
             }
         }
+        if let Some(penalty) = &policy.penalty {
+            built = built.penalty(penalty.build());
+        }
         if let Some(unit) = &policy.unit {
             built = built.unit(unit.clone());
         }

@@ -136,6 +136,7 @@
 //! | `plan`, `plans` | the name of a function, and a table of quotas | none |
 //! | `schedules` | a list like `[{ hours = "Mo-Fr 08:00-18:00", zone = "Europe/Berlin", quota = "50 per minute" }]`, with the feature `calendar`; not for requests with a plan or `quota_by` | none |
 //! | `quota_by`, `cost`, `settle` | the name of a function | none |
+//! | `penalty` | [blocks](Penalty), like `{ after = 5, refusals_within = "1 minute", blocks = ["2 minutes", "10 minutes"], forget_after = "1 day" }`; or `failures_within` | none |
 //! | `unit` | the name of the units | `"requests"`, or `"concurrent-requests"` |
 //! | `hold` | a time | as the category says |
 //! | `retry_after` | a time; only for `"in_flight"` | none |
@@ -210,7 +211,7 @@ pub use self::{
     layer::{HeaderStyle, Layer, OnRejection, Problem, StyleName},
     limits::Limits,
     overrides::Override,
-    policy::{Plans, Policy, Schedule, WithoutKey},
+    policy::{Penalty, Plans, Policy, Schedule, WithoutKey},
     registry::Registry,
     watch::Watch,
 };

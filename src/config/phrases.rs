@@ -1,7 +1,7 @@
 //! What `build()` says to write, in the words of a file: [`in_file`].
 
 /// The builder's calls, as problems name them, and what a file says instead.
-const PHRASES: [(&str, &str); 29] = [
+const PHRASES: [(&str, &str); 34] = [
     ("`.key(ClientIp::new())`", "`keys = [\"ip\"]`"),
     ("`.global()`", "`global = true`"),
     ("`.or_key(…)`", "another key"),
@@ -32,6 +32,11 @@ const PHRASES: [(&str, &str); 29] = [
     ),
     ("`.retry_after(…)`", "`retry_after`"),
     ("`.lease(…)`", "`lease`"),
+    ("`.refusals_within(…)`", "`refusals_within`"),
+    ("`.failures_within(…)`", "`failures_within`"),
+    ("`.block(…)`", "`blocks`"),
+    ("`.penalty(…)`", "`penalty`"),
+    ("`.settle(…)`", "`settle`"),
     ("`trust_hops(n)`", "`trust_hops`"),
     ("`trust_proxies([…])`", "`trust_proxies`"),
 ];

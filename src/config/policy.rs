@@ -55,6 +55,9 @@ pub struct Policy {
     /// The registered function that corrects the cost by the response.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub settle: Option<String>,
+    /// Who keeps on being refused, or failing, is blocked. Default: nobody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub penalty: Option<Penalty>,
     /// The name of its units. Default: `requests`, or `concurrent-requests` if they are in flight.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unit: Option<String>,
@@ -98,6 +101,7 @@ impl Policy {
             quota_by: None,
             cost: None,
             settle: None,
+            penalty: None,
             unit: None,
             hold: None,
             retry_after: None,
@@ -127,6 +131,53 @@ impl Schedule {
     #[must_use]
     pub fn new(hours: impl Into<String>, zone: impl Into<String>, quota: Quota) -> Self {
         Self { hours: hours.into(), zone: zone.into(), quota }
+    }
+}
+
+/// Blocks for keys that keep on being refused, or failing; as [`crate::Penalty`], which says more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Penalty {
+    /// How many refusals or failures begin a block.
+    pub after: u32,
+    /// Within which time refusals count together.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "text::optional_duration")]
+    #[schemars(with = "Option<Time>")]
+    pub refusals_within: Option<Duration>,
+    /// Within which time failures count together, instead of refusals.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "text::optional_duration")]
+    #[schemars(with = "Option<Time>")]
+    pub failures_within: Option<Duration>,
+    /// How long the first block lasts, the second, and so on. The last one repeats.
+    #[serde(with = "text::durations")]
+    #[schemars(with = "Vec<Time>")]
+    pub blocks: Vec<Duration>,
+    /// How long after the end of a block it is forgotten. Default: a day.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "text::optional_duration")]
+    #[schemars(with = "Option<Time>")]
+    pub forget_after: Option<Duration>,
+}
+
+impl Penalty {
+    /// A penalty that counts nothing yet: set what it counts.
+    #[must_use]
+    pub fn new(after: u32, blocks: impl IntoIterator<Item = Duration>) -> Self {
+        let (refusals_within, failures_within, forget_after) = (None, None, None);
+        let blocks = blocks.into_iter().collect();
+        Self { after, refusals_within, failures_within, blocks, forget_after }
+    }
+
+    pub(super) fn build(&self) -> crate::Penalty {
+        let mut built = crate::Penalty::after(self.after);
+        if let Some(within) = self.refusals_within {
+            built = built.refusals_within(within);
+        }
+        if let Some(within) = self.failures_within {
+            built = built.failures_within(within);
+        }
+        built = self.blocks.iter().fold(built, |built, block| built.then(*block));
+        self.forget_after.map_or(built.clone(), |time| built.forget_after(time))
     }
 }
 

@@ -312,6 +312,29 @@ pub(super) mod optional_duration {
     }
 }
 
+/// For a list.
+pub(super) mod durations {
+    use super::*;
+
+    /// A time in a list.
+    #[derive(Deserialize)]
+    struct Item(#[serde(with = "super::duration")] Duration);
+
+    pub(in crate::config) fn serialize<S: Serializer>(
+        durations: &[Duration],
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(durations.iter().map(|duration| write_duration(*duration)))
+    }
+
+    pub(in crate::config) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Vec<Duration>, D::Error> {
+        let items = Vec::<Item>::deserialize(deserializer)?;
+        Ok(items.into_iter().map(|Item(duration)| duration).collect())
+    }
+}
+
 /// The schema of a time.
 pub(super) struct Time;
 

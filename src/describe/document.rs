@@ -232,6 +232,7 @@ fn row(policy: &PolicyDescription) -> Vec<Cell> {
         let hold = english::duration(policy.hold);
         limit.push(note(format!("waits up to {hold} before it refuses")));
     }
+    limit.extend(policy.penalty.as_ref().map(|penalty| note(penalty.words.clone())));
     let mut keys = vec![text(english::keys(policy.global, &policy.keys))];
     if !policy.keys.is_empty() {
         let refused = policy.refuses_without_key;

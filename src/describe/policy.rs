@@ -8,7 +8,8 @@ use serde::{Serialize, Serializer};
 use crate::calendar::Hours;
 use crate::{
     algorithm::Algorithm,
-    policy::{Policy, WithoutKey},
+    penalty::{Counted, Penalty},
+    policy::{Policy, WithoutKey, english},
     quota::Quota,
 };
 
@@ -50,8 +51,33 @@ pub struct PolicyDescription {
     pub cost_by_request: bool,
     /// Whether the response decides [how many units](Policy::settle) the request has used.
     pub cost_by_response: bool,
+    /// Its [penalty](Policy::penalty): who keeps on is blocked. Not in JSON if there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub penalty: Option<PenaltyDescription>,
     /// Whether the policy is a dry run, which refuses nothing.
     pub dry_run: bool,
+}
+
+/// A policy's penalty.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct PenaltyDescription {
+    /// How many refusals or failures begin a block.
+    pub after: u32,
+    /// Whether failures count, as [responses](Policy::settle) tell them; else refusals.
+    pub of_failures: bool,
+    /// Within which time they count together.
+    #[serde(rename = "within_seconds", serialize_with = "seconds")]
+    pub within: Duration,
+    /// How long the first block lasts, the second, and so on; the last one repeats.
+    #[serde(rename = "block_seconds", serialize_with = "all_seconds")]
+    pub blocks: Vec<Duration>,
+    /// How long after the end of a block it is forgotten.
+    #[serde(rename = "forget_after_seconds", serialize_with = "seconds")]
+    pub forget_after: Duration,
+    /// The same in words.
+    #[serde(skip)]
+    pub(super) words: String,
 }
 
 /// A plan's quota under a policy.
@@ -106,7 +132,21 @@ impl PolicyDescription {
             hold,
             cost_by_request: policy.settings.cost.is_some(),
             cost_by_response: policy.settings.settle.is_some(),
+            penalty: policy.settings.penalty.as_ref().map(PenaltyDescription::new),
             dry_run: policy.settings.dry_run,
+        }
+    }
+}
+
+impl PenaltyDescription {
+    fn new(penalty: &Penalty) -> Self {
+        Self {
+            after: penalty.after,
+            of_failures: penalty.counts(Counted::Failures),
+            within: penalty.within(),
+            blocks: penalty.blocks.clone(),
+            forget_after: penalty.forget_after,
+            words: english::penalty(penalty),
         }
     }
 }
@@ -156,6 +196,13 @@ pub(crate) fn seconds<S: Serializer>(
         0 => serializer.serialize_u64(duration.as_secs()),
         _ => serializer.serialize_f64(duration.as_secs_f64()),
     }
+}
+
+/// The same for each of some times.
+fn all_seconds<S: Serializer>(times: &[Duration], serializer: S) -> Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    struct Seconds(#[serde(serialize_with = "seconds")] Duration);
+    serializer.collect_seq(times.iter().map(|time| Seconds(*time)))
 }
 
 /// The same, or null.

@@ -12,6 +12,7 @@ use super::headers::{number, whole_seconds};
 use crate::{
     json_object::Object,
     limiter::{Decision, Outcome, Reason, Verdict, error_status},
+    penalty::Counted,
 };
 
 /// A refused request: the reason, and the numbers for the response.
@@ -139,6 +140,14 @@ impl Rejection {
         whole_seconds(self.decision.decided_at().saturating_add(reset))
     }
 
+    /// When the block of a [penalty](crate::Penalty) ends: seconds since 1970 UTC, rounded up. `None`
+    /// if the [reason](Self::reason) is another one.
+    #[must_use]
+    pub fn blocked_until_seconds(&self) -> Option<u64> {
+        let block = self.outcome()?.blocked_for().filter(|_| self.reason == Reason::Penalty)?;
+        Some(whole_seconds(self.decision.decided_at().saturating_add(block)))
+    }
+
     /// How long to wait until the same request passes; `None` if waiting does not help. One second
     /// if the store does not answer.
     #[must_use]
@@ -178,7 +187,8 @@ impl Rejection {
             Reason::QuotaExceeded
             | Reason::CostExceedsQuota
             | Reason::NoQuota
-            | Reason::Blocked => StatusCode::TOO_MANY_REQUESTS,
+            | Reason::Blocked
+            | Reason::Penalty => StatusCode::TOO_MANY_REQUESTS,
             Reason::MissingKey => StatusCode::BAD_REQUEST,
             Reason::UnreadableKey => match self.decision.verdict() {
                 Verdict::UnreadableCaller { status } => status,
@@ -191,7 +201,8 @@ impl Rejection {
 
     /// The default response: a JSON object with `error`, a code such as `rate_limit_exceeded`, and
     /// `message`. It also has `policy`, `limit`, `remaining`, `retry_after` (in seconds) and
-    /// `request_id`, as far as they are known.
+    /// `request_id`, as far as they are known; and `until` if the key is blocked by a
+    /// [penalty](crate::Penalty): the Unix time in seconds at which the block ends.
     #[must_use]
     pub fn to_response(&self) -> Response<Bytes> {
         let error = match self.reason {
@@ -202,6 +213,7 @@ impl Rejection {
             Reason::UnreadableKey => "unreadable_key",
             Reason::StoreUnavailable | Reason::SourceUnavailable => "rate_limit_unavailable",
             Reason::Blocked => "blocked",
+            Reason::Penalty => "penalty",
         };
         let mut body = Object::new();
         body.text("error", error);
@@ -212,6 +224,9 @@ impl Rejection {
                 body.number("limit", outcome.limit());
                 body.number("remaining", outcome.remaining());
             }
+        }
+        if let Some(seconds) = self.blocked_until_seconds() {
+            body.number("until", seconds);
         }
         if let Some(seconds) = self.retry_after_seconds() {
             body.number("retry_after", seconds);
@@ -293,6 +308,12 @@ impl Complaint<'_> {
         let (policy, quota, kind) = (self.0.policy(), self.0.quota(), self.0.key_kind());
         match self.0.reason() {
             None | Some(Reason::Blocked | Reason::SourceUnavailable) => Ok(()),
+            Some(Reason::Penalty) => {
+                let penalty = self.0.entry.labels.penalty.as_ref();
+                let fails = penalty.is_some_and(|penalty| penalty.counts(Counted::Failures));
+                let what = if fails { "failed" } else { "was refused" };
+                write!(to, "Policy `{policy}` blocks the key for a time, as it {what} too often.")
+            }
             // Some units are left, but fewer than the request costs.
             Some(Reason::QuotaExceeded) if (1..self.0.cost()).contains(&self.0.remaining()) => {
                 let (cost, left) = (self.0.cost(), self.0.remaining());

@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     clock::nanos,
+    penalty::{Counted, Penalty},
     store::{Answer, Change, Charge, Correction, StoreError, StoreFuture},
 };
 
@@ -29,12 +30,12 @@ pub(crate) struct Correcting {
     corrected: SmallVec<[Corrected; 4]>,
 }
 
-/// A policy whose charge is corrected.
+/// A policy whose charge is corrected, or whose penalty counts a failure.
 struct Corrected {
     /// Its index in the record.
     index: usize,
-    /// What the request has cost after the correction.
-    cost: u64,
+    /// What the request has cost after the correction; `None` for a failure that is counted.
+    cost: Option<u64>,
 }
 
 impl Correcting {
@@ -46,10 +47,11 @@ impl Correcting {
         response: &Parts,
     ) -> Option<Self> {
         let rules = limiter.core.rules();
-        Self::start(limiter, decision, |outcome| {
+        let cost = |outcome: &Outcome<'_>| {
             let policy = &rules.of_charge(outcome.charge)?.policy;
             policy.settings.cost_from_response(response)
-        })
+        };
+        Self::start_with_failures(limiter, decision, cost, failure)
     }
 
     /// Starts to correct the charges of `decision` by what each has really cost; `None` for a charge
@@ -59,17 +61,36 @@ impl Correcting {
         decision: &Decision,
         cost: impl Fn(&Outcome<'_>) -> Option<u64>,
     ) -> Option<Self> {
+        Self::start_with_failures(limiter, decision, cost, |_, _| None)
+    }
+
+    /// The same. `failure` returns the penalty that counts a failure at this cost.
+    fn start_with_failures(
+        limiter: &Limiter,
+        decision: &Decision,
+        cost: impl Fn(&Outcome<'_>) -> Option<u64>,
+        failure: impl Fn(&Outcome<'_>, Option<u64>) -> Option<&'static Penalty>,
+    ) -> Option<Self> {
         let (core, record) = (&*limiter.core, &decision.record);
         // A dry run that did not fit was not charged. What lasts comes back by itself.
         let is_over =
             |outcome: &Outcome<'_>| outcome.is_allowed() && !outcome.entry.special.lasts();
         let charged = record.outcomes().enumerate().filter(|(_, outcome)| is_over(outcome));
-        let corrected = charged.filter_map(|(index, outcome)| {
-            let cost = cost(&outcome)?;
-            let change = change(outcome.cost(), cost)?;
-            Some((correction(record, &outcome, change), Corrected { index, cost }))
-        });
-        let (corrections, corrected): (SmallVec<[Correction; 4]>, SmallVec<_>) = corrected.unzip();
+        let (mut corrections, mut corrected) =
+            (SmallVec::<[Correction; 4]>::new(), SmallVec::new());
+        for (index, outcome) in charged {
+            let mut add = |change, cost| {
+                corrections.push(correction(record, &outcome, change));
+                corrected.push(Corrected { index, cost });
+            };
+            let cost = cost(&outcome);
+            if let Some(change) = cost.and_then(|cost| change(outcome.cost(), cost)) {
+                add(change, cost);
+            }
+            if let Some(penalty) = failure(&outcome, cost) {
+                add(Change::Penalize(penalty), None);
+            }
+        }
         if corrections.is_empty() {
             return None;
         }
@@ -91,7 +112,12 @@ impl Correcting {
         // All resets of a decision count from its time, so this one does too.
         let since = at.monotonic().saturating_sub(record.now.monotonic());
         for (&Corrected { index, cost }, usage) in self.corrected.iter().zip(&*usages) {
-            record.charges[index].cost = cost;
+            match cost {
+                Some(cost) => record.charges[index].cost = cost,
+                // Only a block changes what is left.
+                None if !usage.is_blocked() => continue,
+                None => {}
+            }
             record.usages[index] = usage.later(0, nanos(since));
         }
         release_all(&self.limiter.core, record);
@@ -114,6 +140,13 @@ impl Correcting {
         }
         Poll::Ready(())
     }
+}
+
+/// The penalty that counts a response with this cost, or with the cost as charged, as a failure.
+fn failure(outcome: &Outcome<'_>, cost: Option<u64>) -> Option<&'static Penalty> {
+    let fails = cost.unwrap_or(outcome.cost()) > 0;
+    let penalty = outcome.entry.labels.penalty.as_ref().filter(|_| fails)?;
+    penalty.counts(Counted::Failures).then_some(penalty)
 }
 
 /// What changes a charge of `charged` units to one of `cost`.

@@ -20,6 +20,7 @@ use super::{
     decision::{Decision, Record, Special},
     evaluation::Evaluation,
     fallback::{Fallback, decide_without_store},
+    penalizing::Penalizing,
     queue::{Join, Wakeup},
     rules::RuleSet,
     telemetry::observe,
@@ -27,7 +28,7 @@ use super::{
 use crate::{
     clock::{Now, nanos},
     first_requests::FirstRequests,
-    store::{Answer, StoreError, StoreFuture},
+    store::{Answer, StoreError, StoreFuture, Usage},
     warning::{Code, warn},
 };
 
@@ -64,6 +65,14 @@ enum Step {
         now: Now,
     },
     Waiting,
+    /// It is decided at this time, and the store counts the refusals. Whether it was held at last, and for
+    /// how long.
+    Penalizing {
+        penalizing: Penalizing,
+        at: Now,
+        held: Duration,
+        was_queued: bool,
+    },
 }
 
 /// Decides at once if no waiting is needed; otherwise returns the future of the decision.
@@ -93,7 +102,7 @@ fn decide_simply(
     if !is_simple {
         return Err(evaluation);
     }
-    let decision = evaluation.decide_at_once(&*core.store, now)?;
+    let decision = evaluation.decide_at_once(&*core.store, now, count_refusals(core))?;
     observe(rules, &decision);
     Ok(decision)
 }
@@ -113,9 +122,14 @@ pub(super) fn decide_at_once(
     if !is_simple {
         return decide_at_once_in_order(limiter, rules, evaluation, now);
     }
-    let decision = evaluation.decide_at_once(&*core.store, now).ok()?;
+    let decision = evaluation.decide_at_once(&*core.store, now, count_refusals(core)).ok()?;
     observe(rules, &decision);
     Some(decision)
+}
+
+/// Counts refusals towards penalties.
+fn count_refusals(core: &Core) -> impl FnOnce(&mut Record) {
+    |record| Penalizing::count_at_once(core, record)
 }
 
 #[cold]
@@ -129,8 +143,12 @@ fn decide_at_once_in_order(
     if evaluation.awaited().is_some() {
         return None;
     }
-    if evaluation.needs_store() && !charge_at_once_in_order(core, &mut evaluation, now) {
-        return None;
+    if evaluation.needs_store() {
+        if !charge_at_once_in_order(core, &mut evaluation, now) {
+            return None;
+        }
+        evaluation.record.now = now;
+        Penalizing::count_at_once(core, &mut evaluation.record);
     }
     Some(finish(limiter, rules, evaluation, now, Duration::ZERO, false))
 }
@@ -234,7 +252,8 @@ fn apply(
 #[cold]
 fn tell_waits(rules: &RuleSet, decision: &mut Decision) {
     let Record { charges, usages, .. } = &mut *decision.record;
-    let unknown = charges.iter().zip(usages).filter(|(_, usage)| usage.known_wait().is_none());
+    let is_unknown = |usage: &Usage| usage.known_wait().is_none() && !usage.is_blocked();
+    let unknown = charges.iter().zip(usages).filter(|(_, usage)| is_unknown(usage));
     for (charge, usage) in unknown {
         let told = rules.of_charge(charge).and_then(|rule| rule.policy.settings.retry_after);
         *usage = told.map_or(*usage, |wait| usage.with_wait(wait));
@@ -376,6 +395,27 @@ impl DecisionFuture {
         true
     }
 
+    /// Makes the decision; `None` if the store first has to count refusals.
+    fn conclude(&mut self, at: Now, held: Duration, was_queued: bool) -> Option<Decision> {
+        let (core, needs_store) = (&*self.limiter.core, self.evaluation.needs_store());
+        let record = &mut *self.evaluation.record;
+        record.now = at;
+        if needs_store && record.refusing().is_none() {
+            // A request that passes does not wait until a dry run has counted.
+            Penalizing::count_at_once(core, record);
+        } else if needs_store && let Some(penalizing) = Penalizing::start(core, record) {
+            self.step = Step::Penalizing { penalizing, at, held, was_queued };
+            return None;
+        }
+        Some(self.finish(at, held, was_queued))
+    }
+
+    fn finish(&mut self, at: Now, held: Duration, was_queued: bool) -> Decision {
+        let (limiter, evaluation) = (&self.limiter, mem::take(&mut self.evaluation));
+        let rules = limiter.core.rules.of(&self.rules);
+        finish(limiter, rules, evaluation, at, held, was_queued)
+    }
+
     /// Waits for the request's turn, and charges when it has come.
     #[expect(clippy::expect_used, reason = "the step `Waiting` begins with a ticket")]
     #[expect(
@@ -435,15 +475,17 @@ impl Future for DecisionFuture {
                     let needs_store = this.evaluation.needs_store();
                     if needs_store && !this.is_charged_at_once() {
                         this.charge(this.arrived);
-                    } else if !this.queue_up(this.arrived) {
-                        let evaluation = mem::take(&mut this.evaluation);
-                        let (limiter, arrived) = (&this.limiter, this.arrived);
-                        let held = Duration::ZERO;
-                        let rules = limiter.core.rules.of(&this.rules);
-                        let decision = finish(limiter, rules, evaluation, arrived, held, false);
+                    } else if !this.queue_up(this.arrived)
+                        && let Some(decision) = this.conclude(this.arrived, Duration::ZERO, false)
+                    {
                         return Poll::Ready(decision);
                     }
                     continue;
+                }
+                Step::Penalizing { penalizing, at, held, was_queued } => {
+                    ready!(penalizing.poll(&mut this.evaluation.record, context));
+                    let (at, held, was_queued) = (*at, *held, *was_queued);
+                    return Poll::Ready(this.finish(at, held, was_queued));
                 }
                 Step::Waiting => {
                     ready!(this.poll_turn(context));
@@ -465,11 +507,10 @@ impl Future for DecisionFuture {
             // The ticket leaves, so that the tickets behind move up.
             let was_queued =
                 this.queued.take().map(|mut queued| queued.turn_has_come = true).is_some();
-            let evaluation = mem::take(&mut this.evaluation);
             let held = now.monotonic().saturating_sub(this.arrived.monotonic());
-            let limiter = &this.limiter;
-            let rules = limiter.core.rules.of(&this.rules);
-            return Poll::Ready(finish(limiter, rules, evaluation, at, held, was_queued));
+            if let Some(decision) = this.conclude(at, held, was_queued) {
+                return Poll::Ready(decision);
+            }
         }
     }
 }

@@ -57,7 +57,7 @@ fn use_up(core: &Core, limited: &[(&Rule, Quota)]) -> Option<Decision> {
     let (store, now) = (MemoryStore::with_max_keys(1_024), core.clock.now());
     let key = core.keys.fingerprint(NO_KIND, &"example".into());
     // The store in memory answers at once.
-    let decide = |evaluation: Evaluation| evaluation.decide_at_once(&store, now).ok();
+    let decide = |evaluation: Evaluation| evaluation.decide_at_once(&store, now, |_| {}).ok();
     let mut all_of_it = Evaluation::default();
     let capacity = first.policy.algorithm().capacity(quota);
     all_of_it.push(first, 0, (key, key as u64), *quota, capacity);

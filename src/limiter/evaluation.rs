@@ -353,8 +353,14 @@ impl Evaluation {
     }
 
     /// Charges for the first time and decides, if the store answers at once.
+    /// `count_refusals` is called before a refusal is decided.
     #[inline(always)]
-    pub(super) fn decide_at_once(mut self, store: &dyn Store, now: Now) -> Result<Decision, Self> {
+    pub(super) fn decide_at_once(
+        mut self,
+        store: &dyn Store,
+        now: Now,
+        count_refusals: impl FnOnce(&mut Record),
+    ) -> Result<Decision, Self> {
         let (charges, usages) = self.charges_and_usages();
         if !store.charge_at_once(charges, usages, now) {
             return Err(self);
@@ -362,6 +368,8 @@ impl Evaluation {
         // Most requests pass, and need no verdict of each policy.
         if usages.iter().any(|usage| !usage.fits() || !usage.is_known()) {
             self.record.judge();
+            self.record.now = now;
+            count_refusals(&mut self.record);
             return Ok(self.into_decision(now, Duration::ZERO));
         }
         (self.record.now, self.record.held) = (now, 0);

@@ -1,10 +1,10 @@
-//! The texts of a policy that its outcomes refer to: [`Labels`].
+//! What outcomes refer to of a policy: its texts and its penalty, in [`Labels`].
 
 use std::{borrow::Cow, collections::HashSet, ptr, sync::Arc};
 
-use crate::{lock::Mutex, policy::Policy};
+use crate::{lock::Mutex, penalty::Penalty, policy::Policy};
 
-/// The name, the unit and the kinds of key of a policy.
+/// The name, the unit, the kinds of key and the penalty of a policy.
 ///
 /// Labels are kept for the life of the process, as an outcome may outlive its limiter. A reference
 /// count that all threads share would take a tenth of a decision's time on one thread, and more on
@@ -17,6 +17,7 @@ pub(crate) struct Labels {
     pub(crate) unit: Option<Arc<str>>,
     /// Whether all requests count together.
     pub(crate) is_global: bool,
+    pub(crate) penalty: Option<Penalty>,
 }
 
 impl Labels {
@@ -27,6 +28,7 @@ impl Labels {
             kinds: policy.settings.keys.kinds().map(Cow::into_owned).collect(),
             unit: policy.settings.unit.clone(),
             is_global: policy.settings.keys.is_global,
+            penalty: policy.settings.penalty.clone(),
         };
         let mut all = ALL.lock();
         let all = all.get_or_insert_default();

@@ -33,6 +33,7 @@ mod labels;
 #[cfg(feature = "describe")]
 mod lint;
 pub mod overrides;
+mod penalizing;
 mod permit;
 mod policy_handle;
 mod queue;

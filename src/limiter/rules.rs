@@ -373,6 +373,7 @@ impl Rule {
                 mode: if policy.settings.dry_run { Mode::DryRun } else { Mode::Enforced },
                 is_settled: policy.settings.settle.is_some() || lasts,
                 lease: policy.settings.lease,
+                has_penalty: policy.settings.penalty.is_some(),
                 ..Charge::new(policy_id, 0, policy.algorithm(), policy.quota())
             },
             key_source: index,

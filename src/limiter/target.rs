@@ -124,7 +124,7 @@ impl<'a> Target<'a> {
         let quota = if quota.units() == 0 { rule.charge.quota } else { quota };
         let units = match change {
             Change::GiveBack(units) | Change::Take(units) => units,
-            Change::Reset => 1,
+            Change::Reset | Change::Penalize(_) | Change::Pardon => 1,
         };
         self.evaluate(Evaluation::default(), rule, kind, units, quota)
     }

@@ -49,6 +49,7 @@ fn count(rules: &RuleSet, decision: &Decision) {
 fn verdict_label(outcome: Outcome<'_>, held: Duration) -> VerdictLabel {
     match (outcome.charge.mode == Mode::DryRun, outcome.reason()) {
         (true, None) => VerdictLabel::DryRunAllowed,
+        (true, Some(Reason::Penalty)) => VerdictLabel::DryRunPenalty,
         (true, Some(_)) => VerdictLabel::DryRunRefused,
         (false, Some(Reason::MissingKey)) => VerdictLabel::MissingKey,
         (false, Some(Reason::UnreadableKey)) => VerdictLabel::UnreadableKey,
@@ -59,6 +60,7 @@ fn verdict_label(outcome: Outcome<'_>, held: Duration) -> VerdictLabel {
             VerdictLabel::Refused
         }
         (false, Some(Reason::Blocked)) => VerdictLabel::Blocked,
+        (false, Some(Reason::Penalty)) => VerdictLabel::Penalty,
         (false, None) if held.is_zero() => VerdictLabel::Allowed,
         (false, None) => VerdictLabel::Held,
     }

@@ -31,12 +31,18 @@ pub(super) fn problems(policies: &Policies) -> Vec<BuildProblem> {
     problems
 }
 
-/// The policies that the store does not count.
+/// The policies that the store does not count, or whose penalties it does not keep.
 pub(super) fn not_counted(policies: &Policies, store: &dyn Store) -> Vec<BuildProblem> {
     let Policies { every_request, categories, check_only, .. } = policies;
     let of_categories = categories.iter().flat_map(|category| &category.policies);
-    let all = every_request.iter().chain(of_categories).chain(check_only);
-    let not_counted = all.filter(|policy| !store.counts(policy.algorithm()));
+    let all = || every_request.iter().chain(of_categories.clone()).chain(check_only);
+    let not_counted = all().filter(|policy| !store.counts(policy.algorithm()));
+    let penalized = all().filter(|policy| policy.settings.penalty.is_some());
+    let not_kept = penalized.filter(|_| !store.keeps_penalties()).map(|policy| {
+        let problem = "it has a penalty, and the store keeps none; leave `.penalty(…)` out, or use a \
+                       store that keeps penalties, such as `MemoryStore`";
+        BuildProblem::new(named("policy", policy.name()), problem).in_setting("penalty")
+    });
     let problem = |policy: &Policy| {
         let problem = format!(
             "the limiter's store does not count by `{}`; write another algorithm, or leave `.store(…)` out",
@@ -44,7 +50,7 @@ pub(super) fn not_counted(policies: &Policies, store: &dyn Store) -> Vec<BuildPr
         );
         BuildProblem::new(named("policy", policy.name()), problem)
     };
-    not_counted.map(problem).collect()
+    not_counted.map(problem).chain(not_kept).collect()
 }
 
 fn find_of_matchers(

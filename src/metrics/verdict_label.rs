@@ -10,13 +10,15 @@ pub(crate) enum VerdictLabel {
     UnreadableKey,
     Unavailable,
     Blocked,
+    Penalty,
     DryRunAllowed,
     DryRunRefused,
+    DryRunPenalty,
 }
 
 impl VerdictLabel {
     /// Each with its text, in the order of their numbers.
-    pub(super) const ALL: [(Self, &str); 9] = [
+    pub(super) const ALL: [(Self, &str); 11] = [
         (Self::Allowed, "allowed"),
         (Self::Held, "held"),
         (Self::Refused, "refused"),
@@ -24,11 +26,13 @@ impl VerdictLabel {
         (Self::UnreadableKey, "unreadable_key"),
         (Self::Unavailable, "unavailable"),
         (Self::Blocked, "blocked"),
+        (Self::Penalty, "penalty"),
         (Self::DryRunAllowed, "dry_run_allowed"),
         (Self::DryRunRefused, "dry_run_refused"),
+        (Self::DryRunPenalty, "dry_run_penalty"),
     ];
 
     pub(super) fn is_dry_run(self) -> bool {
-        matches!(self, Self::DryRunAllowed | Self::DryRunRefused)
+        matches!(self, Self::DryRunAllowed | Self::DryRunRefused | Self::DryRunPenalty)
     }
 }

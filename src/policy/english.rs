@@ -3,7 +3,11 @@
 use std::{borrow::Borrow, time::Duration};
 
 use super::{Policy, settings::IN_FLIGHT_UNIT};
-use crate::{algorithm::Algorithm, quota::Quota};
+use crate::{
+    algorithm::Algorithm,
+    penalty::{Counted, Penalty},
+    quota::Quota,
+};
 
 /// `1,000 per hour`, `5 per 10 minutes`, `60 per minute, 10 at once`, `1,000 tokens per hour`, `4 in flight`
 pub(crate) fn limit(quota: &Quota, algorithm: Algorithm, unit: Option<&str>) -> String {
@@ -51,6 +55,19 @@ pub(crate) fn keys<K: Borrow<str>>(is_global: bool, kinds: &[K]) -> String {
         [] => "the key asked about".to_owned(),
         kinds => kinds.join(", or else "),
     }
+}
+
+/// `5 refusals within 1 minute block for 2 minutes, then 1 day; forgotten after 1 day`
+pub(crate) fn penalty(penalty: &Penalty) -> String {
+    let what = if penalty.counts(Counted::Failures) { "failure" } else { "refusal" };
+    let (plural, verb) = if penalty.after == 1 { ("", "blocks") } else { ("s", "block") };
+    let within = duration(penalty.within());
+    let blocks: Vec<_> = penalty.blocks.iter().map(|block| duration(*block)).collect();
+    let (after, blocks) = (penalty.after, blocks.join(", then "));
+    let forgotten = duration(penalty.forget_after);
+    format!(
+        "{after} {what}{plural} within {within} {verb} for {blocks}; forgotten after {forgotten}"
+    )
 }
 
 /// `2 seconds`, `1 hour`
@@ -111,6 +128,17 @@ mod tests {
         }
         let tokens = limit(&Quota::per_minute(60).burst(10), bucket, Some("tokens"));
         assert_eq!(tokens, "60 tokens per minute, 10 at once");
+        let minute = Duration::from_secs(60);
+        let longer = Penalty::after(5).refusals_within(minute).block(2 * minute).then(10 * minute);
+        assert_eq!(
+            penalty(&longer),
+            "5 refusals within 1 minute block for 2 minutes, then 10 minutes; forgotten after 1 day"
+        );
+        let first = Penalty::after(1).failures_within(minute).block(minute).forget_after(minute);
+        assert_eq!(
+            penalty(&first),
+            "1 failure within 1 minute blocks for 1 minute; forgotten after 1 minute"
+        );
         assert_eq!(duration(Duration::from_secs(1)), "1 second");
         assert_eq!(duration(Duration::from_millis(250)), "0.25 seconds");
     }

@@ -20,7 +20,7 @@ pub(crate) use self::{
 };
 #[cfg(feature = "calendar")]
 use crate::calendar::Hours;
-use crate::{algorithm::Algorithm, key::KeyExtractor, quota::Quota};
+use crate::{algorithm::Algorithm, key::KeyExtractor, penalty::Penalty, quota::Quota};
 
 /// A named quota, how it is counted, whose it is, and what a request costs.
 ///
@@ -353,6 +353,14 @@ impl Policy {
         self.set_once("settle", |settings| settings.settle.replace(Arc::new(cost)).is_some())
     }
 
+    /// Blocks a key that keeps on being refused, or keeps on failing, and each time for longer; see
+    /// [`Penalty`]. Not for a [`global`](Self::global) policy, as all callers would be blocked, and not
+    /// together with a [`lease`](Self::lease), as replicas spend leased units without asking whether
+    /// their key is blocked. A penalty costs requests that pass nothing.
+    pub fn penalty(self, penalty: Penalty) -> Self {
+        self.set_once("penalty", |settings| settings.penalty.replace(penalty).is_some())
+    }
+
     /// Holds a request up to `max` instead of refusing it, if its units will be available by then.
     ///
     /// Default: the time of [`Category::hold`](crate::Category::hold). A policy for every request,
@@ -441,7 +449,8 @@ impl Policy {
     ///
     /// While Redis is down, leased units are still spent. A request that costs `units` or more
     /// takes a round trip, and so does each request of a [dry run](Self::dry_run). A policy cannot
-    /// have both a lease and [`settle`](Self::settle), which needs a round trip for each response.
+    /// have both a lease and [`settle`](Self::settle), which needs a round trip for each response, nor a
+    /// lease and a [`penalty`](Self::penalty).
     pub fn lease(self, units: u32) -> Self {
         self.set(|settings| settings.lease = units)
     }

@@ -14,6 +14,7 @@ use crate::{
     clock::Clock,
     first_requests::FirstRequests,
     key::{Extracted, KeyExtractor},
+    penalty::Penalty,
     quota::Quota,
     warning::{Code, warn},
 };
@@ -46,6 +47,7 @@ pub(crate) struct Settings {
     /// `None` for requests.
     pub(crate) unit: Option<Arc<str>>,
     pub(crate) settle: Option<Settle>,
+    pub(crate) penalty: Option<Penalty>,
     /// `None` if the category decides.
     pub(crate) hold: Option<Duration>,
     /// What a refusal tells when nobody knows the wait.
@@ -92,6 +94,7 @@ impl Settings {
             cost: None,
             unit: (algorithm == Algorithm::InFlight).then(|| IN_FLIGHT_UNIT.into()),
             settle: None,
+            penalty: None,
             hold: None,
             retry_after: None,
             dry_run: false,

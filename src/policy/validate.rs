@@ -11,6 +11,7 @@ use super::{
 use crate::{
     algorithm::Algorithm,
     error::{BuildProblem, Setting, named},
+    penalty::{Counted, Penalty},
     shown_text::{MAX_NAME, text_problem},
 };
 
@@ -101,6 +102,13 @@ fn find(settings: &Settings, for_requests: bool, add: &mut impl FnMut(Setting, S
         let problem = "it has a lease, and responses settle its cost: each request asks the store anyway; leave one out";
         at("lease", problem.into());
     }
+    if let Some(problem) = settings
+        .penalty
+        .as_ref()
+        .and_then(|penalty| penalty.problem().or_else(|| penalty_problem(settings, penalty)))
+    {
+        at("penalty", problem);
+    }
     if let Some(problem) = settings.shard.as_ref().and_then(|shard| shard.problem()) {
         at("shard", problem);
     }
@@ -124,6 +132,20 @@ fn in_flight_problems(settings: &Settings) -> impl Iterator<Item = (&'static str
     ]
     .into_iter()
     .filter_map(|(is_wrong, method, problem)| is_wrong.then_some((method, problem)))
+}
+
+/// What does not fit between a penalty and other settings.
+fn penalty_problem(settings: &Settings, penalty: &Penalty) -> Option<String> {
+    let problem = if settings.keys.is_global {
+        "it is global and has a penalty, which would block all callers; leave `.penalty(…)` out, or count by a key"
+    } else if settings.lease > 0 {
+        "it has a lease and a penalty: replicas spend leased units without asking whether their key is blocked; leave one out"
+    } else if penalty.counts(Counted::Failures) && settings.settle.is_none() {
+        "its penalty counts failures, and no response is one; add `.settle(…)`, which says what a response costs: 0 if it has not failed"
+    } else {
+        return None;
+    };
+    Some(problem.to_owned())
 }
 
 fn keys_problem(keys: &Keys) -> Option<String> {

@@ -33,6 +33,9 @@ pub struct Charge {
     /// A store may take up to this many units at once and spend them locally; see
     /// [`Policy::lease`](crate::Policy::lease). A store without leases ignores it.
     pub lease: u32,
+    /// Whether the policy has a [penalty](crate::Penalty). Then the charge does not fit while its key
+    /// [is blocked](super::Usage::blocked), unless it costs nothing. Without it, a block has ended.
+    pub has_penalty: bool,
 }
 
 /// What a [`Charge`] does.
@@ -56,8 +59,20 @@ impl Charge {
     )]
     pub const fn new(policy: u64, key: u128, algorithm: Algorithm, quota: Quota) -> Self {
         let (shard, mode) = (key as u64, Mode::Enforced);
-        let (cost, ahead, is_settled, lease) = (1, 0, false, 0);
-        Self { key, policy, shard, algorithm, quota, cost, ahead, mode, is_settled, lease }
+        let (cost, ahead, is_settled, lease, has_penalty) = (1, 0, false, 0, false);
+        Self {
+            key,
+            policy,
+            shard,
+            algorithm,
+            quota,
+            cost,
+            ahead,
+            mode,
+            is_settled,
+            lease,
+            has_penalty,
+        }
     }
 
     /// Identifies the count: no two keys of one policy, and no two policies of one key, have the

@@ -62,6 +62,14 @@ pub trait Store: Send + Sync + 'static {
     /// They are made even if the answer is not awaited.
     fn correct(&self, corrections: &[Correction], now: Now) -> StoreFuture;
 
+    /// Whether the store keeps [penalties](crate::Penalty): it counts each
+    /// [`Change::Penalize`](super::Change), and a charge of a blocked key does not fit while its policy
+    /// [has a penalty](Charge::has_penalty). `false`, the default: a limiter whose policies have
+    /// penalties is not built with the store.
+    fn keeps_penalties(&self) -> bool {
+        false
+    }
+
     /// How many keys have used units that have not come back at `now`. A key counts once for each
     /// of its policies. `None`, the default, if the store does not know.
     fn live_keys(&self, now: Now) -> Option<usize> {

@@ -1,7 +1,7 @@
 //! What is changed after a charge: [`Correction`].
 
 use super::{charge::Charge, usage::Usage};
-use crate::{algorithm::PastUse, clock::Now};
+use crate::{algorithm::PastUse, clock::Now, penalty::Penalty};
 
 /// A change to what a [`Charge`] has used.
 ///
@@ -69,6 +69,13 @@ pub enum Change {
     /// charge was made, so that a window that has ended since is not charged. A token bucket owes them
     /// from now on, at most one whole capacity beyond empty; units beyond that are dropped.
     Take(u64),
-    /// The key has its whole quota again.
+    /// The key has its whole quota again, and no penalty.
     Reset,
+    /// A refusal or a failure counts towards the penalty of the key. If a block begins or runs, the
+    /// answer is the usage of a [blocked](Usage::blocked) charge. Only for a store that
+    /// [keeps penalties](super::Store::keeps_penalties).
+    Penalize(&'static Penalty),
+    /// The key has no penalty any more: its block ends, and all is forgotten that counted towards the
+    /// next. What was used stays used.
+    Pardon,
 }

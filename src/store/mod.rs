@@ -72,6 +72,8 @@
 //!                 Change::Take(units) => *used = used.saturating_add(units),
 //!                 Change::GiveBack(units) => *used = used.saturating_sub(units),
 //!                 Change::Reset => *used = 0,
+//!                 // Only for a store that `keeps_penalties`.
+//!                 Change::Penalize(_) | Change::Pardon => {}
 //!             }
 //!             let mut free = *charge;
 //!             free.cost = 0;

@@ -27,7 +27,7 @@ pub(super) fn preview_by_peeks(
     StoreFuture::later(async move {
         let mut answer = answer.await?;
         for ((_, held), usage) in charges.iter().zip(&mut *answer.usages) {
-            if usage.is_known() {
+            if usage.is_known() && usage.blocked_for().is_none() {
                 let remaining = usage.remaining().saturating_add(*held);
                 *usage = Usage::new(usage.wait(), remaining, usage.reset());
             }

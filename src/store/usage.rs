@@ -16,16 +16,33 @@ use crate::{
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
     wait: u64,
+    /// The units left; with the bit [`BLOCKED`], for how long the key is blocked. A field of its own
+    /// would be copied for each request, and few are blocked.
     remaining: u64,
     reset: u64,
 }
+
+const BLOCKED: u64 = 1 << 63;
 
 impl Usage {
     /// Times beyond 584 years are cut to that. A wait of [`Duration::MAX`] means that nobody knows when
     /// the cost fits, as with units [in flight](crate::Algorithm::InFlight).
     #[must_use]
     pub fn new(wait: Duration, remaining: u64, reset: Duration) -> Self {
-        Self::from_nanos(nanos(wait), remaining, nanos(reset))
+        Self::from_nanos(nanos(wait), remaining.min(BLOCKED.wrapping_sub(1)), nanos(reset))
+    }
+
+    /// The key is [blocked](crate::Penalty) for this long: nothing is left for it until then. Neither
+    /// `wait`, until the cost fits, nor `reset` is shorter.
+    #[must_use]
+    pub fn blocked(block: Duration, wait: Duration, reset: Duration) -> Self {
+        Self::blocked_nanos(nanos(block), nanos(wait), nanos(reset))
+    }
+
+    pub(crate) fn blocked_nanos(block: u64, wait: u64, reset: u64) -> Self {
+        // The largest number means that nothing is known.
+        let block = block.min(BLOCKED.wrapping_sub(2));
+        Self { wait: wait.max(block), remaining: BLOCKED | block, reset: reset.max(block) }
     }
 
     /// The store does not know what is left: for example, it has not looked, because another charge
@@ -67,10 +84,24 @@ impl Usage {
         Self { wait: nanos(wait), ..self }
     }
 
-    /// The units left.
+    /// The units left; none while the key is blocked.
     #[must_use]
+    #[inline]
     pub const fn remaining(&self) -> u64 {
-        self.remaining
+        if self.is_blocked() { 0 } else { self.remaining }
+    }
+
+    /// How much longer the key is blocked by its [penalty](crate::Penalty); `None` if it is not. The
+    /// [`wait`](Self::wait) is longer if the quota has too few units then.
+    #[must_use]
+    pub fn blocked_for(&self) -> Option<Duration> {
+        self.is_blocked().then(|| Duration::from_nanos(self.remaining & !BLOCKED))
+    }
+
+    #[inline]
+    pub(crate) const fn is_blocked(&self) -> bool {
+        // One comparison, of signed numbers: those with the bit are below 0, and -1 is not known.
+        self.remaining.cast_signed() < -1
     }
 
     /// How long until `remaining` grows, or until a fixed window ends. Zero if a token bucket or a
@@ -86,13 +117,20 @@ impl Usage {
 
     /// The units left, and the nanoseconds until there are more.
     pub(super) const fn remaining_and_reset(&self) -> (u64, u64) {
-        (self.remaining, self.reset)
+        (self.remaining(), self.reset)
     }
 
-    /// The same with longer times. A reset of zero stays zero: nothing is to come back.
+    /// The same with longer times: the wait, and the times that count from the decision. A reset of
+    /// zero stays zero: nothing is to come back.
     pub(crate) const fn later(self, wait: u64, reset: u64) -> Self {
+        let remaining = if self.is_blocked() {
+            // A block is far shorter than half of all numbers.
+            self.remaining.saturating_add(reset)
+        } else {
+            self.remaining
+        };
         let reset = if self.reset == 0 { 0 } else { self.reset.saturating_add(reset) };
-        Self { wait: self.wait.saturating_add(wait), reset, ..self }
+        Self { wait: self.wait.saturating_add(wait), remaining, reset }
     }
 }
 
@@ -140,6 +178,22 @@ impl FromIterator<Usage> for Usages {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_blocked_key_has_nothing_until_its_block_ends() {
+        let seconds = Duration::from_secs;
+        let usage = Usage::blocked(seconds(5), seconds(2), seconds(9));
+        assert_eq!(usage.blocked_for(), Some(seconds(5)));
+        assert_eq!((usage.wait(), usage.remaining(), usage.reset()), (seconds(5), 0, seconds(9)));
+        assert!(!usage.fits() && usage.is_known());
+        assert_eq!(usage.later(1, 0).blocked_for(), Some(seconds(5)));
+        assert_eq!(Usage::blocked(Duration::MAX, seconds(1), seconds(1)).remaining(), 0);
+        for none in
+            [Usage::unknown(), Usage::default(), Usage::new(seconds(1), u64::MAX, seconds(1))]
+        {
+            assert_eq!(none.blocked_for(), None, "{none:?}");
+        }
+    }
 
     #[test]
     fn a_later_reset_is_none_if_nothing_is_to_come_back() {

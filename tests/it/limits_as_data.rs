@@ -11,8 +11,8 @@ use tower_quota::{
     calendar::{Anchor, Period},
     config::{
         Category, ClientIp, HeaderStyle, Key, KnownKeys, Layer, Limits, OnRejection, Override,
-        PathParam, Plans, Policy, Prefixes, Problem, Registry, Requests, Schedule, StyleName,
-        WithoutKey,
+        PathParam, Penalty, Plans, Policy, Prefixes, Problem, Registry, Requests, Schedule,
+        StyleName, WithoutKey,
     },
     key, response,
 };
@@ -148,6 +148,16 @@ fn policy() -> impl Strategy<Value = Policy> {
                 ];
             }
             policy.lease = if policy.settle.is_some() { 0 } else { lease };
+            if policy.lease == 0 && !policy.global {
+                let minute = Duration::from_secs(60);
+                let mut penalty = Penalty::new(5, [minute, 90 * minute]);
+                match policy.settle.is_some() {
+                    true => penalty.failures_within = Some(minute),
+                    false => penalty.refusals_within = Some(Duration::from_millis(1_500)),
+                }
+                penalty.forget_after = policy.dry_run.then_some(24 * 60 * minute);
+                policy.penalty = Some(penalty);
+            }
             (policy.hold, policy.unit, policy.dry_run, policy.on_store_failure) = rest;
             policy
         })
@@ -381,7 +391,7 @@ const VALID_BY_SCHEMA: &str = "\
     bad_proxies burst_of_a_window category_twice control_characters empty everybody_is_a_proxy global_with_key \
     header_without_proxy in_flight key_twice lease_and_settle lists_of_a_name_that_is_not_ascii misspelt_methods no_key \
     no_limits_and_a_policy no_way_without_key only_a_layer overrides_of_joined_keys \
-    overrides_without_caller path_of_no_category plan_without_plans plans_without_function \
+    overrides_without_caller path_of_no_category penalties plan_without_plans plans_without_function \
     policy_twice_for_every_request policy_twice_in_a_category shadowed_category unknown_names \
     unlimited_category unnamed unregistered_functions unused_policy";
 

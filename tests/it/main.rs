@@ -52,6 +52,7 @@ mod override_source;
 mod overrides;
 mod overrides_in_file;
 mod paths;
+mod penalties;
 mod privacy;
 mod rate_limits;
 mod readiness;

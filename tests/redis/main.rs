@@ -6,6 +6,7 @@ mod in_flight;
 mod leases;
 mod outage;
 mod overrides;
+mod penalties;
 mod reload;
 mod reservations;
 mod servers;

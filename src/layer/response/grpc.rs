@@ -56,9 +56,11 @@ pub(crate) fn respond(request: &Parts, rejection: &Rejection) -> Option<Response
     let content_type = content_type(request)?;
     let message = rejection.to_string();
     let code = match rejection.reason() {
-        Reason::QuotaExceeded | Reason::CostExceedsQuota | Reason::NoQuota | Reason::Blocked => {
-            RESOURCE_EXHAUSTED
-        }
+        Reason::QuotaExceeded
+        | Reason::CostExceedsQuota
+        | Reason::NoQuota
+        | Reason::Blocked
+        | Reason::Penalty => RESOURCE_EXHAUSTED,
         Reason::MissingKey | Reason::UnreadableKey => INVALID_ARGUMENT,
         Reason::StoreUnavailable | Reason::SourceUnavailable => UNAVAILABLE,
     };

@@ -27,6 +27,9 @@ type Title = Arc<dyn Fn(&Rejection) -> Cow<'static, str> + Send + Sync>;
 /// If the request has exceeded no quota, for example because its key is missing, the type is
 /// `about:blank`, the title is the name of the status, and `detail` is the message.
 ///
+/// A refusal by a [penalty](crate::Penalty) has two members more: `"reason": "penalty"`, and `until`, the
+/// Unix time in seconds at which the block ends.
+///
 /// ```
 /// use tower_quota::{Limiter, Policy, Quota, Rejection, response::Problem};
 ///
@@ -73,10 +76,10 @@ impl Problem {
     /// |---|---|
     /// | exceeds a quota, or has a quota of zero units | `quota-exceeded` |
     /// | cannot be counted, as the store does not answer | `temporary-reduced-capacity` |
-    /// | comes from a caller that an operator has blocked | `abnormal-usage-detected` |
+    /// | comes from a caller that an operator or a [penalty](crate::Penalty) has blocked | `abnormal-usage-detected` |
     ///
     /// `violated-policies` lists the names of all policies that refuse, the longest wait first. For
-    /// a blocked caller, it is absent.
+    /// a caller that an operator has blocked, it is absent.
     pub fn quota_exceeded() -> Self {
         let problem = Self::new(QUOTA_EXCEEDED).title(|_| "Quota exceeded");
         Self { drafted: true, ..problem }.detail()
@@ -112,16 +115,20 @@ impl Problem {
     pub fn respond(&self, rejection: &Rejection) -> Response<Bytes> {
         let (status, reason) = (rejection.status(), rejection.reason());
         let phrase = || Cow::from(status.canonical_reason().unwrap_or_default());
-        let exceeded =
-            matches!(reason, Reason::QuotaExceeded | Reason::CostExceedsQuota | Reason::NoQuota);
+        let exceeded = matches!(
+            reason,
+            Reason::QuotaExceeded | Reason::CostExceedsQuota | Reason::NoQuota | Reason::Penalty
+        );
         let (kind, title) = match reason {
+            Reason::Blocked | Reason::Penalty if self.drafted => {
+                (ABNORMAL_USAGE, "Abnormal usage detected".into())
+            }
             _ if exceeded => {
                 (&*self.kind, self.title.as_ref().map_or_else(phrase, |title| title(rejection)))
             }
             Reason::StoreUnavailable | Reason::SourceUnavailable if self.drafted => {
                 (REDUCED_CAPACITY, "Temporarily reduced capacity".into())
             }
-            Reason::Blocked if self.drafted => (ABNORMAL_USAGE, "Abnormal usage detected".into()),
             _ => (ABOUT_BLANK, phrase()),
         };
         let mut body = Object::problem(kind, &title, status);
@@ -133,6 +140,10 @@ impl Problem {
         }
         if self.drafted && (exceeded || reason == Reason::StoreUnavailable) {
             body.texts("violated-policies", rejection.refusing().map(|outcome| outcome.policy()));
+        }
+        if let Some(until) = rejection.blocked_until_seconds() {
+            body.text("reason", "penalty");
+            body.number("until", until);
         }
         rejection.respond(PROBLEM, body.end())
     }

@@ -125,6 +125,7 @@ impl<'a> Outcome<'a> {
     pub fn retry_after(&self) -> Option<Duration> {
         match self.entry.refused? {
             Reason::QuotaExceeded => self.usage.known_wait(),
+            Reason::Penalty => self.usage.known_wait().or_else(|| self.usage.blocked_for()),
             Reason::StoreUnavailable => Some(RETRY.saturating_add(self.usage.wait())),
             Reason::CostExceedsQuota
             | Reason::NoQuota
@@ -133,6 +134,17 @@ impl<'a> Outcome<'a> {
             | Reason::SourceUnavailable
             | Reason::Blocked => None,
         }
+    }
+
+    /// How much longer the key is blocked by the policy's [penalty](crate::Penalty), since the
+    /// [decision](crate::Decision::decided_at); `None` if it is not. [`retry_after`](Self::retry_after)
+    /// is longer if the quota has too few units at the end of the block.
+    ///
+    /// A response that passes may be the failure with which a block begins: then this is the block of
+    /// the requests to come.
+    #[must_use]
+    pub fn blocked_for(&self) -> Option<Duration> {
+        self.usage.blocked_for()
     }
 
     /// The charge, with the quota that applied.

@@ -280,6 +280,7 @@ impl Entry {
         let limit = || charge.algorithm.capacity(&charge.quota.share(self.replicas));
         self.refused = match usage.fits() {
             true => None,
+            false if usage.is_blocked() => Some(Reason::Penalty),
             false if charge.cost > limit() => Some(Reason::CostExceedsQuota),
             false => Some(Reason::QuotaExceeded),
         };

@@ -73,12 +73,16 @@ pub enum Reason {
     SourceUnavailable,
     /// An operator has blocked the caller for a time.
     Blocked,
+    /// The key is blocked for a time, as it kept on being refused or failing
+    /// ([`Penalty`](crate::Penalty)). [`Outcome::blocked_for`](crate::Outcome::blocked_for) says how
+    /// long.
+    Penalty,
 }
 
 impl Reason {
     /// Whether the refusal has numbers of a quota to show.
     pub(crate) const fn is_counted(self) -> bool {
-        matches!(self, Self::QuotaExceeded | Self::CostExceedsQuota)
+        matches!(self, Self::QuotaExceeded | Self::CostExceedsQuota | Self::Penalty)
     }
 
     /// Whether the store has nothing to count: no key, or no quota.

@@ -9,7 +9,7 @@ use crate::{
     describe::{optional_seconds, quota, seconds},
     key::Extracted,
     limiter::{Decision, Reason, rules::Rule},
-    policy::QuotaSource,
+    policy::{QuotaSource, english},
     quota::Quota,
 };
 
@@ -38,6 +38,16 @@ pub struct PolicyExplanation {
     /// How long the policy holds a request at most, instead of refusing it.
     #[serde(rename = "hold_seconds", serialize_with = "seconds")]
     pub hold: Duration,
+    /// The policy's [penalty](crate::Penalty) in words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub penalty: Option<String>,
+    /// How much longer the key is blocked by the penalty; `None` if it is not.
+    #[serde(
+        rename = "blocked_seconds",
+        serialize_with = "optional_seconds",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub blocked: Option<Duration>,
     /// What the policy would say.
     #[serde(flatten)]
     pub verdict: PolicyVerdict,
@@ -162,6 +172,8 @@ impl PolicyExplanation {
             quota_from: QuotaFrom::Policy,
             unit: settings.unit.as_deref().map(Into::into),
             hold: Duration::from_nanos(rule.entry.special.hold()),
+            penalty: settings.penalty.as_ref().map(english::penalty),
+            blocked: None,
             verdict: PolicyVerdict::NotAsked,
             numbers: None,
         }
@@ -173,6 +185,7 @@ impl PolicyExplanation {
         let Some(outcome) = outcomes.find(|outcome| outcome.charge.policy == counted_as) else {
             return;
         };
+        self.blocked = outcome.blocked_for();
         self.verdict = match outcome.reason() {
             None => PolicyVerdict::Admitted,
             Some(reason) => PolicyVerdict::Refused { reason, retry_after: outcome.retry_after() },

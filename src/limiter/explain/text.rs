@@ -137,6 +137,12 @@ impl fmt::Display for PolicyExplanation {
                 (false, _) => f.write_str("\n")?,
             }
         }
+        if let Some(penalty) = &self.penalty {
+            writeln!(f, "  penalty: {penalty}")?;
+        }
+        if let Some(block) = self.blocked {
+            writeln!(f, "  blocked: for {} more", rounded(block))?;
+        }
         if !self.hold.is_zero() {
             writeln!(f, "  holds a request: up to {}", rounded(self.hold))?;
         }
@@ -193,6 +199,7 @@ fn why(reason: Reason) -> &'static str {
         Reason::StoreUnavailable => "the store does not answer",
         Reason::SourceUnavailable => "the override source does not answer",
         Reason::Blocked => "the caller is blocked",
+        Reason::Penalty => "the key is blocked by the penalty",
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use super::{ActiveOverrides, OverrideError};
+use super::{ActiveOverrides, OverrideError, penalties::Penalties};
 use crate::{
     key::Fingerprint,
     override_record::{MAX_TIME, Override, OverrideKind},
@@ -46,6 +46,8 @@ pub struct OverrideChange {
     what: Result<What, OverrideError>,
     reason: Option<String>,
     author: Option<String>,
+    /// The penalties that are lifted first.
+    penalties: Option<Penalties>,
     /// Begins at the first poll.
     changing: Option<Changing>,
 }
@@ -67,7 +69,14 @@ impl OverrideChange {
         what: Result<What, OverrideError>,
     ) -> Self {
         let overrides = Arc::clone(overrides);
-        Self { overrides, caller, what, reason: None, author: None, changing: None }
+        let (reason, author, penalties, changing) = (None, None, None, None);
+        Self { overrides, caller, what, reason, author, penalties, changing }
+    }
+
+    /// Lifts these penalties as well.
+    pub(super) fn lift(mut self, penalties: Option<Penalties>) -> Self {
+        self.penalties = penalties;
+        self
     }
 
     /// Says why, in at most 200 characters. Default: nothing. Operators see it beside the override.
@@ -89,7 +98,10 @@ impl OverrideChange {
     /// Redis does. Then nothing is changed.
     pub fn at_once(mut self) -> Result<Vec<Override>, OverrideError> {
         let update = self.update()?;
-        self.overrides.change_at_once(update)
+        let changed = self.overrides.change_at_once(update)?;
+        // A store that does not answer at once makes it later.
+        drop(self.penalties.take().and_then(|penalties| penalties.lift()));
+        Ok(changed)
     }
 
     /// The change, by the time of this moment.
@@ -121,11 +133,21 @@ impl Future for OverrideChange {
             return changing.as_mut().poll(context);
         }
         let update = self.update()?;
-        if !self.overrides.is_shared() {
+        let lifting = self.penalties.take().and_then(|penalties| penalties.lift());
+        if lifting.is_none() && !self.overrides.is_shared() {
             return Poll::Ready(self.overrides.change_at_once(update));
         }
         let overrides = Arc::clone(&self.overrides);
-        let changing = async move { overrides.change(update).await };
+        let changing = async move {
+            if let Some(lifting) = lifting {
+                lifting.await.map_err(OverrideError::Store)?;
+            }
+            if overrides.is_shared() {
+                overrides.change(update).await
+            } else {
+                overrides.change_at_once(update)
+            }
+        };
         self.changing.insert(Box::pin(changing)).as_mut().poll(context)
     }
 }

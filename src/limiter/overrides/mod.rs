@@ -13,13 +13,13 @@ mod callers_own;
 mod change;
 mod error;
 mod known;
+mod penalties;
 mod saved;
 mod source;
 mod table;
 
 use std::time::Duration;
 
-use self::change::What;
 pub(super) use self::source::{Answer, Ask, SourceCache};
 pub(super) use self::{active::ActiveOverrides, awaited::AwaitedCaller, callers_own::CallersOwn};
 pub use self::{
@@ -28,6 +28,7 @@ pub use self::{
     saved::SavedOverrides,
     source::{CachedSource, OnSourceFailure, OverrideSource, SourceFuture, SourceOverrides},
 };
+use self::{change::What, penalties::Penalties};
 use super::Limiter;
 pub use crate::override_record::{Override, OverrideKind};
 use crate::{
@@ -94,6 +95,8 @@ pub struct Overrides {
 pub struct CallerOverrides {
     limiter: Limiter,
     caller: Fingerprint,
+    /// Its key; `None` if only the fingerprint is known.
+    key: Option<Key<'static>>,
 }
 
 impl Overrides {
@@ -105,8 +108,9 @@ impl Overrides {
     /// [`OverrideError::UnfitKey`] if no request can have this key.
     pub fn caller<'k>(&self, key: impl Into<Key<'k>>) -> Result<CallerOverrides, OverrideError> {
         let caller = self.limiter.core.caller_of_key(key.into());
-        let (caller, _) = caller.ok_or(OverrideError::UnfitKey)?;
-        self.by_fingerprint(Fingerprint(caller))
+        let (caller, key) = caller.ok_or(OverrideError::UnfitKey)?;
+        let caller = self.by_fingerprint(Fingerprint(caller))?;
+        Ok(CallerOverrides { key: Some(key.into_owned()), ..caller })
     }
 
     /// The overrides of the caller with this fingerprint, such as one from [`list`](Self::list), or
@@ -119,7 +123,7 @@ impl Overrides {
         if core.caller.is_none() && core.rules().for_requests().next().is_some() {
             return Err(OverrideError::NoCaller);
         }
-        Ok(CallerOverrides { limiter: self.limiter.clone(), caller })
+        Ok(CallerOverrides { limiter: self.limiter.clone(), caller, key: None })
     }
 
     /// All overrides that apply now, in the order in which they were set.
@@ -280,12 +284,21 @@ impl CallerOverrides {
         self.change(Ok(What::Set { kind: OverrideKind::Block, time }))
     }
 
-    /// Ends the caller's block. The result of the change is empty if it was not blocked.
+    /// Ends the caller's block, and lifts its [penalties](crate::Penalty). The result of the change is
+    /// empty if no operator had blocked it.
+    ///
+    /// Where replicas share penalties, the others know within a second.
+    /// Penalties are lifted under each policy that counts by the same kind of key as the limiter's
+    /// [`caller`](crate::LimiterBuilder::caller), and under each that has no kind of key, as only checks
+    /// use it. Their blocks end, and what counted towards the next is forgotten; what was used stays used.
+    /// Penalties of other kinds of key stay: [`Limiter::reset`](crate::Limiter::reset) lifts them. So do all
+    /// penalties if the caller is known [by its fingerprint](Overrides::by_fingerprint) only.
     ///
     /// # Errors
     /// The change fails with [`OverrideError::Store`].
     pub fn unblock(&self) -> OverrideChange {
-        self.change(Ok(What::End { policy: None }))
+        let penalties = self.key.as_ref().map(|key| Penalties::of(&self.limiter, key));
+        self.change(Ok(What::End { policy: None })).lift(penalties)
     }
 
     /// Gives the caller another quota under a policy for `time` from now. Units that the caller has

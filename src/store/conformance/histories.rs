@@ -1,6 +1,6 @@
 //! Any history of charges and corrections: two stores answer the same.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::LazyLock};
 
 use proptest::{
     prelude::*,
@@ -9,7 +9,7 @@ use proptest::{
 use tokio::runtime::Runtime;
 
 use super::{calendars::or_by_calendar, *};
-use crate::{clock::NANOS_PER_SECOND, quota::MAX_UNITS};
+use crate::{clock::NANOS_PER_SECOND, penalty::Penalty, quota::MAX_UNITS};
 
 /// No history goes on longer.
 const END: u64 = START + 3_000_000_000 * SECOND;
@@ -44,6 +44,7 @@ struct ChargeSpec {
     mode: Mode,
     cost: Units,
     ahead: Units,
+    has_penalty: bool,
 }
 
 /// So many sixteenths of the capacity, and some units more.
@@ -55,6 +56,9 @@ enum ChangeSpec {
     GiveBack(Units),
     Take(Units),
     Reset,
+    /// By one of the penalties.
+    Penalize(usize),
+    Pardon,
 }
 
 #[derive(Clone, Debug)]
@@ -65,6 +69,20 @@ enum Later {
     /// The shortest time of the last answer, or one microsecond less.
     Answered(bool),
 }
+
+/// Penalties that change while a history goes on.
+static PENALTIES: LazyLock<[Penalty; 4]> = LazyLock::new(|| {
+    let seconds = Duration::from_secs;
+    let of = |after, within, forget_after| {
+        Penalty::after(after).refusals_within(within).forget_after(forget_after)
+    };
+    [
+        of(1, seconds(60), seconds(60)).block(seconds(1)).then(seconds(5)).then(seconds(3_600)),
+        of(2, seconds(3_600), seconds(86_400)).block(seconds(60)).then(seconds(600)),
+        of(3, seconds(1), seconds(1)).block(Duration::from_micros(7)),
+        of(2, Duration::from_micros(3), Duration::from_micros(1)).block(seconds(2)),
+    ]
+});
 
 fn quotas() -> impl Strategy<Value = (u64, u64)> {
     let units = prop_oneof![
@@ -108,14 +126,16 @@ fn charge_spec() -> impl Strategy<Value = ChargeSpec> {
     let ahead = prop_oneof![5 => Just(Units(0, 0)), 1 => units()];
     // Mostly the first plan, so that one plan lasts.
     let plan = prop_oneof![6 => Just(0_usize), 3 => 1..3_usize, 1 => 3..PLANS];
-    (0..3_u64, 0..3_usize, plan, mode, units(), ahead).prop_map(
-        |(key, policy, plan, mode, cost, ahead)| ChargeSpec {
+    let has_penalty = prop::bool::weighted(0.8);
+    (0..3_u64, 0..3_usize, plan, mode, units(), ahead, has_penalty).prop_map(
+        |(key, policy, plan, mode, cost, ahead, has_penalty)| ChargeSpec {
             key,
             policy,
             plan,
             mode,
             cost,
             ahead,
+            has_penalty,
         },
     )
 }
@@ -130,6 +150,8 @@ fn histories() -> impl Strategy<Value = History> {
         4 => units().prop_map(ChangeSpec::GiveBack),
         3 => units().prop_map(ChangeSpec::Take),
         1 => Just(ChangeSpec::Reset),
+        4 => (0..PENALTIES.len()).prop_map(ChangeSpec::Penalize),
+        1 => Just(ChangeSpec::Pardon),
     ];
     let correct =
         prop::collection::vec((charge_spec(), change, any::<bool>()), 1..4).prop_map(Step::Correct);
@@ -155,7 +177,7 @@ impl ChargeSpec {
         let quota = plans[self.plan][self.policy];
         let one = subject.one(self.key, ALGORITHMS[self.policy], quota);
         let (cost, ahead) = (self.cost.for_quota(&quota), self.ahead.for_quota(&quota));
-        Charge { mode: self.mode, cost, ahead, ..one }
+        Charge { mode: self.mode, cost, ahead, has_penalty: self.has_penalty, ..one }
     }
 }
 
@@ -169,6 +191,8 @@ impl ChangeSpec {
                 Change::Take(units.for_quota(quota).min(u64::try_from(most).unwrap_or(u64::MAX)))
             }
             Self::Reset => Change::Reset,
+            Self::Penalize(index) => Change::Penalize(&PENALTIES[*index]),
+            Self::Pardon => Change::Pardon,
         }
     }
 }
@@ -238,6 +262,7 @@ async fn compare(subject: &Subject<'_>, memory: &Subject<'_>, History { plans, s
                     specs.iter().map(|spec| correction(store, spec)).collect()
                 });
                 let expected = memory.correct(&theirs).await;
+                times.extend(expected.iter().map(|&(wait, ..)| wait));
                 let context = || format!("{ours:#?} at {}", memory.micros());
                 assert_eq!(subject.correct(&ours).await, expected, "{}", context());
             }

@@ -24,6 +24,7 @@ mod corrections;
 mod histories;
 mod in_flight;
 mod naive;
+mod penalties;
 mod promises;
 mod scenarios;
 
@@ -56,6 +57,7 @@ pub(super) async fn keeps_every_promise(store: &dyn Store) {
     corrections::all(store).await;
     changes::all(store).await;
     in_flight::all(store).await;
+    penalties::all(store).await;
 }
 
 /// A store, and the time that a test sets: microseconds, by both clocks.

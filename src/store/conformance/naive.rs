@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use crate::{
-    algorithm::Algorithm,
+    algorithm::{Algorithm, NaivePenalty},
     clock::Now,
     lock::Mutex,
     quota::Quota,
@@ -12,7 +12,13 @@ use crate::{
 };
 
 #[derive(Default)]
-pub(crate) struct NaiveStore(Mutex<HashMap<u128, Vec<Plan>>>);
+pub(crate) struct NaiveStore(Mutex<Keys>);
+
+#[derive(Default)]
+struct Keys {
+    plans: HashMap<u128, Vec<Plan>>,
+    penalties: HashMap<u128, NaivePenalty>,
+}
 
 /// What a key has used by one quota, since it was first charged under it.
 #[derive(Clone)]
@@ -336,8 +342,29 @@ fn look(plans: Option<&Vec<Plan>>, charge: &Charge, now: Now, cost: u64) -> (u64
 impl NaiveStore {
     /// Whether this key is as a new one.
     pub(crate) fn has_expired(&self, charge: &Charge, now: Now) -> bool {
-        let keys = self.0.lock();
+        let keys = &self.0.lock().plans;
         keys.get(&charge.id()).is_none_or(|plans| plans.iter().all(|plan| plan.is_over(now)))
+    }
+}
+
+impl Keys {
+    /// How long until the charge fits, and how much longer its key is blocked.
+    fn waits(&self, charge: &Charge, now: Now) -> (u64, u64) {
+        let wanted = match charge.cost {
+            0 => 0,
+            cost => charge.ahead.saturating_add(cost),
+        };
+        let penalty = self.penalties.get(&charge.id()).filter(|_| charge.has_penalty);
+        let blocked = penalty.map_or(0, |penalty| penalty.blocked_for(now));
+        (look(self.plans.get(&charge.id()), charge, now, wanted).0, blocked)
+    }
+
+    fn usage(&self, charge: &Charge, (wait, blocked): (u64, u64), now: Now) -> Usage {
+        let (_, remaining, reset) = look(self.plans.get(&charge.id()), charge, now, 0);
+        match blocked {
+            0 => Usage::from_nanos(wait, remaining, reset),
+            blocked => Usage::blocked_nanos(blocked, wait, reset),
+        }
     }
 }
 
@@ -345,24 +372,21 @@ impl Store for NaiveStore {
     fn charge(&self, charges: &[Charge], now: Now) -> StoreFuture {
         let keys = &mut *self.0.lock();
         for charge in charges.iter().filter(|charge| charge.mode != Mode::Peek) {
-            keys.get_mut(&charge.id()).into_iter().for_each(|plans| track(plans, charge, now));
+            keys.plans
+                .get_mut(&charge.id())
+                .into_iter()
+                .for_each(|plans| track(plans, charge, now));
         }
-        let wanted = |charge: &Charge| match charge.cost {
-            0 => 0,
-            cost => charge.ahead.saturating_add(cost),
-        };
-        let wait = |charge: &Charge| look(keys.get(&charge.id()), charge, now, wanted(charge)).0;
-        let waits: Vec<u64> = charges.iter().map(wait).collect();
+        let waits: Vec<_> = charges.iter().map(|charge| keys.waits(charge, now)).collect();
         let mut all = charges.iter().zip(&waits);
-        let passes = all.all(|(charge, wait)| charge.mode != Mode::Enforced || *wait == 0);
-        let make = |(charge, wait): (&Charge, u64)| {
-            if passes && wait == 0 && charge.mode != Mode::Peek && charge.cost > 0 {
+        let passes = all.all(|(charge, waits)| charge.mode != Mode::Enforced || *waits == (0, 0));
+        let make = |(charge, waits): (&Charge, (u64, u64))| {
+            if passes && waits == (0, 0) && charge.mode != Mode::Peek && charge.cost > 0 {
                 let new = || vec![Plan::new(charge)];
-                let plans = keys.entry(charge.id()).or_insert_with(new);
+                let plans = keys.plans.entry(charge.id()).or_insert_with(new);
                 change(plans, charge, |plan, is_own| plan.consume(charge.cost, now, is_own));
             }
-            let (_, remaining, reset) = look(keys.get(&charge.id()), charge, now, 0);
-            Usage::from_nanos(wait, remaining, reset)
+            keys.usage(charge, waits, now)
         };
         let usages = charges.iter().zip(waits.iter().copied()).map(make).collect();
         StoreFuture::ready(Ok(Answer { usages, at: now }))
@@ -372,10 +396,11 @@ impl Store for NaiveStore {
         let keys = &mut *self.0.lock();
         let correct = |correction: &Correction| {
             let charge = &correction.charge;
-            match (correction.change, keys.get_mut(&charge.id())) {
+            match (correction.change, keys.plans.get_mut(&charge.id())) {
                 (Change::Take(0), _) | (Change::GiveBack(_), None) => {}
                 (Change::Take(units), _) => {
-                    let plans = keys.entry(charge.id()).or_insert_with(|| vec![Plan::new(charge)]);
+                    let new = || vec![Plan::new(charge)];
+                    let plans = keys.plans.entry(charge.id()).or_insert_with(new);
                     track(plans, charge, now);
                     let made = correction.charged_at.unwrap_or(now);
                     change(plans, charge, |plan, is_own| {
@@ -389,13 +414,25 @@ impl Store for NaiveStore {
                     });
                 }
                 (Change::Reset, _) => {
-                    keys.remove(&charge.id());
+                    keys.plans.remove(&charge.id());
+                    keys.penalties.remove(&charge.id());
+                }
+                (Change::Penalize(penalty), _) => {
+                    keys.penalties.entry(charge.id()).or_default().count(penalty, now);
+                    let charge = Charge { has_penalty: true, ..*charge };
+                    return keys.usage(&charge, keys.waits(&charge, now), now);
+                }
+                (Change::Pardon, _) => {
+                    keys.penalties.remove(&charge.id());
                 }
             }
-            let (_, remaining, reset) = look(keys.get(&charge.id()), charge, now, 0);
-            Usage::from_nanos(0, remaining, reset)
+            keys.usage(charge, (0, 0), now)
         };
         let usages = corrections.iter().map(correct).collect();
         StoreFuture::ready(Ok(Answer { usages, at: now }))
+    }
+
+    fn keeps_penalties(&self) -> bool {
+        true
     }
 }

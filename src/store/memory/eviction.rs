@@ -14,7 +14,7 @@ use crate::{
 const SWEEP_PER_KEY: usize = 4;
 /// How many slots are swept when there is no room.
 const SWEEP_WHEN_FULL: usize = 32;
-/// How many slots are swept for a policy with less than its share, in each of two rounds.
+/// How many slots are swept for a policy with less than its share, in each of three rounds.
 const SWEEP_FOR_SHARE: usize = 128;
 
 /// Sweeps the next slots: removes the keys that have expired.
@@ -38,7 +38,7 @@ pub(super) fn make_room(locked: &mut LockedShard<'_>, charge: &Charge) {
 /// Removes keys that have expired until there is room. If there are none, evicts a key that has
 /// nearly all of its quota left, so that little is given back. That key is not one of another
 /// policy within its share: to give such a key its units back again and again would give back all
-/// of them.
+/// of them. Nor is it one that is or was blocked: its penalty would go with it.
 fn evict_cheap(locked: &mut LockedShard<'_>, charge: &Charge) {
     let share = locked.meta.shares.share(charge.policy);
     let mut nearly_full = None;
@@ -54,7 +54,8 @@ fn evict_cheap(locked: &mut LockedShard<'_>, charge: &Charge) {
             nearly_full = locked.states_at(index).and_then(|(other, states)| {
                 let may_go =
                     other == charge.policy || !locked.meta.shares.is_within(share, other, 0);
-                (may_go && has_eighths_left(&states, 7, locked.now)).then_some(index)
+                let may_go = may_go && has_eighths_left(&states, 7, locked.now);
+                (may_go && !locked.is_penalized_at(index)).then_some(index)
             });
         }
     }
@@ -64,8 +65,8 @@ fn evict_cheap(locked: &mut LockedShard<'_>, charge: &Charge) {
 }
 
 /// If a policy uses less than its share of the room, evicts keys of policies that use more until
-/// there is room: first keys that have half of their quota left, and then any. What these had used
-/// is remembered, so that no flood gives a spent key its quota back.
+/// there is room: first keys that have half of their quota left, then any without a block, and then
+/// blocked ones. What these had used is remembered, so that no flood gives a spent key its quota back.
 #[cold]
 #[inline(never)]
 #[expect(clippy::arithmetic_side_effects, reason = "a shard has room for fewer than 2^40 bytes")]
@@ -75,12 +76,13 @@ fn evict_for_share(locked: &mut LockedShard<'_>, charge: &Charge) {
     if !locked.meta.shares.is_within(share, charge.policy, needed) {
         return;
     }
-    for least_left in [4, 0] {
+    for (least_left, may_be_penalized) in [(4, false), (0, false), (0, true)] {
         for _ in 0..SWEEP_FOR_SHARE.min(locked.capacity()) {
             let index = locked.next_index();
             let Some((other, states)) = locked.states_at(index) else { continue };
             if !locked.meta.shares.is_within(share, other, 0)
                 && has_eighths_left(&states, least_left, locked.now)
+                && (may_be_penalized || !locked.is_penalized_at(index))
             {
                 let (states, now) = (states.into_owned(), locked.now);
                 locked.meta.remember_evicted(other, states, now);

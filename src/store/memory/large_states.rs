@@ -1,5 +1,5 @@
-//! Charges of keys whose states are spilled: states of several quotas, and sliding windows with uses
-//! in more than six steps. Such a charge locks the shard's mutex, and does not stop the fast path of
+//! Charges of keys whose states are spilled: states of several quotas, sliding windows with uses in more
+//! than six steps, and keys with a penalty. Such a charge locks the shard's mutex, and does not stop the fast path of
 //! other keys.
 
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects, clippy::indexing_slicing))]
@@ -8,7 +8,7 @@ use super::{
     address::Address,
     entry::uses_log,
     shard::{Shard, Shards, with_table},
-    shard_meta::expires_at,
+    shard_meta::usage,
     table::Table,
 };
 use crate::{
@@ -37,16 +37,26 @@ fn charge_in<const N: usize>(
     let mut meta = shard.meta();
     let read = table.read(shard.version(), &Address::of(charge), None)?;
     let cost_before = meta.cost(&read.entry);
-    let states = meta.spilled.get_mut(read.entry.spilled_index()?)?;
-    if states.single().is_none() && states.is_expired(now) {
+    let spilled = meta.spilled.get_mut(read.entry.spilled_index()?)?;
+    let is_forgotten = spilled.penalty.is_some() && spilled.has_no_penalty(now);
+    let blocked = spilled.blocked_for(charge, now);
+    let states = &mut spilled.states;
+    if is_forgotten || states.single().is_none() && states.is_expired(now) {
         return None;
     }
-    let charged = states.charge(&charge.quota, now, charge.ahead, charge.cost);
-    read.set_spilled_expiry(expires_at(states, now));
+    let charged = if blocked == 0 {
+        states.charge(&charge.quota, now, charge.ahead, charge.cost).into()
+    } else {
+        states.track(&charge.quota, now);
+        let state = states.under(&charge.quota, now);
+        let wait = state.wait(&charge.quota, now, charge.units_required());
+        usage(&state, charge, wait, blocked, now)
+    };
+    read.set_spilled_expiry(spilled.expires_at(now));
     let cost = meta.cost(&read.entry);
     if cost != cost_before {
         let policy = shard.all.quotas.policy(read.entry.quota_number());
         meta.spend(policy, cost - cost_before);
     }
-    Some(charged.into())
+    Some(charged)
 }

@@ -8,7 +8,7 @@ use super::{
     quota_table::{NO_NUMBER, QuotaTable},
     seqlock::ShardWriter,
     shard::{Shard, with_table},
-    shard_meta::{ShardMeta, expires_at},
+    shard_meta::{KeyState, ShardMeta},
     table::{Table, spin_until_some},
 };
 use crate::{algorithm::StatesByQuota, clock::Now, store::Charge};
@@ -57,18 +57,45 @@ impl<'a> LockedShard<'a> {
         })
     }
 
-    /// Changes the states of a charge's key, which has this entry.
+    /// Whether the key of a charge has room for a penalty: room of its own if it is new, and otherwise
+    /// room to spill its state.
+    pub(super) fn has_room_for_penalty(&self, charge: &Charge) -> bool {
+        let spills_already = with_table!(if uses_log(charge), self.shard, table => {
+            let found = table.find(&self.writer, &Address::of(charge));
+            found.map(|(_, entry)| entry.may_spill())
+        });
+        let needed = match spills_already {
+            Some(true) => return true,
+            Some(false) => self.meta.budget.cost.spilled,
+            None => self.max_cost(charge),
+        };
+        needed == 0 || self.meta.budget.left - self.reserved >= needed
+    }
+
+    /// How much longer a charge's key is blocked; 0 if it is not.
+    pub(super) fn blocked_for(&self, charge: &Charge) -> u64 {
+        if !charge.has_penalty {
+            return 0;
+        }
+        with_table!(if uses_log(charge), self.shard, table => {
+            let found = table.find(&self.writer, &Address::of(charge));
+            let spilled = found.and_then(|(_, entry)| self.meta.spilled_of(&entry));
+            spilled.map_or(0, |spilled| spilled.blocked_for(charge, self.now))
+        })
+    }
+
+    /// Changes the state of a charge's key, which has this entry.
     pub(super) fn change<const N: usize>(
         &mut self,
         table: Table<'_, N>,
         (index, entry): (usize, Entry<N>),
         charge: &Charge,
-        change: impl FnOnce(&mut StatesByQuota),
+        change: impl FnOnce(&mut KeyState),
     ) {
         let quotas = self.quotas();
-        let mut states = self.meta.remove(&entry, quotas);
-        change(&mut states);
-        let entry = self.pack(charge, states, Some(entry.quota_number()));
+        let mut state = self.meta.remove(&entry, quotas);
+        change(&mut state);
+        let entry = self.pack(charge, state, Some(entry.quota_number()));
         self.meta.add(&entry, quotas);
         table.set(&self.writer, index, entry);
     }
@@ -78,9 +105,9 @@ impl<'a> LockedShard<'a> {
         &mut self,
         table: Table<'_, N>,
         charge: &Charge,
-        states: StatesByQuota,
+        state: KeyState,
     ) {
-        let entry = self.pack(charge, states, None);
+        let entry = self.pack(charge, state, None);
         let (meta, quotas, now) = (&mut *self.meta, &self.shard.all.quotas, self.now);
         let keys = *meta.keys_in::<N>();
         if table.must_grow(keys) {
@@ -108,23 +135,26 @@ impl<'a> LockedShard<'a> {
         });
     }
 
-    /// The entry of these states, which are spilled if they have no room in it. Such an entry has
-    /// the quota number of the one before it, so that its policy is known.
+    /// The entry of this state, which is spilled if it has no room in it. Such an entry has the quota
+    /// number of the one before it, so that its policy is known. A penalty that is forgotten goes.
     fn pack<const N: usize>(
         &mut self,
         charge: &Charge,
-        states: StatesByQuota,
+        mut state: KeyState,
         number: Option<u64>,
     ) -> Entry<N> {
         let (address, quotas, policy) = (Address::of(charge), self.quotas(), charge.policy);
-        let packed = states
-            .single()
-            .and_then(|(quota, state)| Entry::pack(&address, policy, state, quota, quotas));
+        if state.has_no_penalty(self.now) {
+            state.penalty = None;
+        }
+        let single = state.states.single().filter(|_| state.penalty.is_none());
+        let packed =
+            single.and_then(|(quota, state)| Entry::pack(&address, policy, state, quota, quotas));
         packed.unwrap_or_else(|| {
-            let expires_at = expires_at(&states, self.now);
-            let intern = || states.iter().find_map(|(quota, _)| quotas.intern(policy, quota));
+            let expires_at = state.expires_at(self.now);
+            let intern = || state.states.iter().find_map(|(quota, _)| quotas.intern(policy, quota));
             let number = number.or_else(intern).unwrap_or(NO_NUMBER);
-            let index = self.meta.spilled.insert(states);
+            let index = self.meta.spilled.insert(state);
             Entry::spilled(&address, number, expires_at, index)
         })
     }
@@ -156,6 +186,14 @@ impl<'a> LockedShard<'a> {
             let entry = table.get(&self.writer, index);
             let policy = self.quotas().policy(entry.quota_number());
             (!entry.is_empty()).then(|| (policy, self.meta.states(&entry, self.quotas())))
+        })
+    }
+
+    /// Whether the key in a slot is blocked, or was so lately.
+    pub(super) fn is_penalized_at(&self, index: usize) -> bool {
+        with_table!(at index, self.shard, (table, index) => {
+            let entry = table.get(&self.writer, index);
+            self.meta.spilled_of(&entry).is_some_and(|spilled| spilled.is_penalized(self.now))
         })
     }
 

@@ -32,7 +32,8 @@
 //! | 5 in flight | | the units held |
 //!
 //! `L` is the lock bit. The quota number stands for a quota and its policy ([`quota_table`]). A
-//! state that needs more bits, more steps or more quotas is *spilled* ([`large_states`]).
+//! state that needs more bits, more steps or more quotas is *spilled* ([`large_states`]), and so is that of
+//! a key with a penalty: the fast path need not look for one.
 //!
 //! # One charge's way
 //! 1. [`fast_path`]: finds the entry, works out the entry after the charge, locks the slot if the
@@ -54,9 +55,10 @@
 //! In this order ([`eviction`]), until a new key has room:
 //! 1. Each new key sweeps 4 slots: expired keys go.
 //! 2. Full: the next 32 slots are swept. Expired keys go, or else the first key with 7/8 of its
-//!    quota left, of the same policy or of one above its share.
-//! 3. The key's policy uses less than its equal share of the shard: up to 256 slots are swept for a
-//!    key of a policy above its share, first for one with half of its quota left.
+//!    quota left, of the same policy or of one above its share. Keys that are or were blocked stay.
+//! 3. The key's policy uses less than its equal share of the shard: up to 384 slots are swept for a
+//!    key of a policy above its share: first for one with half of its quota left, and last for one
+//!    that is or was blocked.
 //! 4. Otherwise the new key gets no entry. It *overflows*: such keys of a policy share one state in
 //!    the shard, and are counted.
 //!
@@ -89,6 +91,7 @@
 //! | Each answer is that of a naive store. | `tests.rs`: `each_answer_is_that_of_a_naive_store`, `it_conforms` |
 //! | No key is admitted more than its quota by many threads. | `tests.rs`: `keys_that_come_from_many_threads_are_admitted_their_quota_each` |
 //! | Memory is bounded. A flood frees no spent key. | `tests.rs`: `a_flood_of_new_keys_stays_bounded_and_frees_no_spent_key`, `a_bound_in_bytes_counts_what_keys_take` |
+//! | Memory is bounded with penalties as well. No flood frees a blocked key. | `penalties.rs` |
 //! | A flood under one policy takes no other policy's share. | `floods.rs`: `a_flood_under_one_policy_costs_the_callers_of_another_nothing`, `no_spent_key_has_its_quota_back_when_another_policy_takes_its_room` |
 
 mod address;
@@ -101,6 +104,8 @@ mod floods;
 mod large_states;
 mod locked_shard;
 mod overflow_counts;
+#[cfg(test)]
+mod penalties;
 mod preview;
 mod quota_table;
 mod seqlock;
@@ -265,6 +270,10 @@ impl Store for MemoryStore {
         let correct = |correction: &Correction| slow_path::correct(&self.shards, correction, now);
         let usages = corrections.iter().map(correct).collect();
         StoreFuture::ready(Ok(Answer { usages, at: now }))
+    }
+
+    fn keeps_penalties(&self) -> bool {
+        true
     }
 
     fn live_keys(&self, now: Now) -> Option<usize> {

@@ -76,6 +76,12 @@ impl Shards {
         (0..self.count()).map(|number| self.get(number).meta().keys()).sum()
     }
 
+    /// How many of these have a state outside of their entry.
+    #[cfg(test)]
+    pub(super) fn spilled(&self) -> usize {
+        (0..self.count()).map(|number| self.get(number).meta().spilled.len()).sum()
+    }
+
     /// How many of these have used units that have not come back. One shard is locked at a time,
     /// and charges of known keys do not wait for it.
     pub(super) fn live_keys(&self, now: Now) -> usize {

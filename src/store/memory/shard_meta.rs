@@ -9,7 +9,55 @@ use super::{
     fair_shares::FairShares,
     quota_table::QuotaTable,
 };
-use crate::{algorithm::StatesByQuota, clock::Now};
+use crate::{
+    algorithm::{PenaltyState, State, StatesByQuota},
+    clock::Now,
+    store::{Charge, Usage},
+};
+
+/// What is kept of a key.
+#[derive(Clone)]
+pub(super) struct KeyState {
+    pub(super) states: StatesByQuota,
+    /// Boxed, as few keys have one.
+    pub(super) penalty: Option<Box<PenaltyState>>,
+}
+
+impl From<StatesByQuota> for KeyState {
+    fn from(states: StatesByQuota) -> Self {
+        Self { states, penalty: None }
+    }
+}
+
+impl KeyState {
+    /// How much longer a charge's key is blocked; 0 if it is not.
+    pub(super) fn blocked_for(&self, charge: &Charge, now: Now) -> u64 {
+        let penalty = self.penalty.as_ref().filter(|_| charge.has_penalty);
+        penalty.map_or(0, |penalty| penalty.blocked_for(now))
+    }
+
+    /// Whether a block runs, or is remembered: then the key goes last from a full store.
+    pub(super) fn is_penalized(&self, now: Now) -> bool {
+        let penalty = self.penalty.as_ref();
+        penalty.is_some_and(|penalty| penalty.was_blocked() && penalty.expires_in(now) > 0)
+    }
+
+    /// Whether it is as that of a new key.
+    pub(super) fn is_expired(&self, now: Now) -> bool {
+        self.states.is_expired(now) && self.has_no_penalty(now)
+    }
+
+    /// Whether there is no penalty, or all of it is forgotten.
+    pub(super) fn has_no_penalty(&self, now: Now) -> bool {
+        self.penalty.as_ref().is_none_or(|penalty| penalty.expires_in(now) == 0)
+    }
+
+    /// The monotonic nanoseconds at which it may be forgotten.
+    pub(super) fn expires_at(&self, now: Now) -> u64 {
+        let penalty = self.penalty.as_ref().map_or(0, |penalty| penalty.expires_in(now));
+        now.monotonic_nanos().saturating_add(self.states.expires_in(now).max(penalty))
+    }
+}
 
 /// What a shard knows beside its entries.
 pub(super) struct ShardMeta {
@@ -19,9 +67,9 @@ pub(super) struct ShardMeta {
     log_keys: usize,
     /// The slot that is swept next. The slots of the log table follow those of the counter table.
     pub(super) cursor: usize,
-    /// The states that have no room in an entry: long logs, large numbers, and those of several
-    /// quotas.
-    pub(super) spilled: Slab<StatesByQuota>,
+    /// The states that have no room in an entry: long logs, large numbers, those of several quotas,
+    /// and those of keys with a penalty.
+    pub(super) spilled: Slab<KeyState>,
     /// By policy, what new keys without an entry share.
     pub(super) shared: HashMap<u64, StatesByQuota>,
     /// By policy, the most that a key had used that was evicted to make room for another policy's
@@ -94,12 +142,12 @@ impl ShardMeta {
         &mut self,
         entry: &Entry<N>,
         quotas: &QuotaTable,
-    ) -> StatesByQuota {
+    ) -> KeyState {
         self.spend(quotas.policy(entry.quota_number()), -self.cost(entry));
         *self.keys_in::<N>() -= 1;
         match entry.spilled_index() {
             Some(index) => self.spilled.remove(index),
-            None => self.states(entry, quotas).into_owned(),
+            None => self.states(entry, quotas).into_owned().into(),
         }
     }
 
@@ -120,14 +168,15 @@ impl ShardMeta {
             Some((state, quota)) => Cow::Owned(StatesByQuota::new(*quota, state)),
             None => {
                 let spilled = self.spilled_of(entry);
-                Cow::Borrowed(spilled.expect("a state that is not in its entry is spilled"))
+                let spilled = spilled.expect("a state that is not in its entry is spilled");
+                Cow::Borrowed(&spilled.states)
             }
         }
     }
 
     /// The spilled state of an entry; `None` if the entry holds its state itself.
     #[expect(clippy::expect_used, reason = "a key whose state is lost has its whole quota again")]
-    fn spilled_of<const N: usize>(&self, entry: &Entry<N>) -> Option<&StatesByQuota> {
+    pub(super) fn spilled_of<const N: usize>(&self, entry: &Entry<N>) -> Option<&KeyState> {
         let index = entry.spilled_index()?;
         Some(self.spilled.get(index).expect("a spilled state lives as long as its entry"))
     }
@@ -149,7 +198,8 @@ impl ShardMeta {
     /// What an entry uses of the budget.
     pub(super) fn cost<const N: usize>(&self, entry: &Entry<N>) -> isize {
         let (cost, spilled) = (&self.budget.cost, self.spilled_of(entry));
-        let logs = if N == LOG { spilled.map_or(1, StatesByQuota::len) as isize } else { 1 };
+        let len = |spilled: &KeyState| spilled.states.len();
+        let logs = if N == LOG { spilled.map_or(1, len) as isize } else { 1 };
         cost.entry(N == LOG) + if entry.may_spill() { logs * cost.spilled } else { 0 }
     }
 
@@ -161,9 +211,19 @@ impl ShardMeta {
         quotas: &QuotaTable,
         now: Now,
     ) -> bool {
-        let is_expired = |states: &StatesByQuota| states.is_expired(now);
+        let is_expired = |state: &KeyState| state.is_expired(now);
         entry.is_expired(quotas, now) && self.spilled_of(entry).is_none_or(is_expired)
     }
+}
+
+/// What is left for a charge by a state, if it has to wait so long for its units, and its key is blocked
+/// for so long.
+pub(super) fn usage(state: &State, charge: &Charge, wait: u64, blocked: u64, now: Now) -> Usage {
+    let charged = state.charged(&charge.quota, now, wait);
+    if blocked == 0 {
+        return charged.into();
+    }
+    Usage::blocked_nanos(blocked, wait, charged.reset)
 }
 
 /// Uses units until no more are left than in `other`, under each quota of that.
@@ -181,19 +241,10 @@ fn raise(states: &mut StatesByQuota, other: &StatesByQuota, now: Now) {
     }
 }
 
-/// The monotonic nanoseconds at which the states may be forgotten.
-pub(super) fn expires_at(states: &StatesByQuota, now: Now) -> u64 {
-    now.monotonic_nanos().saturating_add(states.expires_in(now))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        algorithm::{Algorithm, State},
-        quota::Quota,
-        store::memory::tests::at,
-    };
+    use crate::{algorithm::Algorithm, quota::Quota, store::memory::tests::at};
 
     #[test]
     fn a_raised_bucket_has_its_next_unit_no_earlier_than_the_other() {

@@ -13,11 +13,13 @@ use super::{
     eviction, large_states,
     locked_shard::LockedShard,
     shard::{Shards, with_table},
+    shard_meta::{KeyState, usage},
     table::Table,
 };
 use crate::{
     algorithm::{Algorithm, State, StatesByQuota},
     clock::Now,
+    penalty::Penalty,
     store::{Change, Charge, Correction, Mode, Usage},
 };
 
@@ -50,10 +52,9 @@ pub(super) fn charge_all(shards: &Shards, charges: &[Charge], usages: &mut [Usag
 
     let find = |charge| find(&mut locked[index(charge)], charge);
     let found: SmallVec<[Found; 4]> = charges.iter().map(find).collect();
-    let fits =
-        |(charge, found): (&Charge, &Found)| charge.mode != Mode::Enforced || found.wait == 0;
+    let fits = |(charge, found): (&Charge, &Found)| charge.mode != Mode::Enforced || found.fits();
     let passes = charges.iter().zip(&found).all(fits);
-    let is_made = |charge: &Charge, found: &Found| passes && found.wait == 0 && charge.uses_units();
+    let is_made = |charge: &Charge, found: &Found| passes && found.fits() && charge.uses_units();
     for ((charge, found), usage) in charges.iter().zip(&found).zip(usages) {
         let shard = &mut locked[index(charge)];
         if is_made(charge, found) {
@@ -78,6 +79,10 @@ pub(super) fn charge_all(shards: &Shards, charges: &[Charge], usages: &mut [Usag
 pub(super) fn correct(shards: &Shards, correction: &Correction, now: Now) -> Usage {
     let charge = &correction.charge;
     let mut locked = LockedShard::new(shards.get(shards.number(charge)), now);
+    if let Change::Penalize(penalty) = correction.change {
+        let charge = Charge { has_penalty: true, ..*charge };
+        return penalize(shards, locked, &charge, penalty);
+    }
     let is_new = locked.states(charge).is_none();
     let is_shared = is_new && locked.is_full_for(charge);
     match correction.change {
@@ -95,23 +100,69 @@ pub(super) fn correct(shards: &Shards, correction: &Correction, now: Now) -> Usa
             });
         }
         Change::Reset => locked.remove(charge),
+        Change::Pardon if is_new => {}
+        Change::Pardon | Change::Penalize(_) => change_key(&mut locked, charge, |state| {
+            state.penalty = None;
+        }),
     }
-    usage_of(&locked, charge, Found { wait: 0, is_shared })
+    usage_of(&locked, charge, Found { wait: 0, blocked: 0, is_shared })
+}
+
+/// Counts a refusal or a failure towards the penalty of a key, and returns what is left. A key without
+/// an entry of its own gets none: others would be blocked with it.
+fn penalize(
+    shards: &Shards,
+    mut locked: LockedShard<'_>,
+    charge: &Charge,
+    penalty: &Penalty,
+) -> Usage {
+    let now = locked.now;
+    if !locked.has_room_for_penalty(charge) {
+        eviction::make_room(&mut locked, charge);
+    }
+    let has_room = locked.has_room_for_penalty(charge);
+    if has_room {
+        change_key(&mut locked, charge, |state| {
+            state.penalty.get_or_insert_default().count(penalty, now);
+        });
+    }
+    let is_shared = locked.states(charge).is_none();
+    let blocked = locked.blocked_for(charge);
+    let wait = |state: &State| state.wait(&charge.quota, now, charge.units_required());
+    let wait = look(&locked, charge, is_shared, wait);
+    let usage = usage_of(&locked, charge, Found { wait, blocked, is_shared });
+    drop(locked);
+    if !has_room {
+        // Unlocked, as this may log.
+        shards.overflow.record(charge.policy);
+    }
+    usage
 }
 
 /// What was found of a charge, before any charge of its request is made.
 #[derive(Clone, Copy)]
 struct Found {
-    /// How long until it fits.
+    /// How long until its units fit.
     wait: u64,
+    /// How much longer its key is blocked.
+    blocked: u64,
     /// Whether it is counted in the state that keys without an entry share.
     is_shared: bool,
 }
 
+impl Found {
+    const fn fits(&self) -> bool {
+        self.wait == 0 && self.blocked == 0
+    }
+}
+
 /// What is left for a charge.
-fn usage_of(locked: &LockedShard<'_>, charge: &Charge, Found { wait, is_shared }: Found) -> Usage {
-    let usage = |state: &State| state.charged(&charge.quota, locked.now, wait).into();
-    look(locked, charge, is_shared, usage)
+fn usage_of(
+    locked: &LockedShard<'_>,
+    charge: &Charge,
+    Found { wait, blocked, is_shared }: Found,
+) -> Usage {
+    look(locked, charge, is_shared, |state| usage(state, charge, wait, blocked, locked.now))
 }
 
 /// How long until `charge` fits, and where it is counted. Makes room for a new key if needed.
@@ -138,7 +189,8 @@ fn find(locked: &mut LockedShard<'_>, charge: &Charge) -> Found {
         Some(_) | None => {}
     }
     let wait = |state: &State| state.wait(quota, now, charge.units_required());
-    Found { wait: look(locked, charge, is_shared, wait), is_shared }
+    let wait = look(locked, charge, is_shared, wait);
+    Found { wait, blocked: locked.blocked_for(charge), is_shared }
 }
 
 /// Reads the state in which `charge` would be counted.
@@ -167,10 +219,31 @@ fn change(
 ) {
     with_table!(if uses_log(charge), locked.shard, table => {
         match table.find(&locked.writer, &Address::of(charge)) {
-            Some(found) => locked.change(table, found, charge, change),
+            Some(found) => locked.change(table, found, charge, |state| change(&mut state.states)),
             None => begin(locked, table, charge, is_shared, change),
         }
     });
+}
+
+/// Changes the state of a charge's key. A new key gets an entry.
+fn change_key(locked: &mut LockedShard<'_>, charge: &Charge, change: impl FnOnce(&mut KeyState)) {
+    with_table!(if uses_log(charge), locked.shard, table => {
+        match table.find(&locked.writer, &Address::of(charge)) {
+            Some(found) => locked.change(table, found, charge, change),
+            None => {
+                let mut state = new_key(locked, charge).into();
+                change(&mut state);
+                eviction::sweep(locked);
+                locked.insert(table, charge, state);
+            }
+        }
+    });
+}
+
+/// What a new key begins with.
+fn new_key(locked: &LockedShard<'_>, charge: &Charge) -> StatesByQuota {
+    let beginning = locked.meta.beginning(charge.policy).cloned();
+    beginning.unwrap_or_else(|| StatesByQuota::new(charge.quota, State::new(charge.algorithm)))
 }
 
 /// Makes the first change to the states of a new key.
@@ -181,14 +254,12 @@ fn begin<const N: usize>(
     is_shared: bool,
     change: impl FnOnce(&mut StatesByQuota),
 ) {
-    let beginning = locked.meta.beginning(charge.policy).cloned();
-    let new = || StatesByQuota::new(charge.quota, State::new(charge.algorithm));
-    let mut states = beginning.unwrap_or_else(new);
+    let mut states = new_key(locked, charge);
     if is_shared {
         change(locked.meta.shared.entry(charge.policy).or_insert(states));
         return;
     }
     change(&mut states);
     eviction::sweep(locked);
-    locked.insert(table, charge, states);
+    locked.insert(table, charge, states.into());
 }

@@ -1,7 +1,10 @@
 //! The memory store beside a naive one, in few and in many threads, and at its bounds.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering::SeqCst},
+    sync::{
+        LazyLock,
+        atomic::{AtomicU64, Ordering::SeqCst},
+    },
     task::{Context, Poll, Waker},
     time::Duration,
 };
@@ -11,6 +14,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     algorithm::Algorithm,
+    penalty::Penalty,
     quota::Quota,
     store::{
         Change, Mode, Usages,
@@ -63,6 +67,12 @@ enum Step {
 
 const MINUTE: u64 = 60_000;
 
+static PENALTY: LazyLock<Penalty> = LazyLock::new(|| {
+    let minutes = |minutes| Duration::from_millis(minutes * MINUTE);
+    let penalty = Penalty::after(2).refusals_within(minutes(5)).forget_after(minutes(4));
+    penalty.block(minutes(1)).then(minutes(3))
+});
+
 fn any_charge() -> impl Strategy<Value = Charge> {
     let quotas = prop_oneof![
         6 => Just(Quota::per_minute(5)),
@@ -76,12 +86,13 @@ fn any_charge() -> impl Strategy<Value = Charge> {
     let modes =
         prop_oneof![6 => Just(Mode::Enforced), 1 => Just(Mode::DryRun), 1 => Just(Mode::Peek)];
     let costs = prop_oneof![6 => 0..3_u64, 1 => Just(499_999_999_999_990)];
-    (0..3_u64, 0..40_u64, quotas, modes, costs, 0..2_u64).prop_map(
-        |(policy, number, quota, mode, cost, ahead)| {
+    let penalty = prop::bool::weighted(0.8);
+    (0..3_u64, 0..40_u64, quotas, modes, costs, 0..2_u64, penalty).prop_map(
+        |(policy, number, quota, mode, cost, ahead, has_penalty)| {
             let algorithm =
                 [Algorithm::TokenBucket, Algorithm::FixedWindow, Algorithm::SlidingWindow];
             let charge = charge(key(number), algorithm[policy as usize], quota);
-            Charge { policy: (policy + 1) << 40, mode, cost, ahead, ..charge }
+            Charge { policy: (policy + 1) << 40, mode, cost, ahead, has_penalty, ..charge }
         },
     )
 }
@@ -96,7 +107,10 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let change = prop_oneof![
         (0..9_u64).prop_map(Change::GiveBack),
         (1..9_u64).prop_map(Change::Take),
-        Just(Change::Reset)
+        Just(Change::Reset),
+        Just(Change::Penalize(&PENALTY)),
+        Just(Change::Penalize(&PENALTY)),
+        Just(Change::Pardon),
     ];
     let step = prop_oneof![
         12 => charges,

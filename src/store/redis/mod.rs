@@ -261,6 +261,10 @@ impl Store for RedisStore {
         })
     }
 
+    fn keeps_penalties(&self) -> bool {
+        true
+    }
+
     fn announce(&self, policies: &Arc<[Announcement]>) {
         self.replica.shards.manager.announced.add(policies);
     }

@@ -113,11 +113,10 @@ impl Shards {
     #[expect(clippy::indexing_slicing, reason = "an index is of the corrections")]
     pub(super) async fn correct(&self, corrections: &[Correction]) -> Result<Answer, StoreError> {
         // Requests that were refused before may pass now. A second time, for refusals that were
-        // remembered meanwhile.
-        let forget = || {
-            corrections.iter().for_each(|correction| self.deny_cache.forget(&correction.charge));
-        };
-        forget();
+        // remembered meanwhile. A refusal that is only counted lasts, unless it begins a block.
+        let frees = |correction: &&Correction| !matches!(correction.change, Change::Penalize(_));
+        let forget = |correction: &Correction| self.deny_cache.forget(&correction.charge);
+        corrections.iter().filter(frees).for_each(forget);
         let mut budget = self.manager.time_budget();
         let (mut merged, mut failed) = (not_answered(corrections.len()), None);
         for indices in self.by_shard(corrections.iter().map(|correction| correction.charge.shard)) {
@@ -129,7 +128,11 @@ impl Shards {
                 Err(error) => failed = Some(error),
             }
         }
-        forget();
+        for (correction, usage) in corrections.iter().zip(&*merged.usages) {
+            if frees(&correction) || usage.blocked_for().is_some() {
+                forget(correction);
+            }
+        }
         failed.map_or(Ok(merged), Err)
     }
 

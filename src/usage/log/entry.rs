@@ -67,7 +67,7 @@ pub enum LoggedVerdict {
 }
 
 impl LoggedVerdict {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::Allowed,
         Self::Refused(Reason::QuotaExceeded),
         Self::Refused(Reason::CostExceedsQuota),
@@ -77,12 +77,13 @@ impl LoggedVerdict {
         Self::Refused(Reason::StoreUnavailable),
         Self::Refused(Reason::SourceUnavailable),
         Self::Refused(Reason::Blocked),
+        Self::Refused(Reason::Penalty),
         Self::Undecided,
     ];
 
     /// The name in logs: `allowed`, `undecided`, or the reason: `quota_exceeded`,
     /// `cost_exceeds_quota`, `no_quota`, `missing_key`, `unreadable_key`, `store_unavailable`,
-    /// `source_unavailable`, `blocked`.
+    /// `source_unavailable`, `blocked`, `penalty`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -95,6 +96,7 @@ impl LoggedVerdict {
             Self::Refused(Reason::StoreUnavailable) => "store_unavailable",
             Self::Refused(Reason::SourceUnavailable) => "source_unavailable",
             Self::Refused(Reason::Blocked) => "blocked",
+            Self::Refused(Reason::Penalty) => "penalty",
             Self::Undecided => "undecided",
         }
     }

@@ -31,7 +31,7 @@ use super::{
 };
 use crate::{
     algorithm::Algorithm,
-    clock::{Now, nanos},
+    clock::{NANOS_PER_SECOND, Now, nanos},
     lock::Mutex,
     quota::Quota,
     store::{Answer, Charge, Mode, Usage, Usages},
@@ -40,6 +40,9 @@ use crate::{
 const SEGMENTS: usize = 64;
 /// The most refusals of one key. A refusal of more units holds longer.
 const MAX_REFUSALS: usize = 4;
+
+/// A block is not remembered for longer: another replica may lift it.
+const LONGEST_BLOCK: u64 = NANOS_PER_SECOND;
 
 /// Its times are of the caller's monotonic clock.
 pub(super) struct DenyCache {
@@ -71,6 +74,8 @@ struct DeniedKey {
     refusals: SmallVec<[Refusal; 1]>,
     remaining: u64,
     resets_at: u64,
+    /// When the block of its penalty ends; 0 if there is none. None of its refusals is used longer.
+    blocked_until: u64,
     /// When the server refused it, by its clock.
     refused_at: Now,
     /// When the reply came.
@@ -183,10 +188,17 @@ impl Segment {
     fn look_up(&self, charge: &Charge, now: u64) -> Option<(Usage, Now)> {
         let denied = self.denied.get(&charge.id()).filter(|denied| denied.quota == charge.quota)?;
         let wait = denied.refused_until(charge, now)?.checked_sub(now).filter(|wait| *wait > 0)?;
+        if denied.is_blocked() && !charge.has_penalty {
+            // The policy has no penalty any more, so the block has ended.
+            return None;
+        }
         // Units may have come back since: the next answer of the server shows them.
         let reset = denied.resets_at.checked_sub(now).filter(|left| *left > 0).unwrap_or(wait);
         let since = Duration::from_nanos(now.saturating_sub(denied.received_at));
-        let usage = Usage::from_nanos(wait, denied.remaining, reset);
+        let usage = match denied.blocked_until.saturating_sub(now) {
+            0 => Usage::from_nanos(wait, denied.remaining, reset),
+            blocked => Usage::blocked_nanos(blocked, wait, reset),
+        };
         Some((usage, later(denied.refused_at, since)))
     }
 
@@ -203,12 +215,17 @@ impl Segment {
         {
             return;
         }
-        let before = self.denied.remove(&slot).filter(|before| before.quota == quota);
+        let block = usage.blocked_for().map(nanos);
+        // Refusals by the quota end at other times than those of a block.
+        let stays =
+            |before: &DeniedKey| before.quota == quota && before.is_blocked() == block.is_some();
+        let before = self.denied.remove(&slot).filter(stays);
         let mut denied = DeniedKey {
             quota,
             refusals: before.map_or_else(SmallVec::new, |before| before.refusals),
             remaining: usage.remaining(),
             resets_at: received.saturating_add(nanos(usage.reset())),
+            blocked_until: block.map_or(0, |block| received.saturating_add(block)),
             refused_at,
             received_at: received,
         };
@@ -216,6 +233,7 @@ impl Segment {
         for (units, wait) in refused_units(charge, usage) {
             // Other replicas may give back units that they have not spent of a lease.
             let longest = if charge.lease > 0 { lifetime(&quota) } else { cache.longest };
+            let longest = longest.min(block.map_or(u64::MAX, |block| block.min(LONGEST_BLOCK)));
             let first_end = sent.saturating_add(wait.min(longest).min(cache.longest));
             denied.add(Refusal { units, first_end, last_end: received.saturating_add(wait) });
         }
@@ -245,6 +263,10 @@ fn refused_units(charge: &Charge, usage: &Usage) -> impl Iterator<Item = (u64, u
 }
 
 impl DeniedKey {
+    fn is_blocked(&self) -> bool {
+        self.blocked_until > 0
+    }
+
     /// When its last refusal ends.
     fn ends(&self) -> u64 {
         self.refusals.iter().map(|refusal| refusal.first_end).max().unwrap_or(0)

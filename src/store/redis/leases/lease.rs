@@ -15,7 +15,9 @@ use crate::{
 /// Whether a charge is spent from a lease. One that the response may correct is not: the correction
 /// asks the server anyway.
 pub(crate) fn is_leased(charge: &Charge) -> bool {
-    charge.lease > 0 && charge.mode == Mode::Enforced && charge.cost > 0 && !charge.is_settled
+    let may_be_leased = charge.mode == Mode::Enforced && charge.cost > 0 && !charge.is_settled;
+    // A replica that spends leased units does not ask whether their key is blocked.
+    charge.lease > 0 && may_be_leased && !charge.has_penalty
 }
 
 /// The same charge, with a lease of 0 if it is not spent from a lease.

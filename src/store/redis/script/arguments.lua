@@ -3,17 +3,20 @@
 -- KEYS      Each is the hash of one caller: a field for each policy, and one for when it expires.
 -- ARGV[1]   The operations. Several corrections may be of one field, and one charge after them.
 -- ARGV[2]   The windows of calendars: those that are about now by the caller's guess.
--- ARGV[3]   Tests only: the time, in microseconds.
--- ARGV[4]   Tests only: how many milliseconds longer than needed counts are kept.
+-- ARGV[3]   The penalties of refusals that are counted.
+-- ARGV[4]   Tests only: the time, in microseconds.
+-- ARGV[5]   Tests only: how many milliseconds longer than needed counts are kept.
 
 local call, pack, parse = redis.call, struct.pack, struct.unpack
 
--- Key number, field number, field, algorithm, action, `first`, `amount`, and the quota: units, window,
--- capacity, and the charge's cost. Units in flight have other numbers instead: see their algorithm. A
--- correction has two more: what was missing in a bucket right after the charge, as whole units and a rest.
-local OPERATION, CORRECTION, OPERATION_SIZE, ACTION = '<I2I2c9BBdddddd', '<I2I2c9BBdddddddd', 79, 14
+-- Key number, field number, number of the penalty's field or 0, field, algorithm, action, `first`,
+-- `amount`, and the quota: units, window, capacity, and the charge's cost. Units in flight have other
+-- numbers instead: see their algorithm. A correction has two more: what was missing in a bucket right after
+-- the charge, as whole units and a rest.
+local OPERATION, CORRECTION, OPERATION_SIZE, ACTION = '<I2I2I2c9BBdddddd', '<I2I2I2c9BBdddddddd', 81, 16
 local EXPIRES = 'expires'
 local ENFORCED, PEEK, LEASE, GIVE_BACK, TAKE, RESET = 0, 2, 3, 4, 5, 6
+local PENALIZE = 8
 
 -- The first byte of an operation's reply. Or else nothing is done, and the caller has to tell the windows
 -- of some calendars.
@@ -30,7 +33,7 @@ local LONGEST_WINDOW = 100 * 365 * 86400000000
 -- clock was a little ahead, may have counted before.
 local AHEAD = 2000000
 
-local now = tonumber(ARGV[3])
+local now = tonumber(ARGV[4])
 if not now then
   local time = call('TIME')
   now = time[1] * 1000000 + time[2]
@@ -39,8 +42,9 @@ end
 -- The fields of each key, and which algorithms are used. `arguments` are those of HMGET, and later of
 -- HSET: there is room for five policies. `last` is the index of the last one in use.
 local operations, keys, ALGORITHMS = ARGV[1], { nil }, { false, false, false, false }
+local has_penalties = false
 for offset = 1, #operations, OPERATION_SIZE do
-  local key_number, field_number, field, algorithm = parse('<I2I2c9B', operations, offset)
+  local key_number, field_number, penalty, field, algorithm = parse('<I2I2I2c9B', operations, offset)
   ALGORITHMS[algorithm] = true
   local key = keys[key_number]
   if not key then
@@ -54,6 +58,12 @@ for offset = 1, #operations, OPERATION_SIZE do
   field_number = field_number + 2
   key.arguments[field_number] = field
   if field_number > key.last then key.last = field_number end
+  if penalty > 0 then
+    local of_penalty = field:sub(1, 8) .. string.char(field:byte(9) + 8)
+    has_penalties, key.penalties = true, key.penalties or {}
+    key.penalties[penalty], key.arguments[penalty + 2] = of_penalty, of_penalty
+    if penalty + 2 > key.last then key.last = penalty + 2 end
+  end
 end
 
 -- The window of now of each calendar: when it begins and ends. `false` if the caller does not know the

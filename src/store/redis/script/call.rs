@@ -32,6 +32,7 @@ const SOURCE: &str = concat!(
     include_str!("arguments.lua"),
     include_str!("algorithms.lua"),
     include_str!("several_quotas.lua"),
+    include_str!("penalties.lua"),
     include_str!("count.lua"),
 );
 static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(SOURCE));
@@ -67,10 +68,11 @@ impl ScriptCall {
         // Each with the index of its key.
         let mut fields: SmallVec<[(usize, [u8; 9]); 8]> = SmallVec::new();
         let mut packed = Vec::with_capacity(operations * OPERATION_SIZE);
+        let mut penalties = Vec::new();
         let mut expected = SmallVec::with_capacity(operations);
         let mut calendars = SmallVec::new();
         let each =
-            corrections.iter().map(|correction| Operation::correct(correction, &names.holder));
+            corrections.iter().map(|each| Operation::correct(each, &names.holder, &mut penalties));
         let charged = charges.iter().map(|charge| Operation::charge(charge, &names.holder));
         for operation in each.chain(charged) {
             let charge = operation.charge;
@@ -79,18 +81,19 @@ impl ScriptCall {
                 keys.push(charge);
                 keys.len() - 1
             });
-            let field = (key, keys::field(charge));
-            let fields_of_key = fields.iter().filter(|(of_key, _)| *of_key == key);
-            let field = match fields_of_key.clone().position(|other| *other == field) {
-                Some(index) => index,
-                None => {
-                    let index = fields_of_key.count();
+            let mut index_of = |field: [u8; 9]| {
+                let field = (key, field);
+                let fields_of_key = fields.iter().filter(|(of_key, _)| *of_key == key);
+                let (known, count) = (fields_of_key.clone(), fields_of_key.count());
+                known.clone().position(|other| *other == field).unwrap_or_else(|| {
                     fields.push(field);
-                    index
-                }
+                    count
+                })
             };
+            let field = index_of(keys::field(charge));
+            let penalty = operation.has_penalty().then(|| index_of(keys::penalty_field(charge)));
             calendars.extend(calendars::number(&charge.quota));
-            expected.push(operation.pack(key, field, &mut packed));
+            expected.push(operation.pack(key, field, penalty, &mut packed));
         }
         let mut command = Cmd::with_capacity(4 + keys.len(), 96 + keys.len() * 64 + packed.len());
         command.arg("EVALSHA").arg(SCRIPT.get_hash()).arg(keys.len());
@@ -103,6 +106,12 @@ impl ScriptCall {
         let server_time = Arc::clone(&names.server_time);
         if !calendars.is_empty() {
             command.arg(Windows::new(&calendars, server_time.load(Relaxed)).packed);
+        }
+        if !penalties.is_empty() {
+            if calendars.is_empty() {
+                command.arg("");
+            }
+            command.arg(penalties);
         }
         let keys = keys.len();
         let call = Self { command, expected, shard, keys, calendars, server_time };
@@ -129,7 +138,8 @@ impl ScriptCall {
     /// time is not the server's.
     #[cfg(test)]
     pub(super) fn at(mut self, now: Now, longer: Duration) -> Self {
-        if self.calendars.is_empty() {
+        // Before the time come the operations, the windows and the penalties.
+        for _ in self.command.args_iter().count()..self.keys + 6 {
             self.command.arg("");
         }
         self.command.arg(micros(now)).arg(longer.as_millis() as u64);

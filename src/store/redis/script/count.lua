@@ -1,6 +1,7 @@
 -- Makes corrections, and then all charges of a request or none. mod.rs beside this file draws the keys,
--- the arguments and the reply. The script is four files in a row: arguments.lua reads what is asked,
--- algorithms.lua and several_quotas.lua count in memory, and this file reads and writes the keys.
+-- the arguments and the reply. The script is five files in a row: arguments.lua reads what is asked,
+-- algorithms.lua, several_quotas.lua and penalties.lua count in memory, and this file reads and writes the
+-- keys.
 --
 -- All times are microseconds. Each algorithm counts as its namesake in src/algorithm, where the reasons
 -- are, with two differences. Numbers are exact below 2^53 only. And the clock may be set back: units
@@ -58,7 +59,7 @@ local function set(key, arguments, last, lasts)
   key.expires = now + lasts
   arguments[last + 1], arguments[last + 2] = EXPIRES, key.expires
   call('HSET', unpack(arguments, 1, last + 2))
-  local millis = (lasts - lasts % 1000) / 1000 + 2 + (ARGV[4] or 0)
+  local millis = (lasts - lasts % 1000) / 1000 + 2 + (ARGV[5] or 0)
   local expires = redis.pcall('PEXPIRE', key.name, millis)
   if expires ~= 1 then
     -- Perhaps the user may not call PEXPIRE.
@@ -83,16 +84,34 @@ local answer = { pack('<d', now), nil, nil, nil, nil, nil, nil, nil, nil, nil, n
 -- Corrections are made one by one.
 local offset, replied = 1, 1
 while (operations:byte(offset + ACTION) or 0) > LEASE do
-  local key_number, field_number, field, algorithm, action, first, amount, units, window, capacity, cost,
-    missing, missing_rest = parse(CORRECTION, operations, offset)
+  local key_number, field_number, penalty, field, algorithm, action, first, amount, units, window,
+    capacity, cost, missing, missing_rest = parse(CORRECTION, operations, offset)
   local key = keys[key_number]
   local old_text = key.texts[field_number + 1]
   local fits, text, lasts, changed, _, list = ALGORITHMS[algorithm](
-    action ~= RESET and old_text, action, first, amount, units, window, capacity, cost, missing,
-    missing_rest
+    action ~= RESET and old_text, action < PENALIZE and action or PEEK, first, amount, units, window,
+    capacity, cost, missing, missing_rest
   )
-  answer[replied + 1], answer[replied + 2] = FITS, text
-  if changed and (amount > 0 or action == GIVE_BACK or algorithm == 4) or action == RESET then
+  local blocked = 0
+  if penalty > 0 then
+    local of_penalty = key.penalties[penalty]
+    local penalty_text = key.texts[penalty + 1]
+    if action ~= PENALIZE then
+      if penalty_text then remove(key, of_penalty) end
+      key.texts[penalty + 1] = false
+    else
+      local counted, matters = count_refusal(penalty_text, amount)
+      if counted then
+        set(key, { key.name, of_penalty, counted }, 3, matters)
+        key.texts[penalty + 1] = counted
+      end
+      blocked = blocked_by(key.texts[penalty + 1])
+      fits = fits and blocked == 0
+    end
+  end
+  answer[replied + 1], answer[replied + 2] = (fits or action < PENALIZE) and FITS or REFUSED, text
+  if penalty > 0 then answer[replied + 1] = answer[replied + 1] .. pack('<d', blocked) end
+  if action < PENALIZE and changed and (amount > 0 or action == GIVE_BACK or algorithm == 4) or action == RESET then
     text = list or text
     if lasts > 0 then
       set(key, { key.name, field, text }, 3, lasts)
@@ -111,16 +130,26 @@ end
 local function charge(makes)
   local replied = replied
   for offset = offset, #operations, OPERATION_SIZE do
-    local key_number, field_number, field, algorithm, action, first, amount, units, window, capacity, cost =
-      parse(OPERATION, operations, offset)
+    local key_number, field_number, penalty, field, algorithm, action, first, amount, units, window,
+      capacity, cost = parse(OPERATION, operations, offset)
     local key = keys[key_number]
     local old_text = key.texts[field_number + 1]
+    local done, blocked, moved, matters = makes and action or PEEK, 0, false, 0
+    if penalty > 0 then
+      blocked, moved, matters = blocked_by(key.texts[penalty + 1])
+      if blocked > 0 then done = PEEK end
+      if moved and action ~= PEEK then
+        set(key, { key.name, key.penalties[penalty], moved }, 3, matters)
+      end
+    end
     local fits, text, lasts, changed, taken, list = ALGORITHMS[algorithm](
-      old_text, makes and action or PEEK, first, amount, units, window, capacity, cost
+      old_text, done, first, amount, units, window, capacity, cost
     )
+    if blocked > 0 then fits = false end
     if makes and not fits and (action == ENFORCED or action == LEASE) then return false end
     answer[replied + 1], answer[replied + 2] = fits and FITS or REFUSED, text
     if action == LEASE then answer[replied + 1] = answer[replied + 1] .. pack('<d', taken) end
+    if penalty > 0 then answer[replied + 1] = answer[replied + 1] .. pack('<d', blocked) end
     if changed and action ~= PEEK then
       if lasts > 0 then
         local arguments, last = key.arguments, key.last + 2

@@ -119,6 +119,17 @@ pub(super) fn field(charge: &Charge) -> [u8; 9] {
     field
 }
 
+/// The field of a policy's penalty. It has the policy's algorithm, as a policy with another algorithm is
+/// another policy.
+pub(super) fn penalty_field(charge: &Charge) -> [u8; 9] {
+    let mut field = field(charge);
+    field[8] |= PENALTY;
+    field
+}
+
+/// Beside the numbers of the algorithms.
+const PENALTY: u8 = 8;
+
 /// The number of the algorithm in the script.
 pub(super) fn algorithm(charge: &Charge) -> u8 {
     match charge.algorithm {
@@ -158,6 +169,7 @@ mod tests {
         assert_eq!(names.announcement(7), "test:{AAAAAAAAAAA}policy:AAAAAAAAAAc");
         assert_eq!(names.overrides(7), "test:{AAAAAAAAAAA}overrides:AAAAAAAAAAc");
         let name = |names: &KeyNames, charge: &Charge| (names.key(charge), field(charge));
+        assert_ne!(field(&CHARGE), penalty_field(&CHARGE));
         let others = [
             Charge { key: 1 << 64 | 3, ..CHARGE },
             Charge { key: 2 << 64 | 2, ..CHARGE },

@@ -8,26 +8,31 @@
 //! ```text
 //! tower-quota:{<shard>}<key>             base64; a cluster places the key by what is in the braces
 //!   <policy: u64><format | algorithm>    9 bytes: the policy's count, see below
+//!   <policy: u64><… | 8>                 the penalty of the key under the policy
 //!   expires                              microseconds since 1970
 //! ```
 //!
 //! # Arguments
-//! `KEYS` are the hashes. `ARGV[1]` has 79 bytes for each operation. Corrections come first. All
+//! `KEYS` are the hashes. `ARGV[1]` has 81 bytes for each operation. Corrections come first. All
 //! numbers are little-endian:
 //! ```text
 //!  0  u16  key        from 1: which of KEYS
 //!  2  u16  field      from 1: which of the key's fields in this call
-//!  4  [9]  field name
-//! 13  u8   algorithm  1 token bucket, 2 fixed window, 3 sliding window, 4 in flight
-//! 14  u8   action     0 enforced, 1 dry run, 2 peek, 3 lease, 4 give back, 5 take, 6 reset
-//! 15  f64  first      charge: how many units must fit; correction: when its charge was made
-//! 23  f64  amount     how many units are charged, leased or corrected
-//! 31  f64  units      the quota …
-//! 39  f64  window     … in microseconds
-//! 47  f64  capacity
-//! 55  f64  cost       correction: the cost of its charge
-//! 63  f64  missing    correction in a bucket: what was missing right after its charge,
-//! 71  f64  rest       as whole units and parts of one (`window` parts are one unit)
+//!  4  u16  penalty    from 1: the field of the key's penalty; 0: there is none, or it does not matter
+//!  6  [9]  field name
+//! 15  u8   algorithm  1 token bucket, 2 fixed window, 3 sliding window, 4 in flight
+//! 16  u8   action     0 enforced, 1 dry run, 2 peek, 3 lease, 4 give back, 5 take, 6 reset, 8 penalize,
+//!                     9 pardon
+//! 17  f64  first      charge, and penalize: how many units must fit; another correction: when its
+//!                     charge was made
+//! 25  f64  amount     how many units are charged, leased or corrected; penalize: where its penalty
+//!                     begins in ARGV[3], from 1
+//! 33  f64  units      the quota …
+//! 41  f64  window     … in microseconds
+//! 49  f64  capacity
+//! 57  f64  cost       correction: the cost of its charge
+//! 65  f64  missing    correction in a bucket: what was missing right after its charge,
+//! 73  f64  rest       as whole units and parts of one (`window` parts are one unit)
 //! ```
 //! For units in flight, `units` is the replica, `window` how long it holds them if it says no more, and
 //! `cost` the number of its last statement. The action *take* is a statement.
@@ -42,6 +47,10 @@
 //! 32  f64  … and when the next one ends. All are 0: the caller does not know the calendar.
 //! ```
 //!
+//! `ARGV[3]` is there if any operation penalizes: how many refusals begin a block, how many blocks there
+//! are, and in microseconds: within which time refusals count together, after which time blocks are
+//! forgotten, and each block. All are `f64`.
+//!
 //! # Reply
 //! One string: the server's time, and for each operation whether it fits and the count's state.
 //! [`reply`] works out what a state means to a caller, since the server is one and the replicas are
@@ -51,6 +60,7 @@
 //! for each operation:
 //!   u8  1: fits, 0: does not
 //!   f64 units taken, if the action is a lease
+//!   f64 for how many microseconds more the key is blocked, if the operation has the field of a penalty
 //!   state:
 //!     token bucket    f64 missing, rest, at, units, window, capacity
 //!     fixed window    f64 start, used, units, window; and of a calendar: end

@@ -1,5 +1,7 @@
 //! What the script does for one charge or correction, as it is packed: [`Operation`].
 
+use std::time::Duration;
+
 use super::{
     keys::{self, Holder},
     numbers::{EXACT, MAX_COUNT, Rate, micros},
@@ -7,11 +9,12 @@ use super::{
 };
 use crate::{
     algorithm::Algorithm,
+    penalty::Penalty,
     store::{Change, Charge, Correction, Mode},
 };
 
 /// The packed size of an operation, as the module's documentation draws it.
-pub(super) const OPERATION_SIZE: usize = 2 + 2 + 9 + 1 + 1 + 8 * 8;
+pub(super) const OPERATION_SIZE: usize = 2 + 2 + 2 + 9 + 1 + 1 + 8 * 8;
 
 /// The numbers are those of the script.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -24,6 +27,9 @@ enum Action {
     GiveBack = 4,
     Take = 5,
     Reset = 6,
+    /// Counts a refusal or a failure towards a penalty.
+    Penalize = 8,
+    Pardon = 9,
 }
 
 pub(super) struct Operation<'a> {
@@ -31,8 +37,10 @@ pub(super) struct Operation<'a> {
     pub(super) charge: &'a Charge,
     rate: Rate,
     action: Action,
-    /// Of a charge: how many units must fit. Of a correction: when its charge was made.
+    /// Of a charge, and where a refusal is counted: how many units must fit. Of another correction: when
+    /// its charge was made.
     first: u64,
+    /// Units; or where the penalty begins in the argument of penalties.
     amount: u64,
     /// Of a correction: the cost of its charge. Of units in flight: the last statement before it.
     cost: u64,
@@ -57,37 +65,68 @@ impl<'a> Operation<'a> {
         Self { charge, rate, action, first, amount, cost, missing: (0, 0) }
     }
 
-    pub(super) fn correct(correction: &'a Correction, holder: &Holder) -> Self {
+    /// `penalties` is the argument of penalties, to which that of the correction is added.
+    pub(super) fn correct(
+        correction: &'a Correction,
+        holder: &Holder,
+        penalties: &mut Vec<u8>,
+    ) -> Self {
         let (action, amount) = match correction.change {
             Change::GiveBack(units) => (Action::GiveBack, units),
             Change::Take(units) => (Action::Take, units),
             Change::Reset => (Action::Reset, 0),
+            Change::Penalize(penalty) => (Action::Penalize, pack_penalty(penalty, penalties)),
+            Change::Pardon => (Action::Pardon, 0),
         };
         // Where the time is not known, none of its units have come back.
-        let first = correction.charged_at.map_or(EXACT - 1, micros);
+        let first = match correction.change {
+            Change::Penalize(_) => correction.charge.units_required().min(MAX_COUNT),
+            Change::Pardon => 0,
+            _ => correction.charged_at.map_or(EXACT - 1, micros),
+        };
         let Correction { charge, usage, .. } = correction;
         if charge.algorithm == Algorithm::InFlight {
             let rate = Rate::of_holder(charge, holder);
             // Of which statement it comes after.
-            let cost = first.min(holder.last_statement());
-            return Self { charge, rate, action, first: 0, amount, cost, missing: (0, 0) };
+            let (first, cost) = match action {
+                Action::Penalize | Action::Pardon => (first, holder.last_statement()),
+                _ => (0, first.min(holder.last_statement())),
+            };
+            return Self { charge, rate, action, first, amount, cost, missing: (0, 0) };
         }
         let rate = Rate::new(charge.algorithm, &charge.quota);
         let missing = rate.missing(usage).unwrap_or((charge.cost, 0));
         Self { charge, rate, action, first, amount, cost: charge.cost, missing }
     }
 
-    /// Packs it behind other operations. `key` and `field` are the indices of the charge's key and
-    /// field. Returns how to read the reply.
+    /// Whether it reads or writes the field of the key's penalty.
+    pub(super) fn has_penalty(&self) -> bool {
+        match self.action {
+            // A reset forgets a penalty that the policy had, too.
+            Action::Penalize | Action::Pardon | Action::Reset => true,
+            Action::GiveBack | Action::Take => false,
+            _ => self.charge.has_penalty,
+        }
+    }
+
+    /// Packs it behind other operations. `key`, `field` and `penalty` are the indices of the charge's
+    /// key, of its field, and of the field of its penalty. Returns how to read the reply.
     #[expect(
         clippy::arithmetic_side_effects,
         clippy::cast_possible_truncation,
         reason = "no request has as many keys and policies as 16 bits count"
     )]
-    pub(super) fn pack(&self, key: usize, field: usize, packed: &mut Vec<u8>) -> ExpectedReply {
+    pub(super) fn pack(
+        &self,
+        key: usize,
+        field: usize,
+        penalty: Option<usize>,
+        packed: &mut Vec<u8>,
+    ) -> ExpectedReply {
         let Self { charge, rate, .. } = self;
         packed.extend((key as u16 + 1).to_le_bytes());
         packed.extend((field as u16 + 1).to_le_bytes());
+        packed.extend(penalty.map_or(0, |penalty| penalty as u16 + 1).to_le_bytes());
         packed.extend(keys::field(charge));
         packed.extend([keys::algorithm(charge), self.action as u8]);
         let [amount, cost, missing] =
@@ -103,6 +142,18 @@ impl<'a> Operation<'a> {
             quota: rate.quota(charge.algorithm, &charge.quota),
             required: self.first,
             lease: if self.action == Action::Lease { amount } else { 0 },
+            has_penalty: penalty.is_some(),
         }
     }
+}
+
+/// Adds a penalty to those of a call. Returns where it begins, counted from 1.
+fn pack_penalty(penalty: &Penalty, packed: &mut Vec<u8>) -> u64 {
+    let begins = (packed.len() as u64).saturating_add(1);
+    let micros = |time: Duration| time.as_nanos().div_ceil(1_000).min(EXACT.into()) as f64;
+    let times = [penalty.within(), penalty.forget_after];
+    let times = times.into_iter().chain(penalty.blocks.iter().copied()).map(micros);
+    let counts = [f64::from(penalty.after), penalty.blocks.len() as f64];
+    counts.into_iter().chain(times).for_each(|number| packed.extend(number.to_le_bytes()));
+    begins
 }

@@ -18,6 +18,7 @@ use crate::{
         Algorithm, Deficit, FixedWindow, InFlight, MAX_AHEAD, NOT_KNOWN, QuotaState, SlidingWindow,
     },
     clock::Now,
+    penalty,
     quota::Quota,
     store::{Answer, Usage, Usages},
 };
@@ -30,6 +31,9 @@ const NEEDS_WINDOWS: u8 = 2;
 /// A request has fewer of them.
 const MAX_CALENDARS: usize = 1_000;
 
+/// The longest block, in microseconds.
+const LONGEST_BLOCK: u64 = penalty::MAX_TIME.as_secs() * 1_000_000;
+
 /// What must be known of an operation to read its reply.
 #[derive(Clone, Debug)]
 pub(super) struct ExpectedReply {
@@ -40,6 +44,8 @@ pub(super) struct ExpectedReply {
     pub(super) required: u64,
     /// The most units that may be leased; 0 if it is no lease.
     pub(super) lease: u64,
+    /// Whether the reply says how much longer the key is blocked.
+    pub(super) has_penalty: bool,
 }
 
 /// `None`: the script cannot have sent this.
@@ -74,6 +80,10 @@ fn usage(expected: &ExpectedReply, reply: &mut Unread<'_>, micros: u64) -> Optio
         _ => return None,
     };
     let leased = if expected.lease > 0 { reply.number()? } else { 0 };
+    let blocked = if expected.has_penalty { reply.number()? } else { 0 };
+    if blocked > LONGEST_BLOCK || fits && blocked > 0 {
+        return None;
+    }
     // The algorithms work with any unit of time: here with the script's.
     let (quota, now) = (&expected.quota, Duration::from_nanos(micros));
     let now = Now::new(now, now);
@@ -93,15 +103,20 @@ fn usage(expected: &ExpectedReply, reply: &mut Unread<'_>, micros: u64) -> Optio
         Algorithm::SlidingWindow => derive(&reply.sliding_window(quota, micros)?),
         Algorithm::InFlight => derive(&InFlight { held: reply.number()? }),
     };
+    let remaining = remaining.checked_add(leased)?;
+    if leased > expected.lease || remaining > expected.algorithm.capacity(quota) {
+        return None;
+    }
+    if blocked > 0 {
+        return Some(Usage::blocked_nanos(nanos(blocked), nanos(wait), nanos(reset)));
+    }
     // The server decides: a charge that did not fit there does not pass here.
     let wait = match (fits, expected.algorithm) {
         (true, _) => 0,
         (false, Algorithm::InFlight) => NOT_KNOWN,
         (false, _) => wait.max(1),
     };
-    let remaining = remaining.checked_add(leased)?;
-    let is_sound = leased <= expected.lease && remaining <= expected.algorithm.capacity(quota);
-    is_sound.then(|| Usage::from_nanos(nanos(wait), remaining, nanos(reset)))
+    Some(Usage::from_nanos(nanos(wait), remaining, nanos(reset)))
 }
 
 fn nanos(micros: u64) -> u64 {
@@ -186,6 +201,7 @@ pub(super) fn check(expected: &[ExpectedReply], answer: &Answer) {
         let units = 2 * u128::from(capacity) + u128::from(*required);
         let windows = units.div_ceil(u128::from(quota.units().max(1))) + 1;
         let most = windows * u128::from(quota.longest_window()) + u128::from(AHEAD);
+        let most = most.max(usage.blocked_for().map_or(0, |_| LONGEST_BLOCK.into()));
         let most = most.saturating_mul(NANOS_PER_MICRO.into());
         assert!(usage.remaining() <= capacity, "{usage:?} of {quota:?}");
         if quota.units() > 0 {

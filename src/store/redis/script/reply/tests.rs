@@ -15,7 +15,7 @@ fn expected(algorithm: Algorithm) -> ExpectedReply {
     } else {
         Quota::per_window(6, Duration::from_nanos(60))
     };
-    ExpectedReply { algorithm, quota, required: 2, lease: 0 }
+    ExpectedReply { algorithm, quota, required: 2, lease: 0, has_penalty: false }
 }
 
 /// Packs a state as the script does.
@@ -53,8 +53,12 @@ fn a_state_is_told_as_what_it_means() {
     let sliding = expected(Algorithm::SlidingWindow);
     assert_eq!(read_one(&sliding, &log(0, [590, 4], &[570, 1])), Some((20, 1, 20)));
     assert_eq!(read_one(&sliding, &log(1, [0, 0], &[])), Some((0, 6, 0)));
-    let lease = ExpectedReply { lease: 3, ..window };
+    let lease = ExpectedReply { lease: 3, ..window.clone() };
     assert_eq!(read_one(&lease, &pack(1, &[3, 600, 5, 6, 60])), Some((0, 4, 50)));
+    let penalized = ExpectedReply { has_penalty: true, ..window };
+    assert_eq!(read_one(&penalized, &pack(1, &[0, 600, 5, 6, 60])), Some((0, 1, 50)));
+    assert_eq!(read_one(&penalized, &pack(0, &[70, 600, 5, 6, 60])), Some((70, 0, 70)));
+    assert_eq!(read_one(&penalized, &pack(0, &[20, 600, 5, 6, 60])), Some((50, 0, 50)));
     // The server decides: a charge that did not fit there does not pass.
     let free = pack(0, &[0; 6]);
     assert!(!read(&[bucket], &[&[0; NUMBER][..], &free].concat()).unwrap().usages[0].fits());
@@ -104,6 +108,16 @@ fn a_state_that_the_script_cannot_have_written_is_an_error() {
             pack(1, &[4, 600, 1, 6, 60]),
         ),
         (
+            "a block of what fits",
+            ExpectedReply { has_penalty: true, ..of(Algorithm::FixedWindow) },
+            pack(1, &[1, 600, 5, 6, 60]),
+        ),
+        (
+            "a block longer than any",
+            ExpectedReply { has_penalty: true, ..of(Algorithm::FixedWindow) },
+            pack(0, &[LONGEST_BLOCK + 1, 600, 5, 6, 60]),
+        ),
+        (
             "more than there is",
             ExpectedReply { lease: 3, ..of(Algorithm::FixedWindow) },
             pack(1, &[3, 600, 2, 6, 60]),
@@ -119,13 +133,15 @@ fn a_state_that_the_script_cannot_have_written_is_an_error() {
 fn anything() -> impl Strategy<Value = ExpectedReply> {
     let size = |most: u64| prop_oneof![Just(1), 1..20_u64, 1..=most, Just(most)];
     let most = super::super::numbers::MAX_WINDOW_MICROS;
-    (select(ALGORITHMS.to_vec()), size(999_999_999_999_999), size(most), 0..30_u64, 0..3_u64)
-        .prop_map(|(algorithm, units, window, required, lease)| {
+    let sizes = (size(999_999_999_999_999), size(most));
+    (select(ALGORITHMS.to_vec()), sizes, 0..30_u64, 0..3_u64, any::<bool>()).prop_map(
+        |(algorithm, (units, window), required, lease, has_penalty)| {
             let quota = Quota::per_window(units, Duration::from_micros(window));
             let quota =
                 super::super::numbers::Rate::new(algorithm, &quota).quota(algorithm, &quota);
-            ExpectedReply { algorithm, quota, required, lease: lease * 10 }
-        })
+            ExpectedReply { algorithm, quota, required, lease: lease * 10, has_penalty }
+        },
+    )
 }
 
 /// A state that the script can have written, from some numbers.
@@ -143,6 +159,10 @@ fn state(expected: &ExpectedReply, micros: u64, numbers: &[u64]) -> Vec<u8> {
     let push = |reply: &mut Vec<u8>, numbers: &[u64]| reply.extend(&pack(0, numbers)[1..]);
     if expected.lease > 0 {
         push(&mut reply, &[lease]);
+    }
+    if expected.has_penalty {
+        let block = if reply[0] == 0 { at(4) % 3 * (at(5) % (LONGEST_BLOCK / 2)) } else { 0 };
+        push(&mut reply, &[block]);
     }
     match expected.algorithm {
         Algorithm::TokenBucket => {

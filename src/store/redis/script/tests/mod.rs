@@ -5,7 +5,10 @@ mod calendars;
 mod hostile;
 mod plans;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use redis::{Client, ErrorKind, Value};
 use tokio::runtime::Runtime;
@@ -14,6 +17,7 @@ use super::{numbers::Rate, *};
 use crate::{
     algorithm::Algorithm,
     clock::Now,
+    penalty::Penalty,
     quota::Quota,
     store::{
         Answer, Change, Charge, Correction, MemoryStore, Mode, RedisStore, RedisStoreBuilder,
@@ -52,6 +56,10 @@ impl Store for Timed {
         self.set(now);
         self.0.correct(corrections, now)
     }
+
+    fn keeps_penalties(&self) -> bool {
+        self.0.keeps_penalties()
+    }
 }
 
 /// The memory store in the script's microseconds, which it takes for nanoseconds. So both round alike.
@@ -77,13 +85,38 @@ impl Coarse {
             false => *usage,
         };
         let (charge, charged_at) = (Self::charge(charge), charged_at.map(Self::time));
-        Correction { charge, charged_at, usage, change: *change }
+        let change = match *change {
+            Change::Penalize(penalty) => Change::Penalize(Self::penalty(penalty)),
+            change => change,
+        };
+        Correction { charge, charged_at, usage, change }
+    }
+
+    /// There are few of them, and each is kept once.
+    fn penalty(penalty: &Penalty) -> &'static Penalty {
+        static ALL: Mutex<Vec<(Penalty, &'static Penalty)>> = Mutex::new(Vec::new());
+        let mut all = ALL.lock().unwrap();
+        if let Some((_, coarse)) = all.iter().find(|(known, _)| known == penalty) {
+            return coarse;
+        }
+        let micros = |time: Duration| Duration::from_nanos(time.as_micros() as u64);
+        let mut coarse = penalty.clone();
+        coarse.forget_after = micros(coarse.forget_after);
+        coarse.counted = coarse.counted.map(|(counted, within)| (counted, micros(within)));
+        coarse.blocks.iter_mut().for_each(|block| *block = micros(*block));
+        let coarse: &'static Penalty = Box::leak(Box::new(coarse));
+        all.push((penalty.clone(), coarse));
+        coarse
     }
 
     fn answer(answer: StoreFuture, now: Now) -> StoreFuture {
         let fine = |time: Duration| Duration::from_micros(time.as_nanos() as u64);
         let fine = move |usage: Usage| {
-            Usage::new(fine(usage.wait()), usage.remaining(), fine(usage.reset()))
+            let (wait, reset) = (fine(usage.wait()), fine(usage.reset()));
+            match usage.blocked_for() {
+                Some(block) => Usage::blocked(fine(block), wait, reset),
+                None => Usage::new(wait, usage.remaining(), reset),
+            }
         };
         StoreFuture::later(async move {
             let usages = answer.await?.usages.iter().copied().map(fine).collect();

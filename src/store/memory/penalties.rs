@@ -1,0 +1,113 @@
+//! Keys with a penalty at the bounds of the store.
+
+use std::{sync::LazyLock, time::Duration};
+
+use super::{
+    tests::{at, charge, key, usages},
+    *,
+};
+use crate::{algorithm::Algorithm, penalty::Penalty, quota::Quota, store::Change};
+
+static PENALTY: LazyLock<Penalty> = LazyLock::new(|| {
+    let hours = |hours: u64| Duration::from_secs(hours * 3_600);
+    Penalty::after(1).refusals_within(hours(1)).block(hours(2)).forget_after(hours(24))
+});
+
+/// One unit of an hour's quota of eight.
+fn penalized(policy: u64, number: u64) -> Charge {
+    let charge = charge(key(number), Algorithm::TokenBucket, Quota::per_hour(8));
+    Charge { policy: policy << 40, has_penalty: true, ..charge }
+}
+
+/// Counts a refusal. Whether a block runs.
+fn block(store: &MemoryStore, charge: Charge, seconds: u64) -> bool {
+    let refusal = Correction::new(charge, Change::Penalize(&PENALTY));
+    usages(store.correct(&[refusal], at(seconds)))[0].is_blocked()
+}
+
+fn is_blocked(store: &MemoryStore, charge: Charge, seconds: u64) -> bool {
+    usages(store.charge(&[charge], at(seconds)))[0].is_blocked()
+}
+
+#[test]
+fn no_flood_of_new_keys_frees_a_blocked_key() {
+    let store = MemoryStore::with_max_keys(4_000);
+    let blocked: Vec<_> = (0..400).map(|number| penalized(1, number)).collect();
+    assert!(blocked.iter().all(|charge| block(&store, *charge, 0)));
+    // Their quotas are whole, so that nothing else keeps them. Others have used one eighth.
+    for number in 1_000..40_000 {
+        store.charge_at_once(&[penalized(1, number)], &mut [Usage::unknown()], at(1));
+    }
+    assert!((3_900..=4_096).contains(&store.len()), "the store is full");
+    assert!(blocked.iter().all(|charge| is_blocked(&store, *charge, 2)));
+    // A block that is over, and remembered, stays as well.
+    for number in 40_000..80_000 {
+        store.charge_at_once(&[penalized(1, number)], &mut [Usage::unknown()], at(7_201));
+    }
+    assert!(blocked.iter().all(|charge| !is_blocked(&store, *charge, 7_202)));
+    // Forgotten ones go.
+    let day = 86_400 + 7_201;
+    for number in 80_000..120_000 {
+        store.charge_at_once(&[penalized(1, number)], &mut [Usage::unknown()], at(day + 3_600));
+    }
+    assert_eq!(store.shards.spilled(), 0);
+}
+
+#[test]
+fn blocked_keys_of_one_policy_leave_others_their_share() {
+    let store = MemoryStore::with_max_keys(4_000);
+    for number in 0..10_000 {
+        block(&store, penalized(1, number), 0);
+    }
+    assert!(store.len() <= 4_096);
+    // New keys of another policy have a count of their own, each.
+    let overflowed = store.overflowed();
+    for number in 0..1_000 {
+        for _ in 0..8 {
+            assert!(!is_blocked(&store, penalized(2, number), 1));
+        }
+    }
+    assert_eq!(store.overflowed(), overflowed);
+}
+
+#[test]
+fn a_key_without_room_of_its_own_gets_no_penalty() {
+    let store = MemoryStore::with_max_keys(1);
+    assert!(block(&store, penalized(1, 1), 0));
+    let other = penalized(1, 2);
+    assert!(!block(&store, other, 1), "it would be the block of all such keys");
+    assert!(!is_blocked(&store, other, 1) && !is_blocked(&store, penalized(1, 3), 1));
+    assert!(store.overflowed() > 0);
+}
+
+#[test]
+fn a_bound_in_bytes_counts_penalties() {
+    let store = MemoryStore::with_max_bytes(2_000_000);
+    let keys = 20_000;
+    for number in 0..keys {
+        store.charge_at_once(&[penalized(1, number)], &mut [Usage::unknown()], at(0));
+    }
+    let blocked = (0..keys).filter(|number| block(&store, penalized(1, *number), 1)).count();
+    assert!(blocked > 100 && blocked < 2_000, "{blocked}");
+    let bytes = store.shards.spilled() * 400;
+    assert!(bytes < 2_000_000, "{bytes}");
+}
+
+/// What the docs of `Penalty` say of its size. A million take as much each.
+#[test]
+fn penalties_stay_within_the_bound_of_the_store() {
+    const KEYS: u64 = 50_000;
+    let store = MemoryStore::with_max_keys(KEYS as usize);
+    let taken = allocation_counter::measure(|| {
+        for number in 0..KEYS + KEYS / 5 {
+            block(&store, penalized(1, number), 0);
+        }
+    });
+    let keys = store.len();
+    assert!(keys > KEYS as usize * 9 / 10 && keys <= KEYS as usize, "{keys}");
+    assert_eq!(store.shards.spilled(), keys);
+    let each = taken.bytes_current / keys as i64;
+    assert!(each <= 320, "{each} bytes for each penalty");
+    assert!(is_blocked(&store, penalized(1, 0), 7_199));
+    assert!(!is_blocked(&store, penalized(1, 0), 7_200));
+}
