@@ -120,6 +120,17 @@
 //!   caller](LimiterBuilder::max_held_per_caller) and [per key](LimiterBuilder::max_held_per_key).
 //!   A held request takes less than 2 KB, beside the request itself.
 //!
+//! # What lasts
+//!
+//! A limiter may know more of a request than its beginning:
+//!
+//! | what lasts | how it is counted |
+//! |---|---|
+//! | how many requests of a key are under way | [`Policy::in_flight`] |
+//! | a cost that is known when the response has ended: tokens, rows, bytes | [`Policy::settle_at_end`], with a [`Meter`] for the handler |
+//! | a cost that the head of the response tells | [`Policy::settle`] |
+//! | the same for work that is no request | [`PolicyHandle::enter`], and [`Limiter::reserve`] for several policies at once |
+//!
 //! # Limits that change while they run
 //!
 //! - [`Limiter::apply`] replaces all limits of a running limiter, or none. `config::Watch` does so whenever
@@ -335,8 +346,8 @@ pub use crate::{
     },
     limiter::{
         Changes, Check, CheckError, Commit, Decision, DecisionFuture, Enter, EnterError, Limiter,
-        LimiterBuilder, Outcome, Permit, PolicyHandle, QuotaRef, Reason, Refund, Reservation,
-        Reserve, ReserveError, SettingChange, Verdict, overrides,
+        LimiterBuilder, Meter, Outcome, Permit, PolicyHandle, QuotaRef, Reason, Refund,
+        Reservation, Reserve, ReserveError, SettingChange, Verdict, overrides,
     },
     matcher::Matcher,
     penalty::Penalty,

@@ -102,6 +102,11 @@
 //! [`Permit`](crate::Permit) from the extensions of the request, and move it into the task that serves the
 //! connection.
 //!
+//! ## `unknown_meter`
+//! A handler counts for a policy with [`Meter::of`](crate::Meter::of), and no policy of this name
+//! [settles at the end](crate::Policy::settle_at_end). What it counts is not charged; the request costs what
+//! was reserved. Write the name of a policy that settles at the end.
+//!
 //! ## `body_field_not_read`
 //! A policy counts by a field of the body, and no [`BodyFieldLayer`](crate::BodyFieldLayer) has read
 //! the body. The request is refused, as the handler may read the field. Add the layer with this field
@@ -173,6 +178,8 @@ pub enum Code {
     PolicyDiffers,
     /// A connection was upgraded, and nobody keeps its units in flight.
     UpgradeWithoutPermit,
+    /// A handler counts for a policy that does not settle at the end.
+    UnknownMeter,
     /// No layer has read the field of the body by which a policy counts.
     BodyFieldNotRead,
 }
@@ -199,6 +206,7 @@ impl Code {
         Self::RedisQueue,
         Self::PolicyDiffers,
         Self::UpgradeWithoutPermit,
+        Self::UnknownMeter,
         Self::BodyFieldNotRead,
     ];
 
@@ -225,6 +233,7 @@ impl Code {
             Self::RedisQueue => "redis_queue",
             Self::PolicyDiffers => "policy_differs",
             Self::UpgradeWithoutPermit => "upgrade_without_permit",
+            Self::UnknownMeter => "unknown_meter",
             Self::BodyFieldNotRead => "body_field_not_read",
         }
     }

@@ -260,6 +260,9 @@ impl<'a> Build<'a> {
                 Err(problem) => self.problems.add(&at("settle"), &problem),
             }
         }
+        if policy.settle_at_end {
+            built = built.settle_at_end();
+        }
         if let Some(penalty) = &policy.penalty {
             built = built.penalty(penalty.build());
         }

@@ -136,6 +136,7 @@
 //! | `plan`, `plans` | the name of a function, and a table of quotas | none |
 //! | `schedules` | a list like `[{ hours = "Mo-Fr 08:00-18:00", zone = "Europe/Berlin", quota = "50 per minute" }]`, with the feature `calendar`; not for requests with a plan or `quota_by` | none |
 //! | `quota_by`, `cost`, `settle` | the name of a function | none |
+//! | `settle_at_end` | `true`: the [meter](crate::Meter) of a request says at its end what it has cost | `false` |
 //! | `penalty` | [blocks](Penalty), like `{ after = 5, refusals_within = "1 minute", blocks = ["2 minutes", "10 minutes"], forget_after = "1 day" }`; or `failures_within` | none |
 //! | `unit` | the name of the units | `"requests"`, or `"concurrent-requests"` |
 //! | `hold` | a time | as the category says |

@@ -55,6 +55,10 @@ pub struct Policy {
     /// The registered function that corrects the cost by the response.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub settle: Option<String>,
+    /// Whether the cost is known when the response has ended, by the meter of the request. What is charged
+    /// before is an estimate.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub settle_at_end: bool,
     /// Who keeps on being refused, or failing, is blocked. Default: nobody.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub penalty: Option<Penalty>,
@@ -101,6 +105,7 @@ impl Policy {
             quota_by: None,
             cost: None,
             settle: None,
+            settle_at_end: false,
             penalty: None,
             unit: None,
             hold: None,

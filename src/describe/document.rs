@@ -228,6 +228,9 @@ fn row(policy: &PolicyDescription) -> Vec<Cell> {
         (true, false) => limit.push(note("units depend on the request")),
         (_, true) => limit.push(note("units depend on the response")),
     }
+    if policy.cost_at_end {
+        limit.push(note("units are reserved, and settled when the response has ended"));
+    }
     if !policy.hold.is_zero() {
         let hold = english::duration(policy.hold);
         limit.push(note(format!("waits up to {hold} before it refuses")));

@@ -38,7 +38,7 @@ use serde::Serialize;
 
 #[cfg(feature = "calendar")]
 pub use self::policy::ScheduleDescription;
-pub(crate) use self::policy::{optional_seconds, quota, seconds};
+pub(crate) use self::policy::{is_false, optional_seconds, quota, seconds};
 pub use self::{
     html::CONTENT_SECURITY_POLICY,
     message::{HeaderDescription, RefusalDescription, ResponseDescription},

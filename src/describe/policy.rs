@@ -51,6 +51,10 @@ pub struct PolicyDescription {
     pub cost_by_request: bool,
     /// Whether the response decides [how many units](Policy::settle) the request has used.
     pub cost_by_response: bool,
+    /// Whether the cost is [known when the response has ended](Policy::settle_at_end); what is charged
+    /// before is an estimate. Not in JSON if it is not so.
+    #[serde(skip_serializing_if = "is_false")]
+    pub cost_at_end: bool,
     /// Its [penalty](Policy::penalty): who keeps on is blocked. Not in JSON if there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub penalty: Option<PenaltyDescription>,
@@ -132,6 +136,7 @@ impl PolicyDescription {
             hold,
             cost_by_request: policy.settings.cost.is_some(),
             cost_by_response: policy.settings.settle.is_some(),
+            cost_at_end: policy.settings.settles_at_end,
             penalty: policy.settings.penalty.as_ref().map(PenaltyDescription::new),
             dry_run: policy.settings.dry_run,
         }
@@ -159,6 +164,11 @@ impl PolicyDescription {
         let quotas = quotas.chain(self.schedules.iter().map(|schedule| schedule.quota));
         quotas.into_iter().any(|quota| quota.is_by_calendar())
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+pub(crate) fn is_false(flag: &bool) -> bool {
+    !flag
 }
 
 pub(crate) fn quota<S: Serializer>(quota: &Quota, serializer: S) -> Result<S::Ok, S::Error> {

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-use crate::limiter::Permit;
+use crate::limiter::{Meter, Permit};
 
 pin_project! {
     /// The body of a response: the inner service's, or that of a refusal.
@@ -25,9 +25,25 @@ pin_project! {
     #[derive(Debug)]
     enum Kind<B> {
         Inner { #[pin] body: B },
-        // It holds units until it has ended. If it fails or is dropped, they come back as well.
-        Lasting { #[pin] body: B, permit: Option<Permit> },
+        // Until it has ended. If it fails or is dropped, this is its end as well.
+        // Boxed, so that the bodies of other responses are no larger.
+        Lasting { #[pin] body: B, until_end: Option<Box<UntilEnd>> },
         Rejection { bytes: Bytes },
+    }
+}
+
+/// What a response holds until its end: units in flight, and the meter that settles then.
+#[derive(Debug)]
+struct UntilEnd {
+    _permit: Option<Permit>,
+    meter: Option<Meter>,
+}
+
+impl Drop for UntilEnd {
+    fn drop(&mut self) {
+        if let Some(meter) = &self.meter {
+            meter.end();
+        }
     }
 }
 
@@ -36,8 +52,9 @@ impl<B> ResponseBody<B> {
         Self { kind: Kind::Inner { body } }
     }
 
-    pub(crate) fn lasting(body: B, permit: Permit) -> Self {
-        Self { kind: Kind::Lasting { body, permit: Some(permit) } }
+    pub(crate) fn lasting(body: B, permit: Option<Permit>, meter: Option<Meter>) -> Self {
+        let until_end = Some(Box::new(UntilEnd { _permit: permit, meter }));
+        Self { kind: Kind::Lasting { body, until_end } }
     }
 
     pub(crate) fn rejection(bytes: Bytes) -> Self {
@@ -55,11 +72,11 @@ impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         match self.project().kind.project() {
             KindProjection::Inner { body } => body.poll_frame(context),
-            KindProjection::Lasting { mut body, permit } => {
+            KindProjection::Lasting { mut body, until_end } => {
                 let frame = ready!(body.as_mut().poll_frame(context));
                 // A server need not poll a body again that says that it has ended.
                 if !matches!(frame, Some(Ok(_))) || body.is_end_stream() {
-                    drop(permit.take());
+                    drop(until_end.take());
                 }
                 Poll::Ready(frame)
             }

@@ -173,10 +173,16 @@ where
 }
 
 impl Passed {
-    /// Settles the cost; a store that does not answer at once is still correcting it.
+    /// Settles the cost by the head of the response. Returns the correction if the response has to wait
+    /// for it, so that its headers are right.
     fn settle<R>(&self, response: Response<R>) -> (Response<R>, Option<Correcting>) {
+        let Self { decision, responder, .. } = self;
         let (head, body) = response.into_parts();
-        let correcting = Correcting::by_response(&self.responder.limiter, &self.decision, &head);
+        let mut correcting = Correcting::by_response(&responder.limiter, decision, &head);
+        let unseen = correcting.take_if(|correcting| !responder.shows(correcting, decision));
+        if let Some(unseen) = unseen {
+            unseen.detach(decision);
+        }
         (Response::from_parts(head, body), correcting)
     }
 
@@ -186,19 +192,28 @@ impl Passed {
         self.finish(Some(response.status()));
     }
 
-    /// The same; the body then holds the units in flight until it has ended.
+    /// The same; the request then ends with the body, unless it has upgraded its connection.
     #[cold]
     fn answer_lasting<R>(&mut self, mut response: Response<R>) -> Response<ResponseBody<R>> {
         self.answer(&mut response);
-        let Some(permit) = self.decision.record.permit.take() else {
-            return response.map(ResponseBody::inner);
+        let record = &mut *self.decision.record;
+        let (permit, meter) = (record.permit.take(), record.meter.take());
+        let status = response.status();
+        let is_upgrade = |asks_for_tunnel| {
+            status == StatusCode::SWITCHING_PROTOCOLS || asks_for_tunnel && status.is_success()
         };
-        let is_upgrade = response.status() == StatusCode::SWITCHING_PROTOCOLS
-            || permit.asks_for_tunnel() && response.status().is_success();
-        if is_upgrade && !permit.is_kept_elsewhere() {
-            warn_upgrade_without_permit(&permit);
+        if let Some(permit) = &permit
+            && is_upgrade(permit.asks_for_tunnel())
+            && !permit.is_kept_elsewhere()
+        {
+            warn_upgrade_without_permit(permit);
         }
-        response.map(|body| ResponseBody::lasting(body, permit))
+        // The meter of a connection settles with its last clone.
+        let meter = meter.filter(|meter| !is_upgrade(meter.asks_for_tunnel()));
+        if permit.is_none() && meter.is_none() {
+            return response.map(ResponseBody::inner);
+        }
+        response.map(|body| ResponseBody::lasting(body, permit, meter))
     }
 
     #[inline]

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     error::BuildProblem,
-    limiter::{Decision, DependsOnPolicies, Limiter},
+    limiter::{Correcting, Decision, DependsOnPolicies, Limiter},
     policy::Policy,
 };
 
@@ -70,8 +70,8 @@ impl Responder {
         if self.expose_decision {
             head.extensions.insert(decision.clone());
         }
-        if decision.record.permit.is_some() {
-            leave_permit(head, &decision);
+        if decision.record.special.has_end() {
+            leave_for_the_end(head, &decision);
         }
         Ok(decision)
     }
@@ -114,6 +114,12 @@ impl Responder {
         }
         response.extensions_mut().insert(Refused);
         response
+    }
+
+    /// Whether the response has to wait for this correction: a header or an observer shows it.
+    pub(super) fn shows(&self, correcting: &Correcting, decision: &Decision) -> bool {
+        self.observer.is_some()
+            || correcting.corrects(decision, |outcome| self.headers.shows(outcome, decision))
     }
 
     /// Writes quota headers into the response of the inner service.
@@ -178,15 +184,25 @@ impl DependsOnPolicies for Responder {
     }
 }
 
-/// Leaves a clone of the permit in the request.
+/// Leaves clones of the permit and of the meter in the request.
 #[cold]
-fn leave_permit(head: &mut Parts, decision: &Decision) {
-    let Some(permit) = decision.permit() else { return };
-    if head.method == Method::CONNECT {
-        permit.set_asks_for_tunnel();
+fn leave_for_the_end(head: &mut Parts, decision: &Decision) {
+    if let Some(permit) = decision.permit() {
+        if head.method == Method::CONNECT {
+            permit.set_asks_for_tunnel();
+        }
+        if let Some(outer) = head.extensions.insert(permit.clone()) {
+            permit.keep(outer);
+        }
     }
-    if let Some(outer) = head.extensions.insert(permit.clone()) {
-        permit.keep(outer);
+    if decision.record.meter.is_some() {
+        let meter = decision.meter();
+        if head.method == Method::CONNECT {
+            meter.set_asks_for_tunnel();
+        }
+        if let Some(outer) = head.extensions.insert(meter.clone()) {
+            meter.keep(outer);
+        }
     }
 }
 

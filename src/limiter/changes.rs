@@ -191,7 +191,7 @@ impl SettingChange {
     ///
     /// | of | settings |
     /// |---|---|
-    /// | a policy | `quota` (with its unit), `schedules`, `algorithm`, `keys`, `without_key`, `unreadable_as_missing`, `plans`, `quota_by`, `cost`, `settle`, `penalty`, `hold`, `retry_after`, `dry_run`, `on_store_failure`, `shard`, `lease` |
+    /// | a policy | `quota` (with its unit), `schedules`, `algorithm`, `keys`, `without_key`, `unreadable_as_missing`, `plans`, `quota_by`, `cost`, `settle`, `settle_at_end`, `penalty`, `hold`, `retry_after`, `dry_run`, `on_store_failure`, `shard`, `lease` |
     /// | a category | `requests`, `policies`, `hold` |
     /// | `every request`, `checks` | `policies` |
     /// | `categories` | `order` |
@@ -283,6 +283,7 @@ fn settings(rule: &Rule) -> Settings {
         ("quota_by", is(settings.quota_by.is_some(), "a function")),
         ("cost", is(settings.cost.is_some(), "by the request")),
         ("settle", is(settings.settle.is_some(), "by the response")),
+        ("settle_at_end", is(settings.settles_at_end, "yes")),
         ("penalty", settings.penalty.as_ref().map(english::penalty)),
         ("hold", settings.hold.map(english::duration)),
         ("retry_after", settings.retry_after.map(english::duration)),

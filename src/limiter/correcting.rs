@@ -3,12 +3,13 @@
 use std::{
     cmp::Ordering,
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
 use http::response::Parts;
 use smallvec::SmallVec;
+use tokio::runtime::Handle;
 
 use super::{
     Core, Limiter,
@@ -51,7 +52,34 @@ impl Correcting {
             let policy = &rules.of_charge(outcome.charge)?.policy;
             policy.settings.cost_from_response(response)
         };
-        Self::start_with_failures(limiter, decision, cost, failure)
+        let started = Self::start_with_failures(limiter, decision, cost, failure);
+        // The meter goes on from what is charged now.
+        if let (Some(meter), Some(started)) = (&decision.record.meter, &started) {
+            for &Corrected { index, cost } in &started.corrected {
+                if let Some(cost) = cost {
+                    meter.set_charged(&decision.record.charges[index], cost);
+                }
+            }
+        }
+        started
+    }
+
+    /// Whether it corrects an enforced policy that `accepts` accepts.
+    pub(crate) fn corrects(
+        &self,
+        decision: &Decision,
+        accepts: impl Fn(&Outcome<'_>) -> bool,
+    ) -> bool {
+        let enforced =
+            self.corrected.iter().filter(|corrected| corrected.index < decision.record.enforced);
+        enforced.map(|corrected| decision.record.outcome(corrected.index)).any(|one| accepts(&one))
+    }
+
+    /// Lets the store make the corrections while nobody waits for them.
+    pub(crate) fn detach(self, decision: &Decision) {
+        let Self { limiter, answer, corrected } = self;
+        let charges = corrected.iter().map(|corrected| &decision.record.charges[corrected.index]);
+        release_later(&limiter, answer, charges);
     }
 
     /// Starts to correct the charges of `decision` by what each has really cost; `None` for a charge
@@ -150,7 +178,7 @@ fn failure(outcome: &Outcome<'_>, cost: Option<u64>) -> Option<&'static Penalty>
 }
 
 /// What changes a charge of `charged` units to one of `cost`.
-fn change(charged: u64, cost: u64) -> Option<Change> {
+pub(super) fn change(charged: u64, cost: u64) -> Option<Change> {
     let by = cost.abs_diff(charged);
     match cost.cmp(&charged) {
         Ordering::Equal => None,
@@ -184,8 +212,40 @@ pub(super) async fn correct(core: &Core, mut evaluation: Evaluation, change: Cha
 /// Gives back all units that `decision` has charged, as what they were charged for is not done. Units in
 /// flight come back by their [`Permit`](super::Permit).
 pub(crate) fn undo(limiter: &Limiter, decision: &Decision) {
-    drop(Correcting::start(limiter, decision, |_| Some(0)));
-    release_all(&limiter.core, &decision.record);
+    if let Some(correcting) = Correcting::start(limiter, decision, |_| Some(0)) {
+        correcting.detach(decision);
+    }
+}
+
+/// Makes corrections that nobody waits for.
+pub(super) fn correct_unawaited(
+    limiter: &Limiter,
+    counted_locally: bool,
+    corrections: &[Correction],
+) {
+    let core = &*limiter.core;
+    let answer = core.correct(counted_locally, corrections, core.clock.now());
+    release_later(limiter, answer, corrections.iter().map(|correction| &correction.charge));
+}
+
+/// Wakes requests that wait for the keys of these charges, once the store has answered.
+fn release_later<'a>(
+    limiter: &Limiter,
+    mut answer: StoreFuture,
+    charges: impl Iterator<Item = &'a Charge>,
+) {
+    let mut context = Context::from_waker(Waker::noop());
+    if Pin::new(&mut answer).poll(&mut context).is_pending()
+        && let Ok(runtime) = Handle::try_current()
+    {
+        let (limiter, charges) = (limiter.clone(), charges.copied().collect::<Vec<_>>());
+        drop(runtime.spawn(async move {
+            let _ = answer.await;
+            release(&limiter.core, &charges);
+        }));
+        return;
+    }
+    release(&limiter.core, charges);
 }
 
 /// The correction of one charge of a decision.

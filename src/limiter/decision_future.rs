@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use super::{
-    Core, Limiter, Permit,
+    Core, Limiter, Meter, Permit,
     current_rules::{KeptRules, LoadedRules},
     decision::{Decision, Record, Special},
     evaluation::Evaluation,
@@ -172,8 +172,9 @@ fn finish(
     was_queued: bool,
 ) -> Decision {
     let mut decision = conclude(&limiter.core, evaluation, at, held, was_queued);
-    if decision.record.special.lasts() {
+    if decision.record.special.has_end() {
         decision.record.permit = Permit::of(limiter, &decision.record);
+        decision.record.meter = Meter::of_decision(limiter, &decision.record);
         tell_waits(rules, &mut decision);
     }
     observe(rules, &decision);

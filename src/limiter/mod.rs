@@ -32,6 +32,7 @@ mod fallback;
 mod labels;
 #[cfg(feature = "describe")]
 mod lint;
+mod meter;
 pub mod overrides;
 mod penalizing;
 mod permit;
@@ -63,6 +64,7 @@ pub use self::{
     decision::{Decision, Outcome, Reason, Verdict},
     decision_future::DecisionFuture,
     enter::{Enter, EnterError},
+    meter::Meter,
     permit::Permit,
     policy_handle::PolicyHandle,
     quota_ref::QuotaRef,

@@ -367,11 +367,11 @@ impl Rule {
                 refused: None,
                 unreadable: None,
                 replicas: 1,
-                special: Special::new(hold, lasts),
+                special: Special::new(hold, lasts, policy.settings.settles_at_end),
             },
             charge: Charge {
                 mode: if policy.settings.dry_run { Mode::DryRun } else { Mode::Enforced },
-                is_settled: policy.settings.settle.is_some() || lasts,
+                is_settled: policy.settings.is_settled() || lasts,
                 lease: policy.settings.lease,
                 has_penalty: policy.settings.penalty.is_some(),
                 ..Charge::new(policy_id, 0, policy.algorithm(), policy.quota())

@@ -353,6 +353,50 @@ impl Policy {
         self.set_once("settle", |settings| settings.settle.replace(Arc::new(cost)).is_some())
     }
 
+    /// Settles the cost when the request has ended, by what its [`Meter`](crate::Meter) has counted: tokens
+    /// of a stream, rows of an export, bytes of a body. Until then, the [`cost`](Self::cost) is an estimate,
+    /// and is reserved: the request passes only if it is left.
+    ///
+    /// - The request ends when the body of the response has ended, failed or was dropped; when the handler
+    ///   panics or fails; or when the caller leaves before the response. What the meter has counted by then
+    ///   is charged: a caller who hangs up pays for what was made. For an upgraded connection, and without a
+    ///   layer, it ends when the last clone of the meter is dropped.
+    /// - If the handler adds nothing to its meter, not even 0, the estimate stays.
+    /// - The difference is given back or charged as of when the request was admitted. A window that has
+    ///   ended meanwhile is corrected, and not the one that follows: the day of the beginning gets its
+    ///   units back. A token bucket, which has no windows, owes the difference from the end on.
+    /// - More than was left may be charged. Then `remaining` is 0, and nothing passes until that is paid: a
+    ///   window admits nothing until it has passed, and owes nothing beyond it; a token bucket owes at most
+    ///   one whole capacity, and forgets the rest. [`Meter::left`](crate::Meter::left) and
+    ///   [`Meter::exhausted`](crate::Meter::exhausted) let a stream stop when what was reserved is used up.
+    /// - An estimate of 0 always passes, whatever is owed. So estimate at least 1.
+    /// - With [`settle`](Self::settle) as well, the head of the response settles the estimate first, such as
+    ///   to 0 for a response that fails.
+    /// - What a [dry run](Self::dry_run) would have refused is not charged, and stays so. If other limits are
+    ///   [applied](crate::Limiter::apply) meanwhile, or the policy is gone, the request still settles: under
+    ///   the quota that it was admitted under. A [reset](crate::Limiter::reset) meanwhile gives the reserved
+    ///   units back already; what is given back at the end is then taken off uses since then.
+    /// - The headers of the response, and observers, see the estimate: these are written before the end.
+    ///
+    /// ```
+    /// use tower_quota::{Policy, Quota, key};
+    ///
+    /// let tokens = Policy::fixed_window("tokens", Quota::per_day(10_000))
+    ///     .key(key::bearer())
+    ///     .or_refuse()
+    ///     .unit("tokens")
+    ///     .cost(|request| {
+    ///         let most = request.headers.get("x-max-tokens").and_then(|most| most.to_str().ok());
+    ///         most.and_then(|most| most.parse().ok()).unwrap_or(1_000)
+    ///     })
+    ///     .settle_at_end()
+    ///     .settle(|response| response.status.is_client_error().then_some(0));
+    /// # let _ = tokens;
+    /// ```
+    pub fn settle_at_end(self) -> Self {
+        self.set(|settings| settings.settles_at_end = true)
+    }
+
     /// Blocks a key that keeps on being refused, or keeps on failing, and each time for longer; see
     /// [`Penalty`]. Not for a [`global`](Self::global) policy, as all callers would be blocked, and not
     /// together with a [`lease`](Self::lease), as replicas spend leased units without asking whether
@@ -449,8 +493,8 @@ impl Policy {
     ///
     /// While Redis is down, leased units are still spent. A request that costs `units` or more
     /// takes a round trip, and so does each request of a [dry run](Self::dry_run). A policy cannot
-    /// have both a lease and [`settle`](Self::settle), which needs a round trip for each response, nor a
-    /// lease and a [`penalty`](Self::penalty).
+    /// have both a lease and [`settle`](Self::settle) or [`settle_at_end`](Self::settle_at_end), which
+    /// need a round trip for each response, nor a lease and a [`penalty`](Self::penalty).
     pub fn lease(self, units: u32) -> Self {
         self.set(|settings| settings.lease = units)
     }

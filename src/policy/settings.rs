@@ -47,6 +47,8 @@ pub(crate) struct Settings {
     /// `None` for requests.
     pub(crate) unit: Option<Arc<str>>,
     pub(crate) settle: Option<Settle>,
+    /// Whether the cost is known when the request has ended, by its meter.
+    pub(crate) settles_at_end: bool,
     pub(crate) penalty: Option<Penalty>,
     /// `None` if the category decides.
     pub(crate) hold: Option<Duration>,
@@ -94,6 +96,7 @@ impl Settings {
             cost: None,
             unit: (algorithm == Algorithm::InFlight).then(|| IN_FLIGHT_UNIT.into()),
             settle: None,
+            settles_at_end: false,
             penalty: None,
             hold: None,
             retry_after: None,
@@ -229,6 +232,11 @@ impl Settings {
     #[inline]
     pub(crate) fn cost_of(&self, request: &Parts) -> u64 {
         self.cost.as_ref().map_or(1, |cost| cost(request))
+    }
+
+    /// Whether what was charged is corrected when the request was served.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.settle.is_some() || self.settles_at_end
     }
 
     /// What the request has cost by its response; `None` if the cost stays as charged.

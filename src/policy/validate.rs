@@ -98,7 +98,7 @@ fn find(settings: &Settings, for_requests: bool, add: &mut impl FnMut(Setting, S
     for (method, problem) in in_flight_problems(settings) {
         at(method, problem.to_owned());
     }
-    if settings.lease > 0 && settings.settle.is_some() {
+    if settings.lease > 0 && settings.is_settled() {
         let problem = "it has a lease, and responses settle its cost: each request asks the store anyway; leave one out";
         at("lease", problem.into());
     }
@@ -123,12 +123,14 @@ fn in_flight_problems(settings: &Settings) -> impl Iterator<Item = (&'static str
     let lease = "a replica cannot lease units in flight, as they come back one by one; leave `.lease(…)` out";
     let settle =
         "its units come back when the request ends, whatever it has cost; leave `.settle(…)` out";
+    let at_end = "its units come back when the request ends, whatever it has cost; leave `.settle_at_end()` out";
     let has_wait = settings.retry_after.is_some();
     [
         (!is_in_flight && has_wait, "retry_after", waits),
         (is_in_flight && settings.retry_after == Some(Duration::ZERO), "retry_after", none),
         (is_in_flight && settings.lease > 0, "lease", lease),
         (is_in_flight && settings.settle.is_some(), "settle", settle),
+        (is_in_flight && settings.settles_at_end, "settle_at_end", at_end),
     ]
     .into_iter()
     .filter_map(|(is_wrong, method, problem)| is_wrong.then_some((method, problem)))

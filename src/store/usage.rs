@@ -120,6 +120,15 @@ impl Usage {
         (self.remaining(), self.reset)
     }
 
+    /// The answer to the same charge with another cost.
+    pub(crate) const fn recosted(self, from: u64, to: u64) -> Self {
+        if !self.is_known() || self.is_blocked() {
+            return self;
+        }
+        let remaining = self.remaining.saturating_add(from).saturating_sub(to);
+        Self { remaining, ..self }
+    }
+
     /// The same with longer times: the wait, and the times that count from the decision. A reset of
     /// zero stays zero: nothing is to come back.
     pub(crate) const fn later(self, wait: u64, reset: u64) -> Self {

@@ -8,8 +8,8 @@ use http_body_util::Empty;
 use tower::{Layer, Service, service_fn};
 use tower_quota::{
     BodyFieldLayer, BuildError, Category, Check, CheckError, Clock, Commit, Decision,
-    DecisionFuture, Enter, EnterError, Limiter, LimiterBuilder, Matcher, OnStoreFailure, Outcome,
-    PeekedBody, Permit, Policy, Quota, RateLimitLayer, Rejection, Reservation, Reserve,
+    DecisionFuture, Enter, EnterError, Limiter, LimiterBuilder, Matcher, Meter, OnStoreFailure,
+    Outcome, PeekedBody, Permit, Policy, Quota, RateLimitLayer, Rejection, Reservation, Reserve,
     ReserveError, ResponseBody,
     key::{Caller, ClientIp, Key},
     store::{Answer, Charge, MemoryStore, StoreError, StoreFuture, Usage},
@@ -30,6 +30,7 @@ fn types_are_shared_between_threads_and_printed() {
     shared::<Limiter>();
     shared::<LimiterBuilder>();
     shared::<Matcher>();
+    shared::<Meter>();
     shared::<Outcome<'static>>();
     shared::<Permit>();
     shared::<Policy>();

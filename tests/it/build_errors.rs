@@ -56,6 +56,14 @@ fn each_error_names_the_culprit_and_says_what_to_write() {
             "policy `read`: it has a lease, and responses settle its cost: each request asks the store anyway; leave one out",
         ),
         (
+            with(valid().lease(10).settle_at_end()),
+            "policy `read`: it has a lease, and responses settle its cost: each request asks the store anyway; leave one out",
+        ),
+        (
+            with(Policy::in_flight("read", 4).global().settle_at_end()),
+            "policy `read`: its units come back when the request ends, whatever it has cost; leave `.settle_at_end()` out",
+        ),
+        (
             with(valid().shard(header("x tenant"))),
             "policy `read`: `x tenant` is no header name; write one like `x-api-key`",
         ),

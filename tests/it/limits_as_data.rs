@@ -118,7 +118,7 @@ fn policy() -> impl Strategy<Value = Policy> {
     select(algorithms).prop_flat_map(|algorithm| {
         let plans = prop::collection::btree_map(NAME, quota(algorithm), 1..4);
         let whose = (option::of(keys()), any::<bool>(), any::<bool>());
-        let costs = (option::of(plans), function(), function(), function(), 0..3_u32);
+        let costs = (option::of(plans), function(), function(), function(), 0..4_u32);
         let on_store_failure = prop_oneof![
             Just(OnStoreFailure::Allow),
             Just(OnStoreFailure::Refuse),
@@ -147,7 +147,9 @@ fn policy() -> impl Strategy<Value = Policy> {
                     Schedule::new("Sa 22:00-06:00", "UTC", Quota::unlimited()),
                 ];
             }
-            policy.lease = if policy.settle.is_some() { 0 } else { lease };
+            policy.settle_at_end = lease == 3;
+            let is_settled = policy.settle.is_some() || policy.settle_at_end;
+            policy.lease = if is_settled { 0 } else { lease };
             if policy.lease == 0 && !policy.global {
                 let minute = Duration::from_secs(60);
                 let mut penalty = Penalty::new(5, [minute, 90 * minute]);
@@ -389,7 +391,8 @@ fn examples() -> Vec<(String, String)> {
 /// The bad files that have the right form: what is wrong with them, no editor can see.
 const VALID_BY_SCHEMA: &str = "\
     bad_proxies burst_of_a_window category_twice control_characters empty everybody_is_a_proxy global_with_key \
-    header_without_proxy in_flight key_twice lease_and_settle lists_of_a_name_that_is_not_ascii misspelt_methods no_key \
+    header_without_proxy in_flight key_twice lease_and_settle lease_and_settle_at_end \
+    lists_of_a_name_that_is_not_ascii misspelt_methods no_key \
     no_limits_and_a_policy no_way_without_key only_a_layer overrides_of_joined_keys \
     overrides_without_caller path_of_no_category penalties plan_without_plans plans_without_function \
     policy_twice_for_every_request policy_twice_in_a_category shadowed_category unknown_names \

@@ -63,6 +63,7 @@ mod reservations;
 mod server;
 mod settings;
 mod settle;
+mod settle_at_end;
 mod socket;
 mod store_failure;
 mod structured_fields;

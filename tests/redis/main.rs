@@ -10,4 +10,5 @@ mod penalties;
 mod reload;
 mod reservations;
 mod servers;
+mod settle_at_end;
 mod store;

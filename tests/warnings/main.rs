@@ -4,4 +4,5 @@
 #[cfg(feature = "describe")]
 mod explain;
 mod first_requests;
+mod meters;
 mod plans;

@@ -247,6 +247,15 @@ impl Headers {
             && is_tighter(inner, style, outcome, decision)
     }
 
+    /// Whether a header of this decision has the numbers of an enforced policy, or may have them.
+    pub(crate) fn shows(&self, outcome: &Outcome<'_>, decision: &Decision) -> bool {
+        let chosen = self.policy.as_deref().and_then(|name| decision.outcome(name));
+        self.styles.iter().any(|style| match (style.family, &chosen) {
+            (Family::Lists, _) | (_, None) => true,
+            (_, Some(chosen)) => chosen.policy() == outcome.policy(),
+        })
+    }
+
     /// The policy that headers with room for one policy show.
     pub(crate) fn outcome_of<'a>(&self, decision: &'a Decision) -> Option<Outcome<'a>> {
         let name = self.policy.as_deref().filter(|_| decision.is_allowed());

@@ -86,8 +86,8 @@ impl Clone for Pooled {
         entries.extend_from_slice(&self.entries);
         charges.extend_from_slice(&self.charges);
         usages.extend_from_slice(&self.usages);
-        // Not the permit: a copy, as of a log, must not keep units in flight.
-        *copy = Record { entries, charges, usages, permit: None, ..**self };
+        // Neither the permit nor the meter: a copy, as of a log, must not keep the request from ending.
+        *copy = Record { entries, charges, usages, permit: None, meter: None, ..**self };
         copy
     }
 }
@@ -113,7 +113,7 @@ mod tests {
         first.held = 8;
         first.category = Some(9);
         (first.counted_locally, first.skips_store) = (true, true);
-        first.special = Special::new(Duration::MAX, true);
+        first.special = Special::new(Duration::MAX, true, true);
         first.ruling = Ruling::Refused(3);
         let copy = first.clone();
         assert_eq!(format!("{copy:?}"), format!("{first:?}"));

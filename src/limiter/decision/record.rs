@@ -7,7 +7,7 @@ use http::StatusCode;
 use super::{Outcome, Reason};
 use crate::{
     clock::{Now, nanos},
-    limiter::{labels::Labels, permit::Permit},
+    limiter::{labels::Labels, meter::Meter, permit::Permit},
     quota::Quota,
     store::{Charge, Mode, Usage},
 };
@@ -42,6 +42,8 @@ pub(crate) struct Record {
     pub(crate) held: u64,
     /// The units in flight that the decision has taken.
     pub(crate) permit: Option<Permit>,
+    /// What counts the cost of the request until its end.
+    pub(crate) meter: Option<Meter>,
 }
 
 /// One policy in a [`Record`].
@@ -60,29 +62,46 @@ pub(crate) struct Entry {
 }
 
 /// What makes a decision a special one, in one number, which is 0 for nearly all: how long the policy
-/// holds a request, in nanoseconds, and the bit [`Special::LASTS`].
+/// holds a request, in nanoseconds, and the bits [`Special::LASTS`] and [`Special::METERED`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Special(u64);
 
 impl Special {
     pub(crate) const NONE: Self = Self(0);
 
-    /// The charge lasts as long as its request. No hold is long enough to set this bit.
+    /// The charge lasts as long as its request. No hold is long enough to set this bit, or the next.
     const LASTS: u64 = 1 << 63;
 
-    pub(in crate::limiter) fn new(hold: Duration, lasts: bool) -> Self {
-        let hold = nanos(hold).min(Self::LASTS.saturating_sub(1));
-        Self(hold | if lasts { Self::LASTS } else { 0 })
+    /// A meter counts what the request costs, until its end.
+    const METERED: u64 = 1 << 62;
+
+    const HOLD: u64 = Self::METERED.saturating_sub(1);
+
+    pub(in crate::limiter) fn new(hold: Duration, lasts: bool, is_metered: bool) -> Self {
+        let lasts = if lasts { Self::LASTS } else { 0 };
+        let metered = if is_metered { Self::METERED } else { 0 };
+        Self(nanos(hold).min(Self::HOLD) | lasts | metered)
     }
 
     /// The longest time for which the policy holds a request, in nanoseconds.
     pub(crate) fn hold(self) -> u64 {
-        self.0 & !Self::LASTS
+        self.0 & Self::HOLD
     }
 
     /// Whether the charge lasts as long as its request.
     pub(crate) fn lasts(self) -> bool {
         self.0 & Self::LASTS != 0
+    }
+
+    /// Whether a meter counts what the request costs.
+    pub(crate) fn is_metered(self) -> bool {
+        self.0 & Self::METERED != 0
+    }
+
+    /// Whether something is to be done when the request has ended.
+    #[inline]
+    pub(crate) fn has_end(self) -> bool {
+        self.0 & (Self::LASTS | Self::METERED) != 0
     }
 
     #[inline]
@@ -121,6 +140,7 @@ impl Record {
             now: Now::ZERO,
             held: 0,
             permit: None,
+            meter: None,
         }
     }
 
@@ -265,11 +285,13 @@ impl Record {
         self.usages.clear();
         (self.enforced, self.counted, self.held) = (0, 0, 0);
         (self.skips_store, self.counted_locally) = (false, false);
+        if self.special.has_end() {
+            (self.permit, self.meter) = (None, None);
+        }
         self.special = Special::NONE;
         self.category = None;
         self.ruling = Ruling::Admitted;
         self.now = Now::ZERO;
-        self.permit = None;
     }
 }
 

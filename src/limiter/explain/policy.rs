@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::{
     algorithm::Algorithm,
-    describe::{optional_seconds, quota, seconds},
+    describe::{is_false, optional_seconds, quota, seconds},
     key::Extracted,
     limiter::{Decision, Reason, rules::Rule},
     policy::{QuotaSource, english},
@@ -38,6 +38,10 @@ pub struct PolicyExplanation {
     /// How long the policy holds a request at most, instead of refusing it.
     #[serde(rename = "hold_seconds", serialize_with = "seconds")]
     pub hold: Duration,
+    /// Whether the cost is [an estimate](crate::Policy::settle_at_end), which is settled when the response
+    /// has ended. Not in JSON if it is not so.
+    #[serde(skip_serializing_if = "is_false")]
+    pub settles_at_end: bool,
     /// The policy's [penalty](crate::Penalty) in words.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub penalty: Option<String>,
@@ -172,6 +176,7 @@ impl PolicyExplanation {
             quota_from: QuotaFrom::Policy,
             unit: settings.unit.as_deref().map(Into::into),
             hold: Duration::from_nanos(rule.entry.special.hold()),
+            settles_at_end: settings.settles_at_end,
             penalty: settings.penalty.as_ref().map(english::penalty),
             blocked: None,
             verdict: PolicyVerdict::NotAsked,

@@ -123,7 +123,8 @@ impl fmt::Display for PolicyExplanation {
             }
         }
         if let Some(Numbers { cost, limit, remaining, reset }) = self.numbers {
-            write!(f, "  cost: {cost}\n  left: {remaining} of {limit}")?;
+            let at_end = if self.settles_at_end { ", until it is settled at the end" } else { "" };
+            write!(f, "  cost: {cost}{at_end}\n  left: {remaining} of {limit}")?;
             let is_in_flight = self.algorithm == Algorithm::InFlight;
             match (remaining < limit, self.verdict) {
                 (true, PolicyVerdict::Admitted) if is_in_flight => {

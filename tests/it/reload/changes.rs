@@ -44,7 +44,7 @@ fn equal_limits_are_no_change() {
 #[test]
 fn each_setting_of_a_policy_is_told() {
     let minute = Quota::per_minute(60);
-    let changed: [(Policy, &str); 14] = [
+    let changed: [(Policy, &str); 15] = [
         (bucket(Quota::per_hour(60)), "quota 60 per minute, 60 at once → 60 per hour, 60 at once"),
         (bucket(minute.burst(5)), "quota 60 per minute, 60 at once → 60 per minute, 5 at once"),
         (bucket(Quota::unlimited()), "quota 60 per minute, 60 at once → unlimited"),
@@ -62,6 +62,7 @@ fn each_setting_of_a_policy_is_told() {
         (bucket(minute).quota_by(|_| None), "quota_by none → a function"),
         (bucket(minute).cost(|_| 2), "cost none → by the request"),
         (bucket(minute).settle(|_| None), "settle none → by the response"),
+        (bucket(minute).settle_at_end(), "settle_at_end none → yes"),
         (bucket(minute).hold(Duration::from_secs(2)), "hold none → 2 seconds"),
         (bucket(minute).dry_run(), "dry_run none → yes"),
         (

@@ -1,0 +1,512 @@
+//! The cost of a request that is known when it has ended: [`Meter`].
+
+use std::{
+    fmt,
+    future::pending,
+    pin::pin,
+    sync::{
+        Arc, OnceLock,
+        atomic::{
+            AtomicBool, AtomicU64,
+            Ordering::{AcqRel, Acquire, Relaxed, Release},
+        },
+    },
+};
+
+use http::Extensions;
+use smallvec::SmallVec;
+use tokio::sync::Notify;
+
+use super::{
+    Limiter,
+    correcting::{change, correct_unawaited, correction},
+    decision::{Decision, Outcome, Record, Ruling},
+};
+use crate::{
+    store::{Change, Charge, Correction, Mode},
+    warning::{Code, warn},
+};
+
+/// Counts what a request uses while it lasts, under the policies that
+/// [settle at the end](crate::Policy::settle_at_end).
+///
+/// A handler takes the meter from its request: in axum as an argument, and otherwise by
+/// [`from_extensions`](Self::from_extensions). Clones count together, so that one may be moved into the
+/// body of the response:
+///
+/// ```
+/// use std::{convert::Infallible, pin::Pin, task::{Context, Poll}};
+///
+/// use axum::{body::{Body, Bytes}, routing::post};
+/// use http_body::Frame;
+/// use tower_quota::{Limiter, Meter, Policy, Quota, RateLimitLayer, key};
+///
+/// /// As many tokens as there are, and no more than were reserved.
+/// struct Tokens { meter: Meter, tokens: std::vec::IntoIter<&'static str> }
+///
+/// impl http_body::Body for Tokens {
+///     type Data = Bytes;
+///     type Error = Infallible;
+///
+///     fn poll_frame(
+///         mut self: Pin<&mut Self>,
+///         _: &mut Context<'_>,
+///     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+///         if self.meter.left() == 0 {
+///             return Poll::Ready(None);
+///         }
+///         let token = self.tokens.next();
+///         self.meter.add(u64::from(token.is_some()));
+///         Poll::Ready(token.map(|token| Ok(Frame::data(token.into()))))
+///     }
+/// }
+///
+/// async fn complete(meter: Meter) -> Body {
+///     Body::new(Tokens { meter, tokens: vec!["Hello", " ", "world"].into_iter() })
+/// }
+///
+/// let tokens = Policy::fixed_window("tokens", Quota::per_day(10_000))
+///     .key(key::bearer())
+///     .or_refuse()
+///     .cost(|_| 200) // reserved until the response has ended
+///     .settle_at_end();
+/// let limiter = Limiter::builder().policy(tokens).build()?;
+/// let app: axum::Router = axum::Router::new()
+///     .route("/v1/completions", post(complete))
+///     .layer(RateLimitLayer::new(limiter));
+/// # let _ = app;
+/// # Ok::<(), tower_quota::BuildError>(())
+/// ```
+#[derive(Clone, Default)]
+pub struct Meter {
+    /// `None` if nothing of the request is metered.
+    metered: Option<Arc<Metered>>,
+    /// The only policy that it counts for; `None` for all.
+    only: Option<&'static str>,
+}
+
+/// What the clones of a meter share. It settles once: when it is closed, or with the last clone.
+struct Metered {
+    limiter: Limiter,
+    /// Whether this replica has counted the charges alone, as the store did not answer.
+    counted_locally: bool,
+    counts: SmallVec<[Count; 1]>,
+    /// The meter of a layer around this one.
+    outer: OnceLock<Meter>,
+    /// Wakes those who wait until the reserved units are used; only that of the outermost layer.
+    exhausted: Notify,
+    /// Whether the request asks for a tunnel, so that any successful response upgrades the connection.
+    asks_for_tunnel: AtomicBool,
+}
+
+/// The units that a request has used under one policy.
+struct Count {
+    policy: &'static str,
+    /// A dry run is counted and stops no one.
+    is_dry_run: bool,
+    /// The charge, and what it was answered.
+    charged: Correction,
+    /// The units that are charged: as many as were reserved, unless the head of the response has settled
+    /// another number.
+    reserved: AtomicU64,
+    used: AtomicU64,
+}
+
+/// In `used`: the request has ended, and what is added from now on is charged at once.
+const ENDED: u64 = 1 << 63;
+/// In `used`, at the end: the units used by then are charged, and no longer those reserved.
+const SETTLED: u64 = 1 << 62;
+/// In `used`: 0 if nothing was ever added, or else the units and 1.
+const UNITS: u64 = SETTLED.saturating_sub(1);
+
+impl Meter {
+    /// The meter for what a decision has charged; `None` if nothing settles at the end.
+    #[cold]
+    pub(super) fn of_decision(limiter: &Limiter, record: &Record) -> Option<Self> {
+        if record.ruling != Ruling::Admitted {
+            return None;
+        }
+        let is_metered = |outcome: &Outcome<'_>| {
+            // A dry run that did not fit was not charged.
+            outcome.entry.special.is_metered()
+                && outcome.is_allowed()
+                && outcome.charge.mode != Mode::Peek
+        };
+        let count = |outcome: Outcome<'_>| Count {
+            policy: &outcome.entry.labels.policy,
+            is_dry_run: outcome.charge.mode == Mode::DryRun,
+            charged: correction(record, &outcome, Change::Take(0)),
+            reserved: AtomicU64::new(outcome.cost()),
+            used: AtomicU64::new(0),
+        };
+        let counts: SmallVec<[Count; 1]> =
+            record.outcomes().filter(is_metered).map(count).collect();
+        if counts.is_empty() {
+            return None;
+        }
+        let metered = Metered {
+            limiter: limiter.clone(),
+            counted_locally: record.counted_locally,
+            counts,
+            outer: OnceLock::new(),
+            exhausted: Notify::new(),
+            asks_for_tunnel: AtomicBool::new(false),
+        };
+        Some(Self { metered: Some(Arc::new(metered)), only: None })
+    }
+
+    /// The meter of a request, by its extensions. If nothing of the request is metered, as under an
+    /// unlimited plan, the meter counts nothing.
+    #[must_use]
+    pub fn from_extensions(request: &Extensions) -> Self {
+        request.get().cloned().unwrap_or_default()
+    }
+
+    /// Adds units that the request has used: under each policy that settles at the end, or only under
+    /// [one of them](Self::of). It takes some nanoseconds, and never waits.
+    ///
+    /// If nothing is ever added, the request costs what was reserved: a handler that forgets its meter
+    /// makes nothing free. So where nothing was used, add 0.
+    ///
+    /// What is added after the end of the request is charged at once.
+    pub fn add(&self, units: u64) {
+        if let Some(metered) = &self.metered
+            && metered.add(self.only, units)
+        {
+            metered.outermost().exhausted.notify_waiters();
+        }
+    }
+
+    /// A meter for one policy alone, for requests with several whose units differ. If the policy does
+    /// not count this request, the meter counts nothing. If no policy of this name settles at the end,
+    /// the warning [`unknown_meter`](crate::warning#unknown_meter) is given too.
+    ///
+    /// ```
+    /// use http::Request;
+    /// use tower_quota::{Limiter, Policy, Quota, key};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let of_org = |name| Policy::fixed_window(name, Quota::per_day(1_000)).key(key::bearer());
+    /// let limiter = Limiter::builder()
+    ///     .policy(of_org("tokens").or_refuse().cost(|_| 200).settle_at_end())
+    ///     .policy(of_org("bytes").or_refuse().cost(|_| 900).settle_at_end())
+    ///     .build()?;
+    /// let request = Request::get("/").header("authorization", "Bearer acme").body(())?;
+    /// let decision = limiter.decide(&request.into_parts().0).await;
+    /// let meter = decision.meter();
+    /// meter.of("tokens").add(3);
+    /// meter.of("bytes").add(17);
+    /// drop((decision, meter)); // without a layer, this is the end of the request
+    /// let acme = |policy| limiter.peek(policy, "acme");
+    /// assert_eq!((acme("tokens").await?.remaining(), acme("bytes").await?.remaining()), (997, 983));
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn of(&self, policy: &str) -> Self {
+        let Some(metered) = &self.metered else { return Self::default() };
+        if let Some(only) = metered.name_of(policy) {
+            return Self { metered: Some(Arc::clone(metered)), only: Some(only) };
+        }
+        let rules = metered.limiter.core.rules();
+        if !rules.by_name(policy).is_some_and(|rule| rule.policy.settings.settles_at_end) {
+            warn_unknown(policy);
+        }
+        Self::default()
+    }
+
+    /// The units that the request may still use until those that were reserved for it are used up: under
+    /// the policy that has the fewest. [`u64::MAX`] if nothing is counted; 0 if more were used. Dry runs
+    /// are left out.
+    #[must_use]
+    pub fn left(&self) -> u64 {
+        self.metered.as_ref().map_or(u64::MAX, |metered| metered.left(self.only))
+    }
+
+    /// Waits until the units that were reserved for the request are used up under one of the policies:
+    /// [`left`](Self::left) is 0 then. It never ends if nothing is counted.
+    ///
+    /// These units are the request's own. So this is true whatever other requests of the key do, and asks
+    /// no store. A stream that goes on is charged for more, even if the key has nothing left.
+    ///
+    /// ```
+    /// # use tower_quota::Meter;
+    /// # async fn next_token() -> Option<String> { None }
+    /// # async fn send(_: String) {}
+    /// async fn stream(meter: Meter) {
+    ///     loop {
+    ///         let token = tokio::select! {
+    ///             biased;
+    ///             () = meter.exhausted() => break,
+    ///             token = next_token() => token,
+    ///         };
+    ///         let Some(token) = token else { break };
+    ///         meter.add(1);
+    ///         send(token).await;
+    ///     }
+    /// }
+    /// ```
+    pub async fn exhausted(&self) {
+        let Some(metered) = &self.metered else { return pending().await };
+        let notify = &metered.outermost().exhausted;
+        loop {
+            let mut notified = pin!(notify.notified());
+            notified.as_mut().enable();
+            if self.left() == 0 {
+                return;
+            }
+            notified.await;
+        }
+    }
+
+    /// Counts for the policies of an outer layer as well.
+    pub(crate) fn keep(&self, outer: Self) {
+        if let Some(metered) = &self.metered {
+            // A request passes a layer once.
+            let _ = metered.outer.set(outer);
+        }
+    }
+
+    pub(crate) fn set_asks_for_tunnel(&self) {
+        self.metered.iter().for_each(|metered| metered.asks_for_tunnel.store(true, Relaxed));
+    }
+
+    pub(crate) fn asks_for_tunnel(&self) -> bool {
+        self.metered.as_ref().is_some_and(|metered| metered.asks_for_tunnel.load(Relaxed))
+    }
+
+    /// Sets what is charged, as the head of the response has settled it.
+    pub(super) fn set_charged(&self, charge: &Charge, cost: u64) {
+        let counts = self.metered.iter().flat_map(|metered| &metered.counts);
+        for count in counts.filter(|count| count.charged.charge.id() == charge.id()) {
+            count.reserved.store(cost, Release);
+        }
+    }
+
+    /// Settles now, as the response has ended. Clones may still be there.
+    pub(crate) fn end(&self) {
+        if let Some(metered) = &self.metered {
+            metered.end();
+        }
+    }
+}
+
+impl Metered {
+    /// Returns whether the reserved units were used up by this.
+    fn add(&self, only: Option<&str>, units: u64) -> bool {
+        let mut late: SmallVec<[Correction; 1]> = SmallVec::new();
+        let mut is_exhausted = false;
+        for count in self.counts_of(only) {
+            let (taken, uses_up) = count.add(units);
+            if taken > 0 {
+                late.push(count.correction(Change::Take(taken)));
+            }
+            is_exhausted |= uses_up;
+        }
+        if !late.is_empty() {
+            correct_unawaited(&self.limiter, self.counted_locally, &late);
+        }
+        if let Some(outer) = self.outer.get().and_then(|outer| outer.metered.as_ref()) {
+            is_exhausted |= outer.add(only, units);
+        }
+        is_exhausted
+    }
+
+    fn left(&self, only: Option<&str>) -> u64 {
+        let felt = self.counts_of(only).filter(|count| !count.is_dry_run);
+        let own = felt.map(Count::left).min().unwrap_or(u64::MAX);
+        let outer = self.outer.get().and_then(|outer| outer.metered.as_ref());
+        outer.map_or(u64::MAX, |outer| outer.left(only)).min(own)
+    }
+
+    fn counts_of<'a>(&'a self, only: Option<&'a str>) -> impl Iterator<Item = &'a Count> {
+        self.counts.iter().filter(move |count| only.is_none_or(|only| count.policy == only))
+    }
+
+    fn name_of(&self, policy: &str) -> Option<&'static str> {
+        let own = self.counts_of(Some(policy)).next().map(|count| count.policy);
+        own.or_else(|| self.outer.get()?.metered.as_ref()?.name_of(policy))
+    }
+
+    fn outermost(&self) -> &Self {
+        let outer = self.outer.get().and_then(|outer| outer.metered.as_ref());
+        outer.map_or(self, |outer| outer.outermost())
+    }
+
+    fn end(&self) {
+        let corrections: SmallVec<[Correction; 1]> =
+            self.counts.iter().filter_map(Count::end).collect();
+        if !corrections.is_empty() {
+            correct_unawaited(&self.limiter, self.counted_locally, &corrections);
+        }
+    }
+}
+
+/// The end of a request that has no response: its handler has panicked or failed, or its caller has left.
+impl Drop for Metered {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+impl Count {
+    /// Adds units. Returns how many of them have to be charged at once, as the request has ended; and
+    /// whether they use up what was reserved.
+    fn add(&self, units: u64) -> (u64, bool) {
+        let added = |used: u64| {
+            let sum = (used & UNITS).max(1).saturating_add(units).min(UNITS);
+            used & !UNITS | sum
+        };
+        let update = |used| Some(added(used));
+        let (Ok(before) | Err(before)) = self.used.fetch_update(AcqRel, Acquire, update);
+        let after = added(before);
+        let reserved = self.reserved.load(Acquire);
+        let charged = if before & SETTLED == 0 { reserved } else { 0 };
+        let cost = |used: u64| units_of(used).max(charged);
+        let taken = if before & ENDED == 0 { 0 } else { cost(after).saturating_sub(cost(before)) };
+        let uses_up = units_of(before) < reserved && units_of(after) >= reserved;
+        (taken, uses_up && !self.is_dry_run)
+    }
+
+    fn left(&self) -> u64 {
+        self.reserved.load(Acquire).saturating_sub(units_of(self.used.load(Acquire)))
+    }
+
+    /// The correction of the charge, at the first call.
+    fn end(&self) -> Option<Correction> {
+        let ended = |used: u64| match used & ENDED {
+            0 if used == 0 => Some(ENDED),
+            0 => Some(used | ENDED | SETTLED),
+            _ => None,
+        };
+        let used = self.used.fetch_update(AcqRel, Acquire, ended).ok().filter(|used| *used > 0)?;
+        let change = change(self.reserved.load(Acquire), units_of(used))?;
+        Some(self.correction(change))
+    }
+
+    /// A change to what is charged now.
+    fn correction(&self, change: Change) -> Correction {
+        let charged = &self.charged;
+        let (first, now) = (charged.charge.cost, self.reserved.load(Acquire));
+        let charge = Charge { cost: now, ..charged.charge };
+        Correction { charge, usage: charged.usage.recosted(first, now), change, ..*charged }
+    }
+}
+
+fn units_of(used: u64) -> u64 {
+    (used & UNITS).saturating_sub(1)
+}
+
+#[cold]
+fn warn_unknown(policy: &str) {
+    warn(Code::UnknownMeter, policy, || {
+        format!(
+            "a handler meters a policy `{policy}`, and no policy of this name settles at the end, so that \
+             nothing is counted; write the name of one that does, or add `.settle_at_end()` to it"
+        )
+    });
+}
+
+impl Decision {
+    /// Counts what the request uses until it ends, under the policies that
+    /// [settle at the end](crate::Policy::settle_at_end).
+    ///
+    /// With a layer, the handler gets it. Without one, the request ends when this decision and all clones
+    /// of the meter are dropped. A clone of the decision has none: its meter counts nothing.
+    #[must_use]
+    pub fn meter(&self) -> Meter {
+        self.record.meter.clone().unwrap_or_default()
+    }
+}
+
+/// The meter of the request; one that counts nothing if nothing of the request is metered.
+#[cfg(feature = "axum")]
+impl<S: Sync> axum::extract::FromRequestParts<S> for Meter {
+    type Rejection = std::convert::Infallible;
+
+    async fn from_request_parts(
+        parts: &mut http::request::Parts,
+        _: &S,
+    ) -> Result<Self, Self::Rejection> {
+        Ok(Self::from_extensions(&parts.extensions))
+    }
+}
+
+impl fmt::Debug for Meter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let counts = self.metered.iter().flat_map(|metered| metered.counts_of(self.only));
+        let used = counts.map(|count| (count.policy, units_of(count.used.load(Acquire))));
+        f.debug_map().entries(used).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{Algorithm, Quota};
+
+    fn count(reserved: u64) -> Count {
+        let charge = Charge::new(1, 1, Algorithm::FixedWindow, Quota::per_day(9));
+        Count {
+            policy: "p",
+            is_dry_run: false,
+            charged: Correction::new(Charge { cost: reserved, ..charge }, Change::Take(0)),
+            reserved: AtomicU64::new(reserved),
+            used: AtomicU64::new(0),
+        }
+    }
+
+    proptest! {
+        /// Whatever is added when, the whole cost is what was added, or what was reserved.
+        #[test]
+        fn the_cost_is_what_was_added(
+            reserved in 0_u64..20,
+            before in prop::collection::vec(0_u64..9, 0..6),
+            after in prop::collection::vec(0_u64..9, 0..6),
+        ) {
+            let count = count(reserved);
+            let mut times_used_up = 0;
+            for units in &before {
+                let (taken, uses_up) = count.add(*units);
+                prop_assert_eq!(taken, 0);
+                times_used_up += u64::from(uses_up);
+            }
+            let mut cost = i128::from(reserved);
+            let change = count.end().map(|correction| correction.change);
+            cost += match change {
+                Some(Change::Take(units)) => i128::from(units),
+                Some(Change::GiveBack(units)) => -i128::from(units),
+                _ => 0,
+            };
+            prop_assert!(count.end().is_none(), "it ends once");
+            let added: u64 = before.iter().sum();
+            let is_counted = !before.is_empty();
+            prop_assert_eq!(cost, i128::from(if is_counted { added } else { reserved }));
+            for units in &after {
+                let (taken, uses_up) = count.add(*units);
+                cost += i128::from(taken);
+                times_used_up += u64::from(uses_up);
+            }
+            let added = added + after.iter().sum::<u64>();
+            let least = if is_counted { 0 } else { reserved };
+            prop_assert_eq!(cost, i128::from(added.max(least)));
+            prop_assert_eq!(times_used_up, u64::from(reserved > 0 && added >= reserved));
+            prop_assert_eq!(count.left(), reserved.saturating_sub(added));
+        }
+    }
+
+    #[test]
+    fn no_number_of_units_overflows() {
+        let count = count(5);
+        assert_eq!(count.add(u64::MAX), (0, true));
+        assert_eq!(count.add(u64::MAX), (0, false));
+        let Some(Change::Take(units)) = count.end().map(|correction| correction.change) else {
+            panic!("more was used than reserved");
+        };
+        assert!(units > u64::MAX / 8);
+        assert_eq!(count.add(u64::MAX).0, 0);
+    }
+}
