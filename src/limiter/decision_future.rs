@@ -108,7 +108,7 @@ fn decide_simply(
 }
 
 /// Like [`try_decide`], but never holds. `None` if the store does not answer at once.
-#[inline]
+#[inline(always)]
 pub(super) fn decide_at_once(
     limiter: &Limiter,
     rules: &RuleSet,

@@ -4,4 +4,5 @@
 mod endings;
 mod enter;
 mod layer;
+mod memory;
 mod settings;
