@@ -171,7 +171,8 @@
 //! | `missing_key`, `unreadable_key` | the request was refused without a key to count by |
 //! | `unavailable` | the store did not answer, and the policy refuses then; or the [source](overrides::OverrideSource) of overrides did not, and is set to refuse |
 //! | `blocked` | an operator has blocked the caller |
-//! | `dry_run_allowed`, `dry_run_refused` | what a [dry run](Policy::dry_run) would have decided |
+//! | `penalty` | the key is blocked by the policy's [penalty](Penalty), or this refusal begins a block |
+//! | `dry_run_allowed`, `dry_run_refused`, `dry_run_penalty` | what a [dry run](Policy::dry_run) would have decided |
 //!
 //! Labels are names of policies and categories, and the words above: never a key or a path.
 //! `policy` is empty if no policy has decided: the caller is blocked, or the
@@ -193,6 +194,7 @@
 //! | debug | a request was held, and is decided now | `category`, `held` | each |
 //! | debug | a request was decided without the store | `error` | each |
 //! | info | a dry run would have refused a request | `policy`, `category` | each |
+//! | info | a [penalty](Penalty) blocks a key: a refusal or a failure that counted has begun the block, or met it | `policy`, `key_kind`, `dry_run`, `blocked_for` | each |
 //! | warn | a request showed a mistake in the settings: see the module [`warning`] | `code`, `culprit` | once for each culprit |
 //! | info | limits were applied | `changes`, if there are any | each time |
 //! | error | limits were not applied, and nothing has changed | `problems`, and `file` if it cannot be used | each time |

@@ -11,6 +11,8 @@ use http::response::Parts;
 use smallvec::SmallVec;
 use tokio::runtime::Handle;
 
+#[cfg(feature = "tracing")]
+use super::telemetry::log_block;
 use super::{
     Core, Limiter,
     decision::{Decision, Outcome, Record, Ruling},
@@ -147,6 +149,10 @@ impl Correcting {
                 None => {}
             }
             record.usages[index] = usage.later(0, nanos(since));
+            #[cfg(feature = "tracing")]
+            if cost.is_none() {
+                log_block(&record.outcome(index));
+            }
         }
         release_all(&self.limiter.core, record);
         Poll::Ready(Ok(()))

@@ -214,6 +214,19 @@ impl Limiter {
         correct(&self.core, evaluation, Change::Reset).await
     }
 
+    /// Lifts the penalties of quotas. Returns whether any of them was blocked.
+    #[cfg(all(feature = "usage", feature = "axum"))]
+    pub(crate) async fn pardon_quotas(&self, quotas: &[QuotaRef]) -> bool {
+        let peeked = self.peek_quotas(quotas, None).await;
+        let mut all = peeked.outcomes().chain(peeked.dry_runs());
+        if all.all(|outcome| outcome.blocked_for().is_none()) {
+            return false;
+        }
+        let evaluation = Evaluation::of_quotas(&self.core.rules(), quotas, None);
+        drop(correct(&self.core, evaluation, Change::Pardon).await);
+        true
+    }
+
     /// Finds a policy by its name. Checks by the handle need no look-up.
     ///
     /// # Errors

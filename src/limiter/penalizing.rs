@@ -7,6 +7,8 @@ use std::{
 
 use smallvec::SmallVec;
 
+#[cfg(feature = "tracing")]
+use super::telemetry::log_block;
 use super::{
     Core,
     decision::{Outcome, Reason, Record},
@@ -69,6 +71,8 @@ impl Penalizing {
             if usage.is_blocked() {
                 record.usages[index] = usage.later(0, nanos(since));
                 record.entries[index].judge(&record.charges[index], usage);
+                #[cfg(feature = "tracing")]
+                log_block(&record.outcome(index));
             }
         }
         Poll::Ready(())

@@ -66,6 +66,18 @@ fn verdict_label(outcome: Outcome<'_>, held: Duration) -> VerdictLabel {
     }
 }
 
+/// Logs that a penalty blocks a key, with the refusal or the failure that has met the block.
+#[cfg(feature = "tracing")]
+pub(super) fn log_block(outcome: &Outcome<'_>) {
+    tracing::info!(
+        policy = outcome.policy(),
+        key_kind = outcome.key_kind(),
+        dry_run = outcome.charge.mode == Mode::DryRun,
+        blocked_for = outcome.blocked_for().map(tracing::field::debug),
+        "a penalty blocks a key"
+    );
+}
+
 #[cfg(any(feature = "metrics", feature = "tracing"))]
 fn is_peek(decision: &Decision) -> bool {
     decision.record.charges.first().is_some_and(|charge| charge.mode == Mode::Peek)

@@ -54,6 +54,18 @@ fn no_flood_of_new_keys_frees_a_blocked_key() {
 }
 
 #[test]
+fn no_step_of_the_wall_clock_changes_a_block() {
+    let store = MemoryStore::with_max_keys(10);
+    let charge = Charge { algorithm: Algorithm::FixedWindow, ..penalized(1, 1) };
+    assert!(block(&store, charge, 1_000_000));
+    for wall in [1_000_000, 1_000_001 - 86_400, 1_000_001 + 7_200, 1] {
+        let [now, wall] = [1_000_001, wall].map(Duration::from_secs);
+        let usage = usages(store.charge(&[charge], Now::new(now, wall)))[0];
+        assert_eq!(usage.blocked_for(), Some(Duration::from_secs(7_199)));
+    }
+}
+
+#[test]
 fn blocked_keys_of_one_policy_leave_others_their_share() {
     let store = MemoryStore::with_max_keys(4_000);
     for number in 0..10_000 {

@@ -22,6 +22,9 @@ pub(super) fn quota_json(outcome: Outcome<'_>) -> Value {
         json.insert("reset_seconds".to_owned(), reset.as_secs_f64().into());
         json.insert("window_seconds".to_owned(), quota.window().as_secs_f64().into());
     }
+    if let (Some(block), Value::Object(json)) = (outcome.blocked_for(), &mut json) {
+        json.insert("blocked_seconds".to_owned(), block.as_secs_f64().into());
+    }
     if let (Some(calendar), Value::Object(json)) = (quota.calendar_words(), &mut json) {
         json.insert("calendar".to_owned(), calendar.into());
     }

@@ -63,10 +63,14 @@ impl Change {
                 false => Err("The store does not answer, and nothing was reset.".into()),
             },
             Self::Block { seconds, .. } => make(caller.block(duration(*seconds)?)).await.map(drop),
-            Self::Unblock => match make(caller.unblock()).await?.is_empty() {
-                true => Err("The key is not blocked.".into()),
-                false => Ok(()),
-            },
+            Self::Unblock => {
+                // The page knows no key, but which quotas it draws on.
+                let was_penalized = page.limiter.pardon_quotas(&drawn).await;
+                match make(caller.unblock()).await?.is_empty() && !was_penalized {
+                    true => Err("The key is not blocked.".into()),
+                    false => Ok(()),
+                }
+            }
             Self::SetQuota { policy, units, seconds, .. } => {
                 let time = duration(*seconds)?;
                 let decision = page.limiter.peek_quotas(&drawn, Some(key)).await;

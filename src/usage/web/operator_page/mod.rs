@@ -69,7 +69,7 @@ struct Guard(Arc<FindOperator>);
 /// |---|---|
 /// | `{"action": "reset"}` | the key has its whole quotas again |
 /// | `{"action": "block", "seconds": 3600, "reason": "scraping"}` | its requests are refused with the reason [`Blocked`](crate::Reason::Blocked) |
-/// | `{"action": "unblock"}` | its requests are not blocked any more |
+/// | `{"action": "unblock"}` | its requests are not blocked any more, neither by an operator nor by a [penalty](crate::Penalty) |
 /// | `{"action": "set_quota", "policy": "read", "units": 500, "seconds": 3600, "reason": "migration"}` | the key has this number of units in each window; units it has used count, and a burst that was set stays |
 /// | `{"action": "restore_quota", "policy": "read"}` | the key has its plan's quota again |
 ///

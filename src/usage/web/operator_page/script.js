@@ -40,6 +40,7 @@ function quotaRow(key, quota) {
   const low = quota.limit && quota.remaining / quota.limit <= 0.2;
   const changed = quota.changed;
   const notes = [
+    quota.blocked_seconds ? `blocked by its penalty for ${duration(quota.blocked_seconds)}` : '',
     quota.remaining === 0 ? `would refuse; more ${moreWhen(quota)}` : '',
     changed ? `changed for ${duration(changed.seconds)}${why(changed)}` : '',
   ].filter(Boolean).join('; ');
@@ -80,7 +81,7 @@ function card(key) {
   const { blocked } = key;
   const time = times(`How long ${key.label} is blocked`);
   const reason = reasonFor(`Why ${key.label} is blocked`);
-  const block = blocked
+  const block = blocked || key.quotas.some((quota) => quota.blocked_seconds)
     ? [button('Unblock', () => send(key, { action: 'unblock' }))]
     : [button('Block', () => send(key, { action: 'block', seconds: Number(time.value), reason: reason.value })), ' for ', time, reason];
   return element('li', { class: blocked ? 'card spent' : 'card', 'data-key': key.fingerprint },

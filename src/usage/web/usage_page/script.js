@@ -58,7 +58,8 @@ function drawQuotas() {
     const text = (css, value) => { card.querySelector(css).textContent = value; };
     text('h3', quota.policy);
     text('.left strong', count(quota.remaining));
-    text('.left span', ` of ${count(quota.limit)} left`);
+    const block = quota.blocked_seconds ? `, blocked for ${duration(quota.blocked_seconds)}` : '';
+    text('.left span', ` of ${count(quota.limit)} left${block}`);
     const window = quota.window_seconds === undefined
       ? 'in flight' : `per ${quota.calendar ?? windowOf(quota.window_seconds)}`;
     text('.more span', `${count(quota.units)} ${window}, by ${quota.counted_by}`);
