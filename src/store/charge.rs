@@ -1,4 +1,6 @@
-//! What one policy charges for a request: [`Charge`].
+//! What one policy charges for a request: [`Charge`]; and which charges stand for each other: [`runs`].
+
+use std::ops::Range;
 
 use crate::{
     algorithm::{Algorithm, units_required},
@@ -36,6 +38,12 @@ pub struct Charge {
     /// Whether the policy has a [penalty](crate::Penalty). Then the charge does not fit while its key
     /// [is blocked](super::Usage::blocked), unless it costs nothing. Without it, a block has ended.
     pub has_penalty: bool,
+    /// Whether the next charge of the request stands for this one where this one does not fit: a
+    /// *waterfall*, see [`Policy::or_else`](crate::Policy::or_else). Of such charges and the one
+    /// behind them, the first that fits is made, and the others are answered as
+    /// [peeks](Mode::Peek). They have the same [`mode`](Self::mode) and no lease. Without a charge
+    /// behind it, it means nothing.
+    pub or_else: bool,
 }
 
 /// What a [`Charge`] does.
@@ -59,7 +67,7 @@ impl Charge {
     )]
     pub const fn new(policy: u64, key: u128, algorithm: Algorithm, quota: Quota) -> Self {
         let (shard, mode) = (key as u64, Mode::Enforced);
-        let (cost, ahead, is_settled, lease, has_penalty) = (1, 0, false, 0, false);
+        let (cost, ahead, is_settled, lease) = (1, 0, false, 0);
         Self {
             key,
             policy,
@@ -71,7 +79,8 @@ impl Charge {
             mode,
             is_settled,
             lease,
-            has_penalty,
+            has_penalty: false,
+            or_else: false,
         }
     }
 
@@ -92,4 +101,30 @@ impl Charge {
     pub(crate) fn uses_units(&self) -> bool {
         self.mode != Mode::Peek && self.cost > 0
     }
+}
+
+/// The charges of a request, as ranges of those that stand for each other: of each range, one charge
+/// is made at most. Most have one charge.
+pub(crate) fn runs(charges: &[Charge]) -> impl Iterator<Item = Range<usize>> {
+    let mut end = 0;
+    charges.chunk_by(|charge, _| charge.or_else).map(move |run| {
+        end += run.len();
+        end - run.len()..end
+    })
+}
+
+/// Whether a request passes: in each run of enforced charges, one `fits`, by its index.
+pub(crate) fn pass(charges: &[Charge], fits: impl Fn(usize) -> bool) -> bool {
+    let fits =
+        |run: Range<usize>| charges[run.start].mode != Mode::Enforced || run.into_iter().any(&fits);
+    runs(charges).all(fits)
+}
+
+/// Of the charges of a request that passes, the indices of those that are made: the first of each run
+/// that `fits`.
+pub(crate) fn made(
+    charges: &[Charge],
+    fits: impl Fn(usize) -> bool,
+) -> impl Iterator<Item = usize> {
+    runs(charges).filter_map(move |mut run| run.find(|index| fits(*index)))
 }

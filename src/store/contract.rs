@@ -20,7 +20,9 @@ use crate::{algorithm::Algorithm, clock::Now};
 /// - **True answers**: a retry after [`Usage::wait`] passes if no other request has used units
 ///   since then.
 pub trait Store: Send + Sync + 'static {
-    /// Makes all of `charges` if each [enforced](super::Mode) one fits; otherwise makes none.
+    /// Makes all of `charges` if each [enforced](super::Mode) one fits; otherwise makes none. Of
+    /// charges that [stand for each other](Charge::or_else), it makes the first that fits, and one is
+    /// enough.
     ///
     /// The quota of a key may change from one charge to the next, with its plan. Earlier answers
     /// must stay true: so a use counts under each of the key's last few quotas. This includes a

@@ -113,6 +113,7 @@ mod preview;
 mod redis;
 mod usage;
 
+pub(crate) use self::charge::{made, pass, runs};
 #[cfg(all(any(fuzzing, test), feature = "redis"))]
 pub(crate) use self::redis::read_any_reply;
 #[cfg(feature = "redis")]

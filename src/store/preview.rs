@@ -1,8 +1,10 @@
 //! What a store that can only peek answers to a preview: [`preview_by_peeks`].
 
+use smallvec::SmallVec;
+
 use super::{
     answer::Answer,
-    charge::{Charge, Mode},
+    charge::{Charge, Mode, made, pass},
     contract::Store,
     future::StoreFuture,
     usage::Usage,
@@ -40,12 +42,14 @@ pub(super) fn preview_by_peeks(
 
 /// Turns what is left before a request into what is left after it, if it passes.
 fn use_units(charges: &[Charge], answer: &mut Answer) {
-    let each = || charges.iter().zip(&*answer.usages);
-    if each().any(|(charge, usage)| charge.mode == Mode::Enforced && !usage.fits()) {
+    let fits = |index: usize| answer.usages.get(index).is_none_or(Usage::fits);
+    if !pass(charges, fits) {
         return;
     }
-    for (charge, usage) in charges.iter().zip(&mut *answer.usages) {
-        if usage.fits() && usage.is_known() && charge.uses_units() {
+    let made: SmallVec<[usize; 4]> = made(charges, fits).collect();
+    for index in made {
+        let (charge, usage) = (&charges[index], &mut answer.usages[index]);
+        if usage.is_known() && charge.uses_units() {
             let remaining = usage.remaining().saturating_sub(charge.cost);
             let reset = match usage.remaining_and_reset() {
                 (_, 0) => first_reset(charge.algorithm, &charge.quota),

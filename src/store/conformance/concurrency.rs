@@ -51,3 +51,49 @@ pub(crate) async fn counts_each_request_once(stores: &[Arc<dyn Store>]) {
 fn charge(subject: &Subject<'_>, key: u64, algorithm: Algorithm) -> Charge {
     subject.one(key, algorithm, Quota::per_minute(UNITS))
 }
+
+/// The same for quotas of which each stands for the one before, also on several servers of a cluster:
+/// all of them are used up, one after the other, and no request draws on two.
+pub(crate) async fn draws_on_one_quota_after_the_other(stores: &[Arc<dyn Store>]) {
+    for (algorithm, is_spread) in ALGORITHMS.into_iter().flat_map(|one| [(one, false), (one, true)])
+    {
+        let shard = Subject::new(&*stores[0]).shard;
+        let charges = move |subject: &Subject<'_>| {
+            let all = subject.one(4, algorithm, Quota::per_hour(1_000));
+            let quotas = [(1, 100), (2, 50), (3, 30)].map(|(key, units)| {
+                let charge = subject.one(key, algorithm, Quota::per_hour(units));
+                let shard =
+                    if is_spread { charge.shard.rotate_left(key as u32 * 7) } else { charge.shard };
+                Charge { or_else: key < 3, shard, ..charge }
+            });
+            [quotas[0], quotas[1], quotas[2], all]
+        };
+        let drawn: Arc<[AtomicU64; 3]> = Arc::default();
+        let mut tasks = JoinSet::new();
+        for task in 0..TASKS {
+            let store = Arc::clone(&stores[task as usize % stores.len()]);
+            let drawn = Arc::clone(&drawn);
+            tasks.spawn(async move {
+                let subject = Subject { shard, ..Subject::new(&*store) };
+                for _ in 0..REQUESTS {
+                    let answered = subject.charge(&charges(&subject)).await;
+                    let first = answered[..3].iter().position(|(wait, ..)| *wait == 0);
+                    if let Some(first) = first {
+                        drawn[first].fetch_add(1, Relaxed);
+                        let had_room = answered[..first].iter().any(|(_, left, _)| *left > 0);
+                        assert!(!had_room, "{algorithm:?}: {answered:?}");
+                    }
+                }
+            });
+        }
+        tasks.join_all().await;
+        let subject = Subject { shard, ..Subject::new(&*stores[0]) };
+        let mut left = Vec::new();
+        for charge in charges(&subject) {
+            left.push(subject.peek(charge).await.1);
+        }
+        let drawn = drawn.each_ref().map(|drawn| drawn.load(Relaxed));
+        assert_eq!(drawn, [100, 50, 30], "{algorithm:?}, on several servers: {is_spread}");
+        assert_eq!(left, [0, 0, 0, 1_000 - 180], "{algorithm:?}, on several servers: {is_spread}");
+    }
+}

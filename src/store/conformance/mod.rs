@@ -34,8 +34,11 @@ use std::{
 };
 
 pub(super) use self::{
-    concurrency::counts_each_request_once, histories::says_what_another_says,
-    in_flight::holds_what_has_not_ended, naive::NaiveStore, promises::keeps_what_plans_promise,
+    concurrency::{counts_each_request_once, draws_on_one_quota_after_the_other},
+    histories::says_what_another_says,
+    in_flight::holds_what_has_not_ended,
+    naive::NaiveStore,
+    promises::keeps_what_plans_promise,
 };
 use super::{Answer, Change, Charge, Correction, Mode, Store, Usage};
 use crate::{algorithm::Algorithm, clock::Now, quota::Quota};

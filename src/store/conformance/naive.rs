@@ -371,17 +371,30 @@ impl Keys {
 impl Store for NaiveStore {
     fn charge(&self, charges: &[Charge], now: Now) -> StoreFuture {
         let keys = &mut *self.0.lock();
-        for charge in charges.iter().filter(|charge| charge.mode != Mode::Peek) {
-            keys.plans
-                .get_mut(&charge.id())
-                .into_iter()
-                .for_each(|plans| track(plans, charge, now));
+        // The waits of each charge, and whether a charge before it has been chosen instead.
+        let (mut waits, mut passes) = (Vec::new(), true);
+        let mut rest = charges;
+        while let Some(last) =
+            rest.iter().position(|charge| !charge.or_else).or(rest.len().checked_sub(1))
+        {
+            let mut chosen = false;
+            for charge in &rest[..=last] {
+                if charge.mode != Mode::Peek && !chosen {
+                    keys.plans
+                        .get_mut(&charge.id())
+                        .into_iter()
+                        .for_each(|plans| track(plans, charge, now));
+                }
+                let wait = keys.waits(charge, now);
+                waits.push((wait, chosen));
+                chosen |= wait == (0, 0);
+            }
+            passes &= chosen || rest[0].mode != Mode::Enforced;
+            rest = &rest[last + 1..];
         }
-        let waits: Vec<_> = charges.iter().map(|charge| keys.waits(charge, now)).collect();
-        let mut all = charges.iter().zip(&waits);
-        let passes = all.all(|(charge, waits)| charge.mode != Mode::Enforced || *waits == (0, 0));
-        let make = |(charge, waits): (&Charge, (u64, u64))| {
-            if passes && waits == (0, 0) && charge.mode != Mode::Peek && charge.cost > 0 {
+        let make = |(charge, (waits, is_spared)): (&Charge, ((u64, u64), bool))| {
+            let fits = waits == (0, 0) && !is_spared;
+            if passes && fits && charge.mode != Mode::Peek && charge.cost > 0 {
                 let new = || vec![Plan::new(charge)];
                 let plans = keys.plans.entry(charge.id()).or_insert_with(new);
                 change(plans, charge, |plan, is_own| plan.consume(charge.cost, now, is_own));

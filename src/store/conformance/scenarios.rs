@@ -20,6 +20,9 @@ pub(super) async fn all(store: &dyn Store) {
         units_ahead_have_to_fit_as_well
         a_dry_run_is_charged_with_its_request_and_refuses_none
         a_peek_changes_nothing
+        of_charges_that_stand_for_each_other_the_first_that_fits_is_made
+        no_charge_that_stands_for_another_is_made_without_the_rest_of_its_request
+        a_dry_run_may_stand_for_another
         what_was_used_stays_used_under_another_plan
         a_retry_in_time_passes_and_no_earlier_one
         huge_numbers_are_no_error
@@ -270,4 +273,101 @@ async fn huge_numbers_are_no_error(subject: &Subject<'_>, algorithm: Algorithm) 
             subject.correct_one(charge, None, Change::Reset).await;
         }
     }
+}
+
+/// Three quotas of which each stands for the one before: of 2, 3 and 1 units.
+fn waterfall(subject: &Subject<'_>, algorithm: Algorithm, cost: u64) -> [Charge; 3] {
+    let mut quotas = [(1, 2), (2, 3), (3, 1)].map(|(key, units)| Charge {
+        cost,
+        or_else: true,
+        ..subject.one(key, algorithm, Quota::per_minute(units))
+    });
+    quotas[2].or_else = false;
+    quotas
+}
+
+/// What each quota has left after a request, and whether it could have paid for it.
+fn left<const N: usize>(answered: &[Snapshot]) -> [(bool, u64); N] {
+    let left: Vec<_> = answered.iter().map(|(wait, left, _)| (*wait == 0, *left)).collect();
+    left.try_into().unwrap()
+}
+
+async fn of_charges_that_stand_for_each_other_the_first_that_fits_is_made(
+    subject: &Subject<'_>,
+    algorithm: Algorithm,
+) {
+    let one = waterfall(subject, algorithm, 1);
+    for expected in [
+        [(true, 1), (true, 3), (true, 1)],
+        [(true, 0), (true, 3), (true, 1)],
+        [(false, 0), (true, 2), (true, 1)],
+        [(false, 0), (true, 1), (true, 1)],
+    ] {
+        assert_eq!(left(&subject.charge(&one).await), expected, "{algorithm:?}");
+    }
+    // No request is split: neither the second nor the third has two units.
+    let two = subject.charge(&waterfall(subject, algorithm, 2)).await;
+    assert_eq!(left(&two), [(false, 0), (false, 1), (false, 1)], "{algorithm:?}");
+    for expected in [
+        [(false, 0), (true, 0), (true, 1)],
+        [(false, 0), (false, 0), (true, 0)],
+        [(false, 0), (false, 0), (false, 0)],
+    ] {
+        assert_eq!(left(&subject.charge(&one).await), expected, "{algorithm:?}");
+    }
+    // A retry passes as soon as any of them has room, and not earlier.
+    let refused = subject.charge(&one).await;
+    let first = refused.iter().map(|(wait, ..)| *wait).min().unwrap();
+    subject.advance(first - 1);
+    assert!(subject.charge(&one).await.iter().all(|(wait, ..)| *wait > 0), "{algorithm:?}");
+    subject.advance(1);
+    assert!(subject.charge(&one).await.iter().any(|(wait, ..)| *wait == 0), "{algorithm:?}");
+    // Each costs its own.
+    subject.advance(5 * MINUTE);
+    let mut costs = waterfall(subject, algorithm, 3);
+    (costs[1].cost, costs[2].cost) = (2, 1);
+    let paid = subject.charge(&costs).await;
+    assert_eq!(left(&paid), [(false, 2), (true, 1), (true, 1)], "{algorithm:?}");
+    // Nothing is paid for a request that costs nothing by the first.
+    costs[0].cost = 0;
+    let paid = subject.charge(&costs).await;
+    assert_eq!(left(&paid), [(true, 2), (false, 1), (true, 1)], "{algorithm:?}");
+}
+
+async fn no_charge_that_stands_for_another_is_made_without_the_rest_of_its_request(
+    subject: &Subject<'_>,
+    algorithm: Algorithm,
+) {
+    let [first, second, third] = waterfall(subject, algorithm, 1);
+    let all = |cost| Charge { cost, ..subject.one(4, algorithm, Quota::per_minute(9)) };
+    let refused = [(true, 2), (true, 3), (true, 1), (false, 9)];
+    assert_eq!(left(&subject.charge(&[first, second, third, all(10)]).await), refused);
+    let answered = subject.charge(&[all(10), first, second, third]).await;
+    assert_eq!(left(&answered), [(false, 9), (true, 2), (true, 3), (true, 1)], "{algorithm:?}");
+    let answered = subject.charge(&[all(4), first, second, third]).await;
+    assert_eq!(left(&answered), [(true, 5), (true, 1), (true, 3), (true, 1)], "{algorithm:?}");
+    // Of the last that stands for another, the next charge is none.
+    let end = Charge { or_else: false, ..second };
+    let answered = subject.charge(&[first, end, all(4)]).await;
+    assert_eq!(left(&answered), [(true, 0), (true, 3), (true, 1)], "{algorithm:?}");
+    let spent = [first, Charge { cost: 4, ..end }, all(1)];
+    let answered = subject.charge(&spent).await;
+    assert_eq!(left(&answered), [(false, 0), (false, 3), (true, 1)], "{algorithm:?}");
+    // Without a charge behind it, it stands alone.
+    assert_eq!(left(&subject.charge(&[all(1), first]).await), [(true, 1), (false, 0)]);
+    assert_eq!(left(&subject.charge(&[all(1), second]).await), [(true, 0), (true, 2)]);
+}
+
+async fn a_dry_run_may_stand_for_another(subject: &Subject<'_>, algorithm: Algorithm) {
+    let quotas = waterfall(subject, algorithm, 1);
+    let [first, second, third] = quotas.map(|charge| Charge { mode: Mode::DryRun, ..charge });
+    let all = |cost| Charge { cost, ..subject.one(4, algorithm, Quota::per_minute(9)) };
+    subject.charge(&[all(0), Charge { cost: 2, ..first }, second, third]).await;
+    let answered = subject.charge(&[all(1), first, second, third]).await;
+    assert_eq!(left(&answered), [(true, 8), (false, 0), (true, 2), (true, 1)], "{algorithm:?}");
+    let none = [first, second, third].map(|charge| Charge { cost: 4, ..charge });
+    let answered = subject.charge(&[all(1), none[0], none[1], none[2]]).await;
+    assert_eq!(left(&answered), [(true, 7), (false, 0), (false, 2), (false, 1)], "{algorithm:?}");
+    let peek = [first, second, third].map(|charge| Charge { mode: Mode::Peek, ..charge });
+    assert_eq!(left(&subject.charge(&peek).await), [(false, 0), (true, 2), (true, 1)]);
 }

@@ -133,13 +133,18 @@ fn try_all(
     let uses_counter = |charge: &Charge| !uses_log(charge);
     prepare(uses_counter, shards, &shards.counters, charges, usages, now, &mut counters)?;
     prepare(uses_log, shards, &shards.logs, charges, usages, now, &mut logs)?;
-    let fits = |(charge, usage): (&Charge, &Usage)| charge.mode != Mode::Enforced || usage.fits();
-    if charges.iter().zip(&*usages).all(fits) {
+    let is_made = |(charge, usage): (&Charge, &Usage)| {
+        !charge.or_else && (charge.mode != Mode::Enforced || usage.fits())
+    };
+    if charges.iter().zip(&*usages).all(is_made) {
         // All are locked before any is written. No thread waits here, so they need no order.
         lock(&mut counters)?;
         lock(&mut logs)?;
         write(&mut counters);
         write(&mut logs);
+    } else if charges.iter().any(|charge| charge.or_else) {
+        // Of those that stand for each other, not all are made.
+        return Err(NotMade::NeedsLock);
     } else {
         report_refused(shards, &counters, charges, usages, now)?;
         report_refused(shards, &logs, charges, usages, now)?;

@@ -8,35 +8,39 @@ use super::{locked_shard::LockedShard, shard::Shards, shard_meta::usage};
 use crate::{
     algorithm::{State, StatesByQuota},
     clock::Now,
-    store::{Charge, Mode, Usages},
+    store::{Charge, Mode, Usages, pass},
 };
 
 /// The answers to the charges of a request. Each charge is made in a copy of its key's states. If the
 /// store is full, a new key's answer is that of the state that such keys share, although a charge
 /// might make room for it.
 pub(super) fn preview(shards: &Shards, charges: &[Charge], now: Now) -> Usages {
+    // Whether a charge that the current one stands for fits.
+    let mut has_fitting = false;
     let mut all: SmallVec<[_; 4]> = charges
         .iter()
         .map(|charge| {
             let (mut states, blocked) = copy(shards, charge, now);
-            if charge.mode != Mode::Peek {
+            if charge.mode != Mode::Peek && !has_fitting {
                 states.track(&charge.quota, now);
             }
             let state = states.under(&charge.quota, now);
             let wait = state.wait(&charge.quota, now, charge.units_required());
-            (charge, states, wait, blocked)
+            let fits = wait == 0 && blocked == 0;
+            let is_first = fits && !has_fitting;
+            has_fitting = charge.or_else && (has_fitting || is_first);
+            (charge, states, (wait, blocked), is_first)
         })
         .collect();
-    let fits = |wait: u64, blocked: u64| wait == 0 && blocked == 0;
-    let passes = all
-        .iter()
-        .all(|(charge, _, wait, blocked)| charge.mode != Mode::Enforced || fits(*wait, *blocked));
-    let answer = |(charge, states, wait, blocked): &mut (&Charge, StatesByQuota, u64, u64)| {
-        if passes && fits(*wait, *blocked) && charge.uses_units() {
-            states.consume(&charge.quota, now, charge.cost);
-        }
-        usage(&states.under(&charge.quota, now), charge, *wait, *blocked, now)
-    };
+    let passes =
+        pass(charges, |index| all.get(index).is_some_and(|(_, _, waits, _)| *waits == (0, 0)));
+    let answer =
+        |(charge, states, waits, is_first): &mut (&Charge, StatesByQuota, (u64, u64), bool)| {
+            if passes && *is_first && charge.uses_units() {
+                states.consume(&charge.quota, now, charge.cost);
+            }
+            usage(&states.under(&charge.quota, now), charge, waits.0, waits.1, now)
+        };
     all.iter_mut().map(answer).collect()
 }
 

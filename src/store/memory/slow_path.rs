@@ -20,7 +20,7 @@ use crate::{
     algorithm::{Algorithm, State, StatesByQuota},
     clock::Now,
     penalty::Penalty,
-    store::{Change, Charge, Correction, Mode, Usage},
+    store::{Change, Charge, Correction, Mode, Usage, pass},
 };
 
 /// Makes the only charge of a request.
@@ -48,13 +48,26 @@ pub(super) fn charge_all(shards: &Shards, charges: &[Charge], usages: &mut [Usag
     homes.dedup();
     let lock = |&home: &usize| LockedShard::new(shards.get(home), now);
     let mut locked: SmallVec<[LockedShard<'_>; 4]> = homes.iter().map(lock).collect();
-    let index = |charge| homes.binary_search(&shards.number(charge)).expect("each home is locked");
+    let index =
+        |charge: &Charge| homes.binary_search(&shards.number(charge)).expect("each home is locked");
 
-    let find = |charge| find(&mut locked[index(charge)], charge);
+    // Whether a charge for which the current one would stand fits.
+    let mut is_spared = false;
+    let find = |charge: &Charge| {
+        let locked = &mut locked[index(charge)];
+        let found = match is_spared {
+            // It makes no room for its key, as it will not be made.
+            true => Found { is_spared, ..find(locked, &Charge { mode: Mode::Peek, ..*charge }) },
+            false => find(locked, charge),
+        };
+        is_spared = charge.or_else && (is_spared || found.fits());
+        found
+    };
     let found: SmallVec<[Found; 4]> = charges.iter().map(find).collect();
-    let fits = |(charge, found): (&Charge, &Found)| charge.mode != Mode::Enforced || found.fits();
-    let passes = charges.iter().zip(&found).all(fits);
-    let is_made = |charge: &Charge, found: &Found| passes && found.fits() && charge.uses_units();
+    let passes = pass(charges, |index| found[index].fits());
+    let is_made = |charge: &Charge, found: &Found| {
+        passes && found.fits() && !found.is_spared && charge.uses_units()
+    };
     for ((charge, found), usage) in charges.iter().zip(&found).zip(usages) {
         let shard = &mut locked[index(charge)];
         if is_made(charge, found) {
@@ -105,7 +118,7 @@ pub(super) fn correct(shards: &Shards, correction: &Correction, now: Now) -> Usa
             state.penalty = None;
         }),
     }
-    usage_of(&locked, charge, Found { wait: 0, blocked: 0, is_shared })
+    usage_of(&locked, charge, Found { wait: 0, blocked: 0, is_shared, is_spared: false })
 }
 
 /// Counts a refusal or a failure towards the penalty of a key, and returns what is left. A key without
@@ -130,7 +143,7 @@ fn penalize(
     let blocked = locked.blocked_for(charge);
     let wait = |state: &State| state.wait(&charge.quota, now, charge.units_required());
     let wait = look(&locked, charge, is_shared, wait);
-    let usage = usage_of(&locked, charge, Found { wait, blocked, is_shared });
+    let usage = usage_of(&locked, charge, Found { wait, blocked, is_shared, is_spared: false });
     drop(locked);
     if !has_room {
         // Unlocked, as this may log.
@@ -148,6 +161,8 @@ struct Found {
     blocked: u64,
     /// Whether it is counted in the state that keys without an entry share.
     is_shared: bool,
+    /// Whether another charge, for which it would stand, fits.
+    is_spared: bool,
 }
 
 impl Found {
@@ -160,7 +175,7 @@ impl Found {
 fn usage_of(
     locked: &LockedShard<'_>,
     charge: &Charge,
-    Found { wait, blocked, is_shared }: Found,
+    Found { wait, blocked, is_shared, .. }: Found,
 ) -> Usage {
     look(locked, charge, is_shared, |state| usage(state, charge, wait, blocked, locked.now))
 }
@@ -190,7 +205,7 @@ fn find(locked: &mut LockedShard<'_>, charge: &Charge) -> Found {
     }
     let wait = |state: &State| state.wait(quota, now, charge.units_required());
     let wait = look(locked, charge, is_shared, wait);
-    Found { wait, blocked: locked.blocked_for(charge), is_shared }
+    Found { wait, blocked: locked.blocked_for(charge), is_shared, is_spared: false }
 }
 
 /// Reads the state in which `charge` would be counted.

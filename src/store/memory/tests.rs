@@ -363,6 +363,8 @@ fn it_conforms() {
     let store = std::sync::Arc::new(MemoryStore::new());
     runtime.block_on(conformance::keeps_every_promise(&*store));
     runtime.block_on(conformance::counts_each_request_once(&[store.clone(), store.clone()]));
+    runtime
+        .block_on(conformance::draws_on_one_quota_after_the_other(&[store.clone(), store.clone()]));
     conformance::says_what_another_says(&*store, NaiveStore::default, &runtime, 500);
     conformance::keeps_what_plans_promise(&*store, &runtime, 400);
     conformance::holds_what_has_not_ended(&*store, &runtime, 400);

@@ -227,6 +227,14 @@ impl RedisStore {
 
 impl Store for RedisStore {
     fn charge(&self, charges: &[Charge], now: Now) -> StoreFuture {
+        let without_leases;
+        let charges = match charges.iter().any(|charge| charge.or_else) {
+            true => {
+                without_leases = leases::without_those_of_runs(charges);
+                &without_leases[..]
+            }
+            false => charges,
+        };
         match self.replica.decide_locally(charges, now) {
             Ok(answer) => StoreFuture::ready(Ok(answer)),
             Err(_) if Handle::try_current().is_err() => StoreFuture::ready(Err(no_runtime())),

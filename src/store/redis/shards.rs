@@ -1,6 +1,7 @@
 //! The charges and corrections of one request, on the servers that have their keys: [`Shards`].
 
 use std::{
+    ops::Range,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
@@ -18,7 +19,9 @@ use super::{
 use crate::{
     algorithm::Algorithm,
     clock::Now,
-    store::{Answer, Change, Charge, Correction, Mode, StoreError, Usage, Usages},
+    store::{
+        Answer, Change, Charge, Correction, Mode, StoreError, Usage, Usages, made, pass, runs,
+    },
 };
 
 /// The most corrections in one command.
@@ -56,7 +59,65 @@ impl Shards {
             self.correct(before).await?;
         }
         // Boxed, so that the futures of other requests stay small.
-        Box::pin(self.charge_each_shard(charges, budget)).await
+        let is_spread = |run: &Range<usize>| {
+            let run = charges.get(run.clone()).unwrap_or_default();
+            run.iter().any(|charge| run.first().is_some_and(|first| first.shard != charge.shard))
+        };
+        let spread: Vec<_> = runs(charges).filter(is_spread).collect();
+        if spread.is_empty() {
+            return Box::pin(self.charge_each_shard(charges, budget)).await;
+        }
+        Box::pin(self.charge_spread(charges, spread, budget)).await
+    }
+
+    /// Charges, where charges that stand for each other (the ranges `spread`) are on several shards:
+    /// one of them is tried after the other, each time with all other charges, and the rest as peeks.
+    #[expect(
+        clippy::arithmetic_side_effects,
+        clippy::indexing_slicing,
+        reason = "an index is of the charges"
+    )]
+    async fn charge_spread(
+        self: &Arc<Self>,
+        charges: &[Charge],
+        mut spread: Vec<Range<usize>>,
+        budget: &mut TimeBudget,
+    ) -> Result<Answer, StoreError> {
+        let mut tried = charges.to_vec();
+        for run in &spread {
+            tried[run.clone()].iter_mut().for_each(|charge| charge.or_else = false);
+            tried[run.start + 1..run.end].iter_mut().for_each(|charge| charge.mode = Mode::Peek);
+        }
+        // Each is refused by what it has answered, even if a later peek finds that it fits.
+        let mut refused: Vec<(usize, Usage)> = Vec::new();
+        loop {
+            let mut answer = self.charge_each_shard(&tried, budget).await?;
+            let passes = pass(&tried, fits(&answer));
+            refused.iter().for_each(|(index, usage)| answer.usages[*index] = *usage);
+            let mut tries_another = false;
+            for run in &mut spread {
+                // The rest of the request is charged, and a dry run refuses nothing of it.
+                let is_alone = passes && tried[run.start].mode == Mode::DryRun;
+                while !answer.usages[run.start].fits() && run.len() > 1 && (is_alone || !passes) {
+                    refused.push((run.start, answer.usages[run.start]));
+                    tried[run.start].mode = Mode::Peek;
+                    run.start += 1;
+                    tried[run.start].mode = charges[run.start].mode;
+                    if !is_alone {
+                        tries_another = true;
+                        break;
+                    }
+                    let one = &tried[run.start..=run.start];
+                    // Where it fails, it is only not counted.
+                    if let Ok(counted) = self.charge_each_shard(one, budget).await {
+                        answer.usages[run.start] = counted.usages[0];
+                    }
+                }
+            }
+            if !tries_another {
+                return Ok(answer);
+            }
+        }
     }
 
     #[expect(clippy::indexing_slicing, reason = "an index is of the charges")]
@@ -79,7 +140,7 @@ impl Shards {
                 }
             };
             merge(&mut merged, &indices, &answer);
-            if refuses(&charges, &answer) {
+            if !pass(&charges, fits(&answer)) {
                 let (indices, corrections): (Indices, Vec<_>) = made_before.into_iter().unzip();
                 // A budget of its own: the caller's keeps the time of the refusal.
                 let mut left = TimeBudget::new(budget.left);
@@ -168,9 +229,8 @@ impl Shards {
     }
 }
 
-fn refuses(charges: &[Charge], answer: &Answer) -> bool {
-    let mut each = charges.iter().zip(&*answer.usages);
-    each.any(|(charge, usage)| charge.mode == Mode::Enforced && !usage.fits())
+fn fits(answer: &Answer) -> impl Fn(usize) -> bool + Copy {
+    |index| answer.usages.get(index).is_some_and(Usage::fits)
 }
 
 /// Of the charges that were made: the index of each, and the correction that gives it back.
@@ -178,13 +238,12 @@ pub(super) fn charges_made(
     charges: &[Charge],
     answer: &Answer,
 ) -> impl Iterator<Item = (usize, Correction)> {
-    let passes = !refuses(charges, answer);
-    let each = charges.iter().zip(&*answer.usages).enumerate();
-    let made = each.filter(move |(_, (charge, usage))| {
-        let uses_units = charge.uses_units() || charge.lease > 0;
-        passes && uses_units && usage.fits()
-    });
-    made.map(|(index, (charge, usage))| {
+    let passes = pass(charges, fits(answer));
+    let made = made(charges, fits(answer)).filter(move |_| passes);
+    let each =
+        made.filter_map(|index| Some((index, charges.get(index)?, answer.usages.get(index)?)));
+    let made = each.filter(|(_, charge, _)| charge.uses_units() || charge.lease > 0);
+    made.map(|(index, charge, usage)| {
         let (taken, charged_at) = (units_taken(charge, usage), Some(answer.at));
         let (charge, change) = (Charge { cost: taken, ..*charge }, Change::GiveBack(taken));
         // The usage of a lease is from before it took its units.

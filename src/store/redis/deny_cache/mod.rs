@@ -8,6 +8,7 @@
 //! | what | test |
 //! |---|---|
 //! | nothing is refused that the server would let pass | `a_request_is_refused_as_long_as_the_server_would` |
+//! | a refusal of a quota refuses nothing that may draw on another | `a_refusal_counts_only_if_no_other_quota_may_have_room` |
 //! | a flood of one cost asks once, of many costs a few times | `a_flood_asks_the_server_once`, `a_flood_of_many_costs_asks_the_server_a_few_times` |
 //! | memory is bounded | `costs_that_grow_take_no_more_memory`, `nothing_is_remembered_longer_than_allowed_or_beyond_the_bound` |
 
@@ -34,7 +35,7 @@ use crate::{
     clock::{NANOS_PER_SECOND, Now, nanos},
     lock::Mutex,
     quota::Quota,
-    store::{Answer, Charge, Mode, Usage, Usages},
+    store::{Answer, Charge, Mode, Usage, Usages, runs},
 };
 
 const SEGMENTS: usize = 64;
@@ -135,7 +136,8 @@ impl DenyCache {
             let unknown = || Answer { usages: Usages::unknown(charges.len()), at };
             refused.get_or_insert_with(unknown).usages[index] = usage;
         }
-        let refused = refused.ok_or(miss)?;
+        let is_refused = |refused: &mut Answer| refuses_each_of_a_run(charges, &mut refused.usages);
+        let refused = refused.take_if(is_refused).ok_or(miss)?;
         self.hits.fetch_add(1, Relaxed);
         #[cfg(feature = "metrics")]
         self.counter.get_or_init(crate::metrics::deny_cache_hits).increment(1);
@@ -173,6 +175,22 @@ impl DenyCache {
         let segment = &self.segments[charge.id() as usize % SEGMENTS];
         segment.lock()
     }
+}
+
+/// Where charges stand for each other, some that are refused refuse nothing: they are as if unknown.
+/// Returns whether all of some charges are refused.
+#[expect(clippy::indexing_slicing, reason = "there is a usage for each charge")]
+fn refuses_each_of_a_run(charges: &[Charge], usages: &mut Usages) -> bool {
+    let mut is_refused = false;
+    for run in runs(charges) {
+        let usages = &mut usages[run];
+        if usages.iter().all(Usage::is_known) {
+            is_refused = true;
+        } else {
+            usages.fill(Usage::unknown());
+        }
+    }
+    is_refused
 }
 
 /// Whether it is known when a refusal of the charge ends. It is not where a response may give units

@@ -279,3 +279,37 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_refusal_counts_only_if_no_other_quota_may_have_room() {
+    for algorithm in ALGORITHMS {
+        let mut cached = Cached::new(64);
+        let first = Charge { or_else: true, ..charge(1, algorithm, Quota::per_hour(1)) };
+        let second = charge(2, algorithm, Quota::per_minute(3));
+        let other = charge(3, algorithm, Quota::per_hour(100));
+        let mut passed = 0;
+        let mut ask = |cached: &mut Cached, millis| {
+            let answer = cached.charge(&[other, first, second], millis, 0);
+            let passes = answer.usages[1].fits() || answer.usages[2].fits();
+            passed += u32::from(passes);
+            (passes, answer.usages[0].is_known())
+        };
+        for millis in 0..4 {
+            assert_eq!(ask(&mut cached, millis), (true, true));
+        }
+        assert_eq!(cached.asked, 4, "{algorithm:?}: a refusal of the first alone refuses nothing");
+        // The server says that neither has room; after that, this is known here.
+        assert_eq!(ask(&mut cached, 4), (false, true));
+        for millis in 5..1_000 {
+            assert_eq!(ask(&mut cached, millis), (false, false), "{algorithm:?}");
+        }
+        assert_eq!(cached.asked, 5, "{algorithm:?}");
+        // The second is back after a minute, and the first still refused.
+        assert!(ask(&mut cached, 60_010).0, "{algorithm:?}");
+        // Alone, the first is refused without the server.
+        let asked = cached.asked;
+        assert!(!cached.charge(&[Charge { or_else: false, ..first }], 60_011, 0).usages[0].fits());
+        assert_eq!(cached.asked, asked, "{algorithm:?}");
+        assert_eq!(passed, 5);
+    }
+}

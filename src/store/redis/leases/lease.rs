@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use smallvec::SmallVec;
+
 use crate::{
     algorithm::Algorithm,
     clock::{NANOS_PER_SECOND, Now, nanos},
@@ -9,6 +11,7 @@ use crate::{
     store::{
         Change, Charge, Correction, Mode, Usage,
         redis::clock::{RoundTrip, later},
+        runs,
     },
 };
 
@@ -24,6 +27,17 @@ pub(crate) fn is_leased(charge: &Charge) -> bool {
 pub(crate) fn normalize_lease(charge: &Charge) -> Charge {
     let lease = if is_leased(charge) { charge.lease } else { 0 };
     Charge { lease, ..*charge }
+}
+
+/// The same charges, without leases where charges stand for each other: only the server knows which of
+/// them fits first.
+#[expect(clippy::indexing_slicing, reason = "a run is of the charges")]
+pub(crate) fn without_those_of_runs(charges: &[Charge]) -> SmallVec<[Charge; 4]> {
+    let mut without: SmallVec<[Charge; 4]> = charges.iter().copied().collect();
+    for run in runs(charges).filter(|run| run.len() > 1) {
+        without[run].iter_mut().for_each(|charge| charge.lease = 0);
+    }
+    without
 }
 
 /// How many units the server has taken for a charge that fits. For a lease, `usage` says what remained

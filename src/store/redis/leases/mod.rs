@@ -49,7 +49,7 @@ mod table;
 mod tests;
 
 pub(super) use self::{
-    lease::{date_back, is_leased, lifetime, normalize_lease, units_taken},
+    lease::{date_back, is_leased, lifetime, normalize_lease, units_taken, without_those_of_runs},
     reservation::Reservation,
     table::LeaseTable,
 };

@@ -11,9 +11,9 @@ local call, pack, parse = redis.call, struct.pack, struct.unpack
 
 -- Key number, field number, number of the penalty's field or 0, field, algorithm, action, `first`,
 -- `amount`, and the quota: units, window, capacity, and the charge's cost. Units in flight have other
--- numbers instead: see their algorithm. A correction has two more: what was missing in a bucket right after
--- the charge, as whole units and a rest.
-local OPERATION, CORRECTION, OPERATION_SIZE, ACTION = '<I2I2I2c9BBdddddd', '<I2I2I2c9BBdddddddd', 81, 16
+-- numbers instead: see their algorithm. A charge has one more: 1 if the next charge stands for it. A
+-- correction has two more: what was missing in a bucket right after the charge, as whole units and a rest.
+local OPERATION, CORRECTION, OPERATION_SIZE, ACTION = '<I2I2I2c9BBddddddd', '<I2I2I2c9BBdddddddd', 81, 16
 local EXPIRES = 'expires'
 local ENFORCED, PEEK, LEASE, GIVE_BACK, TAKE, RESET = 0, 2, 3, 4, 5, 6
 local PENALIZE = 8

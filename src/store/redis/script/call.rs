@@ -73,7 +73,9 @@ impl ScriptCall {
         let mut calendars = SmallVec::new();
         let each =
             corrections.iter().map(|each| Operation::correct(each, &names.holder, &mut penalties));
-        let charged = charges.iter().map(|charge| Operation::charge(charge, &names.holder));
+        let rest = charges.iter().skip(1).map(Some).chain([None]);
+        let charged = charges.iter().zip(rest);
+        let charged = charged.map(|(charge, next)| Operation::charge(charge, next, &names.holder));
         for operation in each.chain(charged) {
             let charge = operation.charge;
             let is_same = |other: &&Charge| (other.shard, other.key) == (charge.shard, charge.key);

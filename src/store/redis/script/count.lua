@@ -126,14 +126,16 @@ while (operations:byte(offset + ACTION) or 0) > LEASE do
 end
 
 -- Makes all charges. If one does not fit that must, returns false, with nothing written; then it runs
--- again with `makes` false, only to reply.
+-- again with `makes` false, only to reply. Of charges that stand for each other, the first that fits is
+-- made, and those behind it are `spared`: they only reply.
 local function charge(makes)
-  local replied = replied
+  local replied, spared = replied, false
   for offset = offset, #operations, OPERATION_SIZE do
     local key_number, field_number, penalty, field, algorithm, action, first, amount, units, window,
-      capacity, cost = parse(OPERATION, operations, offset)
+      capacity, cost, or_else = parse(OPERATION, operations, offset)
     local key = keys[key_number]
     local old_text = key.texts[field_number + 1]
+    if spared then action = PEEK end
     local done, blocked, moved, matters = makes and action or PEEK, 0, false, 0
     if penalty > 0 then
       blocked, moved, matters = blocked_by(key.texts[penalty + 1])
@@ -146,7 +148,10 @@ local function charge(makes)
       old_text, done, first, amount, units, window, capacity, cost
     )
     if blocked > 0 then fits = false end
-    if makes and not fits and (action == ENFORCED or action == LEASE) then return false end
+    if makes and not fits and or_else == 0 and (action == ENFORCED or action == LEASE) then
+      return false
+    end
+    spared = or_else == 1 and (spared or fits)
     answer[replied + 1], answer[replied + 2] = fits and FITS or REFUSED, text
     if action == LEASE then answer[replied + 1] = answer[replied + 1] .. pack('<d', taken) end
     if penalty > 0 then answer[replied + 1] = answer[replied + 1] .. pack('<d', blocked) end

@@ -31,7 +31,8 @@
 //! 41  f64  window     … in microseconds
 //! 49  f64  capacity
 //! 57  f64  cost       correction: the cost of its charge
-//! 65  f64  missing    correction in a bucket: what was missing right after its charge,
+//! 65  f64  missing    charge: 1 if the next one stands for it; correction in a bucket: what was
+//!                     missing right after its charge,
 //! 73  f64  rest       as whole units and parts of one (`window` parts are one unit)
 //! ```
 //! For units in flight, `units` is the replica, `window` how long it holds them if it says no more, and

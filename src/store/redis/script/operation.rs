@@ -45,12 +45,13 @@ pub(super) struct Operation<'a> {
     /// Of a correction: the cost of its charge. Of units in flight: the last statement before it.
     cost: u64,
     /// Of a correction in a bucket: what was missing right after its charge, as whole units and parts
-    /// of one.
+    /// of one. Of a charge: 1 if the next one stands for it, and 0.
     missing: (u64, u64),
 }
 
 impl<'a> Operation<'a> {
-    pub(super) fn charge(charge: &'a Charge, holder: &Holder) -> Self {
+    /// `next` is the charge behind it, if there is one.
+    pub(super) fn charge(charge: &'a Charge, next: Option<&Charge>, holder: &Holder) -> Self {
         let (action, amount) = match charge.mode {
             Mode::Enforced if charge.lease > 0 => (Action::Lease, charge.lease.into()),
             Mode::Enforced => (Action::Enforced, charge.cost),
@@ -62,7 +63,8 @@ impl<'a> Operation<'a> {
             Algorithm::InFlight => (Rate::of_holder(charge, holder), holder.last_statement()),
             algorithm => (Rate::new(algorithm, &charge.quota), 0),
         };
-        Self { charge, rate, action, first, amount, cost, missing: (0, 0) }
+        let or_else = (charge.or_else && next.is_some()).into();
+        Self { charge, rate, action, first, amount, cost, missing: (or_else, 0) }
     }
 
     /// `penalties` is the argument of penalties, to which that of the correction is added.

@@ -143,6 +143,7 @@ fn conforms(builder: impl Fn() -> RedisStoreBuilder, cases: u32) {
     let stores = [(); 3].map(|()| Arc::new(Timed::new(builder())) as Arc<dyn Store>);
     runtime.block_on(conformance::keeps_every_promise(&*stores[0]));
     runtime.block_on(conformance::counts_each_request_once(&stores));
+    runtime.block_on(conformance::draws_on_one_quota_after_the_other(&stores));
     conformance::says_what_another_says(
         &*stores[0],
         || Coarse(MemoryStore::new()),
@@ -430,4 +431,21 @@ fn it_is_seldom_said_again_how_long_a_count_is_kept() {
 fn no_charges_are_no_error() {
     let mut sent = Sent::start();
     assert!(sent.run(&ScriptCall::new(&sent.names, &[], &[])).usages.is_empty());
+}
+
+#[test]
+fn charges_that_stand_for_each_other_are_one_run_and_one_write() {
+    let mut sent = Sent::start();
+    let next = |policy: u64| Charge {
+        policy: policy << 40,
+        or_else: policy < 3,
+        ..charge(ALGORITHMS[policy as usize - 1], Quota::per_hour(1))
+    };
+    let call = ScriptCall::new(&sent.names, &[], &[1, 2, 3].map(next));
+    for writes in [1, 2, 3, 3] {
+        sent.run(&call);
+        assert_eq!(sent.server.calls("hset"), writes);
+    }
+    assert_eq!(["evalsha", "hmget"].map(|command| sent.server.calls(command)), [4, 4]);
+    assert_eq!(sent.server.keys_without_ttl(), Vec::<String>::new());
 }
