@@ -1,6 +1,9 @@
 //! Makes a limiter and a layer of limits, and finds all that cannot be: [`limiter`], [`layer`].
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use super::{
     ConfigError, ConfigProblem, Key, Limits, OnRejection, Registry, Requests, WithoutKey,
@@ -100,7 +103,11 @@ impl<'a> Build<'a> {
             (steps(["every_request"]), &limits.every_request),
             (steps(["check_only"]), &limits.check_only),
         ];
-        for (list, names) in lists.into_iter().chain(of_categories) {
+        let of_policies = limits
+            .policies
+            .iter()
+            .map(|(name, policy)| (steps(["policies", name, "or_else"]), &policy.or_else));
+        for (list, names) in lists.into_iter().chain(of_categories).chain(of_policies) {
             for (index, name) in names.iter().enumerate() {
                 used.insert(name);
                 if !limits.policies.contains_key(name) {
@@ -114,7 +121,7 @@ impl<'a> Build<'a> {
         for name in limits.policies.keys().filter(|name| lists_are_whole && !used.contains(name)) {
             let text = format!(
                 "policy `{name}`: nothing uses it; name it in `every_request`, in the `policies` of a \
-                 category or in `check_only`, or delete it"
+                 category, in the `or_else` of another or in `check_only`, or delete it"
             );
             self.problems.found.push(limits.source.problem(&steps(["policies", name]), text));
         }
@@ -172,15 +179,8 @@ impl<'a> Build<'a> {
             builder = builder.exempt(self.matcher(requests, &steps));
         }
         // A policy of several categories is one policy, and these have clones of it.
-        let policies: Vec<(&str, Policy)> = limits
-            .policies
-            .iter()
-            .map(|(name, policy)| (&**name, self.policy(name, policy)))
-            .collect();
-        let named = |name: &String| {
-            let policy = policies.iter().find(|(other, _)| other == name);
-            policy.map(|(_, policy)| policy.clone())
-        };
+        let policies = self.policies();
+        let named = |name: &String| policies.get(&**name).cloned();
         for policy in limits.every_request.iter().filter_map(named) {
             builder = builder.policy(policy);
         }
@@ -199,6 +199,39 @@ impl<'a> Build<'a> {
             builder = builder.check_only(policy);
         }
         builder
+    }
+
+    /// All policies by their names. Those that others fall back on come first.
+    fn policies(&mut self) -> BTreeMap<&'a str, Policy> {
+        let limits = self.limits;
+        let mut built: BTreeMap<&str, Policy> = BTreeMap::new();
+        let mut left: Vec<_> = limits
+            .policies
+            .iter()
+            .map(|(name, policy)| (&**name, self.policy(name, policy), &policy.or_else))
+            .collect();
+        while !left.is_empty() {
+            let is_known =
+                |name: &String| built.contains_key(&**name) || !limits.policies.contains_key(name);
+            let (ready, rest): (Vec<_>, Vec<_>) =
+                left.into_iter().partition(|(_, _, or_else)| or_else.iter().all(is_known));
+            if ready.is_empty() {
+                for (name, policy, _) in rest {
+                    let text =
+                        "it falls back on itself, perhaps over others; leave one of them out";
+                    self.problems.add(&steps(["policies", name, "or_else"]), text);
+                    built.insert(name, policy);
+                }
+                break;
+            }
+            for (name, policy, or_else) in ready {
+                let others: Vec<_> = or_else.iter().filter_map(|name| built.get(&**name)).collect();
+                let policy = others.into_iter().cloned().fold(policy, Policy::or_else);
+                built.insert(name, policy);
+            }
+            left = rest;
+        }
+        built
     }
 
     fn policy(&mut self, name: &str, policy: &super::Policy) -> Policy {

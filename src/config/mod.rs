@@ -145,6 +145,7 @@
 //! | `on_store_failure` | `"allow"`, `"refuse"`, `{ count_locally = { replicas = 3 } }` | one replica |
 //! | `lease` | units | 0 |
 //! | `shard` | a [key](Key) | the policy's own |
+//! | `or_else` | names of policies: a request that finds too little left draws on the first of these with room | none |
 //! | **`[[categories]]`** | [a category](Category), in the order in which they are tried | |
 //! | `name` | its name | |
 //! | `requests` | a list of [requests](Requests) | |

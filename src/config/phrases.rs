@@ -1,7 +1,7 @@
 //! What `build()` says to write, in the words of a file: [`in_file`].
 
 /// The builder's calls, as problems name them, and what a file says instead.
-const PHRASES: [(&str, &str); 34] = [
+const PHRASES: [(&str, &str); 36] = [
     ("`.key(ClientIp::new())`", "`keys = [\"ip\"]`"),
     ("`.global()`", "`global = true`"),
     ("`.or_key(…)`", "another key"),
@@ -31,6 +31,8 @@ const PHRASES: [(&str, &str); 34] = [
         "`algorithm = \"in_flight\"`, or a quota such as `100 per minute`",
     ),
     ("`.retry_after(…)`", "`retry_after`"),
+    ("`.hold(…)`", "`hold`"),
+    ("`.dry_run()`", "`dry_run = true`"),
     ("`.lease(…)`", "`lease`"),
     ("`.refusals_within(…)`", "`refusals_within`"),
     ("`.failures_within(…)`", "`failures_within`"),

@@ -86,6 +86,9 @@ pub struct Policy {
     /// The key that chooses a server of a Redis cluster. Default: the policy's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shard: Option<Key>,
+    /// The policies on whose quotas a request draws if this one has too little left, in this order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub or_else: Vec<String>,
 }
 
 impl Policy {
@@ -114,6 +117,7 @@ impl Policy {
             on_store_failure: OnStoreFailure::default(),
             lease: 0,
             shard: None,
+            or_else: Vec::new(),
         }
     }
 }

@@ -231,6 +231,9 @@ fn row(policy: &PolicyDescription) -> Vec<Cell> {
     if policy.cost_at_end {
         limit.push(note("units are reserved, and settled when the response has ended"));
     }
+    if !policy.or_else.is_empty() {
+        limit.push(note(format!("when it is used up: {}", policy.or_else.join(", then "))));
+    }
     if !policy.hold.is_zero() {
         let hold = english::duration(policy.hold);
         limit.push(note(format!("waits up to {hold} before it refuses")));

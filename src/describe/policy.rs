@@ -60,6 +60,10 @@ pub struct PolicyDescription {
     pub penalty: Option<PenaltyDescription>,
     /// Whether the policy is a dry run, which refuses nothing.
     pub dry_run: bool,
+    /// The policies on whose quotas a request draws if this one has [too little left](Policy::or_else),
+    /// in this order. Not in JSON if there are none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub or_else: Vec<String>,
 }
 
 /// A policy's penalty.
@@ -139,6 +143,12 @@ impl PolicyDescription {
             cost_at_end: policy.settings.settles_at_end,
             penalty: policy.settings.penalty.as_ref().map(PenaltyDescription::new),
             dry_run: policy.settings.dry_run,
+            or_else: policy
+                .settings
+                .fallbacks
+                .iter()
+                .map(|other| other.name().to_owned())
+                .collect(),
         }
     }
 }

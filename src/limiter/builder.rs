@@ -190,7 +190,7 @@ impl LimiterBuilder {
     #[cfg(feature = "config")]
     pub(crate) fn request_policies(&self) -> impl Iterator<Item = &Policy> {
         let categories = self.policies.categories.iter().flat_map(|category| &category.policies);
-        let all = self.policies.every_request.iter().chain(categories);
+        let all = self.policies.every_request.iter().chain(categories).flat_map(Policy::waterfall);
         all.filter(|policy| !policy.settings.dry_run)
     }
 

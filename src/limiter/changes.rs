@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     matcher::Matcher,
-    policy::{OnStoreFailure, WithoutKey, english},
+    policy::{OnStoreFailure, Policy, WithoutKey, english},
 };
 
 /// What [`Limiter::apply`](crate::Limiter::apply) has changed, for an audit log. As text, each change
@@ -191,7 +191,7 @@ impl SettingChange {
     ///
     /// | of | settings |
     /// |---|---|
-    /// | a policy | `quota` (with its unit), `schedules`, `algorithm`, `keys`, `without_key`, `unreadable_as_missing`, `plans`, `quota_by`, `cost`, `settle`, `settle_at_end`, `penalty`, `hold`, `retry_after`, `dry_run`, `on_store_failure`, `shard`, `lease` |
+    /// | a policy | `quota` (with its unit), `schedules`, `algorithm`, `keys`, `without_key`, `unreadable_as_missing`, `plans`, `quota_by`, `cost`, `settle`, `settle_at_end`, `penalty`, `hold`, `retry_after`, `dry_run`, `on_store_failure`, `shard`, `lease`, `or_else` |
     /// | a category | `requests`, `policies`, `hold` |
     /// | `every request`, `checks` | `policies` |
     /// | `categories` | `order` |
@@ -257,6 +257,7 @@ fn settings(rule: &Rule) -> Settings {
         format!("`{name}` {}", english::limit(quota, policy.algorithm(), None))
     };
     let plans: Vec<_> = settings.plan_table().iter().map(plan).collect();
+    let fallbacks = quoted(settings.fallbacks.iter().map(Policy::name));
     let is = |is: bool, words: &str| is.then(|| words.to_owned());
     let without_key = settings.keys.without_key().map(|without_key| match without_key {
         WithoutKey::Skip => "not counted".to_owned(),
@@ -291,6 +292,7 @@ fn settings(rule: &Rule) -> Settings {
         ("on_store_failure", Some(on_store_failure)),
         ("shard", settings.shard.as_ref().map(|shard| shard.kind().into_owned())),
         ("lease", is(settings.lease > 0, &settings.lease.to_string())),
+        ("or_else", is(!fallbacks.is_empty(), &fallbacks)),
     ];
     let with_identities = |(name, text): (&'static str, Option<String>)| {
         let identities = match name {

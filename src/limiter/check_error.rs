@@ -81,7 +81,8 @@ pub enum CheckError {
     /// The list of a [reservation](crate::Limiter::reserve) does not have the policy of this name, for
     /// which a cost, a key, a plan or what was used is given.
     NotListed(String),
-    /// A list has the policy of this name twice.
+    /// A list has the policy of this name twice, or a policy of the list [falls back
+    /// on](crate::Policy::or_else) it.
     ListedTwice(String),
     /// The store cannot answer at once, as [`at_once`](crate::Check::at_once) needs. A check has
     /// charged nothing. A refund or a [commit](crate::Reservation::commit) is on its way, and will be made.
@@ -153,7 +154,7 @@ impl fmt::Display for CheckError {
                 "the reservation does not have policy `{name}`; add it to the list of `.reserve([…], …)`, or compare the names"
             ),
             Self::ListedTwice(name) => {
-                write!(f, "policy `{name}` is listed twice; write it once")
+                write!(f, "policy `{name}` is listed twice, or another falls back on it; write it once")
             }
             Self::WouldWait => f.write_str(
                 "the limiter's store cannot answer at once; write `.await` instead of `.at_once()`",

@@ -102,9 +102,10 @@ impl Correcting {
         failure: impl Fn(&Outcome<'_>, Option<u64>) -> Option<&'static Penalty>,
     ) -> Option<Self> {
         let (core, record) = (&*limiter.core, &decision.record);
-        // A dry run that did not fit was not charged. What lasts comes back by itself.
+        // A dry run that did not fit was not charged, nor was a quota that another was drawn on for. What
+        // lasts comes back by itself.
         let is_over =
-            |outcome: &Outcome<'_>| outcome.is_allowed() && !outcome.entry.special.lasts();
+            |outcome: &Outcome<'_>| outcome.is_drawn_on() && !outcome.entry.special.lasts();
         let charged = record.outcomes().enumerate().filter(|(_, outcome)| is_over(outcome));
         let (mut corrections, mut corrected) =
             (SmallVec::<[Correction; 4]>::new(), SmallVec::new());

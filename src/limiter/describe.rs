@@ -6,7 +6,7 @@ use super::{
     Core,
     decision::Decision,
     evaluation::Evaluation,
-    rules::{NO_KIND, Rule},
+    rules::{NO_KIND, Rule, RuleSet},
 };
 use crate::{
     describe::{CategoryDescription, Description, PolicyDescription, Requests},
@@ -20,21 +20,30 @@ pub(super) fn describe(core: &Core) -> Description {
     let categories = rules.categories.iter().map(|category| CategoryDescription {
         name: category.name.clone(),
         requests: category.matchers.iter().map(Requests::from).collect(),
-        policies: describe_all(rules.range(&category.rules)),
+        policies: describe_all(rules, rules.range(&category.rules)),
     });
     Description {
         title: "Rate limits".to_owned(),
-        every_request: describe_all(rules.for_every_request()),
+        every_request: describe_all(rules, rules.for_every_request()),
         categories: categories.collect(),
-        check_only: describe_all(rules.check_only()),
+        check_only: describe_all(rules, rules.check_only()),
         exempt: rules.exempt.iter().map(Requests::from).collect(),
         responses: None,
     }
 }
 
-fn describe_all(rules: &[Rule]) -> Vec<PolicyDescription> {
-    let hold = |rule: &Rule| Duration::from_nanos(rule.entry.special.hold());
-    rules.iter().map(|rule| PolicyDescription::new(&rule.policy, hold(rule))).collect()
+/// Each policy, and behind it those that it falls back on.
+fn describe_all(all: &RuleSet, rules: &[Rule]) -> Vec<PolicyDescription> {
+    let mut described: Vec<PolicyDescription> = Vec::new();
+    for head in rules {
+        let hold = Duration::from_nanos(head.entry.special.hold());
+        for rule in all.waterfall(head) {
+            if described.iter().all(|known| known.name != rule.policy.name()) {
+                described.push(PolicyDescription::new(&rule.policy, hold));
+            }
+        }
+    }
+    described
 }
 
 /// An example of a refusal: a caller has used up the quota of the first policy that refuses

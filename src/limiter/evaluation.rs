@@ -3,10 +3,11 @@
 use std::{mem, time::Duration};
 
 use http::{StatusCode, request::Parts};
+use smallvec::SmallVec;
 
 use super::{
     Core,
-    decision::{Decision, Entry, Outcome, Pooled, Reason, Record, Ruling},
+    decision::{Decision, Entry, Outcome, Pooled, Reason, Record, Ruling, Standing},
     overrides::{AwaitedCaller, CallersOwn},
     quota_ref::QuotaRef,
     rules::{Rule, RuleSet},
@@ -15,9 +16,9 @@ use super::{
 use crate::{
     clock::{Clock, Now, nanos},
     key::Extracted,
-    policy::WithoutKey,
+    policy::{QuotaSource, WithoutKey},
     quota::Quota,
-    store::{Charge, Mode, Store, Usage},
+    store::{Charge, Mode, Store, Usage, runs},
     warning::{Code, warn},
 };
 
@@ -31,6 +32,9 @@ pub(crate) struct Evaluation {
     awaited: Option<Box<AwaitedCaller>>,
 }
 
+/// The policies of a waterfall, each with a key.
+pub(super) type Members = SmallVec<[(Entry, Charge); 2]>;
+
 /// A key that was read from a request. Policies that count by the same key read it once.
 struct KeyRead {
     /// The [`Rule::key_source`].
@@ -39,6 +43,18 @@ struct KeyRead {
     /// The key's fingerprint and shard; or the status for an unreadable key, and none for a missing
     /// one.
     found: Result<(u128, u64), Option<StatusCode>>,
+}
+
+/// What a policy has to count of a request.
+enum Counted {
+    /// A charge of this kind of key.
+    Charge { kind: u8, key: (u128, u64), quota: Quota, cost: u64 },
+    /// The quota is unlimited.
+    Unlimited,
+    /// The key is missing, and the policy skips such requests.
+    Skipped,
+    /// The key is missing or, with a status, unreadable.
+    NoKey { kind: u8, status: Option<StatusCode>, quota: Quota },
 }
 
 impl Evaluation {
@@ -83,10 +99,10 @@ impl Evaluation {
         evaluation.record.category = categories.first;
         let mut read = None;
         for rule in rules.for_every_request() {
-            evaluation.add_rule(core, rule, request, own.as_ref(), &mut read, trace);
+            evaluation.add_rule(core, rules, rule, request, own.as_ref(), &mut read, trace);
         }
         for rule in rules.of_category(categories.first) {
-            evaluation.add_rule(core, rule, request, own.as_ref(), &mut read, trace);
+            evaluation.add_rule(core, rules, rule, request, own.as_ref(), &mut read, trace);
         }
         if !categories.others.is_empty() {
             evaluation.add_others(core, rules, &categories.others, request, own.as_ref(), trace);
@@ -109,23 +125,27 @@ impl Evaluation {
                 }
             },
         };
-        for rule in rules.for_requests() {
-            let is_known = |charge: &Charge| charge.policy == rule.charge.policy;
-            let own_quota = own.as_ref().and_then(|own| rule.overridden(own));
-            let quota = own_quota
-                .unwrap_or_else(|| rule.policy.settings.quota_of(request, &core.clock, |_| {}));
-            if rule.policy.settings.keys.is_global
-                || evaluation.leaves_out(quota)
-                || evaluation.record.charges.iter().any(is_known)
-            {
-                continue;
+        for head in rules.for_requests() {
+            let mut members = Members::new();
+            for rule in rules.waterfall(head) {
+                let is_known = |charge: &Charge| charge.policy == rule.charge.policy;
+                let own_quota = own.as_ref().and_then(|own| rule.overridden(own));
+                let quota = own_quota
+                    .unwrap_or_else(|| rule.policy.settings.quota_of(request, &core.clock, |_| {}));
+                if rule.policy.settings.keys.is_global
+                    || evaluation.leaves_out(quota)
+                    || evaluation.record.charges.iter().any(is_known)
+                {
+                    continue;
+                }
+                let KeyRead { kind, found, .. } = KeyRead::new(core, rule, request, &mut ());
+                if let Ok((key, shard)) = found
+                    && let Ok(shard) = core.shard_of(rule, request, shard)
+                {
+                    members.push(rule.member(head, kind, (key, shard), quota, 1));
+                }
             }
-            let KeyRead { kind, found, .. } = KeyRead::new(core, rule, request, &mut ());
-            if let Ok((key, shard)) = found
-                && let Ok(shard) = core.shard_of(rule, request, shard)
-            {
-                evaluation.push(rule, kind, (key, shard), quota, 1);
-            }
+            evaluation.add_members(members);
         }
         evaluation.only_peek();
         evaluation
@@ -187,21 +207,38 @@ impl Evaluation {
         let named = own.iter().flat_map(CallersOwn::source_policies);
         named.filter(|name| rules.by_name(name).is_none()).for_each(warn_unknown_policy);
         self.record.category = before.category;
-        for (entry, charge) in before.entries.iter().zip(&before.charges) {
-            let rule = rules.by_name(&entry.labels.policy);
-            let own_quota = rule.and_then(|rule| rule.overridden(own.as_ref()?));
-            let quota = own_quota.unwrap_or(charge.quota);
-            if quota.is_unlimited() {
-                continue;
+        for run in runs(&before.charges) {
+            let mut members = Members::new();
+            for index in run {
+                let (entry, charge) = (&before.entries[index], &before.charges[index]);
+                let rule = rules.by_name(&entry.labels.policy);
+                let own_quota = rule.and_then(|rule| rule.overridden(own.as_ref()?));
+                let charge = Charge { quota: own_quota.unwrap_or(charge.quota), ..*charge };
+                if !matches!(entry.refused(), Some(Reason::MissingKey | Reason::UnreadableKey)) {
+                    members.push((Entry { standing: Standing::Passes, ..*entry }, charge));
+                } else if !charge.quota.is_unlimited() {
+                    self.record.insert(*entry, charge);
+                }
             }
-            if matches!(entry.refused, Some(Reason::MissingKey | Reason::UnreadableKey)) {
-                self.record.insert(*entry, Charge { quota, ..*charge });
-            } else {
-                let entry = Entry { refused: None, ..*entry };
-                let key = (charge.key, charge.shard);
-                self.record.push(&entry, charge, entry.key_kind, key, quota, charge.cost);
+            self.add_members(members);
+        }
+    }
+
+    /// Adds a waterfall by its members. If one of its quotas is unlimited, the request passes, and is
+    /// not counted. Quotas of no units are left out, unless all are.
+    #[cold]
+    pub(super) fn add_members(&mut self, mut members: Members) {
+        if members.iter().any(|(_, charge)| self.leaves_out(charge.quota)) {
+            return;
+        }
+        let has_units = |(_, charge): &mut (Entry, Charge)| charge.quota.units() > 0;
+        if self.awaited.is_none() {
+            match members.iter().any(|(_, charge)| charge.quota.units() > 0) {
+                true => members.retain(has_units),
+                false => members.truncate(1),
             }
         }
+        self.record.push_waterfall(&members);
     }
 
     /// Whether a quota is not counted. An override may replace it as long as it is awaited.
@@ -237,12 +274,33 @@ impl Evaluation {
         let mut read = None;
         for rule in others.iter().flat_map(|other| rules.of_category(Some(*other))) {
             if self.record.charges.iter().all(|charge| charge.policy != rule.charge.policy) {
-                self.add_rule(core, rule, request, own, &mut read, trace);
+                self.add_rule(core, rules, rule, request, own, &mut read, trace);
             }
         }
     }
 
+    #[inline(always)]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "a struct of them would be written for each rule"
+    )]
     fn add_rule(
+        &mut self,
+        core: &Core,
+        rules: &RuleSet,
+        rule: &Rule,
+        request: &Parts,
+        own: Option<&CallersOwn>,
+        read: &mut Option<KeyRead>,
+        trace: &mut impl Trace,
+    ) {
+        match rule.has_fallback() {
+            true => self.add_waterfall(core, rules, rule, request, own, trace),
+            false => self.add_one(core, rule, request, own, read, trace),
+        }
+    }
+
+    fn add_one(
         &mut self,
         core: &Core,
         rule: &Rule,
@@ -251,6 +309,54 @@ impl Evaluation {
         read: &mut Option<KeyRead>,
         trace: &mut impl Trace,
     ) {
+        match self.counted(core, rule, request, own, read, trace) {
+            Counted::Charge { kind, key, quota, cost } => self.push(rule, kind, key, quota, cost),
+            Counted::NoKey { kind, status, quota } => self.refuse_key(rule, kind, status, quota),
+            Counted::Unlimited | Counted::Skipped => {}
+        }
+    }
+
+    /// Adds the policies of a waterfall. One that skips the request is left out.
+    #[cold]
+    #[inline(never)]
+    fn add_waterfall(
+        &mut self,
+        core: &Core,
+        rules: &RuleSet,
+        head: &Rule,
+        request: &Parts,
+        own: Option<&CallersOwn>,
+        trace: &mut impl Trace,
+    ) {
+        let (mut members, mut read) = (Members::new(), None);
+        for rule in rules.waterfall(head) {
+            if self.record.charges.iter().any(|charge| charge.policy == rule.charge.policy) {
+                continue;
+            }
+            match self.counted(core, rule, request, own, &mut read, trace) {
+                Counted::Charge { kind, key, quota, cost } => {
+                    members.push(rule.member(head, kind, key, quota, cost));
+                }
+                Counted::NoKey { kind, status, quota } => {
+                    self.refuse_key(rule, kind, status, quota);
+                }
+                Counted::Unlimited => return,
+                Counted::Skipped => {}
+            }
+        }
+        self.add_members(members);
+    }
+
+    #[inline(always)]
+    fn counted(
+        &self,
+        core: &Core,
+        rule: &Rule,
+        request: &Parts,
+        own: Option<&CallersOwn>,
+        read: &mut Option<KeyRead>,
+        trace: &mut impl Trace,
+    ) -> Counted {
         let settings = &rule.policy.settings;
         trace.policy(rule);
         let quota = match own.and_then(|own| rule.overridden(own)) {
@@ -258,13 +364,17 @@ impl Evaluation {
                 trace.quota_source(rule, None);
                 own_quota
             }
+            None if rule.has_one_quota => {
+                trace.quota_source(rule, Some(QuotaSource::Policy));
+                rule.charge.quota
+            }
             None => settings.quota_of(request, &core.clock, |from| {
                 trace.quota_source(rule, Some(from));
             }),
         };
         trace.quota(quota);
         if self.leaves_out(quota) {
-            return;
+            return Counted::Unlimited;
         }
         let &mut KeyRead { kind, found, .. } = match read {
             Some(read) if read.source == rule.key_source => read,
@@ -277,21 +387,22 @@ impl Evaluation {
             Ok((key, shard))
         });
         match found {
-            Ok(key) => self.push(rule, kind, key, quota, settings.cost_of(request)),
-            Err(None) if settings.keys.without_key() == Some(WithoutKey::Skip) => trace.skipped(),
-            Err(status) => {
-                let refused = status.map_or(Reason::MissingKey, |_| Reason::UnreadableKey);
-                self.record.insert(
-                    Entry {
-                        key_kind: kind,
-                        refused: Some(refused),
-                        unreadable: status,
-                        ..rule.entry
-                    },
-                    Charge { quota, cost: 0, ..rule.charge },
-                );
+            Ok(key) => Counted::Charge { kind, key, quota, cost: settings.cost_of(request) },
+            Err(None) if settings.keys.without_key() == Some(WithoutKey::Skip) => {
+                trace.skipped();
+                Counted::Skipped
             }
+            Err(status) => Counted::NoKey { kind, status, quota },
         }
+    }
+
+    /// Adds a policy that refuses the request for its key: it is missing or, with a status, unreadable.
+    #[cold]
+    fn refuse_key(&mut self, rule: &Rule, kind: u8, status: Option<StatusCode>, quota: Quota) {
+        let reason = status.map_or(Reason::MissingKey, |_| Reason::UnreadableKey);
+        let standing = Standing::Refuses(reason);
+        let entry = Entry { key_kind: kind, standing, unreadable: status, ..rule.entry };
+        self.record.insert(entry, Charge { quota, cost: 0, ..rule.charge });
     }
 
     /// Makes all charges peeks, which charge nothing.
@@ -303,7 +414,7 @@ impl Evaluation {
     /// gone stay.
     #[cold]
     pub(super) fn adopt_quotas(&mut self, from: &RuleSet, to: &RuleSet, clock: &Clock) {
-        for index in (0..self.record.charges.len()).rev() {
+        for index in 0..self.record.charges.len() {
             let charge = &self.record.charges[index];
             if !self.record.entries[index].has_key() {
                 continue;
@@ -313,8 +424,9 @@ impl Evaluation {
             };
             let before = &before.policy.settings;
             let quota = now.policy.settings.quota_instead_of(charge.quota, before, clock);
-            self.record.set_quota(index, quota);
+            self.record.charges[index].quota = quota;
         }
+        self.record.remove_unlimited();
     }
 
     /// Whether the store has to be called. A request that an enforced policy refuses for its key is
@@ -391,7 +503,7 @@ impl Evaluation {
     /// The enforced policies that keep the request from passing now.
     fn refusing(&self) -> impl Iterator<Item = Outcome<'_>> {
         let enforced = self.record.outcomes().take(self.record.enforced);
-        enforced.filter(|outcome| !outcome.usage.fits() && outcome.charge.mode == Mode::Enforced)
+        enforced.filter(|outcome| !outcome.is_allowed() && outcome.charge.mode == Mode::Enforced)
     }
 
     /// Whether it waits for units of which nobody knows when they come back.

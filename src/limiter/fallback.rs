@@ -1,5 +1,7 @@
 //! The decision when the store does not answer.
 
+use std::ops::Range;
+
 use smallvec::{SmallVec, smallvec};
 
 use super::{
@@ -11,7 +13,7 @@ use super::{
 use crate::{
     clock::Now,
     policy::OnStoreFailure,
-    store::{Charge, Mode, Store, StoreError, Usage},
+    store::{Charge, Mode, Store, StoreError, Usage, runs},
 };
 
 /// What is done with the charges that this replica counts alone.
@@ -50,21 +52,32 @@ pub(super) fn decide_without_store(
     record.counted_locally = true;
     let counted: SmallVec<[OnStoreFailure; 4]> =
         record.outcomes().take(record.counted).map(|outcome| on_failure(&outcome)).collect();
-    let refuses = counted.contains(&OnStoreFailure::Refuse);
+    let all: SmallVec<[Range<usize>; 4]> = runs(&record.charges[..record.counted]).collect();
+    let all_refuse = |run: &Range<usize>| {
+        counted[run.clone()].iter().all(|on_failure| *on_failure == OnStoreFailure::Refuse)
+    };
+    let refuses = all.iter().any(all_refuse);
     let mut locally: SmallVec<[usize; 4]> = SmallVec::new();
-    for (index, on_failure) in counted.into_iter().enumerate() {
-        record.leave_uncounted(index);
-        match on_failure {
-            OnStoreFailure::Refuse => record.refuse_without_store(index),
-            OnStoreFailure::CountLocally { replicas } if !refuses => {
-                record.entries[index].replicas = replicas;
-                locally.push(index);
+    let mut charges: SmallVec<[Charge; 4]> = SmallVec::new();
+    for run in all {
+        // What a waterfall lets pass without counting, it lets pass when the rest of it is used up.
+        let allows = counted[run.clone()].contains(&OnStoreFailure::Allow);
+        for index in run {
+            record.leave_uncounted(index);
+            match counted[index] {
+                OnStoreFailure::Refuse => record.refuse_without_store(index),
+                OnStoreFailure::CountLocally { replicas } if !refuses => {
+                    record.entries[index].replicas = replicas;
+                    locally.push(index);
+                    let charge = record.outcome(index).effective_charge();
+                    let mode = if allows { Mode::DryRun } else { charge.mode };
+                    charges.push(Charge { mode, or_else: true, ..charge });
+                }
+                _ => {}
             }
-            _ => {}
         }
+        charges.last_mut().into_iter().for_each(|last| last.or_else = false);
     }
-    let effective = |index: &usize| record.outcome(*index).effective_charge();
-    let charges: SmallVec<[Charge; 4]> = locally.iter().map(effective).collect();
     let mut usages: SmallVec<[Usage; 4]> = smallvec![Usage::unknown(); charges.len()];
     // The store in memory answers at once.
     let charged = match fallback {
@@ -84,6 +97,7 @@ pub(super) fn decide_without_store(
             evaluation.record.refuse_without_store(index);
         }
     }
+    evaluation.record.judge_waterfalls();
 }
 
 pub(super) fn log(error: &StoreError) {

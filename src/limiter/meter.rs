@@ -127,9 +127,9 @@ impl Meter {
             return None;
         }
         let is_metered = |outcome: &Outcome<'_>| {
-            // A dry run that did not fit was not charged.
+            // A dry run that did not fit was not charged, nor was a quota that another was drawn on for.
             outcome.entry.special.is_metered()
-                && outcome.is_allowed()
+                && outcome.is_drawn_on()
                 && outcome.charge.mode != Mode::Peek
         };
         let count = |outcome: Outcome<'_>| Count {

@@ -81,7 +81,7 @@ impl Permit {
         let has_taken = |outcome: &Outcome<'_>| {
             let charge = outcome.charge;
             outcome.entry.special.lasts()
-                && outcome.is_allowed()
+                && outcome.is_drawn_on()
                 && charge.mode != Mode::Peek
                 && charge.cost > 0
         };

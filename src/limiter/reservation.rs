@@ -13,7 +13,7 @@ use smallvec::SmallVec;
 use super::{
     CheckError, Limiter,
     correcting::{Correcting, undo},
-    decision::Decision,
+    decision::{Decision, Outcome},
 };
 
 /// Units of several policies that are reserved, from [`Limiter::reserve`].
@@ -51,8 +51,9 @@ pub struct Reservation {
     limiter: Limiter,
     /// What was decided when it was made. Once it is committed, that of nothing.
     decision: Decision,
-    /// All policies of the reservation, also those that have counted nothing.
-    policies: SmallVec<[Box<str>; 4]>,
+    /// All policies of the reservation, also those that have counted nothing; behind each, those that it
+    /// falls back on.
+    policies: SmallVec<[Box<[Box<str>]>; 4]>,
     keeps: bool,
 }
 
@@ -60,7 +61,7 @@ impl Reservation {
     pub(super) fn new(
         limiter: Limiter,
         decision: Decision,
-        policies: SmallVec<[Box<str>; 4]>,
+        policies: SmallVec<[Box<[Box<str>]>; 4]>,
         keeps: bool,
     ) -> Self {
         Self { limiter, decision, policies, keeps }
@@ -71,12 +72,14 @@ impl Reservation {
         &self.decision
     }
 
-    /// How many units of a policy are reserved; 0 if the policy counts nothing here, as under an
+    /// How many units of a policy, or of one that it [falls back on](crate::Policy::or_else), are
+    /// reserved; 0 if the policy counts nothing here, as under an
     /// unlimited quota, or if a [dry run](crate::Policy::dry_run) would have refused them.
     #[must_use]
     pub fn reserved(&self, policy: &str) -> u64 {
         let mut outcomes = self.decision.record.outcomes();
-        let charged = outcomes.find(|outcome| outcome.policy() == policy && outcome.is_allowed());
+        let is_of_policy = |outcome: &Outcome<'_>| self.listed(outcome) == Some(policy);
+        let charged = outcomes.find(|outcome| outcome.is_drawn_on() && is_of_policy(outcome));
         charged.map_or(0, |outcome| outcome.cost())
     }
 
@@ -93,7 +96,8 @@ impl Reservation {
         let used: SmallVec<[(&str, u64); 4]> = used.into_iter().collect();
         let mut names = used.iter().map(|(policy, _)| *policy).enumerate();
         let mistake = names.find_map(|(index, policy)| {
-            if !self.policies.iter().any(|listed| **listed == *policy) {
+            if !self.policies.iter().filter_map(|all| all.first()).any(|listed| **listed == *policy)
+            {
                 return Some(CheckError::NotListed(policy.to_owned()));
             }
             let is_first = used.iter().position(|(name, _)| *name == policy) == Some(index);
@@ -110,6 +114,14 @@ impl Reservation {
         self.settle(None, |_| Some(0))
     }
 
+    /// The policy in the list of the reservation that has this outcome: its own, or that of one which it
+    /// falls back on.
+    fn listed(&self, outcome: &Outcome<'_>) -> Option<&str> {
+        let mut all = self.policies.iter();
+        let its = all.find(|policies| policies.iter().any(|name| **name == *outcome.policy()));
+        Some(its?.first()?)
+    }
+
     fn settle(
         &mut self,
         mistake: Option<CheckError>,
@@ -119,7 +131,9 @@ impl Reservation {
         decision.record.permit = None;
         let correcting = match mistake {
             Some(_) => None,
-            None => Correcting::start(&self.limiter, &decision, |outcome| used(outcome.policy())),
+            None => Correcting::start(&self.limiter, &decision, |outcome| {
+                self.listed(outcome).and_then(&used)
+            }),
         };
         Commit { mistake, decision: Some(decision), correcting }
     }

@@ -175,7 +175,14 @@ impl<'a> Reserve<'a> {
         if !decision.is_allowed() {
             return Err(ReserveError::Refused(decision));
         }
-        let policies = self.targets.iter().map(|(target, _)| target.policy.into()).collect();
+        let rules = self.limiter.core.rules();
+        let waterfall = |(target, _): &(Target<'_>, u64)| -> Box<[Box<str>]> {
+            let listed = rules.by_name(target.policy).into_iter();
+            let all = listed.flat_map(|rule| rules.waterfall(rule)).skip(1);
+            let others = all.map(|rule| rule.policy.name().into());
+            std::iter::once(target.policy.into()).chain(others).collect()
+        };
+        let policies = self.targets.iter().map(waterfall).collect();
         Ok(Reservation::new(self.limiter.clone(), decision, policies, self.keeps))
     }
 }

@@ -11,7 +11,7 @@ use http::request::Parts;
 
 use super::{
     Labels,
-    decision::{Entry, Special},
+    decision::{Entry, Special, Standing},
     overrides::CallersOwn,
     trace::Trace,
 };
@@ -45,9 +45,11 @@ pub(super) struct RuleSet {
     all_exempt: FirstRequests,
     /// Watches whether none of the first requests is in a category.
     no_category: FirstRequests,
-    /// The rules for every request; then those of each category; then those for checks only.
+    /// The rules for every request; then those of each category; then those for checks only; then those
+    /// that others fall back on.
     rules: Vec<Rule>,
     every_request: Range<u32>,
+    check_only: Range<u32>,
     pub(super) categories: Vec<CategoryRules>,
     /// The first rule of each policy, by its name.
     by_name: BTreeMap<String, u32>,
@@ -81,6 +83,10 @@ pub(super) struct Rule {
     pub(super) entry: Entry,
     /// The template of its charges.
     pub(super) charge: Charge,
+    /// The indices of the rules of [`Policy::or_else`].
+    fallbacks: Box<[u32]>,
+    /// Whether each key has the policy's own quota, at all times.
+    pub(super) has_one_quota: bool,
     /// Rules with the same number find the same key in a request.
     pub(super) key_source: u32,
     /// Watches whether all of the first requests lack the policy's first kind of key.
@@ -119,6 +125,7 @@ impl RuleSet {
             no_category: FirstRequests::default(),
             rules: Vec::new(),
             every_request: 0..0,
+            check_only: 0..0,
             categories: Vec::new(),
             by_name: BTreeMap::new(),
             by_policy: BTreeMap::new(),
@@ -132,7 +139,8 @@ impl RuleSet {
             let rules = set.add_all(policies, hold, keys, sources);
             set.categories.push(CategoryRules { name, matchers, hold, rules });
         }
-        set.add_all(check_only, Duration::ZERO, keys, sources);
+        set.check_only = set.add_all(check_only, Duration::ZERO, keys, sources);
+        set.add_fallbacks(keys, sources);
         #[cfg(feature = "metrics")]
         {
             set.metrics = set.new_metrics();
@@ -159,6 +167,21 @@ impl RuleSet {
             self.rules.push(rule);
         }
         first..self.rules.len() as u32
+    }
+
+    /// Adds the rules of policies that others fall back on, unless requests or checks have them already.
+    fn add_fallbacks(&mut self, keys: &Fingerprinter, sources: &mut BTreeMap<Vec<String>, u32>) {
+        let mut index = 0;
+        while index < self.rules.len() {
+            let policies = self.rules[index].policy.settings.fallbacks.clone();
+            let find = |policy: Policy| match self.by_name.get(policy.name()) {
+                Some(known) => *known,
+                None => self.add_all(vec![policy], Duration::ZERO, keys, sources).start,
+            };
+            let fallbacks = policies.into_iter().map(find).collect();
+            self.rules[index].fallbacks = fallbacks;
+            index = index.saturating_add(1);
+        }
     }
 
     #[inline]
@@ -230,8 +253,12 @@ impl RuleSet {
 
     /// The rules for checks only.
     pub(super) fn check_only(&self) -> &[Rule] {
-        let requests = self.categories.last().map_or(&self.every_request, |last| &last.rules);
-        &self.rules[requests.end as usize..]
+        self.range(&self.check_only)
+    }
+
+    /// A rule, and then those that it falls back on, in their order.
+    pub(super) fn waterfall<'r>(&'r self, head: &'r Rule) -> impl Iterator<Item = &'r Rule> {
+        [head].into_iter().chain(head.fallbacks.iter().map(|index| self.at(*index)))
     }
 
     #[cfg(feature = "tracing")]
@@ -241,7 +268,8 @@ impl RuleSet {
 
     /// The enforced policies for requests. A policy in several categories comes several times.
     pub(super) fn enforced_for_requests(&self) -> Vec<Policy> {
-        let all = self.for_requests().map(|rule| &rule.policy);
+        let all =
+            self.for_requests().flat_map(|rule| self.waterfall(rule)).map(|rule| &rule.policy);
         all.filter(|policy| !policy.settings.dry_run).cloned().collect()
     }
 
@@ -259,6 +287,7 @@ impl RuleSet {
         };
         let named = self.categories.iter().map(|category| {
             let all = self.for_every_request().iter().chain(self.range(&category.rules));
+            let all = all.flat_map(|rule| self.waterfall(rule));
             (category.name.clone(), all.map(policy).collect())
         });
         DecisionMetrics::new(self.policies().map(policy), named)
@@ -364,7 +393,7 @@ impl Rule {
             entry: Entry {
                 labels,
                 key_kind: 0,
-                refused: None,
+                standing: Standing::Passes,
                 unreadable: None,
                 replicas: 1,
                 special: Special::new(hold, lasts, policy.settings.settles_at_end),
@@ -376,6 +405,8 @@ impl Rule {
                 has_penalty: policy.settings.penalty.is_some(),
                 ..Charge::new(policy_id, 0, policy.algorithm(), policy.quota())
             },
+            fallbacks: Box::default(),
+            has_one_quota: policy.settings.has_one_quota(),
             key_source: index,
             without_key: FirstRequests::default(),
             domains: keys.domains(labels.kinds()),
@@ -390,6 +421,26 @@ impl Rule {
     pub(super) fn overridden(&self, own: &CallersOwn) -> Option<Quota> {
         let settings = &self.policy.settings;
         own.quota(self.policy.name()).map(|quota| settings.checked(quota))
+    }
+
+    /// Whether a request that has used up the quota draws on another.
+    #[inline]
+    pub(super) fn has_fallback(&self) -> bool {
+        !self.fallbacks.is_empty()
+    }
+
+    /// The rule's charge of a key in the waterfall of `head`, which says how long requests are held.
+    pub(super) fn member(
+        &self,
+        head: &Self,
+        key_kind: u8,
+        (key, shard): (u128, u64),
+        quota: Quota,
+        cost: u64,
+    ) -> (Entry, Charge) {
+        let special = self.entry.special.with_hold_of(head.entry.special);
+        let entry = Entry { key_kind, special, ..self.entry };
+        (entry, Charge { key, shard, quota, cost, ..self.charge })
     }
 
     /// The domain of the keys of this kind.

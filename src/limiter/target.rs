@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 use super::{
     Core, Limiter,
     check_error::CheckError,
-    evaluation::Evaluation,
+    evaluation::{Evaluation, Members},
     overrides::{AwaitedCaller, CallersOwn},
     rules::{Rule, RuleId, RuleSet},
 };
@@ -52,8 +52,48 @@ impl<'a> Target<'a> {
             return self.charge_overridden(rules, cost);
         }
         let (rule, kind) = self.rule_and_kind(rules)?;
+        if rule.has_fallback() {
+            return self.charge_waterfall(rules, rule, cost, None, Evaluation::default());
+        }
         let quota = self.quota_of(rule)?;
         self.evaluate(Evaluation::default(), rule, kind, cost, quota)
+    }
+
+    /// The charges of a policy and of those that it falls back on, for the same key.
+    #[cold]
+    fn charge_waterfall(
+        &self,
+        rules: &RuleSet,
+        head: &Rule,
+        cost: u64,
+        own: Option<&CallersOwn>,
+        mut evaluation: Evaluation,
+    ) -> Result<Evaluation, CheckError> {
+        let mut members = Members::new();
+        for rule in rules.waterfall(head) {
+            let kind = self.usable_kind_of(rule)?;
+            let is_head = rule.charge.policy == head.charge.policy;
+            let quota = match is_head {
+                true => self.quota_of(rule)?,
+                false => self.quota_of_fallback(rule),
+            };
+            let quota = own.and_then(|own| rule.overridden(own)).unwrap_or(quota);
+            let key = self.limiter.core.key_of(rule, kind, &self.counted_key(rule, kind)?);
+            members.push(rule.member(head, kind, key, quota, cost));
+        }
+        evaluation.add_members(members);
+        Ok(evaluation)
+    }
+
+    /// The quota of a key under a policy that is fallen back on. Its plan is one of the checked policy,
+    /// which this policy may have as well.
+    fn quota_of_fallback(&self, rule: &Rule) -> Quota {
+        let settings = &rule.policy.settings;
+        let named = match self.plan {
+            Some(Plan::Named(name)) => settings.plan_table().iter().find(|(plan, _)| plan == name),
+            Some(Plan::Quota(_)) | None => None,
+        };
+        named.map_or_else(|| settings.quota_now(&self.limiter.core.clock).0, |(_, quota)| *quota)
     }
 
     #[cold]
@@ -62,6 +102,9 @@ impl<'a> Target<'a> {
         let (rule, kind) = self.rule_and_kind(rules)?;
         let quota = self.quota_of(rule)?;
         match begin(&self.limiter.core, &self.key) {
+            Ok((evaluation, own)) if rule.has_fallback() => {
+                self.charge_waterfall(rules, rule, cost, own.as_ref(), evaluation)
+            }
             Ok((evaluation, own)) => {
                 let own = own.and_then(|own| rule.overridden(&own));
                 self.evaluate(evaluation, rule, kind, cost, own.unwrap_or(quota))
@@ -79,9 +122,16 @@ impl<'a> Target<'a> {
         rules: &RuleSet,
     ) -> Result<Evaluation, CheckError> {
         let mut found: SmallVec<[_; 4]> = SmallVec::new();
+        let mut seen: SmallVec<[u64; 4]> = SmallVec::new();
         for (target, _) in targets {
             let (rule, kind) = target.rule_and_kind(rules)?;
             found.push((rule, kind, target.quota_of(rule)?));
+            for rule in rules.waterfall(rule) {
+                if seen.contains(&rule.charge.policy) {
+                    return Err(CheckError::ListedTwice(rule.policy.name().to_owned()));
+                }
+                seen.push(rule.charge.policy);
+            }
         }
         let (mut evaluation, own) = match core.overrides.table.can_skip() {
             true => (Evaluation::default(), None),
@@ -91,6 +141,11 @@ impl<'a> Target<'a> {
             },
         };
         for ((target, cost), (rule, kind, quota)) in targets.iter().zip(found) {
+            if rule.has_fallback() {
+                evaluation =
+                    target.charge_waterfall(rules, rule, *cost, own.as_ref(), evaluation)?;
+                continue;
+            }
             let own = own.as_ref().and_then(|own| rule.overridden(own));
             evaluation = target.evaluate(evaluation, rule, kind, *cost, own.unwrap_or(quota))?;
         }
@@ -132,10 +187,16 @@ impl<'a> Target<'a> {
     #[inline(always)]
     fn rule_and_kind<'r>(&self, rules: &'r RuleSet) -> Result<(&'r Rule, u8), CheckError> {
         let rule = self.rule(rules)?;
+        Ok((rule, self.usable_kind_of(rule)?))
+    }
+
+    /// The index of the key's kind, if checks can use the policy.
+    #[inline(always)]
+    fn usable_kind_of(&self, rule: &Rule) -> Result<u8, CheckError> {
         if self.limiter.core.is_shared && rule.policy.settings.shard.is_some() {
             return Err(CheckError::Sharded(rule.policy.name().to_owned()));
         }
-        Ok((rule, self.kind_of(rule)?))
+        self.kind_of(rule)
     }
 
     #[inline(always)]
@@ -172,16 +233,21 @@ impl<'a> Target<'a> {
     /// The key as the policy counts it.
     #[inline(never)]
     fn counted_key(&self, rule: &Rule, kind: u8) -> Result<Key<'a>, CheckError> {
-        rule.policy.settings.keys.canonical(kind, self.key.clone()).ok_or_else(|| {
-            CheckError::UnfitKey {
-                policy: rule.policy.name().to_owned(),
-                kind: rule.entry.labels.kind(kind).to_owned(),
-            }
+        let (keys, key) = (&rule.policy.settings.keys, self.key.clone());
+        if keys.are_canonical() {
+            return Ok(key);
+        }
+        keys.canonical(kind, key).ok_or_else(|| CheckError::UnfitKey {
+            policy: rule.policy.name().to_owned(),
+            kind: rule.entry.labels.kind(kind).to_owned(),
         })
     }
 
     #[inline(always)]
     fn quota_of(&self, rule: &Rule) -> Result<Quota, CheckError> {
+        if self.plan.is_none() && rule.has_one_quota {
+            return Ok(rule.charge.quota);
+        }
         match self.plan.is_some() || rule.policy.settings.has_plans() {
             true => self.planned_quota(rule),
             false => Ok(rule.policy.settings.quota_now(&self.limiter.core.clock).0),

@@ -35,7 +35,9 @@ fn count(rules: &RuleSet, decision: &Decision) {
         let policy: &'static str = &outcome.entry.labels.policy;
         (policy, verdict_label(outcome, held))
     };
-    rules.metrics.count(record.category, record.outcomes().map(verdict), held);
+    // In a waterfall, only the policy that speaks for it has decided.
+    let decided = record.outcomes().filter(|outcome| !outcome.is_passed_over());
+    rules.metrics.count(record.category, decided.map(verdict), held);
     let verdict = match record.ruling {
         Ruling::Admitted | Ruling::Refused(_) => return,
         Ruling::Blocked { .. } => VerdictLabel::Blocked,

@@ -73,7 +73,7 @@ fn find_of_policies<'a>(
     seen: &mut HashMap<&'a str, Vec<&'a Policy>>,
     problems: &mut Vec<BuildProblem>,
 ) {
-    for policy in policies {
+    for policy in policies.iter().flat_map(Policy::waterfall) {
         // Clones have one name.
         let seen = seen.entry(policy.name()).or_default();
         if seen.iter().any(|other| other.is_clone_of(policy)) {
@@ -112,11 +112,13 @@ fn find_twice(
     problems: &mut Vec<BuildProblem>,
 ) {
     for (index, policy) in policies.iter().enumerate() {
-        let mut same = others.iter().chain(&policies[..index]);
-        if same.any(|other| other.is_clone_of(policy)) {
-            let problem =
-                format!("{} holds for it twice; leave one out", named("policy", policy.name()));
-            problems.push(BuildProblem::new(culprit, problem).in_setting(method).at(index));
+        let before = || others.iter().chain(&policies[..index]).flat_map(Policy::waterfall);
+        for policy in policy.waterfall() {
+            if before().any(|other| other.is_clone_of(policy)) {
+                let problem =
+                    format!("{} holds for it twice; leave one out", named("policy", policy.name()));
+                problems.push(BuildProblem::new(culprit, problem).in_setting(method).at(index));
+            }
         }
     }
 }

@@ -499,6 +499,65 @@ impl Policy {
         self.set(|settings| settings.lease = units)
     }
 
+    /// Lets a request that finds too little of this quota draw on that of `other`: a plan's tokens, and
+    /// then bought credits. Call it again to add a third quota, and so on: a *waterfall*. Of its
+    /// quotas, each request draws on the first that has room for its whole cost. It is decided in one
+    /// step with all other policies of the request, in Redis in the one round trip.
+    ///
+    /// - A request is never split over two quotas. One that costs more than the first could ever have
+    ///   draws on the next.
+    /// - If no quota has room, the policy of the shortest wait refuses the request, and `Retry-After`
+    ///   is when that one lets it pass.
+    /// - Each policy keeps its own key, quota, plans and [cost](Self::cost). A policy that
+    ///   [skips](Self::or_skip) a request without its key is left out of it; one that refuses it
+    ///   refuses the request. A quota of 0 units is left out, and if a quota is unlimited, the request
+    ///   passes and is not counted.
+    /// - What is given back, or settled by a response, goes to the quota that was drawn on. A
+    ///   [`give_back`](crate::Limiter::give_back) or a [`reset`](crate::Limiter::reset) changes the one
+    ///   that it names.
+    /// - A [check](crate::Limiter::check) of this policy draws on the others as well, with the same key,
+    ///   kind of key and cost. Its plan is this policy's. A check of `other` draws only on `other`, and
+    ///   on what `other` falls back on itself.
+    /// - Headers with room for one policy show the one that is drawn on;
+    ///   [`ratelimit_lists`](crate::HeaderStyle::ratelimit_lists) has all.
+    ///   [`Outcome::is_drawn_on`](crate::Outcome::is_drawn_on) tells which it is.
+    /// - The [hold](Self::hold) of this policy holds for all: a request is held until the first of the
+    ///   quotas has room.
+    ///
+    /// A waterfall has no [lease](Self::lease), and is a [dry run](Self::dry_run) as a whole or not at
+    /// all: `build()` says so. While the store is down, a quota whose policy
+    /// [refuses](OnStoreFailure::Refuse) then has no room, and if one of them allows, the request
+    /// passes. In a Redis cluster, the quotas should be on one server (see [`shard`](Self::shard)).
+    /// Otherwise each quota after the first takes further round trips.
+    ///
+    /// ```
+    /// use tower_quota::{Limiter, Policy, Quota, key};
+    ///
+    /// let credits = Policy::fixed_window("credits", Quota::per_year(2_000))
+    ///     .key(key::bearer())
+    ///     .or_refuse();
+    /// let tokens = Policy::fixed_window("tokens", Quota::per_day(10_000))
+    ///     .key(key::bearer())
+    ///     .or_refuse()
+    ///     .or_else(credits);
+    /// let limiter = Limiter::builder().policy(tokens).build()?;
+    ///
+    /// limiter.check("tokens", "sk_1").cost(9_900).at_once()?;
+    /// let decision = limiter.check("tokens", "sk_1").cost(500).at_once()?;
+    /// assert!(decision.is_allowed());
+    /// let [tokens, credits] = ["tokens", "credits"].map(|name| decision.outcome(name).unwrap());
+    /// assert_eq!((tokens.remaining(), tokens.is_drawn_on()), (100, false));
+    /// assert_eq!((credits.remaining(), credits.is_drawn_on()), (1_500, true));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn or_else(self, other: Self) -> Self {
+        self.set(|settings| {
+            let further = other.settings.fallbacks.clone();
+            settings.fallbacks.push(other);
+            settings.fallbacks.extend(further);
+        })
+    }
+
     /// The policy's name.
     #[must_use]
     pub fn name(&self) -> &str {
@@ -516,6 +575,11 @@ impl Policy {
     #[must_use]
     pub fn quota(&self) -> Quota {
         self.settings.quota
+    }
+
+    /// This policy, and those that it falls back on.
+    pub(crate) fn waterfall(&self) -> impl Iterator<Item = &Self> {
+        [self].into_iter().chain(&self.settings.fallbacks)
     }
 
     pub(crate) fn is_clone_of(&self, other: &Self) -> bool {

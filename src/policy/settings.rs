@@ -5,6 +5,7 @@ use std::{borrow::Cow, sync::Arc, time::Duration};
 use http::{request::Parts, response};
 
 use super::{
+    Policy,
     keys::Keys,
     on_store_failure::OnStoreFailure,
     plans::{Plans, UnknownPlan, quota_problem},
@@ -59,6 +60,8 @@ pub(crate) struct Settings {
     pub(crate) shard: Option<Arc<dyn KeyExtractor>>,
     /// The units that a replica takes at once; 0 for none.
     pub(crate) lease: u32,
+    /// The policies on whose quotas a request draws if this one's is used up, in this order.
+    pub(crate) fallbacks: Vec<Policy>,
     /// A method that was called twice, though its second value replaces the first.
     pub(super) set_twice: Option<&'static str>,
 }
@@ -104,6 +107,7 @@ impl Settings {
             on_store_failure: OnStoreFailure::default(),
             shard: None,
             lease: 0,
+            fallbacks: Vec::new(),
             set_twice: None,
         }
     }
@@ -125,6 +129,15 @@ impl Settings {
     #[inline]
     pub(crate) fn has_plans(&self) -> bool {
         self.quota_by.is_some() || self.plans.is_some()
+    }
+
+    /// Whether each key has the policy's own quota, at all times.
+    pub(crate) fn has_one_quota(&self) -> bool {
+        #[cfg(feature = "calendar")]
+        if !self.schedules.is_empty() {
+            return false;
+        }
+        !self.has_plans()
     }
 
     /// The quota of a request: by `quota_by`, or else by the plans, or else that of

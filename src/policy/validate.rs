@@ -109,6 +109,9 @@ fn find(settings: &Settings, for_requests: bool, add: &mut impl FnMut(Setting, S
     {
         at("penalty", problem);
     }
+    if let Some(problem) = waterfall_problem(settings) {
+        at("or_else", problem);
+    }
     if let Some(problem) = settings.shard.as_ref().and_then(|shard| shard.problem()) {
         at("shard", problem);
     }
@@ -148,6 +151,51 @@ fn penalty_problem(settings: &Settings, penalty: &Penalty) -> Option<String> {
         return None;
     };
     Some(problem.to_owned())
+}
+
+/// What cannot work between a policy and those that it falls back on.
+fn waterfall_problem(settings: &Settings) -> Option<String> {
+    let others = || settings.fallbacks.iter().map(|other| &*other.settings);
+    let mut seen = HashSet::from([&*settings.name]);
+    for other in others() {
+        let policy = named("policy", &other.name);
+        if !seen.insert(&other.name) {
+            return Some(format!("it falls back on {policy} twice, or on itself; leave one out"));
+        }
+        if other.hold.is_some() {
+            return Some(format!(
+                "it falls back on {policy}, which says how long it holds a request: the first policy's \
+                 hold holds for all; leave `.hold(…)` of {policy} out"
+            ));
+        }
+        if other.dry_run != settings.dry_run {
+            return Some(format!(
+                "it falls back on {policy}, and one of them is a dry run; write `.dry_run()` for both, \
+                 or for neither"
+            ));
+        }
+    }
+    if settings.fallbacks.is_empty() {
+        return None;
+    }
+    let all = || std::iter::once(settings).chain(others());
+    if let Some(other) = all().find(|policy| policy.algorithm == Algorithm::InFlight) {
+        return Some(format!(
+            "{} is of units in flight, which are held and not used up; leave it out of `.or_else(…)`",
+            named("policy", &other.name)
+        ));
+    }
+    if let Some(other) = all().find(|policy| policy.penalty.is_some()) {
+        return Some(format!(
+            "{} has a penalty, and who is blocked must not draw on another quota; leave `.penalty(…)` out",
+            named("policy", &other.name)
+        ));
+    }
+    let leases = all().find(|policy| policy.lease > 0)?;
+    let policy = named("policy", &leases.name);
+    Some(format!(
+        "{policy} has a lease, and only the store knows which quota has room; leave `.lease(…)` out"
+    ))
 }
 
 fn keys_problem(keys: &Keys) -> Option<String> {

@@ -113,7 +113,9 @@ mod preview;
 mod redis;
 mod usage;
 
-pub(crate) use self::charge::{made, pass, runs};
+#[cfg(any(test, feature = "redis"))]
+pub(crate) use self::charge::made;
+pub(crate) use self::charge::{pass, runs};
 #[cfg(all(any(fuzzing, test), feature = "redis"))]
 pub(crate) use self::redis::read_any_reply;
 #[cfg(feature = "redis")]

@@ -396,7 +396,8 @@ const VALID_BY_SCHEMA: &str = "\
     no_limits_and_a_policy no_way_without_key only_a_layer overrides_of_joined_keys \
     overrides_without_caller path_of_no_category penalties plan_without_plans plans_without_function \
     policy_twice_for_every_request policy_twice_in_a_category shadowed_category unknown_names \
-    unlimited_category unnamed unregistered_functions unused_policy";
+    unlimited_category unnamed unregistered_functions unused_policy \
+    waterfall_that_cannot_work waterfall_without_end";
 
 #[test]
 fn the_schema_accepts_the_examples_and_refuses_what_does_not_parse() {

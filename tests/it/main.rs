@@ -70,3 +70,4 @@ mod structured_fields;
 mod tonic_peer;
 mod unreadable_keys;
 mod usage_page;
+mod waterfall;

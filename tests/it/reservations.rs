@@ -127,7 +127,10 @@ async fn what_cannot_be_meant_is_an_error_that_says_what_to_write() {
             of(&[]),
             "a reservation of no policy limits nothing; write the names of its policies, as `.reserve([\"tokens\", \"requests\"], …)`",
         ),
-        (of(&["tokens", "tokens"]), "policy `tokens` is listed twice; write it once"),
+        (
+            of(&["tokens", "tokens"]),
+            "policy `tokens` is listed twice, or another falls back on it; write it once",
+        ),
         (
             of(&["tokens"]).cost("token", 5),
             "the reservation does not have policy `token`; add it to the list of `.reserve([…], …)`, or compare the names",

@@ -546,3 +546,58 @@ async fn a_server_that_restarts_gets_the_settings_of_policies_again() {
         server.restart();
     }
 }
+
+/// Tokens, credits and then an overdraft of two units each, in a server or a cluster.
+fn waterfall(store: RedisStore, keys: [&'static str; 3]) -> Limiter {
+    let next = |name, key| policy(name, key, Quota::per_hour(2));
+    let [first, second, third] = keys;
+    let tokens = next("tokens", first).or_else(next("credits", second));
+    let all = policy("all", first, Quota::per_hour(9));
+    let limiter = Limiter::builder().policy(tokens.or_else(next("overdraft", third))).policy(all);
+    limiter.store(store).build().unwrap()
+}
+
+#[tokio::test]
+async fn a_waterfall_is_drawn_on_in_order_and_the_refusal_of_all_is_remembered() {
+    let server = Server::start();
+    let store = patient(RedisStore::builder(server.url())).secret(SECRET).build().unwrap();
+    let limiter = waterfall(store.clone(), ["x-a"; 3]);
+    let mut drawn = Vec::new();
+    for _ in 0..7 {
+        let decision = limiter.decide(&request(&[("x-a", "a")])).await;
+        let outcomes = decision.outcomes().filter(|outcome| outcome.is_drawn_on());
+        drawn.push(outcomes.map(|outcome| outcome.policy().to_owned()).next());
+        let all = decision.outcome("all").unwrap().remaining();
+        assert_eq!(all, 9 - drawn.len().min(6) as u64, "all or nothing");
+    }
+    let expected = ["tokens", "tokens", "credits", "credits", "overdraft", "overdraft", "all"];
+    assert_eq!(drawn, expected.map(|name| Some(name.to_owned())));
+    assert_eq!(store.denied_from_cache(), 0, "what one of them refuses refuses nothing");
+    let refused = limiter.decide(&request(&[("x-a", "a")])).await;
+    assert!(!refused.is_allowed() && refused.retry_after().is_some());
+    assert_eq!(store.denied_from_cache(), 1);
+    assert!(limiter.decide(&request(&[("x-a", "b")])).await.is_allowed());
+    assert_eq!(server.keys_without_ttl(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_waterfall_may_be_on_several_servers_of_a_cluster() {
+    let cluster = Cluster::start();
+    let store = patient(RedisStore::cluster_builder(cluster.urls())).secret(SECRET);
+    let limiter = waterfall(store.build().unwrap(), ["x-a", "x-b", "x-c"]);
+    for caller in ["1", "2", "3"] {
+        let headers = [("x-a", caller), ("x-b", caller), ("x-c", caller)];
+        let mut left = Vec::new();
+        for _ in 0..7 {
+            let decision = limiter.decide(&request(&headers)).await;
+            let outcome = |name| decision.outcome(name).map_or(u64::MAX, |known| known.remaining());
+            left.push((decision.is_allowed(), ["tokens", "credits", "overdraft"].map(outcome)));
+        }
+        let expected = [[1, 2, 2], [0, 2, 2], [0, 1, 2], [0, 0, 2], [0, 0, 1], [0, 0, 0]];
+        assert_eq!(left[..6], expected.map(|left| (true, left)));
+        assert!(!left[6].0);
+        // What the refused request was charged on other servers is back.
+        let left = limiter.peek("all", caller).await.unwrap().remaining();
+        assert_eq!(left, 3);
+    }
+}

@@ -19,7 +19,7 @@ pub use self::{
 pub(crate) use self::{
     outcome::error_status,
     pooled::Pooled,
-    record::{Entry, Record, Ruling, Special},
+    record::{Entry, Record, Ruling, Special, Standing},
 };
 use crate::clock::nanos;
 
@@ -74,7 +74,7 @@ impl Decision {
     pub fn reason(&self) -> Option<Reason> {
         match self.record.ruling {
             Ruling::Admitted => None,
-            Ruling::Refused(index) => self.record.entries[index].refused,
+            Ruling::Refused(index) => self.record.entries[index].refused(),
             Ruling::Blocked { .. } => Some(Reason::Blocked),
             Ruling::UnreadableCaller(_) => Some(Reason::UnreadableKey),
             Ruling::SourceUnavailable => Some(Reason::SourceUnavailable),
@@ -134,7 +134,8 @@ impl Decision {
     /// In a refusal, this is the policy that refuses, with the longest wait; if waits are equal,
     /// the last one. Otherwise it is the policy under which the fewest such requests still fit:
     /// [`remaining`](Outcome::remaining) divided by the request's [cost](crate::Policy::cost),
-    /// which counts as 1 at least. Ties go to the smaller share of the [`limit`](Outcome::limit)
+    /// which counts as 1 at least. Of a [waterfall](crate::Policy::or_else), only the policy that is
+    /// drawn on counts. Ties go to the smaller share of the [`limit`](Outcome::limit)
     /// left, then to the longer time until more is left, then to the first policy. `None` if
     /// nothing was counted.
     #[must_use]
@@ -142,7 +143,7 @@ impl Decision {
         match self.record.ruling {
             Ruling::Refused(index) => Some(self.record.outcome(index)),
             _ if self.record.enforced == 1 => Some(self.record.outcome(0)),
-            _ => self.outcomes().min_by(Outcome::cmp_room),
+            _ => self.outcomes().filter(Outcome::is_drawn_on).min_by(Outcome::cmp_room),
         }
     }
 
@@ -193,7 +194,7 @@ impl Decision {
             *wait = wait.saturating_add(by);
         }
         let refusing = record.entries.iter().zip(&mut record.usages).take(record.enforced);
-        for (_, usage) in refusing.filter(|(entry, _)| entry.refused.is_some()) {
+        for (_, usage) in refusing.filter(|(entry, _)| entry.refused().is_some()) {
             *usage = usage.later(nanos(by), 0);
         }
     }
@@ -216,7 +217,8 @@ impl Decision {
             evaluation.push(&Rule::for_test(policy), 0, (7, 7), quota, 1);
             let index = evaluation.record.entries.len() - 1;
             evaluation.record.usages[index] = usage.unwrap_or(unused);
-            evaluation.record.entries[index].refused = refused;
+            evaluation.record.entries[index].standing =
+                refused.map_or(Standing::Passes, Standing::Refuses);
         }
         evaluation.into_decision(crate::clock::Now::ZERO, Duration::ZERO)
     }

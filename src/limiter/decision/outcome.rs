@@ -4,7 +4,10 @@ use std::{cmp::Ordering, time::Duration};
 
 use http::StatusCode;
 
-use super::{Reason, record::Entry};
+use super::{
+    Reason,
+    record::{Entry, Standing},
+};
 use crate::{
     algorithm::Algorithm,
     quota::Quota,
@@ -105,13 +108,29 @@ impl<'a> Outcome<'a> {
     /// Whether this policy lets the request pass.
     #[must_use]
     pub fn is_allowed(&self) -> bool {
-        self.entry.refused.is_none()
+        self.entry.refused().is_none()
+    }
+
+    /// Whether the request draws on this quota, if it passes: this policy lets it pass, and speaks for
+    /// its [waterfall](crate::Policy::or_else). In a waterfall, the request draws on the first quota
+    /// with room, and the numbers of the others are those without the request. If all of them refuse
+    /// it, the one with the shortest wait does; of the others, `is_allowed` is `true`, and this is
+    /// `false`.
+    #[must_use]
+    pub fn is_drawn_on(&self) -> bool {
+        self.entry.standing == Standing::Passes
+    }
+
+    /// Whether another policy of its waterfall speaks for it.
+    #[cfg(any(feature = "metrics", feature = "describe"))]
+    pub(crate) fn is_passed_over(&self) -> bool {
+        self.entry.standing == Standing::PassedOver
     }
 
     /// Why this policy refuses the request; `None` if the policy lets it pass.
     #[must_use]
     pub fn reason(&self) -> Option<Reason> {
-        self.entry.refused
+        self.entry.refused()
     }
 
     /// How long to wait until this policy lets the same request pass. `None` if it passes now, or
@@ -123,7 +142,7 @@ impl<'a> Outcome<'a> {
     /// comes.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
-        match self.entry.refused? {
+        match self.entry.refused()? {
             Reason::QuotaExceeded => self.usage.known_wait(),
             Reason::Penalty => self.usage.known_wait().or_else(|| self.usage.blocked_for()),
             Reason::StoreUnavailable => Some(RETRY.saturating_add(self.usage.wait())),
@@ -165,7 +184,7 @@ impl<'a> Outcome<'a> {
 
     /// The wait, or the longest possible one if waiting may not help.
     pub(crate) fn wait_or_never(&self) -> Duration {
-        match self.entry.refused {
+        match self.entry.refused() {
             Some(Reason::StoreUnavailable) => Duration::MAX,
             _ => self.retry_after().unwrap_or(Duration::MAX),
         }

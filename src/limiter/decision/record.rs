@@ -1,15 +1,16 @@
 //! The data of an evaluation and of the decision that it becomes: [`Record`].
 
-use std::time::Duration;
+use std::{ops::Range, time::Duration};
 
 use http::StatusCode;
+use smallvec::SmallVec;
 
 use super::{Outcome, Reason};
 use crate::{
     clock::{Now, nanos},
     limiter::{labels::Labels, meter::Meter, permit::Permit},
     quota::Quota,
-    store::{Charge, Mode, Usage},
+    store::{Charge, Mode, Usage, runs},
 };
 
 /// The charge, the usage and the refusal of each policy, and the ruling over all of them.
@@ -52,7 +53,7 @@ pub(crate) struct Entry {
     pub(crate) labels: &'static Labels,
     /// The index of the key's kind in the policy's kinds.
     pub(crate) key_kind: u8,
-    pub(crate) refused: Option<Reason>,
+    pub(crate) standing: Standing,
     /// The status for an unreadable key.
     pub(crate) unreadable: Option<StatusCode>,
     /// The quota is divided by this. It is more than 1 if this replica counts alone, with a share
@@ -83,6 +84,11 @@ impl Special {
         Self(nanos(hold).min(Self::HOLD) | lasts | metered)
     }
 
+    /// The same, with the hold of another policy.
+    pub(in crate::limiter) fn with_hold_of(self, other: Self) -> Self {
+        Self(self.0 & !Self::HOLD | other.hold())
+    }
+
     /// The longest time for which the policy holds a request, in nanoseconds.
     pub(crate) fn hold(self) -> u64 {
         self.0 & Self::HOLD
@@ -108,6 +114,18 @@ impl Special {
     fn add(&mut self, other: Self) {
         self.0 |= other.0;
     }
+}
+
+/// What one policy says of a request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// It lets the request pass, which draws on its quota.
+    #[default]
+    Passes,
+    /// Another policy of its waterfall speaks for it: the request draws on that one's quota, or that
+    /// one refuses with the shortest wait.
+    PassedOver,
+    Refuses(Reason),
 }
 
 /// The verdict as it is stored. [`Verdict`](super::Verdict) is its public view.
@@ -169,13 +187,13 @@ impl Record {
     #[inline]
     pub(crate) fn refusing(&self) -> Option<usize> {
         match &self.entries[..] {
-            [entry] => (self.enforced == 1 && entry.refused.is_some()).then_some(0),
+            [entry] => (self.enforced == 1 && entry.refused().is_some()).then_some(0),
             _ => self.refusing_longest(),
         }
     }
 
     fn refusing_longest(&self) -> Option<usize> {
-        let refuses = |index: &usize| self.entries[*index].refused.is_some();
+        let refuses = |index: &usize| self.entries[*index].refused().is_some();
         let wait = |index: &usize| self.outcome(*index).wait_or_never();
         (0..self.enforced).filter(refuses).max_by_key(wait)
     }
@@ -194,9 +212,12 @@ impl Record {
     ) {
         let index = self.enforced;
         if quota.units() == 0 || charge.mode == Mode::DryRun || index != self.entries.len() {
-            let refused = (quota.units() == 0).then_some(Reason::NoQuota);
+            let standing = match quota.units() {
+                0 => Standing::Refuses(Reason::NoQuota),
+                _ => entry.standing,
+            };
             let charge = Charge { key, shard, quota, cost, ..*charge };
-            return self.insert(Entry { key_kind, refused, ..*entry }, charge);
+            return self.insert(Entry { key_kind, standing, ..*entry }, charge);
         }
         self.special.add(entry.special);
         (self.enforced, self.counted) = (index + 1, index + 1);
@@ -212,7 +233,7 @@ impl Record {
     #[cold]
     #[expect(clippy::arithmetic_side_effects, reason = "a limiter has far fewer policies")]
     pub(in crate::limiter) fn insert(&mut self, entry: Entry, charge: Charge) {
-        let (is_enforced, lacks_key) = (charge.mode != Mode::DryRun, entry.refused.is_some());
+        let (is_enforced, lacks_key) = (charge.mode != Mode::DryRun, !entry.has_key());
         let index = match (is_enforced, lacks_key) {
             (true, _) => self.enforced,
             (false, false) => self.counted,
@@ -227,16 +248,40 @@ impl Record {
         self.usages.insert(index, Usage::default());
     }
 
-    /// Gives a counted policy another quota; an unlimited one is not counted.
-    #[expect(clippy::arithmetic_side_effects, reason = "the policy is one of them")]
-    pub(in crate::limiter) fn set_quota(&mut self, index: usize, quota: Quota) {
-        self.charges[index].quota = quota;
-        if quota.is_unlimited() {
-            self.entries.remove(index);
-            self.charges.remove(index);
-            self.usages.remove(index);
-            self.enforced -= usize::from(index < self.enforced);
-            self.counted -= 1;
+    /// Adds the policies of a waterfall, each with a key. Of them, the request draws on the first that
+    /// has room.
+    pub(in crate::limiter) fn push_waterfall(&mut self, members: &[(Entry, Charge)]) {
+        let Some((_, first)) = members.first() else { return };
+        let is_enforced = first.mode != Mode::DryRun;
+        let next = |record: &Self| if is_enforced { record.enforced } else { record.counted };
+        let start = next(self);
+        for (entry, charge) in members {
+            let key = (charge.key, charge.shard);
+            self.push(entry, charge, entry.key_kind, key, charge.quota, charge.cost);
+        }
+        let end = next(self);
+        for index in start..end {
+            self.charges[index].or_else = index.saturating_add(1) < end;
+            if index > start && self.entries[index].has_key() {
+                self.entries[index].standing = Standing::PassedOver;
+            }
+        }
+    }
+
+    /// Removes the counted policies whose quotas are unlimited, each with its whole waterfall.
+    pub(in crate::limiter) fn remove_unlimited(&mut self) {
+        let is_unlimited = |run: &Range<usize>| {
+            self.charges[run.clone()].iter().any(|charge| charge.quota.is_unlimited())
+        };
+        let all: SmallVec<[Range<usize>; 2]> =
+            runs(&self.charges[..self.counted]).filter(is_unlimited).collect();
+        for run in all.into_iter().rev() {
+            self.enforced =
+                self.enforced.saturating_sub(if run.start < self.enforced { run.len() } else { 0 });
+            self.counted = self.counted.saturating_sub(run.len());
+            self.entries.drain(run.clone());
+            self.charges.drain(run.clone());
+            self.usages.drain(run);
         }
     }
 
@@ -245,17 +290,38 @@ impl Record {
         for index in 0..self.counted {
             self.entries[index].judge(&self.charges[index], &self.usages[index]);
         }
+        self.judge_waterfalls();
+    }
+
+    /// Lets one policy of each waterfall speak for the others: the first that lets the request pass, or
+    /// else the one that refuses with the shortest wait.
+    pub(in crate::limiter) fn judge_waterfalls(&mut self) {
+        if self.charges.iter().all(|charge| !charge.or_else) {
+            return;
+        }
+        let all: SmallVec<[Range<usize>; 4]> = runs(&self.charges[..self.counted]).collect();
+        for run in all {
+            let passes = |index: &usize| self.entries[*index].refused().is_none();
+            let wait = |index: &usize| self.outcome(*index).wait_or_never();
+            let speaks = run.clone().find(passes).or_else(|| run.clone().min_by_key(wait));
+            for index in run.filter(|index| Some(*index) != speaks) {
+                if self.entries[index].refused().is_some_and(|reason| !reason.is_counted()) {
+                    self.usages[index] = Usage::unknown();
+                }
+                self.entries[index].standing = Standing::PassedOver;
+            }
+        }
     }
 
     /// Sets that the policy is not counted, as the store does not answer.
     pub(in crate::limiter) fn leave_uncounted(&mut self, index: usize) {
-        (self.usages[index], self.entries[index].refused) = (Usage::unknown(), None);
+        (self.usages[index], self.entries[index].standing) = (Usage::unknown(), Standing::Passes);
     }
 
     /// Sets that the policy refuses, as the store does not answer.
     pub(in crate::limiter) fn refuse_without_store(&mut self, index: usize) {
         self.usages[index] = Usage::default();
-        self.entries[index].refused = Some(Reason::StoreUnavailable);
+        self.entries[index].standing = Standing::Refuses(Reason::StoreUnavailable);
     }
 
     /// Removes the policies that `keeps` does not accept.
@@ -300,17 +366,26 @@ impl Entry {
     #[inline]
     pub(crate) fn judge(&mut self, charge: &Charge, usage: &Usage) {
         let limit = || charge.algorithm.capacity(&charge.quota.share(self.replicas));
-        self.refused = match usage.fits() {
-            true => None,
-            false if usage.is_blocked() => Some(Reason::Penalty),
-            false if charge.cost > limit() => Some(Reason::CostExceedsQuota),
-            false => Some(Reason::QuotaExceeded),
+        self.standing = match usage.fits() {
+            true => Standing::Passes,
+            false if usage.is_blocked() => Standing::Refuses(Reason::Penalty),
+            false if charge.cost > limit() => Standing::Refuses(Reason::CostExceedsQuota),
+            false => Standing::Refuses(Reason::QuotaExceeded),
         };
+    }
+
+    /// Why the policy refuses the request, if it does.
+    #[inline]
+    pub(crate) fn refused(&self) -> Option<Reason> {
+        match self.standing {
+            Standing::Refuses(reason) => Some(reason),
+            Standing::Passes | Standing::PassedOver => None,
+        }
     }
 
     /// Whether there is a key and a quota to count.
     #[inline]
     pub(crate) fn has_key(&self) -> bool {
-        !self.refused.is_some_and(Reason::lacks_key)
+        !self.refused().is_some_and(Reason::lacks_key)
     }
 }

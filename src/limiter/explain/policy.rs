@@ -35,6 +35,9 @@ pub struct PolicyExplanation {
     pub quota_from: QuotaFrom,
     /// The name of its [units](crate::Policy::unit); `None`: requests.
     pub unit: Option<String>,
+    /// The policies on whose quotas the request draws if this one has [too little
+    /// left](crate::Policy::or_else).
+    pub or_else: Vec<String>,
     /// How long the policy holds a request at most, instead of refusing it.
     #[serde(rename = "hold_seconds", serialize_with = "seconds")]
     pub hold: Duration,
@@ -87,6 +90,9 @@ pub enum PolicyVerdict {
     Skipped,
     /// The request passes.
     Admitted,
+    /// Another policy of its [waterfall](crate::Policy::or_else) decides: the request draws on that
+    /// one's quota, or that one refuses it with the shortest wait.
+    PassedOver,
     /// The request is refused, or would be if the policy were no dry run.
     Refused {
         /// Why.
@@ -175,6 +181,7 @@ impl PolicyExplanation {
             quota: settings.quota,
             quota_from: QuotaFrom::Policy,
             unit: settings.unit.as_deref().map(Into::into),
+            or_else: settings.fallbacks.iter().map(|other| other.name().to_owned()).collect(),
             hold: Duration::from_nanos(rule.entry.special.hold()),
             settles_at_end: settings.settles_at_end,
             penalty: settings.penalty.as_ref().map(english::penalty),
@@ -191,7 +198,9 @@ impl PolicyExplanation {
             return;
         };
         self.blocked = outcome.blocked_for();
+        self.hold = Duration::from_nanos(outcome.entry.special.hold());
         self.verdict = match outcome.reason() {
+            None if outcome.is_passed_over() => PolicyVerdict::PassedOver,
             None => PolicyVerdict::Admitted,
             Some(reason) => PolicyVerdict::Refused { reason, retry_after: outcome.retry_after() },
         };

@@ -144,6 +144,10 @@ impl fmt::Display for PolicyExplanation {
         if let Some(block) = self.blocked {
             writeln!(f, "  blocked: for {} more", rounded(block))?;
         }
+        if !self.or_else.is_empty() {
+            let names: Vec<_> = self.or_else.iter().map(|name| format!("`{name}`")).collect();
+            writeln!(f, "  or else: {}", names.join(", then "))?;
+        }
         if !self.hold.is_zero() {
             writeln!(f, "  holds a request: up to {}", rounded(self.hold))?;
         }
@@ -157,6 +161,7 @@ impl fmt::Display for PolicyVerdict {
             Self::Unlimited => f.write_str("passes, as the quota is unlimited"),
             Self::Skipped => f.write_str("passes uncounted, as there is no key"),
             Self::Admitted => f.write_str("passes"),
+            Self::PassedOver => f.write_str("passed over, another policy of its waterfall decides"),
             Self::Refused { reason, retry_after: None } => write!(f, "refuses: {}", why(*reason)),
             Self::Refused { reason, retry_after: Some(wait) } => {
                 write!(f, "refuses for {}: {}", rounded(*wait), why(*reason))

@@ -3,6 +3,7 @@
 mod overlaps;
 mod routes;
 mod subject;
+mod waterfalls;
 
 use std::fmt;
 
@@ -36,6 +37,8 @@ pub enum LintKind {
     Overlap,
     /// A policy counts by a part of the path that no request of its category has.
     KeyNeverFound,
+    /// Nothing draws on a policy that others [fall back on](crate::Policy::or_else).
+    NeverDrawnOn,
     /// No policy and no exemption has all requests of a route.
     RouteWithoutPolicy,
     /// A matcher, or the path of a key, fits none of the routes.
@@ -46,7 +49,7 @@ pub enum LintKind {
 
 impl LintKind {
     /// The kind as text, as in JSON: `all_exempt`, `unreachable`, `overlap`, `key_never_found`,
-    /// `route_without_policy`, `no_such_route`, `invalid_route`.
+    /// `never_drawn_on`, `route_without_policy`, `no_such_route`, `invalid_route`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -54,6 +57,7 @@ impl LintKind {
             Self::Unreachable => "unreachable",
             Self::Overlap => "overlap",
             Self::KeyNeverFound => "key_never_found",
+            Self::NeverDrawnOn => "never_drawn_on",
             Self::RouteWithoutPolicy => "route_without_policy",
             Self::NoSuchRoute => "no_such_route",
             Self::InvalidRoute => "invalid_route",
@@ -92,6 +96,7 @@ pub(super) fn lint(rules: &RuleSet) -> Vec<Lint> {
     overlaps::find_all_exempt(&subject, &mut lints);
     overlaps::find_of_categories(&subject, &mut lints);
     overlaps::find_keys_never_found(&subject, &mut lints);
+    waterfalls::find_never_drawn_on(rules, &mut lints);
     lints
 }
 

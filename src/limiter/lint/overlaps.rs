@@ -142,7 +142,8 @@ pub(super) fn find_keys_never_found(subject: &Subject<'_>, lints: &mut Vec<Lint>
     for category in &subject.rules.categories {
         let patterns = category.matchers.iter().map(|matcher| Some(route_of(matcher)?.1));
         let Some(patterns) = patterns.collect::<Option<Vec<_>>>() else { continue };
-        for rule in subject.rules.range(&category.rules) {
+        let rules = subject.rules.range(&category.rules).iter();
+        for rule in rules.flat_map(|rule| subject.rules.waterfall(rule)) {
             if let Some(path) = path_never_found(rule, &patterns) {
                 let problem = format!(
                     "it counts by a parameter of the path `{path}`, which no request of category \

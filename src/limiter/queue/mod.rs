@@ -206,8 +206,16 @@ impl WaitQueue {
             return Err(Join::Full);
         }
         let mut joining = Ticket { callers, due: now, latest: now, ..Ticket::default() };
-        for outcome in outcomes.filter(is_waited_for) {
+        let mut waterfall = FirstOf::default();
+        for outcome in outcomes {
             let Outcome { entry, charge, .. } = outcome;
+            if !is_waited_for(&outcome) {
+                waterfall.add(now, now);
+                if !charge.or_else {
+                    waterfall = FirstOf::default();
+                }
+                continue;
+            }
             let key = charge.id();
             let due = due_at(&outcome, now);
             let latest = due.max(waiters.latest(charge, false));
@@ -225,12 +233,17 @@ impl WaitQueue {
             } else if charge.ahead != 0 {
                 return Err(Join::Outdated);
             }
+            joining.keys.push(AwaitedKey { key, due });
+            waterfall.add(due, latest);
+            if charge.or_else {
+                continue;
+            }
+            let FirstOf { due, latest } = mem::take(&mut waterfall);
             if due > now && latest > now.saturating_add(entry.special.hold()) {
                 return Err(Join::Full);
             }
             joining.due = joining.due.max(due);
             joining.latest = joining.latest.max(latest);
-            joining.keys.push(AwaitedKey { key, due });
         }
         Ok(joining)
     }
@@ -246,12 +259,19 @@ impl WaitQueue {
         self.change(|waiters| {
             let Some(known) = waiters.tickets.get_mut(&ticket) else { return };
             let before = mem::replace(&mut known.due, now);
-            for outcome in outcomes.filter(is_waited_for) {
-                let due = due_at(&outcome, now);
-                let key = outcome.charge.id();
-                let here = known.keys.iter_mut().filter(|awaited| awaited.key == key);
-                here.for_each(|awaited| awaited.due = due);
-                known.due = known.due.max(due);
+            let mut waterfall = FirstOf::default();
+            for outcome in outcomes {
+                let mut due = now;
+                if is_waited_for(&outcome) {
+                    due = due_at(&outcome, now);
+                    let key = outcome.charge.id();
+                    let here = known.keys.iter_mut().filter(|awaited| awaited.key == key);
+                    here.for_each(|awaited| awaited.due = due);
+                }
+                waterfall.add(due, due);
+                if !outcome.charge.or_else {
+                    known.due = known.due.max(mem::take(&mut waterfall).due);
+                }
             }
             let (due, moved_up) = (known.due, mem::take(&mut known.moved_up));
             waiters.expect(ticket, due);
@@ -406,6 +426,25 @@ impl WaitQueue {
 fn due_at(outcome: &Outcome<'_>, now: u64) -> u64 {
     let hold = Duration::from_nanos(outcome.entry.special.hold());
     now.saturating_add(nanos(outcome.usage.known_wait().unwrap_or(hold)))
+}
+
+/// When the first charge of a waterfall fits: when it is due, and at the latest.
+struct FirstOf {
+    due: u64,
+    latest: u64,
+}
+
+impl Default for FirstOf {
+    fn default() -> Self {
+        Self { due: u64::MAX, latest: u64::MAX }
+    }
+}
+
+impl FirstOf {
+    fn add(&mut self, due: u64, latest: u64) {
+        self.due = self.due.min(due);
+        self.latest = self.latest.min(latest);
+    }
 }
 
 /// Whether a request waits for this charge. It does not if the charge is of zero units, or a dry

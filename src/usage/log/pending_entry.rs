@@ -40,7 +40,7 @@ impl PendingResponse for PendingEntry {
         let Self { log, limiter, at, endpoint, method, key } = *self;
         let Ended { decision, outcome, status, .. } = ended;
         let response_time = limiter.now().monotonic().saturating_sub(at.monotonic());
-        let charged = outcome.filter(|outcome| outcome.is_allowed());
+        let charged = outcome.filter(|outcome| outcome.is_drawn_on());
         let entry = Entry {
             at: at.unix(),
             endpoint,
