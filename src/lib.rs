@@ -116,6 +116,8 @@
 //! - When the caller of a held request leaves, the requests behind it move up.
 //! - A request whose turn has come, but which is not polled for 100 ms, lets others pass until it
 //!   is polled.
+//! - Where tenants share a line, as under a [global](Policy::global) policy, they may
+//!   [take turns](Policy::fair_by): a flood by one of them delays no other.
 //! - The number of held requests is bounded [in all](LimiterBuilder::max_held), [per
 //!   caller](LimiterBuilder::max_held_per_caller) and [per key](LimiterBuilder::max_held_per_key).
 //!   A held request takes less than 2 KB, beside the request itself.

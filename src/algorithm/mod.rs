@@ -91,6 +91,18 @@ impl Algorithm {
         }
     }
 
+    /// The nanoseconds in which so many units come back at the latest, one after another.
+    pub(crate) fn longest_wait_for_all(self, quota: &Quota, units: u64) -> u64 {
+        match self {
+            _ if units == 0 => 0,
+            Self::TokenBucket | Self::InFlight => self.longest_wait(quota, units),
+            Self::FixedWindow | Self::SlidingWindow => {
+                let windows = ceil_div(units.into(), quota.units());
+                quota.longest_window().saturating_mul(windows)
+            }
+        }
+    }
+
     /// The nanoseconds until `cost` units are left at the latest, however many were used.
     #[expect(clippy::arithmetic_side_effects, reason = "128 bits hold the product of two 64")]
     pub(crate) fn longest_wait(self, quota: &Quota, cost: u64) -> u64 {

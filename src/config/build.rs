@@ -252,20 +252,32 @@ impl<'a> Build<'a> {
         if policy.unreadable_as_missing {
             built = built.unreadable_as_missing();
         }
-        let plans = policy.plans.as_slice().to_vec();
-        match &policy.plan {
-            Some(plan) => match self.registry.plans.get("plan", plan).cloned() {
-                Ok(name_of) => built = built.plans(plans, move |request| name_of(request)),
-                Err(problem) => {
-                    self.problems.add(&at("plan"), &problem);
-                    built = built.plans(plans, |_| None);
+        let (plans, weights) = (policy.plans.as_slice().to_vec(), policy.fair_weights.clone());
+        let plan_of = policy.plan.as_ref().map(|plan| {
+            self.registry.plans.get("plan", plan).cloned().unwrap_or_else(|problem| {
+                self.problems.add(&at("plan"), &problem);
+                Arc::new(|_| None)
+            })
+        });
+        match plan_of {
+            Some(plan_of) => {
+                if !weights.is_empty() {
+                    let plan_of = Arc::clone(&plan_of);
+                    built = built.fair_weights(weights.clone(), move |request| plan_of(request));
                 }
-            },
-            None if plans.is_empty() => {}
+                if !plans.is_empty() || weights.is_empty() {
+                    built = built.plans(plans, move |request| plan_of(request));
+                }
+            }
             None => {
-                let text = "nothing says which plan a request has; add `plan`, the name of a \
-                            registered function, or leave `plans` out";
-                self.problems.add(&at("plans"), text);
+                let tables = [("plans", plans.is_empty()), ("fair_weights", weights.is_empty())];
+                for (table, _) in tables.into_iter().filter(|(_, is_empty)| !is_empty) {
+                    let text = format!(
+                        "nothing says which plan a request has; add `plan`, the name of a \
+                         registered function, or leave `{table}` out"
+                    );
+                    self.problems.add(&at(table), &text);
+                }
             }
         }
         for (index, schedule) in policy.schedules.iter().enumerate() {
@@ -307,6 +319,9 @@ impl<'a> Build<'a> {
         }
         if let Some(wait) = policy.retry_after {
             built = built.retry_after(wait);
+        }
+        if let Some(tenant) = &policy.fair_by {
+            built = built.fair_by(self.key(tenant, &at("fair_by")));
         }
         if policy.dry_run {
             built = built.dry_run();

@@ -141,6 +141,8 @@
 //! | `unit` | the name of the units | `"requests"`, or `"concurrent-requests"` |
 //! | `hold` | a time | as the category says |
 //! | `retry_after` | a time; only for `"in_flight"` | none |
+//! | `fair_by` | a [key](Key): the tenants that take turns where requests are held | none |
+//! | `fair_weights` | a table like `{ free = 1, pro = 5 }`: the weights of tenants, by their `plan` | 1 each |
 //! | `dry_run` | `true`, `false` | `false` |
 //! | `on_store_failure` | `"allow"`, `"refuse"`, `{ count_locally = { replicas = 3 } }` | one replica |
 //! | `lease` | units | 0 |

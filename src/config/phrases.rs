@@ -1,7 +1,7 @@
 //! What `build()` says to write, in the words of a file: [`in_file`].
 
 /// The builder's calls, as problems name them, and what a file says instead.
-const PHRASES: [(&str, &str); 36] = [
+const PHRASES: [(&str, &str); 39] = [
     ("`.key(ClientIp::new())`", "`keys = [\"ip\"]`"),
     ("`.global()`", "`global = true`"),
     ("`.or_key(…)`", "another key"),
@@ -9,6 +9,9 @@ const PHRASES: [(&str, &str); 36] = [
     ("`.or_refuse()`", "`without_key = \"refuse\"`"),
     ("`.unreadable_as_missing()`", "`unreadable_as_missing`"),
     ("`.plans(…)`", "`plan`"),
+    ("`.hold(…)`", "`hold`"),
+    ("`.fair_by(…)`", "`fair_by`"),
+    ("`.fair_weights(…)`", "`fair_weights`"),
     ("`.unit(\"tokens\")`", "`unit = \"tokens\"`"),
     ("`Policy::token_bucket`", "`algorithm = \"token_bucket\"`"),
     ("`Quota::unlimited()`", "`unlimited`"),

@@ -1,6 +1,6 @@
 //! One limit: [`Policy`], its keys and its [`Plans`].
 
-use std::{borrow::Cow, fmt, time::Duration};
+use std::{borrow::Cow, collections::BTreeMap, fmt, time::Duration};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{
@@ -36,7 +36,7 @@ pub struct Policy {
     /// Whether an unreadable key counts as missing.
     #[serde(default, skip_serializing_if = "is_default")]
     pub unreadable_as_missing: bool,
-    /// The registered function that names the plan of a request.
+    /// The registered function that names the plan of a request, for `plans` and `fair_weights`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plan: Option<String>,
     /// The quota of each plan, by its name.
@@ -73,6 +73,12 @@ pub struct Policy {
     #[serde(default, skip_serializing_if = "Option::is_none", with = "text::optional_duration")]
     #[schemars(with = "Option<Time>")]
     pub retry_after: Option<Duration>,
+    /// The tenants that take turns where requests are held.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fair_by: Option<Key>,
+    /// How many units a tenant has in each turn, by its `plan`: `{ free = 1, pro = 5 }`. Default: 1.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub fair_weights: BTreeMap<String, u32>,
     /// Whether it counts and reports, but never refuses.
     #[serde(default, skip_serializing_if = "is_default")]
     pub dry_run: bool,
@@ -113,6 +119,8 @@ impl Policy {
             unit: None,
             hold: None,
             retry_after: None,
+            fair_by: None,
+            fair_weights: BTreeMap::new(),
             dry_run: false,
             on_store_failure: OnStoreFailure::default(),
             lease: 0,

@@ -77,10 +77,12 @@ impl<'a> Problems<'a> {
         match (policy, category) {
             (Some((name, policy)), _) => {
                 steps.extend(["policies".to_owned(), name.clone()]);
+                let nth = problem.setting().1;
                 if field == "plans" {
-                    let nth =
-                        problem.setting().1.and_then(|index| policy.plans.as_slice().get(index));
-                    index = nth.map(|(plan, _)| plan.clone());
+                    let plan = nth.and_then(|nth| policy.plans.as_slice().get(nth));
+                    index = plan.map(|(plan, _)| plan.clone());
+                } else if field == "fair_weights" {
+                    index = nth.and_then(|nth| policy.fair_weights.keys().nth(nth)).cloned();
                 }
             }
             (_, Some(category)) => steps.extend(["categories".to_owned(), category.to_string()]),

@@ -17,7 +17,7 @@ pub(super) struct Node {
 }
 
 /// Valid values of settings, as in a file: of all that must be there, and of others.
-const EXAMPLES: [(&str, &str); 23] = [
+const EXAMPLES: [(&str, &str); 25] = [
     ("algorithm", "\"token_bucket\""),
     ("quota", "\"100 per minute\""),
     ("name", "\"read\""),
@@ -35,6 +35,8 @@ const EXAMPLES: [(&str, &str); 23] = [
     ("penalty", "{ after = 5, refusals_within = \"1 minute\", blocks = [\"2 minutes\"] }"),
     ("blocks", "[\"2 minutes\"]"),
     ("hold", "\"2 seconds\""),
+    ("fair_by", "\"bearer\""),
+    ("fair_weights", "{ free = 1 }"),
     ("jitter_retry_after", "\"2 seconds\""),
     ("on_store_failure", "\"refuse\""),
     ("headers", "[\"x_ratelimit\"]"),

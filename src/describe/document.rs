@@ -236,7 +236,9 @@ fn row(policy: &PolicyDescription) -> Vec<Cell> {
     }
     if !policy.hold.is_zero() {
         let hold = english::duration(policy.hold);
-        limit.push(note(format!("waits up to {hold} before it refuses")));
+        let turns = policy.fair.as_ref().map(|fair| format!(", in turns by {}", fair.tenant));
+        let turns = turns.unwrap_or_default();
+        limit.push(note(format!("waits up to {hold} before it refuses{turns}")));
     }
     limit.extend(policy.penalty.as_ref().map(|penalty| note(penalty.words.clone())));
     let mut keys = vec![text(english::keys(policy.global, &policy.keys))];

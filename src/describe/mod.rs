@@ -42,7 +42,7 @@ pub(crate) use self::policy::{is_false, optional_seconds, quota, seconds};
 pub use self::{
     html::CONTENT_SECURITY_POLICY,
     message::{HeaderDescription, RefusalDescription, ResponseDescription},
-    policy::{PlanDescription, PolicyDescription},
+    policy::{FairDescription, PlanDescription, PolicyDescription, WeightDescription},
     requests::Requests,
 };
 

@@ -9,7 +9,7 @@ use crate::calendar::Hours;
 use crate::{
     algorithm::Algorithm,
     penalty::{Counted, Penalty},
-    policy::{Policy, WithoutKey, english},
+    policy::{FairWeights, Policy, WithoutKey, english},
     quota::Quota,
 };
 
@@ -47,6 +47,10 @@ pub struct PolicyDescription {
     /// How long a request may be held instead of being refused; zero: it is not held.
     #[serde(rename = "hold_seconds", serialize_with = "seconds")]
     pub hold: Duration,
+    /// How held requests take [turns](Policy::fair_by). `None`, and not in JSON: they pass in the order
+    /// in which they came.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fair: Option<FairDescription>,
     /// Whether the request decides [how many units](Policy::cost) it uses; else it uses one.
     pub cost_by_request: bool,
     /// Whether the response decides [how many units](Policy::settle) the request has used.
@@ -99,6 +103,26 @@ pub struct PlanDescription {
     pub quota: Quota,
 }
 
+/// How the held requests of a policy take turns.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct FairDescription {
+    /// The kind of key that tells tenants apart, such as `x-tenant`.
+    pub tenant: String,
+    /// The weights of plans; other tenants have the weight 1.
+    pub weights: Vec<WeightDescription>,
+}
+
+/// How many units a tenant with this plan has in each turn.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct WeightDescription {
+    /// The plan's name.
+    pub plan: String,
+    /// Its weight.
+    pub weight: u32,
+}
+
 /// A policy's quota at some hours of the week.
 #[cfg(feature = "calendar")]
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -123,6 +147,11 @@ impl ScheduleDescription {
 impl PolicyDescription {
     /// `hold` is the longest wait, by the policy's own setting or its category's.
     pub(crate) fn new(policy: &Policy, hold: Duration) -> Self {
+        let weight = |(plan, weight): &(String, u32)| WeightDescription {
+            plan: plan.clone(),
+            weight: *weight,
+        };
+        let weights = |weights: &FairWeights| weights.table.iter().map(weight).collect::<Vec<_>>();
         let plan =
             |(name, quota): &(String, Quota)| PlanDescription { name: name.clone(), quota: *quota };
         Self {
@@ -138,6 +167,10 @@ impl PolicyDescription {
             refuses_without_key: policy.settings.keys.without_key() == Some(WithoutKey::Refuse),
             global: policy.settings.keys.is_global,
             hold,
+            fair: policy.settings.fair_by.as_ref().map(|tenant| FairDescription {
+                tenant: tenant.kind().into_owned(),
+                weights: policy.settings.fair_weights.iter().flat_map(weights).collect(),
+            }),
             cost_by_request: policy.settings.cost.is_some(),
             cost_by_response: policy.settings.settle.is_some(),
             cost_at_end: policy.settings.settles_at_end,

@@ -145,7 +145,8 @@ impl LimiterBuilder {
     /// refused at once. Default: 100.
     ///
     /// Under a [global](Policy::global) policy all callers share one queue. There, one caller holds
-    /// at most as many requests as are still free in it.
+    /// at most as many requests as are still free in it. In a [fair](Policy::fair_by) line, each tenant
+    /// holds its share at most, once others come.
     pub fn max_held_per_key(mut self, requests: usize) -> Self {
         self.max_held.per_key = requests;
         self

@@ -258,6 +258,8 @@ fn settings(rule: &Rule) -> Settings {
     };
     let plans: Vec<_> = settings.plan_table().iter().map(plan).collect();
     let fallbacks = quoted(settings.fallbacks.iter().map(Policy::name));
+    let weights = settings.fair_weights.iter().flat_map(|weights| &weights.table);
+    let weights: Vec<_> = weights.map(|(plan, weight)| format!("`{plan}` {weight}")).collect();
     let is = |is: bool, words: &str| is.then(|| words.to_owned());
     let without_key = settings.keys.without_key().map(|without_key| match without_key {
         WithoutKey::Skip => "not counted".to_owned(),
@@ -288,6 +290,8 @@ fn settings(rule: &Rule) -> Settings {
         ("penalty", settings.penalty.as_ref().map(english::penalty)),
         ("hold", settings.hold.map(english::duration)),
         ("retry_after", settings.retry_after.map(english::duration)),
+        ("fair_by", settings.fair_by.as_ref().map(|tenant| tenant.kind().into_owned())),
+        ("fair_weights", is(!weights.is_empty(), &weights.join(", "))),
         ("dry_run", is(settings.dry_run, "yes")),
         ("on_store_failure", Some(on_store_failure)),
         ("shard", settings.shard.as_ref().map(|shard| shard.kind().into_owned())),
@@ -297,6 +301,7 @@ fn settings(rule: &Rule) -> Settings {
     let with_identities = |(name, text): (&'static str, Option<String>)| {
         let identities = match name {
             "keys" => settings.keys.extractors.iter().map(|key| (**key).identity()).collect(),
+            "fair_by" => settings.fair_by.iter().map(|key| (**key).identity()).collect(),
             "shard" => settings.shard.iter().map(|shard| (**shard).identity()).collect(),
             _ => Vec::new(),
         };

@@ -186,7 +186,7 @@ impl Future for Check<'_> {
             let limiter = self.target.limiter;
             let rules = limiter.core.rules();
             let evaluation = self.evaluate(&rules)?;
-            match try_decide(limiter, rules, evaluation) {
+            match try_decide(limiter, rules, evaluation, None) {
                 Ok(decision) => return Poll::Ready(Ok(decision)),
                 Err(deciding) => self.deciding = Some(deciding),
             }

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use http::request::Parts;
 use tokio::{
     runtime::Handle,
     time::{Instant, Sleep},
@@ -21,7 +22,7 @@ use super::{
     evaluation::Evaluation,
     fallback::{Fallback, decide_without_store},
     penalizing::Penalizing,
-    queue::{Join, Wakeup},
+    queue::{Join, Left, Turn, Wakeup},
     rules::RuleSet,
     telemetry::observe,
 };
@@ -47,6 +48,8 @@ pub struct DecisionFuture {
     /// Those whose quotas it has, if these are others.
     adopted: Option<KeptRules>,
     evaluation: Evaluation,
+    /// Whose turn it is where tenants take turns.
+    turn: Option<Turn>,
     arrived: Now,
     step: Step,
     /// Boxed: most requests are never held.
@@ -81,10 +84,11 @@ pub(super) fn try_decide(
     limiter: &Limiter,
     rules: LoadedRules<'_>,
     evaluation: Evaluation,
+    request: Option<&Parts>,
 ) -> Result<Decision, Box<DecisionFuture>> {
     let now = limiter.core.clock.now();
     decide_simply(&limiter.core, &rules, evaluation, now)
-        .or_else(|evaluation| DecisionFuture::start(limiter, rules, evaluation, now))
+        .or_else(|evaluation| DecisionFuture::start(limiter, rules, evaluation, request, now))
 }
 
 /// Decides most requests: no key is missing, the store answers at once, and no request is held or
@@ -144,7 +148,7 @@ fn decide_at_once_in_order(
         return None;
     }
     if evaluation.needs_store() {
-        if !charge_at_once_in_order(core, &mut evaluation, now) {
+        if !charge_at_once_in_order(core, &mut evaluation, None, now) {
             return None;
         }
         evaluation.record.now = now;
@@ -155,9 +159,14 @@ fn decide_at_once_in_order(
 
 /// Charges behind the requests that are held, if the store answers at once.
 #[inline]
-fn charge_at_once_in_order(core: &Core, evaluation: &mut Evaluation, now: Now) -> bool {
+fn charge_at_once_in_order(
+    core: &Core,
+    evaluation: &mut Evaluation,
+    turn: Option<Turn>,
+    now: Now,
+) -> bool {
     if core.queue.has_waiting() {
-        core.queue.set_queued_ahead(evaluation.charges_mut().iter_mut(), None, now);
+        core.queue.set_queued_ahead(evaluation.charges_mut().iter_mut(), None, turn, now);
     }
     evaluation.charge_at_once(&*core.store, now)
 }
@@ -214,14 +223,15 @@ pub(super) async fn foresee(
     core: &Core,
     rules: &RuleSet,
     mut evaluation: Evaluation,
+    turn: Option<Turn>,
     now: Now,
 ) -> Foreseen {
     let (mut at, mut held) = (now, None);
     if evaluation.needs_store() {
-        core.queue.set_queued_ahead(evaluation.charges_mut().iter_mut(), None, now);
+        core.queue.set_queued_ahead(evaluation.charges_mut().iter_mut(), None, turn, now);
         let answer = core.store.preview(evaluation.charges(), now).await;
         at = apply(core, rules, &mut evaluation, answer, now, Fallback::Preview);
-        let has_room = || core.queue.has_room(evaluation.record.outcomes(), now);
+        let has_room = || core.queue.has_room(evaluation.record.outcomes(), turn, now);
         let wait = evaluation.wait_worthwhile(Duration::ZERO);
         held = wait.filter(|_| Handle::try_current().is_ok() && has_room());
     }
@@ -283,8 +293,16 @@ impl DecisionFuture {
         arrived: Now,
     ) -> Self {
         let rules = rules.keep();
-        let (step, adopted, queued) = (Step::Evaluated, None, None);
-        Self { limiter, rules, adopted, evaluation, arrived, step, queued }
+        let (step, adopted, turn, queued) = (Step::Evaluated, None, None, None);
+        Self { limiter, rules, adopted, evaluation, turn, arrived, step, queued }
+    }
+
+    /// Takes a turn, if a policy that applies is fair to tenants. A check has no request, so its tenant is
+    /// that of requests without one.
+    #[cold]
+    pub(super) fn take_turn(&mut self, request: Option<&Parts>) {
+        let core = &*self.limiter.core;
+        self.turn = self.evaluation.turn(core, core.rules.of(&self.rules), request);
     }
 
     /// Polls the future once: returns the decision if it is ready, or else the future.
@@ -293,9 +311,13 @@ impl DecisionFuture {
         limiter: &Limiter,
         rules: LoadedRules<'_>,
         evaluation: Evaluation,
+        request: Option<&Parts>,
         arrived: Now,
     ) -> Result<Decision, Box<Self>> {
         let mut deciding = Self::new(limiter.clone(), rules, evaluation, arrived);
+        if deciding.evaluation.may_be_held() {
+            deciding.take_turn(request);
+        }
         // The waker is not used: the future is polled again with the caller's.
         match Pin::new(&mut deciding).poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(decision) => Ok(decision),
@@ -329,7 +351,7 @@ impl DecisionFuture {
     #[inline]
     fn is_charged_at_once(&mut self) -> bool {
         let core = &*self.limiter.core;
-        charge_at_once_in_order(core, &mut self.evaluation, self.arrived)
+        charge_at_once_in_order(core, &mut self.evaluation, self.turn, self.arrived)
     }
 
     /// Sends the charges to the store, behind the requests that are held already, if any charge has a
@@ -346,7 +368,8 @@ impl DecisionFuture {
             record.entries.iter_mut().for_each(|entry| entry.replicas = 1);
         }
         let ticket = self.queued.as_ref().map(|queued| queued.ticket);
-        core.queue.set_queued_ahead(self.evaluation.charges_mut().iter_mut(), ticket, now);
+        let charges = self.evaluation.charges_mut().iter_mut();
+        core.queue.set_queued_ahead(charges, ticket, self.turn, now);
         let answer = core.charge(self.evaluation.charges(), now);
         self.step = Step::Charging { answer, now };
     }
@@ -366,14 +389,16 @@ impl DecisionFuture {
         let outcomes = self.evaluation.record.outcomes();
         match &mut self.queued {
             Some(queued) => {
-                queue.wait_again(queued.ticket, outcomes, now);
+                if !queue.wait_again(queued.ticket, outcomes, now) {
+                    return false;
+                }
                 (queued.due, queued.asks_again) = (due, asks_again);
                 queued.sleep_until_due_or_first(now);
             }
             None => {
                 // The timer comes first: if there is none, no ticket has to leave the queue.
                 let Some(sleep) = timer(due) else { return false };
-                let ticket = match queue.join(outcomes, now) {
+                let ticket = match queue.join(outcomes, self.turn, now) {
                     Join::Queued(ticket) => ticket,
                     Join::Full => return false,
                     Join::Outdated => {
@@ -382,8 +407,8 @@ impl DecisionFuture {
                     }
                 };
                 let (limiter, sleep) = (self.limiter.clone(), Box::pin(sleep));
-                let mut queued =
-                    Queued { limiter, ticket, due, asks_again, sleep, turn_has_come: false };
+                let left = Left::Early;
+                let mut queued = Queued { limiter, ticket, due, asks_again, sleep, left };
                 queued.sleep_until_due_or_first(now);
                 self.queued = Some(Box::new(queued));
             }
@@ -415,6 +440,15 @@ impl DecisionFuture {
         let (limiter, evaluation) = (&self.limiter, mem::take(&mut self.evaluation));
         let rules = limiter.core.rules.of(&self.rules);
         finish(limiter, rules, evaluation, at, held, was_queued)
+    }
+
+    /// Counts the turn of a request that was never queued.
+    #[inline]
+    fn pass_at_once(&self, now: Now) {
+        let queue = &self.limiter.core.queue;
+        if let Some(turn) = self.turn.filter(|_| queue.has_waiting()) {
+            queue.pass_at_once(self.evaluation.record.outcomes(), turn, now);
+        }
     }
 
     /// Waits for the request's turn, and charges when it has come.
@@ -476,10 +510,13 @@ impl Future for DecisionFuture {
                     let needs_store = this.evaluation.needs_store();
                     if needs_store && !this.is_charged_at_once() {
                         this.charge(this.arrived);
-                    } else if !this.queue_up(this.arrived)
-                        && let Some(decision) = this.conclude(this.arrived, Duration::ZERO, false)
-                    {
-                        return Poll::Ready(decision);
+                    } else if !this.queue_up(this.arrived) {
+                        if this.evaluation.is_charged() {
+                            this.pass_at_once(this.arrived);
+                        }
+                        if let Some(decision) = this.conclude(this.arrived, Duration::ZERO, false) {
+                            return Poll::Ready(decision);
+                        }
                     }
                     continue;
                 }
@@ -506,8 +543,12 @@ impl Future for DecisionFuture {
                 continue;
             }
             // The ticket leaves, so that the tickets behind move up.
-            let was_queued =
-                this.queued.take().map(|mut queued| queued.turn_has_come = true).is_some();
+            let is_charged = this.evaluation.is_charged();
+            let left = if is_charged { Left::Charged } else { Left::Refused };
+            let was_queued = this.queued.take().map(|mut queued| queued.left = left).is_some();
+            if is_charged && !was_queued {
+                this.pass_at_once(now);
+            }
             let held = now.monotonic().saturating_sub(this.arrived.monotonic());
             if let Some(decision) = this.conclude(at, held, was_queued) {
                 return Poll::Ready(decision);
@@ -533,7 +574,8 @@ struct Queued {
     /// Whether another process may give back the units that it waits for.
     asks_again: bool,
     sleep: Pin<Box<Sleep>>,
-    turn_has_come: bool,
+    /// Why it leaves, if it is dropped now.
+    left: Left,
 }
 
 impl Queued {
@@ -559,7 +601,7 @@ impl Queued {
 impl Drop for Queued {
     fn drop(&mut self) {
         let core = &self.limiter.core;
-        core.queue.leave(self.ticket, self.turn_has_come, core.clock.now());
+        core.queue.leave(self.ticket, self.left, core.clock.now());
     }
 }
 

@@ -7,8 +7,9 @@ use smallvec::SmallVec;
 
 use super::{
     Core,
-    decision::{Decision, Entry, Outcome, Pooled, Reason, Record, Ruling, Standing},
+    decision::{Decision, Entry, Outcome, Pooled, Reason, Record, Ruling, Special, Standing},
     overrides::{AwaitedCaller, CallersOwn},
+    queue::Turn,
     quota_ref::QuotaRef,
     rules::{Rule, RuleSet},
     trace::Trace,
@@ -509,6 +510,44 @@ impl Evaluation {
     /// Whether it waits for units of which nobody knows when they come back.
     pub(super) fn waits_for_others(&self) -> bool {
         self.refusing().any(|outcome| outcome.usage.known_wait().is_none())
+    }
+
+    /// Whether a policy may hold the request.
+    #[inline]
+    pub(super) fn may_be_held(&self) -> bool {
+        self.record.special != Special::NONE
+    }
+
+    /// Whether the store has made the charges.
+    pub(super) fn is_charged(&self) -> bool {
+        self.needs_store() && self.refusing().next().is_none()
+    }
+
+    /// Whose turn it is in the line of the policy that is fair to tenants; `None` if none is. `build()`
+    /// refuses two for one request, but a path that routers read in different ways may lead to two: the
+    /// first one holds then.
+    pub(super) fn turn(
+        &self,
+        core: &Core,
+        rules: &RuleSet,
+        request: Option<&Parts>,
+    ) -> Option<Turn> {
+        let mut fair = self.record.outcomes().filter(|outcome| outcome.entry.labels.is_fair);
+        let charge = fair.next()?.charge;
+        let rule = rules.of_charge(charge)?;
+        let settings = &rule.policy.settings;
+        let tenant = match request {
+            Some(request) => settings.tenant_of(request),
+            None => Extracted::Missing,
+        };
+        let tenant = match tenant {
+            Extracted::Found(tenant) => Some(tenant),
+            Extracted::Missing => Some("".into()),
+            Extracted::Unreadable(_) => None,
+        };
+        let tenant = tenant.map(|tenant| core.keys.fingerprint(rule.tenant_domain.key, &tenant));
+        let weight = request.map_or(1, |request| settings.weight_of(request));
+        Some(Turn { policy: charge.policy, tenant, weight })
     }
 
     /// How long until all policies let the request pass. `None` if none refuses, or if one of them

@@ -18,6 +18,8 @@ pub(crate) struct Labels {
     /// Whether all requests count together.
     pub(crate) is_global: bool,
     pub(crate) penalty: Option<Penalty>,
+    /// Whether its held requests take turns by tenant.
+    pub(crate) is_fair: bool,
 }
 
 impl Labels {
@@ -29,6 +31,7 @@ impl Labels {
             unit: policy.settings.unit.clone(),
             is_global: policy.settings.keys.is_global,
             penalty: policy.settings.penalty.clone(),
+            is_fair: policy.settings.fair_by.is_some(),
         };
         let mut all = ALL.lock();
         let all = all.get_or_insert_default();

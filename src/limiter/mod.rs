@@ -149,7 +149,12 @@ impl Limiter {
     pub fn decide(&self, request: &request::Parts) -> DecisionFuture {
         let rules = self.core.rules();
         let evaluation = Evaluation::of_request(&self.core, &rules, request);
-        DecisionFuture::new(self.clone(), rules, evaluation, self.now())
+        let may_be_held = evaluation.may_be_held();
+        let mut deciding = DecisionFuture::new(self.clone(), rules, evaluation, self.now());
+        if may_be_held {
+            deciding.take_turn(Some(request));
+        }
+        deciding
     }
 
     /// Like [`decide`](Self::decide), but returns the decision itself if no waiting is needed.
@@ -160,7 +165,7 @@ impl Limiter {
     ) -> Result<Decision, Box<DecisionFuture>> {
         let rules = self.core.rules();
         let evaluation = Evaluation::of_request(&self.core, &rules, request);
-        decision_future::try_decide(self, rules, evaluation)
+        decision_future::try_decide(self, rules, evaluation, Some(request))
     }
 
     /// Reports what is left under each policy for the keys of a request, and charges nothing.

@@ -115,7 +115,7 @@ fn try_peek(
 ) -> Result<Result<Decision, Box<DecisionFuture>>, CheckError> {
     let rules = target.limiter.core.rules();
     let peek = peek(target, &rules, change)?;
-    Ok(try_decide(target.limiter, rules, peek))
+    Ok(try_decide(target.limiter, rules, peek, None))
 }
 
 /// The evaluation that finds out whether the key has used anything.

@@ -199,7 +199,7 @@ impl Future for Reserve<'_> {
             let limiter = self.limiter;
             let rules = limiter.core.rules();
             let evaluation = self.evaluate(&rules)?;
-            match try_decide(limiter, rules, evaluation) {
+            match try_decide(limiter, rules, evaluation, None) {
                 Ok(decision) => return Poll::Ready(self.decided(decision)),
                 Err(deciding) => self.deciding = Some(deciding),
             }

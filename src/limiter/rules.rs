@@ -95,6 +95,8 @@ pub(super) struct Rule {
     pub(super) domains: Box<[Domain]>,
     /// The domain of the key that chooses a cluster's server, if the policy has a shard.
     pub(super) shard_domain: Domain,
+    /// The domain of the tenants that take turns, if the policy is fair.
+    pub(super) tenant_domain: Domain,
 }
 
 /// The category of a request, and others in which it counts as well.
@@ -411,6 +413,7 @@ impl Rule {
             without_key: FirstRequests::default(),
             domains: keys.domains(labels.kinds()),
             shard_domain: keys.domain(&policy.settings.shard_kind()),
+            tenant_domain: keys.domain(&policy.settings.tenant_kind()),
             policy,
         }
     }

@@ -28,6 +28,13 @@ pub(super) fn problems(policies: &Policies) -> Vec<BuildProblem> {
         find_of_policies(&category.policies, true, &mut seen, &mut problems);
     }
     find_of_policies(check_only, false, &mut seen, &mut problems);
+    find_not_held(every_request, None, &mut problems);
+    find_fair_twice(&[], every_request, "every request", "every_request", &mut problems);
+    for category in categories {
+        find_not_held(&category.policies, Some(category), &mut problems);
+        let culprit = named("category", &category.name);
+        find_fair_twice(every_request, &category.policies, &culprit, "policy", &mut problems);
+    }
     problems
 }
 
@@ -85,6 +92,55 @@ fn find_of_policies<'a>(
         }
         problems.extend(policy::problems(&policy.settings, for_requests));
         seen.push(policy);
+    }
+}
+
+/// Finds fair policies that leave it to their category whether they hold requests, and that holds none.
+fn find_not_held(
+    policies: &[Policy],
+    category: Option<&Category>,
+    problems: &mut Vec<BuildProblem>,
+) {
+    let holds = category.is_some_and(|category| !category.hold.is_zero());
+    for policy in policies {
+        let settings = &policy.settings;
+        if settings.fair_by.is_some() && settings.hold.is_none() && !holds {
+            let problem = match category {
+                None => "its tenants take turns where requests are held, and it holds none; add \
+                         `.hold(…)`, or leave `.fair_by(…)` out"
+                    .to_owned(),
+                Some(category) => format!(
+                    "its tenants take turns where requests are held, and {} holds none; add \
+                     `.hold(…)`, or leave `.fair_by(…)` out",
+                    named("category", &category.name)
+                ),
+            };
+            let culprit = named("policy", policy.name());
+            problems.push(BuildProblem::new(culprit, problem).in_setting("fair_by"));
+        }
+    }
+}
+
+/// Finds fair policies that apply to a request beside another one: a request takes turns in one line.
+fn find_fair_twice(
+    others: &[Policy],
+    policies: &[Policy],
+    culprit: &str,
+    method: &'static str,
+    problems: &mut Vec<BuildProblem>,
+) {
+    let is_fair = |policy: &&Policy| policy.settings.fair_by.is_some();
+    let Some(first) = others.iter().chain(policies).find(is_fair) else { return };
+    for (index, policy) in policies.iter().enumerate() {
+        if is_fair(&policy) && !policy.is_clone_of(first) {
+            let problem = format!(
+                "a request takes turns in one line only, and both {} and {} are fair for it; leave \
+                 `.fair_by(…)` out of one",
+                named("policy", first.name()),
+                named("policy", policy.name())
+            );
+            problems.push(BuildProblem::new(culprit, problem).in_setting(method).at(index));
+        }
     }
 }
 

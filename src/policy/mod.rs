@@ -3,6 +3,7 @@
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects, clippy::indexing_slicing))]
 
 pub(crate) mod english;
+mod fair_weights;
 mod keys;
 mod on_store_failure;
 mod plans;
@@ -14,10 +15,11 @@ use std::{fmt, sync::Arc, time::Duration};
 use http::{request::Parts, response};
 
 pub use self::on_store_failure::OnStoreFailure;
-use self::{keys::Keys, plans::Plans, settings::Settings};
 pub(crate) use self::{
-    keys::WithoutKey, plans::quota_problem, settings::QuotaSource, validate::problems,
+    fair_weights::FairWeights, keys::WithoutKey, plans::quota_problem, settings::QuotaSource,
+    validate::problems,
 };
+use self::{keys::Keys, plans::Plans, settings::Settings};
 #[cfg(feature = "calendar")]
 use crate::calendar::Hours;
 use crate::{algorithm::Algorithm, key::KeyExtractor, penalty::Penalty, quota::Quota};
@@ -411,7 +413,8 @@ impl Policy {
     /// or for checks only, has no category: its default is zero. Zero refuses at once, even if the
     /// category holds.
     ///
-    /// - The held requests of one key pass in the order in which they came.
+    /// - The held requests of one key pass in the order in which they came, or in
+    ///   [turns](Self::fair_by).
     /// - A request that would wait longer than `max` is refused at once. So is a request that finds too
     ///   many held ones: see [`LimiterBuilder::max_held`](crate::LimiterBuilder::max_held).
     /// - A request that is held for several policies waits for the last of them, and is charged once.
@@ -443,6 +446,59 @@ impl Policy {
     /// ```
     pub fn retry_after(self, wait: Duration) -> Self {
         self.set(|settings| settings.retry_after = Some(wait))
+    }
+
+    /// Lets tenants take turns where requests are held: in the line of one key, such as that of a
+    /// [`global`](Self::global) policy, whatever one of them sends. The policy must
+    /// [hold](Self::hold) requests.
+    ///
+    /// - Each turn of a tenant is one unit, or as many as its [weight](Self::fair_weights). A request
+    ///   that costs more takes several turns. This is a deficit round robin. The requests of one tenant
+    ///   pass in the order in which they came.
+    /// - A held request may be overtaken by those of other tenants, and is refused as soon as it can no
+    ///   longer pass within the [hold](Self::hold).
+    /// - If the [places of the line](crate::LimiterBuilder::max_held_per_key) are full, the tenant with the
+    ///   most held requests for its weight makes room: its last one is refused, and so are its
+    ///   further requests. A tenant that holds less than its share is never refused for that.
+    ///   [Over all lines](crate::LimiterBuilder::max_held), one tenant holds at most as many requests as
+    ///   are still free.
+    /// - A refusal says when the request passes behind all that wait, of whatever tenant.
+    ///
+    /// Requests without the tenant's key are one tenant together. So are
+    /// [checks](crate::Limiter::check), which have no request. A request whose tenant is
+    /// [unreadable](crate::key::Extracted::Unreadable) is not held: it passes if there are units that
+    /// nobody waits for, and is refused otherwise. Tenants are kept as fingerprints only.
+    ///
+    /// The line is that of one replica. Of the policies that apply to a request, one may be fair.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_quota::{Policy, Quota, key};
+    ///
+    /// let reports = Policy::token_bucket("reports", Quota::per_second(10))
+    ///     .global()
+    ///     .hold(Duration::from_secs(2))
+    ///     .fair_by(key::header("x-tenant"))
+    ///     .fair_weights([("free", 1), ("pro", 5)], |request| {
+    ///         request.headers.get("x-plan")?.to_str().ok()
+    ///     });
+    /// # tower_quota::Limiter::builder().policy(reports).build().unwrap();
+    /// ```
+    pub fn fair_by(self, tenant: impl KeyExtractor) -> Self {
+        self.set_once("fair_by", |settings| settings.fair_by.replace(Arc::new(tenant)).is_some())
+    }
+
+    /// Sets how many units a tenant of a [fair](Self::fair_by) line has in each turn, by plan: a table of
+    /// weights from 1 to 1,000, and a function that returns the name of a request's plan. A tenant's
+    /// weight is that of its last request. Default: 1, also for plans that are not in the table.
+    pub fn fair_weights<N: Into<String>>(
+        self,
+        table: impl IntoIterator<Item = (N, u32)>,
+        plan_of: impl Fn(&Parts) -> Option<&str> + Send + Sync + 'static,
+    ) -> Self {
+        self.set_once("fair_weights", |settings| {
+            settings.fair_weights.replace(FairWeights::new(table, plan_of)).is_some()
+        })
     }
 
     /// Counts and reports, but never refuses: it shows what the policy would do. A request that

@@ -11,7 +11,8 @@ use crate::{
     warning::{Code, warn},
 };
 
-type NameOf = Arc<dyn Fn(&Parts) -> Option<&str> + Send + Sync>;
+/// The name of a request's plan.
+pub(super) type NameOf = Arc<dyn Fn(&Parts) -> Option<&str> + Send + Sync>;
 
 #[derive(Clone)]
 pub(crate) struct Plans {

@@ -6,6 +6,7 @@ use http::{request::Parts, response};
 
 use super::{
     Policy,
+    fair_weights::FairWeights,
     keys::Keys,
     on_store_failure::OnStoreFailure,
     plans::{Plans, UnknownPlan, quota_problem},
@@ -55,6 +56,9 @@ pub(crate) struct Settings {
     pub(crate) hold: Option<Duration>,
     /// What a refusal tells when nobody knows the wait.
     pub(crate) retry_after: Option<Duration>,
+    /// The tenants that take turns where requests are held.
+    pub(crate) fair_by: Option<Arc<dyn KeyExtractor>>,
+    pub(crate) fair_weights: Option<FairWeights>,
     pub(crate) dry_run: bool,
     pub(crate) on_store_failure: OnStoreFailure,
     pub(crate) shard: Option<Arc<dyn KeyExtractor>>,
@@ -103,6 +107,8 @@ impl Settings {
             penalty: None,
             hold: None,
             retry_after: None,
+            fair_by: None,
+            fair_weights: None,
             dry_run: false,
             on_store_failure: OnStoreFailure::default(),
             shard: None,
@@ -260,6 +266,21 @@ impl Settings {
     /// The request's key by [`Policy::shard`](super::Policy::shard).
     pub(crate) fn shard_of<'a>(&self, request: &'a Parts) -> Extracted<'a> {
         self.shard.as_ref().map_or(Extracted::Missing, |shard| shard.extract(request))
+    }
+
+    /// The request's tenant by [`Policy::fair_by`](super::Policy::fair_by).
+    pub(crate) fn tenant_of<'a>(&self, request: &'a Parts) -> Extracted<'a> {
+        self.fair_by.as_ref().map_or(Extracted::Missing, |tenant| tenant.extract(request))
+    }
+
+    pub(crate) fn tenant_kind(&self) -> Cow<'_, str> {
+        self.fair_by.as_ref().map_or(Cow::Borrowed(""), |tenant| tenant.kind())
+    }
+
+    /// The weight of the request's tenant in a fair line.
+    pub(crate) fn weight_of(&self, request: &Parts) -> u32 {
+        let weights = self.fair_weights.as_ref();
+        weights.map_or(1, |weights| weights.weight_of(&self.name, request))
     }
 
     pub(crate) fn shard_kind(&self) -> Cow<'_, str> {

@@ -1,8 +1,9 @@
 //! Finds settings that cannot work, and says what to write instead: [`problems`].
 
-use std::{collections::HashSet, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use super::{
+    fair_weights::FairWeights,
     keys::{Keys, WithoutKey},
     on_store_failure::OnStoreFailure,
     plans::{Plans, quota_problem},
@@ -11,6 +12,7 @@ use super::{
 use crate::{
     algorithm::Algorithm,
     error::{BuildProblem, Setting, named},
+    key::KeyExtractor,
     penalty::{Counted, Penalty},
     shown_text::{MAX_NAME, text_problem},
 };
@@ -41,6 +43,9 @@ fn find(settings: &Settings, for_requests: bool, add: &mut impl FnMut(Setting, S
     };
     let plans =
         settings.plan_table().iter().map(|(plan, _)| ("plans", "the name of a plan", &**plan));
+    let weights = settings.fair_weights.iter().flat_map(|weights| &weights.table);
+    let plans =
+        plans.chain(weights.map(|(plan, _)| ("fair_weights", "the name of a plan", &**plan)));
     let unit = settings.unit.as_deref().map(|unit| ("unit", "its unit", unit));
     let texts = std::iter::once(("", "its name", &*settings.name)).chain(unit).chain(plans);
     for (method, what, text) in texts {
@@ -112,6 +117,33 @@ fn find(settings: &Settings, for_requests: bool, add: &mut impl FnMut(Setting, S
     if let Some(problem) = waterfall_problem(settings) {
         at("or_else", problem);
     }
+    if settings.fair_by.is_some() {
+        let problem = match settings.hold {
+            _ if settings.dry_run => Some("a dry run holds no request; leave `.fair_by(…)` out"),
+            _ if !for_requests => {
+                Some("checks have no tenant, and only they use it; leave `.fair_by(…)` out")
+            }
+            Some(Duration::ZERO) => Some(
+                "its tenants take turns where requests are held, and it holds none; write `.hold(…)` with a time, or leave `.fair_by(…)` out",
+            ),
+            _ if has_key_of_tenant(settings) => Some(
+                "its key is the tenant, so each line has only one; leave `.fair_by(…)` out, or count by another key",
+            ),
+            _ => None,
+        };
+        problem.into_iter().for_each(|problem| at("fair_by", problem.into()));
+    } else if settings.fair_weights.is_some() {
+        let problem =
+            "it has weights, and no tenants; add `.fair_by(…)`, or leave `.fair_weights(…)` out";
+        at("fair_weights", problem.into());
+    }
+    if let Some(problem) = settings.fair_by.as_ref().and_then(|tenant| tenant.problem()) {
+        at("fair_by", problem);
+    }
+    for (index, problem) in settings.fair_weights.iter().flat_map(FairWeights::problems) {
+        add(("fair_weights", index), problem);
+    }
+    let mut at = |method, problem: String| add((method, None), problem);
     if let Some(problem) = settings.shard.as_ref().and_then(|shard| shard.problem()) {
         at("shard", problem);
     }
@@ -196,6 +228,13 @@ fn waterfall_problem(settings: &Settings) -> Option<String> {
     Some(format!(
         "{policy} has a lease, and only the store knows which quota has room; leave `.lease(…)` out"
     ))
+}
+
+/// Whether the first key of the policy is the tenant that takes turns.
+fn has_key_of_tenant(settings: &Settings) -> bool {
+    let identity = |key: &Arc<dyn KeyExtractor>| Some((key.kind().into_owned(), key.identity()?));
+    let tenant = settings.fair_by.as_ref().and_then(identity);
+    tenant.is_some() && settings.keys.extractors.first().and_then(identity) == tenant
 }
 
 fn keys_problem(keys: &Keys) -> Option<String> {

@@ -245,7 +245,16 @@ fn limits() -> impl Strategy<Value = Limits> {
         |(policies, (a, b, c), layer, client_ip, held, caller, ends)| {
             let mut limits = Limits::default();
             limits.categories = vec![a, b, c];
-            for (index, policy) in policies.into_iter().enumerate() {
+            for (index, mut policy) in policies.into_iter().enumerate() {
+                // One policy of a request may be fair.
+                let holds = policy.hold.is_some_and(|hold| !hold.is_zero()) && !policy.dry_run;
+                if index == 0 && policy.global && holds {
+                    policy.fair_by = Some(Key::Header("x-tenant".into()));
+                    if policy.plan.is_some() {
+                        policy.fair_weights =
+                            [("free".to_owned(), 1), ("pro plus".to_owned(), 5)].into();
+                    }
+                }
                 // A non-ASCII name is one that lists cannot have.
                 let name = format!("policy.{index} \"a\"");
                 match index {
@@ -390,7 +399,7 @@ fn examples() -> Vec<(String, String)> {
 
 /// The bad files that have the right form: what is wrong with them, no editor can see.
 const VALID_BY_SCHEMA: &str = "\
-    bad_proxies burst_of_a_window category_twice control_characters empty everybody_is_a_proxy global_with_key \
+    bad_fair_lines bad_proxies burst_of_a_window category_twice control_characters empty everybody_is_a_proxy global_with_key \
     header_without_proxy in_flight key_twice lease_and_settle lease_and_settle_at_end \
     lists_of_a_name_that_is_not_ascii misspelt_methods no_key \
     no_limits_and_a_policy no_way_without_key only_a_layer overrides_of_joined_keys \

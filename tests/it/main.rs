@@ -34,6 +34,7 @@ mod grpc;
 mod headers;
 mod hellojohn;
 mod hold;
+mod hold_by_turns;
 mod hold_fairness;
 mod hold_properties;
 mod hostile_callers;

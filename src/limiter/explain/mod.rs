@@ -46,6 +46,7 @@ use super::{
     current_rules::KeptRules,
     decision_future::{Foreseen, foresee},
     evaluation::Evaluation,
+    queue::Turn,
 };
 use crate::{
     clock::Now,
@@ -152,6 +153,7 @@ struct Evaluated {
     now: Now,
     rules: KeptRules,
     evaluation: Evaluation,
+    turn: Option<Turn>,
     explanation: Explanation,
     /// The number under which each policy is counted.
     counted_as: Vec<u64>,
@@ -161,11 +163,14 @@ impl Evaluated {
     fn new(core: &Core, request: &Parts) -> Self {
         let (now, rules) = (core.clock.now(), core.rules());
         let mut steps = Steps::new(now, request);
-        let evaluation =
-            without_counting(|| Evaluation::of_request_traced(core, &rules, request, &mut steps));
+        let (evaluation, turn) = without_counting(|| {
+            let evaluation = Evaluation::of_request_traced(core, &rules, request, &mut steps);
+            let turn = evaluation.turn(core, &rules, Some(request));
+            (evaluation, turn)
+        });
         let rules = rules.keep().for_long();
         let (explanation, counted_as) = steps.end();
-        Self { now, rules, evaluation, explanation, counted_as }
+        Self { now, rules, evaluation, turn, explanation, counted_as }
     }
 }
 
@@ -183,13 +188,13 @@ pub(crate) fn explain(
             awaited.await;
             evaluated = Evaluated::new(&core, &request);
         }
-        let Evaluated { now, rules, mut evaluation, mut explanation, counted_as } = evaluated;
+        let Evaluated { now, rules, mut evaluation, turn, mut explanation, counted_as } = evaluated;
         let rules = core.rules.of(&rules);
         if let Some(awaited) = evaluation.awaited() {
             awaited.await;
         }
         evaluation.apply_overrides(&core, rules);
-        let Foreseen { decision, held } = foresee(&core, rules, evaluation, now).await;
+        let Foreseen { decision, held } = foresee(&core, rules, evaluation, turn, now).await;
         for (policy, counted_as) in explanation.policies.iter_mut().zip(counted_as) {
             policy.decided(&decision, counted_as);
         }

@@ -55,6 +55,10 @@ pub struct PolicyExplanation {
         skip_serializing_if = "Option::is_none"
     )]
     pub blocked: Option<Duration>,
+    /// The kind of key that tells the tenants apart whose held requests take
+    /// [turns](crate::Policy::fair_by). `None`, and not in JSON: there are no turns.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fair_by: Option<String>,
     /// What the policy would say.
     #[serde(flatten)]
     pub verdict: PolicyVerdict,
@@ -186,6 +190,7 @@ impl PolicyExplanation {
             settles_at_end: settings.settles_at_end,
             penalty: settings.penalty.as_ref().map(english::penalty),
             blocked: None,
+            fair_by: settings.fair_by.as_ref().map(|tenant| tenant.kind().into_owned()),
             verdict: PolicyVerdict::NotAsked,
             numbers: None,
         }

@@ -149,7 +149,11 @@ impl fmt::Display for PolicyExplanation {
             writeln!(f, "  or else: {}", names.join(", then "))?;
         }
         if !self.hold.is_zero() {
-            writeln!(f, "  holds a request: up to {}", rounded(self.hold))?;
+            write!(f, "  holds a request: up to {}", rounded(self.hold))?;
+            if let Some(tenant) = &self.fair_by {
+                write!(f, ", in turns by {tenant}")?;
+            }
+            f.write_str("\n")?;
         }
         Ok(())
     }

@@ -23,6 +23,13 @@
 //! 4. It charges. If another request was faster, it waits on ([`wait_again`](WaitQueue::wait_again)).
 //! 5. [`leave`](WaitQueue::leave) wakes the next ticket of each key.
 //!
+//! # Fair lines
+//! In the line of a policy with [`fair_by`](crate::Policy::fair_by), tenants take turns
+//! ([`fair_line`]). Its tickets keep the ranks that they have in all queues, and change them among
+//! themselves. So tickets wait for each other in one order under all keys, and never in a circle. A
+//! ticket that is overtaken finds out when it charges, and waits on, or is refused if that takes too
+//! long. If a fair line is full, the tenant with the most tickets for its weight makes room.
+//!
 //! # Bounds
 //! The queue has bounds: in total, per key and per caller. A caller has no more tickets than
 //! positions are free, so it leaves room for others. A ticket whose turn has come must be polled
@@ -40,16 +47,17 @@
 //! | a ticket that leaves gives its position to those behind | `a_ticket_may_leave_while_it_is_woken`, `hold.rs` |
 //! | a request that saw an old queue is charged again | `a_request_that_saw_an_old_queue_is_charged_again` |
 
+mod fair_line;
 mod waiters;
 
 use std::{
-    collections::hash_map::Entry,
     mem,
     sync::atomic::{AtomicUsize, Ordering::Relaxed},
     task::Waker,
     time::Duration,
 };
 
+pub(crate) use self::fair_line::Turn;
 use self::waiters::{AwaitedKey, Callers, KeyQueue, Ticket, Waiters};
 use super::decision::Outcome;
 use crate::{
@@ -108,6 +116,17 @@ pub(crate) enum Join {
     Outdated,
 }
 
+/// Why a ticket leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Left {
+    /// Its turn has come, and its request was charged.
+    Charged,
+    /// Its turn has come, and its request is refused.
+    Refused,
+    /// Its caller has left before its turn; or it makes room in a fair line.
+    Early,
+}
+
 impl WaitQueue {
     pub(crate) fn new(max: MaxHeld) -> Self {
         let waiters = Waiters { max, ..Waiters::default() };
@@ -127,11 +146,12 @@ impl WaitQueue {
     }
 
     /// Sets in each charge the units of the tickets ahead: those before `ticket`, or all if the
-    /// request has no ticket. Late tickets do not count.
+    /// request has no ticket; where it would take a turn, those before that. Late tickets do not count.
     pub(crate) fn set_queued_ahead<'a>(
         &self,
         charges: impl Iterator<Item = &'a mut Charge>,
         ticket: Option<u64>,
+        turn: Option<Turn>,
         now: Now,
     ) {
         if !self.has_waiting() {
@@ -143,12 +163,14 @@ impl WaitQueue {
         if let Some(ticket) = ticket {
             waiters.expect(ticket, now.saturating_add(STORE_PATIENCE));
         }
+        let rank = ticket.map(|ticket| waiters.rank_of(ticket)).filter(|rank| *rank < u64::MAX);
         for charge in charges {
+            let rank = rank.unwrap_or_else(|| new_rank(&waiters, charge, turn));
             let key = waiters
                 .keys
                 .get(&charge.id())
                 .filter(|_| charge.mode != Mode::Peek && charge.cost > 0);
-            charge.ahead = key.map_or(0, |key| key.cost_ahead_of(ticket, now));
+            charge.ahead = key.map_or(0, |key| key.cost_ahead_of(rank, now));
         }
     }
 
@@ -156,25 +178,39 @@ impl WaitQueue {
     pub(crate) fn join<'a>(
         &self,
         outcomes: impl Iterator<Item = Outcome<'a>> + Clone,
+        turn: Option<Turn>,
         now: Now,
     ) -> Join {
-        let mut waiters = self.waiters.lock();
-        let joining = match self.new_ticket(&waiters, outcomes.clone(), now) {
-            Ok(joining) => joining,
-            Err(join) => return join,
-        };
-        let ticket = waiters.next_ticket;
-        for Outcome { charge, .. } in outcomes.filter(is_waited_for) {
-            waiters.keys.entry(charge.id()).or_default().push(ticket, charge.cost, joining.due);
-        }
-        for caller in &joining.callers {
-            let held = waiters.callers.entry(*caller).or_default();
-            *held = held.saturating_add(1);
-        }
-        waiters.next_ticket = waiters.next_ticket.saturating_add(1);
-        waiters.tickets.insert(ticket, joining);
-        self.waiting.store(waiters.tickets.len(), Relaxed);
-        Join::Queued(ticket)
+        let (join, _left) = self.change(|waiters| {
+            let (joining, makes_room) = match new_ticket(waiters, outcomes.clone(), turn, now) {
+                Ok(joining) => joining,
+                Err(join) => return (join, None),
+            };
+            let mut left = makes_room
+                .and_then(|other| waiters.remove(other, Left::Early, now.monotonic_nanos()));
+            waiters.woken.extend(left.as_mut().and_then(|left| left.waker.take()));
+            let ticket = waiters.next_ticket;
+            for Outcome { charge, .. } in outcomes.filter(is_waited_for) {
+                let queue = waiters.keys.entry(charge.id()).or_default();
+                queue.push(ticket, charge.cost, joining.due);
+                if let Some((_, turn)) = joining.fair.filter(|(key, _)| *key == charge.id()) {
+                    queue.fair.push(turn, ticket, charge.cost);
+                }
+            }
+            for caller in &joining.callers {
+                let held = waiters.callers.entry(*caller).or_default();
+                *held = held.saturating_add(1);
+            }
+            waiters.next_ticket = waiters.next_ticket.saturating_add(1);
+            let fair = joining.fair;
+            waiters.tickets.insert(ticket, joining);
+            if let Some((key, _)) = fair {
+                waiters.reorder(key, Some(ticket), now.monotonic_nanos());
+            }
+            self.waiting.store(waiters.tickets.len(), Relaxed);
+            (Join::Queued(ticket), left)
+        });
+        join
     }
 
     /// Whether a request would get a ticket now.
@@ -182,82 +218,25 @@ impl WaitQueue {
     pub(crate) fn has_room<'a>(
         &self,
         outcomes: impl Iterator<Item = Outcome<'a>> + Clone,
+        turn: Option<Turn>,
         now: Now,
     ) -> bool {
         // If the queue has just changed, the request would ask the store again.
-        let ticket = self.new_ticket(&self.waiters.lock(), outcomes, now);
+        let ticket = new_ticket(&self.waiters.lock(), outcomes, turn, now);
         matches!(ticket, Ok(_) | Err(Join::Outdated))
     }
 
-    /// The ticket of a request that joins now, or why it cannot.
-    fn new_ticket<'a>(
-        &self,
-        waiters: &Waiters,
-        outcomes: impl Iterator<Item = Outcome<'a>> + Clone,
-        now: Now,
-    ) -> Result<Ticket, Join> {
-        let now = now.monotonic_nanos();
-        let callers = callers(outcomes.clone());
-        let free = waiters.max.all.saturating_sub(waiters.tickets.len());
-        let held_by = |caller| waiters.callers.get(caller).copied().unwrap_or(0);
-        let most_by_one = callers.iter().map(held_by).max().unwrap_or(0);
-        let has_room = most_by_one < free.min(waiters.max.per_caller);
-        if free == 0 || (!callers.is_empty() && !has_room) || waiters.max.per_key == 0 {
-            return Err(Join::Full);
-        }
-        let mut joining = Ticket { callers, due: now, latest: now, ..Ticket::default() };
-        let mut waterfall = FirstOf::default();
-        for outcome in outcomes {
-            let Outcome { entry, charge, .. } = outcome;
-            if !is_waited_for(&outcome) {
-                waterfall.add(now, now);
-                if !charge.or_else {
-                    waterfall = FirstOf::default();
-                }
-                continue;
-            }
-            let key = charge.id();
-            let due = due_at(&outcome, now);
-            let latest = due.max(waiters.latest(charge, false));
-            if let Some(queue) = waiters.keys.get(&key) {
-                let free = waiters.max.per_key.saturating_sub(queue.waiting.len());
-                let takes_all = |caller: &u128| {
-                    entry.labels.is_global && waiters.held_by(*caller, queue) >= free
-                };
-                if queue.cost_ahead_of(None, now) != charge.ahead {
-                    return Err(Join::Outdated);
-                }
-                if free == 0 || joining.callers.iter().any(takes_all) {
-                    return Err(Join::Full);
-                }
-            } else if charge.ahead != 0 {
-                return Err(Join::Outdated);
-            }
-            joining.keys.push(AwaitedKey { key, due });
-            waterfall.add(due, latest);
-            if charge.or_else {
-                continue;
-            }
-            let FirstOf { due, latest } = mem::take(&mut waterfall);
-            if due > now && latest > now.saturating_add(entry.special.hold()) {
-                return Err(Join::Full);
-            }
-            joining.due = joining.due.max(due);
-            joining.latest = joining.latest.max(latest);
-        }
-        Ok(joining)
-    }
-
-    /// Lets a ticket wait on, for the waits in a new answer of the store.
+    /// Lets a ticket wait on, for the waits in a new answer of the store. `false` if it is not there
+    /// any more: it has made room in a fair line.
     pub(crate) fn wait_again<'a>(
         &self,
         ticket: u64,
         outcomes: impl Iterator<Item = Outcome<'a>>,
         now: Now,
-    ) {
+    ) -> bool {
         let now = now.monotonic_nanos();
         self.change(|waiters| {
-            let Some(known) = waiters.tickets.get_mut(&ticket) else { return };
+            let Some(known) = waiters.tickets.get_mut(&ticket) else { return false };
             let before = mem::replace(&mut known.due, now);
             let mut waterfall = FirstOf::default();
             for outcome in outcomes {
@@ -274,11 +253,13 @@ impl WaitQueue {
                 }
             }
             let (due, moved_up) = (known.due, mem::take(&mut known.moved_up));
+            let (keys, rank) = (known.keys.clone(), known.rank);
             waiters.expect(ticket, due);
             if moved_up || due < before {
-                waiters.wake_those_behind(ticket, true, now);
+                waiters.wake_those_behind(&keys, rank, true, now);
             }
-        });
+            true
+        })
     }
 
     /// Whether no ticket is ahead of this one.
@@ -295,7 +276,8 @@ impl WaitQueue {
     }
 
     /// The longest wait of a refused charge behind the tickets. `wait` is the store's answer. With
-    /// `behind_all`, tickets that came after the request count as well.
+    /// `behind_all`, tickets that came after the request count as well. So do all others of a fair
+    /// line: when the request comes again, its tenant's turn comes after theirs.
     pub(crate) fn longest_wait(
         &self,
         charge: &Charge,
@@ -304,13 +286,18 @@ impl WaitQueue {
         now: Now,
     ) -> Duration {
         let waiters = self.waiters.lock();
-        let latest = waiters.latest(charge, behind_all).saturating_sub(now.monotonic_nanos());
+        let latest =
+            waiters.latest(charge, behind_all, u64::MAX).saturating_sub(now.monotonic_nanos());
+        let key = waiters.keys.get(&charge.id()).filter(|key| !key.fair.is_empty());
+        let overtaken = key.map_or(0, |key| key.total_cost.saturating_sub(charge.ahead));
         // A ticket may charge in a step of the window that has units already: all of these then come
         // back with the ticket's.
         let is_delayed =
             charge.algorithm == Algorithm::SlidingWindow && waiters.keys.contains_key(&charge.id());
         let step = charge.quota.window_nanos().div_ceil(STEPS_PER_WINDOW);
-        let wait = nanos(wait).saturating_add(if is_delayed { step } else { 0 });
+        let wait = nanos(wait)
+            .saturating_add(charge.algorithm.longest_wait_for_all(&charge.quota, overtaken))
+            .saturating_add(if is_delayed { step } else { 0 });
         Duration::from_nanos(wait.max(latest))
     }
 
@@ -339,33 +326,32 @@ impl WaitQueue {
         Some(Duration::from_nanos(until.saturating_sub(now)))
     }
 
-    /// Removes a ticket: its turn has come, or its caller has left.
-    pub(crate) fn leave(&self, ticket: u64, turn_has_come: bool, now: Now) {
+    /// Removes a ticket.
+    pub(crate) fn leave(&self, ticket: u64, left: Left, now: Now) {
         let now = now.monotonic_nanos();
         let _left = self.change(|waiters| {
-            let moved_up = waiters.tickets.get(&ticket).is_some_and(|known| known.moved_up);
-            waiters.wake_those_behind(ticket, moved_up || !turn_has_come, now);
-            if !turn_has_come {
-                waiters.forget_dues_behind(ticket);
-            }
-            let left = waiters.tickets.remove(&ticket)?;
-            for AwaitedKey { key, .. } in &left.keys {
-                let Some(waiting) = waiters.keys.get_mut(key) else { continue };
-                waiting.remove(ticket);
-                if waiting.waiting.is_empty() {
-                    waiters.keys.remove(key);
-                }
-            }
-            for caller in &left.callers {
-                if let Entry::Occupied(mut held) = waiters.callers.entry(*caller) {
-                    *held.get_mut() = held.get().saturating_sub(1);
-                    if *held.get() == 0 {
-                        held.remove();
-                    }
-                }
-            }
+            let removed = waiters.remove(ticket, left, now);
             self.waiting.store(waiters.tickets.len(), Relaxed);
-            Some(left)
+            removed
+        });
+    }
+
+    /// Counts the turn of a request that was charged at once, though tickets wait under its keys.
+    pub(crate) fn pass_at_once<'a>(
+        &self,
+        outcomes: impl Iterator<Item = Outcome<'a>>,
+        turn: Turn,
+        now: Now,
+    ) {
+        let mut outcomes = outcomes.filter(is_waited_for);
+        let Some(charge) = outcomes.find_map(|outcome| turn.of(outcome.charge)) else { return };
+        self.change(|waiters| {
+            let ticket = waiters.next_ticket;
+            if let Some(queue) = waiters.keys.get_mut(&charge.id()) {
+                queue.fair.push(turn, ticket, charge.cost);
+                queue.fair.pass(ticket);
+                waiters.reorder(charge.id(), None, now.monotonic_nanos());
+            }
         });
     }
 
@@ -447,6 +433,93 @@ impl FirstOf {
     }
 }
 
+/// The rank that a ticket would have which joins the queue of this charge now.
+fn new_rank(waiters: &Waiters, charge: &Charge, turn: Option<Turn>) -> u64 {
+    let turn = turn.filter(|turn| turn.tenant.is_some() && turn.of(charge).is_some());
+    turn.map_or(u64::MAX, |turn| waiters.rank_in_turn(charge, turn))
+}
+
+/// The ticket of a request that joins now, and the one that makes room for it in a fair line; or why
+/// it cannot join.
+fn new_ticket<'a>(
+    waiters: &Waiters,
+    outcomes: impl Iterator<Item = Outcome<'a>> + Clone,
+    turn: Option<Turn>,
+    now: Now,
+) -> Result<(Ticket, Option<u64>), Join> {
+    let now = now.monotonic_nanos();
+    let mut callers = callers(outcomes.clone());
+    let free = waiters.max.all.saturating_sub(waiters.tickets.len());
+    let held_by = |caller: &u128| waiters.callers.get(caller).copied().unwrap_or(0);
+    let most_by_one = callers.iter().map(held_by).max();
+    let mut has_room = most_by_one.is_none_or(|held| held < free.min(waiters.max.per_caller));
+    if let Some(Turn { tenant, .. }) = turn {
+        // A tenant leaves room for the lines of others, as a caller does.
+        let Some(tenant) = tenant else { return Err(Join::Full) };
+        has_room &= held_by(&tenant) < free;
+        if !callers.contains(&tenant) {
+            callers.push(tenant);
+        }
+    }
+    if free == 0 || !has_room || waiters.max.per_key == 0 {
+        return Err(Join::Full);
+    }
+    let rank = waiters.next_ticket;
+    let mut joining = Ticket { rank, callers, due: now, latest: now, ..Ticket::default() };
+    let mut makes_room = None;
+    let mut waterfall = FirstOf::default();
+    for outcome in outcomes {
+        let Outcome { entry, charge, .. } = outcome;
+        if !is_waited_for(&outcome) {
+            waterfall.add(now, now);
+            if !charge.or_else {
+                waterfall = FirstOf::default();
+            }
+            continue;
+        }
+        let key = charge.id();
+        let turn = turn.filter(|turn| turn.of(charge).is_some());
+        let rank = new_rank(waiters, charge, turn);
+        let due = due_at(&outcome, now);
+        let latest = due.max(waiters.latest(charge, false, rank));
+        if let Some(queue) = waiters.keys.get(&key) {
+            let free = waiters.max.per_key.saturating_sub(queue.waiting.len());
+            if queue.cost_ahead_of(rank, now) != charge.ahead {
+                return Err(Join::Outdated);
+            }
+            if let Some(turn) = turn {
+                if free == 0 {
+                    makes_room = Some(queue.fair.makes_room(turn).ok_or(Join::Full)?);
+                }
+            } else {
+                let takes_all = |caller: &u128| {
+                    entry.labels.is_global && waiters.held_by(*caller, queue) >= free
+                };
+                if free == 0 || joining.callers.iter().any(takes_all) {
+                    return Err(Join::Full);
+                }
+            }
+        } else if charge.ahead != 0 {
+            return Err(Join::Outdated);
+        }
+        if let Some(turn) = turn {
+            joining.fair = Some((key, turn));
+        }
+        joining.keys.push(AwaitedKey { key, due });
+        waterfall.add(due, latest);
+        if charge.or_else {
+            continue;
+        }
+        let FirstOf { due, latest } = mem::take(&mut waterfall);
+        if due > now && latest > now.saturating_add(entry.special.hold()) {
+            return Err(Join::Full);
+        }
+        joining.due = joining.due.max(due);
+        joining.latest = joining.latest.max(latest);
+    }
+    Ok((joining, makes_room))
+}
+
 /// Whether a request waits for this charge. It does not if the charge is of zero units, or a dry
 /// run.
 fn is_waited_for(outcome: &Outcome<'_>) -> bool {
@@ -492,7 +565,7 @@ mod tests {
     }
 
     fn join(queue: &WaitQueue, request: &Evaluation) -> Join {
-        queue.join(request.record.outcomes(), now())
+        queue.join(request.record.outcomes(), None, now())
     }
 
     fn now() -> Now {
@@ -505,7 +578,7 @@ mod tests {
 
     /// The units ahead of a request with this ticket.
     fn ahead(queue: &WaitQueue, request: &mut Evaluation, ticket: Option<u64>) -> u64 {
-        queue.set_queued_ahead(request.charges_mut().iter_mut(), ticket, now());
+        queue.set_queued_ahead(request.charges_mut().iter_mut(), ticket, None, now());
         request.charges()[0].ahead
     }
 
@@ -518,9 +591,9 @@ mod tests {
         assert_eq!(ahead(&queue, &mut second, None), 3);
         assert_eq!(join(&queue, &second), Join::Queued(1));
 
-        queue.leave(0, true, now());
+        queue.leave(0, Left::Charged, now());
         assert_eq!(ahead(&queue, &mut second, Some(1)), 0, "the first has left");
-        queue.leave(1, false, now());
+        queue.leave(1, Left::Early, now());
         second.charges_mut()[0].ahead = 7;
         assert_eq!(ahead(&queue, &mut second, None), 0, "the queue is empty");
         assert!(queue.waiters.lock().keys.is_empty() && queue.waiters.lock().tickets.is_empty());
@@ -535,7 +608,7 @@ mod tests {
 
     impl std::task::Wake for Leaves {
         fn wake(self: Arc<Self>) {
-            self.queue.leave(self.ticket, false, now());
+            self.queue.leave(self.ticket, Left::Early, now());
         }
     }
 
@@ -549,7 +622,7 @@ mod tests {
         let waker = Waker::from(Arc::new(Leaves { queue: Arc::clone(&queue), ticket: 1 }));
         assert_eq!(queue.take_wakeup(1, &waker), Wakeup::No);
         // This wakes the second ticket, which leaves and needs the lock.
-        queue.leave(0, true, now());
+        queue.leave(0, Left::Charged, now());
         assert!(queue.waiters.lock().tickets.is_empty());
     }
 }

@@ -1,14 +1,17 @@
 //! Which tickets wait for which key: [`Waiters`].
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, VecDeque, hash_map::Entry},
     task::Waker,
     time::Duration,
 };
 
 use smallvec::SmallVec;
 
-use super::{MaxHeld, Wakeup};
+use super::{
+    Left, MaxHeld, Wakeup,
+    fair_line::{FairLine, Turn},
+};
 use crate::{algorithm::Algorithm, store::Charge};
 
 /// A ticket that is due and is not polled for this long, in nanoseconds, is late: the tickets
@@ -22,7 +25,7 @@ pub(super) type Callers = SmallVec<[u128; 2]>;
 pub(super) struct Waiters {
     pub(super) next_ticket: u64,
     pub(super) tickets: HashMap<u64, Ticket>,
-    /// The tickets of each key, in order of arrival.
+    /// The tickets of each key, in the order in which they pass.
     pub(super) keys: HashMap<u128, KeyQueue>,
     /// How many tickets each caller has.
     pub(super) callers: HashMap<u128, usize>,
@@ -33,6 +36,12 @@ pub(super) struct Waiters {
 
 #[derive(Debug, Default)]
 pub(super) struct Ticket {
+    /// Tickets pass in this order, under each of their keys: in that of arrival, but tickets of one
+    /// fair line change ranks among themselves, so that its tenants take turns. As a ticket has one
+    /// rank under all keys, no two tickets ever wait for each other.
+    pub(super) rank: u64,
+    /// The key whose line is fair, and whose turn it is there.
+    pub(super) fair: Option<(u128, Turn)>,
     pub(super) keys: SmallVec<[AwaitedKey; 4]>,
     pub(super) callers: Callers,
     /// The monotonic time at which its units are expected to fit.
@@ -58,14 +67,18 @@ pub(super) struct AwaitedKey {
 
 #[derive(Debug, Default)]
 pub(super) struct KeyQueue {
+    /// By rank.
     pub(super) waiting: VecDeque<Waiter>,
     pub(super) total_cost: u64,
+    /// The tickets among them whose tenants take turns.
+    pub(super) fair: FairLine,
 }
 
 /// A ticket in the queue of a key.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Waiter {
     pub(super) ticket: u64,
+    rank: u64,
     pub(super) cost: u64,
     /// The monotonic time at which it is expected to be polled.
     comes_at: u64,
@@ -91,18 +104,27 @@ impl Waiters {
     /// charged at once leave a part of a window empty. The longest wait after the last such ticket
     /// is an upper bound; in a window, after the last ticket of all, as a unit that is charged late
     /// may stay as long as one that is charged shortly after it.
-    pub(super) fn latest(&self, charge: &Charge, behind_all: bool) -> u64 {
+    ///
+    /// Only tickets of a rank below `rank` are ahead.
+    pub(super) fn latest(&self, charge: &Charge, behind_all: bool, rank: u64) -> u64 {
         let Some(key) = self.keys.get(&charge.id()) else { return 0 };
         if charge.algorithm == Algorithm::InFlight {
             return 0;
         }
         let capacity = charge.algorithm.capacity(&charge.quota);
-        if key.total_cost.saturating_add(charge.cost) <= capacity {
+        let ahead = key.waiting.partition_point(|other| other.rank < rank);
+        let cost_ahead = match rank {
+            u64::MAX => key.total_cost,
+            _ => {
+                key.waiting.range(..ahead).fold(0, |sum: u64, other| sum.saturating_add(other.cost))
+            }
+        };
+        if cost_ahead.saturating_add(charge.cost) <= capacity {
             return 0;
         }
         let in_windows = charge.algorithm != Algorithm::TokenBucket;
         let uneven = |cost: u64| in_windows && cost > 1;
-        let tickets = key.waiting.iter().filter_map(|Waiter { ticket, cost, .. }| {
+        let tickets = key.waiting.range(..ahead).filter_map(|Waiter { ticket, cost, .. }| {
             let ahead = self.tickets.get(ticket)?;
             let here = ahead.keys.iter().find(|awaited| awaited.key == charge.id())?;
             Some((uneven(*cost) || ahead.latest > here.due, ahead.latest))
@@ -114,6 +136,97 @@ impl Waiters {
         let latest = latest.map(|(_, latest)| latest);
         let longest_wait = charge.algorithm.longest_wait(&charge.quota, charge.cost);
         latest.max().map_or(0, |latest| latest.saturating_add(longest_wait))
+    }
+
+    /// The rank of a ticket; `u64::MAX`, behind all others, if it has left.
+    pub(super) fn rank_of(&self, ticket: u64) -> u64 {
+        self.tickets.get(&ticket).map_or(u64::MAX, |known| known.rank)
+    }
+
+    /// The rank that a new ticket would have which takes turns under this charge.
+    pub(super) fn rank_in_turn(&self, charge: &Charge, turn: Turn) -> u64 {
+        let new = self.next_ticket;
+        let Some(queue) = self.keys.get(&charge.id()) else { return new };
+        let mut fair = queue.fair.clone();
+        fair.push(turn, new, charge.cost);
+        let order = fair.order();
+        let rank = |ticket: &u64| if *ticket == new { new } else { self.rank_of(*ticket) };
+        let mut ranks: Vec<_> = order.iter().map(rank).collect();
+        ranks.sort_unstable();
+        let position = order.iter().position(|ticket| *ticket == new);
+        position.and_then(|position| ranks.get(position)).map_or(new, |rank| *rank)
+    }
+
+    /// Divides the ranks of a fair line's tickets among them again, so that they are in order. Wakes the
+    /// first one that has moved up, but for the `new` one: what was behind a ticket that has left may
+    /// cost less, and pass earlier than that one.
+    pub(super) fn reorder(&mut self, key: u128, new: Option<u64>, now: u64) {
+        let Some(queue) = self.keys.get(&key) else { return };
+        let order = queue.fair.order();
+        let mut ranks: Vec<_> = order.iter().map(|ticket| self.rank_of(*ticket)).collect();
+        ranks.sort_unstable();
+        let mut changed: SmallVec<[u128; 4]> = SmallVec::new();
+        let mut moved_up = None;
+        for (ticket, rank) in order.into_iter().zip(ranks) {
+            let Some(known) = self.tickets.get_mut(&ticket).filter(|known| known.rank != rank)
+            else {
+                continue;
+            };
+            if rank < known.rank && new != Some(ticket) {
+                moved_up.get_or_insert(ticket);
+            }
+            known.rank = rank;
+            for awaited in &known.keys {
+                if !changed.contains(&awaited.key) {
+                    changed.push(awaited.key);
+                }
+            }
+        }
+        for key in changed {
+            let Some(queue) = self.keys.get_mut(&key) else { continue };
+            for waiter in &mut queue.waiting {
+                waiter.rank = self.tickets.get(&waiter.ticket).map_or(u64::MAX, |known| known.rank);
+            }
+            queue.waiting.make_contiguous().sort_unstable_by_key(|waiter| waiter.rank);
+        }
+        if let Some(ticket) = moved_up {
+            self.wake(ticket, true, now);
+        }
+    }
+
+    /// Removes a ticket. It has used its turn if it was charged; otherwise those behind move up.
+    pub(super) fn remove(&mut self, ticket: u64, left: Left, now: u64) -> Option<Ticket> {
+        let removed = self.tickets.remove(&ticket)?;
+        for AwaitedKey { key, .. } in &removed.keys {
+            let Some(queue) = self.keys.get_mut(key) else { continue };
+            queue.remove(removed.rank);
+            if removed.fair.is_some_and(|(fair, _)| fair == *key) {
+                match left {
+                    Left::Charged => queue.fair.pass(ticket),
+                    Left::Refused | Left::Early => queue.fair.leave(ticket),
+                }
+            }
+            if queue.waiting.is_empty() {
+                self.keys.remove(key);
+            }
+        }
+        for caller in &removed.callers {
+            if let Entry::Occupied(mut held) = self.callers.entry(*caller) {
+                *held.get_mut() = held.get().saturating_sub(1);
+                if *held.get() == 0 {
+                    held.remove();
+                }
+            }
+        }
+        if let Some((key, _)) = removed.fair {
+            self.reorder(key, None, now);
+        }
+        if left == Left::Early {
+            self.forget_dues_behind(&removed);
+        }
+        let moved_up = removed.moved_up || left == Left::Early;
+        self.wake_those_behind(&removed.keys, removed.rank, moved_up, now);
+        Some(removed)
     }
 
     /// The queues in which a ticket waits.
@@ -140,7 +253,7 @@ impl Waiters {
     pub(super) fn expect(&mut self, ticket: u64, comes_at: u64) {
         let Some(known) = self.tickets.get(&ticket) else { return };
         for AwaitedKey { key, .. } in &known.keys {
-            if let Some(waiting) = self.keys.get_mut(key).and_then(|key| key.get_mut(ticket)) {
+            if let Some(waiting) = self.keys.get_mut(key).and_then(|key| key.get_mut(known.rank)) {
                 waiting.comes_at = comes_at;
             }
         }
@@ -149,7 +262,8 @@ impl Waiters {
     /// Until when the ticket yields to tickets ahead that are due at `now` as well, and not late;
     /// `None` if there are none.
     pub(super) fn yields_until(&self, ticket: u64, now: u64) -> Option<u64> {
-        let ahead = self.queues_of(ticket).flat_map(|key| key.ahead_of(ticket, now));
+        let rank = self.rank_of(ticket);
+        let ahead = self.queues_of(ticket).flat_map(|key| key.ahead_of(rank, now));
         let is_due =
             |other: &&Waiter| self.tickets.get(&other.ticket).is_some_and(|other| other.due <= now);
         ahead.filter(is_due).map(Waiter::late_at).max()
@@ -158,40 +272,46 @@ impl Waiters {
     /// The earliest time at which a ticket directly ahead, in any queue, is late unless it is
     /// polled.
     pub(super) fn next_late_at(&self, ticket: u64, now: u64) -> Option<u64> {
+        let rank = self.rank_of(ticket);
         let directly_ahead =
-            self.queues_of(ticket).filter_map(|key| key.ahead_of(ticket, now).next_back());
+            self.queues_of(ticket).filter_map(|key| key.ahead_of(rank, now).next_back());
         directly_ahead.map(Waiter::late_at).min()
     }
 
-    /// Wakes, in each queue of the ticket, the next ticket and the next one that yields. A ticket
-    /// that has moved up wakes the one behind it in turn.
-    pub(super) fn wake_those_behind(&mut self, ticket: u64, moved_up: bool, now: u64) {
+    /// Wakes, in each of these queues, the next ticket behind this rank and the next one that yields.
+    /// A ticket that has moved up wakes the one behind it in turn.
+    pub(super) fn wake_those_behind(
+        &mut self,
+        keys: &[AwaitedKey],
+        rank: u64,
+        moved_up: bool,
+        now: u64,
+    ) {
         let mut woken: SmallVec<[u64; 4]> = SmallVec::new();
-        for key in self.queues_of(ticket) {
+        for key in keys.iter().filter_map(|awaited| self.keys.get(&awaited.key)) {
             let yields = |other: &u64| self.tickets.get(other).is_some_and(|other| other.yields);
-            woken.extend(key.behind(ticket).next());
-            woken.extend(key.behind(ticket).find(yields));
+            woken.extend(key.behind(rank).next());
+            woken.extend(key.behind(rank).find(yields));
         }
         for ticket in woken {
             self.wake(ticket, moved_up, now);
         }
     }
 
-    /// Forgets when the tickets behind are due under the keys of this ticket: it may be earlier
-    /// now.
-    pub(super) fn forget_dues_behind(&mut self, ticket: u64) {
-        let Some(known) = self.tickets.get(&ticket) else { return };
-        for AwaitedKey { key, .. } in known.keys.clone() {
-            self.forget_dues(key, ticket.saturating_add(1));
+    /// Forgets when the tickets behind this one, which has left, are due under its keys: it may be
+    /// earlier now.
+    fn forget_dues_behind(&mut self, left: &Ticket) {
+        for AwaitedKey { key, .. } in &left.keys {
+            self.forget_dues(*key, left.rank);
         }
     }
 
-    /// Forgets when the tickets of `key`, from `first` on, are due under this key: it may be
+    /// Forgets when the tickets of `key`, from this rank on, are due under this key: it may be
     /// earlier now. A ticket of one key needs no change, as no other key can delay it.
     pub(super) fn forget_dues(&mut self, key: u128, first: u64) {
         let waiting = self.keys.get(&key).map(|key| &key.waiting);
-        for Waiter { ticket, .. } in waiting.into_iter().flatten() {
-            let Some(known) = self.tickets.get_mut(ticket).filter(|_| *ticket >= first) else {
+        for Waiter { ticket, rank, .. } in waiting.into_iter().flatten() {
+            let Some(known) = self.tickets.get_mut(ticket).filter(|_| *rank >= first) else {
                 continue;
             };
             if known.keys.len() > 1 {
@@ -208,10 +328,11 @@ impl Waiters {
         known.wakeup = Wakeup::Yes;
         known.moved_up |= moved_up;
         self.woken.extend(known.waker.take());
+        let rank = known.rank;
         let keys: SmallVec<[u128; 4]> = known.keys.iter().map(|awaited| awaited.key).collect();
         self.expect(ticket, now);
         for key in keys {
-            let behind = self.keys.get(&key).and_then(|key| key.behind(ticket).next());
+            let behind = self.keys.get(&key).and_then(|key| key.behind(rank).next());
             let Some(behind) = behind.and_then(|behind| self.tickets.get_mut(&behind)) else {
                 continue;
             };
@@ -222,25 +343,25 @@ impl Waiters {
 }
 
 impl KeyQueue {
+    /// Adds a ticket behind all others.
     pub(super) fn push(&mut self, ticket: u64, cost: u64, comes_at: u64) {
-        self.waiting.push_back(Waiter { ticket, cost, comes_at });
+        self.waiting.push_back(Waiter { ticket, rank: ticket, cost, comes_at });
         self.total_cost = self.total_cost.saturating_add(cost);
     }
 
-    /// The tickets before `ticket` that are not late.
-    fn ahead_of(&self, ticket: u64, now: u64) -> impl DoubleEndedIterator<Item = &Waiter> {
-        let ahead = self.waiting.partition_point(|other| other.ticket < ticket);
+    /// The tickets of a lower rank that are not late.
+    fn ahead_of(&self, rank: u64, now: u64) -> impl DoubleEndedIterator<Item = &Waiter> {
+        let ahead = self.waiting.partition_point(|other| other.rank < rank);
         self.waiting.range(..ahead).filter(move |other| !other.is_late(now))
     }
 
-    /// The units of the tickets before `ticket`, or of all for a request without one.
-    pub(super) fn cost_ahead_of(&self, ticket: Option<u64>, now: u64) -> u64 {
-        let ahead = self.ahead_of(ticket.unwrap_or(u64::MAX), now);
-        ahead.fold(0, |sum, other| sum.saturating_add(other.cost))
+    /// The units of the tickets of a lower rank.
+    pub(super) fn cost_ahead_of(&self, rank: u64, now: u64) -> u64 {
+        self.ahead_of(rank, now).fold(0, |sum, other| sum.saturating_add(other.cost))
     }
 
-    pub(super) fn behind(&self, ticket: u64) -> impl Iterator<Item = u64> {
-        let next = self.waiting.partition_point(|other| other.ticket <= ticket);
+    pub(super) fn behind(&self, rank: u64) -> impl Iterator<Item = u64> {
+        let next = self.waiting.partition_point(|other| other.rank <= rank);
         self.waiting.range(next..).map(|other| other.ticket)
     }
 
@@ -248,16 +369,16 @@ impl KeyQueue {
         self.waiting.front().map(|first| first.ticket)
     }
 
-    fn find(&self, ticket: u64) -> Option<usize> {
-        self.waiting.binary_search_by_key(&ticket, |other| other.ticket).ok()
+    fn find(&self, rank: u64) -> Option<usize> {
+        self.waiting.binary_search_by_key(&rank, |other| other.rank).ok()
     }
 
-    fn get_mut(&mut self, ticket: u64) -> Option<&mut Waiter> {
-        self.find(ticket).and_then(|index| self.waiting.get_mut(index))
+    fn get_mut(&mut self, rank: u64) -> Option<&mut Waiter> {
+        self.find(rank).and_then(|index| self.waiting.get_mut(index))
     }
 
-    pub(super) fn remove(&mut self, ticket: u64) {
-        if let Some(removed) = self.find(ticket).and_then(|index| self.waiting.remove(index)) {
+    fn remove(&mut self, rank: u64) {
+        if let Some(removed) = self.find(rank).and_then(|index| self.waiting.remove(index)) {
             self.total_cost = self.total_cost.saturating_sub(removed.cost);
         }
     }

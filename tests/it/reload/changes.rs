@@ -83,6 +83,22 @@ fn each_setting_of_a_policy_is_told() {
             "{back:?}"
         );
     }
+    let held = || bucket(minute).hold(Duration::from_secs(2));
+    let fair = held().fair_by(header("x-tenant"));
+    let weighted = fair.clone().fair_weights([("free", 1), ("pro", 5)], |_| None);
+    assert_eq!(
+        told(limits([held()]), limits([fair.clone()])),
+        ["policy `p`: fair_by none → x-tenant"]
+    );
+    assert_eq!(
+        told(limits([fair.clone()]), limits([weighted])),
+        ["policy `p`: fair_weights none → `free` 1, `pro` 5"]
+    );
+    let other = held().fair_by(key::bearer());
+    assert_eq!(
+        told(limits([fair]), limits([other])),
+        ["policy `p`: fair_by x-tenant → bearer token"]
+    );
     let window = Policy::sliding_window("p", minute).key(header("x-key")).or_refuse();
     assert_eq!(
         told(limits([bucket(minute)]), limits([window])),
