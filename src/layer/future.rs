@@ -175,6 +175,8 @@ where
 impl Passed {
     /// Settles the cost by the head of the response. Returns the correction if the response has to wait
     /// for it, so that its headers are right.
+    #[cold]
+    #[inline(never)]
     fn settle<R>(&self, response: Response<R>) -> (Response<R>, Option<Correcting>) {
         let Self { decision, responder, .. } = self;
         let (head, body) = response.into_parts();
