@@ -2,6 +2,9 @@
 #![cfg(all(feature = "axum", feature = "describe"))]
 #![allow(clippy::duplicate_mod, reason = "each example has the common module")]
 
+#[cfg(feature = "tracing")]
+#[path = "../../examples/completions.rs"]
+pub mod completions;
 #[cfg(all(feature = "config", feature = "redis", feature = "tracing"))]
 #[path = "../../examples/configured.rs"]
 pub mod configured;

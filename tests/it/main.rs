@@ -13,6 +13,8 @@ mod build_errors;
 mod by_key;
 mod calendar;
 mod checks;
+mod completions;
+mod completions_server;
 mod compose;
 mod concurrency;
 mod configured;

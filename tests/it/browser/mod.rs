@@ -4,6 +4,7 @@
 mod rate_limits_page;
 mod search_page;
 mod socket_page;
+mod streams_page;
 mod usage_page;
 
 use std::{process::Stdio, time::Duration};
