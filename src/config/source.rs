@@ -232,8 +232,8 @@ mod tests {
         let long = format!("unit = \"{}\"\nhold = 1", "x".repeat(3 << 20));
         let list: String = (0..20_000).map(|index| format!("\"q{index}\", ")).collect();
         for (text, bound) in [
-            (file(4_000, "unknown = 1"), 30_000),
-            (file(4_000, "quotas = 1"), 30_000),
+            (file(4_000, "unknown = 1"), 50_000),
+            (file(4_000, "quotas = 1"), 50_000),
             (file(4_000, bad_hours), 50_000),
             (file(4_000, "unit = \"\""), 30_000),
             (file(1, &long), 2_000),
