@@ -11,8 +11,8 @@ use tokio::{
 
 use common::{Result, Server, until};
 
-/// A stream of a token in each hundredth of a second, for a minute.
-const LONG: &str = r#"{"max_tokens":6000,"tokens":6000,"stream":true,"pace_ms":10}"#;
+/// A stream of a token in each hundredth of a second, for twenty seconds.
+const LONG: &str = r#"{"max_tokens":2000,"tokens":2000,"stream":true,"pace_ms":10}"#;
 
 /// `curl`, which has received the first event.
 async fn curl(server: &Server) -> Result<Child> {

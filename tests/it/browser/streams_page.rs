@@ -11,7 +11,7 @@ const STREAMS: &str = r#"
 const ask = () => fetch('/v1/completions', {
   method: 'POST',
   headers: { authorization: 'Bearer sk_acme_ana', 'content-type': 'application/json' },
-  body: JSON.stringify({ max_tokens: 6000, tokens: 6000, stream: true, pace_ms: 10 }),
+  body: JSON.stringify({ max_tokens: 2000, tokens: 2000, stream: true, pace_ms: 10 }),
 });
 return (async () => {
   const streams = await Promise.all([ask(), ask(), ask(), ask()]);
