@@ -1,6 +1,7 @@
 //! The Redis store on real servers, in real time. In a process of its own, so that no computing test
 //! takes its processors.
 
+mod completions;
 mod configured;
 mod in_flight;
 mod leases;
