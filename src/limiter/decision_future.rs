@@ -68,14 +68,29 @@ enum Step {
         now: Now,
     },
     Waiting,
-    /// It is decided at this time, and the store counts the refusals. Whether it was held at last, and for
-    /// how long.
-    Penalizing {
-        penalizing: Penalizing,
-        at: Now,
-        held: Duration,
-        was_queued: bool,
-    },
+    /// It is decided, and the store counts the refusals. Boxed, so that the futures of requests that pass
+    /// stay small.
+    Counting(Box<Counting>),
+}
+
+/// A refusal that is counted.
+struct Counting {
+    penalizing: Penalizing,
+    /// When it was decided, how long the request was held, and whether it was queued.
+    decided: (Now, Duration, bool),
+}
+
+impl Counting {
+    /// Waits until it is counted.
+    #[inline(never)]
+    fn poll(
+        &mut self,
+        record: &mut Record,
+        context: &mut Context<'_>,
+    ) -> Poll<(Now, Duration, bool)> {
+        ready!(self.penalizing.poll(record, context));
+        Poll::Ready(self.decided)
+    }
 }
 
 /// Decides at once if no waiting is needed; otherwise returns the future of the decision.
@@ -421,7 +436,9 @@ impl DecisionFuture {
         true
     }
 
-    /// Makes the decision; `None` if the store first has to count refusals.
+    /// Makes the decision; `None` if the store first has to count refusals. Not inlined, so that requests
+    /// which are decided at the first poll do not pay for its registers.
+    #[inline(never)]
     fn conclude(&mut self, at: Now, held: Duration, was_queued: bool) -> Option<Decision> {
         let (core, needs_store) = (&*self.limiter.core, self.evaluation.needs_store());
         let record = &mut *self.evaluation.record;
@@ -430,7 +447,8 @@ impl DecisionFuture {
             // A request that passes does not wait until a dry run has counted.
             Penalizing::count_at_once(core, record);
         } else if needs_store && let Some(penalizing) = Penalizing::start(core, record) {
-            self.step = Step::Penalizing { penalizing, at, held, was_queued };
+            let decided = (at, held, was_queued);
+            self.step = Step::Counting(Box::new(Counting { penalizing, decided }));
             return None;
         }
         Some(self.finish(at, held, was_queued))
@@ -520,9 +538,9 @@ impl Future for DecisionFuture {
                     }
                     continue;
                 }
-                Step::Penalizing { penalizing, at, held, was_queued } => {
-                    ready!(penalizing.poll(&mut this.evaluation.record, context));
-                    let (at, held, was_queued) = (*at, *held, *was_queued);
+                Step::Counting(counting) => {
+                    let record = &mut this.evaluation.record;
+                    let (at, held, was_queued) = ready!(counting.poll(record, context));
                     return Poll::Ready(this.finish(at, held, was_queued));
                 }
                 Step::Waiting => {
