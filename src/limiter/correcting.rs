@@ -1,15 +1,13 @@
 //! Corrections of what was charged: units given back, a key reset, a response that settles the cost.
 
 use std::{
-    cmp::Ordering,
     pin::Pin,
-    task::{Context, Poll, Waker, ready},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
 use http::response::Parts;
 use smallvec::SmallVec;
-use tokio::runtime::Handle;
 
 #[cfg(feature = "tracing")]
 use super::telemetry::log_block;
@@ -18,11 +16,12 @@ use super::{
     decision::{Decision, Outcome, Record, Ruling},
     evaluation::Evaluation,
     fallback,
+    release::{release, release_later},
 };
 use crate::{
     clock::nanos,
     penalty::{Counted, Penalty},
-    store::{Answer, Change, Charge, Correction, StoreError, StoreFuture},
+    store::{Answer, Change, Correction, StoreError, StoreFuture},
 };
 
 /// The correction of a decision's charges by the cost that the response reports. The store makes it
@@ -111,11 +110,11 @@ impl Correcting {
             (SmallVec::<[Correction; 4]>::new(), SmallVec::new());
         for (index, outcome) in charged {
             let mut add = |change, cost| {
-                corrections.push(correction(record, &outcome, change));
+                corrections.push(record.correction(&outcome, change));
                 corrected.push(Corrected { index, cost });
             };
             let cost = cost(&outcome);
-            if let Some(change) = cost.and_then(|cost| change(outcome.cost(), cost)) {
+            if let Some(change) = cost.and_then(|cost| Change::of_cost(outcome.cost(), cost)) {
                 add(change, cost);
             }
             if let Some(penalty) = failure(&outcome, cost) {
@@ -184,16 +183,6 @@ fn failure(outcome: &Outcome<'_>, cost: Option<u64>) -> Option<&'static Penalty>
     penalty.counts(Counted::Failures).then_some(penalty)
 }
 
-/// What changes a charge of `charged` units to one of `cost`.
-pub(super) fn change(charged: u64, cost: u64) -> Option<Change> {
-    let by = cost.abs_diff(charged);
-    match cost.cmp(&charged) {
-        Ordering::Equal => None,
-        Ordering::Greater => Some(Change::Take(by)),
-        Ordering::Less => Some(Change::GiveBack(by)),
-    }
-}
-
 /// Changes what the keys of an evaluation have used, and decides by what is left. The time of the
 /// charges is not known. If the store does not answer, every policy refuses.
 pub(super) async fn correct(core: &Core, mut evaluation: Evaluation, change: Change) -> Decision {
@@ -224,53 +213,8 @@ pub(crate) fn undo(limiter: &Limiter, decision: &Decision) {
     }
 }
 
-/// Makes corrections that nobody waits for.
-pub(super) fn correct_unawaited(
-    limiter: &Limiter,
-    counted_locally: bool,
-    corrections: &[Correction],
-) {
-    let core = &*limiter.core;
-    let answer = core.correct(counted_locally, corrections, core.clock.now());
-    release_later(limiter, answer, corrections.iter().map(|correction| &correction.charge));
-}
-
-/// Wakes requests that wait for the keys of these charges, once the store has answered.
-fn release_later<'a>(
-    limiter: &Limiter,
-    mut answer: StoreFuture,
-    charges: impl Iterator<Item = &'a Charge>,
-) {
-    let mut context = Context::from_waker(Waker::noop());
-    if Pin::new(&mut answer).poll(&mut context).is_pending()
-        && let Ok(runtime) = Handle::try_current()
-    {
-        let (limiter, charges) = (limiter.clone(), charges.copied().collect::<Vec<_>>());
-        drop(runtime.spawn(async move {
-            let _ = answer.await;
-            release(&limiter.core, &charges);
-        }));
-        return;
-    }
-    release(&limiter.core, charges);
-}
-
-/// The correction of one charge of a decision.
-pub(super) fn correction(record: &Record, outcome: &Outcome<'_>, change: Change) -> Correction {
-    Correction {
-        charged_at: Some(record.now),
-        usage: *outcome.usage,
-        ..Correction::new(outcome.effective_charge(), change)
-    }
-}
-
 /// Wakes requests that wait for the keys of `record`, as they may pass earlier.
 fn release_all(core: &Core, record: &Record) {
     let counted = record.outcomes().filter(|outcome| outcome.entry.has_key());
     release(core, counted.map(|outcome| outcome.charge));
-}
-
-/// Wakes requests that wait for the keys of these charges.
-pub(super) fn release<'a>(core: &Core, charges: impl IntoIterator<Item = &'a Charge>) {
-    core.queue.on_released(charges, core.clock.now());
 }

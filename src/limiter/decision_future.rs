@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use super::{
-    Core, Limiter, Meter, Permit,
+    Core, Limiter,
     current_rules::{KeptRules, LoadedRules},
     decision::{Decision, Record, Special},
     evaluation::Evaluation,
@@ -197,8 +197,7 @@ fn finish(
 ) -> Decision {
     let mut decision = conclude(&limiter.core, evaluation, at, held, was_queued);
     if decision.record.special.has_end() {
-        decision.record.permit = Permit::of(limiter, &decision.record);
-        decision.record.meter = Meter::of_decision(limiter, &decision.record);
+        decision.record.keep_until_end(limiter);
         tell_waits(rules, &mut decision);
     }
     observe(rules, &decision);

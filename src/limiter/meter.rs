@@ -17,13 +17,9 @@ use http::Extensions;
 use smallvec::SmallVec;
 use tokio::sync::Notify;
 
-use super::{
-    Limiter,
-    correcting::{change, correct_unawaited, correction},
-    decision::{Decision, Outcome, Record, Ruling},
-};
+use super::{Limiter, release::correct_unawaited};
 use crate::{
-    store::{Change, Charge, Correction, Mode},
+    store::{Change, Charge, Correction},
     warning::{Code, warn},
 };
 
@@ -100,7 +96,7 @@ struct Metered {
 }
 
 /// The units that a request has used under one policy.
-struct Count {
+pub(super) struct Count {
     policy: &'static str,
     /// A dry run is counted and stops no one.
     is_dry_run: bool,
@@ -120,39 +116,22 @@ const SETTLED: u64 = 1 << 62;
 const UNITS: u64 = SETTLED.saturating_sub(1);
 
 impl Meter {
-    /// The meter for what a decision has charged; `None` if nothing settles at the end.
+    /// A meter with these counts.
     #[cold]
-    pub(super) fn of_decision(limiter: &Limiter, record: &Record) -> Option<Self> {
-        if record.ruling != Ruling::Admitted {
-            return None;
-        }
-        let is_metered = |outcome: &Outcome<'_>| {
-            // A dry run that did not fit was not charged, nor was a quota that another was drawn on for.
-            outcome.entry.special.is_metered()
-                && outcome.is_drawn_on()
-                && outcome.charge.mode != Mode::Peek
-        };
-        let count = |outcome: Outcome<'_>| Count {
-            policy: &outcome.entry.labels.policy,
-            is_dry_run: outcome.charge.mode == Mode::DryRun,
-            charged: correction(record, &outcome, Change::Take(0)),
-            reserved: AtomicU64::new(outcome.cost()),
-            used: AtomicU64::new(0),
-        };
-        let counts: SmallVec<[Count; 1]> =
-            record.outcomes().filter(is_metered).map(count).collect();
-        if counts.is_empty() {
-            return None;
-        }
+    pub(super) fn new(
+        limiter: &Limiter,
+        counts: SmallVec<[Count; 1]>,
+        counted_locally: bool,
+    ) -> Self {
         let metered = Metered {
             limiter: limiter.clone(),
-            counted_locally: record.counted_locally,
+            counted_locally,
             counts,
             outer: OnceLock::new(),
             exhausted: Notify::new(),
             asks_for_tunnel: AtomicBool::new(false),
         };
-        Some(Self { metered: Some(Arc::new(metered)), only: None })
+        Self { metered: Some(Arc::new(metered)), only: None }
     }
 
     /// The meter of a request, by its extensions. If nothing of the request is metered, as under an
@@ -351,6 +330,12 @@ impl Drop for Metered {
 }
 
 impl Count {
+    /// Nothing is used yet of what is `charged`, a correction that changes nothing.
+    pub(super) fn new(policy: &'static str, is_dry_run: bool, charged: Correction) -> Self {
+        let reserved = AtomicU64::new(charged.charge.cost);
+        Self { policy, is_dry_run, charged, reserved, used: AtomicU64::new(0) }
+    }
+
     /// Adds units. Returns how many of them have to be charged at once, as the request has ended; and
     /// whether they use up what was reserved.
     fn add(&self, units: u64) -> (u64, bool) {
@@ -381,7 +366,7 @@ impl Count {
             _ => None,
         };
         let used = self.used.fetch_update(AcqRel, Acquire, ended).ok().filter(|used| *used > 0)?;
-        let change = change(self.reserved.load(Acquire), units_of(used))?;
+        let change = Change::of_cost(self.reserved.load(Acquire), units_of(used))?;
         Some(self.correction(change))
     }
 
@@ -406,18 +391,6 @@ fn warn_unknown(policy: &str) {
              nothing is counted; write the name of one that does, or add `.settle_at_end()` to it"
         )
     });
-}
-
-impl Decision {
-    /// Counts what the request uses until it ends, under the policies that
-    /// [settle at the end](crate::Policy::settle_at_end).
-    ///
-    /// With a layer, the handler gets it. Without one, the request ends when this decision and all clones
-    /// of the meter are dropped. A clone of the decision has none: its meter counts nothing.
-    #[must_use]
-    pub fn meter(&self) -> Meter {
-        self.record.meter.clone().unwrap_or_default()
-    }
 }
 
 /// The meter of the request; one that counts nothing if nothing of the request is metered.

@@ -41,6 +41,7 @@ mod queue;
 mod quota_ref;
 mod reachability;
 mod refund;
+mod release;
 mod reservation;
 mod reserve;
 mod rules;

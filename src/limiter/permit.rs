@@ -10,12 +10,8 @@ use std::{
 
 use smallvec::SmallVec;
 
-use super::{
-    Limiter,
-    correcting::{correction, release},
-    decision::{Decision, Outcome, Record, Ruling},
-};
-use crate::store::{Change, Correction, Mode};
+use super::{Limiter, release::correct_unawaited};
+use crate::store::Correction;
 
 /// The units [in flight](crate::Policy::in_flight) that a request has taken. They come back when the
 /// last clone of the permit is dropped, on any thread, inside of a runtime or not.
@@ -72,33 +68,15 @@ struct Held {
 }
 
 impl Permit {
-    /// The permit for what a decision has taken; `None` if it has taken no units in flight.
-    #[cold]
-    pub(super) fn of(limiter: &Limiter, record: &Record) -> Option<Self> {
-        if record.ruling != Ruling::Admitted {
-            return None;
-        }
-        let has_taken = |outcome: &Outcome<'_>| {
-            let charge = outcome.charge;
-            outcome.entry.special.lasts()
-                && outcome.is_drawn_on()
-                && charge.mode != Mode::Peek
-                && charge.cost > 0
-        };
-        let taken = record.outcomes().filter(has_taken);
-        let corrections: SmallVec<[Correction; 1]> = taken
-            .map(|outcome| correction(record, &outcome, Change::GiveBack(outcome.cost())))
-            .collect();
-        (!corrections.is_empty()).then(|| Self::new(limiter, corrections, record.counted_locally))
-    }
-
     /// A permit for what is not counted.
     #[cold]
     pub(super) fn of_nothing(limiter: &Limiter) -> Self {
         Self::new(limiter, SmallVec::new(), false)
     }
 
-    fn new(
+    /// A permit for what these corrections give back.
+    #[cold]
+    pub(super) fn new(
         limiter: &Limiter,
         corrections: SmallVec<[Correction; 1]>,
         counted_locally: bool,
@@ -139,37 +117,11 @@ impl Permit {
     }
 }
 
-impl Decision {
-    /// The units [in flight](crate::Policy::in_flight) that the request has taken; `None` if it has taken
-    /// none. They come back when this decision and all clones of the permit are dropped. A clone of the
-    /// decision has no permit.
-    ///
-    /// ```
-    /// use tower_quota::{Limiter, Policy};
-    ///
-    /// let limiter = Limiter::builder().check_only(Policy::in_flight("exports", 1)).build()?;
-    /// let permit = limiter.check("exports", "tenant-7").at_once()?.permit();
-    /// assert!(permit.is_some(), "one export is under way");
-    /// assert!(!limiter.check("exports", "tenant-7").at_once()?.is_allowed());
-    /// drop(permit);
-    /// assert!(limiter.check("exports", "tenant-7").at_once()?.is_allowed());
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    #[must_use]
-    pub fn permit(&self) -> Option<Permit> {
-        self.record.permit.clone()
-    }
-}
-
 impl Drop for Held {
     fn drop(&mut self) {
-        if self.corrections.is_empty() {
-            return;
+        if !self.corrections.is_empty() {
+            correct_unawaited(&self.limiter, self.counted_locally, &self.corrections);
         }
-        let core = &*self.limiter.core;
-        let now = core.clock.now();
-        drop(core.correct(self.counted_locally, &self.corrections, now));
-        release(core, self.corrections.iter().map(|correction| &correction.charge));
     }
 }
 

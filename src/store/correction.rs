@@ -1,5 +1,7 @@
 //! What is changed after a charge: [`Correction`].
 
+use std::cmp::Ordering;
+
 use super::{charge::Charge, usage::Usage};
 use crate::{algorithm::PastUse, clock::Now, penalty::Penalty};
 
@@ -78,4 +80,16 @@ pub enum Change {
     /// The key has no penalty any more: its block ends, and all is forgotten that counted towards the
     /// next. What was used stays used.
     Pardon,
+}
+
+impl Change {
+    /// What changes a charge of `charged` units to one of `cost`. `None` if these are equal.
+    pub(crate) fn of_cost(charged: u64, cost: u64) -> Option<Self> {
+        let by = cost.abs_diff(charged);
+        match cost.cmp(&charged) {
+            Ordering::Equal => None,
+            Ordering::Greater => Some(Self::Take(by)),
+            Ordering::Less => Some(Self::GiveBack(by)),
+        }
+    }
 }

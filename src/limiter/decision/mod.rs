@@ -5,6 +5,7 @@
 mod outcome;
 mod pooled;
 mod record;
+mod special;
 mod verdict;
 
 use std::{cmp::Reverse, ops::Range, time::Duration};
@@ -19,8 +20,10 @@ pub use self::{
 pub(crate) use self::{
     outcome::error_status,
     pooled::Pooled,
-    record::{Entry, Record, Ruling, Special, Standing},
+    record::{Entry, Record, Ruling, Standing},
+    special::Special,
 };
+use super::{meter::Meter, permit::Permit};
 use crate::clock::nanos;
 
 /// The decision about a request or a check: whether it passes, and the outcome under each policy.
@@ -158,6 +161,36 @@ impl Decision {
             (record.ruling != Ruling::Refused(*index), Reverse(wait))
         });
         refusing.into_iter().map(|index| record.outcome(index))
+    }
+
+    /// The units [in flight](crate::Policy::in_flight) that the request has taken; `None` if it has taken
+    /// none. They come back when this decision and all clones of the permit are dropped. A clone of the
+    /// decision has no permit.
+    ///
+    /// ```
+    /// use tower_quota::{Limiter, Policy};
+    ///
+    /// let limiter = Limiter::builder().check_only(Policy::in_flight("exports", 1)).build()?;
+    /// let permit = limiter.check("exports", "tenant-7").at_once()?.permit();
+    /// assert!(permit.is_some(), "one export is under way");
+    /// assert!(!limiter.check("exports", "tenant-7").at_once()?.is_allowed());
+    /// drop(permit);
+    /// assert!(limiter.check("exports", "tenant-7").at_once()?.is_allowed());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn permit(&self) -> Option<Permit> {
+        self.record.permit.clone()
+    }
+
+    /// Counts what the request uses until it ends, under the policies that
+    /// [settle at the end](crate::Policy::settle_at_end).
+    ///
+    /// With a layer, the handler gets it. Without one, the request ends when this decision and all clones
+    /// of the meter are dropped. A clone of the decision has none: its meter counts nothing.
+    #[must_use]
+    pub fn meter(&self) -> Meter {
+        self.record.meter.clone().unwrap_or_default()
     }
 
     /// When the decision was made: the time since 1970 UTC, by the store's clock if it has one.

@@ -5,12 +5,17 @@ use std::{ops::Range, time::Duration};
 use http::StatusCode;
 use smallvec::SmallVec;
 
-use super::{Outcome, Reason};
+use super::{Outcome, Reason, special::Special};
 use crate::{
-    clock::{Now, nanos},
-    limiter::{labels::Labels, meter::Meter, permit::Permit},
+    clock::Now,
+    limiter::{
+        Limiter,
+        labels::Labels,
+        meter::{Count, Meter},
+        permit::Permit,
+    },
     quota::Quota,
-    store::{Charge, Mode, Usage, runs},
+    store::{Change, Charge, Correction, Mode, Usage, runs},
 };
 
 /// The charge, the usage and the refusal of each policy, and the ruling over all of them.
@@ -60,60 +65,6 @@ pub(crate) struct Entry {
     /// of the quota.
     pub(crate) replicas: u32,
     pub(crate) special: Special,
-}
-
-/// What makes a decision a special one, in one number, which is 0 for nearly all: how long the policy
-/// holds a request, in nanoseconds, and the bits [`Special::LASTS`] and [`Special::METERED`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Special(u64);
-
-impl Special {
-    pub(crate) const NONE: Self = Self(0);
-
-    /// The charge lasts as long as its request. No hold is long enough to set this bit, or the next.
-    const LASTS: u64 = 1 << 63;
-
-    /// A meter counts what the request costs, until its end.
-    const METERED: u64 = 1 << 62;
-
-    const HOLD: u64 = Self::METERED.saturating_sub(1);
-
-    pub(in crate::limiter) fn new(hold: Duration, lasts: bool, is_metered: bool) -> Self {
-        let lasts = if lasts { Self::LASTS } else { 0 };
-        let metered = if is_metered { Self::METERED } else { 0 };
-        Self(nanos(hold).min(Self::HOLD) | lasts | metered)
-    }
-
-    /// The same, with the hold of another policy.
-    pub(in crate::limiter) fn with_hold_of(self, other: Self) -> Self {
-        Self(self.0 & !Self::HOLD | other.hold())
-    }
-
-    /// The longest time for which the policy holds a request, in nanoseconds.
-    pub(crate) fn hold(self) -> u64 {
-        self.0 & Self::HOLD
-    }
-
-    /// Whether the charge lasts as long as its request.
-    pub(crate) fn lasts(self) -> bool {
-        self.0 & Self::LASTS != 0
-    }
-
-    /// Whether a meter counts what the request costs.
-    pub(crate) fn is_metered(self) -> bool {
-        self.0 & Self::METERED != 0
-    }
-
-    /// Whether something is to be done when the request has ended.
-    #[inline]
-    pub(crate) fn has_end(self) -> bool {
-        self.0 & (Self::LASTS | Self::METERED) != 0
-    }
-
-    #[inline]
-    fn add(&mut self, other: Self) {
-        self.0 |= other.0;
-    }
 }
 
 /// What one policy says of a request.
@@ -311,6 +262,45 @@ impl Record {
                 self.entries[index].standing = Standing::PassedOver;
             }
         }
+    }
+
+    /// The correction of what one of its policies has charged.
+    pub(in crate::limiter) fn correction(
+        &self,
+        outcome: &Outcome<'_>,
+        change: Change,
+    ) -> Correction {
+        Correction {
+            charged_at: Some(self.now),
+            usage: *outcome.usage,
+            ..Correction::new(outcome.effective_charge(), change)
+        }
+    }
+
+    /// Keeps what the request holds until its end: its units in flight, and its meter.
+    #[cold]
+    pub(in crate::limiter) fn keep_until_end(&mut self, limiter: &Limiter) {
+        if self.ruling != Ruling::Admitted {
+            return;
+        }
+        let (mut held, mut counts) = (SmallVec::new(), SmallVec::new());
+        // A dry run that did not fit was not charged, nor was a quota that another was drawn on for.
+        let is_charged =
+            |outcome: &Outcome<'_>| outcome.is_drawn_on() && outcome.charge.mode != Mode::Peek;
+        for outcome in self.outcomes().filter(is_charged) {
+            let (special, cost) = (outcome.entry.special, outcome.cost());
+            if special.lasts() && cost > 0 {
+                held.push(self.correction(&outcome, Change::GiveBack(cost)));
+            }
+            if special.is_metered() {
+                let is_dry_run = outcome.charge.mode == Mode::DryRun;
+                let charged = self.correction(&outcome, Change::Take(0));
+                counts.push(Count::new(&outcome.entry.labels.policy, is_dry_run, charged));
+            }
+        }
+        let alone = self.counted_locally;
+        self.permit = (!held.is_empty()).then(|| Permit::new(limiter, held, alone));
+        self.meter = (!counts.is_empty()).then(|| Meter::new(limiter, counts, alone));
     }
 
     /// Sets that the policy is not counted, as the store does not answer.
