@@ -349,9 +349,9 @@ pub use crate::{
         Rejection, ResetFormat, ResponseBody, ResponseFuture, ResponseObserver, response,
     },
     limiter::{
-        Changes, Check, CheckError, Commit, Decision, DecisionFuture, Enter, EnterError, Limiter,
+        AcquireError, Changes, Check, CheckError, Commit, Decision, DecisionFuture, Enter, Limiter,
         LimiterBuilder, Meter, Outcome, Permit, PolicyHandle, QuotaRef, Reason, Refund,
-        Reservation, Reserve, ReserveError, SettingChange, Verdict, overrides,
+        Reservation, Reserve, SettingChange, Verdict, overrides,
     },
     matcher::Matcher,
     penalty::Penalty,

@@ -1,4 +1,4 @@
-//! The setting [`Penalty`]: who keeps on is blocked, and each time for longer.
+//! The setting [`Penalty`]: a key that is refused or fails too often is blocked, each time for longer.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ const MAX_BLOCKS: usize = 16;
 pub(crate) const MAX_TIME: Duration = Duration::from_secs(366 * 86_400);
 const DEFAULT_FORGET_AFTER: Duration = Duration::from_secs(86_400);
 
-/// Blocks a key that keeps on being refused, or keeps on failing, and each time for longer. For
+/// Blocks a key that is refused, or fails, too often, and each time for longer. For
 /// [`Policy::penalty`](crate::Policy::penalty).
 ///
 /// ```
@@ -66,8 +66,8 @@ const DEFAULT_FORGET_AFTER: Duration = Duration::from_secs(86_400);
 /// The policy refuses every request of the key, also one that costs nothing, with
 /// [`Reason::Penalty`](crate::Reason::Penalty). `Retry-After` says when the block has ended and the quota
 /// has units again; [`Outcome::blocked_for`](crate::Outcome::blocked_for) is the block alone. Nothing is
-/// charged meanwhile. Neither another plan nor an override's quota lifts
-/// it. These do: [`Limiter::reset`](crate::Limiter::reset);
+/// charged meanwhile. Another plan does not lift the block, and an override's quota does not either.
+/// These do: [`Limiter::reset`](crate::Limiter::reset);
 /// [`CallerOverrides::unblock`](crate::overrides::CallerOverrides::unblock); and an
 /// [apply](crate::Limiter::apply) of limits in which the policy has no penalty. An apply that changes the
 /// penalty lets blocks end as they were told.
@@ -120,8 +120,8 @@ impl Penalty {
     }
 
     /// Counts failures instead of refusals: responses that cost at least one unit after
-    /// [`settle`](crate::Policy::settle) was asked. As many as [`after`](Self::after) says within this time begin
-    /// a block, which the next request meets.
+    /// [`settle`](crate::Policy::settle) was asked. As many as [`after`](Self::after) says within this time
+    /// begin a block, and the next request is refused.
     ///
     /// A check has no response, so it never fails.
     ///
@@ -198,7 +198,7 @@ impl Penalty {
         }
         if !(1..=MAX_AFTER).contains(&self.after) {
             return Some(format!(
-                "the penalty begins after {} refusals; write from 1 to {MAX_AFTER}",
+                "the penalty begins after {} refusals or failures; write from 1 to {MAX_AFTER}",
                 self.after
             ));
         }

@@ -59,7 +59,7 @@ pub struct Policy {
     /// before is an estimate.
     #[serde(default, skip_serializing_if = "is_default")]
     pub settle_at_end: bool,
-    /// Who keeps on being refused, or failing, is blocked. Default: nobody.
+    /// A key that is refused, or fails, too often is blocked. Default: none is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub penalty: Option<Penalty>,
     /// The name of its units. Default: `requests`, or `concurrent-requests` if they are in flight.
@@ -151,7 +151,7 @@ impl Schedule {
     }
 }
 
-/// Blocks for keys that keep on being refused, or failing; as [`crate::Penalty`], which says more.
+/// Blocks for keys that are refused, or fail, too often; as [`crate::Penalty`], which says more.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]

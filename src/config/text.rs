@@ -20,8 +20,8 @@ const UNITS: [(&str, u128); 7] = [
     ("nanosecond", 1),
 ];
 
-/// `100 per minute`, `5 per 10 minutes`, `60 per minute, burst 10`, `4 in flight`, or `unlimited`; with the feature
-/// `calendar` also `10000 per calendar month from 15 in Asia/Shanghai`.
+/// `100 per minute`, `5 per 10 minutes`, `60 per minute, burst 10`, `4 in flight`, or `unlimited`; with
+/// the feature `calendar` also `10000 per calendar month from 15 in Asia/Shanghai`.
 pub(super) fn parse_quota(text: &str) -> Result<Quota, String> {
     let no_quota = || {
         format!(

@@ -59,7 +59,7 @@ pub struct PolicyDescription {
     /// before is an estimate. Not in JSON if it is not so.
     #[serde(skip_serializing_if = "is_false")]
     pub cost_at_end: bool,
-    /// Its [penalty](Policy::penalty): who keeps on is blocked. Not in JSON if there is none.
+    /// Its [penalty](Policy::penalty): who is refused, or fails, too often is blocked. Not in JSON if there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub penalty: Option<PenaltyDescription>,
     /// Whether the policy is a dry run, which refuses nothing.

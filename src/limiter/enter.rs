@@ -1,13 +1,12 @@
 //! Takes units in flight for work that is no HTTP request: [`Enter`].
 
 use std::{
-    fmt,
     future::Future,
     pin::Pin,
     task::{Context, Poll, ready},
 };
 
-use super::{Check, CheckError, Permit, decision::Decision, target::Target};
+use super::{AcquireError, Check, CheckError, Limiter, Permit, decision::Decision, target::Target};
 use crate::{algorithm::Algorithm, quota::Quota};
 
 /// Takes units in flight of one key, from [`PolicyHandle::enter`](crate::PolicyHandle::enter). It runs when
@@ -18,16 +17,6 @@ pub struct Enter<'a> {
     check: Check<'a>,
     /// Why it cannot work.
     problem: Option<CheckError>,
-}
-
-/// Why work cannot begin: from [`Enter`].
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub enum EnterError {
-    /// The policy, or an operator, refuses it. The decision says why; nobody knows when a unit comes back.
-    Refused(Decision),
-    /// The check cannot work.
-    Check(CheckError),
 }
 
 impl<'a> Enter<'a> {
@@ -68,7 +57,7 @@ impl<'a> Enter<'a> {
     /// # Errors
     /// Those of [`PolicyHandle::enter`](crate::PolicyHandle::enter), and [`CheckError::WouldWait`] if the
     /// store cannot answer at once, as Redis cannot.
-    pub fn at_once(self) -> Result<Permit, EnterError> {
+    pub fn at_once(self) -> Result<Permit, AcquireError> {
         let Self { check, problem } = self;
         let limiter = check.limiter().clone();
         match problem {
@@ -81,18 +70,18 @@ impl<'a> Enter<'a> {
 /// What was decided: a permit, or the refusal. Where nothing is counted, as under an unlimited plan, the
 /// permit holds nothing.
 fn permit(
-    limiter: &super::Limiter,
+    limiter: &Limiter,
     decided: Result<Decision, CheckError>,
-) -> Result<Permit, EnterError> {
+) -> Result<Permit, AcquireError> {
     let decision = decided?;
     if !decision.is_allowed() {
-        return Err(EnterError::Refused(decision));
+        return Err(AcquireError::Refused(decision));
     }
     Ok(decision.permit().unwrap_or_else(|| Permit::of_nothing(limiter)))
 }
 
 impl Future for Enter<'_> {
-    type Output = Result<Permit, EnterError>;
+    type Output = Result<Permit, AcquireError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         if let Some(problem) = self.problem.take() {
@@ -100,32 +89,5 @@ impl Future for Enter<'_> {
         }
         let decided = ready!(Pin::new(&mut self.check).poll(context));
         Poll::Ready(permit(self.check.limiter(), decided))
-    }
-}
-
-impl From<CheckError> for EnterError {
-    fn from(error: CheckError) -> Self {
-        Self::Check(error)
-    }
-}
-
-impl fmt::Display for EnterError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Refused(decision) => match decision.tightest() {
-                Some(outcome) => write!(f, "policy `{}` refuses it", outcome.policy()),
-                None => f.write_str("an operator, or the source of overrides, refuses it"),
-            },
-            Self::Check(error) => error.fmt(f),
-        }
-    }
-}
-
-impl std::error::Error for EnterError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::Refused(_) => None,
-            Self::Check(error) => Some(error),
-        }
     }
 }

@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 
 use super::{
     Core,
-    decision::{Decision, Entry, Outcome, Pooled, Reason, Record, Ruling, Special, Standing},
+    decision::{Decision, Entry, Outcome, Pooled, Reason, Record, Ruling, Standing},
     overrides::{AwaitedCaller, CallersOwn},
     queue::Turn,
     quota_ref::QuotaRef,
@@ -507,7 +507,7 @@ impl Evaluation {
         enforced.filter(|outcome| !outcome.is_allowed() && outcome.charge.mode == Mode::Enforced)
     }
 
-    /// Whether it waits for units of which nobody knows when they come back.
+    /// Whether it waits for units that come back at a time that nobody knows.
     pub(super) fn waits_for_others(&self) -> bool {
         self.refusing().any(|outcome| outcome.usage.known_wait().is_none())
     }
@@ -515,7 +515,7 @@ impl Evaluation {
     /// Whether a policy may hold the request.
     #[inline]
     pub(super) fn may_be_held(&self) -> bool {
-        self.record.special != Special::NONE
+        self.record.special.hold() > 0
     }
 
     /// Whether the store has made the charges.
@@ -556,7 +556,7 @@ impl Evaluation {
         let waits = self.refusing().map(|outcome| {
             let hold = Duration::from_nanos(outcome.entry.special.hold());
             let left = hold.checked_sub(held_so_far)?;
-            // Units of which nobody knows when they come back may do so at any time.
+            // Units that come back at a time that nobody knows may come back now.
             let wait = outcome.usage.known_wait().unwrap_or(left);
             let in_time = wait <= left && !wait.is_zero();
             (in_time && outcome.reason() == Some(Reason::QuotaExceeded)).then_some(wait)

@@ -112,7 +112,7 @@ pub(super) struct Count {
 const ENDED: u64 = 1 << 63;
 /// In `used`, at the end: the units used by then are charged, and no longer those reserved.
 const SETTLED: u64 = 1 << 62;
-/// In `used`: 0 if nothing was ever added, or else the units and 1.
+/// In `used`: the units plus 1; 0 if nothing was ever added.
 const UNITS: u64 = SETTLED.saturating_sub(1);
 
 impl Meter {
@@ -206,8 +206,8 @@ impl Meter {
     /// Waits until the units that were reserved for the request are used up under one of the policies:
     /// [`left`](Self::left) is 0 then. It never ends if nothing is counted.
     ///
-    /// These units are the request's own. So this is true whatever other requests of the key do, and asks
-    /// no store. A stream that goes on is charged for more, even if the key has nothing left.
+    /// These units are the request's own: what other requests of the key use changes nothing, and no store
+    /// is asked. A stream that goes on is charged for more, even if the key has nothing left.
     ///
     /// ```
     /// # use tower_quota::Meter;

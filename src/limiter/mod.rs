@@ -12,6 +12,7 @@
     reason = "half of a fingerprint is meant, or the number of a rule or kind, which fits"
 )]
 
+mod acquire_error;
 mod apply;
 mod builder;
 mod changes;
@@ -56,23 +57,24 @@ use http::request;
 
 #[cfg(feature = "describe")]
 pub use self::lint::{Lint, LintKind};
-pub(crate) use self::{apply::DependsOnPolicies, decision::error_status};
 pub use self::{
+    acquire_error::AcquireError,
     builder::LimiterBuilder,
     changes::{Changes, SettingChange},
     check::Check,
     check_error::CheckError,
     decision::{Decision, Outcome, Reason, Verdict},
     decision_future::DecisionFuture,
-    enter::{Enter, EnterError},
+    enter::Enter,
     meter::Meter,
     permit::Permit,
     policy_handle::PolicyHandle,
     quota_ref::QuotaRef,
     refund::Refund,
     reservation::{Commit, Reservation},
-    reserve::{Reserve, ReserveError},
+    reserve::Reserve,
 };
+pub(crate) use self::{apply::DependsOnPolicies, decision::error_status};
 use self::{
     core::Core, correcting::correct, evaluation::Evaluation, overrides::Overrides, target::Target,
 };
@@ -211,8 +213,8 @@ impl Limiter {
     }
 
     /// Gives back all used units of these quotas, without those that are
-    /// [in flight](crate::Policy::in_flight), as their requests still hold them. The decision shows what is left afterwards. If
-    /// the store does not answer, it is a refusal with [`Reason::StoreUnavailable`].
+    /// [in flight](crate::Policy::in_flight), as their requests still hold them. The decision shows what is
+    /// left afterwards. If the store does not answer, it is a refusal with [`Reason::StoreUnavailable`].
     pub async fn reset_quotas(&self, quotas: &[QuotaRef]) -> Decision {
         let comes_back = |quota: &&QuotaRef| quota.charge.algorithm != Algorithm::InFlight;
         let quotas: Vec<_> = quotas.iter().filter(comes_back).copied().collect();
@@ -312,8 +314,8 @@ impl Limiter {
     /// do what they are set to do if the [store fails](crate::Policy::on_store_failure).
     ///
     /// # Errors
-    /// [`ReserveError::Refused`] with the decision, and else [`ReserveError::Check`] with the errors of
-    /// [`check`](Self::check); [`CheckError::NoPolicy`], [`CheckError::NotListed`] and
+    /// [`AcquireError::Refused`] with the decision, if a policy refuses. [`AcquireError::Check`] with the
+    /// errors of [`check`](Self::check), or with [`CheckError::NoPolicy`], [`CheckError::NotListed`] and
     /// [`CheckError::ListedTwice`] for a list that cannot be meant.
     pub fn reserve<'a>(
         &'a self,

@@ -57,7 +57,7 @@ impl PolicyHandle {
     /// thread, inside of a runtime or not. If the policy [holds](crate::Policy::hold), this waits in line.
     ///
     /// ```
-    /// use tower_quota::{EnterError, Limiter, Policy};
+    /// use tower_quota::{AcquireError, Limiter, Policy};
     ///
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -68,7 +68,7 @@ impl PolicyHandle {
     ///     let second = exports.enter("tenant-7").await?;
     ///     async move { drop(second) } // works, and is done
     /// });
-    /// assert!(matches!(exports.enter("tenant-7").await, Err(EnterError::Refused(_))));
+    /// assert!(matches!(exports.enter("tenant-7").await, Err(AcquireError::Refused(_))));
     /// job.await?;
     /// let third = exports.enter("tenant-7").await?;
     /// # drop((first, third));
@@ -77,8 +77,9 @@ impl PolicyHandle {
     /// ```
     ///
     /// # Errors
-    /// [`EnterError::Refused`](crate::EnterError::Refused) if too many units are held, or if an operator has blocked the key; otherwise
-    /// those of [`Limiter::check`], and [`CheckError::NotInFlight`](crate::CheckError::NotInFlight) if the
+    /// [`AcquireError::Refused`](crate::AcquireError::Refused) if too many units are held, or for another
+    /// reason of the decision in it. [`AcquireError::Check`](crate::AcquireError::Check) with the errors
+    /// of [`Limiter::check`], or with [`CheckError::NotInFlight`](crate::CheckError::NotInFlight) if the
     /// policy has another algorithm.
     pub fn enter<'a>(&'a self, key: impl Into<Key<'a>>) -> Enter<'a> {
         Enter::new(self.target(key))

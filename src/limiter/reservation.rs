@@ -49,10 +49,10 @@ use super::{
 #[must_use = "a reservation that is dropped gives its units back"]
 pub struct Reservation {
     limiter: Limiter,
-    /// What was decided when it was made. Once it is committed, that of nothing.
+    /// What was decided when it was made; empty after a commit.
     decision: Decision,
-    /// All policies of the reservation, also those that have counted nothing; behind each, those that it
-    /// falls back on.
+    /// All policies of the reservation, also those that have counted nothing. Each has a list: its name,
+    /// and then those that it falls back on.
     policies: SmallVec<[Box<[Box<str>]>; 4]>,
     keeps: bool,
 }
@@ -73,8 +73,8 @@ impl Reservation {
     }
 
     /// How many units of a policy, or of one that it [falls back on](crate::Policy::or_else), are
-    /// reserved; 0 if the policy counts nothing here, as under an
-    /// unlimited quota, or if a [dry run](crate::Policy::dry_run) would have refused them.
+    /// reserved; 0 if the policy counts nothing here, as under an unlimited quota, or if a
+    /// [dry run](crate::Policy::dry_run) would have refused them.
     #[must_use]
     pub fn reserved(&self, policy: &str) -> u64 {
         let mut outcomes = self.decision.record.outcomes();

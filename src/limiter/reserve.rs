@@ -10,7 +10,7 @@ use std::{
 use smallvec::SmallVec;
 
 use super::{
-    Limiter,
+    AcquireError, Limiter,
     check_error::CheckError,
     decision::Decision,
     decision_future::{DecisionFuture, decide_at_once, try_decide},
@@ -25,7 +25,7 @@ use crate::{key::Key, quota::Quota};
 /// awaited, or by [`at_once`](Self::at_once) in code that is not async.
 ///
 /// ```
-/// use tower_quota::{Limiter, Policy, Quota, ReserveError};
+/// use tower_quota::{Limiter, Policy, Quota, AcquireError};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -47,7 +47,7 @@ use crate::{key::Key, quota::Quota};
 /// assert_eq!(limiter.peek("requests", "acme").await?.remaining(), 59);
 ///
 /// match reserve().cost("tokens", 8_000).await {
-///     Err(ReserveError::Refused(decision)) => assert!(decision.retry_after().is_some()),
+///     Err(AcquireError::Refused(decision)) => assert!(decision.retry_after().is_some()),
 ///     other => panic!("{other:?}"),
 /// }
 /// # Ok(())
@@ -152,7 +152,7 @@ impl<'a> Reserve<'a> {
     /// # Errors
     /// Those of [`Limiter::reserve`], and [`CheckError::WouldWait`] if the store cannot answer at once,
     /// as Redis cannot. Then nothing is reserved.
-    pub fn at_once(self) -> Result<Reservation, ReserveError> {
+    pub fn at_once(self) -> Result<Reservation, AcquireError> {
         let rules = self.limiter.core.rules();
         let evaluation = self.evaluate(&rules)?;
         let decided = decide_at_once(self.limiter, &rules, evaluation);
@@ -171,9 +171,9 @@ impl<'a> Reserve<'a> {
         Ok(evaluation)
     }
 
-    fn decided(&self, decision: Decision) -> Result<Reservation, ReserveError> {
+    fn decided(&self, decision: Decision) -> Result<Reservation, AcquireError> {
         if !decision.is_allowed() {
-            return Err(ReserveError::Refused(decision));
+            return Err(AcquireError::Refused(decision));
         }
         let rules = self.limiter.core.rules();
         let waterfall = |(target, _): &(Target<'_>, u64)| -> Box<[Box<str>]> {
@@ -188,7 +188,7 @@ impl<'a> Reserve<'a> {
 }
 
 impl Future for Reserve<'_> {
-    type Output = Result<Reservation, ReserveError>;
+    type Output = Result<Reservation, AcquireError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         loop {
@@ -211,48 +211,5 @@ impl fmt::Debug for Reserve<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let targets = self.targets.iter().map(|(target, cost)| (target.policy, cost));
         f.debug_map().entries(targets).finish()
-    }
-}
-
-/// Why nothing was [reserved](Limiter::reserve).
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum ReserveError {
-    /// A policy refuses, or the caller is blocked: the decision says which, why, and for how long, as
-    /// that of a [`Check`](crate::Check). Nothing is charged under any policy.
-    Refused(Decision),
-    /// The reservation is incomplete or wrong.
-    Check(CheckError),
-}
-
-impl From<CheckError> for ReserveError {
-    fn from(error: CheckError) -> Self {
-        Self::Check(error)
-    }
-}
-
-impl fmt::Display for ReserveError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let decision = match self {
-            Self::Refused(decision) => decision,
-            Self::Check(error) => return error.fmt(f),
-        };
-        match decision.tightest() {
-            Some(outcome) => write!(f, "policy `{}` refuses the reservation", outcome.policy())?,
-            None => f.write_str("the reservation is refused")?,
-        }
-        match decision.retry_after() {
-            Some(wait) => write!(f, "; it may pass in {wait:?}"),
-            None => Ok(()),
-        }
-    }
-}
-
-impl std::error::Error for ReserveError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::Refused(_) => None,
-            Self::Check(error) => Some(error),
-        }
     }
 }

@@ -399,10 +399,11 @@ impl Policy {
         self.set(|settings| settings.settles_at_end = true)
     }
 
-    /// Blocks a key that keeps on being refused, or keeps on failing, and each time for longer; see
+    /// Blocks a key that is refused, or fails, too often, and each time for longer; see
     /// [`Penalty`]. Not for a [`global`](Self::global) policy, as all callers would be blocked, and not
     /// together with a [`lease`](Self::lease), as replicas spend leased units without asking whether
-    /// their key is blocked. A penalty costs requests that pass nothing.
+    /// their key is blocked. A request that passes needs no further round trip for it; in memory, only
+    /// keys for which something counts take longer.
     pub fn penalty(self, penalty: Penalty) -> Self {
         self.set_once("penalty", |settings| settings.penalty.replace(penalty).is_some())
     }
@@ -469,7 +470,7 @@ impl Policy {
     /// [unreadable](crate::key::Extracted::Unreadable) is not held: it passes if there are units that
     /// nobody waits for, and is refused otherwise. Tenants are kept as fingerprints only.
     ///
-    /// The line is that of one replica. Of the policies that apply to a request, one may be fair.
+    /// The line is that of one replica. At most one of the policies that apply to a request may be fair.
     ///
     /// ```
     /// use std::time::Duration;

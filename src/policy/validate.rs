@@ -149,7 +149,7 @@ fn find(settings: &Settings, for_requests: bool, add: &mut impl FnMut(Setting, S
     }
 }
 
-/// What units in flight cannot have, or nothing else can.
+/// Settings that do not fit units in flight, and those that fit nothing else.
 fn in_flight_problems(settings: &Settings) -> impl Iterator<Item = (&'static str, &'static str)> {
     let is_in_flight = settings.algorithm == Algorithm::InFlight;
     let waits =

@@ -22,7 +22,8 @@ pub struct Charge {
     pub algorithm: Algorithm,
     /// How many units there are, and in what time.
     pub quota: Quota,
-    /// How many units the request uses. A cost of 0 always fits.
+    /// How many units the request uses. A cost of 0 fits, unless the key
+    /// [is blocked](super::Usage::blocked).
     pub cost: u64,
     /// Units that are reserved for earlier requests of this key, which are held. The charge fits
     /// only if these units fit as well.
@@ -35,8 +36,8 @@ pub struct Charge {
     /// A store may take up to this many units at once and spend them locally; see
     /// [`Policy::lease`](crate::Policy::lease). A store without leases ignores it.
     pub lease: u32,
-    /// Whether the policy has a [penalty](crate::Penalty). Then the charge does not fit while its key
-    /// [is blocked](super::Usage::blocked), unless it costs nothing. Without it, a block has ended.
+    /// Whether the policy has a [penalty](crate::Penalty). Then no charge, not even of 0 units, fits while
+    /// its key [is blocked](super::Usage::blocked). Without it, a block has ended.
     pub has_penalty: bool,
     /// Whether the next charge of the request stands for this one where this one does not fit: a
     /// *waterfall*, see [`Policy::or_else`](crate::Policy::or_else). Of such charges and the one

@@ -7,10 +7,10 @@ use http::{Request, Response};
 use http_body_util::Empty;
 use tower::{Layer, Service, service_fn};
 use tower_quota::{
-    BodyFieldLayer, BuildError, Category, Check, CheckError, Clock, Commit, Decision,
-    DecisionFuture, Enter, EnterError, Limiter, LimiterBuilder, Matcher, Meter, OnStoreFailure,
-    Outcome, PeekedBody, Permit, Policy, Quota, RateLimitLayer, Rejection, Reservation, Reserve,
-    ReserveError, ResponseBody,
+    AcquireError, BodyFieldLayer, BuildError, Category, Check, CheckError, Clock, Commit, Decision,
+    DecisionFuture, Enter, Limiter, LimiterBuilder, Matcher, Meter, OnStoreFailure, Outcome,
+    PeekedBody, Permit, Policy, Quota, RateLimitLayer, Rejection, Reservation, Reserve,
+    ResponseBody,
     key::{Caller, ClientIp, Key},
     store::{Answer, Charge, MemoryStore, StoreError, StoreFuture, Usage},
 };
@@ -52,13 +52,12 @@ fn types_are_shared_between_threads_and_printed() {
     sent::<Reserve<'static>>();
     sent::<Reservation>();
     sent::<Commit>();
-    error::<ReserveError>();
+    error::<AcquireError>();
     sent::<DecisionFuture>();
     sent::<Enter<'static>>();
     sent::<StoreFuture>();
     error::<BuildError>();
     error::<CheckError>();
-    error::<EnterError>();
     error::<Rejection>();
     error::<StoreError>();
 }

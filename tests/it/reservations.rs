@@ -12,8 +12,8 @@ use std::{
 
 use tokio::time::advance;
 use tower_quota::{
-    CheckError, Clock, Decision, Limiter, LimiterBuilder, Now, OnStoreFailure, Policy, Quota,
-    Reason, Reservation, ReserveError,
+    AcquireError, CheckError, Clock, Decision, Limiter, LimiterBuilder, Now, OnStoreFailure,
+    Policy, Quota, Reason, Reservation,
     key::{ClientIp, bearer, header},
     store::{Charge, Correction, MemoryStore, Store, StoreError, StoreFuture},
 };
@@ -43,16 +43,16 @@ fn left(limiter: &Limiter, policy: &str, key: &str) -> u64 {
     peeked.outcomes().chain(peeked.dry_runs()).next().unwrap().remaining()
 }
 
-fn refused(result: Result<Reservation, ReserveError>) -> Decision {
+fn refused(result: Result<Reservation, AcquireError>) -> Decision {
     match result {
-        Err(ReserveError::Refused(decision)) => decision,
+        Err(AcquireError::Refused(decision)) => decision,
         other => panic!("{other:?}"),
     }
 }
 
-fn wrong(result: Result<Reservation, ReserveError>) -> CheckError {
+fn wrong(result: Result<Reservation, AcquireError>) -> CheckError {
     match result {
-        Err(ReserveError::Check(error)) => error,
+        Err(AcquireError::Check(error)) => error,
         other => panic!("{other:?}"),
     }
 }
@@ -250,7 +250,7 @@ async fn what_is_given_back_is_for_who_waits() {
     let mut waits = pin!(reserve());
     let mut context = Context::from_waker(Waker::noop());
     assert!(waits.as_mut().poll(&mut context).is_pending());
-    assert!(matches!(reserve().at_once(), Err(ReserveError::Refused(_))), "it never waits");
+    assert!(matches!(reserve().at_once(), Err(AcquireError::Refused(_))), "it never waits");
     drop(reservation);
     let Poll::Ready(held) = waits.as_mut().poll(&mut context) else { panic!("it still waits") };
     assert_eq!(held.unwrap().reserved("requests"), 1);
@@ -405,7 +405,7 @@ async fn a_store_that_is_down_leaves_each_policy_its_choice() {
     let reserve = || limiter.reserve(["tokens", "requests"], "k").cost("tokens", 6_000);
     let reservation = reserve().await.unwrap();
     assert_eq!((reservation.reserved("tokens"), reservation.reserved("requests")), (6_000, 0));
-    assert!(matches!(reserve().await, Err(ReserveError::Refused(_))));
+    assert!(matches!(reserve().await, Err(AcquireError::Refused(_))));
     let decision = reservation.commit([("tokens", 1_000), ("requests", 7)]).await.unwrap();
     assert_eq!(decision.remaining(), 9_000);
     let reservation = reserve().await.unwrap();

@@ -9,7 +9,7 @@ use common::{
     until,
 };
 use tower_quota::{
-    EnterError, Limiter, OnStoreFailure, Permit, Policy, Reason,
+    AcquireError, Limiter, OnStoreFailure, Permit, Policy, Reason,
     store::{RedisStore, RedisStoreBuilder},
 };
 
@@ -40,7 +40,7 @@ fn replica(url: String) -> Limiter {
 async fn enter(limiter: &Limiter) -> Option<Permit> {
     match limiter.policy("p").unwrap().enter("k").await {
         Ok(permit) => Some(permit),
-        Err(EnterError::Refused(decision)) => {
+        Err(AcquireError::Refused(decision)) => {
             assert_eq!(decision.reason(), Some(Reason::QuotaExceeded));
             None
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use common::redis::{Cluster, PATIENCE, Server};
 use tower_quota::{
-    CheckError, Limiter, LimiterBuilder, Policy, Quota, Reason, ReserveError,
+    AcquireError, CheckError, Limiter, LimiterBuilder, Policy, Quota, Reason,
     store::{RedisStore, RedisStoreBuilder},
 };
 
@@ -44,10 +44,10 @@ async fn what_is_dropped_or_committed_on_one_replica_is_seen_by_the_others() {
     let (here, there) =
         (limiter(RedisStore::builder(server.url())), limiter(RedisStore::builder(server.url())));
     let reserve = || here.reserve(["tokens", "requests"], "k").cost("tokens", 4_000);
-    assert!(matches!(reserve().at_once(), Err(ReserveError::Check(CheckError::WouldWait))));
+    assert!(matches!(reserve().at_once(), Err(AcquireError::Check(CheckError::WouldWait))));
     let (first, second) = (reserve().await.unwrap(), reserve().await.unwrap());
     assert_eq!(left(&there).await, (2_000, 1));
-    let Err(ReserveError::Refused(refused)) =
+    let Err(AcquireError::Refused(refused)) =
         there.reserve(["requests", "tokens"], "k").cost("tokens", 4_000).await
     else {
         panic!("4,000 are not left");
@@ -110,7 +110,7 @@ async fn two_servers_of_a_cluster_are_charged_both_or_none_and_both_corrected() 
         };
         let reservation = reserve().await.unwrap();
         assert_eq!(left().await, (6_000, 1));
-        assert!(matches!(reserve().await, Err(ReserveError::Refused(_))));
+        assert!(matches!(reserve().await, Err(AcquireError::Refused(_))));
         assert_eq!(left().await, (6_000, 1), "refused by one, charged by none");
         let _ = reservation.commit([("tokens", 100), ("requests", 0)]).await.unwrap();
         assert_eq!(left().await, (9_900, 3));

@@ -113,9 +113,9 @@ impl<'a> Outcome<'a> {
 
     /// Whether the request draws on this quota, if it passes: this policy lets it pass, and speaks for
     /// its [waterfall](crate::Policy::or_else). In a waterfall, the request draws on the first quota
-    /// with room, and the numbers of the others are those without the request. If all of them refuse
-    /// it, the one with the shortest wait does; of the others, `is_allowed` is `true`, and this is
-    /// `false`.
+    /// with room, and the numbers of the others are those without the request. If none has room, the
+    /// policy with the shortest wait refuses the request; of the others, `is_allowed` is `true`, and this
+    /// is `false`.
     #[must_use]
     pub fn is_drawn_on(&self) -> bool {
         self.entry.standing == Standing::Passes

@@ -35,7 +35,8 @@ pub(crate) struct Record {
     /// Whether the store is not asked: an enforced policy lacks its key, and refuses the request
     /// without the store; or the caller's overrides are not known yet.
     pub(crate) skips_store: bool,
-    /// What makes the decision a special one: what does so of any policy.
+    /// What its policies need beyond a charge, all together. The hold in it is no time: see
+    /// [`longest_hold`](Self::longest_hold).
     pub(crate) special: Special,
     /// The index of the request's category in the rules that decide. It means nothing afterwards.
     pub(crate) category: Option<u32>,

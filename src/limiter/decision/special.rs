@@ -1,11 +1,12 @@
-//! What makes few decisions longer than most: [`Special`].
+//! What few policies need beyond a charge: [`Special`].
 
 use std::time::Duration;
 
 use crate::clock::nanos;
 
-/// What makes a decision a special one, in one number, which is 0 for nearly all: how long the policy
-/// holds a request, in nanoseconds, and the bits [`Special::LASTS`] and [`Special::METERED`].
+/// What a policy needs beyond a charge, in one number, so that a decision compares only this with 0: how
+/// long the policy holds a request, in nanoseconds, and the bits [`Special::LASTS`] and
+/// [`Special::METERED`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Special(u64);
 
@@ -52,6 +53,7 @@ impl Special {
         self.0 & (Self::LASTS | Self::METERED) != 0
     }
 
+    /// Adds the bits of another policy. Of holds, this tells only whether there are any.
     #[inline]
     pub(super) fn add(&mut self, other: Self) {
         self.0 |= other.0;

@@ -287,12 +287,12 @@ impl CallerOverrides {
     /// Ends the caller's block, and lifts its [penalties](crate::Penalty). The result of the change is
     /// empty if no operator had blocked it.
     ///
-    /// Where replicas share penalties, the others know within a second.
     /// Penalties are lifted under each policy that counts by the same kind of key as the limiter's
     /// [`caller`](crate::LimiterBuilder::caller), and under each that has no kind of key, as only checks
     /// use it. Their blocks end, and what counted towards the next is forgotten; what was used stays used.
     /// Penalties of other kinds of key stay: [`Limiter::reset`](crate::Limiter::reset) lifts them. So do all
-    /// penalties if the caller is known [by its fingerprint](Overrides::by_fingerprint) only.
+    /// penalties if the caller is known [by its fingerprint](Overrides::by_fingerprint) only. Where replicas
+    /// share penalties, the others know within a second.
     ///
     /// # Errors
     /// The change fails with [`OverrideError::Store`].

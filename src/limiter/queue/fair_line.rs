@@ -95,7 +95,7 @@ impl FairLine {
         (later, if is_visited { self.ring.len() } else { position })
     }
 
-    /// Removes a ticket that has passed: its tenant has used its cost.
+    /// Removes a ticket that has passed: its cost is taken from its tenant's credit.
     pub(super) fn pass(&mut self, ticket: u64) {
         let Some(position) = self.position(ticket) else { return };
         let is_first = self.order().first() == Some(&ticket);

@@ -96,8 +96,8 @@ impl Waiter {
 }
 
 impl Waiters {
-    /// The latest time at which a charge fits; 0 if that is when it is due, or if nobody knows. With `behind_all`, it
-    /// charges behind the tickets that came after it as well.
+    /// The latest time at which a charge fits; 0 if that is when it is due, or if nobody knows. With
+    /// `behind_all`, it charges behind the tickets that came after it as well.
     ///
     /// A charge is due when it fits beside all units ahead. If these are more than a whole quota,
     /// that depends on when the tickets ahead charge: another key may delay one, and several units

@@ -1,6 +1,6 @@
 //! Charges of keys whose states are spilled: states of several quotas, sliding windows with uses in more
-//! than six steps, and keys with a penalty. Such a charge locks the shard's mutex, and does not stop the fast path of
-//! other keys.
+//! than six steps, and keys with a penalty. Such a charge locks the shard's mutex, and does not stop the
+//! fast path of other keys.
 
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects, clippy::indexing_slicing))]
 

@@ -44,8 +44,9 @@ pub(super) fn preview(shards: &Shards, charges: &[Charge], now: Now) -> Usages {
     all.iter_mut().map(answer).collect()
 }
 
-/// A copy of the states in which a charge would be counted, and how much longer its key is blocked. Shards are locked one after another, so
-/// the answers for several keys may be of different moments, a few microseconds apart.
+/// A copy of the states in which a charge would be counted, and how much longer its key is blocked.
+/// Shards are locked one after another, so the answers for several keys may be of different moments, a
+/// few microseconds apart.
 fn copy(shards: &Shards, charge: &Charge, now: Now) -> (StatesByQuota, u64) {
     let locked = LockedShard::new(shards.get(shards.number(charge)), now);
     if let Some(states) = locked.states(charge) {

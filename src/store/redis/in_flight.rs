@@ -13,8 +13,8 @@
 //! | what was charged or given back after a statement, then the statement | leaves the statement out; the next one includes it |
 //! | a statement, then a charge that was begun before it | counts the charge twice, until the next statement |
 //!
-//! So in no order does a server count fewer units than are held, and one statement later it counts
-//! exactly these.
+//! So whatever the order is, a server counts at least the units that are held, and one statement later
+//! it counts exactly these.
 
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects, clippy::indexing_slicing))]
 

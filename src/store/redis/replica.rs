@@ -154,7 +154,8 @@ impl Replica {
         }
     }
 
-    /// Makes all corrections; units in flight were [released](InFlightTable::release) before. What is known here of the keys is forgotten.
+    /// Makes all corrections; units in flight were [released](InFlightTable::release) before. Forgets what
+    /// is known here of the keys.
     pub(super) async fn correct(&self, corrections: &[Correction]) -> Result<Answer, StoreError> {
         // A second time, for units that were taken meanwhile.
         let forget_pools = || {

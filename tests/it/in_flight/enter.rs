@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tokio::time::{advance, timeout};
-use tower_quota::{CheckError, EnterError, Limiter, Permit, Policy, Quota, Reason};
+use tower_quota::{AcquireError, CheckError, Limiter, Permit, Policy, Quota, Reason};
 
 fn limiter(exports: Policy) -> Limiter {
     let mails = Policy::token_bucket("mails", Quota::per_minute(60));
@@ -20,13 +20,13 @@ async fn a_permit_holds_its_units_until_the_last_clone_is_dropped() {
     let exports = limiter.policy("exports").unwrap();
     let first = exports.enter("a").await.unwrap();
     let second = exports.enter("a").cost(3).at_once().unwrap();
-    let EnterError::Refused(decision) = exports.enter("a").await.unwrap_err() else {
+    let AcquireError::Refused(decision) = exports.enter("a").await.unwrap_err() else {
         panic!("four are held")
     };
     let outcome = decision.tightest().unwrap();
     assert_eq!((outcome.remaining(), outcome.limit(), decision.retry_after()), (0, 4, None));
     let too_much = exports.enter("b").cost(5).await.unwrap_err();
-    let EnterError::Refused(decision) = too_much else { panic!("5 of 4 units never fit") };
+    let AcquireError::Refused(decision) = too_much else { panic!("5 of 4 units never fit") };
     assert_eq!(decision.reason(), Some(Reason::CostExceedsQuota));
 
     let clone = second.clone();
@@ -75,7 +75,7 @@ async fn only_the_end_of_what_holds_a_unit_gives_it_back() {
     assert_eq!(left(&limiter), 2);
 
     let mails = limiter.policy("mails").unwrap().enter("a").await.unwrap_err();
-    assert!(matches!(mails, EnterError::Check(CheckError::NotInFlight(name)) if name == "mails"));
+    assert!(matches!(mails, AcquireError::Check(CheckError::NotInFlight(name)) if name == "mails"));
 }
 
 #[tokio::test]
@@ -132,7 +132,7 @@ async fn who_is_next_in_line_enters_when_a_unit_comes_back_and_no_later_than_the
     settle().await;
     assert!(!late.is_finished(), "a unit may come back at any time");
     advance(Duration::from_millis(2)).await;
-    assert!(matches!(late.await.unwrap(), Err(EnterError::Refused(_))));
+    assert!(matches!(late.await.unwrap(), Err(AcquireError::Refused(_))));
     drop(third);
     assert_eq!(left(&limiter), 1);
 }

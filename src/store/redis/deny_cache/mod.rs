@@ -8,7 +8,7 @@
 //! | what | test |
 //! |---|---|
 //! | nothing is refused that the server would let pass | `a_request_is_refused_as_long_as_the_server_would` |
-//! | a refusal of a quota refuses nothing that may draw on another | `a_refusal_counts_only_if_no_other_quota_may_have_room` |
+//! | a request that may draw on another quota is not refused here | `a_refusal_counts_only_if_no_other_quota_may_have_room` |
 //! | a flood of one cost asks once, of many costs a few times | `a_flood_asks_the_server_once`, `a_flood_of_many_costs_asks_the_server_a_few_times` |
 //! | memory is bounded | `costs_that_grow_take_no_more_memory`, `nothing_is_remembered_longer_than_allowed_or_beyond_the_bound` |
 
@@ -177,8 +177,8 @@ impl DenyCache {
     }
 }
 
-/// Where charges stand for each other, some that are refused refuse nothing: they are as if unknown.
-/// Returns whether all of some charges are refused.
+/// Whether each charge of some run is refused: then the request is. In other runs, a charge may fit of
+/// which nothing is known, so the refusals there are set to unknown.
 #[expect(clippy::indexing_slicing, reason = "there is a usage for each charge")]
 fn refuses_each_of_a_run(charges: &[Charge], usages: &mut Usages) -> bool {
     let mut is_refused = false;

@@ -1,6 +1,7 @@
 -- What is kept of a key's penalty, in a field of its own: how many blocks there were that are not
 -- forgotten, when the last one began and ends, when nothing of it matters any more, and when each refusal
--- was that counts towards the next block. A text that cannot be read is no penalty: the next refusal replaces it, and the quota holds all the same.
+-- was that counts towards the next block. A text that cannot be read is no penalty: the next refusal
+-- replaces it, and the quota holds all the same.
 
 local blocked_by, count_refusal
 if has_penalties then
