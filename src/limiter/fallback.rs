@@ -60,7 +60,7 @@ pub(super) fn decide_without_store(
     let mut locally: SmallVec<[usize; 4]> = SmallVec::new();
     let mut charges: SmallVec<[Charge; 4]> = SmallVec::new();
     for run in all {
-        // What a waterfall lets pass without counting, it lets pass when the rest of it is used up.
+        // If one policy of a waterfall allows, those counted here refuse nothing, used up or not.
         let allows = counted[run.clone()].contains(&OnStoreFailure::Allow);
         for index in run {
             record.leave_uncounted(index);
@@ -70,7 +70,10 @@ pub(super) fn decide_without_store(
                     record.entries[index].replicas = replicas;
                     locally.push(index);
                     let charge = record.outcome(index).effective_charge();
-                    let mode = if allows { Mode::DryRun } else { charge.mode };
+                    let mode = match charge.mode {
+                        Mode::Enforced if allows => Mode::DryRun,
+                        mode => mode,
+                    };
                     charges.push(Charge { mode, or_else: true, ..charge });
                 }
                 _ => {}

@@ -68,6 +68,15 @@ async fn each_quota_does_what_its_policy_says_while_the_store_is_down() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_peek_uses_nothing_while_the_store_is_down() {
+    let limiter = with(LOCALLY, OnStoreFailure::Allow);
+    for _ in 0..3 {
+        let peeked = limiter.peek("tokens", "a").await.unwrap();
+        assert_eq!(peeked.outcome("tokens").unwrap().remaining(), 2, "{peeked:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_dry_run_of_a_waterfall_tells_what_it_would_draw_on_and_refuses_nothing() {
     let day = |name, units| policy(name, FixedWindow, Quota::per_day(units));
     let tokens = day("tokens", 1).dry_run().or_else(day("credits", 2).dry_run());
