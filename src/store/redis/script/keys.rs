@@ -1,17 +1,10 @@
 //! The names of keys and fields in Redis, and the cluster's slot of a key.
 
-use std::{
-    hash::{BuildHasher, RandomState},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
-    time::Duration,
-};
+use std::sync::{Arc, atomic::AtomicU64};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 
-use super::numbers::EXACT;
+use super::holder::Holder;
 #[cfg(test)]
 use crate::clock::Now;
 use crate::{algorithm::Algorithm, store::Charge};
@@ -30,29 +23,6 @@ pub(crate) struct KeyNames {
     /// The time that a test sets.
     #[cfg(test)]
     pub(crate) time: std::sync::Arc<std::sync::Mutex<Option<Now>>>,
-}
-
-/// Who holds units in flight, as servers know this replica.
-#[derive(Clone, Debug)]
-pub(crate) struct Holder {
-    /// No other replica has it.
-    pub(super) replica: u64,
-    /// How long servers count its units when it says no more.
-    pub(crate) lasts: Duration,
-    /// The number of its last statement.
-    pub(crate) statement: Arc<AtomicU64>,
-}
-
-impl Holder {
-    fn new() -> Self {
-        // Seeded at random by the system.
-        let replica = RandomState::new().hash_one(std::process::id()) % EXACT;
-        Self { replica, lasts: Duration::from_secs(10), statement: Arc::new(AtomicU64::new(1)) }
-    }
-
-    pub(super) fn last_statement(&self) -> u64 {
-        self.statement.load(Relaxed)
-    }
 }
 
 impl KeyNames {

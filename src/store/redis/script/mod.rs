@@ -82,6 +82,7 @@
 
 mod calendars;
 mod call;
+mod holder;
 mod keys;
 mod numbers;
 mod operation;

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use super::{calendars, keys::Holder};
+use super::calendars;
 use crate::{
     algorithm::Algorithm,
     clock::Now,
     quota::{MAX_UNITS, MAX_WINDOW, Quota},
-    store::{Charge, Correction, Usage},
+    store::{Correction, Usage},
 };
 
 pub(super) const NANOS_PER_MICRO: u64 = 1_000;
@@ -50,13 +50,6 @@ impl Rate {
         // For a bucket only the ratio matters, and small numbers keep the arithmetic short.
         let common = if algorithm == Algorithm::TokenBucket { gcd(units, window) } else { 1 };
         Self { units: units / common, window: window / common, capacity }
-    }
-
-    /// The numbers of units in flight: who holds them, for how long, and the quota.
-    pub(super) fn of_holder(charge: &Charge, holder: &Holder) -> Self {
-        let lasts = u64::try_from(holder.lasts.as_micros()).unwrap_or(MAX_WINDOW_MICROS);
-        let capacity = charge.quota.units().min(MAX_UNITS);
-        Self { units: holder.replica, window: lasts.min(MAX_WINDOW_MICROS), capacity }
     }
 
     /// What was missing in a bucket when it had this usage, as whole units and parts of one unit. `None`

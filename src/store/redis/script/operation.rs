@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::{
-    keys::{self, Holder},
+    holder::Holder,
+    keys,
     numbers::{EXACT, MAX_COUNT, Rate, micros},
     reply::ExpectedReply,
 };
@@ -60,7 +61,7 @@ impl<'a> Operation<'a> {
         };
         let first = charge.units_required().min(MAX_COUNT);
         let (rate, cost) = match charge.algorithm {
-            Algorithm::InFlight => (Rate::of_holder(charge, holder), holder.last_statement()),
+            Algorithm::InFlight => (holder.rate(charge), holder.last_statement()),
             algorithm => (Rate::new(algorithm, &charge.quota), 0),
         };
         let or_else = (charge.or_else && next.is_some()).into();
@@ -88,7 +89,7 @@ impl<'a> Operation<'a> {
         };
         let Correction { charge, usage, .. } = correction;
         if charge.algorithm == Algorithm::InFlight {
-            let rate = Rate::of_holder(charge, holder);
+            let rate = holder.rate(charge);
             // Of which statement it comes after.
             let (first, cost) = match action {
                 Action::Penalize | Action::Pardon => (first, holder.last_statement()),
