@@ -117,14 +117,14 @@
 //! - A request whose turn has come, but which is not polled for 100 ms, lets others pass until it
 //!   is polled.
 //! - Where tenants share a line, as under a [global](Policy::global) policy, they may
-//!   [take turns](Policy::fair_by): a flood by one of them delays no other.
+//!   [take turns](Policy::fair_by): a flood by one of them delays the others by its turns alone.
 //! - The number of held requests is bounded [in all](LimiterBuilder::max_held), [per
 //!   caller](LimiterBuilder::max_held_per_caller) and [per key](LimiterBuilder::max_held_per_key).
 //!   A held request takes less than 2 KB, beside the request itself.
 //!
 //! # What lasts
 //!
-//! A limiter may know more of a request than its beginning:
+//! A limiter may count more of a request than that it has come:
 //!
 //! | what lasts | how it is counted |
 //! |---|---|

@@ -228,7 +228,7 @@ fn row(policy: &PolicyDescription) -> Vec<Cell> {
         (true, false) => limit.push(note("units depend on the request")),
         (_, true) => limit.push(note("units depend on the response")),
     }
-    if policy.cost_at_end {
+    if policy.settles_at_end {
         limit.push(note("units are reserved, and settled when the response has ended"));
     }
     if !policy.or_else.is_empty() {

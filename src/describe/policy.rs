@@ -58,7 +58,7 @@ pub struct PolicyDescription {
     /// Whether the cost is [known when the response has ended](Policy::settle_at_end); what is charged
     /// before is an estimate. Not in JSON if it is not so.
     #[serde(skip_serializing_if = "is_false")]
-    pub cost_at_end: bool,
+    pub settles_at_end: bool,
     /// Its [penalty](Policy::penalty): who is refused, or fails, too often is blocked. Not in JSON if there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub penalty: Option<PenaltyDescription>,
@@ -173,7 +173,7 @@ impl PolicyDescription {
             }),
             cost_by_request: policy.settings.cost.is_some(),
             cost_by_response: policy.settings.settle.is_some(),
-            cost_at_end: policy.settings.settles_at_end,
+            settles_at_end: policy.settings.settles_at_end,
             penalty: policy.settings.penalty.as_ref().map(PenaltyDescription::new),
             dry_run: policy.settings.dry_run,
             or_else: policy
