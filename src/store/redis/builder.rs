@@ -145,11 +145,12 @@ impl RedisStoreBuilder {
     }
 
     /// After how long the units [in flight](crate::Policy::in_flight) of a replica are free again, if the
-    /// replica says no more: it was killed, or is cut off from the server. Default: 10 s; at least 1 s. Set
-    /// the same for all replicas.
+    /// replica says no more: it was killed, or is cut off from the server. Default: 10 s; from 1 s to an
+    /// hour. Set the same for all replicas.
     ///
-    /// A replica states what it holds five times in this time, in one command for 64 keys. So a unit that
-    /// could not be given back, or that the server has lost, is counted right after a fifth of this time.
+    /// A replica states what it holds five times in this time, in one command for 64 keys. So if a unit
+    /// could not be given back, or the server has lost one, the count is put right within a fifth of this
+    /// time.
     ///
     /// If a replica is paused or cut off for longer, its requests go on while others take their units. The
     /// excess is what that replica holds.
