@@ -73,11 +73,11 @@ impl<'a> Target<'a> {
         for rule in rules.waterfall(head) {
             let kind = self.usable_kind_of(rule)?;
             let is_head = rule.charge.policy == head.charge.policy;
-            let quota = match is_head {
-                true => self.quota_of(rule)?,
-                false => self.quota_of_fallback(rule),
+            let quota = match own.and_then(|own| rule.overridden(own)) {
+                Some(own_quota) => own_quota,
+                None if is_head => self.quota_of(rule)?,
+                None => self.quota_of_fallback(rule)?,
             };
-            let quota = own.and_then(|own| rule.overridden(own)).unwrap_or(quota);
             let key = self.limiter.core.key_of(rule, kind, &self.counted_key(rule, kind)?);
             members.push(rule.member(head, kind, key, quota, cost));
         }
@@ -86,14 +86,22 @@ impl<'a> Target<'a> {
     }
 
     /// The quota of a key under a policy that is fallen back on. Its plan is one of the checked policy,
-    /// which this policy may have as well.
-    fn quota_of_fallback(&self, rule: &Rule) -> Quota {
+    /// which this policy may have as well. A quota that nothing names is an error, as it would be in a
+    /// check of this policy.
+    fn quota_of_fallback(&self, rule: &Rule) -> Result<Quota, CheckError> {
         let settings = &rule.policy.settings;
         let named = match self.plan {
             Some(Plan::Named(name)) => settings.plan_table().iter().find(|(plan, _)| plan == name),
             Some(Plan::Quota(_)) | None => None,
         };
-        named.map_or_else(|| settings.quota_now(&self.limiter.core.clock).0, |(_, quota)| *quota)
+        match named {
+            Some((_, quota)) => Ok(*quota),
+            None if settings.has_plans() => Err(CheckError::MissingPlan {
+                policy: rule.policy.name().to_owned(),
+                plans: settings.plan_table().iter().map(|(name, _)| name.clone()).collect(),
+            }),
+            None => Ok(settings.quota_now(&self.limiter.core.clock).0),
+        }
     }
 
     #[cold]

@@ -273,8 +273,8 @@ impl Policy {
     /// passes and is not counted. A request that costs more than the whole quota is refused, without
     /// `Retry-After`.
     ///
-    /// Read the cost as the handler reads it, or a caller can pay less than it gets. If the handler
-    /// refuses the request, the cost does not matter.
+    /// Read the cost as the handler reads it, or a caller can pay less than it gets. A request that the
+    /// handler refuses is charged all the same, unless its response [settles](Self::settle) the cost.
     ///
     /// ```
     /// use axum::extract::Query;
@@ -373,7 +373,7 @@ impl Policy {
     ///   window admits nothing until it has passed, and owes nothing beyond it; a token bucket owes at most
     ///   one whole capacity, and forgets the rest. [`Meter::left`](crate::Meter::left) and
     ///   [`Meter::exhausted`](crate::Meter::exhausted) let a stream stop when what was reserved is used up.
-    /// - An estimate of 0 always passes, whatever is owed. So estimate at least 1.
+    /// - An estimate of 0 counts as 1: a request that reserves nothing would always pass, whatever is owed.
     /// - With [`settle`](Self::settle) as well, the head of the response settles the estimate first, such as
     ///   to 0 for a response that fails.
     /// - What a [dry run](Self::dry_run) would have refused is not charged, and stays so. If other limits are

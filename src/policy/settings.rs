@@ -250,7 +250,9 @@ impl Settings {
 
     #[inline]
     pub(crate) fn cost_of(&self, request: &Parts) -> u64 {
-        self.cost.as_ref().map_or(1, |cost| cost(request))
+        let Some(cost) = &self.cost else { return 1 };
+        // An estimate of 0 would always fit, whatever is owed, and the caller may choose it.
+        cost(request).max(u64::from(self.settles_at_end))
     }
 
     /// Whether what was charged is corrected when the request was served.

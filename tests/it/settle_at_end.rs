@@ -504,6 +504,20 @@ async fn a_day_that_has_ended_gets_its_units_back_and_is_charged_and_today_is_no
     }
 }
 
+/// The caller may choose the estimate: one of nothing would pass whatever is owed.
+#[tokio::test(start_paused = true)]
+async fn an_estimate_of_nothing_counts_as_one() {
+    for algorithm in ALGORITHMS {
+        let limiter = limiter([metered("tokens", algorithm, Quota::per_day(10))]);
+        let decision = limiter.decide(&request(0).into_parts().0).await;
+        assert_eq!(decision.outcome("tokens").unwrap().cost(), 1);
+        decision.meter().add(25);
+        drop(decision);
+        let refused = limiter.decide(&request(0).into_parts().0).await;
+        assert!(!refused.is_allowed(), "{algorithm:?}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_debt_is_told_bounded_and_paid_before_anything_passes() {
     let hour = Duration::from_secs(3_600);

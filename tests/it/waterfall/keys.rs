@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::{HeaderMap, Request, request::Parts};
 use tower_quota::{
     Algorithm::{self, FixedWindow},
-    Limiter, Policy, Quota, Reason, Verdict,
+    CheckError, Limiter, Policy, Quota, Reason, ReserveError, Verdict,
     key::{Key, header},
     overrides::{CachedSource, OverrideSource, SourceFuture, SourceOverrides},
 };
@@ -193,4 +193,18 @@ async fn overrides_that_are_looked_up_first_hold_for_each_quota() {
         let decision = limiter.decide(&request("free", 1)).await;
         assert!(decision.is_allowed() && decision.outcomes().len() == 0);
     }
+}
+
+/// As in a check of that policy alone: the limiter cannot know the plan of a key.
+#[tokio::test]
+async fn a_check_has_no_quota_where_a_fallback_has_plans_that_nothing_names() {
+    let bought = |request: &Parts| Some(Quota::per_day(request.headers.len() as u64));
+    let credits = by("credits", "x-org", 500).quota_by(bought);
+    let tokens = by("tokens", "x-org", 10).or_else(credits);
+    let limiter = Limiter::builder().check_only(tokens).build().unwrap();
+    let missing = |error: &CheckError| matches!(error, CheckError::MissingPlan { policy, .. } if policy == "credits");
+    let error = limiter.check("tokens", "acme").cost(20).await.unwrap_err();
+    assert!(missing(&error), "{error}");
+    let error = limiter.reserve(["tokens"], "acme").cost("tokens", 20).await.unwrap_err();
+    assert!(matches!(&error, ReserveError::Check(error) if missing(error)), "{error}");
 }
