@@ -365,7 +365,8 @@ impl Policy {
     ///   panics or fails; or when the caller leaves before the response. What the meter has counted by then
     ///   is charged: a caller who hangs up pays for what was made. For an upgraded connection, and without a
     ///   layer, it ends when the last clone of the meter is dropped.
-    /// - If the handler adds nothing to its meter, not even 0, the estimate stays.
+    /// - If the handler adds nothing to its meter, not even 0, the estimate stays. It also stays if the
+    ///   process is killed: in Redis, what its requests had reserved is used.
     /// - The difference is given back or charged as of when the request was admitted. A window that has
     ///   ended meanwhile is corrected, and not the one that follows: the day of the beginning gets its
     ///   units back. A token bucket, which has no windows, owes the difference from the end on.
@@ -472,7 +473,10 @@ impl Policy {
     /// [unreadable](crate::key::Extracted::Unreadable) is not held: it passes if there are units that
     /// nobody waits for, and is refused otherwise. Tenants are kept as fingerprints only.
     ///
-    /// The line is that of one replica. At most one of the policies that apply to a request may be fair.
+    /// The line is that of one replica: over several of them, tenants take turns only within each. With
+    /// units in flight, a replica hands a unit that comes back to its own line, so a tenant on another
+    /// replica may wait for as long as that line is full. At most one of the policies that apply to a
+    /// request may be fair.
     ///
     /// ```
     /// use std::time::Duration;
@@ -575,8 +579,12 @@ impl Policy {
     ///   [`give_back`](crate::Limiter::give_back) or a [`reset`](crate::Limiter::reset) changes the one
     ///   that it names.
     /// - A [check](crate::Limiter::check) of this policy draws on the others as well, with the same key,
-    ///   kind of key and cost. Its plan is this policy's. A check of `other` draws only on `other`, and
-    ///   on what `other` falls back on itself.
+    ///   kind of key and cost. Its plan is this policy's, and if `other` has plans and none has this
+    ///   name, the check fails. A check of `other` draws only on `other`, and on what `other` falls back
+    ///   on itself.
+    /// - What a request [uses at its end](Self::settle_at_end) beyond its estimate goes to the quota that
+    ///   it drew on, even if that has too little left. To draw on the next one, end the response when
+    ///   [`Meter::left`](crate::Meter::left) is 0.
     /// - Headers with room for one policy show the one that is drawn on;
     ///   [`ratelimit_lists`](crate::HeaderStyle::ratelimit_lists) has all.
     ///   [`Outcome::is_drawn_on`](crate::Outcome::is_drawn_on) tells which it is.

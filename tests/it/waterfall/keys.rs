@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::{HeaderMap, Request, request::Parts};
 use tower_quota::{
     Algorithm::{self, FixedWindow},
-    CheckError, Limiter, Policy, Quota, Reason, ReserveError, Verdict,
+    CheckError, Limiter, Policy, Quota, Reason, AcquireError, Verdict,
     key::{Key, header},
     overrides::{CachedSource, OverrideSource, SourceFuture, SourceOverrides},
 };
@@ -206,5 +206,5 @@ async fn a_check_has_no_quota_where_a_fallback_has_plans_that_nothing_names() {
     let error = limiter.check("tokens", "acme").cost(20).await.unwrap_err();
     assert!(missing(&error), "{error}");
     let error = limiter.reserve(["tokens"], "acme").cost("tokens", 20).await.unwrap_err();
-    assert!(matches!(&error, ReserveError::Check(error) if missing(error)), "{error}");
+    assert!(matches!(&error, AcquireError::Check(error) if missing(error)), "{error}");
 }
