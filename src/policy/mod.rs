@@ -95,7 +95,10 @@ impl Policy {
     ///
     /// - Nobody knows when a unit comes back. So a refusal has no `Retry-After`, unless the policy says
     ///   what to tell: see [`retry_after`](Self::retry_after). No header tells a reset.
-    /// - A policy that [holds](Self::hold) lets the next request pass as soon as a unit comes back.
+    /// - A policy that [holds](Self::hold) lets the next request pass as soon as a unit comes back. As
+    ///   nobody knows when that is, a request waits for its whole hold before it is refused.
+    /// - While a shared store is down, [`CountLocally`](crate::OnStoreFailure::CountLocally) begins from
+    ///   nothing: as much again may be under way on each replica.
     /// - The units are called `concurrent-requests` in headers, unless they have
     ///   [another name](Self::unit).
     /// - [`plans`](Self::plans) and overrides have quotas such as
