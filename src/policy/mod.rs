@@ -603,7 +603,7 @@ impl Policy {
     /// ```
     /// use tower_quota::{Limiter, Policy, Quota, key};
     ///
-    /// let credits = Policy::fixed_window("credits", Quota::per_year(2_000))
+    /// let credits = Policy::fixed_window("credits", Quota::per_day(2_000))
     ///     .key(key::bearer())
     ///     .or_refuse();
     /// let tokens = Policy::fixed_window("tokens", Quota::per_day(10_000))
