@@ -55,7 +55,9 @@ async fn a_block_that_begins_on_one_replica_holds_on_all_at_once() {
     for limiter in &replicas {
         let refused = decide(limiter).await;
         assert_eq!(refused.reason(), Some(Reason::Penalty));
-        assert!(block(&refused).is_some_and(|left| left > MINUTE / 2 && left <= MINUTE));
+        let left = block(&refused).unwrap();
+        // Between a replica's clock and the server's, there is what a round trip takes.
+        assert!(left > MINUTE / 2 && left <= MINUTE + PATIENCE, "{left:?}");
     }
     assert_eq!(server.keys_without_ttl(), Vec::<String>::new());
 
