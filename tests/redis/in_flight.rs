@@ -265,3 +265,70 @@ async fn many_at_once_never_hold_more_than_the_quota_and_leave_nothing() {
     assert!(entered > 100, "{entered}");
     comes_to_leave(&replica(server.url()), 4).await;
 }
+
+/// At each statement, charges are under way that are refused. They are not held.
+#[tokio::test(flavor = "multi_thread")]
+async fn callers_who_try_again_and_again_enter_in_each_second() {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::SeqCst},
+    };
+
+    let server = Server::start();
+    let limiter = replica(server.url());
+    let (held, entered) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let mut callers = tokio::task::JoinSet::new();
+    for _ in 0..16 {
+        let (limiter, held, entered) = (limiter.clone(), Arc::clone(&held), Arc::clone(&entered));
+        callers.spawn(async move {
+            loop {
+                if let Some(permit) = enter(&limiter).await {
+                    assert!(held.fetch_add(1, SeqCst) < 4, "more than four at once");
+                    tokio::time::sleep(Duration::from_millis(2)).await;
+                    held.fetch_sub(1, SeqCst);
+                    drop(permit);
+                    entered.fetch_add(1, SeqCst);
+                }
+            }
+        });
+    }
+    for second in 0..8 {
+        let before = entered.load(SeqCst);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(entered.load(SeqCst) > before, "nobody enters in second {second}");
+    }
+    assert!(callers.try_join_next().is_none(), "nobody panics");
+    callers.shutdown().await;
+    comes_to_leave(&limiter, 4).await;
+}
+
+/// A runtime of its own in which a unit was taken, and with it the task that states what is held.
+fn begun_elsewhere(limiter: &Limiter) -> (tokio::runtime::Runtime, Permit) {
+    let limiter = limiter.clone();
+    let begun = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let permit = runtime.block_on(enter(&limiter)).unwrap();
+        (runtime, permit)
+    });
+    begun.join().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_runtime_holds_is_stated_after_another_has_ended() {
+    // Whichever was the last that took a unit.
+    for is_last in [false, true] {
+        let server = Server::start();
+        let limiter = replica(server.url());
+        let (runtime, first) = begun_elsewhere(&limiter);
+        let held = enter_times(&limiter, 2).await;
+        if is_last {
+            let limiter = limiter.clone();
+            drop(runtime.spawn(async move { enter(&limiter).await }).await.unwrap().unwrap());
+        }
+        runtime.shutdown_background();
+        tokio::time::sleep(2 * LASTS).await;
+        assert_eq!(left(&replica(server.url())).await, Some(1), "three are held");
+        drop((first, held));
+        comes_to_leave(&limiter, 4).await;
+    }
+}

@@ -83,8 +83,7 @@ impl Replica {
         let mut budget = TimeBudget { is_sent, ..self.shards.manager.time_budget() };
         let begun = self.in_flight.begin(&charges);
         if begun.is_some() {
-            let start = || tokio::spawn(state_held(Arc::downgrade(&self))).abort_handle();
-            self.in_flight.start_heart(start);
+            self.start_heart();
         }
         if charges.iter().any(is_leased) {
             // Boxed, so that the futures of other requests stay small.
@@ -171,6 +170,13 @@ impl Replica {
         answer
     }
 
+    /// Starts the task that states what is held, if there is none that does.
+    fn start_heart(self: &Arc<Self>) {
+        if let Some(number) = self.in_flight.needs_heart() {
+            Heart::start(Arc::downgrade(self), number, Handle::current());
+        }
+    }
+
     /// Has units given back in the background when they have expired.
     pub(super) fn sweep_later(self: &Arc<Self>) {
         self.leases.start_sweeper(|| tokio::spawn(sweep(Arc::downgrade(self))).abort_handle());
@@ -189,20 +195,46 @@ impl Drop for Replica {
     }
 }
 
-/// States again and again which units in flight this replica holds.
-async fn state_held(replica: Weak<Replica>) {
-    loop {
-        let Some(pause) = replica.upgrade().map(|replica| replica.in_flight.pause()) else {
-            return;
-        };
-        sleep(pause).await;
-        let Some(replica) = replica.upgrade() else { return };
-        let Some((number, statements)) = replica.in_flight.state() else { return };
-        for some in replica.shards.chunks(&statements) {
-            // If the server does not hear it, the next statement says it.
-            if replica.shards.correct(some).await.is_ok() {
-                replica.in_flight.stated(number, some);
+/// States again and again which units in flight a replica holds. If its runtime ends, another one goes on
+/// with it, as what is held may be of that one.
+struct Heart {
+    replica: Weak<Replica>,
+    number: u64,
+    runtime: Handle,
+}
+
+impl Heart {
+    fn start(replica: Weak<Replica>, number: u64, runtime: Handle) {
+        let heart = Self { replica, number, runtime: runtime.clone() };
+        runtime.spawn(heart.beat());
+    }
+
+    async fn beat(self) {
+        loop {
+            let Some(pause) = self.replica.upgrade().map(|replica| replica.in_flight.pause())
+            else {
+                return;
+            };
+            sleep(pause).await;
+            let Some(replica) = self.replica.upgrade() else { return };
+            let Some((number, statements)) = replica.in_flight.state(self.number) else { return };
+            for some in replica.shards.chunks(&statements) {
+                // If the server does not hear it, the next statement says it.
+                if replica.shards.correct(some).await.is_ok() {
+                    replica.in_flight.stated(number, some);
+                }
             }
+        }
+    }
+}
+
+impl Drop for Heart {
+    fn drop(&mut self) {
+        let Some(replica) = self.replica.upgrade() else { return };
+        if let Some((number, runtime)) =
+            replica.in_flight.next_heart(self.number, self.runtime.id())
+        {
+            Self::start(Weak::clone(&self.replica), number, runtime);
         }
     }
 }

@@ -16,6 +16,10 @@ const MAX_WORDS: u8 = 4;
 const NEVER_MORE: &str = "no more is in flight than the limit, unless the replica was silent";
 const COMES_BACK: &str = "units of a killed replica come back within the lifetime";
 const NEVER_LESS: &str = "after its last statement, the server counts all that the replica holds";
+const EXACT: &str =
+    "a statement of a replica with nothing under way makes the server's count exact";
+const NO_MORE_THAN_HELD: &str =
+    "where each word comes in time and in order, nothing is counted that nobody holds";
 
 /// The protocol, and a rule of it that is left out.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -23,6 +27,10 @@ enum Heartbeats {
     Whole,
     /// A statement has no unit for the charge that is under way at that moment.
     ForgetsAsked,
+    /// The server takes what is under way for held.
+    CountsAsked,
+    /// The server notes the number of a statement even if it leaves its count.
+    NotesEach,
     /// The server counts a statement whatever came before it.
     BelievesLate,
     /// The server subtracts what a later statement has left out already.
@@ -41,10 +49,11 @@ struct Replica {
     /// The charge whose answer it waits for: which of its words it was, and when.
     asked: Option<(u8, u8)>,
     words: u8,
-    /// The number of its last statement.
+    /// The number of its last statement, and how many words it had said then.
     statement: u8,
+    stated_at: u8,
     /// Whether the server has forgotten its units, as it has said nothing for too long, and has counted
-    /// no statement since. What it then gives back is subtracted from what it holds.
+    /// no statement since with nothing under way. What it then gives back is subtracted from what it holds.
     was_silent: bool,
 }
 
@@ -62,7 +71,7 @@ enum Message {
     Charge { id: u8, statement: u8 },
     Answer { id: u8, fits: bool },
     GiveBack { statement: u8 },
-    Statement { number: u8, units: u8 },
+    Statement { number: u8, units: u8, under_way: u8 },
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -75,8 +84,12 @@ struct State {
     /// Between the replica and the server, in any order, each with when it was sent. A connection that
     /// does not deliver them within the lifetime is closed.
     messages: Vec<(u8, Message)>,
-    /// The last statement that the server has counted, and not forgotten since.
+    /// The last statement with nothing under way that the server has counted, and not forgotten since.
     counted: u8,
+    /// Whether nothing was said or heard since that statement.
+    is_exact: bool,
+    /// Whether a word was lost or late, or an answer was not awaited.
+    is_disturbed: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -108,6 +121,7 @@ impl State {
 impl Heartbeats {
     fn deliver(self, state: &mut State, message: Message) {
         let (now, fits) = (state.now, state.fits());
+        state.is_exact &= matches!(message, Message::Answer { .. });
         let known = &mut state.known;
         let before = *known;
         match message {
@@ -124,11 +138,25 @@ impl Heartbeats {
                     known.statement = known.statement.max(statement);
                 }
             }
-            Message::Statement { number, units } => {
+            Message::Statement { number, units, under_way } => {
+                let is_last = number == state.replica.statement
+                    && state.replica.words == state.replica.stated_at;
+                state.is_disturbed |= !is_last;
                 if number > known.statement || self == Self::BelievesLate {
-                    (known.units, known.statement) = (units, number);
-                    state.counted = state.counted.max(number);
-                    state.replica.was_silent &= units + state.rival > LIMIT;
+                    let agreed = match self {
+                        Self::CountsAsked => units + under_way,
+                        _ => known.units.clamp(units, units + under_way),
+                    };
+                    let is_between = units < known.units && known.units <= units + under_way;
+                    if !is_between || self == Self::NotesEach || self == Self::CountsAsked {
+                        (known.units, known.statement) = (agreed, number);
+                    }
+                    (known.until, known.heard_at) = (now + LIFETIME, now);
+                    if under_way == 0 {
+                        state.counted = state.counted.max(number);
+                        state.is_exact = is_last;
+                        state.replica.was_silent &= units + state.rival > LIMIT;
+                    }
                 }
             }
             Message::Answer { id, fits } => {
@@ -137,6 +165,7 @@ impl Heartbeats {
                 let is_in_time = this.asked.is_some_and(|(_, at)| now < at + LIFETIME);
                 if is_awaited {
                     this.asked = None;
+                    state.is_disturbed |= !is_in_time;
                 }
                 if !this.is_down && (is_awaited && is_in_time || self == Self::BeginsLate) {
                     this.held += u8::from(fits);
@@ -185,16 +214,23 @@ impl Model for Heartbeats {
     fn next_state(&self, before: &State, action: Action) -> Option<State> {
         let mut state = before.clone();
         let this = &mut state.replica;
-        this.words += u8::from(matches!(action, Action::Ask | Action::End | Action::State));
+        let is_word = matches!(action, Action::Ask | Action::End | Action::State);
+        this.words += u8::from(is_word);
+        state.is_exact &= !is_word;
+        state.is_disturbed |= matches!(action, Action::Lose(_) | Action::GiveUp | Action::Kill);
         let Replica { words: id, statement, held, .. } = *this;
         match action {
             Action::Tick => {
                 state.now += 1;
                 let now = state.now;
+                let messages = state.messages.len();
                 state.messages.retain(|(sent, _)| now < sent + LIFETIME);
+                state.is_disturbed |= state.messages.len() < messages;
                 if state.known.until <= now && *self != Self::NeverExpires {
                     this.was_silent |= state.known.units > 0;
+                    state.is_disturbed |= state.known.units > 0;
                     (state.known.units, state.known.statement, state.counted) = (0, 0, 0);
+                    state.is_exact = false;
                 }
             }
             Action::Ask => {
@@ -208,9 +244,10 @@ impl Model for Heartbeats {
             }
             Action::State => {
                 this.statement += 1;
+                this.stated_at = this.words;
                 let asked = this.asked.is_some() && *self != Self::ForgetsAsked;
-                let (number, units) = (this.statement, held + u8::from(asked));
-                state.send(Message::Statement { number, units });
+                let (number, under_way) = (this.statement, u8::from(asked));
+                state.send(Message::Statement { number, units: held, under_way });
             }
             Action::Kill => *this = Replica { is_down: true, ..Replica::default() },
             Action::Deliver(index) => {
@@ -241,6 +278,16 @@ impl Model for Heartbeats {
                     !is_stated || is_over || known.units >= replica.held
                 },
             ),
+            Property::always(EXACT, |_, State { is_exact, known, replica, .. }: &State| {
+                !is_exact || replica.is_down || known.units == replica.held
+            }),
+            Property::always(NO_MORE_THAN_HELD, |_, state: &State| {
+                let is_back = |(_, message): &&_| matches!(message, Message::GiveBack { .. });
+                let given_back = state.messages.iter().filter(is_back).count() as u8;
+                let Replica { held, asked, .. } = state.replica;
+                state.is_disturbed
+                    || state.known.units <= held + given_back + u8::from(asked.is_some())
+            }),
             Property::sometimes("a killed replica's unit is used again", |_, state: &State| {
                 state.replica.is_down && state.known.heard_at > 0 && state.rival == 1
             }),
@@ -258,9 +305,15 @@ fn no_more_than_the_limit_is_in_flight_and_units_come_back() {
 
 #[test]
 fn each_rule_of_the_heartbeats_is_needed() {
-    use Heartbeats::{BeginsLate, BelievesLate, ForgetsAsked, GivesBackTwice, NeverExpires};
+    use Heartbeats::{
+        BeginsLate, BelievesLate, CountsAsked, ForgetsAsked, GivesBackTwice, NeverExpires,
+        NotesEach,
+    };
     for broken in [ForgetsAsked, BelievesLate, GivesBackTwice, BeginsLate] {
         assert_breaks(broken, NEVER_MORE);
+    }
+    for broken in [CountsAsked, NotesEach] {
+        assert_breaks(broken, NO_MORE_THAN_HELD);
     }
     assert_breaks(NeverExpires, COMES_BACK);
 }

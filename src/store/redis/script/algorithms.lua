@@ -280,7 +280,8 @@ end
 
 -- Units in flight: each replica that holds some, until when it does if it says no more, the number of its
 -- last statement, and its units. `replica` is the caller, which holds for so long (`lasts`), and has made
--- so many statements (`statement`). The action TAKE is a statement: the replica holds `amount` in all.
+-- so many statements (`statement`). The action TAKE is a statement: the replica holds `amount` in all, and
+-- up to `first` more, as their charges are under way.
 -- The state in a reply is the sum. It is under no quota, so it never goes to `under_several_quotas`.
 if ALGORITHMS[4] then
   ALGORITHMS[4] = function(text, action, first, amount, replica, lasts, capacity, statement)
@@ -324,8 +325,15 @@ if ALGORITHMS[4] then
       counts = statement >= own_statement
       if counts then own = math.max(own - amount, 0) end
     elseif action == TAKE then
-      counts = statement > own_statement
-      if counts then own = amount end
+      if statement > own_statement then
+        counts = own <= amount or own > amount + first
+        if counts then
+          own = math.max(amount, math.min(own, amount + first))
+        else
+          -- It may have units that were given back before the statement, and are yet to be subtracted.
+          changed, own_until = true, now + lasts
+        end
+      end
     end
     if counts then
       changed, own_until, own_statement = true, now + lasts, math.max(own_statement, statement)

@@ -93,6 +93,8 @@ impl<'a> Operation<'a> {
             // Of which statement it comes after.
             let (first, cost) = match action {
                 Action::Penalize | Action::Pardon => (first, holder.last_statement()),
+                // What is under way.
+                Action::Take => (charge.cost.min(MAX_COUNT), first.min(holder.last_statement())),
                 _ => (0, first.min(holder.last_statement())),
             };
             return Self { charge, rate, action, first, amount, cost, missing: (0, 0) };
