@@ -43,20 +43,32 @@ use crate::quota::Quota;
 pub struct Check<'a> {
     target: Target<'a>,
     cost: u64,
-    only_peeks: bool,
+    purpose: Purpose,
     /// Boxed, as few checks need it: mostly the store answers at once.
     deciding: Option<Box<DecisionFuture>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Purpose {
+    Charge,
+    Peek,
+    /// It is an error if the policy has no units in flight.
+    Enter,
 }
 
 impl<'a> Check<'a> {
     #[inline]
     pub(super) fn new(target: Target<'a>) -> Self {
-        Self { target, cost: 1, only_peeks: false, deciding: None }
+        Self { target, cost: 1, purpose: Purpose::Charge, deciding: None }
+    }
+
+    pub(super) fn enter(target: Target<'a>) -> Self {
+        Self { purpose: Purpose::Enter, ..Self::new(target) }
     }
 
     #[inline]
     pub(super) fn only_peek(mut self) -> Self {
-        self.only_peeks = true;
+        self.purpose = Purpose::Peek;
         self
     }
 
@@ -167,8 +179,10 @@ impl<'a> Check<'a> {
     #[inline(always)]
     fn evaluate(&self, rules: &RuleSet) -> Result<Evaluation, CheckError> {
         let mut evaluation = self.target.charge(rules, self.cost)?;
-        if self.only_peeks {
-            evaluation.only_peek();
+        match self.purpose {
+            Purpose::Charge => {}
+            Purpose::Peek => evaluation.only_peek(),
+            Purpose::Enter => self.target.ensure_in_flight(rules)?,
         }
         Ok(evaluation)
     }

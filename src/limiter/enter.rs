@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{AcquireError, Check, CheckError, Limiter, Permit, decision::Decision, target::Target};
-use crate::{algorithm::Algorithm, quota::Quota};
+use crate::quota::Quota;
 
 /// Takes units in flight of one key, from [`PolicyHandle::enter`](crate::PolicyHandle::enter). It runs when
 /// it is awaited, or by [`at_once`](Self::at_once) in code that is not async.
@@ -15,17 +15,11 @@ use crate::{algorithm::Algorithm, quota::Quota};
 #[must_use = "nothing is taken unless it is awaited, or made `at_once`"]
 pub struct Enter<'a> {
     check: Check<'a>,
-    /// Why it cannot work.
-    problem: Option<CheckError>,
 }
 
 impl<'a> Enter<'a> {
     pub(super) fn new(target: Target<'a>) -> Self {
-        let rules = target.limiter.core.rules();
-        let rule = rules.by_name(target.policy);
-        let is_other = rule.is_some_and(|rule| rule.policy.algorithm() != Algorithm::InFlight);
-        let problem = is_other.then(|| CheckError::NotInFlight(target.policy.to_owned()));
-        Self { check: Check::new(target), problem }
+        Self { check: Check::enter(target) }
     }
 
     /// Sets how many units the work takes. Default: 1.
@@ -58,12 +52,8 @@ impl<'a> Enter<'a> {
     /// Those of [`PolicyHandle::enter`](crate::PolicyHandle::enter), and [`CheckError::WouldWait`] if the
     /// store cannot answer at once, as Redis cannot.
     pub fn at_once(self) -> Result<Permit, AcquireError> {
-        let Self { check, problem } = self;
-        let limiter = check.limiter().clone();
-        match problem {
-            Some(problem) => Err(problem.into()),
-            None => permit(&limiter, check.at_once()),
-        }
+        let limiter = self.check.limiter().clone();
+        permit(&limiter, self.check.at_once())
     }
 }
 
@@ -84,9 +74,6 @@ impl Future for Enter<'_> {
     type Output = Result<Permit, AcquireError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        if let Some(problem) = self.problem.take() {
-            return Poll::Ready(Err(problem.into()));
-        }
         let decided = ready!(Pin::new(&mut self.check).poll(context));
         Poll::Ready(permit(self.check.limiter(), decided))
     }

@@ -160,6 +160,15 @@ impl<'a> Target<'a> {
         Ok(evaluation)
     }
 
+    /// The error of a policy that has no units in flight.
+    #[cold]
+    pub(super) fn ensure_in_flight(&self, rules: &RuleSet) -> Result<(), CheckError> {
+        match self.rule(rules)?.policy.algorithm() {
+            Algorithm::InFlight => Ok(()),
+            _ => Err(CheckError::NotInFlight(self.policy.to_owned())),
+        }
+    }
+
     /// The caller, if its overrides are not known yet.
     pub(super) fn awaited(&self) -> Option<Box<AwaitedCaller>> {
         let core = &*self.limiter.core;

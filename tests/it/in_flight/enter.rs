@@ -78,6 +78,20 @@ async fn only_the_end_of_what_holds_a_unit_gives_it_back() {
     assert!(matches!(mails, AcquireError::Check(CheckError::NotInFlight(name)) if name == "mails"));
 }
 
+#[test]
+fn a_policy_that_has_no_more_units_in_flight_when_the_work_begins_is_an_error() {
+    let limiter = limiter(Policy::in_flight("exports", 2));
+    let exports = limiter.policy("exports").unwrap();
+    let enter = exports.enter("a");
+    let by_day = Policy::fixed_window("exports", Quota::per_day(3));
+    limiter.apply(Limiter::builder().check_only(by_day)).unwrap();
+    let problem = enter.at_once().unwrap_err();
+    assert!(
+        matches!(problem, AcquireError::Check(CheckError::NotInFlight(name)) if name == "exports")
+    );
+    assert_eq!(left(&limiter), 3, "nothing is charged");
+}
+
 #[tokio::test]
 async fn an_unlimited_quota_counts_nothing() {
     let limiter = limiter(Policy::in_flight("exports", 1));
