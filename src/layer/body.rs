@@ -52,8 +52,13 @@ impl<B> ResponseBody<B> {
         Self { kind: Kind::Inner { body } }
     }
 
-    pub(crate) fn lasting(body: B, permit: Option<Permit>, meter: Option<Meter>) -> Self {
-        let until_end = Some(Box::new(UntilEnd { _permit: permit, meter }));
+    pub(crate) fn lasting(body: B, permit: Option<Permit>, meter: Option<Meter>) -> Self
+    where
+        B: Body,
+    {
+        let until_end = UntilEnd { _permit: permit, meter };
+        // A server need not poll a body that says that it has ended.
+        let until_end = (!body.is_end_stream()).then(|| Box::new(until_end));
         Self { kind: Kind::Lasting { body, until_end } }
     }
 

@@ -10,6 +10,7 @@ use std::{
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode, request::Parts};
+use http_body::Body;
 use pin_project_lite::pin_project;
 use tower::Service;
 
@@ -82,11 +83,19 @@ struct Readying<S, B> {
     passed: Option<Passed>,
 }
 
-impl<S, B> Drop for Readying<S, B> {
-    fn drop(&mut self) {
-        if let Some(passed) = &self.passed {
+impl<S, B> Readying<S, B> {
+    /// Gives the units back, unless the call was made. The request has its permit as well.
+    fn give_back(&mut self) {
+        drop(self.request.take());
+        if let Some(passed) = self.passed.take() {
             undo(&passed.responder.limiter, &passed.decision);
         }
+    }
+}
+
+impl<S, B> Drop for Readying<S, B> {
+    fn drop(&mut self) {
+        self.give_back();
     }
 }
 
@@ -100,6 +109,7 @@ struct Late<R> {
 impl<S, B, R> Future for ResponseFuture<S, B>
 where
     S: Service<Request<B>, Response = Response<R>>,
+    R: Body<Data = Bytes>,
 {
     type Output = Result<Response<ResponseBody<R>>, S::Error>;
 
@@ -115,13 +125,23 @@ where
                 }
                 StateProjection::Readying { readying } => {
                     let Readying { inner, request, passed } = &mut **readying;
-                    ready!(inner.poll_ready(context))?;
+                    if let Err(error) = ready!(inner.poll_ready(context)) {
+                        readying.give_back();
+                        return Poll::Ready(Err(error));
+                    }
                     let request = request.take().expect(OVER);
                     let (response, passed) = (inner.call(request), passed.take());
                     this.state.set(State::Calling { response, passed });
                 }
                 StateProjection::Calling { response, passed } => {
-                    let mut response = ready!(response.poll(context))?;
+                    let mut response = match ready!(response.poll(context)) {
+                        Ok(response) => response,
+                        Err(error) => {
+                            // What it holds ends now, and not with this future.
+                            drop(passed.take());
+                            return Poll::Ready(Err(error));
+                        }
+                    };
                     let admitted = passed.as_mut().expect(OVER);
                     if admitted.decision.is_settled_later() {
                         let (response, correcting) = admitted.settle(response);
@@ -196,7 +216,7 @@ impl Passed {
 
     /// The same; the request then ends with the body, unless it has upgraded its connection.
     #[cold]
-    fn answer_lasting<R>(&mut self, mut response: Response<R>) -> Response<ResponseBody<R>> {
+    fn answer_lasting<R: Body>(&mut self, mut response: Response<R>) -> Response<ResponseBody<R>> {
         self.answer(&mut response);
         let record = &mut *self.decision.record;
         let (permit, meter) = (record.permit.take(), record.meter.take());

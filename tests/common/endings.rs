@@ -26,7 +26,7 @@ use tokio::{
     sync::{Notify, mpsc},
 };
 use tokio_tungstenite::tungstenite;
-use tower::{Layer, ServiceExt, service_fn, timeout::Timeout, util::BoxCloneService};
+use tower::{Layer, Service, ServiceExt, service_fn, timeout::Timeout, util::BoxCloneService};
 use tower_quota::{Limiter, Permit, Policy, RateLimitLayer, ResponseBody, key::header};
 
 use crate::until;
@@ -199,6 +199,58 @@ async fn response_without_a_body(way: &Way) {
 async fn handler_fails(way: &Way) {
     let handler = handler(|| async { Err::<Response<Empty<Bytes>>, _>("broken".into()) });
     assert!(way.layer(handler).oneshot(way.request()).await.is_err());
+}
+
+/// Its caller keeps the future, which has ended.
+async fn handler_fails_and_its_future_stays(way: &Way) {
+    let handler = handler(|| async { Err::<Response<Empty<Bytes>>, _>("broken".into()) });
+    let mut service = way.layer(handler);
+    let mut request = service.ready().await.expect("it is ready").call(way.request());
+    assert!((&mut request).await.is_err());
+    comes_to_hold(&way.limiter, way.key, 1).await;
+    drop(request);
+}
+
+/// Of a request that was held, or whose store is not in memory, the inner service is asked again.
+async fn service_fails_before_the_call(way: &Way) {
+    let mut service = way.layer(FailsLater::default());
+    let mut request = service.ready().await.expect("it is ready").call(way.request());
+    assert!((&mut request).await.is_err());
+    comes_to_hold(&way.limiter, way.key, 1).await;
+    drop(request);
+}
+
+/// A service that is ready once, and fails later.
+#[derive(Default)]
+struct FailsLater {
+    is_clone: bool,
+}
+
+impl Clone for FailsLater {
+    fn clone(&self) -> Self {
+        Self { is_clone: true }
+    }
+}
+
+impl Service<Request<()>> for FailsLater {
+    type Response = Response<Empty<Bytes>>;
+    type Error = Error;
+    type Future = std::future::Ready<Result<Self::Response, Error>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        Poll::Ready(if self.is_clone { Err("broken".into()) } else { Ok(()) })
+    }
+
+    fn call(&mut self, _: Request<()>) -> Self::Future {
+        std::future::ready(Err("broken".into()))
+    }
+}
+
+async fn body_that_has_ended_and_stays(way: &Way) {
+    let handler = handler(|| async { Ok(Response::new(Empty::<Bytes>::new())) });
+    let response = way.layer(handler).oneshot(way.request()).await.expect("it is answered");
+    comes_to_hold(&way.limiter, way.key, 1).await;
+    drop(response);
 }
 
 async fn handler_panics(way: &Way) {
@@ -414,6 +466,9 @@ pub async fn each_way_gives_back_once(limiter: &Limiter) {
         body_never_read
         response_without_a_body
         handler_fails
+        handler_fails_and_its_future_stays
+        service_fails_before_the_call
+        body_that_has_ended_and_stays
         handler_panics
         caller_leaves_before_the_head
         time_out_inside

@@ -1,8 +1,12 @@
 //! How much memory requests under way take.
 
+use std::convert::Infallible;
+
 use bytes::Bytes;
+use futures_util::stream::pending;
 use http::{Request, Response};
-use http_body_util::Empty;
+use http_body::Frame;
+use http_body_util::StreamBody;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_quota::{Limiter, Policy, RateLimitLayer, key::header};
 
@@ -17,7 +21,8 @@ fn ten_thousand_streams_take_no_more_than_is_stated() {
     let answered = |limiter: &Limiter| {
         let layer = RateLimitLayer::builder(limiter.clone()).headers([]).build().unwrap();
         let handler = service_fn(|_: Request<()>| async {
-            Ok::<_, std::convert::Infallible>(Response::new(Empty::<Bytes>::new()))
+            let body = StreamBody::new(pending::<Result<Frame<Bytes>, Infallible>>());
+            Ok::<_, Infallible>(Response::new(body))
         });
         let mut open = Vec::with_capacity(STREAMS as usize);
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
