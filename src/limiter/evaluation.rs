@@ -261,7 +261,8 @@ impl Evaluation {
         self.record.push(&rule.entry, &rule.charge, key_kind, key, quota, cost);
     }
 
-    /// Adds the policies of further categories, each once.
+    /// Adds the policies of further categories, so that the request counts in each category, and once
+    /// under each policy. Where its categories share policies, it draws on one that they share.
     #[cold]
     fn add_others(
         &mut self,
@@ -274,7 +275,9 @@ impl Evaluation {
     ) {
         let mut read = None;
         for rule in others.iter().flat_map(|other| rules.of_category(Some(*other))) {
-            if self.record.charges.iter().all(|charge| charge.policy != rule.charge.policy) {
+            let policies: SmallVec<[u64; 4]> =
+                rules.waterfall(rule).map(|rule| rule.charge.policy).collect();
+            if !self.record.narrow_waterfalls(&policies) {
                 self.add_rule(core, rules, rule, request, own, &mut read, trace);
             }
         }
@@ -331,9 +334,6 @@ impl Evaluation {
     ) {
         let (mut members, mut read) = (Members::new(), None);
         for rule in rules.waterfall(head) {
-            if self.record.charges.iter().any(|charge| charge.policy == rule.charge.policy) {
-                continue;
-            }
             match self.counted(core, rule, request, own, &mut read, trace) {
                 Counted::Charge { kind, key, quota, cost } => {
                     members.push(rule.member(head, kind, key, quota, cost));

@@ -593,6 +593,9 @@ impl Policy {
     ///   [`Outcome::is_drawn_on`](crate::Outcome::is_drawn_on) tells which it is.
     /// - The [hold](Self::hold) of this policy holds for all: a request is held until the first of the
     ///   quotas has room.
+    /// - A request that counts in several [categories](crate::Category) (routers may read its path in
+    ///   different ways) draws on a quota that these share, if they share any: if one category has
+    ///   `tokens` or else `credits`, and the other has `credits`, then on `credits`.
     ///
     /// A waterfall has no [lease](Self::lease), and is a [dry run](Self::dry_run) as a whole or not at
     /// all: `build()` says so. While the store is down, a quota whose policy

@@ -220,6 +220,26 @@ impl Record {
         }
     }
 
+    /// Leaves only `policies` in each waterfall that has any of them; a policy alone is a waterfall of
+    /// one. A request that then draws on one of them has also drawn on one of `policies`. Returns
+    /// whether there is such a waterfall.
+    #[cold]
+    pub(in crate::limiter) fn narrow_waterfalls(&mut self, policies: &[u64]) -> bool {
+        let is_shared = |charge: &Charge| policies.contains(&charge.policy);
+        let has_shared = |run: &Range<usize>| self.charges[run.clone()].iter().any(is_shared);
+        let all: SmallVec<[Range<usize>; 2]> = runs(&self.charges).filter(has_shared).collect();
+        for run in all.iter().rev().filter(|run| run.len() > 1) {
+            let (entries, charges) = (&self.entries[run.clone()], &self.charges[run.clone()]);
+            let members = entries.iter().zip(charges).filter(|(_, charge)| is_shared(charge));
+            let members: SmallVec<[(Entry, Charge); 2]> = members
+                .map(|(entry, charge)| (Entry { standing: Standing::Passes, ..*entry }, *charge))
+                .collect();
+            self.remove_counted(run.clone());
+            self.push_waterfall(&members);
+        }
+        !all.is_empty()
+    }
+
     /// Removes the counted policies whose quotas are unlimited, each with its whole waterfall.
     pub(in crate::limiter) fn remove_unlimited(&mut self) {
         let is_unlimited = |run: &Range<usize>| {
@@ -228,13 +248,18 @@ impl Record {
         let all: SmallVec<[Range<usize>; 2]> =
             runs(&self.charges[..self.counted]).filter(is_unlimited).collect();
         for run in all.into_iter().rev() {
-            self.enforced =
-                self.enforced.saturating_sub(if run.start < self.enforced { run.len() } else { 0 });
-            self.counted = self.counted.saturating_sub(run.len());
-            self.entries.drain(run.clone());
-            self.charges.drain(run.clone());
-            self.usages.drain(run);
+            self.remove_counted(run);
         }
+    }
+
+    /// Removes counted policies, which are all enforced or all dry runs.
+    fn remove_counted(&mut self, run: Range<usize>) {
+        self.enforced =
+            self.enforced.saturating_sub(if run.start < self.enforced { run.len() } else { 0 });
+        self.counted = self.counted.saturating_sub(run.len());
+        self.entries.drain(run.clone());
+        self.charges.drain(run.clone());
+        self.usages.drain(run);
     }
 
     /// Sets for each counted policy whether it refuses.

@@ -1,5 +1,6 @@
 //! A request that finds too little of one quota draws on the next: `Policy::or_else`.
 
+mod categories;
 mod corrections;
 mod keys;
 mod settings;
