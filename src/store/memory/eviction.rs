@@ -95,12 +95,14 @@ fn evict_for_share(locked: &mut LockedShard<'_>, charge: &Charge) {
     }
 }
 
-/// Whether so many eighths of each quota are left, and no unit is in flight: it comes back, and must
-/// find its count.
+/// Whether so many eighths of each quota are left, and no unit is held in flight: it comes back, and
+/// must find its count. A key that holds none may be there for its penalty alone.
 fn has_eighths_left(states: &StatesByQuota, eighths: u64, now: Now) -> bool {
-    states.iter().all(|(quota, state)| {
-        let capacity = state.algorithm().capacity(quota);
-        state.algorithm() != Algorithm::InFlight
-            && state.remaining(quota, now).saturating_mul(8) >= capacity.saturating_mul(eighths)
+    states.iter().all(|(quota, state)| match state.algorithm() {
+        Algorithm::InFlight => state.expires_in(quota, now) == 0,
+        algorithm => {
+            let enough = algorithm.capacity(quota).saturating_mul(eighths);
+            state.remaining(quota, now).saturating_mul(8) >= enough
+        }
     })
 }

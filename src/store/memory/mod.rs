@@ -56,6 +56,8 @@
 //! 1. Each new key sweeps 4 slots: expired keys go.
 //! 2. Full: the next 32 slots are swept. Expired keys go, or else the first key with 7/8 of its
 //!    quota left, of the same policy or of one above its share. Keys that are or were blocked stay.
+//!    Here and in step 3, keys that hold units in flight stay: these come back, and must find their
+//!    count.
 //! 3. The key's policy uses less than its equal share of the shard: up to 384 slots are swept for a
 //!    key of a policy above its share: first for one with half of its quota left, and last for one
 //!    that is or was blocked.
@@ -153,13 +155,18 @@ const BYTES: Cost = Cost { counter: 40, log: 105, spilled: 1_400 };
 /// its whole quota again; one that has seven eighths of it; one of a policy with more than its
 /// share, if the new key's policy has less. (Each policy that has keys has an equal share.)
 /// Otherwise the new key gets no room. All such keys of a policy share one quota, in each part of
-/// the store of about 4,000 keys. So a flood of new keys under one policy neither passes freely nor
-/// takes the room that another policy needs.
+/// the store of about 4,000 keys; units in flight are refused to them. So a flood of new keys under
+/// one policy neither passes freely nor takes the room that another policy needs.
 ///
 /// Nor does a flood give a used-up key its quota back: where a key was dropped, new keys of its
 /// policy begin with what it had used, until that has come back. The first shared charge of each
 /// policy gives the warning [`store_full`](crate::warning#store_full), and
 /// [`PolicyHandle::overflowed`](crate::PolicyHandle::overflowed) counts all.
+///
+/// **Units in flight** are the exception: a key that holds some is never dropped, not even where its
+/// policy has more than its share. So while requests in flight hold units of as many keys as the
+/// store has room for, other policies get no room. Choose a store for more keys than a server has
+/// requests at the same time.
 ///
 /// ```
 /// use tower_quota::{Limiter, store::MemoryStore};

@@ -13,6 +13,12 @@ static PENALTY: LazyLock<Penalty> = LazyLock::new(|| {
     Penalty::after(1).refusals_within(hours(1)).block(hours(2)).forget_after(hours(24))
 });
 
+/// A penalty whose first refusals are counted, and begin no block.
+static COUNTED: LazyLock<Penalty> = LazyLock::new(|| {
+    let hour = Duration::from_secs(3_600);
+    Penalty::after(100).refusals_within(hour).block(hour).forget_after(24 * hour)
+});
+
 /// One unit of an hour's quota of eight.
 fn penalized(policy: u64, number: u64) -> Charge {
     let charge = charge(key(number), Algorithm::TokenBucket, Quota::per_hour(8));
@@ -65,21 +71,68 @@ fn no_step_of_the_wall_clock_changes_a_block() {
     }
 }
 
+/// One unit of eight in flight.
+fn in_flight(charge: Charge) -> Charge {
+    Charge { algorithm: Algorithm::InFlight, quota: Quota::in_flight(8), ..charge }
+}
+
 #[test]
-fn blocked_keys_of_one_policy_leave_others_their_share() {
-    let store = MemoryStore::with_max_keys(4_000);
-    for number in 0..10_000 {
-        block(&store, penalized(1, number), 0);
-    }
-    assert!(store.len() <= 4_096);
-    // New keys of another policy have a count of their own, each.
-    let overflowed = store.overflowed();
-    for number in 0..1_000 {
-        for _ in 0..8 {
-            assert!(!is_blocked(&store, penalized(2, number), 1));
+fn penalized_keys_of_one_policy_leave_others_their_share() {
+    let floods: [fn(Charge) -> Charge; 2] = [|charge| charge, in_flight];
+    let all = floods.iter().flat_map(|flood| [(flood, &*PENALTY), (flood, &*COUNTED)]);
+    for (flood, penalty) in all {
+        for others in floods {
+            let store = MemoryStore::with_max_keys(4_000);
+            for number in 0..10_000 {
+                let refusal = Change::Penalize(penalty);
+                usages(
+                    store.correct(&[Correction::new(flood(penalized(1, number)), refusal)], at(0)),
+                );
+            }
+            assert!((3_900..=4_096).contains(&store.len()), "the store is full");
+            // New keys of another policy have a count of their own, each.
+            let overflowed = store.overflowed();
+            for number in 0..1_000 {
+                let charge = others(penalized(2, number));
+                for left in (0..8).rev() {
+                    let usage = usages(store.charge(&[charge], at(1)))[0];
+                    assert!(usage.fits(), "{:?}, {number}: {left}", charge.algorithm);
+                    assert_eq!(usage.remaining(), left);
+                }
+            }
+            assert_eq!(store.overflowed(), overflowed);
         }
     }
-    assert_eq!(store.overflowed(), overflowed);
+}
+
+#[test]
+fn a_key_that_holds_units_stays_whatever_its_penalty_and_one_without_room_holds_none() {
+    let store = MemoryStore::with_max_keys(100);
+    let stream = |number| in_flight(penalized(1, number));
+    for number in 0..100 {
+        assert!(!is_blocked(&store, stream(number), 0));
+        block(&store, stream(number), 0);
+    }
+    // Neither keys of another policy nor new ones of the same make room, or share any.
+    for number in 100..400 {
+        assert!(!usages(store.charge(&[stream(number)], at(1)))[0].fits());
+        store.charge_at_once(&[penalized(2, number)], &mut [Usage::unknown()], at(1));
+    }
+    for number in 0..100 {
+        assert!(is_blocked(&store, stream(number), 2), "{number}");
+        let ended = Correction::new(stream(number), Change::GiveBack(1));
+        assert_eq!(usages(store.correct(&[ended], at(3)))[0].remaining(), 8);
+    }
+    // They hold nothing now, and go where another policy has less than its share.
+    for number in 400..440 {
+        let usage = usages(store.charge(&[in_flight(penalized(3, number))], at(4)))[0];
+        assert!(usage.fits(), "{number}");
+    }
+    // What went leaves nothing behind that keys without room could share.
+    for number in 500..900 {
+        let usage = usages(store.charge(&[stream(number)], at(5)))[0];
+        assert!(!usage.fits() || usage.remaining() == 7, "{number}: {usage:?}");
+    }
 }
 
 #[test]

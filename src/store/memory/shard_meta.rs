@@ -10,7 +10,7 @@ use super::{
     quota_table::QuotaTable,
 };
 use crate::{
-    algorithm::{PenaltyState, State, StatesByQuota},
+    algorithm::{Algorithm, PenaltyState, State, StatesByQuota},
     clock::Now,
     store::{Charge, Usage},
 };
@@ -181,8 +181,12 @@ impl ShardMeta {
         Some(self.spilled.get(index).expect("a spilled state lives as long as its entry"))
     }
 
-    /// Remembers what a key has used that will be evicted.
+    /// Remembers what a key has used that will be evicted. A key of units in flight has used none: only
+    /// such keys are evicted, and a new one without room must not begin as if it had some.
     pub(super) fn remember_evicted(&mut self, policy: u64, states: StatesByQuota, now: Now) {
+        if states.iter().any(|(_, state)| state.algorithm() == Algorithm::InFlight) {
+            return;
+        }
         if let Some(shared) = self.shared.get_mut(&policy) {
             raise(shared, &states, now);
         }
@@ -244,7 +248,7 @@ fn raise(states: &mut StatesByQuota, other: &StatesByQuota, now: Now) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{algorithm::Algorithm, quota::Quota, store::memory::tests::at};
+    use crate::{quota::Quota, store::memory::tests::at};
 
     #[test]
     fn a_raised_bucket_has_its_next_unit_no_earlier_than_the_other() {
