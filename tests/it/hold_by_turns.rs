@@ -82,6 +82,55 @@ async fn tenants_take_turns_whatever_one_of_them_sends() {
     assert_eq!(passed(&limiter, &sent).await, order);
 }
 
+/// A held request of a waterfall stands in the line of each quota, and draws on the first with room.
+#[tokio::test(start_paused = true)]
+async fn tenants_take_turns_for_all_quotas_of_a_waterfall() {
+    let spare = |seconds| {
+        let quota = Quota::per_window(1, seconds * SECOND).burst(1);
+        Policy::token_bucket("spare", quota).global()
+    };
+    let all = ["a", "a", "a", "a", "a", "a", "b", "b", "c"];
+    // Two of `a` pass at once, and the others wait.
+    let in_turn = ["a", "a", "a", "b", "c", "a", "b", "a", "a"];
+    for (waterfall, seconds, order) in [
+        // The second quota has room once, at the beginning.
+        (line().or_else(spare(1_000)), [0, 0, 1, 2, 3, 4, 5, 6, 7], in_turn),
+        // Two requests pass in each other second.
+        (
+            line().or_else(spare(2)),
+            [0, 0, 1, 2, 2, 3, 4, 4, 5],
+            ["a", "a", "a", "b", "c", "a", "a", "b", "a"],
+        ),
+        (
+            Policy::token_bucket("rare", Quota::per_window(1, 1_000 * SECOND).burst(1))
+                .global()
+                .hold(100 * SECOND)
+                .fair_by(header("x-tenant"))
+                .or_else(spare(1)),
+            [0, 0, 1, 2, 3, 4, 5, 6, 7],
+            in_turn,
+        ),
+    ] {
+        let limiter = builder().policy(waterfall).build().unwrap();
+        let start = Instant::now();
+        let mut asked = Vec::new();
+        for tenant in all {
+            asked.push((tenant, ask(&limiter, tenant).await));
+        }
+        let mut passed = Vec::new();
+        for (tenant, asked) in asked {
+            let (decision, at) = asked.await.unwrap();
+            assert!(decision.is_allowed(), "{decision:?}");
+            let drawn = decision.outcomes().filter(|outcome| outcome.is_drawn_on()).count();
+            assert_eq!(drawn, 1, "{decision:?}");
+            passed.push((at.duration_since(start).as_secs(), tenant));
+        }
+        // Those of one second in any order.
+        passed.sort_unstable();
+        assert_eq!(passed, seconds.into_iter().zip(order).collect::<Vec<_>>());
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_tenant_has_as_many_turns_as_its_plan_says() {
     let limiter = builder().policy(line()).build().unwrap();

@@ -40,6 +40,10 @@
 //! that waits here. `waiting`, the number of tickets, is read without the lock, as it is mostly
 //! zero.
 //!
+//! # Waterfalls
+//! A request that may draw on several quotas stands in the queue of each of them, and is due when the
+//! first one has room ([`first_of`]).
+//!
 //! # What the tests check
 //! | invariant | tests |
 //! |---|---|
@@ -48,6 +52,10 @@
 //! | a request that saw an old queue is charged again | `a_request_that_saw_an_old_queue_is_charged_again` |
 
 mod fair_line;
+mod first_of;
+mod new_ticket;
+#[cfg(test)]
+mod tests;
 mod waiters;
 
 use std::{
@@ -58,7 +66,11 @@ use std::{
 };
 
 pub(crate) use self::fair_line::Turn;
-use self::waiters::{AwaitedKey, Callers, KeyQueue, Ticket, Waiters};
+use self::{
+    first_of::{FirstOf, due_at, is_waited_for},
+    new_ticket::{new_rank, new_ticket},
+    waiters::{KeyQueue, Waiters},
+};
 use super::decision::Outcome;
 use crate::{
     algorithm::{Algorithm, STEPS_PER_WINDOW},
@@ -404,225 +416,5 @@ impl WaitQueue {
         drop(waiters);
         woken.into_iter().for_each(Waker::wake);
         changed
-    }
-}
-
-/// When a charge is expected to fit. If nobody knows, the request waits until it is woken, or until it is
-/// not held any longer.
-fn due_at(outcome: &Outcome<'_>, now: u64) -> u64 {
-    let hold = Duration::from_nanos(outcome.entry.special.hold());
-    now.saturating_add(nanos(outcome.usage.known_wait().unwrap_or(hold)))
-}
-
-/// When the first charge of a waterfall fits: when it is due, and at the latest.
-struct FirstOf {
-    due: u64,
-    latest: u64,
-}
-
-impl Default for FirstOf {
-    fn default() -> Self {
-        Self { due: u64::MAX, latest: u64::MAX }
-    }
-}
-
-impl FirstOf {
-    fn add(&mut self, due: u64, latest: u64) {
-        self.due = self.due.min(due);
-        self.latest = self.latest.min(latest);
-    }
-}
-
-/// The rank that a ticket would have which joins the queue of this charge now.
-fn new_rank(waiters: &Waiters, charge: &Charge, turn: Option<Turn>) -> u64 {
-    let turn = turn.filter(|turn| turn.tenant.is_some() && turn.of(charge).is_some());
-    turn.map_or(u64::MAX, |turn| waiters.rank_in_turn(charge, turn))
-}
-
-/// The ticket of a request that joins now, and the one that makes room for it in a fair line; or why
-/// it cannot join.
-fn new_ticket<'a>(
-    waiters: &Waiters,
-    outcomes: impl Iterator<Item = Outcome<'a>> + Clone,
-    turn: Option<Turn>,
-    now: Now,
-) -> Result<(Ticket, Option<u64>), Join> {
-    let now = now.monotonic_nanos();
-    let mut callers = callers(outcomes.clone());
-    let free = waiters.max.all.saturating_sub(waiters.tickets.len());
-    let held_by = |caller: &u128| waiters.callers.get(caller).copied().unwrap_or(0);
-    let most_by_one = callers.iter().map(held_by).max();
-    let mut has_room = most_by_one.is_none_or(|held| held < free.min(waiters.max.per_caller));
-    if let Some(Turn { tenant, .. }) = turn {
-        // A tenant leaves room for the lines of others, as a caller does.
-        let Some(tenant) = tenant else { return Err(Join::Full) };
-        has_room &= held_by(&tenant) < free;
-        if !callers.contains(&tenant) {
-            callers.push(tenant);
-        }
-    }
-    if free == 0 || !has_room || waiters.max.per_key == 0 {
-        return Err(Join::Full);
-    }
-    let rank = waiters.next_ticket;
-    let mut joining = Ticket { rank, callers, due: now, latest: now, ..Ticket::default() };
-    let mut makes_room = None;
-    let mut waterfall = FirstOf::default();
-    for outcome in outcomes {
-        let Outcome { entry, charge, .. } = outcome;
-        if !is_waited_for(&outcome) {
-            waterfall.add(now, now);
-            if !charge.or_else {
-                waterfall = FirstOf::default();
-            }
-            continue;
-        }
-        let key = charge.id();
-        let turn = turn.filter(|turn| turn.of(charge).is_some());
-        let rank = new_rank(waiters, charge, turn);
-        let due = due_at(&outcome, now);
-        let latest = due.max(waiters.latest(charge, false, rank));
-        if let Some(queue) = waiters.keys.get(&key) {
-            let free = waiters.max.per_key.saturating_sub(queue.waiting.len());
-            if queue.cost_ahead_of(rank, now) != charge.ahead {
-                return Err(Join::Outdated);
-            }
-            if let Some(turn) = turn {
-                if free == 0 {
-                    makes_room = Some(queue.fair.makes_room(turn).ok_or(Join::Full)?);
-                }
-            } else {
-                let takes_all = |caller: &u128| {
-                    entry.labels.is_global && waiters.held_by(*caller, queue) >= free
-                };
-                if free == 0 || joining.callers.iter().any(takes_all) {
-                    return Err(Join::Full);
-                }
-            }
-        } else if charge.ahead != 0 {
-            return Err(Join::Outdated);
-        }
-        if let Some(turn) = turn {
-            joining.fair = Some((key, turn));
-        }
-        joining.keys.push(AwaitedKey { key, due });
-        waterfall.add(due, latest);
-        if charge.or_else {
-            continue;
-        }
-        let FirstOf { due, latest } = mem::take(&mut waterfall);
-        if due > now && latest > now.saturating_add(entry.special.hold()) {
-            return Err(Join::Full);
-        }
-        joining.due = joining.due.max(due);
-        joining.latest = joining.latest.max(latest);
-    }
-    Ok((joining, makes_room))
-}
-
-/// Whether a request waits for this charge. It does not if the charge is of zero units, or a dry
-/// run.
-fn is_waited_for(outcome: &Outcome<'_>) -> bool {
-    outcome.charge.mode == Mode::Enforced && outcome.charge.cost > 0
-}
-
-/// The callers for the bounds of the queue: each key of the request, except for those that all
-/// callers share. There are none if all policies are global.
-fn callers<'a>(outcomes: impl Iterator<Item = Outcome<'a>>) -> Callers {
-    let mut callers = Callers::new();
-    for key in outcomes.filter_map(|outcome| outcome.fingerprint()) {
-        if !callers.contains(&key) {
-            callers.push(key);
-        }
-    }
-    callers
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use super::*;
-    use crate::{
-        limiter::{evaluation::Evaluation, rules::Rule},
-        policy::Policy,
-        quota::Quota,
-        store::Usage,
-    };
-
-    const SECOND: Duration = Duration::from_secs(1);
-
-    fn rule() -> Rule {
-        Rule::for_test(Policy::token_bucket("p", Quota::per_second(1)).hold(9 * SECOND))
-    }
-
-    /// A request of this cost, which fits in one second.
-    fn request(rule: &Rule, cost: u64) -> Evaluation {
-        let mut request = Evaluation::default();
-        request.push(rule, 0, (2, 2), rule.charge.quota, cost);
-        request.record.usages[0] = Usage::new(SECOND, 0, SECOND);
-        request
-    }
-
-    fn join(queue: &WaitQueue, request: &Evaluation) -> Join {
-        queue.join(request.record.outcomes(), None, now())
-    }
-
-    fn now() -> Now {
-        Now::new(SECOND, SECOND)
-    }
-
-    fn queue() -> WaitQueue {
-        WaitQueue::new(MaxHeld { all: 10, per_caller: 10, per_key: 10 })
-    }
-
-    /// The units ahead of a request with this ticket.
-    fn ahead(queue: &WaitQueue, request: &mut Evaluation, ticket: Option<u64>) -> u64 {
-        queue.set_queued_ahead(request.charges_mut().iter_mut(), ticket, None, now());
-        request.charges()[0].ahead
-    }
-
-    #[test]
-    fn a_request_that_saw_an_old_queue_is_charged_again() {
-        let (queue, rule) = (queue(), rule());
-        let (first, mut second) = (request(&rule, 3), request(&rule, 1));
-        assert_eq!(join(&queue, &first), Join::Queued(0));
-        assert_eq!(join(&queue, &second), Join::Outdated, "it did not see the first");
-        assert_eq!(ahead(&queue, &mut second, None), 3);
-        assert_eq!(join(&queue, &second), Join::Queued(1));
-
-        queue.leave(0, Left::Charged, now());
-        assert_eq!(ahead(&queue, &mut second, Some(1)), 0, "the first has left");
-        queue.leave(1, Left::Early, now());
-        second.charges_mut()[0].ahead = 7;
-        assert_eq!(ahead(&queue, &mut second, None), 0, "the queue is empty");
-        assert!(queue.waiters.lock().keys.is_empty() && queue.waiters.lock().tickets.is_empty());
-        assert!(queue.waiters.lock().callers.is_empty());
-    }
-
-    /// A waker that drops its task at once, so that the ticket leaves the queue.
-    struct Leaves {
-        queue: Arc<WaitQueue>,
-        ticket: u64,
-    }
-
-    impl std::task::Wake for Leaves {
-        fn wake(self: Arc<Self>) {
-            self.queue.leave(self.ticket, Left::Early, now());
-        }
-    }
-
-    #[test]
-    fn a_ticket_may_leave_while_it_is_woken() {
-        let (queue, rule) = (Arc::new(queue()), rule());
-        let mut second = request(&rule, 1);
-        assert_eq!(join(&queue, &request(&rule, 3)), Join::Queued(0));
-        assert_eq!(ahead(&queue, &mut second, None), 3);
-        assert_eq!(join(&queue, &second), Join::Queued(1));
-        let waker = Waker::from(Arc::new(Leaves { queue: Arc::clone(&queue), ticket: 1 }));
-        assert_eq!(queue.take_wakeup(1, &waker), Wakeup::No);
-        // This wakes the second ticket, which leaves and needs the lock.
-        queue.leave(0, Left::Charged, now());
-        assert!(queue.waiters.lock().tickets.is_empty());
     }
 }
