@@ -102,9 +102,10 @@ fn find_not_held(
     problems: &mut Vec<BuildProblem>,
 ) {
     let holds = category.is_some_and(|category| !category.hold.is_zero());
-    for policy in policies {
-        let settings = &policy.settings;
-        if settings.fair_by.is_some() && settings.hold.is_none() && !holds {
+    // The hold of the first policy of a waterfall holds for all.
+    let not_held = policies.iter().filter(|policy| policy.settings.hold.is_none());
+    for policy in not_held.flat_map(Policy::waterfall) {
+        if policy.settings.fair_by.is_some() && !holds {
             let problem = match category {
                 None => "its tenants take turns where requests are held, and it holds none; add \
                          `.hold(…)`, or leave `.fair_by(…)` out"
@@ -122,16 +123,21 @@ fn find_not_held(
 }
 
 /// Finds fair policies that apply to a request beside another one: a request takes turns in one line.
-fn find_fair_twice(
-    others: &[Policy],
-    policies: &[Policy],
+fn find_fair_twice<'a>(
+    others: &'a [Policy],
+    policies: &'a [Policy],
     culprit: &str,
     method: &'static str,
     problems: &mut Vec<BuildProblem>,
 ) {
     let is_fair = |policy: &&Policy| policy.settings.fair_by.is_some();
-    let Some(first) = others.iter().chain(policies).find(is_fair) else { return };
-    for (index, policy) in policies.iter().enumerate() {
+    let mut all = others.iter().chain(policies).flat_map(Policy::waterfall);
+    let Some(first) = all.find(is_fair) else { return };
+    let indexed = policies.iter().enumerate();
+    let each = |(index, policy): (usize, &'a Policy)| {
+        policy.waterfall().map(move |policy| (index, policy))
+    };
+    for (index, policy) in indexed.flat_map(each) {
         if is_fair(&policy) && !policy.is_clone_of(first) {
             let problem = format!(
                 "a request takes turns in one line only, and both {} and {} are fair for it; leave \

@@ -295,6 +295,20 @@ fn fair_lines_that_cannot_be_are_errors() {
             "policy `p`: its tenants take turns where requests are held, and category `c` holds none; add `.hold(…)`, or leave `.fair_by(…)` out",
         ),
         (
+            builder().policy(Policy::token_bucket("q", Quota::per_day(1)).global().or_else(fair())),
+            "policy `p`: its tenants take turns where requests are held, and it holds none; add `.hold(…)`, or leave `.fair_by(…)` out",
+        ),
+        (
+            builder().policy(
+                Policy::token_bucket("q", Quota::per_day(1))
+                    .global()
+                    .hold(SECOND)
+                    .fair_by(header("x-tenant"))
+                    .or_else(fair()),
+            ),
+            "every request: a request takes turns in one line only, and both policy `q` and policy `p` are fair for it; leave `.fair_by(…)` out of one",
+        ),
+        (
             builder().category(category(fair().hold(Duration::ZERO)).hold(SECOND)),
             "policy `p`: its tenants take turns where requests are held, and it holds none; write `.hold(…)` with a time, or leave `.fair_by(…)` out",
         ),
