@@ -156,8 +156,9 @@ impl Meter {
         }
     }
 
-    /// A meter for one policy alone, for requests with several whose units differ. If the policy does
-    /// not count this request, the meter counts nothing. If no policy of this name settles at the end,
+    /// A meter for one policy alone, for requests with several whose units differ. The first policy of a
+    /// [waterfall](crate::Policy::or_else) stands for the one that is drawn on. If the policy does not
+    /// count this request, the meter counts nothing. If no policy of this name settles at the end,
     /// the warning [`unknown_meter`](crate::warning#unknown_meter) is given too.
     ///
     /// ```
@@ -189,7 +190,14 @@ impl Meter {
             return Self { metered: Some(Arc::clone(metered)), only: Some(only) };
         }
         let rules = metered.limiter.core.rules();
-        if !rules.by_name(policy).is_some_and(|rule| rule.policy.settings.settles_at_end) {
+        let rule = rules.by_name(policy);
+        let drawn_on = rule.and_then(|head| {
+            rules.waterfall(head).find_map(|rule| metered.name_of(rule.policy.name()))
+        });
+        if let Some(only) = drawn_on {
+            return Self { metered: Some(Arc::clone(metered)), only: Some(only) };
+        }
+        if !rule.is_some_and(|rule| rule.policy.settings.settles_at_end) {
             warn_unknown(policy);
         }
         Self::default()
@@ -257,9 +265,15 @@ impl Meter {
 
     /// Sets what is charged, as the head of the response has settled it.
     pub(super) fn set_charged(&self, charge: &Charge, cost: u64) {
-        let counts = self.metered.iter().flat_map(|metered| &metered.counts);
-        for count in counts.filter(|count| count.charged.charge.id() == charge.id()) {
+        let Some(metered) = &self.metered else { return };
+        for count in metered.counts.iter().filter(|count| count.charged.charge.id() == charge.id())
+        {
             count.reserved.store(cost, Release);
+            // A write, so that it comes either before an `add`, which then sees the new cost, or after it.
+            let used = count.used.fetch_or(0, AcqRel);
+            if units_of(used) >= cost && !count.is_dry_run {
+                metered.outermost().exhausted.notify_waiters();
+            }
         }
     }
 

@@ -60,14 +60,17 @@ pub struct Reservation {
 impl Reservation {
     pub(super) fn new(
         limiter: Limiter,
-        decision: Decision,
+        mut decision: Decision,
         policies: SmallVec<[Box<[Box<str>]>; 4]>,
         keeps: bool,
     ) -> Self {
+        // Only one of them may say what was used.
+        decision.record.meter = None;
         Self { limiter, decision, policies, keeps }
     }
 
-    /// The decision that let it pass: what was left under each policy then.
+    /// The decision that let it pass: what was left under each policy then. Its
+    /// [meter](Decision::meter) counts nothing, as [`commit`](Self::commit) says what was used.
     pub fn decision(&self) -> &Decision {
         &self.decision
     }

@@ -763,6 +763,71 @@ async fn the_head_settles_first_and_the_meter_goes_on_from_there() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_head_that_settles_less_than_was_used_wakes_who_waits_for_the_end() {
+    let policy = metered("p", ALGORITHMS[0], Quota::per_day(1_000)).settle(|_| Some(50));
+    let limiter = limiter([policy]);
+    let woken = Arc::new(AtomicBool::new(false));
+    let handler = {
+        let woken = Arc::clone(&woken);
+        service_fn(move |request: Request_| {
+            let woken = Arc::clone(&woken);
+            async move {
+                let meter = Meter::from_extensions(request.extensions());
+                meter.add(60);
+                tokio::spawn(async move {
+                    meter.exhausted().await;
+                    woken.store(true, SeqCst);
+                });
+                tokio::task::yield_now().await;
+                Ok::<_, Error>(Response::new(Full::new(Bytes::from("x"))))
+            }
+        })
+    };
+    let response = RateLimitLayer::new(limiter).layer(handler).oneshot(request(100)).await.unwrap();
+    for _ in 0..3 {
+        tokio::task::yield_now().await;
+    }
+    assert!(woken.load(SeqCst), "nothing is left");
+    drop(response);
+}
+
+#[test]
+fn the_meter_of_a_reservation_counts_nothing() {
+    for commits in [true, false] {
+        let limiter = builder()
+            .check_only(Policy::fixed_window("p", Quota::per_day(1_000)).settle_at_end())
+            .build()
+            .unwrap();
+        let _ = limiter.check("p", "k").cost(500).at_once().unwrap();
+        let reservation = limiter.reserve(["p"], "k").cost("p", 100).at_once().unwrap();
+        let meter = reservation.decision().meter();
+        meter.add(60);
+        match commits {
+            true => drop(reservation.commit([("p", 60)])),
+            false => drop(reservation),
+        }
+        drop(meter);
+        assert_eq!(left(&limiter, "p"), if commits { 440 } else { 500 });
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_policy_of_a_waterfall_has_the_meter_of_the_one_that_is_drawn_on() {
+    let credits = metered("credits", ALGORITHMS[1], Quota::per_day(1_000));
+    let tokens = metered("tokens", ALGORITHMS[1], Quota::per_day(50)).or_else(credits);
+    let limiter = limiter([tokens]);
+    for (estimate, left_of_credits, left_of_tokens) in [(100, 300, 50), (40, 300, 0)] {
+        let decision = limiter.decide(&request(estimate).into_parts().0).await;
+        let meter = decision.meter().of("tokens");
+        assert_eq!(meter.left(), estimate);
+        meter.add(700);
+        drop((decision, meter));
+        assert_eq!(left(&limiter, "credits"), left_of_credits);
+        assert_eq!(left(&limiter, "tokens"), left_of_tokens);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_meter_counts_for_the_layers_around_as_well() {
     let outer = limiter([metered("outer", Algorithm::FixedWindow, Quota::per_day(1_000))]);
     let inner = limiter([metered("inner", Algorithm::FixedWindow, Quota::per_day(1_000))]);
