@@ -53,6 +53,10 @@ impl Correcting {
             let policy = &rules.of_charge(outcome.charge)?.policy;
             policy.settings.cost_from_response(response)
         };
+        // Where the policy is gone, nobody says whether the response is a failure.
+        let failure = |outcome: &Outcome<'_>, cost: Option<u64>| {
+            rules.of_charge(outcome.charge).and_then(|_| failure(outcome, cost))
+        };
         let started = Self::start_with_failures(limiter, decision, cost, failure);
         // The meter goes on from what is charged now.
         if let (Some(meter), Some(started)) = (&decision.record.meter, &started) {
