@@ -69,7 +69,8 @@ pub enum CheckError {
     /// The key has used nothing of the policy with this name: there is nothing to give back.
     NothingUsed(String),
     /// The units of the policy with this name are [in flight](crate::Policy::in_flight): each comes back
-    /// when what holds it ends, and not otherwise.
+    /// when what holds it ends, and not otherwise. A [reset](crate::Limiter::reset) lifts the block of its
+    /// [penalty](crate::Policy::penalty), if it has one.
     InFlight(String),
     /// The policy with this name has no units [in flight](crate::Policy::in_flight).
     NotInFlight(String),

@@ -295,7 +295,9 @@ impl Limiter {
         Refund::new(self.target(policy, key), Change::GiveBack(units))
     }
 
-    /// Gives back all units that a key has used. A key that shares a count, because the
+    /// Gives back all units that a key has used, and lifts the block of its
+    /// [penalty](crate::Policy::penalty). What is [in flight](crate::Policy::in_flight) stays held: under such
+    /// a policy, a reset lifts the block alone, and without a penalty it is an error. A key that shares a count, because the
     /// [store is full](crate::store::MemoryStore), gets nothing back: the units may be another key's.
     ///
     /// # Errors

@@ -80,6 +80,7 @@ impl<'a> Refund<'a> {
         let Self { target, change, .. } = self;
         let core = &*target.limiter.core;
         let rules = core.rules();
+        let change = target.refunded(&rules, change)?;
         if let Some(peeked) = decide_at_once(target.limiter, &rules, peek(&target, &rules, change)?)
         {
             check_used(&target, &peeked)?;
@@ -104,7 +105,10 @@ async fn refund(target: Target<'_>, change: Change) -> Result<Decision, CheckErr
     };
     check_used(&target, &peeked)?;
     // The peek may have waited, and the rules may be others now.
-    let evaluation = target.refund(&core.rules(), change)?;
+    let rules = core.rules();
+    let change = target.refunded(&rules, change)?;
+    let evaluation = target.refund(&rules, change)?;
+    drop(rules);
     Ok(correct(core, evaluation, change).await)
 }
 
@@ -114,7 +118,7 @@ fn try_peek(
     change: Change,
 ) -> Result<Result<Decision, Box<DecisionFuture>>, CheckError> {
     let rules = target.limiter.core.rules();
-    let peek = peek(target, &rules, change)?;
+    let peek = peek(target, &rules, target.refunded(&rules, change)?)?;
     Ok(try_decide(target.limiter, rules, peek, None))
 }
 

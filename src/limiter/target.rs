@@ -178,14 +178,24 @@ impl<'a> Target<'a> {
         core.overrides_by(Ok(core.caller_of_key(self.key.clone())), &mut ()).err()
     }
 
+    /// What a refund changes. What is in flight comes back by itself, so that a reset only lifts a block.
+    ///
+    /// # Errors
+    /// Units in flight are given back; or they are reset, and the policy has no penalty.
+    pub(super) fn refunded(&self, rules: &RuleSet, change: Change) -> Result<Change, CheckError> {
+        let policy = &self.rule(rules)?.policy;
+        match change {
+            _ if policy.algorithm() != Algorithm::InFlight => Ok(change),
+            Change::Reset if policy.settings.penalty.is_some() => Ok(Change::Pardon),
+            _ => Err(CheckError::InFlight(self.policy.to_owned())),
+        }
+    }
+
     /// The charge that a refund gives back. An unlimited quota is not counted. If the key's quota
     /// has zero units now, or an unlimited override, the policy's quota is used: earlier units may be
     /// counted there.
     pub(super) fn refund(&self, rules: &RuleSet, change: Change) -> Result<Evaluation, CheckError> {
         let core = &*self.limiter.core;
-        if self.rule(rules)?.policy.algorithm() == Algorithm::InFlight {
-            return Err(CheckError::InFlight(self.policy.to_owned()));
-        }
         // A blocked caller has its own quota as well.
         let caller = core.caller_of_key(self.key.clone());
         let own = caller.and_then(|(caller, _)| core.remembered_overrides(caller));
