@@ -107,11 +107,9 @@ fn find(settings: &Settings, for_requests: bool, add: &mut impl FnMut(Setting, S
         let problem = "it has a lease, and responses settle its cost: each request asks the store anyway; leave one out";
         at("lease", problem.into());
     }
-    if let Some(problem) = settings
-        .penalty
-        .as_ref()
-        .and_then(|penalty| penalty.problem().or_else(|| penalty_problem(settings, penalty)))
-    {
+    if let Some(problem) = settings.penalty.as_ref().and_then(|penalty| {
+        penalty.problem().or_else(|| penalty_problem(settings, penalty, for_requests))
+    }) {
         at("penalty", problem);
     }
     if let Some(problem) = waterfall_problem(settings) {
@@ -172,13 +170,20 @@ fn in_flight_problems(settings: &Settings) -> impl Iterator<Item = (&'static str
 }
 
 /// What does not fit between a penalty and other settings.
-fn penalty_problem(settings: &Settings, penalty: &Penalty) -> Option<String> {
+fn penalty_problem(settings: &Settings, penalty: &Penalty, for_requests: bool) -> Option<String> {
     let problem = if settings.keys.is_global {
         "it is global and has a penalty, which would block all callers; leave `.penalty(…)` out, or count by a key"
     } else if settings.lease > 0 {
         "it has a lease and a penalty: replicas spend leased units without asking whether their key is blocked; leave one out"
     } else if penalty.counts(Counted::Failures) && settings.settle.is_none() {
         "its penalty counts failures, and no response is one; add `.settle(…)`, which says what a response costs: 0 if it has not failed"
+    } else if penalty.counts(Counted::Failures) && !for_requests {
+        "its penalty counts failures, which are responses, and only checks use it; write `.refusals_within(…)`, or apply the policy to requests"
+    } else if penalty.counts(Counted::Refusals)
+        && settings.quota.is_unlimited()
+        && settings.has_one_quota()
+    {
+        "its quota is unlimited, so that its penalty counts no refusal; leave `.penalty(…)` out, or write a quota"
     } else {
         return None;
     };

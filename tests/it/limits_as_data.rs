@@ -150,7 +150,9 @@ fn policy() -> impl Strategy<Value = Policy> {
             policy.settle_at_end = lease == 3;
             let is_settled = policy.settle.is_some() || policy.settle_at_end;
             policy.lease = if is_settled { 0 } else { lease };
-            if policy.lease == 0 && !policy.global {
+            let counts =
+                !quota.is_unlimited() || policy.quota_by.is_some() || policy.plan.is_some();
+            if policy.lease == 0 && !policy.global && (counts || !policy.schedules.is_empty()) {
                 let minute = Duration::from_secs(60);
                 let mut penalty = Penalty::new(5, [minute, 90 * minute]);
                 match policy.settle.is_some() {
@@ -259,7 +261,11 @@ fn limits() -> impl Strategy<Value = Limits> {
                 let name = format!("policy.{index} \"a\"");
                 match index {
                     0 => limits.every_request.push(name.clone()),
-                    1 => limits.check_only.push(name.clone()),
+                    1 => {
+                        // A check never fails.
+                        policy.penalty = policy.penalty.filter(|one| one.failures_within.is_none());
+                        limits.check_only.push(name.clone());
+                    }
                     _ => limits.categories[index % 3].policies.push(name.clone()),
                 }
                 limits.policies.insert(name, policy);
@@ -403,7 +409,7 @@ const VALID_BY_SCHEMA: &str = "\
     header_without_proxy in_flight key_twice lease_and_settle lease_and_settle_at_end \
     lists_of_a_name_that_is_not_ascii misspelt_methods no_key \
     no_limits_and_a_policy no_way_without_key only_a_layer overrides_of_joined_keys \
-    overrides_without_caller path_of_no_category penalties plan_without_plans plans_without_function \
+    overrides_without_caller path_of_no_category penalties penalties_that_never_block plan_without_plans plans_without_function \
     policy_twice_for_every_request policy_twice_in_a_category shadowed_category unknown_names \
     unlimited_category unnamed unregistered_functions unused_policy \
     waterfall_that_cannot_work waterfall_without_end";

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tokio::time::{advance, sleep};
 use tower::{Layer, ServiceExt, service_fn};
 use tower_quota::{
-    Algorithm, Clock, Decision, Limiter, LimiterBuilder, Now, Penalty, Policy, Quota,
+    Algorithm, CheckError, Clock, Decision, Limiter, LimiterBuilder, Now, Penalty, Policy, Quota,
     RateLimitLayer, Reason,
     key::{ClientIp, header},
     response::Problem,
@@ -449,6 +449,51 @@ async fn failures_are_counted_where_a_penalty_says_so() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_success_is_no_failure_if_the_policy_is_gone_meanwhile() {
+    let sign_ins = || {
+        policy("sign in", Algorithm::SlidingWindow, Quota::per_hour(100))
+            .settle(|response| Some(u64::from(response.status == 401)))
+            .penalty(Penalty::after(1).failures_within(MINUTE).block(MINUTE))
+    };
+    let limiter = limiter(sign_ins());
+    let applied = limiter.clone();
+    let handler = service_fn(move |_: Request<Body>| {
+        applied.apply(Limiter::builder().caller(header("x-key"))).unwrap();
+        async { Ok::<_, Infallible>(Response::new(Body::default())) }
+    });
+    let layer = RateLimitLayer::new(limiter.clone());
+    let request = Request::get("/").header("x-key", "a").body(Body::default()).unwrap();
+    assert_eq!(layer.layer(handler).oneshot(request).await.unwrap().status(), 200);
+    limiter.apply(Limiter::builder().policy(sign_ins()).caller(header("x-key"))).unwrap();
+    assert_eq!(decide(&limiter).await.reason(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reset_lifts_a_block_of_what_is_in_flight_and_leaves_what_is_held() {
+    let penalty = Penalty::after(1).refusals_within(MINUTE).block(MINUTE);
+    let limiter = builder()
+        .check_only(Policy::in_flight("jobs", 2).penalty(penalty))
+        .check_only(Policy::in_flight("plain", 2))
+        .build()
+        .unwrap();
+    let jobs = limiter.policy("jobs").unwrap();
+    let held = jobs.enter("a").await.unwrap();
+    for at_once in [true, false] {
+        let blocked = limiter.check("jobs", "a").cost(3).await.unwrap();
+        assert_eq!(blocked.reason(), Some(Reason::Penalty));
+        let reset = limiter.reset("jobs", "a");
+        let reset = if at_once { reset.at_once() } else { reset.await }.unwrap();
+        assert_eq!((reset.reason(), reset.remaining()), (None, 1));
+    }
+    let second = jobs.enter("a").await.unwrap();
+    drop((held, second));
+    assert_eq!(limiter.peek("jobs", "a").await.unwrap().remaining(), 2);
+    for refund in [limiter.give_back("jobs", "a", 1), limiter.reset("plain", "a")] {
+        assert!(matches!(refund.await, Err(CheckError::InFlight(_))));
+    }
+}
+
 /// Keeps no penalties.
 struct Plain(MemoryStore);
 
@@ -491,6 +536,16 @@ fn what_cannot_work_with_a_penalty_is_an_error_of_build() {
     ] {
         assert_eq!(error(policy), problem);
     }
+    let failures = Penalty::after(5).failures_within(MINUTE).block(MINUTE);
+    let error = |policy| Limiter::builder().check_only(policy).build().unwrap_err().to_string();
+    assert_eq!(
+        error(bucket().settle(|_| None).penalty(failures)),
+        "policy `p`: its penalty counts failures, which are responses, and only checks use it; write `.refusals_within(…)`, or apply the policy to requests"
+    );
+    assert_eq!(
+        error(Policy::fixed_window("p", Quota::unlimited()).penalty(penalty())),
+        "policy `p`: its quota is unlimited, so that its penalty counts no refusal; leave `.penalty(…)` out, or write a quota"
+    );
     let plain = Limiter::builder().store(Plain(MemoryStore::new()));
     let error = plain.policy(keyed().penalty(penalty())).build().unwrap_err().to_string();
     assert_eq!(
