@@ -66,11 +66,18 @@ const DEFAULT_FORGET_AFTER: Duration = Duration::from_secs(86_400);
 /// The policy refuses every request of the key, also one that costs nothing, with
 /// [`Reason::Penalty`](crate::Reason::Penalty). `Retry-After` says when the block has ended and the quota
 /// has units again; [`Outcome::blocked_for`](crate::Outcome::blocked_for) is the block alone. Nothing is
-/// charged meanwhile. Another plan does not lift the block, and an override's quota does not either.
-/// These do: [`Limiter::reset`](crate::Limiter::reset);
+/// charged meanwhile. Another plan does not lift the block, and an override's quota does not either; but
+/// where that quota is [unlimited](crate::Quota::unlimited), the policy counts nothing and lets the request
+/// pass. These lift it: [`Limiter::reset`](crate::Limiter::reset), which leaves what is in flight;
 /// [`CallerOverrides::unblock`](crate::overrides::CallerOverrides::unblock); and an
 /// [apply](crate::Limiter::apply) of limits in which the policy has no penalty. An apply that changes the
-/// penalty lets blocks end as they were told.
+/// penalty lets blocks end as they were told; one that changes how the policy counts begins anew, as for
+/// what was used, so that blocks of before end.
+///
+/// While a shared store is down, its blocks are not known, and
+/// [`on_store_failure`](crate::Policy::on_store_failure) decides: write
+/// [`Refuse`](crate::OnStoreFailure::Refuse) where guesses must not go on. As many guesses as the quota has
+/// may be under way at once, before any of them has failed.
 ///
 /// A [dry run](crate::Policy::dry_run) counts and reports blocks, and refuses nobody.
 ///

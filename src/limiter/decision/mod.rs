@@ -187,7 +187,8 @@ impl Decision {
     /// [settle at the end](crate::Policy::settle_at_end).
     ///
     /// With a layer, the handler gets it. Without one, the request ends when this decision and all clones
-    /// of the meter are dropped. A clone of the decision has none: its meter counts nothing.
+    /// of the meter are dropped. A clone of the decision has none: its meter counts nothing. Nor does
+    /// that of a [`Reservation`](crate::Reservation), which says itself what was used.
     #[must_use]
     pub fn meter(&self) -> Meter {
         self.record.meter.clone().unwrap_or_default()
