@@ -36,7 +36,7 @@ fn names(policy: &Policy) -> &'static [&'static str] {
 fn limiter(policies: &[&Policy]) -> Limiter {
     let paths = ["/files/{name}", "/export", "/files/{folder}/{name}"];
     let categories = policies.iter().zip(&paths).map(|(policy, path)| {
-        Category::new(*path).on(Matcher::get(*path)).policy((*policy).clone())
+        Category::new(*path).on(Matcher::get(path)).policy((*policy).clone())
     });
     categories.fold(builder(), LimiterBuilder::category).build().unwrap()
 }
@@ -71,7 +71,7 @@ async fn check(policies: &[&Policy]) {
         assert_eq!(each_once.len(), drawn.len(), "{told}");
         assert!(drawn.iter().all(|name| !is_used_up(name)), "{told}");
         let is_drawn_on = |names: &&[&str]| names.iter().any(|name| drawn.contains(name));
-        assert_eq!(decision.is_allowed(), all.iter().all(|names| is_drawn_on(&names)), "{told}");
+        assert_eq!(decision.is_allowed(), all.iter().all(is_drawn_on), "{told}");
         let has_room = |names: &[&str]| names.iter().any(|name| !is_used_up(name));
         let by_all = known.iter().filter(|name| all.iter().all(|names| names.contains(name)));
         if by_all.clone().any(|name| !is_used_up(name)) {

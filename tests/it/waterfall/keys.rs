@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use http::{HeaderMap, Request, request::Parts};
 use tower_quota::{
+    AcquireError,
     Algorithm::{self, FixedWindow},
-    CheckError, Limiter, Policy, Quota, Reason, AcquireError, Verdict,
+    CheckError, Limiter, Policy, Quota, Reason, Verdict,
     key::{Key, header},
     overrides::{CachedSource, OverrideSource, SourceFuture, SourceOverrides},
 };

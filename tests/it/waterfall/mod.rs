@@ -3,6 +3,7 @@
 mod categories;
 mod corrections;
 mod keys;
+#[cfg(all(feature = "config", feature = "describe"))]
 mod settings;
 mod together;
 mod without_store;
