@@ -399,19 +399,27 @@ async fn no_tenant_is_kept_in_plain_form() {
 /// A request of the random story.
 #[derive(Clone, Debug)]
 struct Arrival {
-    /// Tens of milliseconds after the one before.
+    /// In tenths of a second after the one before.
     later: u64,
     tenant: usize,
     cost: u64,
-    /// When its caller hangs up, if it still waits: so many tens of milliseconds later, and 5 ms more,
-    /// when no units come back.
+    /// When its caller hangs up, if it still waits, in tenths of a second; see
+    /// [`leaves_after`](Self::leaves_after).
     patience: Option<u64>,
 }
 
 const TENANTS: usize = 4;
 /// A unit comes back in so many milliseconds.
-const UNIT: u64 = 100;
+const UNIT: u64 = 1_000;
 const BURST: u64 = 4;
+
+impl Arrival {
+    /// When its caller leaves, in milliseconds after it came. No two leave at the same moment, and none
+    /// when another request comes or passes: it would be open which is first.
+    fn leaves_after(&self, number: usize) -> u64 {
+        self.patience.map_or(100_000_000, |patience| 100 * patience + 1 + number as u64)
+    }
+}
 
 fn arrivals() -> impl Strategy<Value = Vec<Arrival>> {
     let later = prop_oneof![4 => Just(0), 3 => 0..20_u64, 1 => 0..200_u64];
@@ -515,10 +523,11 @@ impl Model {
         let mut events = Vec::new();
         let mut at = 0;
         for (request, arrival) in arrivals.iter().enumerate() {
-            at += 10 * arrival.later;
+            at += 100 * arrival.later;
             events.push((at, request, true));
-            events
-                .extend(arrival.patience.map(|patience| (at + 10 * patience + 5, request, false)));
+            events.extend(
+                arrival.patience.map(|_| (at + arrival.leaves_after(request), request, false)),
+            );
         }
         events.sort_by_key(|(at, ..)| *at);
         let mut model = Self { level: BURST * UNIT, ..Self::default() };
@@ -531,7 +540,7 @@ impl Model {
             }
             model.advance(at, weights);
         }
-        model.advance(at + 1_000_000, weights);
+        model.advance(at + 10_000_000, weights);
         (0..arrivals.len()).map(|request| model.passed.get(&request).copied()).collect()
     }
 }
@@ -555,8 +564,9 @@ fn run(arrivals: &[Arrival], weights: &[u32; TENANTS]) -> Vec<Option<u64>> {
         let start = Instant::now();
         let passed = Rc::new(RefCell::new(vec![None; arrivals.len()]));
         let (mut tasks, mut at) = (Vec::new(), 0);
-        for (number, Arrival { later, tenant, cost, patience }) in arrivals.iter().enumerate() {
-            at += 10 * later;
+        for (number, arrival) in arrivals.iter().enumerate() {
+            let Arrival { later, tenant, cost, .. } = arrival;
+            at += 100 * later;
             sleep_until(start + Duration::from_millis(at)).await;
             // Those whose turn has come now pass before.
             for _ in 0..200 {
@@ -565,7 +575,7 @@ fn run(arrivals: &[Arrival], weights: &[u32; TENANTS]) -> Vec<Option<u64>> {
             let request = Request::get("/").header("x-tenant", names[*tenant]);
             let request = request.header("cost", cost.to_string()).body(()).unwrap();
             let deciding = limiter.decide(&request.into_parts().0);
-            let patience = patience.map_or(100_000_000, |patience| 10 * patience + 5);
+            let patience = arrival.leaves_after(number);
             let passed = Rc::clone(&passed);
             tasks.push(spawn_local(async move {
                 if let Ok(decision) = timeout(Duration::from_millis(patience), deciding).await {
@@ -579,7 +589,7 @@ fn run(arrivals: &[Arrival], weights: &[u32; TENANTS]) -> Vec<Option<u64>> {
             task.await.unwrap();
         }
         // Nothing is lost.
-        sleep(SECOND).await;
+        sleep(4 * SECOND).await;
         let left = limiter.check("line", "").cost(BURST).await.unwrap();
         assert!(left.is_allowed() && left.held() == Duration::ZERO);
         passed.take()
