@@ -6,7 +6,7 @@ use tower_quota::{
     store::{Charge, Correction, Store, StoreError, StoreFuture},
 };
 
-use super::{builder, drawn_on, left, policy, request, tokens_or_credits};
+use super::{builder, drawn_on, policy, request};
 
 /// A store that is down.
 struct Down;
@@ -97,9 +97,12 @@ async fn a_dry_run_of_a_waterfall_tells_what_it_would_draw_on_and_refuses_nothin
     assert_eq!(refused.dry_runs().filter(|outcome| !outcome.is_allowed()).count(), 1);
 }
 
+#[cfg(feature = "metrics")]
 #[tokio::test(start_paused = true)]
 async fn metrics_count_the_policy_that_decides() {
     use metrics_exporter_prometheus::PrometheusBuilder;
+
+    use super::{left, tokens_or_credits};
 
     let recorder = PrometheusBuilder::new().build_recorder();
     let limiter = builder().policy(tokens_or_credits(FixedWindow, 1, 2)).build().unwrap();
