@@ -57,7 +57,8 @@ use crate::{
 ///     }
 /// }
 ///
-/// async fn complete(meter: Meter) -> Body {
+/// async fn complete(request: axum::extract::Request) -> Body {
+///     let meter = Meter::from_extensions(request.extensions()); // or an argument, with the feature `axum`
 ///     Body::new(Tokens { meter, tokens: vec!["Hello", " ", "world"].into_iter() })
 /// }
 ///
