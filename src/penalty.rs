@@ -79,7 +79,7 @@ const DEFAULT_FORGET_AFTER: Duration = Duration::from_secs(86_400);
 /// [`Refuse`](crate::OnStoreFailure::Refuse) where guesses must not go on. As many guesses as the quota has
 /// may be under way at once, before any of them has failed.
 ///
-/// A [dry run](crate::Policy::dry_run) counts and reports blocks, and refuses nobody.
+/// A [dry run](crate::Policy::dry_run) counts and reports blocks, and refuses no request.
 ///
 /// # Where it is kept
 /// Beside the key's count. In memory, a key with a penalty takes about 300 bytes, and up to 800 more for

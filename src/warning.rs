@@ -176,7 +176,7 @@ pub enum Code {
     RedisQueue,
     /// Two limiters count together for policies of one name that differ.
     PolicyDiffers,
-    /// A connection was upgraded, and nobody keeps its units in flight.
+    /// A connection was upgraded, and no task keeps its units in flight.
     UpgradeWithoutPermit,
     /// A handler counts for a policy that does not settle at the end.
     UnknownMeter,

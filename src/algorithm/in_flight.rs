@@ -3,7 +3,7 @@
 use super::quota_state::{Charged, PastUse, QuotaState, units_required};
 use crate::{clock::Now, quota::Quota};
 
-/// The wait for units of which nobody knows when they come back, in nanoseconds.
+/// The wait for units that come back at an unknown time, in nanoseconds.
 pub(crate) const NOT_KNOWN: u64 = u64::MAX;
 
 /// The units of a key that are held. Time gives none of them back: only [`give_back`] does.
@@ -39,7 +39,7 @@ impl QuotaState for InFlight {
         quota.units().saturating_sub(self.held)
     }
 
-    /// Nobody knows when more are left.
+    /// The time at which more are left is unknown.
     #[inline]
     fn reset(&self, _: &Quota, _: Now) -> u64 {
         0

@@ -250,7 +250,7 @@ fn warn_upgrade_without_permit(permit: &Permit) {
     warn(Code::UpgradeWithoutPermit, &policy, || {
         format!(
             "policy `{policy}`: a response has upgraded its connection, and the units in flight came \
-             back at once, as nobody keeps the request's `Permit`; take it from the request's \
+             back at once, as no task keeps the request's `Permit`; take it from the request's \
              extensions, and move it into the task of the connection"
         )
     });

@@ -13,7 +13,7 @@ use super::{
 #[non_exhaustive]
 pub enum AcquireError {
     /// A policy refuses, the caller is blocked, or its overrides are not known. The decision says which,
-    /// why, and, if somebody knows, for how long; as that of a [`Check`](crate::Check).
+    /// why, and for how long, if that is known; as that of a [`Check`](crate::Check).
     Refused(Decision),
     /// The call is incomplete or wrong.
     Check(CheckError),

@@ -53,7 +53,7 @@ impl Correcting {
             let policy = &rules.of_charge(outcome.charge)?.policy;
             policy.settings.cost_from_response(response)
         };
-        // Where the policy is gone, nobody says whether the response is a failure.
+        // Without the policy, it is unknown whether the response is a failure.
         let failure = |outcome: &Outcome<'_>, cost: Option<u64>| {
             rules.of_charge(outcome.charge).and_then(|_| failure(outcome, cost))
         };
@@ -80,7 +80,7 @@ impl Correcting {
         enforced.map(|corrected| decision.record.outcome(corrected.index)).any(|one| accepts(&one))
     }
 
-    /// Lets the store make the corrections while nobody waits for them.
+    /// Lets the store make the corrections, without waiting for them.
     pub(crate) fn detach(self, decision: &Decision) {
         let Self { limiter, answer, corrected } = self;
         let charges = corrected.iter().map(|corrected| &decision.record.charges[corrected.index]);

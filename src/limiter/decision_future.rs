@@ -273,7 +273,7 @@ fn apply(
     now
 }
 
-/// Sets the waits that nobody knows to what the policies tell instead.
+/// Replaces unknown waits by what the policies say instead.
 #[cold]
 fn tell_waits(rules: &RuleSet, decision: &mut Decision) {
     let Record { charges, usages, .. } = &mut *decision.record;

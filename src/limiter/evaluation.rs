@@ -507,7 +507,7 @@ impl Evaluation {
         enforced.filter(|outcome| !outcome.is_allowed() && outcome.charge.mode == Mode::Enforced)
     }
 
-    /// Whether it waits for units that come back at a time that nobody knows.
+    /// Whether it waits for units that come back at an unknown time.
     pub(super) fn waits_for_others(&self) -> bool {
         self.refusing().any(|outcome| outcome.usage.known_wait().is_none())
     }
@@ -556,7 +556,7 @@ impl Evaluation {
         let waits = self.refusing().map(|outcome| {
             let hold = Duration::from_nanos(outcome.entry.special.hold());
             let left = hold.checked_sub(held_so_far)?;
-            // Units that come back at a time that nobody knows may come back now.
+            // Units that come back at an unknown time may come back now.
             let wait = outcome.usage.known_wait().unwrap_or(left);
             let in_time = wait <= left && !wait.is_zero();
             (in_time && outcome.reason() == Some(Reason::QuotaExceeded)).then_some(wait)

@@ -10,7 +10,7 @@ use tokio::runtime::Handle;
 use super::{Core, Limiter};
 use crate::store::{Charge, Correction, StoreFuture};
 
-/// Makes corrections that nobody waits for, and then wakes requests that wait for these keys.
+/// Makes corrections without waiting for them, and then wakes requests that wait for these keys.
 pub(super) fn correct_unawaited(
     limiter: &Limiter,
     counted_locally: bool,

@@ -93,10 +93,10 @@ impl Policy {
     /// that goes on in the background, keep a [`Permit`](crate::Permit). Without HTTP, call
     /// [`PolicyHandle::enter`](crate::PolicyHandle::enter).
     ///
-    /// - Nobody knows when a unit comes back. So a refusal has no `Retry-After`, unless the policy says
-    ///   what to tell: see [`retry_after`](Self::retry_after). No header tells a reset.
+    /// - A unit comes back at an unknown time. So a refusal has no `Retry-After`, unless the policy
+    ///   [sets](Self::retry_after) one, and no header has a reset.
     /// - A policy that [holds](Self::hold) lets the next request pass as soon as a unit comes back. As
-    ///   nobody knows when that is, a request waits for its whole hold before it is refused.
+    ///   that time is unknown, a request waits for its whole hold before it is refused.
     /// - While a shared store is down, [`CountLocally`](crate::OnStoreFailure::CountLocally) begins from
     ///   nothing: as much again may be under way on each replica.
     /// - The units are called `concurrent-requests` in headers, unless they have
@@ -435,8 +435,8 @@ impl Policy {
         self.set(|settings| settings.hold = Some(max))
     }
 
-    /// Sets what a refusal tells as `Retry-After`, for units [in flight](Self::in_flight): nobody knows when
-    /// one comes back. Default: it tells nothing, and so do the bodies of refusals.
+    /// Sets the `Retry-After` of a refusal, for units [in flight](Self::in_flight), which come back at an
+    /// unknown time. Default: neither the header nor the body of a refusal has a wait.
     ///
     /// The layer's [jitter](crate::RateLimitLayerBuilder::jitter_retry_after) lengthens it too. Requests are
     /// not [held](Self::hold) by it. For other algorithms, which know the wait, `build()` fails.
@@ -474,7 +474,7 @@ impl Policy {
     /// Requests without the tenant's key are one tenant together. So are
     /// [checks](crate::Limiter::check), which have no request. A request whose tenant is
     /// [unreadable](crate::key::Extracted::Unreadable) is not held: it passes if there are units that
-    /// nobody waits for, and is refused otherwise. Tenants are kept as fingerprints only.
+    /// no request waits for, and is refused otherwise. Tenants are kept as fingerprints only.
     ///
     /// The line is that of one replica: over several of them, tenants take turns only within each. With
     /// units in flight, a replica hands a unit that comes back to its own line, so a tenant on another

@@ -54,7 +54,7 @@ pub(crate) struct Settings {
     pub(crate) penalty: Option<Penalty>,
     /// `None` if the category decides.
     pub(crate) hold: Option<Duration>,
-    /// What a refusal tells when nobody knows the wait.
+    /// The `Retry-After` of a refusal whose wait is unknown.
     pub(crate) retry_after: Option<Duration>,
     /// The tenants that take turns where requests are held.
     pub(crate) fair_by: Option<Arc<dyn KeyExtractor>>,

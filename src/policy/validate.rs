@@ -150,8 +150,7 @@ fn find(settings: &Settings, for_requests: bool, add: &mut impl FnMut(Setting, S
 /// Settings that do not fit units in flight, and those that fit nothing else.
 fn in_flight_problems(settings: &Settings) -> impl Iterator<Item = (&'static str, &'static str)> {
     let is_in_flight = settings.algorithm == Algorithm::InFlight;
-    let waits =
-        "only units in flight come back at a time that nobody knows; leave `.retry_after(…)` out";
+    let waits = "only units in flight come back at an unknown time; leave `.retry_after(…)` out";
     let none = "a wait of zero is none; write how long, such as 5 seconds, or leave it out";
     let lease = "a replica cannot lease units in flight, as they come back one by one; leave `.lease(…)` out";
     let settle =

@@ -25,8 +25,8 @@ pub struct Usage {
 const BLOCKED: u64 = 1 << 63;
 
 impl Usage {
-    /// Times beyond 584 years are cut to that. A wait of [`Duration::MAX`] means that nobody knows when
-    /// the cost fits, as with units [in flight](crate::Algorithm::InFlight).
+    /// Times beyond 584 years are cut to that. A wait of [`Duration::MAX`] means that the time at
+    /// which the cost fits is unknown, as with units [in flight](crate::Algorithm::InFlight).
     #[must_use]
     pub fn new(wait: Duration, remaining: u64, reset: Duration) -> Self {
         Self::from_nanos(nanos(wait), remaining.min(BLOCKED.wrapping_sub(1)), nanos(reset))
@@ -75,7 +75,7 @@ impl Usage {
         Duration::from_nanos(self.wait)
     }
 
-    /// The same; `None` if nobody knows.
+    /// The same; `None` if that is unknown.
     pub(crate) const fn known_wait(&self) -> Option<Duration> {
         if self.wait == NOT_KNOWN { None } else { Some(self.wait()) }
     }

@@ -231,7 +231,7 @@ async fn a_flood_in_one_line_leaves_places_for_other_lines() {
     assert!(!ask(&limiter, "b").await.is_finished());
 }
 
-/// Nobody knows when a unit in flight comes back. When one does, the next turn is taken.
+/// A unit in flight comes back at an unknown time. Then the next turn is taken.
 #[tokio::test(start_paused = true)]
 async fn turns_are_taken_as_units_in_flight_come_back() {
     let policy =

@@ -286,7 +286,7 @@ fn is_tighter(
     inner.is_some_and(|inner| inner.is_tighter_than(&own))
 }
 
-/// When more units come back, in the format of the style; `None` if nobody knows.
+/// When more units come back, in the format of the style; `None` if that is unknown.
 #[inline]
 fn reset_in(style: HeaderStyle, outcome: &Outcome<'_>, decision: &Decision) -> Option<u64> {
     let reset = outcome.known_reset()?;

@@ -152,7 +152,7 @@ fn seconds_of(quota: &Quota, units: u64) -> u64 {
 
 /// `t`: the seconds within which the caller may use no more than what is left; see
 /// [`HeaderStyle::ratelimit_lists`]. It is no longer than the wait of a refused caller
-/// (draft-ietf-httpapi-ratelimit-headers-11, section 6). `None` if nobody knows it.
+/// (draft-ietf-httpapi-ratelimit-headers-11, section 6). `None` if it is unknown.
 fn effective_window_seconds(outcome: &Outcome<'_>) -> Option<u64> {
     let (remaining, reset) = (outcome.remaining(), whole_seconds(outcome.known_reset()?));
     let window = match outcome.algorithm() {

@@ -92,14 +92,14 @@ impl<'a> Outcome<'a> {
 
     /// How long until `remaining` grows: a fixed window ends, the oldest unit leaves a sliding
     /// window, or a bucket gets its next token. Zero for a bucket or a sliding window of which
-    /// nothing is used; and for units [in flight](crate::Policy::in_flight), as nobody knows when one
-    /// comes back.
+    /// nothing is used; and for units [in flight](crate::Policy::in_flight), which come back at an
+    /// unknown time.
     #[must_use]
     pub fn reset(&self) -> Duration {
         self.usage.reset()
     }
 
-    /// How long until `remaining` grows; `None` if nobody knows.
+    /// How long until `remaining` grows; `None` if that is unknown.
     #[inline]
     pub(crate) fn known_reset(&self) -> Option<Duration> {
         (self.charge.algorithm != Algorithm::InFlight).then(|| self.reset())
@@ -134,7 +134,7 @@ impl<'a> Outcome<'a> {
     }
 
     /// How long to wait until this policy lets the same request pass. `None` if it passes now, or
-    /// if waiting does not help, or if nobody knows how long, as with units
+    /// if waiting does not help, or if the wait is unknown, as with units
     /// [in flight](crate::Policy::in_flight) without [`retry_after`](crate::Policy::retry_after). One
     /// second if the store does not answer.
     ///

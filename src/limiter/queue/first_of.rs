@@ -23,8 +23,8 @@ impl FirstOf {
     }
 }
 
-/// When a charge is expected to fit. If nobody knows, the request waits until it is woken, or until it is
-/// not held any longer.
+/// When a charge is expected to fit. If that is unknown, the request waits until it is woken, or until
+/// its hold is over.
 pub(super) fn due_at(outcome: &Outcome<'_>, now: u64) -> u64 {
     let hold = Duration::from_nanos(outcome.entry.special.hold());
     now.saturating_add(nanos(outcome.usage.known_wait().unwrap_or(hold)))

@@ -96,7 +96,7 @@ impl Waiter {
 }
 
 impl Waiters {
-    /// The latest time at which a charge fits; 0 if that is when it is due, or if nobody knows. With
+    /// The latest time at which a charge fits; 0 if that is when it is due, or unknown. With
     /// `behind_all`, it charges behind the tickets that came after it as well.
     ///
     /// A charge is due when it fits beside all units ahead. If these are more than a whole quota,

@@ -8,7 +8,7 @@ use tokio::runtime::Runtime;
 
 use super::{Algorithm::*, *};
 
-/// The wait that nobody knows.
+/// The unknown wait.
 const NOT_KNOWN: u64 = 1 << 53;
 
 pub(super) async fn all(store: &dyn Store) {

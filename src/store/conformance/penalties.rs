@@ -189,7 +189,7 @@ async fn a_blocked_charge_refuses_the_request_and_costs_the_others_nothing(
     subject.block(blocked).await;
     let answered = subject.charge(&[other, blocked]).await;
     assert_eq!((answered[0].0, answered[0].1, answered[1].0), (0, 10, 5 * SECOND));
-    // A dry run refuses nobody, and charges nothing that is blocked.
+    // A dry run refuses no request, and charges nothing that is blocked.
     let answered = subject.charge(&[other, Charge { mode: Mode::DryRun, ..blocked }]).await;
     assert_eq!((answered[0].1, answered[1].0), (9, 5 * SECOND));
     subject.advance(5 * SECOND);

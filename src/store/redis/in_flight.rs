@@ -7,7 +7,7 @@
 //! A statement says how many units are held for sure, and how many more are *under way*: those of charges
 //! whose answer has not come, which the server may have made, may make, or has refused. A count above the
 //! first number, by no more than the second, may be right, and the server leaves it. If it took what is
-//! under way for held, callers who try again and again would keep alive what nobody holds.
+//! under way for held, callers who try again and again would keep alive what is not held.
 //!
 //! Statements are numbered. Each charge, and each unit that is given back, has the number of the last
 //! statement before it, so that a server can tell what a statement includes:
@@ -79,7 +79,7 @@ struct Held {
 /// The task that states what is held.
 struct Heart {
     number: u64,
-    /// When it has last done so, or has begun. In a runtime that nobody drives, it does nothing.
+    /// When it last did so, or began. In a runtime that is not driven, it does nothing.
     beat: Instant,
 }
 

@@ -48,7 +48,7 @@ fn what_cannot_work_fails_and_the_error_says_what_to_write() {
         ),
         (
             with(Policy::token_bucket("streams", Quota::per_minute(4)).retry_after(second)),
-            "only units in flight come back at a time that nobody knows; leave `.retry_after(…)` out",
+            "only units in flight come back at an unknown time; leave `.retry_after(…)` out",
         ),
         (
             with(Policy::sliding_window("streams", Quota::in_flight(4))),

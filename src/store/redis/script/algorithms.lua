@@ -310,7 +310,7 @@ if ALGORITHMS[4] then
       end
     end
     if not is_sound then
-      -- Nobody knows who holds what: no unit is left for as long as a holder may say no more.
+      -- It is unknown who holds what: no unit is left for as long as a holder may say no more.
       others, sum, own = pack(HOLDER, 0, now + lasts, 0, math.max(capacity, 1)), math.max(capacity, 1), 0
       longest, changed = lasts, true
     end
