@@ -8,8 +8,9 @@ use std::{
 
 use super::{
     CheckError, Limiter,
+    decide::decide_at_once,
     decision::Decision,
-    decision_future::{DecisionFuture, decide_at_once, try_decide},
+    decision_future::{DecisionFuture, try_decide},
     evaluation::Evaluation,
     rules::RuleSet,
     target::{Plan, Target},

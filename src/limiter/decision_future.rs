@@ -3,38 +3,27 @@
 use std::{
     fmt,
     future::Future,
-    mem, panic,
+    mem,
     pin::Pin,
     task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
 use http::request::Parts;
-use tokio::{
-    runtime::Handle,
-    time::{Instant, Sleep},
-};
+use tokio::time::Instant;
 
 use super::{
-    Core, Limiter,
+    Limiter,
     current_rules::{KeptRules, LoadedRules},
-    decision::{Decision, Record, Special},
+    decide::{apply, charge_at_once_in_order, decide_simply, finish},
+    decision::{Decision, Record},
     evaluation::Evaluation,
-    fallback::{Fallback, decide_without_store},
+    fallback::Fallback,
     penalizing::Penalizing,
     queue::{Join, Left, Turn, Wakeup},
-    rules::RuleSet,
-    telemetry::observe,
+    queued::{Queued, timer},
 };
-use crate::{
-    clock::{Now, nanos},
-    first_requests::FirstRequests,
-    store::{Answer, StoreError, StoreFuture, Usage},
-    warning::{Code, warn},
-};
-
-/// How often the first in line asks the store for units that another process may give back at any time.
-const ASKS_AGAIN: Duration = Duration::from_millis(100);
+use crate::{clock::Now, store::StoreFuture};
 
 /// The future of a [`Decision`], such as from [`Limiter::decide`].
 ///
@@ -104,199 +93,6 @@ pub(super) fn try_decide(
     let now = limiter.core.clock.now();
     decide_simply(&limiter.core, &rules, evaluation, now)
         .or_else(|evaluation| DecisionFuture::start(limiter, rules, evaluation, request, now))
-}
-
-/// Decides most requests: no key is missing, the store answers at once, and no request is held or
-/// may be held.
-#[inline(always)]
-fn decide_simply(
-    core: &Core,
-    rules: &RuleSet,
-    evaluation: Evaluation,
-    now: Now,
-) -> Result<Decision, Evaluation> {
-    let is_simple = evaluation.needs_store()
-        && evaluation.record.special == Special::NONE
-        && !core.queue.has_waiting();
-    if !is_simple {
-        return Err(evaluation);
-    }
-    let decision = evaluation.decide_at_once(&*core.store, now, count_refusals(core))?;
-    observe(rules, &decision);
-    Ok(decision)
-}
-
-/// Like [`try_decide`], but never holds. `None` if the store does not answer at once.
-#[inline(always)]
-pub(super) fn decide_at_once(
-    limiter: &Limiter,
-    rules: &RuleSet,
-    evaluation: Evaluation,
-) -> Option<Decision> {
-    let core = &*limiter.core;
-    let now = core.clock.now();
-    let is_simple = evaluation.needs_store()
-        && evaluation.record.special == Special::NONE
-        && !core.queue.has_waiting();
-    if !is_simple {
-        return decide_at_once_in_order(limiter, rules, evaluation, now);
-    }
-    let decision = evaluation.decide_at_once(&*core.store, now, count_refusals(core)).ok()?;
-    observe(rules, &decision);
-    Some(decision)
-}
-
-/// Counts refusals towards penalties.
-fn count_refusals(core: &Core) -> impl FnOnce(&mut Record) {
-    |record| Penalizing::count_at_once(core, record)
-}
-
-#[cold]
-fn decide_at_once_in_order(
-    limiter: &Limiter,
-    rules: &RuleSet,
-    mut evaluation: Evaluation,
-    now: Now,
-) -> Option<Decision> {
-    let core = &*limiter.core;
-    if evaluation.awaited().is_some() {
-        return None;
-    }
-    if evaluation.needs_store() {
-        if !charge_at_once_in_order(core, &mut evaluation, None, now) {
-            return None;
-        }
-        evaluation.record.now = now;
-        Penalizing::count_at_once(core, &mut evaluation.record);
-    }
-    Some(finish(limiter, rules, evaluation, now, Duration::ZERO, false))
-}
-
-/// Charges behind the requests that are held, if the store answers at once.
-#[inline]
-fn charge_at_once_in_order(
-    core: &Core,
-    evaluation: &mut Evaluation,
-    turn: Option<Turn>,
-    now: Now,
-) -> bool {
-    if core.queue.has_waiting() {
-        core.queue.set_queued_ahead(evaluation.charges_mut().iter_mut(), None, turn, now);
-    }
-    evaluation.charge_at_once(&*core.store, now)
-}
-
-/// Makes the decision, and reports it to metrics and events.
-fn finish(
-    limiter: &Limiter,
-    rules: &RuleSet,
-    evaluation: Evaluation,
-    at: Now,
-    held: Duration,
-    was_queued: bool,
-) -> Decision {
-    let mut decision = conclude(&limiter.core, evaluation, at, held, was_queued);
-    if decision.record.special.has_end() {
-        decision.record.keep_until_end(limiter);
-        tell_waits(rules, &mut decision);
-    }
-    observe(rules, &decision);
-    decision
-}
-
-/// Makes the decision.
-fn conclude(
-    core: &Core,
-    mut evaluation: Evaluation,
-    at: Now,
-    held: Duration,
-    was_queued: bool,
-) -> Decision {
-    if !evaluation.needs_store() {
-        return evaluation.into_uncounted_decision(at, held);
-    }
-    if core.queue.has_waiting() {
-        lengthen_waits(core, &mut evaluation, was_queued, at);
-    }
-    evaluation.into_decision(at, held)
-}
-
-/// What would be decided about a request.
-#[cfg(feature = "describe")]
-pub(super) struct Foreseen {
-    /// The decision, if the request is not held.
-    pub(super) decision: Decision,
-    /// How long the request would be held until its units are expected to be free.
-    pub(super) held: Option<Duration>,
-}
-
-/// What a [`DecisionFuture`] would decide about this evaluation. Nothing is charged, queued or
-/// reported.
-#[cfg(feature = "describe")]
-pub(super) async fn foresee(
-    core: &Core,
-    rules: &RuleSet,
-    mut evaluation: Evaluation,
-    turn: Option<Turn>,
-    now: Now,
-) -> Foreseen {
-    let (mut at, mut held) = (now, None);
-    if evaluation.needs_store() {
-        core.queue.set_queued_ahead(evaluation.charges_mut().iter_mut(), None, turn, now);
-        let answer = core.store.preview(evaluation.charges(), now).await;
-        at = apply(core, rules, &mut evaluation, answer, now, Fallback::Preview);
-        let has_room = || core.queue.has_room(evaluation.record.outcomes(), turn, now);
-        let wait = evaluation.wait_worthwhile(Duration::ZERO);
-        held = wait.filter(|_| Handle::try_current().is_ok() && has_room());
-    }
-    let mut decision = conclude(core, evaluation, at, Duration::ZERO, false);
-    tell_waits(rules, &mut decision);
-    Foreseen { decision, held }
-}
-
-/// Applies the store's answer, or decides without it. Returns the time of the decision.
-fn apply(
-    core: &Core,
-    rules: &RuleSet,
-    evaluation: &mut Evaluation,
-    answer: Result<Answer, StoreError>,
-    now: Now,
-    fallback: Fallback,
-) -> Now {
-    let error = match answer {
-        Ok(Answer { usages, at }) if evaluation.set_usages(&usages) => return at,
-        // A custom store has left out a charge. That counts as no answer.
-        Ok(_) => StoreError::new("it has not answered for each charge"),
-        Err(error) => error,
-    };
-    decide_without_store(core, rules, evaluation, &error, now, fallback);
-    now
-}
-
-/// Replaces unknown waits by what the policies say instead.
-#[cold]
-fn tell_waits(rules: &RuleSet, decision: &mut Decision) {
-    let Record { charges, usages, .. } = &mut *decision.record;
-    let is_unknown = |usage: &Usage| usage.known_wait().is_none() && !usage.is_blocked();
-    let unknown = charges.iter().zip(usages).filter(|(_, usage)| is_unknown(usage));
-    for (charge, usage) in unknown {
-        let told = rules.of_charge(charge).and_then(|rule| rule.policy.settings.retry_after);
-        *usage = told.map_or(*usage, |wait| usage.with_wait(wait));
-    }
-}
-
-/// Lengthens the waits of a refusal: requests that are held may charge later than they are due.
-#[cold]
-fn lengthen_waits(core: &Core, evaluation: &mut Evaluation, was_queued: bool, now: Now) {
-    for index in 0..evaluation.record.entries.len() {
-        if evaluation.record.outcome(index).retry_after().is_none() {
-            continue;
-        }
-        let record = &mut *evaluation.record;
-        let (charge, usage) = (&record.charges[index], &mut record.usages[index]);
-        let longest = core.queue.longest_wait(charge, usage.wait(), was_queued, now);
-        *usage = usage.later(nanos(longest.saturating_sub(usage.wait())), 0);
-    }
 }
 
 impl DecisionFuture {
@@ -579,68 +375,5 @@ impl fmt::Debug for DecisionFuture {
         f.debug_struct("DecisionFuture")
             .field("held", &self.queued.is_some())
             .finish_non_exhaustive()
-    }
-}
-
-/// A ticket in the queue, which leaves when this is dropped.
-struct Queued {
-    limiter: Limiter,
-    ticket: u64,
-    /// When its units are expected to fit.
-    due: Instant,
-    /// Whether another process may give back the units that it waits for.
-    asks_again: bool,
-    sleep: Pin<Box<Sleep>>,
-    /// Why it leaves, if it is dropped now.
-    left: Left,
-}
-
-impl Queued {
-    /// Sleeps until the units should fit; or, if that is earlier, until the ticket ahead is late,
-    /// so that this one passes it. The first in line asks again where no one tells it that units are back.
-    #[expect(
-        clippy::arithmetic_side_effects,
-        reason = "a wait of 584 years, the longest, leads to a moment"
-    )]
-    fn sleep_until_due_or_first(&mut self, now: Now) {
-        let queue = &self.limiter.core.queue;
-        if self.asks_again && queue.is_first(self.ticket) {
-            let wake_at = self.due.min(Instant::now() + ASKS_AGAIN);
-            return self.sleep.as_mut().reset(wake_at);
-        }
-        let late_in = queue.next_late_in(self.ticket, now);
-        let late_at = late_in.map(|late_in| Instant::now() + late_in);
-        let wake_at = late_at.map_or(self.due, |late_at| late_at.min(self.due));
-        self.sleep.as_mut().reset(wake_at);
-    }
-}
-
-impl Drop for Queued {
-    fn drop(&mut self) {
-        let core = &self.limiter.core;
-        core.queue.leave(self.ticket, self.left, core.clock.now());
-    }
-}
-
-/// A timer; `None` without a tokio runtime that has timers.
-fn timer(wake_at: Instant) -> Option<Sleep> {
-    // Tokio has no query for this: it panics if the runtime's timers are off.
-    let timer = || panic::catch_unwind(|| tokio::time::sleep_until(wake_at)).ok();
-    let timer = Handle::try_current().ok().and_then(|_| timer());
-    if timer.is_none() {
-        report_no_timer();
-    }
-    timer
-}
-
-#[cold]
-fn report_no_timer() {
-    static REPORTED: FirstRequests = FirstRequests::one();
-    if REPORTED.count() {
-        warn(Code::NoTimer, "", || {
-            "a request could not be held and was refused, as there is no tokio runtime with time \
-             here; call `enable_time` on the runtime's builder, or ask inside of the runtime"
-                .to_owned()
-        });
     }
 }

@@ -1,8 +1,8 @@
 //! The core without HTTP: which policies apply, whose quota is charged, and what is decided.
 //!
 //! `rules` finds the policies of a request, and `evaluation` reads their keys, quotas and costs.
-//! `decision_future` sends the charges to the store and makes the [`Decision`]; `queue` orders the
-//! requests that are held. `correcting` changes a charge afterwards. `current_rules` keeps the rules, and
+//! `decide` sends the charges to the store and makes the [`Decision`]; `decision_future` does so if it has
+//! to wait, and `queue` orders the requests that are held. `correcting` changes a charge afterwards. `current_rules` keeps the rules, and
 //! `apply` replaces them. `overrides` has what operators set for callers. `explain` and `lint` only
 //! read.
 
@@ -21,6 +21,7 @@ mod check_error;
 mod core;
 mod correcting;
 mod current_rules;
+mod decide;
 mod decision;
 mod decision_future;
 #[cfg(feature = "describe")]
@@ -39,6 +40,7 @@ mod penalizing;
 mod permit;
 mod policy_handle;
 mod queue;
+mod queued;
 mod quota_ref;
 mod reachability;
 mod refund;

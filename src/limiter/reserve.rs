@@ -12,8 +12,9 @@ use smallvec::SmallVec;
 use super::{
     AcquireError, Limiter,
     check_error::CheckError,
+    decide::decide_at_once,
     decision::Decision,
-    decision_future::{DecisionFuture, decide_at_once, try_decide},
+    decision_future::{DecisionFuture, try_decide},
     evaluation::Evaluation,
     reservation::Reservation,
     rules::RuleSet,

@@ -44,7 +44,7 @@ use self::steps::Steps;
 use super::{
     Core, Decision, Limiter, Reason, Verdict,
     current_rules::KeptRules,
-    decision_future::{Foreseen, foresee},
+    decide::{Foreseen, foresee},
     evaluation::Evaluation,
     queue::Turn,
 };
