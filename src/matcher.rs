@@ -245,6 +245,14 @@ impl Matcher {
         }
     }
 
+    /// Its pattern, if it matches by path.
+    pub(crate) fn parsed(&self) -> Option<&Pattern> {
+        match &self.kind {
+            Kind::Route { pattern, .. } => pattern.as_deref(),
+            _ => None,
+        }
+    }
+
     /// The path as it was set, if it matches by path.
     pub(crate) fn pattern(&self) -> Option<&Arc<str>> {
         match &self.kind {

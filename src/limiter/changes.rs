@@ -3,8 +3,9 @@
 use std::{collections::BTreeSet, fmt, time::Duration};
 
 use super::{
+    categories::CategoryRules,
     queue::MaxHeld,
-    rules::{CategoryRules, Rule, RuleSet},
+    rules::{Rule, RuleSet},
 };
 use crate::{
     matcher::Matcher,

@@ -15,6 +15,7 @@
 mod acquire_error;
 mod apply;
 mod builder;
+mod categories;
 mod changes;
 mod check;
 mod check_error;
@@ -477,7 +478,7 @@ impl Limiter {
     /// the request is in no category, or if the category's matcher has no path.
     #[must_use]
     pub fn matched_pattern(&self, request: &request::Parts) -> Option<Arc<str>> {
-        self.core.rules().matcher_of(request)?.pattern().cloned()
+        self.core.rules().categories.matcher_of(request)?.pattern().cloned()
     }
 
     /// The limits as data; see the module [`describe`](crate::describe).

@@ -11,6 +11,7 @@ use http::request::Parts;
 
 use super::{
     Labels,
+    categories::{AllCategories, Categories, CategoryRules},
     decision::{Entry, Special, Standing},
     overrides::CallersOwn,
     trace::Trace,
@@ -43,14 +44,12 @@ pub(super) struct RuleSet {
     pub(super) exempt: Vec<Matcher>,
     /// Watches whether all of the first requests are exempt.
     all_exempt: FirstRequests,
-    /// Watches whether none of the first requests is in a category.
-    no_category: FirstRequests,
     /// The rules for every request; then those of each category; then those for checks only; then those
     /// that others fall back on.
     rules: Vec<Rule>,
     every_request: Range<u32>,
     check_only: Range<u32>,
-    pub(super) categories: Vec<CategoryRules>,
+    pub(super) categories: AllCategories,
     /// The first rule of each policy, by its name.
     by_name: BTreeMap<String, u32>,
     /// The same by the [`Charge::policy`].
@@ -66,14 +65,6 @@ pub(super) struct RuleId {
     index: u32,
     /// The [`Charge::policy`].
     policy: u64,
-}
-
-/// A category and its rules.
-pub(super) struct CategoryRules {
-    pub(super) name: String,
-    pub(super) matchers: Vec<Matcher>,
-    pub(super) hold: Duration,
-    pub(super) rules: Range<u32>,
 }
 
 /// A policy in one category, or for every request.
@@ -99,13 +90,6 @@ pub(super) struct Rule {
     pub(super) tenant_domain: Domain,
 }
 
-/// The category of a request, and others in which it counts as well.
-#[derive(Default)]
-pub(super) struct Categories {
-    pub(super) first: Option<u32>,
-    pub(super) others: Vec<u32>,
-}
-
 /// The policies and exemptions of a [`LimiterBuilder`](super::LimiterBuilder).
 #[derive(Debug, Default)]
 pub(super) struct Policies {
@@ -124,11 +108,10 @@ impl RuleSet {
             number: NEXT.fetch_add(1, Relaxed),
             exempt,
             all_exempt: FirstRequests::default(),
-            no_category: FirstRequests::default(),
             rules: Vec::new(),
             every_request: 0..0,
             check_only: 0..0,
-            categories: Vec::new(),
+            categories: AllCategories::new(Vec::new()),
             by_name: BTreeMap::new(),
             by_policy: BTreeMap::new(),
             #[cfg(feature = "metrics")]
@@ -137,10 +120,12 @@ impl RuleSet {
         // The first rule of each source of keys.
         let sources = &mut BTreeMap::new();
         set.every_request = set.add_all(every_request, Duration::ZERO, keys, sources);
-        for Category { name, matchers, policies, hold } in categories {
+        let categories = categories.into_iter().map(|category| {
+            let Category { name, matchers, policies, hold } = category;
             let rules = set.add_all(policies, hold, keys, sources);
-            set.categories.push(CategoryRules { name, matchers, hold, rules });
-        }
+            CategoryRules { name, matchers, hold, rules }
+        });
+        set.categories = AllCategories::new(categories.collect());
         set.check_only = set.add_all(check_only, Duration::ZERO, keys, sources);
         set.add_fallbacks(keys, sources);
         #[cfg(feature = "metrics")]
@@ -321,67 +306,8 @@ impl RuleSet {
                 return None;
             }
         }
-        let mut is_in = |category: &CategoryRules| {
-            category.matchers.iter().any(|matcher| {
-                let matches = matcher.matches_as_sent(request, &path);
-                trace.category(category, matcher, true, matches);
-                matches
-            })
-        };
-        let first = self.categories.iter().position(&mut is_in).map(|index| index as u32);
-        self.no_category.watch(first.is_some() || self.categories.is_empty(), || {
-            warn(Code::NoCategory, "", || {
-                format!(
-                    "none of the first {} requests is in a category; compare the paths of the \
-                     matchers with those of the routes, and write them whole, with the prefix under \
-                     which a router is nested, unless such requests are rare",
-                    FirstRequests::MANY
-                )
-            });
-        });
-        let categories = match path.is_plain() {
-            true => Categories { first, others: Vec::new() },
-            false => self.categories_of_odd(request, &path, first, trace),
-        };
-        trace.categories(&self.categories, &categories);
+        let categories = self.categories.of(request, &path, trace);
         Some(categories)
-    }
-
-    /// The categories of a path that routers read in different ways. Some routers decode a path
-    /// before they match it: they choose the first category that matches the decoded path. Others
-    /// split it differently, or trim a trailing slash, and may choose any category: a router that
-    /// axum nests at `/v1` answers `/v1/`, or leaves it to the outer router.
-    #[cold]
-    #[inline(never)]
-    fn categories_of_odd(
-        &self,
-        request: &Parts,
-        path: &SentPath<'_>,
-        as_sent: Option<u32>,
-        trace: &mut impl Trace,
-    ) -> Categories {
-        let mut is_in = |category: &CategoryRules| {
-            category.matchers.iter().any(|matcher| {
-                let matches = matcher.may_match(request, path);
-                trace.category(category, matcher, false, matches);
-                matches
-            })
-        };
-        let all = self.categories.iter().enumerate().filter(|(_, category)| is_in(category));
-        let may_be_any = path.is_ambiguous() || path.text.ends_with('/');
-        let most = if may_be_any { usize::MAX } else { 1 };
-        let mut others: Vec<_> = all.map(|(index, _)| index as u32).take(most).collect();
-        let first = as_sent.or(others.first().copied());
-        others.retain(|index| Some(*index) != first);
-        Categories { first, others }
-    }
-
-    /// The matcher that puts a request into its category.
-    pub(super) fn matcher_of(&self, request: &Parts) -> Option<&Matcher> {
-        let path = SentPath::from_request(request);
-        let all = || self.categories.iter().flat_map(|category| &category.matchers);
-        let as_sent = all().find(|matcher| matcher.matches_as_sent(request, &path));
-        as_sent.or_else(|| all().find(|matcher| matcher.may_match(request, &path)))
     }
 }
 

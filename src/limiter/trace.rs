@@ -1,8 +1,9 @@
 //! What watches the steps of an evaluation: [`Trace`].
 
 use super::{
+    categories::{Categories, CategoryRules},
     overrides::CallersOwn,
-    rules::{Categories, CategoryRules, Rule},
+    rules::Rule,
 };
 use crate::{
     key::{Caller, Extracted},
@@ -14,6 +15,11 @@ use crate::{
 /// Watches the steps of an evaluation, and changes nothing. A decision passes `&mut ()`, which the
 /// compiler removes; an explanation keeps what it sees. So both take the same steps.
 pub(super) trait Trace {
+    /// Whether it watches the matchers that cannot match, too. A decision leaves out many of them.
+    fn watches_all(&self) -> bool {
+        false
+    }
+
     /// An exemption was compared with the request.
     fn exemption(&mut self, _matcher: &Matcher, _matches: bool) {}
 

@@ -12,6 +12,7 @@ mod automaton;
 mod compare;
 #[cfg(feature = "describe")]
 mod examples;
+mod index;
 mod pattern;
 mod request_path;
 mod segment;
@@ -20,6 +21,7 @@ mod segment;
 pub(crate) use self::examples::examples;
 pub(crate) use self::{
     compare::{covers, overlap},
+    index::{Numbers, PatternIndex},
     pattern::{Param, Pattern},
     request_path::SentPath,
 };

@@ -11,8 +11,9 @@ use crate::{
     describe::Requests,
     key::{Caller, Extracted, KeyExtractor},
     limiter::{
+        categories::{Categories, CategoryRules},
         overrides::CallersOwn,
-        rules::{Categories, CategoryRules, Rule},
+        rules::Rule,
         trace::Trace,
     },
     matcher::{Kind, Matcher},
@@ -94,6 +95,10 @@ impl<'r> Steps<'r> {
 }
 
 impl Trace for Steps<'_> {
+    fn watches_all(&self) -> bool {
+        true
+    }
+
     fn exemption(&mut self, matcher: &Matcher, matches: bool) {
         self.tried(None, matcher, false, matches);
         self.explanation.exempt |= matches;

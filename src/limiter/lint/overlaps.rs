@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     key::{KeyExtractor, hold_all_callers},
-    limiter::rules::{CategoryRules, Rule},
+    limiter::{categories::CategoryRules, rules::Rule},
     matcher::{Kind, Matcher},
     path::{Pattern, overlap},
 };
@@ -63,7 +63,7 @@ pub(super) fn find_all_exempt(subject: &Subject<'_>, lints: &mut Vec<Lint>) {
 pub(super) fn find_of_categories(subject: &Subject<'_>, lints: &mut Vec<Lint>) {
     let exempt = subject.rules.exempt.iter();
     let mut before: Vec<_> = exempt.map(|matcher| Before { category: None, matcher }).collect();
-    for category in &subject.rules.categories {
+    for category in subject.rules.categories.iter() {
         for matcher in &category.matchers {
             find_of_matcher(subject, category, matcher, &before, lints);
         }
@@ -139,7 +139,7 @@ fn is_narrower(subject: &Subject<'_>, one: &Matcher, other: &Matcher) -> bool {
 
 /// Policies all of whose keys are parts of paths that no request of their category has.
 pub(super) fn find_keys_never_found(subject: &Subject<'_>, lints: &mut Vec<Lint>) {
-    for category in &subject.rules.categories {
+    for category in subject.rules.categories.iter() {
         let patterns = category.matchers.iter().map(|matcher| Some(route_of(matcher)?.1));
         let Some(patterns) = patterns.collect::<Option<Vec<_>>>() else { continue };
         let rules = subject.rules.range(&category.rules).iter();

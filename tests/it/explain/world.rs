@@ -167,6 +167,12 @@ fn builder(random: &mut Random) -> LimiterBuilder {
     for index in 0..random.below(3) {
         builder = builder.policy(policy(format!("every {index}"), random));
     }
+    // So many categories that paths are looked up, and not compared with each.
+    let others = if random.one_in(2) { 10 } else { 0 };
+    for category in 0..others {
+        let matcher = Matcher::path(&format!("/others/{category}"));
+        builder = builder.category(Category::new(format!("other {category}")).on(matcher));
+    }
     for category in 0..random.below(4) {
         let mut added = Category::new(format!("category {category}")).on(matcher(random));
         if random.one_in(3) {

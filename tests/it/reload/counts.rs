@@ -285,3 +285,27 @@ async fn replaced_limits_are_dropped_when_the_last_request_under_them_ends() {
     drop(limiter);
     assert_eq!(alive.load(SeqCst), 0);
 }
+
+/// Among many, requests find their category in an index.
+#[tokio::test(start_paused = true)]
+async fn requests_find_the_categories_that_were_applied_however_many_there_are() {
+    let of = |names: std::ops::Range<usize>| {
+        names.rev().fold(Limiter::builder(), |builder, n| {
+            let matcher = Matcher::path(&format!("/v1/{n}/{{id}}"));
+            let policy = daily(&format!("of {n}"), 9);
+            builder.category(Category::new(format!("{n}")).on(matcher).policy(policy))
+        })
+    };
+    let limiter = of(0..2).build().unwrap();
+    for (names, missing) in [(0..2, 2), (1..300, 0), (300..303, 1), (7..60, 60)] {
+        limiter.apply(of(names.clone())).unwrap();
+        for n in names.clone() {
+            let decision = limiter.decide(&request(&format!("/v1/{n}/7"), "a")).await;
+            let policies: Vec<_> =
+                decision.outcomes().map(|outcome| outcome.policy().to_owned()).collect();
+            assert_eq!(policies, [format!("of {n}")], "{names:?}");
+        }
+        let decision = limiter.decide(&request(&format!("/v1/{missing}/7"), "a")).await;
+        assert_eq!(decision.outcomes().count(), 0, "{names:?}");
+    }
+}
