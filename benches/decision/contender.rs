@@ -1,18 +1,31 @@
 //! The contenders: this crate and other limiters, each behind the same two closures.
 
-use std::{num::NonZeroU32, sync::Arc, time::Duration};
+use std::{
+    num::NonZeroU32,
+    sync::{Arc, Mutex},
+    time::{Duration, SystemTime},
+};
 
 use aerorate::KeyedRateLimiter;
-use governor::DefaultKeyedRateLimiter;
+use governor::{DefaultDirectRateLimiter, DefaultKeyedRateLimiter};
 use http::{Request, request::Parts};
+use quota::{QuotaPolicy, QuotaPool, RefillRate};
 use rate_net::{Eviction, RateLimiter};
+use throttle_kit::InMemoryBackend;
+use throttlecrab::AdaptiveStore;
 use tower_quota::{Check, Clock, Limiter, Policy, Quota};
+use trypema::{
+    BucketSize, RateLimit, RateLimiterBuilder, WindowSize, local::LocalRateLimiterProvider,
+};
 
 use crate::common::{
     API_KEY, governors,
     keys::{key, write_key},
     limiter, now_or_never, room_for,
 };
+
+/// The path of the requests.
+pub const PATH: &str = "/v1/things/7";
 
 /// What is decided about: a bare key, or the head of a request that carries it.
 pub trait Item: Send + Sync {
@@ -34,7 +47,7 @@ impl Item for String {
 
 impl Item for Parts {
     fn numbered(n: usize) -> Self {
-        let request = Request::get("/").header(&API_KEY, key(n)).body(());
+        let request = Request::get(PATH).header(&API_KEY, key(n)).body(());
         request.expect("a request").into_parts().0
     }
 
@@ -150,15 +163,21 @@ fn by_key_and(
 /// Ours asked with the head of a request, about all of `policies`.
 pub fn by_request(policies: Vec<Policy>, keys: usize) -> Contender<Parts> {
     let first = policies[0].name().to_owned();
+    of_requests(limiter(policies, keys, Clock::system()), &first)
+}
+
+/// The limiter asked with the head of a request, in which `policy` counts by the header.
+pub fn of_requests(limiter: Limiter, policy: &str) -> Contender<Parts> {
+    let policy = policy.to_owned();
     let decide =
         |limiter: &Limiter, request: &Parts| now_or_never(limiter.decide(request)).is_allowed();
     Contender::new(
         "tower-quota",
-        limiter(policies, keys, Clock::system()),
+        limiter,
         // A request costs one unit.
         move |limiter, request, _| decide(limiter, request),
         decide,
-        move |limiter, keys| counts_for(limiter, &first, keys),
+        move |limiter, keys| counts_for(limiter, &policy, keys),
     )
 }
 
@@ -229,4 +248,100 @@ pub fn aerorate(budget: Budget) -> Contender<String> {
         |limiter: &KeyedRateLimiter<String>, key| limiter.check(key).is_allowed(),
         |limiter, keys| limiter.len() == keys,
     )
+}
+
+/// throttlecrab behind a mutex, as its documentation says for threads.
+pub fn throttlecrab(budget: Budget, keys: usize) -> Contender<String> {
+    let limiter = throttlecrab::RateLimiter::new(AdaptiveStore::builder().capacity(keys).build());
+    let (burst, seconds) = (i64::from(budget.units), budget.window.as_secs() as i64);
+    type Shared = Arc<Mutex<throttlecrab::RateLimiter<AdaptiveStore>>>;
+    let charge = move |limiter: &Shared, key: &str, units: i64| {
+        let mut limiter = limiter.lock().expect("no panic");
+        limiter.rate_limit(key, burst, burst, seconds, units, SystemTime::now()).expect("it can be")
+    };
+    Contender::new(
+        "throttlecrab",
+        Arc::new(Mutex::new(limiter)),
+        move |limiter, key: &String, units| charge(limiter, key, units.into()).0,
+        move |limiter: &Shared, key| charge(limiter, key, 1).0,
+        move |limiter, keys| {
+            (0..keys).step_by(997).all(|n| charge(limiter, &key(n), 0).1.remaining < burst)
+        },
+    )
+}
+
+/// throttle-kit, which charges one unit at a time: a key has used one before it is measured.
+pub fn throttle_kit(budget: Budget) -> Contender<String> {
+    let quota = throttle_kit::Quota::from_parts(budget.window / budget.units, budget.units);
+    type Kit = throttle_kit::RateLimiter<InMemoryBackend>;
+    Contender::new(
+        "throttle-kit",
+        throttle_kit::RateLimiter::new(quota, InMemoryBackend::new()),
+        |limiter: &Kit, key: &String, _| now_or_never(limiter.check(key)).allowed,
+        |limiter: &Kit, key| now_or_never(limiter.check(key)).allowed,
+        |limiter, keys| {
+            let asked = |n| now_or_never(limiter.check(&key(n)));
+            let used =
+                |n| Some(asked(n)).is_some_and(|one| !one.allowed || one.remaining + 1 < one.limit);
+            (0..keys).step_by(997).all(used)
+        },
+    )
+}
+
+pub fn quota(budget: Budget, keys: usize) -> Contender<String> {
+    let rate = RefillRate::per_sec(f64::from(budget.units) / budget.window.as_secs_f64());
+    let policy = QuotaPolicy::new().set_capacity(budget.units.into()).set_refill_rate(rate);
+    let pool: QuotaPool<String> = QuotaPool::with_capacity(policy, budget.units.into(), keys);
+    Contender::new(
+        "quota",
+        Arc::new(pool),
+        |pool, key: &String, units| pool.check(key.as_str(), units.into()),
+        |pool: &Arc<QuotaPool<String>>, key| pool.check(key.as_str(), 1),
+        |pool, keys| pool.len() == keys,
+    )
+}
+
+/// The window of [`trypema`]: it has a month at most, and none is used up while it is measured.
+pub const HOUR: Duration = Duration::from_secs(3_600);
+
+/// trypema's sliding window, of 60 steps as ours.
+pub fn trypema(units: u32) -> Contender<String> {
+    let provider = LocalRateLimiterProvider::builder()
+        .window_size(WindowSize::hours_or_panic(1))
+        .bucket_size(BucketSize::minutes_or_panic(1))
+        .disable_cleanup()
+        .build()
+        .expect("settings that work");
+    // It rounds down.
+    let rate = RateLimit::per_hour_or_panic(f64::from(units) + 0.5);
+    let charge = move |provider: &LocalRateLimiterProvider, key: &str, units: u32| {
+        let decision = provider.absolute().inc(key, &rate, units.into());
+        matches!(decision, trypema::RateLimitDecision::Allowed)
+    };
+    Contender::new(
+        "trypema",
+        provider,
+        move |provider, key: &String, units| charge(provider, key, units),
+        move |provider: &Arc<LocalRateLimiterProvider>, key| charge(provider, key, 1),
+        |provider, keys| (0..keys).step_by(997).all(|n| provider.absolute().get(&key(n)) > 0),
+    )
+}
+
+/// governor without keys, which a middleware would ask for each request.
+pub fn governor_for_all(budget: Budget) -> Contender<Parts> {
+    let quota = governors(budget.units, budget.window);
+    Contender::new(
+        "governor",
+        Arc::new(DefaultDirectRateLimiter::direct(quota)),
+        |governor, _: &Parts, _| governor.check().is_ok(),
+        |governor: &Arc<DefaultDirectRateLimiter>, _| governor.check().is_ok(),
+        |_, _| true,
+    )
+}
+
+/// Ours with one policy for all callers.
+pub fn for_all(budget: Budget) -> Contender<Parts> {
+    let policy = Policy::token_bucket(POLICY, budget.quota()).global();
+    let limiter = Limiter::builder().policy(policy).build().expect("settings that work");
+    of_requests(limiter, POLICY)
 }

@@ -6,6 +6,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod contender;
+mod growth;
 mod measure;
 mod peers;
 
@@ -30,11 +31,15 @@ fn main() {
     let plan = Plan { rounds: args.pick(31, 5), batch: args.pick(20_000, 2_000), threads: 1 };
     let sizes = args.pick(&[1, 1_000, 1_000_000, 10_000_000][..], &[1, 1_000, 100_000]);
     peers::table(&args, sizes, plan, &mut in_short);
+    peers::more(&args, args.pick(&[1, 1_000, 1_000_000], &[1, 1_000]), plan, &mut in_short);
+    peers::hot(&args, plan, &mut in_short);
     algorithms(&args, args.pick(&[1_000, 1_000_000], &[1_000]), plan, &mut in_short);
     let sizes = args.pick(&[1, 1_000, 1_000_000][..], &[1, 1_000]);
     let plan = Plan { batch: plan.batch / 4, ..plan };
     requests(&args, sizes, plan);
-    policies(&args, sizes, plan, &mut in_short);
+    peers::global(&args, plan, &mut in_short);
+    growth::categories(&args, 1_000, plan, &mut in_short);
+    growth::policies(&args, sizes, plan, &mut in_short);
     in_short.print();
 }
 
@@ -112,28 +117,6 @@ fn requests(args: &Args, sizes: &[usize], plan: Plan) {
     }
 }
 
-/// Several token buckets on one key.
-fn policies(args: &Args, sizes: &[usize], plan: Plan, in_short: &mut InShort) {
-    let title = "Decision: several policies on one key, request's head to verdict (one policy = 1)";
-    if !args.wants(title) {
-        return;
-    }
-    let table = Table::new(title, &["keys", "2 policies", "5 policies"]);
-    for &keys in sizes {
-        let quota = budget(true, keys, &[(Spread::Uniform, plan)]).quota();
-        let contenders = [1, 2, 5].map(|policies| {
-            let policy = |n: i32| Policy::token_bucket(format!("p{n}"), quota);
-            contender::by_request((0..policies).map(policy).collect(), keys)
-        });
-        let ratios = compare(&contenders, keys, plan, true);
-        table.row(&[&grouped(keys), &ratios[0], &ratios[1]]);
-        if Some(&keys) == sizes.last() {
-            let what = format!("five policies on one key, {} keys", grouped(keys));
-            in_short.add(what, "one policy", ratios[1]);
-        }
-    }
-}
-
 /// The ratios to the first contender's times of the others', all keys asked for alike.
 fn compare<T: Item>(
     contenders: &[Contender<T>],
@@ -141,10 +124,21 @@ fn compare<T: Item>(
     plan: Plan,
     admitted: bool,
 ) -> Vec<Quartiles> {
+    let times = times(contenders, keys, plan, admitted);
+    times[1..].iter().map(|ours| Quartiles::of_ratios(ours, &times[0])).collect()
+}
+
+/// The times of each contender, round by round, all keys asked for alike.
+fn times<T: Item>(
+    contenders: &[Contender<T>],
+    keys: usize,
+    plan: Plan,
+    admitted: bool,
+) -> Vec<Vec<f64>> {
     contenders.iter().for_each(|contender| contender.fill(keys, 1));
     let times = measure(contenders, plan, &mut Order::new(keys, Spread::Uniform), admitted);
     contenders.iter().for_each(|contender| contender.assert_counts_for(keys));
-    times[1..].iter().map(|ours| Quartiles::of_ratios(ours, &times[0])).collect()
+    times
 }
 
 const VERDICTS: [(&str, bool); 2] = [("admitted", true), ("refused", false)];

@@ -47,18 +47,18 @@ pub fn table(args: &Args, in_short: &mut InShort) {
     let table = Table::new(title, &[&[&*bare_router][..], &LIMITS, &["ratio"]].concat());
     // A smoke run counts what matters most.
     for (row, (name, limits)) in ROWS.iter().enumerate().take(args.pick(ROWS.len(), 1)) {
-        let added = [0, 1, 2, 3].map(|column| {
+        let added = [0, 1, 2, 3, 4].map(|column| {
             exists(limits[column]).then(|| Counts::of_each(row, column, requests).less(&bare))
         });
         let cells = added.each_ref().map(|added| match added {
             Some(added) => added.to_string(),
             None => NONE.to_owned(),
         });
-        let [_, Some(theirs), _, Some(ours)] = &added else { unreachable!("both exist") };
+        let [_, Some(theirs), _, _, Some(ours)] = &added else { unreachable!("both exist") };
         let instructions = ours.instructions / theirs.instructions;
         let ratio = format!("{instructions:.2} ({:.2})", ours.allocations / theirs.allocations);
-        let [fixed, governor, rate_net, quota] = &cells;
-        table.row(&[name, fixed, governor, rate_net, quota, &ratio]);
+        let [fixed, governor, rate_net, throttle_kit, quota] = &cells;
+        table.row(&[name, fixed, governor, rate_net, throttle_kit, quota, &ratio]);
         if limits[0].headers {
             in_short.add(
                 format!("instructions (allocations) added to an axum request, {name}"),

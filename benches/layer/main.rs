@@ -15,29 +15,33 @@ use crate::common::{
 };
 
 /// What is compared: a row of each table, with a cell for each limiter.
-const ROWS: [(&str, [Variant; 4]); 4] = [
+const ROWS: [(&str, [Variant; 5]); 4] = [
     ("admitted, with headers", limits(true, true)),
     ("admitted, without", limits(true, false)),
     ("refused, with headers", limits(false, true)),
     ("refused, without", limits(false, false)),
 ];
 
-const LIMITS: [&str; 4] = ["three fixed headers", "tower_governor", "rate-net", "tower-quota"];
+const LIMITS: [&str; 5] =
+    ["three fixed headers", "tower_governor", "rate-net", "throttle-kit", "tower-quota"];
 
-const fn limits(admitted: bool, headers: bool) -> [Variant; 4] {
+const fn limits(admitted: bool, headers: bool) -> [Variant; 5] {
     [
         Variant { limit: Limit::FixedHeaders, admitted, headers },
         Variant { limit: Limit::TowerGovernor, admitted, headers },
         Variant { limit: Limit::RateNet, admitted, headers },
+        Variant { limit: Limit::ThrottleKit, admitted, headers },
         Variant { limit: Limit::TowerQuota, admitted, headers },
     ]
 }
 
-/// Whether the variant exists: rate-net sets headers on refusals, and only on those.
+/// Whether the variant exists: rate-net sets headers on refusals, and only on those; throttle-kit on
+/// what it admits, and only on that.
 fn exists(Variant { limit, admitted, headers }: Variant) -> bool {
     match limit {
         Limit::FixedHeaders => admitted && headers,
         Limit::RateNet => admitted != headers,
+        Limit::ThrottleKit => admitted == headers,
         _ => true,
     }
 }
@@ -46,10 +50,10 @@ fn exists(Variant { limit, admitted, headers }: Variant) -> bool {
 const NONE: &str = "–";
 
 /// What the README shows beside ours, of the cells of a row.
-fn peers([fixed, governor, ..]: &[String; 4]) -> String {
-    let fixed = Some(fixed).filter(|cell| *cell != NONE);
-    let fixed = fixed.map(|cell| format!("; {}: {cell}", LIMITS[0])).unwrap_or_default();
-    format!("{}: {governor}{fixed}", LIMITS[1])
+fn peers(cells: &[String; 5]) -> String {
+    let all = LIMITS.iter().zip(cells).take(LIMITS.len() - 1);
+    let known = all.filter(|(_, cell)| *cell != NONE);
+    known.map(|(name, cell)| format!("{name}: {cell}")).collect::<Vec<_>>().join("; ")
 }
 
 fn main() {

@@ -41,10 +41,10 @@ pub fn table(args: &Args, in_short: &mut InShort) {
             Some(added) => format!("{:+.0} ns", Quartiles::of(added.iter().copied()).median),
             None => NONE.to_owned(),
         });
-        let [_, Some(theirs), _, Some(ours)] = &added else { unreachable!("both exist") };
+        let [_, Some(theirs), _, _, Some(ours)] = &added else { unreachable!("both exist") };
         let ratio = Quartiles::of_ratios(ours, theirs);
-        let [fixed, governor, rate_net, quota] = &cells;
-        table.row(&[&row, fixed, governor, rate_net, quota, &ratio]);
+        let [fixed, governor, rate_net, throttle_kit, quota] = &cells;
+        table.row(&[&row, fixed, governor, rate_net, throttle_kit, quota, &ratio]);
         if limits[0].headers {
             in_short.add(format!("time added to an axum request, {row}"), peers(&cells), ratio);
         }
