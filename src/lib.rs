@@ -239,7 +239,7 @@
 //! | a replica is killed | its units are free after that time-out |
 //! | a replica is paused or cut off for longer | its units are free, and its requests go on: others may hold as many more |
 //! | the server is killed, or fails over | until the next statement, others may hold as many more as were lost |
-//! | a unit cannot be given back | it is free with the next statement; but while callers try again without a pause, only when fewer of them wait for an answer than units could not be given back |
+//! | a unit cannot be given back | it is free with the next statement, a fifth of the time-out after the server answers again |
 //!
 //! A decision waits for the server for 50 ms at most, by default. If a server does not answer in
 //! time, it is probed once in the background, and not used if it does not answer the probe either.

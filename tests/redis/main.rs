@@ -3,6 +3,7 @@
 
 mod completions;
 mod configured;
+mod doubts;
 mod in_flight;
 mod leases;
 mod outage;

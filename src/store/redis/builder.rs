@@ -149,8 +149,11 @@ impl RedisStoreBuilder {
     /// hour. Set the same for all replicas.
     ///
     /// A replica states what it holds five times in this time, in one command for 64 keys. So if a unit
-    /// could not be given back, or the server has lost one, the count is put right within a fifth of this
-    /// time.
+    /// could not be given back, or the server has lost one, the count is put right a fifth of this time
+    /// after the server answers again, also if callers ask for the key without a pause. Each time that the
+    /// replica states what it holds, their requests wait for two round trips more, for half of
+    /// [`decision_timeout`](Self::decision_timeout) at most. If the server answers more slowly than that, a
+    /// later statement puts the count right.
     ///
     /// If a replica is paused or cut off for longer, its requests go on while others take their units. The
     /// excess is what that replica holds.

@@ -7,7 +7,7 @@
 //!  └ RollbackOnDrop          gives a charge back if its caller leaves
 //!     └ Replica              decides by what this process knows, or else asks the servers
 //!        ├ LeaseTable        leases/: units that this process holds
-//!        ├ InFlightTable     in_flight.rs: units that requests under way hold
+//!        ├ InFlightTable     in_flight/: units that requests under way hold
 //!        └ Shards            a request's charges, on one server after the other
 //!           ├ DenyCache      deny_cache/: refusals that this process remembers
 //!           └ ConnectionManager  connection_manager/: one connection, its queue, up or down
@@ -39,8 +39,9 @@
 //! | the caller leaves | before the command is sent, nothing is charged; after that, the charge is given back |
 //! | the queue is full | requests wait for `queue_timeout`, and then fail |
 //! | units cannot be given back | they return as the quota's window passes; those in flight with the next statement that the server gets |
+//! | the server counts units in flight that nobody holds, while callers ask for the key without a pause | the same: at each statement, charges of such a key wait in their replica for two round trips, for half of `decision_timeout` at most |
 //! | a replica is killed | its units in flight are back after `in_flight_timeout` |
-//! | a replica is paused, or cut off, for longer than that | its units are back too, though its requests go on: what they hold is the excess, until the next statement or their end |
+//! | a replica is paused, or cut off, for longer than that | its units are back too, though its requests go on: what they hold is the excess, until they end; after its next statement, nobody enters before there is room |
 //! | a server has lost counts, as in a fail-over | units in flight are counted again with the next statement, a fifth of `in_flight_timeout` later at most; what is admitted meanwhile is the excess |
 //! | the tokio runtime ends | its tasks end; the next request starts new ones in its own runtime |
 //!
@@ -69,7 +70,6 @@ use std::{
     sync::{Arc, atomic::Ordering::Relaxed},
 };
 
-use smallvec::SmallVec;
 use tokio::{runtime::Handle, task::JoinError};
 
 pub use self::builder::RedisStoreBuilder;
@@ -113,9 +113,9 @@ use crate::{algorithm::Algorithm, clock::Now};
 /// A replica states several times in [`in_flight_timeout`](RedisStoreBuilder::in_flight_timeout) which units
 /// [in flight](crate::Policy::in_flight) its requests hold. If it says no more, as it was killed, they are
 /// free after that time. What the server has lost, and units that could not be given back, are put right by
-/// the next statement. If the policy [holds](crate::Policy::hold) requests, the first in line asks the server
-/// ten times a second, as other replicas give back too. While a server is down,
-/// [`OnStoreFailure::CountLocally`](crate::OnStoreFailure::CountLocally) counts only what begins then.
+/// the next statement, whatever callers do meanwhile. If the policy [holds](crate::Policy::hold) requests,
+/// the first in line asks the server ten times a second, as other replicas give back too. While a server is
+/// down, [`OnStoreFailure::CountLocally`](crate::OnStoreFailure::CountLocally) counts only what begins then.
 ///
 /// # What is stored
 /// Keys are stored as fingerprints, and each expires. Policies with the same name and algorithm count
@@ -255,15 +255,17 @@ impl Store for RedisStore {
     fn correct(&self, corrections: &[Correction], _: Now) -> StoreFuture {
         let in_flight = &self.replica.in_flight;
         // If it cannot be sent, the next statement tells it.
-        let released = in_flight.release(corrections);
+        let mut released = in_flight.release(corrections);
         let runtime = Handle::try_current().ok().or_else(|| in_flight.runtime());
         let Some(runtime) = runtime else {
             return StoreFuture::ready(Err(no_runtime()));
         };
-        let corrections: SmallVec<[Correction; 4]> = released.iter().map(date_back).collect();
+        for correction in &mut released.corrections {
+            *correction = date_back(correction);
+        }
         let replica = Arc::clone(&self.replica);
         // A task makes the corrections even if the caller leaves.
-        let correcting = runtime.spawn(async move { replica.correct(&corrections).await });
+        let correcting = runtime.spawn(async move { replica.correct(released).await });
         StoreFuture::later(async {
             correcting.await.unwrap_or_else(|error| Err(ended_early(&error)))
         })

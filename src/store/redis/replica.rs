@@ -6,12 +6,15 @@ use std::{
     time::Duration,
 };
 
-use tokio::{runtime::Handle, time::sleep};
+use tokio::{
+    runtime::Handle,
+    time::{Instant, sleep},
+};
 
 use super::{
     clock::{ClockAnchor, RoundTrip},
     deny_cache::CacheMiss,
-    in_flight::InFlightTable,
+    in_flight::{InFlightTable, Released},
     leases::{LeaseTable, Reservation, is_leased},
     shards::Shards,
     time_budget::TimeBudget,
@@ -19,7 +22,7 @@ use super::{
 use crate::{
     clock::Now,
     lock::Mutex,
-    store::{Answer, Change, Charge, Correction, StoreError},
+    store::{Answer, Change, Charge, StoreError},
 };
 
 /// A request waits for batches that others have asked for. After this many that did not come in full,
@@ -81,18 +84,18 @@ impl Replica {
         is_sent: Arc<AtomicBool>,
     ) -> Result<(Answer, Option<Reservation>), StoreError> {
         let mut budget = TimeBudget { is_sent, ..self.shards.manager.time_budget() };
-        let begun = self.in_flight.begin(&charges);
+        let begun = self.in_flight.begin(&charges, &mut budget).await;
         if begun.is_some() {
             self.start_heart();
         }
         if charges.iter().any(is_leased) {
             // Boxed, so that the futures of other requests stay small.
-            let decided = Box::pin(self.decide_leased(&charges, miss, clock, budget)).await?;
-            begun.into_iter().for_each(|begun| begun.settle(&charges, &decided.0));
+            let decided = Box::pin(self.decide_leased(&charges, miss, clock, &mut budget)).await?;
+            begun.into_iter().for_each(|begun| begun.settle(&charges, &decided.0, &budget));
             return Ok(decided);
         }
         let answer = self.shards.charge(&[], &charges, &mut budget).await?;
-        begun.into_iter().for_each(|begun| begun.settle(&charges, &answer));
+        begun.into_iter().for_each(|begun| begun.settle(&charges, &answer, &budget));
         let times = RoundTrip {
             sent: clock.at(budget.wait_began).monotonic_nanos(),
             received: clock.now().monotonic_nanos(),
@@ -107,7 +110,7 @@ impl Replica {
         charges: &[Charge],
         mut miss: CacheMiss,
         clock: ClockAnchor,
-        mut budget: TimeBudget,
+        budget: &mut TimeBudget,
     ) -> Result<(Answer, Option<Reservation>), StoreError> {
         // A request that has waited for others for half of its time asks the server itself.
         let own_half = budget.left / 2;
@@ -144,7 +147,7 @@ impl Replica {
             }
             expired.iter().for_each(|correction| self.shards.deny_cache.forget(&correction.charge));
             let to_server = reservation.to_server();
-            let answer = self.shards.charge(&expired, &to_server, &mut budget).await?;
+            let answer = self.shards.charge(&expired, &to_server, budget).await?;
             let times = RoundTrip { sent, received: clock.now().monotonic_nanos() };
             let answer = reservation.apply_reply(&answer, times);
             self.shards.deny_cache.remember(charges, &miss, &answer, times);
@@ -153,9 +156,9 @@ impl Replica {
         }
     }
 
-    /// Makes all corrections; units in flight were [released](InFlightTable::release) before. Forgets what
-    /// is known here of the keys.
-    pub(super) async fn correct(&self, corrections: &[Correction]) -> Result<Answer, StoreError> {
+    /// Makes all corrections. Forgets what is known here of the keys.
+    pub(super) async fn correct(&self, released: Released) -> Result<Answer, StoreError> {
+        let corrections = &*released.corrections;
         // A second time, for units that were taken meanwhile.
         let forget_pools = || {
             let resets = corrections.iter().filter(|correction| correction.change == Change::Reset);
@@ -165,7 +168,7 @@ impl Replica {
         let answer = self.shards.correct(corrections).await;
         forget_pools();
         if answer.is_ok() {
-            self.in_flight.released(corrections);
+            released.settle();
         }
         answer
     }
@@ -209,6 +212,7 @@ impl Heart {
         runtime.spawn(heart.beat());
     }
 
+    #[expect(clippy::arithmetic_side_effects, reason = "a time is divided by a constant")]
     async fn beat(self) {
         loop {
             let Some(pause) = self.replica.upgrade().map(|replica| replica.in_flight.pause())
@@ -217,12 +221,20 @@ impl Heart {
             };
             sleep(pause).await;
             let Some(replica) = self.replica.upgrade() else { return };
-            let Some((number, statements)) = replica.in_flight.state(self.number) else { return };
-            for some in replica.shards.chunks(&statements) {
-                // If the server does not hear it, the next statement says it.
-                if replica.shards.correct(some).await.is_ok() {
-                    replica.in_flight.stated(number, some);
-                }
+            let Replica { shards, in_flight, .. } = &*replica;
+            let Some(keys) = in_flight.keys(self.number) else { return };
+            // As long as charges wait for a statement, and in all so that no statement comes late.
+            let each = shards.manager.time_budget().left / 2;
+            let mut draining = TimeBudget::new(pause / 2);
+            for some in shards.chunks(&keys) {
+                let barred = in_flight.bar(if draining.left.is_zero() { &[] } else { some });
+                draining.wait(each, barred.drained()).await;
+                // A statement gets its number only now: what the server hears after a number and before
+                // the statement makes it leave the statement out.
+                let (number, statements) = in_flight.state(some);
+                let at = Instant::now();
+                let is_heard = shards.correct(&statements).await.is_ok();
+                in_flight.stated(number, at, &statements, is_heard);
             }
         }
     }

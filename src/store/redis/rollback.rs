@@ -91,8 +91,7 @@ impl Drop for RollbackOnDrop {
             drop(reservation);
             replica.sweep_later();
             if !made.is_empty() {
-                let made = replica.in_flight.release(&made);
-                let _ = replica.correct(&made).await;
+                let _ = replica.correct(replica.in_flight.release(&made)).await;
             }
         });
     }

@@ -145,8 +145,9 @@ impl Shards {
                 // A budget of its own: the caller's keeps the time of the refusal.
                 let mut left = TimeBudget::new(budget.left);
                 let given_back = left.wait(Duration::MAX, self.give_back(corrections)).await;
-                if let Some(Ok(Ok(answer))) = given_back {
-                    merge(&mut merged, &indices, &answer);
+                match given_back {
+                    Some(Ok(Ok(answer))) => merge(&mut merged, &indices, &answer),
+                    _ => budget.is_left = true,
                 }
                 break;
             }
@@ -207,11 +208,11 @@ impl Shards {
         corrected
     }
 
-    /// Divides corrections into those of one command each.
-    pub(super) fn chunks<'a>(
+    /// Divides corrections, or their keys, into those of one command each.
+    pub(super) fn chunks<'a, T: Sync>(
         &self,
-        corrections: &'a [Correction],
-    ) -> impl Iterator<Item = &'a [Correction]> + Send + use<'a> {
+        corrections: &'a [T],
+    ) -> impl Iterator<Item = &'a [T]> + Send + use<'a, T> {
         corrections.chunks(if self.manager.is_cluster() { 1 } else { MAX_CORRECTIONS })
     }
 

@@ -38,11 +38,13 @@ pub(super) struct TimeBudget {
     pub(super) wait_began: Instant,
     /// Whether a server may have charged something.
     pub(super) is_sent: Arc<AtomicBool>,
+    /// Whether a server may have kept what it was told to give back.
+    pub(super) is_left: bool,
 }
 
 impl TimeBudget {
     pub(super) fn new(time: Duration) -> Self {
-        Self { left: time, wait_began: Instant::now(), is_sent: Arc::default() }
+        Self { left: time, wait_began: Instant::now(), is_sent: Arc::default(), is_left: false }
     }
 
     /// Notes that a command is sent.

@@ -1,7 +1,7 @@
 //! Units in flight over several replicas: each states what it holds, again and again, so that the server
 //! forgets what a killed one held, and learns again what it has lost itself. The model has one replica
 //! to which all can happen, and a rival that is always in step with the server.
-//! `src/store/redis/in_flight.rs` is the code.
+//! `src/store/redis/in_flight/` is the code.
 
 use stateright::{Model, Property};
 
@@ -18,6 +18,7 @@ const COMES_BACK: &str = "units of a killed replica come back within the lifetim
 const NEVER_LESS: &str = "after its last statement, the server counts all that the replica holds";
 const EXACT: &str =
     "a statement of a replica with nothing under way makes the server's count exact";
+const PUT_RIGHT: &str = "what a lost word has left is put right by the next statement, even if more is always asked for";
 const NO_MORE_THAN_HELD: &str =
     "where each word comes in time and in order, nothing is counted that nobody holds";
 
@@ -37,6 +38,8 @@ enum Heartbeats {
     GivesBackTwice,
     /// The server counts what the replica has said for ever.
     NeverExpires,
+    /// A replica states what it holds while something is under way.
+    NeverBars,
     /// A request begins even if the answer comes after the time-out, which is shorter than the lifetime.
     BeginsLate,
 }
@@ -52,6 +55,10 @@ struct Replica {
     /// The number of its last statement, and how many words it had said then.
     statement: u8,
     stated_at: u8,
+    /// Whether a word or an answer was lost, or not awaited, after its last statement.
+    lost_since: bool,
+    /// Whether it asks for nothing until its next statement is heard.
+    is_barred: bool,
     /// Whether the server has forgotten its units, as it has said nothing for too long, and has counted
     /// no statement since with nothing under way. What it then gives back is subtracted from what it holds.
     was_silent: bool,
@@ -88,6 +95,11 @@ struct State {
     counted: u8,
     /// Whether nothing was said or heard since that statement.
     is_exact: bool,
+    /// Whether the server has counted the charge whose answer the replica waits for.
+    is_asked_counted: bool,
+    /// Whether the server has just heard the last statement, in order and with nothing lost since, and
+    /// counts what nobody holds.
+    is_left: bool,
     /// Whether a word was lost or late, or an answer was not awaited.
     is_disturbed: bool,
 }
@@ -113,6 +125,18 @@ impl State {
         self.messages.sort_unstable();
     }
 
+    /// The units that requests hold, or have held until they were given back, or that are about to be held.
+    fn known_to_be_held(&self) -> u8 {
+        let is_back = |(_, message): &&_| matches!(message, Message::GiveBack { .. });
+        let given_back = self.messages.iter().filter(is_back).count() as u8;
+        let is_counted = self.replica.asked.is_some() && self.is_asked_counted;
+        self.replica.held + given_back + u8::from(is_counted)
+    }
+
+    fn lose(&mut self) {
+        self.replica.lost_since = !self.replica.is_down;
+    }
+
     fn fits(&self) -> bool {
         self.known.units + self.rival < LIMIT
     }
@@ -129,6 +153,8 @@ impl Heartbeats {
                 if fits {
                     known.units += 1;
                     known.statement = known.statement.max(statement);
+                    let asked = state.replica.asked;
+                    state.is_asked_counted |= asked.is_some_and(|(asked, _)| asked == id);
                 }
                 state.send(Message::Answer { id, fits });
             }
@@ -141,6 +167,7 @@ impl Heartbeats {
             Message::Statement { number, units, under_way } => {
                 let is_last = number == state.replica.statement
                     && state.replica.words == state.replica.stated_at;
+                state.replica.is_barred = false;
                 state.is_disturbed |= !is_last;
                 if number > known.statement || self == Self::BelievesLate {
                     let agreed = match self {
@@ -158,6 +185,9 @@ impl Heartbeats {
                         state.replica.was_silent &= units + state.rival > LIMIT;
                     }
                 }
+                if is_last && !state.replica.lost_since {
+                    state.is_left = state.known.units > state.known_to_be_held();
+                }
             }
             Message::Answer { id, fits } => {
                 let this = &mut state.replica;
@@ -169,6 +199,9 @@ impl Heartbeats {
                 }
                 if !this.is_down && (is_awaited && is_in_time || self == Self::BeginsLate) {
                     this.held += u8::from(fits);
+                }
+                if is_awaited && !is_in_time {
+                    state.lose();
                 }
                 return;
             }
@@ -193,14 +226,14 @@ impl Model for Heartbeats {
     }
 
     fn actions(&self, state: &State, actions: &mut Vec<Action>) {
-        let Replica { is_down, held, asked, words, .. } = state.replica;
+        let Replica { is_down, held, asked, words, is_barred, .. } = state.replica;
         let may_speak = !is_down && words < MAX_WORDS;
         let possible = [
             (state.now < END, Action::Tick),
-            (may_speak && asked.is_none(), Action::Ask),
+            (may_speak && asked.is_none() && !is_barred, Action::Ask),
             (!is_down && asked.is_some(), Action::GiveUp),
             (may_speak && held > 0, Action::End),
-            (may_speak, Action::State),
+            (may_speak && (asked.is_none() || !is_barred), Action::State),
             (!is_down, Action::Kill),
             (state.fits(), Action::RivalBegins),
             (state.rival > 0, Action::RivalEnds),
@@ -212,8 +245,12 @@ impl Model for Heartbeats {
     }
 
     fn next_state(&self, before: &State, action: Action) -> Option<State> {
-        let mut state = before.clone();
+        let mut state = State { is_left: false, ..before.clone() };
         let this = &mut state.replica;
+        if action == Action::State && this.asked.is_some() && *self == Self::Whole {
+            this.is_barred = true;
+            return Some(state);
+        }
         let is_word = matches!(action, Action::Ask | Action::End | Action::State);
         this.words += u8::from(is_word);
         state.is_exact &= !is_word;
@@ -225,9 +262,12 @@ impl Model for Heartbeats {
                 let now = state.now;
                 let messages = state.messages.len();
                 state.messages.retain(|(sent, _)| now < sent + LIFETIME);
-                state.is_disturbed |= state.messages.len() < messages;
+                if state.messages.len() < messages {
+                    (state.is_disturbed, state.replica.is_barred) = (true, false);
+                    state.lose();
+                }
                 if state.known.until <= now && *self != Self::NeverExpires {
-                    this.was_silent |= state.known.units > 0;
+                    state.replica.was_silent |= state.known.units > 0;
                     state.is_disturbed |= state.known.units > 0;
                     (state.known.units, state.known.statement, state.counted) = (0, 0, 0);
                     state.is_exact = false;
@@ -235,15 +275,20 @@ impl Model for Heartbeats {
             }
             Action::Ask => {
                 this.asked = Some((id, before.now));
+                state.is_asked_counted = false;
                 state.send(Message::Charge { id, statement });
             }
-            Action::GiveUp => this.asked = None,
+            Action::GiveUp => {
+                this.asked = None;
+                state.lose();
+            }
             Action::End => {
                 this.held -= 1;
                 state.send(Message::GiveBack { statement });
             }
             Action::State => {
                 this.statement += 1;
+                this.lost_since = false;
                 this.stated_at = this.words;
                 let asked = this.asked.is_some() && *self != Self::ForgetsAsked;
                 let (number, under_way) = (this.statement, u8::from(asked));
@@ -254,7 +299,11 @@ impl Model for Heartbeats {
                 let (_, message) = state.messages.remove(index);
                 self.deliver(&mut state, message);
             }
-            Action::Lose(index) => drop(state.messages.remove(index)),
+            Action::Lose(index) => {
+                let (_, lost) = state.messages.remove(index);
+                state.replica.is_barred &= !matches!(lost, Message::Statement { .. });
+                state.lose();
+            }
             Action::RivalBegins => state.rival += 1,
             Action::RivalEnds => state.rival -= 1,
         }
@@ -281,12 +330,9 @@ impl Model for Heartbeats {
             Property::always(EXACT, |_, State { is_exact, known, replica, .. }: &State| {
                 !is_exact || replica.is_down || known.units == replica.held
             }),
+            Property::always(PUT_RIGHT, |_, state: &State| state.replica.is_down || !state.is_left),
             Property::always(NO_MORE_THAN_HELD, |_, state: &State| {
-                let is_back = |(_, message): &&_| matches!(message, Message::GiveBack { .. });
-                let given_back = state.messages.iter().filter(is_back).count() as u8;
-                let Replica { held, asked, .. } = state.replica;
-                state.is_disturbed
-                    || state.known.units <= held + given_back + u8::from(asked.is_some())
+                state.is_disturbed || state.known.units <= state.known_to_be_held()
             }),
             Property::sometimes("a killed replica's unit is used again", |_, state: &State| {
                 state.replica.is_down && state.known.heard_at > 0 && state.rival == 1
@@ -306,8 +352,8 @@ fn no_more_than_the_limit_is_in_flight_and_units_come_back() {
 #[test]
 fn each_rule_of_the_heartbeats_is_needed() {
     use Heartbeats::{
-        BeginsLate, BelievesLate, CountsAsked, ForgetsAsked, GivesBackTwice, NeverExpires,
-        NotesEach,
+        BeginsLate, BelievesLate, CountsAsked, ForgetsAsked, GivesBackTwice, NeverBars,
+        NeverExpires, NotesEach,
     };
     for broken in [ForgetsAsked, BelievesLate, GivesBackTwice, BeginsLate] {
         assert_breaks(broken, NEVER_MORE);
@@ -316,4 +362,5 @@ fn each_rule_of_the_heartbeats_is_needed() {
         assert_breaks(broken, NO_MORE_THAN_HELD);
     }
     assert_breaks(NeverExpires, COMES_BACK);
+    assert_breaks(NeverBars, PUT_RIGHT);
 }

@@ -11,7 +11,7 @@ mod override_versions;
 
 use std::{fmt::Debug, hash::Hash};
 
-use stateright::{Checker, Model};
+use stateright::{Checker, HasDiscoveries, Model};
 
 /// Goes through all states, and fails with the shortest way to one that should not be.
 fn assert_holds<M>(model: M)
@@ -33,6 +33,7 @@ where
     M::Action: Debug + PartialEq + Clone + Send + Sync + 'static,
 {
     let described = format!("{model:?}");
-    let checked = model.checker().threads(2).spawn_bfs().join();
+    let finds_it = HasDiscoveries::AllOf([property].into());
+    let checked = model.checker().finish_when(finds_it).threads(2).spawn_bfs().join();
     assert!(checked.discovery(property).is_some(), "{described} does not break `{property}`");
 }

@@ -1,4 +1,5 @@
-//! The units in flight that this replica holds, and how servers know of them: [`InFlightTable`].
+//! The units in flight that this replica holds, and how servers know of them: [`InFlightTable`]. Commands
+//! that are under way are in `awaited.rs`.
 //!
 //! A server counts the units of each replica by themselves, and until when. A replica *states* again and
 //! again what it holds. So the units of a replica that has died come back when its time is over, and
@@ -23,12 +24,19 @@
 //! So whatever the order is, a server counts at least the units that are held, unless it has forgotten
 //! some: then the next statement puts it right, as far as nothing is under way.
 //!
-//! What a lost command has left, such as a unit that could not be given back, the next statement puts
-//! right as well, unless as many units are under way at that moment: then a later one does, the first with
-//! fewer under way. So callers who try again without a pause can keep such a unit from coming back, for as
-//! long as they do.
+//! # What a lost command has left
+//! A statement with nothing under way makes the count exact. While callers ask for a key without a pause,
+//! something always is, and what a lost command has left could hide there. So the key is *barred* meanwhile:
+//! new charges wait until those under way have their answers and the statement has its own, which are two
+//! round trips for each statement. They wait for half of their time at most, so that a slow server fails no
+//! more requests than without that: then a later statement is exact.
+//!
+//! A command without an answer, such as a unit that could not be given back, leaves the key in *doubt*: it
+//! may still be on its way. The key is stated until that is over, even if nothing of it is held.
 
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects, clippy::indexing_slicing))]
+
+mod awaited;
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -42,14 +50,16 @@ use std::{
 use smallvec::SmallVec;
 use tokio::{
     runtime::{self, Handle},
+    sync::Notify,
     time::Instant,
 };
 
-use super::{script::stamped, shards::charges_made};
+pub(super) use self::awaited::{Barred, Begun, Released};
+use super::{script::stamped, time_budget::TimeBudget};
 use crate::{
     algorithm::Algorithm,
     lock::Mutex,
-    store::{Answer, Change, Charge, Correction},
+    store::{Change, Charge, Correction},
 };
 
 /// How often a replica states what it holds, while its units last.
@@ -62,8 +72,13 @@ pub(super) struct InFlightTable {
     held: Mutex<Held>,
     /// The number of the last statement; it changes while `held` is locked.
     statement: Arc<AtomicU64>,
-    /// How long servers count units that this replica does not state again.
+    /// How long servers count units that this replica does not state again. No command is on its way for
+    /// longer.
     lasts: Duration,
+    /// Notified when a barred key has nothing more under way.
+    drained: Notify,
+    /// Notified when keys are barred no more.
+    unbarred: Notify,
 }
 
 #[derive(Default)]
@@ -90,32 +105,34 @@ struct HeldKey {
     units: u64,
     /// Those of charges whose answer has not come.
     under_way: u64,
-    /// How many commands there are of which it is not known whether the server has done them.
-    unsure: u32,
+    /// How many charges are under way, and how many commands that give back.
+    awaited: u32,
     /// The last statement before the last change.
     changed: u64,
+    /// Until when a command without an answer may be on its way, or longer: until an exact statement.
+    doubt: Option<Instant>,
+    /// Whether new charges wait for the statement.
+    is_barred: bool,
 }
 
 impl HeldKey {
     fn is_needed(&self) -> bool {
-        self.units > 0 || self.under_way > 0 || self.unsure > 0
+        self.units > 0 || self.awaited > 0 || self.doubt.is_some()
     }
-}
-
-/// Charges that are under way. If it is dropped, the servers may have made them or not.
-pub(super) struct Begun {
-    table: Arc<InFlightTable>,
-    /// Each with its index in the request.
-    charges: SmallVec<[(usize, Charge); 1]>,
 }
 
 fn is_held(charge: &Charge) -> bool {
     charge.algorithm == Algorithm::InFlight
 }
 
+fn gives_back(correction: &Correction) -> bool {
+    is_held(&correction.charge) && matches!(correction.change, Change::GiveBack(_))
+}
+
 impl InFlightTable {
     pub(super) fn new(statement: Arc<AtomicU64>, lasts: Duration) -> Self {
-        Self { held: Mutex::default(), statement, lasts }
+        let (drained, unbarred) = (Notify::new(), Notify::new());
+        Self { held: Mutex::default(), statement, lasts, drained, unbarred }
     }
 
     /// The pause between two statements.
@@ -124,8 +141,14 @@ impl InFlightTable {
         self.lasts / STATEMENTS
     }
 
-    /// Counts the units of charges before a server does. `None` if there are none.
-    pub(super) fn begin(self: &Arc<Self>, charges: &[Charge]) -> Option<Begun> {
+    /// Counts the units of charges before a server does, once none of their keys is barred, or half of the
+    /// time is over. `None` if there are none.
+    #[expect(clippy::arithmetic_side_effects, reason = "a time is divided by a constant")]
+    pub(super) async fn begin(
+        self: &Arc<Self>,
+        charges: &[Charge],
+        budget: &mut TimeBudget,
+    ) -> Option<Begun> {
         let takes = |(_, charge): &(usize, &Charge)| is_held(charge) && charge.uses_units();
         let charges: SmallVec<[(usize, Charge); 1]> = charges
             .iter()
@@ -136,48 +159,56 @@ impl InFlightTable {
         if charges.is_empty() {
             return None;
         }
+        let (mut waits, own_half) = (true, budget.left / 2);
+        loop {
+            let unbarred = self.unbarred.notified();
+            if self.count(&charges, waits) {
+                let is_sent = Arc::clone(&budget.is_sent);
+                return Some(Begun { table: Arc::clone(self), charges, is_sent });
+            }
+            waits = budget.wait(budget.left.saturating_sub(own_half), unbarred).await.is_some();
+        }
+    }
+
+    /// Counts charges as under way, unless they wait for a key that is barred.
+    fn count(&self, charges: &[(usize, Charge)], waits: bool) -> bool {
         let mut held = self.held.lock();
+        let is_barred = |(_, charge): &(usize, Charge)| {
+            held.keys.get(&charge.id()).is_some_and(|key| key.is_barred)
+        };
+        if waits && charges.iter().any(is_barred) {
+            return false;
+        }
         if let Ok(runtime) = Handle::try_current() {
             held.enter(runtime);
         }
-        for (_, charge) in &charges {
+        for (_, charge) in charges {
             self.change(&mut held, charge, |key| {
                 key.under_way = key.under_way.saturating_add(charge.cost);
-                key.unsure = key.unsure.saturating_add(1);
+                key.awaited = key.awaited.saturating_add(1);
             });
         }
-        drop(held);
-        Some(Begun { table: Arc::clone(self), charges })
+        true
     }
 
-    /// Gives back the units of corrections here, and returns what a server has to be told.
-    pub(super) fn release(&self, corrections: &[Correction]) -> SmallVec<[Correction; 4]> {
-        if !corrections.iter().any(|correction| is_held(&correction.charge)) {
-            return corrections.iter().copied().collect();
+    /// Gives back the units of corrections here, before a server does.
+    pub(super) fn release(self: &Arc<Self>, corrections: &[Correction]) -> Released {
+        let (table, is_done) = (Arc::clone(self), !corrections.iter().any(gives_back));
+        if is_done {
+            return Released { table, corrections: corrections.iter().copied().collect(), is_done };
         }
         let mut held = self.held.lock();
         let release = |correction: &Correction| match correction.change {
             Change::GiveBack(units) if is_held(&correction.charge) => {
                 self.change(&mut held, &correction.charge, |key| {
                     key.units = key.units.saturating_sub(units);
-                    key.unsure = key.unsure.saturating_add(1);
+                    key.awaited = key.awaited.saturating_add(1);
                 });
                 stamped(correction, self.statement.load(Relaxed))
             }
             _ => *correction,
         };
-        corrections.iter().map(release).collect()
-    }
-
-    /// Notes that servers have given back the units of these corrections.
-    pub(super) fn released(&self, corrections: &[Correction]) {
-        let given_back = corrections.iter().filter(|correction| {
-            is_held(&correction.charge) && matches!(correction.change, Change::GiveBack(_))
-        });
-        let mut held = None;
-        for Correction { charge, .. } in given_back {
-            held.get_or_insert_with(|| self.held.lock()).settle(charge, |_| {});
-        }
+        Released { table, corrections: corrections.iter().map(release).collect(), is_done }
     }
 
     /// A runtime in which a command can be sent, where there is no other.
@@ -185,9 +216,9 @@ impl InFlightTable {
         self.held.lock().runtimes.first().cloned()
     }
 
-    /// The next statement of this heart and its number, with what is under way as the costs. `None` if
-    /// nothing is held, or another heart beats: this one then ends.
-    pub(super) fn state(&self, heart: u64) -> Option<(u64, Vec<Correction>)> {
+    /// The keys that are to be stated. `None` if nothing is held, or another heart beats: this one then
+    /// ends.
+    pub(super) fn keys(&self, heart: u64) -> Option<Vec<u128>> {
         let mut held = self.held.lock();
         let is_empty = held.keys.is_empty();
         let beats = held.heart.as_mut().filter(|beats| beats.number == heart)?;
@@ -196,28 +227,66 @@ impl InFlightTable {
             held.heart = None;
             return None;
         }
+        Some(held.keys.keys().copied().collect())
+    }
+
+    /// Bars those of the keys of which charges are under way.
+    pub(super) fn bar(&self, keys: &[u128]) -> Barred<'_> {
+        let mut held = self.held.lock();
+        let mut barred = SmallVec::new();
+        for id in keys {
+            if let Some(key) = held.keys.get_mut(id)
+                && key.under_way > 0
+            {
+                key.is_barred = true;
+                barred.push(*id);
+            }
+        }
+        drop(held);
+        Barred { table: self, keys: barred }
+    }
+
+    /// The next statement, of these keys, and its number, with what is under way as the costs.
+    pub(super) fn state(&self, keys: &[u128]) -> (u64, Vec<Correction>) {
+        let held = self.held.lock();
         let number = self.statement.fetch_add(1, Relaxed).saturating_add(1);
         let state = |key: &HeldKey| {
             let under_way = Charge { cost: key.under_way, ..key.charge };
             stamped(&Correction::new(under_way, Change::Take(key.units)), number)
         };
-        Some((number, held.keys.values().map(state).collect()))
+        let statements = keys.iter().filter_map(|id| held.keys.get(id)).map(state).collect();
+        (number, statements)
     }
 
-    /// Notes that servers know a statement about these keys.
-    pub(super) fn stated(&self, number: u64, statements: &[Correction]) {
+    /// Notes what has become of a statement that was made at this time.
+    pub(super) fn stated(
+        &self,
+        number: u64,
+        at: Instant,
+        statements: &[Correction],
+        is_heard: bool,
+    ) {
         let mut held = self.held.lock();
         for Correction { charge, .. } in statements {
             let Entry::Occupied(mut known) = held.keys.entry(charge.id()) else { continue };
             let key = known.get_mut();
-            // Otherwise the server may have left it out, or left its count.
-            if key.changed < number && charge.cost == 0 {
-                key.unsure = 0;
+            if !is_heard {
+                // It may come later, when it is no longer true.
+                key.doubt = Some(self.doubt());
+            } else if key.changed < number && charge.cost == 0 {
+                // Otherwise the server may have left it out, or left its count.
+                key.doubt.take_if(|doubt| *doubt <= at);
             }
             if !key.is_needed() {
                 known.remove();
             }
         }
+    }
+
+    /// Until when a command without an answer may be on its way.
+    #[expect(clippy::arithmetic_side_effects, reason = "it lasts for an hour at most")]
+    fn doubt(&self) -> Instant {
+        Instant::now() + self.lasts
     }
 
     /// The number of a heart that has to be started, if something is held, and none beats.
@@ -242,10 +311,36 @@ impl InFlightTable {
         charge: &Charge,
         change: impl FnOnce(&mut HeldKey),
     ) {
-        let new = || HeldKey { charge: *charge, units: 0, under_way: 0, unsure: 0, changed: 0 };
-        let key = held.keys.entry(charge.id()).or_insert_with(new);
+        let key = held.keys.entry(charge.id()).or_insert_with(|| HeldKey::new(charge));
         change(key);
         key.changed = self.statement.load(Relaxed);
+    }
+
+    /// Notes what one command has done, which is awaited no more.
+    fn settle(
+        &self,
+        held: &mut MutexGuard<'_, Held>,
+        charge: &Charge,
+        change: impl FnOnce(&mut HeldKey),
+    ) {
+        let Entry::Occupied(mut known) = held.keys.entry(charge.id()) else { return };
+        let key = known.get_mut();
+        change(key);
+        key.awaited = key.awaited.saturating_sub(1);
+        if key.is_barred && key.under_way == 0 {
+            self.drained.notify_waiters();
+        }
+        if !key.is_needed() {
+            known.remove();
+        }
+    }
+}
+
+impl HeldKey {
+    fn new(charge: &Charge) -> Self {
+        let (units, under_way, awaited, changed) = (0, 0, 0, 0);
+        let (doubt, is_barred) = (None, false);
+        Self { charge: *charge, units, under_way, awaited, changed, doubt, is_barred }
     }
 }
 
@@ -265,48 +360,5 @@ impl Held {
         self.hearts = self.hearts.wrapping_add(1);
         let heart = Heart { number: self.hearts, beat: Instant::now() };
         Some(self.heart.insert(heart).number)
-    }
-
-    /// Notes what one command has done.
-    fn settle(&mut self, charge: &Charge, change: impl FnOnce(&mut HeldKey)) {
-        let Entry::Occupied(mut known) = self.keys.entry(charge.id()) else { return };
-        let key = known.get_mut();
-        change(key);
-        key.unsure = key.unsure.saturating_sub(1);
-        if !key.is_needed() {
-            known.remove();
-        }
-    }
-}
-
-impl Begun {
-    /// Keeps the units of the charges that were made.
-    pub(super) fn settle(mut self, charges: &[Charge], answer: &Answer) {
-        let made: SmallVec<[usize; 4]> =
-            charges_made(charges, answer).map(|(index, _)| index).collect();
-        let mut held = self.table.held.lock();
-        for (index, charge) in std::mem::take(&mut self.charges) {
-            held.settle(&charge, |key| {
-                key.under_way = key.under_way.saturating_sub(charge.cost);
-                if made.contains(&index) {
-                    key.units = key.units.saturating_add(charge.cost);
-                }
-            });
-        }
-    }
-}
-
-/// The next statement says that the units are not held.
-impl Drop for Begun {
-    fn drop(&mut self) {
-        if self.charges.is_empty() {
-            return;
-        }
-        let mut held = self.table.held.lock();
-        for (_, charge) in &self.charges {
-            self.table.change(&mut held, charge, |key| {
-                key.under_way = key.under_way.saturating_sub(charge.cost);
-            });
-        }
     }
 }
