@@ -22,13 +22,25 @@ use tracing_subscriber::{
 
 use common::Lines;
 
-use crate::quotas::{KEYS, PATHS, Quotas, request};
+use crate::{
+    holder::Holding,
+    quotas::{KEYS, PATHS, Quotas, request},
+};
 
-/// The variable by which this program knows that it is a replica, and which.
-pub const ORDERS: &str = "REPLICA_ORDERS";
+/// The variable by which this program knows that it is a replica, and its [`Role`].
+pub const ROLE: &str = "REPLICA_ROLE";
 const CALLERS: usize = 6;
 /// Nothing goes on for longer.
 pub const LONGEST: Duration = Duration::from_secs(60);
+
+/// What a replica does.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Role {
+    /// It asks for units of quotas.
+    Asks(Orders),
+    /// It holds units in flight.
+    Holds(Holding),
+}
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Orders {
@@ -88,8 +100,7 @@ impl From<&Decision> for Verdict {
 }
 
 /// Prints when it is ready, sends requests until its input ends, and then prints its report.
-pub fn run(orders: &str) {
-    let orders: Orders = serde_json::from_str(orders).unwrap();
+pub fn run(orders: Orders) {
     let lines = Lines::default();
     let levels = Targets::new()
         .with_default(LevelFilter::INFO)
@@ -108,7 +119,7 @@ pub fn run(orders: &str) {
 }
 
 /// Measures by how much the machine is late, at the most, when a thread only sleeps.
-fn lateness(ends: &AtomicBool) -> Duration {
+pub fn lateness(ends: &AtomicBool) -> Duration {
     let mut longest = Duration::ZERO;
     while !ends.load(Relaxed) {
         let (start, time) = (Instant::now(), Duration::from_millis(5));

@@ -15,10 +15,10 @@ use tower_quota::{Clock, Limiter};
 
 use crate::{
     quotas::{KEYS, NAMES, POLICIES, Quotas, SECRET, Used, charges},
-    replica::{Asked, LONGEST, ORDERS, Orders, Report, Verdict, micros},
+    replica::{Asked, LONGEST, Orders, ROLE, Report, Role, Verdict, micros},
 };
 
-const REPLICAS: usize = 3;
+pub const REPLICAS: usize = 3;
 const PASSWORD: &str = "correct-horse";
 
 /// Options of a server that knows the replicas by a password, which must not be logged.
@@ -42,11 +42,32 @@ impl Orders {
     }
 }
 
+/// A replica, and what it prints.
+pub type Replica = (Child, BufReader<ChildStdout>);
+
+/// Starts replicas. All of them are ready then.
+pub fn start(roles: impl Iterator<Item = Role>) -> Vec<Replica> {
+    let start = |role| {
+        let mut command = Command::new(env::current_exe().unwrap());
+        command.env(ROLE, serde_json::to_string(&role).unwrap());
+        let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let stdout = BufReader::new(process.stdout.take().unwrap());
+        (process, stdout)
+    };
+    let mut replicas: Vec<Replica> = roles.map(start).collect();
+    for (_, stdout) in &mut replicas {
+        let mut line = String::new();
+        stdout.read_line(&mut line).unwrap();
+        assert_eq!(line, "ready\n");
+    }
+    replicas
+}
+
 /// Replicas at work.
 pub struct Stage {
     urls: Vec<String>,
     quotas: Quotas,
-    replicas: Vec<(Child, BufReader<ChildStdout>)>,
+    replicas: Vec<Replica>,
     began: u64,
     /// When the fault was, in microseconds since 1970.
     fault: Range<u64>,
@@ -58,20 +79,7 @@ impl Stage {
     }
 
     pub fn start_each(orders: impl Fn(usize) -> Orders) -> Self {
-        let start = |place| {
-            let orders = serde_json::to_string(&orders(place)).unwrap();
-            let mut command = Command::new(env::current_exe().unwrap());
-            command.env(ORDERS, orders).stdin(Stdio::piped()).stdout(Stdio::piped());
-            let mut process = command.spawn().unwrap();
-            let stdout = BufReader::new(process.stdout.take().unwrap());
-            (process, stdout)
-        };
-        let mut replicas: Vec<_> = (0..REPLICAS).map(start).collect();
-        for (_, stdout) in &mut replicas {
-            let mut line = String::new();
-            stdout.read_line(&mut line).unwrap();
-            assert_eq!(line, "ready\n");
-        }
+        let replicas = start((0..REPLICAS).map(|place| Role::Asks(orders(place))));
         let Orders { urls, quotas, .. } = orders(0);
         let began = micros();
         Self { urls, quotas, replicas, began, fault: began..began }
@@ -117,7 +125,7 @@ impl Stage {
             drop(process.stdin.take());
             (process, stdout)
         });
-        let report = |(mut process, mut stdout): (Child, BufReader<ChildStdout>)| -> Report {
+        let report = |(mut process, mut stdout): Replica| -> Report {
             let mut text = String::new();
             stdout.read_to_string(&mut text).unwrap();
             assert!(process.wait().unwrap().success());

@@ -6,7 +6,7 @@ use std::{
     net::{Ipv4Addr, Shutdown, TcpListener, TcpStream},
     sync::{
         Arc, Mutex, MutexGuard,
-        atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
+        atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering::SeqCst},
         mpsc,
     },
     thread::{self, JoinHandle},
@@ -27,7 +27,8 @@ pub struct Proxy {
 
 /// What all connections share.
 struct Network {
-    server: u16,
+    /// The port of the server.
+    server: AtomicU16,
     behaviour: Mutex<Behaviour>,
     connections: AtomicU64,
     commands: AtomicU64,
@@ -47,7 +48,7 @@ struct Behaviour {
 impl Proxy {
     pub fn before(server: &Server) -> Self {
         let network = Arc::new(Network {
-            server: server.port(),
+            server: AtomicU16::new(server.port()),
             behaviour: Mutex::default(),
             connections: AtomicU64::new(0),
             commands: AtomicU64::new(0),
@@ -98,6 +99,12 @@ impl Proxy {
     /// Ends all open connections now. New ones are taken.
     pub fn drop_connections(&self) {
         self.network.behaviour().drop_connections();
+    }
+
+    /// New connections go to another server, and open ones end: as a name does after a fail-over.
+    pub fn lead_to(&self, server: &Server) {
+        self.network.server.store(server.port(), SeqCst);
+        self.drop_connections();
     }
 
     /// Loses the replies to the next `times` commands of that name: the server carries out each, and
@@ -187,7 +194,7 @@ impl Network {
     /// Serves a connection in threads of its own.
     fn connect(self: &Arc<Self>, client: TcpStream) -> io::Result<()> {
         let id = self.connections.fetch_add(1, SeqCst);
-        let server = TcpStream::connect((Ipv4Addr::LOCALHOST, self.server))?;
+        let server = TcpStream::connect((Ipv4Addr::LOCALHOST, self.server.load(SeqCst)))?;
         client.set_nodelay(true)?;
         server.set_nodelay(true)?;
         let [commands, replies] = [client.try_clone()?, server.try_clone()?];
