@@ -58,7 +58,10 @@ const DEFAULT_FORGET_AFTER: Duration = Duration::from_secs(86_400);
 /// - A request that is [held](crate::Policy::hold) counts only if it is refused in the end. A held request
 ///   whose key is blocked meanwhile is refused when its turn comes.
 /// - With [`failures_within`](Self::failures_within): instead of refusals, each response that costs
-///   something after [`settle`](crate::Policy::settle) was asked.
+///   something after [`settle`](crate::Policy::settle) was asked, or when it
+///   [has ended](crate::Policy::settle_at_end).
+/// - Under an [unlimited](crate::Quota::unlimited) quota, nothing is refused for its units, so no refusal
+///   counts. Failures count as under any other quota.
 /// - What comes during a block neither counts nor makes the block longer, so a retry at `Retry-After`
 ///   passes. After the block, counting begins anew, and the next block is the longer one.
 ///
@@ -66,9 +69,12 @@ const DEFAULT_FORGET_AFTER: Duration = Duration::from_secs(86_400);
 /// The policy refuses every request of the key, also one that costs nothing, with
 /// [`Reason::Penalty`](crate::Reason::Penalty). `Retry-After` says when the block has ended and the quota
 /// has units again; [`Outcome::blocked_for`](crate::Outcome::blocked_for) is the block alone. Nothing is
-/// charged meanwhile. Another plan does not lift the block, and an override's quota does not either; but
-/// where that quota is [unlimited](crate::Quota::unlimited), the policy counts nothing and lets the request
-/// pass. These lift it: [`Limiter::reset`](crate::Limiter::reset), which leaves what is in flight;
+/// charged meanwhile. No other quota lifts the block, be it that of a plan or of an override. Where it is
+/// [unlimited](crate::Quota::unlimited), the policy counts nothing, but it still looks whether the key is
+/// blocked. So it needs the key: a request without it is refused or skipped as the policy says, and
+/// while the store does not answer, the policy does what it is set to do then.
+///
+/// These lift a block: [`Limiter::reset`](crate::Limiter::reset), which leaves what is in flight;
 /// [`CallerOverrides::unblock`](crate::overrides::CallerOverrides::unblock); and an
 /// [apply](crate::Limiter::apply) of limits in which the policy has no penalty. An apply that changes the
 /// penalty lets blocks end as they were told; one that changes how the policy counts begins anew, as for
@@ -127,10 +133,16 @@ impl Penalty {
     }
 
     /// Counts failures instead of refusals: responses that cost at least one unit after
-    /// [`settle`](crate::Policy::settle) was asked. As many as [`after`](Self::after) says within this time
+    /// [`settle`](crate::Policy::settle) was asked, or at their end. As many as [`after`](Self::after) says within this time
     /// begin a block, and the next request is refused.
     ///
     /// A check has no response, so it never fails.
+    ///
+    /// Where the cost is settled [at the end](crate::Policy::settle_at_end), the final cost decides: a
+    /// response whose meter has counted nothing but 0 is no failure, and one whose meter was never used
+    /// costs what was reserved, so it is one. If the head of the response settles a cost above 0, the
+    /// failure counts at once, and not a second time at the end. A request that ends without a response
+    /// is a failure only if its meter has counted units.
     ///
     /// ```
     /// use std::time::Duration;

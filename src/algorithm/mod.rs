@@ -82,6 +82,14 @@ impl Algorithm {
         }
     }
 
+    /// The smallest quota.
+    pub(crate) const fn one_unit(self) -> Quota {
+        match self {
+            Self::TokenBucket | Self::FixedWindow | Self::SlidingWindow => Quota::per_second(1),
+            Self::InFlight => Quota::in_flight(1),
+        }
+    }
+
     /// The most that can be used at once under `quota`.
     #[inline]
     pub(crate) fn capacity(self, quota: &Quota) -> u64 {

@@ -1,7 +1,7 @@
 //! What `build()` says to write, in the words of a file: [`in_file`].
 
 /// The builder's calls, as problems name them, and what a file says instead.
-const PHRASES: [(&str, &str); 39] = [
+const PHRASES: [(&str, &str); 41] = [
     ("`.key(ClientIp::new())`", "`keys = [\"ip\"]`"),
     ("`.global()`", "`global = true`"),
     ("`.or_key(…)`", "another key"),
@@ -42,6 +42,8 @@ const PHRASES: [(&str, &str); 39] = [
     ("`.block(…)`", "`blocks`"),
     ("`.penalty(…)`", "`penalty`"),
     ("`.settle(…)`", "`settle`"),
+    ("`.settle_at_end()`", "`settle_at_end = true`"),
+    ("`.cost(…)`", "`cost`"),
     ("`trust_hops(n)`", "`trust_hops`"),
     ("`trust_proxies([…])`", "`trust_proxies`"),
 ];

@@ -10,9 +10,9 @@ use http::response::Parts;
 use smallvec::SmallVec;
 
 #[cfg(feature = "tracing")]
-use super::telemetry::log_block;
+use super::telemetry::log_block_of;
 use super::{
-    Core, Limiter,
+    Core, Limiter, Meter,
     decision::{Decision, Outcome, Record, Ruling},
     evaluation::Evaluation,
     fallback,
@@ -21,7 +21,7 @@ use super::{
 use crate::{
     clock::nanos,
     penalty::{Counted, Penalty},
-    store::{Answer, Change, Correction, StoreError, StoreFuture},
+    store::{Answer, Change, Charge, Correction, StoreError, StoreFuture},
 };
 
 /// The correction of a decision's charges by the cost that the response reports. The store makes it
@@ -34,7 +34,7 @@ pub(crate) struct Correcting {
 
 /// A policy whose charge is corrected, or whose penalty counts a failure.
 struct Corrected {
-    /// Its index in the record.
+    /// The index of its charge in the record.
     index: usize,
     /// What the request has cost after the correction; `None` for a failure that is counted.
     cost: Option<u64>,
@@ -49,15 +49,29 @@ impl Correcting {
         response: &Parts,
     ) -> Option<Self> {
         let rules = limiter.core.rules();
-        let cost = |outcome: &Outcome<'_>| {
-            let policy = &rules.of_charge(outcome.charge)?.policy;
-            policy.settings.cost_from_response(response)
-        };
+        let cost =
+            |charge: &Charge| rules.of_charge(charge)?.policy.settings.cost_from_response(response);
+        let meter = decision.record.meter.as_ref();
+        meter.into_iter().for_each(Meter::set_answered);
         // Without the policy, it is unknown whether the response is a failure.
-        let failure = |outcome: &Outcome<'_>, cost: Option<u64>| {
-            rules.of_charge(outcome.charge).and_then(|_| failure(outcome, cost))
+        let failure = |charge: &Charge, settled: Option<u64>| {
+            let penalty = rules.of_charge(charge)?.entry.labels.penalty.as_ref()?;
+            let fails = match meter.and_then(|meter| meter.failure_of(charge)) {
+                // The meter counts it at the end, unless it is known now.
+                Some(failure) => settled.is_some_and(|cost| cost > 0) && failure.is_first(),
+                None => settled.unwrap_or(charge.cost) > 0,
+            };
+            (fails && penalty.counts(Counted::Failures)).then_some(penalty)
         };
-        let started = Self::start_with_failures(limiter, decision, cost, failure);
+        let of_outcome = |outcome: &Outcome<'_>| cost(outcome.charge);
+        let looked = |charge: &Charge| {
+            let settled = cost(charge);
+            if let (Some(meter), Some(cost)) = (meter, settled) {
+                meter.set_charged(charge, cost);
+            }
+            failure(charge, settled)
+        };
+        let started = Self::start_with_failures(limiter, decision, of_outcome, &failure, looked);
         // The meter goes on from what is charged now.
         if let (Some(meter), Some(started)) = (&decision.record.meter, &started) {
             for &Corrected { index, cost } in &started.corrected {
@@ -94,15 +108,17 @@ impl Correcting {
         decision: &Decision,
         cost: impl Fn(&Outcome<'_>) -> Option<u64>,
     ) -> Option<Self> {
-        Self::start_with_failures(limiter, decision, cost, |_, _| None)
+        Self::start_with_failures(limiter, decision, cost, |_, _| None, |_| None)
     }
 
-    /// The same. `failure` returns the penalty that counts a failure at this cost.
+    /// The same. `failure` returns the penalty that counts a response with this cost, or with the cost as
+    /// charged, as a failure; and `looked` does for a charge under an unlimited quota.
     fn start_with_failures(
         limiter: &Limiter,
         decision: &Decision,
         cost: impl Fn(&Outcome<'_>) -> Option<u64>,
-        failure: impl Fn(&Outcome<'_>, Option<u64>) -> Option<&'static Penalty>,
+        failure: impl Fn(&Charge, Option<u64>) -> Option<&'static Penalty>,
+        looked: impl Fn(&Charge) -> Option<&'static Penalty>,
     ) -> Option<Self> {
         let (core, record) = (&*limiter.core, &decision.record);
         // A dry run that did not fit was not charged, nor was a quota that another was drawn on for. What
@@ -121,8 +137,14 @@ impl Correcting {
             if let Some(change) = cost.and_then(|cost| Change::of_cost(outcome.cost(), cost)) {
                 add(change, cost);
             }
-            if let Some(penalty) = failure(&outcome, cost) {
+            if let Some(penalty) = failure(outcome.charge, cost) {
                 add(Change::Penalize(penalty), None);
+            }
+        }
+        for (index, charge) in record.looked() {
+            if let Some(penalty) = looked(charge) {
+                corrections.push(Correction::new(*charge, Change::Penalize(penalty)));
+                corrected.push(Corrected { index, cost: None });
             }
         }
         if corrections.is_empty() {
@@ -152,10 +174,18 @@ impl Correcting {
                 None if !usage.is_blocked() => continue,
                 None => {}
             }
-            record.usages[index] = usage.later(0, nanos(since));
+            // An unlimited quota is not shown, blocked or not.
+            if let Some(shown) = record.usages.get_mut(index) {
+                *shown = usage.later(0, nanos(since));
+            }
             #[cfg(feature = "tracing")]
             if cost.is_none() {
-                log_block(&record.outcome(index));
+                let charge = &record.charges[index];
+                let entry = record.entries.get(index);
+                let kind = entry.map(|entry| entry.labels.kind(entry.key_kind));
+                let rules = self.limiter.core.rules();
+                let policy = rules.of_charge(charge).map_or("", |rule| rule.policy.name());
+                log_block_of(policy, kind, charge, usage);
             }
         }
         release_all(&self.limiter.core, record);
@@ -178,13 +208,6 @@ impl Correcting {
         }
         Poll::Ready(())
     }
-}
-
-/// The penalty that counts a response with this cost, or with the cost as charged, as a failure.
-fn failure(outcome: &Outcome<'_>, cost: Option<u64>) -> Option<&'static Penalty> {
-    let fails = cost.unwrap_or(outcome.cost()) > 0;
-    let penalty = outcome.entry.labels.penalty.as_ref().filter(|_| fails)?;
-    penalty.counts(Counted::Failures).then_some(penalty)
 }
 
 /// Changes what the keys of an evaluation have used, and decides by what is left. The time of the
@@ -212,6 +235,7 @@ pub(super) async fn correct(core: &Core, mut evaluation: Evaluation, change: Cha
 /// Gives back all units that `decision` has charged, as what they were charged for is not done. Units in
 /// flight come back by their [`Permit`](super::Permit).
 pub(crate) fn undo(limiter: &Limiter, decision: &Decision) {
+    decision.record.meter.iter().for_each(Meter::set_undone);
     if let Some(correcting) = Correcting::start(limiter, decision, |_| Some(0)) {
         correcting.detach(decision);
     }

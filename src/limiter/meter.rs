@@ -17,8 +17,9 @@ use http::Extensions;
 use smallvec::SmallVec;
 use tokio::sync::Notify;
 
-use super::{Limiter, release::correct_unawaited};
+use super::{Labels, Limiter, release::correct_unawaited};
 use crate::{
+    penalty::{Counted, Penalty},
     store::{Change, Charge, Correction},
     warning::{Code, warn},
 };
@@ -94,6 +95,8 @@ struct Metered {
     exhausted: Notify,
     /// Whether the request asks for a tunnel, so that any successful response upgrades the connection.
     asks_for_tunnel: AtomicBool,
+    /// Whether there is a response, which may be a failure.
+    is_answered: AtomicBool,
 }
 
 /// The units that a request has used under one policy.
@@ -107,6 +110,14 @@ pub(super) struct Count {
     /// another number.
     reserved: AtomicU64,
     used: AtomicU64,
+    failure: Failure,
+}
+
+/// Whether the request is a failure under one policy, and whether that was counted.
+pub(super) struct Failure {
+    /// The penalty that counts failures.
+    penalty: Option<&'static Penalty>,
+    is_counted: AtomicBool,
 }
 
 /// In `used`: the request has ended, and what is added from now on is charged at once.
@@ -131,6 +142,7 @@ impl Meter {
             outer: OnceLock::new(),
             exhausted: Notify::new(),
             asks_for_tunnel: AtomicBool::new(false),
+            is_answered: AtomicBool::new(false),
         };
         Self { metered: Some(Arc::new(metered)), only: None }
     }
@@ -264,6 +276,24 @@ impl Meter {
         self.metered.as_ref().is_some_and(|metered| metered.asks_for_tunnel.load(Relaxed))
     }
 
+    /// Notes that there is a response.
+    pub(super) fn set_answered(&self) {
+        self.metered.iter().for_each(|metered| metered.is_answered.store(true, Release));
+    }
+
+    /// Notes that all units go back, as nothing was done for them: then nothing has failed either.
+    pub(super) fn set_undone(&self) {
+        let counts = self.metered.iter().flat_map(|metered| &metered.counts);
+        counts.for_each(|count| count.failure.is_counted.store(true, Release));
+    }
+
+    /// The failure of the request under the policy of this charge; `None` if the meter does not count it.
+    pub(super) fn failure_of(&self, charge: &Charge) -> Option<&Failure> {
+        let mut counts = self.metered.iter().flat_map(|metered| &metered.counts);
+        let count = counts.find(|count| count.charged.charge.id() == charge.id())?;
+        Some(&count.failure)
+    }
+
     /// Sets what is charged, as the head of the response has settled it.
     pub(super) fn set_charged(&self, charge: &Charge, cost: u64) {
         let Some(metered) = &self.metered else { return };
@@ -272,7 +302,7 @@ impl Meter {
             count.reserved.store(cost, Release);
             // A write, so that it comes either before an `add`, which then sees the new cost, or after it.
             let used = count.used.fetch_or(0, AcqRel);
-            if units_of(used) >= cost && !count.is_dry_run {
+            if units_of(used) >= cost && count.is_felt() {
                 metered.outermost().exhausted.notify_waiters();
             }
         }
@@ -295,6 +325,7 @@ impl Metered {
             let (taken, uses_up) = count.add(units);
             if taken > 0 {
                 late.push(count.correction(Change::Take(taken)));
+                late.extend(count.fail());
             }
             is_exhausted |= uses_up;
         }
@@ -308,7 +339,7 @@ impl Metered {
     }
 
     fn left(&self, only: Option<&str>) -> u64 {
-        let felt = self.counts_of(only).filter(|count| !count.is_dry_run);
+        let felt = self.counts_of(only).filter(|count| count.is_felt());
         let own = felt.map(Count::left).min().unwrap_or(u64::MAX);
         let outer = self.outer.get().and_then(|outer| outer.metered.as_ref());
         outer.map_or(u64::MAX, |outer| outer.left(only)).min(own)
@@ -329,8 +360,9 @@ impl Metered {
     }
 
     fn end(&self) {
+        let is_answered = self.is_answered.load(Acquire);
         let corrections: SmallVec<[Correction; 1]> =
-            self.counts.iter().filter_map(Count::end).collect();
+            self.counts.iter().flat_map(|count| count.end(is_answered)).collect();
         if !corrections.is_empty() {
             correct_unawaited(&self.limiter, self.counted_locally, &corrections);
         }
@@ -344,11 +376,35 @@ impl Drop for Metered {
     }
 }
 
+impl Failure {
+    fn new(labels: &'static Labels) -> Self {
+        let penalty = labels.penalty.as_ref().filter(|penalty| penalty.counts(Counted::Failures));
+        Self { penalty, is_counted: AtomicBool::new(false) }
+    }
+
+    /// Whether it was not counted before. It is now.
+    pub(super) fn is_first(&self) -> bool {
+        !self.is_counted.swap(true, AcqRel)
+    }
+}
+
 impl Count {
     /// Nothing is used yet of what is `charged`, a correction that changes nothing.
-    pub(super) fn new(policy: &'static str, is_dry_run: bool, charged: Correction) -> Self {
-        let reserved = AtomicU64::new(charged.charge.cost);
-        Self { policy, is_dry_run, charged, reserved, used: AtomicU64::new(0) }
+    pub(super) fn new(labels: &'static Labels, is_dry_run: bool, charged: Correction) -> Self {
+        let (reserved, used) = (AtomicU64::new(charged.charge.cost), AtomicU64::new(0));
+        let failure = Failure::new(labels);
+        Self { policy: &labels.policy, is_dry_run, charged, reserved, used, failure }
+    }
+
+    /// Whether what is used up stops the request: not in a dry run, nor under an unlimited quota.
+    fn is_felt(&self) -> bool {
+        !self.is_dry_run && !self.charged.charge.only_looks()
+    }
+
+    /// What counts the request as a failure, at the first call.
+    fn fail(&self) -> Option<Correction> {
+        let penalty = self.failure.penalty.filter(|_| self.failure.is_first())?;
+        Some(Correction::new(self.charged.charge, Change::Penalize(penalty)))
     }
 
     /// Adds units. Returns how many of them have to be charged at once, as the request has ended; and
@@ -366,23 +422,31 @@ impl Count {
         let cost = |used: u64| units_of(used).max(charged);
         let taken = if before & ENDED == 0 { 0 } else { cost(after).saturating_sub(cost(before)) };
         let uses_up = units_of(before) < reserved && units_of(after) >= reserved;
-        (taken, uses_up && !self.is_dry_run)
+        (taken, uses_up && self.is_felt())
     }
 
     fn left(&self) -> u64 {
         self.reserved.load(Acquire).saturating_sub(units_of(self.used.load(Acquire)))
     }
 
-    /// The correction of the charge, at the first call.
-    fn end(&self) -> Option<Correction> {
+    /// The correction of the charge, and what counts it as a failure, at the first call. Without a response,
+    /// only what was added is one.
+    fn end(&self, is_answered: bool) -> SmallVec<[Correction; 2]> {
         let ended = |used: u64| match used & ENDED {
             0 if used == 0 => Some(ENDED),
             0 => Some(used | ENDED | SETTLED),
             _ => None,
         };
-        let used = self.used.fetch_update(AcqRel, Acquire, ended).ok().filter(|used| *used > 0)?;
-        let change = Change::of_cost(self.reserved.load(Acquire), units_of(used))?;
-        Some(self.correction(change))
+        let mut corrections = SmallVec::new();
+        let Ok(used) = self.used.fetch_update(AcqRel, Acquire, ended) else { return corrections };
+        let reserved = self.reserved.load(Acquire);
+        if used > 0 && !self.charged.charge.only_looks() {
+            let change = Change::of_cost(reserved, units_of(used));
+            corrections.extend(change.map(|change| self.correction(change)));
+        }
+        let has_failed = if used > 0 { units_of(used) > 0 } else { is_answered && reserved > 0 };
+        corrections.extend(has_failed.then(|| self.fail()).flatten());
+        corrections
     }
 
     /// A change to what is charged now.
@@ -444,7 +508,13 @@ mod tests {
             charged: Correction::new(Charge { cost: reserved, ..charge }, Change::Take(0)),
             reserved: AtomicU64::new(reserved),
             used: AtomicU64::new(0),
+            failure: Failure { penalty: None, is_counted: AtomicBool::new(false) },
         }
+    }
+
+    /// The change at the end, at the first call.
+    fn end(count: &Count) -> Option<Change> {
+        count.end(true).first().map(|correction| correction.change)
     }
 
     proptest! {
@@ -463,13 +533,13 @@ mod tests {
                 times_used_up += u64::from(uses_up);
             }
             let mut cost = i128::from(reserved);
-            let change = count.end().map(|correction| correction.change);
+            let change = end(&count);
             cost += match change {
                 Some(Change::Take(units)) => i128::from(units),
                 Some(Change::GiveBack(units)) => -i128::from(units),
                 _ => 0,
             };
-            prop_assert!(count.end().is_none(), "it ends once");
+            prop_assert!(end(&count).is_none(), "it ends once");
             let added: u64 = before.iter().sum();
             let is_counted = !before.is_empty();
             prop_assert_eq!(cost, i128::from(if is_counted { added } else { reserved }));
@@ -491,7 +561,7 @@ mod tests {
         let count = count(5);
         assert_eq!(count.add(u64::MAX), (0, true));
         assert_eq!(count.add(u64::MAX), (0, false));
-        let Some(Change::Take(units)) = count.end().map(|correction| correction.change) else {
+        let Some(Change::Take(units)) = end(&count) else {
             panic!("more was used than reserved");
         };
         assert!(units > u64::MAX / 8);

@@ -242,7 +242,7 @@ impl<'a> Target<'a> {
             counted = self.counted_key(rule, kind)?;
             &counted
         };
-        if !evaluation.leaves_out(quota) {
+        if !evaluation.leaves_out(rule, quota) {
             let key = self.limiter.core.key_of(rule, kind, key);
             evaluation.push(rule, kind, key, quota, cost);
         }

@@ -12,6 +12,8 @@ use super::{decision::Decision, rules::RuleSet};
 use crate::metrics::VerdictLabel;
 #[cfg(any(feature = "metrics", feature = "tracing"))]
 use crate::store::Mode;
+#[cfg(feature = "tracing")]
+use crate::store::{Charge, Usage};
 
 /// Reports a decision by these rules to metrics and events.
 #[inline]
@@ -68,14 +70,25 @@ fn verdict_label(outcome: Outcome<'_>, held: Duration) -> VerdictLabel {
     }
 }
 
-/// Logs that a penalty blocks a key, with the refusal or the failure that has met the block.
+/// Logs that a penalty blocks a key, with the refusal that has met the block.
 #[cfg(feature = "tracing")]
 pub(super) fn log_block(outcome: &Outcome<'_>) {
+    log_block_of(
+        &outcome.entry.labels.policy,
+        Some(outcome.key_kind()),
+        outcome.charge,
+        outcome.usage,
+    );
+}
+
+/// The same with a failure. What kind of key it is may not be known any more.
+#[cfg(feature = "tracing")]
+pub(super) fn log_block_of(policy: &str, key_kind: Option<&str>, charge: &Charge, usage: &Usage) {
     tracing::info!(
-        policy = outcome.policy(),
-        key_kind = outcome.key_kind(),
-        dry_run = outcome.charge.mode == Mode::DryRun,
-        blocked_for = outcome.blocked_for().map(tracing::field::debug),
+        policy,
+        key_kind,
+        dry_run = charge.mode == Mode::DryRun,
+        blocked_for = usage.blocked_for().map(tracing::field::debug),
         "a penalty blocks a key"
     );
 }

@@ -103,6 +103,9 @@ fn find(settings: &Settings, for_requests: bool, add: &mut impl FnMut(Setting, S
     for (method, problem) in in_flight_problems(settings) {
         at(method, problem.to_owned());
     }
+    for (method, problem) in check_problems(settings).filter(|_| !for_requests) {
+        at(method, problem.to_owned());
+    }
     if settings.lease > 0 && settings.is_settled() {
         let problem = "it has a lease, and responses settle its cost: each request asks the store anyway; leave one out";
         at("lease", problem.into());
@@ -168,16 +171,27 @@ fn in_flight_problems(settings: &Settings) -> impl Iterator<Item = (&'static str
     .filter_map(|(is_wrong, method, problem)| is_wrong.then_some((method, problem)))
 }
 
+/// Settings that read a request or a response, which checks do not have.
+fn check_problems(settings: &Settings) -> impl Iterator<Item = (&'static str, &'static str)> {
+    let cost = "only checks use it, and they have no request whose cost `.cost(…)` could read; leave it out, and write the cost in each check: `limiter.check(…).cost(…)`";
+    let settle = "only checks use it, and they have no response that could settle their cost; leave `.settle(…)` out, or apply the policy to requests";
+    [(settings.cost.is_some(), "cost", cost), (settings.settle.is_some(), "settle", settle)]
+        .into_iter()
+        .filter_map(|(is_wrong, method, problem)| is_wrong.then_some((method, problem)))
+}
+
 /// What does not fit between a penalty and other settings.
 fn penalty_problem(settings: &Settings, penalty: &Penalty, for_requests: bool) -> Option<String> {
     let problem = if settings.keys.is_global {
         "it is global and has a penalty, which would block all callers; leave `.penalty(…)` out, or count by a key"
     } else if settings.lease > 0 {
         "it has a lease and a penalty: replicas spend leased units without asking whether their key is blocked; leave one out"
-    } else if penalty.counts(Counted::Failures) && settings.settle.is_none() {
-        "its penalty counts failures, and no response is one; add `.settle(…)`, which says what a response costs: 0 if it has not failed"
+    } else if penalty.counts(Counted::Failures) && settings.algorithm == Algorithm::InFlight {
+        "its penalty counts failures, which are responses that cost something, and units in flight come back whatever a response has cost; write `.refusals_within(…)`"
     } else if penalty.counts(Counted::Failures) && !for_requests {
         "its penalty counts failures, which are responses, and only checks use it; write `.refusals_within(…)`, or apply the policy to requests"
+    } else if penalty.counts(Counted::Failures) && !settings.is_settled() {
+        "its penalty counts failures, and no response is one; add `.settle(…)`, which says what a response costs: 0 if it has not failed; or `.settle_at_end()`, if that is known when the response has ended"
     } else if penalty.counts(Counted::Refusals)
         && settings.quota.is_unlimited()
         && settings.has_one_quota()

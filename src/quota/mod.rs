@@ -100,7 +100,8 @@ impl Quota {
         Self { time: IN_FLIGHT, ..Self::per_nanos(units, 0) }
     }
 
-    /// No limit: requests pass and are not counted, and headers do not show the policy.
+    /// No limit: requests pass and are not counted, and headers do not show the policy. Only whoever is
+    /// blocked by a [penalty](crate::Penalty) stays blocked.
     #[must_use]
     pub const fn unlimited() -> Self {
         Self { units: UNLIMITED, time: CALENDAR - 1, burst: NO_BURST }
@@ -153,7 +154,7 @@ impl Quota {
     #[inline]
     #[expect(clippy::arithmetic_side_effects, reason = "the replicas are not 0")]
     pub(crate) fn share(&self, replicas: u32) -> Self {
-        if replicas <= 1 {
+        if replicas <= 1 || self.is_unlimited() {
             return *self;
         }
         let share = |units: u64| (units / u64::from(replicas)).max(units.min(1));

@@ -20,7 +20,10 @@ pub struct Charge {
     pub shard: u64,
     /// How the quota is counted.
     pub algorithm: Algorithm,
-    /// How many units there are, and in what time.
+    /// How many units there are, and in what time. An [unlimited](Quota::unlimited) quota comes only with
+    /// [`has_penalty`](Self::has_penalty), as all that the store does then is to look for a block: the charge
+    /// uses no units, whatever its cost. It fits unless its key is blocked, and is answered with
+    /// [`Usage::unknown`](super::Usage::unknown) or [`Usage::blocked`](super::Usage::blocked).
     pub quota: Quota,
     /// How many units the request uses. A cost of 0 fits, unless the key
     /// [is blocked](super::Usage::blocked).
@@ -100,7 +103,12 @@ impl Charge {
 
     /// Whether the charge uses units when its request passes.
     pub(crate) fn uses_units(&self) -> bool {
-        self.mode != Mode::Peek && self.cost > 0
+        self.mode != Mode::Peek && self.cost > 0 && !self.only_looks()
+    }
+
+    /// Whether the charge only looks whether its key is blocked: its quota is unlimited.
+    pub(crate) const fn only_looks(&self) -> bool {
+        self.quota.is_unlimited()
     }
 }
 

@@ -53,6 +53,12 @@ impl Usage {
         Self::from_nanos(0, u64::MAX, u64::MAX)
     }
 
+    /// The answer to a charge that [only looks](super::Charge::only_looks), by how much longer its key is
+    /// blocked.
+    pub(crate) fn looked(blocked: u64) -> Self {
+        if blocked > 0 { Self::blocked_nanos(blocked, blocked, blocked) } else { Self::unknown() }
+    }
+
     pub(crate) const fn is_known(&self) -> bool {
         self.remaining != u64::MAX
     }

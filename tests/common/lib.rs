@@ -3,10 +3,12 @@
 mod answer;
 #[cfg(feature = "axum")]
 pub mod endings;
+pub mod failures;
 mod lines;
 #[cfg(feature = "redis")]
 pub mod redis;
 mod server;
+pub mod unlimited;
 
 pub use self::{
     answer::{Answer, answer},

@@ -263,6 +263,11 @@ async fn neither_a_plan_nor_an_override_lifts_a_block() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_unlimited_quota_lifts_no_block_in_any_way_of_asking() {
+    common::unlimited::stay_blocked_whatever_the_quota(builder).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn unblock_and_reset_lift_a_block() {
     let by_key = reads();
     let by_ip = Policy::sliding_window("by ip", Quota::per_second(2))
@@ -450,6 +455,35 @@ async fn failures_are_counted_where_a_penalty_says_so() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_failure_that_is_known_at_the_end_counts_once() {
+    common::failures::count_once_at_the_end(builder).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn failures_count_under_an_unlimited_quota_and_are_not_shown() {
+    for dry_run in [false, true] {
+        let failures = Penalty::after(2).failures_within(10 * MINUTE).block(MINUTE);
+        let sign_ins = policy("sign in", Algorithm::SlidingWindow, Quota::unlimited())
+            .settle(|response| (response.status == 200).then_some(0))
+            .penalty(failures);
+        let sign_ins = if dry_run { sign_ins.dry_run() } else { sign_ins };
+        let limiter = limiter(sign_ins);
+        let layer = RateLimitLayer::new(limiter.clone());
+        for status in [401, 200, 200, 401] {
+            assert!(!limiter.peek("sign in", "a").await.unwrap().outcomes().any(|_| true));
+            let response = send(&layer, "a", status).await;
+            assert_eq!(response.status(), status);
+            assert_eq!(header_of(&response, "x-ratelimit-remaining"), None);
+        }
+        let next = send(&layer, "a", 200).await;
+        assert_eq!(next.status(), if dry_run { 200 } else { 429 });
+        assert_eq!(send(&layer, "b", 200).await.status(), 200);
+        advance(MINUTE).await;
+        assert_eq!(send(&layer, "a", 200).await.status(), 200);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_success_is_no_failure_if_the_policy_is_gone_meanwhile() {
     let sign_ins = || {
         policy("sign in", Algorithm::SlidingWindow, Quota::per_hour(100))
@@ -523,7 +557,7 @@ fn what_cannot_work_with_a_penalty_is_an_error_of_build() {
         ),
         (
             keyed().penalty(Penalty::after(5).failures_within(MINUTE).block(MINUTE)),
-            "policy `p`: its penalty counts failures, and no response is one; add `.settle(…)`, which says what a response costs: 0 if it has not failed",
+            "policy `p`: its penalty counts failures, and no response is one; add `.settle(…)`, which says what a response costs: 0 if it has not failed; or `.settle_at_end()`, if that is known when the response has ended",
         ),
         (
             keyed().penalty(Penalty::after(5).block(MINUTE)),
@@ -539,7 +573,7 @@ fn what_cannot_work_with_a_penalty_is_an_error_of_build() {
     let failures = Penalty::after(5).failures_within(MINUTE).block(MINUTE);
     let error = |policy| Limiter::builder().check_only(policy).build().unwrap_err().to_string();
     assert_eq!(
-        error(bucket().settle(|_| None).penalty(failures)),
+        error(bucket().penalty(failures)),
         "policy `p`: its penalty counts failures, which are responses, and only checks use it; write `.refusals_within(…)`, or apply the policy to requests"
     );
     assert_eq!(

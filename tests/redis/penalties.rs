@@ -7,7 +7,8 @@ use common::redis::{PATIENCE, Server};
 use http::{Request, request::Parts};
 use tokio::time::sleep;
 use tower_quota::{
-    Decision, Limiter, Penalty, Policy, Quota, Reason, key::header, store::RedisStore,
+    Decision, Limiter, LimiterBuilder, Penalty, Policy, Quota, Reason, key::header,
+    store::RedisStore,
 };
 
 const SECRET: u128 = 0x0123_4567_89ab_cdef_0123_4567_89ab_cdef;
@@ -107,4 +108,25 @@ async fn a_penalty_takes_no_round_trip_from_what_passes_and_few_from_a_flood() {
     let asked = server.calls("evalsha") - before - 5;
     // A refusal is remembered for a short time only.
     assert!(asked <= 30, "{asked} round trips for 500 requests of a blocked key");
+}
+
+/// A builder with a store of its own.
+fn shared(server: &Server) -> LimiterBuilder {
+    let store = RedisStore::builder(server.url()).secret(SECRET).connect_timeout(PATIENCE);
+    let store = store.response_timeout(PATIENCE).decision_timeout(PATIENCE);
+    Limiter::builder().store(store.build().unwrap())
+}
+
+#[tokio::test]
+async fn an_unlimited_quota_lifts_no_block_in_any_way_of_asking() {
+    let server = Server::start();
+    common::unlimited::stay_blocked_whatever_the_quota(|| shared(&server)).await;
+    assert_eq!(server.keys_without_ttl(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_failure_that_is_known_at_the_end_counts_once() {
+    let server = Server::start();
+    common::failures::count_once_at_the_end(|| shared(&server)).await;
+    assert_eq!(server.keys_without_ttl(), Vec::<String>::new());
 }

@@ -14,6 +14,7 @@ use crate::{
         meter::{Count, Meter},
         permit::Permit,
     },
+    penalty::Counted,
     quota::Quota,
     store::{Change, Charge, Correction, Mode, Usage, runs},
 };
@@ -23,6 +24,9 @@ use crate::{
 /// `entries`, `charges` and `usages` have the same length: an index is the same policy in each.
 /// Enforced policies come first, then dry runs with a key, then dry runs without one. So the
 /// policies that the store counts are one slice.
+///
+/// Of a decided request, there may be more charges behind these: those of unlimited quotas, which no
+/// outcome shows, and whose failures count towards a penalty.
 #[derive(Debug)]
 pub(crate) struct Record {
     pub(crate) entries: Vec<Entry>,
@@ -240,10 +244,12 @@ impl Record {
         !all.is_empty()
     }
 
-    /// Removes the counted policies whose quotas are unlimited, each with its whole waterfall.
+    /// Removes the counted policies whose quotas are unlimited, each with its whole waterfall. Those that may
+    /// block the key stay.
     pub(in crate::limiter) fn remove_unlimited(&mut self) {
         let is_unlimited = |run: &Range<usize>| {
-            self.charges[run.clone()].iter().any(|charge| charge.quota.is_unlimited())
+            let is_counted = |charge: &Charge| !charge.quota.is_unlimited() || charge.has_penalty;
+            !self.charges[run.clone()].iter().all(is_counted)
         };
         let all: SmallVec<[Range<usize>; 2]> =
             runs(&self.charges[..self.counted]).filter(is_unlimited).collect();
@@ -321,7 +327,16 @@ impl Record {
             if special.is_metered() {
                 let is_dry_run = outcome.charge.mode == Mode::DryRun;
                 let charged = self.correction(&outcome, Change::Take(0));
-                counts.push(Count::new(&outcome.entry.labels.policy, is_dry_run, charged));
+                counts.push(Count::new(outcome.entry.labels, is_dry_run, charged));
+            }
+        }
+        for (_, charge) in self.looked() {
+            if let Some(rule) = limiter.core.rules().of_charge(charge)
+                && rule.entry.special.is_metered()
+            {
+                let charged = Correction::new(*charge, Change::Take(0));
+                let is_dry_run = charge.mode == Mode::DryRun;
+                counts.push(Count::new(rule.entry.labels, is_dry_run, charged));
             }
         }
         let alone = self.counted_locally;
@@ -338,6 +353,27 @@ impl Record {
     pub(in crate::limiter) fn refuse_without_store(&mut self, index: usize) {
         self.usages[index] = Usage::default();
         self.entries[index].standing = Standing::Refuses(Reason::StoreUnavailable);
+    }
+
+    /// Leaves out the policies of which nothing is known. Unlimited quotas under which a failure counts stay
+    /// behind the others.
+    #[cold]
+    pub(in crate::limiter) fn leave_out_unknown(&mut self) {
+        let looked = self.outcomes().filter(|outcome| {
+            let penalty = outcome.entry.labels.penalty.as_ref();
+            outcome.charge.only_looks()
+                && outcome.charge.mode != Mode::Peek
+                && !outcome.usage.is_known()
+                && penalty.is_some_and(|penalty| penalty.counts(Counted::Failures))
+        });
+        let looked: SmallVec<[Charge; 2]> = looked.map(|outcome| *outcome.charge).collect();
+        self.retain(|outcome| outcome.usage.is_known());
+        self.charges.extend(looked);
+    }
+
+    /// The unlimited quotas under which a failure counts, each with the index of its charge.
+    pub(in crate::limiter) fn looked(&self) -> impl Iterator<Item = (usize, &Charge)> {
+        self.charges.iter().enumerate().skip(self.entries.len())
     }
 
     /// Removes the policies that `keeps` does not accept.

@@ -51,6 +51,9 @@ impl Evaluation {
             let Some((rule, key_kind)) = quota_ref.find_in(rules) else { continue };
             let own_quota = own.and_then(|own| rule.overridden(own));
             let quota = own_quota.unwrap_or(charge.quota);
+            if evaluation.leaves_out(rule, quota) {
+                continue;
+            }
             let key = (charge.key, charge.shard);
             evaluation.push(rule, key_kind, key, quota, 1);
         }
@@ -104,7 +107,7 @@ impl Evaluation {
                 let charge = Charge { quota: own_quota.unwrap_or(charge.quota), ..*charge };
                 if !matches!(entry.refused(), Some(Reason::MissingKey | Reason::UnreadableKey)) {
                     members.push((Entry { standing: Standing::Passes, ..*entry }, charge));
-                } else if !charge.quota.is_unlimited() {
+                } else if !charge.quota.is_unlimited() || charge.has_penalty {
                     self.record.insert(*entry, charge);
                 }
             }
@@ -116,7 +119,8 @@ impl Evaluation {
     /// not counted. Quotas of no units are left out, unless all are.
     #[cold]
     pub(super) fn add_members(&mut self, mut members: Members) {
-        if members.iter().any(|(_, charge)| self.leaves_out(charge.quota)) {
+        let leaves_out = |charge: &Charge| charge.quota.is_unlimited() && !charge.has_penalty;
+        if self.awaited.is_none() && members.iter().any(|(_, charge)| leaves_out(charge)) {
             return;
         }
         let has_units = |(_, charge): &mut (Entry, Charge)| charge.quota.units() > 0;
@@ -129,10 +133,11 @@ impl Evaluation {
         self.record.push_waterfall(&members);
     }
 
-    /// Whether a quota is not counted. An override may replace it as long as it is awaited.
+    /// Whether a quota of a policy is not counted, nor looked at for a block. An override may replace it
+    /// as long as it is awaited.
     #[inline]
-    pub(super) fn leaves_out(&self, quota: Quota) -> bool {
-        quota.is_unlimited() && self.awaited.is_none()
+    pub(super) fn leaves_out(&self, rule: &Rule, quota: Quota) -> bool {
+        quota.is_unlimited() && self.awaited.is_none() && !rule.charge.has_penalty
     }
 
     /// Adds a policy that charges a key and its shard.
@@ -318,7 +323,7 @@ impl Evaluation {
     pub(super) fn into_decision(mut self, now: Now, held: Duration) -> Decision {
         let mut record = &mut *self.record;
         if record.usages.iter().any(|usage| !usage.is_known()) {
-            self.record.retain(|outcome| outcome.usage.is_known());
+            record.leave_out_unknown();
             record = &mut *self.record;
         }
         if record.ruling == Ruling::Admitted

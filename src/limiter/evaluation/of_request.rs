@@ -109,7 +109,7 @@ impl Evaluation {
                 let quota = own_quota
                     .unwrap_or_else(|| rule.policy.settings.quota_of(request, &core.clock, |_| {}));
                 if rule.policy.settings.keys.is_global
-                    || evaluation.leaves_out(quota)
+                    || evaluation.leaves_out(rule, quota)
                     || evaluation.record.charges.iter().any(is_known)
                 {
                     continue;
@@ -240,7 +240,7 @@ impl Evaluation {
             }),
         };
         trace.quota(quota);
-        if self.leaves_out(quota) {
+        if self.leaves_out(rule, quota) {
             return Counted::Unlimited;
         }
         let &mut KeyRead { kind, found, .. } = match read {

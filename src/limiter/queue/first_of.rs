@@ -30,8 +30,8 @@ pub(super) fn due_at(outcome: &Outcome<'_>, now: u64) -> u64 {
     now.saturating_add(nanos(outcome.usage.known_wait().unwrap_or(hold)))
 }
 
-/// Whether a request waits for this charge. It does not if the charge is of zero units, or a dry
-/// run.
+/// Whether a request waits for this charge. It does not if the charge is of zero units or of an unlimited
+/// quota, or a dry run.
 pub(super) fn is_waited_for(outcome: &Outcome<'_>) -> bool {
-    outcome.charge.mode == Mode::Enforced && outcome.charge.cost > 0
+    outcome.charge.mode == Mode::Enforced && outcome.charge.uses_units()
 }

@@ -76,7 +76,7 @@ use crate::{
     algorithm::{Algorithm, STEPS_PER_WINDOW},
     clock::{Now, nanos},
     lock::Mutex,
-    store::{Charge, Mode},
+    store::Charge,
 };
 
 /// The tickets of all keys.
@@ -178,10 +178,7 @@ impl WaitQueue {
         let rank = ticket.map(|ticket| waiters.rank_of(ticket)).filter(|rank| *rank < u64::MAX);
         for charge in charges {
             let rank = rank.unwrap_or_else(|| new_rank(&waiters, charge, turn));
-            let key = waiters
-                .keys
-                .get(&charge.id())
-                .filter(|_| charge.mode != Mode::Peek && charge.cost > 0);
+            let key = waiters.keys.get(&charge.id()).filter(|_| charge.uses_units());
             charge.ahead = key.map_or(0, |key| key.cost_ahead_of(rank, now));
         }
     }

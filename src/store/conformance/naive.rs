@@ -356,10 +356,16 @@ impl Keys {
         };
         let penalty = self.penalties.get(&charge.id()).filter(|_| charge.has_penalty);
         let blocked = penalty.map_or(0, |penalty| penalty.blocked_for(now));
+        if charge.only_looks() {
+            return (0, blocked);
+        }
         (look(self.plans.get(&charge.id()), charge, now, wanted).0, blocked)
     }
 
     fn usage(&self, charge: &Charge, (wait, blocked): (u64, u64), now: Now) -> Usage {
+        if charge.only_looks() {
+            return Usage::looked(blocked);
+        }
         let (_, remaining, reset) = look(self.plans.get(&charge.id()), charge, now, 0);
         match blocked {
             0 => Usage::from_nanos(wait, remaining, reset),
@@ -379,7 +385,7 @@ impl Store for NaiveStore {
         {
             let mut chosen = false;
             for charge in &rest[..=last] {
-                if charge.mode != Mode::Peek && !chosen {
+                if charge.mode != Mode::Peek && !chosen && !charge.only_looks() {
                     keys.plans
                         .get_mut(&charge.id())
                         .into_iter()
@@ -394,7 +400,7 @@ impl Store for NaiveStore {
         }
         let make = |(charge, (waits, is_spared)): (&Charge, ((u64, u64), bool))| {
             let fits = waits == (0, 0) && !is_spared;
-            if passes && fits && charge.mode != Mode::Peek && charge.cost > 0 {
+            if passes && fits && charge.uses_units() {
                 let new = || vec![Plan::new(charge)];
                 let plans = keys.plans.entry(charge.id()).or_insert_with(new);
                 change(plans, charge, |plan, is_own| plan.consume(charge.cost, now, is_own));
@@ -411,6 +417,7 @@ impl Store for NaiveStore {
             let charge = &correction.charge;
             match (correction.change, keys.plans.get_mut(&charge.id())) {
                 (Change::Take(0), _) | (Change::GiveBack(_), None) => {}
+                (Change::Take(_) | Change::GiveBack(_), _) if charge.only_looks() => {}
                 (Change::Take(units), _) => {
                     let new = || vec![Plan::new(charge)];
                     let plans = keys.plans.entry(charge.id()).or_insert_with(new);

@@ -30,6 +30,7 @@ pub(super) async fn all(store: &dyn Store) {
         a_block_of_one_key_is_of_no_other_key_and_no_other_policy
         a_blocked_charge_refuses_the_request_and_costs_the_others_nothing
         a_quota_that_is_spent_for_longer_than_the_block_says_so
+        an_unlimited_quota_only_looks_for_a_block
     );
 }
 
@@ -213,4 +214,72 @@ async fn a_quota_that_is_spent_for_longer_than_the_block_says_so(
     assert_eq!(subject.peek(charge).await.0, 1);
     subject.advance(1);
     assert_eq!(subject.charge_one(charge).await.0, 0);
+}
+
+async fn an_unlimited_quota_only_looks_for_a_block(subject: &Subject<'_>, algorithm: Algorithm) {
+    let limited = subject.penalized(1, algorithm, Quota::per_hour(5));
+    let other = subject.one(2, algorithm, Quota::per_hour(5));
+    let unlimited = Charge { cost: 3, quota: Quota::unlimited(), ..limited };
+    let modes = [Mode::Enforced, Mode::DryRun, Mode::Peek];
+    let passes = async |left: u64| {
+        for mode in modes {
+            let answer = subject.answer(&[Charge { mode, ..unlimited }]).await;
+            assert_eq!(answer.usages[0], Usage::unknown(), "{mode:?}");
+        }
+        let both = subject.answer(&[unlimited, other]).await.usages;
+        assert_eq!((both[0], both[1].remaining()), (Usage::unknown(), left));
+        let preview = subject.store.preview(&[unlimited, other], subject.now()).await.unwrap();
+        assert_eq!(preview.usages[0], Usage::unknown());
+    };
+    // A key that is not known, one that has used something, and one that has used all.
+    passes(4).await;
+    assert_eq!(subject.charge_one(Charge { cost: 3, ..limited }).await.1, 2);
+    passes(3).await;
+    // It stays so under several quotas, of which the unlimited one is none.
+    for units in 6..12 {
+        let others = Charge { quota: Quota::per_minute(units), ..limited };
+        assert_eq!(subject.charge_one(Charge { cost: 0, ..others }).await.0, 0);
+        assert_eq!(subject.answer(&[unlimited]).await.usages[0], Usage::unknown());
+    }
+    // Nothing was charged that could be corrected.
+    for change in [Change::GiveBack(2), Change::Take(9)] {
+        let corrected = subject.store.correct(&[Correction::new(unlimited, change)], subject.now());
+        assert_eq!(corrected.await.unwrap().usages[0], Usage::unknown());
+    }
+    assert_eq!(subject.charge_one(Charge { cost: 2, ..limited }).await.0, 0);
+    passes(2).await;
+
+    // Failures count under it, of a key that is not known as well.
+    let new = subject.penalized(3, algorithm, limited.quota);
+    for limited in [limited, new] {
+        let unlimited = Charge { quota: Quota::unlimited(), ..limited };
+        let refusal = async |charge| {
+            for mode in [Mode::Enforced, Mode::Peek] {
+                let usage = subject.answer(&[Charge { mode, ..charge }]).await.usages[0];
+                assert_eq!(usage.blocked_for(), Some(SECONDS(5)), "{charge:?}");
+                let preview = subject.store.preview(&[charge], subject.now()).await.unwrap();
+                assert_eq!(preview.usages[0].blocked_for(), Some(SECONDS(5)));
+            }
+        };
+        assert_eq!(subject.refuse(unlimited).await, None);
+        assert_eq!(subject.refuse(unlimited).await, Some(SECONDS(5)));
+        refusal(unlimited).await;
+        refusal(limited).await;
+        refusal(Charge { cost: 0, ..unlimited }).await;
+        // The whole request is refused, and costs nothing.
+        let left = subject.peek(other).await.1;
+        let both = subject.answer(&[other, unlimited]).await.usages;
+        assert!(both[0].fits() && both[1].blocked_for().is_some());
+        let dry = Charge { mode: Mode::DryRun, ..unlimited };
+        assert_eq!(subject.peek(other).await.1, left);
+        assert!(subject.answer(&[dry, other]).await.usages[0].blocked_for().is_some());
+        assert_eq!(subject.peek(other).await.1, left - 1);
+        // Without the penalty, the block has ended; and it is lifted under this quota as well.
+        let plain = Charge { has_penalty: false, ..unlimited };
+        assert_eq!(subject.answer(&[plain]).await.usages[0], Usage::unknown());
+        subject.correct(&[Correction::new(unlimited, Change::Pardon)]).await;
+        assert_eq!(subject.answer(&[unlimited]).await.usages[0], Usage::unknown());
+    }
+    assert_eq!(subject.peek(limited).await.1, 0, "what was used stays used");
+    assert_eq!(subject.peek(new).await.1, 5);
 }

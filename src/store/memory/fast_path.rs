@@ -91,7 +91,7 @@ fn try_one<const N: usize>(
     now: Now,
 ) -> Result<(), NotMade> {
     let (read, after) = evaluate(shards, tables, charge, None, usage, now)?;
-    if !usage.fits() || !charge.uses_units() {
+    if !usage.fits() || charge.mode == Mode::Peek || charge.cost == 0 {
         return read.is_valid().then_some(()).ok_or(NotMade::Conflict);
     }
     read.try_lock().ok_or(NotMade::Conflict)?.write(after.0);
@@ -241,7 +241,7 @@ fn evaluate_state<S: QuotaState + Pack + Into<State>, const N: usize>(
     if usage.fits() && charge.cost > 0 { entry.with(&state, quota) } else { Some(entry) }
 }
 
-/// Answers a peek, which few charges are. Any other charge under a new quota needs the lock: the
+/// Answers a peek, which few charges are, or a look for a block. Any other charge under a new quota needs the lock: the
 /// new quota is tracked beside the old one, for which the entry has no room.
 #[inline(never)]
 fn peek<const N: usize>(
@@ -252,6 +252,11 @@ fn peek<const N: usize>(
     usage: &mut Usage,
     now: Now,
 ) -> Option<Entry<N>> {
+    if charge.only_looks() {
+        // A key with a penalty has no state in its entry.
+        *usage = Usage::unknown();
+        return Some(entry);
+    }
     if charge.mode != Mode::Peek {
         return None;
     }
@@ -271,6 +276,9 @@ fn report_refused<const N: usize>(
     now: Now,
 ) -> Result<(), NotMade> {
     for Prepared { index, read, .. } in prepared {
+        if charges[*index].only_looks() {
+            continue;
+        }
         let (quota, usage) = (&charges[*index].quota, &mut usages[*index]);
         let (state, before) = read.entry.unpack(&shards.quotas).ok_or(NotMade::NeedsLock)?;
         let state = state.convert(before, quota, now);

@@ -8,7 +8,7 @@ use super::{locked_shard::LockedShard, shard::Shards, shard_meta::usage};
 use crate::{
     algorithm::{State, StatesByQuota},
     clock::Now,
-    store::{Charge, Mode, Usages, pass},
+    store::{Charge, Mode, Usage, Usages, pass},
 };
 
 /// The answers to the charges of a request. Each charge is made in a copy of its key's states. If the
@@ -21,6 +21,9 @@ pub(super) fn preview(shards: &Shards, charges: &[Charge], now: Now) -> Usages {
         .iter()
         .map(|charge| {
             let (mut states, blocked) = copy(shards, charge, now);
+            if charge.only_looks() {
+                return (charge, states, (0, blocked), blocked == 0);
+            }
             if charge.mode != Mode::Peek && !has_fitting {
                 states.track(&charge.quota, now);
             }
@@ -36,6 +39,9 @@ pub(super) fn preview(shards: &Shards, charges: &[Charge], now: Now) -> Usages {
         pass(charges, |index| all.get(index).is_some_and(|(_, _, waits, _)| *waits == (0, 0)));
     let answer =
         |(charge, states, waits, is_first): &mut (&Charge, StatesByQuota, (u64, u64), bool)| {
+            if charge.only_looks() {
+                return Usage::looked(waits.1);
+            }
             if passes && *is_first && charge.uses_units() {
                 states.consume(&charge.quota, now, charge.cost);
             }

@@ -96,6 +96,9 @@ pub(super) fn correct(shards: &Shards, correction: &Correction, now: Now) -> Usa
         let charge = Charge { has_penalty: true, ..*charge };
         return penalize(shards, locked, &charge, penalty);
     }
+    if charge.only_looks() && matches!(correction.change, Change::Take(_) | Change::GiveBack(_)) {
+        return Usage::unknown();
+    }
     let is_new = locked.states(charge).is_none();
     let is_shared = is_new && locked.is_full_for(charge);
     match correction.change {
@@ -135,14 +138,16 @@ fn penalize(
     }
     let has_room = locked.has_room_for_penalty(charge);
     if has_room {
-        change_key(&mut locked, charge, |state| {
+        // Nothing is counted under an unlimited quota, so a new key begins with any other.
+        let quota = if charge.only_looks() { charge.algorithm.one_unit() } else { charge.quota };
+        change_key(&mut locked, &Charge { quota, ..*charge }, |state| {
             state.penalty.get_or_insert_default().count(penalty, now);
         });
     }
     let is_shared = locked.states(charge).is_none();
     let blocked = locked.blocked_for(charge);
     let wait = |state: &State| state.wait(&charge.quota, now, charge.units_required());
-    let wait = look(&locked, charge, is_shared, wait);
+    let wait = if charge.only_looks() { 0 } else { look(&locked, charge, is_shared, wait) };
     let usage = usage_of(&locked, charge, Found { wait, blocked, is_shared, is_spared: false });
     drop(locked);
     if !has_room {
@@ -177,6 +182,9 @@ fn usage_of(
     charge: &Charge,
     Found { wait, blocked, is_shared, .. }: Found,
 ) -> Usage {
+    if charge.only_looks() {
+        return Usage::looked(blocked);
+    }
     look(locked, charge, is_shared, |state| usage(state, charge, wait, blocked, locked.now))
 }
 
@@ -184,6 +192,10 @@ fn usage_of(
 /// Tracks the charge's quota, whether or not the charge will be made.
 #[expect(clippy::arithmetic_side_effects, reason = "a request has few charges")]
 fn find(locked: &mut LockedShard<'_>, charge: &Charge) -> Found {
+    if charge.only_looks() {
+        let blocked = locked.blocked_for(charge);
+        return Found { wait: 0, blocked, is_shared: false, is_spared: false };
+    }
     let (quota, now) = (&charge.quota, locked.now);
     let is_tracked = |(tracked, state): (&_, &State)| tracked == quota && !state.is_ahead(now);
     let known = locked.states(charge).map(|states| states.single().is_some_and(is_tracked));

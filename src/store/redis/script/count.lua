@@ -125,6 +125,10 @@ while (operations:byte(offset + ACTION) or 0) > LEASE do
   offset, replied = offset + OPERATION_SIZE, replied + 2
 end
 
+-- In the place of `or_else`: the quota is unlimited, so nothing is counted. The charge fits unless its key is
+-- blocked.
+local LOOKS = 2
+
 -- Makes all charges. If one does not fit that must, returns false, with nothing written; then it runs
 -- again with `makes` false, only to reply. Of charges that stand for each other, the first that fits is
 -- made, and those behind it are `spared`: they only reply.
@@ -140,6 +144,7 @@ local function charge(makes)
     if penalty > 0 then
       blocked, moved, matters = blocked_by(key.texts[penalty + 1])
       if blocked > 0 then done = PEEK end
+      if or_else == LOOKS then old_text, done, or_else = false, PEEK, 0 end
       if moved and action ~= PEEK then
         set(key, { key.name, key.penalties[penalty], moved }, 3, matters)
       end

@@ -46,14 +46,19 @@ pub(super) struct Operation<'a> {
     /// Of a correction: the cost of its charge. Of units in flight: the last statement before it.
     cost: u64,
     /// Of a correction in a bucket: what was missing right after its charge, as whole units and parts
-    /// of one. Of a charge: 1 if the next one stands for it, and 0.
+    /// of one. Of a charge: 1 if the next one stands for it, or 2 if it only looks for a block; and 0.
     missing: (u64, u64),
 }
+
+/// In the place of `or_else`: the charge only looks for a block. As in the script.
+const LOOKS: u64 = 2;
 
 impl<'a> Operation<'a> {
     /// `next` is the charge behind it, if there is one.
     pub(super) fn charge(charge: &'a Charge, next: Option<&Charge>, holder: &Holder) -> Self {
         let (action, amount) = match charge.mode {
+            // Without a penalty, there is nothing to look for.
+            _ if charge.only_looks() && !charge.has_penalty => (Action::Peek, 0),
             Mode::Enforced if charge.lease > 0 => (Action::Lease, charge.lease.into()),
             Mode::Enforced => (Action::Enforced, charge.cost),
             Mode::DryRun => (Action::DryRun, charge.cost),
@@ -64,7 +69,10 @@ impl<'a> Operation<'a> {
             Algorithm::InFlight => (holder.rate(charge), holder.last_statement()),
             algorithm => (Rate::new(algorithm, &charge.quota), 0),
         };
-        let or_else = (charge.or_else && next.is_some()).into();
+        let or_else = match charge.or_else && next.is_some() {
+            _ if charge.only_looks() => LOOKS,
+            or_else => or_else.into(),
+        };
         Self { charge, rate, action, first, amount, cost, missing: (or_else, 0) }
     }
 
@@ -75,6 +83,11 @@ impl<'a> Operation<'a> {
         penalties: &mut Vec<u8>,
     ) -> Self {
         let (action, amount) = match correction.change {
+            // Nothing was charged.
+            Change::GiveBack(_) | Change::Take(_) if correction.charge.only_looks() => {
+                let is_in_flight = correction.charge.algorithm == Algorithm::InFlight;
+                (if is_in_flight { Action::GiveBack } else { Action::Take }, 0)
+            }
             Change::GiveBack(units) => (Action::GiveBack, units),
             Change::Take(units) => (Action::Take, units),
             Change::Reset => (Action::Reset, 0),
@@ -148,6 +161,7 @@ impl<'a> Operation<'a> {
             required: self.first,
             lease: if self.action == Action::Lease { amount } else { 0 },
             has_penalty: penalty.is_some(),
+            only_looks: charge.only_looks(),
         }
     }
 }

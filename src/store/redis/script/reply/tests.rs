@@ -15,7 +15,7 @@ fn expected(algorithm: Algorithm) -> ExpectedReply {
     } else {
         Quota::per_window(6, Duration::from_nanos(60))
     };
-    ExpectedReply { algorithm, quota, required: 2, lease: 0, has_penalty: false }
+    ExpectedReply { algorithm, quota, required: 2, lease: 0, has_penalty: false, only_looks: false }
 }
 
 /// Packs a state as the script does.
@@ -139,7 +139,14 @@ fn anything() -> impl Strategy<Value = ExpectedReply> {
             let quota = Quota::per_window(units, Duration::from_micros(window));
             let quota =
                 super::super::numbers::Rate::new(algorithm, &quota).quota(algorithm, &quota);
-            ExpectedReply { algorithm, quota, required, lease: lease * 10, has_penalty }
+            ExpectedReply {
+                algorithm,
+                quota,
+                required,
+                lease: lease * 10,
+                has_penalty,
+                only_looks: false,
+            }
         },
     )
 }
