@@ -54,6 +54,7 @@ mod operator_page;
 mod override_source;
 mod overrides;
 mod overrides_in_file;
+mod pairs;
 mod paths;
 mod penalties;
 mod privacy;
