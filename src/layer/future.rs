@@ -88,7 +88,7 @@ impl<S, B> Readying<S, B> {
     fn give_back(&mut self) {
         drop(self.request.take());
         if let Some(passed) = self.passed.take() {
-            undo(&passed.responder.limiter, &passed.decision);
+            undo(&passed.responder.limiter, &passed.decision, None);
         }
     }
 }

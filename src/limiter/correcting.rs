@@ -63,6 +63,7 @@ impl Correcting {
             };
             (fails && penalty.counts(Counted::Failures)).then_some(penalty)
         };
+        let resets = meter.and_then(Meter::resets);
         let of_outcome = |outcome: &Outcome<'_>| cost(outcome.charge);
         let looked = |charge: &Charge| {
             let settled = cost(charge);
@@ -71,7 +72,8 @@ impl Correcting {
             }
             failure(charge, settled)
         };
-        let started = Self::start_with_failures(limiter, decision, of_outcome, &failure, looked);
+        let started =
+            Self::start_with_failures(limiter, decision, resets, of_outcome, &failure, looked);
         // The meter goes on from what is charged now.
         if let (Some(meter), Some(started)) = (&decision.record.meter, &started) {
             for &Corrected { index, cost } in &started.corrected {
@@ -103,12 +105,15 @@ impl Correcting {
 
     /// Starts to correct the charges of `decision` by what each has really cost; `None` for a charge
     /// that stays. `None` if nothing changes.
+    ///
+    /// `resets` are those that the process had made when the decision was made; `None` if that is not known.
     pub(super) fn start(
         limiter: &Limiter,
         decision: &Decision,
+        resets: Option<u64>,
         cost: impl Fn(&Outcome<'_>) -> Option<u64>,
     ) -> Option<Self> {
-        Self::start_with_failures(limiter, decision, cost, |_, _| None, |_| None)
+        Self::start_with_failures(limiter, decision, resets, cost, |_, _| None, |_| None)
     }
 
     /// The same. `failure` returns the penalty that counts a response with this cost, or with the cost as
@@ -116,6 +121,7 @@ impl Correcting {
     fn start_with_failures(
         limiter: &Limiter,
         decision: &Decision,
+        resets: Option<u64>,
         cost: impl Fn(&Outcome<'_>) -> Option<u64>,
         failure: impl Fn(&Charge, Option<u64>) -> Option<&'static Penalty>,
         looked: impl Fn(&Charge) -> Option<&'static Penalty>,
@@ -130,7 +136,7 @@ impl Correcting {
             (SmallVec::<[Correction; 4]>::new(), SmallVec::new());
         for (index, outcome) in charged {
             let mut add = |change, cost| {
-                corrections.push(record.correction(&outcome, change));
+                corrections.push(Correction { resets, ..record.correction(&outcome, change) });
                 corrected.push(Corrected { index, cost });
             };
             let cost = cost(&outcome);
@@ -234,9 +240,11 @@ pub(super) async fn correct(core: &Core, mut evaluation: Evaluation, change: Cha
 
 /// Gives back all units that `decision` has charged, as what they were charged for is not done. Units in
 /// flight come back by their [`Permit`](super::Permit).
-pub(crate) fn undo(limiter: &Limiter, decision: &Decision) {
-    decision.record.meter.iter().for_each(Meter::set_undone);
-    if let Some(correcting) = Correcting::start(limiter, decision, |_| Some(0)) {
+pub(crate) fn undo(limiter: &Limiter, decision: &Decision, resets: Option<u64>) {
+    let meter = decision.record.meter.as_ref();
+    meter.into_iter().for_each(Meter::set_undone);
+    let resets = resets.or_else(|| meter.and_then(Meter::resets));
+    if let Some(correcting) = Correcting::start(limiter, decision, resets, |_| Some(0)) {
         correcting.detach(decision);
     }
 }

@@ -15,6 +15,7 @@ use super::{
     correcting::{Correcting, undo},
     decision::{Decision, Outcome},
 };
+use crate::store::resets_so_far;
 
 /// Units of several policies that are reserved, from [`Limiter::reserve`].
 ///
@@ -24,8 +25,7 @@ use super::{
 /// A correction is of the moment at which the units were reserved: a window that has ended meanwhile
 /// gets its units back, and the current one gets none. The units count under the quota that they were
 /// reserved under, also if other limits are [applied](Limiter::apply) meanwhile. A key that is
-/// [reset](Limiter::reset) meanwhile has its units back already; what is given back later is then taken
-/// off its uses since, as far as there are any.
+/// [reset](Limiter::reset) meanwhile has its units back already, so nothing is given back later.
 ///
 /// Units [in flight](crate::Policy::in_flight) come back when it is committed or dropped.
 ///
@@ -55,6 +55,8 @@ pub struct Reservation {
     /// and then those that it falls back on.
     policies: SmallVec<[Box<[Box<str>]>; 4]>,
     keeps: bool,
+    /// How many resets the process had made when it was made.
+    resets: u64,
 }
 
 impl Reservation {
@@ -66,7 +68,7 @@ impl Reservation {
     ) -> Self {
         // Only one of them may say what was used.
         decision.record.meter = None;
-        Self { limiter, decision, policies, keeps }
+        Self { limiter, decision, policies, keeps, resets: resets_so_far() }
     }
 
     /// The decision that let it pass: what was left under each policy then. Its
@@ -134,7 +136,7 @@ impl Reservation {
         decision.record.permit = None;
         let correcting = match mistake {
             Some(_) => None,
-            None => Correcting::start(&self.limiter, &decision, |outcome| {
+            None => Correcting::start(&self.limiter, &decision, Some(self.resets), |outcome| {
                 self.listed(outcome).and_then(&used)
             }),
         };
@@ -145,7 +147,7 @@ impl Reservation {
 impl Drop for Reservation {
     fn drop(&mut self) {
         if !self.keeps {
-            undo(&self.limiter, &self.decision);
+            undo(&self.limiter, &self.decision, Some(self.resets));
         }
     }
 }

@@ -383,7 +383,7 @@ impl Policy {
     /// - What a [dry run](Self::dry_run) would have refused is not charged, and stays so. If other limits are
     ///   [applied](crate::Limiter::apply) meanwhile, or the policy is gone, the request still settles: under
     ///   the quota that it was admitted under. A [reset](crate::Limiter::reset) meanwhile gives the reserved
-    ///   units back already; what is given back at the end is then taken off uses since then.
+    ///   units back already, so none are given back at the end.
     /// - The headers of the response, and observers, see the estimate: these are written before the end.
     ///
     /// ```

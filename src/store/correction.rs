@@ -1,6 +1,9 @@
 //! What is changed after a charge: [`Correction`].
 
-use std::cmp::Ordering;
+use std::{
+    cmp,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use super::{charge::Charge, usage::Usage};
 use crate::{algorithm::PastUse, clock::Now, penalty::Penalty};
@@ -41,13 +44,52 @@ pub struct Correction {
     pub usage: Usage,
     /// What changes.
     pub change: Change,
+    /// How many resets this process had made when the charge was made; `None` where that is not known. It
+    /// tells charges and resets of one moment apart, as under a clock that a test moves by hand.
+    pub(crate) resets: Option<u64>,
+}
+
+/// How many resets this process has made.
+static RESETS: AtomicU64 = AtomicU64::new(0);
+
+/// How many resets this process has made so far.
+pub(crate) fn resets_so_far() -> u64 {
+    RESETS.load(Ordering::SeqCst)
+}
+
+/// When a key was reset. What was charged before is not counted any more, so nothing of it is given back.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reset {
+    /// The monotonic nanoseconds.
+    at: u64,
+    /// Its number in this process.
+    number: u64,
+}
+
+impl Reset {
+    /// A reset of now.
+    pub(crate) fn new(now: Now) -> Self {
+        let number = RESETS.fetch_add(1, Ordering::SeqCst).saturating_add(1);
+        Self { at: now.monotonic_nanos(), number }
+    }
+
+    pub(crate) fn at(&self) -> u64 {
+        self.at
+    }
 }
 
 impl Correction {
     /// A correction of a charge whose time and answer are not known.
     #[must_use]
     pub const fn new(charge: Charge, change: Change) -> Self {
-        Self { charge, charged_at: None, usage: Usage::unknown(), change }
+        Self { charge, charged_at: None, usage: Usage::unknown(), change, resets: None }
+    }
+
+    /// Whether its charge is from before a reset. A charge of an unknown time is of now.
+    pub(crate) fn is_before(&self, reset: &Reset) -> bool {
+        let is_earlier = |at: Now| at.monotonic_nanos() < reset.at;
+        self.charged_at.is_some_and(is_earlier)
+            || self.resets.is_some_and(|resets| resets < reset.number)
     }
 
     /// The use that it changes.
@@ -64,7 +106,7 @@ impl Correction {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
     /// These units were not used after all. The store gives back only those that have not come back
-    /// by themselves. In a window, units come back by the clock. In a token bucket, they have come
+    /// by themselves, nor by a [reset](Self::Reset) since the charge. In a window, units come back by the clock. In a token bucket, they have come
     /// back once the bucket has refilled all that was missing right after the charge.
     GiveBack(u64),
     /// These units were used as well, whether or not they fit. In a window, they were used when the
@@ -87,9 +129,9 @@ impl Change {
     pub(crate) fn of_cost(charged: u64, cost: u64) -> Option<Self> {
         let by = cost.abs_diff(charged);
         match cost.cmp(&charged) {
-            Ordering::Equal => None,
-            Ordering::Greater => Some(Self::Take(by)),
-            Ordering::Less => Some(Self::GiveBack(by)),
+            cmp::Ordering::Equal => None,
+            cmp::Ordering::Greater => Some(Self::Take(by)),
+            cmp::Ordering::Less => Some(Self::GiveBack(by)),
         }
     }
 }

@@ -115,7 +115,6 @@ mod usage;
 
 #[cfg(any(test, feature = "redis"))]
 pub(crate) use self::charge::made;
-pub(crate) use self::charge::{pass, runs};
 #[cfg(all(any(fuzzing, test), feature = "redis"))]
 pub(crate) use self::redis::read_any_reply;
 #[cfg(feature = "redis")]
@@ -133,4 +132,8 @@ pub use self::{
         SharedOverrides,
     },
     usage::{Usage, Usages},
+};
+pub(crate) use self::{
+    charge::{pass, runs},
+    correction::{Reset, resets_so_far},
 };

@@ -7,6 +7,7 @@ pub mod failures;
 mod lines;
 #[cfg(feature = "redis")]
 pub mod redis;
+pub mod resets;
 mod server;
 pub mod unlimited;
 

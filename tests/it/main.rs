@@ -64,6 +64,7 @@ mod releases;
 mod reload;
 mod request_log;
 mod reservations;
+mod resets;
 mod server;
 mod settings;
 mod settle;

@@ -39,6 +39,19 @@ async fn until_left(limiter: &Limiter, expected: (u64, u64)) {
 }
 
 #[tokio::test]
+async fn a_correction_takes_nothing_off_uses_since_a_reset() {
+    let server = Server::start();
+    let builder = || {
+        let store = RedisStore::builder(server.url()).connect_timeout(PATIENCE);
+        let store = store.response_timeout(PATIENCE).decision_timeout(PATIENCE).secret(SECRET);
+        Limiter::builder().store(store.build().unwrap())
+    };
+    let pause = Duration::from_millis(1);
+    common::resets::take_nothing_off_later_uses(builder, 0..4, pause).await;
+    assert_eq!(server.keys_without_ttl(), Vec::<String>::new());
+}
+
+#[tokio::test]
 async fn what_is_dropped_or_committed_on_one_replica_is_seen_by_the_others() {
     let server = Server::start();
     let (here, there) =

@@ -16,7 +16,7 @@ use crate::{
     },
     penalty::Counted,
     quota::Quota,
-    store::{Change, Charge, Correction, Mode, Usage, runs},
+    store::{Change, Charge, Correction, Mode, Usage, resets_so_far, runs},
 };
 
 /// The charge, the usage and the refusal of each policy, and the ruling over all of them.
@@ -327,6 +327,7 @@ impl Record {
             if special.is_metered() {
                 let is_dry_run = outcome.charge.mode == Mode::DryRun;
                 let charged = self.correction(&outcome, Change::Take(0));
+                let charged = Correction { resets: Some(resets_so_far()), ..charged };
                 counts.push(Count::new(outcome.entry.labels, is_dry_run, charged));
             }
         }

@@ -321,10 +321,9 @@ impl Evaluation {
     /// The decision by the store's answers.
     #[inline]
     pub(super) fn into_decision(mut self, now: Now, held: Duration) -> Decision {
-        let mut record = &mut *self.record;
+        let record = &mut *self.record;
         if record.usages.iter().any(|usage| !usage.is_known()) {
             record.leave_out_unknown();
-            record = &mut *self.record;
         }
         if record.ruling == Ruling::Admitted
             && let Some(index) = record.refusing()

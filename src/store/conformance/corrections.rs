@@ -17,6 +17,7 @@ pub(super) async fn all(store: &dyn Store) {
         what_has_come_back_by_itself_is_not_given_back
         corrections_of_one_key_add_up
         a_reset_key_is_as_new
+        what_was_charged_before_a_reset_is_not_given_back
     );
 }
 
@@ -218,4 +219,48 @@ async fn a_reset_key_is_as_new(subject: &Subject<'_>, algorithm: Algorithm) {
     assert_eq!(subject.correct_one(charge, None, Change::Reset).await, fresh);
     assert_eq!(subject.peek(charge).await, fresh);
     assert_eq!(subject.peek(other).await.1, 4, "another key is not reset");
+}
+
+async fn what_was_charged_before_a_reset_is_not_given_back(
+    subject: &Subject<'_>,
+    algorithm: Algorithm,
+) {
+    let quota = Quota::per_hour(10);
+    // Under another quota than the one that is reset, too.
+    for (number, reset_under) in [(1, quota), (2, Quota::per_minute(90))] {
+        let charge = Charge { cost: 4, ..subject.one(number, algorithm, quota) };
+        let before = Some(subject.micros());
+        assert_eq!(subject.charge_one(charge).await.1, 6);
+        subject.advance(1);
+        let reset = Charge { quota: reset_under, ..charge };
+        subject.correct_one(reset, None, Change::Reset).await;
+        subject.advance(1);
+        let after = Some(subject.micros());
+        assert_eq!(subject.charge_one(charge).await.1, 6);
+        subject.advance(1);
+        assert_eq!(subject.correct_one(charge, before, Change::GiveBack(4)).await.1, 6);
+        assert_eq!(subject.peek(charge).await.1, 6, "the later use is still counted");
+        assert_eq!(subject.correct_one(charge, after, Change::GiveBack(3)).await.1, 9);
+        // A second reset is of the later charge as well.
+        subject.correct_one(charge, None, Change::Reset).await;
+        subject.advance(1);
+        assert_eq!(subject.charge_one(Charge { cost: 1, ..charge }).await.1, 9);
+        for charged_at in [before, after] {
+            assert_eq!(subject.correct_one(charge, charged_at, Change::GiveBack(1)).await.1, 9);
+        }
+        // All of it in one step.
+        let at = |micros| Some(super::at(micros));
+        let correction =
+            |change, charged_at| Correction { charged_at, ..Correction::new(charge, change) };
+        let last = subject.micros();
+        subject.advance(1);
+        let all = [
+            correction(Change::Reset, None),
+            correction(Change::Take(5), at(subject.micros())),
+            correction(Change::GiveBack(1), at(last)),
+            correction(Change::GiveBack(2), at(subject.micros())),
+        ];
+        let left: Vec<u64> = subject.correct(&all).await.iter().map(|(_, left, _)| *left).collect();
+        assert_eq!(left, [10, 5, 5, 7]);
+    }
 }

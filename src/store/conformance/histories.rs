@@ -223,7 +223,11 @@ impl PastCharge {
     /// The correction, with what its store has answered.
     fn correction(&self, store: usize, change: Change) -> Correction {
         let Self { charge, at, usages } = self;
-        Correction { charge: *charge, charged_at: Some(*at), usage: usages[store], change }
+        Correction {
+            charged_at: Some(*at),
+            usage: usages[store],
+            ..Correction::new(*charge, change)
+        }
     }
 }
 

@@ -18,6 +18,8 @@ pub(crate) struct NaiveStore(Mutex<Keys>);
 struct Keys {
     plans: HashMap<u128, Vec<Plan>>,
     penalties: HashMap<u128, NaivePenalty>,
+    /// When each key was reset that had used something, and until when that matters.
+    resets: HashMap<u128, (u64, u64)>,
 }
 
 /// What a key has used by one quota, since it was first charged under it.
@@ -415,6 +417,12 @@ impl Store for NaiveStore {
         let keys = &mut *self.0.lock();
         let correct = |correction: &Correction| {
             let charge = &correction.charge;
+            let reset = keys.resets.get(&charge.id()).copied();
+            let reset = reset.filter(|(_, until)| *until > now.monotonic_nanos());
+            let is_before_reset = |correction: &Correction| {
+                let made = correction.charged_at.unwrap_or(now);
+                reset.is_some_and(|(at, _)| made.monotonic_nanos() < at)
+            };
             match (correction.change, keys.plans.get_mut(&charge.id())) {
                 (Change::Take(0), _) | (Change::GiveBack(_), None) => {}
                 (Change::Take(_) | Change::GiveBack(_), _) if charge.only_looks() => {}
@@ -427,13 +435,21 @@ impl Store for NaiveStore {
                         plan.consume_late(units, now, made, is_own);
                     });
                 }
+                (Change::GiveBack(_), Some(_)) if is_before_reset(correction) => {}
                 (Change::GiveBack(units), Some(plans)) => {
                     track(plans, charge, now);
                     change(plans, charge, |plan, is_own| {
                         plan.give_back(units, now, correction, is_own);
                     });
                 }
-                (Change::Reset, _) => {
+                (Change::Reset, plans) => {
+                    if let Some(plans) = plans
+                        && plans.iter().any(|plan| !plan.is_over(now))
+                    {
+                        let longest = plans.iter().map(Plan::longest).max().unwrap_or(0);
+                        let at = now.monotonic_nanos();
+                        keys.resets.insert(charge.id(), (at, at.saturating_add(longest)));
+                    }
                     keys.plans.remove(&charge.id());
                     keys.penalties.remove(&charge.id());
                 }

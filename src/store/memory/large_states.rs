@@ -51,7 +51,7 @@ fn charge_in<const N: usize>(
     let read = table.read(shard.version(), &Address::of(charge), None)?;
     let cost_before = meta.cost(&read.entry);
     let spilled = meta.spilled.get_mut(read.entry.spilled_index()?)?;
-    let is_forgotten = spilled.penalty.is_some() && spilled.has_no_penalty(now);
+    let is_forgotten = spilled.has_expired_extras(now);
     let blocked = spilled.blocked_for(charge, now);
     let states = &mut spilled.states;
     if is_forgotten || states.single().is_none() && states.is_expired(now) {

@@ -11,7 +11,11 @@ use super::{
     shard_meta::{KeyState, ShardMeta},
     table::{Table, spin_until_some},
 };
-use crate::{algorithm::StatesByQuota, clock::Now, store::Charge};
+use crate::{
+    algorithm::StatesByQuota,
+    clock::Now,
+    store::{Charge, Correction},
+};
 
 /// A shard under its lock.
 ///
@@ -84,6 +88,16 @@ impl<'a> LockedShard<'a> {
         })
     }
 
+    /// Whether the key of a correction was reset after its charge.
+    pub(super) fn is_reset_since(&self, correction: &Correction) -> bool {
+        let charge = &correction.charge;
+        with_table!(if uses_log(charge), self.shard, table => {
+            let found = table.find(&self.writer, &Address::of(charge));
+            let reset = found.and_then(|(_, entry)| self.meta.spilled_of(&entry)?.reset.as_ref());
+            reset.is_some_and(|reset| correction.is_before(&reset.0))
+        })
+    }
+
     /// Changes the state of a charge's key, which has this entry.
     pub(super) fn change<const N: usize>(
         &mut self,
@@ -125,18 +139,25 @@ impl<'a> LockedShard<'a> {
         table.insert(&self.writer, entry);
     }
 
-    /// Removes a charge's key.
-    pub(super) fn remove(&mut self, charge: &Charge) {
+    /// Resets a charge's key, which goes unless the reset has to be remembered.
+    pub(super) fn reset(&mut self, charge: &Charge) {
         with_table!(if uses_log(charge), self.shard, table => {
-            if let Some((index, entry)) = table.find(&self.writer, &Address::of(charge)) {
-                self.meta.remove(&entry, &self.shard.all.quotas);
-                table.remove(&self.writer, index);
+            let Some((index, entry)) = table.find(&self.writer, &Address::of(charge)) else { return };
+            let quotas = self.quotas();
+            let mut state = self.meta.remove(&entry, quotas);
+            state.reset(charge, self.now);
+            if state.is_expired(self.now) {
+                return table.remove(&self.writer, index);
             }
+            let entry = self.pack(charge, state, Some(entry.quota_number()));
+            self.meta.add(&entry, quotas);
+            table.set(&self.writer, index, entry);
         });
     }
 
     /// The entry of this state, which is spilled if it has no room in it. Such an entry has the quota
-    /// number of the one before it, so that its policy is known. A penalty that is forgotten goes.
+    /// number of the one before it, so that its policy is known. A penalty that is forgotten goes, and so
+    /// does a reset that matters no more.
     fn pack<const N: usize>(
         &mut self,
         charge: &Charge,
@@ -144,10 +165,8 @@ impl<'a> LockedShard<'a> {
         number: Option<u64>,
     ) -> Entry<N> {
         let (address, quotas, policy) = (Address::of(charge), self.quotas(), charge.policy);
-        if state.has_no_penalty(self.now) {
-            state.penalty = None;
-        }
-        let single = state.states.single().filter(|_| state.penalty.is_none());
+        state.drop_expired_extras(self.now);
+        let single = state.states.single().filter(|_| !state.has_extras());
         let packed =
             single.and_then(|(quota, state)| Entry::pack(&address, policy, state, quota, quotas));
         packed.unwrap_or_else(|| {

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     algorithm::{Algorithm, PenaltyState, State, StatesByQuota},
     clock::Now,
-    store::{Charge, Usage},
+    store::{Charge, Reset, Usage},
 };
 
 /// What is kept of a key.
@@ -21,11 +21,13 @@ pub(super) struct KeyState {
     pub(super) states: StatesByQuota,
     /// Boxed, as few keys have one.
     pub(super) penalty: Option<Box<PenaltyState>>,
+    /// The last reset, as long as units may be given back that were charged before, and until when that is.
+    pub(super) reset: Option<Box<(Reset, u64)>>,
 }
 
 impl From<StatesByQuota> for KeyState {
     fn from(states: StatesByQuota) -> Self {
-        Self { states, penalty: None }
+        Self { states, penalty: None, reset: None }
     }
 }
 
@@ -44,18 +46,58 @@ impl KeyState {
 
     /// Whether it is as that of a new key.
     pub(super) fn is_expired(&self, now: Now) -> bool {
-        self.states.is_expired(now) && self.has_no_penalty(now)
+        self.states.is_expired(now) && self.extras_expire_in(now) == 0
     }
 
-    /// Whether there is no penalty, or all of it is forgotten.
-    pub(super) fn has_no_penalty(&self, now: Now) -> bool {
-        self.penalty.as_ref().is_none_or(|penalty| penalty.expires_in(now) == 0)
+    /// Whether it has more than states: a penalty or a reset.
+    pub(super) fn has_extras(&self) -> bool {
+        self.penalty.is_some() || self.reset.is_some()
+    }
+
+    /// How long until neither a penalty nor a reset matters any more.
+    fn extras_expire_in(&self, now: Now) -> u64 {
+        let penalty = self.penalty.as_ref().map_or(0, |penalty| penalty.expires_in(now));
+        penalty.max(self.reset_expires_in(now))
+    }
+
+    fn reset_expires_in(&self, now: Now) -> u64 {
+        let until = self.reset.as_ref().map_or(0, |reset| reset.1);
+        until.saturating_sub(now.monotonic_nanos())
+    }
+
+    /// Whether it has a penalty or a reset that matters no more.
+    pub(super) fn has_expired_extras(&self, now: Now) -> bool {
+        self.penalty.as_ref().is_some_and(|penalty| penalty.expires_in(now) == 0)
+            || self.reset.is_some() && self.reset_expires_in(now) == 0
+    }
+
+    /// Drops a penalty and a reset that matter no more.
+    pub(super) fn drop_expired_extras(&mut self, now: Now) {
+        self.penalty.take_if(|penalty| penalty.expires_in(now) == 0);
+        if self.reset_expires_in(now) == 0 {
+            self.reset = None;
+        }
+    }
+
+    /// Gives all units back, and drops the penalty. If units were counted, the reset is remembered as long
+    /// as a use can count.
+    pub(super) fn reset(&mut self, charge: &Charge, now: Now) {
+        let is_counted = !self.states.is_expired(now);
+        let longest = self.states.iter().map(|(quota, _)| charge.algorithm.longest(quota)).max();
+        if is_counted && charge.algorithm != Algorithm::InFlight {
+            let reset = Reset::new(now);
+            let longest = longest.and_then(|longest| u64::try_from(longest).ok());
+            let until = reset.at().saturating_add(longest.unwrap_or(u64::MAX));
+            self.reset = Some(Box::new((reset, until)));
+        }
+        self.states = StatesByQuota::new(charge.quota, State::new(charge.algorithm));
+        self.penalty = None;
     }
 
     /// The monotonic nanoseconds at which it may be forgotten.
     pub(super) fn expires_at(&self, now: Now) -> u64 {
-        let penalty = self.penalty.as_ref().map_or(0, |penalty| penalty.expires_in(now));
-        now.monotonic_nanos().saturating_add(self.states.expires_in(now).max(penalty))
+        let expires_in = self.states.expires_in(now).max(self.extras_expire_in(now));
+        now.monotonic_nanos().saturating_add(expires_in)
     }
 }
 

@@ -249,7 +249,7 @@ pub(super) fn charges_made(
         let (charge, change) = (Charge { cost: taken, ..*charge }, Change::GiveBack(taken));
         // The usage of a lease is from before it took its units.
         let usage = if charge.lease == 0 { *usage } else { Usage::unknown() };
-        (index, Correction { charge, charged_at, usage, change })
+        (index, Correction { charged_at, usage, ..Correction::new(charge, change) })
     })
 }
 

@@ -9,7 +9,8 @@
 
 local call, pack, parse = redis.call, struct.pack, struct.unpack
 
--- Key number, field number, number of the penalty's field or 0, field, algorithm, action, `first`,
+-- Key number, field number, number of a second field or 0 (that of the penalty; where units are given back,
+-- that of when the key was reset), field, algorithm, action, `first`,
 -- `amount`, and the quota: units, window, capacity, and the charge's cost. Units in flight have other
 -- numbers instead: see their algorithm. A charge has one more: 1 if the next charge stands for it, or 2 if
 -- it only looks for a block. A
@@ -45,7 +46,9 @@ end
 local operations, keys, ALGORITHMS = ARGV[1], { nil }, { false, false, false, false }
 local has_penalties = false
 for offset = 1, #operations, OPERATION_SIZE do
-  local key_number, field_number, penalty, field, algorithm = parse('<I2I2I2c9B', operations, offset)
+  local key_number, field_number, penalty, field, algorithm, action = parse(
+    '<I2I2I2c9BB', operations, offset
+  )
   ALGORITHMS[algorithm] = true
   local key = keys[key_number]
   if not key then
@@ -60,8 +63,8 @@ for offset = 1, #operations, OPERATION_SIZE do
   key.arguments[field_number] = field
   if field_number > key.last then key.last = field_number end
   if penalty > 0 then
-    local of_penalty = field:sub(1, 8) .. string.char(field:byte(9) + 8)
-    has_penalties, key.penalties = true, key.penalties or {}
+    local of_penalty = field:sub(1, 8) .. string.char(field:byte(9) + (action == GIVE_BACK and 4 or 8))
+    has_penalties, key.penalties = has_penalties or action ~= GIVE_BACK, key.penalties or {}
     key.penalties[penalty], key.arguments[penalty + 2] = of_penalty, of_penalty
     if penalty + 2 > key.last then key.last = penalty + 2 end
   end

@@ -93,9 +93,9 @@ impl ScriptCall {
                 })
             };
             let field = index_of(keys::field(charge));
-            let penalty = operation.has_penalty().then(|| index_of(keys::penalty_field(charge)));
+            let second = operation.second_field().map(&mut index_of);
             calendars.extend(calendars::number(&charge.quota));
-            expected.push(operation.pack(key, field, penalty, &mut packed));
+            expected.push(operation.pack(key, field, second, &mut packed));
         }
         let mut command = Cmd::with_capacity(4 + keys.len(), 96 + keys.len() * 64 + packed.len());
         command.arg("EVALSHA").arg(SCRIPT.get_hash()).arg(keys.len());

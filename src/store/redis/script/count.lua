@@ -88,6 +88,22 @@ while (operations:byte(offset + ACTION) or 0) > LEASE do
     capacity, cost, missing, missing_rest = parse(CORRECTION, operations, offset)
   local key = keys[key_number]
   local old_text = key.texts[field_number + 1]
+  if action == GIVE_BACK and penalty > 0 then
+    -- What was charged before the key was reset is not counted any more.
+    local reset_at = key.reset_at and key.reset_at[field]
+    local reset = key.texts[penalty + 1]
+    if not reset_at and reset and #reset == 8 then reset_at = parse('<d', reset) end
+    if reset_at and first < reset_at then action, amount = PEEK, 0 end
+    penalty = 0
+  elseif action == RESET and old_text and algorithm < 4 then
+    local _, _, counts = ALGORITHMS[algorithm](old_text, PEEK, 0, 0, units, window, capacity, cost)
+    if counts > 0 then
+      local of_reset = field:sub(1, 8) .. string.char(field:byte(9) + 4)
+      set(key, { key.name, of_reset, pack('<d', now) }, 3, counts)
+      key.reset_at = key.reset_at or {}
+      key.reset_at[field] = now
+    end
+  end
   local fits, text, lasts, changed, _, list = ALGORITHMS[algorithm](
     action ~= RESET and old_text, action < PENALIZE and action or PEEK, first, amount, units, window,
     capacity, cost, missing, missing_rest

@@ -97,8 +97,17 @@ pub(super) fn penalty_field(charge: &Charge) -> [u8; 9] {
     field
 }
 
+/// The field of when a policy was reset. Units in flight are never reset, and have none.
+pub(super) fn reset_field(charge: &Charge) -> [u8; 9] {
+    let mut field = field(charge);
+    field[8] |= RESET;
+    field
+}
+
 /// Beside the numbers of the algorithms.
 const PENALTY: u8 = 8;
+/// Beside the numbers of the algorithms, without that of units in flight.
+const RESET: u8 = 4;
 
 /// The number of the algorithm in the script.
 pub(super) fn algorithm(charge: &Charge) -> u8 {

@@ -117,18 +117,22 @@ impl<'a> Operation<'a> {
         Self { charge, rate, action, first, amount, cost: charge.cost, missing }
     }
 
-    /// Whether it reads or writes the field of the key's penalty.
-    pub(super) fn has_penalty(&self) -> bool {
-        match self.action {
+    /// The field that it reads beside that of the count: of the key's penalty, or of when it was reset.
+    pub(super) fn second_field(&self) -> Option<[u8; 9]> {
+        let has_penalty = match self.action {
             // A reset forgets a penalty that the policy had, too.
             Action::Penalize | Action::Pardon | Action::Reset => true,
+            Action::GiveBack if self.charge.algorithm != Algorithm::InFlight => {
+                return Some(keys::reset_field(self.charge));
+            }
             Action::GiveBack | Action::Take => false,
             _ => self.charge.has_penalty,
-        }
+        };
+        has_penalty.then(|| keys::penalty_field(self.charge))
     }
 
-    /// Packs it behind other operations. `key`, `field` and `penalty` are the indices of the charge's
-    /// key, of its field, and of the field of its penalty. Returns how to read the reply.
+    /// Packs it behind other operations. `key`, `field` and `second` are the indices of the charge's key,
+    /// of its field, and of its [second field](Self::second_field). Returns how to read the reply.
     #[expect(
         clippy::arithmetic_side_effects,
         clippy::cast_possible_truncation,
@@ -138,13 +142,13 @@ impl<'a> Operation<'a> {
         &self,
         key: usize,
         field: usize,
-        penalty: Option<usize>,
+        second: Option<usize>,
         packed: &mut Vec<u8>,
     ) -> ExpectedReply {
         let Self { charge, rate, .. } = self;
         packed.extend((key as u16 + 1).to_le_bytes());
         packed.extend((field as u16 + 1).to_le_bytes());
-        packed.extend(penalty.map_or(0, |penalty| penalty as u16 + 1).to_le_bytes());
+        packed.extend(second.map_or(0, |second| second as u16 + 1).to_le_bytes());
         packed.extend(keys::field(charge));
         packed.extend([keys::algorithm(charge), self.action as u8]);
         let [amount, cost, missing] =
@@ -160,7 +164,7 @@ impl<'a> Operation<'a> {
             quota: rate.quota(charge.algorithm, &charge.quota),
             required: self.first,
             lease: if self.action == Action::Lease { amount } else { 0 },
-            has_penalty: penalty.is_some(),
+            has_penalty: second.is_some() && self.action != Action::GiveBack,
             only_looks: charge.only_looks(),
         }
     }
