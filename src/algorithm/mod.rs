@@ -21,6 +21,8 @@ mod states_by_quota;
 mod tests;
 mod token_bucket;
 
+use std::time::Duration;
+
 #[cfg(test)]
 pub(crate) use self::penalty_oracle::NaivePenalty;
 use self::quota_state::ceil_div;
@@ -36,7 +38,7 @@ pub(crate) use self::{
 };
 #[cfg(feature = "redis")]
 pub(crate) use self::{fixed_window::MAX_AHEAD, token_bucket::Deficit};
-use crate::quota::Quota;
+use crate::quota::{MAX_UNITS, MAX_WINDOW, Quota};
 
 /// How a quota is counted. [`Policy`](crate::Policy) has a constructor for each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -87,6 +89,14 @@ impl Algorithm {
         match self {
             Self::TokenBucket | Self::FixedWindow | Self::SlidingWindow => Quota::per_second(1),
             Self::InFlight => Quota::in_flight(1),
+        }
+    }
+
+    /// The largest quota that headers can carry.
+    pub(crate) const fn largest(self) -> Quota {
+        match self {
+            Self::InFlight => Quota::in_flight(MAX_UNITS),
+            _ => Quota::per_window(MAX_UNITS, Duration::from_nanos(MAX_WINDOW)),
         }
     }
 

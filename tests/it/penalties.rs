@@ -477,6 +477,11 @@ async fn failures_count_under_an_unlimited_quota_and_are_not_shown() {
         }
         let next = send(&layer, "a", 200).await;
         assert_eq!(next.status(), if dry_run { 200 } else { 429 });
+        if !dry_run {
+            // As large as a header can say.
+            assert_eq!(header_of(&next, "x-ratelimit-limit"), Some("999999999999999"));
+            assert_eq!(body(&next)["limit"], 999_999_999_999_999_u64);
+        }
         assert_eq!(send(&layer, "b", 200).await.status(), 200);
         advance(MINUTE).await;
         assert_eq!(send(&layer, "a", 200).await.status(), 200);

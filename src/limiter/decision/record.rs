@@ -372,6 +372,15 @@ impl Record {
         self.charges.extend(looked);
     }
 
+    /// Replaces unlimited quotas of a refused request, under which its key is blocked, by one whose numbers
+    /// headers can carry.
+    #[cold]
+    pub(in crate::limiter) fn show_unlimited(&mut self) {
+        for charge in self.charges.iter_mut().filter(|charge| charge.only_looks()) {
+            charge.quota = charge.algorithm.largest();
+        }
+    }
+
     /// The unlimited quotas under which a failure counts, each with the index of its charge.
     pub(in crate::limiter) fn looked(&self) -> impl Iterator<Item = (usize, &Charge)> {
         self.charges.iter().enumerate().skip(self.entries.len())

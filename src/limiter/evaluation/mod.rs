@@ -329,6 +329,7 @@ impl Evaluation {
             && let Some(index) = record.refusing()
         {
             record.ruling = Ruling::Refused(index);
+            record.show_unlimited();
         }
         (record.now, record.held) = (now, nanos(held));
         Decision { record: self.record }
