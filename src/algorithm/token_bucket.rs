@@ -64,20 +64,27 @@ impl TokenBucket {
         Some(Charged { wait, remaining: capacity - units, reset })
     }
 
-    /// Does what [`charge`](QuotaState::charge) does, for any quota and any number.
+    /// Does what [`charge`](QuotaState::charge) does, for any quota and any number. It takes the bucket
+    /// by value, so that one which does not come here stays in registers.
     #[inline(never)]
     #[expect(
         clippy::arithmetic_side_effects,
         reason = "the cost fits, so that the sum is no more than the capacity"
     )]
-    fn charge_in_parts(&mut self, quota: &Quota, now: u64, ahead: u64, cost: u64) -> Charged {
+    fn charge_in_parts(
+        mut self,
+        quota: &Quota,
+        now: u64,
+        ahead: u64,
+        cost: u64,
+    ) -> (Charged, Self) {
         let mut deficit = self.deficit(quota, now);
         let wait = deficit.wait_at(now, quota, units_required(ahead, cost));
         if wait == 0 && cost > 0 {
             deficit.0 += product(cost, quota.parts_per_unit());
-            *self = Self::with_deficit(deficit.0, quota, now);
+            self = Self::with_deficit(deficit.0, quota, now);
         }
-        Charged { wait, remaining: deficit.remaining(quota), reset: deficit.reset(quota) }
+        (Charged { wait, remaining: deficit.remaining(quota), reset: deficit.reset(quota) }, self)
     }
 
     /// Whether more is missing than in another bucket of the same quota.
@@ -219,8 +226,12 @@ impl QuotaState for TokenBucket {
     #[inline(always)]
     fn charge(&mut self, quota: &Quota, now: Now, ahead: u64, cost: u64) -> Charged {
         let now = now.monotonic_nanos();
-        let charged = self.charge_in_nanos(quota, now, ahead, cost);
-        charged.unwrap_or_else(|| self.charge_in_parts(quota, now, ahead, cost))
+        if let Some(charged) = self.charge_in_nanos(quota, now, ahead, cost) {
+            return charged;
+        }
+        let (charged, after) = self.charge_in_parts(quota, now, ahead, cost);
+        *self = after;
+        charged
     }
 
     /// A use has come back once all that was missing right after it has. If that is not known, it
@@ -334,15 +345,16 @@ mod tests {
             let mut few = TokenBucket { full_at, parts: 0 };
             let mut many = few;
             if let Some(charged) = few.charge_in_nanos(&quota, now, ahead, cost) {
-                prop_assert_eq!(charged, many.charge_in_parts(&quota, now, ahead, cost));
+                let (by_parts, after) = many.charge_in_parts(&quota, now, ahead, cost);
+                prop_assert_eq!(charged, by_parts);
+                many = after;
             }
             prop_assert_eq!(few, many);
             let mut steps = TokenBucket { full_at, parts: 0 };
             let now_read = Now::new(Duration::from_nanos(now), Duration::ZERO);
             let by_steps = charge_by_steps(&mut steps, &quota, now_read, ahead, cost);
-            let mut many = TokenBucket { full_at, parts: 0 };
-            prop_assert_eq!(many.charge_in_parts(&quota, now, ahead, cost), by_steps);
-            prop_assert_eq!(many, steps);
+            let many = TokenBucket { full_at, parts: 0 };
+            prop_assert_eq!(many.charge_in_parts(&quota, now, ahead, cost), (by_steps, steps));
         }
     }
 }

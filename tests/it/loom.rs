@@ -50,15 +50,22 @@ impl<const N: usize> Shard<N> {
         &self,
         found: impl Fn(Stamp, &AtomicSlot<N>, [u64; N]) -> Option<T>,
     ) -> Option<T> {
+        self.read_any(|stamp, slot, read| match read[N - 1] & LOCKED {
+            0 => found(stamp, slot, read),
+            _ => None,
+        })
+    }
+
+    /// The same, with a slot that may be locked.
+    fn read_any<T>(
+        &self,
+        found: impl Fn(Stamp, &AtomicSlot<N>, [u64; N]) -> Option<T>,
+    ) -> Option<T> {
         let stamp = self.version.stamp()?;
         let slots = self.slots.iter();
         let mut ends = slots.map(|slot| (slot, seqlock::read_ends(slot)));
         let (slot, ends) = ends.find(|(_, ends)| is_of_key(ends))?;
-        let read = seqlock::read_between(ends, slot);
-        if read[N - 1] & LOCKED != 0 {
-            return None;
-        }
-        found(stamp, slot, read)
+        found(stamp, slot, seqlock::read_between(ends, slot))
     }
 
     /// Counts one use, if no other thread is in the way.
@@ -69,6 +76,26 @@ impl<const N: usize> Shard<N> {
             Some(())
         });
         u64::from(counted.is_some())
+    }
+
+    /// Counts one use in addition to whatever others have counted since the slot was read.
+    fn count_as_it_is(&self) -> u64 {
+        let counted = self.read_any(|stamp, slot, read| {
+            let (guard, read) = self.version.lock(stamp, slot, read, 2)?;
+            guard.write(state(uses(read) + 1));
+            Some(())
+        });
+        u64::from(counted.is_some())
+    }
+
+    /// Locks the key's slot, and finds that there is nothing to count.
+    fn lock_and_leave(&self) -> u64 {
+        self.read_any(|stamp, slot, read| {
+            let (_guard, read) = self.version.lock(stamp, slot, read, 2)?;
+            uses(read);
+            Some(())
+        });
+        0
     }
 
     /// Moves the key to the other slot, as the thread that has the mutex.
@@ -101,6 +128,9 @@ impl<const N: usize> Shard<N> {
     }
 }
 
+/// A way to count, and how often it has counted.
+type Count<const N: usize> = fn(&Shard<N>) -> u64;
+
 /// The threads that count meanwhile, and what those have counted that are done.
 struct Others {
     counting: Vec<thread::JoinHandle<u64>>,
@@ -109,7 +139,12 @@ struct Others {
 
 impl Others {
     fn counting<const N: usize>(shard: &Arc<Shard<N>>, threads: usize) -> Self {
-        let counting = (0..threads).map(|_| in_thread(shard, Shard::count)).collect();
+        Self::each(shard, &vec![Shard::count as Count<N>; threads])
+    }
+
+    /// A thread for each of these.
+    fn each<const N: usize>(shard: &Arc<Shard<N>>, count: &[Count<N>]) -> Self {
+        let counting = count.iter().map(|count| in_thread(shard, *count)).collect();
         Self { counting, counted: 0 }
     }
 
@@ -216,9 +251,17 @@ fn other<const N: usize>(time: u64) -> [u64; N] {
 }
 
 fn a_slot_that_another_key_has_got_is_not_charged<const N: usize>() {
-    bounded(4, || {
+    not_charged_if_another_key_has_it::<N>(Shard::count);
+}
+
+fn a_slot_that_another_key_has_got_is_not_charged_as_it_is<const N: usize>() {
+    not_charged_if_another_key_has_it::<N>(Shard::count_as_it_is);
+}
+
+fn not_charged_if_another_key_has_it<const N: usize>(count: Count<N>) {
+    bounded(4, move || {
         let shard = Shard::<N>::new();
-        let mut others = Others::counting(&shard, 1);
+        let mut others = Others::each(&shard, &[count]);
         let mover = in_thread(&shard, move |shard| {
             let before = shard.give_to(other(1), &mut others);
             assert_eq!(uses(before), others.join());
@@ -265,10 +308,28 @@ fn of_what_two_count_nothing_is_lost<const N: usize>() {
     });
 }
 
+fn of_what_is_counted_as_it_is_nothing_is_lost<const N: usize>() {
+    for others in [Shard::count, Shard::count_as_it_is, Shard::lock_and_leave] {
+        bounded(4, move || {
+            let shard = Shard::<N>::new();
+            let counted = Others::each(&shard, &[Shard::count_as_it_is, others]).join();
+            shard.assert_counted(counted);
+        });
+    }
+}
+
 fn nothing_is_lost_while_slots_move<const N: usize>() {
-    bounded(4, || {
+    not_lost_while_slots_move::<N>(Shard::count);
+}
+
+fn nothing_that_is_counted_as_it_is_is_lost_while_slots_move<const N: usize>() {
+    not_lost_while_slots_move::<N>(Shard::count_as_it_is);
+}
+
+fn not_lost_while_slots_move<const N: usize>(count: Count<N>) {
+    bounded(4, move || {
         let shard = Shard::<N>::new();
-        let mut others = Others::counting(&shard, 1);
+        let mut others = Others::each(&shard, &[count]);
         let mover = in_thread(&shard, move |shard| {
             shard.change_place(&mut others);
             others.join()
@@ -278,18 +339,24 @@ fn nothing_is_lost_while_slots_move<const N: usize>() {
 }
 
 fn nothing_is_lost_beside_one_who_has_the_lock<const N: usize>() {
-    beside_one_who_has_the_lock::<N>(1, 4);
+    beside_one_who_has_the_lock::<N>(&[Shard::count], 4);
+    beside_one_who_has_the_lock::<N>(&[Shard::count_as_it_is], 4);
 }
 
 #[test]
 fn nothing_is_lost_of_two_beside_one_who_has_the_lock() {
-    beside_one_who_has_the_lock::<3>(2, 2);
+    beside_one_who_has_the_lock::<3>(&[Shard::count, Shard::count], 2);
 }
 
-fn beside_one_who_has_the_lock<const N: usize>(others: usize, preemptions: usize) {
+#[test]
+fn nothing_is_lost_of_two_beside_one_who_empties_and_fills_the_slot() {
+    beside_one_who_has_the_lock::<3>(&[Shard::count, Shard::count_as_it_is], 2);
+}
+
+fn beside_one_who_has_the_lock<const N: usize>(others: &'static [Count<N>], preemptions: usize) {
     bounded(preemptions, move || {
         let shard = Shard::<N>::new();
-        let mut others = Others::counting(&shard, others);
+        let mut others = Others::each(&shard, others);
         let locked = in_thread(&shard, move |shard| {
             shard.count_locked(&mut others);
             others.join()
@@ -319,9 +386,12 @@ with_each_width! {
     what_moves_is_never_half_read
     who_sees_that_all_has_moved_finds_it_moved
     a_slot_that_another_key_has_got_is_not_charged
+    a_slot_that_another_key_has_got_is_not_charged_as_it_is
     a_slot_that_another_key_has_got_is_not_read
     nothing_is_lost_where_one_word_before_the_last_tells
     of_what_two_count_nothing_is_lost
+    of_what_is_counted_as_it_is_nothing_is_lost
     nothing_is_lost_while_slots_move
+    nothing_that_is_counted_as_it_is_is_lost_while_slots_move
     nothing_is_lost_beside_one_who_has_the_lock
 }

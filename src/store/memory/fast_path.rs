@@ -1,6 +1,7 @@
-//! Charges of known keys without waiting for any thread: an entry is read, and written on condition
-//! that it has not changed meanwhile. A refusal writes nothing. Where this is not enough, the [slow
-//! path](super::slow_path) charges under a lock.
+//! Charges of known keys without a lock that keys share: an entry is read, and written on condition
+//! that it has not changed meanwhile. Otherwise the charge is worked out again under the lock of its
+//! key's slot. A refusal writes nothing. Where this is not enough, the [slow path](super::slow_path)
+//! charges under a lock.
 //!
 //! Most decisions are made here. The `inline` attributes keep each way through it in one piece: the
 //! compiler would not inline functions that have two callers.
@@ -13,11 +14,11 @@ use smallvec::SmallVec;
 
 use super::{
     address::Address,
-    entry::{Entry, Pack, uses_log},
+    entry::{COUNTER, Entry, Pack, uses_log},
     seqlock::SlotGuard,
     shard::Shards,
     slow_path,
-    table::{SlotRead, Tables},
+    table::{Place, SlotRead, Tables},
 };
 use crate::{
     algorithm::{QuotaState, State},
@@ -31,9 +32,9 @@ const RETRIES: usize = 16;
 
 /// Why a charge was not made.
 enum NotMade {
-    /// Another thread has changed what was read.
+    /// Another thread has changed what was read, or moves slots.
     Conflict,
-    /// The key is new, or its state is spilled, or slots move.
+    /// The key is new, or its state is spilled.
     NeedsLock,
 }
 
@@ -90,11 +91,76 @@ fn try_one<const N: usize>(
     usage: &mut Usage,
     now: Now,
 ) -> Result<(), NotMade> {
-    let (read, after) = evaluate(shards, tables, charge, None, usage, now)?;
-    if !usage.fits() || charge.mode == Mode::Peek || charge.cost == 0 {
-        return read.is_valid().then_some(()).ok_or(NotMade::Conflict);
+    let read = read(shards, tables, charge, None)?;
+    if N == COUNTER && try_bucket(shards, &read, charge, usage, now).is_some() {
+        return Ok(());
     }
-    read.try_lock().ok_or(NotMade::Conflict)?.write(after.0);
+    // Handed over in few words, not as a whole: so what was read of a bucket stays in registers.
+    try_any(shards, read.place(), charge, usage, now)
+}
+
+/// Makes the charge of a token bucket, unless another thread charges it at the same moment.
+#[inline(always)]
+fn try_bucket<const N: usize>(
+    shards: &Shards,
+    read: &SlotRead<'_, N>,
+    charge: &Charge,
+    usage: &mut Usage,
+    now: Now,
+) -> Option<()> {
+    let mut bucket = read.entry.token_bucket().filter(|_| !read.entry.is_locked())?;
+    if *read.entry.quota(&shards.quotas)? != charge.quota || charge.mode == Mode::Peek {
+        return None;
+    }
+    *usage = bucket.charge(&charge.quota, now, charge.ahead, charge.cost).into();
+    if usage.fits() && charge.cost > 0 {
+        let after = read.entry.with(&bucket, &charge.quota)?;
+        read.try_lock()?.write(after.0);
+        return Some(());
+    }
+    read.is_valid().then_some(())
+}
+
+/// Makes the charge of any state.
+#[inline(never)]
+fn try_any<const N: usize>(
+    shards: &Shards,
+    place: Place<'_, N>,
+    charge: &Charge,
+    usage: &mut Usage,
+    now: Now,
+) -> Result<(), NotMade> {
+    let read = SlotRead::again(place);
+    if !read.entry.is_locked() {
+        match evaluate(shards, &read, charge, usage, now) {
+            Ok(after) if usage.fits() && charge.uses_units() => {
+                if let Some(guard) = read.try_lock() {
+                    guard.write(after.0);
+                    return Ok(());
+                }
+            }
+            Ok(_) if read.is_valid() => return Ok(()),
+            Err(NotMade::NeedsLock) => return Err(NotMade::NeedsLock),
+            Ok(_) | Err(NotMade::Conflict) => {}
+        }
+    }
+    charge_locked(shards, &read, charge, usage, now)
+}
+
+/// Makes a charge of a key that another thread charges at the same moment: under the lock of its slot.
+#[inline(never)]
+fn charge_locked<const N: usize>(
+    shards: &Shards,
+    read: &SlotRead<'_, N>,
+    charge: &Charge,
+    usage: &mut Usage,
+    now: Now,
+) -> Result<(), NotMade> {
+    let (guard, entry) = read.lock().ok_or(NotMade::Conflict)?;
+    let after = evaluate_entry(shards, entry, charge, usage, now).ok_or(NotMade::NeedsLock)?;
+    if usage.fits() && charge.uses_units() {
+        guard.write(after.0);
+    }
     Ok(())
 }
 
@@ -169,7 +235,11 @@ fn prepare<'a, const N: usize>(
         if of_kind(charge) {
             // A key's entries under several policies came together: each lies behind the last.
             let behind = last.and_then(|(key, index)| (key == charge.key).then_some(index + 1));
-            let (read, after) = evaluate(shards, tables, charge, behind, usage, now)?;
+            let read = read(shards, tables, charge, behind)?;
+            if read.entry.is_locked() {
+                return Err(NotMade::Conflict);
+            }
+            let after = evaluate(shards, &read, charge, usage, now)?;
             last = Some((charge.key, read.index));
             prepared.push(Prepared { index, read, guard: None, after });
         }
@@ -177,31 +247,54 @@ fn prepare<'a, const N: usize>(
     Ok(())
 }
 
-/// Writes to `usage` what becomes of a charge if its request passes. Returns the key's entry before
-/// and after it.
+/// Reads the entry of a charge's key.
 #[inline(always)]
-fn evaluate<'a, const N: usize>(
+fn read<'a, const N: usize>(
     shards: &'a Shards,
     tables: &'a Tables<N>,
     charge: &Charge,
     expected: Option<usize>,
-    usage: &mut Usage,
-    now: Now,
-) -> Result<(SlotRead<'a, N>, Entry<N>), NotMade> {
+) -> Result<SlotRead<'a, N>, NotMade> {
     let address = Address::of(charge);
     let shard = shards.shard(&address);
-    let read = tables.get(shard.number).read(shard.version(), &address, expected);
-    let read = read.ok_or(NotMade::NeedsLock)?;
-    if read.entry.is_locked() {
-        return Err(NotMade::Conflict);
-    }
+    let version = shard.version();
+    let stamp = version.stamp().ok_or(NotMade::Conflict)?;
+    let read = tables.get(shard.number).read((version, stamp), &address, expected);
+    read.ok_or(NotMade::NeedsLock)
+}
+
+/// Writes to `usage` what becomes of a charge if its request passes. Returns the key's entry after it.
+/// What was read was not locked.
+#[inline(always)]
+fn evaluate<const N: usize>(
+    shards: &Shards,
+    read: &SlotRead<'_, N>,
+    charge: &Charge,
+    usage: &mut Usage,
+    now: Now,
+) -> Result<Entry<N>, NotMade> {
     let after = match read.entry.token_bucket() {
         Some(bucket) => evaluate_state(shards, bucket, charge, read.entry, usage, now),
         // Half of a write must not be unpacked as a window.
         None if !read.is_valid() => return Err(NotMade::Conflict),
         None => evaluate_window(shards, charge, read.entry, usage, now),
     };
-    Ok((read, after.ok_or(NotMade::NeedsLock)?))
+    after.ok_or(NotMade::NeedsLock)
+}
+
+/// The same with an entry that is known to be whole.
+#[inline(always)]
+fn evaluate_entry<const N: usize>(
+    shards: &Shards,
+    entry: Entry<N>,
+    charge: &Charge,
+    usage: &mut Usage,
+    now: Now,
+) -> Option<Entry<N>> {
+    match entry.token_bucket() {
+        Some(bucket) => evaluate_state(shards, bucket, charge, entry, usage, now),
+        None => evaluate_window(shards, charge, entry, usage, now),
+    }
 }
 
 /// Not inlined, so that token buckets do not pay for its registers.

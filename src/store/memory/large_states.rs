@@ -48,7 +48,8 @@ fn charge_in<const N: usize>(
     now: Now,
 ) -> Option<Usage> {
     let mut meta = shard.meta();
-    let read = table.read(shard.version(), &Address::of(charge), None)?;
+    let version = shard.version();
+    let read = table.read((version, version.stamp()?), &Address::of(charge), None)?;
     let cost_before = meta.cost(&read.entry);
     let spilled = meta.spilled.get_mut(read.entry.spilled_index()?)?;
     let is_forgotten = spilled.has_expired_extras(now);

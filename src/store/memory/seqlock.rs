@@ -1,18 +1,21 @@
 //! How threads share slots: a sequence lock for each shard, with a lock bit in each slot.
 //!
 //! A slot is a few atomic words. A thread that charges a key locks that key's slot alone, for a few
-//! instructions, and never waits. A thread that moves slots locks the whole shard.
+//! instructions: no thread that has a slot's lock waits for anything. A thread that moves slots locks the
+//! whole shard.
 //!
 //! The last word of a slot has the lock bit. The first word changes only as slots move. What a
 //! thread reads without a lock holds if nothing has changed until it [validates](Version::validate)
 //! the read, as with a sequence lock (Boehm, "Can seqlocks get along with programming language
 //! memory models?", 2012). A slot is [locked](Version::try_lock) on condition that it is still as
-//! it was read: then what was worked out from it still holds.
+//! it was read: then what was worked out from it still holds. If it is not, it is [locked as it
+//! is](Version::lock), and worked out again under the lock: so a thread does not lose again and again
+//! against others that charge the same key.
 //!
 //! The [overview](super) says why each memory ordering is enough. `loom.rs` of the tests includes
 //! this file and checks it under every interleaving.
 
-use std::array;
+use std::{array, hint::spin_loop};
 
 use super::atomic::{
     AtomicU64,
@@ -87,6 +90,44 @@ impl Version {
         // for the lock.
         let is_same = (1..N - 1).all(|at| slot[at].load(Relaxed) == read[at]);
         (is_same && self.0.load(Relaxed) == stamp.0).then_some(guard)
+    }
+
+    /// Locks the slot with what is in it now, and returns its words, unlocked. `read` is what was read
+    /// at this stamp; the slot may be locked or changed since. Looks up to `tries` times until another
+    /// thread has unlocked it. `None` if slots have moved, or if the slot stays locked.
+    #[inline]
+    pub(crate) fn lock<'a, const N: usize>(
+        &self,
+        stamp: Stamp,
+        slot: &'a AtomicSlot<N>,
+        read: [u64; N],
+        tries: u32,
+    ) -> Option<(SlotGuard<'a, N>, [u64; N])> {
+        let mut last = read[N - 1];
+        for tried in 0..tries {
+            // The slot was emptied. An empty slot must not be locked: it may be filled at any moment.
+            if last == 0 {
+                return None;
+            }
+            if last & LOCKED == 0 {
+                match slot[N - 1].compare_exchange(last, last | LOCKED, Acquire, Relaxed) {
+                    Ok(_) => {
+                        let guard = SlotGuard { slot, last };
+                        // As in `try_lock`: a writer that came before is seen here.
+                        let is_same = self.0.load(Relaxed) == stamp.0;
+                        return is_same.then(|| (guard, read_between([read[0], last], slot)));
+                    }
+                    Err(found) => last = found,
+                }
+            } else {
+                // The other thread needs a few nanoseconds. The processor's pause takes more.
+                if tried.is_multiple_of(8) && tried > 0 {
+                    spin_loop();
+                }
+                last = slot[N - 1].load(Relaxed);
+            }
+        }
+        None
     }
 
     /// The right to move slots; `None` if another thread has it.

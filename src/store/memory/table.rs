@@ -6,7 +6,7 @@ use prefetch_index::prefetch_index;
 
 use super::{
     address::Address,
-    atomic::{AtomicU32, Ordering::Relaxed},
+    atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
     entry::Entry,
     seqlock::{self, AtomicSlot, ShardWriter, SlotGuard, Stamp, Version},
 };
@@ -15,6 +15,12 @@ use super::{
 const FIRST_SLOTS: usize = 8;
 /// At most four fifths of the slots have keys, so that a key is found near its home.
 const SLOTS_PER_FOUR_KEYS: usize = 5;
+
+/// How often a thread looks whether another one has unlocked a slot: some microseconds.
+const LOCK_TRIES: u32 = 256;
+
+/// Tables that take fewer bytes in all stay in a processor's own cache.
+const PREFETCHED_BYTES: usize = 512 << 10;
 
 /// So many slots of a table lie in a row, beside as many slots of other tables.
 const RUN: usize = 64;
@@ -28,13 +34,39 @@ pub(super) struct Tables<const N: usize> {
     capacities: Box<[AtomicU32]>,
     /// The rows of each block of tables, as many as they may come to use. All tables grow alike: a
     /// row that one of them needs is soon needed by the others.
-    rows: Box<[Row<N>]>,
+    rows: Box<[Row]>,
     rows_per_block: usize,
     /// A block has two to the power of this many tables.
     block_shift: u32,
 }
 
-type Row<const N: usize> = OnceLock<Box<[AtomicSlot<N>]>>;
+type Row = OnceLock<Words>;
+
+/// The slots of a row. They begin with a line of the processor's cache, so that a log's entry fills one
+/// line: then two threads that charge a key pass one line to each other, and not two.
+struct Words {
+    words: Box<[AtomicU64]>,
+    /// The word at which the first slot begins.
+    first: usize,
+}
+
+const CACHE_LINE: usize = 64;
+
+impl Words {
+    /// So many words, of zeros.
+    fn new(count: usize) -> Self {
+        // The allocator may align them less: they are moved by up to a line.
+        let words: Box<[AtomicU64]> =
+            bytemuck::zeroed_slice_box(count + CACHE_LINE / size_of::<AtomicU64>());
+        let first = words.as_ptr().align_offset(CACHE_LINE);
+        Self { words, first }
+    }
+
+    #[inline]
+    fn slots<const N: usize>(&self) -> &[AtomicSlot<N>] {
+        self.words.get(self.first..).unwrap_or_default().as_chunks().0
+    }
+}
 
 /// A hash table with linear probing that grows by a quarter at a time.
 ///
@@ -49,7 +81,7 @@ pub(super) struct Table<'a, const N: usize> {
 /// The slots of a table that are in use, empty or not.
 #[derive(Clone, Copy)]
 struct Slots<'a, const N: usize> {
-    rows: &'a [Row<N>],
+    rows: &'a [Row],
     first_row: usize,
     /// Where the table's run begins in each row.
     run: usize,
@@ -60,7 +92,7 @@ impl<'a, const N: usize> Slots<'a, N> {
     /// The row of a slot, and the slot's index in it.
     #[inline]
     fn locate(self, index: usize) -> Option<(&'a [AtomicSlot<N>], usize)> {
-        let row = self.rows.get(self.first_row + index / RUN)?.get()?;
+        let row = self.rows.get(self.first_row + index / RUN)?.get()?.slots();
         (index < self.capacity).then_some((row, self.run + index % RUN))
     }
 
@@ -107,7 +139,22 @@ pub(super) struct SlotRead<'a, const N: usize> {
     pub(super) entry: Entry<N>,
 }
 
+/// Where a slot was read, and when: enough to read it again.
+pub(super) type Place<'a, const N: usize> = (&'a Version, Stamp, &'a AtomicSlot<N>);
+
 impl<'a, const N: usize> SlotRead<'a, N> {
+    #[inline]
+    pub(super) fn place(&self) -> Place<'a, N> {
+        (self.version, self.stamp, self.slot)
+    }
+
+    /// Reads the slot again. If slots have moved meanwhile, the entry may be another, and is not
+    /// [valid](Self::is_valid).
+    #[inline]
+    pub(super) fn again((version, stamp, slot): Place<'a, N>) -> Self {
+        Self { version, slot, stamp, index: 0, entry: Entry(seqlock::read(slot)) }
+    }
+
     /// Whether the slot still has this entry.
     #[inline]
     pub(super) fn is_valid(&self) -> bool {
@@ -118,6 +165,15 @@ impl<'a, const N: usize> SlotRead<'a, N> {
     #[inline]
     pub(super) fn try_lock(&self) -> Option<SlotGuard<'a, N>> {
         self.version.try_lock(self.stamp, self.slot, self.entry.0)
+    }
+
+    /// Locks the slot with the key's entry of now, and returns that. `None` if slots have moved, or if
+    /// another thread that has the lock is interrupted.
+    #[inline]
+    pub(super) fn lock(&self) -> Option<(SlotGuard<'a, N>, Entry<N>)> {
+        let Self { version, slot, stamp, entry, .. } = self;
+        let (guard, words) = version.lock(*stamp, slot, entry.0, LOCK_TRIES)?;
+        Some((guard, Entry(words)))
     }
 
     /// Writes when the state of a spilled entry expires. Only a thread that has the lock of the
@@ -167,16 +223,15 @@ impl<'a, const N: usize> Table<'a, N> {
         }
     }
 
-    /// Reads the key's entry without a lock; `None` while slots move, or if the key has none. The
-    /// search begins at the slot `expected`, or else at the key's home.
+    /// Reads the key's entry without a lock; `None` if the key has none. The `stamp` is of before, and
+    /// the search begins at the slot `expected`, or else at the key's home.
     #[inline(always)]
     pub(super) fn read(
         self,
-        version: &'a Version,
+        (version, stamp): (&'a Version, Stamp),
         address: &Address,
         expected: Option<usize>,
     ) -> Option<SlotRead<'a, N>> {
-        let stamp = version.stamp()?;
         let slots = self.slots();
         let expected = expected.and_then(|index| {
             let slot = slots.get(index)?;
@@ -191,9 +246,14 @@ impl<'a, const N: usize> Table<'a, N> {
     }
 
     /// Makes the processor fetch what a [`read`](Self::read) will need: a key's entry is mostly in
-    /// its home slot, or in one of a few `further` slots.
+    /// its home slot, or in one of a few `further` slots. Small tables are in its cache anyway.
     #[inline]
     pub(super) fn prefetch(self, address: &Address, further: &[usize]) {
+        let Tables { capacities, .. } = self.all;
+        let capacity = capacities[self.shard].load(Relaxed) as usize;
+        if capacity * capacities.len() * size_of::<AtomicSlot<N>>() < PREFETCHED_BYTES {
+            return;
+        }
         let slots = self.slots();
         if let Some((row, index)) = slots.locate(address.home(slots.capacity)) {
             further.iter().for_each(|further| prefetch_index(row, index + further));
@@ -322,7 +382,7 @@ impl<'a, const N: usize> Table<'a, N> {
 
     fn allocate(self, row: usize) {
         let row = &self.all.rows[self.slots().first_row + row];
-        row.get_or_init(|| bytemuck::zeroed_slice_box(RUN << self.all.block_shift));
+        row.get_or_init(|| Words::new((RUN * N) << self.all.block_shift));
     }
 
     /// Makes a slot that has a key empty, and returns its entry.
@@ -347,6 +407,17 @@ pub(super) fn spin_until_some<T>(mut attempt: impl FnMut() -> Option<T>) -> T {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_row_begins_with_a_line_and_has_all_its_slots() {
+        for count in [1, 8, 64, 8 * RUN] {
+            let row = Words::new(count * 8);
+            let slots = row.slots::<8>();
+            assert_eq!(slots.as_ptr().addr() % CACHE_LINE, 0);
+            assert!(slots.len() >= count);
+            assert!(row.slots::<3>().len() >= count * 8 / 3);
+        }
+    }
 
     #[test]
     fn no_key_waits_for_more_than_one_row() {
