@@ -31,7 +31,7 @@ pub(crate) use self::{
     in_flight::{InFlight, NOT_KNOWN},
     penalty_state::PenaltyState,
     quota_state::{Charged, PastUse, QuotaState, units_required},
-    sliding_window::{STEPS_PER_WINDOW, SlidingWindow},
+    sliding_window::{STEPS_PER_WINDOW, SlidingWindow, is_same_step, next_step},
     state::State,
     states_by_quota::StatesByQuota,
     token_bucket::TokenBucket,

@@ -31,10 +31,22 @@ impl SlidingWindow {
         self.entries.iter().map(|entry| (entry.last_use, entry.units))
     }
 
+    /// Replaces the newest entry, of the same step.
+    pub(crate) fn set_newest(&mut self, last_use: u64, units: u64) {
+        if let Some(newest) = self.entries.last_mut() {
+            *newest = Entry { last_use, units };
+        }
+    }
+
+    /// When a use leaves the window.
+    pub(crate) fn leaves(last_use: u64, quota: &Quota) -> u64 {
+        Entry { last_use, units: 0 }.leaves(quota.window_nanos())
+    }
+
     /// Adds units to the newest entry if that is of the same step, or else in an entry of their own.
     fn add(&mut self, used: Entry, window: u64) {
         match self.entries.last_mut() {
-            Some(newest) if step(newest.last_use, window) == step(used.last_use, window) => {
+            Some(newest) if is_same_step(newest.last_use, used.last_use, window) => {
                 newest.last_use = used.last_use;
                 newest.units = newest.units.saturating_add(used.units);
             }
@@ -231,6 +243,33 @@ fn step(time: u64, window: u64) -> u128 {
     match time.checked_mul(STEPS_PER_WINDOW) {
         Some(steps) => u128::from(steps / window),
         None => u128::from(time) * u128::from(STEPS_PER_WINDOW) / u128::from(window),
+    }
+}
+
+/// The first time that is of a later step than this one; `None` where it is centuries ahead.
+#[expect(
+    clippy::arithmetic_side_effects,
+    reason = "a quotient of 60 times a number has room for one more, and the window is not 0"
+)]
+pub(crate) fn next_step(time: u64, window: u64) -> Option<u64> {
+    let window = window.max(1);
+    let next = (time.checked_mul(STEPS_PER_WINDOW)? / window + 1).checked_mul(window)?;
+    Some(next.div_ceil(STEPS_PER_WINDOW))
+}
+
+/// Whether two times are of the same step. The second is not before the first.
+#[inline]
+#[expect(
+    clippy::arithmetic_side_effects,
+    reason = "the window is not 0, and a quotient has room for one more"
+)]
+pub(crate) fn is_same_step(earlier: u64, later: u64, window: u64) -> bool {
+    let steps = |time: u64| time.checked_mul(STEPS_PER_WINDOW);
+    let next = |earlier: u64| (earlier / window.max(1) + 1).checked_mul(window.max(1));
+    // One division, and not two.
+    match (steps(earlier).and_then(next), steps(later)) {
+        (Some(next), Some(later)) => later < next,
+        _ => step(earlier, window) == step(later, window),
     }
 }
 

@@ -27,6 +27,7 @@ use smallvec::SmallVec;
 
 use super::{
     quota_state::{Charged, PastUse},
+    sliding_window::SlidingWindow,
     state::State,
 };
 use crate::{clock::Now, quota::Quota};
@@ -48,6 +49,22 @@ impl StatesByQuota {
     pub(crate) fn single(&self) -> Option<(&Quota, &State)> {
         match &self.0[..] {
             [(quota, state)] => Some((quota, state)),
+            _ => None,
+        }
+    }
+
+    /// The only state, if it is the log of a sliding window, and its quota.
+    pub(crate) fn single_log(&self) -> Option<(&Quota, &SlidingWindow)> {
+        match &self.0[..] {
+            [(quota, State::SlidingWindow(log))] => Some((quota, log)),
+            _ => None,
+        }
+    }
+
+    /// The same, to be changed.
+    pub(crate) fn single_log_mut(&mut self) -> Option<(&Quota, &mut SlidingWindow)> {
+        match &mut self.0[..] {
+            [(quota, State::SlidingWindow(log))] => Some((quota, log)),
             _ => None,
         }
     }

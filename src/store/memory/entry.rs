@@ -9,7 +9,7 @@ use super::{
     seqlock::LOCKED,
 };
 use crate::{
-    algorithm::{Algorithm, FixedWindow, InFlight, SlidingWindow, State, TokenBucket},
+    algorithm::{Algorithm, FixedWindow, InFlight, SlidingWindow, State, TokenBucket, next_step},
     clock::Now,
     quota::Quota,
     store::Charge,
@@ -53,6 +53,23 @@ enum Kind {
     Spilled = 4,
     /// No time, and the units held.
     InFlight = 5,
+    /// The last use, and the units of its step. The older steps are kept outside of the table, and
+    /// summed up in the entry.
+    LongLog = 6,
+}
+
+/// The older steps of a log that has no room in an entry, summed up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct OlderSteps {
+    /// Where the log is kept outside of the table. Its newest step may have less there than it has.
+    pub(super) index: usize,
+    /// When the oldest of them leaves the window, and its units. No units if there are none.
+    pub(super) first_leaves: u64,
+    pub(super) first_units: u64,
+    /// The units of all of them.
+    pub(super) units: u64,
+    /// When the step after the newest begins.
+    pub(super) next_step: u64,
 }
 
 /// A state that may fit into an entry.
@@ -98,21 +115,21 @@ impl Pack for SlidingWindow {
 
 /// An older step of a log in one word: its units above, and below how long it was before the
 /// newest. `None` if that does not fit. In a window of a day, 100,000 units do.
-fn pack_step(before: u64, units: u64, quota: &Quota) -> Option<u64> {
+pub(super) fn pack_step(before: u64, units: u64, quota: &Quota) -> Option<u64> {
     let bits = bits_of_window(quota);
     let fits = before >> bits == 0 && units.leading_zeros() >= bits;
     fits.then_some(units << bits | before)
 }
 
 #[expect(clippy::arithmetic_side_effects, reason = "a window has fewer than 64 bits")]
-fn unpack_step(word: u64, quota: &Quota) -> (u64, u64) {
+pub(super) fn unpack_step(word: u64, quota: &Quota) -> (u64, u64) {
     let bits = bits_of_window(quota);
     (word & ((1 << bits) - 1), word >> bits)
 }
 
 /// At most 62: no quota's window is longer.
 #[expect(clippy::arithmetic_side_effects, reason = "a number has no more zeros than bits")]
-const fn bits_of_window(quota: &Quota) -> u32 {
+pub(super) const fn bits_of_window(quota: &Quota) -> u32 {
     u64::BITS - quota.window_nanos().leading_zeros()
 }
 
@@ -141,11 +158,19 @@ impl<const N: usize> Entry<N> {
     #[inline]
     pub(super) fn with(&self, state: &impl Pack, quota: &Quota) -> Option<Self> {
         let mut entry = *self;
-        let [_, time, older @ .., last] = &mut entry.0[..] else { return None };
-        let number;
-        (*time, number) = state.pack(quota, older)?;
+        let [_, _, older @ .., _] = &mut entry.0[..] else { return None };
+        let (time, number) = state.pack(quota, older)?;
+        entry.set(time, number)?;
+        Some(entry)
+    }
+
+    /// Replaces the time and the number; `None` if the number needs more bits.
+    #[inline]
+    pub(super) fn set(&mut self, time: u64, number: u64) -> Option<()> {
+        let [_, entry_time, .., last] = &mut self.0[..] else { return None };
+        *entry_time = time;
         *last = *last >> QUOTA_SHIFT << QUOTA_SHIFT | number;
-        (number >> NUMBER_BITS == 0).then_some(entry)
+        (number >> NUMBER_BITS == 0).then_some(())
     }
 
     /// The entry of a state that is kept outside of the table, at `index`. The number of one of its
@@ -170,6 +195,69 @@ impl<const N: usize> Entry<N> {
         entry
     }
 
+    /// The entry of a log that is kept outside of the table, at `index`. `None` if the newest step has
+    /// more units than there is room for, or the quota has no number.
+    pub(super) fn long_log(
+        address: &Address,
+        policy: u64,
+        (quota, log): (&Quota, &SlidingWindow),
+        quotas: &QuotaTable,
+        index: usize,
+    ) -> Option<Self> {
+        let number = quotas.intern(policy, quota)?;
+        Self::new(address, Kind::LongLog, number, 0, 0).with_long_log(log, quota, index)
+    }
+
+    /// The same key's entry with another long log under the same quota; `None` if it has no room.
+    pub(super) fn with_long_log(
+        &self,
+        log: &SlidingWindow,
+        quota: &Quota,
+        index: usize,
+    ) -> Option<Self> {
+        let mut newest_first = log.entries().rev();
+        let (last_use, units) = newest_first.next()?;
+        let mut older = OlderSteps {
+            index,
+            first_leaves: 0,
+            first_units: 0,
+            units: 0,
+            next_step: next_step(last_use, quota.window_nanos())?,
+        };
+        for (last_use, units) in newest_first {
+            older.first_leaves = SlidingWindow::leaves(last_use, quota);
+            older.first_units = units;
+            older.units = older.units.checked_add(units)?;
+        }
+        let mut entry = *self;
+        entry.set(last_use, units)?;
+        let words = [
+            older.index as u64,
+            older.first_leaves,
+            older.first_units,
+            older.units,
+            older.next_step,
+        ];
+        entry.0.get_mut(2..N.checked_sub(1)?)?.first_chunk_mut().map(|old| *old = words)?;
+        Some(entry)
+    }
+
+    /// The older steps of a long log, summed up.
+    #[expect(clippy::cast_possible_truncation, reason = "the index was a usize")]
+    #[inline]
+    pub(super) fn older_steps(&self) -> Option<OlderSteps> {
+        let Kind::LongLog = self.kind() else { return None };
+        let [index, first_leaves, first_units, units, next_step] =
+            *self.0.get(2..)?.first_chunk()?;
+        Some(OlderSteps { index: index as usize, first_leaves, first_units, units, next_step })
+    }
+
+    /// The last use of a long log, and the units of its step: newer than those that are kept outside of
+    /// the table.
+    pub(super) fn newest_of_long_log(&self) -> Option<(u64, u64)> {
+        (self.kind() == Kind::LongLog).then(|| (self.time(), self.number()))
+    }
+
     /// The state, and the quota under which it was counted; `None` if it is spilled.
     pub(super) fn unpack<'a>(&self, quotas: &'a QuotaTable) -> Option<(State, &'a Quota)> {
         let state = match self.kind() {
@@ -177,7 +265,7 @@ impl<const N: usize> Entry<N> {
             Kind::FixedWindow => self.fixed_window()?.into(),
             Kind::SlidingWindow => self.sliding_window(quotas)?.into(),
             Kind::InFlight => self.in_flight()?.into(),
-            Kind::Empty | Kind::Spilled => return None,
+            Kind::Empty | Kind::Spilled | Kind::LongLog => return None,
         };
         Some((state, self.quota(quotas)?))
     }
@@ -191,6 +279,12 @@ impl<const N: usize> Entry<N> {
     pub(super) fn fixed_window(&self) -> Option<FixedWindow> {
         let Kind::FixedWindow = self.kind() else { return None };
         Some(FixedWindow { start: self.time(), used: self.number() })
+    }
+
+    /// Whether it holds the log of a sliding window.
+    #[inline]
+    pub(super) fn is_log(&self) -> bool {
+        matches!(self.kind(), Kind::SlidingWindow | Kind::LongLog)
     }
 
     pub(super) fn in_flight(&self) -> Option<InFlight> {
@@ -250,12 +344,15 @@ impl<const N: usize> Entry<N> {
     /// Where a spilled state is kept.
     #[expect(clippy::cast_possible_truncation, reason = "the index was a usize")]
     pub(super) fn spilled_index(&self) -> Option<usize> {
-        (self.kind() == Kind::Spilled).then(|| self.number() as usize)
+        match self.kind() {
+            Kind::Spilled => Some(self.number() as usize),
+            _ => Some(self.older_steps()?.index),
+        }
     }
 
     /// Whether its state is spilled, or may be spilled later.
     pub(super) fn may_spill(&self) -> bool {
-        matches!(self.kind(), Kind::SlidingWindow | Kind::Spilled)
+        matches!(self.kind(), Kind::SlidingWindow | Kind::Spilled | Kind::LongLog)
     }
 
     /// Whether the state answers as a new one does.
@@ -270,16 +367,18 @@ impl<const N: usize> Entry<N> {
             Kind::FixedWindow => {
                 is_over(now.unix_nanos(), |quota, start| quota.windows_end(start, 1))
             }
-            Kind::SlidingWindow => is_over(now.monotonic_nanos(), |quota, last_use| {
-                last_use.saturating_add(quota.window_nanos())
-            }),
+            Kind::SlidingWindow | Kind::LongLog => {
+                is_over(now.monotonic_nanos(), |quota, last_use| {
+                    last_use.saturating_add(quota.window_nanos())
+                })
+            }
             Kind::Spilled => time <= now.monotonic_nanos(),
             Kind::InFlight => self.number() == 0,
         }
     }
 
     #[inline]
-    const fn time(&self) -> u64 {
+    pub(super) const fn time(&self) -> u64 {
         self.0[1]
     }
 
@@ -301,12 +400,13 @@ impl<const N: usize> Entry<N> {
             2 => Kind::FixedWindow,
             3 => Kind::SlidingWindow,
             5 => Kind::InFlight,
+            6 => Kind::LongLog,
             _ => Kind::Spilled,
         }
     }
 
     #[inline]
-    fn number(&self) -> u64 {
+    pub(super) fn number(&self) -> u64 {
         self.last() & ((1 << NUMBER_BITS) - 1)
     }
 }

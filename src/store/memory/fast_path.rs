@@ -15,6 +15,7 @@ use smallvec::SmallVec;
 use super::{
     address::Address,
     entry::{COUNTER, Entry, Pack, uses_log},
+    packed_log,
     seqlock::SlotGuard,
     shard::Shards,
     slow_path,
@@ -309,11 +310,38 @@ fn evaluate_window<const N: usize>(
     match entry.fixed_window() {
         Some(window) if window.is_ahead(now) && charge.mode != Mode::Peek => None,
         Some(window) => evaluate_state(shards, window, charge, entry, usage, now),
-        None => match entry.sliding_window(&shards.quotas) {
-            Some(log) => evaluate_state(shards, log, charge, entry, usage, now),
-            None => evaluate_state(shards, entry.in_flight()?, charge, entry, usage, now),
+        None if entry.is_log() => match charge_log(shards, charge, entry, usage, now) {
+            Some(after) => Some(after),
+            None => {
+                let log = entry.sliding_window(&shards.quotas)?;
+                evaluate_state(shards, log, charge, entry, usage, now)
+            }
         },
+        None => evaluate_state(shards, entry.in_flight()?, charge, entry, usage, now),
     }
+}
+
+/// Charges a log as it is packed. `None` if it has to be unpacked.
+#[inline]
+fn charge_log<const N: usize>(
+    shards: &Shards,
+    charge: &Charge,
+    entry: Entry<N>,
+    usage: &mut Usage,
+    now: Now,
+) -> Option<Entry<N>> {
+    let quota = entry.quota(&shards.quotas)?;
+    if *quota != charge.quota || charge.mode == Mode::Peek {
+        return None;
+    }
+    let (charged, after) = match entry.older_steps() {
+        None => packed_log::charge(&entry, quota, now, charge.ahead, charge.cost)?,
+        Some(older) => {
+            packed_log::charge_long(&entry, &older, quota, now, charge.ahead, charge.cost)?
+        }
+    };
+    *usage = charged.into();
+    Some(after)
 }
 
 /// Compiled for each algorithm by itself, and inlined.

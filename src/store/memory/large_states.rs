@@ -1,6 +1,7 @@
 //! Charges of keys whose states are spilled: states of several quotas, sliding windows with uses in more
 //! than six steps, and keys with a penalty. Such a charge locks the shard's mutex, and does not stop the
-//! fast path of other keys.
+//! fast path of other keys. A sliding window comes here only as a step begins or leaves: the entry has its
+//! newest step and a sum of the older ones, by which the fast path charges it.
 
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects, clippy::indexing_slicing))]
 
@@ -8,10 +9,11 @@ use super::{
     address::Address,
     entry::uses_log,
     shard::{Shard, Shards, with_table},
-    shard_meta::usage,
-    table::Table,
+    shard_meta::{ShardMeta, usage},
+    table::{SlotRead, Table},
 };
 use crate::{
+    algorithm::QuotaState,
     clock::Now,
     store::{Charge, Mode, Usage},
 };
@@ -50,6 +52,9 @@ fn charge_in<const N: usize>(
     let mut meta = shard.meta();
     let version = shard.version();
     let read = table.read((version, version.stamp()?), &Address::of(charge), None)?;
+    if read.entry.newest_of_long_log().is_some() {
+        return charge_long_log(&mut meta, &read, charge, now);
+    }
     let cost_before = meta.cost(&read.entry);
     let spilled = meta.spilled.get_mut(read.entry.spilled_index()?)?;
     let is_forgotten = spilled.has_expired_extras(now);
@@ -73,4 +78,29 @@ fn charge_in<const N: usize>(
         meta.spend(policy, cost - cost_before);
     }
     Some(charged)
+}
+
+/// Charges a long log whose sum is not enough, mostly as a step begins or has left. The sum is made anew.
+/// Other threads charge the key meanwhile by the sum, so its slot is locked as well.
+fn charge_long_log<const N: usize>(
+    meta: &mut ShardMeta,
+    read: &SlotRead<'_, N>,
+    charge: &Charge,
+    now: Now,
+) -> Option<Usage> {
+    let (guard, entry) = read.lock()?;
+    let index = entry.spilled_index()?;
+    let spilled = meta.spilled.get_mut(index)?;
+    let (quota, kept) = spilled.states.single_log_mut()?;
+    if *quota != charge.quota {
+        return None;
+    }
+    // A copy, as the entry may have no room for the log after the charge.
+    let mut log = kept.clone();
+    log.set_newest(entry.time(), entry.number());
+    let charged = log.charge(quota, now, charge.ahead, charge.cost);
+    let after = entry.with_long_log(&log, quota, index)?;
+    *kept = log;
+    guard.write(after.0);
+    Some(charged.into())
 }

@@ -174,7 +174,10 @@ impl<'a> LockedShard<'a> {
             let intern = || state.states.iter().find_map(|(quota, _)| quotas.intern(policy, quota));
             let number = number.or_else(intern).unwrap_or(NO_NUMBER);
             let index = self.meta.spilled.insert(state);
-            Entry::spilled(&address, number, expires_at, index)
+            let log = self.meta.spilled.get(index).filter(|state| state.penalty.is_none());
+            let log = log.and_then(|state| state.states.single_log());
+            let long = log.and_then(|log| Entry::long_log(&address, policy, log, quotas, index));
+            long.unwrap_or_else(|| Entry::spilled(&address, number, expires_at, index))
         })
     }
 

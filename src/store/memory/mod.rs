@@ -30,24 +30,35 @@
 //! | 3 sliding window | the last use | the units of its step; each older step has a word: `units << bits of the window \| nanoseconds before the last use` |
 //! | 4 spilled | when it expires | its index in `ShardMeta::spilled` |
 //! | 5 in flight | | the units held |
+//! | 6 long log | the last use | the units of its step; the older steps are in `ShardMeta::spilled`, and the five words have their index there, when the first of them leaves and its units, the units of all, and when the next step begins |
 //!
 //! `L` is the lock bit. The quota number stands for a quota and its policy ([`quota_table`]). A
 //! state that needs more bits, more steps or more quotas is *spilled* ([`large_states`]), and so is that of
-//! a key with a penalty: the fast path need not look for one.
+//! a key with a penalty: the fast path need not look for one. Of a log with more steps, the entry has what
+//! a charge needs as long as no step begins or leaves ([`packed_log`]).
 //!
 //! # One charge's way
 //! 1. [`fast_path`]: finds the entry, works out the entry after the charge, locks the slot if the
-//!    entry is unchanged, writes. A refusal writes nothing. All charges of a request are locked
-//!    before any is written. After a conflict it tries again, 16 times.
-//! 2. [`slow_path`]: for a new key, a new quota, a spilled state, or while entries move. It locks
+//!    entry is unchanged, writes. If another thread was faster, it locks the slot as it is, and works
+//!    it out again. A refusal writes nothing. All charges of a request are locked before any is
+//!    written. After another conflict, and while entries move, it tries again, 16 times.
+//! 2. [`slow_path`]: for a new key, a new quota, a spilled state, or if entries move for long. It locks
 //!    the shards, makes room ([`eviction`]), charges, and inserts the entry.
+//!
+//! # What threads write
+//! A charge of a known key makes one atomic read-modify-write: it exchanges the last word of the key's
+//! slot. Then it stores the other words of the slot, and that word again. A refusal writes nothing. A
+//! log's slot is a line of the processor's cache; a counter's slot is three eighths of one, beside those
+//! of other keys. What all keys share is only read: versions, capacities, quotas. (The clock sets itself
+//! forward every 8 ms, which is all that threads with different keys write to one place.)
 //!
 //! # The order of locks
 //! 1. The shards of a request, in the order of their numbers: of each first the mutex, then the
 //!    version ([`ShardWriter`](seqlock::ShardWriter)).
 //! 2. Single slots. A thread that moves entries waits for the lock bit of one slot at a time. The
-//!    fast path has no other lock, holds lock bits for a few instructions and never waits, so it
-//!    needs no order.
+//!    fast path holds lock bits for a few instructions, or while it works out one charge. It waits for
+//!    a lock bit only while it holds none, so it needs no order. A thread that charges a long log has
+//!    the mutex, and not the version, and then waits for the lock bit of its slot.
 //!
 //! The lock in [`overflow_counts`] is taken alone, and nothing is logged under any of these locks.
 //!
@@ -89,9 +100,10 @@
 //! | invariant | tests |
 //! |---|---|
 //! | No thread reads half of a write or of a move. | `loom.rs`: `what_is_read_is_never_half_of_a_write`, `what_moves_is_never_half_read`, `a_slot_that_another_key_has_got_is_not_read` |
-//! | No use is lost or charged to another key. | `loom.rs`: `of_what_two_count_nothing_is_lost`, `nothing_is_lost_while_slots_move`, `a_slot_that_another_key_has_got_is_not_charged` |
+//! | No use is lost or charged to another key. | `loom.rs`: `of_what_two_count_nothing_is_lost`, `nothing_is_lost_while_slots_move`, `a_slot_that_another_key_has_got_is_not_charged`, and the same of what is locked as it is |
 //! | Each answer is that of a naive store. | `tests.rs`: `each_answer_is_that_of_a_naive_store`, `it_conforms` |
-//! | No key is admitted more than its quota by many threads. | `tests.rs`: `keys_that_come_from_many_threads_are_admitted_their_quota_each` |
+//! | No key is admitted more than its quota by many threads. | `tests.rs`: `keys_that_come_from_many_threads_are_admitted_their_quota_each`; `long_logs.rs`: `a_long_log_of_many_threads_admits_its_quota_in_each_window` |
+//! | A log's words, and the sum of a long one, answer as the log. | `packed_log.rs`: `a_packed_log_is_charged_as_an_unpacked_one`, `a_long_log_is_charged_by_its_sum_as_the_log_is`; `long_logs.rs`: `each_answer_is_that_of_a_naive_store` |
 //! | Memory is bounded. A flood frees no spent key. | `tests.rs`: `a_flood_of_new_keys_stays_bounded_and_frees_no_spent_key`, `a_bound_in_bytes_counts_what_keys_take` |
 //! | Memory is bounded with penalties as well. No flood frees a blocked key. | `penalties.rs` |
 //! | A flood under one policy takes no other policy's share. | `floods.rs`: `a_flood_under_one_policy_costs_the_callers_of_another_nothing`, `no_spent_key_has_its_quota_back_when_another_policy_takes_its_room` |
@@ -105,7 +117,10 @@ mod fast_path;
 mod floods;
 mod large_states;
 mod locked_shard;
+#[cfg(test)]
+mod long_logs;
 mod overflow_counts;
+mod packed_log;
 #[cfg(test)]
 mod penalties;
 mod preview;

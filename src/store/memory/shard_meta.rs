@@ -187,10 +187,12 @@ impl ShardMeta {
     ) -> KeyState {
         self.spend(quotas.policy(entry.quota_number()), -self.cost(entry));
         *self.keys_in::<N>() -= 1;
-        match entry.spilled_index() {
-            Some(index) => self.spilled.remove(index),
-            None => self.states(entry, quotas).into_owned().into(),
-        }
+        let Some(index) = entry.spilled_index() else {
+            return self.states(entry, quotas).into_owned().into();
+        };
+        let mut state = self.spilled.remove(index);
+        update_log(&mut state.states, entry);
+        state
     }
 
     /// The keys of a policy use `more` of the budget, or less if it is negative.
@@ -211,12 +213,17 @@ impl ShardMeta {
             None => {
                 let spilled = self.spilled_of(entry);
                 let spilled = spilled.expect("a state that is not in its entry is spilled");
-                Cow::Borrowed(&spilled.states)
+                let mut states = Cow::Borrowed(&spilled.states);
+                if entry.newest_of_long_log().is_some() {
+                    update_log(states.to_mut(), entry);
+                }
+                states
             }
         }
     }
 
-    /// The spilled state of an entry; `None` if the entry holds its state itself.
+    /// The spilled state of an entry, which may lack what was used since in the newest step of a long
+    /// log; `None` if the entry holds its state itself.
     #[expect(clippy::expect_used, reason = "a key whose state is lost has its whole quota again")]
     pub(super) fn spilled_of<const N: usize>(&self, entry: &Entry<N>) -> Option<&KeyState> {
         let index = entry.spilled_index()?;
@@ -259,6 +266,15 @@ impl ShardMeta {
     ) -> bool {
         let is_expired = |state: &KeyState| state.is_expired(now);
         entry.is_expired(quotas, now) && self.spilled_of(entry).is_none_or(is_expired)
+    }
+}
+
+/// Sets the newest step of a long log to what its entry says.
+fn update_log<const N: usize>(states: &mut StatesByQuota, entry: &Entry<N>) {
+    if let Some((last_use, units)) = entry.newest_of_long_log()
+        && let Some((_, log)) = states.single_log_mut()
+    {
+        log.set_newest(last_use, units);
     }
 }
 
