@@ -40,6 +40,7 @@ pub mod overrides;
 mod penalizing;
 mod permit;
 mod policy_handle;
+mod policy_names;
 mod queue;
 mod queued;
 mod quota_ref;

@@ -14,6 +14,7 @@ use super::{
     categories::{AllCategories, Categories, CategoryRules},
     decision::{Entry, Special, Standing},
     overrides::CallersOwn,
+    policy_names::PolicyNames,
     trace::Trace,
 };
 #[cfg(feature = "metrics")]
@@ -51,7 +52,7 @@ pub(super) struct RuleSet {
     check_only: Range<u32>,
     pub(super) categories: AllCategories,
     /// The first rule of each policy, by its name.
-    by_name: BTreeMap<String, u32>,
+    by_name: PolicyNames,
     /// The same by the [`Charge::policy`].
     by_policy: BTreeMap<u64, u32>,
     #[cfg(feature = "metrics")]
@@ -112,7 +113,7 @@ impl RuleSet {
             every_request: 0..0,
             check_only: 0..0,
             categories: AllCategories::new(Vec::new()),
-            by_name: BTreeMap::new(),
+            by_name: PolicyNames::default(),
             by_policy: BTreeMap::new(),
             #[cfg(feature = "metrics")]
             metrics: DecisionMetrics::new([], []),
@@ -145,7 +146,7 @@ impl RuleSet {
         let first = self.rules.len() as u32;
         for policy in policies {
             let index = self.rules.len() as u32;
-            self.by_name.entry(policy.name().to_owned()).or_insert(index);
+            self.by_name.add(policy.name(), index);
             let mut rule = Rule::new(policy, index, hold, keys);
             self.by_policy.entry(rule.charge.policy).or_insert(index);
             if let Some(source) = rule.policy.settings.keys.identity() {
@@ -162,7 +163,7 @@ impl RuleSet {
         while index < self.rules.len() {
             let policies = self.rules[index].policy.settings.fallbacks.clone();
             let find = |policy: Policy| match self.by_name.get(policy.name()) {
-                Some(known) => *known,
+                Some(known) => known,
                 None => self.add_all(vec![policy], Duration::ZERO, keys, sources).start,
             };
             let fallbacks = policies.into_iter().map(find).collect();
@@ -193,12 +194,12 @@ impl RuleSet {
     /// The first rule of the policy with this name.
     #[inline]
     pub(super) fn by_name(&self, policy: &str) -> Option<&Rule> {
-        self.by_name.get(policy).map(|index| self.at(*index))
+        self.by_name.get(policy).map(|index| self.at(index))
     }
 
     /// Finds the first rule of the policy with this name again.
     pub(super) fn id_of(&self, policy: &str) -> Option<RuleId> {
-        let index = *self.by_name.get(policy)?;
+        let index = self.by_name.get(policy)?;
         let policy = self.at(index).charge.policy;
         Some(RuleId { rule_set: self.number, index, policy })
     }
@@ -212,7 +213,8 @@ impl RuleSet {
     /// The first rule of each policy.
     pub(super) fn policies(&self) -> impl Iterator<Item = &Rule> {
         let all = (0..).zip(&self.rules);
-        let first = all.filter(|(index, rule)| self.by_name[rule.policy.name()] == *index);
+        let first =
+            all.filter(|(index, rule)| self.by_name.get(rule.policy.name()) == Some(*index));
         first.map(|(_, rule)| rule)
     }
 
