@@ -45,13 +45,6 @@
 //! 2. [`slow_path`]: for a new key, a new quota, a spilled state, or if entries move for long. It locks
 //!    the shards, makes room ([`eviction`]), charges, and inserts the entry.
 //!
-//! # What threads write
-//! A charge of a known key makes one atomic read-modify-write: it exchanges the last word of the key's
-//! slot. Then it stores the other words of the slot, and that word again. A refusal writes nothing. A
-//! log's slot is a line of the processor's cache; a counter's slot is three eighths of one, beside those
-//! of other keys. What all keys share is only read: versions, capacities, quotas. (The clock sets itself
-//! forward every 8 ms, which is all that threads with different keys write to one place.)
-//!
 //! # The order of locks
 //! 1. The shards of a request, in the order of their numbers: of each first the mutex, then the
 //!    version ([`ShardWriter`](seqlock::ShardWriter)).
