@@ -88,14 +88,18 @@ impl Object {
         }
     }
 
-    pub(crate) fn end(mut self) -> Bytes {
+    pub(crate) fn end(self) -> Bytes {
+        self.end_as_text().into()
+    }
+
+    pub(crate) fn end_as_text(mut self) -> String {
         self.0.push('}');
-        self.0.into()
+        self.0
     }
 }
 
-/// Reads all bytes, even after a match: so the compiler checks many in one step.
-fn needs_escape(text: &str) -> bool {
+/// Whether JSON writes the text otherwise than as it is. Reads all bytes, even after a match: so the compiler checks many in one step.
+pub(crate) fn needs_escape(text: &str) -> bool {
     text.bytes().fold(false, |found, byte| found | matches!(byte, 0..b' ' | b'"' | b'\\'))
 }
 

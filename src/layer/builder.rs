@@ -107,7 +107,7 @@ impl RateLimitLayerBuilder {
         F: Fn(&Rejection) -> Response<B> + Send + Sync + 'static,
         B: Into<Bytes>,
     {
-        self.responder.render = Arc::new(move |rejection| respond(rejection).map(Into::into));
+        self.responder.render = Some(Arc::new(move |rejection| respond(rejection).map(Into::into)));
         self
     }
 

@@ -8,9 +8,11 @@ use http::{
     header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER},
 };
 
-use super::headers::{number, whole_seconds};
+use super::{
+    headers::{number, whole_seconds},
+    response::default_body,
+};
 use crate::{
-    json_object::Object,
     limiter::{Decision, Outcome, Reason, Verdict, error_status},
     penalty::Counted,
 };
@@ -205,36 +207,15 @@ impl Rejection {
     /// [penalty](crate::Penalty): the Unix time in seconds at which the block ends.
     #[must_use]
     pub fn to_response(&self) -> Response<Bytes> {
-        let error = match self.reason {
-            Reason::QuotaExceeded => "rate_limit_exceeded",
-            Reason::CostExceedsQuota => "cost_exceeds_quota",
-            Reason::NoQuota => "no_quota",
-            Reason::MissingKey => "missing_key",
-            Reason::UnreadableKey => "unreadable_key",
-            Reason::StoreUnavailable | Reason::SourceUnavailable => "rate_limit_unavailable",
-            Reason::Blocked => "blocked",
-            Reason::Penalty => "penalty",
-        };
-        let mut body = Object::new();
-        body.text("error", error);
-        body.text_by("message", |to| self.push_text(to));
-        if let Some(outcome) = self.outcome() {
-            body.text("policy", outcome.policy());
-            if self.reason.is_counted() {
-                body.number("limit", outcome.limit());
-                body.number("remaining", outcome.remaining());
-            }
-        }
-        if let Some(seconds) = self.blocked_until_seconds() {
-            body.number("until", seconds);
-        }
-        if let Some(seconds) = self.retry_after_seconds() {
-            body.number("retry_after", seconds);
-        }
-        if let Some(id) = self.request_id() {
-            body.text("request_id", id);
-        }
-        self.respond("application/json", body.end())
+        self.respond("application/json", default_body(self))
+    }
+
+    /// The default response with all of these headers.
+    pub(super) fn with_headers(&self, headers: HeaderMap) -> Response<Bytes> {
+        let mut response = Response::new(default_body(self));
+        *response.status_mut() = self.status();
+        *response.headers_mut() = headers;
+        response
     }
 
     /// The response with a body of this type, and with room for the headers that the layer adds.
@@ -304,6 +285,17 @@ impl fmt::Display for Rejection {
 pub(crate) struct Complaint<'a>(pub(crate) Outcome<'a>);
 
 impl Complaint<'_> {
+    /// Whether too few units are left for any such request, which most refusals say.
+    pub(super) fn is_used_up(&self) -> bool {
+        self.0.reason() == Some(Reason::QuotaExceeded)
+            && !(1..self.0.cost()).contains(&self.0.remaining())
+    }
+
+    pub(super) fn push_text(&self, to: &mut String) {
+        // Writing into a string does not fail.
+        let _ = self.write_text(to);
+    }
+
     fn write_text(&self, to: &mut impl fmt::Write) -> fmt::Result {
         let (policy, quota, kind) = (self.0.policy(), self.0.quota(), self.0.key_kind());
         match self.0.reason() {
@@ -315,7 +307,7 @@ impl Complaint<'_> {
                 write!(to, "Policy `{policy}` blocks the key for a time, as it {what} too often.")
             }
             // Some units are left, but fewer than the request costs.
-            Some(Reason::QuotaExceeded) if (1..self.0.cost()).contains(&self.0.remaining()) => {
+            Some(Reason::QuotaExceeded) if !self.is_used_up() => {
                 let (cost, left) = (self.0.cost(), self.0.remaining());
                 let unit = self.0.entry.labels.unit.as_deref().unwrap_or("units");
                 write!(

@@ -1,6 +1,9 @@
 //! What all clones of a layer share, and how they respond: [`Responder`].
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+};
 
 use bytes::Bytes;
 use http::{
@@ -13,7 +16,7 @@ use http::{
 use super::response::grpc;
 use super::{
     ResponseObserver,
-    headers::Headers,
+    headers::{CLOSE, Headers, PreparedHeaders},
     jitter::Jitter,
     observer::Observation,
     rejection::{NO_STORE, Refused, RefusedByHandler, Rejection},
@@ -33,7 +36,10 @@ pub(super) struct Responder {
     pub(super) limiter: Limiter,
     pub(super) headers: Headers,
     pub(super) jitter: Jitter,
-    pub(super) render: Render,
+    /// `None` for the default, [`Rejection::to_response`].
+    pub(super) render: Option<Render>,
+    /// The headers of default refusals, from the first of them on.
+    prepared: OnceLock<Option<PreparedHeaders>>,
     pub(super) expose_decision: bool,
     pub(super) observer: Option<Arc<dyn ResponseObserver>>,
 }
@@ -45,7 +51,8 @@ impl Responder {
             limiter,
             headers: Headers::default(),
             jitter: Jitter::default(),
-            render: Arc::new(Rejection::to_response),
+            render: None,
+            prepared: OnceLock::new(),
             expose_decision: false,
             observer: None,
         }
@@ -98,21 +105,47 @@ impl Responder {
     }
 
     fn refuse(&self, head: &Parts, rejection: &Rejection) -> Response<Bytes> {
-        let rendered = || (self.render)(rejection);
         #[cfg(feature = "grpc")]
-        let mut response = grpc::respond(head, rejection).unwrap_or_else(rendered);
+        let called = grpc::respond(head, rejection);
         #[cfg(not(feature = "grpc"))]
-        let mut response = rendered();
+        let called = None;
+        let closes = has_unread_body(head);
+        let mut response = match (called, &self.render) {
+            (Some(response), _) => self.with_headers(response, rejection, closes),
+            (None, Some(render)) => self.with_headers(render(rejection), rejection, closes),
+            (None, None) => self.default_refusal(rejection, closes),
+        };
+        response.extensions_mut().insert(Refused);
+        response
+    }
+
+    fn default_refusal(&self, rejection: &Rejection, closes: bool) -> Response<Bytes> {
+        let prepared = self.prepared.get_or_init(|| PreparedHeaders::new(&self.headers));
+        let headers = prepared
+            .as_ref()
+            .and_then(|prepared| prepared.of(&self.headers, rejection, &self.limiter, closes));
+        match headers {
+            Some(headers) => rejection.with_headers(headers),
+            None => self.with_headers(rejection.to_response(), rejection, closes),
+        }
+    }
+
+    /// Adds the headers of a refusal.
+    fn with_headers(
+        &self,
+        mut response: Response<Bytes>,
+        rejection: &Rejection,
+        closes: bool,
+    ) -> Response<Bytes> {
         let headers = response.headers_mut();
         self.headers.write_refusal(headers, &rejection.decision, Some(&self.limiter));
         if self.headers.retry_after {
             rejection.write_retry_after(headers);
         }
         headers.entry(CACHE_CONTROL).or_insert(NO_STORE);
-        if has_unread_body(head) {
-            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        if closes {
+            headers.insert(CONNECTION, CLOSE);
         }
-        response.extensions_mut().insert(Refused);
         response
     }
 
@@ -227,5 +260,74 @@ impl fmt::Debug for Responder {
             .field("jitter", &self.jitter)
             .field("expose_decision", &self.expose_decision)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{
+        layer::headers::{HeaderStyle, ResetFormat},
+        limiter::Reason,
+        quota::Quota,
+        store::Usage,
+    };
+
+    /// The parts of a response that are sent.
+    fn sent(response: &Response<Bytes>) -> String {
+        format!("{:?} {:?} {:?}", response.status(), response.headers(), response.body())
+    }
+
+    #[test]
+    fn a_prepared_refusal_is_the_same_as_one_that_is_written_header_by_header() {
+        let styles = [
+            vec![],
+            vec![HeaderStyle::x_ratelimit()],
+            vec![HeaderStyle::ratelimit_lists().partition_key(), HeaderStyle::x_ratelimit()],
+            vec![
+                HeaderStyle::ratelimit().reset(ResetFormat::Omitted),
+                HeaderStyle::ratelimit_dictionary(),
+            ],
+        ];
+        for (styles, retry_after) in
+            styles.into_iter().flat_map(|all| [(all.clone(), true), (all, false)])
+        {
+            let mut responder = Responder::new(Limiter::builder().build().unwrap());
+            (responder.headers.styles, responder.headers.retry_after) = (styles, retry_after);
+            for (policy, reason) in [
+                (Policy::token_bucket("p", Quota::per_day(3)), Reason::QuotaExceeded),
+                (Policy::fixed_window("q", Quota::per_day(30_000)), Reason::QuotaExceeded),
+                (Policy::in_flight("r", 3), Reason::QuotaExceeded),
+                (Policy::token_bucket("s", Quota::per_day(3)), Reason::CostExceedsQuota),
+                (Policy::token_bucket("t", Quota::per_day(3)), Reason::Penalty),
+                (Policy::token_bucket("u", Quota::per_day(3)), Reason::NoQuota),
+                (Policy::token_bucket("v", Quota::per_day(3)), Reason::MissingKey),
+                (Policy::token_bucket("w", Quota::per_day(3)), Reason::StoreUnavailable),
+            ] {
+                let usage = Usage::new(Duration::from_secs(7), 0, Duration::from_millis(6_100));
+                let decision = Decision::of([(policy, Some(usage), Some(reason))]);
+                let mut rejection = Rejection::of(&decision).unwrap();
+                rejection.layer_headers = Some(responder.headers.capacity());
+                for closes in [false, true] {
+                    let written = rejection.to_response();
+                    let written = responder.with_headers(written, &rejection, closes);
+                    let prepared = responder.default_refusal(&rejection, closes);
+                    assert_eq!(sent(&prepared), sent(&written), "{reason:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_headers_of_most_refusals_are_prepared() {
+        let responder = Responder::new(Limiter::builder().build().unwrap());
+        let usage = Usage::new(Duration::from_secs(7), 0, Duration::from_secs(6));
+        let policy = Policy::token_bucket("p", Quota::per_day(3));
+        let decision = Decision::of([(policy, Some(usage), Some(Reason::QuotaExceeded))]);
+        let prepared = PreparedHeaders::new(&responder.headers).unwrap();
+        let rejection = Rejection::of(&decision).unwrap();
+        assert!(prepared.of(&responder.headers, &rejection, &responder.limiter, false).is_some());
     }
 }

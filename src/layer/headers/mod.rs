@@ -4,6 +4,7 @@
 mod descriptions;
 mod inner;
 pub(crate) mod number;
+mod prepared;
 mod structured;
 mod style;
 
@@ -11,6 +12,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use http::{HeaderMap, HeaderName, HeaderValue, header::RETRY_AFTER};
 
+pub(crate) use self::prepared::{CLOSE, PreparedHeaders};
 pub use self::style::{HeaderStyle, ResetFormat};
 use self::{
     inner::Numbers,

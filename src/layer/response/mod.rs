@@ -33,10 +33,12 @@
 //! # Ok::<(), tower_quota::BuildError>(())
 //! ```
 
+mod default_body;
 #[cfg(feature = "grpc")]
 pub(super) mod grpc;
 mod json;
 mod plain_text;
 mod problem;
 
+pub(super) use self::default_body::default_body;
 pub use self::{json::json, plain_text::plain_text, problem::Problem};
