@@ -1,6 +1,6 @@
 //! Whole numbers as header values.
 
-use std::{cell::RefCell, thread::LocalKey};
+use std::{cell::RefCell, sync::OnceLock};
 
 use http::HeaderValue;
 
@@ -49,31 +49,38 @@ fn large(number: u64) -> HeaderValue {
     HeaderValue::from_str(digits.format(number)).unwrap_or_else(|_| number.into())
 }
 
-/// Large numbers that a thread has written before. The index is the number modulo 7: with a prime,
-/// round numbers differ. A number gets a value when it comes twice in a row.
+/// The large limits that the process has written first, each at its number modulo 61: with a prime, round
+/// numbers differ. They are never dropped, so their values have no reference count.
+static LIMITS: [OnceLock<(u64, HeaderValue)>; 61] = [const { OnceLock::new() }; 61];
+
+/// A limit. Most responses have one of a few, which needs no allocation; a limit whose place another one has
+/// taken needs one.
+#[expect(clippy::indexing_slicing, reason = "a remainder of 61 is one of the 61")]
+pub(super) fn limit(number: u64) -> HeaderValue {
+    if let Some(value) = small(number) {
+        return value;
+    }
+    let first = || {
+        let digits = itoa::Buffer::new().format(number).to_owned();
+        (number, HeaderValue::from_static(digits.leak()))
+    };
+    match LIMITS[(number % 61) as usize].get_or_init(first) {
+        (kept, value) if *kept == number => value.clone(),
+        _ => large(number),
+    }
+}
+
+/// Large resets that a thread has written before. The index is the number modulo 7. A number gets a
+/// value when it comes twice in a row.
 type Recent = RefCell<[(u64, Option<HeaderValue>); 7]>;
 
-const fn empty() -> Recent {
-    RefCell::new([const { (0, None) }; 7])
-}
-
 thread_local! {
-    static LIMITS: Recent = const { empty() };
-    static RESETS: Recent = const { empty() };
+    static RESETS: Recent = const { RefCell::new([const { (0, None) }; 7]) };
 }
 
-/// A limit. Many responses in a row have the same one: from the third on, it needs no allocation.
-pub(super) fn limit(number: u64) -> HeaderValue {
-    recurring(number, &LIMITS)
-}
-
-/// A reset, in the same way.
-pub(super) fn reset(number: u64) -> HeaderValue {
-    recurring(number, &RESETS)
-}
-
+/// A reset. Many responses in a row have the same one: from the third on, it needs no allocation.
 #[expect(clippy::indexing_slicing, reason = "a remainder of 7 is one of the seven")]
-fn recurring(number: u64, recent: &'static LocalKey<Recent>) -> HeaderValue {
+pub(super) fn reset(number: u64) -> HeaderValue {
     if let Some(value) = small(number) {
         return value;
     }
@@ -87,7 +94,7 @@ fn recurring(number: u64, recent: &'static LocalKey<Recent>) -> HeaderValue {
         value.get_or_insert_with(|| large(number)).clone()
     };
     // A thread that ends may have dropped its numbers already.
-    recent.try_with(recur).unwrap_or_else(|_| large(number))
+    RESETS.try_with(recur).unwrap_or_else(|_| large(number))
 }
 
 #[cfg(test)]
@@ -102,13 +109,22 @@ mod tests {
     }
 
     #[test]
-    fn a_number_that_recurs_is_written_once() {
+    fn a_reset_that_recurs_is_written_once() {
         let n = 1_705_402_770;
         // Some with the same remainder, in turn and in a row.
         for n in [n, 7, n, n, n, n + 7, n, n + 7, n + 7, n + 7] {
-            assert_eq!([limit(n), reset(n + 1)], [n.to_string(), (n + 1).to_string()]);
+            assert_eq!(reset(n), n.to_string());
         }
-        let again = || drop([limit(n + 7), reset(n + 8)]);
-        assert_eq!(allocation_counter::measure(again).count_total, 0);
+        assert_eq!(allocation_counter::measure(|| drop(reset(n + 7))).count_total, 0);
+    }
+
+    #[test]
+    fn a_limit_that_recurs_is_written_once_and_one_whose_place_is_taken_each_time() {
+        let n = 50_000_000;
+        for n in [n, n + 61, n, 7, n + 61] {
+            assert_eq!(limit(n), n.to_string());
+        }
+        assert_eq!(allocation_counter::measure(|| drop(limit(n))).count_total, 0);
+        assert_eq!(allocation_counter::measure(|| drop(limit(n + 61))).count_total, 1);
     }
 }
