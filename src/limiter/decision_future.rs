@@ -37,8 +37,8 @@ pub struct DecisionFuture {
     /// Those whose quotas it has, if these are others.
     adopted: Option<KeptRules>,
     evaluation: Evaluation,
-    /// Whose turn it is where tenants take turns.
-    turn: Option<Turn>,
+    /// Whose turn it is where tenants take turns. Boxed: most requests have none.
+    turn: Option<Box<Turn>>,
     arrived: Now,
     step: Step,
     /// Boxed: most requests are never held.
@@ -112,7 +112,8 @@ impl DecisionFuture {
     #[cold]
     pub(super) fn take_turn(&mut self, request: Option<&Parts>) {
         let core = &*self.limiter.core;
-        self.turn = self.evaluation.turn(core, core.rules.of(&self.rules), request);
+        let turn = self.evaluation.turn(core, core.rules.of(&self.rules), request);
+        self.turn = turn.map(Box::new);
     }
 
     /// Polls the future once: returns the decision if it is ready, or else the future.
@@ -161,7 +162,8 @@ impl DecisionFuture {
     #[inline]
     fn is_charged_at_once(&mut self) -> bool {
         let core = &*self.limiter.core;
-        charge_at_once_in_order(core, &mut self.evaluation, self.turn, self.arrived)
+        let turn = self.turn.as_deref().copied();
+        charge_at_once_in_order(core, &mut self.evaluation, turn, self.arrived)
     }
 
     /// Sends the charges to the store, behind the requests that are held already, if any charge has a
@@ -179,7 +181,7 @@ impl DecisionFuture {
         }
         let ticket = self.queued.as_ref().map(|queued| queued.ticket);
         let charges = self.evaluation.charges_mut().iter_mut();
-        core.queue.set_queued_ahead(charges, ticket, self.turn, now);
+        core.queue.set_queued_ahead(charges, ticket, self.turn.as_deref().copied(), now);
         let answer = core.charge(self.evaluation.charges(), now);
         self.step = Step::Charging { answer, now };
     }
@@ -208,7 +210,8 @@ impl DecisionFuture {
             None => {
                 // The timer comes first: if there is none, no ticket has to leave the queue.
                 let Some(sleep) = timer(due) else { return false };
-                let ticket = match queue.join(outcomes, self.turn, now) {
+                let turn = self.turn.as_deref().copied();
+                let ticket = match queue.join(outcomes, turn, now) {
                     Join::Queued(ticket) => ticket,
                     Join::Full => return false,
                     Join::Outdated => {
@@ -259,7 +262,8 @@ impl DecisionFuture {
     #[inline]
     fn pass_at_once(&self, now: Now) {
         let queue = &self.limiter.core.queue;
-        if let Some(turn) = self.turn.filter(|_| queue.has_waiting()) {
+        let turn = self.turn.as_deref().copied();
+        if let Some(turn) = turn.filter(|_| queue.has_waiting()) {
             queue.pass_at_once(self.evaluation.record.outcomes(), turn, now);
         }
     }

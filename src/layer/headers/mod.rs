@@ -140,6 +140,9 @@ impl Headers {
         decision: &Decision,
         limiter: Option<&Limiter>,
     ) {
+        if self.styles.is_empty() {
+            return;
+        }
         let Some(outcome) = &self.outcome_of(decision) else { return };
         for &style in &self.styles {
             match style.family {

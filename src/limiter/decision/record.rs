@@ -406,7 +406,16 @@ impl Record {
         self.usages.truncate(kept);
     }
 
+    /// Drops what the request has held until its end. Not inlined, so that other requests do not pay for
+    /// its registers.
+    #[cold]
+    #[inline(never)]
+    fn end(&mut self) {
+        (self.permit, self.meter) = (None, None);
+    }
+
     /// Empties the record and keeps its allocations.
+    #[inline]
     pub(super) fn clear(&mut self) {
         self.entries.clear();
         self.charges.clear();
@@ -414,7 +423,7 @@ impl Record {
         (self.enforced, self.counted, self.held) = (0, 0, 0);
         (self.skips_store, self.counted_locally) = (false, false);
         if self.special.has_end() {
-            (self.permit, self.meter) = (None, None);
+            self.end();
         }
         self.special = Special::NONE;
         self.category = None;

@@ -18,7 +18,7 @@ pub(super) struct KeyRead {
 }
 
 impl KeyRead {
-    #[inline]
+    #[inline(always)]
     pub(super) fn new(core: &Core, rule: &Rule, request: &Parts, trace: &mut impl Trace) -> Self {
         trace.key_search();
         let keys = &rule.policy.settings.keys;
