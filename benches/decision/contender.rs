@@ -250,10 +250,12 @@ pub fn aerorate(budget: Budget) -> Contender<String> {
     )
 }
 
-/// throttlecrab behind a mutex, as its documentation says for threads.
+/// throttlecrab behind a mutex, as its documentation says for threads. It never counts a burst of one
+/// unit: there it has two in twice the time, and uses both before it is measured.
 pub fn throttlecrab(budget: Budget, keys: usize) -> Contender<String> {
     let limiter = throttlecrab::RateLimiter::new(AdaptiveStore::builder().capacity(keys).build());
-    let (burst, seconds) = (i64::from(budget.units), budget.window.as_secs() as i64);
+    let (units, seconds) = (i64::from(budget.units), budget.window.as_secs() as i64);
+    let (burst, seconds) = if units == 1 { (2, 2 * seconds) } else { (units, seconds) };
     type Shared = Arc<Mutex<throttlecrab::RateLimiter<AdaptiveStore>>>;
     let charge = move |limiter: &Shared, key: &str, units: i64| {
         let mut limiter = limiter.lock().expect("no panic");
@@ -262,7 +264,7 @@ pub fn throttlecrab(budget: Budget, keys: usize) -> Contender<String> {
     Contender::new(
         "throttlecrab",
         Arc::new(Mutex::new(limiter)),
-        move |limiter, key: &String, units| charge(limiter, key, units.into()).0,
+        move |limiter, key: &String, used| charge(limiter, key, burst - units + i64::from(used)).0,
         move |limiter: &Shared, key| charge(limiter, key, 1).0,
         move |limiter, keys| {
             (0..keys).step_by(997).all(|n| charge(limiter, &key(n), 0).1.remaining < burst)
@@ -280,9 +282,10 @@ pub fn throttle_kit(budget: Budget) -> Contender<String> {
         |limiter: &Kit, key: &String, _| now_or_never(limiter.check(key)).allowed,
         |limiter: &Kit, key| now_or_never(limiter.check(key)).allowed,
         |limiter, keys| {
-            let asked = |n| now_or_never(limiter.check(&key(n)));
-            let used =
-                |n| Some(asked(n)).is_some_and(|one| !one.allowed || one.remaining + 1 < one.limit);
+            let used = |n| {
+                let asked = now_or_never(limiter.check(&key(n)));
+                !asked.allowed || asked.remaining + 1 < asked.limit
+            };
             (0..keys).step_by(997).all(used)
         },
     )
