@@ -57,6 +57,7 @@ mod overrides_in_file;
 mod pairs;
 mod paths;
 mod penalties;
+mod placement;
 mod privacy;
 mod rate_limits;
 mod readiness;
