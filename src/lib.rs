@@ -317,6 +317,7 @@ mod first_requests;
 #[cfg(any(fuzzing, test))]
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod guide;
 mod json_object;
 pub mod key;
 mod layer;

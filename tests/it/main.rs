@@ -5,6 +5,7 @@ mod at_once;
 mod auto_traits;
 mod axum;
 mod bad_limits;
+mod behind_proxies;
 mod bodies;
 mod body_field;
 mod body_limits;

@@ -1,0 +1,12 @@
+//! The guide: one chapter for each question of a first project, from the algorithm to production.
+//!
+//! | chapter | its questions |
+//! |---|---|
+//! | [`proxies`] | which address does a request come from, behind nginx, HAProxy, Caddy, Cloudflare, an ALB or an ingress? |
+//!
+//! The docs of each type have the details. Each block of code in the guide is a doc test.
+
+// A chapter is in the docs whatever the features are. Its code needs the features that are named here.
+
+#[doc = include_str!("proxies.md")]
+pub mod proxies {}
