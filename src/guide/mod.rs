@@ -2,12 +2,20 @@
 //!
 //! | chapter | its questions |
 //! |---|---|
+//! | [`algorithms`] | which algorithm? what does each let pass? |
 //! | [`placement`] | where does the layer stand among CORS, authentication, time-outs? what is counted? |
 //! | [`proxies`] | which address does a request come from, behind nginx, HAProxy, Caddy, Cloudflare, an ALB or an ingress? |
 //!
 //! The docs of each type have the details. Each block of code in the guide is a doc test.
 
 // A chapter is in the docs whatever the features are. Its code needs the features that are named here.
+
+#[doc = include_str!("algorithms.md")]
+#[doc = ""]
+#[doc = include_str!("algorithms.svg")]
+#[doc = ""]
+#[doc = include_str!("algorithms_chosen.md")]
+pub mod algorithms {}
 
 #[cfg_attr(any(not(doctest), feature = "axum"), doc = include_str!("placement.md"))]
 pub mod placement {}

@@ -34,6 +34,7 @@ mod gateway;
 mod gateway_server;
 mod gather;
 mod grpc;
+mod guide_pictures;
 mod headers;
 mod hellojohn;
 mod hold;
