@@ -5,6 +5,7 @@
 //! | [`algorithms`] | which algorithm? what does each let pass? |
 //! | [`placement`] | where does the layer stand among CORS, authentication, time-outs? what is counted? |
 //! | [`proxies`] | which address does a request come from, behind nginx, HAProxy, Caddy, Cloudflare, an ALB or an ingress? |
+//! | [`plans`] | where do the quotas of customers come from? |
 //!
 //! The docs of each type have the details. Each block of code in the guide is a doc test.
 
@@ -22,3 +23,6 @@ pub mod placement {}
 
 #[doc = include_str!("proxies.md")]
 pub mod proxies {}
+
+#[doc = include_str!("plans.md")]
+pub mod plans {}
