@@ -6,6 +6,7 @@
 //! | [`placement`] | where does the layer stand among CORS, authentication, time-outs? what is counted? |
 //! | [`proxies`] | which address does a request come from, behind nginx, HAProxy, Caddy, Cloudflare, an ALB or an ingress? |
 //! | [`plans`] | where do the quotas of customers come from? |
+//! | [`replicas`] | what changes with the second replica, and during a release? |
 //! | [`responses`] | what are callers told, and what do they do with it? |
 //!
 //! The docs of each type have the details. Each block of code in the guide is a doc test.
@@ -27,6 +28,9 @@ pub mod proxies {}
 
 #[doc = include_str!("plans.md")]
 pub mod plans {}
+
+#[cfg_attr(any(not(doctest), feature = "redis"), doc = include_str!("replicas.md"))]
+pub mod replicas {}
 
 #[doc = include_str!("responses.md")]
 pub mod responses {}
