@@ -7,6 +7,7 @@
 //! | [`proxies`] | which address does a request come from, behind nginx, HAProxy, Caddy, Cloudflare, an ALB or an ingress? |
 //! | [`plans`] | where do the quotas of customers come from? |
 //! | [`replicas`] | what changes with the second replica, and during a release? |
+//! | [`sign_in`] | how are passwords and codes protected from guessing? |
 //! | [`responses`] | what are callers told, and what do they do with it? |
 //!
 //! The docs of each type have the details. Each block of code in the guide is a doc test.
@@ -31,6 +32,9 @@ pub mod plans {}
 
 #[cfg_attr(any(not(doctest), feature = "redis"), doc = include_str!("replicas.md"))]
 pub mod replicas {}
+
+#[doc = include_str!("sign_in.md")]
+pub mod sign_in {}
 
 #[doc = include_str!("responses.md")]
 pub mod responses {}
