@@ -9,6 +9,7 @@
 //! | [`replicas`] | what changes with the second replica, and during a release? |
 //! | [`sign_in`] | how are passwords and codes protected from guessing? |
 //! | [`responses`] | what are callers told, and what do they do with it? |
+//! | [`testing`] | how are limits tested without waiting? |
 //!
 //! The docs of each type have the details. Each block of code in the guide is a doc test.
 
@@ -38,3 +39,6 @@ pub mod sign_in {}
 
 #[doc = include_str!("responses.md")]
 pub mod responses {}
+
+#[cfg_attr(any(not(doctest), feature = "describe"), doc = include_str!("testing.md"))]
+pub mod testing {}
