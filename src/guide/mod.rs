@@ -10,6 +10,7 @@
 //! | [`sign_in`] | how are passwords and codes protected from guessing? |
 //! | [`responses`] | what are callers told, and what do they do with it? |
 //! | [`testing`] | how are limits tested without waiting? |
+//! | [`operating`] | what is watched, and what does each warning mean? |
 //!
 //! The docs of each type have the details. Each block of code in the guide is a doc test.
 
@@ -42,3 +43,43 @@ pub mod responses {}
 
 #[cfg_attr(any(not(doctest), feature = "describe"), doc = include_str!("testing.md"))]
 pub mod testing {}
+
+#[cfg_attr(any(not(doctest), feature = "describe"), doc = include_str!("operating.md"))]
+pub mod operating {}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use crate::warning::Code;
+
+    const OPERATING: &str = include_str!("operating.md");
+
+    #[test]
+    fn the_table_of_warnings_has_each_code_once() {
+        let table = OPERATING.split("| code | meanwhile | mend |").nth(1).unwrap();
+        let rows = table.lines().filter_map(|row| row.strip_prefix("| `")?.split('`').next());
+        let all: Vec<_> = Code::ALL.iter().map(|code| code.as_str()).collect();
+        assert_eq!(rows.collect::<Vec<_>>(), all);
+    }
+
+    /// The docs of the crate list them; a test of metrics asserts that list.
+    #[test]
+    fn alerts_are_about_metrics_and_verdicts_that_there_are() {
+        let listed = include_str!("../lib.rs");
+        let alerts = OPERATING.split("```").find(|block| block.starts_with("yaml")).unwrap();
+        let is_name = |byte: char| byte.is_ascii_lowercase() || byte == '_';
+        let metrics: BTreeSet<_> = alerts
+            .split(|byte| !is_name(byte))
+            .filter(|name| name.starts_with("tower_quota_"))
+            .map(|name| name.trim_end_matches("_bucket"))
+            .collect();
+        assert_eq!(metrics.len(), 5, "{metrics:?}");
+        let verdicts = alerts.split("verdict=").skip(1).filter_map(|rest| rest.split('"').nth(1));
+        let verdicts: Vec<_> = verdicts.flat_map(|words| words.split('|')).collect();
+        assert!(verdicts.len() > 5, "{verdicts:?}");
+        for name in metrics.into_iter().chain(verdicts) {
+            assert!(listed.contains(&format!("`{name}`")), "{name}");
+        }
+    }
+}
