@@ -11,6 +11,7 @@
 //! | [`responses`] | what are callers told, and what do they do with it? |
 //! | [`testing`] | how are limits tested without waiting? |
 //! | [`operating`] | what is watched, and what does each warning mean? |
+//! | [`security`] | what can a hostile caller do, what is stored, what does a flood cost? |
 //!
 //! The docs of each type have the details. Each block of code in the guide is a doc test.
 
@@ -46,6 +47,9 @@ pub mod testing {}
 
 #[cfg_attr(any(not(doctest), feature = "describe"), doc = include_str!("operating.md"))]
 pub mod operating {}
+
+#[doc = include_str!("security.md")]
+pub mod security {}
 
 #[cfg(test)]
 mod tests {
