@@ -12,6 +12,7 @@
 //! | [`testing`] | how are limits tested without waiting? |
 //! | [`operating`] | what is watched, and what does each warning mean? |
 //! | [`security`] | what can a hostile caller do, what is stored, what does a flood cost? |
+//! | [`from_tower_governor`] | what is each thing called here? |
 //!
 //! The docs of each type have the details. Each block of code in the guide is a doc test.
 
@@ -50,6 +51,9 @@ pub mod operating {}
 
 #[doc = include_str!("security.md")]
 pub mod security {}
+
+#[doc = include_str!("from_tower_governor.md")]
+pub mod from_tower_governor {}
 
 #[cfg(test)]
 mod tests {
