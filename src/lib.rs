@@ -38,19 +38,17 @@
 //! # Ok::<(), tower_quota::BuildError>(())
 //! ```
 //!
+//! The [`guide`] has a chapter for each question of a first project: where the layer stands, proxies,
+//! plans, replicas, log-ins, testing, operating, security.
+//!
 //! # Count by keys that callers cannot invent
 //!
-//! Each key has its own quota. So a caller that can invent keys has as many quotas as it likes. A
-//! header, a bearer token, a query parameter or a field of the body is what the request says, true
-//! or not. There are two safe ways:
-//!
-//! - Put the layer inside of the middleware that authenticates, and count by what that middleware
-//!   leaves in the request ([`key::extension`]), as above.
-//! - Or add a second policy for every request, by [`key::ClientIp`].
-//!
-//! Callers that guess keys are limited only if the middleware passes them on to the layer, without
-//! the extension. `or_key(client_ip)` then counts them by address. The handler, or a middleware
-//! inside of the layer, answers 401.
+//! Each key has its own quota. So a caller that can invent keys has as many quotas as it likes, and a
+//! header, a bearer token, a query parameter or a field of the body is what the request says, true or
+//! not. Put the layer inside of the middleware that authenticates, and count by what that middleware
+//! leaves in the request ([`key::extension`]), as above; or add a second policy for every request, by
+//! [`key::ClientIp`]. The chapter on [security](guide::security) says more, and that on
+//! [placement](guide::placement) what callers that guess keys cost.
 //!
 //! # How a request is decided
 //!
@@ -102,7 +100,7 @@
 //! | [in flight](Policy::in_flight) | units at once | 35 bytes, and 300 for each request under way | what lasts: exports, streams, sockets |
 //!
 //! A window includes only one of its two ends: two requests that are exactly one window apart are
-//! not in the same window.
+//! not in the same window. The guide [shows](guide::algorithms) what each lets pass.
 //!
 //! # Holding instead of refusing
 //!
@@ -245,8 +243,8 @@
 //! time, it is probed once in the background, and not used if it does not answer the probe either.
 //! [`Policy::on_store_failure`] says what is decided then. Many requests at once are no fault of
 //! the server: those that cannot be sent yet wait in a queue of this process, for a second at most.
-//! The README lists what callers see of each fault, and the docs of `store::RedisStore` have the
-//! rest.
+//! The README lists what callers see of each fault, the docs of `store::RedisStore` have the rest, and
+//! the guide says what a [release](guide::replicas) changes.
 //!
 //! # What it does not do
 //!
