@@ -73,7 +73,7 @@ impl Correcting {
             failure(charge, settled)
         };
         let started =
-            Self::start_with_failures(limiter, decision, resets, of_outcome, &failure, looked);
+            Self::start_with_failures(limiter, decision, resets, of_outcome, failure, looked);
         // The meter goes on from what is charged now.
         if let (Some(meter), Some(started)) = (&decision.record.meter, &started) {
             for &Corrected { index, cost } in &started.corrected {
