@@ -362,8 +362,8 @@ fn evaluate_state<S: QuotaState + Pack + Into<State>, const N: usize>(
     if usage.fits() && charge.cost > 0 { entry.with(&state, quota) } else { Some(entry) }
 }
 
-/// Answers a peek, which few charges are, or a look for a block. Any other charge under a new quota needs the lock: the
-/// new quota is tracked beside the old one, for which the entry has no room.
+/// Answers a peek, which few charges are, or a look for a block. Any other charge under a new quota needs
+/// the lock: the new quota is tracked beside the old one, for which the entry has no room.
 #[inline(never)]
 fn peek<const N: usize>(
     state: &State,

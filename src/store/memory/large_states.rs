@@ -18,15 +18,13 @@ use crate::{
     store::{Charge, Mode, Usage},
 };
 
-/// Makes one charge, or looks for a block. `None` if the key's state is not spilled, or may have room in its entry again,
-/// or if the charge is a peek.
+/// Makes one charge, or looks for a block. `None` if the key's state is not spilled, or may have room in
+/// its entry again, or if the charge is a peek.
 #[inline(never)]
 pub(super) fn charge(shards: &Shards, charge: &Charge, now: Now) -> Option<Usage> {
     let shard = shards.shard(&Address::of(charge));
     if charge.only_looks() {
-        return Some(
-            with_table!(if uses_log(charge), shard, table => look(shard, table, charge, now)),
-        );
+        return with_table!(if uses_log(charge), shard, table => look(shard, table, charge, now));
     }
     if charge.mode == Mode::Peek {
         return None;
@@ -35,11 +33,16 @@ pub(super) fn charge(shards: &Shards, charge: &Charge, now: Now) -> Option<Usage
 }
 
 /// Looks whether a key is blocked. Keys come and go only under the mutex, so none is missed.
-fn look<const N: usize>(shard: Shard<'_>, table: Table<'_, N>, charge: &Charge, now: Now) -> Usage {
-    let meta = shard.meta();
-    let read = table.read(shard.version(), &Address::of(charge), None);
+fn look<const N: usize>(
+    shard: Shard<'_>,
+    table: Table<'_, N>,
+    charge: &Charge,
+    now: Now,
+) -> Option<Usage> {
+    let (meta, version) = (shard.meta(), shard.version());
+    let read = table.read((version, version.stamp()?), &Address::of(charge), None);
     let spilled = read.and_then(|read| meta.spilled.get(read.entry.spilled_index()?));
-    Usage::looked(spilled.map_or(0, |spilled| spilled.blocked_for(charge, now)))
+    Some(Usage::looked(spilled.map_or(0, |spilled| spilled.blocked_for(charge, now))))
 }
 
 #[expect(clippy::arithmetic_side_effects, reason = "both costs are a few thousand bytes")]
