@@ -10,7 +10,7 @@ use crate::{
     penalty::Penalty,
 };
 
-/// Keeps each refusal that counted and each block for ever, and looks through all of them.
+/// Keeps each refusal as long as it counts and each block for ever, and looks through all of them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct NaivePenalty {
     refusals: Vec<u64>,
@@ -38,7 +38,9 @@ impl NaivePenalty {
         }
         self.refusals.push(now);
         let last_end = self.blocks.last().map_or(0, |(_, end)| *end);
-        let counts = |at: &&u64| **at >= last_end && **at + nanos(penalty.within()) > now;
+        // What does not count any more does not count under a later penalty either.
+        self.refusals.retain(|at| *at + nanos(penalty.within()) > now);
+        let counts = |at: &&u64| **at >= last_end;
         if self.refusals.iter().filter(counts).count() >= penalty.after as usize {
             let before = self.blocks.len() - self.forgotten;
             let length = penalty.blocks[before.min(penalty.blocks.len() - 1)];

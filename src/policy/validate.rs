@@ -175,7 +175,9 @@ fn in_flight_problems(settings: &Settings) -> impl Iterator<Item = (&'static str
 fn check_problems(settings: &Settings) -> impl Iterator<Item = (&'static str, &'static str)> {
     let cost = "only checks use it, and they have no request whose cost `.cost(…)` could read; leave it out, and write the cost in each check: `limiter.check(…).cost(…)`";
     let settle = "only checks use it, and they have no response that could settle their cost; leave `.settle(…)` out, or apply the policy to requests";
-    [(settings.cost.is_some(), "cost", cost), (settings.settle.is_some(), "settle", settle)]
+    // Units in flight have no cost that could be settled: that is said already.
+    let is_settled = settings.settle.is_some() && settings.algorithm != Algorithm::InFlight;
+    [(settings.cost.is_some(), "cost", cost), (is_settled, "settle", settle)]
         .into_iter()
         .filter_map(|(is_wrong, method, problem)| is_wrong.then_some((method, problem)))
 }

@@ -262,8 +262,9 @@ fn limits() -> impl Strategy<Value = Limits> {
                 match index {
                     0 => limits.every_request.push(name.clone()),
                     1 => {
-                        // A check never fails.
+                        // A check has neither a request nor a response.
                         policy.penalty = policy.penalty.filter(|one| one.failures_within.is_none());
+                        (policy.cost, policy.settle) = (None, None);
                         limits.check_only.push(name.clone());
                     }
                     _ => limits.categories[index % 3].policies.push(name.clone()),
