@@ -3,20 +3,20 @@
 //! | chapter | its questions |
 //! |---|---|
 //! | [`algorithms`] | which algorithm? what does each let pass? |
-//! | [`placement`] | where does the layer stand among CORS, authentication, time-outs? what is counted? |
+//! | [`placement`] | in which order do CORS, authentication, time-outs and the layer go? what is counted? |
 //! | [`proxies`] | which address does a request come from, behind nginx, HAProxy, Caddy, Cloudflare, an ALB or an ingress? |
 //! | [`plans`] | where do the quotas of customers come from? |
 //! | [`replicas`] | what changes with the second replica, and during a release? |
-//! | [`sign_in`] | how are passwords and codes protected from guessing? |
-//! | [`responses`] | what are callers told, and what do they do with it? |
+//! | [`sign_in`] | how are passwords and codes protected against guessing? |
+//! | [`responses`] | what do responses say about limits, and what do clients do with it? |
 //! | [`testing`] | how are limits tested without waiting? |
-//! | [`operating`] | what is watched, and what does each warning mean? |
+//! | [`operating`] | what to watch, when to alert, and what does each warning mean? |
 //! | [`security`] | what can a hostile caller do, what is stored, what does a flood cost? |
-//! | [`from_tower_governor`] | what is each thing called here? |
+//! | [`from_tower_governor`] | what replaces each setting of `tower_governor`, `axum-governor` and `express-rate-limit`? |
 //!
 //! The docs of each type have the details. Each block of code in the guide is a doc test.
 
-// A chapter is in the docs whatever the features are. Its code needs the features that are named here.
+// A chapter is in the docs with any features. Its examples need the features that are named here.
 
 #[doc = include_str!("algorithms.md")]
 #[doc = ""]
