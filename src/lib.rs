@@ -38,17 +38,16 @@
 //! # Ok::<(), tower_quota::BuildError>(())
 //! ```
 //!
-//! The [`guide`] has a chapter for each question of a first project: where the layer stands, proxies,
-//! plans, replicas, log-ins, testing, operating, security.
+//! The [`guide`] has a chapter for each question of a first project: algorithms, the order of layers,
+//! proxies, plans, replicas, log-ins, responses, testing, operating, security.
 //!
 //! # Count by keys that callers cannot invent
 //!
 //! Each key has its own quota. So a caller that can invent keys has as many quotas as it likes, and a
-//! header, a bearer token, a query parameter or a field of the body is what the request says, true or
-//! not. Put the layer inside of the middleware that authenticates, and count by what that middleware
+//! header, a bearer token, a query parameter or a field of the body may be invented. Put the layer inside of the middleware that authenticates, and count by what that middleware
 //! leaves in the request ([`key::extension`]), as above; or add a second policy for every request, by
-//! [`key::ClientIp`]. The chapter on [security](guide::security) says more, and that on
-//! [placement](guide::placement) what callers that guess keys cost.
+//! [`key::ClientIp`]. The guide says more about [security](guide::security), and about the
+//! [order](guide::placement) of layers that makes guesses of keys cost units.
 //!
 //! # How a request is decided
 //!
@@ -100,7 +99,7 @@
 //! | [in flight](Policy::in_flight) | units at once | 35 bytes, and 300 for each request under way | what lasts: exports, streams, sockets |
 //!
 //! A window includes only one of its two ends: two requests that are exactly one window apart are
-//! not in the same window. The guide [shows](guide::algorithms) what each lets pass.
+//! not in the same window. The guide [shows](guide::algorithms) which requests pass under each.
 //!
 //! # Holding instead of refusing
 //!
@@ -122,13 +121,13 @@
 //!
 //! # What lasts
 //!
-//! A limiter may count more of a request than that it has come:
+//! A limiter may count more of a request than its arrival:
 //!
 //! | what lasts | how it is counted |
 //! |---|---|
 //! | how many requests of a key are under way | [`Policy::in_flight`] |
 //! | a cost that is known when the response has ended: tokens, rows, bytes | [`Policy::settle_at_end`], with a [`Meter`] for the handler |
-//! | a cost that the head of the response tells | [`Policy::settle`] |
+//! | a cost that the head of the response shows | [`Policy::settle`] |
 //! | the same for work that is no request | [`PolicyHandle::enter`], and [`Limiter::reserve`] for several policies at once |
 //!
 //! # Limits that change while they run
@@ -176,8 +175,8 @@
 //!
 //! Labels are names of policies and categories, and the words above: never a key or a path.
 //! `policy` is empty if no policy has decided: the caller is blocked, or the
-//! [caller's](LimiterBuilder::caller) key is unreadable, or the source of overrides does not answer. `category` is empty for a request without
-//! a category, and for [`Limiter::check`].
+//! [caller's](LimiterBuilder::caller) key is unreadable, or the source of overrides does not answer.
+//! `category` is empty for a request without a category, and for [`Limiter::check`].
 //!
 //! Install the recorder before the first request: a series is registered when it is first needed,
 //! and then kept. `Limiter::update_gauges` sets the gauges and `tower_quota_overflowed_total`; call
@@ -228,15 +227,15 @@
 //! | fails over to a replica | once more what was not replicated |
 //! | is full, and evicts counts | up to one more quota for each evicted count |
 //!
-//! Units [in flight](Policy::in_flight) are stated again and again by the replica that holds them. So what
-//! the server has lost is counted again after a fifth of
-//! `RedisStoreBuilder::in_flight_timeout`, which is 10 seconds by default:
+//! A replica states the units [in flight](Policy::in_flight) that it holds again and again. So the server
+//! counts units that it had lost again after a fifth of `RedisStoreBuilder::in_flight_timeout`, which is 10
+//! seconds by default:
 //!
 //! | a fault | units in flight |
 //! |---|---|
 //! | a replica is killed | its units are free after that time-out |
-//! | a replica is paused or cut off for longer | its units are free, and its requests go on: others may hold as many more |
-//! | the server is killed, or fails over | until the next statement, others may hold as many more as were lost |
+//! | a replica is paused or cut off for longer | its units are free though its requests go on, so other replicas may hold as many more |
+//! | the server is killed, or fails over | until the next statement, replicas may hold as many more as were lost |
 //! | a unit cannot be given back | it is free with the next statement, a fifth of the time-out after the server answers again |
 //!
 //! A decision waits for the server for 50 ms at most, by default. If a server does not answer in
@@ -248,8 +247,8 @@
 //!
 //! # What it does not do
 //!
-//! An extractor cannot wait. If it takes a look-up to know the caller, let an earlier middleware do
-//! it and leave an extension for [`key::extension`].
+//! An extractor cannot wait. If you have to look the caller up, do so in an earlier middleware, which
+//! leaves an extension for [`key::extension`].
 //!
 //! # Other servers than axum's
 //!
