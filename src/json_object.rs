@@ -98,7 +98,8 @@ impl Object {
     }
 }
 
-/// Whether JSON writes the text otherwise than as it is. Reads all bytes, even after a match: so the compiler checks many in one step.
+/// Whether JSON has to escape characters of the text. Reads all bytes, even after a match, so that the
+/// compiler can check many of them in one instruction.
 pub(crate) fn needs_escape(text: &str) -> bool {
     text.bytes().fold(false, |found, byte| found | matches!(byte, 0..b' ' | b'"' | b'\\'))
 }

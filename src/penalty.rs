@@ -39,7 +39,7 @@ const DEFAULT_FORGET_AFTER: Duration = Duration::from_secs(86_400);
 ///     let refused = limiter.check("sends", "tenant-7").await?;
 ///     assert_eq!(refused.reason(), Some(Reason::QuotaExceeded));
 /// }
-/// // The fifth refusal begins the block, and tells it.
+/// // The fifth refusal begins the block, and says so.
 /// let blocked = limiter.check("sends", "tenant-7").await?;
 /// assert_eq!(blocked.reason(), Some(Reason::Penalty));
 /// assert_eq!(blocked.retry_after(), Some(2 * minute));
@@ -69,10 +69,10 @@ const DEFAULT_FORGET_AFTER: Duration = Duration::from_secs(86_400);
 /// The policy refuses every request of the key, also one that costs nothing, with
 /// [`Reason::Penalty`](crate::Reason::Penalty). `Retry-After` says when the block has ended and the quota
 /// has units again; [`Outcome::blocked_for`](crate::Outcome::blocked_for) is the block alone. Nothing is
-/// charged meanwhile. No other quota lifts the block, be it that of a plan or of an override. Where it is
-/// [unlimited](crate::Quota::unlimited), the policy counts nothing, but it still looks whether the key is
-/// blocked. So it needs the key: a request without it is refused or skipped as the policy says, and
-/// while the store does not answer, the policy does what it is set to do then.
+/// charged meanwhile. A new quota, by a plan or an override, does not lift the block. Under an
+/// [unlimited](crate::Quota::unlimited) quota, the policy counts nothing, but still checks whether the key is
+/// blocked. So it needs the key: a request without it is refused or skipped, as the policy says. If the store
+/// does not answer, [`on_store_failure`](crate::Policy::on_store_failure) decides.
 ///
 /// These lift a block: [`Limiter::reset`](crate::Limiter::reset), which leaves what is in flight;
 /// [`CallerOverrides::unblock`](crate::overrides::CallerOverrides::unblock); and an
@@ -132,9 +132,9 @@ impl Penalty {
         self.count(Counted::Refusals, time)
     }
 
-    /// Counts failures instead of refusals: responses that cost at least one unit after
-    /// [`settle`](crate::Policy::settle) was asked, or at their end. As many as [`after`](Self::after) says within this time
-    /// begin a block, and the next request is refused.
+    /// Counts failures instead of refusals: responses whose cost is at least one unit, as
+    /// [`settle`](crate::Policy::settle) returns it, or at their end. As many as [`after`](Self::after) says
+    /// within this time begin a block, and the next request is refused.
     ///
     /// A check has no response, so it never fails.
     ///

@@ -37,7 +37,7 @@ pub enum Limit {
     TowerGovernor,
     /// It sets quota headers on refusals only.
     RateNet,
-    /// It sets quota headers on what it admits only.
+    /// It sets quota headers only on admitted requests.
     ThrottleKit,
     TowerQuota,
 }

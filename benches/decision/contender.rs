@@ -251,7 +251,7 @@ pub fn aerorate(budget: Budget) -> Contender<String> {
 }
 
 /// throttlecrab behind a mutex, as its documentation says for threads. It never counts a burst of one
-/// unit: there it has two in twice the time, and uses both before it is measured.
+/// unit: instead it has two units in twice the time, and uses both before the measurement.
 pub fn throttlecrab(budget: Budget, keys: usize) -> Contender<String> {
     let limiter = throttlecrab::RateLimiter::new(AdaptiveStore::builder().capacity(keys).build());
     let (units, seconds) = (i64::from(budget.units), budget.window.as_secs() as i64);
@@ -330,7 +330,7 @@ pub fn trypema(units: u32) -> Contender<String> {
     )
 }
 
-/// governor without keys, which a middleware would ask for each request.
+/// governor without keys, which a middleware would call for each request.
 pub fn governor_for_all(budget: Budget) -> Contender<Parts> {
     let quota = governors(budget.units, budget.window);
     Contender::new(

@@ -1,5 +1,5 @@
-//! How a decision about a request grows: with the categories that there are, of which the last one is
-//! asked, and with the policies that apply.
+//! How the time of a decision grows with the number of categories, where the request is in the last one, and
+//! with the number of policies that apply.
 
 use tower_quota::{
     Category, Clock, Limiter, Matcher, Policy, Quota, key::header, store::MemoryStore,
@@ -36,7 +36,7 @@ pub fn categories(args: &Args, keys: usize, plan: Plan, in_short: &mut InShort) 
     in_short.add("1,000 categories, the last one asked", format!("one category: {one} ns"), most);
 }
 
-/// A limiter whose last category is asked.
+/// A limiter with this many categories; each request is in the last one.
 fn of_categories(categories: usize, quota: Quota, keys: usize) -> Limiter {
     let category = |name: String, path: &str| {
         let policy = Policy::token_bucket(name.clone(), quota);

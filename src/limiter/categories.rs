@@ -18,9 +18,9 @@ use crate::{
 /// The categories, in their order.
 pub(super) struct AllCategories {
     all: Vec<CategoryRules>,
-    /// Where each of their matchers is, in the order in which a request is compared with them.
+    /// The positions of all matchers, in the order in which a request is compared with them.
     places: Vec<Place>,
-    /// Which of the matchers a path may match; `None` for few.
+    /// Which of the matchers a path may match; `None` if there are few matchers.
     index: Option<PatternIndex>,
     /// Watches whether none of the first requests is in a category.
     no_category: FirstRequests,
@@ -45,7 +45,7 @@ pub(super) struct Categories {
 #[derive(Clone, Copy)]
 struct Place {
     category: u32,
-    /// In the category.
+    /// The index in the category's matchers.
     matcher: u32,
 }
 

@@ -57,7 +57,7 @@ impl Correcting {
         let failure = |charge: &Charge, settled: Option<u64>| {
             let penalty = rules.of_charge(charge)?.entry.labels.penalty.as_ref()?;
             let fails = match meter.and_then(|meter| meter.failure_of(charge)) {
-                // The meter counts it at the end, unless it is known now.
+                // The meter counts the failure at the end, unless the head of the response shows it.
                 Some(failure) => settled.is_some_and(|cost| cost > 0) && failure.is_first(),
                 None => settled.unwrap_or(charge.cost) > 0,
             };
@@ -106,7 +106,7 @@ impl Correcting {
     /// Starts to correct the charges of `decision` by what each has really cost; `None` for a charge
     /// that stays. `None` if nothing changes.
     ///
-    /// `resets` are those that the process had made when the decision was made; `None` if that is not known.
+    /// `resets`: how many resets the process had made at the time of the decision; `None` if that is not known.
     pub(super) fn start(
         limiter: &Limiter,
         decision: &Decision,
@@ -116,8 +116,8 @@ impl Correcting {
         Self::start_with_failures(limiter, decision, resets, cost, |_, _| None, |_| None)
     }
 
-    /// The same. `failure` returns the penalty that counts a response with this cost, or with the cost as
-    /// charged, as a failure; and `looked` does for a charge under an unlimited quota.
+    /// The same. `failure` returns the penalty that counts the response as a failure, by its cost, or else by
+    /// the cost that was charged. `looked` does so for a charge under an unlimited quota.
     fn start_with_failures(
         limiter: &Limiter,
         decision: &Decision,

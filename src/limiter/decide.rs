@@ -136,7 +136,7 @@ fn conclude(
 pub(super) struct Foreseen {
     /// The decision, if the request is not held.
     pub(super) decision: Decision,
-    /// How long the request would be held until its units are expected to be free.
+    /// How long the request would be held, until its units are expected to be free.
     pub(super) held: Option<Duration>,
 }
 
@@ -183,7 +183,7 @@ pub(super) fn apply(
     now
 }
 
-/// Replaces unknown waits by what the policies say instead.
+/// Replaces unknown waits by those that the policies set.
 #[cold]
 fn tell_waits(rules: &RuleSet, decision: &mut Decision) {
     let Record { charges, usages, .. } = &mut *decision.record;
@@ -195,7 +195,7 @@ fn tell_waits(rules: &RuleSet, decision: &mut Decision) {
     }
 }
 
-/// Lengthens the waits of a refusal: requests that are held may charge later than they are due.
+/// Lengthens the waits of a refusal, because held requests may charge later than they are due.
 #[cold]
 fn lengthen_waits(core: &Core, evaluation: &mut Evaluation, was_queued: bool, now: Now) {
     for index in 0..evaluation.record.entries.len() {

@@ -91,7 +91,7 @@ struct Metered {
     counts: SmallVec<[Count; 1]>,
     /// The meter of a layer around this one.
     outer: OnceLock<Meter>,
-    /// Wakes those who wait until the reserved units are used; only that of the outermost layer.
+    /// Wakes tasks that wait until the reserved units are used. Only the meter of the outermost layer uses it.
     exhausted: Notify,
     /// Whether the request asks for a tunnel, so that any successful response upgrades the connection.
     asks_for_tunnel: AtomicBool,
@@ -102,9 +102,9 @@ struct Metered {
 /// The units that a request has used under one policy.
 pub(super) struct Count {
     policy: &'static str,
-    /// A dry run is counted and stops no one.
+    /// A dry run is counted, and refuses no request.
     is_dry_run: bool,
-    /// The charge, and what it was answered.
+    /// The charge, and the answer to it.
     charged: Correction,
     /// The units that are charged: as many as were reserved, unless the head of the response has settled
     /// another number.
@@ -286,7 +286,7 @@ impl Meter {
         self.metered.iter().for_each(|metered| metered.is_answered.store(true, Release));
     }
 
-    /// Notes that all units go back, as nothing was done for them: then nothing has failed either.
+    /// Notes that all units go back, because nothing was done for them: then the request is no failure either.
     pub(super) fn set_undone(&self) {
         let counts = self.metered.iter().flat_map(|metered| &metered.counts);
         counts.for_each(|count| count.failure.is_counted.store(true, Release));
@@ -387,7 +387,7 @@ impl Failure {
         Self { penalty, is_counted: AtomicBool::new(false) }
     }
 
-    /// Whether it was not counted before. It is now.
+    /// Marks the failure as counted. Returns whether it was not counted before.
     pub(super) fn is_first(&self) -> bool {
         !self.is_counted.swap(true, AcqRel)
     }
@@ -401,12 +401,13 @@ impl Count {
         Self { policy: &labels.policy, is_dry_run, charged, reserved, used, failure }
     }
 
-    /// Whether what is used up stops the request: not in a dry run, nor under an unlimited quota.
+    /// Whether the request has to stop when its units are used up: not in a dry run, nor under an unlimited
+    /// quota.
     fn is_felt(&self) -> bool {
         !self.is_dry_run && !self.charged.charge.only_looks()
     }
 
-    /// What counts the request as a failure, at the first call.
+    /// The correction that counts the request as a failure; only at the first call.
     fn fail(&self) -> Option<Correction> {
         let penalty = self.failure.penalty.filter(|_| self.failure.is_first())?;
         Some(Correction::new(self.charged.charge, Change::Penalize(penalty)))

@@ -2,9 +2,9 @@
 //!
 //! `rules` finds the policies of a request, and `evaluation` reads their keys, quotas and costs.
 //! `decide` sends the charges to the store and makes the [`Decision`]; `decision_future` does so if it has
-//! to wait, and `queue` orders the requests that are held. `correcting` changes a charge afterwards. `current_rules` keeps the rules, and
-//! `apply` replaces them. `overrides` has what operators set for callers. `explain` and `lint` only
-//! read.
+//! to wait, and `queue` orders the requests that are held. `correcting` changes a charge afterwards.
+//! `current_rules` keeps the rules, and `apply` replaces them. `overrides` has what operators set for
+//! callers. `explain` and `lint` only read.
 
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
 #![allow(
@@ -300,9 +300,10 @@ impl Limiter {
     }
 
     /// Gives back all units that a key has used, and lifts the block of its
-    /// [penalty](crate::Policy::penalty). What is [in flight](crate::Policy::in_flight) stays held: under such
-    /// a policy, a reset lifts the block alone, and without a penalty it is an error. A key that shares a count, because the
-    /// [store is full](crate::store::MemoryStore), gets nothing back: the units may be another key's.
+    /// [penalty](crate::Policy::penalty). Units [in flight](crate::Policy::in_flight) stay held: under such a
+    /// policy, a reset only lifts the block, and without a penalty it is an error. A key that shares a count,
+    /// because the [store is full](crate::store::MemoryStore), gets nothing back: the units may be another
+    /// key's.
     ///
     /// # Errors
     /// Those of [`check`](Self::check), and [`CheckError::NothingUsed`] if the key has used

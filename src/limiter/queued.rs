@@ -14,7 +14,8 @@ use crate::{
     warning::{Code, warn},
 };
 
-/// How often the first in line asks the store for units that another process may give back at any time.
+/// How long the first in line waits before it asks the store again for units that another process may give
+/// back at any time.
 const ASKS_AGAIN: Duration = Duration::from_millis(100);
 
 /// A ticket in the queue, which leaves when this is dropped.
@@ -31,8 +32,8 @@ pub(super) struct Queued {
 }
 
 impl Queued {
-    /// Sleeps until the units should fit; or, if that is earlier, until the ticket ahead is late,
-    /// so that this one passes it. The first in line asks again where no one tells it that units are back.
+    /// Sleeps until the units should fit; or, if that is earlier, until the ticket ahead is late, so that this
+    /// one passes it. The first in line asks again in intervals if nothing wakes it when units come back.
     #[expect(
         clippy::arithmetic_side_effects,
         reason = "a wait of 584 years, the longest, leads to a moment"

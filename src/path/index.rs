@@ -11,26 +11,26 @@ use super::{
     segment::Segment,
 };
 
-/// The numbers of patterns, in their order.
+/// The numbers of patterns, in ascending order.
 pub(crate) type Numbers = SmallVec<[u32; 8]>;
 
-/// With so many patterns or fewer, it is quicker to compare a path with each of them.
+/// With this many patterns or fewer, it is quicker to compare a path with each of them.
 const FEW: usize = 6;
 
 /// Finds the patterns that a path may match, however many there are.
 ///
-/// It is a tree of the patterns' segments, decoded. It leaves out only patterns that no reading of the
-/// path matches, and may find some that none matches either: [`Pattern`] decides. So a search that
-/// compares the path with what is found here, in its order, finds what it would find among all.
+/// It is a tree of the patterns' decoded segments. It finds every pattern that some reading of the path
+/// matches, and may find others: [`Pattern`] decides. So a search that compares the path with the found
+/// patterns, in their order, has the same result as one that compares it with all.
 ///
-/// axum's router, of the crate `matchit`, would not do: it answers with one route, the most specific, and
-/// takes no two like `/v1/{id}` and `/v1/{*rest}`. Here the first pattern counts, whatever others there
-/// are, and a path may have several readings.
+/// axum's router, from the crate `matchit`, does not fit: it finds only the most specific route, and does not
+/// accept two like `/v1/{id}` and `/v1/{*rest}`. Here the first pattern counts, whatever others there are,
+/// and a path may have several readings.
 #[derive(Debug)]
 pub(crate) struct PatternIndex {
     /// The first one is the root.
     nodes: Vec<Node>,
-    /// What is found for each path.
+    /// Patterns that may match any path.
     always: Numbers,
 }
 
@@ -67,8 +67,8 @@ struct Prefixes {
 const ROOT: usize = 0;
 
 impl PatternIndex {
-    /// An index of these patterns. `None` is found for each path. Returns `None` if there are so few
-    /// that it would not be quicker.
+    /// An index of these patterns. A pattern that is `None` may match any path. Returns `None` if there are so
+    /// few patterns that an index is not quicker.
     pub(crate) fn new<'p>(
         patterns: impl Iterator<Item = Option<&'p Pattern>> + Clone,
     ) -> Option<Self> {

@@ -100,8 +100,8 @@ impl Quota {
         Self { time: IN_FLIGHT, ..Self::per_nanos(units, 0) }
     }
 
-    /// No limit: requests pass and are not counted, and headers do not show the policy. Only whoever is
-    /// blocked by a [penalty](crate::Penalty) stays blocked.
+    /// No limit: requests pass and are not counted, and headers do not show the policy. A key that is blocked
+    /// by a [penalty](crate::Penalty) stays blocked.
     #[must_use]
     pub const fn unlimited() -> Self {
         Self { units: UNLIMITED, time: CALENDAR - 1, burst: NO_BURST }

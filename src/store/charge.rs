@@ -20,9 +20,9 @@ pub struct Charge {
     pub shard: u64,
     /// How the quota is counted.
     pub algorithm: Algorithm,
-    /// How many units there are, and in what time. An [unlimited](Quota::unlimited) quota comes only with
-    /// [`has_penalty`](Self::has_penalty), as all that the store does then is to look for a block: the charge
-    /// uses no units, whatever its cost. It fits unless its key is blocked, and is answered with
+    /// How many units there are, and in what time. If it is [unlimited](Quota::unlimited), which it is only
+    /// with [`has_penalty`](Self::has_penalty), the store only checks whether the key is blocked: the charge
+    /// uses no units, whatever its cost, and fits unless the key is blocked. The answer is
     /// [`Usage::unknown`](super::Usage::unknown) or [`Usage::blocked`](super::Usage::blocked).
     pub quota: Quota,
     /// How many units the request uses. A cost of 0 fits, unless the key
@@ -106,7 +106,7 @@ impl Charge {
         self.mode != Mode::Peek && self.cost > 0 && !self.only_looks()
     }
 
-    /// Whether the charge only looks whether its key is blocked: its quota is unlimited.
+    /// Whether the charge only checks whether its key is blocked, because its quota is unlimited.
     pub(crate) const fn only_looks(&self) -> bool {
         self.quota.is_unlimited()
     }

@@ -44,12 +44,13 @@ pub struct Correction {
     pub usage: Usage,
     /// What changes.
     pub change: Change,
-    /// How many resets this process had made when the charge was made; `None` where that is not known. It
-    /// tells charges and resets of one moment apart, as under a clock that a test moves by hand.
+    /// How many resets this process had made when the charge was made; `None` if that is not known. It shows
+    /// whether a reset at the same clock reading came before or after the charge, as in tests that move the
+    /// clock by hand.
     pub(crate) resets: Option<u64>,
 }
 
-/// How many resets this process has made.
+/// Counts the resets that this process makes.
 static RESETS: AtomicU64 = AtomicU64::new(0);
 
 /// How many resets this process has made so far.
@@ -60,14 +61,14 @@ pub(crate) fn resets_so_far() -> u64 {
 /// When a key was reset. What was charged before is not counted any more, so nothing of it is given back.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Reset {
-    /// The monotonic nanoseconds.
+    /// The time, in monotonic nanoseconds.
     at: u64,
-    /// Its number in this process.
+    /// Counts the resets of this process, from 1.
     number: u64,
 }
 
 impl Reset {
-    /// A reset of now.
+    /// A reset that is made now.
     pub(crate) fn new(now: Now) -> Self {
         let number = RESETS.fetch_add(1, Ordering::SeqCst).saturating_add(1);
         Self { at: now.monotonic_nanos(), number }
@@ -85,7 +86,7 @@ impl Correction {
         Self { charge, charged_at: None, usage: Usage::unknown(), change, resets: None }
     }
 
-    /// Whether its charge is from before a reset. A charge of an unknown time is of now.
+    /// Whether its charge was made before a reset. A charge whose time is not known counts as made now.
     pub(crate) fn is_before(&self, reset: &Reset) -> bool {
         let is_earlier = |at: Now| at.monotonic_nanos() < reset.at;
         self.charged_at.is_some_and(is_earlier)
@@ -105,9 +106,10 @@ impl Correction {
 /// What a [`Correction`] changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// These units were not used after all. The store gives back only those that have not come back
-    /// by themselves, nor by a [reset](Self::Reset) since the charge. In a window, units come back by the clock. In a token bucket, they have come
-    /// back once the bucket has refilled all that was missing right after the charge.
+    /// These units were not used after all. The store gives back only those that have not come back since the
+    /// charge, by themselves or by a [reset](Self::Reset). In a window, units come back by the clock. In a
+    /// token bucket, they have come back once the bucket has refilled all that was missing right after the
+    /// charge.
     GiveBack(u64),
     /// These units were used as well, whether or not they fit. In a window, they were used when the
     /// charge was made, so that a window that has ended since is not charged. A token bucket owes them

@@ -1,4 +1,4 @@
-//! Failed requests whose failure is known when they have ended: [`count_once_at_the_end`].
+//! Requests whose failure is known only at their end: [`count_once_at_the_end`].
 
 use std::{convert::Infallible, time::Duration};
 
@@ -14,14 +14,14 @@ use crate::until;
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
-/// What becomes of a request.
+/// How a request ends, and what it costs.
 #[derive(Clone, Copy, Debug)]
 struct Sent {
-    /// What the head settles; `None` if it settles nothing.
+    /// The cost that the head of the response settles; `None` if it settles none.
     head: Option<u64>,
-    /// What is added to the meter before the end.
+    /// The units that are added to the meter before the end.
     added: Option<u64>,
-    /// What is added after the end.
+    /// The units that are added after the end.
     late: u64,
     /// Whether the caller leaves before the response.
     leaves: bool,
@@ -40,7 +40,7 @@ const ALL: [Sent; 12] = [
     Sent { head: Some(0), added: None, ..PASSES },
     Sent { head: Some(0), ..PASSES },
     Sent { head: Some(0), added: Some(2), ..FAILS },
-    // The head knows it already.
+    // The head of the response shows it already.
     Sent { head: Some(3), added: None, ..FAILS },
     Sent { head: Some(3), added: Some(5), ..FAILS },
     Sent { added: Some(0), late: 2, ..FAILS },
@@ -72,7 +72,7 @@ async fn send(limiter: &Limiter, key: &str, what: Sent) -> Option<u16> {
         }
         let mut response = Response::new(Full::new(Bytes::from("body")));
         what.head.map(|cost| response.extensions_mut().insert(cost));
-        // What it adds late is added by a clone.
+        // A clone adds the units that come late.
         response.extensions_mut().insert(meter);
         Ok::<_, Infallible>(response)
     });
@@ -103,7 +103,7 @@ async fn is_blocked(limiter: &Limiter, key: &str) -> bool {
 /// of them begin a block. `builder` has the store.
 ///
 /// # Panics
-/// A failure does not count, counts twice, or a success counts.
+/// If a failure does not count, or counts twice, or if a success counts.
 pub async fn count_once_at_the_end(builder: impl Fn() -> LimiterBuilder) {
     for (unlimited, settles_head) in [(false, true), (false, false), (true, true), (true, false)] {
         let policy = sign_ins(unlimited, settles_head);

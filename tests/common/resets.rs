@@ -21,7 +21,7 @@ fn policies() -> [Policy; 3] {
     ]
 }
 
-/// Numbers that look random, from a seed.
+/// Pseudo-random numbers from a seed.
 struct Random(u64);
 
 impl Random {
@@ -125,7 +125,7 @@ impl Case {
                 units
             }
         };
-        // What was reset is not counted. What was used beyond it is.
+        // Units before the reset are not counted. Units that were used beyond them are.
         match self.uses[index].was_reset {
             true => drop(self.add(after.saturating_sub(before))),
             false => self.uses[index].units = after,
@@ -141,7 +141,7 @@ impl Case {
 /// meanwhile. `builder` has the store, and `pause` passes between two steps.
 ///
 /// # Panics
-/// After some steps, more or less is left than in the model.
+/// If more or less is left than in the model after some steps.
 pub async fn take_nothing_off_later_uses(
     builder: impl Fn() -> LimiterBuilder,
     seeds: Range<u64>,

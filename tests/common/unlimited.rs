@@ -51,7 +51,7 @@ fn policies() -> [Policy; 4] {
     ]
 }
 
-/// A key of which each policy and each origin of a quota has another one.
+/// A key for each policy and each origin of a quota.
 struct Case {
     limiter: Limiter,
     algorithm: Algorithm,
@@ -133,7 +133,7 @@ impl Case {
         assert_eq!(refused, Some(Reason::Penalty), "{self:?}");
     }
 
-    /// What each way of asking says: why it refuses.
+    /// The reason for which each kind of decision refuses.
     async fn ask(&self) -> Vec<(&'static str, Option<Reason>)> {
         let limiter = &self.limiter;
         let mut all = vec![
@@ -200,11 +200,11 @@ fn acquired<T>(acquired: Result<T, AcquireError>) -> Option<Reason> {
     }
 }
 
-/// Whoever is blocked by a penalty is refused in each way of asking, though its quota is unlimited now,
-/// until the block is lifted. `builder` has the store.
+/// A key that a penalty blocks is refused by each kind of decision until the block is lifted, although its
+/// quota is unlimited now. `builder` has the store.
 ///
 /// # Panics
-/// A way of asking lets a blocked key pass, or refuses one that is not.
+/// If some kind of decision lets a blocked key pass, or refuses one that is not blocked.
 pub async fn stay_blocked_whatever_the_quota(builder: impl Fn() -> LimiterBuilder) {
     for from in ALL {
         for policy in policies() {

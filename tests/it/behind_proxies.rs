@@ -21,7 +21,7 @@ fn find(client_ip: &ClientIp, peer: &str, headers: &[(&'static str, &str)]) -> I
 }
 
 #[test]
-fn the_client_is_what_the_proxies_write_and_not_what_callers_do() {
+fn the_client_is_the_address_that_the_proxies_write() {
     let one = || ClientIp::new().trust_proxies(["10.0.0.9"]);
     let both = || ClientIp::new().trust_proxies(["10.0.0.9", "173.245.48.0/20"]);
     let cloudflare = || ClientIp::new().trust_proxies(["173.245.48.0/20"]);

@@ -1,5 +1,5 @@
-//! Where the layer stands under axum: what it counts, and what callers see. The guide's chapter on
-//! placement says no more than this.
+//! The order of the layer and others under axum: what the layer counts, and what callers see. The guide's
+//! chapter on placement claims only what is tested here and in `compose/stack.rs`.
 #![cfg(feature = "axum")]
 
 use std::{
@@ -101,7 +101,7 @@ async fn layer_counts_what_no_route_answers_and_route_layer_does_not() {
         ("method router", Method::POST, "/things", (405, 1)),
         ("layer inside of nest", Method::POST, "/api/things", (405, 1)),
         ("method router's route_layer", Method::POST, "/things", (405, 0)),
-        // A fallback of one's own.
+        // A custom fallback.
         ("fallback, layer", Method::GET, "/nothing", (410, 1)),
         ("layer, fallback", Method::GET, "/nothing", (410, 0)),
         ("fallback, route_layer", Method::GET, "/nothing", (410, 0)),
@@ -213,7 +213,7 @@ async fn a_preflight_that_reaches_the_layer_is_in_no_category_of_other_methods()
 #[derive(Clone)]
 struct User(String);
 
-/// Believes a token whose text ends in `!`, and passes on all others without a user.
+/// Accepts a token that ends in `!`, and passes on requests with other tokens without a user.
 async fn authenticate(mut request: Request<Body>, next: Next) -> Response {
     let token = request.headers().get("x-token").and_then(|token| token.to_str().ok());
     let user = token.and_then(|token| token.strip_suffix('!')).map(|name| User(name.to_owned()));
@@ -341,7 +341,7 @@ async fn a_timeout_outside_includes_the_wait_and_inside_only_the_handler() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_timeout_outside_ends_while_it_waits_costs_nothing_and_later_a_unit() {
+async fn a_timeout_outside_frees_a_held_request_and_charges_one_in_its_handler() {
     let policy = || Policy::token_bucket("held", Quota::per_hour(1).burst(1)).global();
     for (policy, status, left) in [
         (policy().hold(7_200 * SECOND), [504, 504], 0),
@@ -379,7 +379,7 @@ async fn two_layers_of_one_limiter_charge_twice() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn units_in_flight_come_back_when_the_body_has_ended_whatever_stands_around() {
+async fn units_in_flight_come_back_when_the_body_has_ended_under_any_outer_layer() {
     let policy = Policy::in_flight("all", 100).global();
     let limiter = builder().policy(policy).build().unwrap();
     let app = things()

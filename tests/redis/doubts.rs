@@ -38,7 +38,7 @@ async fn enter(limiter: &Limiter, key: &str) -> Option<Permit> {
     limiter.policy("p").unwrap().enter(key).await.ok()
 }
 
-/// A caller that wants a unit of the key again and again, and does something with each.
+/// A caller that takes a unit of the key again and again, and passes each to a closure.
 fn hammer(
     callers: &mut JoinSet<()>,
     limiter: &Limiter,
@@ -59,7 +59,7 @@ async fn left(limiter: &Limiter, key: &str) -> Option<u64> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_could_not_be_given_back_comes_back_while_callers_ask_without_a_pause() {
+async fn units_that_could_not_be_given_back_come_back_while_requests_never_pause() {
     let server = Server::start();
     let proxy = Proxy::before(&server);
     let limiter = replica(RedisStore::builder(proxy.url()));
@@ -71,7 +71,7 @@ async fn what_could_not_be_given_back_comes_back_while_callers_ask_without_a_pau
     proxy.drop_connections();
     drop(held);
     let (mut callers, taken) = (JoinSet::new(), Arc::new(Mutex::new(Vec::new())));
-    // More are under way than units, at each statement. Who gets one keeps it.
+    // At each statement, more charges are under way than there are units. A caller that gets one keeps it.
     for _ in 0..4 * UNITS {
         let taken = Arc::clone(&taken);
         hammer(&mut callers, &limiter, "k", move |permit| taken.lock().unwrap().push(permit));
@@ -92,7 +92,7 @@ async fn what_could_not_be_given_back_comes_back_while_callers_ask_without_a_pau
 /// Several commands state what is held. Charges that come between two of them are no reason to leave
 /// the second one out.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_server_has_lost_is_counted_again_while_callers_ask_without_a_pause() {
+async fn units_that_a_server_has_lost_are_counted_again_while_requests_never_pause() {
     let server = Server::start();
     let limiter = replica(RedisStore::builder(server.url()));
     let keys: Vec<_> = (0..64 + 16).map(|key| key.to_string()).collect();

@@ -21,14 +21,14 @@ use crate::{
 /// How many of a key may be held at once.
 pub const UNITS: u64 = 6;
 pub const KEYS: usize = 2;
-/// Of each key. The first one's requests are long.
+/// The callers of each key. The first one's requests are long.
 const CALLERS: usize = 4;
 /// How long requests last, in steps, so that a process that is stopped goes on with them later.
 const STEP: Duration = Duration::from_millis(5);
 const SHORT: Duration = Duration::from_millis(20);
 /// Between two requests of a caller.
 const PAUSE: Duration = Duration::from_millis(10);
-/// Where the answer of a slow machine must not look like a failure.
+/// So long that a slow machine does not look like a failed server.
 const PATIENCE: Duration = Duration::from_millis(500);
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -57,7 +57,7 @@ pub enum Event {
     Unavailable {
         at: u64,
     },
-    /// The longest that a thread woke after its time.
+    /// The longest time by which a thread woke too late.
     Lateness(Duration),
 }
 

@@ -48,7 +48,7 @@ impl Drop for Holder {
     }
 }
 
-/// A unit that was held, by what its replica knew. Times are microseconds since 1970.
+/// A unit that was held, as its replica reports it. Times are microseconds since 1970.
 #[derive(Clone, Copy, Debug)]
 pub struct Span {
     pub replica: usize,
@@ -59,7 +59,7 @@ pub struct Span {
 }
 
 impl Holder {
-    /// Reads what it prints all the time, as a full pipe would stop it.
+    /// Reads all that it prints at once, because a full pipe would stop it.
     fn new((process, stdout): Replica) -> Self {
         let events = Arc::default();
         let read: Arc<Mutex<Vec<Event>>> = Arc::clone(&events);
@@ -103,7 +103,7 @@ impl Holders {
         wait_for("a replica that holds units of each key", || {
             self.replicas[FIRST].signal(Signal::STOP);
             let at = micros();
-            // Until it has stopped, and what it has said is read.
+            // Until it has stopped, and all that it has printed is read.
             thread::sleep(Duration::from_millis(30));
             let held = held_at(&self.spans(), FIRST, at);
             if held.iter().all(|held| *held > 0) {
@@ -127,7 +127,7 @@ impl Holders {
         stopped.killed = Some(self.fault.start);
     }
 
-    /// Waits until, since the fault, all units of each key were held at once by replicas but this one.
+    /// Waits until all other replicas have held all units of each key at once since the fault.
     pub fn until_full(&self, without: usize) {
         wait_for("all units to be held again", || {
             let full = full_since(&self.spans(), self.fault.end, without)?;
@@ -145,13 +145,13 @@ impl Holders {
         });
     }
 
-    /// Until then it is known what replicas but this one held: each has said something later.
+    /// The time until which all that other replicas held is known: each has printed a later line.
     fn known_until(&self, without: usize) -> u64 {
         let others = self.replicas.iter().enumerate().filter(|(place, _)| *place != without);
         let others = others.filter(|(_, holder)| holder.killed.is_none());
         let last = |holder: &Holder| holder.events.lock().unwrap().iter().map(Event::at).max();
         let last = others.map(|(_, holder)| last(holder).unwrap_or(0)).min().unwrap();
-        // Two threads of a replica may say two things in the wrong order.
+        // Two threads of a replica may print two lines in the wrong order.
         last.saturating_sub(50_000)
     }
 
@@ -218,7 +218,7 @@ impl Held {
         self.timeout / 5
     }
 
-    /// How soon a statement puts right what was lost. A busy machine may lose one more.
+    /// How soon a statement restores what was lost. A busy machine may lose one more statement.
     pub fn put_right_in(&self) -> Duration {
         RECONNECTED + 2 * self.statement()
     }
@@ -253,7 +253,7 @@ impl Held {
         self
     }
 
-    /// So long after the fault, nobody enters while as many are held as may be.
+    /// From this long after the fault on, no request enters while the limit is reached.
     pub fn enters_no_more_after(&self, time: Duration) -> &Self {
         let since = self.fault.end + micros_of(time + self.late());
         for key in 0..KEYS {
@@ -301,7 +301,7 @@ fn counts(spans: &[Span], key: usize, without: usize) -> impl Iterator<Item = (u
     let counted = spans.iter().filter(is_counted);
     let mut changes: Vec<_> =
         counted.flat_map(|span| [(span.from, true), (span.until, false)]).collect();
-    // Who leaves goes first.
+    // At one moment, units that come back are counted before those that are taken.
     changes.sort_unstable();
     let mut held = 0;
     changes.into_iter().map(move |(at, enters)| {
@@ -343,7 +343,7 @@ fn micros_of(time: Duration) -> u64 {
     time.as_micros() as u64
 }
 
-/// What would be too much is seen to be.
+/// An excess is found.
 pub fn the_checks_see_what_is_too_much() {
     let span = |replica, from, until| Span { replica, key: 0, asked: from - 1, from, until };
     let spans = |each: &[(usize, u64, u64)]| -> Vec<Span> {

@@ -1,4 +1,4 @@
-//! One quota over many replicas, whatever fails: three processes that ask for more than there is
+//! One quota over many replicas, whatever fails: three processes that request more units than there are
 //! (`stage.rs`), or that hold as many units in flight as there are (`holders.rs`).
 //!
 //! Without the test harness: this program starts itself once more for each replica. Words select

@@ -49,12 +49,13 @@ fn large(number: u64) -> HeaderValue {
     HeaderValue::from_str(digits.format(number)).unwrap_or_else(|_| number.into())
 }
 
-/// The large limits that the process has written first, each at its number modulo 61: with a prime, round
-/// numbers differ. They are never dropped, so their values have no reference count.
+/// Large limits: in each slot the first that the process has written. The slot is the number modulo 61, a
+/// prime, so that round numbers have different slots. They are never dropped, so their values have no
+/// reference count.
 static LIMITS: [OnceLock<(u64, HeaderValue)>; 61] = [const { OnceLock::new() }; 61];
 
-/// A limit. Most responses have one of a few, which needs no allocation; a limit whose place another one has
-/// taken needs one.
+/// A limit. Most responses have one of a few limits, which need no allocation. A limit whose slot has another
+/// one needs an allocation.
 #[expect(clippy::indexing_slicing, reason = "a remainder of 61 is one of the 61")]
 pub(super) fn limit(number: u64) -> HeaderValue {
     if let Some(value) = small(number) {
@@ -119,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_that_recurs_is_written_once_and_one_whose_place_is_taken_each_time() {
+    fn a_limit_that_recurs_is_written_once_and_one_whose_slot_is_taken_each_time() {
         let n = 50_000_000;
         for n in [n, n + 61, n, 7, n + 61] {
             assert_eq!(limit(n), n.to_string());

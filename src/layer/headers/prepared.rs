@@ -18,11 +18,12 @@ pub(crate) const CLOSE: HeaderValue = HeaderValue::from_static("close");
 /// A value that is put in later.
 const BLANK: HeaderValue = HeaderValue::from_static("");
 
-/// The headers of refusals with all of their numbers. A map that is cloned hashes no name.
+/// The headers of refusals that have all numbers. To clone the map is cheaper than to insert each name, which
+/// is hashed.
 #[derive(Debug)]
 pub(crate) struct PreparedHeaders {
-    /// The content type, the quota headers, `Retry-After`, what forbids caches to keep it, and last the end
-    /// of the connection.
+    /// In this order: the content type, the quota headers, `Retry-After`, `Cache-Control: no-store`, and
+    /// `Connection: close`.
     map: HeaderMap,
 }
 
@@ -41,7 +42,7 @@ impl PreparedHeaders {
         map.keys().eq(all.iter().map(|(name, _)| name)).then_some(Self { map })
     }
 
-    /// The headers of this refusal; `None` if it has not all of the numbers. `closes`: the connection ends
+    /// The headers of this refusal; `None` if some number is missing. `closes` says whether the connection ends
     /// with the response.
     pub(crate) fn of(
         &self,

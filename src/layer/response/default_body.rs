@@ -15,12 +15,12 @@ use crate::{
 const KEPT: usize = 8;
 
 thread_local! {
-    /// The index is the number of the policy's labels modulo [`KEPT`].
+    /// The prepared bodies of this thread. The index is the number of the policy's labels modulo [`KEPT`].
     static PREPARED: RefCell<[Option<Prepared>; KEPT]> = const { RefCell::new([const { None }; KEPT]) };
 }
 
-/// What all bodies of a policy and a quota share where the quota is used up, as JSON. In a flood of
-/// refusals only the numbers are written.
+/// The JSON that all bodies of a used-up quota of a policy share. In a flood of refusals, only the numbers are
+/// written.
 struct Prepared {
     labels: &'static Labels,
     quota: Quota,
@@ -71,7 +71,7 @@ fn any_body(rejection: &Rejection) -> Bytes {
     body.end()
 }
 
-/// The body where a quota is used up, the most frequent one; `None` for any other.
+/// The body of a used-up quota, which is the most frequent one; `None` for any other.
 fn body_of_used_up(rejection: &Rejection) -> Option<Bytes> {
     let (outcome, seconds) = (rejection.outcome()?, rejection.retry_after_seconds()?);
     let id = rejection.request_id();
@@ -165,7 +165,7 @@ mod tests {
     fn a_prepared_body_is_the_same_as_one_that_is_written_member_by_member() {
         let ids = [None, Some("req_7"), Some(r#"a"b\c"#), Some("")]
             .map(|id| id.map(HeaderValue::from_static));
-        // The same names with other quotas come again, so that what is prepared does not fit.
+        // The same policy comes again with other quotas, whose prepared bodies do not fit.
         for units in [7, 1, 7] {
             for name in ["p", r#"a "b" \c"#, "größe", "tab\tnul\0"] {
                 for (wait, remaining) in [(0, 0), (1, 0), (86_400, 0), (86_400, 3)] {

@@ -25,8 +25,8 @@ use crate::{
 /// Enforced policies come first, then dry runs with a key, then dry runs without one. So the
 /// policies that the store counts are one slice.
 ///
-/// Of a decided request, there may be more charges behind these: those of unlimited quotas, which no
-/// outcome shows, and whose failures count towards a penalty.
+/// A decided request may have more charges behind these: those of unlimited quotas under which a failure
+/// counts towards a penalty. No outcome shows them.
 #[derive(Debug)]
 pub(crate) struct Record {
     pub(crate) entries: Vec<Entry>,
@@ -356,8 +356,8 @@ impl Record {
         self.entries[index].standing = Standing::Refuses(Reason::StoreUnavailable);
     }
 
-    /// Leaves out the policies of which nothing is known. Unlimited quotas under which a failure counts stay
-    /// behind the others.
+    /// Removes the policies whose usage is not known. The charges of unlimited quotas under which a failure
+    /// counts stay, behind the others.
     #[cold]
     pub(in crate::limiter) fn leave_out_unknown(&mut self) {
         let looked = self.outcomes().filter(|outcome| {

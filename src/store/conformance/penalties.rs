@@ -249,7 +249,7 @@ async fn an_unlimited_quota_only_looks_for_a_block(subject: &Subject<'_>, algori
     assert_eq!(subject.charge_one(Charge { cost: 2, ..limited }).await.0, 0);
     passes(2).await;
 
-    // Failures count under it, of a key that is not known as well.
+    // Failures count under it, also those of a new key.
     let new = subject.penalized(3, algorithm, limited.quota);
     for limited in [limited, new] {
         let unlimited = Charge { quota: Quota::unlimited(), ..limited };

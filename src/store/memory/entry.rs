@@ -61,7 +61,7 @@ enum Kind {
 /// The older steps of a log that has no room in an entry, summed up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct OlderSteps {
-    /// Where the log is kept outside of the table. Its newest step may have less there than it has.
+    /// The index of the log outside of the table. There, its newest step may lack the last units.
     pub(super) index: usize,
     /// When the oldest of them leaves the window, and its units. No units if there are none.
     pub(super) first_leaves: u64,

@@ -264,7 +264,7 @@ fn read<'a, const N: usize>(
     read.ok_or(NotMade::NeedsLock)
 }
 
-/// Writes to `usage` what becomes of a charge if its request passes. Returns the key's entry after it.
+/// Writes to `usage` the answer to a charge, as if its request passes. Returns the key's entry after it.
 /// What was read was not locked.
 #[inline(always)]
 fn evaluate<const N: usize>(
@@ -362,7 +362,7 @@ fn evaluate_state<S: QuotaState + Pack + Into<State>, const N: usize>(
     if usage.fits() && charge.cost > 0 { entry.with(&state, quota) } else { Some(entry) }
 }
 
-/// Answers a peek, which few charges are, or a look for a block. Any other charge under a new quota needs
+/// Answers a peek, which is rare, or checks for a block. Any other charge under a new quota needs
 /// the lock: the new quota is tracked beside the old one, for which the entry has no room.
 #[inline(never)]
 fn peek<const N: usize>(

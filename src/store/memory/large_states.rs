@@ -18,7 +18,7 @@ use crate::{
     store::{Charge, Mode, Usage},
 };
 
-/// Makes one charge, or looks for a block. `None` if the key's state is not spilled, or may have room in
+/// Makes one charge, or checks for a block. `None` if the key's state is not spilled, or may have room in
 /// its entry again, or if the charge is a peek.
 #[inline(never)]
 pub(super) fn charge(shards: &Shards, charge: &Charge, now: Now) -> Option<Usage> {
@@ -32,7 +32,7 @@ pub(super) fn charge(shards: &Shards, charge: &Charge, now: Now) -> Option<Usage
     with_table!(if uses_log(charge), shard, table => charge_in(shard, table, charge, now))
 }
 
-/// Looks whether a key is blocked. Keys come and go only under the mutex, so none is missed.
+/// Checks whether a key is blocked. Keys come and go only under the mutex, so none is missed.
 fn look<const N: usize>(
     shard: Shard<'_>,
     table: Table<'_, N>,

@@ -30,12 +30,12 @@
 //! | 3 sliding window | the last use | the units of its step; each older step has a word: `units << bits of the window \| nanoseconds before the last use` |
 //! | 4 spilled | when it expires | its index in `ShardMeta::spilled` |
 //! | 5 in flight | | the units held |
-//! | 6 long log | the last use | the units of its step; the older steps are in `ShardMeta::spilled`, and the five words have their index there, when the first of them leaves and its units, the units of all, and when the next step begins |
+//! | 6 long log | the last use | the units of its step; the older steps are in `ShardMeta::spilled`. The five words are their index there, when the oldest leaves, the units of the oldest, the units of all of them, and when the next step begins |
 //!
 //! `L` is the lock bit. The quota number stands for a quota and its policy ([`quota_table`]). A
 //! state that needs more bits, more steps or more quotas is *spilled* ([`large_states`]), and so is that of
-//! a key with a penalty: the fast path need not look for one. Of a log with more steps, the entry has what
-//! a charge needs as long as no step begins or leaves ([`packed_log`]).
+//! a key with a penalty, so the fast path need not look for one. The entry of a *long log*, which has more
+//! steps, has what a charge needs as long as no step begins or leaves ([`packed_log`]).
 //!
 //! # One charge's way
 //! 1. [`fast_path`]: finds the entry, works out the entry after the charge, locks the slot if the
@@ -93,7 +93,7 @@
 //! | invariant | tests |
 //! |---|---|
 //! | No thread reads half of a write or of a move. | `loom.rs`: `what_is_read_is_never_half_of_a_write`, `what_moves_is_never_half_read`, `a_slot_that_another_key_has_got_is_not_read` |
-//! | No use is lost or charged to another key. | `loom.rs`: `of_what_two_count_nothing_is_lost`, `nothing_is_lost_while_slots_move`, `a_slot_that_another_key_has_got_is_not_charged`, and the same of what is locked as it is |
+//! | No use is lost or charged to another key. | `loom.rs`: `of_what_two_count_nothing_is_lost`, `nothing_is_lost_while_slots_move`, `a_slot_that_another_key_has_got_is_not_charged`, and the same tests for a slot that is locked as it is |
 //! | Each answer is that of a naive store. | `tests.rs`: `each_answer_is_that_of_a_naive_store`, `it_conforms` |
 //! | No key is admitted more than its quota by many threads. | `tests.rs`: `keys_that_come_from_many_threads_are_admitted_their_quota_each`; `long_logs.rs`: `a_long_log_of_many_threads_admits_its_quota_in_each_window` |
 //! | A log's words, and the sum of a long one, answer as the log. | `packed_log.rs`: `a_packed_log_is_charged_as_an_unpacked_one`, `a_long_log_is_charged_by_its_sum_as_the_log_is`; `long_logs.rs`: `each_answer_is_that_of_a_naive_store` |

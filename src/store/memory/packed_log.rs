@@ -1,6 +1,6 @@
 //! Charges of a sliding window in its entry: [`charge`] does what
-//! [`SlidingWindow`](crate::algorithm::SlidingWindow) does, on the words as they are. To unpack a log, and
-//! to pack it again, takes several times as long.
+//! [`SlidingWindow`](crate::algorithm::SlidingWindow) does, on the packed words. To unpack a log, and to pack
+//! it again, takes several times as long.
 
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects, clippy::indexing_slicing))]
 
@@ -11,9 +11,9 @@ use crate::{
     quota::Quota,
 };
 
-/// Charges the log in an entry, under the quota that it is counted by. `None` where few logs are: then
-/// the log has to be unpacked. So it is if it needs more steps than an entry has, if it is empty, or if
-/// the units never fit at once.
+/// Charges the log in an entry, under the quota that it is counted by. `None` in rare cases, in which the log
+/// has to be unpacked: it needs more steps than an entry has, it is empty, the cost is 0, or the cost and
+/// what is reserved ahead of it exceed the quota.
 #[inline]
 #[expect(
     clippy::arithmetic_side_effects,
@@ -111,7 +111,7 @@ struct Log<'a> {
     quota: &'a Quota,
     window: u64,
     now: u64,
-    /// How many steps the window has not yet passed over, of which the newest is the first.
+    /// How many steps are still in the window, counted from the newest.
     counted: usize,
 }
 

@@ -8,9 +8,9 @@
 //! thread reads without a lock holds if nothing has changed until it [validates](Version::validate)
 //! the read, as with a sequence lock (Boehm, "Can seqlocks get along with programming language
 //! memory models?", 2012). A slot is [locked](Version::try_lock) on condition that it is still as
-//! it was read: then what was worked out from it still holds. If it is not, it is [locked as it
-//! is](Version::lock), and worked out again under the lock: so a thread does not lose again and again
-//! against others that charge the same key.
+//! it was read: then what was worked out from it still holds. If it has changed, the thread [locks it as
+//! it is](Version::lock), and works the charge out again under the lock. So no thread loses again and again
+//! to others that charge the same key.
 //!
 //! The [overview](super) says why each memory ordering is enough. `loom.rs` of the tests includes
 //! this file and checks it under every interleaving.

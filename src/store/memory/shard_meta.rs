@@ -21,7 +21,7 @@ pub(super) struct KeyState {
     pub(super) states: StatesByQuota,
     /// Boxed, as few keys have one.
     pub(super) penalty: Option<Box<PenaltyState>>,
-    /// The last reset, as long as units may be given back that were charged before, and until when that is.
+    /// The last reset, and until when units that were charged before it may be given back.
     pub(super) reset: Option<Box<(Reset, u64)>>,
 }
 
@@ -65,13 +65,13 @@ impl KeyState {
         until.saturating_sub(now.monotonic_nanos())
     }
 
-    /// Whether it has a penalty or a reset that matters no more.
+    /// Whether it has a penalty or a reset that no longer matters.
     pub(super) fn has_expired_extras(&self, now: Now) -> bool {
         self.penalty.as_ref().is_some_and(|penalty| penalty.expires_in(now) == 0)
             || self.reset.is_some() && self.reset_expires_in(now) == 0
     }
 
-    /// Drops a penalty and a reset that matter no more.
+    /// Drops a penalty and a reset that no longer matter.
     pub(super) fn drop_expired_extras(&mut self, now: Now) {
         self.penalty.take_if(|penalty| penalty.expires_in(now) == 0);
         if self.reset_expires_in(now) == 0 {

@@ -16,10 +16,10 @@ const FIRST_SLOTS: usize = 8;
 /// At most four fifths of the slots have keys, so that a key is found near its home.
 const SLOTS_PER_FOUR_KEYS: usize = 5;
 
-/// How often a thread looks whether another one has unlocked a slot: some microseconds.
+/// How often a thread checks whether another one has unlocked a slot, which takes some microseconds.
 const LOCK_TRIES: u32 = 256;
 
-/// Tables that take fewer bytes in all stay in a processor's own cache.
+/// Tables of fewer bytes in all stay in a processor's own cache.
 const PREFETCHED_BYTES: usize = 512 << 10;
 
 /// So many slots of a table lie in a row, beside as many slots of other tables.
@@ -43,7 +43,7 @@ pub(super) struct Tables<const N: usize> {
 type Row = OnceLock<Words>;
 
 /// The slots of a row. They begin with a line of the processor's cache, so that a log's entry fills one
-/// line: then two threads that charge a key pass one line to each other, and not two.
+/// line: then two threads that charge one key share one line, and not two.
 struct Words {
     words: Box<[AtomicU64]>,
     /// The word at which the first slot begins.
@@ -53,9 +53,9 @@ struct Words {
 const CACHE_LINE: usize = 64;
 
 impl Words {
-    /// So many words, of zeros.
+    /// `count` words, all zero.
     fn new(count: usize) -> Self {
-        // The allocator may align them less: they are moved by up to a line.
+        // The allocator may align them less, so there is room to begin up to a line later.
         let words: Box<[AtomicU64]> =
             bytemuck::zeroed_slice_box(count + CACHE_LINE / size_of::<AtomicU64>());
         let first = words.as_ptr().align_offset(CACHE_LINE);
@@ -167,8 +167,8 @@ impl<'a, const N: usize> SlotRead<'a, N> {
         self.version.try_lock(self.stamp, self.slot, self.entry.0)
     }
 
-    /// Locks the slot with the key's entry of now, and returns that. `None` if slots have moved, or if
-    /// another thread that has the lock is interrupted.
+    /// Locks the slot, and returns the key's entry as it is now. `None` if slots have moved, or if another
+    /// thread holds the lock for too long.
     #[inline]
     pub(super) fn lock(&self) -> Option<(SlotGuard<'a, N>, Entry<N>)> {
         let Self { version, slot, stamp, entry, .. } = self;
@@ -223,7 +223,7 @@ impl<'a, const N: usize> Table<'a, N> {
         }
     }
 
-    /// Reads the key's entry without a lock; `None` if the key has none. The `stamp` is of before, and
+    /// Reads the key's entry without a lock; `None` if the key has none. The `stamp` was read before, and
     /// the search begins at the slot `expected`, or else at the key's home.
     #[inline(always)]
     pub(super) fn read(

@@ -144,16 +144,15 @@ impl RedisStoreBuilder {
         self
     }
 
-    /// After how long the units [in flight](crate::Policy::in_flight) of a replica are free again, if the
-    /// replica says no more: it was killed, or is cut off from the server. Default: 10 s; from 1 s to an
-    /// hour. Set the same for all replicas.
+    /// How long it takes until the units [in flight](crate::Policy::in_flight) of a replica are free again, if
+    /// the replica was killed, or is cut off from the server. Default: 10 s; from 1 s to an hour. Set the same
+    /// time for all replicas.
     ///
     /// A replica states what it holds five times in this time, in one command for 64 keys. So if a unit
-    /// could not be given back, or the server has lost one, the count is put right a fifth of this time
-    /// after the server answers again, also if callers ask for the key without a pause. Each time that the
-    /// replica states what it holds, their requests wait for two round trips more, for half of
-    /// [`decision_timeout`](Self::decision_timeout) at most. If the server answers more slowly than that, a
-    /// later statement puts the count right.
+    /// could not be given back, or the server has lost one, the count is correct again a fifth of this time
+    /// after the server answers again. While requests for the key never pause, they wait for two more round
+    /// trips at each statement, for half of [`decision_timeout`](Self::decision_timeout) at most. If the server
+    /// is slower than that, a later statement corrects the count.
     ///
     /// If a replica is paused or cut off for longer, its requests go on while others take their units. The
     /// excess is what that replica holds.

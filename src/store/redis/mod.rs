@@ -26,7 +26,7 @@
 //! 3. [`Shards::charge`](shards::Shards::charge) runs the script once; in a cluster, once for each
 //!    shard.
 //! 4. [`ConnectionManager::run`](connection_manager::ConnectionManager::run) waits for the connection
-//!    and for a place in the send queue, sends, and waits for the reply as long as the budget lasts.
+//!    and for a slot in the send queue, sends, and waits for the reply as long as the budget lasts.
 //! 5. The reply is read, batches fill their pools, and a refusal is remembered.
 //!
 //! # What happens on a fault
@@ -39,9 +39,9 @@
 //! | the caller leaves | before the command is sent, nothing is charged; after that, the charge is given back |
 //! | the queue is full | requests wait for `queue_timeout`, and then fail |
 //! | units cannot be given back | they return as the quota's window passes; those in flight with the next statement that the server gets |
-//! | the server counts units in flight that nobody holds, while callers ask for the key without a pause | the same: at each statement, charges of such a key wait in their replica for two round trips, for half of `decision_timeout` at most |
+//! | the server counts units in flight that no request holds, while requests for the key never pause | the next statement corrects it: meanwhile, charges of the key wait in their replica for two round trips, for half of `decision_timeout` at most |
 //! | a replica is killed | its units in flight are back after `in_flight_timeout` |
-//! | a replica is paused, or cut off, for longer than that | its units are back too, though its requests go on: what they hold is the excess, until they end; after its next statement, nobody enters before there is room |
+//! | a replica is paused, or cut off, for longer than that | its units are back too, though its requests go on: what they hold is the excess, until they end; after its next statement, no request enters before there is room |
 //! | a server has lost counts, as in a fail-over | units in flight are counted again with the next statement, a fifth of `in_flight_timeout` later at most; what is admitted meanwhile is the excess |
 //! | the tokio runtime ends | its tasks end; the next request starts new ones in its own runtime |
 //!
@@ -94,13 +94,12 @@ use crate::{algorithm::Algorithm, clock::Now};
 /// be refused for these units. No more than the quota is ever admitted.
 ///
 /// # Faults
-/// No decision waits longer for a server than
-/// [`decision_timeout`](RedisStoreBuilder::decision_timeout).
-/// [`Policy::on_store_failure`](crate::Policy::on_store_failure) says what is decided then. A server
-/// that has not answered in time is probed once in the background. It counts as down if the probe
-/// fails too, after three errors in a row, or when the connection is lost. Requests then do without it
-/// at once, until a probe in the background works. The feature `tracing` logs both changes. The server
-/// need not run when this replica starts.
+/// No decision waits longer for a server than [`decision_timeout`](RedisStoreBuilder::decision_timeout).
+/// [`Policy::on_store_failure`](crate::Policy::on_store_failure) says what is decided then. A server that has
+/// not answered in time is probed once in the background. It counts as down if the probe fails too, after
+/// three errors in a row, or when the connection is lost. Requests are then decided without it at once, until
+/// a probe in the background works. The feature `tracing` logs both changes. The server need not run when
+/// this replica starts.
 ///
 /// Many requests at once are no fault of the server. At most 256 commands are on their way to it, and
 /// other requests wait in a queue, for [`queue_timeout`](RedisStoreBuilder::queue_timeout) at most.
@@ -111,11 +110,12 @@ use crate::{algorithm::Algorithm, clock::Now};
 ///
 /// # Units in flight
 /// A replica states several times in [`in_flight_timeout`](RedisStoreBuilder::in_flight_timeout) which units
-/// [in flight](crate::Policy::in_flight) its requests hold. If it says no more, as it was killed, they are
-/// free after that time. What the server has lost, and units that could not be given back, are put right by
-/// the next statement, whatever callers do meanwhile. If the policy [holds](crate::Policy::hold) requests,
-/// the first in line asks the server ten times a second, as other replicas give back too. While a server is
-/// down, [`OnStoreFailure::CountLocally`](crate::OnStoreFailure::CountLocally) counts only what begins then.
+/// [in flight](crate::Policy::in_flight) its requests hold. If it stops, because it was killed, its units are
+/// free after that time. The next statement restores what the server has lost, and gives back the units that
+/// could not be given back, however many requests come meanwhile. If the policy
+/// [holds](crate::Policy::hold) requests, the first in line asks the server ten times a second, because other
+/// replicas give units back too. While a server is down,
+/// [`OnStoreFailure::CountLocally`](crate::OnStoreFailure::CountLocally) counts only requests that begin then.
 ///
 /// # What is stored
 /// Keys are stored as fingerprints, and each expires. Policies with the same name and algorithm count
@@ -128,8 +128,8 @@ use crate::{algorithm::Algorithm, clock::Now};
 /// other releases. A key whose count cannot be read has used its whole quota, which comes back as
 /// usual.
 ///
-/// [Overrides](crate::overrides::Overrides) are in one hash, with the fingerprints of callers, the reasons and the
-/// authors. The hash expires a minute after its last override. Each replica asks for its version four
+/// [Overrides](crate::overrides::Overrides) are in one hash, with the fingerprints of callers, the reasons
+/// and the authors. The hash expires a minute after its last override. Each replica asks for its version four
 /// times a second. The first requests of a process wait until the overrides were read, for
 /// `decision_timeout` at most, and never longer than a second.
 ///

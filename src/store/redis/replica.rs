@@ -223,14 +223,14 @@ impl Heart {
             let Some(replica) = self.replica.upgrade() else { return };
             let Replica { shards, in_flight, .. } = &*replica;
             let Some(keys) = in_flight.keys(self.number) else { return };
-            // As long as charges wait for a statement, and in all so that no statement comes late.
+            // At most as long as charges wait for a statement, and so that no statement comes late.
             let each = shards.manager.time_budget().left / 2;
             let mut draining = TimeBudget::new(pause / 2);
             for some in shards.chunks(&keys) {
                 let barred = in_flight.bar(if draining.left.is_zero() { &[] } else { some });
                 draining.wait(each, barred.drained()).await;
-                // A statement gets its number only now: what the server hears after a number and before
-                // the statement makes it leave the statement out.
+                // A statement gets its number only now. The server leaves a statement out if a charge or a
+                // correction comes between its number and the statement.
                 let (number, statements) = in_flight.state(some);
                 let at = Instant::now();
                 let is_heard = shards.correct(&statements).await.is_ok();

@@ -1,5 +1,5 @@
-//! Commands of units in flight whose answers have not come: [`Begun`] and [`Released`]; and the keys for which
-//! none is begun: [`Barred`].
+//! Commands about units in flight that have no answer yet: [`Begun`] and [`Released`]; and the keys whose new
+//! charges wait: [`Barred`].
 
 use std::{
     mem,
@@ -22,7 +22,7 @@ use crate::{
 /// not.
 pub(crate) struct Begun {
     pub(super) table: Arc<InFlightTable>,
-    /// Each with its index in the request.
+    /// Each charge with its index in the request.
     pub(super) charges: SmallVec<[(usize, Charge); 1]>,
     pub(super) is_sent: Arc<AtomicBool>,
 }
@@ -31,12 +31,12 @@ pub(crate) struct Begun {
 /// them or not.
 pub(crate) struct Released {
     pub(super) table: Arc<InFlightTable>,
-    /// What servers have to be told.
+    /// The corrections to send to the servers.
     pub(crate) corrections: SmallVec<[Correction; 4]>,
     pub(super) is_done: bool,
 }
 
-/// Keys of which new charges wait until it is dropped.
+/// Keys whose new charges wait until it is dropped.
 pub(crate) struct Barred<'a> {
     pub(super) table: &'a InFlightTable,
     pub(super) keys: SmallVec<[u128; 4]>,
@@ -101,7 +101,7 @@ impl Drop for Released {
 }
 
 impl Barred<'_> {
-    /// Waits until nothing of the keys is under way.
+    /// Waits until no charge of the keys is under way.
     pub(crate) async fn drained(&self) {
         loop {
             let drained = self.table.drained.notified();

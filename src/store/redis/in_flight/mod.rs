@@ -24,15 +24,15 @@
 //! So whatever the order is, a server counts at least the units that are held, unless it has forgotten
 //! some: then the next statement puts it right, as far as nothing is under way.
 //!
-//! # What a lost command has left
-//! A statement with nothing under way makes the count exact. While callers ask for a key without a pause,
-//! something always is, and what a lost command has left could hide there. So the key is *barred* meanwhile:
-//! new charges wait until those under way have their answers and the statement has its own, which are two
-//! round trips for each statement. They wait for half of their time at most, so that a slow server fails no
-//! more requests than without that: then a later statement is exact.
+//! # After a lost command
+//! A statement makes the count exact only if nothing is under way. While requests for a key never pause, some
+//! charge always is, and the server's count could keep what a lost command has left there. So a statement
+//! *bars* the key: new charges wait until the charges under way and the statement have their answers, which
+//! takes two round trips. They wait for half of their time budget at most, so that a slow server fails no more
+//! requests than without the wait. If that is too short, a later statement is exact.
 //!
-//! A command without an answer, such as a unit that could not be given back, leaves the key in *doubt*: it
-//! may still be on its way. The key is stated until that is over, even if nothing of it is held.
+//! A command without an answer, such as one that gives a unit back, leaves the key in *doubt*: the command may
+//! still be on its way. Statements include the key until that is over, even if none of its units is held.
 
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects, clippy::indexing_slicing))]
 
@@ -72,12 +72,12 @@ pub(super) struct InFlightTable {
     held: Mutex<Held>,
     /// The number of the last statement; it changes while `held` is locked.
     statement: Arc<AtomicU64>,
-    /// How long servers count units that this replica does not state again. No command is on its way for
+    /// How long servers count units that this replica does not state again. No command stays on its way for
     /// longer.
     lasts: Duration,
-    /// Notified when a barred key has nothing more under way.
+    /// Notified when no charge of a barred key is under way any more.
     drained: Notify,
-    /// Notified when keys are barred no more.
+    /// Notified when keys are no longer barred.
     unbarred: Notify,
 }
 
@@ -105,7 +105,7 @@ struct HeldKey {
     units: u64,
     /// Those of charges whose answer has not come.
     under_way: u64,
-    /// How many charges are under way, and how many commands that give back.
+    /// How many charges, and how many commands that give units back, have no answer yet.
     awaited: u32,
     /// The last statement before the last change.
     changed: u64,

@@ -10,11 +10,10 @@
 local call, pack, parse = redis.call, struct.pack, struct.unpack
 
 -- Key number, field number, number of a second field or 0 (that of the penalty; where units are given back,
--- that of when the key was reset), field, algorithm, action, `first`,
--- `amount`, and the quota: units, window, capacity, and the charge's cost. Units in flight have other
--- numbers instead: see their algorithm. A charge has one more: 1 if the next charge stands for it, or 2 if
--- it only looks for a block. A
--- correction has two more: what was missing in a bucket right after the charge, as whole units and a rest.
+-- that of the key's last reset), field, algorithm, action, `first`, `amount`, and the quota: units, window,
+-- capacity, and the charge's cost. Units in flight have other numbers instead: see their algorithm. A charge
+-- has one more: 1 if the next charge stands for it, or 2 if it only looks for a block. A correction has two
+-- more: what was missing in a bucket right after the charge, as whole units and a rest.
 local OPERATION, CORRECTION, OPERATION_SIZE, ACTION = '<I2I2I2c9BBddddddd', '<I2I2I2c9BBdddddddd', 81, 16
 local EXPIRES = 'expires'
 local ENFORCED, PEEK, LEASE, GIVE_BACK, TAKE, RESET = 0, 2, 3, 4, 5, 6
