@@ -42,7 +42,7 @@ pub fn replica_killed() -> Row {
     held.keeps_the_limit().row("a replica killed", healed, SHORT)
 }
 
-/// What it holds is the excess. Once it says so again, nobody enters until there is room.
+/// The excess is what the replica holds. After its next statement, no request enters until there is room.
 pub fn replica_paused() -> Row {
     let server = Server::start_with(WITH_PASSWORD);
     let mut holders = at(&server, SHORT);
@@ -84,7 +84,7 @@ pub fn cut_off_for_long() -> Row {
     held.row("a replica cut off for longer than the time-out", healed, SHORT)
 }
 
-/// What it could not give back comes back.
+/// The units that it could not give back come back.
 pub fn cut_off_briefly() -> Row {
     let held = cut_off(LONG, |_| thread::sleep(MOMENT));
     let healed = held.healed(held.fault.end, NONE);
@@ -110,7 +110,7 @@ pub fn lost_connections() -> Row {
     held.keeps_the_limit().row(fault, healed, held.put_right_in())
 }
 
-/// What it was sent before, and does when it goes on, is put right.
+/// Commands that were sent before the stop run after it, and statements correct the count.
 pub fn stopped() -> Row {
     let server = Server::start_with(WITH_PASSWORD);
     let mut holders = at(&server, LONG);
@@ -149,7 +149,7 @@ fn restarted(options: &[&str], timeout: Duration) -> Held {
     holders.fault_has_begun();
     server.restart();
     holders.fault_has_ended();
-    // Until what enters beyond the units would have done so.
+    // Long enough for an excess to show.
     thread::sleep(MOMENT);
     holders.until_full(NONE);
     holders.end()
@@ -162,7 +162,7 @@ pub fn restarted_with_its_file() -> Row {
     held.keeps_the_limit().row(fault, healed, held.put_right_in())
 }
 
-/// What was held is the excess, until replicas state it again.
+/// The excess is what was held, until replicas state it again.
 pub fn killed() -> Row {
     let held = restarted(&[], SHORT);
     held.exceeds().exceeds_by_at_most(held.held_at(NONE, held.fault.start));
@@ -171,8 +171,8 @@ pub fn killed() -> Row {
     held.row("server killed and restarted, without persistence", healed, RECONNECTED)
 }
 
-/// What the new server has not heard of is the excess, until replicas state it. What it believes to be
-/// held, and is not, comes back.
+/// The excess is what the new server does not know of, until replicas state it. Units that it counts and no
+/// replica holds come back.
 pub fn failed_over() -> Row {
     let primary =
         Server::start_with(&[WITH_PASSWORD, &["--repl-diskless-sync-delay", "0"]].concat());
@@ -185,7 +185,7 @@ pub fn failed_over() -> Row {
     let proxy = Proxy::before(&primary);
     let orders = Holding { long: MOMENT / 2, ..Holding::new(proxy.port(), LONG) };
     let mut holders = Holders::start(|_| orders.clone());
-    // The follower knows what was taken before.
+    // The follower has the units that were taken before.
     let alone = micros();
     let mut connection = primary.connection();
     redis::cmd("SET").arg("other").arg(1).exec(&mut connection).unwrap();

@@ -38,7 +38,7 @@ pub(super) struct TimeBudget {
     pub(super) wait_began: Instant,
     /// Whether a server may have charged something.
     pub(super) is_sent: Arc<AtomicBool>,
-    /// Whether a server may have kept what it was told to give back.
+    /// Whether a server may have kept units that it should have given back.
     pub(super) is_left: bool,
 }
 

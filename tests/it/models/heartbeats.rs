@@ -98,7 +98,7 @@ struct State {
     /// Whether the server has counted the charge whose answer the replica waits for.
     is_asked_counted: bool,
     /// Whether the server has just heard the last statement, in order and with nothing lost since, and
-    /// counts what nobody holds.
+    /// counts units that no request holds.
     is_left: bool,
     /// Whether a word was lost or late, or an answer was not awaited.
     is_disturbed: bool,

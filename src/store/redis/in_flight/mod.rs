@@ -316,7 +316,7 @@ impl InFlightTable {
         key.changed = self.statement.load(Relaxed);
     }
 
-    /// Notes what one command has done, which is awaited no more.
+    /// Notes the result of a command that is no longer awaited.
     fn settle(
         &self,
         held: &mut MutexGuard<'_, Held>,
