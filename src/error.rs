@@ -45,7 +45,7 @@ pub(crate) type Setting = (&'static str, Option<usize>);
 
 impl BuildError {
     /// A single problem.
-    #[cfg(any(feature = "redis", feature = "usage"))]
+    #[cfg(any(feature = "describe", feature = "redis", feature = "usage"))]
     pub(crate) fn new(culprit: impl Into<String>, problem: impl Into<String>) -> Self {
         Self { problems: vec![BuildProblem::new(culprit, problem)] }
     }

@@ -6,6 +6,8 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Response};
 use serde::Serialize;
 
+use crate::limiter::Reason;
+
 /// The headers of responses, and a refusal as an example.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
@@ -17,6 +19,18 @@ pub struct ResponseDescription {
     pub header_policy: Option<String>,
     /// An example of a refusal; `None` if nothing is ever refused.
     pub refusal: Option<RefusalDescription>,
+    /// For OpenAPI, an example of each refusal.
+    #[serde(skip)]
+    pub(crate) examples: Vec<ExampleRefusal>,
+}
+
+/// What a layer answers to a request of this category for this reason.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct ExampleRefusal {
+    /// `None`: the request is in no category.
+    pub(crate) category: Option<String>,
+    pub(crate) reason: Reason,
+    pub(crate) refusal: RefusalDescription,
 }
 
 /// A header and its meaning.

@@ -21,6 +21,7 @@
 //! ```
 //!
 //! With the feature `axum`, [`Description::route`] serves all three formats.
+//! [`Description::merge_into_openapi`] adds the limits to an OpenAPI document.
 //!
 //! A description contains no keys and no addresses, only kinds of key.
 
@@ -29,6 +30,7 @@ mod html;
 mod indent;
 mod markdown;
 mod message;
+mod openapi;
 mod policy;
 mod requests;
 #[cfg(feature = "axum")]
@@ -38,12 +40,15 @@ use serde::Serialize;
 
 #[cfg(feature = "calendar")]
 pub use self::policy::ScheduleDescription;
-pub(crate) use self::policy::{is_false, optional_seconds, quota, seconds};
 pub use self::{
     html::CONTENT_SECURITY_POLICY,
     message::{HeaderDescription, RefusalDescription, ResponseDescription},
     policy::{FairDescription, PlanDescription, PolicyDescription, WeightDescription},
     requests::Requests,
+};
+pub(crate) use self::{
+    message::ExampleRefusal,
+    policy::{is_false, optional_seconds, quota, seconds},
 };
 
 /// The limits of a limiter, from [`Limiter::describe`](crate::Limiter::describe). From

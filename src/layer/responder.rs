@@ -176,12 +176,19 @@ impl Responder {
 
     #[cfg(feature = "describe")]
     pub(super) fn describe(&self) -> crate::describe::Description {
-        use crate::describe::{Description, HeaderDescription, ResponseDescription};
+        use crate::describe::{
+            Description, ExampleRefusal, HeaderDescription, ResponseDescription,
+        };
 
+        let example = |(category, decision): (_, Decision)| {
+            let reason = decision.reason()?;
+            Some(ExampleRefusal { category, reason, refusal: self.example(decision)? })
+        };
         let responses = ResponseDescription {
             headers: self.headers.describe().map(HeaderDescription::new).collect(),
             header_policy: self.headers.policy.clone(),
             refusal: self.limiter.example_refusal().and_then(|decision| self.example(decision)),
+            examples: self.limiter.example_refusals().into_iter().filter_map(example).collect(),
         };
         Description { responses: Some(responses), ..self.limiter.describe() }
     }
@@ -192,7 +199,7 @@ impl Responder {
         const EXAMPLE_ID: &str = "req_example";
         let mut head = http::Request::new(()).into_parts().0;
         head.headers.insert(X_REQUEST_ID, HeaderValue::from_static(EXAMPLE_ID));
-        let policy = decision.tightest()?.policy().to_owned();
+        let policy = decision.tightest().map_or("", |outcome| outcome.policy()).to_owned();
         let response = self.admit(&mut head, decision, &mut Observation::default()).err()?;
         Some(crate::describe::RefusalDescription::new(&policy, EXAMPLE_ID, response))
     }

@@ -2,17 +2,21 @@
 
 use std::time::Duration;
 
+use http::StatusCode;
+
 use super::{
     Core,
-    decision::Decision,
+    categories::CategoryRules,
+    decision::{Decision, Entry, Reason, Ruling, Standing},
     evaluation::Evaluation,
+    overrides::OnSourceFailure,
     rules::{NO_KIND, Rule, RuleSet},
 };
 use crate::{
     describe::{CategoryDescription, Description, PolicyDescription, Requests},
-    policy::Policy,
+    policy::{OnStoreFailure, Policy, WithoutKey},
     quota::Quota,
-    store::MemoryStore,
+    store::{Charge, MemoryStore},
 };
 
 pub(super) fn describe(core: &Core) -> Description {
@@ -52,15 +56,91 @@ fn describe_all(all: &RuleSet, rules: &[Rule]) -> Vec<PolicyDescription> {
 pub(super) fn example_refusal(core: &Core) -> Option<Decision> {
     let rules = &*core.rules();
     let of_categories = rules.categories.iter().map(|category| rules.range(&category.rules));
-    of_categories.chain([&[][..]]).find_map(|of_category| {
-        let all = rules.for_every_request().iter().chain(of_category);
-        let limited = all.filter_map(|rule| Some((rule, example_quota(&rule.policy)?)));
-        use_up(core, &limited.collect::<Vec<_>>())
-    })
+    of_categories.chain([&[][..]]).find_map(|of_category| used_up(core, &all(rules, of_category)))
+}
+
+/// An example of each refusal that a request may get: first of those without a category, then of those
+/// of each category, whose name comes with it.
+pub(super) fn example_refusals(core: &Core) -> Vec<(Option<String>, Decision)> {
+    let rules = &*core.rules();
+    let of_category = |category: &CategoryRules| {
+        (Some(category.name.clone()), all(rules, rules.range(&category.rules)))
+    };
+    let none = (None, all(rules, &[]));
+    let mut examples = Vec::new();
+    for (name, rules_of) in std::iter::once(none).chain(rules.categories.iter().map(of_category)) {
+        let decisions = [
+            used_up(core, &rules_of),
+            without_key(core, rules, &rules_of, None),
+            without_key(core, rules, &rules_of, Some(StatusCode::BAD_REQUEST)),
+            without_store(core, rules, &rules_of),
+        ];
+        examples.extend(decisions.into_iter().flatten().map(|decision| (name.clone(), decision)));
+    }
+    examples
+}
+
+/// The rules for every request, and then those of a category.
+fn all<'r>(rules: &'r RuleSet, of_category: &'r [Rule]) -> Vec<&'r Rule> {
+    rules.for_every_request().iter().chain(of_category).collect()
+}
+
+/// The decision when a request lacks the key of an enforced policy, or when the key is unreadable and
+/// refused with this status.
+fn without_key(
+    core: &Core,
+    rules: &RuleSet,
+    rules_of: &[&Rule],
+    status: Option<StatusCode>,
+) -> Option<Decision> {
+    let refuses = |rule: &&Rule| {
+        let keys = &rule.policy.settings.keys;
+        // An address is found or missing.
+        let may_be_unreadable = || keys.kinds().any(|kind| kind != "ip");
+        !rule.policy.settings.dry_run
+            && match status {
+                None => keys.without_key() == Some(WithoutKey::Refuse),
+                Some(_) => !keys.unreadable_as_missing && may_be_unreadable(),
+            }
+    };
+    let mut all = rules_of.iter().flat_map(|head| rules.waterfall(head));
+    let rule = all.find(refuses)?;
+    let reason = if status.is_some() { Reason::UnreadableKey } else { Reason::MissingKey };
+    let key_kind = match status {
+        None => 0,
+        Some(_) => (0..).zip(rule.policy.settings.keys.kinds()).find(|(_, kind)| kind != "ip")?.0,
+    };
+    let entry =
+        Entry { key_kind, standing: Standing::Refuses(reason), unreadable: status, ..rule.entry };
+    let mut evaluation = Evaluation::default();
+    evaluation.record.insert(entry, Charge { cost: 0, ..rule.charge });
+    Some(evaluation.into_uncounted_decision(core.clock.now(), Duration::ZERO))
+}
+
+/// The decision when the store, or the source of overrides, does not answer, if the request is refused
+/// then.
+fn without_store(core: &Core, rules: &RuleSet, rules_of: &[&Rule]) -> Option<Decision> {
+    let source = core.overrides.source.as_ref();
+    let refuses = |rule: &Rule| rule.policy.settings.on_store_failure == OnStoreFailure::Refuse;
+    let all_refuse =
+        |head: &&&Rule| !head.policy.settings.dry_run && rules.waterfall(head).all(refuses);
+    let evaluation = if let Some(rule) = rules_of.iter().find(all_refuse) {
+        let mut evaluation = Evaluation::default();
+        evaluation.push(rule, 0, (0, 0), rule.charge.quota, 1);
+        evaluation.record.refuse_without_store(0);
+        evaluation
+    } else if source.is_some_and(|source| source.settings.on_failure == OnSourceFailure::Refuse) {
+        Evaluation::ruled(Ruling::SourceUnavailable)
+    } else {
+        return None;
+    };
+    Some(evaluation.into_decision(core.clock.now(), Duration::ZERO))
 }
 
 /// The decision by these rules when the quota of the first enforced one is used up.
-fn use_up(core: &Core, limited: &[(&Rule, Quota)]) -> Option<Decision> {
+fn used_up(core: &Core, rules_of: &[&Rule]) -> Option<Decision> {
+    let limited = rules_of.iter().filter_map(|rule| Some((*rule, example_quota(&rule.policy)?)));
+    let limited: Vec<_> = limited.collect();
     let enforced = |(rule, _): &&(&Rule, Quota)| !rule.policy.settings.dry_run;
     let (first, quota) = limited.iter().find(enforced)?;
     let (store, now) = (MemoryStore::with_max_keys(1_024), core.clock.now());
@@ -72,7 +152,7 @@ fn use_up(core: &Core, limited: &[(&Rule, Quota)]) -> Option<Decision> {
     all_of_it.push(first, 0, (key, key as u64), *quota, capacity);
     decide(all_of_it).map(drop)?;
     let mut one_more = Evaluation::default();
-    for (rule, quota) in limited {
+    for (rule, quota) in &limited {
         one_more.push(rule, 0, (key, key as u64), *quota, 1);
     }
     decide(one_more).filter(|decision| !decision.is_allowed())

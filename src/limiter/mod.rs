@@ -532,6 +532,12 @@ impl Limiter {
     pub(crate) fn example_refusal(&self) -> Option<Decision> {
         describe::example_refusal(&self.core)
     }
+
+    /// The same for each reason, and for each category.
+    #[cfg(feature = "describe")]
+    pub(crate) fn example_refusals(&self) -> Vec<(Option<String>, Decision)> {
+        describe::example_refusals(&self.core)
+    }
 }
 
 impl fmt::Debug for Limiter {

@@ -52,6 +52,7 @@ mod metrics;
 mod models;
 mod nested;
 mod observers;
+mod openapi;
 mod operator_page;
 mod override_source;
 mod overrides;
