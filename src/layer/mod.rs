@@ -36,7 +36,13 @@ pub use self::{
     rejection::Rejection,
     service::RateLimit,
 };
-use crate::limiter::Limiter;
+use crate::{
+    error::BuildError,
+    key::{self, ClientIp},
+    limiter::Limiter,
+    policy::Policy,
+    quota::Quota,
+};
 
 /// A tower layer that applies a [`Limiter`] to the HTTP requests of a service.
 ///
@@ -71,6 +77,69 @@ impl RateLimitLayer {
     pub fn new(limiter: Limiter) -> Self {
         // The defaults work for any limiter: there is nothing to validate.
         Self { responder: Arc::new(Responder::new(limiter)) }
+    }
+
+    /// A layer that gives each client address this quota, by a token bucket. It is short for the policy
+    /// `per ip` by [`ClientIp::new`](crate::key::ClientIp::new) in a limiter of its own.
+    ///
+    /// The address is that of the peer, and a header with an address is not believed:
+    ///
+    /// - Behind a proxy, all clients have the proxy's address and share one quota, which the warning
+    ///   [`forwarded_unread`](crate::warning#forwarded_unread) tells. Write the policy yourself then, with
+    ///   [`trust_proxies`](crate::key::ClientIp::trust_proxies).
+    /// - A request whose peer is not known is refused with 400, and the warning
+    ///   [`no_peer_address`](crate::warning#no_peer_address) is given. In axum, serve the router with
+    ///   `into_make_service_with_connect_info::<SocketAddr>()`.
+    ///
+    /// An IPv6 client is its network of 64 bits.
+    ///
+    /// ```
+    /// use axum::{Router, routing::get};
+    /// use tower_quota::{Quota, RateLimitLayer};
+    ///
+    /// let app: Router = Router::new()
+    ///     .route("/", get(|| async { "hello" }))
+    ///     .layer(RateLimitLayer::per_ip(Quota::per_minute(60).burst(10))?);
+    /// # let _ = app;
+    /// # Ok::<(), tower_quota::BuildError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// A quota that cannot be, such as one of no units. The error says what to write instead.
+    pub fn per_ip(quota: Quota) -> Result<Self, BuildError> {
+        Self::of_one(Policy::token_bucket("per ip", quota).key(ClientIp::new()))
+    }
+
+    /// A layer that gives each value of a header this quota, by a token bucket: each API key, say. It is
+    /// short for the policy `per key` by [`key::header`](crate::key::header) in a limiter of its own.
+    ///
+    /// A request without the header, or with an empty one, is refused with 400. So is one that has it
+    /// twice.
+    ///
+    /// Callers can invent keys, and each has a quota of its own. So let a middleware that checks the key
+    /// run first, or add [`per_ip`](Self::per_ip) too.
+    ///
+    /// ```
+    /// use axum::{Router, routing::get};
+    /// use tower_quota::{Quota, RateLimitLayer};
+    ///
+    /// let app: Router = Router::new()
+    ///     .route("/", get(|| async { "hello" }))
+    ///     .layer(RateLimitLayer::per_key("x-api-key", Quota::per_minute(600))?)
+    ///     .layer(RateLimitLayer::per_ip(Quota::per_minute(6_000))?);
+    /// # let _ = app;
+    /// # Ok::<(), tower_quota::BuildError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// A header or a quota that cannot be. The error names it and says what to write instead.
+    pub fn per_key(header: impl AsRef<str>, quota: Quota) -> Result<Self, BuildError> {
+        Self::of_one(Policy::token_bucket("per key", quota).key(key::header(header)))
+    }
+
+    /// A layer with one policy, which refuses requests without its key.
+    fn of_one(policy: Policy) -> Result<Self, BuildError> {
+        Ok(Self::new(Limiter::builder().policy(policy.or_refuse()).build()?))
     }
 
     /// A builder with the defaults of [`new`](Self::new).

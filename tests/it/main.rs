@@ -73,6 +73,7 @@ mod server;
 mod settings;
 mod settle;
 mod settle_at_end;
+mod short_start;
 mod socket;
 mod store_failure;
 mod structured_fields;
