@@ -247,8 +247,8 @@
 //!
 //! # What it does not do
 //!
-//! An extractor cannot wait. If you have to look the caller up, do so in an earlier middleware, which
-//! leaves an extension for [`key::extension`].
+//! An extractor cannot wait. If it takes a look-up to know the caller, a [`LookUpLayer`] does it first, or
+//! a middleware of your own, which leaves an extension for [`key::extension`].
 //!
 //! # Other servers than axum's
 //!
@@ -320,6 +320,7 @@ pub mod key;
 mod layer;
 mod limiter;
 mod lock;
+mod look_up;
 mod matcher;
 #[cfg(feature = "metrics")]
 mod metrics;
@@ -351,6 +352,7 @@ pub use crate::{
         LimiterBuilder, Meter, Outcome, Permit, PolicyHandle, QuotaRef, Reason, Refund,
         Reservation, Reserve, SettingChange, Verdict, overrides,
     },
+    look_up::{LookUp, LookUpLayer},
     matcher::Matcher,
     penalty::Penalty,
     policy::{OnStoreFailure, Policy},

@@ -113,6 +113,11 @@
 //! after the limiter's layer, and let its [`only`](crate::BodyFieldLayer::only) match each request of
 //! the policy.
 //!
+//! ## `not_looked_up`
+//! A policy counts by what a [`LookUpLayer`](crate::LookUpLayer) finds, and no layer of this type has
+//! looked the caller up. The request is refused, as it may be anybody's. Add the layer after the limiter's
+//! layer, and let its [`only`](crate::LookUpLayer::only) match each request of the policy.
+//!
 //! [`ClientIp`]: crate::key::ClientIp
 //! [`trust_proxies`]: crate::key::ClientIp::trust_proxies
 //! [`trust_hops`]: crate::key::ClientIp::trust_hops
@@ -182,6 +187,8 @@ pub enum Code {
     UnknownMeter,
     /// No layer has read the field of the body by which a policy counts.
     BodyFieldNotRead,
+    /// No layer has looked up the caller by whom a policy counts.
+    NotLookedUp,
 }
 
 impl Code {
@@ -208,6 +215,7 @@ impl Code {
         Self::UpgradeWithoutPermit,
         Self::UnknownMeter,
         Self::BodyFieldNotRead,
+        Self::NotLookedUp,
     ];
 
     /// The code as text, such as `no_peer_address`.
@@ -235,6 +243,7 @@ impl Code {
             Self::UpgradeWithoutPermit => "upgrade_without_permit",
             Self::UnknownMeter => "unknown_meter",
             Self::BodyFieldNotRead => "body_field_not_read",
+            Self::NotLookedUp => "not_looked_up",
         }
     }
 }

@@ -44,6 +44,7 @@ mod closure;
 mod extracted;
 mod extractor;
 mod fingerprint;
+mod looked_up;
 mod request_head;
 
 pub(crate) use self::{
@@ -51,6 +52,7 @@ pub(crate) use self::{
     client_ip::{hold_all_callers, parse_networks},
     extractor::canonical,
     fingerprint::{Domain, Fingerprinter},
+    looked_up::LookedUp,
 };
 pub use self::{
     body_field::body_field,
@@ -61,5 +63,6 @@ pub use self::{
     extracted::Extracted,
     extractor::KeyExtractor,
     fingerprint::Fingerprint,
+    looked_up::looked_up,
     request_head::{bearer, header, path_param, query},
 };

@@ -181,7 +181,8 @@ impl Rejection {
     ///
     /// - 429 Too Many Requests (RFC 6585, section 4) in general;
     /// - 400 Bad Request if the key is missing;
-    /// - the extractor's status, mostly 400, if the key cannot be read;
+    /// - the extractor's status, mostly 400, if the key cannot be read; 503 if its
+    ///   [look-up](crate::LookUpLayer) has failed;
     /// - 503 Service Unavailable (RFC 9110, section 15.6.4) if the store does not answer.
     #[must_use]
     pub fn status(&self) -> StatusCode {
@@ -350,6 +351,7 @@ fn why_unreadable(status: StatusCode) -> &'static str {
         StatusCode::REQUEST_TIMEOUT => "the body that has it takes too long",
         StatusCode::PAYLOAD_TOO_LARGE => "the body that has it is too large",
         StatusCode::UNSUPPORTED_MEDIA_TYPE => "the body that has it is of another type or encoding",
+        StatusCode::SERVICE_UNAVAILABLE => "its look-up has failed",
         _ => "the request has it twice, or is malformed",
     }
 }

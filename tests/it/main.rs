@@ -47,6 +47,7 @@ mod in_toml;
 mod key_identity;
 mod limits_as_data;
 mod lint;
+mod look_up;
 mod loom;
 mod metrics;
 mod models;

@@ -61,6 +61,7 @@ pub(crate) fn respond(request: &Parts, rejection: &Rejection) -> Option<Response
         | Reason::NoQuota
         | Reason::Blocked
         | Reason::Penalty => RESOURCE_EXHAUSTED,
+        Reason::UnreadableKey if rejection.status().is_server_error() => UNAVAILABLE,
         Reason::MissingKey | Reason::UnreadableKey => INVALID_ARGUMENT,
         Reason::StoreUnavailable | Reason::SourceUnavailable => UNAVAILABLE,
     };

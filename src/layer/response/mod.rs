@@ -12,7 +12,8 @@
 //! is 200, there is no body, and the headers are:
 //!
 //! - `grpc-status`: 8 (`RESOURCE_EXHAUSTED`); 3 (`INVALID_ARGUMENT`) if the key is missing or
-//!   unreadable; 14 (`UNAVAILABLE`) if the store does not answer
+//!   unreadable; 14 (`UNAVAILABLE`) if the store or a
+//!   look-up does not answer
 //! - `grpc-message`: the message
 //! - `grpc-status-details-bin`, with status 8: `RetryInfo` and `QuotaFailure` of `google.rpc`
 //! - `grpc-retry-pushback-ms` (gRFC A6): the wait in milliseconds, or -1 if a retry does not help
