@@ -352,6 +352,7 @@ impl<'a> Build<'a> {
             Key::Bearer => Arc::new(key::bearer()),
             Key::Header(name) => Arc::new(key::header(name)),
             Key::Query(name) => Arc::new(key::query(name.clone())),
+            Key::Cookie(name) => Arc::new(key::cookie(name.clone())),
             Key::BodyField(name) => Arc::new(key::body_field(name.clone())),
             Key::PathParam(param) => Arc::new(key::path_param(&param.path, param.name.clone())),
             Key::Registered(name) => match self.registry.keys.get("key", name) {

@@ -18,6 +18,7 @@ use super::one_entry;
 /// | `{ ip = { ipv4_prefix = 24 } }` | the same, by larger or smaller networks |
 /// | `"bearer"` | [`key::bearer`](crate::key::bearer) |
 /// | `{ header = "x-api-key" }` | [`key::header`](crate::key::header) |
+/// | `{ cookie = "session" }` | [`key::cookie`](crate::key::cookie) |
 /// | `{ query = "api_key" }` | [`key::query`](crate::key::query) |
 /// | `{ path_param = { path = "/v1/{tenant}/{*rest}", name = "tenant" } }` | [`key::path_param`](crate::key::path_param) |
 /// | `{ body_field = "email" }` | [`key::body_field`](crate::key::body_field); the program adds the layer that reads it |
@@ -32,6 +33,8 @@ pub enum Key {
     Bearer,
     /// `{ header = "…" }`.
     Header(String),
+    /// `{ cookie = "…" }`.
+    Cookie(String),
     /// `{ query = "…" }`.
     Query(String),
     /// `{ path_param = { path = "…", name = "…" } }`.
@@ -53,6 +56,7 @@ pub(super) const BUILT_IN: [&str; 2] = ["ip", "bearer"];
 enum Tagged {
     Ip(Prefixes),
     Header(String),
+    Cookie(String),
     Query(String),
     PathParam(PathParam),
     BodyField(String),
@@ -133,6 +137,7 @@ impl From<Tagged> for Key {
         match tagged {
             Tagged::Ip(prefixes) => Self::Ip(prefixes),
             Tagged::Header(name) => Self::Header(name),
+            Tagged::Cookie(name) => Self::Cookie(name),
             Tagged::Query(name) => Self::Query(name),
             Tagged::PathParam(param) => Self::PathParam(param),
             Tagged::BodyField(name) => Self::BodyField(name),
@@ -151,6 +156,7 @@ impl Serialize for Key {
             Self::Together(keys) => return keys.serialize(serializer),
             Self::Ip(prefixes) => Tagged::Ip(*prefixes),
             Self::Header(name) => Tagged::Header(name.clone()),
+            Self::Cookie(name) => Tagged::Cookie(name.clone()),
             Self::Query(name) => Tagged::Query(name.clone()),
             Self::PathParam(param) => Tagged::PathParam(param.clone()),
             Self::BodyField(name) => Tagged::BodyField(name.clone()),

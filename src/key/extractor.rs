@@ -167,7 +167,9 @@ mod tests {
     use std::net::IpAddr;
 
     use super::*;
-    use crate::key::{ClientIp, bearer, body_field, extension, from_fn, header, path_param, query};
+    use crate::key::{
+        ClientIp, bearer, body_field, cookie, extension, from_fn, header, path_param, query,
+    };
 
     #[test]
     fn a_key_from_elsewhere_becomes_what_its_extractor_reads() {
@@ -188,6 +190,9 @@ mod tests {
             (&header("x"), " tenant-7".into(), None),
             (&header("x"), ("tenant", 7_u64).into(), None),
             (&bearer(), "token\t".into(), None),
+            (&cookie("y"), "tenant-7".into(), Some("tenant-7".into())),
+            (&cookie("y"), "".into(), None),
+            (&cookie("y"), ("a", "b").into(), None),
             (&query("y"), " tenant 7 ".into(), Some(" tenant 7 ".into())),
             (&query("y"), "".into(), None),
             (&body_field("y"), ("a", "b").into(), None),
@@ -216,10 +221,12 @@ mod tests {
 
     #[test]
     fn only_extractors_that_read_the_same_have_the_same_identity() {
-        let all: [fn() -> Box<dyn KeyExtractor>; 16] = [
+        let all: [fn() -> Box<dyn KeyExtractor>; 18] = [
             || Box::new(header("x-tenant")),
             || Box::new(header("x-user")),
             || Box::new(bearer()),
+            || Box::new(cookie("x-user")),
+            || Box::new(cookie("user")),
             || Box::new(query("x-user")),
             || Box::new(query("user")),
             || Box::new(body_field("user")),

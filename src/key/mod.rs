@@ -41,6 +41,7 @@ mod bytes;
 mod caller;
 mod client_ip;
 mod closure;
+mod cookie;
 mod extracted;
 mod extractor;
 mod fingerprint;
@@ -60,6 +61,7 @@ pub use self::{
     caller::Caller,
     client_ip::{AddressHop, AddressWalk, ClientIp, FoundClient, HopAddress, PeerAddr, UnixPeer},
     closure::{extension, from_fn, try_from_fn},
+    cookie::cookie,
     extracted::Extracted,
     extractor::KeyExtractor,
     fingerprint::Fingerprint,

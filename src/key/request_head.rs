@@ -135,7 +135,7 @@ fn only<'a, T>(
 
 /// Decodes a percent-encoded text. `None` if an encoding is not complete (RFC 3986, section 2.1), or
 /// if the text is not UTF-8, or has a NUL, where some handlers end it.
-fn decoded(encoded: &str) -> Option<Cow<'_, str>> {
+pub(super) fn decoded(encoded: &str) -> Option<Cow<'_, str>> {
     let whole = |rest: &str| {
         let digits = rest.as_bytes().get(..2);
         digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))

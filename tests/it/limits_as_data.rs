@@ -102,6 +102,7 @@ fn keys() -> impl Strategy<Value = Vec<Key>> {
         Key::Ip(prefixes(Some(24))),
         Key::Bearer,
         Key::Header("x-api-key".to_owned()),
+        Key::Cookie("session".to_owned()),
         Key::Query("api \"key\"".to_owned()),
         path_param(),
         Key::BodyField("user.id".to_owned()),

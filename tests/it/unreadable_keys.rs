@@ -37,11 +37,13 @@ fn twice(name: &'static str) -> Parts {
 type Keyed = fn(Policy) -> Policy;
 
 /// Each kind of key that the caller alone writes, and a request that has it unreadable.
-fn callers_keys() -> [(Keyed, Parts); 6] {
+fn callers_keys() -> [(Keyed, Parts); 8] {
     [
         (|policy| policy.key(key::header("x-api-key")), twice("x-api-key")),
         (|policy| policy.key(key::bearer()), twice("authorization")),
         (|policy| policy.key(key::bearer()), request("/", &[("authorization", "Bearerabc")])),
+        (|policy| policy.key(key::cookie("id")), request("/", &[("cookie", "id=a; id=b")])),
+        (|policy| policy.key(key::cookie("id")), request("/", &[("cookie", "%69d=a")])),
         (|policy| policy.key(key::query("key")), request("/?key=a&key=b", &[])),
         (|policy| policy.key(key::path_param("/{tenant}", "tenant")), request("/%ff", &[])),
         (|policy| policy.key((key::query("q"), key::bearer())), twice("authorization")),

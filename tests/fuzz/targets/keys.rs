@@ -29,6 +29,8 @@ pub fn keys(data: &[u8]) {
         value.strip_prefix(b"bearer").is_none_or(empty)
     });
 
+    cookies(&lines);
+
     let Ok(text) = std::str::from_utf8(data) else { return };
     if let Ok(uri) = format!("/?{text}").parse::<Uri>() {
         let pairs = form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes());
@@ -45,6 +47,37 @@ pub fn keys(data: &[u8]) {
         if matches!(segments[..], ["v1", _, "users"]) {
             assert_counted(&decisions, false, text);
         }
+    }
+}
+
+/// Lines of `Cookie`, as two parsers of other crates would read them: one that decodes names and values,
+/// and one that does not.
+fn cookies(lines: &[&[u8]]) {
+    let request = request("/", "cookie", lines);
+    let pairs =
+        request.headers.values().flat_map(|line| line.as_bytes().split(|byte| *byte == b';'));
+    let named = |pair: &[u8]| {
+        let mut parts = pair.splitn(2, |byte| *byte == b'=');
+        let (name, value) = (parts.next()?.trim_ascii(), parts.next()?.trim_ascii().to_vec());
+        let decoded: Vec<u8> = percent_encoding::percent_decode(name).collect();
+        (name == b"id" || decoded == b"id").then_some(value)
+    };
+    let named: Vec<_> = pairs.filter_map(named).collect();
+    let is_empty = |value: &Vec<u8>| value.is_empty() || value == b"\"\"";
+    let missing = named.is_empty() || named.len() == 1 && is_empty(&named[0]);
+    let decisions = decide(key::cookie("id"), &request);
+    let sent = format!("{request:?}");
+    match (missing, named.len()) {
+        // An encoded name is unreadable even if the value is empty.
+        (true, 1) => {
+            let admitted = decisions.iter().filter(|decision| decision.is_allowed()).count();
+            assert!(admitted == 0 || admitted == 4, "{sent}");
+        }
+        (missing, _) => assert_counted(&decisions, missing, &sent),
+    }
+    if named.len() > 1 {
+        let mut reasons = decisions.iter().map(Decision::reason);
+        assert!(reasons.all(|reason| reason == Some(Reason::UnreadableKey)), "{sent}");
     }
 }
 

@@ -94,7 +94,7 @@ fn with_key(policy: Policy, random: &mut Random) -> Policy {
     if random.one_in(6) {
         return policy.global();
     }
-    let mut kinds = [0, 1, 2, 3, 4, 5, 6, 7];
+    let mut kinds = [0, 1, 2, 3, 4, 5, 6, 7, 8];
     (1..kinds.len()).for_each(|at| kinds.swap(at, random.below(at as u64 + 1) as usize));
     let count = 1 + random.below(2) as usize;
     let keys = kinds[..count].iter().enumerate();
@@ -108,6 +108,7 @@ fn with_key(policy: Policy, random: &mut Random) -> Policy {
             4 => add(policy, is_first, key::path_param("/a/{id}", "id")),
             5 => add(policy, is_first, key::extension("user", |user: &User| (&user.0).into())),
             6 => add(policy, is_first, key::body_field("email")),
+            7 => add(policy, is_first, key::cookie("session")),
             _ => add(policy, is_first, (key::header("x-key"), key::query("user"))),
         }
     });
