@@ -8,6 +8,7 @@ use std::{
 use super::{
     Core, Limiter,
     apply::announce,
+    counts_of::CountsOf,
     current_rules::CurrentRules,
     overrides::{ActiveOverrides, CachedSource},
     queue::{MaxHeld, WaitQueue},
@@ -51,6 +52,8 @@ pub struct LimiterBuilder {
     caller: Option<Caller>,
     override_source: Option<CachedSource>,
     store: Option<Box<dyn Store>>,
+    /// The limiter whose counts are carried over, and the one that has them.
+    counts_of: Option<Arc<Core>>,
     clock: Option<Clock>,
     pub(super) max_held: MaxHeld,
 }
@@ -111,6 +114,44 @@ impl LimiterBuilder {
         self
     }
 
+    /// Carries over the counts of another limiter: this one uses its store, its clock and its secret, so
+    /// that each policy goes on with what the policy of the same name, algorithm and kind of key has
+    /// counted, units in flight and penalties included. Both limiters may be in use, and count together.
+    ///
+    /// [`Limiter::apply`] does the same without a second limiter: prefer it where the settings that it can
+    /// change are enough. Carry counts over where all else changes: the [caller](Self::caller), the
+    /// [override source](Self::override_source), or which layer has which policies. Not carried over are:
+    ///
+    /// - overrides, unless the store shares them: [`save`](crate::overrides::Overrides::save) them, and
+    ///   [`load`](crate::overrides::Overrides::load) them into the new limiter;
+    /// - the requests that the other limiter [holds](crate::Policy::hold): they wait there, and this one
+    ///   does not see what is reserved for them;
+    /// - what the other one has counted by itself while its store did not answer.
+    ///
+    /// The other limiter is kept in memory as long as this one. It is an error of [`build`](Self::build)
+    /// to set a store or a clock too. Default: the counts begin with nothing used.
+    ///
+    /// ```
+    /// use tower_quota::{Limiter, Policy, Quota, key};
+    ///
+    /// let mails = || Policy::fixed_window("mails", Quota::per_day(100));
+    /// let before = Limiter::builder().check_only(mails()).build()?;
+    /// before.check("mails", "tenant-7").cost(30).at_once()?;
+    ///
+    /// let after = Limiter::builder()
+    ///     .caller(key::bearer())
+    ///     .check_only(mails())
+    ///     .counts_of(&before)
+    ///     .build()?;
+    /// assert_eq!(after.peek("mails", "tenant-7").at_once()?.remaining(), 70);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn counts_of(mut self, limiter: &Limiter) -> Self {
+        let core = &limiter.core;
+        self.counts_of = Some(Arc::clone(core.counts_of.as_ref().unwrap_or(core)));
+        self
+    }
+
     /// Sets the clock. Default: [`Clock::system`].
     pub fn clock(mut self, clock: Clock) -> Self {
         self.clock = Some(clock);
@@ -159,19 +200,28 @@ impl LimiterBuilder {
     /// says what to write instead.
     pub fn build(self) -> Result<Limiter, BuildError> {
         BuildError::if_any(self.problems())?;
-        let secret = self.store.as_ref().and_then(|store| store.secret());
-        let keys = secret.map_or_else(Fingerprinter::undisclosed, Fingerprinter::with_secret);
+        let secret = self.used_store().and_then(Store::secret);
+        let (keys, clock, store): (_, _, Box<dyn Store>) = match &self.counts_of {
+            Some(other) => {
+                let store = Box::new(CountsOf(Arc::clone(other)));
+                (other.keys.clone(), other.clock.clone(), store)
+            }
+            None => (
+                secret.map_or_else(Fingerprinter::undisclosed, Fingerprinter::with_secret),
+                self.clock.unwrap_or_default(),
+                self.store.unwrap_or_else(|| Box::new(MemoryStore::new())),
+            ),
+        };
         let rules = RuleSet::new(self.policies, &keys);
-        let store = self.store.unwrap_or_else(|| Box::new(MemoryStore::new()));
         let callers = self.caller.as_ref().map_or(&keys, Caller::fingerprints);
         let shared = store.overrides().map(|store| (store, callers.identity()));
-        let clock = self.clock.unwrap_or_default();
         let overrides = ActiveOverrides::new(clock.clone(), shared, self.override_source);
         let core = Core {
             announced: Mutex::default(),
             dependents: Mutex::default(),
             rules: CurrentRules::new(rules),
             store,
+            counts_of: self.counts_of,
             local: OnceLock::new(),
             is_shared: secret.is_some(),
             clock,
@@ -206,7 +256,17 @@ impl LimiterBuilder {
                 "it is asked for the caller of a request, and none is known; add `.caller(…)`";
             problems.push(BuildProblem::new("override source", problem));
         }
-        let store = self.store.as_deref();
+        let set = [("store", self.store.is_some()), ("clock", self.clock.is_some())];
+        let contradicts = |(setting, is_set): (&'static str, bool)| {
+            let problem = format!(
+                "it is that of the limiter whose counts are carried over; leave `.{setting}(…)` or \
+                 `.counts_of(…)` out"
+            );
+            let problem = BuildProblem::new(setting, problem).in_setting(setting);
+            (is_set && self.counts_of.is_some()).then_some(problem)
+        };
+        problems.extend(set.into_iter().filter_map(contradicts));
+        let store = self.used_store();
         let not_counted = store.map(|store| validate::not_counted(&self.policies, store));
         problems.extend(not_counted.into_iter().flatten());
         let secret = store.and_then(Store::secret);
@@ -218,6 +278,12 @@ impl LimiterBuilder {
         problems
     }
 
+    /// The store, if it is set or another limiter's.
+    fn used_store(&self) -> Option<&dyn Store> {
+        let of_other = self.counts_of.as_ref().map(|other| &*other.store);
+        of_other.or(self.store.as_deref())
+    }
+
     /// Which of the settings an apply cannot change. `caller` is the limiter's.
     pub(super) fn problems_of_change(&self, caller: Option<&Caller>) -> Vec<BuildProblem> {
         let is_other = |new: &Caller| caller.is_none_or(|caller| !caller.may_become(new));
@@ -225,6 +291,7 @@ impl LimiterBuilder {
             ("caller", self.caller.as_ref().is_some_and(is_other)),
             ("override_source", self.override_source.is_some()),
             ("store", self.store.is_some()),
+            ("counts_of", self.counts_of.is_some()),
             ("clock", self.clock.is_some()),
         ];
         let changed = fixed.into_iter().filter(|(_, is_changed)| *is_changed);

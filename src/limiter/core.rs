@@ -30,6 +30,8 @@ use crate::{
 pub(super) struct Core {
     pub(super) rules: CurrentRules,
     pub(super) store: Box<dyn Store>,
+    /// The limiter whose store it is, if that is another one.
+    pub(super) counts_of: Option<Arc<Core>>,
     /// The store announces the policies to other processes as long as this is alive.
     pub(super) announced: Mutex<Arc<[Announcement]>>,
     /// While this is locked, the rules stay what they are.

@@ -21,6 +21,7 @@ mod check;
 mod check_error;
 mod core;
 mod correcting;
+mod counts_of;
 mod current_rules;
 mod decide;
 mod decision;
@@ -388,7 +389,8 @@ impl Limiter {
     /// ```
     ///
     /// # Errors
-    /// All settings that cannot work, or cannot change: a store, a clock, an override source, another
+    /// All settings that cannot work, or cannot change: a store, [the counts of another
+    /// limiter](LimiterBuilder::counts_of), a clock, an override source, another
     /// caller than the limiter's, and policies that a layer needs. The store, the clock, the caller and the
     /// override source stay; leave them out of the new limits.
     pub fn apply(&self, builder: LimiterBuilder) -> Result<Changes, BuildError> {

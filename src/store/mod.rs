@@ -108,6 +108,7 @@ mod correction;
 mod future;
 mod memory;
 mod overrides;
+mod pointers;
 mod preview;
 #[cfg(feature = "redis")]
 mod redis;
@@ -136,4 +137,5 @@ pub use self::{
 pub(crate) use self::{
     charge::{pass, runs},
     correction::{Reset, resets_so_far},
+    pointers::implement_by,
 };

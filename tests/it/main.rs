@@ -74,6 +74,7 @@ mod server;
 mod settings;
 mod settle;
 mod settle_at_end;
+mod shared_counts;
 mod short_start;
 mod socket;
 mod store_failure;

@@ -205,7 +205,7 @@ fn a_subscriber_that_logs_a_full_store_may_charge_it() {
             });
         });
         let full = warnings().iter().any(|given| given.culprit().ends_with("that charges"));
-        let _ = done.send((full, store.overflowed()));
+        let _ = done.send((full, MemoryStore::overflowed(&store)));
     });
     let (full, overflowed) = is_done.recv_timeout(std::time::Duration::from_secs(30)).unwrap();
     assert!(full && overflowed > 0);
