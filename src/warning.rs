@@ -118,6 +118,11 @@
 //! looked the caller up. The request is refused, as it may be anybody's. Add the layer after the limiter's
 //! layer, and let its [`only`](crate::LookUpLayer::only) match each request of the policy.
 //!
+//! ## `refusal_body`
+//! The closure of [`on_rejection_of`](crate::RateLimitLayerBuilder::on_rejection_of) has returned a body
+//! that the layer cannot send: it is not there at once, it fails, it has trailers, or it is larger than a
+//! mebibyte. The default response was sent. Return a whole body, such as a text.
+//!
 //! [`ClientIp`]: crate::key::ClientIp
 //! [`trust_proxies`]: crate::key::ClientIp::trust_proxies
 //! [`trust_hops`]: crate::key::ClientIp::trust_hops
@@ -189,6 +194,8 @@ pub enum Code {
     BodyFieldNotRead,
     /// No layer has looked up the caller by whom a policy counts.
     NotLookedUp,
+    /// A closure has answered a refusal with a body that cannot be sent.
+    RefusalBody,
 }
 
 impl Code {
@@ -216,6 +223,7 @@ impl Code {
         Self::UnknownMeter,
         Self::BodyFieldNotRead,
         Self::NotLookedUp,
+        Self::RefusalBody,
     ];
 
     /// The code as text, such as `no_peer_address`.
@@ -244,6 +252,7 @@ impl Code {
             Self::UnknownMeter => "unknown_meter",
             Self::BodyFieldNotRead => "body_field_not_read",
             Self::NotLookedUp => "not_looked_up",
+            Self::RefusalBody => "refusal_body",
         }
     }
 }

@@ -1,14 +1,23 @@
 //! The settings of a layer: [`RateLimitLayerBuilder`].
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    pin::pin,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
 
 use bytes::Bytes;
-use http::Response;
+use http::{Response, request::Parts};
+use http_body::Body;
 
 use super::{
     HeaderStyle, RateLimitLayer, Rejection, ResponseObserver, jitter::Jitter, responder::Responder,
 };
-use crate::error::BuildError;
+use crate::{
+    error::BuildError,
+    warning::{Code, warn},
+};
 #[cfg(feature = "config")]
 use crate::{error::BuildProblem, policy::Policy};
 
@@ -107,7 +116,54 @@ impl RateLimitLayerBuilder {
         F: Fn(&Rejection) -> Response<B> + Send + Sync + 'static,
         B: Into<Bytes>,
     {
-        self.responder.render = Some(Arc::new(move |rejection| respond(rejection).map(Into::into)));
+        self.responder.render =
+            Some(Arc::new(move |_, rejection| respond(rejection).map(Into::into)));
+        self
+    }
+
+    /// Sets the response as [`on_rejection`](Self::on_rejection) does, by a closure that also sees the
+    /// head of the request, and that may return any body, such as axum's. The last one that is set holds.
+    ///
+    /// The layer sends the body as a whole. So all of it has to be there at once, without trailers, and
+    /// no more than a mebibyte; else the response is [`Rejection::to_response`], and the warning
+    /// [`refusal_body`](crate::warning#refusal_body) is given once.
+    ///
+    /// The example of a refusal in `RateLimitLayer::describe` is one of `GET /`.
+    ///
+    /// ```
+    /// use axum::{Json, response::{Html, IntoResponse}};
+    /// use http::header::ACCEPT;
+    /// use tower_quota::{Limiter, RateLimitLayer};
+    ///
+    /// let limiter = Limiter::builder().build()?;
+    /// let layer = RateLimitLayer::builder(limiter)
+    ///     .on_rejection_of(|request, rejection| {
+    ///         let accept = request.headers.get(ACCEPT).map_or(&b""[..], |accept| accept.as_bytes());
+    ///         if accept.starts_with(b"text/html") {
+    ///             return (rejection.status(), Html("<h1>One moment, please</h1>")).into_response();
+    ///         }
+    ///         let body = serde_json::json!({ "path": request.uri.path(), "why": rejection.to_string() });
+    ///         (rejection.status(), Json(body)).into_response()
+    ///     })
+    ///     .build()?;
+    /// # let _ = layer;
+    /// # Ok::<(), tower_quota::BuildError>(())
+    /// ```
+    pub fn on_rejection_of<F, B>(mut self, respond: F) -> Self
+    where
+        F: Fn(&Parts, &Rejection) -> Response<B> + Send + Sync + 'static,
+        B: Body<Data = Bytes>,
+    {
+        self.responder.render = Some(Arc::new(move |request, rejection| {
+            let (head, body) = respond(request, rejection).into_parts();
+            match whole(body) {
+                Some(body) => Response::from_parts(head, body),
+                None => {
+                    warn_unsent();
+                    rejection.to_response()
+                }
+            }
+        }));
         self
     }
 
@@ -147,4 +203,50 @@ impl RateLimitLayerBuilder {
     ) -> Vec<BuildProblem> {
         self.responder.all_problems(policies)
     }
+}
+
+/// The longest body of a refusal, in bytes.
+const MAX_BODY: usize = 1024 * 1024;
+
+/// All of the body; `None` if it is not there at once, fails, has trailers or is too long.
+fn whole(body: impl Body<Data = Bytes>) -> Option<Bytes> {
+    let mut body = pin!(body);
+    let mut context = Context::from_waker(Waker::noop());
+    let (mut first, mut all) = (None::<Bytes>, Vec::new());
+    loop {
+        match body.as_mut().poll_frame(&mut context) {
+            Poll::Ready(None) => break,
+            Poll::Ready(Some(Ok(frame))) => {
+                let data = frame.into_data().ok()?;
+                let before = first.as_ref().map_or(all.len(), Bytes::len);
+                if before.saturating_add(data.len()) > MAX_BODY {
+                    return None;
+                }
+                match first.take() {
+                    None if all.is_empty() => first = Some(data),
+                    first => {
+                        all.extend(first.into_iter().flatten());
+                        all.extend(data);
+                    }
+                }
+            }
+            Poll::Ready(Some(Err(_))) | Poll::Pending => return None,
+        }
+        // Most bodies are one frame, and say so.
+        if body.is_end_stream() {
+            break;
+        }
+    }
+    Some(first.unwrap_or_else(|| all.into()))
+}
+
+#[cold]
+fn warn_unsent() {
+    warn(Code::RefusalBody, "on_rejection_of", || {
+        format!(
+            "the closure of `.on_rejection_of(…)` has returned a body that is not there at once, fails, \
+             has trailers, or is longer than {MAX_BODY} bytes, so that the default response is sent; \
+             return a whole body, such as a text"
+        )
+    });
 }

@@ -29,8 +29,9 @@ use crate::{
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// The closure of [`on_rejection`](super::RateLimitLayerBuilder::on_rejection).
-type Render = Arc<dyn Fn(&Rejection) -> Response<Bytes> + Send + Sync>;
+/// The closure of [`on_rejection`](super::RateLimitLayerBuilder::on_rejection), or of
+/// [`on_rejection_of`](super::RateLimitLayerBuilder::on_rejection_of).
+type Render = Arc<dyn Fn(&Parts, &Rejection) -> Response<Bytes> + Send + Sync>;
 
 pub(super) struct Responder {
     pub(super) limiter: Limiter,
@@ -112,7 +113,7 @@ impl Responder {
         let closes = has_unread_body(head);
         let mut response = match (called, &self.render) {
             (Some(response), _) => self.with_headers(response, rejection, closes),
-            (None, Some(render)) => self.with_headers(render(rejection), rejection, closes),
+            (None, Some(render)) => self.with_headers(render(head, rejection), rejection, closes),
             (None, None) => self.default_refusal(rejection, closes),
         };
         response.extensions_mut().insert(Refused);

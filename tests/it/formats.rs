@@ -13,6 +13,7 @@ use tower::{Layer, ServiceExt, service_fn};
 use tower_quota::{
     Clock, Limiter, Policy, Quota, RateLimitLayer, RateLimitLayerBuilder, Rejection, key,
     response::{self, Problem},
+    warning::{Code, warnings},
 };
 
 type Body = Full<Bytes>;
@@ -242,4 +243,111 @@ async fn a_renderer_may_say_how_its_response_is_cached() {
         answer(builder, refused()).await,
         (429, vec![("cache-control".into(), "private, max-age=1".into())], "later".into()),
     );
+}
+
+// --- The renderer that sees the request -------------------------------------------------------
+
+/// A body of these frames; the last one may be none that can be sent.
+#[derive(Default)]
+struct Frames(std::collections::VecDeque<Frame>);
+
+enum Frame {
+    Data(Vec<u8>),
+    Trailers,
+    Fails,
+    Later,
+}
+
+impl http_body::Body for Frames {
+    type Data = Bytes;
+    type Error = &'static str;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<http_body::Frame<Bytes>, &'static str>>> {
+        use std::task::Poll::{Pending, Ready};
+        Ready(match self.0.pop_front() {
+            None => None,
+            Some(Frame::Data(data)) => Some(Ok(http_body::Frame::data(data.into()))),
+            Some(Frame::Trailers) => Some(Ok(http_body::Frame::trailers(http::HeaderMap::new()))),
+            Some(Frame::Fails) => Some(Err("fails")),
+            Some(Frame::Later) => return Pending,
+        })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_renderer_sees_the_request_and_returns_any_whole_body() {
+    let builder = builder().on_rejection_of(|request, rejection| {
+        let (head, tail) = (request.headers["x-api-key"].as_bytes(), rejection.policy().as_bytes());
+        let frames = [head, b" ", tail].map(|data| Frame::Data(data.to_vec()));
+        let response = Response::builder().status(rejection.status()).header("x-own", "1");
+        response.body(Frames(frames.into())).unwrap()
+    });
+    assert_eq!(
+        answer(builder, refused()).await,
+        (429, lines(&[("retry-after", "3600"), ("x-own", "1")]), "k tenant".to_owned()),
+    );
+}
+
+#[cfg(feature = "axum")]
+#[tokio::test(start_paused = true)]
+async fn a_renderer_returns_what_axum_makes() {
+    use axum::{Json, response::IntoResponse};
+
+    let builder = builder().on_rejection_of(|request, rejection| {
+        (rejection.status(), Json(json!({ "path": request.uri.path() }))).into_response()
+    });
+    let json = lines(&[("content-type", "application/json"), ("retry-after", "3600")]);
+    assert_eq!(answer(builder, refused()).await, (429, json, r#"{"path":"/"}"#.to_owned()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_cannot_be_sent_gives_way_to_the_default() {
+    let default = answer(builder(), refused()).await;
+    let rendered = async |frames: fn() -> Vec<Frame>| {
+        let render = move |_: &_, _: &Rejection| Response::new(Frames(frames().into()));
+        answer(builder().on_rejection_of(render), refused()).await
+    };
+    let whole: [(fn() -> Vec<Frame>, usize); 4] = [
+        (Vec::new, 0),
+        (|| vec![Frame::Data(vec![])], 0),
+        (|| vec![Frame::Data(vec![b'x'; 1024 * 1024])], 1024 * 1024),
+        (|| (0..3).map(|_| Frame::Data(vec![b'x'; 5])).collect(), 15),
+    ];
+    for (frames, length) in whole {
+        let (status, _, body) = rendered(frames).await;
+        assert_eq!((status, body.len()), (200, length));
+    }
+    let unsent: [fn() -> Vec<Frame>; 6] = [
+        || vec![Frame::Later],
+        || vec![Frame::Fails],
+        || vec![Frame::Data(b"a".to_vec()), Frame::Later],
+        || vec![Frame::Data(b"a".to_vec()), Frame::Trailers],
+        || vec![Frame::Data(vec![b'x'; 1024 * 1024 + 1])],
+        || (0..3).map(|_| Frame::Data(vec![b'x'; 400_000])).collect(),
+    ];
+    for frames in unsent {
+        assert_eq!(rendered(frames).await, default);
+    }
+    let given = warnings().into_iter().find(|given| given.code() == Code::RefusalBody);
+    assert!(given.unwrap().to_string().contains("`.on_rejection_of(…)`"));
+}
+
+#[test]
+fn the_last_renderer_holds() {
+    let own = |text: &'static str| move |_: &Rejection| Response::new(text);
+    let of = |text: &'static str| {
+        move |_: &http::request::Parts, _: &Rejection| Response::new(text.to_owned())
+    };
+    let body = |layer: RateLimitLayerBuilder| {
+        let service = layer.build().unwrap().layer(service_fn(handler));
+        let request = Request::get("/").body(()).unwrap();
+        let response = futures_util::FutureExt::now_or_never(service.oneshot(request)).unwrap();
+        let body = response.unwrap().into_body().collect();
+        futures_util::FutureExt::now_or_never(body).unwrap().unwrap().to_bytes()
+    };
+    assert_eq!(body(builder().on_rejection(own("a")).on_rejection_of(of("b"))), "b");
+    assert_eq!(body(builder().on_rejection_of(of("b")).on_rejection(own("a"))), "a");
 }
