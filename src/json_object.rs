@@ -1,7 +1,6 @@
 //! A JSON object (RFC 8259), written member by member: [`Object`].
 
 use bytes::Bytes;
-use http::StatusCode;
 
 /// The initial capacity of a body, in bytes: most are shorter.
 const USUAL_LENGTH: usize = 256;
@@ -19,15 +18,6 @@ pub(crate) struct Object(String);
 impl Object {
     pub(crate) fn new() -> Self {
         Self(String::with_capacity(USUAL_LENGTH))
-    }
-
-    /// Problem details (RFC 9457) of this type, a URI. Send them as [`PROBLEM`].
-    pub(crate) fn problem(kind: &str, title: &str, status: StatusCode) -> Self {
-        let mut problem = Self::new();
-        problem.text("type", kind);
-        problem.text("title", title);
-        problem.number("status", status.as_u16().into());
-        problem
     }
 
     #[inline]
@@ -53,6 +43,16 @@ impl Object {
     pub(crate) fn text_by(&mut self, name: &'static str, write: impl FnOnce(&mut String)) {
         self.name(name);
         self.push(write);
+    }
+
+    /// Any value, under any name.
+    #[expect(clippy::expect_used, reason = "strings and values are always written")]
+    pub(crate) fn value(&mut self, name: &str, value: &serde_json::Value) {
+        let name = serde_json::to_string(name).expect("a string is always written");
+        self.0.push(if self.0.is_empty() { '{' } else { ',' });
+        self.0.push_str(&name);
+        self.0.push(':');
+        self.0.push_str(&value.to_string());
     }
 
     pub(crate) fn texts<'a>(&mut self, name: &'static str, texts: impl Iterator<Item = &'a str>) {
@@ -116,8 +116,12 @@ mod tests {
             object.text("text", &text);
             object.texts("texts", [&*text, "b"].into_iter());
             object.number("number", u64::MAX);
+            object.value(&text, &serde_json::json!([text, 7]));
             let json = serde_json::to_string(&text).unwrap();
-            let json = format!(r#"{{"text":{json},"texts":[{json},"b"],"number":{}}}"#, u64::MAX);
+            let json = format!(
+                r#"{{"text":{json},"texts":[{json},"b"],"number":{},{json}:[{json},7]}}"#,
+                u64::MAX
+            );
             assert_eq!(object.end(), json);
         }
     }

@@ -245,6 +245,52 @@ async fn a_renderer_may_say_how_its_response_is_cached() {
     );
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_problem_has_a_detail_and_members_of_its_own() {
+    let problem = || {
+        Problem::quota_exceeded()
+            .detail_by(|rejection| {
+                format!("Wait {:?} s.", rejection.retry_after_seconds().unwrap_or(0))
+            })
+            .instance()
+            .member("code", |_| 4290)
+            .member("a \"b\"", |rejection| json!({ "policies": [rejection.policy()] }))
+            .member("absent", |_| None::<u64>)
+    };
+    assert_eq!(
+        answer(builder().on_rejection(problem().renderer()), refused()).await.2,
+        r#"{"type":"https://iana.org/assignments/http-problem-types#quota-exceeded","title":"Quota exceeded","status":429,"detail":"Wait 3600 s.","instance":"req_01HX","violated-policies":["tenant","credential"],"code":4290,"a \"b\"":{"policies":["tenant"]}}"#,
+    );
+    // Also where no quota is exceeded.
+    assert_eq!(
+        answer(builder().on_rejection(problem().renderer()), request(&[])).await.2,
+        r#"{"type":"about:blank","title":"Bad Request","status":400,"detail":"Wait 0 s.","code":4290,"a \"b\"":{"policies":["tenant"]}}"#,
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_member_of_its_own_replaces_that_of_the_problem() {
+    let all = ["type", "title", "status", "detail", "instance", "violated-policies"];
+    let own = |names: &[&'static str]| {
+        names.iter().fold(Problem::quota_exceeded().instance(), |problem, name| {
+            problem.member(*name, |_| "first").member(*name, |_| "own")
+        })
+    };
+    let answered = async |problem: Problem| {
+        let builder = builder().on_rejection(problem.renderer());
+        answer(builder, refused()).await.2
+    };
+    let standard = answered(own(&[])).await;
+    for name in all {
+        assert!(standard.contains(&format!("\"{name}\":")), "{standard}");
+        let body = answered(own(&[name])).await;
+        assert_eq!(body.matches(&format!("\"{name}\":")).count(), 1, "{body}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&body).unwrap()[name], "own");
+    }
+    let expected = all.map(|name| format!("\"{name}\":\"own\"")).join(",");
+    assert_eq!(answered(own(&all)).await, format!("{{{expected}}}"));
+}
+
 // --- The renderer that sees the request -------------------------------------------------------
 
 /// A body of these frames; the last one may be none that can be sent.

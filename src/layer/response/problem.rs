@@ -5,6 +5,7 @@ use std::{borrow::Cow, fmt, sync::Arc};
 use bytes::Bytes;
 use http::Response;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::Value;
 
 use crate::{
     json_object::{ABOUT_BLANK, Object, PROBLEM},
@@ -19,7 +20,8 @@ const REDUCED_CAPACITY: &str =
 const ABNORMAL_USAGE: &str =
     "https://iana.org/assignments/http-problem-types#abnormal-usage-detected";
 
-type Title = Arc<dyn Fn(&Rejection) -> Cow<'static, str> + Send + Sync>;
+type Text = Arc<dyn Fn(&Rejection) -> Cow<'static, str> + Send + Sync>;
+type Member = Arc<dyn Fn(&Rejection) -> Value + Send + Sync>;
 
 /// A body of `application/problem+json` (RFC 9457), with [a type of your own](Self::new) or [the
 /// standard types](Self::quota_exceeded).
@@ -54,11 +56,21 @@ type Title = Arc<dyn Fn(&Rejection) -> Cow<'static, str> + Send + Sync>;
 #[must_use]
 pub struct Problem {
     kind: Cow<'static, str>,
-    title: Option<Title>,
-    detail: bool,
+    title: Option<Text>,
+    detail: Detail,
     instance: bool,
+    members: Vec<(Cow<'static, str>, Member)>,
     /// Whether the types are those of the draft.
     drafted: bool,
+}
+
+#[derive(Clone)]
+enum Detail {
+    /// If no quota is exceeded.
+    Seldom,
+    /// The rejection's message.
+    Message,
+    Own(Text),
 }
 
 impl Problem {
@@ -66,7 +78,8 @@ impl Problem {
     /// [`title`](Self::title).
     pub fn new(type_uri: impl Into<Cow<'static, str>>) -> Self {
         let kind = type_uri.into();
-        Self { kind, title: None, detail: false, instance: false, drafted: false }
+        let (detail, members) = (Detail::Seldom, Vec::new());
+        Self { kind, title: None, detail, instance: false, members, drafted: false }
     }
 
     /// Problem details with the types of draft-ietf-httpapi-ratelimit-headers-11, section 5, and
@@ -96,7 +109,48 @@ impl Problem {
 
     /// Adds `detail`: the rejection's message. If no quota is exceeded, `detail` is there anyway.
     pub fn detail(mut self) -> Self {
-        self.detail = true;
+        self.detail = Detail::Message;
+        self
+    }
+
+    /// Sets `detail`, by a closure, for each refusal: also if no quota is exceeded.
+    ///
+    /// ```
+    /// use tower_quota::{Reason, response::Problem};
+    ///
+    /// let problem = Problem::quota_exceeded().detail_by(|rejection| match rejection.reason() {
+    ///     Reason::QuotaExceeded => "Write to sales@example.com for more.".to_owned(),
+    ///     _ => rejection.to_string(),
+    /// });
+    /// # let _ = problem;
+    /// ```
+    pub fn detail_by<T: Into<Cow<'static, str>>>(
+        mut self,
+        detail: impl Fn(&Rejection) -> T + Send + Sync + 'static,
+    ) -> Self {
+        self.detail = Detail::Own(Arc::new(move |rejection| detail(rejection).into()));
+        self
+    }
+
+    /// Adds a member of your own (RFC 9457, section 3.2), by a closure; `null` leaves it out. If the
+    /// problem has a member of this name anyway, yours replaces it.
+    ///
+    /// ```
+    /// use tower_quota::response::Problem;
+    ///
+    /// let problem = Problem::quota_exceeded()
+    ///     .member("code", |_| 4290)
+    ///     .member("retry_after", |rejection| rejection.retry_after_seconds());
+    /// # let _ = problem;
+    /// ```
+    pub fn member<V: Into<Value>>(
+        mut self,
+        name: impl Into<Cow<'static, str>>,
+        value: impl Fn(&Rejection) -> V + Send + Sync + 'static,
+    ) -> Self {
+        let name = name.into();
+        self.members.retain(|(known, _)| *known != name);
+        self.members.push((name, Arc::new(move |rejection| value(rejection).into())));
         self
     }
 
@@ -131,19 +185,46 @@ impl Problem {
             }
             _ => (ABOUT_BLANK, phrase()),
         };
-        let mut body = Object::problem(kind, &title, status);
-        if self.detail || !exceeded {
-            body.text_by("detail", |to| rejection.push_text(to));
+        let mut body = Object::new();
+        let is_own = |name: &str| self.members.iter().any(|(own, _)| own == name);
+        if !is_own("type") {
+            body.text("type", kind);
         }
-        if let Some(id) = rejection.request_id().filter(|_| self.instance) {
+        if !is_own("title") {
+            body.text("title", &title);
+        }
+        if !is_own("status") {
+            body.number("status", status.as_u16().into());
+        }
+        match &self.detail {
+            _ if is_own("detail") => {}
+            Detail::Seldom if exceeded => {}
+            Detail::Seldom | Detail::Message => {
+                body.text_by("detail", |to| rejection.push_text(to));
+            }
+            Detail::Own(detail) => body.text("detail", &detail(rejection)),
+        }
+        let instance = self.instance && !is_own("instance");
+        if let Some(id) = rejection.request_id().filter(|_| instance) {
             body.text("instance", &uri_reference(id));
         }
-        if self.drafted && (exceeded || reason == Reason::StoreUnavailable) {
+        let has_violated = self.drafted && (exceeded || reason == Reason::StoreUnavailable);
+        if has_violated && !is_own("violated-policies") {
             body.texts("violated-policies", rejection.refusing().map(|outcome| outcome.policy()));
         }
         if let Some(until) = rejection.blocked_until_seconds() {
-            body.text("reason", "penalty");
-            body.number("until", until);
+            if !is_own("reason") {
+                body.text("reason", "penalty");
+            }
+            if !is_own("until") {
+                body.number("until", until);
+            }
+        }
+        for (name, value) in &self.members {
+            match value(rejection) {
+                Value::Null => {}
+                value => body.value(name, &value),
+            }
         }
         rejection.respond(PROBLEM, body.end())
     }

@@ -59,7 +59,10 @@ pub(super) fn problem_with<const N: usize>(
     members: [(&'static str, &str); N],
 ) -> Response {
     let title = status.canonical_reason().unwrap_or_default();
-    let mut body = Object::problem(ABOUT_BLANK, title, status);
+    let mut body = Object::new();
+    body.text("type", ABOUT_BLANK);
+    body.text("title", title);
+    body.number("status", status.as_u16().into());
     body.text("detail", detail);
     for (name, text) in members {
         body.text(name, text);
