@@ -1,16 +1,24 @@
-//! Selects requests by method and path, address, key, or a closure: [`Matcher`].
+//! Selects requests by method and path, address, key, a closure, or several of these: [`Matcher`].
+
+mod several;
 
 use std::{collections::HashSet, fmt, sync::Arc};
 
-use http::{Method, request::Parts};
+use http::{
+    Method,
+    header::{ACCESS_CONTROL_REQUEST_METHOD, ORIGIN},
+    request::Parts,
+};
 use ipnet::IpNet;
 
+use self::several::{Asked, words_of};
 use crate::{
-    key::{ClientIp, Fingerprinter, Key, KeyExtractor, parse_networks},
+    key::{ClientIp, Extracted, Fingerprinter, Key, KeyExtractor, parse_networks},
     path::{Pattern, SentPath},
 };
 
-/// Selects requests: by method and path, by address, by key, or by a closure.
+/// Selects requests: by method and path, by address, by key, by a closure, or by several of these
+/// ([`and`](Self::and), [`or`](Self::or), [`not`](Self::not)).
 ///
 /// A path is in axum's syntax: `/users/{id}`, `/files/{*path}`. It is compared with the whole path
 /// that the client sent, even inside of `Router::nest`. `/files/{*path}` also matches `/files` and
@@ -33,7 +41,8 @@ use crate::{
 /// let anything_of_users = Matcher::path("/v1/users/{*rest}");
 /// let inside = Matcher::client_ip(ClientIp::new(), ["10.0.0.0/8"]);
 /// let dry = Matcher::from_fn(|request| request.headers.contains_key("x-dry-run"));
-/// # let _ = (health, anything_of_users, inside, dry);
+/// let health_from_inside = Matcher::get("/health").and(inside.clone());
+/// # let _ = (health, anything_of_users, inside, dry, health_from_inside);
 /// ```
 #[derive(Clone)]
 pub struct Matcher {
@@ -60,6 +69,11 @@ pub(crate) enum Kind {
         known: HashSet<u128>,
         fingerprints: Fingerprinter,
     },
+    /// All of them match.
+    All(Vec<Matcher>),
+    /// One of them matches.
+    Any(Vec<Matcher>),
+    Not(Box<Matcher>),
 }
 
 impl Matcher {
@@ -106,6 +120,24 @@ impl Matcher {
         Self::methods([Method::OPTIONS], path)
     }
 
+    /// A browser's preflight requests (CORS), to any path: `OPTIONS` requests with the headers `Origin` and
+    /// `Access-Control-Request-Method`. A layer for CORS outside of the limiter's answers them, and the
+    /// limiter sees none; inside of it, exempt them, or give them a category.
+    ///
+    /// ```
+    /// use tower_quota::{Limiter, Matcher};
+    ///
+    /// let limiter = Limiter::builder().exempt(Matcher::preflight());
+    /// # let _ = limiter;
+    /// ```
+    #[must_use]
+    pub fn preflight() -> Self {
+        Self::options("/{*path}").and(Self::from_fn(|request| {
+            let headers = &request.headers;
+            headers.contains_key(ORIGIN) && headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD)
+        }))
+    }
+
     /// Requests to a path with one of these methods.
     ///
     /// `GET` includes `HEAD`, as axum answers both from a `GET` route. In a category, `GET` also
@@ -130,6 +162,13 @@ impl Matcher {
     #[must_use]
     pub fn path(path: &str) -> Self {
         Self::route(None, path)
+    }
+
+    /// Requests to a path and all below it, with any method: `under("/v1")` is short for
+    /// `path("/v1/{*rest}")`, and matches `/v1`, `/v1/` and `/v1/users`, but not `/v10`.
+    #[must_use]
+    pub fn under(path: &str) -> Self {
+        Self::route(None, &format!("{}/{{*rest}}", path.strip_suffix('/').unwrap_or(path)))
     }
 
     fn route(methods: Option<Vec<Method>>, path: &str) -> Self {
@@ -185,13 +224,30 @@ impl Matcher {
             }
             Kind::Route { pattern: None, .. } => false,
             Kind::Closure(matches) => matches(request),
-            Kind::ClientIp { client_ip, networks } => client_ip
-                .resolve(request)
-                .is_some_and(|ip| networks.iter().any(|network| network.contains(&ip))),
-            Kind::Key { extractor, known, fingerprints } => extractor
-                .extract(request)
-                .found()
-                .is_some_and(|key| known.contains(&fingerprints.fingerprint(0, &key))),
+            Kind::ClientIp { .. } | Kind::Key { .. } => self.has_caller(request) == Some(true),
+            Kind::All(_) | Kind::Any(_) | Kind::Not(_) => {
+                self.answer(request, path, Asked::MayAsSent, false)
+            }
+        }
+    }
+
+    /// Whether the request comes from one of these callers; `None` if its address is unknown or hidden, or
+    /// its key is unreadable, and for matchers that do not tell callers.
+    fn has_caller(&self, request: &Parts) -> Option<bool> {
+        match &self.kind {
+            Kind::ClientIp { client_ip, networks } => {
+                let ip = client_ip.resolve(request)?;
+                Some(networks.iter().any(|network| network.contains(&ip)))
+            }
+            Kind::Key { extractor, known, fingerprints } => match extractor.extract(request) {
+                Extracted::Unreadable(_) => None,
+                extracted => Some(
+                    extracted
+                        .found()
+                        .is_some_and(|key| known.contains(&fingerprints.fingerprint(0, &key))),
+                ),
+            },
+            _ => None,
         }
     }
 
@@ -200,6 +256,9 @@ impl Matcher {
         match &self.kind {
             Kind::Route { methods, pattern: Some(pattern), .. } => {
                 may_reach(methods, &request.method) && pattern.matches(path)
+            }
+            Kind::All(_) | Kind::Any(_) | Kind::Not(_) => {
+                self.answer(request, path, Asked::May, false)
             }
             _ => self.matches_as_sent(request, path),
         }
@@ -211,6 +270,9 @@ impl Matcher {
         let is_sure = match &self.kind {
             Kind::Route { methods, .. } => {
                 includes(methods, &request.method) && !path.is_ambiguous()
+            }
+            Kind::All(_) | Kind::Any(_) | Kind::Not(_) => {
+                return self.answer(request, path, Asked::Surely, false);
             }
             _ => true,
         };
@@ -233,6 +295,9 @@ impl Matcher {
             Kind::Key { extractor, known, .. } => {
                 format!("{} keys by {}", known.len(), extractor.kind())
             }
+            Kind::All(parts) => words_of(parts, " and "),
+            Kind::Any(parts) => words_of(parts, " or "),
+            Kind::Not(part) => format!("not ({})", part.in_words()),
         }
     }
 
@@ -241,6 +306,10 @@ impl Matcher {
         match &self.kind {
             Kind::ClientIp { client_ip, .. } => client_ip.identity(),
             Kind::Key { extractor, .. } => (**extractor).identity(),
+            Kind::All(parts) | Kind::Any(parts) => {
+                Some(format!("{:?}", parts.iter().map(Self::identity).collect::<Vec<_>>()))
+            }
+            Kind::Not(part) => part.identity(),
             Kind::Route { .. } | Kind::Closure(_) => None,
         }
     }
@@ -281,6 +350,7 @@ impl fmt::Debug for Matcher {
             Kind::Closure(_) => "closure",
             Kind::ClientIp { .. } => "client ip",
             Kind::Key { .. } => "key",
+            Kind::All(_) | Kind::Any(_) | Kind::Not(_) => "several",
         };
         write!(f, "Matcher({kind})")
     }

@@ -93,7 +93,7 @@ impl Description {
     }
 
     /// The description as JSON, with the fields of these types. Durations are in seconds. Requests have
-    /// a member `by`: `endpoint`, `client_ip`, `key` or `function`.
+    /// a member `by`: `endpoint`, `client_ip`, `key`, `function`, `all`, `any` or `not`.
     #[must_use]
     #[expect(clippy::expect_used, clippy::missing_panics_doc, reason = "it cannot fail")]
     pub fn to_json(&self) -> String {

@@ -30,6 +30,21 @@ pub enum Requests {
     },
     /// By a function of the request.
     Function,
+    /// Those that are among all of these.
+    All {
+        /// The parts.
+        of: Vec<Self>,
+    },
+    /// Those that are among one of these, or several.
+    Any {
+        /// The parts.
+        of: Vec<Self>,
+    },
+    /// All but these.
+    Not {
+        /// The requests that are left out.
+        of: Box<Self>,
+    },
 }
 
 impl From<&Matcher> for Requests {
@@ -42,6 +57,9 @@ impl From<&Matcher> for Requests {
             Kind::Closure(_) => Self::Function,
             Kind::ClientIp { .. } => Self::ClientIp,
             Kind::Key { extractor, .. } => Self::Key { kind: extractor.kind().into_owned() },
+            Kind::All(parts) => Self::All { of: parts.iter().map(Self::from).collect() },
+            Kind::Any(parts) => Self::Any { of: parts.iter().map(Self::from).collect() },
+            Kind::Not(part) => Self::Not { of: Box::new(Self::from(&**part)) },
         }
     }
 }
@@ -55,6 +73,13 @@ impl fmt::Display for Requests {
             Self::ClientIp => f.write_str("requests from certain addresses"),
             Self::Key { kind } => write!(f, "requests with certain keys ({kind})"),
             Self::Function => f.write_str("requests that a function of the server chooses"),
+            Self::All { of } => write!(f, "({})", joined(of, ") and (")),
+            Self::Any { of } => write!(f, "({})", joined(of, ") or (")),
+            Self::Not { of } => write!(f, "all but ({of})"),
         }
     }
+}
+
+fn joined(requests: &[Requests], between: &str) -> String {
+    requests.iter().map(ToString::to_string).collect::<Vec<_>>().join(between)
 }

@@ -56,6 +56,10 @@ fn exempts_all(matcher: &Matcher) -> Option<&'static str> {
         Kind::ClientIp { networks, .. } if hold_all_callers(networks) => Some(
             "its networks are all addresses, so that no request is counted; write those of your own",
         ),
+        Kind::Any(parts) => parts.iter().find_map(exempts_all),
+        Kind::All(parts) if parts.iter().all(|part| exempts_all(part).is_some()) => {
+            parts.iter().find_map(exempts_all)
+        }
         _ => None,
     }
 }
@@ -118,14 +122,16 @@ fn matches_none(matcher: &Matcher) -> bool {
     match &matcher.kind {
         Kind::ClientIp { networks, .. } => networks.is_empty(),
         Kind::Key { known, .. } => known.is_empty(),
-        Kind::Route { .. } | Kind::Closure(_) => false,
+        Kind::All(parts) => parts.iter().any(matches_none),
+        Kind::Any(parts) => parts.iter().all(matches_none),
+        Kind::Route { .. } | Kind::Closure(_) | Kind::Not(_) => false,
     }
 }
 
 fn route(matcher: &Matcher) -> Option<(&str, &Pattern)> {
     match &matcher.kind {
         Kind::Route { path, pattern, .. } => Some((path, pattern.as_deref()?)),
-        Kind::Closure(_) | Kind::ClientIp { .. } | Kind::Key { .. } => None,
+        _ => None,
     }
 }
 

@@ -309,6 +309,27 @@ fn markdown_says_it_all_in_words() {
 }
 
 #[test]
+fn a_matcher_of_several_parts_is_described_by_its_parts() {
+    let one = Matcher::get("/a").and(Matcher::client_ip(ClientIp::new(), ["192.0.2.7"]));
+    let matcher = one.or(Matcher::from_fn(|_| true).not());
+    let description = Limiter::builder().exempt(matcher).build().unwrap().describe();
+    assert_eq!(
+        json_of(&description.to_json())["exempt"],
+        json!([{ "by": "any", "of": [
+            { "by": "all", "of": [
+                { "by": "endpoint", "methods": ["GET", "HEAD"], "path": "/a" },
+                { "by": "client_ip" },
+            ] },
+            { "by": "not", "of": { "by": "function" } },
+        ] }]),
+    );
+    let words = "- ((GET, HEAD /a) and (requests from certain addresses)) or (all but (requests that a \
+                 function of the server chooses))";
+    let page = description.to_markdown();
+    assert!(page.lines().any(|line| line == words), "{page}");
+}
+
+#[test]
 fn the_example_has_the_status_of_the_response() {
     let builder = RateLimitLayer::builder(everything().build().unwrap()).on_rejection(|_| {
         let mut response = Response::new("later");

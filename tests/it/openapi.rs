@@ -426,3 +426,25 @@ fn what_is_no_document_is_an_error_and_unchanged() {
         assert_eq!(after, document);
     }
 }
+
+#[test]
+fn matchers_of_several_parts_fit_as_their_parts_do() {
+    let [users, posts] = ["/users", "/posts"].map(|path| move || Matcher::get(path));
+    let unknown = || Matcher::from_fn(|_| true);
+    for (matcher, of_users, of_posts) in [
+        (users().or(posts()), true, true),
+        (users().and(posts()), false, false),
+        (users().not(), false, true),
+        (Matcher::under("/").and(posts().not()), true, false),
+        (unknown().and(users()), true, false),
+        (unknown().and(users()).not(), true, true),
+    ] {
+        let policy = Policy::fixed_window("p", Quota::per_minute(1)).global();
+        let category = Category::new("c").on(matcher.clone()).policy(policy);
+        let limiter = Limiter::builder().category(category);
+        let mut document = document_of(&["/users", "/posts"], json!([]));
+        limiter.build().unwrap().describe().merge_into_openapi(&mut document).unwrap();
+        let has_limit = |path: &str| document["paths"][path]["get"].get("x-rate-limit").is_some();
+        assert_eq!((has_limit("/users"), has_limit("/posts")), (of_users, of_posts), "{matcher:?}");
+    }
+}

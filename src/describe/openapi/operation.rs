@@ -22,7 +22,7 @@ pub(super) struct Operation {
 }
 
 /// Which of an operation's requests are among some requests.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Fit {
     None,
     /// Some of them, or it is not known which.
@@ -64,7 +64,22 @@ impl Operation {
     /// Which of its requests are among these. Those that belong to another operation of `all` are not
     /// its own: of `/users/{id}` and `/users/me`, the second one gets the requests to `/users/me`.
     pub(super) fn fit(&self, requests: &Requests, all: &[Self]) -> Fit {
-        let Requests::Endpoint { methods, path } = requests else { return Fit::Some };
+        let fits = |parts: &[Requests]| -> Vec<Fit> {
+            parts.iter().map(|part| self.fit(part, all)).collect()
+        };
+        let (methods, path) = match requests {
+            Requests::Endpoint { methods, path } => (methods, path),
+            Requests::All { of } => return fits(of).into_iter().min().unwrap_or(Fit::All),
+            Requests::Any { of } => return fits(of).into_iter().max().unwrap_or(Fit::None),
+            Requests::Not { of } => {
+                return match self.fit(of, all) {
+                    Fit::None => Fit::All,
+                    Fit::Some => Fit::Some,
+                    Fit::All => Fit::None,
+                };
+            }
+            Requests::ClientIp | Requests::Key { .. } | Requests::Function => return Fit::Some,
+        };
         let has_method = |method: &String| method.eq_ignore_ascii_case(self.method);
         if !methods.is_empty() && !methods.iter().any(has_method) {
             return Fit::None;

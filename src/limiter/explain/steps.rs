@@ -63,6 +63,19 @@ impl<'r> Steps<'r> {
         }
     }
 
+    /// How the addresses by which a matcher matches are found.
+    fn walk_by(&mut self, by: &Matcher) {
+        match &by.kind {
+            Kind::ClientIp { client_ip, .. } => self.walk(client_ip),
+            Kind::Key { extractor, .. } => self.walk(&**extractor),
+            Kind::All(parts) | Kind::Any(parts) => {
+                parts.iter().for_each(|part| self.walk_by(part));
+            }
+            Kind::Not(part) => self.walk_by(part),
+            Kind::Route { .. } | Kind::Closure(_) => {}
+        }
+    }
+
     fn tried(
         &mut self,
         category: Option<&str>,
@@ -70,11 +83,7 @@ impl<'r> Steps<'r> {
         in_all_readings: bool,
         matches: bool,
     ) {
-        match &by.kind {
-            Kind::ClientIp { client_ip, .. } => self.walk(client_ip),
-            Kind::Key { extractor, .. } => self.walk(&**extractor),
-            Kind::Route { .. } | Kind::Closure(_) => {}
-        }
+        self.walk_by(by);
         let (category, requests) = (category.map(str::to_owned), Requests::from(by));
         self.explanation.tried.push(TriedMatcher { category, requests, in_all_readings, matches });
     }

@@ -47,7 +47,7 @@ impl Example {
 pub(super) fn route_of(matcher: &Matcher) -> Option<(Option<&[Method]>, &Pattern)> {
     match &matcher.kind {
         Kind::Route { methods, pattern, .. } => Some((methods.as_deref(), pattern.as_deref()?)),
-        Kind::Closure(_) | Kind::ClientIp { .. } | Kind::Key { .. } => None,
+        _ => None,
     }
 }
 
