@@ -1,0 +1,114 @@
+//! A chart of passed and refused requests over time, as SVG.
+
+use std::fmt::Write;
+
+use super::{MinutePart, number};
+
+const WIDTH: f64 = 960.0;
+const HEIGHT: f64 = 240.0;
+const LEFT: f64 = 8.0;
+const TOP: f64 = 30.0;
+const BOTTOM: f64 = 34.0;
+/// The most bars.
+const BARS: u64 = 160;
+
+/// The minutes as bars, each for one minute or for several.
+pub(super) struct Chart {
+    pub(super) minutes_a_bar: u64,
+    first: u64,
+    /// Passed and refused.
+    bars: Vec<(u64, u64)>,
+}
+
+impl Chart {
+    /// `None` without a request.
+    pub(super) fn new(minutes: &[MinutePart]) -> Option<Self> {
+        let first = minutes.first()?.since_1970;
+        let span = minutes.last()?.since_1970 - first + 1;
+        let minutes_a_bar = span.div_ceil(BARS);
+        let count = usize::try_from(span.div_ceil(minutes_a_bar)).ok()?;
+        let mut bars = vec![(0, 0); count];
+        for minute in minutes {
+            let place = usize::try_from((minute.since_1970 - first) / minutes_a_bar).ok()?;
+            let (passed, refused) = &mut bars[place];
+            *passed += minute.passed;
+            *refused += minute.refused;
+        }
+        Some(Self { minutes_a_bar, first, bars })
+    }
+
+    /// The requests of the highest bar.
+    pub(super) fn highest(&self) -> u64 {
+        self.bars.iter().map(|(passed, refused)| passed + refused).max().unwrap_or(0)
+    }
+
+    /// The chart, whose height is for `highest` requests.
+    pub(super) fn svg(&self, highest: u64) -> String {
+        let plot = HEIGHT - TOP - BOTTOM;
+        let scale = plot / highest.max(1) as f64;
+        let step = (WIDTH - 2.0 * LEFT) / self.bars.len() as f64;
+        let gap = (step * 0.15).min(2.0);
+        let (passed, refused) =
+            self.bars.iter().fold((0, 0), |all, bar| (all.0 + bar.0, all.1 + bar.1));
+        let (passed, refused) = (number(passed), number(refused));
+        let mut svg = format!(
+            "<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{passed} requests passed and \
+             {refused} refused, over time\">\n",
+        );
+        for (part, y) in [(1.0, TOP), (0.5, TOP + plot / 2.0)] {
+            let requests = number((highest as f64 * part).round() as u64);
+            let (right, text) = (WIDTH - LEFT, y - 4.0);
+            let _ = writeln!(
+                svg,
+                "<path class=\"grid\" d=\"M{LEFT} {y:.1}H{right}\"/><text x=\"{LEFT}\" y=\"{text:.1}\">{requests}</text>",
+            );
+        }
+        let base = HEIGHT - BOTTOM;
+        for (index, &(passed, refused)) in self.bars.iter().enumerate() {
+            if passed + refused == 0 {
+                continue;
+            }
+            let x = LEFT + step * index as f64;
+            let (width, height) = (step - gap, passed as f64 * scale);
+            let title = format!(
+                "{}: {} passed, {} refused",
+                super::time((self.first + index as u64 * self.minutes_a_bar) * super::MINUTE),
+                number(passed),
+                number(refused)
+            );
+            let _ = write!(svg, "<g><title>{title}</title>");
+            let _ = write!(
+                svg,
+                "<rect class=\"passed\" x=\"{x:.1}\" y=\"{:.1}\" width=\"{width:.1}\" height=\"{height:.1}\"/>",
+                base - height
+            );
+            if refused > 0 {
+                // Few refusals among many requests must not vanish.
+                let more = (refused as f64 * scale).max(2.0);
+                let _ = write!(
+                    svg,
+                    "<rect class=\"refused\" x=\"{x:.1}\" y=\"{:.1}\" width=\"{width:.1}\" height=\"{more:.1}\"/>",
+                    (base - height - more).max(0.0)
+                );
+            }
+            svg.push_str("</g>\n");
+        }
+        let last = self.first + (self.bars.len() as u64) * self.minutes_a_bar;
+        for (minute, x, anchor) in [
+            (self.first, LEFT, "start"),
+            (self.first + (last - self.first) / 2, WIDTH / 2.0, "middle"),
+            (last, WIDTH - LEFT, "end"),
+        ] {
+            let time = super::time(minute * super::MINUTE);
+            let (date, clock) = time.split_once('T').unwrap_or((&time, ""));
+            let clock = clock.get(..5).unwrap_or(clock);
+            let y = HEIGHT - 10.0;
+            let _ = writeln!(
+                svg,
+                "<text x=\"{x}\" y=\"{y}\" text-anchor=\"{anchor}\">{date} {clock}</text>"
+            );
+        }
+        svg.push_str("</svg>\n");
+        svg
+    }
+}
