@@ -247,8 +247,10 @@ async fn a_request_is_held_until_the_first_quota_has_room() {
 
 #[tokio::test(start_paused = true)]
 async fn checks_draw_on_the_others_as_well() {
-    let limiter =
-        builder().check_only(tokens_or_credits(Algorithm::SlidingWindow, 3, 4)).build().unwrap();
+    let policy = |name, quota| policy(name, Algorithm::SlidingWindow, quota);
+    let tokens = policy("tokens", Quota::per_minute(3));
+    let tokens = tokens.or_else(policy("credits", Quota::per_hour(4)));
+    let limiter = builder().check_only(tokens).build().unwrap();
     let handle = limiter.policy("tokens").unwrap();
     for (cost, drawn) in [(2, "tokens"), (2, "credits"), (1, "tokens"), (1, "credits")] {
         let peeked = limiter.peek("tokens", "a").cost(cost).await.unwrap();
