@@ -17,6 +17,7 @@ use super::{
     observer::Observation,
     responder::Responder,
 };
+use crate::store::resets_so_far;
 
 /// The service of a [`RateLimitLayer`](crate::RateLimitLayer): it calls the inner service only for
 /// requests that pass.
@@ -64,9 +65,11 @@ where
         let state = match responder.limiter.try_decide(&head) {
             Ok(decision) => match responder.admit(&mut head, decision, &mut observation) {
                 Ok(decision) => {
+                    // The call itself may reset a key.
+                    let resets = resets_so_far();
                     // `self.inner` is the instance that was polled ready.
                     let response = self.inner.call(Request::from_parts(head, body));
-                    let passed = Some(Passed { decision, observation, responder });
+                    let passed = Some(Passed { decision, observation, responder, resets });
                     State::Calling { response, passed }
                 }
                 Err(response) => State::Refused { response: Some(response) },

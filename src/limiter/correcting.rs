@@ -43,9 +43,12 @@ struct Corrected {
 impl Correcting {
     /// Starts to correct the charges of `decision` by the cost that `response` reports. `None` if
     /// nothing changes.
+    ///
+    /// `resets`: how many resets the process had made at the time of the decision.
     pub(crate) fn by_response(
         limiter: &Limiter,
         decision: &Decision,
+        resets: u64,
         response: &Parts,
     ) -> Option<Self> {
         let rules = limiter.core.rules();
@@ -63,7 +66,6 @@ impl Correcting {
             };
             (fails && penalty.counts(Counted::Failures)).then_some(penalty)
         };
-        let resets = meter.and_then(Meter::resets);
         let of_outcome = |outcome: &Outcome<'_>| cost(outcome.charge);
         let looked = |charge: &Charge| {
             let settled = cost(charge);
@@ -106,11 +108,11 @@ impl Correcting {
     /// Starts to correct the charges of `decision` by what each has really cost; `None` for a charge
     /// that stays. `None` if nothing changes.
     ///
-    /// `resets`: how many resets the process had made at the time of the decision; `None` if that is not known.
+    /// `resets`: how many resets the process had made at the time of the decision.
     pub(super) fn start(
         limiter: &Limiter,
         decision: &Decision,
-        resets: Option<u64>,
+        resets: u64,
         cost: impl Fn(&Outcome<'_>) -> Option<u64>,
     ) -> Option<Self> {
         Self::start_with_failures(limiter, decision, resets, cost, |_, _| None, |_| None)
@@ -121,7 +123,7 @@ impl Correcting {
     fn start_with_failures(
         limiter: &Limiter,
         decision: &Decision,
-        resets: Option<u64>,
+        resets: u64,
         cost: impl Fn(&Outcome<'_>) -> Option<u64>,
         failure: impl Fn(&Charge, Option<u64>) -> Option<&'static Penalty>,
         looked: impl Fn(&Charge) -> Option<&'static Penalty>,
@@ -136,7 +138,10 @@ impl Correcting {
             (SmallVec::<[Correction; 4]>::new(), SmallVec::new());
         for (index, outcome) in charged {
             let mut add = |change, cost| {
-                corrections.push(Correction { resets, ..record.correction(&outcome, change) });
+                corrections.push(Correction {
+                    resets: Some(resets),
+                    ..record.correction(&outcome, change)
+                });
                 corrected.push(Corrected { index, cost });
             };
             let cost = cost(&outcome);
@@ -240,10 +245,9 @@ pub(super) async fn correct(core: &Core, mut evaluation: Evaluation, change: Cha
 
 /// Gives back all units that `decision` has charged, as what they were charged for is not done. Units in
 /// flight come back by their [`Permit`](super::Permit).
-pub(crate) fn undo(limiter: &Limiter, decision: &Decision, resets: Option<u64>) {
+pub(crate) fn undo(limiter: &Limiter, decision: &Decision, resets: u64) {
     let meter = decision.record.meter.as_ref();
     meter.into_iter().for_each(Meter::set_undone);
-    let resets = resets.or_else(|| meter.and_then(Meter::resets));
     if let Some(correcting) = Correcting::start(limiter, decision, resets, |_| Some(0)) {
         correcting.detach(decision);
     }

@@ -276,11 +276,6 @@ impl Meter {
         self.metered.as_ref().is_some_and(|metered| metered.asks_for_tunnel.load(Relaxed))
     }
 
-    /// How many resets the process had made when the request was admitted.
-    pub(super) fn resets(&self) -> Option<u64> {
-        self.metered.as_ref()?.counts.first()?.charged.resets
-    }
-
     /// Notes that there is a response.
     pub(super) fn set_answered(&self) {
         self.metered.iter().for_each(|metered| metered.is_answered.store(true, Release));

@@ -136,7 +136,7 @@ impl Reservation {
         decision.record.permit = None;
         let correcting = match mistake {
             Some(_) => None,
-            None => Correcting::start(&self.limiter, &decision, Some(self.resets), |outcome| {
+            None => Correcting::start(&self.limiter, &decision, self.resets, |outcome| {
                 self.listed(outcome).and_then(&used)
             }),
         };
@@ -147,7 +147,7 @@ impl Reservation {
 impl Drop for Reservation {
     fn drop(&mut self) {
         if !self.keeps {
-            undo(&self.limiter, &self.decision, Some(self.resets));
+            undo(&self.limiter, &self.decision, self.resets);
         }
     }
 }
