@@ -76,10 +76,10 @@ const DEFAULT_FORGET_AFTER: Duration = Duration::from_secs(86_400);
 ///
 /// These lift a block: [`Limiter::reset`](crate::Limiter::reset), which leaves what is in flight;
 /// [`CallerOverrides::unblock`](crate::overrides::CallerOverrides::unblock); and an
-/// [apply](crate::Limiter::apply) of limits in which the policy has no penalty. After an apply that
-/// changes the penalty, a block ends when it would have ended, and a refusal that one penalty has stopped
-/// counting counts under no later one. An apply that changes how the policy counts ends all blocks, as it
-/// begins the counts anew.
+/// [apply](crate::Limiter::apply) of limits in which the policy has no penalty, as long as it has none.
+/// After an apply that changes the penalty, a block ends when it would have ended, and a refusal that one
+/// penalty has stopped counting counts under no later one. An apply that changes how the policy counts ends
+/// all blocks, as it begins the counts anew.
 ///
 /// While a shared store is down, its blocks are not known, and
 /// [`on_store_failure`](crate::Policy::on_store_failure) decides: write

@@ -82,15 +82,16 @@ fn body_of_used_up(rejection: &Rejection) -> Option<Bytes> {
     PREPARED
         .try_with(|all| {
             let mut all = all.borrow_mut();
-            let slot =
-                &mut all[ptr::from_ref(outcome.entry.labels).addr() / size_of::<Labels>() % KEPT];
-            let prepared = match slot {
+            let number =
+                ptr::from_ref(outcome.entry.labels).addr().checked_div(size_of::<Labels>());
+            let prepared = match all.get_mut(number? % KEPT)? {
                 Some(prepared) if prepared.is_of(&outcome) => prepared,
                 slot => slot.insert(Prepared::new(&outcome)),
             };
-            prepared.body(outcome.remaining(), seconds, id)
+            Some(prepared.body(outcome.remaining(), seconds, id))
         })
         .ok()
+        .flatten()
 }
 
 impl Prepared {
