@@ -351,12 +351,14 @@ async fn a_renderer_returns_what_axum_makes() {
 
 #[tokio::test(start_paused = true)]
 async fn a_body_that_cannot_be_sent_gives_way_to_the_default() {
+    type Made = fn() -> Vec<Frame>;
+
     let default = answer(builder(), refused()).await;
-    let rendered = async |frames: fn() -> Vec<Frame>| {
+    let rendered = async |frames: Made| {
         let render = move |_: &_, _: &Rejection| Response::new(Frames(frames().into()));
         answer(builder().on_rejection_of(render), refused()).await
     };
-    let whole: [(fn() -> Vec<Frame>, usize); 4] = [
+    let whole: [(Made, usize); 4] = [
         (Vec::new, 0),
         (|| vec![Frame::Data(vec![])], 0),
         (|| vec![Frame::Data(vec![b'x'; 1024 * 1024])], 1024 * 1024),
@@ -366,7 +368,7 @@ async fn a_body_that_cannot_be_sent_gives_way_to_the_default() {
         let (status, _, body) = rendered(frames).await;
         assert_eq!((status, body.len()), (200, length));
     }
-    let unsent: [fn() -> Vec<Frame>; 6] = [
+    let unsent: [Made; 6] = [
         || vec![Frame::Later],
         || vec![Frame::Fails],
         || vec![Frame::Data(b"a".to_vec()), Frame::Later],

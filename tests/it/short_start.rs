@@ -11,8 +11,11 @@ use http_body_util::Empty;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_quota::{Quota, RateLimitLayer, key::PeerAddr};
 
-/// The statuses of requests with these lines of headers from these peers.
-async fn send(layer: RateLimitLayer, requests: &[(Option<&str>, &[(&str, &str)])]) -> Vec<u16> {
+/// The peer of a request, and its lines of headers.
+type Sent<'a> = (Option<&'a str>, &'a [(&'a str, &'a str)]);
+
+/// The statuses of these requests.
+async fn send(layer: RateLimitLayer, requests: &[Sent<'_>]) -> Vec<u16> {
     let inner = service_fn(async |_: Request<Empty<Bytes>>| {
         Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
     });

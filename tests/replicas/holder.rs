@@ -134,10 +134,11 @@ async fn enter_and_leave(limiter: Limiter, caller: usize, lasts: Duration, ends:
                 say(Event::Left { caller, at: micros() });
                 drop(permit);
             }
-            Err(AcquireError::Refused(decision)) => match decision.reason() {
-                Some(Reason::StoreUnavailable) => say(Event::Unavailable { at: micros() }),
-                _ => {}
-            },
+            Err(AcquireError::Refused(decision)) => {
+                if decision.reason() == Some(Reason::StoreUnavailable) {
+                    say(Event::Unavailable { at: micros() });
+                }
+            }
             Err(error) => panic!("{error}"),
         }
         tokio::time::sleep(PAUSE).await;
