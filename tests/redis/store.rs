@@ -405,6 +405,8 @@ fn documented_rules() -> Vec<&'static str> {
     lines.next().expect("there is a user").split(' ').collect()
 }
 
+const KEYS: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
+
 /// Whatever this store does, and what the server has refused of it.
 async fn refused(store: RedisStoreBuilder, servers: &[Server], moment: impl AsyncFnOnce(&Limiter)) {
     let refusing = tower_quota::OnStoreFailure::Refuse;
@@ -417,7 +419,7 @@ async fn refused(store: RedisStoreBuilder, servers: &[Server], moment: impl Asyn
     let names = policies.each_ref().map(|policy| policy.name().to_owned());
     let limiter = limiter(store, policies.map(|policy| policy.on_store_failure(refusing)));
     let decide = async |name: &str| limiter.decide(&request(&[("x-key", name)])).await;
-    for key in ["a", "b", "c", "d", "e", "f"] {
+    for key in KEYS {
         for _ in 0..9 {
             assert_ne!(decide(key).await.reason(), Some(Reason::StoreUnavailable));
         }
@@ -468,14 +470,15 @@ async fn the_documented_user_may_do_all_that_is_done_in_a_cluster() {
     let urls = cluster.urls();
     let urls = urls.iter().map(|url| url.replace("//", "//quota:password@"));
     let moves = async |limiter: &Limiter| {
-        let asked = request(&[("x-key", "a")]);
-        let _ = limiter.decide(&asked).await;
         let mut keys = cluster.nodes().iter().flat_map(Server::keys);
         let key = keys.find(|key| !key.contains("{AAAAAAAAAAA}")).unwrap();
         let runtime = tokio::runtime::Handle::current();
+        // Each key was reset, which the server remembers. One of them is in the slot that moves.
         let decided = || {
-            let decision = runtime.block_on(limiter.decide(&asked));
-            assert_ne!(decision.reason(), Some(Reason::StoreUnavailable));
+            for key in KEYS {
+                let decision = runtime.block_on(limiter.decide(&request(&[("x-key", key)])));
+                assert_ne!(decision.reason(), Some(Reason::StoreUnavailable));
+            }
         };
         tokio::task::block_in_place(|| cluster.move_slot_of(&key, decided));
         assert!(cluster.nodes().iter().any(|node| node.calls("asking") > 0));
