@@ -111,11 +111,6 @@ impl<T: Clone + Send + Sync + 'static> LookUpLayer<T> {
         self.only.push(matcher);
         self
     }
-
-    fn applies_to(&self, head: &Parts) -> bool {
-        let matches = |matcher: &Matcher| matcher.problem.is_some() || matcher.matches(head);
-        self.only.is_empty() || self.only.iter().any(matches)
-    }
 }
 
 impl<T> Clone for LookUpLayer<T> {
@@ -165,7 +160,7 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let (mut head, body) = request.into_parts();
-        if !self.settings.applies_to(&head) {
+        if !Matcher::include(&self.settings.only, &head) {
             return Box::pin(self.inner.call(Request::from_parts(head, body)));
         }
         let answer = (self.settings.look_up)(&head);

@@ -210,6 +210,13 @@ impl Matcher {
         Self { kind: Kind::Key { extractor: Arc::new(extractor), known, fingerprints }, problem }
     }
 
+    /// Whether a layer that is only for these requests is for this one: without a matcher, it is for all. A
+    /// matcher that `build()` would refuse matches all requests, so that the layer leaves none out.
+    pub(crate) fn include(only: &[Self], request: &Parts) -> bool {
+        let matches = |matcher: &Self| matcher.problem.is_some() || matcher.matches(request);
+        only.is_empty() || only.iter().any(matches)
+    }
+
     /// Whether the request matches in any reading of its path.
     pub(crate) fn matches(&self, request: &Parts) -> bool {
         self.may_match(request, &SentPath::from_request(request))

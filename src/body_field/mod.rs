@@ -128,11 +128,6 @@ impl BodyFieldLayer {
         self
     }
 
-    fn applies_to(&self, head: &Parts) -> bool {
-        let matches = |matcher: &Matcher| matcher.problem.is_some() || matcher.matches(head);
-        self.only.is_empty() || self.only.iter().any(matches)
-    }
-
     /// Puts the fields into the request's extensions. Those of a `GET` request may be in its query too.
     fn insert_fields(&self, head: &mut Parts, mut read: Vec<Extracted<'static>>) {
         if head.method == Method::GET {
@@ -189,7 +184,7 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let (mut head, body) = request.into_parts();
         let mut body = PeekedBody::new(body);
-        if !self.settings.applies_to(&head) {
+        if !Matcher::include(&self.settings.only, &head) {
             return Box::pin(self.inner.call(Request::from_parts(head, body)));
         }
         let settings = Arc::clone(&self.settings);

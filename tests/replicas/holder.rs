@@ -1,7 +1,6 @@
 //! A replica whose callers take units in flight and give them back all the time. It prints when.
 
 use std::{
-    io::{self, Read},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -15,7 +14,7 @@ use tower_quota::{AcquireError, Limiter, OnStoreFailure, Policy, Reason, store::
 
 use crate::{
     quotas::SECRET,
-    replica::{LONGEST, lateness, micros},
+    replica::{LONGEST, lateness, micros, set_at_end_of_input},
 };
 
 /// How many of a key may be held at once.
@@ -88,13 +87,13 @@ pub fn run(orders: Holding) {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let ends = Arc::new(AtomicBool::new(false));
-    let told = Arc::clone(&ends);
-    let lateness = thread::spawn(move || lateness(&told));
-    runtime.unwrap().block_on(hold_until_told(orders, ends));
+    let until = Arc::clone(&ends);
+    let lateness = thread::spawn(move || lateness(&until));
+    runtime.unwrap().block_on(hold_until_input_ends(orders, ends));
     say(Event::Lateness(lateness.join().unwrap()));
 }
 
-async fn hold_until_told(orders: Holding, ends: Arc<AtomicBool>) {
+async fn hold_until_input_ends(orders: Holding, ends: Arc<AtomicBool>) {
     let store = RedisStore::builder(&orders.url).secret(SECRET).in_flight_timeout(orders.timeout);
     let store = store.response_timeout(PATIENCE).decision_timeout(2 * PATIENCE).build().unwrap();
     let policy = Policy::in_flight("held", UNITS).on_store_failure(OnStoreFailure::Refuse);
@@ -105,11 +104,7 @@ async fn hold_until_told(orders: Holding, ends: Arc<AtomicBool>) {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     println!("ready");
-    let told = Arc::clone(&ends);
-    thread::spawn(move || {
-        let _ = io::stdin().read(&mut [0]);
-        told.store(true, Relaxed);
-    });
+    set_at_end_of_input(&ends);
     let mut callers = tokio::task::JoinSet::new();
     for caller in 0..CALLERS * KEYS {
         let lasts = if is_long(caller) { orders.long } else { SHORT };

@@ -111,11 +111,20 @@ pub fn run(orders: Orders) {
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = runtime.worker_threads(2).enable_all().build().unwrap();
     let ends = Arc::new(AtomicBool::new(false));
-    let told = Arc::clone(&ends);
-    let lateness = thread::spawn(move || lateness(&told));
-    let asked = runtime.block_on(ask_until_told(orders, ends));
+    let until = Arc::clone(&ends);
+    let lateness = thread::spawn(move || lateness(&until));
+    let asked = runtime.block_on(ask_until_input_ends(orders, ends));
     let (logged, lateness) = (counted(&lines.text()), lateness.join().unwrap());
     println!("{}", serde_json::to_string(&Report { asked, logged, lateness }).unwrap());
+}
+
+/// Sets the flag when the input of this process ends.
+pub fn set_at_end_of_input(ends: &Arc<AtomicBool>) {
+    let ends = Arc::clone(ends);
+    thread::spawn(move || {
+        let _ = io::stdin().read(&mut [0]);
+        ends.store(true, Relaxed);
+    });
 }
 
 /// Measures by how much the machine is late, at the most, when a thread only sleeps.
@@ -129,7 +138,7 @@ pub fn lateness(ends: &AtomicBool) -> Duration {
     longest
 }
 
-async fn ask_until_told(orders: Orders, ends: Arc<AtomicBool>) -> Vec<Asked> {
+async fn ask_until_input_ends(orders: Orders, ends: Arc<AtomicBool>) -> Vec<Asked> {
     let mut store = Quotas::store(&orders.urls);
     if let Some(patience) = orders.patience {
         store = store.response_timeout(patience).decision_timeout(patience);
@@ -149,11 +158,7 @@ async fn ask_until_told(orders: Orders, ends: Arc<AtomicBool>) -> Vec<Asked> {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     println!("ready");
-    let told = Arc::clone(&ends);
-    thread::spawn(move || {
-        let _ = io::stdin().read(&mut [0]);
-        told.store(true, Relaxed);
-    });
+    set_at_end_of_input(&ends);
 
     // Of a cluster, keys of all its servers.
     let keys = if orders.urls.len() == 1 { 1 } else { 6 };

@@ -176,7 +176,7 @@ async fn layer(
         limits.overrides.iter_mut().for_each(|one| one.until = one.until.min(latest));
         limits.apply_overrides(&limiter).await.map_err(|error| error.to_string())?;
     }
-    // Nobody reads the responses.
+    // The replay reads only whether a request passes, so responses need no headers.
     RateLimitLayer::builder(limiter)
         .headers([])
         .retry_after(false)
@@ -235,7 +235,7 @@ fn number(extensions: &http::Extensions) -> Option<u32> {
     extensions.get().map(|LineNumber(number)| *number)
 }
 
-/// Tells the witness of each request.
+/// Shows each request to the witness.
 struct Observer<W>(Arc<Mutex<W>>);
 
 impl<W: Witness> ResponseObserver for Observer<W> {

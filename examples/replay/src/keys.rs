@@ -148,7 +148,7 @@ fn ends(text: &str) -> String {
     format!("{first}…{last}").escape_debug().to_string()
 }
 
-/// Whether any line of the log may have this key. `headers_of` tells the header that a registered key is
+/// Whether any line of the log may have this key. `headers_of` returns the header that a registered key is
 /// read from, if any.
 pub fn is_seen(key: &Key, log: &Log, header_of: &dyn Fn(&str) -> Option<String>) -> bool {
     let in_targets = |extractor: &dyn KeyExtractor| {

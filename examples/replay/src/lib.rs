@@ -67,7 +67,7 @@ pub fn subjects(settings: &Settings) -> Result<Vec<Subject>, String> {
     Ok(subjects)
 }
 
-/// Replays a log, and tells what each file of limits would have done. `files` are the names of the log.
+/// Replays a log, and reports what each file of limits would have done. `files` are the names of the log.
 ///
 /// # Errors
 /// The log has no request, or limits cannot be built.

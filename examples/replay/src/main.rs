@@ -26,7 +26,7 @@ use replay::{
     subjects,
 };
 
-/// Replays an access log through a file of limits, and tells whom they would have refused.
+/// Replays an access log through a file of limits, and reports whom they would have refused.
 ///
 /// The requests go through the limiter itself, in the order and at the times of the log. Functions of your
 /// program that the file names have stand-ins, and the answer says what a log cannot show. Clients are as in
@@ -50,7 +50,7 @@ struct Arguments {
     /// Also writes the answer as a page with a chart
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
-    /// Suggests the smallest quota that refuses nobody but so many keys; several numbers with commas between
+    /// Suggests the smallest quota that refuses at most so many keys; several numbers with commas between
     #[arg(long, value_name = "KEYS", default_value = "0,1,10", value_delimiter = ',')]
     loudest: Vec<usize>,
     /// Suggests no quotas

@@ -145,8 +145,8 @@ impl Subject {
         }
     }
 
-    /// Finds what of these limits cannot be seen in the log, and leaves it out: nobody is refused because
-    /// a log does not have what a request had.
+    /// Finds what of these limits cannot be seen in the log, and leaves it out: a request
+    /// is not refused because the log lacks what the request had.
     pub fn look_at(&mut self, log: &Log) {
         let headers = self.stand_ins.keys.clone();
         let is_seen = |key: &Key| {

@@ -1,4 +1,4 @@
-//! The smallest quota that would have refused nobody but the loudest keys: [`suggest`].
+//! The smallest quota that would have refused only the loudest keys: [`suggest`].
 //!
 //! Each try is a replay, through the same engine, of the requests that a policy has counted, under this
 //! policy alone. It ends when too many keys are refused. A key that was refused under a larger quota, or

@@ -15,10 +15,10 @@ use super::{
     time::{self, Times},
 };
 
-/// What Caddy writes in place of a credential, unless it is told to log them.
+/// What Caddy writes in place of a credential, unless its setting `log_credentials` is on.
 pub const REDACTED: &str = "REDACTED";
 
-/// `wants` tells which headers to keep, by their names in lower case.
+/// `wants` says which headers to keep, by their names in lower case.
 pub fn parse<'a>(line: &'a str, times: &mut Times, wants: &dyn Fn(&str) -> bool) -> Parsed<'a> {
     let mut parser = serde_json::Deserializer::from_str(line);
     let mut found = Found::default();

@@ -66,7 +66,7 @@ pub struct Log {
     pub facts: Facts,
 }
 
-/// What is to be told of a log.
+/// What the report says of a log.
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
     pub broken: Broken,

@@ -6,7 +6,7 @@ use super::{Collector, Log};
 
 /// The longest line that is read, in bytes. No server logs a longer request by default.
 pub const MAX_LINE: usize = 64 * 1024;
-/// How many broken lines are told by their numbers.
+/// The report has the numbers of so many broken lines.
 const SHOWN: usize = 5;
 const GZIP: [u8; 2] = [0x1f, 0x8b];
 

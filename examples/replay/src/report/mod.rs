@@ -1,4 +1,4 @@
-//! What is told of a replay: [`Report`], as data and JSON; `table` and `html` write it.
+//! The result of a replay: [`Report`], as data and JSON; `table` and `html` write it.
 
 mod chart;
 mod html;
@@ -15,7 +15,7 @@ use crate::{
     tally::{Counts, KeyTally, Minutes, PolicyTally, Tally},
 };
 
-/// How many keys of a policy are told.
+/// The report has so many keys of each policy.
 pub const KEYS: usize = 10;
 
 /// The answer of a replay. `Display` is a table for a terminal; durations in JSON are in seconds, and times
@@ -103,7 +103,7 @@ pub struct KeyPart {
     pub requests_in_it: u64,
 }
 
-/// The smallest quota that refuses nobody but the loudest.
+/// The smallest quota that refuses only the loudest keys.
 #[derive(Clone, Debug, Serialize)]
 pub struct SuggestionPart {
     pub but_the_loudest: usize,

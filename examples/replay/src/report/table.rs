@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::{LimitsPart, PolicyPart, Report, but, number, other_refusals, quota, share};
 
-/// How many of the worst minutes are told.
+/// The table has so many of the worst minutes.
 const WORST: usize = 5;
 
 impl fmt::Display for Report {
