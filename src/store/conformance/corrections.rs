@@ -10,6 +10,7 @@ pub(super) async fn all(store: &dyn Store) {
         units_are_taken_whether_they_fit_or_not
         units_are_taken_when_their_charge_was_made
         units_taken_late_share_the_step_of_their_charge
+        units_taken_late_bring_no_use_back
         units_taken_late_count_under_each_quota_by_its_own_window
     );
     for_each_algorithm!(store:
@@ -176,6 +177,25 @@ async fn units_taken_late_share_the_step_of_their_charge(subject: &Subject<'_>) 
         subject.advance(begin + MINUTE + leaves * 1_000 - subject.micros());
         used -= left;
         assert_eq!(subject.peek(charge).await.1, 100 - used, "after {leaves} ms");
+    }
+}
+
+async fn units_taken_late_bring_no_use_back(subject: &Subject<'_>) {
+    // In few steps, and in more steps than an entry of the memory store has room for.
+    for uses in [2, 9] {
+        let charge = subject.one(uses, SlidingWindow, Quota::per_minute(20));
+        let first = subject.micros();
+        for _ in 0..uses {
+            subject.charge_one(charge).await;
+            subject.advance(5 * SECOND);
+        }
+        subject.advance(first + MINUTE - subject.micros());
+        assert_eq!(subject.peek(charge).await.1, 21 - uses, "the first use has left");
+        // In the step of the first use, and still in the window.
+        let made = first + SECOND / 2;
+        let taken = subject.correct_one(charge, Some(made), Change::Take(3)).await;
+        assert_eq!(taken, (0, 18 - uses, SECOND / 2), "{uses} uses");
+        subject.advance(MINUTE);
     }
 }
 

@@ -179,9 +179,11 @@ impl Plan {
             Counted::Fixed(..) => {}
             Counted::Sliding(steps) => {
                 let (at, now) = (made.monotonic_nanos(), now.monotonic_nanos());
-                if at.min(now) + window(&quota) > now {
-                    // As if all uses were made anew, in the order of time.
+                let counts = |at: u64| at.min(now) + window(&quota) > now;
+                if counts(at) {
+                    // As if all uses that still count were made anew, in the order of time.
                     let mut uses = std::mem::take(steps);
+                    uses.retain(|(last, _)| counts(*last));
                     uses.push((at.min(now), units));
                     uses.sort_by_key(|(at, _)| *at);
                     uses.into_iter().for_each(|(at, units)| add_use(steps, &quota, at, units));
