@@ -77,6 +77,11 @@ impl Reset {
     pub(crate) fn at(&self) -> u64 {
         self.at
     }
+
+    /// The later one of two.
+    pub(crate) fn later(self, other: Self) -> Self {
+        Self { at: self.at.max(other.at), number: self.number.max(other.number) }
+    }
 }
 
 impl Correction {

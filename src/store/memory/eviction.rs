@@ -38,7 +38,7 @@ pub(super) fn make_room(locked: &mut LockedShard<'_>, charge: &Charge) {
 /// Removes keys that have expired until there is room. If there are none, evicts a key that has
 /// nearly all of its quota left, so that little is given back. That key is not one of another
 /// policy within its share: to give such a key its units back again and again would give back all
-/// of them. Nor is it one that is or was blocked: its penalty would go with it.
+/// of them. Nor is it one that is or was blocked, or was reset: its penalty or reset would go with it.
 fn evict_cheap(locked: &mut LockedShard<'_>, charge: &Charge) {
     let share = locked.meta.shares.share(charge.policy);
     let mut nearly_full = None;
@@ -55,7 +55,7 @@ fn evict_cheap(locked: &mut LockedShard<'_>, charge: &Charge) {
                 let may_go =
                     other == charge.policy || !locked.meta.shares.is_within(share, other, 0);
                 let may_go = may_go && has_eighths_left(&states, 7, locked.now);
-                (may_go && !locked.is_penalized_at(index)).then_some(index)
+                (may_go && !locked.goes_last_at(index)).then_some(index)
             });
         }
     }
@@ -65,8 +65,9 @@ fn evict_cheap(locked: &mut LockedShard<'_>, charge: &Charge) {
 }
 
 /// If a policy uses less than its share of the room, evicts keys of policies that use more until
-/// there is room: first keys that have half of their quota left, then any without a block, and then
-/// blocked ones. What these had used is remembered, so that no flood gives a spent key its quota back.
+/// there is room: first keys that have half of their quota left, then any without a block or a reset, and
+/// then those. What they had used and their resets are remembered, so that no flood gives a spent key its
+/// quota back.
 #[cold]
 #[inline(never)]
 #[expect(clippy::arithmetic_side_effects, reason = "a shard has room for fewer than 2^40 bytes")]
@@ -76,17 +77,16 @@ fn evict_for_share(locked: &mut LockedShard<'_>, charge: &Charge) {
     if !locked.meta.shares.is_within(share, charge.policy, needed) {
         return;
     }
-    for (least_left, may_be_penalized) in [(4, false), (0, false), (0, true)] {
+    for (least_left, may_be_last) in [(4, false), (0, false), (0, true)] {
         for _ in 0..SWEEP_FOR_SHARE.min(locked.capacity()) {
             let index = locked.next_index();
             let Some((other, states)) = locked.states_at(index) else { continue };
             if !locked.meta.shares.is_within(share, other, 0)
                 && has_eighths_left(&states, least_left, locked.now)
-                && (may_be_penalized || !locked.is_penalized_at(index))
+                && (may_be_last || !locked.goes_last_at(index))
             {
-                let (states, now) = (states.into_owned(), locked.now);
-                locked.meta.remember_evicted(other, states, now);
-                locked.remove_at(index);
+                let key = locked.remove_at(index);
+                locked.meta.remember_evicted(other, key, locked.now);
                 if !locked.is_full_for(charge) {
                     return;
                 }

@@ -274,3 +274,34 @@ fn a_full_store_drops_no_key_that_holds_units_and_gives_no_unit_without_room() {
     }
     assert!(admits(&store, stream(100), at(400)), "all have ended");
 }
+
+/// A key is reset, and makes its whole quota of uses after that. Then an earlier charge is given back.
+#[test]
+fn a_reset_is_remembered_whatever_room_others_need() {
+    for algorithm in ALGORITHMS {
+        // A policy evicts keys of its own, or those of another one that has more than its share.
+        for other in [email as fn(u64, Algorithm) -> Charge, request] {
+            let store = MemoryStore::with_max_keys(100);
+            let correct = |change, charge, charged_at| {
+                let correction = Correction { charged_at, ..Correction::new(charge, change) };
+                usages(store.correct(&[correction], at(2)))[0].remaining()
+            };
+            let all_units = |number| Charge { cost: 5, ..email(number, algorithm) };
+            (0..100).for_each(|number| assert!(admits(&store, all_units(number), at(0))));
+            (0..100).for_each(|number| _ = correct(Change::Reset, all_units(number), None));
+            let mut came = 0;
+            (1_000..1_400).for_each(|number| {
+                came += u64::from(admits(&store, other(number, algorithm), at(3)))
+            });
+            assert!(came > 0, "{algorithm:?}");
+            for number in 0..100 {
+                (0..5).for_each(|_| _ = admits(&store, email(number, algorithm), at(4)));
+                correct(Change::GiveBack(5), all_units(number), Some(at(0)));
+                assert!(
+                    !admits(&store, email(number, algorithm), at(4)),
+                    "{algorithm:?}, {number}"
+                );
+            }
+        }
+    }
+}

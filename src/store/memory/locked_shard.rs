@@ -95,7 +95,7 @@ impl<'a> LockedShard<'a> {
             let found = table.find(&self.writer, &Address::of(charge));
             let reset = found.and_then(|(_, entry)| self.meta.spilled_of(&entry)?.reset.as_ref());
             reset.is_some_and(|reset| correction.is_before(&reset.0))
-        })
+        }) || self.meta.is_evicted_reset_since(correction)
     }
 
     /// Changes the state of a charge's key, which has this entry.
@@ -211,21 +211,22 @@ impl<'a> LockedShard<'a> {
         })
     }
 
-    /// Whether the key in a slot is blocked, or was so lately.
-    pub(super) fn is_penalized_at(&self, index: usize) -> bool {
+    /// Whether the key in a slot [goes last](KeyState::goes_last).
+    pub(super) fn goes_last_at(&self, index: usize) -> bool {
         with_table!(at index, self.shard, (table, index) => {
             let entry = table.get(&self.writer, index);
-            self.meta.spilled_of(&entry).is_some_and(|spilled| spilled.is_penalized(self.now))
+            self.meta.spilled_of(&entry).is_some_and(|spilled| spilled.goes_last(self.now))
         })
     }
 
     /// Removes the key in a slot, which has one. The slot is swept next again, as another key may
     /// have moved there.
-    pub(super) fn remove_at(&mut self, index: usize) {
+    pub(super) fn remove_at(&mut self, index: usize) -> KeyState {
         self.meta.cursor = index;
         with_table!(at index, self.shard, (table, index) => {
-            self.meta.remove(&table.get(&self.writer, index), &self.shard.all.quotas);
+            let entry = table.get(&self.writer, index);
             table.remove(&self.writer, index);
-        });
+            self.meta.remove(&entry, &self.shard.all.quotas)
+        })
     }
 }

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     algorithm::{Algorithm, PenaltyState, State, StatesByQuota},
     clock::Now,
-    store::{Charge, Reset, Usage},
+    store::{Charge, Correction, Reset, Usage},
 };
 
 /// What is kept of a key.
@@ -38,10 +38,12 @@ impl KeyState {
         penalty.map_or(0, |penalty| penalty.blocked_for(now))
     }
 
-    /// Whether a block runs, or is remembered: then the key goes last from a full store.
-    pub(super) fn is_penalized(&self, now: Now) -> bool {
-        let penalty = self.penalty.as_ref();
-        penalty.is_some_and(|penalty| penalty.was_blocked() && penalty.expires_in(now) > 0)
+    /// Whether its key goes last from a full store: a block runs, or is remembered, or a reset still
+    /// matters.
+    pub(super) fn goes_last(&self, now: Now) -> bool {
+        let was_blocked =
+            |penalty: &PenaltyState| penalty.was_blocked() && penalty.expires_in(now) > 0;
+        self.penalty.as_deref().is_some_and(was_blocked) || self.reset_expires_in(now) > 0
     }
 
     /// Whether it is as that of a new key.
@@ -118,6 +120,8 @@ pub(super) struct ShardMeta {
     /// key. New keys of the policy begin with it, so that an evicted key that comes back gains
     /// nothing.
     evicted: HashMap<u64, StatesByQuota>,
+    /// By policy, the last reset of a key that was evicted.
+    evicted_resets: HashMap<u64, Reset>,
 }
 
 /// How much room the keys of a shard may use: a number of keys, or of bytes.
@@ -160,6 +164,7 @@ impl ShardMeta {
             spilled: Slab::new(),
             shared: HashMap::new(),
             evicted: HashMap::new(),
+            evicted_resets: HashMap::new(),
         }
     }
 
@@ -230,9 +235,14 @@ impl ShardMeta {
         Some(self.spilled.get(index).expect("a spilled state lives as long as its entry"))
     }
 
-    /// Remembers what a key has used that will be evicted. A key of units in flight has used none: only
-    /// such keys are evicted, and a new one without room must not begin as if it had some.
-    pub(super) fn remember_evicted(&mut self, policy: u64, states: StatesByQuota, now: Now) {
+    /// Remembers what a key has used that will be evicted, and its reset. A key of units in flight has
+    /// used none: only such keys are evicted, and a new one without room must not begin as if it had some.
+    pub(super) fn remember_evicted(&mut self, policy: u64, key: KeyState, now: Now) {
+        let KeyState { states, reset, .. } = key;
+        if let Some(reset) = reset {
+            let last = self.evicted_resets.entry(policy).or_insert(reset.0);
+            *last = last.later(reset.0);
+        }
         if states.iter().any(|(_, state)| state.algorithm() == Algorithm::InFlight) {
             return;
         }
@@ -241,6 +251,13 @@ impl ShardMeta {
         }
         let evicted = self.evicted.entry(policy);
         evicted.and_modify(|evicted| raise(evicted, &states, now)).or_insert(states);
+    }
+
+    /// Whether a key of the policy was evicted whose reset was after the charge of a correction. The
+    /// correction may be of that key, which came back.
+    pub(super) fn is_evicted_reset_since(&self, correction: &Correction) -> bool {
+        let reset = self.evicted_resets.get(&correction.charge.policy);
+        reset.is_some_and(|reset| correction.is_before(reset))
     }
 
     /// What new keys of a policy begin with; `None` for a whole quota.

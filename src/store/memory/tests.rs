@@ -238,7 +238,7 @@ fn a_request_with_two_new_keys_does_not_count_on_the_same_room_twice() {
     let store = MemoryStore::with_max_keys(2);
     assert!((0..3).all(|number| admits(&store, one(number), at(0))), "the third is in the shared");
     assert!(!admits(&store, one(3), at(0)), "which is spent");
-    let correction = Correction::new(one(0), Change::Reset);
+    let correction = Correction::new(one(0), Change::GiveBack(1));
     let _ = usages(store.correct(&[correction], at(0)));
     // There is room for one: the other finds the shared quota spent, and the first is not charged.
     let other = Charge { policy: 2 << 40, ..one(4) };
