@@ -21,6 +21,7 @@ mod concurrency;
 mod configured;
 mod configured_server;
 mod connection;
+mod corrections_over_time;
 mod decisions;
 mod describe;
 mod examples;

@@ -1,0 +1,157 @@
+//! Corrections and resets while units come back, beside a model that keeps every use for ever.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use proptest::prelude::*;
+use tokio::time::{Instant, advance};
+use tower_quota::{Algorithm, Clock, Limiter, Quota, Reservation};
+
+use crate::by_key::policy;
+
+const UNITS: u64 = 20;
+const WINDOW: Duration = Duration::from_secs(60);
+
+#[derive(Clone, Debug)]
+enum Step {
+    Check(u64),
+    Reserve(u64),
+    /// Ends the reservation at an index, of which so many units were used.
+    Commit(usize, u64),
+    Drop(usize),
+    Reset,
+    Advance(Duration),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let time = prop_oneof![
+        3 => Just(Duration::ZERO),
+        8 => (0..20_000_u64).prop_map(Duration::from_millis),
+        1 => (0..90_u64).prop_map(Duration::from_secs),
+    ];
+    let step = prop_oneof![
+        4 => (1..8_u64).prop_map(Step::Check),
+        4 => (1..12_u64).prop_map(Step::Reserve),
+        2 => (0..9_usize, 0..15_u64).prop_map(|(index, units)| Step::Commit(index, units)),
+        2 => (0..9_usize).prop_map(Step::Drop),
+        1 => Just(Step::Reset),
+        6 => time.prop_map(Step::Advance),
+    ];
+    prop::collection::vec(step, 1..60)
+}
+
+/// Units that were used, when they were charged, and whether a reset came after that.
+#[derive(Clone, Copy, Debug)]
+struct Use {
+    at: Duration,
+    units: u64,
+    was_reset: bool,
+}
+
+#[derive(Default)]
+struct Model(Vec<Use>);
+
+impl Model {
+    fn add(&mut self, at: Duration, units: u64) -> usize {
+        self.0.push(Use { at, units, was_reset: false });
+        self.0.len() - 1
+    }
+
+    /// The most that may be left at a time, in thousandths.
+    fn most_left(&self, algorithm: Algorithm, now: Duration) -> u64 {
+        let uses = self.0.iter().filter(|used| !used.was_reset);
+        let counted = |from: Duration| uses.clone().filter(move |used| used.at >= from);
+        let used = match algorithm {
+            Algorithm::TokenBucket => {
+                let (mut missing, mut since) = (0_u128, Duration::ZERO);
+                let refill = |time: Duration| time.as_nanos() * u128::from(UNITS);
+                let mut uses: Vec<&Use> = uses.collect();
+                uses.sort_by_key(|used| used.at);
+                for used in uses {
+                    missing = missing.saturating_sub(refill(used.at - since));
+                    missing += u128::from(used.units) * WINDOW.as_nanos();
+                    since = used.at;
+                }
+                let missing = missing.saturating_sub(refill(now - since));
+                missing.div_ceil(WINDOW.as_nanos()) as u64
+            }
+            Algorithm::FixedWindow => {
+                let start = Duration::from_secs(now.as_secs() / 60 * 60);
+                counted(start).map(|used| used.units).sum()
+            }
+            _ => {
+                let in_window = |used: &&Use| used.at + WINDOW > now;
+                uses.filter(in_window).map(|used| used.units).sum()
+            }
+        };
+        UNITS.saturating_sub(used)
+    }
+}
+
+async fn run(algorithm: Algorithm, steps: Vec<Step>) -> Result<(), TestCaseError> {
+    let begin = Instant::now();
+    let policy = policy("p", algorithm, Quota::per_window(UNITS, WINDOW));
+    let clock = Clock::tokio(UNIX_EPOCH + Duration::from_secs(86_400));
+    let limiter = Limiter::builder().clock(clock).policy(policy).build().unwrap();
+    let mut model = Model::default();
+    let mut under_way: Vec<(usize, Reservation)> = Vec::new();
+    for step in steps {
+        let now = begin.elapsed();
+        match step {
+            Step::Check(cost) => {
+                if limiter.check("p", "a").cost(cost).at_once().unwrap().is_allowed() {
+                    model.add(now, cost);
+                }
+            }
+            Step::Reserve(cost) => {
+                if let Ok(reservation) = limiter.reserve(["p"], "a").cost("p", cost).await {
+                    under_way.push((model.add(now, cost), reservation));
+                }
+            }
+            Step::Commit(index, units) if index < under_way.len() => {
+                let (index, reservation) = under_way.swap_remove(index);
+                drop(reservation.commit([("p", units)]).await.unwrap());
+                let Use { at, units: before, was_reset } = model.0[index];
+                // A bucket owes more units from now on, and after a reset nothing is given back.
+                if !was_reset {
+                    model.0[index].units = before.min(units);
+                }
+                let at = if algorithm == Algorithm::TokenBucket { now } else { at };
+                model.add(at, units.saturating_sub(before));
+            }
+            Step::Drop(index) if index < under_way.len() => {
+                let (index, reservation) = under_way.swap_remove(index);
+                drop(reservation);
+                let used = &mut model.0[index];
+                used.units = if used.was_reset { used.units } else { 0 };
+            }
+            Step::Commit(..) | Step::Drop(_) => {}
+            Step::Reset => {
+                drop(limiter.reset("p", "a").at_once());
+                model.0.iter_mut().for_each(|used| used.was_reset = true);
+            }
+            Step::Advance(time) => advance(time).await,
+        }
+        let left = limiter.peek("p", "a").await.unwrap().remaining();
+        let most = model.most_left(algorithm, begin.elapsed());
+        prop_assert!(left <= most, "{algorithm:?}: {left} are left, at most {most} may be");
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    /// Whatever is committed, given back and reset, no more is left than if every use had been charged
+    /// as it ended.
+    #[test]
+    fn no_correction_frees_more_than_its_use_took(steps in steps()) {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .unwrap();
+        for algorithm in [Algorithm::TokenBucket, Algorithm::FixedWindow, Algorithm::SlidingWindow] {
+            runtime.block_on(run(algorithm, steps.clone()))?;
+        }
+    }
+}
