@@ -153,7 +153,7 @@
 //! |---|---|---|---|
 //! | `tower_quota_decisions_total` | counter | `policy`, `category`, `verdict` | what each policy decided about requests |
 //! | `tower_quota_held_duration_seconds` | histogram | `category` | how long held requests waited, whether or not they passed then |
-//! | `tower_quota_store_duration_seconds` | histogram | `operation` | how long a store took to `charge`, to `correct`, or to tell or change `overrides`, and how long an `override_source` took; the memory store answers at once and is not measured |
+//! | `tower_quota_store_duration_seconds` | histogram | `operation` | how long a store took to `charge`, to `correct`, or to read or change `overrides`, and how long an `override_source` took; the memory store answers at once and is not measured |
 //! | `tower_quota_store_errors_total` | counter | `operation` | how often a store did not answer, so that policies decided without it, or by the `overrides` that were known |
 //! | `tower_quota_deny_cache_hits_total` | counter | | requests refused by a remembered refusal, without a command to Redis |
 //! | `tower_quota_overflowed_total` | counter | `policy` | charges for which the memory store had no room, so that new keys share a quota |
@@ -218,32 +218,17 @@
 //! `.store(RedisStore::builder(url).secret(secret).build()?)`. The secret turns keys into
 //! fingerprints, and is the same for all replicas.
 //!
-//! No more than the quota is admitted, by the server's clock, as long as the server forgets
-//! nothing:
-//!
-//! | the server | admits |
-//! |---|---|
-//! | is killed, without an append-only file | up to one more quota for each kill |
-//! | fails over to a replica | once more what was not replicated |
-//! | is full, and evicts counts | up to one more quota for each evicted count |
-//!
-//! A replica states the units [in flight](Policy::in_flight) that it holds again and again. So the server
-//! counts units that it had lost again after a fifth of `RedisStoreBuilder::in_flight_timeout`, which is 10
-//! seconds by default:
-//!
-//! | a fault | units in flight |
-//! |---|---|
-//! | a replica is killed | its units are free after that time-out |
-//! | a replica is paused or cut off for longer | its units are free though its requests go on, so other replicas may hold as many more |
-//! | the server is killed, or fails over | until the next statement, replicas may hold as many more as were lost |
-//! | a unit cannot be given back | it is free with the next statement, a fifth of the time-out after the server answers again |
+//! No more than the quota is admitted, by the server's clock, as long as the server forgets nothing. It
+//! forgets if it is killed without an append-only file, if it fails over to a replica that lacks the last
+//! charges, or if it is full and evicts counts. The guide has a table of [faults](guide::replicas#what-happens-on-a-fault):
+//! what callers see, what is admitted, and how soon it heals.
 //!
 //! A decision waits for the server for 50 ms at most, by default. If a server does not answer in
 //! time, it is probed once in the background, and not used if it does not answer the probe either.
 //! [`Policy::on_store_failure`] says what is decided then. Many requests at once are no fault of
 //! the server: those that cannot be sent yet wait in a queue of this process, for a second at most.
-//! The README lists what callers see of each fault, the docs of `store::RedisStore` have the rest, and
-//! the guide says what a [release](guide::replicas) changes.
+//! The docs of `store::RedisStore` have the rest, and the guide says what a
+//! [release](guide::replicas#a-release) changes.
 //!
 //! # What it does not do
 //!

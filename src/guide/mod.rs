@@ -2,6 +2,7 @@
 //!
 //! | chapter | its questions |
 //! |---|---|
+//! | [`features`] | what is there? |
 //! | [`algorithms`] | which algorithm? what does each let pass? |
 //! | [`placement`] | in which order do CORS, authentication, time-outs and the layer go? what is counted? |
 //! | [`proxies`] | which address does a request come from, behind nginx, HAProxy, Caddy, Cloudflare, an ALB or an ingress? |
@@ -17,6 +18,9 @@
 //! The docs of each type have the details. Each block of code in the guide is a doc test.
 
 // A chapter is in the docs with any features. Its examples need the features that are named here.
+
+#[doc = include_str!("features.md")]
+pub mod features {}
 
 #[doc = include_str!("algorithms.md")]
 #[doc = ""]

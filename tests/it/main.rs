@@ -66,6 +66,7 @@ mod placement;
 mod privacy;
 mod rate_limits;
 mod readiness;
+mod readme;
 mod releases;
 mod reload;
 mod request_log;
