@@ -31,7 +31,7 @@ pub struct BuildProblem {
     setting: Setting,
 }
 
-/// The policy or the category of this name, as problems tell it.
+/// The policy or the category of this name, as problems show it.
 pub(crate) fn named(kind: &str, name: &str) -> String {
     match name {
         "" => format!("a {kind} without a name"),

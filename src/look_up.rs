@@ -25,7 +25,7 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(1);
 /// | the look-up | the key of [`key::looked_up`] | the extension `T` |
 /// |---|---|---|
 /// | finds the caller: `Ok(Some(caller))` | is found | the caller, for handlers too |
-/// | finds nobody: `Ok(None)` | is missing | none |
+/// | finds no caller: `Ok(None)` | is missing | none |
 /// | fails, or takes longer than [`timeout`](Self::timeout) | is unreadable: the request is refused with 503 | none |
 /// | is not made, as there is no layer or [`only`](Self::only) does not match | the same, and the warning [`not_looked_up`](crate::warning#not_looked_up) is given once | none |
 ///

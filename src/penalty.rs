@@ -57,9 +57,8 @@ const DEFAULT_FORGET_AFTER: Duration = Duration::from_secs(86_400);
 ///   and an explanation never count.
 /// - A request that is [held](crate::Policy::hold) counts only if it is refused in the end. A held request
 ///   whose key is blocked meanwhile is refused when its turn comes.
-/// - With [`failures_within`](Self::failures_within): instead of refusals, each response that costs
-///   something after [`settle`](crate::Policy::settle) was asked, or when it
-///   [has ended](crate::Policy::settle_at_end).
+/// - With [`failures_within`](Self::failures_within): instead of refusals, each response whose cost is not 0,
+///   by [`settle`](crate::Policy::settle) or [at its end](crate::Policy::settle_at_end).
 /// - Under an [unlimited](crate::Quota::unlimited) quota, nothing is refused for its units, so no refusal
 ///   counts. Failures count as under any other quota.
 /// - What comes during a block neither counts nor makes the block longer, so a retry at `Retry-After`

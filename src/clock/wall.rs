@@ -7,8 +7,8 @@ use std::sync::atomic::{
 
 use super::reference::Reference;
 
-/// How long a measurement holds, in nanoseconds. It is slightly less than a second, as the offset is
-/// not looked at all the time, but only when the counter is set forward.
+/// How long a measurement holds, in nanoseconds. It is slightly less than a second, because
+/// the offset is checked only when the counter is set forward.
 const INTERVAL: u64 = 990_000_000;
 
 /// All times are nanoseconds.

@@ -10,8 +10,8 @@ pub(super) const MAX_LISTED: usize = 100;
 /// How many characters of a name or a value a problem shows.
 const MAX_SHOWN: usize = 200;
 
-/// Limits that cannot be used: all problems that were found, at least one. Of more than 100, the last
-/// one says how many are not told.
+/// Limits that cannot be used: all problems that were found, at least one. After 100, the last one
+/// says how many more there are.
 ///
 /// As text, each problem is a line: ``limits.toml:12:9: policy `read`: …``. `Debug` is the same text, as
 /// that is what a `main` prints that returns the error.

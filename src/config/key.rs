@@ -91,10 +91,10 @@ pub struct PathParam {
 #[serde(deny_unknown_fields, default)]
 #[non_exhaustive]
 pub struct ClientIp {
-    /// The proxies whose header is believed, by address or network; `unix:` is a peer on a Unix socket.
+    /// The proxies whose header is read, by address or network; `unix:` is a peer on a Unix socket.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trust_proxies: Option<Vec<String>>,
-    /// The number of proxies whose header is believed.
+    /// The number of proxies whose header is read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trust_hops: Option<usize>,
     /// The header that proxies write: `forwarded`, or one that holds a single address. Default:

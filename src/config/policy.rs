@@ -69,7 +69,7 @@ pub struct Policy {
     #[serde(default, skip_serializing_if = "Option::is_none", with = "text::optional_duration")]
     #[schemars(with = "Option<Time>")]
     pub hold: Option<Duration>,
-    /// What a refusal tells as `Retry-After` for units in flight. Default: nothing.
+    /// The `Retry-After` of a refusal for units in flight. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "text::optional_duration")]
     #[schemars(with = "Option<Time>")]
     pub retry_after: Option<Duration>,

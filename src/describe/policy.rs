@@ -76,7 +76,7 @@ pub struct PolicyDescription {
 pub struct PenaltyDescription {
     /// How many refusals or failures begin a block.
     pub after: u32,
-    /// Whether failures count, as [responses](Policy::settle) tell them; else refusals.
+    /// Whether failures count, which [responses](Policy::settle) show; otherwise, refusals count.
     pub of_failures: bool,
     /// Within which time they count together.
     #[serde(rename = "within_seconds", serialize_with = "seconds")]

@@ -13,7 +13,7 @@ use crate::{
 /// A key of the caller that a [`LookUpLayer`](crate::LookUpLayer) of the same type has looked up, as
 /// [`extension`](super::extension) has one of an extension.
 ///
-/// The key is missing only if the look-up has found nobody. If it has failed, or was not made, the key
+/// The key is missing only if the look-up has found no caller. If it has failed, or was not made, the key
 /// is unreadable: the request is refused with 503 Service Unavailable, unless the policy counts it [as
 /// missing](crate::Policy::unreadable_as_missing).
 ///

@@ -82,10 +82,10 @@ impl RateLimitLayer {
     /// A layer that gives each client address this quota, by a token bucket. It is short for the policy
     /// `per ip` by [`ClientIp::new`](crate::key::ClientIp::new) in a limiter of its own.
     ///
-    /// The address is that of the peer, and a header with an address is not believed:
+    /// The address is that of the peer. No header is read:
     ///
-    /// - Behind a proxy, all clients have the proxy's address and share one quota, which the warning
-    ///   [`forwarded_unread`](crate::warning#forwarded_unread) tells. Write the policy yourself then, with
+    /// - Behind a proxy, all clients have the proxy's address and share one quota. The warning
+    ///   [`forwarded_unread`](crate::warning#forwarded_unread) says so. Write the policy yourself then, with
     ///   [`trust_proxies`](crate::key::ClientIp::trust_proxies).
     /// - A request whose peer is not known is refused with 400, and the warning
     ///   [`no_peer_address`](crate::warning#no_peer_address) is given. In axum, serve the router with

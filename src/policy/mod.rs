@@ -590,7 +590,7 @@ impl Policy {
     ///   [`Meter::left`](crate::Meter::left) is 0.
     /// - Headers with room for one policy show the one that is drawn on;
     ///   [`ratelimit_lists`](crate::HeaderStyle::ratelimit_lists) has all.
-    ///   [`Outcome::is_drawn_on`](crate::Outcome::is_drawn_on) tells which it is.
+    ///   [`Outcome::is_drawn_on`](crate::Outcome::is_drawn_on) says which it is.
     /// - The [hold](Self::hold) of this policy holds for all: a request is held until the first of the
     ///   quotas has room.
     /// - A request that counts in several [categories](crate::Category) (routers may read its path in

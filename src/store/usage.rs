@@ -45,7 +45,7 @@ impl Usage {
         Self { wait: wait.max(block), remaining: BLOCKED | block, reset: reset.max(block) }
     }
 
-    /// The store does not know what is left: for example, it has not looked, because another charge
+    /// The store does not know what is left: for example, it has not read it, because another charge
     /// of the request does not fit. Such an answer appears in no header and no
     /// [`Decision`](crate::Decision).
     #[must_use]

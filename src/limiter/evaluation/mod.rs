@@ -133,8 +133,8 @@ impl Evaluation {
         self.record.push_waterfall(&members);
     }
 
-    /// Whether a quota of a policy is not counted, nor looked at for a block. An override may replace it
-    /// as long as it is awaited.
+    /// Whether the store gets no charge for this quota: it is unlimited, no penalty can block the key, and no
+    /// override that may replace it is awaited.
     #[inline]
     pub(super) fn leaves_out(&self, rule: &Rule, quota: Quota) -> bool {
         quota.is_unlimited() && self.awaited.is_none() && !rule.charge.has_penalty

@@ -1,4 +1,4 @@
-//! Why a request would pass or be refused: what [`Limiter::explain`](crate::Limiter::explain) tells.
+//! Why a request would pass or be refused: what [`Limiter::explain`](crate::Limiter::explain) returns.
 //!
 //! An explanation takes the same steps as a decision, and keeps what it sees on the way. It charges
 //! nothing, and counts in no metric, log or [warning](crate::warning).

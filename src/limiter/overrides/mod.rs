@@ -1,8 +1,8 @@
 //! Blocks and quotas for single callers.
 //!
 //! An operator sets them for a time with [`Overrides`], from
-//! [`Limiter::overrides`](crate::Limiter::overrides). A database, or another service, tells them as an
-//! [`OverrideSource`], which a limiter asks through a [`CachedSource`].
+//! [`Limiter::overrides`](crate::Limiter::overrides). They may also come from a database or another
+//! service: an [`OverrideSource`], which a limiter asks through a [`CachedSource`].
 
 // `ActiveOverrides` knows what holds now. It keeps that in the `OverrideTable`, and reads the changes of
 // a store that shares overrides. `OverrideChange` makes one change.

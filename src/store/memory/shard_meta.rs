@@ -274,7 +274,7 @@ impl ShardMeta {
     }
 
     /// Whether an entry's state answers as a new one does. The expiry that a spilled entry has is
-    /// right only as long as no clock steps, so the state is looked at as well.
+    /// right only as long as no clock steps, so the state is checked as well.
     pub(super) fn is_expired<const N: usize>(
         &self,
         entry: &Entry<N>,

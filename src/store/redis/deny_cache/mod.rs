@@ -258,8 +258,8 @@ impl Segment {
         self.denied.insert(slot, denied);
     }
 
-    /// Whether there is room for another key. Keys whose refusals are over make room; they are looked
-    /// for only when there is one.
+    /// Whether there is room for another key. Refusals that are over are removed, but the search for
+    /// them begins only when there is one.
     fn has_room(&mut self, now: u64, max_keys: usize) -> bool {
         if self.denied.len() >= max_keys && now >= self.full_until {
             self.denied.retain(|_, denied| denied.ends() > now);

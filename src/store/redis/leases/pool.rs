@@ -27,7 +27,7 @@ pub(super) struct Pool {
     remaining: u64,
     resets_at: u64,
     pub(super) batch: Option<BatchInFlight>,
-    /// Whether the pool is looked at when its lease expires.
+    /// Whether the pool will be checked when its lease expires.
     pub(super) is_scheduled: bool,
 }
 

@@ -248,7 +248,7 @@ impl LeaseTable {
         self.segment(charge.id()).remove(&charge.id());
     }
 
-    /// Has a pool looked at when its units expire, or removes it if it is needed no more.
+    /// Schedules a check of a pool for when its units expire, or removes a pool that is no longer needed.
     fn schedule_or_remove(&self, slot: u128, mut known: OccupiedEntry<'_, u128, Pool>) {
         let pool = known.get_mut();
         if pool.available > 0 && !pool.is_scheduled {

@@ -1,4 +1,4 @@
-//! Quotas by the calendar, whose windows the script is told.
+//! Quotas by the calendar: each call gives the script their windows.
 
 use std::sync::atomic::Ordering::Relaxed;
 
