@@ -46,7 +46,7 @@ pub enum Step {
     Replay { file: String, requests: u64 },
     /// So many more requests were sent.
     Sent(u64),
-    /// A quota is looked for.
+    /// The search for a quota of this policy begins.
     Suggest { policy: String },
 }
 

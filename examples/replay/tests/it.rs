@@ -1,4 +1,4 @@
-//! Replays of generated logs: beside a server that gets the same requests, and what is told of them.
+//! Replays of generated logs: beside a server that gets the same requests, and what the reports say.
 
 mod generate;
 
@@ -337,7 +337,7 @@ fn what_is_told_by_policy_key_and_minute() {
         "8 requests",
         "line 9: it has no request in quotes",
         "5 requests pass, 3 are refused (37.5 %)",
-        "refuses nobody: 5 per minute; but the loudest: 2 per minute",
+        "no key: 5 per minute; only the loudest key: 2 per minute",
     ] {
         assert!(table.contains(part), "{part}\n{table}");
     }
@@ -362,7 +362,7 @@ fn a_policy_whose_key_no_line_has_refuses_nobody_and_is_named() {
         let shown = format!("policy `p` cannot be seen in this log: no line has its key, {hidden}");
         assert!(report.to_string().contains(&shown), "{report}");
     }
-    // The second key counts alone, and that is told.
+    // The second key counts alone, and the report says so.
     for (key, hidden) in [("\"bearer\"", "bearer token"), ("{ body_field = \"email\" }", "email")] {
         let limits = ONE_POLICY.replace("KEYS", &format!("[{key}, \"ip\"]"));
         let report = report(&limits, &log, &[]);

@@ -6,9 +6,11 @@ use super::{MinutePart, number};
 
 const WIDTH: f64 = 960.0;
 const HEIGHT: f64 = 240.0;
-const LEFT: f64 = 8.0;
-const TOP: f64 = 30.0;
+const RIGHT: f64 = WIDTH - 8.0;
+const TOP: f64 = 14.0;
 const BOTTOM: f64 = 34.0;
+/// The width of a character of a label on a phone, where labels are largest.
+const CHARACTER: f64 = 15.0;
 /// The most bars.
 const BARS: u64 = 160;
 
@@ -46,7 +48,12 @@ impl Chart {
     pub(super) fn svg(&self, highest: u64) -> String {
         let plot = HEIGHT - TOP - BOTTOM;
         let scale = plot / highest.max(1) as f64;
-        let step = (WIDTH - 2.0 * LEFT) / self.bars.len() as f64;
+        let labels = [(1.0, TOP), (0.5, TOP + plot / 2.0)]
+            .map(|(part, y)| (number((highest as f64 * part).round() as u64), y));
+        // The labels of the axis are left of the bars.
+        let characters = labels.iter().map(|(label, _)| label.len()).max().unwrap_or(0);
+        let left = CHARACTER * (characters + 1) as f64;
+        let step = (RIGHT - left) / self.bars.len() as f64;
         let gap = (step * 0.15).min(2.0);
         let (passed, refused) =
             self.bars.iter().fold((0, 0), |all, bar| (all.0 + bar.0, all.1 + bar.1));
@@ -55,12 +62,11 @@ impl Chart {
             "<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{passed} requests passed and \
              {refused} refused, over time\">\n",
         );
-        for (part, y) in [(1.0, TOP), (0.5, TOP + plot / 2.0)] {
-            let requests = number((highest as f64 * part).round() as u64);
-            let (right, text) = (WIDTH - LEFT, y - 4.0);
+        for (label, y) in labels {
             let _ = writeln!(
                 svg,
-                "<path class=\"grid\" d=\"M{LEFT} {y:.1}H{right}\"/><text x=\"{LEFT}\" y=\"{text:.1}\">{requests}</text>",
+                "<path class=\"grid\" d=\"M{left} {y:.1}H{RIGHT}\"/><text class=\"axis\" x=\"{}\" y=\"{y:.1}\">{label}</text>",
+                left - CHARACTER / 2.0
             );
         }
         let base = HEIGHT - BOTTOM;
@@ -68,7 +74,7 @@ impl Chart {
             if passed + refused == 0 {
                 continue;
             }
-            let x = LEFT + step * index as f64;
+            let x = left + step * index as f64;
             let (width, height) = (step - gap, passed as f64 * scale);
             let title = format!(
                 "{}: {} passed, {} refused",
@@ -95,9 +101,9 @@ impl Chart {
         }
         let last = self.first + (self.bars.len() as u64) * self.minutes_a_bar;
         for (minute, x, anchor) in [
-            (self.first, LEFT, "start"),
-            (self.first + (last - self.first) / 2, WIDTH / 2.0, "middle"),
-            (last, WIDTH - LEFT, "end"),
+            (self.first, left, "start"),
+            (self.first + (last - self.first) / 2, (left + RIGHT) / 2.0, "middle"),
+            (last, RIGHT, "end"),
         ] {
             let time = super::time(minute * super::MINUTE);
             let (date, clock) = time.split_once('T').unwrap_or((&time, ""));
@@ -110,5 +116,47 @@ impl Chart {
         }
         svg.push_str("</svg>\n");
         svg
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The values of an attribute, in order.
+    fn values(svg: &str, element: &str, attribute: &str) -> Vec<f64> {
+        let elements = svg.split(element).skip(1);
+        let value = |rest: &str| {
+            rest.split_once(&format!(" {attribute}=\""))?.1.split('"').next()?.parse().ok()
+        };
+        elements.map(|rest| value(rest).unwrap()).collect()
+    }
+
+    #[test]
+    fn no_bar_covers_a_label_of_the_axis_and_none_leaves_the_chart() {
+        for (passed, label) in [(7, "7"), (9_839, "9,839"), (12_345_678, "12,345,678")] {
+            for minutes in [1, 159, 160, 10_000] {
+                let minutes = (0..minutes)
+                    .map(|since_1970| MinutePart {
+                        minute: String::new(),
+                        passed,
+                        refused: 0,
+                        since_1970,
+                    })
+                    .collect::<Vec<_>>();
+                let chart = Chart::new(&minutes).unwrap();
+                let svg = chart.svg(passed);
+                assert!(svg.contains(&format!(">{label}</text>")), "{svg}");
+                let bars = values(&svg, "<rect", "x");
+                let labels = values(&svg, "<text class=\"axis\"", "x");
+                assert_eq!(labels.len(), 2);
+                for end in labels {
+                    assert!(end < bars[0], "{end} {bars:?}");
+                    assert!(end - CHARACTER * label.len() as f64 >= 0.0, "{end}");
+                }
+                let width = values(&svg, "<rect", "width");
+                assert!(bars.last().unwrap() + width.last().unwrap() <= RIGHT + 0.1);
+            }
+        }
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt::{self, Write};
 
 use super::{
-    LimitsPart, PolicyPart, Report, but, chart::Chart, number, other_refusals, quota, share,
+    LimitsPart, PolicyPart, Report, chart::Chart, number, other_refusals, quota, share, whom,
 };
 
 /// The colours of the crate's own pages.
@@ -90,18 +90,18 @@ fn write_limits(
         write!(
             page,
             "<figure>\n{}<figcaption><span class=\"passed\">passed</span> <span class=\"refused\">refused</span> \
-             in {minutes} each</figcaption>\n</figure>\n",
+             <span>a bar is {minutes}</span></figcaption>\n</figure>\n",
             chart.svg(highest)
         )?;
     }
     if !limits.unseen.is_empty() || !limits.notes.is_empty() {
         page.push_str("<ul class=\"notes\">");
         for unseen in &limits.unseen {
-            let (about, text) = (escaped(&unseen.about), escaped(&unseen.text));
+            let (about, text) = (escaped(&unseen.about), with_code(&unseen.text));
             write!(page, "<li><b>{about}</b> cannot be seen in this log: {text}.</li>")?;
         }
         for note in &limits.notes {
-            let (about, text) = (escaped(&note.about), escaped(&note.text));
+            let (about, text) = (escaped(&note.about), with_code(&note.text));
             write!(page, "<li><b>{about}</b>: {text}.</li>")?;
         }
         page.push_str("</ul>\n");
@@ -129,11 +129,11 @@ fn write_policy(page: &mut String, policy: &PolicyPart) -> fmt::Result {
     }
     page.push_str("</p>\n");
     if !policy.suggestions.is_empty() {
-        page.push_str("<p>The smallest quota that ");
+        page.push_str("<p>The smallest quota that refuses ");
         for (index, one) in policy.suggestions.iter().enumerate() {
             let comma = if index > 0 { "; " } else { "" };
-            let (but, quota) = (but(one.but_the_loudest), quota(&one.quota));
-            write!(page, "{comma}{but}: <b>{}</b>", escaped(&quota))?;
+            let (whom, quota) = (whom(one.but_the_loudest), quota(&one.quota));
+            write!(page, "{comma}{whom}: <b>{}</b>", escaped(&quota))?;
         }
         page.push_str(".</p>\n");
     }
@@ -162,6 +162,21 @@ fn write_policy(page: &mut String, policy: &PolicyPart) -> fmt::Result {
     }
     page.push_str("</article>\n");
     Ok(())
+}
+
+/// A text in HTML whose `names` are code.
+fn with_code(text: &str) -> String {
+    let parts = escaped(text);
+    let parts: Vec<_> = parts.split('`').collect();
+    if parts.len() % 2 == 0 {
+        return parts.join("`"); // a name has a backtick itself
+    }
+    let mut html = String::new();
+    for (index, part) in parts.into_iter().enumerate() {
+        let (begin, end) = if index % 2 == 0 { ("", "") } else { ("<code>", "</code>") };
+        html.extend([begin, part, end]);
+    }
+    html
 }
 
 /// A text in HTML: what callers sent is no markup.

@@ -265,11 +265,11 @@ fn share(part: u64, all: u64) -> String {
 }
 
 /// Whom a suggestion would refuse.
-fn but(loudest: usize) -> String {
+fn whom(loudest: usize) -> String {
     match loudest {
-        0 => "refuses nobody".to_owned(),
-        1 => "but the loudest".to_owned(),
-        loudest => format!("but the loudest {loudest}"),
+        0 => "no key".to_owned(),
+        1 => "only the loudest key".to_owned(),
+        loudest => format!("only the loudest {loudest} keys"),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{LimitsPart, PolicyPart, Report, but, number, other_refusals, quota, share};
+use super::{LimitsPart, PolicyPart, Report, number, other_refusals, quota, share, whom};
 
 /// The table has so many of the worst minutes.
 const WORST: usize = 5;
@@ -142,10 +142,10 @@ fn write_policies(f: &mut fmt::Formatter<'_>, policies: &[PolicyPart]) -> fmt::R
     let suggestions = policies.iter().filter(|policy| !policy.suggestions.is_empty());
     for (index, policy) in suggestions.enumerate() {
         if index == 0 {
-            writeln!(f, "\n  the smallest quota that")?;
+            writeln!(f, "\n  the smallest quota that refuses")?;
         }
         let of = |one: &super::SuggestionPart| {
-            format!("{}: {}", but(one.but_the_loudest), quota(&one.quota))
+            format!("{}: {}", whom(one.but_the_loudest), quota(&one.quota))
         };
         let all = policy.suggestions.iter().map(of).collect::<Vec<_>>().join("; ");
         writeln!(f, "  {}: {all}", policy.name)?;
