@@ -2,18 +2,18 @@
 //!
 //! | chapter | its questions |
 //! |---|---|
-//! | [`features`] | what is there? |
-//! | [`algorithms`] | which algorithm? what does each let pass? |
-//! | [`placement`] | in which order do CORS, authentication, time-outs and the layer go? what is counted? |
-//! | [`proxies`] | which address does a request come from, behind nginx, HAProxy, Caddy, Cloudflare, an ALB or an ingress? |
-//! | [`plans`] | where do the quotas of customers come from? |
-//! | [`replicas`] | what changes with the second replica, and during a release? |
-//! | [`sign_in`] | how are passwords and codes protected against guessing? |
-//! | [`responses`] | what do responses say about limits, and what do clients do with it? |
-//! | [`testing`] | how are limits tested without waiting? |
-//! | [`operating`] | what to watch, when to alert, and what does each warning mean? |
-//! | [`security`] | what can a hostile caller do, what is stored, what does a flood cost? |
-//! | [`from_tower_governor`] | what replaces each setting of `tower_governor`, `axum-governor` and `express-rate-limit`? |
+//! | [features](features) | what is there? |
+//! | [algorithms](algorithms) | which algorithm? what does each let pass? |
+//! | [placement](placement) | in which order do CORS, authentication, time-outs and the layer go? what is counted? |
+//! | [proxies](proxies) | which address does a request come from, behind nginx, HAProxy, Caddy, Cloudflare, an ALB or an ingress? |
+//! | [plans](plans) | where do the quotas of customers come from? |
+//! | [replicas](replicas) | what changes with the second replica, and during a release? |
+//! | [log-ins](sign_in) | how are passwords and codes protected against guessing? |
+//! | [responses](responses) | what do responses say about limits, and what do clients do with it? |
+//! | [testing](testing) | how are limits tested without waiting? |
+//! | [operating](operating) | what to watch, when to alert, and what does each warning mean? |
+//! | [security](security) | what can a hostile caller do, what is stored, what does a flood cost? |
+//! | [from other limiters](from_tower_governor) | what replaces each setting of `tower_governor`, `axum-governor` and `express-rate-limit`? |
 //!
 //! The docs of each type have the details. Each block of code in the guide is a doc test.
 
@@ -61,7 +61,7 @@ pub mod from_tower_governor {}
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use std::{collections::BTreeSet, fs};
 
     use crate::warning::Code;
 
@@ -73,6 +73,23 @@ mod tests {
         let rows = table.lines().filter_map(|row| row.strip_prefix("| `")?.split('`').next());
         let all: Vec<_> = Code::ALL.iter().map(|code| code.as_str()).collect();
         assert_eq!(rows.collect::<Vec<_>>(), all);
+    }
+
+    /// On a desk, rustdoc shows about 94 characters of a line of code.
+    #[test]
+    fn no_line_of_code_is_wider_than_a_page() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/guide");
+        let files = fs::read_dir(folder).unwrap().map(|file| file.unwrap().path());
+        let chapters: Vec<_> = files.filter(|path| path.extension().unwrap() == "md").collect();
+        assert!(chapters.len() > 10, "{chapters:?}");
+        for chapter in chapters {
+            let text = fs::read_to_string(&chapter).unwrap();
+            let blocks = text.split("```").skip(1).step_by(2);
+            let shown = blocks.flat_map(str::lines).filter(|line| !line.starts_with("# "));
+            for line in shown {
+                assert!(line.chars().count() <= 90, "{}: {line}", chapter.display());
+            }
+        }
     }
 
     /// The docs of the crate list them; a test of metrics asserts that list.

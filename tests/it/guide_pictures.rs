@@ -84,11 +84,12 @@ fn row(to: &mut String, nth: usize, name: &str, in_flight: bool, verdicts: &[(u6
     }
     write!(
         to,
-        "<text x=\"{LEFT}\" y=\"{:.0}\" font-weight=\"bold\">{name}</text>\n\
-         <text x=\"710\" y=\"{:.0}\" text-anchor=\"end\">{passed} of {} pass; at most {most} in a minute</text>\n\
+        "<text x=\"{}\" y=\"{:.0}\" font-weight=\"bold\">{name}</text>\n\
+         <text x=\"707\" y=\"{:.0}\" text-anchor=\"end\">{passed} of {} pass; at most {most} in a minute</text>\n\
          <path d=\"M{LEFT} {base:.0}H710\" stroke=\"currentColor\" stroke-width=\"0.7\"></path>\n\
          <path d=\"{pass}\" stroke=\"#2b9b62\" stroke-width=\"1.5\" fill=\"none\"></path>\n\
          <path d=\"{refused}\" stroke=\"#e0475b\" stroke-width=\"1\" fill=\"none\"></path>\n",
+        LEFT + 3.0,
         base - 34.0,
         base - 34.0,
         verdicts.len(),
@@ -107,9 +108,10 @@ async fn the_picture_of_the_algorithms_is_what_limiters_do() {
         ("in flight, 3 at once; each takes 8 seconds", Policy::in_flight("p", 3)),
     ];
     let height = 92 + 84 * rows.len() - 44;
+    // On a phone, it scrolls instead of shrinking its text.
     let mut svg = format!(
-        "<svg viewBox=\"0 0 720 {height}\" role=\"img\" aria-label=\"What each algorithm lets pass\" \
-         style=\"max-width:45rem;width:100%\" font-family=\"sans-serif\" font-size=\"12\" \
+        "<div style=\"overflow-x:auto\">\n<svg viewBox=\"0 0 720 {height}\" role=\"img\" aria-label=\"What each algorithm lets pass\" \
+         style=\"min-width:38rem;max-width:45rem;width:100%\" font-family=\"sans-serif\" font-size=\"12\" \
          fill=\"currentColor\">\n"
     );
     for second in [0, 60, 120, 180] {
@@ -132,7 +134,7 @@ async fn the_picture_of_the_algorithms_is_what_limiters_do() {
         writeln!(table, "| {name} | {passed} | {} |", most_in_a_minute(&verdicts)).unwrap();
         row(&mut svg, nth, name, in_flight, &verdicts);
     }
-    svg.push_str("</svg>\n");
+    svg.push_str("</svg>\n</div>\n");
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../src/guide");
     let drawn = fs::read_to_string(folder.join("algorithms.svg")).unwrap_or_default();
     let chapter = fs::read_to_string(folder.join("algorithms.md")).unwrap();

@@ -99,19 +99,17 @@ impl Chart {
             }
             svg.push_str("</g>\n");
         }
-        let last = self.first + (self.bars.len() as u64) * self.minutes_a_bar;
-        for (minute, x, anchor) in [
-            (self.first, left, "start"),
-            (self.first + (last - self.first) / 2, (left + RIGHT) / 2.0, "middle"),
-            (last, RIGHT, "end"),
-        ] {
+        let span = self.bars.len() as u64 * self.minutes_a_bar;
+        for (minute, anchor) in [(0, "start"), (span / 2, "middle"), (span, "end")] {
+            let x = left + step * minute as f64 / self.minutes_a_bar as f64;
+            let minute = self.first + minute;
             let time = super::time(minute * super::MINUTE);
             let (date, clock) = time.split_once('T').unwrap_or((&time, ""));
             let clock = clock.get(..5).unwrap_or(clock);
             let y = HEIGHT - 10.0;
             let _ = writeln!(
                 svg,
-                "<text x=\"{x}\" y=\"{y}\" text-anchor=\"{anchor}\">{date} {clock}</text>"
+                "<text x=\"{x:.1}\" y=\"{y}\" text-anchor=\"{anchor}\">{date} {clock}</text>"
             );
         }
         svg.push_str("</svg>\n");
