@@ -48,9 +48,10 @@ impl Cluster {
             // Without an epoch each, they would first have to settle whose slots count.
             cluster_command(node, &["SET-CONFIG-EPOCH", &(place + 1).to_string()]);
             if place < MASTERS {
-                let (first, end) = (place * SLOTS / MASTERS, (place + 1) * SLOTS / MASTERS);
-                let (first, last) = (first.to_string(), (end - 1).to_string());
-                cluster_command(node, &["ADDSLOTSRANGE", &first, &last]);
+                // One by one: Redis 6.2 has no ADDSLOTSRANGE.
+                let slots = place * SLOTS / MASTERS..(place + 1) * SLOTS / MASTERS;
+                let slots = slots.collect::<Vec<_>>();
+                node.ask::<()>(redis::cmd("CLUSTER").arg("ADDSLOTS").arg(slots)).unwrap();
             }
             for other in &cluster.nodes[..place] {
                 cluster_command(node, &["MEET", "127.0.0.1", &other.port().to_string()]);
