@@ -251,6 +251,7 @@
 //! | `calendar` | no | the module `calendar`: quotas by calendar month, week, day or year in a time zone, and other quotas at some hours of the week |
 //! | `metrics` | no | the [metrics](#metrics) above |
 //! | `redis` | no | `store::RedisStore`: counts that several replicas share, in Redis or Valkey |
+//! | `redis-tls` | no | speaks TLS with these servers, by `rustls` |
 //! | `grpc` | no | answers refused gRPC calls with a gRPC status and its details |
 //! | `config` | no | the module `config`: limits from a TOML file, or from any other format of serde; applies a file that changes |
 //! | `tonic` | no | reads the peer's address from tonic's `TcpConnectInfo`, and a peer on a Unix socket from `UdsConnectInfo` |

@@ -11,6 +11,8 @@ mod overrides;
 mod penalties;
 mod reload;
 mod reservations;
+mod sentinel;
 mod servers;
 mod settle_at_end;
 mod store;
+mod tls;

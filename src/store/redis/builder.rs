@@ -2,7 +2,8 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use redis::{Client, cluster::ClusterClientBuilder};
+use redis::{Client, ConnectionAddr, cluster::ClusterClientBuilder, sentinel::SentinelClient};
+use tokio::sync::Mutex;
 
 use super::{
     RedisStore, connection::Servers, connection_manager::ConnectionManager, deny_cache::DenyCache,
@@ -31,8 +32,9 @@ pub struct RedisStoreBuilder {
 /// Where the servers are.
 pub(super) enum Address {
     One(String),
-    Client(Client),
+    Client(Box<Client>),
     Cluster(Vec<String>),
+    Sentinels(Box<SentinelClient>),
 }
 
 impl RedisStoreBuilder {
@@ -73,7 +75,7 @@ impl RedisStoreBuilder {
     }
 
     /// How long it may take to open a connection. Default: 90 ms, and ten times as long for a cluster,
-    /// which needs several connections. Requests wait for the first connection only, and never longer
+    /// which needs several connections; with Sentinels, at least 3 s. Requests wait for the first connection only, and never longer
     /// than [`decision_timeout`](Self::decision_timeout).
     pub fn connect_timeout(mut self, time: Duration) -> Self {
         self.timeouts.connect = time;
@@ -164,8 +166,8 @@ impl RedisStoreBuilder {
     /// Builds the store. It connects in the background at the first request.
     ///
     /// # Errors
-    /// If there is no secret, if a URL cannot be read, if a time-out is zero, or if the prefix contains
-    /// `{` or `}`, by which a cluster would place all keys.
+    /// If there is no secret, if a URL cannot be read, if a time-out is zero, if the prefix contains `{` or
+    /// `}`, by which a cluster would place all keys, or if TLS is asked for which is not there.
     pub fn build(self) -> Result<RedisStore, BuildError> {
         let fail = |problem: &str| Err(BuildError::new(CULPRIT, problem));
         let Some(secret) = self.secret else {
@@ -203,17 +205,26 @@ impl Address {
         // The errors of the `redis` crate may repeat a password.
         let fail = |problem: &str| BuildError::new(CULPRIT, problem);
         match self {
-            Self::One(url) => Client::open(&*url).map(Servers::One).map_err(|_| bad_url(&url)),
-            Self::Client(client) if !client.get_connection_info().addr().is_supported() => {
-                Err(fail(NO_TLS))
+            Self::One(url) => {
+                let client = Client::open(&*url).map_err(|_| bad_url(&url))?;
+                Self::Client(Box::new(client)).servers(timeouts)
             }
-            Self::Client(client) => Ok(Servers::One(client)),
+            Self::Client(client) => {
+                let address = client.get_connection_info().addr();
+                if !address.is_supported() {
+                    return Err(fail(NO_TLS));
+                }
+                check_crypto_provider(address)?;
+                Ok(Servers::One(client))
+            }
+            Self::Sentinels(client) => Ok(Servers::Sentinels(Arc::new(Mutex::new(*client)))),
             Self::Cluster(urls) if urls.is_empty() => {
                 Err(fail("it has no URL; write that of one server of the cluster at least"))
             }
             Self::Cluster(urls) => {
-                if let Some(url) = urls.iter().find(|url| Client::open(url.as_str()).is_err()) {
-                    return Err(bad_url(url));
+                for url in &urls {
+                    let client = Client::open(url.as_str()).map_err(|_| bad_url(url))?;
+                    check_crypto_provider(client.get_connection_info().addr())?;
                 }
                 let cluster = ClusterClientBuilder::new(urls)
                     .connection_timeout(timeouts.connect)
@@ -233,9 +244,24 @@ impl Address {
     }
 }
 
-const NO_TLS: &str = "it asks for TLS, and the `redis` crate is built without; add one of its TLS \
-                      features to your Cargo.toml, as in `redis = { version = \"1\", features = \
-                      [\"tokio-native-tls-comp\"] }`";
+const NO_TLS: &str =
+    "it asks for TLS, and is built without; add the feature `redis-tls` of `tower-quota`";
+
+/// Without a provider, `rustls` may panic when it connects.
+fn check_crypto_provider(address: &ConnectionAddr) -> Result<(), BuildError> {
+    #[cfg(feature = "redis-tls")]
+    if matches!(address, ConnectionAddr::TcpTls { .. })
+        && rustls::crypto::CryptoProvider::get_default().is_none()
+    {
+        return Err(BuildError::new(
+            CULPRIT,
+            "it asks for TLS, and the process has no crypto provider; install one at the beginning of \
+             `main`, as by `rustls::crypto::ring::default_provider().install_default()`",
+        ));
+    }
+    let _ = address;
+    Ok(())
+}
 
 /// The error never proposes a URL without TLS for one with TLS.
 fn bad_url(url: &str) -> BuildError {

@@ -1,14 +1,17 @@
 //! The `redis` crate behind two types: [`Servers`], and a [`Connection`] to them.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use redis::{
     AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, RedisError, RedisResult,
     ServerErrorKind, Value, aio::MultiplexedConnection, cluster::ClusterClient,
     cluster_async::ClusterConnection, cluster_routing::SingleNodeRoutingInfo, cmd,
-    from_redis_value,
+    from_redis_value, sentinel::SentinelClient,
 };
-use tokio::time::{sleep, timeout};
+use tokio::{
+    sync::Mutex,
+    time::{sleep, timeout},
+};
 
 use super::{
     overrides::OverrideCall,
@@ -27,14 +30,19 @@ const REARRANGING_PAUSE: Duration = Duration::from_millis(2);
 /// A cluster has the time of this many connections, which are opened one after the other.
 const CLUSTER_CONNECTIONS: u32 = 10;
 
+/// Longer than the `redis` crate waits for a Sentinel that is down, and then for a master that is.
+const SENTINEL_TIMEOUT: Duration = Duration::from_secs(3);
+
 /// How long a server keeps an announcement.
 const ANNOUNCEMENT_TTL: Duration = Duration::from_secs(30 * 86_400);
 
 /// Where to connect to.
 #[derive(Clone)]
 pub(super) enum Servers {
-    One(Client),
+    One(Box<Client>),
     Cluster(Box<ClusterClient>),
+    /// They say where the master is now. The client remembers its connections to them.
+    Sentinels(Arc<Mutex<SentinelClient>>),
 }
 
 /// An open connection, which many requests use at once.
@@ -50,25 +58,32 @@ impl Servers {
     }
 
     pub(super) async fn connect(&self, timeouts: &Timeouts) -> Result<Connection, StoreError> {
+        // `TimeBudget` counts the time. The buffer has room for all commands that the send queue lets
+        // through.
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(None)
+            .set_response_timeout(None)
+            .set_pipeline_buffer_size(MAX_IN_FLIGHT);
         let connect = async {
             match self {
                 Self::One(client) => {
-                    // `TimeBudget` counts the time. The buffer has room for all commands that the
-                    // send queue lets through.
-                    let config = AsyncConnectionConfig::new()
-                        .set_connection_timeout(None)
-                        .set_response_timeout(None)
-                        .set_pipeline_buffer_size(MAX_IN_FLIGHT);
                     let connect = client.get_multiplexed_async_connection_with_config(&config);
                     connect.await.map(Connection::One)
                 }
                 Self::Cluster(client) => {
                     client.get_async_connection().await.map(Connection::Cluster)
                 }
+                Self::Sentinels(client) => {
+                    let mut client = client.lock().await;
+                    client.get_async_connection_with_config(&config).await.map(Connection::One)
+                }
             }
         };
-        let connections = if self.is_cluster() { CLUSTER_CONNECTIONS } else { 1 };
-        let mut budget = TimeBudget::new(timeouts.connect.saturating_mul(connections));
+        let mut budget = TimeBudget::new(match self {
+            Self::One(_) => timeouts.connect,
+            Self::Cluster(_) => timeouts.connect.saturating_mul(CLUSTER_CONNECTIONS),
+            Self::Sentinels(_) => timeouts.connect.max(SENTINEL_TIMEOUT),
+        });
         match budget.wait(Duration::MAX, connect).await {
             Some(connection) => connection.map_err(|error| store_error(&error)),
             None => Err(StoreError::new("the connection to Redis was not opened in time")),

@@ -134,8 +134,8 @@ use crate::{algorithm::Algorithm, clock::Now};
 /// `decision_timeout` at most, and never longer than a second.
 ///
 /// # Server
-/// Redis 6.2, Valkey 7.2 or later; tested with Redis 7.0. A Redis user of its own needs these
-/// permissions:
+/// Redis 6.2, Valkey 7.2 or later. Tested with Redis 6.2, 7.0 and 8.2, and Valkey 8.1 and 9.1. A Redis user
+/// of its own needs these permissions:
 /// ```text
 /// ACL SETUSER quota on >password ~tower-quota:* +evalsha +eval +time +hmget +hgetall +hset +hdel +hlen +pexpire +del +select +info +set +cluster|slots +ping +asking
 /// ```
@@ -173,9 +173,16 @@ pub struct RedisStore {
 impl RedisStore {
     /// A builder for a store on one server, by its URL: `redis://:password@host:port/database`.
     ///
-    /// A URL that begins with `rediss://` asks for TLS. Your own dependency on `redis` then needs one
-    /// of its TLS features: `tokio-native-tls-comp`, or `tokio-rustls-comp` beside a crypto provider
-    /// that you install for `rustls`.
+    /// At its end, `?protocol=resp3` asks for RESP3.
+    ///
+    /// A URL that begins with `rediss://` asks for TLS. With the feature `redis-tls`, that is `rustls`, which
+    /// trusts the certificates that the system trusts. For others, see [`client_builder`](Self::client_builder).
+    /// A process has one crypto provider for `rustls`, so the application chooses it: add
+    /// `rustls = { version = "0.23", default-features = false, features = ["ring", "std"] }`, and call
+    /// `rustls::crypto::ring::default_provider().install_default()` at the beginning of `main`.
+    /// [`build`](RedisStoreBuilder::build) fails if there is none.
+    ///
+    /// For `native-tls` instead of the feature, your own dependency on `redis` needs `tokio-native-tls-comp`.
     pub fn builder(url: impl Into<String>) -> RedisStoreBuilder {
         RedisStoreBuilder::new(Address::One(url.into()))
     }
@@ -191,7 +198,35 @@ impl RedisStore {
     /// A builder for a store on one server, by a client of the `redis` crate (version 1). Use it
     /// for settings that a URL cannot have: certificates, or credentials that change.
     pub fn client_builder(client: redis::Client) -> RedisStoreBuilder {
-        RedisStoreBuilder::new(Address::Client(client))
+        RedisStoreBuilder::new(Address::Client(Box::new(client)))
+    }
+
+    /// A builder for a store on the master that Sentinels name, by a client of the `redis` crate (version 1).
+    ///
+    /// The Sentinels are asked whenever a connection is opened. So after a fail-over, the store counts on the
+    /// new master, which lacks only what was not replicated. A connection may then take 3 seconds to open,
+    /// because some Sentinels may be down. Requests do not wait for it, as described under
+    /// [faults](Self#faults). If the client asks for TLS, install a crypto provider as for
+    /// [`builder`](Self::builder): it is not checked here.
+    ///
+    /// ```no_run
+    /// use redis::{ConnectionAddr, sentinel::{SentinelClientBuilder, SentinelServerType}};
+    /// use tower_quota::store::RedisStore;
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let sentinels = ["10.0.0.7", "10.0.0.8", "10.0.0.9"];
+    /// let sentinels = sentinels.map(|host| ConnectionAddr::Tcp(host.to_owned(), 26_379));
+    /// let client = SentinelClientBuilder::new(sentinels, "mymaster", SentinelServerType::Master)?
+    ///     .set_client_to_redis_username("quota")
+    ///     .set_client_to_redis_password("password")
+    ///     .build()?;
+    /// let store = RedisStore::sentinel_builder(client).secret(7).build()?;
+    /// # let _ = store;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn sentinel_builder(client: redis::sentinel::SentinelClient) -> RedisStoreBuilder {
+        RedisStoreBuilder::new(Address::Sentinels(Box::new(client)))
     }
 
     /// Gives back the units that this replica has leased, see

@@ -7,6 +7,7 @@ mod cluster;
 mod port;
 mod process;
 mod proxy;
+mod sentinel;
 mod server;
 
 use std::{
@@ -17,6 +18,7 @@ use std::{
 pub use self::{
     cluster::Cluster,
     proxy::Proxy,
+    sentinel::Sentinel,
     server::{APPEND_ONLY, Server},
 };
 

@@ -11,7 +11,7 @@ use std::{
 const PORTS: Range<u16> = 10_000..22_000;
 
 /// A cluster's node talks to the others on a second port: Redis's default is this much higher.
-const BUS: u16 = 10_000;
+pub const BUS: u16 = 10_000;
 
 /// A port that is free now, with its second one. Another process may still be faster: try again then.
 pub fn free_port() -> u16 {

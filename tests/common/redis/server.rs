@@ -10,7 +10,12 @@ use std::{
 use redis::{Client, Cmd, Connection, FromRedisValue, InfoDict, IntoConnectionInfo, RedisResult};
 use tempfile::TempDir;
 
-use super::{PATIENCE, port::free_port, process::Process, wait_for};
+use super::{
+    PATIENCE,
+    port::{BUS, free_port},
+    process::Process,
+    wait_for,
+};
 
 /// Options of a server that has every write in a file before it answers, and reads it when it restarts.
 pub const APPEND_ONLY: &[&str] = &["--appendonly", "yes", "--appendfsync", "always"];
@@ -47,6 +52,11 @@ impl Server {
 
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// Another port that was free when the server started, as for TLS.
+    pub fn second_port(&self) -> u16 {
+        self.port + BUS
     }
 
     pub fn url(&self) -> String {

@@ -157,7 +157,11 @@ fn conforms(builder: impl Fn() -> RedisStoreBuilder, cases: u32) {
 #[test]
 fn one_server_conforms() {
     let server = Server::start();
-    conforms(|| RedisStore::builder(server.url()), 300);
+    for (protocol, cases) in [("resp2", 300), ("resp3", 100)] {
+        let url = format!("{}?protocol={protocol}", server.url());
+        conforms(|| RedisStore::builder(url.as_str()), cases);
+        server.ask::<()>(redis::cmd("FLUSHALL").arg("SYNC")).unwrap();
+    }
     assert_eq!(server.keys_without_ttl(), Vec::<String>::new());
 }
 
