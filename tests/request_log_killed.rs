@@ -97,7 +97,10 @@ fn kill_after(acknowledgements: usize) -> Result<(), Box<dyn Error>> {
     let database = rusqlite::Connection::open(&path)?;
     let intact: String = database.query_row("PRAGMA integrity_check", [], |row| row.get(0))?;
     assert_eq!(intact, "ok");
-    let number = |query: &str| database.query_row(query, [], |row| row.get::<_, u64>(0));
+    let number = |query: &str| {
+        let number = database.query_row(query, [], |row| row.get(0));
+        number.map(i64::cast_unsigned)
+    };
     let written = number("SELECT count(*) FROM entries")?;
     assert!(written >= acknowledged, "{written} of {acknowledged} are there");
     assert!(written <= acknowledged + ROUND / 3 + ROUND, "{written} were never made");

@@ -96,8 +96,8 @@ async fn a_locked_file_stops_no_request_and_each_change_is_logged_once() {
     assert_eq!((after.written, after.lost, after.is_failing), (stats.waiting, stats.lost, false));
     send(10).await;
     assert!(file.flush(PATIENCE));
-    let rows: u64 = other.query_row("SELECT count(*) FROM entries", [], |row| row.get(0)).unwrap();
-    assert_eq!(rows, after.written + 10);
+    let rows: i64 = other.query_row("SELECT count(*) FROM entries", [], |row| row.get(0)).unwrap();
+    assert_eq!(rows.cast_unsigned(), after.written + 10);
 
     // The log is written by a thread of its own.
     let logged = log::of_all_threads();

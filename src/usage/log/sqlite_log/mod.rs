@@ -54,6 +54,13 @@ const VERSION: i64 = 1;
 /// not find the entries of a key. A clone is the same log. Dropping the last clone writes the
 /// entries that wait.
 ///
+/// # Beside your own SQLite
+/// A program links one SQLite, so cargo allows one version of `libsqlite3-sys`. This feature works with
+/// `rusqlite` 0.32 to 0.43, and cargo chooses the one that your own library needs: `rusqlite` of these versions,
+/// `sqlx` 0.8 or 0.9, `diesel` 2. If yours needs another one, cargo says that two packages link to `sqlite3`.
+/// Then leave the feature `usage-sqlite` out, and write entries into a table of your own: implement
+/// [`Sink`](crate::usage::Sink), and [`Reader`](crate::usage::Reader) for the pages.
+///
 /// ```
 /// # let folder = tempfile::tempdir()?;
 /// # let path = folder.path().join("requests.sqlite");

@@ -32,7 +32,8 @@ impl Reader for SqliteLog {
     ) -> Result<Page, ReadError> {
         let before = before.and_then(|before| i64::try_from(before).ok()).unwrap_or(i64::MAX);
         // One entry more than `limit` shows that there are older ones.
-        let parameters = params![key.to_bytes(), before, limit.saturating_add(1)];
+        let one_more = i64::try_from(limit.saturating_add(1)).unwrap_or(i64::MAX);
+        let parameters = params![key.to_bytes(), before, one_more];
         let mut found = rows(self, PAGE, parameters, entry)?;
         let has_more = found.len() > limit;
         found.truncate(limit);
@@ -46,7 +47,8 @@ impl Reader for SqliteLog {
 
     fn keys(&self, since: Duration) -> Result<Vec<KeySum>, ReadError> {
         let keys = rows(self, KEYS, params![micros(since)], |row| {
-            let sum = |key| Ok(KeySum::new(key, row.get("requests")?, row.get("refused")?));
+            let number = |column| unsigned(row, column);
+            let sum = |key| Ok(KeySum::new(key, number("requests")?, number("refused")?));
             key(row)?.map(sum).transpose()
         });
         Ok(keys?.into_iter().flatten().collect())
@@ -76,11 +78,11 @@ fn entry(row: &Row<'_>) -> rusqlite::Result<(u64, Entry)> {
         response_time: duration(row, "response_time")?,
         policy: row.get("policy")?,
         verdict: LoggedVerdict::from_name(&verdict).ok_or_else(unknown)?,
-        units: row.get("units")?,
+        units: unsigned(row, "units")?,
         held: duration(row, "held")?,
         key: key(row)?,
     };
-    Ok((row.get("id")?, entry))
+    Ok((unsigned(row, "id")?, entry))
 }
 
 fn sum(row: &Row<'_>) -> rusqlite::Result<Sum> {
@@ -91,7 +93,7 @@ fn sum(row: &Row<'_>) -> rusqlite::Result<Sum> {
         method: method_name(row.get_ref("method")?.as_str()?),
         status_class: row.get("status_class")?,
         refused: row.get("refused")?,
-        requests: row.get("requests")?,
+        requests: unsigned(row, "requests")?,
         response_time: duration(row, "response_time")?,
         longest: duration(row, "longest")?,
     })
@@ -104,5 +106,12 @@ fn key(row: &Row<'_>) -> rusqlite::Result<Option<LoggedKey>> {
 }
 
 fn duration(row: &Row<'_>, column: &str) -> rusqlite::Result<Duration> {
-    row.get(column).map(Duration::from_micros)
+    unsigned(row, column).map(Duration::from_micros)
+}
+
+/// By hand, because only some versions of `rusqlite` read unsigned numbers.
+fn unsigned(row: &Row<'_>, column: &str) -> rusqlite::Result<u64> {
+    let number: i64 = row.get(column)?;
+    let index = row.as_ref().column_index(column)?;
+    u64::try_from(number).map_err(|_| rusqlite::Error::IntegralValueOutOfRange(index, number))
 }

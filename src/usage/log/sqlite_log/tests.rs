@@ -252,8 +252,8 @@ fn a_page_of_a_million_entries_is_a_range_of_the_index() {
 
         // The time is the machine's; the work is not.
         let mut statement = database.prepare(read::PAGE).unwrap();
-        let mut rows =
-            statement.query(params![7_u128.to_be_bytes(), before.unwrap_or(1 << 60), 101]).unwrap();
+        let before = before.map_or(1 << 60, u64::cast_signed);
+        let mut rows = statement.query(params![7_u128.to_be_bytes(), before, 101]).unwrap();
         while rows.next().unwrap().is_some() {}
         drop(rows);
         let work = |status| statement.get_status(status);

@@ -128,15 +128,16 @@ fn prune(
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let before = |age: Duration| micros(now.saturating_sub(age));
     let delete = |rows: &str, before: i64, at_most: usize| {
+        let at_most = i64::try_from(at_most).unwrap_or(i64::MAX);
         transaction.prepare_cached(rows)?.execute(params![before, at_most])
     };
     let entries = delete(EXPIRE, before(max_age), PRUNE)?;
     let mut deleted = entries.max(delete(EXPIRE_SUMS, before(DAY.min(max_age)), PRUNE)?);
     let number =
-        |pragma: &str| transaction.pragma_query_value(None, pragma, |row| row.get::<_, u64>(0));
+        |pragma: &str| transaction.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0));
     let pages = number("page_count")?.saturating_sub(number("freelist_count")?);
     let used = pages.saturating_mul(number("page_size")?);
-    if used > max_bytes {
+    if used > i64::try_from(max_bytes).unwrap_or(i64::MAX) {
         deleted = deleted.max(delete(EXPIRE, i64::MAX, PRUNE)?);
         deleted = deleted.max(delete(EXPIRE_SUMS, i64::MAX, PRUNE / 10)?);
     }
