@@ -47,7 +47,10 @@ pub mod sign_in {}
 #[doc = include_str!("responses.md")]
 pub mod responses {}
 
-#[cfg_attr(any(not(doctest), feature = "describe"), doc = include_str!("testing.md"))]
+#[cfg_attr(
+    any(not(doctest), all(feature = "axum", feature = "describe", feature = "testing")),
+    doc = include_str!("testing.md")
+)]
 pub mod testing {}
 
 #[cfg_attr(any(not(doctest), feature = "describe"), doc = include_str!("operating.md"))]

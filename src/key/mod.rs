@@ -48,6 +48,8 @@ mod fingerprint;
 mod looked_up;
 mod request_head;
 
+#[cfg(feature = "testing")]
+pub(crate) use self::client_ip::has_peer;
 pub(crate) use self::{
     body_field::Fields,
     client_ip::{hold_all_callers, parse_networks},

@@ -26,6 +26,8 @@ use tower::Layer;
 
 #[cfg(feature = "describe")]
 pub use self::explain::{ExpectedResponse, LayerExplanation};
+#[cfg(feature = "testing")]
+pub(crate) use self::observer::ObservedBy;
 use self::responder::Responder;
 pub use self::{
     body::ResponseBody,

@@ -80,6 +80,11 @@ pub struct Ended<'a> {
     pub status: Option<StatusCode>,
 }
 
+/// In the extensions of a request: who observes this request, in each layer that it comes through.
+#[cfg(feature = "testing")]
+#[derive(Clone)]
+pub(crate) struct ObservedBy(pub(crate) Arc<dyn ResponseObserver>);
+
 /// The observation of one request. If it is dropped before its end, the client has left.
 #[derive(Default)]
 pub(super) struct Observation(Option<Box<dyn PendingResponse>>);
@@ -91,7 +96,16 @@ impl Observation {
         limiter: &Limiter,
         request: &Parts,
     ) -> Self {
-        Self(observer.map(|observer| observer.start(limiter, request)))
+        let pending = observer.map(|observer| observer.start(limiter, request));
+        #[cfg(feature = "testing")]
+        if let Some(ObservedBy(own)) = request.extensions.get() {
+            let own = own.start(limiter, request);
+            return Self(Some(match pending {
+                Some(pending) => Box::new([pending, own]),
+                None => own,
+            }));
+        }
+        Self(pending)
     }
 
     /// Ends the observation. A second call does nothing.

@@ -4,9 +4,6 @@
 
 use std::time::Duration;
 
-#[cfg(feature = "describe")]
-use tokio::runtime::Handle;
-
 use super::{
     Core, Limiter,
     decision::{Decision, Record, Special},
@@ -157,7 +154,7 @@ pub(super) async fn foresee(
         at = apply(core, rules, &mut evaluation, answer, now, Fallback::Preview);
         let has_room = || core.queue.has_room(evaluation.record.outcomes(), turn, now);
         let wait = evaluation.wait_worthwhile(Duration::ZERO);
-        held = wait.filter(|_| Handle::try_current().is_ok() && has_room());
+        held = wait.filter(|_| core.clock.may_have_timers() && has_room());
     }
     let mut decision = conclude(core, evaluation, at, Duration::ZERO, false);
     tell_waits(rules, &mut decision);

@@ -9,9 +9,6 @@ use std::{
     time::Duration,
 };
 
-use http::request::Parts;
-use tokio::time::Instant;
-
 use super::{
     Limiter,
     current_rules::{KeptRules, LoadedRules},
@@ -24,6 +21,7 @@ use super::{
     queued::{Queued, timer},
 };
 use crate::{clock::Now, store::StoreFuture};
+use http::request::Parts;
 
 /// The future of a [`Decision`], such as from [`Limiter::decide`].
 ///
@@ -195,7 +193,7 @@ impl DecisionFuture {
     fn queue_up(&mut self, now: Now) -> bool {
         let held_so_far = now.monotonic().saturating_sub(self.arrived.monotonic());
         let Some(wait) = self.evaluation.wait_worthwhile(held_so_far) else { return false };
-        let due = Instant::now() + wait;
+        let due = self.limiter.core.clock.instant() + wait;
         let asks_again = self.limiter.core.is_shared && self.evaluation.waits_for_others();
         let queue = &self.limiter.core.queue;
         let outcomes = self.evaluation.record.outcomes();
@@ -209,7 +207,7 @@ impl DecisionFuture {
             }
             None => {
                 // The timer comes first: if there is none, no ticket has to leave the queue.
-                let Some(sleep) = timer(due) else { return false };
+                let Some(timer) = timer(&self.limiter.core.clock, due) else { return false };
                 let turn = self.turn.as_deref().copied();
                 let ticket = match queue.join(outcomes, turn, now) {
                     Join::Queued(ticket) => ticket,
@@ -219,9 +217,8 @@ impl DecisionFuture {
                         return true;
                     }
                 };
-                let (limiter, sleep) = (self.limiter.clone(), Box::pin(sleep));
-                let left = Left::Early;
-                let mut queued = Queued { limiter, ticket, due, asks_again, sleep, left };
+                let (limiter, left) = (self.limiter.clone(), Left::Early);
+                let mut queued = Queued { limiter, ticket, due, asks_again, timer, left };
                 queued.sleep_until_due_or_first(now);
                 self.queued = Some(Box::new(queued));
             }
@@ -278,12 +275,12 @@ impl DecisionFuture {
         let queued = self.queued.as_mut().expect("a request that waits has a ticket");
         let core = &*self.limiter.core;
         let wakeup = core.queue.take_wakeup(queued.ticket, context.waker());
-        let sleeps = queued.sleep.as_mut().poll(context).is_pending();
+        let sleeps = Pin::new(&mut queued.timer).poll(context).is_pending();
         let now = match wakeup {
             Wakeup::No if sleeps => return Poll::Pending,
             Wakeup::Nudged if sleeps => {
                 queued.sleep_until_due_or_first(core.clock.now());
-                return queued.sleep.as_mut().poll(context);
+                return Pin::new(&mut queued.timer).poll(context);
             }
             _ => core.clock.now(),
         };
@@ -294,8 +291,8 @@ impl DecisionFuture {
         let patience = longest_hold.saturating_sub(waited);
         let yields = core.queue.yields_turn(queued.ticket, now).filter(|_| !patience.is_zero());
         if let Some(yields) = yields {
-            queued.sleep.as_mut().reset(Instant::now() + yields.min(patience));
-            return queued.sleep.as_mut().poll(context);
+            queued.timer.reset(core.clock.instant() + yields.min(patience));
+            return Pin::new(&mut queued.timer).poll(context);
         }
         self.charge(now);
         Poll::Ready(())

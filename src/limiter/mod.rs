@@ -125,6 +125,18 @@ pub struct Limiter {
     core: Arc<Core>,
 }
 
+#[cfg(feature = "testing")]
+impl Limiter {
+    pub(crate) fn clock(&self) -> &crate::clock::Clock {
+        &self.core.clock
+    }
+
+    /// The category of a request that the current limits have decided about.
+    pub(crate) fn category_of(&self, decision: &Decision) -> Option<String> {
+        self.core.rules().category_name(decision.record.category).map(str::to_owned)
+    }
+}
+
 impl Limiter {
     /// A builder without policies.
     pub fn builder() -> LimiterBuilder {

@@ -1,15 +1,12 @@
 //! A held request's ticket and timer: [`Queued`].
 
-use std::{panic, pin::Pin, time::Duration};
+use std::time::Duration;
 
-use tokio::{
-    runtime::Handle,
-    time::{Instant, Sleep},
-};
+use tokio::time::Instant;
 
 use super::{Limiter, queue::Left};
 use crate::{
-    clock::Now,
+    clock::{Clock, Now, Timer},
     first_requests::FirstRequests,
     warning::{Code, warn},
 };
@@ -26,7 +23,7 @@ pub(super) struct Queued {
     pub(super) due: Instant,
     /// Whether another process may give back the units that it waits for.
     pub(super) asks_again: bool,
-    pub(super) sleep: Pin<Box<Sleep>>,
+    pub(super) timer: Timer,
     /// Why it leaves, if it is dropped now.
     pub(super) left: Left,
 }
@@ -39,15 +36,16 @@ impl Queued {
         reason = "a wait of 584 years, the longest, leads to a moment"
     )]
     pub(super) fn sleep_until_due_or_first(&mut self, now: Now) {
-        let queue = &self.limiter.core.queue;
+        let core = &self.limiter.core;
+        let (queue, clock) = (&core.queue, &core.clock);
         if self.asks_again && queue.is_first(self.ticket) {
-            let wake_at = self.due.min(Instant::now() + ASKS_AGAIN);
-            return self.sleep.as_mut().reset(wake_at);
+            let wake_at = self.due.min(clock.instant() + ASKS_AGAIN);
+            return self.timer.reset(wake_at);
         }
         let late_in = queue.next_late_in(self.ticket, now);
-        let late_at = late_in.map(|late_in| Instant::now() + late_in);
+        let late_at = late_in.map(|late_in| clock.instant() + late_in);
         let wake_at = late_at.map_or(self.due, |late_at| late_at.min(self.due));
-        self.sleep.as_mut().reset(wake_at);
+        self.timer.reset(wake_at);
     }
 }
 
@@ -58,11 +56,9 @@ impl Drop for Queued {
     }
 }
 
-/// A timer; `None` without a tokio runtime that has timers.
-pub(super) fn timer(wake_at: Instant) -> Option<Sleep> {
-    // Tokio has no query for this: it panics if the runtime's timers are off.
-    let timer = || panic::catch_unwind(|| tokio::time::sleep_until(wake_at)).ok();
-    let timer = Handle::try_current().ok().and_then(|_| timer());
+/// A timer; `None`, and a warning, where the clock has none.
+pub(super) fn timer(clock: &Clock, wake_at: Instant) -> Option<Timer> {
+    let timer = clock.timer(wake_at);
     if timer.is_none() {
         report_no_timer();
     }

@@ -250,7 +250,7 @@ impl RuleSet {
         [head].into_iter().chain(head.fallbacks.iter().map(|index| self.at(*index)))
     }
 
-    #[cfg(feature = "tracing")]
+    #[cfg(any(feature = "tracing", feature = "testing"))]
     pub(super) fn category_name(&self, category: Option<u32>) -> Option<&str> {
         self.categories.get(category? as usize).map(|category| &*category.name)
     }

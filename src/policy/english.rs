@@ -79,6 +79,13 @@ pub(crate) fn duration(duration: Duration) -> String {
     }
 }
 
+/// The same, rounded up to milliseconds.
+#[cfg(any(feature = "describe", feature = "testing"))]
+pub(crate) fn rounded(exact: Duration) -> String {
+    let millis = u64::try_from(exact.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
+    duration(Duration::from_millis(millis))
+}
+
 /// `hour`, `10 minutes`
 fn window(length: Duration) -> String {
     let text = duration(length);

@@ -188,5 +188,12 @@ mod tests {
         let kept: &'static Called = Box::leak(Box::default());
         call_all(&kept);
         assert_eq!(*kept.0.lock(), methods);
+
+        #[cfg(feature = "testing")]
+        {
+            let store = Arc::new(Called::default());
+            call_all(&crate::testing::FaultyStore::new(Arc::clone(&store)));
+            assert_eq!(*store.0.lock(), methods);
+        }
     }
 }

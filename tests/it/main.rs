@@ -81,6 +81,7 @@ mod short_start;
 mod socket;
 mod store_failure;
 mod structured_fields;
+mod test_kit;
 mod tonic_peer;
 mod unreadable_keys;
 mod usage_page;

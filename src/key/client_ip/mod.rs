@@ -19,6 +19,8 @@ use http::{HeaderName, header::FORWARDED, request::Parts};
 use ipnet::IpNet;
 
 pub(crate) use self::networks::{hold_all_callers, parse_networks};
+#[cfg(feature = "testing")]
+pub(crate) use self::peer::has_peer;
 use self::{
     diagnostics::{Seen, Watch},
     peer::Hop,

@@ -38,6 +38,12 @@ pub struct PeerAddr(pub SocketAddr);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UnixPeer;
 
+/// Whether the request's extensions have its peer.
+#[cfg(feature = "testing")]
+pub(crate) fn has_peer(request: &Parts) -> bool {
+    Hop::peer(request).is_some()
+}
+
 /// A peer or a proxy that a request came through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Hop {

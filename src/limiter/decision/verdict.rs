@@ -1,6 +1,6 @@
 //! What was decided, and why: [`Verdict`] and [`Reason`].
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use http::StatusCode;
 
@@ -88,5 +88,22 @@ impl Reason {
     /// Whether the store has nothing to count: no key, or no quota.
     pub(crate) const fn lacks_key(self) -> bool {
         matches!(self, Self::MissingKey | Self::UnreadableKey | Self::NoQuota)
+    }
+}
+
+/// In words, such as `too few units are left`.
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::QuotaExceeded => "too few units are left",
+            Self::CostExceedsQuota => "the request costs more than the whole quota",
+            Self::NoQuota => "the quota has no units",
+            Self::MissingKey => "the request has no key",
+            Self::UnreadableKey => "the key cannot be read",
+            Self::StoreUnavailable => "the store does not answer",
+            Self::SourceUnavailable => "the override source does not answer",
+            Self::Blocked => "the caller is blocked",
+            Self::Penalty => "the key is blocked by the penalty",
+        })
     }
 }

@@ -1,12 +1,15 @@
 //! An explanation as plain text.
 
-use std::{fmt, time::Duration};
+use std::fmt;
 
 use super::{
     CallerExplanation, ExpectedVerdict, Explanation, Numbers, PolicyExplanation, PolicyVerdict,
     QuotaFrom, TriedKey, TriedMatcher,
 };
-use crate::{algorithm::Algorithm, limiter::Reason, policy::english};
+use crate::{
+    algorithm::Algorithm,
+    policy::english::{self, rounded},
+};
 
 /// Several lines of plain text, for a terminal.
 impl fmt::Display for Explanation {
@@ -52,7 +55,7 @@ impl fmt::Display for ExpectedVerdict {
                 if let Some(policy) = policy {
                     write!(f, " by policy `{policy}`")?;
                 }
-                write!(f, ": {}", why(*reason))?;
+                write!(f, ": {reason}")?;
                 match retry_after {
                     Some(wait) => write!(f, ". It passes in {}.", rounded(*wait)),
                     None => f.write_str(". Waiting does not help."),
@@ -166,9 +169,9 @@ impl fmt::Display for PolicyVerdict {
             Self::Skipped => f.write_str("passes uncounted, as there is no key"),
             Self::Admitted => f.write_str("passes"),
             Self::PassedOver => f.write_str("passed over, another policy of its waterfall decides"),
-            Self::Refused { reason, retry_after: None } => write!(f, "refuses: {}", why(*reason)),
+            Self::Refused { reason, retry_after: None } => write!(f, "refuses: {reason}"),
             Self::Refused { reason, retry_after: Some(wait) } => {
-                write!(f, "refuses for {}: {}", rounded(*wait), why(*reason))
+                write!(f, "refuses for {}: {reason}", rounded(*wait))
             }
             Self::NotAsked => f.write_str("not asked"),
         }
@@ -199,26 +202,6 @@ impl fmt::Display for QuotaFrom {
     }
 }
 
-fn why(reason: Reason) -> &'static str {
-    match reason {
-        Reason::QuotaExceeded => "too few units are left",
-        Reason::CostExceedsQuota => "the request costs more than the whole quota",
-        Reason::NoQuota => "the quota has no units",
-        Reason::MissingKey => "the request has no key",
-        Reason::UnreadableKey => "the key cannot be read",
-        Reason::StoreUnavailable => "the store does not answer",
-        Reason::SourceUnavailable => "the override source does not answer",
-        Reason::Blocked => "the caller is blocked",
-        Reason::Penalty => "the key is blocked by the penalty",
-    }
-}
-
 fn operator(author: Option<&str>) -> &str {
     author.unwrap_or("an operator")
-}
-
-/// The duration in words, rounded up to milliseconds.
-fn rounded(duration: Duration) -> String {
-    let millis = u64::try_from(duration.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
-    english::duration(Duration::from_millis(millis))
 }
