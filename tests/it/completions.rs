@@ -1,7 +1,7 @@
 //! The completions example, line by line of its sheet.
 //!
-//! These tests run the example's own router on a paused clock.
-#![cfg(all(feature = "axum", feature = "tracing"))]
+//! These tests run the example's own router on a clock that they move.
+#![cfg(all(feature = "axum", feature = "testing", feature = "tracing"))]
 
 use std::{
     net::SocketAddr,
@@ -17,7 +17,7 @@ use futures_util::StreamExt;
 use serde_json::{Value, json};
 use tokio::time::{Instant, advance, sleep};
 use tower::ServiceExt;
-use tower_quota::{Clock, key::PeerAddr};
+use tower_quota::{Clock, key::PeerAddr, testing::TestClient};
 
 use common::Answer;
 
@@ -86,7 +86,7 @@ impl Api {
     }
 }
 
-fn request(key: &str, body: &Value) -> Request<Body> {
+fn request<B: From<String>>(key: &str, body: &Value) -> Request<B> {
     Request::post("/v1/completions")
         .header("authorization", format!("Bearer {key}"))
         .header(CONTENT_TYPE, "application/json")
@@ -135,19 +135,17 @@ async fn a_stream_ends_after_max_tokens() {
     assert_eq!(api.left(ANA).await, (9_998, 2_000));
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_user_has_sixty_requests_a_minute() {
-    let api = Api::new();
-    for _ in 0..60 {
-        assert_eq!(api.make(ANA, 1).await.status, 200);
-    }
-    let refused = api.make(ANA, 1).await;
-    assert_eq!(refused.headers["retry-after"], "60");
-    refusal(refused, "requests");
-    assert_eq!(api.make(BEN, 1).await.status, 200, "another user");
-    assert_eq!(api.make(OTHER, 1).await.status, 200, "a user of the same name elsewhere");
-    advance(60 * SECOND).await;
-    assert_eq!(api.make(ANA, 1).await.status, 200);
+#[test]
+fn a_user_has_sixty_requests_a_minute() {
+    let limiter = completions::limits(Clock::manual()).build().unwrap();
+    let mut client = TestClient::of(completions::app(limiter).unwrap());
+    let one = |key| request::<String>(key, &json!({ "max_tokens": 1, "tokens": 1 }));
+    client.send(61, one(ANA)).expect_admitted(60).expect_retry_after(60 * SECOND);
+    let refused = client.decisions().pop().unwrap();
+    assert_eq!(refused.decision().unwrap().tightest().unwrap().policy(), "requests", "{refused}");
+    client.send(1, one(BEN)).expect_admitted(1); // another user
+    client.send(1, one(OTHER)).expect_admitted(1); // a user of the same name elsewhere
+    client.advance(60 * SECOND).send(1, one(ANA)).expect_admitted(1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,7 +1,7 @@
 //! The gateway example, line by line of its rate-limit page.
 //!
-//! These tests run the example's own router on a paused clock.
-#![cfg(all(feature = "axum", feature = "describe"))]
+//! These tests run the example's own router on a clock that they move.
+#![cfg(all(feature = "axum", feature = "describe", feature = "testing"))]
 
 use std::{
     collections::BTreeMap,
@@ -9,7 +9,7 @@ use std::{
     time::{Duration, UNIX_EPOCH},
 };
 
-use axum::{Router, body::Body, http::Request};
+use axum::{Router, http::Request};
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use tokio::{
@@ -17,7 +17,11 @@ use tokio::{
     time::{Instant, advance, sleep},
 };
 use tower::{ServiceBuilder, ServiceExt};
-use tower_quota::{Clock, key::PeerAddr};
+use tower_quota::{
+    Clock,
+    key::PeerAddr,
+    testing::{TestClient, TestRequest},
+};
 
 use super::examples::gateway;
 
@@ -65,15 +69,27 @@ impl Call {
         Self { credential: credential.into(), ..self }
     }
 
-    fn request(self) -> Request<Body> {
+    fn request(self) -> Request<String> {
         let request = Request::builder().method(self.method).uri(self.path);
         let mut request = request.extension(PeerAddr(SocketAddr::from((self.address, 50_000))));
         for (name, value) in [("authorization", self.credential), ("x-request-id", self.request_id)]
         {
             request = value.into_iter().fold(request, |request, value| request.header(name, value));
         }
-        request.header("content-type", "application/json").body(self.body.into()).unwrap()
+        request.header("content-type", "application/json").body(self.body).unwrap()
     }
+}
+
+impl From<Call> for TestRequest {
+    fn from(call: Call) -> Self {
+        call.request().into()
+    }
+}
+
+/// Sends to the example's API, for the tests that only count.
+fn client() -> TestClient {
+    let clock = Clock::manual();
+    TestClient::of(gateway::app(gateway::rate_limit(clock.clone()).unwrap(), clock))
 }
 
 /// A whole response without the length of its body. The id of a problem's instance is a field of its
@@ -301,14 +317,18 @@ async fn guesses_are_refused_and_share_the_budget_of_their_address() {
 
 // --- The budget ------------------------------------------------------------------------------
 
-#[tokio::test(start_paused = true)]
-async fn of_200_jobs_at_once_60_pass_one_is_held_and_the_rest_are_refused_at_once() {
-    let sent = send_all(&api(), vec![create_job(); 200]).await;
+#[test]
+fn of_200_jobs_at_once_60_pass_one_is_held_and_the_rest_are_refused_at_once() {
     // The credential has a token each 1.5 s: the 62nd would wait 3 s.
-    let mut expected = [(201, 0); 200];
-    expected[60] = (201, 1_500);
-    expected[61..].fill((429, 0));
-    assert_eq!(outcomes(sent).await, expected);
+    client()
+        .send(200, create_job())
+        .expect_admitted(60)
+        .expect_held(1)
+        .expect_refused(139)
+        .advance(SECOND * 3 / 2 - Duration::from_nanos(1))
+        .expect_held(1)
+        .advance(Duration::from_nanos(1))
+        .expect_admitted(61);
 }
 
 #[tokio::test(start_paused = true)]
@@ -321,31 +341,22 @@ async fn two_credentials_share_their_tenants_sixty_and_are_held_in_arrival_order
     pass_at_once(&api, sites().with(OTHER)).await;
 }
 
-#[tokio::test(start_paused = true)]
-async fn credentials_of_the_same_name_are_not_shared_between_tenants() {
-    let api = api();
-    outcomes(send_all(&api, vec![sites(); 200]).await).await;
-    let sent = send_all(&api, vec![sites().with(OTHER); 60]).await;
-    assert_eq!(outcomes(sent).await, [(200, 0); 60]);
+#[test]
+fn credentials_of_the_same_name_are_not_shared_between_tenants() {
+    let mut client = client();
+    client.send(200, sites()).expect_admitted(60);
+    client.send(60, sites().with(OTHER)).expect_admitted(60);
 }
 
-#[tokio::test(start_paused = true)]
-async fn what_the_credential_refuses_costs_the_tenant_nothing() {
-    let api = api();
-    outcomes(send_all(&api, vec![sites(); 60]).await).await;
-    advance(30 * SECOND).await;
+#[test]
+fn what_the_credential_refuses_costs_the_tenant_nothing() {
+    let mut client = client();
+    client.send(60, sites()).expect_admitted(60).advance(30 * SECOND);
     // 30 have come back to the tenant, and 20 to this credential.
-    let nightly = send_all(&api, vec![sites(); 100]).await;
-    let desk = send_all(&api, vec![sites().with(DESK); 20]).await;
-    let mut expected = [(429, 0); 100];
-    expected[..20].fill((200, 0));
-    expected[20] = (200, 1_500);
-    assert_eq!(outcomes(nightly).await, expected);
+    client.send(100, sites()).expect_admitted(20).expect_held(1).expect_refused(79);
     // Ten are left to the tenant, one of which the held request has reserved.
-    let mut expected = [(429, 0); 20];
-    expected[..9].fill((200, 0));
-    expected[9..11].copy_from_slice(&[(200, 1_000), (200, 2_000)]);
-    assert_eq!(outcomes(desk).await, expected);
+    client.send(20, sites().with(DESK)).expect_admitted(9).expect_held(2).expect_refused(9);
+    client.advance(SECOND).expect_admitted(10).advance(SECOND).expect_admitted(11);
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,7 +1,7 @@
 //! The Gather example, line by line of its rate-limit page.
 //!
-//! These tests run the example's own router on a paused clock.
-#![cfg(all(feature = "axum", feature = "describe", feature = "tracing"))]
+//! These tests run the example's own router on a clock that they move.
+#![cfg(all(feature = "axum", feature = "describe", feature = "testing", feature = "tracing"))]
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -16,7 +16,7 @@ use axum::{
 use serde_json::{Value, json};
 use tokio::time::{Instant, advance};
 use tower::ServiceExt;
-use tower_quota::{Clock, key::PeerAddr};
+use tower_quota::{Clock, key::PeerAddr, testing::TestClient};
 use uuid::Uuid;
 
 use common::{Answer, answer};
@@ -43,7 +43,7 @@ impl Api {
 
     /// Asks for the questions, with the key `mine`.
     async fn ask(&self) -> Answer {
-        self.send(Request::get(QUESTIONS).header("x-api-key", "mine")).await
+        self.send(ask()).await
     }
 
     async fn send(&self, request: request::Builder) -> Answer {
@@ -92,6 +92,16 @@ impl Api {
     fn now(&self) -> Duration {
         Duration::from_secs(START) + self.began.elapsed()
     }
+}
+
+/// Sends to the example's API on this clock, for the tests that only count.
+fn client(clock: &Clock) -> TestClient {
+    TestClient::of(gather::app(gather::rate_limit(clock.clone()).unwrap()))
+}
+
+/// Asks for the questions, with the key `mine`.
+fn ask() -> request::Builder {
+    Request::get(QUESTIONS).header("x-api-key", "mine")
 }
 
 async fn pass(seconds: u64) {
@@ -188,27 +198,25 @@ async fn of_two_windows_that_refuse_the_one_with_the_longer_wait_speaks() {
     assert_eq!(api.ask().await, refused(1_000, START + HOUR));
 }
 
-#[tokio::test(start_paused = true)]
-async fn what_the_minute_refuses_costs_the_hour_nothing() {
-    let api = Api::new();
-    api.spend(100).await;
-    for _ in 0..400 {
-        assert_eq!(api.ask().await, refused(100, START + MINUTE));
-    }
-    pass(MINUTE).await;
-    assert_eq!(api.ask().await, questions().quota(1_000, 899, START + HOUR));
+#[test]
+fn what_the_minute_refuses_costs_the_hour_nothing() {
+    client(&Clock::manual())
+        .send(500, ask())
+        .expect_admitted(100)
+        .advance(Duration::from_secs(MINUTE))
+        .send(1, ask())
+        .expect_header("x-ratelimit-remaining", "899");
 }
 
-#[tokio::test(start_paused = true)]
-async fn what_the_hour_refuses_costs_the_minute_nothing() {
-    let api = Api::new();
-    api.spend_the_hour().await;
-    pass(50 * MINUTE - 1).await;
-    for _ in 0..400 {
-        assert_eq!(api.ask().await, refused(1_000, START + HOUR));
+#[test]
+fn what_the_hour_refuses_costs_the_minute_nothing() {
+    let mut client = client(&Clock::manual());
+    for _ in 0..10 {
+        client.send(100, ask()).expect_admitted(100).advance(Duration::from_secs(MINUTE));
     }
-    pass(1).await;
-    api.spend(100).await;
+    client.advance(Duration::from_secs(50 * MINUTE - 1));
+    client.send(400, ask()).expect_refused(400).expect_header("x-ratelimit-limit", "1000");
+    client.advance(Duration::from_secs(1)).send(101, ask()).expect_admitted(100);
 }
 
 #[tokio::test(start_paused = true)]
@@ -233,13 +241,17 @@ async fn no_minute_and_no_hour_holds_more_than_its_quota_however_greedy_the_call
     assert!(passed.len() > 1_500, "again and again: {}", passed.len());
 }
 
-#[tokio::test(start_paused = true)]
-async fn the_edge_of_a_clocks_minute_is_none_of_the_window() {
-    let api = Api::new();
-    pass(59).await;
-    api.spend(100).await;
-    pass(1).await;
-    assert_eq!(api.ask().await, refused(100, START + 59 + MINUTE));
+#[test]
+fn the_edge_of_a_clocks_minute_is_none_of_the_window() {
+    let clock = Clock::manual();
+    clock.advance(Duration::from_secs(59));
+    client(&clock)
+        .send(100, ask())
+        .expect_admitted(100)
+        .advance(Duration::from_secs(1))
+        .send(1, ask())
+        .expect_refused(1)
+        .expect_header("x-ratelimit-reset", &(START + 59 + MINUTE).to_string());
 }
 
 // --- Who and what ----------------------------------------------------------------------------
