@@ -8,14 +8,19 @@ use redis::{
 };
 use tower_quota::{Limiter, OnStoreFailure, Policy, Quota, Reason, store::RedisStore};
 
-use crate::outage::until;
+use crate::{outage::until, store::documented_rules};
 
 /// Asks the Sentinels in this order.
 fn limiter(sentinels: [u16; 2]) -> Limiter {
     let sentinels = sentinels.map(|port| ConnectionAddr::Tcp("127.0.0.1".into(), port));
     let client =
-        SentinelClientBuilder::new(sentinels, Sentinel::MASTER, SentinelServerType::Master);
-    let store = RedisStore::sentinel_builder(client.unwrap().build().unwrap());
+        SentinelClientBuilder::new(sentinels, Sentinel::MASTER, SentinelServerType::Master)
+            .unwrap()
+            .set_client_to_redis_username("quota")
+            .set_client_to_redis_password("password")
+            .build()
+            .unwrap();
+    let store = RedisStore::sentinel_builder(client);
     let store = store.response_timeout(PATIENCE).decision_timeout(PATIENCE);
     let policy = Policy::sliding_window("p", Quota::per_hour(1_000));
     Limiter::builder()
@@ -23,6 +28,14 @@ fn limiter(sentinels: [u16; 2]) -> Limiter {
         .store(store.secret(1).build().unwrap())
         .build()
         .unwrap()
+}
+
+/// A server with the documented user.
+fn server(options: &[&str]) -> Server {
+    let mut all = vec!["--user"];
+    all.extend(documented_rules());
+    all.extend(options);
+    Server::start_with(&all)
 }
 
 /// The units that are left, if the master has counted one.
@@ -37,10 +50,10 @@ async fn count(limiter: &Limiter) -> Option<u64> {
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_fail_over_the_new_master_counts() {
     for is_killed in [true, false] {
-        let (master, silent) = (Server::start(), Server::start());
+        let (master, silent) = (server(&[]), Server::start());
         silent.pause();
         let port = master.port().to_string();
-        let replica = Server::start_with(&["--replicaof", "127.0.0.1", &port]);
+        let replica = server(&["--replicaof", "127.0.0.1", &port]);
         let sentinel = Sentinel::watch(&master, 1);
         let limiter = limiter([silent.port(), sentinel.port()]);
 

@@ -431,7 +431,7 @@ fn the_documentation_names_each_server_that_tests_run_on() {
 }
 
 /// The rules of the user that the documentation of [`RedisStore`] creates.
-fn documented_rules() -> Vec<&'static str> {
+pub(crate) fn documented_rules() -> Vec<&'static str> {
     let docs = include_str!("../../src/store/redis/mod.rs");
     let mut lines = docs.lines().filter_map(|line| line.strip_prefix("/// ACL SETUSER "));
     lines.next().expect("there is a user").split(' ').collect()
