@@ -141,8 +141,8 @@ use crate::{algorithm::Algorithm, clock::Now};
 /// ```
 /// `SELECT` is needed only for a database other than 0; `CLUSTER SLOTS`, `PING` and `ASKING` only
 /// for a cluster. Without `INFO` and `SET`, there are no warnings about eviction or about policies
-/// that differ. `AUTH` and `HELLO` need no permission. `CLIENT SETINFO`, by which the `redis` crate
-/// sends its name, may be refused.
+/// that differ; with Sentinels, `INFO` is needed. `AUTH` and `HELLO` need no permission. `CLIENT SETINFO`,
+/// by which the `redis` crate sends its name, may be refused.
 ///
 /// A clone is the same store.
 ///
