@@ -9,5 +9,6 @@ mod jump_ehr;
 #[cfg(all(feature = "axum", feature = "config", feature = "describe", feature = "usage"))]
 mod jump_ehr_in_toml;
 mod log;
+mod redis_user;
 mod same_mistake;
 mod sqlite_log;
