@@ -67,9 +67,12 @@ impl Core {
 
     /// The fingerprint of a key that will be charged, and its shard, which chooses a cluster's
     /// server: the first of joined keys, or else the key. The store begins to load the key's count
-    /// already.
+    /// already. A policy that counts all requests together has one fingerprint, whatever the key is.
     #[inline(always)]
     pub(super) fn key_of(&self, rule: &Rule, kind: u8, key: &Key<'_>) -> (u128, u64) {
+        if let Some(only) = rule.only_key {
+            return (only, only as u64);
+        }
         let domain = rule.domain(kind);
         let fingerprint = self.keys.fingerprint(domain.key, key);
         self.store.prefetch(fingerprint, rule.charge.algorithm);

@@ -85,6 +85,8 @@ pub(super) struct Rule {
     without_key: FirstRequests,
     /// The domain of each kind of key.
     pub(super) domains: Box<[Domain]>,
+    /// The fingerprint of the only key, if all requests count together.
+    pub(super) only_key: Option<u128>,
     /// The domain of the key that chooses a cluster's server, if the policy has a shard.
     pub(super) shard_domain: Domain,
     /// The domain of the tenants that take turns, if the policy is fair.
@@ -319,6 +321,8 @@ impl Rule {
         let lasts = policy.algorithm() == Algorithm::InFlight;
         let hold = policy.settings.hold.unwrap_or(hold).min(LONGEST_HOLD);
         let policy_id = keys.fingerprint(NO_KIND, &policy.settings.counts_name().into()) as u64;
+        let domains = keys.domains(labels.kinds());
+        let only = domains.first().filter(|_| labels.is_global);
         Self {
             entry: Entry {
                 labels,
@@ -339,7 +343,8 @@ impl Rule {
             has_one_quota: policy.settings.has_one_quota(),
             key_source: index,
             without_key: FirstRequests::default(),
-            domains: keys.domains(labels.kinds()),
+            only_key: only.map(|domain| keys.fingerprint(domain.key, &"".into())),
+            domains,
             shard_domain: keys.domain(&policy.settings.shard_kind()),
             tenant_domain: keys.domain(&policy.settings.tenant_kind()),
             policy,
