@@ -107,10 +107,15 @@ where
     }
 
     fn canonical<'a>(&self, key: Key<'a>) -> Option<Key<'a>> {
+        self.keeps(&key).then_some(key)
+    }
+
+    fn keeps(&self, key: &Key<'_>) -> bool {
         // A part of a request is one text. Of a closure's keys nothing is known.
-        let is_trimmed = !self.is_trimmed || key.as_bytes().trim_ascii() == key.as_bytes();
-        let fits = self.identity.is_none() || is_trimmed && key.first_part().is_none();
-        fits.then_some(key)
+        let is_space = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_whitespace);
+        let bytes = key.as_bytes();
+        let is_trimmed = !self.is_trimmed || !is_space(bytes.first()) && !is_space(bytes.last());
+        self.identity.is_none() || is_trimmed && key.first_part().is_none()
     }
 
     fn problem(&self) -> Option<String> {

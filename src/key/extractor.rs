@@ -34,6 +34,13 @@ pub trait KeyExtractor: Send + Sync + 'static {
         Some(key)
     }
 
+    /// Whether [`canonical`](Self::canonical) surely returns this key as it is. Then a check does not call
+    /// it, and moves no key. Default: `false`, which is always right.
+    fn keeps(&self, key: &Key<'_>) -> bool {
+        let _ = key;
+        false
+    }
+
     /// What is wrong with the extractor's settings, and what to write instead. `build()` then fails
     /// with this text. Default: `None`, nothing is wrong.
     fn problem(&self) -> Option<String> {
@@ -75,6 +82,10 @@ impl<K: KeyExtractor + ?Sized> KeyExtractor for Arc<K> {
 
     fn canonical<'a>(&self, key: Key<'a>) -> Option<Key<'a>> {
         (**self).canonical(key)
+    }
+
+    fn keeps(&self, key: &Key<'_>) -> bool {
+        (**self).keeps(key)
     }
 
     fn problem(&self) -> Option<String> {
@@ -215,8 +226,12 @@ mod tests {
             (&(header("x"), by_ip.clone()), ("a", "b").into(), None),
             (&Arc::new(by_ip.clone()), "2001:db8::7".into(), Some(ip("2001:db8::").into())),
         ] {
+            if extractor.keeps(&key) && !key.as_bytes().is_empty() {
+                assert_eq!(canonical.as_ref(), Some(&key));
+            }
             assert_eq!(super::canonical(extractor, key), canonical);
         }
+        assert!(Arc::new(header("x")).keeps(&"tenant-7".into()), "no copy for the usual key");
     }
 
     #[test]

@@ -174,7 +174,10 @@ impl<'a> Check<'a> {
     fn decide_at_once(&self) -> Result<Decision, CheckError> {
         let rules = self.target.limiter.core.rules();
         let evaluation = self.evaluate(&rules)?;
-        decide_at_once(self.target.limiter, &rules, evaluation).ok_or(CheckError::WouldWait)
+        match decide_at_once(self.target.limiter, &rules, evaluation) {
+            Some(decision) => Ok(decision),
+            None => Err(CheckError::WouldWait),
+        }
     }
 
     #[inline(always)]

@@ -38,10 +38,17 @@ impl<'a> Target<'a> {
         Self { limiter, policy, rule: None, key: key.into(), kind: None, plan: None }
     }
 
-    #[inline]
+    #[inline(always)]
     fn rule<'r>(&self, rules: &'r RuleSet) -> Result<&'r Rule, CheckError> {
-        let known = self.rule.and_then(|id| rules.rule(id));
-        let found = known.or_else(|| rules.by_name(self.policy));
+        match self.rule.and_then(|id| rules.rule(id)) {
+            Some(rule) => Ok(rule),
+            None => self.rule_by_name(rules),
+        }
+    }
+
+    #[inline(never)]
+    fn rule_by_name<'r>(&self, rules: &'r RuleSet) -> Result<&'r Rule, CheckError> {
+        let found = rules.by_name(self.policy);
         found.ok_or_else(|| CheckError::UnknownPolicy(self.policy.to_owned()))
     }
 
@@ -236,7 +243,7 @@ impl<'a> Target<'a> {
         quota: Quota,
     ) -> Result<Evaluation, CheckError> {
         let counted;
-        let key = if rule.policy.settings.keys.are_canonical() {
+        let key = if rule.only_key.is_some() || rule.policy.settings.keys.keeps(kind, &self.key) {
             &self.key
         } else {
             counted = self.counted_key(rule, kind)?;
@@ -261,9 +268,6 @@ impl<'a> Target<'a> {
     #[inline(never)]
     fn counted_key(&self, rule: &Rule, kind: u8) -> Result<Key<'a>, CheckError> {
         let (keys, key) = (&rule.policy.settings.keys, self.key.clone());
-        if keys.are_canonical() {
-            return Ok(key);
-        }
         keys.canonical(kind, key).ok_or_else(|| CheckError::UnfitKey {
             policy: rule.policy.name().to_owned(),
             kind: rule.entry.labels.kind(kind).to_owned(),

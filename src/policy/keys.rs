@@ -79,10 +79,13 @@ impl Keys {
         self.extractors.iter().map(identity).chain(as_missing).collect()
     }
 
-    /// Whether [`canonical`](Self::canonical) returns any key as it is.
+    /// Whether [`canonical`](Self::canonical) need not be called, as it returns this key as it is.
     #[inline]
-    pub(crate) fn are_canonical(&self) -> bool {
-        self.extractors.is_empty() && !self.is_global
+    pub(crate) fn keeps(&self, kind: u8, key: &Key<'_>) -> bool {
+        match self.extractors.get(usize::from(kind)) {
+            Some(extractor) => extractor.keeps(key) && !key.as_bytes().is_empty(),
+            None => !self.is_global,
+        }
     }
 
     /// A key that was not read from a request, as the extractor with this index would read it. `None`
@@ -90,7 +93,8 @@ impl Keys {
     pub(crate) fn canonical<'a>(&self, kind: u8, key: Key<'a>) -> Option<Key<'a>> {
         match self.extractors.get(usize::from(kind)) {
             Some(extractor) => canonical(&**extractor, key),
-            None => Some("".into()),
+            None if self.is_global => Some("".into()),
+            None => Some(key),
         }
     }
 

@@ -28,10 +28,7 @@ impl Penalties {
             }
             for (kind, name) in (0..=u8::MAX).zip(rule.entry.labels.kinds()) {
                 let is_same = caller_kind.as_ref().is_none_or(|caller| **caller == *name);
-                let key = match settings.keys.are_canonical() {
-                    true => Some(key.clone()),
-                    false => settings.keys.canonical(kind, key.clone()),
-                };
+                let key = settings.keys.canonical(kind, key.clone());
                 let counts = is_same || settings.keys.extractors.is_empty();
                 let Some(key) = key.filter(|_| counts) else { continue };
                 let (key, shard) = core.key_of(rule, kind, &key);
