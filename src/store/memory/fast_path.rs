@@ -19,7 +19,7 @@ use super::{
     seqlock::SlotGuard,
     shard::Shards,
     slow_path,
-    table::{Place, SlotRead, Tables},
+    table::{Place, SlotRead, TableRead, Tables},
 };
 use crate::{
     algorithm::{QuotaState, State},
@@ -92,7 +92,9 @@ fn try_one<const N: usize>(
     usage: &mut Usage,
     now: Now,
 ) -> Result<(), NotMade> {
-    let read = read(shards, tables, charge, None)?;
+    let address = Address::of(charge);
+    let table = begin(shards, tables, &address)?;
+    let read = table.read(&address, None).ok_or(NotMade::NeedsLock)?;
     if N == COUNTER && try_bucket(shards, &read, charge, usage, now).is_some() {
         return Ok(());
     }
@@ -234,34 +236,36 @@ fn prepare<'a, const N: usize>(
     let mut last = None;
     for (index, (charge, usage)) in charges.iter().zip(usages).enumerate() {
         if of_kind(charge) {
+            let address = Address::of(charge);
             // A key's entries under several policies came together: each lies behind the last.
-            let behind = last.and_then(|(key, index)| (key == charge.key).then_some(index + 1));
-            let read = read(shards, tables, charge, behind)?;
+            let (table, behind) = match last {
+                Some((key, table, index)) if key == charge.key => (table, Some(index + 1)),
+                _ => (begin(shards, tables, &address)?, None),
+            };
+            let read = table.read(&address, behind).ok_or(NotMade::NeedsLock)?;
             if read.entry.is_locked() {
                 return Err(NotMade::Conflict);
             }
             let after = evaluate(shards, &read, charge, usage, now)?;
-            last = Some((charge.key, read.index));
+            last = Some((charge.key, table, read.index));
+            if prepared.is_empty() {
+                prepared.reserve(charges.len());
+            }
             prepared.push(Prepared { index, read, guard: None, after });
         }
     }
     Ok(())
 }
 
-/// Reads the entry of a charge's key.
+/// Begins to read the table of a key's shard.
 #[inline(always)]
-fn read<'a, const N: usize>(
+fn begin<'a, const N: usize>(
     shards: &'a Shards,
     tables: &'a Tables<N>,
-    charge: &Charge,
-    expected: Option<usize>,
-) -> Result<SlotRead<'a, N>, NotMade> {
-    let address = Address::of(charge);
-    let shard = shards.shard(&address);
-    let version = shard.version();
-    let stamp = version.stamp().ok_or(NotMade::Conflict)?;
-    let read = tables.get(shard.number).read((version, stamp), &address, expected);
-    read.ok_or(NotMade::NeedsLock)
+    address: &Address,
+) -> Result<TableRead<'a, N>, NotMade> {
+    let shard = shards.shard(address);
+    tables.get(shard.number).begin(shard.version()).ok_or(NotMade::Conflict)
 }
 
 /// Writes to `usage` the answer to a charge, as if its request passes. Returns the key's entry after it.

@@ -39,8 +39,8 @@ fn look<const N: usize>(
     charge: &Charge,
     now: Now,
 ) -> Option<Usage> {
-    let (meta, version) = (shard.meta(), shard.version());
-    let read = table.read((version, version.stamp()?), &Address::of(charge), None);
+    let meta = shard.meta();
+    let read = table.begin(shard.version())?.read(&Address::of(charge), None);
     let spilled = read.and_then(|read| meta.spilled.get(read.entry.spilled_index()?));
     Some(Usage::looked(spilled.map_or(0, |spilled| spilled.blocked_for(charge, now))))
 }
@@ -53,8 +53,7 @@ fn charge_in<const N: usize>(
     now: Now,
 ) -> Option<Usage> {
     let mut meta = shard.meta();
-    let version = shard.version();
-    let read = table.read((version, version.stamp()?), &Address::of(charge), None)?;
+    let read = table.begin(shard.version())?.read(&Address::of(charge), None)?;
     if read.entry.newest_of_long_log().is_some() {
         return charge_long_log(&mut meta, &read, charge, now);
     }

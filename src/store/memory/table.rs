@@ -63,8 +63,13 @@ impl Words {
     }
 
     #[inline]
-    fn slots<const N: usize>(&self) -> &[AtomicSlot<N>] {
-        self.words.get(self.first..).unwrap_or_default().as_chunks().0
+    fn slot<const N: usize>(&self, index: usize) -> Option<&AtomicSlot<N>> {
+        self.words.get(self.first + index * N..)?.first_chunk()
+    }
+
+    #[inline]
+    fn prefetch<const N: usize>(&self, index: usize) {
+        prefetch_index(&self.words, self.first + index * N);
     }
 }
 
@@ -91,15 +96,15 @@ struct Slots<'a, const N: usize> {
 impl<'a, const N: usize> Slots<'a, N> {
     /// The row of a slot, and the slot's index in it.
     #[inline]
-    fn locate(self, index: usize) -> Option<(&'a [AtomicSlot<N>], usize)> {
-        let row = self.rows.get(self.first_row + index / RUN)?.get()?.slots();
+    fn locate(self, index: usize) -> Option<(&'a Words, usize)> {
+        let row = self.rows.get(self.first_row + index / RUN)?.get()?;
         (index < self.capacity).then_some((row, self.run + index % RUN))
     }
 
     #[inline]
     fn get(self, index: usize) -> Option<&'a AtomicSlot<N>> {
         let (row, index_in_row) = self.locate(index)?;
-        row.get(index_in_row)
+        row.slot(index_in_row)
     }
 
     /// The index of the key's slot, the slot, and its end words.
@@ -111,7 +116,8 @@ impl<'a, const N: usize> Slots<'a, N> {
         while left > 0 {
             let (row, index_in_row) = self.locate(index)?;
             let run = (RUN - index % RUN).min(self.capacity - index).min(left);
-            for slot in row.get(index_in_row..index_in_row + run)? {
+            for index_in_row in index_in_row..index_in_row + run {
+                let slot = row.slot(index_in_row)?;
                 // The end words are read as an entry that has no others.
                 let ends = seqlock::read_ends(slot);
                 if Entry(ends).is_at(address) {
@@ -126,6 +132,38 @@ impl<'a, const N: usize> Slots<'a, N> {
             index = if index == self.capacity { 0 } else { index };
         }
         None
+    }
+}
+
+/// A table that is read without the shard's lock, as it was at the stamp.
+#[derive(Clone, Copy)]
+pub(super) struct TableRead<'a, const N: usize> {
+    version: &'a Version,
+    stamp: Stamp,
+    slots: Slots<'a, N>,
+}
+
+impl<'a, const N: usize> TableRead<'a, N> {
+    /// The key's entry; `None` if the key has none. The search begins at the slot `expected`, or else at
+    /// the key's home. Behind the last slot is the first.
+    #[inline(always)]
+    pub(super) fn read(
+        self,
+        address: &Address,
+        expected: Option<usize>,
+    ) -> Option<SlotRead<'a, N>> {
+        let Self { version, stamp, slots } = self;
+        let expected = expected.and_then(|index| {
+            let index = if index == slots.capacity { 0 } else { index };
+            let slot = slots.get(index)?;
+            Some((index, slot, seqlock::read_ends(slot)))
+        });
+        let (index, slot, ends) = match expected {
+            Some((index, slot, ends)) if Entry(ends).is_at(address) => (index, slot, ends),
+            _ => slots.find(address)?,
+        };
+        let entry = Entry(seqlock::read_between(ends, slot));
+        Some(SlotRead { version, slot, stamp, index, entry })
     }
 }
 
@@ -223,29 +261,14 @@ impl<'a, const N: usize> Table<'a, N> {
         }
     }
 
-    /// Reads the key's entry without a lock; `None` if the key has none. The `stamp` was read before, and
-    /// the search begins at the slot `expected`, or else at the key's home.
+    /// Begins to read without a lock; `None` while entries move.
     #[inline(always)]
-    pub(super) fn read(
-        self,
-        (version, stamp): (&'a Version, Stamp),
-        address: &Address,
-        expected: Option<usize>,
-    ) -> Option<SlotRead<'a, N>> {
-        let slots = self.slots();
-        let expected = expected.and_then(|index| {
-            let slot = slots.get(index)?;
-            Some((index, slot, seqlock::read_ends(slot)))
-        });
-        let (index, slot, ends) = match expected {
-            Some((index, slot, ends)) if Entry(ends).is_at(address) => (index, slot, ends),
-            _ => slots.find(address)?,
-        };
-        let entry = Entry(seqlock::read_between(ends, slot));
-        Some(SlotRead { version, slot, stamp, index, entry })
+    pub(super) fn begin(self, version: &'a Version) -> Option<TableRead<'a, N>> {
+        let stamp = version.stamp()?;
+        Some(TableRead { version, stamp, slots: self.slots() })
     }
 
-    /// Makes the processor fetch what a [`read`](Self::read) will need: a key's entry is mostly in
+    /// Makes the processor fetch what a [`read`](TableRead::read) will need: a key's entry is mostly in
     /// its home slot, or in one of a few `further` slots. Small tables are in its cache anyway.
     #[inline]
     pub(super) fn prefetch(self, address: &Address, further: &[usize]) {
@@ -256,7 +279,7 @@ impl<'a, const N: usize> Table<'a, N> {
         }
         let slots = self.slots();
         if let Some((row, index)) = slots.locate(address.home(slots.capacity)) {
-            further.iter().for_each(|further| prefetch_index(row, index + further));
+            further.iter().for_each(|further| row.prefetch::<N>(index + further));
         }
     }
 
@@ -346,7 +369,10 @@ impl<'a, const N: usize> Table<'a, N> {
     ) {
         let before = self.capacity();
         let mut kept = Vec::with_capacity(before);
-        let with_keys = (0..before).filter(|&index| !self.peek(index).is_empty());
+        // From a free slot on, so that the entries of a key stay in their order.
+        let free = (0..before).find(|&index| self.peek(index).is_empty()).unwrap_or(0);
+        let in_order = (free..before).chain(0..free);
+        let with_keys = in_order.filter(|&index| !self.peek(index).is_empty());
         let entries = with_keys.map(|index| self.clear(writer, index));
         kept.extend(entries.filter(|entry| !is_dropped(entry)));
         let mostly_full = kept.len() * 2 >= before;
@@ -412,10 +438,10 @@ mod tests {
     fn a_row_begins_with_a_line_and_has_all_its_slots() {
         for count in [1, 8, 64, 8 * RUN] {
             let row = Words::new(count * 8);
-            let slots = row.slots::<8>();
-            assert_eq!(slots.as_ptr().addr() % CACHE_LINE, 0);
-            assert!(slots.len() >= count);
-            assert!(row.slots::<3>().len() >= count * 8 / 3);
+            let first = row.slot::<8>(0).unwrap();
+            assert_eq!(first.as_ptr().addr() % CACHE_LINE, 0);
+            assert!(row.slot::<8>(count - 1).is_some());
+            assert!(row.slot::<3>(count * 8 / 3 - 1).is_some());
         }
     }
 
@@ -434,5 +460,27 @@ mod tests {
             assert!(allocated() <= before + 1, "{} rows for key {keys}", allocated() - before);
         }
         assert!(allocated() * RUN <= 20_000 * 5 / 4 * 5 / 4, "{} rows", allocated());
+    }
+
+    #[test]
+    fn the_entries_of_a_key_stay_in_their_order_as_the_table_grows() {
+        // From homes all over the table, so that some go on behind its end.
+        for home in (0..64).map(|key| key << 26) {
+            let (tables, version) = (Tables::<3>::new(1, 1_000), Version::default());
+            let table = tables.get(0);
+            let address = |policy: usize| Address::new((policy as u128) << 96 | home);
+            for policy in 0..100 {
+                let writer = version.try_write().unwrap();
+                if table.must_grow(policy) {
+                    table.grow(&writer, |_| false);
+                }
+                table.insert(&writer, Entry::spilled(&address(policy), 0, 1, 0));
+            }
+            let read = table.begin(&version).unwrap();
+            let index = |policy| read.read(&address(policy), None).unwrap().index;
+            for policy in 1..100 {
+                assert_eq!(index(policy), (index(policy - 1) + 1) % table.capacity());
+            }
+        }
     }
 }
