@@ -268,6 +268,24 @@ impl Record {
         self.usages.drain(run);
     }
 
+    /// Refuses by the only policy. `false` if there is more to decide: several policies, a dry run, a
+    /// penalty, or a usage that is not known or fits.
+    #[inline]
+    pub(in crate::limiter) fn refuse_by_only_policy(&mut self) -> bool {
+        let ([entry], [charge], [usage]) =
+            (&mut self.entries[..], &self.charges[..], &self.usages[..])
+        else {
+            return false;
+        };
+        let refuses = !usage.fits() && usage.is_known();
+        if self.enforced != 1 || charge.has_penalty || !refuses {
+            return false;
+        }
+        entry.judge(charge, usage);
+        self.ruling = Ruling::Refused(0);
+        true
+    }
+
     /// Sets for each counted policy whether it refuses.
     pub(in crate::limiter) fn judge(&mut self) {
         for index in 0..self.counted {

@@ -227,8 +227,11 @@ impl Evaluation {
         }
         // Most requests pass, and need no verdict of each policy.
         if usages.iter().any(|usage| !usage.fits() || !usage.is_known()) {
+            (self.record.now, self.record.held) = (now, 0);
+            if self.record.refuse_by_only_policy() {
+                return Ok(Decision { record: self.record });
+            }
             self.record.judge();
-            self.record.now = now;
             count_refusals(&mut self.record);
             return Ok(self.into_decision(now, Duration::ZERO));
         }
