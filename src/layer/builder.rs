@@ -13,6 +13,7 @@ use http_body::Body;
 
 use super::{
     HeaderStyle, RateLimitLayer, Rejection, ResponseObserver, jitter::Jitter, responder::Responder,
+    responders::Responders,
 };
 use crate::{
     error::BuildError,
@@ -192,7 +193,7 @@ impl RateLimitLayerBuilder {
     pub fn build(self) -> Result<RateLimitLayer, BuildError> {
         let responder = Arc::new(self.responder);
         responder.limiter.register_dependent(&responder)?;
-        Ok(RateLimitLayer { responder })
+        Ok(RateLimitLayer { responders: Responders::new(responder) })
     }
 
     /// What is wrong with the settings, for a limiter with these policies for requests.

@@ -1,8 +1,8 @@
 //! The tower layer: decides about each HTTP request, and answers the ones that are refused.
 //!
 //! `service` and `future` lead a request through the limiter and the inner service. All clones
-//! share a `responder`: it writes the `headers`, and turns a refusal into a `rejection` and then a
-//! `response`. `observer` is the hook for a request log.
+//! share a `responder`, of which `responders` has a copy for each thread: it writes the `headers`, and
+//! turns a refusal into a `rejection` and then a `response`. `observer` is the hook for a request log.
 
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects, clippy::indexing_slicing))]
 
@@ -16,6 +16,7 @@ mod jitter;
 mod observer;
 mod rejection;
 mod responder;
+mod responders;
 pub mod response;
 mod service;
 
@@ -28,7 +29,6 @@ use tower::Layer;
 pub use self::explain::{ExpectedResponse, LayerExplanation};
 #[cfg(feature = "testing")]
 pub(crate) use self::observer::ObservedBy;
-use self::responder::Responder;
 pub use self::{
     body::ResponseBody,
     builder::RateLimitLayerBuilder,
@@ -38,6 +38,7 @@ pub use self::{
     rejection::Rejection,
     service::RateLimit,
 };
+use self::{responder::Responder, responders::Responders};
 use crate::{
     error::BuildError,
     key::{self, ClientIp},
@@ -70,7 +71,7 @@ use crate::{
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct RateLimitLayer {
-    responder: Arc<Responder>,
+    responders: Responders,
 }
 
 impl RateLimitLayer {
@@ -78,7 +79,7 @@ impl RateLimitLayer {
     /// `Retry-After` and a JSON body.
     pub fn new(limiter: Limiter) -> Self {
         // The defaults work for any limiter: there is nothing to validate.
-        Self { responder: Arc::new(Responder::new(limiter)) }
+        Self { responders: Responders::new(Arc::new(Responder::new(limiter))) }
     }
 
     /// A layer that gives each client address this quota, by a token bucket. It is short for the policy
@@ -152,7 +153,7 @@ impl RateLimitLayer {
     /// The layer's limiter.
     #[must_use]
     pub fn limiter(&self) -> &Limiter {
-        &self.responder.limiter
+        &self.responders.of_thread().limiter
     }
 
     /// The names of the headers that the layer may add to a response, for
@@ -170,7 +171,7 @@ impl RateLimitLayer {
     /// ```
     #[must_use]
     pub fn exposed_headers(&self) -> Vec<HeaderName> {
-        self.responder.headers.names().collect()
+        self.responders.of_thread().headers.names().collect()
     }
 
     /// Explains what the layer would answer to a request now, and why. It charges nothing, and counts
@@ -180,7 +181,7 @@ impl RateLimitLayer {
         &self,
         request: &http::request::Parts,
     ) -> impl Future<Output = LayerExplanation> + Send + use<> {
-        LayerExplanation::new(&self.responder, request)
+        LayerExplanation::new(self.responders.of_thread(), request)
     }
 
     /// The limits and the headers of responses as data, with an example of a refusal; see the module
@@ -192,7 +193,7 @@ impl RateLimitLayer {
     #[cfg(feature = "describe")]
     #[must_use]
     pub fn describe(&self) -> crate::describe::Description {
-        self.responder.describe()
+        self.responders.of_thread().describe()
     }
 }
 
@@ -200,6 +201,6 @@ impl<S> Layer<S> for RateLimitLayer {
     type Service = RateLimit<S>;
 
     fn layer(&self, inner: S) -> RateLimit<S> {
-        RateLimit { inner, responder: Arc::clone(&self.responder) }
+        RateLimit { inner, responders: self.responders.clone() }
     }
 }

@@ -33,6 +33,9 @@ const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// [`on_rejection_of`](super::RateLimitLayerBuilder::on_rejection_of).
 type Render = Arc<dyn Fn(&Parts, &Rejection) -> Response<Bytes> + Send + Sync>;
 
+/// Aligned, so that no two reference counts are in one cache line; some processors load two lines at once.
+#[derive(Clone)]
+#[repr(align(128))]
 pub(super) struct Responder {
     pub(super) limiter: Limiter,
     pub(super) headers: Headers,

@@ -15,16 +15,15 @@ use super::{
     ResponseBody, ResponseFuture,
     future::{Passed, State, Waiting},
     observer::Observation,
-    responder::Responder,
+    responders::Responders,
 };
 use crate::store::resets_so_far;
 
 /// The service of a [`RateLimitLayer`](crate::RateLimitLayer): it calls the inner service only for
 /// requests that pass.
-#[derive(Clone)]
 pub struct RateLimit<S> {
     pub(super) inner: S,
-    pub(super) responder: Arc<Responder>,
+    pub(super) responders: Responders,
 }
 
 impl<S> RateLimit<S> {
@@ -44,6 +43,13 @@ impl<S> RateLimit<S> {
     }
 }
 
+impl<S: Clone> Clone for RateLimit<S> {
+    #[inline]
+    fn clone(&self) -> Self {
+        Self { inner: self.inner.clone(), responders: self.responders.for_request() }
+    }
+}
+
 impl<S, B, R> Service<Request<B>> for RateLimit<S>
 where
     S: Service<Request<B>, Response = Response<R>> + Clone,
@@ -58,7 +64,7 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let responder = Arc::clone(&self.responder);
+        let responder = self.responders.of_thread();
         let (mut head, body) = request.into_parts();
         let mut observation =
             Observation::start(responder.observer.as_ref(), &responder.limiter, &head);
@@ -67,6 +73,7 @@ where
                 Ok(decision) => {
                     // The call itself may reset a key.
                     let resets = resets_so_far();
+                    let responder = Arc::clone(responder);
                     // `self.inner` is the instance that was polled ready.
                     let response = self.inner.call(Request::from_parts(head, body));
                     let passed = Some(Passed { decision, observation, responder, resets });
@@ -78,7 +85,7 @@ where
                 // The instance that was polled ready is dropped: it must not keep what it has
                 // reserved (a permit, say) while the request waits. Its clone is polled ready
                 // later.
-                let inner = self.inner.clone();
+                let (inner, responder) = (self.inner.clone(), Arc::clone(responder));
                 self.inner = inner.clone();
                 let waiting = Waiting { inner, head, body, observation, responder };
                 State::Deciding { deciding, waiting: Some(Box::new(waiting)) }
@@ -90,6 +97,6 @@ where
 
 impl<S> fmt::Debug for RateLimit<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RateLimit").field("responder", &self.responder).finish_non_exhaustive()
+        f.debug_struct("RateLimit").field("responders", &self.responders).finish_non_exhaustive()
     }
 }

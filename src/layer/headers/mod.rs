@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// The settings of a layer's quota headers.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Headers {
     pub(crate) styles: Vec<HeaderStyle>,
     pub(crate) policy: Option<String>,

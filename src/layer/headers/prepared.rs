@@ -20,7 +20,7 @@ const BLANK: HeaderValue = HeaderValue::from_static("");
 
 /// The headers of refusals that have all numbers. To clone the map is cheaper than to insert each name, which
 /// is hashed.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct PreparedHeaders {
     /// In this order: the content type, the quota headers, `Retry-After`, `Cache-Control: no-store`, and
     /// `Connection: close`.

@@ -1,0 +1,114 @@
+//! The copies of a layer's responder, one for each thread: [`Responders`].
+
+use std::{
+    fmt,
+    sync::{
+        Arc, LazyLock,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+};
+
+use super::responder::Responder;
+
+/// The [`Responder`] of a layer, in as many copies as threads need. Each request changes a reference count
+/// twice or more: with one count for all, threads would wait for its cache line.
+#[derive(Clone)]
+pub(super) enum Responders {
+    /// Of a layer, and of the services that it makes: one for each thread, as far as there are enough.
+    OfLayer(Arc<[Arc<Responder>]>),
+    /// Of a service that was cloned, as frameworks do for each request, or for each connection.
+    OfThread(Arc<Responder>),
+}
+
+/// A power of two, and twice as many as there are processors, so that few threads share one.
+static COPIES: LazyLock<usize> = LazyLock::new(|| {
+    let processors = thread::available_parallelism().map_or(8, usize::from);
+    processors.next_power_of_two().saturating_mul(2)
+});
+
+thread_local! {
+    /// The number of this thread.
+    static THREAD: usize = {
+        static THREADS: AtomicUsize = AtomicUsize::new(0);
+        THREADS.fetch_add(1, Ordering::Relaxed)
+    };
+}
+
+impl Responders {
+    pub(super) fn new(responder: Arc<Responder>) -> Self {
+        let copies = (1..*COPIES).map(|_| Arc::new((*responder).clone()));
+        Self::OfLayer([Arc::clone(&responder)].into_iter().chain(copies).collect())
+    }
+
+    /// The one that this thread counts.
+    #[inline]
+    #[expect(clippy::indexing_slicing, reason = "one less than a power of two is a mask")]
+    pub(super) fn of_thread(&self) -> &Arc<Responder> {
+        match self {
+            Self::OfLayer(all) => &all[THREAD.with(|thread| thread & all.len().wrapping_sub(1))],
+            Self::OfThread(responder) => responder,
+        }
+    }
+
+    /// That of this thread, for a request.
+    #[inline]
+    pub(super) fn for_request(&self) -> Self {
+        Self::OfThread(Arc::clone(self.of_thread()))
+    }
+}
+
+impl fmt::Debug for Responders {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.of_thread().fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limiter::Limiter;
+
+    fn responders() -> Responders {
+        Responders::new(Arc::new(Responder::new(Limiter::builder().build().unwrap())))
+    }
+
+    /// The address of the count that a request of a new thread changes.
+    fn count_of_new_thread(responders: &Responders) -> usize {
+        let count = || Arc::as_ptr(responders.for_request().of_thread()).addr();
+        thread::scope(|scope| {
+            let counts = scope.spawn(|| [count(), count()]).join().unwrap();
+            assert_eq!(counts[0], counts[1]);
+            counts[0]
+        })
+    }
+
+    #[test]
+    fn threads_count_in_lines_of_their_own() {
+        let responders = responders();
+        // Threads of other tests come between these, so that some find the same one.
+        let mut counts: Vec<_> = (0..64).map(|_| count_of_new_thread(&responders)).collect();
+        counts.sort_unstable();
+        counts.dedup();
+        assert!(counts.len() > 1);
+        assert!(counts.windows(2).all(|pair| pair[1] - pair[0] >= 128), "{counts:?}");
+    }
+
+    #[test]
+    fn a_service_that_was_cloned_keeps_its_count() {
+        let responders = responders().for_request();
+        let count = Arc::as_ptr(responders.of_thread()).addr();
+        assert_eq!(count_of_new_thread(&responders), count);
+    }
+
+    #[test]
+    fn the_last_request_drops_the_responder() {
+        let layer = responders();
+        let (service, request) = (layer.clone(), layer.for_request());
+        let responder = Arc::downgrade(request.of_thread());
+        drop((layer, service));
+        assert!(responder.upgrade().is_some());
+        drop(request);
+        assert!(responder.upgrade().is_none());
+    }
+}
