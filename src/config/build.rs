@@ -17,7 +17,7 @@ use super::{
 use crate::{
     category::Category,
     key::{self, Caller, KeyExtractor},
-    layer::{RateLimitLayer, RateLimitLayerBuilder, Rejection, response::plain_text},
+    layer::{RateLimitLayer, RateLimitLayerBuilder, response::plain_text},
     limiter::{Limiter, LimiterBuilder},
     matcher::Matcher,
     policy::Policy,
@@ -437,7 +437,8 @@ impl<'a> Build<'a> {
         }
         builder = builder.jitter_retry_after(layer.jitter_retry_after);
         match &layer.on_rejection {
-            OnRejection::Json => builder.on_rejection(Rejection::to_response),
+            // The default, whose headers are prepared.
+            OnRejection::Json => builder,
             OnRejection::PlainText => builder.on_rejection(plain_text()),
             OnRejection::Problem(problem) => builder.on_rejection(problem.problem().renderer()),
             OnRejection::Function(name) => {

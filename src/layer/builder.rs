@@ -251,3 +251,24 @@ fn warn_unsent() {
         )
     });
 }
+
+#[cfg(all(test, feature = "config"))]
+mod tests {
+    use crate::{
+        config::{Limits, Registry},
+        limiter::Limiter,
+    };
+
+    #[test]
+    fn the_default_refusal_of_a_file_is_the_prepared_one() {
+        let (registry, limiter) = (Registry::new(), Limiter::builder().build().unwrap());
+        let renders = |layer: &str| {
+            let limits = Limits::from_toml(&format!("no_limits = true\n{layer}"), &registry);
+            let builder = limits.unwrap().layer(limiter.clone(), &registry).unwrap();
+            builder.responder.render.is_some()
+        };
+        assert!(!renders(""));
+        assert!(!renders("[layer]\non_rejection = \"json\""));
+        assert!(renders("[layer]\non_rejection = \"plain_text\""));
+    }
+}
