@@ -84,7 +84,7 @@ impl LayerExplanation {
 
 impl ExpectedResponse {
     fn new(responder: &Responder, request: &Parts, decision: Decision) -> Self {
-        match responder.refusal(request, decision, || None) {
+        match responder.refusal(request, decision, false) {
             Ok(decision) => {
                 let mut response = Response::new(());
                 responder.write_headers(&mut response, &decision);

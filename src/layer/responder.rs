@@ -7,7 +7,7 @@ use std::{
 
 use bytes::Bytes;
 use http::{
-    HeaderName, HeaderValue, Method, Response, Version,
+    HeaderMap, HeaderName, HeaderValue, Method, Response, Version,
     header::{CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING},
     request::Parts,
 };
@@ -70,8 +70,7 @@ impl Responder {
         decision: Decision,
         observation: &mut Observation,
     ) -> Result<Decision, Response<Bytes>> {
-        let request_id = || head.headers.get(X_REQUEST_ID).cloned();
-        let decision = match self.refusal(head, decision, request_id) {
+        let decision = match self.refusal(head, decision, true) {
             Ok(decision) => decision,
             Err((response, decision)) => {
                 observation.finish(&self.headers, &decision, Some(response.status()));
@@ -88,32 +87,34 @@ impl Responder {
     }
 
     /// Returns the decision if the request passes, or else the response that refuses it and the
-    /// decision with the waits of the response.
+    /// decision with the waits of the response. `tells_id` says whether the response may have the
+    /// request's id.
     #[inline]
     #[expect(clippy::result_large_err, reason = "the response is returned as it is")]
     pub(super) fn refusal(
         &self,
         head: &Parts,
         decision: Decision,
-        request_id: impl FnOnce() -> Option<HeaderValue>,
+        tells_id: bool,
     ) -> Result<Decision, (Response<Bytes>, Decision)> {
         let Some(reason) = decision.reason() else { return Ok(decision) };
+        let (has_body, id) = body_and_id(&head.headers);
         let mut rejection = Rejection {
             reason,
             decision,
             layer_headers: Some(self.headers.capacity()),
-            request_id: request_id(),
+            request_id: id.filter(|_| tells_id).cloned(),
         };
         self.jitter.lengthen(&mut rejection.decision, &self.limiter);
-        Err((self.refuse(head, &rejection), rejection.decision))
+        let closes = has_body && can_close(head.version);
+        Err((self.refuse(head, &rejection, closes), rejection.decision))
     }
 
-    fn refuse(&self, head: &Parts, rejection: &Rejection) -> Response<Bytes> {
+    fn refuse(&self, head: &Parts, rejection: &Rejection, closes: bool) -> Response<Bytes> {
         #[cfg(feature = "grpc")]
         let called = grpc::respond(head, rejection);
         #[cfg(not(feature = "grpc"))]
         let called = None;
-        let closes = has_unread_body(head);
         let mut response = match (called, &self.render) {
             (Some(response), _) => self.with_headers(response, rejection, closes),
             (None, Some(render)) => self.with_headers(render(head, rejection), rejection, closes),
@@ -250,17 +251,25 @@ fn leave_for_the_end(head: &mut Parts, decision: &Decision) {
     }
 }
 
-/// Whether the request may have a body, which the layer does not read: the connection has to end.
-/// Only HTTP/1 has a header for that (RFC 9112, section 9.6). Later versions end the request's
-/// stream, and must not have the header (RFC 9113, section 8.2.2).
-fn has_unread_body(request: &Parts) -> bool {
-    if !matches!(request.version, Version::HTTP_10 | Version::HTTP_11) {
-        return false;
+/// Whether a request with these headers may have a body, and its first `X-Request-Id`. One pass is faster than
+/// three look-ups, as most requests have few headers.
+fn body_and_id(headers: &HeaderMap) -> (bool, Option<&HeaderValue>) {
+    let (mut has_body, mut id) = (false, None);
+    for (name, value) in headers {
+        if *name == TRANSFER_ENCODING || *name == CONTENT_LENGTH && value != "0" {
+            has_body = true;
+        } else if *name == X_REQUEST_ID {
+            id = id.or(Some(value));
+        }
     }
-    // One pass is faster than two look-ups, as most requests have few headers.
-    request.headers.iter().any(|(name, value)| {
-        *name == TRANSFER_ENCODING || (*name == CONTENT_LENGTH && value != "0")
-    })
+    (has_body, id)
+}
+
+/// Whether a response has to end the connection of a request whose body is not read. Only HTTP/1 has a header
+/// for that (RFC 9112, section 9.6). Later versions end the request's stream, and must not have the header
+/// (RFC 9113, section 8.2.2).
+fn can_close(version: Version) -> bool {
+    matches!(version, Version::HTTP_10 | Version::HTTP_11)
 }
 
 impl fmt::Debug for Responder {
