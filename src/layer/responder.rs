@@ -46,6 +46,8 @@ pub(super) struct Responder {
     prepared: OnceLock<Option<PreparedHeaders>>,
     pub(super) expose_decision: bool,
     pub(super) observer: Option<Arc<dyn ResponseObserver>>,
+    /// Of a copy, the responder that the limiter checks when it gets new limits: it lives as long as a copy.
+    _original: Option<Arc<Self>>,
 }
 
 impl Responder {
@@ -59,7 +61,13 @@ impl Responder {
             prepared: OnceLock::new(),
             expose_decision: false,
             observer: None,
+            _original: None,
         }
+    }
+
+    /// A copy, which counts its references by itself.
+    pub(super) fn copy(self: &Arc<Self>) -> Arc<Self> {
+        Arc::new(Self { _original: Some(Arc::clone(self)), ..(**self).clone() })
     }
 
     /// Returns the decision if the request passes, or else the response that refuses it.

@@ -37,7 +37,7 @@ thread_local! {
 
 impl Responders {
     pub(super) fn new(responder: Arc<Responder>) -> Self {
-        let copies = (1..*COPIES).map(|_| Arc::new((*responder).clone()));
+        let copies = (1..*COPIES).map(|_| responder.copy());
         Self::OfLayer([Arc::clone(&responder)].into_iter().chain(copies).collect())
     }
 
@@ -102,13 +102,16 @@ mod tests {
     }
 
     #[test]
-    fn the_last_request_drops_the_responder() {
-        let layer = responders();
-        let (service, request) = (layer.clone(), layer.for_request());
-        let responder = Arc::downgrade(request.of_thread());
-        drop((layer, service));
-        assert!(responder.upgrade().is_some());
-        drop(request);
-        assert!(responder.upgrade().is_none());
+    fn the_limiter_checks_the_settings_until_the_last_request_has_ended() {
+        for number in 0..*COPIES {
+            let responder = Arc::new(Responder::new(Limiter::builder().build().unwrap()));
+            let registered = Arc::downgrade(&responder);
+            let Responders::OfLayer(all) = Responders::new(responder) else { unreachable!() };
+            let request = Responders::OfThread(Arc::clone(&all[number]));
+            drop(all);
+            assert!(registered.upgrade().is_some());
+            drop(request);
+            assert!(registered.upgrade().is_none());
+        }
     }
 }
