@@ -93,7 +93,7 @@ impl ManualTime {
 pub(crate) struct ManualSleep {
     time: Arc<ManualTime>,
     deadline: Instant,
-    /// Where it waits; `None` while it does not.
+    /// Its index among the sleepers; `None` while it does not wait.
     index: Option<usize>,
 }
 

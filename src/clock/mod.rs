@@ -154,15 +154,15 @@ impl Clock {
         Self(Source::Manual(ManualTime::new(1_704_067_200 * NANOS_PER_SECOND)))
     }
 
-    /// The same, which begins at this time of the wall clock.
+    /// A clock like [`manual`](Self::manual) that begins at this time of the wall clock.
     #[must_use]
     pub fn manual_at(start: SystemTime) -> Self {
         Self(Source::Manual(ManualTime::new(since_epoch(start))))
     }
 
-    /// Moves a clock from [`manual`](Self::manual) in one leap, and wakes the held requests whose turn has
-    /// come then. So if several are due one after another, move it step by step;
-    /// [`TestClient::advance`](crate::testing::TestClient::advance) does so. Tokio's time does not move.
+    /// Moves a clock from [`manual`](Self::manual) in one step, and wakes the held requests that are due then.
+    /// Requests that are due one after another need a step each;
+    /// [`TestClient::advance`](crate::testing::TestClient::advance) makes these steps. Tokio's time does not move.
     ///
     /// # Panics
     /// If the clock is the system's or tokio's.

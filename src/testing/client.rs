@@ -66,12 +66,12 @@ use crate::{
 pub struct TestClient {
     service: Box<dyn Fn(Request<String>, bool) -> Answering + Send>,
     driver: Driver,
-    /// Those of the limiters that have seen a request.
+    /// The clocks of the limiters that are known: that of [`new`](Self::new), and of those that saw a request.
     clocks: Vec<Clock>,
     peer: Option<IpAddr>,
-    /// Those of earlier calls that are held or open, and then those of the last one.
+    /// Earlier requests that are held or open, and then the requests of the last call.
     exchanges: Vec<Exchange>,
-    /// The first of the last call.
+    /// The index of the first request of the last call.
     last: usize,
 }
 
@@ -137,13 +137,13 @@ impl TestClient {
         self
     }
 
-    /// The next requests have no peer, as in a server that leaves none in the request.
+    /// Sends the next requests without a peer, as from a server that does not put the peer into its requests.
     pub fn without_peer(&mut self) -> &mut Self {
         self.peer = None;
         self
     }
 
-    /// Sends a request so many times, and reads the responses to their ends.
+    /// Sends a request this number of times, and reads the responses to their ends.
     ///
     /// # Panics
     /// If a request is neither answered nor held after 10 seconds of real time, or the service panics.
@@ -186,11 +186,11 @@ impl TestClient {
         self.run()
     }
 
-    /// Moves the clocks of the limiters that have seen a request: they all have to be [`Clock::manual`]. Each
-    /// held request passes at the time at which it is due.
+    /// Moves the clocks of the layer of [`new`](Self::new), and of all limiters that have seen a request. They all
+    /// have to be [`Clock::manual`]. Each held request passes at the time at which it is due.
     ///
     /// # Panics
-    /// If a limiter has another clock, or if no limiter has seen a request. And as [`send`](Self::send) does.
+    /// If a limiter has another clock, if no limiter is known, or as [`send`](Self::send) does.
     #[track_caller]
     pub fn advance(&mut self, by: Duration) -> &mut Self {
         assert!(
@@ -240,7 +240,7 @@ impl TestClient {
         self.expect(Fate::Held, times)
     }
 
-    /// Asserts for how many requests of the last call the service has failed: it returned an error and no
+    /// Asserts for how many requests of the last call the service has failed: it returned an error instead of a
     /// response, or the body failed.
     ///
     /// # Panics
@@ -261,10 +261,10 @@ impl TestClient {
         })
     }
 
-    /// Asserts a header of the last response. It is there once, and has this value.
+    /// Asserts that the last response has this header once, with this value.
     ///
     /// # Panics
-    /// If it is not so, or if the last request has no response.
+    /// If it has not, or if the last request has no response.
     #[track_caller]
     pub fn expect_header(&mut self, name: &str, value: &str) -> &mut Self {
         self.expect_last(&format_args!("the header `{name}: {value}`"), |response| {
@@ -273,14 +273,13 @@ impl TestClient {
         })
     }
 
-    /// Asserts the `Retry-After` of the last response, in whole seconds.
+    /// Asserts the `Retry-After` of the last response. Fractions of a second in `wait` do not count.
     ///
     /// # Panics
     /// If it is another one or none, or if the last request has no response.
     #[track_caller]
     pub fn expect_retry_after(&mut self, wait: Duration) -> &mut Self {
-        let name = RETRY_AFTER.as_str();
-        self.expect_header(name, &wait.as_secs().to_string())
+        self.expect_header(RETRY_AFTER.as_str(), &wait.as_secs().to_string())
     }
 
     /// The responses to the requests of the last call that have one, with their whole bodies. The body of an
@@ -339,7 +338,7 @@ impl TestClient {
     #[track_caller]
     #[expect(clippy::panic, reason = "the assertion fails")]
     fn expect(&mut self, fate: Fate, times: usize) -> &mut Self {
-        // The test may have moved a clock, or have let the store fail.
+        // Since the last call, the test may have moved a clock or changed the store's fault.
         self.run();
         let count = |fate| self.last().iter().filter(|exchange| exchange.fate() == fate).count();
         let found = count(fate);

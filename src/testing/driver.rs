@@ -23,7 +23,7 @@ use crate::{clock::Clock, lock::Mutex};
 /// How long requests may take in real time, such as with a store on another server.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A runtime of its own, on which the requests and what they spawn run.
+/// A runtime of a test client's own, which runs the requests and what they spawn.
 #[derive(Debug)]
 pub(super) struct Driver {
     /// `None` once it is dropped.
@@ -90,7 +90,7 @@ async fn run_until_stalled(exchanges: &mut [Exchange], clocks: &mut Vec<Clock>) 
     .await;
 }
 
-/// Notes that a request can go on, and has all of them polled again.
+/// The waker of all requests: it has all of them polled again.
 #[derive(Default)]
 struct Wakeup {
     is_woken: AtomicBool,

@@ -14,12 +14,13 @@ use http_body::Body;
 
 use super::recorder::{DecisionRecorder, RecordedDecision};
 
-/// The future of a response; or of the text of the service's error.
+/// The future of a response, or of the text of the service's error.
 pub(super) type Answering = Pin<Box<dyn Future<Output = Result<Answer, String>> + Send>>;
 
+/// A response, whose body is read or left open.
 pub(super) struct Answer {
     pub(super) response: Response<Bytes>,
-    /// The body of a response that is not read.
+    /// The body, if it is left open.
     unread: Option<Box<dyn Any + Send>>,
 }
 
@@ -44,6 +45,7 @@ impl Answer {
     }
 }
 
+/// A request, what layers decide about it, and its response.
 pub(super) struct Exchange {
     pub(super) recorder: DecisionRecorder,
     method_and_path: String,

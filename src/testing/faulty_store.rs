@@ -11,7 +11,7 @@ use crate::{
     },
 };
 
-/// A store around another one that fails on command, to test
+/// A store that fails on command, around another one that counts. It tests
 /// [`Policy::on_store_failure`](crate::Policy::on_store_failure). Clones share the other store and the fault.
 ///
 /// It answers as the other store does until [`fail`](Self::fail) or [`time_out`](Self::time_out), and again
@@ -63,7 +63,7 @@ impl FaultyStore {
         *self.fault.lock() = Some(Fault::Error);
     }
 
-    /// From now on, it answers with an error after this time of `clock`, which is best the limiter's.
+    /// From now on, it answers with an error after this time of `clock`. Give it the clock of the limiter.
     pub fn time_out(&self, clock: &Clock, after: Duration) {
         *self.fault.lock() = Some(Fault::TimeOut { clock: clock.clone(), after });
     }

@@ -15,8 +15,7 @@ use crate::{
     policy::english,
 };
 
-/// Records what layers decide about requests, in the order in which the requests come. Clones share the
-/// record.
+/// Records what layers decide about requests, in the order of arrival. Clones share the record.
 ///
 /// Give it to a layer of your own application, such as in a test with a real server. A
 /// [`TestClient`](super::TestClient) has its own.
@@ -71,13 +70,13 @@ impl DecisionRecorder {
         Self::default()
     }
 
-    /// What is recorded since the last [`take`](Self::take): one entry for each request and each layer.
+    /// Everything since the last [`take`](Self::take): one entry for each request and each layer.
     #[must_use]
     pub fn decisions(&self) -> Vec<RecordedDecision> {
         self.0.lock().iter().cloned().map(RecordedDecision).collect()
     }
 
-    /// The same, and begins anew.
+    /// Returns the same entries, and removes them from the record.
     #[must_use]
     pub fn take(&self) -> Vec<RecordedDecision> {
         mem::take(&mut *self.0.lock()).into_iter().map(RecordedDecision).collect()
@@ -121,7 +120,7 @@ impl PendingResponse for Pending {
 /// [`TestClient::decisions`](super::TestClient::decisions).
 ///
 /// Its text says what each policy has decided: the kind of key, what is left, how long to wait. It contains
-/// no keys, headers and queries, but the path.
+/// the path, but no key, header or query.
 #[derive(Clone, Debug)]
 pub struct RecordedDecision(Entry);
 
@@ -138,8 +137,7 @@ impl RecordedDecision {
         &self.0.path
     }
 
-    /// The decision. `None` while the request is under way, and if it has ended without a response: its
-    /// caller has left while it was held.
+    /// The decision. `None` while the request is under way, or if its caller left while it was held.
     #[must_use]
     pub fn decision(&self) -> Option<&Decision> {
         self.0.ended.get()?.decision.as_ref()

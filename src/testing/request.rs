@@ -21,7 +21,7 @@ pub struct TestRequest(pub(super) Request<String>);
 /// A `GET` of this path.
 ///
 /// # Panics
-/// If it is no path.
+/// If it is not a path.
 impl From<&str> for TestRequest {
     fn from(path: &str) -> Self {
         Request::get(path).into()
@@ -31,7 +31,7 @@ impl From<&str> for TestRequest {
 /// Without a body.
 ///
 /// # Panics
-/// If the builder has an error, such as a header that cannot be.
+/// If the builder has an error, such as a header that is not valid.
 impl From<request::Builder> for TestRequest {
     #[expect(clippy::panic, reason = "a test with a wrong request fails")]
     fn from(request: request::Builder) -> Self {

@@ -272,7 +272,7 @@ async fn a_recorder_observes_a_layer_and_is_emptied() {
     assert!(recorder.take().is_empty());
 }
 
-/// How many of ten requests pass under five an hour while the store has a fault.
+/// Uses three units of five an hour, and then sends ten requests while the store has a fault.
 fn with_a_fault(on_failure: OnStoreFailure, fault: impl Fn(&FaultyStore)) -> TestClient {
     let store = FaultyStore::new(MemoryStore::default());
     let policy = per_ip(Quota::per_hour(5)).on_store_failure(on_failure);
