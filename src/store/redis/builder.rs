@@ -74,9 +74,9 @@ impl RedisStoreBuilder {
         self
     }
 
-    /// How long it may take to open a connection. Default: 90 ms, and ten times as long for a cluster,
-    /// which needs several connections; with Sentinels, at least 3 s. Requests wait for the first connection only, and never longer
-    /// than [`decision_timeout`](Self::decision_timeout).
+    /// How long it may take to open a connection. Default: 90 ms. A cluster has ten times as long, because it needs
+    /// several connections, and a store with Sentinels has 3 seconds at least. Requests wait for the first connection
+    /// only, and never longer than [`decision_timeout`](Self::decision_timeout).
     pub fn connect_timeout(mut self, time: Duration) -> Self {
         self.timeouts.connect = time;
         self
@@ -167,7 +167,8 @@ impl RedisStoreBuilder {
     ///
     /// # Errors
     /// If there is no secret, if a URL cannot be read, if a time-out is zero, if the prefix contains `{` or
-    /// `}`, by which a cluster would place all keys, or if TLS is asked for which is not there.
+    /// `}`, by which a cluster would place all keys, or if a server needs TLS, and the feature `redis-tls` or a
+    /// crypto provider is missing.
     pub fn build(self) -> Result<RedisStore, BuildError> {
         let fail = |problem: &str| Err(BuildError::new(CULPRIT, problem));
         let Some(secret) = self.secret else {

@@ -30,7 +30,8 @@ const REARRANGING_PAUSE: Duration = Duration::from_millis(2);
 /// A cluster has the time of this many connections, which are opened one after the other.
 const CLUSTER_CONNECTIONS: u32 = 10;
 
-/// Longer than the `redis` crate waits for a Sentinel that is down, and then for a master that is.
+/// How long it may take at least to find the master and connect to it: longer than the `redis` crate waits for one
+/// Sentinel that is down, and then for a master that is down.
 const SENTINEL_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// How long a server keeps an announcement.
@@ -41,7 +42,7 @@ const ANNOUNCEMENT_TTL: Duration = Duration::from_secs(30 * 86_400);
 pub(super) enum Servers {
     One(Box<Client>),
     Cluster(Box<ClusterClient>),
-    /// They say where the master is now. The client remembers its connections to them.
+    /// The Sentinels, which name the master. The client keeps its connections to them.
     Sentinels(Arc<Mutex<SentinelClient>>),
 }
 

@@ -173,10 +173,11 @@ pub struct RedisStore {
 impl RedisStore {
     /// A builder for a store on one server, by its URL: `redis://:password@host:port/database`.
     ///
-    /// At its end, `?protocol=resp3` asks for RESP3.
+    /// With `?protocol=resp3` at the end of the URL, the store speaks RESP3.
     ///
-    /// A URL that begins with `rediss://` asks for TLS. With the feature `redis-tls`, that is `rustls`, which
-    /// trusts the certificates that the system trusts. For others, see [`client_builder`](Self::client_builder).
+    /// With a URL that begins with `rediss://`, the store speaks TLS. The feature `redis-tls` does so by `rustls`,
+    /// which trusts the certificates that the system trusts. For other certificates, see
+    /// [`client_builder`](Self::client_builder).
     /// A process has one crypto provider for `rustls`, so the application chooses it: add
     /// `rustls = { version = "0.23", default-features = false, features = ["ring", "std"] }`, and call
     /// `rustls::crypto::ring::default_provider().install_default()` at the beginning of `main`.
@@ -203,11 +204,10 @@ impl RedisStore {
 
     /// A builder for a store on the master that Sentinels name, by a client of the `redis` crate (version 1).
     ///
-    /// The Sentinels are asked whenever a connection is opened. So after a fail-over, the store counts on the
-    /// new master, which lacks only what was not replicated. A connection may then take 3 seconds to open,
-    /// because some Sentinels may be down. Requests do not wait for it, as described under
-    /// [faults](Self#faults). If the client asks for TLS, install a crypto provider as for
-    /// [`builder`](Self::builder): it is not checked here.
+    /// The store asks the Sentinels for the master whenever it opens a connection. So after a fail-over, it counts
+    /// on the new master, which lacks only what was not replicated. A connection may then take 3 seconds to open,
+    /// because some Sentinels may be down. Requests do not wait for it: see [faults](Self#faults). If the client
+    /// uses TLS, install a crypto provider as for [`builder`](Self::builder). `build` does not check for it here.
     ///
     /// ```no_run
     /// use redis::{ConnectionAddr, sentinel::{SentinelClientBuilder, SentinelServerType}};
