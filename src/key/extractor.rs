@@ -34,8 +34,8 @@ pub trait KeyExtractor: Send + Sync + 'static {
         Some(key)
     }
 
-    /// Whether [`canonical`](Self::canonical) surely returns this key as it is. Then a check does not call
-    /// it, and moves no key. Default: `false`, which is always right.
+    /// Whether [`canonical`](Self::canonical) returns this key unchanged. Then a check does not call it, which is
+    /// faster. `false` is always right, and the default.
     fn keeps(&self, key: &Key<'_>) -> bool {
         let _ = key;
         false

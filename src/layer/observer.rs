@@ -80,7 +80,7 @@ pub struct Ended<'a> {
     pub status: Option<StatusCode>,
 }
 
-/// In the extensions of a request: who observes this request, in each layer that it comes through.
+/// An extension of a request: the observer of this request, in each layer that the request comes through.
 #[cfg(feature = "testing")]
 #[derive(Clone)]
 pub(crate) struct ObservedBy(pub(crate) Arc<dyn ResponseObserver>);

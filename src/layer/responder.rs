@@ -46,7 +46,8 @@ pub(super) struct Responder {
     prepared: OnceLock<Option<PreparedHeaders>>,
     pub(super) expose_decision: bool,
     pub(super) observer: Option<Arc<dyn ResponseObserver>>,
-    /// Of a copy, the responder that the limiter checks when it gets new limits: it lives as long as a copy.
+    /// In a copy: the responder that was copied. The limiter checks it against new limits as long as it lives, and so
+    /// as long as any copy lives.
     _original: Option<Arc<Self>>,
 }
 
@@ -95,15 +96,15 @@ impl Responder {
     }
 
     /// Returns the decision if the request passes, or else the response that refuses it and the
-    /// decision with the waits of the response. `tells_id` says whether the response may have the
-    /// request's id.
+    /// decision with the waits of the response. `with_request_id` says whether the response may
+    /// have the request's id.
     #[inline]
     #[expect(clippy::result_large_err, reason = "the response is returned as it is")]
     pub(super) fn refusal(
         &self,
         head: &Parts,
         decision: Decision,
-        tells_id: bool,
+        with_request_id: bool,
     ) -> Result<Decision, (Response<Bytes>, Decision)> {
         let Some(reason) = decision.reason() else { return Ok(decision) };
         let (has_body, id) = body_and_id(&head.headers);
@@ -111,7 +112,7 @@ impl Responder {
             reason,
             decision,
             layer_headers: Some(self.headers.capacity()),
-            request_id: id.filter(|_| tells_id).cloned(),
+            request_id: id.filter(|_| with_request_id).cloned(),
         };
         self.jitter.lengthen(&mut rejection.decision, &self.limiter);
         let closes = has_body && can_close(head.version);

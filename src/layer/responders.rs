@@ -15,13 +15,14 @@ use super::responder::Responder;
 /// twice or more: with one count for all, threads would wait for its cache line.
 #[derive(Clone)]
 pub(super) enum Responders {
-    /// Of a layer, and of the services that it makes: one for each thread, as far as there are enough.
+    /// All copies, in a layer and in the services that it makes. A thread takes the copy of its number; more
+    /// threads than copies share some.
     OfLayer(Arc<[Arc<Responder>]>),
-    /// Of a service that was cloned, as frameworks do for each request, or for each connection.
+    /// One copy, in a clone of a service: frameworks clone it for each request, or for each connection.
     OfThread(Arc<Responder>),
 }
 
-/// A power of two, and twice as many as there are processors, so that few threads share one.
+/// The number of copies: a power of two, and at least twice the number of processors, so that few threads share one.
 static COPIES: LazyLock<usize> = LazyLock::new(|| {
     let processors = thread::available_parallelism().map_or(8, usize::from);
     processors.next_power_of_two().saturating_mul(2)
@@ -41,7 +42,7 @@ impl Responders {
         Self::OfLayer([Arc::clone(&responder)].into_iter().chain(copies).collect())
     }
 
-    /// The one that this thread counts.
+    /// The copy of this thread; of a cloned service, the copy of the thread that cloned it.
     #[inline]
     #[expect(clippy::indexing_slicing, reason = "one less than a power of two is a mask")]
     pub(super) fn of_thread(&self) -> &Arc<Responder> {
@@ -51,7 +52,7 @@ impl Responders {
         }
     }
 
-    /// That of this thread, for a request.
+    /// Only that copy, for a clone of the service.
     #[inline]
     pub(super) fn for_request(&self) -> Self {
         Self::OfThread(Arc::clone(self.of_thread()))

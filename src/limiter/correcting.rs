@@ -119,8 +119,8 @@ impl Correcting {
     }
 
     /// The same. `failure` returns the penalty that counts the response as a failure, by its cost, or else by
-    /// the cost that was charged. `looked` does the same for a charge under an
-    /// unlimited quota.
+    /// the cost that was charged. `looked` does the same for a charge under an unlimited
+    /// quota.
     fn start_with_failures(
         limiter: &Limiter,
         decision: &Decision,

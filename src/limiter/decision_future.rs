@@ -9,6 +9,8 @@ use std::{
     time::Duration,
 };
 
+use http::request::Parts;
+
 use super::{
     Limiter,
     current_rules::{KeptRules, LoadedRules},
@@ -21,7 +23,6 @@ use super::{
     queued::{Queued, timer},
 };
 use crate::{clock::Now, store::StoreFuture};
-use http::request::Parts;
 
 /// The future of a [`Decision`], such as from [`Limiter::decide`].
 ///

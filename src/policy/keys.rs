@@ -79,7 +79,7 @@ impl Keys {
         self.extractors.iter().map(identity).chain(as_missing).collect()
     }
 
-    /// Whether [`canonical`](Self::canonical) need not be called, as it returns this key as it is.
+    /// Whether [`canonical`](Self::canonical) returns this key unchanged, so that it need not be called.
     #[inline]
     pub(crate) fn keeps(&self, kind: u8, key: &Key<'_>) -> bool {
         match self.extractors.get(usize::from(kind)) {

@@ -268,8 +268,8 @@ impl Record {
         self.usages.drain(run);
     }
 
-    /// Refuses by the only policy. `false` if there is more to decide: several policies, a dry run, a
-    /// penalty, or a usage that is not known or fits.
+    /// Refuses by the only policy. Does nothing and returns `false` if there are several policies, a dry run or a
+    /// penalty, or if the usage fits or is not known.
     #[inline]
     pub(in crate::limiter) fn refuse_by_only_policy(&mut self) -> bool {
         let ([entry], [charge], [usage]) =

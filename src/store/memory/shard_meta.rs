@@ -120,7 +120,7 @@ pub(super) struct ShardMeta {
     /// key. New keys of the policy begin with it, so that an evicted key that comes back gains
     /// nothing.
     evicted: HashMap<u64, StatesByQuota>,
-    /// By policy, the last reset of a key that was evicted.
+    /// By policy, the latest reset of any key that was evicted.
     evicted_resets: HashMap<u64, Reset>,
 }
 
@@ -253,8 +253,8 @@ impl ShardMeta {
         evicted.and_modify(|evicted| raise(evicted, &states, now)).or_insert(states);
     }
 
-    /// Whether a key of the policy was evicted whose reset was after the charge of a correction. The
-    /// correction may be of that key, which came back.
+    /// Whether an evicted key of the policy was reset after the charge of a correction. The correction may be for
+    /// that key, which came back.
     pub(super) fn is_evicted_reset_since(&self, correction: &Correction) -> bool {
         let reset = self.evicted_resets.get(&correction.charge.policy);
         reset.is_some_and(|reset| correction.is_before(reset))

@@ -135,7 +135,7 @@ impl<'a, const N: usize> Slots<'a, N> {
     }
 }
 
-/// A table that is read without the shard's lock, as it was at the stamp.
+/// A table that is read without the shard's lock. What is read counts only if the version still has the stamp.
 #[derive(Clone, Copy)]
 pub(super) struct TableRead<'a, const N: usize> {
     version: &'a Version,
