@@ -15,7 +15,7 @@ const WINDOW: Duration = Duration::from_secs(60);
 enum Step {
     Check(u64),
     Reserve(u64),
-    /// Ends the reservation at an index, of which so many units were used.
+    /// Commits the reservation at an index, with the number of units that were used.
     Commit(usize, u64),
     Drop(usize),
     Reset,
@@ -141,8 +141,8 @@ async fn run(algorithm: Algorithm, steps: Vec<Step>) -> Result<(), TestCaseError
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
-    /// Whatever is committed, given back and reset, no more is left than if every use had been charged
-    /// as it ended.
+    /// Whatever is committed, given back and reset, no more is left than a model allows that counts
+    /// each use at its final cost.
     #[test]
     fn no_correction_frees_more_than_its_use_took(steps in steps()) {
         let runtime = tokio::runtime::Builder::new_current_thread()

@@ -24,7 +24,7 @@ async fn a_command_that_the_user_may_not_run_is_in_the_log() {
         assert_eq!(decision.reason(), Some(Reason::StoreUnavailable), "{command}");
         let logged = log::take().concat();
         let named = format!("has no permissions to run the '{command}' command");
-        // Of the script's commands, Redis names none before 7.2.
+        // Before 7.2, Redis does not name a command of a script.
         let in_script = "The user executing the script can't run this command";
         let is_own = ["evalsha", "eval"].contains(&command);
         let is_said = logged.contains(&named) || !is_own && logged.contains(in_script);

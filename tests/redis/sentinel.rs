@@ -10,7 +10,7 @@ use tower_quota::{Limiter, OnStoreFailure, Policy, Quota, Reason, store::RedisSt
 
 use crate::{outage::until, store::documented_rules};
 
-/// Asks the Sentinels in this order.
+/// A limiter that asks the Sentinels in this order.
 fn limiter(sentinels: [u16; 2]) -> Limiter {
     let sentinels = sentinels.map(|port| ConnectionAddr::Tcp("127.0.0.1".into(), port));
     let client =
@@ -45,8 +45,7 @@ async fn count(limiter: &Limiter) -> Option<u64> {
     is_counted.then(|| decision.outcomes().next().unwrap().remaining())
 }
 
-/// The master ends, or lives on as a replica. A Sentinel that does not answer delays neither the first
-/// request for ever nor the fail-over.
+/// The old master is killed, or becomes a replica. The first Sentinel never answers: then the store asks the second.
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_fail_over_the_new_master_counts() {
     for is_killed in [true, false] {
@@ -75,7 +74,7 @@ async fn after_a_fail_over_the_new_master_counts() {
             left.is_some() && replica.calls("evalsha") > 0
         };
         until("the new master to count", counts).await;
-        // What was replicated still counts, and what the old master counts no more does not.
+        // The new master has the count that was replicated.
         assert!(left.unwrap() < 999, "{left:?} left");
     }
 }

@@ -85,7 +85,7 @@ fn each_error_says_what_to_write() {
     }
 }
 
-/// Whatever asks for it. An address that the crate does not support would fail at each request.
+/// By each kind of builder. Otherwise, each request would fail later.
 #[cfg(not(feature = "redis-tls"))]
 #[test]
 fn a_store_that_is_built_without_tls_says_so() {

@@ -60,7 +60,7 @@ async fn is_counted(store: RedisStoreBuilder) -> bool {
     decision.reason() != Some(Reason::StoreUnavailable)
 }
 
-/// One test, because a provider is the process's, and nothing takes it back.
+/// One test, because a crypto provider is installed for the whole process, and cannot be removed.
 #[tokio::test]
 async fn tls_needs_a_provider_and_a_certificate_that_is_trusted_and_names_the_server() {
     let folder = TempDir::new().unwrap();
@@ -79,7 +79,7 @@ async fn tls_needs_a_provider_and_a_certificate_that_is_trusted_and_names_the_se
     }
     rustls::crypto::ring::default_provider().install_default().unwrap();
 
-    assert!(!is_counted(RedisStore::builder(url.as_str())).await, "no system trusts it");
+    assert!(!is_counted(RedisStore::builder(url.as_str())).await, "the system does not trust it");
     let other = TempDir::new().unwrap();
     let stranger = certificate(other.path(), "127.0.0.1");
     assert!(!is_counted(with_authority(&url, stranger)).await, "another authority");

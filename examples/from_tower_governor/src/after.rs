@@ -13,6 +13,8 @@ use tower_quota::{
 
 use crate::handlers::{notes, sign_in};
 
+/// The application with its limits.
+///
 /// # Errors
 /// If the settings of the limits cannot work. The error says what to write instead.
 pub fn app() -> Result<Router, BuildError> {

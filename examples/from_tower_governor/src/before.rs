@@ -16,6 +16,10 @@ use tower_governor::{
 
 use crate::handlers::{notes, sign_in};
 
+/// The application with its limits.
+///
+/// # Panics
+/// If the settings of the limits cannot work.
 #[must_use]
 pub fn app() -> Router {
     // 20 requests at once, then one every two seconds

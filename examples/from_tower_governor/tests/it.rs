@@ -48,7 +48,7 @@ async fn through_proxy(app: &Router, method: Method, path: &str, forwarded: &str
     send(app, request).await
 }
 
-/// How many of so many sign-ins pass.
+/// How many of the sign-ins pass.
 async fn sign_ins(app: &Router, tries: u8, forwarded: impl Fn(u8) -> String) -> usize {
     let mut passed = 0;
     for number in 0..tries {
@@ -70,8 +70,9 @@ async fn both_let_three_sign_ins_pass_and_answer_the_fourth_in_json() {
     }
 }
 
-/// `.per_second(2)`, and `Quota::per_window(1, Duration::from_secs(2))`. The waits are 2 seconds, less the
-/// time since the last request that passed: `tower_governor` rounds down, and a client that obeys is refused.
+/// `.per_second(2)`, and `Quota::per_window(1, Duration::from_secs(2))`. A wait is 2 seconds, less the
+/// time since the last request that passed. `tower_governor` rounds it down, so a client that obeys is refused
+/// again.
 #[tokio::test]
 async fn per_second_2_is_one_request_every_two_seconds() {
     let mut waits = Vec::new();
@@ -109,7 +110,7 @@ async fn before_a_get_used_up_sign_ins_and_now_it_does_not() {
     assert_eq!(sign_ins(&after, 3, |_| CLIENT.into()).await, 3);
 }
 
-/// In `before`, the outer layer has counted each sign-in before the inner layer refuses it.
+/// In `before`, the outer layer counts each sign-in, also one that the inner layer then refuses.
 #[tokio::test]
 async fn before_a_refused_sign_in_used_up_requests_and_now_it_does_not() {
     let mut remaining = Vec::new();
