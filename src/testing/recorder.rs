@@ -137,7 +137,8 @@ impl RecordedDecision {
         &self.0.path
     }
 
-    /// The decision. `None` while the request is under way, or if its caller left while it was held.
+    /// The decision. `None` while the request is under way, if its caller left while it was held, or if the
+    /// service or the closure that answers refusals panicked.
     #[must_use]
     pub fn decision(&self) -> Option<&Decision> {
         self.0.ended.get()?.decision.as_ref()
