@@ -107,10 +107,10 @@ where
     }
 
     fn canonical<'a>(&self, key: Key<'a>) -> Option<Key<'a>> {
-        self.keeps(&key).then_some(key)
+        self.is_canonical(&key).then_some(key)
     }
 
-    fn keeps(&self, key: &Key<'_>) -> bool {
+    fn is_canonical(&self, key: &Key<'_>) -> bool {
         // A part of a request is one text. Of a closure's keys nothing is known.
         let is_space = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_whitespace);
         let bytes = key.as_bytes();

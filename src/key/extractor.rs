@@ -36,7 +36,7 @@ pub trait KeyExtractor: Send + Sync + 'static {
 
     /// Whether [`canonical`](Self::canonical) returns this key unchanged. Then a check does not call it, which is
     /// faster. `false` is always right, and the default.
-    fn keeps(&self, key: &Key<'_>) -> bool {
+    fn is_canonical(&self, key: &Key<'_>) -> bool {
         let _ = key;
         false
     }
@@ -84,8 +84,8 @@ impl<K: KeyExtractor + ?Sized> KeyExtractor for Arc<K> {
         (**self).canonical(key)
     }
 
-    fn keeps(&self, key: &Key<'_>) -> bool {
-        (**self).keeps(key)
+    fn is_canonical(&self, key: &Key<'_>) -> bool {
+        (**self).is_canonical(key)
     }
 
     fn problem(&self) -> Option<String> {
@@ -226,12 +226,15 @@ mod tests {
             (&(header("x"), by_ip.clone()), ("a", "b").into(), None),
             (&Arc::new(by_ip.clone()), "2001:db8::7".into(), Some(ip("2001:db8::").into())),
         ] {
-            if extractor.keeps(&key) && !key.as_bytes().is_empty() {
+            if extractor.is_canonical(&key) && !key.as_bytes().is_empty() {
                 assert_eq!(canonical.as_ref(), Some(&key));
             }
             assert_eq!(super::canonical(extractor, key), canonical);
         }
-        assert!(Arc::new(header("x")).keeps(&"tenant-7".into()), "no copy for the usual key");
+        assert!(
+            Arc::new(header("x")).is_canonical(&"tenant-7".into()),
+            "no copy for the usual key"
+        );
     }
 
     #[test]

@@ -243,12 +243,13 @@ impl<'a> Target<'a> {
         quota: Quota,
     ) -> Result<Evaluation, CheckError> {
         let counted;
-        let key = if rule.only_key.is_some() || rule.policy.settings.keys.keeps(kind, &self.key) {
-            &self.key
-        } else {
-            counted = self.counted_key(rule, kind)?;
-            &counted
-        };
+        let key =
+            if rule.only_key.is_some() || rule.policy.settings.keys.is_canonical(kind, &self.key) {
+                &self.key
+            } else {
+                counted = self.counted_key(rule, kind)?;
+                &counted
+            };
         if !evaluation.leaves_out(rule, quota) {
             let key = self.limiter.core.key_of(rule, kind, key);
             evaluation.push(rule, kind, key, quota, cost);

@@ -81,9 +81,9 @@ impl Keys {
 
     /// Whether [`canonical`](Self::canonical) returns this key unchanged, so that it need not be called.
     #[inline]
-    pub(crate) fn keeps(&self, kind: u8, key: &Key<'_>) -> bool {
+    pub(crate) fn is_canonical(&self, kind: u8, key: &Key<'_>) -> bool {
         match self.extractors.get(usize::from(kind)) {
-            Some(extractor) => extractor.keeps(key) && !key.as_bytes().is_empty(),
+            Some(extractor) => extractor.is_canonical(key) && !key.as_bytes().is_empty(),
             None => !self.is_global,
         }
     }
