@@ -120,7 +120,8 @@ pub(super) struct ShardMeta {
     /// key. New keys of the policy begin with it, so that an evicted key that comes back gains
     /// nothing.
     evicted: HashMap<u64, StatesByQuota>,
-    /// By policy, the latest reset of any key that was evicted.
+    /// By policy, the latest reset of any key that was evicted. From then on, no key of the policy gets back
+    /// what was charged before that.
     evicted_resets: HashMap<u64, Reset>,
 }
 
