@@ -20,7 +20,6 @@ use crate::handlers::{notes, sign_in};
 ///
 /// # Panics
 /// If the settings of the limits cannot work.
-#[must_use]
 pub fn app() -> Router {
     // 20 requests at once, then one every two seconds
     let requests = GovernorConfigBuilder::default()
