@@ -11,7 +11,7 @@ mod timer;
 mod wall;
 
 #[cfg(feature = "testing")]
-use std::{sync::Arc, time::Duration};
+use std::{sync::Arc, task::Waker, time::Duration};
 use std::{sync::LazyLock, time::SystemTime};
 
 use tokio::time::Instant;
@@ -182,10 +182,10 @@ impl Clock {
         }
     }
 
-    /// How many timers wait for a later time.
-    pub(crate) fn sleeping(&self) -> usize {
+    /// How many timers wait for a later time, to wake `waker`.
+    pub(crate) fn sleeping(&self, waker: &Waker) -> usize {
         match &self.0 {
-            Source::Manual(time) => time.sleeping(),
+            Source::Manual(time) => time.sleeping(waker),
             _ => 0,
         }
     }

@@ -81,7 +81,8 @@ async fn run_until_stalled(exchanges: &mut [Exchange], clocks: &mut Vec<Clock>) 
             }
         }
         let under_way = exchanges.iter().filter(|exchange| exchange.is_under_way()).count();
-        let sleeping: usize = clocks.iter().map(Clock::sleeping).sum();
+        // Those of these requests: others may wait for the same clock.
+        let sleeping: usize = clocks.iter().map(|clock| clock.sleeping(&waker)).sum();
         match under_way <= sleeping && !wakeup.is_woken.load(SeqCst) {
             true => Poll::Ready(()),
             false => Poll::Pending,

@@ -206,6 +206,17 @@ fn sleepy(
     ))
 }
 
+#[test]
+fn a_request_of_another_client_that_is_held_is_not_taken_for_one_of_this_client() {
+    let clock = Clock::manual();
+    let mut held = client_of(
+        Limiter::builder().clock(clock.clone()).policy(per_ip(Quota::per_minute(1)).hold(MINUTE)),
+    );
+    held.send(2, "/").expect_held(1);
+    let mut client = TestClient::of(sleepy(clock));
+    client.send(1, Request::post("/").body("echo").unwrap()).expect_admitted(1);
+}
+
 fn handlers_may_sleep_and_spawn() {
     let request = || Request::post("/").body("echo").unwrap();
     let mut client = TestClient::of(sleepy(Clock::manual()));
