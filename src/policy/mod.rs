@@ -543,10 +543,15 @@ impl Policy {
     /// most requests need no round trip. Default: 0, a round trip for each request. A store in
     /// memory has no leases and is exact.
     ///
+    /// How many units are leased at once follows the key's use: as many as it uses in half of a
+    /// lease's time, 1 at least, and at most twice as many as the time before. A busy key's next units
+    /// are requested before the last are used up. Requests that must wait for units are decided in the
+    /// order of their arrival, and one round trip asks for all that wait.
+    ///
     /// Leased units count as used at once. A lease ends after a second, or after a tenth of the
     /// window if the window is shorter than ten seconds; and at the end of a fixed window. The
-    /// units that are left then go back. A replica never holds more than `units` of a key. This
-    /// means:
+    /// units that are left then go back. A replica never holds more than `units` of a key, beside
+    /// those that requests wait for. This means:
     /// - In an interval of the window's length, up to the quota plus `units` for each replica may
     ///   pass; under a token bucket, the burst too. In a fixed window, no more than its quota
     ///   passes, except requests that are on their way to Redis when the window ends.

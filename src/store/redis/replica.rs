@@ -15,7 +15,7 @@ use super::{
     clock::{ClockAnchor, RoundTrip},
     deny_cache::CacheMiss,
     in_flight::{InFlightTable, Released},
-    leases::{LeaseTable, Reservation, is_leased},
+    leases::{Baton, Handed, LeaseTable, Reservation, is_leased},
     shards::Shards,
     time_budget::TimeBudget,
 };
@@ -52,11 +52,16 @@ impl Replica {
     }
 
     /// Decides without a server, if it can: by a refusal that is remembered, or by units that are here.
-    pub(super) fn decide_locally(&self, charges: &[Charge], now: Now) -> Result<Answer, CacheMiss> {
+    pub(super) fn decide_locally(
+        self: &Arc<Self>,
+        charges: &[Charge],
+        now: Now,
+    ) -> Result<Answer, CacheMiss> {
         let at = now.monotonic_nanos();
         if let [charge] = charges
-            && let Some(answer) = self.leases.spend(charge, at)
+            && let Some((answer, baton)) = self.leases.spend(charge, at)
         {
+            baton.into_iter().for_each(|baton| self.ask_ahead(baton, now));
             return Ok(answer);
         }
         let is_covered = |charge: &Charge| self.leases.covers(charge, at);
@@ -66,9 +71,11 @@ impl Replica {
         };
         if charges.len() > 1
             && charges.iter().all(is_covered)
-            && let Ok(mut reservation) = Reservation::new(&self.leases, charges, at, true)
+            && let Ok(mut reservation) = Reservation::new(&self.leases, charges, at, true, None)
             && let Some(answer) = reservation.spend_if_covered(at)
         {
+            let batons = charges.iter().filter_map(|charge| self.leases.baton_if_low(charge));
+            batons.for_each(|baton| self.ask_ahead(baton, now));
             return Ok(answer);
         }
         Err(miss)
@@ -106,7 +113,7 @@ impl Replica {
 
     #[expect(clippy::arithmetic_side_effects, reason = "a time is divided by a constant")]
     async fn decide_leased(
-        &self,
+        self: &Arc<Self>,
         charges: &[Charge],
         mut miss: CacheMiss,
         clock: ClockAnchor,
@@ -114,46 +121,89 @@ impl Replica {
     ) -> Result<(Answer, Option<Reservation>), StoreError> {
         // A request that has waited for others for half of its time asks the server itself.
         let own_half = budget.left / 2;
-        let (mut is_first, mut fruitless_waits) = (true, 0_u32);
+        let (mut fruitless_waits, mut handed) = (0_u32, None::<Handed>);
         loop {
             let now = clock.now();
-            let sent = now.monotonic_nanos();
-            if !mem::take(&mut is_first) {
-                miss = match self.decide_locally(charges, now) {
-                    Ok(answer) => return Ok((answer, None)),
-                    Err(miss) => miss,
-                };
-            }
             let may_wait = fruitless_waits < MAX_FRUITLESS_WAITS;
-            let mut reservation = match Reservation::new(&self.leases, charges, sent, may_wait) {
+            let at = now.monotonic_nanos();
+            let reserved = Reservation::new(&self.leases, charges, at, may_wait, handed.take());
+            let mut reservation = match reserved {
                 Ok(reservation) => reservation,
-                Err(mut batch) => {
+                Err(waiting) => {
                     let for_others = budget.left.saturating_sub(own_half);
-                    match budget.wait(for_others, batch.changed()).await {
-                        Some(Ok(())) => {}
+                    match budget.wait(for_others, waiting).await {
+                        Some(Ok(Handed::Units(grant))) if charges.len() == 1 => {
+                            match grant.spend(clock.now().monotonic_nanos()) {
+                                Some(answer) => return Ok((answer, None)),
+                                None => continue,
+                            }
+                        }
+                        Some(Ok(units_or_baton)) => {
+                            handed = Some(units_or_baton);
+                            continue;
+                        }
                         Some(Err(_)) => fruitless_waits = fruitless_waits.saturating_add(1),
                         None => fruitless_waits = MAX_FRUITLESS_WAITS,
                     }
+                    miss = match self.decide_locally(charges, clock.now()) {
+                        Ok(answer) => return Ok((answer, None)),
+                        Err(miss) => miss,
+                    };
                     continue;
                 }
             };
-            if let Some(answer) = reservation.spend_if_covered(sent) {
+            if let Some(answer) = reservation.spend_if_covered(at) {
                 return Ok((answer, None));
             }
-            let expired = mem::take(&mut reservation.expired);
-            if !expired.is_empty() {
-                // They go back even if the caller leaves.
-                budget.mark_sent();
-            }
-            expired.iter().for_each(|correction| self.shards.deny_cache.forget(&correction.charge));
-            let to_server = reservation.to_server();
-            let answer = self.shards.charge(&expired, &to_server, budget).await?;
-            let times = RoundTrip { sent, received: clock.now().monotonic_nanos() };
-            let answer = reservation.apply_reply(&answer, times);
+            let (answer, times) = self.ask(&mut reservation, clock, budget).await?;
             self.shards.deny_cache.remember(charges, &miss, &answer, times);
-            *self.clock.lock() = clock;
+            reservation.close_batons();
             return Ok((answer, Some(reservation)));
         }
+    }
+
+    /// Asks the servers for what a reservation lacks.
+    async fn ask(
+        &self,
+        reservation: &mut Reservation,
+        clock: ClockAnchor,
+        budget: &mut TimeBudget,
+    ) -> Result<(Answer, RoundTrip), StoreError> {
+        let sent = clock.now().monotonic_nanos();
+        let expired = mem::take(&mut reservation.expired);
+        if !expired.is_empty() {
+            // They go back even if the caller leaves.
+            budget.mark_sent();
+        }
+        expired.iter().for_each(|correction| self.shards.deny_cache.forget(&correction.charge));
+        let answer = match self.shards.charge(&expired, &reservation.to_server(), budget).await {
+            Ok(answer) => answer,
+            Err(error) => {
+                reservation.close_batons();
+                return Err(error);
+            }
+        };
+        let times = RoundTrip { sent, received: clock.now().monotonic_nanos() };
+        *self.clock.lock() = clock;
+        Ok((reservation.apply_reply(&answer, times), times))
+    }
+
+    /// Asks for the next batch of a key, in the background.
+    fn ask_ahead(self: &Arc<Self>, baton: Baton, now: Now) {
+        let Ok(runtime) = Handle::try_current() else { return };
+        let (replica, clock) = (Arc::clone(self), ClockAnchor::new(now));
+        runtime.spawn(async move {
+            let at = clock.now().monotonic_nanos();
+            let charge = *baton.charge();
+            if let Some(mut reservation) = Reservation::ahead(&replica.leases, baton, at) {
+                let mut budget = replica.shards.manager.time_budget();
+                let _ = replica.ask(&mut reservation, clock, &mut budget).await;
+                // What is refused is refused for longer now.
+                replica.shards.deny_cache.forget(&charge);
+                reservation.close_batons();
+            }
+            replica.sweep_later();
+        });
     }
 
     /// Makes all corrections. Forgets what is known here of the keys.

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use super::{
-    pool::{BatchInFlight, ReservedCharge},
+    pool::ReservedCharge,
+    queue::{Baton, Handed, Waiting},
     table::{LeaseTable, with_remaining},
 };
 use crate::store::{Answer, Charge, Correction, Mode, Usage, redis::clock::RoundTrip};
@@ -16,27 +17,51 @@ pub(crate) struct Reservation {
     /// In the order of the request's charges.
     pub(super) charges: SmallVec<[ReservedCharge; 2]>,
     /// Units to give back before anything is charged.
-    pub(crate) expired: SmallVec<[Correction; 1]>,
+    pub(crate) expired: SmallVec<[Correction; 2]>,
     passes: bool,
     is_spent: bool,
 }
 
 impl Reservation {
-    /// Reserves what there is. Where a batch is on its way that the request needs and may wait for,
-    /// nothing is reserved.
+    /// Reserves what there is, or what the request has waited for. Where another request has the baton to
+    /// ask for units, and this one needs them and may wait, nothing is reserved.
     pub(crate) fn new(
         leases: &Arc<LeaseTable>,
         charges: &[Charge],
         now: u64,
         may_wait: bool,
-    ) -> Result<Self, BatchInFlight> {
-        let (leases, reserved, expired) = (Arc::clone(leases), SmallVec::new(), SmallVec::new());
-        let mut new = Self { leases, charges: reserved, expired, passes: false, is_spent: false };
+        mut handed: Option<Handed>,
+    ) -> Result<Self, Waiting> {
+        let mut new = Self::empty(leases);
         for charge in charges {
-            let reserved = new.leases.reserve(charge, now, may_wait, &mut new.expired)?;
+            let baton = match handed.take_if(|handed| handed.is_for(charge)) {
+                Some(Handed::Units(mut grant)) if !grant.lease.has_expired(now) => {
+                    let usage = leases.usage(charge, now);
+                    leases.hold(&grant);
+                    grant.is_taken = true;
+                    let reserved = ReservedCharge::pooled(charge, charge.cost, grant.lease);
+                    new.charges.push(ReservedCharge { usage, ..reserved });
+                    continue;
+                }
+                Some(Handed::Baton(baton)) => baton.take(),
+                Some(Handed::Units(_)) | None => None,
+            };
+            let reserved = leases.reserve(charge, now, may_wait, baton, &mut new.expired)?;
             new.charges.push(reserved);
         }
         Ok(new)
+    }
+
+    /// Asks for a batch ahead of its use; `None` if there is no room for one.
+    pub(crate) fn ahead(leases: &Arc<LeaseTable>, baton: Baton, now: u64) -> Option<Self> {
+        let mut new = Self::empty(leases);
+        new.charges.push(leases.reserve_ahead(baton, now)?);
+        Some(new)
+    }
+
+    fn empty(leases: &Arc<LeaseTable>) -> Self {
+        let (leases, charges, expired) = (Arc::clone(leases), SmallVec::new(), SmallVec::new());
+        Self { leases, charges, expired, passes: false, is_spent: false }
     }
 
     /// What the server is to charge.
@@ -88,6 +113,15 @@ impl Reservation {
     /// Whether a charge is spent from a pool.
     pub(crate) fn has_pool(&self, index: usize) -> bool {
         self.charges.get(index).is_some_and(ReservedCharge::has_pool)
+    }
+
+    /// Ends the batons that have brought nothing, when the server has refused or failed.
+    pub(crate) fn close_batons(&mut self) {
+        for reserved in &mut self.charges {
+            if let Some(number) = reserved.baton.take() {
+                self.leases.close(&reserved.charge, number);
+            }
+        }
     }
 
     /// Ends it when the caller has its answer: if the request passes, its units are spent.

@@ -9,7 +9,10 @@ use std::{
     },
     hash::BuildHasherDefault,
     mem,
-    sync::MutexGuard,
+    sync::{
+        Arc, MutexGuard,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
 };
 
 use ahash::AHasher;
@@ -18,7 +21,8 @@ use tokio::task::AbortHandle;
 
 use super::{
     lease::{Lease, give_back, is_leased, units_taken},
-    pool::{BatchInFlight, Pool, ReservedCharge},
+    pool::{Pool, ReservedCharge},
+    queue::{Baton, Deliveries, Grant, Waiting},
 };
 use crate::{
     clock::Now,
@@ -36,6 +40,8 @@ pub(crate) struct LeaseTable {
     pub(super) segments: Box<[Mutex<Segment>]>,
     max_pools_per_segment: usize,
     returns: Mutex<ReturnQueue>,
+    /// How many batons have begun.
+    batons: AtomicU64,
 }
 
 /// Its keys are fingerprints, which no caller chooses.
@@ -59,6 +65,7 @@ impl LeaseTable {
             segments: (0..SEGMENTS).map(|_| Mutex::default()).collect(),
             max_pools_per_segment: max_keys.div_ceil(SEGMENTS),
             returns: Mutex::default(),
+            batons: AtomicU64::new(0),
         }
     }
 
@@ -68,8 +75,10 @@ impl LeaseTable {
             return 0;
         }
         let segment = self.segment(charge.id());
-        let fits = |pool: &&Pool| pool.charge.quota == charge.quota && !pool.lease.has_expired(now);
-        segment.get(&charge.id()).filter(fits).map_or(0, |pool| pool.available)
+        let fits = |pool: &&Pool| {
+            pool.charge.quota == charge.quota && !pool.units.lease().has_expired(now)
+        };
+        segment.get(&charge.id()).filter(fits).map_or(0, |pool| pool.units.available())
     }
 
     /// Whether a charge can be spent here and now.
@@ -78,30 +87,43 @@ impl LeaseTable {
         is_leased(charge) && self.segment(charge.id()).get(&charge.id()).is_some_and(covers)
     }
 
-    /// Spends what a charge costs, if the pool covers it.
-    #[expect(clippy::arithmetic_side_effects, reason = "the pool covers the cost")]
-    pub(crate) fn spend(&self, charge: &Charge, now: u64) -> Option<Answer> {
+    /// Spends what a charge costs, if the pool covers it. With it comes the baton to ask for the next batch,
+    /// if it is time for that.
+    pub(crate) fn spend(
+        self: &Arc<Self>,
+        charge: &Charge,
+        now: u64,
+    ) -> Option<(Answer, Option<Baton>)> {
         if !is_leased(charge) {
             return None;
         }
         let mut segment = self.segment(charge.id());
         let pool = segment.get_mut(&charge.id()).filter(|pool| pool.covers(charge, now))?;
-        pool.available -= charge.cost;
-        Some(Answer {
-            usages: [pool.usage(now)].into_iter().collect(),
-            at: pool.lease.server_time(now),
-        })
+        let at = pool.units.lease().server_time(now);
+        pool.take(charge.cost);
+        let usages = [pool.usage(now)].into_iter().collect();
+        let baton = pool.needs_batch().then(|| pool.new_baton(self, charge));
+        Some((Answer { usages, at }, baton))
+    }
+
+    /// The baton to ask for the next batch, if it is time for that.
+    pub(crate) fn baton_if_low(self: &Arc<Self>, charge: &Charge) -> Option<Baton> {
+        let mut segment = self.segment(charge.id());
+        let fits = |pool: &&mut Pool| pool.charge.quota == charge.quota && pool.needs_batch();
+        let pool = segment.get_mut(&charge.id()).filter(fits)?;
+        Some(pool.new_baton(self, charge))
     }
 
     /// Reserves units for a charge. Units that cannot be spent any more are added to `expired`. Where
-    /// a batch is on its way that the request needs and may wait for, nothing is reserved.
+    /// another request has the baton and this one may wait, nothing is reserved.
     pub(super) fn reserve(
-        &self,
+        self: &Arc<Self>,
         charge: &Charge,
         now: u64,
         may_wait: bool,
-        expired: &mut SmallVec<[Correction; 1]>,
-    ) -> Result<ReservedCharge, BatchInFlight> {
+        baton: Option<u64>,
+        expired: &mut SmallVec<[Correction; 2]>,
+    ) -> Result<ReservedCharge, Waiting> {
         if !is_leased(charge) {
             return Ok(ReservedCharge::unpooled(charge));
         }
@@ -112,23 +134,59 @@ impl LeaseTable {
             Entry::Vacant(new) if has_room => new.insert(Pool::new(charge)),
             Entry::Vacant(_) => return Ok(ReservedCharge::unpooled(charge)),
         };
+        let mut baton = baton.filter(|_| pool.baton == baton);
         let has_other_quota = pool.charge.quota != charge.quota;
-        match pool.batch.as_ref().filter(|_| !pool.covers(charge, now)) {
-            Some(batch) if may_wait => return Err(batch.clone()),
-            Some(_) if has_other_quota => return Ok(ReservedCharge::unpooled(charge)),
-            _ => {}
+        // It would use up a batch alone.
+        let is_large = charge.cost >= charge.lease.into();
+        if pool.baton.is_some() && baton.is_none() && !pool.covers(charge, now) {
+            if has_other_quota {
+                return Ok(ReservedCharge::unpooled(charge));
+            }
+            if may_wait && !is_large {
+                return Err(pool.wait(charge));
+            }
         }
-        if has_other_quota || pool.lease.has_expired(now) {
-            expired.extend(pool.drain());
-        }
+        expired.extend(if has_other_quota { pool.drain() } else { pool.drain_expired(now) });
         pool.charge = *charge;
-        Ok(pool.reserve(charge, now))
+        if pool.baton.is_none() && !is_large && !pool.covers(charge, now) {
+            baton = pool.new_baton(self, charge).take();
+        }
+        Ok(pool.reserve(charge, now, baton))
+    }
+
+    /// Reserves nothing, for a command that asks for a batch ahead of its use.
+    pub(super) fn reserve_ahead(&self, baton: Baton, now: u64) -> Option<ReservedCharge> {
+        let charge = Charge { cost: 0, ahead: 0, ..baton.charge };
+        let mut segment = self.segment(charge.id());
+        let pool = segment.get_mut(&charge.id()).filter(|pool| pool.baton == baton.number)?;
+        let number = baton.number;
+        let reserved = pool.reserve(&charge, now, number);
+        let asks = reserved.to_server.is_some_and(|charge| charge.lease > 0);
+        drop(segment);
+        asks.then(|| {
+            baton.take();
+            reserved
+        })
+    }
+
+    /// The answer to a charge that was handed its units.
+    pub(super) fn usage(&self, charge: &Charge, now: u64) -> Usage {
+        let segment = self.segment(charge.id());
+        // Of a key that was reset since, nothing is known.
+        segment.get(&charge.id()).map_or_else(Usage::unknown, |pool| pool.usage(now))
+    }
+
+    /// Reserves the units of a grant.
+    pub(super) fn hold(&self, grant: &Grant) {
+        if let Some(pool) = self.segment(grant.charge.id()).get_mut(&grant.charge.id()) {
+            pool.reserved = pool.reserved.saturating_add(grant.charge.cost);
+        }
     }
 
     /// Puts what the server has taken for a charge into its pool, but for the cost, which stays
     /// reserved. Returns the request's usage.
     pub(super) fn apply_batch(
-        &self,
+        self: &Arc<Self>,
         reserved: &mut ReservedCharge,
         asked: &Charge,
         usage: &Usage,
@@ -156,41 +214,81 @@ impl LeaseTable {
             self.return_later(give_back(&reserved.charge, rest, taken_at));
             return with_remaining(usage, remaining);
         };
-        if let Some(sender) = reserved.batch.take() {
-            pool.end_batch(&sender);
-            if taken == u64::from(asked.lease) {
-                sender.send_replace(());
-            }
-        }
         pool.reserved = pool.reserved.saturating_sub(had).saturating_add(cost);
-        let unwanted = pool.deposit(rest, rest_lease);
-        pool.record_reply(remaining, usage, times.received);
-        let available = pool.available;
+        pool.demand.return_units(had);
+        pool.demand.use_units(cost);
+        pool.record_reply(remaining, usage, times);
+        let (baton, is_full) = (reserved.baton.take(), taken >= asked.lease.into());
+        let mut deliveries = Deliveries::default();
+        let unwanted = pool.receive(self, (rest, rest_lease), baton, is_full, &mut deliveries);
+        let available = pool.units.available();
+        drop(segment);
         self.return_later(unwanted);
+        deliveries.send();
         with_remaining(usage, remaining.saturating_add(available))
     }
 
     /// Ends a reservation: its units are spent, or go back to their pool.
-    pub(super) fn release(&self, reserved: ReservedCharge, is_spent: bool) {
-        let ReservedCharge { charge, units, lease, batch, .. } = reserved;
-        let unspent = if is_spent { 0 } else { units };
+    pub(super) fn release(self: &Arc<Self>, reserved: ReservedCharge, is_spent: bool) {
+        let ReservedCharge { charge, units, lease, baton, .. } = reserved;
+        if let Some(pool) = self.segment(charge.id()).get_mut(&charge.id()) {
+            pool.reserved = pool.reserved.saturating_sub(units);
+        }
+        self.put_back(&charge, if is_spent { 0 } else { units }, lease);
+        if let Some(number) = baton {
+            self.pass_on(&charge, number);
+        }
+    }
+
+    /// Puts units back that a request has not spent.
+    pub(super) fn put_back(self: &Arc<Self>, charge: &Charge, units: u64, lease: Lease) {
         let slot = charge.id();
         let mut segment = self.segment(slot);
         let Entry::Occupied(mut known) = segment.entry(slot) else {
-            return self.return_later(give_back(&charge, unspent, lease.taken_at));
+            return self.return_later(give_back(charge, units, lease.taken_at));
         };
         let pool = known.get_mut();
-        pool.reserved = pool.reserved.saturating_sub(units);
-        if let Some(sender) = batch {
-            pool.end_batch(&sender);
-        }
-        let unwanted = if pool.charge.quota == charge.quota {
-            pool.deposit(unspent, lease)
+        let mut deliveries = Deliveries::default();
+        if units > 0 && pool.charge.quota == charge.quota {
+            self.return_later(pool.put_back(self, units, lease, &mut deliveries));
         } else {
-            give_back(&charge, unspent, lease.taken_at)
-        };
+            self.return_later(give_back(charge, units, lease.taken_at));
+        }
         self.schedule_or_remove(slot, known);
-        self.return_later(unwanted);
+        drop(segment);
+        deliveries.send();
+    }
+
+    /// Gives a baton that was not used to the next in the queue.
+    pub(super) fn pass_on(self: &Arc<Self>, charge: &Charge, number: u64) {
+        self.end_baton(charge, number, |pool, deliveries| pool.pass_on(self, deliveries));
+    }
+
+    /// Ends a baton that has brought nothing: all that wait decide anew.
+    pub(super) fn close(&self, charge: &Charge, number: u64) {
+        self.end_baton(charge, number, Pool::close);
+    }
+
+    fn end_baton(
+        &self,
+        charge: &Charge,
+        number: u64,
+        end: impl FnOnce(&mut Pool, &mut Deliveries),
+    ) {
+        let slot = charge.id();
+        let mut segment = self.segment(slot);
+        let Entry::Occupied(mut known) = segment.entry(slot) else { return };
+        let mut deliveries = Deliveries::default();
+        if known.get().baton == Some(number) {
+            end(known.get_mut(), &mut deliveries);
+            self.schedule_or_remove(slot, known);
+        }
+        drop(segment);
+        deliveries.send();
+    }
+
+    pub(super) fn baton_number(&self) -> u64 {
+        self.batons.fetch_add(1, Relaxed)
     }
 
     /// Removes what is to go back to the server: units that belong to no pool, and those that have
@@ -211,9 +309,7 @@ impl LeaseTable {
             let Entry::Occupied(mut known) = segment.entry(slot) else { continue };
             let pool = known.get_mut();
             pool.is_scheduled = false;
-            if pool.lease.has_expired(now) {
-                back.extend(pool.drain());
-            }
+            back.extend(pool.drain_expired(now));
             self.schedule_or_remove(slot, known);
         }
         let mut returns = self.returns.lock();
@@ -237,7 +333,7 @@ impl LeaseTable {
         let mut back = mem::take(&mut self.returns.lock().unpooled);
         for segment in &self.segments {
             let mut segment = segment.lock();
-            back.extend(segment.values_mut().filter_map(Pool::drain));
+            back.extend(segment.values_mut().flat_map(Pool::drain));
             segment.retain(|_, pool| pool.is_needed());
         }
         back
@@ -245,15 +341,19 @@ impl LeaseTable {
 
     /// Drops the pool of a key that is reset. Its units count no more, so none go back.
     pub(crate) fn forget(&self, charge: &Charge) {
-        self.segment(charge.id()).remove(&charge.id());
+        let forgotten = self.segment(charge.id()).remove(&charge.id());
+        // Those who wait decide anew, once the lock is free.
+        drop(forgotten);
     }
 
-    /// Schedules a check of a pool for when its units expire, or removes a pool that is no longer needed.
+    /// Schedules a check of a pool for when its lease expires, or removes a pool that is no longer needed. Until
+    /// then, a pool without units keeps how fast they were used.
     fn schedule_or_remove(&self, slot: u128, mut known: OccupiedEntry<'_, u128, Pool>) {
         let pool = known.get_mut();
-        if pool.available > 0 && !pool.is_scheduled {
+        let expires_at = pool.units.lease().expires_at;
+        if expires_at > 0 && !pool.is_scheduled {
             pool.is_scheduled = true;
-            self.returns.lock().schedule.push(Reverse((pool.lease.expires_at, slot)));
+            self.returns.lock().schedule.push(Reverse((expires_at, slot)));
         } else if !pool.is_needed() {
             known.remove();
         }

@@ -1,5 +1,6 @@
 //! One replica before one server, step by step.
 
+mod queue;
 mod world;
 
 use std::{
@@ -10,7 +11,16 @@ use std::{
     time::Duration,
 };
 
-use super::{lease::give_back, pool::Pool, table::SEGMENTS, *};
+use super::{
+    demand::Demand,
+    lease::{Lease, give_back},
+    pool::Pool,
+    queue::Waiting,
+    table::SEGMENTS,
+    *,
+};
+use tokio::sync::oneshot::error::TryRecvError;
+
 use crate::{
     algorithm::Algorithm,
     clock::{NANOS_PER_SECOND, Now},
@@ -69,20 +79,45 @@ fn serve(server: &MemoryStore, before: &[Correction], charges: &[Charge], now: N
     answer
 }
 
+/// A lease that ends then.
+pub(super) fn lease_until(expires_at: u64) -> Lease {
+    let mut lease = Lease::NONE;
+    lease.expires_at = expires_at;
+    lease
+}
+
+/// The leases of one replica, whose next batch of this charge is of a whole lease.
+fn leases_of(charge: &Charge) -> Arc<LeaseTable> {
+    let leases = Arc::new(LeaseTable::new(64));
+    let mut pool = Pool::new(charge);
+    pool.demand = Demand::of_size(charge.lease.into());
+    leases.segments[charge.id() as usize % SEGMENTS].lock().insert(charge.id(), pool);
+    leases
+}
+
+fn reserve(
+    leases: &Arc<LeaseTable>,
+    charges: &[Charge],
+    now: u64,
+    may_wait: bool,
+) -> Result<Reservation, Waiting> {
+    Reservation::new(leases, charges, now, may_wait, None)
+}
+
 fn an_hour(lease: u32) -> Charge {
     policy(1, Algorithm::SlidingWindow, Quota::per_hour(1_000), lease)
 }
 
 #[test]
 fn a_key_has_one_batch_at_a_time_and_one_count_of_what_is_left() {
-    let (server, leases) = (MemoryStore::new(), Arc::new(LeaseTable::new(64)));
-    let one = an_hour(100);
+    let (server, one) = (MemoryStore::new(), an_hour(100));
+    let leases = leases_of(&one);
     assert!(leases.spend(&one, START).is_none());
-    let mut reservation = Reservation::new(&leases, &[one], START, true).unwrap();
+    let mut reservation = reserve(&leases, &[one], START, true).ok().unwrap();
     assert_eq!(reservation.to_server()[0].lease, 100);
-    let waits = Reservation::new(&leases, &[one], START, true).err().unwrap();
-    assert!(waits.has_changed().is_ok(), "another waits for it");
-    let alone = Reservation::new(&leases, &[one], START, false).unwrap();
+    let mut waits = reserve(&leases, &[one], START, true).err().unwrap();
+    assert_eq!(waits.try_recv().err(), Some(TryRecvError::Empty), "another waits for it");
+    let alone = reserve(&leases, &[one], START, false).ok().unwrap();
     assert_eq!(
         (alone.to_server()[0].lease, alone.to_server()[0].cost),
         (0, 1),
@@ -90,11 +125,13 @@ fn a_key_has_one_batch_at_a_time_and_one_count_of_what_is_left() {
     );
     drop(alone);
     let answer = serve(&server, &[], &reservation.to_server(), at(START));
-    assert_eq!(reservation.apply_reply(&answer, at_once(START)).usages[0].remaining(), 999);
+    let remaining = reservation.apply_reply(&answer, at_once(START)).usages[0].remaining();
+    assert_eq!(remaining, 998, "one is for the other");
     reservation.commit();
-    assert!(waits.has_changed().is_err(), "and goes on");
+    assert!(matches!(waits.try_recv(), Ok(Handed::Units(_))), "and gets its units; they go back");
     for left in (900..999).rev() {
-        let usage = leases.spend(&one, START + MILLI).unwrap().usages[0];
+        let (answer, _) = leases.spend(&one, START + MILLI).unwrap();
+        let usage = answer.usages[0];
         assert_eq!((usage.remaining(), usage.reset().as_millis()), (left, 3_599_999));
     }
     assert!(leases.spend(&one, START + MILLI).is_none());
@@ -102,7 +139,7 @@ fn a_key_has_one_batch_at_a_time_and_one_count_of_what_is_left() {
 
 /// Takes a batch.
 fn fill_at(leases: &Arc<LeaseTable>, charge: &Charge, server: &MemoryStore, now: u64) {
-    let mut reservation = Reservation::new(leases, &[*charge], now, true).unwrap();
+    let mut reservation = reserve(leases, &[*charge], now, true).ok().unwrap();
     let answer = serve(server, &[], &reservation.to_server(), at(now));
     reservation.apply_reply(&answer, at_once(now));
     reservation.commit();
@@ -113,11 +150,11 @@ fn units_of_several_batches_end_with_the_first() {
     let (server, one) = (MemoryStore::new(), an_hour(100));
     let later = START + SECOND / 2;
     // Reserved units come back to a pool that has other units.
-    let leases = Arc::new(LeaseTable::new(64));
+    let leases = leases_of(&one);
     fill_at(&leases, &one, &server, START);
-    let held = Reservation::new(&leases, &[Charge { cost: 30, ..one }], START, true).unwrap();
+    let held = reserve(&leases, &[Charge { cost: 30, ..one }], START, true).ok().unwrap();
     leases.spend(&Charge { cost: 69, ..one }, START).unwrap();
-    let reservation = Reservation::new(&leases, &[one], later, true).unwrap();
+    let reservation = reserve(&leases, &[one], later, true).ok().unwrap();
     assert_eq!(reservation.to_server()[0].lease, 70, "with those that are held, a batch");
     drop(reservation);
     fill_at(&leases, &one, &server, later);
@@ -125,26 +162,27 @@ fn units_of_several_batches_end_with_the_first() {
     drop(held);
     assert!(!leases.covers(&one, START + SECOND));
 
-    // A batch comes to a pool that has units, for requests ahead.
-    let leases = Arc::new(LeaseTable::new(64));
+    // A batch comes to a pool that has units.
+    let leases = leases_of(&one);
     fill_at(&leases, &one, &server, START);
     leases.spend(&Charge { cost: 94, ..one }, START).unwrap();
-    fill_at(&leases, &Charge { ahead: 10, ..one }, &server, later);
-    assert!(leases.covers(&Charge { cost: 99, ..one }, later));
-    assert!(!leases.covers(&one, START + SECOND));
+    fill_at(&leases, &Charge { cost: 10, ..one }, &server, later);
+    let held = leases.held(&one, later);
+    assert!(held > 50, "{held}");
+    assert!(leases.covers(&one, START + SECOND), "5 units were spent first");
 }
 
 #[test]
 fn a_lease_ends_and_units_of_another_plan_go_back_first() {
-    let (server, leases) = (MemoryStore::new(), Arc::new(LeaseTable::new(64)));
-    let one = an_hour(100);
+    let (server, one) = (MemoryStore::new(), an_hour(100));
+    let leases = leases_of(&one);
     fill_at(&leases, &one, &server, START);
     assert!(leases.covers(&one, START + SECOND - 1));
     assert!(!leases.covers(&one, START + SECOND));
     assert!(!leases.covers(&Charge { ahead: 99, ..one }, START), "others come before");
     let raised = Charge { quota: Quota::per_hour(2_000), ..one };
     assert!(!leases.covers(&raised, START));
-    let reservation = Reservation::new(&leases, &[raised], START, true).unwrap();
+    let reservation = reserve(&leases, &[raised], START, true).ok().unwrap();
     assert_eq!(reservation.expired[0].change, Change::GiveBack(99));
     assert_eq!(reservation.expired[0].charge.quota, one.quota);
     assert_eq!(reservation.to_server()[0].lease, 100);
@@ -163,22 +201,22 @@ fn what_cannot_be_leased_is_charged_at_the_server() {
         Charge { cost: 0, ..one },
         Charge { lease: 0, ..one },
     ] {
-        let reservation = Reservation::new(&leases, &[other], START, true).unwrap();
+        let reservation = reserve(&leases, &[other], START, true).ok().unwrap();
         assert_eq!(reservation.to_server()[0].lease, 0);
         assert!(!reservation.has_pool(0));
     }
     // There is room for one pool in each segment.
-    let first = Reservation::new(&leases, &[one], START, true).unwrap();
+    let first = reserve(&leases, &[one], START, true).ok().unwrap();
     let beyond = Charge { key: one.key + SEGMENTS as u128, ..one };
-    assert!(!Reservation::new(&leases, &[beyond], START, true).unwrap().has_pool(0));
+    assert!(!reserve(&leases, &[beyond], START, true).ok().unwrap().has_pool(0));
     drop(first);
-    assert!(Reservation::new(&leases, &[beyond], START, true).unwrap().has_pool(0));
+    assert!(reserve(&leases, &[beyond], START, true).ok().unwrap().has_pool(0));
 }
 
 #[test]
 fn a_reset_forgets_what_was_taken() {
-    let (server, leases) = (MemoryStore::new(), Arc::new(LeaseTable::new(64)));
-    let one = an_hour(100);
+    let (server, one) = (MemoryStore::new(), an_hour(100));
+    let leases = leases_of(&one);
     fill_at(&leases, &one, &server, START);
     leases.forget(&one);
     assert!(!leases.covers(&one, START));
@@ -188,20 +226,20 @@ fn a_reset_forgets_what_was_taken() {
 #[test]
 fn a_batch_from_before_a_reset_does_not_end_the_batch_from_after_it() {
     let (leases, one) = (Arc::new(LeaseTable::new(64)), an_hour(100));
-    let before = Reservation::new(&leases, &[one], START, true).unwrap();
+    let before = reserve(&leases, &[one], START, true).ok().unwrap();
     leases.forget(&one);
-    let _after = Reservation::new(&leases, &[one], START, true).unwrap();
+    let _after = reserve(&leases, &[one], START, true).ok().unwrap();
     drop(before);
-    assert!(Reservation::new(&leases, &[one], START, true).is_err(), "another waits for it");
+    assert!(reserve(&leases, &[one], START, true).is_err(), "another waits for it");
 }
 
 #[test]
 fn no_request_waits_for_a_batch_that_is_used_up_by_its_own_request() {
     let leases = Arc::new(LeaseTable::new(64));
     let all = Charge { cost: 5, ..an_hour(5) };
-    let reservation = Reservation::new(&leases, &[all], START, true).unwrap();
+    let reservation = reserve(&leases, &[all], START, true).ok().unwrap();
     assert_eq!(reservation.to_server()[0].lease, 0);
-    assert!(Reservation::new(&leases, &[all], START, true).is_ok());
+    assert!(reserve(&leases, &[all], START, true).is_ok());
 }
 
 #[test]

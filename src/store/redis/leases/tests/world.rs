@@ -91,7 +91,7 @@ impl World {
         for Replica { leases, .. } in &self.replicas {
             for pool in leases.segments.iter().flat_map(|segment| {
                 let segment = segment.lock();
-                let held = |pool: &Pool| (pool.available + pool.reserved, pool.charge);
+                let held = |pool: &Pool| (pool.units.available() + pool.reserved, pool.charge);
                 segment.values().map(held).collect::<Vec<_>>()
             }) {
                 assert!(pool.0 <= u64::from(pool.1.lease), "{} units are here", pool.0);
@@ -113,7 +113,7 @@ impl World {
             return self.admitted.push((self.now, costs));
         }
         // A request that would have to wait leaves.
-        let Ok(mut reservation) = Reservation::new(leases, &charges, local, true) else { return };
+        let Ok(mut reservation) = reserve(leases, &charges, local, true) else { return };
         if reservation.spend_if_covered(local).is_some() {
             return self.admitted.push((self.now, costs));
         }
