@@ -1,4 +1,4 @@
-//! The command line: `benches/run [--quick] [--seconds N] [part of a title …]`.
+//! The command line: `benches/run [--quick] [--seconds N] [--row part of a name] [part of a title …]`.
 
 /// What was asked for.
 pub struct Args {
@@ -7,11 +7,12 @@ pub struct Args {
     /// How long fresh keys churn.
     pub seconds: u64,
     filters: Vec<String>,
+    row: String,
 }
 
 impl Args {
     pub fn parse() -> Self {
-        let mut args = Self { quick: false, seconds: 60, filters: Vec::new() };
+        let mut args = Self { quick: false, seconds: 60, filters: Vec::new(), row: String::new() };
         let mut given = std::env::args().skip(1);
         while let Some(arg) = given.next() {
             match arg.as_str() {
@@ -21,6 +22,7 @@ impl Args {
                     let seconds = given.next().and_then(|seconds| seconds.parse().ok());
                     args.seconds = seconds.expect("`--seconds` and a whole number");
                 }
+                "--row" => args.row = given.next().expect("`--row` and a part of a name"),
                 filter => args.filters.push(filter.to_lowercase()),
             }
         }
@@ -31,6 +33,12 @@ impl Args {
     pub fn wants(&self, title: &str) -> bool {
         let title = title.to_lowercase();
         self.filters.is_empty() || self.filters.iter().any(|filter| title.contains(filter))
+    }
+
+    /// Whether the row of this name is wanted. Benchmarks whose rows are many ask for it.
+    #[allow(dead_code, reason = "some benchmarks have few rows")]
+    pub fn wants_row(&self, name: &str) -> bool {
+        name.contains(&self.row)
     }
 
     /// `full`, or `quick` in a smoke run.

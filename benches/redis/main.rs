@@ -2,7 +2,7 @@
 //!
 //! `cargo bench -p tower-quota-benches --features redis --bench redis -- [--quick]`
 //! needs `redis-server`. All callers are tasks of one thread, and each asks again as soon as it is
-//! answered.
+//! answered. `--row 'one key' 'callers: 64'` measures one row, and what it is compared with.
 
 mod bare;
 #[path = "../common/mod.rs"]
@@ -23,6 +23,7 @@ use crate::{
         API_KEY, YEAR,
         args::Args,
         keys::key,
+        process::thread_time,
         rounds::paired,
         stats::{InShort, Quartiles, Table, grouped},
     },
@@ -81,13 +82,15 @@ async fn ours(url: String, policies: usize, quota: Quota, lease: u32) -> Subject
 struct Told {
     /// Decisions in a second.
     rate: f64,
+    /// The processor time of one decision, without that of the server.
+    spent: f64,
     latencies: Vec<f64>,
 }
 
 /// `callers` tasks ask until all have asked `times`.
 async fn ask(row: &Row, callers: usize, times: usize) -> Told {
     let each = times * row.longer / callers;
-    let begun = Instant::now();
+    let (begun, had_run) = (Instant::now(), thread_time());
     let mut tasks = JoinSet::new();
     for caller in 0..callers {
         let caller = if row.own_keys { caller } else { 0 };
@@ -108,7 +111,10 @@ async fn ask(row: &Row, callers: usize, times: usize) -> Told {
         });
     }
     let latencies = tasks.join_all().await.concat();
-    Told { rate: (each * callers) as f64 / begun.elapsed().as_secs_f64(), latencies }
+    let (took, ran) = (begun.elapsed(), thread_time() - had_run);
+    let decisions = (each * callers) as f64;
+    let (rate, spent) = (decisions / took.as_secs_f64(), ran.as_secs_f64() / decisions);
+    Told { rate, spent, latencies }
 }
 
 /// How many times as long ours take as theirs, by how many of each there are in a second.
@@ -162,33 +168,51 @@ async fn rows(server: &Server) -> Vec<Row> {
 
 fn main() {
     let args = Args::parse();
-    let title = "Redis: decisions a second over loopback";
-    if !args.wants(title) {
+    let title =
+        |callers: usize| format!("Redis: decisions a second over loopback, callers: {callers}");
+    let wanted_callers = CALLERS.into_iter().filter(|callers| args.wants(&title(*callers)));
+    let wanted_callers: Vec<usize> = wanted_callers.collect();
+    if wanted_callers.is_empty() {
         return;
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.expect("a runtime");
     let server = Server::start();
     let rows = runtime.block_on(rows(&server));
+    let is_named = |row: &usize| args.wants_row(&rows[*row].name);
+    let mut wanted: Vec<usize> = (0..rows.len()).filter(is_named).collect();
+    wanted.extend(wanted.clone().iter().map(|row| rows[*row].beside));
+    wanted.sort_unstable();
+    wanted.dedup();
     let mut in_short = InShort::new();
-    for callers in CALLERS {
-        let title = format!("{title}, callers: {callers}");
-        let columns = ["", "thousands a second", "time", "of", "p50, µs", "p99, µs"];
-        let table = Table::new(&title, &columns);
+    for callers in wanted_callers {
+        let columns =
+            ["", "thousands a second", "time", "processor time", "of", "p50, µs", "p99, µs"];
+        let table = Table::new(&title(callers), &columns);
         let times = args.pick(callers * 100 + 2_000, callers * 4);
-        let mut latencies = vec![Vec::new(); rows.len()];
-        let rates = paired(args.pick(21, 3), rows.len(), |_, row| {
+        let [mut latencies, mut rates, mut spent] = [(); 3].map(|()| vec![Vec::new(); rows.len()]);
+        paired(args.pick(21, 3), wanted.len(), |round, nth| {
+            let row = wanted[nth];
             let told = runtime.block_on(ask(&rows[row], callers, times));
             latencies[row].extend(told.latencies);
+            if round > 0 {
+                rates[row].push(told.rate);
+                spent[row].push(told.spent);
+            }
             told.rate
         });
-        for (row, Row { name, beside, .. }) in rows.iter().enumerate() {
+        for &row in &wanted {
+            let Row { name, beside, .. } = &rows[row];
             let thousands = Quartiles::of(rates[row].iter().map(|rate| rate / 1e3));
             let ratio = slower(&rates[row], &rates[*beside]);
+            let spent = Quartiles::of_ratios(&spent[row], &spent[*beside]);
             let percentiles = [50, 99].map(|percent| percentile(&mut latencies[row], percent));
             let [p50, p99] = percentiles.map(|micros| format!("{micros:.0}"));
             let to = if row == *beside { "" } else { &*rows[*beside].name };
-            table.row(&[name, &format!("{thousands:.1}"), &ratio, &to, &p50, &p99]);
+            table.row(&[name, &format!("{thousands:.1}"), &ratio, &spent, &to, &p50, &p99]);
+        }
+        if wanted.len() < rows.len() {
+            continue;
         }
         let one = |row: usize| slower(&rates[row], &rates[rows[row].beside]);
         let (ours, leased) = (2, rows.len() - 2);
@@ -203,6 +227,9 @@ fn main() {
         );
         let five = slower(&rates[ours + 4], &rates[ours]);
         in_short.add(format!("{what}, five policies"), "one policy", five);
+    }
+    if wanted.len() < rows.len() {
+        return;
     }
     flood(&runtime, &server, args.pick(200_000, 2_000));
     in_short.print();
