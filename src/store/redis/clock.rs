@@ -32,6 +32,11 @@ impl ClockAnchor {
         Self { now, instant: Instant::now() }
     }
 
+    /// When it was made.
+    pub(super) const fn instant(&self) -> Instant {
+        self.instant
+    }
+
     pub(super) fn at(&self, instant: Instant) -> Now {
         later(self.now, instant.saturating_duration_since(self.instant))
     }

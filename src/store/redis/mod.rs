@@ -57,6 +57,7 @@ mod connection;
 mod connection_manager;
 mod deny_cache;
 mod in_flight;
+mod in_turn;
 mod leases;
 mod overrides;
 mod replica;
@@ -76,7 +77,12 @@ pub use self::builder::RedisStoreBuilder;
 #[cfg(any(fuzzing, test))]
 pub(crate) use self::script::read_any as read_any_reply;
 use self::{
-    builder::Address, leases::date_back, overrides::RedisOverrides, replica::Replica,
+    builder::Address,
+    clock::ClockAnchor,
+    in_turn::InTurn,
+    leases::{date_back, is_leased},
+    overrides::RedisOverrides,
+    replica::{Replica, Turn},
     rollback::RollbackOnDrop,
 };
 use super::{
@@ -273,7 +279,16 @@ impl Store for RedisStore {
         match self.replica.decide_locally(charges, now) {
             Ok(answer) => StoreFuture::ready(Ok(answer)),
             Err(_) if Handle::try_current().is_err() => StoreFuture::ready(Err(no_runtime())),
-            Err(miss) => StoreFuture::later(RollbackOnDrop::new(&self.replica, charges, now, miss)),
+            Err(miss) => match *charges {
+                [charge] if is_leased(&charge) => {
+                    StoreFuture::later(InTurn::new(&self.replica).decide(charge, miss, now))
+                }
+                _ => {
+                    let (clock, turn) = (ClockAnchor::new(now), Turn::first(&self.replica));
+                    let charged = RollbackOnDrop::new(&self.replica, charges, clock, miss, turn);
+                    StoreFuture::later(charged)
+                }
+            },
         }
     }
 

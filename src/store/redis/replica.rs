@@ -38,6 +38,22 @@ pub(super) struct Replica {
     clock: Mutex<ClockAnchor>,
 }
 
+/// What a request has waited for before it decides by itself.
+pub(super) struct Turn {
+    /// How much of its time is left.
+    pub(super) left: Duration,
+    pub(super) handed: Option<Handed>,
+    /// How many batches have not come in full.
+    pub(super) fruitless_waits: u32,
+}
+
+impl Turn {
+    /// Of a request that has waited for nothing.
+    pub(super) fn first(replica: &Replica) -> Self {
+        Self { left: replica.decision_timeout(), handed: None, fruitless_waits: 0 }
+    }
+}
+
 impl Replica {
     pub(super) fn new(shards: Shards, leases: LeaseTable) -> Self {
         let holder = &shards.manager.names.holder;
@@ -64,7 +80,8 @@ impl Replica {
             baton.into_iter().for_each(|baton| self.ask_ahead(baton, now));
             return Ok(answer);
         }
-        let is_covered = |charge: &Charge| self.leases.covers(charge, at);
+        // A single charge would be spent by now.
+        let is_covered = |charge: &Charge| charges.len() > 1 && self.leases.covers(charge, at);
         let miss = match self.shards.deny_cache.look_up(charges, now, is_covered) {
             Ok(refusal) => return Ok(refusal),
             Err(miss) => miss,
@@ -88,16 +105,18 @@ impl Replica {
         charges: Arc<[Charge]>,
         miss: CacheMiss,
         clock: ClockAnchor,
+        turn: Turn,
         is_sent: Arc<AtomicBool>,
     ) -> Result<(Answer, Option<Reservation>), StoreError> {
-        let mut budget = TimeBudget { is_sent, ..self.shards.manager.time_budget() };
+        let mut budget = TimeBudget { is_sent, ..TimeBudget::new(turn.left) };
         let begun = self.in_flight.begin(&charges, &mut budget).await;
         if begun.is_some() {
             self.start_heart();
         }
         if charges.iter().any(is_leased) {
             // Boxed, so that the futures of other requests stay small.
-            let decided = Box::pin(self.decide_leased(&charges, miss, clock, &mut budget)).await?;
+            let deciding = self.decide_leased(&charges, miss, clock, turn, &mut budget);
+            let decided = Box::pin(deciding).await?;
             begun.into_iter().for_each(|begun| begun.settle(&charges, &decided.0, &budget));
             return Ok(decided);
         }
@@ -111,17 +130,16 @@ impl Replica {
         Ok((answer, None))
     }
 
-    #[expect(clippy::arithmetic_side_effects, reason = "a time is divided by a constant")]
     async fn decide_leased(
         self: &Arc<Self>,
         charges: &[Charge],
         mut miss: CacheMiss,
         clock: ClockAnchor,
+        turn: Turn,
         budget: &mut TimeBudget,
     ) -> Result<(Answer, Option<Reservation>), StoreError> {
-        // A request that has waited for others for half of its time asks the server itself.
-        let own_half = budget.left / 2;
-        let (mut fruitless_waits, mut handed) = (0_u32, None::<Handed>);
+        let own_half = self.own_half();
+        let Turn { mut handed, mut fruitless_waits, .. } = turn;
         loop {
             let now = clock.now();
             let may_wait = fruitless_waits < MAX_FRUITLESS_WAITS;
@@ -160,6 +178,16 @@ impl Replica {
             reservation.close_batons();
             return Ok((answer, Some(reservation)));
         }
+    }
+
+    /// A request that has waited for others until only so much of its time is left asks the server itself.
+    #[expect(clippy::arithmetic_side_effects, reason = "a time is divided by a constant")]
+    pub(super) fn own_half(&self) -> Duration {
+        self.decision_timeout() / 2
+    }
+
+    pub(super) fn decision_timeout(&self) -> Duration {
+        self.shards.manager.decision_timeout()
     }
 
     /// Asks the servers for what a reservation lacks.

@@ -17,13 +17,10 @@ use super::{
     clock::ClockAnchor,
     deny_cache::CacheMiss,
     leases::{Reservation, date_back, normalize_lease},
-    replica::Replica,
+    replica::{Replica, Turn},
     shards::charges_made,
 };
-use crate::{
-    clock::Now,
-    store::{Answer, Charge, Correction, StoreError},
-};
+use crate::store::{Answer, Charge, Correction, StoreError};
 
 /// The future of a charge. If it is dropped before the charge was sent, the charge is never made. If
 /// later, a task waits for the answer and gives back what was charged.
@@ -43,14 +40,15 @@ impl RollbackOnDrop {
     pub(super) fn new(
         replica: &Arc<Replica>,
         charges: &[Charge],
-        now: Now,
+        clock: ClockAnchor,
         miss: CacheMiss,
+        turn: Turn,
     ) -> Self {
         let replica = Arc::clone(replica);
         let charges: Arc<[Charge]> = charges.iter().map(normalize_lease).collect();
         let is_sent = Arc::default();
-        let (clock, sent) = (ClockAnchor::new(now), Arc::clone(&is_sent));
-        let deciding = Arc::clone(&replica).decide(Arc::clone(&charges), miss, clock, sent);
+        let (own, sent) = (Arc::clone(&charges), Arc::clone(&is_sent));
+        let deciding = Arc::clone(&replica).decide(own, miss, clock, turn, sent);
         Self { replica, charges, deciding: Some(Box::pin(deciding)), is_sent }
     }
 }

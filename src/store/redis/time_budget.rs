@@ -13,13 +13,15 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout_at};
 
 /// A wait is cut into this many slices. Each slice counts as its length, however long it took. Other
 /// tasks run between two slices, such as the one that reads the answers.
 const SLICES: u32 = 4;
 /// The resolution of timers.
 const SHORTEST: Duration = Duration::from_millis(1);
+/// The longest slice: 30 years.
+const LONGEST: Duration = Duration::from_secs(30 * 365 * 86_400);
 
 /// The settings of the same names in [`RedisStoreBuilder`](super::RedisStoreBuilder).
 #[derive(Clone, Copy, Debug)]
@@ -53,31 +55,43 @@ impl TimeBudget {
     }
 
     /// Waits for an answer: at most for this time, and at most for what is left.
-    #[expect(clippy::arithmetic_side_effects, reason = "a time is divided by a constant")]
     pub(super) async fn wait<T>(
         &mut self,
         at_most: Duration,
         answer: impl Future<Output = T>,
     ) -> Option<T> {
-        let mut answer = pin!(answer);
-        let mut left = at_most.min(self.left);
-        let slice = (left / SLICES).max(SHORTEST);
         self.wait_began = Instant::now();
-        let mut slice_began = self.wait_began;
-        while !left.is_zero() {
-            let answered = timeout(slice.min(left), answer.as_mut()).await;
-            let now = Instant::now();
-            let took = now.saturating_duration_since(slice_began);
-            let counted = took.min(slice.saturating_add(SHORTEST));
-            slice_began = now;
-            left = left.saturating_sub(counted);
-            self.left = self.left.saturating_sub(counted);
-            if let Ok(answer) = answered {
-                return Some(answer);
-            }
-        }
-        None
+        wait(self.wait_began, at_most, &mut self.left, answer).await
     }
+}
+
+/// Waits for an answer since `began`: at most for this time, and at most for what is left.
+#[expect(clippy::arithmetic_side_effects, reason = "a time is divided by a constant")]
+pub(super) async fn wait<T>(
+    began: Instant,
+    at_most: Duration,
+    left: &mut Duration,
+    answer: impl Future<Output = T>,
+) -> Option<T> {
+    let mut answer = pin!(answer);
+    let mut slice_began = began;
+    let mut waits = at_most.min(*left);
+    let slice = (waits / SLICES).max(SHORTEST);
+    while !waits.is_zero() {
+        // Times so long that there is no such moment are cut.
+        let ends = slice_began.checked_add(slice.min(waits)).unwrap_or(slice_began + LONGEST);
+        let answered = timeout_at(ends, answer.as_mut()).await;
+        let now = Instant::now();
+        let took = now.saturating_duration_since(slice_began);
+        let counted = took.min(slice.saturating_add(SHORTEST));
+        slice_began = now;
+        waits = waits.saturating_sub(counted);
+        *left = left.saturating_sub(counted);
+        if let Ok(answer) = answered {
+            return Some(answer);
+        }
+    }
+    None
 }
 
 #[cfg(test)]

@@ -106,6 +106,18 @@ impl LeaseTable {
         Some((Answer { usages, at }, baton))
     }
 
+    /// Has a request wait where another one has the baton, if this one needs units and may wait.
+    pub(crate) fn join_queue(&self, charge: &Charge, now: u64) -> Option<Waiting> {
+        if !is_leased(charge) || is_large(charge) {
+            return None;
+        }
+        let mut segment = self.segment(charge.id());
+        let pool = segment.get_mut(&charge.id())?;
+        let waits =
+            pool.baton.is_some() && pool.charge.quota == charge.quota && !pool.covers(charge, now);
+        waits.then(|| pool.wait(charge))
+    }
+
     /// The baton to ask for the next batch, if it is time for that.
     pub(crate) fn baton_if_low(self: &Arc<Self>, charge: &Charge) -> Option<Baton> {
         let mut segment = self.segment(charge.id());
@@ -136,8 +148,7 @@ impl LeaseTable {
         };
         let mut baton = baton.filter(|_| pool.baton == baton);
         let has_other_quota = pool.charge.quota != charge.quota;
-        // It would use up a batch alone.
-        let is_large = charge.cost >= charge.lease.into();
+        let is_large = is_large(charge);
         if pool.baton.is_some() && baton.is_none() && !pool.covers(charge, now) {
             if has_other_quota {
                 return Ok(ReservedCharge::unpooled(charge));
@@ -377,6 +388,11 @@ impl ReturnQueue {
     fn is_empty(&self) -> bool {
         self.schedule.is_empty() && self.unpooled.is_empty()
     }
+}
+
+/// Whether a charge uses up a batch alone. Its request does not wait for others.
+fn is_large(charge: &Charge) -> bool {
+    charge.cost >= charge.lease.into()
 }
 
 /// The same usage with other units left, if it is known.

@@ -56,6 +56,30 @@ fn one_command_asks_for_all_that_wait_and_serves_them_in_order() {
 }
 
 #[test]
+fn a_request_joins_the_queue_only_if_it_needs_what_another_asks_for() {
+    let (server, one) = (MemoryStore::new(), an_hour(10));
+    let leases = leases_of(&one);
+    assert!(leases.join_queue(&one, START).is_none(), "there is no command to wait for");
+    let mut first = reserve(&leases, &[one], START, true).ok().unwrap();
+    for other in [
+        Charge { key: one.key + 1, ..one },
+        Charge { quota: Quota::per_hour(2_000), ..one },
+        Charge { cost: 10, ..one },
+        Charge { is_settled: true, ..one },
+    ] {
+        assert!(leases.join_queue(&other, START).is_none(), "{other:?}");
+    }
+    let mut waits = leases.join_queue(&one, START).unwrap();
+    ask(&server, &mut first, START);
+    assert!(matches!(waits.try_recv(), Ok(Handed::Units(_))));
+    let large = reserve(&leases, &[Charge { cost: 9, ..one }], START, true).ok().unwrap();
+    let _second = reserve(&leases, &[one], START, true).ok().unwrap();
+    assert!(leases.join_queue(&one, START).is_some());
+    drop(large);
+    assert!(leases.join_queue(&one, START).is_none(), "its units are here");
+}
+
+#[test]
 fn who_leaves_the_queue_gives_units_and_the_turn_to_the_next() {
     let (server, one) = (MemoryStore::new(), an_hour(4));
     let leases = leases_of(&one);
