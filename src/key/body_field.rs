@@ -2,9 +2,9 @@
 
 use std::{borrow::Cow, sync::Arc};
 
-use http::header::CONTENT_TYPE;
+use http::{header::CONTENT_TYPE, request::Parts};
 
-use super::{Extracted, KeyExtractor, closure::identified};
+use super::{Extracted, KeyExtractor, closure::identified, same_text::same_text};
 use crate::{
     first_requests::FirstRequests,
     warning::{Code, warn},
@@ -39,7 +39,7 @@ pub fn body_field(name: impl Into<Cow<'static, str>>) -> impl KeyExtractor {
     });
     let not_read = FirstRequests::one();
     let kind = format!("body field {name}");
-    identified(kind.clone(), kind, problem, move |request| {
+    let mut field = identified(kind.clone(), kind, problem, move |request: &Parts| {
         let fields = request.extensions.get::<Fields>();
         match fields.and_then(|Fields(fields)| fields.iter().find(|(field, _)| **field == *name)) {
             Some((_, Extracted::Found(key))) => Extracted::Found(key.as_bytes().into()),
@@ -53,7 +53,9 @@ pub fn body_field(name: impl Into<Cow<'static, str>>) -> impl KeyExtractor {
                 Extracted::UNREADABLE
             }
         }
-    })
+    });
+    field.canonical = Some(|text| (!text.contains('\0')).then(|| same_text(text)));
+    field
 }
 
 #[cold]

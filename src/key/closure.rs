@@ -46,7 +46,15 @@ where
     F: for<'a> Fn(&'a Parts) -> Extracted<'a> + Send + Sync + 'static,
 {
     let kind = kind.into();
-    Extract { kind, extract, problem: None, identity: None, path: None, is_trimmed: false }
+    Extract {
+        kind,
+        extract,
+        problem: None,
+        identity: None,
+        path: None,
+        is_trimmed: false,
+        canonical: None,
+    }
 }
 
 /// A key from a request's extensions, where an earlier middleware has put it: a user, a tenant, a
@@ -80,7 +88,7 @@ where
     F: for<'a> Fn(&'a Parts) -> Extracted<'a> + Send + Sync + 'static,
 {
     let (kind, identity) = (kind.into(), Some(identity));
-    Extract { kind, extract, problem, identity, path: None, is_trimmed: false }
+    Extract { kind, extract, problem, identity, path: None, is_trimmed: false, canonical: None }
 }
 
 pub(super) struct Extract<F> {
@@ -92,6 +100,9 @@ pub(super) struct Extract<F> {
     pub(super) path: Option<String>,
     /// Whether no key has whitespace around it.
     pub(super) is_trimmed: bool,
+    /// The text that requests have for this one, or `None` if none has it; for an extractor that does not
+    /// take each text as it is.
+    pub(super) canonical: Option<fn(&str) -> Option<String>>,
 }
 
 impl<F> KeyExtractor for Extract<F>
@@ -107,6 +118,10 @@ where
     }
 
     fn canonical<'a>(&self, key: Key<'a>) -> Option<Key<'a>> {
+        if let Some(canonical) = self.canonical {
+            let text = Some(key.as_bytes()).filter(|_| key.first_part().is_none());
+            return canonical(str::from_utf8(text?).ok()?).map(Key::from);
+        }
         self.is_canonical(&key).then_some(key)
     }
 
@@ -115,7 +130,8 @@ where
         let is_space = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_whitespace);
         let bytes = key.as_bytes();
         let is_trimmed = !self.is_trimmed || !is_space(bytes.first()) && !is_space(bytes.last());
-        self.identity.is_none() || is_trimmed && key.first_part().is_none()
+        let is_as_sent = self.canonical.is_none() && is_trimmed && key.first_part().is_none();
+        self.identity.is_none() || is_as_sent
     }
 
     fn problem(&self) -> Option<String> {

@@ -11,6 +11,7 @@ use super::{Extracted, KeyExtractor, closure::identified};
 ///
 /// Handlers read a cookie in different ways, so these are one key: a value in quotes or not, and a value
 /// that is percent-encoded or not. Else a caller would have a quota for each way to write its cookie.
+/// The key of [`Limiter::check`](crate::Limiter::check) is the value without quotes, and decoded.
 ///
 /// The key is unreadable if a handler may read another cookie than the layer:
 ///

@@ -47,6 +47,7 @@ mod extractor;
 mod fingerprint;
 mod looked_up;
 mod request_head;
+mod same_text;
 
 #[cfg(feature = "testing")]
 pub(crate) use self::client_ip::has_peer;
@@ -56,6 +57,7 @@ pub(crate) use self::{
     extractor::canonical,
     fingerprint::{Domain, Fingerprinter},
     looked_up::LookedUp,
+    same_text::same_text,
 };
 pub use self::{
     body_field::body_field,

@@ -46,6 +46,7 @@ mod hostile_callers;
 mod in_flight;
 mod in_toml;
 mod key_identity;
+mod keys_by_name;
 mod limits_as_data;
 mod lint;
 mod look_up;
