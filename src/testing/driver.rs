@@ -14,6 +14,7 @@ use std::{
 
 use tokio::{
     runtime::{Builder, Handle, Runtime},
+    task::yield_now,
     time::timeout,
 };
 
@@ -22,6 +23,9 @@ use crate::{clock::Clock, lock::Mutex};
 
 /// How long requests may take in real time, such as with a store on another server.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How often tasks that requests have spawned may be polled after the requests themselves wait.
+const POLLS_OF_SPAWNED: u32 = 16;
 
 /// A runtime of a test client's own, which runs the requests and what they spawn.
 #[derive(Debug)]
@@ -69,26 +73,35 @@ impl Drop for Driver {
 async fn run_until_stalled(exchanges: &mut [Exchange], clocks: &mut Vec<Clock>) {
     let wakeup = Arc::new(Wakeup::default());
     let waker = Waker::from(Arc::clone(&wakeup));
-    poll_fn(|context| {
-        *wakeup.runtime.lock() = Some(context.waker().clone());
-        wakeup.is_woken.store(false, SeqCst);
-        for exchange in &mut *exchanges {
-            exchange.poll(&mut Context::from_waker(&waker));
-        }
-        for clock in exchanges.iter().flat_map(|exchange| exchange.recorder.clocks()) {
-            if !clocks.iter().any(|known| known.is(&clock)) {
-                clocks.push(clock);
+    loop {
+        poll_fn(|context| {
+            *wakeup.runtime.lock() = Some(context.waker().clone());
+            wakeup.is_woken.store(false, SeqCst);
+            for exchange in &mut *exchanges {
+                exchange.poll(&mut Context::from_waker(&waker));
             }
+            for clock in exchanges.iter().flat_map(|exchange| exchange.recorder.clocks()) {
+                if !clocks.iter().any(|known| known.is(&clock)) {
+                    clocks.push(clock);
+                }
+            }
+            let under_way = exchanges.iter().filter(|exchange| exchange.is_under_way()).count();
+            // Those of these requests: others may wait for the same clock.
+            let sleeping: usize = clocks.iter().map(|clock| clock.sleeping(&waker)).sum();
+            match under_way <= sleeping && !wakeup.is_woken.load(SeqCst) {
+                true => Poll::Ready(()),
+                false => Poll::Pending,
+            }
+        })
+        .await;
+        // What the requests have spawned runs too, and may wake them.
+        for _ in 0..POLLS_OF_SPAWNED {
+            yield_now().await;
         }
-        let under_way = exchanges.iter().filter(|exchange| exchange.is_under_way()).count();
-        // Those of these requests: others may wait for the same clock.
-        let sleeping: usize = clocks.iter().map(|clock| clock.sleeping(&waker)).sum();
-        match under_way <= sleeping && !wakeup.is_woken.load(SeqCst) {
-            true => Poll::Ready(()),
-            false => Poll::Pending,
+        if !wakeup.is_woken.load(SeqCst) {
+            return;
         }
-    })
-    .await;
+    }
 }
 
 /// The waker of all requests: it has all of them polled again.

@@ -67,7 +67,7 @@ pub(super) enum Fate {
     Held,
     /// The service has failed.
     Failed,
-    /// It has a response, and no layer has decided about it.
+    /// It has a response, and no layer has decided about it, or one that began has not.
     Undecided,
 }
 
@@ -83,7 +83,7 @@ impl fmt::Display for Fate {
             Self::Refused => "refused",
             Self::Held => "held",
             Self::Failed => "failed",
-            Self::Undecided => "not seen by any layer of tower-quota",
+            Self::Undecided => "answered without a decision of tower-quota",
         })
     }
 }
@@ -145,6 +145,10 @@ impl Exchange {
             State::Answered(_) => match &self.decisions()[..] {
                 [] => Fate::Undecided,
                 decisions if decisions.iter().any(refuses) => Fate::Refused,
+                // Its handler may not have run: it was held, or its refusal has panicked.
+                decisions if decisions.iter().any(|one| one.decision().is_none()) => {
+                    Fate::Undecided
+                }
                 _ => Fate::Admitted,
             },
         }

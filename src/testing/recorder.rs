@@ -160,7 +160,7 @@ impl RecordedDecision {
 impl fmt::Display for RecordedDecision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.method(), self.path())?;
-        let Some(decision) = self.decision() else { return f.write_str(": not decided yet") };
+        let Some(decision) = self.decision() else { return f.write_str(": no decision") };
         match (decision.verdict(), decision.reason()) {
             (Verdict::Admitted, _) => f.write_str(": admitted")?,
             // The policy says why, below.

@@ -83,6 +83,7 @@ mod socket;
 mod store_failure;
 mod structured_fields;
 mod test_kit;
+mod test_kit_traps;
 mod tonic_peer;
 mod unreadable_keys;
 mod usage_page;

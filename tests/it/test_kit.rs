@@ -69,7 +69,7 @@ fn held_requests_pass_in_order_when_the_clock_is_moved() {
     let decisions = client.decisions();
     let held: Vec<_> = decisions.iter().map(|one| one.decision().map(|one| one.held())).collect();
     assert_eq!(held[..3], [Some(Duration::ZERO), Some(SECOND), None], "the first passes first");
-    assert_eq!(decisions[2].to_string(), "GET /: not decided yet");
+    assert_eq!(decisions[2].to_string(), "GET /: no decision");
     // The others stay held, and each passes when it is due, also if the time leaps over that.
     client.send(1, request()).expect_held(1).advance(60 * SECOND).expect_admitted(1);
     let decisions = client.decisions();
@@ -159,7 +159,7 @@ fn requests_that_no_layer_has_seen_are_not_admitted() {
     }));
     client.send(1, "/").expect_status(200).expect_admitted(0).expect_refused(0);
     let text = failure(|| _ = client.expect_admitted(1));
-    assert!(text.contains("1 were not seen by any layer of tower-quota"), "{text}");
+    assert!(text.contains("1 were answered without a decision of tower-quota"), "{text}");
     assert!(failure(|| _ = client.advance(SECOND)).contains("no clock to move"));
 }
 
