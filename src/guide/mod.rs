@@ -2,17 +2,17 @@
 //!
 //! | chapter | its questions |
 //! |---|---|
-//! | [features](features) | what is there? |
-//! | [algorithms](algorithms) | which algorithm? what does each let pass? |
-//! | [placement](placement) | in which order do CORS, authentication, time-outs and the layer go? what is counted? |
-//! | [proxies](proxies) | which address does a request come from, behind nginx, HAProxy, Caddy, Cloudflare, an ALB or an ingress? |
-//! | [plans](plans) | where do the quotas of customers come from? |
-//! | [replicas](replicas) | what changes with the second replica, and during a release? |
+//! | [features] | what is there? |
+//! | [algorithms] | which algorithm? what does each let pass? |
+//! | [placement] | in which order do CORS, authentication, time-outs and the layer go? what is counted? |
+//! | [proxies] | which address does a request come from, behind nginx, HAProxy, Caddy, Cloudflare, an ALB or an ingress? |
+//! | [plans] | where do the quotas of customers come from? |
+//! | [replicas] | what changes with the second replica, and during a release? |
 //! | [log-ins](sign_in) | how are passwords and codes protected against guessing? |
-//! | [responses](responses) | what do responses say about limits, and what do clients do with it? |
-//! | [testing](testing) | how are limits tested without waiting? |
-//! | [operating](operating) | what to watch, when to alert, and what does each warning mean? |
-//! | [security](security) | what can a hostile caller do, what is stored, what does a flood cost? |
+//! | [responses] | what do responses say about limits, and what do clients do with it? |
+//! | [testing] | how are limits tested without waiting? |
+//! | [operating] | what to watch, when to alert, and what does each warning mean? |
+//! | [security] | what can a hostile caller do, what is stored, what does a flood cost? |
 //! | [from other limiters](from_tower_governor) | what replaces each setting of `tower_governor`, `axum-governor` and `express-rate-limit`? |
 //!
 //! The docs of each type have the details. Each block of code in the guide is a doc test.
