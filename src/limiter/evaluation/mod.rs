@@ -226,17 +226,14 @@ impl Evaluation {
             return Err(self);
         }
         // Most requests pass, and need no verdict of each policy.
-        if usages.iter().any(|usage| !usage.fits() || !usage.is_known()) {
-            (self.record.now, self.record.held) = (now, 0);
-            if self.record.refuse_by_only_policy() {
-                return Ok(Decision { record: self.record });
-            }
-            self.record.judge();
-            count_refusals(&mut self.record);
-            return Ok(self.into_decision(now, Duration::ZERO));
-        }
+        let passes = usages.iter().all(|usage| usage.fits() && usage.is_known());
         (self.record.now, self.record.held) = (now, 0);
-        Ok(Decision { record: self.record })
+        if passes || self.record.refuse_by_only_policy() {
+            return Ok(Decision { record: self.record });
+        }
+        self.record.judge();
+        count_refusals(&mut self.record);
+        Ok(self.into_decision(now, Duration::ZERO))
     }
 
     /// Copies the store's answers; `false` if the store has not answered each charge.
