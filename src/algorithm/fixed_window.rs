@@ -96,11 +96,12 @@ impl QuotaState for FixedWindow {
         }
     }
 
-    fn give_back(&mut self, quota: &Quota, now: Now, units: u64, past_use: &PastUse) {
+    fn give_back(&mut self, quota: &Quota, now: Now, units: u64, past_use: &PastUse) -> u64 {
         *self = self.current(quota, now);
-        if start(quota, past_use.at) >= self.start {
-            self.used = self.used.saturating_sub(units);
-        }
+        let is_over = start(quota, past_use.at) < self.start;
+        let given = if is_over { 0 } else { units.min(self.used) };
+        self.used = self.used.saturating_sub(given);
+        given
     }
 
     #[inline]

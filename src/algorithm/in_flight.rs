@@ -30,8 +30,10 @@ impl QuotaState for InFlight {
         self.held = self.held.saturating_add(cost);
     }
 
-    fn give_back(&mut self, _: &Quota, _: Now, units: u64, _: &PastUse) {
-        self.held = self.held.saturating_sub(units);
+    fn give_back(&mut self, _: &Quota, _: Now, units: u64, _: &PastUse) -> u64 {
+        let given = units.min(self.held);
+        self.held = self.held.saturating_sub(given);
+        given
     }
 
     #[inline]

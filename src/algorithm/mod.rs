@@ -7,6 +7,7 @@
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects, clippy::indexing_slicing))]
 
 mod fixed_window;
+mod given_back;
 mod in_flight;
 #[cfg(test)]
 mod oracle;
@@ -28,6 +29,7 @@ pub(crate) use self::penalty_oracle::NaivePenalty;
 use self::quota_state::ceil_div;
 pub(crate) use self::{
     fixed_window::FixedWindow,
+    given_back::GivenBack,
     in_flight::{InFlight, NOT_KNOWN},
     penalty_state::PenaltyState,
     quota_state::{Charged, PastUse, QuotaState, units_required},

@@ -149,7 +149,7 @@ fn compare(algorithm: Algorithm, quota: Quota, steps: &[Step], oracle: &mut dyn 
     for &Step { later, cost, give_back } in steps {
         now += later;
         if let Some((at_last, cost)) = last.take().filter(|_| give_back) {
-            let made = PastUse { at: at(at_last), cost, left };
+            let made = PastUse { at: at(at_last), cost, left, given_back: 0 };
             state.give_back(&quota, at(now), cost, &made);
             oracle.give_back(now);
         }
@@ -310,7 +310,7 @@ proptest! {
                 let _ = (state.reset(&quota, now), state.expires_in(&quota, now));
                 state.consume(&quota, now, cost);
                 let left = (cost % 2 == 0).then_some((cost, now.monotonic_nanos()));
-                let made = PastUse { at: now, cost, left };
+                let made = PastUse { at: now, cost, left, given_back: cost / 3 };
                 state.give_back(&quota, at(cost), cost / 2, &made);
                 state.record(&quota, now, cost);
                 state.give_back_recorded(&quota, at(cost), cost / 2, &made);

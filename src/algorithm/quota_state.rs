@@ -10,6 +10,8 @@ pub(crate) struct PastUse {
     pub(crate) cost: u64,
     /// The units that remained right after it and the reset, if these are known.
     pub(crate) left: Option<(u64, u64)>,
+    /// The units that were [given back](super::GivenBack) since, of uses that were no later.
+    pub(crate) given_back: u64,
 }
 
 /// The result of a charge. Times are in nanoseconds.
@@ -49,12 +51,20 @@ pub(crate) trait QuotaState {
         self.consume_late(quota, now, units, at);
     }
 
-    /// Gives back `units` of a use, as far as they have not come back by themselves.
-    fn give_back(&mut self, quota: &Quota, now: Now, units: u64, past_use: &PastUse);
+    /// Gives back `units` of a use, as far as they have not come back by themselves. Returns how many
+    /// these are, rounded up.
+    fn give_back(&mut self, quota: &Quota, now: Now, units: u64, past_use: &PastUse) -> u64;
 
-    /// Gives back `units` of a use that was [recorded](Self::record).
-    fn give_back_recorded(&mut self, quota: &Quota, now: Now, units: u64, past_use: &PastUse) {
-        self.give_back(quota, now, units, past_use);
+    /// Gives back `units` of a use that was [recorded](Self::record), as
+    /// [`give_back`](Self::give_back) does.
+    fn give_back_recorded(
+        &mut self,
+        quota: &Quota,
+        now: Now,
+        units: u64,
+        past_use: &PastUse,
+    ) -> u64 {
+        self.give_back(quota, now, units, past_use)
     }
 
     /// The units left.

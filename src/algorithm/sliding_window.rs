@@ -172,22 +172,24 @@ impl QuotaState for SlidingWindow {
         }
     }
 
-    fn give_back(&mut self, quota: &Quota, now: Now, mut units: u64, past_use: &PastUse) {
+    fn give_back(&mut self, quota: &Quota, now: Now, units: u64, past_use: &PastUse) -> u64 {
         let used_at = past_use.at.monotonic_nanos();
         if used_at.saturating_add(quota.window_nanos()) <= now.monotonic_nanos() {
-            return;
+            return 0;
         }
         let later = self.entries.partition_point(|entry| entry.last_use < used_at);
         // The entry of that moment first. Then the entries before it, as the moment may not be
         // known exactly.
+        let mut left = units;
         for entry in self.entries.iter_mut().take(later.saturating_add(1)).rev() {
-            let given = entry.units.min(units);
+            let given = entry.units.min(left);
             entry.units = entry.units.saturating_sub(given);
-            units = units.saturating_sub(given);
+            left = left.saturating_sub(given);
         }
         // An empty entry would still collect later uses, and later corrections of its moment.
         // Without it, a log of which all is given back is a new one.
         self.entries.retain(|entry| entry.units > 0);
+        units.saturating_sub(left)
     }
 
     fn remaining(&self, quota: &Quota, now: Now) -> u64 {

@@ -192,13 +192,33 @@ impl StatesByQuota {
         }
     }
 
-    /// Takes back `units` of a use that was made under `quota`.
-    pub(crate) fn give_back(&mut self, quota: &Quota, now: Now, units: u64, past_use: &PastUse) {
+    /// Takes back `units` of a use that was made under `quota`. Returns the most that any quota gets back,
+    /// rounded up to units.
+    pub(crate) fn give_back(
+        &mut self,
+        quota: &Quota,
+        now: Now,
+        units: u64,
+        past_use: &PastUse,
+    ) -> u64 {
         let (newest, others) = self.newest_and_others(quota, now);
-        newest.give_back(quota, now, units, past_use);
-        for (quota, state) in others {
-            state.give_back_recorded(quota, now, units, past_use);
-        }
+        let given = newest.give_back(quota, now, units, past_use);
+        let recorded = |(quota, state): &mut (Quota, State)| {
+            state.give_back_recorded(quota, now, units, past_use)
+        };
+        others.iter_mut().map(recorded).fold(given, u64::max)
+    }
+
+    /// Whether they are those of a bucket with one quota, and nothing that counts was used after a use.
+    pub(crate) fn is_last_use(&self, quota: &Quota, now: Now, past_use: &PastUse) -> bool {
+        let single = self.single().filter(|(tracked, _)| *tracked == quota);
+        matches!(single, Some((_, State::TokenBucket(bucket))) if bucket.is_last_use(quota, now, past_use))
+    }
+
+    /// For how many nanoseconds a use counts at most, if nothing is owed.
+    pub(crate) fn longest(&self) -> u64 {
+        let longest = self.iter().map(|(quota, state)| state.algorithm().longest(quota)).max();
+        longest.and_then(|longest| longest.try_into().ok()).unwrap_or(u64::MAX)
     }
 
     /// How long until it [is expired](Self::is_expired).

@@ -129,8 +129,9 @@ impl TokenBucket {
         *self = Self::with_deficit(after.min(most.max(before)), quota, now);
     }
 
-    /// Gives back `units` of a use right after which the deficit was `then`. Gives back no more
-    /// than what has not come back of that deficit.
+    /// Gives back `units` of a use behind which the deficit ended at `then`. Gives back no more than
+    /// what has not come back of that deficit. Returns the units, rounded up.
+    #[expect(clippy::arithmetic_side_effects, reason = "no more is given back than is missing")]
     fn give_back_of(
         &mut self,
         then: u128,
@@ -138,12 +139,23 @@ impl TokenBucket {
         now: Now,
         units: u64,
         past_use: &PastUse,
-    ) {
+    ) -> u64 {
         let left = then.saturating_sub(refilled_since(past_use, quota, now));
-        let units = product(units, quota.parts_per_unit()).min(left);
         let now = now.monotonic_nanos();
-        let after = self.deficit(quota, now).0.saturating_sub(units);
-        *self = Self::with_deficit(after, quota, now);
+        let before = self.deficit(quota, now).0;
+        let given = product(units, quota.parts_per_unit()).min(left).min(before);
+        *self = Self::with_deficit(before - given, quota, now);
+        ceil_div(given, quota.parts_per_unit())
+    }
+
+    /// Whether nothing that counts was used after a use. Then no later correction needs to know what
+    /// that use gives back.
+    pub(super) fn is_last_use(&self, quota: &Quota, now: Now, past_use: &PastUse) -> bool {
+        let left =
+            deficit_after(past_use, quota).saturating_sub(refilled_since(past_use, quota, now));
+        // The answer is rounded, by less than a microsecond of some stores: a unit must be no less.
+        let is_exact = product(quota.units(), 1_000) <= quota.window_nanos().into();
+        is_exact && past_use.given_back == 0 && self.deficit(quota, now.monotonic_nanos()).0 <= left
     }
 }
 
@@ -234,25 +246,33 @@ impl QuotaState for TokenBucket {
         charged
     }
 
-    /// A use has come back once all that was missing right after it has. If that is not known, it
-    /// was at least the use itself.
-    fn give_back(&mut self, quota: &Quota, now: Now, units: u64, past_use: &PastUse) {
-        let then = match past_use.left {
-            Some((remaining, reset)) => Deficit::from_answer(quota, remaining, reset).0,
-            None => product(past_use.cost, quota.parts_per_unit()),
-        };
-        self.give_back_of(then, quota, now, units, past_use);
+    /// A use has come back once all that was missing right after it has. What uses before it have given
+    /// back since does not have to come back.
+    fn give_back(&mut self, quota: &Quota, now: Now, units: u64, past_use: &PastUse) -> u64 {
+        let [own, given_back] = [past_use.cost, past_use.given_back]
+            .map(|units| product(units, quota.parts_per_unit()));
+        let then = deficit_after(past_use, quota);
+        let then = then.saturating_sub(given_back).max(own.min(then));
+        self.give_back_of(then, quota, now, units, past_use)
     }
 
     /// A bucket that may have been empty at the time of the use has recorded it in part or not at
     /// all. It gives nothing back.
-    fn give_back_recorded(&mut self, quota: &Quota, now: Now, units: u64, past_use: &PastUse) {
-        let deficit = self.deficit(quota, now.monotonic_nanos()).0;
+    fn give_back_recorded(
+        &mut self,
+        quota: &Quota,
+        now: Now,
+        units: u64,
+        past_use: &PastUse,
+    ) -> u64 {
+        let given_back = product(past_use.given_back, quota.parts_per_unit());
+        let deficit = self.deficit(quota, now.monotonic_nanos()).0.saturating_add(given_back);
         let then = deficit.saturating_add(refilled_since(past_use, quota, now));
-        if then < full_deficit(quota) {
-            let used = product(past_use.cost, quota.parts_per_unit());
-            self.give_back_of(used, quota, now, units, past_use);
+        if then >= full_deficit(quota) {
+            return 0;
         }
+        let used = product(past_use.cost, quota.parts_per_unit());
+        self.give_back_of(used, quota, now, units, past_use)
     }
 
     #[inline]
@@ -289,6 +309,14 @@ impl QuotaState for TokenBucket {
 #[inline]
 fn full_deficit(quota: &Quota) -> u128 {
     product(quota.capacity(), quota.parts_per_unit())
+}
+
+/// What was missing right after a use. If that is not known, it was at least the use itself.
+fn deficit_after(past_use: &PastUse, quota: &Quota) -> u128 {
+    past_use.left.map_or_else(
+        || product(past_use.cost, quota.parts_per_unit()),
+        |(remaining, reset)| Deficit::from_answer(quota, remaining, reset).0,
+    )
 }
 
 /// The parts that have come back since a use.

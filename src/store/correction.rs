@@ -98,9 +98,10 @@ impl Correction {
             || self.resets.is_some_and(|resets| resets < reset.number)
     }
 
-    /// The use that it changes.
+    /// The use that it changes, if nothing was given back since.
     pub(crate) fn past_use(&self, now: Now) -> PastUse {
         PastUse {
+            given_back: 0,
             at: self.charged_at.unwrap_or(now),
             cost: self.charge.cost,
             left: self.usage.is_known().then(|| self.usage.remaining_and_reset()),

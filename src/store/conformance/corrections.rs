@@ -12,6 +12,9 @@ pub(super) async fn all(store: &dyn Store) {
         units_taken_late_share_the_step_of_their_charge
         units_taken_late_bring_no_use_back
         units_taken_late_count_under_each_quota_by_its_own_window
+        units_that_were_given_back_do_not_come_back_by_the_clock_as_well
+        a_full_bucket_knows_what_it_was_given_back
+        many_corrections_of_one_bucket_give_back_no_more_than_they_may
     );
     for_each_algorithm!(store:
         what_is_given_back_can_be_used_again
@@ -215,6 +218,72 @@ async fn units_taken_late_count_under_each_quota_by_its_own_window(subject: &Sub
         assert_eq!((taken, subject.peek(minute).await.1), (88, 10), "{algorithm:?}");
         subject.advance(119 * MINUTE);
     }
+}
+
+/// Charges key 1 two units of four an hour, twice, and gives those of the first charge back. Returns the
+/// correction that gives those of the second charge back.
+async fn charge_two_and_give_one_back(subject: &Subject<'_>) -> Correction {
+    let two = Charge { cost: 2, ..subject.one(1, TokenBucket, Quota::per_hour(4)) };
+    let [first, second] =
+        [subject.charge_to_give_back(two).await, subject.charge_to_give_back(two).await]
+            .map(|made| Correction { change: Change::GiveBack(2), ..made });
+    assert_eq!(subject.correct(&[first]).await, [(0, 2, HOUR / 4)]);
+    second
+}
+
+async fn units_that_were_given_back_do_not_come_back_by_the_clock_as_well(subject: &Subject<'_>) {
+    let second = charge_two_and_give_one_back(subject).await;
+    // All that was not given back comes back by the clock.
+    subject.advance(HOUR / 2);
+    assert_eq!(subject.charge_one(second.charge).await.1, 2);
+    assert_eq!(subject.correct(&[second]).await, [(0, 2, HOUR / 4)]);
+    // Under another quota as well.
+    let day = Charge { quota: Quota::per_day(4), ..second.charge };
+    assert_eq!(subject.charge_one(day).await.1, 0);
+    assert_eq!(subject.correct(&[second]).await, [(0, 0, HOUR / 4)]);
+}
+
+async fn a_full_bucket_knows_what_it_was_given_back(subject: &Subject<'_>) {
+    let second = charge_two_and_give_one_back(subject).await;
+    subject.advance(HOUR / 2);
+    let charge = second.charge;
+    assert_eq!(subject.correct_one(charge, None, Change::Reset).await, (0, 4, 0));
+    assert_eq!(subject.charge_one(charge).await.1, 2);
+    assert_eq!(subject.correct(&[second]).await, [(0, 2, HOUR / 4)]);
+}
+
+/// Many requests of a key are under way at once, and each gives back what it has not used.
+async fn many_corrections_of_one_bucket_give_back_no_more_than_they_may(subject: &Subject<'_>) {
+    let naive = NaiveStore::default();
+    let naive = Subject { store: &naive, ..Subject::new(subject.store) };
+    let naive = Subject { shard: subject.shard, ..naive };
+    let mut random = (1_u64..).map(|number| number.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40);
+    let mut random = |below: u64| random.next().unwrap() % below;
+    let of_cost = |cost| Charge { cost, ..subject.one(1, TokenBucket, Quota::per_minute(1_000)) };
+    let (mut under_way, mut admitted) = (Vec::new(), 0);
+    for _ in 0..600 {
+        let charge = of_cost(20 + random(100));
+        if subject.peek(charge).await.0 == 0 {
+            let made = [
+                subject.charge_to_give_back(charge).await,
+                naive.charge_to_give_back(charge).await,
+            ];
+            under_way.push((subject.micros() + random(20 * SECOND), made));
+            admitted += 1;
+        }
+        let later = random(3 * SECOND);
+        (subject.advance(later), naive.advance(later));
+        while let Some(index) = under_way.iter().position(|(ends, _)| *ends <= subject.micros()) {
+            let (_, made) = under_way.swap_remove(index);
+            let change = Change::GiveBack(random(made[0].charge.cost + 1));
+            let [made, by_naive] = made.map(|made| Correction { change, ..made });
+            let (_, left, _) = subject.correct(&[made]).await[0];
+            let (_, most, _) = naive.correct(&[by_naive]).await[0];
+            assert!(left <= most, "{left} are left, at most {most} may be");
+            assert!(left + 100 >= most, "{left} are left, and {most} may be");
+        }
+    }
+    assert!(admitted > 300, "{admitted}");
 }
 
 async fn corrections_of_one_key_add_up(subject: &Subject<'_>, algorithm: Algorithm) {

@@ -48,6 +48,7 @@ const ALGORITHMS: [Algorithm; 3] =
 
 const SECOND: u64 = 1_000_000;
 const MINUTE: u64 = 60 * SECOND;
+const HOUR: u64 = 60 * MINUTE;
 /// 2024-01-16 10:59:30 UTC, in microseconds.
 const START: u64 = 1_705_402_770 * SECOND;
 /// 285 years. A store may answer this instead of a longer time.

@@ -20,6 +20,16 @@ struct Keys {
     penalties: HashMap<u128, NaivePenalty>,
     /// When each key was reset that had used something, and until when that matters.
     resets: HashMap<u128, (u64, u64)>,
+    /// What was given back to the bucket of each key, and until when that matters.
+    given_back: HashMap<u128, (Vec<GivenBack>, u64)>,
+}
+
+/// Units that were given back: when they were used, when they came back, and how many.
+#[derive(Clone, Copy)]
+struct GivenBack {
+    used_at: u64,
+    at: u64,
+    units: u64,
 }
 
 /// What a key has used by one quota, since it was first charged under it.
@@ -192,26 +202,43 @@ impl Plan {
         }
     }
 
-    fn give_back(&mut self, mut units: u64, now: Now, correction: &Correction, is_own: bool) {
+    /// What was missing in a bucket right after a charge, without what was given back since.
+    fn missing_at(&self, correction: &Correction, is_own: bool, given_back: u64) -> u128 {
+        let (quota, usage) = (&self.quota, &correction.usage);
+        let cost = parts(correction.charge.cost, quota);
+        let left = (usage.remaining(), usage.reset().as_nanos() as u64);
+        let at_first = match left {
+            (remaining, _) if is_own && remaining < quota.capacity() => {
+                let further = parts(quota.capacity() - remaining - 1, quota);
+                further + refill(left.1, quota).min(parts(1, quota))
+            }
+            _ if is_own && usage.is_known() => 0,
+            _ => cost,
+        };
+        at_first.saturating_sub(parts(given_back, quota)).max(at_first.min(cost))
+    }
+
+    /// Returns how many units a bucket gets back, rounded up.
+    fn give_back(
+        &mut self,
+        mut units: u64,
+        now: Now,
+        correction: &Correction,
+        is_own: bool,
+        given_back: u64,
+    ) -> u64 {
         let (quota, missing, (current, used)) = (self.quota, self.missing(now), self.fixed(now));
         let made = correction.charged_at.unwrap_or(now);
         let since = now.monotonic_nanos().saturating_sub(made.monotonic_nanos());
-        let usage = &correction.usage;
+        let at_first = self.missing_at(correction, is_own, given_back);
         match &mut self.counted {
             Counted::Bucket(before, at) => {
-                let left = (usage.remaining(), usage.reset().as_nanos() as u64);
-                let at_first = match left {
-                    (remaining, _) if is_own && remaining < quota.capacity() => {
-                        let further = parts(quota.capacity() - remaining - 1, &quota);
-                        further + refill(left.1, &quota).min(parts(1, &quota))
-                    }
-                    _ if is_own && usage.is_known() => 0,
-                    _ => parts(correction.charge.cost, &quota),
-                };
                 let still = at_first.saturating_sub(refill(since, &quota));
-                if is_own || missing + refill(since, &quota) < whole(&quota) {
+                let counted = missing + refill(since, &quota) + parts(given_back, &quota);
+                if is_own || counted < whole(&quota) {
                     *before = missing.saturating_sub(parts(units, &quota).min(still));
                     *at = now.monotonic_nanos();
+                    return u64::try_from((missing - *before).div_ceil(parts(1, &quota))).unwrap();
                 }
             }
             counted @ Counted::Fixed(..) if begins(made, &quota) >= current => {
@@ -231,6 +258,7 @@ impl Plan {
             Counted::InFlight(held) => *held = held.saturating_sub(units),
             _ => {}
         }
+        0
     }
 
     /// How long until `cost` fits, what remains, and how long until that is more.
@@ -352,6 +380,38 @@ impl NaiveStore {
 }
 
 impl Keys {
+    /// Gives units back, and remembers how many came back to a bucket, unless nothing was used after them.
+    fn give_back(&mut self, units: u64, now: Now, correction: &Correction) {
+        let (charge, nanos) = (&correction.charge, now.monotonic_nanos());
+        let Some(plans) = self.plans.get_mut(&charge.id()) else { return };
+        track(plans, charge, now);
+        let (earlier, until) = self.given_back.entry(charge.id()).or_default();
+        if *until <= nanos {
+            earlier.clear();
+        }
+        let made = correction.charged_at.unwrap_or(now).monotonic_nanos();
+        let since = earlier.iter().filter(|other| other.used_at <= made && made <= other.at);
+        let given_back = since.fold(0_u64, |sum, other| sum.saturating_add(other.units));
+        let plan = plans.iter().find(|plan| plan.quota == charge.quota).unwrap();
+        let still = plan
+            .missing_at(correction, true, 0)
+            .saturating_sub(refill(nanos.saturating_sub(made), &plan.quota));
+        let is_last = plans.len() == 1
+            && window(&plan.quota) / plan.quota.units() >= 1_000
+            && given_back == 0
+            && plan.missing(now) <= still;
+        let mut most = 0;
+        change(plans, charge, |plan, is_own| {
+            most = plan.give_back(units, now, correction, is_own, given_back).max(most);
+        });
+        if most > 0 && !is_last {
+            let used_at = correction.charged_at.map_or(0, |_| made.min(nanos));
+            earlier.push(GivenBack { used_at, at: nanos, units: most });
+            let longest = plans.iter().map(Plan::longest).max().unwrap();
+            *until = nanos.saturating_add(longest).max(*until);
+        }
+    }
+
     /// How long until the charge fits, and how much longer its key is blocked.
     fn waits(&self, charge: &Charge, now: Now) -> (u64, u64) {
         let wanted = match charge.cost {
@@ -438,21 +498,19 @@ impl Store for NaiveStore {
                     });
                 }
                 (Change::GiveBack(_), Some(_)) if is_before_reset(correction) => {}
-                (Change::GiveBack(units), Some(plans)) => {
-                    track(plans, charge, now);
-                    change(plans, charge, |plan, is_own| {
-                        plan.give_back(units, now, correction, is_own);
-                    });
-                }
+                (Change::GiveBack(units), Some(_)) => keys.give_back(units, now, correction),
                 (Change::Reset, plans) => {
+                    let given_back = keys.given_back.get(&charge.id());
                     if let Some(plans) = plans
-                        && plans.iter().any(|plan| !plan.is_over(now))
+                        && (plans.iter().any(|plan| !plan.is_over(now))
+                            || given_back.is_some_and(|(_, until)| *until > now.monotonic_nanos()))
                     {
                         let longest = plans.iter().map(Plan::longest).max().unwrap_or(0);
                         let at = now.monotonic_nanos();
                         keys.resets.insert(charge.id(), (at, at.saturating_add(longest)));
                     }
                     keys.plans.remove(&charge.id());
+                    keys.given_back.remove(&charge.id());
                     keys.penalties.remove(&charge.id());
                 }
                 (Change::Penalize(penalty), _) => {

@@ -450,7 +450,12 @@ mod tests {
         }
         state.consume(&quota, at(66), 1);
         assert!(packed(&state, &quota, &quotas).is_none(), "seven steps do not fit");
-        state.give_back(&quota, at(66), 1, &PastUse { at: at(66), cost: 1, left: None });
+        state.give_back(
+            &quota,
+            at(66),
+            1,
+            &PastUse { at: at(66), cost: 1, left: None, given_back: 0 },
+        );
         assert!(packed(&state, &quota, &quotas).is_some(), "six are left");
     }
 

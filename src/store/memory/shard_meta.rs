@@ -10,7 +10,7 @@ use super::{
     quota_table::QuotaTable,
 };
 use crate::{
-    algorithm::{Algorithm, PenaltyState, State, StatesByQuota},
+    algorithm::{Algorithm, GivenBack, PastUse, PenaltyState, State, StatesByQuota},
     clock::Now,
     store::{Charge, Correction, Reset, Usage},
 };
@@ -23,11 +23,13 @@ pub(super) struct KeyState {
     pub(super) penalty: Option<Box<PenaltyState>>,
     /// The last reset, and until when units that were charged before it may be given back.
     pub(super) reset: Option<Box<(Reset, u64)>>,
+    /// What was given back of late, of a token bucket.
+    given_back: Option<Box<GivenBack>>,
 }
 
 impl From<StatesByQuota> for KeyState {
     fn from(states: StatesByQuota) -> Self {
-        Self { states, penalty: None, reset: None }
+        Self { states, penalty: None, reset: None, given_back: None }
     }
 }
 
@@ -39,11 +41,13 @@ impl KeyState {
     }
 
     /// Whether its key goes last from a full store: a block runs, or is remembered, or a reset still
-    /// matters.
+    /// matters, or what was given back.
     pub(super) fn goes_last(&self, now: Now) -> bool {
         let was_blocked =
             |penalty: &PenaltyState| penalty.was_blocked() && penalty.expires_in(now) > 0;
-        self.penalty.as_deref().is_some_and(was_blocked) || self.reset_expires_in(now) > 0
+        self.penalty.as_deref().is_some_and(was_blocked)
+            || self.reset_expires_in(now) > 0
+            || self.given_back_expires_in(now) > 0
     }
 
     /// Whether it is as that of a new key.
@@ -51,15 +55,19 @@ impl KeyState {
         self.states.is_expired(now) && self.extras_expire_in(now) == 0
     }
 
-    /// Whether it has more than states: a penalty or a reset.
+    /// Whether it has more than states: a penalty, a reset, or what was given back.
     pub(super) fn has_extras(&self) -> bool {
-        self.penalty.is_some() || self.reset.is_some()
+        self.penalty.is_some() || self.reset.is_some() || self.given_back.is_some()
     }
 
-    /// How long until neither a penalty nor a reset matters any more.
+    /// How long until none of that matters any more.
     fn extras_expire_in(&self, now: Now) -> u64 {
         let penalty = self.penalty.as_ref().map_or(0, |penalty| penalty.expires_in(now));
-        penalty.max(self.reset_expires_in(now))
+        penalty.max(self.reset_expires_in(now)).max(self.given_back_expires_in(now))
+    }
+
+    fn given_back_expires_in(&self, now: Now) -> u64 {
+        self.given_back.as_ref().map_or(0, |given_back| given_back.expires_in(now))
     }
 
     fn reset_expires_in(&self, now: Now) -> u64 {
@@ -67,33 +75,48 @@ impl KeyState {
         until.saturating_sub(now.monotonic_nanos())
     }
 
-    /// Whether it has a penalty or a reset that no longer matters.
+    /// Whether it has a penalty, a reset, or a record of what was given back that no longer matters.
     pub(super) fn has_expired_extras(&self, now: Now) -> bool {
         self.penalty.as_ref().is_some_and(|penalty| penalty.expires_in(now) == 0)
             || self.reset.is_some() && self.reset_expires_in(now) == 0
+            || self.given_back.is_some() && self.given_back_expires_in(now) == 0
     }
 
-    /// Drops a penalty and a reset that no longer matter.
+    /// Drops what [no longer matters](Self::has_expired_extras).
     pub(super) fn drop_expired_extras(&mut self, now: Now) {
         self.penalty.take_if(|penalty| penalty.expires_in(now) == 0);
+        self.given_back.take_if(|given_back| given_back.expires_in(now) == 0);
         if self.reset_expires_in(now) == 0 {
             self.reset = None;
+        }
+    }
+
+    /// Gives back units of a correction's charge.
+    pub(super) fn give_back(&mut self, correction: &Correction, units: u64, now: Now) {
+        let quota = &correction.charge.quota;
+        let at = correction.past_use(now).at.monotonic_nanos();
+        let given_back = self.given_back.as_ref().map_or(0, |earlier| earlier.since(at, now));
+        let past_use = PastUse { given_back, ..correction.past_use(now) };
+        let is_last = self.states.is_last_use(quota, now, &past_use);
+        let given = self.states.give_back(quota, now, units, &past_use);
+        if correction.charge.algorithm == Algorithm::TokenBucket && given > 0 && !is_last {
+            let used_at = correction.charged_at.map_or(0, |at| at.monotonic_nanos());
+            let longest = self.states.longest();
+            self.given_back.get_or_insert_default().add(given, used_at, now, longest);
         }
     }
 
     /// Gives all units back, and drops the penalty. If units were counted, the reset is remembered as long
     /// as a use can count.
     pub(super) fn reset(&mut self, charge: &Charge, now: Now) {
-        let is_counted = !self.states.is_expired(now);
-        let longest = self.states.iter().map(|(quota, _)| charge.algorithm.longest(quota)).max();
+        let is_counted = !self.states.is_expired(now) || self.given_back_expires_in(now) > 0;
         if is_counted && charge.algorithm != Algorithm::InFlight {
             let reset = Reset::new(now);
-            let longest = longest.and_then(|longest| u64::try_from(longest).ok());
-            let until = reset.at().saturating_add(longest.unwrap_or(u64::MAX));
+            let until = reset.at().saturating_add(self.states.longest());
             self.reset = Some(Box::new((reset, until)));
         }
         self.states = StatesByQuota::new(charge.quota, State::new(charge.algorithm));
-        self.penalty = None;
+        (self.penalty, self.given_back) = (None, None);
     }
 
     /// The monotonic nanoseconds at which it may be forgotten.
@@ -239,10 +262,12 @@ impl ShardMeta {
     /// Remembers what a key has used that will be evicted, and its reset. A key of units in flight has
     /// used none: only such keys are evicted, and a new one without room must not begin as if it had some.
     pub(super) fn remember_evicted(&mut self, policy: u64, key: KeyState, now: Now) {
+        // Without what was given back, no correction knows how much it may give back: it gives nothing.
+        let unknown = (key.given_back_expires_in(now) > 0).then(|| Reset::new(now));
         let KeyState { states, reset, .. } = key;
-        if let Some(reset) = reset {
-            let last = self.evicted_resets.entry(policy).or_insert(reset.0);
-            *last = last.later(reset.0);
+        if let Some(reset) = unknown.or(reset.map(|reset| reset.0)) {
+            let last = self.evicted_resets.entry(policy).or_insert(reset);
+            *last = last.later(reset);
         }
         if states.iter().any(|(_, state)| state.algorithm() == Algorithm::InFlight) {
             return;

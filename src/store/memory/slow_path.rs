@@ -109,12 +109,9 @@ pub(super) fn correct(shards: &Shards, correction: &Correction, now: Now) -> Usa
             });
         }
         Change::GiveBack(_) if is_new || locked.is_reset_since(correction) => {}
-        Change::GiveBack(units) => {
-            let past_use = correction.past_use(now);
-            change(&mut locked, charge, is_shared, |states| {
-                states.give_back(&charge.quota, now, units, &past_use);
-            });
-        }
+        Change::GiveBack(units) => change_key(&mut locked, charge, |state| {
+            state.give_back(correction, units, now);
+        }),
         Change::Reset => locked.reset(charge),
         Change::Pardon if is_new => {}
         Change::Pardon | Change::Penalize(_) => change_key(&mut locked, charge, |state| {

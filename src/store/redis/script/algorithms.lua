@@ -2,6 +2,11 @@
 
 local under_several_quotas
 
+-- Of a correction in a bucket: how many units were given back since its charge, of uses that were no later;
+-- and then whether anything was used after that charge, and the most units that it gives back. And for how
+-- long a use counts at most.
+local since_charge, is_last, given, longest = 0, true, 0, 0
+
 -- The algorithms.
 --   text    the count, or false if there is none
 --   first   of a charge, how many units must fit; of a correction, when its charge was made; of units
@@ -57,16 +62,28 @@ if ALGORITHMS[1] then
     end
     if action == GIVE_BACK then
       changed = true
+      -- What was given back since does not have to come back by the clock.
+      if missing - since_charge >= cost then
+        missing = missing - since_charge
+      elseif missing >= cost then
+        missing, missing_rest = cost, 0
+      end
       -- Some of what was missing after the charge has come back by the clock.
       local back, back_rest = divide(math.max(now - first, 0), units, window)
       missing, missing_rest = missing - back, missing_rest - back_rest
       if missing_rest < 0 then missing, missing_rest = missing - 1, missing_rest + window end
+      if whole > missing or whole == missing and rest > missing_rest then is_last = false end
       if missing >= amount then missing, missing_rest = amount, 0 end
+      if missing > whole or missing == whole and missing_rest > rest then
+        missing, missing_rest = whole, rest
+      end
       if missing >= 0 then
         whole, rest = whole - missing, rest - missing_rest
         if rest < 0 then whole, rest = whole - 1, rest + window end
-        if whole < 0 then whole, rest = 0, 0 end
+        given = math.max(given, missing_rest > 0 and missing + 1 or missing)
       end
+      local lasts, lasts_rest = divide(capacity, window, units)
+      longest = math.max(longest, lasts_rest > 0 and lasts + 1 or lasts)
     elseif amount > 0 then
       -- A debt is at most one whole capacity. Only corrections make debts, not charges under other
       -- quotas.

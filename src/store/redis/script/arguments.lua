@@ -43,7 +43,7 @@ end
 -- The fields of each key, and which algorithms are used. `arguments` are those of HMGET, and later of
 -- HSET: there is room for five policies. `last` is the index of the last one in use.
 local operations, keys, ALGORITHMS = ARGV[1], { nil }, { false, false, false, false }
-local has_penalties = false
+local has_penalties, gives_back = false, false
 for offset = 1, #operations, OPERATION_SIZE do
   local key_number, field_number, penalty, field, algorithm, action = parse(
     '<I2I2I2c9BB', operations, offset
@@ -53,7 +53,7 @@ for offset = 1, #operations, OPERATION_SIZE do
   if not key then
     local name = KEYS[key_number]
     key = {
-      name = name, expires = 0, texts = false, lasts = 0, last = 0,
+      name = name, expires = 0, texts = false, pasts = false, lasts = 0, last = 0,
       arguments = { name, EXPIRES, nil, nil, nil, nil, nil, nil, nil, nil, nil },
     }
     keys[key_number] = key
@@ -63,6 +63,7 @@ for offset = 1, #operations, OPERATION_SIZE do
   if field_number > key.last then key.last = field_number end
   if penalty > 0 then
     local of_penalty = field:sub(1, 8) .. string.char(field:byte(9) + (action == GIVE_BACK and 4 or 8))
+    gives_back = gives_back or action == GIVE_BACK
     has_penalties, key.penalties = has_penalties or action ~= GIVE_BACK, key.penalties or {}
     key.penalties[penalty], key.arguments[penalty + 2] = of_penalty, of_penalty
     if penalty + 2 > key.last then key.last = penalty + 2 end

@@ -33,6 +33,7 @@ const SOURCE: &str = concat!(
     include_str!("algorithms.lua"),
     include_str!("several_quotas.lua"),
     include_str!("penalties.lua"),
+    include_str!("given_back.lua"),
     include_str!("count.lua"),
 );
 static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(SOURCE));

@@ -1,7 +1,7 @@
 -- Makes corrections, and then all charges of a request or none. mod.rs beside this file draws the keys,
--- the arguments and the reply. The script is five files in a row: arguments.lua reads what is asked,
--- algorithms.lua, several_quotas.lua and penalties.lua count in memory, and this file reads and writes the
--- keys.
+-- the arguments and the reply. The script is six files in a row: arguments.lua reads what is asked,
+-- algorithms.lua, several_quotas.lua, penalties.lua and given_back.lua count in memory, and this file reads
+-- and writes the keys.
 --
 -- All times are microseconds. Each algorithm counts as its namesake in src/algorithm, where the reasons
 -- are, with two differences. Numbers are exact below 2^53 only. And the clock may be set back: units
@@ -81,6 +81,13 @@ end
 -- There is room for six operations.
 local answer = { pack('<d', now), nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil }
 
+-- Writes what later corrections have to know: see given_back.lua.
+local function set_past(key, field, text, lasts)
+  set(key, { key.name, field:sub(1, 8) .. string.char(field:byte(9) + 4), text }, 3, lasts)
+  key.pasts = key.pasts or {}
+  key.pasts[field] = text
+end
+
 -- Corrections are made one by one.
 local offset, replied = 1, 1
 while (operations:byte(offset + ACTION) or 0) > LEASE do
@@ -88,26 +95,36 @@ while (operations:byte(offset + ACTION) or 0) > LEASE do
     capacity, cost, missing, missing_rest = parse(CORRECTION, operations, offset)
   local key = keys[key_number]
   local old_text = key.texts[field_number + 1]
+  local past
   if action == GIVE_BACK and penalty > 0 then
-    -- What was charged before the key was reset is not counted any more.
-    local reset_at = key.reset_at and key.reset_at[field]
-    local reset = key.texts[penalty + 1]
-    if not reset_at and reset and #reset == 8 then reset_at = parse('<d', reset) end
-    if reset_at and first < reset_at then action, amount = PEEK, 0 end
+    past = read_past(key.pasts and key.pasts[field] or key.texts[penalty + 1])
+    if not past or first < past.reset_at then
+      -- What was charged before the key was reset is not counted any more.
+      action, amount = PEEK, 0
+    else
+      since_charge, given, longest = units_since(past, first), 0, 0
+      -- Answers are rounded by less than a microsecond.
+      is_last = since_charge == 0 and window >= units
+    end
     penalty = 0
-  elseif action == RESET and old_text and algorithm < 4 then
-    local _, _, counts = ALGORITHMS[algorithm](old_text, PEEK, 0, 0, units, window, capacity, cost)
+  elseif action == RESET and algorithm < 4 then
+    local counts = 0
+    if old_text then
+      counts = select(3, ALGORITHMS[algorithm](old_text, PEEK, 0, 0, units, window, capacity, cost))
+    end
+    -- A full bucket may have been given units back of late.
+    if algorithm == 1 then counts = math.max(counts, key.expires - now) end
     if counts > 0 then
-      local of_reset = field:sub(1, 8) .. string.char(field:byte(9) + 4)
-      set(key, { key.name, of_reset, pack('<d', now) }, 3, counts)
-      key.reset_at = key.reset_at or {}
-      key.reset_at[field] = now
+      set_past(key, field, pack('<d', now), counts)
     end
   end
   local fits, text, lasts, changed, _, list = ALGORITHMS[algorithm](
     action ~= RESET and old_text, action < PENALIZE and action or PEEK, first, amount, units, window,
     capacity, cost, missing, missing_rest
   )
+  if action == GIVE_BACK and algorithm == 1 and given > 0 and not is_last then
+    set_past(key, field, add_given_back(past, first, given, longest), longest)
+  end
   local blocked = 0
   if penalty > 0 then
     local of_penalty = key.penalties[penalty]
