@@ -337,8 +337,9 @@ impl Policy {
     /// difference is given back or charged as of that time: a window that has ended meanwhile is
     /// corrected, and not the one that follows.
     ///
-    /// A token bucket may give back too much if corrections of overlapping requests come after units have come
-    /// back by time: then a burst may be larger than the bucket. Windows are exact.
+    /// A token bucket gives back only what has not come back by time: of a slow request in a bucket that was
+    /// nearly full, perhaps nothing. Of requests that overlap, it may give back too little, and never too
+    /// much. Windows are exact.
     ///
     /// ```
     /// use tower_quota::{Policy, Quota, key::ClientIp};

@@ -115,7 +115,7 @@ pub enum Change {
     /// These units were not used after all. The store gives back only those that have not come back since the
     /// charge, by themselves or by a [reset](Self::Reset). In a window, units come back by the clock. In a
     /// token bucket, they have come back once the bucket has refilled all that was missing right after the
-    /// charge.
+    /// charge, without what earlier charges have given back since.
     GiveBack(u64),
     /// These units were used as well, whether or not they fit. In a window, they were used when the
     /// charge was made, so that a window that has ended since is not charged. A token bucket owes them

@@ -2,10 +2,12 @@
 
 local under_several_quotas
 
--- Of a correction in a bucket: how many units were given back since its charge, of uses that were no later;
--- and then whether anything was used after that charge, and the most units that it gives back. And for how
--- long a use counts at most.
-local since_charge, is_last, given, longest = 0, true, 0, 0
+-- What a correction that gives units back to a bucket has to know, and what it finds out:
+--   since    how many units were given back since its charge, of uses that were no later
+--   is_last  whether nothing was used after its charge
+--   units    how many units it gives back: the most under any quota
+--   longest  for how long a use counts at most
+local giving_back
 
 -- The algorithms.
 --   text    the count, or false if there is none
@@ -63,8 +65,8 @@ if ALGORITHMS[1] then
     if action == GIVE_BACK then
       changed = true
       -- What was given back since does not have to come back by the clock.
-      if missing - since_charge >= cost then
-        missing = missing - since_charge
+      if missing - giving_back.since >= cost then
+        missing = missing - giving_back.since
       elseif missing >= cost then
         missing, missing_rest = cost, 0
       end
@@ -72,7 +74,9 @@ if ALGORITHMS[1] then
       local back, back_rest = divide(math.max(now - first, 0), units, window)
       missing, missing_rest = missing - back, missing_rest - back_rest
       if missing_rest < 0 then missing, missing_rest = missing - 1, missing_rest + window end
-      if whole > missing or whole == missing and rest > missing_rest then is_last = false end
+      if whole > missing or whole == missing and rest > missing_rest then
+        giving_back.is_last = false
+      end
       if missing >= amount then missing, missing_rest = amount, 0 end
       if missing > whole or missing == whole and missing_rest > rest then
         missing, missing_rest = whole, rest
@@ -80,10 +84,10 @@ if ALGORITHMS[1] then
       if missing >= 0 then
         whole, rest = whole - missing, rest - missing_rest
         if rest < 0 then whole, rest = whole - 1, rest + window end
-        given = math.max(given, missing_rest > 0 and missing + 1 or missing)
+        giving_back.units = math.max(giving_back.units, missing_rest > 0 and missing + 1 or missing)
       end
       local lasts, lasts_rest = divide(capacity, window, units)
-      longest = math.max(longest, lasts_rest > 0 and lasts + 1 or lasts)
+      giving_back.longest = math.max(giving_back.longest, lasts_rest > 0 and lasts + 1 or lasts)
     elseif amount > 0 then
       -- A debt is at most one whole capacity. Only corrections make debts, not charges under other
       -- quotas.

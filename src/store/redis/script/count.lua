@@ -81,13 +81,6 @@ end
 -- There is room for six operations.
 local answer = { pack('<d', now), nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil }
 
--- Writes what later corrections have to know: see given_back.lua.
-local function set_past(key, field, text, lasts)
-  set(key, { key.name, field:sub(1, 8) .. string.char(field:byte(9) + 4), text }, 3, lasts)
-  key.pasts = key.pasts or {}
-  key.pasts[field] = text
-end
-
 -- Corrections are made one by one.
 local offset, replied = 1, 1
 while (operations:byte(offset + ACTION) or 0) > LEASE do
@@ -95,35 +88,44 @@ while (operations:byte(offset + ACTION) or 0) > LEASE do
     capacity, cost, missing, missing_rest = parse(CORRECTION, operations, offset)
   local key = keys[key_number]
   local old_text = key.texts[field_number + 1]
-  local past
+  -- What corrections have to know: see given_back.lua. And what is written of it, and how long it matters.
+  local past, new_past, past_lasts
   if action == GIVE_BACK and penalty > 0 then
     past = read_past(key.pasts and key.pasts[field] or key.texts[penalty + 1])
     if not past or first < past.reset_at then
       -- What was charged before the key was reset is not counted any more.
       action, amount = PEEK, 0
     else
-      since_charge, given, longest = units_since(past, first), 0, 0
+      local since = units_since(past, first)
       -- Answers are rounded by less than a microsecond.
-      is_last = since_charge == 0 and window >= units
+      local is_last = since == 0 and window >= units
+      giving_back = { since = since, is_last = is_last, units = 0, longest = 0 }
     end
     penalty = 0
   elseif action == RESET and algorithm < 4 then
-    local counts = 0
+    past_lasts = 0
     if old_text then
-      counts = select(3, ALGORITHMS[algorithm](old_text, PEEK, 0, 0, units, window, capacity, cost))
+      past_lasts = select(
+        3, ALGORITHMS[algorithm](old_text, PEEK, 0, 0, units, window, capacity, cost)
+      )
     end
     -- A full bucket may have been given units back of late.
-    if algorithm == 1 then counts = math.max(counts, key.expires - now) end
-    if counts > 0 then
-      set_past(key, field, pack('<d', now), counts)
-    end
+    if algorithm == 1 then past_lasts = math.max(past_lasts, key.expires - now) end
+    if past_lasts > 0 then new_past = pack('<d', now) end
   end
   local fits, text, lasts, changed, _, list = ALGORITHMS[algorithm](
     action ~= RESET and old_text, action < PENALIZE and action or PEEK, first, amount, units, window,
     capacity, cost, missing, missing_rest
   )
-  if action == GIVE_BACK and algorithm == 1 and given > 0 and not is_last then
-    set_past(key, field, add_given_back(past, first, given, longest), longest)
+  if action == GIVE_BACK and algorithm == 1 and giving_back.units > 0 and not giving_back.is_last then
+    new_past = add_given_back(past, first, giving_back.units, giving_back.longest)
+    past_lasts = giving_back.longest
+  end
+  if new_past then
+    local of_past = field:sub(1, 8) .. string.char(field:byte(9) + 4)
+    set(key, { key.name, of_past, new_past }, 3, past_lasts)
+    key.pasts = key.pasts or {}
+    key.pasts[field] = new_past
   end
   local blocked = 0
   if penalty > 0 then

@@ -97,7 +97,8 @@ pub(super) fn penalty_field(charge: &Charge) -> [u8; 9] {
     field
 }
 
-/// The field of when a policy was reset. Units in flight are never reset, and have none.
+/// The field of when a policy was reset, and of what its bucket was given back. Units in flight are never
+/// reset, and have none.
 pub(super) fn reset_field(charge: &Charge) -> [u8; 9] {
     let mut field = field(charge);
     field[8] |= RESET;

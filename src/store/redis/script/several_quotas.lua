@@ -14,7 +14,7 @@ function under_several_quotas(
   -- Days, weeks, months and years of calendars: the longest of each.
   local DAY, DAYS = 86400000000, { 1, 7, 31, 366 }
   local count, states, changed, matters = ALGORITHMS[algorithm], {}, false, false
-  is_last = false
+  if giving_back then giving_back.is_last = false end
 
   -- Whether all are whole numbers that are exact.
   local function are_whole(...)
@@ -184,7 +184,7 @@ function under_several_quotas(
       local whole, rest = parse('<dd', state)
       local back, back_rest = divide(math.max(now - first, 0), state_units, state_window)
       if rest + back_rest >= state_window then whole = whole + 1 end
-      if whole + back + since_charge >= state_capacity then others, used = SHARE, 0 end
+      if whole + back + giving_back.since >= state_capacity then others, used = SHARE, 0 end
     end
     local _, text, of_lasts, was_changed = count(
       state, others, first, used, state_units, state_window, state_capacity, cost, cost, 0

@@ -56,6 +56,30 @@ fn is_spent(sent: &mut Sent, charge: Charge, what: &str) {
 }
 
 #[test]
+fn nothing_is_given_back_where_it_cannot_be_read_what_was() {
+    let mut sent = Sent::start();
+    let charge = Charge { cost: 4, ..charge(Algorithm::TokenBucket, HOUR) };
+    let [later, nan] = [(START + SECOND) as f64, f64::NAN];
+    let readable = [pack(&[0.0]), pack(&[0.0, later]), pack(&[0.0, later, 1.0, 2.0])];
+    let unreadable = [
+        b"text".to_vec(),
+        pack(&[0.0, later, 1.0]),
+        pack(&[0.0, later, nan, 2.0]),
+        pack(&[0.0, later, 1.0, nan]),
+    ];
+    let texts = readable.iter().zip([true; 3]).chain(unreadable.iter().zip([false; 4]));
+    for (text, is_readable) in texts {
+        assert_eq!(sent.charge(START, charge), (0, 6));
+        let (name, field) = (sent.names.key(&charge), keys::reset_field(&charge));
+        redis::cmd("HSET").arg(&name).arg(&field).arg(text).exec(&mut sent.connection).unwrap();
+        sent.correct(START, charge, Change::GiveBack(4));
+        let left = sent.charge(START, Charge { mode: Mode::Peek, ..charge }).1;
+        assert_eq!(left, if is_readable { 10 } else { 6 }, "{text:?}");
+        redis::cmd("DEL").arg(&name).exec(&mut sent.connection).unwrap();
+    }
+}
+
+#[test]
 fn what_cannot_be_read_is_a_spent_key_and_comes_back() {
     let mut sent = Sent::start();
     for algorithm in ALGORITHMS {
