@@ -17,6 +17,8 @@ use super::{
     off_runtime::{Failed, Threads},
 };
 use crate::limiter::{Limiter, overrides::OverrideError};
+#[cfg(feature = "describe")]
+use crate::{limiter::Lint, lock::Mutex};
 
 /// How often the file is read, and how often overrides that the store has not taken are sent again.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -52,6 +54,10 @@ const UNREADABLE_AFTER: u32 = 5;
 ///   while the store does not answer, the limits hold already. An event of `tracing` says why, and the
 ///   overrides are sent again every second until they are set.
 ///
+/// After each file, an event of level `WARN` has each [lint](Limiter::lint) that the file before did not
+/// have. With [`routes`](Self::routes), the lints find routes that lose their limits, too. They need the
+/// feature `describe`.
+///
 /// The store, the clock, the caller and the override source stay. A file that names another
 /// [`caller`](Limits::caller) is not applied.
 ///
@@ -81,6 +87,8 @@ const UNREADABLE_AFTER: u32 = 5;
 pub struct Watch {
     path: Arc<Path>,
     task: JoinHandle<()>,
+    #[cfg(feature = "describe")]
+    lints: Arc<Mutex<Lints>>,
 }
 
 impl Watch {
@@ -96,13 +104,71 @@ impl Watch {
             limiter: limiter.clone(),
             registry: Arc::new(registry),
             threads: Threads::default(),
+            #[cfg(feature = "describe")]
+            lints: Arc::default(),
             layer: None,
             without_overrides: None,
             problem: None,
         };
+        #[cfg(feature = "describe")]
+        let lints = {
+            applied.lints.lock().known = limiter.lint();
+            Arc::clone(&applied.lints)
+        };
         // A signal between here and the first turn of the task would end the process otherwise.
         let hangups = Hangups::new();
-        Self { path, task: tokio::spawn(file.watch(hangups, applied)) }
+        Self {
+            path,
+            task: tokio::spawn(file.watch(hangups, applied)),
+            #[cfg(feature = "describe")]
+            lints,
+        }
+    }
+
+    /// Sets the routes of the program, as for [`Limiter::lint_routes`]. Lints then compare each new file with
+    /// them, so that a path with a typo is reported as soon as the file is applied.
+    ///
+    /// ```no_run
+    /// # use tower_quota::config::{Registry, Watch};
+    /// # fn watch(limiter: &tower_quota::Limiter, registry: Registry) -> Watch {
+    /// Watch::new(limiter, "limits.toml", registry)
+    ///     .routes([("POST", "/v1/chat"), ("GET", "/v1/models"), ("GET", "/v1/models/{id}")])
+    /// # }
+    /// ```
+    #[cfg(feature = "describe")]
+    pub fn routes<M: Into<String>, P: Into<String>>(
+        self,
+        routes: impl IntoIterator<Item = (M, P)>,
+    ) -> Self {
+        let routes = routes.into_iter().map(|(method, path)| (method.into(), path.into()));
+        self.lints.lock().routes = routes.collect();
+        self
+    }
+}
+
+/// The routes of the program, and the lints that are reported already.
+#[cfg(feature = "describe")]
+#[derive(Default)]
+struct Lints {
+    routes: Vec<(String, String)>,
+    known: Vec<Lint>,
+}
+
+#[cfg(feature = "describe")]
+impl Lints {
+    /// Reports the lints of the limits that hold now.
+    fn report(&mut self, limiter: &Limiter, path: &Path) {
+        let found = match self.routes.is_empty() {
+            true => limiter.lint(),
+            false => limiter.lint_routes(self.routes.iter().map(|(method, path)| (method, path))),
+        };
+        #[cfg(feature = "tracing")]
+        for lint in found.iter().filter(|lint| !self.known.contains(lint)) {
+            tracing::warn!(file = %path.display(), lint = lint.kind().as_str(), "{lint}");
+        }
+        #[cfg(not(feature = "tracing"))]
+        let _ = path;
+        self.known = found;
     }
 }
 
@@ -187,6 +253,8 @@ struct Applied {
     limiter: Limiter,
     registry: Arc<Registry>,
     threads: Threads,
+    #[cfg(feature = "describe")]
+    lints: Arc<Mutex<Lints>>,
     /// The layer of the file when it was applied last.
     layer: Option<Layer>,
     /// The limits that hold, whose overrides are not set yet.
@@ -215,6 +283,8 @@ impl Applied {
             Ok(None) => {}
             Ok(Some(limits)) => {
                 self.note_layer(path, &limits.layer);
+                #[cfg(feature = "describe")]
+                self.lints.lock().report(&self.limiter, path);
                 self.without_overrides = Some(limits);
             }
             Err(Failed::Panicked) => {

@@ -12,3 +12,5 @@ mod log;
 mod redis_user;
 mod same_mistake;
 mod sqlite_log;
+#[cfg(all(feature = "config", feature = "describe"))]
+mod watch;
