@@ -4,7 +4,8 @@
 //! balancer in front of the server that is not trusted. The first request that shows such a mistake
 //! makes a [`Warning`], which has a code and a sentence that says what to write instead. With the
 //! feature `tracing`, it is also logged as an event of level `WARN`, with the fields `code` and
-//! `culprit`. Each mistake is reported once for each culprit, the setting that is wrong.
+//! `culprit`. Each mistake is reported once for each culprit, the setting that is wrong; and once more if
+//! it is still there after [other limits](crate::Limiter::apply) were applied.
 //!
 //! These are the codes, and what to do:
 //!
@@ -96,6 +97,11 @@
 //! together, but its quota or its keys differ. That is right while a release changes the policy. If
 //! these are two services, give each a prefix with `RedisStoreBuilder::prefix`.
 //!
+//! ## `secret_differs`
+//! Two processes with one prefix in the same Redis have different secrets, so they count apart: each
+//! admits the whole quota. That is right while a release changes the secret. Otherwise, give all replicas
+//! the same secret. If these are two services, give each a prefix with `RedisStoreBuilder::prefix`.
+//!
 //! ## `upgrade_without_permit`
 //! A response has upgraded its connection, as a WebSocket does, and its units
 //! [in flight](crate::Policy::in_flight) came back at once, though the connection is open. Take the
@@ -186,6 +192,8 @@ pub enum Code {
     RedisQueue,
     /// Two limiters count together for policies of one name that differ.
     PolicyDiffers,
+    /// Two processes with one prefix in the same Redis have different secrets.
+    SecretDiffers,
     /// A connection was upgraded, and no task keeps its units in flight.
     UpgradeWithoutPermit,
     /// A handler counts for a policy that does not settle at the end.
@@ -219,6 +227,7 @@ impl Code {
         Self::StoreFull,
         Self::RedisQueue,
         Self::PolicyDiffers,
+        Self::SecretDiffers,
         Self::UpgradeWithoutPermit,
         Self::UnknownMeter,
         Self::BodyFieldNotRead,
@@ -248,6 +257,7 @@ impl Code {
             Self::StoreFull => "store_full",
             Self::RedisQueue => "redis_queue",
             Self::PolicyDiffers => "policy_differs",
+            Self::SecretDiffers => "secret_differs",
             Self::UpgradeWithoutPermit => "upgrade_without_permit",
             Self::UnknownMeter => "unknown_meter",
             Self::BodyFieldNotRead => "body_field_not_read",
@@ -269,6 +279,8 @@ pub struct Warning {
     code: Code,
     culprit: String,
     sentence: String,
+    /// Whether the settings were replaced since.
+    is_of_old_settings: bool,
 }
 
 impl Warning {
@@ -308,22 +320,37 @@ pub(crate) fn warn(code: Code, culprit: &str, sentence: impl FnOnce() -> String)
     if !is_new(&GIVEN.lock(), code, culprit) {
         return;
     }
-    let warning = Warning { code, culprit: culprit.to_owned(), sentence: sentence() };
+    let warning = Warning {
+        code,
+        culprit: culprit.to_owned(),
+        sentence: sentence(),
+        is_of_old_settings: false,
+    };
     let mut given = GIVEN.lock();
     // Another thread may have been faster.
     if !is_new(&given, code, culprit) {
         return;
     }
+    given.retain(|known| known.code != code || known.culprit != culprit);
     given.push(warning.clone());
     drop(given);
     #[cfg(feature = "tracing")]
     tracing::warn!(code = code.as_str(), culprit, "{warning}");
 }
 
+/// Lets each mistake be reported once more, as the new settings may have it too, or another one with the
+/// same culprit.
+pub(crate) fn repeat_for_new_settings() {
+    GIVEN.lock().iter_mut().for_each(|warning| warning.is_of_old_settings = true);
+}
+
 /// Whether a mistake is not reported yet, and has room.
 fn is_new(given: &[Warning], code: Code, culprit: &str) -> bool {
-    let is_same = |known: &Warning| known.code == code && known.culprit == culprit;
-    given.len() < MAX_WARNINGS && !given.iter().any(is_same)
+    let is_same = |known: &&Warning| known.code == code && known.culprit == culprit;
+    match given.iter().find(is_same) {
+        Some(known) => known.is_of_old_settings,
+        None => given.len() < MAX_WARNINGS,
+    }
 }
 
 #[cfg(test)]
@@ -345,6 +372,7 @@ mod tests {
             code: Code::InvalidPlan,
             culprit: culprit.to_string(),
             sentence: String::new(),
+            is_of_old_settings: false,
         };
         let mut given: Vec<_> = (1..MAX_WARNINGS).map(warning).collect();
         assert!(is_new(&given, Code::InvalidPlan, "one more"));

@@ -16,6 +16,7 @@ use crate::{
     error::{BuildError, BuildProblem},
     policy::{Policy, english},
     store::{Announcement, Store},
+    warning::repeat_for_new_settings,
 };
 
 /// What has settings that name policies of a limiter, such as a layer. An apply must not make these
@@ -93,6 +94,7 @@ fn replace(
     drop(dependents);
     drop(old);
     announce(core);
+    repeat_for_new_settings();
     core.queue.wake_all(core.clock.now());
     Ok(Ok(()))
 }

@@ -536,7 +536,8 @@ async fn services_that_count_together_and_differ_are_warned_of() {
         for _ in 0..3 {
             let _ = limiter.decide(&request(&[("x-key", "k")])).await;
         }
-        announced += 2;
+        // Two policies and the secret.
+        announced += 3;
         while server.calls("set") < announced {
             tokio::task::yield_now().await;
         }
@@ -635,4 +636,40 @@ async fn a_waterfall_may_be_on_several_servers_of_a_cluster() {
         let left = limiter.peek("all", caller).await.unwrap().remaining();
         assert_eq!(left, 3);
     }
+}
+
+#[tokio::test]
+async fn replicas_with_different_secrets_are_warned_of() {
+    let server = Server::start();
+    let policy =
+        || Policy::sliding_window("secret", Quota::per_minute(10)).key(header("x-key")).or_skip();
+    let warned = |prefix: &str| {
+        let given = warnings();
+        given.iter().any(|given| given.code() == Code::SecretDiffers && given.culprit() == prefix)
+    };
+    let mut announced = 0;
+    let mut start = async |prefix: &str, secret| {
+        let store =
+            RedisStore::builder(server.url()).prefix(prefix).secret(secret).build().unwrap();
+        let limiter = Limiter::builder().store(store).policy(policy()).build().unwrap();
+        let _ = limiter.decide(&request(&[("x-key", "k")])).await;
+        // The policy and the secret.
+        announced += 2;
+        while server.calls("set") < announced {
+            let _ = limiter.decide(&request(&[("x-key", "k")])).await;
+        }
+        limiter
+    };
+    let _first = start("secret-a", 1).await;
+    let _same = start("secret-a", 1).await;
+    let _other_prefix = start("secret-b", 2).await;
+    assert!(!warned("secret-a") && !warned("secret-b"));
+    let _differs = start("secret-a", 2).await;
+    let began = std::time::Instant::now();
+    while !warned("secret-a") {
+        assert!(began.elapsed() < PATIENCE, "no warning is given");
+        tokio::task::yield_now().await;
+    }
+    let text = server.keys().join(" ");
+    assert!(text.contains("secret-a:{AAAAAAAAAAA}secret"), "{text}");
 }

@@ -145,13 +145,14 @@ async fn a_plan_that_cannot_be_refuses_and_is_reported_once() {
 }
 
 #[tokio::test]
-async fn a_plan_that_is_not_in_the_table_is_reported_once() {
-    let policy = Policy::token_bucket("typed", Quota::per_minute(10))
-        .global()
-        .plans([("free", Quota::per_minute(100)), ("pro", Quota::per_minute(1_000))], |request| {
-            request.headers.get("x-plan")?.to_str().ok()
-        });
-    let limiter = Limiter::builder().policy(policy).build().unwrap();
+async fn a_plan_that_is_not_in_the_table_is_reported_once_for_each_apply() {
+    let limits = |plans: [&'static str; 2]| {
+        let plans = plans.map(|plan| (plan, Quota::per_minute(100)));
+        let policy = Policy::token_bucket("typed", Quota::per_minute(10)).global();
+        let policy = policy.plans(plans, |request| request.headers.get("x-plan")?.to_str().ok());
+        Limiter::builder().policy(policy)
+    };
+    let limiter = limits(["free", "pro"]).build().unwrap();
     let told = || {
         let all = warnings().into_iter().filter(|warning| warning.culprit() == "typed");
         all.map(|warning| (warning.code(), warning.to_string())).collect::<Vec<_>>()
@@ -164,6 +165,14 @@ async fn a_plan_that_is_not_in_the_table_is_reported_once() {
     }
     let sentence = "policy `typed`: a request's plan is none of its `free`, `pro`, and the policy's own quota holds; add the plan to `.plans(…)`, or return `None` for a request without one";
     assert_eq!(told(), [(Code::UnknownPlan, sentence.to_owned())]);
+    // Other limits have another mistake of the same kind.
+    limiter.apply(limits(["free", "team"])).unwrap();
+    assert_eq!(told().len(), 1, "what was reported stays in the list");
+    for _ in 0..3 {
+        assert_eq!(limit(&limiter, "pro").await, 10);
+    }
+    let sentence = sentence.replace("`pro`", "`team`");
+    assert_eq!(told(), [(Code::UnknownPlan, sentence)]);
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! The policies that limiters of one store have announced: [`AnnouncedPolicies`]. Limiters that count
-//! together by mistake are found by them.
+//! The policies that limiters of one store have announced, and its secret: [`AnnouncedPolicies`]. Limiters
+//! that count together, or apart, by mistake are found by them.
 
 use std::{
     sync::{
@@ -12,7 +12,12 @@ use std::{
 use tokio::time::timeout;
 
 use super::{connection::Connection, script::KeyNames};
-use crate::{lock::Mutex, store::Announcement};
+use crate::{
+    key::Fingerprinter,
+    lock::Mutex,
+    store::Announcement,
+    warning::{Code, warn},
+};
 
 type Policies = [Announcement];
 
@@ -20,14 +25,17 @@ type Policies = [Announcement];
 #[derive(Debug)]
 pub(super) struct AnnouncedPolicies {
     names: KeyNames,
+    /// A number that stands for the secret, and discloses nothing of it.
+    secret: String,
     all: Mutex<Vec<Weak<Policies>>>,
     /// Whether some are to be sent: they are new, or the connection is and the server may be another.
     pub(super) has_unsent: AtomicBool,
 }
 
 impl AnnouncedPolicies {
-    pub(super) fn new(names: KeyNames) -> Self {
-        Self { names, all: Mutex::default(), has_unsent: AtomicBool::new(false) }
+    pub(super) fn new(names: KeyNames, secret: u128) -> Self {
+        let secret = format!("{:016x}", Fingerprinter::with_secret(secret).identity());
+        Self { names, secret, all: Mutex::default(), has_unsent: AtomicBool::new(false) }
     }
 
     /// Adds the policies of a limiter, for as long as it keeps them, and compares them with those of
@@ -45,15 +53,23 @@ impl AnnouncedPolicies {
         self.has_unsent.store(true, Relaxed);
     }
 
-    /// Writes the policies to the server, and compares them with what others have written there.
-    /// Returns at once: a task does the work.
+    /// Writes the policies and the secret's number to the server, and compares them with what others have
+    /// written there. Returns at once: a task does the work.
     #[cold]
     pub(super) fn send(&self, connection: Connection, within: Duration) {
         let unsent = self.take_unsent();
+        if unsent.is_empty() {
+            return;
+        }
+        let (names, secret) = (self.names.clone(), self.secret.clone());
         let unsent = unsent.iter().flat_map(|policies| policies.iter());
         let unsent: Vec<_> =
             unsent.map(|policy| (self.names.announcement(policy.policy), policy.clone())).collect();
         tokio::spawn(async move {
+            let before = timeout(within, connection.replace(&names.secret(), &secret)).await;
+            if before.is_ok_and(|before| before.is_some_and(|before| before != secret)) {
+                warn_of_secret(&names.prefix);
+            }
             for (key, policy) in unsent {
                 let before = connection.replace(&key, &policy.settings);
                 if let Ok(Some(before)) = timeout(within, before).await {
@@ -70,6 +86,17 @@ impl AnnouncedPolicies {
         let all = self.all.lock();
         all.iter().filter_map(Weak::upgrade).collect()
     }
+}
+
+fn warn_of_secret(prefix: &str) {
+    warn(Code::SecretDiffers, prefix, || {
+        format!(
+            "another process counts in the same Redis under the prefix `{prefix}` with another secret, \
+             so the two share no count; while a release changes the secret that is right, or else give \
+             all replicas the same one: `RedisStore::builder(…).secret(…)`; or if these are two \
+             services, give each a prefix: `.prefix(…)`"
+        )
+    });
 }
 
 #[cfg(test)]
@@ -94,7 +121,7 @@ mod tests {
 
     #[test]
     fn limiters_that_live_at_once_and_differ_are_warned_of() {
-        let announced = AnnouncedPolicies::new(KeyNames::new("tower-quota"));
+        let announced = AnnouncedPolicies::new(KeyNames::new("tower-quota"), 7);
         let (slow, fast) = (Quota::per_minute(10), Quota::per_minute(20));
         let gone = policies("succeeded", slow);
         announced.add(&gone);

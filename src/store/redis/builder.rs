@@ -193,7 +193,7 @@ impl RedisStoreBuilder {
         let servers = self.address.servers(&self.timeouts)?;
         let mut names = KeyNames::new(self.prefix);
         names.holder.lasts = self.in_flight_timeout;
-        let manager = ConnectionManager::new(servers, self.timeouts, names);
+        let manager = ConnectionManager::new(servers, self.timeouts, names, secret);
         let deny_cache = DenyCache::new(self.max_denied, LONGEST_DENIED);
         let shards = Shards { manager, deny_cache };
         let replica = Arc::new(Replica::new(shards, LeaseTable::new(self.max_leased)));

@@ -72,9 +72,14 @@ enum State {
 }
 
 impl ConnectionManager {
-    pub(super) fn new(servers: Servers, timeouts: Timeouts, names: KeyNames) -> Arc<Self> {
+    pub(super) fn new(
+        servers: Servers,
+        timeouts: Timeouts,
+        names: KeyNames,
+        secret: u128,
+    ) -> Arc<Self> {
         let (state, warns_of_queue) = (watch::Sender::new(State::Closed), AtomicBool::new(true));
-        let announced = AnnouncedPolicies::new(names.clone());
+        let announced = AnnouncedPolicies::new(names.clone(), secret);
         Arc::new(Self { servers, timeouts, names, state, warns_of_queue, announced })
     }
 

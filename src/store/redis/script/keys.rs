@@ -57,6 +57,12 @@ impl KeyNames {
         name
     }
 
+    /// The Redis key of the number that stands for the secret. It is in the slot of the probe's key, and no
+    /// count has it.
+    pub(crate) fn secret(&self) -> String {
+        self.in_shard(0) + "secret"
+    }
+
     /// The Redis key of the overrides in a space. It is in the slot of the probe's key, and no count has
     /// it.
     pub(crate) fn overrides(&self, space: u64) -> String {
