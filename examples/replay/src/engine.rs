@@ -26,7 +26,7 @@ use tokio::{
 use tower::{Layer, Service};
 use tower_quota::{
     Algorithm, Clock, Decision, Ended, Limiter, PendingResponse, RateLimitLayer, ResponseObserver,
-    config::{Limits, Registry},
+    config::{Limits, Policy, Registry},
     store::MemoryStore,
 };
 
@@ -92,7 +92,8 @@ async fn send<W: Witness>(
     let origin = Instant::now();
     let clock = Clock::tokio(UNIX_EPOCH + Duration::from_nanos(start));
     let layer = layer(limits, registry, log, clock, start, Observer(Arc::clone(witness))).await?;
-    let mut service = layer.layer(Handler { log: Arc::clone(log), waits: has_ends(limits) });
+    let waits = limits.policies.values().any(has_ends);
+    let mut service = layer.layer(Handler { log: Arc::clone(log), waits });
     let under_way = Arc::new(AtomicUsize::new(0));
     let mut sent = 0;
     for number in lines {
@@ -145,12 +146,57 @@ async fn pass_until(at: Instant, under_way: &AtomicUsize) {
 }
 
 /// Whether it matters when a request ends.
-fn has_ends(limits: &Limits) -> bool {
-    limits.policies.values().any(|policy| {
-        let fails =
-            policy.penalty.as_ref().is_some_and(|penalty| penalty.failures_within.is_some());
-        policy.algorithm == Algorithm::InFlight || policy.settle.is_some() || fails
-    })
+pub fn has_ends(policy: &Policy) -> bool {
+    let fails = policy.penalty.as_ref().is_some_and(|penalty| penalty.failures_within.is_some());
+    policy.algorithm == Algorithm::InFlight || policy.settle.is_some() || fails
+}
+
+/// Checks a policy that is only for checks, once for each line, whose key is a number. The lines are in the
+/// order of their times. No request is made, and nothing ends.
+///
+/// # Errors
+/// The limits cannot be built, or nothing is checked by this policy.
+pub fn check<W: Witness>(
+    limits: &Limits,
+    registry: &Registry,
+    log: &Log,
+    policy: &str,
+    lines: impl Iterator<Item = (u32, u32)>,
+    mut witness: W,
+) -> Result<W, String> {
+    let start = log.span().map_or(0, |(first, _)| first);
+    let clock = Clock::manual_at(UNIX_EPOCH + Duration::from_nanos(start));
+    let limiter = limiter(limits, registry, log, clock.clone())?;
+    let policy = limiter.policy(policy).map_err(|error| error.to_string())?;
+    let mut now = start;
+    for (line, key) in lines {
+        if !witness.wants(line) {
+            continue;
+        }
+        let at = log.lines[line as usize].start;
+        clock.advance(Duration::from_nanos(at - now));
+        now = at;
+        let decision = policy.check(&key.to_ne_bytes()[..]).at_once();
+        witness.decided(line, &decision.map_err(|error| error.to_string())?);
+        if witness.has_seen_enough() {
+            break;
+        }
+    }
+    Ok(witness)
+}
+
+/// Counts in memory, with room for all keys.
+fn limiter(
+    limits: &Limits,
+    registry: &Registry,
+    log: &Log,
+    clock: Clock,
+) -> Result<Limiter, String> {
+    // Each line may bring a new key under each policy.
+    let keys = log.lines.len().saturating_mul(limits.policies.len().max(1)).saturating_mul(2);
+    let builder = limits.builder(registry).map_err(|error| error.to_string())?;
+    let store = MemoryStore::with_max_keys(keys.max(1 << 14));
+    builder.store(store).clock(clock).build().map_err(|error| error.to_string())
 }
 
 async fn layer(
@@ -161,14 +207,7 @@ async fn layer(
     start: u64,
     observer: impl ResponseObserver,
 ) -> Result<RateLimitLayer, String> {
-    // Each line may bring a new key under each policy.
-    let keys = log.lines.len().saturating_mul(limits.policies.len().max(1)).saturating_mul(2);
-    let builder = limits.builder(registry).map_err(|error| error.to_string())?;
-    let limiter: Limiter = builder
-        .store(MemoryStore::with_max_keys(keys.max(1 << 14)))
-        .clock(clock)
-        .build()
-        .map_err(|error| error.to_string())?;
+    let limiter = limiter(limits, registry, log, clock)?;
     if !limits.overrides.is_empty() {
         // A file is checked by the time of today. At the time of the log, an end may be too far ahead.
         let mut limits = limits.clone();

@@ -3,12 +3,13 @@
 //! - `log` reads the log, and `subject` the limits: with stand-ins for functions of a program, and with
 //!   what the log does not show left out.
 //! - `engine` sends the requests through the crate's layer. Its witnesses are a `tally`, and the tries of
-//!   `suggest`. `keys` reads keys once more, to show them.
+//!   `suggest`, to which `enough` says which keys need none. `keys` reads keys once more, to show them.
 //! - `report` is the answer.
 //!
 //! [`run`] does all of it; `main.rs` is its command line.
 
 pub mod engine;
+pub mod enough;
 pub mod keys;
 pub mod log;
 pub mod report;

@@ -1,8 +1,9 @@
 //! The smallest quota that would have refused only the loudest keys: [`suggest`].
 //!
-//! Each try is a replay, through the same engine, of the requests that a policy has counted, under this
-//! policy alone. It ends when too many keys are refused. A key that was refused under a larger quota, or
-//! passed under a smaller one, is not tried again.
+//! Each try sends the requests that a policy has counted through this policy alone. It ends when too many
+//! keys are refused. A key that was refused under a larger quota, or passed under a smaller one, is not tried
+//! again; nor is one that has `enough` by the times of its requests. If it does not matter how requests end,
+//! a try is a check of the policy for each, and otherwise a replay.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,6 +11,7 @@ use tower_quota::{Decision, Quota, config::Limits};
 
 use crate::{
     engine::{self, Witness},
+    enough::enough,
     log::Log,
     subject::Subject,
     tally::PolicyTally,
@@ -62,13 +64,15 @@ struct Trial<'a> {
     name: &'a str,
     limits: Limits,
     quota: Quota,
+    has_burst: bool,
+    /// Whether it matters how requests end.
+    has_ends: bool,
     keys: Vec<Known>,
 }
 
 /// What is known of a key.
 #[derive(Clone, Copy)]
 struct Known {
-    requests: u64,
     /// The largest units that refuse it, and the smallest that do not.
     refused_at: u64,
     passes_at: u64,
@@ -92,29 +96,40 @@ impl<'a> Trial<'a> {
         policy.plan = None;
         policy.plans = Default::default();
         let quota = policy.quota;
-        // The requests are those that it has counted, whatever their category.
+        let has_burst = quota.with_units(quota.units() + 1).capacity() == quota.capacity();
+        let has_ends = engine::has_ends(&policy);
         let mut limits = Limits::default();
-        limits.every_request = vec![tally.name.clone()];
-        limits.client_ip = subject.limits.client_ip.clone();
-        limits.policies.insert(tally.name.clone(), policy);
-        let mut keys =
-            vec![Known { requests: 0, refused_at: 0, passes_at: u64::MAX }; tally.keys.len()];
-        let mut key_of = vec![NONE; log.lines.len()];
-        for (line, key) in &tally.counted {
-            key_of[*line as usize] = *key;
-            keys[*key as usize].requests += 1;
+        if has_ends {
+            // The requests are those that it has counted, whatever their category.
+            limits.every_request = vec![tally.name.clone()];
+            limits.client_ip = subject.limits.client_ip.clone();
+        } else {
+            // Its keys are the numbers of a tally.
+            limits.check_only = vec![tally.name.clone()];
+            policy.keys.clear();
+            policy.without_key = None;
+            policy.global = false;
         }
-        // So many units are never used up.
-        keys.iter_mut().for_each(|key| key.passes_at = key.requests.max(1));
-        let key_of = key_of.into();
-        Some(Self { subject, log, key_of, name: &tally.name, limits, quota, keys })
+        let mut counted = tally.counted.clone();
+        counted.sort_unstable_by_key(|(line, key)| (*key, *line));
+        let known = |counted: &[(u32, u32)]| {
+            let requests = counted.iter().map(|(line, _)| log.lines[*line as usize]);
+            let passes_at = enough(policy.algorithm, quota, has_burst, requests);
+            Known { refused_at: 0, passes_at }
+        };
+        let keys = counted.chunk_by(|(_, a), (_, b)| a == b).map(known).collect();
+        let mut key_of = vec![NONE; log.lines.len()];
+        for (line, key) in &counted {
+            key_of[*line as usize] = *key;
+        }
+        limits.policies.insert(tally.name.clone(), policy);
+        let (key_of, name) = (key_of.into(), &tally.name);
+        Some(Self { subject, log, key_of, name, limits, quota, has_burst, has_ends, keys })
     }
 
     /// The quota with so many units, or with such a burst.
     fn quota(&self, units: u64) -> Quota {
-        let has_burst =
-            self.quota.with_units(self.quota.units() + 1).capacity() == self.quota.capacity();
-        if has_burst { self.quota.burst(units) } else { self.quota.with_units(units) }
+        if self.has_burst { self.quota.burst(units) } else { self.quota.with_units(units) }
     }
 
     /// Units that surely refuse no more than so many keys. `None` if there are not more keys.
@@ -149,13 +164,7 @@ impl<'a> Trial<'a> {
             return Ok(known);
         }
         let open = |key: &Known| key.refused_at < units && units < key.passes_at;
-        let is_open = |line: &usize| {
-            let key = self.key_of[*line];
-            key != NONE && open(&self.keys[key as usize])
-        };
-        let lines: Vec<_> =
-            (0..self.key_of.len()).filter(is_open).map(|line| line as u32).collect();
-        if lines.is_empty() {
+        if !self.keys.iter().any(open) {
             return Ok(known);
         }
         let quota = self.quota(units);
@@ -164,14 +173,18 @@ impl<'a> Trial<'a> {
         let is_refused = vec![false; self.keys.len()];
         let key_of = Arc::clone(&self.key_of);
         let witness = Refusals { key_of, is_refused, count: known, enough: loudest + 1 };
-        let seen = engine::replay(
-            &self.limits,
-            &self.subject.registry,
-            self.log,
-            lines.into_iter(),
-            witness,
-            |_| {},
-        )?;
+        let key_of = |line: u32| self.key_of[line as usize];
+        let lines = (0..self.log.lines.len() as u32).filter(|line| {
+            let key = key_of(*line);
+            key != NONE && open(&self.keys[key as usize])
+        });
+        let (limits, registry) = (&self.limits, &self.subject.registry);
+        let seen = if self.has_ends {
+            engine::replay(limits, registry, self.log, lines, witness, |_| {})?
+        } else {
+            let lines = lines.map(|line| (line, key_of(line)));
+            engine::check(limits, registry, self.log, self.name, lines, witness)?
+        };
         let is_whole = seen.count < seen.enough;
         for (key, is_refused) in self.keys.iter_mut().zip(&seen.is_refused) {
             if *is_refused {

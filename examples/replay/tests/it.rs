@@ -226,10 +226,14 @@ fn a_replay_decides_as_a_server_that_gets_the_same_requests() {
 }
 
 fn report(limits: &str, log: &str, loudest: &[usize]) -> Report {
+    report_with(limits, log, loudest, &StandIns::default())
+}
+
+fn report_with(limits: &str, log: &str, loudest: &[usize], stand_ins: &StandIns) -> Report {
     let folder = Folder::new();
     let settings = Settings {
         limits: vec![folder.write("limits.toml", limits)],
-        stand_ins: StandIns::default(),
+        stand_ins: stand_ins.clone(),
         loudest: loudest.to_vec(),
         ..Settings::default()
     };
@@ -278,6 +282,67 @@ fn the_suggested_quota_refuses_nobody_but_the_loudest_and_one_unit_less_refuses_
             assert!(one.refused_keys <= one.but_the_loudest, "{algorithm} {quota}");
             if units > 1 {
                 assert!(refused_with(units - 1) > one.but_the_loudest, "{algorithm} {quota}");
+            }
+        }
+    }
+}
+
+/// A policy by address, with a quota like `{} per minute`, and more settings.
+fn by_address(algorithm: &str, quota: &str, units: u64, more: &str) -> String {
+    let quota = quota.replace("{}", &units.to_string());
+    format!(
+        "every_request = [\"p\"]\n[policies.p]\nalgorithm = \"{algorithm}\"\nquota = \"{quota}\"\n{more}\n"
+    )
+}
+
+#[test]
+fn suggestions_are_those_of_a_search_from_one_unit_upwards() {
+    const BY_ADDRESS: &str = "keys = [\"ip\"]\nwithout_key = \"refuse\"";
+    let failed = format!("{BY_ADDRESS}\nsettle = \"failed log-ins\"");
+    let penalty = format!(
+        "{BY_ADDRESS}\npenalty = {{ after = 2, refusals_within = \"1 minute\", blocks = [\"2 minutes\"] }}"
+    );
+    for seed in 0..12 {
+        // At one pace, and with many requests in the same second.
+        let format = if seed % 2 == 0 { Format::Caddy } else { Format::Common };
+        let sent = requests(format, 150, 1 + seed % 4, 100 + seed);
+        let log = lines(format, &sent);
+        for (algorithm, quota, more) in [
+            ("token_bucket", "{} per 20 seconds", BY_ADDRESS),
+            ("token_bucket", "1 per 10 seconds, burst {}", BY_ADDRESS),
+            ("fixed_window", "{} per 30 seconds", BY_ADDRESS),
+            ("fixed_window", "{} per minute", &penalty),
+            ("fixed_window", "{} per calendar month in Europe/Berlin", "global = true"),
+            ("sliding_window", "{} per 13 seconds", BY_ADDRESS),
+            ("sliding_window", "{} per hour", &failed),
+            ("in_flight", "{} in flight", BY_ADDRESS),
+        ] {
+            if algorithm == "in_flight" && format == Format::Common {
+                continue; // it cannot be seen
+            }
+            let policy = |units, more: &str, loudest: &[usize]| {
+                let limits = by_address(algorithm, quota, units, more);
+                let has_settle = more.contains("settle");
+                let stand_ins = if has_settle { stand_ins() } else { StandIns::default() };
+                let mut report = report_with(&limits, &log, loudest, &stand_ins);
+                report.limits.remove(0).policies.remove(0)
+            };
+            let found = policy(1, more, &[0, 2, 5]).suggestions;
+            assert!(!found.is_empty());
+            // What a suggestion leaves out: it is about the quota alone.
+            let more = if more == penalty { BY_ADDRESS } else { more };
+            let mut smallest = 1;
+            for one in found.iter().rev() {
+                let naive = (smallest..).find_map(|units| {
+                    let refused = policy(units, more, &[]).refused_keys;
+                    (refused <= one.but_the_loudest).then_some((units, refused))
+                });
+                let units =
+                    if quota.contains("burst") { one.quota.capacity() } else { one.quota.units() };
+                let case =
+                    format!("seed {seed}, {algorithm}, {quota}, but {}", one.but_the_loudest);
+                assert_eq!(Some((units, one.refused_keys)), naive, "{case}");
+                smallest = units;
             }
         }
     }
