@@ -1,7 +1,10 @@
 //! The limits in an OpenAPI document, such as one of utoipa.
 #![cfg(all(feature = "axum", feature = "describe"))]
 
-use std::time::{Duration, UNIX_EPOCH};
+use std::{
+    sync::LazyLock,
+    time::{Duration, UNIX_EPOCH},
+};
 
 use axum::{
     Router,
@@ -10,6 +13,7 @@ use axum::{
 };
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
+use jsonschema::Validator;
 use serde_json::{Value, json};
 use tower::ServiceExt;
 use tower_quota::{
@@ -79,8 +83,39 @@ fn merged(layer: &RateLimitLayer, mut document: Value) -> Value {
     document
 }
 
-/// Whether two parsers take it, and each local reference leads to something.
+/// The schema of the document's version, from the OpenAPI Initiative.
+fn official_schema(document: &Value) -> &'static Validator {
+    let [v3_0, v3_1, v3_2] = &*OFFICIAL_SCHEMAS;
+    match document["openapi"].as_str().unwrap().rsplit_once('.').unwrap().0 {
+        "3.0" => v3_0,
+        "3.1" => v3_1,
+        "3.2" => v3_2,
+        version => panic!("no schema of {version}"),
+    }
+}
+
+static OFFICIAL_SCHEMAS: LazyLock<[Validator; 3]> = LazyLock::new(|| {
+    [
+        include_str!("openapi/schema_3.0.json"),
+        include_str!("openapi/schema_3.1.json"),
+        include_str!("openapi/schema_3.2.json"),
+    ]
+    .map(|schema| jsonschema::validator_for(&serde_json::from_str(schema).unwrap()).unwrap())
+});
+
+/// What the official schema says against a document.
+fn mistakes(document: &Value) -> Vec<String> {
+    let errors = official_schema(document).iter_errors(document);
+    errors.map(|error| format!("{}: {error}", error.instance_path())).collect()
+}
+
+/// Whether the official schema and two parsers take it, and each local reference leads to something.
 fn assert_valid(document: &Value) {
+    assert_eq!(mistakes(document), [""; 0], "{document:#}");
+    let headers = document["components"]["headers"].as_object();
+    for (name, header) in headers.into_iter().flatten() {
+        assert!(jsonschema::meta::is_valid(&header["schema"]), "{name}: {header}");
+    }
     let text = document.to_string();
     oas3::from_json(&text).unwrap();
     if document["openapi"].as_str().unwrap().starts_with("3.1") {
@@ -206,6 +241,20 @@ async fn the_documented_refusals_are_those_that_callers_get() {
         }
         let quota_headers = head.headers.keys().filter(|name| name.as_str().contains("rate"));
         assert_eq!(quota_headers.count() > 0, described.is_some());
+    }
+}
+
+#[test]
+fn documents_of_each_version_fit_its_official_schema() {
+    for version in ["3.0.3", "3.0.4", "3.1.0", "3.1.2", "3.2.0"] {
+        let mut document = document();
+        document["openapi"] = json!(version);
+        let mut document = merged(&layer(), document);
+
+        // The schema reads what was merged.
+        let responses = document["components"]["responses"].as_object_mut().unwrap();
+        responses.values_mut().next().unwrap()["description"] = json!(429);
+        assert_ne!(mistakes(&document), [""; 0], "{version}");
     }
 }
 
@@ -362,10 +411,11 @@ fn a_limiter_without_a_layer_has_no_headers_and_no_bodies() {
 #[test]
 fn components_of_the_document_are_kept_and_merging_again_changes_nothing() {
     let own = json!({ "description": "of the document" });
+    let own_header = json!({ "description": "of the document", "schema": { "type": "string" } });
     let mut before = document_of(&["/users"], json!([]));
     before["components"] = json!({
         "responses": { "RateLimit429.-users": own },
-        "headers": { "retry-after": own, "x-other": own },
+        "headers": { "retry-after": own_header, "x-other": own_header },
         "schemas": {},
     });
     // The example of a refusal has the time until the window ends, so it is made once.
@@ -378,8 +428,8 @@ fn components_of_the_document_are_kept_and_merging_again_changes_nothing() {
     let after = merged(before);
     let components = &after["components"];
     assert_eq!(components["responses"]["RateLimit429.-users"], own);
-    assert_eq!(components["headers"]["retry-after"], own);
-    assert_eq!(components["headers"]["x-other"], own);
+    assert_eq!(components["headers"]["retry-after"], own_header);
+    assert_eq!(components["headers"]["x-other"], own_header);
     let refused = response(&after, "/users", "get", "429");
     assert_eq!(refused["headers"]["retry-after"]["$ref"], "#/components/headers/retry-after_2");
     assert_eq!(merged(after.clone()), after);
