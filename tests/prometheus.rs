@@ -6,14 +6,17 @@ mod prometheus;
 
 use std::{
     collections::BTreeSet,
+    fs,
+    io::Write,
     net::SocketAddr,
+    process::{Command, Stdio},
     time::{Duration, UNIX_EPOCH},
 };
 
 use axum::{Router, body::Body, http::Request};
 use common::redis::{PATIENCE, Server};
 use http_body_util::BodyExt;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tower::ServiceExt;
 use tower_quota::{
     Clock, Limiter, Now, Policy, Quota,
@@ -22,6 +25,23 @@ use tower_quota::{
 };
 
 const DASHBOARD: &str = include_str!("../examples/prometheus/dashboard.json");
+const GUIDE: &str = include_str!("../src/guide/operating.md");
+
+/// The alert rules of the guide.
+fn alerts() -> &'static str {
+    GUIDE.split_once("```yaml\n").and_then(|(_, rest)| rest.split_once("```")).unwrap().0
+}
+
+/// Runs Prometheus's own checker, which Debian has in the package `prometheus`. It must find nothing.
+fn promtool(arguments: &[&str], input: &str) {
+    let mut promtool = Command::new("promtool");
+    promtool.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut process = promtool.spawn().unwrap_or_else(|error| panic!("promtool: {error}"));
+    process.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    let output = process.wait_with_output().unwrap();
+    let told = [output.stdout, output.stderr].concat();
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&told));
+}
 
 async fn ask(app: &Router, method: &str, path: &str) -> (u16, String) {
     let peer = PeerAddr(SocketAddr::from(([192, 0, 2, 1], 50_000)));
@@ -122,6 +142,11 @@ async fn the_dashboard_asks_for_what_the_exporter_tells() {
         assert!(samples.contains(&sample), "{sample}\n\n{told}");
     }
 
+    promtool(&["check", "metrics"], &told);
+    for metric in words(alerts()).filter(|word| word.starts_with("tower_quota_")) {
+        assert!(samples.iter().any(|sample| sample.starts_with(metric)), "{metric} is in an alert");
+    }
+
     let dashboard: Value = serde_json::from_str(DASHBOARD).unwrap();
     let mut asked = BTreeSet::new();
     for query in queries(&dashboard) {
@@ -159,4 +184,77 @@ async fn the_dashboard_asks_for_what_the_exporter_tells() {
     let names: BTreeSet<_> =
         names.iter().filter_map(|name| name.strip_prefix("tower_quota_")).collect();
     assert_eq!(documented(include_str!("../src/lib.rs")), names);
+}
+
+#[test]
+fn prometheus_takes_the_alerts_and_the_queries_of_the_dashboard() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    promtool(&["check", "rules", "--lint-fatal", &file("alerts.yml", alerts())], "");
+
+    let dashboard: Value = serde_json::from_str(DASHBOARD).unwrap();
+    let queries =
+        queries(&dashboard).into_iter().filter(|query| !query.starts_with("label_values("));
+    // Grafana replaces what begins with `$`.
+    let queries = queries.map(|query| query.replace("$__rate_interval", "5m").replace('$', ""));
+    let rules =
+        queries.enumerate().map(|(nth, expr)| json!({ "record": format!("q{nth}"), "expr": expr }));
+    let groups = json!({ "groups": [{ "name": "dashboard", "rules": rules.collect::<Vec<_>>() }] });
+    promtool(&["check", "rules", &file("dashboard.yml", &groups.to_string())], "");
+}
+
+#[test]
+fn each_alert_fires_when_it_should_and_not_on_a_calm_day() {
+    // What a series adds in each minute, on a bad day and on a calm one.
+    let decisions = |verdict| {
+        format!(
+            "tower_quota_decisions_total{{policy=\"read\",category=\"api\",verdict=\"{verdict}\"}}"
+        )
+    };
+    let held =
+        |le| format!("tower_quota_held_duration_seconds_bucket{{category=\"api\",le=\"{le}\"}}");
+    let series = [
+        ("tower_quota_store_errors_total{operation=\"charge\"}".to_owned(), 1, 0),
+        (decisions("allowed"), 60, 60),
+        (decisions("refused"), 20, 10),
+        (decisions("missing_key"), 90, 30),
+        ("tower_quota_overflowed_total{policy=\"read\"}".to_owned(), 1, 0),
+        ("tower_quota_reloads_total{result=\"applied\"}".to_owned(), 0, 1),
+        ("tower_quota_reloads_total{result=\"failed\"}".to_owned(), 1, 0),
+        (held("2"), 10, 100),
+        (held("5"), 100, 100),
+        (held("+Inf"), 100, 100),
+    ];
+    let alerts_of = [
+        ("QuotaStoreFails", json!({ "operation": "charge" })),
+        ("QuotaRefusesMany", json!({ "policy": "read" })),
+        ("QuotaKeysMissing", json!({ "policy": "read" })),
+        ("QuotaStoreFull", json!({ "policy": "read" })),
+        ("QuotaReloadFailed", json!({ "result": "failed" })),
+        ("QuotaHoldsLong", json!({})),
+    ];
+    assert_eq!(alerts().matches("- alert: ").count(), alerts_of.len());
+    let day = |is_bad: bool| {
+        let series = series.iter().map(|(series, bad, calm)| {
+            let a_minute = if is_bad { bad } else { calm };
+            json!({ "series": series, "values": format!("0+{a_minute}x40") })
+        });
+        let expected = alerts_of.iter().map(|(name, labels)| {
+            let fires = json!([{ "exp_labels": labels }]);
+            let fires = if is_bad { fires } else { json!([]) };
+            json!({ "eval_time": "40m", "alertname": name, "exp_alerts": fires })
+        });
+        let (series, expected): (Vec<_>, Vec<_>) = (series.collect(), expected.collect());
+        json!({ "interval": "1m", "input_series": series, "alert_rule_test": expected })
+    };
+    let tests = json!({ "rule_files": ["alerts.yml"], "tests": [day(true), day(false)] });
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("alerts.yml"), alerts()).unwrap();
+    let tests_file = folder.path().join("tests.json");
+    fs::write(&tests_file, tests.to_string()).unwrap();
+    promtool(&["test", "rules", tests_file.to_str().unwrap()], "");
 }
