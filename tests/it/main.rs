@@ -14,6 +14,7 @@ mod build_errors;
 mod by_key;
 mod calendar;
 mod checks;
+mod clients;
 mod completions;
 mod completions_server;
 mod compose;
