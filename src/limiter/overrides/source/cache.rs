@@ -2,7 +2,10 @@
 
 use std::{collections::HashMap, future::Future, mem, sync::Arc, thread, time::Duration};
 
-use quick_cache::sync::Cache;
+use quick_cache::{
+    UnitWeighter,
+    sync::{Cache, DefaultLifecycle},
+};
 use tokio::{
     runtime::Handle,
     sync::{Semaphore, watch},
@@ -30,7 +33,7 @@ const LOG_PAUSE: Duration = Duration::from_secs(60);
 pub(in crate::limiter) struct SourceCache {
     pub(in crate::limiter) settings: CachedSource,
     clock: Clock,
-    remembered: Cache<u128, Remembered>,
+    remembered: Cache<u128, Remembered, UnitWeighter, ahash::RandomState>,
     permits: Semaphore,
     /// By caller. A receiver has the answer when the look-up has ended.
     under_way: Mutex<HashMap<u128, watch::Receiver<Option<Answer>>>>,
@@ -67,6 +70,13 @@ struct Outage {
     logged_at: Option<u64>,
 }
 
+fn remembered(max_callers: usize) -> Cache<u128, Remembered, UnitWeighter, ahash::RandomState> {
+    // A caller is a keyed hash already, so the seeds need not be secret.
+    let hasher = ahash::RandomState::with_seeds(1, 2, 3, 4);
+    let max_weight = u64::try_from(max_callers).unwrap_or(u64::MAX);
+    Cache::with(max_callers, max_weight, UnitWeighter, hasher, DefaultLifecycle::default())
+}
+
 /// What is known of a caller.
 pub(in crate::limiter) enum Ask<F> {
     Known(Answer),
@@ -78,7 +88,7 @@ impl SourceCache {
     pub(in crate::limiter) fn new(settings: CachedSource, clock: Clock) -> Arc<Self> {
         Arc::new(Self {
             clock,
-            remembered: Cache::new(settings.max_callers),
+            remembered: remembered(settings.max_callers),
             permits: Semaphore::new(settings.max_look_ups.min(Semaphore::MAX_PERMITS)),
             under_way: Mutex::default(),
             outage: Mutex::default(),
