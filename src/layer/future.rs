@@ -16,7 +16,7 @@ use tower::Service;
 
 use super::{ResponseBody, observer::Observation, responder::Responder};
 use crate::{
-    limiter::{Correcting, Decision, DecisionFuture, Permit, undo},
+    limiter::{Correcting, Deciding, Decision, Permit, undo},
     store::resets_so_far,
     warning::{Code, warn},
 };
@@ -42,7 +42,7 @@ pin_project! {
         S: Service<Request<B>>,
     {
         // Boxed, as few requests need it: unboxed, it would enlarge all futures.
-        Deciding { deciding: Box<DecisionFuture>, waiting: Option<Box<Waiting<S, B>>> },
+        Deciding { waiting: Option<Box<Waiting<S, B>>> },
         // The request was not decided at once: the inner service is called when it is ready again.
         Readying { readying: Box<Readying<S, B>> },
         Calling { #[pin] response: S::Future, passed: Option<Passed> },
@@ -52,8 +52,9 @@ pin_project! {
     }
 }
 
-/// What is needed after the decision.
+/// A request that waits for its decision, and what is needed after it.
 pub(super) struct Waiting<S, B> {
+    pub(super) deciding: Box<Deciding>,
     pub(super) inner: S,
     pub(super) head: Parts,
     pub(super) body: B,
@@ -121,8 +122,9 @@ where
         let mut this = self.project();
         loop {
             match this.state.as_mut().project() {
-                StateProjection::Deciding { deciding, waiting } => {
-                    let decision = ready!(Pin::new(deciding).poll(context));
+                StateProjection::Deciding { waiting } => {
+                    let Waiting { deciding, responder, .. } = &mut **waiting.as_mut().expect(OVER);
+                    let decision = ready!(deciding.poll(&responder.limiter, context));
                     let waiting = waiting.take().expect(OVER);
                     this.state.set(waiting.decided(decision));
                 }
@@ -182,7 +184,7 @@ where
     S: Service<Request<B>>,
 {
     fn decided(self, decision: Decision) -> State<S, B> {
-        let Self { inner, mut head, body, mut observation, responder } = self;
+        let Self { inner, mut head, body, mut observation, responder, .. } = self;
         match responder.admit(&mut head, decision, &mut observation) {
             Ok(decision) => {
                 let request = Request::from_parts(head, body);

@@ -87,8 +87,8 @@ where
                 // later.
                 let (inner, responder) = (self.inner.clone(), Arc::clone(responder));
                 self.inner = inner.clone();
-                let waiting = Waiting { inner, head, body, observation, responder };
-                State::Deciding { deciding, waiting: Some(Box::new(waiting)) }
+                let waiting = Waiting { deciding, inner, head, body, observation, responder };
+                State::Deciding { waiting: Some(Box::new(waiting)) }
             }
         };
         ResponseFuture { state }

@@ -9,8 +9,8 @@ use std::{
 use super::{
     CheckError, Limiter,
     decide::decide_at_once,
+    deciding::{Deciding, try_decide},
     decision::Decision,
-    decision_future::{DecisionFuture, try_decide},
     evaluation::Evaluation,
     rules::RuleSet,
     target::{Plan, Target},
@@ -46,7 +46,7 @@ pub struct Check<'a> {
     cost: u64,
     purpose: Purpose,
     /// Boxed, as few checks need it: mostly the store answers at once.
-    deciding: Option<Box<DecisionFuture>>,
+    deciding: Option<Box<Deciding>>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -140,7 +140,7 @@ impl<'a> Check<'a> {
         self
     }
 
-    pub(super) fn limiter(&self) -> &Limiter {
+    pub(super) fn limiter(&self) -> &'a Limiter {
         self.target.limiter
     }
 
@@ -198,10 +198,10 @@ impl Future for Check<'_> {
     #[inline]
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         loop {
-            if let Some(deciding) = &mut self.deciding {
-                return Pin::new(deciding).poll(context).map(Ok);
-            }
             let limiter = self.target.limiter;
+            if let Some(deciding) = &mut self.deciding {
+                return deciding.poll(limiter, context).map(Ok);
+            }
             let rules = limiter.core.rules();
             let evaluation = self.evaluate(&rules)?;
             match try_decide(limiter, rules, evaluation, None) {

@@ -1,6 +1,6 @@
 //! How a decision is made at once: the charges, the answer of the store, and the verdict.
 //!
-//! A [`DecisionFuture`](super::DecisionFuture) makes the same steps, and waits between them.
+//! [`Deciding`](super::Deciding) makes the same steps, and waits between them.
 
 use std::time::Duration;
 
@@ -137,7 +137,7 @@ pub(super) struct Foreseen {
     pub(super) held: Option<Duration>,
 }
 
-/// What a [`DecisionFuture`] would decide about this evaluation. Nothing is charged, queued or
+/// What [`Deciding`](super::Deciding) would decide about this evaluation. Nothing is charged, queued or
 /// reported.
 #[cfg(feature = "describe")]
 pub(super) async fn foresee(

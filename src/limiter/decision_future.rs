@@ -1,381 +1,93 @@
-//! How an [`Evaluation`] becomes a [`Decision`]: at once, or by a [`DecisionFuture`].
+//! The future of a decision about a request: [`DecisionFuture`].
 
 use std::{
     fmt,
     future::Future,
-    mem,
     pin::Pin,
-    task::{Context, Poll, Waker, ready},
-    time::Duration,
+    task::{Context, Poll},
 };
-
-use http::request::Parts;
 
 use super::{
-    Limiter,
-    current_rules::{KeptRules, LoadedRules},
-    decide::{apply, charge_at_once_in_order, decide_simply, finish},
-    decision::{Decision, Record},
-    evaluation::Evaluation,
-    fallback::Fallback,
-    penalizing::Penalizing,
-    queue::{Join, Left, Turn, Wakeup},
-    queued::{Queued, timer},
+    Limiter, current_rules::LoadedRules, decide::decide_simply, deciding::Deciding,
+    decision::Decision, evaluation::Evaluation, queue::Turn,
 };
-use crate::{clock::Now, store::StoreFuture};
+use crate::clock::Now;
 
 /// The future of a [`Decision`], such as from [`Limiter::decide`].
 ///
 /// With a store in memory it is ready at the first poll, unless the request is held. If it is
 /// dropped while the request is held, nothing is charged.
 #[must_use = "nothing is decided unless it is awaited"]
-pub struct DecisionFuture {
-    limiter: Limiter,
-    /// Those that it began with.
-    rules: KeptRules,
-    /// Those whose quotas it has, if these are others.
-    adopted: Option<KeptRules>,
-    evaluation: Evaluation,
-    /// Whose turn it is where tenants take turns. Boxed: most requests have none.
-    turn: Option<Box<Turn>>,
-    arrived: Now,
-    step: Step,
-    /// Boxed: most requests are never held.
-    queued: Option<Box<Queued>>,
+pub struct DecisionFuture<'a> {
+    limiter: &'a Limiter,
+    /// `None` when it is over.
+    state: Option<State<'a>>,
 }
 
-enum Step {
-    /// The overrides of the caller may still have to be known.
-    Evaluated,
-    Charging {
-        answer: StoreFuture,
-        now: Now,
-    },
-    /// By the current quotas, there is nothing to charge any more.
-    Uncounted {
-        now: Now,
-    },
-    Waiting,
-    /// It is decided, and the store counts the refusals. Boxed, so that the futures of requests that pass
-    /// stay small.
-    Counting(Box<Counting>),
+enum State<'a> {
+    /// It was not polled yet.
+    New { rules: LoadedRules<'a>, evaluation: Evaluation, turn: Option<Box<Turn>>, arrived: Now },
+    /// It waits. Boxed, as few requests do.
+    Waiting(Box<Deciding>),
 }
 
-/// A refusal that is counted.
-struct Counting {
-    penalizing: Penalizing,
-    /// When it was decided, how long the request was held, and whether it was queued.
-    decided: (Now, Duration, bool),
-}
-
-impl Counting {
-    /// Waits until it is counted.
-    #[inline(never)]
-    fn poll(
-        &mut self,
-        record: &mut Record,
-        context: &mut Context<'_>,
-    ) -> Poll<(Now, Duration, bool)> {
-        ready!(self.penalizing.poll(record, context));
-        Poll::Ready(self.decided)
-    }
-}
-
-/// Decides at once if no waiting is needed; otherwise returns the future of the decision.
-#[inline]
-pub(super) fn try_decide(
-    limiter: &Limiter,
-    rules: LoadedRules<'_>,
-    evaluation: Evaluation,
-    request: Option<&Parts>,
-) -> Result<Decision, Box<DecisionFuture>> {
-    let now = limiter.core.clock.now();
-    decide_simply(&limiter.core, &rules, evaluation, now)
-        .or_else(|evaluation| DecisionFuture::start(limiter, rules, evaluation, request, now))
-}
-
-impl DecisionFuture {
+impl<'a> DecisionFuture<'a> {
+    #[inline]
     pub(super) fn new(
-        limiter: Limiter,
-        rules: LoadedRules<'_>,
+        limiter: &'a Limiter,
+        rules: LoadedRules<'a>,
         evaluation: Evaluation,
-        arrived: Now,
+        turn: Option<Turn>,
     ) -> Self {
-        let rules = rules.keep();
-        let (step, adopted, turn, queued) = (Step::Evaluated, None, None, None);
-        Self { limiter, rules, adopted, evaluation, turn, arrived, step, queued }
+        let (turn, arrived) = (turn.map(Box::new), limiter.now());
+        Self { limiter, state: Some(State::New { rules, evaluation, turn, arrived }) }
     }
 
-    /// Takes a turn, if a policy that applies is fair to tenants. A check has no request, so its tenant is
-    /// that of requests without one.
-    #[cold]
-    pub(super) fn take_turn(&mut self, request: Option<&Parts>) {
-        let core = &*self.limiter.core;
-        let turn = self.evaluation.turn(core, core.rules.of(&self.rules), request);
-        self.turn = turn.map(Box::new);
-    }
-
-    /// Polls the future once: returns the decision if it is ready, or else the future.
+    /// Polls what is not decided in one step.
     #[inline(never)]
-    fn start(
-        limiter: &Limiter,
-        rules: LoadedRules<'_>,
-        evaluation: Evaluation,
-        request: Option<&Parts>,
-        arrived: Now,
-    ) -> Result<Decision, Box<Self>> {
-        let mut deciding = Self::new(limiter.clone(), rules, evaluation, arrived);
-        if deciding.evaluation.may_be_held() {
-            deciding.take_turn(request);
+    fn poll_on(&mut self, mut deciding: Deciding, context: &mut Context<'_>) -> Poll<Decision> {
+        let decided = deciding.poll(self.limiter, context);
+        if decided.is_pending() {
+            self.state = Some(State::Waiting(deciding.keep()));
         }
-        // The waker is not used: the future is polled again with the caller's.
-        match Pin::new(&mut deciding).poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(decision) => Ok(decision),
-            Poll::Pending => Err(Box::new(deciding)),
-        }
-    }
-
-    /// Replaces the quotas of the charges by those of the current rules. Returns whether there are
-    /// other rules.
-    #[inline]
-    fn adopt_quotas(&mut self) -> bool {
-        let current = &self.limiter.core.rules;
-        let known = current.of(self.adopted.as_ref().unwrap_or(&self.rules));
-        known.number() != current.number() && self.adopt_applied_quotas()
-    }
-
-    #[inline(never)]
-    fn adopt_applied_quotas(&mut self) -> bool {
-        let core = &*self.limiter.core;
-        let current = core.rules();
-        let known = core.rules.of(self.adopted.as_ref().unwrap_or(&self.rules));
-        if known.number() == current.number() {
-            return false;
-        }
-        self.evaluation.adopt_quotas(known, &current, &core.clock);
-        self.adopted = Some(current.keep().for_long());
-        true
-    }
-
-    /// Charges, if the store answers at once.
-    #[inline]
-    fn is_charged_at_once(&mut self) -> bool {
-        let core = &*self.limiter.core;
-        let turn = self.turn.as_deref().copied();
-        charge_at_once_in_order(core, &mut self.evaluation, turn, self.arrived)
-    }
-
-    /// Sends the charges to the store, behind the requests that are held already, if any charge has a
-    /// key and a quota.
-    fn charge(&mut self, now: Now) {
-        self.adopt_quotas();
-        if !self.evaluation.needs_store() {
-            self.step = Step::Uncounted { now };
-            return;
-        }
-        let core = &*self.limiter.core;
-        let record = &mut *self.evaluation.record;
-        if mem::take(&mut record.counted_locally) {
-            record.entries.iter_mut().for_each(|entry| entry.replicas = 1);
-        }
-        let ticket = self.queued.as_ref().map(|queued| queued.ticket);
-        let charges = self.evaluation.charges_mut().iter_mut();
-        core.queue.set_queued_ahead(charges, ticket, self.turn.as_deref().copied(), now);
-        let answer = core.charge(self.evaluation.charges(), now);
-        self.step = Step::Charging { answer, now };
-    }
-
-    /// Queues the request until its units fit. `false` if the queue has no room, or if the wait is
-    /// longer than a policy holds a request.
-    #[expect(
-        clippy::arithmetic_side_effects,
-        reason = "a wait of 584 years, the longest, leads to a moment"
-    )]
-    fn queue_up(&mut self, now: Now) -> bool {
-        let held_so_far = now.monotonic().saturating_sub(self.arrived.monotonic());
-        let Some(wait) = self.evaluation.wait_worthwhile(held_so_far) else { return false };
-        let due = self.limiter.core.clock.instant() + wait;
-        let asks_again = self.limiter.core.is_shared && self.evaluation.waits_for_others();
-        let queue = &self.limiter.core.queue;
-        let outcomes = self.evaluation.record.outcomes();
-        match &mut self.queued {
-            Some(queued) => {
-                if !queue.wait_again(queued.ticket, outcomes, now) {
-                    return false;
-                }
-                (queued.due, queued.asks_again) = (due, asks_again);
-                queued.sleep_until_due_or_first(now);
-            }
-            None => {
-                // The timer comes first: if there is none, no ticket has to leave the queue.
-                let Some(timer) = timer(&self.limiter.core.clock, due) else { return false };
-                let turn = self.turn.as_deref().copied();
-                let ticket = match queue.join(outcomes, turn, now) {
-                    Join::Queued(ticket) => ticket,
-                    Join::Full => return false,
-                    Join::Outdated => {
-                        self.charge(self.limiter.core.clock.now());
-                        return true;
-                    }
-                };
-                let (limiter, left) = (self.limiter.clone(), Left::Early);
-                let mut queued = Queued { limiter, ticket, due, asks_again, timer, left };
-                queued.sleep_until_due_or_first(now);
-                self.queued = Some(Box::new(queued));
-            }
-        }
-        self.step = Step::Waiting;
-        if self.adopt_quotas() {
-            // They were applied after the charge, and perhaps too early to wake the ticket.
-            self.charge(self.limiter.core.clock.now());
-        }
-        true
-    }
-
-    /// Makes the decision; `None` if the store first has to count refusals. Not inlined, so that requests
-    /// which are decided at the first poll do not pay for its registers.
-    #[inline(never)]
-    fn conclude(&mut self, at: Now, held: Duration, was_queued: bool) -> Option<Decision> {
-        let (core, needs_store) = (&*self.limiter.core, self.evaluation.needs_store());
-        let record = &mut *self.evaluation.record;
-        record.now = at;
-        if needs_store && record.refusing().is_none() {
-            // A request that passes does not wait until a dry run has counted.
-            Penalizing::count_at_once(core, record);
-        } else if needs_store && let Some(penalizing) = Penalizing::start(core, record) {
-            let decided = (at, held, was_queued);
-            self.step = Step::Counting(Box::new(Counting { penalizing, decided }));
-            return None;
-        }
-        Some(self.finish(at, held, was_queued))
-    }
-
-    fn finish(&mut self, at: Now, held: Duration, was_queued: bool) -> Decision {
-        let (limiter, evaluation) = (&self.limiter, mem::take(&mut self.evaluation));
-        let rules = limiter.core.rules.of(&self.rules);
-        finish(limiter, rules, evaluation, at, held, was_queued)
-    }
-
-    /// Counts the turn of a request that was never queued.
-    #[inline]
-    fn pass_at_once(&self, now: Now) {
-        let queue = &self.limiter.core.queue;
-        let turn = self.turn.as_deref().copied();
-        if let Some(turn) = turn.filter(|_| queue.has_waiting()) {
-            queue.pass_at_once(self.evaluation.record.outcomes(), turn, now);
-        }
-    }
-
-    /// Waits for the request's turn, and charges when it has come.
-    #[expect(clippy::expect_used, reason = "the step `Waiting` begins with a ticket")]
-    #[expect(
-        clippy::arithmetic_side_effects,
-        reason = "a wait of 584 years, the longest, leads to a moment"
-    )]
-    fn poll_turn(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        let queued = self.queued.as_mut().expect("a request that waits has a ticket");
-        let core = &*self.limiter.core;
-        let wakeup = core.queue.take_wakeup(queued.ticket, context.waker());
-        let sleeps = Pin::new(&mut queued.timer).poll(context).is_pending();
-        let now = match wakeup {
-            Wakeup::No if sleeps => return Poll::Pending,
-            Wakeup::Nudged if sleeps => {
-                queued.sleep_until_due_or_first(core.clock.now());
-                return Pin::new(&mut queued.timer).poll(context);
-            }
-            _ => core.clock.now(),
-        };
-        // Requests that came earlier and are due as well go first, and the last of them wakes this
-        // one. They lose that right if they are not polled for a short time.
-        let waited = now.monotonic().saturating_sub(self.arrived.monotonic());
-        let longest_hold = Duration::from_nanos(self.evaluation.record.longest_hold());
-        let patience = longest_hold.saturating_sub(waited);
-        let yields = core.queue.yields_turn(queued.ticket, now).filter(|_| !patience.is_zero());
-        if let Some(yields) = yields {
-            queued.timer.reset(core.clock.instant() + yields.min(patience));
-            return Pin::new(&mut queued.timer).poll(context);
-        }
-        self.charge(now);
-        Poll::Ready(())
+        decided
     }
 }
 
-impl Future for DecisionFuture {
+impl Future for DecisionFuture<'_> {
     type Output = Decision;
 
+    /// # Panics
+    /// When it is polled after it was ready.
+    #[expect(clippy::expect_used, reason = "futures may panic when they are polled after the end")]
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Decision> {
-        let this = &mut *self;
-        loop {
-            let (answer, now) = match &mut this.step {
-                Step::Evaluated => {
-                    this.adopt_quotas();
-                    let (core, evaluation) = (&*this.limiter.core, mem::take(&mut this.evaluation));
-                    match decide_simply(core, core.rules.of(&this.rules), evaluation, this.arrived)
-                    {
+        let core = &*self.limiter.core;
+        match self.state.take().expect("polled after it was ready") {
+            State::New { rules, mut evaluation, turn, arrived } => {
+                // Otherwise there are new quotas.
+                if rules.number() == core.rules.number() {
+                    match decide_simply(core, &rules, evaluation, arrived) {
                         Ok(decision) => return Poll::Ready(decision),
-                        Err(evaluation) => this.evaluation = evaluation,
+                        Err(undecided) => evaluation = undecided,
                     }
-                    this.rules = mem::take(&mut this.rules).for_long();
-                    if let Some(awaited) = this.evaluation.awaited() {
-                        ready!(Pin::new(awaited).poll(context));
-                        this.evaluation.apply_overrides(core, core.rules.of(&this.rules));
-                        this.arrived = core.clock.now();
-                        continue;
-                    }
-                    let needs_store = this.evaluation.needs_store();
-                    if needs_store && !this.is_charged_at_once() {
-                        this.charge(this.arrived);
-                    } else if !this.queue_up(this.arrived) {
-                        if this.evaluation.is_charged() {
-                            this.pass_at_once(this.arrived);
-                        }
-                        if let Some(decision) = this.conclude(this.arrived, Duration::ZERO, false) {
-                            return Poll::Ready(decision);
-                        }
-                    }
-                    continue;
                 }
-                Step::Counting(counting) => {
-                    let record = &mut this.evaluation.record;
-                    let (at, held, was_queued) = ready!(counting.poll(record, context));
-                    return Poll::Ready(this.finish(at, held, was_queued));
-                }
-                Step::Waiting => {
-                    ready!(this.poll_turn(context));
-                    continue;
-                }
-                Step::Charging { answer, now } => {
-                    (Some(ready!(Pin::new(answer).poll(context))), *now)
-                }
-                Step::Uncounted { now } => (None, *now),
-            };
-            let core = &*this.limiter.core;
-            let rules = core.rules.of(&this.rules);
-            let charged = &mut this.evaluation;
-            let at = answer
-                .map_or(now, |answer| apply(core, rules, charged, answer, now, Fallback::Charge));
-            if this.evaluation.needs_store() && this.queue_up(now) {
-                continue;
+                self.poll_on(Deciding::new(rules, evaluation, turn, arrived), context)
             }
-            // The ticket leaves, so that the tickets behind move up.
-            let is_charged = this.evaluation.is_charged();
-            let left = if is_charged { Left::Charged } else { Left::Refused };
-            let was_queued = this.queued.take().map(|mut queued| queued.left = left).is_some();
-            if is_charged && !was_queued {
-                this.pass_at_once(now);
-            }
-            let held = now.monotonic().saturating_sub(this.arrived.monotonic());
-            if let Some(decision) = this.conclude(at, held, was_queued) {
-                return Poll::Ready(decision);
+            State::Waiting(mut deciding) => {
+                let decided = deciding.poll(self.limiter, context);
+                if decided.is_pending() {
+                    self.state = Some(State::Waiting(deciding));
+                }
+                decided
             }
         }
     }
 }
 
-impl fmt::Debug for DecisionFuture {
+impl fmt::Debug for DecisionFuture<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DecisionFuture")
-            .field("held", &self.queued.is_some())
+            .field("waits", &matches!(self.state, Some(State::Waiting(_))))
             .finish_non_exhaustive()
     }
 }

@@ -52,8 +52,7 @@ impl<'a> Enter<'a> {
     /// Those of [`PolicyHandle::enter`](crate::PolicyHandle::enter), and [`CheckError::WouldWait`] if the
     /// store cannot answer at once, as Redis cannot.
     pub fn at_once(self) -> Result<Permit, AcquireError> {
-        let limiter = self.check.limiter().clone();
-        permit(&limiter, self.check.at_once())
+        permit(self.check.limiter(), self.check.at_once())
     }
 }
 

@@ -1,7 +1,7 @@
 //! The core without HTTP: which policies apply, whose quota is charged, and what is decided.
 //!
 //! `rules` finds the policies of a request, and `evaluation` reads their keys, quotas and costs.
-//! `decide` sends the charges to the store and makes the [`Decision`]; `decision_future` does so if it has
+//! `decide` sends the charges to the store and makes the [`Decision`]; `deciding` does so if it has
 //! to wait, and `queue` orders the requests that are held. `correcting` changes a charge afterwards.
 //! `current_rules` keeps the rules, and `apply` replaces them. `overrides` has what operators set for
 //! callers. `explain` and `lint` only read.
@@ -24,6 +24,7 @@ mod correcting;
 mod counts_of;
 mod current_rules;
 mod decide;
+mod deciding;
 mod decision;
 mod decision_future;
 #[cfg(feature = "describe")]
@@ -85,6 +86,7 @@ use self::{
 };
 pub(crate) use self::{
     correcting::{Correcting, undo},
+    deciding::Deciding,
     labels::Labels,
 };
 use crate::{
@@ -146,7 +148,8 @@ impl Limiter {
     /// Decides about an HTTP request. A request that passes is charged its cost under each policy
     /// that applies; a refused request is charged nothing.
     ///
-    /// The future waits if a policy [holds](crate::Policy::hold) the request, and while a remote store
+    /// The future borrows the limiter; a task that is spawned owns a clone, and awaits the future inside. It
+    /// waits if a policy [holds](crate::Policy::hold) the request, and while a remote store
     /// answers. If the store does not answer, each policy's
     /// [`OnStoreFailure`](crate::OnStoreFailure) decides.
     ///
@@ -166,26 +169,19 @@ impl Limiter {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn decide(&self, request: &request::Parts) -> DecisionFuture {
+    pub fn decide(&self, request: &request::Parts) -> DecisionFuture<'_> {
         let rules = self.core.rules();
         let evaluation = Evaluation::of_request(&self.core, &rules, request);
-        let may_be_held = evaluation.may_be_held();
-        let mut deciding = DecisionFuture::new(self.clone(), rules, evaluation, self.now());
-        if may_be_held {
-            deciding.take_turn(Some(request));
-        }
-        deciding
+        let turn = evaluation.turn(&self.core, &rules, Some(request));
+        DecisionFuture::new(self, rules, evaluation, turn)
     }
 
     /// Like [`decide`](Self::decide), but returns the decision itself if no waiting is needed.
     #[inline]
-    pub(crate) fn try_decide(
-        &self,
-        request: &request::Parts,
-    ) -> Result<Decision, Box<DecisionFuture>> {
+    pub(crate) fn try_decide(&self, request: &request::Parts) -> Result<Decision, Box<Deciding>> {
         let rules = self.core.rules();
         let evaluation = Evaluation::of_request(&self.core, &rules, request);
-        decision_future::try_decide(self, rules, evaluation, Some(request))
+        deciding::try_decide(self, rules, evaluation, Some(request))
     }
 
     /// Reports what is left under each policy for the keys of a request, and charges nothing.
@@ -212,21 +208,25 @@ impl Limiter {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn peek_request(&self, request: &request::Parts) -> DecisionFuture {
+    pub fn peek_request(&self, request: &request::Parts) -> DecisionFuture<'_> {
         let rules = self.core.rules();
         let evaluation = Evaluation::of_all_policies(&self.core, &rules, request);
-        DecisionFuture::new(self.clone(), rules, evaluation, self.now())
+        DecisionFuture::new(self, rules, evaluation, None)
     }
 
     /// Reports what is left of these quotas, and charges nothing. Each is evaluated as if one unit
     /// were charged. If `caller` has [quota overrides](Overrides), the overrides are reported
     /// instead.
-    pub fn peek_quotas(&self, quotas: &[QuotaRef], caller: Option<Fingerprint>) -> DecisionFuture {
+    pub fn peek_quotas(
+        &self,
+        quotas: &[QuotaRef],
+        caller: Option<Fingerprint>,
+    ) -> DecisionFuture<'_> {
         let own = caller.and_then(|caller| self.core.remembered_overrides(caller.0));
         let rules = self.core.rules();
         let mut evaluation = Evaluation::of_quotas(&rules, quotas, own.as_ref());
         evaluation.only_peek();
-        DecisionFuture::new(self.clone(), rules, evaluation, self.now())
+        DecisionFuture::new(self, rules, evaluation, None)
     }
 
     /// Gives back all used units of these quotas, without those that are

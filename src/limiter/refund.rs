@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    future::Future,
+    future::{Future, poll_fn},
     pin::{Pin, pin},
     task::{Context, Poll, Waker},
 };
@@ -11,8 +11,8 @@ use super::{
     CheckError,
     correcting::correct,
     decide::decide_at_once,
+    deciding::{Deciding, try_decide},
     decision::Decision,
-    decision_future::{DecisionFuture, try_decide},
     evaluation::Evaluation,
     rules::RuleSet,
     target::{Plan, Target},
@@ -102,7 +102,7 @@ async fn refund(target: Target<'_>, change: Change) -> Result<Decision, CheckErr
     }
     let peeked = match try_peek(&target, change)? {
         Ok(peeked) => peeked,
-        Err(peeking) => peeking.await,
+        Err(mut peeking) => poll_fn(|context| peeking.poll(target.limiter, context)).await,
     };
     check_used(&target, &peeked)?;
     // The peek may have waited, and the rules may be others now.
@@ -117,7 +117,7 @@ async fn refund(target: Target<'_>, change: Change) -> Result<Decision, CheckErr
 fn try_peek(
     target: &Target<'_>,
     change: Change,
-) -> Result<Result<Decision, Box<DecisionFuture>>, CheckError> {
+) -> Result<Result<Decision, Box<Deciding>>, CheckError> {
     let rules = target.limiter.core.rules();
     let peek = peek(target, &rules, target.refunded(&rules, change)?)?;
     Ok(try_decide(target.limiter, rules, peek, None))

@@ -13,8 +13,8 @@ use super::{
     AcquireError, Limiter,
     check_error::CheckError,
     decide::decide_at_once,
+    deciding::{Deciding, try_decide},
     decision::Decision,
-    decision_future::{DecisionFuture, try_decide},
     evaluation::Evaluation,
     reservation::Reservation,
     rules::RuleSet,
@@ -65,7 +65,7 @@ pub struct Reserve<'a> {
     /// A mistake that is reported when this runs.
     mistake: Option<CheckError>,
     /// Boxed, as it is seldom needed: mostly the store answers at once.
-    deciding: Option<Box<DecisionFuture>>,
+    deciding: Option<Box<Deciding>>,
 }
 
 impl<'a> Reserve<'a> {
@@ -193,11 +193,11 @@ impl Future for Reserve<'_> {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         loop {
+            let limiter = self.limiter;
             if let Some(deciding) = &mut self.deciding {
-                let decision = ready!(Pin::new(deciding).poll(context));
+                let decision = ready!(deciding.poll(limiter, context));
                 return Poll::Ready(self.decided(decision));
             }
-            let limiter = self.limiter;
             let rules = limiter.core.rules();
             let evaluation = self.evaluate(&rules)?;
             match try_decide(limiter, rules, evaluation, None) {

@@ -53,7 +53,7 @@ fn types_are_shared_between_threads_and_printed() {
     sent::<Reservation>();
     sent::<Commit>();
     error::<AcquireError>();
-    sent::<DecisionFuture>();
+    sent::<DecisionFuture<'static>>();
     sent::<Enter<'static>>();
     sent::<StoreFuture>();
     error::<BuildError>();

@@ -1,7 +1,7 @@
 //! Policies and requests by the header `x-key`, for the tests of several subjects.
 
 use http::{Request, request::Parts};
-use tower_quota::{Algorithm, Policy, Quota, key::header};
+use tower_quota::{Algorithm, Decision, Limiter, Policy, Quota, key::header};
 
 pub(crate) fn policy(name: &str, algorithm: Algorithm, quota: Quota) -> Policy {
     let new = match algorithm {
@@ -14,4 +14,13 @@ pub(crate) fn policy(name: &str, algorithm: Algorithm, quota: Quota) -> Policy {
 
 pub(crate) fn request(path: &str, key: &str) -> Parts {
     Request::get(path).header("x-key", key).body(()).unwrap().into_parts().0
+}
+
+/// A decision that owns what it needs, for a task.
+pub(crate) fn decide(
+    limiter: &Limiter,
+    request: Parts,
+) -> impl Future<Output = Decision> + Send + use<> {
+    let limiter = limiter.clone();
+    async move { limiter.decide(&request).await }
 }

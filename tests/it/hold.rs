@@ -20,6 +20,8 @@ use tower_quota::{
     Reason, ResponseBody, key::header,
 };
 
+use crate::by_key::decide;
+
 const SECOND: Duration = Duration::from_secs(1);
 
 fn builder() -> LimiterBuilder {
@@ -50,8 +52,7 @@ fn with_one_permit(limiter: &Limiter) -> BoxCloneService<Request<Full<Bytes>>, A
 
 /// Decides in a task of its own, and returns the decision and its time.
 fn ask(limiter: &Limiter, key: &str) -> JoinHandle<(Decision, Duration)> {
-    let deciding = limiter.decide(&request(key).into_parts().0);
-    let asked = Instant::now();
+    let (deciding, asked) = (decide(limiter, request(key).into_parts().0), Instant::now());
     tokio::spawn(async move { (deciding.await, asked.elapsed()) })
 }
 
@@ -91,7 +92,7 @@ async fn a_request_that_is_never_held_leaves_room_for_those_that_wait() {
     let limiter = builder().category(now).category(held.hold(9 * SECOND)).build().unwrap();
     let decide = |path: &str| {
         let request = Request::get(path).header("x-key", "a").body(()).unwrap();
-        tokio::spawn(limiter.decide(&request.into_parts().0))
+        tokio::spawn(crate::by_key::decide(&limiter, request.into_parts().0))
     };
     assert!(decide("/now").await.unwrap().is_allowed());
     let held = decide("/held");
@@ -151,7 +152,7 @@ async fn a_request_that_is_not_held_does_not_overtake_either() {
     let limiter = builder().category(patient).category(category("hasty")).build().unwrap();
     let ask = |path: &str| {
         let request = Request::get(path).header("x-key", "a").body(()).unwrap();
-        limiter.decide(&request.into_parts().0)
+        decide(&limiter, request.into_parts().0)
     };
     assert!(ask("/patient").await.is_allowed());
     let waiting = tokio::spawn(ask("/patient"));
@@ -231,7 +232,7 @@ async fn requests_that_are_due_together_pass_in_order_of_arrival() {
     let order = Arc::new(Mutex::new(Vec::new()));
     let mut tasks = Vec::new();
     for number in 0..50 {
-        let deciding = limiter.decide(&request("a").into_parts().0);
+        let deciding = decide(&limiter, request("a").into_parts().0);
         let order = Arc::clone(&order);
         tasks.push(tokio::spawn(async move {
             assert!(deciding.await.is_allowed());

@@ -19,6 +19,8 @@ use tower_quota::{
     key::{self, header},
 };
 
+use crate::by_key::decide;
+
 const SECOND: Duration = Duration::from_secs(1);
 
 fn builder() -> LimiterBuilder {
@@ -51,7 +53,7 @@ fn request(tenant: &str) -> Parts {
 
 /// Decides in a task of its own. It has begun to wait when this returns.
 async fn ask(limiter: &Limiter, tenant: &str) -> JoinHandle<(Decision, Instant)> {
-    let deciding = limiter.decide(&request(tenant));
+    let deciding = decide(limiter, request(tenant));
     let asked = tokio::spawn(async move { (deciding.await, Instant::now()) });
     yield_now().await;
     asked
@@ -241,7 +243,7 @@ async fn turns_are_taken_as_units_in_flight_come_back() {
     let story = async {
         let mut tasks = Vec::new();
         for tenant in ["a", "a", "a", "b", "c", "b"] {
-            let (deciding, passed) = (limiter.decide(&request(tenant)), Rc::clone(&passed));
+            let (deciding, passed) = (decide(&limiter, request(tenant)), Rc::clone(&passed));
             tasks.push(spawn_local(async move {
                 let decision = deciding.await;
                 assert!(decision.is_allowed());
@@ -574,7 +576,7 @@ fn run(arrivals: &[Arrival], weights: &[u32; TENANTS]) -> Vec<Option<u64>> {
             }
             let request = Request::get("/").header("x-tenant", names[*tenant]);
             let request = request.header("cost", cost.to_string()).body(()).unwrap();
-            let deciding = limiter.decide(&request.into_parts().0);
+            let deciding = decide(&limiter, request.into_parts().0);
             let patience = arrival.leaves_after(number);
             let passed = Rc::clone(&passed);
             tasks.push(spawn_local(async move {

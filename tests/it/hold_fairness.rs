@@ -7,9 +7,11 @@ use tokio::{
     task::{JoinHandle, yield_now},
     time::{Instant, advance},
 };
-use tower_quota::{
-    Clock, Decision, DecisionFuture, Limiter, LimiterBuilder, Policy, Quota, key::header,
-};
+use tower_quota::{Clock, Decision, Limiter, LimiterBuilder, Policy, Quota, key::header};
+
+use crate::by_key;
+
+type Deciding = Pin<Box<dyn Future<Output = Decision> + Send>>;
 
 const SECOND: Duration = Duration::from_secs(1);
 /// How long those behind wait for a request that is not polled.
@@ -26,9 +28,9 @@ fn one_a_second(name: &str) -> Policy {
 }
 
 /// By the caller, who has an ample quota, and by a key that it makes up.
-fn decide(limiter: &Limiter, caller: &str, key: &str) -> DecisionFuture {
+fn decide(limiter: &Limiter, caller: &str, key: &str) -> Deciding {
     let request = Request::get("/").header("x-caller", caller).header("x-key", key);
-    limiter.decide(&request.body(()).unwrap().into_parts().0)
+    Box::pin(by_key::decide(limiter, request.body(()).unwrap().into_parts().0))
 }
 
 /// Decides in a task of its own, and returns the decision and how long it took.
@@ -42,7 +44,7 @@ async fn took(asked: JoinHandle<(Decision, Duration)>) -> Option<Duration> {
     decision.is_allowed().then_some(took)
 }
 
-async fn poll_once(deciding: &mut DecisionFuture) -> Option<Decision> {
+async fn poll_once(deciding: &mut (impl Future<Output = Decision> + Unpin)) -> Option<Decision> {
     poll_fn(|context| match Pin::new(&mut *deciding).poll(context) {
         Poll::Ready(decision) => Poll::Ready(Some(decision)),
         Poll::Pending => Poll::Ready(None),
@@ -111,9 +113,7 @@ async fn two_requests_in_a_row_are_not_polled_and_others_are_not_held() {
     for stuck in &mut stuck {
         assert!(poll_once(stuck).await.is_none());
     }
-    let third = tokio::spawn(decide("/patient"));
-    yield_now().await;
-    let third = third.await.unwrap();
+    let third = decide("/patient").await;
     assert_eq!((third.is_allowed(), third.held()), (true, 2 * SECOND + LATE));
     advance(SECOND).await;
     assert!(

@@ -10,6 +10,8 @@ use tokio::{
 };
 use tower_quota::{Clock, Limiter, LimiterBuilder, Policy, Quota, Reason, key::header};
 
+use crate::by_key::decide;
+
 const HOUR: u64 = 3_600_000;
 
 /// A quota whose times are whole milliseconds, as tokio's timers are.
@@ -123,7 +125,7 @@ fn run(rules: &[Rule], arrivals: &[Arrival]) -> (Vec<Fate>, Vec<usize>) {
         for (place, arrival) in arrivals.iter().enumerate() {
             at += arrival.later;
             sleep_until(start + Duration::from_millis(at)).await;
-            let deciding = limiter.decide(&request(arrival));
+            let deciding = decide(&limiter, request(arrival));
             let patience = Duration::from_millis(arrival.patience.unwrap_or(HOUR));
             let (fates, order) = (Rc::clone(&fates), Rc::clone(&order));
             tasks.push(spawn_local(async move {
@@ -202,7 +204,7 @@ fn passes_when_told(rules: &[Rule], arrivals: &[Arrival]) -> Option<bool> {
         let (last, before) = arrivals.split_last()?;
         for arrival in before {
             sleep(Duration::from_millis(arrival.later)).await;
-            let deciding = limiter.decide(&request(arrival));
+            let deciding = decide(&limiter, request(arrival));
             let patience = Duration::from_millis(arrival.patience.unwrap_or(HOUR));
             spawn_local(timeout(patience, deciding));
             yield_now().await;

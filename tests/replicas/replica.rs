@@ -210,9 +210,10 @@ async fn call(
         let (path, turn) = (turn % PATHS, turn / PATHS);
         let (key, cost) = (turn % KEYS, 1 + (turn / KEYS % 3) as u64);
         let (at, begun) = (micros(), Instant::now());
-        let deciding = limiter.decide(&request(path, key, cost));
+        let request = request(path, key, cost);
         let verdict = if orders.leaves {
-            let task = tokio::spawn(deciding);
+            let limiter = limiter.clone();
+            let task = tokio::spawn(async move { limiter.decide(&request).await });
             let patience = match turn % 2 {
                 0 => LONGEST,
                 _ => Duration::from_micros((turn * 37 % 400) as u64),
@@ -223,7 +224,7 @@ async fn call(
             task.abort();
             task.await.map_or(Verdict::Left, |decision| Verdict::from(&decision))
         } else {
-            Verdict::from(&deciding.await)
+            Verdict::from(&limiter.decide(&request).await)
         };
         asked.push(Asked { path: Some(path), key, cost, at, wait: begun.elapsed(), verdict });
         tokio::time::sleep(orders.pause).await;

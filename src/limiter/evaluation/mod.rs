@@ -273,7 +273,18 @@ impl Evaluation {
     /// Whose turn it is in the line of the policy that is fair to tenants; `None` if none is. `build()`
     /// refuses two for one request, but a path that routers read in different ways may lead to two: the
     /// first one holds then.
+    #[inline]
     pub(super) fn turn(
+        &self,
+        core: &Core,
+        rules: &RuleSet,
+        request: Option<&Parts>,
+    ) -> Option<Turn> {
+        if self.may_be_held() { self.turn_of_tenant(core, rules, request) } else { None }
+    }
+
+    #[cold]
+    fn turn_of_tenant(
         &self,
         core: &Core,
         rules: &RuleSet,

@@ -65,10 +65,10 @@ async fn answer(
 
 /// Asks for an explanation, and then makes the request. Both have to say the same. Some requests are
 /// left in the queue.
-async fn compare(
-    limiter: &Limiter,
+async fn compare<'a>(
+    limiter: &'a Limiter,
     layer: &RateLimitLayer,
-    queued: &mut Vec<DecisionFuture>,
+    queued: &mut Vec<DecisionFuture<'a>>,
     random: &mut Random,
 ) {
     let head = request(random);

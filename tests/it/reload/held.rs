@@ -15,7 +15,7 @@ use tower_quota::{
 };
 
 use super::{HOUR, SECOND, clock, limits};
-use crate::by_key::{policy, request};
+use crate::by_key::{decide, policy, request};
 
 fn slow(quota: Quota) -> Policy {
     policy("slow", Algorithm::TokenBucket, quota).hold(HOUR)
@@ -23,8 +23,7 @@ fn slow(quota: Quota) -> Policy {
 
 /// Decides in a task of its own, and returns the decision and its time.
 async fn ask(limiter: &Limiter, key: &str) -> JoinHandle<(Decision, Duration)> {
-    let deciding = limiter.decide(&request("/", key));
-    let asked = Instant::now();
+    let (deciding, asked) = (decide(limiter, request("/", key)), Instant::now());
     let task = tokio::spawn(async move { (deciding.await, asked.elapsed()) });
     yield_now().await;
     task

@@ -19,7 +19,7 @@ use tower_quota::{
     RateLimitLayer, Reason, ResetFormat, Verdict,
 };
 
-use crate::by_key::policy;
+use crate::by_key::{decide, policy};
 
 const ALGORITHMS: [Algorithm; 3] =
     [Algorithm::TokenBucket, Algorithm::FixedWindow, Algorithm::SlidingWindow];
@@ -214,7 +214,7 @@ async fn a_request_is_held_until_the_first_quota_has_room() {
         let limiter = builder().policy(tokens.hold(9 * SECOND)).build().unwrap();
         let start = Instant::now();
         let ask = || {
-            let deciding = limiter.decide(&request("a", 1));
+            let deciding = decide(&limiter, request("a", 1));
             tokio::spawn(async move {
                 let decision = deciding.await;
                 (decision, start.elapsed().as_secs())
