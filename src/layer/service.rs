@@ -68,19 +68,8 @@ where
         let (mut head, body) = request.into_parts();
         let mut observation =
             Observation::start(responder.observer.as_ref(), &responder.limiter, &head);
-        let state = match responder.limiter.try_decide(&head) {
-            Ok(decision) => match responder.admit(&mut head, decision, &mut observation) {
-                Ok(decision) => {
-                    // The call itself may reset a key.
-                    let resets = resets_so_far();
-                    let responder = Arc::clone(responder);
-                    // `self.inner` is the instance that was polled ready.
-                    let response = self.inner.call(Request::from_parts(head, body));
-                    let passed = Some(Passed { decision, observation, responder, resets });
-                    State::Calling { response, passed }
-                }
-                Err(response) => State::Refused { response: Some(response) },
-            },
+        let decision = match responder.limiter.try_decide(&head) {
+            Ok(decision) => decision,
             Err(deciding) => {
                 // The instance that was polled ready is dropped: it must not keep what it has
                 // reserved (a permit, say) while the request waits. Its clone is polled ready
@@ -88,10 +77,24 @@ where
                 let (inner, responder) = (self.inner.clone(), Arc::clone(responder));
                 self.inner = inner.clone();
                 let waiting = Waiting { deciding, inner, head, body, observation, responder };
-                State::Deciding { waiting: Some(Box::new(waiting)) }
+                return ResponseFuture {
+                    state: State::Deciding { waiting: Some(Box::new(waiting)) },
+                };
             }
         };
-        ResponseFuture { state }
+        match responder.admit(&mut head, decision, &mut observation) {
+            Ok(decision) => {
+                // The call itself may reset a key.
+                let resets = resets_so_far();
+                let responder = Arc::clone(responder);
+                // `self.inner` is the instance that was polled ready.
+                let response = self.inner.call(Request::from_parts(head, body));
+                let passed = Some(Passed { decision, observation, responder, resets });
+                // Made where it is returned: a future of the inner service is long to move.
+                ResponseFuture { state: State::Calling { response, passed } }
+            }
+            Err(response) => ResponseFuture { state: State::Refused { response: Some(response) } },
+        }
     }
 }
 
