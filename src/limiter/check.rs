@@ -180,6 +180,14 @@ impl<'a> Check<'a> {
         }
     }
 
+    /// Not inlined, so that checks that are decided at once do not pay for its registers.
+    #[inline(never)]
+    #[expect(clippy::expect_used, reason = "it is called when there is one")]
+    fn poll_deciding(&mut self, context: &mut Context<'_>) -> Poll<Result<Decision, CheckError>> {
+        let deciding = self.deciding.as_mut().expect("the check is being decided");
+        deciding.poll(self.target.limiter, context).map(Ok)
+    }
+
     #[inline(always)]
     fn evaluate(&self, rules: &RuleSet) -> Result<Evaluation, CheckError> {
         let mut evaluation = self.target.charge(rules, self.cost)?;
@@ -195,13 +203,9 @@ impl<'a> Check<'a> {
 impl Future for Check<'_> {
     type Output = Result<Decision, CheckError>;
 
-    #[inline]
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        loop {
-            let limiter = self.target.limiter;
-            if let Some(deciding) = &mut self.deciding {
-                return deciding.poll(limiter, context).map(Ok);
-            }
+        let limiter = self.target.limiter;
+        if self.deciding.is_none() {
             let rules = limiter.core.rules();
             let evaluation = self.evaluate(&rules)?;
             match try_decide(limiter, rules, evaluation, None) {
@@ -209,5 +213,6 @@ impl Future for Check<'_> {
                 Err(deciding) => self.deciding = Some(deciding),
             }
         }
+        self.poll_deciding(context)
     }
 }

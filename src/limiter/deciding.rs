@@ -79,7 +79,7 @@ impl Counting {
 }
 
 /// Decides at once if no waiting is needed; otherwise returns what waits.
-#[inline]
+#[inline(always)]
 pub(super) fn try_decide(
     limiter: &Limiter,
     rules: LoadedRules<'_>,

@@ -71,7 +71,6 @@ impl Evaluation {
     /// Waits for the overrides of the caller before anything is charged.
     #[cold]
     pub(super) fn await_overrides(&mut self, awaited: Box<AwaitedCaller>) {
-        self.record.skips_store = true;
         self.awaited = Some(awaited);
     }
 
@@ -177,11 +176,11 @@ impl Evaluation {
         self.record.remove_unlimited();
     }
 
-    /// Whether the store has to be called. A request that an enforced policy refuses for its key is
+    /// Whether the store has to be called: not before the overrides of the caller are known. A request that an enforced policy refuses for its key is
     /// refused without the store, and charged nothing under any policy.
     #[inline]
     pub(super) fn needs_store(&self) -> bool {
-        self.record.counted > 0 && !self.record.skips_store
+        self.awaited.is_none() && self.record.counted > 0 && !self.record.skips_store
     }
 
     /// The charges for the store.
