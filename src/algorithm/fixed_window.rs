@@ -119,6 +119,13 @@ impl QuotaState for FixedWindow {
         Self { start: start(to, now), used: self.current(from, now).used }
     }
 
+    /// The most that either has used. If the next window has begun for one of them, the uses of both count
+    /// in that one.
+    fn merge(&mut self, other: &Self, quota: &Quota, now: Now) {
+        let (this, that) = (self.current(quota, now), other.current(quota, now));
+        *self = Self { start: this.start.max(that.start), used: this.used.max(that.used) };
+    }
+
     fn looks_back(&self, quota: &Quota, now: Now) -> u64 {
         now.unix_nanos().saturating_sub(self.current(quota, now).start)
     }

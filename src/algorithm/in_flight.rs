@@ -61,6 +61,10 @@ impl QuotaState for InFlight {
         *self
     }
 
+    fn merge(&mut self, other: &Self, _: &Quota, _: Now) {
+        self.held = self.held.max(other.held);
+    }
+
     fn expires_in(&self, _: &Quota, _: Now) -> u64 {
         if self.held == 0 { 0 } else { NOT_KNOWN }
     }

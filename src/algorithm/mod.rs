@@ -10,6 +10,8 @@ mod fixed_window;
 mod given_back;
 mod in_flight;
 #[cfg(test)]
+mod merges;
+#[cfg(test)]
 mod oracle;
 #[cfg(test)]
 mod penalty_oracle;

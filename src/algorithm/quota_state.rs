@@ -90,6 +90,12 @@ pub(crate) trait QuotaState {
     where
         Self: Sized;
 
+    /// From now on, counts at each time what it or `other` would count, whichever is more. So it stands for
+    /// both keys where only one state is kept.
+    fn merge(&mut self, other: &Self, quota: &Quota, now: Now)
+    where
+        Self: Sized;
+
     /// How long ago the uses were that a window still counts, in nanoseconds. A bucket counts them by
     /// no window: 0.
     fn looks_back(&self, _quota: &Quota, _now: Now) -> u64 {

@@ -5,6 +5,8 @@
 //! length ever holds more than the quota, and no unit comes back more than 1/60 of the window late.
 //! A log holds at most 62 entries.
 
+use std::cmp::Reverse;
+
 use smallvec::SmallVec;
 
 use super::quota_state::{Charged, PastUse, QuotaState, units_required};
@@ -223,6 +225,30 @@ impl QuotaState for SlidingWindow {
             log.add(*entry, window);
         }
         log
+    }
+
+    /// For each time, the most that either has used since then. Such sums are what a log counts, at any
+    /// later time.
+    fn merge(&mut self, other: &Self, quota: &Quota, now: Now) {
+        let (now, window) = (now.monotonic_nanos(), quota.window_nanos());
+        let of = |log: &Self, is_mine| -> SmallVec<[(Entry, bool); 12]> {
+            log.counted(quota, now).map(|entry| (*entry, is_mine)).collect()
+        };
+        let mut uses = of(self, true);
+        uses.extend(of(other, false));
+        uses.sort_unstable_by_key(|(entry, _)| Reverse(entry.last_use));
+        let (mut mine, mut theirs, mut counted) = (0_u64, 0_u64, 0_u64);
+        for (entry, is_mine) in &mut uses {
+            let since = if *is_mine { &mut mine } else { &mut theirs };
+            *since = since.saturating_add(entry.units);
+            let most = mine.max(theirs);
+            entry.units = most.saturating_sub(counted);
+            counted = most;
+        }
+        self.entries.clear();
+        for (entry, _) in uses.into_iter().rev().filter(|(entry, _)| entry.units > 0) {
+            self.add(entry, window);
+        }
     }
 
     fn looks_back(&self, quota: &Quota, _now: Now) -> u64 {

@@ -61,11 +61,15 @@ impl State {
         }
     }
 
-    /// The emptier one of two buckets under the same quota. Of two windows, this one.
-    pub(super) fn or_emptier(self, other: Self) -> Self {
-        match (&self, &other) {
-            (Self::TokenBucket(this), Self::TokenBucket(that)) if that.is_emptier(this) => other,
-            _ => self,
+    /// Counts from now on at least what either of two states under the same quota counts. They are of one
+    /// policy, and so of one algorithm.
+    pub(super) fn merge(&mut self, other: &Self, quota: &Quota, now: Now) {
+        match (self, other) {
+            (Self::TokenBucket(this), Self::TokenBucket(that)) => this.merge(that, quota, now),
+            (Self::FixedWindow(this), Self::FixedWindow(that)) => this.merge(that, quota, now),
+            (Self::SlidingWindow(this), Self::SlidingWindow(that)) => this.merge(that, quota, now),
+            (Self::InFlight(this), Self::InFlight(that)) => this.merge(that, quota, now),
+            _ => {}
         }
     }
 

@@ -34,6 +34,8 @@ use crate::{clock::Now, quota::Quota};
 
 /// The most quotas of a key that are kept.
 const MAX_QUOTAS: usize = 4;
+/// The most quotas that are kept in states that stand for several keys.
+const MAX_QUOTAS_OF_SEVERAL: usize = 16;
 
 /// The states of a key, one for each quota that it was lately charged under: the last one first,
 /// and never none. Nearly all keys have one.
@@ -96,7 +98,9 @@ impl StatesByQuota {
         let convert = |(from, state): &(Quota, State)| state.convert(from, quota, now);
         let first = &self.0[0];
         if let State::TokenBucket(_) = first.1 {
-            return self.0[1..].iter().map(convert).fold(convert(first), State::or_emptier);
+            let mut emptiest = convert(first);
+            self.0[1..].iter().for_each(|state| emptiest.merge(&convert(state), quota, now));
+            return emptiest;
         }
         let new = State::new(first.1.algorithm()).looks_back(quota, now);
         let from_new = |(from, state): &&(Quota, State)| {
@@ -109,8 +113,17 @@ impl StatesByQuota {
     /// Counts under `quota` as well from now on, and realigns windows that are ahead of the clock.
     /// Returns the index of `quota`.
     /// A refusal does this too: its answer under a new quota stays true only if the quota is tracked.
-    #[expect(clippy::indexing_slicing, reason = "there is a first, and the index was found")]
     pub(crate) fn track(&mut self, quota: &Quota, now: Now) -> usize {
+        self.track_up_to(MAX_QUOTAS, quota, now)
+    }
+
+    /// The same, for states that stand for several keys. Together, these have more quotas than one key.
+    pub(crate) fn track_for_several(&mut self, quota: &Quota, now: Now) {
+        self.track_up_to(MAX_QUOTAS_OF_SEVERAL, quota, now);
+    }
+
+    #[expect(clippy::indexing_slicing, reason = "there is a first, and the index was found")]
+    fn track_up_to(&mut self, most: usize, quota: &Quota, now: Now) -> usize {
         for (quota, state) in self.0.iter_mut().filter(|(_, state)| state.is_ahead(now)) {
             state.realign(quota, now);
         }
@@ -122,12 +135,45 @@ impl StatesByQuota {
             return index;
         } else {
             let state = self.under(quota, now).into_owned();
-            if self.len() >= MAX_QUOTAS {
+            if self.len() >= most {
                 self.remove_shortest(now);
             }
             self.0.insert(0, (*quota, state));
         }
         0
+    }
+
+    /// From now on, counts at each time what it or `other` would count, whichever is more, under each quota
+    /// of either.
+    pub(crate) fn merge(&mut self, other: &Self, now: Now) {
+        if self.is_expired(now) {
+            *self = other.clone();
+            return;
+        }
+        other.iter().for_each(|(quota, _)| self.track_for_several(quota, now));
+        for (quota, state) in &mut self.0 {
+            state.merge(&other.under(quota, now), quota, now);
+        }
+    }
+
+    /// Whether [`merge`](Self::merge) keeps each quota of either under which anything is used.
+    pub(crate) fn can_merge(&self, other: &Self, now: Now) -> bool {
+        let is_used = |(quota, state): &(&Quota, &State)| state.expires_in(quota, now) > 0;
+        let is_more = |(quota, _): &(&Quota, &State)| self.index_of(quota).is_none();
+        let more = other.iter().filter(is_used).filter(is_more).count();
+        self.iter().filter(is_used).count().saturating_add(more) <= MAX_QUOTAS_OF_SEVERAL
+    }
+
+    /// The states of a new key under `quota`, which begins with what several keys have used.
+    pub(crate) fn for_new_key(&self, quota: &Quota, now: Now) -> Self {
+        let first = (*quota, self.under(quota, now).into_owned());
+        let mut states = self.clone();
+        states.0.retain(|(other, state)| other != quota && state.expires_in(other, now) > 0);
+        while states.len() >= MAX_QUOTAS {
+            states.remove_shortest(now);
+        }
+        states.0.insert(0, first);
+        states
     }
 
     /// Removes a quota that has expired, or else the one that remembers for the shortest time: of

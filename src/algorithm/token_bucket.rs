@@ -87,11 +87,6 @@ impl TokenBucket {
         (Charged { wait, remaining: deficit.remaining(quota), reset: deficit.reset(quota) }, self)
     }
 
-    /// Whether more is missing than in another bucket of the same quota.
-    pub(super) fn is_emptier(&self, than: &Self) -> bool {
-        (self.full_at, self.parts) > (than.full_at, than.parts)
-    }
-
     #[inline]
     #[expect(
         clippy::arithmetic_side_effects,
@@ -302,6 +297,13 @@ impl QuotaState for TokenBucket {
         let (units, rest): (u128, u128) = (deficit / old, deficit % old);
         let deficit = units.saturating_mul(new).saturating_add((rest * new).div_ceil(old));
         Self::with_deficit(deficit.min(full_deficit(to)), to, now)
+    }
+
+    /// The emptier one is emptier until both are full.
+    fn merge(&mut self, other: &Self, _: &Quota, _: Now) {
+        if (other.full_at, other.parts) > (self.full_at, self.parts) {
+            *self = *other;
+        }
     }
 }
 

@@ -29,6 +29,7 @@ mod examples;
 mod explain;
 mod fhir_directory;
 mod formats;
+mod full_store;
 mod fuzz_corpus;
 #[path = "../fuzz/targets/mod.rs"]
 mod fuzz_targets;

@@ -66,14 +66,20 @@
 //!    key of a policy above its share: first for one with half of its quota left, and last for one
 //!    that is or was blocked.
 //! 4. Otherwise the new key gets no entry. It *overflows*: such keys of a policy share one state in
-//!    the shard, and are counted.
+//!    the shard ([`shared_count`]), and are counted. When such a key gets an entry, it begins with the
+//!    shared state.
 //!
 //! In the literature's words: lazy expiration, and *sampled eviction by cost with admission
 //! control*, within *equal partitions* that borrow what others leave. The sample is what a clock
 //! hand passes. There are no reference bits: it is neither second chance nor LRU, as recency does
 //! not matter. The cost of a victim is the units that dropping it gives back, and the first victim
-//! that is cheap enough goes. No such victim means no admission. What a victim of step 3 had used
-//! is where new keys of its policy begin, so that no flood frees a spent key.
+//! that is cheap enough goes. No such victim means no admission. What the victims of step 3 had used is
+//! where new keys of their policy begin, so that no flood frees a spent key. It is kept for each quota,
+//! of 16 at most: a key whose quota would be one more stays.
+//!
+//! A correction changes the entry of its key, if there is one, wherever the charge was counted. That entry
+//! began with at least what was counted there, except after step 2. So units that are given back leave at
+//! least what the key has used besides.
 //!
 //! # Why each memory ordering is enough
 //! Words are read and written `Relaxed`. These edges order them ([`seqlock`]):
@@ -99,6 +105,7 @@
 //! | A log's words, and the sum of a long one, answer as the log. | `packed_log.rs`: `a_packed_log_is_charged_as_an_unpacked_one`, `a_long_log_is_charged_by_its_sum_as_the_log_is`; `long_logs.rs`: `each_answer_is_that_of_a_naive_store` |
 //! | Memory is bounded. A flood frees no spent key. | `tests.rs`: `a_flood_of_new_keys_stays_bounded_and_frees_no_spent_key`, `a_bound_in_bytes_counts_what_keys_take` |
 //! | Memory is bounded with penalties as well. No flood frees a blocked key. | `penalties.rs` |
+//! | No key has more than its quota after it was dropped or overflowed, not even by corrections, unless step 2 dropped it. | `full_store.rs` |
 //! | A flood under one policy takes no other policy's share. | `floods.rs`: `a_flood_under_one_policy_costs_the_callers_of_another_nothing`, `no_spent_key_has_its_quota_back_when_another_policy_takes_its_room` |
 
 mod address;
@@ -108,6 +115,8 @@ mod fair_shares;
 mod fast_path;
 #[cfg(test)]
 mod floods;
+#[cfg(test)]
+mod full_store;
 mod large_states;
 mod locked_shard;
 #[cfg(test)]
@@ -121,6 +130,7 @@ mod quota_table;
 mod seqlock;
 mod shard;
 mod shard_meta;
+mod shared_count;
 mod slow_path;
 mod table;
 #[cfg(test)]
@@ -167,7 +177,9 @@ const BYTES: Cost = Cost { counter: 40, log: 105, spilled: 1_400 };
 /// one policy neither passes freely nor takes the room that another policy needs.
 ///
 /// Nor does a flood give a used-up key its quota back: where a key was dropped, new keys of its
-/// policy begin with what it had used, until that has come back. The first shared charge of each
+/// policy begin with what it had used, until that has come back. And a key that has drawn on a shared quota
+/// has no second one: when it gets room, it begins with all that was used of the shared quota. (So do a few
+/// other keys, as the store remembers the keys in few bytes.) The first shared charge of each
 /// policy gives the warning [`store_full`](crate::warning#store_full), and
 /// [`PolicyHandle::overflowed`](crate::PolicyHandle::overflowed) counts all.
 ///

@@ -59,8 +59,7 @@ fn copy(shards: &Shards, charge: &Charge, now: Now) -> (StatesByQuota, u64) {
         return (states.into_owned(), locked.blocked_for(charge));
     }
     let is_full = locked.is_full_for(charge);
-    let shared = locked.meta.shared.get(&charge.policy).filter(|_| is_full);
-    let beginning = shared.or_else(|| locked.meta.beginning(charge.policy)).cloned();
+    let beginning = locked.meta.beginning(charge, is_full, now).cloned();
     let new = if is_full { State::without_room } else { State::new };
     let new = || StatesByQuota::new(charge.quota, new(charge.algorithm));
     (beginning.unwrap_or_else(new), 0)

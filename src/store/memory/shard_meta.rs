@@ -8,6 +8,7 @@ use super::{
     entry::{Entry, LOG},
     fair_shares::FairShares,
     quota_table::QuotaTable,
+    shared_count::SharedCount,
 };
 use crate::{
     algorithm::{Algorithm, GivenBack, PastUse, PenaltyState, State, StatesByQuota},
@@ -138,8 +139,8 @@ pub(super) struct ShardMeta {
     /// and those of keys with a penalty.
     pub(super) spilled: Slab<KeyState>,
     /// By policy, what new keys without an entry share.
-    pub(super) shared: HashMap<u64, StatesByQuota>,
-    /// By policy, the most that a key had used that was evicted to make room for another policy's
+    pub(super) shared: HashMap<u64, SharedCount>,
+    /// By policy, the most that any key had used that was evicted to make room for another policy's
     /// key. New keys of the policy begin with it, so that an evicted key that comes back gains
     /// nothing.
     evicted: HashMap<u64, StatesByQuota>,
@@ -273,10 +274,15 @@ impl ShardMeta {
             return;
         }
         if let Some(shared) = self.shared.get_mut(&policy) {
-            raise(shared, &states, now);
+            shared.states.merge(&states, now);
         }
         let evicted = self.evicted.entry(policy);
-        evicted.and_modify(|evicted| raise(evicted, &states, now)).or_insert(states);
+        evicted.and_modify(|evicted| evicted.merge(&states, now)).or_insert(states);
+    }
+
+    /// Whether a key of the policy may be evicted: there is room for what it has used under each quota.
+    pub(super) fn can_remember(&self, policy: u64, states: &StatesByQuota, now: Now) -> bool {
+        self.evicted.get(&policy).is_none_or(|evicted| evicted.can_merge(states, now))
     }
 
     /// Whether an evicted key of the policy was reset after the charge of a correction. The correction may be for
@@ -286,9 +292,31 @@ impl ShardMeta {
         reset.is_some_and(|reset| correction.is_before(reset))
     }
 
-    /// What new keys of a policy begin with; `None` for a whole quota.
-    pub(super) fn beginning(&self, policy: u64) -> Option<&StatesByQuota> {
-        self.evicted.get(&policy)
+    /// What the new key of a charge begins with; `None` for a whole quota. `is_shared`, if it has no room.
+    pub(super) fn beginning(
+        &self,
+        charge: &Charge,
+        is_shared: bool,
+        now: Now,
+    ) -> Option<&StatesByQuota> {
+        let shared = self.shared.get(&charge.policy);
+        let shared = shared.filter(|shared| is_shared || shared.may_count(charge, now));
+        shared.map(|shared| &shared.states).or_else(|| self.evicted.get(&charge.policy))
+    }
+
+    /// Changes what the new keys of a charge's policy share.
+    pub(super) fn change_shared(
+        &mut self,
+        charge: &Charge,
+        now: Now,
+        change: impl FnOnce(&mut StatesByQuota),
+    ) {
+        let Self { shared, evicted, .. } = self;
+        let shared = shared.entry(charge.policy).or_insert_with(|| {
+            let new = || StatesByQuota::new(charge.quota, State::new(charge.algorithm));
+            SharedCount::new(evicted.get(&charge.policy).cloned().unwrap_or_else(new))
+        });
+        shared.change(charge, now, change);
     }
 
     /// What an entry uses of the budget.
@@ -329,39 +357,4 @@ pub(super) fn usage(state: &State, charge: &Charge, wait: u64, blocked: u64, now
         return charged.into();
     }
     Usage::blocked_nanos(blocked, wait, charged.reset)
-}
-
-/// Uses units until no more are left than in `other`, under each quota of that.
-fn raise(states: &mut StatesByQuota, other: &StatesByQuota, now: Now) {
-    for (quota, state) in other.iter() {
-        let left = |states: &StatesByQuota| states.under(quota, now).remaining(quota, now);
-        let too_much = left(states).saturating_sub(state.remaining(quota, now));
-        if too_much > 0 {
-            states.consume(quota, now, too_much);
-        }
-        // Of a token bucket, a part of a unit more may be missing.
-        if states.under(quota, now).wait(quota, now, 1) < state.wait(quota, now, 1) {
-            states.consume(quota, now, 1);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{quota::Quota, store::memory::tests::at};
-
-    #[test]
-    fn a_raised_bucket_has_its_next_unit_no_earlier_than_the_other() {
-        let quota = Quota::per_hour(5);
-        let spent_at = |seconds| {
-            let mut states = StatesByQuota::new(quota, State::new(Algorithm::TokenBucket));
-            states.consume(&quota, at(seconds), 5);
-            states
-        };
-        let (mut raised, other) = (spent_at(0), spent_at(60));
-        raise(&mut raised, &other, at(90));
-        let wait = |states: &StatesByQuota| states.under(&quota, at(90)).wait(&quota, at(90), 1);
-        assert!(wait(&raised) >= wait(&other));
-    }
 }

@@ -209,7 +209,10 @@ fn find(locked: &mut LockedShard<'_>, charge: &Charge) -> Found {
     match known {
         _ if charge.mode == Mode::Peek => {}
         Some(is_tracked) if !is_tracked => change(locked, charge, is_shared, track),
-        None if is_shared => locked.meta.shared.get_mut(&charge.policy).into_iter().for_each(track),
+        None if is_shared => {
+            let shared = locked.meta.shared.get_mut(&charge.policy);
+            shared.into_iter().for_each(|shared| shared.states.track_for_several(quota, now));
+        }
         Some(_) | None => {}
     }
     let wait = |state: &State| state.wait(quota, now, charge.units_required());
@@ -224,9 +227,7 @@ fn look<T>(
     is_shared: bool,
     read: impl FnOnce(&State) -> T,
 ) -> T {
-    let meta = &locked.meta;
-    let shared = meta.shared.get(&charge.policy).filter(|_| is_shared);
-    let new_key = || shared.or_else(|| meta.beginning(charge.policy)).map(Cow::Borrowed);
+    let new_key = || locked.meta.beginning(charge, is_shared, locked.now).map(Cow::Borrowed);
     match locked.states(charge).or_else(new_key) {
         Some(states) => read(&states.under(&charge.quota, locked.now)),
         None if is_shared => read(&State::without_room(charge.algorithm)),
@@ -264,10 +265,12 @@ fn change_key(locked: &mut LockedShard<'_>, charge: &Charge, change: impl FnOnce
     });
 }
 
-/// What a new key begins with.
+/// What a new key with room begins with.
 fn new_key(locked: &LockedShard<'_>, charge: &Charge) -> StatesByQuota {
-    let beginning = locked.meta.beginning(charge.policy).cloned();
-    beginning.unwrap_or_else(|| StatesByQuota::new(charge.quota, State::new(charge.algorithm)))
+    match locked.meta.beginning(charge, false, locked.now) {
+        Some(states) => states.for_new_key(&charge.quota, locked.now),
+        None => StatesByQuota::new(charge.quota, State::new(charge.algorithm)),
+    }
 }
 
 /// Makes the first change to the states of a new key.
@@ -278,11 +281,10 @@ fn begin<const N: usize>(
     is_shared: bool,
     change: impl FnOnce(&mut StatesByQuota),
 ) {
-    let mut states = new_key(locked, charge);
     if is_shared {
-        change(locked.meta.shared.entry(charge.policy).or_insert(states));
-        return;
+        return locked.meta.change_shared(charge, locked.now, change);
     }
+    let mut states = new_key(locked, charge);
     change(&mut states);
     eviction::sweep(locked);
     locked.insert(table, charge, states.into());
