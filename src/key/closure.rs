@@ -52,7 +52,7 @@ where
         problem: None,
         identity: None,
         path: None,
-        is_trimmed: false,
+        may_be: |_| true,
         canonical: None,
     }
 }
@@ -88,7 +88,7 @@ where
     F: for<'a> Fn(&'a Parts) -> Extracted<'a> + Send + Sync + 'static,
 {
     let (kind, identity) = (kind.into(), Some(identity));
-    Extract { kind, extract, problem, identity, path: None, is_trimmed: false, canonical: None }
+    Extract { kind, extract, problem, identity, path: None, may_be: |_| true, canonical: None }
 }
 
 pub(super) struct Extract<F> {
@@ -98,8 +98,8 @@ pub(super) struct Extract<F> {
     identity: Option<String>,
     /// The only path with a key; `None` if any path may have one.
     pub(super) path: Option<String>,
-    /// Whether no key has whitespace around it.
-    pub(super) is_trimmed: bool,
+    /// Whether the key of a request may be these bytes.
+    pub(super) may_be: fn(&[u8]) -> bool,
     /// The text that requests have for this one, or `None` if none has it; for an extractor that does not
     /// take each text as it is.
     pub(super) canonical: Option<fn(&str) -> Option<String>>,
@@ -127,11 +127,11 @@ where
 
     fn is_canonical(&self, key: &Key<'_>) -> bool {
         // A part of a request is one text. Of a closure's keys nothing is known.
-        let is_space = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_whitespace);
-        let bytes = key.as_bytes();
-        let is_trimmed = !self.is_trimmed || !is_space(bytes.first()) && !is_space(bytes.last());
-        let is_as_sent = self.canonical.is_none() && is_trimmed && key.first_part().is_none();
-        self.identity.is_none() || is_as_sent
+        let is_as_sent = || {
+            let is_text = self.canonical.is_none() && key.first_part().is_none();
+            is_text && (self.may_be)(key.as_bytes())
+        };
+        self.identity.is_none() || is_as_sent()
     }
 
     fn problem(&self) -> Option<String> {

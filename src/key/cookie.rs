@@ -5,7 +5,11 @@ use std::borrow::Cow;
 use http::header::COOKIE;
 use percent_encoding::percent_decode;
 
-use super::{Extracted, KeyExtractor, closure::identified};
+use super::{
+    Extracted, KeyExtractor,
+    closure::identified,
+    request_head::{is_decoded, is_header_value},
+};
 
 /// The value of a cookie, such as a session's id.
 ///
@@ -43,7 +47,7 @@ pub fn cookie(name: impl Into<Cow<'static, str>>) -> impl KeyExtractor {
         format!("`{name}` is no name of a cookie; write one like `session`")
     });
     let kind = format!("cookie {name}");
-    identified(kind.clone(), kind, problem, move |request| {
+    let mut cookie = identified(kind.clone(), kind, problem, move |request| {
         let mut found = Extracted::Missing;
         for line in request.headers.get_all(COOKIE) {
             for pair in line.as_bytes().split(|byte| *byte == b';') {
@@ -62,7 +66,12 @@ pub fn cookie(name: impl Into<Cow<'static, str>>) -> impl KeyExtractor {
             }
         }
         found
-    })
+    });
+    // It is encoded, or as it is sent.
+    cookie.may_be = |key| {
+        is_decoded(key) || is_header_value(key) && !key.iter().any(|byte| b"%;".contains(byte))
+    };
+    cookie
 }
 
 /// The value without quotes, decoded.

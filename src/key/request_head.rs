@@ -23,7 +23,7 @@ pub fn header(name: impl AsRef<str>) -> impl KeyExtractor {
         }),
         None => Extracted::Missing,
     });
-    header.is_trimmed = true;
+    header.may_be = is_header_value;
     header
 }
 
@@ -49,7 +49,7 @@ pub fn bearer() -> impl KeyExtractor {
             _ => Extracted::Missing,
         })
     });
-    token.is_trimmed = true;
+    token.may_be = |key| is_header_value(key) && !key.iter().any(u8::is_ascii_whitespace);
     token
 }
 
@@ -59,7 +59,7 @@ pub fn bearer() -> impl KeyExtractor {
 /// without NUL: it is not known what the handler reads.
 pub fn query(name: impl Into<Cow<'static, str>>) -> impl KeyExtractor {
     let name = name.into();
-    identified(format!("query {name}"), name.clone(), None, move |request| {
+    let mut parameter = identified(format!("query {name}"), name.clone(), None, move |request| {
         let pairs = request.uri.query().unwrap_or_default().split('&');
         let named = pairs.filter_map(|pair| {
             let (key, value) = form_urlencoded::parse(pair.as_bytes()).next()?;
@@ -72,7 +72,9 @@ pub fn query(name: impl Into<Cow<'static, str>>) -> impl KeyExtractor {
                 None => Extracted::UNREADABLE,
             }
         })
-    })
+    });
+    parameter.may_be = is_decoded;
+    parameter
 }
 
 /// A segment of the path, decoded: the parameter `name` of `pattern`, in axum's syntax.
@@ -115,6 +117,7 @@ pub fn path_param(pattern: &str, name: impl Into<Cow<'static, str>>) -> impl Key
             Param::Ambiguous => Extracted::UNREADABLE,
         }
     });
+    extractor.may_be = is_decoded;
     extractor.path = Some(pattern.to_owned());
     extractor
 }
@@ -143,6 +146,17 @@ pub(super) fn decoded(encoded: &str) -> Option<Cow<'_, str>> {
     let is_whole = encoded.split('%').skip(1).all(whole);
     let text = percent_encoding::percent_decode_str(encoded).decode_utf8().ok();
     text.filter(|text| is_whole && !text.contains('\0'))
+}
+
+/// Whether a key may be [`decoded`] from a request: it is UTF-8 without NUL.
+pub(super) fn is_decoded(key: &[u8]) -> bool {
+    str::from_utf8(key).is_ok_and(|key| !key.contains('\0'))
+}
+
+/// Whether a header may have this value: it has no control characters but tabs, and no whitespace around it.
+pub(super) fn is_header_value(key: &[u8]) -> bool {
+    let has_byte = |byte: &u8| *byte == b'\t' || !byte.is_ascii_control();
+    key.trim_ascii().len() == key.len() && key.iter().all(has_byte)
 }
 
 #[cfg(test)]
