@@ -221,13 +221,23 @@ impl TestClient {
         self.expect(Fate::Admitted, times)
     }
 
-    /// Asserts how many of the requests of the last call were refused by a layer.
+    /// Asserts how many of the requests of the last call were refused by a layer. That none was refused
+    /// does not hold if no layer has decided about one of them. [`expect_admitted(0)`](Self::expect_admitted)
+    /// says of such requests that no layer has let them pass.
     ///
     /// # Panics
-    /// If it is another number.
+    /// If it is another number; or with 0, if a request was answered without a decision.
     #[track_caller]
+    #[expect(clippy::panic, reason = "the assertion fails")]
     pub fn expect_refused(&mut self, times: usize) -> &mut Self {
-        self.expect(Fate::Refused, times)
+        self.expect(Fate::Refused, times);
+        let undecided = |exchange: &&Exchange| exchange.fate() == Fate::Undecided;
+        match self.last().iter().find(undecided).filter(|_| times == 0) {
+            Some(first) => panic!(
+                "expected no request to be refused; but no layer has decided about\n  {first}"
+            ),
+            None => self,
+        }
     }
 
     /// Asserts how many of the requests of the last call are held now: they have no response yet, as they
@@ -273,12 +283,17 @@ impl TestClient {
         })
     }
 
-    /// Asserts the `Retry-After` of the last response. Fractions of a second in `wait` do not count.
+    /// Asserts the `Retry-After` of the last response, which is in whole seconds.
     ///
     /// # Panics
-    /// If it is another one or none, or if the last request has no response.
+    /// If it is another one or none, if the last request has no response, or if `wait` has a fraction of a
+    /// second.
     #[track_caller]
     pub fn expect_retry_after(&mut self, wait: Duration) -> &mut Self {
+        assert!(
+            wait.subsec_nanos() == 0,
+            "`Retry-After` has whole seconds, and no response has one of {wait:?}; limits round up"
+        );
         self.expect_header(RETRY_AFTER.as_str(), &wait.as_secs().to_string())
     }
 

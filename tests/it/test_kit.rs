@@ -157,10 +157,20 @@ fn requests_that_no_layer_has_seen_are_not_admitted() {
     let mut client = TestClient::of(service_fn(async |_: Request<String>| {
         Ok::<_, Infallible>(Response::new(String::new()))
     }));
-    client.send(1, "/").expect_status(200).expect_admitted(0).expect_refused(0);
+    client.send(1, "/").expect_status(200).expect_admitted(0);
     let text = failure(|| _ = client.expect_admitted(1));
     assert!(text.contains("1 were answered without a decision of tower-quota"), "{text}");
+    let text = failure(|| _ = client.expect_refused(0));
+    assert!(text.contains("no layer has decided about\n  GET /: answered"), "{text}");
     assert!(failure(|| _ = client.advance(SECOND)).contains("no clock to move"));
+}
+
+#[test]
+fn a_retry_after_is_compared_in_whole_seconds_only() {
+    let mut client = client(per_ip(Quota::per_minute(1)));
+    client.send(2, "/").expect_refused(1).expect_retry_after(MINUTE);
+    let text = failure(|| _ = client.expect_retry_after(MINUTE + SECOND / 2));
+    assert!(text.contains("no response has one of 60.5s"), "{text}");
 }
 
 #[test]
