@@ -263,14 +263,12 @@ fn run(max_keys: usize, steps: &[Step]) {
                 let Some(index) = uses.len().checked_sub(index + 1) else { continue };
                 let used = &mut uses[index];
                 let charge = used.charge;
-                // A bucket gives nothing back here: the gaps between uses that overlap are its own.
                 let is_bucket = charge.algorithm == Algorithm::TokenBucket;
                 let (at, change) = match step {
                     Step::Take(..) => {
                         let at = if is_bucket { now } else { used.at };
                         (at, Change::Take(units))
                     }
-                    _ if is_bucket => continue,
                     _ => {
                         let units = units.min(used.units);
                         used.units -= if used.was_reset { 0 } else { units };
