@@ -444,7 +444,8 @@ impl Limiter {
 
     /// Finds settings that are probably not meant, though [`build`](LimiterBuilder::build) accepts
     /// them: categories that no request reaches, exemptions that together have all requests, requests
-    /// that match two categories of which neither is the narrower, and keys that no request has.
+    /// that match two categories of which neither is the narrower, keys that no request has, addresses that
+    /// are read in two ways, and quotas that hardly limit anything. [`LintKind`](crate::LintKind) has all.
     ///
     /// It looks at methods and paths. It does not know what closures, addresses and keys match.
     #[cfg(feature = "describe")]

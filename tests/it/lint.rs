@@ -218,6 +218,120 @@ fn lints_agree_with_decisions() {
     assert!(told.iter().all(|count| *count > 20), "{told:?}");
 }
 
+#[test]
+fn a_quota_of_its_own_that_is_larger_than_a_plan_is_told() {
+    use std::time::Duration;
+
+    let minute = Quota::per_minute;
+    let lints = |own: Quota, plan: Quota| {
+        let policy = match own.is_in_flight() {
+            true => Policy::in_flight("p", own.units()),
+            false => Policy::token_bucket("p", own),
+        };
+        let plans = [("least", plan), ("most", Quota::unlimited())];
+        let policy = policy.global().plans(plans, |_| None);
+        Limiter::builder().policy(policy).build().unwrap().lint()
+    };
+    for (own, plan) in [
+        (minute(60), minute(60)),
+        (minute(60), Quota::per_second(1)),
+        (Quota::per_day(1_000), minute(60)),
+        (Quota::unlimited(), Quota::unlimited()),
+        (Quota::in_flight(4), Quota::in_flight(4)),
+    ] {
+        assert_eq!(lints(own, plan), [], "{own:?} {plan:?}");
+    }
+    for (own, plan) in [
+        (minute(600), minute(60)),
+        (minute(61), Quota::per_second(1)),
+        (Quota::per_second(2), Quota::per_day(86_400)),
+        (Quota::unlimited(), Quota::per_window(999_999_999_999, Duration::from_secs(1))),
+        (Quota::in_flight(5), Quota::in_flight(4)),
+    ] {
+        let lints = lints(own, plan);
+        assert_eq!(
+            texts(&lints),
+            [
+                "policy `p`: its own quota is larger than that of its plan `least`, and holds for each \
+              request whose plan is not found; make it the smallest, and put larger ones into `.plans(…)`"
+            ]
+        );
+        assert_eq!(lints[0].kind(), LintKind::OwnQuotaLarger);
+    }
+}
+
+#[test]
+fn a_cost_that_is_known_at_the_end_of_a_short_window_or_without_an_estimate_is_told() {
+    use std::time::Duration;
+    use tower_quota::Penalty;
+
+    let kinds = |policy: Policy| -> Vec<LintKind> {
+        let limiter = Limiter::builder().policy(policy).build().unwrap();
+        limiter.lint().iter().map(Lint::kind).collect()
+    };
+    let settled =
+        |policy: Policy| policy.key(key::bearer()).or_refuse().cost(|_| 500).settle_at_end();
+    let (minute, hour) = (Quota::per_minute(10_000), Quota::per_hour(10_000));
+    let plan = |policy: Policy, plan| policy.plans([("plan", plan)], |_| None);
+    for policy in [
+        settled(Policy::token_bucket("p", minute)),
+        settled(Policy::fixed_window("p", hour)),
+        settled(Policy::sliding_window("p", hour)),
+        plan(settled(Policy::sliding_window("p", hour)), Quota::unlimited()),
+        Policy::sliding_window("p", minute).global(),
+    ] {
+        assert_eq!(kinds(policy), []);
+    }
+    for policy in [
+        settled(Policy::fixed_window("p", minute)),
+        settled(Policy::sliding_window("p", Quota::per_window(9, Duration::from_secs(3_599)))),
+        plan(settled(Policy::sliding_window("p", hour)), Quota::per_minute(10_001)),
+    ] {
+        assert_eq!(kinds(policy), [LintKind::SettlesInShortWindow]);
+    }
+
+    let bucket =
+        || Policy::token_bucket("p", minute).key(key::bearer()).or_refuse().settle_at_end();
+    assert_eq!(kinds(bucket()), [LintKind::NoEstimate]);
+    let penalty = || Penalty::after(5).block(Duration::from_secs(60));
+    let second = Duration::from_secs(1);
+    assert_eq!(kinds(bucket().penalty(penalty().failures_within(second))), []);
+    let of_refusals = bucket().penalty(penalty().refusals_within(second));
+    assert_eq!(kinds(of_refusals), [LintKind::NoEstimate]);
+    let checked = Policy::token_bucket("p", minute).settle_at_end();
+    assert_eq!(Limiter::builder().check_only(checked).build().unwrap().lint(), []);
+}
+
+#[test]
+fn an_address_that_is_read_in_two_ways_is_told() {
+    let behind = || ClientIp::new().trust_proxies(["127.0.0.0/8"]);
+    let by = |name: &str, key: ClientIp| {
+        Policy::token_bucket(name, Quota::per_minute(60)).key((key, key::bearer())).or_refuse()
+    };
+    let inside = |client_ip: ClientIp| {
+        let inside = Matcher::client_ip(client_ip, ["127.0.0.0/8"]);
+        Matcher::get("/health").and(inside.not())
+    };
+    let with = |exempt: ClientIp, category: ClientIp, policy: ClientIp| {
+        let inner = Category::new("inside").on(inside(category)).policy(by("second", policy));
+        let limiter = Limiter::builder().policy(by("first", behind())).category(inner);
+        limiter.exempt(inside(exempt)).build().unwrap().lint()
+    };
+    let peer = ClientIp::new().trust_hops(0);
+    assert_eq!(with(behind(), behind(), behind().ipv6_prefix(48)), []);
+    assert_eq!(with(peer.clone(), peer.clone(), peer), [], "they say that it is the peer");
+    let lints = with(ClientIp::new(), behind().forwarded(), ClientIp::new().trust_hops(1));
+    let culprits: Vec<_> = lints.iter().map(Lint::culprit).collect();
+    assert_eq!(culprits, ["policy `second`", "exemption", "category `inside`"]);
+    assert!(lints.iter().all(|lint| lint.kind() == LintKind::AddressesDiffer));
+    assert_eq!(
+        lints[1].to_string(),
+        "exemption: it reads the client's address in another way than policy `first`: it trusts other \
+         proxies, or reads another header; write the same `ClientIp` for both, or `.trust_hops(0)` for the \
+         peer itself"
+    );
+}
+
 #[cfg(all(feature = "axum", feature = "tracing", feature = "usage"))]
 #[test]
 fn the_examples_lint_clean() {

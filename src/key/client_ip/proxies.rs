@@ -7,13 +7,13 @@ use super::peer::Hop;
 
 pub(super) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Proxies {
     pub(super) trust: Trust,
     pub(super) source: Source,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Trust {
     NoProxy,
     Proxies { networks: Vec<IpNet>, unix: bool },
@@ -21,7 +21,7 @@ pub(super) enum Trust {
 }
 
 /// The header that addresses are read from.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Source {
     XForwardedFor,
     Forwarded,

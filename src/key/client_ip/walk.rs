@@ -4,6 +4,8 @@ use std::{fmt, net::IpAddr};
 
 use http::request::Parts;
 
+#[cfg(feature = "describe")]
+use super::proxies::{Proxies, Trust};
 use super::{ClientIp, diagnostics::Seen, peer::Hop};
 
 /// How a [`ClientIp`] finds the address of a request's client, step by step. From
@@ -41,6 +43,10 @@ pub struct AddressWalk {
     pub hops: Vec<AddressHop>,
     /// The result.
     pub client: FoundClient,
+    /// Which proxies are trusted.
+    #[cfg(feature = "describe")]
+    #[serde(skip)]
+    proxies: Proxies,
 }
 
 /// One hop in an [`AddressWalk`].
@@ -114,7 +120,25 @@ impl AddressWalk {
                 FoundClient::Address { ip, network, prefix }
             }
         };
-        Self { header: client_ip.proxies.header_name().to_owned(), hops, client }
+        Self {
+            header: client_ip.proxies.header_name().to_owned(),
+            hops,
+            client,
+            #[cfg(feature = "describe")]
+            proxies: client_ip.proxies.clone(),
+        }
+    }
+
+    /// Whether addresses are found by the same proxies and header, whatever the request is.
+    #[cfg(feature = "describe")]
+    pub(crate) fn reads_like(&self, other: &Self) -> bool {
+        self.proxies == other.proxies
+    }
+
+    /// Whether the settings say that no proxy is trusted: the client is the peer.
+    #[cfg(feature = "describe")]
+    pub(crate) fn is_of_peer(&self) -> bool {
+        matches!(self.proxies.trust, Trust::Hops(0))
     }
 }
 

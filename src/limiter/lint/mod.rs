@@ -1,6 +1,8 @@
 //! Settings that `build()` accepts, and that are probably not meant: [`Lint`].
 
+mod addresses;
 mod overlaps;
+mod policies;
 mod routes;
 mod subject;
 mod waterfalls;
@@ -39,6 +41,18 @@ pub enum LintKind {
     KeyNeverFound,
     /// Nothing draws on a policy that others [fall back on](crate::Policy::or_else).
     NeverDrawnOn,
+    /// A policy's own quota is larger than one of its [plans](crate::Policy::plans): a request whose plan is
+    /// not found gets more than that plan allows. This may be meant.
+    OwnQuotaLarger,
+    /// A policy [settles at the end](crate::Policy::settle_at_end) and has no [cost](crate::Policy::cost), so
+    /// that each request reserves one unit. This may be meant, if none uses more.
+    NoEstimate,
+    /// A policy settles at the end, and counts in a window that is shorter than an hour: what a request uses
+    /// beyond its estimate after its window has ended is never paid. This may be meant, if the estimate is
+    /// the most that a request can use.
+    SettlesInShortWindow,
+    /// A matcher or a policy reads the client's address in another way than a policy before it.
+    AddressesDiffer,
     /// No policy and no exemption has all requests of a route.
     RouteWithoutPolicy,
     /// A matcher, or the path of a key, fits none of the routes.
@@ -49,7 +63,8 @@ pub enum LintKind {
 
 impl LintKind {
     /// The kind as text, as in JSON: `all_exempt`, `unreachable`, `overlap`, `key_never_found`,
-    /// `never_drawn_on`, `route_without_policy`, `no_such_route`, `invalid_route`.
+    /// `never_drawn_on`, `own_quota_larger`, `no_estimate`, `settles_in_short_window`, `addresses_differ`,
+    /// `route_without_policy`, `no_such_route`, `invalid_route`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -58,6 +73,10 @@ impl LintKind {
             Self::Overlap => "overlap",
             Self::KeyNeverFound => "key_never_found",
             Self::NeverDrawnOn => "never_drawn_on",
+            Self::OwnQuotaLarger => "own_quota_larger",
+            Self::NoEstimate => "no_estimate",
+            Self::SettlesInShortWindow => "settles_in_short_window",
+            Self::AddressesDiffer => "addresses_differ",
             Self::RouteWithoutPolicy => "route_without_policy",
             Self::NoSuchRoute => "no_such_route",
             Self::InvalidRoute => "invalid_route",
@@ -97,6 +116,9 @@ pub(super) fn lint(rules: &RuleSet) -> Vec<Lint> {
     overlaps::find_of_categories(&subject, &mut lints);
     overlaps::find_keys_never_found(&subject, &mut lints);
     waterfalls::find_never_drawn_on(rules, &mut lints);
+    policies::find_larger_than_plans(rules, &mut lints);
+    policies::find_settled_at_end(rules, &mut lints);
+    addresses::find_that_differ(rules, &mut lints);
     lints
 }
 
