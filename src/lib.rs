@@ -255,7 +255,7 @@
 //! | `grpc` | no | answers refused gRPC calls with a gRPC status and its details |
 //! | `config` | no | the module `config`: limits from a TOML file, or from any other format of serde; applies a file that changes |
 //! | `testing` | no | the module `testing`, for tests of your limits: a clock that is moved by hand, a client whose assertions say what each policy decided, a store that fails on command |
-//! | `tonic` | no | reads the peer's address from tonic's `TcpConnectInfo`, and a peer on a Unix socket from `UdsConnectInfo` |
+//! | `tonic` | no | includes `grpc`; reads the peer's address from tonic's `TcpConnectInfo`, and a peer on a Unix socket from `UdsConnectInfo` |
 //! | `usage` | no | includes `describe`; the module `usage`: a log of requests, and with `axum` a page that shows callers their usage, and one for operators |
 //! | `usage-sqlite` | no | keeps that log in a SQLite file; needs a C compiler, to build SQLite |
 

@@ -45,6 +45,12 @@
 //! returned a name that is not in it. The policy's own quota holds. Add the plan to the table, or
 //! return `None` for a request without a plan.
 //!
+//! ## `plan_never_found`
+//! A policy has [plans](crate::Policy::plans), or a function for [quotas](crate::Policy::quota_by), and none of
+//! its first 1,000 requests had a plan: all had the policy's own quota. Check the type of the extension that the
+//! function reads. If another middleware sets it, add its layer after the limiter's, so that it runs first. If
+//! these callers have no plan, put a plan for them, such as `free`, into the table, and return its name.
+//!
 //! ## `all_exempt`
 //! The first 1,000 requests were all exempt, so nothing is counted. Unless these are health checks,
 //! let the [exemptions](crate::LimiterBuilder::exempt) match fewer requests.
@@ -113,6 +119,11 @@
 //! [settles at the end](crate::Policy::settle_at_end). What it counts is not charged; the request costs what
 //! was reserved. Write the name of a policy that settles at the end.
 //!
+//! ## `never_metered`
+//! A policy [settles at the end](crate::Policy::settle_at_end), and no handler has added anything to the
+//! [`Meter`](crate::Meter) of its first 1,000 requests. Each has cost its estimate, which is 1 unless the policy has
+//! a [`cost`](crate::Policy::cost). Take the meter in the handler, and add what the request uses.
+//!
 //! ## `body_field_not_read`
 //! A policy counts by a field of the body, and no [`BodyFieldLayer`](crate::BodyFieldLayer) has read
 //! the body. The request is refused, as the handler may read the field. Add the layer with this field
@@ -128,6 +139,10 @@
 //! The closure of [`on_rejection_of`](crate::RateLimitLayerBuilder::on_rejection_of) has returned a body
 //! that the layer cannot send: it is not there at once, it fails, it has trailers, or it is larger than a
 //! mebibyte. The default response was sent. Return a whole body, such as a text.
+//!
+//! ## `grpc_refused_as_http`
+//! A gRPC call was refused with a response that is not gRPC: its client sees an internal error, and not that a quota
+//! is used up. Turn the feature `grpc` on.
 //!
 //! [`ClientIp`]: crate::key::ClientIp
 //! [`trust_proxies`]: crate::key::ClientIp::trust_proxies
@@ -170,6 +185,8 @@ pub enum Code {
     InvalidPlan,
     /// The name of a request's plan is not in the policy's table.
     UnknownPlan,
+    /// None of the first 1,000 requests of a policy has a plan.
+    PlanNeverFound,
     /// The first 1,000 requests were all exempt.
     AllExempt,
     /// None of the first 1,000 requests is in a category.
@@ -198,12 +215,16 @@ pub enum Code {
     UpgradeWithoutPermit,
     /// A handler counts for a policy that does not settle at the end.
     UnknownMeter,
+    /// No handler has metered anything in the first 1,000 requests of a policy that settles at the end.
+    NeverMetered,
     /// No layer has read the field of the body by which a policy counts.
     BodyFieldNotRead,
     /// No layer has looked up the caller by whom a policy counts.
     NotLookedUp,
     /// A closure has answered a refusal with a body that cannot be sent.
     RefusalBody,
+    /// A gRPC call was refused with a response that is not gRPC.
+    GrpcRefusedAsHttp,
 }
 
 impl Code {
@@ -216,6 +237,7 @@ impl Code {
         Self::KeyNeverFound,
         Self::InvalidPlan,
         Self::UnknownPlan,
+        Self::PlanNeverFound,
         Self::AllExempt,
         Self::NoCategory,
         Self::CallerNeverFound,
@@ -230,9 +252,11 @@ impl Code {
         Self::SecretDiffers,
         Self::UpgradeWithoutPermit,
         Self::UnknownMeter,
+        Self::NeverMetered,
         Self::BodyFieldNotRead,
         Self::NotLookedUp,
         Self::RefusalBody,
+        Self::GrpcRefusedAsHttp,
     ];
 
     /// The code as text, such as `no_peer_address`.
@@ -246,6 +270,7 @@ impl Code {
             Self::KeyNeverFound => "key_never_found",
             Self::InvalidPlan => "invalid_plan",
             Self::UnknownPlan => "unknown_plan",
+            Self::PlanNeverFound => "plan_never_found",
             Self::AllExempt => "all_exempt",
             Self::NoCategory => "no_category",
             Self::CallerNeverFound => "caller_never_found",
@@ -260,9 +285,11 @@ impl Code {
             Self::SecretDiffers => "secret_differs",
             Self::UpgradeWithoutPermit => "upgrade_without_permit",
             Self::UnknownMeter => "unknown_meter",
+            Self::NeverMetered => "never_metered",
             Self::BodyFieldNotRead => "body_field_not_read",
             Self::NotLookedUp => "not_looked_up",
             Self::RefusalBody => "refusal_body",
+            Self::GrpcRefusedAsHttp => "grpc_refused_as_http",
         }
     }
 }

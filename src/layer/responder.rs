@@ -21,11 +21,15 @@ use super::{
     observer::Observation,
     rejection::{NO_STORE, Refused, RefusedByHandler, Rejection},
 };
+#[cfg(not(feature = "grpc"))]
+use crate::warning::{Code, warn};
 use crate::{
     error::BuildProblem,
     limiter::{Correcting, Decision, DependsOnPolicies, Limiter},
     policy::Policy,
 };
+#[cfg(not(feature = "grpc"))]
+use http::header::CONTENT_TYPE;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -129,6 +133,8 @@ impl Responder {
             (None, Some(render)) => self.with_headers(render(head, rejection), rejection, closes),
             (None, None) => self.default_refusal(rejection, closes),
         };
+        #[cfg(not(feature = "grpc"))]
+        warn_if_call(head, &response);
         response.extensions_mut().insert(Refused);
         response
     }
@@ -235,6 +241,24 @@ impl Responder {
 impl DependsOnPolicies for Responder {
     fn problems(&self, policies: &[Policy]) -> Vec<BuildProblem> {
         self.all_problems(policies)
+    }
+}
+
+/// Reports a refusal that a client of gRPC cannot read.
+#[cfg(not(feature = "grpc"))]
+fn warn_if_call(request: &Parts, response: &Response<Bytes>) {
+    let is_grpc = |headers: &HeaderMap| {
+        let sent = headers.get(CONTENT_TYPE).and_then(|sent| sent.to_str().ok()).unwrap_or("");
+        let name = sent.split([';', '+']).next().unwrap_or(sent).trim().to_ascii_lowercase();
+        let names = ["application/grpc", "application/grpc-web", "application/grpc-web-text"];
+        names.contains(&&*name)
+    };
+    if is_grpc(&request.headers) && !is_grpc(response.headers()) {
+        warn(Code::GrpcRefusedAsHttp, "", || {
+            "a gRPC call was refused with a response that is not gRPC, so that its client sees an internal \
+             error; turn the feature `grpc` of `tower-quota` on"
+                .to_owned()
+        });
     }
 }
 

@@ -361,10 +361,23 @@ impl Metered {
 
     fn end(&self) {
         let is_answered = self.is_answered.load(Acquire);
+        self.counts.iter().for_each(|count| self.watch(count));
         let corrections: SmallVec<[Correction; 1]> =
             self.counts.iter().flat_map(|count| count.end(is_answered)).collect();
         if !corrections.is_empty() {
             correct_unawaited(&self.limiter, self.counted_locally, &corrections);
+        }
+    }
+
+    /// Watches whether handlers meter anything. Where the head of the response has settled the cost to 0,
+    /// nothing was used that they could meter.
+    fn watch(&self, count: &Count) {
+        let used = count.used.load(Acquire);
+        if used & ENDED == 0
+            && (used > 0 || count.reserved.load(Acquire) > 0)
+            && let Some(rule) = self.limiter.core.rules().of_charge(&count.charged.charge)
+        {
+            rule.watch_meter(used > 0);
         }
     }
 }

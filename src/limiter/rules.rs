@@ -26,7 +26,7 @@ use crate::{
     key::{Domain, Fingerprinter},
     matcher::Matcher,
     path::SentPath,
-    policy::Policy,
+    policy::{Policy, QuotaSource},
     quota::{MAX_WINDOW, Quota},
     store::{Charge, Mode},
     warning::{Code, warn},
@@ -83,6 +83,10 @@ pub(super) struct Rule {
     pub(super) key_source: u32,
     /// Watches whether all of the first requests lack the policy's first kind of key.
     without_key: FirstRequests,
+    /// Watches whether none of the first requests has a plan.
+    without_plan: FirstRequests,
+    /// Watches whether nothing is metered in the first requests.
+    without_meter: FirstRequests,
     /// The domain of each kind of key.
     pub(super) domains: Box<[Domain]>,
     /// The fingerprint of the only key, if all requests count together.
@@ -343,6 +347,8 @@ impl Rule {
             has_one_quota: policy.settings.has_one_quota(),
             key_source: index,
             without_key: FirstRequests::default(),
+            without_plan: FirstRequests::default(),
+            without_meter: FirstRequests::default(),
             only_key: only.map(|domain| keys.fingerprint(domain.key, &"".into())),
             domains,
             shard_domain: keys.domain(&policy.settings.shard_kind()),
@@ -392,10 +398,46 @@ impl Rule {
         self.without_key.watch(is_first_kind, || keys.warn_never_found(self.policy.name()));
     }
 
+    /// Whether it is to be watched that requests have no plan, and one has none. One with a plan ends it.
+    #[inline]
+    pub(super) fn lacks_plan(&self, source: QuotaSource<'_>) -> bool {
+        if self.without_plan.are_over() || !self.policy.settings.has_plans() {
+            return false;
+        }
+        if source.is_of_request() {
+            self.without_plan.end();
+        }
+        !source.is_of_request()
+    }
+
+    /// Counts a request without a plan. Warns if the first ones all have none.
+    #[cold]
+    pub(super) fn count_without_plan(&self) {
+        self.without_plan.watch(false, || self.policy.settings.warn_plan_never_found());
+    }
+
+    /// Warns if nothing was metered in any of the first requests whose cost is known at their end.
+    #[inline]
+    pub(super) fn watch_meter(&self, is_metered: bool) {
+        self.without_meter.watch(is_metered, || warn_never_metered(self.policy.name()));
+    }
+
     #[cfg(test)]
     pub(super) fn for_test(policy: Policy) -> Self {
         Self::new(policy, 0, Duration::ZERO, &Fingerprinter::undisclosed())
     }
+}
+
+#[cold]
+fn warn_never_metered(policy: &str) {
+    warn(Code::NeverMetered, policy, || {
+        format!(
+            "policy `{policy}`: no handler has added anything to the `Meter` of its first {} requests, so \
+             that each has cost its estimate. Let the handler take the `Meter` from the request, and add \
+             what the request uses; or leave `.settle_at_end()` out",
+            FirstRequests::MANY
+        )
+    });
 }
 
 #[cfg(test)]

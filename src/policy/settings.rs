@@ -88,6 +88,14 @@ pub(crate) enum QuotaSource<'a> {
     Invalid,
 }
 
+impl QuotaSource<'_> {
+    /// Whether the request itself says which quota it has, right or wrong.
+    #[inline]
+    pub(crate) fn is_of_request(self) -> bool {
+        matches!(self, Self::Plan(_) | Self::UnknownPlan | Self::Function | Self::Invalid)
+    }
+}
+
 impl Settings {
     pub(super) fn new(name: String, algorithm: Algorithm, quota: Quota) -> Self {
         Self {
@@ -246,6 +254,23 @@ impl Settings {
             });
         }
         quota.nothing()
+    }
+
+    /// Reports that none of the first requests had a plan.
+    #[cold]
+    pub(crate) fn warn_plan_never_found(&self) {
+        let name = &*self.name;
+        let function = if self.plans.is_some() { "plans" } else { "quota_by" };
+        warn(Code::PlanNeverFound, name, || {
+            format!(
+                "policy `{name}`: none of its first {} requests had a plan: `.{function}(…)` returned \
+                 `None`, and the policy's own quota was used. Check the type of the extension that it \
+                 reads. If another middleware sets it, add its layer after the limiter's, so that it runs \
+                 first. If these callers have no plan, put one for them into `.plans(…)`, and return its \
+                 name",
+                FirstRequests::MANY
+            )
+        });
     }
 
     #[inline]

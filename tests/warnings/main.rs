@@ -4,5 +4,7 @@
 #[cfg(feature = "describe")]
 mod explain;
 mod first_requests;
+#[cfg(not(feature = "grpc"))]
+mod grpc;
 mod meters;
 mod plans;

@@ -1,8 +1,9 @@
-//! A meter of a policy that does not settle at the end.
+//! Meters of policies that do not settle at the end, and policies that settle at the end without a meter.
 
-use http::Request;
+use http::{Request, StatusCode};
+use tower::{Layer, ServiceExt, service_fn};
 use tower_quota::{
-    Limiter, Policy, Quota,
+    Limiter, Meter, Policy, Quota, RateLimitLayer,
     warning::{Code, warnings},
 };
 
@@ -36,4 +37,67 @@ async fn a_meter_of_a_policy_that_does_not_settle_is_told_once() {
     for name in ["toekns", "requests"] {
         assert!(told.iter().any(|told| told.contains(&sentence(name))), "{told:?}");
     }
+}
+
+/// What a handler does, by the request's number.
+type Handle = fn(&Meter, usize) -> StatusCode;
+
+/// Whether it is told that nothing was metered, after so many requests.
+async fn is_told(name: &str, requests: usize, handle: Handle) -> bool {
+    let policy = Policy::fixed_window(name, Quota::per_day(1_000_000))
+        .global()
+        .cost(|_| 10)
+        .settle_at_end()
+        .settle(|response| response.status.is_client_error().then_some(0));
+    let other =
+        Policy::fixed_window(format!("not settled, {name}"), Quota::per_day(9_000)).global();
+    let limiter = Limiter::builder().policy(policy).policy(other).build().unwrap();
+    let layer = RateLimitLayer::new(limiter);
+    for number in 0..requests {
+        let handler = service_fn(move |request: Request<()>| async move {
+            let status = handle(&Meter::from_extensions(request.extensions()), number);
+            let response = http::Response::builder().status(status);
+            Ok::<_, std::convert::Infallible>(response.body(String::new()).unwrap())
+        });
+        drop(layer.layer(handler).oneshot(Request::new(())).await.unwrap());
+    }
+    let told = warnings()
+        .into_iter()
+        .filter(|warning| warning.code() == Code::NeverMetered && warning.culprit().contains(name));
+    let told: Vec<_> = told.map(|warning| warning.to_string()).collect();
+    if let [told] = &told[..] {
+        assert_eq!(
+            *told,
+            format!(
+                "policy `{name}`: no handler has added anything to the `Meter` of its first 1000 requests, \
+                 so that each has cost its estimate. Let the handler take the `Meter` from the request, and \
+                 add what the request uses; or leave `.settle_at_end()` out"
+            )
+        );
+    }
+    assert!(told.len() <= 1, "{told:?}");
+    !told.is_empty()
+}
+
+#[tokio::test]
+async fn a_meter_that_no_handler_uses_is_told() {
+    let forgets = |_: &Meter, _| StatusCode::OK;
+    assert!(!is_told("forgotten soon", 999, forgets).await);
+    assert!(is_told("forgotten", 1_000, forgets).await);
+    assert!(!is_told("refused by the handler", 2_000, |_, _| StatusCode::UNAUTHORIZED).await);
+    let metered = |name, handle: Handle| is_told(name, 2_000, handle);
+    assert!(
+        !metered("metered at first", |meter, number| {
+            (number == 0).then(|| meter.add(0));
+            StatusCode::OK
+        })
+        .await
+    );
+    assert!(
+        !metered("metered once", |meter, number| {
+            (number == 700).then(|| meter.add(3));
+            StatusCode::OK
+        })
+        .await
+    );
 }

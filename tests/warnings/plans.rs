@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use http::{Request, request::Parts};
 use tower_quota::{
-    Decision, Limiter, Policy, Quota, Reason, Rejection,
+    Decision, Limiter, Policy, Quota, Reason, Rejection, key,
     response::Problem,
-    warning::{Code, warnings},
+    warning::{Code, Warning, warnings},
 };
 
 const QUOTA_EXCEEDED: &str = "https://iana.org/assignments/http-problem-types#quota-exceeded";
@@ -173,6 +173,84 @@ async fn a_plan_that_is_not_in_the_table_is_reported_once_for_each_apply() {
     }
     let sentence = sentence.replace("`pro`", "`team`");
     assert_eq!(told(), [(Code::UnknownPlan, sentence)]);
+}
+
+/// What a middleware leaves in the extensions.
+#[derive(Clone)]
+struct User {
+    plan: &'static str,
+}
+
+#[tokio::test]
+async fn plans_that_no_request_has_are_reported() {
+    fn plan_of(request: &Parts) -> Option<&str> {
+        Some(request.extensions.get::<User>()?.plan)
+    }
+    let policy = |name: &str| Policy::token_bucket(name, Quota::per_minute(600)).global();
+    let by_table = |name| policy(name).plans([("free", Quota::per_minute(60))], plan_of);
+    // A caller without the first key has no plan, and one whose key is skipped is not counted.
+    let anonymous = |name: &str| {
+        let policy = Policy::token_bucket(name, Quota::per_minute(600)).key(key::bearer());
+        policy.plans([("free", Quota::per_minute(60))], plan_of)
+    };
+    let by_function =
+        policy("by function").quota_by(|request| plan_of(request).map(|_| Quota::per_hour(9)));
+    let both = by_table("both").quota_by(|_| None);
+    let limiter = Limiter::builder()
+        .policy(by_table("by table"))
+        .policy(by_function)
+        .policy(both)
+        .policy(policy("no plans"))
+        .policy(anonymous("other key").or_key(key::header("x-other")).or_refuse())
+        .policy(anonymous("skipped").or_skip())
+        .build()
+        .unwrap();
+    let told = || {
+        let all = warnings().into_iter();
+        let all = all.filter(|warning| warning.code() == Code::PlanNeverFound);
+        all.map(|warning| (warning.culprit().to_owned(), warning.to_string())).collect::<Vec<_>>()
+    };
+    let mut request = Request::get("/").header("x-other", "a").body(()).unwrap().into_parts().0;
+    request.extensions.insert("free"); // another type than the functions read
+    for _ in 0..999 {
+        let _ = limiter.decide(&request).await;
+    }
+    assert_eq!(told(), []);
+    let _ = limiter.decide(&request).await;
+    let sentence = |policy: &str, function: &str| {
+        let sentence = format!(
+            "policy `{policy}`: none of its first 1000 requests had a plan: `.{function}(…)` returned `None`, and the policy's own quota was used. Check the type of the extension that it reads. If another middleware sets it, add its layer after the limiter's, so that it runs first. If these callers have no plan, put one for them into `.plans(…)`, and return its name"
+        );
+        (policy.to_owned(), sentence)
+    };
+    assert_eq!(
+        told(),
+        [("by table", "plans"), ("by function", "quota_by"), ("both", "plans")]
+            .map(|(policy, function)| sentence(policy, function))
+    );
+}
+
+#[tokio::test]
+async fn one_request_with_a_plan_is_enough() {
+    for plan in ["free", "of no table"] {
+        let policy = Policy::token_bucket("found once", Quota::per_minute(60))
+            .global()
+            .plans([("free", Quota::per_minute(60))], |request| {
+                Some(request.extensions.get::<User>()?.plan)
+            });
+        let limiter = Limiter::builder().policy(policy).build().unwrap();
+        let none = Request::new(()).into_parts().0;
+        let mut with_plan = none.clone();
+        with_plan.extensions.insert(User { plan });
+        let _ = limiter.decide(&with_plan).await;
+        for _ in 0..2_000 {
+            let _ = limiter.decide(&none).await;
+        }
+    }
+    let is_told = |warning: &Warning| {
+        warning.code() == Code::PlanNeverFound && warning.culprit() == "found once"
+    };
+    assert!(!warnings().iter().any(is_told));
 }
 
 #[test]

@@ -7,7 +7,7 @@
 //! | [`json`] | `application/json`, with a body of your own |
 //! | [`plain_text`] | `text/plain` |
 //!
-//! With the feature `grpc`, a refused gRPC call gets a gRPC response, whatever `on_rejection` is. A
+//! With the feature `grpc`, which `tonic` includes, a refused gRPC call gets a gRPC response, whatever `on_rejection` is. A
 //! call is a request with a content type of gRPC, such as `application/grpc+proto`. The HTTP status
 //! is 200, there is no body, and the headers are:
 //!

@@ -226,6 +226,7 @@ impl Evaluation {
     ) -> Counted {
         let settings = &rule.policy.settings;
         trace.policy(rule);
+        let mut lacks_plan = false;
         let quota = match own.and_then(|own| rule.overridden(own)) {
             Some(own_quota) => {
                 trace.quota_source(rule, None);
@@ -236,6 +237,7 @@ impl Evaluation {
                 rule.charge.quota
             }
             None => settings.quota_of(request, &core.clock, |from| {
+                lacks_plan = rule.lacks_plan(from);
                 trace.quota_source(rule, Some(from));
             }),
         };
@@ -249,6 +251,10 @@ impl Evaluation {
         };
         trace.key_searched();
         rule.watch_key(kind == 0 && found != Err(None));
+        // Without its first key, a request is that of a caller without a plan.
+        if lacks_plan && kind == 0 && found.is_ok() {
+            rule.count_without_plan();
+        }
         let found = found.and_then(|(key, shard)| {
             let shard = core.shard_of(rule, request, shard).map_err(Some)?;
             Ok((key, shard))
