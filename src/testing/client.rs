@@ -260,6 +260,46 @@ impl TestClient {
         self.expect(Fate::Failed, times)
     }
 
+    /// Asserts that a policy has counted each request of the last call, or has refused it for its key. A policy
+    /// that is not reached, that skips requests without its key, or whose quota is unlimited, has counted
+    /// none, though all requests pass.
+    ///
+    /// ```
+    /// use tower_quota::{Clock, Limiter, Policy, Quota, RateLimitLayer, key, testing::TestClient};
+    ///
+    /// let per_user = Policy::token_bucket("per user", Quota::per_minute(60)).key(key::bearer()).or_skip();
+    /// let limiter = Limiter::builder().clock(Clock::manual()).policy(per_user).build()?;
+    /// let mut client = TestClient::new(RateLimitLayer::new(limiter));
+    /// let request = http::Request::get("/").header("authorization", "Bearer sk_1").body("")?;
+    /// client.send(1, request).expect_counted_by("per user");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Panics
+    /// If it has not counted one of them, or if there is none.
+    #[track_caller]
+    #[expect(clippy::panic, reason = "the assertion fails")]
+    pub fn expect_counted_by(&mut self, policy: &str) -> &mut Self {
+        self.run();
+        let is_counted = |exchange: &Exchange| {
+            let decisions = exchange.decisions();
+            let mut decided = decisions.iter().filter_map(RecordedDecision::decision);
+            decided.any(|decision| {
+                let mut all = decision.outcomes().chain(decision.dry_runs());
+                all.any(|outcome| outcome.policy() == policy)
+            })
+        };
+        assert!(!self.last().is_empty(), "expected requests, but none was sent");
+        let mut numbered = self.last().iter().zip(1..);
+        if let Some((exchange, number)) = numbered.find(|(exchange, _)| !is_counted(exchange)) {
+            panic!(
+                "expected policy `{policy}` to count each request; the first that it has not counted is \
+                 request {number}:\n  {exchange}"
+            );
+        }
+        self
+    }
+
     /// Asserts the status of the last response.
     ///
     /// # Panics

@@ -16,7 +16,7 @@ use tower::{ServiceBuilder, service_fn};
 use tower_quota::{
     Category, Clock, Limiter, LimiterBuilder, Matcher, OnStoreFailure, Policy, Quota,
     RateLimitLayer, Reason,
-    key::{ClientIp, header},
+    key::{ClientIp, bearer, header},
     store::MemoryStore,
     testing::{DecisionRecorder, FaultyStore, TestClient},
 };
@@ -136,6 +136,31 @@ fn a_failed_assertion_says_what_each_policy_has_decided_and_no_secret() {
     for text in [too_few, too_many, header, status] {
         assert!(!text.contains("secret"), "{text}");
     }
+}
+
+#[test]
+fn a_request_that_a_policy_does_not_count_is_told() {
+    let by_key = Policy::token_bucket("by key", Quota::per_minute(1)).key(bearer());
+    let on_trial = Policy::token_bucket("on trial", Quota::per_minute(1)).global().dry_run();
+    let builder =
+        || Limiter::builder().policy(per_ip(Quota::per_minute(1))).policy(on_trial.clone());
+    let mut client = client_of(builder().policy(by_key.clone().or_refuse()));
+    client.send(2, "/").expect_refused(2).expect_counted_by("by key");
+    let mut client = client_of(builder().policy(by_key.or_skip()));
+    client.send(2, "/").expect_counted_by("per ip").expect_counted_by("on trial");
+    for policy in ["by key", "misspelt"] {
+        let message = failure(|| {
+            client.expect_counted_by(policy);
+        });
+        let expected = format!(
+            "expected policy `{policy}` to count each request; the first that it has not counted is request 1:\n"
+        );
+        assert!(message.starts_with(&expected) && message.contains("per ip"), "{message}");
+    }
+    let none = failure(|| {
+        client.send(0, "/").expect_counted_by("per ip");
+    });
+    assert_eq!(none, "expected requests, but none was sent");
 }
 
 #[test]
