@@ -5,6 +5,7 @@
 //! | [features] | what is there? |
 //! | [algorithms] | which algorithm? what does each let pass? |
 //! | [placement] | in which order do CORS, authentication, time-outs and the layer go? what is counted? |
+//! | [gRPC](grpc) | where does the layer go in a tonic server, and what does a refused call look like? |
 //! | [proxies] | which address does a request come from, behind nginx, HAProxy, Caddy, Cloudflare, an ALB or an ingress? |
 //! | [plans] | where do the quotas of customers come from? |
 //! | [replicas] | what changes with the second replica, and during a release? |
@@ -31,6 +32,9 @@ pub mod algorithms {}
 
 #[cfg_attr(any(not(doctest), feature = "axum"), doc = include_str!("placement.md"))]
 pub mod placement {}
+
+#[cfg_attr(any(not(doctest), feature = "tonic"), doc = include_str!("grpc.md"))]
+pub mod grpc {}
 
 #[doc = include_str!("proxies.md")]
 pub mod proxies {}

@@ -10,13 +10,17 @@ use http_body_util::Full;
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{
-    Code,
+    Code, Status,
+    service::InterceptorLayer,
     transport::{Channel, Server},
 };
-use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+use tonic_health::{
+    pb::{HealthCheckRequest, health_client::HealthClient, health_server::HealthServer},
+    server::{HealthReporter, HealthService},
+};
 use tonic_types::{ErrorDetails, QuotaViolation, StatusExt};
 use tower::{Layer, ServiceExt, service_fn};
-use tower_quota::{HeaderStyle, Limiter, Policy, Quota, RateLimitLayer, key};
+use tower_quota::{Category, HeaderStyle, Limiter, Matcher, Policy, Quota, RateLimitLayer, key};
 
 /// Two calls per key, by the hour and by the day.
 fn layer() -> RateLimitLayer {
@@ -168,4 +172,60 @@ async fn the_answer_is_trailers_only_and_only_to_calls() {
     }
     let made_up = answer("application/grpc-web+made-up").await.unwrap();
     assert_eq!(made_up.headers()["content-type"], "application/grpc-web", "no echo");
+}
+
+#[derive(Clone)]
+struct User(String);
+
+/// The server of the guide's chapter: who calls is known outside of the limiter, and who may is decided inside.
+#[tokio::test]
+async fn a_server_counts_users_whom_an_outer_interceptor_finds() -> Result<(), Box<dyn Error>> {
+    let identify = |mut call: tonic::Request<()>| {
+        let user = call.metadata().get("x-user").and_then(|user| user.to_str().ok());
+        if let Some(user) = user.map(str::to_owned) {
+            call.extensions_mut().insert(User(user));
+        }
+        Ok::<_, Status>(call)
+    };
+    let authorize = |call: tonic::Request<()>| match call.extensions().get::<User>() {
+        Some(_) => Ok(call),
+        None => Err(Status::unauthenticated("send a token")),
+    };
+    let of_user = |policy: Policy| {
+        let user = key::extension("user", |user: &User| user.0.as_str().into());
+        policy.key(user).or_key(key::header("x-guess")).or_refuse()
+    };
+    let watch = Matcher::post("/grpc.health.v1.Health/Watch");
+    let watches = of_user(Policy::in_flight("watches", 1));
+    let limiter = Limiter::builder()
+        .policy(of_user(Policy::token_bucket("calls", Quota::per_hour(3))))
+        .category(Category::new("watch").on(watch).policy(watches))
+        .build()?;
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let address = listener.local_addr()?;
+    let health = HealthService::from_health_reporter(HealthReporter::new());
+    let server = Server::builder()
+        .layer(InterceptorLayer::new(identify))
+        .layer(RateLimitLayer::new(limiter.clone()))
+        .add_service(HealthServer::with_interceptor(health, authorize));
+    tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+    let channel = Channel::from_shared(format!("http://{address}"))?.connect().await?;
+    let mut client = HealthClient::new(channel);
+
+    let stream = client.watch(call(&[("x-user", "ann")])).await?;
+    let second = client.watch(call(&[("x-user", "ann")])).await.unwrap_err();
+    assert_eq!(second.code(), Code::ResourceExhausted);
+    client.watch(call(&[("x-user", "bob")])).await?;
+    for _ in 0..2 {
+        client.check(call(&[("x-user", "ann")])).await?;
+    }
+    let spent = client.check(call(&[("x-user", "ann")])).await.unwrap_err();
+    assert_eq!(spent.code(), Code::ResourceExhausted);
+    drop(stream);
+
+    let guess = [("x-guess", "eve")];
+    for code in [[Code::Unauthenticated; 3].as_slice(), &[Code::ResourceExhausted]].concat() {
+        assert_eq!(client.check(call(&guess)).await.unwrap_err().code(), code);
+    }
+    Ok(())
 }
