@@ -39,7 +39,7 @@
 //! ```
 //!
 //! The [`guide`] has a chapter for each question of a first project: algorithms, the order of layers,
-//! proxies, plans, replicas, log-ins, responses, testing, operating, security.
+//! gRPC, proxies, plans, replicas, log-ins, responses, testing, operating, security.
 //!
 //! # Count by keys that callers cannot invent
 //!
@@ -97,6 +97,10 @@
 //! | [fixed window](Policy::fixed_window) | up to 2 × units, around an edge | 35 bytes | "resets on the hour" |
 //! | [sliding window](Policy::sliding_window) | units | 90 bytes; 370 to 1,250 if its uses are spread | limits that must hold, such as sign-in |
 //! | [in flight](Policy::in_flight) | units at once | 35 bytes, and 300 for each request under way | what lasts: exports, streams, sockets |
+//!
+//! For a cost that is known [at the end](Policy::settle_at_end) of a response, such as tokens per minute, choose a
+//! token bucket, and reserve the most that a request can use: what goes beyond the estimate, a window charges
+//! only until it has passed. The guide has an [example](guide::algorithms#questions).
 //!
 //! A window includes only one of its two ends: two requests that are exactly one window apart are
 //! not in the same window. The guide [shows](guide::algorithms) which requests pass under each.

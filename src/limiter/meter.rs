@@ -148,7 +148,7 @@ impl Meter {
     }
 
     /// The meter of a request, by its extensions. If nothing of the request is metered, as under an
-    /// unlimited plan, the meter counts nothing.
+    /// unlimited plan or without a layer, the meter counts nothing.
     #[must_use]
     pub fn from_extensions(request: &Extensions) -> Self {
         request.get().cloned().unwrap_or_default()
@@ -159,6 +159,9 @@ impl Meter {
     ///
     /// If nothing is ever added, the request costs what was reserved: a handler that forgets its meter
     /// makes nothing free. So where nothing was used, add 0.
+    ///
+    /// From then on, only what was added is charged. So add 0 at the start only if the rest is added bit by
+    /// bit: if the number is known with the last chunk, a caller who hangs up before it would pay nothing.
     ///
     /// What is added after the end of the request is charged at once.
     pub fn add(&self, units: u64) {
@@ -486,7 +489,8 @@ fn warn_unknown(policy: &str) {
     });
 }
 
-/// The meter of the request; one that counts nothing if nothing of the request is metered.
+/// The meter of the request; one that counts nothing if nothing of the request is metered, or if the route is
+/// outside of the layer.
 #[cfg(feature = "axum")]
 impl<S: Sync> axum::extract::FromRequestParts<S> for Meter {
     type Rejection = std::convert::Infallible;

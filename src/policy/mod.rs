@@ -46,13 +46,17 @@ use crate::{algorithm::Algorithm, key::KeyExtractor, penalty::Penalty, quota::Qu
 /// ```
 /// use tower_quota::{Policy, Quota, key::{self, ClientIp}};
 ///
+/// /// What your authentication leaves in the request.
+/// #[derive(Clone)]
+/// struct User { id: String, per_minute: u64 }
+///
 /// let reads = Policy::sliding_window("read", Quota::per_minute(100))
-///     .key(key::header("x-api-key"))
+///     .key(key::extension("user", |user: &User| user.id.as_str().into()))
 ///     .or_key(ClientIp::new())
 ///     .or_refuse()
 ///     .quota_by(|request| {
-///         let plan = request.headers.get("x-plan")?;
-///         (plan == "pro").then(|| Quota::per_minute(1_000))
+///         let user = request.extensions.get::<User>()?;
+///         Some(Quota::per_minute(user.per_minute))
 ///     });
 /// # let _ = reads;
 /// ```
@@ -206,6 +210,10 @@ impl Policy {
     /// of 0; the warning [`invalid_plan`](crate::warning#invalid_plan) is then given once. The
     /// policy's own quota is not used instead, as it may be larger than the intended one.
     ///
+    /// Read the quota from what your authentication has found out, and never from a header that callers write:
+    /// they would choose it. If the function returns `None` for the first 1,000 requests, the warning
+    /// [`plan_never_found`](crate::warning#plan_never_found) is given.
+    ///
     /// If the quotas are known in advance, [`plans`](Self::plans) is better.
     pub fn quota_by(
         self,
@@ -224,6 +232,11 @@ impl Policy {
     /// once. The function is called for each request, so a caller may change its plan at any time.
     /// What it has used under one plan counts under the next.
     ///
+    /// **Make the policy's own quota the smallest**, and give callers without a contract a plan too: then a plan
+    /// that is not found, by a mistake, gives nobody more. If the function returns `None` for the first 1,000
+    /// requests, the warning [`plan_never_found`](crate::warning#plan_never_found) is given. Read the plan from
+    /// what your authentication has found out, and never from a header that callers write: they would choose it.
+    ///
     /// `build()` checks the quotas, and [`Limiter::describe`](crate::Limiter::describe) lists the
     /// plans. A quota from [`quota_by`](Self::quota_by), if the policy has both, wins over the
     /// plan's.
@@ -231,12 +244,16 @@ impl Policy {
     /// ```
     /// use tower_quota::{Policy, Quota, key};
     ///
+    /// /// What your authentication leaves in the request.
+    /// #[derive(Clone)]
+    /// struct User { id: String, plan: String }
+    ///
     /// let reads = Policy::sliding_window("read", Quota::per_minute(60))
-    ///     .key(key::header("x-api-key"))
+    ///     .key(key::extension("user", |user: &User| user.id.as_str().into()))
     ///     .or_refuse()
     ///     .plans(
     ///         [("free", Quota::per_minute(100)), ("pro", Quota::per_minute(1_000))],
-    ///         |request| request.headers.get("x-plan")?.to_str().ok(),
+    ///         |request| Some(request.extensions.get::<User>()?.plan.as_str()),
     ///     );
     /// # let _ = reads;
     /// ```
@@ -368,12 +385,21 @@ impl Policy {
     /// of a stream, rows of an export, bytes of a body. Until then, the [`cost`](Self::cost) is an estimate,
     /// and is reserved: the request passes only if it is left.
     ///
+    /// **Reserve the most that a request can use**, and choose a [token bucket](Self::token_bucket) for windows of
+    /// minutes. With a smaller estimate, a window hardly limits a key that streams: what a response uses beyond
+    /// the estimate counts in the window in which it began, and if that has passed, it counts nowhere. With an
+    /// estimate of 500 under 10,000 tokens per minute, four streams at once of 90 seconds and 50,000 tokens each
+    /// always pass under a fixed or a sliding window. A token bucket lets fewer pass, and still too many, as it
+    /// owes one whole bucket at most. `Limiter::lint` finds such windows, and policies without an estimate.
+    ///
     /// - The request ends when the body of the response has ended, failed or was dropped; when the handler
     ///   panics or fails; or when the caller leaves before the response. What the meter has counted by then
     ///   is charged: a caller who hangs up pays for what was made. For an upgraded connection, and without a
     ///   layer, it ends when the last clone of the meter is dropped.
-    /// - If the handler adds nothing to its meter, not even 0, the estimate stays. It also stays if the
-    ///   process is killed: in Redis, what its requests had reserved is used.
+    /// - Without a [`cost`](Self::cost), the estimate is 1.
+    /// - If the handler adds nothing to its meter, not even 0, the estimate stays; after 1,000 such requests, the
+    ///   warning [`never_metered`](crate::warning#never_metered) is given. It also stays if the process is killed:
+    ///   in Redis, what its requests had reserved is used.
     /// - The difference is given back or charged as of when the request was admitted. A window that has
     ///   ended meanwhile is corrected, and not the one that follows: the day of the beginning gets its
     ///   units back. A token bucket, which has no windows, owes the difference from the end on.
@@ -393,14 +419,14 @@ impl Policy {
     /// ```
     /// use tower_quota::{Policy, Quota, key};
     ///
-    /// let tokens = Policy::fixed_window("tokens", Quota::per_day(10_000))
+    /// /// The handler lets no response have more tokens than this.
+    /// const MOST: u64 = 1_000;
+    ///
+    /// let tokens = Policy::token_bucket("tokens", Quota::per_minute(10_000))
     ///     .key(key::bearer())
     ///     .or_refuse()
     ///     .unit("tokens")
-    ///     .cost(|request| {
-    ///         let most = request.headers.get("x-max-tokens").and_then(|most| most.to_str().ok());
-    ///         most.and_then(|most| most.parse().ok()).unwrap_or(1_000)
-    ///     })
+    ///     .cost(|_| MOST)
     ///     .settle_at_end()
     ///     .settle(|response| response.status.is_client_error().then_some(0));
     /// # let _ = tokens;
@@ -489,12 +515,16 @@ impl Policy {
     /// use std::time::Duration;
     /// use tower_quota::{Policy, Quota, key};
     ///
+    /// /// What your authentication leaves in the request.
+    /// #[derive(Clone)]
+    /// struct Tenant { id: String, plan: String }
+    ///
     /// let reports = Policy::token_bucket("reports", Quota::per_second(10))
     ///     .global()
     ///     .hold(Duration::from_secs(2))
-    ///     .fair_by(key::header("x-tenant"))
+    ///     .fair_by(key::extension("tenant", |tenant: &Tenant| tenant.id.as_str().into()))
     ///     .fair_weights([("free", 1), ("pro", 5)], |request| {
-    ///         request.headers.get("x-plan")?.to_str().ok()
+    ///         Some(request.extensions.get::<Tenant>()?.plan.as_str())
     ///     });
     /// # tower_quota::Limiter::builder().policy(reports).build().unwrap();
     /// ```

@@ -1047,3 +1047,38 @@ fn ten_thousand_streams_with_a_meter_take_less_than_half_a_kilobyte_each() {
     println!("a meter takes {bytes} bytes in {allocations} allocations");
     assert!(bytes < 512.0 && allocations < 2.1, "{plain:?} {metered:?}");
 }
+
+/// How many tokens four streams at once of 90 seconds use in an hour, under 10,000 per minute.
+async fn streamed(algorithm: Algorithm, estimate: u64, cost: u64) -> u64 {
+    let limiter = limiter([metered("tokens", algorithm, Quota::per_minute(10_000))]);
+    let head = request(estimate).into_parts().0;
+    let mut used = 0;
+    for _ in 0..40 {
+        let mut under_way = Vec::new();
+        for _ in 0..4 {
+            let decision = limiter.decide(&head).await;
+            under_way.extend(decision.is_allowed().then_some(decision));
+        }
+        advance(Duration::from_secs(90)).await;
+        for decision in under_way {
+            decision.meter().add(cost);
+            used += cost;
+        }
+    }
+    used
+}
+
+/// The advice in the docs of `settle_at_end`.
+#[tokio::test(start_paused = true)]
+async fn only_an_estimate_of_the_most_limits_streams() {
+    let all = 40 * 4 * 50_000;
+    for algorithm in [Algorithm::FixedWindow, Algorithm::SlidingWindow] {
+        assert_eq!(streamed(algorithm, 500, 50_000).await, all, "{algorithm:?}");
+    }
+    let by_bucket = streamed(Algorithm::TokenBucket, 500, 50_000).await;
+    assert!(by_bucket > 610_000 && by_bucket < all, "{by_bucket} of {all}");
+    for algorithm in ALGORITHMS {
+        let used = streamed(algorithm, 4_000, 4_000).await;
+        assert!(used > 300_000 && used <= 610_000, "{algorithm:?}: {used}");
+    }
+}
