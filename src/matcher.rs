@@ -186,6 +186,10 @@ impl Matcher {
 
     /// Requests from these addresses or networks, such as `10.0.0.0/8`. A request whose address is
     /// unknown or hidden never matches.
+    ///
+    /// **Pass the same [`ClientIp`] as to the policies.** Behind a proxy, `ClientIp::new()` finds the proxy's
+    /// address in each request: an exemption of the proxy's network then exempts all clients. For the peer
+    /// itself, as for health checks that come past the proxy, write `ClientIp::new().trust_hops(0)`.
     #[must_use]
     pub fn client_ip<T: AsRef<str>>(
         client_ip: ClientIp,

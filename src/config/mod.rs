@@ -43,7 +43,7 @@
 //! algorithm = "sliding_window"
 //! quota = "5 per 10 minutes"
 //! keys = [["tenant", "ip"]]
-//! without_key = "skip"
+//! without_key = "refuse"
 //! hold = "0 seconds"
 //! on_store_failure = { count_locally = { replicas = 3 } }
 //!

@@ -18,7 +18,7 @@ impl Description {
     /// use axum::{Router, routing::get};
     /// use tower_quota::{Limiter, Policy, Quota, RateLimitLayer, key::ClientIp};
     ///
-    /// let per_ip = Policy::token_bucket("per ip", Quota::per_minute(60)).key(ClientIp::new()).or_skip();
+    /// let per_ip = Policy::token_bucket("per ip", Quota::per_minute(60)).key(ClientIp::new()).or_refuse();
     /// let rate_limit = RateLimitLayer::new(Limiter::builder().policy(per_ip).build()?);
     /// let rate_limits = rate_limit.describe();
     /// let app: Router = Router::new()

@@ -60,12 +60,14 @@ use crate::{
 /// use axum::{Router, routing::get};
 /// use tower_quota::{Limiter, Policy, Quota, RateLimitLayer, key::ClientIp};
 ///
-/// let per_ip = Policy::token_bucket("per ip", Quota::per_minute(60)).key(ClientIp::new()).or_skip();
+/// let per_ip = Policy::token_bucket("per ip", Quota::per_minute(60)).key(ClientIp::new()).or_refuse();
 /// let limiter = Limiter::builder().policy(per_ip).build()?;
 /// let app: Router = Router::new()
 ///     .route("/", get(|| async { "hello" }))
 ///     .layer(RateLimitLayer::new(limiter));
-/// # let _ = app;
+/// // Without the peer's address, each request is refused with 400.
+/// let server = app.into_make_service_with_connect_info::<std::net::SocketAddr>();
+/// # let _ = server;
 /// # Ok::<(), tower_quota::BuildError>(())
 /// ```
 #[derive(Clone, Debug)]

@@ -21,7 +21,8 @@ use crate::quota::Quota;
 /// [`Limiter::peek`](crate::Limiter::peek) or a [`PolicyHandle`](crate::PolicyHandle). It runs when
 /// it is awaited, or by [`at_once`](Self::at_once) in code that is not async.
 ///
-/// A refusal is a [`Decision`] too; a [`CheckError`] means that the check itself cannot work.
+/// A refusal is a [`Decision`] too, so `is_ok()` is no answer; a [`CheckError`] means that the check itself
+/// cannot work.
 ///
 /// ```
 /// use tower_quota::{Limiter, Policy, Quota};
@@ -32,6 +33,7 @@ use crate::quota::Quota;
 ///     .check_only(Policy::token_bucket("export rows", Quota::per_hour(10_000)))
 ///     .build()?;
 /// let decision = limiter.check("export rows", "tenant-7").cost(2_500).await?;
+/// assert!(decision.is_allowed());
 /// assert_eq!(decision.remaining(), 7_500);
 /// limiter.give_back("export rows", "tenant-7", 500).await?;
 /// assert_eq!(limiter.peek("export rows", "tenant-7").await?.remaining(), 8_000);

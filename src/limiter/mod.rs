@@ -117,7 +117,12 @@ use crate::{
 ///                 .or_refuse(),
 ///         ),
 ///     )
-///     .policy(Policy::token_bucket("each key", Quota::per_minute(600)).key(key::bearer()).or_skip())
+///     .policy(
+///         Policy::token_bucket("each key", Quota::per_minute(600))
+///             .key(key::bearer())
+///             .or_key(ClientIp::new())
+///             .or_refuse(),
+///     )
 ///     .build()?;
 /// # let _ = limiter;
 /// # Ok::<(), tower_quota::BuildError>(())
@@ -267,12 +272,18 @@ impl Limiter {
     /// check that passes charges one unit, or its [`cost`](Check::cost); a refused check charges
     /// nothing.
     ///
+    /// **A refusal is `Ok` too**: look at [`Decision::is_allowed`]. An error only says that the check itself
+    /// cannot work.
+    ///
     /// The key counts as in a request: an IP address by its network, and all keys of a
     /// [global](crate::Policy::global) policy together. An [override](Self::overrides) of the
     /// caller with this key applies.
     ///
-    /// - If the policy counts by several kinds of key, name the kind with [`Check::kind`].
+    /// - If the policy counts by several kinds of key ([`or_key`](crate::Policy::or_key)), name the kind with
+    ///   [`Check::kind`]. Otherwise the check fails with [`CheckError::MissingKind`].
     /// - If the policy has plans, set the key's plan with [`Check::plan`] or [`Check::quota`].
+    /// - Units [in flight](crate::Policy::in_flight) come back when the decision and its
+    ///   [permit](Decision::permit) are dropped. [`PolicyHandle::enter`] returns a permit alone.
     ///
     /// To check one policy many times, find it once with [`policy`](Self::policy).
     ///
@@ -285,7 +296,8 @@ impl Limiter {
     }
 
     /// Like [`check`](Self::check), but charges nothing. The decision says whether the cost would
-    /// fit, and what is left now; it does not consider requests that are held.
+    /// fit, and what is left now; it does not consider requests that are held. If the policy counts by
+    /// several kinds of key, name the kind with [`Check::kind`].
     ///
     /// # Errors
     /// Those of [`check`](Self::check).
@@ -328,6 +340,9 @@ impl Limiter {
     /// Reserves units of several policies for work that is no HTTP request, until it is known how many
     /// the work has used: see [`Reservation`]. All policies are charged in one step, or none. Set the
     /// [cost](Reserve::cost) under each; the default is 1.
+    ///
+    /// **A reservation that is dropped gives its units back**: `reserve(…).await.is_ok()` limits nothing. To
+    /// charge what was reserved, [`commit([])`](Reservation::commit).
     ///
     /// The key counts as in [`check`](Self::check), under all of these policies unless one has [a key of
     /// its own](Reserve::key). Overrides of its caller apply, policies [hold](crate::Policy::hold), and

@@ -41,13 +41,15 @@ impl PolicyHandle {
         Some(self.limiter.core.rules().by_name(&self.name)?.policy.quota())
     }
 
-    /// Checks the policy for a key; see [`Limiter::check`].
+    /// Checks the policy for a key; see [`Limiter::check`]. A refusal is `Ok` too. If the policy counts by
+    /// several kinds of key, name the kind with [`Check::kind`].
     #[inline]
     pub fn check<'a>(&'a self, key: impl Into<Key<'a>>) -> Check<'a> {
         Check::new(self.target(key))
     }
 
-    /// Checks the policy for a key and charges nothing; see [`Limiter::peek`].
+    /// Checks the policy for a key and charges nothing; see [`Limiter::peek`]. If the policy counts by several
+    /// kinds of key, name the kind with [`Check::kind`].
     pub fn peek<'a>(&'a self, key: impl Into<Key<'a>>) -> Check<'a> {
         Check::new(self.target(key)).only_peek()
     }
