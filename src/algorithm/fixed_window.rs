@@ -119,8 +119,8 @@ impl QuotaState for FixedWindow {
         Self { start: start(to, now), used: self.current(from, now).used }
     }
 
-    /// The most that either has used. If the next window has begun for one of them, the uses of both count
-    /// in that one.
+    /// The larger use of both. If the next window has begun for one of them, the uses of both count in that
+    /// window.
     fn merge(&mut self, other: &Self, quota: &Quota, now: Now) {
         let (this, that) = (self.current(quota, now), other.current(quota, now));
         *self = Self { start: this.start.max(that.start), used: this.used.max(that.used) };

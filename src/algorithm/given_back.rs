@@ -1,22 +1,24 @@
-//! What was given back to a key's bucket of late: [`GivenBack`].
+//! What was given back to a key's bucket lately: [`GivenBack`].
 //!
-//! A bucket refills the units first that were used first. If a use gives units back, all units behind it
-//! move forward, so they come back by the clock earlier than they would have. Those units must not be given
-//! back once more. So a correction has to know how many units were given back *since* its charge, of uses
-//! that were *no later* than its charge.
+//! A bucket refills units in the order in which they were used. If a use gives units back, the units of later
+//! uses move forward: the clock brings them back earlier. A correction must not give these back once more. So
+//! it has to know how many units were given back *since* its charge, of uses that were *no later* than its
+//! charge.
 
 use crate::clock::Now;
 
 /// The most steps that are kept.
 const MAX_STEPS: usize = 16;
 
-/// How many units each use may have moved forward, by the time of the use. This is a function in steps.
+/// For each time of a use, the units that were given back since then, of uses that were no later. This is a
+/// function in steps.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct GivenBack {
     /// The last monotonic nanosecond of each step, and the units that were given back since a use in this
     /// step. The earliest step comes first, and has no beginning. There are none for uses after the last step.
     steps: Vec<(u64, u64)>,
-    /// From when on no use counts any more that was made before the last unit was given back.
+    /// The monotonic nanosecond at which the steps stop mattering: no use counts any more that was made before
+    /// the last unit was given back.
     expires_at: u64,
 }
 
@@ -28,8 +30,8 @@ impl GivenBack {
         step.filter(|_| self.expires_in(now) > 0).map_or(0, |(_, units)| *units)
     }
 
-    /// Adds units of a use that are given back now. Where that use is not known, it may have been the first
-    /// one: 0. A use counts for `longest` nanoseconds at most.
+    /// Adds units of a use that are given back now. `used_at` is 0 if the time of the use is not known, as it
+    /// may have been the first use. A use counts for `longest` nanoseconds at most.
     pub(crate) fn add(&mut self, units: u64, used_at: u64, now: Now, longest: u64) {
         if self.expires_in(now) == 0 {
             self.steps.clear();
@@ -49,12 +51,12 @@ impl GivenBack {
         }
     }
 
-    /// How long until it matters no more.
+    /// For how many nanoseconds it still matters.
     pub(crate) fn expires_in(&self, now: Now) -> u64 {
         self.expires_at.saturating_sub(now.monotonic_nanos())
     }
 
-    /// Makes a step end here.
+    /// Makes a step end at `until`.
     fn split(&mut self, until: u64) {
         let index = self.steps.partition_point(|(other, _)| *other < until);
         let units = match self.steps.get(index) {
@@ -87,8 +89,8 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// Beside a list of all units that were ever given back: exact while there are few steps, and never
-        /// fewer units after that.
+        /// Compares with a list of all units that were ever given back: the answer is exact while there are few
+        /// steps, and never too small after that.
         #[test]
         fn no_unit_that_was_given_back_is_forgotten(
             steps in prop::collection::vec((0..50_u64, 0..60_u64, 1..9_u64), 1..60),

@@ -1,4 +1,4 @@
-//! Tests: states that stand for two keys count, at any later time, what the key counts that has used more.
+//! Tests: a state that is merged from those of two keys counts, at any later time, the larger of their counts.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ const ALGORITHMS: [Algorithm; 3] =
     [Algorithm::TokenBucket, Algorithm::FixedWindow, Algorithm::SlidingWindow];
 const WINDOW: u64 = 6_000;
 
-/// Nanoseconds later, the first or the second key is charged so many units.
+/// The nanoseconds since the last step, whether the first key or the second one is charged, and the units.
 type Step = (u64, bool, u64);
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -27,7 +27,7 @@ fn quota() -> impl Strategy<Value = Quota> {
     })
 }
 
-/// The uses of a naive key within so many nanoseconds.
+/// The units that a naive key has used within the last `span` nanoseconds.
 fn used_within(uses: &[(u64, u64)], now: u64, span: u64) -> u64 {
     uses.iter().filter(|(at, _)| at + span > now).map(|(_, units)| units).sum()
 }
@@ -67,7 +67,7 @@ fn compare(algorithm: Algorithm, quota: Quota, before: &[Step], after: &[Step]) 
             let [first, second] = keys.each_ref().map(|key| key.wait(&quota, at(now), cost));
             assert_eq!(merged.wait(&quota, at(now), cost), first.max(second), "{algorithm:?}");
         }
-        // What it admits, both would admit.
+        // Both keys admit what the merged state admits.
         if is_charged && merged.charge(&quota, at(now), 0, cost).wait == 0 {
             for (key, uses) in keys.iter_mut().zip(&mut uses) {
                 assert_eq!(key.charge(&quota, at(now), 0, cost).wait, 0, "{algorithm:?} at {now}");

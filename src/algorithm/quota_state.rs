@@ -90,8 +90,8 @@ pub(crate) trait QuotaState {
     where
         Self: Sized;
 
-    /// From now on, counts at each time what it or `other` would count, whichever is more. So it stands for
-    /// both keys where only one state is kept.
+    /// Merges the state of another key into this one. From now on, it counts at each time the larger of both
+    /// counts, so that one state stands for both keys.
     fn merge(&mut self, other: &Self, quota: &Quota, now: Now)
     where
         Self: Sized;

@@ -227,8 +227,8 @@ impl QuotaState for SlidingWindow {
         log
     }
 
-    /// For each time, the most that either has used since then. Such sums are what a log counts, at any
-    /// later time.
+    /// At any later time, a log counts what was used since some moment. So for each moment, the merged log has
+    /// the larger of what both logs have used since then.
     fn merge(&mut self, other: &Self, quota: &Quota, now: Now) {
         let (now, window) = (now.monotonic_nanos(), quota.window_nanos());
         let of = |log: &Self, is_mine| -> SmallVec<[(Entry, bool); 12]> {

@@ -61,8 +61,8 @@ impl State {
         }
     }
 
-    /// Counts from now on at least what either of two states under the same quota counts. They are of one
-    /// policy, and so of one algorithm.
+    /// [Merges](QuotaState::merge) a state under the same quota. Both are of one policy, and so of one
+    /// algorithm.
     pub(super) fn merge(&mut self, other: &Self, quota: &Quota, now: Now) {
         match (self, other) {
             (Self::TokenBucket(this), Self::TokenBucket(that)) => this.merge(that, quota, now),

@@ -117,7 +117,8 @@ impl StatesByQuota {
         self.track_up_to(MAX_QUOTAS, quota, now)
     }
 
-    /// The same, for states that stand for several keys. Together, these have more quotas than one key.
+    /// [Tracks](Self::track) a quota in states that stand for several keys. Together, these keys have more
+    /// quotas than one key.
     pub(crate) fn track_for_several(&mut self, quota: &Quota, now: Now) {
         self.track_up_to(MAX_QUOTAS_OF_SEVERAL, quota, now);
     }
@@ -143,8 +144,7 @@ impl StatesByQuota {
         0
     }
 
-    /// From now on, counts at each time what it or `other` would count, whichever is more, under each quota
-    /// of either.
+    /// [Merges](super::QuotaState::merge) the states of another key, under each quota of either.
     pub(crate) fn merge(&mut self, other: &Self, now: Now) {
         if self.is_expired(now) {
             *self = other.clone();
@@ -156,7 +156,7 @@ impl StatesByQuota {
         }
     }
 
-    /// Whether [`merge`](Self::merge) keeps each quota of either under which anything is used.
+    /// Whether [`merge`](Self::merge) has room for each quota under which either has used anything.
     pub(crate) fn can_merge(&self, other: &Self, now: Now) -> bool {
         let is_used = |(quota, state): &(&Quota, &State)| state.expires_in(quota, now) > 0;
         let is_more = |(quota, _): &(&Quota, &State)| self.index_of(quota).is_none();
@@ -255,7 +255,7 @@ impl StatesByQuota {
         others.iter_mut().map(recorded).fold(given, u64::max)
     }
 
-    /// Whether they are those of a bucket with one quota, and nothing that counts was used after a use.
+    /// Whether the key has one bucket with one quota, and nothing that counts was used after a use.
     pub(crate) fn is_last_use(&self, quota: &Quota, now: Now, past_use: &PastUse) -> bool {
         let single = self.single().filter(|(tracked, _)| *tracked == quota);
         matches!(single, Some((_, State::TokenBucket(bucket))) if bucket.is_last_use(quota, now, past_use))

@@ -124,8 +124,8 @@ impl TokenBucket {
         *self = Self::with_deficit(after.min(most.max(before)), quota, now);
     }
 
-    /// Gives back `units` of a use behind which the deficit ended at `then`. Gives back no more than
-    /// what has not come back of that deficit. Returns the units, rounded up.
+    /// Gives back `units` of a use. `then` is the deficit right after the use: at most as much is given back
+    /// as has not come back of that deficit. Returns the units, rounded up.
     #[expect(clippy::arithmetic_side_effects, reason = "no more is given back than is missing")]
     fn give_back_of(
         &mut self,
@@ -148,7 +148,8 @@ impl TokenBucket {
     pub(super) fn is_last_use(&self, quota: &Quota, now: Now, past_use: &PastUse) -> bool {
         let left =
             deficit_after(past_use, quota).saturating_sub(refilled_since(past_use, quota, now));
-        // The answer is rounded, by less than a microsecond of some stores: a unit must be no less.
+        // Some stores round their answers by less than a microsecond, so a unit must take a microsecond at
+        // least.
         let is_exact = product(quota.units(), 1_000) <= quota.window_nanos().into();
         is_exact && past_use.given_back == 0 && self.deficit(quota, now.monotonic_nanos()).0 <= left
     }
@@ -241,8 +242,8 @@ impl QuotaState for TokenBucket {
         charged
     }
 
-    /// A use has come back once all that was missing right after it has. What uses before it have given
-    /// back since does not have to come back.
+    /// A use has come back once all that was missing right after it has, without what earlier uses have given
+    /// back since.
     fn give_back(&mut self, quota: &Quota, now: Now, units: u64, past_use: &PastUse) -> u64 {
         let [own, given_back] = [past_use.cost, past_use.given_back]
             .map(|units| product(units, quota.parts_per_unit()));
@@ -299,7 +300,7 @@ impl QuotaState for TokenBucket {
         Self::with_deficit(deficit.min(full_deficit(to)), to, now)
     }
 
-    /// The emptier one is emptier until both are full.
+    /// The emptier bucket, which stays the emptier one until both are full.
     fn merge(&mut self, other: &Self, _: &Quota, _: Now) {
         if (other.full_at, other.parts) > (self.full_at, self.parts) {
             *self = *other;

@@ -98,7 +98,7 @@ impl Correction {
             || self.resets.is_some_and(|resets| resets < reset.number)
     }
 
-    /// The use that it changes, if nothing was given back since.
+    /// The use that it changes, as if nothing was given back since.
     pub(crate) fn past_use(&self, now: Now) -> PastUse {
         PastUse {
             given_back: 0,

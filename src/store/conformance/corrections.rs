@@ -252,7 +252,8 @@ async fn a_full_bucket_knows_what_it_was_given_back(subject: &Subject<'_>) {
     assert_eq!(subject.correct(&[second]).await, [(0, 2, HOUR / 4)]);
 }
 
-/// Many requests of a key are under way at once, and each gives back what it has not used.
+/// Many requests of a key are under way at once, and each gives back what it has not used. Compared with a naive
+/// store.
 async fn many_corrections_of_one_bucket_give_back_no_more_than_they_may(subject: &Subject<'_>) {
     let naive = NaiveStore::default();
     let naive = Subject { store: &naive, ..Subject::new(subject.store) };

@@ -67,7 +67,7 @@ fn evict_cheap(locked: &mut LockedShard<'_>, charge: &Charge) {
 /// If a policy uses less than its share of the room, evicts keys of policies that use more until
 /// there is room: first keys that have half of their quota left, then any without a block or a reset, and
 /// then those. What they had used and their resets are remembered, so that no flood gives a spent key its
-/// quota back. A key stays if there is no room to remember its quota.
+/// quota back. A key stays if there is no room to remember what it has used.
 #[cold]
 #[inline(never)]
 #[expect(clippy::arithmetic_side_effects, reason = "a shard has room for fewer than 2^40 bytes")]

@@ -1,5 +1,5 @@
-//! Tests: what keys are admitted that lose their room in a full store, or have none: no more than their
-//! quota, as if the store kept each use for ever.
+//! Tests: a key that loses its room in a full store, or has none, is admitted no more than its quota, as if the
+//! store kept each use for ever.
 
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ fn correct(store: &MemoryStore, charge: Charge, charged_at: Now, change: Change,
     let _ = usages(store.correct(&[correction], now));
 }
 
-/// Charges so many keys of another policy, which take the room of others.
+/// Charges many keys of another policy, which take the room of other keys.
 fn flood_of_others(store: &MemoryStore, now: Now) {
     for number in 0..100 {
         let other = used(10_000 + number, Algorithm::FixedWindow, Quota::per_minute(1), 1);
@@ -164,7 +164,7 @@ const WINDOW: u64 = 60_000;
 
 #[derive(Clone, Debug)]
 enum Step {
-    /// Of one policy, or of several, in order: the plan and the cost.
+    /// The key, and a charge for each policy: the policy, the plan and the cost.
     Charge(u64, Vec<(usize, usize, u64)>),
     /// Corrects the charge at an index from the end.
     GiveBack(usize, u64),
@@ -192,17 +192,17 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 1..250)
 }
 
-/// A charge of so few units that no key with a use has seven eighths of its quota left: such a key may be
-/// dropped with what it has used. The plans of windows change at any time, and those of buckets are the
-/// keys'.
-fn any(policy: usize, number: u64, plan: usize, cost: u64) -> Charge {
+/// A charge under a quota of few units: a key with a use has less than seven eighths of it left. A key that has
+/// more left may be dropped with what it has used. Under windows, a key may change its plan at any time; under
+/// a bucket, each key has one plan.
+fn charge_of(policy: usize, number: u64, plan: usize, cost: u64) -> Charge {
     let algorithm = [ALGORITHMS[2], ALGORITHMS[1], ALGORITHMS[0], ALGORITHMS[2]][policy];
     let plan = if algorithm == Algorithm::TokenBucket { number as usize % 3 } else { plan };
     let quota = Quota::per_window([3, 5, 7][plan], Duration::from_millis(WINDOW));
     Charge { policy: (policy as u64 + 1) << 40, ..used(number, algorithm, quota, cost) }
 }
 
-/// Units that a charge used, and their changes; for ever.
+/// Units that a charge has used, after all corrections. The model keeps each use for ever.
 struct Use {
     charge: Charge,
     usage: Usage,
@@ -246,7 +246,7 @@ fn run(max_keys: usize, steps: &[Step]) {
         match *step {
             Step::Later(millis) => now += millis,
             Step::Charge(number, ref charges) => {
-                let of = |&(policy, plan, cost)| any(policy, number, plan, cost);
+                let of = |&(policy, plan, cost)| charge_of(policy, number, plan, cost);
                 let charges: Vec<Charge> = charges.iter().map(of).collect();
                 let answers = usages(store.charge(&charges, at_millis(now)));
                 if !answers.iter().all(Usage::fits) {
@@ -291,7 +291,7 @@ fn run(max_keys: usize, steps: &[Step]) {
                 }
             }
             Step::Reset(number, policy) => {
-                let charge = any(policy, number, 0, 1);
+                let charge = charge_of(policy, number, 0, 1);
                 let correction = Correction::new(charge, Change::Reset);
                 let _ = usages(store.correct(&[correction], at_millis(now)));
                 let is_same = |used: &&mut Use| used.charge.id() == charge.id();

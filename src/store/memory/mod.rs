@@ -74,12 +74,12 @@
 //! hand passes. There are no reference bits: it is neither second chance nor LRU, as recency does
 //! not matter. The cost of a victim is the units that dropping it gives back, and the first victim
 //! that is cheap enough goes. No such victim means no admission. What the victims of step 3 had used is
-//! where new keys of their policy begin, so that no flood frees a spent key. It is kept for each quota,
-//! of 16 at most: a key whose quota would be one more stays.
+//! where new keys of their policy begin, so that no flood frees a spent key. It is kept for each quota of a
+//! policy, for 16 at most: a key under a 17th quota stays.
 //!
 //! A correction changes the entry of its key, if there is one, wherever the charge was counted. That entry
-//! began with at least what was counted there, except after step 2. So units that are given back leave at
-//! least what the key has used besides.
+//! began with at least what was counted there, except after step 2. So after a correction has given units
+//! back, the entry still counts at least what else the key has used.
 //!
 //! # Why each memory ordering is enough
 //! Words are read and written `Relaxed`. These edges order them ([`seqlock`]):
@@ -178,9 +178,9 @@ const BYTES: Cost = Cost { counter: 40, log: 105, spilled: 1_400 };
 ///
 /// Nor does a flood give a used-up key its quota back: where a key was dropped, new keys of its
 /// policy begin with what it had used, until that has come back. And a key that has drawn on a shared quota
-/// has no second one: when it gets room, it begins with all that was used of the shared quota. (So do a few
-/// other keys, as the store remembers the keys in few bytes.) The first shared charge of each
-/// policy gives the warning [`store_full`](crate::warning#store_full), and
+/// gets no second quota: when it has room, it begins with all that was used of the shared quota. (A few other
+/// keys begin with it too, as the store remembers in few bytes which keys have shared.) The first shared charge
+/// of each policy gives the warning [`store_full`](crate::warning#store_full), and
 /// [`PolicyHandle::overflowed`](crate::PolicyHandle::overflowed) counts all.
 ///
 /// **Units in flight** are the exception: a key that holds some is never dropped, not even where its

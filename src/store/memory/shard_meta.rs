@@ -24,7 +24,7 @@ pub(super) struct KeyState {
     pub(super) penalty: Option<Box<PenaltyState>>,
     /// The last reset, and until when units that were charged before it may be given back.
     pub(super) reset: Option<Box<(Reset, u64)>>,
-    /// What was given back of late, of a token bucket.
+    /// What was given back lately, of a token bucket.
     given_back: Option<Box<GivenBack>>,
 }
 
@@ -41,8 +41,8 @@ impl KeyState {
         penalty.map_or(0, |penalty| penalty.blocked_for(now))
     }
 
-    /// Whether its key goes last from a full store: a block runs, or is remembered, or a reset still
-    /// matters, or what was given back.
+    /// Whether its key goes last from a full store: a block runs or is remembered, or a reset or what was
+    /// given back still matters.
     pub(super) fn goes_last(&self, now: Now) -> bool {
         let was_blocked =
             |penalty: &PenaltyState| penalty.was_blocked() && penalty.expires_in(now) > 0;
@@ -61,7 +61,7 @@ impl KeyState {
         self.penalty.is_some() || self.reset.is_some() || self.given_back.is_some()
     }
 
-    /// How long until none of that matters any more.
+    /// For how many nanoseconds any of these [extras](Self::has_extras) still matters.
     fn extras_expire_in(&self, now: Now) -> u64 {
         let penalty = self.penalty.as_ref().map_or(0, |penalty| penalty.expires_in(now));
         penalty.max(self.reset_expires_in(now)).max(self.given_back_expires_in(now))
@@ -263,7 +263,7 @@ impl ShardMeta {
     /// Remembers what a key has used that will be evicted, and its reset. A key of units in flight has
     /// used none: only such keys are evicted, and a new one without room must not begin as if it had some.
     pub(super) fn remember_evicted(&mut self, policy: u64, key: KeyState, now: Now) {
-        // Without what was given back, no correction knows how much it may give back: it gives nothing.
+        // What was given back is forgotten, so no later correction may give anything back: as after a reset.
         let unknown = (key.given_back_expires_in(now) > 0).then(|| Reset::new(now));
         let KeyState { states, reset, .. } = key;
         if let Some(reset) = unknown.or(reset.map(|reset| reset.0)) {
@@ -292,7 +292,7 @@ impl ShardMeta {
         reset.is_some_and(|reset| correction.is_before(reset))
     }
 
-    /// What the new key of a charge begins with; `None` for a whole quota. `is_shared`, if it has no room.
+    /// What the new key of a charge begins with; `None` for a whole quota. `is_shared` if the key has no room.
     pub(super) fn beginning(
         &self,
         charge: &Charge,

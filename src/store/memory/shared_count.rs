@@ -10,12 +10,12 @@ use crate::{algorithm::StatesByQuota, clock::Now, store::Charge};
 const WORDS: usize = 64;
 
 /// One count for all keys of a policy that have no room in a shard, and which keys these were. When such a
-/// key has room, it begins with this count, until its units have come back: otherwise it would have a second
-/// quota. So it gets no more units from later corrections than it has used.
+/// key gets room while its units still count, it begins with this count: otherwise it would have a second
+/// quota, and later corrections would give it more units back than it has used.
 pub(super) struct SharedCount {
     pub(super) states: StatesByQuota,
-    /// The keys that were counted here lately, and those that were counted before these. The older ones are
-    /// forgotten as soon as all their units have come back.
+    /// The keys that were counted here lately, and those that were counted earlier. The earlier ones are
+    /// forgotten when the units of all of them have come back.
     keys: [KeySet; 2],
 }
 
@@ -41,7 +41,7 @@ impl SharedCount {
         self.states.track_for_several(&charge.quota, now);
         change(&mut self.states);
         let [new, old] = &mut self.keys;
-        if !old.counts(now) {
+        if !old.still_counts(now) {
             mem::swap(new, old);
             *new = KeySet::new();
         }
@@ -50,7 +50,7 @@ impl SharedCount {
 
     /// Whether units that the key of a charge has used here may still count.
     pub(super) fn may_count(&self, charge: &Charge, now: Now) -> bool {
-        self.keys.iter().any(|keys| keys.counts(now) && keys.may_have(charge.key))
+        self.keys.iter().any(|keys| keys.still_counts(now) && keys.may_have(charge.key))
     }
 }
 
@@ -59,7 +59,7 @@ impl KeySet {
         Self { bits: Box::new([0; WORDS]), until: 0 }
     }
 
-    fn counts(&self, now: Now) -> bool {
+    fn still_counts(&self, now: Now) -> bool {
         now.monotonic_nanos() < self.until
     }
 

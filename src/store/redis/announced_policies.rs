@@ -1,5 +1,5 @@
-//! The policies that limiters of one store have announced, and its secret: [`AnnouncedPolicies`]. Limiters
-//! that count together, or apart, by mistake are found by them.
+//! The policies that limiters of one store have announced, and its secret: [`AnnouncedPolicies`]. They show
+//! which limiters count together, or apart, by mistake.
 
 use std::{
     sync::{
@@ -92,8 +92,8 @@ fn warn_of_secret(prefix: &str) {
     warn(Code::SecretDiffers, prefix, || {
         format!(
             "another process counts in the same Redis under the prefix `{prefix}` with another secret, \
-             so the two share no count; while a release changes the secret that is right, or else give \
-             all replicas the same one: `RedisStore::builder(…).secret(…)`; or if these are two \
+             so the two share no count; this is right while a release changes the secret; otherwise give \
+             all replicas the same secret: `RedisStore::builder(…).secret(…)`; or if these are two \
              services, give each a prefix: `.prefix(…)`"
         )
     });

@@ -2,7 +2,7 @@
 
 local under_several_quotas
 
--- What a correction that gives units back to a bucket has to know, and what it finds out:
+-- What a correction has to know before it gives units back to a bucket, and what it finds out:
 --   since    how many units were given back since its charge, of uses that were no later
 --   is_last  whether nothing was used after its charge
 --   units    how many units it gives back: the most under any quota
@@ -64,7 +64,7 @@ if ALGORITHMS[1] then
     end
     if action == GIVE_BACK then
       changed = true
-      -- What was given back since does not have to come back by the clock.
+      -- The clock does not have to bring back what was given back since.
       if missing - giving_back.since >= cost then
         missing = missing - giving_back.since
       elseif missing >= cost then

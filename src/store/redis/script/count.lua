@@ -88,7 +88,7 @@ while (operations:byte(offset + ACTION) or 0) > LEASE do
     capacity, cost, missing, missing_rest = parse(CORRECTION, operations, offset)
   local key = keys[key_number]
   local old_text = key.texts[field_number + 1]
-  -- What corrections have to know: see given_back.lua. And what is written of it, and how long it matters.
+  -- The past of the key (see given_back.lua), the text that replaces it, and how long that matters.
   local past, new_past, past_lasts
   if action == GIVE_BACK and penalty > 0 then
     past = read_past(key.pasts and key.pasts[field] or key.texts[penalty + 1])
@@ -109,7 +109,7 @@ while (operations:byte(offset + ACTION) or 0) > LEASE do
         3, ALGORITHMS[algorithm](old_text, PEEK, 0, 0, units, window, capacity, cost)
       )
     end
-    -- A full bucket may have been given units back of late.
+    -- A full bucket may have been given units back lately.
     if algorithm == 1 then past_lasts = math.max(past_lasts, key.expires - now) end
     if past_lasts > 0 then new_past = pack('<d', now) end
   end

@@ -1,6 +1,6 @@
--- What corrections have to know of a key under a policy, in a field of its own: when the key was reset; and
--- of a bucket, what was given back of late, as src/algorithm/given_back.rs has it: until when that matters,
--- and of each step its last microsecond and its units.
+-- The past of a key under a policy, which corrections have to know. It has a field of its own. First comes when
+-- the key was reset. For a bucket, what was given back lately follows: until when that matters, and then the
+-- last microsecond and the units of each step. src/algorithm/given_back.rs has the reasons.
 
 local read_past, units_since, add_given_back
 if gives_back then
@@ -30,7 +30,7 @@ if gives_back then
     return 0
   end
 
-  -- Makes a step end here.
+  -- Makes a step end at this time.
   local function split(past, ends)
     local index = 1
     while past[index] and past[index][1] < ends do index = index + 1 end

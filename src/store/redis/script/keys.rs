@@ -103,8 +103,8 @@ pub(super) fn penalty_field(charge: &Charge) -> [u8; 9] {
     field
 }
 
-/// The field of when a policy was reset, and of what its bucket was given back. Units in flight are never
-/// reset, and have none.
+/// The field that says when the key was reset under a policy, and what its bucket was given back lately. Units in
+/// flight are never reset, and have no such field.
 pub(super) fn reset_field(charge: &Charge) -> [u8; 9] {
     let mut field = field(charge);
     field[8] |= RESET;

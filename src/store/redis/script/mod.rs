@@ -9,7 +9,7 @@
 //! tower-quota:{<shard>}<key>             base64; a cluster places the key by what is in the braces
 //!   <policy: u64><format | algorithm>    9 bytes: the policy's count, see below
 //!   <policy: u64><… | 8>                 the penalty of the key under the policy
-//!   <policy: u64><… | 4>                 when the key was reset, and what its bucket was given back of late
+//!   <policy: u64><… | 4>                 when the key was reset, and what its bucket was given back lately
 //!   expires                              microseconds since 1970
 //! ```
 //!
@@ -19,8 +19,8 @@
 //! ```text
 //!  0  u16  key        from 1: which of KEYS
 //!  2  u16  field      from 1: which of the key's fields in this call
-//!  4  u16  penalty    from 1: the field of the key's penalty, or to give back, of when the key was
-//!                     reset; 0: there is none, or it does not matter
+//!  4  u16  penalty    from 1: the field of the key's penalty; of action 4, the field that says when the key
+//!                     was reset; 0: there is none, or it does not matter
 //!  6  [9]  field name
 //! 15  u8   algorithm  1 token bucket, 2 fixed window, 3 sliding window, 4 in flight
 //! 16  u8   action     0 enforced, 1 dry run, 2 peek, 3 lease, 4 give back, 5 take, 6 reset, 8 penalize,
