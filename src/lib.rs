@@ -99,8 +99,8 @@
 //! | [in flight](Policy::in_flight) | units at once | 35 bytes, and 300 for each request under way | what lasts: exports, streams, sockets |
 //!
 //! For a cost that is known [at the end](Policy::settle_at_end) of a response, such as tokens per minute, choose a
-//! token bucket, and reserve the most that a request can use: what goes beyond the estimate, a window charges
-//! only until it has passed. The guide has an [example](guide::algorithms#questions).
+//! token bucket, and reserve the most that a request can use: a window that has passed no longer counts what
+//! goes beyond the estimate. The guide has an [example](guide::algorithms#questions).
 //!
 //! A window includes only one of its two ends: two requests that are exactly one window apart are
 //! not in the same window. The guide [shows](guide::algorithms) which requests pass under each.

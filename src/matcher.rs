@@ -189,7 +189,7 @@ impl Matcher {
     ///
     /// **Pass the same [`ClientIp`] as to the policies.** Behind a proxy, `ClientIp::new()` finds the proxy's
     /// address in each request: an exemption of the proxy's network then exempts all clients. For the peer
-    /// itself, as for health checks that come past the proxy, write `ClientIp::new().trust_hops(0)`.
+    /// itself, such as for health checks that do not come through the proxy, write `ClientIp::new().trust_hops(0)`.
     #[must_use]
     pub fn client_ip<T: AsRef<str>>(
         client_ip: ClientIp,

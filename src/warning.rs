@@ -306,7 +306,7 @@ pub struct Warning {
     code: Code,
     culprit: String,
     sentence: String,
-    /// Whether the settings were replaced since.
+    /// Whether limits were applied since, so that it may be given once more.
     is_of_old_settings: bool,
 }
 

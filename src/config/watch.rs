@@ -54,9 +54,9 @@ const UNREADABLE_AFTER: u32 = 5;
 ///   while the store does not answer, the limits hold already. An event of `tracing` says why, and the
 ///   overrides are sent again every second until they are set.
 ///
-/// After each file, an event of level `WARN` has each [lint](Limiter::lint) that the file before did not
-/// have. With [`routes`](Self::routes), the lints find routes that lose their limits, too. They need the
-/// feature `describe`.
+/// After each file that is applied, an event of level `WARN` reports each [lint](Limiter::lint) that the limits
+/// before it did not have. With [`routes`](Self::routes), the lints also find routes that lose their limits.
+/// Lints need the feature `describe`.
 ///
 /// The store, the clock, the caller and the override source stay. A file that names another
 /// [`caller`](Limits::caller) is not applied.
@@ -156,7 +156,7 @@ struct Lints {
 
 #[cfg(feature = "describe")]
 impl Lints {
-    /// Reports the lints of the limits that hold now.
+    /// Reports the lints of the current limits that were not reported yet.
     fn report(&mut self, limiter: &Limiter, path: &Path) {
         let found = match self.routes.is_empty() {
             true => limiter.lint(),

@@ -67,7 +67,7 @@ pub fn cookie(name: impl Into<Cow<'static, str>>) -> impl KeyExtractor {
         }
         found
     });
-    // It is encoded, or as it is sent.
+    // A value with a `%` is decoded. Without one, the key is the value as it was sent, and has no `;`.
     cookie.may_be = |key| {
         is_decoded(key) || is_header_value(key) && !key.iter().any(|byte| b"%;".contains(byte))
     };

@@ -134,7 +134,7 @@ impl Responder {
             (None, None) => self.default_refusal(rejection, closes),
         };
         #[cfg(not(feature = "grpc"))]
-        warn_if_call(head, &response);
+        warn_if_unread_by_grpc(head, &response);
         response.extensions_mut().insert(Refused);
         response
     }
@@ -244,9 +244,9 @@ impl DependsOnPolicies for Responder {
     }
 }
 
-/// Reports a refusal that a client of gRPC cannot read.
+/// Warns if a gRPC call was refused with a response that its client cannot read.
 #[cfg(not(feature = "grpc"))]
-fn warn_if_call(request: &Parts, response: &Response<Bytes>) {
+fn warn_if_unread_by_grpc(request: &Parts, response: &Response<Bytes>) {
     let is_grpc = |headers: &HeaderMap| {
         let sent = headers.get(CONTENT_TYPE).and_then(|sent| sent.to_str().ok()).unwrap_or("");
         let name = sent.split([';', '+']).next().unwrap_or(sent).trim().to_ascii_lowercase();

@@ -90,7 +90,7 @@ where
                 // `self.inner` is the instance that was polled ready.
                 let response = self.inner.call(Request::from_parts(head, body));
                 let passed = Some(Passed { decision, observation, responder, resets });
-                // Made where it is returned: a future of the inner service is long to move.
+                // Made where it is returned, as the inner service's future may be slow to move.
                 ResponseFuture { state: State::Calling { response, passed } }
             }
             Err(response) => ResponseFuture { state: State::Refused { response: Some(response) } },

@@ -21,8 +21,8 @@ use crate::quota::Quota;
 /// [`Limiter::peek`](crate::Limiter::peek) or a [`PolicyHandle`](crate::PolicyHandle). It runs when
 /// it is awaited, or by [`at_once`](Self::at_once) in code that is not async.
 ///
-/// A refusal is a [`Decision`] too, so `is_ok()` is no answer; a [`CheckError`] means that the check itself
-/// cannot work.
+/// A refusal is a [`Decision`] too, so `is_ok()` does not say whether the check has passed; a [`CheckError`]
+/// means that the check itself cannot work.
 ///
 /// ```
 /// use tower_quota::{Limiter, Policy, Quota};

@@ -24,13 +24,13 @@ use super::{
 };
 use crate::{clock::Now, store::StoreFuture};
 
-/// The steps of a decision that is not simple, and may wait. Whoever polls it has the limiter, so that no request
-/// counts a reference to it.
+/// The steps of a decision that is not simple, and may wait. It has no reference to the limiter: the caller of
+/// [`poll`](Self::poll) passes it, so that no request counts a reference.
 #[must_use = "nothing is decided unless it is polled"]
 pub(crate) struct Deciding {
-    /// Those that it began with.
+    /// The rules that it began with.
     rules: KeptRules,
-    /// Those whose quotas it has, if these are others.
+    /// The newer rules whose quotas it has taken over, if any.
     adopted: Option<KeptRules>,
     evaluation: Evaluation,
     /// Whose turn it is where tenants take turns. Boxed: most requests have none.
@@ -122,7 +122,7 @@ impl Deciding {
         }
     }
 
-    /// Keeps what waits. Only now its rules are counted, by a write that threads share.
+    /// Keeps what waits. Its rules are counted only here, as the count is a write that threads share.
     #[cold]
     pub(super) fn keep(mut self) -> Box<Self> {
         self.rules = self.rules.for_long();

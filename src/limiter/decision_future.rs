@@ -20,12 +20,12 @@ use crate::clock::Now;
 #[must_use = "nothing is decided unless it is awaited"]
 pub struct DecisionFuture<'a> {
     limiter: &'a Limiter,
-    /// `None` when it is over.
+    /// `None` after the decision.
     state: Option<State<'a>>,
 }
 
 enum State<'a> {
-    /// It was not polled yet.
+    /// It has not been polled.
     New { rules: LoadedRules<'a>, evaluation: Evaluation, turn: Option<Box<Turn>>, arrived: Now },
     /// It waits. Boxed, as few requests do.
     Waiting(Box<Deciding>),
@@ -43,9 +43,13 @@ impl<'a> DecisionFuture<'a> {
         Self { limiter, state: Some(State::New { rules, evaluation, turn, arrived }) }
     }
 
-    /// Polls what is not decided in one step.
+    /// Polls a decision that takes more than one step, and keeps it if it waits.
     #[inline(never)]
-    fn poll_on(&mut self, mut deciding: Deciding, context: &mut Context<'_>) -> Poll<Decision> {
+    fn poll_deciding(
+        &mut self,
+        mut deciding: Deciding,
+        context: &mut Context<'_>,
+    ) -> Poll<Decision> {
         let decided = deciding.poll(self.limiter, context);
         if decided.is_pending() {
             self.state = Some(State::Waiting(deciding.keep()));
@@ -64,14 +68,14 @@ impl Future for DecisionFuture<'_> {
         let core = &*self.limiter.core;
         match self.state.take().expect("polled after it was ready") {
             State::New { rules, mut evaluation, turn, arrived } => {
-                // Otherwise there are new quotas.
+                // After an apply, `Deciding` takes over the new quotas first.
                 if rules.number() == core.rules.number() {
                     match decide_simply(core, &rules, evaluation, arrived) {
                         Ok(decision) => return Poll::Ready(decision),
                         Err(undecided) => evaluation = undecided,
                     }
                 }
-                self.poll_on(Deciding::new(rules, evaluation, turn, arrived), context)
+                self.poll_deciding(Deciding::new(rules, evaluation, turn, arrived), context)
             }
             State::Waiting(mut deciding) => {
                 let decided = deciding.poll(self.limiter, context);

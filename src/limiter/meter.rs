@@ -160,8 +160,8 @@ impl Meter {
     /// If nothing is ever added, the request costs what was reserved: a handler that forgets its meter
     /// makes nothing free. So where nothing was used, add 0.
     ///
-    /// From then on, only what was added is charged. So add 0 at the start only if the rest is added bit by
-    /// bit: if the number is known with the last chunk, a caller who hangs up before it would pay nothing.
+    /// After the first call, only what was added is charged. So add 0 at the start only if the rest is added bit
+    /// by bit: if the number is known only with the last chunk, a caller who hangs up before it pays nothing.
     ///
     /// What is added after the end of the request is charged at once.
     pub fn add(&self, units: u64) {
@@ -372,8 +372,8 @@ impl Metered {
         }
     }
 
-    /// Watches whether handlers meter anything. Where the head of the response has settled the cost to 0,
-    /// nothing was used that they could meter.
+    /// Watches whether handlers meter anything. If the head of the response has settled the cost to 0, there is
+    /// nothing to meter, so the request is not watched.
     fn watch(&self, count: &Count) {
         let used = count.used.load(Acquire);
         if used & ENDED == 0

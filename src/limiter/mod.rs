@@ -153,10 +153,11 @@ impl Limiter {
     /// Decides about an HTTP request. A request that passes is charged its cost under each policy
     /// that applies; a refused request is charged nothing.
     ///
-    /// The future borrows the limiter; a task that is spawned owns a clone, and awaits the future inside. It
-    /// waits if a policy [holds](crate::Policy::hold) the request, and while a remote store
+    /// The future waits if a policy [holds](crate::Policy::hold) the request, and while a remote store
     /// answers. If the store does not answer, each policy's
     /// [`OnStoreFailure`](crate::OnStoreFailure) decides.
+    ///
+    /// The future borrows the limiter. In a task that is spawned, call this on a clone that the task owns.
     ///
     /// ```
     /// use http::Request;

@@ -19,7 +19,7 @@ use crate::store::Correction;
 /// The layer keeps one permit for each request: until the body of the response has ended, failed or
 /// was dropped; or until the handler has panicked, the inner service has failed, or the caller has
 /// left. A clone is in the extensions of the request. Keep it where a request lasts longer than its
-/// response: in the task that reads the socket of an upgraded connection, such as a WebSocket, and not in one
+/// response: in the task that reads the socket of an upgraded connection, such as a WebSocket, and not in a task
 /// that only starts it; or in work that goes on in the background.
 ///
 /// ```

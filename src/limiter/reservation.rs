@@ -96,8 +96,8 @@ impl Reservation {
     /// refused the reservation has charged nothing, and stays so.
     ///
     /// The correction is on its way when this returns. Await the [`Commit`] to learn what is left, or
-    /// drop it: `drop(reservation.commit([]));`. What was used is charged in any case, so the decision of a
-    /// commit is never to be obeyed.
+    /// drop it: `drop(reservation.commit([]));`. What was used is charged in any case, so do not refuse
+    /// anything by the decision of a commit.
     pub fn commit<'p>(mut self, used: impl IntoIterator<Item = (&'p str, u64)>) -> Commit {
         let used: SmallVec<[(&str, u64); 4]> = used.into_iter().collect();
         let mut names = used.iter().map(|(policy, _)| *policy).enumerate();

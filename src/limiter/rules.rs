@@ -398,7 +398,7 @@ impl Rule {
         self.without_key.watch(is_first_kind, || keys.warn_never_found(self.policy.name()));
     }
 
-    /// Whether it is to be watched that requests have no plan, and one has none. One with a plan ends it.
+    /// Whether a request has no plan, as long as this is watched. The first request with a plan ends the watch.
     #[inline]
     pub(super) fn lacks_plan(&self, source: QuotaSource<'_>) -> bool {
         if self.without_plan.are_over() || !self.policy.settings.has_plans() {
@@ -410,7 +410,7 @@ impl Rule {
         !source.is_of_request()
     }
 
-    /// Counts a request without a plan. Warns if the first ones all have none.
+    /// Counts a request without a plan. Warns if none of the first requests has one.
     #[cold]
     pub(super) fn count_without_plan(&self) {
         self.without_plan.watch(false, || self.policy.settings.warn_plan_never_found());

@@ -232,8 +232,8 @@ impl Policy {
     /// once. The function is called for each request, so a caller may change its plan at any time.
     /// What it has used under one plan counts under the next.
     ///
-    /// **Make the policy's own quota the smallest**, and give callers without a contract a plan too: then a plan
-    /// that is not found, by a mistake, gives nobody more. If the function returns `None` for the first 1,000
+    /// **Make the policy's own quota the smallest**, and give callers without a contract a plan too: then no
+    /// caller gets more if a plan is not found by mistake. If the function returns `None` for the first 1,000
     /// requests, the warning [`plan_never_found`](crate::warning#plan_never_found) is given. Read the plan from
     /// what your authentication has found out, and never from a header that callers write: they would choose it.
     ///
@@ -354,9 +354,9 @@ impl Policy {
     /// difference is given back or charged as of that time: a window that has ended meanwhile is
     /// corrected, and not the one that follows.
     ///
-    /// A token bucket gives back only what has not come back by time: of a slow request in a bucket that was
-    /// nearly full, perhaps nothing. Of requests that overlap, it may give back too little, and never too
-    /// much. Windows are exact.
+    /// A token bucket gives back only what has not come back by time. For a slow request in a bucket that was
+    /// nearly full, this may be nothing. For requests that overlap, it may be too little, but never too much.
+    /// Windows are exact.
     ///
     /// ```
     /// use tower_quota::{Policy, Quota, key::ClientIp};

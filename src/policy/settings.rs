@@ -89,7 +89,7 @@ pub(crate) enum QuotaSource<'a> {
 }
 
 impl QuotaSource<'_> {
-    /// Whether the request itself says which quota it has, right or wrong.
+    /// Whether the request itself names its quota, rightly or wrongly.
     #[inline]
     pub(crate) fn is_of_request(self) -> bool {
         matches!(self, Self::Plan(_) | Self::UnknownPlan | Self::Function | Self::Invalid)

@@ -221,9 +221,9 @@ impl TestClient {
         self.expect(Fate::Admitted, times)
     }
 
-    /// Asserts how many of the requests of the last call were refused by a layer. That none was refused
-    /// does not hold if no layer has decided about one of them. [`expect_admitted(0)`](Self::expect_admitted)
-    /// says of such requests that no layer has let them pass.
+    /// Asserts how many of the requests of the last call were refused by a layer. With 0, it also asserts that a
+    /// layer has decided about each of them. For requests that no layer decides about, use
+    /// [`expect_admitted(0)`](Self::expect_admitted).
     ///
     /// # Panics
     /// If it is another number; or with 0, if a request was answered without a decision.

@@ -129,13 +129,13 @@ impl AddressWalk {
         }
     }
 
-    /// Whether addresses are found by the same proxies and header, whatever the request is.
+    /// Whether the settings of both are the same proxies and header, whatever the request is.
     #[cfg(feature = "describe")]
     pub(crate) fn reads_like(&self, other: &Self) -> bool {
         self.proxies == other.proxies
     }
 
-    /// Whether the settings say that no proxy is trusted: the client is the peer.
+    /// Whether the settings say by `trust_hops(0)` that the client is the peer.
     #[cfg(feature = "describe")]
     pub(crate) fn is_of_peer(&self) -> bool {
         matches!(self.proxies.trust, Trust::Hops(0))

@@ -7,9 +7,9 @@
 //! | [`json`] | `application/json`, with a body of your own |
 //! | [`plain_text`] | `text/plain` |
 //!
-//! With the feature `grpc`, which `tonic` includes, a refused gRPC call gets a gRPC response, whatever `on_rejection` is. A
-//! call is a request with a content type of gRPC, such as `application/grpc+proto`. The HTTP status
-//! is 200, there is no body, and the headers are:
+//! With the feature `grpc`, which `tonic` includes, a refused gRPC call gets a gRPC response, whatever
+//! `on_rejection` is. A call is a request with a content type of gRPC, such as `application/grpc+proto`. The
+//! HTTP status is 200, there is no body, and the headers are:
 //!
 //! - `grpc-status`: 8 (`RESOURCE_EXHAUSTED`); 3 (`INVALID_ARGUMENT`) if the key is missing or
 //!   unreadable; 14 (`UNAVAILABLE`) if the store or a

@@ -36,7 +36,7 @@ pub(crate) struct Record {
     pub(crate) enforced: usize,
     /// How many policies the store counts, unless `skips_store`.
     pub(crate) counted: usize,
-    /// Whether the store is not asked: an enforced policy lacks its key, and refuses the request
+    /// Whether the store is not called: an enforced policy lacks its key, and refuses the request
     /// without the store.
     pub(crate) skips_store: bool,
     /// What its policies need beyond a charge, all together. The hold in it is no time: see

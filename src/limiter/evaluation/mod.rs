@@ -176,8 +176,8 @@ impl Evaluation {
         self.record.remove_unlimited();
     }
 
-    /// Whether the store has to be called: not before the overrides of the caller are known. A request that an enforced policy refuses for its key is
-    /// refused without the store, and charged nothing under any policy.
+    /// Whether the store has to be called: not before the overrides of the caller are known. A request that an
+    /// enforced policy refuses for its key is refused without the store, and charged nothing under any policy.
     #[inline]
     pub(super) fn needs_store(&self) -> bool {
         self.awaited.is_none() && self.record.counted > 0 && !self.record.skips_store

@@ -251,7 +251,7 @@ impl Evaluation {
         };
         trace.key_searched();
         rule.watch_key(kind == 0 && found != Err(None));
-        // Without its first key, a request is that of a caller without a plan.
+        // A request without the policy's first key is not counted: its caller may rightly have no plan.
         if lacks_plan && kind == 0 && found.is_ok() {
             rule.count_without_plan();
         }

@@ -15,15 +15,15 @@ struct Reader {
     walk: AddressWalk,
 }
 
-/// Matchers and policies that trust other proxies, or read another header, than the first policy by
-/// address. One of the two takes the address of a proxy for that of its clients, or believes callers.
+/// Finds policies and matchers that trust other proxies, or read another header, than the first of them that
+/// reads an address. One of the two takes a proxy's address for the client's, or believes what callers write.
 pub(super) fn find_that_differ(rules: &RuleSet, lints: &mut Vec<Lint>) {
     let no_request = Request::new(()).into_parts().0;
     let mut readers = Vec::new();
     for rule in rules.policies() {
         let culprit = format!("policy `{}`", rule.policy.name());
         for extractor in &rule.policy.settings.keys.extractors {
-            add(&culprit, &**extractor, &no_request, &mut readers);
+            add_extractor(&culprit, &**extractor, &no_request, &mut readers);
         }
     }
     let exempt = rules.exempt.iter().map(|matcher| ("exemption".to_owned(), matcher));
@@ -32,7 +32,7 @@ pub(super) fn find_that_differ(rules: &RuleSet, lints: &mut Vec<Lint>) {
         category.matchers.iter().map(move |matcher| (culprit.clone(), matcher))
     });
     for (culprit, matcher) in exempt.chain(of_categories) {
-        add_parts(&culprit, matcher, &no_request, &mut readers);
+        add_matcher(&culprit, matcher, &no_request, &mut readers);
     }
     let Some((first, others)) = readers.split_first() else { return };
     for other in others.iter().filter(|other| !other.walk.reads_like(&first.walk)) {
@@ -45,20 +45,25 @@ pub(super) fn find_that_differ(rules: &RuleSet, lints: &mut Vec<Lint>) {
     }
 }
 
-fn add(culprit: &str, extractor: &dyn KeyExtractor, request: &Parts, readers: &mut Vec<Reader>) {
+fn add_extractor(
+    culprit: &str,
+    extractor: &dyn KeyExtractor,
+    request: &Parts,
+    readers: &mut Vec<Reader>,
+) {
     let walk = extractor.address_walk(request).filter(|walk| !walk.is_of_peer());
     let reader = |walk| Reader { culprit: culprit.to_owned(), walk };
     readers.extend(walk.map(reader));
 }
 
-fn add_parts(culprit: &str, matcher: &Matcher, request: &Parts, readers: &mut Vec<Reader>) {
+fn add_matcher(culprit: &str, matcher: &Matcher, request: &Parts, readers: &mut Vec<Reader>) {
     match &matcher.kind {
-        Kind::ClientIp { client_ip, .. } => add(culprit, client_ip, request, readers),
-        Kind::Key { extractor, .. } => add(culprit, &**extractor, request, readers),
+        Kind::ClientIp { client_ip, .. } => add_extractor(culprit, client_ip, request, readers),
+        Kind::Key { extractor, .. } => add_extractor(culprit, &**extractor, request, readers),
         Kind::All(parts) | Kind::Any(parts) => {
-            parts.iter().for_each(|part| add_parts(culprit, part, request, readers));
+            parts.iter().for_each(|part| add_matcher(culprit, part, request, readers));
         }
-        Kind::Not(part) => add_parts(culprit, part, request, readers),
+        Kind::Not(part) => add_matcher(culprit, part, request, readers),
         Kind::Route { .. } | Kind::Closure(_) => {}
     }
 }

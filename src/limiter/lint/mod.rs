@@ -47,11 +47,12 @@ pub enum LintKind {
     /// A policy [settles at the end](crate::Policy::settle_at_end) and has no [cost](crate::Policy::cost), so
     /// that each request reserves one unit. This may be meant, if none uses more.
     NoEstimate,
-    /// A policy settles at the end, and counts in a window that is shorter than an hour: what a request uses
-    /// beyond its estimate after its window has ended is never paid. This may be meant, if the estimate is
-    /// the most that a request can use.
+    /// A policy settles at the end, and counts in a window that is shorter than an hour: if the window ends
+    /// before the request does, what the request uses beyond its estimate is never paid. This may be meant, if
+    /// the estimate is the most that a request can use.
     SettlesInShortWindow,
-    /// A matcher or a policy reads the client's address in another way than a policy before it.
+    /// A matcher or a policy reads the client's address in another way than the first policy or matcher that
+    /// reads it.
     AddressesDiffer,
     /// No policy and no exemption has all requests of a route.
     RouteWithoutPolicy,

@@ -10,10 +10,10 @@ use crate::{
     quota::Quota,
 };
 
-/// A request may well last longer than a window that is shorter.
+/// A request may last longer than a window that is shorter than this.
 const SHORT: Duration = Duration::from_secs(3_600);
 
-/// Policies whose own quota is larger than one of their plans: a plan that is not found gets more.
+/// Finds policies whose own quota is larger than one of their plans: a request whose plan is not found gets more.
 pub(super) fn find_larger_than_plans(rules: &RuleSet, lints: &mut Vec<Lint>) {
     for rule in rules.policies() {
         let (own, plans) = (rule.policy.quota(), rule.policy.settings.plan_table());
@@ -22,12 +22,12 @@ pub(super) fn find_larger_than_plans(rules: &RuleSet, lints: &mut Vec<Lint>) {
                 "its own quota is larger than that of its plan `{plan}`, and holds for each request whose \
                  plan is not found; make it the smallest, and put larger ones into `.plans(…)`"
             );
-            lints.push(of(rule, LintKind::OwnQuotaLarger, problem));
+            lints.push(lint_of(rule, LintKind::OwnQuotaLarger, problem));
         }
     }
 }
 
-/// Whether it lets more pass in the long run.
+/// Whether `one` lets more pass than `other` in the long run.
 fn is_larger(one: Quota, other: Quota) -> bool {
     if one.is_unlimited() || other.is_unlimited() {
         return !other.is_unlimited();
@@ -41,7 +41,7 @@ fn is_larger(one: Quota, other: Quota) -> bool {
     by_window_of(one, other) > by_window_of(other, one)
 }
 
-/// Policies that settle at the end, and hardly limit how much a stream uses.
+/// Finds policies that settle at the end, and hardly limit how much a stream uses.
 pub(super) fn find_settled_at_end(rules: &RuleSet, lints: &mut Vec<Lint>) {
     for rule in rules.policies().filter(|rule| rule.policy.settings.settles_at_end) {
         let settings = &rule.policy.settings;
@@ -53,7 +53,7 @@ pub(super) fn find_settled_at_end(rules: &RuleSet, lints: &mut Vec<Lint>) {
             let problem = "it settles at the end and has no estimate: each request reserves one unit, and \
                            many at once use more than is left; write `.cost(…)`, with the most that a \
                            request can use";
-            lints.push(of(rule, LintKind::NoEstimate, problem.to_owned()));
+            lints.push(lint_of(rule, LintKind::NoEstimate, problem.to_owned()));
         }
         let plans = settings.plan_table().iter().map(|(_, quota)| *quota);
         let mut quotas = [rule.policy.quota()].into_iter().chain(plans);
@@ -62,11 +62,11 @@ pub(super) fn find_settled_at_end(rules: &RuleSet, lints: &mut Vec<Lint>) {
             let problem = "it settles at the end, in a window that may have passed by then: what a request \
                            uses beyond its estimate is not paid in the next window; write \
                            `Policy::token_bucket`, and reserve the most that a request can use";
-            lints.push(of(rule, LintKind::SettlesInShortWindow, problem.to_owned()));
+            lints.push(lint_of(rule, LintKind::SettlesInShortWindow, problem.to_owned()));
         }
     }
 }
 
-fn of(rule: &Rule, kind: LintKind, problem: String) -> Lint {
+fn lint_of(rule: &Rule, kind: LintKind, problem: String) -> Lint {
     Lint::new(kind, format!("policy `{}`", rule.policy.name()), problem)
 }

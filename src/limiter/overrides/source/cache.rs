@@ -70,7 +70,7 @@ struct Outage {
     logged_at: Option<u64>,
 }
 
-fn remembered(max_callers: usize) -> Cache<u128, Remembered, UnitWeighter, ahash::RandomState> {
+fn new_cache(max_callers: usize) -> Cache<u128, Remembered, UnitWeighter, ahash::RandomState> {
     // A caller is a keyed hash already, so the seeds need not be secret.
     let hasher = ahash::RandomState::with_seeds(1, 2, 3, 4);
     let max_weight = u64::try_from(max_callers).unwrap_or(u64::MAX);
@@ -88,7 +88,7 @@ impl SourceCache {
     pub(in crate::limiter) fn new(settings: CachedSource, clock: Clock) -> Arc<Self> {
         Arc::new(Self {
             clock,
-            remembered: remembered(settings.max_callers),
+            remembered: new_cache(settings.max_callers),
             permits: Semaphore::new(settings.max_look_ups.min(Semaphore::MAX_PERMITS)),
             under_way: Mutex::default(),
             outage: Mutex::default(),
