@@ -248,7 +248,7 @@ async fn complete(meter: Meter, ask: Result<Json<Ask>, JsonRejection>) -> Respon
 fn make(ask: &Ask, meter: Meter) -> impl Stream<Item = u64> + Send + 'static {
     let pace = Duration::from_millis(ask.pace_ms);
     // A response without a token costs nothing. This is right because each token is metered when it is made:
-    // if the number came with the last token, a caller who hangs up before it would pay nothing.
+    // if only the last token brought the number, a caller who hangs up before it would pay nothing.
     meter.add(0);
     stream::iter(0..ask.makes()).then(move |index| {
         let meter = meter.clone();

@@ -16,7 +16,7 @@ pub(crate) fn request(path: &str, key: &str) -> Parts {
     Request::get(path).header("x-key", key).body(()).unwrap().into_parts().0
 }
 
-/// A decision that owns what it needs, for a task.
+/// A decision whose future owns the limiter, for a task.
 pub(crate) fn decide(
     limiter: &Limiter,
     request: Parts,

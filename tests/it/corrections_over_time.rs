@@ -160,7 +160,7 @@ proptest! {
     }
 }
 
-/// The second reservation's units have come back by the clock once the first one's were given back.
+/// After the first reservation has given its units back, those of the second come back by the clock.
 #[tokio::test(start_paused = true)]
 async fn units_that_were_given_back_do_not_come_back_by_the_clock_as_well() {
     let policy = policy("p", Algorithm::TokenBucket, Quota::per_hour(4));

@@ -177,7 +177,7 @@ async fn the_answer_is_trailers_only_and_only_to_calls() {
 #[derive(Clone)]
 struct User(String);
 
-/// The server of the guide's chapter: who calls is known outside of the limiter, and who may is decided inside.
+/// The server of the guide's chapter: users are identified outside of the limiter, and authorized inside.
 #[tokio::test]
 async fn a_server_counts_users_whom_an_outer_interceptor_finds() -> Result<(), Box<dyn Error>> {
     let identify = |mut call: tonic::Request<()>| {

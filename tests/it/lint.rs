@@ -219,7 +219,7 @@ fn lints_agree_with_decisions() {
 }
 
 #[test]
-fn a_quota_of_its_own_that_is_larger_than_a_plan_is_told() {
+fn a_policys_own_quota_that_is_larger_than_a_plan_is_reported() {
     use std::time::Duration;
 
     let minute = Quota::per_minute;
@@ -261,7 +261,7 @@ fn a_quota_of_its_own_that_is_larger_than_a_plan_is_told() {
 }
 
 #[test]
-fn a_cost_that_is_known_at_the_end_of_a_short_window_or_without_an_estimate_is_told() {
+fn a_cost_that_is_known_at_the_end_of_a_short_window_or_without_an_estimate_is_reported() {
     use std::time::Duration;
     use tower_quota::Penalty;
 
@@ -303,7 +303,7 @@ fn a_cost_that_is_known_at_the_end_of_a_short_window_or_without_an_estimate_is_t
 }
 
 #[test]
-fn an_address_that_is_read_in_two_ways_is_told() {
+fn an_address_that_is_read_in_two_ways_is_reported() {
     let behind = || ClientIp::new().trust_proxies(["127.0.0.0/8"]);
     let by = |name: &str, key: ClientIp| {
         Policy::token_bucket(name, Quota::per_minute(60)).key((key, key::bearer())).or_refuse()

@@ -103,13 +103,13 @@ static OFFICIAL_SCHEMAS: LazyLock<[Validator; 3]> = LazyLock::new(|| {
     .map(|schema| jsonschema::validator_for(&serde_json::from_str(schema).unwrap()).unwrap())
 });
 
-/// What the official schema says against a document.
+/// The errors that the official schema finds in a document.
 fn mistakes(document: &Value) -> Vec<String> {
     let errors = official_schema(document).iter_errors(document);
     errors.map(|error| format!("{}: {error}", error.instance_path())).collect()
 }
 
-/// Whether the official schema and two parsers take it, and each local reference leads to something.
+/// Asserts that the official schema and two parsers accept it, and that each local reference has a target.
 fn assert_valid(document: &Value) {
     assert_eq!(mistakes(document), [""; 0], "{document:#}");
     let headers = document["components"]["headers"].as_object();

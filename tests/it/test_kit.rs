@@ -139,7 +139,7 @@ fn a_failed_assertion_says_what_each_policy_has_decided_and_no_secret() {
 }
 
 #[test]
-fn a_request_that_a_policy_does_not_count_is_told() {
+fn an_assertion_shows_a_request_that_a_policy_does_not_count() {
     let by_key = Policy::token_bucket("by key", Quota::per_minute(1)).key(bearer());
     let on_trial = Policy::token_bucket("on trial", Quota::per_minute(1)).global().dry_run();
     let builder =

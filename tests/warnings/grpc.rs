@@ -8,7 +8,7 @@ use tower_quota::{
 };
 
 /// How many warnings there are after a refusal of such a request.
-async fn told(layer: &RateLimitLayer, content_type: &str) -> usize {
+async fn warnings_after(layer: &RateLimitLayer, content_type: &str) -> usize {
     let handler =
         service_fn(|_| async { Ok::<_, std::convert::Infallible>(Response::new(String::new())) });
     let request = Request::post("/").header(CONTENT_TYPE, content_type).body(()).unwrap();
@@ -18,7 +18,7 @@ async fn told(layer: &RateLimitLayer, content_type: &str) -> usize {
 }
 
 #[tokio::test]
-async fn a_refusal_that_a_client_cannot_read_is_told_once() {
+async fn a_refusal_that_a_client_cannot_read_is_reported_once() {
     let key = tower_quota::key::bearer();
     let policy = Policy::token_bucket("p", Quota::per_day(1)).key(key).or_refuse();
     let limiter = Limiter::builder().policy(policy).build().unwrap();
@@ -28,10 +28,10 @@ async fn a_refusal_that_a_client_cannot_read_is_told_once() {
     });
     let (own, default) = (own.build().unwrap(), RateLimitLayer::new(limiter));
     for content_type in ["application/json", "application/grpcfoo", ""] {
-        assert_eq!(told(&default, content_type).await, 0);
+        assert_eq!(warnings_after(&default, content_type).await, 0);
     }
-    assert_eq!(told(&own, "application/grpc").await, 0);
+    assert_eq!(warnings_after(&own, "application/grpc").await, 0);
     for content_type in ["application/grpc", "Application/GRPC+proto", "application/grpc-web"] {
-        assert_eq!(told(&default, content_type).await, 1);
+        assert_eq!(warnings_after(&default, content_type).await, 1);
     }
 }

@@ -42,8 +42,8 @@ async fn a_meter_of_a_policy_that_does_not_settle_is_told_once() {
 /// What a handler does, by the request's number.
 type Handle = fn(&Meter, usize) -> StatusCode;
 
-/// Whether it is told that nothing was metered, after so many requests.
-async fn is_told(name: &str, requests: usize, handle: Handle) -> bool {
+/// Whether a warning says, after this number of requests, that nothing was metered.
+async fn is_warned(name: &str, requests: usize, handle: Handle) -> bool {
     let policy = Policy::fixed_window(name, Quota::per_day(1_000_000))
         .global()
         .cost(|_| 10)
@@ -80,12 +80,12 @@ async fn is_told(name: &str, requests: usize, handle: Handle) -> bool {
 }
 
 #[tokio::test]
-async fn a_meter_that_no_handler_uses_is_told() {
+async fn a_meter_that_no_handler_uses_is_reported() {
     let forgets = |_: &Meter, _| StatusCode::OK;
-    assert!(!is_told("forgotten soon", 999, forgets).await);
-    assert!(is_told("forgotten", 1_000, forgets).await);
-    assert!(!is_told("refused by the handler", 2_000, |_, _| StatusCode::UNAUTHORIZED).await);
-    let metered = |name, handle: Handle| is_told(name, 2_000, handle);
+    assert!(!is_warned("forgotten soon", 999, forgets).await);
+    assert!(is_warned("forgotten", 1_000, forgets).await);
+    assert!(!is_warned("refused by the handler", 2_000, |_, _| StatusCode::UNAUTHORIZED).await);
+    let metered = |name, handle: Handle| is_warned(name, 2_000, handle);
     assert!(
         !metered("metered at first", |meter, number| {
             (number == 0).then(|| meter.add(0));

@@ -151,11 +151,11 @@ pub fn has_ends(policy: &Policy) -> bool {
     policy.algorithm == Algorithm::InFlight || policy.settle.is_some() || fails
 }
 
-/// Checks a policy that is only for checks, once for each line, whose key is a number. The lines are in the
-/// order of their times. No request is made, and nothing ends.
+/// Checks a policy that is only for checks, once for each line and the number that is its key. The lines are in
+/// the order of their times. No request is made, so none ends.
 ///
 /// # Errors
-/// The limits cannot be built, or nothing is checked by this policy.
+/// The limits cannot be built, or have no such policy for checks.
 pub fn check<W: Witness>(
     limits: &Limits,
     registry: &Registry,
@@ -185,7 +185,7 @@ pub fn check<W: Witness>(
     Ok(witness)
 }
 
-/// Counts in memory, with room for all keys.
+/// A limiter that counts in memory, with room for all keys.
 fn limiter(
     limits: &Limits,
     registry: &Registry,

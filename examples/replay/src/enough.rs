@@ -1,5 +1,5 @@
-//! Units that are surely enough for a key, by the times of its requests alone: [`enough`]. The search for a
-//! quota sends no request of a key that has enough.
+//! Units that are surely enough for a key, from the times of its requests alone: [`enough`]. The search for a
+//! quota tries no key that has enough.
 
 use std::{cmp::Reverse, collections::BinaryHeap, time::Duration};
 
@@ -10,8 +10,8 @@ use crate::log::Line;
 /// A request that has ended gives its unit back at most this much later.
 const RELEASE: u64 = 2_000_000;
 
-/// So many units, or a burst of so many, refuse none of these requests, each of which costs one unit at
-/// most. The requests are in the order of their starts.
+/// A number of units (of a burst, if the quota has one) that refuses none of these requests. Each costs one
+/// unit at most. They are in the order of their starts.
 pub fn enough(
     algorithm: Algorithm,
     quota: Quota,
@@ -21,8 +21,8 @@ pub fn enough(
     let units = match algorithm {
         Algorithm::InFlight => most_under_way(requests),
         _ if has_burst => largest_debt(quota, requests.map(|line| line.start)),
-        // A bucket of so many units is full again after one window. A sliding window counts a unit for a
-        // little longer than its length, and a window of a calendar may have an hour more.
+        // An empty bucket is full again after one window. A sliding window counts a unit for a little longer
+        // than its length, and a window of a calendar may have an hour more.
         _ => most_within(quota.window() * 2, requests.map(|line| line.start)),
     };
     units.max(1)
@@ -41,7 +41,7 @@ fn most_under_way(requests: impl Iterator<Item = Line>) -> u64 {
     most as u64
 }
 
-/// The most requests within a time.
+/// The most requests within any span of this length.
 fn most_within(time: Duration, starts: impl Iterator<Item = u64> + Clone) -> u64 {
     let time = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
     let (mut oldest, mut within, mut most) = (starts.clone().peekable(), 0, 0);
@@ -55,7 +55,7 @@ fn most_within(time: Duration, starts: impl Iterator<Item = u64> + Clone) -> u64
     most
 }
 
-/// The most units that a bucket lacks which gets those of a quota. One more than that, for a part of a unit.
+/// The most units that are ever missing in a bucket that refuses no request, and one more for a part of a unit.
 fn largest_debt(quota: Quota, starts: impl Iterator<Item = u64>) -> u64 {
     // In parts of a unit, of which so many come back in a nanosecond as the quota has units.
     let unit = quota.window().as_nanos();

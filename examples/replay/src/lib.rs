@@ -3,7 +3,7 @@
 //! - `log` reads the log, and `subject` the limits: with stand-ins for functions of a program, and with
 //!   what the log does not show left out.
 //! - `engine` sends the requests through the crate's layer. Its witnesses are a `tally`, and the tries of
-//!   `suggest`, to which `enough` says which keys need none. `keys` reads keys once more, to show them.
+//!   `suggest`, which leave out keys that have `enough`. `keys` reads keys once more, to show them.
 //! - `report` is the answer.
 //!
 //! [`run`] does all of it; `main.rs` is its command line.

@@ -1,9 +1,9 @@
 //! The smallest quota that would have refused only the loudest keys: [`suggest`].
 //!
 //! Each try sends the requests that a policy has counted through this policy alone. It ends when too many
-//! keys are refused. A key that was refused under a larger quota, or passed under a smaller one, is not tried
-//! again; nor is one that has `enough` by the times of its requests. If it does not matter how requests end,
-//! a try is a check of the policy for each, and otherwise a replay.
+//! keys are refused. A key is left out if it was refused under a larger quota, passed under a smaller one, or
+//! has `enough` by the times of its requests. A try is a replay if the end of a request matters. Otherwise it
+//! only checks the policy, once for each request.
 
 use std::{sync::Arc, time::Duration};
 
@@ -104,7 +104,7 @@ impl<'a> Trial<'a> {
             limits.every_request = vec![tally.name.clone()];
             limits.client_ip = subject.limits.client_ip.clone();
         } else {
-            // Its keys are the numbers of a tally.
+            // The keys of the checks are the numbers of the tally.
             limits.check_only = vec![tally.name.clone()];
             policy.keys.clear();
             policy.without_key = None;

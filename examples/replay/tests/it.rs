@@ -318,7 +318,7 @@ fn suggestions_are_those_of_a_search_from_one_unit_upwards() {
             ("in_flight", "{} in flight", BY_ADDRESS),
         ] {
             if algorithm == "in_flight" && format == Format::Common {
-                continue; // it cannot be seen
+                continue; // this format has no durations, so ends are not known
             }
             let policy = |units, more: &str, loudest: &[usize]| {
                 let limits = by_address(algorithm, quota, units, more);
