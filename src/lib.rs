@@ -198,7 +198,8 @@
 //! | debug | a request was decided without the store | `error` | each |
 //! | info | a dry run would have refused a request | `policy`, `category` | each |
 //! | info | a [penalty](Penalty) blocks a key: a refusal or a failure that counted has begun the block, or met it | `policy`, `key_kind`, `dry_run`, `blocked_for` | each |
-//! | warn | a request showed a mistake in the settings: see the module [`warning`] | `code`, `culprit` | once for each culprit |
+//! | warn | a request showed a mistake in the settings: see the module [`warning`] | `code`, `culprit` | once for each culprit, and once more after an apply |
+//! | warn | a watched file has a [lint](Limiter::lint) that the limits before it did not have | `file`, `lint` | each |
 //! | info | limits were applied | `changes`, if there are any | each time |
 //! | error | limits were not applied, and nothing has changed | `problems`, and `file` if it cannot be used | each time |
 //! | info | the [overrides] of limits from a file were applied | `set`, `ended`, `of_operators`: how many | each time, if there are any |

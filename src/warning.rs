@@ -338,7 +338,8 @@ pub fn warnings() -> Vec<Warning> {
     GIVEN.lock().clone()
 }
 
-/// Reports a mistake, once for each culprit. It locks, so call it only if there is a mistake.
+/// Reports a mistake, once for each culprit and [settings](repeat_for_new_settings). It locks, so call it only if
+/// there is a mistake.
 ///
 /// The lock is free while the user's code runs: the sentence may name an extractor, and a subscriber
 /// of the event may read the warnings or cause another.
