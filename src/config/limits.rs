@@ -41,7 +41,8 @@ pub struct Limits {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub every_request: Vec<String>,
     /// The names of the policies that no request is counted by, for
-    /// [`Limiter::check`](crate::Limiter::check).
+    /// [`Limiter::check`](crate::Limiter::check). Each key has a quota of its own, unless the policy is
+    /// `global`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub check_only: Vec<String>,
     /// Requests that are not counted.

@@ -160,7 +160,8 @@ impl Description {
                  minute, an hour on the hour. Windows are counted from the beginning of 1970."
             }
             Algorithm::SlidingWindow => {
-                ": a unit comes back when the window's length has passed since it was used."
+                ": a unit comes back when the window's length has passed since it was used, or \
+                 1/60 of it later at most."
             }
             Algorithm::InFlight => {
                 ": a unit comes back when the response to its request has ended, or when its \

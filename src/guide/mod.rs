@@ -3,7 +3,7 @@
 //! | chapter | its questions |
 //! |---|---|
 //! | [features] | what is there? |
-//! | [algorithms] | which algorithm? what does each let pass? |
+//! | [algorithms] | which algorithm? what does each let pass? how are calls to another API limited? |
 //! | [placement] | in which order do CORS, authentication, time-outs and the layer go? what is counted? |
 //! | [gRPC](grpc) | where does the layer go in a tonic server, and what does a refused call look like? |
 //! | [proxies] | which address does a request come from, behind nginx, HAProxy, Caddy, Cloudflare, an ALB or an ingress? |

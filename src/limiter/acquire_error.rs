@@ -1,6 +1,6 @@
 //! Why units were not acquired: [`AcquireError`].
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use super::{
     check_error::CheckError,
@@ -17,6 +17,18 @@ pub enum AcquireError {
     Refused(Decision),
     /// The call is incomplete or wrong.
     Check(CheckError),
+}
+
+impl AcquireError {
+    /// How long to wait before the same units may be free; see [`Decision::retry_after`]. `None` if that is
+    /// not known, as for units [in flight](crate::Policy::in_flight), and for a call that is wrong.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Refused(decision) => decision.retry_after(),
+            Self::Check(_) => None,
+        }
+    }
 }
 
 impl From<CheckError> for AcquireError {
@@ -37,7 +49,7 @@ impl fmt::Display for AcquireError {
             Verdict::SourceUnavailable => f.write_str("the override source does not answer")?,
             _ => f.write_str("it is refused")?,
         }
-        match decision.retry_after() {
+        match self.retry_after() {
             Some(wait) => write!(f, "; it may pass in {wait:?}"),
             None => Ok(()),
         }

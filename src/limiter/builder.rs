@@ -72,7 +72,8 @@ impl LimiterBuilder {
         self
     }
 
-    /// Adds a policy that applies to no request: only [`Limiter::check`] and the like use it.
+    /// Adds a policy that applies to no request: only [`Limiter::check`] and the like use it. Each key has
+    /// a quota of its own. For one quota for all keys together, set [`Policy::global`].
     pub fn check_only(mut self, policy: Policy) -> Self {
         self.policies.check_only.push(policy);
         self

@@ -342,8 +342,9 @@ impl Limiter {
     /// the work has used: see [`Reservation`]. All policies are charged in one step, or none. Set the
     /// [cost](Reserve::cost) under each; the default is 1.
     ///
-    /// **A reservation that is dropped gives its units back**: `reserve(…).await.is_ok()` limits nothing. To
-    /// charge what was reserved, [`commit([])`](Reservation::commit).
+    /// **All units come back if the reservation is dropped**: `reserve(…).await.is_ok()` limits nothing. To keep
+    /// them, as for [calls to another API](crate::guide::algorithms#outgoing-calls),
+    /// [commit](Reservation::commit) it, or set [`keep_if_dropped`](Reserve::keep_if_dropped).
     ///
     /// The key counts as in [`check`](Self::check), under all of these policies unless one has [a key of
     /// its own](Reserve::key). Overrides of its caller apply, policies [hold](crate::Policy::hold), and

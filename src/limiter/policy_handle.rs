@@ -42,7 +42,8 @@ impl PolicyHandle {
     }
 
     /// Checks the policy for a key; see [`Limiter::check`]. A refusal is `Ok` too. If the policy counts by
-    /// several kinds of key, name the kind with [`Check::kind`].
+    /// several kinds of key, name the kind with [`Check::kind`]. For units in flight, use
+    /// [`enter`](Self::enter): those of a check come back when its decision is dropped.
     #[inline]
     pub fn check<'a>(&'a self, key: impl Into<Key<'a>>) -> Check<'a> {
         Check::new(self.target(key))

@@ -44,15 +44,22 @@ fn left(limiter: &Limiter, policy: &str, key: &str) -> u64 {
 }
 
 fn refused(result: Result<Reservation, AcquireError>) -> Decision {
-    match result {
-        Err(AcquireError::Refused(decision)) => decision,
+    let error = result.expect_err("it is refused");
+    let wait = error.retry_after();
+    match error {
+        AcquireError::Refused(decision) => {
+            assert_eq!(wait, decision.retry_after());
+            decision
+        }
         other => panic!("{other:?}"),
     }
 }
 
 fn wrong(result: Result<Reservation, AcquireError>) -> CheckError {
-    match result {
-        Err(AcquireError::Check(error)) => error,
+    let error = result.expect_err("it is wrong");
+    assert_eq!(error.retry_after(), None, "{error}");
+    match error {
+        AcquireError::Check(error) => error,
         other => panic!("{other:?}"),
     }
 }
