@@ -1,6 +1,6 @@
 //! Describes the limits as data, from the settings by which the limiter decides.
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
 use http::StatusCode;
 
@@ -86,7 +86,8 @@ fn all<'r>(rules: &'r RuleSet, of_category: &'r [Rule]) -> Vec<&'r Rule> {
 }
 
 /// The decision when a request lacks the key of an enforced policy, or when the key is unreadable and
-/// refused with this status.
+/// refused with this status. `None` if no caller can cause it: an address is missing only if the server
+/// is set up wrongly, and is never unreadable.
 fn without_key(
     core: &Core,
     rules: &RuleSet,
@@ -95,12 +96,13 @@ fn without_key(
 ) -> Option<Decision> {
     let refuses = |rule: &&Rule| {
         let keys = &rule.policy.settings.keys;
-        // An address is found or missing.
-        let may_be_unreadable = || keys.kinds().any(|kind| kind != "ip");
+        let is_address = |kind: Cow<'_, str>| kind == "ip";
         !rule.policy.settings.dry_run
             && match status {
-                None => keys.without_key() == Some(WithoutKey::Refuse),
-                Some(_) => !keys.unreadable_as_missing && may_be_unreadable(),
+                None => {
+                    keys.without_key() == Some(WithoutKey::Refuse) && !keys.kinds().any(is_address)
+                }
+                Some(_) => !keys.unreadable_as_missing && !keys.kinds().all(is_address),
             }
     };
     let mut all = rules_of.iter().flat_map(|head| rules.waterfall(head));

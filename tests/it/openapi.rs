@@ -18,7 +18,10 @@ use serde_json::{Value, json};
 use tower::ServiceExt;
 use tower_quota::{
     Category, Clock, Limiter, LimiterBuilder, Matcher, OnStoreFailure, Policy, Quota,
-    RateLimitLayer, describe::Requests, key, response,
+    RateLimitLayer,
+    describe::Requests,
+    key::{self, ClientIp},
+    response,
 };
 use utoipa::{OpenApi, openapi};
 
@@ -496,5 +499,32 @@ fn matchers_of_several_parts_fit_as_their_parts_do() {
         limiter.build().unwrap().describe().merge_into_openapi(&mut document).unwrap();
         let has_limit = |path: &str| document["paths"][path]["get"].get("x-rate-limit").is_some();
         assert_eq!((has_limit("/users"), has_limit("/posts")), (of_users, of_posts), "{matcher:?}");
+    }
+}
+
+/// The address of a request is missing only if the server is set up wrongly.
+#[test]
+fn a_400_that_no_caller_causes_is_not_documented() {
+    let policy = || Policy::fixed_window("hourly", Quota::per_hour(1));
+    let by_ip = || ClientIp::new();
+    for (policy, statuses) in [
+        (policy().key(by_ip()), &["200", "429"][..]),
+        (policy().key((by_ip(), key::query("page"))), &["200", "400", "429"]),
+        // The header may be there twice.
+        (policy().key(key::header("x-api-key")).or_key(by_ip()), &["200", "400", "429"]),
+        (policy().key(key::header("x-api-key")), &["200", "400", "429"]),
+    ] {
+        let category = Category::new("users").on(Matcher::get("/users/{id}"));
+        let limiter = Limiter::builder().category(category.policy(policy.or_refuse()));
+        let layer = RateLimitLayer::new(limiter.build().unwrap());
+        let after = merged(&layer, document_of(&["/users/{id}"], json!([])));
+        let operation = &after["paths"]["/users/{id}"]["get"];
+        assert_eq!(names(&operation["responses"]), statuses);
+        if let [_, "400", _] = statuses {
+            let of_400 = response(&after, "/users/{id}", "get", "400").to_string();
+            let keys = &operation["x-rate-limit"]["categories"][0]["policies"][0]["keys"];
+            let may_lack = keys.as_array().unwrap().iter().all(|kind| kind != "ip");
+            assert_eq!(of_400.contains("missing_key"), may_lack, "{keys}");
+        }
     }
 }
