@@ -236,7 +236,9 @@ impl fmt::Display for SettingChange {
             (None, Some(after)) => write!(f, "{subject}: added ({after})"),
             (None, None) => write!(f, "{subject}: removed"),
             (Some(setting), after) => {
-                write!(f, "{subject}: {setting} {} → {}", or_none(before), or_none(after))
+                // With another algorithm, it is another policy.
+                let anew = if *setting == "algorithm" { "; counts begin anew" } else { "" };
+                write!(f, "{subject}: {setting} {} → {}{anew}", or_none(before), or_none(after))
             }
         }
     }

@@ -104,7 +104,7 @@ fn each_setting_of_a_policy_is_told() {
         told(limits([bucket(minute)]), limits([window])),
         [
             "policy `p`: quota 60 per minute, 60 at once → 60 per minute",
-            "policy `p`: algorithm token bucket → sliding window",
+            "policy `p`: algorithm token bucket → sliding window; counts begin anew",
         ]
     );
     let tokens = bucket(minute).unit("tokens");
