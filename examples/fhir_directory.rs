@@ -146,7 +146,8 @@ pub fn rate_limited(rejection: &Rejection) -> Value {
 
 /// The API and its search page, held to the limits of `rate_limit`.
 pub fn app(rate_limit: RateLimitLayer) -> Router {
-    let rate_limits = rate_limit.describe().title("Rate limits of the FHIR Directory");
+    let rate_limits =
+        rate_limit.limits_route(|limits| limits.title("Rate limits of the FHIR Directory"));
     // Outside of the limiter: so scripts can read a 429, and preflight requests are not counted.
     let cors = CorsLayer::new()
         .allow_origin(Any)
@@ -161,7 +162,7 @@ pub fn app(rate_limit: RateLimitLayer) -> Router {
             error(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", "Not with this method.")
         })
         .layer(rate_limit)
-        .route("/rate-limits", rate_limits.route())
+        .route("/rate-limits", rate_limits)
         .layer(cors)
 }
 

@@ -98,7 +98,7 @@ impl<S: Sync> FromRequestParts<S> for Tenant {
 
 /// The API, held to the limits of `rate_limit`, on the same clock.
 pub fn app(rate_limit: RateLimitLayer, clock: Clock) -> Router {
-    let rate_limits = rate_limit.describe().title("Rate limits of the gateway");
+    let rate_limits = rate_limit.limits_route(|limits| limits.title("Rate limits of the gateway"));
     let lookup = |entry: Value| get(async move |_: Tenant| Json(json!({ "data": [entry] })));
     Router::new()
         .route("/v1/sites", lookup(json!({ "id": "site_1", "name": "Head Office" })))
@@ -110,7 +110,7 @@ pub fn app(rate_limit: RateLimitLayer, clock: Clock) -> Router {
         .layer(rate_limit)
         .layer(SetRequestIdLayer::x_request_id(NewRequestId))
         .layer(map_request(without_request_id))
-        .route("/rate-limits", rate_limits.route())
+        .route("/rate-limits", rate_limits)
 }
 
 #[derive(Clone)]

@@ -59,7 +59,8 @@ pub fn rate_limit(clock: Clock) -> Result<RateLimitLayer, BuildError> {
 
 /// The API, held to the limits of `rate_limit`, which exposes its decisions.
 pub fn app(rate_limit: RateLimitLayer) -> Router {
-    let rate_limits = rate_limit.describe().title("Rate limits of the Gather API");
+    let rate_limits =
+        rate_limit.limits_route(|limits| limits.title("Rate limits of the Gather API"));
     Router::new()
         .route("/qsi/gather/questions", get(questions))
         .route("/qsi/gather/answers", post(answer))
@@ -67,7 +68,7 @@ pub fn app(rate_limit: RateLimitLayer) -> Router {
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(rate_limit)
-        .route("/rate-limits", rate_limits.route())
+        .route("/rate-limits", rate_limits)
 }
 
 /// Refuses requests without a key, which were counted by address. It runs inside of the limiter, so

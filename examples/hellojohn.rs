@@ -262,7 +262,8 @@ pub fn rate_limited(rejection: &Rejection) -> Value {
 /// The API, held to the limits of `rate_limit`; deliveries are held to those of `limiter`.
 pub fn app(limiter: Limiter, rate_limit: RateLimitLayer) -> Router {
     let deliveries = Deliveries::start(limiter);
-    let rate_limits = rate_limit.describe().title("Rate limits of the HelloJohn API");
+    let rate_limits =
+        rate_limit.limits_route(|limits| limits.title("Rate limits of the HelloJohn API"));
     let ok = async |_: Sent| Json(json!({ "ok": true }));
     let bulk = async |_: Sent| Json(json!({ "results": [] }));
     let protected = Router::new()
@@ -294,7 +295,7 @@ pub fn app(limiter: Limiter, rate_limit: RateLimitLayer) -> Router {
         .layer(rate_limit)
         .layer(body_fields())
         .layer(middleware::from_fn(identify))
-        .route("/rate-limits", rate_limits.route())
+        .route("/rate-limits", rate_limits)
 }
 
 /// Reads the fields of bodies by which two policies count.

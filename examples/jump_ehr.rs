@@ -77,7 +77,8 @@ pub fn app(limiter: Limiter, rate_limit: RateLimitLayerBuilder) -> Result<Router
     let usage =
         UsagePage::builder(limiter, log.clone()).ask_for_key(AUTHORIZATION, "Bearer ").build()?;
     let rate_limit = rate_limit.observe(log).build()?;
-    let rate_limits = rate_limit.describe().title("Rate limits of the Jump EHR API");
+    let rate_limits =
+        rate_limit.limits_route(|limits| limits.title("Rate limits of the Jump EHR API"));
     Ok(Router::new()
         .route("/functions/v1/api-v1/patients", get(patients))
         .route("/functions/v1/api-v1/patients/{id}", get(patient))
@@ -99,7 +100,7 @@ pub fn app(limiter: Limiter, rate_limit: RateLimitLayerBuilder) -> Result<Router
                 .layer(rate_limit),
         )
         // Outside of the limiter: requests for limits and usage are not counted.
-        .route("/rate-limits", rate_limits.route())
+        .route("/rate-limits", rate_limits)
         .nest("/settings/api-keys/usage", usage.router()))
 }
 

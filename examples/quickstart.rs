@@ -11,7 +11,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .key(ClientIp::new()) // behind a load balancer: .trust_proxies(["10.0.0.0/8"])
         .or_refuse();
     let rate_limit = RateLimitLayer::new(Limiter::builder().policy(per_client).build()?);
-    let rate_limits = rate_limit.describe().route(); // the limits, for callers
+    let rate_limits = rate_limit.limits_route(|limits| limits); // the limits, for callers
 
     let app = Router::new()
         .route("/", get(|| async { "hello\n" }))

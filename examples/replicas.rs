@@ -41,7 +41,7 @@ fn app(name: &'static str, redis: &str, secret: u128) -> Result<Router, Box<dyn 
     let store = RedisStore::builder(redis).secret(secret).build()?;
     let limiter = Limiter::builder().policy(per_client).store(store).build()?;
     let rate_limit = RateLimitLayer::new(limiter);
-    let rate_limits = rate_limit.describe().route();
+    let rate_limits = rate_limit.limits_route(|limits| limits);
     Ok(Router::new()
         .route("/", get(move || async move { format!("hello from the {name}\n") }))
         .layer(rate_limit)

@@ -70,12 +70,12 @@ pub fn app(prometheus: PrometheusHandle, clock: Clock) -> Result<Router, BuildEr
         prometheus.render()
     };
     let rate_limit = RateLimitLayer::new(limiter);
-    let rate_limits = rate_limit.describe().title("Rate limits of the search");
+    let rate_limits = rate_limit.limits_route(|limits| limits.title("Rate limits of the search"));
     Ok(Router::new()
         .route("/search", get(|| async { Json(json!({ "results": ["one", "two"] })) }))
         .route("/exports", post(|| async { Json(json!({ "rows": 2 })) }))
         .layer(rate_limit)
-        .route("/rate-limits", rate_limits.route())
+        .route("/rate-limits", rate_limits)
         // Outside of the limiter. In production, serve it on an address that callers cannot reach.
         .route("/metrics", get(metrics)))
 }

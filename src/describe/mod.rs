@@ -20,7 +20,8 @@
 //! # Ok::<(), tower_quota::BuildError>(())
 //! ```
 //!
-//! With the feature `axum`, [`Description::route`] serves all three formats.
+//! With the feature `axum`, [`RateLimitLayer::limits_route`](crate::RateLimitLayer::limits_route) serves all
+//! three formats, of the limits that apply at each request.
 //! [`Description::merge_into_openapi`] adds the limits to an OpenAPI document.
 //!
 //! A description contains no keys and no addresses, only kinds of key.
@@ -40,6 +41,8 @@ use serde::Serialize;
 
 #[cfg(feature = "calendar")]
 pub use self::policy::ScheduleDescription;
+#[cfg(feature = "axum")]
+pub(crate) use self::route::live_route;
 pub use self::{
     html::CONTENT_SECURITY_POLICY,
     message::{HeaderDescription, RefusalDescription, ResponseDescription},

@@ -197,6 +197,43 @@ impl RateLimitLayer {
     pub fn describe(&self) -> crate::describe::Description {
         self.responders.of_thread().describe()
     }
+
+    /// A route that serves the limits that apply now: as HTML, Markdown (`text/markdown`) or JSON
+    /// (`application/json`), whichever the request's `Accept` prefers; HTML if it prefers none. After
+    /// [`Limiter::apply`], the next request gets the new limits.
+    ///
+    /// `change` may set the title of [the description](Self::describe), or let it say less. It is called now,
+    /// and after each apply.
+    ///
+    /// Add the route after the layer, so that requests for it are not counted.
+    ///
+    /// ```
+    /// use axum::{Router, routing::get};
+    /// use tower_quota::{Quota, RateLimitLayer};
+    ///
+    /// let rate_limit = RateLimitLayer::per_ip(Quota::per_minute(60))?;
+    /// let rate_limits = rate_limit.limits_route(|limits| limits.title("Rate limits of the API"));
+    /// let app: Router = Router::new()
+    ///     .route("/", get(|| async { "hello" }))
+    ///     .layer(rate_limit)
+    ///     .route("/rate-limits", rate_limits);
+    /// # let _ = app;
+    /// # Ok::<(), tower_quota::BuildError>(())
+    /// ```
+    #[cfg(all(feature = "describe", feature = "axum"))]
+    pub fn limits_route<S: Clone + Send + Sync + 'static>(
+        &self,
+        change: impl Fn(crate::describe::Description) -> crate::describe::Description
+        + Send
+        + Sync
+        + 'static,
+    ) -> axum::routing::MethodRouter<S> {
+        let (limiter, layer) = (self.limiter().clone(), self.clone());
+        crate::describe::live_route(
+            move || limiter.rules_number(),
+            move || change(layer.describe()),
+        )
+    }
 }
 
 impl<S> Layer<S> for RateLimitLayer {

@@ -522,6 +522,12 @@ impl Limiter {
         describe::describe(&self.core)
     }
 
+    /// Another number after each [`apply`](Self::apply).
+    #[cfg(all(feature = "describe", feature = "axum"))]
+    pub(crate) fn rules_number(&self) -> u64 {
+        self.core.rules.number()
+    }
+
     /// Updates the gauges `tower_quota_live_keys`, `tower_quota_held_requests` and
     /// `tower_quota_overrides`, and the counter `tower_quota_overflowed_total`. Call it when an exporter
     /// reads the metrics, or every few seconds. It goes through all keys of a memory store, a million in

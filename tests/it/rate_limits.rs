@@ -1,13 +1,19 @@
-//! The description at `/rate-limits` of each example server, beside the numbers of its reference page.
+//! The page at `/rate-limits`; that of each example server beside the numbers of its reference page.
 #![cfg(all(feature = "axum", feature = "describe", feature = "tracing", feature = "usage"))]
 
-use std::time::{Duration, UNIX_EPOCH};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
+    time::{Duration, UNIX_EPOCH},
+};
 
 use axum::{Router, body::Body, http::Request, response::Response};
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use tower::ServiceExt;
-use tower_quota::Clock;
+use tower_quota::{Clock, Limiter, Policy, Quota, RateLimitLayer};
 
 use super::examples::{fhir_directory, gateway, gather, hellojohn, jump_ehr};
 
@@ -311,5 +317,33 @@ async fn the_accept_header_chooses_the_format() {
             _ => "# Rate limits of the Jump EHR API\n",
         };
         assert!(text(response).await.starts_with(begins), "{accept:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_page_of_the_limits_follows_each_apply() {
+    let limits = |units| {
+        let daily = Policy::fixed_window("daily", Quota::per_day(units)).global();
+        Limiter::builder().policy(daily)
+    };
+    let layer = RateLimitLayer::new(limits(100).build().unwrap());
+    let described = Arc::new(AtomicU32::new(0));
+    let counts = described.clone();
+    let route = layer.limits_route(move |mut description| {
+        counts.fetch_add(1, Relaxed);
+        description.responses = None;
+        description.title("Our limits")
+    });
+    let app = Router::new().route("/rate-limits", route);
+    for (times, units) in [(1, 100), (2, 50), (3, 100)] {
+        if times > 1 {
+            layer.limiter().apply(limits(units)).unwrap();
+        }
+        for _ in 0..3 {
+            let page = text(ask(&app, "text/markdown").await).await;
+            assert!(page.starts_with("# Our limits\n") && !page.contains("HTTP/1.1"), "{page}");
+            assert!(page.contains(&format!("| daily | {units} per day ")), "{page}");
+            assert_eq!(described.load(Relaxed), times, "{units}");
+        }
     }
 }
