@@ -498,3 +498,55 @@ async fn the_longest_times_are_no_panic() {
         assert_eq!(crowd(&limiter, 1_000).await, (1_000, 1_000));
     }
 }
+
+#[tokio::test]
+async fn a_store_says_whether_it_is_up() {
+    let server = Server::start();
+    let store = RedisStore::builder(server.url()).secret(SECRET);
+    let store = store.decision_timeout(PATIENCE).connect_timeout(PATIENCE).build().unwrap();
+    assert!(store.is_up().await, "the first call opens the connection");
+    let set_replicas = |replicas: &str| {
+        let mut set = redis::cmd("CONFIG");
+        server.ask::<()>(set.arg(&["SET", "min-replicas-to-write", replicas])).unwrap();
+    };
+    set_replicas("1");
+    assert!(!store.is_up().await, "a server that cannot write counts nothing");
+    set_replicas("0");
+    assert!(store.is_up().await, "one error does not bring it down");
+    server.kill();
+    assert!(!store.is_up().await, "without any request before");
+    let start = Instant::now();
+    assert!(!store.is_up().await);
+    assert!(start.elapsed() < PATIENCE / 2, "a server that is known to be down is not asked");
+    server.restart();
+    until("the server to be up", async || store.is_up().await).await;
+}
+
+#[tokio::test]
+async fn a_cluster_is_up_if_no_server_is_known_to_be_down() {
+    let cluster = Cluster::start();
+    let store = RedisStore::cluster_builder(cluster.urls()).secret(SECRET).build().unwrap();
+    let policy = Policy::token_bucket("p", Quota::per_hour(1_000));
+    let policy = policy.on_store_failure(OnStoreFailure::Refuse);
+    let limiter = Limiter::builder().check_only(policy).store(store.clone()).build().unwrap();
+    all_are_counted(&limiter).await;
+    until("the cluster to be up", async || store.is_up().await).await;
+    // It has no slot of the probe.
+    cluster.nodes()[0].pause();
+    until("the server to be given up", async || {
+        let _ = count_fifty(&limiter).await;
+        !store.is_up().await
+    })
+    .await;
+    cluster.nodes()[0].resume();
+    until("the cluster to be up", async || store.is_up().await).await;
+}
+
+#[test]
+fn without_a_runtime_no_store_is_up() {
+    let server = Server::start();
+    let store = patient(RedisStore::builder(server.url())).secret(SECRET).build().unwrap();
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    let asked = std::pin::pin!(store.is_up());
+    assert_eq!(asked.poll(&mut context), std::task::Poll::Ready(false));
+}

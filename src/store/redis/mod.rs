@@ -259,6 +259,30 @@ impl RedisStore {
         self.replica.shards.correct_all(&self.replica.leases.drain()).await
     }
 
+    /// Whether requests are counted in Redis now. It sends one command, which writes as those of requests do,
+    /// and waits no longer than a request waits for Redis. Where the server is known to be down, it answers at
+    /// once. The first call opens the connection. A cluster is up if a server of it answers and
+    /// no other is known to be down. `false` outside of a tokio runtime.
+    ///
+    /// Ask it before a new replica gets its first requests, and for alerts. While Redis is down, it is down for
+    /// all replicas: if each of them then counts as not ready, no request is answered at all, though
+    /// [`on_store_failure`](crate::Policy::on_store_failure) could decide.
+    ///
+    /// ```no_run
+    /// # use tower_quota::store::RedisStore;
+    /// # fn routes(store: RedisStore) -> axum::Router {
+    /// use axum::{Router, http::StatusCode, routing::get};
+    ///
+    /// Router::new().route("/ready", get(async move || match store.is_up().await {
+    ///     true => StatusCode::OK,
+    ///     false => StatusCode::SERVICE_UNAVAILABLE,
+    /// }))
+    /// # }
+    /// ```
+    pub async fn is_up(&self) -> bool {
+        Handle::try_current().is_ok() && self.replica.shards.manager.is_up().await
+    }
+
     /// How many requests were refused by a remembered refusal, without asking a server.
     #[must_use]
     pub fn denied_from_cache(&self) -> u64 {

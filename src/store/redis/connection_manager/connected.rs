@@ -1,6 +1,6 @@
 //! An open connection, and which servers behind it work: [`Connected`].
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use super::{backoff::Backoff, send_queue::SendQueue};
 use crate::{
@@ -53,6 +53,10 @@ impl Connected {
             Connection::Cluster(_) => (RANGES, MAX_IN_FLIGHT_PER_RANGE),
         };
         Self { connection, ranges: (0..ranges).map(|_| SlotRange::new(max_in_flight)).collect() }
+    }
+
+    pub(super) fn any_is_down(&self) -> bool {
+        self.ranges.iter().any(|range| range.is_down.load(Relaxed))
     }
 
     /// The range of a slot. A single server does not need to know the slot.

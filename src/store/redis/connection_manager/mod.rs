@@ -138,6 +138,17 @@ impl ConnectionManager {
         }
     }
 
+    /// Whether the server answers and no part of a cluster is down. Opens the connection.
+    pub(super) async fn is_up(self: &Arc<Self>) -> bool {
+        let answers =
+            self.run(&ScriptCall::probe(&self.names, 0), &mut self.time_budget()).await.is_ok();
+        let no_part_is_down = match &*self.state.borrow() {
+            State::Open(connected) => !connected.any_is_down(),
+            _ => false,
+        };
+        answers && no_part_is_down
+    }
+
     /// The time that servers have for one decision.
     pub(super) fn time_budget(&self) -> TimeBudget {
         TimeBudget::new(self.timeouts.decision)
