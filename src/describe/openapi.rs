@@ -11,7 +11,9 @@ use crate::error::BuildError;
 
 impl Description {
     /// Adds the limits to an OpenAPI document (version 3.0 to 3.2), and returns the requests of
-    /// categories that are no operation of the document: probably a mistake in a path, here or there.
+    /// categories that are no operation of the document: probably a mistake in a path, here or there. So
+    /// assert in a test that the list is empty, or log it. Operations without a limit are found by
+    /// [`lint_routes`](crate::Limiter::lint_routes): see the [guide](crate::guide::testing#settings).
     ///
     /// Each operation that may be refused gets:
     ///
