@@ -42,7 +42,10 @@ pub(crate) use self::{
 };
 #[cfg(feature = "redis")]
 pub(crate) use self::{fixed_window::MAX_AHEAD, token_bucket::Deficit};
-use crate::quota::{MAX_UNITS, MAX_WINDOW, Quota};
+use crate::{
+    clock::Now,
+    quota::{MAX_UNITS, MAX_WINDOW, Quota},
+};
 
 /// How a quota is counted. [`Policy`](crate::Policy) has a constructor for each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -122,6 +125,21 @@ impl Algorithm {
                 let windows = ceil_div(units.into(), quota.units());
                 quota.longest_window().saturating_mul(windows)
             }
+        }
+    }
+
+    /// When the units of a window come back that are used at `at`, as monotonic time. In a sliding
+    /// window, a later use in the same step delays them.
+    pub(crate) fn comes_back(self, quota: &Quota, at: u64, now: Now) -> u64 {
+        match self {
+            Self::FixedWindow => {
+                let unix =
+                    now.unix_nanos().saturating_add(at.saturating_sub(now.monotonic_nanos()));
+                let end = quota.windows_end(quota.window_start(unix), 1);
+                at.saturating_add(end.saturating_sub(unix))
+            }
+            Self::SlidingWindow => SlidingWindow::leaves(at, quota),
+            Self::TokenBucket | Self::InFlight => at,
         }
     }
 

@@ -20,7 +20,7 @@ use super::{
     fallback::Fallback,
     penalizing::Penalizing,
     queue::{Join, Left, Turn, Wakeup},
-    queued::{Queued, timer},
+    queued::{Held, Queued, timer},
 };
 use crate::{clock::Now, store::StoreFuture};
 
@@ -184,8 +184,12 @@ impl Deciding {
     )]
     fn queue_up(&mut self, limiter: &Limiter, now: Now) -> bool {
         let core = &*limiter.core;
-        let held_so_far = now.monotonic().saturating_sub(self.arrived.monotonic());
-        let Some(wait) = self.evaluation.wait_worthwhile(held_so_far) else { return false };
+        let (at, arrived) = (now.monotonic(), self.arrived.monotonic());
+        let known_until = self.queued.as_ref().map_or(arrived, |queued| queued.known_until);
+        let (in_all, for_unknown) = (at.saturating_sub(arrived), at.saturating_sub(known_until));
+        let held = Held { in_all, for_unknown };
+        let Some(wait) = self.evaluation.wait_worthwhile(held) else { return false };
+        let known_until = known_until.max(at.saturating_add(self.evaluation.known_wait()));
         let due = core.clock.instant() + wait;
         let asks_again = core.is_shared && self.evaluation.waits_for_others();
         let queue = &core.queue;
@@ -196,6 +200,7 @@ impl Deciding {
                     return false;
                 }
                 (queued.due, queued.asks_again) = (due, asks_again);
+                queued.known_until = known_until;
                 queued.sleep_until_due_or_first(now);
             }
             None => {
@@ -211,7 +216,8 @@ impl Deciding {
                     }
                 };
                 let (limiter, left) = (limiter.clone(), Left::Early);
-                let mut queued = Queued { limiter, ticket, due, asks_again, timer, left };
+                let mut queued =
+                    Queued { limiter, ticket, due, known_until, asks_again, timer, left };
                 queued.sleep_until_due_or_first(now);
                 self.queued = Some(Box::new(queued));
             }

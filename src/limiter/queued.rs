@@ -15,12 +15,23 @@ use crate::{
 /// back at any time.
 const ASKS_AGAIN: Duration = Duration::from_millis(100);
 
+/// How long a request was held so far.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Held {
+    pub(super) in_all: Duration,
+    /// For units that come back at an unknown time: without the waits for other policies before that.
+    pub(super) for_unknown: Duration,
+}
+
 /// A ticket in the queue, which leaves when this is dropped.
 pub(super) struct Queued {
     pub(super) limiter: Limiter,
     pub(super) ticket: u64,
     /// When its units are expected to fit.
     pub(super) due: Instant,
+    /// The monotonic time from which its wait counts under policies whose units come back at an unknown
+    /// time: until then, other policies let it wait.
+    pub(super) known_until: Duration,
     /// Whether another process may give back the units that it waits for.
     pub(super) asks_again: bool,
     pub(super) timer: Timer,

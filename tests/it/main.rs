@@ -44,6 +44,7 @@ mod hold;
 mod hold_by_turns;
 mod hold_fairness;
 mod hold_properties;
+mod hold_several;
 mod hostile_callers;
 mod in_flight;
 mod in_toml;

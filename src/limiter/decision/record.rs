@@ -128,9 +128,9 @@ impl Record {
         }
     }
 
-    /// The longest time for which a policy holds the request, in nanoseconds.
+    /// The longest time for which an enforced policy holds the request, in nanoseconds.
     pub(crate) fn longest_hold(&self) -> u64 {
-        self.entries.iter().map(|entry| entry.special.hold()).max().unwrap_or(0)
+        self.entries.iter().take(self.enforced).map(|entry| entry.special.hold()).max().unwrap_or(0)
     }
 
     /// Every policy, dry runs last.

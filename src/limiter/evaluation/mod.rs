@@ -14,6 +14,7 @@ use super::{
     decision::{Decision, Entry, Outcome, Pooled, Reason, Record, Ruling, Standing},
     overrides::{AwaitedCaller, CallersOwn},
     queue::Turn,
+    queued::Held,
     quota_ref::QuotaRef,
     rules::{Rule, RuleSet},
 };
@@ -253,6 +254,11 @@ impl Evaluation {
         enforced.filter(|outcome| !outcome.is_allowed() && outcome.charge.mode == Mode::Enforced)
     }
 
+    /// How long until all policies whose units come back at a known time let the request pass.
+    pub(super) fn known_wait(&self) -> Duration {
+        self.refusing().filter_map(|outcome| outcome.usage.known_wait()).max().unwrap_or_default()
+    }
+
     /// Whether it waits for units that come back at an unknown time.
     pub(super) fn waits_for_others(&self) -> bool {
         self.refusing().any(|outcome| outcome.usage.known_wait().is_none())
@@ -308,14 +314,16 @@ impl Evaluation {
     }
 
     /// How long until all policies let the request pass. `None` if none refuses, or if one of them
-    /// does not hold a request that long, `held_so_far` included.
-    pub(super) fn wait_worthwhile(&self, held_so_far: Duration) -> Option<Duration> {
+    /// does not hold a request that long, or if the longest hold ends earlier. The request was held so far
+    /// for all policies, and for units that come back at an unknown time.
+    pub(super) fn wait_worthwhile(&self, held: Held) -> Option<Duration> {
+        let left = Duration::from_nanos(self.record.longest_hold()).checked_sub(held.in_all)?;
         let waits = self.refusing().map(|outcome| {
             let hold = Duration::from_nanos(outcome.entry.special.hold());
-            let left = hold.checked_sub(held_so_far)?;
             // Units that come back at an unknown time may come back now.
-            let wait = outcome.usage.known_wait().unwrap_or(left);
-            let in_time = wait <= left && !wait.is_zero();
+            let unknown = || left.min(hold.saturating_sub(held.for_unknown));
+            let wait = outcome.usage.known_wait().unwrap_or_else(unknown);
+            let in_time = wait <= left.min(hold) && !wait.is_zero();
             (in_time && outcome.reason() == Some(Reason::QuotaExceeded)).then_some(wait)
         });
         waits.max_by_key(|wait| wait.unwrap_or(Duration::MAX))?

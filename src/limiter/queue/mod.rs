@@ -19,7 +19,8 @@
 //!    is charged again; if the queue is full, or the wait may become too long, the request is
 //!    refused.
 //! 2. It sleeps until it is *due*: the time at which its units fit under all of its keys.
-//! 3. [`yields_turn`](WaitQueue::yields_turn): tickets ahead that are due as well go first.
+//! 3. [`yields_turn`](WaitQueue::yields_turn): tickets ahead that are due as well go first. One that
+//!    waits on after all, for another key, wakes the next one that yields.
 //! 4. It charges. If another request was faster, it waits on ([`wait_again`](WaitQueue::wait_again)).
 //! 5. [`leave`](WaitQueue::leave) wakes the next ticket of each key.
 //!
@@ -48,11 +49,13 @@
 //! | invariant | tests |
 //! |---|---|
 //! | requests of one key pass in order of arrival, whatever they cost | `hold_properties.rs`, `hold_fairness.rs` |
+//! | under several policies, requests pass as in a simple simulation | `hold_several.rs` |
 //! | a ticket that leaves gives its position to those behind | `a_ticket_may_leave_while_it_is_woken`, `hold.rs` |
 //! | a request that saw an old queue is charged again | `a_request_that_saw_an_old_queue_is_charged_again` |
 
 mod fair_line;
 mod first_of;
+mod latest;
 mod new_ticket;
 #[cfg(test)]
 mod tests;
@@ -65,9 +68,11 @@ use std::{
     time::Duration,
 };
 
+use smallvec::SmallVec;
+
 pub(crate) use self::fair_line::Turn;
 use self::{
-    first_of::{FirstOf, due_at, is_waited_for},
+    first_of::{FirstOf, is_waited_for},
     new_ticket::{new_rank, new_ticket},
     waiters::{KeyQueue, Waiters},
 };
@@ -243,29 +248,33 @@ impl WaitQueue {
         outcomes: impl Iterator<Item = Outcome<'a>>,
         now: Now,
     ) -> bool {
-        let now = now.monotonic_nanos();
+        let at = now.monotonic_nanos();
         self.change(|waiters| {
+            let rank = waiters.rank_of(ticket);
+            let fits =
+                |outcome: Outcome<'a>| (outcome.charge, waiters.foresee(&outcome, rank, now));
+            let charges: SmallVec<[_; 4]> = outcomes.map(fits).collect();
             let Some(known) = waiters.tickets.get_mut(&ticket) else { return false };
-            let before = mem::replace(&mut known.due, now);
+            let before = mem::replace(&mut known.due, at);
+            known.latest = at;
             let mut waterfall = FirstOf::default();
-            for outcome in outcomes {
-                let mut due = now;
-                if is_waited_for(&outcome) {
-                    due = due_at(&outcome, now);
-                    let key = outcome.charge.id();
-                    let here = known.keys.iter_mut().filter(|awaited| awaited.key == key);
-                    here.for_each(|awaited| awaited.due = due);
-                }
-                waterfall.add(due, due);
-                if !outcome.charge.or_else {
-                    known.due = known.due.max(mem::take(&mut waterfall).due);
+            for (charge, fits) in charges {
+                let here = known.keys.iter_mut().filter(|awaited| awaited.key == charge.id());
+                here.for_each(|awaited| awaited.due = fits.due);
+                waterfall.add(fits);
+                if !charge.or_else {
+                    let FirstOf { due, latest } = mem::take(&mut waterfall);
+                    known.due = known.due.max(due);
+                    known.latest = known.latest.max(latest);
                 }
             }
             let (due, moved_up) = (known.due, mem::take(&mut known.moved_up));
             let (keys, rank) = (known.keys.clone(), known.rank);
             waiters.expect(ticket, due);
             if moved_up || due < before {
-                waiters.wake_those_behind(&keys, rank, true, now);
+                waiters.wake_those_behind(&keys, rank, true, at);
+            } else {
+                waiters.wake_those_that_yield(&keys, rank, at);
             }
             true
         })
@@ -295,8 +304,9 @@ impl WaitQueue {
         now: Now,
     ) -> Duration {
         let waiters = self.waiters.lock();
-        let latest =
-            waiters.latest(charge, behind_all, u64::MAX).saturating_sub(now.monotonic_nanos());
+        let latest = waiters
+            .latest(charge, nanos(wait), behind_all, u64::MAX, now)
+            .saturating_sub(now.monotonic_nanos());
         let key = waiters.keys.get(&charge.id()).filter(|key| !key.fair.is_empty());
         let overtaken = key.map_or(0, |key| key.total_cost.saturating_sub(charge.ahead));
         // A ticket may charge in a step of the window that has units already: all of these then come
@@ -306,8 +316,9 @@ impl WaitQueue {
         let step = charge.quota.window_nanos().div_ceil(STEPS_PER_WINDOW);
         let wait = nanos(wait)
             .saturating_add(charge.algorithm.longest_wait_for_all(&charge.quota, overtaken))
+            .max(latest)
             .saturating_add(if is_delayed { step } else { 0 });
-        Duration::from_nanos(wait.max(latest))
+        Duration::from_nanos(wait)
     }
 
     /// Returns whether the queue has woken the ticket since the last call, and keeps `waker` for

@@ -2,9 +2,11 @@
 
 use std::mem;
 
+use smallvec::SmallVec;
+
 use super::{
     Join, Turn,
-    first_of::{FirstOf, due_at, is_waited_for},
+    first_of::{FirstOf, is_waited_for},
     waiters::{AwaitedKey, Callers, Ticket, Waiters},
 };
 use crate::{clock::Now, limiter::decision::Outcome, store::Charge};
@@ -17,7 +19,7 @@ pub(super) fn new_ticket<'a>(
     turn: Option<Turn>,
     now: Now,
 ) -> Result<(Ticket, Option<u64>), Join> {
-    let now = now.monotonic_nanos();
+    let at = now.monotonic_nanos();
     let mut callers = callers(outcomes.clone());
     let free = waiters.max.all.saturating_sub(waiters.tickets.len());
     let held_by = |caller: &u128| waiters.callers.get(caller).copied().unwrap_or(0);
@@ -35,13 +37,14 @@ pub(super) fn new_ticket<'a>(
         return Err(Join::Full);
     }
     let rank = waiters.next_ticket;
-    let mut joining = Ticket { rank, callers, due: now, latest: now, ..Ticket::default() };
+    let mut joining = Ticket { rank, callers, due: at, latest: at, ..Ticket::default() };
     let mut makes_room = None;
     let mut waterfall = FirstOf::default();
+    let mut waits = Waits::new();
     for outcome in outcomes {
         let Outcome { entry, charge, .. } = outcome;
         if !is_waited_for(&outcome) {
-            waterfall.add(now, now);
+            waterfall.add(FirstOf { due: at, latest: at });
             if !charge.or_else {
                 waterfall = FirstOf::default();
             }
@@ -50,11 +53,10 @@ pub(super) fn new_ticket<'a>(
         let key = charge.id();
         let turn = turn.filter(|turn| turn.of(charge).is_some());
         let rank = new_rank(waiters, charge, turn);
-        let due = due_at(&outcome, now);
-        let latest = due.max(waiters.latest(charge, false, rank));
+        let fits = waiters.foresee(&outcome, rank, now);
         if let Some(queue) = waiters.keys.get(&key) {
             let free = waiters.max.per_key.saturating_sub(queue.waiting.len());
-            if queue.cost_ahead_of(rank, now) != charge.ahead {
+            if queue.cost_ahead_of(rank, at) != charge.ahead {
                 return Err(Join::Outdated);
             }
             if let Some(turn) = turn {
@@ -75,19 +77,34 @@ pub(super) fn new_ticket<'a>(
         if let Some(turn) = turn {
             joining.fair = Some((key, turn));
         }
-        joining.keys.push(AwaitedKey { key, due });
-        waterfall.add(due, latest);
+        joining.keys.push(AwaitedKey { key, due: fits.due });
+        waterfall.add(fits);
         if charge.or_else {
             continue;
         }
         let FirstOf { due, latest } = mem::take(&mut waterfall);
-        if due > now && latest > now.saturating_add(entry.special.hold()) {
-            return Err(Join::Full);
-        }
+        waits.push((latest.saturating_sub(at), entry.special.hold()));
         joining.due = joining.due.max(due);
         joining.latest = joining.latest.max(latest);
     }
+    if !are_within_holds(&waits) {
+        return Err(Join::Full);
+    }
     Ok((joining, makes_room))
+}
+
+/// For how long each policy lets a request wait at the latest, and its hold.
+type Waits = SmallVec<[(u64, u64); 4]>;
+
+/// Whether each policy adds no more than its hold to the waits for the others, and all of them together no
+/// more than the longest hold.
+fn are_within_holds(waits: &Waits) -> bool {
+    let longest_hold = waits.iter().map(|(_, hold)| *hold).max().unwrap_or(0);
+    waits.iter().enumerate().all(|(index, (wait, hold))| {
+        let others = waits.iter().enumerate().filter(|(other, _)| *other != index);
+        let others = others.map(|(_, (wait, _))| *wait).max().unwrap_or(0);
+        *wait <= others.saturating_add(*hold).min(longest_hold)
+    })
 }
 
 /// The rank that a ticket would have which joins the queue of this charge now.

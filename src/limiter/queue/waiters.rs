@@ -12,7 +12,7 @@ use super::{
     Left, MaxHeld, Wakeup,
     fair_line::{FairLine, Turn},
 };
-use crate::{algorithm::Algorithm, store::Charge};
+use crate::store::Charge;
 
 /// A ticket that is due and is not polled for this long, in nanoseconds, is late: the tickets
 /// behind pass it. An executor that is so busy cannot keep an order.
@@ -46,7 +46,8 @@ pub(super) struct Ticket {
     pub(super) callers: Callers,
     /// The monotonic time at which its units are expected to fit.
     pub(super) due: u64,
-    /// The monotonic time at which they fit at the latest.
+    /// The monotonic time at which they fit at the latest, as far as that is known: units that come
+    /// back at an unknown time may come back at once.
     pub(super) latest: u64,
     /// Whether the queue has woken it since it was polled.
     pub(super) wakeup: Wakeup,
@@ -78,7 +79,7 @@ pub(super) struct KeyQueue {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Waiter {
     pub(super) ticket: u64,
-    rank: u64,
+    pub(super) rank: u64,
     pub(super) cost: u64,
     /// The monotonic time at which it is expected to be polled.
     comes_at: u64,
@@ -96,48 +97,6 @@ impl Waiter {
 }
 
 impl Waiters {
-    /// The latest time at which a charge fits; 0 if that is when it is due, or unknown. With
-    /// `behind_all`, it charges behind the tickets that came after it as well.
-    ///
-    /// A charge is due when it fits beside all units ahead. If these are more than a whole quota,
-    /// that depends on when the tickets ahead charge: another key may delay one, and several units
-    /// charged at once leave a part of a window empty. The longest wait after the last such ticket
-    /// is an upper bound; in a window, after the last ticket of all, as a unit that is charged late
-    /// may stay as long as one that is charged shortly after it.
-    ///
-    /// Only tickets of a rank below `rank` are ahead.
-    pub(super) fn latest(&self, charge: &Charge, behind_all: bool, rank: u64) -> u64 {
-        let Some(key) = self.keys.get(&charge.id()) else { return 0 };
-        if charge.algorithm == Algorithm::InFlight {
-            return 0;
-        }
-        let capacity = charge.algorithm.capacity(&charge.quota);
-        let ahead = key.waiting.partition_point(|other| other.rank < rank);
-        let cost_ahead = match rank {
-            u64::MAX => key.total_cost,
-            _ => {
-                key.waiting.range(..ahead).fold(0, |sum: u64, other| sum.saturating_add(other.cost))
-            }
-        };
-        if cost_ahead.saturating_add(charge.cost) <= capacity {
-            return 0;
-        }
-        let in_windows = charge.algorithm != Algorithm::TokenBucket;
-        let uneven = |cost: u64| in_windows && cost > 1;
-        let tickets = key.waiting.range(..ahead).filter_map(|Waiter { ticket, cost, .. }| {
-            let ahead = self.tickets.get(ticket)?;
-            let here = ahead.keys.iter().find(|awaited| awaited.key == charge.id())?;
-            Some((uneven(*cost) || ahead.latest > here.due, ahead.latest))
-        });
-        let all_unsure = behind_all
-            || uneven(charge.cost)
-            || in_windows && tickets.clone().any(|(is_unsure, _)| is_unsure);
-        let latest = tickets.filter(|(is_unsure, _)| all_unsure || *is_unsure);
-        let latest = latest.map(|(_, latest)| latest);
-        let longest_wait = charge.algorithm.longest_wait(&charge.quota, charge.cost);
-        latest.max().map_or(0, |latest| latest.saturating_add(longest_wait))
-    }
-
     /// The rank of a ticket; `u64::MAX`, behind all others, if it has left.
     pub(super) fn rank_of(&self, ticket: u64) -> u64 {
         self.tickets.get(&ticket).map_or(u64::MAX, |known| known.rank)
@@ -221,10 +180,10 @@ impl Waiters {
         if let Some((key, _)) = removed.fair {
             self.reorder(key, None, now);
         }
-        if left == Left::Early {
+        if left != Left::Charged {
             self.forget_dues_behind(&removed);
         }
-        let moved_up = removed.moved_up || left == Left::Early;
+        let moved_up = removed.moved_up || left != Left::Charged;
         self.wake_those_behind(&removed.keys, removed.rank, moved_up, now);
         Some(removed)
     }
@@ -295,6 +254,19 @@ impl Waiters {
         }
         for ticket in woken {
             self.wake(ticket, moved_up, now);
+        }
+    }
+
+    /// Wakes, in each of these queues, the next ticket behind this rank that yields: the one of this rank
+    /// waits on.
+    pub(super) fn wake_those_that_yield(&mut self, keys: &[AwaitedKey], rank: u64, now: u64) {
+        let mut woken: SmallVec<[u64; 4]> = SmallVec::new();
+        for key in keys.iter().filter_map(|awaited| self.keys.get(&awaited.key)) {
+            let yields = |other: &u64| self.tickets.get(other).is_some_and(|other| other.yields);
+            woken.extend(key.behind(rank).find(yields));
+        }
+        for ticket in woken {
+            self.wake(ticket, false, now);
         }
     }
 
