@@ -187,7 +187,7 @@ impl Deciding {
         let (at, arrived) = (now.monotonic(), self.arrived.monotonic());
         let known_until = self.queued.as_ref().map_or(arrived, |queued| queued.known_until);
         let (in_all, for_unknown) = (at.saturating_sub(arrived), at.saturating_sub(known_until));
-        let held = Held { in_all, for_unknown };
+        let held = Held { in_all, for_unknown, is_queued: self.queued.is_some() };
         let Some(wait) = self.evaluation.wait_worthwhile(held) else { return false };
         let known_until = known_until.max(at.saturating_add(self.evaluation.known_wait()));
         let due = core.clock.instant() + wait;

@@ -21,6 +21,8 @@ pub(super) struct Held {
     pub(super) in_all: Duration,
     /// For units that come back at an unknown time: without the waits for other policies before that.
     pub(super) for_unknown: Duration,
+    /// Whether it has a ticket.
+    pub(super) is_queued: bool,
 }
 
 /// A ticket in the queue, which leaves when this is dropped.

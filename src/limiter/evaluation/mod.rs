@@ -323,7 +323,10 @@ impl Evaluation {
             // Units that come back at an unknown time may come back now.
             let unknown = || left.min(hold.saturating_sub(held.for_unknown));
             let wait = outcome.usage.known_wait().unwrap_or_else(unknown);
-            let in_time = wait <= left.min(hold) && !wait.is_zero();
+            // When the request was queued, this policy was to add no more than its hold to the waits for
+            // others. Its own wait may be longer, while others hold those ahead.
+            let longest = if held.is_queued && !hold.is_zero() { left } else { left.min(hold) };
+            let in_time = wait <= longest && !wait.is_zero();
             (in_time && outcome.reason() == Some(Reason::QuotaExceeded)).then_some(wait)
         });
         waits.max_by_key(|wait| wait.unwrap_or(Duration::MAX))?
