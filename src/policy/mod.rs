@@ -454,9 +454,9 @@ impl Policy {
     ///   [turns](Self::fair_by).
     /// - A request that would wait longer than `max` is refused at once. So is a request that finds too
     ///   many held ones: see [`LimiterBuilder::max_held`](crate::LimiterBuilder::max_held).
-    /// - A request that is held for several policies waits for the last of them, and is charged once.
-    ///   `max` counts what this policy adds to the waits for the others. In all, a request waits no longer
-    ///   than the longest `max` of its policies.
+    /// - A request that is held for several policies waits for the last of them, and is charged once. Time
+    ///   that it waits for other policies first does not count: this one may then add up to `max`. In all,
+    ///   a request waits no longer than the longest `max` of its policies.
     /// - Units [in flight](Self::in_flight) come back at an unknown time. So a request is held as if those
     ///   that are awaited, by it and by requests ahead of it, came back at once. It is refused later if
     ///   they do not come back in time.

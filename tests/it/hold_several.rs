@@ -95,13 +95,12 @@ fn a_rate_and_units_in_flight_hold_together_what_each_of_them_holds_alone() {
         let hold = Duration::from_secs(seconds);
         let passed =
             |policies: [Policy; 2]| run(policies.map(|policy| policy.hold(hold)), &[job(200); 4]);
-        for [sliding, fixed, bucket] in [rates("first")] {
-            let flight = || Policy::in_flight("second", 1);
-            // Uses in one sixtieth of a window leave it together.
-            assert_eq!(passed([sliding, flight()]), [Ok(0), Ok(200), Ok(60_200), Ok(60_400)]);
-            assert_eq!(passed([fixed, flight()]), [Ok(0), Ok(200), Ok(60_000), Ok(60_200)]);
-            assert_eq!(passed([bucket, flight()]), [Ok(0), Ok(200), Ok(30_000), Ok(60_000)]);
-        }
+        let [sliding, fixed, bucket] = rates("first");
+        let flight = || Policy::in_flight("second", 1);
+        // Uses in one sixtieth of a window leave it together.
+        assert_eq!(passed([sliding, flight()]), [Ok(0), Ok(200), Ok(60_200), Ok(60_400)]);
+        assert_eq!(passed([fixed, flight()]), [Ok(0), Ok(200), Ok(60_000), Ok(60_200)]);
+        assert_eq!(passed([bucket, flight()]), [Ok(0), Ok(200), Ok(30_000), Ok(60_000)]);
         let [sliding, ..] = rates("second");
         let passed = passed([Policy::in_flight("first", 1), sliding]);
         assert_eq!(passed, [Ok(0), Ok(200), Ok(60_200), Ok(60_400)]);
@@ -120,8 +119,11 @@ fn a_hold_counts_what_a_policy_adds_to_the_waits_for_others() {
     assert_eq!(passed, [Ok(0), Ok(900), Ok(60_000), Err(61_000)]);
     // The same for units that come back at a known time.
     let bucket = Policy::token_bucket("second", Quota::per_second(1).burst(1)).hold(SECOND);
-    let passed = run([fixed(), bucket], &[job(0); 2]);
-    assert_eq!(passed, [Ok(0), Ok(1_000)]);
+    let after = |later| Job { later, ..job(0) };
+    let jobs = [after(0), after(2_000), after(3_000), after(0), after(0)];
+    let passed = run([fixed(), bucket], &jobs);
+    // The bucket alone would let the fifth wait for two seconds.
+    assert_eq!(passed, [Ok(0), Ok(2_000), Ok(60_000), Ok(61_000), Err(5_000)]);
 }
 
 #[test]
