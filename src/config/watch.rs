@@ -29,6 +29,10 @@ const MAX_READ: Duration = Duration::from_secs(10);
 /// How long it may take to check and apply a file. The largest takes some seconds.
 const MAX_APPLY: Duration = Duration::from_secs(600);
 
+/// How long lints may take: they compare categories with each other.
+#[cfg(feature = "describe")]
+const MAX_LINT: Duration = Duration::from_secs(10);
+
 /// How many times in a row the file must not be readable until that is reported: an editor or a
 /// deployment replaces it by another one.
 const UNREADABLE_AFTER: u32 = 5;
@@ -56,7 +60,8 @@ const UNREADABLE_AFTER: u32 = 5;
 ///
 /// After each file that is applied, an event of level `WARN` reports each [lint](Limiter::lint) that the limits
 /// before it did not have. With [`routes`](Self::routes), the lints also find routes that lose their limits.
-/// Lints need the feature `describe`.
+/// Lints need the feature `describe`, and are left out if they take more than ten seconds, as for thousands
+/// of categories.
 ///
 /// The store, the clock, the caller and the override source stay. A file that names another
 /// [`caller`](Limits::caller) is not applied.
@@ -106,15 +111,16 @@ impl Watch {
             threads: Threads::default(),
             #[cfg(feature = "describe")]
             lints: Arc::default(),
+            #[cfg(feature = "describe")]
+            lint_threads: Threads::default(),
+            #[cfg(feature = "describe")]
+            is_linted: true,
             layer: None,
             without_overrides: None,
             problem: None,
         };
         #[cfg(feature = "describe")]
-        let lints = {
-            applied.lints.lock().known = limiter.lint();
-            Arc::clone(&applied.lints)
-        };
+        let lints = Arc::clone(&applied.lints);
         // A signal between here and the first turn of the task would end the process otherwise.
         let hangups = Hangups::new();
         Self {
@@ -156,12 +162,8 @@ struct Lints {
 
 #[cfg(feature = "describe")]
 impl Lints {
-    /// Reports the lints of the current limits that were not reported yet.
-    fn report(&mut self, limiter: &Limiter, path: &Path) {
-        let found = match self.routes.is_empty() {
-            true => limiter.lint(),
-            false => limiter.lint_routes(self.routes.iter().map(|(method, path)| (method, path))),
-        };
+    /// Logs the lints that the file before did not have.
+    fn note(&mut self, found: Vec<Lint>, path: &Path) {
         #[cfg(feature = "tracing")]
         for lint in found.iter().filter(|lint| !self.known.contains(lint)) {
             tracing::warn!(file = %path.display(), lint = lint.kind().as_str(), "{lint}");
@@ -169,6 +171,15 @@ impl Lints {
         #[cfg(not(feature = "tracing"))]
         let _ = path;
         self.known = found;
+    }
+}
+
+/// The lints of the limits that hold now. With many categories, this may take seconds.
+#[cfg(feature = "describe")]
+fn lints_of(limiter: &Limiter, routes: &[(String, String)]) -> Vec<Lint> {
+    match routes {
+        [] => limiter.lint(),
+        routes => limiter.lint_routes(routes.iter().map(|(method, path)| (method, path))),
     }
 }
 
@@ -214,6 +225,8 @@ impl WatchedFile {
                 applied.apply(&self.path, text).await;
             }
             applied.set_overrides().await;
+            #[cfg(feature = "describe")]
+            applied.lint(&self.path).await;
         }
     }
 
@@ -255,6 +268,12 @@ struct Applied {
     threads: Threads,
     #[cfg(feature = "describe")]
     lints: Arc<Mutex<Lints>>,
+    /// Threads of their own: lints that take long must not keep a file from being read.
+    #[cfg(feature = "describe")]
+    lint_threads: Threads,
+    /// Whether the limits that were applied last are linted.
+    #[cfg(feature = "describe")]
+    is_linted: bool,
     /// The layer of the file when it was applied last.
     layer: Option<Layer>,
     /// The limits that hold, whose overrides are not set yet.
@@ -283,14 +302,34 @@ impl Applied {
             Ok(None) => {}
             Ok(Some(limits)) => {
                 self.note_layer(path, &limits.layer);
-                #[cfg(feature = "describe")]
-                self.lints.lock().report(&self.limiter, path);
                 self.without_overrides = Some(limits);
+                #[cfg(feature = "describe")]
+                (self.is_linted = false);
             }
             Err(Failed::Panicked) => {
                 Limiter::report_unread(path, &"a function of the program panicked");
             }
             Err(Failed::TimedOut) => Limiter::report_unread(path, &"to apply them takes too long"),
+        }
+    }
+
+    /// Logs the lints of the limits that were applied last.
+    #[cfg(feature = "describe")]
+    async fn lint(&mut self, path: &Path) {
+        if std::mem::replace(&mut self.is_linted, true) {
+            return;
+        }
+        let (limiter, routes) = (self.limiter.clone(), self.lints.lock().routes.clone());
+        match self.lint_threads.run(MAX_LINT, move || lints_of(&limiter, &routes)).await {
+            Ok(found) => self.lints.lock().note(found, path),
+            #[cfg(feature = "tracing")]
+            Err(error) => tracing::warn!(
+                file = %path.display(),
+                ?error,
+                "the limits hold, and were not linted: there may be too many categories"
+            ),
+            #[cfg(not(feature = "tracing"))]
+            Err(_) => {}
         }
     }
 
