@@ -11,7 +11,6 @@ use super::{
     Limiter, current_rules::LoadedRules, decide::decide_simply, deciding::Deciding,
     decision::Decision, evaluation::Evaluation, queue::Turn,
 };
-use crate::clock::Now;
 
 /// The future of a [`Decision`], such as from [`Limiter::decide`].
 ///
@@ -26,7 +25,7 @@ pub struct DecisionFuture<'a> {
 
 enum State<'a> {
     /// It has not been polled.
-    New { rules: LoadedRules<'a>, evaluation: Evaluation, turn: Option<Box<Turn>>, arrived: Now },
+    New { rules: LoadedRules<'a>, evaluation: Evaluation, turn: Option<Box<Turn>> },
     /// It waits. Boxed, as few requests do.
     Waiting(Box<Deciding>),
 }
@@ -39,8 +38,7 @@ impl<'a> DecisionFuture<'a> {
         evaluation: Evaluation,
         turn: Option<Turn>,
     ) -> Self {
-        let (turn, arrived) = (turn.map(Box::new), limiter.now());
-        Self { limiter, state: Some(State::New { rules, evaluation, turn, arrived }) }
+        Self { limiter, state: Some(State::New { rules, evaluation, turn: turn.map(Box::new) }) }
     }
 
     /// Polls a decision that takes more than one step, and keeps it if it waits.
@@ -67,7 +65,8 @@ impl Future for DecisionFuture<'_> {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Decision> {
         let core = &*self.limiter.core;
         match self.state.take().expect("polled after it was ready") {
-            State::New { rules, mut evaluation, turn, arrived } => {
+            State::New { rules, mut evaluation, turn } => {
+                let arrived = self.limiter.now();
                 // After an apply, `Deciding` takes over the new quotas first.
                 if rules.number() == core.rules.number() {
                     match decide_simply(core, &rules, evaluation, arrived) {
