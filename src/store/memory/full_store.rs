@@ -311,3 +311,20 @@ proptest! {
         run(max_keys, &steps);
     }
 }
+
+/// A refusal under another plan is remembered for as long as it said, also without room.
+#[test]
+fn a_key_without_room_is_not_washed_clean_by_a_change_of_plan() {
+    for max_keys in [10, 1] {
+        let store = MemoryStore::with_max_keys(max_keys);
+        let under = |number, quota| used(number, Algorithm::TokenBucket, quota, 5);
+        let (minute, day) = (Quota::per_minute(5), Quota::per_day(5));
+        let ask = |charge, millis| usages(store.charge(&[charge], at_millis(millis)))[0];
+        assert!(ask(under(1, day), 0).fits());
+        assert!(ask(under(2, minute), 0).fits());
+        assert_eq!(ask(under(2, day), 0).wait(), Duration::from_secs(86_400));
+        let reset = Correction::new(under(1, day), Change::Reset);
+        let _ = usages(store.correct(&[reset], at_millis(61_000)));
+        assert!(!ask(under(2, day), 61_000).fits(), "with room for {max_keys} keys");
+    }
+}

@@ -4,7 +4,7 @@
 
 use std::mem;
 
-use crate::{algorithm::StatesByQuota, clock::Now, store::Charge};
+use crate::{algorithm::StatesByQuota, clock::Now, quota::Quota, store::Charge};
 
 /// 512 bytes. If 500 keys share a count, an eighth of all other keys look as if they were among these.
 const WORDS: usize = 64;
@@ -38,7 +38,7 @@ impl SharedCount {
         now: Now,
         change: impl FnOnce(&mut StatesByQuota),
     ) {
-        self.states.track_for_several(&charge.quota, now);
+        self.track(&charge.quota, now);
         change(&mut self.states);
         let [new, old] = &mut self.keys;
         if !old.still_counts(now) {
@@ -46,6 +46,17 @@ impl SharedCount {
             *new = KeySet::new();
         }
         new.add(charge.key, now.monotonic_nanos().saturating_add(self.states.expires_in(now)));
+    }
+
+    /// Counts under another quota as well from now on. Its units may come back later than the others.
+    pub(super) fn track(&mut self, quota: &Quota, now: Now) {
+        let before = self.states.expires_in(now);
+        self.states.track_for_several(quota, now);
+        let after = self.states.expires_in(now);
+        let until = now.monotonic_nanos().saturating_add(after);
+        for keys in self.keys.iter_mut().filter(|keys| after > before && keys.still_counts(now)) {
+            keys.until = keys.until.max(until);
+        }
     }
 
     /// Whether units that the key of a charge has used here may still count.
@@ -89,10 +100,7 @@ mod tests {
         super::tests::{at, charge, key},
         *,
     };
-    use crate::{
-        algorithm::{Algorithm, State},
-        quota::Quota,
-    };
+    use crate::algorithm::{Algorithm, State};
 
     #[test]
     fn a_key_is_known_until_its_units_have_come_back() {

@@ -211,7 +211,7 @@ fn find(locked: &mut LockedShard<'_>, charge: &Charge) -> Found {
         Some(is_tracked) if !is_tracked => change(locked, charge, is_shared, track),
         None if is_shared => {
             let shared = locked.meta.shared.get_mut(&charge.policy);
-            shared.into_iter().for_each(|shared| shared.states.track_for_several(quota, now));
+            shared.into_iter().for_each(|shared| shared.track(quota, now));
         }
         Some(_) | None => {}
     }
