@@ -313,7 +313,7 @@ proptest! {
                 let made = PastUse { at: now, cost, left, given_back: cost / 3 };
                 state.give_back(&quota, at(cost), cost / 2, &made);
                 state.record(&quota, now, cost);
-                state.give_back_recorded(&quota, at(cost), cost / 2, &made);
+                state.give_back(&quota, at(cost), cost / 2, &made);
                 let other = Quota::per_window(cost, Duration::from_nanos(units)).burst(window);
                 let state = state.convert(&quota, &other, now);
                 let _ = (state.wait(&other, now, cost), state.reset(&other, now));

@@ -55,18 +55,6 @@ pub(crate) trait QuotaState {
     /// these are, rounded up.
     fn give_back(&mut self, quota: &Quota, now: Now, units: u64, past_use: &PastUse) -> u64;
 
-    /// Gives back `units` of a use that was [recorded](Self::record), as
-    /// [`give_back`](Self::give_back) does.
-    fn give_back_recorded(
-        &mut self,
-        quota: &Quota,
-        now: Now,
-        units: u64,
-        past_use: &PastUse,
-    ) -> u64 {
-        self.give_back(quota, now, units, past_use)
-    }
-
     /// The units left.
     fn remaining(&self, quota: &Quota, now: Now) -> u64;
 

@@ -17,7 +17,10 @@
 //!      that looks back furthest knows the most.
 //! 4. A fifth quota removes the one that remembers for the shortest time. So a caller that chooses
 //!    its plan cannot wash a long window clean by short ones.
-//! 5. When all units have come back under each quota, the key is as a new one.
+//! 5. Units that are given back go to each window that counts their use. Of buckets, only that of the use's
+//!    own quota gets them: the others cannot tell what they have recorded of it. Nor can that one, if it may
+//!    have been empty since, while another quota admitted uses.
+//! 6. When all units have come back under each quota, the key is as a new one.
 //!
 //! `conformance/changes.rs` and `conformance/promises.rs` of the store check this.
 
@@ -247,12 +250,19 @@ impl StatesByQuota {
         units: u64,
         past_use: &PastUse,
     ) -> u64 {
+        let is_tracked = self.index_of(quota).is_some();
         let (newest, others) = self.newest_and_others(quota, now);
+        if let State::TokenBucket(bucket) = newest {
+            let has_counted_all =
+                others.is_empty() || !bucket.may_have_been_empty(quota, now, past_use);
+            let gives_back = is_tracked && has_counted_all;
+            return if gives_back { newest.give_back(quota, now, units, past_use) } else { 0 };
+        }
         let given = newest.give_back(quota, now, units, past_use);
-        let recorded = |(quota, state): &mut (Quota, State)| {
-            state.give_back_recorded(quota, now, units, past_use)
-        };
-        others.iter_mut().map(recorded).fold(given, u64::max)
+        let others = others.iter_mut();
+        others
+            .map(|(quota, state)| state.give_back(quota, now, units, past_use))
+            .fold(given, u64::max)
     }
 
     /// Whether the key has one bucket with one quota, and nothing that counts was used after a use.

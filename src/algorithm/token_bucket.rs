@@ -143,6 +143,13 @@ impl TokenBucket {
         ceil_div(given, quota.parts_per_unit())
     }
 
+    /// Whether the bucket may have been empty at any time since a use. Then uses under other quotas may be
+    /// recorded in part or not at all.
+    pub(super) fn may_have_been_empty(&self, quota: &Quota, now: Now, past_use: &PastUse) -> bool {
+        let deficit = self.deficit(quota, now.monotonic_nanos()).0;
+        deficit.saturating_add(refilled_since(past_use, quota, now)) >= full_deficit(quota)
+    }
+
     /// Whether nothing that counts was used after a use. Then no later correction needs to know what
     /// that use gives back.
     pub(super) fn is_last_use(&self, quota: &Quota, now: Now, past_use: &PastUse) -> bool {
@@ -250,25 +257,6 @@ impl QuotaState for TokenBucket {
         let then = deficit_after(past_use, quota);
         let then = then.saturating_sub(given_back).max(own.min(then));
         self.give_back_of(then, quota, now, units, past_use)
-    }
-
-    /// A bucket that may have been empty at the time of the use has recorded it in part or not at
-    /// all. It gives nothing back.
-    fn give_back_recorded(
-        &mut self,
-        quota: &Quota,
-        now: Now,
-        units: u64,
-        past_use: &PastUse,
-    ) -> u64 {
-        let given_back = product(past_use.given_back, quota.parts_per_unit());
-        let deficit = self.deficit(quota, now.monotonic_nanos()).0.saturating_add(given_back);
-        let then = deficit.saturating_add(refilled_since(past_use, quota, now));
-        if then >= full_deficit(quota) {
-            return 0;
-        }
-        let used = product(past_use.cost, quota.parts_per_unit());
-        self.give_back_of(used, quota, now, units, past_use)
     }
 
     #[inline]

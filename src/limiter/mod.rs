@@ -311,7 +311,8 @@ impl Limiter {
     ///
     /// The limiter does not know when the units were used: a window gives back those that were used
     /// last. So give units back only while they still count. After a fixed window has ended, or when
-    /// the units have come back by themselves, this would give back what other work has used since.
+    /// the units have come back by themselves, this would give back what other work has used since. A key
+    /// that has used a token bucket under a [plan](crate::Policy::plans) gets units back under that plan only.
     ///
     /// # Errors
     /// Those of [`check`](Self::check), and [`CheckError::NothingUsed`] if the key has used

@@ -271,7 +271,9 @@ async fn a_use_comes_back_under_each_plan_that_has_counted_it(
     let of_five = Charge { cost: 5, ..under(1_000) };
     let answered = subject.correct_one(of_five, Some(subject.micros()), Change::GiveBack(5)).await;
     assert_eq!(answered.1, 999);
-    assert_eq!(subject.peek(under(100)).await.1, 99);
+    // Of buckets, only that of the use's own plan gets it back.
+    let left = if algorithm == TokenBucket { 94 } else { 99 };
+    assert_eq!(subject.peek(under(100)).await.1, left);
 }
 
 async fn what_an_empty_bucket_has_not_counted_does_not_come_back_to_it(subject: &Subject<'_>) {

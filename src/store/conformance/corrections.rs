@@ -14,6 +14,7 @@ pub(super) async fn all(store: &dyn Store) {
         units_taken_late_count_under_each_quota_by_its_own_window
         units_that_were_given_back_do_not_come_back_by_the_clock_as_well
         a_full_bucket_knows_what_it_was_given_back
+        what_an_empty_bucket_may_not_have_recorded_is_not_freed
         many_corrections_of_one_bucket_give_back_no_more_than_they_may
     );
     for_each_algorithm!(store:
@@ -250,6 +251,23 @@ async fn a_full_bucket_knows_what_it_was_given_back(subject: &Subject<'_>) {
     assert_eq!(subject.correct_one(charge, None, Change::Reset).await, (0, 4, 0));
     assert_eq!(subject.charge_one(charge).await.1, 2);
     assert_eq!(subject.correct(&[second]).await, [(0, 2, HOUR / 4)]);
+}
+
+async fn what_an_empty_bucket_may_not_have_recorded_is_not_freed(subject: &Subject<'_>) {
+    let under = |number, quota| Charge { cost: 5, ..subject.one(number, TokenBucket, quota) };
+    let give_back = |made| Correction { change: Change::GiveBack(5), ..made };
+    // Of its own quota: it has recorded none of the 50 units.
+    let (small, large) = (under(1, Quota::per_day(5)), under(1, Quota::per_day(100)));
+    let made = subject.charge_to_give_back(small).await;
+    assert_eq!(subject.charge_one(Charge { cost: 50, ..large }).await.1, 45);
+    assert_eq!(subject.correct(&[give_back(made)]).await[0].1, 0);
+    // Of another quota: it was used before that one counted.
+    let (fast, slow) = (under(2, Quota::per_second(5)), under(2, Quota::per_day(100)));
+    let made = subject.charge_to_give_back(fast).await;
+    subject.advance(SECOND);
+    assert_eq!(subject.charge_one(slow).await.1, 95);
+    assert_eq!(subject.correct(&[give_back(made)]).await[0].1, 0);
+    assert_eq!(subject.peek(slow).await.1, 95);
 }
 
 /// Many requests of a key are under way at once, and each gives back what it has not used. Compared with a naive

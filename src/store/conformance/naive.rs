@@ -203,16 +203,16 @@ impl Plan {
     }
 
     /// What was missing in a bucket right after a charge, without what was given back since.
-    fn missing_at(&self, correction: &Correction, is_own: bool, given_back: u64) -> u128 {
+    fn missing_at(&self, correction: &Correction, given_back: u64) -> u128 {
         let (quota, usage) = (&self.quota, &correction.usage);
         let cost = parts(correction.charge.cost, quota);
         let left = (usage.remaining(), usage.reset().as_nanos() as u64);
         let at_first = match left {
-            (remaining, _) if is_own && remaining < quota.capacity() => {
+            (remaining, _) if usage.is_known() && remaining < quota.capacity() => {
                 let further = parts(quota.capacity() - remaining - 1, quota);
                 further + refill(left.1, quota).min(parts(1, quota))
             }
-            _ if is_own && usage.is_known() => 0,
+            _ if usage.is_known() => 0,
             _ => cost,
         };
         at_first.saturating_sub(parts(given_back, quota)).max(at_first.min(cost))
@@ -224,22 +224,18 @@ impl Plan {
         mut units: u64,
         now: Now,
         correction: &Correction,
-        is_own: bool,
         given_back: u64,
     ) -> u64 {
         let (quota, missing, (current, used)) = (self.quota, self.missing(now), self.fixed(now));
         let made = correction.charged_at.unwrap_or(now);
         let since = now.monotonic_nanos().saturating_sub(made.monotonic_nanos());
-        let at_first = self.missing_at(correction, is_own, given_back);
+        let at_first = self.missing_at(correction, given_back);
         match &mut self.counted {
             Counted::Bucket(before, at) => {
                 let still = at_first.saturating_sub(refill(since, &quota));
-                let counted = missing + refill(since, &quota) + parts(given_back, &quota);
-                if is_own || counted < whole(&quota) {
-                    *before = missing.saturating_sub(parts(units, &quota).min(still));
-                    *at = now.monotonic_nanos();
-                    return u64::try_from((missing - *before).div_ceil(parts(1, &quota))).unwrap();
-                }
+                *before = missing.saturating_sub(parts(units, &quota).min(still));
+                *at = now.monotonic_nanos();
+                return u64::try_from((missing - *before).div_ceil(parts(1, &quota))).unwrap();
             }
             counted @ Counted::Fixed(..) if begins(made, &quota) >= current => {
                 *counted = Counted::Fixed(current, used.saturating_sub(units));
@@ -384,7 +380,9 @@ impl Keys {
     fn give_back(&mut self, units: u64, now: Now, correction: &Correction) {
         let (charge, nanos) = (&correction.charge, now.monotonic_nanos());
         let Some(plans) = self.plans.get_mut(&charge.id()) else { return };
+        let is_tracked = plans.iter().any(|plan| plan.quota == charge.quota);
         track(plans, charge, now);
+        let may_lack_uses = plans.len() > 1;
         let (earlier, until) = self.given_back.entry(charge.id()).or_default();
         if *until <= nanos {
             earlier.clear();
@@ -394,7 +392,7 @@ impl Keys {
         let given_back = since.fold(0_u64, |sum, other| sum.saturating_add(other.units));
         let plan = plans.iter().find(|plan| plan.quota == charge.quota).unwrap();
         let still = plan
-            .missing_at(correction, true, 0)
+            .missing_at(correction, 0)
             .saturating_sub(refill(nanos.saturating_sub(made), &plan.quota));
         let is_last = plans.len() == 1
             && window(&plan.quota) / plan.quota.units() >= 1_000
@@ -402,7 +400,12 @@ impl Keys {
             && plan.missing(now) <= still;
         let mut most = 0;
         change(plans, charge, |plan, is_own| {
-            most = plan.give_back(units, now, correction, is_own, given_back).max(most);
+            let is_bucket = matches!(plan.counted, Counted::Bucket(..));
+            let since = refill(nanos.saturating_sub(made), &plan.quota);
+            let was_empty = may_lack_uses && plan.missing(now) + since >= whole(&plan.quota);
+            if !is_bucket || is_own && is_tracked && !was_empty {
+                most = plan.give_back(units, now, correction, given_back).max(most);
+            }
         });
         if most > 0 && !is_last {
             let used_at = correction.charged_at.map_or(0, |_| made.min(nanos));

@@ -123,6 +123,7 @@ function under_several_quotas(
       break
     end
   end
+  local is_tracked = current ~= nil
   if not current then
     changed = true
     if algorithm == 1 then
@@ -169,6 +170,13 @@ function under_several_quotas(
     if #states == QUOTAS then table.remove(states, dropped) end
   end
 
+  if action == GIVE_BACK and algorithm == 1 and #states > 0 then
+    -- Nor can the bucket of the use itself, if it may have been empty since.
+    local whole, rest = parse('<dd', current)
+    local back, back_rest = divide(math.max(now - first, 0), units, window)
+    if rest + back_rest >= window then whole = whole + 1 end
+    if not is_tracked or whole + back >= capacity then amount = 0 end
+  end
   local fits, is_changed, taken, lasts
   fits, current, lasts, is_changed, taken = count(
     current, action, first, amount, units, window, capacity, cost, missing, missing_rest
@@ -179,13 +187,8 @@ function under_several_quotas(
   for index = 1, #states do
     local state, state_units, state_window, state_capacity = unpack(states[index])
     local others, used = action == GIVE_BACK and GIVE_BACK or SHARE, taken
-    if others == GIVE_BACK and algorithm == 1 then
-      -- A bucket that may have been empty then has not counted the use, or only a part of it.
-      local whole, rest = parse('<dd', state)
-      local back, back_rest = divide(math.max(now - first, 0), state_units, state_window)
-      if rest + back_rest >= state_window then whole = whole + 1 end
-      if whole + back + giving_back.since >= state_capacity then others, used = SHARE, 0 end
-    end
+    -- Other buckets cannot tell what they have counted of the use.
+    if others == GIVE_BACK and algorithm == 1 then others, used = SHARE, 0 end
     local _, text, of_lasts, was_changed = count(
       state, others, first, used, state_units, state_window, state_capacity, cost, cost, 0
     )
