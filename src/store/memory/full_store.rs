@@ -262,7 +262,8 @@ fn run(max_keys: usize, steps: &[Step]) {
             Step::GiveBack(index, units) | Step::Take(index, units) => {
                 let Some(index) = uses.len().checked_sub(index + 1) else { continue };
                 let used = &mut uses[index];
-                let charge = used.charge;
+                // A use that has given units back, or was taken late, costs what is left of it.
+                let charge = Charge { cost: used.units, ..used.charge };
                 let is_bucket = charge.algorithm == Algorithm::TokenBucket;
                 let (at, change) = match step {
                     Step::Take(..) => {
