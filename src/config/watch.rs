@@ -304,7 +304,9 @@ impl Applied {
                 self.note_layer(path, &limits.layer);
                 self.without_overrides = Some(limits);
                 #[cfg(feature = "describe")]
-                (self.is_linted = false);
+                {
+                    self.is_linted = false;
+                }
             }
             Err(Failed::Panicked) => {
                 Limiter::report_unread(path, &"a function of the program panicked");

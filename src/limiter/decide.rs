@@ -11,7 +11,6 @@ use super::{
     fallback::{Fallback, decide_without_store},
     penalizing::Penalizing,
     queue::Turn,
-    queued::Held,
     rules::RuleSet,
     telemetry::observe,
 };
@@ -154,7 +153,7 @@ pub(super) async fn foresee(
         let answer = core.store.preview(evaluation.charges(), now).await;
         at = apply(core, rules, &mut evaluation, answer, now, Fallback::Preview);
         let has_room = || core.queue.has_room(evaluation.record.outcomes(), turn, now);
-        let wait = evaluation.wait_worthwhile(Held::default());
+        let wait = evaluation.wait_worthwhile(super::queued::Held::default());
         held = wait.filter(|_| core.clock.may_have_timers() && has_room());
     }
     let mut decision = conclude(core, evaluation, at, Duration::ZERO, false);

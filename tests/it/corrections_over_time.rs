@@ -175,17 +175,17 @@ async fn units_that_were_given_back_do_not_come_back_by_the_clock_as_well() {
     assert_eq!(limiter.peek("p", "a").await.unwrap().remaining(), 2);
 }
 
-fn checks_only(clock: &Clock, quota: Quota) -> Limiter {
-    let policy = Policy::token_bucket("p", quota);
-    Limiter::builder().clock(clock.clone()).check_only(policy).build().unwrap()
+fn checks_only(quota: Quota) -> Limiter {
+    let (clock, policy) = (Clock::tokio(UNIX_EPOCH), Policy::token_bucket("p", quota));
+    Limiter::builder().clock(clock).check_only(policy).build().unwrap()
 }
 
 /// An empty bucket cannot record what another plan admits.
-#[test]
-fn a_reservation_that_is_dropped_does_not_hide_uses_under_another_plan() {
+#[tokio::test(start_paused = true)]
+async fn a_reservation_that_is_dropped_does_not_hide_uses_under_another_plan() {
     let (small, large) = (Quota::per_day(5), Quota::per_day(100));
     for reserves in [false, true] {
-        let limiter = checks_only(&Clock::manual(), small);
+        let limiter = checks_only(small);
         let check = |quota: Quota| limiter.check("p", "k").quota(quota).cost(5).at_once().unwrap();
         let reserve = || limiter.reserve(["p"], "k").quota("p", small).cost("p", 5).at_once();
         let held = reserves.then(|| reserve().unwrap());
@@ -197,16 +197,15 @@ fn a_reservation_that_is_dropped_does_not_hide_uses_under_another_plan() {
 }
 
 /// A plan that counts since a short time only has not recorded what was used before.
-#[test]
-fn a_plan_gives_back_no_use_that_it_never_recorded() {
+#[tokio::test(start_paused = true)]
+async fn a_plan_gives_back_no_use_that_it_never_recorded() {
     let (fast, slow) = (Quota::per_second(10), Quota::per_day(100));
-    let clock = Clock::manual();
-    let limiter = checks_only(&clock, fast);
+    let limiter = checks_only(fast);
     let mut held = Vec::new();
     for _ in 0..9 {
         let reserve = limiter.reserve(["p"], "k").quota("p", fast).cost("p", 10);
         held.push(reserve.at_once().unwrap());
-        clock.advance(Duration::from_secs(1));
+        advance(Duration::from_secs(1)).await;
     }
     let check = |cost| limiter.check("p", "k").quota(slow).cost(cost).at_once().unwrap();
     assert!(check(90).is_allowed());

@@ -1,4 +1,5 @@
 //! Reservations in a store that has no room for their key.
+#![cfg(feature = "testing")]
 
 use tower_quota::{Clock, Limiter, Policy, Quota, key::header, store::MemoryStore};
 

@@ -1,4 +1,5 @@
 //! Requests that several policies hold, beside a simple simulation.
+#![cfg(feature = "testing")]
 
 use std::{
     cell::RefCell,

@@ -291,7 +291,8 @@ async fn many_corrections_of_one_bucket_give_back_no_more_than_they_may(subject:
             admitted += 1;
         }
         let later = random(3 * SECOND);
-        (subject.advance(later), naive.advance(later));
+        subject.advance(later);
+        naive.advance(later);
         while let Some(index) = under_way.iter().position(|(ends, _)| *ends <= subject.micros()) {
             let (_, made) = under_way.swap_remove(index);
             let change = Change::GiveBack(random(made[0].charge.cost + 1));
