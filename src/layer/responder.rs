@@ -249,9 +249,9 @@ impl DependsOnPolicies for Responder {
 fn warn_if_unread_by_grpc(request: &Parts, response: &Response<Bytes>) {
     let is_grpc = |headers: &HeaderMap| {
         let sent = headers.get(CONTENT_TYPE).and_then(|sent| sent.to_str().ok()).unwrap_or("");
-        let name = sent.split([';', '+']).next().unwrap_or(sent).trim().to_ascii_lowercase();
+        let name = sent.split([';', '+']).next().unwrap_or(sent).trim();
         let names = ["application/grpc", "application/grpc-web", "application/grpc-web-text"];
-        names.contains(&&*name)
+        names.iter().any(|grpc| name.eq_ignore_ascii_case(grpc))
     };
     if is_grpc(&request.headers) && !is_grpc(response.headers()) {
         warn(Code::GrpcRefusedAsHttp, "", || {
