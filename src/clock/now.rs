@@ -33,6 +33,12 @@ impl Now {
         Duration::from_nanos(self.unix)
     }
 
+    /// What both clocks said so long ago, if nobody has set the wall clock since.
+    pub(crate) fn earlier(self, by: Duration) -> Self {
+        let by = nanos(by);
+        Self { monotonic: self.monotonic.saturating_sub(by), unix: self.unix.saturating_sub(by) }
+    }
+
     pub(crate) const fn monotonic_nanos(&self) -> u64 {
         self.monotonic
     }

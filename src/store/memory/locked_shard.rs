@@ -5,6 +5,7 @@ use std::{borrow::Cow, sync::MutexGuard};
 use super::{
     address::Address,
     entry::{Entry, uses_log},
+    eviction::expired_by,
     quota_table::{NO_NUMBER, QuotaTable},
     seqlock::ShardWriter,
     shard::{Shard, with_table},
@@ -114,7 +115,7 @@ impl<'a> LockedShard<'a> {
         table.set(&self.writer, index, entry);
     }
 
-    /// Adds a charge's key. If the table has to grow, it drops expired keys first.
+    /// Adds a charge's key. If the table has to grow, it drops keys first that have expired some time ago.
     pub(super) fn insert<const N: usize>(
         &mut self,
         table: Table<'_, N>,
@@ -122,11 +123,11 @@ impl<'a> LockedShard<'a> {
         state: KeyState,
     ) {
         let entry = self.pack(charge, state, None);
-        let (meta, quotas, now) = (&mut *self.meta, &self.shard.all.quotas, self.now);
+        let (meta, quotas, by) = (&mut *self.meta, &self.shard.all.quotas, expired_by(self.now));
         let keys = *meta.keys_in::<N>();
         if table.must_grow(keys) {
             table.grow(&self.writer, |entry| {
-                let is_expired = meta.is_expired(entry, quotas, now);
+                let is_expired = meta.is_expired(entry, quotas, by);
                 if is_expired {
                     meta.remove(entry, quotas);
                 }
@@ -193,12 +194,13 @@ impl<'a> LockedShard<'a> {
         index
     }
 
-    pub(super) fn is_expired_at(&self, index: usize) -> bool {
-        let Self { shard, writer, now, meta, .. } = self;
+    /// Whether the key in a slot had expired by this time.
+    pub(super) fn is_expired_at(&self, index: usize, by: Now) -> bool {
+        let Self { shard, writer, meta, .. } = self;
         with_table!(at index, shard, (table, index) => {
             // Most have not expired: then there is no need to wait for threads that charge them.
-            table.peek(index).is_expired(self.quotas(), *now)
-                && meta.is_expired(&table.get(writer, index), self.quotas(), *now)
+            table.peek(index).is_expired(self.quotas(), by)
+                && meta.is_expired(&table.get(writer, index), self.quotas(), by)
         })
     }
 

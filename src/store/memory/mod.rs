@@ -57,7 +57,7 @@
 //!
 //! # What makes room in a full store
 //! In this order ([`eviction`]), until a new key has room:
-//! 1. Each new key sweeps 4 slots: expired keys go.
+//! 1. Each new key sweeps 4 slots: keys go that have expired half a second ago.
 //! 2. Full: the next 32 slots are swept. Expired keys go, or else the first key with 7/8 of its
 //!    quota left, of the same policy or of one above its share. Keys that are or were blocked stay.
 //!    Here and in step 3, keys that hold units in flight stay: these come back, and must find their
@@ -166,7 +166,7 @@ const BYTES: Cost = Cost { counter: 40, log: 105, spilled: 1_400 };
 /// more than six of them takes from 370 bytes to 1.25 KB. A store numbers about 900 different
 /// quotas (the same quota under two policies is two); keys under further quotas take 150 bytes
 /// more. Memory grows as keys come, whatever the maximum. Keys that have their whole quota again
-/// are dropped little by little while others are charged: there is no thread, no timer and no
+/// are dropped little by little, half a second later, while others are charged: there is no thread, no timer and no
 /// pause.
 ///
 /// **When the store is full**, a new key takes the room of another key, in this order: one that has

@@ -207,11 +207,26 @@ fn expired_keys_make_room_little_by_little() {
     for number in 0..1_000 {
         assert!(admits(&store, one(number), at(0)));
     }
-    // The minute is over: a new key finds room at once, and each one sweeps away a few more.
-    for number in 1_000..1_600 {
-        assert!(admits(&store, one(number), at(60)));
+    // The minute is over: a new key finds room at once.
+    assert!(admits(&store, one(1_000), at(60)));
+    // Some time later, each new key sweeps away a few more.
+    for number in 1_001..1_600 {
+        assert!(admits(&store, one(number), at(61)));
     }
     assert!(store.len() < 700, "{} left", store.len());
+}
+
+#[test]
+fn an_expired_key_keeps_its_entry_for_half_a_second() {
+    let store = MemoryStore::new();
+    let millis = |time| Now::new(Duration::from_millis(time), Duration::from_millis(time));
+    let quick = |number| charge(key(number), Algorithm::TokenBucket, Quota::per_second(1_000));
+    (0..1_000).for_each(|number| assert!(admits(&store, quick(number), millis(0))));
+    // The quota of each key is whole again a millisecond later, and each fresh key sweeps.
+    (1_000..2_000).for_each(|number| assert!(admits(&store, quick(number), millis(450))));
+    assert_eq!(store.len(), 2_000, "those that come again find their entries");
+    (2_000..4_000).for_each(|number| assert!(admits(&store, quick(number), millis(1_000))));
+    assert!(store.len() < 2_500, "{} left", store.len());
 }
 
 #[test]
