@@ -110,6 +110,6 @@ impl PolicyHandle {
 
     #[inline]
     fn target<'a>(&'a self, key: impl Into<Key<'a>>) -> Target<'a> {
-        Target { rule: Some(self.rule), ..Target::new(&self.limiter, &self.name, key) }
+        Target { rule: Some(&self.rule), ..Target::new(&self.limiter, &self.name, key) }
     }
 }

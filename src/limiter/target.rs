@@ -19,7 +19,7 @@ pub(super) struct Target<'a> {
     pub(super) limiter: &'a Limiter,
     pub(super) policy: &'a str,
     /// A rule of the policy, if it was found already.
-    pub(super) rule: Option<RuleId>,
+    pub(super) rule: Option<&'a RuleId>,
     pub(super) key: Key<'a>,
     pub(super) kind: Option<&'a str>,
     pub(super) plan: Option<Plan<'a>>,
@@ -40,7 +40,7 @@ impl<'a> Target<'a> {
 
     #[inline(always)]
     fn rule<'r>(&self, rules: &'r RuleSet) -> Result<&'r Rule, CheckError> {
-        match self.rule.and_then(|id| rules.rule(id)) {
+        match self.rule.and_then(|id| rules.rule(*id)) {
             Some(rule) => Ok(rule),
             None => self.rule_by_name(rules),
         }
