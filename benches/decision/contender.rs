@@ -132,32 +132,38 @@ pub const POLICY: &str = "p";
 
 /// Ours asked by key about one policy, of the name [`POLICY`], and answered at once.
 pub fn by_key(policy: Policy, keys: usize) -> Contender<String> {
-    by_key_and("tower-quota", policy, keys, |check| {
-        check.at_once().is_ok_and(|outcome| outcome.is_allowed())
-    })
+    by_key_of("tower-quota", limiter([policy], keys, Clock::system()))
 }
 
-/// The same, awaited.
-pub fn by_key_awaited(policy: Policy, keys: usize) -> Contender<String> {
-    by_key_and("tower-quota, awaited", policy, keys, |check| {
-        now_or_never(check.into_future()).is_ok_and(|decision| decision.is_allowed())
-    })
-}
-
-/// `is_allowed`: whether the answer is yes, which is all that governor says.
-fn by_key_and(
-    name: &'static str,
-    policy: Policy,
-    keys: usize,
-    is_allowed: impl Fn(Check<'_>) -> bool + Copy + Send + 'static,
-) -> Contender<String> {
+fn by_key_of(name: &'static str, limiter: Limiter) -> Contender<String> {
+    let is_admitted = |check: Check<'_>| check.at_once().is_ok_and(|made| made.is_allowed());
     Contender::new(
         name,
-        limiter([policy], keys, Clock::system()),
-        move |limiter, key, units| is_allowed(limiter.check(POLICY, key).cost(units.into())),
-        move |limiter: &Limiter, key| is_allowed(limiter.check(POLICY, key)),
+        limiter,
+        move |limiter, key, units| is_admitted(limiter.check(POLICY, key).cost(units.into())),
+        move |limiter: &Limiter, key| is_admitted(limiter.check(POLICY, key)),
         |limiter, keys| counts_for(limiter, POLICY, keys),
     )
+}
+
+/// The same, awaited one after another in a task.
+pub fn by_key_awaited(policy: Policy, keys: usize) -> Contender<String> {
+    let limiter = limiter([policy], keys, Clock::system());
+    let contender = by_key_of("tower-quota, awaited", limiter.clone());
+    let pass = move || -> Pass<String> {
+        let limiter = limiter.clone();
+        Box::new(move |keys| now_or_never(count_admitted(&limiter, keys)))
+    };
+    Contender { pass: Box::new(pass), ..contender }
+}
+
+async fn count_admitted(limiter: &Limiter, keys: &[String]) -> usize {
+    let mut admitted = 0;
+    for key in keys {
+        let made = limiter.check(POLICY, key).await;
+        admitted += usize::from(made.is_ok_and(|decision| decision.is_allowed()));
+    }
+    admitted
 }
 
 /// Ours asked with the head of a request, about all of `policies`.
