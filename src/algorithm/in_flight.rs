@@ -12,11 +12,14 @@ pub(crate) const NOT_KNOWN: u64 = u64::MAX;
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct InFlight {
     pub(crate) held: u64,
+    /// When units were taken or given back last: a monotonic time in nanoseconds. A store may keep a key for a
+    /// while that holds none.
+    pub(crate) changed_at: u64,
 }
 
 impl InFlight {
     /// No quota has a unit left.
-    pub(crate) const FULL: Self = Self { held: u64::MAX };
+    pub(crate) const FULL: Self = Self { held: u64::MAX, changed_at: 0 };
 }
 
 impl QuotaState for InFlight {
@@ -26,13 +29,15 @@ impl QuotaState for InFlight {
     }
 
     #[inline]
-    fn consume(&mut self, _: &Quota, _: Now, cost: u64) {
+    fn consume(&mut self, _: &Quota, now: Now, cost: u64) {
         self.held = self.held.saturating_add(cost);
+        self.changed_at = now.monotonic_nanos();
     }
 
-    fn give_back(&mut self, _: &Quota, _: Now, units: u64, _: &PastUse) -> u64 {
+    fn give_back(&mut self, _: &Quota, now: Now, units: u64, _: &PastUse) -> u64 {
         let given = units.min(self.held);
         self.held = self.held.saturating_sub(given);
+        self.changed_at = now.monotonic_nanos();
         given
     }
 
@@ -63,6 +68,7 @@ impl QuotaState for InFlight {
 
     fn merge(&mut self, other: &Self, _: &Quota, _: Now) {
         self.held = self.held.max(other.held);
+        self.changed_at = self.changed_at.max(other.changed_at);
     }
 
     fn expires_in(&self, _: &Quota, _: Now) -> u64 {

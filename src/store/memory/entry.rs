@@ -95,7 +95,7 @@ impl Pack for FixedWindow {
 impl Pack for InFlight {
     #[inline]
     fn pack(&self, _: &Quota, _: &mut [u64]) -> Option<(u64, u64)> {
-        Some((0, self.held))
+        Some((self.changed_at, self.held))
     }
 }
 
@@ -289,7 +289,7 @@ impl<const N: usize> Entry<N> {
 
     pub(super) fn in_flight(&self) -> Option<InFlight> {
         let Kind::InFlight = self.kind() else { return None };
-        Some(InFlight { held: self.number() })
+        Some(InFlight { held: self.number(), changed_at: self.time() })
     }
 
     #[expect(
@@ -373,7 +373,7 @@ impl<const N: usize> Entry<N> {
                 })
             }
             Kind::Spilled => time <= now.monotonic_nanos(),
-            Kind::InFlight => self.number() == 0,
+            Kind::InFlight => self.number() == 0 && time <= now.monotonic_nanos(),
         }
     }
 

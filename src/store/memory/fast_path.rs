@@ -1,7 +1,7 @@
 //! Charges of known keys without a lock that keys share: an entry is read, and written on condition
 //! that it has not changed meanwhile. Otherwise the charge is worked out again under the lock of its
-//! key's slot. A refusal writes nothing. Where this is not enough, the [slow path](super::slow_path)
-//! charges under a lock.
+//! key's slot. A refusal writes nothing. Units in flight come back under the lock of the slot, too. Where this
+//! is not enough, the [slow path](super::slow_path) charges and corrects under a lock.
 //!
 //! Most decisions are made here. The `inline` attributes keep each way through it in one piece: the
 //! compiler would not inline functions that have two callers.
@@ -22,10 +22,10 @@ use super::{
     table::{Place, SlotRead, TableRead, Tables},
 };
 use crate::{
-    algorithm::{QuotaState, State},
+    algorithm::{Algorithm, QuotaState, State},
     clock::Now,
     quota::Quota,
-    store::{Charge, Mode, Usage},
+    store::{Change, Charge, Correction, Mode, Usage},
 };
 
 /// How often a request is tried again while other threads charge the same keys.
@@ -165,6 +165,30 @@ fn charge_locked<const N: usize>(
         guard.write(after.0);
     }
     Ok(())
+}
+
+/// Gives units in flight back to their key, and returns what is left. `None` if the shard has to be locked for
+/// it, or if the correction is another one. Nothing but its units is known of a key with such an entry: it has
+/// no penalty, and no other quota.
+#[inline(never)]
+pub(super) fn give_back(shards: &Shards, correction: &Correction, now: Now) -> Option<Usage> {
+    let Correction { charge, change: Change::GiveBack(units), .. } = correction else {
+        return None;
+    };
+    if charge.algorithm != Algorithm::InFlight {
+        return None;
+    }
+    let address = Address::of(charge);
+    let read = begin(shards, &shards.counters, &address).ok()?.read(&address, None)?;
+    read.entry.in_flight()?;
+    let (guard, entry) = read.lock()?;
+    let (mut in_flight, quota) = (entry.in_flight()?, entry.quota(&shards.quotas)?);
+    if *quota != charge.quota {
+        return None;
+    }
+    in_flight.give_back(quota, now, *units, &correction.past_use(now));
+    guard.write(entry.with(&in_flight, quota)?.0);
+    Some(in_flight.charged(quota, now, 0).into())
 }
 
 /// Makes all the charges of a request, or none.

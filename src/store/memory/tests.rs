@@ -373,6 +373,53 @@ fn keys_that_come_from_many_threads_are_admitted_their_quota_each() {
 }
 
 #[test]
+fn units_in_flight_of_many_threads_are_never_more_than_there_are_and_all_come_back() {
+    const KEYS: u64 = 5;
+    let store = MemoryStore::with_max_keys(100);
+    let stream = |number| charge(key(number), Algorithm::InFlight, Quota::in_flight(3));
+    let held: Vec<AtomicU64> = (0..KEYS).map(|_| AtomicU64::new(0)).collect();
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let (store, held) = (&store, &held);
+            scope.spawn(move || {
+                // Each thread holds a unit of two keys at once, so that keys are full now and then.
+                let mut last = None;
+                for round in 0..5_000 {
+                    let number = (round * (2 * thread + 3) + thread) % KEYS;
+                    // Other keys come and go, so that slots move.
+                    let other = stream(1_000 + round % 50);
+                    let now = at(round);
+                    let units = &held[number as usize];
+                    let enters = admits(store, stream(number), now).then(|| {
+                        assert!(units.fetch_add(1, SeqCst) < 3);
+                        number
+                    });
+                    let passes = admits(store, other, now);
+                    if passes {
+                        let given = Correction::new(other, Change::GiveBack(1));
+                        assert!(usages(store.correct(&[given], now))[0].remaining() >= 1);
+                    }
+                    if let Some(number) = std::mem::replace(&mut last, enters) {
+                        held[number as usize].fetch_sub(1, SeqCst);
+                        let given = Correction::new(stream(number), Change::GiveBack(1));
+                        assert!(usages(store.correct(&[given], now))[0].remaining() >= 1);
+                    }
+                }
+                if let Some(number) = last {
+                    held[number as usize].fetch_sub(1, SeqCst);
+                    let given = Correction::new(stream(number), Change::GiveBack(1));
+                    let _ = usages(store.correct(&[given], at(5_000)));
+                }
+            });
+        }
+    });
+    for number in (0..KEYS).chain(1_000..1_050) {
+        let all = Charge { mode: Mode::Peek, ..stream(number) };
+        assert_eq!(usages(store.charge(&[all], at(5_001)))[0].remaining(), 3);
+    }
+}
+
+#[test]
 fn it_conforms() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let store = std::sync::Arc::new(MemoryStore::new());

@@ -103,7 +103,7 @@ fn usage(expected: &ExpectedReply, reply: &mut Unread<'_>, micros: u64) -> Optio
         }
         Algorithm::FixedWindow => derive(&reply.fixed_window(quota, micros)?),
         Algorithm::SlidingWindow => derive(&reply.sliding_window(quota, micros)?),
-        Algorithm::InFlight => derive(&InFlight { held: reply.number()? }),
+        Algorithm::InFlight => derive(&InFlight { held: reply.number()?, ..InFlight::default() }),
     };
     let remaining = remaining.checked_add(leased)?;
     if leased > expected.lease || remaining > expected.algorithm.capacity(quota) {
