@@ -98,6 +98,46 @@ fn evicted_keys_of_many_quotas_have_no_more_than_if_they_had_stayed() {
     }
 }
 
+/// The first of two algorithms has used less than half, so that its keys go first.
+#[test]
+fn evicted_keys_of_two_algorithms_have_no_more_than_if_they_had_stayed() {
+    for (first, second) in [(0, 1), (1, 2), (2, 0)].map(|(a, b)| (ALGORITHMS[a], ALGORITHMS[b])) {
+        let (store, ample) = (MemoryStore::with_max_keys(100), MemoryStore::with_max_keys(1_000));
+        let of = |number| {
+            let (algorithm, cost) = if number < 10 { (first, 2) } else { (second, 5) };
+            used(number, algorithm, Quota::per_hour(5), cost)
+        };
+        for number in 0..100 {
+            assert!(admits(&store, of(number), at(0)) && admits(&ample, of(number), at(0)));
+        }
+        flood_of_others(&store, at(1));
+        for later in (1..70 * MINUTE).step_by(61) {
+            for number in 0..100 {
+                let [left, most] = [&store, &ample].map(|store| left(store, of(number), at(later)));
+                assert!(left <= most, "{first:?}, {second:?}: {left} of {most} after {later} s");
+            }
+        }
+    }
+}
+
+/// A key without room has spent what it shares, of a plan whose units come back first. The others share as many
+/// quotas as are kept.
+#[test]
+fn an_evicted_key_takes_no_quota_from_those_that_are_shared() {
+    let store = MemoryStore::with_max_keys(100);
+    let of = |number, quota, cost| used(number, Algorithm::TokenBucket, quota, cost);
+    let evicted = Quota::per_hour(20);
+    assert!((0..100).all(|number| admits(&store, of(number, evicted, 20), at(0))));
+    let spent = of(200, Quota::per_minute(100), 100);
+    assert!(admits(&store, spent, at(0)));
+    for units in 1..=15 {
+        assert!(!admits(&store, of(200 + units, Quota::per_hour(units), 1), at(0)));
+    }
+    assert_eq!(left(&store, spent, at(0)), 0);
+    flood_of_others(&store, at(0));
+    assert_eq!(left(&store, spent, at(0)), 0, "it gains nothing by what others need");
+}
+
 /// Gives back all that most of the first 100 keys have used, so that they go when others come.
 fn make_room(store: &MemoryStore, of: impl Fn(u64) -> Charge) {
     for number in 0..90 {

@@ -280,9 +280,12 @@ impl ShardMeta {
         evicted.and_modify(|evicted| evicted.merge(&states, now)).or_insert(states);
     }
 
-    /// Whether a key of the policy may be evicted: there is room for what it has used under each quota.
+    /// Whether a key of the policy may be evicted: there is room for what it has used under each quota, wherever
+    /// that is remembered.
     pub(super) fn can_remember(&self, policy: u64, states: &StatesByQuota, now: Now) -> bool {
-        self.evicted.get(&policy).is_none_or(|evicted| evicted.can_merge(states, now))
+        let shared = self.shared.get(&policy).map(|shared| &shared.states);
+        let mut remembered = self.evicted.get(&policy).into_iter().chain(shared);
+        remembered.all(|remembered| remembered.can_merge(states, now))
     }
 
     /// Whether an evicted key of the policy was reset after the charge of a correction. The correction may be for
