@@ -138,6 +138,38 @@ fn an_evicted_key_takes_no_quota_from_those_that_are_shared() {
     assert_eq!(left(&store, spent, at(0)), 0, "it gains nothing by what others need");
 }
 
+/// Each key gives a unit back while a later use of it counts, and some of them go after that.
+#[test]
+fn a_key_that_goes_takes_nothing_that_others_may_be_given_back() {
+    let store = MemoryStore::with_max_keys(100);
+    let of = |number, cost| used(number, Algorithm::TokenBucket, Quota::per_hour(5), cost);
+    for number in 0..100 {
+        assert!(admits(&store, of(number, 2), at(0)) && admits(&store, of(number, 3), at(1)));
+        correct(&store, of(number, 2), at(0), Change::GiveBack(1), at(2));
+        assert_eq!(left(&store, of(number, 1), at(2)), 1);
+    }
+    flood_of_others(&store, at(3));
+    let is_gone = |number: &u64| {
+        let address = Address::of(&of(*number, 1));
+        store.shards.get(0).counters().count(|entry| entry.is_at(&address)) == 0
+    };
+    let (gone, stayed): (Vec<u64>, Vec<u64>) = (0..100).partition(is_gone);
+    assert!(gone.len() >= 40 && stayed.len() >= 40, "{} are gone", gone.len());
+    // Those that are gone come back, and have what they had at most.
+    let room = |number| correct(&store, of(number, 3), at(1), Change::GiveBack(3), at(4));
+    let given = stayed.iter().filter(|number| {
+        room(**number);
+        left(&store, of(**number, 1), at(4)) == 4
+    });
+    let given = given.count();
+    assert!(given + 4 >= stayed.len(), "{given} of {}", stayed.len());
+    for number in gone {
+        let before = left(&store, of(number, 1), at(4));
+        room(number);
+        assert_eq!((before, left(&store, of(number, 1), at(4))), (1, 1), "{number}");
+    }
+}
+
 /// Gives back all that most of the first 100 keys have used, so that they go when others come.
 fn make_room(store: &MemoryStore, of: impl Fn(u64) -> Charge) {
     for number in 0..90 {
