@@ -134,7 +134,6 @@ impl StatesByQuota {
         }
     }
 
-    #[expect(clippy::indexing_slicing, reason = "the index was found")]
     fn track_up_to(&mut self, most: usize, quota: &Quota, now: Now) -> usize {
         self.realign(now);
         let index = self.index_of(quota);
