@@ -187,7 +187,8 @@ const BYTES: Cost = Cost { counter: 40, log: 105, spilled: 1_400 };
 /// [`PolicyHandle::overflowed`](crate::PolicyHandle::overflowed) counts all.
 ///
 /// If a key is dropped that was given units back or was reset lately, nothing more is given back of what it had
-/// used before it was dropped: those units come back by the clock. This goes for a few other keys of its policy too.
+/// used before it was dropped: those units come back by the clock. This goes for a few other keys of its policy
+/// as well.
 ///
 /// **Units in flight** are the exception: a key that holds some is never dropped, not even where its
 /// policy has more than its share. So while requests in flight hold units of as many keys as the
