@@ -56,6 +56,11 @@ impl GivenBack {
         self.expires_at.saturating_sub(now.monotonic_nanos())
     }
 
+    /// The monotonic nanosecond at which it stops mattering.
+    pub(crate) fn until(&self) -> u64 {
+        self.expires_at
+    }
+
     /// Makes a step end at `until`.
     fn split(&mut self, until: u64) {
         let index = self.steps.partition_point(|(other, _)| *other < until);

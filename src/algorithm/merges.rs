@@ -1,6 +1,6 @@
 //! Tests: a state that is merged from those of two keys counts, at any later time, the larger of their counts.
 
-use std::time::Duration;
+use std::{iter, time::Duration};
 
 use proptest::prelude::*;
 
@@ -129,5 +129,60 @@ proptest! {
                 }
             }
         }
+    }
+
+    #[test]
+    fn of_many_keys_that_can_be_merged_no_used_quota_is_lost(
+        keys in prop::collection::vec(
+            (0..WINDOW / 6, prop::collection::vec((0..24_usize, 1..9_u64), 1..6)), 1..40,
+        ),
+        later in prop::collection::vec(0..WINDOW / 6, 1..9),
+    ) {
+        for algorithm in ALGORITHMS {
+            let begin = || StatesByQuota::new(plans()[0], State::new(algorithm));
+            let (mut merged, mut counted, mut now) = (begin(), Vec::new(), 3 * WINDOW);
+            for (later, charges) in &keys {
+                now += later;
+                let mut key = begin();
+                for &(plan, cost) in charges {
+                    key.charge(&one_of_many_plans(plan as u64), at(now), 0, cost);
+                }
+                if merged.can_merge(&key, at(now)) {
+                    merged.merge(&key, at(now));
+                    counted.push(key);
+                }
+            }
+            for later in iter::once(&0).chain(&later) {
+                now += later;
+                for key in &counted {
+                    for (quota, state) in key.iter() {
+                        let left = merged.under(quota, at(now)).remaining(quota, at(now));
+                        let of_key = state.remaining(quota, at(now));
+                        // A quota of which nothing is used any more may be forgotten.
+                        let is_used = state.expires_in(quota, at(now)) > 0;
+                        prop_assert!(!is_used || left <= of_key, "{:?}: {} of {}", algorithm, left, of_key);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Plans of many lengths.
+fn one_of_many_plans(number: u64) -> Quota {
+    Quota::per_window(3 + number, Duration::from_nanos(WINDOW / (1 + 2 * (number % 4))))
+}
+
+/// There is no state that counts the larger of both.
+#[test]
+fn states_of_two_algorithms_cannot_be_merged() {
+    let quota = plans()[0];
+    for (algorithm, other) in [(0, 1), (1, 2), (2, 0)] {
+        let [this, other] = [algorithm, other].map(|index: usize| {
+            let mut states = StatesByQuota::new(quota, State::new(ALGORITHMS[index]));
+            states.consume(&quota, at(WINDOW), 1);
+            states
+        });
+        assert!(this.can_merge(&this, at(WINDOW)) && !this.can_merge(&other, at(WINDOW)));
     }
 }

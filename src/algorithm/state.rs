@@ -61,8 +61,8 @@ impl State {
         }
     }
 
-    /// [Merges](QuotaState::merge) a state under the same quota. Both are of one policy, and so of one
-    /// algorithm.
+    /// [Merges](QuotaState::merge) a state under the same quota. Both are of one algorithm, as
+    /// [`can_merge`](super::StatesByQuota::can_merge) checks: two algorithms have no larger count of both.
     pub(super) fn merge(&mut self, other: &Self, quota: &Quota, now: Now) {
         match (self, other) {
             (Self::TokenBucket(this), Self::TokenBucket(that)) => this.merge(that, quota, now),

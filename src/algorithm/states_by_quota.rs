@@ -29,6 +29,7 @@ use std::borrow::Cow;
 use smallvec::SmallVec;
 
 use super::{
+    Algorithm,
     quota_state::{Charged, PastUse},
     sliding_window::SlidingWindow,
     state::State,
@@ -126,15 +127,19 @@ impl StatesByQuota {
         self.track_up_to(MAX_QUOTAS_OF_SEVERAL, quota, now);
     }
 
-    #[expect(clippy::indexing_slicing, reason = "there is a first, and the index was found")]
-    fn track_up_to(&mut self, most: usize, quota: &Quota, now: Now) -> usize {
+    /// Realigns windows that are ahead of the clock.
+    fn realign(&mut self, now: Now) {
         for (quota, state) in self.0.iter_mut().filter(|(_, state)| state.is_ahead(now)) {
             state.realign(quota, now);
         }
+    }
+
+    fn track_up_to(&mut self, most: usize, quota: &Quota, now: Now) -> usize {
+        self.realign(now);
         let index = self.index_of(quota);
         if self.is_expired(now) && (index.is_none() || self.len() > 1) {
             // The store may have swept the key already: the result is the same.
-            *self = Self::new(*quota, State::new(self.0[0].1.algorithm()));
+            *self = Self::new(*quota, State::new(self.algorithm()));
         } else if let Some(index) = index {
             return index;
         } else {
@@ -147,24 +152,50 @@ impl StatesByQuota {
         0
     }
 
-    /// [Merges](super::QuotaState::merge) the states of another key, under each quota of either.
+    /// [Merges](super::QuotaState::merge) the states of another key, under each quota of either. Nothing that
+    /// either has used is lost if they [can be merged](Self::can_merge).
     pub(crate) fn merge(&mut self, other: &Self, now: Now) {
         if self.is_expired(now) {
             *self = other.clone();
             return;
         }
-        other.iter().for_each(|(quota, _)| self.track_for_several(quota, now));
+        self.realign(now);
+        let is_more = |(quota, _): &(&Quota, &State)| self.index_of(quota).is_none();
+        let begin = |(quota, state): (&Quota, &State)| {
+            let mut merged = self.under(quota, now).into_owned();
+            merged.merge(state, quota, now);
+            (*quota, merged)
+        };
+        let more: SmallVec<[_; MAX_QUOTAS]> = other.used(now).filter(is_more).map(begin).collect();
         for (quota, state) in &mut self.0 {
             state.merge(&other.under(quota, now), quota, now);
         }
+        // Only now is it known which of its own quotas are used.
+        for used in more {
+            if self.len() >= MAX_QUOTAS_OF_SEVERAL {
+                self.remove_shortest(now);
+            }
+            self.0.insert(0, used);
+        }
     }
 
-    /// Whether [`merge`](Self::merge) has room for each quota under which either has used anything.
+    /// Whether [`merge`](Self::merge) has room for each quota under which either has used anything, and both count
+    /// by the same algorithm, as those of one policy do.
     pub(crate) fn can_merge(&self, other: &Self, now: Now) -> bool {
-        let is_used = |(quota, state): &(&Quota, &State)| state.expires_in(quota, now) > 0;
-        let is_more = |(quota, _): &(&Quota, &State)| self.index_of(quota).is_none();
-        let more = other.iter().filter(is_used).filter(is_more).count();
-        self.iter().filter(is_used).count().saturating_add(more) <= MAX_QUOTAS_OF_SEVERAL
+        let is_used = |quota: &Quota| self.used(now).any(|(used, _)| used == quota);
+        let more = other.used(now).filter(|(quota, _)| !is_used(quota)).count();
+        self.algorithm() == other.algorithm()
+            && self.used(now).count().saturating_add(more) <= MAX_QUOTAS_OF_SEVERAL
+    }
+
+    /// The states under which anything is used.
+    fn used(&self, now: Now) -> impl Iterator<Item = (&Quota, &State)> {
+        self.iter().filter(move |(quota, state)| state.expires_in(quota, now) > 0)
+    }
+
+    #[expect(clippy::indexing_slicing, reason = "there is a first")]
+    fn algorithm(&self) -> Algorithm {
+        self.0[0].1.algorithm()
     }
 
     /// The states of a new key under `quota`, which begins with what several keys have used.

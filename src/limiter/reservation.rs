@@ -15,7 +15,6 @@ use super::{
     correcting::{Correcting, undo},
     decision::{Decision, Outcome},
 };
-use crate::store::resets_so_far;
 
 /// Units of several policies that are reserved, from [`Limiter::reserve`].
 ///
@@ -55,7 +54,7 @@ pub struct Reservation {
     /// and then those that it falls back on.
     policies: SmallVec<[Box<[Box<str>]>; 4]>,
     keeps: bool,
-    /// How many resets the process had made when it was made.
+    /// How many resets the process had made before the units were charged.
     resets: u64,
 }
 
@@ -65,10 +64,11 @@ impl Reservation {
         mut decision: Decision,
         policies: SmallVec<[Box<[Box<str>]>; 4]>,
         keeps: bool,
+        resets: u64,
     ) -> Self {
         // Only one of them may say what was used.
         decision.record.meter = None;
-        Self { limiter, decision, policies, keeps, resets: resets_so_far() }
+        Self { limiter, decision, policies, keeps, resets }
     }
 
     /// The decision that let it pass: what was left under each policy then. Its

@@ -4,6 +4,7 @@ use std::{
     convert::Infallible,
     future::poll_fn,
     pin::pin,
+    sync::atomic::{AtomicBool, Ordering::SeqCst},
     task::Poll,
     time::{Duration, UNIX_EPOCH},
 };
@@ -14,7 +15,10 @@ use http::{Request, Response};
 use http_body_util::Full;
 use tokio::time::advance;
 use tower::{Layer, Service, ServiceExt, service_fn};
-use tower_quota::{Algorithm, Clock, Limiter, LimiterBuilder, Quota, RateLimitLayer};
+use tower_quota::{
+    Algorithm, Clock, Limiter, LimiterBuilder, Now, Quota, RateLimitLayer,
+    store::{Change, Charge, Correction, MemoryStore, Store, StoreFuture, Usage},
+};
 
 use crate::by_key::policy;
 
@@ -94,4 +98,78 @@ impl Service<Request<Body>> for NeverReady {
 
 async fn is_pending<F: Future>(mut future: std::pin::Pin<&mut F>) -> bool {
     poll_fn(|context| Poll::Ready(future.as_mut().poll(context).is_pending())).await
+}
+
+/// A store in which a reset comes right after the first charge, before the limiter sees the answer.
+#[derive(Default)]
+struct ResetsFirstCharge {
+    memory: MemoryStore,
+    has_reset: AtomicBool,
+    /// Whether it answers in a future only.
+    answers_later: bool,
+}
+
+impl ResetsFirstCharge {
+    fn reset(&self, charges: &[Charge], now: Now) {
+        if !self.has_reset.swap(true, SeqCst) {
+            let resets = charges.iter().map(|charge| Correction::new(*charge, Change::Reset));
+            drop(self.memory.correct(&resets.collect::<Vec<_>>(), now));
+        }
+    }
+}
+
+impl Store for ResetsFirstCharge {
+    fn charge_at_once(&self, charges: &[Charge], usages: &mut [Usage], now: Now) -> bool {
+        let answers = !self.answers_later && self.memory.charge_at_once(charges, usages, now);
+        if answers {
+            self.reset(charges, now);
+        }
+        answers
+    }
+
+    fn charge(&self, charges: &[Charge], now: Now) -> StoreFuture {
+        let answer = self.memory.charge(charges, now);
+        self.reset(charges, now);
+        answer
+    }
+
+    fn correct(&self, corrections: &[Correction], now: Now) -> StoreFuture {
+        self.memory.correct(corrections, now)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reset_right_after_a_charge_is_later_than_it() {
+    for algorithm in [Algorithm::TokenBucket, Algorithm::FixedWindow, Algorithm::SlidingWindow] {
+        for answers_later in [false, true] {
+            let store = ResetsFirstCharge { answers_later, ..ResetsFirstCharge::default() };
+            let policy = policy("p", algorithm, Quota::per_day(100));
+            let limiter = builder().store(store).check_only(policy).build().unwrap();
+            let reserve = || limiter.reserve(["p"], "a").cost("p", 40);
+            let left = async || limiter.peek("p", "a").await.unwrap().remaining();
+            let reservation =
+                if answers_later { reserve().await } else { reserve().at_once() }.unwrap();
+            assert_eq!(left().await, 100, "{algorithm:?}: the reset frees the units");
+            assert!(limiter.check("p", "a").cost(30).await.unwrap().is_allowed());
+            drop(reservation);
+            assert_eq!(left().await, 70, "{algorithm:?}: the later use still counts");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reservation_that_a_reset_lets_pass_gives_its_units_back() {
+    for algorithm in [Algorithm::TokenBucket, Algorithm::FixedWindow, Algorithm::SlidingWindow] {
+        let policy = policy("p", algorithm, Quota::per_day(100)).hold(Duration::from_secs(86_400));
+        let limiter = builder().check_only(policy).build().unwrap();
+        assert!(limiter.check("p", "a").cost(100).at_once().unwrap().is_allowed());
+        let mut held = pin!(limiter.reserve(["p"], "a").cost("p", 40));
+        assert!(is_pending(held.as_mut()).await, "there are no units");
+        drop(limiter.reset("p", "a").at_once().unwrap());
+        let reservation = held.await.unwrap();
+        assert!(limiter.check("p", "a").cost(30).at_once().unwrap().is_allowed());
+        drop(reservation);
+        let left = limiter.peek("p", "a").at_once().unwrap().remaining();
+        assert_eq!(left, 70, "{algorithm:?}");
+    }
 }

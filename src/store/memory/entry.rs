@@ -337,6 +337,11 @@ impl<const N: usize> Entry<N> {
         self.0[0] == address.tag && self.last() >> TAG_SHIFT == address.tag_rest && !self.is_empty()
     }
 
+    /// The [tag](Address::tag) of its key.
+    pub(super) fn tag(&self) -> u64 {
+        self.0[0]
+    }
+
     pub(super) fn home(&self, capacity: usize) -> usize {
         home(self.0[0], capacity)
     }

@@ -97,8 +97,7 @@ fn evict_for_share(locked: &mut LockedShard<'_>, charge: &Charge) {
                 && (may_be_last || !locked.goes_last_at(index))
                 && locked.meta.can_remember(other, &states, locked.now)
             {
-                let key = locked.remove_at(index);
-                locked.meta.remember_evicted(other, key, locked.now);
+                locked.evict_at(index, other);
                 if !locked.is_full_for(charge) {
                     return;
                 }

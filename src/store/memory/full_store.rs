@@ -98,6 +98,78 @@ fn evicted_keys_of_many_quotas_have_no_more_than_if_they_had_stayed() {
     }
 }
 
+/// The first of two algorithms has used less than half, so that its keys go first.
+#[test]
+fn evicted_keys_of_two_algorithms_have_no_more_than_if_they_had_stayed() {
+    for (first, second) in [(0, 1), (1, 2), (2, 0)].map(|(a, b)| (ALGORITHMS[a], ALGORITHMS[b])) {
+        let (store, ample) = (MemoryStore::with_max_keys(100), MemoryStore::with_max_keys(1_000));
+        let of = |number| {
+            let (algorithm, cost) = if number < 10 { (first, 2) } else { (second, 5) };
+            used(number, algorithm, Quota::per_hour(5), cost)
+        };
+        for number in 0..100 {
+            assert!(admits(&store, of(number), at(0)) && admits(&ample, of(number), at(0)));
+        }
+        flood_of_others(&store, at(1));
+        for later in (1..70 * MINUTE).step_by(61) {
+            for number in 0..100 {
+                let [left, most] = [&store, &ample].map(|store| left(store, of(number), at(later)));
+                assert!(left <= most, "{first:?}, {second:?}: {left} of {most} after {later} s");
+            }
+        }
+    }
+}
+
+/// A key without room has spent what it shares, of a plan whose units come back first. The others share as many
+/// quotas as are kept.
+#[test]
+fn an_evicted_key_takes_no_quota_from_those_that_are_shared() {
+    let store = MemoryStore::with_max_keys(100);
+    let of = |number, quota, cost| used(number, Algorithm::TokenBucket, quota, cost);
+    let evicted = Quota::per_hour(20);
+    assert!((0..100).all(|number| admits(&store, of(number, evicted, 20), at(0))));
+    let spent = of(200, Quota::per_minute(100), 100);
+    assert!(admits(&store, spent, at(0)));
+    for units in 1..=15 {
+        assert!(!admits(&store, of(200 + units, Quota::per_hour(units), 1), at(0)));
+    }
+    assert_eq!(left(&store, spent, at(0)), 0);
+    flood_of_others(&store, at(0));
+    assert_eq!(left(&store, spent, at(0)), 0, "it gains nothing by what others need");
+}
+
+/// Each key gives a unit back while a later use of it counts, and some of them go after that.
+#[test]
+fn a_key_that_goes_takes_nothing_that_others_may_be_given_back() {
+    let store = MemoryStore::with_max_keys(100);
+    let of = |number, cost| used(number, Algorithm::TokenBucket, Quota::per_hour(5), cost);
+    for number in 0..100 {
+        assert!(admits(&store, of(number, 2), at(0)) && admits(&store, of(number, 3), at(1)));
+        correct(&store, of(number, 2), at(0), Change::GiveBack(1), at(2));
+        assert_eq!(left(&store, of(number, 1), at(2)), 1);
+    }
+    flood_of_others(&store, at(3));
+    let is_gone = |number: &u64| {
+        let address = Address::of(&of(*number, 1));
+        store.shards.get(0).counters().count(|entry| entry.is_at(&address)) == 0
+    };
+    let (gone, stayed): (Vec<u64>, Vec<u64>) = (0..100).partition(is_gone);
+    assert!(gone.len() >= 40 && stayed.len() >= 40, "{} are gone", gone.len());
+    // Those that are gone come back, and have what they had at most.
+    let room = |number| correct(&store, of(number, 3), at(1), Change::GiveBack(3), at(4));
+    let given = stayed.iter().filter(|number| {
+        room(**number);
+        left(&store, of(**number, 1), at(4)) == 4
+    });
+    let given = given.count();
+    assert!(given + 4 >= stayed.len(), "{given} of {}", stayed.len());
+    for number in gone {
+        let before = left(&store, of(number, 1), at(4));
+        room(number);
+        assert_eq!((before, left(&store, of(number, 1), at(4))), (1, 1), "{number}");
+    }
+}
+
 /// Gives back all that most of the first 100 keys have used, so that they go when others come.
 fn make_room(store: &MemoryStore, of: impl Fn(u64) -> Charge) {
     for number in 0..90 {

@@ -96,7 +96,7 @@ impl<'a> LockedShard<'a> {
             let found = table.find(&self.writer, &Address::of(charge));
             let reset = found.and_then(|(_, entry)| self.meta.spilled_of(&entry)?.reset.as_ref());
             reset.is_some_and(|reset| correction.is_before(&reset.0))
-        }) || self.meta.is_evicted_reset_since(correction)
+        }) || self.meta.is_evicted_reset_since(correction, self.now)
     }
 
     /// Changes the state of a charge's key, which has this entry.
@@ -230,5 +230,14 @@ impl<'a> LockedShard<'a> {
             table.remove(&self.writer, index);
             self.meta.remove(&entry, &self.shard.all.quotas)
         })
+    }
+
+    /// Evicts the key in a slot, which has one of this policy: removes it, and remembers what it has used.
+    pub(super) fn evict_at(&mut self, index: usize, policy: u64) {
+        let tag = with_table!(at index, self.shard, (table, index) => {
+            table.get(&self.writer, index).tag()
+        });
+        let key = self.remove_at(index);
+        self.meta.remember_evicted(policy, tag, key, self.now);
     }
 }

@@ -75,7 +75,9 @@
 //! not matter. The cost of a victim is the units that dropping it gives back, and the first victim
 //! that is cheap enough goes. No such victim means no admission. What the victims of step 3 had used is
 //! where new keys of their policy begin, so that no flood frees a spent key. It is kept for each quota of a
-//! policy, for 16 at most: a key under a 17th quota stays.
+//! policy, for 16 at most: a key under a 17th quota stays. If such a victim was reset or given units back, it may
+//! get nothing back for earlier charges when it has come back. So these victims are remembered ([`recent_keys`]):
+//! few bytes for all of a policy, so that a few other keys look as if they were among them.
 //!
 //! A correction changes the entry of its key, if there is one, wherever the charge was counted. That entry
 //! began with at least what was counted there, except after step 2. So after a correction has given units
@@ -105,7 +107,7 @@
 //! | A log's words, and the sum of a long one, answer as the log. | `packed_log.rs`: `a_packed_log_is_charged_as_an_unpacked_one`, `a_long_log_is_charged_by_its_sum_as_the_log_is`; `long_logs.rs`: `each_answer_is_that_of_a_naive_store` |
 //! | Memory is bounded. A flood frees no spent key. | `tests.rs`: `a_flood_of_new_keys_stays_bounded_and_frees_no_spent_key`, `a_bound_in_bytes_counts_what_keys_take` |
 //! | Memory is bounded with penalties as well. No flood frees a blocked key. | `penalties.rs` |
-//! | No key has more than its quota after it was dropped or overflowed, not even by corrections, unless step 2 dropped it. | `full_store.rs` |
+//! | No key has more than its quota after it was dropped or overflowed, not even by corrections, unless step 2 dropped it. What step 3 drops takes nothing from others. | `full_store.rs` |
 //! | A flood under one policy takes no other policy's share. | `floods.rs`: `a_flood_under_one_policy_costs_the_callers_of_another_nothing`, `no_spent_key_has_its_quota_back_when_another_policy_takes_its_room` |
 
 mod address;
@@ -127,6 +129,7 @@ mod packed_log;
 mod penalties;
 mod preview;
 mod quota_table;
+mod recent_keys;
 mod seqlock;
 mod shard;
 mod shard_meta;
@@ -182,6 +185,10 @@ const BYTES: Cost = Cost { counter: 40, log: 105, spilled: 1_400 };
 /// keys begin with it too, as the store remembers in few bytes which keys have shared.) The first shared charge
 /// of each policy gives the warning [`store_full`](crate::warning#store_full), and
 /// [`PolicyHandle::overflowed`](crate::PolicyHandle::overflowed) counts all.
+///
+/// If a key is dropped that was given units back or was reset lately, nothing more is given back of what it had
+/// used before it was dropped: those units come back by the clock. This goes for a few other keys of its policy
+/// as well.
 ///
 /// **Units in flight** are the exception: a key that holds some is never dropped, not even where its
 /// policy has more than its share. So while requests in flight hold units of as many keys as the

@@ -8,7 +8,8 @@ use super::{
     entry::{Entry, LOG},
     fair_shares::FairShares,
     quota_table::QuotaTable,
-    shared_count::SharedCount,
+    recent_keys::RecentKeys,
+    shared_count::{SharedCount, lower_half},
 };
 use crate::{
     algorithm::{Algorithm, GivenBack, PastUse, PenaltyState, State, StatesByQuota},
@@ -144,9 +145,17 @@ pub(super) struct ShardMeta {
     /// key. New keys of the policy begin with it, so that an evicted key that comes back gains
     /// nothing.
     evicted: HashMap<u64, StatesByQuota>,
-    /// By policy, the latest reset of any key that was evicted. From then on, no key of the policy gets back
-    /// what was charged before that.
-    evicted_resets: HashMap<u64, Reset>,
+    /// By policy, the keys that were evicted with a reset, or with what was given back.
+    evicted_resets: HashMap<u64, EvictedResets>,
+}
+
+/// The keys of a policy that were evicted with a [reset](KeyState::reset), or with what was
+/// [given back](GivenBack). They get back nothing that was charged before the latest of these resets, or before
+/// they were evicted.
+struct EvictedResets {
+    last: Reset,
+    /// These keys, until no earlier use counts any more.
+    keys: RecentKeys,
 }
 
 /// How much room the keys of a shard may use: a number of keys, or of bytes.
@@ -260,15 +269,21 @@ impl ShardMeta {
         Some(self.spilled.get(index).expect("a spilled state lives as long as its entry"))
     }
 
-    /// Remembers what a key has used that will be evicted, and its reset. A key of units in flight has
-    /// used none: only such keys are evicted, and a new one without room must not begin as if it had some.
-    pub(super) fn remember_evicted(&mut self, policy: u64, key: KeyState, now: Now) {
+    /// Remembers what a key has used that will be evicted, and its reset. `tag` has the last 32 bits of the key. A
+    /// key of units in flight has used none: only such keys are evicted, and a new one without room must not begin
+    /// as if it had some.
+    pub(super) fn remember_evicted(&mut self, policy: u64, tag: u64, key: KeyState, now: Now) {
         // What was given back is forgotten, so no later correction may give anything back: as after a reset.
-        let unknown = (key.given_back_expires_in(now) > 0).then(|| Reset::new(now));
+        let given_back_until = key.given_back.as_ref().map_or(0, |given_back| given_back.until());
+        let unknown =
+            (key.given_back_expires_in(now) > 0).then(|| (Reset::new(now), given_back_until));
         let KeyState { states, reset, .. } = key;
-        if let Some(reset) = unknown.or(reset.map(|reset| reset.0)) {
-            let last = self.evicted_resets.entry(policy).or_insert(reset);
-            *last = last.later(reset);
+        for (reset, until) in unknown.into_iter().chain(reset.map(|reset| *reset)) {
+            let evicted = self.evicted_resets.entry(policy);
+            let new = || EvictedResets { last: reset, keys: RecentKeys::new() };
+            let evicted = evicted.or_insert_with(new);
+            evicted.last = evicted.last.later(reset);
+            evicted.keys.add(tag, until, now);
         }
         if states.iter().any(|(_, state)| state.algorithm() == Algorithm::InFlight) {
             return;
@@ -280,16 +295,22 @@ impl ShardMeta {
         evicted.and_modify(|evicted| evicted.merge(&states, now)).or_insert(states);
     }
 
-    /// Whether a key of the policy may be evicted: there is room for what it has used under each quota.
+    /// Whether a key of the policy may be evicted: there is room for what it has used under each quota, wherever
+    /// that is remembered.
     pub(super) fn can_remember(&self, policy: u64, states: &StatesByQuota, now: Now) -> bool {
-        self.evicted.get(&policy).is_none_or(|evicted| evicted.can_merge(states, now))
+        let shared = self.shared.get(&policy).map(|shared| &shared.states);
+        let mut remembered = self.evicted.get(&policy).into_iter().chain(shared);
+        remembered.all(|remembered| remembered.can_merge(states, now))
     }
 
-    /// Whether an evicted key of the policy was reset after the charge of a correction. The correction may be for
-    /// that key, which came back.
-    pub(super) fn is_evicted_reset_since(&self, correction: &Correction) -> bool {
-        let reset = self.evicted_resets.get(&correction.charge.policy);
-        reset.is_some_and(|reset| correction.is_before(reset))
+    /// Whether the key of a correction may have been evicted, and was reset after the charge. The key may have come
+    /// back since.
+    pub(super) fn is_evicted_reset_since(&self, correction: &Correction, now: Now) -> bool {
+        let charge = &correction.charge;
+        let evicted = self.evicted_resets.get(&charge.policy);
+        evicted.is_some_and(|EvictedResets { last, keys }| {
+            correction.is_before(last) && keys.may_have(lower_half(charge), now)
+        })
     }
 
     /// What the new key of a charge begins with; `None` for a whole quota. `is_shared` if the key has no room.
