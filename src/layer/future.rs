@@ -17,7 +17,6 @@ use tower::Service;
 use super::{ResponseBody, observer::Observation, responder::Responder};
 use crate::{
     limiter::{Correcting, Deciding, Decision, Permit, undo},
-    store::resets_so_far,
     warning::{Code, warn},
 };
 
@@ -67,8 +66,6 @@ pub(super) struct Passed {
     pub(super) decision: Decision,
     pub(super) observation: Observation,
     pub(super) responder: Arc<Responder>,
-    /// How many resets the process had made before the service was called.
-    pub(super) resets: u64,
 }
 
 impl Drop for Passed {
@@ -92,7 +89,7 @@ impl<S, B> Readying<S, B> {
     fn give_back(&mut self) {
         drop(self.request.take());
         if let Some(passed) = self.passed.take() {
-            undo(&passed.responder.limiter, &passed.decision, passed.resets);
+            undo(&passed.responder.limiter, &passed.decision);
         }
     }
 }
@@ -188,8 +185,7 @@ where
         match responder.admit(&mut head, decision, &mut observation) {
             Ok(decision) => {
                 let request = Request::from_parts(head, body);
-                let resets = resets_so_far();
-                let passed = Some(Passed { decision, observation, responder, resets });
+                let passed = Some(Passed { decision, observation, responder });
                 let readying = Readying { inner, request: Some(request), passed };
                 State::Readying { readying: Box::new(readying) }
             }
@@ -204,9 +200,9 @@ impl Passed {
     #[cold]
     #[inline(never)]
     fn settle<R>(&self, response: Response<R>) -> (Response<R>, Option<Correcting>) {
-        let Self { decision, responder, resets, .. } = self;
+        let Self { decision, responder, .. } = self;
         let (head, body) = response.into_parts();
-        let mut correcting = Correcting::by_response(&responder.limiter, decision, *resets, &head);
+        let mut correcting = Correcting::by_response(&responder.limiter, decision, &head);
         let unseen = correcting.take_if(|correcting| !responder.shows(correcting, decision));
         if let Some(unseen) = unseen {
             unseen.detach(decision);

@@ -17,7 +17,6 @@ use super::{
     observer::Observation,
     responders::Responders,
 };
-use crate::store::resets_so_far;
 
 /// The service of a [`RateLimitLayer`](crate::RateLimitLayer): it calls the inner service only for
 /// requests that pass.
@@ -84,12 +83,10 @@ where
         };
         match responder.admit(&mut head, decision, &mut observation) {
             Ok(decision) => {
-                // The call itself may reset a key.
-                let resets = resets_so_far();
                 let responder = Arc::clone(responder);
                 // `self.inner` is the instance that was polled ready.
                 let response = self.inner.call(Request::from_parts(head, body));
-                let passed = Some(Passed { decision, observation, responder, resets });
+                let passed = Some(Passed { decision, observation, responder });
                 // Made where it is returned, as the inner service's future may be slow to move.
                 ResponseFuture { state: State::Calling { response, passed } }
             }

@@ -43,12 +43,9 @@ struct Corrected {
 impl Correcting {
     /// Starts to correct the charges of `decision` by the cost that `response` reports. `None` if
     /// nothing changes.
-    ///
-    /// `resets`: how many resets the process had made at the time of the decision.
     pub(crate) fn by_response(
         limiter: &Limiter,
         decision: &Decision,
-        resets: u64,
         response: &Parts,
     ) -> Option<Self> {
         let rules = limiter.core.rules();
@@ -74,8 +71,7 @@ impl Correcting {
             }
             failure(charge, settled)
         };
-        let started =
-            Self::start_with_failures(limiter, decision, resets, of_outcome, failure, looked);
+        let started = Self::start_with_failures(limiter, decision, of_outcome, failure, looked);
         // The meter goes on from what is charged now.
         if let (Some(meter), Some(started)) = (&decision.record.meter, &started) {
             for &Corrected { index, cost } in &started.corrected {
@@ -107,15 +103,12 @@ impl Correcting {
 
     /// Starts to correct the charges of `decision` by what each has really cost; `None` for a charge
     /// that stays. `None` if nothing changes.
-    ///
-    /// `resets`: how many resets the process had made at the time of the decision.
     pub(super) fn start(
         limiter: &Limiter,
         decision: &Decision,
-        resets: u64,
         cost: impl Fn(&Outcome<'_>) -> Option<u64>,
     ) -> Option<Self> {
-        Self::start_with_failures(limiter, decision, resets, cost, |_, _| None, |_| None)
+        Self::start_with_failures(limiter, decision, cost, |_, _| None, |_| None)
     }
 
     /// The same. `failure` returns the penalty that counts the response as a failure, by its cost, or else by
@@ -124,7 +117,6 @@ impl Correcting {
     fn start_with_failures(
         limiter: &Limiter,
         decision: &Decision,
-        resets: u64,
         cost: impl Fn(&Outcome<'_>) -> Option<u64>,
         failure: impl Fn(&Charge, Option<u64>) -> Option<&'static Penalty>,
         looked: impl Fn(&Charge) -> Option<&'static Penalty>,
@@ -139,10 +131,7 @@ impl Correcting {
             (SmallVec::<[Correction; 4]>::new(), SmallVec::new());
         for (index, outcome) in charged {
             let mut add = |change, cost| {
-                corrections.push(Correction {
-                    resets: Some(resets),
-                    ..record.correction(&outcome, change)
-                });
+                corrections.push(record.correction(&outcome, change));
                 corrected.push(Corrected { index, cost });
             };
             let cost = cost(&outcome);
@@ -246,10 +235,10 @@ pub(super) async fn correct(core: &Core, mut evaluation: Evaluation, change: Cha
 
 /// Gives back all units that `decision` has charged, as what they were charged for is not done. Units in
 /// flight come back by their [`Permit`](super::Permit).
-pub(crate) fn undo(limiter: &Limiter, decision: &Decision, resets: u64) {
+pub(crate) fn undo(limiter: &Limiter, decision: &Decision) {
     let meter = decision.record.meter.as_ref();
     meter.into_iter().for_each(Meter::set_undone);
-    if let Some(correcting) = Correcting::start(limiter, decision, resets, |_| Some(0)) {
+    if let Some(correcting) = Correcting::start(limiter, decision, |_| Some(0)) {
         correcting.detach(decision);
     }
 }

@@ -54,8 +54,6 @@ pub struct Reservation {
     /// and then those that it falls back on.
     policies: SmallVec<[Box<[Box<str>]>; 4]>,
     keeps: bool,
-    /// How many resets the process had made before the units were charged.
-    resets: u64,
 }
 
 impl Reservation {
@@ -64,11 +62,10 @@ impl Reservation {
         mut decision: Decision,
         policies: SmallVec<[Box<[Box<str>]>; 4]>,
         keeps: bool,
-        resets: u64,
     ) -> Self {
         // Only one of them may say what was used.
         decision.record.meter = None;
-        Self { limiter, decision, policies, keeps, resets }
+        Self { limiter, decision, policies, keeps }
     }
 
     /// The decision that let it pass: what was left under each policy then. Its
@@ -137,7 +134,7 @@ impl Reservation {
         decision.record.permit = None;
         let correcting = match mistake {
             Some(_) => None,
-            None => Correcting::start(&self.limiter, &decision, self.resets, |outcome| {
+            None => Correcting::start(&self.limiter, &decision, |outcome| {
                 self.listed(outcome).and_then(&used)
             }),
         };
@@ -148,7 +145,7 @@ impl Reservation {
 impl Drop for Reservation {
     fn drop(&mut self) {
         if !self.keeps {
-            undo(&self.limiter, &self.decision, self.resets);
+            undo(&self.limiter, &self.decision);
         }
     }
 }

@@ -20,7 +20,7 @@ use super::{
     rules::RuleSet,
     target::{Plan, Target},
 };
-use crate::{key::Key, quota::Quota, store::resets_so_far};
+use crate::{key::Key, quota::Quota};
 
 /// Reserves units of several policies, all or none; from [`Limiter::reserve`]. It runs when it is
 /// awaited, or by [`at_once`](Self::at_once) in code that is not async.
@@ -156,10 +156,9 @@ impl<'a> Reserve<'a> {
     pub fn at_once(self) -> Result<Reservation, AcquireError> {
         let rules = self.limiter.core.rules();
         let evaluation = self.evaluate(&rules)?;
-        let resets = resets_so_far();
         let decided = decide_at_once(self.limiter, &rules, evaluation);
         let decision = decided.ok_or(CheckError::WouldWait)?;
-        self.decided(decision, resets)
+        self.decided(decision)
     }
 
     fn evaluate(&self, rules: &RuleSet) -> Result<Evaluation, CheckError> {
@@ -173,9 +172,7 @@ impl<'a> Reserve<'a> {
         Ok(evaluation)
     }
 
-    /// `resets`: how many resets the process had made before the charge. A reset that comes between the charge
-    /// and this call has freed the units, so it must count as later than the charge.
-    fn decided(&self, decision: Decision, resets: u64) -> Result<Reservation, AcquireError> {
+    fn decided(&self, decision: Decision) -> Result<Reservation, AcquireError> {
         if !decision.is_allowed() {
             return Err(AcquireError::Refused(decision));
         }
@@ -187,7 +184,7 @@ impl<'a> Reserve<'a> {
             std::iter::once(target.policy.into()).chain(others).collect()
         };
         let policies = self.targets.iter().map(waterfall).collect();
-        Ok(Reservation::new(self.limiter.clone(), decision, policies, self.keeps, resets))
+        Ok(Reservation::new(self.limiter.clone(), decision, policies, self.keeps))
     }
 }
 
@@ -197,16 +194,14 @@ impl Future for Reserve<'_> {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         loop {
             let limiter = self.limiter;
-            // Before each poll, as a reservation that is held is charged at the last one.
-            let resets = resets_so_far();
             if let Some(deciding) = &mut self.deciding {
                 let decision = ready!(deciding.poll(limiter, context));
-                return Poll::Ready(self.decided(decision, resets));
+                return Poll::Ready(self.decided(decision));
             }
             let rules = limiter.core.rules();
             let evaluation = self.evaluate(&rules)?;
             match try_decide(limiter, rules, evaluation, None) {
-                Ok(decision) => return Poll::Ready(self.decided(decision, resets)),
+                Ok(decision) => return Poll::Ready(self.decided(decision)),
                 Err(deciding) => self.deciding = Some(deciding),
             }
         }

@@ -158,6 +158,32 @@ async fn a_reset_right_after_a_charge_is_later_than_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_reset_right_after_a_request_was_charged_is_later_than_it() {
+    for algorithm in [Algorithm::TokenBucket, Algorithm::FixedWindow, Algorithm::SlidingWindow] {
+        for (answers_later, at_end) in [(false, false), (false, true), (true, false), (true, true)]
+        {
+            let store = ResetsFirstCharge { answers_later, ..ResetsFirstCharge::default() };
+            let policy = policy("p", algorithm, Quota::per_day(100)).cost(|_| 40);
+            let policy = if at_end { policy.settle_at_end() } else { policy.settle(|_| Some(0)) };
+            let limiter = builder().store(store).policy(policy).build().unwrap();
+            let handler = service_fn(async |_: Request<Body>| {
+                // The request has used nothing, and the reset has freed its units.
+                let used = limiter.check("p", "a").cost(30).await.unwrap();
+                assert_eq!(used.remaining(), 70);
+                Ok::<_, Infallible>(Response::new(Body::default()))
+            });
+            let mut service = RateLimitLayer::new(limiter.clone()).layer(handler);
+            let request = Request::get("/").header("x-key", "a").body(Body::default()).unwrap();
+            let response = service.ready().await.unwrap().call(request).await.unwrap();
+            assert_eq!(response.status(), 200);
+            drop(response);
+            let left = limiter.peek("p", "a").await.unwrap().remaining();
+            assert_eq!(left, 70, "{algorithm:?}, {answers_later}, {at_end}: the later use counts");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_reservation_that_a_reset_lets_pass_gives_its_units_back() {
     for algorithm in [Algorithm::TokenBucket, Algorithm::FixedWindow, Algorithm::SlidingWindow] {
         let policy = policy("p", algorithm, Quota::per_day(100)).hold(Duration::from_secs(86_400));

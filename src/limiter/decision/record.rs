@@ -16,7 +16,7 @@ use crate::{
     },
     penalty::Counted,
     quota::Quota,
-    store::{Change, Charge, Correction, Mode, Usage, resets_so_far, runs},
+    store::{Change, Charge, Correction, Mode, Usage, runs},
 };
 
 /// The charge, the usage and the refusal of each policy, and the ruling over all of them.
@@ -49,6 +49,8 @@ pub(crate) struct Record {
     pub(crate) ruling: Ruling,
     /// The time of the decision.
     pub(crate) now: Now,
+    /// How many resets the process had made before the charges. A later one has freed what they used.
+    pub(crate) resets: u64,
     /// How long the request was held, in nanoseconds.
     pub(crate) held: u64,
     /// The units in flight that the decision has taken.
@@ -112,6 +114,7 @@ impl Record {
             counted_locally: false,
             ruling: Ruling::Admitted,
             now: Now::ZERO,
+            resets: 0,
             held: 0,
             permit: None,
             meter: None,
@@ -323,6 +326,7 @@ impl Record {
         Correction {
             charged_at: Some(self.now),
             usage: *outcome.usage,
+            resets: Some(self.resets),
             ..Correction::new(outcome.effective_charge(), change)
         }
     }
@@ -345,7 +349,6 @@ impl Record {
             if special.is_metered() {
                 let is_dry_run = outcome.charge.mode == Mode::DryRun;
                 let charged = self.correction(&outcome, Change::Take(0));
-                let charged = Correction { resets: Some(resets_so_far()), ..charged };
                 counts.push(Count::new(outcome.entry.labels, is_dry_run, charged));
             }
         }
@@ -438,7 +441,7 @@ impl Record {
         self.entries.clear();
         self.charges.clear();
         self.usages.clear();
-        (self.enforced, self.counted, self.held) = (0, 0, 0);
+        (self.enforced, self.counted, self.resets, self.held) = (0, 0, 0, 0);
         (self.skips_store, self.counted_locally) = (false, false);
         if self.special.has_end() {
             self.end();

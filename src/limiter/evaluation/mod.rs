@@ -22,7 +22,7 @@ use crate::{
     clock::{Clock, Now, nanos},
     key::Extracted,
     quota::Quota,
-    store::{Charge, Mode, Store, Usage, runs},
+    store::{Charge, Mode, Store, Usage, resets_so_far, runs},
     warning::{Code, warn},
 };
 
@@ -196,6 +196,12 @@ impl Evaluation {
         &mut self.record.charges[..counted]
     }
 
+    /// Notes that the charges are made next.
+    #[inline(always)]
+    pub(super) fn begin_charging(&mut self) {
+        self.record.resets = resets_so_far();
+    }
+
     #[inline(always)]
     fn charges_and_usages(&mut self) -> (&[Charge], &mut [Usage]) {
         let Record { charges, usages, counted, .. } = &mut *self.record;
@@ -204,6 +210,7 @@ impl Evaluation {
 
     /// Charges, if the store answers at once.
     pub(super) fn charge_at_once(&mut self, store: &dyn Store, now: Now) -> bool {
+        self.begin_charging();
         let (charges, usages) = self.charges_and_usages();
         let is_charged = store.charge_at_once(charges, usages, now);
         if is_charged {
@@ -221,6 +228,7 @@ impl Evaluation {
         now: Now,
         count_refusals: impl FnOnce(&mut Record),
     ) -> Result<Decision, Self> {
+        self.begin_charging();
         let (charges, usages) = self.charges_and_usages();
         if !store.charge_at_once(charges, usages, now) {
             return Err(self);
