@@ -148,8 +148,11 @@
 //! [`trust_proxies`]: crate::key::ClientIp::trust_proxies
 //! [`trust_hops`]: crate::key::ClientIp::trust_hops
 
+mod code;
+
 use std::fmt;
 
+pub use self::code::Code;
 use crate::lock::Mutex;
 
 /// The most warnings of one process. Culprits are names in the settings, or in what the override source
@@ -158,141 +161,6 @@ const MAX_WARNINGS: usize = 1_000;
 
 /// The warnings so far, the earliest first.
 static GIVEN: Mutex<Vec<Warning>> = Mutex::new(Vec::new());
-
-/// Which mistake a [`Warning`] reports. The module's docs have a heading for each.
-///
-/// ```
-/// use tower_quota::warning::{Code, warnings};
-///
-/// // In a test of your service: no client hides behind the load balancer.
-/// assert!(warnings().iter().all(|warning| warning.code() != Code::ForwardedUnread));
-/// assert_eq!(Code::ForwardedUnread.as_str(), "forwarded_unread");
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Code {
-    /// The peer's address is not in the request's extensions.
-    NoPeerAddress,
-    /// Requests have a header with the client's address that is not read.
-    ForwardedUnread,
-    /// Every address in the first 1,000 requests is that of a trusted proxy.
-    EverybodyTrusted,
-    /// A trusted proxy hides the client's address.
-    HiddenClient,
-    /// None of the first 1,000 requests of a policy has its first key.
-    KeyNeverFound,
-    /// The quota of a request is invalid.
-    InvalidPlan,
-    /// The name of a request's plan is not in the policy's table.
-    UnknownPlan,
-    /// None of the first 1,000 requests of a policy has a plan.
-    PlanNeverFound,
-    /// The first 1,000 requests were all exempt.
-    AllExempt,
-    /// None of the first 1,000 requests is in a category.
-    NoCategory,
-    /// There are overrides, and none of 1,000 requests has a caller.
-    CallerNeverFound,
-    /// The store's overrides could not be read when the process started.
-    OverridesUnknown,
-    /// The store has an override that cannot be read.
-    UnreadableOverride,
-    /// The override source has named a policy that the limiter does not have.
-    UnknownOverridePolicy,
-    /// The override source did not answer, and the caller's plan was used.
-    SourceUnavailable,
-    /// A request could not be held, as there is no runtime with time.
-    NoTimer,
-    /// The memory store has no room for more keys.
-    StoreFull,
-    /// Requests waited too long before they were sent to Redis.
-    RedisQueue,
-    /// Two limiters count together for policies of one name that differ.
-    PolicyDiffers,
-    /// Two processes with one prefix in the same Redis have different secrets.
-    SecretDiffers,
-    /// A connection was upgraded, and no task keeps its units in flight.
-    UpgradeWithoutPermit,
-    /// A handler counts for a policy that does not settle at the end.
-    UnknownMeter,
-    /// No handler has metered anything in the first 1,000 requests of a policy that settles at the end.
-    NeverMetered,
-    /// No layer has read the field of the body by which a policy counts.
-    BodyFieldNotRead,
-    /// No layer has looked up the caller by whom a policy counts.
-    NotLookedUp,
-    /// A closure has answered a refusal with a body that cannot be sent.
-    RefusalBody,
-    /// A gRPC call was refused with a response that is not gRPC.
-    GrpcRefusedAsHttp,
-}
-
-impl Code {
-    /// All codes, in the order of their headings.
-    pub const ALL: &[Self] = &[
-        Self::NoPeerAddress,
-        Self::ForwardedUnread,
-        Self::EverybodyTrusted,
-        Self::HiddenClient,
-        Self::KeyNeverFound,
-        Self::InvalidPlan,
-        Self::UnknownPlan,
-        Self::PlanNeverFound,
-        Self::AllExempt,
-        Self::NoCategory,
-        Self::CallerNeverFound,
-        Self::OverridesUnknown,
-        Self::UnreadableOverride,
-        Self::UnknownOverridePolicy,
-        Self::SourceUnavailable,
-        Self::NoTimer,
-        Self::StoreFull,
-        Self::RedisQueue,
-        Self::PolicyDiffers,
-        Self::SecretDiffers,
-        Self::UpgradeWithoutPermit,
-        Self::UnknownMeter,
-        Self::NeverMetered,
-        Self::BodyFieldNotRead,
-        Self::NotLookedUp,
-        Self::RefusalBody,
-        Self::GrpcRefusedAsHttp,
-    ];
-
-    /// The code as text, such as `no_peer_address`.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::NoPeerAddress => "no_peer_address",
-            Self::ForwardedUnread => "forwarded_unread",
-            Self::EverybodyTrusted => "everybody_trusted",
-            Self::HiddenClient => "hidden_client",
-            Self::KeyNeverFound => "key_never_found",
-            Self::InvalidPlan => "invalid_plan",
-            Self::UnknownPlan => "unknown_plan",
-            Self::PlanNeverFound => "plan_never_found",
-            Self::AllExempt => "all_exempt",
-            Self::NoCategory => "no_category",
-            Self::CallerNeverFound => "caller_never_found",
-            Self::OverridesUnknown => "overrides_unknown",
-            Self::UnreadableOverride => "unreadable_override",
-            Self::UnknownOverridePolicy => "unknown_override_policy",
-            Self::SourceUnavailable => "source_unavailable",
-            Self::NoTimer => "no_timer",
-            Self::StoreFull => "store_full",
-            Self::RedisQueue => "redis_queue",
-            Self::PolicyDiffers => "policy_differs",
-            Self::SecretDiffers => "secret_differs",
-            Self::UpgradeWithoutPermit => "upgrade_without_permit",
-            Self::UnknownMeter => "unknown_meter",
-            Self::NeverMetered => "never_metered",
-            Self::BodyFieldNotRead => "body_field_not_read",
-            Self::NotLookedUp => "not_looked_up",
-            Self::RefusalBody => "refusal_body",
-            Self::GrpcRefusedAsHttp => "grpc_refused_as_http",
-        }
-    }
-}
 
 /// A mistake in the settings that a request has shown.
 ///

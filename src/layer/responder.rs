@@ -21,15 +21,11 @@ use super::{
     observer::Observation,
     rejection::{NO_STORE, Refused, RefusedByHandler, Rejection},
 };
-#[cfg(not(feature = "grpc"))]
-use crate::warning::{Code, warn};
 use crate::{
     error::BuildProblem,
     limiter::{Correcting, Decision, DependsOnPolicies, Limiter},
     policy::Policy,
 };
-#[cfg(not(feature = "grpc"))]
-use http::header::CONTENT_TYPE;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -247,12 +243,10 @@ impl DependsOnPolicies for Responder {
 /// Warns if a gRPC call was refused with a response that its client cannot read.
 #[cfg(not(feature = "grpc"))]
 fn warn_if_unread_by_grpc(request: &Parts, response: &Response<Bytes>) {
-    let is_grpc = |headers: &HeaderMap| {
-        let sent = headers.get(CONTENT_TYPE).and_then(|sent| sent.to_str().ok()).unwrap_or("");
-        let name = sent.split([';', '+']).next().unwrap_or(sent).trim();
-        let names = ["application/grpc", "application/grpc-web", "application/grpc-web-text"];
-        names.iter().any(|grpc| name.eq_ignore_ascii_case(grpc))
-    };
+    use super::response::grpc_content_type;
+    use crate::warning::{Code, warn};
+
+    let is_grpc = |headers: &HeaderMap| grpc_content_type(headers).is_some();
     if is_grpc(&request.headers) && !is_grpc(response.headers()) {
         warn(Code::GrpcRefusedAsHttp, "", || {
             "a gRPC call was refused with a response that is not gRPC, so that its client sees an internal \

@@ -161,6 +161,16 @@ impl<'a> Reserve<'a> {
         self.decided(decision)
     }
 
+    #[expect(clippy::expect_used, reason = "it is called when there is one")]
+    fn poll_deciding(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<Reservation, AcquireError>> {
+        let deciding = self.deciding.as_mut().expect("the reservation is being decided");
+        let decision = ready!(deciding.poll(self.limiter, context));
+        Poll::Ready(self.decided(decision))
+    }
+
     fn evaluate(&self, rules: &RuleSet) -> Result<Evaluation, CheckError> {
         if let Some(mistake) = &self.mistake {
             return Err(mistake.clone());
@@ -192,12 +202,8 @@ impl Future for Reserve<'_> {
     type Output = Result<Reservation, AcquireError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        loop {
-            let limiter = self.limiter;
-            if let Some(deciding) = &mut self.deciding {
-                let decision = ready!(deciding.poll(limiter, context));
-                return Poll::Ready(self.decided(decision));
-            }
+        let limiter = self.limiter;
+        if self.deciding.is_none() {
             let rules = limiter.core.rules();
             let evaluation = self.evaluate(&rules)?;
             match try_decide(limiter, rules, evaluation, None) {
@@ -205,6 +211,7 @@ impl Future for Reserve<'_> {
                 Err(deciding) => self.deciding = Some(deciding),
             }
         }
+        self.poll_deciding(context)
     }
 }
 

@@ -1,32 +1,78 @@
-//! Paths that stand for all that a pattern matches: [`examples`].
+//! Paths that stand for all that a pattern matches: [`Examples`].
 
-use super::{pattern::Pattern, request_path::SentPath, segment::Segment};
+use std::{collections::HashSet, ops::Bound};
+
+use super::{
+    pattern::Pattern, pattern_tree::PatternTree, request_path::SentPath, segment::Segment,
+};
 
 /// The most examples of one pattern.
 const MAX: usize = 4_096;
 
-/// Paths that `pattern` matches. For each plain path that it matches, one of them is of the same kind:
-/// the same of `others` match it. `None` if there are too many kinds.
-pub(crate) fn examples(pattern: &Pattern, others: &[&Pattern]) -> Option<Vec<String>> {
-    let literals = || others.iter().chain([&pattern]).flat_map(|other| other.parts());
-    let is_other = |text: &String| literals().all(|part| !part.literal.contains(&**text));
-    let other = (7_u32..).map(|number| number.to_string()).find(is_other)?;
-    let mut examples = Examples { pattern, other, found: Vec::new() };
-    examples.extend("", 0, others)?;
-    Some(examples.found)
+/// The least number that may be the value of a parameter.
+const FIRST_NUMBER: u32 = 7;
+
+/// The most digits of a number that is searched for in literals.
+const MAX_DIGITS: usize = 9;
+
+/// Finds paths that a pattern matches: one of each kind. Paths are of one kind if the same of some patterns
+/// match them.
+pub(crate) struct Examples {
+    tree: PatternTree,
+    /// The numbers that are parts of literals.
+    numbers: HashSet<u32>,
+    /// The least number that is not.
+    free: u32,
 }
 
-struct Examples<'p> {
+impl Examples {
+    /// Kinds by these patterns.
+    pub(crate) fn new<'p>(patterns: impl IntoIterator<Item = &'p Pattern> + Clone) -> Self {
+        let literals = patterns.clone().into_iter().flat_map(Pattern::parts);
+        let numbers: HashSet<_> = literals.flat_map(|part| numbers_in(&part.literal)).collect();
+        let is_free = |number: &u32| !numbers.contains(number);
+        let free = (FIRST_NUMBER..).find(is_free).unwrap_or(u32::MAX);
+        Self { tree: PatternTree::new(patterns), numbers, free }
+    }
+
+    /// Paths that `pattern` matches. For each plain path that it matches, one of them is of the same kind.
+    /// `None` if there are too many kinds.
+    pub(crate) fn of(&self, pattern: &Pattern) -> Option<Vec<String>> {
+        let own: HashSet<_> = pattern.parts().flat_map(|part| numbers_in(&part.literal)).collect();
+        let is_free = |number: &u32| !self.numbers.contains(number) && !own.contains(number);
+        let value = (self.free..).find(is_free)?.to_string();
+        let mut search = Search { pattern, tree: &self.tree, value, found: Vec::new() };
+        search.extend("", 0, &[PatternTree::ROOT])?;
+        Some(search.found)
+    }
+}
+
+/// The numbers whose digits are in the text.
+fn numbers_in(text: &str) -> impl Iterator<Item = u32> {
+    (0..text.len()).flat_map(move |start| {
+        let digits = text.get(start..).unwrap_or_default().bytes();
+        let digits = digits.take(MAX_DIGITS).take_while(u8::is_ascii_digit);
+        digits.scan(0_u32, |number, digit| {
+            let digit = u32::from(digit.saturating_sub(b'0'));
+            *number = number.saturating_mul(10).saturating_add(digit);
+            Some(*number)
+        })
+    })
+}
+
+/// The search for the examples of one pattern.
+struct Search<'p> {
     pattern: &'p Pattern,
-    /// A text that is part of no literal.
-    other: String,
+    tree: &'p PatternTree,
+    /// A value of parameters that is part of no literal.
+    value: String,
     found: Vec<String>,
 }
 
-impl Examples<'_> {
-    /// Adds the examples that begin with `path`, which has `depth` segments. `others` match it so far.
-    fn extend(&mut self, path: &str, depth: usize, others: &[&Pattern]) -> Option<()> {
-        let Self { pattern, .. } = *self;
+impl Search<'_> {
+    /// Adds the examples that begin with `path`, which has `depth` segments and leads to these nodes.
+    fn extend(&mut self, path: &str, depth: usize, nodes: &[usize]) -> Option<()> {
+        let Self { pattern, tree, .. } = *self;
         let ends = depth >= pattern.segments.len();
         let is_whole = match &pattern.rest {
             None => ends,
@@ -37,17 +83,11 @@ impl Examples<'_> {
             self.add(path)?;
         }
         // Beyond the end of all others, deeper paths are of no other kind.
-        let goes_on = |other: &&Pattern| other.segments.len() >= depth;
-        let is_deeper = depth > pattern.segments.len() && !others.iter().any(goes_on);
+        let is_deeper = depth > pattern.segments.len() && nodes.is_empty();
         let Some(own) = pattern.part(depth).filter(|_| !is_deeper) else { return Some(()) };
-        for text in self.texts(own, depth, others) {
-            let may_match = |other: &&&Pattern| match other.part(depth) {
-                Some(part) if depth > other.segments.len() => part.param.is_some(),
-                Some(part) => part.may_match_text(&text),
-                None => false,
-            };
-            let others: Vec<_> = others.iter().filter(may_match).copied().collect();
-            self.extend(&format!("{path}/{text}"), depth.saturating_add(1), &others)?;
+        for text in self.texts(own, depth, nodes) {
+            let next = tree.step(nodes, &text);
+            self.extend(&format!("{path}/{text}"), depth.saturating_add(1), &next)?;
         }
         Some(())
     }
@@ -66,18 +106,24 @@ impl Examples<'_> {
     }
 
     /// The next segments that `own` matches: one of each kind.
-    fn texts(&self, own: &Segment, depth: usize, others: &[&Pattern]) -> Vec<String> {
-        let is_rest_of_rest = depth > self.pattern.segments.len();
-        let mut texts = Vec::new();
-        let with_other = |part: &Segment| format!("{}{}", part.literal, self.other);
-        let parts = others.iter().filter(|other| depth <= other.segments.len());
-        for part in parts.filter_map(|other| other.part(depth)) {
-            texts.push(part.literal.to_string());
-            texts.extend(part.param.is_some().then(|| with_other(part)));
+    fn texts(&self, own: &Segment, depth: usize, nodes: &[usize]) -> Vec<String> {
+        if own.param.is_none() {
+            return vec![own.literal.to_string()];
         }
-        texts.push(if is_rest_of_rest { self.other.clone() } else { with_other(own) });
-        texts.push(own.literal.to_string());
-        texts.retain(|text| !text.is_empty() && (is_rest_of_rest || own.may_match_text(text)));
+        // All that follows the first segment of `{*rest}` matches.
+        let is_after_rest = depth > self.pattern.segments.len();
+        let prefix = if is_after_rest { "" } else { &*own.literal };
+        let mut texts = vec![own.literal.to_string(), format!("{prefix}{}", self.value)];
+        for node in self.tree.nodes(nodes) {
+            let literals =
+                node.literals.range::<str, _>((Bound::Included(prefix), Bound::Unbounded));
+            let literals = literals.map(|(literal, _)| literal.to_string());
+            texts.extend(literals.take_while(|literal| literal.starts_with(prefix)));
+            for before in node.params.keys().chain(&node.rests) {
+                texts.extend([before.to_string(), format!("{before}{}", self.value)]);
+            }
+        }
+        texts.retain(|text| !text.is_empty() && text.starts_with(prefix));
         texts.sort_unstable();
         texts.dedup();
         texts
@@ -92,8 +138,7 @@ mod tests {
 
     fn of(pattern: &str, others: &[&str]) -> Vec<String> {
         let others: Vec<_> = others.iter().map(|other| Pattern::parse(other).unwrap()).collect();
-        let others: Vec<_> = others.iter().collect();
-        examples(&Pattern::parse(pattern).unwrap(), &others).unwrap()
+        Examples::new(&others).of(&Pattern::parse(pattern).unwrap()).unwrap()
     }
 
     #[test]
@@ -114,11 +159,87 @@ mod tests {
         let names: Vec<_> = (0..5_000).map(|number| format!("/{number}")).collect();
         let others: Vec<_> = names.iter().map(|name| Pattern::parse(name).unwrap()).collect();
         let all = Pattern::parse("/{*rest}").unwrap();
-        assert_eq!(examples(&all, &others.iter().collect::<Vec<_>>()), None);
+        assert_eq!(Examples::new(&others).of(&all), None);
+    }
+
+    /// The same search, which compares each step with each of the other patterns.
+    struct Naive<'p> {
+        pattern: &'p Pattern,
+        value: String,
+        found: Vec<String>,
+    }
+
+    impl Naive<'_> {
+        fn search(pattern: &Pattern, others: &[&Pattern]) -> Vec<String> {
+            let literals = || others.iter().chain([&pattern]).flat_map(|other| other.parts());
+            let is_free = |text: &String| literals().all(|part| !part.literal.contains(&**text));
+            let value = (7_u32..).map(|number| number.to_string()).find(is_free).unwrap();
+            let mut naive = Naive { pattern, value, found: Vec::new() };
+            naive.extend("", 0, others);
+            naive.found
+        }
+
+        fn extend(&mut self, path: &str, depth: usize, others: &[&Pattern]) {
+            let Self { pattern, .. } = *self;
+            let own_depth = pattern.segments.len();
+            let may_end = |rest: &Segment| depth > own_depth || rest.is_any();
+            if depth >= own_depth && pattern.rest.as_ref().is_none_or(may_end) {
+                let ends_with_slash =
+                    path.is_empty() || pattern.has_slash && pattern.rest.is_none();
+                let slashes =
+                    ["", "/"].into_iter().filter(|slash| slash.is_empty() || ends_with_slash);
+                let found = slashes.map(|slash| format!("{path}{slash}"));
+                let is_one = |path: &String| {
+                    !path.is_empty() && pattern.matches_as_sent(&SentPath::new(path))
+                };
+                self.found.extend(found.filter(is_one));
+            }
+            let mut beyond = others.iter().filter(|other| other.segments.len() >= depth);
+            let Some(own) = pattern.part(depth) else { return };
+            if depth > own_depth && beyond.next().is_none() {
+                return;
+            }
+            for text in self.texts(own, depth, others) {
+                let may_match = |other: &&&Pattern| match other.part(depth) {
+                    Some(_) if depth > other.segments.len() => true,
+                    Some(part) => fits(part, &text),
+                    None => false,
+                };
+                let others: Vec<_> = others.iter().filter(may_match).copied().collect();
+                self.extend(&format!("{path}/{text}"), depth + 1, &others);
+            }
+        }
+
+        fn texts(&self, own: &Segment, depth: usize, others: &[&Pattern]) -> Vec<String> {
+            let is_after_rest = depth > self.pattern.segments.len();
+            let others = others.iter().filter(|other| depth <= other.segments.len());
+            let parts: Vec<_> = others.filter_map(|other| other.part(depth)).collect();
+            let with_params = parts.iter().copied().filter(|part| part.param.is_some());
+            let with_value = |part: &Segment| format!("{}{}", part.literal, self.value);
+            let mut texts: Vec<_> = with_params.map(with_value).collect();
+            texts.extend(parts.iter().chain([&own]).map(|part| part.literal.to_string()));
+            texts.push(if is_after_rest { self.value.clone() } else { with_value(own) });
+            texts.retain(|text| !text.is_empty() && (is_after_rest || fits(own, text)));
+            texts.sort_unstable();
+            texts.dedup();
+            texts
+        }
+    }
+
+    fn fits(part: &Segment, text: &str) -> bool {
+        match part.param {
+            None => *text == *part.literal,
+            Some(_) => text.starts_with(&*part.literal),
+        }
     }
 
     fn pattern() -> impl Strategy<Value = String> {
-        let segment = prop_oneof!["[ab]{1,2}", Just("{x}".to_owned()), Just("a{x}".to_owned())];
+        let segment = prop_oneof![
+            "[ab7]{1,2}",
+            Just("{x}".to_owned()),
+            Just("a{x}".to_owned()),
+            Just("ab{x}".to_owned()),
+        ];
         let end = prop::option::of(prop_oneof![Just("/{*rest}"), Just("/a{*rest}"), Just("/")]);
         (prop::collection::vec(segment, 1..4), end)
             .prop_map(|(all, end)| format!("/{}{}", all.join("/"), end.unwrap_or_default()))
@@ -135,7 +256,8 @@ mod tests {
         ) {
             let parsed: Vec<_> = others.iter().map(|other| Pattern::parse(other).unwrap()).collect();
             let own_pattern = Pattern::parse(&own).unwrap();
-            let found = examples(&own_pattern, &parsed.iter().collect::<Vec<_>>()).unwrap();
+            let found = Examples::new(&parsed).of(&own_pattern).unwrap();
+            prop_assert_eq!(&found, &Naive::search(&own_pattern, &parsed.iter().collect::<Vec<_>>()));
             let kind = |path: &str| -> Vec<bool> {
                 let path = SentPath::new(path);
                 parsed.iter().map(|other| other.matches_as_sent(&path)).collect()

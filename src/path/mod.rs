@@ -14,11 +14,13 @@ mod compare;
 mod examples;
 mod index;
 mod pattern;
+#[cfg(feature = "describe")]
+mod pattern_tree;
 mod request_path;
 mod segment;
 
 #[cfg(feature = "describe")]
-pub(crate) use self::examples::examples;
+pub(crate) use self::examples::Examples;
 pub(crate) use self::{
     compare::{covers, overlap},
     index::{Numbers, PatternIndex},

@@ -75,15 +75,6 @@ impl Segment {
         }
     }
 
-    /// Whether it may match a segment of a path as it was sent.
-    #[cfg(feature = "describe")]
-    pub(super) fn may_match_text(&self, sent: &str) -> bool {
-        match self.param {
-            None => *sent == *self.literal,
-            Some(_) => sent.starts_with(&*self.literal),
-        }
-    }
-
     /// Whether it matches every text that `other` matches.
     pub(super) fn covers(&self, other: &Self) -> bool {
         match self.param {

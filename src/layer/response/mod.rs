@@ -37,9 +37,12 @@
 mod default_body;
 #[cfg(feature = "grpc")]
 pub(super) mod grpc;
+mod grpc_content_type;
 mod json;
 mod plain_text;
 mod problem;
 
 pub(super) use self::default_body::default_body;
+#[cfg(not(feature = "grpc"))]
+pub(super) use self::grpc_content_type::grpc_content_type;
 pub use self::{json::json, plain_text::plain_text, problem::Problem};

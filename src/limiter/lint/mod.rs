@@ -1,6 +1,7 @@
 //! Settings that `build()` accepts, and that are probably not meant: [`Lint`].
 
 mod addresses;
+mod ordered_matchers;
 mod overlaps;
 mod policies;
 mod routes;

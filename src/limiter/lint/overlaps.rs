@@ -2,46 +2,27 @@
 
 use super::{
     Lint, LintKind,
+    ordered_matchers::OrderedMatcher,
     subject::{Example, Subject, requests_of, route_of},
 };
 use crate::{
     key::{KeyExtractor, hold_all_callers},
     limiter::{categories::CategoryRules, rules::Rule},
     matcher::{Kind, Matcher},
-    path::{Pattern, overlap},
+    path::{Pattern, SentPath, overlap},
 };
 
 const ALL: &str = "/{*rest}";
 
-/// A matcher that comes before another one.
-struct Before<'r> {
-    /// `None` for an exemption.
-    category: Option<&'r CategoryRules>,
-    matcher: &'r Matcher,
-}
-
-impl Before<'_> {
-    fn has(&self, example: &Example) -> bool {
-        match self.category {
-            None => example.is_exempt(self.matcher),
-            Some(_) => example.matches(self.matcher),
-        }
-    }
-
-    fn name(&self) -> String {
-        match self.category {
-            None => "an exemption".to_owned(),
-            Some(category) => format!("category `{}`", category.name),
-        }
-    }
-}
-
 pub(super) fn find_all_exempt(subject: &Subject<'_>, lints: &mut Vec<Lint>) {
     let exempt = &subject.rules.exempt;
-    let all = Pattern::parse(ALL).ok().and_then(|all| subject.examples(None, &all));
-    let all_paths = all.is_some_and(|all| {
-        all.iter().all(|example| exempt.iter().any(|matcher| example.is_exempt(matcher)))
-    });
+    let is_exempt = |example: &Example| {
+        let path = example.path();
+        exempt.iter().any(|matcher| example.is_exempt(matcher, &path))
+    };
+    let all = || subject.examples(None, &Pattern::parse(ALL).ok()?);
+    let has_paths = exempt.iter().any(|matcher| route_of(matcher).is_some());
+    let all_paths = has_paths && all().is_some_and(|all| all.iter().all(is_exempt));
     let of_ips = exempt.iter().filter_map(|matcher| match &matcher.kind {
         Kind::ClientIp { client_ip, networks } => Some((client_ip.identity(), networks)),
         _ => None,
@@ -61,40 +42,33 @@ pub(super) fn find_all_exempt(subject: &Subject<'_>, lints: &mut Vec<Lint>) {
 }
 
 pub(super) fn find_of_categories(subject: &Subject<'_>, lints: &mut Vec<Lint>) {
-    let exempt = subject.rules.exempt.iter();
-    let mut before: Vec<_> = exempt.map(|matcher| Before { category: None, matcher }).collect();
-    for category in subject.rules.categories.iter() {
-        for matcher in &category.matchers {
-            find_of_matcher(subject, category, matcher, &before, lints);
+    for ordered in subject.matchers.iter() {
+        if let Some(category) = ordered.category {
+            find_of_matcher(subject, category, ordered, lints);
         }
-        let category = Some(category);
-        before.extend(
-            category
-                .iter()
-                .flat_map(|known| &known.matchers)
-                .map(|matcher| Before { category, matcher }),
-        );
     }
 }
 
 fn find_of_matcher(
     subject: &Subject<'_>,
     category: &CategoryRules,
-    matcher: &Matcher,
-    before: &[Before<'_>],
+    ordered: &OrderedMatcher<'_>,
     lints: &mut Vec<Lint>,
 ) {
+    let matcher = ordered.matcher;
     let examples = route_of(matcher).and_then(|(methods, own)| subject.examples(methods, own));
     let Some(examples) = examples else { return };
     let culprit = format!("category `{}`", category.name);
-    let first = |example| before.iter().position(|before| before.has(example));
+    let first =
+        |example| subject.matchers.first(example).filter(|number| *number < ordered.earlier);
     let firsts: Vec<_> = examples.iter().map(|example| (example, first(example))).collect();
     let mut winners: Vec<usize> = firsts.iter().filter_map(|(_, first)| *first).collect();
     winners.sort_unstable();
     winners.dedup();
-    let winners = winners.into_iter().filter_map(|index| Some((index, before.get(index)?)));
+    let winners = winners.into_iter();
+    let winners = winners.filter_map(|number| Some((number, subject.matchers.get(number)?)));
     if firsts.iter().all(|(_, first)| first.is_some()) {
-        let mut names: Vec<_> = winners.map(|(_, before)| before.name()).collect();
+        let mut names: Vec<_> = winners.map(|(_, winner)| winner.owner()).collect();
         names.dedup();
         let why = match &names[..] {
             [name] => format!("{name} comes first and matches all of them"),
@@ -106,11 +80,11 @@ fn find_of_matcher(
         );
         return lints.push(Lint::new(LintKind::Unreachable, culprit, problem));
     }
-    for (index, winner) in winners {
+    for (number, winner) in winners {
         if is_narrower(subject, winner.matcher, matcher) {
             continue;
         }
-        let Some((example, _)) = firsts.iter().find(|(_, first)| *first == Some(index)) else {
+        let Some((example, _)) = firsts.iter().find(|(_, first)| *first == Some(number)) else {
             continue;
         };
         let problem = format!(
@@ -119,7 +93,7 @@ fn find_of_matcher(
             example.text(),
             requests_of(matcher),
             requests_of(winner.matcher),
-            winner.name(),
+            winner.owner(),
             category.name
         );
         lints.push(Lint::new(LintKind::Overlap, &*culprit, problem));
@@ -128,13 +102,11 @@ fn find_of_matcher(
 
 /// Whether all paths of `one` are paths of `other`, so that `one` is meant to come first.
 fn is_narrower(subject: &Subject<'_>, one: &Matcher, other: &Matcher) -> bool {
-    let (Some((methods, one)), Some((_, other))) = (route_of(one), route_of(other)) else {
+    let (Some((_, one)), Some((_, other))) = (route_of(one), route_of(other)) else {
         return false;
     };
-    let examples = subject.examples(methods, one);
-    examples.is_some_and(|examples| {
-        examples.iter().all(|example| other.matches_as_sent(&example.path()))
-    })
+    let paths = subject.paths.of(one);
+    paths.is_some_and(|paths| paths.iter().all(|path| other.matches_as_sent(&SentPath::new(path))))
 }
 
 /// Policies all of whose keys are parts of paths that no request of their category has.

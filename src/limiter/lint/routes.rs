@@ -62,18 +62,15 @@ impl Route {
 /// Routes whose requests no policy counts, and no exemption has.
 pub(super) fn find_without_policy(subject: &Subject<'_>, routes: &[Route], lints: &mut Vec<Lint>) {
     let rules = subject.rules;
-    let matchers = || rules.categories.iter().flat_map(|category| &category.matchers);
+    let mut matchers = rules.categories.iter().flat_map(|category| &category.matchers);
     // A category by a closure, an address or a key may have any request.
-    let is_unknown = matchers().any(|matcher| route_of(matcher).is_none());
+    let is_unknown = matchers.any(|matcher| route_of(matcher).is_none());
     if !rules.for_every_request().is_empty() || is_unknown {
         return;
     }
     for route in routes {
         let Some(examples) = subject.examples(route.methods(), &route.pattern) else { continue };
-        let free = examples.iter().find(|example| {
-            let is_exempt = || rules.exempt.iter().any(|matcher| example.is_exempt(matcher));
-            !matchers().any(|matcher| example.matches(matcher)) && !is_exempt()
-        });
+        let free = examples.iter().find(|example| subject.matchers.first(example).is_none());
         if let Some(free) = free {
             let problem = format!(
                 "requests like {} are in no category, and no policy holds for every request: nothing \

@@ -2,20 +2,21 @@
 
 use http::{Method, Request, request::Parts};
 
-use super::routes::Route;
+use super::{ordered_matchers::OrderedMatchers, routes::Route};
 use crate::{
     describe::Requests,
     limiter::rules::RuleSet,
     matcher::{Kind, Matcher},
-    path::{Pattern, SentPath, examples},
+    path::{Examples, Pattern, SentPath},
 };
 
 pub(super) struct Subject<'r> {
     pub(super) rules: &'r RuleSet,
-    /// The patterns of all matchers and routes.
-    patterns: Vec<&'r Pattern>,
+    /// Kinds of paths by the patterns of all matchers and routes.
+    pub(super) paths: Examples,
     /// The methods of all matchers and routes, and another one.
     methods: Vec<Method>,
+    pub(super) matchers: OrderedMatchers<'r>,
 }
 
 /// A request that stands for all of its kind: the same matchers by method and path match them.
@@ -29,12 +30,12 @@ impl Example {
         SentPath::new(&self.path)
     }
 
-    pub(super) fn matches(&self, matcher: &Matcher) -> bool {
-        route_of(matcher).is_some() && matcher.matches_as_sent(&self.head, &self.path())
+    pub(super) fn matches(&self, matcher: &Matcher, path: &SentPath<'_>) -> bool {
+        route_of(matcher).is_some() && matcher.matches_as_sent(&self.head, path)
     }
 
-    pub(super) fn is_exempt(&self, matcher: &Matcher) -> bool {
-        route_of(matcher).is_some() && matcher.surely_matches(&self.head, &self.path())
+    pub(super) fn is_exempt(&self, matcher: &Matcher, path: &SentPath<'_>) -> bool {
+        route_of(matcher).is_some() && matcher.surely_matches(&self.head, path)
     }
 
     /// `GET /v1/users/1`
@@ -57,7 +58,7 @@ pub(super) fn requests_of(matcher: &Matcher) -> String {
 }
 
 impl<'r> Subject<'r> {
-    pub(super) fn new(rules: &'r RuleSet, routes: &'r [Route]) -> Self {
+    pub(super) fn new(rules: &'r RuleSet, routes: &[Route]) -> Self {
         let of_categories = rules.categories.iter().flat_map(|category| &category.matchers);
         let matchers = rules.exempt.iter().chain(of_categories).filter_map(route_of);
         let of_routes = routes.iter().map(|route| (route.methods(), &route.pattern));
@@ -72,7 +73,8 @@ impl<'r> Subject<'r> {
         }
         let others = [Method::GET, Method::POST, Method::PUT, Method::DELETE, Method::TRACE];
         methods.extend(others.into_iter().find(|other| !methods.contains(other)));
-        Self { rules, patterns, methods }
+        let paths = Examples::new(patterns);
+        Self { rules, paths, methods, matchers: OrderedMatchers::new(rules) }
     }
 
     /// An example for each kind of request with these methods and this pattern; any method if there are
@@ -82,7 +84,7 @@ impl<'r> Subject<'r> {
         methods: Option<&[Method]>,
         pattern: &Pattern,
     ) -> Option<Vec<Example>> {
-        let paths = examples(pattern, &self.patterns)?;
+        let paths = self.paths.of(pattern)?;
         let methods = methods.unwrap_or(&self.methods);
         let of = |path: &String| {
             let path = path.clone();

@@ -1,0 +1,139 @@
+//! The matchers in the order in which requests are compared with them: [`OrderedMatchers`].
+
+use super::subject::{Example, route_of};
+use crate::{
+    limiter::{categories::CategoryRules, rules::RuleSet},
+    matcher::Matcher,
+    path::{PatternIndex, SentPath},
+};
+
+/// All matchers by method and path: first the exemptions, and then those of the categories. What the other ones
+/// match, such as closures, is not known.
+pub(super) struct OrderedMatchers<'r> {
+    all: Vec<OrderedMatcher<'r>>,
+    /// Which of them a path may match; `None` if there are few.
+    index: Option<PatternIndex>,
+}
+
+pub(super) struct OrderedMatcher<'r> {
+    pub(super) matcher: &'r Matcher,
+    /// `None` for an exemption.
+    pub(super) category: Option<&'r CategoryRules>,
+    /// How many matchers come before those of its category.
+    pub(super) earlier: usize,
+}
+
+impl<'r> OrderedMatchers<'r> {
+    pub(super) fn new(rules: &'r RuleSet) -> Self {
+        let mut all = Vec::new();
+        let mut add = |category, matchers: &'r [Matcher]| {
+            let earlier = all.len();
+            let known = matchers.iter().filter(|matcher| route_of(matcher).is_some());
+            all.extend(known.map(|matcher| OrderedMatcher { matcher, category, earlier }));
+        };
+        add(None, &rules.exempt);
+        rules.categories.iter().for_each(|category| add(Some(category), &category.matchers));
+        let index = PatternIndex::new(all.iter().map(|ordered| ordered.matcher.parsed()));
+        Self { all, index }
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &OrderedMatcher<'r>> {
+        self.all.iter()
+    }
+
+    pub(super) fn get(&self, number: usize) -> Option<&OrderedMatcher<'r>> {
+        self.all.get(number)
+    }
+
+    /// The number of the first matcher that has the request.
+    pub(super) fn first(&self, example: &Example) -> Option<usize> {
+        let path = example.path();
+        let has = |number: &usize| {
+            self.all.get(*number).is_some_and(|ordered| ordered.has(example, &path))
+        };
+        match &self.index {
+            None => (0..self.all.len()).find(has),
+            // In ascending order.
+            Some(index) => index.find(&path).into_iter().map(|number| number as usize).find(has),
+        }
+    }
+}
+
+impl OrderedMatcher<'_> {
+    fn has(&self, example: &Example, path: &SentPath<'_>) -> bool {
+        match self.category {
+            None => example.is_exempt(self.matcher, path),
+            Some(_) => example.matches(self.matcher, path),
+        }
+    }
+
+    /// Where it is written.
+    pub(super) fn owner(&self) -> String {
+        match self.category {
+            None => "an exemption".to_owned(),
+            Some(category) => format!("category `{}`", category.name),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Method;
+    use proptest::{prelude::*, sample::select};
+
+    use super::*;
+    use crate::{Category, Limiter, LimiterBuilder, Policy, Quota};
+
+    const PATHS: [&str; 10] = [
+        "/a",
+        "/a/",
+        "/{x}",
+        "/a/{x}",
+        "/a/b",
+        "/{x}/b",
+        "/a/{*rest}",
+        "/{*rest}",
+        "/a{x}",
+        "/%61",
+    ];
+
+    fn matchers() -> impl Strategy<Value = Vec<Matcher>> {
+        let methods = select(&[Method::GET, Method::POST][..]);
+        let one = (prop::option::of(methods), select(&PATHS[..]));
+        let matcher = one.prop_map(|(method, path)| match method {
+            None => Matcher::path(path),
+            Some(method) => Matcher::methods([method], path),
+        });
+        prop::collection::vec(matcher, 1..4)
+    }
+
+    proptest! {
+        /// With the index, the first matcher is the same as without.
+        #[test]
+        fn the_index_changes_no_first_matcher(
+            exempt in matchers(),
+            categories in prop::collection::vec(matchers(), 1..6),
+        ) {
+            let builder = exempt.into_iter().fold(Limiter::builder(), LimiterBuilder::exempt);
+            let category = |builder: LimiterBuilder, (number, matchers): (usize, Vec<Matcher>)| {
+                let category = Category::new(number.to_string());
+                let policy = Policy::token_bucket(number.to_string(), Quota::per_day(1)).global();
+                builder.category(matchers.into_iter().fold(category, Category::on).policy(policy))
+            };
+            let limiter = categories.into_iter().enumerate().fold(builder, category).build();
+            // `build` refuses what no request reaches.
+            let Ok(limiter) = limiter else { return Ok(()) };
+            let rules = limiter.core.rules();
+            let subject = super::super::Subject::new(&rules, &[]);
+            let mut naive = OrderedMatchers::new(&rules);
+            naive.index = None;
+            for path in PATHS {
+                let pattern = crate::path::Pattern::parse(path).unwrap();
+                for example in subject.examples(None, &pattern).unwrap() {
+                    let first = subject.matchers.first(&example);
+                    prop_assert_eq!(first, naive.first(&example), "{}", example.text());
+                }
+            }
+        }
+    }
+}
