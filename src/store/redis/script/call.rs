@@ -152,18 +152,35 @@ impl ScriptCall {
     /// Runs the script where its keys are. A server that does not know the script gets it with the
     /// call.
     pub(crate) async fn run(&self, connection: &mut impl ConnectionLike) -> RedisResult<Answer> {
-        let mut again: Option<Box<Self>> = None;
-        for _ in 0..MAX_TRIES {
-            let call = again.as_deref().unwrap_or(self);
-            let reply = match call.command.query_async(connection).await {
-                Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
-                    call.with_source().query_async(connection).await
-                }
-                reply => reply,
-            };
-            match call.answer_or_again(&reply?)? {
+        let again = match self.run_once(connection).await? {
+            Ok(answer) => return Ok(answer),
+            Err(again) => again,
+        };
+        // Boxed, as all that happens seldom, so that the futures of other calls stay small.
+        Box::pin(again.run_again(connection)).await
+    }
+
+    async fn run_once(
+        &self,
+        connection: &mut impl ConnectionLike,
+    ) -> RedisResult<Result<Answer, Box<Self>>> {
+        let reply = match self.command.query_async(connection).await {
+            Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
+                Box::pin(async { self.with_source().query_async(connection).await }).await
+            }
+            reply => reply,
+        };
+        self.answer_or_again(&reply?)
+    }
+
+    async fn run_again(
+        mut self: Box<Self>,
+        connection: &mut impl ConnectionLike,
+    ) -> RedisResult<Answer> {
+        for _ in 1..MAX_TRIES {
+            match self.run_once(connection).await? {
                 Ok(answer) => return Ok(answer),
-                Err(call) => again = Some(call),
+                Err(call) => self = call,
             }
         }
         Err(unexpected())
