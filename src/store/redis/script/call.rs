@@ -17,7 +17,7 @@ use super::{
     calendars::{self, Windows},
     keys::{self, KeyNames},
     numbers::micros,
-    operation::{OPERATION_SIZE, Operation},
+    operation::{Operation, Packed, Used},
     reply::{self, ExpectedReply},
 };
 #[cfg(test)]
@@ -68,10 +68,10 @@ impl ScriptCall {
         let mut keys: SmallVec<[&Charge; 4]> = SmallVec::new();
         // Each with the index of its key.
         let mut fields: SmallVec<[(usize, [u8; 9]); 8]> = SmallVec::new();
-        let mut packed = Vec::with_capacity(operations * OPERATION_SIZE);
-        let mut penalties = Vec::new();
+        let (mut packed, mut penalties) = (Packed::new(), Vec::new());
         let mut expected = SmallVec::with_capacity(operations);
         let mut calendars = SmallVec::new();
+        let mut used = Used::default();
         let each =
             corrections.iter().map(|each| Operation::correct(each, &names.holder, &mut penalties));
         let rest = charges.iter().skip(1).map(Some).chain([None]);
@@ -85,27 +85,29 @@ impl ScriptCall {
                 keys.len() - 1
             });
             let mut index_of = |field: [u8; 9]| {
-                let field = (key, field);
                 let fields_of_key = fields.iter().filter(|(of_key, _)| *of_key == key);
-                let (known, count) = (fields_of_key.clone(), fields_of_key.count());
-                known.clone().position(|other| *other == field).unwrap_or_else(|| {
-                    fields.push(field);
+                let (mut known, count) = (fields_of_key.clone(), fields_of_key.count());
+                known.position(|(_, other)| *other == field).unwrap_or_else(|| {
+                    fields.push((key, field));
                     count
                 })
             };
             let field = index_of(keys::field(charge));
             let second = operation.second_field().map(&mut index_of);
             calendars.extend(calendars::number(&charge.quota));
+            used.add(&operation, second.is_some());
             expected.push(operation.pack(key, field, second, &mut packed));
         }
-        let mut command = Cmd::with_capacity(4 + keys.len(), 96 + keys.len() * 64 + packed.len());
+        let operations = used.pack(keys.len(), &fields, &packed);
+        let mut command =
+            Cmd::with_capacity(4 + keys.len(), 96 + keys.len() * 64 + operations.len());
         command.arg("EVALSHA").arg(SCRIPT.get_hash()).arg(keys.len());
         for key in &keys {
             command.arg(names.key(key));
         }
         // A call without keys only reads the time, which is the same on any server.
         let shard = keys.last().map_or(0, |key| key.shard);
-        command.arg(packed);
+        command.arg(operations);
         let server_time = Arc::clone(&names.server_time);
         if !calendars.is_empty() {
             command.arg(Windows::new(&calendars, server_time.load(Relaxed)).packed);
