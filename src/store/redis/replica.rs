@@ -101,8 +101,7 @@ impl Replica {
 
     /// Makes all charges or none. The caller commits the reservation when it has the answer. `is_sent`
     /// is set when a server may have charged something.
-    ///
-    /// An `async fn` would have room for each argument twice.
+    #[expect(clippy::manual_async_fn, reason = "an `async fn` has room for each argument twice")]
     pub(super) fn decide(
         self: Arc<Self>,
         charges: Arc<[Charge]>,

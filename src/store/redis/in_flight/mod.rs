@@ -149,7 +149,6 @@ impl InFlightTable {
 
     /// Counts the units of charges before a server does, once none of their keys is barred, or half of the
     /// time is over. `None` if there are none.
-    #[expect(clippy::arithmetic_side_effects, reason = "a time is divided by a constant")]
     pub(super) async fn begin(
         self: &Arc<Self>,
         charges: &[Charge],
@@ -162,6 +161,7 @@ impl InFlightTable {
         Some(Box::pin(self.begin_to_take(charges, budget)).await)
     }
 
+    #[expect(clippy::arithmetic_side_effects, reason = "a time is divided by a constant")]
     async fn begin_to_take(self: &Arc<Self>, charges: &[Charge], budget: &mut TimeBudget) -> Begun {
         let charges: SmallVec<[(usize, Charge); 1]> = charges
             .iter()
