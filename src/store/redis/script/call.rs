@@ -17,7 +17,7 @@ use super::{
     calendars::{self, Windows},
     keys::{self, KeyNames},
     numbers::micros,
-    operation::{Operation, Packed, Used},
+    operation::{CHARGE_SIZE, Operation, Used},
     reply::{self, ExpectedReply},
 };
 #[cfg(test)]
@@ -68,7 +68,8 @@ impl ScriptCall {
         let mut keys: SmallVec<[&Charge; 4]> = SmallVec::new();
         // Each with the index of its key.
         let mut fields: SmallVec<[(usize, [u8; 9]); 8]> = SmallVec::new();
-        let (mut packed, mut penalties) = (Packed::new(), Vec::new());
+        let mut packed = Vec::with_capacity(operations * CHARGE_SIZE);
+        let mut penalties = Vec::new();
         let mut expected = SmallVec::with_capacity(operations);
         let mut calendars = SmallVec::new();
         let mut used = Used::default();

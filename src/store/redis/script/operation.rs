@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use smallvec::SmallVec;
-
 use super::{
     holder::Holder,
     keys,
@@ -16,11 +14,8 @@ use crate::{
     store::{Change, Charge, Correction, Mode},
 };
 
-/// Packed operations: room for five charges of one request.
-pub(super) type Packed = SmallVec<[u8; 5 * CHARGE_SIZE]>;
-
 /// The packed size of most charges, as the module's documentation draws it.
-const CHARGE_SIZE: usize = 2 + 2 + 1 + 1 + 5 * 8;
+pub(super) const CHARGE_SIZE: usize = 2 + 2 + 1 + 1 + 5 * 8;
 
 /// Added to the action of a charge that has the rest.
 const WITH_REST: u8 = 16;
@@ -151,7 +146,7 @@ impl<'a> Operation<'a> {
         key: usize,
         field: usize,
         second: Option<usize>,
-        packed: &mut Packed,
+        packed: &mut Vec<u8>,
     ) -> ExpectedReply {
         let Self { charge, rate, .. } = self;
         let [amount, cost, missing] =
@@ -180,7 +175,7 @@ impl<'a> Operation<'a> {
     }
 }
 
-fn pack_numbers<const N: usize>(numbers: [u64; N], packed: &mut Packed) {
+fn pack_numbers<const N: usize>(numbers: [u64; N], packed: &mut Vec<u8>) {
     for number in numbers {
         packed.extend_from_slice(&(number as f64).to_le_bytes());
     }
@@ -218,7 +213,7 @@ impl Used {
         &self,
         keys: usize,
         fields: &[(usize, [u8; 9])],
-        operations: &Packed,
+        operations: &[u8],
     ) -> Vec<u8> {
         let length = 6 + keys * 2 + fields.len() * 9 + operations.len();
         let mut packed = Vec::with_capacity(length);
