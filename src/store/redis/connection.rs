@@ -1,6 +1,6 @@
 //! The `redis` crate behind two types: [`Servers`], and a [`Connection`] to them.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use redis::{
     AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, RedisError, RedisResult,
@@ -85,7 +85,7 @@ impl Servers {
             Self::Cluster(_) => timeouts.connect.saturating_mul(CLUSTER_CONNECTIONS),
             Self::Sentinels(_) => timeouts.connect.max(SENTINEL_TIMEOUT),
         });
-        match budget.wait(Duration::MAX, connect).await {
+        match budget.wait(Duration::MAX, pin!(connect)).await {
             Some(connection) => connection.map_err(|error| store_error(&error)),
             None => Err(StoreError::new("the connection to Redis was not opened in time")),
         }
@@ -104,7 +104,10 @@ impl Connection {
     pub(super) async fn run(&self, call: &ScriptCall) -> RedisResult<Answer> {
         match self {
             Self::One(connection) => call.run(&mut connection.clone()).await,
-            Self::Cluster(connection) => run_in_cluster(&mut connection.clone(), call).await,
+            // Boxed, so that the futures of other requests stay small.
+            Self::Cluster(connection) => {
+                Box::pin(run_in_cluster(&mut connection.clone(), call)).await
+            }
         }
     }
 

@@ -42,7 +42,8 @@ impl InTurn {
         if let Some(waiting) = waiting {
             self.is_waiting = true;
             let for_others = left.saturating_sub(self.replica.own_half());
-            match time_budget::wait(clock.instant(), for_others, &mut left, waiting).await {
+            let waited = time_budget::wait(clock.instant(), for_others, &mut left, waiting).await;
+            match waited.0 {
                 Some(Ok(Handed::Units(grant))) => {
                     if let Some(answer) = grant.spend(clock.now().monotonic_nanos()) {
                         self.is_waiting = false;

@@ -2,6 +2,7 @@
 
 use std::{
     mem,
+    pin::pin,
     sync::{Arc, Weak, atomic::AtomicBool},
     time::Duration,
 };
@@ -100,34 +101,37 @@ impl Replica {
 
     /// Makes all charges or none. The caller commits the reservation when it has the answer. `is_sent`
     /// is set when a server may have charged something.
-    pub(super) async fn decide(
+    #[expect(clippy::manual_async_fn, reason = "an `async fn` has room for each argument twice")]
+    pub(super) fn decide(
         self: Arc<Self>,
         charges: Arc<[Charge]>,
         miss: CacheMiss,
         clock: ClockAnchor,
         turn: Turn,
         is_sent: Arc<AtomicBool>,
-    ) -> Result<(Answer, Option<Reservation>), StoreError> {
-        let mut budget = TimeBudget { is_sent, ..TimeBudget::new(turn.left) };
-        let begun = self.in_flight.begin(&charges, &mut budget).await;
-        if begun.is_some() {
-            self.start_heart();
+    ) -> impl Future<Output = Result<(Answer, Option<Reservation>), StoreError>> + Send {
+        async move {
+            let mut budget = TimeBudget::of_sent(turn.left, clock.instant(), is_sent);
+            let begun = self.in_flight.begin(&charges, &mut budget).await;
+            if begun.is_some() {
+                self.start_heart();
+            }
+            if charges.iter().any(is_leased) {
+                // Boxed, so that the futures of other requests stay small.
+                let deciding = self.decide_leased(&charges, miss, clock, turn, &mut budget);
+                let decided = Box::pin(deciding).await?;
+                begun.into_iter().for_each(|begun| begun.settle(&charges, &decided.0, &budget));
+                return Ok(decided);
+            }
+            let answer = self.shards.charge(&[], &charges, &mut budget).await?;
+            begun.into_iter().for_each(|begun| begun.settle(&charges, &answer, &budget));
+            let times = RoundTrip {
+                sent: clock.at(budget.wait_began).monotonic_nanos(),
+                received: clock.at(budget.wait_ended).monotonic_nanos(),
+            };
+            self.shards.deny_cache.remember(&charges, &miss, &answer, times);
+            Ok((answer, None))
         }
-        if charges.iter().any(is_leased) {
-            // Boxed, so that the futures of other requests stay small.
-            let deciding = self.decide_leased(&charges, miss, clock, turn, &mut budget);
-            let decided = Box::pin(deciding).await?;
-            begun.into_iter().for_each(|begun| begun.settle(&charges, &decided.0, &budget));
-            return Ok(decided);
-        }
-        let answer = self.shards.charge(&[], &charges, &mut budget).await?;
-        begun.into_iter().for_each(|begun| begun.settle(&charges, &answer, &budget));
-        let times = RoundTrip {
-            sent: clock.at(budget.wait_began).monotonic_nanos(),
-            received: clock.now().monotonic_nanos(),
-        };
-        self.shards.deny_cache.remember(&charges, &miss, &answer, times);
-        Ok((answer, None))
     }
 
     async fn decide_leased(
@@ -306,7 +310,7 @@ impl Heart {
             let mut draining = TimeBudget::new(pause / 2);
             for some in shards.chunks(&keys) {
                 let barred = in_flight.bar(if draining.left.is_zero() { &[] } else { some });
-                draining.wait(each, barred.drained()).await;
+                draining.wait(each, pin!(barred.drained())).await;
                 // A statement gets its number only now. The server leaves a statement out if a charge or a
                 // correction comes between its number and the statement.
                 let (number, statements) = in_flight.state(some);

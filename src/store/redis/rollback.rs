@@ -109,3 +109,31 @@ fn made_at_server(
     let made = charges_made(&unleased, answer).filter(|(index, _)| !has_pool(*index));
     made.map(|(index, made)| date_back(&Correction { charge: charges[index], ..made })).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        algorithm::Algorithm,
+        clock::Now,
+        quota::Quota,
+        store::{RedisStore, Store},
+    };
+
+    /// It is moved before it is polled, and allocated.
+    #[tokio::test]
+    async fn the_future_of_a_decision_is_small() {
+        let store = RedisStore::builder("redis://127.0.0.1:1/").secret(1).build().unwrap();
+        let charge = Charge::new(1, 2, Algorithm::TokenBucket, Quota::per_minute(600));
+        let replica = &store.replica;
+        let Err(miss) = replica.decide_locally(&[charge], Now::ZERO) else {
+            unreachable!("nothing is known of the key")
+        };
+        let (clock, turn) = (ClockAnchor::new(Now::ZERO), Turn::first(replica));
+        let charges = Arc::new([charge]);
+        let deciding = Arc::clone(replica).decide(charges, miss, clock, turn, Arc::default());
+        let size = size_of_val(&deciding);
+        assert!(size <= 2_048, "{size} bytes");
+        drop((deciding, store.charge(&[charge], Now::ZERO)));
+    }
+}

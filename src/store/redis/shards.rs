@@ -55,10 +55,10 @@ impl Shards {
             }
             return Ok(answer);
         }
-        if !before.is_empty() {
-            self.correct(before).await?;
-        }
         // Boxed, so that the futures of other requests stay small.
+        if !before.is_empty() {
+            Box::pin(self.correct(before)).await?;
+        }
         let is_spread = |run: &Range<usize>| {
             let run = charges.get(run.clone()).unwrap_or_default();
             run.iter().any(|charge| run.first().is_some_and(|first| first.shard != charge.shard))

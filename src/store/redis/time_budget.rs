@@ -5,7 +5,6 @@
 
 use std::{
     future::Future,
-    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -38,6 +37,8 @@ pub(super) struct TimeBudget {
     pub(super) left: Duration,
     /// When the last wait began.
     pub(super) wait_began: Instant,
+    /// When the last wait ended.
+    pub(super) wait_ended: Instant,
     /// Whether a server may have charged something.
     pub(super) is_sent: Arc<AtomicBool>,
     /// Whether a server may have kept units that it should have given back.
@@ -46,7 +47,12 @@ pub(super) struct TimeBudget {
 
 impl TimeBudget {
     pub(super) fn new(time: Duration) -> Self {
-        Self { left: time, wait_began: Instant::now(), is_sent: Arc::default(), is_left: false }
+        Self::of_sent(time, Instant::now(), Arc::default())
+    }
+
+    /// With the flag that says whether a server may have charged something, at a time of which none is used up.
+    pub(super) const fn of_sent(time: Duration, now: Instant, is_sent: Arc<AtomicBool>) -> Self {
+        Self { left: time, wait_began: now, wait_ended: now, is_sent, is_left: false }
     }
 
     /// Notes that a command is sent.
@@ -54,33 +60,36 @@ impl TimeBudget {
         self.is_sent.store(true, Relaxed);
     }
 
-    /// Waits for an answer: at most for this time, and at most for what is left.
+    /// Waits for an answer: at most for this time, and at most for what is left. The caller pins a large
+    /// future: here it would be moved several times, with room for each.
     pub(super) async fn wait<T>(
         &mut self,
         at_most: Duration,
-        answer: impl Future<Output = T>,
+        answer: impl Future<Output = T> + Unpin,
     ) -> Option<T> {
         self.wait_began = Instant::now();
-        wait(self.wait_began, at_most, &mut self.left, answer).await
+        let (answer, ended) = wait(self.wait_began, at_most, &mut self.left, answer).await;
+        self.wait_ended = ended;
+        answer
     }
 }
 
-/// Waits for an answer since `began`: at most for this time, and at most for what is left.
+/// Waits for an answer since `began`: at most for this time, and at most for what is left. Returns the end of the
+/// wait as well.
 #[expect(clippy::arithmetic_side_effects, reason = "a time is divided by a constant")]
 pub(super) async fn wait<T>(
     began: Instant,
     at_most: Duration,
     left: &mut Duration,
-    answer: impl Future<Output = T>,
-) -> Option<T> {
-    let mut answer = pin!(answer);
+    mut answer: impl Future<Output = T> + Unpin,
+) -> (Option<T>, Instant) {
     let mut slice_began = began;
     let mut waits = at_most.min(*left);
     let slice = (waits / SLICES).max(SHORTEST);
     while !waits.is_zero() {
         // Times so long that there is no such moment are cut.
         let ends = slice_began.checked_add(slice.min(waits)).unwrap_or(slice_began + LONGEST);
-        let answered = timeout_at(ends, answer.as_mut()).await;
+        let answered = timeout_at(ends, &mut answer).await;
         let now = Instant::now();
         let took = now.saturating_duration_since(slice_began);
         let counted = took.min(slice.saturating_add(SHORTEST));
@@ -88,16 +97,17 @@ pub(super) async fn wait<T>(
         waits = waits.saturating_sub(counted);
         *left = left.saturating_sub(counted);
         if let Ok(answer) = answered {
-            return Some(answer);
+            return (Some(answer), now);
         }
     }
-    None
+    (None, slice_began)
 }
 
 #[cfg(test)]
 mod tests {
     use std::{
-        future::{pending, poll_fn},
+        future::{pending, poll_fn, ready},
+        pin::pin,
         task::Poll,
     };
 
@@ -117,18 +127,18 @@ mod tests {
             assert!(budget.left <= Duration::from_secs(1) - at_most);
         }
         let mut budget = TimeBudget::new(TIME);
-        assert_eq!(budget.wait(Duration::MAX, async { 7 }).await, Some(7));
+        assert_eq!(budget.wait(Duration::MAX, ready(7)).await, Some(7));
         assert!(budget.wait(Duration::MAX, pending::<()>()).await.is_none());
-        assert!(budget.wait(Duration::MAX, async { 7 }).await.is_none(), "nothing is left");
+        assert!(budget.wait(Duration::MAX, ready(7)).await.is_none(), "nothing is left");
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_longest_time_is_no_panic() {
         let mut budget = TimeBudget::new(Duration::MAX);
-        let answer = async {
+        let answer = pin!(async {
             sleep(Duration::from_secs(86_400)).await;
             7
-        };
+        });
         assert_eq!(budget.wait(Duration::MAX, answer).await, Some(7));
     }
 

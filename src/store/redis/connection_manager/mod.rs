@@ -20,6 +20,7 @@ mod send_queue;
 
 use std::{
     mem,
+    pin::pin,
     sync::{
         Arc, Weak,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -121,7 +122,7 @@ impl ConnectionManager {
         let connected = self.connected(&mut budget).await?;
         let probe = || ScriptCall::probe(&self.names, 0);
         let answers_before = connected.range(|| probe().slot()).answers.load(Relaxed);
-        match budget.wait(Duration::MAX, ask(&connected.connection)).await {
+        match budget.wait(Duration::MAX, pin!(ask(&connected.connection))).await {
             Some(Ok(answer)) => Ok(answer),
             Some(Err(error)) if !error.is_timeout() => {
                 let is_lost = is_lost(&error) && !self.is_cluster();
@@ -169,7 +170,8 @@ impl ConnectionManager {
         }
         budget.mark_sent();
         let answers_before = range.answers.load(Relaxed);
-        let reply = budget.wait(self.timeouts.response, connected.connection.run(call)).await;
+        let reply = pin!(connected.connection.run(call));
+        let reply = budget.wait(self.timeouts.response, reply).await;
         let error = match reply {
             Some(Ok(answer)) => {
                 range.answers.fetch_add(1, Relaxed);
@@ -225,12 +227,21 @@ impl ConnectionManager {
         if let State::Open(connected) = &*self.state.borrow() {
             return Ok(Arc::clone(connected));
         }
+        // Boxed, so that the futures of other requests stay small.
+        Box::pin(self.opened(budget)).await
+    }
+
+    /// The connection, which is not open yet.
+    async fn opened(
+        self: &Arc<Self>,
+        budget: &mut TimeBudget,
+    ) -> Result<Arc<Connected>, StoreError> {
         let mut state = self.state.subscribe();
         if self.change(|state| matches!(state, State::Closed), State::Opening) {
             tokio::spawn(keep_connected(Reconnector(Arc::downgrade(self))));
         }
         let opened = state.wait_for(|state| matches!(state, State::Open(_) | State::Down(_)));
-        match budget.wait(Duration::MAX, opened).await {
+        match budget.wait(Duration::MAX, pin!(opened)).await {
             Some(Ok(state)) => match &*state {
                 State::Open(connected) => Ok(Arc::clone(connected)),
                 _ => Err(StoreError::new("there is no connection to Redis")),
@@ -299,7 +310,7 @@ impl ConnectionManager {
 
     async fn probe(&self, connection: &Connection, probe: &ScriptCall) -> Result<(), StoreError> {
         let mut budget = TimeBudget::new(self.timeouts.response);
-        match budget.wait(Duration::MAX, connection.run(probe)).await {
+        match budget.wait(Duration::MAX, pin!(connection.run(probe))).await {
             Some(answer) => answer.map(drop).map_err(|error| store_error(&error)),
             None => Err(not_in_time()),
         }

@@ -40,6 +40,7 @@ mod awaited;
 
 use std::{
     collections::{HashMap, hash_map::Entry},
+    pin::pin,
     sync::{
         Arc, MutexGuard,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -121,6 +122,11 @@ impl HeldKey {
     }
 }
 
+/// Whether a charge takes units in flight.
+fn takes_units(charge: &Charge) -> bool {
+    is_held(charge) && charge.uses_units()
+}
+
 fn is_held(charge: &Charge) -> bool {
     charge.algorithm == Algorithm::InFlight
 }
@@ -143,30 +149,35 @@ impl InFlightTable {
 
     /// Counts the units of charges before a server does, once none of their keys is barred, or half of the
     /// time is over. `None` if there are none.
-    #[expect(clippy::arithmetic_side_effects, reason = "a time is divided by a constant")]
     pub(super) async fn begin(
         self: &Arc<Self>,
         charges: &[Charge],
         budget: &mut TimeBudget,
     ) -> Option<Begun> {
-        let takes = |(_, charge): &(usize, &Charge)| is_held(charge) && charge.uses_units();
+        if !charges.iter().any(takes_units) {
+            return None;
+        }
+        // Boxed, so that the futures of other requests stay small.
+        Some(Box::pin(self.begin_to_take(charges, budget)).await)
+    }
+
+    #[expect(clippy::arithmetic_side_effects, reason = "a time is divided by a constant")]
+    async fn begin_to_take(self: &Arc<Self>, charges: &[Charge], budget: &mut TimeBudget) -> Begun {
         let charges: SmallVec<[(usize, Charge); 1]> = charges
             .iter()
             .enumerate()
-            .filter(takes)
+            .filter(|(_, charge)| takes_units(charge))
             .map(|(index, charge)| (index, *charge))
             .collect();
-        if charges.is_empty() {
-            return None;
-        }
         let (mut waits, own_half) = (true, budget.left / 2);
         loop {
             let unbarred = self.unbarred.notified();
             if self.count(&charges, waits) {
                 let is_sent = Arc::clone(&budget.is_sent);
-                return Some(Begun { table: Arc::clone(self), charges, is_sent });
+                return Begun { table: Arc::clone(self), charges, is_sent };
             }
-            waits = budget.wait(budget.left.saturating_sub(own_half), unbarred).await.is_some();
+            let for_others = budget.left.saturating_sub(own_half);
+            waits = budget.wait(for_others, pin!(unbarred)).await.is_some();
         }
     }
 

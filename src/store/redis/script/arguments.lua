@@ -1,7 +1,8 @@
 -- The arguments of the script, its constants, and exact arithmetic.
 --
 -- KEYS      Each is the hash of one caller: a field for each policy, and one for when it expires.
--- ARGV[1]   The operations. Several corrections may be of one field, and one charge after them.
+-- ARGV[1]   What is used, the fields of each key, and the operations. Several corrections may be of one field, and
+--           one charge after them.
 -- ARGV[2]   The windows of calendars: those that are about now by the caller's guess.
 -- ARGV[3]   The penalties of refusals that are counted.
 -- ARGV[4]   Tests only: the time, in microseconds.
@@ -9,15 +10,19 @@
 
 local call, pack, parse = redis.call, struct.pack, struct.unpack
 
--- Key number, field number, number of a second field or 0 (that of the penalty; where units are given back,
--- that of the key's last reset), field, algorithm, action, `first`, `amount`, and the quota: units, window,
--- capacity, and the charge's cost. Units in flight have other numbers instead: see their algorithm. A charge
--- has one more: 1 if the next charge stands for it, or 2 if it only looks for a block. A correction has two
--- more: what was missing in a bucket right after the charge, as whole units and a rest.
-local OPERATION, CORRECTION, OPERATION_SIZE, ACTION = '<I2I2I2c9BBddddddd', '<I2I2I2c9BBdddddddd', 81, 16
+-- Key number, field number, algorithm, action, `first`, `amount`, and the quota: units, window, capacity. Units in
+-- flight have other numbers instead: see their algorithm.
+local OPERATION, ACTION = '<I2I2BBddddd', 5
+-- The rest, which most charges do not have: the number of a second field or 0 (that of the penalty; where units are
+-- given back, that of the key's last reset), and the charge's cost. Then, of a charge: 1 if the next charge stands
+-- for it, or 2 if it only looks for a block; and 0. Of a correction: what was missing in a bucket right after the
+-- charge, as whole units and a rest.
+local REST = '<I2ddd'
 local EXPIRES = 'expires'
 local ENFORCED, PEEK, LEASE, GIVE_BACK, TAKE, RESET = 0, 2, 3, 4, 5, 6
 local PENALIZE = 8
+-- Added to the action of a charge that has the rest. Each correction has it.
+local WITH_REST = 16
 
 -- The first byte of an operation's reply. Or else nothing is done, and the caller has to tell the windows
 -- of some calendars.
@@ -40,34 +45,22 @@ if not now then
   now = time[1] * 1000000 + time[2]
 end
 
--- The fields of each key, and which algorithms are used. `arguments` are those of HMGET, and later of
--- HSET: there is room for five policies. `last` is the index of the last one in use.
-local operations, keys, ALGORITHMS = ARGV[1], { nil }, { false, false, false, false }
-local has_penalties, gives_back = false, false
-for offset = 1, #operations, OPERATION_SIZE do
-  local key_number, field_number, penalty, field, algorithm, action = parse(
-    '<I2I2I2c9BB', operations, offset
-  )
-  ALGORITHMS[algorithm] = true
-  local key = keys[key_number]
-  if not key then
-    local name = KEYS[key_number]
-    key = {
-      name = name, expires = 0, texts = false, pasts = false, lasts = 0, last = 0,
-      arguments = { name, EXPIRES, nil, nil, nil, nil, nil, nil, nil, nil, nil },
-    }
-    keys[key_number] = key
-  end
-  field_number = field_number + 2
-  key.arguments[field_number] = field
-  if field_number > key.last then key.last = field_number end
-  if penalty > 0 then
-    local of_penalty = field:sub(1, 8) .. string.char(field:byte(9) + (action == GIVE_BACK and 4 or 8))
-    gives_back = gives_back or action == GIVE_BACK
-    has_penalties, key.penalties = has_penalties or action ~= GIVE_BACK, key.penalties or {}
-    key.penalties[penalty], key.arguments[penalty + 2] = of_penalty, of_penalty
-    if penalty + 2 > key.last then key.last = penalty + 2 end
-  end
+-- Which algorithms are used, and whether units are given back and refusals are counted: 1, or 0.
+local operations, keys = ARGV[1], { nil }
+local buckets, fixed, sliding, in_flight, gives_back, has_penalties, offset = parse('<BBBBBB', operations)
+local ALGORITHMS = { false, false, false, false }
+
+-- The fields of each key. `arguments` are those of HSET: there is room for five policies. `last` is the index of
+-- the last one in use.
+for number = 1, #KEYS do
+  local name, count = KEYS[number], nil
+  count, offset = parse('<I2', operations, offset)
+  local fields = { parse(('c9'):rep(count), operations, offset) }
+  offset = fields[count + 1]
+  keys[number] = {
+    name = name, expires = 0, texts = false, pasts = false, lasts = 0, last = 1, count = count, fields = fields,
+    arguments = { name, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil },
+  }
 end
 
 -- The window of now of each calendar: when it begins and ends. `false` if the caller does not know the

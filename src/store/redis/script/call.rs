@@ -17,7 +17,7 @@ use super::{
     calendars::{self, Windows},
     keys::{self, KeyNames},
     numbers::micros,
-    operation::{OPERATION_SIZE, Operation},
+    operation::{CHARGE_SIZE, Operation, Used},
     reply::{self, ExpectedReply},
 };
 #[cfg(test)]
@@ -68,10 +68,11 @@ impl ScriptCall {
         let mut keys: SmallVec<[&Charge; 4]> = SmallVec::new();
         // Each with the index of its key.
         let mut fields: SmallVec<[(usize, [u8; 9]); 8]> = SmallVec::new();
-        let mut packed = Vec::with_capacity(operations * OPERATION_SIZE);
+        let mut packed = Vec::with_capacity(operations * CHARGE_SIZE);
         let mut penalties = Vec::new();
         let mut expected = SmallVec::with_capacity(operations);
         let mut calendars = SmallVec::new();
+        let mut used = Used::default();
         let each =
             corrections.iter().map(|each| Operation::correct(each, &names.holder, &mut penalties));
         let rest = charges.iter().skip(1).map(Some).chain([None]);
@@ -85,27 +86,29 @@ impl ScriptCall {
                 keys.len() - 1
             });
             let mut index_of = |field: [u8; 9]| {
-                let field = (key, field);
                 let fields_of_key = fields.iter().filter(|(of_key, _)| *of_key == key);
-                let (known, count) = (fields_of_key.clone(), fields_of_key.count());
-                known.clone().position(|other| *other == field).unwrap_or_else(|| {
-                    fields.push(field);
+                let (mut known, count) = (fields_of_key.clone(), fields_of_key.count());
+                known.position(|(_, other)| *other == field).unwrap_or_else(|| {
+                    fields.push((key, field));
                     count
                 })
             };
             let field = index_of(keys::field(charge));
             let second = operation.second_field().map(&mut index_of);
             calendars.extend(calendars::number(&charge.quota));
+            used.add(&operation, second.is_some());
             expected.push(operation.pack(key, field, second, &mut packed));
         }
-        let mut command = Cmd::with_capacity(4 + keys.len(), 96 + keys.len() * 64 + packed.len());
+        let operations = used.pack(keys.len(), &fields, &packed);
+        let mut command =
+            Cmd::with_capacity(4 + keys.len(), 96 + keys.len() * 64 + operations.len());
         command.arg("EVALSHA").arg(SCRIPT.get_hash()).arg(keys.len());
         for key in &keys {
             command.arg(names.key(key));
         }
         // A call without keys only reads the time, which is the same on any server.
         let shard = keys.last().map_or(0, |key| key.shard);
-        command.arg(packed);
+        command.arg(operations);
         let server_time = Arc::clone(&names.server_time);
         if !calendars.is_empty() {
             command.arg(Windows::new(&calendars, server_time.load(Relaxed)).packed);
@@ -152,18 +155,35 @@ impl ScriptCall {
     /// Runs the script where its keys are. A server that does not know the script gets it with the
     /// call.
     pub(crate) async fn run(&self, connection: &mut impl ConnectionLike) -> RedisResult<Answer> {
-        let mut again: Option<Box<Self>> = None;
-        for _ in 0..MAX_TRIES {
-            let call = again.as_deref().unwrap_or(self);
-            let reply = match call.command.query_async(connection).await {
-                Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
-                    call.with_source().query_async(connection).await
-                }
-                reply => reply,
-            };
-            match call.answer_or_again(&reply?)? {
+        let again = match self.run_once(connection).await? {
+            Ok(answer) => return Ok(answer),
+            Err(again) => again,
+        };
+        // Boxed, as all that happens seldom, so that the futures of other calls stay small.
+        Box::pin(again.run_again(connection)).await
+    }
+
+    async fn run_once(
+        &self,
+        connection: &mut impl ConnectionLike,
+    ) -> RedisResult<Result<Answer, Box<Self>>> {
+        let reply = match self.command.query_async(connection).await {
+            Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
+                Box::pin(async { self.with_source().query_async(connection).await }).await
+            }
+            reply => reply,
+        };
+        self.answer_or_again(&reply?)
+    }
+
+    async fn run_again(
+        mut self: Box<Self>,
+        connection: &mut impl ConnectionLike,
+    ) -> RedisResult<Answer> {
+        for _ in 1..MAX_TRIES {
+            match self.run_once(connection).await? {
                 Ok(answer) => return Ok(answer),
-                Err(call) => again = Some(call),
+                Err(call) => self = call,
             }
         }
         Err(unexpected())

@@ -14,16 +14,17 @@
 -- Reads the fields of the keys.
 for number = 1, #keys do
   local key = keys[number]
-  local texts = redis.pcall('HMGET', unpack(key.arguments, 1, key.last))
+  local fields, count = key.fields, key.count
+  local texts = redis.pcall('HMGET', key.name, EXPIRES, unpack(fields, 1, count))
   if texts.err then
     if texts.err:sub(1, 9) ~= 'WRONGTYPE' then return texts end
     -- The key is no hash, and not ours: no count in it can be read.
-    for index = 2, key.last do texts[index] = '' end
+    for index = 2, count + 1 do texts[index] = '' end
   end
   -- The windows of other quotas that a key is counted under.
-  for index = 2, key.last do
+  for index = 2, fixed == 1 and count + 1 or 0 do
     local text = texts[index]
-    if text and #text >= 40 and key.arguments[index + 1]:byte(9) % 16 == 2 then
+    if text and #text >= 40 and fields[index - 1]:byte(9) % 16 == 2 then
       local offset = 1
       while offset + 31 <= #text do
         local start, _, _, window = parse('<dddd', text, offset)
@@ -42,7 +43,7 @@ for number = 1, #keys do
     end
   end
   local expires = tonumber(texts[1]) or 0
-  key.texts, key.expires, key.last = texts, expires < EXACT and expires or 0, 1
+  key.texts, key.expires = texts, expires < EXACT and expires or 0
 end
 if needed ~= '' then return pack('<d', now) .. NEEDS_WINDOWS .. needed end
 
@@ -82,11 +83,14 @@ end
 local answer = { pack('<d', now), nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil }
 
 -- Corrections are made one by one.
-local offset, replied = 1, 1
-while (operations:byte(offset + ACTION) or 0) > LEASE do
-  local key_number, field_number, penalty, field, algorithm, action, first, amount, units, window,
-    capacity, cost, missing, missing_rest = parse(CORRECTION, operations, offset)
+local replied = 1
+while (operations:byte(offset + ACTION) or 0) % WITH_REST > LEASE do
+  local key_number, field_number, algorithm, action, first, amount, units, window, capacity, rest = parse(
+    OPERATION, operations, offset
+  )
+  local penalty, cost, missing, missing_rest, next_offset = parse(REST, operations, rest)
   local key = keys[key_number]
+  local field = key.fields[field_number]
   local old_text = key.texts[field_number + 1]
   -- The past of the key (see given_back.lua), the text that replaces it, and how long that matters.
   local past, new_past, past_lasts
@@ -129,7 +133,7 @@ while (operations:byte(offset + ACTION) or 0) > LEASE do
   end
   local blocked = 0
   if penalty > 0 then
-    local of_penalty = key.penalties[penalty]
+    local of_penalty = key.fields[penalty]
     local penalty_text = key.texts[penalty + 1]
     if action ~= PENALIZE then
       if penalty_text then remove(key, of_penalty) end
@@ -157,7 +161,7 @@ while (operations:byte(offset + ACTION) or 0) > LEASE do
     -- The next operation may be of the same field.
     key.texts[field_number + 1] = text
   end
-  offset, replied = offset + OPERATION_SIZE, replied + 2
+  offset, replied = next_offset, replied + 2
 end
 
 -- In the place of `or_else`: the quota is unlimited, so nothing is counted. The charge fits unless its key is
@@ -168,43 +172,56 @@ local LOOKS = 2
 -- again with `makes` false, only to reply. Of charges that stand for each other, the first that fits is
 -- made, and those behind it are `spared`: they only reply.
 local function charge(makes)
-  local replied, spared = replied, false
-  for offset = offset, #operations, OPERATION_SIZE do
-    local key_number, field_number, penalty, field, algorithm, action, first, amount, units, window,
-      capacity, cost, or_else = parse(OPERATION, operations, offset)
-    local key = keys[key_number]
+  local answer, keys, offset, replied, spared = answer, keys, offset, replied, false
+  while offset <= #operations do
+    local key_number, field_number, algorithm, action, first, amount, units, window, capacity, rest = parse(
+      OPERATION, operations, offset
+    )
+    offset = rest
+    local key, with_rest, penalty, cost, or_else = keys[key_number], action >= WITH_REST, 0, 0, 0
     local old_text = key.texts[field_number + 1]
+    if with_rest then
+      action = action - WITH_REST
+      local _
+      penalty, cost, or_else, _, offset = parse(REST, operations, rest)
+    end
     if spared then action = PEEK end
-    local done, blocked, moved, matters = makes and action or PEEK, 0, false, 0
+    local done, blocked = makes and action or PEEK, 0
     if penalty > 0 then
+      local moved, matters
       blocked, moved, matters = blocked_by(key.texts[penalty + 1])
       if blocked > 0 then done = PEEK end
       if or_else == LOOKS then old_text, done, or_else = false, PEEK, 0 end
       if moved and action ~= PEEK then
-        set(key, { key.name, key.penalties[penalty], moved }, 3, matters)
+        set(key, { key.name, key.fields[penalty], moved }, 3, matters)
       end
     end
     local fits, text, lasts, changed, taken, list = ALGORITHMS[algorithm](
       old_text, done, first, amount, units, window, capacity, cost
     )
     if blocked > 0 then fits = false end
-    if makes and not fits and or_else == 0 and (action == ENFORCED or action == LEASE) then
+    if not fits and makes and or_else == 0 and (action == ENFORCED or action == LEASE) then
       return false
     end
-    spared = or_else == 1 and (spared or fits)
     answer[replied + 1], answer[replied + 2] = fits and FITS or REFUSED, text
-    if action == LEASE then answer[replied + 1] = answer[replied + 1] .. pack('<d', taken) end
-    if penalty > 0 then answer[replied + 1] = answer[replied + 1] .. pack('<d', blocked) end
-    if changed and action ~= PEEK then
-      if lasts > 0 then
-        local arguments, last = key.arguments, key.last + 2
-        arguments[last - 1], arguments[last], key.last = field, list or text, last
-        if lasts > key.lasts then key.lasts = lasts end
-      elseif old_text then
-        remove(key, field)
-      end
+    if with_rest then
+      if action == LEASE then answer[replied + 1] = answer[replied + 1] .. pack('<d', taken) end
+      if penalty > 0 then answer[replied + 1] = answer[replied + 1] .. pack('<d', blocked) end
+      spared = or_else == 1 and (spared or fits)
+    else
+      spared = false
     end
     replied = replied + 2
+    if changed and action ~= PEEK then
+      if lasts > 0 then
+        local arguments, last = key.arguments, key.last
+        arguments[last + 1], arguments[last + 2] = key.fields[field_number], list or text
+        key.last = last + 2
+        if lasts > key.lasts then key.lasts = lasts end
+      elseif old_text then
+        remove(key, key.fields[field_number])
+      end
+    end
   end
   return true
 end

@@ -3,7 +3,7 @@
 -- last microsecond and the units of each step. src/algorithm/given_back.rs has the reasons.
 
 local read_past, units_since, add_given_back
-if gives_back then
+if gives_back == 1 then
   local MAX_STEPS, UNKNOWN = 16, EXACT - 1
 
   -- Returns nothing if the text cannot be read.

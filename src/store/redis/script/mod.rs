@@ -14,28 +14,30 @@
 //! ```
 //!
 //! # Arguments
-//! `KEYS` are the hashes. `ARGV[1]` has 81 bytes for each operation. Corrections come first. All
-//! numbers are little-endian:
+//! `KEYS` are the hashes. `ARGV[1]` says what is used, in six bytes of 0 or 1: each algorithm in the order of
+//! their numbers, whether units are given back where keys may have been reset, and whether there are fields of
+//! penalties. For each key, the number of its fields follows (`u16`), and their names. Then come the operations,
+//! corrections first. All numbers are little-endian:
 //! ```text
 //!  0  u16  key        from 1: which of KEYS
-//!  2  u16  field      from 1: which of the key's fields in this call
-//!  4  u16  penalty    from 1: the field of the key's penalty; of action 4, the field that says when the key
-//!                     was reset; 0: there is none, or it does not matter
-//!  6  [9]  field name
-//! 15  u8   algorithm  1 token bucket, 2 fixed window, 3 sliding window, 4 in flight
-//! 16  u8   action     0 enforced, 1 dry run, 2 peek, 3 lease, 4 give back, 5 take, 6 reset, 8 penalize,
-//!                     9 pardon
-//! 17  f64  first      charge, and penalize: how many units must fit; another correction: when its
+//!  2  u16  field      from 1: which of the key's fields
+//!  4  u8   algorithm  1 token bucket, 2 fixed window, 3 sliding window, 4 in flight
+//!  5  u8   action     0 enforced, 1 dry run, 2 peek, 3 lease, 4 give back, 5 take, 6 reset, 8 penalize,
+//!                     9 pardon; and 16 more, if it is a charge that has the rest
+//!  6  f64  first      charge, and penalize: how many units must fit; another correction: when its
 //!                     charge was made
-//! 25  f64  amount     how many units are charged, leased or corrected; penalize: where its penalty
+//! 14  f64  amount     how many units are charged, leased or corrected; penalize: where its penalty
 //!                     begins in ARGV[3], from 1
-//! 33  f64  units      the quota …
-//! 41  f64  window     … in microseconds
-//! 49  f64  capacity
-//! 57  f64  cost       correction: the cost of its charge
-//! 65  f64  missing    charge: 1 if the next one stands for it; correction in a bucket: what was
+//! 22  f64  units      the quota …
+//! 30  f64  window     … in microseconds
+//! 38  f64  capacity
+//!     the rest, which leases and corrections have, and other charges unless all of it is 0:
+//! 46  u16  penalty    from 1: the field of the key's penalty; of action 4, the field that says when the key
+//!                     was reset; 0: there is none, or it does not matter
+//! 48  f64  cost       correction: the cost of its charge
+//! 56  f64  missing    charge: 1 if the next one stands for it; correction in a bucket: what was
 //!                     missing right after its charge,
-//! 73  f64  rest       as whole units and parts of one (`window` parts are one unit)
+//! 64  f64  rest       as whole units and parts of one (`window` parts are one unit)
 //! ```
 //! For units in flight, `units` is the replica, `window` how long it holds them if it says no more, and
 //! `cost` the number of its last statement. The action *take* is a statement.

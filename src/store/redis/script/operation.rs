@@ -14,8 +14,11 @@ use crate::{
     store::{Change, Charge, Correction, Mode},
 };
 
-/// The packed size of an operation, as the module's documentation draws it.
-pub(super) const OPERATION_SIZE: usize = 2 + 2 + 2 + 9 + 1 + 1 + 8 * 8;
+/// The packed size of most charges, as the module's documentation draws it.
+pub(super) const CHARGE_SIZE: usize = 2 + 2 + 1 + 1 + 5 * 8;
+
+/// Added to the action of a charge that has the rest.
+const WITH_REST: u8 = 16;
 
 /// The numbers are those of the script.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -146,18 +149,20 @@ impl<'a> Operation<'a> {
         packed: &mut Vec<u8>,
     ) -> ExpectedReply {
         let Self { charge, rate, .. } = self;
-        packed.extend((key as u16 + 1).to_le_bytes());
-        packed.extend((field as u16 + 1).to_le_bytes());
-        packed.extend(second.map_or(0, |second| second as u16 + 1).to_le_bytes());
-        packed.extend(keys::field(charge));
-        packed.extend([keys::algorithm(charge), self.action as u8]);
         let [amount, cost, missing] =
             [self.amount, self.cost, self.missing.0].map(|units| units.min(MAX_COUNT));
-        let quota = [rate.units, rate.window, rate.capacity];
-        for number in
-            [self.first, amount].into_iter().chain(quota).chain([cost, missing, self.missing.1])
-        {
-            packed.extend((number as f64).to_le_bytes());
+        let is_charge = (self.action as u8) <= Action::Lease as u8;
+        let rest = [cost, missing, self.missing.1];
+        let has_rest = self.action == Action::Lease || second.is_some() || rest != [0; 3];
+        let flag = if is_charge && has_rest { WITH_REST } else { 0 };
+        packed.extend_from_slice(&(key as u16 + 1).to_le_bytes());
+        packed.extend_from_slice(&(field as u16 + 1).to_le_bytes());
+        packed.extend_from_slice(&[keys::algorithm(charge), self.action as u8 + flag]);
+        let numbers = [self.first, amount, rate.units, rate.window, rate.capacity];
+        pack_numbers(numbers, packed);
+        if has_rest || !is_charge {
+            packed.extend_from_slice(&second.map_or(0, |second| second as u16 + 1).to_le_bytes());
+            pack_numbers(rest, packed);
         }
         ExpectedReply {
             algorithm: charge.algorithm,
@@ -167,6 +172,60 @@ impl<'a> Operation<'a> {
             has_penalty: second.is_some() && self.action != Action::GiveBack,
             only_looks: charge.only_looks(),
         }
+    }
+}
+
+fn pack_numbers<const N: usize>(numbers: [u64; N], packed: &mut Vec<u8>) {
+    for number in numbers {
+        packed.extend_from_slice(&(number as f64).to_le_bytes());
+    }
+}
+
+/// What the operations of a call use: the script makes nothing else.
+#[derive(Default)]
+pub(super) struct Used {
+    /// The algorithms by their numbers, less 1.
+    algorithms: [u8; 4],
+    gives_back: u8,
+    has_penalties: u8,
+}
+
+impl Used {
+    /// Adds what an operation uses. It may have a second field.
+    #[expect(clippy::indexing_slicing, reason = "algorithms have the numbers 1 to 4")]
+    pub(super) fn add(&mut self, operation: &Operation<'_>, has_second_field: bool) {
+        self.algorithms[usize::from(keys::algorithm(operation.charge).saturating_sub(1))] = 1;
+        if has_second_field && operation.action == Action::GiveBack {
+            self.gives_back = 1;
+        } else if has_second_field {
+            self.has_penalties = 1;
+        }
+    }
+
+    /// The argument of operations: what is used, the number of each key's fields and their names, and the
+    /// operations.
+    #[expect(
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation,
+        reason = "no request has as many policies as 16 bits count"
+    )]
+    pub(super) fn pack(
+        &self,
+        keys: usize,
+        fields: &[(usize, [u8; 9])],
+        operations: &[u8],
+    ) -> Vec<u8> {
+        let length = 6 + keys * 2 + fields.len() * 9 + operations.len();
+        let mut packed = Vec::with_capacity(length);
+        packed.extend_from_slice(&self.algorithms);
+        packed.extend_from_slice(&[self.gives_back, self.has_penalties]);
+        for key in 0..keys {
+            let of_key = fields.iter().filter(|(of_key, _)| *of_key == key);
+            packed.extend_from_slice(&(of_key.clone().count() as u16).to_le_bytes());
+            of_key.for_each(|(_, field)| packed.extend_from_slice(field));
+        }
+        packed.extend_from_slice(operations);
+        packed
     }
 }
 

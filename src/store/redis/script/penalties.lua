@@ -4,7 +4,7 @@
 -- replaces it, and the quota holds all the same.
 
 local blocked_by, count_refusal
-if has_penalties then
+if has_penalties == 1 then
   -- As in src/penalty.rs: 366 days.
   local LONGEST_BLOCK, HEAD, HEAD_SIZE = 366 * 86400000000, '<dddd', 32
 
