@@ -146,7 +146,7 @@ fn by_key_of(name: &'static str, limiter: Limiter) -> Contender<String> {
     )
 }
 
-/// The same, awaited one after another in a task.
+/// The same, awaited one after another in one future.
 pub fn by_key_awaited(policy: Policy, keys: usize) -> Contender<String> {
     let limiter = limiter([policy], keys, Clock::system());
     let contender = by_key_of("tower-quota, awaited", limiter.clone());

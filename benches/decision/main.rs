@@ -34,6 +34,7 @@ fn main() {
     peers::more(&args, args.pick(&[1, 1_000, 1_000_000], &[1, 1_000]), plan, &mut in_short);
     peers::hot(&args, plan, &mut in_short);
     algorithms(&args, args.pick(&[1_000, 1_000_000], &[1_000]), plan, &mut in_short);
+    quick(&args, args.pick(&[1_000, 100_000], &[1_000]), plan, &mut in_short);
     let sizes = args.pick(&[1, 1_000, 1_000_000][..], &[1, 1_000]);
     let plan = Plan { batch: plan.batch / 4, ..plan };
     requests(&args, sizes, plan);
@@ -81,6 +82,28 @@ fn algorithms(args: &Args, sizes: &[usize], plan: Plan, in_short: &mut InShort) 
                 );
             }
         }
+    }
+}
+
+/// A quota that is so quick that it is whole again whenever its key comes.
+fn quick(args: &Args, sizes: &[usize], plan: Plan, in_short: &mut InShort) {
+    let title =
+        "Decision: token bucket of a million units a second, bare key to verdict (governor = 1)";
+    if !args.wants(title) {
+        return;
+    }
+    let table = Table::new(title, &["keys", "tower-quota"]);
+    for &keys in sizes {
+        let budget = Budget { units: 1_000_000, window: Duration::from_secs(1) };
+        let policy = Policy::token_bucket(POLICY, budget.quota());
+        let contenders = [contender::governor_by_key(budget), contender::by_key(policy, keys)];
+        contenders.iter().for_each(|contender| contender.fill(keys, 1));
+        let times = measure(&contenders, plan, &mut Order::new(keys, Spread::Uniform), true);
+        let ratio = Quartiles::of_ratios(&times[1], &times[0]);
+        table.row(&[&grouped(keys), &ratio]);
+        let what = format!("token bucket of a million units a second, {} keys", grouped(keys));
+        let governor = Quartiles::of(times[0].iter().copied()).median;
+        in_short.add(what, format!("governor: {governor:.0} ns"), ratio);
     }
 }
 

@@ -56,8 +56,8 @@ impl GivenBack {
         self.expires_at.saturating_sub(now.monotonic_nanos())
     }
 
-    /// The monotonic nanosecond at which it stops mattering.
-    pub(crate) fn until(&self) -> u64 {
+    /// The monotonic nanosecond from which on it may be forgotten.
+    pub(crate) fn expires_at(&self) -> u64 {
         self.expires_at
     }
 

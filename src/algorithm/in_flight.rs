@@ -12,8 +12,8 @@ pub(crate) const NOT_KNOWN: u64 = u64::MAX;
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct InFlight {
     pub(crate) held: u64,
-    /// When units were taken or given back last: a monotonic time in nanoseconds. A store may keep a key for a
-    /// while that holds none.
+    /// When units were taken or given back last: a monotonic time in nanoseconds. With it, a store can keep a key
+    /// for a while after its last unit has come back.
     pub(crate) changed_at: u64,
 }
 

@@ -132,7 +132,7 @@ proptest! {
     }
 
     #[test]
-    fn of_many_keys_that_can_be_merged_no_used_quota_is_lost(
+    fn merging_many_keys_loses_no_used_quota(
         keys in prop::collection::vec(
             (0..WINDOW / 6, prop::collection::vec((0..24_usize, 1..9_u64), 1..6)), 1..40,
         ),

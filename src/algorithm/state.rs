@@ -62,7 +62,8 @@ impl State {
     }
 
     /// [Merges](QuotaState::merge) a state under the same quota. Both are of one algorithm, as
-    /// [`can_merge`](super::StatesByQuota::can_merge) checks: two algorithms have no larger count of both.
+    /// [`can_merge`](super::StatesByQuota::can_merge) checks: no state of one algorithm counts the larger
+    /// of two algorithms' counts.
     pub(super) fn merge(&mut self, other: &Self, quota: &Quota, now: Now) {
         match (self, other) {
             (Self::TokenBucket(this), Self::TokenBucket(that)) => this.merge(that, quota, now),

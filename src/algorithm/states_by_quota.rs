@@ -170,7 +170,7 @@ impl StatesByQuota {
         for (quota, state) in &mut self.0 {
             state.merge(&other.under(quota, now), quota, now);
         }
-        // Only now is it known which of its own quotas are used.
+        // After the merge, `remove_shortest` sees which of the own quotas are used.
         for used in more {
             if self.len() >= MAX_QUOTAS_OF_SEVERAL {
                 self.remove_shortest(now);

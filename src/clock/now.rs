@@ -33,7 +33,7 @@ impl Now {
         Duration::from_nanos(self.unix)
     }
 
-    /// What both clocks said so long ago, if nobody has set the wall clock since.
+    /// What both clocks said this much earlier, unless the wall clock was set since.
     pub(crate) fn earlier(self, by: Duration) -> Self {
         let by = nanos(by);
         Self { monotonic: self.monotonic.saturating_sub(by), unix: self.unix.saturating_sub(by) }

@@ -172,7 +172,7 @@ impl Deciding {
         let ticket = self.queued.as_ref().map(|queued| queued.ticket);
         let charges = self.evaluation.charges_mut().iter_mut();
         core.queue.set_queued_ahead(charges, ticket, self.turn.as_deref().copied(), now);
-        self.evaluation.begin_charging();
+        self.evaluation.note_resets();
         let answer = core.charge(self.evaluation.charges(), now);
         self.step = Step::Charging { answer, now };
     }

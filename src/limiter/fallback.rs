@@ -82,7 +82,7 @@ pub(super) fn decide_without_store(
         charges.last_mut().into_iter().for_each(|last| last.or_else = false);
     }
     let mut usages: SmallVec<[Usage; 4]> = smallvec![Usage::unknown(); charges.len()];
-    evaluation.begin_charging();
+    evaluation.note_resets();
     // The store in memory answers at once.
     let charged = match fallback {
         Fallback::Charge => core.local().charge_at_once(&charges, &mut usages, now),

@@ -44,7 +44,7 @@ pub struct Correction {
     pub usage: Usage,
     /// What changes.
     pub change: Change,
-    /// How many resets this process had made when the charge was made; `None` if that is not known. It shows
+    /// How many resets this process had made just before the charge; `None` if that is not known. It shows
     /// whether a reset at the same clock reading came before or after the charge, as in tests that move the
     /// clock by hand.
     pub(crate) resets: Option<u64>,

@@ -49,7 +49,8 @@ pub(crate) struct Record {
     pub(crate) ruling: Ruling,
     /// The time of the decision.
     pub(crate) now: Now,
-    /// How many resets the process had made before the charges. A later one has freed what they used.
+    /// How many resets the process had made just before the charges. A later one may have freed what they used,
+    /// so nothing of it is given back.
     pub(crate) resets: u64,
     /// How long the request was held, in nanoseconds.
     pub(crate) held: u64,

@@ -196,9 +196,9 @@ impl Evaluation {
         &mut self.record.charges[..counted]
     }
 
-    /// Notes that the charges are made next.
+    /// Notes how many resets there were, right before the charges are made.
     #[inline(always)]
-    pub(super) fn begin_charging(&mut self) {
+    pub(super) fn note_resets(&mut self) {
         self.record.resets = resets_so_far();
     }
 
@@ -210,7 +210,7 @@ impl Evaluation {
 
     /// Charges, if the store answers at once.
     pub(super) fn charge_at_once(&mut self, store: &dyn Store, now: Now) -> bool {
-        self.begin_charging();
+        self.note_resets();
         let (charges, usages) = self.charges_and_usages();
         let is_charged = store.charge_at_once(charges, usages, now);
         if is_charged {
@@ -228,7 +228,7 @@ impl Evaluation {
         now: Now,
         count_refusals: impl FnOnce(&mut Record),
     ) -> Result<Decision, Self> {
-        self.begin_charging();
+        self.note_resets();
         let (charges, usages) = self.charges_and_usages();
         if !store.charge_at_once(charges, usages, now) {
             return Err(self);

@@ -18,17 +18,16 @@ const SWEEP_PER_KEY: usize = 4;
 const SWEEP_WHEN_FULL: usize = 32;
 /// How many slots are swept for a policy with less than its share, in each of three rounds.
 const SWEEP_FOR_SHARE: usize = 128;
-/// How long a key stays after it has expired, unless there is no room. The key of a caller who comes again
-/// and again has an entry then, also if its quota is whole again each time: to charge a new key takes four
-/// times as long.
+/// How long a key stays after it has expired, unless there is no room. A caller that comes again and again then
+/// finds its entry, even if its quota is whole again each time. A new key takes five times as long.
 const KEPT_EXPIRED: Duration = Duration::from_millis(500);
 
-/// The time at which a key must have expired, so that it goes although there is room.
+/// A key that had expired by this time goes even if there is room.
 pub(super) fn expired_by(now: Now) -> Now {
     now.earlier(KEPT_EXPIRED)
 }
 
-/// Sweeps the next slots: removes the keys that have expired some time ago.
+/// Sweeps the next slots: removes keys that expired some time ago.
 pub(super) fn sweep(locked: &mut LockedShard<'_>) {
     for _ in 0..SWEEP_PER_KEY.min(locked.capacity()) {
         let index = locked.next_index();

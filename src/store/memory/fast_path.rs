@@ -168,8 +168,8 @@ fn charge_locked<const N: usize>(
 }
 
 /// Gives units in flight back to their key, and returns what is left. `None` if the shard has to be locked for
-/// it, or if the correction is another one. Nothing but its units is known of a key with such an entry: it has
-/// no penalty, and no other quota.
+/// it, or if the correction is another one. Such an entry is all that is known of its key: the key has no
+/// penalty, and no other quota.
 #[inline(never)]
 pub(super) fn give_back(shards: &Shards, correction: &Correction, now: Now) -> Option<Usage> {
     let Correction { charge, change: Change::GiveBack(units), .. } = correction else {

@@ -120,8 +120,8 @@ fn evicted_keys_of_two_algorithms_have_no_more_than_if_they_had_stayed() {
     }
 }
 
-/// A key without room has spent what it shares, of a plan whose units come back first. The others share as many
-/// quotas as are kept.
+/// One key uses up the count that keys without room share, under a plan whose units come back first. The others
+/// fill that count with as many quotas as it keeps.
 #[test]
 fn an_evicted_key_takes_no_quota_from_those_that_are_shared() {
     let store = MemoryStore::with_max_keys(100);
@@ -156,16 +156,16 @@ fn a_key_that_goes_takes_nothing_that_others_may_be_given_back() {
     let (gone, stayed): (Vec<u64>, Vec<u64>) = (0..100).partition(is_gone);
     assert!(gone.len() >= 40 && stayed.len() >= 40, "{} are gone", gone.len());
     // Those that are gone come back, and have what they had at most.
-    let room = |number| correct(&store, of(number, 3), at(1), Change::GiveBack(3), at(4));
-    let given = stayed.iter().filter(|number| {
-        room(**number);
+    let give_back = |number| correct(&store, of(number, 3), at(1), Change::GiveBack(3), at(4));
+    let has_four = |number: &&u64| {
+        give_back(**number);
         left(&store, of(**number, 1), at(4)) == 4
-    });
-    let given = given.count();
+    };
+    let given = stayed.iter().filter(has_four).count();
     assert!(given + 4 >= stayed.len(), "{given} of {}", stayed.len());
     for number in gone {
         let before = left(&store, of(number, 1), at(4));
-        room(number);
+        give_back(number);
         assert_eq!((before, left(&store, of(number, 1), at(4))), (1, 1), "{number}");
     }
 }

@@ -115,7 +115,7 @@ impl<'a> LockedShard<'a> {
         table.set(&self.writer, index, entry);
     }
 
-    /// Adds a charge's key. If the table has to grow, it drops keys first that have expired some time ago.
+    /// Adds a charge's key. If the table has to grow, it first drops keys that expired some time ago.
     pub(super) fn insert<const N: usize>(
         &mut self,
         table: Table<'_, N>,

@@ -42,22 +42,23 @@
 //!    entry is unchanged, writes. If another thread was faster, it locks the slot as it is, and works
 //!    it out again. A refusal writes nothing. All charges of a request are locked before any is
 //!    written. After another conflict, and while entries move, it tries again, 16 times.
-//! 2. [`slow_path`]: for a new key, a new quota, a spilled state, or if entries move for long. It locks
-//!    the shards, makes room ([`eviction`]), charges, and inserts the entry.
+//!    It also gives units in flight back.
+//! 2. [`slow_path`]: for a new key, a new quota, a spilled state, or if entries move for long, and for all other
+//!    corrections. It locks the shards, makes room ([`eviction`]), charges, and inserts the entry.
 //!
 //! # The order of locks
 //! 1. The shards of a request, in the order of their numbers: of each first the mutex, then the
 //!    version ([`ShardWriter`](seqlock::ShardWriter)).
 //! 2. Single slots. A thread that moves entries waits for the lock bit of one slot at a time. The
-//!    fast path holds lock bits for a few instructions, or while it works out one charge. It waits for
-//!    a lock bit only while it holds none, so it needs no order. A thread that charges a long log has
+//!    fast path holds lock bits for a few instructions, or while it works out one charge or one unit in flight
+//!    that comes back. It waits for a lock bit only while it holds none, so it needs no order. A thread that charges a long log has
 //!    the mutex, and not the version, and then waits for the lock bit of its slot.
 //!
 //! The lock in [`overflow_counts`] is taken alone, and nothing is logged under any of these locks.
 //!
 //! # What makes room in a full store
 //! In this order ([`eviction`]), until a new key has room:
-//! 1. Each new key sweeps 4 slots: keys go that have expired half a second ago.
+//! 1. Each new key sweeps 4 slots: keys that expired half a second ago or earlier go.
 //! 2. Full: the next 32 slots are swept. Expired keys go, or else the first key with 7/8 of its
 //!    quota left, of the same policy or of one above its share. Keys that are or were blocked stay.
 //!    Here and in step 3, keys that hold units in flight stay: these come back, and must find their
@@ -76,8 +77,8 @@
 //! that is cheap enough goes. No such victim means no admission. What the victims of step 3 had used is
 //! where new keys of their policy begin, so that no flood frees a spent key. It is kept for each quota of a
 //! policy, for 16 at most: a key under a 17th quota stays. If such a victim was reset or given units back, it may
-//! get nothing back for earlier charges when it has come back. So these victims are remembered ([`recent_keys`]):
-//! few bytes for all of a policy, so that a few other keys look as if they were among them.
+//! get nothing back for earlier charges when it has come back. So these victims are remembered ([`recent_keys`])
+//! in 1 KB for each policy and shard, so that some other keys look like them: an eighth, if there are 500.
 //!
 //! A correction changes the entry of its key, if there is one, wherever the charge was counted. That entry
 //! began with at least what was counted there, except after step 2. So after a correction has given units
@@ -107,7 +108,7 @@
 //! | A log's words, and the sum of a long one, answer as the log. | `packed_log.rs`: `a_packed_log_is_charged_as_an_unpacked_one`, `a_long_log_is_charged_by_its_sum_as_the_log_is`; `long_logs.rs`: `each_answer_is_that_of_a_naive_store` |
 //! | Memory is bounded. A flood frees no spent key. | `tests.rs`: `a_flood_of_new_keys_stays_bounded_and_frees_no_spent_key`, `a_bound_in_bytes_counts_what_keys_take` |
 //! | Memory is bounded with penalties as well. No flood frees a blocked key. | `penalties.rs` |
-//! | No key has more than its quota after it was dropped or overflowed, not even by corrections, unless step 2 dropped it. What step 3 drops takes nothing from others. | `full_store.rs` |
+//! | No key has more than its quota after it was dropped or overflowed, not even by corrections, unless step 2 dropped it. A key that step 3 drops takes no units from other keys. | `full_store.rs` |
 //! | A flood under one policy takes no other policy's share. | `floods.rs`: `a_flood_under_one_policy_costs_the_callers_of_another_nothing`, `no_spent_key_has_its_quota_back_when_another_policy_takes_its_room` |
 
 mod address;
@@ -168,8 +169,8 @@ const BYTES: Cost = Cost { counter: 40, log: 105, spilled: 1_400 };
 /// under, and 90 bytes for each sliding window. A sliding window has 60 steps; a key with uses in
 /// more than six of them takes from 370 bytes to 1.25 KB. A store numbers about 900 different
 /// quotas (the same quota under two policies is two); keys under further quotas take 150 bytes
-/// more. Memory grows as keys come, whatever the maximum. Keys that have their whole quota again
-/// are dropped little by little, half a second later, while others are charged: there is no thread, no timer and no
+/// more. Memory grows as keys come, whatever the maximum. Half a second after a key has its whole quota
+/// again, it may be dropped, little by little while others are charged: there is no thread, no timer and no
 /// pause.
 ///
 /// **When the store is full**, a new key takes the room of another key, in this order: one that has
@@ -186,9 +187,9 @@ const BYTES: Cost = Cost { counter: 40, log: 105, spilled: 1_400 };
 /// of each policy gives the warning [`store_full`](crate::warning#store_full), and
 /// [`PolicyHandle::overflowed`](crate::PolicyHandle::overflowed) counts all.
 ///
-/// If a key is dropped that was given units back or was reset lately, nothing more is given back of what it had
-/// used before it was dropped: those units come back by the clock. This goes for a few other keys of its policy
-/// as well.
+/// A key may be dropped soon after it was reset or was given units back. Nothing is then given back for its
+/// earlier charges: their units come back by the clock. The same can happen to some other keys of its policy, as
+/// the store remembers in few bytes which keys these were.
 ///
 /// **Units in flight** are the exception: a key that holds some is never dropped, not even where its
 /// policy has more than its share. So while requests in flight hold units of as many keys as the

@@ -5,11 +5,12 @@ use std::{borrow::Cow, collections::HashMap};
 use slab::Slab;
 
 use super::{
+    address::Address,
     entry::{Entry, LOG},
     fair_shares::FairShares,
     quota_table::QuotaTable,
     recent_keys::RecentKeys,
-    shared_count::{SharedCount, lower_half},
+    shared_count::SharedCount,
 };
 use crate::{
     algorithm::{Algorithm, GivenBack, PastUse, PenaltyState, State, StatesByQuota},
@@ -150,8 +151,8 @@ pub(super) struct ShardMeta {
 }
 
 /// The keys of a policy that were evicted with a [reset](KeyState::reset), or with what was
-/// [given back](GivenBack). They get back nothing that was charged before the latest of these resets, or before
-/// they were evicted.
+/// [given back](GivenBack). An eviction with what was given back counts as a reset. The keys get back nothing that
+/// was charged before the latest of all these resets.
 struct EvictedResets {
     last: Reset,
     /// These keys, until no earlier use counts any more.
@@ -269,12 +270,12 @@ impl ShardMeta {
         Some(self.spilled.get(index).expect("a spilled state lives as long as its entry"))
     }
 
-    /// Remembers what a key has used that will be evicted, and its reset. `tag` has the last 32 bits of the key. A
-    /// key of units in flight has used none: only such keys are evicted, and a new one without room must not begin
-    /// as if it had some.
+    /// Remembers what an evicted key had used, and its reset. `tag` is that of its entry. A key of units in flight
+    /// is evicted only if it holds none: a new key without room must not begin as if it held some.
     pub(super) fn remember_evicted(&mut self, policy: u64, tag: u64, key: KeyState, now: Now) {
         // What was given back is forgotten, so no later correction may give anything back: as after a reset.
-        let given_back_until = key.given_back.as_ref().map_or(0, |given_back| given_back.until());
+        let given_back_until =
+            key.given_back.as_ref().map_or(0, |given_back| given_back.expires_at());
         let unknown =
             (key.given_back_expires_in(now) > 0).then(|| (Reset::new(now), given_back_until));
         let KeyState { states, reset, .. } = key;
@@ -295,21 +296,21 @@ impl ShardMeta {
         evicted.and_modify(|evicted| evicted.merge(&states, now)).or_insert(states);
     }
 
-    /// Whether a key of the policy may be evicted: there is room for what it has used under each quota, wherever
-    /// that is remembered.
+    /// Whether a key of the policy may be evicted: there is room for what it has used under each quota, in the
+    /// policy's shared count too.
     pub(super) fn can_remember(&self, policy: u64, states: &StatesByQuota, now: Now) -> bool {
         let shared = self.shared.get(&policy).map(|shared| &shared.states);
         let mut remembered = self.evicted.get(&policy).into_iter().chain(shared);
         remembered.all(|remembered| remembered.can_merge(states, now))
     }
 
-    /// Whether the key of a correction may have been evicted, and was reset after the charge. The key may have come
+    /// Whether the key of a correction may have been evicted with a reset that came after the charge. It may be
     /// back since.
     pub(super) fn is_evicted_reset_since(&self, correction: &Correction, now: Now) -> bool {
         let charge = &correction.charge;
         let evicted = self.evicted_resets.get(&charge.policy);
         evicted.is_some_and(|EvictedResets { last, keys }| {
-            correction.is_before(last) && keys.may_have(lower_half(charge), now)
+            correction.is_before(last) && keys.may_have(Address::of(charge).tag, now)
         })
     }
 

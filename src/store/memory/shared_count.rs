@@ -2,7 +2,7 @@
 
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects, clippy::indexing_slicing))]
 
-use super::recent_keys::RecentKeys;
+use super::{address::Address, recent_keys::RecentKeys};
 use crate::{algorithm::StatesByQuota, clock::Now, quota::Quota, store::Charge};
 
 /// One count for all keys of a policy that have no room in a shard, and which keys these were. When such a
@@ -29,7 +29,7 @@ impl SharedCount {
         self.track(&charge.quota, now);
         change(&mut self.states);
         let until = now.monotonic_nanos().saturating_add(self.states.expires_in(now));
-        self.keys.add(lower_half(charge), until, now);
+        self.keys.add(Address::of(charge).tag, until, now);
     }
 
     /// Counts under another quota as well from now on. Its units may come back later than the others.
@@ -44,14 +44,8 @@ impl SharedCount {
 
     /// Whether units that the key of a charge has used here may still count.
     pub(super) fn may_count(&self, charge: &Charge, now: Now) -> bool {
-        self.keys.may_have(lower_half(charge), now)
+        self.keys.may_have(Address::of(charge).tag, now)
     }
-}
-
-/// The half of a charge's key that [`RecentKeys`] knows it by.
-#[expect(clippy::cast_possible_truncation, reason = "the lower half is meant")]
-pub(super) const fn lower_half(charge: &Charge) -> u64 {
-    charge.key as u64
 }
 
 #[cfg(test)]

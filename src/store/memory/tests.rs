@@ -230,6 +230,24 @@ fn an_expired_key_keeps_its_entry_for_half_a_second() {
 }
 
 #[test]
+fn a_key_keeps_its_entry_for_half_a_second_after_its_last_unit_in_flight() {
+    let store = MemoryStore::new();
+    let millis = |time| Now::new(Duration::from_millis(time), Duration::from_millis(time));
+    let begin_and_end = |number, time| {
+        let stream = charge(key(number), Algorithm::InFlight, Quota::in_flight(3));
+        assert!(admits(&store, stream, millis(time)));
+        let end = Correction::new(stream, Change::GiveBack(1));
+        assert_eq!(usages(store.correct(&[end], millis(time)))[0].remaining(), 3);
+    };
+    (0..1_000).for_each(|number| begin_and_end(number, 1_000));
+    assert_eq!(store.live_keys(millis(1_000)), Some(0));
+    (1_000..2_000).for_each(|number| begin_and_end(number, 1_450));
+    assert_eq!(store.len(), 2_000);
+    (2_000..4_000).for_each(|number| begin_and_end(number, 2_000));
+    assert!(store.len() < 2_500, "{} left", store.len());
+}
+
+#[test]
 fn keys_that_have_expired_when_a_table_grows_use_no_room() {
     let store = MemoryStore::with_max_keys(4_000);
     for number in 0..3_000 {
