@@ -184,7 +184,8 @@ impl StatesByQuota {
     pub(crate) fn can_merge(&self, other: &Self, now: Now) -> bool {
         let is_used = |quota: &Quota| self.used(now).any(|(used, _)| used == quota);
         let more = other.used(now).filter(|(quota, _)| !is_used(quota)).count();
-        self.algorithm() == other.algorithm()
+        let is_same = self.algorithm() == other.algorithm();
+        (is_same || self.is_expired(now))
             && self.used(now).count().saturating_add(more) <= MAX_QUOTAS_OF_SEVERAL
     }
 

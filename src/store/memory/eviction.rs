@@ -37,11 +37,12 @@ pub(super) fn sweep(locked: &mut LockedShard<'_>) {
     }
 }
 
-/// Makes room for the new key of a charge in a full shard, if it can.
-pub(super) fn make_room(locked: &mut LockedShard<'_>, charge: &Charge) {
-    evict_cheap(locked, charge);
+/// Makes room for the new key of a charge in a full shard, if it can. The keys of all `charges` of its request
+/// stay: one that has room already reserves none, and would come back without room.
+pub(super) fn make_room(locked: &mut LockedShard<'_>, charge: &Charge, charges: &[Charge]) {
+    evict_cheap(locked, charge, charges);
     if locked.is_full_for(charge) {
-        evict_for_share(locked, charge);
+        evict_for_share(locked, charge, charges);
     }
 }
 
@@ -49,11 +50,14 @@ pub(super) fn make_room(locked: &mut LockedShard<'_>, charge: &Charge) {
 /// nearly all of its quota left, so that little is given back. That key is not one of another
 /// policy within its share: to give such a key its units back again and again would give back all
 /// of them. Nor is it one that is or was blocked, or was reset: its penalty or reset would go with it.
-fn evict_cheap(locked: &mut LockedShard<'_>, charge: &Charge) {
+fn evict_cheap(locked: &mut LockedShard<'_>, charge: &Charge, charges: &[Charge]) {
     let share = locked.meta.shares.share(charge.policy);
     let mut nearly_full = None;
     for _ in 0..SWEEP_WHEN_FULL.min(locked.capacity()) {
         let index = locked.next_index();
+        if locked.is_of(index, charges) {
+            continue;
+        }
         if locked.is_expired_at(index, locked.now) {
             locked.remove_at(index);
             nearly_full = None;
@@ -81,7 +85,7 @@ fn evict_cheap(locked: &mut LockedShard<'_>, charge: &Charge) {
 #[cold]
 #[inline(never)]
 #[expect(clippy::arithmetic_side_effects, reason = "a shard has room for fewer than 2^40 bytes")]
-fn evict_for_share(locked: &mut LockedShard<'_>, charge: &Charge) {
+fn evict_for_share(locked: &mut LockedShard<'_>, charge: &Charge, charges: &[Charge]) {
     let needed = locked.reserved + locked.max_cost(charge);
     let share = locked.meta.shares.share(charge.policy);
     if !locked.meta.shares.is_within(share, charge.policy, needed) {
@@ -94,6 +98,7 @@ fn evict_for_share(locked: &mut LockedShard<'_>, charge: &Charge) {
             if !locked.meta.shares.is_within(share, other, 0)
                 && has_eighths_left(&states, least_left, locked.now)
                 && (may_be_last || !locked.goes_last_at(index))
+                && !locked.is_of(index, charges)
                 && locked.meta.can_remember(other, &states, locked.now)
             {
                 locked.evict_at(index, other);

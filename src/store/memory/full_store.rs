@@ -41,6 +41,29 @@ fn flood_of_others(store: &MemoryStore, now: Now) {
 }
 
 #[test]
+fn a_request_takes_the_room_of_none_of_its_own_keys() {
+    let bucket = |number| used(number, Algorithm::TokenBucket, Quota::per_hour(1), 1);
+    for first in [
+        used(0, Algorithm::TokenBucket, Quota::per_hour(100), 1),
+        used(0, Algorithm::InFlight, Quota::in_flight(3), 1),
+    ] {
+        for max in [2, 6, 20, 100] {
+            let store = MemoryStore::with_max_keys(max as usize);
+            // It has its whole quota again, and all others are spent.
+            let first = Charge { policy: 2 << 40, ..first };
+            assert!(admits(&store, first, at(1)));
+            correct(&store, first, at(1), Change::GiveBack(1), at(1));
+            (1..max).for_each(|number| assert!(admits(&store, bucket(number), at(1))));
+            assert_eq!(store.len() as u64, max);
+            for number in [0, max] {
+                let _ = usages(store.charge(&[first, bucket(number)], at(2)));
+                assert_eq!(store.len() as u64, max, "{:?}", first.algorithm);
+            }
+        }
+    }
+}
+
+#[test]
 fn an_evicted_key_has_at_no_time_more_than_if_it_had_stayed() {
     for (algorithm, late) in
         ALGORITHMS.into_iter().flat_map(|algorithm| [(algorithm, 0), (algorithm, 1)])

@@ -204,6 +204,14 @@ impl<'a> LockedShard<'a> {
         })
     }
 
+    /// Whether the slot has the key of one of these charges.
+    pub(super) fn is_of(&self, index: usize, charges: &[Charge]) -> bool {
+        with_table!(at index, self.shard, (table, index) => {
+            let entry = table.peek(index);
+            charges.iter().any(|charge| entry.is_at(&Address::of(charge)))
+        })
+    }
+
     /// The states of the key in a slot, and its policy; `None` if the slot is empty.
     pub(super) fn states_at(&self, index: usize) -> Option<(u64, Cow<'_, StatesByQuota>)> {
         with_table!(at index, self.shard, (table, index) => {

@@ -57,8 +57,11 @@ pub(super) fn charge_all(shards: &Shards, charges: &[Charge], usages: &mut [Usag
         let locked = &mut locked[index(charge)];
         let found = match is_spared {
             // It makes no room for its key, as it will not be made.
-            true => Found { is_spared, ..find(locked, &Charge { mode: Mode::Peek, ..*charge }) },
-            false => find(locked, charge),
+            true => {
+                let peek = Charge { mode: Mode::Peek, ..*charge };
+                Found { is_spared, ..find(locked, &peek, charges) }
+            }
+            false => find(locked, charge, charges),
         };
         is_spared = charge.or_else && (is_spared || found.fits());
         found
@@ -131,7 +134,7 @@ fn penalize(
 ) -> Usage {
     let now = locked.now;
     if !locked.has_room_for_penalty(charge) {
-        eviction::make_room(&mut locked, charge);
+        eviction::make_room(&mut locked, charge, slice::from_ref(charge));
     }
     let has_room = locked.has_room_for_penalty(charge);
     if has_room {
@@ -185,10 +188,10 @@ fn usage_of(
     look(locked, charge, is_shared, |state| usage(state, charge, wait, blocked, locked.now))
 }
 
-/// How long until `charge` fits, and where it is counted. Makes room for a new key if needed.
-/// Tracks the charge's quota, whether or not the charge will be made.
+/// How long until `charge`, one of the `charges` of a request, fits, and where it is counted. Makes room for a new
+/// key if needed. Tracks the charge's quota, whether or not the charge will be made.
 #[expect(clippy::arithmetic_side_effects, reason = "a request has few charges")]
-fn find(locked: &mut LockedShard<'_>, charge: &Charge) -> Found {
+fn find(locked: &mut LockedShard<'_>, charge: &Charge, charges: &[Charge]) -> Found {
     if charge.only_looks() {
         let blocked = locked.blocked_for(charge);
         return Found { wait: 0, blocked, is_shared: false, is_spared: false };
@@ -197,7 +200,7 @@ fn find(locked: &mut LockedShard<'_>, charge: &Charge) -> Found {
     let is_tracked = |(tracked, state): (&_, &State)| tracked == quota && !state.is_ahead(now);
     let known = locked.states(charge).map(|states| states.single().is_some_and(is_tracked));
     if known.is_none() && charge.uses_units() && locked.is_full_for(charge) {
-        eviction::make_room(locked, charge);
+        eviction::make_room(locked, charge, charges);
     }
     let is_shared = known.is_none() && locked.is_full_for(charge);
     if known.is_none() && charge.uses_units() && !is_shared {
