@@ -7,8 +7,8 @@ use crate::{
     path::{PatternIndex, SentPath},
 };
 
-/// All matchers by method and path: first the exemptions, and then those of the categories. What the other ones
-/// match, such as closures, is not known.
+/// All matchers by method and path: first the exemptions, and then those of the categories. Others,
+/// such as closures, are left out: it is not known what they match.
 pub(super) struct OrderedMatchers<'r> {
     all: Vec<OrderedMatcher<'r>>,
     /// Which of them a path may match; `None` if there are few.
@@ -45,29 +45,31 @@ impl<'r> OrderedMatchers<'r> {
         self.all.get(number)
     }
 
-    /// The number of the first matcher that has the request.
+    /// The number of the first matcher that matches the request.
     pub(super) fn first(&self, example: &Example) -> Option<usize> {
         let path = example.path();
-        let has = |number: &usize| {
-            self.all.get(*number).is_some_and(|ordered| ordered.has(example, &path))
+        let matches = |number: &usize| {
+            self.all.get(*number).is_some_and(|ordered| ordered.matches(example, &path))
         };
         match &self.index {
-            None => (0..self.all.len()).find(has),
+            None => (0..self.all.len()).find(matches),
             // In ascending order.
-            Some(index) => index.find(&path).into_iter().map(|number| number as usize).find(has),
+            Some(index) => {
+                index.find(&path).into_iter().map(|number| number as usize).find(matches)
+            }
         }
     }
 }
 
 impl OrderedMatcher<'_> {
-    fn has(&self, example: &Example, path: &SentPath<'_>) -> bool {
+    fn matches(&self, example: &Example, path: &SentPath<'_>) -> bool {
         match self.category {
             None => example.is_exempt(self.matcher, path),
             Some(_) => example.matches(self.matcher, path),
         }
     }
 
-    /// Where it is written.
+    /// What it belongs to, as messages name it.
     pub(super) fn owner(&self) -> String {
         match self.category {
             None => "an exemption".to_owned(),
