@@ -58,7 +58,7 @@ impl Correcting {
             let penalty = rules.of_charge(charge)?.entry.labels.penalty.as_ref()?;
             let fails = match meter.and_then(|meter| meter.failure_of(charge)) {
                 // The meter counts the failure at the end, unless the head of the response shows it.
-                Some(failure) => settled.is_some_and(|cost| cost > 0) && failure.is_first(),
+                Some(failure) => settled.is_some_and(|cost| cost > 0) && failure.count_once(),
                 None => settled.unwrap_or(charge.cost) > 0,
             };
             (fails && penalty.counts(Counted::Failures)).then_some(penalty)

@@ -161,16 +161,6 @@ impl<'a> Reserve<'a> {
         self.decided(decision)
     }
 
-    #[expect(clippy::expect_used, reason = "it is called when there is one")]
-    fn poll_deciding(
-        &mut self,
-        context: &mut Context<'_>,
-    ) -> Poll<Result<Reservation, AcquireError>> {
-        let deciding = self.deciding.as_mut().expect("the reservation is being decided");
-        let decision = ready!(deciding.poll(self.limiter, context));
-        Poll::Ready(self.decided(decision))
-    }
-
     fn evaluate(&self, rules: &RuleSet) -> Result<Evaluation, CheckError> {
         if let Some(mistake) = &self.mistake {
             return Err(mistake.clone());
@@ -202,16 +192,21 @@ impl Future for Reserve<'_> {
     type Output = Result<Reservation, AcquireError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let limiter = self.limiter;
-        if self.deciding.is_none() {
-            let rules = limiter.core.rules();
-            let evaluation = self.evaluate(&rules)?;
-            match try_decide(limiter, rules, evaluation, None) {
-                Ok(decision) => return Poll::Ready(self.decided(decision)),
-                Err(deciding) => self.deciding = Some(deciding),
+        let this = &mut *self;
+        let limiter = this.limiter;
+        let deciding = match &mut this.deciding {
+            Some(deciding) => deciding,
+            None => {
+                let rules = limiter.core.rules();
+                let evaluation = this.evaluate(&rules)?;
+                match try_decide(limiter, rules, evaluation, None) {
+                    Ok(decision) => return Poll::Ready(this.decided(decision)),
+                    Err(deciding) => this.deciding.insert(deciding),
+                }
             }
-        }
-        self.poll_deciding(context)
+        };
+        let decision = ready!(deciding.poll(limiter, context));
+        Poll::Ready(this.decided(decision))
     }
 }
 

@@ -1,4 +1,4 @@
-//! Paths that stand for all that a pattern matches: [`Examples`].
+//! Paths that stand for all that a pattern matches: [`ExamplePaths`].
 
 use std::{collections::HashSet, ops::Bound};
 
@@ -15,18 +15,18 @@ const FIRST_NUMBER: u32 = 7;
 /// The most digits of a number that is searched for in literals.
 const MAX_DIGITS: usize = 9;
 
-/// Finds paths that a pattern matches: one of each kind. Paths are of one kind if the same of some patterns
-/// match them.
-pub(crate) struct Examples {
+/// Finds an example of each kind of path that a pattern matches. Paths are of one kind if the same patterns match
+/// them.
+pub(crate) struct ExamplePaths {
     tree: PatternTree,
     /// The numbers that are parts of literals.
     numbers: HashSet<u32>,
-    /// The least number that is not.
+    /// The least number from `FIRST_NUMBER` on that is part of none.
     free: u32,
 }
 
-impl Examples {
-    /// Kinds by these patterns.
+impl ExamplePaths {
+    /// These patterns tell the kinds apart.
     pub(crate) fn new<'p>(patterns: impl IntoIterator<Item = &'p Pattern> + Clone) -> Self {
         let literals = patterns.clone().into_iter().flat_map(Pattern::parts);
         let numbers: HashSet<_> = literals.flat_map(|part| numbers_in(&part.literal)).collect();
@@ -47,7 +47,7 @@ impl Examples {
     }
 }
 
-/// The numbers whose digits are in the text.
+/// All numbers of at most nine digits that are in the text, as parts of longer ones too.
 fn numbers_in(text: &str) -> impl Iterator<Item = u32> {
     (0..text.len()).flat_map(move |start| {
         let digits = text.get(start..).unwrap_or_default().bytes();
@@ -138,7 +138,7 @@ mod tests {
 
     fn of(pattern: &str, others: &[&str]) -> Vec<String> {
         let others: Vec<_> = others.iter().map(|other| Pattern::parse(other).unwrap()).collect();
-        Examples::new(&others).of(&Pattern::parse(pattern).unwrap()).unwrap()
+        ExamplePaths::new(&others).of(&Pattern::parse(pattern).unwrap()).unwrap()
     }
 
     #[test]
@@ -159,7 +159,7 @@ mod tests {
         let names: Vec<_> = (0..5_000).map(|number| format!("/{number}")).collect();
         let others: Vec<_> = names.iter().map(|name| Pattern::parse(name).unwrap()).collect();
         let all = Pattern::parse("/{*rest}").unwrap();
-        assert_eq!(Examples::new(&others).of(&all), None);
+        assert_eq!(ExamplePaths::new(&others).of(&all), None);
     }
 
     /// The same search, which compares each step with each of the other patterns.
@@ -256,7 +256,7 @@ mod tests {
         ) {
             let parsed: Vec<_> = others.iter().map(|other| Pattern::parse(other).unwrap()).collect();
             let own_pattern = Pattern::parse(&own).unwrap();
-            let found = Examples::new(&parsed).of(&own_pattern).unwrap();
+            let found = ExamplePaths::new(&parsed).of(&own_pattern).unwrap();
             prop_assert_eq!(&found, &Naive::search(&own_pattern, &parsed.iter().collect::<Vec<_>>()));
             let kind = |path: &str| -> Vec<bool> {
                 let path = SentPath::new(path);

@@ -20,7 +20,7 @@ mod request_path;
 mod segment;
 
 #[cfg(feature = "describe")]
-pub(crate) use self::examples::Examples;
+pub(crate) use self::examples::ExamplePaths;
 pub(crate) use self::{
     compare::{covers, overlap},
     index::{Numbers, PatternIndex},

@@ -55,12 +55,13 @@ impl PatternTree {
         }
     }
 
-    /// These nodes.
+    /// The nodes with these numbers.
     pub(super) fn nodes(&self, numbers: &[usize]) -> impl Iterator<Item = &Node> {
         numbers.iter().filter_map(|number| self.nodes.get(*number))
     }
 
-    /// The nodes that one more segment leads to. What `{*rest}` leads to is left out.
+    /// The nodes that one more segment leads to. What `{*rest}` leads to is left out, as any segments may
+    /// follow it.
     pub(super) fn step(&self, from: &[usize], segment: &str) -> Vec<usize> {
         let of_node = |node: &Node| {
             let params = node.params.iter();

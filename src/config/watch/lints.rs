@@ -1,4 +1,4 @@
-//! Lints the limits of a file when they were applied: [`Lints`].
+//! Lints the limits of a file after they were applied: [`Lints`].
 
 use std::{mem, path::Path, sync::Arc, time::Duration};
 
@@ -8,16 +8,17 @@ use crate::{
     lock::Mutex,
 };
 
-/// How long lints may take: they compare categories with each other.
+/// How long lints may take.
 const MAX_LINT: Duration = Duration::from_secs(10);
 
 /// The routes of the program: methods and paths.
 pub(super) type Routes = Arc<Mutex<Vec<(String, String)>>>;
 
+/// Finds and logs the lints of the limits that were applied.
 #[derive(Default)]
 pub(super) struct Lints {
     pub(super) routes: Routes,
-    /// The lints of the file before.
+    /// The lints of the last run.
     known: Vec<Lint>,
     /// Threads of their own: lints that take long must not keep a file from being read.
     threads: Threads,
@@ -31,7 +32,7 @@ impl Lints {
         self.is_due = true;
     }
 
-    /// Lints the limits that were applied last, and logs what those before them did not have.
+    /// Lints the limits that were applied last, and logs the lints that the limits before them did not have.
     pub(super) async fn run(&mut self, limiter: &Limiter, path: &Path) {
         if !mem::take(&mut self.is_due) {
             return;
@@ -50,7 +51,7 @@ impl Lints {
         }
     }
 
-    /// Logs the lints that the file before did not have.
+    /// Logs the lints that the run before did not find.
     fn note(&mut self, found: Vec<Lint>, path: &Path) {
         #[cfg(feature = "tracing")]
         for lint in found.iter().filter(|lint| !self.known.contains(lint)) {
@@ -62,7 +63,7 @@ impl Lints {
     }
 }
 
-/// The lints of the limits that hold now. With many categories, this may take seconds.
+/// The lints of the limits that hold now.
 fn lints_of(limiter: &Limiter, routes: &[(String, String)]) -> Vec<Lint> {
     match routes {
         [] => limiter.lint(),

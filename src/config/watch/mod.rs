@@ -1,6 +1,6 @@
 //! Applies a file of limits whenever it changes: [`Watch`].
 
-mod applied;
+mod applier;
 mod hangups;
 #[cfg(feature = "describe")]
 mod lints;
@@ -21,7 +21,7 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 
-use self::{applied::Applied, hangups::Hangups, lints::Lints, watched_file::WatchedFile};
+use self::{applier::Applier, hangups::Hangups, lints::Lints, watched_file::WatchedFile};
 use super::{Registry, file};
 use crate::limiter::Limiter;
 
@@ -98,14 +98,14 @@ impl Watch {
     pub fn new(limiter: &Limiter, path: impl Into<PathBuf>, registry: Registry) -> Self {
         let path: Arc<Path> = path.into().into();
         let file = WatchedFile::new(Arc::clone(&path));
-        let (applied, lints) = (Applied::new(limiter.clone(), registry), Lints::default());
+        let (applier, lints) = (Applier::new(limiter.clone(), registry), Lints::default());
         #[cfg(feature = "describe")]
         let routes = Arc::clone(&lints.routes);
         // A signal between here and the first turn of the task would end the process otherwise.
         let hangups = Hangups::new();
         Self {
             path,
-            task: tokio::spawn(watch(file, hangups, applied, lints)),
+            task: tokio::spawn(watch(file, hangups, applier, lints)),
             #[cfg(feature = "describe")]
             routes,
         }
@@ -148,28 +148,28 @@ impl fmt::Debug for Watch {
 async fn watch(
     mut watched: WatchedFile,
     mut hangups: Hangups,
-    mut applied: Applied,
+    mut applier: Applier,
     mut lints: Lints,
 ) {
     let mut ticks = interval(PERIOD);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        let is_asked = tokio::select! {
+        let by_signal = tokio::select! {
             _ = ticks.tick() => false,
             () = hangups.next() => true,
         };
         let path = Arc::clone(&watched.path);
-        let read = applied.threads.run(MAX_READ, move || file::read(&path)).await;
+        let read = applier.threads.run(MAX_READ, move || file::read(&path)).await;
         let read = read.unwrap_or_else(|_| {
             let text = format!("the read has not ended after {} seconds", MAX_READ.as_secs());
             Err(io::Error::new(io::ErrorKind::TimedOut, text))
         });
-        if let Some(text) = watched.take_new(read, is_asked)
-            && applied.apply(&watched.path, text).await
+        if let Some(text) = watched.take_new(read, by_signal)
+            && applier.apply(&watched.path, text).await
         {
             lints.set_due();
         }
-        applied.set_overrides().await;
-        lints.run(&applied.limiter, &watched.path).await;
+        applier.set_overrides().await;
+        lints.run(&applier.limiter, &watched.path).await;
     }
 }

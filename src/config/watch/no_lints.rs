@@ -4,6 +4,7 @@ use std::{future, path::Path};
 
 use crate::limiter::Limiter;
 
+/// Finds and logs the lints of the limits that were applied: here none.
 #[derive(Default)]
 pub(super) struct Lints;
 

@@ -24,9 +24,9 @@ impl WatchedFile {
         Self { path, applied: None, seen: None, unreadable: 0 }
     }
 
-    /// The text to apply; `None` if there is none, or none that is whole for sure. If the file
-    /// `is_asked` for, it is whole.
-    pub(super) fn take_new(&mut self, read: io::Result<String>, is_asked: bool) -> Option<String> {
+    /// The text to apply; `None` if there is none, or none that is whole for sure. If `by_signal`,
+    /// the text counts as whole and new: the operator says so.
+    pub(super) fn take_new(&mut self, read: io::Result<String>, by_signal: bool) -> Option<String> {
         let text = match read {
             Ok(text) => text,
             Err(error) => {
@@ -37,15 +37,15 @@ impl WatchedFile {
                     io::ErrorKind::NotFound => UNREADABLE_AFTER,
                     _ => 1,
                 };
-                if is_asked || self.unreadable == after {
+                if by_signal || self.unreadable == after {
                     Limiter::report_unread(&self.path, &error);
                 }
                 return None;
             }
         };
         self.unreadable = 0;
-        let is_whole = is_asked || self.seen.as_ref() == Some(&text);
-        let is_new = is_asked || self.applied.as_ref() != Some(&text);
+        let is_whole = by_signal || self.seen.as_ref() == Some(&text);
+        let is_new = by_signal || self.applied.as_ref() != Some(&text);
         if is_whole && is_new {
             self.seen = Some(text.clone());
             return Some(self.applied.insert(text).clone());
@@ -70,12 +70,12 @@ mod tests {
             "!" => Err(io::ErrorKind::NotFound.into()),
             text => Ok(text.to_owned()),
         };
-        let taken = reads.iter().map(|(text, is_asked)| file.take_new(read(text), *is_asked));
+        let taken = reads.iter().map(|(text, by_signal)| file.take_new(read(text), *by_signal));
         taken.collect()
     }
 
     #[test]
-    fn a_text_is_applied_once_when_two_reads_have_found_it_or_when_it_is_asked_for() {
+    fn a_text_is_applied_once_when_two_reads_have_found_it_or_at_a_signal() {
         let (a, b) = (Some("a".to_owned()), Some("b".to_owned()));
         for (reads, expected) in [
             (&[("a", false), ("a", false), ("a", false)][..], vec![None, a.clone(), None]),

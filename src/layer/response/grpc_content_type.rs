@@ -2,7 +2,7 @@
 
 use http::{HeaderMap, header::CONTENT_TYPE};
 
-/// The content type of the response to a call with these headers; `None` if they are not of gRPC.
+/// The content type that answers a message with these headers; `None` if they are not of gRPC.
 ///
 /// The whole media type is compared (RFC 9110, section 8.3.1): `application/grpcfoo` is another
 /// one. Browsers expect the type that they have sent. Only known types are sent back, never the
@@ -16,18 +16,14 @@ pub(crate) fn grpc_content_type(headers: &HeaderMap) -> Option<&'static str> {
         return None;
     }
     let is_proto = format.is_some_and(|format| format.eq_ignore_ascii_case(b"proto"));
-    // The name, and the types with and without the format.
+    // The type without the format `proto`, and with it.
     let all = [
-        ("application/grpc", "application/grpc", "application/grpc"),
-        ("application/grpc-web", "application/grpc-web+proto", "application/grpc-web"),
-        (
-            "application/grpc-web-text",
-            "application/grpc-web-text+proto",
-            "application/grpc-web-text",
-        ),
+        ("application/grpc", "application/grpc"),
+        ("application/grpc-web", "application/grpc-web+proto"),
+        ("application/grpc-web-text", "application/grpc-web-text+proto"),
     ];
-    let known = all.into_iter().find(|(known, ..)| name.eq_ignore_ascii_case(known.as_bytes()));
-    known.map(|(_, proto, other)| if is_proto { proto } else { other })
+    let known = all.into_iter().find(|(known, _)| name.eq_ignore_ascii_case(known.as_bytes()));
+    known.map(|(name, proto)| if is_proto { proto } else { name })
 }
 
 #[cfg(test)]

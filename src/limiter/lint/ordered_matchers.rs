@@ -7,8 +7,8 @@ use crate::{
     path::{PatternIndex, SentPath},
 };
 
-/// All matchers by method and path: first the exemptions, and then those of the categories. What the other ones
-/// match, such as closures, is not known.
+/// All matchers by method and path: first the exemptions, and then those of the categories. Others,
+/// such as closures, are left out: it is not known what they match.
 pub(super) struct OrderedMatchers<'r> {
     all: Vec<OrderedMatcher<'r>>,
     /// Which of them a path may match; `None` if there are few.
@@ -45,29 +45,31 @@ impl<'r> OrderedMatchers<'r> {
         self.all.get(number)
     }
 
-    /// The number of the first matcher that has the request.
+    /// The number of the first matcher that matches the request.
     pub(super) fn first(&self, example: &Example) -> Option<usize> {
         let path = example.path();
-        let has = |number: &usize| {
-            self.all.get(*number).is_some_and(|ordered| ordered.has(example, &path))
+        let matches = |number: &usize| {
+            self.all.get(*number).is_some_and(|ordered| ordered.matches(example, &path))
         };
         match &self.index {
-            None => (0..self.all.len()).find(has),
+            None => (0..self.all.len()).find(matches),
             // In ascending order.
-            Some(index) => index.find(&path).into_iter().map(|number| number as usize).find(has),
+            Some(index) => {
+                index.find(&path).into_iter().map(|number| number as usize).find(matches)
+            }
         }
     }
 }
 
 impl OrderedMatcher<'_> {
-    fn has(&self, example: &Example, path: &SentPath<'_>) -> bool {
+    fn matches(&self, example: &Example, path: &SentPath<'_>) -> bool {
         match self.category {
             None => example.is_exempt(self.matcher, path),
             Some(_) => example.matches(self.matcher, path),
         }
     }
 
-    /// Where it is written.
+    /// What it belongs to, as messages name it.
     pub(super) fn owner(&self) -> String {
         match self.category {
             None => "an exemption".to_owned(),
@@ -79,56 +81,63 @@ impl OrderedMatcher<'_> {
 #[cfg(test)]
 mod tests {
     use http::Method;
-    use proptest::{prelude::*, sample::select};
+    use proptest::{prelude::*, sample::subsequence};
 
     use super::*;
-    use crate::{Category, Limiter, LimiterBuilder, Policy, Quota};
+    use crate::{Category, Limiter, LimiterBuilder, Policy, Quota, path::Pattern};
 
-    const PATHS: [&str; 10] = [
-        "/a",
-        "/a/",
-        "/{x}",
-        "/a/{x}",
-        "/a/b",
-        "/{x}/b",
-        "/a/{*rest}",
-        "/{*rest}",
-        "/a{x}",
-        "/%61",
+    /// From narrow to wide: no path matches all of those of a later line, nor of another one on its line.
+    const PATHS: [&[&str]; 4] = [
+        &["/a", "/%61/2", "/a/1", "/a/b", "/b/1", "/b/b", "/c/1", "/c/2"],
+        &["/a/", "/a{x}", "/a/{x}", "/b/{x}", "/c/b{x}", "/{x}/1", "/{x}/b"],
+        &["/{x}", "/{x}/{y}", "/a/{*rest}"],
+        &["/{*rest}"],
     ];
 
+    const METHODS: [Option<Method>; 5] =
+        [Some(Method::GET), Some(Method::POST), Some(Method::PUT), Some(Method::DELETE), None];
+
+    /// More matchers than an index needs, the narrow ones first: so each of them has requests of its own.
     fn matchers() -> impl Strategy<Value = Vec<Matcher>> {
-        let methods = select(&[Method::GET, Method::POST][..]);
-        let one = (prop::option::of(methods), select(&PATHS[..]));
-        let matcher = one.prop_map(|(method, path)| match method {
-            None => Matcher::path(path),
-            Some(method) => Matcher::methods([method], path),
-        });
-        prop::collection::vec(matcher, 1..4)
+        let paths = PATHS.iter().enumerate();
+        let paths = paths.flat_map(|(width, paths)| paths.iter().map(move |path| (width, *path)));
+        let all = paths.flat_map(|(width, path)| METHODS.map(|method| (width, path, method)));
+        subsequence(all.collect::<Vec<_>>(), 7..20).prop_shuffle().prop_map(|mut all| {
+            all.sort_by_key(|(width, _, method)| (*width, method.is_none()));
+            let matcher = |(_, path, method)| match method {
+                None => Matcher::path(path),
+                Some(method) => Matcher::methods([method], path),
+            };
+            all.into_iter().map(matcher).collect()
+        })
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
         /// With the index, the first matcher is the same as without.
         #[test]
         fn the_index_changes_no_first_matcher(
-            exempt in matchers(),
-            categories in prop::collection::vec(matchers(), 1..6),
+            matchers in matchers(),
+            exempt in 0_usize..4,
+            of_each_category in 1_usize..4,
         ) {
-            let builder = exempt.into_iter().fold(Limiter::builder(), LimiterBuilder::exempt);
-            let category = |builder: LimiterBuilder, (number, matchers): (usize, Vec<Matcher>)| {
+            let (exempt, others) = matchers.split_at(exempt);
+            let builder = exempt.iter().cloned().fold(Limiter::builder(), LimiterBuilder::exempt);
+            let category = |builder: LimiterBuilder, (number, matchers): (usize, &[Matcher])| {
                 let category = Category::new(number.to_string());
                 let policy = Policy::token_bucket(number.to_string(), Quota::per_day(1)).global();
-                builder.category(matchers.into_iter().fold(category, Category::on).policy(policy))
+                builder.category(matchers.iter().cloned().fold(category, Category::on).policy(policy))
             };
-            let limiter = categories.into_iter().enumerate().fold(builder, category).build();
-            // `build` refuses what no request reaches.
-            let Ok(limiter) = limiter else { return Ok(()) };
+            let categories = others.chunks(of_each_category).enumerate();
+            let limiter = categories.fold(builder, category).build().unwrap();
             let rules = limiter.core.rules();
             let subject = super::super::Subject::new(&rules, &[]);
+            prop_assert!(subject.matchers.index.is_some());
             let mut naive = OrderedMatchers::new(&rules);
             naive.index = None;
-            for path in PATHS {
-                let pattern = crate::path::Pattern::parse(path).unwrap();
+            for path in PATHS.concat() {
+                let pattern = Pattern::parse(path).unwrap();
                 for example in subject.examples(None, &pattern).unwrap() {
                     let first = subject.matchers.first(&example);
                     prop_assert_eq!(first, naive.first(&example), "{}", example.text());

@@ -65,8 +65,8 @@ fn find_of_matcher(
     let mut winners: Vec<usize> = firsts.iter().filter_map(|(_, first)| *first).collect();
     winners.sort_unstable();
     winners.dedup();
-    let winners = winners.into_iter();
-    let winners = winners.filter_map(|number| Some((number, subject.matchers.get(number)?)));
+    let winners =
+        winners.into_iter().filter_map(|number| Some((number, subject.matchers.get(number)?)));
     if firsts.iter().all(|(_, first)| first.is_some()) {
         let mut names: Vec<_> = winners.map(|(_, winner)| winner.owner()).collect();
         names.dedup();

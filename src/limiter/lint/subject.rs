@@ -7,13 +7,13 @@ use crate::{
     describe::Requests,
     limiter::rules::RuleSet,
     matcher::{Kind, Matcher},
-    path::{Examples, Pattern, SentPath},
+    path::{ExamplePaths, Pattern, SentPath},
 };
 
 pub(super) struct Subject<'r> {
     pub(super) rules: &'r RuleSet,
-    /// Kinds of paths by the patterns of all matchers and routes.
-    pub(super) paths: Examples,
+    /// Finds example paths. The patterns of all matchers and routes tell the kinds apart.
+    pub(super) paths: ExamplePaths,
     /// The methods of all matchers and routes, and another one.
     methods: Vec<Method>,
     pub(super) matchers: OrderedMatchers<'r>,
@@ -73,7 +73,7 @@ impl<'r> Subject<'r> {
         }
         let others = [Method::GET, Method::POST, Method::PUT, Method::DELETE, Method::TRACE];
         methods.extend(others.into_iter().find(|other| !methods.contains(other)));
-        let paths = Examples::new(patterns);
+        let paths = ExamplePaths::new(patterns);
         Self { rules, paths, methods, matchers: OrderedMatchers::new(rules) }
     }
 

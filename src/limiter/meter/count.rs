@@ -48,13 +48,13 @@ impl Count {
 
     /// Whether the request has to stop when its units are used up: not in a dry run, nor under an unlimited
     /// quota.
-    pub(super) fn is_felt(&self) -> bool {
+    pub(super) fn is_enforced(&self) -> bool {
         !self.is_dry_run && !self.charged.charge.only_looks()
     }
 
     /// The correction that counts the request as a failure; only at the first call.
     pub(super) fn fail(&self) -> Option<Correction> {
-        let penalty = self.failure.penalty.filter(|_| self.failure.is_first())?;
+        let penalty = self.failure.penalty.filter(|_| self.failure.count_once())?;
         Some(Correction::new(self.charged.charge, Change::Penalize(penalty)))
     }
 
@@ -73,15 +73,15 @@ impl Count {
         let cost = |used: u64| units_of(used).max(charged);
         let taken = if before & ENDED == 0 { 0 } else { cost(after).saturating_sub(cost(before)) };
         let uses_up = units_of(before) < reserved && units_of(after) >= reserved;
-        (taken, uses_up && self.is_felt())
+        (taken, uses_up && self.is_enforced())
     }
 
-    /// Sets what is charged. Returns whether what was used by then uses it up.
+    /// Sets how many units are charged. Returns whether the request has used these up already, and has to stop.
     pub(super) fn set_charged(&self, cost: u64) -> bool {
         self.reserved.store(cost, Release);
         // A write, so that it comes either before an `add`, which then sees the new cost, or after it.
         let used = self.used.fetch_or(0, AcqRel);
-        units_of(used) >= cost && self.is_felt()
+        units_of(used) >= cost && self.is_enforced()
     }
 
     /// The units that were added.
@@ -100,8 +100,8 @@ impl Count {
         self.reserved.load(Acquire).saturating_sub(units_of(self.used.load(Acquire)))
     }
 
-    /// The correction of the charge, and what counts it as a failure, at the first call. Without a response,
-    /// only what was added is one.
+    /// At the first call: the correction of the charge, and the one that counts the request as a failure. Without
+    /// a response, the request is a failure only if units were added.
     pub(super) fn end(&self, is_answered: bool) -> SmallVec<[Correction; 2]> {
         let ended = |used: u64| match used & ENDED {
             0 if used == 0 => Some(ENDED),
@@ -137,8 +137,6 @@ fn units_of(used: u64) -> u64 {
 mod tests {
     use proptest::prelude::*;
 
-    use std::sync::atomic::AtomicBool;
-
     use super::*;
     use crate::{Algorithm, Quota};
 
@@ -150,7 +148,7 @@ mod tests {
             charged: Correction::new(Charge { cost: reserved, ..charge }, Change::Take(0)),
             reserved: AtomicU64::new(reserved),
             used: AtomicU64::new(0),
-            failure: Failure { penalty: None, is_counted: AtomicBool::new(false) },
+            failure: Failure::default(),
         }
     }
 

@@ -314,8 +314,8 @@ impl Metered {
     }
 
     fn left(&self, only: Option<&str>) -> u64 {
-        let felt = self.counts_of(only).filter(|count| count.is_felt());
-        let own = felt.map(Count::left).min().unwrap_or(u64::MAX);
+        let enforced = self.counts_of(only).filter(|count| count.is_enforced());
+        let own = enforced.map(Count::left).min().unwrap_or(u64::MAX);
         let outer = self.outer.get().and_then(|outer| outer.metered.as_ref());
         outer.map_or(u64::MAX, |outer| outer.left(only)).min(own)
     }

@@ -1,4 +1,4 @@
-//! Applies the text of a file, and sets its overrides: [`Applied`].
+//! Applies texts of a file, and sets their overrides: [`Applier`].
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -13,10 +13,11 @@ use crate::{
 /// How long it may take to check and apply a file. The largest takes some seconds.
 const MAX_APPLY: Duration = Duration::from_secs(600);
 
-/// What is applied to the limiter.
-pub(super) struct Applied {
+/// Applies texts of the file to the limiter, and sets their overrides.
+pub(super) struct Applier {
     pub(super) limiter: Limiter,
     registry: Arc<Registry>,
+    /// The threads that read the file and apply it.
     pub(super) threads: Threads,
     /// The layer of the file when it was applied last.
     layer: Option<Layer>,
@@ -26,7 +27,7 @@ pub(super) struct Applied {
     problem: Option<OverrideError>,
 }
 
-impl Applied {
+impl Applier {
     pub(super) fn new(limiter: Limiter, registry: Registry) -> Self {
         Self {
             limiter,
