@@ -6,7 +6,7 @@ use crate::limiter::Limiter;
 
 /// Finds and logs the lints of the limits that were applied: here none.
 #[derive(Default)]
-pub(super) struct Lints;
+pub(super) struct Lints {}
 
 impl Lints {
     pub(super) fn set_due(&mut self) {}
