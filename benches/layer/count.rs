@@ -63,7 +63,7 @@ pub fn table(args: &Args, in_short: &mut InShort) {
             in_short.add(
                 format!("instructions (allocations) added to an axum request, {name}"),
                 peers(&cells),
-                ratio,
+                format!("{quota}: {ratio} of tower_governor"),
             );
         }
     }

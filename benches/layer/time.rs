@@ -46,7 +46,8 @@ pub fn table(args: &Args, in_short: &mut InShort) {
         let [fixed, governor, rate_net, throttle_kit, quota] = &cells;
         table.row(&[&row, fixed, governor, rate_net, throttle_kit, quota, &ratio]);
         if limits[0].headers {
-            in_short.add(format!("time added to an axum request, {row}"), peers(&cells), ratio);
+            let ours = format!("{quota}: {ratio} of tower_governor");
+            in_short.add(format!("time added to an axum request, {row}"), peers(&cells), ours);
         }
     }
 }

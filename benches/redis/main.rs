@@ -231,12 +231,13 @@ fn main() {
     if wanted.len() < rows.len() {
         return;
     }
-    flood(&runtime, &server, args.pick(200_000, 2_000));
+    flood(&runtime, args.pick(200_000, 2_000));
     in_short.print();
 }
 
-/// How many commands it takes to refuse a caller who does not stop.
-fn flood(runtime: &Runtime, server: &Server, requests: usize) {
+/// How many commands it takes to refuse a caller who does not stop, on a server that knows no caller yet.
+fn flood(runtime: &Runtime, requests: usize) {
+    let server = Server::start();
     let table = Table::new("Redis: a refused flood", &["requests", "commands"]);
     let refused = runtime.block_on(async {
         let mut subject = ours(server.url(), 1, Quota::per_window(1, YEAR), 0).await;
