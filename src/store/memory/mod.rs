@@ -51,8 +51,8 @@
 //!    version ([`ShardWriter`](seqlock::ShardWriter)).
 //! 2. Single slots. A thread that moves entries waits for the lock bit of one slot at a time. The
 //!    fast path holds lock bits for a few instructions, or while it works out one charge or one unit in flight
-//!    that comes back. It waits for a lock bit only while it holds none, so it needs no order. A thread that charges a long log has
-//!    the mutex, and not the version, and then waits for the lock bit of its slot.
+//!    that comes back. It waits for a lock bit only while it holds none, so it needs no order. A thread that
+//!    charges a long log has the mutex, and not the version, and then waits for the lock bit of its slot.
 //!
 //! The lock in [`overflow_counts`] is taken alone, and nothing is logged under any of these locks.
 //!
